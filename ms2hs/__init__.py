@@ -1,0 +1,1 @@
+"""Multispectral scenes in, hyperspectral scenes out."""

@@ -1,0 +1,50 @@
+"""What can go wrong for a user, each as one clear message.
+
+    Ms2hsError
+    ├── UnknownName     a sensor, target, model or weights that is not there
+    ├── SceneError      the input scene
+    ├── GridError       wavelengths or bands that do not fit together
+    ├── WeightsError    a weights file
+    ├── DataError       spectra or cubes to learn from, or to adapt to
+    └── OutputError     where the result goes
+
+A message has three parts: what was wrong with its value, what is allowed, what to do next.
+Mistakes of the programmer stay ValueError or TypeError.
+"""
+
+
+class Ms2hsError(Exception):
+    """A problem that the user can mend; the command line prints it and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UnknownName(Ms2hsError):
+    """A name that nothing is known by."""
+
+    exit_code = 2
+
+    @classmethod
+    def of(cls, kind: str, name: str, known: list[str], hint: str) -> "UnknownName":
+        """The message for `name`, a `kind` that is not among `known`, ending in `hint`."""
+        return cls(f"unknown {kind} {name!r}; known: {', '.join(known)}. {hint}")
+
+
+class SceneError(Ms2hsError):
+    """The input scene cannot be read as surface reflectance."""
+
+
+class GridError(Ms2hsError):
+    """Wavelengths or bands that do not fit together."""
+
+
+class WeightsError(Ms2hsError):
+    """A weights file that cannot be used."""
+
+
+class DataError(Ms2hsError):
+    """Spectra or cubes that cannot be learnt from or adapted to."""
+
+
+class OutputError(Ms2hsError):
+    """The result cannot be written."""

@@ -1,0 +1,1 @@
+"""Pixels and places, in and out."""
