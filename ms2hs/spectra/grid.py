@@ -137,6 +137,7 @@ def response_matrix(grid: SpectralGrid, wavelength_nm: FloatArray) -> FloatArray
     if grid.response is None:
         sigma = grid.fwhm_nm[:, None] / FWHM_PER_SIGMA
         weight = np.exp(-0.5 * ((dense[None] - grid.wavelength_nm[:, None]) / sigma) ** 2)
+        weight[weight < 1e-4] = 0  # real responses end; without it a far NaN would touch every band
     else:
         table = grid.response
         weight = np.stack([np.interp(dense, table.wavelength_nm, row, left=0, right=0) for row in table.value])
@@ -188,7 +189,8 @@ def band_overlap(source: SpectralGrid, target: SpectralGrid) -> FloatArray:
     """(target band, source band) share, 0-1, of the target's FWHM interval that the source's covers."""
     low = np.maximum.outer(target.wavelength_nm - target.fwhm_nm / 2, source.wavelength_nm - source.fwhm_nm / 2)
     high = np.minimum.outer(target.wavelength_nm + target.fwhm_nm / 2, source.wavelength_nm + source.fwhm_nm / 2)
-    return np.clip(high - low, 0, None) / target.fwhm_nm[:, None]
+    share: FloatArray = np.clip(high - low, 0, None) / target.fwhm_nm[:, None]
+    return share
 
 
 def band_support(source: SpectralGrid, target: SpectralGrid) -> list[Support]:

@@ -1,0 +1,91 @@
+"""Sensor tables: counts, order, sources, and what a user's own CSV may be."""
+
+import numpy as np
+import pytest
+
+from ms2hs.errors import GridError, UnknownName
+from ms2hs.spectra.sensors import RANGE_NM, load_sensor, sensor_names
+
+BANDS = {
+    "sentinel2a": 12,
+    "sentinel2b": 12,
+    "sentinel2c": 12,
+    "hls_s30": 11,
+    "hls_l30": 7,
+    "landsat8": 7,
+    "landsat9": 7,
+    "enmap": 202,
+    "enmap-224": 224,
+    "emit": 240,
+    "emit-285": 285,
+    "prisma": 233,
+    "desis": 235,
+}
+
+
+def test_every_sensor_is_listed_once_by_role():
+    assert sensor_names() == sorted(BANDS)
+    assert sorted(sensor_names("source") + sensor_names("target")) == sorted(BANDS)
+
+
+@pytest.mark.parametrize("name", sorted(BANDS))
+def test_a_table_is_whole_and_names_its_source(name):
+    sensor = load_sensor(name)
+    assert len(sensor.grid) == BANDS[name]
+    assert sensor.title != name
+    assert not sensor.citation.endswith(".csv")
+    assert (sensor.grid.wavelength_nm > RANGE_NM[0]).all()
+    assert (sensor.grid.wavelength_nm < RANGE_NM[1]).all()
+    assert (sensor.grid.response is not None) == (sensor.role == "source")
+
+
+def test_enmap_drops_the_water_bands_that_hyspecnet_drops():
+    full, kept = load_sensor("enmap-224").grid, load_sensor("enmap").grid
+    dropped = np.flatnonzero(~full.good)
+    assert dropped.tolist() == [*range(126, 141), *range(160, 167)]
+    np.testing.assert_array_equal(full.wavelength_nm[full.good], kept.wavelength_nm)
+    assert (np.diff(full.wavelength_nm) > 0).all()  # not in detector order: that table would be wrong on 21 bands
+
+
+def test_emit_has_244_good_bands_and_240_from_410_nm():
+    full, kept = load_sensor("emit-285").grid, load_sensor("emit").grid
+    assert full.good.sum() == 244
+    np.testing.assert_array_equal(full.wavelength_nm[full.good][4:], kept.wavelength_nm)
+
+
+def test_hls_s30_uses_olis_responses_where_it_is_adjusted_to_oli():
+    s30, oli, msi = load_sensor("hls_s30").grid, load_sensor("landsat8").grid, load_sensor("sentinel2a").grid
+    centre = dict(zip(s30.names, s30.wavelength_nm, strict=True))
+    assert centre["B02"] == oli.wavelength_nm[oli.index(["B2"])[0]]
+    assert centre["B8A"] == oli.wavelength_nm[oli.index(["B5"])[0]]
+    assert centre["B08"] == msi.wavelength_nm[msi.index(["B08"])[0]]
+    assert {"B09", "B10"}.isdisjoint(centre)  # top-of-atmosphere in HLS
+
+
+def test_a_table_of_ones_own_is_a_target(tmp_path):
+    table = tmp_path / "mine.csv"
+    table.write_text("center_nm,fwhm_nm\n500,10\n2200,12\n")
+    sensor = load_sensor(str(table))
+    assert sensor.grid.names == ("B001", "B002")
+    assert sensor.role == "target"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("center_nm,fwhm_nm\n0.5,0.01\n", r"0\.5 nm; 370-2510 nm is allowed"),
+        ("center_nm,fwhm_nm\n2600,10\n", "2600 nm"),
+        ("wavelength,fwhm\n500,10\n", "columns center_nm and fwhm_nm"),
+        ("center_nm,fwhm_nm\nred,10\n", "not a table of bands"),
+    ],
+)
+def test_a_table_that_cannot_serve_says_why(tmp_path, text, words):
+    table = tmp_path / "mine.csv"
+    table.write_text(text)
+    with pytest.raises(GridError, match=words):
+        load_sensor(str(table))
+
+
+def test_an_unknown_sensor_lists_those_there_are():
+    with pytest.raises(UnknownName, match="unknown sensor 'hyperion'; known: desis, emit"):
+        load_sensor("hyperion")
