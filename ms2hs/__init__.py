@@ -1,1 +1,41 @@
-"""Multispectral scenes in, hyperspectral scenes out."""
+"""Multispectral scenes in, hyperspectral scenes out.
+
+import ms2hs
+made = ms2hs.convert("scene.tif", target="enmap")
+cube = ms2hs.open_cube(made.output)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ms2hs.conversion import convert
+    from ms2hs.errors import Ms2hsError
+    from ms2hs.planning import Choices, plan
+    from ms2hs.raster.cog import open_cube
+    from ms2hs.raster.products import open_scene
+    from ms2hs.spectra.sensors import load_sensor
+
+__all__ = ["Choices", "Ms2hsError", "convert", "load_sensor", "open_cube", "open_scene", "plan"]
+
+_HOMES = {
+    "Choices": "ms2hs.planning",
+    "Ms2hsError": "ms2hs.errors",
+    "convert": "ms2hs.conversion",
+    "load_sensor": "ms2hs.spectra.sensors",
+    "open_cube": "ms2hs.raster.cog",
+    "open_scene": "ms2hs.raster.products",
+    "plan": "ms2hs.planning",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever lives under that name
+    """Load a public name on first use, so that importing the package costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ms2hs' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

@@ -1,0 +1,58 @@
+"""What there is to choose from: sources, targets, weights."""
+
+from typing import Any
+
+from ms2hs.errors import UnknownName
+from ms2hs.models.weights import read_card, weights_names
+from ms2hs.spectra.sensors import Sensor, load_sensor, sensor_names
+
+
+def entries() -> dict[str, Any]:
+    """All sources, targets and weights, each by name with one line about it."""
+    return {
+        "sources": {name: load_sensor(name).title for name in sensor_names("source")},
+        "targets": {name: load_sensor(name).title for name in sensor_names("target")},
+        "weights": {name: read_card(name)["title"] for name in weights_names()},
+    }
+
+
+def entry(name: str) -> dict[str, Any]:
+    """Everything about one sensor, or the card of one set of weights.
+
+    Raises
+    ------
+    UnknownName : nothing is known by that name; the message lists what is.
+    """
+    if name in weights_names():
+        return read_card(name)
+    if name in sensor_names():
+        return _about(load_sensor(name))
+    known = [*sensor_names("source"), *sensor_names("target"), *weights_names()]
+    raise UnknownName.of("name", name, known, "Run `ms2hs info` for all of them.")
+
+
+def _about(sensor: Sensor) -> dict[str, Any]:
+    grid = sensor.grid
+    return {
+        "name": sensor.name,
+        "title": sensor.title,
+        "role": sensor.role,
+        "gsd_m": sensor.gsd_m,
+        "citation": sensor.citation,
+        "bands": {
+            name: f"{centre:.1f} nm, FWHM {width:.1f} nm{'' if good else ' (bad band)'}"
+            for name, centre, width, good in zip(grid.names, grid.wavelength_nm, grid.fwhm_nm, grid.good, strict=True)
+        },
+    }
+
+
+def text(found: dict[str, Any], indent: str = "") -> str:
+    """Nested facts as aligned lines."""
+    width = max(len(str(key)) for key in found)
+    lines = []
+    for key, value in found.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{key}:", text(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{key!s:<{width}}  {value}")
+    return "\n".join(lines)

@@ -1,0 +1,227 @@
+"""The commands: parse, call one function, show progress, turn Ms2hsError into one clear message."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ms2hs.errors import Ms2hsError
+
+app = typer.Typer(
+    name="ms2hs",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Multispectral scenes in, hyperspectral scenes out.",
+)
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar and no notes.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+def main() -> None:
+    """Run the command line: exit code 0 done, 1 failed, 2 usage, 130 interrupted."""
+    sys.argv[1:] = join_numbers(sys.argv[1:])
+    try:
+        app()
+    except Ms2hsError as error:
+        typer.secho(f"ms2hs: {error}", fg="red", err=True)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        typer.secho("ms2hs: interrupted; nothing was left under the name of the result", fg="red", err=True)
+        raise SystemExit(130) from None
+
+
+def join_numbers(arguments: list[str]) -> list[str]:
+    """`--bbox W S E N` as `--bbox=W,S,E,N`, since both are usual and a leading minus looks like an option."""
+    joined = list(arguments)
+    for option in ("--bbox", "--window"):
+        if option in joined:
+            at = joined.index(option)
+            numbers = []
+            for word in joined[at + 1 : at + 5]:
+                if not all(_is_number(part) for part in word.split(",")):
+                    break
+                numbers.append(word)
+                if "," in word:
+                    break
+            if numbers:
+                joined[at : at + 1 + len(numbers)] = [f"{option}={','.join(numbers)}"]
+    return joined
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _numbers(text: str | None, option: str, count: int, names: str) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != count or not all(_is_number(part) for part in parts):
+        raise typer.BadParameter(f"{text!r} is not {count} numbers; {names} are needed. Write {option} {names}.")
+    return tuple(float(part) for part in parts)
+
+
+def _ranges(text: str | None) -> tuple[tuple[float, float], ...]:
+    if text is None:
+        return ()
+    ranges = []
+    for part in text.split(","):
+        low, _, high = part.partition("-")
+        if not (_is_number(low) and _is_number(high) and float(low) <= float(high)):
+            raise typer.BadParameter(
+                f"{part!r} is not LOW-HIGH in nm. Write for example --wavelengths 400-900,2100-2300."
+            )
+        ranges.append((float(low), float(high)))
+    return tuple(ranges)
+
+
+def _gsd(text: str | None) -> Any:  # noqa: ANN401 - float, "native" or None: what Choices takes
+    if text is None or text == "native":
+        return text
+    if not _is_number(text) or float(text) <= 0:
+        raise typer.BadParameter(
+            f"{text!r} is no ground sampling; metres above 0 or `native`. Write for example --gsd 30."
+        )
+    return float(text)
+
+
+@app.command()
+def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
+    scene: Annotated[str, typer.Argument(help="A GeoTIFF, a Sentinel-2 L2A .SAFE folder or zip, or an HLS folder.")],
+    target: Annotated[
+        str, typer.Option(help="A sensor (`ms2hs info` lists them) or a CSV of center_nm,fwhm_nm.")
+    ] = "enmap",
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="The COG, or a directory for it. [default: <scene>_<target>.tif]"),
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Sensor of the scene. [default: from its metadata]")] = None,
+    bands: Annotated[
+        str | None, typer.Option(help="Band names in file order, such as B02,B03,-,B8A (- skips).")
+    ] = None,
+    dn_offset: Annotated[
+        float | None, typer.Option(help="Added to stored numbers, such as -1000. [default: metadata]")
+    ] = None,
+    no_quality: Annotated[bool, typer.Option("--no-quality", help="Keep cloud and shadow.")] = False,
+    gsd: Annotated[
+        str | None, typer.Option(help="Metres, or native. [default: 30 for Sentinel-2 products, else own]")
+    ] = None,
+    bbox: Annotated[str | None, typer.Option(help="Only this part: W,S,E,N in degrees.")] = None,
+    window: Annotated[str | None, typer.Option(help="Only this part: ROW,COL,HEIGHT,WIDTH in pixels.")] = None,
+    wavelengths: Annotated[str | None, typer.Option(help="Only bands in these ranges, nm: 400-900,2100-2300.")] = None,
+    model: Annotated[str, typer.Option(help="Shipped weights, or a .safetensors file.")] = "linear",
+    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Write <output>_sigma.tif too.")] = False,
+    reference: Annotated[
+        Path | None, typer.Option(help="Spectra measured in the scene: CSV id,lon,lat,<nm>,... or an ENVI library.")
+    ] = None,
+    site: Annotated[Path | None, typer.Option(help="A hyperspectral cube of the same site, from any date.")] = None,
+    overwrite: Overwrite = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Convert a multispectral scene to a hyperspectral COG."""
+    box = _numbers(bbox, "--bbox", 4, "W,S,E,N")
+    part = _numbers(window, "--window", 4, "ROW,COL,HEIGHT,WIDTH")
+    ranges, gsd_m = _ranges(wavelengths), _gsd(gsd)
+    from ms2hs.conversion import run
+    from ms2hs.planning import Choices, plan
+    from ms2hs.progress import progress_bar
+
+    choices = Choices(
+        source=source,
+        bands=tuple(bands.split(",")) if bands else None,
+        dn_offset=dn_offset,
+        quality=not no_quality,
+        gsd_m=gsd_m,
+        bbox=box,  # type: ignore[arg-type]
+        window=tuple(int(number) for number in part) if part else None,  # type: ignore[arg-type]
+        wavelengths_nm=ranges,
+        model=model,
+        uncertainty=uncertainty,
+        reference=reference,
+        site=site,
+        overwrite=overwrite,
+    )
+    planned = plan(scene, target, output, choices)
+    if dry_run:
+        facts = {"output": str(planned.output), "offset_rule": planned.scene.offset_rule, **planned.facts}
+        typer.echo(
+            json.dumps(facts, indent=1) if as_json else "\n".join(f"{key}: {value}" for key, value in facts.items())
+        )
+        return
+    if not quiet:
+        _note(f"{planned.scene.source} to {planned.target}, model {planned.weights.name}: {planned.scene.offset_rule}")
+    with progress_bar(shown=not quiet) as progress:
+        made = run(planned, progress)
+    if not quiet:
+        for note in made.notes:
+            _note(note)
+        typer.echo(
+            _summary(made.counts.valid, made.counts.pixels, made.counts.unlike_training, made.seconds["whole"]),
+            err=True,
+        )
+    if as_json:
+        typer.echo(json.dumps(asdict(made), indent=1, default=str))
+    else:
+        typer.echo("\n".join(str(path) for path in made.paths))
+
+
+def _note(text: str) -> None:
+    typer.secho(f"note: {text}", err=True, fg="yellow" if "warning" in text.lower() else None)
+
+
+def _summary(valid: int, pixels: int, unlike: int, seconds: float) -> str:
+    unlike_share = 100 * unlike / valid if valid else 0.0
+    return f"{valid} of {pixels} pixels valid, {unlike_share:.1f} % of them unlike the training data; {seconds:.1f} s"
+
+
+@app.command()
+def info(
+    name: Annotated[str | None, typer.Argument(help="A sensor or weights; without it, everything is listed.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List sensors, targets and weights, or show one."""
+    from ms2hs import catalogue
+
+    found = catalogue.entry(name) if name else catalogue.entries()
+    typer.echo(json.dumps(found, indent=1) if as_json else catalogue.text(found))
+
+
+@app.command()
+def example(
+    path: Annotated[Path, typer.Argument(help="Where to write the GeoTIFF.")] = Path("example.tif"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a small Sentinel-2-like scene to try things on."""
+    from ms2hs.data.example import write_example
+
+    typer.echo(write_example(path, overwrite=overwrite))
+
+
+@app.command()
+def pretrain(
+    data: Annotated[Path, typer.Option(help="Folder with spectra/*.npz and hyperspectral/*.npz.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The weights to write.")] = Path("linear.safetensors"),
+    model: Annotated[str, typer.Option(help="Only `linear`, the closed-form spectral prior, is there yet.")] = "linear",
+    overwrite: Overwrite = False,
+) -> None:
+    """Estimate weights from hyperspectral data."""
+    from ms2hs.training import pretrain_linear
+
+    if model != "linear":
+        raise typer.BadParameter(f"unknown model {model!r}; known: linear. Write --model linear.")
+    typer.echo(pretrain_linear(data, output, overwrite=overwrite))
+
+
+if __name__ == "__main__":
+    main()

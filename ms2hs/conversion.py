@@ -1,0 +1,186 @@
+"""convert: one multispectral scene to one hyperspectral COG."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms2hs.adaptation import references_in_scene, sharpen_to_site
+from ms2hs.errors import SceneError
+from ms2hs.models.prior import Conditional
+from ms2hs.planning import BLOCK_PIXELS, STRIP_ROWS, Choices, Plan, plan
+from ms2hs.progress import Progress
+from ms2hs.provenance import Counts, Reconstruction, tags, write_item
+from ms2hs.raster.cog import CogWriter, quantise
+from ms2hs.raster.quicklook import write_quicklook
+from ms2hs.raster.reader import SceneReader, offset_warnings
+from ms2hs.raster.scene import Scene
+from ms2hs.raster.windows import Tiling, Window
+from ms2hs.spectra.grid import SpectralGrid, response_matrix
+
+
+def convert(
+    scene: str | Path | Scene,
+    target: str = "enmap",
+    output: Path | None = None,
+    choices: Choices | None = None,
+    progress: Progress | None = None,
+) -> Reconstruction:
+    """Convert a scene to a hyperspectral COG, with a quicklook and a STAC item beside it.
+
+    Parameters
+    ----------
+    scene : a GeoTIFF, a Sentinel-2 L2A SAFE folder or zip, an HLS folder, or a Scene.
+    target : a sensor's name, or a CSV of centres and widths in nm.
+    output : the COG; a directory, or None for the working directory, means `<scene>_<target>.tif` there.
+    progress : called as rows are converted and written.
+
+    Raises
+    ------
+    Ms2hsError : bad input or a place that cannot be written; no file is left then.
+    """
+    return run(plan(scene, target, output, choices), progress)
+
+
+def run(planned: Plan, progress: Progress | None = None) -> Reconstruction:
+    """Carry out a plan."""
+    began = time.perf_counter()
+    tell = progress or (lambda _stage, _done, _total: None)
+    prior = planned.weights.prior
+    if planned.choices.site:
+        prior = sharpen_to_site(prior, planned.choices.site)
+    model = prior.condition(planned.scene.spectral, planned.spectral)
+    notes = [*planned.scene.notes, *offset_warnings(planned.scene)]
+    with SceneReader(planned.scene, planned.grid) as reader:
+        if planned.choices.reference:
+            pairs = references_in_scene(planned.choices.reference, reader, planned.spectral)
+            model = model.with_references(pairs.measured, pairs.truth)
+            notes += pairs.notes
+        flow = _Flow(planned, model, reader, tell)
+        with ExitStack() as stack:
+            writers = [
+                stack.enter_context(
+                    CogWriter(path, planned.grid, planned.spectral, tags(planned), lambda d, t: tell("write", d, t))
+                )
+                for path in (planned.output, planned.sigma)
+                if path
+            ]
+            flow.run(writers)
+            if flow.counts.valid == 0:
+                raise SceneError(
+                    f"{planned.scene.id}: no valid pixel in the part asked for (all nodata, cloud or shadow); at least "
+                    "one is needed. Choose another part, or keep cloudy pixels with --no-quality."
+                )
+    picture = planned.output.with_suffix(".png")
+    write_quicklook(planned.output, picture)
+    seconds = flow.seconds | {"whole": time.perf_counter() - began}
+    item = planned.output.with_suffix(".json")
+    made = Reconstruction(
+        planned.output, picture, item, planned.sigma, flow.counts, flow.closure.rmse, seconds, tuple(notes)
+    )
+    write_item(planned, made, model)
+    return made
+
+
+class _Closure:
+    """Compares the result, seen through the source's responses, with what the source measured."""
+
+    def __init__(self, source: SpectralGrid, target: SpectralGrid) -> None:
+        half = source.fwhm_nm / 2
+        low, high = target.range_nm
+        inside = (source.wavelength_nm - half >= low) & (source.wavelength_nm + half <= high)
+        self.bands = np.flatnonzero(inside)
+        self.names = [source.names[i] for i in self.bands]
+        seen = source.select(self.bands) if len(self.bands) else None
+        self.matrix = response_matrix(seen, target.wavelength_nm).astype(np.float32) if seen else None
+        self.squares, self.count = np.zeros(len(self.bands)), 0
+
+    def add(self, measured: NDArray[np.float32], made: NDArray[np.float32]) -> None:
+        """Pixels as (source band, pixel) and (target band, pixel)."""
+        if self.matrix is not None:
+            self.squares += ((self.matrix @ made - measured[self.bands]) ** 2).sum(axis=1)
+            self.count += made.shape[1]
+
+    @property
+    def rmse(self) -> dict[str, float]:
+        """By band name, in reflectance."""
+        rms = np.sqrt(self.squares / max(self.count, 1))
+        return {name: round(float(value), 6) for name, value in zip(self.names, rms, strict=True)}
+
+
+@dataclass
+class _Flow:
+    """Reads one strip ahead and writes one behind, so that disk and processor work at once."""
+
+    planned: Plan
+    model: Conditional
+    reader: SceneReader
+    tell: Progress
+    counts: Counts = field(default_factory=Counts)
+    seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "model": 0.0, "write": 0.0})
+
+    def __post_init__(self) -> None:
+        self.closure = _Closure(self.planned.scene.spectral, self.planned.spectral)
+
+    def run(self, writers: list[CogWriter]) -> None:
+        """Convert every strip; an error in a thread is raised here."""
+        grid = self.planned.grid
+        with ThreadPoolExecutor(1, "reader") as reading, ThreadPoolExecutor(1, "writer") as writing:
+            written: Future[None] | None = None
+            for window, reflectance, valid in self._strips(reading):
+                with self._clock("model"):
+                    strips = self._convert(reflectance, valid, len(writers))
+                if written:
+                    written.result()
+                written = writing.submit(self._write, writers, window.row, strips)
+                self.tell("convert", window.row + window.height, grid.height)
+            if written:
+                written.result()
+
+    def _strips(self, reading: ThreadPoolExecutor) -> Iterator[tuple[Window, NDArray[np.float32], NDArray[np.bool_]]]:
+        grid = self.planned.grid
+        windows = list(Tiling(grid.height, grid.width, (STRIP_ROWS, grid.width)))
+        ahead = None
+        for window, following in zip(windows, [*windows[1:], None], strict=True):
+            strip = (ahead or reading.submit(self._read, window)).result()
+            ahead = reading.submit(self._read, following) if following else None
+            yield window, *strip
+
+    def _read(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        with self._clock("read"):
+            return self.reader.read(window.row, window.col, window.height, window.width)
+
+    def _convert(
+        self, reflectance: NDArray[np.float32], valid: NDArray[np.bool_], files: int
+    ) -> list[NDArray[np.int16]]:
+        rows, width = valid.shape
+        strips = [np.empty((len(self.planned.spectral), rows, width), np.int16) for _ in range(files)]
+        step = max(1, BLOCK_PIXELS // width)
+        for top in range(0, rows, step):
+            part = slice(top, min(top + step, rows))
+            x, ok = np.ascontiguousarray(reflectance[:, part]), valid[part]
+            self.counts.pixels += ok.size
+            self.counts.valid += int(ok.sum())
+            made = self.model.reconstruct(x, ok)
+            self.counts.unlike_training += int((self.model.unlike(x) & ok).sum())
+            self.closure.add(x[:, ::8][:, ok[::8]], made[:, ::8][:, ok[::8]])
+            quantise(made, ok, out=strips[0][:, part])
+            if files > 1:
+                quantise(self.model.sigma(x), ok, out=strips[1][:, part])
+        return strips
+
+    @contextmanager
+    def _clock(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[stage] += time.perf_counter() - began
+
+    def _write(self, writers: list[CogWriter], row: int, strips: list[NDArray[np.int16]]) -> None:
+        with self._clock("write"):
+            for writer, strip in zip(writers, strips, strict=True):
+                writer.write(row, strip)

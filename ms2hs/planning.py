@@ -1,0 +1,143 @@
+"""What a conversion will do, decided and checked before any pixel is read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ms2hs.errors import GridError, SceneError
+from ms2hs.models.weights import Weights, load_weights
+from ms2hs.raster.cog import check_output, check_space, disk_bytes
+from ms2hs.raster.products import SceneChoices, open_scene
+from ms2hs.raster.reader import subset, working_grid
+from ms2hs.raster.scene import PixelGrid, Scene
+from ms2hs.spectra.grid import SpectralGrid
+from ms2hs.spectra.sensors import load_sensor
+
+# A strip is as high as a window of the networks. Inside it, this many pixels at a time keep one block of float32
+# bands within some tens of MB, which is what the caches of a machine like.
+STRIP_ROWS = 128
+BLOCK_PIXELS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How to convert, beyond scene and target; the defaults suit most."""
+
+    source: str | None = None
+    """Sensor of the scene; None: from its metadata."""
+    bands: tuple[str, ...] | None = None
+    """Band names in the order of the file; None: from descriptions or wavelengths."""
+    dn_offset: float | None = None
+    """Added to the stored numbers before scaling; None: decided from metadata."""
+    quality: bool = True
+    """Leave out cloud, shadow and cirrus where the product tells them."""
+    gsd_m: float | Literal["native"] | None = None
+    """Ground sampling of the result in m; None: 30 m for Sentinel-2 products, else the scene's own."""
+    bbox: tuple[float, float, float, float] | None = None
+    """Only this part: west, south, east, north in degrees."""
+    window: tuple[int, int, int, int] | None = None
+    """Only this part: row, column, height, width on the working grid."""
+    wavelengths_nm: tuple[tuple[float, float], ...] = ()
+    """Only target bands whose centres lie in one of these ranges."""
+    model: str = "linear"
+    """Name of shipped weights, or a path."""
+    uncertainty: bool = False
+    """Write `<stem>_sigma.tif` too."""
+    reference: Path | None = None
+    """A few spectra measured in the scene."""
+    site: Path | None = None
+    """A hyperspectral cube of the same site, from any date."""
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A conversion before any pixel is read."""
+
+    scene: Scene
+    target: str
+    spectral: SpectralGrid
+    """The bands that will be written."""
+    grid: PixelGrid
+    """The pixels that will be written."""
+    output: Path
+    weights: Weights
+    choices: Choices
+
+    @property
+    def sigma(self) -> Path | None:
+        """Where the uncertainty goes, if it was asked for."""
+        return self.output.with_name(f"{self.output.stem}_sigma.tif") if self.choices.uncertainty else None
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """What it will take: strips, pixels, bands, and bytes of the result, of disk at the peak and of memory."""
+        files = 2 if self.choices.uncertainty else 1
+        bands, row = len(self.spectral), len(self.spectral) * self.grid.width
+        raw = row * self.grid.height * 2
+        strips = 2 * files * row * min(STRIP_ROWS, self.grid.height) * 2
+        return {
+            "strips": -(-self.grid.height // STRIP_ROWS),
+            "pixels": self.grid.height * self.grid.width,
+            "bands": bands,
+            "output_bytes_uncompressed": files * raw,
+            "disk_bytes_peak": files * disk_bytes(self.grid, bands),
+            "memory_bytes": strips + 3 * BLOCK_PIXELS * bands * 4 + 400_000_000,
+        }
+
+
+def plan(
+    scene: str | Path | Scene, target: str = "enmap", output: Path | None = None, choices: Choices | None = None
+) -> Plan:
+    """What `convert` would do, with everything decided and checked that needs no pixels.
+
+    Raises
+    ------
+    Ms2hsError : a scene, target, model or place that cannot serve.
+    """
+    choices = choices or Choices()
+    sensor = load_sensor(target)
+    spectral = _selected(sensor.grid, choices.wavelengths_nm)
+    weights = load_weights(choices.model)
+    if not isinstance(scene, Scene):
+        scene = open_scene(str(scene), SceneChoices(choices.source, choices.bands, choices.dn_offset, choices.quality))
+    grid = scene.grid if choices.gsd_m == "native" else working_grid(scene, choices.gsd_m)
+    grid = _part(grid, choices)
+    output = Path(output) if output else Path(f"{scene.id}_{sensor.name}.tif")
+    if output.is_dir():
+        output = output / f"{scene.id}_{sensor.name}.tif"
+    planned = Plan(scene, sensor.name, spectral, grid, output, weights, choices)
+    for path in (planned.output, planned.sigma):
+        if path:
+            check_output(path, overwrite=choices.overwrite)
+    check_space(output, planned.facts["disk_bytes_peak"])
+    return planned
+
+
+def _selected(grid: SpectralGrid, ranges_nm: tuple[tuple[float, float], ...]) -> SpectralGrid:
+    if not ranges_nm:
+        return grid
+    inside = np.any([(low <= grid.wavelength_nm) & (grid.wavelength_nm <= high) for low, high in ranges_nm], axis=0)
+    if not inside.any():
+        asked = ", ".join(f"{low:g}-{high:g}" for low, high in ranges_nm)
+        low, high = grid.wavelength_nm.min(), grid.wavelength_nm.max()
+        raise GridError(f"no target band lies within {asked} nm; there are bands at {low:.0f}-{high:.0f} nm. Widen it.")
+    return grid.select(inside)
+
+
+def _part(grid: PixelGrid, choices: Choices) -> PixelGrid:
+    if choices.bbox and choices.window:
+        raise SceneError("both a bbox and a window were given; one part of the scene is allowed. Leave one out.")
+    if choices.bbox:
+        return grid.crop(*subset(grid, choices.bbox))
+    if choices.window:
+        row, col, height, width = choices.window
+        if min(row, col) < 0 or min(height, width) < 1 or row + height > grid.height or col + width > grid.width:
+            raise SceneError(
+                f"window {row},{col},{height},{width} (row, column, height, width) leaves the scene; it has "
+                f"{grid.height} rows and {grid.width} columns. Choose a window inside."
+            )
+        return grid.crop(row, col, height, width)
+    return grid

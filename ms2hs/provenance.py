@@ -1,0 +1,159 @@
+"""What a result says of itself: tags inside the file, and a STAC item beside it."""
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ms2hs.models.prior import Conditional
+from ms2hs.planning import Plan
+from ms2hs.raster.cog import NODATA, SCALE
+from ms2hs.raster.reader import lonlat_bounds
+from ms2hs.spectra.grid import band_support
+
+COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
+EXTENSIONS = [
+    "https://stac-extensions.github.io/eo/v2.0.0/schema.json",
+    "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
+    "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
+]
+FIRST_SENTINEL_2 = "2015-06-23T00:00:00Z"
+
+
+@dataclass
+class Counts:
+    """How many pixels were what."""
+
+    pixels: int = 0
+    valid: int = 0
+    unlike_training: int = 0
+    """Valid pixels whose measured bands are unlike anything the model learnt from: water, snow, cloud, artefacts."""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a conversion left: paths, counts, seconds."""
+
+    output: Path
+    quicklook: Path
+    item: Path
+    """The STAC item, with everything that is known of the result."""
+    sigma: Path | None
+    counts: Counts
+    residual: dict[str, float]
+    """RMSE, per measured band, between the input and the result seen through the source's responses."""
+    seconds: dict[str, float]
+    """Time in reading, model, writing (these overlap), and the whole."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> list[Path]:
+        """Every file that was written, the cube first."""
+        return [path for path in (self.output, self.sigma, self.quicklook, self.item) if path]
+
+
+def facts(planned: Plan) -> dict[str, str]:
+    """Where a result comes from, as text by name."""
+    choices = planned.choices
+    told = {
+        "synthetic": "YES",
+        "version": version("ms2hs"),
+        "scene": planned.scene.id,
+        "source": planned.scene.source,
+        "target": planned.target,
+        "model": planned.weights.name,
+        "weights_sha256": planned.weights.sha256,
+        "offset_rule": planned.scene.offset_rule,
+    }
+    if choices.reference:
+        told["reference"] = choices.reference.name
+    if choices.site:
+        told["site"] = choices.site.name
+    return told
+
+
+def tags(planned: Plan) -> dict[str, str]:
+    """The dataset tags of a result."""
+    return {f"MS2HS_{name.upper()}": text for name, text in facts(planned).items()}
+
+
+def write_item(planned: Plan, made: Reconstruction, model: Conditional) -> None:
+    """Write the STAC 1.1 item of a result beside it."""
+    temporary = made.item.with_name(f".{made.item.name}.{os.getpid()}.part")
+    temporary.write_text(json.dumps(_item(planned, made, model), indent=1) + "\n", encoding="utf-8")
+    temporary.replace(made.item)
+
+
+def _item(planned: Plan, made: Reconstruction, model: Conditional) -> dict[str, Any]:
+    grid = planned.grid
+    bbox = lonlat_bounds(grid)
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    properties: dict[str, Any] = {"datetime": planned.scene.datetime, "created": now}
+    if planned.scene.datetime is None:
+        properties |= {"start_datetime": FIRST_SENTINEL_2, "end_datetime": now}
+    properties |= {"proj:shape": [grid.height, grid.width], "proj:transform": list(grid.transform)}
+    if grid.crs:
+        properties["proj:code" if grid.crs.startswith("EPSG:") else "proj:wkt2"] = grid.crs
+    properties |= {f"ms2hs:{name}": text for name, text in facts(planned).items()}
+    properties |= {
+        "ms2hs:pixels": vars(made.counts),
+        "ms2hs:measured_band_residual_rmse": made.residual,
+        "ms2hs:seconds": {stage: round(value, 2) for stage, value in made.seconds.items()},
+        "ms2hs:notes": list(made.notes),
+    }
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": EXTENSIONS,
+        "id": made.output.stem,
+        "geometry": bbox and _box(*bbox),
+        **({"bbox": list(bbox)} if bbox else {}),
+        "properties": properties,
+        "links": [],
+        "assets": _assets(planned, made, model),
+    }
+
+
+def _assets(planned: Plan, made: Reconstruction, model: Conditional) -> dict[str, Any]:
+    bands = _bands(planned, model)
+    assets: dict[str, Any] = {
+        "data": _asset(made.output, COG_TYPE, "data") | {"bands": bands},
+        "thumbnail": _asset(made.quicklook, "image/png", "thumbnail"),
+    }
+    if made.sigma:
+        title = "Standard uncertainty: value ± 1.645 sigma is the calibrated 90 % interval"
+        assets["sigma"] = _asset(made.sigma, COG_TYPE, "uncertainty") | {"title": title, "bands": bands}
+    return assets
+
+
+def _asset(path: Path, media_type: str, role: str) -> dict[str, Any]:
+    return {"href": f"./{path.name}", "type": media_type, "roles": [role]}
+
+
+def _bands(planned: Plan, model: Conditional) -> list[dict[str, Any]]:
+    grid = planned.spectral
+    support = band_support(planned.scene.spectral, grid)
+    return [
+        {
+            "name": name,
+            "eo:center_wavelength": round(float(centre) / 1000, 7),
+            "eo:full_width_half_max": round(float(width) / 1000, 7),
+            "data_type": "int16",
+            "nodata": NODATA,
+            "unit": "1",
+            "raster:scale": SCALE,
+            "raster:offset": 0,
+            "ms2hs:support": how if known else "inferred",
+        }
+        for name, centre, width, how, known in zip(
+            grid.names, grid.wavelength_nm, grid.fwhm_nm, support, model.known, strict=True
+        )
+    ]
+
+
+def _box(west: float, south: float, east: float, north: float) -> dict[str, Any]:
+    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+    return {"type": "Polygon", "coordinates": [ring]}

@@ -1,0 +1,242 @@
+"""The command line as a user meets it: paths on stdout, one clear message for bad input, nothing half-written."""
+
+import json
+import os
+import shutil
+import stat
+
+import numpy as np
+import pytest
+import rasterio
+
+from ms2hs.cli import join_numbers
+
+
+def test_the_paths_of_a_conversion_are_printed(ms2hs, scene_path, tmp_path):
+    code, out, err = ms2hs("convert", scene_path, "--target", "emit", "-o", tmp_path / "a.tif", "--uncertainty")
+    assert code == 0, err
+    assert out.splitlines() == [str(tmp_path / name) for name in ("a.tif", "a_sigma.tif", "a.png", "a.json")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.png", "a.tif", "a_sigma.tif"]
+    assert "sentinel2a to emit, model linear" in err
+
+
+def test_json_is_json_and_quiet_is_quiet(ms2hs, scene_path, tmp_path):
+    code, out, err = ms2hs("convert", scene_path, "-o", tmp_path, "--json", "-q")
+    assert (code, err) == (0, "")
+    made = json.loads(out)
+    assert made["output"] == str(tmp_path / "plain_enmap.tif")
+    assert made["counts"]["valid"] > 0
+
+
+def test_a_dry_run_says_what_it_takes_and_writes_nothing(ms2hs, scene_path, tmp_path):
+    code, out, _ = ms2hs("convert", scene_path, "-o", tmp_path, "--dry-run", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["bands"] == 202
+    assert facts["output_bytes_uncompressed"] == 202 * 230 * 310 * 2
+    assert facts["strips"] == 2
+    assert list(tmp_path.iterdir()) == []
+    assert "disk_bytes_peak: " in ms2hs("convert", scene_path, "-o", tmp_path, "--dry-run")[1]
+
+
+def test_info_lists_and_shows(ms2hs):
+    code, out, _ = ms2hs("info", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert "sentinel2b" in found["sources"]
+    assert "emit-285" in found["targets"]
+    assert "linear" in found["weights"]
+    assert "HLS S30" in ms2hs("info")[1]
+    assert json.loads(ms2hs("info", "linear", "--json")[1])["sha256"]
+    assert "650." in ms2hs("info", "enmap")[1]
+    assert ms2hs("info", "nothing")[0] == 2
+
+
+def test_example_is_a_scene(ms2hs, tmp_path):
+    code, out, _ = ms2hs("example", tmp_path / "e.tif")
+    assert (code, out.strip()) == (0, str(tmp_path / "e.tif"))
+    assert ms2hs("example", tmp_path / "e.tif")[0] == 1
+    assert ms2hs("example", tmp_path / "e.jp2")[0] == 1
+
+
+def test_a_box_may_be_words_or_commas():
+    assert join_numbers(["--bbox", "-1.5", "47", "-1", "48", "x.tif"]) == ["--bbox=-1.5,47,-1,48", "x.tif"]
+    assert join_numbers(["--bbox", "-1.5,47,-1,48", "-q"]) == ["--bbox=-1.5,47,-1,48", "-q"]
+    assert join_numbers(["--bbox=1,2,3,4"]) == ["--bbox=1,2,3,4"]
+    assert join_numbers(["a", "--window", "0", "0", "9", "9"]) == ["a", "--window=0,0,9,9"]
+
+
+def _write(path, count=12, names=None, dtype="uint16", value=1200, **more):
+    profile = {"driver": "GTiff", "dtype": dtype, "count": count, "height": 40, "width": 50, "crs": "EPSG:32633"}
+    profile |= {"transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5.8e6), "nodata": 0} | more
+    with rasterio.open(path, "w", **profile) as scene:
+        scene.write(np.full((count, 40, 50), value, dtype))
+        if names:
+            scene.descriptions = names
+    return path
+
+
+def _missing(folder, _scene):
+    return [folder / "nothing.tif"], r"nothing\.tif"
+
+
+def _text(folder, _scene):
+    (folder / "notes.tif").write_text("not a raster\n")
+    return [folder / "notes.tif"], r"notes\.tif"
+
+
+def _few_bands(folder, _scene):
+    return [_write(folder / "rgb.tif", 3, ("B04", "B03", "B02"))], "10"
+
+
+def _unnamed_bands(folder, _scene):
+    return [_write(folder / "unnamed.tif")], "--bands"
+
+
+def _unknown_target(_folder, scene):
+    return [scene, "--target", "hyperion"], "unknown sensor 'hyperion'; known: desis, emit"
+
+
+def _target_outside(folder, scene):
+    (folder / "far.csv").write_text("center_nm,fwhm_nm\n3000,10\n")
+    return [scene, "--target", folder / "far.csv"], r"3000 nm; 370-2510 nm is allowed"
+
+
+def _all_nodata(folder, _scene):
+    from ms2hs.spectra.sensors import load_sensor
+
+    names = load_sensor("sentinel2a").grid.names
+    return [_write(folder / "empty.tif", 12, names, value=0)], "no valid pixel"
+
+
+def _exists(folder, scene):
+    (folder / "there.tif").write_text("mine")
+    return [scene, "-o", folder / "there.tif"], "--overwrite"
+
+
+def _no_directory(folder, scene):
+    return [scene, "-o", folder / "nowhere" / "out.tif"], "nowhere"
+
+
+def _truncated(folder, scene):
+    whole = scene.read_bytes()
+    (folder / "cut.tif").write_bytes(whole[: len(whole) // 2])
+    return [folder / "cut.tif"], r"cut\.tif"
+
+
+def _not_weights(folder, scene):
+    (folder / "w.safetensors").write_bytes(b"\x80\x04pickle")
+    return [scene, "--model", folder / "w.safetensors"], "safetensors"
+
+
+def _unknown_weights(_folder, scene):
+    return [scene, "--model", "quadratic"], "linear"
+
+
+def _no_band_there(_folder, scene):
+    return [scene, "--wavelengths", "1400-1410"], "1400-1410 nm"
+
+
+def _window_outside(_folder, scene):
+    return [scene, "--window", "200,0,100,100"], "230 rows"
+
+
+def _level_1c(folder, _scene):
+    from ms2hs.spectra.sensors import load_sensor
+
+    names = [*load_sensor("sentinel2a").grid.names, "B10"]
+    return [_write(folder / "toa.tif", 13, names)], "(?i)surface reflectance"
+
+
+def _bad_reference(folder, scene):
+    (folder / "field.csv").write_text("id,lon,lat,500,600\na,,,35.0,36.0\n")
+    return [scene, "--reference", folder / "field.csv"], "(?i)reflectance"
+
+
+def _site_is_no_cube(folder, scene):
+    return [scene, "--site", _write(folder / "x.tif", 3)], "(?i)wavelength"
+
+
+CASES = [
+    _missing, _text, _few_bands, _unnamed_bands, _unknown_target, _target_outside, _all_nodata, _exists, _no_directory,
+    _truncated, _not_weights, _unknown_weights, _no_band_there, _window_outside, _level_1c, _bad_reference,
+    _site_is_no_cube,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__.strip("_"))
+def test_bad_input_gives_one_clear_message_and_no_file(case, ms2hs, scene_path, tmp_path, monkeypatch):
+    inputs, results = tmp_path / "in", tmp_path / "out"
+    inputs.mkdir()
+    results.mkdir()
+    words, expected = case(inputs, scene_path)
+    before = {path: path.stat().st_mtime_ns for path in inputs.iterdir()}
+    monkeypatch.chdir(results)
+    code, out, err = ms2hs("convert", *words)
+    assert code not in {0, None}
+    assert out == ""
+    message = [line for line in err.splitlines() if not line.startswith("note: ")]
+    assert len(message) == 1, err
+    assert message[0].startswith("ms2hs: ")
+    import re
+
+    assert re.search(expected, message[0]), message[0]
+    assert list(results.iterdir()) == []
+    assert {path: path.stat().st_mtime_ns for path in inputs.iterdir()} == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_that_may_not_be_written_is_told(ms2hs, scene_path, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    locked.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    code, _, err = ms2hs("convert", scene_path, "-o", locked / "out.tif")
+    assert code == 1
+    assert "locked" in err
+
+
+def test_too_little_space_is_told_before_anything_is_written(ms2hs, scene_path, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1_000_000))
+    code, _, err = ms2hs("convert", scene_path, "-o", tmp_path / "out.tif")
+    assert code == 1
+    assert "free" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--bbox", "1,2,3"],
+        ["--bbox", "a,b,c,d"],
+        ["--gsd", "ten"],
+        ["--gsd", "-10"],
+        ["--wavelengths", "red"],
+        ["--window", "1,2"],
+        ["--no-such-option"],
+    ],
+)
+def test_a_wrong_option_is_a_usage_error(ms2hs, scene_path, words):
+    code, _, err = ms2hs("convert", scene_path, *words)
+    assert code == 2
+    assert "Traceback" not in err
+
+
+def test_a_scene_without_a_place_converts_with_a_note(ms2hs, scene_path, tmp_path):
+    with rasterio.open(scene_path) as scene:
+        dn, names = scene.read(), scene.descriptions
+    path = tmp_path / "nowhere.tif"
+    with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
+        _write_plain(path, dn, names)
+    code, out, err = ms2hs("convert", path, "-o", tmp_path / "out.tif")
+    assert code == 0, err
+    assert "georeference" in err
+    assert json.loads((tmp_path / "out.json").read_text())["geometry"] is None
+    assert out
+
+
+def _write_plain(path, dn, names):
+    profile = {"driver": "GTiff", "dtype": dn.dtype, "count": len(dn), "height": dn.shape[1], "width": dn.shape[2]}
+    with rasterio.open(path, "w", **profile, nodata=0) as scene:
+        scene.write(dn)
+        scene.descriptions = names

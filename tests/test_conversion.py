@@ -1,0 +1,209 @@
+"""convert, from a scene to files, against the same arithmetic on whole arrays."""
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+from rio_cogeo.cogeo import cog_validate
+
+from ms2hs import conversion
+from ms2hs.conversion import convert
+from ms2hs.data.example import HEIGHT, WIDTH
+from ms2hs.errors import OutputError, SceneError
+from ms2hs.models.weights import load_weights
+from ms2hs.planning import Choices, plan
+from ms2hs.raster.cog import NODATA, SCALE, open_cube
+from ms2hs.spectra.sensors import load_sensor
+
+
+@pytest.fixture(scope="module")
+def made(scene_path, tmp_path_factory):
+    return convert(scene_path, "enmap", tmp_path_factory.mktemp("out"), Choices(uncertainty=True))
+
+
+@pytest.fixture(scope="module")
+def whole(scene_path):
+    """(reflectance, valid) of the scene, read without ms2hs."""
+    with rasterio.open(scene_path) as scene:
+        dn = scene.read()
+    return (dn * np.float32(1e-4)).astype(np.float32), (dn != 0).all(axis=0)
+
+
+def read(path):
+    with rasterio.open(path) as cube:
+        return cube.read()
+
+
+def test_the_result_is_what_the_model_gives_for_the_whole_scene(made, whole):
+    reflectance, valid = whole
+    prior = load_weights("linear").prior
+    model = prior.condition(load_sensor("sentinel2a").grid, load_sensor("enmap").grid)
+    expected = model.reconstruct(reflectance, valid)
+    found = read(made.output)
+    assert (found[:, ~valid] == NODATA).all()
+    assert (found[:, valid] != NODATA).all()
+    np.testing.assert_allclose(found[:, valid] * SCALE, expected[:, valid], atol=0.51 * SCALE)
+    sigma = read(made.sigma)
+    np.testing.assert_allclose(sigma[:, valid] * SCALE, model.sigma(reflectance)[:, valid], atol=0.51 * SCALE)
+
+
+def test_the_file_is_a_valid_cog_that_says_what_it_is(made, scene_path):
+    for path in (made.output, made.sigma):
+        valid, errors, warnings = cog_validate(path, strict=True, quiet=True)
+        assert (valid, errors, warnings) == (True, [], [])
+    target = load_sensor("enmap").grid
+    with rasterio.open(made.output) as cube, rasterio.open(scene_path) as scene:
+        assert (cube.count, cube.dtypes[0], cube.nodata, cube.scales[0]) == (202, "int16", NODATA, SCALE)
+        assert (cube.crs, cube.transform, cube.shape) == (scene.crs, scene.transform, scene.shape)
+        for band in range(1, 203):
+            told = cube.tags(band, ns="IMAGERY")
+            assert float(told["CENTRAL_WAVELENGTH_UM"]) == pytest.approx(target.wavelength_nm[band - 1] / 1000)
+            assert float(told["FWHM_UM"]) == pytest.approx(target.fwhm_nm[band - 1] / 1000)
+        tags = cube.tags()
+    assert tags["MS2HS_SYNTHETIC"] == "YES"
+    assert tags["MS2HS_SOURCE"] == "sentinel2a"
+    assert tags["MS2HS_TARGET"] == "enmap"
+    assert len(tags["MS2HS_WEIGHTS_SHA256"]) == 64
+    assert tags["MS2HS_OFFSET_RULE"]
+
+
+def test_the_item_says_what_was_done(made):
+    item = json.loads(made.item.read_text())
+    assert item["stac_version"] == "1.1.0"
+    assert {asset["href"] for asset in item["assets"].values()} == {
+        f"./{path.name}" for path in (made.output, made.sigma, made.quicklook)
+    }
+    assert all((made.item.parent / asset["href"]).is_file() for asset in item["assets"].values())
+    bands = item["assets"]["data"]["bands"]
+    assert len(bands) == 202
+    assert {band["ms2hs:support"] for band in bands} == {"measured", "interpolated", "inferred"}
+    properties = item["properties"]
+    west, south, east, north = item["bbox"]
+    assert 13 < west < east < 14
+    assert 52 < south < north < 53
+    counts = properties["ms2hs:pixels"]
+    assert 0 <= counts["unlike_training"] <= counts["valid"] < counts["pixels"] == HEIGHT * WIDTH
+    residual = properties["ms2hs:measured_band_residual_rmse"]
+    assert set(residual) == set(load_sensor("sentinel2a").grid.names)
+
+
+def test_vegetation_has_its_red_edge(made):
+    cube = open_cube(made.output)
+    spectra = cube.values[:, ::7, ::7].reshape(202, -1)
+    nm = cube.wavelength_nm.values
+    red, nir = spectra[np.abs(nm - 670).argmin()], spectra[np.abs(nm - 860).argmin()]
+    vegetation = spectra[:, (nir - red) / (nir + red) > 0.75].mean(axis=1)
+    inside = (nm > 600) & (nm < 850)
+    edge = nm[inside][np.gradient(vegetation[inside], nm[inside]).argmax()]
+    assert 700 <= edge <= 740
+
+
+def test_a_part_is_the_same_as_that_part_of_the_whole(made, scene_path, tmp_path):
+    whole = read(made.output)
+    part = convert(scene_path, "enmap", tmp_path, Choices(window=(101, 57, 40, 61)))
+    np.testing.assert_array_equal(read(part.output), whole[:, 101:141, 57:118])
+    with rasterio.open(part.output) as cube, rasterio.open(made.output) as full:
+        assert cube.transform * (0, 0) == full.transform * (57, 101)
+    chosen = convert(scene_path, "enmap", tmp_path / "swir.tif", Choices(wavelengths_nm=((2100, 2300),)))
+    nm = load_sensor("enmap").grid.wavelength_nm
+    np.testing.assert_array_equal(read(chosen.output), whole[(nm >= 2100) & (nm <= 2300)])
+
+
+def test_strips_do_not_show(made, scene_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion, "STRIP_ROWS", 37)
+    monkeypatch.setattr(conversion, "BLOCK_PIXELS", 1000)
+    other = convert(scene_path, "enmap", tmp_path)
+    np.testing.assert_array_equal(read(other.output), read(made.output))
+
+
+def test_a_bbox_is_in_degrees_and_missing_the_scene_is_told(scene_path, tmp_path, made):
+    west, south, east, north = json.loads(made.item.read_text())["bbox"]
+    middle = (west + east) / 2
+    half = plan(scene_path, "enmap", tmp_path, Choices(bbox=(west, south, middle, north)))
+    assert abs(half.grid.width - WIDTH / 2) <= 3
+    with pytest.raises(SceneError, match="10"):
+        plan(scene_path, "enmap", tmp_path, Choices(bbox=(10, 50, 11, 51)))
+
+
+def test_nothing_is_left_of_a_conversion_that_fails(scene_path, tmp_path, monkeypatch):
+    calls = []
+
+    def fail_late(*args, **kwargs):
+        calls.append(1)
+        if len(calls) > 3:
+            raise RuntimeError("a bug of ours")
+        return quantise(*args, **kwargs)
+
+    quantise = conversion.quantise
+    monkeypatch.setattr(conversion, "quantise", fail_late)
+    monkeypatch.setattr(conversion, "BLOCK_PIXELS", 4000)
+    with pytest.raises(RuntimeError, match="a bug of ours"):
+        convert(scene_path, "enmap", tmp_path, Choices(uncertainty=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_thread_s_error_is_raised(scene_path, tmp_path, monkeypatch):
+    def broken(*_args):
+        raise OutputError("no space; some is needed. Make room.")
+
+    monkeypatch.setattr(conversion.CogWriter, "write", broken)
+    with pytest.raises(OutputError, match="no space"):
+        convert(scene_path, "enmap", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _write_references(path, places, spectra, nm):
+    lines = ["id,lon,lat," + ",".join(f"{x:g}" for x in nm)]
+    for i, (place, spectrum) in enumerate(zip(places, spectra, strict=True)):
+        where = f"{place[0]:.7f},{place[1]:.7f}" if place else ","
+        lines.append(f"s{i},{where}," + ",".join(f"{x:.5f}" for x in spectrum))
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_reference_spectra_correct_what_is_constant_over_the_scene(made, scene_path, tmp_path, placed):
+    """Plant a spectrum that Sentinel-2 does not see; references must take most of it away."""
+    from rasterio.warp import transform
+
+    cube = open_cube(made.output)
+    nm = cube.wavelength_nm.values
+    planted = 0.02 * np.exp(-0.5 * ((nm - 1150) / 60) ** 2)
+    rows, cols = np.array([20, 60, 90, 150, 200, 30, 110, 170]), np.array([30, 80, 200, 100, 60, 260, 130, 40])
+    spectra = cube.values[:, rows, cols].T + planted
+    xs, ys = cube.x.values[cols], cube.y.values[rows]
+    lon, lat = transform("EPSG:32633", "EPSG:4326", xs, ys)
+    _write_references(tmp_path / "field.csv", zip(lon, lat, strict=True) if placed else [None] * 8, spectra, nm)
+    better = convert(scene_path, "enmap", tmp_path, Choices(reference=tmp_path / "field.csv"))
+    assert any("8 of 8" in note for note in better.notes)
+    shift = np.nanmean(open_cube(better.output).values - cube.values, axis=(1, 2))
+    near = np.abs(nm - 1150).argmin()
+    assert 0.5 * planted[near] < shift[near] < 1.1 * planted[near]  # shrunk by 8 / 10, scaled by brightness
+    assert np.abs(shift[np.abs(nm - 1150) > 300]).max() < 0.003
+
+
+def test_a_cube_of_the_site_is_taken_up(made, scene_path, tmp_path):
+    better = convert(scene_path, "enmap", tmp_path, Choices(site=made.output))
+    with rasterio.open(better.output) as cube:
+        assert cube.tags()["MS2HS_SITE"] == made.output.name
+    difference = open_cube(better.output).values - open_cube(made.output).values
+    assert np.nanmean(np.abs(difference)) < 0.01  # a site cube that agrees changes little
+
+
+def test_every_real_scene_converts(real_data, tmp_path):
+    for path in sorted((real_data / "sentinel2").glob("*.tif")):
+        choices = Choices(source="hls_l30") if path.name.startswith("hls_L30") else Choices()
+        for target, bands in (("enmap", 202), ("emit", 240)):
+            made = convert(path, target, tmp_path, choices)
+            valid, errors, warnings = cog_validate(made.output, strict=True, quiet=True)
+            assert (valid, errors, warnings) == (True, [], []), path.name
+            with rasterio.open(made.output) as cube, rasterio.open(path) as scene:
+                assert cube.count == bands
+                assert (cube.crs, cube.shape) == (scene.crs, scene.shape)
+                assert cube.transform.almost_equals(scene.transform)
+                assert all("CENTRAL_WAVELENGTH_UM" in cube.tags(i, ns="IMAGERY") for i in cube.indexes)
+            for left in made.paths:
+                left.unlink()
+        if path.name.startswith("hls_L30"):
+            with pytest.raises(SceneError, match="hls_l30"):
+                convert(path, "enmap", tmp_path)
