@@ -76,6 +76,8 @@ def run(planned: Plan, progress: Progress | None = None) -> Reconstruction:
                     f"{planned.scene.id}: no valid pixel in the part asked for (all nodata, cloud or shadow); at least "
                     "one is needed. Choose another part, or keep cloudy pixels with --no-quality."
                 )
+            ended = time.perf_counter()
+    flow.seconds["finish"] = time.perf_counter() - ended
     picture = planned.output.with_suffix(".png")
     write_quicklook(planned.output, picture)
     seconds = flow.seconds | {"whole": time.perf_counter() - began}
@@ -144,7 +146,7 @@ class _Flow:
 
     def _strips(self, reading: ThreadPoolExecutor) -> Iterator[tuple[Window, NDArray[np.float32], NDArray[np.bool_]]]:
         grid = self.planned.grid
-        windows = list(Tiling(grid.height, grid.width, (STRIP_ROWS, grid.width)))
+        windows = list(Tiling(grid.height, grid.width, (STRIP_ROWS, grid.width), overlap=0))
         ahead = None
         for window, following in zip(windows, [*windows[1:], None], strict=True):
             strip = (ahead or reading.submit(self._read, window)).result()

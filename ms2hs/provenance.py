@@ -46,7 +46,7 @@ class Reconstruction:
     residual: dict[str, float]
     """RMSE, per measured band, between the input and the result seen through the source's responses."""
     seconds: dict[str, float]
-    """Time in reading, model, writing (these overlap), and the whole."""
+    """Time in reading, model and writing (these overlap), in finishing the file, and the whole."""
     notes: tuple[str, ...] = ()
 
     @property
