@@ -1,0 +1,293 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from rasterio.errors import NotGeoreferencedWarning
+from rio_cogeo import cog_validate
+
+from ms2hs.errors import OutputError
+from ms2hs.raster import cog
+from ms2hs.raster.cog import NODATA, SCALE, CogWriter, check_output, check_space, disk_bytes, overview_levels, quantise
+from ms2hs.raster.scene import PixelGrid
+from ms2hs.spectra.grid import grid_of
+from ms2hs.spectra.sensors import load_sensor
+
+SPECTRAL = grid_of(np.array([470.0, 550.0, 650.0, 850.0, 1650.0, 2200.0]), np.full(6, 10.0))
+TAGS = {"MS2HS_SYNTHETIC": "YES", "MS2HS_SOURCE": "sentinel2a"}
+
+
+def utm(height, width):
+    return PixelGrid("EPSG:32633", (30.0, 0.0, 500_000.0, 0.0, -30.0, 5_000_000.0), height, width)
+
+
+def cube_of(grid, bands, seed=0):
+    rng = np.random.default_rng(seed)
+    cube = rng.integers(0, 10_000, (bands, grid.height, grid.width)).astype(np.int16)
+    cube[:, rng.random((grid.height, grid.width)) < 0.2] = NODATA
+    return cube
+
+
+def write(path, grid, cube, spectral=SPECTRAL, rows=37):
+    with CogWriter(path, grid, spectral, TAGS) as writer:
+        for row in range(0, grid.height, rows):
+            writer.write(row, cube[:, row : row + rows])
+
+
+@given(
+    hnp.arrays(np.float32, (2, 3, 4), elements=st.floats(-10, 10, width=32) | st.just(np.nan)),
+    hnp.arrays(bool, (3, 4)),
+)
+def test_stored_numbers_are_the_nearest_and_invalid_is_nodata(reflectance, valid):
+    dn = quantise(reflectance, valid)
+    there = valid & ~np.isnan(reflectance)
+    assert dn.dtype == np.int16
+    assert (dn[~there] == NODATA).all()
+    expected = np.clip(reflectance[there].astype(float), -3.2767, 3.2767)
+    assert np.abs(dn[there] * SCALE - expected).max(initial=0) <= SCALE / 2 * 1.001
+    out = np.empty_like(dn)
+    assert quantise(reflectance, valid, out) is out
+    assert np.array_equal(out, dn)
+
+
+@pytest.mark.parametrize("shape", [(24, 42), (1, 1), (256, 255), (300, 700), (600, 520)])
+def test_a_cube_comes_back_and_the_file_is_a_valid_cog(tmp_path, shape):
+    grid, path = utm(*shape), tmp_path / "cube.tif"
+    cube = cube_of(grid, len(SPECTRAL))
+    write(path, grid, cube)
+    assert cog_validate(path, strict=True) == (True, [], [])
+    assert [p.name for p in tmp_path.iterdir()] == ["cube.tif"]
+    with rasterio.open(path) as file:
+        assert np.array_equal(file.read(), cube)
+        assert file.crs.to_epsg() == 32633
+        assert tuple(file.transform)[:6] == grid.transform
+        assert set(file.nodatavals) == {NODATA}
+        assert set(file.scales) == {SCALE}
+        assert set(file.offsets) == {0.0}
+        assert set(file.units) == {"1"}
+        assert set(file.dtypes) == {"int16"}
+        assert file.overviews(1) == overview_levels(*shape)
+        assert file.profile["compress"] == "zstd"
+        assert file.profile["interleave"] == "band"
+        assert set(file.block_shapes) == {(256, 256)}
+        assert file.tags().items() >= TAGS.items()
+
+
+def test_every_band_says_its_wavelength(tmp_path):
+    grid, path, spectral = utm(20, 20), tmp_path / "cube.tif", load_sensor("enmap").grid
+    write(path, grid, cube_of(grid, len(spectral)), spectral)
+    with rasterio.open(path) as file:
+        assert file.descriptions[0] == f"{spectral.names[0]} {spectral.wavelength_nm[0]:.1f} nm"
+        for band, centre, width in zip(file.indexes, spectral.wavelength_nm, spectral.fwhm_nm, strict=True):
+            tags = file.tags(band, ns="IMAGERY")
+            assert float(tags["CENTRAL_WAVELENGTH_UM"]) * 1000 == pytest.approx(centre, abs=1e-3)
+            assert float(tags["FWHM_UM"]) * 1000 == pytest.approx(width, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("wavelength_nm", "colours"),
+    [
+        ([470, 550, 650, 850], ["blue", "green", "red", "undefined"]),
+        ([650, 550, 470], ["red", "green", "blue"]),
+        ([2200, 640, 560, 480, 655], ["undefined", "undefined", "green", "blue", "red"]),
+        ([850, 550, 470], ["undefined"] * 3),
+        ([2200], ["undefined"]),
+    ],
+)
+def test_the_bands_of_natural_colour_are_marked(tmp_path, wavelength_nm, colours):
+    grid, path, spectral = utm(20, 20), tmp_path / "cube.tif", grid_of(np.array(wavelength_nm, float))
+    write(path, grid, cube_of(grid, len(spectral)), spectral)
+    with rasterio.open(path) as file:
+        found = [colour.name for colour in file.colorinterp]
+    if "red" in colours:
+        assert found == colours
+    else:
+        assert not {"red", "green", "blue"} & set(found)
+    assert [p.name for p in tmp_path.iterdir()] == ["cube.tif"]
+
+
+def test_overviews_average_valid_pixels_only(tmp_path):
+    grid, path = utm(512, 512), tmp_path / "cube.tif"
+    cube = np.full((len(SPECTRAL), 512, 512), 1000, np.int16)
+    cube[:, ::2] = 2000
+    cube[:, :100, 1::2] = NODATA
+    cube[:, :50] = NODATA
+    write(path, grid, cube)
+    with rasterio.open(path, overview_level=0) as file:
+        small = file.read()
+    assert (small[:, :25] == NODATA).all()
+    assert (small[:, 25:] == 1500).all()
+
+
+@pytest.mark.filterwarnings(f"ignore::{NotGeoreferencedWarning.__module__}.NotGeoreferencedWarning")
+def test_no_georeference_is_allowed(tmp_path):
+    grid, path = PixelGrid(None, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), 30, 40), tmp_path / "cube.tif"
+    cube = cube_of(grid, len(SPECTRAL))
+    write(path, grid, cube)
+    with rasterio.open(path) as file:
+        assert file.crs is None
+        assert np.array_equal(file.read(), cube)
+    assert cog_validate(path, strict=True)[0]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_leaves_nothing(tmp_path, error):
+    grid = utm(100, 100)
+    cube = cube_of(grid, len(SPECTRAL))
+
+    def convert():
+        with CogWriter(tmp_path / "cube.tif", grid, SPECTRAL, {}) as writer:
+            writer.write(0, cube[:, :50])
+            raise error
+
+    with pytest.raises(error):
+        convert()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_keeps_the_file_that_was_to_be_replaced(tmp_path):
+    path, grid = tmp_path / "cube.tif", utm(30, 30)
+    cube = cube_of(grid, len(SPECTRAL))
+    write(path, grid, cube)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="10 of 30 rows"):
+        write(path, grid, cube[:, :10])
+    assert path.read_bytes() == before
+    path.with_name("cube.tif.aux.xml").write_text("<PAMDataset/>")
+    write(path, grid, cube[::-1])
+    assert [p.name for p in tmp_path.iterdir()] == ["cube.tif"]
+    with rasterio.open(path) as file:
+        assert np.array_equal(file.read(), cube[::-1])
+
+
+def test_two_writers_in_one_directory_do_not_meet(tmp_path):
+    grid = utm(60, 60)
+    one, two = cube_of(grid, len(SPECTRAL), 1), cube_of(grid, len(SPECTRAL), 2)
+    with (
+        CogWriter(tmp_path / "a.tif", grid, SPECTRAL, {}) as first,
+        CogWriter(tmp_path / "a.tif", grid, SPECTRAL, {}) as same,
+        CogWriter(tmp_path / "a_sigma.tif", grid, SPECTRAL, {}) as second,
+    ):
+        for row in (0, 30):
+            first.write(row, one[:, row : row + 30])
+            same.write(row, one[:, row : row + 30])
+            second.write(row, two[:, row : row + 30])
+    for name, cube in (("a.tif", one), ("a_sigma.tif", two)):
+        with rasterio.open(tmp_path / name) as file:
+            assert np.array_equal(file.read(), cube)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_rows_out_of_turn_are_refused(tmp_path):
+    grid = utm(30, 30)
+    cube = cube_of(grid, len(SPECTRAL))
+    with pytest.raises(ValueError, match="row 0 is due"), CogWriter(tmp_path / "a.tif", grid, SPECTRAL, {}) as writer:
+        writer.write(5, cube)
+    with pytest.raises(ValueError, match="int16"), CogWriter(tmp_path / "a.tif", grid, SPECTRAL, {}) as writer:
+        writer.write(0, cube.astype(np.int32))
+    assert not list(tmp_path.iterdir())
+
+
+FULL = """
+import resource, signal, sys
+import numpy as np
+from ms2hs.errors import OutputError
+from ms2hs.raster.cog import CogWriter
+from ms2hs.raster.scene import PixelGrid
+from ms2hs.spectra.grid import grid_of
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+grid = PixelGrid("EPSG:32633", (30.0, 0.0, 5e5, 0.0, -30.0, 5e6), 700, 700)
+cube = np.random.default_rng(0).integers(-32767, 32767, (6, 700, 700)).astype(np.int16)
+spectral = grid_of(np.linspace(400, 2400, 6))
+try:
+    with CogWriter(sys.argv[1], grid, spectral, {}) as writer:
+        for row in range(0, 700, 50):
+            writer.write(row, cube[:, row : row + 50])
+except OutputError as error:
+    print("refused:", error)
+else:
+    print("written")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")
+@pytest.mark.parametrize("limit_bytes", [2_000_000, 5_870_000, 7_000_000, "whole"])
+def test_a_disk_that_fills_up_is_told_and_leaves_nothing(tmp_path, limit_bytes):
+    path = tmp_path / "cube.tif"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    limit = "1000000000" if limit_bytes == "whole" else str(limit_bytes)
+    command = [sys.executable, "-c", FULL, str(path), limit]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    if limit_bytes == "whole":
+        assert done.stdout == "written\n"
+        return
+    assert done.stdout.startswith(f"refused: {path} could not be written")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_copy_that_was_cut_short_is_noticed(tmp_path, monkeypatch):
+    grid = utm(600, 600)
+    real = rasterio.shutil.copy
+
+    def cut_short(source, target, **options):
+        real(source, target, **options)
+        os.truncate(target, Path(target).stat().st_size - 1000)
+
+    monkeypatch.setattr(cog.rasterio.shutil, "copy", cut_short)
+    with pytest.raises(OutputError, match="not whole"):
+        write(tmp_path / "cube.tif", grid, cube_of(grid, len(SPECTRAL)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_outputs_that_cannot_be_are_refused_before_work(tmp_path):
+    path = tmp_path / "cube.tif"
+    check_output(path)
+    path.touch()
+    with pytest.raises(OutputError, match="--overwrite"):
+        check_output(path)
+    check_output(path, overwrite=True)
+    with pytest.raises(OutputError, match="no directory"):
+        check_output(tmp_path / "missing" / "cube.tif")
+    with pytest.raises(OutputError, match="is a directory"):
+        check_output(tmp_path, overwrite=True)
+
+
+def test_a_directory_that_is_not_writable_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(cog.os, "access", lambda *_: False)
+    with pytest.raises(OutputError, match="not writable"):
+        check_output(tmp_path / "cube.tif")
+
+
+def test_too_little_space_is_refused_before_work(tmp_path, monkeypatch):
+    grid = utm(100, 100)
+    needed = disk_bytes(grid, len(SPECTRAL))
+    check_space(tmp_path, needed)
+    usage = type("Usage", (), {"free": needed - 1})
+    monkeypatch.setattr(cog.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OutputError, match="GB free"), CogWriter(tmp_path / "cube.tif", grid, SPECTRAL, {}):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shape", [(24, 42), (700, 700), (300, 2000)])
+def test_disk_bytes_holds_for_the_worst_content(tmp_path, monkeypatch, shape):
+    grid = utm(*shape)
+    noise = np.random.default_rng(0).integers(-32767, 32767, (len(SPECTRAL), *shape)).astype(np.int16)
+    found = []
+    real = cog._check_whole
+
+    def measure(result):
+        found.append(sum(p.stat().st_size for p in result.parent.iterdir()))
+        real(result)
+
+    monkeypatch.setattr(cog, "_check_whole", measure)
+    write(tmp_path / "cube.tif", grid, noise)
+    assert found[0] <= disk_bytes(grid, len(SPECTRAL)) <= 2 * found[0]
