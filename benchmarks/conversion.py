@@ -101,7 +101,9 @@ def main() -> None:
     asked = parser.parse_args()
     heights = [asked.size] if asked.once else [asked.size, 2 * asked.size]
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
-        rows = [{"height": height, "width": asked.size, **measure(Path(folder), height, asked.size)} for height in heights]
+        rows = [
+            {"height": height, "width": asked.size, **measure(Path(folder), height, asked.size)} for height in heights
+        ]
     if asked.json:
         print(json.dumps(rows, indent=1))
         return

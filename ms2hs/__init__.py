@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ms2hs.conversion import convert
     from ms2hs.errors import Ms2hsError
     from ms2hs.planning import Choices, plan
-    from ms2hs.raster.cog import open_cube
+    from ms2hs.raster.cube import open_cube
     from ms2hs.raster.products import open_scene
     from ms2hs.spectra.sensors import load_sensor
 
@@ -23,7 +23,7 @@ _HOMES = {
     "Ms2hsError": "ms2hs.errors",
     "convert": "ms2hs.conversion",
     "load_sensor": "ms2hs.spectra.sensors",
-    "open_cube": "ms2hs.raster.cog",
+    "open_cube": "ms2hs.raster.cube",
     "open_scene": "ms2hs.raster.products",
     "plan": "ms2hs.planning",
 }

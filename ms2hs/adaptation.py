@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from ms2hs.errors import DataError
 from ms2hs.models.prior import SpectralPrior
-from ms2hs.raster.cog import open_cube
-from ms2hs.raster.reader import SceneReader, pixel_at
+from ms2hs.raster.cube import open_cube
+from ms2hs.raster.placement import pixel_at
+from ms2hs.raster.reader import SceneReader
 from ms2hs.spectra.grid import SpectralGrid, grid_of, response_matrix
 from ms2hs.spectra.library import Library, read_library
 
@@ -75,7 +76,7 @@ def references_in_scene(path: Path, reader: SceneReader, target: SpectralGrid) -
         measured[index] = _pixel_at(reader, library.lon[index], library.lat[index])
     if not placed.all():
         measured[~placed] = _most_similar(reader, library, ~placed)
-    found = np.isfinite(measured).all(axis=1)
+    found = np.asarray(np.isfinite(measured).all(axis=1), bool)
     notes = [f"{found.sum()} of {len(found)} reference spectra were used"]
     if not found.any():
         raise DataError(

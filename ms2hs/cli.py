@@ -197,8 +197,8 @@ def info(
     typer.echo(json.dumps(found, indent=1) if as_json else catalogue.text(found))
 
 
-@app.command()
-def example(
+@app.command("example")
+def write_example_scene(
     path: Annotated[Path, typer.Argument(help="Where to write the GeoTIFF.")] = Path("example.tif"),
     overwrite: Overwrite = False,
 ) -> None:

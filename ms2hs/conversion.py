@@ -16,9 +16,10 @@ from ms2hs.models.prior import Conditional
 from ms2hs.planning import BLOCK_PIXELS, STRIP_ROWS, Choices, Plan, plan
 from ms2hs.progress import Progress
 from ms2hs.provenance import Counts, Reconstruction, tags, write_item
+from ms2hs.raster.calibration import offset_warnings
 from ms2hs.raster.cog import CogWriter, quantise
 from ms2hs.raster.quicklook import write_quicklook
-from ms2hs.raster.reader import SceneReader, offset_warnings
+from ms2hs.raster.reader import SceneReader
 from ms2hs.raster.scene import Scene
 from ms2hs.raster.windows import Tiling, Window
 from ms2hs.spectra.grid import SpectralGrid, response_matrix
@@ -64,9 +65,7 @@ def run(planned: Plan, progress: Progress | None = None) -> Reconstruction:
         flow = _Flow(planned, model, reader, tell)
         with ExitStack() as stack:
             writers = [
-                stack.enter_context(
-                    CogWriter(path, planned.grid, planned.spectral, tags(planned), lambda d, t: tell("write", d, t))
-                )
+                stack.enter_context(CogWriter(path, planned.grid, planned.spectral, tags(planned)))
                 for path in (planned.output, planned.sigma)
                 if path
             ]

@@ -9,9 +9,9 @@ import numpy as np
 from ms2hs.errors import GridError, SceneError
 from ms2hs.models.weights import Weights, load_weights
 from ms2hs.raster.cog import check_output, check_space, disk_bytes
-from ms2hs.raster.products import SceneChoices, open_scene
-from ms2hs.raster.reader import subset, working_grid
-from ms2hs.raster.scene import PixelGrid, Scene
+from ms2hs.raster.placement import subset, working_grid
+from ms2hs.raster.products import open_scene
+from ms2hs.raster.scene import PixelGrid, Scene, SceneChoices
 from ms2hs.spectra.grid import SpectralGrid
 from ms2hs.spectra.sensors import load_sensor
 
@@ -112,7 +112,7 @@ def plan(
     for path in (planned.output, planned.sigma):
         if path:
             check_output(path, overwrite=choices.overwrite)
-    check_space(output, planned.facts["disk_bytes_peak"])
+    check_space(output.parent, planned.facts["disk_bytes_peak"])
     return planned
 
 

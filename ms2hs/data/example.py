@@ -73,7 +73,9 @@ def _fields(rng: np.random.Generator) -> NDArray[np.int64]:
     along = (rows[None] - centres[:, 0, None, None]) * 1.7
     across = cols[None] - centres[:, 1, None, None]
     nearest = (along**2 + across**2).argmin(axis=0)
-    return rng.choice([2, 3, 4, 1], size=len(centres), p=[0.45, 0.25, 0.2, 0.1])[nearest]
+    surface = rng.choice([2, 3, 4, 1], size=len(centres), p=[0.45, 0.25, 0.2, 0.1])
+    kind: NDArray[np.int64] = surface[nearest]
+    return kind
 
 
 def _smooth_noise(rng: np.random.Generator, slope: float) -> NDArray[np.float64]:
@@ -82,4 +84,5 @@ def _smooth_noise(rng: np.random.Generator, slope: float) -> NDArray[np.float64]
     frequency[0, 0] = np.inf
     spectrum = np.fft.rfft2(rng.normal(size=(HEIGHT, WIDTH))) * frequency**-slope
     noise = np.fft.irfft2(spectrum, s=(HEIGHT, WIDTH))
-    return (noise - noise.mean()) / noise.std()
+    standard: NDArray[np.float64] = (noise - noise.mean()) / noise.std()
+    return standard

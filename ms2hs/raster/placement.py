@@ -5,7 +5,7 @@ import math
 import numpy as np
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
-from rasterio.warp import transform_bounds
+from rasterio.warp import transform, transform_bounds
 
 from ms2hs.errors import SceneError
 from ms2hs.raster.scene import PixelGrid, Scene
@@ -88,3 +88,20 @@ def _span(positions: list[float], size: int) -> tuple[int, int]:
     """First pixel that these positions along an axis enclose, and one past the last; on an edge is not inside."""
     low, high = min(positions), max(positions)
     return max(0, math.floor(low + 1e-6)), min(size, math.ceil(high - 1e-6))
+
+
+def pixel_at(grid: PixelGrid, lon: float, lat: float) -> tuple[int, int] | None:
+    """Row and column of the pixel at a place (degrees, WGS 84); None outside the grid, or where it has no CRS."""
+    if grid.crs is None:
+        return None
+    (x,), (y,) = transform("EPSG:4326", grid.crs, [lon], [lat])
+    col, row, _ = np.floor(np.linalg.solve(grid.matrix, (x, y, 1.0))).astype(int).tolist()
+    return (row, col) if 0 <= row < grid.height and 0 <= col < grid.width else None
+
+
+def lonlat_bounds(grid: PixelGrid) -> tuple[float, float, float, float] | None:
+    """West, south, east, north of a grid in degrees (WGS 84); None where it has no CRS."""
+    if grid.crs is None:
+        return None
+    west, south, east, north = transform_bounds(grid.crs, "EPSG:4326", *grid.bounds)
+    return west, south, east, north
