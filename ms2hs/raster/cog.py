@@ -1,9 +1,8 @@
-"""Hyperspectral cubes as cloud-optimised GeoTIFFs: the streaming writer, and `open_cube`, which reads none unasked."""
+"""Hyperspectral cubes as cloud-optimised GeoTIFFs: the streaming writer; `cube` opens them again."""
 
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,25 +16,27 @@ from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.env import getenv, hasenv
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from ms2hs.errors import OutputError
+from ms2hs.raster.cube import NODATA, SCALE, open_cube, quietly
 from ms2hs.raster.scene import PixelGrid
 from ms2hs.spectra.grid import SpectralGrid
 
-SCALE = 1e-4
-"""Reflectance of one stored step."""
-NODATA = -32768
-"""The stored number that means there is none."""
+__all__ = [
+    "NODATA", "SCALE", "CogWriter", "check_output", "check_space", "disk_bytes", "nearest_band", "open_cube",
+    "overview_levels", "quantise",
+]  # fmt: skip
+
 BLOCK = 256
 """Pixels along a side of a block of the COG."""
 
 # GDAL takes 5 % of the machine's memory by default; this much keeps a row of blocks of one band many times over.
 CACHE_BYTES = 128_000_000
 # Rows of a block of the temporary file: fewer, larger writes. A block that two strips share is held in the cache for
-# every band at once, which `_rows_per_block` keeps to a quarter of it.
+# every band at once: at most a quarter of it.
 MOST_ROWS = 16
 # Red, green, blue for natural colour, in nm, and how far a band may lie from it.
 RGB_NM = (650.0, 550.0, 470.0)
@@ -297,7 +298,7 @@ class CogWriter:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            with _environment(), _quiet():
+            with _environment(), quietly():
                 yield
         except WRITE_ERRORS as error:
             free = shutil.disk_usage(self.path.parent).free
@@ -348,11 +349,3 @@ def _environment() -> rasterio.Env:
     if "GDAL_CACHEMAX" not in os.environ and not (hasenv() and "GDAL_CACHEMAX" in getenv()):
         settings["GDAL_CACHEMAX"] = CACHE_BYTES  # in bytes here, unlike in the environment
     return rasterio.Env(**settings)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Scenes without georeference are allowed: no word from rasterio about each file."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield

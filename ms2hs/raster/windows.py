@@ -206,10 +206,8 @@ class Blender:
             self._merge(rows, slice(left + cols.start, left + cols.stop), values[:, rows, cols], weight[rows, cols])
         rows, cols = parts[2]
         place = rows, slice(left + cols.start, left + cols.stop)
-        self._mean[:, *place] = values[:, rows, cols]
+        self._mean[:, *place] = _where(valid[rows, cols], values[:, rows, cols])
         self._weight[place] = weight[rows, cols]
-        if not valid[rows, cols].all():
-            self._mean[:, *place][:, ~valid[rows, cols]] = 0
 
     def _merge(self, rows: slice, cols: slice, values: FloatArray, weight: FloatArray) -> None:
         if weight.size == 0:
@@ -217,9 +215,12 @@ class Blender:
         mean = self._mean[:, rows, cols]
         total = self._weight[rows, cols] + weight
         share = np.divide(weight, total, out=np.zeros_like(weight), where=weight > 0)
-        step = values - mean
-        if not weight.all():
-            step[:, weight == 0] = 0
+        step = _where(weight > 0, values - mean)
         step *= share
         mean += step
         self._weight[rows, cols] = total
+
+
+def _where(valid: BoolArray, values: FloatArray) -> FloatArray:
+    """The values, and 0 where not valid: whatever stands there must not take part, and NaN times 0 is NaN."""
+    return values if valid.all() else np.where(valid, values, np.float32(0))

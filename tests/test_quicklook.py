@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning
+
+from ms2hs.errors import OutputError
+from ms2hs.raster.cog import NODATA, CogWriter
+from ms2hs.raster.quicklook import GAP, LONG_SIDE, write_quicklook
+from ms2hs.raster.scene import PixelGrid
+from ms2hs.spectra.grid import grid_of
+
+pytestmark = pytest.mark.filterwarnings(f"ignore::{NotGeoreferencedWarning.__module__}.NotGeoreferencedWarning")
+CENTRES = np.array([470.0, 550.0, 650.0, 850.0, 1650.0, 2200.0])
+
+
+def paint(tmp_path, dn, wavelength_nm=CENTRES):
+    cube, png = tmp_path / "cube.tif", tmp_path / "cube.png"
+    grid = PixelGrid("EPSG:32633", (30.0, 0.0, 0.0, 0.0, -30.0, 0.0), *dn.shape[1:])
+    with CogWriter(cube, grid, grid_of(np.array(wavelength_nm)), {}) as writer:
+        writer.write(0, dn)
+    write_quicklook(cube, png)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cube.png", "cube.tif"]
+    with rasterio.open(png) as file:
+        return file.read()
+
+
+def ramp(height, width, bands=6):
+    """Each band with all of 0 to 3000, the band's own pattern along the columns."""
+    rng = np.random.default_rng(0)
+    return np.stack(
+        [rng.permutation(np.linspace(0, 3000, height * width)).reshape(height, width) for _ in range(bands)]
+    )
+
+
+def test_natural_colour_stands_beside_the_short_wave_infrared(tmp_path):
+    dn = ramp(40, 30).astype(np.int16)
+    dn[:, :5] = NODATA
+    picture = paint(tmp_path, dn)
+    assert picture.shape == (4, 40, 30 + GAP + 30)
+    natural, gap, swir = picture[..., :30], picture[..., 30:38], picture[..., 38:]
+    assert not gap[3].any()
+    for panel, bands in ((natural, (2, 1, 0)), (swir, (5, 4, 3))):
+        assert not panel[3, :5].any()
+        assert (panel[3, 5:] == 255).all()
+        shown = dn[list(bands), 5:].astype(float)
+        low, high = np.percentile(shown, (2, 98))
+        assert np.abs(panel[:3, 5:] - 255 * np.clip((shown - low) / (high - low), 0, 1)).max() <= 1
+
+
+def test_a_wide_cube_has_its_panels_below_each_other(tmp_path):
+    assert paint(tmp_path, ramp(30, 40).astype(np.int16)).shape == (4, 30 + GAP + 30, 40)
+
+
+@pytest.mark.parametrize(
+    "wavelength_nm",
+    [[470, 550, 650, 700, 720, 740], [850, 900, 1000, 1100, 1650, 2200], [800, 810, 820, 830, 840, 845]],
+)
+def test_panels_without_their_bands_are_left_out(tmp_path, wavelength_nm):
+    picture = paint(tmp_path, ramp(20, 20).astype(np.int16), np.array(wavelength_nm, float))
+    assert picture.shape == (4, 20, 20)
+    assert picture[:3].max() == 255
+
+
+def test_one_band_and_no_valid_pixel_can_be_painted(tmp_path):
+    assert paint(tmp_path, np.full((1, 10, 10), 500, np.int16), [900.0])[3].min() == 255
+    assert not paint(tmp_path, np.full((6, 10, 10), NODATA, np.int16)).any()
+
+
+def test_a_large_cube_is_painted_small(tmp_path):
+    height, width = 2100, 300
+    picture = paint(tmp_path, np.broadcast_to(np.arange(height, dtype=np.int16)[:, None], (6, height, width)))
+    assert picture.shape == (4, 700, 100 + GAP + 100)
+    assert picture.shape[1] <= LONG_SIDE
+    assert (np.diff(picture[0, :, 50].astype(int)) >= 0).all()
+
+
+def test_a_picture_that_cannot_be_written_is_told(tmp_path):
+    paint(tmp_path, ramp(10, 10).astype(np.int16))
+    with pytest.raises(OutputError, match="could not be written"):
+        write_quicklook(tmp_path / "cube.tif", tmp_path / "missing" / "cube.png")
