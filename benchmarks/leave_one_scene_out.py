@@ -1,0 +1,136 @@
+"""How good the prior is on scenes it has never seen: leave one out at a time, with its companions.
+
+    python benchmarks/leave_one_scene_out.py --data DIR [--json] [--choose]
+
+Sentinel-2A is simulated through its response functions; the target is EnMAP's 202 bands, those really known in a scene.
+The uncertainty of each prior is calibrated on the other scenes alone. Takes a few minutes on two cores.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from ms2hs.evaluation import (
+    Score,
+    TruthScene,
+    interpolated,
+    mean_score,
+    perturbed,
+    read_scene,
+    response_of,
+    score,
+    score_prior,
+    score_references,
+    score_site,
+)
+from ms2hs.models.prior import SpectralPrior
+from ms2hs.spectra.grid import grid_of
+from ms2hs.spectra.sensors import load_sensor
+from ms2hs.training import PriorSettings, calibrate, fit, gather
+
+SCENES = (
+    "jasper_ridge_aviris",
+    "bavaria_hyspex",
+    "berlin_enmap_simulated",
+    "salton_sea_aviris",
+    "urban_hydice",
+    "sjer_neon",
+    "osbs_mlbs_neon_plots",
+    "franschhoek_airborne_3x3",
+    "four_corners_aviris_ng",
+)
+SOURCE, TARGET = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
+DRAWS = 5
+
+
+def mean_spectrum(scene: TruthScene, others: list[TruthScene]) -> np.ndarray:
+    """(target band, 1) mean over the other scenes of their mean spectra, whatever the pixel."""
+    total, count = np.zeros(len(TARGET)), np.zeros(len(TARGET))
+    for other in others:
+        if other.family != scene.family:
+            total[other.known] += other.truth[other.known].mean(axis=1)
+            count += other.known
+    return (total / np.maximum(count, 1))[:, None]
+
+
+def tables(prior: SpectralPrior, scene: TruthScene, scenes: list[TruthScene], seed: int) -> dict[str, Score]:
+    """Every score of one left-out scene."""
+    rng = np.random.default_rng(seed)
+    conditional = prior.condition(SOURCE, TARGET)
+    noisy = perturbed(scene.measured, rng)
+    pixels = scene.measured.shape[1]
+    found = {
+        "mean spectrum": score(np.repeat(mean_spectrum(scene, scenes), pixels, axis=1), scene),
+        "interpolation": score(interpolated(scene, SOURCE, TARGET), scene),
+        "prior": score_prior(conditional, scene, to_source=response_of(SOURCE, TARGET)),
+        "prior, noise": score_prior(conditional, scene, measured=noisy, to_source=response_of(SOURCE, TARGET)),
+        "3 references": score_references(conditional, scene, 3, DRAWS, rng),
+        "10 references": score_references(conditional, scene, 10, DRAWS, rng),
+    }
+    if len(scene.shape) == 2:
+        own = grid_of(scene.wavelength_nm)
+
+        def sharpened(half: np.ndarray | None) -> object:
+            site = prior if half is None else prior.with_site(scene.spectra[half], own)
+            return site.condition(SOURCE, TARGET)
+
+        found["half, no site"], found["half, site"] = score_site(scene, sharpened)
+    return found
+
+
+def show(results: dict[str, dict[str, Score]]) -> None:
+    """One row a method, one column a scene: RMSE x 1e4 / SAM, then coverage."""
+    methods = list(dict.fromkeys(method for found in results.values() for method in found))
+    print(
+        f"{'RMSE x 1e4 / SAM deg':22s}{'mean RMSE':>10s}{'SAM':>7s}  "
+        + " ".join(f"{name[:11]:>11s}" for name in results)
+    )
+    for method in methods:
+        found = {name: scores[method] for name, scores in results.items() if method in scores}
+        mean = mean_score(list(found.values()))
+        cells = [f"{1e4 * found[n].rmse:.0f}/{found[n].sam:.2f}" if n in found else "" for n in results]
+        print(f"{method:22s}{mean.rmse:10.5f}{mean.sam:7.2f}  " + " ".join(f"{cell:>11s}" for cell in cells))
+    print("\n90 % interval holds; residual at the measured bands")
+    for method in methods:
+        found = [scores[method] for scores in results.values() if method in scores]
+        if np.isfinite([one.coverage for one in found]).all():
+            inside = [one.coverage for one in found]
+            cells = " ".join(f"{100 * value:11.1f}" for value in inside)
+            residual = mean_score(found).residual
+            print(
+                f"{method:22s}{100 * np.mean(inside):8.1f} %, worst {100 * min(inside):.1f} %; {residual:.4f}  {cells}"
+            )
+    sites = {n: s["half, site"].rmse / s["half, no site"].rmse for n, s in results.items() if "half, site" in s}
+    print(f"\nsite / no site: mean {np.mean(list(sites.values())):.3f}, worst {max(sites.values()):.3f}  {sites}")
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with hyperspectral/ and spectra/")
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    arguments = parser.parse_args()
+    start = time.monotonic()
+    evidence = gather(arguments.data, PriorSettings())
+    scenes = [read_scene(arguments.data / "hyperspectral" / f"{name}.npz", SOURCE, TARGET) for name in SCENES]
+    results = {}
+    for number, scene in enumerate(scenes):
+        prior = calibrate(fit(evidence, {scene.family}), evidence, {scene.family})
+        results[scene.name] = tables(prior, scene, scenes, seed=number)
+    if arguments.json:
+        print(
+            json.dumps(
+                {name: {method: asdict(one) for method, one in found.items()} for name, found in results.items()}
+            )
+        )
+    else:
+        show(results)
+        print(f"\n{time.monotonic() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

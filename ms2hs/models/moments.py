@@ -1,0 +1,91 @@
+"""Second moments of spectra of which some wavelengths are unknown, and their completion.
+
+Moments of one set of spectra with the same unknown wavelengths add up, so leaving sets out costs nothing, and the
+expectation-maximisation of a Gaussian with missing values (Little & Rubin 2002, ch. 8 and 11) runs on them alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms2hs.spectra.grid import FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean outer product of brightness-scaled spectra at their known wavelengths."""
+
+    known: NDArray[np.bool_]
+    """(wavelength,) what these spectra reach."""
+    second: FloatArray
+    """(known, known) float64, unitless."""
+    weight: float
+    """How much the set counts."""
+
+
+def scale_of(brightness: FloatArray, floor: float) -> FloatArray:
+    """What a spectrum is divided by so that errors count relative to brightness, but those of dark spectra less."""
+    scale: FloatArray = np.sqrt(np.square(brightness) + floor**2)
+    return scale
+
+
+def moments_of(spectra: FloatArray, scale: FloatArray, weights: FloatArray, total: float) -> Iterator[Moments]:
+    """Moments of spectra (spectrum, wavelength), NaN = unknown: one set for each pattern of unknowns.
+
+    Parameters
+    ----------
+    scale, weights : (spectrum,) what each is divided by; how much each counts among these.
+    total : the sum of the weights of the sets.
+    """
+    share = weights * (total / weights.sum())
+    patterns = np.isfinite(spectra)
+    _, which = np.unique(np.packbits(patterns, axis=1), axis=0, return_inverse=True)
+    for pattern in range(int(which.max()) + 1):
+        rows = np.flatnonzero((which == pattern) & (weights > 0))
+        if not len(rows) or not patterns[rows[0]].any():
+            continue
+        known = patterns[rows[0]]
+        weight = float(share[rows].sum())
+        scaled = spectra[np.ix_(rows, known)] * (np.sqrt(share[rows] / weight) / scale[rows])[:, None]
+        yield Moments(known, scaled.T.astype(float) @ scaled.astype(float), weight)
+
+
+def complete(moments: Moments, model: FloatArray, noise: float) -> FloatArray:
+    """(wavelength, wavelength) the moments with what they do not reach as `model` expects it, its uncertainty included.
+
+    Parameters
+    ----------
+    model : (wavelength, wavelength) second moment of spectra of all kinds.
+    noise : standard deviation of the known values' error, relative to brightness.
+    """
+    known, unknown = np.flatnonzero(moments.known), np.flatnonzero(~moments.known)
+    if not len(unknown):
+        return moments.second
+    seen = model[np.ix_(known, known)] + noise**2 * np.eye(len(known))
+    across = model[np.ix_(known, unknown)]
+    gain = np.linalg.solve(seen, across).T
+    result = np.empty_like(model)
+    expected = gain @ moments.second
+    result[np.ix_(known, known)] = moments.second
+    result[np.ix_(unknown, known)] = expected
+    result[np.ix_(known, unknown)] = expected.T
+    result[np.ix_(unknown, unknown)] = expected @ gain.T + model[np.ix_(unknown, unknown)] - gain @ across
+    return result
+
+
+def pool(sets: Sequence[Moments], model: FloatArray, noise: float, iterations: int) -> FloatArray:
+    """(wavelength, wavelength) weighted second moment of all sets, after some steps of expectation-maximisation.
+
+    Parameters
+    ----------
+    model : the second moment to begin with.
+    """
+    total = sum(part.weight for part in sets)
+    for _ in range(iterations):
+        following = np.zeros_like(model)
+        for part in sets:
+            following += (part.weight / total) * complete(part, model, noise)
+        model = (following + following.T) / 2
+    return model

@@ -1,0 +1,288 @@
+"""The closed-form spectral prior: what spectra are like, and what a few bands then say about all the others.
+
+A spectrum is taken as a Gaussian of unknown brightness: x = s z, where z has second moment Σ and s is anything. Given
+the bands of a source sensor, the expected bands of a target are a linear map of them, with no constant term, so that a
+pixel twice as bright gives a spectrum twice as bright. The mean spectrum is nearly the first direction of Σ.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms2hs.errors import DataError
+from ms2hs.models.moments import moments_of, pool, scale_of
+from ms2hs.spectra.grid import FloatArray, SpectralGrid, response_matrix
+from ms2hs.spectra.library import interpolate_known
+
+Float32Array = NDArray[np.float32]
+
+# Bands in the water-vapour bands at 945 and 1380 nm are retrieved through an atmosphere that absorbs most of the light;
+# their reflectance is off by a few per cent (relative) even where the other bands are right.
+WATER_VAPOUR_NM = ((930.0, 965.0), (1350.0, 1430.0))
+WATER_VAPOUR_NOISE = 0.02
+# Windows whose mean is a spectrum's brightness: where every sensor is good.
+BRIGHTNESS_NM = ((450.0, 1300.0), (1500.0, 1750.0), (2050.0, 2300.0))
+# Fewer than this share of the training scenes reach a wavelength: it is called not known.
+LEAST_REACH = 0.25
+# References count as much as this many would that are known from before: their mean is shrunk by K / (K + 2).
+REFERENCES_BEFORE = 2.0
+# How much a site's own spectra count against everything known before.
+SITE_SHARE = 0.95
+FEWEST_SITE_SPECTRA = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Conditional:
+    """What the prior expects of a target's bands, given those of one source."""
+
+    gain: Float32Array
+    """(target band, source band) the posterior mean is `gain @ reflectance`."""
+    relative_sigma: Float32Array
+    """(target band,) calibrated standard deviation of a spectrum of scale 1."""
+    known: NDArray[np.bool_]
+    """(target band,) False where few training scenes reach."""
+    brightness: Float32Array
+    """(source band,) a pixel's brightness is `brightness @ reflectance`."""
+    whitening: Float32Array
+    """(source band, source band) the squared length of `whitening @ reflectance` is Mahalanobis' for a scale of 1."""
+    limit: float
+    """Squared Mahalanobis distance that few training spectra exceed."""
+    shift: Float32Array
+    """(target band,) share, 0-1, of the squared error that is one constant spectrum for a whole scene."""
+    floor: float
+    """Brightness below which spectra count as equally bright."""
+
+    def reconstruct(
+        self, reflectance: Float32Array, valid: NDArray[np.bool_] | None = None, out: Float32Array | None = None
+    ) -> Float32Array:
+        """(target band, ...) float32 expected reflectance, NaN where not `valid`.
+
+        Parameters
+        ----------
+        reflectance : (source band, ...) float32.
+        valid : (...) bool; other pixels may hold anything. None: all are valid.
+        out : (target band, ...) float32, C-contiguous, to write into.
+        """
+        shape = (len(self.gain), *reflectance.shape[1:])
+        if out is None:
+            out = np.empty(shape, np.float32)
+        if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+            raise ValueError(f"out must be float32, C-contiguous, of shape {shape}")
+        flat = np.ascontiguousarray(reflectance, np.float32).reshape(len(reflectance), -1)
+        with np.errstate(invalid="ignore", over="ignore"):  # what stands in invalid pixels
+            np.matmul(self.gain, flat, out=out.reshape(len(self.gain), -1))
+        if valid is not None and not valid.all():
+            np.copyto(out, np.float32(np.nan), where=~valid)
+        return out
+
+    def scale(self, reflectance: Float32Array) -> Float32Array:
+        """(...) what errors of these pixels are proportional to, from their brightness."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            brightness = np.tensordot(self.brightness, reflectance, axes=1)
+            result: Float32Array = scale_of(brightness, self.floor).astype(np.float32)
+        return result
+
+    def sigma(self, reflectance: Float32Array) -> Float32Array:
+        """(target band, ...) float32 such that the value ± 1.645 sigma is the calibrated 90 % interval."""
+        scale = self.scale(reflectance)
+        result: Float32Array = np.multiply.outer(self.relative_sigma, scale)
+        return result
+
+    def unlike(self, reflectance: Float32Array) -> NDArray[np.bool_]:
+        """(...) True for pixels whose bands are unlike those of nearly all training spectra, whatever their brightness.
+
+        Also where a band is not finite.
+        """
+        with np.errstate(invalid="ignore", over="ignore"):
+            white = np.tensordot(self.whitening, reflectance, axes=1)
+            distance = np.square(white).sum(axis=0) / np.square(self.scale(reflectance))
+        like: NDArray[np.bool_] = distance <= self.limit
+        return ~like
+
+    def with_references(self, measured: FloatArray, truth: FloatArray) -> Self:
+        """Corrected by spectra of the scene: their mean residual, relative to brightness, shrunk by K / (K + 2).
+
+        Parameters
+        ----------
+        measured : (K, source band) reflectance that the source has at the references.
+        truth : (K, target band) reflectance of the references, NaN = unknown.
+
+        Raises
+        ------
+        DataError : no reference with finite bands and a brightness above zero.
+        """
+        seen = np.isfinite(measured).all(axis=1) & np.isfinite(truth).any(axis=1)
+        bright = np.nan_to_num(measured) @ self.brightness
+        seen &= bright > 0
+        if not seen.any():
+            raise DataError(
+                f"none of {len(seen)} reference spectra can be used; at least one needs finite source bands, a "
+                "positive brightness and some known target bands. Check the spectra and where they lie in the scene."
+            )
+        measured, truth, bright = measured[seen], truth[seen], bright[seen]
+        residual = truth - measured @ self.gain.T.astype(float)
+        known = np.isfinite(residual)
+        count = known.sum(axis=0)
+        # a least-squares slope on brightness: what a bright reference shows, it shows with less relative error
+        slope = np.where(known, residual, 0.0).T @ bright / np.maximum(known.T @ np.square(bright), 1e-12)
+        shrunk = count / (count + REFERENCES_BEFORE)
+        correction = slope * shrunk
+        # of the squared error, `shift` is the scene's constant; what is left of it, and what the references' own
+        # scatter brings in, follow from the shrinkage
+        own = 1 - self.shift
+        left = (1 - shrunk) ** 2 * self.shift + own * (1 + shrunk**2 / np.maximum(count, 1))
+        return replace(
+            self,
+            gain=(self.gain + np.outer(correction, self.brightness)).astype(np.float32),
+            relative_sigma=(self.relative_sigma * np.sqrt(np.minimum(left, 1))).astype(np.float32),
+            shift=((1 - shrunk) ** 2 * self.shift / np.maximum(left, 1e-12)).astype(np.float32),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SpectralPrior:
+    """Second moment of brightness-scaled spectra, as low-rank factors, with what calibration needs."""
+
+    wavelength_nm: Float32Array
+    """(wavelength,) ascending, evenly spaced, in nm."""
+    factors: Float32Array
+    """(wavelength, rank) Σ = factors factorsᵀ + diag(residual), unitless."""
+    residual: Float32Array
+    """(wavelength,) variance that the factors leave out."""
+    reach: Float32Array
+    """(wavelength,) share, 0-1, of the training scenes that were measured there."""
+    sigma_scale: Float32Array
+    """(wavelength,) what the posterior standard deviation is multiplied by to hold on scenes not trained on."""
+    shift: Float32Array
+    """(wavelength,) share, 0-1, of the squared error on such scenes that is one constant spectrum a scene."""
+    sample: Float32Array
+    """(spectrum, rank) some training spectra of scale 1, as coefficients of `factors`."""
+    floor: float
+    """Brightness below which spectra count as equally bright."""
+    noise: float
+    """Standard deviation, relative to a spectrum's scale, of a source band."""
+
+    def second_moment(self) -> FloatArray:
+        """(wavelength, wavelength) Σ in float64."""
+        factors = self.factors.astype(float)
+        moment: FloatArray = factors @ factors.T + np.diag(self.residual.astype(float))
+        return moment
+
+    def coefficients(self, spectra: Float32Array) -> Float32Array:
+        """(spectrum, rank) expected coefficients of `factors` of spectra (spectrum, wavelength) brought to scale 1.
+
+        NaN = unknown; spectra whose brightness is unknown are left out.
+        """
+        brightness = brightness_of(spectra, self.wavelength_nm)
+        usable = np.isfinite(brightness)
+        scaled = spectra[usable] / scale_of(brightness[usable], self.floor)[:, None]
+        patterns, which = np.unique(np.isfinite(scaled), axis=0, return_inverse=True)
+        result = np.zeros((len(scaled), self.factors.shape[1]), np.float32)
+        for pattern, known in enumerate(patterns):
+            rows = np.flatnonzero(which == pattern)
+            factors = self.factors[known].astype(float) / np.sqrt(self.residual[known] + self.noise**2)[:, None]
+            weighted = scaled[np.ix_(rows, known)] / np.sqrt(self.residual[known] + self.noise**2)
+            inner = factors.T @ factors + np.eye(factors.shape[1])
+            result[rows] = np.linalg.solve(inner, factors.T @ weighted.T).T
+        return result
+
+    def with_site(self, reflectance: Float32Array, grid: SpectralGrid, share: float = SITE_SHARE) -> Self:
+        """Sharpened by spectra of the same site, from any date, in closed form.
+
+        Parameters
+        ----------
+        reflectance : (spectrum, band) of the site, NaN = unknown.
+        grid : its bands. Gaps wider than `WIDEST_STEP_NM` between them stay unknown.
+        share : how much the site counts, 0-1, against all that was known before.
+
+        Raises
+        ------
+        DataError : too few spectra with a known brightness.
+        """
+        points = interpolate_known(reflectance, grid.wavelength_nm, self.wavelength_nm.astype(float))
+        brightness = brightness_of(points, self.wavelength_nm)
+        usable = np.isfinite(brightness)
+        if usable.sum() < FEWEST_SITE_SPECTRA:
+            raise DataError(
+                f"{usable.sum()} of the site's {len(points)} spectra are complete between 450 and 2300 nm; at least "
+                f"{FEWEST_SITE_SPECTRA} are needed. Give a cube with more valid pixels and the bands of 450-2300 nm."
+            )
+        points = points[usable]
+        sets = list(moments_of(points, scale_of(brightness[usable], self.floor), np.ones(len(points)), 1.0))
+        before = self.second_moment()
+        site = pool(sets, before, self.noise, 1)
+        moment = (1 - share) * before + share * site
+        factors, residual = factorise(moment, self.factors.shape[1])
+        return replace(self, factors=factors, residual=residual)
+
+    def source_noise(self, source: SpectralGrid) -> FloatArray:
+        """(source band,) standard deviation of each band's error, relative to the spectrum's scale."""
+        noise = np.full(len(source), self.noise)
+        for low, high in WATER_VAPOUR_NM:
+            inside = (source.wavelength_nm >= low) & (source.wavelength_nm <= high)
+            noise[inside] = np.hypot(self.noise, WATER_VAPOUR_NOISE)
+        return noise
+
+    def condition(self, source: SpectralGrid, target: SpectralGrid) -> Conditional:
+        """The expectation of `target`, given `source`, in closed form.
+
+        E[y|x] = R_t Σ R_sᵀ (R_s Σ R_sᵀ + N)⁻¹ x, and its variance (Rasmussen & Williams 2006, A.6), where R are
+        response matrices and N the source's noise.
+
+        Raises
+        ------
+        GridError : bands outside the prior's wavelengths.
+        """
+        to_source = response_matrix(source, self.wavelength_nm)
+        to_target = response_matrix(target, self.wavelength_nm)
+        moment = self.second_moment()
+        across = moment @ to_source.T
+        seen = to_source @ across + np.diag(self.source_noise(source) ** 2)
+        gain = np.linalg.solve(seen, (to_target @ across).T).T
+        variance = ((to_target @ moment) * to_target).sum(axis=1) - ((to_target @ across) * gain).sum(axis=1)
+        brightness = np.linalg.solve(seen, across.T @ brightness_weights(self.wavelength_nm))
+        whitening = np.linalg.inv(np.linalg.cholesky(seen))
+        sample = (to_source @ self.factors.astype(float)) @ self.sample.T.astype(float)
+        distance = np.square(whitening @ sample).sum(axis=0)
+        return Conditional(
+            gain=gain.astype(np.float32),
+            relative_sigma=(np.sqrt(np.maximum(variance, 0)) * (to_target @ self.sigma_scale)).astype(np.float32),
+            known=to_target @ self.reach >= LEAST_REACH,
+            brightness=brightness.astype(np.float32),
+            whitening=whitening.astype(np.float32),
+            limit=float(np.quantile(distance, 0.995)),
+            shift=np.clip(to_target @ self.shift, 0, 1).astype(np.float32),
+            floor=self.floor,
+        )
+
+
+def factorise(moment: FloatArray, rank: int) -> tuple[Float32Array, Float32Array]:
+    """(wavelength, rank) factors and (wavelength,) residual variance of a second moment (wavelength, wavelength)."""
+    values, vectors = np.linalg.eigh(moment)
+    values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
+    strongest = vectors[np.argmax(np.abs(vectors), axis=0), np.arange(vectors.shape[1])]
+    factors = vectors * np.sqrt(np.maximum(values, 0)) * np.sign(strongest)
+    residual = np.maximum(np.diag(moment) - np.square(factors).sum(axis=1), 0)
+    return factors.astype(np.float32), residual.astype(np.float32)
+
+
+def brightness_of(spectra: FloatArray, wavelength_nm: FloatArray) -> FloatArray:
+    """(spectrum,) brightness of spectra (spectrum, wavelength), over what is known; NaN where a fifth of it is not."""
+    inside = spectra[:, brightness_weights(wavelength_nm) > 0].astype(float)
+    known = np.isfinite(inside)
+    mean = np.where(known, inside, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    brightness: FloatArray = np.where(known.mean(axis=1) > 0.8, mean, np.nan)
+    return brightness
+
+
+def brightness_weights(wavelength_nm: FloatArray) -> FloatArray:
+    """(wavelength,) summing to 1: `weights @ spectrum` is a spectrum's brightness."""
+    inside = np.zeros(len(wavelength_nm), bool)
+    for low, high in BRIGHTNESS_NM:
+        inside |= (wavelength_nm >= low) & (wavelength_nm <= high)
+    if not inside.any():
+        raise ValueError("no wavelength lies in the windows of brightness")
+    weights: FloatArray = inside / inside.sum()
+    return weights

@@ -1,0 +1,162 @@
+"""Weights as safetensors files: arrays, and a header that says what they are. Nothing in them runs.
+
+A file holds the arrays of one model, and as metadata `format` (this layout's version), `kind` (which model), and `card`
+(JSON: what it was trained on, by which command, its scores).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from ms2hs.errors import UnknownName, WeightsError
+from ms2hs.models.prior import SpectralPrior
+
+FORMAT = "1"
+LINEAR = "linear"
+SUFFIX = ".safetensors"
+PACKAGE = Path(__file__).parents[1]
+# Where weights are looked for by name: the checkout's own, then those that the wheel brought.
+FOLDERS = (PACKAGE.parent / "weights", PACKAGE / "_weights")
+# Axes of each array of the linear model; letters that recur must agree.
+LINEAR_AXES = {
+    "wavelength_nm": "w",
+    "factors": "wr",
+    "residual": "w",
+    "reach": "w",
+    "sigma_scale": "w",
+    "shift": "w",
+    "sample": "nr",
+}
+LINEAR_NUMBERS = ("floor", "noise")
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A model read from a file, and what the file says of it."""
+
+    name: str
+    path: Path
+    kind: str
+    """`linear`."""
+    model: SpectralPrior
+    sha256: str
+    """Of the whole file, in hexadecimal."""
+    range_nm: tuple[float, float]
+    """Shortest and longest wavelength that the model knows."""
+    card: Mapping[str, Any] = field(default_factory=dict)
+    """`trained_on`, `command`, `settings`, `scores`, as far as the file says."""
+
+
+def weights_names() -> list[str]:
+    """Names of the weights that can be loaded without a path, sorted."""
+    return sorted({path.stem for folder in FOLDERS for path in folder.glob(f"*{SUFFIX}")})
+
+
+def find_weights(name_or_path: str) -> Path:
+    """The file of these weights: a path that was given, else by name in the checkout, then in the installed package.
+
+    Raises
+    ------
+    UnknownName : neither a file nor a known name; the message lists the known ones.
+    WeightsError : a path of a weights file that is not there.
+    """
+    given = Path(name_or_path)
+    if given.is_file():
+        return given
+    if given.suffix == SUFFIX or len(given.parts) > 1:
+        raise WeightsError(
+            f"{given}: no such weights file; a path to a {SUFFIX} file or one of {', '.join(weights_names())} is "
+            "needed. Check the path."
+        )
+    for folder in FOLDERS:
+        if (path := folder / f"{name_or_path}{SUFFIX}").is_file():
+            return path
+    raise UnknownName.of("weights", name_or_path, weights_names(), "Give one of these, or a path.")
+
+
+def load_weights(name_or_path: str = LINEAR) -> Weights:
+    """The model of a weights file, checked.
+
+    Raises
+    ------
+    UnknownName, WeightsError : not found; not safetensors; of another format or kind; arrays missing or of the wrong
+        shape or type.
+    """
+    path = find_weights(name_or_path)
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        with safe_open(path, framework="numpy") as file:
+            header = dict(file.metadata() or {})
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no mapping
+    except (SafetensorError, OSError, TypeError) as error:
+        raise WeightsError(
+            f"{path}: not a readable safetensors file ({error}); weights of ms2hs are needed. Download them again, or "
+            "make them with `ms2hs pretrain`."
+        ) from error
+    if header.get("format") != FORMAT or header.get("kind") != LINEAR:
+        raise WeightsError(
+            f"{path}: weights of format {header.get('format')!r}, kind {header.get('kind')!r}; format {FORMAT!r}, kind "
+            f"{LINEAR!r} is read. Make them again with `ms2hs pretrain`, or use another version of ms2hs."
+        )
+    model = _linear(path, arrays)
+    low, high = float(model.wavelength_nm[0]), float(model.wavelength_nm[-1])
+    return Weights(path.stem, path, LINEAR, model, digest, (low, high), _card(path, header))
+
+
+def save_weights(path: Path, prior: SpectralPrior, card: Mapping[str, Any]) -> str:
+    """Write the prior and its card; returns the SHA-256 of the file. The same prior and card give the same bytes.
+
+    Raises
+    ------
+    WeightsError : the file cannot be written.
+    """
+    arrays = {name: np.ascontiguousarray(getattr(prior, name), np.float32) for name in LINEAR_AXES}
+    arrays |= {name: np.array([getattr(prior, name)], np.float32) for name in LINEAR_NUMBERS}
+    metadata = {"format": FORMAT, "kind": LINEAR, "card": json.dumps(card, sort_keys=True)}
+    content = save(arrays, metadata)
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be written ({error.strerror}); give a writable path with -o.") from error
+    return hashlib.sha256(content).hexdigest()
+
+
+def _card(path: Path, header: Mapping[str, str]) -> Mapping[str, Any]:
+    try:
+        card = json.loads(header.get("card", "{}"))
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"{path}: its card is not JSON ({error}). Download the weights again.") from error
+    return card if isinstance(card, dict) else {}
+
+
+def _linear(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> SpectralPrior:
+    axes = LINEAR_AXES | dict.fromkeys(LINEAR_NUMBERS, "1")
+    sizes = {"1": 1}
+    for name, letters in axes.items():
+        if name not in arrays:
+            raise WeightsError(f"{path}: no array {name!r}; a linear model has {', '.join(axes)}. Make it again.")
+        array = arrays[name]
+        if array.dtype != np.float32 or array.ndim != len(letters):
+            raise WeightsError(
+                f"{path}: {name} is {array.dtype} with {array.ndim} axes; float32 with {len(letters)} is needed. "
+                "Make the weights again with `ms2hs pretrain`."
+            )
+        for letter, size in zip(letters, array.shape, strict=True):
+            if sizes.setdefault(letter, size) != size:
+                raise WeightsError(
+                    f"{path}: {name} has shape {array.shape}; {sizes[letter]} is needed on axis {letter!r}. "
+                    "Make the weights again with `ms2hs pretrain`."
+                )
+        if not np.isfinite(array.astype(float)).all():
+            raise WeightsError(f"{path}: {name} has values that are not finite. Download the weights again.")
+    numbers = {name: float(np.asarray(arrays[name], float)[0]) for name in LINEAR_NUMBERS}
+    known = {entry.name for entry in fields(SpectralPrior)}
+    return SpectralPrior(**{name: array for name, array in arrays.items() if name in known} | numbers)  # type: ignore[arg-type]

@@ -1,0 +1,248 @@
+"""Measured spectra from files: a CSV of references, an ENVI spectral library, or an `.npz`."""
+
+import csv
+import math
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms2hs.errors import DataError
+from ms2hs.spectra.grid import FloatArray
+
+# Two bands further apart than this leave a gap that is not known: detectors join and single bands are dropped within
+# 30 nm, while the removed water-vapour bands (1350-1430, 1800-1950 nm) leave 60 nm and more.
+WIDEST_STEP_NM = 30.0
+# Reflectance above this is no reflectance (percent, or stored numbers); snow and specular minerals stay below.
+HIGHEST_REFLECTANCE = 2.0
+# Wavelengths below this are not in nm: optical sensors begin at about 200 nm, and 100 um would read as 100.
+LOWEST_NM = 150.0
+# Stored numbers at or below this mean unknown (USGS writes -1.23e34, ENVI often -9999).
+UNKNOWN_BELOW = -1.0
+# ENVI's data types that a library may have.
+ENVI_TYPES = {"1": "u1", "2": "i2", "3": "i4", "4": "f4", "5": "f8", "12": "u2"}
+MICROMETRES = ("micrometers", "micrometer", "micrometres", "microns", "um", "\u00b5m")
+NANOMETRES = ("nanometers", "nanometer", "nanometres", "nm")
+
+
+@dataclass(frozen=True, eq=False)
+class Library:
+    """Spectra with one set of wavelengths."""
+
+    wavelength_nm: FloatArray
+    """(band,) in nm, in the order of the file."""
+    reflectance: NDArray[np.float32]
+    """(spectrum, band) unitless, nominally 0-1, NaN = unknown."""
+    ids: tuple[str, ...]
+    """(spectrum,) names."""
+    lon: FloatArray
+    """(spectrum,) degrees east, NaN = unknown."""
+    lat: FloatArray
+    """(spectrum,) degrees north, NaN = unknown."""
+    classes: tuple[str, ...] = ()
+    """(spectrum,) what each shows, where the file says so."""
+
+
+def read_library(path: str | Path) -> Library:
+    """The spectra of a file, by its kind: `.csv`, `.sli`/`.hdr` (ENVI spectral library), `.npz`.
+
+    A CSV has the header `id,lon,lat,<nm>,<nm>,...`; lon and lat may be empty, and an empty value is unknown.
+
+    Raises
+    ------
+    DataError : missing, of another kind, without spectra, not in reflectance 0-1, or wavelengths that are not in nm.
+    """
+    path = Path(path)
+    readers = {".csv": _read_csv, ".npz": _read_npz, ".sli": _read_envi, ".hdr": _read_envi}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        known = ", ".join(readers)
+        raise DataError(f"{path}: unknown kind of spectra file {path.suffix!r}; {known} are read. Convert the file.")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; spectra are read from .csv, .sli or .npz. Check the path.")
+    return _checked(path, reader(path))
+
+
+def interpolate_known(
+    reflectance: NDArray[np.floating], wavelength_nm: FloatArray, at_nm: FloatArray
+) -> NDArray[np.float32]:
+    """(spectrum, wavelength) spectra at other wavelengths, on the line between the known bands beside each.
+
+    NaN where the bands beside a wavelength are further apart than `WIDEST_STEP_NM` in that spectrum, and beyond them.
+
+    Parameters
+    ----------
+    reflectance : (spectrum, band) NaN = unknown.
+    wavelength_nm : (band,) in any order.
+    """
+    order = np.argsort(wavelength_nm, kind="stable")
+    reflectance, wavelength_nm = reflectance[:, order], wavelength_nm[order]
+    known = np.isfinite(reflectance)
+    _, first, which = np.unique(np.packbits(known, axis=1), axis=0, return_index=True, return_inverse=True)
+    result = np.full((len(reflectance), len(at_nm)), np.nan, np.float32)
+    for pattern, example in enumerate(first):
+        bands = np.flatnonzero(known[example])
+        if len(bands) < 2:
+            continue
+        rows = np.flatnonzero(which == pattern)
+        right = np.clip(np.searchsorted(wavelength_nm[bands], at_nm), 1, len(bands) - 1)
+        start, stop = wavelength_nm[bands][right - 1], wavelength_nm[bands][right]
+        share = (at_nm - start) / np.maximum(stop - start, 1e-9)
+        inside = np.flatnonzero((stop - start <= WIDEST_STEP_NM) & (share >= 0) & (share <= 1))
+        part = share[inside].astype(np.float32)
+        before, after = bands[right[inside] - 1], bands[right[inside]]
+        result[np.ix_(rows, inside)] = (
+            reflectance[np.ix_(rows, before)] * (1 - part) + reflectance[np.ix_(rows, after)] * part
+        )
+    return result
+
+
+def _checked(path: Path, library: Library) -> Library:
+    values = library.reflectance
+    known = np.isfinite(values)
+    if not known.any():
+        raise DataError(f"{path}: {len(values)} spectra without a known value; at least one is needed. Check the file.")
+    wavelength = library.wavelength_nm
+    if not np.isfinite(wavelength).all() or wavelength.min() < LOWEST_NM:
+        raise DataError(
+            f"{path}: wavelengths from {np.nanmin(wavelength):g} to {np.nanmax(wavelength):g}; nm are needed "
+            f"(at least {LOWEST_NM:g}). If these are micrometres, multiply them by 1000."
+        )
+    highest = float(values[known].max())
+    if highest > HIGHEST_REFLECTANCE:
+        raise DataError(
+            f"{path}: reflectance up to {highest:g}; 0-1 is needed. If it is in percent, divide by 100; if stored as "
+            "integers, by their scale (often 10000)."
+        )
+    return library
+
+
+def _read_csv(path: Path) -> Library:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not text ({error}); a CSV in UTF-8 is needed. Save it as such.") from error
+    rows = [row for row in csv.reader(text.splitlines()) if row and any(cell.strip() for cell in row)]
+    header = [cell.strip() for cell in rows[0]] if rows else []
+    if [cell.lower() for cell in header[:3]] != ["id", "lon", "lat"] or len(header) < 4:
+        raise DataError(
+            f"{path}: the header begins {','.join(header[:4])!r}; id,lon,lat,<nm>,<nm>,... is needed. "
+            "Put those columns first; lon and lat may be empty."
+        )
+    if len(rows) < 2:
+        raise DataError(f"{path}: no spectra below the header; at least one row is needed. Add them.")
+    wavelength = np.array([_number(path, 1, cell.lower().removesuffix("nm")) for cell in header[3:]])
+    if not np.isfinite(wavelength).all():
+        raise DataError(f"{path}: a wavelength in the header is empty; each column needs one in nm. Fill it in.")
+    table = np.full((len(rows) - 1, len(header)), np.nan)
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(header):
+            raise DataError(
+                f"{path}: row {number} has {len(row)} columns; {len(header)} are needed, as in the header. Correct it."
+            )
+        table[number - 2, 1:] = [_number(path, number, cell) for cell in row[1:]]
+    ids = tuple(row[0].strip() or f"row {number}" for number, row in enumerate(rows[1:], start=2))
+    return Library(wavelength, _unknown_as_nan(table[:, 3:]), ids, table[:, 1], table[:, 2])
+
+
+def _number(path: Path, row: int, cell: str) -> float:
+    text = cell.strip()
+    if not text or text.lower() in {"nan", "na", "null"}:
+        return math.nan
+    try:
+        return float(text)
+    except ValueError as error:
+        raise DataError(
+            f"{path}: row {row} has {text!r} where a number is needed. Correct it or leave it empty."
+        ) from error
+
+
+def _unknown_as_nan(values: FloatArray) -> NDArray[np.float32]:
+    return np.where(values <= UNKNOWN_BELOW, np.nan, values).astype(np.float32)
+
+
+def _read_npz(path: Path) -> Library:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a readable .npz ({error}); arrays without pickle are needed.") from error
+    missing = [key for key in ("wavelength_nm", "reflectance") if key not in arrays]
+    if missing:
+        raise DataError(f"{path}: no {', '.join(missing)}; wavelength_nm and reflectance are needed. Add them.")
+    wavelength, reflectance = arrays["wavelength_nm"].astype(float), arrays["reflectance"]
+    if reflectance.ndim != 2 or wavelength.shape != reflectance.shape[1:]:
+        raise DataError(
+            f"{path}: reflectance has shape {reflectance.shape}, wavelength_nm {wavelength.shape}; (spectrum, band) "
+            "and (band,) are needed. Correct them."
+        )
+    count = len(reflectance)
+    names = arrays.get("names", np.arange(count).astype(str))
+    classes = arrays.get("class", np.full(count, "other"))
+    nowhere = np.full(count, np.nan)
+    ids = tuple(map(str, names.tolist()))
+    return Library(wavelength, _unknown_as_nan(reflectance), ids, nowhere, nowhere, tuple(map(str, classes.tolist())))
+
+
+def _read_envi(path: Path) -> Library:
+    """An ENVI spectral library: a header, and rows of numbers in a file of the same name."""
+    header_path = path.with_suffix(".hdr") if path.with_suffix(".hdr").is_file() else Path(f"{path}.hdr")
+    if not header_path.is_file():
+        raise DataError(f"{path}: no header {header_path.name} beside it; an ENVI library has both. Copy it there.")
+    header = _envi_header(header_path)
+    data_path = path if path.suffix.lower() != ".hdr" else path.with_suffix(".sli")
+    if not data_path.is_file():
+        data_path = path.with_suffix("")
+    if not data_path.is_file():
+        raise DataError(f"{path}: no {path.stem}.sli beside the header; an ENVI library has both. Copy it there.")
+    try:
+        bands, count = int(header["samples"]), int(header["lines"])
+        offset = int(header.get("header offset", "0"))
+        kind = np.dtype(ENVI_TYPES[header["data type"].strip()])
+        wavelength = np.array([float(cell) for cell in _envi_list(header["wavelength"])])
+        factor = float(header.get("reflectance scale factor", "1"))
+    except (KeyError, ValueError) as error:
+        raise DataError(
+            f"{header_path}: not the header of a spectral library ({error}); samples, lines, data type and wavelength "
+            "are needed. Export the library again."
+        ) from error
+    kind = kind.newbyteorder(">" if header.get("byte order", "0").strip() == "1" else "<")
+    raw = data_path.read_bytes()[offset:]
+    if len(raw) < bands * count * kind.itemsize or len(wavelength) != bands:
+        raise DataError(
+            f"{data_path}: {len(raw)} bytes and {len(wavelength)} wavelengths; {count} spectra of {bands} bands need "
+            f"{bands * count * kind.itemsize} and {bands}. The file is cut off, or the header belongs to another."
+        )
+    values = np.frombuffer(raw, kind, bands * count).reshape(count, bands).astype(float)
+    if "data ignore value" in header:
+        values = np.where(values == float(header["data ignore value"]), np.nan, values)
+    units = header.get("wavelength units", "").strip().lower()
+    if units in MICROMETRES:
+        wavelength = wavelength * 1000
+    elif units and units not in NANOMETRES:
+        raise DataError(f"{header_path}: wavelength units {units!r}; nanometers or micrometers are read. Convert them.")
+    names = _envi_list(header.get("spectra names", ""))
+    ids = tuple(names) if len(names) == count else tuple(str(number) for number in range(1, count + 1))
+    nowhere = np.full(count, np.nan)
+    return Library(wavelength, _unknown_as_nan(values / factor), ids, nowhere, nowhere)
+
+
+def _envi_list(text: str) -> list[str]:
+    return [cell.strip() for cell in text.strip().strip("{}").split(",") if cell.strip()]
+
+
+def _envi_header(path: Path) -> dict[str, str]:
+    """Keys (lower case) and values of an ENVI header; a value in braces may span lines."""
+    fields: dict[str, str] = {}
+    key, value = "", ""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if key:
+            value += " " + line
+        elif "=" in line:
+            key, value = (part.strip() for part in line.split("=", 1))
+        if key and (not value.startswith("{") or "}" in value):
+            fields[key.lower()] = value
+            key, value = "", ""
+    return fields

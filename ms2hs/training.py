@@ -1,0 +1,354 @@
+"""Estimating models from spectra: so far the linear one, the spectral prior."""
+
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms2hs.data.corpora import Corpus, read_corpora, spectra_on
+from ms2hs.data.simulation import CANOPY_WAVELENGTH_NM, mix, simulate_canopies
+from ms2hs.errors import DataError
+from ms2hs.models.moments import Moments, moments_of, pool, scale_of
+from ms2hs.models.prior import Conditional, SpectralPrior, brightness_of, factorise
+from ms2hs.models.weights import save_weights
+from ms2hs.spectra.grid import FloatArray, grid_of
+from ms2hs.spectra.library import interpolate_known
+from ms2hs.spectra.sensors import RANGE_NM, load_sensor
+
+# Libraries that say nothing new or mislead: resamplings of spectra that are there already, and single leaves, which
+# are no canopies (the simulated canopies stand for them).
+LEFT_OUT = (
+    "usgs_splib06_aviris2018",
+    "usgs_splib06_emit",
+    "usgs_splib06_emit_research",
+    "usgs_splib07_aviris95",
+    "parthenium_veg",
+    "pecan_testspec_leaf",
+    "spectratrait_ely_crops",
+    "spectrolab_leaf",
+)
+# How much the spectra of a class count together: about what of the land they cover.
+CLASS_WEIGHTS = {
+    "vegetation": 1.0,
+    "soil": 1.0,
+    "urban": 1.0,
+    "npv": 0.6,
+    "water": 0.3,
+    "mineral": 0.2,
+    "snow": 0.2,
+    "other": 0.2,
+}
+
+
+@dataclass(frozen=True)
+class PriorSettings:
+    """How the prior is estimated. The defaults were chosen on inner splits (benchmarks/leave_one_scene_out.py)."""
+
+    step_nm: float = 5.0
+    """Spacing of the fine grid."""
+    rank: int = 60
+    floor: float = 0.1
+    """Brightness below which spectra count as equally bright."""
+    noise: float = 0.004
+    """Relative noise of a source band."""
+    fill_noise: float = 0.01
+    """Relative noise of known values when unknown ones are filled from them."""
+    libraries: float = 1.0
+    """Weight of the libraries together, in scenes."""
+    canopies: float = 1.0
+    """Weight of the simulated canopies, in scenes."""
+    mixtures: float = 1.0
+    """Weight of the mixtures, in scenes."""
+    simulated: int = 6000
+    """How many canopies, and how many mixtures."""
+    pixels: int = 2000
+    """How many pixels of each scene the calibration looks at."""
+    iterations: int = 2
+    seed: int = 0
+
+
+# The sensor that the calibration looks through.
+CALIBRATION_SOURCE = "sentinel2a"
+# Where every complete library spectrum and every canopy is known, in nm.
+CORE_NM = (400.0, 2500.0)
+# Half the width of a Gaussian's central 90 % in standard deviations.
+NORMAL_90 = 1.645
+# Where no scene tells how sure the posterior may be, it is taken to be this much less sure than beside the gap.
+UNKNOWN_SCALE = 1.5
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What is kept of one cube: its moments, and some pixels to calibrate on."""
+
+    name: str
+    family: str
+    moments: tuple[Moments, ...]
+    """Weighing 1 together."""
+    measured: NDArray[np.float32]
+    """(pixel, source band) as `CALIBRATION_SOURCE` sees them."""
+    truth: NDArray[np.float32]
+    """(pixel, wavelength) on the fine grid, NaN = unknown."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """All that the prior is estimated from, read once."""
+
+    settings: PriorSettings
+    wavelength_nm: FloatArray
+    """(wavelength,) the fine grid, 370-2510 nm."""
+    scenes: tuple[Scene, ...]
+    libraries: tuple[str, ...]
+    """Names of the libraries."""
+    library: Moments
+    """Libraries, canopies and mixtures, completed."""
+    library_sample: NDArray[np.float32]
+    """(spectrum, wavelength) some of their spectra."""
+
+    @property
+    def families(self) -> list[str]:
+        """Families of the scenes, sorted."""
+        return sorted({scene.family for scene in self.scenes})
+
+
+def gather(folder: Path, settings: PriorSettings) -> Evidence:
+    """Read the corpora of a folder, and simulate canopies and mixtures.
+
+    Raises
+    ------
+    DataError : no cube, or no library, in the folder.
+    """
+    rng = np.random.default_rng(settings.seed)
+    low, high = RANGE_NM
+    wavelength = np.arange(low, high + settings.step_nm / 2, settings.step_nm)
+    scenes: list[Scene] = []
+    libraries: list[Corpus] = []
+    for corpus in read_corpora(folder):
+        if not corpus.is_library:
+            scenes.append(_scene(corpus, wavelength, settings, rng))
+        elif corpus.name not in LEFT_OUT:
+            libraries.append(corpus)
+    taken = {scene.family for scene in scenes}
+    libraries = [library for library in libraries if library.family not in taken]
+    if not scenes or not libraries:
+        raise DataError(
+            f"{folder}: {len(scenes)} cubes and {len(libraries)} libraries; at least one of each is needed. "
+            "Add .npz files of them (ms2hs/data/corpora.py says what they hold)."
+        )
+    names = tuple(library.name for library in libraries)
+    library, sample = _library(libraries, wavelength, settings, rng)
+    return Evidence(settings, wavelength, tuple(scenes), names, library, sample)
+
+
+def _scene(corpus: Corpus, wavelength_nm: FloatArray, settings: PriorSettings, rng: np.random.Generator) -> Scene:
+    points = interpolate_known(corpus.reflectance, corpus.wavelength_nm, wavelength_nm)
+    usable = np.isfinite(brightness_of(points, wavelength_nm))
+    points = points[usable]
+    scale = scale_of(brightness_of(points, wavelength_nm), settings.floor)
+    moments = tuple(moments_of(points, scale, np.ones(len(points)), 1.0))
+    measured, _ = spectra_on(corpus, load_sensor(CALIBRATION_SOURCE).grid, interpolate=True)
+    measured = measured[usable]
+    chosen = rng.permutation(np.flatnonzero(np.isfinite(measured).all(axis=1)))[: settings.pixels]
+    return Scene(corpus.name, corpus.family, moments, measured[chosen], points[chosen])
+
+
+def _library(
+    libraries: list[Corpus], wavelength_nm: FloatArray, settings: PriorSettings, rng: np.random.Generator
+) -> tuple[Moments, NDArray[np.float32]]:
+    """The moments of libraries, canopies and mixtures together, and some of the spectra."""
+    points = np.concatenate(
+        [interpolate_known(library.reflectance, library.wavelength_nm, wavelength_nm) for library in libraries]
+    )
+    classes = np.concatenate([library.classes for library in libraries])
+    files = np.repeat([library.name for library in libraries], [len(library.reflectance) for library in libraries])
+    usable = brightness_of(points, wavelength_nm) > 0.01
+    points, classes, weights = points[usable], classes[usable], _balance(classes[usable], files[usable])
+    core = (wavelength_nm >= CORE_NM[0]) & (wavelength_nm <= CORE_NM[1])
+    whole = np.isfinite(points[:, core]).all(axis=1)
+    canopies = _canopies(libraries, wavelength_nm, settings, rng)
+    mixed = np.concatenate([points[whole], canopies])
+    shares = np.concatenate([weights[whole] / weights[whole].sum(), np.full(len(canopies), 0.5 / len(canopies))])
+    mixtures = mix(np.where(core, mixed, np.nan).astype(np.float32), shares, settings.simulated, rng)
+    sets: list[Moments] = []
+    for spectra, share, total in (
+        (points, weights, settings.libraries),
+        (canopies, np.ones(len(canopies)), settings.canopies),
+        (mixtures, np.ones(len(mixtures)), settings.mixtures),
+    ):
+        if total > 0 and len(spectra):
+            sets += moments_of(spectra, scale_of(brightness_of(spectra, wavelength_nm), settings.floor), share, total)
+    largest = max((part for part in sets if (part.known >= core).all()), key=lambda part: part.weight)
+    nearest = np.clip(np.arange(len(core)), *np.flatnonzero(largest.known)[[0, -1]]) - np.argmax(largest.known)
+    start = largest.second[np.ix_(nearest, nearest)] + settings.fill_noise**2 * np.eye(len(core))
+    second = pool(sets, start, settings.fill_noise, settings.iterations)
+    kept = rng.choice(np.flatnonzero(whole), size=min(400, int(whole.sum())), p=weights[whole] / weights[whole].sum())
+    sample = np.concatenate([points[kept], canopies[:200], mixtures[:200]])
+    return Moments(np.ones(len(core), bool), second, sum(part.weight for part in sets)), sample
+
+
+def _balance(classes: NDArray[np.str_], files: NDArray[np.str_]) -> FloatArray:
+    """(spectrum,) weights: classes by `CLASS_WEIGHTS`, and within one, files by the square root of their number."""
+    weights = np.zeros(len(classes))
+    for name, total in CLASS_WEIGHTS.items():
+        members = classes == name
+        for file in np.unique(files[members]):
+            rows = members & (files == file)
+            weights[rows] = 1 / np.sqrt(rows.sum())
+        if members.any():
+            weights[members] *= total / weights[members].sum()
+    return weights
+
+
+def _canopies(
+    libraries: list[Corpus], wavelength_nm: FloatArray, settings: PriorSettings, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """(canopy, wavelength) over the soils of the libraries, at most 100 of each; none where none are wanted."""
+    soils = []
+    for library in libraries:
+        rows = interpolate_known(
+            library.reflectance[np.array(library.classes) == "soil"], library.wavelength_nm, CANOPY_WAVELENGTH_NM
+        )
+        rows = rows[np.isfinite(rows).all(axis=1)]
+        soils.append(rows[rng.permutation(len(rows))[:100]])
+    ground = np.concatenate(soils)
+    if not len(ground) or settings.canopies <= 0:
+        return np.empty((0, len(wavelength_nm)), np.float32)
+    spectra = simulate_canopies(ground, settings.simulated, rng)
+    return interpolate_known(spectra, CANOPY_WAVELENGTH_NM, wavelength_nm)
+
+
+def fit(evidence: Evidence, leave_out: Collection[str] = ()) -> SpectralPrior:
+    """The prior of all scenes but those of the families left out, not yet calibrated."""
+    settings = evidence.settings
+    kept = [scene for scene in evidence.scenes if scene.family not in leave_out]
+    families = [scene.family for scene in kept]
+    sets = [evidence.library]
+    reach = np.zeros(len(evidence.wavelength_nm))
+    for scene, family in zip(kept, families, strict=True):
+        weight = 1 / families.count(family)
+        for part in scene.moments:
+            sets.append(replace(part, weight=part.weight * weight))
+            reach += part.weight * weight * part.known
+    moment = pool(sets, evidence.library.second, settings.fill_noise, settings.iterations)
+    factors, residual = factorise(moment, settings.rank)
+    ones = np.ones(len(reach), np.float32)
+    return SpectralPrior(
+        wavelength_nm=evidence.wavelength_nm.astype(np.float32),
+        factors=factors,
+        residual=residual,
+        reach=(reach / max(len(set(families)), 1)).astype(np.float32),
+        sigma_scale=ones,
+        shift=0 * ones,
+        sample=np.zeros((1, settings.rank), np.float32),
+        floor=settings.floor,
+        noise=settings.noise,
+    )
+
+
+def calibrate(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[str] = ()) -> SpectralPrior:
+    """The prior with what makes its uncertainty honest, learnt on families of scenes each left out in its turn.
+
+    Per wavelength, `sigma_scale` is the 80th percentile over families of what would make 90 % of a family's values fall
+    into the 90 % interval: the raw posterior is too sure, because a new scene differs from all others as a whole.
+
+    Parameters
+    ----------
+    prior : estimated without the families of `leave_out`.
+    """
+    source = load_sensor(CALIBRATION_SOURCE).grid
+    target = grid_of(evidence.wavelength_nm, np.full(len(evidence.wavelength_nm), 2 * evidence.settings.step_nm))
+    ratios, constants, squares = [], [], []
+    for family in evidence.families:
+        if family in leave_out:
+            continue
+        conditional = fit(evidence, {*leave_out, family}).condition(source, target)
+        members = [scene for scene in evidence.scenes if scene.family == family]
+        errors = [_relative_error(scene, conditional) for scene in members]
+        widths = [_by_wavelength(np.abs(error), lambda known: np.quantile(known, 0.9, axis=0)) for error in errors]
+        ratios += [width / conditional.relative_sigma / NORMAL_90 for width in widths]
+        constants += [np.square(_by_wavelength(error, lambda known: known.mean(axis=0))) for error in errors]
+        squares += [_by_wavelength(np.square(error), lambda known: known.mean(axis=0)) for error in errors]
+    scale = _by_wavelength(np.array(ratios), lambda known: np.percentile(known, 80, axis=0))
+    shift = _by_wavelength(np.array(constants), _mean) / _by_wavelength(np.array(squares), _mean)
+    return replace(
+        prior,
+        sigma_scale=_bridged(scale, UNKNOWN_SCALE).astype(np.float32),
+        shift=_bridged(shift, 1.0).astype(np.float32),
+        sample=_sample(prior, evidence, leave_out),
+    )
+
+
+def _relative_error(scene: Scene, conditional: Conditional) -> FloatArray:
+    """(pixel, wavelength) error in a left-out scene relative to its pixels' scale, NaN = unknown."""
+    measured = np.ascontiguousarray(scene.measured.T)
+    error = scene.truth - conditional.reconstruct(measured).T
+    relative: FloatArray = error / conditional.scale(measured)[:, None]
+    return relative
+
+
+def _mean(values: FloatArray) -> FloatArray:
+    mean: FloatArray = values.mean(axis=0)
+    return mean
+
+
+def _by_wavelength(values: FloatArray, statistic: Callable[[FloatArray], FloatArray]) -> FloatArray:
+    """(wavelength,) the statistic over the known rows of each column; NaN where fewer than three are known."""
+    known = np.isfinite(values)
+    result = np.full(values.shape[1], np.nan)
+    patterns, which = np.unique(known, axis=1, return_inverse=True)
+    for pattern, rows in enumerate(patterns.T):
+        columns = np.flatnonzero(which == pattern)
+        if rows.sum() >= 3:
+            result[columns] = statistic(values[np.ix_(np.flatnonzero(rows), columns)])
+    return result
+
+
+def _bridged(values: FloatArray, factor: float) -> FloatArray:
+    """Values with each NaN replaced by `factor` times the larger of the nearest known on both sides."""
+    known = np.flatnonzero(np.isfinite(values))
+    if not len(known):
+        return np.full(len(values), factor)
+    index = np.arange(len(values))
+    right = np.clip(np.searchsorted(known, index), 0, len(known) - 1)
+    left = np.clip(np.searchsorted(known, index, side="right") - 1, 0, len(known) - 1)
+    nearest = np.maximum(values[known[left]], values[known[right]])
+    bridged: FloatArray = np.where(np.isfinite(values), values, factor * nearest)
+    return bridged
+
+
+def _sample(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[str]) -> NDArray[np.float32]:
+    """(spectrum, rank) training spectra of scale 1, as coefficients of the prior's factors."""
+    kept = [scene.truth[:100] for scene in evidence.scenes if scene.family not in leave_out]
+    return prior.coefficients(np.concatenate([*kept, evidence.library_sample]))
+
+
+def estimate_prior(folder: Path, settings: PriorSettings | None = None) -> SpectralPrior:
+    """The calibrated prior of all corpora of a folder.
+
+    Raises
+    ------
+    DataError : the folder lacks cubes or libraries, or one cannot be read; or prosail is not installed.
+    """
+    evidence = gather(folder, settings or PriorSettings())
+    return calibrate(fit(evidence), evidence)
+
+
+def pretrain_linear(folder: Path, output: Path, settings: PriorSettings | None = None) -> str:
+    """Estimate the prior of a folder and write it; returns the file's SHA-256. What `ms2hs pretrain` calls.
+
+    Raises
+    ------
+    DataError, WeightsError : as `estimate_prior` and `save_weights` say.
+    """
+    settings = settings or PriorSettings()
+    evidence = gather(folder, settings)
+    prior = calibrate(fit(evidence), evidence)
+    card = {
+        "command": f"ms2hs pretrain --model linear --data DIR -o {output.name}",
+        "settings": asdict(settings),
+        "trained_on": sorted({scene.name for scene in evidence.scenes}) + list(evidence.libraries),
+    }
+    return save_weights(output, prior, card)

@@ -1,0 +1,246 @@
+"""The spectral prior against brute force, and on real spectra."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ms2hs.errors import DataError, GridError
+from ms2hs.models.prior import SpectralPrior, factorise
+from ms2hs.spectra.grid import grid_of, response_matrix
+from ms2hs.spectra.sensors import load_sensor
+
+WAVELENGTH = np.arange(370.0, 2511.0, 10.0)
+
+
+def smooth_moment(seed=0, rank=12):
+    """A second moment of smooth positive spectra of brightness near 1."""
+    rng = np.random.default_rng(seed)
+    centres = rng.uniform(370, 2510, rank)
+    bumps = np.exp(-0.5 * ((WAVELENGTH[:, None] - centres) / 250) ** 2) * rng.uniform(0.1, 0.4, rank)
+    return np.outer(np.ones(len(WAVELENGTH)), np.ones(len(WAVELENGTH))) + bumps @ bumps.T
+
+
+def make_prior(moment=None, rank=20, noise=0.01):
+    factors, residual = factorise(smooth_moment() if moment is None else moment, rank)
+    ones = np.ones(len(WAVELENGTH), np.float32)
+    return SpectralPrior(
+        wavelength_nm=WAVELENGTH.astype(np.float32),
+        factors=factors,
+        residual=residual,
+        reach=ones,
+        sigma_scale=ones,
+        shift=0.5 * ones,
+        sample=np.random.default_rng(1).standard_normal((500, rank)).astype(np.float32),
+        floor=0.1,
+        noise=noise,
+    )
+
+
+SOURCE, TARGET = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
+
+
+def spectra_of(prior, count, seed=3):
+    """(wavelength, count) spectra drawn from the prior itself, positive in brightness."""
+    rng = np.random.default_rng(seed)
+    coefficients = rng.standard_normal((prior.factors.shape[1], count))
+    coefficients[0] = 1 + 0.2 * np.abs(coefficients[0])
+    own = np.sqrt(prior.residual)[:, None] * rng.standard_normal((len(WAVELENGTH), count))
+    return prior.factors @ coefficients + own
+
+
+def test_posterior_is_the_conditional_of_the_joint_gaussian():
+    prior = make_prior()
+    to_source, to_target = (response_matrix(grid, WAVELENGTH) for grid in (SOURCE, TARGET))
+    moment = prior.second_moment()
+    joint = np.vstack([to_source, to_target]) @ moment @ np.vstack([to_source, to_target]).T
+    bands = len(SOURCE)
+    joint[:bands, :bands] += np.diag(prior.source_noise(SOURCE) ** 2)
+    # brute force: the precision matrix of the joint gives the conditional without any of the formulas of `condition`
+    precision = np.linalg.inv(joint + 1e-10 * np.eye(len(joint)))
+    inside, across = precision[bands:, bands:], precision[bands:, :bands]
+    gain = -np.linalg.solve(inside, across)
+    conditional = prior.condition(SOURCE, TARGET)
+    np.testing.assert_allclose(conditional.gain, gain, atol=2e-3)
+    np.testing.assert_allclose(
+        conditional.relative_sigma, np.sqrt(np.diag(np.linalg.inv(inside))), rtol=0.02, atol=1e-4
+    )
+
+
+def test_sigma_is_the_scatter_of_spectra_drawn_from_the_prior():
+    prior = make_prior(noise=0.02)
+    rng = np.random.default_rng(0)
+    coefficients = rng.standard_normal((prior.factors.shape[1], 20000))
+    drawn = prior.factors @ coefficients + np.sqrt(prior.residual)[:, None] * rng.standard_normal(
+        (len(WAVELENGTH), 20000)
+    )
+    noise = prior.source_noise(SOURCE)[:, None] * rng.standard_normal((len(SOURCE), 20000))
+    measured = response_matrix(SOURCE, WAVELENGTH) @ drawn + noise
+    conditional = prior.condition(SOURCE, TARGET)
+    error = conditional.reconstruct(measured.astype(np.float32)) - response_matrix(TARGET, WAVELENGTH) @ drawn
+    np.testing.assert_allclose(error.std(axis=1), conditional.relative_sigma, rtol=0.05)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(12)), st.integers(0, 2**16))
+def test_permuting_source_bands_changes_nothing_and_target_bands_only_their_order(order, seed):
+    prior = make_prior()
+    measured = np.random.default_rng(seed).uniform(0, 0.6, (12, 5)).astype(np.float32)
+    some = TARGET.select(np.random.default_rng(seed).permutation(len(TARGET))[:30])
+    plain = prior.condition(SOURCE, TARGET)
+    mixed = prior.condition(SOURCE.select(order), some)
+    positions = TARGET.index(some.names)
+    np.testing.assert_allclose(
+        mixed.reconstruct(measured[list(order)]), plain.reconstruct(measured)[positions], atol=2e-4
+    )
+    np.testing.assert_allclose(
+        mixed.sigma(measured[list(order)]), plain.sigma(measured)[positions], rtol=2e-3, atol=1e-5
+    )
+
+
+def test_more_noise_means_more_sigma_in_every_band():
+    clean, noisy = (make_prior(noise=noise).condition(SOURCE, TARGET) for noise in (0.002, 0.05))
+    assert (noisy.relative_sigma >= clean.relative_sigma * 0.999).all()
+    assert noisy.relative_sigma.mean() > 1.5 * clean.relative_sigma.mean()
+
+
+def test_fewer_bands_mean_more_sigma():
+    prior = make_prior()
+    every, few = (prior.condition(SOURCE.select(range(count)), TARGET) for count in (12, 8))
+    assert (few.relative_sigma >= every.relative_sigma * 0.999).all()
+
+
+def test_each_pixel_stands_alone_and_brightness_is_a_factor():
+    conditional = make_prior().condition(SOURCE, TARGET)
+    measured = np.random.default_rng(0).uniform(0, 0.5, (12, 4, 6)).astype(np.float32)
+    whole = conditional.reconstruct(measured)
+    assert whole.shape == (202, 4, 6)
+    assert whole.dtype == np.float32
+    np.testing.assert_allclose(conditional.reconstruct(measured[:, 2:3, 3:5]), whole[:, 2:3, 3:5], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(conditional.reconstruct(measured * 2), whole * 2, rtol=1e-5, atol=1e-6)
+
+
+def test_invalid_pixels_may_hold_anything_and_stay_unknown():
+    conditional = make_prior().condition(SOURCE, TARGET)
+    measured = np.full((12, 2, 3), 0.3, np.float32)
+    valid = np.array([[True, False, True], [False, True, False]])
+    measured[:, ~valid] = np.array([np.nan, np.inf, 3e38], np.float32)
+    out = np.empty((202, 2, 3), np.float32)
+    result = conditional.reconstruct(measured, valid, out=out)
+    assert result is out
+    assert (np.isfinite(result) == valid).all()
+    assert np.isfinite(conditional.sigma(measured)[:, valid]).all()
+    assert conditional.unlike(measured)[~valid].all()
+
+
+def test_out_of_the_wrong_kind_is_the_programmers_error():
+    conditional = make_prior().condition(SOURCE, TARGET)
+    measured = np.zeros((12, 3), np.float32)
+    for out in (np.empty((202, 3)), np.empty((201, 3), np.float32), np.empty((3, 202), np.float32).T):
+        with pytest.raises(ValueError, match="out must be"):
+            conditional.reconstruct(measured, out=out)
+
+
+def test_spectra_of_the_prior_are_like_it_and_sawteeth_are_not():
+    prior = make_prior()
+    conditional = prior.condition(SOURCE, TARGET)
+    usual = (response_matrix(SOURCE, WAVELENGTH) @ spectra_of(prior, 300)).astype(np.float32)
+    sawtooth = np.where(np.arange(12) % 2, 0.05, 0.6).astype(np.float32)[:, None]
+    assert conditional.unlike(usual).mean() < 0.2
+    assert conditional.unlike(sawtooth).all()
+    assert (conditional.unlike(usual * 3) == conditional.unlike(usual * 4)).mean() > 0.95
+
+
+def test_references_remove_a_constant_error_by_k_over_k_plus_two():
+    prior = make_prior(noise=1e-3)
+    conditional = prior.condition(SOURCE, TARGET)
+    spectra = spectra_of(prior, 60)
+    measured = response_matrix(SOURCE, WAVELENGTH) @ spectra
+    expected = conditional.reconstruct(measured.astype(np.float32))
+    bright = conditional.brightness @ measured
+    shift = 0.05 * np.sin(TARGET.wavelength_nm / 200)[:, None]
+    truth = expected + shift * bright
+    for count in (1, 3, 10):
+        corrected = conditional.with_references(measured[:, :count].T, truth[:, :count].T)
+        left = truth - corrected.reconstruct(measured.astype(np.float32))
+        np.testing.assert_allclose(left, shift * bright * 2 / (count + 2), atol=2e-4)
+        assert (corrected.relative_sigma <= conditional.relative_sigma).all()
+
+
+def test_references_leave_unknown_bands_alone_and_need_one_good_spectrum():
+    conditional = make_prior().condition(SOURCE, TARGET)
+    measured, truth = np.full((4, 12), 0.3), np.full((4, 202), 0.5)
+    truth[:, 50:60] = np.nan
+    corrected = conditional.with_references(measured, truth)
+    np.testing.assert_array_equal(corrected.gain[50:60], conditional.gain[50:60])
+    np.testing.assert_array_equal(corrected.relative_sigma[50:60], conditional.relative_sigma[50:60])
+    assert (corrected.gain[:50] != conditional.gain[:50]).any()
+    with pytest.raises(DataError, match="none of 4"):
+        conditional.with_references(measured * np.nan, truth)
+
+
+def test_a_site_takes_the_prior_to_its_own_spectra():
+    prior = make_prior()
+    other = make_prior(smooth_moment(seed=9), rank=20)
+    spectra = 0.3 * spectra_of(other, 400).T.astype(np.float32)
+    sharp = prior.with_site(spectra[:200], grid_of(WAVELENGTH))
+    measured = np.ascontiguousarray((response_matrix(SOURCE, WAVELENGTH) @ spectra[200:].T).astype(np.float32))
+    truth = response_matrix(TARGET, WAVELENGTH) @ spectra[200:].T
+    before, after = (
+        np.abs(one.condition(SOURCE, TARGET).reconstruct(measured) - truth).mean() for one in (prior, sharp)
+    )
+    assert after < 0.7 * before
+
+
+def test_a_site_needs_spectra():
+    with pytest.raises(DataError, match="at least 20"):
+        make_prior().with_site(np.full((5, len(WAVELENGTH)), 0.3, np.float32), grid_of(WAVELENGTH))
+
+
+def test_what_few_scenes_reach_is_not_known():
+    prior = make_prior()
+    prior = replace(prior, reach=np.where(WAVELENGTH < 420, 0.0, 1.0).astype(np.float32))
+    target = load_sensor("emit-285").grid
+    known = prior.condition(SOURCE, target).known
+    assert not known[target.wavelength_nm < 410].any()
+    assert known[target.wavelength_nm > 430].all()
+
+
+def test_bands_beyond_the_prior_are_refused():
+    with pytest.raises(GridError, match="outside"):
+        make_prior().condition(SOURCE, grid_of(np.array([2600.0]), np.array([10.0])))
+
+
+@pytest.mark.parametrize("source", ["sentinel2b", "sentinel2c", "hls_s30", "hls_l30", "landsat8", "landsat9"])
+@pytest.mark.parametrize("target", ["enmap", "emit", "emit-285", "prisma"])
+def test_every_source_and_target_has_a_conditional(source, target):
+    grid = load_sensor(source).grid
+    conditional = make_prior().condition(grid, load_sensor(target).grid)
+    assert np.isfinite(conditional.gain).all()
+    assert (conditional.relative_sigma > 0).all()
+
+
+DATA = os.environ.get("MS2HS_DATA")
+
+
+@pytest.mark.skipif(not DATA, reason="MS2HS_DATA is not set")
+def test_estimated_on_real_spectra_it_beats_interpolation_on_a_scene_left_out(tmp_path):
+    pytest.importorskip("prosail")
+    from ms2hs.evaluation import interpolated, read_scene, score, score_prior
+    from ms2hs.training import PriorSettings, estimate_prior
+
+    for name in ("hyperspectral/sjer_neon", "hyperspectral/bavaria_hyspex", "hyperspectral/jasper_ridge_aviris",
+                 "spectra/earthlib_optimized", "spectra/prosail_soil_ossl"):  # fmt: skip
+        (tmp_path / Path(name).parent).mkdir(exist_ok=True)
+        (tmp_path / f"{name}.npz").symlink_to(Path(DATA, f"{name}.npz").resolve())
+    prior = estimate_prior(tmp_path, PriorSettings(step_nm=10, rank=30, simulated=300))
+    scene = read_scene(Path(DATA, "hyperspectral/salton_sea_aviris.npz"), SOURCE, TARGET)
+    baseline = score(interpolated(scene, SOURCE, TARGET), scene)
+    found = score_prior(prior.condition(SOURCE, TARGET), scene)
+    assert found.rmse < 0.6 * baseline.rmse
+    assert found.sam < 0.7 * baseline.sam
+    assert 0.6 < found.coverage <= 1
