@@ -3,7 +3,7 @@
 from typing import Any
 
 from ms2hs.errors import UnknownName
-from ms2hs.models.weights import read_card, weights_names
+from ms2hs.models.weights import Weights, load_weights, weights_names
 from ms2hs.spectra.sensors import Sensor, load_sensor, sensor_names
 
 
@@ -12,7 +12,7 @@ def entries() -> dict[str, Any]:
     return {
         "sources": {name: load_sensor(name).title for name in sensor_names("source")},
         "targets": {name: load_sensor(name).title for name in sensor_names("target")},
-        "weights": {name: read_card(name)["title"] for name in weights_names()},
+        "weights": {name: _summary(load_weights(name)) for name in weights_names()},
     }
 
 
@@ -24,11 +24,22 @@ def entry(name: str) -> dict[str, Any]:
     UnknownName : nothing is known by that name; the message lists what is.
     """
     if name in weights_names():
-        return read_card(name)
+        return _card(load_weights(name))
     if name in sensor_names():
         return _about(load_sensor(name))
     known = [*sensor_names("source"), *sensor_names("target"), *weights_names()]
     raise UnknownName.of("name", name, known, "Run `ms2hs info` for all of them.")
+
+
+def _summary(weights: Weights) -> str:
+    low, high = weights.range_nm
+    return f"{weights.card.get('title', weights.kind)}, {low:.0f}-{high:.0f} nm"
+
+
+def _card(weights: Weights) -> dict[str, Any]:
+    low, high = weights.range_nm
+    facts = {"name": weights.name, "kind": weights.kind, "sha256": weights.sha256, "range_nm": f"{low:.0f}-{high:.0f}"}
+    return facts | dict(weights.card)
 
 
 def _about(sensor: Sensor) -> dict[str, Any]:

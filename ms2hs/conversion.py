@@ -52,7 +52,7 @@ def run(planned: Plan, progress: Progress | None = None) -> Reconstruction:
     """Carry out a plan."""
     began = time.perf_counter()
     tell = progress or (lambda _stage, _done, _total: None)
-    prior = planned.weights.prior
+    prior = planned.weights.model
     if planned.choices.site:
         prior = sharpen_to_site(prior, planned.choices.site)
     model = prior.condition(planned.scene.spectral, planned.spectral)

@@ -38,7 +38,7 @@ def read(path):
 
 def test_the_result_is_what_the_model_gives_for_the_whole_scene(made, whole):
     reflectance, valid = whole
-    prior = load_weights("linear").prior
+    prior = load_weights("linear").model
     model = prior.condition(load_sensor("sentinel2a").grid, load_sensor("enmap").grid)
     expected = model.reconstruct(reflectance, valid)
     found = read(made.output)
