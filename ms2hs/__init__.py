@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ms2hs.raster.products import open_scene
     from ms2hs.spectra.sensors import load_sensor
 
+__version__ = "0.1.0"
+
 __all__ = ["Choices", "Ms2hsError", "convert", "load_sensor", "open_cube", "open_scene", "plan"]
 
 _HOMES = {

@@ -216,11 +216,14 @@ def pretrain(
     overwrite: Overwrite = False,
 ) -> None:
     """Estimate weights from hyperspectral data."""
+    from ms2hs.raster.cog import check_output
     from ms2hs.training import pretrain_linear
 
     if model != "linear":
         raise typer.BadParameter(f"unknown model {model!r}; known: linear. Write --model linear.")
-    typer.echo(pretrain_linear(data, output, overwrite=overwrite))
+    check_output(output, overwrite=overwrite)
+    pretrain_linear(data, output)
+    typer.echo(output)
 
 
 if __name__ == "__main__":

