@@ -1,11 +1,13 @@
 """A scene before any pixel is read: which bands lie where, and how their numbers become reflectance."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ms2hs.spectra.grid import SpectralGrid
 from ms2hs.spectra.sensors import load_sensor
@@ -31,6 +33,21 @@ class PixelGrid:
         xs = [c + a * col + b * row for row in (0, self.height) for col in (0, self.width)]
         ys = [f + d * col + e * row for row in (0, self.height) for col in (0, self.width)]
         return min(xs), min(ys), max(xs), max(ys)
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """(3, 3) the transform as it multiplies (col, row, 1)."""
+        return np.array([self.transform[:3], self.transform[3:], (0.0, 0.0, 1.0)])
+
+    def resized(self, row_step: float, col_step: float) -> "PixelGrid":
+        """The grid from the same upper-left corner whose pixels are that many of these high and wide.
+
+        A last row or column is there if at least half of it lies on this grid.
+        """
+        a, b, c, d, e, f = self.transform
+        height = max(1, math.floor(self.height / row_step + 0.5))
+        width = max(1, math.floor(self.width / col_step + 0.5))
+        return PixelGrid(self.crs, (a * col_step, b * row_step, c, d * col_step, e * row_step, f), height, width)
 
     def crop(self, row: int, col: int, height: int, width: int) -> "PixelGrid":
         """The grid of a part that begins at `row`, `col`."""
@@ -77,6 +94,8 @@ class Scene:
     """A name in `quality.RULES`: `scl` or `fmask`."""
     datetime: str | None = None
     """Time of acquisition, ISO 8601, if known."""
+    working_gsd_m: float | None = None
+    """The ground sampling in m that it is converted at unless asked otherwise; None means its own grid."""
     notes: tuple[str, ...] = ()
     """What the user should know: assumptions and warnings, one sentence each."""
 
@@ -98,15 +117,32 @@ class Scene:
     def from_json(cls, text: str) -> "Scene":
         """The scene that `to_json` wrote."""
         fields: dict[str, Any] = json.loads(text)
-        grid = fields.pop("grid")
-        quality = fields.pop("quality")
+        grid, quality = fields["grid"], fields["quality"]
         return cls(
-            **{
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in fields.items()
-                if key != "assets"
-            },
+            id=fields["id"],
+            source=fields["source"],
             assets=tuple(Asset(**asset) for asset in fields["assets"]),
             grid=PixelGrid(grid["crs"], tuple(grid["transform"]), grid["height"], grid["width"]),
+            offset_rule=fields["offset_rule"],
+            wavelength_nm=tuple(fields["wavelength_nm"]),
+            fwhm_nm=tuple(fields["fwhm_nm"]),
             quality=Asset(**quality) if quality else None,
+            quality_rule=fields["quality_rule"],
+            datetime=fields["datetime"],
+            working_gsd_m=fields["working_gsd_m"],
+            notes=tuple(fields["notes"]),
         )
+
+
+@dataclass(frozen=True)
+class SceneChoices:
+    """What the user says about a scene; None leaves it to the file's metadata."""
+
+    source: str | None = None
+    """Name of the sensor, or `custom` for bands that are known by their wavelengths alone."""
+    bands: tuple[str, ...] | None = None
+    """Of a GeoTIFF: the name of each band, in file order, `-` for one to skip. Of a product: the bands to use."""
+    dn_offset: float | None = None
+    """Added to the stored numbers before they are scaled, instead of what the metadata say."""
+    quality: bool = True
+    """False keeps cloud, shadow and cirrus."""

@@ -1,0 +1,77 @@
+"""Files that GDAL reads: opened and read with errors that name the file and the band."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+
+from ms2hs.errors import SceneError
+from ms2hs.raster.scene import PixelGrid
+
+REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://")
+
+
+def open_dataset(href: str) -> DatasetReader:
+    """The opened raster; the caller closes it.
+
+    Raises
+    ------
+    SceneError : the file is missing, or is no raster that GDAL reads.
+    """
+    if not href.startswith(REMOTE) and not Path(href).exists():
+        raise SceneError(f"{href}: no such file; a path to a raster that exists is needed. Check the path.")
+    try:
+        with warnings.catch_warnings():
+            # Said once for a scene, as a note of its own.
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            return rasterio.open(href)
+    except RasterioError as error:
+        raise SceneError(
+            f"{href}: not a raster that can be read ({error}); a whole GeoTIFF or JPEG 2000 file is needed. "
+            "Check that it was copied completely."
+        ) from error
+
+
+def pixel_grid(dataset: DatasetReader) -> PixelGrid:
+    """Where its pixels lie. A raster without georeference has the CRS None and pixels of 1 by 1."""
+    crs = dataset.crs.to_string() if dataset.crs else None
+    return PixelGrid(crs, tuple(dataset.transform)[:6], dataset.height, dataset.width)
+
+
+def read_bands(
+    dataset: DatasetReader,
+    bands: Sequence[int],
+    window: Window | None = None,
+    shape: tuple[int, int] | None = None,
+) -> NDArray[np.generic]:
+    """(band, row, col) stored numbers of these 1-based `bands`, in one call.
+
+    Parameters
+    ----------
+    window : the part to read; without it everything.
+    shape : (row, col) to thin the part out to, by nearest pixels or the file's overviews.
+
+    Raises
+    ------
+    SceneError : the file is damaged or cut short; the message names the first band that cannot be read.
+    """
+    out_shape = None if shape is None else (len(bands), *shape)
+    try:
+        return np.asarray(dataset.read(list(bands), window=window, out_shape=out_shape, resampling=Resampling.nearest))
+    except (RasterioError, ValueError) as error:
+        if len(bands) > 1:
+            for band in bands:
+                read_bands(dataset, [band], window, shape)
+        name = dataset.descriptions[bands[0] - 1]
+        band_name = f"band {bands[0]}" + (f" ({name})" if name else "")
+        raise SceneError(
+            f"{dataset.name}: {band_name} cannot be read ({error}); a file that is whole is needed. "
+            "It is damaged or was cut short: copy or download it again."
+        ) from error

@@ -1,0 +1,183 @@
+"""Pixels of a scene on its working grid: reflectance, and where it is usable."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+
+from ms2hs.raster import quality
+from ms2hs.raster.dataset import open_dataset, pixel_grid, read_bands
+from ms2hs.raster.resampling import Axis, Share, relate, resample, share
+from ms2hs.raster.scene import Asset, PixelGrid, Scene
+
+FloatArray = NDArray[np.float32]
+Valid = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """The bands of a scene that lie in one file, which is open."""
+
+    dataset: DatasetReader
+    grid: PixelGrid
+    rows: Axis
+    """Rows of the working grid in the file's pixels."""
+    cols: Axis
+    assets: tuple[Asset, ...]
+    index: tuple[int, ...]
+    """Position of each of `assets` in the scene."""
+
+    def read(self, row: slice, col: slice) -> tuple[FloatArray, Valid]:
+        """(band, row, col) reflectance, 0 where there is none, and (row, col) where all the bands have some.
+
+        Rows and columns are the file's and lie inside it.
+        """
+        stored = read_bands(self.dataset, [asset.band for asset in self.assets], Window.from_slices(row, col))
+        return to_reflectance(stored, self.assets)
+
+
+def to_reflectance(stored: NDArray[np.generic], assets: tuple[Asset, ...]) -> tuple[FloatArray, Valid]:
+    """(band, row, col) reflectance of `stored` numbers, 0 where invalid, and (row, col) where every band has a value.
+
+    No value: the nodata number, NaN, infinity, and spectra of nothing but 0, which some writers leave outside the
+    image without declaring it and which no surface has. A single band may well be 0: SWIR over water is.
+    """
+    several = len(assets) > 1
+    invalid: Valid = np.all(stored == 0, axis=0) if several else np.zeros(stored.shape[1:], np.bool_)
+    for band, asset in zip(stored, assets, strict=True):
+        if asset.nodata is not None:
+            invalid |= band == asset.nodata
+    if stored.dtype.kind == "f":
+        invalid |= ~np.isfinite(stored).all(axis=0)
+    with np.errstate(over="ignore"):
+        reflectance = stored.astype(np.float32)
+    reflectance[:, invalid] = 0
+    reflectance += np.array([asset.dn_offset for asset in assets], np.float32)[:, None, None]
+    reflectance *= np.array([asset.dn_scale for asset in assets], np.float32)[:, None, None]
+    reflectance[:, invalid] = 0
+    return reflectance, ~invalid
+
+
+class SceneReader:
+    """Reads windows of a scene on a working grid; keeps its files open in between. For one thread at a time.
+
+    Compressed files are read fastest in windows as wide as the scene: a block that two windows share is then more
+    likely to be decoded once.
+    """
+
+    def __init__(self, scene: Scene, grid: PixelGrid) -> None:
+        self.scene = scene
+        self.grid = grid
+        self._open = ExitStack()
+        self._layers: list[Layer] = []
+        self._quality: Layer | None = None
+
+    def __enter__(self) -> Self:
+        """Open the files; SceneError where one is missing, no raster, or on another grid."""
+        with ExitStack() as opened:
+            hrefs = dict.fromkeys(asset.href for asset in self.scene.assets)
+            self._layers = [self._layer(opened, href) for href in hrefs]
+            if self.scene.quality is not None:
+                self._quality = self._file(opened, (self.scene.quality,), (0,))
+            self._open = opened.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the files."""
+        self._open.close()
+
+    def _layer(self, opened: ExitStack, href: str) -> Layer:
+        index = tuple(i for i, asset in enumerate(self.scene.assets) if asset.href == href)
+        return self._file(opened, tuple(self.scene.assets[i] for i in index), index)
+
+    def _file(self, opened: ExitStack, assets: tuple[Asset, ...], index: tuple[int, ...]) -> Layer:
+        dataset = opened.enter_context(open_dataset(assets[0].href))
+        grid = pixel_grid(dataset)
+        rows, cols = relate(self.grid, grid, assets[0].name)
+        return Layer(dataset, grid, rows, cols, assets, index)
+
+    def read(self, row: int, col: int, height: int, width: int) -> tuple[FloatArray, Valid]:
+        """A window of the working grid.
+
+        Coarser working pixels are averages of the valid pixels of a band, finer ones are interpolated from them.
+        Quality is applied to a band's own pixels first, each taking the quality at its centre.
+
+        Returns
+        -------
+        (band, row, col) reflectance, unitless, in the order of the scene's bands, 0 where invalid;
+        (row, col) True where every band has a value and at least half of the pixel's area is good.
+
+        Raises
+        ------
+        SceneError : a file is damaged or cut short; the message names file and band.
+        ValueError : the window reaches beyond the grid.
+        """
+        rows_left, cols_left = self.grid.height - row, self.grid.width - col
+        if row < 0 or col < 0 or not (0 < height <= rows_left and 0 < width <= cols_left):
+            raise ValueError(f"window {(row, col, height, width)} reaches beyond {self.grid.height}x{self.grid.width}")
+        reflectance = np.zeros((len(self.scene.assets), height, width), np.float32)
+        valid = np.ones((height, width), np.bool_)
+        for layer in self._layers:
+            rows, cols = share(layer.rows, row, height), share(layer.cols, col, width)
+            if rows.begin == rows.end or cols.begin == cols.end:
+                valid[:] = False
+                break
+            values, good = layer.read(slice(rows.begin, rows.end), slice(cols.begin, cols.end))
+            if self._quality is not None:
+                good &= self._usable(self._quality, layer, rows, cols)
+                values *= good
+            if not (layer.rows.is_same and layer.cols.is_same and good.shape == valid.shape):
+                values, good = resample(values, good, rows, cols)
+            reflectance[list(layer.index)] = values
+            valid &= good
+        reflectance *= valid
+        return reflectance, valid
+
+    def _usable(self, source: Layer, layer: Layer, rows: Share, cols: Share) -> Valid:
+        """(row, col) what the quality layer says at the centres of a part of another layer's pixels."""
+        rule = quality.RULES[self.scene.quality_rule or ""]
+        down, right = relate(layer.grid, source.grid, source.assets[0].name)
+        row, row_inside = _nearest(down, rows.begin, rows.end)
+        col, col_inside = _nearest(right, cols.begin, cols.end)
+        window = Window.from_slices((int(row.min()), int(row.max()) + 1), (int(col.min()), int(col.max()) + 1))
+        stored = read_bands(source.dataset, [source.assets[0].band], window)[0]
+        usable = rule(stored)[np.ix_(row - row.min(), col - col.min())]
+        return usable & row_inside[:, None] & col_inside
+
+
+def _nearest(axis: Axis, begin: int, end: int) -> tuple[NDArray[np.intp], Valid]:
+    """For each pixel the one of the other grid at its centre, and whether there is one."""
+    edges = axis.edges(begin, end - begin)
+    position = np.floor((edges[:-1] + edges[1:]) / 2).astype(np.intp)
+    return np.clip(position, 0, axis.size - 1), (position >= 0) & (position < axis.size)
+
+
+def sample(scene: Scene, size: int = 512) -> tuple[FloatArray, Valid]:
+    """A scene thinned out to at most `size` x `size` pixels, for statistics: bands may be off by a pixel.
+
+    Returns
+    -------
+    (band, row, col) reflectance and (row, col) where it is usable, as `SceneReader.read` has them.
+    """
+    shape = (min(size, scene.grid.height), min(size, scene.grid.width))
+    reflectance = np.zeros((len(scene.assets), *shape), np.float32)
+    valid = np.ones(shape, np.bool_)
+    for href in dict.fromkeys(asset.href for asset in scene.assets):
+        index = [i for i, asset in enumerate(scene.assets) if asset.href == href]
+        assets = tuple(scene.assets[i] for i in index)
+        with open_dataset(href) as dataset:
+            stored = read_bands(dataset, [asset.band for asset in assets], shape=shape)
+        reflectance[index], good = to_reflectance(stored, assets)
+        valid &= good
+    if scene.quality is not None and scene.quality_rule is not None:
+        with open_dataset(scene.quality.href) as dataset:
+            valid &= quality.RULES[scene.quality_rule](read_bands(dataset, [scene.quality.band], shape=shape)[0])
+    reflectance *= valid
+    return reflectance, valid

@@ -1,0 +1,62 @@
+"""Small rasters that tests make for themselves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio import Affine
+
+S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+# Reflectance of dense vegetation in those bands, and of clear water.
+LEAVES = (0.02, 0.025, 0.05, 0.03, 0.09, 0.27, 0.33, 0.35, 0.37, 0.38, 0.19, 0.08)
+WATER = (0.04, 0.035, 0.03, 0.02, 0.015, 0.01, 0.01, 0.01, 0.008, 0.007, 0.004, 0.003)
+SAND = (0.13, 0.16, 0.23, 0.33, 0.36, 0.37, 0.38, 0.38, 0.39, 0.4, 0.48, 0.45)
+WEST, NORTH = 600_000.0, 5_100_000.0
+
+
+def write_raster(path: Path, values: np.ndarray, gsd_m: float = 10.0, **options: Any) -> Path:
+    """A GeoTIFF (or what `driver` says) of (band, row, col) values; tags, descriptions and scales among the options."""
+    descriptions: Sequence[str] = options.pop("descriptions", ())
+    tags: dict[str, str] = options.pop("tags", {})
+    band_tags: dict[str, Sequence[dict[str, str]]] = options.pop("band_tags", {})
+    scale, offset = options.pop("scale", None), options.pop("offset", None)
+    profile = {
+        "driver": "GTiff",
+        "crs": "EPSG:32632",
+        "transform": Affine(gsd_m, 0, WEST, 0, -gsd_m, NORTH),
+        "count": values.shape[0],
+        "height": values.shape[1],
+        "width": values.shape[2],
+        "dtype": values.dtype,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(path, "w", **(profile | options)) as dataset:
+        dataset.write(values)
+        dataset.update_tags(**tags)
+        for band, text in enumerate(descriptions, 1):
+            dataset.set_band_description(band, text)
+        for domain, rows in band_tags.items():
+            for band, row in enumerate(rows, 1):
+                dataset.update_tags(band, ns=domain or None, **row)
+        if scale is not None:
+            dataset.scales = [scale] * dataset.count
+        if offset is not None:
+            dataset.offsets = [offset] * dataset.count
+    return path
+
+
+def dn_of(spectra: Sequence[Sequence[float]], shape: tuple[int, int] = (24, 30), dtype: str = "uint16") -> np.ndarray:
+    """(band, row, col) ten-thousandths: columns take the spectra in turn, rows grow brighter."""
+    rows, cols = shape
+    brightness = np.linspace(0.9, 1.1, rows)[None, :, None]
+    columns = np.array([spectra[col % len(spectra)] for col in range(cols)]).T[:, None, :]
+    return np.round(columns * brightness * 1e4).astype(dtype)
+
+
+@pytest.fixture
+def s2_tif(tmp_path: Path) -> Path:
+    """A small Sentinel-2 GeoTIFF of leaves, water and sand, without any scale or nodata."""
+    return write_raster(tmp_path / "scene.tif", dn_of([LEAVES, WATER, SAND]), descriptions=S2_BANDS)
