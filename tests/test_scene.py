@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from conftest import LEAVES, S2_BANDS, SAND, WATER, dn_of, write_raster
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -290,6 +291,30 @@ def test_nodata_is_the_declared_one_else_zero(tmp_path):
     assert [bool(valid[i, i]) for i in range(4)] == [True, False, False, False]
     assert np.isfinite(reflectance).all()
     json.loads(scene.to_json(), parse_constant=pytest.fail)
+
+
+def test_a_mask_in_the_file_counts(tmp_path):
+    path = write_raster(tmp_path / "x.tif", MIXED, descriptions=S2_BANDS, nodata=None)
+    drawn = np.full(MIXED.shape[1:], 255, np.uint8)
+    drawn[3:5, 6:] = 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as dataset:
+        dataset.write_mask(drawn)
+    scene = open_scene(str(path))
+    reflectance, valid = reflectance_of(scene)
+    assert np.array_equal(valid, drawn > 0)
+    assert (reflectance[:, ~valid] == 0).all()
+    assert np.array_equal(sample(scene)[1], valid)
+
+
+def test_landsat_has_a_scale_of_its_own(tmp_path):
+    """USGS files do not carry it: with 1e-4 they would be four times too bright."""
+    names = [f"SR_B{i}" for i in range(1, 8)]
+    path = write_raster(tmp_path / "LC08_L2SP_193027_20240601_20240611_02_T1.tif", MIXED[:7], descriptions=names)
+    scene = open_scene(str(path))
+    assert scene.source == "landsat8"
+    assert names_of(scene) == tuple(f"B{i}" for i in range(1, 8))
+    assert np.allclose(reflectance_of(scene)[0], MIXED[:7] * 2.75e-5 - 0.2, atol=1e-6)
+    assert "Collection 2" in scene.offset_rule
 
 
 # --- warnings about the offset ----------------------------------------------------------------------------------
