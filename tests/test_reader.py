@@ -262,7 +262,7 @@ def test_a_band_that_does_not_reach_leaves_the_rest_invalid(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     scene = make_scene(tmp_path, {10: np.full((24, 36), 1000), 20: np.full((12, 18), 1000)})
     (tmp_path / "B05.tif").unlink()
-    with pytest.raises(SceneError, match="B05.tif: no such file"):
+    with pytest.raises(SceneError, match=r"B05.tif: no such file"):
         SceneReader(scene, scene.grid).__enter__()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from conftest import LEAVES, S2_BANDS, SAND, WATER, dn_of, write_raster
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -98,7 +99,7 @@ def test_user_names_bands_in_file_order_and_skips_one(tmp_path):
     assert "not used: 1" in " ".join(scene.notes)
     with pytest.raises(SceneError, match="12 names for 13 bands"):
         open_scene(path, SceneChoices(bands=S2_BANDS))
-    with pytest.raises(SceneError, match="red; names such as B02|has teal"):
+    with pytest.raises(SceneError, match=r"red; names such as B02|has teal"):
         open_scene(path, SceneChoices(bands=("teal", *S2_BANDS)))
     with pytest.raises(SceneError, match="twice: B02"):
         open_scene(path, SceneChoices(bands=("B02", *S2_BANDS)))
@@ -108,7 +109,7 @@ def test_ten_bands_are_enough_and_nine_are_not(tmp_path):
     path = write_raster(tmp_path / "ten.tif", MIXED[:10], descriptions=S2_BANDS[:10])
     assert len(open_scene(str(path)).assets) == 10
     path = write_raster(tmp_path / "nine.tif", MIXED[:9], descriptions=S2_BANDS[:9])
-    with pytest.raises(SceneError, match="9 of 9 bands .*at least 10 of .*missing: B09, B11, B12"):
+    with pytest.raises(SceneError, match=r"9 of 9 bands .*at least 10 of .*missing: B09, B11, B12"):
         open_scene(str(path))
     path = write_raster(tmp_path / "rgb.tif", MIXED[:3])
     with pytest.raises(SceneError, match=r"0 of 3 bands .*\(none\).*--bands"):
@@ -163,7 +164,7 @@ def test_user_decides_the_sensor(s2_tif):
     assert open_scene(str(s2_tif), SceneChoices(source="sentinel2c")).source == "sentinel2c"
     scene = open_scene(str(s2_tif), SceneChoices(source="hls_s30"))
     assert len(scene.assets) == 11  # B09 is top of atmosphere there
-    with pytest.raises(UnknownName, match="known: .*sentinel2a.*custom"):
+    with pytest.raises(UnknownName, match=r"known: .*sentinel2a.*custom"):
         open_scene(str(s2_tif), SceneChoices(source="sentinel3"))
     with pytest.raises(UnknownName):
         open_scene(str(s2_tif), SceneChoices(source="enmap"))
@@ -196,7 +197,7 @@ def test_landsat_numbering_needs_to_be_said(tmp_path):
 def test_level_1c_is_refused(tmp_path, name, tags, bands):
     values = np.resize(MIXED, (len(bands), *MIXED.shape[1:]))
     path = write_raster(tmp_path / name, values, descriptions=bands, tags=tags)
-    with pytest.raises(SceneError, match="level 1C.*(level 2A)"):
+    with pytest.raises(SceneError, match=r"level 1C.*(level 2A)"):
         open_scene(str(path))
 
 
@@ -264,7 +265,7 @@ def test_numbers_that_cannot_be_told_are_refused(dtype, scales, offsets, p99, te
 
 def test_floats_are_refused_or_taken_at_their_word(tmp_path):
     path = str(write_raster(tmp_path / "x.tif", MIXED.astype(np.float32), descriptions=S2_BANDS))
-    with pytest.raises(SceneError, match="x.tif: floats"):
+    with pytest.raises(SceneError, match=r"x.tif: floats"):
         open_scene(path)
     scene = open_scene(path, SceneChoices(dn_offset=0))
     assert np.allclose(reflectance_of(scene)[0], MIXED * 1e-4)
@@ -290,6 +291,30 @@ def test_nodata_is_the_declared_one_else_zero(tmp_path):
     assert [bool(valid[i, i]) for i in range(4)] == [True, False, False, False]
     assert np.isfinite(reflectance).all()
     json.loads(scene.to_json(), parse_constant=pytest.fail)
+
+
+def test_a_mask_in_the_file_counts(tmp_path):
+    path = write_raster(tmp_path / "x.tif", MIXED, descriptions=S2_BANDS, nodata=None)
+    drawn = np.full(MIXED.shape[1:], 255, np.uint8)
+    drawn[3:5, 6:] = 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as dataset:
+        dataset.write_mask(drawn)
+    scene = open_scene(str(path))
+    reflectance, valid = reflectance_of(scene)
+    assert np.array_equal(valid, drawn > 0)
+    assert (reflectance[:, ~valid] == 0).all()
+    assert np.array_equal(sample(scene)[1], valid)
+
+
+def test_landsat_has_a_scale_of_its_own(tmp_path):
+    """USGS files do not carry it: with 1e-4 they would be four times too bright."""
+    names = [f"SR_B{i}" for i in range(1, 8)]
+    path = write_raster(tmp_path / "LC08_L2SP_193027_20240601_20240611_02_T1.tif", MIXED[:7], descriptions=names)
+    scene = open_scene(str(path))
+    assert scene.source == "landsat8"
+    assert names_of(scene) == tuple(f"B{i}" for i in range(1, 8))
+    assert np.allclose(reflectance_of(scene)[0], MIXED[:7] * 2.75e-5 - 0.2, atol=1e-6)
+    assert "Collection 2" in scene.offset_rule
 
 
 # --- warnings about the offset ----------------------------------------------------------------------------------
@@ -379,7 +404,7 @@ def test_a_tiff_that_was_cut_short_is_an_error_and_no_zeros(tmp_path, options, i
     path = write_raster(tmp_path / "x.tif", values, descriptions=S2_BANDS, interleave=interleave, **options)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 2 // 3])
-    with pytest.raises(SceneError, match="x.tif: (band .* cannot be read|not a raster)"):  # noqa: PT012
+    with pytest.raises(SceneError, match=r"x.tif: (band .* cannot be read|not a raster)"):  # noqa: PT012
         scene = open_scene(str(path))
         reflectance_of(scene)
 

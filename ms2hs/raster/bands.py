@@ -110,7 +110,7 @@ def check_bands(names: Sequence[str | None], source: str, where: str) -> None:
         if CIRRUS in there:
             raise SceneError(
                 f"{where}: has band B10, so it is level 1C, top of atmosphere; surface reflectance (level 2A) is "
-                "needed. Get the L2A product, or leave B10 out with --bands if the others are surface reflectance."
+                "needed. Get the L2A product; if it is HLS S30, give --source hls_s30."
             )
     twice = sorted({name for name in there if there.count(name) > 1})
     if twice:

@@ -135,8 +135,8 @@ def constant_left_in(pixels: FloatArray, wavelength_nm: NDArray[np.floating]) ->
     Two things must come together:
 
     1. Nothing is dark. Green leaves in blue and red, water in the near and short-wave infrared, and shadows reflect
-       0.00 to 0.05; so if the darkest thousandth of the pixels, each by its darkest band, is above 0.09, either no such
-       thing is in the scene (bright desert, snow, cloud) or a constant is in the numbers.
+       0.00 to 0.05; so if 99 % of the pixels are above 0.09 even in their darkest band, either hardly any such thing is
+       in the scene (bright desert, snow, cloud) or a constant is in the numbers.
     2. Such a thing is there: at least 1 % of the pixels have, once 0.1 is taken off, the spectrum of dense vegetation
        or of water. Vegetation: red and blue both within 0.00-0.06 and within 0.025 of each other, green not below red,
        NDVI of 0.7 or more. Nothing natural looks so with 0.1 more: half-bare ground with red at 0.13 has blue near
@@ -150,7 +150,7 @@ def constant_left_in(pixels: FloatArray, wavelength_nm: NDArray[np.floating]) ->
     wavelength_nm : (band,) centres in nm.
     """
     bands = [_nearest_band(wavelength_nm, nm) for nm in (BLUE_NM, GREEN_NM, RED_NM, NIR_NM, SWIR_NM)]
-    if any(band is None for band in bands) or float(np.quantile(pixels.min(axis=0), 0.001)) < CONSTANT - 0.01:
+    if any(band is None for band in bands) or float(np.quantile(pixels.min(axis=0), 0.01)) < CONSTANT - 0.01:
         return False
     blue, green, red, nir, swir = (pixels[band] - CONSTANT for band in bands if band is not None)
     dark = (red > -0.02) & (red < 0.06) & (blue > -0.02) & (blue < 0.06)

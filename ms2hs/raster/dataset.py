@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
+from rasterio.enums import MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
@@ -43,6 +43,25 @@ def pixel_grid(dataset: DatasetReader) -> PixelGrid:
     """Where its pixels lie. A raster without georeference has the CRS None and pixels of 1 by 1."""
     crs = dataset.crs.to_string() if dataset.crs else None
     return PixelGrid(crs, tuple(dataset.transform)[:6], dataset.height, dataset.width)
+
+
+def read_inside(
+    dataset: DatasetReader, window: Window | None = None, shape: tuple[int, int] | None = None
+) -> NDArray[np.bool_] | None:
+    """(row, col) False where the file's own mask or alpha band leaves a pixel out; None if it has neither.
+
+    Parameters and errors as of `read_bands`. Numbers that mean nodata are the reader's to find.
+    """
+    flags = dataset.mask_flag_enums[0]
+    if MaskFlags.per_dataset not in flags:
+        return None
+    try:
+        return np.asarray(dataset.dataset_mask(window=window, out_shape=shape) > 0)
+    except RasterioError as error:
+        raise SceneError(
+            f"{dataset.name}: its mask cannot be read ({error}); a file that is whole is needed. "
+            "It is damaged or was cut short: copy or download it again."
+        ) from error
 
 
 def read_bands(

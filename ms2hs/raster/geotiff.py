@@ -20,7 +20,7 @@ from ms2hs.raster.bands import (
     match_wavelengths,
     needed,
 )
-from ms2hs.raster.calibration import Calibration, from_file
+from ms2hs.raster.calibration import Calibration, from_file, overridden
 from ms2hs.raster.dataset import open_dataset, pixel_grid, read_bands
 from ms2hs.raster.header import Header, read_header
 from ms2hs.raster.scene import Asset, Scene, SceneChoices
@@ -53,7 +53,7 @@ def open_geotiff(path: str, choices: SceneChoices) -> Scene:
         told = check_source(choices.source) if choices.source else platform_of(header)
         source, names = _recognise(header, told, choices.bands)
         index = [i for i, name in enumerate(names) if name is not None]
-        calibration = _calibration(dataset, index, choices.dn_offset, path)
+        calibration = _calibration(dataset, index, source, choices.dn_offset)
         notes = _notes(header, dataset, names, told is None and source != CUSTOM)
         assets = _assets(dataset, path, names, calibration, is_sentinel2(source))
         found = [header.wavelengths[i] for i in index] if source == CUSTOM else []
@@ -173,7 +173,7 @@ def _custom_names(header: Header, names: Sequence[str | None]) -> list[str | Non
     return chosen
 
 
-def _calibration(dataset: DatasetReader, index: Sequence[int], dn_offset: float | None, path: str) -> Calibration:
+def _calibration(dataset: DatasetReader, index: Sequence[int], source: str, dn_offset: float | None) -> Calibration:
     dtypes = {dataset.dtypes[i] for i in index}
     dtype = str(np.result_type(*dtypes))
     p99 = None
@@ -183,10 +183,23 @@ def _calibration(dataset: DatasetReader, index: Sequence[int], dn_offset: float 
         usable = np.isfinite(stored) & (stored != (0 if dataset.nodata is None else dataset.nodata))
         p99 = float(np.percentile(stored[usable], 99)) if usable.any() else 0.0
     scales, offsets = [dataset.scales[i] for i in index], [dataset.offsets[i] for i in index]
+    bare = set(scales) == {1.0} and not any(offsets)
+    if source.startswith("landsat") and dtype == "uint16" and bare:
+        return overridden(_landsat_calibration(len(index)), dn_offset)
     try:
         return from_file(dtype, scales, offsets, p99, dn_offset)
     except SceneError as error:
-        raise SceneError(f"{path}: {error}") from error
+        raise SceneError(f"{dataset.name}: {error}") from error
+
+
+def _landsat_calibration(bands: int) -> Calibration:
+    """What USGS says of its 16-bit surface reflectance, which the files do not say themselves.
+
+    Landsat 8-9 Collection 2 Level 2 Science Product Guide (LSDS-1619), table of scaling: 0.0000275 and -0.2.
+    """
+    scale, offset = 2.75e-5, -0.2
+    rule = f"Landsat Collection 2 level 2 (uint16): scale {scale:g} and offset {offset:g}"
+    return Calibration((scale,) * bands, (offset / scale,) * bands, rule)
 
 
 def _assets(

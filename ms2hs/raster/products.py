@@ -5,7 +5,11 @@ from pathlib import Path
 from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import REMOTE
 from ms2hs.raster.geotiff import open_geotiff
+from ms2hs.raster.hls import is_hls, open_hls
+from ms2hs.raster.safe import is_safe, open_safe
 from ms2hs.raster.scene import Scene, SceneChoices
+
+ALLOWED = "a GeoTIFF, a .SAFE folder or its zip, or a folder of HLS files"
 
 
 def open_scene(path: str, choices: SceneChoices | None = None) -> Scene:
@@ -19,9 +23,15 @@ def open_scene(path: str, choices: SceneChoices | None = None) -> Scene:
     UnknownName : `choices.source` is no source.
     """
     choices = choices or SceneChoices()
-    if not path.startswith(REMOTE) and not Path(path).exists():
-        raise SceneError(
-            f"{path}: no such file or folder; a GeoTIFF, a .SAFE folder or its zip, or a folder of HLS files is "
-            "needed. Check the path."
-        )
+    if path.startswith(REMOTE):
+        return open_geotiff(path, choices)
+    place = Path(path)
+    if not place.exists():
+        raise SceneError(f"{path}: no such file or folder; {ALLOWED} is needed. Check the path.")
+    if is_hls(place):
+        return open_hls(path, choices)
+    if is_safe(place):
+        return open_safe(path, choices)
+    if place.is_dir():
+        raise SceneError(f"{path}: a folder of nothing that is known; {ALLOWED} is needed. Give one of these.")
     return open_geotiff(path, choices)

@@ -11,7 +11,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ms2hs.raster import quality
-from ms2hs.raster.dataset import open_dataset, pixel_grid, read_bands
+from ms2hs.raster.dataset import open_dataset, pixel_grid, read_bands, read_inside
 from ms2hs.raster.resampling import Axis, Share, relate, resample, share
 from ms2hs.raster.scene import Asset, PixelGrid, Scene
 
@@ -37,8 +37,22 @@ class Layer:
 
         Rows and columns are the file's and lie inside it.
         """
-        stored = read_bands(self.dataset, [asset.band for asset in self.assets], Window.from_slices(row, col))
-        return to_reflectance(stored, self.assets)
+        return read_reflectance(self.dataset, self.assets, Window.from_slices(row, col))
+
+
+def read_reflectance(
+    dataset: DatasetReader,
+    assets: tuple[Asset, ...],
+    window: Window | None = None,
+    shape: tuple[int, int] | None = None,
+) -> tuple[FloatArray, Valid]:
+    """What `to_reflectance` makes of a part of a file, or of the part thinned out to a shape."""
+    reflectance, valid = to_reflectance(read_bands(dataset, [asset.band for asset in assets], window, shape), assets)
+    inside = read_inside(dataset, window, shape)
+    if inside is not None:
+        valid &= inside
+        reflectance *= valid
+    return reflectance, valid
 
 
 def to_reflectance(stored: NDArray[np.generic], assets: tuple[Asset, ...]) -> tuple[FloatArray, Valid]:
@@ -52,10 +66,10 @@ def to_reflectance(stored: NDArray[np.generic], assets: tuple[Asset, ...]) -> tu
     for band, asset in zip(stored, assets, strict=True):
         if asset.nodata is not None:
             invalid |= band == asset.nodata
-    if stored.dtype.kind == "f":
-        invalid |= ~np.isfinite(stored).all(axis=0)
     with np.errstate(over="ignore"):
         reflectance = stored.astype(np.float32)
+    if stored.dtype.kind == "f":
+        invalid |= ~np.isfinite(reflectance).all(axis=0)
     reflectance[:, invalid] = 0
     reflectance += np.array([asset.dn_offset for asset in assets], np.float32)[:, None, None]
     reflectance *= np.array([asset.dn_scale for asset in assets], np.float32)[:, None, None]
@@ -173,8 +187,7 @@ def sample(scene: Scene, size: int = 512) -> tuple[FloatArray, Valid]:
         index = [i for i, asset in enumerate(scene.assets) if asset.href == href]
         assets = tuple(scene.assets[i] for i in index)
         with open_dataset(href) as dataset:
-            stored = read_bands(dataset, [asset.band for asset in assets], shape=shape)
-        reflectance[index], good = to_reflectance(stored, assets)
+            reflectance[index], good = read_reflectance(dataset, assets, shape=shape)
         valid &= good
     if scene.quality is not None and scene.quality_rule is not None:
         with open_dataset(scene.quality.href) as dataset:

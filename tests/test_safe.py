@@ -1,0 +1,268 @@
+"""Sentinel-2 products as ESA delivers them, made small: folders and zips, offsets, resolutions, clouds."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import NORTH, S2_BANDS, WEST, write_raster
+
+from ms2hs.errors import SceneError
+from ms2hs.raster.calibration import offset_warnings
+from ms2hs.raster.placement import working_grid
+from ms2hs.raster.products import open_scene
+from ms2hs.raster.reader import SceneReader
+from ms2hs.raster.scene import Scene, SceneChoices
+
+NAME = "S2B_MSIL2A_20240601T102021_N0510_R065_T32TNT_20240601T140000.SAFE"
+GRANULE = "GRANULE/L2A_T32TNT_A037800_20240601T102021/IMG_DATA"
+# Products repeat bands at coarser resolutions; the finest of each is listed first.
+RESOLUTIONS = {
+    "B01": (20, 60), "B02": (10, 20, 60), "B03": (10, 20, 60), "B04": (10, 20, 60), "B05": (20, 60), "B06": (20, 60),
+    "B07": (20, 60), "B08": (10,), "B8A": (20, 60), "B09": (60,), "B11": (20, 60), "B12": (20, 60),
+}  # fmt: skip
+SIDE_M = 360
+XML = """<?xml version="1.0" encoding="UTF-8"?>
+<n1:Level-2A_User_Product xmlns:n1="https://psd-14.sentinel2.eo.esa.int/PSD/User_Product_Level-2A.xsd">
+  <n1:General_Info>
+    <Product_Info>
+      <PRODUCT_START_TIME>2024-06-01T10:20:21.024Z</PRODUCT_START_TIME>
+      <PRODUCT_URI>{name}</PRODUCT_URI>
+      <PROCESSING_LEVEL>Level-2A</PROCESSING_LEVEL>
+      <PROCESSING_BASELINE>{baseline}</PROCESSING_BASELINE>
+      <Datatake datatakeIdentifier="GS2B_20240601T102021_037800_N05.10">
+        <SPACECRAFT_NAME>{spacecraft}</SPACECRAFT_NAME>
+        <DATATAKE_SENSING_START>2024-06-01T10:20:21.024Z</DATATAKE_SENSING_START>
+      </Datatake>
+    </Product_Info>
+    <Product_Image_Characteristics>
+      <QUANTIFICATION_VALUES_LIST>
+        <BOA_QUANTIFICATION_VALUE unit="none">{quantification}</BOA_QUANTIFICATION_VALUE>
+        <AOT_QUANTIFICATION_VALUE unit="none">1000.0</AOT_QUANTIFICATION_VALUE>
+      </QUANTIFICATION_VALUES_LIST>
+      {offsets}
+    </Product_Image_Characteristics>
+  </n1:General_Info>
+</n1:Level-2A_User_Product>
+"""
+IDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
+
+
+def offsets_xml(values):
+    rows = "".join(f'<BOA_ADD_OFFSET band_id="{i}">{value}</BOA_ADD_OFFSET>' for i, value in enumerate(values))
+    return f"<BOA_ADD_OFFSET_VALUES_LIST>{rows}</BOA_ADD_OFFSET_VALUES_LIST>"
+
+
+def reflectance_of_band(name):
+    return 0.05 + 0.02 * S2_BANDS.index(name)
+
+
+def make_safe(folder: Path, *, offset=-1000, scl=4, driver="JP2OpenJPEG", **metadata) -> Path:
+    """A product of 360 m by 360 m; each band is constant, and one more by 0.1 where resolution is not the finest."""
+    path = folder / NAME
+    lossless = {"QUALITY": "100", "REVERSIBLE": "YES"} if driver == "JP2OpenJPEG" else {}
+    for name, sizes in {**RESOLUTIONS, "SCL": (20, 60)}.items():
+        for gsd in sizes:
+            side = SIDE_M // gsd
+            value = scl if name == "SCL" else round(reflectance_of_band(name) * 1e4) - offset
+            value = value if gsd == sizes[0] or name == "SCL" else value + 1000
+            values = np.full((1, side, side), value, np.uint8 if name == "SCL" else np.uint16)
+            file = path / GRANULE / f"R{gsd}m" / f"T32TNT_20240601T102021_{name}_{gsd}m.jp2"
+            write_raster(file, values, gsd, driver=driver, **lossless)
+    values = {
+        "name": NAME, "baseline": "05.10", "spacecraft": "Sentinel-2B", "quantification": "10000",
+        "offsets": offsets_xml([offset] * 13),
+    }  # fmt: skip
+    (path / "MTD_MSIL2A.xml").write_text(XML.format(**(values | metadata)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def safe(tmp_path_factory):
+    return make_safe(tmp_path_factory.mktemp("safe"))
+
+
+def read_all(scene, gsd=None):
+    grid = working_grid(scene, gsd)
+    with SceneReader(scene, grid) as reader:
+        return reader.read(0, 0, grid.height, grid.width)
+
+
+def zip_of(path, target):
+    with zipfile.ZipFile(target, "w") as archive:
+        for file in sorted(path.rglob("*")):
+            archive.write(file, f"{path.name}/{file.relative_to(path).as_posix()}")
+    return target
+
+
+def test_a_product_opens_with_its_own_metadata(safe):
+    scene = open_scene(str(safe))
+    assert scene.id == NAME.removesuffix(".SAFE")
+    assert scene.source == "sentinel2b"
+    assert scene.datetime == "2024-06-01T10:20:21.024Z"
+    assert tuple(asset.name for asset in scene.assets) == S2_BANDS
+    assert {asset.dn_offset for asset in scene.assets} == {-1000.0}
+    assert {asset.dn_scale for asset in scene.assets} == {1e-4}
+    assert {asset.nodata for asset in scene.assets} == {0.0}
+    assert "BOA_ADD_OFFSET -1000" in scene.offset_rule
+    assert "05.10" in scene.offset_rule
+    assert scene.grid.transform == (10, 0, WEST, 0, -10, NORTH)
+    assert scene.notes == ()
+    assert Scene.from_json(scene.to_json()) == scene
+
+
+def test_each_band_is_read_at_its_finest_resolution(safe):
+    scene = open_scene(str(safe))
+    for asset in scene.assets:
+        assert asset.href.endswith(f"_{asset.name}_{RESOLUTIONS[asset.name][0]}m.jp2")
+    expected = np.array([reflectance_of_band(name) for name in S2_BANDS])
+    for gsd, side in ((None, 12), (10, 36), (20, 18), (60, 6)):
+        reflectance, valid = read_all(scene, gsd)
+        assert reflectance.shape == (12, side, side)
+        assert valid.all()
+        assert np.allclose(reflectance, expected[:, None, None], atol=1e-6)
+    assert offset_warnings(scene) == ()
+
+
+def test_the_working_grid_of_a_tile_is_that_of_hls(safe):
+    from dataclasses import replace
+
+    scene = open_scene(str(safe))
+    tile = replace(scene, grid=replace(scene.grid, height=10980, width=10980))
+    grid = working_grid(tile)
+    assert (grid.height, grid.width, grid.transform) == (3660, 3660, (30, 0, WEST, 0, -30, NORTH))
+
+
+@pytest.mark.parametrize("how", ["zip", "metadata", "parent"])
+def test_the_zip_and_other_paths_give_the_same(safe, tmp_path, how):
+    path = {"metadata": safe / "MTD_MSIL2A.xml", "parent": safe.parent}.get(how)
+    path = path or zip_of(safe, tmp_path / "a product.zip")
+    scene = open_scene(str(path))
+    whole = open_scene(str(safe))
+    assert (scene.id, scene.grid, scene.offset_rule) == (whole.id, whole.grid, whole.offset_rule)
+    assert np.array_equal(read_all(scene)[0], read_all(whole)[0])
+
+
+def test_offsets_are_each_bands_own(tmp_path):
+    own = [-1000 - 10 * i for i in range(13)]
+    scene = open_scene(str(make_safe(tmp_path, driver="GTiff", offsets=offsets_xml(own))))
+    assert {asset.name: asset.dn_offset for asset in scene.assets} == {
+        name: own[i] for i, name in enumerate(IDS) if name != "B10"
+    }
+
+
+@pytest.mark.parametrize(
+    ("baseline", "offset"),
+    [("02.14", 0.0), ("03.01", 0.0), ("04.00", -1000.0), ("05.11", -1000.0), ("99.99", 0.0), ("", 0.0)],
+)
+def test_without_a_list_the_baseline_decides_and_never_the_date(tmp_path, baseline, offset):
+    """The name and the time say June 2024 in every case."""
+    path = make_safe(tmp_path, driver="GTiff", offset=int(offset), offsets="", baseline=baseline)
+    scene = open_scene(str(path))
+    assert {asset.dn_offset for asset in scene.assets} == {offset}
+    assert (baseline or "unknown") in scene.offset_rule
+
+
+def test_quantification_and_the_users_offset(tmp_path):
+    path = make_safe(tmp_path, driver="GTiff", quantification="20000")
+    assert {asset.dn_scale for asset in open_scene(str(path)).assets} == {5e-5}
+    scene = open_scene(str(path), SceneChoices(dn_offset=0))
+    assert {asset.dn_offset for asset in scene.assets} == {0.0}
+    assert "given by the user instead of -1000" in scene.offset_rule
+
+
+@pytest.mark.parametrize(
+    ("spacecraft", "name", "source"),
+    [
+        ("Sentinel-2A", NAME, "sentinel2a"),
+        ("Sentinel-2C", NAME, "sentinel2c"),
+        ("", NAME, "sentinel2b"),
+        ("", "renamed", "sentinel2a"),
+    ],
+)
+def test_the_platform_comes_from_the_metadata(tmp_path, spacecraft, name, source):
+    path = make_safe(tmp_path, driver="GTiff", spacecraft=spacecraft, name=name)
+    scene = open_scene(str(path))
+    assert scene.source == source
+    assert bool(scene.notes) == (name == "renamed")
+    assert open_scene(str(path), SceneChoices(source="sentinel2c")).source == "sentinel2c"
+    with pytest.raises(SceneError, match="hls_s30"):
+        open_scene(str(path), SceneChoices(source="hls_s30"))
+
+
+@pytest.mark.parametrize("scl", range(12))
+def test_cloud_shadow_and_cirrus_are_invalid_unless_kept(tmp_path, scl):
+    path = make_safe(tmp_path, driver="GTiff", scl=scl)
+    reflectance, valid = read_all(open_scene(str(path)))
+    assert valid.all() == (scl in {2, 4, 5, 6, 7, 11})
+    assert valid.any() == valid.all()
+    assert (reflectance[:, ~valid] == 0).all()
+    assert read_all(open_scene(str(path), SceneChoices(quality=False)))[1].all()
+
+
+def test_a_missing_band_is_named(safe, tmp_path):
+    archive = zip_of(safe, tmp_path / "x.zip")
+    with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(tmp_path / "y.zip", "w") as part:
+        for name in whole.namelist():
+            if "_B09_" not in name:
+                part.writestr(name, whole.read(name))
+    with pytest.raises(SceneError, match="no image of B09; there are B01, B02"):
+        open_scene(str(tmp_path / "y.zip"))
+    scene = open_scene(str(tmp_path / "y.zip"), SceneChoices(bands=tuple(name for name in S2_BANDS if name != "B09")))
+    assert len(scene.assets) == 11
+    with pytest.raises(SceneError, match="at least 10"):
+        open_scene(str(safe), SceneChoices(bands=("B02", "B03", "B04")))
+
+
+def test_without_a_classification_the_user_is_told(tmp_path):
+    path = make_safe(tmp_path, driver="GTiff")
+    for file in path.rglob("*_SCL_*"):
+        file.unlink()
+    scene = open_scene(str(path))
+    assert scene.quality is None
+    assert "SCL" in scene.notes[0]
+
+
+def test_level_1c_is_refused(tmp_path):
+    folder = tmp_path / "S2A_MSIL1C_20240601T102021_N0510_R065_T32TNT_20240601T140000.SAFE"
+    (folder / "GRANULE").mkdir(parents=True)
+    (folder / "MTD_MSIL1C.xml").write_text("<x/>")
+    with pytest.raises(SceneError, match=r"level 1C.*level 2A"):
+        open_scene(str(folder))
+    with pytest.raises(SceneError, match=r"level 1C.*level 2A"):
+        open_scene(str(zip_of(folder, tmp_path / "x.zip")))
+    with pytest.raises(SceneError, match=r"level 1C"):
+        open_scene(str(folder / "MTD_MSIL1C.xml"))
+
+
+def test_damaged_products_are_errors(safe, tmp_path):
+    archive = zip_of(safe, tmp_path / "x.zip")
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SceneError, match=r"x\.zip: not a zip"):
+        open_scene(str(archive))
+    (tmp_path / "a.SAFE").mkdir()
+    with pytest.raises(SceneError, match=r"no MTD_MSIL2A\.xml"):
+        open_scene(str(tmp_path / "a.SAFE"))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SceneError, match="folder of nothing that is known"):
+        open_scene(str(tmp_path / "folder"))
+
+
+def test_damaged_metadata_and_images_are_errors(tmp_path):
+    path = make_safe(tmp_path)
+    scene = open_scene(str(path))
+    image = next(path.rglob("*_B11_20m.jp2"))
+    image.write_bytes(image.read_bytes()[:-60])
+    with pytest.raises(SceneError, match=r"B11_20m\.jp2"):
+        read_all(scene)
+    metadata = path / "MTD_MSIL2A.xml"
+    text = metadata.read_text()
+    for damaged in (
+        text[: len(text) // 2],
+        text.replace('band_id="3"', 'band_id="77"'),
+        text.replace(">10000<", ">x<"),
+    ):
+        metadata.write_text(damaged)
+        with pytest.raises(SceneError, match=r"its MTD_MSIL2A\.xml is damaged"):
+            open_scene(str(path))
