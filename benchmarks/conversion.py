@@ -56,7 +56,7 @@ def plain_write_seconds(cube: Path, copy: Path) -> float:
         layout = {"tiled": True, "blockxsize": 256, "blockysize": 256, "interleave": "band"}
         codec = {"compress": "zstd", "zstd_level": 1, "predictor": 2, "bigtiff": "YES", "num_threads": "ALL_CPUS"}
         profile = {"driver": "GTiff", "dtype": "int16", "count": made.count, "nodata": made.nodata}
-        size = {"height": made.height, "width": made.width}
+        size = {"height": made.height, "width": made.width, "crs": made.crs, "transform": made.transform}
         out = rasterio.open(copy, "w", **profile, **size, **layout, **codec)
         for top in range(0, made.height, 256):
             window = Window(0, top, made.width, min(256, made.height - top))
