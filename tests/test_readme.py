@@ -1,0 +1,98 @@
+"""The README's commands work as written, and it names every command and option that matters."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import rasterio
+from test_safe import make_safe
+
+import ms2hs.spectra.sensors as known
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+# Commands stand indented on lines of their own, or in back-ticks.
+COMMANDS = sorted(set(re.findall(r"^    (ms2hs .+)$|`(ms2hs [^`]+)`", README, re.MULTILINE)))
+COMMANDS = sorted({(block or span).strip() for block, span in COMMANDS})
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, scene_path):
+    """A folder with everything that the README's commands name."""
+    from ms2hs.conversion import convert
+    from ms2hs.raster.cube import open_cube
+
+    folder = tmp_path_factory.mktemp("world")
+    shutil.copy(scene_path, folder / "scene.tif")
+    made = convert(folder / "scene.tif", "enmap", folder / "cube_of_the_same_place.tif")
+    made_safe = make_safe(folder)
+    safes = set(re.findall(r"S2B_\S+?\.SAFE", " ".join(COMMANDS))) | {"scene.SAFE"}
+    for name in safes - {made_safe.name}:
+        shutil.copytree(made_safe, folder / name)
+    cube = open_cube(made.output)
+    nm = ",".join(f"{x:.1f}" for x in cube.wavelength_nm.values)
+    spectrum = ",".join(f"{x:.4f}" for x in cube.values[:, 40, 60])
+    (folder / "field.csv").write_text(f"id,lon,lat,{nm}\nplot 1,,,{spectrum}\n")
+    return folder
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 14
+    for command in ("convert", "info", "example", "pretrain"):
+        assert any(line.startswith(f"ms2hs {command}") for line in COMMANDS), command
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_works_as_written(command, ms2hs, world, tmp_path, monkeypatch, request):
+    for path in world.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    words = shlex.split(command)[1:]
+    if "DIR" in words:
+        words[words.index("DIR")] = str(request.getfixturevalue("real_data"))
+    if words[0] == "example":
+        (tmp_path / "scene.tif").unlink()
+    if "--bands" in words:  # for a file whose bands have no names
+        _strip_names(world / "scene.tif", tmp_path / "scene.tif")
+    monkeypatch.chdir(tmp_path)
+    code, out, err = ms2hs(*words)
+    assert code == 0, err
+    assert out
+    for line in out.splitlines():
+        if words[0] in {"convert", "example", "pretrain"} and "--dry-run" not in words:
+            assert Path(line).is_file(), line
+
+
+def _strip_names(source, path):
+    path.unlink()
+    with rasterio.open(source) as scene:
+        profile, dn = scene.profile, scene.read([2, 3, 4, 5, 6, 7, 8, 9, 11, 12])
+    with rasterio.open(path, "w", **(profile | {"count": 10})) as bare:
+        bare.write(dn)
+
+
+def test_the_python_example_works(world, tmp_path, monkeypatch):
+    shutil.copy(world / "scene.tif", tmp_path / "scene.tif")
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(code, names)  # noqa: S102 - our own README
+    assert names["made"].sigma.is_file()
+    assert names["spectrum"].shape == (202,)
+
+
+def test_every_target_and_module_is_named():
+    for name in ("enmap", "emit"):
+        assert name in README
+    assert set(re.findall(r"--source (\S+?)`", README)) <= set(known.sensor_names())
+    house = README[README.index("### The house") :]
+    package = Path(known.__file__).parents[1]
+    for path in package.iterdir():
+        if path.suffix == ".py" and path.stem not in {"__init__", "errors"}:
+            assert f"`{path.stem}`" in house, path.stem
+
+
+def test_make_has_the_two_commands():
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^    make (\w+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
