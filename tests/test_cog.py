@@ -266,6 +266,19 @@ def test_a_directory_that_is_not_writable_is_refused(tmp_path, monkeypatch):
         check_output(tmp_path / "cube.tif")
 
 
+def test_a_writer_without_a_place_says_so(tmp_path, monkeypatch):
+    grid = utm(10, 10)
+    with pytest.raises(OutputError, match="no directory"), CogWriter(tmp_path / "no" / "a.tif", grid, SPECTRAL, {}):
+        pass
+
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(cog.tempfile, "mkdtemp", refuse)
+    with pytest.raises(OutputError, match="Permission denied"), CogWriter(tmp_path / "a.tif", grid, SPECTRAL, {}):
+        pass
+
+
 def test_too_little_space_is_refused_before_work(tmp_path, monkeypatch):
     grid = utm(100, 100)
     needed = disk_bytes(grid, len(SPECTRAL))

@@ -174,10 +174,11 @@ class CogWriter:
 
     def __enter__(self) -> Self:
         """Make the temporary file."""
+        check_output(self.path, overwrite=True)
         check_space(self.path.parent, disk_bytes(self._grid, len(self._spectral)))
         try:
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.stem}-", dir=self.path.parent))
             with self._writing():
+                self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.stem}-", dir=self.path.parent))
                 self._file = rasterio.open(self._strips, "w", **self._profile())
                 self._describe()
         except BaseException:
