@@ -50,7 +50,8 @@ def test_stored_numbers_are_the_nearest_and_invalid_is_nodata(reflectance, valid
     assert dn.dtype == np.int16
     assert (dn[~there] == NODATA).all()
     expected = np.clip(reflectance[there].astype(float), -3.2767, 3.2767)
-    assert np.abs(dn[there] * SCALE - expected).max(initial=0) <= SCALE / 2 * 1.001
+    # Half a step, and float32's own spacing of 0.002 steps at 32767.
+    assert np.abs(dn[there] / 1e4 - expected).max(initial=0) <= 0.502 * SCALE
     out = np.empty_like(dn)
     assert quantise(reflectance, valid, out) is out
     assert np.array_equal(out, dn)
@@ -264,6 +265,19 @@ def test_a_directory_that_is_not_writable_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(cog.os, "access", lambda *_: False)
     with pytest.raises(OutputError, match="not writable"):
         check_output(tmp_path / "cube.tif")
+
+
+def test_a_writer_without_a_place_says_so(tmp_path, monkeypatch):
+    grid = utm(10, 10)
+    with pytest.raises(OutputError, match="no directory"), CogWriter(tmp_path / "no" / "a.tif", grid, SPECTRAL, {}):
+        pass
+
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(cog.tempfile, "mkdtemp", refuse)
+    with pytest.raises(OutputError, match="Permission denied"), CogWriter(tmp_path / "a.tif", grid, SPECTRAL, {}):
+        pass
 
 
 def test_too_little_space_is_refused_before_work(tmp_path, monkeypatch):

@@ -35,9 +35,9 @@ BLOCK = 256
 
 # GDAL takes 5 % of the machine's memory by default; this much keeps a row of blocks of one band many times over.
 CACHE_BYTES = 128_000_000
-# Rows of a block of the temporary file: fewer, larger writes. A block that two strips share is held in the cache for
-# every band at once: at most a quarter of it.
-MOST_ROWS = 16
+# Rows of a block of the temporary file. A block that two strips share waits in the cache for every band at once, so it
+# must be low; GDAL copies from blocks of this width about a quarter faster than from whole rows.
+LOW = 16
 # Red, green, blue for natural colour, in nm, and how far a band may lie from it.
 RGB_NM = (650.0, 550.0, 470.0)
 RGB_REACH_NM = 30.0
@@ -92,12 +92,14 @@ def disk_bytes(grid: PixelGrid, bands: int) -> int:
     The temporary file's size is exact but for its header. The COG is taken as large as its numbers uncompressed,
     which noise comes near to; real scenes take a half or less.
     """
-    plane = 2 * grid.height * grid.width
-    levels = overview_levels(grid.height, grid.width)
-    padded = sum(2 * BLOCK**2 * _blocks(-(-grid.height // level), -(-grid.width // level)) for level in levels)
-    small = sum(plane // level**2 for level in levels)
-    headers = 5000 + 64 * (_blocks(grid.height, grid.width) + grid.height)
-    return bands * (plane + padded + plane + small + headers)
+    height, width = grid.height, grid.width
+    levels = overview_levels(height, width)
+    low_blocks = -(-height // LOW) * -(-width // BLOCK)
+    strips = 2 * BLOCK * LOW * low_blocks
+    strips += sum(2 * BLOCK**2 * _blocks(-(-height // level), -(-width // level)) for level in levels)
+    result = sum(2 * height * width // level**2 for level in [1, *levels])
+    headers = 5000 + 32 * low_blocks
+    return bands * (strips + result + headers)
 
 
 def _blocks(height: int, width: int) -> int:
@@ -172,10 +174,11 @@ class CogWriter:
 
     def __enter__(self) -> Self:
         """Make the temporary file."""
+        check_output(self.path, overwrite=True)
         check_space(self.path.parent, disk_bytes(self._grid, len(self._spectral)))
         try:
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.stem}-", dir=self.path.parent))
             with self._writing():
+                self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.stem}-", dir=self.path.parent))
                 self._file = rasterio.open(self._strips, "w", **self._profile())
                 self._describe()
         except BaseException:
@@ -229,7 +232,6 @@ class CogWriter:
 
     def _profile(self) -> dict[str, Any]:
         grid = self._grid
-        rows = CACHE_BYTES // 4 // (2 * len(self._spectral) * grid.width)
         placed = {} if grid.transform == tuple(Affine.identity())[:6] else {"transform": Affine(*grid.transform)}
         return placed | {
             "driver": "GTiff",
@@ -241,7 +243,9 @@ class CogWriter:
             "nodata": NODATA,
             "BIGTIFF": "YES",
             "INTERLEAVE": "BAND",
-            "BLOCKYSIZE": min(MOST_ROWS, max(1, rows)),
+            "TILED": "YES",
+            "BLOCKXSIZE": BLOCK,
+            "BLOCKYSIZE": LOW,
         }
 
     def _describe(self) -> None:
