@@ -10,7 +10,7 @@ from typing import Any
 from ms2hs import __version__
 from ms2hs.models.prior import Conditional
 from ms2hs.planning import Plan
-from ms2hs.raster.cog import NODATA, SCALE
+from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.placement import lonlat_bounds
 from ms2hs.spectra.grid import band_support
 

@@ -13,8 +13,7 @@ from ms2hs.data.example import HEIGHT, WIDTH
 from ms2hs.errors import OutputError, SceneError
 from ms2hs.models.weights import load_weights
 from ms2hs.planning import Choices, plan
-from ms2hs.raster.cog import NODATA, SCALE
-from ms2hs.raster.cube import open_cube
+from ms2hs.raster.cube import NODATA, SCALE, open_cube
 from ms2hs.spectra.sensors import load_sensor
 
 

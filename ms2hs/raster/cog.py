@@ -21,14 +21,10 @@ from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from ms2hs.errors import OutputError
-from ms2hs.raster.cube import NODATA, SCALE, open_cube, quietly
+from ms2hs.raster.cube import NODATA, SCALE
+from ms2hs.raster.dataset import quietly
 from ms2hs.raster.scene import PixelGrid
 from ms2hs.spectra.grid import SpectralGrid
-
-__all__ = [
-    "NODATA", "SCALE", "CogWriter", "check_output", "check_space", "disk_bytes", "nearest_band", "open_cube",
-    "overview_levels", "quantise",
-]  # fmt: skip
 
 BLOCK = 256
 """Pixels along a side of a block of the COG."""

@@ -1,9 +1,6 @@
 """Cubes opened as xarray: wavelengths as coordinates, and no pixel read before it is asked for."""
 
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,20 +8,19 @@ import numpy as np
 import rasterio
 import xarray as xr
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.windows import Window
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from ms2hs.errors import GridError, SceneError
+from ms2hs.errors import SceneError
+from ms2hs.raster.dataset import open_dataset
+from ms2hs.raster.header import read_header
 from ms2hs.spectra.grid import SpectralGrid, grid_of
 
 SCALE = 1e-4
 """Reflectance of one stored step."""
 NODATA = -32768
 """The stored number that means there is none."""
-
-NM_PER_UNIT = {"nm": 1.0, "nanometers": 1.0, "nanometres": 1.0, "um": 1000.0, "µm": 1000.0, "micrometers": 1000.0}
 
 
 def open_cube(path: str | Path) -> xr.DataArray:
@@ -46,14 +42,11 @@ def open_cube(path: str | Path) -> xr.DataArray:
     ------
     SceneError : not a raster, or without wavelengths.
     """
-    try:
-        with quietly(), rasterio.open(path) as file:
-            spectral = spectral_of(file)
-            pixels = _Pixels(file)
-            place = file.transform
-            attrs = file.tags() | {"crs": file.crs.to_string() if file.crs else "", "transform": tuple(place)[:6]}
-    except RasterioIOError as error:
-        raise SceneError(f"{path} cannot be opened as a raster ({error}); a GeoTIFF is needed. Check it.") from error
+    with open_dataset(str(path)) as file:
+        spectral = spectral_of(file)
+        pixels = _Pixels(file)
+        place = file.transform
+        attrs = file.tags() | {"crs": file.crs.to_string() if file.crs else "", "transform": tuple(place)[:6]}
     if spectral is None:
         raise SceneError(
             f"{path} has bands without a wavelength; each needs IMAGERY tags (CENTRAL_WAVELENGTH_UM) or a "
@@ -73,52 +66,24 @@ def open_cube(path: str | Path) -> xr.DataArray:
 
 
 def spectral_of(file: rasterio.DatasetReader) -> SpectralGrid | None:
-    """The grid of an open raster's bands; None where a band has no wavelength.
+    """The grid of an open raster's bands, as its header gives it; None where a band has no wavelength.
 
-    Wavelengths come from each band's `IMAGERY:CENTRAL_WAVELENGTH_UM`, or its tag `wavelength` with a unit (nm without:
-    ENVI's habit for numbers above 100, µm below); widths from `FWHM_UM` or the header's `fwhm`; good bands from `bbl`.
+    Bands are called good as the header's bad-band list (`bbl`) says, which our own files carry as a tag.
     """
-    found = [_wavelength_um(file, band) for band in file.indexes]
-    if any(centre is None for centre, _ in found):
+    header = read_header(file, file.name)
+    known = [wavelength for wavelength in header.wavelengths if wavelength]
+    if len(known) < file.count:
         return None
-    centre_nm = np.array([centre for centre, _ in found], float) * 1000
-    width_nm = np.array([np.nan if width is None else width for _, width in found], float) * 1000
-    per_unit = centre_nm.max() / max(_numbers(file, "wavelength") or [centre_nm.max()])
-    header = _numbers(file, "fwhm")
-    if len(header) == len(centre_nm):
-        width_nm = np.where(np.isnan(width_nm), np.array(header) * per_unit, width_nm)
-    good = np.array(_numbers(file, "bbl")) != 0
+    centre_nm = np.array([wavelength.centre_nm for wavelength in known])
+    grid = grid_of(centre_nm, np.array([wavelength.fwhm_nm or np.nan for wavelength in known]))
     names = tuple((description or "").split(" ")[0] for description in file.descriptions)
-    try:
-        grid = grid_of(centre_nm, np.where(width_nm > 0, width_nm, np.nan))
-    except GridError:
-        return None
+    listed = re.findall(r"\d+", header.tags.get("bbl", ""))
     return SpectralGrid(
         names if all(names) and len(set(names)) == len(names) else grid.names,
         grid.wavelength_nm,
         grid.fwhm_nm,
-        good if len(good) == len(grid) else grid.good,
+        np.array([number != "0" for number in listed]) if len(listed) == len(grid) else grid.good,
     )
-
-
-def _wavelength_um(file: rasterio.DatasetReader, band: int) -> tuple[float | None, float | None]:
-    imagery, tags = file.tags(band, ns="IMAGERY"), file.tags(band)
-    try:
-        if "CENTRAL_WAVELENGTH_UM" in imagery:
-            width = imagery.get("FWHM_UM")
-            return float(imagery["CENTRAL_WAVELENGTH_UM"]), None if width is None else float(width)
-        centre = float(tags["wavelength"])
-    except (KeyError, ValueError):
-        return None, None
-    unit = tags.get("wavelength_units", file.tags().get("wavelength_units", "nm" if centre > 100 else "um"))
-    nm_per_unit = NM_PER_UNIT.get(unit.strip().lower())
-    return (None if nm_per_unit is None else centre * nm_per_unit / 1000), None
-
-
-def _numbers(file: rasterio.DatasetReader, key: str) -> list[float]:
-    """A list as ENVI headers write them, `{1, 0, 1}`, from the header or our tag."""
-    text = file.tags(ns="ENVI").get(key) or file.tags().get(key) or ""
-    return [float(number) for number in re.findall(r"[-+.\deE]+", text)]
 
 
 class _Pixels(BackendArray):
@@ -148,7 +113,7 @@ class _Pixels(BackendArray):
             return np.empty((len(bands), len(rows), len(cols)), np.float32)[picked]
         top, left = int(rows.min()), int(cols.min())
         window = Window(left, top, int(cols.max()) - left + 1, int(rows.max()) - top + 1)
-        with quietly(), rasterio.open(self._path) as file:
+        with open_dataset(self._path) as file:
             dn = file.read([int(band) + 1 for band in bands], window=window)
         dn = dn[:, rows - top][:, :, cols - left]
         values = dn.astype(np.float32)
@@ -159,11 +124,3 @@ class _Pixels(BackendArray):
             if nodata is not None and not np.isnan(nodata):
                 plane[stored == nodata] = np.nan
         return cast("NDArray[np.float32]", values[picked])
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Rasters without georeference are allowed: no word from rasterio about each of them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield

@@ -1,7 +1,8 @@
 """Files that GDAL reads: opened and read with errors that name the file and the band."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +29,21 @@ def open_dataset(href: str) -> DatasetReader:
     if not href.startswith(REMOTE) and not Path(href).exists():
         raise SceneError(f"{href}: no such file; a path to a raster that exists is needed. Check the path.")
     try:
-        with warnings.catch_warnings():
-            # Said once for a scene, as a note of its own.
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with quietly():
             return rasterio.open(href)
     except RasterioError as error:
         raise SceneError(
             f"{href}: not a raster that can be read ({error}); a whole GeoTIFF or JPEG 2000 file is needed. "
             "Check that it was copied completely."
         ) from error
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Rasters without georeference are allowed: it is said once for a scene, as a note of its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
 
 
 def pixel_grid(dataset: DatasetReader) -> PixelGrid:

@@ -10,7 +10,8 @@ from rasterio.io import MemoryFile
 
 from ms2hs.errors import OutputError
 from ms2hs.raster.cog import RGB_NM, RGB_REACH_NM, nearest_band
-from ms2hs.raster.cube import quietly, spectral_of
+from ms2hs.raster.cube import spectral_of
+from ms2hs.raster.dataset import open_dataset, quietly
 
 LONG_SIDE = 1024
 """Most pixels along the long side of a panel."""
@@ -38,7 +39,7 @@ def write_quicklook(cube_path: str | Path, png_path: str | Path) -> None:
     ------
     OutputError : the picture cannot be written.
     """
-    with quietly(), rasterio.open(cube_path) as file:
+    with open_dataset(str(cube_path)) as file:
         panels = [_paint(file, bands) for bands in _panels(file)]
     axis = 2 if panels[0].shape[1] >= panels[0].shape[2] else 1
     gap = [4, *panels[0].shape[1:]]
