@@ -63,12 +63,7 @@ def run(planned: Plan, progress: Progress | None = None) -> Reconstruction:
             model = model.with_references(pairs.measured, pairs.truth)
             notes += pairs.notes
         flow = _Flow(planned, model, reader, tell)
-        with ExitStack() as stack:
-            writers = [
-                stack.enter_context(CogWriter(path, planned.grid, planned.spectral, tags(planned)))
-                for path in (planned.output, planned.sigma)
-                if path
-            ]
+        with _writers(planned) as writers:
             flow.run(writers)
             if flow.counts.valid == 0:
                 raise SceneError(
@@ -86,6 +81,23 @@ def run(planned: Plan, progress: Progress | None = None) -> Reconstruction:
     )
     write_item(planned, made, model)
     return made
+
+
+@contextmanager
+def _writers(planned: Plan) -> Iterator[list[CogWriter]]:
+    """Writers of the cube and, if asked, of its uncertainty; neither file stays if the other fails."""
+    paths = [path for path in (planned.output, planned.sigma) if path]
+    writers = [CogWriter(path, planned.grid, planned.spectral, tags(planned)) for path in paths]
+    try:
+        with ExitStack() as stack:
+            for writer in writers:
+                stack.enter_context(writer)
+            yield writers
+    except BaseException:
+        for writer in writers:
+            if writer.is_done:
+                writer.path.unlink()
+        raise
 
 
 class _Closure:

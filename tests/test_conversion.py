@@ -150,6 +150,20 @@ def test_nothing_is_left_of_a_conversion_that_fails(scene_path, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+def test_no_uncertainty_stays_without_its_cube(scene_path, tmp_path, monkeypatch):
+    finish = conversion.CogWriter._finish
+
+    def fail_for_the_cube(writer):
+        if "sigma" not in writer.path.name:
+            raise OutputError("no space; some is needed. Make room.")
+        finish(writer)
+
+    monkeypatch.setattr(conversion.CogWriter, "_finish", fail_for_the_cube)
+    with pytest.raises(OutputError, match="no space"):
+        convert(scene_path, "enmap", tmp_path, Choices(uncertainty=True))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_thread_s_error_is_raised(scene_path, tmp_path, monkeypatch):
     def broken(*_args):
         raise OutputError("no space; some is needed. Make room.")

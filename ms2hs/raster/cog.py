@@ -164,6 +164,8 @@ class CogWriter:
         self._grid = grid
         self._spectral = spectral
         self._tags = tags
+        self.is_done = False
+        """Whether the COG stands under its name."""
         self._row = 0
         self._folder: Path | None = None
         self._file: Any = None
@@ -285,6 +287,7 @@ class CogWriter:
             )
             _check_whole(result)
             result.replace(self.path)
+            self.is_done = True
             # GDAL keeps statistics there; those of a file that was replaced are wrong
             self.path.with_name(self.path.name + ".aux.xml").unlink(missing_ok=True)
 
