@@ -51,8 +51,7 @@ def read_reflectance(
     inside = read_inside(dataset, window, shape)
     if inside is not None:
         valid &= inside
-        reflectance *= valid
-    return reflectance, valid
+    return _emptied(reflectance, valid), valid
 
 
 def to_reflectance(stored: NDArray[np.generic], assets: tuple[Asset, ...]) -> tuple[FloatArray, Valid]:
@@ -61,20 +60,27 @@ def to_reflectance(stored: NDArray[np.generic], assets: tuple[Asset, ...]) -> tu
     No value: the nodata number, NaN, infinity, and spectra of nothing but 0, which some writers leave outside the
     image without declaring it and which no surface has. A single band may well be 0: SWIR over water is.
     """
-    several = len(assets) > 1
-    invalid: Valid = np.all(stored == 0, axis=0) if several else np.zeros(stored.shape[1:], np.bool_)
-    for band, asset in zip(stored, assets, strict=True):
+    reflectance = np.empty(stored.shape, np.float32)
+    invalid = np.zeros(stored.shape[1:], np.bool_)
+    for band, dn, asset in zip(reflectance, stored, assets, strict=True):
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.add(dn, np.float32(asset.dn_offset), out=band, casting="unsafe")
+            np.multiply(band, np.float32(asset.dn_scale), out=band)
         if asset.nodata is not None:
-            invalid |= band == asset.nodata
-    with np.errstate(over="ignore"):
-        reflectance = stored.astype(np.float32)
-    if stored.dtype.kind == "f":
-        invalid |= ~np.isfinite(reflectance).all(axis=0)
-    reflectance[:, invalid] = 0
-    reflectance += np.array([asset.dn_offset for asset in assets], np.float32)[:, None, None]
-    reflectance *= np.array([asset.dn_scale for asset in assets], np.float32)[:, None, None]
-    reflectance[:, invalid] = 0
-    return reflectance, ~invalid
+            invalid |= dn == asset.nodata
+        if dn.dtype.kind == "f":
+            invalid |= ~np.isfinite(band)
+    if len(assets) > 1 and {asset.nodata for asset in assets} != {0.0}:
+        invalid |= np.all(stored == 0, axis=0)
+    valid: Valid = ~invalid
+    return _emptied(reflectance, valid), valid
+
+
+def _emptied(reflectance: FloatArray, valid: Valid) -> FloatArray:
+    """The same array, with 0 wherever it is not valid; NaN too."""
+    if not valid.all():
+        reflectance[:, ~valid] = 0
+    return reflectance
 
 
 class SceneReader:
@@ -146,13 +152,15 @@ class SceneReader:
             values, good = layer.read(slice(rows.begin, rows.end), slice(cols.begin, cols.end))
             if self._quality is not None:
                 good &= self._usable(self._quality, layer, rows, cols)
-                values *= good
+                _emptied(values, good)
             if not (layer.rows.is_same and layer.cols.is_same and good.shape == valid.shape):
                 values, good = resample(values, good, rows, cols)
-            reflectance[list(layer.index)] = values
             valid &= good
-        reflectance *= valid
-        return reflectance, valid
+            if len(layer.assets) == len(self.scene.assets):
+                reflectance = values
+            else:
+                reflectance[list(layer.index)] = values
+        return _emptied(reflectance, valid), valid
 
     def _usable(self, source: Layer, layer: Layer, rows: Share, cols: Share) -> Valid:
         """(row, col) what the quality layer says at the centres of a part of another layer's pixels."""
@@ -192,5 +200,4 @@ def sample(scene: Scene, size: int = 512) -> tuple[FloatArray, Valid]:
     if scene.quality is not None and scene.quality_rule is not None:
         with open_dataset(scene.quality.href) as dataset:
             valid &= quality.RULES[scene.quality_rule](read_bands(dataset, [scene.quality.band], shape=shape)[0])
-    reflectance *= valid
-    return reflectance, valid
+    return _emptied(reflectance, valid), valid
