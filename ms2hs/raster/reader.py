@@ -12,7 +12,7 @@ from rasterio.windows import Window
 
 from ms2hs.raster import quality
 from ms2hs.raster.dataset import open_dataset, pixel_grid, read_bands, read_inside
-from ms2hs.raster.resampling import Axis, Share, relate, regrid, share
+from ms2hs.raster.resampling import Axis, Share, regrid, relate, share
 from ms2hs.raster.scene import Asset, PixelGrid, Scene
 
 FloatArray = NDArray[np.float32]
