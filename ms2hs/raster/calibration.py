@@ -142,7 +142,8 @@ def constant_left_in(pixels: FloatArray, wavelength_nm: NDArray[np.floating]) ->
        NDVI of 0.7 or more. Nothing natural looks so with 0.1 more: half-bare ground with red at 0.13 has blue near
        0.07, as soils rise from blue to red, and haze leaves the short-wave infrared dark (rule 1). Water: every band
        within -0.02-0.07, and 2200 nm not above blue nor above 0.02. With 0.1 more it would be a flat grey that falls
-       towards the infrared; dark rock, asphalt and ash rise.
+       towards the infrared; dark rock, asphalt and ash rise. Grey roofs may not,
+       so this is a warning and no refusal.
 
     Parameters
     ----------
