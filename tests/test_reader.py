@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms2hs.errors import SceneError
+from ms2hs.raster.dataset import read_bands
 from ms2hs.raster.placement import pixel_size_m, subset, working_grid
 from ms2hs.raster.quality import RULES, SNOW
 from ms2hs.raster.reader import SceneReader, sample
@@ -94,6 +95,42 @@ def noisy(tmp_path_factory):
     scl = rng.choice([4, 5, 6, 9, 11], (ROWS_M // 20, COLS_M // 20), p=[0.3, 0.2, 0.2, 0.2, 0.1])
     scene = make_scene(tmp_path_factory.mktemp("noisy"), bands, scl)
     return scene, {gsd: read_all(scene, working_grid(scene, gsd)) for gsd in (10, 20, 30, 60)}
+
+
+@given(heights=st.lists(st.integers(1, 9), min_size=1, max_size=20), gsd=st.sampled_from([10, 20, 30, 60]))
+@settings(max_examples=30, deadline=None)
+def test_strips_of_any_height_with_overlap_and_jumps_equal_the_whole(noisy, heights, gsd):
+    scene, wholes = noisy
+    grid, (whole, whole_valid) = working_grid(scene, gsd), wholes[gsd]
+    with SceneReader(scene, grid) as reader:
+        row = 0
+        for height in heights:
+            rows = min(height, grid.height - row)
+            part, valid = reader.read(row, 0, rows, grid.width)
+            assert np.array_equal(valid, whole_valid[row : row + rows])
+            assert np.allclose(part, whole[:, row : row + rows], atol=1e-7)
+            row = (row + height - height // 3) % grid.height
+
+
+def test_blocks_are_decoded_once_in_strips(tmp_path, monkeypatch):
+    from ms2hs.raster import reader as module
+
+    values = dn_of([[0.2] * 12], (512, 300))
+    path = write_raster(tmp_path / "x.tif", values, descriptions=S2_BANDS, tiled=True, blockxsize=128, blockysize=128)
+    from ms2hs.raster.products import open_scene
+
+    scene = open_scene(str(path))
+    asked = []
+
+    def counted(dataset, bands, window=None, shape=None):
+        asked.append((window.row_off, window.row_off + window.height))
+        return read_bands(dataset, bands, window, shape)
+
+    monkeypatch.setattr(module, "read_bands", counted)
+    with SceneReader(scene, scene.grid) as reader:
+        strips = [reader.read(row, 0, min(50, 512 - row), 300)[0] for row in range(0, 512, 50)]
+    assert asked == [(0, 128), (128, 256), (256, 384), (384, 512)]
+    assert np.array_equal(np.concatenate(strips, axis=1), values.astype(np.float32) * np.float32(1e-4))
 
 
 def test_coarser_pixels_are_averages_of_the_valid_finer_ones(noisy):

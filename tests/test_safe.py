@@ -12,7 +12,7 @@ from ms2hs.raster.calibration import offset_warnings
 from ms2hs.raster.placement import working_grid
 from ms2hs.raster.products import open_scene
 from ms2hs.raster.reader import SceneReader
-from ms2hs.raster.scene import Scene, SceneChoices
+from ms2hs.raster.scene import Asset, PixelGrid, Scene, SceneChoices
 
 NAME = "S2B_MSIL2A_20240601T102021_N0510_R065_T32TNT_20240601T140000.SAFE"
 GRANULE = "GRANULE/L2A_T32TNT_A037800_20240601T102021/IMG_DATA"
@@ -247,6 +247,21 @@ def test_damaged_products_are_errors(safe, tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(SceneError, match="folder of nothing that is known"):
         open_scene(str(tmp_path / "folder"))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_a_cut_image_of_many_tiles_is_an_error_and_no_holes(tmp_path, share):
+    """GDAL reads the tiles beyond the end as zeros, which would pass for the border of the image."""
+    values = np.random.default_rng(0).integers(1000, 5000, (1, 256, 256)).astype(np.uint16)
+    options = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES", "BLOCKXSIZE": 64, "BLOCKYSIZE": 64}
+    path = write_raster(tmp_path / "B02.jp2", values, **options)
+    asset = Asset("B02", str(path), 1, 1e-4, 0.0, 0.0)
+    scene = Scene("x", "sentinel2a", (asset,), PixelGrid("EPSG:32632", (10, 0, WEST, 0, -10, NORTH), 256, 256), "")
+    assert read_all(scene)[1].all()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(SceneError, match=r"B02\.jp2: the JPEG 2000 file ends before"):
+        read_all(scene)
 
 
 def test_damaged_metadata_and_images_are_errors(tmp_path):

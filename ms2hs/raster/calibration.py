@@ -138,11 +138,12 @@ def constant_left_in(pixels: FloatArray, wavelength_nm: NDArray[np.floating]) ->
        0.00 to 0.05; so if 99 % of the pixels are above 0.09 even in their darkest band, either hardly any such thing is
        in the scene (bright desert, snow, cloud) or a constant is in the numbers.
     2. Such a thing is there: at least 1 % of the pixels have, once 0.1 is taken off, the spectrum of dense vegetation
-       or of water. Vegetation: red and blue both within 0.00-0.06 and within 0.025 of each other, green not below red,
+       or of water. Vegetation: red and blue both within -0.02-0.06 and within 0.025 of each other, green not below red,
        NDVI of 0.7 or more. Nothing natural looks so with 0.1 more: half-bare ground with red at 0.13 has blue near
        0.07, as soils rise from blue to red, and haze leaves the short-wave infrared dark (rule 1). Water: every band
        within -0.02-0.07, and 2200 nm not above blue nor above 0.02. With 0.1 more it would be a flat grey that falls
-       towards the infrared; dark rock, asphalt and ash rise.
+       towards the infrared; dark rock, asphalt and ash rise. Grey roofs may
+       not, so this is a warning and no refusal.
 
     Parameters
     ----------

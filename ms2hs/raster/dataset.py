@@ -16,6 +16,7 @@ from rasterio.windows import Window
 from ms2hs.errors import SceneError
 from ms2hs.raster.scene import PixelGrid
 
+JP2_SIGNATURE = bytes.fromhex("0000000c6a5020200d0a870a")
 REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://")
 
 
@@ -28,6 +29,10 @@ def open_dataset(href: str) -> DatasetReader:
     """
     if not href.startswith(REMOTE) and not Path(href).exists():
         raise SceneError(f"{href}: no such file; a path to a raster that exists is needed. Check the path.")
+    if not href.startswith(REMOTE) and is_cut_jp2(Path(href)):
+        raise SceneError(
+            f"{href}: the JPEG 2000 file ends before its image does; a whole one is needed. Copy or download it again."
+        )
     try:
         with quietly():
             return rasterio.open(href)
@@ -44,6 +49,32 @@ def quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
+
+
+def is_cut_jp2(path: Path) -> bool:
+    """Whether this is a JPEG 2000 file that was cut short: GDAL reads the tiles that are missing as zeros.
+
+    Such a file is a row of boxes that begin with their length and kind (ISO/IEC 15444-1, annex I); the image is in one
+    of them, and where that is said to reach to the end of the file, it ends with the marker FF D9.
+    """
+    if not path.is_file():
+        return False
+    size, at = path.stat().st_size, 0
+    with path.open("rb") as file:
+        if file.read(len(JP2_SIGNATURE)) != JP2_SIGNATURE:
+            return False
+        while at + 8 <= size:
+            file.seek(at)
+            length = int.from_bytes(file.read(8)[:4])
+            if length == 1:
+                length = int.from_bytes(file.read(8))
+            if length == 0:
+                file.seek(size - 2)
+                return file.read(2) != b"\xff\xd9"
+            if length < 8 or at + length > size:
+                return True
+            at += length
+    return False
 
 
 def pixel_grid(dataset: DatasetReader) -> PixelGrid:

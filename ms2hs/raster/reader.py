@@ -12,7 +12,7 @@ from rasterio.windows import Window
 
 from ms2hs.raster import quality
 from ms2hs.raster.dataset import open_dataset, pixel_grid, read_bands, read_inside
-from ms2hs.raster.resampling import Axis, Share, relate, resample, share
+from ms2hs.raster.resampling import Axis, Share, regrid, relate, share
 from ms2hs.raster.scene import Asset, PixelGrid, Scene
 
 FloatArray = NDArray[np.float32]
@@ -32,22 +32,65 @@ class Layer:
     index: tuple[int, ...]
     """Position of each of `assets` in the scene."""
 
+    rows_ahead: "RowsAhead"
+
     def read(self, row: slice, col: slice) -> tuple[FloatArray, Valid]:
         """(band, row, col) reflectance, 0 where there is none, and (row, col) where all the bands have some.
 
         Rows and columns are the file's and lie inside it.
         """
-        return read_reflectance(self.dataset, self.assets, Window.from_slices(row, col))
+        reflectance, valid = to_reflectance(self.rows_ahead.read(row, col), self.assets)
+        return _inside(self.dataset, reflectance, valid, Window.from_slices(row, col))
 
 
-def read_reflectance(
+class RowsAhead:
+    """Stored numbers of some bands of a file; when rows are read at full width, those down to the block's end are kept.
+
+    A block of a Sentinel-2 JPEG 2000 file is 1024 rows high and takes a tenth of a second to decode: strips of a
+    third of that would decode each block several times. GDAL's own cache does not help unless it holds a row of blocks
+    of all bands at once (about 300 MB of a tile).
+    """
+
+    # With more, as where a file is a single block, the rows are read as they are asked for.
+    LARGEST_BYTES = 300_000_000
+
+    def __init__(self, dataset: DatasetReader, bands: tuple[int, ...]) -> None:
+        self.dataset = dataset
+        self.bands = bands
+        self.block_rows = max(dataset.block_shapes[band - 1][0] for band in bands)
+        row_bytes = sum(np.dtype(dataset.dtypes[band - 1]).itemsize for band in bands) * dataset.width
+        self.is_kept = self.block_rows > 1 and self.block_rows * row_bytes <= self.LARGEST_BYTES
+        self._begin = 0
+        self._kept: NDArray[np.generic] | None = None
+
+    def read(self, row: slice, col: slice) -> NDArray[np.generic]:
+        """(band, row, col) stored numbers of rows and columns that lie inside the file; not to be written to."""
+        if not self.is_kept or col.stop - col.start < self.dataset.width:
+            return read_bands(self.dataset, self.bands, Window.from_slices(row, col))
+        kept = self._kept
+        if kept is not None and self._begin <= row.start <= self._begin + kept.shape[1]:
+            kept = kept[:, row.start - self._begin :]
+        else:
+            kept = None
+        end = row.start + (0 if kept is None else kept.shape[1])
+        if end < row.stop:
+            block_end = min(-(-row.stop // self.block_rows) * self.block_rows, self.dataset.height)
+            more = read_bands(self.dataset, self.bands, Window.from_slices((end, block_end), col))
+            kept = more if kept is None else np.concatenate([kept, more], axis=1)
+        if kept is None:
+            raise ValueError(f"no rows in {row}")
+        self._begin, self._kept = row.start, kept
+        return kept[:, : row.stop - row.start]
+
+
+def _inside(
     dataset: DatasetReader,
-    assets: tuple[Asset, ...],
+    reflectance: FloatArray,
+    valid: Valid,
     window: Window | None = None,
     shape: tuple[int, int] | None = None,
 ) -> tuple[FloatArray, Valid]:
-    """What `to_reflectance` makes of a part of a file, or of the part thinned out to a shape."""
-    reflectance, valid = to_reflectance(read_bands(dataset, [asset.band for asset in assets], window, shape), assets)
+    """The same, without what the file's own mask leaves out."""
     inside = read_inside(dataset, window, shape)
     if inside is not None:
         valid &= inside
@@ -86,8 +129,8 @@ def _emptied(reflectance: FloatArray, valid: Valid) -> FloatArray:
 class SceneReader:
     """Reads windows of a scene on a working grid; keeps its files open in between. For one thread at a time.
 
-    Compressed files are read fastest in windows as wide as the scene: a block that two windows share is then more
-    likely to be decoded once.
+    Read strips as wide as the grid from the top down: then each block of a file is decoded once, and at most a row of
+    blocks of each band is kept. Other windows are read as they come.
     """
 
     def __init__(self, scene: Scene, grid: PixelGrid) -> None:
@@ -121,7 +164,7 @@ class SceneReader:
         dataset = opened.enter_context(open_dataset(assets[0].href))
         grid = pixel_grid(dataset)
         rows, cols = relate(self.grid, grid, assets[0].name)
-        return Layer(dataset, grid, rows, cols, assets, index)
+        return Layer(dataset, grid, rows, cols, assets, index, RowsAhead(dataset, tuple(a.band for a in assets)))
 
     def read(self, row: int, col: int, height: int, width: int) -> tuple[FloatArray, Valid]:
         """A window of the working grid.
@@ -154,7 +197,7 @@ class SceneReader:
                 good &= self._usable(self._quality, layer, rows, cols)
                 _emptied(values, good)
             if not (layer.rows.is_same and layer.cols.is_same and good.shape == valid.shape):
-                values, good = resample(values, good, rows, cols)
+                values, good = regrid(values, good, rows, cols)
             valid &= good
             if len(layer.assets) == len(self.scene.assets):
                 reflectance = values
@@ -168,8 +211,7 @@ class SceneReader:
         down, right = relate(layer.grid, source.grid, source.assets[0].name)
         row, row_inside = _nearest(down, rows.begin, rows.end)
         col, col_inside = _nearest(right, cols.begin, cols.end)
-        window = Window.from_slices((int(row.min()), int(row.max()) + 1), (int(col.min()), int(col.max()) + 1))
-        stored = read_bands(source.dataset, [source.assets[0].band], window)[0]
+        stored = source.rows_ahead.read(_reach(row), _reach(col))[0]
         usable = rule(stored)[np.ix_(row - row.min(), col - col.min())]
         return usable & row_inside[:, None] & col_inside
 
@@ -179,6 +221,10 @@ def _nearest(axis: Axis, begin: int, end: int) -> tuple[NDArray[np.intp], Valid]
     edges = axis.edges(begin, end - begin)
     position = np.floor((edges[:-1] + edges[1:]) / 2).astype(np.intp)
     return np.clip(position, 0, axis.size - 1), (position >= 0) & (position < axis.size)
+
+
+def _reach(positions: NDArray[np.intp]) -> slice:
+    return slice(int(positions.min()), int(positions.max()) + 1)
 
 
 def sample(scene: Scene, size: int = 512) -> tuple[FloatArray, Valid]:
@@ -195,7 +241,8 @@ def sample(scene: Scene, size: int = 512) -> tuple[FloatArray, Valid]:
         index = [i for i, asset in enumerate(scene.assets) if asset.href == href]
         assets = tuple(scene.assets[i] for i in index)
         with open_dataset(href) as dataset:
-            reflectance[index], good = read_reflectance(dataset, assets, shape=shape)
+            stored = read_bands(dataset, [asset.band for asset in assets], shape=shape)
+            reflectance[index], good = _inside(dataset, *to_reflectance(stored, assets), shape=shape)
         valid &= good
     if scene.quality is not None and scene.quality_rule is not None:
         with open_dataset(scene.quality.href) as dataset:

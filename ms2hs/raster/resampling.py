@@ -143,7 +143,7 @@ def _normalised(weight: NDArray[np.float64]) -> NDArray[np.float64]:
     return normalised
 
 
-def resample(values: FloatArray, valid: Valid, rows: Share, cols: Share) -> tuple[FloatArray, Valid]:
+def regrid(values: FloatArray, valid: Valid, rows: Share, cols: Share) -> tuple[FloatArray, Valid]:
     """Values on the working grid from the valid ones alone, and where at least half of the area is valid.
 
     Parameters
