@@ -175,7 +175,7 @@ class CogWriter:
         check_output(self.path, overwrite=True)
         check_space(self.path.parent, disk_bytes(self._grid, len(self._spectral)))
         try:
-            with self._writing():
+            with self._writing(), quietly():
                 self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.stem}-", dir=self.path.parent))
                 self._file = rasterio.open(self._strips, "w", **self._profile())
                 self._describe()
@@ -264,7 +264,7 @@ class CogWriter:
         if self._row != self._grid.height:
             raise ValueError(f"{self._row} of {self._grid.height} rows were written")
         result = self._home / self.path.name
-        with self._writing():
+        with self._writing(), quietly():
             self._file.close()
             levels = overview_levels(self._grid.height, self._grid.width)
             if levels:
@@ -301,7 +301,7 @@ class CogWriter:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            with _environment(), quietly():
+            with _environment():
                 yield
         except WRITE_ERRORS as error:
             free = shutil.disk_usage(self.path.parent).free
