@@ -204,6 +204,17 @@ def test_too_little_space_is_told_before_anything_is_written(ms2hs, scene_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interrupt_leaves_nothing(ms2hs, scene_path, tmp_path, monkeypatch):
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ms2hs.conversion.quantise", interrupted)
+    code, out, err = ms2hs("convert", scene_path, "-o", tmp_path / "out.tif", "--uncertainty")
+    assert (code, out) == (130, "")
+    assert "interrupted" in err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "words",
     [
