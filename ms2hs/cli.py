@@ -23,16 +23,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
 def main() -> None:
-    """Run the command line: exit code 0 done, 1 failed, 2 usage, 130 interrupted."""
+    """Run the command line: exit code 0 done, 1 failed, 2 usage; 130 interrupted is Typer's."""
     sys.argv[1:] = join_numbers(sys.argv[1:])
     try:
         app()
     except Ms2hsError as error:
         typer.secho(f"ms2hs: {error}", fg="red", err=True)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        typer.secho("ms2hs: interrupted; nothing was left under the name of the result", fg="red", err=True)
-        raise SystemExit(130) from None
 
 
 def join_numbers(arguments: list[str]) -> list[str]:

@@ -209,9 +209,8 @@ def test_an_interrupt_leaves_nothing(ms2hs, scene_path, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ms2hs.conversion.quantise", interrupted)
-    code, out, err = ms2hs("convert", scene_path, "-o", tmp_path / "out.tif", "--uncertainty")
+    code, out, _ = ms2hs("convert", scene_path, "-o", tmp_path / "out.tif", "--uncertainty")
     assert (code, out) == (130, "")
-    assert "interrupted" in err
     assert list(tmp_path.iterdir()) == []
 
 
