@@ -52,7 +52,7 @@ def write_scene(path: Path, height: int, width: int) -> None:
 def plain_write_seconds(cube: Path, copy: Path) -> float:
     """Seconds that GDAL needs to write this cube as a tiled, band-interleaved ZSTD GeoTIFF, without overviews."""
     seconds = 0.0
-    with rasterio.open(cube) as made, rasterio.Env(GDAL_CACHEMAX=512):
+    with rasterio.open(cube) as made, rasterio.Env(GDAL_CACHEMAX=512_000_000):
         layout = {"tiled": True, "blockxsize": 256, "blockysize": 256, "interleave": "band"}
         codec = {"compress": "zstd", "zstd_level": 1, "predictor": 2, "bigtiff": "YES", "num_threads": "ALL_CPUS"}
         profile = {"driver": "GTiff", "dtype": "int16", "count": made.count, "nodata": made.nodata}
