@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ms2hs.data.corpora import Corpus, read_corpora, spectra_on
 from ms2hs.data.simulation import CANOPY_WAVELENGTH_NM, mix, simulate_canopies
 from ms2hs.errors import DataError
-from ms2hs.models.moments import Moments, moments_of, pool, scale_of
+from ms2hs.models.moments import Moments, expect, moments_of, pool, scale_of
 from ms2hs.models.prior import Conditional, SpectralPrior, brightness_of, factorise
 from ms2hs.models.weights import save_weights
 from ms2hs.spectra.grid import FloatArray, grid_of
@@ -51,8 +51,8 @@ class PriorSettings:
     rank: int = 60
     floor: float = 0.1
     """Brightness below which spectra count as equally bright."""
-    noise: float = 0.004
-    """Relative noise of a source band."""
+    noise: float = 0.008
+    """Relative noise of a source band: between 0.004, best on clean input, and 0.03, best under a product's errors."""
     fill_noise: float = 0.01
     """Relative noise of known values when unknown ones are filled from them."""
     libraries: float = 1.0
@@ -71,12 +71,14 @@ class PriorSettings:
 
 # The sensor that the calibration looks through.
 CALIBRATION_SOURCE = "sentinel2a"
-# Where every complete library spectrum and every canopy is known, in nm.
-CORE_NM = (400.0, 2500.0)
+# How often a member of a mixture is a canopy, for each time that it is a library's spectrum.
+CANOPY_SHARE = 0.5
 # Half the width of a Gaussian's central 90 % in standard deviations.
 NORMAL_90 = 1.645
 # Where no scene tells how sure the posterior may be, it is taken to be this much less sure than beside the gap.
 UNKNOWN_SCALE = 1.5
+# A scene of fewer pixels, or a library of a scene's family, tells nothing of how sure the posterior may be.
+FEWEST_PIXELS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +134,7 @@ def gather(folder: Path, settings: PriorSettings) -> Evidence:
         elif corpus.name not in LEFT_OUT:
             libraries.append(corpus)
     taken = {scene.family for scene in scenes}
+    scenes += [_scene(library, wavelength, settings, rng) for library in libraries if library.family in taken]
     libraries = [library for library in libraries if library.family not in taken]
     if not scenes or not libraries:
         raise DataError(
@@ -166,27 +169,48 @@ def _library(
     files = np.repeat([library.name for library in libraries], [len(library.reflectance) for library in libraries])
     usable = brightness_of(points, wavelength_nm) > 0.01
     points, classes, weights = points[usable], classes[usable], _balance(classes[usable], files[usable])
-    core = (wavelength_nm >= CORE_NM[0]) & (wavelength_nm <= CORE_NM[1])
-    whole = np.isfinite(points[:, core]).all(axis=1)
+    scale = scale_of(brightness_of(points, wavelength_nm), settings.floor)
+    sets = list(moments_of(points, scale, weights, settings.libraries))
     canopies = _canopies(libraries, wavelength_nm, settings, rng)
-    mixed = np.concatenate([points[whole], canopies])
-    shares = np.concatenate([weights[whole] / weights[whole].sum(), np.full(len(canopies), 0.5 / len(canopies))])
-    mixtures = mix(np.where(core, mixed, np.nan).astype(np.float32), shares, settings.simulated, rng)
-    sets: list[Moments] = []
-    for spectra, share, total in (
-        (points, weights, settings.libraries),
-        (canopies, np.ones(len(canopies)), settings.canopies),
-        (mixtures, np.ones(len(mixtures)), settings.mixtures),
-    ):
-        if total > 0 and len(spectra):
-            sets += moments_of(spectra, scale_of(brightness_of(spectra, wavelength_nm), settings.floor), share, total)
-    largest = max((part for part in sets if (part.known >= core).all()), key=lambda part: part.weight)
-    nearest = np.clip(np.arange(len(core)), *np.flatnonzero(largest.known)[[0, -1]]) - np.argmax(largest.known)
-    start = largest.second[np.ix_(nearest, nearest)] + settings.fill_noise**2 * np.eye(len(core))
-    second = pool(sets, start, settings.fill_noise, settings.iterations)
-    kept = rng.choice(np.flatnonzero(whole), size=min(400, int(whole.sum())), p=weights[whole] / weights[whole].sum())
-    sample = np.concatenate([points[kept], canopies[:200], mixtures[:200]])
-    return Moments(np.ones(len(core), bool), second, sum(part.weight for part in sets)), sample
+    scale_canopies = scale_of(brightness_of(canopies, wavelength_nm), settings.floor)
+    if len(canopies):
+        sets += moments_of(canopies, scale_canopies, np.ones(len(canopies)), settings.canopies)
+    model = pool(sets, _start(sets, settings), settings.fill_noise, settings.iterations)
+    whole = scale[:, None] * expect(points / scale[:, None], model, settings.fill_noise)
+    sample = [whole[rng.choice(len(whole), size=400, p=weights / weights.sum())]]
+    total = settings.libraries + settings.canopies * bool(len(canopies))
+    if settings.mixtures > 0:
+        whole_canopies = scale_canopies[:, None] * expect(
+            canopies / scale_canopies[:, None], model, settings.fill_noise
+        )
+        mixtures = _mixtures(whole, weights, whole_canopies, settings, rng)
+        scale = scale_of(brightness_of(mixtures, wavelength_nm), settings.floor)
+        (mixed,) = moments_of(mixtures, scale, np.ones(len(mixtures)), settings.mixtures)
+        model = (total * model + settings.mixtures * mixed.second) / (total + settings.mixtures)
+        total += settings.mixtures
+        sample.append(mixtures[:400])
+    return Moments(np.ones(len(wavelength_nm), bool), model, total), np.concatenate(sample).astype(np.float32)
+
+
+def _start(sets: list[Moments], settings: PriorSettings) -> FloatArray:
+    """A second moment to begin with: of the spectra that reach furthest, held beyond their ends."""
+    furthest = max(sets, key=lambda part: (part.known.sum(), part.weight))
+    known = np.flatnonzero(furthest.known)
+    nearest = np.abs(np.arange(len(furthest.known))[:, None] - known).argmin(axis=1)
+    return furthest.second[np.ix_(nearest, nearest)] + settings.fill_noise**2 * np.eye(len(nearest))
+
+
+def _mixtures(
+    spectra: FloatArray,
+    weights: FloatArray,
+    canopies: FloatArray,
+    settings: PriorSettings,
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """(mixture, wavelength) of library spectra and a third as many canopies."""
+    some = canopies[: settings.simulated // 3]
+    shares = np.concatenate([weights / weights.sum(), np.full(len(some), CANOPY_SHARE / max(len(some), 1))])
+    return mix(np.concatenate([spectra, some]).astype(np.float32), shares, settings.simulated, rng)
 
 
 def _balance(classes: NDArray[np.str_], files: NDArray[np.str_]) -> FloatArray:
@@ -260,38 +284,40 @@ def calibrate(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[st
     """
     source = load_sensor(CALIBRATION_SOURCE).grid
     target = grid_of(evidence.wavelength_nm, np.full(len(evidence.wavelength_nm), 2 * evidence.settings.step_nm))
-    ratios, constants, squares = [], [], []
+    before, after = [], []
     for family in evidence.families:
         if family in leave_out:
             continue
         conditional = fit(evidence, {*leave_out, family}).condition(source, target)
-        members = [scene for scene in evidence.scenes if scene.family == family]
-        errors = [_relative_error(scene, conditional) for scene in members]
-        widths = [_by_wavelength(np.abs(error), lambda known: np.quantile(known, 0.9, axis=0)) for error in errors]
-        ratios += [width / conditional.relative_sigma / NORMAL_90 for width in widths]
-        constants += [np.square(_by_wavelength(error, lambda known: known.mean(axis=0))) for error in errors]
-        squares += [_by_wavelength(np.square(error), lambda known: known.mean(axis=0)) for error in errors]
-    scale = _by_wavelength(np.array(ratios), lambda known: np.percentile(known, 80, axis=0))
-    shift = _by_wavelength(np.array(constants), _mean) / _by_wavelength(np.array(squares), _mean)
+        for scene in evidence.scenes:
+            if scene.family != family or len(scene.measured) < FEWEST_PIXELS:
+                continue
+            half = len(scene.measured) // 2
+            corrected = conditional.with_references(scene.measured[:half], scene.truth[:half])
+            before.append(_width(scene, conditional, slice(None)) / conditional.relative_sigma)
+            after.append(_width(scene, corrected, slice(half, None)) / conditional.relative_sigma)
+    scale, mended = (_by_wavelength(np.array(ratios), _high) for ratios in (before, after))
+    shift = 1 - np.square(mended / scale)
     return replace(
         prior,
         sigma_scale=_bridged(scale, UNKNOWN_SCALE).astype(np.float32),
-        shift=_bridged(shift, 1.0).astype(np.float32),
+        shift=np.clip(_bridged(shift, 1.0), 0, 1).astype(np.float32),
         sample=_sample(prior, evidence, leave_out),
     )
 
 
-def _relative_error(scene: Scene, conditional: Conditional) -> FloatArray:
-    """(pixel, wavelength) error in a left-out scene relative to its pixels' scale, NaN = unknown."""
-    measured = np.ascontiguousarray(scene.measured.T)
-    error = scene.truth - conditional.reconstruct(measured).T
-    relative: FloatArray = error / conditional.scale(measured)[:, None]
-    return relative
+def _width(scene: Scene, conditional: Conditional, pixels: slice) -> FloatArray:
+    """(wavelength,) standard deviation whose 90 % interval, times the pixels' scale, holds 90 % of a scene's errors."""
+    measured = np.ascontiguousarray(scene.measured[pixels].T)
+    error = scene.truth[pixels] - conditional.reconstruct(measured).T
+    relative = np.abs(error) / conditional.scale(measured)[:, None]
+    return _by_wavelength(relative, lambda known: np.quantile(known, 0.9, axis=0)) / NORMAL_90
 
 
-def _mean(values: FloatArray) -> FloatArray:
-    mean: FloatArray = values.mean(axis=0)
-    return mean
+def _high(values: FloatArray) -> FloatArray:
+    """The 80th percentile over scenes: what holds for most, without being ruled by the worst."""
+    high: FloatArray = np.percentile(values, 80, axis=0)
+    return high
 
 
 def _by_wavelength(values: FloatArray, statistic: Callable[[FloatArray], FloatArray]) -> FloatArray:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.errors import DataError
-from ms2hs.models.moments import moments_of, pool, scale_of
+from ms2hs.models.moments import by_pattern, moments_of, pool, scale_of
 from ms2hs.spectra.grid import FloatArray, SpectralGrid, response_matrix
 from ms2hs.spectra.library import interpolate_known
 
@@ -26,10 +26,13 @@ WATER_VAPOUR_NOISE = 0.02
 BRIGHTNESS_NM = ((450.0, 1300.0), (1500.0, 1750.0), (2050.0, 2300.0))
 # Fewer than this share of the training scenes reach a wavelength: it is called not known.
 LEAST_REACH = 0.25
-# References count as much as this many would that are known from before: their mean is shrunk by K / (K + 2).
-REFERENCES_BEFORE = 2.0
-# How much a site's own spectra count against everything known before.
-SITE_SHARE = 0.95
+# How references correct a scene: the mean of K residuals is shrunk by K / (K + 2), and beside it each direction of the
+# source's bands has its own error, of this variance together relative to a residual's scatter. Half or twice of either
+# changes the error by less than 2 %.
+CONSTANT_REFERENCES = 2.0
+DIRECTIONS_WEIGHT = 4.0
+# N spectra of a site count N / (N + 12) against everything known before, and fewer than 20 are no site.
+SITE_BEFORE = 12.0
 FEWEST_SITE_SPECTRA = 20
 
 
@@ -50,7 +53,7 @@ class Conditional:
     limit: float
     """Squared Mahalanobis distance that few training spectra exceed."""
     shift: Float32Array
-    """(target band,) share, 0-1, of the squared error that is one constant spectrum for a whole scene."""
+    """(target band,) share, 0-1, of the squared error that is common to a scene, so that references can mend it."""
     floor: float
     """Brightness below which spectra count as equally bright."""
 
@@ -102,7 +105,11 @@ class Conditional:
         return ~like
 
     def with_references(self, measured: FloatArray, truth: FloatArray) -> Self:
-        """Corrected by spectra of the scene: their mean residual, relative to brightness, shrunk by K / (K + 2).
+        """Corrected by spectra of the scene: a linear map of the bands, fitted to their residuals and shrunk.
+
+        A Bayesian regression in which a residual of scale s scatters by s, before anything is seen of the scene. The
+        map's prior variance is that of a constant spectrum times brightness, which alone would be the mean residual
+        shrunk by K / (K + 2), and of a change along each direction in which the source's bands vary.
 
         Parameters
         ----------
@@ -111,33 +118,33 @@ class Conditional:
 
         Raises
         ------
-        DataError : no reference with finite bands and a brightness above zero.
+        DataError : no reference with finite source bands and some known target bands.
         """
         seen = np.isfinite(measured).all(axis=1) & np.isfinite(truth).any(axis=1)
-        bright = np.nan_to_num(measured) @ self.brightness
-        seen &= bright > 0
         if not seen.any():
             raise DataError(
-                f"none of {len(seen)} reference spectra can be used; at least one needs finite source bands, a "
-                "positive brightness and some known target bands. Check the spectra and where they lie in the scene."
+                f"none of {len(seen)} reference spectra can be used; at least one needs finite source bands and some "
+                "known target bands. Check the spectra and where they lie in the scene."
             )
-        measured, truth, bright = measured[seen], truth[seen], bright[seen]
-        residual = truth - measured @ self.gain.T.astype(float)
-        known = np.isfinite(residual)
-        count = known.sum(axis=0)
-        # a least-squares slope on brightness: what a bright reference shows, it shows with less relative error
-        slope = np.where(known, residual, 0.0).T @ bright / np.maximum(known.T @ np.square(bright), 1e-12)
-        shrunk = count / (count + REFERENCES_BEFORE)
-        correction = slope * shrunk
-        # of the squared error, `shift` is the scene's constant; what is left of it, and what the references' own
-        # scatter brings in, follow from the shrinkage
-        own = 1 - self.shift
-        left = (1 - shrunk) ** 2 * self.shift + own * (1 + shrunk**2 / np.maximum(count, 1))
+        bands = np.asarray(measured, float)[seen]
+        residual = np.asarray(truth, float)[seen] - bands @ self.gain.T.astype(float)
+        scale = self.scale(bands.T)
+        bright, white = self.brightness.astype(float), self.whitening.astype(float)
+        precision = white.T @ white
+        before = np.outer(bright, bright) / CONSTANT_REFERENCES + precision * (DIRECTIONS_WEIGHT / len(bright))
+        moment = np.linalg.inv(precision)
+        gain, left = self.gain.astype(float), np.ones(len(self.gain))
+        for known, columns in by_pattern(np.isfinite(residual).T):
+            scaled = bands[known] / scale[known, None]
+            after = np.linalg.inv(np.linalg.inv(before) + scaled.T @ scaled)
+            gain[columns] += (residual[np.ix_(known, columns)] / scale[known, None]).T @ scaled @ after
+            left[columns] = np.sum(after * moment) / np.sum(before * moment)
+        error = 1 - self.shift + self.shift * left
         return replace(
             self,
-            gain=(self.gain + np.outer(correction, self.brightness)).astype(np.float32),
-            relative_sigma=(self.relative_sigma * np.sqrt(np.minimum(left, 1))).astype(np.float32),
-            shift=((1 - shrunk) ** 2 * self.shift / np.maximum(left, 1e-12)).astype(np.float32),
+            gain=gain.astype(np.float32),
+            relative_sigma=(self.relative_sigma * np.sqrt(error)).astype(np.float32),
+            shift=(self.shift * left / error).astype(np.float32),
         )
 
 
@@ -156,7 +163,7 @@ class SpectralPrior:
     sigma_scale: Float32Array
     """(wavelength,) what the posterior standard deviation is multiplied by to hold on scenes not trained on."""
     shift: Float32Array
-    """(wavelength,) share, 0-1, of the squared error on such scenes that is one constant spectrum a scene."""
+    """(wavelength,) share, 0-1, of the squared error on such scenes that references of the scene can mend."""
     sample: Float32Array
     """(spectrum, rank) some training spectra of scale 1, as coefficients of `factors`."""
     floor: float
@@ -178,24 +185,22 @@ class SpectralPrior:
         brightness = brightness_of(spectra, self.wavelength_nm)
         usable = np.isfinite(brightness)
         scaled = spectra[usable] / scale_of(brightness[usable], self.floor)[:, None]
-        patterns, which = np.unique(np.isfinite(scaled), axis=0, return_inverse=True)
         result = np.zeros((len(scaled), self.factors.shape[1]), np.float32)
-        for pattern, known in enumerate(patterns):
-            rows = np.flatnonzero(which == pattern)
-            factors = self.factors[known].astype(float) / np.sqrt(self.residual[known] + self.noise**2)[:, None]
-            weighted = scaled[np.ix_(rows, known)] / np.sqrt(self.residual[known] + self.noise**2)
+        for known, rows in by_pattern(np.isfinite(scaled)):
+            deviation = np.sqrt(self.residual[known] + self.noise**2)
+            factors = self.factors[known].astype(float) / deviation[:, None]
+            weighted = scaled[np.ix_(rows, known)] / deviation
             inner = factors.T @ factors + np.eye(factors.shape[1])
             result[rows] = np.linalg.solve(inner, factors.T @ weighted.T).T
         return result
 
-    def with_site(self, reflectance: Float32Array, grid: SpectralGrid, share: float = SITE_SHARE) -> Self:
+    def with_site(self, reflectance: Float32Array, grid: SpectralGrid) -> Self:
         """Sharpened by spectra of the same site, from any date, in closed form.
 
         Parameters
         ----------
         reflectance : (spectrum, band) of the site, NaN = unknown.
         grid : its bands. Gaps wider than `WIDEST_STEP_NM` between them stay unknown.
-        share : how much the site counts, 0-1, against all that was known before.
 
         Raises
         ------
@@ -212,6 +217,7 @@ class SpectralPrior:
         points = points[usable]
         sets = list(moments_of(points, scale_of(brightness[usable], self.floor), np.ones(len(points)), 1.0))
         before = self.second_moment()
+        share = len(points) / (len(points) + SITE_BEFORE)
         site = pool(sets, before, self.noise, 1)
         moment = (1 - share) * before + share * site
         factors, residual = factorise(moment, self.factors.shape[1])
