@@ -1,6 +1,6 @@
 """Estimating models from spectra: so far the linear one, the spectral prior."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class PriorSettings:
     step_nm: float = 5.0
     """Spacing of the fine grid."""
     rank: int = 60
-    floor: float = 0.1
+    floor: float = 0.2
     """Brightness below which spectra count as equally bright."""
     noise: float = 0.008
     """Relative noise of a source band: between 0.004, best on clean input, and 0.03, best under a product's errors."""
@@ -57,7 +57,7 @@ class PriorSettings:
     """Relative noise of known values when unknown ones are filled from them."""
     libraries: float = 1.0
     """Weight of the libraries together, in scenes."""
-    canopies: float = 1.0
+    canopies: float = 2.0
     """Weight of the simulated canopies, in scenes."""
     mixtures: float = 1.0
     """Weight of the mixtures, in scenes."""
@@ -177,7 +177,7 @@ def _library(
         sets += moments_of(canopies, scale_canopies, np.ones(len(canopies)), settings.canopies)
     model = pool(sets, _start(sets, settings), settings.fill_noise, settings.iterations)
     whole = scale[:, None] * expect(points / scale[:, None], model, settings.fill_noise)
-    sample = [whole[rng.choice(len(whole), size=400, p=weights / weights.sum())]]
+    sample: list[FloatArray] = [whole[rng.choice(len(whole), size=400, p=weights / weights.sum())]]
     total = settings.libraries + settings.canopies * bool(len(canopies))
     if settings.mixtures > 0:
         whole_canopies = scale_canopies[:, None] * expect(
@@ -284,7 +284,7 @@ def calibrate(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[st
     """
     source = load_sensor(CALIBRATION_SOURCE).grid
     target = grid_of(evidence.wavelength_nm, np.full(len(evidence.wavelength_nm), 2 * evidence.settings.step_nm))
-    before, after = [], []
+    widths: list[tuple[FloatArray, FloatArray]] = []
     for family in evidence.families:
         if family in leave_out:
             continue
@@ -294,9 +294,10 @@ def calibrate(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[st
                 continue
             half = len(scene.measured) // 2
             corrected = conditional.with_references(scene.measured[:half], scene.truth[:half])
-            before.append(_width(scene, conditional, slice(None)) / conditional.relative_sigma)
-            after.append(_width(scene, corrected, slice(half, None)) / conditional.relative_sigma)
-    scale, mended = (_by_wavelength(np.array(ratios), _high) for ratios in (before, after))
+            before, after = _width(scene, conditional, slice(None)), _width(scene, corrected, slice(half, None))
+            widths.append((before / conditional.relative_sigma, after / conditional.relative_sigma))
+    shape = (len(widths), 2, len(target))
+    scale, mended = (_by_wavelength(part, _high) for part in np.moveaxis(np.array(widths).reshape(shape), 1, 0))
     shift = 1 - np.square(mended / scale)
     return replace(
         prior,
@@ -311,7 +312,8 @@ def _width(scene: Scene, conditional: Conditional, pixels: slice) -> FloatArray:
     measured = np.ascontiguousarray(scene.measured[pixels].T)
     error = scene.truth[pixels] - conditional.reconstruct(measured).T
     relative = np.abs(error) / conditional.scale(measured)[:, None]
-    return _by_wavelength(relative, lambda known: np.quantile(known, 0.9, axis=0)) / NORMAL_90
+    width: FloatArray = _by_wavelength(relative, lambda known: np.quantile(known, 0.9, axis=0)) / NORMAL_90
+    return width
 
 
 def _high(values: FloatArray) -> FloatArray:
@@ -362,19 +364,28 @@ def estimate_prior(folder: Path, settings: PriorSettings | None = None) -> Spect
     return calibrate(fit(evidence), evidence)
 
 
-def pretrain_linear(folder: Path, output: Path, settings: PriorSettings | None = None) -> str:
+def pretrain_linear(
+    folder: Path,
+    output: Path,
+    settings: PriorSettings | None = None,
+    scores: Mapping[str, Mapping[str, float]] | None = None,
+) -> str:
     """Estimate the prior of a folder and write it; returns the file's SHA-256. What `ms2hs pretrain` calls.
+
+    Parameters
+    ----------
+    scores : what the card says of left-out scenes, such as benchmarks/leave_one_scene_out.py measures.
 
     Raises
     ------
-    DataError, WeightsError : as `estimate_prior` and `save_weights` say.
+    DataError, WeightsError : as `gather` and `save_weights` say.
     """
     settings = settings or PriorSettings()
     evidence = gather(folder, settings)
-    prior = calibrate(fit(evidence), evidence)
     card = {
         "command": f"ms2hs pretrain --model linear --data DIR -o {output.name}",
         "settings": asdict(settings),
-        "trained_on": sorted({scene.name for scene in evidence.scenes}) + list(evidence.libraries),
+        "trained_on": sorted(scene.name for scene in evidence.scenes) + sorted(evidence.libraries),
+        "scores": {name: dict(found) for name, found in (scores or {}).items()},
     }
-    return save_weights(output, prior, card)
+    return save_weights(output, calibrate(fit(evidence), evidence), card)

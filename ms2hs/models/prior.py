@@ -21,7 +21,7 @@ Float32Array = NDArray[np.float32]
 # Bands in the water-vapour bands at 945 and 1380 nm are retrieved through an atmosphere that absorbs most of the light;
 # their reflectance is off by a few per cent (relative) even where the other bands are right.
 WATER_VAPOUR_NM = ((930.0, 965.0), (1350.0, 1430.0))
-WATER_VAPOUR_NOISE = 0.02
+WATER_VAPOUR_NOISE = 2.5  # times the noise of other bands, added in quadrature
 # Windows whose mean is a spectrum's brightness: where every sensor is good.
 BRIGHTNESS_NM = ((450.0, 1300.0), (1500.0, 1750.0), (2050.0, 2300.0))
 # Fewer than this share of the training scenes reach a wavelength: it is called not known.
@@ -33,6 +33,8 @@ CONSTANT_REFERENCES = 2.0
 DIRECTIONS_WEIGHT = 4.0
 # N spectra of a site count N / (N + 12) against everything known before, and fewer than 20 are no site.
 SITE_BEFORE = 12.0
+# Part of the noise stands for what sets scenes apart; this much of it is left where the site is known.
+SITE_NOISE = 0.5
 FEWEST_SITE_SPECTRA = 20
 
 
@@ -120,7 +122,7 @@ class Conditional:
         ------
         DataError : no reference with finite source bands and some known target bands.
         """
-        seen = np.isfinite(measured).all(axis=1) & np.isfinite(truth).any(axis=1)
+        seen = np.atleast_1d(np.isfinite(measured).all(axis=1) & np.isfinite(truth).any(axis=1))
         if not seen.any():
             raise DataError(
                 f"none of {len(seen)} reference spectra can be used; at least one needs finite source bands and some "
@@ -221,14 +223,14 @@ class SpectralPrior:
         site = pool(sets, before, self.noise, 1)
         moment = (1 - share) * before + share * site
         factors, residual = factorise(moment, self.factors.shape[1])
-        return replace(self, factors=factors, residual=residual)
+        return replace(self, factors=factors, residual=residual, noise=SITE_NOISE * self.noise)
 
     def source_noise(self, source: SpectralGrid) -> FloatArray:
         """(source band,) standard deviation of each band's error, relative to the spectrum's scale."""
         noise = np.full(len(source), self.noise)
         for low, high in WATER_VAPOUR_NM:
             inside = (source.wavelength_nm >= low) & (source.wavelength_nm <= high)
-            noise[inside] = np.hypot(self.noise, WATER_VAPOUR_NOISE)
+            noise[inside] = self.noise * np.hypot(1, WATER_VAPOUR_NOISE)
         return noise
 
     def condition(self, source: SpectralGrid, target: SpectralGrid) -> Conditional:

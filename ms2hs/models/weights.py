@@ -157,6 +157,8 @@ def _linear(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> SpectralPr
                 )
         if not np.isfinite(array.astype(float)).all():
             raise WeightsError(f"{path}: {name} has values that are not finite. Download the weights again.")
+    if (np.diff(np.asarray(arrays["wavelength_nm"], float)) <= 0).any():
+        raise WeightsError(f"{path}: wavelength_nm must ascend, and does not. Download the weights again.")
     numbers = {name: float(np.asarray(arrays[name], float)[0]) for name in LINEAR_NUMBERS}
     known = {entry.name for entry in fields(SpectralPrior)}
     return SpectralPrior(**{name: array for name, array in arrays.items() if name in known} | numbers)  # type: ignore[arg-type]
