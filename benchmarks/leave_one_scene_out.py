@@ -87,7 +87,7 @@ def tables(prior: SpectralPrior, scene: TruthScene, scenes: list[TruthScene], se
         own = grid_of(scene.wavelength_nm)
 
         def sharpened(half: np.ndarray | None) -> object:
-            site = prior if half is None else prior.with_site(scene.spectra[half], own)
+            site = prior if half is None else prior.with_site(scene.spectra[half], own, SOURCE)
             return site.condition(SOURCE, TARGET)
 
         found["half, no site"], found["half, site"] = score_site(scene, sharpened)

@@ -1,6 +1,6 @@
 """Estimating models from spectra: so far the linear one, the spectral prior."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ms2hs.data.corpora import Corpus, read_corpora, spectra_on
 from ms2hs.data.simulation import CANOPY_WAVELENGTH_NM, mix, simulate_canopies
 from ms2hs.errors import DataError
+from ms2hs.models.calibration import bridge, most_scenes, sigma_needed
 from ms2hs.models.moments import Moments, expect, moments_of, pool, scale_of
 from ms2hs.models.prior import Conditional, SpectralPrior, brightness_of, factorise
 from ms2hs.models.weights import save_weights
@@ -73,8 +74,6 @@ class PriorSettings:
 CALIBRATION_SOURCE = "sentinel2a"
 # How often a member of a mixture is a canopy, for each time that it is a library's spectrum.
 CANOPY_SHARE = 0.5
-# Half the width of a Gaussian's central 90 % in standard deviations.
-NORMAL_90 = 1.645
 # Where no scene tells how sure the posterior may be, it is taken to be this much less sure than beside the gap.
 UNKNOWN_SCALE = 1.5
 # A scene of fewer pixels, or a library of a scene's family, tells nothing of how sure the posterior may be.
@@ -294,57 +293,24 @@ def calibrate(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[st
                 continue
             half = len(scene.measured) // 2
             corrected = conditional.with_references(scene.measured[:half], scene.truth[:half])
-            before, after = _width(scene, conditional, slice(None)), _width(scene, corrected, slice(half, None))
+            before = _sigma_needed(scene, conditional, slice(None))
+            after = _sigma_needed(scene, corrected, slice(half, None))
             widths.append((before / conditional.relative_sigma, after / conditional.relative_sigma))
     shape = (len(widths), 2, len(target))
-    scale, mended = (_by_wavelength(part, _high) for part in np.moveaxis(np.array(widths).reshape(shape), 1, 0))
+    scale, mended = (most_scenes(part) for part in np.moveaxis(np.array(widths).reshape(shape), 1, 0))
     shift = 1 - np.square(mended / scale)
     return replace(
         prior,
-        sigma_scale=_bridged(scale, UNKNOWN_SCALE).astype(np.float32),
-        shift=np.clip(_bridged(shift, 1.0), 0, 1).astype(np.float32),
+        sigma_scale=bridge(scale, UNKNOWN_SCALE).astype(np.float32),
+        shift=np.clip(bridge(shift, 1.0), 0, 1).astype(np.float32),
         sample=_sample(prior, evidence, leave_out),
     )
 
 
-def _width(scene: Scene, conditional: Conditional, pixels: slice) -> FloatArray:
-    """(wavelength,) standard deviation whose 90 % interval, times the pixels' scale, holds 90 % of a scene's errors."""
+def _sigma_needed(scene: Scene, conditional: Conditional, pixels: slice) -> FloatArray:
     measured = np.ascontiguousarray(scene.measured[pixels].T)
     error = scene.truth[pixels] - conditional.reconstruct(measured).T
-    relative = np.abs(error) / conditional.scale(measured)[:, None]
-    width: FloatArray = _by_wavelength(relative, lambda known: np.quantile(known, 0.9, axis=0)) / NORMAL_90
-    return width
-
-
-def _high(values: FloatArray) -> FloatArray:
-    """The 80th percentile over scenes: what holds for most, without being ruled by the worst."""
-    high: FloatArray = np.percentile(values, 80, axis=0)
-    return high
-
-
-def _by_wavelength(values: FloatArray, statistic: Callable[[FloatArray], FloatArray]) -> FloatArray:
-    """(wavelength,) the statistic over the known rows of each column; NaN where fewer than three are known."""
-    known = np.isfinite(values)
-    result = np.full(values.shape[1], np.nan)
-    patterns, which = np.unique(known, axis=1, return_inverse=True)
-    for pattern, rows in enumerate(patterns.T):
-        columns = np.flatnonzero(which == pattern)
-        if rows.sum() >= 3:
-            result[columns] = statistic(values[np.ix_(np.flatnonzero(rows), columns)])
-    return result
-
-
-def _bridged(values: FloatArray, factor: float) -> FloatArray:
-    """Values with each NaN replaced by `factor` times the larger of the nearest known on both sides."""
-    known = np.flatnonzero(np.isfinite(values))
-    if not len(known):
-        return np.full(len(values), factor)
-    index = np.arange(len(values))
-    right = np.clip(np.searchsorted(known, index), 0, len(known) - 1)
-    left = np.clip(np.searchsorted(known, index, side="right") - 1, 0, len(known) - 1)
-    nearest = np.maximum(values[known[left]], values[known[right]])
-    bridged: FloatArray = np.where(np.isfinite(values), values, factor * nearest)
-    return bridged
+    return sigma_needed(error, conditional.scale(measured))
 
 
 def _sample(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[str]) -> NDArray[np.float32]:

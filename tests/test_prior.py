@@ -186,9 +186,9 @@ def test_references_mend_a_constant_error_the_more_the_more_they_are():
     assert errors[0] < np.sqrt(np.mean((truth - expected) ** 2))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.1 * errors[0]
-    # half of the squared error is said to be common to the scene: sigma shrinks by no more than that
+    # one reference proves nothing of the others; half of the squared error is common to a scene, the rest stays
     assert sigmas == sorted(sigmas, reverse=True)
-    assert np.sqrt(0.5) < sigmas[-1] < sigmas[0] < 1
+    assert np.sqrt(0.5) < sigmas[-1] < sigmas[1] < sigmas[0] <= 1
 
 
 def test_references_leave_unknown_bands_alone_and_need_one_good_spectrum():
@@ -216,8 +216,21 @@ def test_a_site_takes_the_prior_to_its_own_spectra():
     assert after < 0.7 * before
 
 
+def test_a_sites_uncertainty_is_never_less_than_its_halves_disagree():
+    prior = make_prior()
+    spectra = 0.3 * spectra_of(make_prior(smooth_moment(seed=9), rank=20), 300).T.astype(np.float32)
+    rng = np.random.default_rng(0)
+    # a second half that differs from the first in what the source cannot see well
+    spectra[150:] *= 1 + 0.2 * np.sin(WAVELENGTH / 60) + 0.02 * rng.standard_normal(spectra[150:].shape)
+    loose = prior.with_site(spectra, grid_of(WAVELENGTH))
+    calibrated = prior.with_site(spectra, grid_of(WAVELENGTH), SOURCE)
+    np.testing.assert_array_equal(loose.factors, calibrated.factors)
+    assert (calibrated.sigma_scale >= loose.sigma_scale).all()
+    assert calibrated.sigma_scale.max() > 1.5
+
+
 def test_a_site_needs_spectra():
-    with pytest.raises(DataError, match="at least 20"):
+    with pytest.raises(DataError, match="20 or more"):
         make_prior().with_site(np.full((5, len(WAVELENGTH)), 0.3, np.float32), grid_of(WAVELENGTH))
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.errors import DataError
-from ms2hs.models.moments import by_pattern, moments_of, pool, scale_of
-from ms2hs.spectra.grid import FloatArray, SpectralGrid, response_matrix
+from ms2hs.models.calibration import sigma_needed
+from ms2hs.models.moments import by_pattern, expect, moments_of, pool, scale_of
+from ms2hs.spectra.grid import FloatArray, SpectralGrid, grid_of, response_matrix
 from ms2hs.spectra.library import interpolate_known
 
 Float32Array = NDArray[np.float32]
@@ -34,7 +35,7 @@ DIRECTIONS_WEIGHT = 4.0
 # N spectra of a site count N / (N + 12) against everything known before, and fewer than 20 are no site.
 SITE_BEFORE = 12.0
 # Part of the noise stands for what sets scenes apart; this much of it is left where the site is known.
-SITE_NOISE = 0.5
+SITE_NOISE = 0.25
 FEWEST_SITE_SPECTRA = 20
 
 
@@ -134,13 +135,14 @@ class Conditional:
         bright, white = self.brightness.astype(float), self.whitening.astype(float)
         precision = white.T @ white
         before = np.outer(bright, bright) / CONSTANT_REFERENCES + precision * (DIRECTIONS_WEIGHT / len(bright))
-        moment = np.linalg.inv(precision)
         gain, left = self.gain.astype(float), np.ones(len(self.gain))
         for known, columns in by_pattern(np.isfinite(residual).T):
+            if not known.any():
+                continue
             scaled = bands[known] / scale[known, None]
             after = np.linalg.inv(np.linalg.inv(before) + scaled.T @ scaled)
             gain[columns] += (residual[np.ix_(known, columns)] / scale[known, None]).T @ scaled @ after
-            left[columns] = np.sum(after * moment) / np.sum(before * moment)
+            left[columns] = _variance_left(scaled, before, after)
         error = 1 - self.shift + self.shift * left
         return replace(
             self,
@@ -148,6 +150,17 @@ class Conditional:
             relative_sigma=(self.relative_sigma * np.sqrt(error)).astype(np.float32),
             shift=(self.shift * left / error).astype(np.float32),
         )
+
+
+def _variance_left(scaled: FloatArray, before: FloatArray, after: FloatArray) -> float:
+    """Share, 0-1, of a regression's variance that is left at each of its spectra by the others; the mean of them.
+
+    So a single reference proves nothing of the rest of the scene, and references unlike each other prove little.
+    Leaving one out raises its leverage h to h / (1 - h) (Sherman & Morrison 1950).
+    """
+    leverage = np.einsum("ij,jk,ik->i", scaled, after, scaled)
+    prior = np.einsum("ij,jk,ik->i", scaled, before, scaled)
+    return float(np.minimum(leverage / (1 - leverage), prior).sum() / prior.sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,34 +209,56 @@ class SpectralPrior:
             result[rows] = np.linalg.solve(inner, factors.T @ weighted.T).T
         return result
 
-    def with_site(self, reflectance: Float32Array, grid: SpectralGrid) -> Self:
+    def with_site(self, reflectance: Float32Array, grid: SpectralGrid, source: SpectralGrid | None = None) -> Self:
         """Sharpened by spectra of the same site, from any date, in closed form.
 
         Parameters
         ----------
-        reflectance : (spectrum, band) of the site, NaN = unknown.
+        reflectance : (spectrum, band) of the site, in the order of its pixels, NaN = unknown.
         grid : its bands. Gaps wider than `WIDEST_STEP_NM` between them stay unknown.
+        source : the sensor that the prior will be conditioned on. With it the uncertainty is calibrated between the
+            two halves of the site; without, it may be too sure.
 
         Raises
         ------
         DataError : too few spectra with a known brightness.
         """
         points = interpolate_known(reflectance, grid.wavelength_nm, self.wavelength_nm.astype(float))
-        brightness = brightness_of(points, self.wavelength_nm)
-        usable = np.isfinite(brightness)
-        if usable.sum() < FEWEST_SITE_SPECTRA:
+        points = points[np.isfinite(brightness_of(points, self.wavelength_nm))]
+        if len(points) < FEWEST_SITE_SPECTRA:
             raise DataError(
-                f"{usable.sum()} of the site's {len(points)} spectra are complete between 450 and 2300 nm; at least "
-                f"{FEWEST_SITE_SPECTRA} are needed. Give a cube with more valid pixels and the bands of 450-2300 nm."
+                f"{len(points)} of the site's {len(reflectance)} spectra are complete between 450 and 2300 nm; "
+                f"{FEWEST_SITE_SPECTRA} or more are needed. Give a cube with more valid pixels and the bands there."
             )
-        points = points[usable]
-        sets = list(moments_of(points, scale_of(brightness[usable], self.floor), np.ones(len(points)), 1.0))
+        sharpened = self._mixed_with(points)
+        if source is None:
+            return sharpened
+        half = len(points) // 2
+        parts = (points[:half], points[half:])
+        ratios = [self._mixed_with(parts[i])._sigma_ratio(parts[1 - i], source) for i in (0, 1)]  # noqa: SLF001
+        needed = np.where(np.isfinite(ratios), ratios, 1).max(axis=0)
+        return replace(sharpened, sigma_scale=(sharpened.sigma_scale * np.maximum(needed, 1)).astype(np.float32))
+
+    def _mixed_with(self, points: Float32Array) -> Self:
+        """The prior with the moments of spectra (spectrum, wavelength) of one site mixed in."""
+        scale = scale_of(brightness_of(points, self.wavelength_nm), self.floor)
+        sets = list(moments_of(points, scale, np.ones(len(points)), 1.0))
         before = self.second_moment()
         share = len(points) / (len(points) + SITE_BEFORE)
-        site = pool(sets, before, self.noise, 1)
-        moment = (1 - share) * before + share * site
+        moment = (1 - share) * before + share * pool(sets, before, self.noise, 1)
         factors, residual = factorise(moment, self.factors.shape[1])
         return replace(self, factors=factors, residual=residual, noise=SITE_NOISE * self.noise)
+
+    def _sigma_ratio(self, points: Float32Array, source: SpectralGrid) -> FloatArray:
+        """(wavelength,) how much larger sigma must be for these spectra (spectrum, wavelength); NaN = unknown."""
+        some = points[:: max(1, len(points) // 2000)].astype(float)
+        scale = scale_of(brightness_of(some, self.wavelength_nm), self.floor)[:, None]
+        whole = scale * expect(some / scale, self.second_moment(), self.noise)
+        measured = (response_matrix(source, self.wavelength_nm) @ whole.T).astype(np.float32)
+        widths = np.full(len(self.wavelength_nm), 2 * float(self.wavelength_nm[1] - self.wavelength_nm[0]))
+        conditional = self.condition(source, grid_of(self.wavelength_nm, widths))
+        error = some - conditional.reconstruct(measured).T
+        return sigma_needed(error, conditional.scale(measured)) / np.maximum(conditional.relative_sigma, 1e-9)
 
     def source_noise(self, source: SpectralGrid) -> FloatArray:
         """(source band,) standard deviation of each band's error, relative to the spectrum's scale."""

@@ -121,12 +121,20 @@ def save_weights(path: Path, prior: SpectralPrior, card: Mapping[str, Any]) -> s
     arrays = {name: np.ascontiguousarray(getattr(prior, name), np.float32) for name in LINEAR_AXES}
     arrays |= {name: np.array([getattr(prior, name)], np.float32) for name in LINEAR_NUMBERS}
     metadata = {"format": FORMAT, "kind": LINEAR, "card": json.dumps(card, sort_keys=True)}
-    content = save(arrays, metadata)
+    content = _ordered(save(arrays, metadata))
     try:
         path.write_bytes(content)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be written ({error.strerror}); give a writable path with -o.") from error
     return hashlib.sha256(content).hexdigest()
+
+
+def _ordered(content: bytes) -> bytes:
+    """The file with the keys of its header sorted: safetensors writes metadata in no fixed order."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # arrays begin at multiples of 8 bytes
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def _card(path: Path, header: Mapping[str, str]) -> Mapping[str, Any]:
