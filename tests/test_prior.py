@@ -162,8 +162,8 @@ def test_references_are_a_bayesian_regression_on_the_bands():
     rng = np.random.default_rng(0)
     bands = (response_matrix(SOURCE, WAVELENGTH) @ spectra_of(prior, 8)).T
     truth = bands @ conditional.gain.T.astype(float) + 0.02 * rng.standard_normal((8, 202))
-    bright, white = conditional.brightness.astype(float), conditional.whitening.astype(float)
-    kernel = bands @ (np.outer(bright, bright) / 2 + white.T @ white * 4 / 12) @ bands.T
+    bright, precision = conditional.brightness.astype(float), conditional.precision.astype(float)
+    kernel = bands @ (np.outer(bright, bright) / 2 + precision * 4 / 12) @ bands.T
     scale = conditional.scale(bands.T).astype(float)
     residual = truth - bands @ conditional.gain.T.astype(float)
     expected = kernel @ np.linalg.solve(kernel + np.diag(scale**2), residual)

@@ -25,6 +25,9 @@ WATER_VAPOUR_NM = ((930.0, 965.0), (1350.0, 1430.0))
 WATER_VAPOUR_NOISE = 2.5  # times the noise of other bands, added in quadrature
 # Windows whose mean is a spectrum's brightness: where every sensor is good.
 BRIGHTNESS_NM = ((450.0, 1300.0), (1500.0, 1750.0), (2050.0, 2300.0))
+# What a real product's bands are off by, relative to a spectrum's scale (gain 2 %, offset 0.005): no pixel is called
+# unlike for less.
+PRODUCT_ERROR = 0.03
 # Fewer than this share of the training scenes reach a wavelength: it is called not known.
 LEAST_REACH = 0.25
 # How references correct a scene: the mean of K residuals is shrunk by K / (K + 2), and beside it each direction of the
@@ -53,6 +56,8 @@ class Conditional:
     """(source band,) a pixel's brightness is `brightness @ reflectance`."""
     whitening: Float32Array
     """(source band, source band) the squared length of `whitening @ reflectance` is Mahalanobis' for a scale of 1."""
+    precision: Float32Array
+    """(source band, source band) inverse of the second moment of the source's bands, for a scale of 1."""
     limit: float
     """Squared Mahalanobis distance that few training spectra exceed."""
     shift: Float32Array
@@ -132,8 +137,7 @@ class Conditional:
         bands = np.asarray(measured, float)[seen]
         residual = np.asarray(truth, float)[seen] - bands @ self.gain.T.astype(float)
         scale = self.scale(bands.T)
-        bright, white = self.brightness.astype(float), self.whitening.astype(float)
-        precision = white.T @ white
+        bright, precision = self.brightness.astype(float), self.precision.astype(float)
         before = np.outer(bright, bright) / CONSTANT_REFERENCES + precision * (DIRECTIONS_WEIGHT / len(bright))
         gain, left = self.gain.astype(float), np.ones(len(self.gain))
         for known, columns in by_pattern(np.isfinite(residual).T):
@@ -286,7 +290,7 @@ class SpectralPrior:
         gain = np.linalg.solve(seen, (to_target @ across).T).T
         variance = ((to_target @ moment) * to_target).sum(axis=1) - ((to_target @ across) * gain).sum(axis=1)
         brightness = np.linalg.solve(seen, across.T @ brightness_weights(self.wavelength_nm))
-        whitening = np.linalg.inv(np.linalg.cholesky(seen))
+        whitening = np.linalg.inv(np.linalg.cholesky(seen + PRODUCT_ERROR**2 * np.eye(len(source))))
         sample = (to_source @ self.factors.astype(float)) @ self.sample.T.astype(float)
         distance = np.square(whitening @ sample).sum(axis=0)
         return Conditional(
@@ -295,6 +299,7 @@ class SpectralPrior:
             known=to_target @ self.reach >= LEAST_REACH,
             brightness=brightness.astype(np.float32),
             whitening=whitening.astype(np.float32),
+            precision=np.linalg.inv(seen).astype(np.float32),
             limit=float(np.quantile(distance, 0.995)),
             shift=np.clip(to_target @ self.shift, 0, 1).astype(np.float32),
             floor=self.floor,
