@@ -1,6 +1,6 @@
 """Estimating models from spectra: so far the linear one, the spectral prior."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from ms2hs.data.corpora import Corpus, read_corpora, spectra_on
 from ms2hs.data.simulation import CANOPY_WAVELENGTH_NM, mix, simulate_canopies
 from ms2hs.errors import DataError
-from ms2hs.models.moments import Moments, moments_of, pool, scale_of
+from ms2hs.models.calibration import bridge, most_scenes, sigma_needed
+from ms2hs.models.moments import Moments, expect, moments_of, pool, scale_of
 from ms2hs.models.prior import Conditional, SpectralPrior, brightness_of, factorise
 from ms2hs.models.weights import save_weights
 from ms2hs.spectra.grid import FloatArray, grid_of
@@ -49,15 +50,15 @@ class PriorSettings:
     step_nm: float = 5.0
     """Spacing of the fine grid."""
     rank: int = 60
-    floor: float = 0.1
+    floor: float = 0.2
     """Brightness below which spectra count as equally bright."""
-    noise: float = 0.004
-    """Relative noise of a source band."""
+    noise: float = 0.008
+    """Relative noise of a source band: between 0.004, best on clean input, and 0.03, best under a product's errors."""
     fill_noise: float = 0.01
     """Relative noise of known values when unknown ones are filled from them."""
     libraries: float = 1.0
     """Weight of the libraries together, in scenes."""
-    canopies: float = 1.0
+    canopies: float = 2.0
     """Weight of the simulated canopies, in scenes."""
     mixtures: float = 1.0
     """Weight of the mixtures, in scenes."""
@@ -71,12 +72,12 @@ class PriorSettings:
 
 # The sensor that the calibration looks through.
 CALIBRATION_SOURCE = "sentinel2a"
-# Where every complete library spectrum and every canopy is known, in nm.
-CORE_NM = (400.0, 2500.0)
-# Half the width of a Gaussian's central 90 % in standard deviations.
-NORMAL_90 = 1.645
+# How often a member of a mixture is a canopy, for each time that it is a library's spectrum.
+CANOPY_SHARE = 0.5
 # Where no scene tells how sure the posterior may be, it is taken to be this much less sure than beside the gap.
 UNKNOWN_SCALE = 1.5
+# A scene of fewer pixels, or a library of a scene's family, tells nothing of how sure the posterior may be.
+FEWEST_PIXELS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +133,7 @@ def gather(folder: Path, settings: PriorSettings) -> Evidence:
         elif corpus.name not in LEFT_OUT:
             libraries.append(corpus)
     taken = {scene.family for scene in scenes}
+    scenes += [_scene(library, wavelength, settings, rng) for library in libraries if library.family in taken]
     libraries = [library for library in libraries if library.family not in taken]
     if not scenes or not libraries:
         raise DataError(
@@ -166,27 +168,48 @@ def _library(
     files = np.repeat([library.name for library in libraries], [len(library.reflectance) for library in libraries])
     usable = brightness_of(points, wavelength_nm) > 0.01
     points, classes, weights = points[usable], classes[usable], _balance(classes[usable], files[usable])
-    core = (wavelength_nm >= CORE_NM[0]) & (wavelength_nm <= CORE_NM[1])
-    whole = np.isfinite(points[:, core]).all(axis=1)
+    scale = scale_of(brightness_of(points, wavelength_nm), settings.floor)
+    sets = list(moments_of(points, scale, weights, settings.libraries))
     canopies = _canopies(libraries, wavelength_nm, settings, rng)
-    mixed = np.concatenate([points[whole], canopies])
-    shares = np.concatenate([weights[whole] / weights[whole].sum(), np.full(len(canopies), 0.5 / len(canopies))])
-    mixtures = mix(np.where(core, mixed, np.nan).astype(np.float32), shares, settings.simulated, rng)
-    sets: list[Moments] = []
-    for spectra, share, total in (
-        (points, weights, settings.libraries),
-        (canopies, np.ones(len(canopies)), settings.canopies),
-        (mixtures, np.ones(len(mixtures)), settings.mixtures),
-    ):
-        if total > 0 and len(spectra):
-            sets += moments_of(spectra, scale_of(brightness_of(spectra, wavelength_nm), settings.floor), share, total)
-    largest = max((part for part in sets if (part.known >= core).all()), key=lambda part: part.weight)
-    nearest = np.clip(np.arange(len(core)), *np.flatnonzero(largest.known)[[0, -1]]) - np.argmax(largest.known)
-    start = largest.second[np.ix_(nearest, nearest)] + settings.fill_noise**2 * np.eye(len(core))
-    second = pool(sets, start, settings.fill_noise, settings.iterations)
-    kept = rng.choice(np.flatnonzero(whole), size=min(400, int(whole.sum())), p=weights[whole] / weights[whole].sum())
-    sample = np.concatenate([points[kept], canopies[:200], mixtures[:200]])
-    return Moments(np.ones(len(core), bool), second, sum(part.weight for part in sets)), sample
+    scale_canopies = scale_of(brightness_of(canopies, wavelength_nm), settings.floor)
+    if len(canopies):
+        sets += moments_of(canopies, scale_canopies, np.ones(len(canopies)), settings.canopies)
+    model = pool(sets, _start(sets, settings), settings.fill_noise, settings.iterations)
+    whole = scale[:, None] * expect(points / scale[:, None], model, settings.fill_noise)
+    sample: list[FloatArray] = [whole[rng.choice(len(whole), size=400, p=weights / weights.sum())]]
+    total = settings.libraries + settings.canopies * bool(len(canopies))
+    if settings.mixtures > 0:
+        whole_canopies = scale_canopies[:, None] * expect(
+            canopies / scale_canopies[:, None], model, settings.fill_noise
+        )
+        mixtures = _mixtures(whole, weights, whole_canopies, settings, rng)
+        scale = scale_of(brightness_of(mixtures, wavelength_nm), settings.floor)
+        (mixed,) = moments_of(mixtures, scale, np.ones(len(mixtures)), settings.mixtures)
+        model = (total * model + settings.mixtures * mixed.second) / (total + settings.mixtures)
+        total += settings.mixtures
+        sample.append(mixtures[:400])
+    return Moments(np.ones(len(wavelength_nm), bool), model, total), np.concatenate(sample).astype(np.float32)
+
+
+def _start(sets: list[Moments], settings: PriorSettings) -> FloatArray:
+    """A second moment to begin with: of the spectra that reach furthest, held beyond their ends."""
+    furthest = max(sets, key=lambda part: (part.known.sum(), part.weight))
+    known = np.flatnonzero(furthest.known)
+    nearest = np.abs(np.arange(len(furthest.known))[:, None] - known).argmin(axis=1)
+    return furthest.second[np.ix_(nearest, nearest)] + settings.fill_noise**2 * np.eye(len(nearest))
+
+
+def _mixtures(
+    spectra: FloatArray,
+    weights: FloatArray,
+    canopies: FloatArray,
+    settings: PriorSettings,
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """(mixture, wavelength) of library spectra and a third as many canopies."""
+    some = canopies[: settings.simulated // 3]
+    shares = np.concatenate([weights / weights.sum(), np.full(len(some), CANOPY_SHARE / max(len(some), 1))])
+    return mix(np.concatenate([spectra, some]).astype(np.float32), shares, settings.simulated, rng)
 
 
 def _balance(classes: NDArray[np.str_], files: NDArray[np.str_]) -> FloatArray:
@@ -260,63 +283,34 @@ def calibrate(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[st
     """
     source = load_sensor(CALIBRATION_SOURCE).grid
     target = grid_of(evidence.wavelength_nm, np.full(len(evidence.wavelength_nm), 2 * evidence.settings.step_nm))
-    ratios, constants, squares = [], [], []
+    widths: list[tuple[FloatArray, FloatArray]] = []
     for family in evidence.families:
         if family in leave_out:
             continue
         conditional = fit(evidence, {*leave_out, family}).condition(source, target)
-        members = [scene for scene in evidence.scenes if scene.family == family]
-        errors = [_relative_error(scene, conditional) for scene in members]
-        widths = [_by_wavelength(np.abs(error), lambda known: np.quantile(known, 0.9, axis=0)) for error in errors]
-        ratios += [width / conditional.relative_sigma / NORMAL_90 for width in widths]
-        constants += [np.square(_by_wavelength(error, lambda known: known.mean(axis=0))) for error in errors]
-        squares += [_by_wavelength(np.square(error), lambda known: known.mean(axis=0)) for error in errors]
-    scale = _by_wavelength(np.array(ratios), lambda known: np.percentile(known, 80, axis=0))
-    shift = _by_wavelength(np.array(constants), _mean) / _by_wavelength(np.array(squares), _mean)
+        for scene in evidence.scenes:
+            if scene.family != family or len(scene.measured) < FEWEST_PIXELS:
+                continue
+            half = len(scene.measured) // 2
+            corrected = conditional.with_references(scene.measured[:half], scene.truth[:half])
+            before = _sigma_needed(scene, conditional, slice(None))
+            after = _sigma_needed(scene, corrected, slice(half, None))
+            widths.append((before / conditional.relative_sigma, after / conditional.relative_sigma))
+    shape = (len(widths), 2, len(target))
+    scale, mended = (most_scenes(part) for part in np.moveaxis(np.array(widths).reshape(shape), 1, 0))
+    shift = 1 - np.square(mended / scale)
     return replace(
         prior,
-        sigma_scale=_bridged(scale, UNKNOWN_SCALE).astype(np.float32),
-        shift=_bridged(shift, 1.0).astype(np.float32),
+        sigma_scale=bridge(scale, UNKNOWN_SCALE).astype(np.float32),
+        shift=np.clip(bridge(shift, 1.0), 0, 1).astype(np.float32),
         sample=_sample(prior, evidence, leave_out),
     )
 
 
-def _relative_error(scene: Scene, conditional: Conditional) -> FloatArray:
-    """(pixel, wavelength) error in a left-out scene relative to its pixels' scale, NaN = unknown."""
-    measured = np.ascontiguousarray(scene.measured.T)
-    error = scene.truth - conditional.reconstruct(measured).T
-    relative: FloatArray = error / conditional.scale(measured)[:, None]
-    return relative
-
-
-def _mean(values: FloatArray) -> FloatArray:
-    mean: FloatArray = values.mean(axis=0)
-    return mean
-
-
-def _by_wavelength(values: FloatArray, statistic: Callable[[FloatArray], FloatArray]) -> FloatArray:
-    """(wavelength,) the statistic over the known rows of each column; NaN where fewer than three are known."""
-    known = np.isfinite(values)
-    result = np.full(values.shape[1], np.nan)
-    patterns, which = np.unique(known, axis=1, return_inverse=True)
-    for pattern, rows in enumerate(patterns.T):
-        columns = np.flatnonzero(which == pattern)
-        if rows.sum() >= 3:
-            result[columns] = statistic(values[np.ix_(np.flatnonzero(rows), columns)])
-    return result
-
-
-def _bridged(values: FloatArray, factor: float) -> FloatArray:
-    """Values with each NaN replaced by `factor` times the larger of the nearest known on both sides."""
-    known = np.flatnonzero(np.isfinite(values))
-    if not len(known):
-        return np.full(len(values), factor)
-    index = np.arange(len(values))
-    right = np.clip(np.searchsorted(known, index), 0, len(known) - 1)
-    left = np.clip(np.searchsorted(known, index, side="right") - 1, 0, len(known) - 1)
-    nearest = np.maximum(values[known[left]], values[known[right]])
-    bridged: FloatArray = np.where(np.isfinite(values), values, factor * nearest)
-    return bridged
+def _sigma_needed(scene: Scene, conditional: Conditional, pixels: slice) -> FloatArray:
+    measured = np.ascontiguousarray(scene.measured[pixels].T)
+    error = scene.truth[pixels] - conditional.reconstruct(measured).T
+    return sigma_needed(error, conditional.scale(measured))
 
 
 def _sample(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[str]) -> NDArray[np.float32]:
@@ -336,19 +330,28 @@ def estimate_prior(folder: Path, settings: PriorSettings | None = None) -> Spect
     return calibrate(fit(evidence), evidence)
 
 
-def pretrain_linear(folder: Path, output: Path, settings: PriorSettings | None = None) -> str:
+def pretrain_linear(
+    folder: Path,
+    output: Path,
+    settings: PriorSettings | None = None,
+    scores: Mapping[str, Mapping[str, float]] | None = None,
+) -> str:
     """Estimate the prior of a folder and write it; returns the file's SHA-256. What `ms2hs pretrain` calls.
+
+    Parameters
+    ----------
+    scores : what the card says of left-out scenes, such as benchmarks/leave_one_scene_out.py measures.
 
     Raises
     ------
-    DataError, WeightsError : as `estimate_prior` and `save_weights` say.
+    DataError, WeightsError : as `gather` and `save_weights` say.
     """
     settings = settings or PriorSettings()
     evidence = gather(folder, settings)
-    prior = calibrate(fit(evidence), evidence)
     card = {
         "command": f"ms2hs pretrain --model linear --data DIR -o {output.name}",
         "settings": asdict(settings),
-        "trained_on": sorted({scene.name for scene in evidence.scenes}) + list(evidence.libraries),
+        "trained_on": sorted(scene.name for scene in evidence.scenes) + sorted(evidence.libraries),
+        "scores": {name: dict(found) for name, found in (scores or {}).items()},
     }
-    return save_weights(output, prior, card)
+    return save_weights(output, calibrate(fit(evidence), evidence), card)

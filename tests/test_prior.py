@@ -155,20 +155,40 @@ def test_spectra_of_the_prior_are_like_it_and_sawteeth_are_not():
     assert (conditional.unlike(usual * 3) == conditional.unlike(usual * 4)).mean() > 0.95
 
 
-def test_references_remove_a_constant_error_by_k_over_k_plus_two():
+def test_references_are_a_bayesian_regression_on_the_bands():
+    """Against the formula of Gaussian-process regression, which works on references where the code works on bands."""
+    prior = make_prior()
+    conditional = prior.condition(SOURCE, TARGET)
+    rng = np.random.default_rng(0)
+    bands = (response_matrix(SOURCE, WAVELENGTH) @ spectra_of(prior, 8)).T
+    truth = bands @ conditional.gain.T.astype(float) + 0.02 * rng.standard_normal((8, 202))
+    bright, precision = conditional.brightness.astype(float), conditional.precision.astype(float)
+    kernel = bands @ (np.outer(bright, bright) / 2 + precision * 4 / 12) @ bands.T
+    scale = conditional.scale(bands.T).astype(float)
+    residual = truth - bands @ conditional.gain.T.astype(float)
+    expected = kernel @ np.linalg.solve(kernel + np.diag(scale**2), residual)
+    corrected = conditional.with_references(bands, truth)
+    np.testing.assert_allclose(bands @ (corrected.gain - conditional.gain).T.astype(float), expected, atol=2e-5)
+
+
+def test_references_mend_a_constant_error_the_more_the_more_they_are():
     prior = make_prior(noise=1e-3)
     conditional = prior.condition(SOURCE, TARGET)
-    spectra = spectra_of(prior, 60)
-    measured = response_matrix(SOURCE, WAVELENGTH) @ spectra
+    measured = response_matrix(SOURCE, WAVELENGTH) @ spectra_of(prior, 260)
     expected = conditional.reconstruct(measured.astype(np.float32))
-    bright = conditional.brightness @ measured
-    shift = 0.05 * np.sin(TARGET.wavelength_nm / 200)[:, None]
-    truth = expected + shift * bright
-    for count in (1, 3, 10):
+    truth = expected + 0.05 * np.sin(TARGET.wavelength_nm / 200)[:, None] * (conditional.brightness @ measured)
+    others = measured[:, 60:].astype(np.float32)
+    errors, sigmas = [], []
+    for count in (1, 4, 16, 60):
         corrected = conditional.with_references(measured[:, :count].T, truth[:, :count].T)
-        left = truth - corrected.reconstruct(measured.astype(np.float32))
-        np.testing.assert_allclose(left, shift * bright * 2 / (count + 2), atol=2e-4)
-        assert (corrected.relative_sigma <= conditional.relative_sigma).all()
+        errors.append(np.sqrt(np.mean((truth[:, 60:] - corrected.reconstruct(others)) ** 2)))
+        sigmas.append(corrected.relative_sigma.mean() / conditional.relative_sigma.mean())
+    assert errors[0] < np.sqrt(np.mean((truth - expected) ** 2))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.1 * errors[0]
+    # one reference proves nothing of the others; half of the squared error is common to a scene, the rest stays
+    assert sigmas == sorted(sigmas, reverse=True)
+    assert np.sqrt(0.5) < sigmas[-1] < sigmas[1] < sigmas[0] <= 1
 
 
 def test_references_leave_unknown_bands_alone_and_need_one_good_spectrum():
@@ -196,8 +216,21 @@ def test_a_site_takes_the_prior_to_its_own_spectra():
     assert after < 0.7 * before
 
 
+def test_a_sites_uncertainty_is_never_less_than_its_halves_disagree():
+    prior = make_prior()
+    spectra = 0.3 * spectra_of(make_prior(smooth_moment(seed=9), rank=20), 300).T.astype(np.float32)
+    rng = np.random.default_rng(0)
+    # a second half that differs from the first in what the source cannot see well
+    spectra[150:] *= 1 + 0.2 * np.sin(WAVELENGTH / 60) + 0.02 * rng.standard_normal(spectra[150:].shape)
+    loose = prior.with_site(spectra, grid_of(WAVELENGTH))
+    calibrated = prior.with_site(spectra, grid_of(WAVELENGTH), SOURCE)
+    np.testing.assert_array_equal(loose.factors, calibrated.factors)
+    assert (calibrated.sigma_scale >= loose.sigma_scale).all()
+    assert calibrated.sigma_scale.max() > 1.5
+
+
 def test_a_site_needs_spectra():
-    with pytest.raises(DataError, match="at least 20"):
+    with pytest.raises(DataError, match="20 or more"):
         make_prior().with_site(np.full((5, len(WAVELENGTH)), 0.3, np.float32), grid_of(WAVELENGTH))
 
 

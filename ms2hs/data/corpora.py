@@ -114,8 +114,20 @@ def _cube(path: Path, arrays: dict[str, NDArray[np.generic]]) -> Corpus:
     reflectance = flat.astype(np.float32) * np.float32(arrays["scale"])
     low, high = PLAUSIBLE
     reflectance[(flat == arrays["nodata"]) | (reflectance < low) | (reflectance > high)] = np.nan
+    reflectance[(flat == flat[:, :1]).all(axis=1)] = np.nan  # one number in every band is a fill value, not a surface
     name = path.stem
     return Corpus(name, family_of(name), wavelength[order], reflectance, dn.shape[:-1])
+
+
+def _held_response(target: SpectralGrid, wavelength_nm: FloatArray) -> FloatArray:
+    """(target band, wavelength) responses to spectra that keep their first and last value beyond their ends."""
+    low, high = target.range_nm
+    ends = np.array([min(wavelength_nm[0], low) - 100, max(wavelength_nm[-1], high) + 100])
+    matrix = response_matrix(target, np.concatenate([ends[:1], wavelength_nm, ends[1:]]))
+    held: FloatArray = matrix[:, 1:-1]
+    held[:, 0] += matrix[:, 0]
+    held[:, -1] += matrix[:, -1]
+    return held
 
 
 def reach(wavelength_nm: FloatArray, target: SpectralGrid) -> NDArray[np.bool_]:
@@ -147,9 +159,7 @@ def spectra_on(
     known = np.ones(len(target), bool) if interpolate else reach(wavelength, target)
     if not known.any() or len(wavelength) < 2:
         return result, np.zeros(len(target), bool)
-    inside = np.clip(target.wavelength_nm, wavelength[0], wavelength[-1])
-    wanted = SpectralGrid(target.names, inside, target.fwhm_nm, target.good, target.response).select(known)
-    matrix = response_matrix(wanted, wavelength).astype(np.float32)
+    matrix = _held_response(target.select(known), wavelength).astype(np.float32)
     spectra, holes = corpus.reflectance[:, bands], ~seen[:, bands]
     values = np.nan_to_num(spectra, nan=0.0) @ matrix.T
     if holes.any():

@@ -40,16 +40,32 @@ def moments_of(spectra: FloatArray, scale: FloatArray, weights: FloatArray, tota
     total : the sum of the weights of the sets.
     """
     share = weights * (total / weights.sum())
-    patterns = np.isfinite(spectra)
-    _, which = np.unique(np.packbits(patterns, axis=1), axis=0, return_inverse=True)
-    for pattern in range(int(which.max()) + 1):
-        rows = np.flatnonzero((which == pattern) & (weights > 0))
-        if not len(rows) or not patterns[rows[0]].any():
+    for known, members in by_pattern(np.isfinite(spectra)):
+        rows = members[weights[members] > 0]
+        if not len(rows) or not known.any():
             continue
-        known = patterns[rows[0]]
         weight = float(share[rows].sum())
         scaled = spectra[np.ix_(rows, known)] * (np.sqrt(share[rows] / weight) / scale[rows])[:, None]
         yield Moments(known, scaled.T.astype(float) @ scaled.astype(float), weight)
+
+
+def by_pattern(known: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.intp]]]:
+    """Each distinct row of (spectrum, wavelength) booleans, and where it occurs."""
+    _, first, which = np.unique(np.packbits(known, axis=1), axis=0, return_index=True, return_inverse=True)
+    for pattern, example in enumerate(first):
+        yield known[example], np.flatnonzero(which == pattern)
+
+
+def expect(spectra: FloatArray, model: FloatArray, noise: float) -> FloatArray:
+    """Spectra (spectrum, wavelength) of scale about 1 with each NaN replaced by what `model` expects there."""
+    result = np.array(spectra, float)
+    for known, rows in by_pattern(np.isfinite(spectra)):
+        if known.all() or not known.any():
+            continue
+        seen = model[np.ix_(known, known)] + noise**2 * np.eye(int(known.sum()))
+        gain = np.linalg.solve(seen, model[np.ix_(known, ~known)])
+        result[np.ix_(rows, ~known)] = result[np.ix_(rows, known)] @ gain
+    return result
 
 
 def complete(moments: Moments, model: FloatArray, noise: float) -> FloatArray:

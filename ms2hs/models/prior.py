@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.errors import DataError
-from ms2hs.models.moments import moments_of, pool, scale_of
-from ms2hs.spectra.grid import FloatArray, SpectralGrid, response_matrix
+from ms2hs.models.calibration import sigma_needed
+from ms2hs.models.moments import by_pattern, expect, moments_of, pool, scale_of
+from ms2hs.spectra.grid import FloatArray, SpectralGrid, grid_of, response_matrix
 from ms2hs.spectra.library import interpolate_known
 
 Float32Array = NDArray[np.float32]
@@ -21,15 +22,23 @@ Float32Array = NDArray[np.float32]
 # Bands in the water-vapour bands at 945 and 1380 nm are retrieved through an atmosphere that absorbs most of the light;
 # their reflectance is off by a few per cent (relative) even where the other bands are right.
 WATER_VAPOUR_NM = ((930.0, 965.0), (1350.0, 1430.0))
-WATER_VAPOUR_NOISE = 0.02
+WATER_VAPOUR_NOISE = 2.5  # times the noise of other bands, added in quadrature
 # Windows whose mean is a spectrum's brightness: where every sensor is good.
 BRIGHTNESS_NM = ((450.0, 1300.0), (1500.0, 1750.0), (2050.0, 2300.0))
+# What a real product's bands are off by, relative to a spectrum's scale (gain 2 %, offset 0.005): no pixel is called
+# unlike for less.
+PRODUCT_ERROR = 0.03
 # Fewer than this share of the training scenes reach a wavelength: it is called not known.
 LEAST_REACH = 0.25
-# References count as much as this many would that are known from before: their mean is shrunk by K / (K + 2).
-REFERENCES_BEFORE = 2.0
-# How much a site's own spectra count against everything known before.
-SITE_SHARE = 0.95
+# How references correct a scene: the mean of K residuals is shrunk by K / (K + 2), and beside it each direction of the
+# source's bands has its own error, of this variance together relative to a residual's scatter. Half or twice of either
+# changes the error by less than 2 %.
+CONSTANT_REFERENCES = 2.0
+DIRECTIONS_WEIGHT = 4.0
+# N spectra of a site count N / (N + 12) against everything known before, and fewer than 20 are no site.
+SITE_BEFORE = 12.0
+# Part of the noise stands for what sets scenes apart; this much of it is left where the site is known.
+SITE_NOISE = 0.25
 FEWEST_SITE_SPECTRA = 20
 
 
@@ -47,10 +56,12 @@ class Conditional:
     """(source band,) a pixel's brightness is `brightness @ reflectance`."""
     whitening: Float32Array
     """(source band, source band) the squared length of `whitening @ reflectance` is Mahalanobis' for a scale of 1."""
+    precision: Float32Array
+    """(source band, source band) inverse of the second moment of the source's bands, for a scale of 1."""
     limit: float
     """Squared Mahalanobis distance that few training spectra exceed."""
     shift: Float32Array
-    """(target band,) share, 0-1, of the squared error that is one constant spectrum for a whole scene."""
+    """(target band,) share, 0-1, of the squared error that is common to a scene, so that references can mend it."""
     floor: float
     """Brightness below which spectra count as equally bright."""
 
@@ -102,7 +113,11 @@ class Conditional:
         return ~like
 
     def with_references(self, measured: FloatArray, truth: FloatArray) -> Self:
-        """Corrected by spectra of the scene: their mean residual, relative to brightness, shrunk by K / (K + 2).
+        """Corrected by spectra of the scene: a linear map of the bands, fitted to their residuals and shrunk.
+
+        A Bayesian regression in which a residual of scale s scatters by s, before anything is seen of the scene. The
+        map's prior variance is that of a constant spectrum times brightness, which alone would be the mean residual
+        shrunk by K / (K + 2), and of a change along each direction in which the source's bands vary.
 
         Parameters
         ----------
@@ -111,34 +126,45 @@ class Conditional:
 
         Raises
         ------
-        DataError : no reference with finite bands and a brightness above zero.
+        DataError : no reference with finite source bands and some known target bands.
         """
-        seen = np.isfinite(measured).all(axis=1) & np.isfinite(truth).any(axis=1)
-        bright = np.nan_to_num(measured) @ self.brightness
-        seen &= bright > 0
+        seen = np.atleast_1d(np.isfinite(measured).all(axis=1) & np.isfinite(truth).any(axis=1))
         if not seen.any():
             raise DataError(
-                f"none of {len(seen)} reference spectra can be used; at least one needs finite source bands, a "
-                "positive brightness and some known target bands. Check the spectra and where they lie in the scene."
+                f"none of {len(seen)} reference spectra can be used; at least one needs finite source bands and some "
+                "known target bands. Check the spectra and where they lie in the scene."
             )
-        measured, truth, bright = measured[seen], truth[seen], bright[seen]
-        residual = truth - measured @ self.gain.T.astype(float)
-        known = np.isfinite(residual)
-        count = known.sum(axis=0)
-        # a least-squares slope on brightness: what a bright reference shows, it shows with less relative error
-        slope = np.where(known, residual, 0.0).T @ bright / np.maximum(known.T @ np.square(bright), 1e-12)
-        shrunk = count / (count + REFERENCES_BEFORE)
-        correction = slope * shrunk
-        # of the squared error, `shift` is the scene's constant; what is left of it, and what the references' own
-        # scatter brings in, follow from the shrinkage
-        own = 1 - self.shift
-        left = (1 - shrunk) ** 2 * self.shift + own * (1 + shrunk**2 / np.maximum(count, 1))
+        bands = np.asarray(measured, float)[seen]
+        residual = np.asarray(truth, float)[seen] - bands @ self.gain.T.astype(float)
+        scale = self.scale(bands.T)
+        bright, precision = self.brightness.astype(float), self.precision.astype(float)
+        before = np.outer(bright, bright) / CONSTANT_REFERENCES + precision * (DIRECTIONS_WEIGHT / len(bright))
+        gain, left = self.gain.astype(float), np.ones(len(self.gain))
+        for known, columns in by_pattern(np.isfinite(residual).T):
+            if not known.any():
+                continue
+            scaled = bands[known] / scale[known, None]
+            after = np.linalg.inv(np.linalg.inv(before) + scaled.T @ scaled)
+            gain[columns] += (residual[np.ix_(known, columns)] / scale[known, None]).T @ scaled @ after
+            left[columns] = _variance_left(scaled, before, after)
+        error = 1 - self.shift + self.shift * left
         return replace(
             self,
-            gain=(self.gain + np.outer(correction, self.brightness)).astype(np.float32),
-            relative_sigma=(self.relative_sigma * np.sqrt(np.minimum(left, 1))).astype(np.float32),
-            shift=((1 - shrunk) ** 2 * self.shift / np.maximum(left, 1e-12)).astype(np.float32),
+            gain=gain.astype(np.float32),
+            relative_sigma=(self.relative_sigma * np.sqrt(error)).astype(np.float32),
+            shift=(self.shift * left / error).astype(np.float32),
         )
+
+
+def _variance_left(scaled: FloatArray, before: FloatArray, after: FloatArray) -> float:
+    """Share, 0-1, of a regression's variance that is left at each of its spectra by the others; the mean of them.
+
+    So a single reference proves nothing of the rest of the scene, and references unlike each other prove little.
+    Leaving one out raises its leverage h to h / (1 - h) (Sherman & Morrison 1950).
+    """
+    leverage = np.einsum("ij,jk,ik->i", scaled, after, scaled)
+    prior = np.einsum("ij,jk,ik->i", scaled, before, scaled)
+    return float(np.minimum(leverage / (1 - leverage), prior).sum() / prior.sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +182,7 @@ class SpectralPrior:
     sigma_scale: Float32Array
     """(wavelength,) what the posterior standard deviation is multiplied by to hold on scenes not trained on."""
     shift: Float32Array
-    """(wavelength,) share, 0-1, of the squared error on such scenes that is one constant spectrum a scene."""
+    """(wavelength,) share, 0-1, of the squared error on such scenes that references of the scene can mend."""
     sample: Float32Array
     """(spectrum, rank) some training spectra of scale 1, as coefficients of `factors`."""
     floor: float
@@ -178,51 +204,72 @@ class SpectralPrior:
         brightness = brightness_of(spectra, self.wavelength_nm)
         usable = np.isfinite(brightness)
         scaled = spectra[usable] / scale_of(brightness[usable], self.floor)[:, None]
-        patterns, which = np.unique(np.isfinite(scaled), axis=0, return_inverse=True)
         result = np.zeros((len(scaled), self.factors.shape[1]), np.float32)
-        for pattern, known in enumerate(patterns):
-            rows = np.flatnonzero(which == pattern)
-            factors = self.factors[known].astype(float) / np.sqrt(self.residual[known] + self.noise**2)[:, None]
-            weighted = scaled[np.ix_(rows, known)] / np.sqrt(self.residual[known] + self.noise**2)
+        for known, rows in by_pattern(np.isfinite(scaled)):
+            deviation = np.sqrt(self.residual[known] + self.noise**2)
+            factors = self.factors[known].astype(float) / deviation[:, None]
+            weighted = scaled[np.ix_(rows, known)] / deviation
             inner = factors.T @ factors + np.eye(factors.shape[1])
             result[rows] = np.linalg.solve(inner, factors.T @ weighted.T).T
         return result
 
-    def with_site(self, reflectance: Float32Array, grid: SpectralGrid, share: float = SITE_SHARE) -> Self:
+    def with_site(self, reflectance: Float32Array, grid: SpectralGrid, source: SpectralGrid | None = None) -> Self:
         """Sharpened by spectra of the same site, from any date, in closed form.
 
         Parameters
         ----------
-        reflectance : (spectrum, band) of the site, NaN = unknown.
+        reflectance : (spectrum, band) of the site, in the order of its pixels, NaN = unknown.
         grid : its bands. Gaps wider than `WIDEST_STEP_NM` between them stay unknown.
-        share : how much the site counts, 0-1, against all that was known before.
+        source : the sensor that the prior will be conditioned on. With it the uncertainty is calibrated between the
+            two halves of the site; without, it may be too sure.
 
         Raises
         ------
         DataError : too few spectra with a known brightness.
         """
         points = interpolate_known(reflectance, grid.wavelength_nm, self.wavelength_nm.astype(float))
-        brightness = brightness_of(points, self.wavelength_nm)
-        usable = np.isfinite(brightness)
-        if usable.sum() < FEWEST_SITE_SPECTRA:
+        points = points[np.isfinite(brightness_of(points, self.wavelength_nm))]
+        if len(points) < FEWEST_SITE_SPECTRA:
             raise DataError(
-                f"{usable.sum()} of the site's {len(points)} spectra are complete between 450 and 2300 nm; at least "
-                f"{FEWEST_SITE_SPECTRA} are needed. Give a cube with more valid pixels and the bands of 450-2300 nm."
+                f"{len(points)} of the site's {len(reflectance)} spectra are complete between 450 and 2300 nm; "
+                f"{FEWEST_SITE_SPECTRA} or more are needed. Give a cube with more valid pixels and the bands there."
             )
-        points = points[usable]
-        sets = list(moments_of(points, scale_of(brightness[usable], self.floor), np.ones(len(points)), 1.0))
+        sharpened = self._mixed_with(points)
+        if source is None:
+            return sharpened
+        half = len(points) // 2
+        parts = (points[:half], points[half:])
+        ratios = [self._mixed_with(parts[i])._sigma_ratio(parts[1 - i], source) for i in (0, 1)]  # noqa: SLF001
+        needed = np.where(np.isfinite(ratios), ratios, 1).max(axis=0)
+        return replace(sharpened, sigma_scale=(sharpened.sigma_scale * np.maximum(needed, 1)).astype(np.float32))
+
+    def _mixed_with(self, points: Float32Array) -> Self:
+        """The prior with the moments of spectra (spectrum, wavelength) of one site mixed in."""
+        scale = scale_of(brightness_of(points, self.wavelength_nm), self.floor)
+        sets = list(moments_of(points, scale, np.ones(len(points)), 1.0))
         before = self.second_moment()
-        site = pool(sets, before, self.noise, 1)
-        moment = (1 - share) * before + share * site
+        share = len(points) / (len(points) + SITE_BEFORE)
+        moment = (1 - share) * before + share * pool(sets, before, self.noise, 1)
         factors, residual = factorise(moment, self.factors.shape[1])
-        return replace(self, factors=factors, residual=residual)
+        return replace(self, factors=factors, residual=residual, noise=SITE_NOISE * self.noise)
+
+    def _sigma_ratio(self, points: Float32Array, source: SpectralGrid) -> FloatArray:
+        """(wavelength,) how much larger sigma must be for these spectra (spectrum, wavelength); NaN = unknown."""
+        some = points[:: max(1, len(points) // 2000)].astype(float)
+        scale = scale_of(brightness_of(some, self.wavelength_nm), self.floor)[:, None]
+        whole = scale * expect(some / scale, self.second_moment(), self.noise)
+        measured = (response_matrix(source, self.wavelength_nm) @ whole.T).astype(np.float32)
+        widths = np.full(len(self.wavelength_nm), 2 * float(self.wavelength_nm[1] - self.wavelength_nm[0]))
+        conditional = self.condition(source, grid_of(self.wavelength_nm, widths))
+        error = some - conditional.reconstruct(measured).T
+        return sigma_needed(error, conditional.scale(measured)) / np.maximum(conditional.relative_sigma, 1e-9)
 
     def source_noise(self, source: SpectralGrid) -> FloatArray:
         """(source band,) standard deviation of each band's error, relative to the spectrum's scale."""
         noise = np.full(len(source), self.noise)
         for low, high in WATER_VAPOUR_NM:
             inside = (source.wavelength_nm >= low) & (source.wavelength_nm <= high)
-            noise[inside] = np.hypot(self.noise, WATER_VAPOUR_NOISE)
+            noise[inside] = self.noise * np.hypot(1, WATER_VAPOUR_NOISE)
         return noise
 
     def condition(self, source: SpectralGrid, target: SpectralGrid) -> Conditional:
@@ -243,7 +290,7 @@ class SpectralPrior:
         gain = np.linalg.solve(seen, (to_target @ across).T).T
         variance = ((to_target @ moment) * to_target).sum(axis=1) - ((to_target @ across) * gain).sum(axis=1)
         brightness = np.linalg.solve(seen, across.T @ brightness_weights(self.wavelength_nm))
-        whitening = np.linalg.inv(np.linalg.cholesky(seen))
+        whitening = np.linalg.inv(np.linalg.cholesky(seen + PRODUCT_ERROR**2 * np.eye(len(source))))
         sample = (to_source @ self.factors.astype(float)) @ self.sample.T.astype(float)
         distance = np.square(whitening @ sample).sum(axis=0)
         return Conditional(
@@ -252,6 +299,7 @@ class SpectralPrior:
             known=to_target @ self.reach >= LEAST_REACH,
             brightness=brightness.astype(np.float32),
             whitening=whitening.astype(np.float32),
+            precision=np.linalg.inv(seen).astype(np.float32),
             limit=float(np.quantile(distance, 0.995)),
             shift=np.clip(to_target @ self.shift, 0, 1).astype(np.float32),
             floor=self.floor,

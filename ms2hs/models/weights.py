@@ -121,12 +121,20 @@ def save_weights(path: Path, prior: SpectralPrior, card: Mapping[str, Any]) -> s
     arrays = {name: np.ascontiguousarray(getattr(prior, name), np.float32) for name in LINEAR_AXES}
     arrays |= {name: np.array([getattr(prior, name)], np.float32) for name in LINEAR_NUMBERS}
     metadata = {"format": FORMAT, "kind": LINEAR, "card": json.dumps(card, sort_keys=True)}
-    content = save(arrays, metadata)
+    content = _ordered(save(arrays, metadata))
     try:
         path.write_bytes(content)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be written ({error.strerror}); give a writable path with -o.") from error
     return hashlib.sha256(content).hexdigest()
+
+
+def _ordered(content: bytes) -> bytes:
+    """The file with the keys of its header sorted: safetensors writes metadata in no fixed order."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # arrays begin at multiples of 8 bytes
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def _card(path: Path, header: Mapping[str, str]) -> Mapping[str, Any]:
@@ -157,6 +165,8 @@ def _linear(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> SpectralPr
                 )
         if not np.isfinite(array.astype(float)).all():
             raise WeightsError(f"{path}: {name} has values that are not finite. Download the weights again.")
+    if (np.diff(np.asarray(arrays["wavelength_nm"], float)) <= 0).any():
+        raise WeightsError(f"{path}: wavelength_nm must ascend, and does not. Download the weights again.")
     numbers = {name: float(np.asarray(arrays[name], float)[0]) for name in LINEAR_NUMBERS}
     known = {entry.name for entry in fields(SpectralPrior)}
     return SpectralPrior(**{name: array for name, array in arrays.items() if name in known} | numbers)  # type: ignore[arg-type]

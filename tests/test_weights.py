@@ -1,0 +1,126 @@
+"""Weights files: the same model comes back, and anything else is refused."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from ms2hs.errors import UnknownName, WeightsError
+from ms2hs.models import weights
+from ms2hs.models.prior import SpectralPrior
+from ms2hs.models.weights import load_weights, save_weights, weights_names
+
+COUNT, RANK = 429, 4
+
+
+def make_prior():
+    rng = np.random.default_rng(0)
+    values = {
+        name: rng.uniform(0, 1, COUNT).astype(np.float32) for name in ("residual", "reach", "sigma_scale", "shift")
+    }
+    return SpectralPrior(
+        wavelength_nm=np.linspace(370, 2510, COUNT, dtype=np.float32),
+        factors=rng.standard_normal((COUNT, RANK)).astype(np.float32),
+        sample=rng.standard_normal((7, RANK)).astype(np.float32),
+        floor=0.1,
+        noise=0.01,
+        **values,
+    )
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    path, prior, card = tmp_path / "mine.safetensors", make_prior(), {"trained_on": ["a"], "scores": {"rmse": 0.01}}
+    digest = save_weights(path, prior, card)
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    loaded = load_weights(str(path))
+    assert (loaded.name, loaded.kind, loaded.sha256, loaded.card) == ("mine", "linear", digest, card)
+    assert loaded.range_nm == (370, 2510)
+    np.testing.assert_array_equal(loaded.model.factors, prior.factors)
+    assert loaded.model.floor == pytest.approx(0.1)
+    assert save_weights(tmp_path / "again.safetensors", prior, card) == digest
+
+
+def test_names_are_found_in_the_first_folder_that_has_them(tmp_path, monkeypatch):
+    folders = (tmp_path / "checkout", tmp_path / "package")
+    for folder in folders:
+        folder.mkdir()
+    monkeypatch.setattr(weights, "FOLDERS", folders)
+    save_weights(folders[1] / "linear.safetensors", make_prior(), {"from": "package"})
+    assert load_weights("linear").card["from"] == "package"
+    save_weights(folders[0] / "linear.safetensors", make_prior(), {"from": "checkout"})
+    assert load_weights("linear").card["from"] == "checkout"
+    assert weights_names() == ["linear"]
+    with pytest.raises(UnknownName, match="known: linear"):
+        load_weights("quadratic")
+    with pytest.raises(WeightsError, match="no such weights file"):
+        load_weights(str(tmp_path / "linear.safetensors"))
+
+
+def rewritten(path, metadata=None, **arrays):
+    """The file with some arrays replaced (None: removed) and metadata changed."""
+    content = load_file(path) | arrays
+    header = {"format": "1", "kind": "linear", "card": "{}"} | (metadata or {})
+    save_file({name: array for name, array in content.items() if array is not None}, path, header)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"metadata": {"format": "2"}}, "format '2'"),
+        ({"metadata": {"kind": "spectral"}}, "kind 'spectral'"),
+        ({"metadata": {"card": "{"}}, "not JSON"),
+        ({"factors": None}, "no array 'factors'"),
+        ({"factors": np.zeros((COUNT, RANK))}, "float64"),
+        ({"factors": np.zeros((COUNT + 1, RANK), np.float32)}, "429 is needed"),
+        ({"sample": np.zeros((7, RANK + 1), np.float32)}, "4 is needed"),
+        ({"residual": np.zeros((COUNT, 1), np.float32)}, "2 axes"),
+        ({"noise": np.zeros(2, np.float32)}, "1 is needed"),
+        ({"reach": np.full(COUNT, np.nan, np.float32)}, "not finite"),
+        ({"wavelength_nm": np.linspace(2510, 370, COUNT, dtype=np.float32)}, "ascend"),
+    ],
+)
+def test_other_contents_are_refused(tmp_path, changes, said):
+    path = tmp_path / "a.safetensors"
+    save_weights(path, make_prior(), {})
+    with pytest.raises(WeightsError, match=said):
+        load_weights(rewritten(path, **changes))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x04\x95pickle", b"\xff" * 100, json.dumps({}).encode()])
+def test_what_is_not_safetensors_is_refused(tmp_path, content):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="not a readable safetensors"):
+        load_weights(str(path))
+
+
+def test_a_cut_file_is_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_weights(path, make_prior(), {})
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(WeightsError, match="not a readable safetensors"):
+        load_weights(str(path))
+
+
+def test_no_weights_without_a_folder_to_write_to(tmp_path):
+    with pytest.raises(WeightsError, match="cannot be written"):
+        save_weights(tmp_path / "missing" / "a.safetensors", make_prior(), {})
+
+
+def test_the_shipped_weights_serve_every_sensor():
+    from ms2hs.spectra.sensors import load_sensor
+
+    shipped = load_weights()
+    assert shipped.path.stat().st_size < 2_000_000
+    assert shipped.card["trained_on"]
+    assert len(shipped.card["scores"]) == 9
+    source = load_sensor("sentinel2a").grid
+    for target in ("enmap", "emit", "emit-285", "prisma"):
+        conditional = shipped.model.condition(source, load_sensor(target).grid)
+        assert np.isfinite(conditional.gain).all()
+        assert (conditional.relative_sigma > 0).all()
+    assert not conditional.known.all()
+    assert (conditional.relative_sigma[~conditional.known]).min() > np.median(conditional.relative_sigma)
