@@ -24,12 +24,13 @@ from ms2hs.data.example import example_dn
 from ms2hs.spectra.sensors import load_sensor
 
 CONVERT = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from ms2hs.conversion import convert
 from ms2hs.planning import Choices
 made = convert(sys.argv[1], "enmap", Path(sys.argv[2]), Choices(overwrite=True))
-print(json.dumps({**made.seconds, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+peak_kib = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]  # ru_maxrss counts the parent's too
+print(json.dumps({**made.seconds, "peak_bytes": int(peak_kib) * 1024}))
 """
 
 
