@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ms2hs.evaluation import (
+    PRODUCT_ERROR,
     Score,
     TruthScene,
     interpolated,
@@ -73,6 +74,7 @@ def tables(prior: SpectralPrior, scene: TruthScene, scenes: list[TruthScene], se
     """Every score of one left-out scene."""
     rng = np.random.default_rng(seed)
     conditional = prior.condition(SOURCE, TARGET)
+    told = prior.condition(SOURCE, TARGET, PRODUCT_ERROR)
     noisy = perturbed(scene.measured, rng)
     pixels = scene.measured.shape[1]
     found = {
@@ -80,6 +82,7 @@ def tables(prior: SpectralPrior, scene: TruthScene, scenes: list[TruthScene], se
         "interpolation": score(interpolated(scene, SOURCE, TARGET), scene),
         "prior": score_prior(conditional, scene, to_source=response_of(SOURCE, TARGET)),
         "prior, noise": score_prior(conditional, scene, measured=noisy, to_source=response_of(SOURCE, TARGET)),
+        "prior, noise told": score_prior(told, scene, measured=noisy, to_source=response_of(SOURCE, TARGET)),
         "3 references": score_references(conditional, scene, 3, DRAWS, rng),
         "10 references": score_references(conditional, scene, 10, DRAWS, rng),
     }

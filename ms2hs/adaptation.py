@@ -32,8 +32,8 @@ class References:
     notes: list[str]
 
 
-def sharpen_to_site(prior: SpectralPrior, cube_path: Path) -> SpectralPrior:
-    """The prior, sharpened by a hyperspectral cube of the same site.
+def sharpen_to_site(prior: SpectralPrior, cube_path: Path, source: SpectralGrid) -> SpectralPrior:
+    """The prior, sharpened by a hyperspectral cube of the same site, for conversions from this source.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def sharpen_to_site(prior: SpectralPrior, cube_path: Path) -> SpectralPrior:
             f"{cube_path}: {len(spectra)} valid pixels; at least 100 are needed to learn a site from. "
             "Give a cube with more, or leave --site out."
         )
-    return prior.with_site(spectra, grid.select(good))
+    return prior.with_site(spectra, grid.select(good), source)
 
 
 def references_in_scene(path: Path, reader: SceneReader, target: SpectralGrid) -> References:

@@ -1,6 +1,7 @@
 """The commands: parse, call one function, show progress, turn Ms2hsError into one clear message."""
 
 import json
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -52,10 +53,9 @@ def join_numbers(arguments: list[str]) -> list[str]:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
 def _numbers(text: str | None, option: str, count: int, names: str) -> tuple[float, ...] | None:
@@ -117,6 +117,10 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     wavelengths: Annotated[str | None, typer.Option(help="Only bands in these ranges, nm: 400-900,2100-2300.")] = None,
     model: Annotated[str, typer.Option(help="Shipped weights, or a .safetensors file.")] = "linear",
     uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Write <output>_sigma.tif too.")] = False,
+    input_error: Annotated[
+        str | None,
+        typer.Option(help="GAIN,OFFSET,PIXEL: what the product is off by (1 sigma), such as 0.02,0.005,0.003."),
+    ] = None,
     reference: Annotated[
         Path | None, typer.Option(help="Spectra measured in the scene: CSV id,lon,lat,<nm>,... or an ENVI library.")
     ] = None,
@@ -129,8 +133,14 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     """Convert a multispectral scene to a hyperspectral COG."""
     box = _numbers(bbox, "--bbox", 4, "W,S,E,N")
     part = _numbers(window, "--window", 4, "ROW,COL,HEIGHT,WIDTH")
+    error = _numbers(input_error, "--input-error", 3, "GAIN,OFFSET,PIXEL")
+    if error and min(error) < 0:
+        raise typer.BadParameter(
+            f"{input_error!r}: standard deviations are 0 or more. Write for example 0.02,0.005,0.003."
+        )
     ranges, gsd_m = _ranges(wavelengths), _gsd(gsd)
     from ms2hs.conversion import run
+    from ms2hs.models.prior import InputError
     from ms2hs.planning import Choices, plan
     from ms2hs.progress import progress_bar
 
@@ -145,6 +155,7 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         wavelengths_nm=ranges,
         model=model,
         uncertainty=uncertainty,
+        input_error=InputError(*error) if error else None,
         reference=reference,
         site=site,
         overwrite=overwrite,

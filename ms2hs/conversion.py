@@ -54,8 +54,8 @@ def run(planned: Plan, progress: Progress | None = None) -> Reconstruction:
     tell = progress or (lambda _stage, _done, _total: None)
     prior = planned.weights.model
     if planned.choices.site:
-        prior = sharpen_to_site(prior, planned.choices.site)
-    model = prior.condition(planned.scene.spectral, planned.spectral)
+        prior = sharpen_to_site(prior, planned.choices.site, planned.scene.spectral)
+    model = prior.condition(planned.scene.spectral, planned.spectral, planned.choices.input_error)
     notes = [*planned.scene.notes, *offset_warnings(planned.scene)]
     with SceneReader(planned.scene, planned.grid) as reader:
         if planned.choices.reference:

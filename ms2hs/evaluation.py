@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.data.corpora import read_corpus, spectra_on
-from ms2hs.models.prior import Conditional
+from ms2hs.models.prior import Conditional, InputError
 from ms2hs.spectra.grid import FloatArray, SpectralGrid, response_matrix
 from ms2hs.spectra.metrics import coverage, rmse, sam
 
 # What stands between a simulated source and a real one: a gain and an offset common to a band of a scene, and noise of
 # each pixel; standard deviations.
-GAIN_NOISE, OFFSET_NOISE, PIXEL_NOISE = 0.02, 0.005, 0.003
+PRODUCT_ERROR = InputError(gain=0.02, offset=0.005, pixel=0.003)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +136,11 @@ def interpolated(scene: TruthScene, source: SpectralGrid, target: SpectralGrid) 
 def perturbed(measured: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """(source band, pixel) with the errors of a real product: gain and offset per band, noise per pixel."""
     bands = (len(measured), 1)
-    gain, offset = 1 + GAIN_NOISE * rng.standard_normal(bands), OFFSET_NOISE * rng.standard_normal(bands)
-    noise = PIXEL_NOISE * rng.standard_normal(measured.shape)
+    gain, offset = (
+        1 + PRODUCT_ERROR.gain * rng.standard_normal(bands),
+        PRODUCT_ERROR.offset * rng.standard_normal(bands),
+    )
+    noise = PRODUCT_ERROR.pixel * rng.standard_normal(measured.shape)
     return (measured * gain + offset + noise).astype(np.float32)
 
 

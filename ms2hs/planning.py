@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from ms2hs.errors import GridError, SceneError
+from ms2hs.models.prior import InputError
 from ms2hs.models.weights import Weights, load_weights
 from ms2hs.raster.cog import check_output, check_space, disk_bytes
 from ms2hs.raster.placement import subset, working_grid
@@ -49,6 +50,8 @@ class Choices:
     """A few spectra measured in the scene."""
     site: Path | None = None
     """A hyperspectral cube of the same site, from any date."""
+    input_error: InputError | None = None
+    """What the product's reflectance is off by; the uncertainty then covers that too."""
     overwrite: bool = False
 
 

@@ -68,6 +68,9 @@ def facts(planned: Plan) -> dict[str, str]:
         "weights_sha256": planned.weights.sha256,
         "offset_rule": planned.scene.offset_rule,
     }
+    if choices.input_error:
+        error = choices.input_error
+        told["input_error"] = f"gain {error.gain:g}, offset {error.offset:g}, pixel {error.pixel:g}"
     if choices.reference:
         told["reference"] = choices.reference.name
     if choices.site:

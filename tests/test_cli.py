@@ -223,6 +223,8 @@ def test_an_interrupt_leaves_nothing(ms2hs, scene_path, tmp_path, monkeypatch):
         ["--gsd", "-10"],
         ["--wavelengths", "red"],
         ["--window", "1,2"],
+        ["--input-error", "0.02"],
+        ["--input-error=-0.02,0,0"],
         ["--no-such-option"],
     ],
 )

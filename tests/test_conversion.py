@@ -11,6 +11,7 @@ from ms2hs import conversion
 from ms2hs.conversion import convert
 from ms2hs.data.example import HEIGHT, WIDTH
 from ms2hs.errors import OutputError, SceneError
+from ms2hs.models.prior import InputError
 from ms2hs.models.weights import load_weights
 from ms2hs.planning import Choices, plan
 from ms2hs.raster.cube import NODATA, SCALE, open_cube
@@ -201,6 +202,15 @@ def test_reference_spectra_correct_what_is_constant_over_the_scene(made, scene_p
     near = np.abs(nm - 1150).argmin()
     assert 0.5 * planted[near] < shift[near] < 1.1 * planted[near]  # shrunk by 8 / 10, scaled by brightness
     assert np.abs(shift[np.abs(nm - 1150) > 300]).max() < 0.003
+
+
+def test_errors_of_the_product_that_are_told_widen_the_uncertainty(made, scene_path, tmp_path):
+    wide = convert(scene_path, "enmap", tmp_path, Choices(uncertainty=True, input_error=InputError(0.02, 0.005, 0.003)))
+    ratio = open_cube(wide.sigma).values / np.maximum(open_cube(made.sigma).values, SCALE)
+    assert np.nanmin(ratio) >= 0.95
+    assert np.nanmedian(ratio) > 1.2
+    with rasterio.open(wide.output) as cube:
+        assert cube.tags()["MS2HS_INPUT_ERROR"] == "gain 0.02, offset 0.005, pixel 0.003"
 
 
 def test_a_cube_of_the_site_is_taken_up(made, scene_path, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms2hs.errors import DataError, GridError
-from ms2hs.models.prior import SpectralPrior, factorise
+from ms2hs.models.prior import InputError, SpectralPrior, factorise
 from ms2hs.spectra.grid import grid_of, response_matrix
 from ms2hs.spectra.sensors import load_sensor
 
@@ -106,6 +106,38 @@ def test_more_noise_means_more_sigma_in_every_band():
     clean, noisy = (make_prior(noise=noise).condition(SOURCE, TARGET) for noise in (0.002, 0.05))
     assert (noisy.relative_sigma >= clean.relative_sigma * 0.999).all()
     assert noisy.relative_sigma.mean() > 1.5 * clean.relative_sigma.mean()
+
+
+def test_told_errors_of_the_input_are_followed_less_and_covered():
+    prior = make_prior()
+    rng = np.random.default_rng(8)
+    truth = 0.25 * spectra_of(prior, 4000)
+    to_source, to_target = (response_matrix(grid, WAVELENGTH) for grid in (SOURCE, TARGET))
+    right = (to_source @ truth).astype(np.float32)
+    error = InputError(gain=0.02, offset=0.005, pixel=0.003)
+    wrong = right + np.sqrt(error.variance(right)) * rng.standard_normal(right.shape)
+    wrong = wrong.astype(np.float32)
+    untold, told = prior.condition(SOURCE, TARGET), prior.condition(SOURCE, TARGET, error)
+    missed = {}
+    for name, conditional in (("untold", untold), ("told", told)):
+        made = conditional.reconstruct(wrong)
+        off = np.abs(to_target @ truth - made)
+        missed[name] = np.sqrt(np.square(off).mean()), (off <= 1.645 * conditional.sigma(wrong)).mean()
+        missed[name] += (np.sqrt(np.square(response_matrix(SOURCE, TARGET.wavelength_nm) @ made - wrong).mean()),)
+    assert missed["told"][0] < missed["untold"][0]
+    assert missed["untold"][1] < 0.8
+    assert 0.87 < missed["told"][1] < 0.95
+    noise = np.sqrt(np.square(wrong - right).mean())
+    assert missed["untold"][2] < missed["told"][2]
+    assert 0.6 * noise < missed["told"][2] < 1.3 * noise
+
+
+def test_no_error_told_is_an_error_of_zero():
+    prior, x = make_prior(), np.full((len(SOURCE), 3), 0.2, np.float32)
+    zero = prior.condition(SOURCE, TARGET, InputError(0, 0, 0))
+    none = prior.condition(SOURCE, TARGET)
+    np.testing.assert_allclose(zero.reconstruct(x), none.reconstruct(x), rtol=1e-6)
+    np.testing.assert_allclose(zero.sigma(x), none.sigma(x), rtol=1e-5)
 
 
 def test_fewer_bands_mean_more_sigma():

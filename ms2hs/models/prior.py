@@ -28,6 +28,9 @@ BRIGHTNESS_NM = ((450.0, 1300.0), (1500.0, 1750.0), (2050.0, 2300.0))
 # What a real product's bands are off by, relative to a spectrum's scale (gain 2 %, offset 0.005): no pixel is called
 # unlike for less.
 PRODUCT_ERROR = 0.03
+# Scale (about the brightness) of a common spectrum, at which an error in reflectance becomes a relative one: the mean
+# of the public scenes.
+TYPICAL_SCALE = 0.25
 # Fewer than this share of the training scenes reach a wavelength: it is called not known.
 LEAST_REACH = 0.25
 # How references correct a scene: the mean of K residuals is shrunk by K / (K + 2), and beside it each direction of the
@@ -40,6 +43,23 @@ SITE_BEFORE = 12.0
 # Part of the noise stands for what sets scenes apart; this much of it is left where the site is known.
 SITE_NOISE = 0.25
 FEWEST_SITE_SPECTRA = 20
+
+
+@dataclass(frozen=True)
+class InputError:
+    """What a product's reflectance is off by: one gain and one offset a band and scene, and noise a pixel."""
+
+    gain: float
+    """Standard deviation, relative to the value."""
+    offset: float
+    """Standard deviation, in reflectance."""
+    pixel: float
+    """Standard deviation, in reflectance."""
+
+    def variance(self, reflectance: FloatArray) -> FloatArray:
+        """(...) of values of that reflectance."""
+        variance: FloatArray = np.square(self.gain * reflectance) + (self.offset**2 + self.pixel**2)
+        return variance
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +84,8 @@ class Conditional:
     """(target band,) share, 0-1, of the squared error that is common to a scene, so that references can mend it."""
     floor: float
     """Brightness below which spectra count as equally bright."""
+    error: InputError | None = None
+    """What the source's bands are off by, as far as the user told; `sigma` covers it."""
 
     def reconstruct(
         self, reflectance: Float32Array, valid: NDArray[np.bool_] | None = None, out: Float32Array | None = None
@@ -96,9 +118,15 @@ class Conditional:
         return result
 
     def sigma(self, reflectance: Float32Array) -> Float32Array:
-        """(target band, ...) float32 such that the value ± 1.645 sigma is the calibrated 90 % interval."""
+        """(target band, ...) float32 such that the value ± 1.645 sigma is the calibrated 90 % interval.
+
+        Of the conversion alone, and of the source's own errors too where `error` tells them.
+        """
         scale = self.scale(reflectance)
         result: Float32Array = np.multiply.outer(self.relative_sigma, scale)
+        if self.error:
+            variance = self.error.variance(reflectance).astype(np.float32)
+            result = np.sqrt(np.square(result) + np.tensordot(np.square(self.gain), variance, axes=1))
         return result
 
     def unlike(self, reflectance: Float32Array) -> NDArray[np.bool_]:
@@ -272,8 +300,10 @@ class SpectralPrior:
             noise[inside] = self.noise * np.hypot(1, WATER_VAPOUR_NOISE)
         return noise
 
-    def condition(self, source: SpectralGrid, target: SpectralGrid) -> Conditional:
+    def condition(self, source: SpectralGrid, target: SpectralGrid, error: InputError | None = None) -> Conditional:
         """The expectation of `target`, given `source`, in closed form.
+
+        With `error` the source's bands are followed only as far as such errors allow.
 
         E[y|x] = R_t Σ R_sᵀ (R_s Σ R_sᵀ + N)⁻¹ x, and its variance (Rasmussen & Williams 2006, A.6), where R are
         response matrices and N the source's noise.
@@ -287,8 +317,11 @@ class SpectralPrior:
         moment = self.second_moment()
         across = moment @ to_source.T
         seen = to_source @ across + np.diag(self.source_noise(source) ** 2)
-        gain = np.linalg.solve(seen, (to_target @ across).T).T
-        variance = ((to_target @ moment) * to_target).sum(axis=1) - ((to_target @ across) * gain).sum(axis=1)
+        told = np.zeros(len(source)) if error is None else _relative_variance(error, np.diag(seen))
+        joint = to_target @ across
+        gain = np.linalg.solve(seen + np.diag(told), joint.T).T
+        # of the error of this gain on bands that are right; the part of `error` depends on the pixel (see `sigma`)
+        variance = ((to_target @ moment) * to_target).sum(axis=1) + ((gain @ seen - 2 * joint) * gain).sum(axis=1)
         brightness = np.linalg.solve(seen, across.T @ brightness_weights(self.wavelength_nm))
         whitening = np.linalg.inv(np.linalg.cholesky(seen + PRODUCT_ERROR**2 * np.eye(len(source))))
         sample = (to_source @ self.factors.astype(float)) @ self.sample.T.astype(float)
@@ -303,7 +336,14 @@ class SpectralPrior:
             limit=float(np.quantile(distance, 0.995)),
             shift=np.clip(to_target @ self.shift, 0, 1).astype(np.float32),
             floor=self.floor,
+            error=error,
         )
+
+
+def _relative_variance(error: InputError, second: FloatArray) -> FloatArray:
+    """(band,) variance of an error relative to a spectrum's scale, for bands of these second moments at scale 1."""
+    relative: FloatArray = np.square(error.gain) * second + (error.offset**2 + error.pixel**2) / TYPICAL_SCALE**2
+    return relative
 
 
 def factorise(moment: FloatArray, rank: int) -> tuple[Float32Array, Float32Array]:
