@@ -6,6 +6,8 @@ from ms2hs.errors import UnknownName
 from ms2hs.models.weights import Weights, load_weights, weights_names
 from ms2hs.spectra.sensors import Sensor, load_sensor, sensor_names
 
+KINDS = {"linear": "spectral prior, in closed form"}
+
 
 def entries() -> dict[str, Any]:
     """All sources, targets and weights, each by name with one line about it."""
@@ -33,7 +35,7 @@ def entry(name: str) -> dict[str, Any]:
 
 def _summary(weights: Weights) -> str:
     low, high = weights.range_nm
-    return f"{weights.card.get('title', weights.kind)}, {low:.0f}-{high:.0f} nm"
+    return f"{KINDS[weights.kind]}, {low:.0f}-{high:.0f} nm"
 
 
 def _card(weights: Weights) -> dict[str, Any]:
@@ -65,5 +67,6 @@ def text(found: dict[str, Any], indent: str = "") -> str:
         if isinstance(value, dict):
             lines += [f"{indent}{key}:", text(value, indent + "  ")]
         else:
-            lines.append(f"{indent}{key!s:<{width}}  {value}")
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            lines.append(f"{indent}{key!s:<{width}}  {shown}")
     return "\n".join(lines)

@@ -119,7 +119,7 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Write <output>_sigma.tif too.")] = False,
     input_error: Annotated[
         str | None,
-        typer.Option(help="GAIN,OFFSET,PIXEL: what the product is off by (1 sigma), such as 0.02,0.005,0.003."),
+        typer.Option(help="What the product is off by, as GAIN,OFFSET,PIXEL standard deviations: 0.02,0.005,0.003."),
     ] = None,
     reference: Annotated[
         Path | None, typer.Option(help="Spectra measured in the scene: CSV id,lon,lat,<nm>,... or an ENVI library.")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ms2hs.adaptation import references_in_scene, sharpen_to_site
 from ms2hs.errors import SceneError
 from ms2hs.models.prior import Conditional
-from ms2hs.planning import BLOCK_PIXELS, STRIP_ROWS, Choices, Plan, plan
+from ms2hs.planning import BLOCK_PIXELS, Choices, Plan, plan
 from ms2hs.progress import Progress
 from ms2hs.provenance import Counts, Reconstruction, tags, write_item
 from ms2hs.raster.calibration import offset_warnings
@@ -157,7 +157,7 @@ class _Flow:
 
     def _strips(self, reading: ThreadPoolExecutor) -> Iterator[tuple[Window, NDArray[np.float32], NDArray[np.bool_]]]:
         grid = self.planned.grid
-        windows = list(Tiling(grid.height, grid.width, (STRIP_ROWS, grid.width), overlap=0))
+        windows = list(Tiling(grid.height, grid.width, (self.planned.strip_rows, grid.width), overlap=0))
         ahead = None
         for window, following in zip(windows, [*windows[1:], None], strict=True):
             strip = (ahead or reading.submit(self._read, window)).result()

@@ -16,9 +16,12 @@ from ms2hs.raster.scene import PixelGrid, Scene, SceneChoices
 from ms2hs.spectra.grid import SpectralGrid
 from ms2hs.spectra.sensors import load_sensor
 
-# A strip is as high as a window of the networks. Inside it, this many pixels at a time keep one block of float32
-# bands within some tens of MB, which is what the caches of a machine like.
+# A strip has at most so many rows and bytes, so that memory grows neither with the height of a scene nor its width.
 STRIP_ROWS = 128
+STRIP_BYTES = 192_000_000
+# Rows of a strip are a multiple of this where bytes decide, as blocks of files are.
+STRIP_STEP = 16
+# Inside a strip, so many pixels at a time keep one block of float32 bands within some tens of MB.
 BLOCK_PIXELS = 1 << 16
 
 
@@ -75,14 +78,20 @@ class Plan:
         return self.output.with_name(f"{self.output.stem}_sigma.tif") if self.choices.uncertainty else None
 
     @property
+    def strip_rows(self) -> int:
+        """Rows that are read, converted and written at a time."""
+        fitting = STRIP_BYTES // (2 * len(self.spectral) * self.grid.width)
+        return min(STRIP_ROWS, max(STRIP_STEP, fitting - fitting % STRIP_STEP))
+
+    @property
     def facts(self) -> dict[str, int]:
         """What it will take: strips, pixels, bands, and bytes of the result, of disk at the peak and of memory."""
         files = 2 if self.choices.uncertainty else 1
         bands, row = len(self.spectral), len(self.spectral) * self.grid.width
         raw = row * self.grid.height * 2
-        strips = 2 * files * row * min(STRIP_ROWS, self.grid.height) * 2
+        strips = 2 * files * row * min(self.strip_rows, self.grid.height) * 2
         return {
-            "strips": -(-self.grid.height // STRIP_ROWS),
+            "strips": -(-self.grid.height // self.strip_rows),
             "pixels": self.grid.height * self.grid.width,
             "bands": bands,
             "output_bytes_uncompressed": files * raw,

@@ -1,13 +1,14 @@
 """convert, from a scene to files, against the same arithmetic on whole arrays."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import rasterio
 from rio_cogeo.cogeo import cog_validate
 
-from ms2hs import conversion
+from ms2hs import conversion, planning
 from ms2hs.conversion import convert
 from ms2hs.data.example import HEIGHT, WIDTH
 from ms2hs.errors import OutputError, SceneError
@@ -119,10 +120,20 @@ def test_a_part_is_the_same_as_that_part_of_the_whole(made, scene_path, tmp_path
 
 
 def test_strips_do_not_show(made, scene_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(conversion, "STRIP_ROWS", 37)
+    monkeypatch.setattr(planning, "STRIP_ROWS", 37)
     monkeypatch.setattr(conversion, "BLOCK_PIXELS", 1000)
     other = convert(scene_path, "enmap", tmp_path)
     assert_same(read(other.output), read(made.output))
+
+
+def test_memory_does_not_grow_with_the_scene(scene_path):
+    planned = plan(scene_path, "enmap")
+    needed = [
+        replace(planned, grid=replace(planned.grid, height=height, width=width)).facts["memory_bytes"]
+        for height, width in ((3660, 3660), (7320, 3660), (10980, 10980))
+    ]
+    assert needed[0] == needed[1]
+    assert max(needed) < 1.5e9
 
 
 def test_a_bbox_is_in_degrees_and_missing_the_scene_is_told(scene_path, tmp_path, made):

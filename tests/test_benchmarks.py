@@ -1,0 +1,54 @@
+"""The benchmarks run as the README says, and the accuracy that it tells is kept."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def run(script, *options):
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, options), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_conversion_is_measured_beside_a_plain_write(tmp_path):
+    small, twice = run("conversion.py", "--size", 200, "--folder", tmp_path)
+    assert (small["height"], twice["height"]) == (200, 400)
+    assert small["ratio"] == small["whole"] / small["plain_write"]
+    assert 0 < small["peak_bytes"] < 1.5e9
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_writer_is_measured_beside_a_plain_write(tmp_path):
+    found = run("writer.py", "--bands", 20, "--height", 300, "--width", 280, "--repeat", 1, "--folder", tmp_path)
+    assert found["ratio"] > 0
+
+
+def test_scenes_left_out_are_as_well_reconstructed_as_the_readme_says(real_data):
+    found = run("leave_one_scene_out.py", "--data", real_data)
+    assert len(found) == 9
+
+    def mean(method, what):
+        return float(np.mean([scores[method][what] for scores in found.values() if method in scores]))
+
+    assert mean("prior", "rmse") <= 0.0076
+    assert mean("prior", "sam") <= 1.85
+    assert mean("prior", "rmse") < 0.4 * mean("interpolation", "rmse")
+    assert mean("prior", "residual") <= 0.002
+    assert 0.87 <= mean("prior", "coverage") <= 0.93
+    assert min(scores["prior"]["coverage"] for scores in found.values()) >= 0.78
+    assert mean("prior, noise told", "rmse") < mean("prior, noise", "rmse")
+    assert 0.87 <= mean("prior, noise told", "coverage") <= 0.93
+    assert mean("3 references", "rmse") <= 0.0055  # 0.0050 was hoped for: see the README
+    assert mean("10 references", "rmse") <= 0.0043  # 0.0040 was hoped for
+    images = [scores for scores in found.values() if "half, site" in scores]
+    ratios = [scores["half, site"]["rmse"] / scores["half, no site"]["rmse"] for scores in images]
+    assert len(images) == 6
+    assert np.mean(ratios) <= 0.5
+    assert max(ratios) < 1
