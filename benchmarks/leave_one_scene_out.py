@@ -1,15 +1,17 @@
 """How good the prior is on scenes it has never seen: leave one out at a time, with its companions.
 
-    python benchmarks/leave_one_scene_out.py --data DIR [--json] [--choose] [--write FILE]
+    python benchmarks/leave_one_scene_out.py --data DIR
+        [--source NAME] [--target NAME] [--json] [--choose] [--write FILE]
 
-Sentinel-2A is simulated through its response functions; the target is EnMAP's 202 bands, those really known in a scene.
+The source (Sentinel-2A) is simulated through its response functions; of the target's bands (EnMAP's 202) those are
+scored that are really known in a scene.
 The uncertainty of each prior is calibrated on the other scenes alone. Takes a few minutes on two cores.
 """
 
 import argparse
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +31,8 @@ from ms2hs.evaluation import (
     score_site,
 )
 from ms2hs.models.prior import SpectralPrior
-from ms2hs.spectra.grid import grid_of
-from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.grid import SpectralGrid, grid_of
+from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.training import Evidence, PriorSettings, calibrate, fit, gather, pretrain_linear
 
 SCENES = (
@@ -44,7 +46,6 @@ SCENES = (
     "franschhoek_airborne_3x3",
     "four_corners_aviris_ng",
 )
-SOURCE, TARGET = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
 DRAWS = 5
 # What was tried on inner splits: with --choose each scene is scored with what is best on the other eight.
 CANDIDATES = (
@@ -60,9 +61,17 @@ NOISES = (0.004, 0.008, 0.012, 0.016)
 CLEAN_SHARE = 0.75
 
 
+@dataclass(frozen=True)
+class View:
+    """The sensor that is simulated, and the one whose bands are scored."""
+
+    source: SpectralGrid
+    target: SpectralGrid
+
+
 def mean_spectrum(scene: TruthScene, others: list[TruthScene]) -> np.ndarray:
     """(target band, 1) mean over the other scenes of their mean spectra, whatever the pixel."""
-    total, count = np.zeros(len(TARGET)), np.zeros(len(TARGET))
+    total, count = np.zeros(len(scene.known)), np.zeros(len(scene.known))
     for other in others:
         if other.family != scene.family:
             total[other.known] += other.truth[other.known].mean(axis=1)
@@ -70,19 +79,23 @@ def mean_spectrum(scene: TruthScene, others: list[TruthScene]) -> np.ndarray:
     return (total / np.maximum(count, 1))[:, None]
 
 
-def tables(prior: SpectralPrior, scene: TruthScene, scenes: list[TruthScene], seed: int) -> dict[str, Score]:
+def tables(
+    prior: SpectralPrior, scene: TruthScene, scenes: list[TruthScene], view: View, seed: int
+) -> dict[str, Score]:
     """Every score of one left-out scene."""
     rng = np.random.default_rng(seed)
-    conditional = prior.condition(SOURCE, TARGET)
-    told = prior.condition(SOURCE, TARGET, PRODUCT_ERROR)
+    conditional = prior.condition(view.source, view.target)
+    told = prior.condition(view.source, view.target, PRODUCT_ERROR)
     noisy = perturbed(scene.measured, rng)
     pixels = scene.measured.shape[1]
     found = {
         "mean spectrum": score(np.repeat(mean_spectrum(scene, scenes), pixels, axis=1), scene),
-        "interpolation": score(interpolated(scene, SOURCE, TARGET), scene),
-        "prior": score_prior(conditional, scene, to_source=response_of(SOURCE, TARGET)),
-        "prior, noise": score_prior(conditional, scene, measured=noisy, to_source=response_of(SOURCE, TARGET)),
-        "prior, noise told": score_prior(told, scene, measured=noisy, to_source=response_of(SOURCE, TARGET)),
+        "interpolation": score(interpolated(scene, view.source, view.target), scene),
+        "prior": score_prior(conditional, scene, to_source=response_of(view.source, view.target)),
+        "prior, noise": score_prior(
+            conditional, scene, measured=noisy, to_source=response_of(view.source, view.target)
+        ),
+        "prior, noise told": score_prior(told, scene, measured=noisy, to_source=response_of(view.source, view.target)),
         "3 references": score_references(conditional, scene, 3, DRAWS, rng),
         "10 references": score_references(conditional, scene, 10, DRAWS, rng),
     }
@@ -90,8 +103,8 @@ def tables(prior: SpectralPrior, scene: TruthScene, scenes: list[TruthScene], se
         own = grid_of(scene.wavelength_nm)
 
         def sharpened(half: np.ndarray | None) -> object:
-            site = prior if half is None else prior.with_site(scene.spectra[half], own, SOURCE)
-            return site.condition(SOURCE, TARGET)
+            site = prior if half is None else prior.with_site(scene.spectra[half], own, view.source)
+            return site.condition(view.source, view.target)
 
         found["half, no site"], found["half, site"] = score_site(scene, sharpened)
     return found
@@ -123,14 +136,14 @@ def show(results: dict[str, dict[str, Score]]) -> None:
     print(f"\nsite / no site: mean {np.mean(list(sites.values())):.3f}, worst {max(sites.values()):.3f}  {sites}")
 
 
-def inner_errors(evidence: Evidence, scenes: list[TruthScene], noises: tuple[float, ...]) -> np.ndarray:
+def inner_errors(evidence: Evidence, scenes: list[TruthScene], noises: tuple[float, ...], view: View) -> np.ndarray:
     """(noise, left-out scene, inner scene, clean or noisy) RMSE of priors that saw neither scene; NaN for one scene."""
     errors = np.full((len(noises), len(scenes), len(scenes), 2), np.nan)
     for first, outer in enumerate(scenes):
         for second, inner in enumerate(scenes[:first]):
             prior = fit(evidence, {outer.family, inner.family})
             for row, noise in enumerate(noises):
-                conditional = replace(prior, noise=noise).condition(SOURCE, TARGET)
+                conditional = replace(prior, noise=noise).condition(view.source, view.target)
                 for left_out, scored in ((first, second), (second, first)):
                     scene = scenes[scored]
                     rng = np.random.default_rng(scored)
@@ -141,14 +154,14 @@ def inner_errors(evidence: Evidence, scenes: list[TruthScene], noises: tuple[flo
     return errors
 
 
-def choose(data: Path, scenes: list[TruthScene]) -> list[tuple[PriorSettings, Evidence]]:
+def choose(data: Path, scenes: list[TruthScene], view: View) -> list[tuple[PriorSettings, Evidence]]:
     """For each scene, the settings that are best on the other eight, each of them left out in its turn."""
     tried: list[tuple[PriorSettings, Evidence]] = []
     errors: list[np.ndarray] = []
     for changes in CANDIDATES:
         settings = replace(PriorSettings(), **changes)
         evidence = gather(data, settings)
-        for noise, found in zip(NOISES, inner_errors(evidence, scenes, NOISES), strict=True):
+        for noise, found in zip(NOISES, inner_errors(evidence, scenes, NOISES, view), strict=True):
             chosen = replace(settings, noise=noise)
             tried.append((chosen, replace(evidence, settings=chosen)))
             clean, noisy = np.moveaxis(np.nanmean(found, axis=1), -1, 0)
@@ -164,21 +177,24 @@ def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with hyperspectral/ and spectra/")
+    parser.add_argument("--source", default="sentinel2a", choices=sensor_names("source"))
+    parser.add_argument("--target", default="enmap", choices=sensor_names("target"))
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     parser.add_argument("--choose", action="store_true", help="choose the settings for each scene on the other eight")
     parser.add_argument("--write", type=Path, help="write weights of all scenes, with these scores in their card")
     arguments = parser.parse_args()
     start = time.monotonic()
-    scenes = [read_scene(arguments.data / "hyperspectral" / f"{name}.npz", SOURCE, TARGET) for name in SCENES]
+    view = View(load_sensor(arguments.source).grid, load_sensor(arguments.target).grid)
+    scenes = [read_scene(arguments.data / "hyperspectral" / f"{name}.npz", view.source, view.target) for name in SCENES]
     if arguments.choose:
-        chosen = choose(arguments.data, scenes)
+        chosen = choose(arguments.data, scenes, view)
     else:
         settings = PriorSettings()
         chosen = [(settings, gather(arguments.data, settings))] * len(scenes)
     results = {}
     for number, (scene, (_, evidence)) in enumerate(zip(scenes, chosen, strict=True)):
         prior = calibrate(fit(evidence, {scene.family}), evidence, {scene.family})
-        results[scene.name] = tables(prior, scene, scenes, seed=number)
+        results[scene.name] = tables(prior, scene, scenes, view, seed=number)
     if arguments.write:
         scores = {
             name: {"rmse": round(s["prior"].rmse, 5), "sam": round(s["prior"].sam, 3)} for name, s in results.items()
