@@ -232,6 +232,33 @@ def test_a_cube_of_the_site_is_taken_up(made, scene_path, tmp_path):
     assert np.nanmean(np.abs(difference)) < 0.01  # a site cube that agrees changes little
 
 
+def test_real_vegetation_looks_like_vegetation(real_data, tmp_path):
+    nm = load_sensor("enmap").grid.wavelength_nm
+    for stem, choices in (
+        ("aquileia_L2A_20190416", Choices(window=(100, 500, 100, 200))),
+        ("rstoolbox_sen2_L2A_rawDN_with_offset", Choices(dn_offset=-1000)),
+    ):
+        made = convert(real_data / "sentinel2" / f"{stem}.tif", "enmap", tmp_path, choices)
+        assert not any("+0.1" in note for note in made.notes)
+        spectra = open_cube(made.output).values.reshape(202, -1)
+        red, nir = spectra[np.abs(nm - 670).argmin()], spectra[np.abs(nm - 860).argmin()]
+        green = spectra[:, ((nir - red) / (nir + red) > 0.8) & (nir > 0.2)]
+        assert green.shape[1] > 500
+        for spectrum in (green.mean(axis=1), green[:, 0]):
+            inside = (nm > 600) & (nm < 850)
+            edge = nm[inside][np.gradient(spectrum[inside], nm[inside]).argmax()]
+            assert 700 <= edge <= 740
+            at = {x: spectrum[np.abs(nm - x).argmin()] for x in (450, 550, 670, 860, 1650, 2200)}
+            assert at[550] > max(at[450], at[670])  # green peak
+            assert at[860] > at[1650] > at[2200]  # leaf water
+
+
+def test_a_constant_left_in_is_told(real_data, tmp_path):
+    path = real_data / "sentinel2" / "rstoolbox_sen2_L2A_rawDN_with_offset.tif"
+    made = convert(path, "enmap", tmp_path)
+    assert any("--dn-offset -1000" in note for note in made.notes)
+
+
 def test_every_real_scene_converts(real_data, tmp_path):
     for path in sorted((real_data / "sentinel2").glob("*.tif")):
         choices = Choices(source="hls_l30") if path.name.startswith("hls_L30") else Choices()

@@ -248,6 +248,23 @@ def test_a_site_takes_the_prior_to_its_own_spectra():
     assert after < 0.7 * before
 
 
+def test_references_beside_a_site_mend_a_constant_and_change_no_slope():
+    prior = make_prior()
+    points = 0.25 * spectra_of(prior, 2000).T
+    sharpened = prior.with_site(points, grid_of(WAVELENGTH), SOURCE)
+    conditional = sharpened.condition(SOURCE, TARGET)
+    rng = np.random.default_rng(4)
+    measured = (response_matrix(SOURCE, WAVELENGTH) @ points[:10].T).T
+    truth = conditional.reconstruct(measured.T.astype(np.float32)).T + rng.normal(0, 0.01, (10, len(TARGET)))
+    mended = conditional.with_references(measured, truth)
+    some = (response_matrix(SOURCE, WAVELENGTH) @ points[100:400].T).astype(np.float32)
+    change = mended.reconstruct(some) - conditional.reconstruct(some)
+    bright = conditional.brightness @ some
+    constant = np.outer(change @ bright / (bright @ bright), bright)
+    assert np.square(change - constant).mean() < 0.1 * np.square(change).mean()
+    np.testing.assert_allclose(mended.relative_sigma, conditional.relative_sigma, rtol=0.02)
+
+
 def test_a_sites_uncertainty_is_never_less_than_its_halves_disagree():
     prior = make_prior()
     spectra = 0.3 * spectra_of(make_prior(smooth_moment(seed=9), rank=20), 300).T.astype(np.float32)

@@ -77,7 +77,8 @@ class Conditional:
     whitening: Float32Array
     """(source band, source band) the squared length of `whitening @ reflectance` is Mahalanobis' for a scale of 1."""
     precision: Float32Array
-    """(source band, source band) inverse of the second moment of the source's bands, for a scale of 1."""
+    """(source band, source band) inverse of the second moment of the source's bands, for a scale of 1, times
+    `SpectralPrior.slope_doubt`."""
     limit: float
     """Squared Mahalanobis distance that few training spectra exceed."""
     shift: Float32Array
@@ -172,7 +173,8 @@ class Conditional:
             if not known.any():
                 continue
             scaled = bands[known] / scale[known, None]
-            after = np.linalg.inv(np.linalg.inv(before) + scaled.T @ scaled)
+            seen_as = before @ scaled.T
+            after = before - seen_as @ np.linalg.solve(np.eye(len(scaled)) + scaled @ seen_as, seen_as.T)
             gain[columns] += (residual[np.ix_(known, columns)] / scale[known, None]).T @ scaled @ after
             left[columns] = _variance_left(scaled, before, after)
         error = 1 - self.shift + self.shift * left
@@ -217,6 +219,8 @@ class SpectralPrior:
     """Brightness below which spectra count as equally bright."""
     noise: float
     """Standard deviation, relative to a spectrum's scale, of a source band."""
+    slope_doubt: float = 1.0
+    """How much the map from source to target may differ in another scene, relative to that of a general prior."""
 
     def second_moment(self) -> FloatArray:
         """(wavelength, wavelength) Σ in float64."""
@@ -279,7 +283,15 @@ class SpectralPrior:
         share = len(points) / (len(points) + SITE_BEFORE)
         moment = (1 - share) * before + share * pool(sets, before, self.noise, 1)
         factors, residual = factorise(moment, self.factors.shape[1])
-        return replace(self, factors=factors, residual=residual, noise=SITE_NOISE * self.noise)
+        # what references could mend, a site has mended: they still take out a constant, but promise no less sigma
+        return replace(
+            self,
+            factors=factors,
+            residual=residual,
+            shift=((1 - share) * self.shift).astype(np.float32),
+            noise=SITE_NOISE * self.noise,
+            slope_doubt=1 - share,
+        )
 
     def _sigma_ratio(self, points: Float32Array, source: SpectralGrid) -> FloatArray:
         """(wavelength,) how much larger sigma must be for these spectra (spectrum, wavelength); NaN = unknown."""
@@ -332,7 +344,7 @@ class SpectralPrior:
             known=to_target @ self.reach >= LEAST_REACH,
             brightness=brightness.astype(np.float32),
             whitening=whitening.astype(np.float32),
-            precision=np.linalg.inv(seen).astype(np.float32),
+            precision=(self.slope_doubt * np.linalg.inv(seen)).astype(np.float32),
             limit=float(np.quantile(distance, 0.995)),
             shift=np.clip(to_target @ self.shift, 0, 1).astype(np.float32),
             floor=self.floor,
