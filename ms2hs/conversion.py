@@ -71,6 +71,8 @@ def run(planned: Plan, progress: Progress | None = None) -> Reconstruction:
                     "one is needed. Choose another part, or keep cloudy pixels with --no-quality."
                 )
             ended = time.perf_counter()
+            tell("finish", 0, 0)
+    tell("finish", planned.grid.height, planned.grid.height)
     flow.seconds["finish"] = time.perf_counter() - ended
     picture = planned.output.with_suffix(".png")
     write_quicklook(planned.output, picture)
@@ -121,9 +123,12 @@ class _Closure:
 
     @property
     def rmse(self) -> dict[str, float]:
-        """By band name, in reflectance."""
-        rms = np.sqrt(self.squares / max(self.count, 1))
-        return {name: round(float(value), 6) for name, value in zip(self.names, rms, strict=True)}
+        """In reflectance: of `all` bands together, and by band name; empty where no band can be compared."""
+        if not self.count or not self.names:
+            return {}
+        squares = self.squares / self.count
+        values = zip(("all", *self.names), (squares.mean(), *squares), strict=True)
+        return {name: round(float(np.sqrt(value)), 6) for name, value in values}
 
 
 @dataclass

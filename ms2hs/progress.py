@@ -10,7 +10,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 Progress = Callable[[str, int, int], None]
-"""Called with the stage, what is done and what there is to do, in rows."""
+"""Called with the stage, what is done and what there is to do, in rows; 0 to do means that nobody knows."""
 
 
 class _Rate(ProgressColumn):
@@ -31,7 +31,7 @@ def progress_bar(*, shown: bool) -> Iterator[Progress | None]:
 
         def show(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done, total=total)
+                tasks[stage] = bar.add_task(stage, total=total or None)
+            bar.update(tasks[stage], completed=done, total=total or None)
 
         yield show

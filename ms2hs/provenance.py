@@ -44,7 +44,7 @@ class Reconstruction:
     sigma: Path | None
     counts: Counts
     residual: dict[str, float]
-    """RMSE, per measured band, between the input and the result seen through the source's responses."""
+    """RMSE between the input and the result seen through the source's responses: of `all` bands, and of each."""
     seconds: dict[str, float]
     """Time in reading, model and writing (these overlap), in finishing the file, and the whole."""
     notes: tuple[str, ...] = ()

@@ -81,7 +81,7 @@ FEWEST_PIXELS = 200
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class SceneEvidence:
     """What is kept of one cube: its moments, and some pixels to calibrate on."""
 
     name: str
@@ -101,7 +101,7 @@ class Evidence:
     settings: PriorSettings
     wavelength_nm: FloatArray
     """(wavelength,) the fine grid, 370-2510 nm."""
-    scenes: tuple[Scene, ...]
+    scenes: tuple[SceneEvidence, ...]
     libraries: tuple[str, ...]
     """Names of the libraries."""
     library: Moments
@@ -125,7 +125,7 @@ def gather(folder: Path, settings: PriorSettings) -> Evidence:
     rng = np.random.default_rng(settings.seed)
     low, high = RANGE_NM
     wavelength = np.arange(low, high + settings.step_nm / 2, settings.step_nm)
-    scenes: list[Scene] = []
+    scenes: list[SceneEvidence] = []
     libraries: list[Corpus] = []
     for corpus in read_corpora(folder):
         if not corpus.is_library:
@@ -145,7 +145,9 @@ def gather(folder: Path, settings: PriorSettings) -> Evidence:
     return Evidence(settings, wavelength, tuple(scenes), names, library, sample)
 
 
-def _scene(corpus: Corpus, wavelength_nm: FloatArray, settings: PriorSettings, rng: np.random.Generator) -> Scene:
+def _scene(
+    corpus: Corpus, wavelength_nm: FloatArray, settings: PriorSettings, rng: np.random.Generator
+) -> SceneEvidence:
     points = interpolate_known(corpus.reflectance, corpus.wavelength_nm, wavelength_nm)
     usable = np.isfinite(brightness_of(points, wavelength_nm))
     points = points[usable]
@@ -154,7 +156,7 @@ def _scene(corpus: Corpus, wavelength_nm: FloatArray, settings: PriorSettings, r
     measured, _ = spectra_on(corpus, load_sensor(CALIBRATION_SOURCE).grid, interpolate=True)
     measured = measured[usable]
     chosen = rng.permutation(np.flatnonzero(np.isfinite(measured).all(axis=1)))[: settings.pixels]
-    return Scene(corpus.name, corpus.family, moments, measured[chosen], points[chosen])
+    return SceneEvidence(corpus.name, corpus.family, moments, measured[chosen], points[chosen])
 
 
 def _library(
@@ -307,7 +309,7 @@ def calibrate(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[st
     )
 
 
-def _sigma_needed(scene: Scene, conditional: Conditional, pixels: slice) -> FloatArray:
+def _sigma_needed(scene: SceneEvidence, conditional: Conditional, pixels: slice) -> FloatArray:
     measured = np.ascontiguousarray(scene.measured[pixels].T)
     error = scene.truth[pixels] - conditional.reconstruct(measured).T
     return sigma_needed(error, conditional.scale(measured))
