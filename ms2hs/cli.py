@@ -174,10 +174,7 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     if not quiet:
         for note in made.notes:
             _note(note)
-        typer.echo(
-            _summary(made.counts.valid, made.counts.pixels, made.counts.unlike_training, made.seconds["whole"]),
-            err=True,
-        )
+        typer.echo(f"{made.counts.told()}; {made.seconds['whole']:.1f} s", err=True)
     if as_json:
         typer.echo(json.dumps(asdict(made), indent=1, default=str))
     else:
@@ -186,11 +183,6 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
 
 def _note(text: str) -> None:
     typer.secho(f"note: {text}", err=True, fg="yellow" if "warning" in text.lower() else None)
-
-
-def _summary(valid: int, pixels: int, unlike: int, seconds: float) -> str:
-    unlike_share = 100 * unlike / valid if valid else 0.0
-    return f"{valid} of {pixels} pixels valid, {unlike_share:.1f} % of them unlike the training data; {seconds:.1f} s"
 
 
 @app.command()

@@ -23,6 +23,7 @@ from ms2hs.raster.reader import SceneReader
 from ms2hs.raster.scene import Scene
 from ms2hs.raster.windows import Tiling, Window
 from ms2hs.spectra.grid import SpectralGrid, response_matrix
+from ms2hs.spectra.surface import is_snow, is_water
 
 
 def convert(
@@ -182,15 +183,21 @@ class _Flow:
         for top in range(0, rows, step):
             part = slice(top, min(top + step, rows))
             x, ok = np.ascontiguousarray(reflectance[:, part]), valid[part]
-            self.counts.pixels += ok.size
-            self.counts.valid += int(ok.sum())
             made = self.model.reconstruct(x, ok)
-            self.counts.unlike_training += int((self.model.unlike(x) & ok).sum())
+            self._count(x, ok)
             self.closure.add(x[:, ::8][:, ok[::8]], made[:, ::8][:, ok[::8]])
             quantise(made, ok, out=strips[0][:, part])
             if files > 1:
                 quantise(self.model.sigma(x), ok, out=strips[1][:, part])
         return strips
+
+    def _count(self, x: NDArray[np.float32], ok: NDArray[np.bool_]) -> None:
+        source = self.planned.scene.spectral
+        self.counts.pixels += ok.size
+        self.counts.valid += int(ok.sum())
+        self.counts.unlike_training += int((self.model.unlike(x) & ok).sum())
+        self.counts.water += int((is_water(x, source) & ok).sum())
+        self.counts.snow += int((is_snow(x, source) & ok).sum())
 
     @contextmanager
     def _clock(self, stage: str) -> Iterator[None]:

@@ -30,7 +30,17 @@ class Counts:
     pixels: int = 0
     valid: int = 0
     unlike_training: int = 0
-    """Valid pixels whose measured bands are unlike anything the model learnt from: water, snow, cloud, artefacts."""
+    """Valid pixels whose measured bands are unlike nearly all that the model learnt from."""
+    water: int = 0
+    """Valid pixels of open water (`spectra.surface`), of which the model learnt little."""
+    snow: int = 0
+    """Valid pixels of snow or ice cloud, of which the model learnt little."""
+
+    def told(self) -> str:
+        """The counts as one line for people."""
+        parts = {"unlike the training data": self.unlike_training, "water": self.water, "snow": self.snow}
+        shares = ", ".join(f"{100 * count / max(self.valid, 1):.1f} % {what}" for what, count in parts.items())
+        return f"{self.valid} of {self.pixels} pixels valid; of these {shares}"
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,8 @@ def test_the_item_says_what_was_done(made):
     assert 52 < south < north < 53
     counts = properties["ms2hs:pixels"]
     assert 0 <= counts["unlike_training"] <= counts["valid"] < counts["pixels"] == HEIGHT * WIDTH
+    assert 0.02 * HEIGHT * WIDTH < counts["water"] < 0.15 * HEIGHT * WIDTH  # the river
+    assert counts["snow"] == 0
     residual = properties["ms2hs:measured_band_residual_rmse"]
     assert set(residual) == {"all", *load_sensor("sentinel2a").grid.names}
     assert 0 < residual["all"] < 0.004
