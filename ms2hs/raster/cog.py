@@ -14,7 +14,7 @@ import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.enums import ColorInterp
 from rasterio.env import getenv, hasenv
 from rasterio.errors import RasterioError
 from rasterio.transform import Affine
@@ -23,6 +23,7 @@ from rasterio.windows import Window
 from ms2hs.errors import OutputError
 from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.dataset import quietly
+from ms2hs.raster.pyramid import Pyramid
 from ms2hs.raster.scene import PixelGrid
 from ms2hs.spectra.grid import SpectralGrid
 
@@ -83,23 +84,19 @@ def overview_levels(height: int, width: int) -> list[int]:
 
 
 def disk_bytes(grid: PixelGrid, bands: int) -> int:
-    """Most disk that writing a cube of `bands` takes at once, in bytes: the temporary file, and the COG beside it.
+    """Most disk that writing a cube of `bands` takes at once, in bytes: the temporary files, and the COG beside them.
 
-    The temporary file's size is exact but for its header. The COG is taken as large as its numbers uncompressed,
+    The temporary files' sizes are exact but for their headers. The COG is taken as large as its numbers uncompressed,
     which noise comes near to; real scenes take a half or less.
     """
-    height, width = grid.height, grid.width
-    levels = overview_levels(height, width)
-    low_blocks = -(-height // LOW) * -(-width // BLOCK)
+    sizes = [
+        (-(-grid.height // level), -(-grid.width // level)) for level in (1, *overview_levels(grid.height, grid.width))
+    ]
+    low_blocks = sum(-(-height // LOW) * -(-width // BLOCK) for height, width in sizes)
     strips = 2 * BLOCK * LOW * low_blocks
-    strips += sum(2 * BLOCK**2 * _blocks(-(-height // level), -(-width // level)) for level in levels)
-    result = sum(2 * height * width // level**2 for level in [1, *levels])
+    result = sum(2 * height * width for height, width in sizes)
     headers = 5000 + 32 * low_blocks
     return bands * (strips + result + headers)
-
-
-def _blocks(height: int, width: int) -> int:
-    return -(-height // BLOCK) * -(-width // BLOCK)
 
 
 def check_output(path: str | Path, *, overwrite: bool = False) -> None:
@@ -141,9 +138,9 @@ def check_space(folder: str | Path, needed_bytes: int) -> None:
 class CogWriter:
     """Writes a cube strip by strip, from the top; the COG stands under its name only once it is whole.
 
-    A context manager. Strips go to an uncompressed temporary file, where a strip costs no more than its bytes; on a
-    clean exit it gets overviews and is copied into blocks, overviews first, as a COG wants them. Both files live in a
-    directory of their own beside the output, which vanishes whatever happens.
+    A context manager. Strips, and those of the overviews that they average to, go to uncompressed temporary files,
+    where a strip costs no more than its bytes; on a clean exit GDAL copies them into blocks, overviews first, as a COG
+    wants them. All of it lives in a directory of its own beside the output, which vanishes whatever happens.
 
     Raises
     ------
@@ -168,7 +165,9 @@ class CogWriter:
         """Whether the COG stands under its name."""
         self._row = 0
         self._folder: Path | None = None
-        self._file: Any = None
+        self._levels = len(overview_levels(grid.height, grid.width))
+        self._pyramid = Pyramid(grid.height, self._levels)
+        self._files: list[Any] = []
 
     def __enter__(self) -> Self:
         """Make the temporary file."""
@@ -177,7 +176,7 @@ class CogWriter:
         try:
             with self._writing(), quietly():
                 self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.stem}-", dir=self.path.parent))
-                self._file = rasterio.open(self._strips, "w", **self._profile())
+                self._files = [self._temporary(level) for level in range(self._levels + 1)]
                 self._describe()
         except BaseException:
             self._clean()
@@ -205,7 +204,9 @@ class CogWriter:
         if row != self._row or row + rows > self._grid.height:
             raise ValueError(f"rows {row} to {row + rows} of {self._grid.height}: row {self._row} is due")
         with self._writing():
-            self._file.write(strip, window=Window(0, row, width, rows))
+            self._files[0].write(strip, window=Window(0, row, width, rows))
+            for level, first, half in self._pyramid.add(strip):
+                self._files[level + 1].write(half, window=Window(0, first, half.shape[2], half.shape[1]))
         self._row += rows
 
     def __exit__(
@@ -228,14 +229,15 @@ class CogWriter:
             raise ValueError("the writer is not open; use it in a with statement")
         return self._folder
 
-    def _profile(self) -> dict[str, Any]:
+    def _temporary(self, level: int) -> Any:  # noqa: ANN401 - rasterio has no types
+        """The file of the strips, or of an overview: GDAL takes `x.tif.ovr` as that of `x.tif`, and so on."""
         grid = self._grid
         placed = {} if grid.transform == tuple(Affine.identity())[:6] else {"transform": Affine(*grid.transform)}
-        return placed | {
+        profile = placed | {
             "driver": "GTiff",
             "count": len(self._spectral),
-            "height": grid.height,
-            "width": grid.width,
+            "height": -(-grid.height // 2**level),
+            "width": -(-grid.width // 2**level),
             "crs": grid.crs,
             "dtype": "int16",
             "nodata": NODATA,
@@ -245,9 +247,10 @@ class CogWriter:
             "BLOCKXSIZE": BLOCK,
             "BLOCKYSIZE": LOW,
         }
+        return rasterio.open(f"{self._strips}{'.ovr' * level}", "w", **profile)
 
     def _describe(self) -> None:
-        file, spectral = self._file, self._spectral
+        file, spectral = self._files[0], self._spectral
         bands = range(1, len(spectral) + 1)
         file.scales, file.offsets = [SCALE for _ in bands], [0.0 for _ in bands]
         file.units = ["1" for _ in bands]
@@ -265,11 +268,8 @@ class CogWriter:
             raise ValueError(f"{self._row} of {self._grid.height} rows were written")
         result = self._home / self.path.name
         with self._writing(), quietly():
-            self._file.close()
-            levels = overview_levels(self._grid.height, self._grid.width)
-            if levels:
-                with rasterio.open(self._strips, "r+") as file:
-                    file.build_overviews(levels, Resampling.average)
+            for file in self._files:
+                file.close()
             rasterio.shutil.copy(
                 self._strips,
                 result,
@@ -292,9 +292,9 @@ class CogWriter:
             self.path.with_name(self.path.name + ".aux.xml").unlink(missing_ok=True)
 
     def _clean(self) -> None:
-        if self._file is not None and not self._file.closed:
+        for file in self._files:
             with _environment(), suppress(*WRITE_ERRORS):
-                self._file.close()
+                file.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
