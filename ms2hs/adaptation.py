@@ -12,7 +12,7 @@ from ms2hs.raster.cube import open_cube
 from ms2hs.raster.placement import pixel_at
 from ms2hs.raster.reader import SceneReader
 from ms2hs.spectra.grid import SpectralGrid, grid_of, response_matrix
-from ms2hs.spectra.library import Library, read_library
+from ms2hs.spectra.library import Library, by_pattern, read_library
 
 # Enough spectra for the second moments of a site (the prior's rank is far below), few enough for seconds.
 SITE_PIXELS = 20_000
@@ -91,8 +91,7 @@ def references_in_scene(path: Path, reader: SceneReader, target: SpectralGrid) -
 def _on_target(library: Library, target: SpectralGrid) -> NDArray[np.float32]:
     """(reference, target band); NaN where a spectrum does not reach or has a gap."""
     truth = np.full((len(library.reflectance), len(target)), np.nan, np.float32)
-    for row, spectrum in zip(truth, library.reflectance, strict=True):
-        known = np.isfinite(spectrum)
+    for known, rows in by_pattern(np.isfinite(library.reflectance)):
         samples = library.wavelength_nm[known]
         if len(samples) < 2:
             continue
@@ -101,7 +100,8 @@ def _on_target(library: Library, target: SpectralGrid) -> NDArray[np.float32]:
         near = np.abs(target.wavelength_nm[:, None] - samples[None]).min(axis=1) <= reach
         near &= (target.wavelength_nm >= samples.min()) & (target.wavelength_nm <= samples.max())
         if near.any():
-            row[near] = response_matrix(target.select(near), samples) @ spectrum[known]
+            view = response_matrix(target.select(near), samples)
+            truth[np.ix_(rows, near)] = library.reflectance[np.ix_(rows, known)] @ view.T
     return truth
 
 
@@ -118,16 +118,17 @@ def _pixel_at(reader: SceneReader, lon: float, lat: float) -> NDArray[np.float32
 def _most_similar(reader: SceneReader, library: Library, wanted: NDArray[np.bool_]) -> NDArray[np.float32]:
     """(wanted, source band): for each spectrum the pixel that is nearest to it in the source's bands."""
     source, grid = reader.scene.spectral, reader.grid
-    rows = max(1, min(grid.height, SEARCH_PIXELS // grid.width // 8))
-    tops = np.unique(np.linspace(0, grid.height - rows, 8).astype(int))
-    parts = [reader.read(int(top), 0, rows, grid.width) for top in tops]
+    height = max(1, min(grid.height, SEARCH_PIXELS // grid.width // 8))
+    tops = np.unique(np.linspace(0, grid.height - height, 8).astype(int))
+    parts = [reader.read(int(top), 0, height, grid.width) for top in tops]
     pixels = np.concatenate([reflectance[:, valid] for reflectance, valid in parts], axis=1).T
     found = np.full((int(wanted.sum()), len(source)), np.nan, np.float32)
-    for row, spectrum in zip(found, library.reflectance[wanted], strict=True):
-        known = np.isfinite(spectrum)
+    spectra = library.reflectance[wanted]
+    for known, rows in by_pattern(np.isfinite(spectra)):
         samples = library.wavelength_nm[known]
         seen = (source.wavelength_nm >= samples.min()) & (source.wavelength_nm <= samples.max())
         if len(pixels) and seen.any():
-            view = response_matrix(source.select(seen), samples) @ spectrum[known]
-            row[:] = pixels[((pixels[:, seen] - view) ** 2).sum(axis=1).argmin()]
+            views = spectra[np.ix_(rows, known)] @ response_matrix(source.select(seen), samples).T
+            for row, view in zip(rows, views, strict=True):
+                found[row] = pixels[((pixels[:, seen] - view) ** 2).sum(axis=1).argmin()]
     return found

@@ -216,7 +216,7 @@ def pretrain(
     overwrite: Overwrite = False,
 ) -> None:
     """Estimate weights from hyperspectral data."""
-    from ms2hs.raster.cog import check_output
+    from ms2hs.raster.output import check_output
     from ms2hs.training import pretrain_linear
 
     if model != "linear":

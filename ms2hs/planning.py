@@ -9,7 +9,8 @@ import numpy as np
 from ms2hs.errors import GridError, SceneError
 from ms2hs.models.prior import InputError
 from ms2hs.models.weights import Weights, load_weights
-from ms2hs.raster.cog import check_output, check_space, disk_bytes
+from ms2hs.raster.cog import TEMPORARY_ROWS, disk_bytes
+from ms2hs.raster.output import check_output, check_space
 from ms2hs.raster.placement import subset, working_grid
 from ms2hs.raster.products import open_scene
 from ms2hs.raster.scene import PixelGrid, Scene, SceneChoices
@@ -19,8 +20,6 @@ from ms2hs.spectra.sensors import load_sensor
 # A strip has at most so many rows and bytes, so that memory grows neither with the height of a scene nor its width.
 STRIP_ROWS = 128
 STRIP_BYTES = 192_000_000
-# Rows of a strip are a multiple of this where bytes decide, as blocks of files are.
-STRIP_STEP = 16
 # Inside a strip, so many pixels at a time keep one block of float32 bands within some tens of MB.
 BLOCK_PIXELS = 1 << 16
 
@@ -81,7 +80,7 @@ class Plan:
     def strip_rows(self) -> int:
         """Rows that are read, converted and written at a time."""
         fitting = STRIP_BYTES // (2 * len(self.spectral) * self.grid.width)
-        return min(STRIP_ROWS, max(STRIP_STEP, fitting - fitting % STRIP_STEP))
+        return min(STRIP_ROWS, max(TEMPORARY_ROWS, fitting - fitting % TEMPORARY_ROWS))
 
     @property
     def facts(self) -> dict[str, int]:

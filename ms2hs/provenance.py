@@ -1,7 +1,6 @@
 """What a result says of itself: tags inside the file, and a STAC item beside it."""
 
 import json
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +10,7 @@ from ms2hs import __version__
 from ms2hs.models.prior import Conditional
 from ms2hs.planning import Plan
 from ms2hs.raster.cube import NODATA, SCALE
+from ms2hs.raster.output import write_whole
 from ms2hs.raster.placement import lonlat_bounds
 from ms2hs.spectra.grid import band_support
 
@@ -20,7 +20,8 @@ EXTENSIONS = [
     "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
     "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
 ]
-FIRST_SENTINEL_2 = "2015-06-23T00:00:00Z"
+# Launch of Landsat 8, the oldest of the sources: when a scene does not tell its time, it was after that.
+FIRST_SOURCE = "2013-02-11T00:00:00Z"
 
 
 @dataclass
@@ -95,9 +96,7 @@ def tags(planned: Plan) -> dict[str, str]:
 
 def write_item(planned: Plan, made: Reconstruction, model: Conditional) -> None:
     """Write the STAC 1.1 item of a result beside it."""
-    temporary = made.item.with_name(f".{made.item.name}.{os.getpid()}.part")
-    temporary.write_text(json.dumps(_item(planned, made, model), indent=1) + "\n", encoding="utf-8")
-    temporary.replace(made.item)
+    write_whole(made.item, (json.dumps(_item(planned, made, model), indent=1) + "\n").encode())
 
 
 def _item(planned: Plan, made: Reconstruction, model: Conditional) -> dict[str, Any]:
@@ -106,7 +105,7 @@ def _item(planned: Plan, made: Reconstruction, model: Conditional) -> dict[str, 
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     properties: dict[str, Any] = {"datetime": planned.scene.datetime, "created": now}
     if planned.scene.datetime is None:
-        properties |= {"start_datetime": FIRST_SENTINEL_2, "end_datetime": now}
+        properties |= {"start_datetime": FIRST_SOURCE, "end_datetime": now}
     properties |= {"proj:shape": [grid.height, grid.width], "proj:transform": list(grid.transform)}
     if grid.crs:
         properties["proj:code" if grid.crs.startswith("EPSG:") else "proj:wkt2"] = grid.crs

@@ -14,7 +14,9 @@ from rio_cogeo import cog_validate
 
 from ms2hs.errors import OutputError
 from ms2hs.raster import cog
-from ms2hs.raster.cog import NODATA, SCALE, CogWriter, check_output, check_space, disk_bytes, overview_levels, quantise
+from ms2hs.raster.cog import CogWriter, disk_bytes, overview_levels, quantise
+from ms2hs.raster.cube import NODATA, SCALE
+from ms2hs.raster.output import check_output, check_space
 from ms2hs.raster.scene import PixelGrid
 from ms2hs.spectra.grid import grid_of
 from ms2hs.spectra.sensors import load_sensor

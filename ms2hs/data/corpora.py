@@ -5,17 +5,17 @@ what `spectra.library` reads. A file of cubes is one scene. Several files of one
 them, or a score would be measured on what was trained on.
 """
 
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.errors import DataError
 from ms2hs.spectra.grid import FloatArray, SpectralGrid, response_matrix
-from ms2hs.spectra.library import WIDEST_STEP_NM, read_library
+from ms2hs.spectra.library import WIDEST_STEP_NM, Library, library_of, load_npz
 
 # Surface reflectance outside this is an artefact of the product's correction, not a surface.
 PLAUSIBLE = (-0.05, 1.5)
@@ -80,16 +80,11 @@ def read_corpus(path: Path) -> Corpus:
     ------
     DataError : not an `.npz`, or arrays missing or of shapes that disagree.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a readable .npz ({error}); arrays without pickle are needed.") from error
-    return _cube(path, arrays) if "dn" in arrays else _library(path)
+    arrays = load_npz(path)
+    return _cube(path, arrays) if "dn" in arrays else _library(path, library_of(path, arrays))
 
 
-def _library(path: Path) -> Corpus:
-    library = read_library(path)
+def _library(path: Path, library: Library) -> Corpus:
     order = np.argsort(library.wavelength_nm, kind="stable")
     reflectance = library.reflectance[:, order]
     name = path.stem
@@ -97,7 +92,7 @@ def _library(path: Path) -> Corpus:
     return Corpus(name, family_of(name), library.wavelength_nm[order], reflectance, shape, library.classes)
 
 
-def _cube(path: Path, arrays: dict[str, NDArray[np.generic]]) -> Corpus:
+def _cube(path: Path, arrays: dict[str, NDArray[Any]]) -> Corpus:
     needed = ("dn", "scale", "nodata", "wavelength_nm")
     missing = [key for key in needed if key not in arrays]
     if missing:

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio import Affine
+from rasterio.io import MemoryFile
 
 from ms2hs.errors import OutputError
-from ms2hs.raster.cog import check_output
+from ms2hs.raster.output import check_output, write_whole
 from ms2hs.spectra.sensors import load_sensor
 
 HEIGHT, WIDTH = 230, 310
@@ -38,11 +38,13 @@ def write_example(path: Path, *, overwrite: bool = False) -> Path:
     dn = example_dn()
     profile = {"driver": "GTiff", "dtype": "uint16", "count": len(dn), "height": HEIGHT, "width": WIDTH, "nodata": 0}
     place = {"crs": "EPSG:32633", "transform": Affine(10, 0, 384000, 0, -10, 5806000)}
-    with rasterio.open(path, "w", **profile, **place, compress="deflate", predictor=2) as scene:
-        scene.write(dn)
-        scene.descriptions = grid.names
-        scene.scales = (1e-4,) * len(dn)
-        scene.update_tags(SPACECRAFT_NAME="Sentinel-2A", LEVEL="L2A", NOTE="made up by ms2hs; no real place")
+    with MemoryFile() as memory:
+        with memory.open(**profile, **place, compress="deflate", predictor=2) as scene:
+            scene.write(dn)
+            scene.descriptions = grid.names
+            scene.scales = (1e-4,) * len(dn)
+            scene.update_tags(SPACECRAFT_NAME="Sentinel-2A", LEVEL="L2A", NOTE="made up by ms2hs; no real place")
+        write_whole(path, bytes(memory.read()))
     return path
 
 

@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ms2hs.models.moments import by_pattern
 from ms2hs.spectra.grid import FloatArray
+from ms2hs.spectra.library import by_pattern
+from ms2hs.spectra.metrics import NORMAL_90
 
-# Half the width of a Gaussian's central 90 % in standard deviations.
-NORMAL_90 = 1.645
 # Fewer known values than this tell nothing.
 FEWEST_VALUES = 3
 

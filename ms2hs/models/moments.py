@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.spectra.grid import FloatArray
+from ms2hs.spectra.library import by_pattern
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +48,6 @@ def moments_of(spectra: FloatArray, scale: FloatArray, weights: FloatArray, tota
         weight = float(share[rows].sum())
         scaled = spectra[np.ix_(rows, known)] * (np.sqrt(share[rows] / weight) / scale[rows])[:, None]
         yield Moments(known, scaled.T.astype(float) @ scaled.astype(float), weight)
-
-
-def by_pattern(known: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.intp]]]:
-    """Each distinct row of (spectrum, wavelength) booleans, and where it occurs."""
-    _, first, which = np.unique(np.packbits(known, axis=1), axis=0, return_index=True, return_inverse=True)
-    for pattern, example in enumerate(first):
-        yield known[example], np.flatnonzero(which == pattern)
 
 
 def expect(spectra: FloatArray, model: FloatArray, noise: float) -> FloatArray:

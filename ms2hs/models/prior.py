@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from ms2hs.errors import DataError
 from ms2hs.models.calibration import sigma_needed
-from ms2hs.models.moments import by_pattern, expect, moments_of, pool, scale_of
+from ms2hs.models.moments import expect, moments_of, pool, scale_of
 from ms2hs.spectra.grid import FloatArray, SpectralGrid, grid_of, response_matrix
-from ms2hs.spectra.library import interpolate_known
+from ms2hs.spectra.library import by_pattern, interpolate_known
 
 Float32Array = NDArray[np.float32]
 

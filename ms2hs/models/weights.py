@@ -122,8 +122,10 @@ def save_weights(path: Path, prior: SpectralPrior, card: Mapping[str, Any]) -> s
     arrays |= {name: np.array([getattr(prior, name)], np.float32) for name in LINEAR_NUMBERS}
     metadata = {"format": FORMAT, "kind": LINEAR, "card": json.dumps(card, sort_keys=True)}
     content = _ordered(save(arrays, metadata))
+    part = path.with_name(f".{path.name}.part")
     try:
-        path.write_bytes(content)
+        part.write_bytes(content)
+        part.replace(path)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be written ({error.strerror}); give a writable path with -o.") from error
     return hashlib.sha256(content).hexdigest()

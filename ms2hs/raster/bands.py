@@ -1,7 +1,7 @@
 """Which band of which sensor: names and wavelengths as files give them, put to a sensor's bands."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ms2hs.errors import SceneError, UnknownName
@@ -128,6 +128,30 @@ def check_bands(names: Sequence[str | None], source: str, where: str) -> None:
             f"(missing: {', '.join(lacking)}). Name the bands in file order with --bands {','.join(wanted[:3])},..., "
             "or give the sensor with --source."
         )
+
+
+def choose_bands(
+    there: Collection[str], source: str, asked: Sequence[str] | None, *, where: str, lacks: str, remedy: str
+) -> tuple[str, ...]:
+    """The bands to use of a product with a file for each, in the sensor's order: those asked for, or all.
+
+    Parameters
+    ----------
+    there : names that the product has a file of, others than bands too.
+    where, lacks, remedy : the product, what is said of it (`{}` for the bands) and what helps, if one is not there.
+
+    Raises
+    ------
+    SceneError : a band has no file; the message names it. Or as `check_bands` says.
+    """
+    known = load_sensor(source).grid.names
+    chosen = known if asked is None else tuple(canonical(name) or name for name in asked)
+    missing = [name for name in chosen if name not in there]
+    if missing:
+        present = ", ".join(name for name in known if name in there) or "none"
+        raise SceneError(f"{where}: {lacks.format(', '.join(missing))}; there are {present}. {remedy}")
+    check_bands(chosen, source, where)
+    return tuple(name for name in known if name in chosen)
 
 
 def _refuse_landsat(names: Sequence[str], source: str, where: str) -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ms2hs.errors import SceneError
 from ms2hs.raster.reader import sample
 from ms2hs.raster.scene import Scene
+from ms2hs.spectra.grid import nearest_band
 
 FloatArray = NDArray[np.float32]
 
@@ -150,7 +151,7 @@ def constant_left_in(pixels: FloatArray, wavelength_nm: NDArray[np.floating]) ->
     pixels : (band, pixel) reflectance of valid pixels.
     wavelength_nm : (band,) centres in nm.
     """
-    bands = [_nearest_band(wavelength_nm, nm) for nm in (BLUE_NM, GREEN_NM, RED_NM, NIR_NM, SWIR_NM)]
+    bands = [nearest_band(wavelength_nm, nm, NEAR_NM) for nm in (BLUE_NM, GREEN_NM, RED_NM, NIR_NM, SWIR_NM)]
     if any(band is None for band in bands) or float(np.quantile(pixels.min(axis=0), 0.01)) < CONSTANT - 0.01:
         return False
     blue, green, red, nir, swir = (pixels[band] - CONSTANT for band in bands if band is not None)
@@ -160,8 +161,3 @@ def constant_left_in(pixels: FloatArray, wavelength_nm: NDArray[np.floating]) ->
     rest = pixels - CONSTANT
     water = (rest.min(axis=0) > -0.02) & (rest.max(axis=0) < 0.07) & (swir <= blue) & (swir < 0.02)
     return float((vegetation | water).mean()) >= 0.01
-
-
-def _nearest_band(wavelength_nm: NDArray[np.floating], nm: float) -> int | None:
-    band = int(np.abs(wavelength_nm - nm).argmin())
-    return band if abs(wavelength_nm[band] - nm) <= NEAR_NM else None

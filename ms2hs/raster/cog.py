@@ -23,9 +23,10 @@ from rasterio.windows import Window
 from ms2hs.errors import OutputError
 from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.dataset import quietly
+from ms2hs.raster.output import check_output, check_space
 from ms2hs.raster.pyramid import Pyramid
 from ms2hs.raster.scene import PixelGrid
-from ms2hs.spectra.grid import SpectralGrid
+from ms2hs.spectra.grid import SpectralGrid, nearest_band
 
 BLOCK = 256
 """Pixels along a side of a block of the COG."""
@@ -34,7 +35,7 @@ BLOCK = 256
 CACHE_BYTES = 128_000_000
 # Rows of a block of the temporary file. A block that two strips share waits in the cache for every band at once, so it
 # must be low; GDAL copies from blocks of this width about a quarter faster than from whole rows.
-LOW = 16
+TEMPORARY_ROWS = 16
 # Red, green, blue for natural colour, in nm, and how far a band may lie from it.
 RGB_NM = (650.0, 550.0, 470.0)
 RGB_REACH_NM = 30.0
@@ -68,13 +69,6 @@ def quantise(
     return dn
 
 
-def nearest_band(wavelength_nm: NDArray[np.floating], target_nm: float, reach_nm: float = RGB_REACH_NM) -> int | None:
-    """Position of the band nearest to `target_nm`; None where none lies within `reach_nm`."""
-    distance = np.abs(wavelength_nm - target_nm)
-    nearest = int(np.nanargmin(distance))
-    return nearest if distance[nearest] <= reach_nm else None
-
-
 def overview_levels(height: int, width: int) -> list[int]:
     """Factors 2, 4, …: as many as bring the long side below a block."""
     levels: list[int] = []
@@ -92,47 +86,11 @@ def disk_bytes(grid: PixelGrid, bands: int) -> int:
     sizes = [
         (-(-grid.height // level), -(-grid.width // level)) for level in (1, *overview_levels(grid.height, grid.width))
     ]
-    low_blocks = sum(-(-height // LOW) * -(-width // BLOCK) for height, width in sizes)
-    strips = 2 * BLOCK * LOW * low_blocks
+    low_blocks = sum(-(-height // TEMPORARY_ROWS) * -(-width // BLOCK) for height, width in sizes)
+    strips = 2 * BLOCK * TEMPORARY_ROWS * low_blocks
     result = sum(2 * height * width for height, width in sizes)
     headers = 5000 + 32 * low_blocks
     return bands * (strips + result + headers)
-
-
-def check_output(path: str | Path, *, overwrite: bool = False) -> None:
-    """Refuse a path that cannot be written to, before any work starts.
-
-    Raises
-    ------
-    OutputError : it exists and `overwrite` is not asked, its directory is missing or cannot be written to.
-    """
-    path = Path(path)
-    folder = path.parent
-    if path.is_dir():
-        raise OutputError(f"{path} is a directory; a file is needed. Give a name such as {path / 'cube.tif'}.")
-    if not folder.is_dir():
-        raise OutputError(
-            f"there is no directory {folder}; the output needs one that exists. Make it, or go elsewhere."
-        )
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists; it is replaced only when asked. Pass --overwrite, or give another name.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"{folder} is not writable for you; the output is written there. Choose another directory.")
-
-
-def check_space(folder: str | Path, needed_bytes: int) -> None:
-    """Refuse to begin what will not fit.
-
-    Raises
-    ------
-    OutputError : fewer than `needed_bytes` are free in `folder`.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < needed_bytes:
-        raise OutputError(
-            f"{folder} has {free / 1e9:.2f} GB free; up to {needed_bytes / 1e9:.2f} GB are needed while writing. "
-            "Free some space, choose another disk, or convert a part or fewer wavelengths."
-        )
 
 
 class CogWriter:
@@ -245,7 +203,7 @@ class CogWriter:
             "INTERLEAVE": "BAND",
             "TILED": "YES",
             "BLOCKXSIZE": BLOCK,
-            "BLOCKYSIZE": LOW,
+            "BLOCKYSIZE": TEMPORARY_ROWS,
         }
         return rasterio.open(f"{self._strips}{'.ovr' * level}", "w", **profile)
 
@@ -313,7 +271,7 @@ class CogWriter:
 
 
 def _colours(wavelength_nm: NDArray[np.floating]) -> list[ColorInterp]:
-    found = [nearest_band(wavelength_nm, target) for target in RGB_NM]
+    found = [nearest_band(wavelength_nm, target, RGB_REACH_NM) for target in RGB_NM]
     colours = [ColorInterp.undefined] * len(wavelength_nm)
     if None not in found and len(set(found)) == len(found):
         for band, colour in zip(found, (ColorInterp.red, ColorInterp.green, ColorInterp.blue), strict=True):

@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ms2hs.errors import SceneError
-from ms2hs.raster.bands import canonical, check_bands, check_source
+from ms2hs.raster.bands import check_source, choose_bands
 from ms2hs.raster.calibration import DN_SCALE, Calibration, overridden
 from ms2hs.raster.dataset import open_dataset, pixel_grid
 from ms2hs.raster.scene import Asset, PixelGrid, Scene, SceneChoices
-from ms2hs.spectra.sensors import load_sensor
 
 # `HLS.S30.T32TNT.2024153T102021.v2.0.B02.tif`: product, tile, year and day of year, time, version, layer.
 FILE = re.compile(r"(HLS\.([SL]30)\.T\d{2}[A-Z]{3}\.(\d{7}T\d{6})\.v\d\.\d)\.(B\d[\dA]|Fmask)\.tiff?", re.IGNORECASE)
@@ -52,7 +51,11 @@ def open_hls(path: str, choices: SceneChoices) -> Scene:
         raise SceneError(
             f"{path}: --source {source}, but its files are {granule.source}'s; that is allowed. Leave --source out."
         )
-    names = _wanted(granule, choices.bands, path)
+    # S30's B09 and B10 and L30's B09 are top of atmosphere and L30's B10 and B11 thermal: they are no bands of these
+    # sensors here, and their files are left alone.
+    remedy = "Download the rest, or name the bands to use with --bands."
+    lacks = f"has no file of {{}} of {granule.id}"
+    names = choose_bands(granule.layers, source, choices.bands, where=path, lacks=lacks, remedy=remedy)
     headers = [_Header.read(granule.layers[name]) for name in names]
     scales = tuple(header.scale for header in headers)
     offsets = tuple(header.offset / header.scale for header in headers)
@@ -93,25 +96,6 @@ def _granule(path: str) -> Granule:
     match = next(match for match in found if match[1] == ids[0])
     time = datetime.strptime(match[3], "%Y%jT%H%M%S").replace(tzinfo=UTC)
     return Granule(ids[0], f"hls_{match[2].lower()}", time.strftime("%Y-%m-%dT%H:%M:%SZ"), layers)
-
-
-def _wanted(granule: Granule, bands: tuple[str, ...] | None, path: str) -> tuple[str, ...]:
-    """The bands to use, in the sensor's order; SceneError if one is not there.
-
-    S30's B09 and B10 and L30's B09 are top of atmosphere and L30's B10 and B11 thermal: they are no bands of these
-    sensors here, and their files are left alone.
-    """
-    known = load_sensor(granule.source).grid.names
-    chosen = known if bands is None else tuple(canonical(name) or name for name in bands)
-    missing = [name for name in chosen if name not in granule.layers]
-    if missing:
-        there = [name for name in known if name in granule.layers]
-        raise SceneError(
-            f"{path}: has no file of {', '.join(missing)} of {granule.id}; there are {', '.join(there) or 'none'}. "
-            "Download the rest, or name the bands to use with --bands."
-        )
-    check_bands(chosen, granule.source, path)
-    return tuple(name for name in known if name in chosen)
 
 
 @dataclass(frozen=True)

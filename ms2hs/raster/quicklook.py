@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.io import MemoryFile
 
-from ms2hs.errors import OutputError
-from ms2hs.raster.cog import RGB_NM, RGB_REACH_NM, nearest_band
+from ms2hs.raster.cog import RGB_NM, RGB_REACH_NM
 from ms2hs.raster.cube import spectral_of
 from ms2hs.raster.dataset import open_dataset, quietly
+from ms2hs.raster.output import write_whole
+from ms2hs.spectra.grid import nearest_band
 
 LONG_SIDE = 1024
 """Most pixels along the long side of a panel."""
@@ -45,17 +46,7 @@ def write_quicklook(cube_path: str | Path, png_path: str | Path) -> None:
     gap = [4, *panels[0].shape[1:]]
     gap[axis] = GAP
     joined = np.concatenate([part for panel in panels for part in (np.zeros(gap, np.uint8), panel)][1:], axis)
-    png_path = Path(png_path)
-    part = png_path.with_name(f".{png_path.name}.part")
-    try:
-        part.write_bytes(_png(joined))
-        part.replace(png_path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(
-            f"{png_path} could not be written ({error}); its directory must be writable and have room. "
-            "Free some space, or choose another place."
-        ) from error
+    write_whole(Path(png_path), _png(joined))
 
 
 def _panels(file: rasterio.DatasetReader) -> list[list[int]]:

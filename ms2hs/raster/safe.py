@@ -8,11 +8,10 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from ms2hs.errors import SceneError
-from ms2hs.raster.bands import canonical, check_bands, check_source, is_sentinel2
+from ms2hs.raster.bands import check_source, choose_bands, is_sentinel2
 from ms2hs.raster.calibration import Calibration, overridden
 from ms2hs.raster.dataset import open_dataset, pixel_grid
 from ms2hs.raster.scene import Asset, Scene, SceneChoices
-from ms2hs.spectra.sensors import load_sensor
 
 METADATA = "MTD_MSIL2A.xml"
 # Ground sampling at which EnMAP and HLS have their pixels; a tile of 10 980 pixels of 10 m gives 3660 of them.
@@ -84,7 +83,8 @@ def open_safe(path: str, choices: SceneChoices) -> Scene:
             "allowed. Leave --source out."
         )
     finest = _finest(product)
-    names = _wanted(finest, source, choices.bands, path)
+    remedy = "Get the whole product, or name the bands to use with --bands (10 or more of Sentinel-2's 12)."
+    names = choose_bands(finest, source, choices.bands, where=path, lacks="has no image of {}", remedy=remedy)
     calibration = _calibration(metadata, names, choices.dn_offset)
     assets = tuple(
         Asset(name, product.root + finest[name][1], 1, scale, offset, NODATA)
@@ -198,23 +198,6 @@ def _finest(product: Product) -> dict[str, tuple[int, str]]:
         if found and int(found[2]) < finest.get(found[1], (1000, ""))[0]:
             finest[found[1]] = int(found[2]), member
     return finest
-
-
-def _wanted(
-    finest: dict[str, tuple[int, str]], source: str, bands: tuple[str, ...] | None, path: str
-) -> tuple[str, ...]:
-    """The bands to use, in the sensor's order; SceneError if one is not there."""
-    known = load_sensor(source).grid.names
-    chosen = known if bands is None else tuple(canonical(name) or name for name in bands)
-    missing = [name for name in chosen if name not in finest]
-    if missing:
-        there = [name for name in known if name in finest]
-        raise SceneError(
-            f"{path}: has no image of {', '.join(missing)}; there are {', '.join(there) or 'none'}. Get the whole "
-            f"product, or name the bands to use with --bands (10 or more of Sentinel-2's 12)."
-        )
-    check_bands(chosen, source, path)
-    return tuple(name for name in known if name in chosen)
 
 
 def _calibration(metadata: Metadata, names: Sequence[str], dn_offset: float | None) -> Calibration:

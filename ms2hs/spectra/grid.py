@@ -185,6 +185,13 @@ def resample(reflectance: FloatArray, source: SpectralGrid, target: SpectralGrid
     return result.reshape(len(target), *reflectance.shape[1:])
 
 
+def nearest_band(wavelength_nm: FloatArray, target_nm: float, reach_nm: float) -> int | None:
+    """Position of the band whose centre is nearest to `target_nm`; None where none lies within `reach_nm`."""
+    distance = np.abs(wavelength_nm - target_nm)
+    nearest = int(np.nanargmin(distance))
+    return nearest if distance[nearest] <= reach_nm else None
+
+
 def band_overlap(source: SpectralGrid, target: SpectralGrid) -> FloatArray:
     """(target band, source band) share, 0-1, of the target's FWHM interval that the source's covers."""
     low = np.maximum.outer(target.wavelength_nm - target.fwhm_nm / 2, source.wavelength_nm - source.fwhm_nm / 2)

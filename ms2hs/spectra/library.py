@@ -3,8 +3,10 @@
 import csv
 import math
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +67,13 @@ def read_library(path: str | Path) -> Library:
     return _checked(path, reader(path))
 
 
+def by_pattern(known: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.intp]]]:
+    """Each distinct row of (spectrum, wavelength) booleans, and where it occurs."""
+    _, first, which = np.unique(np.packbits(known, axis=1), axis=0, return_index=True, return_inverse=True)
+    for pattern, example in enumerate(first):
+        yield known[example], np.flatnonzero(which == pattern)
+
+
 def interpolate_known(
     reflectance: NDArray[np.floating], wavelength_nm: FloatArray, at_nm: FloatArray
 ) -> NDArray[np.float32]:
@@ -80,13 +89,11 @@ def interpolate_known(
     order = np.argsort(wavelength_nm, kind="stable")
     reflectance, wavelength_nm = reflectance[:, order], wavelength_nm[order]
     known = np.isfinite(reflectance)
-    _, first, which = np.unique(np.packbits(known, axis=1), axis=0, return_index=True, return_inverse=True)
     result = np.full((len(reflectance), len(at_nm)), np.nan, np.float32)
-    for pattern, example in enumerate(first):
-        bands = np.flatnonzero(known[example])
+    for pattern, rows in by_pattern(known):
+        bands = np.flatnonzero(pattern)
         if len(bands) < 2:
             continue
-        rows = np.flatnonzero(which == pattern)
         right = np.clip(np.searchsorted(wavelength_nm[bands], at_nm), 1, len(bands) - 1)
         start, stop = wavelength_nm[bands][right - 1], wavelength_nm[bands][right]
         share = (at_nm - start) / np.maximum(stop - start, 1e-9)
@@ -163,12 +170,25 @@ def _unknown_as_nan(values: FloatArray) -> NDArray[np.float32]:
     return np.where(values <= UNKNOWN_BELOW, np.nan, values).astype(np.float32)
 
 
-def _read_npz(path: Path) -> Library:
+def load_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an `.npz`, by name; DataError if it cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+            return {key: file[key] for key in file.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a readable .npz ({error}); arrays without pickle are needed.") from error
+
+
+def _read_npz(path: Path) -> Library:
+    return _from_arrays(path, load_npz(path))
+
+
+def library_of(path: Path, arrays: dict[str, NDArray[Any]]) -> Library:
+    """The library that these arrays of an `.npz` hold, checked as `read_library` does."""
+    return _checked(path, _from_arrays(path, arrays))
+
+
+def _from_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> Library:
     missing = [key for key in ("wavelength_nm", "reflectance") if key not in arrays]
     if missing:
         raise DataError(f"{path}: no {', '.join(missing)}; wavelength_nm and reflectance are needed. Add them.")

@@ -4,6 +4,9 @@ import numpy as np
 
 from ms2hs.spectra.grid import FloatArray
 
+# Half the width of a Gaussian's central 90 % in standard deviations.
+NORMAL_90 = 1.645
+
 
 def rmse(estimate: FloatArray, truth: FloatArray) -> float:
     """Root mean square error in the unit of the arrays, over all values known in both; NaN if there are none."""
@@ -38,8 +41,8 @@ def sam(estimate: FloatArray, truth: FloatArray) -> float:
     return float(np.median(angle[defined])) if defined.any() else float("nan")
 
 
-def coverage(estimate: FloatArray, sigma: FloatArray, truth: FloatArray, factor: float = 1.645) -> float:
-    """Share, 0-1, of known values within `estimate ± factor * sigma`; 1.645 is the 90 % interval of a Gaussian."""
+def coverage(estimate: FloatArray, sigma: FloatArray, truth: FloatArray, factor: float = NORMAL_90) -> float:
+    """Share, 0-1, of known values within `estimate ± factor * sigma`; NORMAL_90 is the 90 % interval of a Gaussian."""
     excess = np.abs(np.asarray(estimate, float) - np.asarray(truth, float)) - factor * np.asarray(sigma, float)
     known = np.isfinite(excess)
     return float(np.mean(excess[known] <= 0)) if known.any() else float("nan")

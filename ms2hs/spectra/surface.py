@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ms2hs.spectra.grid import FloatArray, SpectralGrid
+from ms2hs.spectra.grid import FloatArray, SpectralGrid, nearest_band
 
 GREEN_NM, NIR_NM, SWIR_NM = 560.0, 865.0, 1610.0
 # How far a band may lie from these.
@@ -35,9 +35,9 @@ def is_snow(reflectance: FloatArray, grid: SpectralGrid) -> NDArray[np.bool_]:
 
 def _green_over_swir(reflectance: FloatArray, grid: SpectralGrid) -> tuple[FloatArray, FloatArray]:
     """Normalised difference of green and 1610 nm, and near infrared; NaN, which no limit holds for, if unknown."""
-    bands = [int(np.abs(grid.wavelength_nm - nm).argmin()) for nm in (GREEN_NM, NIR_NM, SWIR_NM)]
-    distance = np.abs(grid.wavelength_nm[bands] - (GREEN_NM, NIR_NM, SWIR_NM))
-    if distance.max() > REACH_NM:
+    found = [nearest_band(grid.wavelength_nm, nm, REACH_NM) for nm in (GREEN_NM, NIR_NM, SWIR_NM)]
+    bands = [band for band in found if band is not None]
+    if len(bands) < len(found):
         unknown = np.full(reflectance.shape[1:], np.nan, np.float32)
         return unknown, unknown
     green, nir, swir = (reflectance[band] for band in bands)

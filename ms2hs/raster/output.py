@@ -1,0 +1,62 @@
+"""Where results go: checked before work starts, and put in place only when whole."""
+
+import os
+import shutil
+from pathlib import Path
+
+from ms2hs.errors import OutputError
+
+
+def check_output(path: str | Path, *, overwrite: bool = False) -> None:
+    """Refuse a path that cannot be written to, before any work starts.
+
+    Raises
+    ------
+    OutputError : it exists and `overwrite` is not asked, its directory is missing or cannot be written to.
+    """
+    path = Path(path)
+    folder = path.parent
+    if path.is_dir():
+        raise OutputError(f"{path} is a directory; a file is needed. Give a name such as {path / 'cube.tif'}.")
+    if not folder.is_dir():
+        raise OutputError(
+            f"there is no directory {folder}; the output needs one that exists. Make it, or go elsewhere."
+        )
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists; it is replaced only when asked. Pass --overwrite, or give another name.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder} is not writable for you; the output is written there. Choose another directory.")
+
+
+def check_space(folder: str | Path, needed_bytes: int) -> None:
+    """Refuse to begin what will not fit.
+
+    Raises
+    ------
+    OutputError : fewer than `needed_bytes` are free in `folder`.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise OutputError(
+            f"{folder} has {free / 1e9:.2f} GB free; up to {needed_bytes / 1e9:.2f} GB are needed while writing. "
+            "Free some space, choose another disk, or convert a part or fewer wavelengths."
+        )
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a small file beside its name, and rename it when whole; what is there is replaced.
+
+    Raises
+    ------
+    OutputError : it cannot be written; nothing is left then.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path} could not be written ({error}); its directory must be writable and have room. "
+            "Free some space, or choose another place."
+        ) from error
