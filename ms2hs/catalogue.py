@@ -6,7 +6,7 @@ from ms2hs.errors import UnknownName
 from ms2hs.models.weights import Weights, load_weights, weights_names
 from ms2hs.spectra.sensors import Sensor, load_sensor, sensor_names
 
-KINDS = {"linear": "spectral prior, in closed form"}
+KINDS = {"linear": "spectral prior, in closed form", "mae": "masked autoencoder"}
 
 
 def entries() -> dict[str, Any]:

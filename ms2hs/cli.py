@@ -116,6 +116,7 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     window: Annotated[str | None, typer.Option(help="Only this part: ROW,COL,HEIGHT,WIDTH in pixels.")] = None,
     wavelengths: Annotated[str | None, typer.Option(help="Only bands in these ranges, nm: 400-900,2100-2300.")] = None,
     model: Annotated[str, typer.Option(help="Shipped weights, or a .safetensors file.")] = "linear",
+    device: Annotated[str, typer.Option(help="Where a network runs: cpu, cuda, mps. [default: the best]")] = "auto",
     uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Write <output>_sigma.tif too.")] = False,
     input_error: Annotated[
         str | None,
@@ -154,6 +155,7 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         window=tuple(int(number) for number in part) if part else None,  # type: ignore[arg-type]
         wavelengths_nm=ranges,
         model=model,
+        device=device,
         uncertainty=uncertainty,
         input_error=InputError(*error) if error else None,
         reference=reference,

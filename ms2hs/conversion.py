@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,12 @@ from ms2hs.raster.cog import CogWriter, quantise
 from ms2hs.raster.quicklook import write_quicklook
 from ms2hs.raster.reader import SceneReader
 from ms2hs.raster.scene import Scene
-from ms2hs.raster.windows import Tiling, Window
+from ms2hs.raster.windows import Blender, Tiling, Window
 from ms2hs.spectra.grid import SpectralGrid, response_matrix
 from ms2hs.spectra.surface import is_snow, is_water
+
+if TYPE_CHECKING:
+    from ms2hs.models.reconstruction import Reconstructor
 
 
 def convert(
@@ -53,7 +57,7 @@ def run(planned: Plan, progress: Progress | None = None) -> Reconstruction:
     """Carry out a plan."""
     began = time.perf_counter()
     tell = progress or (lambda _stage, _done, _total: None)
-    prior = planned.weights.model
+    prior = planned.weights.prior
     if planned.choices.site:
         prior = sharpen_to_site(prior, planned.choices.site, planned.scene.spectral)
     model = prior.condition(planned.scene.spectral, planned.spectral, planned.choices.input_error)
@@ -63,7 +67,7 @@ def run(planned: Plan, progress: Progress | None = None) -> Reconstruction:
             pairs = references_in_scene(planned.choices.reference, reader, planned.spectral)
             model = model.with_references(pairs.measured, pairs.truth)
             notes += pairs.notes
-        flow = _Flow(planned, model, reader, tell)
+        flow = _Flow(planned, model, reader, tell, _network_of(planned))
         with _writers(planned) as writers:
             flow.run(writers)
             if flow.counts.valid == 0:
@@ -84,6 +88,16 @@ def run(planned: Plan, progress: Progress | None = None) -> Reconstruction:
     )
     write_item(planned, made, model)
     return made
+
+
+def _network_of(planned: Plan) -> "Reconstructor | None":
+    """The network of the weights, if they are one, for the source and target of the plan."""
+    if planned.weights.network is None:
+        return None
+    from ms2hs.models.reconstruction import Reconstructor, device_of  # noqa: PLC0415  the linear model needs no torch
+
+    device = device_of(planned.choices.device)
+    return Reconstructor(planned.weights.network, planned.scene.spectral, planned.spectral, device)
 
 
 @contextmanager
@@ -140,6 +154,7 @@ class _Flow:
     model: Conditional
     reader: SceneReader
     tell: Progress
+    network: "Reconstructor | None" = None
     counts: Counts = field(default_factory=Counts)
     seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "model": 0.0, "write": 0.0})
 
@@ -151,19 +166,56 @@ class _Flow:
         grid = self.planned.grid
         with ThreadPoolExecutor(1, "reader") as reading, ThreadPoolExecutor(1, "writer") as writing:
             written: Future[None] | None = None
-            for window, reflectance, valid in self._strips(reading):
+            for row, reflectance, valid, made in self._finished(reading):
                 with self._clock("model"):
-                    strips = self._convert(reflectance, valid, len(writers))
+                    strips = self._convert(reflectance, valid, made, len(writers))
                 if written:
                     written.result()
-                written = writing.submit(self._write, writers, window.row, strips)
-                self.tell("convert", window.row + window.height, grid.height)
+                written = writing.submit(self._write, writers, row, strips)
+                self.tell("convert", row + valid.shape[0], grid.height)
             if written:
                 written.result()
 
-    def _strips(self, reading: ThreadPoolExecutor) -> Iterator[tuple[Window, NDArray[np.float32], NDArray[np.bool_]]]:
+    def _finished(
+        self, reading: ThreadPoolExecutor
+    ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32] | None]]:
+        """First row, reflectance, valid, and what a network that looks beyond a strip made of it, strip by strip."""
         grid = self.planned.grid
-        windows = list(Tiling(grid.height, grid.width, (self.planned.strip_rows, grid.width), overlap=0))
+        if self.network is None or self.network.is_local:
+            tiling = Tiling(grid.height, grid.width, (self.planned.strip_rows, grid.width), overlap=0)
+            for window, reflectance, valid in self._strips(reading, tiling):
+                yield window.row, reflectance, valid, None
+            return
+        tiling = Tiling(grid.height, grid.width, self.network.window, self.network.overlap)
+        blender = Blender(tiling, len(self.planned.spectral))
+        rows = Tiling(grid.height, grid.width, (self.network.window, grid.width), self.network.overlap)
+        for window, reflectance, valid in self._strips(reading, rows):
+            for row, made in self._blend(blender, tiling, window, reflectance, valid):
+                size = made.shape[1]
+                yield row, reflectance[:, :size], valid[:size], made
+
+    def _blend(
+        self,
+        blender: Blender,
+        tiling: Tiling,
+        row: Window,
+        reflectance: NDArray[np.float32],
+        valid: NDArray[np.bool_],
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """First row and values of the strip that a whole row of windows finishes."""
+        assert self.network is not None  # noqa: S101  asked for only then
+        for left, right in tiling.cols:
+            with self._clock("model"):
+                cut, ok = reflectance[:, :, left:right], valid[:, left:right]
+                made = self.network.reconstruct(cut, ok)
+                strips = blender.add(Window(row.row, left, row.height, right - left), made, ok)
+            for strip in strips:
+                yield strip.row, strip.values
+
+    def _strips(
+        self, reading: ThreadPoolExecutor, tiling: Tiling
+    ) -> Iterator[tuple[Window, NDArray[np.float32], NDArray[np.bool_]]]:
+        windows = list(tiling)
         ahead = None
         for window, following in zip(windows, [*windows[1:], None], strict=True):
             strip = (ahead or reading.submit(self._read, window)).result()
@@ -175,15 +227,21 @@ class _Flow:
             return self.reader.read(window.row, window.col, window.height, window.width)
 
     def _convert(
-        self, reflectance: NDArray[np.float32], valid: NDArray[np.bool_], files: int
+        self,
+        reflectance: NDArray[np.float32],
+        valid: NDArray[np.bool_],
+        whole: NDArray[np.float32] | None,
+        files: int,
     ) -> list[NDArray[np.int16]]:
         rows, width = valid.shape
         strips = [np.empty((len(self.planned.spectral), rows, width), np.int16) for _ in range(files)]
-        step = max(1, BLOCK_PIXELS // width)
+        patch = self.network.patch if self.network else 1
+        step = max(1, BLOCK_PIXELS // width // patch) * patch
+        model = self.network or self.model
         for top in range(0, rows, step):
             part = slice(top, min(top + step, rows))
             x, ok = np.ascontiguousarray(reflectance[:, part]), valid[part]
-            made = self.model.reconstruct(x, ok)
+            made = model.reconstruct(x, ok) if whole is None else whole[:, part]
             self._count(x, ok)
             self.closure.add(x[:, ::8][:, ok[::8]], made[:, ::8][:, ok[::8]])
             quantise(made, ok, out=strips[0][:, part])

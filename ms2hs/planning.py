@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from ms2hs.errors import GridError, SceneError
+from ms2hs.errors import GridError, SceneError, WeightsError
 from ms2hs.models.prior import InputError
 from ms2hs.models.weights import Weights, load_weights
 from ms2hs.raster.cog import TEMPORARY_ROWS, disk_bytes
@@ -46,6 +46,8 @@ class Choices:
     """Only target bands whose centres lie in one of these ranges."""
     model: str = "linear"
     """Name of shipped weights, or a path."""
+    device: str = "auto"
+    """Where a network runs: `cpu`, `cuda`, `mps`, or the best of what is there."""
     uncertainty: bool = False
     """Write `<stem>_sigma.tif` too."""
     reference: Path | None = None
@@ -112,6 +114,7 @@ def plan(
     sensor = load_sensor(target)
     spectral = _selected(sensor.grid, choices.wavelengths_nm)
     weights = load_weights(choices.model)
+    _check_adaptation(weights, choices)
     if not isinstance(scene, Scene):
         scene = open_scene(str(scene), SceneChoices(choices.source, choices.bands, choices.dn_offset, choices.quality))
     grid = scene.grid if choices.gsd_m == "native" else working_grid(scene, choices.gsd_m)
@@ -125,6 +128,22 @@ def plan(
             check_output(path, overwrite=choices.overwrite)
     check_space(output.parent, planned.facts["disk_bytes_peak"])
     return planned
+
+
+def _check_adaptation(weights: Weights, choices: Choices) -> None:
+    """Refuse what only the linear model can do yet."""
+    asked = {
+        "--uncertainty": choices.uncertainty,
+        "--input-error": choices.input_error,
+        "--reference": choices.reference,
+        "--site": choices.site,
+    }
+    wanted = [option for option, value in asked.items() if value]
+    if weights.network is not None and wanted:
+        raise WeightsError(
+            f"{', '.join(wanted)}: {weights.name} is a network whose uncertainty is not calibrated; the linear model "
+            "has these. Use --model linear, or leave them out."
+        )
 
 
 def _selected(grid: SpectralGrid, ranges_nm: tuple[tuple[float, float], ...]) -> SpectralGrid:

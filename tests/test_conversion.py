@@ -46,7 +46,7 @@ def assert_same(found, expected):
 
 def test_the_result_is_what_the_model_gives_for_the_whole_scene(made, whole):
     reflectance, valid = whole
-    prior = load_weights("linear").model
+    prior = load_weights("linear").prior
     model = prior.condition(load_sensor("sentinel2a").grid, load_sensor("enmap").grid)
     expected = model.reconstruct(reflectance, valid)
     found = read(made.output)

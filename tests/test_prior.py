@@ -59,7 +59,7 @@ def test_posterior_is_the_conditional_of_the_joint_gaussian():
     moment = prior.second_moment()
     joint = np.vstack([to_source, to_target]) @ moment @ np.vstack([to_source, to_target]).T
     bands = len(SOURCE)
-    joint[:bands, :bands] += np.diag(prior.source_noise(SOURCE) ** 2)
+    joint[:bands, :bands] += np.diag(prior.source_noise(SOURCE.wavelength_nm) ** 2)
     # brute force: the precision matrix of the joint gives the conditional without any of the formulas of `condition`
     precision = np.linalg.inv(joint + 1e-10 * np.eye(len(joint)))
     inside, across = precision[bands:, bands:], precision[bands:, :bands]
@@ -78,7 +78,7 @@ def test_sigma_is_the_scatter_of_spectra_drawn_from_the_prior():
     drawn = prior.factors @ coefficients + np.sqrt(prior.residual)[:, None] * rng.standard_normal(
         (len(WAVELENGTH), 20000)
     )
-    noise = prior.source_noise(SOURCE)[:, None] * rng.standard_normal((len(SOURCE), 20000))
+    noise = prior.source_noise(SOURCE.wavelength_nm)[:, None] * rng.standard_normal((len(SOURCE), 20000))
     measured = response_matrix(SOURCE, WAVELENGTH) @ drawn + noise
     conditional = prior.condition(SOURCE, TARGET)
     error = conditional.reconstruct(measured.astype(np.float32)) - response_matrix(TARGET, WAVELENGTH) @ drawn

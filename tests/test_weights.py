@@ -37,8 +37,8 @@ def test_what_is_saved_is_loaded(tmp_path):
     loaded = load_weights(str(path))
     assert (loaded.name, loaded.kind, loaded.sha256, loaded.card) == ("mine", "linear", digest, card)
     assert loaded.range_nm == (370, 2510)
-    np.testing.assert_array_equal(loaded.model.factors, prior.factors)
-    assert loaded.model.floor == pytest.approx(0.1)
+    np.testing.assert_array_equal(loaded.prior.factors, prior.factors)
+    assert loaded.prior.floor == pytest.approx(0.1)
     assert save_weights(tmp_path / "again.safetensors", prior, card) == digest
 
 
@@ -119,7 +119,7 @@ def test_the_shipped_weights_serve_every_sensor():
     assert len(shipped.card["scores"]) == 9
     source = load_sensor("sentinel2a").grid
     for target in ("enmap", "emit", "emit-285", "prisma"):
-        conditional = shipped.model.condition(source, load_sensor(target).grid)
+        conditional = shipped.prior.condition(source, load_sensor(target).grid)
         assert np.isfinite(conditional.gain).all()
         assert (conditional.relative_sigma > 0).all()
     assert not conditional.known.all()

@@ -304,13 +304,27 @@ class SpectralPrior:
         error = some - conditional.reconstruct(measured).T
         return sigma_needed(error, conditional.scale(measured)) / np.maximum(conditional.relative_sigma, 1e-9)
 
-    def source_noise(self, source: SpectralGrid) -> FloatArray:
+    def source_noise(self, wavelength_nm: FloatArray) -> FloatArray:
         """(source band,) standard deviation of each band's error, relative to the spectrum's scale."""
-        noise = np.full(len(source), self.noise)
+        noise = np.full(len(wavelength_nm), self.noise)
         for low, high in WATER_VAPOUR_NM:
-            inside = (source.wavelength_nm >= low) & (source.wavelength_nm <= high)
+            inside = (wavelength_nm >= low) & (wavelength_nm <= high)
             noise[inside] = self.noise * np.hypot(1, WATER_VAPOUR_NOISE)
         return noise
+
+    def expectation(
+        self, to_source: FloatArray, to_target: FloatArray, noise: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """(target band, source band) gain of the posterior mean, and (source band,) that of the brightness.
+
+        What `condition` gives, for bands of these responses (band, wavelength) and of this relative noise (source
+        band,): of many sets of bands, one after the other, without their uncertainty.
+        """
+        across = self.second_moment() @ to_source.T
+        seen = to_source @ across + np.diag(np.square(noise))
+        wanted = np.vstack([to_target @ across, brightness_weights(self.wavelength_nm) @ across])
+        gain = np.linalg.solve(seen, wanted.T).T
+        return gain[:-1], gain[-1]
 
     def condition(self, source: SpectralGrid, target: SpectralGrid, error: InputError | None = None) -> Conditional:
         """The expectation of `target`, given `source`, in closed form.
@@ -328,9 +342,9 @@ class SpectralPrior:
         to_target = response_matrix(target, self.wavelength_nm)
         moment = self.second_moment()
         across = moment @ to_source.T
-        seen = to_source @ across + np.diag(self.source_noise(source) ** 2)
-        told = np.zeros(len(source)) if error is None else _relative_variance(error, np.diag(seen))
+        seen = to_source @ across + np.diag(self.source_noise(source.wavelength_nm) ** 2)
         joint = to_target @ across
+        told = np.zeros(len(source)) if error is None else _relative_variance(error, np.diag(seen))
         gain = np.linalg.solve(seen + np.diag(told), joint.T).T
         # of the error of this gain on bands that are right; the part of `error` depends on the pixel (see `sigma`)
         variance = ((to_target @ moment) * to_target).sum(axis=1) + ((gain @ seen - 2 * joint) * gain).sum(axis=1)

@@ -1,7 +1,8 @@
 """Weights as safetensors files: arrays, and a header that says what they are. Nothing in them runs.
 
 A file holds the arrays of one model, and as metadata `format` (this layout's version), `kind` (which model), and `card`
-(JSON: what it was trained on, by which command, its scores).
+(JSON: what it was trained on, by which command, its scores). Kind `linear` is the spectral prior. Kind `mae` is a masked
+autoencoder: its parameters as `network.…`, the prior that it stands beside as `prior.…`, and its configuration as `config`.
 """
 
 import hashlib
@@ -9,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,12 @@ from safetensors.numpy import save
 from ms2hs.errors import UnknownName, WeightsError
 from ms2hs.models.prior import SpectralPrior
 
+if TYPE_CHECKING:
+    from ms2hs.models.mae import ModelConfig, SpectralMAE
+
 FORMAT = "1"
-LINEAR = "linear"
+LINEAR, NETWORK = "linear", "mae"
+OF_NETWORK, OF_PRIOR = "network.", "prior."
 SUFFIX = ".safetensors"
 PACKAGE = Path(__file__).parents[1]
 # Where weights are looked for by name: the checkout's own, then those that the wheel brought.
@@ -45,12 +50,15 @@ class Weights:
     name: str
     path: Path
     kind: str
-    """`linear`."""
-    model: SpectralPrior
+    """`linear` or `mae`."""
+    prior: SpectralPrior
+    """The spectral prior: the model itself, or what the network adds to, is compared with and tells the unlike by."""
     sha256: str
     """Of the whole file, in hexadecimal."""
     range_nm: tuple[float, float]
     """Shortest and longest wavelength that the model knows."""
+    network: "SpectralMAE | None" = None
+    """The masked autoencoder, where the weights are one; ready to reconstruct, on the CPU."""
     card: Mapping[str, Any] = field(default_factory=dict)
     """`trained_on`, `command`, `settings`, `scores`, as far as the file says."""
 
@@ -101,18 +109,33 @@ def load_weights(name_or_path: str = LINEAR) -> Weights:
             f"{path}: not a readable safetensors file ({error}); weights of ms2hs are needed. Download them again, or "
             "make them with `ms2hs pretrain`."
         ) from error
-    if header.get("format") != FORMAT or header.get("kind") != LINEAR:
+    if header.get("format") != FORMAT or header.get("kind") not in {LINEAR, NETWORK}:
         raise WeightsError(
             f"{path}: weights of format {header.get('format')!r}, kind {header.get('kind')!r}; format {FORMAT!r}, kind "
-            f"{LINEAR!r} is read. Make them again with `ms2hs pretrain`, or use another version of ms2hs."
+            f"{LINEAR!r} or {NETWORK!r} is read. Make them again with `ms2hs pretrain`, or use another version of ms2hs."
         )
-    model = _linear(path, arrays)
-    low, high = float(model.wavelength_nm[0]), float(model.wavelength_nm[-1])
-    return Weights(path.stem, path, LINEAR, model, digest, (low, high), _card(path, header))
+    network = None
+    if header["kind"] == NETWORK:
+        prior = _linear(path, _part(arrays, OF_PRIOR))
+        network = _network(path, header.get("config", ""), _part(arrays, OF_NETWORK), prior)
+    else:
+        prior = _linear(path, arrays)
+    low, high = float(prior.wavelength_nm[0]), float(prior.wavelength_nm[-1])
+    return Weights(path.stem, path, header["kind"], prior, digest, (low, high), network, _card(path, header))
 
 
-def save_weights(path: Path, prior: SpectralPrior, card: Mapping[str, Any]) -> str:
-    """Write the prior and its card; returns the SHA-256 of the file. The same prior and card give the same bytes.
+def _part(arrays: Mapping[str, NDArray[np.generic]], start: str) -> dict[str, NDArray[np.generic]]:
+    return {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
+
+
+def save_weights(
+    path: Path, prior: SpectralPrior, card: Mapping[str, Any], network: "SpectralMAE | None" = None
+) -> str:
+    """Write a model and its card; returns the SHA-256 of the file. The same model and card give the same bytes.
+
+    Parameters
+    ----------
+    prior : the model, or what stands beside the network.
 
     Raises
     ------
@@ -121,6 +144,11 @@ def save_weights(path: Path, prior: SpectralPrior, card: Mapping[str, Any]) -> s
     arrays = {name: np.ascontiguousarray(getattr(prior, name), np.float32) for name in LINEAR_AXES}
     arrays |= {name: np.array([getattr(prior, name)], np.float32) for name in LINEAR_NUMBERS}
     metadata = {"format": FORMAT, "kind": LINEAR, "card": json.dumps(card, sort_keys=True)}
+    if network is not None:
+        arrays = {OF_PRIOR + name: array for name, array in arrays.items()}
+        for name, tensor in network.state_dict().items():
+            arrays[OF_NETWORK + name] = np.ascontiguousarray(tensor.detach().cpu().numpy(), np.float32)
+        metadata |= {"kind": NETWORK, "config": json.dumps(network.config.facts, sort_keys=True)}
     content = _ordered(save(arrays, metadata))
     part = path.with_name(f".{path.name}.part")
     try:
@@ -172,3 +200,42 @@ def _linear(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> SpectralPr
     numbers = {name: float(np.asarray(arrays[name], float)[0]) for name in LINEAR_NUMBERS}
     known = {entry.name for entry in fields(SpectralPrior)}
     return SpectralPrior(**{name: array for name, array in arrays.items() if name in known} | numbers)  # type: ignore[arg-type]
+
+
+def _network(
+    path: Path, config: str, arrays: Mapping[str, NDArray[np.generic]], prior: SpectralPrior
+) -> "SpectralMAE":
+    """The network of a file, after every array was compared with what its configuration asks for."""
+    import torch  # noqa: PLC0415  slow to import, and the linear model needs none of it
+
+    from ms2hs.models.mae import SpectralMAE  # noqa: PLC0415
+
+    network = SpectralMAE(_config(path, config), prior)
+    needed = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: array.shape for name, array in arrays.items()}
+    if needed.keys() != found.keys():
+        lacking, beyond = sorted(needed.keys() - found.keys()), sorted(found.keys() - needed.keys())
+        raise WeightsError(
+            f"{path}: arrays do not fit its configuration: {len(lacking)} missing ({', '.join(lacking[:3])}), "
+            f"{len(beyond)} unknown ({', '.join(beyond[:3])}). Download the weights again, or train them again."
+        )
+    for name, array in arrays.items():
+        if array.shape != needed[name] or array.dtype != np.float32 or not np.isfinite(array.astype(float)).all():
+            raise WeightsError(
+                f"{path}: {name} is {array.dtype} {array.shape}; finite float32 {needed[name]} is needed. "
+                "Download the weights again, or train them again."
+            )
+    network.load_state_dict({name: torch.from_numpy(np.array(array, np.float32)) for name, array in arrays.items()})
+    return network.eval()
+
+
+def _config(path: Path, text: str) -> "ModelConfig":
+    from ms2hs.models.mae import ModelConfig  # noqa: PLC0415
+
+    try:
+        return ModelConfig.of(json.loads(text))
+    except (json.JSONDecodeError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: its configuration cannot be read ({error}); the header of weights of ms2hs has one. "
+            "Download the weights again, or use another version of ms2hs."
+        ) from error

@@ -20,6 +20,9 @@ FWHM_PER_SIGMA = 2.354820045
 # leaf-water band is about 100 nm wide): what stands in such a gap is inferred from experience, not interpolated.
 WIDEST_GAP_NM = 120.0
 
+# Share of a target band's FWHM interval that a source band must cover to stand for it (arXiv 2502.19451).
+LEAST_OVERLAP = 0.6
+
 
 @dataclass(frozen=True, eq=False)
 class Response:
@@ -200,14 +203,27 @@ def band_overlap(source: SpectralGrid, target: SpectralGrid) -> FloatArray:
     return share
 
 
+def pasted_bands(source: SpectralGrid, target: SpectralGrid) -> NDArray[np.intp]:
+    """(target band,) position of the source band that may stand for it, -1 where none may.
+
+    The rule of arXiv 2502.19451, with the choice that it leaves made here: a source band may, where its FWHM interval
+    (centre ± FWHM / 2) covers at least 60 % of the target band's; where several do, the one that covers most, and of
+    equal ones the narrowest.
+    """
+    share = band_overlap(source, target)
+    narrow_first = np.argsort(source.fwhm_nm, kind="stable")
+    best = narrow_first[share[:, narrow_first].argmax(axis=1)]
+    return np.where(share.max(axis=1) >= LEAST_OVERLAP, best, -1)
+
+
 def band_support(source: SpectralGrid, target: SpectralGrid) -> list[Support]:
     """Whether the source saw each target band's wavelength.
 
-    `measured`: a source band covers at least 60 % of the target band's FWHM interval (the rule of arXiv 2502.19451).
+    `measured`: a source band may stand for the target band (`pasted_bands`).
     `interpolated`: the target band lies between two source bands less than `WIDEST_GAP_NM` apart, edge to edge.
     `inferred`: neither; the value comes from what spectra are like, not from this pixel near that wavelength.
     """
-    seen = band_overlap(source, target).max(axis=1) >= 0.6
+    seen = pasted_bands(source, target) >= 0
     low, high = source.wavelength_nm - source.fwhm_nm / 2, source.wavelength_nm + source.fwhm_nm / 2
     support: list[Support] = []
     for is_seen, centre in zip(seen, target.wavelength_nm, strict=True):

@@ -1,0 +1,125 @@
+"""A network at work: one source, one target, numpy arrays in and out, any size of window."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812  as everywhere
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ms2hs.errors import UnknownName
+from ms2hs.models.mae import SpectralMAE
+from ms2hs.spectra.grid import SpectralGrid, pasted_bands
+
+Float32Array = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+# So many tokens go through a local network at a time: few enough to stay in a processor's cache.
+TOKENS_AT_A_TIME = 1 << 16
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def device_of(name: str) -> torch.device:
+    """The device of this name; `auto` is the first of CUDA and the CPU that is there.
+
+    Raises
+    ------
+    UnknownName : not a device's name, or one that this machine has not.
+    """
+    kind = name.partition(":")[0]
+    there = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, False):
+        raise UnknownName.of("device", name, [known for known in DEVICES if there[known]], "Give one of these.")
+    return torch.device(("cuda" if there["cuda"] else "cpu") if kind == "auto" else name)
+
+
+class Reconstructor:
+    """What a network makes of the windows of one source."""
+
+    def __init__(
+        self, network: SpectralMAE, source: SpectralGrid, target: SpectralGrid, device: torch.device | None = None
+    ) -> None:
+        """Nothing is computed yet.
+
+        Raises
+        ------
+        GridError : bands outside the wavelengths of the network's prior.
+        """
+        config = network.config
+        self.device = device or torch.device("cpu")
+        self.network = network.to(self.device).eval()
+        self.bands = len(target)
+        self.patch = config.patch
+        self.window = config.window
+        self.is_local = config.is_local
+        """Whether windows need no overlap, and may be of any size."""
+        self.overlap = 0 if self.is_local else config.window // 4
+        self._order = np.argsort(target.wavelength_nm, kind="stable")
+        self._target = network.lens(target).select(self._order)
+        self._source = network.lens(source)
+        self._pasted = _fill_groups(pasted_bands(source, target)[self._order], config.group)
+        self._is_pasted = config.measured == "pasted"
+
+    def reconstruct(self, reflectance: Float32Array, valid: BoolArray) -> Float32Array:
+        """(target band, row, col) float32 of a window of any size, NaN where not `valid`.
+
+        Parameters
+        ----------
+        reflectance : (source band, row, col) float32; anything where not valid.
+        valid : (row, col) bool.
+        """
+        if not self.is_local:
+            return self.reconstruct_windows([reflectance], [valid])[0]
+        bands, rows, cols = reflectance.shape
+        side = self.patch * max(1, TOKENS_AT_A_TIME // (bands * (-(-cols // self.patch))))
+        result = np.empty((self.bands, rows, cols), np.float32)
+        for top in range(0, rows, side):
+            part = slice(top, min(top + side, rows))
+            result[:, part] = self.reconstruct_windows([reflectance[:, part]], [valid[part]])[0]
+        return result
+
+    def reconstruct_windows(self, reflectance: Sequence[Float32Array], valid: Sequence[BoolArray]) -> Float32Array:
+        """(window, target band, row, col) float32 of windows of one size, NaN where not `valid`."""
+        known = np.stack(valid)
+        values = np.where(known[:, None], np.stack(reflectance), np.float32(0))
+        rows, cols = known.shape[1:]
+        padding = (0, -cols % self.patch, 0, -rows % self.patch)
+        with torch.inference_mode():
+            x = F.pad(torch.from_numpy(values).to(self.device), padding)
+            ok = F.pad(torch.from_numpy(known).to(self.device), padding)
+            made = self._run(x, None if bool(ok.all()) else ok)[:, :, :rows, :cols]
+        result = np.empty((len(known), self.bands, rows, cols), np.float32)
+        result[:, self._order] = made.float().cpu().numpy()
+        if not known.all():
+            np.copyto(result, np.float32(np.nan), where=~known[:, None])
+        return result
+
+    def _run(self, x: Tensor, ok: Tensor | None) -> Tensor:
+        if not self._is_pasted:
+            return self.network(x, self._source, self._target, valid=ok)  # type: ignore[no-any-return]
+        index = torch.as_tensor(self._pasted, device=x.device)
+        visible = self._visible(x.shape[2:]).expand(len(x), -1, -1)
+        return self.network(x[:, index.clamp(min=0)], self._target, visible=visible, valid=ok)  # type: ignore[no-any-return]
+
+    def _visible(self, shape: torch.Size) -> Tensor:
+        """(1, sequence, token) the groups of which the source sees a band, at each place."""
+        config = self.network.config
+        padded = np.append(self._pasted, np.full(-len(self._pasted) % config.group, -1))
+        seen = np.flatnonzero((padded.reshape(-1, config.group) >= 0).any(axis=1))
+        groups, places = len(padded) // config.group, (shape[0] // self.patch) * (shape[1] // self.patch)
+        index = seen + groups * np.arange(places)[:, None]
+        rows = index[None] if config.reach == "place" else index.reshape(1, 1, -1)
+        return torch.as_tensor(rows, device=self.device)
+
+
+def _fill_groups(pasted: NDArray[np.intp], group: int) -> NDArray[np.intp]:
+    """(target band,) source bands, where a group that has any lends the nearest of them to its other bands."""
+    result = pasted.copy()
+    for start in range(0, len(pasted), group):
+        part = pasted[start : start + group]
+        seen = np.flatnonzero(part >= 0)
+        if len(seen):
+            nearest = np.abs(np.arange(len(part))[:, None] - seen).argmin(axis=1)
+            result[start : start + group] = part[seen[nearest]]
+    return result
