@@ -211,21 +211,120 @@ def write_example_scene(
 
 
 @app.command()
-def pretrain(
-    data: Annotated[Path, typer.Option(help="Folder with spectra/*.npz and hyperspectral/*.npz.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The weights to write.")] = Path("linear.safetensors"),
-    model: Annotated[str, typer.Option(help="Only `linear`, the closed-form spectral prior, is there yet.")] = "linear",
+def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
+    preset: Annotated[
+        str,
+        typer.Option("--preset", "--model", help="`linear` (the spectral prior) or a network: `ms2hs info` lists them."),
+    ],
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Folder of cubes; give it again for more. [default: simulated scenes]")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The weights. [default: <preset>.safetensors]")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="A list of the data's splits/, such as hard/train.")] = None,
+    leave_out: Annotated[list[str] | None, typer.Option(help="A scene not to train on; give it again for more.")] = None,
+    simulated: Annotated[int, typer.Option(min=0, help="So many simulated scenes beside the data.")] = 0,
+    init: Annotated[
+        Path | None, typer.Option(help="Weights to begin with: of ms2hs, or a ViT in timm's naming.")
+    ] = None,
+    window: Annotated[int | None, typer.Option(min=1, help="Pixels on a side. [default: the preset's]")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="A field of the preset, changed: depth=2. Again for more.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1)] = 1000,
+    batch: Annotated[int, typer.Option(min=1, help="Windows a step, over all processes.")] = 16,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    seed: Annotated[int, typer.Option()] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read windows.")] = 0,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps.")] = 500,
+    picture_every: Annotated[int, typer.Option(min=0, help="Steps; 0 for none.")] = 0,
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    compiled: Annotated[bool, typer.Option("--compile", help="Through torch.compile.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps. [default: the best]")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in <output>.run/.")] = False,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Estimate weights from hyperspectral data."""
+    """Train weights on hyperspectral data, under torchrun on several GPUs too."""
     from ms2hs.raster.output import check_output
-    from ms2hs.training import pretrain_linear
 
-    if model != "linear":
-        raise typer.BadParameter(f"unknown model {model!r}; known: linear. Write --model linear.")
+    output = output or Path(f"{preset}.safetensors")
     check_output(output, overwrite=overwrite)
-    pretrain_linear(data, output)
-    typer.echo(output)
+    if preset == "linear":
+        from ms2hs.estimation import pretrain_linear
+
+        if not data or len(data) > 1:
+            raise typer.BadParameter("the linear model is estimated from one folder of .npz. Write --data DIR.")
+        pretrain_linear(data[0], output)
+        typer.echo(output)
+        return
+    from ms2hs import pretraining
+    from ms2hs.progress import fit_bar
+    from ms2hs.training import FitSettings
+
+    settings = FitSettings(
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        seed=seed,
+        workers=workers,
+        checkpoint_every=checkpoint_every,
+        picture_every=picture_every,
+        precision=precision,
+        compiled=compiled,
+        device=device,
+    )
+    asked = pretraining.Pretraining(
+        preset=preset,
+        data=tuple(data or ()),
+        split=split,
+        leave_out=tuple(leave_out or ()),
+        simulated=simulated,
+        init=init,
+        window=window,
+        changes=_changes(change or []),
+        fit=settings,
+    )
+    with fit_bar(shown=not quiet) as progress:
+        made = pretraining.pretrain(
+            asked, output, resume=resume, progress=progress, note=None if quiet else _note
+        )
+    if made.fitted.first:
+        if not quiet:
+            typer.echo(f"sha256 {made.sha256}", err=True)
+        typer.echo(made.output)
+
+
+def _changes(pairs: list[str]) -> dict[str, str]:
+    """`depth=2` as a field and its value."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise typer.BadParameter(f"{pair!r} is not FIELD=VALUE. Write for example --set depth=2.")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+@app.command()
+def evaluate(  # noqa: PLR0917 - one parameter an option, as Typer wants it
+    corpus: Annotated[Path, typer.Option(help="Folder of hyperspectral cubes.")],
+    model: Annotated[
+        list[str] | None, typer.Option(help="Weights; give it again for more. [default: linear]")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="A list of the data's splits/, such as hard/test.")] = None,
+    scene: Annotated[list[str] | None, typer.Option(help="Only this scene; give it again for more.")] = None,
+    hidden: Annotated[float, typer.Option(help="Share of band groups that are hidden.")] = 0.75,
+    windows: Annotated[int, typer.Option(min=1, help="How many are looked at.")] = 64,
+    size: Annotated[int, typer.Option(min=7, help="Pixels on a side of a window.")] = 64,
+    seed: Annotated[int, typer.Option()] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Score how models complete hyperspectral cubes of which most bands are hidden."""
+    if not 0 < hidden < 1:
+        raise typer.BadParameter(f"{hidden} is no share; more than 0 and less than 1 is needed. Write --hidden 0.75.")
+    from ms2hs.comparison import Trial, compare, table
+
+    rows = compare(model or ["linear"], Trial(corpus, split, tuple(scene or ()), hidden, windows, size, seed))
+    typer.echo(json.dumps([asdict(row) for row in rows], indent=1) if as_json else table(rows))
 
 
 if __name__ == "__main__":

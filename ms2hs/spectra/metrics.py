@@ -1,11 +1,15 @@
 """How far spectra are from the truth. Unknown truth is NaN and counts nowhere."""
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 from ms2hs.spectra.grid import FloatArray
 
 # Half the width of a Gaussian's central 90 % in standard deviations.
 NORMAL_90 = 1.645
+# Side of the windows in which structural similarity is measured.
+SSIM_PIXELS = 7
 
 
 def rmse(estimate: FloatArray, truth: FloatArray) -> float:
@@ -13,6 +17,31 @@ def rmse(estimate: FloatArray, truth: FloatArray) -> float:
     difference = np.asarray(estimate, float) - np.asarray(truth, float)
     known = np.isfinite(difference)
     return float(np.sqrt(np.mean(difference[known] ** 2))) if known.any() else float("nan")
+
+
+def ssim(estimate: FloatArray, truth: FloatArray, valid: NDArray[np.bool_]) -> float:
+    """Structural similarity of images (band, row, col): mean over bands, and over the 7 × 7 windows that are all valid.
+
+    Wang et al. 2004, doi:10.1109/TIP.2003.819861, with uniform windows and a data range of 1: reflectance of 0-1, not
+    the range of each image. NaN where no window is all valid.
+
+    Parameters
+    ----------
+    valid : (row, col); anything may stand in the others.
+    """
+    from skimage.metrics import structural_similarity  # noqa: PLC0415  comes with ms2hs[train]
+
+    whole = np.zeros(valid.shape, bool)
+    if min(valid.shape) >= SSIM_PIXELS:
+        inner = slice(SSIM_PIXELS // 2, -(SSIM_PIXELS // 2))
+        whole[inner, inner] = sliding_window_view(valid, (SSIM_PIXELS, SSIM_PIXELS)).all(axis=(2, 3))
+    if not whole.any():
+        return float("nan")
+    images = (np.where(valid, np.asarray(image, float), 0.0) for image in (estimate, truth))
+    _, similar = structural_similarity(
+        *images, win_size=SSIM_PIXELS, data_range=1.0, channel_axis=0, full=True, gaussian_weights=False
+    )
+    return float(similar[:, whole].mean())
 
 
 def spectral_angle(estimate: FloatArray, truth: FloatArray) -> FloatArray:

@@ -1,0 +1,290 @@
+"""What a masked autoencoder is shown: windows of cubes, what it sees of them, and what it is told it got wrong."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ms2hs.data.artefacts import Artefacts, disturb
+from ms2hs.data.corpora import view_matrix
+from ms2hs.data.cubes import Cube
+from ms2hs.errors import DataError
+from ms2hs.models.mae import SENSORS, Lens, ModelConfig, SpectralMAE
+from ms2hs.models.masking import draw_share, hide, visible_index
+from ms2hs.spectra.grid import SpectralGrid, pasted_bands
+from ms2hs.spectra.sensors import RANGE_NM, load_sensor, sensor_names
+from ms2hs.training import Loss
+
+Float32Array = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+# A source that sees fewer bands of a cube tells too little of it.
+FEWEST_BANDS = 4
+# Below this many pixels a batch says nothing.
+FEWEST_PIXELS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedLesson:
+    """Cubes, and how the strategies of a configuration hide parts of them. Follows from (seed, step) alone."""
+
+    config: ModelConfig
+    cubes: Sequence[Cube]
+    batch_windows: int
+    """Windows a step."""
+    steps: int
+    """Steps that the stages share."""
+    seed: int = 0
+    window: int | None = None
+    """Pixels on a side; None: the configuration's."""
+    artefacts: Artefacts = field(default_factory=Artefacts)
+    """What the simulated sources' bands are off by."""
+
+    @cached_property
+    def _grids(self) -> dict[bytes, dict[str, list[Cube]]]:
+        """Cubes by their grid and scene: a batch has one grid."""
+        found: dict[bytes, dict[str, list[Cube]]] = {}
+        for cube in self.cubes:
+            key = cube.grid.wavelength_nm.tobytes() + cube.grid.fwhm_nm.tobytes()
+            found.setdefault(key, {}).setdefault(cube.scene, []).append(cube)
+        return found
+
+    @cached_property
+    def _sources(self) -> dict[str, SpectralGrid]:
+        return {name: load_sensor(name).grid for name in sensor_names("source")}
+
+    @cached_property
+    def _lenses(self) -> dict[tuple[bytes, bytes], Lens]:
+        return {}
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Any]:
+        """What process `rank` of `world` sees and learns in a step.
+
+        `source`, `target` (SpectralGrid) and `bands` (positions in the target that are the source, or None);
+        `values` (window, source band, row, col), `truth` (window, target band, row, col), `valid` (window, row, col);
+        `visible` (window, sequence, token) or None; `hidden` (window or 1, target band, place or 1).
+        """
+        rng = np.random.default_rng([self.seed, step])
+        strategy = self._strategy(step, rng)
+        truth, valid, target = self._windows(rng)
+        shown = self._show(strategy, truth, target, rng)
+        mine = slice(rank, None, world)
+        for name in ("values", "truth", "visible", "hidden"):
+            array = shown.get(name)
+            if array is not None and len(array) == len(truth):
+                shown[name] = array[mine]
+        known = valid[mine] & np.isfinite(shown["values"]).all(axis=1)
+        return shown | {"strategy": strategy, "valid": known, "truth": truth[mine], "target": target}
+
+    def _strategy(self, step: int, rng: np.random.Generator) -> str:
+        names = self.config.masking
+        if self.config.staged:
+            return names[min(step * len(names) // self.steps, len(names) - 1)]
+        return names[int(rng.integers(len(names)))]
+
+    def _windows(self, rng: np.random.Generator) -> tuple[Float32Array, BoolArray, SpectralGrid]:
+        """(window, band, row, col), (window, row, col) and the bands.
+
+        Of one grid, drawn by the square root of its number of scenes, so that a large corpus leaves room for small
+        ones; within it each scene is as likely as another.
+        """
+        for _ in range(20):
+            grids = list(self._grids.values())
+            sizes = np.sqrt([len(scenes) for scenes in grids])
+            scenes = grids[int(rng.choice(len(grids), p=sizes / sizes.sum()))]
+            names = list(scenes)
+            of_scene = [scenes[names[i]] for i in rng.integers(len(names), size=self.batch_windows)]
+            chosen = [cubes[int(rng.integers(len(cubes)))] for cubes in of_scene]
+            largest = max(max(cube.shape) for cube in chosen)
+            size = min(self.window or self.config.window, -(-largest // self.config.patch) * self.config.patch)
+            found = known_bands(read_windows(chosen, size, rng, turned=True), chosen[0].grid)
+            if found is not None:
+                return found
+        raise DataError(
+            f"20 draws of {self.batch_windows} windows from {len(self.cubes)} cubes had no pixel known in all bands; "
+            "training needs such pixels. Look at the data (nodata, NaN), or leave the bad cubes out."
+        )
+
+    def _show(
+        self, strategy: str, truth: Float32Array, target: SpectralGrid, rng: np.random.Generator
+    ) -> dict[str, Any]:
+        if strategy == SENSORS:
+            return self._through_sensor(truth, target, rng)
+        if self.config.rank:
+            return self._some_bands(truth, target, rng)
+        return self._masked(strategy, truth, target, rng)
+
+    def _masked(
+        self, strategy: str, truth: Float32Array, target: SpectralGrid, rng: np.random.Generator
+    ) -> dict[str, Any]:
+        """Tokens of the target's own bands, some hidden."""
+        c = self.config
+        windows, bands, rows, cols = truth.shape
+        by_place = c.reach == "place"
+        if by_place and strategy == "spatial-spectral":
+            strategy = "place-spectral"
+        shape = (windows, (rows // c.patch) * (cols // c.patch), -(-bands // c.group))
+        hidden = hide(strategy, shape, c.hidden, rng)
+        return {
+            "source": None,
+            "bands": None,
+            "values": truth,
+            "visible": visible_index(hidden, by_place=by_place),
+            "hidden": np.repeat(hidden, c.group, axis=2)[:, :, :bands].transpose(0, 2, 1),
+        }
+
+    def _some_bands(self, truth: Float32Array, target: SpectralGrid, rng: np.random.Generator) -> dict[str, Any]:
+        """Some of the target's bands, the same at all places, as tokens of their own."""
+        bands = len(target)
+        seen = bands - min(max(round(draw_share(self.config.hidden, rng) * bands), 1), bands - 1)
+        chosen = np.sort(rng.choice(bands, max(seen, min(FEWEST_BANDS, bands - 1)), replace=False))
+        values = self._disturbed(truth[:, chosen], target.select(chosen), rng)
+        hidden = ~np.isin(np.arange(bands), chosen)
+        return {"source": None, "bands": chosen, "values": values, "visible": None, "hidden": hidden[None, :, None]}
+
+    def _through_sensor(self, truth: Float32Array, target: SpectralGrid, rng: np.random.Generator) -> dict[str, Any]:
+        """A source's view of the target's spectra; a source that sees too few bands of them is drawn again."""
+        low, high = target.wavelength_nm[[0, -1]]
+        for name in rng.permutation(sorted(self._sources)):
+            grid = self._sources[str(name)]
+            inside = (grid.wavelength_nm >= low) & (grid.wavelength_nm <= high)
+            if inside.sum() >= FEWEST_BANDS:
+                source = grid.select(inside)
+                matrix = view_matrix(source, target.wavelength_nm).astype(np.float32)
+                values = self._disturbed(np.einsum("sb,nbij->nsij", matrix, truth, optimize=True), source, rng)
+                hidden = pasted_bands(source, target) < 0
+                return {
+                    "source": source,
+                    "bands": None,
+                    "values": values,
+                    "visible": None,
+                    "hidden": hidden[None, :, None],
+                }
+        return self._some_bands(truth, target, rng)
+
+    def _disturbed(self, values: Float32Array, grid: SpectralGrid, rng: np.random.Generator) -> Float32Array:
+        """Values with a product's errors, in half of the windows; each window is a scene of its own."""
+        result = values.copy()
+        for window in np.flatnonzero(rng.random(len(values)) < 0.5):
+            result[window] = disturb(values[window], grid, self.artefacts, rng)
+        return result
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Any], device: torch.device) -> Loss:
+        """Squared error over all bands, hidden and seen, of valid pixels; relative to brightness beside a prior."""
+        truth, valid = (torch.as_tensor(batch[name]).to(device, non_blocking=True) for name in ("truth", "valid"))
+        wanted = truth.clamp(0, 1) if self.config.unit_targets else truth
+        made = self._call(model, batch, valid, device)
+        squares = (made.float() - wanted).square()
+        known = valid[:, None].to(squares.dtype)
+        weight = known
+        if self.config.rank:
+            prior = _bare(model).prior
+            assert prior is not None  # noqa: S101  a model with rank has one
+            weight = known / (truth.mean(dim=1, keepdim=True).square() + prior.floor**2)
+        hidden = self._hidden_pixels(batch, truth)
+        total = (weight * squares).sum()
+        count = weight.sum() * truth.shape[1]
+        with torch.no_grad():
+            parts = {
+                "all": ((known * squares).sum(), known.sum() * truth.shape[1]),
+                "hidden": ((known * hidden * squares).sum(), (known * hidden).sum()),
+                "seen": ((known * ~hidden * squares).sum(), (known * ~hidden).sum()),
+            }
+        return Loss(total, count, parts)
+
+    def reconstruct(self, model: nn.Module, batch: Mapping[str, Any], device: torch.device) -> Tensor:
+        """(window, target band, row, col) of a batch."""
+        return self._call(model, batch, torch.as_tensor(batch["valid"]).to(device), device)
+
+    def _call(self, model: nn.Module, batch: Mapping[str, Any], valid: Tensor, device: torch.device) -> Tensor:
+        target = self._lens(model, batch["target"])
+        source, asked = target, None
+        if batch["visible"] is None:
+            source = self._lens(model, batch["source"]) if batch["source"] else target.select(batch["bands"])
+            asked = target
+        values = torch.as_tensor(batch["values"]).to(device, non_blocking=True)
+        visible = None if batch["visible"] is None else torch.as_tensor(batch["visible"]).to(device, non_blocking=True)
+        made: Tensor = model(values, source, asked, visible, None if bool(valid.all()) else valid)
+        return made
+
+    def _lens(self, model: nn.Module, grid: SpectralGrid) -> Lens:
+        key = grid.wavelength_nm.tobytes(), grid.fwhm_nm.tobytes()
+        if key not in self._lenses:
+            self._lenses[key] = _bare(model).lens(grid)
+        return self._lenses[key]
+
+    def _hidden_pixels(self, batch: Mapping[str, Any], like: Tensor) -> Tensor:
+        """(window or 1, target band, row or 1, col or 1) bool."""
+        hidden = torch.as_tensor(batch["hidden"]).to(like.device)
+        if hidden.shape[2] == 1:
+            return hidden[..., None]
+        rows, cols = (size // self.config.patch for size in like.shape[2:])
+        image = hidden.unflatten(2, (rows, cols))
+        return image.repeat_interleave(self.config.patch, 2).repeat_interleave(self.config.patch, 3)
+
+    def picture(self, model: nn.Module, path: Path) -> None:
+        """Spectra and bands of a batch that is always the same, true beside reconstructed."""
+        from ms2hs.drawing import draw_lesson  # noqa: PLC0415  matplotlib comes with ms2hs[train]
+
+        some = replace(self, batch_windows=min(self.batch_windows, 4))
+        batch = some.batch(0)
+        device = next(model.parameters()).device
+        with torch.no_grad():
+            made = some.reconstruct(model, batch, device).float().cpu().numpy()
+        draw_lesson(batch, made, path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is computed on first use."""
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+
+
+def read_windows(
+    cubes: Sequence[Cube], size: int, rng: np.random.Generator, *, turned: bool = False
+) -> Float32Array:
+    """(window, band, row, col) one window of a random place a cube; NaN beyond a cube's edge.
+
+    Parameters
+    ----------
+    cubes : of one grid.
+    size : pixels on a side.
+    turned : whether windows are turned and mirrored at random.
+    """
+    result = np.full((len(cubes), len(cubes[0].grid), size, size), np.nan, np.float32)
+    for place, cube in zip(result, cubes, strict=True):
+        height, width = (min(size, length) for length in cube.shape)
+        row = int(rng.integers(cube.shape[0] - height + 1))
+        col = int(rng.integers(cube.shape[1] - width + 1))
+        values = cube.read(row, col, height, width)
+        if turned:
+            values = np.rot90(values, int(rng.integers(4)), axes=(1, 2))
+            values = values[:, :, ::-1] if rng.integers(2) else values
+        place[:, : values.shape[1], : values.shape[2]] = values
+    return result
+
+
+def known_bands(values: Float32Array, grid: SpectralGrid) -> tuple[Float32Array, BoolArray, SpectralGrid] | None:
+    """Windows (window, band, row, col) of the bands that most pixels have, which pixels have all of them, the bands.
+
+    Bands that the prior does not reach are left out. Values are finite: 0 where not valid. None where nearly nothing
+    is known.
+    """
+    low, high = RANGE_NM
+    finite = np.isfinite(values)
+    bands = (grid.wavelength_nm >= low) & (grid.wavelength_nm <= high)
+    bands &= finite.sum(axis=(0, 2, 3)) > finite.any(axis=1).sum() / 2
+    valid = finite[:, bands].all(axis=1)
+    if bands.sum() < FEWEST_BANDS or valid.sum() < FEWEST_PIXELS:
+        return None
+    return np.where(valid[:, None], values[:, bands], np.float32(0)), valid, grid.select(bands)
+
+
+def _bare(model: nn.Module) -> SpectralMAE:
+    """The model itself, inside what `fit` wraps it with."""
+    inner = getattr(model, "module", model)
+    bare: SpectralMAE = getattr(inner, "_orig_mod", inner)
+    return bare

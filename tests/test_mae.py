@@ -1,0 +1,267 @@
+"""The masked autoencoder: what must hold whatever it has learnt."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ms2hs.errors import UnknownName
+from ms2hs.models.mae import PRESETS, Lens, ModelConfig, SpectralMAE, cut, paste, preset
+from ms2hs.models.masking import hide, visible_index
+from ms2hs.models.weights import load_weights
+from ms2hs.spectra.grid import grid_of
+from ms2hs.spectra.sensors import load_sensor, sensor_names
+
+SMALL = {"width": 24, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_depth": 2, "decoder_heads": 2, "window": 16}
+PLAIN = ["dlr-ibm-spectral", "dlr-ibm-spatial-spectral", "s2mae", "general"]
+OURS = ["spectral", "spatial-spectral"]
+
+
+def small(name, **changes) -> SpectralMAE:
+    """A preset's configuration, but small, with weights that are not what training starts from."""
+    torch.manual_seed(0)
+    config = replace(preset(name), **({**SMALL, "patch": min(preset(name).patch, 4)} | changes))
+    network = SpectralMAE(config, load_weights("linear").prior if config.rank else None)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return network.eval()
+
+
+def window(bands, windows=2, seed=1, side=16):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(windows, bands, side, side, generator=generator)
+
+
+def visible_of(network, strategy, windows, bands, seed=0):
+    c = network.config
+    shape = (windows, (16 // c.patch) ** 2, -(-bands // c.group))
+    hidden = hide(strategy, shape, 0.75, np.random.default_rng(seed))
+    return hidden, torch.from_numpy(visible_index(hidden, by_place=c.reach == "place"))
+
+
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("target", ["enmap", "emit-285", "desis"])
+def test_training_starts_at_the_prior(name, target):
+    prior = load_weights("linear").prior
+    network = SpectralMAE(preset(name), prior)
+    for source in sensor_names("source"):
+        grids = load_sensor(source).grid, load_sensor(target).grid
+        x = window(len(grids[0]))
+        with torch.no_grad():
+            made = network(x, network.lens(grids[0]), network.lens(grids[1])).numpy()
+        for values, found in zip(x.numpy(), made, strict=True):
+            np.testing.assert_allclose(found, prior.condition(*grids).reconstruct(values), atol=2e-6)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_is_learnt_changes_what_the_prior_says(name):
+    network = small(name)
+    grids = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
+    x = window(12)
+    with torch.no_grad():
+        made = network(x, *map(network.lens, grids)).numpy()
+    assert np.abs(made[0] - network.prior.condition(*grids).reconstruct(x[0].numpy())).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_scene_twice_as_bright_is_twice_as_bright(name):
+    # above the floor, and but for what the network makes of the brightness itself
+    network = SpectralMAE(preset(name), load_weights("linear").prior)
+    source, target = network.lens(load_sensor("sentinel2a").grid), network.lens(load_sensor("enmap").grid)
+    x = window(12)
+    with torch.no_grad():
+        torch.testing.assert_close(network(2 * x, source, target), 2 * network(x, source, target))
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        ("dlr-ibm-spectral", "spectral"),
+        ("dlr-ibm-spectral", "place-spectral"),
+        ("dlr-ibm-spatial-spectral", "spatial-spectral"),
+        ("s2mae", "spatial-spectral"),
+        ("general", "spatial"),
+        ("general", "spatial-spectral"),
+    ],
+)
+def test_nothing_depends_on_hidden_values(name, strategy):
+    network = small(name)
+    lens = network.lens(load_sensor("enmap").grid)
+    x = window(202)
+    hidden, visible = visible_of(network, strategy, 2, 202)
+    other = x.clone()
+    c = network.config
+    pixels = torch.from_numpy(hidden).repeat_interleave(c.group, 2)[:, :, :202].transpose(1, 2)
+    side = 16 // c.patch
+    image = pixels.unflatten(2, (side, side)).repeat_interleave(c.patch, 2).repeat_interleave(c.patch, 3)
+    other[image] = torch.rand(int(image.sum()))
+    assert not torch.equal(x, other)
+    with torch.no_grad():
+        first, second = (network.encode(v, lens, visible, None, c.group).tokens for v in (x, other))
+        assert torch.equal(first, second)
+        assert torch.equal(network(x, lens, visible=visible), network(other, lens, visible=visible))
+        other[~image] += 0.1
+        assert not torch.equal(network(x, lens, visible=visible), network(other, lens, visible=visible))
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_permuting_tokens_permutes_what_becomes_of_them(name):
+    network = small(name)
+    lens = network.lens(load_sensor("enmap").grid)
+    _, visible = visible_of(network, "spectral", 2, 202)
+    order = torch.randperm(visible.shape[2])
+    x = window(202)
+    with torch.no_grad():
+        straight = network.encode(x, lens, visible, None, network.config.group).tokens
+        turned = network.encode(x, lens, visible[:, :, order], None, network.config.group).tokens
+        torch.testing.assert_close(turned, straight[:, :, order], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            network(x, lens, visible=visible[:, :, order]), network(x, lens, visible=visible), atol=1e-5, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_order_of_measured_bands_is_nothing(name):
+    network = small(name)
+    source, target = network.lens(load_sensor("sentinel2a").grid), network.lens(load_sensor("enmap").grid)
+    order = np.random.default_rng(0).permutation(12)
+    x = window(12)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            network(x[:, order], source.select(order), target), network(x, source, target), atol=1e-4, rtol=1e-3
+        )
+
+
+@pytest.mark.parametrize("name", [*PLAIN, *OURS])
+@pytest.mark.parametrize("sensor", ["enmap", "enmap-224", "emit", "emit-285"])
+def test_the_same_weights_serve_any_number_of_bands(name, sensor):
+    network = small(name)
+    grid = load_sensor(sensor).grid
+    grid = grid.select(np.argsort(grid.wavelength_nm))
+    lens = network.lens(grid)
+    x = window(len(grid), windows=1)
+    with torch.no_grad():
+        if network.config.rank:
+            made = network(x[:, ::20], lens.select(np.arange(0, len(grid), 20)), lens)
+        else:
+            _, visible = visible_of(network, "spectral", 1, len(grid))
+            made = network(x, lens, visible=visible)
+    assert made.shape == x.shape
+    assert torch.isfinite(made).all()
+
+
+@pytest.mark.parametrize("group", [5, 8, 64])
+def test_padding_never_counts(group):
+    # 202 bands leave 2, 2 and 10 in the last group: its token is what its own bands alone make of it
+    network = small("dlr-ibm-spectral", group=group, patch=4)
+    grid = load_sensor("enmap").grid
+    lens = network.lens(grid)
+    x = window(202)
+    tokens = cut(x, 4, group)
+    left = 202 % group
+    assert tokens.shape[2] == -(-202 // group)
+    assert (tokens[:, :, -1, left * 16 :] == 0).all()
+    centre, width = lens.groups(group)
+    assert centre[-1] == pytest.approx(grid.wavelength_nm[-left:].mean())
+    assert width[-1] == pytest.approx(grid.range_nm[1] - (grid.wavelength_nm - grid.fwhm_nm / 2)[-left])
+    with torch.no_grad():
+        before = network(x, lens, visible=torch.arange(tokens.shape[2] - 1).expand(2, 16, -1) + tokens.shape[2] * torch.arange(16)[:, None])
+        network.head.weight.view(group, 16, -1)[left:] += 1  # noqa: F841  what the padding would be given
+        after = network(x, lens, visible=torch.arange(tokens.shape[2] - 1).expand(2, 16, -1) + tokens.shape[2] * torch.arange(16)[:, None])
+    torch.testing.assert_close(before[:, -left:], after[:, -left:])
+
+
+def test_cut_and_paste_undo_each_other():
+    x = window(20)
+    torch.testing.assert_close(paste(cut(x, 4, 8), (4, 4), 4, 8)[:, :20], x)
+    token = cut(x, 4, 8)[1, 6, 1]  # second row of places, third column, second group
+    torch.testing.assert_close(token, x[1, 8:16, 4:8, 8:12].flatten())
+
+
+@pytest.mark.parametrize("name", ["general", *OURS])
+def test_invalid_pixels_count_as_the_mean_of_the_others(name):
+    network = small(name, patch=1) if name == "spectral" else small(name)
+    source, target = network.lens(load_sensor("sentinel2a").grid), network.lens(load_sensor("enmap").grid)
+    x = window(12, windows=1)
+    valid = torch.ones(1, 16, 16, dtype=torch.bool)
+    valid[:, 3:5, 7] = False
+    garbage = torch.where(valid[:, None], x, torch.full_like(x, 1e6))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            network(x, source, target, valid=valid), network(garbage, source, target, valid=valid)
+        )
+
+
+def test_places_of_a_local_network_do_not_meet():
+    network = small("spectral")
+    source, target = network.lens(load_sensor("sentinel2a").grid), network.lens(load_sensor("enmap").grid)
+    x = window(12, windows=1)
+    other = x.clone()
+    other[:, :, 8:] = 0.7
+    with torch.no_grad():
+        torch.testing.assert_close(network(x, source, target)[:, :, :8], network(other, source, target)[:, :, :8])
+        wide = small("spatial-spectral")
+        assert not torch.allclose(wide(x, source, target)[:, :, :8], wide(other, source, target)[:, :, :8])
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_windows_of_any_size_that_patches_divide(name):
+    network = small(name)
+    lens = network.lens(load_sensor("enmap").grid)
+    x = torch.rand(1, 202, 8, 24)
+    with torch.no_grad():
+        assert network(x, lens).shape == x.shape
+
+
+def test_learnt_positions_follow_wavelength_not_number():
+    network = small("s2mae")
+    fine = network.spectral(np.array([500.0, 505.0, 510.0, 600.0]), np.full(4, 10.0))
+    assert torch.linalg.norm(fine[1] - fine[0]) < torch.linalg.norm(fine[3] - fine[0])
+    torch.testing.assert_close(fine[1], (fine[0] + fine[2]) / 2, atol=0.05, rtol=0.1)
+
+
+def test_a_header_makes_the_same_configuration():
+    for config in PRESETS.values():
+        assert ModelConfig.of({k: list(v) if isinstance(v, tuple) else v for k, v in config.facts.items()}) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"reach": "far"}, "window, place"),
+        ({"masking": ("all",)}, "spectral"),
+        ({"width": 25}, "multiple"),
+        ({"heads": 5}, "heads"),
+        ({"patch": 3}, "multiple of patches"),
+        ({"context": True}, "reach"),
+        ({"rank": 8, "masking": ("spatial",)}, "prior"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        replace(preset("dlr-ibm-spatial-spectral"), **changes)
+
+
+def test_an_unknown_preset_lists_the_known():
+    with pytest.raises(UnknownName, match="dlr-ibm-spectral"):
+        preset("dlr")
+
+
+def test_the_papers_sizes():
+    for name in ("dlr-ibm-spectral", "dlr-ibm-spatial-spectral"):
+        c = preset(name)
+        assert (c.depth, c.width, c.heads, c.decoder_depth, c.decoder_width, c.decoder_heads) == (4, 768, 8, 2, 512, 8)
+        assert c.hidden == (0.75, 0.75)
+        assert c.window == 128
+    assert preset("s2mae").hidden == (0.9, 0.9)
+    assert preset("s2mae").decoder_depth == 4
+
+
+def test_a_group_knows_where_it_lies():
+    lens = Lens(np.array([400.0, 410.0, 420.0, 500.0]), np.array([10.0, 10.0, 10.0, 20.0]))
+    centre, width = lens.groups(3)
+    np.testing.assert_allclose(centre, [410, 500])
+    np.testing.assert_allclose(width, [30, 20])
+    assert len(grid_of(lens.wavelength_nm)) == 4

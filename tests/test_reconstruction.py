@@ -1,0 +1,93 @@
+"""Networks at work on numpy windows."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ms2hs.errors import UnknownName
+from ms2hs.models.mae import SpectralMAE, preset
+from ms2hs.models.reconstruction import Reconstructor, _fill_groups, device_of
+from ms2hs.models.weights import load_weights
+from ms2hs.spectra.grid import pasted_bands
+from ms2hs.spectra.sensors import load_sensor
+
+SOURCE, TARGET = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
+SMALL = {"width": 24, "heads": 2, "decoder_width": 16, "decoder_heads": 2, "window": 16}
+
+
+def network_of(name, **changes):
+    torch.manual_seed(0)
+    config = replace(preset(name), **(SMALL | {"patch": min(preset(name).patch, 4)} | changes))
+    network = SpectralMAE(config, load_weights("linear").prior if config.rank else None)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return network
+
+
+def scene(rows=20, cols=22):
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 0.5, (12, rows, cols)).astype(np.float32)
+    valid = rng.random((rows, cols)) > 0.1
+    x[:, ~valid] = np.nan
+    return x, valid
+
+
+@pytest.mark.parametrize("name", ["spectral", "spatial-spectral", "dlr-ibm-spectral", "s2mae", "general"])
+def test_any_size_and_nothing_where_not_valid(name):
+    made = Reconstructor(network_of(name), SOURCE, TARGET)
+    x, valid = scene()
+    result = made.reconstruct(x, valid)
+    assert result.shape == (202, 20, 22)
+    assert result.dtype == np.float32
+    assert np.isnan(result[:, ~valid]).all()
+    assert np.isfinite(result[:, valid]).all()
+
+
+def test_a_local_network_gives_the_same_in_parts(monkeypatch):
+    made = Reconstructor(network_of("spectral"), SOURCE, TARGET)
+    x, valid = scene()
+    whole = made.reconstruct(x, np.ones_like(valid) & valid)
+    monkeypatch.setattr("ms2hs.models.reconstruction.TOKENS_AT_A_TIME", 12 * 22 * 3)
+    # invalid pixels count as the mean of their part, and places of one pixel do not meet them
+    np.testing.assert_allclose(made.reconstruct(x, valid)[:, valid], whole[:, valid], atol=1e-6)
+
+
+def test_bands_come_in_the_targets_own_order():
+    network = network_of("dlr-ibm-spectral")
+    order = np.random.default_rng(0).permutation(202)
+    x, valid = scene()
+    straight = Reconstructor(network, SOURCE, TARGET).reconstruct(x, valid)
+    turned = Reconstructor(network, SOURCE, TARGET.select(order)).reconstruct(x, valid)
+    np.testing.assert_allclose(turned[:, valid], straight[order][:, valid], atol=1e-5)
+
+
+def test_pasted_bands_are_all_that_a_frozen_model_sees():
+    network = network_of("dlr-ibm-spatial-spectral", group=4)
+    made = Reconstructor(network, SOURCE, TARGET)
+    seen = pasted_bands(SOURCE, TARGET)
+    visible = made._visible(torch.Size([8, 8]))
+    groups = -(-202 // 4)
+    by_group = np.append(seen, [-1, -1]).reshape(groups, 4).max(axis=1) >= 0
+    assert visible.shape == (1, 1, 4 * by_group.sum())
+    unused = [i for i in range(12) if i not in seen]
+    x, valid = scene(8, 8)
+    valid[:] = True
+    x = np.nan_to_num(x, nan=0.2)
+    other = x.copy()
+    other[unused] = 0.9
+    np.testing.assert_array_equal(made.reconstruct(x, valid), made.reconstruct(other, valid))
+
+
+def test_a_group_lends_its_nearest_pasted_band():
+    pasted = np.array([-1, -1, 3, -1, 4, -1, -1, -1, -1])
+    np.testing.assert_array_equal(_fill_groups(pasted, 4), [3, 3, 3, 3, 4, 4, 4, 4, -1])
+
+
+def test_devices():
+    assert device_of("cpu").type == "cpu"
+    assert device_of("auto").type in {"cpu", "cuda"}
+    with pytest.raises(UnknownName, match="auto, cpu"):
+        device_of("tpu")
