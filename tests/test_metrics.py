@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms2hs.spectra.metrics import band_depth, coverage, rmse, sam, spectral_angle
+from ms2hs.spectra.metrics import band_depth, coverage, rmse, sam, spectral_angle, ssim
 
 
 @given(st.floats(-0.3, 0.3), st.integers(1, 20))
@@ -57,3 +57,34 @@ def test_band_depth_is_the_share_missing_from_the_line(depth, slope):
     line = 0.4 + slope * (wavelength - 2205)
     reflectance = line * np.array([1, 1 - depth, 1])
     assert band_depth(reflectance, wavelength, (2100, 2205, 2280)) == pytest.approx(depth)
+
+
+def test_ssim_is_that_of_its_definition_and_1_for_the_same():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0, 1, (3, 20, 24))
+    estimate = truth + 0.1 * rng.standard_normal(truth.shape)
+    valid = np.ones((20, 24), bool)
+    assert ssim(truth, truth, valid) == pytest.approx(1)
+    found = []
+    for one, other in zip(estimate, truth, strict=True):
+        windows = [np.lib.stride_tricks.sliding_window_view(image, (7, 7)).reshape(14, 18, 49) for image in (one, other)]
+        mean, other_mean = (part.mean(axis=2) for part in windows)
+        spread, other_spread = (part.var(axis=2, ddof=1) for part in windows)
+        shared = ((windows[0] - mean[..., None]) * (windows[1] - other_mean[..., None])).sum(axis=2) / 48
+        found.append(
+            (2 * mean * other_mean + 1e-4)
+            * (2 * shared + 9e-4)
+            / ((mean**2 + other_mean**2 + 1e-4) * (spread + other_spread + 9e-4))
+        )
+    assert ssim(estimate, truth, valid) == pytest.approx(np.mean(found), abs=1e-9)
+
+
+def test_ssim_leaves_out_what_is_not_valid():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0, 1, (2, 20, 30))
+    estimate = truth + 0.05 * rng.standard_normal(truth.shape)
+    valid = np.ones((20, 30), bool)
+    valid[:, 15:] = False
+    spoilt = np.where(valid, estimate, np.nan)
+    assert ssim(spoilt, truth, valid) == pytest.approx(ssim(estimate[:, :, :15], truth[:, :, :15], valid[:, :15]))
+    assert np.isnan(ssim(truth[:, :5], truth[:, :5], valid[:5]))

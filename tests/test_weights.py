@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from ms2hs.errors import UnknownName, WeightsError
@@ -124,3 +127,79 @@ def test_the_shipped_weights_serve_every_sensor():
         assert (conditional.relative_sigma > 0).all()
     assert not conditional.known.all()
     assert (conditional.relative_sigma[~conditional.known]).min() > np.median(conditional.relative_sigma)
+
+
+def small_network(name="spectral", **changes):
+    import torch
+
+    from ms2hs.models.mae import SpectralMAE, preset
+
+    torch.manual_seed(0)
+    sizes = {"width": 16, "heads": 2, "depth": 1, "decoder_width": 16, "decoder_heads": 2, "window": 16}
+    return SpectralMAE(replace(preset(name), **(sizes | changes)), load_weights("linear").prior)
+
+
+@pytest.mark.parametrize("name", ["spectral", "spatial-spectral", "dlr-ibm-spectral", "s2mae"])
+def test_a_network_is_loaded_as_it_was_saved(tmp_path, name):
+    import torch
+
+    network = small_network(name)
+    path = tmp_path / "n.safetensors"
+    digest = save_weights(path, load_weights("linear").prior, {"trained_on": ["a"]}, network)
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert digest == save_weights(path, load_weights("linear").prior, {"trained_on": ["a"]}, network)
+    loaded = load_weights(str(path))
+    assert loaded.kind == "mae"
+    assert loaded.card["trained_on"] == ["a"]
+    assert loaded.network.config == network.config
+    for parameter, tensor in network.state_dict().items():
+        assert torch.equal(loaded.network.state_dict()[parameter], tensor)
+    np.testing.assert_array_equal(loaded.prior.factors, load_weights("linear").prior.factors)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"drop": "network.head.bias"}, "1 missing"),
+        ({"add": "network.extra"}, "1 unknown"),
+        ({"nan": "network.head.bias"}, "finite float32"),
+        ({"shape": "network.head.bias"}, "is float32"),
+        ({"dtype": "network.head.bias"}, "float64"),
+        ({"config": '{"patch": 1}'}, "configuration"),
+        ({"config": "nothing"}, "configuration"),
+        ({"config_change": {"width": 24}}, "needed"),
+        ({"config_change": {"colour": "blue"}}, "colour"),
+        ({"drop": "prior.factors"}, "factors"),
+    ],
+)
+def test_a_broken_network_is_refused(tmp_path, changes, said):
+    path = tmp_path / "n.safetensors"
+    save_weights(path, load_weights("linear").prior, {}, small_network())
+    arrays = load_file(path)
+    with safe_open(path, framework="numpy") as file:
+        header = dict(file.metadata())
+    for kind, what in changes.items():
+        if kind == "drop":
+            del arrays[what]
+        elif kind == "add":
+            arrays[what] = np.zeros(3, np.float32)
+        elif kind == "nan":
+            arrays[what] = np.full_like(arrays[what], np.nan)
+        elif kind == "shape":
+            arrays[what] = np.zeros(3, np.float32)
+        elif kind == "dtype":
+            arrays[what] = arrays[what].astype(float)
+        elif kind == "config":
+            header["config"] = what
+        else:
+            header["config"] = json.dumps(json.loads(header["config"]) | what)
+    save_file(arrays, path, header)
+    with pytest.raises(WeightsError, match=said):
+        load_weights(str(path))
+
+
+def test_nothing_in_a_file_is_unpickled(tmp_path):
+    path = tmp_path / "n.safetensors"
+    path.write_bytes(pickle.dumps({"network": 1}))
+    with pytest.raises(WeightsError, match="not a readable"):
+        load_weights(str(path))
