@@ -65,8 +65,8 @@ class Landscape:
         mixed = self.members.T @ self.share.reshape(len(self.members), -1)
         mixed *= self.brightness.reshape(1, -1)
         if (self.sunlit != 1).any():
-            diffuse = self.diffuse.astype(np.float32)[:, None]
-            mixed *= diffuse + (1 - diffuse) * self.sunlit.reshape(1, -1)
+            for band, diffuse in zip(mixed, self.diffuse.astype(np.float32), strict=True):
+                band *= diffuse + (1 - diffuse) * self.sunlit.ravel()  # noqa: PLW2901  in place: a scene may be large
         return mixed.reshape(-1, *shape)
 
 
