@@ -8,39 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.data.corpora import Corpus, read_corpora, spectra_on
-from ms2hs.data.simulation import CANOPY_WAVELENGTH_NM, mix, simulate_canopies
+from ms2hs.data.materials import LEFT_OUT, balance, canopies_over
+from ms2hs.data.simulation import mix
 from ms2hs.errors import DataError
 from ms2hs.models.calibration import bridge, most_scenes, sigma_needed
-from ms2hs.models.moments import Moments, expect, moments_of, pool, scale_of
+from ms2hs.models.moments import Moments, expect, moments_of, pool, scale_of, start
 from ms2hs.models.prior import Conditional, SpectralPrior, brightness_of, factorise
 from ms2hs.models.weights import save_weights
 from ms2hs.spectra.grid import FloatArray, grid_of
 from ms2hs.spectra.library import interpolate_known
 from ms2hs.spectra.sensors import RANGE_NM, load_sensor
-
-# Libraries that say nothing new or mislead: resamplings of spectra that are there already, and single leaves, which
-# are no canopies (the simulated canopies stand for them).
-LEFT_OUT = (
-    "usgs_splib06_aviris2018",
-    "usgs_splib06_emit",
-    "usgs_splib06_emit_research",
-    "usgs_splib07_aviris95",
-    "parthenium_veg",
-    "pecan_testspec_leaf",
-    "spectratrait_ely_crops",
-    "spectrolab_leaf",
-)
-# How much the spectra of a class count together: about what of the land they cover.
-CLASS_WEIGHTS = {
-    "vegetation": 1.0,
-    "soil": 1.0,
-    "urban": 1.0,
-    "npv": 0.6,
-    "water": 0.3,
-    "mineral": 0.2,
-    "snow": 0.2,
-    "other": 0.2,
-}
 
 
 @dataclass(frozen=True)
@@ -169,14 +146,15 @@ def _library(
     classes = np.concatenate([library.classes for library in libraries])
     files = np.repeat([library.name for library in libraries], [len(library.reflectance) for library in libraries])
     usable = brightness_of(points, wavelength_nm) > 0.01
-    points, classes, weights = points[usable], classes[usable], _balance(classes[usable], files[usable])
+    points, classes, weights = points[usable], classes[usable], balance(classes[usable], files[usable])
     scale = scale_of(brightness_of(points, wavelength_nm), settings.floor)
     sets = list(moments_of(points, scale, weights, settings.libraries))
-    canopies = _canopies(libraries, wavelength_nm, settings, rng)
+    wanted = settings.simulated if settings.canopies > 0 else 0
+    canopies = canopies_over(libraries, wavelength_nm, wanted, rng)
     scale_canopies = scale_of(brightness_of(canopies, wavelength_nm), settings.floor)
     if len(canopies):
         sets += moments_of(canopies, scale_canopies, np.ones(len(canopies)), settings.canopies)
-    model = pool(sets, _start(sets, settings), settings.fill_noise, settings.iterations)
+    model = pool(sets, start(sets, settings.fill_noise), settings.fill_noise, settings.iterations)
     whole = scale[:, None] * expect(points / scale[:, None], model, settings.fill_noise)
     sample: list[FloatArray] = [whole[rng.choice(len(whole), size=400, p=weights / weights.sum())]]
     total = settings.libraries + settings.canopies * bool(len(canopies))
@@ -193,14 +171,6 @@ def _library(
     return Moments(np.ones(len(wavelength_nm), bool), model, total), np.concatenate(sample).astype(np.float32)
 
 
-def _start(sets: list[Moments], settings: PriorSettings) -> FloatArray:
-    """A second moment to begin with: of the spectra that reach furthest, held beyond their ends."""
-    furthest = max(sets, key=lambda part: (part.known.sum(), part.weight))
-    known = np.flatnonzero(furthest.known)
-    nearest = np.abs(np.arange(len(furthest.known))[:, None] - known).argmin(axis=1)
-    return furthest.second[np.ix_(nearest, nearest)] + settings.fill_noise**2 * np.eye(len(nearest))
-
-
 def _mixtures(
     spectra: FloatArray,
     weights: FloatArray,
@@ -212,37 +182,6 @@ def _mixtures(
     some = canopies[: settings.simulated // 3]
     shares = np.concatenate([weights / weights.sum(), np.full(len(some), CANOPY_SHARE / max(len(some), 1))])
     return mix(np.concatenate([spectra, some]).astype(np.float32), shares, settings.simulated, rng)
-
-
-def _balance(classes: NDArray[np.str_], files: NDArray[np.str_]) -> FloatArray:
-    """(spectrum,) weights: classes by `CLASS_WEIGHTS`, and within one, files by the square root of their number."""
-    weights = np.zeros(len(classes))
-    for name, total in CLASS_WEIGHTS.items():
-        members = classes == name
-        for file in np.unique(files[members]):
-            rows = members & (files == file)
-            weights[rows] = 1 / np.sqrt(rows.sum())
-        if members.any():
-            weights[members] *= total / weights[members].sum()
-    return weights
-
-
-def _canopies(
-    libraries: list[Corpus], wavelength_nm: FloatArray, settings: PriorSettings, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """(canopy, wavelength) over the soils of the libraries, at most 100 of each; none where none are wanted."""
-    soils = []
-    for library in libraries:
-        rows = interpolate_known(
-            library.reflectance[np.array(library.classes) == "soil"], library.wavelength_nm, CANOPY_WAVELENGTH_NM
-        )
-        rows = rows[np.isfinite(rows).all(axis=1)]
-        soils.append(rows[rng.permutation(len(rows))[:100]])
-    ground = np.concatenate(soils)
-    if not len(ground) or settings.canopies <= 0:
-        return np.empty((0, len(wavelength_nm)), np.float32)
-    spectra = simulate_canopies(ground, settings.simulated, rng)
-    return interpolate_known(spectra, CANOPY_WAVELENGTH_NM, wavelength_nm)
 
 
 def fit(evidence: Evidence, leave_out: Collection[str] = ()) -> SpectralPrior:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio.io import MemoryFile
 
+from ms2hs.data.terrain import smooth_noise
 from ms2hs.errors import OutputError
 from ms2hs.raster.output import check_output, write_whole
 from ms2hs.spectra.sensors import load_sensor
@@ -52,14 +53,14 @@ def example_dn(seed: int = 20240607) -> NDArray[np.uint16]:
     """(12, row, col) stored numbers of the example: surfaces in fields, shading and noise; 0 is nodata."""
     rng = np.random.default_rng(seed)
     rows, cols = np.mgrid[0:HEIGHT, 0:WIDTH]
-    relief = _smooth_noise(rng, 2.2)
+    relief = smooth_noise((HEIGHT, WIDTH), 2.2, rng)
     river = np.abs(rows - 0.55 * HEIGHT - 40 * np.sin(cols / 55) - 8 * relief)
     kind = _fields(rng)
     kind[relief > 0.9] = 1  # woods on the heights
     kind[(relief < -1.1) & (river < 45)] = 5  # a town by the river
     kind[river < 5] = 0
     surfaces = np.array(list(SURFACES.values()))
-    inside = 1 + 0.10 * _smooth_noise(rng, 1.2)  # growth and moisture differ within a field
+    inside = 1 + 0.10 * smooth_noise((HEIGHT, WIDTH), 1.2, rng)  # growth and moisture differ within a field
     shading = 1 + 0.05 * np.gradient(relief, axis=1)
     reflectance = surfaces[kind].transpose(2, 0, 1) * inside * shading
     reflectance += rng.normal(0, 0.0015, reflectance.shape)
@@ -78,13 +79,3 @@ def _fields(rng: np.random.Generator) -> NDArray[np.int64]:
     surface = rng.choice([2, 3, 4, 1], size=len(centres), p=[0.45, 0.25, 0.2, 0.1])
     kind: NDArray[np.int64] = surface[nearest]
     return kind
-
-
-def _smooth_noise(rng: np.random.Generator, slope: float) -> NDArray[np.float64]:
-    """Noise of unit variance whose amplitude falls with spatial frequency to the power `slope`, as landscapes' does."""
-    frequency = np.hypot(np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH)[None])
-    frequency[0, 0] = np.inf
-    spectrum = np.fft.rfft2(rng.normal(size=(HEIGHT, WIDTH))) * frequency**-slope
-    noise = np.fft.irfft2(spectrum, s=(HEIGHT, WIDTH))
-    standard: NDArray[np.float64] = (noise - noise.mean()) / noise.std()
-    return standard

@@ -85,6 +85,19 @@ def complete(moments: Moments, model: FloatArray, noise: float) -> FloatArray:
     return result
 
 
+def start(sets: Sequence[Moments], noise: float) -> FloatArray:
+    """A second moment to begin with: of the spectra that reach furthest, held beyond their ends.
+
+    Parameters
+    ----------
+    noise : as `complete` has it.
+    """
+    furthest = max(sets, key=lambda part: (part.known.sum(), part.weight))
+    known = np.flatnonzero(furthest.known)
+    nearest = np.abs(np.arange(len(furthest.known))[:, None] - known).argmin(axis=1)
+    return furthest.second[np.ix_(nearest, nearest)] + noise**2 * np.eye(len(nearest))
+
+
 def pool(sets: Sequence[Moments], model: FloatArray, noise: float, iterations: int) -> FloatArray:
     """(wavelength, wavelength) weighted second moment of all sets, after some steps of expectation-maximisation.
 
