@@ -239,7 +239,8 @@ def _opened(path: Path) -> Iterator[Any]:
             f"{path}: EMIT granules are read with h5py, which is not installed. Install ms2hs[train]."
         ) from error
     try:
-        with h5py.File(path, "r") as file:
+        # Without locks, which shared file systems often refuse: nobody writes to a product.
+        with h5py.File(path, "r", locking=False) as file:
             yield file
     except (OSError, KeyError, IndexError) as error:
         raise DataError(

@@ -32,7 +32,8 @@ def open_hyspecnet(folder: Path) -> list[RasterCube]:
     storage = Storage(224, bands, SCALE, 0.0, NODATA)
     grid = load_sensor("enmap").grid
     cubes, missing = [], []
-    for patch in _folders(folder / "patches", 2):
+    tiles = (tile for tile in _folders(folder / "patches") if tile.name.startswith("ENMAP"))
+    for patch in (patch for tile in tiles for patch in _folders(tile)):
         images = [patch / f"{patch.name}{IMAGE}{suffix}" for suffix in (".TIF", ".tif")]
         image = next((path for path in images if path.is_file()), None)
         if image is None:
@@ -56,14 +57,12 @@ def open_spectral_earth(folder: Path) -> list[RasterCube]:
     storage = Storage(len(grid), tuple(range(1, len(grid) + 1)), SCALE, 0.0, NODATA)
     return [
         RasterCube(f"{location.name}/{path.stem}", location.name, path, grid, storage)
-        for location in _folders(folder / "enmap", 1)
+        for location in _folders(folder / "enmap")
+        if location.name.isdigit()
         for path in location.iterdir()
         if path.suffix.lower() in TIFF_SUFFIXES
     ]
 
 
-def _folders(folder: Path, depth: int) -> Iterator[Path]:
-    """Folders that many levels below."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            yield from _folders(path, depth - 1) if depth > 1 else [path]
+def _folders(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.iterdir() if path.is_dir())

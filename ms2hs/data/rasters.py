@@ -123,7 +123,7 @@ def open_rasters(folder: Path) -> list[RasterCube]:
 def _raster_paths(folder: Path) -> list[Path]:
     tiffs = [path for path in folder.rglob("*") if path.suffix.lower() in TIFF_SUFFIXES]
     headers = [path for path in folder.rglob("*.hdr") if path.read_bytes()[:4] == b"ENVI"]
-    return sorted(tiffs + [image for header in headers for image in _image_of(header)])
+    return sorted({*tiffs, *(image for header in headers for image in _image_of(header))})
 
 
 def _image_of(header: Path) -> list[Path]:
