@@ -327,5 +327,26 @@ def evaluate(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     typer.echo(json.dumps([asdict(row) for row in rows], indent=1) if as_json else table(rows))
 
 
+@app.command()
+def prepare(  # noqa: PLR0917 - one parameter an option, as Typer wants it
+    folder: Annotated[Path, typer.Argument(help="Hyperspectral cubes: HySpecNet-11k, SpectralEarth, EMIT, EnMAP, ….")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory for the shards; made if it is not there.")],
+    window: Annotated[int, typer.Option(min=1, help="Side of the windows, in pixels.")] = 128,
+    split: Annotated[str | None, typer.Option(help="Only the cubes listed in splits/<split>.csv.")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Pack hyperspectral cubes into shards to train from."""
+    from ms2hs.preparation import FEWEST_KNOWN, pack
+    from ms2hs.progress import progress_bar
+
+    with progress_bar(shown=not quiet) as progress:
+        packed = pack(folder, output, window, progress, split, overwrite=overwrite)
+    if not quiet:
+        told = f"{packed.windows} windows in {len(packed.paths)} shards"
+        typer.echo(f"{told}; {packed.left_out} with less than {FEWEST_KNOWN:.0%} known pixels left out", err=True)
+    typer.echo("\n".join(str(path) for path in packed.paths))
+
+
 if __name__ == "__main__":
     main()

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-COMMANDS = ["convert", "info", "example", "pretrain"]
+COMMANDS = ["convert", "info", "example", "pretrain", "prepare"]
 
 
 def help_text(*words):

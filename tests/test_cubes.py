@@ -1,0 +1,722 @@
+"""Cubes of every layout, made as their products are: each trap of a layout is sprung on a small file."""
+
+import json
+import pickle
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import rasterio
+from conftest import write_raster
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_corpora import write_cube
+
+from ms2hs.data import emit
+from ms2hs.data.corpora import read_corpus
+from ms2hs.data.cubes import hold_out, open_cubes
+from ms2hs.data.emit import open_emit
+from ms2hs.data.enmap import open_enmap
+from ms2hs.data.rasters import RasterCube
+from ms2hs.data.reflectance import reflectance_of, usable_bands
+from ms2hs.data.shards import numbers_of, open_shards, reflectance_from, write_shard
+from ms2hs.errors import DataError, Ms2hsError, UnknownName
+from ms2hs.spectra.grid import grid_of
+from ms2hs.spectra.sensors import load_sensor
+
+ENMAP = load_sensor("enmap-224").grid
+# The rule of HySpecNet-11k as its authors give it, 1-based: without 127-141 and 161-167.
+KEPT = [band for band in range(1, 225) if not (127 <= band <= 141 or 161 <= band <= 167)]
+TILE = "ENMAP01-____L2A-DT0000004950_20221103T162438Z_001_V010110_20221118T145147Z"
+PRODUCT = "ENMAP01-____L2A-DT0000001867_20220724T104526Z_008_V010302_20230628T165614Z"
+GRANULE = "001_20230530T092122_2315006_042"
+
+
+def stored(bands, shape=(6, 5), seed=0):
+    """(band, row, col) ten-thousandths, each number telling its band: 1000 + 10 band + noise below 10."""
+    noise = np.random.default_rng(seed).integers(0, 10, (bands, *shape))
+    return (1000 + 10 * np.arange(bands)[:, None, None] + noise).astype(np.int16)
+
+
+def whole(cube):
+    return cube.read(0, 0, *cube.shape)
+
+
+# HySpecNet-11k and SpectralEarth
+
+
+def make_hyspecnet(folder, patches=("Y00010128_X00010128", "Y01380265_X04330560"), tiles=(TILE,)):
+    lines = []
+    for number, (tile, patch) in enumerate((tile, f"{tile}-{patch}") for tile in tiles for patch in patches):
+        place = folder / "patches" / tile / patch
+        write_raster(place / f"{patch}-SPECTRAL_IMAGE.TIF", stored(224, seed=number), nodata=-32768)
+        write_raster(place / f"{patch}-QL_QUALITY_CLOUD.TIF", np.ones((1, 6, 5), np.uint8))
+        lines.append(f"{tile}/{patch}/{patch}-DATA.npy")
+    for kind in ("easy", "hard"):
+        for part, names in (("train", lines[:1]), ("val", lines[1:2]), ("test", lines[2:])):
+            path = folder / "splits" / kind / f"{part}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("\n".join(names) + "\n")
+    return folder
+
+
+def test_hyspecnet_keeps_the_202_bands_whatever_the_file_holds(tmp_path):
+    folder = make_hyspecnet(tmp_path / "hyspecnet-11k")
+    path = next(folder.rglob("*SPECTRAL_IMAGE.TIF"))
+    dn = stored(224)
+    dn[129:135] = -32768  # all that is empty in one real file; the rule drops 22
+    dn[:, 0, 0] = -32768
+    dn[5, 1, 1] = -32768
+    write_raster(path, dn, nodata=-32768)
+    cube = open_cubes(tmp_path)[0]  # the folder that holds it serves too
+    values = whole(cube)
+    assert values.shape == (202, 6, 5)
+    expected = dn[[band - 1 for band in KEPT]] * np.float32(1e-4)
+    expected[:, 0, 0] = expected[5, 1, 1] = np.nan
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+    np.testing.assert_array_equal(cube.grid.wavelength_nm, ENMAP.wavelength_nm[[band - 1 for band in KEPT]])
+    assert cube.scene == TILE
+
+
+def test_the_grid_of_enmap_is_in_order_of_wavelength_not_of_detectors():
+    """Traps A and B: one public table is in detector order (993 nm before 902), another drops 0-based 145-151."""
+    for name in ("enmap", "enmap-224"):
+        assert (np.diff(load_sensor(name).grid.wavelength_nm) > 0).all()
+    np.testing.assert_array_equal(np.flatnonzero(ENMAP.good) + 1, KEPT)
+    np.testing.assert_array_equal(load_sensor("enmap").grid.wavelength_nm, ENMAP.wavelength_nm[ENMAP.good])
+    dropped = ENMAP.wavelength_nm[~ENMAP.good]
+    ends = [dropped[0], dropped[14], dropped[15], dropped[-1]]
+    np.testing.assert_allclose(ends, [1295, 1519, 1739, 1968], atol=1)  # nm, as its authors name them
+
+
+def test_hyspecnet_splits_name_arrays_that_are_not_shipped(tmp_path):
+    folder = make_hyspecnet(tmp_path)
+    assert len(open_cubes(folder)) == 2
+    (train,) = open_cubes(folder, "easy/train")
+    (val,) = open_cubes(folder, "hard/val")
+    assert train.name == f"{TILE}-Y00010128_X00010128"
+    assert val.name == f"{TILE}-Y01380265_X04330560"
+    with pytest.raises(DataError, match=r"no split 'train'; there are easy/test, easy/train, .*hard/val"):
+        open_cubes(folder, "train")
+
+
+def test_patches_that_miss_are_one_message(tmp_path):
+    folder = make_hyspecnet(tmp_path, tiles=(TILE, TILE.replace("_001_", "_002_")))
+    listing = folder / "splits" / "easy" / "train.csv"
+    listing.write_text("a/a-1/a-1-DATA.npy\na/a-2/a-2-DATA.npy\n" + listing.read_text())
+    with pytest.raises(DataError, match=r"train\.csv: 2 of its 3 cubes are not there \(the first: a-1\)"):
+        open_cubes(folder, "easy/train")
+    for path in list(folder.rglob("*X00010128-SPECTRAL_IMAGE.TIF")):
+        path.unlink()
+    with pytest.raises(DataError, match=r"2 of 4 patches have no SPECTRAL_IMAGE\.TIF"):
+        open_cubes(folder)
+
+
+def test_a_patch_of_202_bands_is_not_hyspecnets(tmp_path):
+    folder = make_hyspecnet(tmp_path)
+    write_raster(next(folder.rglob("*SPECTRAL_IMAGE.TIF")), stored(202))
+    with pytest.raises(DataError, match="202 bands; 224 are needed"):
+        whole(open_cubes(folder)[0])
+
+
+def test_folders_that_are_only_called_so_are_no_known_trees(tmp_path):
+    for place in ("patches/site/a", "enmap/site"):
+        write_raster(tmp_path / place / "a.tif", stored(2), band_tags=wavelength_tags([500, 600]))
+    make_enmap(tmp_path / "enmap" / "product")
+    (cube,) = open_cubes(tmp_path)
+    assert cube.name == PRODUCT
+
+
+def test_spectral_earth_is_grouped_by_location(tmp_path):
+    for location, scene in (("0000823", "04138"), ("0000823", "04139"), ("0000900", "04138")):
+        write_raster(tmp_path / "enmap" / location / f"{scene}.tif", stored(202, seed=int(scene)))
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "train.csv").write_text("enmap/0000823/04138.tif\n0000900/04138.tif\n")
+    cubes = open_cubes(tmp_path)
+    assert [cube.name for cube in cubes] == ["0000823/04138", "0000823/04139", "0000900/04138"]
+    assert [cube.scene for cube in cubes] == ["0000823", "0000823", "0000900"]
+    np.testing.assert_allclose(whole(cubes[0]), stored(202, seed=4138) * 1e-4, rtol=1e-6)
+    assert [cube.name for cube in open_cubes(tmp_path, "train")] == ["0000823/04138", "0000900/04138"]
+
+
+# EMIT
+
+
+def make_emit(folder, flipped=False, build="010619", orientation="as seen on ground", rows=20, cols=70, flags=None):
+    """A granule of exactly the product's layout, with pixels that tell their place: 0.1 + row / 1e3 + col / 1e5.
+
+    The sensor looks along a line turned by 30 degrees, so that its box in the table is not the window's.
+    """
+    bands = 30
+    rng = np.random.default_rng(0)
+    wavelength = np.linspace(381.0, 2493.0, bands).astype(np.float32)
+    good = np.ones(bands, np.uint8)
+    good[10:13] = 0
+    row, col = np.indices((rows, cols))
+    rfl = np.float32(0.1 + row / 1e3 + col / 1e5)[..., None] + np.float32(1e-6) * rng.random(bands, np.float32)
+    rfl[..., 10:13] = -0.1
+    rfl[3, 4 % cols] = -9999
+    rfl[5, 6 % cols, 2] = -0.1
+    step = 0.000542232520256367
+    turn = np.deg2rad(30)
+    lon = 13 + step * (np.cos(turn) * col + np.sin(turn) * row)
+    lat = 52 - step * (-np.sin(turn) * col + np.cos(turn) * row)
+    west, north = lon.min() - step, lat.max() + step
+    height, width = int((north - lat.min()) / step) + 2, int((lon.max() - west) / step) + 2
+    glt = np.zeros((2, height, width), np.int32)
+    for y in range(height):
+        for x in range(width):
+            distance = (west + (x + 0.5) * step - lon) ** 2 + (north - (y + 0.5) * step - lat) ** 2
+            if distance.min() < step**2 / 2:
+                glt[:, y, x] = np.array(np.unravel_index(distance.argmin(), distance.shape)) + 1
+    path = folder / f"EMIT_L2A_RFL_{GRANULE}.nc"
+    folder.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("reflectance", data=rfl, fillvalue=-9999.0)
+        file["sensor_band_parameters/wavelengths"] = wavelength
+        file["sensor_band_parameters/fwhm"] = np.full(bands, 8.5, np.float32)
+        file["sensor_band_parameters/good_wavelengths"] = good
+        file["location/lon"], file["location/lat"] = lon, lat
+        file["location/glt_y"] = glt[0]
+        file["location/glt_x"] = np.where(glt[1] > 0, cols + 1 - glt[1], 0) if flipped else glt[1]
+        file.attrs["geotransform"] = np.array([west, step, -0.0, north, -0.0, -step])
+        file.attrs["software_build_version"] = build
+        if orientation:
+            file.attrs["crosstrack_orientation"] = orientation
+    if flags is not None:
+        with h5py.File(folder / f"EMIT_L2A_MASK_{GRANULE}.nc", "w") as file:
+            file["mask"] = flags.astype(np.float32)
+            file["band_mask"] = np.zeros((rows, cols, 36), np.uint8)
+    return path, rfl, glt
+
+
+@pytest.fixture(scope="module")
+def granule(tmp_path_factory):
+    return make_emit(tmp_path_factory.mktemp("emit"))
+
+
+def test_emit_in_the_sensors_geometry(granule):
+    path, rfl, _ = granule
+    (cube,) = open_cubes(path.parent)
+    good = np.r_[0:10, 13:30]
+    values = whole(cube)
+    expected = np.moveaxis(rfl[..., good], -1, 0).copy()
+    expected[:, 3, 4] = expected[2, 5, 6] = np.nan  # the fill, and -0.1 in a band that is good elsewhere
+    np.testing.assert_array_equal(values, expected)
+    assert cube.shape == (20, 70)
+    assert (cube.grid.fwhm_nm == 8.5).all()
+    assert cube.name == cube.scene == GRANULE
+
+
+@pytest.mark.parametrize(
+    ("flipped", "build", "orientation"),
+    [
+        (False, "010619", "as seen on ground"),
+        (True, "010613", None),
+        (False, "010613", None),  # of that build, but its table is right: lon and lat decide
+        (True, "010611", "as seen by fpa"),
+    ],
+)
+def test_emit_orthorectified(tmp_path, granule, flipped, build, orientation):
+    _, rfl, glt = granule
+    path = make_emit(tmp_path, flipped, build, orientation)[0]
+    cube = open_emit(path, ortho=True)
+    assert cube.flipped is flipped
+    assert cube.shape == glt.shape[1:]
+    values = whole(cube)
+    known = glt[0] > 0
+    assert np.isnan(values[:, ~known]).all()
+    expected = np.moveaxis(rfl[..., np.r_[0:10, 13:30]], -1, 0)[:, glt[0][known] - 1, glt[1][known] - 1]
+    expected = np.where(expected < -0.05, np.nan, expected)
+    np.testing.assert_array_equal(values[:, known], expected)
+    # The place of the pixels: centres, half a pixel from the corner that the transform gives.
+    with h5py.File(path) as file:
+        lon, lat = file["location/lon"][10, 20], file["location/lat"][10, 20]
+    a, _, c, _, e, f = cube.transform
+    row, col = int((lat - f) / e), int((lon - c) / a)
+    np.testing.assert_allclose(values[0, row, col], rfl[10, 20, 0], atol=1.1e-3)
+
+
+def test_the_table_is_looked_up_the_same_each_time(granule):
+    """One tool counted the table down from 1 in place, and so twice."""
+    cube = open_emit(granule[0], ortho=True)
+    first = cube.read(5, 5, 20, 20)
+    np.testing.assert_array_equal(first, cube.read(5, 5, 20, 20))
+
+
+def test_a_table_that_fits_nowhere_is_refused(tmp_path):
+    path = make_emit(tmp_path)[0]
+    with h5py.File(path, "r+") as file:
+        file["location/lon"][...] += 1
+    with pytest.raises(DataError, match="misses lon and lat by"):
+        open_emit(path, ortho=True)
+    assert open_emit(path).shape == (20, 70)
+
+
+def test_a_narrow_granule_is_turned_as_its_build_says(tmp_path):
+    assert not open_emit(make_emit(tmp_path / "a", cols=3)[0], ortho=True).flipped
+    assert open_emit(make_emit(tmp_path / "b", cols=3, build="010613", orientation=None)[0], ortho=True).flipped
+
+
+@pytest.mark.parametrize(("layer", "unknown"), [(0, 1), (1, 1), (2, 0), (3, 1), (4, 1), (5, 0), (6, 0), (7, 0)])
+def test_emit_flags_beside_make_pixels_unknown(tmp_path, layer, unknown):
+    flags = np.zeros((20, 70, 8))
+    flags[7, 8, layer] = 1
+    cube = open_emit(make_emit(tmp_path, flags=flags)[0])
+    values = cube.read(6, 7, 3, 3)
+    assert np.isnan(values).all(axis=0).sum() == unknown
+    assert np.isnan(values[:, 1, 1]).all() == bool(unknown)
+
+
+def test_flags_of_another_granule_and_broken_granules_are_refused(tmp_path):
+    path = make_emit(tmp_path, flags=np.zeros((9, 9, 8)))[0]
+    with pytest.raises(DataError, match="belongs to another granule"):
+        open_emit(path)
+    path.with_name(path.name.replace("_RFL_", "_MASK_")).unlink()
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(DataError, match="not a whole EMIT L2A file"):
+        open_cubes(tmp_path)
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """How many numbers are read of `reflectance`, a read at a time."""
+    sizes = []
+    original = h5py.Dataset.__getitem__
+
+    def watched(self, key, *rest, **options):
+        result = original(self, key, *rest, **options)
+        if self.name == "/reflectance":
+            sizes.append(result.size)
+        return result
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", watched)
+    return sizes
+
+
+def test_emit_reads_no_more_than_the_window(granule, read):
+    open_emit(granule[0]).read(2, 3, 4, 5)
+    assert read == [4 * 5 * 30]
+
+
+def test_emit_is_orthorectified_in_blocks(granule, read, monkeypatch):
+    cube = open_emit(granule[0], ortho=True)
+    at_once = whole(cube)
+    monkeypatch.setattr(emit, "BLOCK", 8)
+    read.clear()
+    np.testing.assert_array_equal(whole(cube), at_once)
+    # The sensor's box around a turned square of 8 pixels is at most 8 (cos 30 + sin 30) = 11 wide, and rounding.
+    assert max(read) <= 13 * 13 * 30
+
+
+# EnMAP products
+
+WAVELENGTH = np.array([800.0, 890, 902, 904, 912, 915, 921, 928, 993, 994, 1010, 1400, 1650, 2200])
+# Of those, by channel from 1: the VNIR detector ends at 993 nm, the SWIR one begins at 902.
+VNIR, SWIR = (1, 2, 4, 6, 8, 9), (3, 5, 7, 10, 11, 12, 13, 14)
+GAIN, OFFSET = 2e-4, 0.01
+
+
+def make_enmap(folder, suffix=".TIF", metadata="-METADATA.XML", image="-SPECTRAL_IMAGE", name=PRODUCT, empty=(13,)):
+    bands = "".join(
+        f'<bandID number="{i}"><wavelengthCenterOfBand>{nm}</wavelengthCenterOfBand>'
+        f"<FWHMOfBand>{6 + i / 10}</FWHMOfBand><GainOfBand>{GAIN}</GainOfBand>"
+        f"<OffsetOfBand>{OFFSET}</OffsetOfBand></bandID>"
+        for i, nm in enumerate(WAVELENGTH, 1)
+    )
+    statistics = "".join(
+        f'<bandID number="{i}"><mean>{-1000000 if i in empty else 1200.5}</mean>'
+        f"<stdDeviation>{0 if i in empty else 33.1}</stdDeviation></bandID>"
+        for i in range(1, len(WAVELENGTH) + 1)
+    )
+    lists = "".join(
+        f"<{detector}ProductQuality><expectedChannelsList>{','.join(map(str, channels))}</expectedChannelsList>"
+        f"</{detector}ProductQuality>"
+        for detector, channels in (("vnir", VNIR), ("swir", SWIR))
+    )
+    text = (
+        f"<level_X><product><bandStatistics>{statistics}</bandStatistics></product>"
+        f"<specific><bandCharacterisation>{bands}</bandCharacterisation>{lists}</specific></level_X>"
+    )
+    dn = stored(len(WAVELENGTH))
+    dn[12] = -32768
+    dn[:, 0, 0] = -32768
+    write_raster(folder / f"{name}{image}{suffix}", dn, nodata=-32768)
+    (folder / f"{name}{metadata}").write_text(text)
+    write_raster(folder / f"{name}-QL_QUALITY_CLOUD{suffix}", np.ones((1, 6, 5), np.uint8))
+    return dn
+
+
+@pytest.mark.parametrize(
+    ("overlap", "expected"),
+    [
+        # 1400 nm lies in water vapour, and the statistics say that 1650 nm holds nothing.
+        ("swir", [800, 890, 902, 912, 921, 994, 1010, 2200]),
+        ("vnir", [800, 890, 904, 915, 928, 993, 994, 1010, 2200]),
+        ("keep", [800, 890, 902, 904, 912, 915, 921, 928, 993, 994, 1010, 2200]),
+        ("average", [800, 890, 902, 912, 921, 994, 1010, 2200]),
+    ],
+)
+def test_enmap_bands_come_from_the_metadata(tmp_path, overlap, expected):
+    dn = make_enmap(tmp_path)
+    cube = open_enmap(tmp_path, overlap)
+    np.testing.assert_array_equal(cube.grid.wavelength_nm, expected)
+    at = [int(np.flatnonzero(expected_nm == WAVELENGTH)[0]) for expected_nm in expected]
+    np.testing.assert_allclose(cube.grid.fwhm_nm, 6 + (np.array(at) + 1) / 10)
+    values = whole(cube)
+    assert np.isnan(values[:, 0, 0]).all()
+    truth = dn[at] * GAIN + OFFSET
+    if overlap == "average":
+        every = {nm: dn[i] * GAIN + OFFSET for i, nm in enumerate(WAVELENGTH)}
+        for nm, below, above in ((902, 890, 904), (912, 904, 915), (921, 915, 928)):
+            line = every[below] + (nm - below) / (above - below) * (every[above] - every[below])
+            truth[expected.index(nm)] = (every[nm] + line) / 2
+    np.testing.assert_allclose(values[:, 1:], truth[:, 1:], rtol=1e-6)
+
+
+def test_averaging_takes_the_sawtooth_out_of_the_overlap(tmp_path):
+    make_enmap(tmp_path)
+    dn = np.repeat((2000 + 2 * WAVELENGTH)[:, None, None], 6, axis=1).repeat(5, axis=2)
+    dn[[channel - 1 for channel in SWIR if WAVELENGTH[channel - 1] < 993]] += 100  # the detectors disagree
+    write_raster(tmp_path / f"{PRODUCT}-SPECTRAL_IMAGE.TIF", dn.astype(np.int16), nodata=-32768)
+    jumps = {}
+    for overlap in ("keep", "average"):
+        cube = open_enmap(tmp_path, overlap)
+        off = whole(cube)[:, 2, 2] - ((2000 + 2 * cube.grid.wavelength_nm) * GAIN + OFFSET)
+        jumps[overlap] = np.diff(off)[np.abs(np.diff(off)) > 1e-4]
+    assert len(jumps["keep"]) == 6
+    np.testing.assert_allclose(jumps["average"], [50 * GAIN, -50 * GAIN], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "metadata", "image"),
+    [(".tif", "-METADATA.xml", "-SPECTRAL_IMAGE"), (".TIF", "-METADATA.XML.XML", "-SPECTRAL_IMAGE_COG")],
+)
+def test_enmap_names_in_their_variants(tmp_path, suffix, metadata, image):
+    make_enmap(tmp_path / PRODUCT, suffix, metadata, image)
+    again = PRODUCT.replace("V010302_20230628T165614Z", "V010501_20250101T000000Z")
+    make_enmap(tmp_path / "again", name=again)
+    first, second = open_cubes(tmp_path)
+    assert (first.name, second.name) == (PRODUCT, again)
+    # The same tile, processed twice: no split may part it.
+    assert first.scene == second.scene == "DT0000001867_20220724T104526Z_008"
+    assert len(first.grid) == 8  # SWIR's alone in the overlap
+
+
+def test_what_is_wrong_with_an_enmap_product_is_said(tmp_path):
+    make_enmap(tmp_path)
+    with pytest.raises(UnknownName, match="unknown overlap 'both'; known: swir, vnir, keep, average"):
+        open_enmap(tmp_path, "both")
+    image = tmp_path / f"{PRODUCT}-SPECTRAL_IMAGE.TIF"
+    write_raster(image, stored(9))
+    with pytest.raises(DataError, match="9 bands; 14 are needed"):
+        whole(open_enmap(tmp_path))
+    image.unlink()
+    with pytest.raises(DataError, match=r"no .*SPECTRAL_IMAGE\.TIF beside it"):
+        open_cubes(tmp_path)
+    metadata = tmp_path / f"{PRODUCT}-METADATA.XML"
+    metadata.write_text(metadata.read_text().replace("<expectedChannelsList>3,", "<expectedChannelsList>99,"))
+    with pytest.raises(DataError, match="swir channels 5-99 of 14"):
+        open_enmap(metadata)
+    metadata.write_text("<level_X>")
+    with pytest.raises(DataError, match="cannot be read"):
+        open_enmap(metadata)
+    with pytest.raises(DataError, match="0 files of EnMAP L2A metadata"):
+        open_enmap(image.parent.parent)
+
+
+# GeoTIFF and ENVI
+
+
+def make_envi(path, dn, **fields):
+    write_raster(path, dn, driver="ENVI")
+    header = path.with_suffix(".hdr")
+    lines = [line for line in header.read_text().splitlines() if not line.startswith("band names")]
+    header.write_text("\n".join(lines + [f"{key.replace('_', ' ')} = {value}" for key, value in fields.items()]) + "\n")
+
+
+def test_envi_by_its_header(tmp_path):
+    dn = stored(4)
+    dn[1, 2, 3] = -9999
+    make_envi(
+        tmp_path / "flight" / "a.img", dn, wavelength_units="Micrometers", wavelength="{0.9, 0.5, 0.6, 0.7}",
+        fwhm="{0.01, 0.02, 0.03, 0.04}", bbl="{1, 1.0, 0.0, 1}", reflectance_scale_factor="5000",
+        data_ignore_value="-9999",
+    )  # fmt: skip
+    (tmp_path / "library.hdr").write_text("ENVI\nfile type = ENVI Spectral Library\n")
+    (cube,) = open_cubes(tmp_path)
+    np.testing.assert_allclose(cube.grid.wavelength_nm, [500, 700, 900])
+    np.testing.assert_allclose(cube.grid.fwhm_nm, [20, 40, 10])
+    expected = dn[[1, 3, 0]] / np.float32(5000)
+    expected[0, 2, 3] = np.nan
+    np.testing.assert_allclose(whole(cube), expected, rtol=1e-6)
+    assert (cube.name, cube.scene) == ("flight/a", "flight")
+
+
+def wavelength_tags(wavelengths, fwhm=10.0):
+    return {"IMAGERY": [{"CENTRAL_WAVELENGTH_UM": str(nm / 1e3), "FWHM_UM": str(fwhm / 1e3)} for nm in wavelengths]}
+
+
+def test_geotiffs_with_wavelengths_in_any_order(tmp_path):
+    dn = stored(3)
+    path = write_raster(tmp_path / "a.tif", dn, band_tags=wavelength_tags([2200, 450, 850]), nodata=1010)
+    scale, offset = np.array([1e-4, 2e-4, 3e-4]), np.array([0.1, 0.2, -0.1])
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = scale, offset
+    write_raster(tmp_path / "dem.tif", stored(1))  # one band is no cube
+    (cube,) = open_cubes(tmp_path)
+    np.testing.assert_allclose(cube.grid.wavelength_nm, [450, 850, 2200])
+    expected = np.where(dn == 1010, np.nan, dn * scale[:, None, None] + offset[:, None, None])[[1, 2, 0]]
+    np.testing.assert_allclose(whole(cube), expected, rtol=1e-6)
+    assert cube.scene == "a"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda _: None, r"is empty; known: shards .*HySpecNet.*EMIT.*Give another folder"),
+        (lambda folder: (folder / "notes.txt").write_text("-"), "holds no cubes of a known layout"),
+        (
+            lambda folder: [write_raster(folder / f"{n}.tif", stored(n)) for n in (202, 224)],
+            "2 of 2 rasters have no wavelengths, and 202, 224 bands",
+        ),
+        (
+            lambda folder: write_raster(
+                folder / "a.tif", stored(2), tags={"MS2HS_SYNTHETIC": "YES"}, band_tags=wavelength_tags([500, 600])
+            ),
+            "conversion's result, not a measurement",
+        ),
+        (
+            lambda folder: write_raster(
+                folder / "a.tif", stored(2).astype("float32"), band_tags=wavelength_tags([500, 600])
+            ),
+            "floats with 99th percentile",
+        ),
+        (
+            lambda folder: write_raster(folder / "a.tif", stored(2), band_tags={"": [{"wavelength": "5"}] * 2}),
+            "nm are needed",
+        ),
+        (
+            lambda folder: write_raster(
+                folder / "a.tif", stored(2).astype("uint8"), band_tags=wavelength_tags([500, 600])
+            ),
+            r"a\.tif: .*8-bit",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said(tmp_path, make, said):
+    make(tmp_path)
+    with pytest.raises(DataError, match=said):
+        open_cubes(tmp_path)
+
+
+def test_a_folder_that_is_not_there_and_splits_that_are_not(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        open_cubes(tmp_path / "nowhere")
+    write_raster(tmp_path / "a.tif", stored(2), band_tags=wavelength_tags([500, 600]))
+    with pytest.raises(DataError, match=r"no split 'train'; there are none \(no splits/\*\.csv\)"):
+        open_cubes(tmp_path, "train")
+
+
+def test_a_file_cut_short_is_said_when_it_is_read(tmp_path):
+    path = write_raster(tmp_path / "a.tif", stored(2, (300, 300)), band_tags=wavelength_tags([500, 600]))
+    (cube,) = open_cubes(tmp_path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(Ms2hsError, match=r"a\.tif"):
+        whole(cube)
+
+
+# Archives
+
+
+def test_plots_of_an_archive_are_cubes_of_one_scene(tmp_path):
+    wavelength = np.array([700.0, 500, 600, 1400])
+    cube = np.random.default_rng(0).uniform(0.1, 0.4, (3, 4, 5, 4))
+    good = np.array([True, True, True, False])
+    path = write_cube(tmp_path / "plots.npz", wavelength, cube, good=good)
+    write_cube(tmp_path / "berlin_hymap.npz", wavelength, cube[0], fwhm_nm=np.array([7.0, 5, 6, 14]))
+    np.savez(tmp_path / "library.npz", wavelength_nm=wavelength, reflectance=cube[0, 0])
+    cubes = open_cubes(tmp_path)
+    assert [cube.name for cube in cubes] == ["berlin_hymap", "plots/0000", "plots/0001", "plots/0002"]
+    assert [cube.scene for cube in cubes] == ["berlin", "plots", "plots", "plots"]
+    np.testing.assert_array_equal(cubes[0].grid.fwhm_nm, [5, 6, 7, 14])
+    truth = read_corpus(path).reflectance.reshape(3, 4, 5, 3)
+    np.testing.assert_array_equal(whole(cubes[2]), np.moveaxis(truth[1], -1, 0))
+
+
+def test_every_real_archive_opens_and_reads_as_its_corpus(real_data):
+    names = set()
+    read = cache(read_corpus)
+    for cube in open_cubes(real_data):
+        corpus = read(cube.path)
+        np.testing.assert_array_equal(cube.grid.wavelength_nm, corpus.wavelength_nm)
+        values = corpus.reflectance.reshape(*corpus.shape, -1)
+        image = values if cube.plot is None else values[cube.plot]
+        top, left = cube.shape[0] // 3, cube.shape[1] // 2
+        found = cube.read(top, left, cube.shape[0] - top, 1)
+        np.testing.assert_array_equal(found, np.moveaxis(image[top:, left : left + 1], -1, 0))
+        assert (cube.grid.fwhm_nm < 30).all()
+        names.add(cube.path.name)
+    assert names == {path.name for path in (real_data / "hyperspectral").glob("*.npz")}
+
+
+# Shards
+
+
+def make_shard(path, windows=3):
+    grid = grid_of(np.array([450.0, 650.0, 2200.0]), np.array([5.0, 6.0, 9.0]))
+    dn = [stored(3, (4, 5), seed) for seed in range(windows)]
+    dn[0][:, 1, 1] = -32768
+    write_shard(path, dn, grid, [(f"cube{i}@0,0", f"scene{i // 2}") for i in range(windows)], "made up")
+    return dn
+
+
+def test_shards_give_back_what_was_packed(tmp_path):
+    dn = make_shard(tmp_path / "shard-00000.safetensors")
+    cubes = open_cubes(tmp_path)
+    assert [cube.scene for cube in cubes] == ["scene0", "scene0", "scene1"]
+    np.testing.assert_array_equal(cubes[0].grid.fwhm_nm, [5, 6, 9])
+    for cube, packed in zip(cubes, dn, strict=True):
+        np.testing.assert_array_equal(numbers_of(whole(cube)), packed)
+    assert np.isnan(whole(cubes[0])[:, 1, 1]).all()
+
+
+@given(st.lists(st.floats(-3, 3, width=32) | st.just(np.nan), min_size=1, max_size=20))
+def test_numbers_of_a_shard_are_within_half_a_step(values):
+    values = np.array(values, np.float32)
+    np.testing.assert_allclose(reflectance_from(numbers_of(values)), values, atol=5.1e-5)
+
+
+def test_shards_that_cannot_be_read_are_said(tmp_path):
+    path = tmp_path / "shard-00000.safetensors"
+    make_shard(path)
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+
+    def write(**changes):
+        text = json.dumps({"__metadata__": header["__metadata__"] | changes, "dn": header["dn"]}).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + content[-3 * 3 * 4 * 5 * 2 :])
+
+    broken = {
+        "cut short": lambda: path.write_bytes(content[:-10]),
+        "damaged": lambda: path.write_bytes(b"x" * 100),
+        "format '2'": lambda: write(format="2"),
+        "must agree": lambda: write(wavelength_nm="[1, 2]"),
+        r"not a whole shard": lambda: write(scenes="[1, "),
+    }
+    for said, damage in broken.items():
+        damage()
+        with pytest.raises(DataError, match=rf"shard-00000\.safetensors: .*{said}"):
+            open_shards(tmp_path)
+
+
+# What holds for every layout
+
+
+@pytest.fixture(scope="module")
+def one_of_each(tmp_path_factory, granule):
+    folder = tmp_path_factory.mktemp("layouts")
+    make_hyspecnet(folder / "hyspecnet")
+    make_enmap(folder / "enmap_product")
+    write_raster(folder / "tiffs" / "a.tif", stored(3), band_tags=wavelength_tags([450, 650, 2200]))
+    (folder / "archives").mkdir()
+    write_cube(
+        folder / "archives" / "a.npz", np.array([450.0, 650, 2200]), np.linspace(0.1, 0.5, 180).reshape(2, 6, 5, 3)
+    )
+    (folder / "shards").mkdir()
+    make_shard(folder / "shards" / "shard-00000.safetensors")
+    cubes = [open_cubes(path)[0] for path in sorted(folder.iterdir())]
+    return [
+        *cubes,
+        open_emit(granule[0]),
+        open_emit(granule[0], ortho=True),
+        open_enmap(folder / "enmap_product", "average"),
+    ]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_reading_a_window_equals_the_crop_of_reading_all(one_of_each, data):
+    cube = data.draw(st.sampled_from(one_of_each))
+    rows, cols = cube.shape
+    row, col = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, cols - 1))
+    height, width = data.draw(st.integers(1, rows - row)), data.draw(st.integers(1, cols - col))
+    values = cube.read(row, col, height, width)
+    assert values.dtype == np.float32
+    np.testing.assert_array_equal(values, whole(cube)[:, row : row + height, col : col + width])
+
+
+def test_cubes_pickle_ascend_and_refuse_windows_outside(one_of_each):
+    for cube in one_of_each:
+        again = pickle.loads(pickle.dumps(cube))  # noqa: S301 - our own
+        np.testing.assert_array_equal(whole(again), whole(cube))
+        assert len(whole(cube)) == len(cube.grid)
+        assert (np.diff(cube.grid.wavelength_nm) > 0).all()
+        rows, cols = cube.shape
+        for window in ((0, 0, rows + 1, 1), (0, -1, 1, 1), (rows, 0, 1, 1), (0, 0, 0, 1), (0, 0, 1, cols + 1)):
+            with pytest.raises(ValueError, match="does not lie inside"):
+                cube.read(*window)
+
+
+def test_shards_and_archives_need_neither_rasterio_nor_h5py(tmp_path):
+    make_shard(tmp_path / "shard-00000.safetensors")
+    code = (
+        "import sys; from pathlib import Path; sys.modules['rasterio'] = sys.modules['h5py'] = None\n"
+        f"from ms2hs.data.cubes import open_cubes\nprint(open_cubes(Path({str(tmp_path)!r}))[0].read(0, 0, 4, 5).shape)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "(3, 4, 5)"
+
+
+def test_without_h5py_it_is_said_what_to_install(granule, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(DataError, match=r"h5py, which is not installed. Install ms2hs\[train\]"):
+        open_emit(granule[0])
+
+
+@given(st.integers(2, 12), st.floats(0.01, 0.99), st.integers(0, 5), st.randoms(use_true_random=False))
+@settings(max_examples=50)
+def test_no_scene_is_on_both_sides(scenes, share, seed, random):
+    cubes = [RasterCube(f"{s}/{n}", f"s{s}", Path(), ENMAP, None) for s in range(scenes) for n in range(1 + s % 3)]
+    kept, held = hold_out(cubes, share, seed)
+    assert {cube.scene for cube in kept}.isdisjoint(cube.scene for cube in held)
+    assert {*kept, *held} == set(cubes)
+    assert kept
+    assert abs(len({cube.scene for cube in held}) - share * scenes) <= 1
+    random.shuffle(cubes)
+    assert {cube.name for cube in hold_out(cubes, share, seed)[1]} == {cube.name for cube in held}
+
+
+def test_one_scene_cannot_be_split(one_of_each):
+    with pytest.raises(DataError, match="at least 2 scenes"):
+        hold_out(one_of_each[:1], 0.2, 0)
+    assert hold_out(one_of_each[:1], 0, 0) == (one_of_each[:1], [])
+    with pytest.raises(ValueError, match="not in"):
+        hold_out(one_of_each, 1.0, 0)
+
+
+def test_widths_that_are_unknown_follow_the_usual_step():
+    centre = np.concatenate([np.arange(400.0, 450, 5), [445.2], np.arange(600.0, 650, 10)])
+    grid, order = usable_bands("x", centre, good=centre != 410)
+    assert (np.diff(centre[order]) > 0).all()
+    assert grid.fwhm_nm[grid.wavelength_nm < 500].max() <= 10
+    assert grid.fwhm_nm[grid.wavelength_nm > 500].max() <= 10
+    assert grid.fwhm_nm.min() > 2
+    with pytest.raises(DataError, match="nm are needed"):
+        usable_bands("x", np.array([0.4, 0.5]))
+    with pytest.raises(DataError, match="at least 2 good bands"):
+        usable_bands("x", centre, good=np.zeros(len(centre), bool))
+
+
+def test_fill_and_what_no_surface_reflects_are_unknown():
+    dn = np.array([[[1000, 0, -600, 5, 1]], [[1100, 0, 900, 20000, 2]], [[1200, 0, 900, 30, -9]]], np.int16)
+    values = reflectance_of(dn, 1e-4, nodata=-9)
+    assert np.isnan(values[:, 0]).tolist() == [
+        [False, True, True, False, False],
+        [False, True, False, True, False],
+        [False, True, False, False, True],
+    ]
