@@ -114,7 +114,7 @@ def _cube(path: Path, arrays: dict[str, NDArray[Any]]) -> Corpus:
     return Corpus(name, family_of(name), wavelength[order], reflectance, dn.shape[:-1])
 
 
-def _held_response(target: SpectralGrid, wavelength_nm: FloatArray) -> FloatArray:
+def view_matrix(target: SpectralGrid, wavelength_nm: FloatArray) -> FloatArray:
     """(target band, wavelength) responses to spectra that keep their first and last value beyond their ends."""
     low, high = target.range_nm
     ends = np.array([min(wavelength_nm[0], low) - 100, max(wavelength_nm[-1], high) + 100])
@@ -154,7 +154,7 @@ def spectra_on(
     known = np.ones(len(target), bool) if interpolate else reach(wavelength, target)
     if not known.any() or len(wavelength) < 2:
         return result, np.zeros(len(target), bool)
-    matrix = _held_response(target.select(known), wavelength).astype(np.float32)
+    matrix = view_matrix(target.select(known), wavelength).astype(np.float32)
     spectra, holes = corpus.reflectance[:, bands], ~seen[:, bands]
     values = np.nan_to_num(spectra, nan=0.0) @ matrix.T
     if holes.any():
