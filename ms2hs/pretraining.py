@@ -17,8 +17,9 @@ from ms2hs.models.vit import Taken, is_vit, take_vit
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.training import Fitted, FitSettings, fit
 
-# Scenes that are simulated where no data are given, and how much each step of training sees of them by chance.
+# Scenes that are simulated where no data are given, and the least pixels on a side: smaller ones have no shapes.
 SIMULATED_SCENES = 2000
+SMALLEST_SIMULATED = 32
 WHERE_DATA_ARE = (
     "simulated scenes are trained on; real ones teach more: HySpecNet-11k (hyspecnet.rsim.berlin, 11,483 EnMAP patches, "
     "CC0), SpectralEarth (EnMAP, geoservice.dlr.de), EMIT L2A (EMITL2ARFL, search.earthdata.nasa.gov)"
@@ -144,7 +145,8 @@ def _cubes(asked: Pretraining, prior: SpectralPrior, tell: Callable[[str], None]
             "fewer out."
         )
     if count:
-        cubes += simulated_cubes(count, asked.fit.seed, prior=prior)
+        side = max(asked.window or preset(asked.preset).window, SMALLEST_SIMULATED)
+        cubes += simulated_cubes(count, asked.fit.seed, prior=prior, shape=(side, side))
     return cubes
 
 

@@ -136,7 +136,7 @@ PRESETS: dict[str, ModelConfig] = {
     ),
     # Ours: bands are tokens of their own, and the network adds to the prior what the prior misses.
     "spectral": ModelConfig(
-        patch=1, group=1, **_encoder(48, 2, 4, (48, 1, 4)), window=32, reach="place", rank=32,
+        patch=1, group=1, **_encoder(48, 2, 4, (48, 1, 4)), window=16, reach="place", rank=32,
         masking=(SENSORS, "spectral"), hidden=(0.85, 0.97),
     ),
     "spatial-spectral": ModelConfig(
@@ -359,8 +359,8 @@ class SpectralMAE(nn.Module):
         self.decoder_norm = nn.LayerNorm(c.decoder_width, eps=1e-6)
         self.head = nn.Linear(c.decoder_width, pixels * (c.rank or c.group))
         self.apply(_initialise)
-        if c.rank:  # so that training starts at the prior
-            nn.init.zeros_(self.head.weight)
+        # so that training starts at the prior, or near the middle of reflectance
+        nn.init.normal_(self.head.weight, std=0.0 if c.rank else 0.02)
 
     @cached_property
     def _fine(self) -> tuple[FloatArray, FloatArray, FloatArray]:
