@@ -216,8 +216,8 @@ def pretrain(
     overwrite: Overwrite = False,
 ) -> None:
     """Estimate weights from hyperspectral data."""
+    from ms2hs.estimation import pretrain_linear
     from ms2hs.raster.output import check_output
-    from ms2hs.training import pretrain_linear
 
     if model != "linear":
         raise typer.BadParameter(f"unknown model {model!r}; known: linear. Write --model linear.")
