@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ms2hs.estimation import Evidence, PriorSettings, calibrate, fit, gather, pretrain_linear
 from ms2hs.evaluation import (
     PRODUCT_ERROR,
     Score,
@@ -33,7 +34,6 @@ from ms2hs.evaluation import (
 from ms2hs.models.prior import SpectralPrior
 from ms2hs.spectra.grid import SpectralGrid, grid_of
 from ms2hs.spectra.sensors import load_sensor, sensor_names
-from ms2hs.training import Evidence, PriorSettings, calibrate, fit, gather, pretrain_linear
 
 SCENES = (
     "jasper_ridge_aviris",

@@ -6,7 +6,8 @@
     ├── GridError       wavelengths or bands that do not fit together
     ├── WeightsError    a weights file
     ├── DataError       spectra or cubes to learn from, or to adapt to
-    └── OutputError     where the result goes
+    ├── OutputError     where the result goes
+    └── Interrupted     stopped by the user, after saving
 
 A message has three parts: what was wrong with its value, what is allowed, what to do next.
 Mistakes of the programmer stay ValueError or TypeError.
@@ -48,3 +49,9 @@ class DataError(Ms2hsError):
 
 class OutputError(Ms2hsError):
     """The result cannot be written."""
+
+
+class Interrupted(Ms2hsError):
+    """The user stopped it, and what was done is saved. Not KeyboardInterrupt, which ends without a word."""
+
+    exit_code = 130

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, with rate and remaining time."""
+"""Progress bars on stderr, with rate and remaining time."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -11,12 +11,18 @@ from rich.text import Text
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, what is done and what there is to do, in rows; 0 to do means that nobody knows."""
+FitProgress = Callable[[int, int, float], None]
+"""Called after every step of training with the steps done, the steps there are, and the loss."""
 
 
 class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
     def render(self, task: Task) -> Text:
-        """Rows a second, once there is a speed."""
-        return Text(f"{task.speed:,.0f} rows/s" if task.speed else "")
+        """Rows or steps a second, once there is a speed."""
+        return Text(f"{task.speed:,.{0 if task.speed > 10 else 2}f} {self.unit}/s" if task.speed else "")
 
 
 @contextmanager
@@ -25,8 +31,7 @@ def progress_bar(*, shown: bool) -> Iterator[Progress | None]:
     if not shown or not sys.stderr.isatty():
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True)) as bar:
+    with _bar("rows") as bar:
         tasks: dict[str, TaskID] = {}
 
         def show(stage: str, done: int, total: int) -> None:
@@ -35,3 +40,23 @@ def progress_bar(*, shown: bool) -> Iterator[Progress | None]:
             bar.update(tasks[stage], completed=done, total=total or None)
 
         yield show
+
+
+@contextmanager
+def fit_bar(*, shown: bool) -> Iterator[FitProgress | None]:
+    """What `fit` calls with progress; None, and no bar, where stderr is no terminal."""
+    if not shown or not sys.stderr.isatty():
+        yield None
+        return
+    with _bar("steps") as bar:
+        task = bar.add_task("training", total=None)
+
+        def show(done: int, total: int, loss: float) -> None:
+            bar.update(task, completed=done, total=total, description=f"loss {loss:.3e}")
+
+        yield show
+
+
+def _bar(unit: str) -> Bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeRemainingColumn())
+    return Bar(*columns, console=Console(stderr=True))

@@ -1,298 +1,288 @@
-"""Estimating models from spectra: so far the linear one, the spectral prior."""
+"""The one fit: it trains any model on any lesson, in one process or in those of `torchrun`.
 
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+Two rules make a run that was killed and resumed equal to an unbroken one, on a processor bit for bit: a batch follows
+from the number of its step alone, and so does the seed of whatever the model draws. All else is in the checkpoint.
+"""
+
+import importlib.util
+import json
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, Protocol, cast
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor, nn
 
-from ms2hs.data.corpora import Corpus, read_corpora, spectra_on
-from ms2hs.data.materials import LEFT_OUT, balance, canopies_over
-from ms2hs.data.simulation import mix
-from ms2hs.errors import DataError
-from ms2hs.models.calibration import bridge, most_scenes, sigma_needed
-from ms2hs.models.moments import Moments, expect, moments_of, pool, scale_of, start
-from ms2hs.models.prior import Conditional, SpectralPrior, brightness_of, factorise
-from ms2hs.models.weights import save_weights
-from ms2hs.spectra.grid import FloatArray, grid_of
-from ms2hs.spectra.library import interpolate_known
-from ms2hs.spectra.sensors import RANGE_NM, load_sensor
+from ms2hs.checkpoints import CHECKPOINT, restore_checkpoint, save_checkpoint
+from ms2hs.distribution import Processes, joined, native_bfloat16
+from ms2hs.errors import DataError, Interrupted, OutputError, UnknownName
+from ms2hs.interruption import stop_requests
+from ms2hs.loading import Batch, batches
+from ms2hs.logbook import Clock, Entry, Logbook
+from ms2hs.optimisation import Learner, learner_of, learning_rate
+from ms2hs.progress import FitProgress
+
+LOG = "log.jsonl"
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
-class PriorSettings:
-    """How the prior is estimated. The defaults were chosen on inner splits (benchmarks/leave_one_scene_out.py)."""
+class FitSettings:
+    """How a model is trained. All but the last group of settings must stay the same when a run is resumed."""
 
-    step_nm: float = 5.0
-    """Spacing of the fine grid."""
-    rank: int = 60
-    floor: float = 0.2
-    """Brightness below which spectra count as equally bright."""
-    noise: float = 0.008
-    """Relative noise of a source band: between 0.004, best on clean input, and 0.03, best under a product's errors."""
-    fill_noise: float = 0.01
-    """Relative noise of known values when unknown ones are filled from them."""
-    libraries: float = 1.0
-    """Weight of the libraries together, in scenes."""
-    canopies: float = 2.0
-    """Weight of the simulated canopies, in scenes."""
-    mixtures: float = 1.0
-    """Weight of the mixtures, in scenes."""
-    simulated: int = 6000
-    """How many canopies, and how many mixtures."""
-    pixels: int = 2000
-    """How many pixels of each scene the calibration looks at."""
-    iterations: int = 2
+    steps: int = 1000
+    batch: int = 32
+    """Windows a step, over all processes."""
+    lr: float = 1e-3
+    """The highest learning rate."""
+    warmup: float = 0.05
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    """Longest gradient; inf for any."""
+    ema: float = 0.999
+    """Decay of the moving average of the parameters, once many steps are done; 0 for none."""
     seed: int = 0
+    """Of what the model itself draws at random."""
+    precision: str = "auto"
+    """`float32`, `bfloat16` (autocast), or `auto`: bfloat16 where the device computes in it itself."""
 
+    workers: int = field(default=0, metadata={"free": True})
+    """Processes that make batches; 0: this one does."""
+    checkpoint_every: int = field(default=500, metadata={"free": True})
+    log_every: int = field(default=10, metadata={"free": True})
+    picture_every: int = field(default=0, metadata={"free": True})
+    """0 for no pictures."""
+    compiled: bool = field(default=False, metadata={"free": True})
+    """Whether the model goes through torch.compile."""
+    device: str = field(default="auto", metadata={"free": True})
 
-# The sensor that the calibration looks through.
-CALIBRATION_SOURCE = "sentinel2a"
-# How often a member of a mixture is a canopy, for each time that it is a library's spectrum.
-CANOPY_SHARE = 0.5
-# Where no scene tells how sure the posterior may be, it is taken to be this much less sure than beside the gap.
-UNKNOWN_SCALE = 1.5
-# A scene of fewer pixels, or a library of a scene's family, tells nothing of how sure the posterior may be.
-FEWEST_PIXELS = 200
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch, self.checkpoint_every, self.log_every) < 1:
+            raise ValueError("steps, batch, checkpoint_every and log_every are 1 or more")
+        if min(self.workers, self.picture_every, self.weight_decay) < 0 or not (self.lr > 0 and self.clip > 0):
+            raise ValueError("workers, picture_every and weight_decay are 0 or more; lr and clip above 0")
+        if not (0 <= self.warmup <= 1 and 0 <= self.ema < 1):
+            raise ValueError("warmup is a share, 0 to 1; ema is 0 or more and below 1")
+        if self.precision not in PRECISIONS:
+            raise UnknownName.of("precision", self.precision, list(PRECISIONS), "Give one of these.")
+
+    def identity(self) -> dict[str, Any]:
+        """What a run that is resumed must share."""
+        free = {name for name, entry in self.__dataclass_fields__.items() if entry.metadata.get("free")}
+        return {name: value for name, value in asdict(self).items() if name not in free}
 
 
 @dataclass(frozen=True, eq=False)
-class SceneEvidence:
-    """What is kept of one cube: its moments, and some pixels to calibrate on."""
+class Loss:
+    """What a lesson found in the windows of one process: sums and not means, so that processes can be added."""
 
-    name: str
-    family: str
-    moments: tuple[Moments, ...]
-    """Weighing 1 together."""
-    measured: NDArray[np.float32]
-    """(pixel, source band) as `CALIBRATION_SOURCE` sees them."""
-    truth: NDArray[np.float32]
-    """(pixel, wavelength) on the fine grid, NaN = unknown."""
+    total: Tensor
+    """Sum over values of weight times squared error, float32; what is learnt is `total / count` over all processes."""
+    count: Tensor
+    """Sum of the weights."""
+    parts: Mapping[str, tuple[Tensor, Tensor]]
+    """Sums and counts for the log, by name; the same names in every batch and process."""
 
 
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """All that the prior is estimated from, read once."""
+class Lesson(Protocol):
+    """What a model is shown. It can be pickled, for the processes that make batches."""
 
-    settings: PriorSettings
-    wavelength_nm: FloatArray
-    """(wavelength,) the fine grid, 370-2510 nm."""
-    scenes: tuple[SceneEvidence, ...]
-    libraries: tuple[str, ...]
-    """Names of the libraries."""
-    library: Moments
-    """Libraries, canopies and mixtures, completed."""
-    library_sample: NDArray[np.float32]
-    """(spectrum, wavelength) some of their spectra."""
+    def batch(self, step: int, rank: int, world: int) -> Batch:
+        """The windows of process `rank` of `world` in step `step`, from 0: arrays and plain values.
 
-    @property
-    def families(self) -> list[str]:
-        """Families of the scenes, sorted."""
-        return sorted({scene.family for scene in self.scenes})
+        The same step gives the same batch, and the batches of all ranks together are that of one process.
+        """
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch, device: torch.device) -> Loss:
+        """The loss of a batch; calls `model(...)` once, and nothing else of it."""
+        ...
+
+    def picture(self, model: nn.Module, path: Path) -> None:
+        """Draw what the model makes of some windows, true beside reconstructed, as a PNG."""
+        ...
 
 
-def gather(folder: Path, settings: PriorSettings) -> Evidence:
-    """Read the corpora of a folder, and simulate canopies and mixtures.
+@dataclass(frozen=True)
+class Fitted:
+    """What came of it. The model itself now holds the averaged parameters."""
 
-    Raises
-    ------
-    DataError : no cube, or no library, in the folder.
-    """
-    rng = np.random.default_rng(settings.seed)
-    low, high = RANGE_NM
-    wavelength = np.arange(low, high + settings.step_nm / 2, settings.step_nm)
-    scenes: list[SceneEvidence] = []
-    libraries: list[Corpus] = []
-    for corpus in read_corpora(folder):
-        if not corpus.is_library:
-            scenes.append(_scene(corpus, wavelength, settings, rng))
-        elif corpus.name not in LEFT_OUT:
-            libraries.append(corpus)
-    taken = {scene.family for scene in scenes}
-    scenes += [_scene(library, wavelength, settings, rng) for library in libraries if library.family in taken]
-    libraries = [library for library in libraries if library.family not in taken]
-    if not scenes or not libraries:
-        raise DataError(
-            f"{folder}: {len(scenes)} cubes and {len(libraries)} libraries; at least one of each is needed. "
-            "Add .npz files of them (ms2hs/data/corpora.py says what they hold)."
-        )
-    names = tuple(library.name for library in libraries)
-    library, sample = _library(libraries, wavelength, settings, rng)
-    return Evidence(settings, wavelength, tuple(scenes), names, library, sample)
+    history: tuple[Entry, ...]
+    """Lines of the log, from the first step on; in the first process only."""
+    steps: int
+    first: bool
+    """Whether this is the process that writes what came of it."""
 
 
-def _scene(
-    corpus: Corpus, wavelength_nm: FloatArray, settings: PriorSettings, rng: np.random.Generator
-) -> SceneEvidence:
-    points = interpolate_known(corpus.reflectance, corpus.wavelength_nm, wavelength_nm)
-    usable = np.isfinite(brightness_of(points, wavelength_nm))
-    points = points[usable]
-    scale = scale_of(brightness_of(points, wavelength_nm), settings.floor)
-    moments = tuple(moments_of(points, scale, np.ones(len(points)), 1.0))
-    measured, _ = spectra_on(corpus, load_sensor(CALIBRATION_SOURCE).grid, interpolate=True)
-    measured = measured[usable]
-    chosen = rng.permutation(np.flatnonzero(np.isfinite(measured).all(axis=1)))[: settings.pixels]
-    return SceneEvidence(corpus.name, corpus.family, moments, measured[chosen], points[chosen])
-
-
-def _library(
-    libraries: list[Corpus], wavelength_nm: FloatArray, settings: PriorSettings, rng: np.random.Generator
-) -> tuple[Moments, NDArray[np.float32]]:
-    """The moments of libraries, canopies and mixtures together, and some of the spectra."""
-    points = np.concatenate(
-        [interpolate_known(library.reflectance, library.wavelength_nm, wavelength_nm) for library in libraries]
-    )
-    classes = np.concatenate([library.classes for library in libraries])
-    files = np.repeat([library.name for library in libraries], [len(library.reflectance) for library in libraries])
-    usable = brightness_of(points, wavelength_nm) > 0.01
-    points, classes, weights = points[usable], classes[usable], balance(classes[usable], files[usable])
-    scale = scale_of(brightness_of(points, wavelength_nm), settings.floor)
-    sets = list(moments_of(points, scale, weights, settings.libraries))
-    wanted = settings.simulated if settings.canopies > 0 else 0
-    canopies = canopies_over(libraries, wavelength_nm, wanted, rng)
-    scale_canopies = scale_of(brightness_of(canopies, wavelength_nm), settings.floor)
-    if len(canopies):
-        sets += moments_of(canopies, scale_canopies, np.ones(len(canopies)), settings.canopies)
-    model = pool(sets, start(sets, settings.fill_noise), settings.fill_noise, settings.iterations)
-    whole = scale[:, None] * expect(points / scale[:, None], model, settings.fill_noise)
-    sample: list[FloatArray] = [whole[rng.choice(len(whole), size=400, p=weights / weights.sum())]]
-    total = settings.libraries + settings.canopies * bool(len(canopies))
-    if settings.mixtures > 0:
-        whole_canopies = scale_canopies[:, None] * expect(
-            canopies / scale_canopies[:, None], model, settings.fill_noise
-        )
-        mixtures = _mixtures(whole, weights, whole_canopies, settings, rng)
-        scale = scale_of(brightness_of(mixtures, wavelength_nm), settings.floor)
-        (mixed,) = moments_of(mixtures, scale, np.ones(len(mixtures)), settings.mixtures)
-        model = (total * model + settings.mixtures * mixed.second) / (total + settings.mixtures)
-        total += settings.mixtures
-        sample.append(mixtures[:400])
-    return Moments(np.ones(len(wavelength_nm), bool), model, total), np.concatenate(sample).astype(np.float32)
-
-
-def _mixtures(
-    spectra: FloatArray,
-    weights: FloatArray,
-    canopies: FloatArray,
-    settings: PriorSettings,
-    rng: np.random.Generator,
-) -> NDArray[np.float32]:
-    """(mixture, wavelength) of library spectra and a third as many canopies."""
-    some = canopies[: settings.simulated // 3]
-    shares = np.concatenate([weights / weights.sum(), np.full(len(some), CANOPY_SHARE / max(len(some), 1))])
-    return mix(np.concatenate([spectra, some]).astype(np.float32), shares, settings.simulated, rng)
-
-
-def fit(evidence: Evidence, leave_out: Collection[str] = ()) -> SpectralPrior:
-    """The prior of all scenes but those of the families left out, not yet calibrated."""
-    settings = evidence.settings
-    kept = [scene for scene in evidence.scenes if scene.family not in leave_out]
-    families = [scene.family for scene in kept]
-    sets = [evidence.library]
-    reach = np.zeros(len(evidence.wavelength_nm))
-    for scene, family in zip(kept, families, strict=True):
-        weight = 1 / families.count(family)
-        for part in scene.moments:
-            sets.append(replace(part, weight=part.weight * weight))
-            reach += part.weight * weight * part.known
-    moment = pool(sets, evidence.library.second, settings.fill_noise, settings.iterations)
-    factors, residual = factorise(moment, settings.rank)
-    ones = np.ones(len(reach), np.float32)
-    return SpectralPrior(
-        wavelength_nm=evidence.wavelength_nm.astype(np.float32),
-        factors=factors,
-        residual=residual,
-        reach=(reach / max(len(set(families)), 1)).astype(np.float32),
-        sigma_scale=ones,
-        shift=0 * ones,
-        sample=np.zeros((1, settings.rank), np.float32),
-        floor=settings.floor,
-        noise=settings.noise,
-    )
-
-
-def calibrate(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[str] = ()) -> SpectralPrior:
-    """The prior with what makes its uncertainty honest, learnt on families of scenes each left out in its turn.
-
-    Per wavelength, `sigma_scale` is the 80th percentile over families of what would make 90 % of a family's values fall
-    into the 90 % interval: the raw posterior is too sure, because a new scene differs from all others as a whole.
-
-    Parameters
-    ----------
-    prior : estimated without the families of `leave_out`.
-    """
-    source = load_sensor(CALIBRATION_SOURCE).grid
-    target = grid_of(evidence.wavelength_nm, np.full(len(evidence.wavelength_nm), 2 * evidence.settings.step_nm))
-    widths: list[tuple[FloatArray, FloatArray]] = []
-    for family in evidence.families:
-        if family in leave_out:
-            continue
-        conditional = fit(evidence, {*leave_out, family}).condition(source, target)
-        for scene in evidence.scenes:
-            if scene.family != family or len(scene.measured) < FEWEST_PIXELS:
-                continue
-            half = len(scene.measured) // 2
-            corrected = conditional.with_references(scene.measured[:half], scene.truth[:half])
-            before = _sigma_needed(scene, conditional, slice(None))
-            after = _sigma_needed(scene, corrected, slice(half, None))
-            widths.append((before / conditional.relative_sigma, after / conditional.relative_sigma))
-    shape = (len(widths), 2, len(target))
-    scale, mended = (most_scenes(part) for part in np.moveaxis(np.array(widths).reshape(shape), 1, 0))
-    shift = 1 - np.square(mended / scale)
-    return replace(
-        prior,
-        sigma_scale=bridge(scale, UNKNOWN_SCALE).astype(np.float32),
-        shift=np.clip(bridge(shift, 1.0), 0, 1).astype(np.float32),
-        sample=_sample(prior, evidence, leave_out),
-    )
-
-
-def _sigma_needed(scene: SceneEvidence, conditional: Conditional, pixels: slice) -> FloatArray:
-    measured = np.ascontiguousarray(scene.measured[pixels].T)
-    error = scene.truth[pixels] - conditional.reconstruct(measured).T
-    return sigma_needed(error, conditional.scale(measured))
-
-
-def _sample(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[str]) -> NDArray[np.float32]:
-    """(spectrum, rank) training spectra of scale 1, as coefficients of the prior's factors."""
-    kept = [scene.truth[:100] for scene in evidence.scenes if scene.family not in leave_out]
-    return prior.coefficients(np.concatenate([*kept, evidence.library_sample]))
-
-
-def estimate_prior(folder: Path, settings: PriorSettings | None = None) -> SpectralPrior:
-    """The calibrated prior of all corpora of a folder.
-
-    Raises
-    ------
-    DataError : the folder lacks cubes or libraries, or one cannot be read; or prosail is not installed.
-    """
-    evidence = gather(folder, settings or PriorSettings())
-    return calibrate(fit(evidence), evidence)
-
-
-def pretrain_linear(
+def fit(
+    model: nn.Module,
+    lesson: Lesson,
+    settings: FitSettings,
     folder: Path,
-    output: Path,
-    settings: PriorSettings | None = None,
-    scores: Mapping[str, Mapping[str, float]] | None = None,
-) -> str:
-    """Estimate the prior of a folder and write it; returns the file's SHA-256. What `ms2hs pretrain` calls.
+    *,
+    identity: Mapping[str, Any],
+    resume: bool = False,
+    progress: FitProgress | None = None,
+) -> Fitted:
+    """Train the model, and leave it with the moving average of its parameters.
+
+    `folder` gets log.jsonl, checkpoint.safetensors and pictures (step0000500.png). Under `torchrun` every process calls
+    this, and all must see the folder.
 
     Parameters
     ----------
-    scores : what the card says of left-out scenes, such as benchmarks/leave_one_scene_out.py measures.
+    identity : JSON values that say what is learnt (the model's configuration, the data); a checkpoint of others is
+        refused. What matters of `settings` is added.
+    resume : go on from the folder's checkpoint.
 
     Raises
     ------
-    DataError, WeightsError : as `gather` and `save_weights` say.
+    DataError : the loss is no longer finite, or a batch cannot be made.
+    WeightsError : with `resume`, no checkpoint, or an unreadable one, or one of another configuration.
+    OutputError : the folder cannot be written, or without `resume` holds a checkpoint.
+    UnknownName : no such device.
+    Interrupted : Ctrl-C or SIGTERM; the step was finished and a checkpoint written.
     """
-    settings = settings or PriorSettings()
-    evidence = gather(folder, settings)
-    card = {
-        "command": f"ms2hs pretrain --model linear --data DIR -o {output.name}",
-        "settings": asdict(settings),
-        "trained_on": sorted(scene.name for scene in evidence.scenes) + sorted(evidence.libraries),
-        "scores": {name: dict(found) for name, found in (scores or {}).items()},
-    }
-    return save_weights(output, calibrate(fit(evidence), evidence), card)
+    with joined(settings.device) as processes, stop_requests() as asked, processes.own_random():
+        model.to(processes.device)
+        whole = json.loads(json.dumps({**identity, "fit": settings.identity()}))
+        run = _Run(lesson, settings, folder, whole, processes, learner_of(model, settings.weight_decay, settings.ema))
+        history = run.train(run.begin(resume=resume), asked, progress)
+        model.load_state_dict(run.learner.averaged.module.state_dict())
+    return Fitted(tuple(history), settings.steps, processes.first)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What all processes together found in a step."""
+
+    loss: float
+    count: float
+    gradient_norm: float
+    stop: bool
+    """Whether any of them is asked to stop: they stop together."""
+    parts: Mapping[str, tuple[Tensor, Tensor]]
+    """Of this process."""
+
+
+@dataclass(eq=False)
+class _Run:
+    lesson: Lesson
+    settings: FitSettings
+    folder: Path
+    identity: dict[str, Any]
+    processes: Processes
+    learner: Learner
+
+    def __post_init__(self) -> None:
+        shared = self.processes.shared(self.learner.model)
+        self.network = cast("nn.Module", torch.compile(shared)) if self.settings.compiled else shared
+        self.learning = [parameter for parameter in self.learner.model.parameters() if parameter.requires_grad]
+        self.checkpoint = self.folder / CHECKPOINT
+        device, precision = self.processes.device, self.settings.precision
+        self.bfloat16 = precision == "bfloat16" or (precision == "auto" and native_bfloat16(device))
+
+    def begin(self, *, resume: bool) -> int:
+        """Make the folder ready, and the learner if it goes on; how many steps are done."""
+        if resume:
+            return restore_checkpoint(self.checkpoint, self.learner, self.identity)
+        if self.checkpoint.exists():
+            raise OutputError(
+                f"{self.checkpoint} exists; a run begins where there is none. Pass --resume to go on with it, or give "
+                "another folder."
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder} cannot be made ({error.strerror}); training writes its log and checkpoints there. Give "
+                "another folder."
+            ) from error
+        return 0
+
+    def train(self, start: int, asked: Callable[[], bool], progress: FitProgress | None) -> list[Entry]:
+        """All steps from `start` on; the lines of the log."""
+        processes, steps = self.processes, self.settings.steps
+        logbook = Logbook(self.folder / LOG, start) if processes.first else None
+        drawn = processes.first and self._can_draw()
+        clock = Clock(start, logbook.elapsed_s if logbook else 0.0)
+        make = partial(self.lesson.batch, rank=processes.rank, world=processes.world)
+        for done, batch in enumerate(batches(make, range(start, steps), self.settings.workers), start + 1):
+            told = self._learn(done - 1, batch, stop=asked())
+            if not (math.isfinite(told.loss) and math.isfinite(told.gradient_norm)):
+                raise self._not_finite(done, told)
+            if done in {1, steps} or done % self.settings.log_every == 0:
+                entry = self._entry(done, told) | clock.read(done, self.settings.batch)
+                if logbook:
+                    logbook.add(entry)
+            if told.stop or done == steps or done % self.settings.checkpoint_every == 0:
+                self._save(done)
+            if drawn and done % self.settings.picture_every == 0:
+                with torch.no_grad():
+                    self.lesson.picture(self.learner.averaged.module, self.folder / f"step{done:07d}.png")
+            if processes.first and progress:
+                progress(done, steps, told.loss)
+            if told.stop and done < steps:
+                raise Interrupted(
+                    f"interrupted after step {done} of {steps}; the checkpoint {self.checkpoint} holds all of it. Run "
+                    "the same command with --resume to go on."
+                )
+        return logbook.entries if logbook else []
+
+    def _learn(self, step: int, batch: Batch, *, stop: bool) -> _Told:
+        model, averaged, optimizer = self.learner.model, self.learner.averaged, self.learner.optimizer
+        device, processes = self.processes.device, self.processes
+        torch.manual_seed(int(np.random.SeedSequence([self.settings.seed, step, processes.rank]).generate_state(1)[0]))
+        for group in optimizer.param_groups:
+            group["lr"] = self._rate(step)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
+            loss = self.lesson.loss(self.network, batch, device)
+        own = loss.total.detach()
+        shared = processes.total(torch.stack([own, loss.count.to(own), own.new_tensor(float(stop))]).float())
+        # Gradients are averaged over processes; this makes their average the gradient of the loss over all of them.
+        (loss.total * (processes.world / shared[1])).backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.learning, self.settings.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        averaged.update_parameters(model)
+        total, count, stops, length = torch.cat([shared, norm.detach()[None]]).tolist()
+        return _Told(total / count if count else math.nan, count, length, stops > 0, loss.parts)
+
+    def _rate(self, step: int) -> float:
+        return learning_rate(step, self.settings.steps, self.settings.lr, self.settings.warmup)
+
+    def _entry(self, done: int, told: _Told) -> dict[str, float | None]:
+        entry: dict[str, float | None] = {"step": done, "loss": told.loss}
+        if told.parts:
+            names = sorted(told.parts)
+            sums = torch.stack([torch.stack(told.parts[name]).detach().float() for name in names])
+            for name, (total, count) in zip(names, self.processes.total(sums).tolist(), strict=True):
+                entry[f"{name}_mse"] = total / count if count else None
+        return entry | {"lr": self._rate(done - 1), "gradient_norm": told.gradient_norm}
+
+    def _save(self, done: int) -> None:
+        if self.processes.first:
+            save_checkpoint(self.checkpoint, self.learner, done, self.identity)
+        self.processes.wait()  # when one process ends, a launcher ends the others: none may while one is saving
+
+    def _can_draw(self) -> bool:
+        if self.settings.picture_every and importlib.util.find_spec("matplotlib") is None:
+            warnings.warn(
+                "no pictures: matplotlib is not installed; `pip install 'ms2hs[train]'` brings it", stacklevel=4
+            )
+            return False
+        return self.settings.picture_every > 0
+
+    def _not_finite(self, done: int, told: _Told) -> DataError:
+        kept = f"{self.checkpoint} is from before" if self.checkpoint.exists() else "no checkpoint is there yet"
+        return DataError(
+            f"step {done}: the loss is {told.loss} over {told.count:g} values, the length of its gradient "
+            f"{told.gradient_norm}; finite numbers are needed ({kept}). Look for NaN in the data, or for windows "
+            "without valid values, or lower the learning rate."
+        )

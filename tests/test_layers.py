@@ -7,17 +7,10 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ms2hs"
 # From the ground up. A room imports rooms below its own; raster and models stand side by side and do not meet.
-HEIGHT = {"errors": 0, "spectra": 1, "raster": 2, "models": 2, "data": 3, "front": 4, "cli": 5}
+HEIGHT = {"errors": 0, "spectra": 1, "raster": 2, "models": 2, "data": 3, "learning": 4, "front": 5, "cli": 6}
 FRONT = {
-    "adaptation",
-    "catalogue",
-    "conversion",
-    "evaluation",
-    "planning",
-    "preparation",
-    "progress",
-    "provenance",
-    "training",
+    *("adaptation", "catalogue", "comparison", "conversion", "estimation", "evaluation", "planning"),
+    *("preparation", "pretraining", "progress", "provenance"),
 }
 # Heavy or outside-facing libraries, and the rooms that may use them.
 LIBRARIES = {
@@ -26,9 +19,11 @@ LIBRARIES = {
     "rasterio": {"raster", "data"},
     "xarray": {"raster"},
     "h5py": {"data"},
-    "safetensors": {"models", "data"},
+    "matplotlib": {"learning"},
+    "safetensors": {"models", "data", "learning"},
+    "skimage": {"spectra"},
     "prosail": {"data"},
-    "torch": {"models", "front"},
+    "torch": {"models", "learning", "front"},
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_weights" not in path.parts)
 

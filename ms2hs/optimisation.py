@@ -1,0 +1,78 @@
+"""How parameters change: AdamW, the course of its learning rate, what decays, and the moving average that is kept."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+# Of AdamW, as masked autoencoders are trained (He et al. 2022, arXiv 2111.06377, table 8).
+BETAS = (0.9, 0.95)
+# Layers whose matrices decay; norms, biases, embeddings and bare parameters (tokens, positions, scales) do not.
+DECAYING = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """What changes with every step."""
+
+    model: nn.Module
+    averaged: AveragedModel
+    """The moving average of the model's parameters."""
+    optimizer: torch.optim.AdamW
+
+
+def learner_of(model: nn.Module, weight_decay: float, ema: float) -> Learner:
+    """A learner at its beginning; of the model's parameters those learn that require a gradient.
+
+    Parameters
+    ----------
+    ema : decay of the moving average once many steps are done, see `average_decay`.
+    """
+
+    def update(averaged: Any, current: Any, updates: Any) -> None:  # noqa: ANN401  as torch declares it
+        get_ema_multi_avg_fn(average_decay(int(updates), ema))(averaged, current, updates)  # type: ignore[no-untyped-call]
+
+    averaged = AveragedModel(model, multi_avg_fn=update)
+    averaged.eval()
+    return Learner(model, averaged, torch.optim.AdamW(parameter_groups(model, weight_decay), betas=BETAS))
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """What learns, for the optimizer: matrices of layers decay, the rest does not."""
+    decaying = {
+        parameter
+        for layer in model.modules()
+        if isinstance(layer, DECAYING)
+        for parameter in layer.parameters(recurse=False)
+        if parameter.ndim > 1
+    }
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in learning if parameter in decaying], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in learning if parameter not in decaying], "weight_decay": 0.0},
+    ]
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
+    """Of step `step` (from 0): rises linearly to `peak`, then falls as a cosine, to 0 after the last step.
+
+    Parameters
+    ----------
+    warmup : share of the steps in which it rises, 0-1.
+    """
+    rising = round(warmup * steps)
+    if step < rising:
+        return peak * (step + 1) / rising
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
+
+
+def average_decay(updates: int, ema: float) -> float:
+    """Decay of the moving average after so many updates: short at first, so that early parameters are soon forgotten.
+
+    `min(ema, (1 + n) / (10 + n))`, as TensorFlow's ExponentialMovingAverage has it with `num_updates`: the average is
+    over about the last tenth of the steps, until that is longer than `1 / (1 - ema)`.
+    """
+    return min(ema, (1 + updates) / (10 + updates))
