@@ -214,7 +214,9 @@ def write_example_scene(
 def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     preset: Annotated[
         str,
-        typer.Option("--preset", "--model", help="`linear` (the spectral prior) or a network: `ms2hs info` lists them."),
+        typer.Option(
+            "--preset", "--model", help="`linear` (the spectral prior) or a network: `ms2hs info` lists them."
+        ),
     ],
     data: Annotated[
         list[Path] | None, typer.Option(help="Folder of cubes; give it again for more. [default: simulated scenes]")
@@ -223,7 +225,9 @@ def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         Path | None, typer.Option("-o", "--output", help="The weights. [default: <preset>.safetensors]")
     ] = None,
     split: Annotated[str | None, typer.Option(help="A list of the data's splits/, such as hard/train.")] = None,
-    leave_out: Annotated[list[str] | None, typer.Option(help="A scene not to train on; give it again for more.")] = None,
+    leave_out: Annotated[
+        list[str] | None, typer.Option(help="A scene not to train on; give it again for more.")
+    ] = None,
     simulated: Annotated[int, typer.Option(min=0, help="So many simulated scenes beside the data.")] = 0,
     init: Annotated[
         Path | None, typer.Option(help="Weights to begin with: of ms2hs, or a ViT in timm's naming.")
@@ -260,8 +264,8 @@ def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         typer.echo(output)
         return
     from ms2hs import pretraining
+    from ms2hs.learning.training import FitSettings
     from ms2hs.progress import fit_bar
-    from ms2hs.training import FitSettings
 
     settings = FitSettings(
         steps=steps,
@@ -287,9 +291,7 @@ def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         fit=settings,
     )
     with fit_bar(shown=not quiet) as progress:
-        made = pretraining.pretrain(
-            asked, output, resume=resume, progress=progress, note=None if quiet else _note
-        )
+        made = pretraining.pretrain(asked, output, resume=resume, progress=progress, note=None if quiet else _note)
     if made.fitted.first:
         if not quiet:
             typer.echo(f"sha256 {made.sha256}", err=True)
@@ -307,9 +309,7 @@ def _changes(pairs: list[str]) -> dict[str, str]:
 @app.command()
 def evaluate(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     corpus: Annotated[Path, typer.Option(help="Folder of hyperspectral cubes.")],
-    model: Annotated[
-        list[str] | None, typer.Option(help="Weights; give it again for more. [default: linear]")
-    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Weights; give it again for more. [default: linear]")] = None,
     split: Annotated[str | None, typer.Option(help="A list of the data's splits/, such as hard/test.")] = None,
     scene: Annotated[list[str] | None, typer.Option(help="Only this scene; give it again for more.")] = None,
     hidden: Annotated[float, typer.Option(help="Share of band groups that are hidden.")] = 0.75,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ms2hs.data.cubes import Cube, open_cubes
 from ms2hs.errors import DataError
-from ms2hs.lessons import known_bands, read_windows
+from ms2hs.learning.lessons import known_bands, read_windows
 from ms2hs.models.masking import hide, visible_index
 from ms2hs.models.prior import SpectralPrior
 from ms2hs.models.weights import Weights, load_weights
@@ -88,13 +88,18 @@ def compare(models: Sequence[str], trial: Trial) -> list[Completion]:
 def table(rows: Sequence[Completion]) -> str:
     """The rows as aligned text, MSE in units of 1e-4."""
     heads = ("model", "train MSE", "MSE", "masked", "unmasked", "SSIM")
-    lines = [heads]
+    lines: list[tuple[str, ...]] = [heads]
     for row in rows:
         numbers = [f"{1e4 * value:.3f}" for value in (row.train_mse, row.mse, row.masked_mse, row.unmasked_mse)]
-        lines.append((row.model, *(text.replace("nan", "–") for text in numbers), f"{row.ssim:.4f}"))
+        lines.append((row.model, *(text.replace("nan", "-") for text in numbers), f"{row.ssim:.4f}"))
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-    body = ["  ".join(f"{cell:<{w}}" if not i else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(line, widths, strict=True))) for line in lines]
-    return "\n".join([*body, "MSE × 10⁴, reflectance 0-1; SSIM with data range 1"])
+    body = [
+        "  ".join(
+            f"{cell:<{w}}" if not i else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
+    return "\n".join([*body, "MSE in 1e-4, of reflectance 0-1; SSIM with data range 1"])
 
 
 def _windows(trial: Trial) -> list[_Window]:
@@ -120,10 +125,10 @@ def _windows(trial: Trial) -> list[_Window]:
 
 
 def _spread(cubes: Sequence[Cube], rng: np.random.Generator) -> list[Cube]:
-    """The cubes at random, a scene's second only after all first ones; again and again, since a cube has many windows."""
+    """The cubes at random, a scene's second only after all first ones; repeatedly, since a cube has many windows."""
     order = [cubes[i] for i in rng.permutation(len(cubes))]
     turn: dict[str, int] = {}
-    ranked = []
+    ranked: list[tuple[int, int, Cube]] = []
     for cube in order:
         turn[cube.scene] = turn.get(cube.scene, 0) + 1
         ranked.append((turn[cube.scene], len(ranked), cube))
@@ -165,7 +170,9 @@ def _completed(weights: Weights, window: _Window) -> Float32Array:
             seen = np.flatnonzero(~window.hidden)
             made = network(values[:, seen], lens.select(seen), lens, valid=valid)
         else:
-            hidden = np.pad(window.hidden, (0, -len(window.hidden) % config.group)).reshape(-1, config.group).any(axis=1)
+            hidden = (
+                np.pad(window.hidden, (0, -len(window.hidden) % config.group)).reshape(-1, config.group).any(axis=1)
+            )
             places = (values.shape[2] // config.patch) * (values.shape[3] // config.patch)
             tokens = np.broadcast_to(hidden, (1, places, len(hidden)))
             index = torch.from_numpy(visible_index(tokens, by_place=config.reach == "place"))
@@ -174,9 +181,7 @@ def _completed(weights: Weights, window: _Window) -> Float32Array:
     return result
 
 
-def _score(
-    name: str, train_mse: float, made: Sequence[Float32Array], windows: Sequence[_Window]
-) -> Completion:
+def _score(name: str, train_mse: float, made: Sequence[Float32Array], windows: Sequence[_Window]) -> Completion:
     sums = np.zeros((2, 2))  # seen and hidden: sum of squares, count
     similar = []
     for estimate, window in zip(made, windows, strict=True):
@@ -189,5 +194,10 @@ def _score(
     total = (seen + hidden)[0] / (seen + hidden)[1]
     known = [value for value in similar if np.isfinite(value)]
     return Completion(
-        name, train_mse, total, hidden[0] / hidden[1], seen[0] / seen[1], float(np.mean(known)) if known else float("nan")
+        name,
+        train_mse,
+        total,
+        hidden[0] / hidden[1],
+        seen[0] / seen[1],
+        float(np.mean(known)) if known else float("nan"),
     )

@@ -10,19 +10,19 @@ import torch
 from ms2hs.data.cubes import Cube, open_cubes
 from ms2hs.data.landscapes import simulated_cubes
 from ms2hs.errors import DataError, UnknownName, WeightsError
-from ms2hs.lessons import MaskedLesson
+from ms2hs.learning.lessons import MaskedLesson
+from ms2hs.learning.training import FitSettings, Fitted, fit
 from ms2hs.models.mae import ModelConfig, SpectralMAE, preset
 from ms2hs.models.prior import SpectralPrior
 from ms2hs.models.vit import Taken, is_vit, take_vit
 from ms2hs.models.weights import load_weights, save_weights
-from ms2hs.training import Fitted, FitSettings, fit
 
 # Scenes that are simulated where no data are given, and the least pixels on a side: smaller ones have no shapes.
 SIMULATED_SCENES = 2000
 SMALLEST_SIMULATED = 32
 WHERE_DATA_ARE = (
-    "simulated scenes are trained on; real ones teach more: HySpecNet-11k (hyspecnet.rsim.berlin, 11,483 EnMAP patches, "
-    "CC0), SpectralEarth (EnMAP, geoservice.dlr.de), EMIT L2A (EMITL2ARFL, search.earthdata.nasa.gov)"
+    "simulated scenes are trained on; real ones teach more: HySpecNet-11k (hyspecnet.rsim.berlin, 11,483 patches of "
+    "EnMAP, CC0), SpectralEarth (EnMAP, geoservice.dlr.de), EMIT L2A (EMITL2ARFL, search.earthdata.nasa.gov)"
 )
 # Scenes named in a card, at most.
 NAMED = 60
@@ -171,8 +171,8 @@ def _begin(
     if other:
         said = ", ".join(f"{name} {found[name]!r} instead of {wanted[name]!r}" for name in other[:4])
         raise WeightsError(
-            f"{asked.init}: another configuration than preset {asked.preset}: {said}. Give its own preset, or --set what "
-            "differs."
+            f"{asked.init}: another configuration than preset {asked.preset}: {said}. Give its own preset, or "
+            "--set what differs."
         )
     network.prior = weights.network.prior
     network.load_state_dict(weights.network.state_dict())

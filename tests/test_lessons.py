@@ -14,7 +14,6 @@ from ms2hs.learning.lessons import MaskedLesson
 from ms2hs.models.mae import SpectralMAE, preset
 from ms2hs.models.weights import load_weights
 from ms2hs.spectra.grid import pasted_bands, response_matrix
-from ms2hs.spectra.sensors import load_sensor
 
 CPU = torch.device("cpu")
 SMALL = {"width": 24, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "window": 16}
@@ -30,7 +29,7 @@ def network_of(config):
     network = SpectralMAE(config, load_weights("linear").prior if config.rank else None)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
+            parameter.add_(0.05 * torch.randn_like(parameter))
     return network
 
 
@@ -65,7 +64,9 @@ def test_the_loss_over_all_is_the_weighted_sum_of_hidden_and_seen(name):
         assert counts["seen"] > 0
         if not config.rank:
             made = lesson.reconstruct(network, batch, CPU)
-            mse = (made - torch.from_numpy(batch["truth"]).clamp(*((0, 1) if config.unit_targets else (None, 9)))).square()
+            mse = (
+                made - torch.from_numpy(batch["truth"]).clamp(*((0, 1) if config.unit_targets else (None, 9)))
+            ).square()
             assert float((loss.total / loss.count).detach()) == pytest.approx(float(mse.mean().detach()), rel=1e-4)
             assert float(loss.total.detach()) == pytest.approx(sums["all"], rel=1e-5)
 

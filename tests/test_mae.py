@@ -25,7 +25,7 @@ def small(name, **changes) -> SpectralMAE:
     network = SpectralMAE(config, load_weights("linear").prior if config.rank else None)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter.add_(0.1 * torch.randn_like(parameter))
     return network.eval()
 
 
@@ -167,9 +167,11 @@ def test_padding_never_counts(group):
     assert centre[-1] == pytest.approx(grid.wavelength_nm[-left:].mean())
     assert width[-1] == pytest.approx(grid.range_nm[1] - (grid.wavelength_nm - grid.fwhm_nm / 2)[-left])
     with torch.no_grad():
-        before = network(x, lens, visible=torch.arange(tokens.shape[2] - 1).expand(2, 16, -1) + tokens.shape[2] * torch.arange(16)[:, None])
-        network.head.weight.view(group, 16, -1)[left:] += 1  # noqa: F841  what the padding would be given
-        after = network(x, lens, visible=torch.arange(tokens.shape[2] - 1).expand(2, 16, -1) + tokens.shape[2] * torch.arange(16)[:, None])
+        groups = tokens.shape[2]
+        visible = torch.arange(groups - 1).expand(2, 16, -1) + groups * torch.arange(16)[:, None]
+        before = network(x, lens, visible=visible)
+        network.head.weight.view(group, 16, -1)[left:] += 1  # what the padding would be given
+        after = network(x, lens, visible=visible)
     torch.testing.assert_close(before[:, -left:], after[:, -left:])
 
 

@@ -50,7 +50,7 @@ def test_the_index_names_the_seen(strategy, shape, share):
     index = visible_index(hidden, by_place=False)
     assert index.shape[:2] == (shape[0], 1)
     found = np.ones_like(hidden).reshape(shape[0], -1)
-    np.put_along_axis(found, index[:, 0], False, axis=1)  # noqa: FBT003  a value to put
+    np.put_along_axis(found, index[:, 0], False, axis=1)
     np.testing.assert_array_equal(found.reshape(shape), hidden)
     if strategy in {"spectral", "place-spectral"}:
         by_place = visible_index(hidden, by_place=True)

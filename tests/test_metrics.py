@@ -67,7 +67,9 @@ def test_ssim_is_that_of_its_definition_and_1_for_the_same():
     assert ssim(truth, truth, valid) == pytest.approx(1)
     found = []
     for one, other in zip(estimate, truth, strict=True):
-        windows = [np.lib.stride_tricks.sliding_window_view(image, (7, 7)).reshape(14, 18, 49) for image in (one, other)]
+        windows = [
+            np.lib.stride_tricks.sliding_window_view(image, (7, 7)).reshape(14, 18, 49) for image in (one, other)
+        ]
         mean, other_mean = (part.mean(axis=2) for part in windows)
         spread, other_spread = (part.var(axis=2, ddof=1) for part in windows)
         shared = ((windows[0] - mean[..., None]) * (windows[1] - other_mean[..., None])).sum(axis=2) / 48

@@ -23,7 +23,7 @@ def network_of(name, **changes):
     network = SpectralMAE(config, load_weights("linear").prior if config.rank else None)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter.add_(0.1 * torch.randn_like(parameter))
     return network
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ms2hs.errors import DataError, Interrupted
-from ms2hs.training import FitSettings, Loss, fit
+from ms2hs.learning.training import FitSettings, Loss, fit
 
 IDENTITY = {"model": {"name": "toy", "width": 16}}
 

@@ -1,11 +1,11 @@
 """The masked autoencoder: spectra of all bands from tokens of a few. One class; its presets are configurations of it.
 
-A token is a cube of reflectance, p × p pixels by s bands, with a place in the window and in the spectrum; the latter is
-an encoding of wavelength and width in nm, so no band count is written down. The encoder (He et al. 2022,
+A token is a cube of reflectance, p by p pixels by s bands, with a place in the window and in the spectrum; the latter
+is an encoding of wavelength and width in nm, so no band count is written down. The encoder (He et al. 2022,
 arXiv 2111.06377) sees the visible tokens only. The decoder is asked for target bands by their wavelengths.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812  as everywhere
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ms2hs.errors import DataError, UnknownName
+from ms2hs.errors import UnknownName
 from ms2hs.models.masking import STRATEGIES
 from ms2hs.models.prior import SpectralPrior
 from ms2hs.spectra.grid import FloatArray, SpectralGrid, response_matrix
@@ -112,38 +112,58 @@ def _allow(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} is {value!r}; one of {', '.join(allowed)} is allowed")
 
 
-def _encoder(width: int, depth: int, heads: int, decoder: tuple[int, int, int]) -> dict[str, int]:
-    names = ("decoder_width", "decoder_depth", "decoder_heads")
-    return {"width": width, "depth": depth, "heads": heads, **dict(zip(names, decoder, strict=True))}
+@dataclass(frozen=True)
+class _Size:
+    width: int
+    depth: int
+    heads: int
 
 
-_DLR = _encoder(768, 4, 8, (512, 2, 8))
+def _config(patch: int, group: int, encoder: _Size, decoder: _Size, **others: Any) -> ModelConfig:  # noqa: ANN401
+    own: dict[str, Any] = asdict(encoder)
+    own |= {f"decoder_{name}": value for name, value in asdict(decoder).items()}
+    return ModelConfig(patch=patch, group=group, **own, **others)
+
+
 PRESETS: dict[str, ModelConfig] = {
-    # arXiv 2502.19451. p and s are not published; 8 × 8 × 8 values fit into 768 without loss.
-    "dlr-ibm-spectral": ModelConfig(patch=8, group=8, **_DLR, reach="place", measured="pasted"),
-    "dlr-ibm-spatial-spectral": ModelConfig(
-        patch=8, group=8, **_DLR, measured="pasted", masking=("spatial-spectral",)
+    # arXiv 2502.19451. p and s are not published; 8 by 8 by 8 values fit into a width of 768.
+    "dlr-ibm-spectral": _config(8, 8, _Size(768, 4, 8), _Size(512, 2, 8), reach="place", measured="pasted"),
+    "dlr-ibm-spatial-spectral": _config(
+        8, 8, _Size(768, 4, 8), _Size(512, 2, 8), measured="pasted", masking=("spatial-spectral",)
     ),
     # S2MAE, CVPR 2024: cubes, 90 % hidden, learnt separable positions, four decoder blocks, targets in 0-1.
-    "s2mae": ModelConfig(
-        patch=8, group=4, **_encoder(768, 12, 12, (512, 4, 8)), window=64, measured="pasted", positions="learnt",
-        masking=("spatial-spectral",), hidden=(0.9, 0.9), unit_targets=True,
+    "s2mae": _config(
+        *(8, 4, _Size(768, 12, 12), _Size(512, 4, 8)),
+        window=64,
+        measured="pasted",
+        positions="learnt",
+        masking=("spatial-spectral",),
+        hidden=(0.9, 0.9),
+        unit_targets=True,
     ),
-    # arXiv 2503.01628: channels by wavelength and bandwidth, spatial then spatial-spectral masking, a ViT to begin with.
-    "general": ModelConfig(
-        patch=16, group=1, **_encoder(768, 12, 12, (512, 2, 8)), window=64,
-        masking=("spatial", "spatial-spectral"), staged=True,
+    # arXiv 2503.01628: channels by wavelength and bandwidth, spatial then spatial-spectral masking, begun with a ViT.
+    "general": _config(
+        *(16, 1, _Size(768, 12, 12), _Size(512, 2, 8)), window=64, masking=("spatial", "spatial-spectral"), staged=True
     ),
     # Ours: bands are tokens of their own, and the network adds to the prior what the prior misses.
-    "spectral": ModelConfig(
-        patch=1, group=1, **_encoder(48, 2, 4, (48, 1, 4)), window=16, reach="place", rank=32,
-        masking=(SENSORS, "spectral"), hidden=(0.85, 0.97),
+    "spectral": _config(
+        *(1, 1, _Size(48, 2, 4), _Size(48, 1, 4)),
+        window=16,
+        reach="place",
+        rank=32,
+        masking=(SENSORS, "spectral"),
+        hidden=(0.85, 0.97),
     ),
-    "spatial-spectral": ModelConfig(
-        patch=4, group=1, **_encoder(96, 3, 4, (96, 1, 4)), window=64, reach="place", context=True, rank=32,
-        masking=(SENSORS, "spectral"), hidden=(0.85, 0.97),
+    "spatial-spectral": _config(
+        *(4, 1, _Size(96, 3, 4), _Size(96, 1, 4)),
+        window=64,
+        reach="place",
+        context=True,
+        rank=32,
+        masking=(SENSORS, "spectral"),
+        hidden=(0.85, 0.97),
     ),
-}  # fmt: skip
+}
 
 
 def preset(name: str) -> ModelConfig:
@@ -209,7 +229,9 @@ class SpectralPosition(nn.Module):
     def forward(self, wavelength_nm: FloatArray, width_nm: FloatArray) -> Tensor:
         """(band, width)."""
         if self.encoded is not None:
-            return self.encoded(_like(self.encoded.weight, fourier(wavelength_nm, width_nm)))
+            features = _like(self.encoded.weight, fourier(wavelength_nm, width_nm))
+            encoded: Tensor = self.encoded(features)
+            return encoded
         assert self.learnt is not None  # noqa: S101  one of the two
         return _like(self.learnt, between_knots(wavelength_nm, KNOTS_NM)) @ self.learnt
 
@@ -231,11 +253,11 @@ class SpatialPosition(nn.Module):
             down, across = _stretch(self.rows, rows), _stretch(self.cols, cols)
             return (down[:, None] + across[None]).flatten(0, 1)
         periods = np.geomspace(4.0, 400.0, self.width // 4)
-        down, across = (2 * np.pi * np.arange(count)[:, None] / periods for count in (rows, cols))
         shape = (rows, cols, self.width // 4)
+        angles = [2 * np.pi * np.arange(count)[:, None] / periods for count in (rows, cols)]
         parts = [
             np.broadcast_to(part, shape)
-            for angle in (down[:, None], across[None])
+            for angle in (angles[0][:, None], angles[1][None])
             for part in (np.sin(angle), np.cos(angle))
         ]
         return 0.5 * _like(like, np.concatenate(parts, axis=-1).reshape(rows * cols, self.width))
@@ -268,7 +290,8 @@ class Attention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (sequence, head, token, width of a head)
         query = query if asking is None else query[:, :, tokens - asking :]
         met = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(met.transpose(1, 2).flatten(2))
+        joined: Tensor = self.proj(met.transpose(1, 2).flatten(2))
+        return joined
 
 
 class Perceptron(nn.Module):
@@ -281,7 +304,8 @@ class Perceptron(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width)."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        made: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return made
 
 
 class Block(nn.Module):
@@ -298,7 +322,8 @@ class Block(nn.Module):
         """(sequence, token, width); with `asking` only the last so many tokens go on."""
         kept = x if asking is None else x[:, x.shape[1] - asking :]
         kept = kept + self.attn(self.norm1(x), asking)
-        return kept + self.mlp(self.norm2(kept))
+        made: Tensor = kept + self.mlp(self.norm2(kept))
+        return made
 
 
 class Memory(NamedTuple):
@@ -364,7 +389,7 @@ class SpectralMAE(nn.Module):
 
     @cached_property
     def _fine(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Mean (wavelength,), deviation (wavelength,) and basis (wavelength, rank) of the prior's spectra of scale 1."""
+        """(wavelength,) mean and deviation, and (wavelength, rank) basis, of the prior's spectra of scale 1."""
         assert self.prior is not None  # noqa: S101  asked for only then
         factors = self.prior.factors.astype(float)
         coefficients = self.prior.sample.mean(axis=0).astype(float)
@@ -419,7 +444,7 @@ class SpectralMAE(nn.Module):
             scaled = (values - MIDDLE) / SPREAD
             tokens = cut(scaled, c.patch, group)  # (window, place, group, value)
         else:
-            scaled = (values / _spread(scaling.scale, side, c.patch) - scaling.mean[:, None, None])
+            scaled = values / _spread(scaling.scale, side, c.patch) - scaling.mean[:, None, None]
             tokens = cut(scaled / scaling.deviation[:, None, None], c.patch, group)
             size = torch.log(4 * scaling.scale)[:, :, None, None].expand(*tokens.shape[:3], 1)
             tokens = torch.cat([tokens, size], dim=-1)
@@ -449,7 +474,7 @@ class SpectralMAE(nn.Module):
         else:
             for block in self.encoder:
                 sequences = block(sequences)
-        made = self.norm(sequences).unflatten(0, (windows, -1))
+        made = self.norm(sequences).view(windows, -1, *sequences.shape[1:])
         return Memory(made, None if by_place else at, centre, width, which)
 
     def _with_context(self, x: Tensor, places: Tensor, windows: int) -> Tensor:
@@ -457,7 +482,7 @@ class SpectralMAE(nn.Module):
         x = torch.cat([places.repeat(windows, 1)[:, None], x], dim=1)
         for block, context in zip(self.encoder, self.context, strict=True):
             x = block(x)
-            heads = context(x[:, 0].unflatten(0, (windows, -1))).flatten(0, 1)
+            heads = context(x[:, 0].view(windows, -1, x.shape[2])).flatten(0, 1)
             x = torch.cat([heads[:, None], x[:, 1:]], dim=1)
         return x
 
@@ -468,10 +493,8 @@ class SpectralMAE(nn.Module):
         x = self.to_decoder(memory.tokens)
         where = self.decoder_spectral(memory.centre_nm, memory.width_nm)
         seen = where if memory.groups is None else where[memory.groups]
-        if c.context:
-            x = torch.cat([x[:, :, :1], x[:, :, 1:] + seen], dim=2)
-        else:
-            x = x + seen
+        # the token that stands for a place lies nowhere in the spectrum
+        x = torch.cat([x[:, :, :1], x[:, :, 1:] + seen], dim=2) if c.context else x + seen
         bands = len(target.wavelength_nm)
         size = bands if c.rank else c.group  # with a prior one query asks for the whole spectrum
         asked = self.query + self.decoder_spectral(*target.groups(size))  # (group, width)
@@ -499,8 +522,8 @@ class SpectralMAE(nn.Module):
         gain, brightness = self.prior.expectation(source.response, target.response, noise)
         with torch.autocast(values.device.type, enabled=False):
             flat = values.float().flatten(2)  # (window, band, pixel)
-            expected = (_like(values, gain) @ flat).unflatten(2, values.shape[2:])
-            bright = (_like(values, brightness) @ flat).unflatten(1, values.shape[2:])
+            expected = (_like(values, gain) @ flat).view(len(flat), -1, *values.shape[2:])
+            bright = (_like(values, brightness) @ flat).view(len(flat), *values.shape[2:])
             scale = torch.sqrt(bright.square() + self.prior.floor**2)
             scale = F.avg_pool2d(scale[:, None], self.config.patch).flatten(1)
         return Scaling(
@@ -528,7 +551,7 @@ def _filled(reflectance: Tensor, valid: Tensor) -> Tensor:
 
 def _spread(scale: Tensor, side: tuple[int, int], patch: int) -> Tensor:
     """(window, 1, row, col) of values (window, place)."""
-    image = scale.unflatten(1, side)[:, None]
+    image = scale.view(-1, 1, *side)
     return image.repeat_interleave(patch, 2).repeat_interleave(patch, 3) if patch > 1 else image
 
 

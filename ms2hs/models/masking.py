@@ -1,6 +1,6 @@
 """Which tokens a masked autoencoder does not see. Seeded, and always some seen and some hidden.
 
-A window's tokens lie in a table of places (p × p pixels) by spectral groups (s bands).
+A window's tokens lie in a table of places (p by p pixels) by spectral groups (s bands).
 """
 
 from collections.abc import Callable
@@ -80,8 +80,7 @@ def hide_unseen(source: SpectralGrid, target: SpectralGrid, group: int) -> BoolA
     """(group,) True for groups of the target's bands none of which the source sees: the exact band set of a sensor."""
     seen = pasted_bands(source, target) >= 0
     padded = np.concatenate([seen, np.zeros(-len(seen) % group, bool)])
-    hidden: BoolArray = ~padded.reshape(-1, group).any(axis=1)
-    return hidden
+    return ~np.asarray(padded.reshape(-1, group).any(axis=1), bool)
 
 
 def visible_index(hidden: BoolArray, *, by_place: bool) -> NDArray[np.int64]:

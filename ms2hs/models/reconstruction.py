@@ -70,7 +70,8 @@ class Reconstructor:
         valid : (row, col) bool.
         """
         if not self.is_local:
-            return self.reconstruct_windows([reflectance], [valid])[0]
+            (made,) = self.reconstruct_windows([reflectance], [valid])
+            return np.asarray(made)
         bands, rows, cols = reflectance.shape
         side = self.patch * max(1, TOKENS_AT_A_TIME // (bands * (-(-cols // self.patch))))
         result = np.empty((self.bands, rows, cols), np.float32)

@@ -82,13 +82,12 @@ def _place(name: str, array: Tensor, network: SpectralMAE) -> tuple[str | None, 
         return (own if own in network.state_dict() else None), array, "the encoder's blocks have no such part"
     if name in {"norm.weight", "norm.bias"}:
         return name, array, ""
+    if name not in {FILTERS, "patch_embed.proj.bias"}:
+        return None, array, "positions and classes of photographs"
     config = network.config
-    if name in {FILTERS, "patch_embed.proj.bias"}:
-        if config.group != 1 or config.rank:
-            return None, array, "a token here is no single band"
-        if name != FILTERS:
-            return "embed.bias", array, ""
-        if array.shape[-1] != config.patch:
-            return None, array, f"patches of {array.shape[-1]} pixels, {config.patch} here"
-        return "embed.weight", torch.flatten(array.sum(dim=1), 1), ""
-    return None, array, "positions and classes of photographs"
+    if config.group != 1 or config.rank:
+        return None, array, "a token here is no single band"
+    if name == FILTERS and array.shape[-1] != config.patch:
+        return None, array, f"patches of {array.shape[-1]} pixels, {config.patch} here"
+    grey = torch.flatten(array.sum(dim=1), 1) if name == FILTERS else array
+    return "embed." + name.rpartition(".")[2], grey, ""

@@ -1,8 +1,9 @@
 """Weights as safetensors files: arrays, and a header that says what they are. Nothing in them runs.
 
 A file holds the arrays of one model, and as metadata `format` (this layout's version), `kind` (which model), and `card`
-(JSON: what it was trained on, by which command, its scores). Kind `linear` is the spectral prior. Kind `mae` is a masked
-autoencoder: its parameters as `network.…`, the prior that it stands beside as `prior.…`, and its configuration as `config`.
+(JSON: what it was trained on, by which command, its scores). Kind `linear` is the spectral prior. Kind `mae` is a
+masked autoencoder: its parameters as `network.…`, the prior that it stands beside as `prior.…`, and in the metadata its
+configuration as `config`.
 """
 
 import hashlib
@@ -111,8 +112,9 @@ def load_weights(name_or_path: str = LINEAR) -> Weights:
         ) from error
     if header.get("format") != FORMAT or header.get("kind") not in {LINEAR, NETWORK}:
         raise WeightsError(
-            f"{path}: weights of format {header.get('format')!r}, kind {header.get('kind')!r}; format {FORMAT!r}, kind "
-            f"{LINEAR!r} or {NETWORK!r} is read. Make them again with `ms2hs pretrain`, or use another version of ms2hs."
+            f"{path}: weights of format {header.get('format')!r}, kind {header.get('kind')!r}; format {FORMAT!r} and "
+            f"kind {LINEAR!r} or {NETWORK!r} are read. Make them again with `ms2hs pretrain`, or use another "
+            "version of ms2hs."
         )
     network = None
     if header["kind"] == NETWORK:
@@ -202,9 +204,7 @@ def _linear(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> SpectralPr
     return SpectralPrior(**{name: array for name, array in arrays.items() if name in known} | numbers)  # type: ignore[arg-type]
 
 
-def _network(
-    path: Path, config: str, arrays: Mapping[str, NDArray[np.generic]], prior: SpectralPrior
-) -> "SpectralMAE":
+def _network(path: Path, config: str, arrays: Mapping[str, NDArray[np.generic]], prior: SpectralPrior) -> "SpectralMAE":
     """The network of a file, after every array was compared with what its configuration asks for."""
     import torch  # noqa: PLC0415  slow to import, and the linear model needs none of it
 

@@ -20,7 +20,7 @@ def rmse(estimate: FloatArray, truth: FloatArray) -> float:
 
 
 def ssim(estimate: FloatArray, truth: FloatArray, valid: NDArray[np.bool_]) -> float:
-    """Structural similarity of images (band, row, col): mean over bands, and over the 7 × 7 windows that are all valid.
+    """Structural similarity of images (band, row, col): mean over bands and over all valid windows of 7 by 7 pixels.
 
     Wang et al. 2004, doi:10.1109/TIP.2003.819861, with uniform windows and a data range of 1: reflectance of 0-1, not
     the range of each image. NaN where no window is all valid.

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ms2hs.errors import OutputError, WeightsError
-from ms2hs.optimisation import Learner
+from ms2hs.learning.optimisation import Learner
 
 FORMAT = "1"
 KIND = "checkpoint"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ms2hs.errors import Ms2hsError
-from ms2hs.interruption import leave_signals_to_parent
+from ms2hs.learning.interruption import leave_signals_to_parent
 
 Batch = dict[str, Any]
 """Arrays and plain values by name."""

@@ -15,11 +15,11 @@ from ms2hs.data.artefacts import Artefacts, disturb
 from ms2hs.data.corpora import view_matrix
 from ms2hs.data.cubes import Cube
 from ms2hs.errors import DataError
+from ms2hs.learning.training import Loss
 from ms2hs.models.mae import SENSORS, Lens, ModelConfig, SpectralMAE
 from ms2hs.models.masking import draw_share, hide, visible_index
 from ms2hs.spectra.grid import SpectralGrid, pasted_bands
 from ms2hs.spectra.sensors import RANGE_NM, load_sensor, sensor_names
-from ms2hs.training import Loss
 
 Float32Array = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -117,11 +117,9 @@ class MaskedLesson:
             return self._through_sensor(truth, target, rng)
         if self.config.rank:
             return self._some_bands(truth, target, rng)
-        return self._masked(strategy, truth, target, rng)
+        return self._masked(strategy, truth, rng)
 
-    def _masked(
-        self, strategy: str, truth: Float32Array, target: SpectralGrid, rng: np.random.Generator
-    ) -> dict[str, Any]:
+    def _masked(self, strategy: str, truth: Float32Array, rng: np.random.Generator) -> dict[str, Any]:
         """Tokens of the target's own bands, some hidden."""
         c = self.config
         windows, bands, rows, cols = truth.shape
@@ -224,12 +222,13 @@ class MaskedLesson:
         if hidden.shape[2] == 1:
             return hidden[..., None]
         rows, cols = (size // self.config.patch for size in like.shape[2:])
-        image = hidden.unflatten(2, (rows, cols))
-        return image.repeat_interleave(self.config.patch, 2).repeat_interleave(self.config.patch, 3)
+        image = hidden.view(*hidden.shape[:2], rows, cols)
+        wide: Tensor = image.repeat_interleave(self.config.patch, 2).repeat_interleave(self.config.patch, 3)
+        return wide
 
     def picture(self, model: nn.Module, path: Path) -> None:
         """Spectra and bands of a batch that is always the same, true beside reconstructed."""
-        from ms2hs.drawing import draw_lesson  # noqa: PLC0415  matplotlib comes with ms2hs[train]
+        from ms2hs.learning.drawing import draw_lesson  # noqa: PLC0415  matplotlib comes with ms2hs[train]
 
         some = replace(self, batch_windows=min(self.batch_windows, 4))
         batch = some.batch(0)
@@ -243,9 +242,7 @@ class MaskedLesson:
         return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
 
 
-def read_windows(
-    cubes: Sequence[Cube], size: int, rng: np.random.Generator, *, turned: bool = False
-) -> Float32Array:
+def read_windows(cubes: Sequence[Cube], size: int, rng: np.random.Generator, *, turned: bool = False) -> Float32Array:
     """(window, band, row, col) one window of a random place a cube; NaN beyond a cube's edge.
 
     Parameters
@@ -277,7 +274,7 @@ def known_bands(values: Float32Array, grid: SpectralGrid) -> tuple[Float32Array,
     finite = np.isfinite(values)
     bands = (grid.wavelength_nm >= low) & (grid.wavelength_nm <= high)
     bands &= finite.sum(axis=(0, 2, 3)) > finite.any(axis=1).sum() / 2
-    valid = finite[:, bands].all(axis=1)
+    valid: BoolArray = np.asarray(finite[:, bands].all(axis=1))
     if bands.sum() < FEWEST_BANDS or valid.sum() < FEWEST_PIXELS:
         return None
     return np.where(valid[:, None], values[:, bands], np.float32(0)), valid, grid.select(bands)
@@ -285,6 +282,7 @@ def known_bands(values: Float32Array, grid: SpectralGrid) -> tuple[Float32Array,
 
 def _bare(model: nn.Module) -> SpectralMAE:
     """The model itself, inside what `fit` wraps it with."""
-    inner = getattr(model, "module", model)
-    bare: SpectralMAE = getattr(inner, "_orig_mod", inner)
-    return bare
+    for name in ("_orig_mod", "module", "_orig_mod"):
+        model = getattr(model, name, model)
+    assert isinstance(model, SpectralMAE)  # noqa: S101  a lesson teaches nothing else
+    return model
