@@ -170,11 +170,10 @@ def _completed(weights: Weights, window: _Window) -> Float32Array:
             seen = np.flatnonzero(~window.hidden)
             made = network(values[:, seen], lens.select(seen), lens, valid=valid)
         else:
-            hidden = (
-                np.pad(window.hidden, (0, -len(window.hidden) % config.group)).reshape(-1, config.group).any(axis=1)
-            )
+            padded = np.pad(window.hidden, (0, -len(window.hidden) % config.group))
+            hidden = padded.reshape(-1, config.group).max(axis=1)
             places = (values.shape[2] // config.patch) * (values.shape[3] // config.patch)
-            tokens = np.broadcast_to(hidden, (1, places, len(hidden)))
+            tokens = np.broadcast_to(hidden, (1, places, len(padded) // config.group))
             index = torch.from_numpy(visible_index(tokens, by_place=config.reach == "place"))
             made = network(values, lens, visible=index, valid=valid)
     result: Float32Array = made[0, :, :rows, :cols].numpy()
