@@ -16,6 +16,8 @@ from ms2hs.models.weights import load_weights
 from ms2hs.spectra.grid import pasted_bands, response_matrix
 
 CPU = torch.device("cpu")
+# Most that a network may need to learn eight windows by heart.
+STEPS = 800
 SMALL = {"width": 24, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "window": 16}
 NAMES = ["dlr-ibm-spectral", "dlr-ibm-spatial-spectral", "s2mae", "general", "spectral", "spatial-spectral"]
 
@@ -175,17 +177,18 @@ def test_small_cubes_are_padded_and_large_ones_cut():
 @pytest.mark.parametrize("name", ["dlr-ibm-spatial-spectral", "spectral", "spatial-spectral"])
 def test_eight_windows_are_learnt_by_heart(name):
     # with all of them in every batch, hidden bands too
-    config = config_of(name, width=48, decoder_width=48, group=preset(name).group, depth=2)
-    if config.rank:
-        config = replace(config, masking=("spectral",), hidden=(0.75, 0.75))
+    changes = {"width": 64, "decoder_width": 64, "depth": 2, "patch": 4 if preset(name).rank else 8}
+    if preset(name).rank:
+        changes |= {"masking": ("spectral",), "hidden": (0.75, 0.75)}
+    config = config_of(name, **changes)
     lesson = MaskedLesson(config, smooth_cubes(8), 8, 10, artefacts=Artefacts.none())
     torch.manual_seed(0)
     network = SpectralMAE(config, load_weights("linear").prior if config.rank else None)
     batch = lesson.batch(0)
-    optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=0)
-    for step in range(400):
+    optimizer = torch.optim.AdamW(network.parameters(), 3e-3, betas=(0.9, 0.95), weight_decay=0)
+    for step in range(STEPS):
         for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * min(1, (step + 1) / 20) * (1 - step / 400)
+            group["lr"] = 3e-3 * min(1, (step + 1) / 20) * (1 - step / STEPS)
         loss = lesson.loss(network, batch, CPU)
         (loss.total / loss.count).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
