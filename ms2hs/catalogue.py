@@ -1,8 +1,9 @@
-"""What there is to choose from: sources, targets, weights."""
+"""What there is to choose from: sources, targets, weights, and presets to train."""
 
 from typing import Any
 
 from ms2hs.errors import UnknownName
+from ms2hs.models.mae import PRESETS, ModelConfig
 from ms2hs.models.weights import Weights, load_weights, weights_names
 from ms2hs.spectra.sensors import Sensor, load_sensor, sensor_names
 
@@ -10,16 +11,17 @@ KINDS = {"linear": "spectral prior, in closed form", "mae": "masked autoencoder"
 
 
 def entries() -> dict[str, Any]:
-    """All sources, targets and weights, each by name with one line about it."""
+    """All sources, targets, weights and presets, each by name with one line about it."""
     return {
         "sources": {name: load_sensor(name).title for name in sensor_names("source")},
         "targets": {name: load_sensor(name).title for name in sensor_names("target")},
         "weights": {name: _summary(load_weights(name)) for name in weights_names()},
+        "presets": {name: _sketch(config) for name, config in PRESETS.items()},
     }
 
 
 def entry(name: str) -> dict[str, Any]:
-    """Everything about one sensor, or the card of one set of weights.
+    """Everything about one sensor or preset, or the card of one set of weights.
 
     Raises
     ------
@@ -29,13 +31,23 @@ def entry(name: str) -> dict[str, Any]:
         return _card(load_weights(name))
     if name in sensor_names():
         return _about(load_sensor(name))
-    known = [*sensor_names("source"), *sensor_names("target"), *weights_names()]
+    if name in PRESETS:
+        return {"name": name, **PRESETS[name].facts}
+    known = [*sensor_names("source"), *sensor_names("target"), *weights_names(), *PRESETS]
     raise UnknownName.of("name", name, known, "Run `ms2hs info` for all of them.")
 
 
 def _summary(weights: Weights) -> str:
     low, high = weights.range_nm
     return f"{KINDS[weights.kind]}, {low:.0f}-{high:.0f} nm"
+
+
+def _sketch(config: ModelConfig) -> str:
+    adds = "adds to the prior, " if config.rank else ""
+    return (
+        f"{adds}tokens of {config.patch} by {config.patch} pixels by {config.group} bands, {config.depth} blocks of "
+        f"{config.width}, then {config.decoder_depth} of {config.decoder_width}; masking {', '.join(config.masking)}"
+    )
 
 
 def _card(weights: Weights) -> dict[str, Any]:

@@ -189,10 +189,12 @@ def _note(text: str) -> None:
 
 @app.command()
 def info(
-    name: Annotated[str | None, typer.Argument(help="A sensor or weights; without it, everything is listed.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A sensor, weights or a preset; without it, everything is listed.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List sensors, targets and weights, or show one."""
+    """List sensors, targets, weights and presets, or show one."""
     from ms2hs import catalogue
 
     found = catalogue.entry(name) if name else catalogue.entries()

@@ -5,16 +5,33 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rasterio
+from cubes_of_arrays import smooth_cubes
 from test_safe import make_safe
 
 import ms2hs.spectra.sensors as known
+from ms2hs.models.mae import SpectralMAE, preset
+from ms2hs.models.weights import load_weights, save_weights
+from ms2hs.preparation import prepare
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 # Commands stand indented on lines of their own, or in back-ticks.
 COMMANDS = sorted(set(re.findall(r"^    (ms2hs .+)$|`(ms2hs [^`]+)`", README, re.MULTILINE)))
 COMMANDS = sorted({(block or span).strip() for block, span in COMMANDS})
+
+
+def make_learning(folder):
+    """What the commands about networks name: shards of small cubes, and weights of a network."""
+    for cube in smooth_cubes(3, bands=40):
+        dn = np.round(cube.values * 1e4).astype(np.int16)
+        facts = {"wavelength_nm": cube.grid.wavelength_nm, "fwhm_nm": cube.grid.fwhm_nm}
+        (folder / "cubes").mkdir(exist_ok=True)
+        np.savez(folder / "cubes" / cube.scene, dn=np.moveaxis(dn, 0, -1), scale=1e-4, nodata=-32768, **facts)
+    prepare(folder / "cubes", folder / "shards", window=16)
+    prior = load_weights("linear").prior
+    save_weights(folder / "mine.safetensors", prior, {}, SpectralMAE(preset("spectral"), prior))
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +47,7 @@ def world(tmp_path_factory, scene_path):
     safes = set(re.findall(r"S2B_\S+?\.SAFE", " ".join(COMMANDS))) | {"scene.SAFE"}
     for name in safes - {made_safe.name}:
         shutil.copytree(made_safe, folder / name)
+    make_learning(folder)
     cube = open_cube(made.output)
     nm = ",".join(f"{x:.1f}" for x in cube.wavelength_nm.values)
     spectrum = ",".join(f"{x:.4f}" for x in cube.values[:, 40, 60])
@@ -39,7 +57,7 @@ def world(tmp_path_factory, scene_path):
 
 def test_there_are_commands():
     assert len(COMMANDS) >= 14
-    for command in ("convert", "info", "example", "pretrain"):
+    for command in ("convert", "info", "example", "pretrain", "prepare", "evaluate"):
         assert any(line.startswith(f"ms2hs {command}") for line in COMMANDS), command
 
 
@@ -52,6 +70,8 @@ def test_a_command_works_as_written(command, ms2hs, world, tmp_path, monkeypatch
         words[words.index("DIR")] = str(request.getfixturevalue("real_data"))
     if words[0] == "example":
         (tmp_path / "scene.tif").unlink()
+    if "mine.safetensors" in words and words[words.index("mine.safetensors") - 1] == "-o":
+        (tmp_path / "mine.safetensors").unlink()
     if "--bands" in words:  # for a file whose bands have no names
         _strip_names(world / "scene.tif", tmp_path / "scene.tif")
     monkeypatch.chdir(tmp_path)
@@ -59,7 +79,7 @@ def test_a_command_works_as_written(command, ms2hs, world, tmp_path, monkeypatch
     assert code == 0, err
     assert out
     for line in out.splitlines():
-        if words[0] in {"convert", "example", "pretrain"} and "--dry-run" not in words:
+        if words[0] in {"convert", "example", "pretrain", "prepare"} and "--dry-run" not in words:
             assert Path(line).is_file(), line
 
 
