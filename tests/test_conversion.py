@@ -6,14 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import rasterio
+import torch
 from rio_cogeo.cogeo import cog_validate
 
 from ms2hs import conversion, planning
 from ms2hs.conversion import convert
 from ms2hs.data.example import HEIGHT, WIDTH
-from ms2hs.errors import OutputError, SceneError
+from ms2hs.errors import OutputError, SceneError, UnknownName, WeightsError
+from ms2hs.models.mae import SpectralMAE, preset
 from ms2hs.models.prior import InputError
-from ms2hs.models.weights import load_weights
+from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.planning import Choices, plan
 from ms2hs.raster.cube import NODATA, SCALE, open_cube
 from ms2hs.spectra.sensors import load_sensor
@@ -233,6 +235,67 @@ def test_a_cube_of_the_site_is_taken_up(made, scene_path, tmp_path):
         assert cube.tags()["MS2HS_SITE"] == made.output.name
     difference = open_cube(better.output).values - open_cube(made.output).values
     assert np.nanmean(np.abs(difference)) < 0.01  # a site cube that agrees changes little
+
+
+def network_file(path, name, **changes):
+    """Weights of a small network that has learnt nothing but noise."""
+    torch.manual_seed(0)
+    sizes = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
+    prior = load_weights("linear").prior
+    network = SpectralMAE(replace(preset(name), **(sizes | changes)), prior)
+    torch.nn.init.normal_(network.head.weight, std=0.05)
+    save_weights(path, prior, {}, network)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("networks")
+    kinds = {"spectral": {}, "spatial-spectral": {"window": 32}, "dlr-ibm-spatial-spectral": {"window": 32}}
+    return {name: network_file(folder / f"{name}.safetensors", name, **changes) for name, changes in kinds.items()}
+
+
+@pytest.mark.parametrize("name", ["spectral", "spatial-spectral", "dlr-ibm-spatial-spectral"])
+def test_a_network_converts_a_part_of_a_scene(networks, name, scene_path, tmp_path):
+    choices = Choices(model=networks[name], window=(0, 0, 70, 83))
+    result = convert(scene_path, "emit", tmp_path / "n.tif", choices)
+    found = read(result.output)
+    linear = read(convert(scene_path, "emit", tmp_path / "l.tif", replace(choices, model="linear")).output)
+    np.testing.assert_array_equal(found == NODATA, linear == NODATA)
+    assert (found != linear).any()
+    assert result.counts == replace(result.counts, pixels=70 * 83)
+    assert cog_validate(result.output, strict=True, quiet=True)[0]
+
+
+def test_a_local_network_gives_the_same_in_strips(networks, scene_path, tmp_path, monkeypatch):
+    choices = Choices(model=networks["spectral"], window=(0, 0, 70, 83))
+    once = read(convert(scene_path, "enmap", tmp_path / "a.tif", choices).output)
+    monkeypatch.setattr(planning, "STRIP_ROWS", 16)
+    monkeypatch.setattr(conversion, "BLOCK_PIXELS", 83 * 5)
+    assert_same(read(convert(scene_path, "enmap", tmp_path / "b.tif", choices).output), once)
+
+
+def test_windows_that_overlap_are_blended_without_a_seam(networks, scene_path, tmp_path):
+    # beside its prior the network adds something smooth, so a seam would stand out among differences of neighbours
+    choices = Choices(model=networks["spatial-spectral"], window=(100, 60, 96, 96))
+    found = read(convert(scene_path, "enmap", tmp_path / "n.tif", choices).output).astype(float)
+    plain = read(convert(scene_path, "enmap", tmp_path / "l.tif", replace(choices, model="linear")).output)
+    added = np.where(plain == NODATA, np.nan, found - plain)
+    steps = np.nanmean(np.abs(np.diff(added, axis=2)), axis=(0, 1))
+    edges = list(range(3, 95, 4))  # where patches meet, and windows too
+    assert steps[edges].max() < 4 * np.median(steps[edges])
+
+
+def test_what_only_the_linear_model_has_is_said(networks, scene_path, tmp_path):
+    for choices in (Choices(uncertainty=True), Choices(site=tmp_path / "x.tif"), Choices(reference=tmp_path / "x.csv")):
+        with pytest.raises(WeightsError, match="--model linear"):
+            plan(scene_path, "enmap", tmp_path / "n.tif", replace(choices, model=networks["spectral"]))
+
+
+def test_an_unknown_device_is_refused_and_leaves_nothing(networks, scene_path, tmp_path):
+    with pytest.raises(UnknownName, match="auto, cpu"):
+        convert(scene_path, "enmap", tmp_path / "n.tif", Choices(model=networks["spectral"], device="tpu"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_real_vegetation_looks_like_vegetation(real_data, tmp_path):
