@@ -272,6 +272,14 @@ def test_an_interrupt_from_the_terminal_reaches_workers_too(tmp_path, unbroken):
     assert_same_run(tmp_path, unbroken)
 
 
+def test_processes_that_load_data_leave_signals_to_the_one_that_learns():
+    with interruption.stop_requests() as asked:
+        interruption.leave_signals_to_parent(0)
+        for number in interruption.SIGNALS:
+            signal.raise_signal(number)
+        assert not asked()
+
+
 def test_an_impatient_second_interrupt_stops_at_once(monkeypatch):
     with interruption.stop_requests() as asked:
         signal.raise_signal(signal.SIGINT)
@@ -320,6 +328,11 @@ def test_a_corrupt_checkpoint_is_refused(tmp_path, unbroken, content):
     (tmp_path / CHECKPOINT).write_bytes(whole[:-100] if content is None else content)
     with pytest.raises(WeightsError, match="not a readable checkpoint"):
         learn(tmp_path, resume=True)
+
+
+def test_a_checkpoint_is_whole_and_for_all_who_may_read_the_log(unbroken):
+    assert (unbroken / CHECKPOINT).stat().st_mode == (unbroken / LOG).stat().st_mode
+    assert {path.name for path in unbroken.iterdir()} == {CHECKPOINT, LOG}
 
 
 def test_nothing_to_resume_is_said(tmp_path):

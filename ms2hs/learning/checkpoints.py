@@ -39,7 +39,10 @@ def save_checkpoint(path: Path, learner: Learner, step: int, identity: Mapping[s
     arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in _state(learner).items()}
     part = path.with_name(f".{path.name}.part")
     try:
+        part.touch()
+        mode = part.stat().st_mode
         save_file(arrays, part, header)
+        part.chmod(mode)  # safetensors keeps its files from others who train in the same folder
         part.replace(path)
     except (SafetensorError, OSError) as error:
         part.unlink(missing_ok=True)

@@ -152,9 +152,11 @@ def fit(
     with joined(settings.device) as processes, stop_requests() as asked, processes.own_random():
         model.to(processes.device)
         whole = json.loads(json.dumps({**identity, "fit": settings.identity()}))
-        run = _Run(lesson, settings, folder, whole, processes, learner_of(model, settings.weight_decay, settings.ema))
+        learner = learner_of(model, settings.weight_decay, settings.ema)
+        run = _Run(lesson, settings, folder, whole, processes, learner)
         history = run.train(run.begin(resume=resume), asked, progress)
-        model.load_state_dict(run.learner.averaged.module.state_dict())
+        model.load_state_dict(learner.averaged.module.state_dict())
+        del run  # and with it what still holds the processes together
     return Fitted(tuple(history), settings.steps, processes.first)
 
 
