@@ -94,9 +94,10 @@ def _network_of(planned: Plan) -> "Reconstructor | None":
     """The network of the weights, if they are one, for the source and target of the plan."""
     if planned.weights.network is None:
         return None
-    from ms2hs.models.reconstruction import Reconstructor, device_of  # noqa: PLC0415  the linear model needs no torch
+    from ms2hs.models.device import device_named  # noqa: PLC0415  the linear model needs no torch
+    from ms2hs.models.reconstruction import Reconstructor  # noqa: PLC0415
 
-    device = device_of(planned.choices.device)
+    device = device_named(planned.choices.device)
     return Reconstructor(planned.weights.network, planned.scene.spectral, planned.spectral, device)
 
 

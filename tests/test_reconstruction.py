@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ms2hs.errors import UnknownName
+from ms2hs.models.device import device_named
 from ms2hs.models.mae import SpectralMAE, preset
-from ms2hs.models.reconstruction import Reconstructor, _fill_groups, device_of
+from ms2hs.models.reconstruction import Reconstructor, _fill_groups
 from ms2hs.models.weights import load_weights
 from ms2hs.spectra.grid import pasted_bands
 from ms2hs.spectra.sensors import load_sensor
@@ -87,7 +88,7 @@ def test_a_group_lends_its_nearest_pasted_band():
 
 
 def test_devices():
-    assert device_of("cpu").type == "cpu"
-    assert device_of("auto").type in {"cpu", "cuda"}
+    assert device_named("cpu").type == "cpu"
+    assert device_named("auto").type in {"cpu", "cuda"}
     with pytest.raises(UnknownName, match="auto, cpu"):
-        device_of("tpu")
+        device_named("tpu")

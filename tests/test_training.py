@@ -24,9 +24,9 @@ from toy_lesson import IDENTITY, ToyLesson, ToyModel
 from ms2hs import cli, interruption
 from ms2hs.errors import DataError, Interrupted, OutputError, UnknownName, WeightsError
 from ms2hs.learning.checkpoints import CHECKPOINT
-from ms2hs.learning.distribution import device_named
 from ms2hs.learning.optimisation import BETAS, average_decay, learning_rate, parameter_groups
 from ms2hs.learning.training import LOG, FitSettings, fit
+from ms2hs.models.device import device_named
 
 SETTINGS = FitSettings(
     steps=20, batch=8, lr=0.02, warmup=0.2, checkpoint_every=5, log_every=1, precision="float32", device="cpu"

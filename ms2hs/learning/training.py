@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from ms2hs.errors import DataError, Interrupted, OutputError, UnknownName
 from ms2hs.learning.checkpoints import CHECKPOINT, restore_checkpoint, save_checkpoint
-from ms2hs.learning.distribution import Processes, joined, native_bfloat16
+from ms2hs.learning.distribution import Processes, joined
 from ms2hs.learning.interruption import stop_requests
 from ms2hs.learning.loading import Batch, batches
 from ms2hs.learning.logbook import Clock, Entry, Logbook
 from ms2hs.learning.optimisation import Learner, learner_of, learning_rate
+from ms2hs.models.device import native_bfloat16
 from ms2hs.progress import FitProgress
 
 LOG = "log.jsonl"

@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812  as everywhere
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ms2hs.errors import UnknownName
+from ms2hs.models.device import native_bfloat16
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.spectra.grid import SpectralGrid, pasted_bands
 
@@ -17,21 +17,6 @@ BoolArray = NDArray[np.bool_]
 
 # So many tokens go through a local network at a time: few enough to stay in a processor's cache.
 TOKENS_AT_A_TIME = 1 << 16
-DEVICES = ("auto", "cpu", "cuda", "mps")
-
-
-def device_of(name: str) -> torch.device:
-    """The device of this name; `auto` is the first of CUDA and the CPU that is there.
-
-    Raises
-    ------
-    UnknownName : not a device's name, or one that this machine has not.
-    """
-    kind = name.partition(":")[0]
-    there = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(kind, False):
-        raise UnknownName.of("device", name, [known for known in DEVICES if there[known]], "Give one of these.")
-    return torch.device(("cuda" if there["cuda"] else "cpu") if kind == "auto" else name)
 
 
 class Reconstructor:
@@ -49,6 +34,8 @@ class Reconstructor:
         config = network.config
         self.device = device or torch.device("cpu")
         self.network = network.to(self.device).eval()
+        # What a network adds to a prior is small, and the prior itself is computed in float32.
+        self._bfloat16 = config.rank > 0 and native_bfloat16(self.device)
         self.bands = len(target)
         self.patch = config.patch
         self.window = config.window
@@ -86,7 +73,7 @@ class Reconstructor:
         values = np.where(known[:, None], np.stack(reflectance), np.float32(0))
         rows, cols = known.shape[1:]
         padding = (0, -cols % self.patch, 0, -rows % self.patch)
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
             x = F.pad(torch.from_numpy(values).to(self.device), padding)
             ok = F.pad(torch.from_numpy(known).to(self.device), padding)
             made = self._run(x, None if bool(ok.all()) else ok)[:, :, :rows, :cols]
