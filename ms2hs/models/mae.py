@@ -364,6 +364,7 @@ class SpectralMAE(nn.Module):
             raise ValueError("a configuration with rank needs the spectral prior that it adds to")
         c = self.config = config
         self.prior = prior if c.rank else None
+        self._kept: tuple[Lens, Lens, torch.device, _Sight] | None = None
         pixels = c.patch**2
         extra = 1 if c.rank else 0  # the logarithm of the scale
         self.embed = nn.Linear(c.group * pixels + extra, c.width)
@@ -516,23 +517,44 @@ class SpectralMAE(nn.Module):
 
     def _scaling(self, values: Tensor, source: Lens, target: Lens) -> Scaling:
         """What the prior expects, in float32 whatever the rest is computed in."""
+        assert self.prior is not None  # noqa: S101  asked for only then
+        sight = self._sight(source, target, values.device)
+        with torch.autocast(values.device.type, enabled=False):
+            flat = values.float().flatten(2)  # (window, band, pixel)
+            expected = (sight.gain @ flat).view(len(flat), -1, *values.shape[2:])
+            bright = (sight.brightness @ flat).view(len(flat), *values.shape[2:])
+            scale = torch.sqrt(bright.square() + self.prior.floor**2)
+            scale = F.avg_pool2d(scale[:, None], self.config.patch).flatten(1)
+        return Scaling(expected, scale, sight.mean, sight.deviation, sight.basis)
+
+    def _sight(self, source: Lens, target: Lens, device: torch.device) -> "_Sight":
+        """The prior between two lenses; that of the last two is kept, since a conversion asks for no others."""
+        if self._kept is not None and self._kept[:3] == (source, target, device):
+            return self._kept[3]
         assert self.prior is not None and source.response is not None and target.response is not None  # noqa: S101, PT018
         mean, deviation, basis = self._fine
         noise = self.prior.source_noise(source.wavelength_nm)
         gain, brightness = self.prior.expectation(source.response, target.response, noise)
-        with torch.autocast(values.device.type, enabled=False):
-            flat = values.float().flatten(2)  # (window, band, pixel)
-            expected = (_like(values, gain) @ flat).view(len(flat), -1, *values.shape[2:])
-            bright = (_like(values, brightness) @ flat).view(len(flat), *values.shape[2:])
-            scale = torch.sqrt(bright.square() + self.prior.floor**2)
-            scale = F.avg_pool2d(scale[:, None], self.config.patch).flatten(1)
-        return Scaling(
-            expected=expected,
-            scale=scale,
-            mean=_like(values, source.response @ mean),
-            deviation=_like(values, source.response @ deviation),
-            basis=_like(values, target.response @ basis),
-        )
+        arrays = (gain, brightness, source.response @ mean, source.response @ deviation, target.response @ basis)
+        with torch.inference_mode(mode=False):  # it may be kept for training
+            sight = _Sight(*(torch.as_tensor(array, dtype=torch.float32).to(device) for array in arrays))
+        self._kept = (source, target, device, sight)
+        return sight
+
+
+class _Sight(NamedTuple):
+    """What of the prior depends on the bands alone."""
+
+    gain: Tensor
+    """(target band, source band)."""
+    brightness: Tensor
+    """(source band,)."""
+    mean: Tensor
+    """(source band,) of spectra of scale 1."""
+    deviation: Tensor
+    """(source band,)."""
+    basis: Tensor
+    """(target band, rank)."""
 
 
 def _initialise(module: nn.Module) -> None:
