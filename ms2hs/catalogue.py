@@ -3,7 +3,7 @@
 from typing import Any
 
 from ms2hs.errors import UnknownName
-from ms2hs.models.mae import PRESETS, ModelConfig
+from ms2hs.models.configuration import PRESETS, ModelConfig
 from ms2hs.models.weights import Weights, load_weights, weights_names
 from ms2hs.spectra.sensors import Sensor, load_sensor, sensor_names
 

@@ -12,7 +12,8 @@ from ms2hs.data.landscapes import simulated_cubes
 from ms2hs.errors import DataError, UnknownName, WeightsError
 from ms2hs.learning.lessons import MaskedLesson
 from ms2hs.learning.training import FitSettings, Fitted, fit
-from ms2hs.models.mae import ModelConfig, SpectralMAE, preset
+from ms2hs.models.configuration import ModelConfig, preset
+from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior import SpectralPrior
 from ms2hs.models.vit import Taken, is_vit, take_vit
 from ms2hs.models.weights import load_weights, save_weights

@@ -13,7 +13,8 @@ from ms2hs import conversion, planning
 from ms2hs.conversion import convert
 from ms2hs.data.example import HEIGHT, WIDTH
 from ms2hs.errors import OutputError, SceneError, UnknownName, WeightsError
-from ms2hs.models.mae import SpectralMAE, preset
+from ms2hs.models.configuration import preset
+from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior import InputError
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.planning import Choices, plan

@@ -11,7 +11,8 @@ from cubes_of_arrays import ArrayCube, smooth_cubes
 from ms2hs.data.artefacts import Artefacts
 from ms2hs.errors import DataError
 from ms2hs.learning.lessons import MaskedLesson
-from ms2hs.models.mae import SpectralMAE, preset
+from ms2hs.models.configuration import preset
+from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights
 from ms2hs.spectra.grid import pasted_bands, response_matrix
 

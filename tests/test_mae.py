@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from ms2hs.errors import UnknownName
-from ms2hs.models.mae import PRESETS, Lens, ModelConfig, SpectralMAE, cut, paste, preset
+from ms2hs.models.configuration import PRESETS, ModelConfig, preset
+from ms2hs.models.mae import SpectralMAE, cut, paste
 from ms2hs.models.masking import hide, visible_index
+from ms2hs.models.positions import Lens
 from ms2hs.models.weights import load_weights
 from ms2hs.spectra.grid import grid_of
 from ms2hs.spectra.sensors import load_sensor, sensor_names

@@ -12,7 +12,8 @@ from cubes_of_arrays import smooth_cubes
 from test_safe import make_safe
 
 import ms2hs.spectra.sensors as known
-from ms2hs.models.mae import SpectralMAE, preset
+from ms2hs.models.configuration import preset
+from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.preparation import prepare
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ms2hs.errors import UnknownName
+from ms2hs.models.configuration import preset
 from ms2hs.models.device import device_named
-from ms2hs.models.mae import SpectralMAE, preset
+from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.reconstruction import Reconstructor, _fill_groups
 from ms2hs.models.weights import load_weights
 from ms2hs.spectra.grid import pasted_bands

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from ms2hs.errors import WeightsError
-from ms2hs.models.mae import SpectralMAE, preset
+from ms2hs.models.configuration import preset
+from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.vit import is_vit, take_vit
 
 CONFIG = replace(preset("general"), width=48, depth=3, heads=3, patch=8, decoder_width=32, decoder_heads=2)

@@ -132,7 +132,8 @@ def test_the_shipped_weights_serve_every_sensor():
 def small_network(name="spectral", **changes):
     import torch
 
-    from ms2hs.models.mae import SpectralMAE, preset
+    from ms2hs.models.configuration import preset
+    from ms2hs.models.mae import SpectralMAE
 
     torch.manual_seed(0)
     sizes = {"width": 16, "heads": 2, "depth": 1, "decoder_width": 16, "decoder_heads": 2, "window": 16}

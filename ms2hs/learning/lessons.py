@@ -16,8 +16,10 @@ from ms2hs.data.corpora import view_matrix
 from ms2hs.data.cubes import Cube
 from ms2hs.errors import DataError
 from ms2hs.learning.training import Loss
-from ms2hs.models.mae import SENSORS, Lens, ModelConfig, SpectralMAE
+from ms2hs.models.configuration import SENSORS, ModelConfig
+from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.masking import draw_share, hide, visible_index
+from ms2hs.models.positions import Lens
 from ms2hs.spectra.grid import SpectralGrid, pasted_bands
 from ms2hs.spectra.sensors import RANGE_NM, load_sensor, sensor_names
 

@@ -22,7 +22,8 @@ from ms2hs.errors import UnknownName, WeightsError
 from ms2hs.models.prior import SpectralPrior
 
 if TYPE_CHECKING:
-    from ms2hs.models.mae import ModelConfig, SpectralMAE
+    from ms2hs.models.configuration import ModelConfig
+    from ms2hs.models.mae import SpectralMAE
 
 FORMAT = "1"
 LINEAR, NETWORK = "linear", "mae"
@@ -230,7 +231,7 @@ def _network(path: Path, config: str, arrays: Mapping[str, NDArray[np.generic]],
 
 
 def _config(path: Path, text: str) -> "ModelConfig":
-    from ms2hs.models.mae import ModelConfig  # noqa: PLC0415
+    from ms2hs.models.configuration import ModelConfig  # noqa: PLC0415
 
     try:
         return ModelConfig.of(json.loads(text))
