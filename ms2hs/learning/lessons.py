@@ -68,7 +68,16 @@ class MaskedLesson:
         `source`, `target` (SpectralGrid) and `bands` (positions in the target that are the source, or None);
         `values` (window, source band, row, col), `truth` (window, target band, row, col), `valid` (window, row, col);
         `visible` (window, sequence, token) or None; `hidden` (window or 1, target band, place or 1).
+
+        Raises
+        ------
+        DataError : a cube cannot be read; nothing is known in any; too few tokens to hide some; too few windows.
         """
+        if self.batch_windows < world:
+            raise DataError(
+                f"batches of {self.batch_windows} windows for {world} processes; at least one for each is needed. "
+                "Raise --batch, or start fewer."
+            )
         rng = np.random.default_rng([self.seed, step])
         strategy = self._strategy(step, rng)
         truth, valid, target = self._windows(rng)
@@ -127,6 +136,14 @@ class MaskedLesson:
         if by_place and strategy == "spatial-spectral":
             strategy = "place-spectral"
         shape = (windows, (rows // c.patch) * (cols // c.patch), -(-bands // c.group))
+        places = 1 if strategy in {"spectral", "place-spectral"} else shape[1]
+        groups = 1 if strategy == "spatial" else shape[2]
+        if places * groups < 2:
+            raise DataError(
+                f"windows of {rows}x{cols} pixels and {bands} bands: {shape[1]} places by {shape[2]} groups of bands; "
+                f"masking {strategy!r} needs two, one to see and one to hide. Give larger windows or more bands, or "
+                "--set a smaller patch or group."
+            )
         hidden = hide(strategy, shape, c.hidden, rng)
         return {
             "source": None,
