@@ -110,7 +110,9 @@ class MaskedLesson:
             of_scene = [scenes[names[i]] for i in rng.integers(len(names), size=self.batch_windows)]
             chosen = [cubes[int(rng.integers(len(cubes)))] for cubes in of_scene]
             largest = max(max(cube.shape) for cube in chosen)
-            size = min(self.window or self.config.window, -(-largest // self.config.patch) * self.config.patch)
+            least = 2 if "spatial" in self.config.masking else 1  # places on a side: one to see and one to hide
+            size = max(least, -(-largest // self.config.patch)) * self.config.patch
+            size = min(self.window or self.config.window, size)
             found = known_bands(read_windows(chosen, size, rng, turned=True), chosen[0].grid)
             if found is not None:
                 return found
