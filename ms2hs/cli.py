@@ -217,14 +217,20 @@ def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     preset: Annotated[
         str,
         typer.Option(
-            "--preset", "--model", help="`linear` (the spectral prior) or a network: `ms2hs info` lists them."
+            "--preset",
+            "--model",
+            help="A network: spectral, spatial-spectral, dlr-ibm-spectral, dlr-ibm-spatial-spectral, s2mae or general. "
+            "Or linear: the spectral prior.",
         ),
     ],
     data: Annotated[
         list[Path] | None, typer.Option(help="Folder of cubes; give it again for more. [default: simulated scenes]")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The weights. [default: <preset>.safetensors]")
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="The weights; log and checkpoint go to <stem>.run/. [default: <preset>.safetensors]"
+        ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="A list of the data's splits/, such as hard/train.")] = None,
     leave_out: Annotated[
@@ -234,21 +240,26 @@ def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     init: Annotated[
         Path | None, typer.Option(help="Weights to begin with: of ms2hs, or a ViT in timm's naming.")
     ] = None,
-    window: Annotated[int | None, typer.Option(min=1, help="Pixels on a side. [default: the preset's]")] = None,
-    change: Annotated[
-        list[str] | None, typer.Option("--set", help="A field of the preset, changed: depth=2. Again for more.")
+    window: Annotated[
+        int | None, typer.Option(min=1, help="Pixels on a side of what a step shows. [default: the preset's]")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1)] = 1000,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="A field of the preset, changed: depth=2. Again for more."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="How many there are; the learning rate falls over all.")] = 1000,
     batch: Annotated[int, typer.Option(min=1, help="Windows a step, over all processes.")] = 16,
-    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
-    seed: Annotated[int, typer.Option()] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read windows.")] = 0,
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps.")] = 500,
-    picture_every: Annotated[int, typer.Option(min=0, help="Steps; 0 for none.")] = 0,
-    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    compiled: Annotated[bool, typer.Option("--compile", help="Through torch.compile.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps. [default: the best]")] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in <output>.run/.")] = False,
+    lr: Annotated[float, typer.Option(help="Highest learning rate, above 0.")] = 1e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn; the same seed gives the same weights.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that make batches; 0: this one does.")] = 0,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
+    picture_every: Annotated[int, typer.Option(min=0, help="Steps between pictures in <stem>.run/; 0: none.")] = 0,
+    precision: Annotated[
+        str, typer.Option(help="One of float32, bfloat16, and auto: bfloat16 where the device computes in it.")
+    ] = "auto",
+    compiled: Annotated[bool, typer.Option("--compile", help="Train through torch.compile.")] = False,
+    device: Annotated[str, typer.Option(help="Where it trains: cpu, cuda, cuda:1. [default: the best]")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in <stem>.run/.")] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -265,6 +276,8 @@ def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         pretrain_linear(data[0], output)
         typer.echo(output)
         return
+    if not 0 < lr < math.inf:
+        raise typer.BadParameter(f"{lr} is no learning rate; a number above 0 is needed. Write for example --lr 1e-3.")
     from ms2hs import pretraining
     from ms2hs.learning.training import FitSettings
     from ms2hs.progress import fit_bar
@@ -293,7 +306,9 @@ def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         fit=settings,
     )
     with fit_bar(shown=not quiet) as progress:
-        made = pretraining.pretrain(asked, output, resume=resume, progress=progress, note=None if quiet else _note)
+        made = pretraining.pretrain(
+            asked, output, resume=resume, overwrite=overwrite, progress=progress, note=None if quiet else _note
+        )
     if made.fitted.first:
         if not quiet:
             typer.echo(f"sha256 {made.sha256}", err=True)
@@ -314,19 +329,19 @@ def evaluate(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     model: Annotated[list[str] | None, typer.Option(help="Weights; give it again for more. [default: linear]")] = None,
     split: Annotated[str | None, typer.Option(help="A list of the data's splits/, such as hard/test.")] = None,
     scene: Annotated[list[str] | None, typer.Option(help="Only this scene; give it again for more.")] = None,
-    hidden: Annotated[float, typer.Option(help="Share of band groups that are hidden.")] = 0.75,
-    windows: Annotated[int, typer.Option(min=1, help="How many are looked at.")] = 64,
+    hidden: Annotated[float, typer.Option(help="Share of groups of 8 bands that are hidden, 0-1.")] = 0.75,
+    windows: Annotated[int, typer.Option(min=1, help="How many are completed.")] = 64,
     size: Annotated[int, typer.Option(min=7, help="Pixels on a side of a window.")] = 64,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of which windows, and which bands are hidden.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Score how models complete hyperspectral cubes of which most bands are hidden."""
     if not 0 < hidden < 1:
         raise typer.BadParameter(f"{hidden} is no share; more than 0 and less than 1 is needed. Write --hidden 0.75.")
-    from ms2hs.comparison import Trial, compare, table
+    from ms2hs.comparison import Trial, compare, facts, table
 
     rows = compare(model or ["linear"], Trial(corpus, split, tuple(scene or ()), hidden, windows, size, seed))
-    typer.echo(json.dumps([asdict(row) for row in rows], indent=1) if as_json else table(rows))
+    typer.echo(json.dumps(facts(rows), indent=1) if as_json else table(rows))
 
 
 @app.command()

@@ -1,15 +1,18 @@
 """Models side by side on cubes that they are asked to complete: the first table of arXiv 2502.19451."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ms2hs.data.cubes import Cube, open_cubes
-from ms2hs.errors import DataError
+from ms2hs.errors import DataError, UnknownName
 from ms2hs.learning.lessons import known_bands, read_windows
 from ms2hs.models.masking import hide, visible_index
 from ms2hs.models.prior import SpectralPrior
@@ -19,6 +22,8 @@ from ms2hs.spectra.metrics import ssim
 
 Float32Array = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
+# Scenes named in a message, at most.
+NAMED = 20
 # Bands that are hidden together. Tokens of a model are hidden where any of their bands is.
 GROUP = 8
 
@@ -72,8 +77,11 @@ def compare(models: Sequence[str], trial: Trial) -> list[Completion]:
 
     Raises
     ------
-    Ms2hsError : weights or data that cannot be read, no window with valid pixels.
+    Ms2hsError : weights or data that cannot be read, no such scene, no window with valid pixels, a network that sees
+        nothing of a window; scikit-image is not installed.
     """
+    if find_spec("skimage") is None:
+        raise DataError("scikit-image is not installed; SSIM needs it. `pip install 'ms2hs[train]'` brings it.")
     weights = [load_weights(model) for model in models]
     windows = list(_windows(trial))
     rows = [_score("mean spectrum", float("nan"), [_mean(window) for window in windows], windows)]
@@ -85,13 +93,22 @@ def compare(models: Sequence[str], trial: Trial) -> list[Completion]:
     return rows
 
 
+def facts(rows: Sequence[Completion]) -> list[dict[str, Any]]:
+    """The rows as values for JSON, which has no NaN: None stands for it."""
+    return [
+        {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+        for row in map(asdict, rows)
+    ]
+
+
 def table(rows: Sequence[Completion]) -> str:
     """The rows as aligned text, MSE in units of 1e-4."""
     heads = ("model", "train MSE", "MSE", "masked", "unmasked", "SSIM")
     lines: list[tuple[str, ...]] = [heads]
     for row in rows:
         numbers = [f"{1e4 * value:.3f}" for value in (row.train_mse, row.mse, row.masked_mse, row.unmasked_mse)]
-        lines.append((row.model, *(text.replace("nan", "-") for text in numbers), f"{row.ssim:.4f}"))
+        numbers.append(f"{row.ssim:.4f}")
+        lines.append((row.model, *("-" if text == "nan" else text for text in numbers)))
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     body = [
         "  ".join(
@@ -104,13 +121,17 @@ def table(rows: Sequence[Completion]) -> str:
 
 def _windows(trial: Trial) -> list[_Window]:
     rng = np.random.default_rng(trial.seed)
-    cubes = [cube for cube in open_cubes(trial.corpus, trial.split) if not trial.scenes or cube.scene in trial.scenes]
+    cubes = open_cubes(trial.corpus, trial.split)
+    there = sorted({cube.scene for cube in cubes})
+    if absent := sorted(set(trial.scenes) - set(there)):
+        raise UnknownName.of("scene", absent[0], there[:NAMED], "Give scenes that are there.")
+    cubes = [cube for cube in cubes if not trial.scenes or cube.scene in trial.scenes]
     found: list[_Window] = []
     for cube in _spread(cubes, rng):
         if len(found) == trial.windows:
             break
         known = known_bands(read_windows([cube], min(trial.size, max(cube.shape)), rng), cube.grid)
-        if known is None:
+        if known is None or len(known[2]) <= GROUP:
             continue
         truth, valid, grid = (known[0][0], known[1][0], known[2])
         groups = -(-len(grid) // GROUP)
@@ -118,8 +139,8 @@ def _windows(trial: Trial) -> list[_Window]:
         found.append(_Window(truth, valid, grid, hidden))
     if not found:
         raise DataError(
-            f"{trial.corpus}: none of {len(cubes)} cubes has a window with known pixels; at least one is needed. Give "
-            "another folder, split or scenes."
+            f"{trial.corpus}: none of {len(cubes)} cubes has a window with known pixels in more than {GROUP} bands; at "
+            "least one is needed. Give another folder, split or scenes."
         )
     return found
 
@@ -172,6 +193,12 @@ def _completed(weights: Weights, window: _Window) -> Float32Array:
         else:
             padded = np.pad(window.hidden, (0, -len(window.hidden) % config.group))
             hidden = padded.reshape(-1, config.group).max(axis=1)
+            if hidden.all():
+                raise DataError(
+                    f"{weights.path}: groups of {config.group} bands, in each of which some of a window's "
+                    f"{len(window.grid)} bands are hidden; one group must be seen. Hide fewer with --hidden, or give "
+                    "other weights."
+                )
             places = (values.shape[2] // config.patch) * (values.shape[3] // config.patch)
             tokens = np.broadcast_to(hidden, (1, places, len(padded) // config.group))
             index = torch.from_numpy(visible_index(tokens, by_place=config.reach == "place"))

@@ -1,5 +1,6 @@
 """pretrain: a masked autoencoder from cubes, or from simulated scenes where none are given."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any
 import torch
 
 from ms2hs.data.cubes import Cube, open_cubes
-from ms2hs.data.landscapes import simulated_cubes
+from ms2hs.data.landscapes import SimulatedCube, simulated_cubes
 from ms2hs.errors import DataError, UnknownName, WeightsError
+from ms2hs.learning.checkpoints import CHECKPOINT
+from ms2hs.learning.distribution import is_first_process
 from ms2hs.learning.lessons import MaskedLesson
 from ms2hs.learning.training import FitSettings, Fitted, fit
 from ms2hs.models.configuration import ModelConfig, preset
@@ -27,6 +30,8 @@ WHERE_DATA_ARE = (
 )
 # Scenes named in a card, at most.
 NAMED = 60
+# Fields of a configuration that say how it learns and not what it is made of.
+HOW_IT_LEARNS = {"masking", "staged", "hidden", "unit_targets", "measured"}
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,18 @@ def pretrain(
     output: Path,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     progress: Callable[[int, int, float], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Pretrained:
     """Train a preset and write its weights; log, checkpoints and pictures go to `<output stem>.run/` beside them.
+
+    Parameters
+    ----------
+    resume : go on from the checkpoint that is there.
+    overwrite : begin anew where there is one.
+    progress : called after each step, as `fit` does.
+    note : called with each note, in the first process.
 
     Raises
     ------
@@ -79,21 +92,18 @@ def pretrain(
 
     def tell(text: str) -> None:
         notes.append(text)
-        if note:
+        if note and is_first_process():
             note(text)
 
     prior = load_weights().prior
-    config = _configured(asked)
-    cubes = _cubes(asked, prior, tell)
-    torch.manual_seed(asked.fit.seed)
-    network = SpectralMAE(config, prior)
-    if asked.init:
-        network, prior = _begin(network, prior, asked, tell)
-        config = network.config
-    _check_window(asked, config)
+    config = _configured(asked, prior)
+    network, prior = _begun(config, prior, asked, tell)
+    cubes = _cubes(asked, asked.window or config.window, prior, tell)
     lesson = MaskedLesson(config, cubes, asked.fit.batch, asked.fit.steps, asked.fit.seed, asked.window)
     identity = {"config": config.facts, "window": asked.window, "scenes": _digest(cubes), "init": str(asked.init)}
     folder = output.with_suffix(".run")
+    if overwrite and not resume:
+        (folder / CHECKPOINT).unlink(missing_ok=True)
     fitted = fit(network, lesson, asked.fit, folder, identity=identity, resume=resume, progress=progress)
     digest = ""
     if fitted.first:
@@ -101,36 +111,66 @@ def pretrain(
     return Pretrained(output, digest, fitted, tuple(notes))
 
 
-def _configured(asked: Pretraining) -> ModelConfig:
+def _configured(asked: Pretraining, prior: SpectralPrior) -> ModelConfig:
     config = preset(asked.preset)
     unknown = sorted(set(asked.changes) - set(config.facts))
     if unknown:
         raise UnknownName.of("setting", unknown[0], sorted(config.facts), "Write for example --set depth=2.")
     try:
-        kinds = {name: type(getattr(config, name)) for name in asked.changes}
-        return replace(config, **{name: _as(kinds[name], value) for name, value in asked.changes.items()})
-    except (TypeError, ValueError) as error:
+        changes = {name: _as(name, getattr(config, name), value) for name, value in asked.changes.items()}
+        config = replace(config, **changes)
+        _check_config(config, prior)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        told = ", ".join(f"{name}={_text(value)}" for name, value in asked.changes.items())
         raise DataError(
-            f"preset {asked.preset} with {asked.changes} cannot be built ({error}); settings that fit each other are "
-            "needed. Change them with --set."
+            f"preset {asked.preset} with {told} cannot be built ({error}); settings that fit each other are needed. "
+            "Change them with --set."
         ) from error
+    window = config.window if asked.window is None else asked.window
+    if window < config.patch or window % config.patch:
+        raise DataError(
+            f"windows of {window} pixels; a multiple of the patch, {config.patch}, is needed. Change --window."
+        )
+    return config
 
 
-def _as(kind: type, value: Any) -> Any:  # noqa: ANN401  a field of a configuration
-    """A text as what the field holds."""
+def _as(name: str, there: Any, value: Any) -> Any:  # noqa: ANN401  a field of a configuration
+    """A text as what the field holds, which is of the kind of what is `there`."""
     if not isinstance(value, str):
         return value
-    if kind is bool:
+    if isinstance(there, bool):
         if value not in {"true", "false"}:
-            raise ValueError(f"{value!r} is neither true nor false")
+            raise ValueError(f"{name} is {value!r}; true or false is needed")
         return value == "true"
-    if kind is tuple:
-        parts = value.split(",")
-        return tuple(float(part) if part[:1].isdigit() else part for part in parts)
-    return kind(value)
+    if isinstance(there, tuple):
+        return tuple(_as(name, there[0], part) for part in value.split(","))
+    try:
+        return type(there)(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is {value!r}; a {'whole ' * isinstance(there, int)}number is needed") from error
 
 
-def _cubes(asked: Pretraining, prior: SpectralPrior, tell: Callable[[str], None]) -> list[Cube]:
+def _check_config(config: ModelConfig, prior: SpectralPrior) -> None:
+    """ValueError where a configuration could be stated, but not trained."""
+    for name, value in config.facts.items():
+        least = 0 if name == "rank" else 1
+        if isinstance(value, int) and not isinstance(value, bool) and value < least:
+            raise ValueError(f"{name} is {value}; {least} or more is needed")
+    directions = prior.factors.shape[1]
+    if config.rank > directions:
+        raise ValueError(f"rank is {config.rank}; the prior has {directions} directions")
+    if len(config.hidden) != 2 or not 0 < config.hidden[0] <= config.hidden[1] < 1:
+        raise ValueError(f"hidden is {_text(config.hidden)}; LOW,HIGH between 0 and 1 are needed")
+    if config.reach == "place" and "spatial" in config.masking:
+        raise ValueError("masking `spatial` hides whole places, from which nothing is left to see with reach `place`")
+
+
+def _text(value: Any) -> str:  # noqa: ANN401  a field of a configuration
+    """As --set takes it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _cubes(asked: Pretraining, window: int, prior: SpectralPrior, tell: Callable[[str], None]) -> list[Cube]:
     cubes = [cube for folder in asked.data for cube in open_cubes(folder, asked.split)]
     absent = sorted(set(asked.leave_out) - {cube.scene for cube in cubes})
     if absent:
@@ -146,19 +186,22 @@ def _cubes(asked: Pretraining, prior: SpectralPrior, tell: Callable[[str], None]
             "fewer out."
         )
     if count:
-        side = max(asked.window or preset(asked.preset).window, SMALLEST_SIMULATED)
+        side = max(window, SMALLEST_SIMULATED)
         cubes += simulated_cubes(count, asked.fit.seed, prior=prior, shape=(side, side))
     return cubes
 
 
-def _begin(
-    network: SpectralMAE, prior: SpectralPrior, asked: Pretraining, tell: Callable[[str], None]
+def _begun(
+    config: ModelConfig, prior: SpectralPrior, asked: Pretraining, tell: Callable[[str], None]
 ) -> tuple[SpectralMAE, SpectralPrior]:
     """The network that training begins with, and its prior."""
-    assert asked.init is not None  # noqa: S101  asked for only then
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(asked.fit.seed)
+        network = SpectralMAE(config, prior)
+    if asked.init is None:
+        return network, prior
     if is_vit(asked.init):
-        taken = take_vit(network, asked.init)
-        tell(_told(taken, asked.init))
+        tell(_told(take_vit(network, asked.init), asked.init))
         return network, prior
     weights = load_weights(str(asked.init))
     if weights.network is None:
@@ -166,17 +209,18 @@ def _begin(
             f"{asked.init}: a linear model; weights of a masked autoencoder, or a ViT in timm's naming, are needed to "
             "begin with. Give others with --init."
         )
-    found, wanted = weights.network.config.facts, network.config.facts
-    free = {"masking", "staged", "hidden", "unit_targets", "measured"}  # how it learns, not what it is made of
-    other = [name for name in wanted if name not in free and found[name] != wanted[name]]
+    found, wanted = weights.network.config.facts, config.facts
+    other = [name for name in wanted if name not in HOW_IT_LEARNS and found[name] != wanted[name]]
     if other:
         said = ", ".join(f"{name} {found[name]!r} instead of {wanted[name]!r}" for name in other[:4])
         raise WeightsError(
-            f"{asked.init}: another configuration than preset {asked.preset}: {said}. Give its own preset, or "
-            "--set what differs."
+            f"{asked.init}: another configuration than preset {asked.preset}: {said}; only how it learns may differ. "
+            "Give its own preset, or --set what differs."
         )
     network.prior = weights.network.prior
-    network.load_state_dict(weights.network.state_dict())
+    fitting = network.load_state_dict(weights.network.state_dict(), strict=False)
+    if fitting.missing_keys:
+        tell(f"{asked.init.name} has no {', '.join(fitting.missing_keys)}: begun anew")
     return network, weights.prior
 
 
@@ -186,14 +230,6 @@ def _told(taken: Taken, path: Path) -> str:
     return f"{len(taken.taken)} arrays of {path.name} taken; left: {left or 'none'}{new}"
 
 
-def _check_window(asked: Pretraining, config: ModelConfig) -> None:
-    window = config.window if asked.window is None else asked.window
-    if window < config.patch or window % config.patch:
-        raise DataError(
-            f"windows of {window} pixels; a multiple of the patch, {config.patch}, is needed. Change --window."
-        )
-
-
 def _digest(cubes: Sequence[Cube]) -> list[Any]:
     """What of the data a resumed run must share, in short."""
     return [len(cubes), *sorted({cube.scene for cube in cubes})[:NAMED]]
@@ -201,12 +237,14 @@ def _digest(cubes: Sequence[Cube]) -> list[Any]:
 
 def _card(asked: Pretraining, cubes: Sequence[Cube], fitted: Fitted, output: Path) -> dict[str, Any]:
     """What the weights say of themselves."""
-    scenes = sorted({cube.scene for cube in cubes})
+    simulated = sum(isinstance(cube, SimulatedCube) for cube in cubes)
+    scenes = sorted({cube.scene for cube in cubes if not isinstance(cube, SimulatedCube)})
     named = scenes if len(scenes) <= NAMED else [*scenes[:NAMED], f"and {len(scenes) - NAMED} more"]
+    named += [f"{simulated} simulated scenes"] if simulated else []
     late = [entry["all_mse"] for entry in fitted.history if entry["step"] > 0.9 * fitted.steps]  # type: ignore[operator]
     known = [value for value in late if value is not None]
     return {
-        "command": f"ms2hs pretrain --preset {asked.preset} -o {output.name} --steps {asked.fit.steps}",
+        "command": _command(asked, output),
         "settings": {
             "preset": asked.preset,
             "window": asked.window,
@@ -218,3 +256,25 @@ def _card(asked: Pretraining, cubes: Sequence[Cube], fitted: Fitted, output: Pat
         "trained_on": named,
         "scores": {"train": {"mse": sum(known) / len(known)}} if known else {},
     }
+
+
+def _command(asked: Pretraining, output: Path) -> str:
+    """The command that trains the same, with the names of folders and files but not their places."""
+    several = [("--data", folder.resolve().name) for folder in asked.data]
+    several += [("--leave-out", scene) for scene in asked.leave_out]
+    several += [("--set", f"{name}={_text(value)}") for name, value in asked.changes.items()]
+    single = {
+        "--split": asked.split,
+        "--simulated": asked.simulated or None,
+        "--init": asked.init.name if asked.init else None,
+        "--window": asked.window,
+        "--steps": asked.fit.steps,
+        "--batch": asked.fit.batch,
+        "--lr": asked.fit.lr,
+        "--seed": asked.fit.seed,
+        "--precision": asked.fit.precision,
+        "--output": output.name,
+    }
+    options = [("--preset", asked.preset), *several, *((name, value) for name, value in single.items())]
+    words = [str(word) for option, value in options if value is not None for word in (option, value)]
+    return shlex.join(["ms2hs", "pretrain", *words])

@@ -175,6 +175,29 @@ def test_small_cubes_are_padded_and_large_ones_cut():
     assert MaskedLesson(config, smooth_cubes(side=40), 2, 10).batch(0)["truth"].shape[2:] == (16, 16)
 
 
+def test_a_cube_of_a_single_place_is_shown_among_others_where_places_are_hidden():
+    small = [replace_values(cube, lambda values: values[:, :3, :3]) for cube in smooth_cubes(1)]
+    lesson = MaskedLesson(config_of("general"), small, 2, 10)
+    batch = lesson.batch(0)
+    assert batch["truth"].shape[2:] == (8, 8)
+    assert batch["valid"].sum() == 2 * 9
+    assert batch["hidden"].mean() == 0.75
+    with pytest.raises(DataError, match="windows of 4x4 pixels and 40 bands: 1 places by 40 groups of bands"):
+        replace(lesson, window=4).batch(0)
+
+
+def test_a_single_group_of_bands_cannot_be_hidden():
+    few = smooth_cubes(1, bands=8)
+    with pytest.raises(DataError, match=r"16 places by 1 groups of bands; .* Give larger windows or more bands"):
+        MaskedLesson(config_of("dlr-ibm-spectral"), few, 2, 10).batch(0)
+
+
+def test_a_batch_has_a_window_for_every_process():
+    lesson = MaskedLesson(config_of("spectral"), smooth_cubes(), 2, 10)
+    with pytest.raises(DataError, match=r"batches of 2 windows for 3 processes; at least one .* Raise --batch"):
+        lesson.batch(0, 0, 3)
+
+
 @pytest.mark.parametrize("name", ["dlr-ibm-spatial-spectral", "spectral", "spatial-spectral"])
 def test_eight_windows_are_learnt_by_heart(name):
     # with all of them in every batch, hidden bands too

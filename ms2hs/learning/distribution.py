@@ -13,6 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 from ms2hs.models.device import device_named
 
 
+def is_first_process() -> bool:
+    """Whether this process is the only one, or the first of those that `torchrun` started: it alone tells."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @dataclass(frozen=True)
 class Processes:
     """One process among those that train together."""

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from ms2hs.errors import OutputError
 from ms2hs.spectra.grid import FloatArray
 
 # Bands that are shown: red, leaf water and short-wave infrared, as far as the target has them.
@@ -16,44 +19,82 @@ SHOWN_NM = (650.0, 1200.0, 2200.0)
 SPECTRA = 4
 # Bands further apart than this are not joined by a line.
 GAP_NM = 60.0
+# Differences are shown up to this reflectance; the darkest and brightest hundredth of an image may be beyond its greys.
+DIFFERENCE = 0.05
+PERCENT = (1, 99)
+HIDDEN, UNKNOWN = "cornflowerblue", "wheat"
+COLUMNS = ("seen", "true", "reconstructed", "difference")
 
 
 def draw_lesson(batch: Mapping[str, Any], made: NDArray[np.float32], path: Path) -> None:
-    """Four spectra of a batch, and three bands of its first window: true, reconstructed, and their difference.
+    """Four spectra of a batch, and three bands of its first window: what was seen, true, reconstructed, difference.
 
     Parameters
     ----------
     batch : as `lessons.MaskedLesson.batch` makes it.
     made : (window, target band, row, col).
+
+    Raises
+    ------
+    OutputError : it cannot be written; nothing is left then.
     """
-    truth, valid, nm = batch["truth"], batch["valid"], batch["target"].wavelength_nm
-    figure = Figure(figsize=(15, 8), layout="constrained")
-    grid = figure.add_gridspec(3, 5, width_ratios=(2.2, 2.2, 1, 1, 1))
-    columns = [grid[:, column].subgridspec(SPECTRA // 2, 1) for column in range(2)]
-    for index, (window, row, col) in enumerate(_pixels(valid)):
-        axes = figure.add_subplot(columns[index % 2][index // 2])
+    figure = Figure(figsize=(17, 8), layout="constrained")
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(5, 6))[0]
+    _draw_spectra(left, batch, made)
+    _draw_bands(right, batch, made)
+    figure.suptitle(f"masking {batch['strategy']}: {batch['hidden'].mean():.0%} hidden")
+    part = path.with_name(f".{path.name}.part.png")
+    try:
+        FigureCanvasAgg(figure).print_png(part)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path} could not be written ({error}); training draws there. Free some space, or draw none, and go on "
+            "from the last checkpoint with --resume."
+        ) from error
+
+
+def _draw_spectra(figure: Any, batch: Mapping[str, Any], made: NDArray[np.float32]) -> None:  # noqa: ANN401
+    truth, nm = batch["truth"], batch["target"].wavelength_nm
+    panels = figure.subplots(SPECTRA // 2, 2).ravel()
+    pixels = _pixels(batch["valid"])
+    for axes, (window, row, col) in zip(panels, pixels, strict=False):
         _curve(axes, nm, truth[window, :, row, col], color="black", label="true")
         _curve(axes, nm, made[window, :, row, col], color="tab:red", label="reconstructed")
-        seen = ~_hidden(batch, window, row, col)
-        axes.plot(nm[seen], truth[window, seen, row, col], "k.", markersize=3, label="seen")
-        axes.set(xlabel="wavelength (nm)", ylabel="reflectance", title=f"window {window}, pixel {row}, {col}")
-        axes.legend(fontsize="x-small")
-    for index, wanted in enumerate(SHOWN_NM):
+        axes.plot(*_seen(batch, window, row, col), ".", color="tab:blue", markersize=5, label="seen")
+        axes.set(xlabel="wavelength (nm)", ylabel="reflectance", title=f"window {window}, row {row}, column {col}")
+        axes.grid(alpha=0.3)
+    for axes in panels[len(pixels) :]:
+        axes.set_axis_off()
+    if pixels:
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+
+
+def _draw_bands(figure: Any, batch: Mapping[str, Any], made: NDArray[np.float32]) -> None:  # noqa: ANN401
+    valid, nm = batch["valid"][0], batch["target"].wavelength_nm
+    rows = figure.subplots(len(SHOWN_NM), len(COLUMNS))
+    hidden = _hidden(batch, 0)
+    for panels, wanted in zip(rows, SHOWN_NM, strict=True):
         band = int(np.abs(nm - wanted).argmin())
-        planes = np.where(valid[0], truth[0, band], np.nan), np.where(valid[0], made[0, band], np.nan)
-        low, high = np.nanpercentile(planes[0], (1, 99)) if valid[0].any() else (0, 1)
-        for column, (plane, name) in enumerate(zip(planes, ("true", "reconstructed"), strict=True)):
-            axes = figure.add_subplot(grid[index, 2 + column])
-            axes.imshow(plane, vmin=low, vmax=max(high, low + 1e-3), cmap="gray", interpolation="nearest")
-            axes.set(xticks=[], yticks=[], title=f"{nm[band]:.0f} nm, {name}")
-        axes = figure.add_subplot(grid[index, 4])
-        image = axes.imshow(planes[1] - planes[0], vmin=-0.05, vmax=0.05, cmap="RdBu", interpolation="nearest")
-        axes.set(xticks=[], yticks=[], title="difference")
-        figure.colorbar(image, ax=axes, shrink=0.8)
-    figure.suptitle(f"masking: {batch['strategy']}")
-    part = path.with_name(f".{path.name}.part.png")
-    FigureCanvasAgg(figure).print_png(part)
-    part.replace(path)
+        true, reconstructed = (np.where(valid, image[0, band], np.nan) for image in (batch["truth"], made))
+        low, high = np.nanpercentile(true, PERCENT) if valid.any() else (0, 1)
+        greys = {"vmin": low, "vmax": max(high, low + 1e-3), "cmap": "gray", "interpolation": "nearest"}
+        images = [panels[column].imshow(image, **greys) for column, image in enumerate((true, true, reconstructed))]
+        panels[0].imshow(np.where(hidden[band], 1.0, np.nan), cmap=ListedColormap([HIDDEN]), interpolation="nearest")
+        difference = panels[3].imshow(
+            reconstructed - true, vmin=-DIFFERENCE, vmax=DIFFERENCE, cmap="RdBu_r", interpolation="nearest"
+        )
+        for axes, name in zip(panels, COLUMNS, strict=True):
+            axes.set(xticks=[], yticks=[], title=name if wanted == SHOWN_NM[0] else "", facecolor=UNKNOWN)
+        panels[0].set_ylabel(f"{nm[band]:.0f} nm")
+        figure.colorbar(images[1], ax=list(panels[:3]), label="reflectance", extend="both", pad=0.01, shrink=0.8)
+    figure.colorbar(difference, ax=list(rows[:, 3]), label="reconstructed - true, reflectance", extend="both")
+    figure.legend(
+        handles=[Patch(color=HIDDEN, label="hidden"), Patch(color=UNKNOWN, label="not known")],
+        loc="outside lower center",
+        ncols=2,
+    )
 
 
 def _pixels(valid: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
@@ -67,15 +108,25 @@ def _pixels(valid: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
     return found
 
 
-def _hidden(batch: Mapping[str, Any], window: int, row: int, col: int) -> NDArray[np.bool_]:
-    """(target band,) of one pixel."""
-    hidden = batch["hidden"]
-    places = hidden.shape[2]
-    cols = batch["valid"].shape[2]
-    patch = int(np.sqrt(batch["valid"][0].size / places)) if places > 1 else 1
-    place = (row // patch) * (cols // patch) + col // patch if places > 1 else 0
-    result: NDArray[np.bool_] = hidden[min(window, len(hidden) - 1), :, place]
-    return result
+def _seen(batch: Mapping[str, Any], window: int, row: int, col: int) -> tuple[FloatArray, FloatArray]:
+    """(band,) wavelengths and values seen of one pixel, of a source's bands or some of the target's."""
+    nm, values = batch["target"].wavelength_nm, batch["values"][window, :, row, col]
+    if batch["visible"] is None:
+        return (batch["source"].wavelength_nm if batch["source"] else nm[batch["bands"]]), values
+    seen = ~_hidden(batch, window)[:, row, col]
+    return nm[seen], values[seen]
+
+
+def _hidden(batch: Mapping[str, Any], window: int) -> NDArray[np.bool_]:
+    """(target band, row, col) of one window."""
+    hidden = batch["hidden"][min(window, len(batch["hidden"]) - 1)]
+    rows, cols = batch["valid"].shape[1:]
+    bands, places = hidden.shape
+    if places == 1:
+        return np.broadcast_to(hidden[:, :, None], (bands, rows, cols))
+    patch = round(np.sqrt(rows * cols / places))
+    image: NDArray[np.bool_] = hidden.reshape(bands, rows // patch, cols // patch)
+    return image.repeat(patch, axis=1).repeat(patch, axis=2)
 
 
 def _curve(axes: Any, nm: FloatArray, values: FloatArray, **style: Any) -> None:  # noqa: ANN401  matplotlib has no types

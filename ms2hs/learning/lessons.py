@@ -70,7 +70,16 @@ class MaskedLesson:
         `source`, `target` (SpectralGrid) and `bands` (positions in the target that are the source, or None);
         `values` (window, source band, row, col), `truth` (window, target band, row, col), `valid` (window, row, col);
         `visible` (window, sequence, token) or None; `hidden` (window or 1, target band, place or 1).
+
+        Raises
+        ------
+        DataError : a cube cannot be read; nothing is known in any; too few tokens to hide some; too few windows.
         """
+        if self.batch_windows < world:
+            raise DataError(
+                f"batches of {self.batch_windows} windows for {world} processes; at least one for each is needed. "
+                "Raise --batch, or start fewer."
+            )
         rng = np.random.default_rng([self.seed, step])
         strategy = self._strategy(step, rng)
         truth, valid, target = self._windows(rng)
@@ -103,7 +112,9 @@ class MaskedLesson:
             of_scene = [scenes[names[i]] for i in rng.integers(len(names), size=self.batch_windows)]
             chosen = [cubes[int(rng.integers(len(cubes)))] for cubes in of_scene]
             largest = max(max(cube.shape) for cube in chosen)
-            size = min(self.window or self.config.window, -(-largest // self.config.patch) * self.config.patch)
+            least = 2 if "spatial" in self.config.masking else 1  # places on a side: one to see and one to hide
+            size = max(least, -(-largest // self.config.patch)) * self.config.patch
+            size = min(self.window or self.config.window, size)
             found = known_bands(read_windows(chosen, size, rng, turned=True), chosen[0].grid)
             if found is not None:
                 return found
@@ -129,6 +140,14 @@ class MaskedLesson:
         if by_place and strategy == "spatial-spectral":
             strategy = "place-spectral"
         shape = (windows, (rows // c.patch) * (cols // c.patch), -(-bands // c.group))
+        places = 1 if strategy in {"spectral", "place-spectral"} else shape[1]
+        groups = 1 if strategy == "spatial" else shape[2]
+        if places * groups < 2:
+            raise DataError(
+                f"windows of {rows}x{cols} pixels and {bands} bands: {shape[1]} places by {shape[2]} groups of bands; "
+                f"masking {strategy!r} needs two, one to see and one to hide. Give larger windows or more bands, or "
+                "--set a smaller patch or group."
+            )
         hidden = hide(strategy, shape, c.hidden, rng)
         return {
             "source": None,
