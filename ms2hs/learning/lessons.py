@@ -228,7 +228,7 @@ class MaskedLesson:
             asked = target
         values = torch.as_tensor(batch["values"]).to(device, non_blocking=True)
         visible = None if batch["visible"] is None else torch.as_tensor(batch["visible"]).to(device, non_blocking=True)
-        made: Tensor = model(values, source, asked, visible, None if bool(valid.all()) else valid)
+        made: Tensor = model(values, source, asked, visible, None if batch["valid"].all() else valid)
         return made
 
     def _lens(self, model: nn.Module, grid: SpectralGrid) -> Lens:
