@@ -21,8 +21,9 @@ from safetensors import safe_open
 from torch import nn
 from toy_lesson import IDENTITY, ToyLesson, ToyModel
 
-from ms2hs import cli, interruption
+from ms2hs import cli
 from ms2hs.errors import DataError, Interrupted, OutputError, UnknownName, WeightsError
+from ms2hs.learning import interruption
 from ms2hs.learning.checkpoints import CHECKPOINT
 from ms2hs.learning.optimisation import BETAS, average_decay, learning_rate, parameter_groups
 from ms2hs.learning.training import LOG, FitSettings, fit
