@@ -35,7 +35,8 @@ from ms2hs.learning.lessons import MaskedLesson
 from ms2hs.learning.loading import batches
 from ms2hs.learning.optimisation import learner_of
 from ms2hs.learning.training import FitSettings, _Run
-from ms2hs.models.mae import ModelConfig, SpectralMAE, preset
+from ms2hs.models.configuration import ModelConfig, preset
+from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights
 from ms2hs.pretraining import SIMULATED_SCENES, SMALLEST_SIMULATED
 

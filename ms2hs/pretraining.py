@@ -119,7 +119,7 @@ def _configured(asked: Pretraining, prior: SpectralPrior) -> ModelConfig:
     try:
         changes = {name: _as(name, getattr(config, name), value) for name, value in asked.changes.items()}
         config = replace(config, **changes)
-        _check_config(config, prior)
+        _check_rank(config, prior)
     except (TypeError, ValueError, ArithmeticError) as error:
         told = ", ".join(f"{name}={_text(value)}" for name, value in asked.changes.items())
         raise DataError(
@@ -150,19 +150,10 @@ def _as(name: str, there: Any, value: Any) -> Any:  # noqa: ANN401  a field of a
         raise ValueError(f"{name} is {value!r}; a {'whole ' * isinstance(there, int)}number is needed") from error
 
 
-def _check_config(config: ModelConfig, prior: SpectralPrior) -> None:
-    """ValueError where a configuration could be stated, but not trained."""
-    for name, value in config.facts.items():
-        least = 0 if name == "rank" else 1
-        if isinstance(value, int) and not isinstance(value, bool) and value < least:
-            raise ValueError(f"{name} is {value}; {least} or more is needed")
+def _check_rank(config: ModelConfig, prior: SpectralPrior) -> None:
     directions = prior.factors.shape[1]
     if config.rank > directions:
         raise ValueError(f"rank is {config.rank}; the prior has {directions} directions")
-    if len(config.hidden) != 2 or not 0 < config.hidden[0] <= config.hidden[1] < 1:
-        raise ValueError(f"hidden is {_text(config.hidden)}; LOW,HIGH between 0 and 1 are needed")
-    if config.reach == "place" and "spatial" in config.masking:
-        raise ValueError("masking `spatial` hides whole places, from which nothing is left to see with reach `place`")
 
 
 def _text(value: Any) -> str:  # noqa: ANN401  a field of a configuration

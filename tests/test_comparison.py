@@ -14,7 +14,8 @@ from ms2hs import comparison
 from ms2hs.comparison import GROUP, Trial, compare, facts, table
 from ms2hs.data.cubes import open_cubes
 from ms2hs.errors import DataError
-from ms2hs.models.mae import SpectralMAE, preset
+from ms2hs.models.configuration import preset
+from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.spectra.grid import grid_of
 from ms2hs.spectra.metrics import ssim

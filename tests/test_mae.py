@@ -240,6 +240,9 @@ def test_a_header_makes_the_same_configuration():
         ({"heads": 5}, "heads"),
         ({"patch": 3}, "multiple of patches"),
         ({"context": True}, "reach"),
+        ({"depth": 0}, "1 or more"),
+        ({"hidden": (0.5, 1.0)}, "between 0 and 1"),
+        ({"reach": "place", "masking": ("spatial",)}, "reach"),
         ({"rank": 8, "masking": ("spatial",)}, "prior"),
     ],
 )

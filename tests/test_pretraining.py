@@ -20,7 +20,8 @@ from test_vit import make_vit
 
 from ms2hs import pretraining, progress
 from ms2hs.learning.training import FitSettings, fit
-from ms2hs.models.mae import PRESETS, SpectralMAE
+from ms2hs.models.configuration import PRESETS
+from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.preparation import prepare
 from ms2hs.pretraining import Pretraining, pretrain
@@ -402,7 +403,7 @@ CASES = {
     "too large a share": (_set("hidden=0.5,1.5"), r"hidden is 0\.5,1\.5; LOW,HIGH between 0 and 1"),
     "word for a share": (_set("hidden=.5,most"), "hidden is 'most'; a number is needed"),
     "unknown masking": (_set("masking=some"), "masking is 'some'; one of spectral, "),
-    "nothing to see": (_set("masking=spatial"), "masking `spatial` hides whole places"),
+    "nothing to see": (_set("masking=spatial"), "masking `spatial` leaves nothing to see"),
     "rank": (_set("rank=1000"), "rank is 1000; the prior has 60 directions"),
     "window": (_words("--window", 12), "windows of 12 pixels; a multiple of the patch, 8, is needed"),
     "one token": (

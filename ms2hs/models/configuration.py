@@ -48,23 +48,39 @@ class ModelConfig:
     """Clip what is learnt to 0-1."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
+        """Refuse what cannot be built, or not be trained."""
         _allow("reach", self.reach, ("window", "place"))
         _allow("measured", self.measured, ("tokens", "pasted"))
         _allow("positions", self.positions, ("fourier", "learnt"))
         for name in self.masking:
             _allow("masking", name, (*STRATEGIES, SENSORS))
-        for name in ("width", "decoder_width"):
-            if getattr(self, name) % 4:
-                raise ValueError(f"{name} is {getattr(self, name)}; a multiple of 4 is needed")
-        if self.width % self.heads or self.decoder_width % self.decoder_heads:
-            raise ValueError("widths must be multiples of their numbers of heads")
-        if self.window % self.patch:
-            raise ValueError(f"a window of {self.window} pixels is no multiple of patches of {self.patch}")
-        if self.context and self.reach != "place":
-            raise ValueError("context joins places that do not meet otherwise; it needs reach `place`")
-        if self.rank and not set(self.masking) <= {SENSORS, "spectral"}:
-            raise ValueError("with a prior, every place of a window sees the same bands: masking `sensors`, `spectral`")
+        for name, value in self.facts.items():
+            least = 0 if name == "rank" else 1
+            if isinstance(value, int) and not isinstance(value, bool) and value < least:
+                raise ValueError(f"{name} is {value}; {least} or more is needed")
+        refused = next((reason for reason, holds in self._rules().items() if not holds), None)
+        if refused:
+            raise ValueError(refused)
+
+    def _rules(self) -> dict[str, bool]:
+        """What must hold between fields, by what to say where it does not."""
+        sizes = (self.width, self.heads), (self.decoder_width, self.decoder_heads)
+        masking = set(self.masking)
+        return {
+            f"widths {self.width} and {self.decoder_width}; multiples of 4 are needed": not any(
+                width % 4 for width, _ in sizes
+            ),
+            "widths must be multiples of their numbers of heads": not any(width % heads for width, heads in sizes),
+            f"a window of {self.window} pixels is no multiple of patches of {self.patch}": not self.window % self.patch,
+            f"hidden is {','.join(map(str, self.hidden))}; LOW,HIGH between 0 and 1 are needed": len(self.hidden) == 2
+            and 0 < self.hidden[0] <= self.hidden[1] < 1,
+            "context joins places that do not meet otherwise; it needs reach `place`": not self.context
+            or self.reach == "place",
+            "masking `spatial` leaves nothing to see at hidden places; it needs reach `window`": self.reach == "window"
+            or "spatial" not in masking,
+            "with a prior, every place of a window sees the same bands: masking `sensors`, `spectral`": not self.rank
+            or masking <= {SENSORS, "spectral"},
+        }
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Self:
