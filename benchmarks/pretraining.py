@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from ms2hs.data.cubes import Cube, open_cubes
 from ms2hs.data.landscapes import simulated_cubes
 from ms2hs.data.shards import numbers_of, write_shard
-from ms2hs.learning.distribution import Processes, device_named, native_bfloat16
+from ms2hs.learning.distribution import Processes, joined
 from ms2hs.learning.lessons import MaskedLesson
 from ms2hs.learning.loading import batches
 from ms2hs.learning.optimisation import learner_of
@@ -109,19 +109,25 @@ def tokens_of(
 
 def steps_of_fit(
     asked: Asked, model: SpectralMAE, lesson: MaskedLesson, shown: Sequence[dict[str, Any]]
-) -> dict[str, Step]:
-    """Whole training steps by name, each on the batch of that number; all train the same model."""
+) -> tuple[dict[str, Step], str]:
+    """Whole training steps by name, each on the batch of that number, and the precision that `fit` itself takes.
+
+    All train the same model. Only one is compiled: in one process, others would use up what may be compiled again.
+    """
     learner = learner_of(model, FitSettings.weight_decay, FitSettings.ema)
-    steps: dict[str, Step] = {}
-    for compiled, precision in product([False, True] if asked.compiled else [False], ["float32", "bfloat16"]):
+
+    def run_of(precision: str, *, compiled: bool = False) -> _Run:
         settings = FitSettings(precision=precision, compiled=compiled, batch=asked.batch)
-        run = _Run(lesson, settings, Path(), {}, Processes(0, 1, asked.device), learner)
+        return _Run(lesson, settings, Path(), {}, Processes(0, 1, asked.device), learner)
 
-        def step(number: int, run: _Run = run) -> None:
-            run._learn(number, shown[number], stop=False)  # noqa: SLF001  the very step
+    def step_of(run: _Run) -> Step:
+        return lambda number: run._learn(number, shown[number], stop=False)  # noqa: SLF001  the very step
 
-        steps[f"{precision}, compiled" if compiled else precision] = step
-    return steps
+    auto = "bfloat16" if run_of("auto").bfloat16 else "float32"
+    steps = {precision: step_of(run_of(precision)) for precision in ("float32", "bfloat16")}
+    if asked.compiled:
+        steps[f"{auto}, compiled"] = step_of(run_of(auto, compiled=True))
+    return steps, auto
 
 
 def bare_steps(asked: Asked, config: ModelConfig, tokens: Sequence[dict[str, Tensor]]) -> dict[str, Step]:
@@ -184,11 +190,10 @@ def measure(asked: Asked) -> dict[str, Any]:
     model = SpectralMAE(config, prior).to(asked.device)
     shown = [lesson.batch(number) for number in range(min(asked.steps, BATCHES))]
     tokens = [tokens_of(model, lesson, batch, asked.device) for batch in shown]
-    steps = steps_of_fit(asked, model, lesson, shown) | bare_steps(asked, config, tokens)
-    seconds, first = taken_in_turns(steps, asked.steps, len(shown))
+    steps, auto = steps_of_fit(asked, model, lesson, shown)
+    seconds, first = taken_in_turns(steps | bare_steps(asked, config, tokens), asked.steps, len(shown))
     median = {name: statistics.median(times) for name, times in seconds.items()}
     own = {name: times for name, times in seconds.items() if not name.startswith("bare")}
-    auto = "bfloat16" if native_bfloat16(asked.device) else "float32"
     with tempfile.TemporaryDirectory() as folder:
         large = simulated_cubes(SHARD_WINDOWS, 1, prior=prior, shape=(SHARD_SIDE, SHARD_SIDE))
         lessons = {"simulated": lesson, "shards": replace(lesson, cubes=sharded(large, Path(folder)))}
@@ -257,14 +262,16 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    device = device_named(options.device)
     rows = []
-    for name in options.preset or PRESETS:
-        window = options.window or min(preset(name).window, WINDOW[device.type])
-        batch = options.batch or BATCH[device.type]
-        rows.append(measure(Asked(name, window, batch, options.steps, device, not options.eager)))
-        if not options.json:
-            show(rows[-1])
+    with joined(options.device) as processes:
+        device = processes.device
+        for name in options.preset or PRESETS:
+            window = options.window or min(preset(name).window, WINDOW[device.type])
+            batch = options.batch or BATCH[device.type]
+            torch.compiler.reset()
+            rows.append(measure(Asked(name, window, batch, options.steps, device, not options.eager)))
+            if not options.json:
+                show(rows[-1])
     if options.json:
         print(json.dumps(rows, indent=1))
 

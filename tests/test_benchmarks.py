@@ -30,6 +30,23 @@ def test_the_writer_is_measured_beside_a_plain_write(tmp_path):
     assert found["ratio"] > 0
 
 
+def test_a_training_step_is_measured_beside_bare_layers():
+    small = ("--window", 8, "--batch", 2, "--steps", 2, "--threads", 1, "--device", "cpu", "--eager")
+    plain, ours = run("pretraining.py", "--preset", "dlr-ibm-spatial-spectral", "--preset", "spatial-spectral", *small)
+    # 211 simulated bands in 27 groups, a quarter of them seen
+    assert plain["tokens"] == {"encoder": [2, 7, 768], "decoder": [2, 7 + 27, 512]}
+    assert ours["tokens"]["context"] == [2, 4, 96]  # one token for each of 4 places
+    assert ours["tokens"]["decoder"][1] == ours["tokens"]["encoder"][1] + 1
+    for found in (plain, ours):
+        assert set(found["seconds"]) == {"float32", "bfloat16", "bare, float32", "bare, bfloat16"}
+        assert found["bare_over_step"]["float32"] > 0.2  # far below what it is: two rounds say little
+        assert set(found["loader_over_step"]) == {
+            f"{name}, {workers} workers" for name in ("simulated", "shards") for workers in (0, 1)
+        }
+        assert min(found["loader_windows_s"].values()) > 0
+    assert ours["auto"] == "float32"
+
+
 def test_scenes_left_out_are_as_well_reconstructed_as_the_readme_says(real_data):
     found = run("leave_one_scene_out.py", "--data", real_data)
     assert len(found) == 9
