@@ -6,8 +6,9 @@
 
 A step is the very one that `fit` takes: loss, backward, clipping, AdamW, moving average. Beside it stand stacks of
 `nn.TransformerEncoderLayer`s as wide and deep as the model's own, on as many tokens as its stacks were given in the
-same batch (counted there), with backward, clipping and the same optimizer: nothing else. Steps of all kinds take turns,
-batch by batch, so that whatever else the machine does slows all of them; medians are told.
+same batch (counted there), with backward, clipping and the same optimizer: nothing else. (The model's last block makes
+only the tokens that were asked for; a bare layer makes all.) Steps of all kinds take turns, batch by batch, so that
+whatever else the machine does slows all of them; medians are told.
 """
 
 import argparse

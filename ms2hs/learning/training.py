@@ -197,8 +197,8 @@ class _Run:
         """Whether steps are shorter in bfloat16: the device has it, and on a processor the layers are wide.
 
         With AVX-512 BF16 (1 thread, torch 2.13, benchmarks/pretraining.py) steps of layers 768 wide are 2.3 times as
-        fast, blocks 256, 192 and 128 wide 2.5, 1.7 and 1.1 times; steps of layers 96 and 48 wide 0.9 times, for there
-        the casts cost more than the products save.
+        fast, blocks 256, 192 and 128 wide 2.5, 1.7 and 1.1 times; steps of layers 96 and 48 wide 0.9 to 1.1 times, for
+        there the casts cost about what the products save.
         """
         device, layers = self.processes.device, self.learner.model.modules()
         widest = max((min(layer.weight.shape) for layer in layers if isinstance(layer, nn.Linear)), default=0)
