@@ -4,7 +4,7 @@ from typing import Any
 
 from ms2hs.errors import UnknownName
 from ms2hs.models.configuration import PRESETS, ModelConfig
-from ms2hs.models.weights import Weights, load_weights, weights_names
+from ms2hs.models.weights import SUFFIX, Weights, load_weights, weights_names
 from ms2hs.spectra.sensors import Sensor, load_sensor, sensor_names
 
 KINDS = {"linear": "spectral prior, in closed form", "mae": "masked autoencoder"}
@@ -26,8 +26,9 @@ def entry(name: str) -> dict[str, Any]:
     Raises
     ------
     UnknownName : nothing is known by that name; the message lists what is.
+    WeightsError : a weights file that cannot be read.
     """
-    if name in weights_names():
+    if name in weights_names() or name.endswith(SUFFIX):
         return _card(load_weights(name))
     if name in sensor_names():
         return _about(load_sensor(name))

@@ -185,7 +185,7 @@ def test_cut_and_paste_undo_each_other():
 
 
 @pytest.mark.parametrize("name", ["general", *OURS])
-def test_invalid_pixels_count_as_the_mean_of_the_others(name):
+def test_nothing_depends_on_invalid_pixels(name):
     network = small(name, patch=1) if name == "spectral" else small(name)
     source, target = network.lens(load_sensor("sentinel2a").grid), network.lens(load_sensor("enmap").grid)
     x = window(12, windows=1)
@@ -196,6 +196,20 @@ def test_invalid_pixels_count_as_the_mean_of_the_others(name):
         torch.testing.assert_close(
             network(x, source, target, valid=valid), network(garbage, source, target, valid=valid)
         )
+
+
+def test_an_invalid_pixel_counts_as_the_mean_of_its_place():
+    network = small("spatial-spectral")
+    source, target = network.lens(load_sensor("sentinel2a").grid), network.lens(load_sensor("enmap").grid)
+    x = window(12, windows=1)
+    valid = torch.ones(1, 16, 16, dtype=torch.bool)
+    valid[:, 5, 6] = False
+    place = x[:, :, 4:8, 4:8].flatten(2)
+    others = torch.cat([place[:, :, :6], place[:, :, 7:]], dim=2).mean(dim=2)
+    filled = x.clone()
+    filled[:, :, 5, 6] = others
+    with torch.no_grad():
+        torch.testing.assert_close(network(x, source, target, valid=valid), network(filled, source, target))
 
 
 def test_places_of_a_local_network_do_not_meet():

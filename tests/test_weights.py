@@ -129,6 +129,11 @@ def test_the_shipped_weights_serve_every_sensor():
     assert (conditional.relative_sigma[~conditional.known]).min() > np.median(conditional.relative_sigma)
 
 
+def test_a_preset_without_weights_says_how_to_train_them():
+    with pytest.raises(UnknownName, match="pretrain --preset s2mae"):
+        load_weights("s2mae")
+
+
 def small_network(name="spectral", **changes):
     import torch
 

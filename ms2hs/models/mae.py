@@ -123,10 +123,10 @@ class SpectralMAE(nn.Module):
         target : bands asked for; None: the source's own, which are then cut into groups of `config.group`. With a
             target each source band is a token of its own.
         visible : (window, sequence, token) positions of the tokens seen, as `masking.visible_index` gives; None: all.
-        valid : (window, row, col) False where a pixel is not known; it then counts as the mean of those known.
+        valid : (window, row, col) False where a pixel is not known; it then counts as the mean of its place.
         """
         own = target is None
-        values = reflectance if valid is None else _filled(reflectance, valid)
+        values = reflectance if valid is None else _filled(reflectance, valid, self.config.patch)
         scaling = self._scaling(values, source, target or source) if self.prior is not None else None
         memory = self.encode(values, source, visible, scaling, group=self.config.group if own else 1)
         rows, cols = (size // self.config.patch for size in reflectance.shape[2:])
@@ -260,12 +260,14 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _filled(reflectance: Tensor, valid: Tensor) -> Tensor:
-    """Values with the mean of a window's valid pixels, band by band, where a pixel is not valid."""
+def _filled(reflectance: Tensor, valid: Tensor, patch: int) -> Tensor:
+    """Values with the mean of the valid pixels of a place, or where it has none of the window, where not valid."""
     known = valid[:, None].to(reflectance.dtype)
     values = torch.where(valid[:, None], reflectance, torch.zeros_like(reflectance))
-    mean = values.sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True).clamp(min=1)
-    return torch.where(valid[:, None], values, mean)
+    of_window = values.sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True).clamp(min=1)
+    share = F.avg_pool2d(known, patch)
+    of_place = torch.where(share > 0, F.avg_pool2d(values, patch) / share.clamp(min=1 / patch**2), of_window)
+    return torch.where(valid[:, None], values, of_place.repeat_interleave(patch, 2).repeat_interleave(patch, 3))
 
 
 def _spread(scale: Tensor, side: tuple[int, int], patch: int) -> Tensor:

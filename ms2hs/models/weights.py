@@ -19,10 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ms2hs.errors import UnknownName, WeightsError
+from ms2hs.models.configuration import PRESETS, ModelConfig
 from ms2hs.models.prior import SpectralPrior
 
 if TYPE_CHECKING:
-    from ms2hs.models.configuration import ModelConfig
     from ms2hs.models.mae import SpectralMAE
 
 FORMAT = "1"
@@ -89,7 +89,10 @@ def find_weights(name_or_path: str) -> Path:
     for folder in FOLDERS:
         if (path := folder / f"{name_or_path}{SUFFIX}").is_file():
             return path
-    raise UnknownName.of("weights", name_or_path, weights_names(), "Give one of these, or a path.")
+    hint = "Give one of these, or a path."
+    if name_or_path in PRESETS:
+        hint = f"Train them with `ms2hs pretrain --preset {name_or_path}`, and give the path."
+    raise UnknownName.of("weights", name_or_path, weights_names(), hint)
 
 
 def load_weights(name_or_path: str = LINEAR) -> Weights:
@@ -230,9 +233,7 @@ def _network(path: Path, config: str, arrays: Mapping[str, NDArray[np.generic]],
     return network.eval()
 
 
-def _config(path: Path, text: str) -> "ModelConfig":
-    from ms2hs.models.configuration import ModelConfig  # noqa: PLC0415
-
+def _config(path: Path, text: str) -> ModelConfig:
     try:
         return ModelConfig.of(json.loads(text))
     except (json.JSONDecodeError, TypeError, ValueError) as error:
