@@ -90,7 +90,7 @@ def tables(
     pixels = scene.measured.shape[1]
     found = {
         "mean spectrum": score(np.repeat(mean_spectrum(scene, scenes), pixels, axis=1), scene),
-        "interpolation": score(interpolated(scene, view.source, view.target), scene),
+        "interpolation": score(interpolated(scene.measured, view.source, view.target), scene),
         "prior": score_prior(conditional, scene, to_source=response_of(view.source, view.target)),
         "prior, noise": score_prior(
             conditional, scene, measured=noisy, to_source=response_of(view.source, view.target)

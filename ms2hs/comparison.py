@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ms2hs.data.cubes import Cube, open_cubes
 from ms2hs.errors import DataError, UnknownName
+from ms2hs.evaluation import interpolated
 from ms2hs.learning.lessons import known_bands, read_windows
 from ms2hs.models.masking import hide, visible_index
 from ms2hs.models.prior import SpectralPrior
@@ -164,11 +165,8 @@ def _mean(window: _Window) -> Float32Array:
 
 
 def _interpolated(window: _Window) -> Float32Array:
-    """(band, row, col) on the line between the bands seen, held beyond them."""
-    nm, seen = window.grid.wavelength_nm, ~window.hidden
-    weights = np.stack([np.interp(nm, nm[seen], unit) for unit in np.eye(int(seen.sum()))], axis=1)
-    result: Float32Array = np.einsum("bs,sij->bij", weights.astype(np.float32), window.truth[seen], optimize=True)
-    return result
+    seen = ~window.hidden
+    return interpolated(window.truth[seen], window.grid.select(seen), window.grid)
 
 
 def _expected(prior: SpectralPrior, window: _Window) -> Float32Array:

@@ -121,15 +121,12 @@ def mean_score(scores: list[Score]) -> Score:
     return Score(*(float(np.mean([getattr(one, name) for one in scores])) for name in Score.__dataclass_fields__))
 
 
-def interpolated(scene: TruthScene, source: SpectralGrid, target: SpectralGrid) -> NDArray[np.float32]:
-    """(target band, pixel) on the line between the source's bands, held beyond them: the simplest baseline."""
+def interpolated(measured: NDArray[np.float32], source: SpectralGrid, target: SpectralGrid) -> NDArray[np.float32]:
+    """(target band, ...) on the line between the bands (source band, ...), held beyond them: the simplest baseline."""
     order = np.argsort(source.wavelength_nm)
     centres = source.wavelength_nm[order]
-    right = np.clip(np.searchsorted(centres, target.wavelength_nm), 1, len(centres) - 1)
-    share = (target.wavelength_nm - centres[right - 1]) / (centres[right] - centres[right - 1])
-    weight = np.clip(share, 0, 1).astype(np.float32)[:, None]
-    bands = scene.measured[order]
-    result: NDArray[np.float32] = bands[right - 1] * (1 - weight) + bands[right] * weight
+    weights = np.stack([np.interp(target.wavelength_nm, centres, unit) for unit in np.eye(len(order))], axis=1)
+    result: NDArray[np.float32] = np.tensordot(weights.astype(np.float32), measured[order], axes=1)
     return result
 
 

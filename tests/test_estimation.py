@@ -79,7 +79,7 @@ def scene(folder):
 
 def test_a_scene_left_out_is_reconstructed_within_its_interval(prior, scene):
     found = score_prior(prior.condition(SOURCE, TARGET), scene, to_source=response_of(SOURCE, TARGET))
-    baseline = score(interpolated(scene, SOURCE, TARGET), scene)
+    baseline = score(interpolated(scene.measured, SOURCE, TARGET), scene)
     assert found.rmse < 0.7 * baseline.rmse
     assert found.sam < 0.7 * baseline.sam
     assert 0.8 < found.coverage <= 1
@@ -162,6 +162,6 @@ def test_interpolation_is_exact_at_the_bands_and_on_lines(scene):
     line = 0.1 + 1e-4 * SOURCE.wavelength_nm[:, None]
     flat = replace(scene, measured=line.astype(np.float32))
     inside = (TARGET.wavelength_nm > 443) & (TARGET.wavelength_nm < 2180)
-    found = interpolated(flat, SOURCE, TARGET)[inside, 0]
+    found = interpolated(flat.measured, SOURCE, TARGET)[inside, 0]
     np.testing.assert_allclose(found, 0.1 + 1e-4 * TARGET.wavelength_nm[inside], rtol=1e-4)
-    assert mean_score([score(interpolated(scene, SOURCE, TARGET), scene)] * 2).rmse > 0
+    assert mean_score([score(interpolated(scene.measured, SOURCE, TARGET), scene)] * 2).rmse > 0
