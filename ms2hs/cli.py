@@ -354,14 +354,16 @@ def prepare(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     quiet: Quiet = False,
 ) -> None:
     """Pack hyperspectral cubes into shards to train from."""
-    from ms2hs.preparation import FEWEST_KNOWN, pack
+    from ms2hs import preparation
     from ms2hs.progress import progress_bar
 
     with progress_bar(shown=not quiet) as progress:
-        packed = pack(folder, output, window, progress, split, overwrite=overwrite)
+        packed = preparation.prepare(folder, output, window, progress, split, overwrite=overwrite)
     if not quiet:
         told = f"{packed.windows} windows in {len(packed.paths)} shards"
-        typer.echo(f"{told}; {packed.left_out} with less than {FEWEST_KNOWN:.0%} known pixels left out", err=True)
+        typer.echo(
+            f"{told}; {packed.left_out} with less than {preparation.FEWEST_KNOWN:.0%} known pixels left out", err=True
+        )
     typer.echo("\n".join(str(path) for path in packed.paths))
 
 

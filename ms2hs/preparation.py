@@ -20,7 +20,7 @@ FEWEST_KNOWN = 0.1
 
 
 @dataclass(frozen=True)
-class Packed:
+class Prepared:
     """What was packed."""
 
     paths: list[Path]
@@ -52,20 +52,7 @@ def prepare(
     split: str | None = None,
     *,
     overwrite: bool = False,
-) -> list[Path]:
-    """Pack the cubes of a folder into shards of at most about 256 MB; returns their paths. See `pack`."""
-    return pack(folder, output, window, progress, split, overwrite=overwrite).paths
-
-
-def pack(
-    folder: Path,
-    output: Path,
-    window: int = 128,
-    progress: Progress | None = None,
-    split: str | None = None,
-    *,
-    overwrite: bool = False,
-) -> Packed:
+) -> Prepared:
     """Pack the cubes of a folder into shards, and tell what was left out.
 
     Cubes are cut into windows side by side; those at the right and lower edge are filled up with nodata. Cubes smaller
@@ -105,7 +92,7 @@ def pack(
     finally:
         for part in packer.parts:
             part.unlink(missing_ok=True)
-    return Packed(paths, packer.windows, packer.left_out)
+    return Prepared(paths, packer.windows, packer.left_out)
 
 
 def _check_directory(output: Path, *, overwrite: bool) -> list[Path]:

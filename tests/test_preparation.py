@@ -11,7 +11,7 @@ from test_cubes import make_hyspecnet, wavelength_tags, whole
 from ms2hs import preparation
 from ms2hs.data.cubes import open_cubes
 from ms2hs.errors import DataError, Ms2hsError, OutputError
-from ms2hs.preparation import pack, prepare
+from ms2hs.preparation import prepare
 
 NM = [450.0, 650.0, 850.0, 2200.0]
 
@@ -32,7 +32,7 @@ def test_windows_side_by_side_are_the_whole_cube(tmp_path_factory, rows, cols, w
     make_corpus(folder, [(rows, cols)])
     (cube,) = open_cubes(folder)
     built = np.full((len(NM), rows, cols), np.nan, np.float32)
-    packed = pack(folder, folder / "shards", window)
+    packed = prepare(folder, folder / "shards", window)
     filled_up = 0
     for part in open_cubes(folder / "shards"):
         name, _, place = part.name.rpartition("@")
@@ -52,7 +52,7 @@ def test_one_grid_and_one_size_a_shard_and_no_shard_too_large(tmp_path, monkeypa
     make_corpus(tmp_path / "corpus")
     make_corpus(tmp_path / "corpus" / "other", [(7, 9)], nm=[450.0, 500.0])
     monkeypatch.setattr(preparation, "SHARD_BYTES", 2 * 2 * 4 * 5 * 5)  # two windows of four bands
-    paths = prepare(tmp_path / "corpus", tmp_path / "shards", window=5)
+    paths = prepare(tmp_path / "corpus", tmp_path / "shards", window=5).paths
     assert [path.name for path in paths] == [f"shard-{number:05d}.safetensors" for number in range(len(paths))]
     assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == [path.name for path in paths]
     shapes = []
@@ -72,11 +72,11 @@ def test_windows_hardly_known_are_left_out_and_counted(tmp_path):
     dn[:, :4] = np.arange(1, 4)[:, None, None]
     dn[:, 4, 4] = (1, 2, 3)
     write_raster(tmp_path / "a.tif", dn, nodata=-32768, band_tags=wavelength_tags([450, 650, 850]))
-    packed = pack(tmp_path, tmp_path / "shards", window=4)
+    packed = prepare(tmp_path, tmp_path / "shards", window=4)
     assert (packed.windows, packed.left_out) == (2, 2)
     write_raster(tmp_path / "a.tif", dn[:, 4:, :], nodata=-32768, band_tags=wavelength_tags([450, 650, 850]))
     with pytest.raises(DataError, match="1 windows, all with less than 10% known pixels"):
-        pack(tmp_path, tmp_path / "none", window=128)
+        prepare(tmp_path, tmp_path / "none", window=128)
     assert not list((tmp_path / "none").iterdir())
 
 
@@ -93,12 +93,12 @@ def test_a_split_packs_its_own_cubes_only(tmp_path):
 def test_shards_are_replaced_only_when_asked_and_all_of_them(tmp_path):
     make_corpus(tmp_path / "corpus")
     shards = tmp_path / "shards"
-    many = prepare(tmp_path / "corpus", shards, window=4)
+    many = prepare(tmp_path / "corpus", shards, window=4).paths
     with pytest.raises(OutputError, match=f"has {len(many)} .safetensors files; they are replaced only when asked"):
         prepare(tmp_path / "corpus", shards)
     for path in list((tmp_path / "corpus" / "site0").iterdir()):
         path.unlink()
-    few = prepare(tmp_path / "corpus", shards, overwrite=True)
+    few = prepare(tmp_path / "corpus", shards, overwrite=True).paths
     assert len(few) < len(many)
     assert sorted(shards.iterdir()) == few
 
@@ -106,7 +106,7 @@ def test_shards_are_replaced_only_when_asked_and_all_of_them(tmp_path):
 def test_nothing_is_left_of_a_run_that_failed_and_what_was_there_stays(tmp_path):
     make_corpus(tmp_path / "corpus")
     shards = tmp_path / "shards"
-    before = {path: path.read_bytes() for path in prepare(tmp_path / "corpus", shards, window=4)}
+    before = {path: path.read_bytes() for path in prepare(tmp_path / "corpus", shards, window=4).paths}
     broken = tmp_path / "corpus" / "site1" / "cube2.tif"
     write_raster(broken, np.ones((4, 300, 300), np.int16), band_tags=wavelength_tags(NM))
     broken.write_bytes(broken.read_bytes()[:4000])
@@ -148,7 +148,7 @@ def test_the_command_prints_paths_and_counts(tmp_path, ms2hs):
 
 
 def test_real_corpora_pack_and_read_back(tmp_path, real_data):
-    packed = pack(real_data, tmp_path / "shards")
+    packed = prepare(real_data, tmp_path / "shards")
     cubes = {cube.name: cube for cube in open_cubes(real_data)}
     parts = open_cubes(tmp_path / "shards")
     assert len(parts) == packed.windows

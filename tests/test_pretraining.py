@@ -347,7 +347,7 @@ def _no_wavelengths(folder, _trained):
 
 
 def _corrupt_shard(folder, _trained):
-    (path, *_) = prepare(make_corpus(folder / "corpus"), folder / "shards")
+    (path, *_) = prepare(make_corpus(folder / "corpus"), folder / "shards").paths
     path.write_bytes(path.read_bytes()[:-100])
     return ["--data", folder / "shards"]
 
