@@ -131,7 +131,7 @@ def _windows(trial: Trial) -> list[_Window]:
     for cube in _spread(cubes, rng):
         if len(found) == trial.windows:
             break
-        known = known_bands(read_windows([cube], min(trial.size, max(cube.shape)), rng), cube.grid)
+        known = known_bands(read_windows([cube], min(trial.size, max(cube.shape)), [rng]), cube.grid)
         if known is None or len(known[2]) <= GROUP:
             continue
         truth, valid, grid = (known[0][0], known[1][0], known[2])

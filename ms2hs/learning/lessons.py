@@ -80,17 +80,17 @@ class MaskedLesson:
                 f"batches of {self.batch_windows} windows for {world} processes; at least one for each is needed. "
                 "Raise --batch, or start fewer."
             )
-        rng = np.random.default_rng([self.seed, step])
-        strategy = self._strategy(step, rng)
-        truth, valid, target = self._windows(rng)
-        shown = self._show(strategy, truth, target, rng)
-        mine = slice(rank, None, world)
-        for name in ("values", "truth", "visible", "hidden"):
-            array = shown.get(name)
-            if array is not None and len(array) == len(truth):
-                shown[name] = array[mine]
-        known = valid[mine] & np.isfinite(shown["values"]).all(axis=1)
-        return shown | {"strategy": strategy, "valid": known, "truth": truth[mine], "target": target}
+        mine = range(self.batch_windows)[rank::world]
+        draw = _Draw(
+            np.random.default_rng([self.seed, step]),
+            [np.random.default_rng([self.seed, step, window]) for window in mine],
+            slice(rank, None, world),
+        )
+        strategy = self._strategy(step, draw.common)
+        truth, valid, target = self._windows(draw)
+        shown = self._show(strategy, truth, target, draw)
+        known = valid & np.isfinite(shown["values"]).all(axis=1)
+        return shown | {"strategy": strategy, "valid": known, "truth": truth, "target": target}
 
     def _strategy(self, step: int, rng: np.random.Generator) -> str:
         names = self.config.masking
@@ -98,12 +98,13 @@ class MaskedLesson:
             return names[min(step * len(names) // self.steps, len(names) - 1)]
         return names[int(rng.integers(len(names)))]
 
-    def _windows(self, rng: np.random.Generator) -> tuple[Float32Array, BoolArray, SpectralGrid]:
+    def _windows(self, draw: "_Draw") -> tuple[Float32Array, BoolArray, SpectralGrid]:
         """(window, band, row, col), (window, row, col) and the bands.
 
         Of one grid, drawn by the square root of its number of scenes, so that a large corpus leaves room for small
         ones; within it each scene is as likely as another.
         """
+        rng = draw.common
         for _ in range(20):
             grids = list(self._grids.values())
             sizes = np.sqrt([len(scenes) for scenes in grids])
@@ -115,7 +116,8 @@ class MaskedLesson:
             least = 2 if "spatial" in self.config.masking else 1  # places on a side: one to see and one to hide
             size = max(least, -(-largest // self.config.patch)) * self.config.patch
             size = min(self.window or self.config.window, size)
-            found = known_bands(read_windows(chosen, size, rng, turned=True), chosen[0].grid)
+            own = chosen[draw.mine]  # the others are for other processes to read
+            found = known_bands(read_windows(own, size, draw.own, turned=True), own[0].grid)
             if found is not None:
                 return found
         raise DataError(
@@ -123,23 +125,21 @@ class MaskedLesson:
             "training needs such pixels. Look at the data (nodata, NaN), or leave the bad cubes out."
         )
 
-    def _show(
-        self, strategy: str, truth: Float32Array, target: SpectralGrid, rng: np.random.Generator
-    ) -> dict[str, Any]:
+    def _show(self, strategy: str, truth: Float32Array, target: SpectralGrid, draw: "_Draw") -> dict[str, Any]:
         if strategy == SENSORS:
-            return self._through_sensor(truth, target, rng)
+            return self._through_sensor(truth, target, draw)
         if self.config.rank:
-            return self._some_bands(truth, target, rng)
-        return self._masked(strategy, truth, rng)
+            return self._some_bands(truth, target, draw)
+        return self._masked(strategy, truth, draw)
 
-    def _masked(self, strategy: str, truth: Float32Array, rng: np.random.Generator) -> dict[str, Any]:
+    def _masked(self, strategy: str, truth: Float32Array, draw: "_Draw") -> dict[str, Any]:
         """Tokens of the target's own bands, some hidden."""
         c = self.config
-        windows, bands, rows, cols = truth.shape
+        _, bands, rows, cols = truth.shape
         by_place = c.reach == "place"
         if by_place and strategy == "spatial-spectral":
             strategy = "place-spectral"
-        shape = (windows, (rows // c.patch) * (cols // c.patch), -(-bands // c.group))
+        shape = (self.batch_windows, (rows // c.patch) * (cols // c.patch), -(-bands // c.group))
         places = 1 if strategy in {"spectral", "place-spectral"} else shape[1]
         groups = 1 if strategy == "spatial" else shape[2]
         if places * groups < 2:
@@ -148,7 +148,7 @@ class MaskedLesson:
                 f"masking {strategy!r} needs two, one to see and one to hide. Give larger windows or more bands, or "
                 "--set a smaller patch or group."
             )
-        hidden = hide(strategy, shape, c.hidden, rng)
+        hidden = hide(strategy, shape, c.hidden, draw.common)[draw.mine]
         return {
             "source": None,
             "bands": None,
@@ -157,25 +157,25 @@ class MaskedLesson:
             "hidden": np.repeat(hidden, c.group, axis=2)[:, :, :bands].transpose(0, 2, 1),
         }
 
-    def _some_bands(self, truth: Float32Array, target: SpectralGrid, rng: np.random.Generator) -> dict[str, Any]:
+    def _some_bands(self, truth: Float32Array, target: SpectralGrid, draw: "_Draw") -> dict[str, Any]:
         """Some of the target's bands, the same at all places, as tokens of their own."""
-        bands = len(target)
+        bands, rng = len(target), draw.common
         seen = bands - min(max(round(draw_share(self.config.hidden, rng) * bands), 1), bands - 1)
         chosen = np.sort(rng.choice(bands, max(seen, min(FEWEST_BANDS, bands - 1)), replace=False))
-        values = self._disturbed(truth[:, chosen], target.select(chosen), rng)
+        values = self._disturbed(truth[:, chosen], target.select(chosen), draw)
         hidden = ~np.isin(np.arange(bands), chosen)
         return {"source": None, "bands": chosen, "values": values, "visible": None, "hidden": hidden[None, :, None]}
 
-    def _through_sensor(self, truth: Float32Array, target: SpectralGrid, rng: np.random.Generator) -> dict[str, Any]:
+    def _through_sensor(self, truth: Float32Array, target: SpectralGrid, draw: "_Draw") -> dict[str, Any]:
         """A source's view of the target's spectra; a source that sees too few bands of them is drawn again."""
         low, high = target.wavelength_nm[[0, -1]]
-        for name in rng.permutation(sorted(self._sources)):
+        for name in draw.common.permutation(sorted(self._sources)):
             grid = self._sources[str(name)]
             inside = (grid.wavelength_nm >= low) & (grid.wavelength_nm <= high)
             if inside.sum() >= FEWEST_BANDS:
                 source = grid.select(inside)
                 matrix = view_matrix(source, target.wavelength_nm).astype(np.float32)
-                values = self._disturbed(np.einsum("sb,nbij->nsij", matrix, truth, optimize=True), source, rng)
+                values = self._disturbed(np.einsum("sb,nbij->nsij", matrix, truth, optimize=True), source, draw)
                 hidden = pasted_bands(source, target) < 0
                 return {
                     "source": source,
@@ -184,13 +184,14 @@ class MaskedLesson:
                     "visible": None,
                     "hidden": hidden[None, :, None],
                 }
-        return self._some_bands(truth, target, rng)
+        return self._some_bands(truth, target, draw)
 
-    def _disturbed(self, values: Float32Array, grid: SpectralGrid, rng: np.random.Generator) -> Float32Array:
+    def _disturbed(self, values: Float32Array, grid: SpectralGrid, draw: "_Draw") -> Float32Array:
         """Values with a product's errors, in half of the windows; each window is a scene of its own."""
         result = values.copy()
-        for window in np.flatnonzero(rng.random(len(values)) < 0.5):
-            result[window] = disturb(values[window], grid, self.artefacts, rng)
+        for window, rng in enumerate(draw.own):
+            if rng.random() < 0.5:
+                result[window] = disturb(values[window], grid, self.artefacts, rng)
         return result
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], device: torch.device) -> Loss:
@@ -263,17 +264,20 @@ class MaskedLesson:
         return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
 
 
-def read_windows(cubes: Sequence[Cube], size: int, rng: np.random.Generator, *, turned: bool = False) -> Float32Array:
+def read_windows(
+    cubes: Sequence[Cube], size: int, draws: Sequence[np.random.Generator], *, turned: bool = False
+) -> Float32Array:
     """(window, band, row, col) one window of a random place a cube; NaN beyond a cube's edge.
 
     Parameters
     ----------
     cubes : of one grid.
     size : pixels on a side.
+    draws : one a window, of its place.
     turned : whether windows are turned and mirrored at random.
     """
     result = np.full((len(cubes), len(cubes[0].grid), size, size), np.nan, np.float32)
-    for place, cube in zip(result, cubes, strict=True):
+    for place, cube, rng in zip(result, cubes, draws, strict=True):
         height, width = (min(size, length) for length in cube.shape)
         row = int(rng.integers(cube.shape[0] - height + 1))
         col = int(rng.integers(cube.shape[1] - width + 1))
@@ -299,6 +303,18 @@ def known_bands(values: Float32Array, grid: SpectralGrid) -> tuple[Float32Array,
     if bands.sum() < FEWEST_BANDS or valid.sum() < FEWEST_PIXELS:
         return None
     return np.where(valid[:, None], values[:, bands], np.float32(0)), valid, grid.select(bands)
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What a step draws at random, so that each process knows what is common and reads its own windows only."""
+
+    common: np.random.Generator
+    """Of all windows of the step, in each process the same."""
+    own: Sequence[np.random.Generator]
+    """One a window of this process."""
+    mine: slice
+    """Which of all windows these are."""
 
 
 def _bare(model: nn.Module) -> SpectralMAE:

@@ -187,23 +187,27 @@ class SpectralMAE(nn.Module):
     def decode(self, memory: Memory, target: Lens, side: tuple[int, int], scaling: Scaling | None) -> Tensor:
         """(window, target band, row, col) of a window of `side` places."""
         c = self.config
-        windows, sequences, _, _ = memory.tokens.shape
+        windows, bands = len(memory.tokens), len(target.wavelength_nm)
         x = self.to_decoder(memory.tokens)
         where = self.decoder_spectral(memory.centre_nm, memory.width_nm)
         seen = where if memory.groups is None else where[memory.groups]
         # the token that stands for a place lies nowhere in the spectrum
         x = torch.cat([x[:, :, :1], x[:, :, 1:] + seen], dim=2) if c.context else x + seen
-        bands = len(target.wavelength_nm)
         size = bands if c.rank else c.group  # with a prior one query asks for the whole spectrum
         asked = self.query + self.decoder_spectral(*target.groups(size))  # (group, width)
-        if memory.places is not None:
-            spatial = self.decoder_spatial(*side, x)
+        # Queries begin with the mean of what their place shows. Else nothing tells them apart from place to place until
+        # attention has learnt where to look, and networks stay at the mean spectrum for hundreds of steps.
+        if memory.places is None:
+            queries = asked + x.mean(dim=2, keepdim=True)  # (window, place, group, width)
+        else:
+            spatial = self.decoder_spatial(*side, x)  # (place, width)
+            shown = spatial + _mean_by_place(x[:, 0], memory.places[:, 0], len(spatial))
+            queries = (asked + shown[:, :, None]).flatten(1, 2)[:, None]  # (window, 1, place · group, width)
             x = x + spatial[memory.places]
-            asked = (spatial[:, None] + asked).flatten(0, 1)  # (place · group, width)
-        x = torch.cat([x, asked.expand(windows, sequences, *asked.shape)], dim=2).flatten(0, 1)
+        x = torch.cat([x, queries], dim=2).flatten(0, 1)
         for block in self.decoder[:-1]:
             x = block(x)
-        x = self.decoder[-1](x, asking=len(asked))
+        x = self.decoder[-1](x, asking=queries.shape[2])
         made = self.head(self.decoder_norm(x)).view(windows, side[0] * side[1], -1)
         if scaling is None:
             values = made.view(*made.shape[:2], -1, c.group * c.patch**2)
@@ -268,6 +272,15 @@ def _filled(reflectance: Tensor, valid: Tensor, patch: int) -> Tensor:
     share = F.avg_pool2d(known, patch)
     of_place = torch.where(share > 0, F.avg_pool2d(values, patch) / share.clamp(min=1 / patch**2), of_window)
     return torch.where(valid[:, None], values, of_place.repeat_interleave(patch, 2).repeat_interleave(patch, 3))
+
+
+def _mean_by_place(tokens: Tensor, places: Tensor, count: int) -> Tensor:
+    """(window, place, width) mean of the tokens (window, token, width) of each place; 0 where it has none."""
+    windows, _, width = tokens.shape
+    index = places[:, :, None].expand(-1, -1, width)
+    total = tokens.new_zeros(windows, count, width).scatter_add(1, index, tokens)
+    number = tokens.new_zeros(windows, count).scatter_add(1, places, torch.ones_like(places, dtype=tokens.dtype))
+    return total / number.clamp(min=1)[:, :, None]
 
 
 def _spread(scale: Tensor, side: tuple[int, int], patch: int) -> Tensor:
