@@ -28,7 +28,7 @@ import json, sys
 from pathlib import Path
 from ms2hs.conversion import convert
 from ms2hs.planning import Choices
-made = convert(sys.argv[1], "enmap", Path(sys.argv[2]), Choices(overwrite=True))
+made = convert(sys.argv[1], "enmap", Path(sys.argv[2]), Choices(overwrite=True, model=sys.argv[3]))
 peak_kib = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]  # ru_maxrss counts the parent's too
 print(json.dumps({**made.seconds, "peak_bytes": int(peak_kib) * 1024}))
 """
@@ -70,19 +70,19 @@ def plain_write_seconds(cube: Path, copy: Path) -> float:
     return seconds + time.perf_counter() - began
 
 
-def converted(scene: Path, output: Path) -> dict[str, float]:
+def converted(scene: Path, output: Path, model: str) -> dict[str, float]:
     """Seconds by stage, and peak memory, of one `convert` in a process of its own."""
-    command = [sys.executable, "-c", CONVERT, str(scene), str(output)]
+    command = [sys.executable, "-c", CONVERT, str(scene), str(output), model]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(run.stdout)
     return found
 
 
-def measure(folder: Path, height: int, width: int) -> dict[str, float]:
+def measure(folder: Path, height: int, width: int, model: str) -> dict[str, float]:
     """One scene of that size, converted, and its cube written plainly."""
     scene, output, copy = folder / "scene.tif", folder / "cube.tif", folder / "plain.tif"
     write_scene(scene, height, width)
-    found = converted(scene, output)
+    found = converted(scene, output, model)
     found["plain_write"] = plain_write_seconds(output, copy)
     found["ratio"] = found["whole"] / found["plain_write"]
     found["cube_bytes"] = 202 * height * width * 2
@@ -96,6 +96,7 @@ def main() -> None:
     """Measure and print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=3660, help="rows and columns of the scene")
+    parser.add_argument("--model", default="linear", help="shipped weights, or a path")
     parser.add_argument("--folder", type=Path, help="where to work; needs about 20 GB at 3660 [default: temporary]")
     parser.add_argument("--once", action="store_true", help="skip the scene of twice the height")
     parser.add_argument("--json", action="store_true")
@@ -103,7 +104,8 @@ def main() -> None:
     heights = [asked.size] if asked.once else [asked.size, 2 * asked.size]
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         rows = [
-            {"height": height, "width": asked.size, **measure(Path(folder), height, asked.size)} for height in heights
+            {"height": height, "width": asked.size, **measure(Path(folder), height, asked.size, asked.model)}
+            for height in heights
         ]
     if asked.json:
         print(json.dumps(rows, indent=1))
