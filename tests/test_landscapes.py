@@ -129,7 +129,7 @@ def test_a_priors_sample_gets_its_brightness_back():
 
 
 def test_the_shipped_prior_is_enough_to_make_scenes():
-    cubes = simulated_cubes(2, 0, prior=load_weights("linear").model, shape=(48, 48))
+    cubes = simulated_cubes(2, 0, prior=load_weights("linear").prior, shape=(48, 48))
     assert all(cube.structure is None for cube in cubes)
     first, second = (cube.read(0, 0, 48, 48) for cube in cubes)
     assert np.isfinite(first).all()
@@ -338,7 +338,7 @@ def test_power_falls_as_in_real_scenes(real_data):
     rng = np.random.default_rng(0)
     some = [landscapes._window(windows, rng) for _ in range(40)]
     real = np.median([slopes_of(window.read(), window.grid.wavelength_nm) for window in some], axis=0)
-    spectra = spectra_of(load_weights("linear").model)
+    spectra = spectra_of(load_weights("linear").prior)
     shaped = [simulate(spectra, (128, 128), np.random.default_rng(i), window) for i, window in enumerate(some)]
     chance = [simulate(spectra, (128, 128), np.random.default_rng([7, i])) for i in range(40)]
     for scenes in (shaped, chance):
