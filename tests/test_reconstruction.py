@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from ms2hs.errors import UnknownName
+from ms2hs.errors import GridError, UnknownName
 from ms2hs.models.configuration import preset
 from ms2hs.models.device import device_named
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.reconstruction import TOKENS_AT_A_TIME, Reconstructor, _fill_groups
 from ms2hs.models.weights import load_weights
-from ms2hs.spectra.grid import pasted_bands
+from ms2hs.spectra.grid import grid_of, pasted_bands
 from ms2hs.spectra.sensors import load_sensor
 
 SOURCE, TARGET = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
@@ -82,6 +82,12 @@ def test_pasted_bands_are_all_that_a_frozen_model_sees():
     other = x.copy()
     other[unused] = 0.9
     np.testing.assert_array_equal(made.reconstruct(x, valid), made.reconstruct(other, valid))
+
+
+def test_a_target_of_which_nothing_is_seen_is_refused():
+    far = grid_of(np.array([1750.0, 1760.0, 1770.0]), np.full(3, 5.0))
+    with pytest.raises(GridError, match="60 %"):
+        Reconstructor(network_of("dlr-ibm-spectral"), SOURCE, far)
 
 
 def test_a_group_lends_its_nearest_pasted_band():

@@ -8,8 +8,10 @@ import torch.nn.functional as F  # noqa: N812  as everywhere
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ms2hs.errors import GridError
 from ms2hs.models.device import native_bfloat16
 from ms2hs.models.mae import SpectralMAE
+from ms2hs.models.masking import hide_unseen, visible_index
 from ms2hs.spectra.grid import SpectralGrid, pasted_bands
 
 Float32Array = NDArray[np.float32]
@@ -30,7 +32,7 @@ class Reconstructor:
 
         Raises
         ------
-        GridError : bands outside the wavelengths of the network's prior.
+        GridError : bands outside the wavelengths of the network's prior; nothing of the source to paste.
         """
         config = network.config
         self.device = device or torch.device("cpu")
@@ -48,7 +50,13 @@ class Reconstructor:
         self._target = network.lens(target).select(self._order)
         self._source = network.lens(source)
         self._pasted = _fill_groups(pasted_bands(source, target)[self._order], config.group)
+        self._hidden = hide_unseen(source, target.select(self._order), config.group)
         self._is_pasted = config.measured == "pasted"
+        if self._is_pasted and self._hidden.all():
+            raise GridError(
+                "none of the source's bands covers 60 % of a band of the target; at least one must for a model that "
+                "has them pasted. Choose another target, or --model linear."
+            )
 
     def reconstruct(self, reflectance: Float32Array, valid: BoolArray) -> Float32Array:
         """(target band, row, col) float32 of a window of any size, NaN where not `valid`.
@@ -101,13 +109,10 @@ class Reconstructor:
 
     def _visible(self, shape: torch.Size) -> Tensor:
         """(1, sequence, token) the groups of which the source sees a band, at each place."""
-        config = self.network.config
-        padded = np.append(self._pasted, np.full(-len(self._pasted) % config.group, -1))
-        seen = np.flatnonzero((padded.reshape(-1, config.group) >= 0).any(axis=1))
-        groups, places = len(padded) // config.group, (shape[0] // self.patch) * (shape[1] // self.patch)
-        index = seen + groups * np.arange(places)[:, None]
-        rows = index[None] if config.reach == "place" else index.reshape(1, 1, -1)
-        return torch.as_tensor(rows, device=self.device)
+        places = (shape[0] // self.patch) * (shape[1] // self.patch)
+        hidden = np.broadcast_to(self._hidden, (1, places, len(self._hidden)))
+        index = visible_index(hidden, by_place=self.network.config.reach == "place")
+        return torch.as_tensor(index, device=self.device)
 
 
 def _fill_groups(pasted: NDArray[np.intp], group: int) -> NDArray[np.intp]:
