@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ms2hs.data.cubes import Cube, open_cubes
-from ms2hs.errors import DataError, UnknownName
+from ms2hs.data.cubes import Cube, check_scenes, open_cubes
+from ms2hs.errors import DataError
 from ms2hs.evaluation import interpolated
 from ms2hs.learning.lessons import known_bands, read_windows
 from ms2hs.models.masking import hide, visible_index
@@ -23,8 +23,6 @@ from ms2hs.spectra.metrics import ssim
 
 Float32Array = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
-# Scenes named in a message, at most.
-NAMED = 20
 # Bands that are hidden together. Tokens of a model are hidden where any of their bands is.
 GROUP = 8
 
@@ -123,9 +121,7 @@ def table(rows: Sequence[Completion]) -> str:
 def _windows(trial: Trial) -> list[_Window]:
     rng = np.random.default_rng(trial.seed)
     cubes = open_cubes(trial.corpus, trial.split)
-    there = sorted({cube.scene for cube in cubes})
-    if absent := sorted(set(trial.scenes) - set(there)):
-        raise UnknownName.of("scene", absent[0], there[:NAMED], "Give scenes that are there.")
+    check_scenes(cubes, trial.scenes, "Give scenes that are there.")
     cubes = [cube for cube in cubes if not trial.scenes or cube.scene in trial.scenes]
     found: list[_Window] = []
     for cube in _spread(cubes, rng):

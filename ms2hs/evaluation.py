@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ms2hs.data.corpora import read_corpus, spectra_on
 from ms2hs.models.prior import Conditional, InputError
-from ms2hs.spectra.grid import FloatArray, SpectralGrid, response_matrix
+from ms2hs.spectra.grid import FloatArray, SpectralGrid, line_weights, response_matrix
 from ms2hs.spectra.metrics import coverage, rmse, sam
 
 # What stands between a simulated source and a real one: a gain and an offset common to a band of a scene, and noise of
@@ -124,8 +124,7 @@ def mean_score(scores: list[Score]) -> Score:
 def interpolated(measured: NDArray[np.float32], source: SpectralGrid, target: SpectralGrid) -> NDArray[np.float32]:
     """(target band, ...) on the line between the bands (source band, ...), held beyond them: the simplest baseline."""
     order = np.argsort(source.wavelength_nm)
-    centres = source.wavelength_nm[order]
-    weights = np.stack([np.interp(target.wavelength_nm, centres, unit) for unit in np.eye(len(order))], axis=1)
+    weights = line_weights(target.wavelength_nm, source.wavelength_nm[order])
     result: NDArray[np.float32] = np.tensordot(weights.astype(np.float32), measured[order], axes=1)
     return result
 

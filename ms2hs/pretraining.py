@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ms2hs.data.cubes import Cube, open_cubes
+from ms2hs.data.cubes import Cube, check_scenes, open_cubes
 from ms2hs.data.landscapes import SimulatedCube, simulated_cubes
 from ms2hs.errors import DataError, UnknownName, WeightsError
 from ms2hs.learning.checkpoints import CHECKPOINT
@@ -20,6 +20,7 @@ from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior import SpectralPrior
 from ms2hs.models.vit import Taken, is_vit, take_vit
 from ms2hs.models.weights import load_weights, save_weights
+from ms2hs.progress import FitProgress
 
 # Scenes that are simulated where no data are given, and the least pixels on a side: smaller ones have no shapes.
 SIMULATED_SCENES = 2000
@@ -72,7 +73,7 @@ def pretrain(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: FitProgress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Pretrained:
     """Train a preset and write its weights; log, checkpoints and pictures go to `<output stem>.run/` beside them.
@@ -163,10 +164,7 @@ def _text(value: Any) -> str:  # noqa: ANN401  a field of a configuration
 
 def _cubes(asked: Pretraining, window: int, prior: SpectralPrior, tell: Callable[[str], None]) -> list[Cube]:
     cubes = [cube for folder in asked.data for cube in open_cubes(folder, asked.split)]
-    absent = sorted(set(asked.leave_out) - {cube.scene for cube in cubes})
-    if absent:
-        scenes = sorted({cube.scene for cube in cubes})
-        raise UnknownName.of("scene", absent[0], scenes[:20], "Give scenes that are there to --leave-out.")
+    check_scenes(cubes, asked.leave_out, "Give scenes that are there to --leave-out.")
     cubes = [cube for cube in cubes if cube.scene not in asked.leave_out]
     count = asked.simulated or (0 if cubes else SIMULATED_SCENES)
     if not asked.data:

@@ -3,7 +3,7 @@
 All are drawn anew for each scene. Gains multiply, offsets add: y = x (1 + gains) + offsets + noise.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
@@ -61,8 +61,7 @@ class Artefacts:
     @classmethod
     def plain(cls, gain: float, offset: float, pixel: float) -> Self:
         """Errors of each band alone, independent of all others, as models are scored with."""
-        nothing = dict.fromkeys((part.name for part in fields(cls)), 0.0)
-        return cls(**(nothing | {"gain": gain, "offset": offset, "pixel": pixel}))
+        return replace(cls.none(), gain=gain, offset=offset, pixel=pixel)
 
 
 def disturb(

@@ -14,7 +14,7 @@ from ms2hs.data.enmap import open_products
 from ms2hs.data.patches import open_hyspecnet, open_spectral_earth
 from ms2hs.data.rasters import open_rasters
 from ms2hs.data.shards import open_shards
-from ms2hs.errors import DataError
+from ms2hs.errors import DataError, UnknownName
 from ms2hs.spectra.grid import SpectralGrid
 
 
@@ -60,6 +60,8 @@ LAYOUTS: dict[str, Callable[[Path], Sequence[Cube]]] = {
     "cubes in .npz (dn, scale, nodata, wavelength_nm)": open_archives,
     "GeoTIFF or ENVI cubes with wavelengths": open_rasters,
 }
+# Scenes that a message lists, at most.
+NAMED = 20
 FILE_SUFFIXES = {".tif", ".tiff", ".npy", ".npz", ".nc", ".hdr", ".img", ".dat", ".bsq", ".bil", ".bip"}
 
 
@@ -124,6 +126,13 @@ def _name_in_split(line: str) -> str:
         return path.name.removesuffix("-DATA.npy")
     bare = path.with_suffix("") if path.suffix.lower() in FILE_SUFFIXES else path
     return str(bare).removeprefix("enmap/").removeprefix("EMIT_L2A_RFL_")
+
+
+def check_scenes(cubes: Sequence[Cube], wanted: Sequence[str], hint: str) -> None:
+    """UnknownName, with the scenes that there are, unless all that are `wanted` are among them."""
+    there = sorted({cube.scene for cube in cubes})
+    if absent := sorted(set(wanted) - set(there)):
+        raise UnknownName.of("scene", absent[0], there[:NAMED], hint)
 
 
 def hold_out(cubes: Sequence[AnyCube], share: float, seed: int) -> tuple[list[AnyCube], list[AnyCube]]:

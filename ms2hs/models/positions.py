@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812  as everywhere
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ms2hs.spectra.grid import FloatArray
+from ms2hs.spectra.grid import FloatArray, line_weights
 
 # Periods of the Fourier encoding: of the wavelength, from the whole solar range to finer than a band, in nm; of the
 # width, in octaves.
@@ -53,11 +53,6 @@ def fourier(wavelength_nm: FloatArray, width_nm: FloatArray) -> FloatArray:
     return np.concatenate([np.sin(2 * np.pi * angles), np.cos(2 * np.pi * angles)], axis=1)
 
 
-def between_knots(positions: FloatArray, knots: FloatArray) -> FloatArray:
-    """(position, knot) weights of linear interpolation; beyond the ends the last knot holds."""
-    return np.stack([np.interp(positions, knots, unit) for unit in np.eye(len(knots))], axis=1)
-
-
 class SpectralPosition(nn.Module):
     """Where in the spectrum a token lies: (band,) wavelengths and widths to (band, width)."""
 
@@ -74,7 +69,7 @@ class SpectralPosition(nn.Module):
             encoded: Tensor = self.encoded(features)
             return encoded
         assert self.learnt is not None  # noqa: S101  one of the two
-        return _like(self.learnt, between_knots(wavelength_nm, KNOTS_NM)) @ self.learnt
+        return _like(self.learnt, line_weights(wavelength_nm, KNOTS_NM)) @ self.learnt
 
 
 class SpatialPosition(nn.Module):

@@ -188,6 +188,11 @@ def resample(reflectance: FloatArray, source: SpectralGrid, target: SpectralGrid
     return result.reshape(len(target), *reflectance.shape[1:])
 
 
+def line_weights(at_nm: FloatArray, knots_nm: FloatArray) -> FloatArray:
+    """(wavelength, knot) `weights @ values` lies on the line between the knots (ascending), held beyond them."""
+    return np.stack([np.interp(at_nm, knots_nm, unit) for unit in np.eye(len(knots_nm))], axis=1)
+
+
 def nearest_band(wavelength_nm: FloatArray, target_nm: float, reach_nm: float) -> int | None:
     """Position of the band whose centre is nearest to `target_nm`; None where none lies within `reach_nm`."""
     distance = np.abs(wavelength_nm - target_nm)
