@@ -74,7 +74,7 @@ def _about(sensor: Sensor) -> dict[str, Any]:
 
 def text(found: dict[str, Any], indent: str = "") -> str:
     """Nested facts as aligned lines."""
-    width = max(len(str(key)) for key in found)
+    width = max((len(str(key)) for key in found), default=0)
     lines = []
     for key, value in found.items():
         if isinstance(value, dict):

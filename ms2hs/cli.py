@@ -240,6 +240,9 @@ def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     init: Annotated[
         Path | None, typer.Option(help="Weights to begin with: of ms2hs, or a ViT in timm's naming.")
     ] = None,
+    prior: Annotated[
+        str, typer.Option(help="Weights whose spectral prior it builds on, and simulates scenes from.")
+    ] = "linear",
     window: Annotated[
         int | None, typer.Option(min=1, help="Pixels on a side of what a step shows. [default: the preset's]")
     ] = None,
@@ -273,7 +276,7 @@ def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
 
         if not data or len(data) > 1:
             raise typer.BadParameter("the linear model is estimated from one folder of .npz. Write --data DIR.")
-        pretrain_linear(data[0], output)
+        pretrain_linear(data[0], output, leave_out=tuple(leave_out or ()))
         typer.echo(output)
         return
     if not 0 < lr < math.inf:
@@ -301,6 +304,7 @@ def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         leave_out=tuple(leave_out or ()),
         simulated=simulated,
         init=init,
+        prior=prior,
         window=window,
         changes=_changes(change or []),
         fit=settings,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ms2hs.data.corpora import Corpus, read_corpora, spectra_on
 from ms2hs.data.materials import LEFT_OUT, balance, canopies_over
 from ms2hs.data.simulation import mix
-from ms2hs.errors import DataError
+from ms2hs.errors import DataError, UnknownName
 from ms2hs.models.calibration import bridge, most_scenes, sigma_needed
 from ms2hs.models.moments import Moments, expect, moments_of, pool, scale_of, start
 from ms2hs.models.prior import Conditional, SpectralPrior, brightness_of, factorise
@@ -276,23 +276,30 @@ def pretrain_linear(
     output: Path,
     settings: PriorSettings | None = None,
     scores: Mapping[str, Mapping[str, float]] | None = None,
+    leave_out: Collection[str] = (),
 ) -> str:
     """Estimate the prior of a folder and write it; returns the file's SHA-256. What `ms2hs pretrain` calls.
 
     Parameters
     ----------
+    leave_out : families of scenes that are neither learnt from nor calibrated on.
     scores : what the card says of left-out scenes, such as benchmarks/leave_one_scene_out.py measures.
 
     Raises
     ------
     DataError, WeightsError : as `gather` and `save_weights` say.
+    UnknownName : no such family to leave out.
     """
     settings = settings or PriorSettings()
     evidence = gather(folder, settings)
+    if absent := sorted(set(leave_out) - set(evidence.families)):
+        raise UnknownName.of("scene", absent[0], evidence.families, "Give scenes that are there to --leave-out.")
+    without = "".join(f" --leave-out {family}" for family in leave_out)
+    kept = [scene.name for scene in evidence.scenes if scene.family not in leave_out]
     card = {
-        "command": f"ms2hs pretrain --model linear --data DIR -o {output.name}",
+        "command": f"ms2hs pretrain --model linear --data DIR{without} -o {output.name}",
         "settings": asdict(settings),
-        "trained_on": sorted(scene.name for scene in evidence.scenes) + sorted(evidence.libraries),
+        "trained_on": sorted(kept) + sorted(evidence.libraries),
         "scores": {name: dict(found) for name, found in (scores or {}).items()},
     }
-    return save_weights(output, calibrate(fit(evidence), evidence), card)
+    return save_weights(output, calibrate(fit(evidence, leave_out), evidence, leave_out), card)

@@ -19,7 +19,7 @@ from ms2hs.models.configuration import ModelConfig, preset
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior import SpectralPrior
 from ms2hs.models.vit import Taken, is_vit, take_vit
-from ms2hs.models.weights import load_weights, save_weights
+from ms2hs.models.weights import LINEAR, load_weights, save_weights
 from ms2hs.progress import FitProgress
 
 # Scenes that are simulated where no data are given, and the least pixels on a side: smaller ones have no shapes.
@@ -50,6 +50,8 @@ class Pretraining:
     """Simulated scenes beside the data."""
     init: Path | None = None
     """Weights to begin with: of ms2hs, or a ViT in timm's naming."""
+    prior: str = LINEAR
+    """Weights whose spectral prior is built on, and whose spectra scenes are simulated from; a name or a path."""
     window: int | None = None
     """Pixels on a side of the windows trained on; None: the configuration's."""
     changes: dict[str, Any] = field(default_factory=dict)
@@ -96,12 +98,14 @@ def pretrain(
         if note and is_first_process():
             note(text)
 
-    prior = load_weights().prior
+    basis = load_weights(asked.prior)
+    prior = basis.prior
     config = _configured(asked, prior)
     network, prior = _begun(config, prior, asked, tell)
     cubes = _cubes(asked, asked.window or config.window, prior, tell)
     lesson = MaskedLesson(config, cubes, asked.fit.batch, asked.fit.steps, asked.fit.seed, asked.window)
     identity = {"config": config.facts, "window": asked.window, "scenes": _digest(cubes), "init": str(asked.init)}
+    identity["prior"] = basis.sha256
     folder = output.with_suffix(".run")
     if overwrite and not resume:
         (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -239,6 +243,7 @@ def _card(asked: Pretraining, cubes: Sequence[Cube], fitted: Fitted, output: Pat
             "window": asked.window,
             "changes": asked.changes,
             "init": asked.init.name if asked.init else None,
+            "prior": Path(asked.prior).name,
             "leave_out": list(asked.leave_out),
             "fit": asked.fit.identity(),
         },
@@ -256,6 +261,7 @@ def _command(asked: Pretraining, output: Path) -> str:
         "--split": asked.split,
         "--simulated": asked.simulated or None,
         "--init": asked.init.name if asked.init else None,
+        "--prior": None if asked.prior == LINEAR else Path(asked.prior).name,
         "--window": asked.window,
         "--steps": asked.fit.steps,
         "--batch": asked.fit.batch,

@@ -20,7 +20,7 @@ HEIGHT = {
 }
 FRONT = {
     *("adaptation", "catalogue", "comparison", "conversion", "estimation", "evaluation", "planning"),
-    *("preparation", "pretraining", "provenance"),
+    *("preparation", "pretraining", "provenance", "scores"),
 }
 # Heavy or outside-facing libraries, and the rooms that may use them.
 LIBRARIES = {

@@ -64,6 +64,11 @@ class Weights:
     card: Mapping[str, Any] = field(default_factory=dict)
     """`trained_on`, `command`, `settings`, `scores`, as far as the file says."""
 
+    @property
+    def spread(self) -> SpectralPrior | None:
+        """The prior whose `condition(...).sigma` is this model's calibrated uncertainty; None where it has none."""
+        return self.prior if self.network is None else None
+
 
 def weights_names() -> list[str]:
     """Names of the weights that can be loaded without a path, sorted."""
