@@ -10,7 +10,8 @@ from ms2hs.errors import GridError, UnknownName
 from ms2hs.models.configuration import preset
 from ms2hs.models.device import device_named
 from ms2hs.models.mae import SpectralMAE
-from ms2hs.models.reconstruction import TOKENS_AT_A_TIME, Reconstructor, _fill_groups
+from ms2hs.models.pasting import _fill_groups
+from ms2hs.models.reconstruction import TOKENS_AT_A_TIME, Reconstructor
 from ms2hs.models.weights import load_weights
 from ms2hs.spectra.grid import grid_of, pasted_bands
 from ms2hs.spectra.sensors import load_sensor

@@ -8,11 +8,10 @@ import torch.nn.functional as F  # noqa: N812  as everywhere
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ms2hs.errors import GridError
 from ms2hs.models.device import native_bfloat16
 from ms2hs.models.mae import SpectralMAE
-from ms2hs.models.masking import hide_unseen, visible_index
-from ms2hs.spectra.grid import SpectralGrid, pasted_bands
+from ms2hs.models.pasting import Pasting
+from ms2hs.spectra.grid import SpectralGrid
 
 Float32Array = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -49,14 +48,7 @@ class Reconstructor:
         self._order = np.argsort(target.wavelength_nm, kind="stable")
         self._target = network.lens(target).select(self._order)
         self._source = network.lens(source)
-        self._pasted = _fill_groups(pasted_bands(source, target)[self._order], config.group)
-        self._hidden = hide_unseen(source, target.select(self._order), config.group)
-        self._is_pasted = config.measured == "pasted"
-        if self._is_pasted and self._hidden.all():
-            raise GridError(
-                "none of the source's bands covers 60 % of a band of the target; at least one must for a model that "
-                "has them pasted. Choose another target, or --model linear."
-            )
+        self._pasting = Pasting.of(config, source, target.select(self._order))
 
     def reconstruct(self, reflectance: Float32Array, valid: BoolArray) -> Float32Array:
         """(target band, row, col) float32 of a window of any size, NaN where not `valid`.
@@ -101,27 +93,8 @@ class Reconstructor:
         return result
 
     def _run(self, x: Tensor, ok: Tensor | None) -> Tensor:
-        if not self._is_pasted:
+        if self._pasting is None:
             return self.network(x, self._source, self._target, valid=ok)  # type: ignore[no-any-return]
-        index = torch.as_tensor(self._pasted, device=x.device)
-        visible = self._visible(x.shape[2:]).expand(len(x), -1, -1)
-        return self.network(x[:, index.clamp(min=0)], self._target, visible=visible, valid=ok)  # type: ignore[no-any-return]
-
-    def _visible(self, shape: torch.Size) -> Tensor:
-        """(1, sequence, token) the groups of which the source sees a band, at each place."""
-        places = (shape[0] // self.patch) * (shape[1] // self.patch)
-        hidden = np.broadcast_to(self._hidden, (1, places, len(self._hidden)))
-        index = visible_index(hidden, by_place=self.network.config.reach == "place")
-        return torch.as_tensor(index, device=self.device)
-
-
-def _fill_groups(pasted: NDArray[np.intp], group: int) -> NDArray[np.intp]:
-    """(target band,) source bands, where a group that has any lends the nearest of them to its other bands."""
-    result = pasted.copy()
-    for start in range(0, len(pasted), group):
-        part = pasted[start : start + group]
-        seen = np.flatnonzero(part >= 0)
-        if len(seen):
-            nearest = np.abs(np.arange(len(part))[:, None] - seen).argmin(axis=1)
-            result[start : start + group] = part[seen[nearest]]
-    return result
+        index = torch.as_tensor(self._pasting.bands, device=x.device)
+        visible = torch.as_tensor(self._pasting.visible(*x.shape[2:]), device=x.device).expand(len(x), -1, -1)
+        return self.network(x[:, index], self._target, visible=visible, valid=ok)  # type: ignore[no-any-return]
