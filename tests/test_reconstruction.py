@@ -72,7 +72,7 @@ def test_pasted_bands_are_all_that_a_frozen_model_sees():
     network = network_of("dlr-ibm-spatial-spectral", group=4)
     made = Reconstructor(network, SOURCE, TARGET)
     seen = pasted_bands(SOURCE, TARGET)
-    visible = made._visible(torch.Size([8, 8]))
+    visible = torch.as_tensor(made._pasting.visible(8, 8))
     groups = -(-202 // 4)
     by_group = np.append(seen, [-1, -1]).reshape(groups, 4).max(axis=1) >= 0
     assert visible.shape == (1, 1, 4 * by_group.sum())

@@ -13,17 +13,14 @@ from ms2hs.data.corpora import view_matrix
 from ms2hs.data.cubes import Cube
 from ms2hs.errors import DataError
 from ms2hs.learning.objective import Objective
+from ms2hs.learning.sampling import FEWEST_BANDS, TRIES, Draw, choose, known_bands, nothing_known, read_windows
 from ms2hs.models.configuration import SENSORS, ModelConfig
 from ms2hs.models.masking import draw_share, hide, visible_index
 from ms2hs.spectra.grid import SpectralGrid, pasted_bands
-from ms2hs.spectra.sensors import RANGE_NM, load_sensor, sensor_names
+from ms2hs.spectra.sensors import load_sensor, sensor_names
 
 Float32Array = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
-# A source that sees fewer bands of a cube tells too little of it.
-FEWEST_BANDS = 4
-# Below this many pixels a batch says nothing.
-FEWEST_PIXELS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,17 +59,7 @@ class MaskedLesson(Objective):
         ------
         DataError : a cube cannot be read; nothing is known in any; too few tokens to hide some; too few windows.
         """
-        if self.batch_windows < world:
-            raise DataError(
-                f"batches of {self.batch_windows} windows for {world} processes; at least one for each is needed. "
-                "Raise --batch, or start fewer."
-            )
-        mine = range(self.batch_windows)[rank::world]
-        draw = _Draw(
-            np.random.default_rng([self.seed, step]),
-            [np.random.default_rng([self.seed, step, window]) for window in mine],
-            slice(rank, None, world),
-        )
+        draw = Draw.of(self.batch_windows, (self.seed, step), rank, world)
         strategy = self._strategy(step, draw.common)
         truth, valid, target = self._windows(draw)
         shown = self._show(strategy, truth, target, draw)
@@ -85,41 +72,26 @@ class MaskedLesson(Objective):
             return names[min(step * len(names) // self.steps, len(names) - 1)]
         return names[int(rng.integers(len(names)))]
 
-    def _windows(self, draw: "_Draw") -> tuple[Float32Array, BoolArray, SpectralGrid]:
-        """(window, band, row, col), (window, row, col) and the bands.
-
-        Of one grid, drawn by the square root of its number of scenes, so that a large corpus leaves room for small
-        ones; within it each scene is as likely as another.
-        """
-        rng = draw.common
-        for _ in range(20):
-            grids = list(self._grids.values())
-            sizes = np.sqrt([len(scenes) for scenes in grids])
-            scenes = grids[int(rng.choice(len(grids), p=sizes / sizes.sum()))]
-            names = list(scenes)
-            of_scene = [scenes[names[i]] for i in rng.integers(len(names), size=self.batch_windows)]
-            chosen = [cubes[int(rng.integers(len(cubes)))] for cubes in of_scene]
-            largest = max(max(cube.shape) for cube in chosen)
-            least = 2 if "spatial" in self.config.masking else 1  # places on a side: one to see and one to hide
-            size = max(least, -(-largest // self.config.patch)) * self.config.patch
-            size = min(self.window or self.config.window, size)
-            own = chosen[draw.mine]  # the others are for other processes to read
+    def _windows(self, draw: Draw) -> tuple[Float32Array, BoolArray, SpectralGrid]:
+        """(window, band, row, col), (window, row, col) and the bands."""
+        c = self.config
+        least = 2 if "spatial" in c.masking else 1  # places on a side: one to see and one to hide
+        for _ in range(TRIES):
+            own, side = choose(list(self._grids.values()), draw)
+            size = min(self.window or c.window, max(least, -(-side // c.patch)) * c.patch)
             found = known_bands(read_windows(own, size, draw.own, turned=True), own[0].grid)
             if found is not None:
                 return found
-        raise DataError(
-            f"20 draws of {self.batch_windows} windows from {len(self.cubes)} cubes had no pixel known in all bands; "
-            "training needs such pixels. Look at the data (nodata, NaN), or leave the bad cubes out."
-        )
+        raise nothing_known(self.batch_windows, f"{len(self.cubes)} cubes")
 
-    def _show(self, strategy: str, truth: Float32Array, target: SpectralGrid, draw: "_Draw") -> dict[str, Any]:
+    def _show(self, strategy: str, truth: Float32Array, target: SpectralGrid, draw: Draw) -> dict[str, Any]:
         if strategy == SENSORS:
             return self._through_sensor(truth, target, draw)
         if self.config.rank:
             return self._some_bands(truth, target, draw)
         return self._masked(strategy, truth, draw)
 
-    def _masked(self, strategy: str, truth: Float32Array, draw: "_Draw") -> dict[str, Any]:
+    def _masked(self, strategy: str, truth: Float32Array, draw: Draw) -> dict[str, Any]:
         """Tokens of the target's own bands, some hidden."""
         c = self.config
         _, bands, rows, cols = truth.shape
@@ -144,7 +116,7 @@ class MaskedLesson(Objective):
             "hidden": np.repeat(hidden, c.group, axis=2)[:, :, :bands].transpose(0, 2, 1),
         }
 
-    def _some_bands(self, truth: Float32Array, target: SpectralGrid, draw: "_Draw") -> dict[str, Any]:
+    def _some_bands(self, truth: Float32Array, target: SpectralGrid, draw: Draw) -> dict[str, Any]:
         """Some of the target's bands, the same at all places, as tokens of their own."""
         bands, rng = len(target), draw.common
         seen = bands - min(max(round(draw_share(self.config.hidden, rng) * bands), 1), bands - 1)
@@ -153,7 +125,7 @@ class MaskedLesson(Objective):
         hidden = ~np.isin(np.arange(bands), chosen)
         return {"source": None, "bands": chosen, "values": values, "visible": None, "hidden": hidden[None, :, None]}
 
-    def _through_sensor(self, truth: Float32Array, target: SpectralGrid, draw: "_Draw") -> dict[str, Any]:
+    def _through_sensor(self, truth: Float32Array, target: SpectralGrid, draw: Draw) -> dict[str, Any]:
         """A source's view of the target's spectra; a source that sees too few bands of them is drawn again."""
         low, high = target.wavelength_nm[[0, -1]]
         for name in draw.common.permutation(sorted(self._sources)):
@@ -173,63 +145,10 @@ class MaskedLesson(Objective):
                 }
         return self._some_bands(truth, target, draw)
 
-    def _disturbed(self, values: Float32Array, grid: SpectralGrid, draw: "_Draw") -> Float32Array:
+    def _disturbed(self, values: Float32Array, grid: SpectralGrid, draw: Draw) -> Float32Array:
         """Values with a product's errors, in half of the windows; each window is a scene of its own."""
         result = values.copy()
         for window, rng in enumerate(draw.own):
             if rng.random() < 0.5:
                 result[window] = disturb(values[window], grid, self.artefacts, rng)
         return result
-
-
-def read_windows(
-    cubes: Sequence[Cube], size: int, draws: Sequence[np.random.Generator], *, turned: bool = False
-) -> Float32Array:
-    """(window, band, row, col) one window of a random place a cube; NaN beyond a cube's edge.
-
-    Parameters
-    ----------
-    cubes : of one grid.
-    size : pixels on a side.
-    draws : one a window, of its place.
-    turned : whether windows are turned and mirrored at random.
-    """
-    result = np.full((len(cubes), len(cubes[0].grid), size, size), np.nan, np.float32)
-    for place, cube, rng in zip(result, cubes, draws, strict=True):
-        height, width = (min(size, length) for length in cube.shape)
-        row = int(rng.integers(cube.shape[0] - height + 1))
-        col = int(rng.integers(cube.shape[1] - width + 1))
-        values = cube.read(row, col, height, width)
-        if turned:
-            values = np.rot90(values, int(rng.integers(4)), axes=(1, 2))
-            values = values[:, :, ::-1] if rng.integers(2) else values
-        place[:, : values.shape[1], : values.shape[2]] = values
-    return result
-
-
-def known_bands(values: Float32Array, grid: SpectralGrid) -> tuple[Float32Array, BoolArray, SpectralGrid] | None:
-    """Windows (window, band, row, col) of the bands that most pixels have, which pixels have all of them, the bands.
-
-    Bands that the prior does not reach are left out. Values are finite: 0 where not valid. None where nearly nothing
-    is known.
-    """
-    low, high = RANGE_NM
-    finite = np.isfinite(values)
-    bands = (grid.wavelength_nm >= low) & (grid.wavelength_nm <= high)
-    bands &= finite.sum(axis=(0, 2, 3)) > finite.any(axis=1).sum() / 2
-    valid: BoolArray = np.asarray(finite[:, bands].all(axis=1))
-    if bands.sum() < FEWEST_BANDS or valid.sum() < FEWEST_PIXELS:
-        return None
-    return np.where(valid[:, None], values[:, bands], np.float32(0)), valid, grid.select(bands)
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """What a step draws at random, so that each process knows what is common and reads its own windows only."""
-
-    common: np.random.Generator
-    """Of all windows of the step, in each process the same."""
-    own: Sequence[np.random.Generator]
-    """One a window of this process."""
-    mine: slice
-    """Which of all windows these are."""
