@@ -126,6 +126,10 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         Path | None, typer.Option(help="Spectra measured in the scene: CSV id,lon,lat,<nm>,... or an ENVI library.")
     ] = None,
     site: Annotated[Path | None, typer.Option(help="A hyperspectral cube of the same site, from any date.")] = None,
+    no_adjustment: Annotated[
+        bool,
+        typer.Option("--no-adjustment", help="Take the bands as they are, whatever pairs taught."),
+    ] = False,
     overwrite: Overwrite = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
     as_json: AsJson = False,
@@ -160,6 +164,7 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         input_error=InputError(*error) if error else None,
         reference=reference,
         site=site,
+        adjust=not no_adjustment,
         overwrite=overwrite,
     )
     planned = plan(scene, target, output, choices)
@@ -279,8 +284,7 @@ def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         pretrain_linear(data[0], output, leave_out=tuple(leave_out or ()))
         typer.echo(output)
         return
-    if not 0 < lr < math.inf:
-        raise typer.BadParameter(f"{lr} is no learning rate; a number above 0 is needed. Write for example --lr 1e-3.")
+    _check_lr(lr)
     from ms2hs import pretraining
     from ms2hs.learning.training import FitSettings
     from ms2hs.progress import fit_bar
@@ -317,6 +321,106 @@ def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         if not quiet:
             typer.echo(f"sha256 {made.sha256}", err=True)
         typer.echo(made.output)
+
+
+@app.command()
+def finetune(  # noqa: PLR0917 - one parameter an option, as Typer wants it
+    pairs: Annotated[Path | None, typer.Option(help="Folder of pairs, as `ms2hs pairs` makes them.")] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Folder of cubes instead, of which --source is simulated.")
+    ] = None,
+    init: Annotated[
+        str, typer.Option("--init", "--model", help="Weights to begin with: a name, or a .safetensors file.")
+    ] = "linear",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="The weights; a run's log goes to <stem>.run/. [default: finetuned.safetensors]"
+        ),
+    ] = None,
+    source: Annotated[str, typer.Option(help="Sensor through which a corpus is seen.")] = "sentinel2a",
+    target: Annotated[
+        str | None,
+        typer.Option(help="Bands learnt of a corpus: a sensor or a CSV. [default: each cube's own]"),
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None, typer.Option(help="A scene to keep away from; give it again for more.")
+    ] = None,
+    held: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--hold-out",
+            help="A scene to calibrate the uncertainty on; again for more. [default: the split val, or a fifth]",
+        ),
+    ] = None,
+    train: Annotated[str, typer.Option(help="Parts of a network that learn: all, decoder, head or none.")] = "all",
+    rehearse: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of the steps that show simulated scenes, lest it forget.")
+    ] = 0.2,
+    window: Annotated[
+        int | None, typer.Option(min=1, help="Pixels on a side of what a step shows. [default: the network's]")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="How many there are; the learning rate falls over all.")] = 300,
+    batch: Annotated[int, typer.Option(min=1, help="Windows a step, over all processes.")] = 8,
+    lr: Annotated[float, typer.Option(help="Highest learning rate, above 0.")] = 1e-4,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn; the same seed gives the same weights.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that make batches; 0: this one does.")] = 0,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
+    precision: Annotated[
+        str, typer.Option(help="One of float32, bfloat16, and auto: bfloat16 where the device computes in it.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="Where it trains: cpu, cuda, cuda:1. [default: the best]")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in <stem>.run/.")] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit weights to pairs of scenes, and calibrate their uncertainty."""
+    if (pairs is None) == (corpus is None):
+        raise typer.BadParameter("give either --pairs DIR, or --corpus DIR of cubes to simulate pairs from.")
+    _check_lr(lr)
+    from ms2hs import finetuning
+    from ms2hs.learning.training import FitSettings
+    from ms2hs.progress import fit_bar
+    from ms2hs.raster.output import check_output
+
+    output = output or Path("finetuned.safetensors")
+    check_output(output, overwrite=overwrite)
+    settings = FitSettings(
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        seed=seed,
+        workers=workers,
+        checkpoint_every=checkpoint_every,
+        precision=precision,
+        device=device,
+    )
+    asked = finetuning.Finetuning(
+        init=init,
+        pairs=pairs,
+        corpus=corpus,
+        source=source,
+        target=target,
+        leave_out=tuple(leave_out or ()),
+        hold_out=tuple(held or ()),
+        train=train,
+        rehearse=rehearse,
+        window=window,
+        fit=settings,
+    )
+    with fit_bar(shown=not quiet) as progress:
+        made = finetuning.finetune(
+            asked, output, resume=resume, overwrite=overwrite, progress=progress, note=None if quiet else _note
+        )
+    if made.sha256:
+        if not quiet:
+            typer.echo(f"sha256 {made.sha256}", err=True)
+        typer.echo(made.output)
+
+
+def _check_lr(lr: float) -> None:
+    if not 0 < lr < math.inf:
+        raise typer.BadParameter(f"{lr} is no learning rate; a number above 0 is needed. Write for example --lr 1e-3.")
 
 
 def _changes(pairs: list[str]) -> dict[str, str]:

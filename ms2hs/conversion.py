@@ -57,7 +57,7 @@ def run(planned: Plan, progress: Progress | None = None) -> Reconstruction:
     """Carry out a plan."""
     began = time.perf_counter()
     tell = progress or (lambda _stage, _done, _total: None)
-    prior = planned.weights.prior
+    prior = planned.weights.spread or planned.weights.prior
     if planned.choices.site:
         prior = sharpen_to_site(prior, planned.choices.site, planned.scene.spectral)
     model = prior.condition(planned.scene.spectral, planned.spectral, planned.choices.input_error)

@@ -1,6 +1,6 @@
 """What a conversion will do, decided and checked before any pixel is read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -56,6 +56,8 @@ class Choices:
     """A hyperspectral cube of the same site, from any date."""
     input_error: InputError | None = None
     """What the product's reflectance is off by; the uncertainty then covers that too."""
+    adjust: bool = True
+    """Bring the scene's bands to what its sensor's responses give, where the weights learnt that from pairs."""
     overwrite: bool = False
 
 
@@ -117,6 +119,7 @@ def plan(
     _check_adaptation(weights, choices)
     if not isinstance(scene, Scene):
         scene = open_scene(str(scene), SceneChoices(choices.source, choices.bands, choices.dn_offset, choices.quality))
+    scene = _adjusted(scene, weights, choices)
     grid = scene.grid if choices.gsd_m == "native" else working_grid(scene, choices.gsd_m)
     grid = _part(grid, choices)
     output = Path(output) if output else Path(f"{scene.id}_{sensor.name}.tif")
@@ -132,18 +135,27 @@ def plan(
 
 def _check_adaptation(weights: Weights, choices: Choices) -> None:
     """Refuse what only the linear model can do yet."""
-    asked = {
-        "--uncertainty": choices.uncertainty,
-        "--input-error": choices.input_error,
-        "--reference": choices.reference,
-        "--site": choices.site,
-    }
+    asked = {"--input-error": choices.input_error, "--reference": choices.reference, "--site": choices.site}
     wanted = [option for option, value in asked.items() if value]
     if weights.network is not None and wanted:
         raise WeightsError(
-            f"{', '.join(wanted)}: {weights.name} is a network whose uncertainty is not calibrated; the linear model "
-            "has these. Use --model linear, or leave them out."
+            f"{', '.join(wanted)}: {weights.name} is a network; the linear model has these. Use --model linear, or "
+            "leave them out."
         )
+    if choices.uncertainty and weights.spread is None:
+        raise WeightsError(
+            f"--uncertainty: {weights.name} is a network whose uncertainty was never calibrated on scenes held out. "
+            "Calibrate it with `ms2hs finetune --train none`, use --model linear, or leave it out."
+        )
+
+
+def _adjusted(scene: Scene, weights: Weights, choices: Choices) -> Scene:
+    lines = weights.adjustments.get(scene.source)
+    if not lines or not choices.adjust:
+        return scene
+    told = ", ".join(f"{name} {gain:.3f} {offset:+.4f}" for name, (gain, offset) in lines.items())
+    note = f"bands are adjusted as {weights.name} learnt from pairs of {scene.source} (gain, offset): {told}"
+    return replace(scene.adjusted(lines), notes=(*scene.notes, note))
 
 
 def _selected(grid: SpectralGrid, ranges_nm: tuple[tuple[float, float], ...]) -> SpectralGrid:

@@ -20,7 +20,7 @@ HEIGHT = {
 }
 FRONT = {
     *("adaptation", "catalogue", "comparison", "conversion", "estimation", "evaluation", "planning"),
-    *("preparation", "pretraining", "provenance", "scores"),
+    *("finetuning", "preparation", "pretraining", "provenance", "radiometry", "scores", "uncertainty"),
 }
 # Heavy or outside-facing libraries, and the rooms that may use them.
 LIBRARIES = {

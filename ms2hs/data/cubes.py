@@ -47,7 +47,15 @@ class Cube(Protocol):
         """
 
 
-AnyCube = TypeVar("AnyCube", bound=Cube)
+class OfScene(Protocol):
+    """A cube, or a pair: what a split puts on one side."""
+
+    @property
+    def scene(self) -> str:
+        """What no split may part."""
+
+
+AnyOfScene = TypeVar("AnyOfScene", bound=OfScene)
 
 # Tried in this order, and the first that finds cubes is taken: others may lie beside them, such as the quality layers
 # of a product. Each gives none where a folder is not of its layout.
@@ -128,14 +136,14 @@ def _name_in_split(line: str) -> str:
     return str(bare).removeprefix("enmap/").removeprefix("EMIT_L2A_RFL_")
 
 
-def check_scenes(cubes: Sequence[Cube], wanted: Sequence[str], hint: str) -> None:
+def check_scenes(cubes: Sequence[OfScene], wanted: Sequence[str], hint: str) -> None:
     """UnknownName, with the scenes that there are, unless all that are `wanted` are among them."""
     there = sorted({cube.scene for cube in cubes})
     if absent := sorted(set(wanted) - set(there)):
         raise UnknownName.of("scene", absent[0], there[:NAMED], hint)
 
 
-def hold_out(cubes: Sequence[AnyCube], share: float, seed: int) -> tuple[list[AnyCube], list[AnyCube]]:
+def hold_out(cubes: Sequence[AnyOfScene], share: float, seed: int) -> tuple[list[AnyOfScene], list[AnyOfScene]]:
     """Cubes to learn from, and cubes held out, of about `share` of the scenes; no scene is on both sides.
 
     The same scenes, share and seed give the same split, whatever the order of the cubes. At least one scene is held out

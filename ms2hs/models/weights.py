@@ -2,14 +2,14 @@
 
 A file holds the arrays of one model, and as metadata `format` (this layout's version), `kind` (which model), and `card`
 (JSON: what it was trained on, by which command, its scores). Kind `linear` is the spectral prior. Kind `mae` is a
-masked autoencoder: its parameters as `network.…`, the prior that it stands beside as `prior.…`, and in the metadata its
-configuration as `config`.
+masked autoencoder: its parameters as `network.…`, the prior that it stands beside as `prior.…`, once it is calibrated
+its `sigma_scale`, and in the metadata its configuration as `config`. Either may have `adjustments` of products as JSON.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ms2hs.errors import UnknownName, WeightsError
+from ms2hs.models.adjustment import Adjustment
 from ms2hs.models.configuration import PRESETS, ModelConfig
 from ms2hs.models.prior import SpectralPrior
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 FORMAT = "1"
 LINEAR, NETWORK = "linear", "mae"
 OF_NETWORK, OF_PRIOR = "network.", "prior."
+SIGMA_SCALE = "sigma_scale"
 SUFFIX = ".safetensors"
 PACKAGE = Path(__file__).parents[1]
 # Where weights are looked for by name: the checkout's own, then those that the wheel brought.
@@ -63,11 +65,20 @@ class Weights:
     """The masked autoencoder, where the weights are one; ready to reconstruct, on the CPU."""
     card: Mapping[str, Any] = field(default_factory=dict)
     """`trained_on`, `command`, `settings`, `scores`, as far as the file says."""
+    sigma_scale: NDArray[np.float32] | None = None
+    """(wavelength,) of a network: what stands for `prior.sigma_scale` in its uncertainty; None: not calibrated."""
+    adjustments: Mapping[str, Adjustment] = field(default_factory=dict)
+    """By sensor: what pairs showed that its products are off by."""
 
     @property
     def spread(self) -> SpectralPrior | None:
-        """The prior whose `condition(...).sigma` is this model's calibrated uncertainty; None where it has none."""
-        return self.prior if self.network is None else None
+        """The prior whose `condition(...).sigma` is this model's calibrated uncertainty; None where it has none.
+
+        A network's errors are as large as its own held-out scenes say, and lie in the spectrum as the prior's do.
+        """
+        if self.network is None:
+            return self.prior
+        return None if self.sigma_scale is None else replace(self.prior, sigma_scale=self.sigma_scale)
 
 
 def weights_names() -> list[str]:
@@ -125,14 +136,47 @@ def load_weights(name_or_path: str = LINEAR) -> Weights:
             f"kind {LINEAR!r} or {NETWORK!r} are read. Make them again with `ms2hs pretrain`, or use another "
             "version of ms2hs."
         )
-    network = None
+    network = sigma_scale = None
     if header["kind"] == NETWORK:
         prior = _linear(path, _part(arrays, OF_PRIOR))
         network = _network(path, header.get("config", ""), _part(arrays, OF_NETWORK), prior)
+        sigma_scale = _sigma_scale(path, arrays.get(SIGMA_SCALE), len(prior.wavelength_nm))
     else:
         prior = _linear(path, arrays)
     low, high = float(prior.wavelength_nm[0]), float(prior.wavelength_nm[-1])
-    return Weights(path.stem, path, header["kind"], prior, digest, (low, high), network, _card(path, header))
+    return Weights(
+        *(path.stem, path, header["kind"], prior, digest, (low, high), network, _card(path, header)),
+        sigma_scale=sigma_scale,
+        adjustments=_adjustments(path, header.get("adjustments", "{}")),
+    )
+
+
+def _sigma_scale(path: Path, found: NDArray[np.generic] | None, size: int) -> NDArray[np.float32] | None:
+    if found is None:
+        return None
+    if found.shape != (size,) or found.dtype != np.float32 or not (np.asarray(found, float) > 0).all():
+        raise WeightsError(
+            f"{path}: {SIGMA_SCALE} is {found.dtype} {found.shape}; {size} positive float32 are needed. Download the "
+            "weights again, or calibrate them again with `ms2hs finetune --train none`."
+        )
+    return np.asarray(found, np.float32)
+
+
+def _adjustments(path: Path, text: str) -> dict[str, dict[str, tuple[float, float]]]:
+    try:
+        found = json.loads(text)
+        result = {
+            str(sensor): {str(band): (float(gain), float(offset)) for band, (gain, offset) in bands.items()}
+            for sensor, bands in found.items()
+        }
+    except (json.JSONDecodeError, TypeError, ValueError, AttributeError) as error:
+        raise WeightsError(
+            f"{path}: its adjustments cannot be read ({error}); a gain and an offset a band and sensor are needed. "
+            "Download the weights again."
+        ) from error
+    if not np.isfinite([pair for bands in result.values() for pair in bands.values()]).all():
+        raise WeightsError(f"{path}: its adjustments have numbers that are not finite. Download the weights again.")
+    return result
 
 
 def _part(arrays: Mapping[str, NDArray[np.generic]], start: str) -> dict[str, NDArray[np.generic]]:
@@ -140,13 +184,20 @@ def _part(arrays: Mapping[str, NDArray[np.generic]], start: str) -> dict[str, ND
 
 
 def save_weights(
-    path: Path, prior: SpectralPrior, card: Mapping[str, Any], network: "SpectralMAE | None" = None
+    path: Path,
+    prior: SpectralPrior,
+    card: Mapping[str, Any],
+    network: "SpectralMAE | None" = None,
+    *,
+    sigma_scale: NDArray[np.float32] | None = None,
+    adjustments: Mapping[str, Adjustment] | None = None,
 ) -> str:
     """Write a model and its card; returns the SHA-256 of the file. The same model and card give the same bytes.
 
     Parameters
     ----------
     prior : the model, or what stands beside the network.
+    sigma_scale, adjustments : as in `Weights`.
 
     Raises
     ------
@@ -160,6 +211,10 @@ def save_weights(
         for name, tensor in network.state_dict().items():
             arrays[OF_NETWORK + name] = np.ascontiguousarray(tensor.detach().cpu().numpy(), np.float32)
         metadata |= {"kind": NETWORK, "config": json.dumps(network.config.facts, sort_keys=True)}
+        if sigma_scale is not None:
+            arrays[SIGMA_SCALE] = np.ascontiguousarray(sigma_scale, np.float32)
+    if adjustments:
+        metadata["adjustments"] = json.dumps(adjustments, sort_keys=True)
     content = _ordered(save(arrays, metadata))
     part = path.with_name(f".{path.name}.part")
     try:

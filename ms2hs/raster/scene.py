@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -109,6 +110,14 @@ class Scene:
         sensor = load_sensor(self.source)
         return sensor.grid.select(sensor.grid.index(names))
 
+    def adjusted(self, lines: Mapping[str, tuple[float, float]]) -> "Scene":
+        """The scene with each band brought to `gain * reflectance + offset`, of those that `lines` has by name.
+
+        It is the rule that turns stored numbers into reflectance that changes: nothing else needs to know.
+        """
+        assets = tuple(_adjusted(asset, *lines.get(asset.name, (1.0, 0.0))) for asset in self.assets)
+        return replace(self, assets=assets)
+
     def to_json(self) -> str:
         """The scene as JSON text, without pixels."""
         return json.dumps(asdict(self), indent=1)
@@ -132,6 +141,13 @@ class Scene:
             working_gsd_m=fields["working_gsd_m"],
             notes=tuple(fields["notes"]),
         )
+
+
+def _adjusted(asset: Asset, gain: float, offset: float) -> Asset:
+    if (gain, offset) == (1.0, 0.0):
+        return asset
+    scale = gain * asset.dn_scale
+    return replace(asset, dn_scale=scale, dn_offset=asset.dn_offset + offset / scale)
 
 
 @dataclass(frozen=True)

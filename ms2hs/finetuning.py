@@ -1,0 +1,303 @@
+"""finetune: weights, and what products are off by, learnt from pairs."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ms2hs.data.cubes import check_scenes, hold_out, open_cubes
+from ms2hs.data.landscapes import simulated_cubes
+from ms2hs.data.pairs import Pair, SimulatedPair
+from ms2hs.data.samples import sample_pixels
+from ms2hs.errors import DataError, UnknownName
+from ms2hs.learning.checkpoints import CHECKPOINT
+from ms2hs.learning.distribution import is_first_process
+from ms2hs.learning.paired import PairLesson
+from ms2hs.learning.training import FitSettings, Fitted, fit
+from ms2hs.models.adjustment import Adjustment
+from ms2hs.models.weights import LINEAR, Weights, load_weights, save_weights
+from ms2hs.progress import FitProgress
+from ms2hs.radiometry import adjustments_of, refitted
+from ms2hs.spectra.sensors import load_sensor
+from ms2hs.uncertainty import fit_sigma_scale
+
+if TYPE_CHECKING:
+    from ms2hs.spectra.grid import SpectralGrid
+
+TRAINED = ("all", "decoder", "head", "none")
+# Parts of a network that learn with each; the names of its modules begin so.
+PARTS = {
+    "decoder": ("to_decoder", "query", "decoder", "head"),
+    "head": ("head",),
+}
+# Share of the scenes that are held out for the uncertainty, where no split says which; of fewer scenes none are.
+HELD_OUT = 0.2
+FEWEST_SCENES = 3
+# Simulated scenes that stay in.
+REHEARSED = 200
+SMALLEST_SIMULATED = 32
+NAMED = 60
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """What to begin with, and what to learn from."""
+
+    init: str = LINEAR
+    """Weights: a name or a path."""
+    pairs: Path | None = None
+    """A folder of pairs; or"""
+    corpus: Path | None = None
+    """a folder of cubes, through which `source` looks."""
+    source: str = "sentinel2a"
+    target: str | None = None
+    """Bands that are learnt of a corpus; None: each cube's own."""
+    leave_out: tuple[str, ...] = ()
+    """Scenes that are neither learnt from nor calibrated on."""
+    hold_out: tuple[str, ...] = ()
+    """Scenes that only the uncertainty is calibrated on; none: the split `val`, or a fifth of the scenes."""
+    train: str = "all"
+    """Parts of a network that learn, one of `TRAINED`."""
+    rehearse: float = 0.2
+    """Share of the steps that show simulated scenes."""
+    window: int | None = None
+    """Pixels on a side of the windows trained on; None: the configuration's."""
+    fit: FitSettings = field(default_factory=lambda: FitSettings(steps=300, batch=8, lr=1e-4))
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if (self.pairs is None) == (self.corpus is None):
+            raise ValueError("either pairs or a corpus")
+        if self.train not in TRAINED:
+            raise UnknownName.of("part to train", self.train, list(TRAINED), "Give one of these to --train.")
+        if not 0 <= self.rehearse < 1:
+            raise ValueError("rehearse is a share, 0 or more and below 1")
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What came of it."""
+
+    output: Path
+    sha256: str
+    adjustments: dict[str, Adjustment]
+    """Of the sensors that the pairs are of."""
+    calibrated_on: tuple[str, ...]
+    fitted: Fitted | None
+    """None where no network was trained."""
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Material:
+    learnt: list[Pair]
+    held: list[Pair]
+
+
+def finetune(
+    asked: Finetuning,
+    output: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: FitProgress | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Finetuned:
+    """Learn from pairs, and write weights that convert products of these sensors.
+
+    Of products, not of simulated sources, a gain and an offset a band are learnt first; they stand beside the model, by
+    sensor. The linear model is then refitted in closed form; a network is trained. The uncertainty is calibrated on
+    scenes held out.
+
+    Parameters
+    ----------
+    resume, overwrite, progress, note : as `pretraining.pretrain` has them.
+
+    Raises
+    ------
+    Ms2hsError : pairs, weights or settings that cannot serve; interrupted.
+    """
+    notes: list[str] = []
+
+    def tell(text: str) -> None:
+        notes.append(text)
+        if note and is_first_process():
+            note(text)
+
+    weights = load_weights(asked.init)
+    material = _material(asked, tell)
+    samples = sample_pixels(material.learnt, asked.fit.seed)
+    if not samples:
+        raise DataError(
+            f"{asked.pairs or asked.corpus}: no pixel of {len(material.learnt)} pairs is known to both sensors; "
+            "learning needs some. Look at the data (nodata, cloud), or give others."
+        )
+    fresh = adjustments_of(samples, tell)
+    weights = replace(weights, adjustments={**weights.adjustments, **fresh})
+    fitted = None
+    if weights.network is None:
+        weights = refitted(weights, samples)
+    elif asked.train != "none":
+        folder = output.with_suffix(".run")
+        if overwrite and not resume:
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+        fitted = _trained(weights, asked, material, folder, resume=resume, progress=progress)
+        weights.network.cpu().eval()
+    digest, scenes = "", tuple(sorted({pair.scene for pair in material.held}))
+    if fitted is None or fitted.first:
+        weights = _calibrated(weights, material.held, asked.fit.seed, tell)
+        card = _card(asked, weights, material, fitted, output)
+        digest = save_weights(
+            output,
+            weights.prior,
+            card,
+            weights.network,
+            sigma_scale=weights.sigma_scale,
+            adjustments=weights.adjustments,
+        )
+    return Finetuned(output, digest, fresh, scenes, fitted, tuple(notes))
+
+
+def _material(asked: Finetuning, tell: Callable[[str], None]) -> _Material:
+    pairs, held = _corpus(asked) if asked.corpus else _stored(asked, tell)
+    hint = "Give scenes that are there to --leave-out and --hold-out."
+    check_scenes([*pairs, *held], (*asked.leave_out, *asked.hold_out), hint)
+    chosen = set(asked.hold_out)
+    held = [pair for pair in [*pairs, *held] if pair.scene in chosen] if chosen else held
+    outside = {*asked.leave_out, *(pair.scene for pair in held)}
+    held = [pair for pair in held if pair.scene not in asked.leave_out]
+    learnt = [pair for pair in pairs if pair.scene not in outside]
+    if not held and len({pair.scene for pair in learnt}) >= FEWEST_SCENES:
+        learnt, held = hold_out(learnt, HELD_OUT, asked.fit.seed)
+    if not learnt:
+        raise DataError(
+            f"{asked.pairs or asked.corpus}: every scene is left out or held out; at least one is needed to learn "
+            "from. Leave fewer out."
+        )
+    return _Material(learnt, held)
+
+
+def _corpus(asked: Finetuning) -> tuple[list[Pair], list[Pair]]:
+    target = None if asked.target is None else load_sensor(asked.target).grid
+    load_sensor(asked.source)
+    assert asked.corpus is not None  # noqa: S101  asked for only then
+    return [SimulatedPair(cube, asked.source, target) for cube in open_cubes(asked.corpus)], []
+
+
+def _stored(asked: Finetuning, tell: Callable[[str], None]) -> tuple[list[Pair], list[Pair]]:
+    from ms2hs.data.pairs import open_pairs  # type: ignore[attr-defined]  # noqa: PLC0415
+
+    assert asked.pairs is not None  # noqa: S101  asked for only then
+    parts = {}
+    for split in ("train", "val"):
+        there = (asked.pairs / "splits" / f"{split}.csv").is_file()
+        found = open_pairs(asked.pairs, split) if there else None
+        parts[split] = list(found.pairs) if found else []
+        if found and found.left_out:
+            tell(f"{len(found.left_out)} pairs of {split} left out: {next(iter(found.left_out.values()))}")
+    if parts["train"]:
+        return parts["train"], parts["val"]
+    found = open_pairs(asked.pairs)
+    if found.left_out:
+        tell(f"{len(found.left_out)} pairs left out: {next(iter(found.left_out.values()))}")
+    return list(found.pairs), []
+
+
+def _trained(
+    weights: Weights,
+    asked: Finetuning,
+    material: _Material,
+    folder: Path,
+    *,
+    resume: bool,
+    progress: FitProgress | None,
+) -> Fitted:
+    network = weights.network
+    assert network is not None  # noqa: S101  asked for only then
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith(PARTS.get(asked.train, ("",))))
+    lesson = PairLesson(
+        *(network.config, material.learnt, asked.fit.batch, asked.fit.seed, asked.window),
+        rehearsal=_rehearsal(weights, asked, material) if asked.rehearse else (),
+        rehearsal_share=asked.rehearse,
+        adjustments=weights.adjustments,
+    )
+    identity = {
+        "init": weights.sha256,
+        "train": asked.train,
+        "window": asked.window,
+        "rehearse": asked.rehearse,
+        "scenes": sorted({pair.scene for pair in material.learnt})[:NAMED],
+        "adjustments": {sensor: dict(bands) for sensor, bands in weights.adjustments.items()},
+    }
+    return fit(network, lesson, asked.fit, folder, identity=identity, resume=resume, progress=progress)
+
+
+def _rehearsal(weights: Weights, asked: Finetuning, material: _Material) -> list[Pair]:
+    """Simulated scenes through the sources, and to the targets, of the pairs, each kind as often as another."""
+    kinds: dict[tuple[str, bytes], tuple[str, SpectralGrid]] = {}
+    for pair in material.learnt:
+        if pair.sensor != "custom":
+            kinds.setdefault((pair.sensor, pair.target.wavelength_nm.tobytes()), (pair.sensor, pair.target))
+    if not kinds:
+        return []
+    side = max(asked.window or (weights.network.config.window if weights.network else 0), SMALLEST_SIMULATED)
+    cubes = simulated_cubes(REHEARSED, asked.fit.seed, prior=weights.prior, shape=(side, side))
+    chosen = list(kinds.values())
+    return [SimulatedPair(cube, *chosen[number % len(chosen)]) for number, cube in enumerate(cubes)]
+
+
+def _calibrated(weights: Weights, held: Sequence[Pair], seed: int, tell: Callable[[str], None]) -> Weights:
+    scale = fit_sigma_scale(weights, held, seed) if held else None
+    if scale is None:
+        kept = "keeps its calibration" if weights.spread else "is not calibrated"
+        tell(
+            f"no scene was held out: the uncertainty {kept}; three or more scenes, or a split `val`, are needed for it"
+        )
+        return weights
+    if weights.network is None:
+        return replace(weights, prior=replace(weights.prior, sigma_scale=scale))
+    return replace(weights, sigma_scale=scale)
+
+
+def _card(
+    asked: Finetuning, weights: Weights, material: _Material, fitted: Fitted | None, output: Path
+) -> dict[str, Any]:
+    """What the weights say of themselves."""
+    late = [entry["all_mse"] for entry in fitted.history if entry["step"] > 0.9 * fitted.steps] if fitted else []  # type: ignore[operator]
+    known = [value for value in late if value is not None]
+    learnt = sorted({pair.scene for pair in material.learnt})
+    named = learnt if len(learnt) <= NAMED else [*learnt[:NAMED], f"and {len(learnt) - NAMED} more"]
+    return {
+        "command": _command(asked, output),
+        "settings": {
+            "init": weights.name,
+            "init_sha256": weights.sha256,
+            "train": asked.train,
+            "fit": asked.fit.identity(),
+        },
+        "trained_on": [*weights.card.get("trained_on", []), *named],
+        "calibrated_on": sorted({pair.scene for pair in material.held}),
+        "scores": {"train": {"mse": sum(known) / len(known)}} if known else {},
+    }
+
+
+def _command(asked: Finetuning, output: Path) -> str:
+    """The command that learns the same, with the names of folders and files but not their places."""
+    folder = asked.pairs or asked.corpus
+    assert folder is not None  # noqa: S101  one of them was given
+    options: list[tuple[str, Any]] = [
+        ("--init", Path(asked.init).name),
+        ("--pairs" if asked.pairs else "--corpus", folder.resolve().name),
+        *((("--source", asked.source), ("--target", asked.target)) if asked.corpus else ()),
+        *(("--leave-out", scene) for scene in asked.leave_out),
+        *(("--hold-out", scene) for scene in asked.hold_out),
+        ("--train", asked.train),
+        ("--rehearse", asked.rehearse),
+        ("--window", asked.window),
+        *(("--" + name, getattr(asked.fit, name)) for name in ("steps", "batch", "lr", "seed", "precision")),
+        ("--output", output.name),
+    ]
+    words = [str(word) for option, value in options if value is not None for word in (option, value)]
+    return shlex.join(["ms2hs", "finetune", *words])
