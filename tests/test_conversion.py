@@ -288,9 +288,50 @@ def test_windows_that_overlap_are_blended_without_a_seam(networks, scene_path, t
 
 
 def test_what_only_the_linear_model_has_is_said(networks, scene_path, tmp_path):
-    for choices in (Choices(uncertainty=True), Choices(site=tmp_path / "x.tif"), Choices(reference=tmp_path / "x.csv")):
+    for choices in (
+        Choices(uncertainty=True),
+        Choices(input_error=InputError(0.1, 0, 0)),
+        Choices(site=tmp_path / "x.tif"),
+        Choices(reference=tmp_path / "x.csv"),
+    ):
         with pytest.raises(WeightsError, match="--model linear"):
             plan(scene_path, "enmap", tmp_path / "n.tif", replace(choices, model=networks["spectral"]))
+
+
+def test_bands_are_adjusted_as_the_weights_learnt_from_pairs(scene_path, tmp_path):
+    lines = {"B03": (0.95, 0.004), "B8A": (1.05, -0.01)}
+    prior = load_weights("linear").prior
+    save_weights(tmp_path / "told.safetensors", prior, {}, adjustments={"sentinel2a": lines, "sentinel2b": {}})
+    choices = Choices(model=str(tmp_path / "told.safetensors"), window=(0, 0, 40, 50))
+    made = convert(scene_path, "enmap", tmp_path / "a.tif", choices)
+    plain = convert(scene_path, "enmap", tmp_path / "b.tif", replace(choices, adjust=False))
+    linear = convert(scene_path, "enmap", tmp_path / "c.tif", replace(choices, model="linear"))
+    np.testing.assert_array_equal(read(plain.output), read(linear.output))
+    assert any("B8A 1.050 -0.0100" in note for note in made.notes)
+    assert not any("adjusted" in note for note in plain.notes)
+    with rasterio.open(scene_path) as scene:
+        dn = scene.read(window=((0, 40), (0, 50)))
+    source = load_sensor("sentinel2a").grid
+    x, valid = dn.astype(np.float32) * np.float32(1e-4), (dn != 0).all(axis=0)
+    for name, (gain, offset) in lines.items():
+        band = source.names.index(name)
+        x[band] = gain * x[band] + offset
+    expected = prior.condition(source, load_sensor("enmap").grid).reconstruct(x)
+    np.testing.assert_allclose(read(made.output)[:, valid] * SCALE, expected[:, valid], atol=0.52 * SCALE)
+
+
+def test_a_calibrated_network_says_how_sure_it_is(networks, scene_path, tmp_path):
+    weights = load_weights(networks["spectral"])
+    twice = 2 * weights.prior.sigma_scale
+    path = tmp_path / "sure.safetensors"
+    save_weights(path, weights.prior, {}, weights.network, sigma_scale=twice)
+    choices = Choices(model=str(path), window=(0, 0, 40, 50), uncertainty=True)
+    found = read(convert(scene_path, "enmap", tmp_path / "n.tif", choices).sigma)
+    linear = read(convert(scene_path, "enmap", tmp_path / "l.tif", replace(choices, model="linear")).sigma)
+    known = linear != NODATA
+    np.testing.assert_allclose(found[known], 2.0 * linear[known], atol=1.01)
+    with pytest.raises(WeightsError, match="never calibrated"):
+        plan(scene_path, "enmap", tmp_path / "x.tif", replace(choices, model=networks["spectral"]))
 
 
 def test_an_unknown_device_is_refused_and_leaves_nothing(networks, scene_path, tmp_path):

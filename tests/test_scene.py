@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -372,6 +373,16 @@ def test_a_scene_goes_through_json(s2_tif):
         (500.0,), (10.0,), Asset("SCL", "y.tif", 1, 1.0, 0.0, 0.0), "scl", "2024-06-01T00:00:00Z", 30.0, ("a", "b"),
     )  # fmt: skip
     assert Scene.from_json(custom.to_json()) == custom
+
+
+def test_an_adjusted_scene_has_another_rule_and_nothing_else(s2_tif):
+    scene = open_scene(str(s2_tif))
+    other = scene.adjusted({"B03": (1.1, -0.02), "B99": (3.0, 1.0)})
+    dn = np.arange(0.0, 10_000, 7)
+    for before, after in zip(scene.assets, other.assets, strict=True):
+        plain, made = ((dn + asset.dn_offset) * asset.dn_scale for asset in (before, after))
+        np.testing.assert_allclose(made, 1.1 * plain - 0.02 if before.name == "B03" else plain, atol=1e-9)
+    assert replace(other, assets=scene.assets) == scene
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

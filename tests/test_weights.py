@@ -163,6 +163,42 @@ def test_a_network_is_loaded_as_it_was_saved(tmp_path, name):
     np.testing.assert_array_equal(loaded.prior.factors, load_weights("linear").prior.factors)
 
 
+def test_what_pairs_taught_is_kept(tmp_path):
+    prior = load_weights("linear").prior
+    scale = np.linspace(1, 2, len(prior.wavelength_nm)).astype(np.float32)
+    lines = {"sentinel2a": {"B02": (0.9, 0.01), "B8A": (1.1, -0.02)}}
+    save_weights(tmp_path / "n.safetensors", prior, {}, small_network(), sigma_scale=scale, adjustments=lines)
+    loaded = load_weights(str(tmp_path / "n.safetensors"))
+    assert loaded.adjustments == lines
+    np.testing.assert_array_equal(loaded.spread.sigma_scale, scale)
+    np.testing.assert_array_equal(loaded.spread.factors, prior.factors)
+    save_weights(tmp_path / "l.safetensors", prior, {}, adjustments=lines)
+    linear = load_weights(str(tmp_path / "l.safetensors"))
+    assert linear.adjustments == lines
+    assert linear.spread is linear.prior
+
+
+@pytest.mark.parametrize(
+    ("arrays", "header", "said"),
+    [
+        ({"sigma_scale": np.ones(3, np.float32)}, {}, "sigma_scale"),
+        ({"sigma_scale": np.zeros(429, np.float32)}, {}, "positive"),
+        ({}, {"adjustments": "nothing"}, "adjustments"),
+        ({}, {"adjustments": '{"sentinel2a": {"B02": [1]}}'}, "adjustments"),
+        ({}, {"adjustments": '{"sentinel2a": {"B02": [1, NaN]}}'}, "finite"),
+        ({}, {"adjustments": "[]"}, "adjustments"),
+    ],
+)
+def test_broken_calibration_is_refused(tmp_path, arrays, header, said):
+    path = tmp_path / "n.safetensors"
+    save_weights(path, load_weights("linear").prior, {}, small_network())
+    with safe_open(path, framework="numpy") as file:
+        whole = dict(file.metadata()) | header
+    save_file(load_file(path) | arrays, path, whole)
+    with pytest.raises(WeightsError, match=said):
+        load_weights(str(path))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -1,0 +1,65 @@
+"""Pairs that hold their numbers, for tests of what learns from pairs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from cubes_of_arrays import smooth_cubes
+
+from ms2hs.data.pairs import SimulatedPair
+from ms2hs.spectra.sensors import load_sensor
+
+
+@dataclass(frozen=True, eq=False)
+class ProductPair:
+    """A simulated pair with a product's error, which passes as real."""
+
+    inner: SimulatedPair
+    gain: float = 1.0
+    offset: float = 0.0
+    is_simulated: bool = False
+
+    def __getattr__(self, name):
+        if name.startswith("__") or name == "inner":
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def read(self, row, col, height, width):
+        measured, truth = self.inner.read(row, col, height, width)
+        return np.float32(self.gain) * measured + np.float32(self.offset), truth
+
+
+def simulated_pairs(count=4, target="enmap", sensor="sentinel2a", **cubes):
+    """Pairs of smooth cubes, each a scene."""
+    asked = load_sensor(target).grid if target else None
+    return [SimulatedPair(cube, sensor, asked) for cube in smooth_cubes(count, **({"bands": 150} | cubes))]
+
+
+def product_pairs(count=4, gain=1.0, offset=0.0, **others):
+    """The same as products of the sensor, off by a gain and an offset."""
+    return [ProductPair(pair, gain, offset) for pair in simulated_pairs(count, **others)]
+
+
+def with_holes(pair, share=0.2, seed=0):
+    """The pair, of which some pixels are unknown to the source and others to the target."""
+    return _Holed(pair, share, seed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Holed:
+    inner: object
+    share: float
+    seed: int
+
+    def __getattr__(self, name):
+        if name.startswith("__") or name == "inner":
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def read(self, row, col, height, width):
+        measured, truth = (part.copy() for part in self.inner.read(row, col, height, width))
+        rng = np.random.default_rng(self.seed)
+        holes = rng.random((2, *self.inner.shape)) < self.share
+        window = np.s_[row : row + height, col : col + width]
+        measured[:, holes[0][window]] = np.nan
+        truth[:, holes[1][window]] = np.nan
+        return measured, truth
