@@ -288,12 +288,10 @@ def test_windows_that_overlap_are_blended_without_a_seam(networks, scene_path, t
 
 
 def test_what_only_the_linear_model_has_is_said(networks, scene_path, tmp_path):
-    for choices in (
-        Choices(uncertainty=True),
-        Choices(input_error=InputError(0.1, 0, 0)),
-        Choices(site=tmp_path / "x.tif"),
-        Choices(reference=tmp_path / "x.csv"),
-    ):
+    files = {"site": tmp_path / "x.tif", "reference": tmp_path / "x.csv"}
+    error = {"input_error": InputError(0.1, 0, 0)}
+    asked = [{"uncertainty": True}, error, *({name: path} for name, path in files.items())]
+    for choices in (Choices(**one) for one in asked):
         with pytest.raises(WeightsError, match="--model linear"):
             plan(scene_path, "enmap", tmp_path / "n.tif", replace(choices, model=networks["spectral"]))
 
