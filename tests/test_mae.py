@@ -68,6 +68,24 @@ def test_what_is_learnt_changes_what_the_prior_says(name):
 
 
 @pytest.mark.parametrize("name", OURS)
+def test_a_share_of_what_is_added_to_the_prior_counts(name):
+    network = small(name)
+    x, source, target = window(12), load_sensor("sentinel2a").grid, load_sensor("enmap").grid
+    expected = network.prior.condition(source, target).reconstruct(x.numpy()[0])
+    added = []
+    for share in (None, 1.0, 0.5, 0.0):
+        network.blend(None if share is None else np.full(len(network.prior.wavelength_nm), share))
+        with torch.no_grad():
+            made = network(x, network.lens(source), network.lens(target))[0].numpy()
+        added.append(made - expected)
+    assert np.abs(added[0]).max() > 1e-3
+    for found, part in zip(added[1:], (1, 0.5, 0), strict=True):
+        np.testing.assert_allclose(found, part * added[0], atol=1e-5)
+    with pytest.raises(ValueError, match="without a prior"):
+        small("general").blend(None)
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_a_scene_twice_as_bright_is_twice_as_bright(name):
     # above the floor, and but for what the network makes of the brightness itself
     network = SpectralMAE(preset(name), load_weights("linear").prior)

@@ -172,6 +172,11 @@ def test_what_pairs_taught_is_kept(tmp_path):
     assert loaded.adjustments == lines
     np.testing.assert_array_equal(loaded.spread.sigma_scale, scale)
     np.testing.assert_array_equal(loaded.spread.factors, prior.factors)
+    assert loaded.network.share is None
+    network = small_network()
+    network.blend(scale - 1.0)
+    save_weights(tmp_path / "b.safetensors", prior, {}, network)
+    np.testing.assert_allclose(load_weights(str(tmp_path / "b.safetensors")).network.share, scale - 1, atol=1e-6)
     save_weights(tmp_path / "l.safetensors", prior, {}, adjustments=lines)
     linear = load_weights(str(tmp_path / "l.safetensors"))
     assert linear.adjustments == lines
@@ -182,7 +187,8 @@ def test_what_pairs_taught_is_kept(tmp_path):
     ("arrays", "header", "said"),
     [
         ({"sigma_scale": np.ones(3, np.float32)}, {}, "sigma_scale"),
-        ({"sigma_scale": np.zeros(429, np.float32)}, {}, "positive"),
+        ({"sigma_scale": -np.ones(429, np.float32)}, {}, "0 or more"),
+        ({"share": np.full(429, np.nan, np.float32)}, {}, "share"),
         ({}, {"adjustments": "nothing"}, "adjustments"),
         ({}, {"adjustments": '{"sentinel2a": {"B02": [1]}}'}, "adjustments"),
         ({}, {"adjustments": '{"sentinel2a": {"B02": [1, NaN]}}'}, "finite"),

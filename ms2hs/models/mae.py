@@ -61,6 +61,7 @@ class SpectralMAE(nn.Module):
             raise ValueError("a configuration with rank needs the spectral prior that it adds to")
         c = self.config = config
         self.prior = prior if c.rank else None
+        self.share: FloatArray | None = None
         self._kept: tuple[Lens, Lens, torch.device, _Sight] | None = None
         pixels = c.patch**2
         extra = 1 if c.rank else 0  # the logarithm of the scale
@@ -94,6 +95,17 @@ class SpectralMAE(nn.Module):
         mean = factors @ coefficients
         variance = np.square(factors).sum(axis=1) - np.square(mean)
         return mean, np.sqrt(np.maximum(variance, 1e-4)), factors[:, : self.config.rank]
+
+    def blend(self, share: FloatArray | None) -> None:
+        """Let only a share of what the network adds to the prior count.
+
+        Parameters
+        ----------
+        share : (wavelength,) 0-1, on the prior's wavelengths; None: all of it.
+        """
+        if self.prior is None:
+            raise ValueError("a network without a prior has nothing to blend with")
+        self.share, self._kept = share, None
 
     def lens(self, grid: SpectralGrid) -> Lens:
         """A grid's bands as this model looks through them; worth keeping, it takes some 10 ms.
@@ -236,6 +248,8 @@ class SpectralMAE(nn.Module):
         mean, deviation, basis = self._fine
         noise = self.prior.source_noise(source.wavelength_nm)
         gain, brightness = self.prior.expectation(source.response, target.response, noise)
+        if self.share is not None:
+            basis = self.share[:, None] * basis
         arrays = (gain, brightness, source.response @ mean, source.response @ deviation, target.response @ basis)
         with torch.inference_mode(mode=False):  # it may be kept for training
             sight = _Sight(*(torch.as_tensor(array, dtype=torch.float32).to(device) for array in arrays))

@@ -3,7 +3,8 @@
 A file holds the arrays of one model, and as metadata `format` (this layout's version), `kind` (which model), and `card`
 (JSON: what it was trained on, by which command, its scores). Kind `linear` is the spectral prior. Kind `mae` is a
 masked autoencoder: its parameters as `network.…`, the prior that it stands beside as `prior.…`, once it is calibrated
-its `sigma_scale`, and in the metadata its configuration as `config`. Either may have `adjustments` of products as JSON.
+its `sigma_scale`, the `share` of what it adds to the prior that counts, and in the metadata its configuration as
+`config`. Either may have `adjustments` of products as JSON.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 FORMAT = "1"
 LINEAR, NETWORK = "linear", "mae"
 OF_NETWORK, OF_PRIOR = "network.", "prior."
-SIGMA_SCALE = "sigma_scale"
+SIGMA_SCALE, SHARE = "sigma_scale", "share"
 SUFFIX = ".safetensors"
 PACKAGE = Path(__file__).parents[1]
 # Where weights are looked for by name: the checkout's own, then those that the wheel brought.
@@ -140,7 +141,9 @@ def load_weights(name_or_path: str = LINEAR) -> Weights:
     if header["kind"] == NETWORK:
         prior = _linear(path, _part(arrays, OF_PRIOR))
         network = _network(path, header.get("config", ""), _part(arrays, OF_NETWORK), prior)
-        sigma_scale = _sigma_scale(path, arrays.get(SIGMA_SCALE), len(prior.wavelength_nm))
+        sigma_scale, share = (_by_wavelength(path, name, arrays, prior) for name in (SIGMA_SCALE, SHARE))
+        if share is not None:
+            network.blend(share.astype(float))
     else:
         prior = _linear(path, arrays)
     low, high = float(prior.wavelength_nm[0]), float(prior.wavelength_nm[-1])
@@ -151,12 +154,16 @@ def load_weights(name_or_path: str = LINEAR) -> Weights:
     )
 
 
-def _sigma_scale(path: Path, found: NDArray[np.generic] | None, size: int) -> NDArray[np.float32] | None:
-    if found is None:
+def _by_wavelength(
+    path: Path, name: str, arrays: Mapping[str, NDArray[np.generic]], prior: SpectralPrior
+) -> NDArray[np.float32] | None:
+    """An array of the prior's wavelengths, not negative; None where the file has none."""
+    if name not in arrays:
         return None
-    if found.shape != (size,) or found.dtype != np.float32 or not (np.asarray(found, float) > 0).all():
+    found, size = arrays[name], len(prior.wavelength_nm)
+    if found.shape != (size,) or found.dtype != np.float32 or not (np.asarray(found, float) >= 0).all():
         raise WeightsError(
-            f"{path}: {SIGMA_SCALE} is {found.dtype} {found.shape}; {size} positive float32 are needed. Download the "
+            f"{path}: {name} is {found.dtype} {found.shape}; {size} float32 of 0 or more are needed. Download the "
             "weights again, or calibrate them again with `ms2hs finetune --train none`."
         )
     return np.asarray(found, np.float32)
@@ -211,8 +218,10 @@ def save_weights(
         for name, tensor in network.state_dict().items():
             arrays[OF_NETWORK + name] = np.ascontiguousarray(tensor.detach().cpu().numpy(), np.float32)
         metadata |= {"kind": NETWORK, "config": json.dumps(network.config.facts, sort_keys=True)}
-        if sigma_scale is not None:
-            arrays[SIGMA_SCALE] = np.ascontiguousarray(sigma_scale, np.float32)
+        by_wavelength = {SIGMA_SCALE: sigma_scale, SHARE: network.share}
+        arrays |= {
+            name: np.ascontiguousarray(found, np.float32) for name, found in by_wavelength.items() if found is not None
+        }
     if adjustments:
         metadata["adjustments"] = json.dumps(adjustments, sort_keys=True)
     content = _ordered(save(arrays, metadata))
