@@ -1,4 +1,4 @@
-"""Scores of a model against truth: whole scenes that it has not seen, in reflectance units, beside simple baselines."""
+"""Scenes whose truth is known whole, and how the prior does on them: what its estimation is judged by."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ms2hs.data.corpora import read_corpus, spectra_on
 from ms2hs.models.prior import Conditional, InputError
-from ms2hs.spectra.grid import FloatArray, SpectralGrid, line_weights, response_matrix
+from ms2hs.spectra.grid import FloatArray, SpectralGrid, response_matrix
 from ms2hs.spectra.metrics import coverage, rmse, sam
 
 # What stands between a simulated source and a real one: a gain and an offset common to a band of a scene, and noise of
@@ -119,14 +119,6 @@ def score_references(
 def mean_score(scores: list[Score]) -> Score:
     """The mean of each number."""
     return Score(*(float(np.mean([getattr(one, name) for one in scores])) for name in Score.__dataclass_fields__))
-
-
-def interpolated(measured: NDArray[np.float32], source: SpectralGrid, target: SpectralGrid) -> NDArray[np.float32]:
-    """(target band, ...) on the line between the bands (source band, ...), held beyond them: the simplest baseline."""
-    order = np.argsort(source.wavelength_nm)
-    weights = line_weights(target.wavelength_nm, source.wavelength_nm[order])
-    result: NDArray[np.float32] = np.tensordot(weights.astype(np.float32), measured[order], axes=1)
-    return result
 
 
 def perturbed(measured: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
