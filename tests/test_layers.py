@@ -20,14 +20,15 @@ HEIGHT = {
 }
 FRONT = {
     *("adaptation", "catalogue", "comparison", "conversion", "estimation", "evaluation", "planning"),
-    *("preparation", "pretraining", "provenance", "scores"),
+    *("finished", "methods", "preparation", "pretraining", "provenance", "report", "scoreboard", "scores", "showcase"),
+    *("standings", "tally", "truth"),
 }
 # Heavy or outside-facing libraries, and the rooms that may use them.
 LIBRARIES = {
     "typer": {"cli"},
     "rich": {"progress"},
     "rasterio": {"raster", "data"},
-    "xarray": {"raster"},
+    "xarray": {"raster", "front"},
     "h5py": {"data"},
     "matplotlib": {"learning"},
     "safetensors": {"models", "data", "learning"},
