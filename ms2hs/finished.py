@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ms2hs.data.corpora import reach, view_matrix
 from ms2hs.data.pairs import seen_through
 from ms2hs.errors import DataError, GridError, UnknownName
-from ms2hs.evaluation import EvaluationSettings, check_scikit_image, windows_of
+from ms2hs.evaluation import SAME_BAND_NM, EvaluationSettings, check_scikit_image, windows_of
 from ms2hs.raster.cube import open_cube
 from ms2hs.raster.windows import Window
 from ms2hs.scores import Evaluation
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Float32Array = NDArray[np.float32]
 # Corners of two grids may be apart by this share of a pixel: rounding in the files.
 SAME_PLACE = 0.01
+# Bands whose widths differ by no more than this share are the same, where their centres are (`SAME_BAND_NM`).
+SAME_WIDTH = 0.1
 
 
 def evaluate_cube(path: Path, truth: Path, settings: EvaluationSettings | None = None) -> Evaluation:
@@ -120,7 +122,9 @@ class _Cubes:
         grid = _grid_of(made).select(order)
         good = np.flatnonzero(true.good.values)
         bands = good[np.argsort(true.wavelength_nm.values[good], kind="stable")]
-        to_grid = _view(true.wavelength_nm.values[bands].astype(float), grid)
+        if not len(bands):
+            raise GridError(f"{truth} calls all of its bands bad (bbl); some good ones are needed. Give another cube.")
+        to_grid = _view(_grid_of(true).select(bands), grid)
         if np.isnan(to_grid).all():
             low, high = grid.range_nm
             raise GridError(
@@ -150,12 +154,20 @@ class _Cubes:
         return View(self.name, title, unknown, truth, valid, cover(truth, self.grid)), Made(estimate, sigma)
 
 
-def _view(wavelength_nm: NDArray[np.floating], grid: SpectralGrid) -> Float32Array:
-    """(band, true band), a row of NaN where bands at these wavelengths (ascending) do not tell it."""
-    known = reach(wavelength_nm, grid)
-    result = np.full((len(grid), len(wavelength_nm)), np.nan, np.float32)
+def _view(own: SpectralGrid, grid: SpectralGrid) -> Float32Array:
+    """(band, true band), a row of NaN where the truth's own bands (ascending) do not tell it.
+
+    A band that both have is taken as it is: seen once more through a response it would come out smoother than it was
+    measured.
+    """
+    known = reach(own.wavelength_nm, grid)
+    result = np.full((len(grid), len(own)), np.nan, np.float32)
     if known.any():
-        result[known] = view_matrix(grid.select(known), wavelength_nm)
+        result[known] = view_matrix(grid.select(known), own.wavelength_nm)
+    nearest = np.abs(grid.wavelength_nm[:, None] - own.wavelength_nm).argmin(axis=1)
+    same = np.abs(grid.wavelength_nm - own.wavelength_nm[nearest]) <= SAME_BAND_NM
+    same &= np.abs(grid.fwhm_nm / own.fwhm_nm[nearest] - 1) <= SAME_WIDTH
+    result[same] = np.eye(len(own), dtype=np.float32)[nearest[same]]
     return result
 
 
