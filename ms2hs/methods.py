@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 Float32Array = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 Kind = Literal["baseline", "prior", "model"]
-# Pixels whose distance to every spectrum is computed at a time: about 35 MB with the sample of the shipped prior.
-PIXELS_AT_A_TIME = 4096
+# Pixels whose distance to every spectrum is computed at a time: few enough to stay in a processor's cache.
+PIXELS_AT_A_TIME = 256
 PRIOR = "prior"
 
 
@@ -134,11 +134,12 @@ class TrainingSpectra:
         pixels = measured[:, valid]
         scale = self.conditional.scale(pixels)
         chosen = np.empty(pixels.shape[1], np.intp)
-        squares = np.square(self.measured).sum(axis=1)[:, None]
+        squares, twice = np.square(self.measured).sum(axis=1), 2 * self.measured.T
         for start in range(0, len(chosen), PIXELS_AT_A_TIME):
             part = slice(start, start + PIXELS_AT_A_TIME)
-            apart = squares - 2 * (self.measured @ (pixels[:, part] / scale[part]))
-            chosen[part] = apart.argmin(axis=0)
+            near = (pixels[:, part] / scale[part]).T @ twice
+            near -= squares
+            chosen[part] = near.argmax(axis=1)
         made = np.full((len(self.made), *valid.shape), np.nan, np.float32)
         made[:, valid] = self.made[:, chosen] * scale
         return made

@@ -81,19 +81,22 @@ class Standings:
 
     def add(self, view: View, made: Mapping[str, Made]) -> None:
         """Count a view, of which each method made something."""
-        self.pixels[view.scene] = self.pixels.get(view.scene, 0) + int(view.valid.sum())
-        image = _Image(view)
-        covers = [(cover, view.valid & (view.cover == cover)) for cover in np.unique(view.cover[view.valid])]
+        valid = np.flatnonzero(view.valid)
+        self.pixels[view.scene] = self.pixels.get(view.scene, 0) + len(valid)
+        image, names = _Image(view), view.cover.ravel()[valid]
+        places = {str(cover): valid[names == cover] for cover in np.unique(names)}
+        truth = {cover: _pixels(view.truth, place) for cover, place in places.items()}
+        some = valid[:: max(1, -(-len(valid) // self._kept))]
         for entrant in self.entrants:
             one = made[entrant.name]
-            for cover, chosen in covers:
-                tally = self._open.setdefault((entrant.name, str(cover)), Tally(self.bands))
-                sigma = None if one.sigma is None else one.sigma[:, chosen]
-                tally.add(one.estimate[:, chosen], view.truth[:, chosen], sigma)
+            for cover, place in places.items():
+                tally = self._open.setdefault((entrant.name, cover), Tally(self.bands))
+                sigma = None if one.sigma is None else _pixels(one.sigma, place)
+                tally.add(_pixels(one.estimate, place), truth[cover], sigma)
             tally.similar.append(image.similarity(one.estimate))
             tally.clock += one.seconds, view.valid.size
-            angles = self._angles.setdefault(entrant.name, PartAngles(self.bands, self._kept))
-            angles.add(one.estimate[:, view.valid], view.truth[:, view.valid])
+            angles = self._angles.setdefault(entrant.name, PartAngles(self.bands))
+            angles.add(_pixels(one.estimate, some), _pixels(view.truth, some))
 
     def close_scene(self, scene: str) -> None:
         """No more views of the scene will come; nothing happens where there was none."""
@@ -137,6 +140,11 @@ class Standings:
     def curves(self) -> dict[str, Curve]:
         """By method: means over scenes, each counting the same."""
         return {name: _mean_curve(found) for name, found in self._curves.items()}
+
+
+def _pixels(image: Float32Array, place: NDArray[np.intp]) -> Float32Array:
+    """(band, pixel) of an image (band, row, col), at these positions of its flat pixels."""
+    return np.take(image.reshape(len(image), -1), place, axis=1)
 
 
 class _Image:

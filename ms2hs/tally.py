@@ -24,6 +24,8 @@ FEATURE_REACH_NM = 30.0
 DARKEST_SHOULDER = 0.02
 # Half the width of the part of a spectrum whose angle is told by wavelength.
 PART_NM = 100.0
+# Few enough that what is computed of them stays in a processor's cache.
+PIXELS_AT_A_TIME = 512
 _NAN = float("nan")
 
 
@@ -92,6 +94,11 @@ class Tally:
 
     def add(self, estimate: Float32Array, truth: Float32Array, sigma: Float32Array | None = None) -> None:
         """Count pixels: (band, pixel) each; `truth` NaN where unknown, `estimate` finite where it is known."""
+        for start in range(0, truth.shape[1], PIXELS_AT_A_TIME):
+            part = np.s_[:, start : start + PIXELS_AT_A_TIME]
+            self._add(estimate[part], truth[part], None if sigma is None else sigma[part])
+
+    def _add(self, estimate: Float32Array, truth: Float32Array, sigma: Float32Array | None) -> None:
         known = np.isfinite(truth)
         error = np.where(known, estimate.astype(float) - truth, 0.0)
         true = np.where(known, truth, 0.0).astype(float)
@@ -182,19 +189,17 @@ class Tally:
 
 
 class PartAngles:
-    """Angles of parts of spectra, by wavelength, of some pixels: evenly spread over what is added."""
+    """Angles of parts of spectra, by wavelength; all are kept, so that some pixels must stand for many."""
 
-    def __init__(self, bands: Bands, kept: int) -> None:
-        """Keep about `kept` pixels of what one call adds."""
+    def __init__(self, bands: Bands) -> None:
+        """Nothing is known yet."""
         self.bands = bands
-        self.kept = kept
         self._angles: list[Float32Array] = []
 
     def add(self, estimate: Float32Array, truth: Float32Array) -> None:
         """Pixels as in `Tally.add`."""
-        some = np.s_[:, :: max(1, -(-truth.shape[1] // self.kept))]
-        known = np.isfinite(truth[some])
-        made, true = (np.where(known, values[some], 0).astype(float) for values in (estimate, truth))
+        known = np.isfinite(truth)
+        made, true = (np.where(known, values, 0).astype(float) for values in (estimate, truth))
         angles = np.full(true.shape, np.nan, np.float32)
         products = (made, true), (made, made), (true, true)
         # cosines of sums of products, which run along the band: exact to 1e-6 degrees in float64, enough for a curve
