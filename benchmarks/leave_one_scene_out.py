@@ -17,11 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from ms2hs.estimation import Evidence, PriorSettings, calibrate, fit, gather, pretrain_linear
-from ms2hs.evaluation import (
+from ms2hs.methods import interpolated
+from ms2hs.models.prior import SpectralPrior
+from ms2hs.spectra.grid import SpectralGrid, grid_of
+from ms2hs.spectra.sensors import load_sensor, sensor_names
+from ms2hs.truth import (
     PRODUCT_ERROR,
     Score,
     TruthScene,
-    interpolated,
     mean_score,
     perturbed,
     read_scene,
@@ -31,9 +34,6 @@ from ms2hs.evaluation import (
     score_references,
     score_site,
 )
-from ms2hs.models.prior import SpectralPrior
-from ms2hs.spectra.grid import SpectralGrid, grid_of
-from ms2hs.spectra.sensors import load_sensor, sensor_names
 
 SCENES = (
     "jasper_ridge_aviris",

@@ -2,8 +2,9 @@
 
 import json
 import math
+import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -433,22 +434,104 @@ def _changes(pairs: list[str]) -> dict[str, str]:
 
 @app.command()
 def evaluate(  # noqa: PLR0917 - one parameter an option, as Typer wants it
-    corpus: Annotated[Path, typer.Option(help="Folder of hyperspectral cubes.")],
-    model: Annotated[list[str] | None, typer.Option(help="Weights; give it again for more. [default: linear]")] = None,
-    split: Annotated[str | None, typer.Option(help="A list of the data's splits/, such as hard/test.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="Folder of pairs, as `ms2hs pairs` leaves it.")] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Instead: folder of hyperspectral cubes; the source is simulated from them.")
+    ] = None,
+    cube: Annotated[Path | None, typer.Option(help="Instead: a finished conversion, beside --truth.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="A true cube on the pixels of --cube.")] = None,
+    source: Annotated[str, typer.Option(help="Sensor that is simulated from --corpus.")] = "sentinel2a",
+    target: Annotated[str, typer.Option(help="Bands of --corpus that are scored: a sensor or a CSV.")] = "enmap",
+    model: Annotated[list[str] | None, typer.Option(help="Weights to score; give it again for more.")] = None,
+    prior: Annotated[
+        str, typer.Option(help="Weights of the prior to beat, which the baselines share: one that saw no such scene.")
+    ] = "linear",
+    split: Annotated[str | None, typer.Option(help="A list of the data's splits/: test, hard/test.")] = None,
     scene: Annotated[list[str] | None, typer.Option(help="Only this scene; give it again for more.")] = None,
-    hidden: Annotated[float, typer.Option(help="Share of groups of 8 bands that are hidden, 0-1.")] = 0.75,
-    windows: Annotated[int, typer.Option(min=1, help="How many are completed.")] = 64,
-    size: Annotated[int, typer.Option(min=7, help="Pixels on a side of a window.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Of which windows, and which bands are hidden.")] = 0,
+    windows: Annotated[int, typer.Option(min=1, help="Of a scene, at most; with --hidden of all.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
+    hidden: Annotated[
+        float | None, typer.Option(help="Complete cubes of which this share of groups of 8 bands is hidden, 0-1.")
+    ] = None,
+    size: Annotated[int, typer.Option(min=7, help="With --hidden: pixels on a side of a window.")] = 64,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML page, and <stem>.csv and <stem>.json.")] = None,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Score how models complete hyperspectral cubes of which most bands are hidden."""
-    if not 0 < hidden < 1:
-        raise typer.BadParameter(f"{hidden} is no share; more than 0 and less than 1 is needed. Write --hidden 0.75.")
+    """Score models on pairs, on cubes, or a finished conversion, beside what they have to beat."""
+    if sum(one is not None for one in (pairs, corpus, cube)) != 1 or (cube is None) != (truth is None):
+        raise typer.BadParameter(
+            "what to score is not clear; one of --pairs DIR, --corpus DIR, and --cube FILE with --truth FILE is needed."
+        )
+    if hidden is not None:
+        if corpus is None or report is not None:
+            raise typer.BadParameter("--hidden goes with --corpus DIR, and without --report. Leave it out.")
+        asked = (corpus, split, tuple(scene or ()), hidden, windows, size, seed)
+        _complete(model or ["linear"], asked, as_json=as_json)
+        return
+    from ms2hs import scoreboard
+    from ms2hs.evaluation import EvaluationSettings
+    from ms2hs.progress import progress_bar
+    from ms2hs.raster.output import check_output
+
+    for path in (report, report and report.with_suffix(".csv"), report and report.with_suffix(".json")):
+        if path:
+            check_output(path, overwrite=overwrite)
+    command = shlex.join(["ms2hs", *sys.argv[1:]])
+    settings = EvaluationSettings(prior, windows, seed, command=command)
+    if cube and truth:
+        from ms2hs.finished import evaluate_cube
+
+        found = evaluate_cube(cube, truth, settings)
+    else:
+        from ms2hs.evaluation import evaluate as score
+
+        chosen, left_out, title = _pairs_asked_for(pairs, corpus, (source, target), split, scene or [])
+        with progress_bar(shown=not quiet, unit="scenes") as progress:
+            found = score(model or [], chosen, replace(settings, title=title), left_out, progress)
+    if as_json:
+        typer.echo(json.dumps(scoreboard.facts(found), indent=1))
+    else:
+        for line in scoreboard.lines_of(found):
+            typer.secho(line.text, fg="red" if line.loses else None)
+    if report:
+        from ms2hs.report import write_report  # type: ignore[import-not-found, unused-ignore]
+
+        write_report(found, report)
+        written = report, *scoreboard.write_numbers(found, report)
+        typer.echo("\n".join(str(path) for path in written), err=as_json)
+
+
+def _pairs_asked_for(
+    folder: Path | None, corpus: Path | None, sensors: tuple[str, str], split: str | None, scenes: list[str]
+) -> tuple[list[Any], dict[str, str], str]:
+    """Pairs, real or simulated; what was left out and why; what they are, in a few words."""
+    from ms2hs.data import pairs as stored
+    from ms2hs.data.cubes import check_scenes, open_cubes
+    from ms2hs.spectra.sensors import load_sensor
+
+    there: list[Any]
+    if corpus is None:
+        opened = stored.open_pairs(folder, split)  # type: ignore[attr-defined, arg-type, unused-ignore]
+        there, left_out, names = list(opened.pairs), dict(opened.left_out), f"pairs of {folder}"
+    else:
+        grid = load_sensor(sensors[1]).grid
+        load_sensor(sensors[0])
+        there = [stored.SimulatedPair(cube, sensors[0], grid) for cube in open_cubes(corpus, split)]
+        left_out, names = {}, f"simulated {sensors[0]} to {sensors[1]}, from {corpus}"
+    check_scenes(there, scenes, "Give scenes that are there.")
+    return [pair for pair in there if not scenes or pair.scene in scenes], left_out, names
+
+
+def _complete(models: list[str], asked: tuple[Any, ...], *, as_json: bool) -> None:
+    """Print how models complete cubes; `asked` are the fields of a `Trial`."""
     from ms2hs.comparison import Trial, compare, facts, table
 
-    rows = compare(model or ["linear"], Trial(corpus, split, tuple(scene or ()), hidden, windows, size, seed))
+    trial = Trial(*asked)
+    if not 0 < trial.hidden < 1:
+        raise typer.BadParameter(f"{trial.hidden} is no share; above 0 and below 1 is needed. Write --hidden 0.75.")
+    rows = compare(models, trial)
     typer.echo(json.dumps(facts(rows), indent=1) if as_json else table(rows))
 
 

@@ -1,167 +1,263 @@
-"""Scores of a model against truth: whole scenes that it has not seen, in reflectance units, beside simple baselines."""
+"""Methods side by side on pairs, real or simulated: scored by windows, each scene counting the same."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ms2hs.data.corpora import read_corpus, spectra_on
-from ms2hs.models.prior import Conditional, InputError
-from ms2hs.spectra.grid import FloatArray, SpectralGrid, line_weights, response_matrix
-from ms2hs.spectra.metrics import coverage, rmse, sam
+from ms2hs.data.pairs import Pair
+from ms2hs.errors import DataError, Ms2hsError
+from ms2hs.methods import PRIOR, Float32Array, Method, line_up
+from ms2hs.models.prior import Conditional
+from ms2hs.models.weights import Weights, load_weights, weights_names
+from ms2hs.raster.windows import Tiling, Window
+from ms2hs.scores import Evaluation
+from ms2hs.showcase import Showcase
+from ms2hs.spectra.grid import SpectralGrid, pasted_bands
+from ms2hs.spectra.surface import cover
+from ms2hs.standings import Entrant, Made, Standings, View
+from ms2hs.tally import LEVELS, Bands
 
-# What stands between a simulated source and a real one: a gain and an offset common to a band of a scene, and noise of
-# each pixel; standard deviations.
-PRODUCT_ERROR = InputError(gain=0.02, offset=0.005, pixel=0.003)
-
-
-@dataclass(frozen=True, eq=False)
-class TruthScene:
-    """A scene of which both are known: what a source sensor would measure, and what a target sensor would."""
-
-    name: str
-    family: str
-    shape: tuple[int, ...]
-    """How the pixels lie: (row, col) for an image."""
-    measured: NDArray[np.float32]
-    """(source band, pixel)."""
-    truth: NDArray[np.float32]
-    """(target band, pixel) NaN where the scene's own sensor has no good band."""
-    known: NDArray[np.bool_]
-    """(target band,) which are really known."""
-    spectra: NDArray[np.float32]
-    """(pixel, own band) as the scene's own sensor measured them."""
-    wavelength_nm: FloatArray
-    """(own band,) ascending."""
+Progress = Callable[[str, int, int], None]
+# Pixels on a side of a window, at most.
+SIDE = 128
+# Bands of two pairs further apart than this are not the same bands: calibrations of one sensor differ by less.
+SAME_BAND_NM = 1.0
 
 
 @dataclass(frozen=True)
-class Score:
-    """How well one scene was reconstructed, over its pixels and known bands."""
+class EvaluationSettings:
+    """How pairs are scored."""
 
-    rmse: float
-    sam: float
-    """Median over pixels, degrees."""
-    coverage: float = float("nan")
-    """Share of values within the 90 % interval; NaN where the estimate has none."""
-    residual: float = float("nan")
-    """RMSE between the source's bands and the same bands computed from the reconstruction."""
+    prior: str = "linear"
+    """Weights whose spectral prior is scored, and knows what the baselines know: one that has not seen the scenes."""
+    windows: int = 64
+    """Of a scene, at most; of 128 pixels on a side, or as large as the pair is."""
+    seed: int = 0
+    """Of which windows, of the pixels that are shown, and of the bootstrap."""
+    title: str = ""
+    """What is scored, in a few words."""
+    command: str = ""
 
 
-def read_scene(path: Path, source: SpectralGrid, target: SpectralGrid) -> TruthScene:
-    """A cube as both sensors see it; pixels with an unknown value are left out, and then `shape` is (pixel,).
+def evaluate(
+    models: Sequence[str],
+    pairs: Sequence[Pair],
+    settings: EvaluationSettings | None = None,
+    left_out: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Baselines, the prior and models, scored on pairs.
+
+    Pairs are left out, and told, where their bands are not those of the most, where they cannot be read, and where
+    they have no pixel with all of the source's bands and some of the target's.
+
+    Parameters
+    ----------
+    models : names of shipped weights, or paths.
+    left_out : what was left out before, and why.
+    progress : called with the stage, scenes done, and scenes there are.
 
     Raises
     ------
-    DataError : not a cube that can be read.
+    Ms2hsError : weights that cannot be read or do not know the bands; no pair with a valid pixel; scikit-image is not
+        installed.
     """
-    corpus = read_corpus(path)
-    measured, _ = spectra_on(corpus, source, interpolate=True)
-    truth, known = spectra_on(corpus, target)
-    whole = np.isfinite(measured).all(axis=1) & np.isfinite(truth[:, known]).all(axis=1)
-    return TruthScene(
-        name=corpus.name,
-        family=corpus.family,
-        shape=corpus.shape if whole.all() else (int(whole.sum()),),
-        measured=np.ascontiguousarray(measured[whole].T),
-        truth=np.ascontiguousarray(truth[whole].T),
-        known=known,
-        spectra=corpus.reflectance[whole],
-        wavelength_nm=corpus.wavelength_nm,
-    )
+    check_scikit_image()
+    settings = settings or EvaluationSettings()
+    weights = [load_weights(name) for name in models]
+    prior = load_weights(settings.prior)
+    chosen, odd = _of_one_kind(pairs)
+    run = _Run.of(chosen, [prior, *weights], settings)
+    run.left_out |= {**(left_out or {}), **odd}
+    scenes = sorted({pair.scene for pair in chosen})
+    for done, scene in enumerate(scenes, 1):
+        run.score([pair for pair in chosen if pair.scene == scene])
+        if progress:
+            progress("scenes", done, len(scenes))
+    return run.found()
 
 
-def score(estimate: FloatArray, scene: TruthScene, pixels: slice | NDArray[np.generic] = slice(None)) -> Score:
-    """Errors of an estimate (target band, pixel) of some pixels of the scene."""
-    truth = scene.truth[scene.known][:, pixels]
-    return Score(rmse(estimate[scene.known], truth), sam(estimate[scene.known], truth))
+def check_scikit_image() -> None:
+    """DataError unless what SSIM needs is installed."""
+    if find_spec("skimage") is None:
+        raise DataError("scikit-image is not installed; SSIM needs it. `pip install 'ms2hs[train]'` brings it.")
 
 
-def score_prior(
-    conditional: Conditional,
-    scene: TruthScene,
-    *,
-    measured: NDArray[np.float32] | None = None,
-    to_source: FloatArray | None = None,
-    pixels: slice | NDArray[np.generic] = slice(None),
-) -> Score:
-    """All scores of the prior on some pixels of a scene.
+def windows_of(shape: tuple[int, int], rng: np.random.Generator) -> list[Window]:
+    """Windows of about one size that cover a raster, none above 128 pixels on a side, at random."""
+    size = tuple(-(-length // -(-length // SIDE)) for length in shape)
+    tiling = list(Tiling(*shape, (size[0], size[1]), overlap=0))
+    return [tiling[i] for i in rng.permutation(len(tiling))]
 
-    Parameters
-    ----------
-    measured : (source band, pixel) instead of the scene's own, such as with noise; of all pixels.
-    to_source : (source band, target band) the source's response at the target's bands; without it no residual.
+
+def spread_windows(pairs: Sequence[Pair], rng: np.random.Generator) -> Iterator[tuple[Pair, Window]]:
+    """Windows of a scene at random, the second of a pair only after the first of all."""
+    turns = [(pairs[i], windows_of(pairs[i].shape, rng)) for i in rng.permutation(len(pairs))]
+    for turn in range(max((len(windows) for _, windows in turns), default=0)):
+        for pair, windows in turns:
+            if turn < len(windows):
+                yield pair, windows[turn]
+
+
+@dataclass(eq=False)
+class _Run:
+    """An evaluation under way."""
+
+    weights: Sequence[Weights]
+    """The prior's, then the models'."""
+    settings: EvaluationSettings
+    source: SpectralGrid
+    """Of the first pair; others may be off by some nm (Sentinel-2A and B)."""
+    target: SpectralGrid
+    known: Sequence[int]
+    """Positions of the target's bands among those of the pairs."""
+    standings: Standings
+    showcase: Showcase
+    rng: np.random.Generator
+    is_simulated: bool
+    left_out: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    unlike: int = 0
+    _methods: dict[bytes, tuple[list[Method], Conditional]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, pairs: Sequence[Pair], weights: Sequence[Weights], settings: EvaluationSettings) -> "_Run":
+        """Nothing is scored yet."""
+        source, whole = pairs[0].source, pairs[0].target
+        low, high = max(one.range_nm[0] for one in weights), min(one.range_nm[1] for one in weights)
+        known = np.flatnonzero((whole.wavelength_nm >= low) & (whole.wavelength_nm <= high))
+        if not len(known):
+            raise DataError(
+                f"no true band lies within {low:.0f}-{high:.0f} nm, which the weights know; there are bands at "
+                f"{whole.wavelength_nm.min():.0f}-{whole.wavelength_nm.max():.0f} nm. Give other pairs or weights."
+            )
+        target = whole.select(known)
+        measured = pasted_bands(source, target) >= 0
+        methods = line_up(weights[0].prior, weights[1:], source, target)
+        entrants = [Entrant(method.name, method.kind, method.train_mse) for method in methods]
+        rng = np.random.default_rng(settings.seed)
+        leading = next((one.name for one in reversed(entrants) if one.kind == "model"), PRIOR)
+        standings = Standings(Bands(target, measured), entrants, settings.windows)
+        simulated = all(pair.is_simulated for pair in pairs)
+        showcase = Showcase(leading, target, np.random.default_rng(settings.seed))
+        run = cls(weights, settings, source, target, list(known), standings, showcase, rng, simulated)
+        if len(known) < len(whole):
+            run.notes.append(f"{len(whole) - len(known)} true bands outside {low:.0f}-{high:.0f} nm are not scored")
+        if not measured.any():
+            run.notes.append("no source band covers 60 % of a target band: no `pasted bands`, and all bands are masked")
+        return run
+
+    def score(self, pairs: Sequence[Pair]) -> None:
+        """Score the windows of one scene."""
+        scored = 0
+        for pair, window in spread_windows(pairs, self.rng):
+            if scored == self.settings.windows:
+                break
+            if pair.name in self.left_out:
+                continue
+            try:
+                view = self._view(pair, window)
+            except Ms2hsError as error:
+                self.left_out[pair.name] = str(error)
+                continue
+            if view.valid.any():
+                self._add(view, pair.source)
+                scored += 1
+        self.standings.close_scene(pairs[0].scene)
+        self.showcase.close_scene()
+        if not scored:
+            self.left_out[pairs[0].scene] = "no pixel with all of the source's bands and some of the target's"
+
+    def _view(self, pair: Pair, window: Window) -> View:
+        measured, truth = pair.read(window.row, window.col, window.height, window.width)
+        truth = truth[self.known]
+        valid = np.asarray(np.isfinite(measured).all(axis=0) & np.isfinite(truth).any(axis=0))
+        title = f"{pair.scene}, {pair.name}, rows {window.row}-{window.row + window.height - 1}, "
+        title += f"columns {window.col}-{window.col + window.width - 1}"
+        return View(pair.scene, title, measured, truth, valid, cover(truth, self.target))
+
+    def _add(self, view: View, source: SpectralGrid) -> None:
+        methods, conditional = self._methods_for(source)
+        measured = np.where(view.valid, view.measured, np.float32(0))
+        self.unlike += int((conditional.unlike(measured) & view.valid).sum())
+        made = {method.name: _made(method, measured, view) for method in methods}
+        self.standings.add(view, made)
+        self.showcase.add(view, made)
+
+    def _methods_for(self, source: SpectralGrid) -> tuple[list[Method], Conditional]:
+        """The methods as they are for exactly this source, lined up once."""
+        key = source.wavelength_nm.tobytes() + source.fwhm_nm.tobytes()
+        if key not in self._methods:
+            prior, *models = self.weights
+            conditional = prior.prior.condition(source, self.target)
+            self._methods[key] = line_up(prior.prior, models, source, self.target), conditional
+        return self._methods[key]
+
+    def found(self) -> Evaluation:
+        """All of it."""
+        if not self.standings.pixels:
+            why = "; ".join(f"{name}: {reason}" for name, reason in list(self.left_out.items())[:3])
+            raise DataError(
+                f"nothing can be scored: no pair has a pixel with all of the source's bands and some of the target's "
+                f"({why}). Give other pairs."
+            )
+        if self.is_simulated:
+            self.notes.append("the source is simulated from the truth: errors of real products come on top")
+        if self.weights[0].name in weights_names():
+            self.notes.append(
+                "the shipped prior has learnt from public scenes: where these are among them, give --prior"
+            )
+        return Evaluation(
+            title=self.settings.title,
+            command=self.settings.command,
+            source=self.source,
+            target=self.target,
+            measured=self.standings.bands.measured,
+            rows=self.standings.rows(self.settings.seed),
+            curves=self.standings.curves(),
+            levels=LEVELS,
+            examples=self.showcase.examples(),
+            pictures=self.showcase.pictures(),
+            scenes=self.standings.pixels,
+            unlike=self.unlike,
+            left_out=self.left_out,
+            notes=tuple(self.notes),
+        )
+
+
+def _made(method: Method, measured: Float32Array, view: View) -> Made:
+    began = time.perf_counter()
+    estimate = method.reconstruct(measured, view.valid)
+    seconds = time.perf_counter() - began
+    return Made(estimate, None if method.sigma is None else method.sigma(measured), seconds)
+
+
+def _of_one_kind(pairs: Sequence[Pair]) -> tuple[list[Pair], dict[str, str]]:
+    """The pairs whose bands are those of the most, and the others with the reason why they are left out.
+
+    Raises
+    ------
+    DataError : no pairs.
     """
-    seen = np.ascontiguousarray((scene.measured if measured is None else measured)[:, pixels])
-    estimate = conditional.reconstruct(seen)
-    plain = score(estimate, scene, pixels)
-    truth = scene.truth[scene.known][:, pixels]
-    inside = coverage(estimate[scene.known], conditional.sigma(seen)[scene.known], truth)
-    residual = float("nan") if to_source is None else rmse(to_source @ estimate, seen)
-    return Score(plain.rmse, plain.sam, inside, residual)
+    if not pairs:
+        raise DataError("there are no pairs; at least one is needed. Give another folder or split.")
+    kinds: list[list[Pair]] = []
+    for pair in pairs:
+        kind = next((kind for kind in kinds if _same_bands(kind[0], pair)), None)
+        if kind is None:
+            kinds.append([pair])
+        else:
+            kind.append(pair)
+    most = max(kinds, key=len)
+    why = f"its bands are not the {len(most[0].source)} and {len(most[0].target)} of the most pairs; score it apart"
+    return most, {pair.name: why for kind in kinds if kind is not most for pair in kind}
 
 
-def score_references(
-    conditional: Conditional, scene: TruthScene, count: int, draws: int, rng: np.random.Generator
-) -> Score:
-    """Mean scores of the prior corrected by `count` random pixels of the scene, which are not scored."""
-    found = []
-    for _ in range(draws):
-        chosen = rng.choice(scene.measured.shape[1], count, replace=False)
-        others = np.delete(np.arange(scene.measured.shape[1]), chosen)
-        corrected = conditional.with_references(scene.measured[:, chosen].T, scene.truth[:, chosen].T)
-        found.append(score_prior(corrected, scene, pixels=others))
-    return mean_score(found)
-
-
-def mean_score(scores: list[Score]) -> Score:
-    """The mean of each number."""
-    return Score(*(float(np.mean([getattr(one, name) for one in scores])) for name in Score.__dataclass_fields__))
-
-
-def interpolated(measured: NDArray[np.float32], source: SpectralGrid, target: SpectralGrid) -> NDArray[np.float32]:
-    """(target band, ...) on the line between the bands (source band, ...), held beyond them: the simplest baseline."""
-    order = np.argsort(source.wavelength_nm)
-    weights = line_weights(target.wavelength_nm, source.wavelength_nm[order])
-    result: NDArray[np.float32] = np.tensordot(weights.astype(np.float32), measured[order], axes=1)
-    return result
-
-
-def perturbed(measured: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """(source band, pixel) with the errors of a real product: gain and offset per band, noise per pixel."""
-    bands = (len(measured), 1)
-    gain, offset = (
-        1 + PRODUCT_ERROR.gain * rng.standard_normal(bands),
-        PRODUCT_ERROR.offset * rng.standard_normal(bands),
-    )
-    noise = PRODUCT_ERROR.pixel * rng.standard_normal(measured.shape)
-    return (measured * gain + offset + noise).astype(np.float32)
-
-
-def halves(shape: tuple[int, ...]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(pixel,) bool of the upper and of the lower half of an image."""
-    upper = np.zeros(shape, bool)
-    upper[: shape[0] // 2] = True
-    return upper.ravel(), ~upper.ravel()
-
-
-def score_site(scene: TruthScene, condition: Callable[[NDArray[np.bool_] | None], Conditional]) -> tuple[Score, Score]:
-    """Scores of each half of an image without, and with, the other half as a site: means over both halves.
-
-    Parameters
-    ----------
-    condition : the conditional of the prior sharpened by these pixels; by none, where None.
-    """
-    plain, sharp = [], []
-    without = condition(None)
-    for half in halves(scene.shape):
-        plain.append(score_prior(without, scene, pixels=~half))
-        sharp.append(score_prior(condition(half), scene, pixels=~half))
-    return mean_score(plain), mean_score(sharp)
-
-
-def response_of(source: SpectralGrid, target: SpectralGrid) -> FloatArray:
-    """(source band, target band) what the source would measure of a spectrum known at the target's bands."""
-    return response_matrix(source, target.wavelength_nm)
+def _same_bands(one: Pair, other: Pair) -> bool:
+    """Whether two pairs have the same true bands, and source bands of the same names."""
+    if one.source.names != other.source.names or len(one.target) != len(other.target):
+        return False
+    return bool(np.abs(one.target.wavelength_nm - other.target.wavelength_nm).max() <= SAME_BAND_NM)

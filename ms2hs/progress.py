@@ -10,7 +10,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 Progress = Callable[[str, int, int], None]
-"""Called with the stage, what is done and what there is to do, in rows; 0 to do means that nobody knows."""
+"""Called with the stage, what is done and what there is to do, in rows or so; 0 to do means that nobody knows."""
 FitProgress = Callable[[int, int, float], None]
 """Called after every step of training with the steps done, the steps there are, and the loss."""
 
@@ -26,12 +26,12 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def progress_bar(*, shown: bool) -> Iterator[Progress | None]:
-    """What to call with progress; None, and no bar, where stderr is no terminal."""
+def progress_bar(*, shown: bool, unit: str = "rows") -> Iterator[Progress | None]:
+    """What to call with progress, in this unit; None, and no bar, where stderr is no terminal."""
     if not shown or not sys.stderr.isatty():
         yield None
         return
-    with _bar("rows") as bar:
+    with _bar(unit) as bar:
         tasks: dict[str, TaskID] = {}
 
         def show(stage: str, done: int, total: int) -> None:

@@ -48,7 +48,7 @@ class Scores:
     r2: float
     """Mean over bands of 1 - SSE / SST within the scene."""
     depth: Mapping[int, float]
-    """RMSE of the band depth of each of `FEATURES_NM`."""
+    """RMSE of the band depth (-1 to 1) of each of `FEATURES_NM`, where the true shoulders are 0.02 or brighter."""
     coverage_68: float
     """Share of values within the method's 68 % interval; NaN where it has none."""
     coverage_90: float

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms2hs.data.artefacts import Artefacts, disturb
-from ms2hs.evaluation import PRODUCT_ERROR
 from ms2hs.spectra.grid import grid_of
 from ms2hs.spectra.sensors import load_sensor
+from ms2hs.truth import PRODUCT_ERROR
 
 GRID = grid_of(np.arange(400.0, 2500.0, 20.0))
 BANDS = len(GRID)

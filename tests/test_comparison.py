@@ -220,7 +220,20 @@ def test_small_cubes_have_no_similarity_and_that_is_no_number(tmp_path):
 
 
 def test_the_table_has_a_line_a_model_in_ten_thousandths(corpus, network, ms2hs):
-    words = ["--corpus", corpus, "--size", SIDE, "--windows", 8, "--model", "linear", "--model", network]
+    words = [
+        "--corpus",
+        corpus,
+        "--hidden",
+        0.75,
+        "--size",
+        SIDE,
+        "--windows",
+        8,
+        "--model",
+        "linear",
+        "--model",
+        network,
+    ]
     code, out, err = ms2hs("evaluate", *words)
     assert (code, err) == (0, "")
     rows = compare(["linear", network], trial_of(corpus))
@@ -237,7 +250,7 @@ def test_the_table_has_a_line_a_model_in_ten_thousandths(corpus, network, ms2hs)
 
 
 def test_json_is_json(corpus, network, ms2hs):
-    words = ["--corpus", corpus, "--size", SIDE, "--windows", 4, "--model", network, "--json"]
+    words = ["--corpus", corpus, "--hidden", 0.75, "--size", SIDE, "--windows", 4, "--model", network, "--json"]
     code, out, _ = ms2hs("evaluate", *words)
     assert code == 0
 
@@ -298,14 +311,16 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__.strip("_"))
 def test_what_cannot_be_is_one_clear_message(case, ms2hs, tmp_path):
     words, told = case(make_corpus(tmp_path / "corpus", 2))
-    code, out, err = ms2hs("evaluate", *words)
+    code, out, err = ms2hs("evaluate", "--hidden", 0.75, *words)
     assert out == ""
     assert_clear(code, err, told)
 
 
-@pytest.mark.parametrize("words", [["--hidden", "0"], ["--hidden", "1"], ["--hidden", "nan"], ["--size", "6"], []])
+@pytest.mark.parametrize(
+    "words", [["--hidden", "0"], ["--hidden", "1"], ["--hidden", "nan"], ["--hidden", "0.5", "--size", "6"]]
+)
 def test_usage_is_explained(words, ms2hs, corpus):
-    code, out, err = ms2hs("evaluate", *(["--corpus", corpus, *words] if words else []))
+    code, out, err = ms2hs("evaluate", "--corpus", corpus, *words)
     assert (code, out) == (2, "")
     assert "Traceback" not in err
 

@@ -10,9 +10,12 @@ from test_corpora import write_cube
 
 from ms2hs.errors import DataError
 from ms2hs.estimation import PriorSettings, calibrate, estimate_prior, fit, gather, pretrain_linear
-from ms2hs.evaluation import (
+from ms2hs.methods import interpolated
+from ms2hs.models.weights import load_weights
+from ms2hs.spectra.grid import grid_of
+from ms2hs.spectra.sensors import load_sensor
+from ms2hs.truth import (
     halves,
-    interpolated,
     mean_score,
     perturbed,
     read_scene,
@@ -22,9 +25,6 @@ from ms2hs.evaluation import (
     score_references,
     score_site,
 )
-from ms2hs.models.weights import load_weights
-from ms2hs.spectra.grid import grid_of
-from ms2hs.spectra.sensors import load_sensor
 
 SOURCE, TARGET = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
 SETTINGS = PriorSettings(step_nm=20, rank=12, canopies=0, simulated=200, pixels=250)

@@ -20,14 +20,15 @@ HEIGHT = {
 }
 FRONT = {
     *("adaptation", "catalogue", "comparison", "conversion", "estimation", "evaluation", "planning"),
-    *("finetuning", "preparation", "pretraining", "provenance", "radiometry", "scores", "uncertainty"),
+    *("finetuning", "finished", "methods", "preparation", "pretraining", "provenance", "radiometry", "report"),
+    *("scoreboard", "scores", "showcase", "standings", "tally", "truth", "uncertainty"),
 }
 # Heavy or outside-facing libraries, and the rooms that may use them.
 LIBRARIES = {
     "typer": {"cli"},
     "rich": {"progress"},
     "rasterio": {"raster", "data"},
-    "xarray": {"raster"},
+    "xarray": {"raster", "front"},
     "h5py": {"data"},
     "matplotlib": {"learning"},
     "safetensors": {"models", "data", "learning"},

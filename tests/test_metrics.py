@@ -1,11 +1,26 @@
 """Errors of spectra against definitions, not against remembered numbers."""
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms2hs.spectra.metrics import band_depth, coverage, rmse, sam, spectral_angle, ssim
+from ms2hs.spectra.metrics import (
+    band_depth,
+    bias,
+    coverage,
+    ergas,
+    mse,
+    psnr,
+    r2,
+    rmse,
+    sam,
+    sam_mean,
+    spectral_angle,
+    ssim,
+)
 
 
 @given(st.floats(-0.3, 0.3), st.integers(1, 20))
@@ -90,3 +105,115 @@ def test_ssim_leaves_out_what_is_not_valid():
     spoilt = np.where(valid, estimate, np.nan)
     assert ssim(spoilt, truth, valid) == pytest.approx(ssim(estimate[:, :, :15], truth[:, :, :15], valid[:, :15]))
     assert np.isnan(ssim(truth[:, :5], truth[:, :5], valid[:5]))
+
+
+def images(seed=0, shape=(4, 24, 30)):
+    """Estimate and truth (band, row, col), float64, bands of different brightness."""
+    rng = np.random.default_rng(seed)
+    truth = rng.uniform(0.05, 0.6, (shape[0], 1, 1)) * rng.uniform(0.5, 1.5, shape)
+    return np.clip(truth + 0.05 * rng.standard_normal(shape), 0, 1), truth
+
+
+def by_band(estimate, truth):
+    """RMSE, mean, SSE and SST of each band."""
+    error, axes = estimate - truth, (1, 2)
+    spread = np.square(truth - truth.mean(axis=axes, keepdims=True)).sum(axis=axes)
+    return np.sqrt(np.mean(error**2, axis=axes)), truth.mean(axis=axes), np.square(error).sum(axis=axes), spread
+
+
+@pytest.fixture(scope="module")
+def torchmetrics():
+    """The functions of torchmetrics, on arrays with a batch of one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own imports
+        functional = pytest.importorskip("torchmetrics.functional")
+        image = pytest.importorskip("torchmetrics.functional.image")
+    import torch
+
+    def call(function, *arrays, **options):
+        return float(function(*(torch.from_numpy(array)[None] for array in arrays), **options))
+
+    return call, functional, image
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_metrics_agree_with_torchmetrics(seed, torchmetrics):
+    call, functional, image = torchmetrics
+    estimate, truth = images(seed)
+    root, mean, error, spread = by_band(estimate, truth)
+    assert np.radians(sam_mean(estimate, truth)) == pytest.approx(
+        call(image.spectral_angle_mapper, estimate, truth), rel=1e-6
+    )
+    assert ergas(root, mean) == pytest.approx(
+        call(image.error_relative_global_dimensionless_synthesis, estimate, truth, ratio=1), rel=1e-6
+    )
+    assert psnr(mse(estimate, truth)) == pytest.approx(
+        call(image.peak_signal_noise_ratio, estimate, truth, data_range=1.0), rel=1e-6
+    )
+    import torch
+
+    flat = (torch.from_numpy(values.reshape(len(values), -1).T.copy()) for values in (estimate, truth))
+    assert r2(error, spread) == pytest.approx(float(functional.r2_score(*flat)), rel=1e-6)
+    assert mse(estimate, truth) == pytest.approx(float(np.square(estimate - truth).mean()))
+
+
+def test_ssim_agrees_with_torchmetrics_but_for_its_variance(torchmetrics):
+    # Theirs divides a window's squares by 49, ours, as scikit-image does by itself, by 48; and it crops more than the
+    # window's half, so that its whole image is taken. Gaussian windows, their default, are another measure.
+    import torch
+    from skimage.metrics import structural_similarity
+
+    _, _, image = torchmetrics
+    estimate, truth = images(5, (3, 40, 40))
+    options = {"gaussian_kernel": False, "kernel_size": 7, "data_range": 1.0, "return_full_image": True}
+    arrays = (torch.from_numpy(values)[None] for values in (estimate, truth))
+    _, full = image.structural_similarity_index_measure(*arrays, **options)
+    theirs = float(full[..., 3:-3, 3:-3].mean())
+    same = {"win_size": 7, "data_range": 1.0, "channel_axis": 0}
+    assert theirs == pytest.approx(structural_similarity(truth, estimate, use_sample_covariance=False, **same))
+    ours = ssim(estimate, truth, np.ones((40, 40), bool))
+    assert ours == pytest.approx(structural_similarity(truth, estimate, **same))
+    assert ours == pytest.approx(theirs, abs=1e-3)
+
+
+def test_psnr_agrees_with_scikit_image():
+    from skimage.metrics import peak_signal_noise_ratio
+
+    estimate, truth = images()
+    assert psnr(mse(estimate, truth)) == pytest.approx(peak_signal_noise_ratio(truth, estimate, data_range=1.0))
+    assert psnr(0.0) == np.inf
+
+
+@given(st.floats(-0.3, 0.3), st.integers(0, 5))
+def test_bias_and_mse_of_a_constant_error(error, seed):
+    _, truth = images(seed)
+    truth[0, 0, 0] = np.nan
+    assert bias(truth + error, truth) == pytest.approx(error, abs=1e-12)
+    assert mse(truth + error, truth) == pytest.approx(error**2, abs=1e-12)
+    assert np.isnan(bias(truth, truth * np.nan))
+
+
+@given(st.floats(0.1, 10), st.floats(-0.5, 0.5))
+def test_ergas_is_the_relative_error_in_per_cent_whatever_the_unit(unit, share):
+    _, truth = images()
+    truth = truth * unit
+    root, mean, *_ = by_band(truth * (1 + share), truth)
+    expected = 100 * abs(share) * np.sqrt(np.mean(np.mean(truth**2, axis=(1, 2)) / np.mean(truth, axis=(1, 2)) ** 2))
+    assert ergas(root, mean) == pytest.approx(expected, abs=1e-9)
+    assert np.isnan(ergas(root, np.zeros(4)))
+    assert ergas(np.append(root, np.nan), np.append(mean, np.nan)) == ergas(root, mean)
+
+
+@given(st.floats(0, 1))
+def test_r2_of_the_truth_drawn_to_its_mean_is_what_is_left_of_its_variance(share):
+    _, truth = images()
+    drawn = truth + share * (truth.mean(axis=(1, 2), keepdims=True) - truth)
+    *_, error, spread = by_band(drawn, truth)
+    assert r2(error, spread) == pytest.approx(1 - share**2, abs=1e-12)
+    assert np.isnan(r2(error, np.zeros(4)))
+
+
+def test_the_mean_angle_leaves_out_what_has_no_direction():
+    estimate, truth = np.ones((2, 3)), np.array([[1.0, 0.0, 0.0], [1.0, 0.0, 1.0]])
+    assert sam_mean(estimate, truth) == pytest.approx(22.5)
+    assert np.isnan(sam_mean(estimate[:, 1:2], truth[:, 1:2]))

@@ -4,7 +4,7 @@ import numpy as np
 from conftest import LEAVES, SAND, WATER
 
 from ms2hs.spectra.sensors import load_sensor
-from ms2hs.spectra.surface import is_snow, is_water
+from ms2hs.spectra.surface import COVERS, cover, is_snow, is_water
 
 GRID = load_sensor("sentinel2a").grid
 SNOW = (0.9, 0.92, 0.93, 0.92, 0.9, 0.88, 0.86, 0.85, 0.84, 0.7, 0.12, 0.1)
@@ -27,6 +27,21 @@ def test_without_the_bands_nothing_is_said():
     visible = GRID.select(GRID.index(["B02", "B03", "B04"]))
     assert not is_water(PIXELS[1:4], visible).any()
     assert not is_snow(PIXELS[1:4], visible).any()
+
+
+def test_every_pixel_has_one_cover():
+    dry = 0.5 * np.array(LEAVES) + 0.5 * np.array(SAND)  # NDVI 0.32
+    pixels = np.column_stack([PIXELS, dry, np.full(12, np.nan)]).astype(np.float32)
+    expected = ["vegetation", "bare", "water", "snow", "sparse vegetation", "unknown"]
+    assert cover(pixels, GRID).tolist() == expected
+    assert cover(pixels.reshape(12, 2, 3), GRID).tolist() == [expected[:3], expected[3:]]
+    assert set(expected) == {*COVERS, "unknown"}
+
+
+def test_without_short_wave_bands_plants_are_still_told():
+    near = GRID.select(GRID.index(["B03", "B04", "B8A"]))
+    assert cover(PIXELS[[2, 3, 8]], near).tolist()[:2] == ["vegetation", "bare"]
+    assert set(cover(PIXELS[[2, 3]], near.select([0, 1])).tolist()) == {"unknown"}
 
 
 def test_real_water_is_found_and_desert_is_dry(real_data):

@@ -19,6 +19,61 @@ def rmse(estimate: FloatArray, truth: FloatArray) -> float:
     return float(np.sqrt(np.mean(difference[known] ** 2))) if known.any() else float("nan")
 
 
+def mse(estimate: FloatArray, truth: FloatArray) -> float:
+    """Mean square error over all values known in both; NaN if there are none."""
+    return rmse(estimate, truth) ** 2
+
+
+def bias(estimate: FloatArray, truth: FloatArray) -> float:
+    """Mean of estimate minus truth, over all values known in both; NaN if there are none."""
+    difference = np.asarray(estimate, float) - np.asarray(truth, float)
+    known = np.isfinite(difference)
+    return float(difference[known].mean()) if known.any() else float("nan")
+
+
+def psnr(error: float) -> float:
+    """Peak signal-to-noise ratio in dB of a mean square error, -10 log10(MSE): the peak is a reflectance of 1.
+
+    Not the range of each image, which some take and which makes ratios of two scenes incomparable. Infinite for 0.
+    """
+    if error == 0:
+        return float("inf")
+    return float(-10 * np.log10(error))
+
+
+def ergas(rmse_of_band: FloatArray, mean_of_band: FloatArray) -> float:
+    """Wald's (2000) relative dimensionless global error with a resolution ratio of 1.
+
+    100 sqrt(mean over bands of (RMSE / mean of the truth)²), so that 0 is perfect and a uniform error of 10 % is 10.
+    With a ratio h / l of pixel sizes it would be multiplied by it; both of ours are on one grid. (torchmetrics
+    multiplies by the `ratio` that it is given.) Bands whose mean is unknown or not above 0 are left out; NaN if all.
+
+    Parameters
+    ----------
+    rmse_of_band, mean_of_band : (band,) NaN where unknown.
+    """
+    known = np.isfinite(rmse_of_band) & (mean_of_band > 0)
+    if not known.any():
+        return float("nan")
+    return float(100 * np.sqrt(np.mean(np.square(rmse_of_band[known] / mean_of_band[known]))))
+
+
+def r2(error_of_band: FloatArray, variation_of_band: FloatArray) -> float:
+    """Coefficient of determination: mean over bands of 1 - SSE / SST.
+
+    Bands that do not vary have none and are left out; NaN if all.
+
+    Parameters
+    ----------
+    error_of_band : (band,) sum of squared errors.
+    variation_of_band : (band,) sum of squared deviations of the truth from its mean.
+    """
+    known = variation_of_band > 0
+    if not known.any():
+        return float("nan")
+    return float(np.mean(1 - error_of_band[known] / variation_of_band[known]))
+
+
 def ssim(estimate: FloatArray, truth: FloatArray, valid: NDArray[np.bool_]) -> float:
     """Structural similarity of images (band, row, col): mean over bands and over all valid windows of 7 by 7 pixels.
 
@@ -68,6 +123,13 @@ def sam(estimate: FloatArray, truth: FloatArray) -> float:
     angle = spectral_angle(estimate, truth)
     defined = np.isfinite(angle)
     return float(np.median(angle[defined])) if defined.any() else float("nan")
+
+
+def sam_mean(estimate: FloatArray, truth: FloatArray) -> float:
+    """Mean spectral angle in degrees of spectra (band, ...), zero ones left out; NaN if none has a direction."""
+    angle = spectral_angle(estimate, truth)
+    defined = np.isfinite(angle)
+    return float(angle[defined].mean()) if defined.any() else float("nan")
 
 
 def coverage(estimate: FloatArray, sigma: FloatArray, truth: FloatArray, factor: float = NORMAL_90) -> float:

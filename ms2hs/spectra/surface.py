@@ -1,17 +1,22 @@
-"""Surfaces that a few bands tell apart: water and snow, of which the models have learnt little."""
+"""Surfaces that a few bands tell apart: water and snow, of which the models have learnt little, and plants."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.spectra.grid import FloatArray, SpectralGrid, nearest_band
 
-GREEN_NM, NIR_NM, SWIR_NM = 560.0, 865.0, 1610.0
+GREEN_NM, RED_NM, NIR_NM, SWIR_NM = 560.0, 665.0, 865.0, 1610.0
 # How far a band may lie from these.
 REACH_NM = 40.0
 # Open water and snow are both brighter in green than at 1610 nm; only snow is bright in the near infrared too.
 # Hall et al. 1995, Remote Sens. Environ. 54:127, doi 10.1016/0034-4257(95)00137-P.
 DARKEST_SNOW_NIR = 0.11
 LEAST_SNOW_INDEX = 0.4
+# NDVI of bare ground stays below about 0.2 to 0.25, that of full canopies is above 0.5: Sobrino et al. 2004, Remote
+# Sens. Environ. 90:434, doi 10.1016/j.rse.2004.02.003 (0.2 and 0.5); Montandon & Small 2008, Remote Sens. Environ.
+# 112:1835, doi 10.1016/j.rse.2007.09.007 (soils up to 0.25 and more).
+LEAST_SPARSE_NDVI, LEAST_DENSE_NDVI = 0.25, 0.5
+COVERS = ("water", "snow", "vegetation", "sparse vegetation", "bare")
 
 
 def is_water(reflectance: FloatArray, grid: SpectralGrid) -> NDArray[np.bool_]:
@@ -33,12 +38,32 @@ def is_snow(reflectance: FloatArray, grid: SpectralGrid) -> NDArray[np.bool_]:
     return (index > LEAST_SNOW_INDEX) & (nir > DARKEST_SNOW_NIR)
 
 
+def cover(reflectance: FloatArray, grid: SpectralGrid) -> NDArray[np.str_]:
+    """(...) one of `COVERS` by the spectrum (band, ...) of each pixel; "unknown" where red or near infrared is.
+
+    Water and snow by `is_water` and `is_snow`; of the rest, vegetation where the normalised difference of near
+    infrared and red (NDVI: Tucker 1979, doi 10.1016/0034-4257(79)90013-0) is 0.5 or more, sparse vegetation from 0.25
+    on, bare below: soil, rock, roofs, roads, dry plants.
+    """
+    red, nir = (_at(reflectance, grid, nm) for nm in (RED_NM, NIR_NM))
+    index = (nir - red) / np.maximum(nir + red, 1e-3)
+    cases = [
+        is_water(reflectance, grid),
+        is_snow(reflectance, grid),
+        index >= LEAST_DENSE_NDVI,
+        index >= LEAST_SPARSE_NDVI,
+        np.isfinite(index),
+    ]
+    return np.select(cases, COVERS, "unknown")
+
+
+def _at(reflectance: FloatArray, grid: SpectralGrid, nm: float) -> FloatArray:
+    """(...) the band nearest to `nm`; NaN if none is near."""
+    band = nearest_band(grid.wavelength_nm, nm, REACH_NM)
+    return np.full(reflectance.shape[1:], np.nan, np.float32) if band is None else reflectance[band]
+
+
 def _green_over_swir(reflectance: FloatArray, grid: SpectralGrid) -> tuple[FloatArray, FloatArray]:
     """Normalised difference of green and 1610 nm, and near infrared; NaN, which no limit holds for, if unknown."""
-    found = [nearest_band(grid.wavelength_nm, nm, REACH_NM) for nm in (GREEN_NM, NIR_NM, SWIR_NM)]
-    bands = [band for band in found if band is not None]
-    if len(bands) < len(found):
-        unknown = np.full(reflectance.shape[1:], np.nan, np.float32)
-        return unknown, unknown
-    green, nir, swir = (reflectance[band] for band in bands)
+    green, nir, swir = (_at(reflectance, grid, nm) for nm in (GREEN_NM, NIR_NM, SWIR_NM))
     return (green - swir) / np.maximum(green + swir, 1e-3), nir
