@@ -20,7 +20,7 @@ HEIGHT = {
 }
 FRONT = {
     *("adaptation", "catalogue", "comparison", "conversion", "estimation", "evaluation", "planning"),
-    *("preparation", "pretraining", "provenance", "scores"),
+    *("pairing", "preparation", "pretraining", "provenance", "scores"),
 }
 # Heavy or outside-facing libraries, and the rooms that may use them.
 LIBRARIES = {
@@ -31,7 +31,7 @@ LIBRARIES = {
     "h5py": {"data"},
     "matplotlib": {"learning"},
     "safetensors": {"models", "data", "learning"},
-    "skimage": {"spectra"},
+    "skimage": {"spectra", "raster"},
     "prosail": {"data"},
     "torch": {"models", "learning", "front"},
 }
