@@ -558,5 +558,45 @@ def prepare(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     typer.echo("\n".join(str(path) for path in packed.paths))
 
 
+@app.command("pairs")
+def make_pairs(  # noqa: PLR0917 - one parameter an option, as Typer wants it
+    hyperspectral: Annotated[
+        list[Path], typer.Argument(help="EnMAP or EMIT L2A products, HySpecNet-11k, georeferenced cubes; or folders.")
+    ],
+    scenes: Annotated[
+        list[Path], typer.Option(help="A Sentinel-2 or HLS scene, or a folder of them; give it again for more.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory for the pairs; its parent must exist.")],
+    days: Annotated[int, typer.Option(min=0, help="Most calendar days between the two.")] = 3,
+    window: Annotated[int, typer.Option(min=16, help="Pixels on a side of a pair.")] = 128,
+    dn_offset: Annotated[
+        float | None, typer.Option(help="Added to the scenes' stored numbers, such as -1000. [default: metadata]")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of which location is in which split.")] = 0,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make pairs: what two sensors measured of one place, on one grid."""
+    from ms2hs import pairing
+    from ms2hs.progress import progress_bar
+
+    choices = pairing.PairChoices(days, window, dn_offset, seed)
+    with progress_bar(shown=not quiet) as progress:
+        made = pairing.pair(hyperspectral, scenes, output, choices, progress, overwrite=overwrite)
+    if not quiet:
+        for match in made.matches:
+            typer.echo(match.told(), err=True)
+            for note in match.notes:
+                _note(note)
+        for note in made.notes:
+            _note(note)
+        for name, reason in made.left_out.items():
+            typer.echo(f"left out: {name}: {reason}", err=True)
+        told = f"{made.pairs} pairs of {len(made.matches)} matches, {made.windows_left_out} windows left out"
+        typer.echo(f"{told}; {len(made.left_out)} products, scenes and couples left out", err=True)
+    typer.echo(json.dumps(pairing.facts(made), indent=1) if as_json else made.output)
+
+
 if __name__ == "__main__":
     main()

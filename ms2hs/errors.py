@@ -7,6 +7,7 @@
     ├── WeightsError    a weights file
     ├── DataError       spectra or cubes to learn from, or to adapt to
     ├── OutputError     where the result goes
+    ├── NothingFound    nothing among what was given that could be used together
     └── Interrupted     stopped by the user, after saving
 
 A message has three parts: what was wrong with its value, what is allowed, what to do next.
@@ -49,6 +50,12 @@ class DataError(Ms2hsError):
 
 class OutputError(Ms2hsError):
     """The result cannot be written."""
+
+
+class NothingFound(Ms2hsError):
+    """Nothing fits what was asked for, though all was looked at."""
+
+    exit_code = 3
 
 
 class Interrupted(Ms2hsError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ms2hs.data.cubes import check_scenes, hold_out, open_cubes
 from ms2hs.data.landscapes import simulated_cubes
-from ms2hs.data.pairs import Pair, SimulatedPair
+from ms2hs.data.pairs import Pair, SimulatedPair, open_pairs
 from ms2hs.data.samples import sample_pixels
 from ms2hs.errors import DataError, UnknownName
 from ms2hs.learning.checkpoints import CHECKPOINT
@@ -186,14 +186,12 @@ def _corpus(asked: Finetuning) -> tuple[list[Pair], list[Pair]]:
 
 
 def _stored(asked: Finetuning, tell: Callable[[str], None]) -> tuple[list[Pair], list[Pair]]:
-    from ms2hs.data.pairs import open_pairs  # type: ignore[attr-defined]  # noqa: PLC0415
-
     assert asked.pairs is not None  # noqa: S101  asked for only then
-    parts = {}
+    parts: dict[str, list[Pair]] = {}
     for split in ("train", "val"):
         there = (asked.pairs / "splits" / f"{split}.csv").is_file()
         found = open_pairs(asked.pairs, split) if there else None
-        parts[split] = list(found.pairs) if found else []
+        parts[split] = [*found.pairs] if found else []
         if found and found.left_out:
             tell(f"{len(found.left_out)} pairs of {split} left out: {next(iter(found.left_out.values()))}")
     if parts["train"]:
@@ -201,7 +199,7 @@ def _stored(asked: Finetuning, tell: Callable[[str], None]) -> tuple[list[Pair],
     found = open_pairs(asked.pairs)
     if found.left_out:
         tell(f"{len(found.left_out)} pairs left out: {next(iter(found.left_out.values()))}")
-    return list(found.pairs), []
+    return [*found.pairs], []
 
 
 def _trained(

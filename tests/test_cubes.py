@@ -321,27 +321,32 @@ VNIR, SWIR = (1, 2, 4, 6, 8, 9), (3, 5, 7, 10, 11, 12, 13, 14)
 GAIN, OFFSET = 2e-4, 0.01
 
 
-def make_enmap(folder, suffix=".TIF", metadata="-METADATA.XML", image="-SPECTRAL_IMAGE", name=PRODUCT, empty=(13,)):
+def enmap_metadata(wavelength, vnir, swir, empty=(), gain=GAIN, offset=OFFSET):
+    """The text of METADATA.XML, for bands of which some are of the VNIR and some of the SWIR detector, from 1."""
     bands = "".join(
         f'<bandID number="{i}"><wavelengthCenterOfBand>{nm}</wavelengthCenterOfBand>'
-        f"<FWHMOfBand>{6 + i / 10}</FWHMOfBand><GainOfBand>{GAIN}</GainOfBand>"
-        f"<OffsetOfBand>{OFFSET}</OffsetOfBand></bandID>"
-        for i, nm in enumerate(WAVELENGTH, 1)
+        f"<FWHMOfBand>{6 + i / 10}</FWHMOfBand><GainOfBand>{gain}</GainOfBand>"
+        f"<OffsetOfBand>{offset}</OffsetOfBand></bandID>"
+        for i, nm in enumerate(wavelength, 1)
     )
     statistics = "".join(
         f'<bandID number="{i}"><mean>{-1000000 if i in empty else 1200.5}</mean>'
         f"<stdDeviation>{0 if i in empty else 33.1}</stdDeviation></bandID>"
-        for i in range(1, len(WAVELENGTH) + 1)
+        for i in range(1, len(wavelength) + 1)
     )
     lists = "".join(
         f"<{detector}ProductQuality><expectedChannelsList>{','.join(map(str, channels))}</expectedChannelsList>"
         f"</{detector}ProductQuality>"
-        for detector, channels in (("vnir", VNIR), ("swir", SWIR))
+        for detector, channels in (("vnir", vnir), ("swir", swir))
     )
-    text = (
+    return (
         f"<level_X><product><bandStatistics>{statistics}</bandStatistics></product>"
         f"<specific><bandCharacterisation>{bands}</bandCharacterisation>{lists}</specific></level_X>"
     )
+
+
+def make_enmap(folder, suffix=".TIF", metadata="-METADATA.XML", image="-SPECTRAL_IMAGE", name=PRODUCT, empty=(13,)):
+    text = enmap_metadata(WAVELENGTH, VNIR, SWIR, empty)
     dn = stored(len(WAVELENGTH))
     dn[12] = -32768
     dn[:, 0, 0] = -32768

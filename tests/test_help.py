@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-COMMANDS = ["convert", "info", "example", "pretrain", "evaluate", "prepare"]
+COMMANDS = ["convert", "info", "example", "pretrain", "evaluate", "prepare", "pairs"]
 
 
 def help_text(*words):

@@ -20,7 +20,17 @@ HEIGHT = {
 }
 FRONT = {
     *("adaptation", "catalogue", "comparison", "conversion", "estimation", "evaluation", "planning"),
-    *("finetuning", "finished", "methods", "preparation", "pretraining", "provenance", "radiometry", "report"),
+    *(
+        "finetuning",
+        "finished",
+        "methods",
+        "pairing",
+        "preparation",
+        "pretraining",
+        "provenance",
+        "radiometry",
+        "report",
+    ),
     *("scoreboard", "scores", "showcase", "standings", "tally", "truth", "uncertainty"),
 }
 # Heavy or outside-facing libraries, and the rooms that may use them.
@@ -32,7 +42,7 @@ LIBRARIES = {
     "h5py": {"data"},
     "matplotlib": {"learning"},
     "safetensors": {"models", "data", "learning"},
-    "skimage": {"spectra"},
+    "skimage": {"spectra", "raster"},
     "prosail": {"data"},
     "torch": {"models", "learning", "front"},
 }

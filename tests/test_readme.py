@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 from cubes_of_arrays import smooth_cubes
+from sites import Site, make_enmap, make_sentinel2_tif
 from test_safe import make_safe
 
 import ms2hs.spectra.sensors as known
@@ -49,6 +50,8 @@ def world(tmp_path_factory, scene_path):
     for name in safes - {made_safe.name}:
         shutil.copytree(made_safe, folder / name)
     make_learning(folder)
+    make_enmap(folder / "hyperspectral", Site())
+    make_sentinel2_tif(folder / "multispectral", Site())
     cube = open_cube(made.output)
     nm = ",".join(f"{x:.1f}" for x in cube.wavelength_nm.values)
     spectrum = ",".join(f"{x:.4f}" for x in cube.values[:, 40, 60])
@@ -58,7 +61,7 @@ def world(tmp_path_factory, scene_path):
 
 def test_there_are_commands():
     assert len(COMMANDS) >= 14
-    for command in ("convert", "info", "example", "pretrain", "prepare", "evaluate"):
+    for command in ("convert", "info", "example", "pretrain", "prepare", "pairs", "evaluate"):
         assert any(line.startswith(f"ms2hs {command}") for line in COMMANDS), command
 
 

@@ -1,7 +1,9 @@
 """Pairs: what a multispectral sensor and what a hyperspectral one measured of the same pixels, real or simulated."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +11,19 @@ from numpy.typing import NDArray
 
 from ms2hs.data.corpora import reach, view_matrix
 from ms2hs.data.cubes import Cube
+from ms2hs.data.pair_files import (
+    HYPERSPECTRAL,
+    MULTISPECTRAL,
+    SOURCE_TAG,
+    files_of_pairs,
+    names_of_split,
+    scene_of,
+    scenes_of,
+)
+from ms2hs.data.rasters import RasterCube, open_raster
+from ms2hs.data.reflectance import check_window
+from ms2hs.errors import DataError, Ms2hsError
+from ms2hs.raster.scene import PixelGrid, Scene, SceneChoices
 from ms2hs.spectra.grid import FloatArray, SpectralGrid
 from ms2hs.spectra.sensors import load_sensor
 
@@ -111,6 +126,164 @@ class SimulatedPair:
         to_source, to_target = self._views
         truth = values if to_target is None else seen_through(to_target, values)
         return seen_through(to_source, values), truth
+
+
+@dataclass(frozen=True, eq=False)
+class StoredPair:
+    """A pair that was measured, in two files."""
+
+    name: str
+    scene: str
+    measured: Scene
+    """The multispectral file."""
+    cube: RasterCube
+    """The hyperspectral file."""
+    is_simulated: bool = False
+
+    @property
+    def sensor(self) -> str:
+        """Of the multispectral file."""
+        return self.measured.source
+
+    @cached_property
+    def source(self) -> SpectralGrid:
+        """The bands of the multispectral file, with the responses of its sensor where that is known."""
+        return self.measured.spectral
+
+    @property
+    def target(self) -> SpectralGrid:
+        """The good bands of the hyperspectral file."""
+        return self.cube.grid
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.measured.grid.height, self.measured.grid.width
+
+    def read(self, row: int, col: int, height: int, width: int) -> tuple[Float32Array, Float32Array]:
+        """(source band, row, col) and (target band, row, col) reflectance, NaN where unknown.
+
+        A pixel that lacks one source band lacks all of them, as in scenes.
+
+        Raises
+        ------
+        SceneError, DataError : a file is gone or damaged.
+        ValueError : the window does not lie inside.
+        """
+        check_window(self.shape, row, col, height, width)
+        return self._read_measured(row, col, height, width), self.cube.read(row, col, height, width)
+
+    def _read_measured(self, row: int, col: int, height: int, width: int) -> Float32Array:
+        from ms2hs.raster.reader import SceneReader
+
+        with SceneReader(self.measured, self.measured.grid) as reader:
+            values, valid = reader.read(row, col, height, width)
+        values[:, ~valid] = np.nan
+        return values
+
+    def has_pixels(self) -> bool:
+        """Whether any pixel is known to both sensors; of the cube, three bands are asked."""
+        bands = sorted({0, len(self.cube.grid) // 2, len(self.cube.grid) - 1})
+        stored = self.cube.storage
+        scale, offset = (np.broadcast_to(part, len(stored.bands))[bands] for part in (stored.scale, stored.offset))
+        few = replace(stored, bands=tuple(stored.bands[band] for band in bands), scale=scale, offset=offset)
+        window = (0, 0, *self.shape)
+        known = np.isfinite(replace(self.cube, storage=few).read(*window)).any(axis=0)
+        return bool((known & np.isfinite(self._read_measured(*window)).all(axis=0)).any())
+
+
+@dataclass(frozen=True, eq=False)
+class PairFolder:
+    """What `open_pairs` found."""
+
+    pairs: tuple[StoredPair, ...]
+    """Sorted by name."""
+    left_out: Mapping[str, str]
+    """By name, why a pair cannot be used."""
+
+
+def open_pairs(folder: Path, split: str | None = None) -> PairFolder:
+    """The pairs under a folder; those that cannot be used are left out, each with its reason.
+
+    A pair's scene is what `pairs.csv` says, else the subfolder that it lies in, else its name without what numbers
+    windows.
+
+    Parameters
+    ----------
+    folder : of `<id>_ms.tif` and `<id>_hs.tif`, made by `ms2hs pairs` or anything else.
+    split : a list in the folder's `splits/`, without `.csv`; each line is an id, or the path of one of its files.
+
+    Raises
+    ------
+    DataError : no folder, no pairs in it, no such split, or none of its pairs can be used.
+    """
+    folder = Path(folder)
+    files = files_of_pairs(folder) if folder.is_dir() else {}
+    if not files:
+        told = "holds no pairs" if folder.is_dir() else "no such folder"
+        raise DataError(
+            f"{folder}: {told}; files <id>{MULTISPECTRAL}.tif and <id>{HYPERSPECTRAL}.tif are needed. "
+            "Check the path, or make pairs with `ms2hs pairs`."
+        )
+    names = sorted(files) if split is None else names_of_split(folder, split)
+    scenes = scenes_of(folder)
+    pairs: list[StoredPair] = []
+    left_out: dict[str, str] = {}
+    for name in names:
+        try:
+            pairs.append(_stored(name, scenes.get(name, scene_of(name)), files.get(name, {})))
+        except Ms2hsError as error:
+            left_out[name] = str(error)
+    if not pairs:
+        first, reason = next(iter(left_out.items()))
+        raise DataError(
+            f"{folder}: none of its {len(left_out)} pairs can be used; one is needed at least. "
+            f"The first, {first}: {reason}"
+        )
+    return PairFolder(tuple(pairs), left_out)
+
+
+def _stored(name: str, scene: str, files: Mapping[str, Path]) -> StoredPair:
+    from ms2hs.raster.dataset import open_dataset, pixel_grid
+    from ms2hs.raster.header import read_header
+    from ms2hs.raster.products import open_scene
+
+    for kind, of in ((MULTISPECTRAL, "hyperspectral"), (HYPERSPECTRAL, "multispectral")):
+        if kind not in files:
+            raise DataError(
+                f"{name}: its {of} file has no partner; {name}{kind}.tif is needed. Copy it there, or take both away."
+            )
+    cube = open_raster(files[HYPERSPECTRAL])
+    with open_dataset(str(cube.path)) as file:
+        grid = pixel_grid(file)
+    path = str(files[MULTISPECTRAL])
+    with open_dataset(path) as file:
+        source = read_header(file, path).tags.get(SOURCE_TAG.lower())
+    pair = StoredPair(name, scene, open_scene(path, SceneChoices(source=source)), cube)
+    if not _is_same(pair.measured.grid, grid):
+        raise DataError(
+            f"{name}: its files lie on different grids ({_told(pair.measured.grid)}, {_told(grid)}); both must have "
+            "the same pixels. Warp one onto the other (gdalwarp), or make the pairs with `ms2hs pairs`."
+        )
+    if not pair.has_pixels():
+        raise DataError(
+            f"{name}: no pixel is known to both sensors, all is cloud or nodata; one is needed. Take the pair out."
+        )
+    return pair
+
+
+def _is_same(first: PixelGrid, second: PixelGrid) -> bool:
+    """Whether the pixels are the same: corners within a hundredth of a pixel."""
+    shapes = (first.height, first.width) == (second.height, second.width)
+    if not shapes or first.crs != second.crs:
+        return False
+    corners = np.array([[0, first.width, 0], [0, 0, first.height], [1, 1, 1]])
+    there = np.linalg.solve(first.matrix, second.matrix @ corners)
+    return bool(np.abs(there - corners).max() < 0.01)
+
+
+def _told(grid: PixelGrid) -> str:
+    return f"{grid.height} x {grid.width} pixels of {grid.crs} from {grid.transform[2]:.10g}, {grid.transform[5]:.10g}"
 
 
 def seen_through(matrix: Float32Array | FloatArray, values: Float32Array) -> Float32Array:

@@ -101,7 +101,7 @@ def open_rasters(folder: Path) -> list[RasterCube]:
     from ms2hs.raster.dataset import open_dataset
 
     cubes, counts = [], {}
-    for path in _raster_paths(folder):
+    for path in raster_paths(folder):
         with open_dataset(str(path)) as file:
             if file.count == 1:
                 continue
@@ -120,7 +120,28 @@ def open_rasters(folder: Path) -> list[RasterCube]:
     return cubes
 
 
-def _raster_paths(folder: Path) -> list[Path]:
+def open_raster(path: Path, folder: Path | None = None) -> RasterCube:
+    """The cube in one file; its name and scene are those that it has in `folder`, else in its own.
+
+    Raises
+    ------
+    DataError : its bands carry no wavelengths, or it is a conversion's result.
+    SceneError : a file that cannot be read.
+    """
+    from ms2hs.raster.dataset import open_dataset
+
+    with open_dataset(str(path)) as file:
+        cube = _cube(folder or path.parent, path, file)
+        if cube is None:
+            raise DataError(
+                f"{path}: {file.count} bands without wavelengths; each band needs a wavelength tag. Write them in, or "
+                "give the folder of a known data set."
+            )
+    return cube
+
+
+def raster_paths(folder: Path) -> list[Path]:
+    """Every GeoTIFF under the folder, and every image that an ENVI header describes."""
     tiffs = [path for path in folder.rglob("*") if path.suffix.lower() in TIFF_SUFFIXES]
     headers = [path for path in folder.rglob("*.hdr") if path.read_bytes()[:4] == b"ENVI"]
     return sorted({*tiffs, *(image for header in headers for image in _image_of(header))})

@@ -37,6 +37,15 @@ def is_hls(path: Path) -> bool:
     return any(FILE.fullmatch(member.name) for member in path.iterdir())
 
 
+def granules(folder: Path) -> list[Path]:
+    """One file of each granule whose files lie in the folder."""
+    first: dict[str, Path] = {}
+    for member in sorted(folder.iterdir()):
+        if found := FILE.fullmatch(member.name):
+            first.setdefault(found[1], member)
+    return list(first.values())
+
+
 def open_hls(path: str, choices: SceneChoices) -> Scene:
     """The scene in a folder of HLS files; of several granules in it, the one whose file is given.
 

@@ -5,10 +5,11 @@ from pathlib import Path
 from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import REMOTE
 from ms2hs.raster.geotiff import open_geotiff
-from ms2hs.raster.hls import is_hls, open_hls
-from ms2hs.raster.safe import is_safe, open_safe
+from ms2hs.raster.hls import granules, is_hls, open_hls
+from ms2hs.raster.safe import is_product, is_safe, open_safe
 from ms2hs.raster.scene import Scene, SceneChoices
 
+SUFFIXES = {".tif", ".tiff", ".zip", ".jp2", ".vrt"}
 ALLOWED = "a GeoTIFF, a .SAFE folder or its zip, or a folder of HLS files"
 
 
@@ -35,3 +36,14 @@ def open_scene(path: str, choices: SceneChoices | None = None) -> Scene:
     if place.is_dir():
         raise SceneError(f"{path}: a folder of nothing that is known; {ALLOWED} is needed. Give one of these.")
     return open_geotiff(path, choices)
+
+
+def scene_paths(path: Path) -> list[Path]:
+    """Where each scene is that lies at a path or under it: what `open_scene` takes, whether it is a scene or not."""
+    if path.is_file() or is_product(path):
+        return [path]
+    inside = sorted(path.iterdir())
+    own = granules(path)
+    files = [file for file in inside if file.suffix.lower() in SUFFIXES and file.is_file() and not is_hls(file)]
+    folders = [scene for folder in inside if folder.is_dir() for scene in scene_paths(folder)]
+    return [*own, *files, *folders]

@@ -57,8 +57,13 @@ def is_safe(path: Path) -> bool:
     """Whether this looks like a SAFE product: a folder, a zip, or the metadata file in it."""
     if path.is_file():
         return path.suffix.lower() == ".zip" or path.name in {METADATA, METADATA.replace("L2A", "L1C")}
-    inside = any(any(path.glob(name)) for name in ("MTD_MSIL*.xml", "GRANULE"))
-    return path.suffix.upper() == ".SAFE" or inside or len(_inner(path)) == 1
+    return is_product(path) or len(_inner(path)) == 1
+
+
+def is_product(folder: Path) -> bool:
+    """Whether this folder is itself a SAFE product, not one around it."""
+    inside = any(any(folder.glob(name)) for name in ("MTD_MSIL*.xml", "GRANULE"))
+    return folder.suffix.upper() == ".SAFE" or inside
 
 
 def _inner(path: Path) -> list[Path]:
