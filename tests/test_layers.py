@@ -21,6 +21,7 @@ HEIGHT = {
 FRONT = {
     *("adaptation", "catalogue", "comparison", "conversion", "estimation", "evaluation", "planning"),
     *("preparation", "pretraining", "provenance", "scores"),
+    *("figures", "plates", "report", "sections", "tables", "verdict"),
 }
 # Heavy or outside-facing libraries, and the rooms that may use them.
 LIBRARIES = {
@@ -29,7 +30,8 @@ LIBRARIES = {
     "rasterio": {"raster", "data"},
     "xarray": {"raster"},
     "h5py": {"data"},
-    "matplotlib": {"learning"},
+    "matplotlib": {"learning", "front"},
+    "jinja2": {"front"},
     "safetensors": {"models", "data", "learning"},
     "skimage": {"spectra"},
     "prosail": {"data"},
