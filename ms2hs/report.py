@@ -51,13 +51,16 @@ def render(evaluation: Evaluation) -> str:
         "scene": list(evaluation.scenes),
         "land cover": list(dict.fromkeys(name for row in evaluation.rows for name in row.covers)),
     }
+    told = findings(evaluation)
+    tones = {finding.tone for finding in told}
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     return page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         evaluation=evaluation,
         version=__version__,
         inks=INKS,
         keys={name: Key(name, "line", style) for name, style in styles_of(evaluation.rows).items()},
-        findings=findings(evaluation),
+        findings=told,
+        lost="bad" in tones and "good" not in tones,
         tables=overall_tables(evaluation.rows),
         places=[scene_table(evaluation.rows, names, of) for of, names in places.items() if names],
         details={of: detail_tables(evaluation.rows, of) for of in places},

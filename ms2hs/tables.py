@@ -31,7 +31,9 @@ class Column:
             return UNKNOWN
         if math.isinf(value):
             return "∞" if value > 0 else "−∞"
-        return f"{self.factor * value:{'+' if self.is_signed else ''}.{self.digits}f}".replace("-", "−")
+        number = round(self.factor * value, self.digits) or 0.0  # no negative zero
+        sign = "+" if self.is_signed and number else ""
+        return f"{number:{sign}.{self.digits}f}".replace("-", "−")
 
     def merit(self, value: float) -> float:
         """The lower, the better; NaN where nothing is better than anything."""
@@ -94,8 +96,8 @@ def _depth(nm: int) -> Read:
 
 DEPTHS = tuple(Column(str(nm), "nm", _depth(nm), 3) for nm in FEATURES_NM)
 COVERAGES = (
-    Column("in 68 %", "%", lambda one: one.coverage_68, 1, 100, "none"),
-    Column("in 90 %", "%", lambda one: one.coverage_90, 1, 100, "none"),
+    Column("in\N{NO-BREAK SPACE}68\N{NO-BREAK SPACE}%", "%", lambda one: one.coverage_68, 1, 100, "none"),
+    Column("in\N{NO-BREAK SPACE}90\N{NO-BREAK SPACE}%", "%", lambda one: one.coverage_90, 1, 100, "none"),
 )
 ALL = (*ERRORS, *SQUARES, *DEPTHS, *COVERAGES)
 TRAINING = Column("MSE, training", "× 10⁻⁴", lambda _one: math.nan, 3, 1e4, "none")

@@ -191,7 +191,7 @@ def test_all_scores_are_there(page):
         "R²",
     )
     depths = ("670", "1200", "1730", "2100", "2205", "2330")
-    for head in (*errors, *depths, "in 68 %", "in 90 %", "Time", "training", "prior"):
+    for head in (*errors, *depths, "in\N{NO-BREAK SPACE}68", "in\N{NO-BREAK SPACE}90", "Time", "training", "prior"):
         assert head in heads, head
     for table in page.of("table")[:3]:
         assert sum(part["tag"] == "tr" for part in table["parts"]) == 1 + len(SIZES)
