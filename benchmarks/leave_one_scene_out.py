@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from ms2hs.estimation import Evidence, PriorSettings, calibrate, fit, gather, pretrain_linear
-from ms2hs.methods import interpolated
 from ms2hs.models.prior import SpectralPrior
+from ms2hs.scoring.methods import interpolated
 from ms2hs.spectra.grid import SpectralGrid, grid_of
 from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.truth import (

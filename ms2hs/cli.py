@@ -470,10 +470,10 @@ def evaluate(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         asked = (corpus, split, tuple(scene or ()), hidden, windows, size, seed)
         _complete(model or ["linear"], asked, as_json=as_json)
         return
-    from ms2hs import scoreboard
     from ms2hs.evaluation import EvaluationSettings
     from ms2hs.progress import progress_bar
     from ms2hs.raster.output import check_output
+    from ms2hs.scoring import scoreboard
 
     for path in (report, report and report.with_suffix(".csv"), report and report.with_suffix(".json")):
         if path:
@@ -496,7 +496,7 @@ def evaluate(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         for line in scoreboard.lines_of(found):
             typer.secho(line.text, fg="red" if line.loses else None)
     if report:
-        from ms2hs.report import write_report  # type: ignore[import-not-found, unused-ignore]
+        from ms2hs.reporting.report import write_report  # type: ignore[import-not-found, unused-ignore]
 
         write_report(found, report)
         written = report, *scoreboard.write_numbers(found, report)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from ms2hs.data.cubes import Cube, check_scenes, open_cubes
 from ms2hs.errors import DataError
 from ms2hs.learning.sampling import known_bands, read_windows
-from ms2hs.methods import interpolated
 from ms2hs.models.masking import hide, visible_index
 from ms2hs.models.prior import SpectralPrior
 from ms2hs.models.weights import Weights, load_weights
+from ms2hs.scoring.methods import interpolated
 from ms2hs.spectra.grid import SpectralGrid
 from ms2hs.spectra.metrics import ssim
 

@@ -9,16 +9,16 @@ import numpy as np
 
 from ms2hs.data.pairs import Pair
 from ms2hs.errors import DataError, Ms2hsError
-from ms2hs.methods import PRIOR, Float32Array, Method, line_up
 from ms2hs.models.prior import Conditional
 from ms2hs.models.weights import Weights, load_weights, weights_names
 from ms2hs.raster.windows import Tiling, Window
-from ms2hs.scores import Evaluation
-from ms2hs.showcase import Showcase
+from ms2hs.scoring.methods import PRIOR, Float32Array, Method, line_up
+from ms2hs.scoring.scores import Evaluation
+from ms2hs.scoring.showcase import Showcase
+from ms2hs.scoring.standings import Entrant, Made, Standings, View
+from ms2hs.scoring.tally import LEVELS, Bands
 from ms2hs.spectra.grid import SpectralGrid, pasted_bands
 from ms2hs.spectra.surface import cover
-from ms2hs.standings import Entrant, Made, Standings, View
-from ms2hs.tally import LEVELS, Bands
 
 Progress = Callable[[str, int, int], None]
 # Pixels on a side of a window, at most.

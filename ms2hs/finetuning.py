@@ -14,13 +14,13 @@ from ms2hs.errors import DataError, UnknownName
 from ms2hs.learning.checkpoints import CHECKPOINT
 from ms2hs.learning.distribution import is_first_process
 from ms2hs.learning.paired import PairLesson
+from ms2hs.learning.radiometry import adjustments_of, refitted
 from ms2hs.learning.training import FitSettings, Fitted, fit
+from ms2hs.learning.uncertainty import fit_sigma_scale
 from ms2hs.models.adjustment import Adjustment
 from ms2hs.models.weights import LINEAR, Weights, load_weights, save_weights
 from ms2hs.progress import FitProgress
-from ms2hs.radiometry import adjustments_of, refitted
 from ms2hs.spectra.sensors import load_sensor
-from ms2hs.uncertainty import fit_sigma_scale
 
 if TYPE_CHECKING:
     from ms2hs.spectra.grid import SpectralGrid

@@ -13,13 +13,13 @@ from ms2hs.errors import DataError, GridError, UnknownName
 from ms2hs.evaluation import SAME_BAND_NM, EvaluationSettings, check_scikit_image, windows_of
 from ms2hs.raster.cube import open_cube
 from ms2hs.raster.windows import Window
-from ms2hs.scores import Evaluation
-from ms2hs.showcase import Showcase
+from ms2hs.scoring.scores import Evaluation
+from ms2hs.scoring.showcase import Showcase
+from ms2hs.scoring.standings import Entrant, Made, Standings, View
+from ms2hs.scoring.tally import LEVELS, Bands
 from ms2hs.spectra.grid import SpectralGrid, pasted_bands
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.surface import cover
-from ms2hs.standings import Entrant, Made, Standings, View
-from ms2hs.tally import LEVELS, Bands
 
 if TYPE_CHECKING:
     import xarray as xr

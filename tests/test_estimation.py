@@ -10,8 +10,8 @@ from test_corpora import write_cube
 
 from ms2hs.errors import DataError
 from ms2hs.estimation import PriorSettings, calibrate, estimate_prior, fit, gather, pretrain_linear
-from ms2hs.methods import interpolated
 from ms2hs.models.weights import load_weights
+from ms2hs.scoring.methods import interpolated
 from ms2hs.spectra.grid import grid_of
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.truth import (

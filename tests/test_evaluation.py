@@ -20,7 +20,7 @@ from ms2hs.errors import DataError, GridError
 from ms2hs.evaluation import EvaluationSettings, evaluate, spread_windows, windows_of
 from ms2hs.finished import evaluate_cube
 from ms2hs.models.weights import load_weights
-from ms2hs.scoreboard import facts, lines_of, rows_of_csv, table
+from ms2hs.scoring.scoreboard import facts, lines_of, rows_of_csv, table
 from ms2hs.spectra.grid import grid_of, pasted_bands
 from ms2hs.spectra.metrics import SSIM_PIXELS, rmse, sam, ssim
 from ms2hs.spectra.sensors import load_sensor
@@ -365,9 +365,9 @@ def test_the_command_scores_pairs_of_a_folder(pairs, ms2hs, monkeypatch, tmp_pat
 
 
 def test_the_report_and_its_numbers_are_written(corpus, ms2hs, monkeypatch, tmp_path):
-    report = ModuleType("ms2hs.report")
+    report = ModuleType("ms2hs.reporting.report")
     report.write_report = lambda evaluation, path: path.write_text(evaluation.title)
-    monkeypatch.setitem(sys.modules, "ms2hs.report", report)
+    monkeypatch.setitem(sys.modules, "ms2hs.reporting.report", report)
     page = tmp_path / "page.html"
     code, out, _ = ms2hs("evaluate", "--corpus", corpus, "--report", page)
     assert code == 0

@@ -13,15 +13,15 @@ from ms2hs import finetuning
 from ms2hs.data.samples import sample_pixels
 from ms2hs.errors import DataError, UnknownName, WeightsError
 from ms2hs.finetuning import Finetuning, finetune
+from ms2hs.learning.radiometry import adjustments_of, noise_of
 from ms2hs.learning.training import FitSettings
+from ms2hs.learning.uncertainty import fit_sigma_scale
 from ms2hs.models.adjustment import adjusted
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.reconstruction import Reconstructor
 from ms2hs.models.refitting import refit
 from ms2hs.models.weights import load_weights, save_weights
-from ms2hs.radiometry import adjustments_of, noise_of
 from ms2hs.spectra.metrics import coverage, rmse
-from ms2hs.uncertainty import fit_sigma_scale
 
 GAIN, OFFSET = 1.05, 0.01
 FEW = FitSettings(steps=12, batch=2, lr=1e-4)

@@ -15,23 +15,14 @@ HEIGHT = {
     "models": 2,
     "data": 3,
     "learning": 4,
-    "front": 5,
-    "cli": 6,
+    "scoring": 5,
+    "reporting": 6,
+    "front": 7,
+    "cli": 8,
 }
 FRONT = {
     *("adaptation", "catalogue", "comparison", "conversion", "estimation", "evaluation", "planning"),
-    *(
-        "finetuning",
-        "finished",
-        "methods",
-        "pairing",
-        "preparation",
-        "pretraining",
-        "provenance",
-        "radiometry",
-        "report",
-    ),
-    *("scoreboard", "scores", "showcase", "standings", "tally", "truth", "uncertainty"),
+    *("finetuning", "finished", "pairing", "preparation", "pretraining", "provenance", "truth"),
 }
 # Heavy or outside-facing libraries, and the rooms that may use them.
 LIBRARIES = {
@@ -40,7 +31,8 @@ LIBRARIES = {
     "rasterio": {"raster", "data"},
     "xarray": {"raster", "front"},
     "h5py": {"data"},
-    "matplotlib": {"learning"},
+    "matplotlib": {"learning", "reporting"},
+    "jinja2": {"reporting"},
     "safetensors": {"models", "data", "learning"},
     "skimage": {"spectra", "raster"},
     "prosail": {"data"},

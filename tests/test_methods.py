@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from ms2hs.methods import line_up
 from ms2hs.models.configuration import preset
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior import TYPICAL_SCALE
 from ms2hs.models.reconstruction import Reconstructor
 from ms2hs.models.weights import load_weights, save_weights
+from ms2hs.scoring.methods import line_up
 from ms2hs.spectra.grid import grid_of, pasted_bands, response_matrix
 from ms2hs.spectra.sensors import load_sensor
 
@@ -90,7 +90,7 @@ def test_the_nearest_spectrum_is_the_nearest_of_all(methods, seen):
 
 def test_many_pixels_are_matched_in_parts(methods, seen, monkeypatch):
     whole = methods["nearest spectra"].reconstruct(*seen)
-    monkeypatch.setattr("ms2hs.methods.PIXELS_AT_A_TIME", 7)
+    monkeypatch.setattr("ms2hs.scoring.methods.PIXELS_AT_A_TIME", 7)
     np.testing.assert_allclose(methods["nearest spectra"].reconstruct(*seen), whole)
 
 

@@ -313,7 +313,7 @@ DATA = os.environ.get("MS2HS_DATA")
 def test_estimated_on_real_spectra_it_beats_interpolation_on_a_scene_left_out(tmp_path):
     pytest.importorskip("prosail")
     from ms2hs.estimation import PriorSettings, estimate_prior
-    from ms2hs.methods import interpolated
+    from ms2hs.scoring.methods import interpolated
     from ms2hs.truth import read_scene, score, score_prior
 
     for name in ("hyperspectral/sjer_neon", "hyperspectral/bavaria_hyspex", "hyperspectral/jasper_ridge_aviris",

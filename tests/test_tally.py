@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms2hs.scores import FEATURES_NM
+from ms2hs.scoring.scores import FEATURES_NM
+from ms2hs.scoring.tally import LEVELS, Bands, PartAngles, Tally
 from ms2hs.spectra import metrics
 from ms2hs.spectra.grid import grid_of
-from ms2hs.tally import LEVELS, Bands, PartAngles, Tally
 
 WAVELENGTH = np.linspace(420, 2450, 103)
 GRID = grid_of(WAVELENGTH)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ms2hs.errors import OutputError
-from ms2hs.scores import FEATURES_NM, Evaluation, Row, Scores
+from ms2hs.scoring.scores import FEATURES_NM, Evaluation, Row, Scores
 
 # Columns of the first two blocks: head, the number, its format.
 Column = tuple[str, Callable[[Row], float], str]

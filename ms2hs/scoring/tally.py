@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from ms2hs.scores import FEATURES_NM, Scores
+from ms2hs.scoring.scores import FEATURES_NM, Scores
 from ms2hs.spectra.grid import FloatArray, SpectralGrid, nearest_band
 from ms2hs.spectra.metrics import band_depth, ergas, psnr, r2, spectral_angle
 

@@ -9,11 +9,11 @@ from operator import add
 import numpy as np
 from numpy.typing import NDArray
 
-from ms2hs.methods import PRIOR, Kind
-from ms2hs.scores import FEATURES_NM, Curve, Row, Scores
+from ms2hs.scoring.methods import PRIOR, Kind
+from ms2hs.scoring.scores import FEATURES_NM, Curve, Row, Scores
+from ms2hs.scoring.tally import Bands, PartAngles, Tally
 from ms2hs.spectra.grid import FloatArray
 from ms2hs.spectra.metrics import SSIM_PIXELS, ssim
-from ms2hs.tally import Bands, PartAngles, Tally
 
 Float32Array = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ms2hs.scores import Example, Picture
+from ms2hs.scoring.scores import Example, Picture
+from ms2hs.scoring.standings import Made, View
 from ms2hs.spectra.grid import SpectralGrid
 from ms2hs.spectra.surface import COVERS
-from ms2hs.standings import Made, View
 
 Float32Array = NDArray[np.float32]
 # Pixels of a land cover out of which a typical one is chosen.
