@@ -164,7 +164,7 @@ class _Run:
                 self.left_out[pair.name] = str(error)
                 continue
             if view.valid.any():
-                self._add(view, pair.source)
+                self._add(view, pair)
                 scored += 1
         self.standings.close_scene(pairs[0].scene)
         self.showcase.close_scene()
@@ -179,21 +179,22 @@ class _Run:
         title += f"columns {window.col}-{window.col + window.width - 1}"
         return View(pair.scene, title, measured, truth, valid, cover(truth, self.target))
 
-    def _add(self, view: View, source: SpectralGrid) -> None:
-        methods, conditional = self._methods_for(source)
+    def _add(self, view: View, pair: Pair) -> None:
+        methods, conditional = self._methods_for(pair)
         measured = np.where(view.valid, view.measured, np.float32(0))
         self.unlike += int((conditional.unlike(measured) & view.valid).sum())
         made = {method.name: _made(method, measured, view) for method in methods}
         self.standings.add(view, made)
         self.showcase.add(view, made)
 
-    def _methods_for(self, source: SpectralGrid) -> tuple[list[Method], Conditional]:
+    def _methods_for(self, pair: Pair) -> tuple[list[Method], Conditional]:
         """The methods as they are for exactly this source, lined up once."""
-        key = source.wavelength_nm.tobytes() + source.fwhm_nm.tobytes()
+        source, sensor = pair.source, None if pair.is_simulated else pair.sensor
+        key = f"{sensor} ".encode() + source.wavelength_nm.tobytes() + source.fwhm_nm.tobytes()
         if key not in self._methods:
             prior, *models = self.weights
             conditional = prior.prior.condition(source, self.target)
-            self._methods[key] = line_up(prior.prior, models, source, self.target), conditional
+            self._methods[key] = line_up(prior.prior, models, source, self.target, sensor), conditional
         return self._methods[key]
 
     def found(self) -> Evaluation:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ms2hs.models.adjustment import adjusted
 from ms2hs.models.prior import TYPICAL_SCALE, Conditional, SpectralPrior
 from ms2hs.raster.windows import Blender, Tiling
 from ms2hs.spectra.grid import SpectralGrid, line_weights, pasted_bands, response_matrix
@@ -39,7 +40,11 @@ class Method:
 
 
 def line_up(
-    prior: SpectralPrior, models: Sequence["Weights"], source: SpectralGrid, target: SpectralGrid
+    prior: SpectralPrior,
+    models: Sequence["Weights"],
+    source: SpectralGrid,
+    target: SpectralGrid,
+    sensor: str | None = None,
 ) -> list[Method]:
     """Baselines, the prior, and the models, in the order of the table.
 
@@ -49,6 +54,7 @@ def line_up(
     ----------
     prior : what every baseline knows of spectra.
     models : their names need not differ; later ones of a name are told apart by their path.
+    sensor : whose products are measured, for models that learnt from pairs what they are off by; None: simulated.
 
     Raises
     ------
@@ -68,28 +74,42 @@ def line_up(
     for weights in models:
         name = str(weights.path) if weights.name in taken else weights.name
         name = name if name not in taken else f"{name} ({sum(one.startswith(name) for one in taken) + 1})"
-        methods.append(method_of(weights, name, source, target))
+        methods.append(method_of(weights, name, (source, target), sensor))
         taken.add(name)
     return methods
 
 
-def method_of(weights: "Weights", name: str, source: SpectralGrid, target: SpectralGrid) -> Method:
+def method_of(
+    weights: "Weights", name: str, grids: tuple[SpectralGrid, SpectralGrid], sensor: str | None = None
+) -> Method:
     """The method of these weights, on the processor.
+
+    Parameters
+    ----------
+    grids : of the source and the target.
+    sensor : as `line_up` has it.
 
     Raises
     ------
     GridError : as `line_up`.
     """
-    spread = None if weights.spread is None else weights.spread.condition(source, target).sigma
+    adjust = partial(adjusted, names=grids[0].names, adjustment=weights.adjustments.get(sensor) if sensor else None)
     reconstruct: Callable[[Float32Array, BoolArray], Float32Array]
     if weights.network is None:
-        reconstruct = weights.prior.condition(source, target).reconstruct
+        reconstruct = weights.prior.condition(*grids).reconstruct
     else:
         from ms2hs.models.reconstruction import Reconstructor  # noqa: PLC0415  torch, which no baseline needs
 
-        reconstruct = partial(_blended, Reconstructor(weights.network, source, target))
+        reconstruct = partial(_blended, Reconstructor(weights.network, *grids))
     trained = weights.card.get("scores", {}).get("train", {}).get("mse", float("nan"))
-    return Method(name, "model", reconstruct, spread, float(trained))
+    spread = None if weights.spread is None else weights.spread.condition(*grids).sigma
+    return Method(
+        name,
+        "model",
+        lambda measured, valid: reconstruct(adjust(measured), valid),
+        None if spread is None else lambda measured: spread(adjust(measured)),
+        float(trained),
+    )
 
 
 def interpolated(measured: Float32Array, source: SpectralGrid, target: SpectralGrid) -> Float32Array:

@@ -1,0 +1,101 @@
+"""How much of a product's planted gain and offset fine-tuning takes back, and what it costs elsewhere.
+
+    python benchmarks/planted_difference.py --data DIR --prior FILE [--model FILE …] [--gain 1.05] [--offset 0.01]
+
+Pairs are written as `ms2hs pairs` writes them, from public scenes seen by Sentinel-2A, once as they are and once with
+the gain and the offset in every band. Each model, and the linear one of --prior, is fine-tuned on the planted pairs of
+the training scenes and scored on scenes that it never saw: planted ones, and ones that are not. Give a prior and models
+that have not seen the test scenes, such as benchmarks/second_table.py leaves.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ms2hs.data.cubes import open_cubes
+from ms2hs.data.pair_folders import Cut, PairWriter
+from ms2hs.data.pairs import Pair, SimulatedPair, open_pairs
+from ms2hs.evaluation import EvaluationSettings, evaluate
+from ms2hs.finetuning import Finetuning, finetune
+from ms2hs.learning.training import FitSettings
+from ms2hs.raster.scene import PixelGrid
+from ms2hs.spectra.sensors import load_sensor
+
+SPLITS = {
+    "test": ("jasper_ridge_aviris", "salton_sea_aviris", "sjer_neon"),
+    "val": ("bavaria_hyspex", "osbs_mlbs_neon_plots", "urban_hydice"),
+}
+# Plots of fewer pixels a side are no windows, and so many plots of a scene are enough.
+SMALLEST, MOST = 10, 10
+
+
+def pairs_of(data: Path) -> list[SimulatedPair]:
+    """The scenes' cubes, or some of their plots, beside what Sentinel-2A would see of them."""
+    target = load_sensor("enmap").grid
+    found: dict[str, list[SimulatedPair]] = {}
+    for cube in open_cubes(data / "hyperspectral"):
+        if min(cube.shape) >= SMALLEST:
+            found.setdefault(cube.scene, []).append(SimulatedPair(cube, "sentinel2a", target))
+    return [pair for several in found.values() for pair in several[:MOST]]
+
+
+def write(folder: Path, pairs: Sequence[SimulatedPair], gain: float, offset: float) -> None:
+    """A folder of pairs whose source is off by a gain and an offset."""
+    rows, splits = [], {name: [] for name in ("train", *SPLITS)}
+    with PairWriter(folder) as writer:
+        for number, pair in enumerate(pairs):
+            measured, truth = pair.read(0, 0, *pair.shape)
+            valid = np.isfinite(measured).all(axis=0) & np.isfinite(truth).any(axis=0)
+            place = PixelGrid("EPSG:32632", (30.0, 0.0, 5e5 + 1e4 * number, 0.0, -30.0, 5e6), *pair.shape)
+            name = f"{number:03d}"
+            seen = np.where(valid, gain * measured + offset, np.float32(0)).astype(np.float32)
+            writer.write_pair(name, Cut(place, pair.source, seen, pair.target, truth, valid), pair.sensor, {})
+            rows.append({"id": name, "scene": pair.scene})
+            splits[next((split for split, scenes in SPLITS.items() if pair.scene in scenes), "train")].append(name)
+        writer.write_tables(rows, [{"id": ""}], splits)
+
+
+def rmse_of(models: Sequence[str], pairs: Sequence[Pair], prior: str) -> list[float]:
+    """Of each model, mean over scenes."""
+    found = evaluate(models, pairs, EvaluationSettings(prior=prior))
+    return [row.overall.rmse for row in found.rows if row.kind == "model"]
+
+
+def main() -> None:
+    """Write pairs, fine-tune, score, print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--prior", required=True)
+    parser.add_argument("--model", action="append", default=[])
+    parser.add_argument("--gain", type=float, default=1.05)
+    parser.add_argument("--offset", type=float, default=0.01)
+    parser.add_argument("--steps", type=int, default=100)
+    asked = parser.parse_args()
+    simulated = pairs_of(asked.data)
+    unplanted = [pair for pair in simulated if pair.scene in SPLITS["test"]]
+    print(f"{'RMSE x 1e4 on test scenes':28s} clean  planted  tuned  taken back  cost unplanted  cost of plain pairs")
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = {"planted": Path(scratch, "planted"), "plain": Path(scratch, "plain")}
+        write(folders["planted"], simulated, asked.gain, asked.offset)
+        write(folders["plain"], simulated, 1.0, 0.0)
+        test = {name: list(open_pairs(folder, "test").pairs) for name, folder in folders.items()}
+        for model in (asked.prior, *asked.model):
+            settings = FitSettings(steps=asked.steps, batch=8, lr=1e-4)
+            tuned = {}
+            for name, folder in folders.items():
+                wanted = Finetuning(init=model, pairs=folder, fit=settings, window=16)
+                tuned[name] = str(finetune(wanted, Path(scratch, f"{name}.safetensors"), overwrite=True).output)
+            clean, after_plain = rmse_of([model, tuned["plain"]], test["plain"], asked.prior)
+            spoilt, mended = rmse_of([model, tuned["planted"]], test["planted"], asked.prior)
+            before, after = rmse_of([model, tuned["planted"]], unplanted, asked.prior)
+            back = (spoilt - mended) / (spoilt - clean)
+            numbers = f"{1e4 * clean:6.1f} {1e4 * spoilt:8.1f} {1e4 * mended:6.1f} {100 * back:10.0f} %"
+            costs = f"{100 * (after / before - 1):+13.1f} % {100 * (after_plain / clean - 1):+18.1f} %"
+            print(f"{Path(model).stem:28s}{numbers} {costs}")
+
+
+if __name__ == "__main__":
+    main()
