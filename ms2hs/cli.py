@@ -24,7 +24,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
 def main() -> None:
-    """Run the command line: exit code 0 done, 1 failed, 2 usage; 130 interrupted is Typer's."""
+    """Run the command line: exit code 0 done, 1 failed, 2 usage, 3 nothing found; 130 interrupted is Typer's."""
     sys.argv[1:] = join_numbers(sys.argv[1:])
     try:
         app()
