@@ -404,8 +404,8 @@ def make_pairs(  # noqa: PLR0917 - one parameter an option, as Typer wants it
                 _note(note)
         for note in made.notes:
             _note(note)
-        for name, reason in made.left_out.items():
-            typer.echo(f"left out: {name}: {reason}", err=True)
+        for line in pairing.told(made.left_out):
+            typer.echo(f"left out: {line}", err=True)
         told = f"{made.pairs} pairs of {len(made.matches)} matches, {made.windows_left_out} windows left out"
         typer.echo(f"{told}; {len(made.left_out)} products, scenes and couples left out", err=True)
     typer.echo(json.dumps(pairing.facts(made), indent=1) if as_json else made.output)

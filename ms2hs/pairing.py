@@ -1,7 +1,7 @@
 """pairs: what a multispectral and a hyperspectral sensor measured of one place within a few days, window by window."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -191,12 +191,17 @@ def pair(
 def _check_found(found: Sequence[object], left_out: dict[str, str], days: int) -> None:
     if found:
         return
-    reasons = [f"{name}: {reason}" for name, reason in list(left_out.items())[:NAMED]]
+    reasons = told(left_out)[:NAMED]
     more = [f"and {len(left_out) - NAMED} more"] if len(left_out) > NAMED else []
     raise NothingFound(
         f"no pairs: no product and scene of the same place within {days} days could be used; one such couple is "
-        f"needed. Give more products or scenes, or more --days. {'; '.join([*reasons, *more])}"
+        "needed. Give more products or scenes, or more --days." + "\n  ".join(["", *reasons, *more])
     )
+
+
+def told(left_out: Mapping[str, str]) -> list[str]:
+    """A line each for what was left out; most reasons begin with its name."""
+    return [reason if name in reason else f"{name}: {reason}" for name, reason in left_out.items()]
 
 
 def _split_notes(splits: dict[str, tuple[str, ...]]) -> tuple[str, ...]:

@@ -210,7 +210,7 @@ def test_the_day_of_an_enmap_product_without_one_in_its_name(tmp_path):
 def test_products_that_lie_elsewhere_are_refused(world, tmp_path):
     make_enmap(tmp_path / "far", HERE, shift=(3.0, 0.5))
     other = make_enmap(tmp_path / "else", Site(seed=9), tile="009")
-    with pytest.raises(NothingFound, match=r"no pairs: .*lies \+3\.\d\d rows"):
+    with pytest.raises(NothingFound, match=r"(?s)no pairs: .*lies \+3\.\d\d rows"):
         pair([tmp_path / "far"], [world / "ms"], tmp_path / "out", SMALL)
     with pytest.raises(NothingFound, match="unlike each other|rows and"):
         pair([other], [world / "ms"], tmp_path / "out", SMALL)
