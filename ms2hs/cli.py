@@ -410,14 +410,17 @@ def _pairs_asked_for(
     there: list[Any]
     if corpus is None:
         opened = stored.open_pairs(folder, split)  # type: ignore[attr-defined, arg-type, unused-ignore]
-        there, left_out, names = list(opened.pairs), dict(opened.left_out), f"pairs of {folder}"
+        trained_on = split is None and folder is not None and (folder / "splits" / "train.csv").is_file()
+        names = f"pairs of {folder}{', those of splits/train.csv too' if trained_on else ''}"
+        there, left_out = list(opened.pairs), dict(opened.left_out)
     else:
         grid = load_sensor(sensors[1]).grid
         load_sensor(sensors[0])
         there = [stored.SimulatedPair(cube, sensors[0], grid) for cube in open_cubes(corpus, split)]
         left_out, names = {}, f"simulated {sensors[0]} to {sensors[1]}, from {corpus}"
     check_scenes(there, scenes, "Give scenes that are there.")
-    return [pair for pair in there if not scenes or pair.scene in scenes], left_out, names
+    title = names if split is None else f"{names}, split {split}"
+    return [pair for pair in there if not scenes or pair.scene in scenes], left_out, title
 
 
 def _complete(models: list[str], asked: tuple[Any, ...], *, as_json: bool) -> None:

@@ -136,7 +136,7 @@ class _Run:
             )
         target = whole.select(known)
         measured = pasted_bands(source, target) >= 0
-        methods = line_up(weights[0].prior, weights[1:], source, target)
+        methods, conditional = _lined_up(weights, source, target)
         entrants = [Entrant(method.name, method.kind, method.train_mse) for method in methods]
         rng = np.random.default_rng(settings.seed)
         leading = next((one.name for one in reversed(entrants) if one.kind == "model"), PRIOR)
@@ -144,6 +144,7 @@ class _Run:
         simulated = all(pair.is_simulated for pair in pairs)
         showcase = Showcase(leading, target, np.random.default_rng(settings.seed))
         run = cls(weights, settings, source, target, list(known), standings, showcase, rng, simulated)
+        run._methods[_key(source)] = methods, conditional
         if len(known) < len(whole):
             run.notes.append(f"{len(whole) - len(known)} true bands outside {low:.0f}-{high:.0f} nm are not scored")
         if not measured.any():
@@ -189,12 +190,9 @@ class _Run:
 
     def _methods_for(self, source: SpectralGrid) -> tuple[list[Method], Conditional]:
         """The methods as they are for exactly this source, lined up once."""
-        key = source.wavelength_nm.tobytes() + source.fwhm_nm.tobytes()
-        if key not in self._methods:
-            prior, *models = self.weights
-            conditional = prior.prior.condition(source, self.target)
-            self._methods[key] = line_up(prior.prior, models, source, self.target), conditional
-        return self._methods[key]
+        if _key(source) not in self._methods:
+            self._methods[_key(source)] = _lined_up(self.weights, source, self.target)
+        return self._methods[_key(source)]
 
     def found(self) -> Evaluation:
         """All of it."""
@@ -226,6 +224,18 @@ class _Run:
             left_out=self.left_out,
             notes=tuple(self.notes),
         )
+
+
+def _key(source: SpectralGrid) -> bytes:
+    return source.wavelength_nm.tobytes() + source.fwhm_nm.tobytes()
+
+
+def _lined_up(
+    weights: Sequence[Weights], source: SpectralGrid, target: SpectralGrid
+) -> tuple[list[Method], Conditional]:
+    """All methods, and the prior that tells pixels unlike training; the first weights are the prior's."""
+    prior, *models = weights
+    return line_up(prior.prior, models, source, target), prior.prior.condition(source, target)
 
 
 def _made(method: Method, measured: Float32Array, view: View) -> Made:

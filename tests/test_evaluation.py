@@ -360,6 +360,11 @@ def test_the_command_scores_pairs_of_a_folder(pairs, ms2hs, monkeypatch, tmp_pat
     assert asked == [(tmp_path, "test")]
     assert "left out: lonely: no partner" in out
     assert "note: the source is simulated" not in out
+    assert out.startswith(f"pairs of {tmp_path}, split test\n")
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "train.csv").write_text("cube 0\n")
+    _, out, _ = ms2hs("evaluate", "--pairs", tmp_path)
+    assert out.startswith(f"pairs of {tmp_path}, those of splits/train.csv too\n")
     code, _, err = ms2hs("evaluate", "--pairs", tmp_path, "--scene", "scene 9")
     assert_clear(code, err, "unknown scene 'scene 9'; known: scene 0")
 
