@@ -170,7 +170,7 @@ class _Run:
         self.standings.close_scene(pairs[0].scene)
         self.showcase.close_scene()
         if not scored:
-            self.left_out[pairs[0].scene] = "no pixel with all of the source's bands and some of the target's"
+            self.left_out[pairs[0].scene] = "no pixel known to both"
 
     def _view(self, pair: Pair, window: Window) -> View:
         measured, truth = pair.read(window.row, window.col, window.height, window.width)
@@ -199,8 +199,8 @@ class _Run:
         if not self.standings.pixels:
             why = "; ".join(f"{name}: {reason}" for name, reason in list(self.left_out.items())[:3])
             raise DataError(
-                f"nothing can be scored: no pair has a pixel with all of the source's bands and some of the target's "
-                f"({why}). Give other pairs."
+                f"nothing can be scored ({why}); a pixel with all of the source's bands and some of the target's is "
+                "needed. Give other pairs, or cubes with finer bands."
             )
         if self.is_simulated:
             self.notes.append("the source is simulated from the truth: errors of real products come on top")

@@ -217,13 +217,15 @@ def test_what_cannot_be_scored_is_left_out_and_told():
     assert set(found.left_out) == {"elsewhere", gone.name, gone.scene, blank.scene, odd.name}
     assert found.left_out[gone.name] == f"{gone.name}: damaged"
     assert "its bands are not the 12 and 40" in found.left_out[odd.name]
-    assert "no pixel" in found.left_out[blank.scene]
+    assert "no pixel known to both" in found.left_out[blank.scene]
     assert "left out: elsewhere: no partner" in table(found)
 
 
 def test_nothing_to_score_is_an_error():
     (pair,) = make_pairs(1)
-    with pytest.raises(DataError, match=r"nothing can be scored: no pair has a pixel .* Give other pairs"):
+    with pytest.raises(
+        DataError, match=r"nothing can be scored \(scene 0: no pixel known to both\); .* Give other pairs"
+    ):
         evaluate([], [replace(pair, truth=np.full_like(pair.truth, np.nan))])
     with pytest.raises(DataError, match="there are no pairs; at least one is needed"):
         evaluate([], [])
