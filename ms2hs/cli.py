@@ -6,7 +6,7 @@ import shlex
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -25,7 +25,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
 def main() -> None:
-    """Run the command line: exit code 0 done, 1 failed, 2 usage; 130 interrupted is Typer's."""
+    """Run the command line: exit code 0 done, 1 failed, 2 usage, 3 nothing found; 130 interrupted is Typer's."""
     sys.argv[1:] = join_numbers(sys.argv[1:])
     try:
         app()
@@ -475,8 +475,11 @@ def evaluate(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     from ms2hs.raster.output import check_output
     from ms2hs.scoring import scoreboard
 
-    for path in (report, report and report.with_suffix(".csv"), report and report.with_suffix(".json")):
-        if path:
+    if report:
+        from ms2hs.reporting.report import check_report, write_report
+
+        check_report()
+        for path in (report, report.with_suffix(".csv"), report.with_suffix(".json")):
             check_output(path, overwrite=overwrite)
     command = shlex.join(["ms2hs", *sys.argv[1:]])
     settings = EvaluationSettings(prior, windows, seed, command=command)
@@ -485,43 +488,23 @@ def evaluate(  # noqa: PLR0917 - one parameter an option, as Typer wants it
 
         found = evaluate_cube(cube, truth, settings)
     else:
+        from ms2hs.data.pair_sets import measured_pairs, simulated_pairs
         from ms2hs.evaluation import evaluate as score
 
-        chosen, left_out, title = _pairs_asked_for(pairs, corpus, (source, target), split, scene or [])
+        there = measured_pairs(pairs, split) if pairs else simulated_pairs(cast("Path", corpus), source, target, split)
+        chosen = there.of_scenes(scene or [])
+        settings = replace(settings, title=chosen.title)
         with progress_bar(shown=not quiet, unit="scenes") as progress:
-            found = score(model or [], chosen, replace(settings, title=title), left_out, progress)
+            found = score(model or [], chosen.pairs, settings, chosen.left_out, progress)
     if as_json:
         typer.echo(json.dumps(scoreboard.facts(found), indent=1))
     else:
         for line in scoreboard.lines_of(found):
             typer.secho(line.text, fg="red" if line.loses else None)
     if report:
-        from ms2hs.reporting.report import write_report  # type: ignore[import-not-found, unused-ignore]
-
         write_report(found, report)
         written = report, *scoreboard.write_numbers(found, report)
         typer.echo("\n".join(str(path) for path in written), err=as_json)
-
-
-def _pairs_asked_for(
-    folder: Path | None, corpus: Path | None, sensors: tuple[str, str], split: str | None, scenes: list[str]
-) -> tuple[list[Any], dict[str, str], str]:
-    """Pairs, real or simulated; what was left out and why; what they are, in a few words."""
-    from ms2hs.data import pairs as stored
-    from ms2hs.data.cubes import check_scenes, open_cubes
-    from ms2hs.spectra.sensors import load_sensor
-
-    there: list[Any]
-    if corpus is None:
-        opened = stored.open_pairs(folder, split)  # type: ignore[attr-defined, arg-type, unused-ignore]
-        there, left_out, names = list(opened.pairs), dict(opened.left_out), f"pairs of {folder}"
-    else:
-        grid = load_sensor(sensors[1]).grid
-        load_sensor(sensors[0])
-        there = [stored.SimulatedPair(cube, sensors[0], grid) for cube in open_cubes(corpus, split)]
-        left_out, names = {}, f"simulated {sensors[0]} to {sensors[1]}, from {corpus}"
-    check_scenes(there, scenes, "Give scenes that are there.")
-    return [pair for pair in there if not scenes or pair.scene in scenes], left_out, names
 
 
 def _complete(models: list[str], asked: tuple[Any, ...], *, as_json: bool) -> None:
@@ -591,8 +574,8 @@ def make_pairs(  # noqa: PLR0917 - one parameter an option, as Typer wants it
                 _note(note)
         for note in made.notes:
             _note(note)
-        for name, reason in made.left_out.items():
-            typer.echo(f"left out: {name}: {reason}", err=True)
+        for line in pairing.told(made.left_out):
+            typer.echo(f"left out: {line}", err=True)
         told = f"{made.pairs} pairs of {len(made.matches)} matches, {made.windows_left_out} windows left out"
         typer.echo(f"{told}; {len(made.left_out)} products, scenes and couples left out", err=True)
     typer.echo(json.dumps(pairing.facts(made), indent=1) if as_json else made.output)

@@ -136,7 +136,7 @@ class _Run:
             )
         target = whole.select(known)
         measured = pasted_bands(source, target) >= 0
-        methods = line_up(weights[0].prior, weights[1:], source, target)
+        methods, conditional = _lined_up(weights, pairs[0], target)
         entrants = [Entrant(method.name, method.kind, method.train_mse) for method in methods]
         rng = np.random.default_rng(settings.seed)
         leading = next((one.name for one in reversed(entrants) if one.kind == "model"), PRIOR)
@@ -144,6 +144,7 @@ class _Run:
         simulated = all(pair.is_simulated for pair in pairs)
         showcase = Showcase(leading, target, np.random.default_rng(settings.seed))
         run = cls(weights, settings, source, target, list(known), standings, showcase, rng, simulated)
+        run._methods[_key(pairs[0])] = methods, conditional
         if len(known) < len(whole):
             run.notes.append(f"{len(whole) - len(known)} true bands outside {low:.0f}-{high:.0f} nm are not scored")
         if not measured.any():
@@ -169,7 +170,7 @@ class _Run:
         self.standings.close_scene(pairs[0].scene)
         self.showcase.close_scene()
         if not scored:
-            self.left_out[pairs[0].scene] = "no pixel with all of the source's bands and some of the target's"
+            self.left_out[pairs[0].scene] = "no pixel known to both"
 
     def _view(self, pair: Pair, window: Window) -> View:
         measured, truth = pair.read(window.row, window.col, window.height, window.width)
@@ -189,12 +190,9 @@ class _Run:
 
     def _methods_for(self, pair: Pair) -> tuple[list[Method], Conditional]:
         """The methods as they are for exactly this source, lined up once."""
-        source, sensor = pair.source, None if pair.is_simulated else pair.sensor
-        key = f"{sensor} ".encode() + source.wavelength_nm.tobytes() + source.fwhm_nm.tobytes()
+        key = _key(pair)
         if key not in self._methods:
-            prior, *models = self.weights
-            conditional = prior.prior.condition(source, self.target)
-            self._methods[key] = line_up(prior.prior, models, source, self.target, sensor), conditional
+            self._methods[key] = _lined_up(self.weights, pair, self.target)
         return self._methods[key]
 
     def found(self) -> Evaluation:
@@ -202,8 +200,8 @@ class _Run:
         if not self.standings.pixels:
             why = "; ".join(f"{name}: {reason}" for name, reason in list(self.left_out.items())[:3])
             raise DataError(
-                f"nothing can be scored: no pair has a pixel with all of the source's bands and some of the target's "
-                f"({why}). Give other pairs."
+                f"nothing can be scored ({why}); a pixel with all of the source's bands and some of the target's is "
+                "needed. Give other pairs, or cubes with finer bands."
             )
         if self.is_simulated:
             self.notes.append("the source is simulated from the truth: errors of real products come on top")
@@ -227,6 +225,22 @@ class _Run:
             left_out=self.left_out,
             notes=tuple(self.notes),
         )
+
+
+def _sensor(pair: Pair) -> str | None:
+    """Whose products the pair's source is of; None where it is simulated."""
+    return None if pair.is_simulated else pair.sensor
+
+
+def _key(pair: Pair) -> bytes:
+    return f"{_sensor(pair)} ".encode() + pair.source.wavelength_nm.tobytes() + pair.source.fwhm_nm.tobytes()
+
+
+def _lined_up(weights: Sequence[Weights], pair: Pair, target: SpectralGrid) -> tuple[list[Method], Conditional]:
+    """All methods, and the prior that tells pixels unlike training; the first weights are the prior's."""
+    prior, *models = weights
+    methods = line_up(prior.prior, models, pair.source, target, _sensor(pair))
+    return methods, prior.prior.condition(pair.source, target)
 
 
 def _made(method: Method, measured: Float32Array, view: View) -> Made:

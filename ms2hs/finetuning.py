@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ms2hs.data.cubes import check_scenes, hold_out, open_cubes
+from ms2hs.data.cubes import check_scenes, hold_out
 from ms2hs.data.landscapes import simulated_cubes
-from ms2hs.data.pairs import Pair, SimulatedPair, open_pairs
+from ms2hs.data.pair_sets import PairSet, measured_pairs, simulated_pairs
+from ms2hs.data.pairs import Pair, SimulatedPair
 from ms2hs.data.samples import sample_pixels
 from ms2hs.errors import DataError, UnknownName
 from ms2hs.learning.checkpoints import CHECKPOINT
@@ -20,7 +21,6 @@ from ms2hs.learning.uncertainty import fit_sigma_scale
 from ms2hs.models.adjustment import Adjustment
 from ms2hs.models.weights import LINEAR, Weights, load_weights, save_weights
 from ms2hs.progress import FitProgress
-from ms2hs.spectra.sensors import load_sensor
 
 if TYPE_CHECKING:
     from ms2hs.spectra.grid import SpectralGrid
@@ -160,7 +160,7 @@ def finetune(
 
 
 def _material(asked: Finetuning, tell: Callable[[str], None]) -> _Material:
-    pairs, held = _corpus(asked) if asked.corpus else _stored(asked, tell)
+    pairs, held = _given(asked, tell)
     hint = "Give scenes that are there to --leave-out and --hold-out."
     check_scenes([*pairs, *held], (*asked.leave_out, *asked.hold_out), hint)
     chosen = set(asked.hold_out)
@@ -178,28 +178,26 @@ def _material(asked: Finetuning, tell: Callable[[str], None]) -> _Material:
     return _Material(learnt, held)
 
 
-def _corpus(asked: Finetuning) -> tuple[list[Pair], list[Pair]]:
-    target = None if asked.target is None else load_sensor(asked.target).grid
-    load_sensor(asked.source)
-    assert asked.corpus is not None  # noqa: S101  asked for only then
-    return [SimulatedPair(cube, asked.source, target) for cube in open_cubes(asked.corpus)], []
+def _given(asked: Finetuning, tell: Callable[[str], None]) -> tuple[Sequence[Pair], Sequence[Pair]]:
+    """What there is to learn from, and what a split `val` holds out."""
+    if asked.corpus:
+        return simulated_pairs(asked.corpus, asked.source, asked.target).pairs, ()
+    assert asked.pairs is not None  # noqa: S101  one of them was given
+    lists = {split for split in ("train", "val") if _lists_any(asked.pairs / "splits" / f"{split}.csv")}
+    if "train" not in lists:
+        return _told(measured_pairs(asked.pairs), tell), ()
+    held = _told(measured_pairs(asked.pairs, "val"), tell) if "val" in lists else ()
+    return _told(measured_pairs(asked.pairs, "train"), tell), held
 
 
-def _stored(asked: Finetuning, tell: Callable[[str], None]) -> tuple[list[Pair], list[Pair]]:
-    assert asked.pairs is not None  # noqa: S101  asked for only then
-    parts: dict[str, list[Pair]] = {}
-    for split in ("train", "val"):
-        there = (asked.pairs / "splits" / f"{split}.csv").is_file()
-        found = open_pairs(asked.pairs, split) if there else None
-        parts[split] = [*found.pairs] if found else []
-        if found and found.left_out:
-            tell(f"{len(found.left_out)} pairs of {split} left out: {next(iter(found.left_out.values()))}")
-    if parts["train"]:
-        return parts["train"], parts["val"]
-    found = open_pairs(asked.pairs)
+def _lists_any(listing: Path) -> bool:
+    return listing.is_file() and bool(listing.read_text(encoding="utf-8-sig").strip())
+
+
+def _told(found: PairSet, tell: Callable[[str], None]) -> Sequence[Pair]:
     if found.left_out:
-        tell(f"{len(found.left_out)} pairs left out: {next(iter(found.left_out.values()))}")
-    return [*found.pairs], []
+        tell(f"{len(found.left_out)} of {found.title} left out, the first: {next(iter(found.left_out.values()))}")
+    return found.pairs
 
 
 def _trained(

@@ -1,7 +1,7 @@
 """pairs: what a multispectral and a hyperspectral sensor measured of one place within a few days, window by window."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ import numpy as np
 from ms2hs.data.agreement import CONSTANT, Agreement
 from ms2hs.data.couples import Couple, find_couples, find_cubes, find_scenes
 from ms2hs.data.overlaps import LEAST_VALID, Overlap, Registration
-from ms2hs.data.pair_folders import Cut, PairWriter, check_folder, split_locations
-from ms2hs.errors import DataError, NothingFound, SceneError
+from ms2hs.data.pair_folders import PairWriter, check_folder, split_locations
+from ms2hs.errors import DataError, GridError, Ms2hsError, NothingFound, SceneError
 from ms2hs.progress import Progress
 from ms2hs.raster.reader import SceneReader
 from ms2hs.raster.warping import is_finer
+from ms2hs.raster.windows import Window
 
 # Reasons that a message lists, at most.
 NAMED = 5
@@ -71,7 +72,7 @@ class Match:
             notes.append("the product's pixels are finer than the scene's, which is interpolated between them")
         if self.registration.residual > LARGE_RESIDUAL:
             notes.append(f"warning: {self.registration.residual:.2f} pixels of shift are left after the correction")
-        return tuple(notes)
+        return (*notes, *scene.notes)
 
     def row(self, name: str, valid: float) -> dict[str, Any]:
         """A pair's row of `pairs.csv`; shifts in pixels of the product, `difference` in reflectance."""
@@ -178,7 +179,7 @@ def pair(
         for number, couple in enumerate(couples, 1):
             try:
                 made.add(couple, f"{couple.location}-{number:03d}")
-            except (DataError, SceneError) as error:
+            except (DataError, GridError, SceneError) as error:
                 left_out[couple.name] = str(error)
             made.rows_done += couple.rows
         _check_found(made.matches, left_out, choices.days)
@@ -190,12 +191,17 @@ def pair(
 def _check_found(found: Sequence[object], left_out: dict[str, str], days: int) -> None:
     if found:
         return
-    reasons = [f"{name}: {reason}" for name, reason in list(left_out.items())[:NAMED]]
+    reasons = told(left_out)[:NAMED]
     more = [f"and {len(left_out) - NAMED} more"] if len(left_out) > NAMED else []
     raise NothingFound(
         f"no pairs: no product and scene of the same place within {days} days could be used; one such couple is "
-        f"needed. Give more products or scenes, or more --days. {'; '.join([*reasons, *more])}"
+        "needed. Give more products or scenes, or more --days." + "\n  ".join(["", *reasons, *more])
     )
+
+
+def told(left_out: Mapping[str, str]) -> list[str]:
+    """A line each for what was left out; most reasons begin with its name."""
+    return [reason if name in reason else f"{name}: {reason}" for name, reason in left_out.items()]
 
 
 def _split_notes(splits: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
@@ -219,7 +225,7 @@ class _Made:
         """Of `pairs.csv`."""
 
     def add(self, couple: Couple, stem: str) -> None:
-        """Lay the scene on the product and write the windows; DataError or SceneError where it cannot be used."""
+        """Lay the scene on the product and write the windows; DataError, GridError or SceneError where it cannot."""
         scene = couple.dated.scene
         with SceneReader(scene, scene.grid) as reader:
             overlap = Overlap(couple.cube, reader)
@@ -227,28 +233,36 @@ class _Made:
             probes = overlap.probes(windows, self.choices.seed)
             registration = overlap.register(probes)
             match = Match(couple, registration, overlap.agreement(probes), len(windows))
-            for done, window in enumerate(windows, 1):
-                self._write(match, overlap.cut(window), f"{stem}-r{window.row:05d}-c{window.col:05d}")
-                if self.progress:
-                    self.progress("pairs", self.rows_done + couple.rows * done // len(windows), self.rows_due)
-        if not match.ids:
+            try:
+                rows = list(self._rows(match, overlap, windows, stem))
+            except Ms2hsError:
+                self.writer.remove_pairs(match.ids)
+                raise
+        if not rows:
             raise DataError(
                 f"none of {len(windows)} windows is {LEAST_VALID:.0%} valid once the scene is moved by "
                 f"{registration.row:+.2f} rows and {registration.col:+.2f} columns; one is needed. Give a scene that "
                 "covers more of the product."
             )
+        self.rows += rows
         self.matches.append(match)
 
-    def _write(self, match: Match, cut: Cut, name: str) -> None:
-        share = float(cut.valid.mean())
-        if share < LEAST_VALID:
-            return
+    def _rows(self, match: Match, overlap: Overlap, windows: list[Window], stem: str) -> Iterator[dict[str, Any]]:
+        """Write the pairs of the windows that are valid enough."""
         couple = match.couple
-        sensor = couple.dated.scene.source
-        facts = {"PRODUCT": couple.cube.name, "SCENE": couple.dated.scene.id, "LOCATION": couple.location}
-        self.writer.write_pair(name, cut, sensor, {f"MS2HS_{key}": text for key, text in facts.items()})
-        match.ids.append(name)
-        self.rows.append(match.row(name, share))
+        scene = couple.dated.scene
+        facts = {"PRODUCT": couple.cube.name, "SCENE": scene.id, "LOCATION": couple.location}
+        tags = {f"MS2HS_{key}": text for key, text in facts.items()}
+        for done, window in enumerate(windows, 1):
+            cut = overlap.cut(window)
+            share = float(cut.valid.mean())
+            if share >= LEAST_VALID:
+                name = f"{stem}-r{window.row:05d}-c{window.col:05d}"
+                match.ids.append(name)
+                self.writer.write_pair(name, cut, scene.source, tags)
+                yield match.row(name, share)
+            if self.progress:
+                self.progress("pairs", self.rows_done + couple.rows * done // len(windows), self.rows_due)
 
     def write_tables(self) -> dict[str, list[str]]:
         """Write the tables and the splits; by split its locations."""

@@ -159,3 +159,15 @@ def make_hls(folder, site, day_of_year=154, fmask=0, side_m=4200):
     layer = np.broadcast_to(np.asarray(fmask, np.uint8), (1, *shape)).copy()
     write_raster(folder / stem / f"{stem}.Fmask.tif", layer, nodata=255, **options)
     return folder / stem
+
+
+def make_hyspecnet(folder, site, patches=2, side=32, day="20240602"):
+    """Patches side by side of one tile, in ten-thousandths of all 224 bands."""
+    tile = f"ENMAP01-____L2A-DT0000004950_{day}T162438Z_001_V010110_20241118T145147Z"
+    for number in range(patches):
+        patch = f"{tile}-Y0001_X{number:04d}"
+        path = folder / "patches" / tile / patch / f"{patch}-SPECTRAL_IMAGE.TIF"
+        place = site.place(30, 4, 4 + side * number)
+        values = site.seen(load_sensor("enmap-224").grid, place, (side, side))
+        write_raster(path, np.round(values * 1e4).astype(np.int16), nodata=-32768, crs=CRS, transform=place)
+    return folder

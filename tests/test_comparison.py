@@ -220,20 +220,8 @@ def test_small_cubes_have_no_similarity_and_that_is_no_number(tmp_path):
 
 
 def test_the_table_has_a_line_a_model_in_ten_thousandths(corpus, network, ms2hs):
-    words = [
-        "--corpus",
-        corpus,
-        "--hidden",
-        0.75,
-        "--size",
-        SIDE,
-        "--windows",
-        8,
-        "--model",
-        "linear",
-        "--model",
-        network,
-    ]
+    words = ["--corpus", corpus, "--hidden", 0.75, "--size", SIDE, "--windows", 8]
+    words += ["--model", "linear", "--model", network]
     code, out, err = ms2hs("evaluate", *words)
     assert (code, err) == (0, "")
     rows = compare(["linear", network], trial_of(corpus))

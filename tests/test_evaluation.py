@@ -2,9 +2,8 @@
 
 import csv
 import json
-import sys
 from dataclasses import dataclass, replace
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,12 +13,13 @@ from cubes_of_arrays import ArrayCube, smooth_cubes
 from test_methods import SMALL, network_weights
 from test_pretraining import assert_clear, save_cube
 
-from ms2hs.data import pairs as stored
+from ms2hs.data import pair_sets
 from ms2hs.data.pairs import SimulatedPair
 from ms2hs.errors import DataError, GridError
 from ms2hs.evaluation import EvaluationSettings, evaluate, spread_windows, windows_of
 from ms2hs.finished import evaluate_cube
 from ms2hs.models.weights import load_weights
+from ms2hs.reporting import report
 from ms2hs.scoring.scoreboard import facts, lines_of, rows_of_csv, table
 from ms2hs.spectra.grid import grid_of, pasted_bands
 from ms2hs.spectra.metrics import SSIM_PIXELS, rmse, sam, ssim
@@ -217,13 +217,15 @@ def test_what_cannot_be_scored_is_left_out_and_told():
     assert set(found.left_out) == {"elsewhere", gone.name, gone.scene, blank.scene, odd.name}
     assert found.left_out[gone.name] == f"{gone.name}: damaged"
     assert "its bands are not the 12 and 40" in found.left_out[odd.name]
-    assert "no pixel" in found.left_out[blank.scene]
+    assert "no pixel known to both" in found.left_out[blank.scene]
     assert "left out: elsewhere: no partner" in table(found)
 
 
 def test_nothing_to_score_is_an_error():
     (pair,) = make_pairs(1)
-    with pytest.raises(DataError, match=r"nothing can be scored: no pair has a pixel .* Give other pairs"):
+    with pytest.raises(
+        DataError, match=r"nothing can be scored \(scene 0: no pixel known to both\); .* Give other pairs"
+    ):
         evaluate([], [replace(pair, truth=np.full_like(pair.truth, np.nan))])
     with pytest.raises(DataError, match="there are no pairs; at least one is needed"):
         evaluate([], [])
@@ -354,20 +356,23 @@ def test_the_command_scores_pairs_of_a_folder(pairs, ms2hs, monkeypatch, tmp_pat
         asked.append((folder, split))
         return SimpleNamespace(pairs=pairs, left_out={"lonely": "no partner"})
 
-    monkeypatch.setattr(stored, "open_pairs", open_pairs, raising=False)
+    monkeypatch.setattr(pair_sets, "open_pairs", open_pairs)
     code, out, err = ms2hs("evaluate", "--pairs", tmp_path, "--split", "test")
     assert (code, err) == (0, "")
     assert asked == [(tmp_path, "test")]
     assert "left out: lonely: no partner" in out
     assert "note: the source is simulated" not in out
+    assert out.startswith(f"pairs of {tmp_path}, split test\n")
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "train.csv").write_text("cube 0\n")
+    _, out, _ = ms2hs("evaluate", "--pairs", tmp_path)
+    assert out.startswith(f"pairs of {tmp_path}, those of splits/train.csv too\n")
     code, _, err = ms2hs("evaluate", "--pairs", tmp_path, "--scene", "scene 9")
     assert_clear(code, err, "unknown scene 'scene 9'; known: scene 0")
 
 
 def test_the_report_and_its_numbers_are_written(corpus, ms2hs, monkeypatch, tmp_path):
-    report = ModuleType("ms2hs.reporting.report")
-    report.write_report = lambda evaluation, path: path.write_text(evaluation.title)
-    monkeypatch.setitem(sys.modules, "ms2hs.reporting.report", report)
+    monkeypatch.setattr(report, "write_report", lambda evaluation, path: path.write_text(evaluation.title))
     page = tmp_path / "page.html"
     code, out, _ = ms2hs("evaluate", "--corpus", corpus, "--report", page)
     assert code == 0

@@ -46,7 +46,7 @@ def given(monkeypatch):
     """Pairs in memory instead of a folder: given(learnt, held)."""
 
     def give(learnt, held=()):
-        monkeypatch.setattr(finetuning, "_stored", lambda _asked, _tell: (list(learnt), list(held)))
+        monkeypatch.setattr(finetuning, "_given", lambda _asked, _tell: (list(learnt), list(held)))
 
     return give
 

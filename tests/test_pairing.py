@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 from conftest import write_raster
-from sites import CRS, Site, make_emit, make_enmap, make_hls, make_safe, make_sentinel2_tif
+from sites import CRS, Site, make_emit, make_enmap, make_hls, make_hyspecnet, make_safe, make_sentinel2_tif
 
+from ms2hs.data import overlaps
 from ms2hs.data.agreement import agreement_of
 from ms2hs.data.overlaps import _starts
 from ms2hs.data.pair_folders import split_locations
 from ms2hs.data.pairs import open_pairs
+from ms2hs.data.placed import open_placed
 from ms2hs.errors import DataError, NothingFound, OutputError, SceneError
 from ms2hs.pairing import PairChoices, facts, pair
 from ms2hs.raster.dates import day_of
@@ -163,10 +165,52 @@ def test_cloud_that_only_the_hyperspectral_product_tells(world, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_patches_of_one_tile_are_one_location(world, tmp_path):
+    make_hyspecnet(tmp_path / "hyspecnet-11k", HERE)
+    made = pair([tmp_path], [world / "ms"], tmp_path / "out")
+    assert [match.couple.location for match in made.matches] == ["L001", "L001"]
+    pairs = open_pairs(made.output).pairs
+    assert [len(stored.target) for stored in pairs] == [202, 202]
+    assert {stored.shape for stored in pairs} == {(32, 32)}
+
+
+def test_a_scene_that_breaks_off_leaves_nothing_of_itself(world, tmp_path, monkeypatch):
+    original, calls = overlaps.Overlap.cut, []
+
+    def cut(self, window):
+        calls.append(window)
+        if self.reader.scene.source == "sentinel2b" and len(calls) > 13:
+            raise SceneError("damaged further down")
+        return original(self, window)
+
+    monkeypatch.setattr(overlaps.Overlap, "cut", cut)
+    made = pair([world / "hs"], [world / "ms"], tmp_path / "out", SMALL)
+    assert list(by_sensor(made)) == ["hls_s30"]
+    assert "damaged further down" in " ".join(made.left_out.values())
+    folder = open_pairs(made.output)
+    assert len(folder.pairs) == made.pairs == len(made.matches[0].ids)
+    assert not folder.left_out
+
+
+def test_the_day_of_an_enmap_product_without_one_in_its_name(tmp_path):
+    product = make_enmap(tmp_path, HERE)
+    for path in list(product.iterdir()):
+        path.rename(tmp_path / path.name.replace(product.name, "ENMAP_L2A_cut"))
+    product.rmdir()
+    metadata = tmp_path / "ENMAP_L2A_cut-METADATA.XML"
+    when = "<base><temporalCoverage><startTime>2024-06-02T10:45:26.1Z</startTime></temporalCoverage></base>"
+    metadata.write_text(metadata.read_text().replace("<level_X>", f"<level_X>{when}"))
+    for path in (tmp_path, metadata, tmp_path / "ENMAP_L2A_cut-SPECTRAL_IMAGE.TIF"):
+        ((cube,), left_out) = open_placed(path)
+        assert cube.day.isoformat() == "2024-06-02"
+        assert len(cube.flags) == 1
+        assert not left_out
+
+
 def test_products_that_lie_elsewhere_are_refused(world, tmp_path):
     make_enmap(tmp_path / "far", HERE, shift=(3.0, 0.5))
     other = make_enmap(tmp_path / "else", Site(seed=9), tile="009")
-    with pytest.raises(NothingFound, match=r"no pairs: .*lies \+3\.\d\d rows"):
+    with pytest.raises(NothingFound, match=r"(?s)no pairs: .*lies \+3\.\d\d rows"):
         pair([tmp_path / "far"], [world / "ms"], tmp_path / "out", SMALL)
     with pytest.raises(NothingFound, match="unlike each other|rows and"):
         pair([other], [world / "ms"], tmp_path / "out", SMALL)

@@ -26,7 +26,7 @@ COMMANDS = sorted({(block or span).strip() for block, span in COMMANDS})
 
 def make_learning(folder):
     """What the commands about networks name: shards of small cubes, and weights of a network."""
-    for cube in smooth_cubes(3, bands=40):
+    for cube in smooth_cubes(3, bands=100):
         dn = np.round(cube.values * 1e4).astype(np.int16)
         facts = {"wavelength_nm": cube.grid.wavelength_nm, "fwhm_nm": cube.grid.fwhm_nm}
         (folder / "cubes").mkdir(exist_ok=True)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -81,3 +82,22 @@ def test_unlike_images_do_not_correlate():
 def test_images_of_two_shapes_are_a_mistake():
     with pytest.raises(ValueError, match="one shape"):
         shift_between(np.zeros((9, 9)), np.zeros((9, 8)))
+
+
+def test_real_scenes_seen_at_two_places_of_the_pixels(real_data):
+    """Near infrared and red at 10 m, averaged to 30 m from corners 1 and 2 pixels apart: a third and two thirds."""
+    errors = []
+    for path in sorted((real_data / "sentinel2").glob("ben_*.tif")):
+        with rasterio.open(path) as file:
+            bands = [file.descriptions.index(name) for name in ("B04", "B08")]
+            dn = file.read([band + 1 for band in bands]).astype(float)
+        for image in dn:
+            first, second = (
+                image[top : top + 114, left : left + 114].reshape(38, 3, 38, 3).mean(axis=(1, 3))
+                for top, left in ((3, 3), (4, 1))
+            )
+            found = shift_between(first, second)
+            errors.append(max(abs(found.row - 1 / 3), abs(found.col + 2 / 3)))
+    assert len(errors) >= 12
+    assert np.median(errors) < 0.05
+    assert max(errors) < 0.2

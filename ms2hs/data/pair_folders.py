@@ -118,6 +118,12 @@ class PairWriter:
             with CogWriter(self._home / f"{name}{kind}.tif", cut.place, grid, dict(tags) | own) as writer:
                 writer.write(0, quantise(values, cut.valid))
 
+    def remove_pairs(self, names: Sequence[str]) -> None:
+        """Take back what was written of these."""
+        for name in names:
+            for kind in (MULTISPECTRAL, HYPERSPECTRAL):
+                (self._home / f"{name}{kind}.tif").unlink(missing_ok=True)
+
     def write_tables(
         self,
         pairs: Sequence[Mapping[str, Any]],
