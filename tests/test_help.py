@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-COMMANDS = ["convert", "info", "example", "pretrain", "evaluate", "prepare", "pairs"]
+COMMANDS = ["convert", "info", "example", "pretrain", "evaluate", "prepare", "pairs", "finetune"]
 
 
 def help_text(*words):

@@ -16,6 +16,7 @@ import ms2hs.spectra.sensors as known
 from ms2hs.models.configuration import preset
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights, save_weights
+from ms2hs.pairing import pair
 from ms2hs.preparation import prepare
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -33,7 +34,8 @@ def make_learning(folder):
         np.savez(folder / "cubes" / cube.scene, dn=np.moveaxis(dn, 0, -1), scale=1e-4, nodata=-32768, **facts)
     prepare(folder / "cubes", folder / "shards", window=16)
     prior = load_weights("linear").prior
-    save_weights(folder / "mine.safetensors", prior, {}, SpectralMAE(preset("spectral"), prior))
+    for name in ("mine", "tuned"):
+        save_weights(folder / f"{name}.safetensors", prior, {}, SpectralMAE(preset("spectral"), prior))
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,7 @@ def world(tmp_path_factory, scene_path):
     make_learning(folder)
     make_enmap(folder / "hyperspectral", Site())
     make_sentinel2_tif(folder / "multispectral", Site())
+    pair([folder / "hyperspectral"], [folder / "multispectral"], folder / "paired")
     cube = open_cube(made.output)
     nm = ",".join(f"{x:.1f}" for x in cube.wavelength_nm.values)
     spectrum = ",".join(f"{x:.4f}" for x in cube.values[:, 40, 60])
@@ -61,7 +64,7 @@ def world(tmp_path_factory, scene_path):
 
 def test_there_are_commands():
     assert len(COMMANDS) >= 14
-    for command in ("convert", "info", "example", "pretrain", "prepare", "pairs", "evaluate"):
+    for command in ("convert", "info", "example", "pretrain", "prepare", "pairs", "finetune", "evaluate"):
         assert any(line.startswith(f"ms2hs {command}") for line in COMMANDS), command
 
 
@@ -72,10 +75,12 @@ def test_a_command_works_as_written(command, ms2hs, world, tmp_path, monkeypatch
     words = shlex.split(command)[1:]
     if "DIR" in words:
         words[words.index("DIR")] = str(request.getfixturevalue("real_data"))
-    if words[0] == "example":
-        (tmp_path / "scene.tif").unlink()
-    if "mine.safetensors" in words and words[words.index("mine.safetensors") - 1] == "-o":
-        (tmp_path / "mine.safetensors").unlink()
+    for made, name in (("example", "scene.tif"), ("pairs", "paired")):
+        if words[0] == made:
+            (tmp_path / name).unlink()
+    for option in ("-o", "--output"):
+        if option in words:
+            (tmp_path / words[words.index(option) + 1]).unlink(missing_ok=True)
     if "--bands" in words:  # for a file whose bands have no names
         _strip_names(world / "scene.tif", tmp_path / "scene.tif")
     monkeypatch.chdir(tmp_path)
@@ -83,7 +88,7 @@ def test_a_command_works_as_written(command, ms2hs, world, tmp_path, monkeypatch
     assert code == 0, err
     assert out
     for line in out.splitlines():
-        if words[0] in {"convert", "example", "pretrain", "prepare"} and "--dry-run" not in words:
+        if words[0] in {"convert", "example", "pretrain", "prepare", "finetune"} and "--dry-run" not in words:
             assert Path(line).is_file(), line
 
 
@@ -114,6 +119,8 @@ def test_every_target_and_module_is_named():
     for path in package.iterdir():
         if path.suffix == ".py" and path.stem not in {"__init__", "errors"}:
             assert f"`{path.stem}`" in house, path.stem
+        if (path / "__init__.py").is_file():
+            assert f"`{path.name}/`" in house, path.name
 
 
 def test_make_has_the_two_commands():
