@@ -176,7 +176,8 @@ class _Run:
         measured, truth = pair.read(window.row, window.col, window.height, window.width)
         truth = truth[self.known]
         valid = np.asarray(np.isfinite(measured).all(axis=0) & np.isfinite(truth).any(axis=0))
-        title = f"{pair.scene}, {pair.name}, rows {window.row}-{window.row + window.height - 1}, "
+        names = ", ".join(dict.fromkeys((pair.scene, pair.name)))
+        title = f"{names}, rows {window.row}-{window.row + window.height - 1}, "
         title += f"columns {window.col}-{window.col + window.width - 1}"
         return View(pair.scene, title, measured, truth, valid, cover(truth, self.target))
 

@@ -25,7 +25,7 @@ def small(scenes=3, **sizes):
     ("size", "verdict"),
     [
         (0.9, ("spectral", "loses to the prior", "bad")),
-        (0.75001, ("spectral", "loses to the prior", "bad")),
+        (0.752, ("spectral", "loses to the prior", "bad")),
         (0.75, ("spectral", "is level with the prior", "plain")),
         (0.7499, ("spectral", "is level with the prior", "plain")),
         (0.5, ("spectral", "beats the prior", "good")),

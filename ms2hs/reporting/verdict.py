@@ -5,13 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ms2hs.scoring.scores import Evaluation, Row, Scores
+from ms2hs.scoring.scores import LEVEL, Evaluation, Row, Scores
 
 # What 90 % intervals hold where they are called about right: on average, and at least in the worst scene.
 RIGHT = (0.87, 0.93)
 WORST_RIGHT = 0.78
-# Methods whose errors differ by less, relatively, are level: which is ahead is then chance, or rounding.
-LEVEL = 1e-3
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ FEATURES_NM: dict[int, tuple[float, float, float]] = {
     2330: (2265.0, 2330.0, 2380.0),  # carbonate, Mg-OH
 }
 
+# Methods whose errors differ by less, relatively, are level: which is ahead is then chance, or rounding.
+LEVEL = 1e-3
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -77,8 +80,8 @@ class Row:
 
     @property
     def loses(self) -> bool:
-        """Whether a model is worse than the prior that it has to beat."""
-        return self.kind == "model" and self.to_prior > 1
+        """Whether a model is worse than the prior that it has to beat, and not level with it."""
+        return self.kind == "model" and self.to_prior > 1 + LEVEL
 
 
 @dataclass(frozen=True, eq=False)
