@@ -8,6 +8,7 @@ import pytest
 import torch
 from pairs_of_arrays import product_pairs, simulated_pairs, with_holes
 from test_lessons import config_of
+from test_pretraining import assert_clear
 
 from ms2hs import finetuning
 from ms2hs.data.samples import sample_pixels
@@ -266,3 +267,48 @@ def make_corpus(tmp_path):
             fwhm_nm=cube.grid.fwhm_nm,
         )
     return folder
+
+
+def test_the_command_learns_and_says_so(ms2hs, network, make_corpus, tmp_path):
+    output = tmp_path / "new.safetensors"
+    words = ("--corpus", make_corpus, "--target", "enmap", "--steps", 2, "--batch", 1, "-o", output)
+    code, out, err = ms2hs("finetune", "--init", network, "--train", "head", *words)
+    assert code == 0, err
+    assert out == f"{output}\n"
+    assert load_weights(str(output)).sigma_scale is not None
+    code, _, err = ms2hs("finetune", *words)
+    assert_clear(code, err, "new.safetensors")
+    code, out, err = ms2hs("finetune", *words, "--overwrite")
+    assert code == 0, err
+    assert load_weights(str(output)).network is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--init", "pluto"], "pluto"),
+        (["--source", "pluto"], "pluto"),
+        (["--target", "pluto"], "pluto"),
+        (["--train", "everything"], "everything"),
+        (["--leave-out", "pluto"], "pluto"),
+        (["--hold-out", "pluto"], "pluto"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_words_are_one_clear_message(words, said, ms2hs, make_corpus, tmp_path):
+    output = tmp_path / "new.safetensors"
+    code, out, err = ms2hs("finetune", "--corpus", make_corpus, "-o", output, *words)
+    assert_clear(code, err, said)
+    assert out == ""
+    assert not output.exists()
+
+
+def test_nothing_to_learn_from_is_said(ms2hs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for words in (["--pairs", tmp_path / "empty"], ["--corpus", tmp_path / "empty"], ["--pairs", tmp_path / "none"]):
+        code, _, err = ms2hs("finetune", *words, "-o", tmp_path / "new.safetensors")
+        assert_clear(code, err, str(words[1]))
+    for words in ([], ["--pairs", "a", "--corpus", "b"], ["--pairs", "a", "--lr", "0"]):
+        code, _, err = ms2hs("finetune", *words)
+        assert code == 2
+        assert "Traceback" not in err
