@@ -23,6 +23,19 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar and no notes.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
+# What pretrain and finetune share.
+Steps = Annotated[int, typer.Option(min=1, help="How many there are; the learning rate falls over all.")]
+Batch = Annotated[int, typer.Option(min=1, help="Windows a step, over all processes.")]
+LearningRate = Annotated[float, typer.Option("--lr", help="Highest learning rate, above 0.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of all that is drawn; the same seed gives the same weights.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that make batches; 0: this one does.")]
+CheckpointEvery = Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")]
+Precision = Annotated[
+    str, typer.Option(help="One of float32, bfloat16, and auto: bfloat16 where the device computes in it.")
+]
+TrainingDevice = Annotated[str, typer.Option(help="Where it trains: cpu, cuda, cuda:1. [default: the best]")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in <stem>.run/.")]
+
 
 def main() -> None:
     """Run the command line: exit code 0 done, 1 failed, 2 usage, 3 nothing found; 130 interrupted is Typer's."""
@@ -256,19 +269,17 @@ def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="A field of the preset, changed: depth=2. Again for more."),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="How many there are; the learning rate falls over all.")] = 1000,
-    batch: Annotated[int, typer.Option(min=1, help="Windows a step, over all processes.")] = 16,
-    lr: Annotated[float, typer.Option(help="Highest learning rate, above 0.")] = 1e-3,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn; the same seed gives the same weights.")] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that make batches; 0: this one does.")] = 0,
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
+    steps: Steps = 1000,
+    batch: Batch = 16,
+    lr: LearningRate = 1e-3,
+    seed: Seed = 0,
+    workers: Workers = 0,
+    checkpoint_every: CheckpointEvery = 500,
     picture_every: Annotated[int, typer.Option(min=0, help="Steps between pictures in <stem>.run/; 0: none.")] = 0,
-    precision: Annotated[
-        str, typer.Option(help="One of float32, bfloat16, and auto: bfloat16 where the device computes in it.")
-    ] = "auto",
+    precision: Precision = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Train through torch.compile.")] = False,
-    device: Annotated[str, typer.Option(help="Where it trains: cpu, cuda, cuda:1. [default: the best]")] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in <stem>.run/.")] = False,
+    device: TrainingDevice = "auto",
+    resume: Resume = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -361,17 +372,15 @@ def finetune(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     window: Annotated[
         int | None, typer.Option(min=1, help="Pixels on a side of what a step shows. [default: the network's]")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="How many there are; the learning rate falls over all.")] = 300,
-    batch: Annotated[int, typer.Option(min=1, help="Windows a step, over all processes.")] = 8,
-    lr: Annotated[float, typer.Option(help="Highest learning rate, above 0.")] = 1e-4,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn; the same seed gives the same weights.")] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that make batches; 0: this one does.")] = 0,
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
-    precision: Annotated[
-        str, typer.Option(help="One of float32, bfloat16, and auto: bfloat16 where the device computes in it.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="Where it trains: cpu, cuda, cuda:1. [default: the best]")] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in <stem>.run/.")] = False,
+    steps: Steps = 300,
+    batch: Batch = 8,
+    lr: LearningRate = 1e-4,
+    seed: Seed = 0,
+    workers: Workers = 0,
+    checkpoint_every: CheckpointEvery = 500,
+    precision: Precision = "auto",
+    device: TrainingDevice = "auto",
+    resume: Resume = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:

@@ -8,12 +8,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms2hs.data.artefacts import Artefacts, disturb
+from ms2hs.data.artefacts import Artefacts
 from ms2hs.data.corpora import view_matrix
 from ms2hs.data.cubes import Cube
 from ms2hs.errors import DataError
 from ms2hs.learning.objective import Objective
-from ms2hs.learning.sampling import FEWEST_BANDS, TRIES, Draw, choose, known_bands, nothing_known, read_windows
+from ms2hs.learning.sampling import (
+    FEWEST_BANDS,
+    TRIES,
+    Draw,
+    choose,
+    disturb_half,
+    known_bands,
+    nothing_known,
+    read_windows,
+)
 from ms2hs.models.configuration import SENSORS, ModelConfig
 from ms2hs.models.masking import draw_share, hide, visible_index
 from ms2hs.spectra.grid import SpectralGrid, pasted_bands
@@ -121,7 +130,7 @@ class MaskedLesson(Objective):
         bands, rng = len(target), draw.common
         seen = bands - min(max(round(draw_share(self.config.hidden, rng) * bands), 1), bands - 1)
         chosen = np.sort(rng.choice(bands, max(seen, min(FEWEST_BANDS, bands - 1)), replace=False))
-        values = self._disturbed(truth[:, chosen], target.select(chosen), draw)
+        values = disturb_half(truth[:, chosen], target.select(chosen), self.artefacts, draw)
         hidden = ~np.isin(np.arange(bands), chosen)
         return {"source": None, "bands": chosen, "values": values, "visible": None, "hidden": hidden[None, :, None]}
 
@@ -134,7 +143,8 @@ class MaskedLesson(Objective):
             if inside.sum() >= FEWEST_BANDS:
                 source = grid.select(inside)
                 matrix = view_matrix(source, target.wavelength_nm).astype(np.float32)
-                values = self._disturbed(np.einsum("sb,nbij->nsij", matrix, truth, optimize=True), source, draw)
+                seen = np.einsum("sb,nbij->nsij", matrix, truth, optimize=True)
+                values = disturb_half(seen, source, self.artefacts, draw)
                 hidden = pasted_bands(source, target) < 0
                 return {
                     "source": source,
@@ -144,11 +154,3 @@ class MaskedLesson(Objective):
                     "hidden": hidden[None, :, None],
                 }
         return self._some_bands(truth, target, draw)
-
-    def _disturbed(self, values: Float32Array, grid: SpectralGrid, draw: Draw) -> Float32Array:
-        """Values with a product's errors, in half of the windows; each window is a scene of its own."""
-        result = values.copy()
-        for window, rng in enumerate(draw.own):
-            if rng.random() < 0.5:
-                result[window] = disturb(values[window], grid, self.artefacts, rng)
-        return result

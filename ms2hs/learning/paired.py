@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms2hs.data.artefacts import Artefacts, disturb
+from ms2hs.data.artefacts import Artefacts
 from ms2hs.data.pairs import Pair
 from ms2hs.learning.objective import Objective
-from ms2hs.learning.sampling import TRIES, Draw, choose, known_bands, nothing_known, read_windows
+from ms2hs.learning.sampling import TRIES, Draw, choose, disturb_half, known_bands, nothing_known, read_windows
 from ms2hs.models.adjustment import Adjustment, adjusted
 from ms2hs.models.configuration import ModelConfig
 from ms2hs.models.pasting import Pasting
@@ -58,7 +58,7 @@ class PairLesson(Objective):
         values, truth, valid, target, pair = self._windows(draw, rehearsed=rehearsed)
         source = pair.source
         if pair.is_simulated:
-            values = self._disturbed(values, source, draw)
+            values = disturb_half(values, source, self.artefacts, draw)
         else:
             values = adjusted_windows(values, source, self.adjustments.get(pair.sensor))
         known = valid & np.isfinite(values).all(axis=1)
@@ -87,13 +87,6 @@ class PairLesson(Objective):
             if found is not None:
                 return measured, *found, pair
         raise nothing_known(self.batch_windows, f"{len(self.pairs)} pairs")
-
-    def _disturbed(self, values: Float32Array, grid: SpectralGrid, draw: Draw) -> Float32Array:
-        result = values.copy()
-        for window, rng in enumerate(draw.own):
-            if rng.random() < 0.5:
-                result[window] = disturb(values[window], grid, self.artefacts, rng)
-        return result
 
 
 def adjusted_windows(values: Float32Array, source: SpectralGrid, adjustment: Adjustment | None) -> Float32Array:

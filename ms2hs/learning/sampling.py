@@ -7,6 +7,7 @@ from typing import Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ms2hs.data.artefacts import Artefacts, disturb
 from ms2hs.errors import DataError
 from ms2hs.spectra.grid import SpectralGrid
 from ms2hs.spectra.sensors import RANGE_NM
@@ -131,6 +132,15 @@ def known_bands(values: Float32Array, grid: SpectralGrid) -> tuple[Float32Array,
     if bands.sum() < FEWEST_BANDS or valid.sum() < FEWEST_PIXELS:
         return None
     return np.where(valid[:, None], values[:, bands], np.float32(0)), valid, grid.select(bands)
+
+
+def disturb_half(values: Float32Array, grid: SpectralGrid, artefacts: Artefacts, draw: Draw) -> Float32Array:
+    """(window, band, row, col) values with a product's errors, in half of the windows; each is a scene of its own."""
+    result = values.copy()
+    for window, rng in enumerate(draw.own):
+        if rng.random() < 0.5:
+            result[window] = disturb(values[window], grid, artefacts, rng)
+    return result
 
 
 def nothing_known(windows: int, what: str) -> DataError:
