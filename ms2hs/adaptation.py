@@ -2,17 +2,21 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.errors import DataError
-from ms2hs.models.prior import SpectralPrior
+from ms2hs.models.prior import Conditional, SpectralPrior
 from ms2hs.raster.cube import open_cube
 from ms2hs.raster.placement import pixel_at
 from ms2hs.raster.reader import SceneReader
 from ms2hs.spectra.grid import SpectralGrid, grid_of, response_matrix
 from ms2hs.spectra.library import Library, by_pattern, read_library
+
+if TYPE_CHECKING:
+    from ms2hs.models.reconstruction import Reconstructor
 
 # Enough spectra for the second moments of a site (the prior's rank is far below), few enough for seconds.
 SITE_PIXELS = 20_000
@@ -86,6 +90,18 @@ def references_in_scene(path: Path, reader: SceneReader, target: SpectralGrid) -
     if not found.all():
         notes.append("the rest lie outside the scene or on invalid pixels: " + ", ".join(np.array(library.ids)[~found]))
     return References(measured[found], _on_target(library, target)[found], notes)
+
+
+def added_by(network: "Reconstructor", plain: Conditional, measured: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(reference, target band) what a network says beyond the linear model of pixels (reference, source band).
+
+    Each pixel is shown alone, among its like: a network that looks further may say a little else in the scene.
+    """
+    side = network.patch
+    alone = [np.broadcast_to(pixel[:, None, None], (len(pixel), side, side)) for pixel in measured]
+    made = network.reconstruct_windows(alone, [np.ones((side, side), bool)] * len(alone)).mean(axis=(2, 3))
+    added: NDArray[np.float32] = made - plain.reconstruct(np.ascontiguousarray(measured.T)).T
+    return added
 
 
 def _on_target(library: Library, target: SpectralGrid) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ms2hs.adaptation import references_in_scene, sharpen_to_site
+from ms2hs.adaptation import added_by, references_in_scene, sharpen_to_site
 from ms2hs.errors import SceneError
 from ms2hs.models.prior import Conditional
 from ms2hs.planning import BLOCK_PIXELS, Choices, Plan, plan
@@ -60,14 +60,19 @@ def run(planned: Plan, progress: Progress | None = None) -> Reconstruction:
     prior = planned.weights.spread or planned.weights.prior
     if planned.choices.site:
         prior = sharpen_to_site(prior, planned.choices.site, planned.scene.spectral)
-    model = prior.condition(planned.scene.spectral, planned.spectral, planned.choices.input_error)
+    grids = planned.scene.spectral, planned.spectral
+    model = prior.condition(*grids, planned.choices.input_error)
+    network, plain = _network_of(planned), planned.weights.prior.condition(*grids)
     notes = [*planned.scene.notes, *offset_warnings(planned.scene)]
     with SceneReader(planned.scene, planned.grid) as reader:
         if planned.choices.reference:
             pairs = references_in_scene(planned.choices.reference, reader, planned.spectral)
-            model = model.with_references(pairs.measured, pairs.truth)
+            added = added_by(network, plain, pairs.measured) if network else np.float32(0)
+            model = model.with_references(pairs.measured, pairs.truth - added)
             notes += pairs.notes
-        flow = _Flow(planned, model, reader, tell, _network_of(planned))
+        flow = _Flow(planned, model, reader, tell, network)
+        if network and planned.choices.is_adapted:
+            flow.change = model.gain - plain.gain
         with _writers(planned) as writers:
             flow.run(writers)
             if flow.counts.valid == 0:
@@ -156,6 +161,8 @@ class _Flow:
     reader: SceneReader
     tell: Progress
     network: "Reconstructor | None" = None
+    change: NDArray[np.float32] | None = None
+    """(target band, source band) what adaptation changes of the linear model; a network's result changes by as much."""
     counts: Counts = field(default_factory=Counts)
     seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "model": 0.0, "write": 0.0})
 
@@ -243,6 +250,8 @@ class _Flow:
             part = slice(top, min(top + step, rows))
             x, ok = np.ascontiguousarray(reflectance[:, part]), valid[part]
             made = model.reconstruct(x, ok) if whole is None else whole[:, part]
+            if self.change is not None:
+                made = made + np.tensordot(self.change, x, axes=1)
             self._count(x, ok)
             self.closure.add(x[:, ::8][:, ok[::8]], made[:, ::8][:, ok[::8]])
             quantise(made, ok, out=strips[0][:, part])

@@ -60,6 +60,11 @@ class Choices:
     """Bring the scene's bands to what its sensor's responses give, where the weights learnt that from pairs."""
     overwrite: bool = False
 
+    @property
+    def is_adapted(self) -> bool:
+        """Whether anything is known of this scene in particular."""
+        return any((self.reference, self.site, self.input_error))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -116,7 +121,7 @@ def plan(
     sensor = load_sensor(target)
     spectral = _selected(sensor.grid, choices.wavelengths_nm)
     weights = load_weights(choices.model)
-    _check_adaptation(weights, choices)
+    _check_uncertainty(weights, choices)
     if not isinstance(scene, Scene):
         scene = open_scene(str(scene), SceneChoices(choices.source, choices.bands, choices.dn_offset, choices.quality))
     scene = _adjusted(scene, weights, choices)
@@ -133,19 +138,11 @@ def plan(
     return planned
 
 
-def _check_adaptation(weights: Weights, choices: Choices) -> None:
-    """Refuse what only the linear model can do yet."""
-    asked = {"--input-error": choices.input_error, "--reference": choices.reference, "--site": choices.site}
-    wanted = [option for option, value in asked.items() if value]
-    if weights.network is not None and wanted:
-        raise WeightsError(
-            f"{', '.join(wanted)}: {weights.name} is a network; the linear model has these. Use --model linear, or "
-            "leave them out."
-        )
+def _check_uncertainty(weights: Weights, choices: Choices) -> None:
     if choices.uncertainty and weights.spread is None:
         raise WeightsError(
-            f"--uncertainty: {weights.name} is a network whose uncertainty was never calibrated on scenes held out. "
-            "Calibrate it with `ms2hs finetune --train none`, use --model linear, or leave it out."
+            f"--uncertainty: {weights.name} is a network whose uncertainty was never calibrated on scenes held out; "
+            "calibrated weights have one. Calibrate them with `ms2hs finetune --train none`, or use --model linear."
         )
 
 

@@ -287,13 +287,33 @@ def test_windows_that_overlap_are_blended_without_a_seam(networks, scene_path, t
     assert steps[edges].max() < 4 * np.median(steps[edges])
 
 
-def test_what_only_the_linear_model_has_is_said(networks, scene_path, tmp_path):
-    files = {"site": tmp_path / "x.tif", "reference": tmp_path / "x.csv"}
-    error = {"input_error": InputError(0.1, 0, 0)}
-    asked = [{"uncertainty": True}, error, *({name: path} for name, path in files.items())]
-    for choices in (Choices(**one) for one in asked):
-        with pytest.raises(WeightsError, match="--model linear"):
-            plan(scene_path, "enmap", tmp_path / "n.tif", replace(choices, model=networks["spectral"]))
+@pytest.mark.parametrize("name", ["spectral", "spatial-spectral", "dlr-ibm-spatial-spectral"])
+def test_what_is_known_of_a_scene_changes_a_network_as_it_does_the_linear_model(networks, name, scene_path, tmp_path):
+    window = Choices(window=(0, 0, 40, 50))
+    site = convert(scene_path, "enmap", tmp_path / "site.tif", window).output
+    for known in ({"site": site}, {"input_error": InputError(0.02, 0.005, 0.003)}):
+        adapted = replace(window, **known)
+        made = [
+            read(convert(scene_path, "enmap", tmp_path / f"{i}.tif", replace(one, model=model, overwrite=True)).output)
+            for i, (one, model) in enumerate([(c, m) for m in ("linear", networks[name]) for c in (window, adapted)])
+        ]
+        valid = made[0][0] != NODATA
+        linear, network = (made[i + 1].astype(int) - made[i] for i in (0, 2))
+        assert np.abs(linear[:, valid]).max() > 3
+        assert np.abs(network - linear)[:, valid].max() <= 2  # both were rounded twice
+
+
+def test_references_correct_what_a_network_says(networks, scene_path, tmp_path):
+    """References that the linear model would not need: the network must be brought to them."""
+    choices = Choices(model=networks["spectral"], window=(0, 0, 60, 80))
+    truth = open_cube(convert(scene_path, "enmap", tmp_path / "l.tif", replace(choices, model="linear")).output)
+    rows, cols = np.array([5, 20, 30, 40, 50, 55, 12, 35]), np.array([7, 20, 60, 30, 70, 10, 50, 45])
+    _write_references(tmp_path / "field.csv", [None] * 8, truth.values[:, rows, cols].T, truth.wavelength_nm.values)
+    plain = open_cube(convert(scene_path, "enmap", tmp_path / "a.tif", choices).output).values
+    told = replace(choices, reference=tmp_path / "field.csv")
+    better = open_cube(convert(scene_path, "enmap", tmp_path / "b.tif", told).output).values
+    errors = [float(np.nanmean((made - truth.values) ** 2)) for made in (plain, better)]
+    assert errors[1] < 0.5 * errors[0]
 
 
 def test_bands_are_adjusted_as_the_weights_learnt_from_pairs(scene_path, tmp_path):
