@@ -277,6 +277,13 @@ def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     checkpoint_every: CheckpointEvery = 500,
     picture_every: Annotated[int, typer.Option(min=0, help="Steps between pictures in <stem>.run/; 0: none.")] = 0,
     precision: Precision = "auto",
+    cross_fit: Annotated[
+        bool,
+        typer.Option(
+            "--cross-fit",
+            help="Train again without each scene too, to learn how far the network may be trusted. Many times as long.",
+        ),
+    ] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Train through torch.compile.")] = False,
     device: TrainingDevice = "auto",
     resume: Resume = False,
@@ -325,6 +332,14 @@ def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         changes=_changes(change or []),
         fit=settings,
     )
+    if cross_fit:
+        from ms2hs.crossfitting import pretrain_cross_fitted
+        from ms2hs.progress import progress_bar
+
+        with progress_bar(shown=not quiet, unit="scenes") as told:
+            pretrain_cross_fitted(asked, output, overwrite=overwrite, tell=told, note=None if quiet else _note)
+        typer.echo(output)
+        return
     with fit_bar(shown=not quiet) as progress:
         made = pretraining.pretrain(
             asked, output, resume=resume, overwrite=overwrite, progress=progress, note=None if quiet else _note

@@ -22,7 +22,7 @@ HEIGHT = {
 }
 FRONT = {
     *("adaptation", "catalogue", "comparison", "conversion", "estimation", "evaluation", "planning"),
-    *("finetuning", "finished", "pairing", "preparation", "pretraining", "provenance", "truth"),
+    *("crossfitting", "finetuning", "finished", "pairing", "preparation", "pretraining", "provenance", "truth"),
 }
 # Heavy or outside-facing libraries, and the rooms that may use them.
 LIBRARIES = {

@@ -39,7 +39,14 @@ def fit_sigma_scale(weights: Weights, pairs: Sequence[Pair], seed: int = 0) -> N
     None where no scene has enough pixels.
     """
     raw = replace(weights.prior, sigma_scale=np.ones_like(weights.prior.sigma_scale))
-    needed = [_needed(weights, raw, together, seed) for together in by_scene(pairs)]
+    return scale_of_scenes([_needed(weights, raw, together, seed) for together in by_scene(pairs)])
+
+
+def scale_of_scenes(needed: Sequence[FloatArray | None]) -> NDArray[np.float32] | None:
+    """(wavelength,) one scale for all scenes, of what each needs (wavelength,), NaN where it does not reach.
+
+    None where no scene tells anything.
+    """
     rows = np.array([row for row in needed if row is not None])
     if not len(rows):
         return None
