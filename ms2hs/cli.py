@@ -4,6 +4,7 @@ import json
 import math
 import shlex
 import sys
+import tomllib
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -35,6 +36,32 @@ Precision = Annotated[
 ]
 TrainingDevice = Annotated[str, typer.Option(help="Where it trains: cpu, cuda, cuda:1. [default: the best]")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in <stem>.run/.")]
+
+
+def _take_recipe(context: typer.Context, path: Path | None) -> Path | None:
+    """Let a recipe's values stand where the command line says nothing."""
+    if path is None:
+        return None
+    from ms2hs.errors import DataError
+
+    known = {option.lstrip("-"): one.name for one in context.command.params for option in one.opts if len(option) > 2}
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); TOML of options is needed. Check the path.") from error
+    if unknown := sorted(set(values) - set(known)):
+        raise DataError(
+            f"{path}: no option {unknown[0]!r}; {context.info_name} has {', '.join(sorted(known))}. Correct the recipe."
+        )
+    values = {known[name]: value for name, value in values.items()}
+    context.default_map = {**(context.default_map or {}), **values}
+    return path
+
+
+Recipe = Annotated[
+    Path | None,
+    typer.Option(is_eager=True, callback=_take_recipe, help="A TOML file of options; those that are given here win."),
+]
 
 
 def main() -> None:
@@ -287,10 +314,12 @@ def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     compiled: Annotated[bool, typer.Option("--compile", help="Train through torch.compile.")] = False,
     device: TrainingDevice = "auto",
     resume: Resume = False,
+    recipe: Recipe = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Train weights on hyperspectral data, under torchrun on several GPUs too."""
+    del recipe  # taken before the others
     from ms2hs.raster.output import check_output
 
     output = output or Path(f"{preset}.safetensors")
@@ -396,10 +425,12 @@ def finetune(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     precision: Precision = "auto",
     device: TrainingDevice = "auto",
     resume: Resume = False,
+    recipe: Recipe = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Fit weights to pairs of scenes, and calibrate their uncertainty."""
+    del recipe  # taken before the others
     if (pairs is None) == (corpus is None):
         raise typer.BadParameter("give either --pairs DIR, or --corpus DIR of cubes to simulate pairs from.")
     _check_lr(lr)

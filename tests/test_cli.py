@@ -252,3 +252,31 @@ def _write_plain(path, dn, names):
     with rasterio.open(path, "w", **profile, nodata=0) as scene:
         scene.write(dn)
         scene.descriptions = names
+
+
+def test_a_recipe_stands_for_options_and_the_command_line_wins(ms2hs, tmp_path):
+    recipe = tmp_path / "mine.toml"
+    sizes = '["width=16", "heads=2", "depth=1"]'
+    numbers = "simulated = 2\nsteps = 2\nbatch = 1\nwindow = 8\nseed = 5"
+    recipe.write_text(f'preset = "spectral"\n{numbers}\nset = {sizes}\nleave-out = []\n')
+    code, _, err = ms2hs("pretrain", "--recipe", recipe, "--seed", 7, "-o", tmp_path / "n.safetensors")
+    assert code == 0, err
+    from ms2hs.models.weights import load_weights
+
+    settings = load_weights(str(tmp_path / "n.safetensors")).card["settings"]
+    assert settings["fit"]["steps"] == 2
+    assert settings["fit"]["seed"] == 7
+    assert settings["changes"]["width"] == "16"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("nothing", "cannot be read"), ("colour = 1", "colour"), (None, "cannot be read")]
+)
+def test_a_bad_recipe_is_one_clear_message(text, said, ms2hs, tmp_path):
+    recipe = tmp_path / "bad.toml"
+    if text:
+        recipe.write_text(text)
+    code, _, err = ms2hs("pretrain", "--recipe", recipe)
+    assert code == 1
+    assert "Traceback" not in err
+    assert said in err
