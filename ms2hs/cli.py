@@ -156,7 +156,7 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     bbox: Annotated[str | None, typer.Option(help="Only this part: W,S,E,N in degrees.")] = None,
     window: Annotated[str | None, typer.Option(help="Only this part: ROW,COL,HEIGHT,WIDTH in pixels.")] = None,
     wavelengths: Annotated[str | None, typer.Option(help="Only bands in these ranges, nm: 400-900,2100-2300.")] = None,
-    model: Annotated[str, typer.Option(help="Shipped weights, or a .safetensors file.")] = "linear",
+    model: Annotated[str, typer.Option(help="Shipped weights, or a .safetensors file; linear is quick.")] = "default",
     device: Annotated[str, typer.Option(help="Where a network runs: cpu, cuda, mps. [default: the best]")] = "auto",
     uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Write <output>_sigma.tif too.")] = False,
     input_error: Annotated[

@@ -8,7 +8,7 @@ import numpy as np
 
 from ms2hs.errors import GridError, SceneError, WeightsError
 from ms2hs.models.prior import InputError
-from ms2hs.models.weights import Weights, load_weights
+from ms2hs.models.weights import DEFAULT, Weights, load_weights
 from ms2hs.raster.cog import TEMPORARY_ROWS, disk_bytes
 from ms2hs.raster.output import check_output, check_space
 from ms2hs.raster.placement import subset, working_grid
@@ -44,8 +44,8 @@ class Choices:
     """Only this part: row, column, height, width on the working grid."""
     wavelengths_nm: tuple[tuple[float, float], ...] = ()
     """Only target bands whose centres lie in one of these ranges."""
-    model: str = "linear"
-    """Name of shipped weights, or a path."""
+    model: str = DEFAULT
+    """Name of shipped weights (`default`: the best there is), or a path."""
     device: str = "auto"
     """Where a network runs: `cpu`, `cuda`, `mps`, or the best of what is there."""
     uncertainty: bool = False

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 FORMAT = "1"
 LINEAR, NETWORK = "linear", "mae"
+# What `default` stands for: the first of these that is there.
+DEFAULT, BEST_FIRST = "default", ("spatial-spectral", LINEAR)
 OF_NETWORK, OF_PRIOR = "network.", "prior."
 SIGMA_SCALE, SHARE = "sigma_scale", "share"
 SUFFIX = ".safetensors"
@@ -83,12 +85,14 @@ class Weights:
 
 
 def weights_names() -> list[str]:
-    """Names of the weights that can be loaded without a path, sorted."""
+    """Names of the weights that can be loaded without a path, sorted; `default` stands for one of them."""
     return sorted({path.stem for folder in FOLDERS for path in folder.glob(f"*{SUFFIX}")})
 
 
 def find_weights(name_or_path: str) -> Path:
     """The file of these weights: a path that was given, else by name in the checkout, then in the installed package.
+
+    `default` is the best there is: a network beside its prior, or where none is there the prior alone.
 
     Raises
     ------
@@ -103,9 +107,10 @@ def find_weights(name_or_path: str) -> Path:
             f"{given}: no such weights file; a path to a {SUFFIX} file or one of {', '.join(weights_names())} is "
             "needed. Check the path."
         )
-    for folder in FOLDERS:
-        if (path := folder / f"{name_or_path}{SUFFIX}").is_file():
-            return path
+    for name in BEST_FIRST if name_or_path == DEFAULT else (name_or_path,):
+        for folder in FOLDERS:
+            if (path := folder / f"{name}{SUFFIX}").is_file():
+                return path
     hint = "Give one of these, or a path."
     if name_or_path in PRESETS:
         hint = f"Train them with `ms2hs pretrain --preset {name_or_path}`, and give the path."
