@@ -64,7 +64,9 @@ class CrossFit:
     sigma_scale: Float32Array
     """(wavelength,)."""
     scores: Mapping[str, Mapping[str, float]]
-    """By scene: RMSE of the prior and of the blend, clean and noisy, and what 90 % intervals hold."""
+    """By scene: RMSE of the prior, the network and the blend, clean and noisy, and what 90 % intervals hold."""
+    others: Mapping[str, tuple[Float32Array, Float32Array | None]]
+    """By scene: share and scale from the other scenes alone."""
 
 
 def fold_of(folder: Path, scene: str) -> tuple[Path, Path]:
@@ -108,6 +110,7 @@ def try_scene(data: Path, scene: str, weights: Weights, seed: int) -> Trial | No
     source = load_sensor(SOURCE).grid
     target = grid_of(fine, np.full(len(fine), 2 * float(fine[1] - fine[0])))
     assert weights.network is not None  # noqa: S101  folds are networks
+    weights.network.blend(None)
     network = Reconstructor(weights.network, source, target)
     plain, told = (prior.condition(source, target, error) for error in (None, PRODUCT_ERROR))
     raw = replace(prior, sigma_scale=np.ones_like(prior.sigma_scale)).condition(source, target)
@@ -193,17 +196,18 @@ def _blend(trial: Trial, share: FloatArray, kind: str) -> Float32Array:
 
 def judge(trials: Sequence[Trial], step_nm: float) -> CrossFit:
     """Share and scale from all trials, and the scores of each scene by those of the others."""
-    scores = {}
+    scores, kept = {}, {}
     for trial in trials:
         others = [other for other in trials if other is not trial]
         share = fit_share(others, step_nm) if others else np.zeros(len(trial.truth))
         scale = fit_sigma(others, share) if others else None
         scores[trial.scene] = _scores(trial, share, scale)
+        kept[trial.scene] = (share.astype(np.float32), scale)
     share = fit_share(trials, step_nm)
     scale = fit_sigma(trials, share)
     if scale is None:
         raise DataError("no scene left out has enough pixels to calibrate on; one is needed. Give more data.")
-    return CrossFit(share.astype(np.float32), scale, scores)
+    return CrossFit(share.astype(np.float32), scale, scores, kept)
 
 
 def _scores(trial: Trial, share: FloatArray, scale: NDArray[np.float32] | None) -> dict[str, float]:
@@ -226,18 +230,24 @@ def _scores(trial: Trial, share: FloatArray, scale: NDArray[np.float32] | None) 
 def cross_fit(asked: Pretraining, folder: Path, tell: Progress | None = None) -> CrossFit:
     """Train without each scene, try each, and learn share and scale from that.
 
+    The network of a fold is left with share and scale of the other scenes: so it is what would be shipped, had the
+    scene never been.
+
     Raises
     ------
     Ms2hsError : as `train_folds` says.
     """
     scenes = train_folds(asked, folder, tell)
-    trials = [
-        try_scene(asked.data[0], scene, load_weights(str(fold_of(folder, scene)[0])), asked.fit.seed)
-        for scene in scenes
-    ]
-    known = [trial for trial in trials if trial is not None]
-    prior = load_weights(str(fold_of(folder, scenes[0])[1])).prior
-    return judge(known, float(prior.wavelength_nm[1] - prior.wavelength_nm[0]))
+    folds = {scene: load_weights(str(fold_of(folder, scene)[0])) for scene in scenes}
+    trials = [try_scene(asked.data[0], scene, weights, asked.fit.seed) for scene, weights in folds.items()]
+    step_nm = float(np.diff(folds[scenes[0]].prior.wavelength_nm[:2])[0])
+    found = judge([trial for trial in trials if trial is not None], step_nm)
+    for scene, (share, scale) in found.others.items():
+        weights = folds[scene]
+        assert weights.network is not None  # noqa: S101  folds are networks
+        weights.network.blend(share.astype(float))
+        save_weights(weights.path, weights.prior, weights.card, weights.network, sigma_scale=scale)
+    return found
 
 
 def pretrain_cross_fitted(
