@@ -17,7 +17,7 @@ def test_the_paths_of_a_conversion_are_printed(ms2hs, scene_path, tmp_path):
     assert code == 0, err
     assert out.splitlines() == [str(tmp_path / name) for name in ("a.tif", "a_sigma.tif", "a.png", "a.json")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.png", "a.tif", "a_sigma.tif"]
-    assert "sentinel2a to emit, model linear" in err
+    assert "sentinel2a to emit, model spatial-spectral" in err
 
 
 def test_json_is_json_and_quiet_is_quiet(ms2hs, scene_path, tmp_path):

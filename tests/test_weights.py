@@ -251,3 +251,24 @@ def test_nothing_in_a_file_is_unpickled(tmp_path):
     path.write_bytes(pickle.dumps({"network": 1}))
     with pytest.raises(WeightsError, match="not a readable"):
         load_weights(str(path))
+
+
+def test_the_default_is_a_network_that_knows_how_far_to_trust_itself(monkeypatch):
+    default = load_weights("default")
+    assert default.network is not None
+    assert default.spread is not None
+    share = default.network.share
+    assert ((share >= 0) & (share <= 1)).all()
+    assert 0.2 < share.mean() < 1
+    assert default.range_nm[0] <= 400
+    assert default.range_nm[1] >= 2500
+    monkeypatch.setattr(weights, "BEST_FIRST", ("nothing", "linear"))
+    assert load_weights("default").kind == "linear"  # where no network is there
+
+
+@pytest.mark.parametrize("path", sorted(weights.FOLDERS[0].glob("*.safetensors")), ids=lambda path: path.stem)
+def test_shipped_files_are_those_of_the_list_and_small(path):
+    listed = dict(reversed(line.split()) for line in (path.parent / "SHA256SUMS").read_text().splitlines())
+    assert listed[path.name] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.stat().st_size < 50e6
+    assert set(listed) == {one.name for one in path.parent.glob("*.safetensors")}
