@@ -22,7 +22,7 @@ HEIGHT = {
 }
 FRONT = {
     *("adaptation", "catalogue", "comparison", "conversion", "estimation", "evaluation", "planning"),
-    *("finetuning", "finished", "pairing", "preparation", "pretraining", "provenance", "truth"),
+    *("finetuning", "finished", "pairing", "fetching", "preparation", "pretraining", "provenance", "truth"),
 }
 # Heavy or outside-facing libraries, and the rooms that may use them.
 LIBRARIES = {
@@ -30,6 +30,8 @@ LIBRARIES = {
     "rich": {"progress"},
     "rasterio": {"raster", "data"},
     "xarray": {"raster", "front"},
+    "pystac_client": {"raster"},
+    "planetary_computer": {"raster"},
     "h5py": {"data"},
     "matplotlib": {"learning", "reporting"},
     "jinja2": {"reporting"},
