@@ -21,6 +21,13 @@ ORIGIN = "ms2hs:from"
 """What `search` adds to an item: `{"provider": name, "url": address}` of whom it asked."""
 
 
+def base_of(item: Item) -> str | None:
+    """Where an item in a file came from: whom `search` asked, else its own link; None where neither is told."""
+    told = [(item.get(ORIGIN) or {}).get("url")]
+    told += [link.get("href") for link in item.get("links") or () if link.get("rel") == "self"]
+    return next((str(url) for url in told if str(url).startswith(("https://", "http://"))), None)
+
+
 def scene_of(item: Item, base: str | None, choices: SceneChoices | None = None) -> Scene:
     """The scene that an item describes. No pixel is read, and no file opened where the item tells its grid.
 
