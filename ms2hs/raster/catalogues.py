@@ -129,7 +129,8 @@ def _told_nothing(query: Query) -> str:
     cloud = "" if query.max_cloud is None else f" with at most {query.max_cloud:g} % cloud"
     higher = "" if query.max_cloud is None else ", give a higher --max-cloud"
     return (
-        f"{query.provider.name}, {query.collection}: there is no scene of this place within {query.period.text}{cloud}; "
+        f"{query.provider.name}, {query.collection}: there is no scene of this place within "
+        f"{query.period.text}{cloud}; "
         f"at least one is needed. Widen --date or the place{higher}, or ask another --provider or --collection."
     )
 
