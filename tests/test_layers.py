@@ -22,7 +22,17 @@ HEIGHT = {
 }
 FRONT = {
     *("adaptation", "catalogue", "comparison", "conversion", "estimation", "evaluation", "planning"),
-    *("finetuning", "finished", "pairing", "fetching", "preparation", "pretraining", "provenance", "truth"),
+    *(
+        "finetuning",
+        "finished",
+        "pairing",
+        "fetching",
+        "preparation",
+        "pretraining",
+        "provenance",
+        "selection",
+        "truth",
+    ),
 }
 # Heavy or outside-facing libraries, and the rooms that may use them.
 LIBRARIES = {

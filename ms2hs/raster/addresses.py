@@ -6,6 +6,7 @@ redirect.
 """
 
 import ipaddress
+import logging
 import re
 import socket
 from functools import lru_cache
@@ -21,7 +22,10 @@ BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,62}")
 # A host and a port that every parser of addresses reads alike: no user, no backslash, no blank.
 HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?")
 # Addresses inside other programs' messages; those with a query are signed.
-IN_TEXT = re.compile(r"(?:https?|s3)://[^\s'\"<>()]+", re.IGNORECASE)
+IN_TEXT = re.compile(r"(?:https?|s3)://[^\s'\"<>]+", re.IGNORECASE)
+QUERY = re.compile(r"\?[^\s'\"<>]+")
+# Libraries that log the addresses they ask, some as warnings, which Python prints where nobody set up logging.
+TALKATIVE = ("urllib3.connectionpool", "rasterio._env", "rasterio.env", "pystac_client.stac_api_io")
 
 
 def shown(href: str) -> str:
@@ -36,6 +40,19 @@ def shown(href: str) -> str:
 def without_secrets(text: str) -> str:
     """A message of a library, with every address in it as `shown` has it."""
     return IN_TEXT.sub(lambda found: shown(found[0]), text)
+
+
+class _Discreet(logging.Filter):
+    """Lets every record through, without the queries of addresses."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """As `logging` calls it."""
+        record.msg, record.args = QUERY.sub("?…", without_secrets(record.getMessage())), ()
+        return True
+
+
+for _name in TALKATIVE:
+    logging.getLogger(_name).addFilter(_Discreet())
 
 
 def resolved(href: str, base: str | None) -> str:
@@ -151,9 +168,9 @@ def gdal_address(href: str) -> str:
 
 
 def web_address(href: str) -> str | None:
-    """The http or https address inside what `gdal_address` gave; None where it is another."""
-    prefix, rest = _vsi(href)
-    return rest if prefix == "/vsicurl/" and urlsplit(rest).scheme.lower() in {"http", "https"} else None
+    """The http or https address that GDAL would open for this; None where it is another."""
+    rest = _vsi(href)[1]
+    return rest if urlsplit(rest).scheme.lower() in {"http", "https"} else None
 
 
 def _vsi(href: str) -> tuple[str, str]:
