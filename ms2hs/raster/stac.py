@@ -1,7 +1,7 @@
 """An item of a STAC catalogue as a scene: where its bands lie, and what their numbers mean."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -67,13 +67,25 @@ def _placed(item: Item, folder: Path) -> tuple[Item, str | None]:
     return item | {"assets": item["assets"] | relative}, None if relative else base_of(item)
 
 
-def scene_of(item: Item, base: str | None, choices: SceneChoices | None = None) -> Scene:
+def grid_of_file(href: str) -> PixelGrid:
+    """The grid in the header of a file that GDAL opens by itself."""
+    with open_dataset(href) as dataset:
+        return pixel_grid(dataset)
+
+
+def scene_of(
+    item: Item,
+    base: str | None,
+    choices: SceneChoices | None = None,
+    grid_at: Callable[[str], PixelGrid] = grid_of_file,
+) -> Scene:
     """The scene that an item describes. No pixel is read, and no file opened where the item tells its grid.
 
     Parameters
     ----------
     item : a STAC item of version 0.9 to 1.1.
     base : the address that it came from, which relative addresses begin at; None: from the user's own disk.
+    grid_at : asked for the grid of a file where the item does not tell it, such as where GDAL alone does not get in.
 
     Raises
     ------
@@ -109,7 +121,7 @@ def scene_of(item: Item, base: str | None, choices: SceneChoices | None = None) 
         id=own,
         source=source,
         assets=assets,
-        grid=_grid(item, chosen, assets),
+        grid=_grid(item, chosen, assets, grid_at),
         offset_rule=f"{item.get('collection') or 'item'}: {numbers.rule}",
         quality=quality,
         quality_rule=quality_rule,
@@ -142,15 +154,14 @@ def _quality(item: Item, source: str, base: str | None) -> tuple[Asset | None, s
     return Asset(name, _opened(band, base), 1, 1.0, 0.0, fill), name.lower()
 
 
-def _grid(item: Item, chosen: list[Band], assets: tuple[Asset, ...]) -> PixelGrid:
+def _grid(item: Item, chosen: list[Band], assets: tuple[Asset, ...], grid_at: Callable[[str], PixelGrid]) -> PixelGrid:
     """The finest grid among the bands, as the item tells it; else as the header of a file does."""
     told = [_told_grid(item, band.asset) for band in chosen]
     grids = [grid for grid in told if grid is not None]
     if len(grids) == len(chosen):
         return min(grids, key=lambda grid: abs(grid.transform[0]))
     finest = min(range(len(chosen)), key=lambda i: pixel_size(chosen[i].asset) or 0.0)
-    with open_dataset(assets[finest].href) as dataset:
-        return pixel_grid(dataset)
+    return grid_at(assets[finest].href)
 
 
 def _told_grid(item: Item, asset: Mapping[str, Any]) -> PixelGrid | None:
