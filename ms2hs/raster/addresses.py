@@ -17,7 +17,9 @@ from ms2hs.errors import AddressError
 SCHEMES = ("https", "http", "s3")
 # Names that resolvers answer with this machine or its neighbours, RFC 6761, RFC 6762, RFC 8375 and cloud platforms.
 LOCAL_NAMES = ("localhost", "local", "internal", "intranet", "lan", "home.arpa", "localdomain")
-# What may stand in a bucket's or an object's name without a meaning of its own for GDAL.
+# What IPv6 uses as a public address (RFC 4291), and how networks of IPv6 alone write those of IPv4 (RFC 6052).
+UNICAST, NAT64 = ipaddress.IPv6Network("2000::/3"), ipaddress.IPv6Network("64:ff9b::/96")
+# A bucket's name, Amazon S3 User Guide.
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,62}")
 # A host and a port that every parser of addresses reads alike: no user, no backslash, no blank.
 HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?")
@@ -153,8 +155,13 @@ def _numbers(host: str) -> tuple[str, ...]:
 
 def _is_global(number: str) -> bool:
     address = ipaddress.ip_address(number)
-    inner = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)
-    return (inner or address).is_global and not address.is_multicast
+    if isinstance(address, ipaddress.IPv6Address):
+        translated = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in NAT64 else None
+        inner = address.ipv4_mapped or address.sixtofour or translated
+        if inner is None:
+            return address in UNICAST and address.is_global
+        address = inner
+    return address.is_global and not address.is_multicast
 
 
 def gdal_address(href: str) -> str:
