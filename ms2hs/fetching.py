@@ -19,12 +19,12 @@ from ms2hs.raster.geotiff import SOURCE_TAG, TIME_TAG
 from ms2hs.raster.items import check_item
 from ms2hs.raster.output import check_space, flush
 from ms2hs.raster.placement import pixel_size_m, working_grid
-from ms2hs.raster.providers import Provider, provider_of
+from ms2hs.raster.providers import PROVIDERS, Provider, provider_of
 from ms2hs.raster.query import Place
 from ms2hs.raster.ranges import Access, Patience, RangeClient
 from ms2hs.raster.remote import address_of, copy_window, holds_data, open_remote
 from ms2hs.raster.scene import Asset, PixelGrid, Scene
-from ms2hs.raster.signing import Keys, Store, presigned
+from ms2hs.raster.signing import Keys, Store, presigned, public
 from ms2hs.raster.stac import ORIGIN, scene_of
 from ms2hs.raster.stacking import StackLayout, strips_of, write_stack
 from ms2hs.receipts import Receipt, State, state
@@ -158,12 +158,10 @@ class _Wanted:
             check_address(address, self.base)
 
         def sign(address: str, *, fresh: bool) -> str:
-            if provider is None:
-                return address
+            endpoint = provider.gdal.get("AWS_S3_ENDPOINT") if provider else None
             if address.startswith("s3://"):
-                store = Store(provider.gdal.get("AWS_S3_ENDPOINT", "s3.amazonaws.com"))
-                return presigned(address, store, Keys.of_environment())
-            return provider.sign(address, fresh=fresh)
+                return presigned(address, Store(endpoint), Keys.of_environment()) if endpoint else public(address)
+            return provider.sign(address, fresh=fresh) if provider else address
 
         return Access(check, sign) if provider is None else Access(check, sign, provider.headers)
 
@@ -184,8 +182,9 @@ def _wanted(items: Sequence[dict[str, Any]], place: Place | None, output: Path, 
             name = safe_name(f"{name}_{item.get('collection')}")
         origin = item.get(ORIGIN) or {}
         base = origin.get("url")
+        provider = PROVIDERS.get(str(origin.get("provider"))) or provider_of(item)
         is_native = choices.gsd_m == "native"
-        one = _Wanted(item, name, output, request, place, provider_of(item), base, is_native, is_whole=False)
+        one = _Wanted(item, name, output, request, place, provider, base, is_native, is_whole=False)
         found[name] = _looked_at(one, overwrite=choices.overwrite)
     return list(found.values())
 

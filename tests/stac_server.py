@@ -15,7 +15,8 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -94,6 +95,10 @@ class StacServer:
     asked: list[Asked] = field(default_factory=list)
     sent: Counter[str] = field(default_factory=Counter)
     """By path, bytes of bodies."""
+    busy: int = 0
+    """Requests that are being answered."""
+    busiest: int = 0
+    """The most of them at a time."""
     signatures: dict[str, int] = field(default_factory=dict)
     """By signature, how many requests it lasts still."""
 
@@ -157,6 +162,18 @@ class StacServer:
             if left:
                 self.signatures[text] = left - 1
             return left > 0
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """While a request is being answered."""
+        with self.lock:
+            self.busy += 1
+            self.busiest = max(self.busiest, self.busy)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.busy -= 1
 
     def landing(self) -> dict[str, Any]:
         """The catalogue."""
@@ -278,12 +295,13 @@ class _Handler(BaseHTTPRequestHandler):
             headers = {key.lower(): value for key, value in self.headers.items()}
             with self.stac.lock:
                 self.stac.asked.append(Asked(self.command, path, parts.query, headers, body, fault))
-            if self._went_wrong(fault, parts.path):
-                return
-            if is_file:
-                self._file(path, parts.query, fault)
-            else:
-                self._catalogue(path.rstrip("/"), parts.query, body)
+            with self.stac.counted():
+                if self._went_wrong(fault, parts.path):
+                    return
+                if is_file:
+                    self._file(path, parts.query, fault)
+                else:
+                    self._catalogue(path.rstrip("/"), parts.query, body)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 

@@ -16,6 +16,8 @@ HLS = re.compile(r"HLS\.?-?_?2?-?([SL])30", re.IGNORECASE)
 SENTINEL2 = re.compile(r"(?:sentinel-?\s?2|S2)([ABC])(?![A-Za-z])|^S2([ABC])_", re.IGNORECASE)
 # Where catalogues have the product's name, which tells its level and, as `_N0510_`, its processing baseline.
 NAMES = ("s2:product_uri", "sentinel:product_id", "s2:datatake_id", "eopf:datatake_id")
+# A tile of the military grid, in names (`_T32TNT_`, `.T32TNT.`) and codes (`MGRS-32TNT`).
+TILE = re.compile(r"(?:^|[_.-]|MGRS-)T?(\d{1,2}[C-HJ-NP-X][A-HJ-NP-Z]{2})(?=$|[_.])")
 # In the name of a band's file: `T32TNT_20240601T102021_B02_10m.jp2`, `B04.tif`, `HLS….v2.0.B8A.tif`.
 IN_FILE = re.compile(r"(?:^|[._/])(B\d[\dA])(?:_\d\dm)?\.(?:tiff?|jp2)$", re.IGNORECASE)
 # HLS L30 by the common names of catalogues; its numbers are Landsat's.
@@ -160,6 +162,15 @@ def check_item(item: Any) -> str:  # noqa: ANN401 - whatever JSON holds
         )
     # Names of files are made of it.
     return re.sub(r"[^\w.+-]", "_", str(item.get("id") or "item"))
+
+
+def tile_of(item: Item) -> str:
+    """The tile of the military grid, such as `32TNT`; empty where nothing tells it."""
+    properties = item.get("properties") or {}
+    texts = [properties.get("grid:code"), properties.get("s2:mgrs_tile"), item.get("id")]
+    texts += [asset.get("href") for asset in item["assets"].values()][:1]
+    found = next(filter(None, (TILE.search(str(text or "")) for text in texts)), None)
+    return found[1].zfill(5) if found else ""
 
 
 def quality_band(item: Item, source: str) -> Band | None:

@@ -4,6 +4,7 @@ GDAL's own reading over HTTP does not notice everything that goes wrong: a body 
 a file, a range other than the one that was asked for. So every byte that GDAL gets comes through here.
 """
 
+import logging
 import random
 import re
 import threading
@@ -127,6 +128,7 @@ class RangeClient:
         self._stopped = threading.Event()
         # Where an address led to the last time: a login takes three redirects, and every range would take them again.
         self._led: dict[str, str] = {}
+        logging.getLogger("urllib3.connectionpool").addFilter(_without_queries)
         self._session = requests.Session()
         self._session.auth = _Nobody()
         adapter = HTTPAdapter(pool_maxsize=connections)
@@ -190,6 +192,8 @@ class RangeClient:
     @staticmethod
     def _given_up(address: str, reason: _PassingError, attempts: int) -> Exception:
         told = shown(address)
+        if isinstance(reason.__cause__, AddressError):
+            return reason.__cause__
         if reason.is_refusal:
             return CredentialsError(
                 f"{told}: the server refuses access ({reason}), {attempts} times; a login or signature that it takes "
@@ -275,9 +279,7 @@ class RangeClient:
         finally:
             self.traffic.add(bytes_read=length)
         if length != size:
-            raise _PassingError(
-                f"{length} bytes and more instead of {size}" if length > size else f"{length} of {size}"
-            )
+            raise _PassingError(f"{length} bytes{' and more' if length > size else ''} instead of {size}")
         return b"".join(chunks)
 
 
@@ -290,6 +292,15 @@ def _checked_size(answer: requests.Response, begin: int, size: int) -> int:
     if (first, last) != (begin, min(begin + size, whole) - 1):
         raise _PassingError(f"bytes {first} to {last} of {whole} instead of {size} from {begin}")
     return whole
+
+
+def _without_queries(record: logging.LogRecord) -> bool:
+    """Take the queries out of what urllib3 logs: signatures stand there."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            argument.partition("?")[0] if isinstance(argument, str) else argument for argument in record.args
+        )
+    return True
 
 
 def _cause(error: BaseException) -> str:

@@ -49,6 +49,12 @@ def presigned(address: str, store: Store, keys: Keys, at: datetime | None = None
     return f"https://{store.endpoint}{path}?{query(store.endpoint, path, store.region, keys, at, life_s)}"
 
 
+def public(address: str) -> str:
+    """The https address of an object (`s3://bucket/key`) of Amazon that anyone may read."""
+    parts = urlsplit(address)
+    return f"https://{parts.netloc}.s3.amazonaws.com{quote(parts.path, safe='/-_.~')}"
+
+
 def query(host: str, path: str, region: str, keys: Keys, at: datetime | None, life_s: int) -> str:  # noqa: PLR0917
     """The query that signs a GET of a quoted path of a host."""
     time = (at or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")

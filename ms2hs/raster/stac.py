@@ -27,6 +27,13 @@ def grid_of_file(href: str) -> PixelGrid:
         return pixel_grid(dataset)
 
 
+def base_of(item: Item) -> str | None:
+    """Where an item in a file came from: whom `search` asked, else its own link; None where neither is told."""
+    told = [(item.get(ORIGIN) or {}).get("url")]
+    told += [link.get("href") for link in item.get("links") or () if link.get("rel") == "self"]
+    return next((str(url) for url in told if str(url).startswith(("https://", "http://"))), None)
+
+
 def scene_of(
     item: Item,
     base: str | None,
