@@ -25,7 +25,7 @@ from ms2hs.raster.ranges import Access, Patience, RangeClient
 from ms2hs.raster.remote import address_of, copy_window, holds_data, open_remote
 from ms2hs.raster.scene import Asset, PixelGrid, Scene
 from ms2hs.raster.signing import Keys, Store, presigned, public
-from ms2hs.raster.stac import ORIGIN, scene_of
+from ms2hs.raster.stac import ORIGIN, base_of, scene_of
 from ms2hs.raster.stacking import StackLayout, strips_of, write_stack
 from ms2hs.receipts import Receipt, State, state
 
@@ -181,7 +181,7 @@ def _wanted(items: Sequence[dict[str, Any]], place: Place | None, output: Path, 
         if name in found and found[name].request != request:
             name = safe_name(f"{name}_{item.get('collection')}")
         origin = item.get(ORIGIN) or {}
-        base = origin.get("url")
+        base = base_of(item)
         provider = PROVIDERS.get(str(origin.get("provider"))) or provider_of(item)
         is_native = choices.gsd_m == "native"
         one = _Wanted(item, name, output, request, place, provider, base, is_native, is_whole=False)
