@@ -80,7 +80,7 @@ def fetch(
     ----------
     items : STAC items, as `raster.stac.search` gives them.
     output : the folder; its parent must exist.
-    progress : called with kB that have come and kB that there are, as far as that is known.
+    progress : called with bytes that have come and bytes that there are, as far as that is known.
 
     Raises
     ------
@@ -299,4 +299,4 @@ class _Tally:
             self._came += size
             unopened = max(0, self._files - self._opened) * self._known / max(1, self._opened)
             if self._progress is not None:
-                self._progress("fetch", int(self._came / 1000), int((self._known + unopened) / 1000))
+                self._progress("fetch", int(self._came), int(self._known + unopened))

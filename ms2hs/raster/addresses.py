@@ -6,6 +6,7 @@ redirect.
 """
 
 import ipaddress
+import logging
 import re
 import socket
 from functools import lru_cache
@@ -16,12 +17,17 @@ from ms2hs.errors import AddressError
 SCHEMES = ("https", "http", "s3")
 # Names that resolvers answer with this machine or its neighbours, RFC 6761, RFC 6762, RFC 8375 and cloud platforms.
 LOCAL_NAMES = ("localhost", "local", "internal", "intranet", "lan", "home.arpa", "localdomain")
-# What may stand in a bucket's or an object's name without a meaning of its own for GDAL.
+# What IPv6 uses as a public address (RFC 4291), and how networks of IPv6 alone write those of IPv4 (RFC 6052).
+UNICAST, NAT64 = ipaddress.IPv6Network("2000::/3"), ipaddress.IPv6Network("64:ff9b::/96")
+# A bucket's name, Amazon S3 User Guide.
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,62}")
 # A host and a port that every parser of addresses reads alike: no user, no backslash, no blank.
 HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?")
 # Addresses inside other programs' messages; those with a query are signed.
-IN_TEXT = re.compile(r"(?:https?|s3)://[^\s'\"<>()]+", re.IGNORECASE)
+IN_TEXT = re.compile(r"(?:https?|s3)://[^\s'\"<>]+", re.IGNORECASE)
+QUERY = re.compile(r"\?[^\s'\"<>]+")
+# Libraries that log the addresses they ask, some as warnings, which Python prints where nobody set up logging.
+TALKATIVE = ("urllib3.connectionpool", "rasterio._env", "rasterio.env", "pystac_client.stac_api_io")
 
 
 def shown(href: str) -> str:
@@ -36,6 +42,19 @@ def shown(href: str) -> str:
 def without_secrets(text: str) -> str:
     """A message of a library, with every address in it as `shown` has it."""
     return IN_TEXT.sub(lambda found: shown(found[0]), text)
+
+
+class _Discreet(logging.Filter):
+    """Lets every record through, without the queries of addresses."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """As `logging` calls it."""
+        record.msg, record.args = QUERY.sub("?…", without_secrets(record.getMessage())), ()
+        return True
+
+
+for _name in TALKATIVE:
+    logging.getLogger(_name).addFilter(_Discreet())
 
 
 def resolved(href: str, base: str | None) -> str:
@@ -136,8 +155,13 @@ def _numbers(host: str) -> tuple[str, ...]:
 
 def _is_global(number: str) -> bool:
     address = ipaddress.ip_address(number)
-    inner = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)
-    return (inner or address).is_global and not address.is_multicast
+    if isinstance(address, ipaddress.IPv6Address):
+        translated = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in NAT64 else None
+        inner = address.ipv4_mapped or address.sixtofour or translated
+        if inner is None:
+            return address in UNICAST and address.is_global
+        address = inner
+    return address.is_global and not address.is_multicast
 
 
 def gdal_address(href: str) -> str:
@@ -151,9 +175,9 @@ def gdal_address(href: str) -> str:
 
 
 def web_address(href: str) -> str | None:
-    """The http or https address inside what `gdal_address` gave; None where it is another."""
-    prefix, rest = _vsi(href)
-    return rest if prefix == "/vsicurl/" and urlsplit(rest).scheme.lower() in {"http", "https"} else None
+    """The http or https address that GDAL would open for this; None where it is another."""
+    rest = _vsi(href)[1]
+    return rest if urlsplit(rest).scheme.lower() in {"http", "https"} else None
 
 
 def _vsi(href: str) -> tuple[str, str]:

@@ -14,8 +14,6 @@ from pystac_client import Client, ItemSearch
 from pystac_client.conformance import ConformanceClasses
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
-from urllib3 import Retry
-from urllib3.response import BaseHTTPResponse
 
 from ms2hs.errors import AddressError, Ms2hsError, NothingFound, QueryError, RemoteError, SceneError
 from ms2hs.raster.addresses import check_address, shown, without_secrets
@@ -26,16 +24,12 @@ from ms2hs.raster.output import write_whole
 from ms2hs.raster.providers import Provider
 from ms2hs.raster.query import Period, Place
 from ms2hs.raster.stac import ORIGIN
+from ms2hs.raster.web import CONNECT_S, READ_S, Patience
 
 PAGE = 100
 # Items that are looked at before sorting; a place and a month have some tens.
 MOST_ITEMS = 2000
 CLOUD = "eo:cloud_cover"
-CONNECT_S, READ_S = 20.0, 60.0
-ATTEMPTS = 5
-PASSING = (408, 425, 429, 500, 502, 503, 504)
-# The longest Retry-After that is waited for, in s.
-LONGEST_WAIT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -202,23 +196,11 @@ def _version(item: Item) -> tuple[str, str, str]:
     return baseline(item) or "", made, str(item["id"])
 
 
-class _Patience(Retry):
-    """Waits as a server asks, but not for hours."""
-
-    def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
-        """Seconds."""
-        asked = super().get_retry_after(response)
-        return None if asked is None else min(asked, LONGEST_WAIT_S)
-
-
 class _Asking(StacApiIO):
     """Requests of pystac-client: tried again, with no password of ~/.netrc, and led nowhere that is not public."""
 
     def __init__(self, base: str) -> None:
-        patience = _Patience(
-            total=ATTEMPTS, backoff_factor=0.5, status_forcelist=PASSING, allowed_methods=None, raise_on_status=False
-        )
-        super().__init__(timeout=(CONNECT_S, READ_S), max_retries=patience)
+        super().__init__(timeout=(CONNECT_S, READ_S), max_retries=Patience.usual())
         self.base = base
         self.session.auth = lambda request: request
         self.session.hooks["response"].append(self._check_redirect)

@@ -124,6 +124,14 @@ def harmonized(_item: Item, bands: Sequence[Band], _source: str) -> Stored:
     return Stored(scales, (0.0,) * len(bands), nodata, f"HLS User Guide: scale {told}, no offset")
 
 
+RULES: dict[str, Rule] = {
+    "by_baseline": by_baseline,
+    "declared": declared,
+    "flagged": flagged,
+    "harmonized": harmonized,
+}
+
+
 def rule_of(item: Item, source: str) -> Rule:
     """The rule where no provider is known: by what the item itself says."""
     if not is_sentinel2(source):

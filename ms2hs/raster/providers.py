@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ms2hs.errors import CredentialsError, QueryError, RemoteError, UnknownName
-from ms2hs.raster import offsets
 from ms2hs.raster.addresses import shown
 
 DEFAULT = "earth-search"
@@ -40,8 +39,8 @@ class Provider:
     title: str
     url: str
     """Of the STAC API."""
-    rules: Mapping[str, offsets.Rule]
-    """Its collections, the default first, and how each one's stored numbers become reflectance."""
+    rules: Mapping[str, str]
+    """Its collections, the default first, and by which of `offsets.RULES` stored numbers become reflectance."""
     hosts: tuple[str, ...] = ()
     """Of its API and its files; items that name one are its."""
     sign: Callable[..., str] = _as_it_is
@@ -160,6 +159,12 @@ def _check_copernicus() -> None:
         )
 
 
+def settings_of(href: str) -> Mapping[str, str]:
+    """GDAL's settings for an address as `gdal_address` gives it; none where the usual ones do."""
+    bucket = href.removeprefix("/vsis3/").partition("/")[0] if href.startswith("/vsis3/") else None
+    return next((provider.gdal for provider in PROVIDERS.values() if bucket in provider.hosts), {})
+
+
 PROVIDERS = {
     provider.name: provider
     for provider in (
@@ -167,7 +172,7 @@ PROVIDERS = {
             "earth-search",
             "Element84 Earth Search v1: Sentinel-2 L2A as COGs on AWS, no login",
             "https://earth-search.aws.element84.com/v1",
-            {"sentinel-2-c1-l2a": offsets.declared, "sentinel-2-l2a": offsets.flagged},
+            {"sentinel-2-c1-l2a": "declared", "sentinel-2-l2a": "flagged"},
             (
                 "earth-search.aws.element84.com",
                 "sentinel-cogs.s3.us-west-2.amazonaws.com",
@@ -179,9 +184,9 @@ PROVIDERS = {
             "Microsoft Planetary Computer: Sentinel-2 L2A and HLS as COGs, no login",
             "https://planetarycomputer.microsoft.com/api/stac/v1",
             {
-                "sentinel-2-l2a": offsets.by_baseline,
-                "hls2-s30": offsets.harmonized,
-                "hls2-l30": offsets.harmonized,
+                "sentinel-2-l2a": "by_baseline",
+                "hls2-s30": "harmonized",
+                "hls2-l30": "harmonized",
             },
             ("planetarycomputer.microsoft.com", "sentinel2l2a01.blob.core.windows.net"),
             sign=_sign_blob,
@@ -190,7 +195,7 @@ PROVIDERS = {
             "lpdaac",
             "NASA LP DAAC through CMR-STAC: HLS v2.0 as COGs, with an Earthdata login",
             "https://cmr.earthdata.nasa.gov/stac/LPCLOUD",
-            {"HLSS30_2.0": offsets.harmonized, "HLSL30_2.0": offsets.harmonized},
+            {"HLSS30_2.0": "harmonized", "HLSL30_2.0": "harmonized"},
             ("cmr.earthdata.nasa.gov", "data.lpdaac.earthdatacloud.nasa.gov", "lpdaac.earthdata.nasa.gov"),
             headers=_earthdata_headers,
             check_credentials=_check_earthdata,
@@ -199,7 +204,7 @@ PROVIDERS = {
             "copernicus",
             "Copernicus Data Space: Sentinel-2 L2A as ESA delivers it (JPEG 2000), with S3 keys",
             "https://stac.dataspace.copernicus.eu/v1",
-            {"sentinel-2-l2a": offsets.by_baseline},
+            {"sentinel-2-l2a": "by_baseline"},
             ("stac.dataspace.copernicus.eu", "eodata"),
             check_credentials=_check_copernicus,
             gdal=EODATA,

@@ -1,13 +1,17 @@
 """An item of a STAC catalogue as a scene: where its bands lie, and what their numbers mean."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
+from ms2hs.errors import SceneError
 from ms2hs.raster import offsets
-from ms2hs.raster.addresses import check_address, gdal_address, resolved
+from ms2hs.raster.addresses import check_address, gdal_address, resolved, shown
 from ms2hs.raster.bands import CIRRUS, check_bands, check_source, choose_bands, is_sentinel2
 from ms2hs.raster.calibration import Calibration, overridden
 from ms2hs.raster.dataset import open_dataset, pixel_grid
@@ -16,15 +20,10 @@ from ms2hs.raster.items import Band, Item, bands_of, check_item, pixel_size, qua
 from ms2hs.raster.providers import PROVIDERS, provider_of
 from ms2hs.raster.safe import NODATA, WORKING_GSD_M
 from ms2hs.raster.scene import Asset, PixelGrid, Scene, SceneChoices
+from ms2hs.raster.web import document
 
 ORIGIN = "ms2hs:from"
 """What `search` adds to an item: `{"provider": name, "url": address}` of whom it asked."""
-
-
-def grid_of_file(href: str) -> PixelGrid:
-    """The grid in the header of a file that GDAL opens by itself."""
-    with open_dataset(href) as dataset:
-        return pixel_grid(dataset)
 
 
 def base_of(item: Item) -> str | None:
@@ -32,6 +31,46 @@ def base_of(item: Item) -> str | None:
     told = [(item.get(ORIGIN) or {}).get("url")]
     told += [link.get("href") for link in item.get("links") or () if link.get("rel") == "self"]
     return next((str(url) for url in told if str(url).startswith(("https://", "http://"))), None)
+
+
+def open_item(path: str, choices: SceneChoices | None = None) -> Scene:
+    """The scene of a STAC item in a file, or at an address.
+
+    Addresses in a file may be relative to it; then, and where no server is told that it came from, they may be those of
+    files on this machine.
+
+    Raises
+    ------
+    SceneError, AddressError : as `scene_of`. RemoteError, CredentialsError : the item cannot be read from its server.
+    """
+    is_web = path.startswith(("https://", "http://"))
+    try:
+        item = json.loads(document(path) if is_web else Path(path).read_bytes())
+    except (OSError, ValueError) as error:
+        raise SceneError(
+            f"{shown(path)}: not a JSON document that can be read ({error}); a STAC item is needed. Check it."
+        ) from error
+    check_item(item)
+    if is_web:
+        item.pop(ORIGIN, None)  # what a server says of itself there is not ours
+        return scene_of(item, path, choices)
+    return scene_of(*_placed(item, Path(path).parent), choices)
+
+
+def _placed(item: Item, folder: Path) -> tuple[Item, str | None]:
+    """An item of the disk, with paths that are relative to it made whole, and where it came from."""
+    relative = {
+        key: asset | {"href": str((folder / asset["href"]).absolute())}
+        for key, asset in item["assets"].items()
+        if not urlsplit(str(asset.get("href", "/"))).scheme and not str(asset.get("href", "/")).startswith("/")
+    }
+    return item | {"assets": item["assets"] | relative}, None if relative else base_of(item)
+
+
+def grid_of_file(href: str) -> PixelGrid:
+    """The grid in the header of a file that GDAL opens by itself."""
+    with open_dataset(href) as dataset:
+        return pixel_grid(dataset)
 
 
 def scene_of(
@@ -96,7 +135,7 @@ def _rule(item: Item, source: str) -> offsets.Rule:
     told = item.get(ORIGIN) or {}
     provider = PROVIDERS.get(str(told.get("provider"))) or provider_of(item)
     known = provider.rules.get(str(item.get("collection"))) if provider else None
-    return known or offsets.rule_of(item, source)
+    return offsets.RULES[known] if known else offsets.rule_of(item, source)
 
 
 def _opened(band: Band, base: str | None) -> str:
