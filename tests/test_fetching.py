@@ -19,7 +19,7 @@ from rasterio.transform import Affine
 from rasterio.warp import transform, transform_bounds
 from stac_server import KINDS, Faults, StacServer
 
-from ms2hs.errors import AddressError, CredentialsError, NothingFound, OutputError, RemoteError, SceneError
+from ms2hs.errors import AddressError, CredentialsError, NothingFound, OutputError, QueryError, RemoteError, SceneError
 from ms2hs.fetching import FetchChoices, fetch
 from ms2hs.raster import offsets
 from ms2hs.raster.products import open_scene
@@ -87,6 +87,11 @@ def written(path, values, gsd_m, corner, epsg, nodata, block):
     return content
 
 
+def smooth(lon, lat):
+    """Stored numbers that change slowly from place to place."""
+    return 3000 + 1000 * np.sin(lon * 60) + 500 * np.cos(lat * 80)
+
+
 class World:
     """Scenes on a server, and what is in them."""
 
@@ -96,15 +101,22 @@ class World:
         """By item and band, what lies on the server."""
 
     def sentinel2(self, name, corner=(600_000, 5_100_000), epsg=32632, *, prefix="", seed=0, key=NAMES.get, **facts):
-        """An item as Earth Search has it; `key` names the assets."""
+        """An item as Earth Search has it; `key` names the assets; with `field`, clear and smooth all over."""
+        is_field = facts.pop("field", False)
         rng = np.random.default_rng(seed)
         assets = {}
         for gsd, bands in S2.items():
             for band in bands:
                 size = SIDE_M // gsd
                 values = rng.integers(1100, 4000, (size, size)).astype(np.uint16)
+                if is_field:
+                    y, x = corner[1] - gsd * (np.arange(size) + 0.5), corner[0] + gsd * (np.arange(size) + 0.5)
+                    x, y = (part.ravel() for part in np.meshgrid(x, y))
+                    field = smooth(*(np.array(part) for part in transform(f"EPSG:{epsg}", "EPSG:4326", x, y)))
+                    values = field.reshape(size, size).astype(np.uint16)
                 self._asset(assets, key(band), name, band, values, gsd, corner, epsg, 0, prefix)
         classes = rng.choice([4, 5, 8], (SIDE_M // 200, SIDE_M // 200), p=[0.5, 0.3, 0.2]).astype(np.uint8)
+        classes[:] = 4 if is_field else classes
         scl = np.kron(classes, np.ones((10, 10), np.uint8))
         self._asset(assets, "scl" if key("B02") != "B02" else "SCL", name, "SCL", scl, 20, corner, epsg, 0, prefix)
         properties = {"platform": "sentinel-2a", "s2:processing_baseline": "05.10", **facts.pop("properties", {})}
@@ -374,7 +386,9 @@ def test_no_scene_in_the_place(world, tmp_path):
 def test_a_scene_whose_swath_ends_before_the_place_is_left_out(world, tmp_path):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     href = item["assets"]["scl"]["href"].removeprefix(world.server.address(""))
-    world.server.files[href] = cog(tmp_path / "x.tif", np.zeros((300, 300), np.uint8), 20, (600_000, 5_100_000), 32632, 0)
+    world.server.files[href] = cog(
+        tmp_path / "x.tif", np.zeros((300, 300), np.uint8), 20, (600_000, 5_100_000), 32632, 0
+    )
     with pytest.raises(NothingFound, match="no data in the place"):
         fetch([item], None, tmp_path / "out", FetchChoices(patience=QUICK))
     assert sum("B0" in one.path for one in world.server.asked) == 1  # a header
@@ -516,3 +530,51 @@ def test_other_samplings(world, tmp_path):
             assert np.array_equal(stored, own)
     with pytest.raises(SceneError, match="--gsd 20 is finer"):
         fetch([world.hls()], None, tmp_path / "hls", FetchChoices(20.0, patience=QUICK))
+
+
+def test_a_mosaic_takes_the_clearest_first(world, tmp_path):
+    name = "S2A_{}_20240601_0_L2A"
+    a = world.sentinel2(name.format("32TQT"), (729_000, 5_100_000), seed=1)
+    b = world.sentinel2(name.format("32TQS"), (730_500, 5_097_000), seed=2)
+    later = world.sentinel2(name.format("late"), (729_000, 5_100_000), properties={"datetime": "2024-06-03T10:20:21Z"})
+    choices = FetchChoices(mosaic=True, patience=QUICK)
+    made = fetch([a, b, later], None, tmp_path / "out", choices)
+    assert [path.stem for path in made.paths] == ["sentinel2a_20240601T102021_mosaic", later["id"]]
+    with rasterio.open(made.paths[0]) as file:
+        mosaic, whole = file.read(), file.bounds
+        assert (file.descriptions[-1], whole) == ("SCL", (729_000, 5_091_000, 736_500, 5_100_000))
+    expected, rank = np.full_like(mosaic, -32768), np.zeros(mosaic.shape[1:])
+    expected[-1] = 0
+    scenes = []
+    for item in (a, b):
+        with rasterio.open(tmp_path / "out" / f"{item['id']}.tif") as file:
+            window = file.read(), (file.bounds.left - whole.left) // 30, (whole.top - file.bounds.top) // 30
+            scenes.append((np.isin(window[0][-1], (4, 5)).mean(), *window))
+    for _, numbers, col, row in sorted(scenes, key=lambda scene: -scene[0]):
+        _, rows, cols = numbers.shape
+        place = (slice(int(row), int(row) + rows), slice(int(col), int(col) + cols))
+        own = 1 + np.isin(numbers[-1], (4, 5))
+        better = own > rank[place]
+        expected[:, *place][:, better] = numbers[:, better]
+        rank[place][better] = own[better]
+    assert np.array_equal(mosaic, expected)
+    before = hashes(tmp_path / "out")
+    assert fetch([a, b, later], None, tmp_path / "out", choices).bytes_read == 0
+    assert hashes(tmp_path / "out") == before
+    with pytest.raises(QueryError, match="--mosaic"):
+        fetch([a], None, tmp_path / "out", FetchChoices("native", mosaic=True))
+
+
+def test_a_mosaic_of_two_zones_lies_in_one(world, tmp_path):
+    """A smooth field lies in both zones at the same place on the Earth, and comes out so."""
+    name = "S2A_{}_20240601_0_L2A"
+    west = world.sentinel2(name.format("32TQT"), (729_000, 5_100_000), field=True)
+    east = world.sentinel2(name.format("33TTM"), (267_000, 5_103_000), 32633, field=True)
+    made = fetch([west, east], None, tmp_path / "out", FetchChoices(mosaic=True, patience=QUICK))
+    scene, mosaic, valid = read_all(made.paths[0])
+    a, _, left, _, e, top = scene.grid.transform
+    rows, cols = np.nonzero(valid)
+    lon, lat = transform(scene.grid.crs, "EPSG:4326", left + (cols + 0.5) * a, top + (rows + 0.5) * e)
+    assert np.ptp(lon) > 1.3 * (west["bbox"][2] - west["bbox"][0])
+    expected = (np.array(smooth(np.array(lon), np.array(lat))) - 1000) * 1e-4
+    assert np.abs(mosaic[1][rows, cols] - expected).max() < 0.002

@@ -22,17 +22,8 @@ HEIGHT = {
 }
 FRONT = {
     *("adaptation", "catalogue", "comparison", "conversion", "estimation", "evaluation", "planning"),
-    *(
-        "finetuning",
-        "finished",
-        "pairing",
-        "fetching",
-        "preparation",
-        "pretraining",
-        "provenance",
-        "selection",
-        "truth",
-    ),
+    *("finetuning", "finished", "pairing", "fetching", "preparation", "pretraining", "provenance", "truth"),
+    *("delivery", "orders", "passes", "receipts", "selection"),
 }
 # Heavy or outside-facing libraries, and the rooms that may use them.
 LIBRARIES = {
@@ -42,6 +33,8 @@ LIBRARIES = {
     "xarray": {"raster", "front"},
     "pystac_client": {"raster"},
     "planetary_computer": {"raster"},
+    "requests": {"raster"},
+    "urllib3": {"raster"},
     "h5py": {"data"},
     "matplotlib": {"learning", "reporting"},
     "jinja2": {"reporting"},

@@ -261,9 +261,10 @@ class RangeClient:
         """Seconds that a Retry-After header asks for, None without one."""
         wait_s = _seconds(answer.headers.get("Retry-After", ""))
         if wait_s is not None and wait_s > self.patience.longest_asked_s:
+            longest_s = self.patience.longest_asked_s
             raise RemoteError(
-                f"{shown(answer.url)}: the server asks to wait {wait_s:.0f} s; up to {self.patience.longest_asked_s:.0f} "
-                "s are waited for. Try again later, with fewer --jobs: what is whole is kept."
+                f"{shown(answer.url)}: the server asks to wait {wait_s:.0f} s; at most {longest_s:.0f} s are waited. "
+                "Try again later, with fewer --jobs: what is whole is kept."
             )
         return wait_s
 

@@ -46,7 +46,7 @@ def presigned(address: str, store: Store, keys: Keys, at: datetime | None = None
     """
     parts = urlsplit(address)
     path = quote(f"/{parts.netloc}{parts.path}", safe="/-_.~")
-    return f"https://{store.endpoint}{path}?{query(store.endpoint, path, store.region, keys, at, life_s)}"
+    return f"https://{store.endpoint}{path}?{signed_query(store.endpoint, path, store.region, keys, at, life_s)}"
 
 
 def public(address: str) -> str:
@@ -55,7 +55,7 @@ def public(address: str) -> str:
     return f"https://{parts.netloc}.s3.amazonaws.com{quote(parts.path, safe='/-_.~')}"
 
 
-def query(host: str, path: str, region: str, keys: Keys, at: datetime | None, life_s: int) -> str:  # noqa: PLR0917
+def signed_query(host: str, path: str, region: str, keys: Keys, at: datetime | None, life_s: int) -> str:  # noqa: PLR0917
     """The query that signs a GET of a quoted path of a host."""
     time = (at or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")
     scope = f"{time[:8]}/{region}/s3/aws4_request"
