@@ -9,12 +9,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pytest
-from conftest import LEAVES, write_raster
 from hypothesis import given
 from hypothesis import strategies as st
-from stac_items import FOOTPRINT, S2_SIZES, dn_image, earth_search, planetary_computer, recorded
+from stac_items import FOOTPRINT, S2_REFLECTANCE, earth_search, planetary_computer, recorded, serve
 from stac_server import StacServer
 
 from ms2hs.errors import AddressError, CredentialsError, NothingFound, QueryError, RemoteError, SceneError, UnknownName
@@ -374,38 +372,11 @@ def test_unknown_names_are_listed():
 # ---- convert --------------------------------------------------------------------------------------------------------
 
 
-def serve_scene(server, folder, item):
-    """The files of an item, so that it can be converted; its addresses are the server's."""
-    for name, reflectance in zip(sorted(S2_SIZES), _leaves(), strict=True):
-        gsd_m = S2_SIZES[name]
-        path = write_raster(
-            folder / f"{name}.tif",
-            dn_image(gsd_m, reflectance, 1000),
-            gsd_m,
-            nodata=0,
-            tiled=True,
-            blockxsize=16,
-            blockysize=16,
-        )
-        server.add_file(f"{name}.tif", path.read_bytes())
-    scl = np.full((1, 48, 48), 4, "uint8")
-    scl[0, 40:] = 9
-    server.add_file("SCL.tif", write_raster(folder / "SCL.tif", scl, 20).read_bytes())
-    return server.add_item(item)
-
-
-def _leaves():
-    spectrum = dict(
-        zip(("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"), LEAVES, strict=True)
-    )
-    return [spectrum[name] for name in sorted(S2_SIZES)]
-
-
 @pytest.fixture
 def scene_address(server, tmp_path):
     """Where a server has an item that converts."""
     made = earth_search("sentinel-2-c1-l2a", "05.10", address=lambda name: f"../../../files/{name}")
-    serve_scene(server, tmp_path / "served", made)
+    serve(server, tmp_path / "served", made, S2_REFLECTANCE, 1000)
     return f"{server.root}/collections/sentinel-2-c1-l2a/items/{made['id']}"
 
 
