@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from stac_server import StacServer
 
 from ms2hs.errors import AddressError, CredentialsError, NothingFound, QueryError, RemoteError, SceneError, UnknownName
 from ms2hs.raster import providers, web
+from ms2hs.raster.addresses import shown
 from ms2hs.raster.catalogues import Query, candidates, read_items, search
 from ms2hs.raster.footprints import coverage
 from ms2hs.raster.items import tile_of
@@ -197,6 +199,30 @@ def test_a_token_goes_to_its_own_hosts_only(monkeypatch):
     assert web.headers(own) == {"Authorization": f"Bearer {TOKEN}"}
     for other in ("https://evil.example.org/a", own.replace("https", "http"), "https://earthdata.nasa.gov.evil.org/a"):
         assert web.headers(other) == {}
+
+
+def test_planetary_computer_signs_just_before_opening(server, monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from planetary_computer.settings import Settings
+    monkeypatch.setenv("PC_SDK_SAS_URL", f"{server.root}/api/sas/v1/token")
+    monkeypatch.setenv("PC_SDK_SUBSCRIPTION_KEY", TOKEN)
+    Settings.get.cache_clear()
+    address = "https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/T32TNT/B04.tif"
+    first = web.sign(address)
+    assert first.startswith(f"{address}?")
+    assert "sig=" in first
+    assert web.sign(address) == first
+    fresh = PROVIDERS["planetary-computer"].sign(address, fresh=True)
+    assert fresh != first
+    assert shown(fresh) == address
+    for other in ("https://files.example.org/a.tif", "/data/a.tif", f"{server.root}/a.tif"):
+        assert web.sign(other) == other
+    server.search_fault = lambda _path: "page"
+    with pytest.raises(RemoteError, match="signature") as error:
+        PROVIDERS["planetary-computer"].sign(address, fresh=True)
+    assert TOKEN not in str(error.value)
+    Settings.get.cache_clear()
 
 
 # ---- searching ------------------------------------------------------------------------------------------------------
