@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import LEAVES, S2_BANDS, write_raster
 
 S2_SIZES = {
     "B01": 60, "B02": 10, "B03": 10, "B04": 10, "B05": 20, "B06": 20, "B07": 20, "B08": 10, "B8A": 20, "B09": 60,
@@ -22,6 +23,7 @@ CENTRES = {
 }  # fmt: skip
 S30 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 L30 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B09", "B10", "B11")
+S2_REFLECTANCE = dict(zip(S2_BANDS, LEAVES, strict=True))
 WEST, NORTH, SIDE_M, EPSG = 600_000, 5_100_000, 960, 32632
 FOOTPRINT = (10.28, 46.03, 10.31, 46.06)
 TIFF = "image/tiff; application=geotiff; profile=cloud-optimized"
@@ -119,6 +121,28 @@ def hls(kind, collection="HLSS30_2.0", address=str):
     assets["Fmask"] = {"href": address(f"{name}.Fmask.tif"), "eo:bands": [{"name": "Fmask"}]}
     properties = {"proj:epsg": EPSG, "proj:shape": [32, 32], "proj:transform": [30, 0, WEST, 0, -30, NORTH, 0, 0, 1]}
     return item(name, collection, {"platform": "sentinel-2a" if kind == "S30" else "landsat-8"} | properties, assets)
+
+
+def serve(server, folder, made, reflectance, offset):
+    """Give an item's files to a server, with the item: leaves, and a strip of cloud; others than of bands are left out.
+
+    Its addresses end in `B04.tif` and the like, and are the server's already or relative to its item.
+    """
+    fine = made["properties"].get("proj:shape") is None
+    for asset in made["assets"].values():
+        name = next((name for name in [*reflectance, "SCL", "Fmask"] if asset["href"].endswith(f"{name}.tif")), None)
+        if name is None or "s3://" in asset["href"]:
+            continue
+        gsd_m = 30 if not fine else S2_SIZES.get(name, 20)
+        if name in reflectance:
+            values = dn_image(gsd_m, reflectance[name], offset).astype("uint16" if fine else "int16")
+        else:
+            values = np.full((1, SIDE_M // gsd_m, SIDE_M // gsd_m), 4 if name == "SCL" else 64, "uint8")
+            values[0, -4:] = 9 if name == "SCL" else 2
+        options = {"nodata": 0, "tiled": True, "blockxsize": 16, "blockysize": 16}
+        path = write_raster(folder / f"{name}.tif", values, gsd_m, **options)
+        server.add_file(asset["href"].rpartition("files/")[2], path.read_bytes())
+    return server.add_item(made)
 
 
 def recorded() -> list[dict]:

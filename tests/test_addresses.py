@@ -103,6 +103,7 @@ def test_no_secret_is_shown(secret):
     assert shown(href) == "https://files.example.org/a.tif"
     assert shown(f"/vsicurl/{href}") == "/vsicurl/https://files.example.org/a.tif"
     assert f"{secret}Q" not in without_secrets(f"GDAL: '{href}' and (/vsicurl/{href}) failed")
+    assert f"{secret}Q" not in without_secrets(f"a.tif?sig={secret}Q: TIFFReadDirectory failed")  # as GDAL writes it
 
 
 def test_what_libraries_log_has_no_query(caplog):

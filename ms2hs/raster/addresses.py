@@ -27,7 +27,11 @@ HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?")
 IN_TEXT = re.compile(r"(?:https?|s3)://[^\s'\"<>]+", re.IGNORECASE)
 QUERY = re.compile(r"\?[^\s'\"<>]+")
 # Libraries that log the addresses they ask, some as warnings, which Python prints where nobody set up logging.
-TALKATIVE = ("urllib3.connectionpool", "rasterio._env", "rasterio.env", "pystac_client.stac_api_io")
+TALKATIVE = (
+    *(f"urllib3.{name}" for name in ("connection", "connectionpool", "poolmanager", "response", "util.retry")),
+    *(f"rasterio.{name}" for name in ("_base", "_env", "_err", "_io", "_vsiopener", "_warp", "env", "io")),
+    *("rasterio", "pystac_client.stac_api_io"),
+)
 
 
 def shown(href: str) -> str:
@@ -40,8 +44,8 @@ def shown(href: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """A message of a library, with every address in it as `shown` has it."""
-    return IN_TEXT.sub(lambda found: shown(found[0]), text)
+    """A message of a library, with every address in it as `shown` has it, also where only its end is written."""
+    return QUERY.sub("?…", IN_TEXT.sub(lambda found: shown(found[0]), text))
 
 
 class _Discreet(logging.Filter):
@@ -49,7 +53,7 @@ class _Discreet(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """As `logging` calls it."""
-        record.msg, record.args = QUERY.sub("?…", without_secrets(record.getMessage())), ()
+        record.msg, record.args = without_secrets(record.getMessage()), ()
         return True
 
 

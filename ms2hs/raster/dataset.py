@@ -20,8 +20,8 @@ from ms2hs.raster.scene import PixelGrid
 from ms2hs.raster.web import end_of
 
 JP2_SIGNATURE = bytes.fromhex("0000000c6a5020200d0a870a")
-# Drivers that a file on a server is opened with: a VRT could name files of this machine.
-DRIVERS = ("GTiff", "JP2OpenJPEG")
+# How the files begin that are opened on servers, and GDAL's drivers for them: a VRT could name files of this machine.
+DRIVERS = dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "GTiff") | {JP2_SIGNATURE: "JP2OpenJPEG"}
 # Settings for files on servers, GDAL's "How to use cloud optimized rasters": no look around, a try again, one request
 # for neighbouring blocks.
 CLOUD = {
@@ -67,8 +67,15 @@ def open_dataset(href: str) -> DatasetReader:
 
 def _open_web(address: str) -> DatasetReader:
     """GDAL keeps the settings of a file's opening for all that it reads of it."""
+    end = end_of(address)
+    driver = next((name for start, name in DRIVERS.items() if end.start.startswith(start)), None)
+    if driver is None:
+        raise SceneError(
+            f"{shown(address)}: what the server gives is neither a GeoTIFF nor a JPEG 2000 file; one of these is "
+            "needed. Look at the address in a browser: it may be a page to log in."
+        )
     with rasterio.Env(**CLOUD):
-        return rasterio.open(gdal_address(end_of(address)), driver=DRIVERS)
+        return rasterio.open(gdal_address(end.address), driver=driver)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ where it ends, which needs neither token nor password.
 import time
 from collections.abc import Mapping
 from threading import Lock
+from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -19,7 +20,8 @@ from ms2hs.raster.addresses import check_address, shown, without_secrets
 from ms2hs.raster.providers import PROVIDERS
 
 CONNECT_S, READ_S = 20.0, 60.0
-ATTEMPTS = 5
+# Tries after the first, and what is waited before the second of these, in s; it doubles with each.
+ATTEMPTS, FIRST_WAIT_S = 5, 0.5
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 # The longest Retry-After that is waited for, in s.
 LONGEST_WAIT_S = 120.0
@@ -27,6 +29,8 @@ MOST_REDIRECTS = 6
 REFUSED = {401, 403}
 # No item is longer, in bytes.
 LONGEST = 20_000_000
+# Bytes that tell a format.
+START = 16
 # How long the end of a redirect is used again, in s: signatures last longer.
 FRESH_S = 300.0
 
@@ -38,9 +42,13 @@ class Patience(Retry):
     def usual(cls) -> "Patience":
         """For searches, items and headers."""
         return cls(
-            total=ATTEMPTS, backoff_factor=0.5, status_forcelist=PASSING, allowed_methods=None, raise_on_status=False,
+            total=ATTEMPTS,
             redirect=False,
-        )  # fmt: skip
+            allowed_methods=None,
+            status_forcelist=PASSING,
+            backoff_factor=FIRST_WAIT_S,
+            raise_on_status=False,
+        )
 
     def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
         """Seconds."""
@@ -83,11 +91,20 @@ def headers(address: str) -> dict[str, str]:
     return {key: value for provider in PROVIDERS.values() for key, value in provider.headers(address).items()}
 
 
-_ENDS: dict[str, tuple[float, str]] = {}
+class End(NamedTuple):
+    """Where an address leads."""
+
+    address: str
+    """Signed, after all redirects."""
+    start: bytes
+    """The first bytes of what is there, which tell what it is."""
+
+
+_ENDS: dict[str, tuple[float, End]] = {}
 _LOCK = Lock()
 
 
-def end_of(address: str) -> str:
+def end_of(address: str) -> End:
     """Where a checked address of a file leads: signed, after all redirects, each of which is checked.
 
     Raises
@@ -95,11 +112,12 @@ def end_of(address: str) -> str:
     RemoteError, CredentialsError, AddressError : it cannot be read, or leads where it must not.
     """
     with _LOCK:
-        at, end = _ENDS.get(address, (-FRESH_S, ""))
-    if time.monotonic() - at < FRESH_S:
-        return end
-    with session() as asking, _answer(asking, sign(address), address, {"Range": "bytes=0-0"}) as answer:
-        end = str(answer.url)
+        known = _ENDS.get(address)
+    if known and time.monotonic() - known[0] < FRESH_S:
+        return known[1]
+    asked = {"Range": f"bytes=0-{START - 1}", "Accept-Encoding": "identity"}
+    with session() as asking, _answer(asking, sign(address), address, asked) as answer:
+        end = End(str(answer.url), bytes(answer.raw.read(START)))
     with _LOCK:
         _ENDS[address] = time.monotonic(), end
     return end
