@@ -19,7 +19,7 @@ from ms2hs.raster.output import check_space
 from ms2hs.raster.placement import pixel_size_m, working_grid
 from ms2hs.raster.query import Place
 from ms2hs.raster.ranges import Patience, RangeClient
-from ms2hs.raster.remote import copy_window, holds_data, open_remote
+from ms2hs.raster.remote import TURN, copy_window, holds_data, open_remote
 from ms2hs.raster.scene import Asset, PixelGrid, Scene
 from ms2hs.raster.stac import scene_of
 
@@ -190,7 +190,8 @@ class _Run:
 
     def _start(self, pool: ThreadPoolExecutor, one: Order) -> _Coming | Exception:
         try:
-            scene = scene_of(one.item, one.base, None, self._grid_at(one))
+            with TURN:
+                scene = scene_of(one.item, one.base, None, self._grid_at(one))
         except (SceneError, AddressError, RemoteError) as error:
             return error
         resume(one)
@@ -211,14 +212,15 @@ class _Run:
         """Find out what is needed, and fetch the quality layer of it."""
         finest = next((asset for name in FINEST for asset in scene.assets if asset.name == name), scene.assets[0])
         whole = self._grid_at(one)(finest.href)
-        grid = whole if one.is_native else working_grid(replace(scene, grid=whole), float(self.choices.gsd_m))
-        _check_gsd(scene, whole, self.choices.gsd_m)
-        if one.place is not None:
-            part = part_within(grid, one.place.boxes)
-            if part is None:
-                raise _Empty("it does not reach into the place")
-            grid = grid.crop(*part)
-        cuts = Cuts(scene, grid, around(grid, AROUND_M))
+        with TURN:
+            _check_gsd(scene, whole, self.choices.gsd_m)
+            grid = whole if one.is_native else working_grid(replace(scene, grid=whole), float(self.choices.gsd_m))
+            if one.place is not None:
+                part = part_within(grid, one.place.boxes)
+                if part is None:
+                    raise _Empty("it does not reach into the place")
+                grid = grid.crop(*part)
+            cuts = Cuts(scene, grid, around(grid, AROUND_M))
         check_space(one.folder, grid.height * grid.width * (len(scene.assets) + 1) * DISK_BYTES)
         if scene.quality is not None:
             path = self._copy(one, scene, scene.quality, cuts.beyond)
@@ -261,7 +263,8 @@ class _Run:
         except (RemoteError, AddressError, SceneError) as error:
             coming.cancel()
             return one, error
-        return one, put_together(one, cuts)
+        with TURN:
+            return one, put_together(one, cuts)
 
 
 def _check_gsd(scene: Scene, grid: PixelGrid, gsd_m: float | str) -> None:

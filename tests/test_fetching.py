@@ -21,7 +21,6 @@ from stac_server import KINDS, Faults, StacServer
 
 from ms2hs.errors import AddressError, CredentialsError, NothingFound, OutputError, QueryError, RemoteError, SceneError
 from ms2hs.fetching import FetchChoices, fetch
-from ms2hs.raster import offsets
 from ms2hs.raster.products import open_scene
 from ms2hs.raster.providers import PROVIDERS, Provider
 from ms2hs.raster.query import box_place
@@ -229,7 +228,7 @@ def test_native_files_are_those_of_the_server_bit_for_bit(world, tmp_path):
 
 def login(server, name="guarded", **options):
     """A provider whose files need a signature, as Planetary Computer's do."""
-    return Provider(name, "of a test", server.root, {"sentinel-2-l2a": offsets.by_baseline}, **options)
+    return Provider(name, "of a test", server.root, {"sentinel-2-l2a": "by_baseline"}, **options)
 
 
 def signer(server):

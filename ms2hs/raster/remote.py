@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from threading import RLock
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -28,11 +29,50 @@ from ms2hs.raster.scene import Asset, PixelGrid
 HEADER_BYTES = 16_384
 # Rows of blocks are read together up to so many bytes of numbers.
 STRIP_BYTES = 64_000_000
+# One request brings neighbouring blocks up to so many bytes: where it is cut off, all of it comes again.
+REQUEST_BYTES = 8_000_000
+# GDAL reads the lengths of blocks too, which COGs have before and after them.
+BESIDE_BYTES = 8
 Stored = NDArray[np.generic]
 
 
+# GDAL finds files by a table that it does not guard, and rasterio writes to it whenever it opens a file of ours: within
+# a fetch, GDAL is one thread's at a time. Nobody holds it while bytes come in, but for the few of a long header.
+TURN = RLock()
+
+
+class _Pieces:
+    """Parts of a file that have come."""
+
+    def __init__(self) -> None:
+        self._begins: list[int] = []
+        self._contents: list[bytes] = []
+
+    def add(self, begin: int, content: bytes) -> None:
+        """One more."""
+        at = bisect.bisect_right(self._begins, begin)
+        self._begins.insert(at, begin)
+        self._contents.insert(at, content)
+
+    def find(self, begin: int, size: int) -> bytes | None:
+        """These bytes, of one piece or of several that follow each other; None where some have not come."""
+        found, end = [], begin + size
+        at = bisect.bisect_right(self._begins, begin) - 1
+        while begin < end:
+            if not 0 <= at < len(self._begins) or self._begins[at] > begin:
+                return None
+            first = begin - self._begins[at]
+            part = self._contents[at][first : first + end - begin]
+            if not part:
+                return None
+            found.append(part)
+            begin += len(part)
+            at += 1
+        return b"".join(found)
+
+
 class RangedFile:
-    """A file on a server, as GDAL wants one: it is read in pieces, which are kept while they are few and small.
+    """A file on a server, as GDAL wants one.
 
     Nothing may be raised into GDAL: an error ends the reading, and is there to be raised afterwards.
     """
@@ -41,12 +81,10 @@ class RangedFile:
         self.error: Ms2hsError | None = None
         self._client, self._address, self._access = client, address, access
         self._at = 0
-        self._begins: list[int] = []
-        self._pieces: list[bytes] = []
-        """Of headers, in ascending order, without overlap."""
-        self._version = ""
+        self._headers, self._blocks = _Pieces(), _Pieces()
+        self._version: str | None = None
         self.size = 0
-        self._fetch(0, HEADER_BYTES, keep=True)
+        self._headers.add(0, self._fetch(0, HEADER_BYTES))
 
     def read(self, size: int = -1) -> bytes:
         """From where it stands; short only at its end, or after an error."""
@@ -78,21 +116,40 @@ class RangedFile:
         """Several pieces, by which GDAL asks for the blocks of a window, neighbours together."""
         return [self._piece(begin, size) for begin, size in zip(offsets, sizes, strict=True)]
 
-    def _piece(self, begin: int, size: int) -> bytes:
-        at = bisect.bisect_right(self._begins, begin) - 1
-        if at >= 0 and begin + size <= self._begins[at] + len(self._pieces[at]):
-            first = begin - self._begins[at]
-            return self._pieces[at][first : first + size]
-        if size >= HEADER_BYTES:
-            return self._fetch(begin, size, keep=False)
-        return self._fetch(begin, HEADER_BYTES, keep=True)[:size]
+    def fetch_ahead(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Let what will be read come, neighbours in one request; what came before is forgotten.
 
-    def _fetch(self, begin: int, size: int, *, keep: bool) -> bytes:
+        Parameters
+        ----------
+        ranges : first byte and size of each.
+
+        Raises
+        ------
+        RemoteError, AddressError, CredentialsError : as `RangeClient.read`.
+        """
+        self._blocks = _Pieces()
+        for begin, end in _joined(ranges, self.size):
+            if self._headers.find(begin, end - begin) is None:
+                self._blocks.add(begin, self._fetch(begin, end - begin))
+        if self.error is not None:
+            raise self.error
+
+    def _piece(self, begin: int, size: int) -> bytes:
+        found = self._headers.find(begin, size) or self._blocks.find(begin, size)
+        if found is not None:
+            return found
+        if size >= HEADER_BYTES:
+            return self._fetch(begin, size)
+        more = self._fetch(begin, HEADER_BYTES)
+        self._headers.add(begin, more)
+        return more[:size]
+
+    def _fetch(self, begin: int, size: int) -> bytes:
         if self.error is not None:
             return b""
         try:
             part = self._client.read(self._address, self._access, begin, size)
-            if self._begins and (part.size, part.version) != (self.size, self._version):
+            if self._version is not None and (part.size, part.version) != (self.size, self._version):
                 raise RemoteError(
                     f"{shown(self._address)}: the server changed it while it was read; one state of it is needed. "
                     "Start again."
@@ -101,11 +158,19 @@ class RangedFile:
             self.error = error
             return b""
         self.size, self._version = part.size, part.version
-        if keep:
-            at = bisect.bisect_right(self._begins, begin)
-            self._begins.insert(at, begin)
-            self._pieces.insert(at, part.content)
         return part.content
+
+
+def _joined(ranges: Sequence[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+    """First byte and end of the requests that bring these ranges of a file, with what GDAL reads around them."""
+    joined: list[tuple[int, int]] = []
+    for first, length in sorted(ranges):
+        begin, end = max(0, first - BESIDE_BYTES), min(size, first + length + BESIDE_BYTES)
+        if joined and begin <= joined[-1][1] and end - joined[-1][0] <= REQUEST_BYTES:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((max(begin, joined[-1][1]) if joined else begin, end))
+    return joined
 
 
 class _OneFile(MultiByteRangeResourceContainer):  # type: ignore[misc]  # rasterio has no types
@@ -151,21 +216,33 @@ class RemoteRaster:
 
     def read(self, band: int, rows: slice, cols: slice) -> Stored:
         """(row, col) stored numbers of a band; RemoteError and the like where the server does not give them."""
+        if self.file is not None:
+            self.file.fetch_ahead(self._blocks(band, rows, cols))
         try:
-            return np.asarray(self.dataset.read(band, window=Window.from_slices(rows, cols)))
+            with TURN:
+                return np.asarray(self.dataset.read(band, window=Window.from_slices(rows, cols)))
         except RasterioError as error:
             raise (self.file and self.file.error) or _unreadable(self.name, error) from error
 
     def blocks_bytes(self, band: int, rows: slice, cols: slice) -> int:
         """Size of the blocks that a window touches, as they are stored; its numbers', where blocks tell no size."""
-        high, wide = self.dataset.block_shapes[0]
-        total = 0
-        for y in range(rows.start // high, -(-rows.stop // high)):
-            for x in range(cols.start // wide, -(-cols.stop // wide)):
-                size = self.dataset.get_tag_item(f"BLOCK_SIZE_{x}_{y}", "TIFF", bidx=band)
-                total += int(size) if size else 0
         numbers = (rows.stop - rows.start) * (cols.stop - cols.start) * np.dtype(self.dataset.dtypes[0]).itemsize
-        return total or numbers
+        return sum(size for _, size in self._blocks(band, rows, cols)) or numbers
+
+    def _blocks(self, band: int, rows: slice, cols: slice) -> list[tuple[int, int]]:
+        """First byte and size of the blocks that a window touches; JPEG 2000 does not tell."""
+        high, wide = self.dataset.block_shapes[band - 1]
+        places = [
+            f"{x}_{y}"
+            for y in range(rows.start // high, -(-rows.stop // high))
+            for x in range(cols.start // wide, -(-cols.stop // wide))
+        ]
+        with TURN:
+            told = [
+                [self.dataset.get_tag_item(f"BLOCK_{fact}_{place}", "TIFF", bidx=band) for fact in ("OFFSET", "SIZE")]
+                for place in places
+            ]
+        return list(dict.fromkeys((int(offset), int(size)) for offset, size in told if offset and size))
 
     def strips(self, rows: slice, cols: slice) -> Iterator[slice]:
         """The rows in parts that end where blocks do, as many blocks high as is no burden."""
@@ -201,22 +278,24 @@ def open_remote(client: RangeClient, href: str, access: Access) -> Iterator[Remo
     """
     address = address_of(href)
     if address is None:
-        with open_dataset(href) as dataset:
+        with TURN, open_dataset(href) as dataset:
             yield RemoteRaster(href, dataset, None, pixel_grid(dataset))
         return
     file = RangedFile(client, address, access)
     if file.error is not None:
         raise file.error
     name = PurePosixPath(urlsplit(address).path).name or "raster.tif"
-    settings = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
-    with rasterio.Env(**settings):
-        try:
-            with quietly():
-                dataset = rasterio.open(f"/{name}", opener=_OneFile(name, file))
-        except RasterioError as error:
-            raise file.error or _unreadable(shown(address), error) from error
-        with dataset:
-            yield RemoteRaster(shown(address), dataset, file, pixel_grid(dataset))
+    try:
+        with TURN, rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), quietly():
+            dataset = rasterio.open(f"/{name}", opener=_OneFile(name, file))
+            grid = pixel_grid(dataset)
+    except RasterioError as error:
+        raise file.error or _unreadable(shown(address), error) from error
+    try:
+        yield RemoteRaster(shown(address), dataset, file, grid)
+    finally:
+        with TURN:
+            dataset.close()
 
 
 def _unreadable(name: str, error: Exception) -> RemoteError:
@@ -256,13 +335,20 @@ def copy_window(raster: RemoteRaster, asset: Asset, rows: slice, cols: slice, pa
         "bigtiff": "IF_SAFER",
     }
     try:
-        with quietly(), rasterio.open(part, "w", **profile) as file:
-            file.scales, file.offsets = [asset.dn_scale], [asset.dn_offset * asset.dn_scale]
-            file.set_band_description(1, asset.name)
+        with TURN, quietly():
+            file = rasterio.open(part, "w", **profile)
+        try:
+            with TURN:
+                file.scales, file.offsets = [asset.dn_scale], [asset.dn_offset * asset.dn_scale]
+                file.set_band_description(1, asset.name)
             for strip in raster.strips(rows, cols):
                 numbers = raster.read(asset.band, strip, cols)
-                file.write(numbers, 1, window=Window(0, strip.start - rows.start, *numbers.shape[::-1]))
+                with TURN:
+                    file.write(numbers, 1, window=Window(0, strip.start - rows.start, *numbers.shape[::-1]))
                 yield len(numbers)
+        finally:
+            with TURN:
+                file.close()
         flush(part)
         part.replace(path)
     except (RasterioError, OSError) as error:
@@ -276,5 +362,5 @@ def copy_window(raster: RemoteRaster, asset: Asset, rows: slice, cols: slice, pa
 
 def holds_data(path: Path, nodata: float | None) -> bool:
     """Whether any number of a small file's first band is none that means nodata."""
-    with open_dataset(str(path)) as dataset:
+    with TURN, open_dataset(str(path)) as dataset:
         return any((dataset.read(1, window=window) != nodata).any() for _, window in dataset.block_windows(1))
