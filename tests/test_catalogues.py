@@ -446,14 +446,28 @@ def test_a_file_that_leads_to_a_private_host_is_not_read(scene_address, server, 
     assert not any(one.path == "other.tif" for one in server.asked)
 
 
-def test_a_file_that_is_no_image_but_names_one_of_this_machine_is_not_read(scene_address, server, ms2hs, tmp_path):
+@pytest.mark.parametrize("command", ["convert", "fetch"])
+def test_a_file_that_is_no_image_but_names_one_of_this_machine_is_not_read(
+    command, scene_address, server, ms2hs, tmp_path
+):
     """A VRT would be opened by GDAL, and with it any file that it names."""
-    secret = tmp_path / "served" / "B04.tif"
-    vrt = f"""<VRTDataset rasterXSize="96" rasterYSize="96"><VRTRasterBand dataType="UInt16" band="1"><SimpleSource>
+    secret = tmp_path / "served" / "B03.tif"
+    vrt = f"""<VRTDataset rasterXSize="96" rasterYSize="96"><SRS>EPSG:32632</SRS>
+    <GeoTransform>600000, 10, 0, 5100000, 0, -10</GeoTransform><VRTRasterBand dataType="UInt16" band="1"><SimpleSource>
     <SourceFilename>{secret}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"""
     server.add_file("B04.tif", vrt.encode())
-    code, _, err = ms2hs("convert", scene_address, "-o", tmp_path / "made.tif")
-    assert (code, "B04.tif" in err) == (1, True)
+    made = tmp_path / "made"
+    if command == "convert":
+        code, _, err = ms2hs("convert", scene_address, "-o", made)
+    else:
+        item = json.loads(json.dumps(server.items[0]).replace("../../../files/", f"{server.root}/files/"))
+        item[ORIGIN] = {"provider": "earth-search", "url": server.root}
+        (tmp_path / "items.json").write_text(json.dumps(item))
+        code, _, err = ms2hs("fetch", "--items", tmp_path / "items.json", "-o", made)
+    assert (code, "B04.tif" in err) == (1, True), err
+    assert "neither a GeoTIFF nor" in err
+    assert not list(tmp_path.glob("made/*.tif"))
+    assert not made.is_file()
 
 
 @pytest.mark.parametrize(
