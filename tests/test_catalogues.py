@@ -371,6 +371,7 @@ def test_found_scenes_are_listed_saved_and_taken_up_again(server, ms2hs, tmp_pat
     assert [one["id"] for one in read_items(path)] == [f"S2A_T32TNT_{i:03d}" for i in range(4)]
     code, _, err = ms2hs("fetch", *place, "--date", "2024-06", "--save", path)
     assert (code, "--overwrite" in err) == (1, True)
+    assert ms2hs("fetch", "--items", path, "--bbox", "20,40,21,41", "--list")[0] == 3
     code, _, err = ms2hs("fetch", "--items", path, "--date", "2024")
     assert (code, "--date" in err) == (2, True)
 
