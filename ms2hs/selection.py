@@ -103,7 +103,8 @@ def _saved(wish: Wish, path: Path, place: Place | None, *, to_fetch: bool) -> li
     inside = [one for one in found if one.coverage > 0]
     if not inside:
         raise NothingFound(
-            f"{path}: none of its {len(items)} scenes covers any of the place; one is needed. Give another place, or none."
+            f"{path}: none of its {len(items)} scenes covers any of the place; one is needed. Give another "
+            "place, or none."
         )
     return inside
 
