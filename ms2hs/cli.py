@@ -6,11 +6,15 @@ import shlex
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from ms2hs.errors import Ms2hsError, PartlyDone
+from ms2hs.errors import Ms2hsError, NothingFound, PartlyDone
+
+if TYPE_CHECKING:
+    from ms2hs.fetching import FetchChoices
+    from ms2hs.selection import Wish
 
 app = typer.Typer(
     name="ms2hs",
@@ -611,6 +615,11 @@ def fetch_scenes(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     limit: Annotated[int | None, typer.Option(min=1, help="Scenes, at most. [default: 10]")] = None,
     sort: Annotated[str, typer.Option(help="What comes first, and within the limit: cloud, date, coverage.")] = "cloud",
     items: Annotated[Path | None, typer.Option(help="Fetch what --save kept, instead of a search.")] = None,
+    products: Annotated[
+        list[Path] | None,
+        typer.Option("--for", help="EnMAP or EMIT product to find scenes for, each in a folder; again for more."),
+    ] = None,
+    days: Annotated[int, typer.Option(min=0, help="With --for: most calendar days between the two.")] = 3,
     save: Annotated[Path | None, typer.Option(help="Keep what is found in a JSON file; fetch nothing.")] = None,
     list_only: Annotated[bool, typer.Option("--list", help="Show what is found; fetch nothing.")] = False,
     gsd: Annotated[str, typer.Option(help="Metres of a pixel, or native: a file a band as it is.")] = "30",
@@ -629,6 +638,14 @@ def fetch_scenes(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     wish = selection.Wish(box, intersects, date, provider, stac, collection, max_cloud, limit, sort, items)
     if save is not None:
         check_output(save, overwrite=overwrite)
+    if products:
+        if list_only or save is not None:
+            raise typer.BadParameter("--for goes without --list and --save. Leave these out.")
+        from ms2hs.fetching import FetchChoices
+
+        choices = FetchChoices(gsd_m=gsd_m, mosaic=mosaic, jobs=jobs, overwrite=overwrite)
+        _fetch_for(products, days, wish, output, choices, quiet=quiet, as_json=as_json)
+        return
     looking = list_only or save is not None
     found = selection.select(wish, to_fetch=not looking)
     if save is not None:
@@ -643,6 +660,8 @@ def fetch_scenes(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     with progress_bar(shown=not quiet, unit="bytes") as progress:
         made = fetch(selection.items_of(found), wish.place, output, choices, progress)
     if not quiet:
+        for line in made.left_out:
+            _note(f"left out: {line}")
         for line in made.failed:
             _note(f"warning: {line}")
         typer.echo(f"{len(made.paths)} scenes, {made.kept} were there; {made.bytes_read / 1e6:.1f} MB read", err=True)
@@ -651,6 +670,49 @@ def fetch_scenes(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         raise PartlyDone(
             f"{len(made.failed)} of {len(found)} scenes could not be fetched; all were asked for. The same command "
             "tries them again and keeps the others."
+        )
+
+
+def _fetch_for(
+    products: list[Path],
+    days: int,
+    wish: "Wish",
+    output: Path,
+    choices: "FetchChoices",
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Fetch the scenes of each product into a folder of its name."""
+    from ms2hs import fetching
+    from ms2hs.companions import find_companions
+    from ms2hs.progress import progress_bar
+
+    left_out: dict[str, str] = {}
+    made: dict[str, fetching.Fetched] = {}
+    fetching.make_folder(output)
+    for one in find_companions(products, wish, days, left_out):
+        try:
+            with progress_bar(shown=not quiet, unit="bytes") as progress:
+                made[one.product] = fetching.fetch(one.items, one.place, output / one.product, choices, progress)
+        except NothingFound as error:
+            left_out[one.product] = str(error)
+    failed = [line for found in made.values() for line in found.failed]
+    if not quiet:
+        for line in (*left_out.values(), *failed):
+            _note(f"warning: {line}")
+    if not made:
+        raise NothingFound(
+            f"no scene was taken within {days} days of any of the products; one is needed. Give more --days, or a "
+            "higher --max-cloud."
+        )
+    paths = [path for found in made.values() for path in found.paths]
+    facts = {name: asdict(found) for name, found in made.items()}
+    typer.echo(json.dumps(facts, indent=1, default=str) if as_json else "\n".join(map(str, paths)))
+    if failed:
+        raise PartlyDone(
+            f"{len(failed)} of {len(failed) + len(paths)} scenes could not be fetched; all were asked for. The same "
+            "command tries them again and keeps the others."
         )
 
 

@@ -96,7 +96,7 @@ def fetch(
             "--mosaic with --gsd native: files of single bands are not put together; a sampling in m is needed. Give "
             "--gsd 10, 20 or 30."
         )
-    _make(output)
+    make_folder(output)
     wanted = orders_for(items, place, output, choices.gsd_m, overwrite=choices.overwrite)
     for provider in {id(one.provider): one.provider for one in wanted if not one.is_whole}.values():
         if provider is not None:
@@ -108,7 +108,8 @@ def fetch(
     return replace(made, paths=tuple(mosaics(made.paths, output, overwrite=choices.overwrite)))
 
 
-def _make(output: Path) -> None:
+def make_folder(output: Path) -> None:
+    """Make it if it is not there; OutputError where that fails."""
     try:
         output.mkdir(exist_ok=True)
     except OSError as error:

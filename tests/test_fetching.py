@@ -577,3 +577,36 @@ def test_a_mosaic_of_two_zones_lies_in_one(world, tmp_path):
     assert np.ptp(lon) > 1.3 * (west["bbox"][2] - west["bbox"][0])
     expected = (np.array(smooth(np.array(lon), np.array(lat))) - 1000) * 1e-4
     assert np.abs(mosaic[1][rows, cols] - expected).max() < 0.002
+
+
+def test_scenes_for_a_product(world, tmp_path, ms2hs):
+    from datetime import timedelta
+
+    from sites import Site, make_enmap
+
+    from ms2hs.data.couples import find_cubes
+
+    folder = tmp_path / "products"
+    make_enmap(folder, Site())
+    (cube,) = find_cubes([folder], {})
+    days = {name: cube.day + timedelta(days=apart) for name, apart in (("near", 3), ("far", 4), ("away", 0))}
+    for name, day in days.items():
+        corner = (700_000, 5_100_000) if name == "away" else (599_400, 5_100_600)
+        facts = {"datetime": f"{day}T10:20:21Z"}
+        world.sentinel2(f"S2A_32TNT_{name}_0_L2A", corner, properties=facts)
+    out = tmp_path / "scenes"
+    asked = ("fetch", "--for", folder, "--stac", world.server.root, "--collection", "sentinel-2-c1-l2a", "-o", out)
+    code, told, err = ms2hs(*asked)
+    assert code == 0, err
+    (path,) = map(Path, told.split())
+    assert (path.parent.parent, path.stem) == (out, "S2A_32TNT_near_0_L2A")
+    with rasterio.open(path) as file:
+        left, bottom, right, top = cube.place.bounds
+        assert (file.bounds.left <= left, file.bounds.bottom <= bottom) == (True, True)
+        assert (file.bounds.right >= right, file.bounds.top >= top) == (True, True)
+    code, told, err = ms2hs(*asked, "--bbox", "1,2,3,4")
+    assert (code, told) == (2, "")
+    assert "--bbox with --for" in err
+    code, _, err = ms2hs(*asked, "--days", "0")
+    assert code == 3
+    assert "--days" in err

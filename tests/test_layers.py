@@ -23,7 +23,7 @@ HEIGHT = {
 FRONT = {
     *("adaptation", "catalogue", "comparison", "conversion", "estimation", "evaluation", "planning"),
     *("finetuning", "finished", "pairing", "fetching", "preparation", "pretraining", "provenance", "truth"),
-    *("delivery", "orders", "passes", "receipts", "selection"),
+    *("companions", "delivery", "orders", "passes", "receipts", "selection"),
 }
 # Heavy or outside-facing libraries, and the rooms that may use them.
 LIBRARIES = {
