@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ms2hs.crossfitting import PRODUCT_ERROR, SOURCE, fold_of
+from ms2hs.crossfitting import SOURCE, fold_of
 from ms2hs.data.cubes import open_cubes
 from ms2hs.data.pairs import SimulatedPair
 from ms2hs.data.samples import windows_of
@@ -23,6 +23,7 @@ from ms2hs.models.reconstruction import Reconstructor
 from ms2hs.models.weights import Weights, load_weights
 from ms2hs.spectra.metrics import coverage, rmse, sam
 from ms2hs.spectra.sensors import load_sensor
+from ms2hs.truth import PRODUCT_ERROR
 
 # Of files of one place, the one that is scored.
 SCORED = {"berlin": "berlin_enmap_simulated", "bavaria_hyspex": "bavaria_hyspex", "urban_hydice": "urban_hydice"}

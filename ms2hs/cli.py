@@ -7,11 +7,15 @@ import sys
 import tomllib
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from ms2hs.errors import Ms2hsError
+from ms2hs.errors import Ms2hsError, NothingFound, PartlyDone
+
+if TYPE_CHECKING:
+    from ms2hs.fetching import FetchChoices
+    from ms2hs.selection import Wish
 
 app = typer.Typer(
     name="ms2hs",
@@ -65,7 +69,10 @@ Recipe = Annotated[
 
 
 def main() -> None:
-    """Run the command line: exit code 0 done, 1 failed, 2 usage, 3 nothing found; 130 interrupted is Typer's."""
+    """Run the command line: exit code 0 done, 1 failed, 2 usage, 3 nothing found, 4 credentials, 5 partly done.
+
+    130, interrupted, is Typer's.
+    """
     sys.argv[1:] = join_numbers(sys.argv[1:])
     try:
         app()
@@ -134,7 +141,9 @@ def _gsd(text: str | None) -> Any:  # noqa: ANN401 - float, "native" or None: wh
 
 @app.command()
 def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
-    scene: Annotated[str, typer.Argument(help="A GeoTIFF, a Sentinel-2 L2A .SAFE folder or zip, or an HLS folder.")],
+    scene: Annotated[
+        str, typer.Argument(help="A GeoTIFF, a .SAFE folder or zip, an HLS folder, or a STAC item (file or address).")
+    ],
     target: Annotated[
         str, typer.Option(help="A sensor (`ms2hs info` lists them) or a CSV of center_nm,fwhm_nm.")
     ] = "enmap",
@@ -634,6 +643,132 @@ def make_pairs(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         told = f"{made.pairs} pairs of {len(made.matches)} matches, {made.windows_left_out} windows left out"
         typer.echo(f"{told}; {len(made.left_out)} products, scenes and couples left out", err=True)
     typer.echo(json.dumps(pairing.facts(made), indent=1) if as_json else made.output)
+
+
+@app.command("fetch")
+def fetch_scenes(  # noqa: PLR0917 - one parameter an option, as Typer wants it
+    bbox: Annotated[str | None, typer.Option(help="Place: W,S,E,N in degrees.")] = None,
+    intersects: Annotated[Path | None, typer.Option(help="Place instead: a GeoJSON file with polygons.")] = None,
+    date: Annotated[
+        str | None,
+        typer.Option(
+            "--date", "--datetime", help="A day, a month, a year, or a range: 2024-06-01/2024-06-30, 2024-06/..."
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Directory for the scenes; its parent must exist.")
+    ] = Path("scenes"),
+    provider: Annotated[
+        str | None,
+        typer.Option(help="Whom to ask: earth-search, planetary-computer, lpdaac, copernicus. [default: earth-search]"),
+    ] = None,
+    stac: Annotated[str | None, typer.Option(help="Another STAC API: its address; goes with --collection.")] = None,
+    collection: Annotated[
+        str | None, typer.Option("-c", "--collection", help="Such as hls2-s30. [default: the provider's first]")
+    ] = None,
+    max_cloud: Annotated[float | None, typer.Option(help="Percent of a whole scene. [default: 20]")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Scenes, at most. [default: 10]")] = None,
+    sort: Annotated[str, typer.Option(help="What comes first, and within the limit: cloud, date, coverage.")] = "cloud",
+    items: Annotated[Path | None, typer.Option(help="Fetch what --save kept, instead of a search.")] = None,
+    products: Annotated[
+        list[Path] | None,
+        typer.Option("--for", help="EnMAP or EMIT product to find scenes for, each in a folder; again for more."),
+    ] = None,
+    days: Annotated[int, typer.Option(min=0, help="With --for: most calendar days between the two.")] = 3,
+    save: Annotated[Path | None, typer.Option(help="Keep what is found in a JSON file; fetch nothing.")] = None,
+    list_only: Annotated[bool, typer.Option("--list", help="Show what is found; fetch nothing.")] = False,
+    gsd: Annotated[str, typer.Option(help="Metres of a pixel, or native: a file a band as it is.")] = "30",
+    mosaic: Annotated[bool, typer.Option("--mosaic", help="Scenes of one pass together, clearest first.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Connections at once, at most.")] = 4,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Fetch again what is there and whole.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch Sentinel-2 and HLS scenes of a place and a time, ready to convert."""
+    box = _numbers(bbox, "--bbox", 4, "W,S,E,N")
+    gsd_m = _gsd(gsd)
+    from ms2hs import selection
+    from ms2hs.raster.output import check_output
+
+    wish = selection.Wish(box, intersects, date, provider, stac, collection, max_cloud, limit, sort, items)
+    if save is not None:
+        check_output(save, overwrite=overwrite)
+    if products:
+        if list_only or save is not None:
+            raise typer.BadParameter("--for goes without --list and --save. Leave these out.")
+        from ms2hs.fetching import FetchChoices
+
+        choices = FetchChoices(gsd_m=gsd_m, mosaic=mosaic, jobs=jobs, overwrite=overwrite)
+        _fetch_for(products, days, wish, output, choices, quiet=quiet, as_json=as_json)
+        return
+    looking = list_only or save is not None
+    found = selection.select(wish, to_fetch=not looking)
+    if save is not None:
+        selection.save(found, save)
+    if looking:
+        typer.echo(selection.as_json(found) if as_json else selection.table(found))
+        return
+    from ms2hs.fetching import FetchChoices, fetch
+    from ms2hs.progress import progress_bar
+
+    choices = FetchChoices(gsd_m=gsd_m, mosaic=mosaic, jobs=jobs, overwrite=overwrite)
+    with progress_bar(shown=not quiet, unit="bytes") as progress:
+        made = fetch(selection.items_of(found), wish.place, output, choices, progress)
+    if not quiet:
+        for line in made.left_out:
+            _note(f"left out: {line}")
+        for line in made.failed:
+            _note(f"warning: {line}")
+        typer.echo(f"{len(made.paths)} scenes, {made.kept} were there; {made.bytes_read / 1e6:.1f} MB read", err=True)
+    typer.echo(json.dumps(asdict(made), indent=1, default=str) if as_json else "\n".join(map(str, made.paths)))
+    if made.failed:
+        raise PartlyDone(
+            f"{len(made.failed)} of {len(found)} scenes could not be fetched; all were asked for. The same command "
+            "tries them again and keeps the others."
+        )
+
+
+def _fetch_for(
+    products: list[Path],
+    days: int,
+    wish: "Wish",
+    output: Path,
+    choices: "FetchChoices",
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Fetch the scenes of each product into a folder of its name."""
+    from ms2hs import fetching
+    from ms2hs.companions import find_companions
+    from ms2hs.progress import progress_bar
+
+    left_out: dict[str, str] = {}
+    made: dict[str, fetching.Fetched] = {}
+    fetching.make_folder(output)
+    for one in find_companions(products, wish, days, left_out):
+        try:
+            with progress_bar(shown=not quiet, unit="bytes") as progress:
+                made[one.product] = fetching.fetch(one.items, one.place, output / one.product, choices, progress)
+        except NothingFound as error:
+            left_out[one.product] = str(error)
+    failed = [line for found in made.values() for line in found.failed]
+    if not quiet:
+        for line in (*left_out.values(), *failed):
+            _note(f"warning: {line}")
+    if not made:
+        raise NothingFound(
+            f"no scene was taken within {days} days of any of the products; one is needed. Give more --days, or a "
+            "higher --max-cloud."
+        )
+    paths = [path for found in made.values() for path in found.paths]
+    facts = {name: asdict(found) for name, found in made.items()}
+    typer.echo(json.dumps(facts, indent=1, default=str) if as_json else "\n".join(map(str, paths)))
+    if failed:
+        raise PartlyDone(
+            f"{len(failed)} of {len(failed) + len(paths)} scenes could not be fetched; all were asked for. The same "
+            "command tries them again and keeps the others."
+        )
 
 
 if __name__ == "__main__":

@@ -18,19 +18,18 @@ from ms2hs.errors import DataError
 from ms2hs.estimation import Evidence, PriorSettings, calibrate, fit, gather
 from ms2hs.learning.uncertainty import scale_of_scenes
 from ms2hs.models.calibration import sigma_needed
-from ms2hs.models.prior import InputError
 from ms2hs.models.reconstruction import Reconstructor
 from ms2hs.models.weights import Weights, load_weights, save_weights
 from ms2hs.pretraining import Pretraining, pretrain
 from ms2hs.spectra.grid import FloatArray, grid_of
 from ms2hs.spectra.metrics import NORMAL_90
 from ms2hs.spectra.sensors import load_sensor
+from ms2hs.truth import PRODUCT_ERROR
 
 Float32Array = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
-# Through which sensor, and off by how much in the noisy half of what it sees.
+# Through which sensor.
 SOURCE = "sentinel2a"
-PRODUCT_ERROR = InputError(gain=0.02, offset=0.005, pixel=0.003)
 # Pixels of a scene that are kept.
 PIXELS = 3000
 # Shares are alike within about this, and are shrunk as if so many more scenes had asked for none.

@@ -8,6 +8,11 @@
     ├── DataError       spectra or cubes to learn from, or to adapt to
     ├── OutputError     where the result goes
     ├── NothingFound    nothing among what was given that could be used together
+    ├── QueryError      a place, a date or another wish that no server can be asked for
+    ├── AddressError    an address that a catalogue gives and that is not followed
+    ├── CredentialsError  a login or key that a provider wants and that is not there
+    ├── RemoteError     a server that does not give what was asked for
+    ├── PartlyDone      some is there, and some is not
     └── Interrupted     stopped by the user, after saving
 
 A message has three parts: what was wrong with its value, what is allowed, what to do next.
@@ -56,6 +61,32 @@ class NothingFound(Ms2hsError):
     """Nothing fits what was asked for, though all was looked at."""
 
     exit_code = 3
+
+
+class QueryError(Ms2hsError):
+    """A place, a date or another wish that no server can be asked for."""
+
+    exit_code = 2
+
+
+class AddressError(Ms2hsError):
+    """An address in a catalogue that is not followed: another scheme, a local file, a private host."""
+
+
+class CredentialsError(Ms2hsError):
+    """A login or a key that a provider wants is missing or refused. Its value is never in the message."""
+
+    exit_code = 4
+
+
+class RemoteError(Ms2hsError):
+    """A server that does not give what was asked for, after as many attempts as make sense."""
+
+
+class PartlyDone(Ms2hsError):
+    """Some of what was asked for is there, and some is not."""
+
+    exit_code = 5
 
 
 class Interrupted(Ms2hsError):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-COMMANDS = ["convert", "info", "example", "pretrain", "evaluate", "prepare", "pairs", "finetune"]
+COMMANDS = ["convert", "info", "example", "pretrain", "evaluate", "prepare", "pairs", "finetune", "fetch"]
 
 
 def help_text(*words):

@@ -23,6 +23,7 @@ HEIGHT = {
 FRONT = {
     *("adaptation", "catalogue", "comparison", "conversion", "estimation", "evaluation", "planning"),
     *("crossfitting", "finetuning", "finished", "pairing", "preparation", "pretraining", "provenance", "truth"),
+    *("companions", "delivery", "fetching", "orders", "passes", "receipts", "selection"),
 }
 # Heavy or outside-facing libraries, and the rooms that may use them.
 LIBRARIES = {
@@ -30,6 +31,10 @@ LIBRARIES = {
     "rich": {"progress"},
     "rasterio": {"raster", "data"},
     "xarray": {"raster", "front"},
+    "pystac_client": {"raster"},
+    "planetary_computer": {"raster"},
+    "requests": {"raster"},
+    "urllib3": {"raster"},
     "h5py": {"data"},
     "matplotlib": {"learning", "reporting"},
     "jinja2": {"reporting"},

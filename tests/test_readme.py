@@ -1,15 +1,21 @@
 """The README's commands work as written, and it names every command and option that matters."""
 
+import json
 import re
 import shlex
 import shutil
+import socket
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+from conftest import S2_BANDS
 from cubes_of_arrays import smooth_cubes
 from sites import Site, make_enmap, make_sentinel2_tif
+from stac_items import S2_REFLECTANCE, earth_search, hls, planetary_computer, serve
+from stac_server import StacServer
 from test_safe import make_safe
 
 import ms2hs.spectra.sensors as known
@@ -18,8 +24,11 @@ from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.pairing import pair
 from ms2hs.preparation import prepare
+from ms2hs.raster.providers import PROVIDERS
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+# Before any test forbids it.
+CONNECT = socket.socket.connect
 # Commands stand indented on lines of their own, or in back-ticks.
 COMMANDS = sorted(set(re.findall(r"^    (ms2hs .+)$|`(ms2hs [^`]+)`", README, re.MULTILINE)))
 COMMANDS = sorted({(block or span).strip() for block, span in COMMANDS})
@@ -62,9 +71,29 @@ def world(tmp_path_factory, scene_path):
     return folder
 
 
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory):
+    """A server with a scene of each provider that the README's commands ask."""
+    with StacServer() as server:
+        folder, here = tmp_path_factory.mktemp("catalogue"), f"{server.root}/files/{{}}".format
+        made = earth_search("sentinel-2-c1-l2a", "05.10", address=here)
+        serve(server, folder / "s2", made, S2_REFLECTANCE, 1000)
+        serve(server, folder / "hls", hls("S30", "hls2-s30", here), S2_REFLECTANCE, 0)
+        yield server
+
+
+@pytest.fixture
+def asked(catalogue, monkeypatch):
+    """Every provider is that server."""
+    monkeypatch.setattr(socket.socket, "connect", CONNECT)
+    for name, provider in PROVIDERS.items():
+        monkeypatch.setitem(PROVIDERS, name, replace(provider, url=catalogue.root))
+    return catalogue
+
+
 def test_there_are_commands():
     assert len(COMMANDS) >= 14
-    for command in ("convert", "info", "example", "pretrain", "prepare", "pairs", "finetune", "evaluate"):
+    for command in ("convert", "info", "example", "pretrain", "prepare", "pairs", "finetune", "evaluate", "fetch"):
         assert any(line.startswith(f"ms2hs {command}") for line in COMMANDS), command
 
 
@@ -81,6 +110,7 @@ def test_a_command_works_as_written(command, ms2hs, world, tmp_path, monkeypatch
     for option in ("-o", "--output"):
         if option in words:
             (tmp_path / words[words.index(option) + 1]).unlink(missing_ok=True)
+    _prepare_items(words, tmp_path, request)
     if "--bands" in words:  # for a file whose bands have no names
         _strip_names(world / "scene.tif", tmp_path / "scene.tif")
     monkeypatch.chdir(tmp_path)
@@ -88,8 +118,23 @@ def test_a_command_works_as_written(command, ms2hs, world, tmp_path, monkeypatch
     assert code == 0, err
     assert out
     for line in out.splitlines():
-        if words[0] in {"convert", "example", "pretrain", "prepare", "finetune"} and "--dry-run" not in words:
+        if words[0] in {"convert", "example", "pretrain", "prepare", "finetune", "fetch"} and not {
+            "--dry-run",
+            "--list",
+            "--save",
+        } & set(words):
             assert Path(line).is_file(), line
+
+
+def _prepare_items(words, folder, request):
+    """Items in files, and a server, for the commands that want them."""
+    if words[0] == "fetch":
+        server = request.getfixturevalue("asked")
+        if "--save" not in words:
+            (folder / "found.json").write_text(json.dumps({"type": "FeatureCollection", "features": server.items}))
+    if words[:2] == ["convert", "item.json"]:
+        asset = {"eo:bands": [{"name": name} for name in S2_BANDS], "href": "./scene.tif"}
+        (folder / "item.json").write_text(json.dumps(planetary_computer("02.12") | {"assets": {"data": asset}}))
 
 
 def _strip_names(source, path):

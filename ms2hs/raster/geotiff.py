@@ -25,7 +25,7 @@ from ms2hs.raster.dataset import open_dataset, pixel_grid, read_bands
 from ms2hs.raster.header import Header, read_header
 from ms2hs.raster.scene import Asset, Scene, SceneChoices
 from ms2hs.spectra.grid import grid_of
-from ms2hs.spectra.sensors import RANGE_NM
+from ms2hs.spectra.sensors import RANGE_NM, sensor_names
 
 # Where only the wavelengths of bands are known, fewer than this many say too little of a spectrum.
 FEWEST_CUSTOM = 4
@@ -34,6 +34,9 @@ PLATFORM = re.compile(r"(?<![A-Z0-9])S(?:ENTINEL[-_ ]?)?2([ABC])(?![A-Z0-9])", r
 # The official names only: a chip called `hls_L30_crop.tif` may hold anything.
 HLS = re.compile(r"(?<![A-Z0-9])HLS\.([SL]30)\.T\d{2}[A-Z]{3}\.\d{7}T\d{6}\.v\d\.\d")
 LANDSAT = re.compile(r"(?<![A-Z0-9])LC0([89])_L2SP_")
+# How `fetch` writes down what it knows.
+SOURCE_TAG, TIME_TAG = "MS2HS_SOURCE", "ACQUISITION_DATETIME"
+QUALITY = ("SCL", "Fmask")
 LEVEL_1C_NAME = re.compile(r"_MSIL1C_|S2MSI1C")
 LEVEL_1C_VALUE = re.compile(r"(level[-_ ]?|l)1c", re.IGNORECASE)
 SENSING_TIME = re.compile(r"(?<!\d)(20\d\d)(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)(?!\d)")
@@ -51,6 +54,7 @@ def open_geotiff(path: str, choices: SceneChoices) -> Scene:
         header = read_header(dataset, path)
         _refuse(header)
         told = check_source(choices.source) if choices.source else platform_of(header)
+        quality = _quality(header) if choices.quality else None
         source, names = _recognise(header, told, choices.bands)
         index = [i for i, name in enumerate(names) if name is not None]
         calibration = _calibration(dataset, index, source, choices.dn_offset)
@@ -67,7 +71,9 @@ def open_geotiff(path: str, choices: SceneChoices) -> Scene:
             offset_rule=calibration.rule,
             wavelength_nm=tuple(centres.tolist()),
             fwhm_nm=tuple(grid_of(centres, widths).fwhm_nm.tolist()) if found else (),
-            datetime=sensing_time(Path(path).name),
+            quality=quality,
+            quality_rule=quality.name.lower() if quality else None,
+            datetime=sensing_time(Path(path).name) or header.tags.get(TIME_TAG.lower()),
             notes=notes,
         )
 
@@ -93,11 +99,21 @@ def _refuse(header: Header) -> None:
 
 def platform_of(header: Header) -> str | None:
     """The sensor that the file's name or tags tell of; None where they tell of none or of several."""
+    if (own := header.tags.get(SOURCE_TAG.lower())) in sensor_names("source"):
+        return own
     texts = (Path(header.path).name, *header.tags.values())
     found = {f"hls_{match.lower()}" for text in texts for match in HLS.findall(text)}
     found = found or {f"landsat{match}" for text in texts for match in LANDSAT.findall(text)}
     found = found or {f"sentinel2{match.lower()}" for text in texts for match in PLATFORM.findall(text)}
     return found.pop() if len(found) == 1 else None
+
+
+def _quality(header: Header) -> Asset | None:
+    """The band that tells clouds, in the files that `fetch` writes."""
+    for band, text in enumerate(header.descriptions, 1):
+        if text in QUALITY:
+            return Asset(text, header.path, band, 1.0, 0.0, None)
+    return None
 
 
 def _recognise(header: Header, told: str | None, bands: tuple[str, ...] | None) -> tuple[str, list[str | None]]:
@@ -230,7 +246,7 @@ def _notes(header: Header, dataset: DatasetReader, names: Sequence[str | None], 
     left_out = [
         f"{i + 1} ({header.descriptions[i]})" if header.descriptions[i] else str(i + 1)
         for i, name in enumerate(names)
-        if name is None
+        if name is None and header.descriptions[i] not in QUALITY
     ]
     if left_out:
         notes.append(f"Bands of the file that are not used: {', '.join(left_out)}.")

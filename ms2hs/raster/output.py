@@ -60,3 +60,9 @@ def write_whole(path: Path, content: bytes) -> None:
             f"{path} could not be written ({error}); its directory must be writable and have room. "
             "Free some space, or choose another place."
         ) from error
+
+
+def flush(path: Path) -> None:
+    """Wait until a file is on the disk, so that its name never stands for less than all of it."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,6 +1,7 @@
 """Any product that can be converted, as a scene."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import REMOTE
@@ -8,13 +9,22 @@ from ms2hs.raster.geotiff import open_geotiff
 from ms2hs.raster.hls import granules, is_hls, open_hls
 from ms2hs.raster.safe import is_product, is_safe, open_safe
 from ms2hs.raster.scene import Scene, SceneChoices
+from ms2hs.raster.stac import open_item
 
 SUFFIXES = {".tif", ".tiff", ".zip", ".jp2", ".vrt"}
-ALLOWED = "a GeoTIFF, a .SAFE folder or its zip, or a folder of HLS files"
+ITEMS = {".json", ".geojson"}
+ALLOWED = "a GeoTIFF, a .SAFE folder or its zip, a folder of HLS files, or a STAC item"
+
+
+def is_item(path: str) -> bool:
+    """Whether this names a STAC item: a JSON file, or an address on the web that is no raster's."""
+    is_web = path.startswith(("https://", "http://"))
+    suffix = PurePosixPath(urlsplit(path).path if is_web else path).suffix.lower()
+    return suffix not in SUFFIXES if is_web else suffix in ITEMS and Path(path).is_file()
 
 
 def open_scene(path: str, choices: SceneChoices | None = None) -> Scene:
-    """The scene at a path: a GeoTIFF, a Sentinel-2 L2A `.SAFE` folder or its zip, or a folder of HLS files.
+    """The scene at a path: a GeoTIFF, a `.SAFE` folder or its zip, a folder of HLS files, a STAC item or its address.
 
     Only metadata are read, and for floats a thinned sample; no dataset stays open.
 
@@ -24,6 +34,8 @@ def open_scene(path: str, choices: SceneChoices | None = None) -> Scene:
     UnknownName : `choices.source` is no source.
     """
     choices = choices or SceneChoices()
+    if is_item(path):
+        return open_item(path, choices)
     if path.startswith(REMOTE):
         return open_geotiff(path, choices)
     place = Path(path)

@@ -164,6 +164,11 @@ def regrid(values: FloatArray, valid: Valid, rows: Share, cols: Share) -> tuple[
     return result, area >= HALF
 
 
+def covered(values: FloatArray, rows: Share, cols: Share) -> FloatArray:
+    """(..., row, col) the share of each working pixel's area that `values` of the band's pixels cover, 0 outside it."""
+    return _along(_along(values, rows.area, rows.begin, -2), cols.area, cols.begin, -1)
+
+
 def _along(values: FloatArray, taps: Taps, begin: int, axis: int) -> FloatArray:
     """Weighted sums along rows (axis -2) or columns (axis -1) of `values`, which begin at pixel `begin`."""
     last = values.shape[axis] - 1

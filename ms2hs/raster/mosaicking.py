@@ -1,0 +1,126 @@
+"""Stacked scenes of one pass on one grid, clearest first."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.transform import Affine
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform_bounds
+from rasterio.windows import Window
+
+from ms2hs.raster import quality
+from ms2hs.raster.cube import NODATA
+from ms2hs.raster.dataset import open_dataset
+from ms2hs.raster.scene import PixelGrid, Scene
+from ms2hs.raster.stacking import NO_DATA, STRIP_ROWS, Strip
+
+Stored = NDArray[np.int16]
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """One scene of a mosaic: a file that `stacking` wrote."""
+
+    path: Path
+    scene: Scene
+    known: int
+    """Pixels with a value."""
+    clear: int
+    """Of these, those of good quality."""
+
+    @property
+    def clearness(self) -> float:
+        """Share of what it knows."""
+        return self.clear / max(1, self.known)
+
+
+def common_grid(pieces: Sequence[Piece]) -> PixelGrid:
+    """The grid of the zone that most of what is known lies in, as large as all of them together.
+
+    Grids of one zone fit: corners of MGRS tiles lie on whole multiples of 60 m.
+    """
+    known: dict[str | None, int] = {}
+    for piece in pieces:
+        known[piece.scene.grid.crs] = known.get(piece.scene.grid.crs, 0) + piece.known
+    crs = max(known, key=lambda name: known[name])
+    home = next(piece.scene.grid for piece in pieces if piece.scene.grid.crs == crs)
+    a, _, west, _, e, north = home.transform
+    bounds = [_bounds_in(piece.scene.grid, crs) for piece in pieces]
+    left = int(np.floor((min(box[0] for box in bounds) - west) / a + 1e-6))
+    top = int(np.floor((max(box[3] for box in bounds) - north) / e + 1e-6))
+    right = int(np.ceil((max(box[2] for box in bounds) - west) / a - 1e-6))
+    bottom = int(np.ceil((min(box[1] for box in bounds) - north) / e - 1e-6))
+    return home.crop(top, left, bottom - top, right - left)
+
+
+def _bounds_in(grid: PixelGrid, crs: str | None) -> tuple[float, float, float, float]:
+    if grid.crs == crs:
+        return grid.bounds
+    west, south, east, north = transform_bounds(CRS.from_user_input(grid.crs), CRS.from_user_input(crs), *grid.bounds)
+    return west, south, east, north
+
+
+def mosaic_strips(pieces: Sequence[Piece], grid: PixelGrid) -> Iterator[Strip]:
+    """The pieces on a grid, strip by strip: of each place the clearest scene's pixel that is good, else any's.
+
+    Pixels of the same zone are taken as they are; others are interpolated linearly, their quality taken from the
+    nearest.
+
+    Raises
+    ------
+    SceneError : a piece cannot be opened.
+    """
+    ordered = sorted(pieces, key=lambda piece: -piece.clearness)
+    rule = ordered[0].scene.quality_rule
+    with ExitStack() as opened:
+        views = [_View(opened, piece, grid) for piece in ordered]
+        for row in range(0, grid.height, STRIP_ROWS):
+            rows = min(STRIP_ROWS, grid.height - row)
+            numbers = np.full((len(ordered[0].scene.assets) + (rule is not None), rows, grid.width), NODATA, np.int16)
+            if rule is not None:
+                numbers[-1] = NO_DATA[rule]
+            rank = np.zeros((rows, grid.width), np.int8)
+            for view in views:
+                found, known, clear = view.read(Window(0, row, grid.width, rows))
+                own = known.astype(np.int8) + (known & clear)
+                better = own > rank
+                numbers[:, better], rank[better] = found[:, better], own[better]
+            yield Strip(row, numbers, int((rank > 0).sum()), int((rank > 1).sum()))
+
+
+class _View:
+    """A piece as if it lay on the grid."""
+
+    def __init__(self, opened: ExitStack, piece: Piece, grid: PixelGrid) -> None:
+        dataset = opened.enter_context(open_dataset(str(piece.path)))
+        self._rule = piece.scene.quality_rule
+        self._bands = list(range(1, len(piece.scene.assets) + 1))
+        facts = {
+            "crs": grid.crs,
+            "transform": Affine(*grid.transform),
+            "height": grid.height,
+            "width": grid.width,
+            "src_nodata": NODATA,
+            "nodata": NODATA,
+        }
+        is_home = piece.scene.grid.crs == grid.crs
+        smooth = Resampling.nearest if is_home else Resampling.bilinear
+        self._values = opened.enter_context(WarpedVRT(dataset, resampling=smooth, **facts))
+        self._classes = opened.enter_context(WarpedVRT(dataset, resampling=Resampling.nearest, **facts))
+
+    def read(self, window: Window) -> tuple[Stored, NDArray[np.bool_], NDArray[np.bool_]]:
+        """(band, row, col) numbers, quality last; where they are known, and where they are good."""
+        values = self._values.read(self._bands, window=window)
+        known = (values != NODATA).all(axis=0)
+        if self._rule is None:
+            return values, known, known
+        layer = self._classes.read(len(self._bands) + 1, window=window)
+        known &= layer != NODATA
+        clear = quality.RULES[self._rule](np.where(known, layer, NO_DATA[self._rule]))
+        return np.concatenate([values, layer[None]]), known, clear

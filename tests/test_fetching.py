@@ -1,0 +1,612 @@
+"""fetch: what comes over a line that is bad, in the three layouts of archives, is what lies on the server."""
+
+import hashlib
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.io import MemoryFile
+from rasterio.transform import Affine
+from rasterio.warp import transform, transform_bounds
+from stac_server import KINDS, Faults, StacServer
+
+from ms2hs.errors import AddressError, CredentialsError, NothingFound, OutputError, QueryError, RemoteError, SceneError
+from ms2hs.fetching import FetchChoices, fetch
+from ms2hs.raster.products import open_scene
+from ms2hs.raster.providers import PROVIDERS, Provider
+from ms2hs.raster.query import box_place
+from ms2hs.raster.ranges import Patience
+from ms2hs.raster.reader import SceneReader
+
+QUICK = Patience(first_s=0.002, longest_s=0.01, read_s=0.25, connect_s=0.5)
+S2 = {
+    10: ("B02", "B03", "B04", "B08"),
+    20: ("B05", "B06", "B07", "B8A", "B11", "B12"),
+    60: ("B01", "B09"),
+}
+HLS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+NAMES = {
+    "B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2",
+    "B07": "rededge3", "B08": "nir", "B8A": "nir08", "B09": "nir09", "B11": "swir16", "B12": "swir22",
+}  # fmt: skip
+# Metres along a side of the scenes, instead of 109 800: a multiple of 60.
+SIDE_M = 6000
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """Instead of what refuses every socket: this machine alone."""
+    connect = socket.socket.connect
+
+    def refuse(self, address):
+        if self.family != socket.AF_UNIX and not str(address[0]).startswith("127."):
+            raise AssertionError(f"a test tried to reach {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture
+def server():
+    with StacServer(slow_s=0.5) as server:
+        yield server
+
+
+MADE = {}
+
+
+def cog(path, values, gsd_m, corner, epsg, nodata, block=128):
+    """The bytes of a COG; the same for the same."""
+    key = (values.tobytes(), gsd_m, corner, epsg, nodata, block)
+    if key not in MADE:
+        MADE[key] = written(path, values, gsd_m, corner, epsg, nodata, block)
+    return MADE[key]
+
+
+def written(path, values, gsd_m, corner, epsg, nodata, block):
+    profile = {
+        "driver": "COG", "count": 1, "height": values.shape[0], "width": values.shape[1], "dtype": values.dtype,
+        "crs": f"EPSG:{epsg}", "transform": Affine(gsd_m, 0, corner[0], 0, -gsd_m, corner[1]), "nodata": nodata,
+        "blocksize": block, "compress": "DEFLATE", "predictor": "YES",
+    }  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(values, 1)
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+def smooth(lon, lat):
+    """Stored numbers that change slowly from place to place."""
+    return 3000 + 1000 * np.sin(lon * 60) + 500 * np.cos(lat * 80)
+
+
+class World:
+    """Scenes on a server, and what is in them."""
+
+    def __init__(self, server, folder):
+        self.server, self.folder = server, folder
+        self.values = {}
+        """By item and band, what lies on the server."""
+
+    def sentinel2(self, name, corner=(600_000, 5_100_000), epsg=32632, *, prefix="", seed=0, key=NAMES.get, **facts):
+        """An item as Earth Search has it; `key` names the assets; with `field`, clear and smooth all over."""
+        is_field = facts.pop("field", False)
+        rng = np.random.default_rng(seed)
+        assets = {}
+        for gsd, bands in S2.items():
+            for band in bands:
+                size = SIDE_M // gsd
+                values = rng.integers(1100, 4000, (size, size)).astype(np.uint16)
+                if is_field:
+                    y, x = corner[1] - gsd * (np.arange(size) + 0.5), corner[0] + gsd * (np.arange(size) + 0.5)
+                    x, y = (part.ravel() for part in np.meshgrid(x, y))
+                    field = smooth(*(np.array(part) for part in transform(f"EPSG:{epsg}", "EPSG:4326", x, y)))
+                    values = field.reshape(size, size).astype(np.uint16)
+                self._asset(assets, key(band), name, band, values, gsd, corner, epsg, 0, prefix)
+        classes = rng.choice([4, 5, 8], (SIDE_M // 200, SIDE_M // 200), p=[0.5, 0.3, 0.2]).astype(np.uint8)
+        classes[:] = 4 if is_field else classes
+        scl = np.kron(classes, np.ones((10, 10), np.uint8))
+        self._asset(assets, "scl" if key("B02") != "B02" else "SCL", name, "SCL", scl, 20, corner, epsg, 0, prefix)
+        properties = {"platform": "sentinel-2a", "s2:processing_baseline": "05.10", **facts.pop("properties", {})}
+        return self._item(name, assets, corner, epsg, {"collection": "sentinel-2-c1-l2a", **facts}, properties)
+
+    def hls(self, name="HLS.S30.T32TNT.2024153T102021.v2.0", corner=(600_000, 5_100_000), epsg=32632, **facts):
+        """An item as LP DAAC has it."""
+        rng = np.random.default_rng(3)
+        assets = {}
+        size = SIDE_M // 30
+        for band in HLS:
+            values = rng.integers(100, 4000, (size, size)).astype(np.int16)
+            self._asset(assets, band, name, band, values, 30, corner, epsg, -9999, facts.get("prefix", ""))
+        fmask = rng.choice([0, 64, 2, 8], (size, size)).astype(np.uint8)
+        self._asset(assets, "Fmask", name, "Fmask", fmask, 30, corner, epsg, 255, facts.pop("prefix", ""))
+        for asset in assets.values():  # CMR tells nothing of the grid
+            for fact in [fact for fact in asset if fact.startswith("proj:")]:
+                del asset[fact]
+        return self._item(name, assets, corner, epsg, {"collection": "HLSS30_2.0", **facts}, {"platform": "S2A"})
+
+    def _asset(self, assets, key, name, band, values, gsd, corner, epsg, nodata, prefix):
+        self.values[name, band] = values
+        content = cog(self.folder / "made.tif", values, gsd, corner, epsg, nodata)
+        separator = "." if name.startswith("HLS") else "/"
+        assets[key] = {
+            "href": self.server.add_file(f"{prefix}{name}{separator}{band}.tif", content),
+            "type": "image/tiff; application=geotiff; profile=cloud-optimized",
+            "roles": ["data"],
+            "proj:epsg": epsg,
+            "proj:shape": list(values.shape),
+            "proj:transform": [gsd, 0, corner[0], 0, -gsd, corner[1]],
+        }
+        if name.startswith("S2") and band != "SCL":
+            assets[key]["raster:bands"] = [{"nodata": 0, "scale": 0.0001, "offset": -0.1}]
+
+    def _item(self, name, assets, corner, epsg, facts, properties):
+        west, north = corner
+        bounds = transform_bounds(f"EPSG:{epsg}", "EPSG:4326", west, north - SIDE_M, west + SIDE_M, north)
+        ring = [[bounds[i], bounds[j]] for i, j in ((0, 1), (2, 1), (2, 3), (0, 3), (0, 1))]
+        item = {
+            "type": "Feature", "stac_version": "1.0.0", "id": name, "bbox": list(bounds),
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "properties": {"datetime": "2024-06-01T10:20:21Z", "eo:cloud_cover": 5, **properties}, "assets": assets,
+            "ms2hs:from": {"provider": "custom", "url": self.server.root}, **facts,
+        }  # fmt: skip
+        return self.server.add_item(item)
+
+
+@pytest.fixture
+def world(server, tmp_path):
+    return World(server, tmp_path / "making")
+
+
+def within(bounds_m, epsg=32632):
+    """The place whose box in degrees lies inside bounds in metres."""
+    return box_place(transform_bounds(f"EPSG:{epsg}", "EPSG:4326", *bounds_m))
+
+
+def hashes(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def read_all(path):
+    scene = open_scene(str(path))
+    with SceneReader(scene, scene.grid) as reader:
+        return scene, *reader.read(0, 0, scene.grid.height, scene.grid.width)
+
+
+def test_a_whole_scene_converts_as_its_files_do(world, tmp_path):
+    from ms2hs.raster.placement import working_grid
+    from ms2hs.raster.stac import scene_of
+
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
+    made = fetch([item], None, tmp_path / "out", FetchChoices(patience=QUICK))
+    assert (made.kept, made.failed, made.left_out) == (0, (), ())
+    scene, reflectance, valid = read_all(made.paths[0])
+    assert scene.source == "sentinel2a"
+    assert scene.quality_rule == "scl"
+    assert scene.datetime.startswith("2024-06-01")
+    native = fetch([item], None, tmp_path / "native", FetchChoices("native", patience=QUICK)).paths[0]
+    files = scene_of(json.loads(native.read_text()) | {"assets": absolute(native)}, None)
+    grid = working_grid(files, 30.0)
+    assert grid == scene.grid
+    with SceneReader(files, grid) as reader:
+        direct, there = reader.read(0, 0, grid.height, grid.width)
+    assert (there == valid).mean() > 0.999
+    both = there & valid
+    assert np.abs(direct - reflectance)[:, both].max() <= 0.51e-4
+
+
+def absolute(item):
+    assets = json.loads(item.read_text())["assets"]
+    return {key: asset | {"href": str(item.parent / asset["href"])} for key, asset in assets.items()}
+
+
+def test_native_files_are_those_of_the_server_bit_for_bit(world, tmp_path):
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
+    world.server.fault = lambda _path: "slow"
+    world.server.slow_s = 0.02
+    made = fetch([item], None, tmp_path / "out", FetchChoices("native", jobs=3, patience=QUICK))
+    assert world.server.busiest == 3
+    for (name, band), values in world.values.items():
+        with rasterio.open(made.paths[0].parent / f"{name}_{band}.tif") as file:
+            assert np.array_equal(file.read(1), values), band
+
+
+def login(server, name="guarded", **options):
+    """A provider whose files need a signature, as Planetary Computer's do."""
+    return Provider(name, "of a test", server.root, {"sentinel-2-l2a": "by_baseline"}, **options)
+
+
+def signer(server):
+    kept = []
+
+    def sign(address, *, fresh=False):
+        if fresh or not kept:
+            kept.append(server.signature())
+        return f"{address}?{kept[-1]}"
+
+    return sign
+
+
+def earth_search(world, monkeypatch):  # noqa: ARG001 - one shape for the three
+    return world.sentinel2("S2A_32TNT_20240601_0_L2A")
+
+
+def planetary_computer(world, monkeypatch):
+    provider = login(world.server, sign=signer(world.server))
+    monkeypatch.setitem(PROVIDERS, "guarded", provider)
+    world.server.signature_life = 40
+    name = "S2A_MSIL2A_20240601T102021_R065_T32TNT_20240601T142021"
+    item = world.sentinel2(name, key=str, prefix="signed/", collection="sentinel-2-l2a")
+    for asset in item["assets"].values():
+        asset.pop("raster:bands", None)
+    item["ms2hs:from"]["provider"] = "guarded"
+    return item
+
+
+def lp_daac(world, monkeypatch):
+    def headers(address):
+        return {"Authorization": "Bearer planted-token"} if f":{world.server.port}/" in address else {}
+
+    monkeypatch.setitem(PROVIDERS, "guarded", login(world.server, headers=headers))
+    item = world.hls()
+    for asset in item["assets"].values():  # as the login does: on to where the file lies
+        path = asset["href"].removeprefix(world.server.address(""))
+        world.server.redirects[f"protected/{path}"] = asset["href"]
+        asset["href"] = world.server.address(f"protected/{path}")
+    item["ms2hs:from"]["provider"] = "guarded"
+    return item
+
+
+@pytest.mark.parametrize("layout", [earth_search, planetary_computer, lp_daac])
+def test_fetch_then_convert(layout, world, tmp_path, monkeypatch, caplog):
+    from ms2hs.conversion import convert
+
+    caplog.set_level("DEBUG")
+    item = layout(world, monkeypatch)
+    place = within((601_000, 5_097_500, 603_100, 5_099_000))
+    told = []
+    made = fetch([item], place, tmp_path / "out", FetchChoices(patience=QUICK), lambda *step: told.append(step))
+    scene = open_scene(str(made.paths[0]))
+    assert scene.source == ("hls_s30" if layout is lp_daac else "sentinel2a")
+    assert scene.quality_rule == ("fmask" if layout is lp_daac else "scl")
+    assert (scene.grid.transform[2] - 600_000) % 30 == (5_100_000 - scene.grid.transform[5]) % 30 == 0
+    cube = convert(made.paths[0], "enmap", tmp_path / "cube.tif")
+    with rasterio.open(cube.output) as file:
+        assert (file.count, file.shape) == (202, (scene.grid.height, scene.grid.width))
+        assert (file.read(50) != file.nodata).mean() > 0.3
+    assert told[-1][1] == told[-1][2] > 0
+    everything = caplog.text + "".join(
+        path.read_bytes().decode("latin1") for path in (tmp_path / "out").rglob("*") if path.is_file()
+    )
+    assert "planted-token" not in everything
+    assert "sig-" not in everything
+    assert list(hashes(tmp_path / "out")) == sorted(f"{item['id']}{end}" for end in (".json", ".tif"))
+
+
+def test_what_is_whole_is_not_asked_for_again_and_what_is_broken_is(world, tmp_path):
+    items = [world.sentinel2(f"S2A_32TNT_2024060{day}_0_L2A", seed=day) for day in (1, 2)]
+    place, out = within((601_000, 5_098_000, 602_000, 5_099_000)), tmp_path / "out"
+    choices = FetchChoices(patience=QUICK)
+    first = fetch(items, place, out, choices)
+    before, asked = hashes(out), len(world.server.asked)
+    again = fetch(items, place, out, choices)
+    assert (again.kept, again.bytes_read, again.paths) == (2, 0, first.paths)
+    assert len(world.server.asked) == asked
+    content = first.paths[0].read_bytes()
+    first.paths[0].write_bytes(content[:-100] + bytes(100))
+    assert fetch(items, place, out, choices).kept == 1
+    first.paths[1].unlink()
+    assert fetch(items, place, out, choices).kept == 1
+    assert hashes(out) == before
+    with pytest.raises(OutputError, match="--overwrite"):
+        fetch(items, None, out, choices)
+    assert fetch(items, None, out, FetchChoices(overwrite=True, patience=QUICK)).kept == 0
+
+
+def test_a_file_that_is_not_of_fetch_is_left_alone(world, tmp_path):
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
+    (tmp_path / "out").mkdir()
+    mine = tmp_path / "out" / f"{item['id']}.tif"
+    mine.write_text("mine")
+    with pytest.raises(OutputError, match="--overwrite"):
+        fetch([item], None, tmp_path / "out")
+    assert mine.read_text() == "mine"
+
+
+def test_names_of_others_stay_in_the_folder(world, tmp_path):
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
+    for name in ("../../evil", "/etc/evil", ".hidden", "a" * 300):
+        made = fetch([item | {"id": name}], None, tmp_path / "out", FetchChoices(patience=QUICK))
+        assert made.paths[0].parent == tmp_path / "out"
+        assert not made.paths[0].name.startswith(".")
+
+
+@pytest.mark.parametrize(
+    ("corner", "epsg", "box"),
+    [
+        pytest.param((600_000, 5_100_000), 32632, (10.30, 46.01, 10.3002, 46.0101), id="less than a pixel"),
+        pytest.param((600_000, 5_100_000), 32632, (-100, -60, 120, 75), id="larger than a tile"),
+        pytest.param((831_000, 100_000), 32660, (179.98, 0.86, -179.985, 0.89), id="across the antimeridian"),
+        pytest.param((831_000, 100_000), 32660, (170, -10, -170, 10), id="far across the antimeridian"),
+        pytest.param((163_000, 100_000), 32601, (179.98, 0.86, -179.985, 0.89), id="from its other side"),
+    ],
+)
+def test_boxes_of_every_kind(world, tmp_path, corner, epsg, box):
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A", corner, epsg)
+    place = box_place(box)
+    made = fetch([item], place, tmp_path / "out", FetchChoices(patience=QUICK))
+    with rasterio.open(made.paths[0]) as file:
+        there = file.bounds
+        assert file.crs.to_epsg() == epsg
+    whole = (corner[0], corner[1] - SIDE_M, corner[0] + SIDE_M, corner[1])
+    corners = [(x, y) for bounds in place.boxes for x in bounds[::2] for y in bounds[1::2]]
+    xs, ys = transform("EPSG:4326", f"EPSG:{epsg}", *zip(*corners, strict=True))
+    wanted = (min(xs), min(ys), max(xs), max(ys))
+    if box[2] - box[0] > 100 or box[0] == 170:
+        wanted = whole
+    for k, (side, own, edge) in enumerate(zip(there, wanted, whole, strict=True)):
+        inside = max(own, edge) if k < 2 else min(own, edge)
+        assert abs(side - inside) <= 45, (there, wanted)
+
+
+def test_across_a_border_of_zones_each_scene_keeps_its_own(world, tmp_path):
+    west = world.sentinel2("S2A_32TQT_20240601_0_L2A", (729_000, 5_100_000), 32632)
+    east = world.sentinel2("S2A_33TTM_20240601_0_L2A", (267_000, 5_103_000), 32633)
+    bounds = [west["bbox"], east["bbox"]]
+    place = box_place((max(b[0] for b in bounds), max(b[1] for b in bounds) + 0.01, 12.02, min(b[3] for b in bounds)))
+    made = fetch([west, east], place, tmp_path / "out", FetchChoices(patience=QUICK))
+    codes = [rasterio.open(path).crs.to_epsg() for path in made.paths]
+    assert codes == [32632, 32633]
+
+
+def test_no_scene_in_the_place(world, tmp_path):
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
+    with pytest.raises(NothingFound, match=r"none of 1 scenes.*--bbox") as caught:
+        fetch([item], box_place((20, 46, 21, 47)), tmp_path / "out", FetchChoices(patience=QUICK))
+    assert caught.value.exit_code == 3
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_scene_whose_swath_ends_before_the_place_is_left_out(world, tmp_path):
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
+    href = item["assets"]["scl"]["href"].removeprefix(world.server.address(""))
+    world.server.files[href] = cog(
+        tmp_path / "x.tif", np.zeros((300, 300), np.uint8), 20, (600_000, 5_100_000), 32632, 0
+    )
+    with pytest.raises(NothingFound, match="no data in the place"):
+        fetch([item], None, tmp_path / "out", FetchChoices(patience=QUICK))
+    assert sum("B0" in one.path for one in world.server.asked) == 1  # a header
+
+
+def test_bytes_are_those_of_the_blocks_under_the_window(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "SIDE_M", 12_000)
+    monkeypatch.setattr(sys.modules[__name__], "cog", lambda *args: COG(*args, block=512))
+    world = World(server, tmp_path / "making")
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
+    rng = np.random.default_rng(0)
+    ratios = []
+    for k in range(6):
+        west, south = 600_000 + rng.uniform(200, 9000), 5_088_000 + rng.uniform(200, 9000)
+        bounds = (west, south, west + rng.uniform(100, 2700), south + rng.uniform(100, 2700))
+        made = fetch([item], within(bounds), tmp_path / f"out{k}", FetchChoices(patience=QUICK))
+        with rasterio.open(made.paths[0]) as file:
+            touched = sum(blocks_under(content, file.bounds) for content in server.files.values())
+        ratios.append(made.bytes_read / touched)
+    assert max(ratios) <= 1.3, ratios
+
+
+COG = cog
+
+
+def blocks_under(content, bounds):
+    """Bytes of the blocks of a file that a window touches."""
+    with MemoryFile(content) as memory, memory.open() as file:
+        (left, top), (right, bottom) = ~file.transform @ bounds[::3], ~file.transform @ (bounds[2], bounds[1])
+        high, wide = file.block_shapes[0]
+        rows = range(int(top + 1e-6) // high, -(-math.ceil(bottom - 1e-6) // high))
+        cols = range(int(left + 1e-6) // wide, -(-math.ceil(right - 1e-6) // wide))
+        return sum(int(file.get_tag_item(f"BLOCK_SIZE_{x}_{y}", "TIFF", bidx=1)) for x in cols for y in rows)
+
+
+def test_fifty_scenes_come_right_under_faults(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "SIDE_M", 1200)
+    world = World(server, tmp_path / "making")
+    items = [world.sentinel2(f"S2A_32TNT_20240601_{k}_L2A", seed=k % 7) for k in range(50)]
+    server.fault = Faults(0.1, seed=1)
+    made = fetch(items, None, tmp_path / "out", FetchChoices("native", jobs=4, patience=QUICK))
+    assert (len(made.paths), made.failed, made.left_out) == (50, (), ())
+    assert set(server.fault.drawn) == set(KINDS)
+    for path in made.paths:
+        for (name, band), values in world.values.items():
+            if name == path.stem:
+                with rasterio.open(path.parent / f"{name}_{band}.tif") as file:
+                    assert np.array_equal(file.read(1), values), (name, band)
+
+
+RUN = """
+import json, sys
+from pathlib import Path
+from ms2hs.fetching import FetchChoices, fetch
+fetch(json.loads(Path(sys.argv[1]).read_text()), None, Path(sys.argv[2]), FetchChoices(float(sys.argv[3])))
+"""
+
+
+def test_a_second_run_ends_with_the_same_files_wherever_the_first_was_killed(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "SIDE_M", 1200)
+    world = World(server, tmp_path / "making")
+    items = [world.sentinel2(f"S2A_32TNT_20240601_{k}_L2A", seed=k) for k in range(4)]
+    (tmp_path / "items.json").write_text(json.dumps(items))
+    fetch(items, None, tmp_path / "undisturbed", FetchChoices(patience=QUICK))
+    server.fault, server.slow_s = lambda _path: "slow", 0.02
+    command = [sys.executable, "-c", RUN, str(tmp_path / "items.json"), str(tmp_path / "out"), "30"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    seen = []
+    for after in (4, 30, 55, 80):
+        started = len(server.asked)
+        with subprocess.Popen(command, env=environment) as run:
+            while run.poll() is None and len(server.asked) < started + after:
+                time.sleep(0.005)
+            run.send_signal(signal.SIGKILL)
+        seen.append(len(server.asked) - started)
+    server.fault = None
+    made = fetch(items, None, tmp_path / "out", FetchChoices(patience=QUICK))
+    assert len(made.paths) == 4
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "undisturbed")
+    assert made.kept or sum(seen) > 0
+
+
+def once(kind, count=1):
+    """The first requests of files go wrong, and no other."""
+    left = [kind] * count
+    return lambda _path: left.pop() if left else None
+
+
+def test_retry_after_is_obeyed(world, tmp_path):
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
+    world.server.fault, world.server.retry_after = once("busy"), "1"
+    began = time.monotonic()
+    fetch([item], None, tmp_path / "out", FetchChoices(jobs=1, patience=QUICK))
+    assert 1 <= time.monotonic() - began < 4
+    world.server.fault, world.server.retry_after = once("busy"), "100000"
+    with pytest.raises(RemoteError, match="asks to wait 100000 s"):
+        fetch([item], None, tmp_path / "other", FetchChoices(jobs=1, patience=QUICK))
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "words"),
+    [
+        ("failed", RemoteError, "status 50"),
+        ("page", RemoteError, "text/html instead of a raster"),
+        ("cut", RemoteError, "incomplete read"),
+        ("whole", RemoteError, "something else than a range"),
+        ("expired", CredentialsError, "refuses access"),
+        ("elsewhere", AddressError, "private"),
+    ],
+)
+def test_a_fault_that_stays_is_told(world, tmp_path, kind, error, words):
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
+    world.server.fault = lambda _path: kind
+    with pytest.raises(error, match=words) as caught:
+        fetch([item], None, tmp_path / "out", FetchChoices(patience=QUICK))
+    assert "?" not in str(caught.value)
+    assert not any(one.headers["host"].startswith("127.0.0.2") for one in world.server.asked)
+
+
+def test_one_that_is_gone_does_not_keep_the_others(world, tmp_path):
+    items = [world.sentinel2(f"S2A_32TNT_2024060{day}_0_L2A", seed=day) for day in (1, 2)]
+    gone = items[0]["assets"]["red"]["href"].removeprefix(world.server.address(""))
+    del world.server.files[gone]
+    made = fetch(items, None, tmp_path / "out", FetchChoices(patience=QUICK))
+    assert [path.stem for path in made.paths] == [items[1]["id"]]
+    assert len(made.failed) == 1
+    assert "no such file" in made.failed[0]
+
+
+def test_other_samplings(world, tmp_path):
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
+    for gsd_m in (10.0, 20.0):
+        made = fetch([item], None, tmp_path / f"at{gsd_m:.0f}", FetchChoices(gsd_m, patience=QUICK))
+        with rasterio.open(made.paths[0]) as file:
+            assert file.res == (gsd_m, gsd_m)
+            band = "B02" if gsd_m == 10 else "B05"
+            own = world.values[item["id"], band].astype(int) - 1000
+            stored = file.read(file.descriptions.index(band) + 1)
+            assert np.array_equal(stored, own)
+    with pytest.raises(SceneError, match="--gsd 20 is finer"):
+        fetch([world.hls()], None, tmp_path / "hls", FetchChoices(20.0, patience=QUICK))
+
+
+def test_a_mosaic_takes_the_clearest_first(world, tmp_path):
+    name = "S2A_{}_20240601_0_L2A"
+    a = world.sentinel2(name.format("32TQT"), (729_000, 5_100_000), seed=1)
+    b = world.sentinel2(name.format("32TQS"), (730_500, 5_097_000), seed=2)
+    later = world.sentinel2(name.format("late"), (729_000, 5_100_000), properties={"datetime": "2024-06-03T10:20:21Z"})
+    choices = FetchChoices(mosaic=True, patience=QUICK)
+    made = fetch([a, b, later], None, tmp_path / "out", choices)
+    assert [path.stem for path in made.paths] == ["sentinel2a_20240601T102021_mosaic", later["id"]]
+    with rasterio.open(made.paths[0]) as file:
+        mosaic, whole = file.read(), file.bounds
+        assert (file.descriptions[-1], whole) == ("SCL", (729_000, 5_091_000, 736_500, 5_100_000))
+    expected, rank = np.full_like(mosaic, -32768), np.zeros(mosaic.shape[1:])
+    expected[-1] = 0
+    scenes = []
+    for item in (a, b):
+        with rasterio.open(tmp_path / "out" / f"{item['id']}.tif") as file:
+            window = file.read(), (file.bounds.left - whole.left) // 30, (whole.top - file.bounds.top) // 30
+            scenes.append((np.isin(window[0][-1], (4, 5)).mean(), *window))
+    for _, numbers, col, row in sorted(scenes, key=lambda scene: -scene[0]):
+        _, rows, cols = numbers.shape
+        place = (slice(int(row), int(row) + rows), slice(int(col), int(col) + cols))
+        own = 1 + np.isin(numbers[-1], (4, 5))
+        better = own > rank[place]
+        expected[:, *place][:, better] = numbers[:, better]
+        rank[place][better] = own[better]
+    assert np.array_equal(mosaic, expected)
+    before = hashes(tmp_path / "out")
+    assert fetch([a, b, later], None, tmp_path / "out", choices).bytes_read == 0
+    assert hashes(tmp_path / "out") == before
+    with pytest.raises(QueryError, match="--mosaic"):
+        fetch([a], None, tmp_path / "out", FetchChoices("native", mosaic=True))
+
+
+def test_a_mosaic_of_two_zones_lies_in_one(world, tmp_path):
+    """A smooth field lies in both zones at the same place on the Earth, and comes out so."""
+    name = "S2A_{}_20240601_0_L2A"
+    west = world.sentinel2(name.format("32TQT"), (729_000, 5_100_000), field=True)
+    east = world.sentinel2(name.format("33TTM"), (267_000, 5_103_000), 32633, field=True)
+    made = fetch([west, east], None, tmp_path / "out", FetchChoices(mosaic=True, patience=QUICK))
+    scene, mosaic, valid = read_all(made.paths[0])
+    a, _, left, _, e, top = scene.grid.transform
+    rows, cols = np.nonzero(valid)
+    lon, lat = transform(scene.grid.crs, "EPSG:4326", left + (cols + 0.5) * a, top + (rows + 0.5) * e)
+    assert np.ptp(lon) > 1.3 * (west["bbox"][2] - west["bbox"][0])
+    expected = (np.array(smooth(np.array(lon), np.array(lat))) - 1000) * 1e-4
+    assert np.abs(mosaic[1][rows, cols] - expected).max() < 0.002
+
+
+def test_scenes_for_a_product(world, tmp_path, ms2hs):
+    from datetime import timedelta
+
+    from sites import Site, make_enmap
+
+    from ms2hs.data.couples import find_cubes
+
+    folder = tmp_path / "products"
+    make_enmap(folder, Site())
+    (cube,) = find_cubes([folder], {})
+    days = {name: cube.day + timedelta(days=apart) for name, apart in (("near", 3), ("far", 4), ("away", 0))}
+    for name, day in days.items():
+        corner = (700_000, 5_100_000) if name == "away" else (599_400, 5_100_600)
+        facts = {"datetime": f"{day}T10:20:21Z"}
+        world.sentinel2(f"S2A_32TNT_{name}_0_L2A", corner, properties=facts)
+    out = tmp_path / "scenes"
+    asked = ("fetch", "--for", folder, "--stac", world.server.root, "--collection", "sentinel-2-c1-l2a", "-o", out)
+    code, told, err = ms2hs(*asked)
+    assert code == 0, err
+    (path,) = map(Path, told.split())
+    assert (path.parent.parent, path.stem) == (out, "S2A_32TNT_near_0_L2A")
+    with rasterio.open(path) as file:
+        left, bottom, right, top = cube.place.bounds
+        assert (file.bounds.left <= left, file.bounds.bottom <= bottom) == (True, True)
+        assert (file.bounds.right >= right, file.bounds.top >= top) == (True, True)
+    code, told, err = ms2hs(*asked, "--bbox", "1,2,3,4")
+    assert (code, told) == (2, "")
+    assert "--bbox with --for" in err
+    code, _, err = ms2hs(*asked, "--days", "0")
+    assert code == 3
+    assert "--days" in err

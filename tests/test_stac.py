@@ -1,0 +1,332 @@
+"""Items of every archive become scenes: the right assets, the right numbers."""
+
+import copy
+import json
+import re
+
+import pytest
+from conftest import LEAVES, write_raster
+from stac_items import (
+    CENTRES,
+    S2_SIZES,
+    S30,
+    copernicus,
+    dn_image,
+    earth_search,
+    hls,
+    item,
+    placed,
+    planetary_computer,
+    real,
+    recorded,
+)
+
+from ms2hs.errors import AddressError, SceneError
+from ms2hs.raster.items import bands_of, source_of, tile_of
+from ms2hs.raster.offsets import baseline
+from ms2hs.raster.providers import PROVIDERS, provider_of
+from ms2hs.raster.reader import SceneReader
+from ms2hs.raster.scene import PixelGrid, SceneChoices
+from ms2hs.raster.stac import ORIGIN, open_item, scene_of
+
+WEB = "https://files.example.org/a/{}".format
+BASE = "https://stac.example.org/v1"
+S2 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+HLS_S30 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+HLS_L30 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07")
+GRID = PixelGrid("EPSG:32632", (30.0, 0.0, 600_000.0, 0.0, -30.0, 5_100_000.0), 32, 32)
+
+
+def from_provider(made, name):
+    """The item as `search` gives it."""
+    return made | {ORIGIN: {"provider": name, "url": BASE}}
+
+
+# What an archive does with ESA's 1000, and hence what is to be added to its stored numbers.
+TABLE = [
+    # Collection 1 on Earth Search: passed on, and declared truthfully (Element84/earth-search #41)
+    ("earth-search", earth_search("sentinel-2-c1-l2a", "05.10", address=WEB), -1000, "item's own"),
+    ("earth-search", earth_search("sentinel-2-c1-l2a", "05.00", address=WEB), -1000, "item's own"),
+    # sentinel-2-l2a there: taken out, though raster:bands still declares -0.1 (#71)
+    ("earth-search", earth_search("sentinel-2-l2a", "05.09", True, WEB), 0, "taken out"),
+    ("earth-search", earth_search("sentinel-2-l2a", "04.00", True, WEB), 0, "taken out"),
+    # before 04.00 there was nothing to take out
+    ("earth-search", earth_search("sentinel-2-l2a", "02.14", False, WEB), 0, "before 04.00"),
+    # the flag says that it is still in: true of S2B_52SFA_20220126 (#66), wrong of others, so there is a warning
+    ("earth-search", earth_search("sentinel-2-l2a", "04.00", False, WEB), -1000, "is false"),
+    ("earth-search", earth_search("sentinel-2-l2a", "04.00", None, WEB), -1000, "is missing"),
+    # Planetary Computer passes ESA's numbers on and declares nothing (microsoft/PlanetaryComputer #134)
+    ("planetary-computer", planetary_computer("02.12", WEB), 0, "02.12"),
+    ("planetary-computer", planetary_computer("03.01", WEB), 0, "03.01"),
+    ("planetary-computer", planetary_computer("04.00", WEB), -1000, "04.00"),
+    ("planetary-computer", planetary_computer("05.11", WEB), -1000, "05.11"),
+    # Sen2Cor at home adds nothing
+    ("planetary-computer", planetary_computer("99.99", WEB), 0, "99.99"),
+    # Copernicus declares -0.1 of every asset, so the baseline decides
+    ("copernicus", copernicus("05.00"), -1000, "05.00"),
+    ("copernicus", copernicus("02.14"), 0, "02.14"),
+    # HLS never has an offset
+    ("lpdaac", hls("S30", address=WEB), 0, "HLS User Guide"),
+    ("lpdaac", hls("L30", "HLSL30_2.0", WEB), 0, "HLS User Guide"),
+    ("planetary-computer", hls("S30", "hls2-s30", WEB), 0, "HLS User Guide"),
+]
+
+
+@pytest.mark.parametrize(("provider", "made", "offset", "reason"), TABLE)
+def test_the_offset_rule_is_what_the_archive_does(provider, made, offset, reason):
+    found = scene_of(from_provider(made, provider), BASE)
+    assert {asset.dn_offset for asset in found.assets} == {offset}
+    assert {asset.dn_scale for asset in found.assets} == {1e-4}
+    assert {asset.nodata for asset in found.assets} == ({-9999} if made["id"].startswith("HLS") else {0})
+    assert reason in found.offset_rule
+    assert made["collection"] in found.offset_rule
+    assert any("warning" in note for note in found.notes) == reason.startswith("is ")
+
+
+@pytest.mark.parametrize(("provider", "made", "offset", "reason"), TABLE)
+def test_an_item_of_unknown_origin_is_taken_by_what_it_says_itself(provider, made, offset, reason):
+    assert ORIGIN not in made
+    assert {asset.dn_offset for asset in scene_of(made, BASE).assets} == {offset}, (provider, reason)
+
+
+def test_where_nothing_is_told_there_is_a_warning():
+    made = planetary_computer("05.11", WEB)
+    del made["properties"]["s2:processing_baseline"]
+    found = scene_of(made, BASE)
+    assert {asset.dn_offset for asset in found.assets} == {0}
+    assert any("warning" in note and "--dn-offset -1000" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("provider", "made"), [(row[0], row[1]) for row in TABLE])
+def test_the_right_assets_are_found(provider, made):
+    found = scene_of(from_provider(made, provider), BASE)
+    names = {"sentinel2a": S2, "hls_s30": HLS_S30, "hls_l30": HLS_L30}[found.source]
+    assert tuple(asset.name for asset in found.assets) == names
+    for asset in found.assets:
+        assert re.search(rf"[._/]{asset.name}[._]", asset.href), asset
+    finest = 30 if made["id"].startswith("HLS") else 10
+    assert found.grid == PixelGrid(
+        "EPSG:32632", (finest, 0, 600_000, 0, -finest, 5_100_000), 960 // finest, 960 // finest
+    )
+    assert found.quality_rule == ("fmask" if made["id"].startswith("HLS") else "scl")
+    assert found.datetime == "2024-06-01T10:20:30Z"
+    assert tile_of(made) == "32TNT"
+    assert type(found).from_json(found.to_json()) == found
+
+
+def test_all_thirteen_of_hls_are_known_and_the_two_that_are_no_surface_are_left():
+    assert set(bands_of(hls("S30"), "hls_s30")) == set(S30)
+    assert {"B10", "B11"} <= set(bands_of(hls("L30"), "hls_l30"))  # thermal there
+    assert [asset.name for asset in scene_of(hls("L30", address=WEB), BASE).assets] == list(HLS_L30)
+
+
+def test_of_several_sizes_the_original_is_taken_and_of_several_formats_the_cog():
+    found = {asset.name: asset.href for asset in scene_of(copernicus("05.00"), BASE).assets}
+    assert found["B01"].endswith("_B01_60m.jp2")  # its 20 m were interpolated
+    assert found["B02"].endswith("_B02_10m.jp2")
+    assert found["B12"].endswith("_B12_20m.jp2")
+    assert all(href.startswith("/vsis3/eodata/") for href in found.values())
+    both = scene_of(earth_search("sentinel-2-l2a", "05.09", True, WEB), BASE)
+    assert all(asset.href.startswith("/vsicurl/https://files.example.org/") for asset in both.assets)
+
+
+def test_names_come_before_wavelengths_which_catalogues_print_wrong():
+    made = hls("L30", "hls2-l30", WEB)
+    made["assets"]["B01"]["eo:bands"][0] |= {"common_name": "coastal", "center_wavelength": 0.48}
+    made["assets"]["B02"]["eo:bands"][0] |= {"common_name": "blue", "center_wavelength": 0.44}
+    assert [asset.href[-7:-4] for asset in scene_of(made, BASE).assets] == list(HLS_L30)
+
+
+@pytest.mark.parametrize("key", ["common_name", "center_wavelength"])
+def test_without_names_common_names_or_wavelengths_do(key):
+    """Of a catalogue that numbers its files otherwise."""
+    made = planetary_computer("02.12", WEB)
+    for i, name in enumerate(S2_SIZES):
+        asset = made["assets"].pop(name)
+        facts = {"center_wavelength": CENTRES[name]}
+        if key == "common_name" and not asset["eo:bands"][0]["common_name"].startswith("rededge"):
+            facts = {"common_name": asset["eo:bands"][0]["common_name"]}
+        made["assets"][f"layer{i}"] = asset | {"href": WEB(f"layer_{name.lower()}x.tif"), "eo:bands": [facts]}
+    found = scene_of(made, BASE)
+    assert [(asset.name, asset.href[-8:-5].upper()) for asset in found.assets] == [(name, name) for name in S2]
+
+
+def test_without_a_grid_in_the_item_a_file_tells_it():
+    made = hls("S30", address=WEB)
+    asked = []
+    for missing in ("proj:shape", "proj:transform", "proj:epsg"):
+        bare = copy.deepcopy(made)
+        del bare["properties"][missing]
+        assert scene_of(bare, BASE, None, lambda href: asked.append(href) or GRID).grid == GRID
+    swapped = copy.deepcopy(made)
+    swapped["properties"]["proj:transform"] = [600_000, 30, 0, 5_100_000, 0, -30]  # GDAL's order
+    scene_of(swapped, BASE, None, lambda href: asked.append(href) or GRID)
+    assert len(asked) == 4
+    assert scene_of(made, BASE, None, lambda _href: pytest.fail("no file needs to be opened")).grid.width == 32
+
+
+def test_the_user_has_the_last_word():
+    made = from_provider(earth_search("sentinel-2-l2a", "04.00", False, WEB), "earth-search")
+    found = scene_of(made, BASE, SceneChoices(source="sentinel2b", dn_offset=0, quality=False))
+    assert found.source == "sentinel2b"
+    assert {asset.dn_offset for asset in found.assets} == {0}
+    assert found.quality is None
+    assert found.notes == ()
+
+
+def _without(made, *keys):
+    return made | {"assets": {key: asset for key, asset in made["assets"].items() if key not in keys}}
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (planetary_computer("05.11") | {"collection": "sentinel-2-l1c"}, "level 1C"),
+        (item("S1A_IW", "sentinel-1-grd", {"platform": "sentinel-1a"}, {"hh": {"href": WEB("hh.tif")}}), "sentinel-1a"),
+        (_without(planetary_computer("05.11", WEB), "B02", "B03", "B04"), "B02, B03, B04"),
+        ({"type": "FeatureCollection", "features": []}, "--items"),
+        ([1], "list"),
+    ],
+)
+def test_what_cannot_be_converted_is_said(made, words):
+    with pytest.raises(SceneError, match=words):
+        scene_of(made, BASE)
+
+
+def test_a_level_1c_item_by_its_cirrus_band():
+    made = planetary_computer("05.11", WEB)
+    made["assets"]["B10"] = {"href": WEB("B10.tif"), "eo:bands": [{"name": "B10"}], **placed(60)}
+    with pytest.raises(SceneError, match="level 1C"):
+        scene_of(made, BASE)
+
+
+def _on_disk(folder, made, offset):
+    """The item with files of its own beside it: leaves, stored as the archive stores them."""
+    for name, reflectance in zip(S2, LEAVES, strict=True):
+        gsd_m = S2_SIZES[name]
+        write_raster(folder / f"{name}.tif", dn_image(gsd_m, reflectance, offset), gsd_m, nodata=0)
+        for key, asset in made["assets"].items():
+            if re.search(rf"[_/]{name}[_.]", f"/{asset['href']}") and "jp2" not in key:
+                asset["href"] = f"./{name}.tif"
+    made["assets"] = {key: asset for key, asset in made["assets"].items() if asset["href"].startswith("./")}
+    (folder / "item.json").write_text(json.dumps(made))
+    return str(folder / "item.json")
+
+
+@pytest.mark.parametrize(
+    ("made", "stored"),
+    [
+        (earth_search("sentinel-2-l2a", "05.00", True), 0),
+        (earth_search("sentinel-2-l2a", "02.14", False), 0),
+        (planetary_computer("05.11"), 1000),
+        (planetary_computer("02.12"), 0),
+    ],
+)
+def test_a_scene_has_the_same_reflectance_whichever_collection_it_is_from(made, stored, tmp_path):
+    first = _on_disk(tmp_path / "a", earth_search("sentinel-2-c1-l2a", "05.00"), 1000)
+    scenes = [open_item(path) for path in (first, _on_disk(tmp_path / "b", copy.deepcopy(made), stored))]
+    read = []
+    for scene in scenes:
+        with SceneReader(scene, scene.grid) as reader:
+            read.append(reader.read(0, 0, 96, 96))
+    assert (read[0][1] == read[1][1]).all()
+    assert not read[0][1][0, 0]
+    assert abs(read[0][0] - read[1][0]).max() < 1e-6
+    assert abs(read[0][0][1][read[0][1]].mean() - LEAVES[1]) < 0.001
+
+
+def test_an_item_on_the_disk_may_name_its_own_files_and_one_from_a_server_may_not(tmp_path):
+    path = tmp_path / "item.json"
+    made = planetary_computer("05.11", lambda name: str(tmp_path / name))
+    path.write_text(json.dumps(made))
+    assert open_item(str(path)).assets[0].href == str(tmp_path / "B01_60m.tif")
+    for origin in ({ORIGIN: {"provider": "custom", "url": BASE}}, {"links": [{"rel": "self", "href": f"{BASE}/i"}]}):
+        path.write_text(json.dumps(made | origin))  # then a path is one of that server
+        assert open_item(str(path)).assets[0].href.startswith("/vsicurl/https://stac.example.org/")
+        path.write_text(json.dumps(planetary_computer("05.11", f"file://{tmp_path}/{{}}".format) | origin))
+        with pytest.raises(AddressError, match="local file"):
+            open_item(str(path))
+
+
+# ---- real items -----------------------------------------------------------------------------------------------------
+
+
+def added_by_esa(one):
+    """Whether ESA added 1000, by the name of the product or, in old items, the field of its baseline: an oracle."""
+    properties = one["properties"]
+    texts = [properties.get("s2:product_uri"), properties.get("sentinel:product_id"), one["id"]]
+    found = next((match for text in texts if (match := re.search(r"_N(\d{4})_", text or ""))), None)
+    number = found[1] if found else str(properties["s2:processing_baseline"]).replace(".", "")
+    return 400 <= int(number) < 9900
+
+
+def is_level_2a(one):
+    told = f"{one['collection']} {one['id']} {one['properties'].get('platform')}".lower()
+    return (
+        re.search("sentinel-?s?-?2", told)
+        and not re.search("l1c|hls", told)
+        and "mosaic" not in told
+        and len(one["assets"]) > 12
+    )
+
+
+@pytest.mark.parametrize("provider", [*PROVIDERS, None])
+def test_real_sentinel2_items(provider):
+    wanted = None if provider is None else PROVIDERS[provider]
+    items = real(lambda one: one.get("collection") and is_level_2a(one) and provider_of(one) is wanted)
+    for one in items:
+        found = scene_of(one, BASE, None, lambda _href: GRID)
+        assert tuple(asset.name for asset in found.assets) == S2, one["id"]
+        for asset in found.assets:
+            assert re.search(rf"[_/]{asset.name}[_.]", asset.href), (one["id"], asset)
+            assert asset.nodata == 0
+        applied = one["properties"].get("earthsearch:boa_offset_applied", False)
+        expected = -1000 if added_by_esa(one) and not applied else 0
+        assert {asset.dn_offset for asset in found.assets} == {expected}, one["id"]
+        assert found.quality_rule == "scl"
+        assert found.source == source_of(one)[0]
+        assert found.source[-1] == re.search(r"S2([ABC])_|sentinel-2([abc])", one["id"])[1].lower()
+        assert len(tile_of(one)) == 5
+
+
+def test_real_hls_items():
+    items = real(lambda one: re.search(r"HLS\.?[SL]30", f"{one['id']} {one.get('collection')}"))
+    for one in items:
+        found = scene_of(one, BASE, None, lambda _href: GRID)
+        kind = "S30" if re.search(r"HLS\.?S30", f"{one['id']} {one['collection']}") else "L30"
+        names = HLS_S30 if kind == "S30" else HLS_L30
+        assert tuple(asset.name for asset in found.assets) == names, one["id"]
+        assert all(f".{asset.name}.tif" in asset.href for asset in found.assets)
+        assert {(asset.dn_scale, asset.dn_offset, asset.nodata) for asset in found.assets} == {(1e-4, 0, -9999)}
+        assert found.quality.href.endswith(".Fmask.tif")
+        assert set(bands_of(one, f"hls_{kind.lower()}")) >= set(S30 if kind == "S30" else HLS_L30)
+
+
+def test_real_items_of_one_scene_mean_the_same_reflectance():
+    """A pixel of reflectance 0.1234, stored as each archive stores it, is 0.1234 from all of them."""
+    scenes = {}
+    for one in real(lambda one: one.get("collection") and is_level_2a(one)):
+        key = (source_of(one)[0], tile_of(one), one["properties"]["datetime"][:16])
+        scenes.setdefault(key, {})[one["id"], one["collection"], baseline(one)] = one
+    shared = [list(group.values()) for group in scenes.values() if len(group) > 1]
+    if not shared:
+        pytest.skip("no scene is there twice")
+    for group in shared:
+        for one in group:
+            taken_out = one["properties"].get("earthsearch:boa_offset_applied", False)
+            stored = 1234 + (1000 if added_by_esa(one) and not taken_out else 0)
+            asset = scene_of(one, BASE, None, lambda _href: GRID).assets[3]
+            assert (stored + asset.dn_offset) * asset.dn_scale == pytest.approx(0.1234)
+
+
+def test_real_items_that_cannot_be_converted_say_so():
+    others = [
+        one
+        for one in recorded()
+        if re.search(r"l1c|sentinel-1|landsat|HLS-VI|mosaic", f"{one['id']} {one.get('collection')}", re.IGNORECASE)
+    ]
+    if not others:
+        pytest.skip("no such items under $MS2HS_DATA/stac")
+    for one in others:
+        with pytest.raises(SceneError):
+            scene_of(one, BASE, None, lambda _href: GRID)
