@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ms2hs.errors import QueryError
+from ms2hs.errors import NothingFound, QueryError
 from ms2hs.raster.catalogues import Candidate, Query, candidates, read_items, save_items
 from ms2hs.raster.footprints import coverage
 from ms2hs.raster.items import Item
@@ -100,7 +100,13 @@ def _saved(wish: Wish, path: Path, place: Place | None, *, to_fetch: bool) -> li
         for provider in {one.name: one for item in items if (one := provider_of(item))}.values():
             provider.check_credentials()
     found = [Candidate(item, 1.0 if place is None else coverage(item, place)) for item in items]
-    return [one for one in found if one.coverage > 0]
+    inside = [one for one in found if one.coverage > 0]
+    if not inside:
+        raise NothingFound(
+            f"{path}: none of its {len(items)} scenes covers any of the place; one is needed. Give another "
+            "place, or none."
+        )
+    return inside
 
 
 def table(found: Sequence[Candidate]) -> str:

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from stac_server import StacServer
 
 from ms2hs.errors import AddressError, CredentialsError, NothingFound, QueryError, RemoteError, SceneError, UnknownName
 from ms2hs.raster import providers, web
+from ms2hs.raster.addresses import shown
 from ms2hs.raster.catalogues import Query, candidates, read_items, search
 from ms2hs.raster.footprints import coverage
 from ms2hs.raster.items import tile_of
@@ -199,6 +201,30 @@ def test_a_token_goes_to_its_own_hosts_only(monkeypatch):
         assert web.headers(other) == {}
 
 
+def test_planetary_computer_signs_just_before_opening(server, monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from planetary_computer.settings import Settings
+    monkeypatch.setenv("PC_SDK_SAS_URL", f"{server.root}/api/sas/v1/token")
+    monkeypatch.setenv("PC_SDK_SUBSCRIPTION_KEY", TOKEN)
+    Settings.get.cache_clear()
+    address = "https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/T32TNT/B04.tif"
+    first = web.sign(address)
+    assert first.startswith(f"{address}?")
+    assert "sig=" in first
+    assert web.sign(address) == first
+    fresh = PROVIDERS["planetary-computer"].sign(address, fresh=True)
+    assert fresh != first
+    assert shown(fresh) == address
+    for other in ("https://files.example.org/a.tif", "/data/a.tif", f"{server.root}/a.tif"):
+        assert web.sign(other) == other
+    server.search_fault = lambda _path: "page"
+    with pytest.raises(RemoteError, match="signature") as error:
+        PROVIDERS["planetary-computer"].sign(address, fresh=True)
+    assert TOKEN not in str(error.value)
+    Settings.get.cache_clear()
+
+
 # ---- searching ------------------------------------------------------------------------------------------------------
 
 
@@ -345,6 +371,7 @@ def test_found_scenes_are_listed_saved_and_taken_up_again(server, ms2hs, tmp_pat
     assert [one["id"] for one in read_items(path)] == [f"S2A_T32TNT_{i:03d}" for i in range(4)]
     code, _, err = ms2hs("fetch", *place, "--date", "2024-06", "--save", path)
     assert (code, "--overwrite" in err) == (1, True)
+    assert ms2hs("fetch", "--items", path, "--bbox", "20,40,21,41", "--list")[0] == 3
     code, _, err = ms2hs("fetch", "--items", path, "--date", "2024")
     assert (code, "--date" in err) == (2, True)
 
@@ -420,14 +447,28 @@ def test_a_file_that_leads_to_a_private_host_is_not_read(scene_address, server, 
     assert not any(one.path == "other.tif" for one in server.asked)
 
 
-def test_a_file_that_is_no_image_but_names_one_of_this_machine_is_not_read(scene_address, server, ms2hs, tmp_path):
+@pytest.mark.parametrize("command", ["convert", "fetch"])
+def test_a_file_that_is_no_image_but_names_one_of_this_machine_is_not_read(
+    command, scene_address, server, ms2hs, tmp_path
+):
     """A VRT would be opened by GDAL, and with it any file that it names."""
-    secret = tmp_path / "served" / "B04.tif"
-    vrt = f"""<VRTDataset rasterXSize="96" rasterYSize="96"><VRTRasterBand dataType="UInt16" band="1"><SimpleSource>
+    secret = tmp_path / "served" / "B03.tif"
+    vrt = f"""<VRTDataset rasterXSize="96" rasterYSize="96"><SRS>EPSG:32632</SRS>
+    <GeoTransform>600000, 10, 0, 5100000, 0, -10</GeoTransform><VRTRasterBand dataType="UInt16" band="1"><SimpleSource>
     <SourceFilename>{secret}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"""
     server.add_file("B04.tif", vrt.encode())
-    code, _, err = ms2hs("convert", scene_address, "-o", tmp_path / "made.tif")
-    assert (code, "B04.tif" in err) == (1, True)
+    made = tmp_path / "made"
+    if command == "convert":
+        code, _, err = ms2hs("convert", scene_address, "-o", made)
+    else:
+        item = json.loads(json.dumps(server.items[0]).replace("../../../files/", f"{server.root}/files/"))
+        item[ORIGIN] = {"provider": "earth-search", "url": server.root}
+        (tmp_path / "items.json").write_text(json.dumps(item))
+        code, _, err = ms2hs("fetch", "--items", tmp_path / "items.json", "-o", made)
+    assert (code, "B04.tif" in err) == (1, True), err
+    assert "neither a GeoTIFF nor" in err
+    assert not list(tmp_path.glob("made/*.tif"))
+    assert not made.is_file()
 
 
 @pytest.mark.parametrize(

@@ -68,14 +68,25 @@ def open_dataset(href: str) -> DatasetReader:
 def _open_web(address: str) -> DatasetReader:
     """GDAL keeps the settings of a file's opening for all that it reads of it."""
     end = end_of(address)
-    driver = next((name for start, name in DRIVERS.items() if end.start.startswith(start)), None)
-    if driver is None:
-        raise SceneError(
-            f"{shown(address)}: what the server gives is neither a GeoTIFF nor a JPEG 2000 file; one of these is "
-            "needed. Look at the address in a browser: it may be a page to log in."
-        )
+    driver = driver_of(end.start, shown(address))
     with rasterio.Env(**CLOUD):
         return rasterio.open(gdal_address(end.address), driver=driver)
+
+
+def driver_of(start: bytes, name: str) -> str:
+    """GDAL's driver for a file on a server, by its first 16 bytes.
+
+    Raises
+    ------
+    SceneError : it is another kind of file. GDAL opens many that are lists of files, with any of this machine in them.
+    """
+    driver = next((driver for begin, driver in DRIVERS.items() if start.startswith(begin)), None)
+    if driver is None:
+        raise SceneError(
+            f"{name}: what the server gives is neither a GeoTIFF nor a JPEG 2000 file; one of these is needed. "
+            "Look at the address in a browser: it may be a page to log in."
+        )
+    return driver
 
 
 @contextmanager

@@ -20,10 +20,11 @@ from rasterio.windows import Window
 
 from ms2hs.errors import Ms2hsError, OutputError, RemoteError
 from ms2hs.raster.addresses import shown
-from ms2hs.raster.dataset import open_dataset, pixel_grid, quietly
+from ms2hs.raster.dataset import driver_of, open_dataset, pixel_grid, quietly
 from ms2hs.raster.output import flush
 from ms2hs.raster.ranges import Access, RangeClient
 from ms2hs.raster.scene import Asset, PixelGrid
+from ms2hs.raster.web import START
 
 # What is asked for at first, and whenever GDAL wants a few bytes of a header: the headers of a COG of a whole tile fit.
 HEADER_BYTES = 16_384
@@ -285,9 +286,10 @@ def open_remote(client: RangeClient, href: str, access: Access) -> Iterator[Remo
     if file.error is not None:
         raise file.error
     name = PurePosixPath(urlsplit(address).path).name or "raster.tif"
+    driver = driver_of(file.read(START), shown(address))
     try:
         with TURN, rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), quietly():
-            dataset = rasterio.open(f"/{name}", opener=_OneFile(name, file))
+            dataset = rasterio.open(f"/{name}", driver=driver, opener=_OneFile(name, file))
             grid = pixel_grid(dataset)
     except RasterioError as error:
         raise file.error or _unreadable(shown(address), error) from error
