@@ -17,6 +17,7 @@ import rasterio
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 from rasterio.warp import transform, transform_bounds
+from rio_cogeo.cogeo import cog_validate
 from stac_server import KINDS, Faults, StacServer
 
 from ms2hs.errors import AddressError, CredentialsError, NothingFound, OutputError, QueryError, RemoteError, SceneError
@@ -289,6 +290,7 @@ def test_fetch_then_convert(layout, world, tmp_path, monkeypatch, caplog):
     with rasterio.open(cube.output) as file:
         assert (file.count, file.shape) == (202, (scene.grid.height, scene.grid.width))
         assert (file.read(50) != file.nodata).mean() > 0.3
+    assert cog_validate(made.paths[0])[:2] == (True, [])
     assert told[-1][1] == told[-1][2] > 0
     everything = caplog.text + "".join(
         path.read_bytes().decode("latin1") for path in (tmp_path / "out").rglob("*") if path.is_file()
