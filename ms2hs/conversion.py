@@ -196,7 +196,10 @@ class _Flow:
             return
         tiling = Tiling(grid.height, grid.width, self.network.window, self.network.overlap)
         blender = Blender(tiling, len(self.planned.spectral))
-        rows = Tiling(grid.height, grid.width, (self.network.window, grid.width), self.network.overlap)
+        whole = max(
+            grid.width, self.network.window
+        )  # one window across, also where a scene is narrower than an overlap
+        rows = Tiling(grid.height, grid.width, (self.network.window, whole), self.network.overlap)
         for window, reflectance, valid in self._strips(reading, rows):
             for row, made in self._blend(blender, tiling, window, reflectance, valid):
                 size = made.shape[1]

@@ -325,6 +325,15 @@ def test_references_correct_what_a_network_says(networks, scene_path, tmp_path):
     assert errors[1] < 0.5 * errors[0]
 
 
+@pytest.mark.parametrize("window", [(0, 0, 40, 5), (3, 7, 5, 40), (10, 10, 1, 1), (0, 0, 33, 31)])
+def test_a_network_converts_scenes_smaller_than_its_overlap(networks, window, scene_path, tmp_path):
+    choices = Choices(model=networks["spatial-spectral"], window=window)
+    found = read(convert(scene_path, "enmap", tmp_path / "n.tif", choices).output)
+    linear = read(convert(scene_path, "enmap", tmp_path / "l.tif", replace(choices, model="linear")).output)
+    assert found.shape == (202, *window[2:])
+    np.testing.assert_array_equal(found == NODATA, linear == NODATA)
+
+
 def test_bands_are_adjusted_as_the_weights_learnt_from_pairs(scene_path, tmp_path):
     lines = {"B03": (0.95, 0.004), "B8A": (1.05, -0.01)}
     prior = load_weights("linear").prior

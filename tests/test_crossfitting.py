@@ -12,7 +12,7 @@ from ms2hs.crossfitting import Trial, fit_share, fold_of, judge, pretrain_cross_
 from ms2hs.errors import DataError
 from ms2hs.estimation import PriorSettings
 from ms2hs.learning.training import FitSettings
-from ms2hs.models.weights import load_weights
+from ms2hs.models.weights import FOLDERS, load_weights
 from ms2hs.pretraining import Pretraining
 
 __all__ = ["folder"]
@@ -100,3 +100,9 @@ def test_the_command_takes_it(ms2hs, tmp_path):
     code, _, err = ms2hs("pretrain", "--preset", "spectral", "--cross-fit", "-o", tmp_path / "n.safetensors")
     assert_clear(code, err, "0 folders")
     assert PriorSettings().simulated > SETTINGS.simulated
+
+
+@pytest.mark.parametrize("recipe", sorted((FOLDERS[0] / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_recipes_of_shipped_weights_are_options(recipe, ms2hs, tmp_path):
+    code, _, err = ms2hs("pretrain", "--recipe", recipe, "-o", tmp_path / "n.safetensors")
+    assert_clear(code, err, "0 folders")  # all of it was taken, and no data were given
