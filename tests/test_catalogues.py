@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from conftest import allow_sockets
 from hypothesis import given
 from hypothesis import strategies as st
 from stac_items import FOOTPRINT, S2_REFLECTANCE, earth_search, planetary_computer, recorded, serve
@@ -36,14 +37,7 @@ INSIDE = (10.285, 46.035, 10.305, 46.055)
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch):
     """Instead of what refuses every socket: this machine alone."""
-    connect = socket.socket.connect
-
-    def refuse(self, address):
-        if self.family != socket.AF_UNIX and not str(address[0]).startswith("127."):
-            raise AssertionError(f"a test tried to reach {address}")
-        return connect(self, address)
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+    allow_sockets(monkeypatch, "127.")
     monkeypatch.setattr(web, "FIRST_WAIT_S", 0.001)
     monkeypatch.setattr(web, "_ENDS", {})
 

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from conftest import allow_sockets
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 from rasterio.warp import transform, transform_bounds
@@ -46,14 +46,7 @@ SIDE_M = 6000
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch):
     """Instead of what refuses every socket: this machine alone."""
-    connect = socket.socket.connect
-
-    def refuse(self, address):
-        if self.family != socket.AF_UNIX and not str(address[0]).startswith("127."):
-            raise AssertionError(f"a test tried to reach {address}")
-        return connect(self, address)
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+    allow_sockets(monkeypatch, "127.")
 
 
 @pytest.fixture
