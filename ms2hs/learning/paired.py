@@ -36,7 +36,7 @@ class PairLesson(Objective):
     rehearsal_share: float = 0.2
     """Share of the steps that show them."""
     adjustments: Mapping[str, Adjustment] = field(default_factory=dict)
-    """Of products, by sensor: what `learnt` pairs showed that is not simulated."""
+    """Of products, by sensor: what brings their bands to the truth. Simulated sources have none."""
     artefacts: Artefacts = field(default_factory=Artefacts)
     """What simulated sources' bands are off by, in half of the windows."""
 
