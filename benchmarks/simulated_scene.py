@@ -1,0 +1,367 @@
+"""What a converted scene looks like: is it sharp, does a grid or a seam show, and does context help under noise.
+
+    python benchmarks/simulated_scene.py --sentinel2 DIR --weights FILE [--weights FILE …] [--data DIR]
+        [--place NAME] [--target enmap] [--side 512] [--seed 0] [--output scene.png] [--json]
+
+A scene with the shapes of a window of a real Sentinel-2 scene in --sentinel2 is simulated, seen through Sentinel-2A's
+responses, written as a GeoTIFF, converted with `ms2hs.convert` by the prior of the first weights and by each of the
+weights, and read back. Its spectra are pixels of those scenes of --data that none of the weights has seen, as their
+cards say; without --data, the first prior's own sample, which it has seen. Input: clean; with noise of 0.003 a pixel;
+with a product's errors (gain 2 %, offset 0.005 a band, noise 0.003 a pixel). Of both the conversion is told.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rasterio import Affine
+
+from ms2hs.conversion import convert
+from ms2hs.data.artefacts import Artefacts, disturb
+from ms2hs.data.corpora import reach, read_corpora
+from ms2hs.data.landscapes import simulate
+from ms2hs.data.materials import DARKEST, FINE_NM, Spectra, spectra_of
+from ms2hs.data.structure import Structure, structures
+from ms2hs.errors import DataError
+from ms2hs.models.prior import InputError
+from ms2hs.models.weights import Weights, load_weights, save_weights
+from ms2hs.planning import Choices
+from ms2hs.raster.cube import NODATA, SCALE
+from ms2hs.raster.windows import Tiling
+from ms2hs.spectra.grid import SpectralGrid, nearest_band, response_matrix
+from ms2hs.spectra.library import interpolate_known
+from ms2hs.spectra.metrics import rmse, sam
+from ms2hs.spectra.sensors import load_sensor
+from ms2hs.truth import PRODUCT_ERROR
+
+Image = NDArray[np.float32]
+FloatArray = NDArray[np.float64]
+
+SOURCE = "sentinel2a"
+INPUTS = {"clean": None, "noise": InputError(0.0, 0.0, PRODUCT_ERROR.pixel), "product": PRODUCT_ERROR}
+# Bands whose power spectra are compared, and of these the ones that are drawn.
+COMPARED_NM, DRAWN_NM = (490.0, 665.0, 865.0, 1610.0, 2200.0), (665.0, 865.0, 2200.0)
+# Rings of spatial frequency up to Nyquist. Power counts only where the source has so many times that of its noise,
+# which in clean input is what rounding leaves.
+RINGS, SIGNAL = 16, 10.0
+ROUNDING = SCALE**2 / 12
+# Patches and windows of a network that has none are taken as these, to see what the statistic says where nothing is.
+PATCH, WINDOW, OVERLAP = 4, 64, 16
+# The picture has a pixel or more for each of the scene's; errors reach to three times the prior's RMSE in a band.
+DPI, ERROR_SHOWN = 100, 3
+EXPLAINED = """By band: power over the truth's, of the ring furthest from 1 of those where the input has ten times the
+power of its noise; and what is common with the truth in the finest rings over that in the coarsest, 1 without blur.
+Patches, windows: differences across their edges in the error over those beside them, with standard error: 1 without."""
+
+
+@dataclass(frozen=True, eq=False)
+class Simulated:
+    """A scene of which all is known."""
+
+    truth: Image
+    """(target band, row, col)."""
+    seen: Image
+    """(source band, row, col) without errors."""
+    known: NDArray[np.bool_]
+    """(target band,) which the spectra really tell."""
+    grid: SpectralGrid
+    """The target's."""
+    told: str
+    """Where shapes and spectra are from."""
+
+    def bands(self, wanted_nm: Sequence[float]) -> dict[float, int]:
+        """By wavelength the position of the known band nearest to it, where one is within 15 nm."""
+        centres = np.where(self.known, self.grid.wavelength_nm, np.inf)
+        found = {nm: nearest_band(centres, nm, 15.0) for nm in wanted_nm}
+        return {nm: band for nm, band in found.items() if band is not None}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a network cuts a scene."""
+
+    patch: int
+    tiling: Tiling
+
+
+def unseen_spectra(data: Path, weights: Sequence[Weights]) -> tuple[Spectra, NDArray[np.bool_], str]:
+    """Pixels of the scenes that all the weights left out, (wavelength,) where they are known, and their names.
+
+    Raises
+    ------
+    DataError : there is no such scene, or none of its pixels is known over most of the spectrum.
+    """
+    left_out = [set(one.card.get("settings", {}).get("leave_out", ())) for one in weights]
+    names = sorted(set.intersection(*left_out))
+    points = [
+        interpolate_known(corpus.reflectance, corpus.wavelength_nm, FINE_NM)
+        for corpus in read_corpora(data)
+        if corpus.family in names and not corpus.is_library
+    ]
+    # of several files of a scene, the ones that reach as far as the first
+    known = np.isfinite(points[0]).mean(axis=0) > 0.5 if points else np.zeros(len(FINE_NM), bool)
+    points = [part[np.isfinite(part[:, known]).all(axis=1)] for part in points]
+    whole = np.concatenate([*points, np.empty((0, len(FINE_NM)), np.float32)])
+    whole = np.clip(whole[whole[:, known].mean(axis=1) > DARKEST] if known.any() else whole[:0], 0, None)
+    if not len(whole):
+        raise DataError(
+            f"{data}: no pixel of a scene that all weights left out ({', '.join(names) or 'there is none'}); some are "
+            "needed. Give weights of one fold, or no --data to simulate from spectra that they have seen."
+        )
+    filled = np.stack([np.interp(FINE_NM, FINE_NM[known], row[known]) for row in whole]).astype(np.float32)
+    return Spectra(FINE_NM, filled, np.ones(len(filled))), known, f"{len(filled)} pixels of {', '.join(names)}, unseen"
+
+
+def place_in(folder: Path, name: str, side: int, rng: np.random.Generator) -> Structure:
+    """A window of a scene whose name begins so, as large as there is up to `side`.
+
+    Raises
+    ------
+    DataError : there is none.
+    """
+    found = [one for one in structures(folder, side) if one.scene.id.startswith(name)]
+    if not found:
+        raise DataError(f"{folder}: no usable window of a scene named {name}…; one is needed. Give another --place.")
+    largest = max(one.height * one.width for one in found)
+    found = [one for one in found if one.height * one.width == largest]
+    return found[int(rng.integers(len(found)))]
+
+
+def simulated(asked: argparse.Namespace, weights: Sequence[Weights], target: SpectralGrid) -> Simulated:
+    """The scene that was asked for."""
+    rng = np.random.default_rng(asked.seed)
+    place = place_in(asked.sentinel2, asked.place, asked.side, rng)
+    if asked.data:
+        spectra, fine, told = unseen_spectra(asked.data, weights)
+    else:
+        spectra, fine = spectra_of(weights[0].prior), np.ones(len(FINE_NM), bool)
+        told = "the prior's own sample, which it has seen"
+    mirrored = " mirrored" if min(place.height, place.width) < asked.side else ""
+    told = f"shapes of {place.scene.id} at {place.row}, {place.col}{mirrored}; spectra: {told}"
+    whole = simulate(spectra, (asked.side, asked.side), rng, place)
+    views = [
+        np.tensordot(response_matrix(grid, FINE_NM).astype(np.float32), whole, axes=1)
+        for grid in (target, load_sensor(SOURCE).grid)
+    ]
+    return Simulated(*views, reach(FINE_NM[fine], target), target, told)
+
+
+def write_scene(path: Path, reflectance: Image) -> None:
+    """A GeoTIFF as products are stored, of 30 m so that it is converted on its own grid."""
+    grid = load_sensor(SOURCE).grid
+    bands, rows, cols = reflectance.shape
+    profile = {"driver": "GTiff", "dtype": "int16", "count": bands, "height": rows, "width": cols, "nodata": NODATA}
+    with rasterio.open(path, "w", **profile, crs="EPSG:32632", transform=Affine(30, 0, 6e5, 0, -30, 5.1e6)) as file:
+        file.write(np.rint(reflectance / SCALE).astype(np.int16))
+        file.descriptions, file.scales = grid.names, (SCALE,) * bands
+
+
+def power(image: FloatArray, other: FloatArray | None = None) -> FloatArray:
+    """(ring,) mean over directions of the power of an image (row, col), or of what is common to two of one size.
+
+    The mean is taken off, and a Hann window laid over it, so that edges do not leak into high frequencies.
+    """
+    hann = np.outer(*(np.hanning(side) for side in image.shape))
+    hann /= np.sqrt(np.square(hann).mean() * image.size)  # so that white noise has its variance as power
+    first, second = (np.fft.fft2((one - one.mean()) * hann) for one in (image, image if other is None else other))
+    frequency = np.hypot(*np.meshgrid(*(np.fft.fftfreq(side) for side in image.shape), indexing="ij"))
+    ring = np.minimum(2 * RINGS * frequency, RINGS).astype(int).ravel()  # from Nyquist on, the corners: left out
+    total = np.bincount(ring, (first * second.conj()).real.ravel(), RINGS + 1)[:RINGS]
+    rings: FloatArray = total / np.bincount(ring, minlength=RINGS + 1)[:RINGS]
+    return rings
+
+
+def worst(ratios: Sequence[float | None]) -> float:
+    """The ratio furthest from 1; NaN if there is none."""
+    known = _known(ratios)
+    return float(known[np.abs(np.log(np.maximum(known, 1e-9))).argmax()]) if len(known) else float("nan")
+
+
+def sharpness(ratios: Sequence[float | None]) -> float:
+    """The mean of the finest quarter of the known rings over that of the coarsest: below 1 where there is a blur.
+
+    A band whose contrast is too small or too large, at every frequency alike, leaves it at 1.
+    """
+    known = _known(ratios)
+    quarter = max(len(known) // 4, 1)
+    return float(known[-quarter:].mean() / known[:quarter].mean()) if len(known) else float("nan")
+
+
+def _known(ratios: Sequence[float | None]) -> FloatArray:
+    values = np.array(ratios, float)
+    return values[np.isfinite(values)]
+
+
+def edges_of(layout: Layout) -> dict[str, tuple[list[int], list[int]]]:
+    """Rows, and columns, behind which a patch ends (where only one window counts), and behind which a window does."""
+    found: dict[str, list[list[int]]] = {"patches": [], "windows": []}
+    for spans, length in ((layout.tiling.rows, layout.tiling.height), (layout.tiling.cols, layout.tiling.width)):
+        shared = np.zeros(length, int)
+        for start, end in spans:
+            shared[start:end] += 1
+        ends = [edge - 1 for start, end in spans for edge in range(start + layout.patch, end, layout.patch)]
+        found["patches"].append([edge for edge in ends if (shared[edge : edge + 2] == 1).all()])
+        borders = {border - 1 for span in spans for border in span if 0 < border < length}
+        found["windows"].append(sorted(borders))
+    return {name: (rows, cols) for name, (rows, cols) in found.items()}
+
+
+def excess(image: Image, edges: tuple[Sequence[int], Sequence[int]]) -> tuple[float, float]:
+    """How much larger differences of neighbours (band, row, col) are across edges than one and two pixels beside them.
+
+    Geometric mean over edges, with its standard error; 1 means that none shows. NaN where there are no edges.
+    """
+    found: list[float] = []
+    for axis, own in zip((1, 2), edges, strict=True):
+        step = np.log([np.abs(np.diff(band, axis=axis - 1)).mean(axis=2 - axis) + 1e-9 for band in image]).mean(axis=0)
+        inside = [edge for edge in own if 2 <= edge < len(step) - 2]
+        found += [float(step[edge] - step[[edge - 2, edge - 1, edge + 1, edge + 2]].mean()) for edge in inside]
+    if not found:
+        return float("nan"), float("nan")
+    ratio = float(np.exp(np.mean(found)))
+    return ratio, ratio * float(np.std(found)) / max(len(found) - 1, 1) ** 0.5
+
+
+def read(path: Path) -> Image:
+    """(band, row, col) of a COG."""
+    with rasterio.open(path) as file:
+        return np.asarray(file.read(), np.float32) * np.float32(SCALE)
+
+
+def rings_of(made: Image, truth: Image, seen: Image, pixel: float) -> dict[str, list[float]]:
+    """(ring,) of a band: its power, and what it has in common with the truth, over the truth's, and the input's S/N.
+
+    Noise raises the power; the second it leaves alone, and a blur lowers it as well.
+    """
+    image, true, signal = made.astype(float), truth.astype(float), power(seen.astype(float))
+    of_truth, ratio = power(true), signal / (pixel**2 + ROUNDING)
+    enough = np.where(ratio >= SIGNAL, 1.0, np.nan)
+    common = np.where(signal >= SIGNAL * ROUNDING, power(image, true) / of_truth, np.nan)
+    rings = {"power": enough * power(image) / of_truth, "common": common, "signal_to_noise": ratio}
+    return {name: values.tolist() for name, values in rings.items()}
+
+
+def judge(made: Image, scene: Simulated, pixel: float, layout: Layout) -> dict[str, Any]:
+    """Every score of a conversion."""
+    error, centres = (made - scene.truth)[scene.known], load_sensor(SOURCE).grid.wavelength_nm
+    result: dict[str, Any] = {"rmse": rmse(error, np.float32(0))}
+    result["sam"] = sam(made[scene.known, ::3, ::3], scene.truth[scene.known, ::3, ::3])
+    result["rings"] = {
+        f"{nm:.0f}": rings_of(made[band], scene.truth[band], scene.seen[np.abs(centres - nm).argmin()], pixel)
+        for nm, band in scene.bands(COMPARED_NM).items()
+    }
+    for name, edges in edges_of(layout).items():
+        result[name] = excess(error, edges)
+    return result
+
+
+def layout_of(weights: Sequence[Weights], side: int) -> Layout:
+    """Of the first network that looks beyond a place. All are judged by it: the others show what chance does."""
+    for one in weights:
+        if one.network and not one.network.config.is_local:
+            config = one.network.config
+            return Layout(config.patch, Tiling(side, side, config.window, config.window // 4))
+    return Layout(PATCH, Tiling(side, side, WINDOW, OVERLAP))
+
+
+def convert_all(
+    scene: Simulated, models: Mapping[str, str], asked: argparse.Namespace, layout: Layout
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Image]]]:
+    """By model and input the scores, and (drawn band, row, col) what was made."""
+    scores: dict[str, dict[str, Any]] = {name: {} for name in models}
+    pictures: dict[str, dict[str, Image]] = {name: {} for name in models}
+    drawn = list(scene.bands(DRAWN_NM).values())
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, (kind, error) in enumerate(INPUTS.items()):
+            path, rng = Path(scratch, f"{kind}.tif"), np.random.default_rng((asked.seed, number))
+            off = Artefacts.plain(error.gain, error.offset, error.pixel) if error else Artefacts.none()
+            write_scene(path, disturb(scene.seen, load_sensor(SOURCE).grid, off, rng))
+            for name, model in models.items():
+                choices = Choices(source=SOURCE, model=model, input_error=error, overwrite=True)
+                made = read(convert(path, asked.target, Path(scratch, "made.tif"), choices).output)
+                scores[name][kind] = judge(made, scene, error.pixel if error else 0.0, layout)
+                pictures[name][kind] = made[drawn]
+    return scores, pictures
+
+
+def draw(scene: Simulated, pictures: Mapping[str, Mapping[str, Image]], path: Path) -> None:
+    """A row a band and model: truth, conversion of clean and of erroneous input, and their errors."""
+    bands = scene.bands(DRAWN_NM)
+    rows = [(nm, name, i) for i, nm in enumerate(bands) for name in pictures]
+    inches = len(scene.truth[0]) / DPI + 0.2
+    figure = Figure(figsize=(5 * inches, len(rows) * (inches + 0.1)), layout="constrained", dpi=DPI)
+    panels = figure.subplots(len(rows), 5, squeeze=False)
+    for line, (nm, name, i) in zip(panels, rows, strict=True):
+        truth = scene.truth[bands[nm]]
+        low, high = np.percentile(truth, (1, 99))
+        most = ERROR_SHOWN * rmse(pictures["prior"]["clean"][i], truth)
+        made = {kind: pictures[name][kind][i] for kind in ("clean", "product")}
+        shown = {f"truth, {nm:.0f} nm": truth} | {f"{name}, {kind}": image for kind, image in made.items()}
+        errors = {f"error ±{most:.4f}, {kind}": image - truth for kind, image in made.items()}
+        for panel, (title, image) in zip(line, (shown | errors).items(), strict=True):
+            limits = (-most, most) if title in errors else (low, high)
+            panel.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1], interpolation="nearest")
+            panel.set_title(title)
+            panel.set_axis_off()
+    FigureCanvasAgg(figure).print_png(path)
+
+
+def show(scores: Mapping[str, Mapping[str, Any]]) -> None:
+    """A table, a row a model and input."""
+    bands = [f"{nm:.0f}" for nm in COMPARED_NM]
+    heads = f"{'RMSE x 1e4':>12s} {'SAM':>5s}" + "".join(f"{nm + ' nm':>14s}" for nm in bands)
+    print(f"{'':32s}{heads}{'patches':>17s}{'windows':>17s}")
+    for name, by_kind in scores.items():
+        for kind, found in by_kind.items():
+            rings = [found["rings"].get(nm, {"power": [], "common": []}) for nm in bands]
+            cells = [f"{worst(one['power']):.3f} {sharpness(one['common']):.3f}" for one in rings]
+            edges = [f"{found[one][0]:.4f} ± {found[one][1]:.4f}" for one in ("patches", "windows")]
+            line = f"{name:24s}{kind:8s}{1e4 * found['rmse']:12.1f} {found['sam']:5.2f}"
+            print(line + "".join(f"{cell:>14s}" for cell in cells) + "".join(f"{cell:>17s}" for cell in edges))
+    print(EXPLAINED)
+
+
+def main() -> None:
+    """Simulate, convert, score, print, draw."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--sentinel2", type=Path, required=True)
+    parser.add_argument("--weights", action="append", required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--place", default="", help="beginning of a scene's name in --sentinel2")
+    parser.add_argument("--target", default="enmap")
+    parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    weights = [load_weights(name) for name in asked.weights]
+    scene = simulated(asked, weights, load_sensor(asked.target).grid)
+    with tempfile.TemporaryDirectory() as scratch:
+        prior = Path(scratch, "prior.safetensors")
+        save_weights(prior, weights[0].prior, weights[0].card)
+        models = {"prior": str(prior)}
+        for one, path in zip(weights, asked.weights, strict=True):
+            name = one.card.get("settings", {}).get("preset") or one.name
+            models[path if name in models else name] = path
+        scores, pictures = convert_all(scene, models, asked, layout_of(weights, asked.side))
+    if asked.output:
+        draw(scene, pictures, asked.output)
+    if asked.json:
+        text = json.dumps({"scene": scene.told, "scores": scores})
+        print(json.dumps(json.loads(text, parse_constant=lambda _: None)))  # JSON has no NaN
+        return
+    print(scene.told)
+    show(scores)
+
+
+if __name__ == "__main__":
+    main()
