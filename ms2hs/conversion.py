@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ms2hs.adaptation import added_by, references_in_scene, sharpen_to_site
 from ms2hs.errors import SceneError
+from ms2hs.models.denoising import REACH, denoise
 from ms2hs.models.prior import Conditional
 from ms2hs.planning import BLOCK_PIXELS, Choices, Plan, plan
 from ms2hs.progress import Progress
@@ -235,7 +236,15 @@ class _Flow:
 
     def _read(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         with self._clock("read"):
-            return self.reader.read(window.row, window.col, window.height, window.width)
+            error = self.planned.choices.input_error
+            if error is None or not error.pixel:
+                return self.reader.read(window.row, window.col, window.height, window.width)
+            # rows beyond the window too, so that a value does not depend on how the scene was cut; windows are as wide
+            above = min(REACH, window.row)
+            below = min(REACH, self.planned.grid.height - window.row - window.height)
+            rows = slice(above, above + window.height)
+            seen, valid = self.reader.read(window.row - above, window.col, above + window.height + below, window.width)
+            return np.ascontiguousarray(denoise(seen, valid, error.pixel)[:, rows]), valid[rows]
 
     def _convert(
         self,

@@ -18,6 +18,7 @@ from ms2hs.errors import DataError
 from ms2hs.estimation import Evidence, PriorSettings, calibrate, fit, gather
 from ms2hs.learning.uncertainty import scale_of_scenes
 from ms2hs.models.calibration import sigma_needed
+from ms2hs.models.denoising import denoise
 from ms2hs.models.reconstruction import Reconstructor
 from ms2hs.models.weights import Weights, load_weights, save_weights
 from ms2hs.pretraining import Pretraining, pretrain
@@ -49,7 +50,7 @@ class Trial:
     sigma: Float32Array
     """(wavelength,) of the posterior, relative and not calibrated."""
     expected: Mapping[str, Float32Array]
-    """By input, `clean` and `noisy`: (wavelength, pixel). Of noisy input the prior is told its error."""
+    """By input, `clean` and `noisy`: (wavelength, pixel). Of noisy input the error is told, as `convert` takes it."""
     added: Mapping[str, Float32Array]
     """(wavelength, pixel) by input."""
 
@@ -125,7 +126,7 @@ def try_scene(data: Path, scene: str, weights: Weights, seed: int) -> Trial | No
             continue
         clean = np.where(valid, seen, np.float32(0))
         noise = PRODUCT_ERROR.pixel * rng.standard_normal(clean.shape)
-        noisy = (clean * (1 + gain) + offset + noise).astype(np.float32)
+        noisy = denoise((clean * (1 + gain) + offset + noise).astype(np.float32), valid, PRODUCT_ERROR.pixel)
         parts = {
             "truth": truth,
             "scale": plain.scale(clean)[None],

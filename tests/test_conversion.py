@@ -15,11 +15,13 @@ from ms2hs.data.example import HEIGHT, WIDTH
 from ms2hs.errors import OutputError, SceneError, UnknownName, WeightsError
 from ms2hs.models import weights
 from ms2hs.models.configuration import preset
+from ms2hs.models.denoising import denoise
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior import InputError
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.planning import Choices, plan
 from ms2hs.raster.cube import NODATA, SCALE, open_cube
+from ms2hs.raster.reader import SceneReader
 from ms2hs.spectra.sensors import load_sensor
 
 
@@ -239,6 +241,26 @@ def test_errors_of_the_product_that_are_told_widen_the_uncertainty(made, scene_p
         assert cube.tags()["MS2HS_INPUT_ERROR"] == "gain 0.02, offset 0.005, pixel 0.003"
 
 
+@pytest.mark.parametrize("name", ["linear", "spatial-spectral"])
+def test_noise_that_is_told_is_taken_off_first_however_the_scene_is_cut(
+    networks, name, scene_path, tmp_path, monkeypatch
+):
+    told = InputError(0.02, 0.005, 0.01)
+    choices = Choices(model=networks.get(name, name), window=(0, 0, 70, 83), input_error=told)
+    once = read(convert(scene_path, "enmap", tmp_path / "a.tif", choices).output)
+    if name == "linear":
+        planned = plan(scene_path, "enmap", tmp_path / "p.tif", choices)
+        with SceneReader(planned.scene, planned.grid) as reader:
+            seen, valid = reader.read(0, 0, planned.grid.height, planned.grid.width)
+        model = planned.weights.prior.condition(planned.scene.spectral, planned.spectral, told)
+        wanted = model.reconstruct(denoise(seen, valid, told.pixel))
+        assert np.abs(once * SCALE - wanted)[:, valid].max() < 1.5 * SCALE
+        assert np.abs(once * SCALE - model.reconstruct(seen))[:, valid].max() > 10 * SCALE
+    monkeypatch.setattr(planning, "STRIP_ROWS", 16)
+    strips = read(convert(scene_path, "enmap", tmp_path / "b.tif", choices).output)
+    assert np.abs(strips.astype(int) - once).max() <= 1
+
+
 def test_a_cube_of_the_site_is_taken_up(made, scene_path, tmp_path):
     better = convert(scene_path, "enmap", tmp_path, Choices(site=made.output))
     with rasterio.open(better.output) as cube:
@@ -300,7 +322,7 @@ def test_windows_that_overlap_are_blended_without_a_seam(networks, scene_path, t
 def test_what_is_known_of_a_scene_changes_a_network_as_it_does_the_linear_model(networks, name, scene_path, tmp_path):
     window = Choices(window=(0, 0, 40, 50))
     site = convert(scene_path, "enmap", tmp_path / "site.tif", window).output
-    for known in ({"site": site}, {"input_error": InputError(0.02, 0.005, 0.003)}):
+    for known in ({"site": site}, {"input_error": InputError(0.02, 0.005, 0)}):  # noise would be taken off first
         adapted = replace(window, **known)
         made = [
             read(convert(scene_path, "enmap", tmp_path / f"{i}.tif", replace(one, model=model, overwrite=True)).output)
