@@ -224,9 +224,11 @@ class SpectralMAE(nn.Module):
         if scaling is None:
             values = made.view(*made.shape[:2], -1, c.group * c.patch**2)
             return (SPREAD * paste(values, side, c.patch, c.group) + MIDDLE)[:, :bands]
-        values = (made.view(*made.shape[:2], c.patch**2, c.rank) @ scaling.basis.T).transpose(2, 3)
-        added = paste(values.flatten(2)[:, :, None], side, c.patch, bands)
-        return scaling.expected + added.float() * _spread(scaling.scale, side, c.patch)
+        values = made.view(*made.shape[:2], c.patch**2, c.rank).transpose(2, 3)
+        image = paste(values.flatten(2)[:, :, None], side, c.patch, c.rank).float()
+        image = _feathered(image * _spread(scaling.scale, side, c.patch), c.patch)
+        added = (scaling.basis @ image.flatten(2)).view(windows, bands, *image.shape[2:])
+        return scaling.expected + added
 
     def _scaling(self, values: Tensor, source: Lens, target: Lens) -> Scaling:
         """What the prior expects, in float32 whatever the rest is computed in."""
@@ -295,6 +297,18 @@ def _mean_by_place(tokens: Tensor, places: Tensor, count: int) -> Tensor:
     total = tokens.new_zeros(windows, count, width).scatter_add(1, index, tokens)
     number = tokens.new_zeros(windows, count).scatter_add(1, places, torch.ones_like(places, dtype=tokens.dtype))
     return total / number.clamp(min=1)[:, :, None]
+
+
+def _feathered(values: Tensor, patch: int) -> Tensor:
+    """Values (window, band, row, col) averaged over a patch about each pixel: patches that nothing ties would step.
+
+    Weights are even about the pixel: of patches of 4 they are 1, 2, 2, 2, 1.
+    """
+    if patch == 1:
+        return values
+    reach = patch // 2
+    averaged = F.avg_pool2d(F.pad(values, (reach, reach, reach, reach), mode="replicate"), patch, 1)
+    return averaged if patch % 2 else F.avg_pool2d(averaged, 2, 1)
 
 
 def _spread(scale: Tensor, side: tuple[int, int], patch: int) -> Tensor:
