@@ -237,6 +237,9 @@ def calibrate(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[st
             before = _sigma_needed(scene, conditional, slice(None))
             after = _sigma_needed(scene, corrected, slice(half, None))
             widths.append((before / conditional.relative_sigma, after / conditional.relative_sigma))
+    sample = _sample(prior, evidence, leave_out)
+    if not widths:  # of libraries alone: nothing tells how much a scene differs
+        return replace(prior, sample=sample)
     shape = (len(widths), 2, len(target))
     scale, mended = (most_scenes(part) for part in np.moveaxis(np.array(widths).reshape(shape), 1, 0))
     shift = 1 - np.square(mended / scale)
@@ -244,7 +247,7 @@ def calibrate(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[st
         prior,
         sigma_scale=bridge(scale, UNKNOWN_SCALE).astype(np.float32),
         shift=np.clip(bridge(shift, 1.0), 0, 1).astype(np.float32),
-        sample=_sample(prior, evidence, leave_out),
+        sample=sample,
     )
 
 
