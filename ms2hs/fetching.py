@@ -18,10 +18,11 @@ from ms2hs.raster.cutting import around, cut_of, file_name, part_within
 from ms2hs.raster.output import check_space
 from ms2hs.raster.placement import pixel_size_m, working_grid
 from ms2hs.raster.query import Place
-from ms2hs.raster.ranges import Patience, RangeClient
-from ms2hs.raster.remote import TURN, copy_window, holds_data, open_remote
+from ms2hs.raster.ranged import TURN
+from ms2hs.raster.remote import copy_window, holds_data, open_remote
 from ms2hs.raster.scene import Asset, PixelGrid, Scene
 from ms2hs.raster.stac import scene_of
+from ms2hs.raster.web import Patience, WebClient
 
 # Scenes whose bands come in while one is put together: more would only fill the disk.
 AHEAD = 2
@@ -101,7 +102,7 @@ def fetch(
     for provider in {id(one.provider): one.provider for one in wanted if not one.is_whole}.values():
         if provider is not None:
             provider.check_credentials()
-    with RangeClient(choices.patience, choices.jobs) as client:
+    with WebClient(choices.patience, choices.jobs) as client:
         made = _Run(client, choices, progress).fetch(wanted)
     if not choices.mosaic:
         return made
@@ -140,7 +141,7 @@ class _Coming:
 class _Run:
     """One call of `fetch`."""
 
-    def __init__(self, client: RangeClient, choices: FetchChoices, progress: Progress | None) -> None:
+    def __init__(self, client: WebClient, choices: FetchChoices, progress: Progress | None) -> None:
         self.client = client
         self.choices = choices
         self.tally = _Tally(progress)

@@ -81,7 +81,9 @@ class StacServer:
     slow_s: float = 1.0
     """How long `slow` waits."""
     other_host: str = "127.0.0.2"
-    """Where `elsewhere` redirects to."""
+    """Where `elsewhere` redirects to, the same path."""
+    elsewhere: str | None = None
+    """Instead of it, an address that `elsewhere` redirects to."""
     signed_prefix: str = "signed/"
     """Files under it need a signature: the query that `signature` gives."""
     signature_life: int = 10**9
@@ -317,7 +319,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "expired":
             self._send(403, b"Signature not valid in the specified time frame")
         elif fault == "elsewhere":
-            self._send(302, b"", {"Location": f"http://{self.stac.other_host}:{self.stac.port}{path}"})
+            other = f"http://{self.stac.other_host}:{self.stac.port}{path}"
+            self._send(302, b"", {"Location": self.stac.elsewhere or other})
         else:
             if fault == "slow":
                 time.sleep(self.stac.slow_s)

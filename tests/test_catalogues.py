@@ -19,6 +19,7 @@ from stac_server import StacServer
 
 from ms2hs.errors import AddressError, CredentialsError, NothingFound, QueryError, RemoteError, SceneError, UnknownName
 from ms2hs.raster import providers, web
+from ms2hs.raster.access import access_to
 from ms2hs.raster.addresses import shown
 from ms2hs.raster.catalogues import Query, candidates, read_items, search
 from ms2hs.raster.footprints import coverage
@@ -38,8 +39,7 @@ INSIDE = (10.285, 46.035, 10.305, 46.055)
 def _no_network(monkeypatch):
     """Instead of what refuses every socket: this machine alone."""
     allow_sockets(monkeypatch, "127.")
-    monkeypatch.setattr(web, "FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr(web, "_ENDS", {})
+    monkeypatch.setattr(web.USUAL, "patience", web.Patience(first_s=0.001))
 
 
 @pytest.fixture
@@ -190,9 +190,9 @@ def test_credentials_that_are_missing_are_named(name, environment, missing, monk
 def test_a_token_goes_to_its_own_hosts_only(monkeypatch):
     monkeypatch.setenv("EARTHDATA_TOKEN", TOKEN)
     own = "https://data.lpdaac.earthdatacloud.nasa.gov/lp-prod-protected/a.tif"
-    assert web.headers(own) == {"Authorization": f"Bearer {TOKEN}"}
+    assert access_to(None).headers(own) == {"Authorization": f"Bearer {TOKEN}"}
     for other in ("https://evil.example.org/a", own.replace("https", "http"), "https://earthdata.nasa.gov.evil.org/a"):
-        assert web.headers(other) == {}
+        assert access_to(None).headers(other) == {}
 
 
 def test_planetary_computer_signs_just_before_opening(server, monkeypatch):
@@ -203,15 +203,15 @@ def test_planetary_computer_signs_just_before_opening(server, monkeypatch):
     monkeypatch.setenv("PC_SDK_SUBSCRIPTION_KEY", TOKEN)
     Settings.get.cache_clear()
     address = "https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/T32TNT/B04.tif"
-    first = web.sign(address)
+    first = access_to(None).sign(address)
     assert first.startswith(f"{address}?")
     assert "sig=" in first
-    assert web.sign(address) == first
+    assert access_to(None).sign(address) == first
     fresh = PROVIDERS["planetary-computer"].sign(address, fresh=True)
     assert fresh != first
     assert shown(fresh) == address
     for other in ("https://files.example.org/a.tif", "/data/a.tif", f"{server.root}/a.tif"):
-        assert web.sign(other) == other
+        assert access_to(None).sign(other) == other
     server.search_fault = lambda _path: "page"
     with pytest.raises(RemoteError, match="signature") as error:
         PROVIDERS["planetary-computer"].sign(address, fresh=True)
@@ -483,7 +483,7 @@ import logging, sys
 logging.basicConfig(level=logging.DEBUG, filename="all.log")
 from ms2hs.cli import main
 from ms2hs.raster import web
-web.FIRST_WAIT_S = 0.001
+web.USUAL.patience = web.Patience(first_s=0.001)
 sys.argv = ["ms2hs", *sys.argv[1:]]
 main()
 """

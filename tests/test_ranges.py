@@ -4,13 +4,12 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import pairwise
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms2hs.raster.ranges import Patience, _seconds
-from ms2hs.raster.remote import BESIDE_BYTES, REQUEST_BYTES, _joined, _Pieces, address_of
+from ms2hs.raster.ranged import BESIDE_BYTES, REQUEST_BYTES, _joined, _Pieces
 from ms2hs.raster.signing import Keys, Store, presigned, public, signed_query
+from ms2hs.raster.web import Patience, seconds_of
 
 
 def test_signature_is_that_of_the_reference():
@@ -30,23 +29,11 @@ def test_addresses_of_stores():
     assert public("s3://sentinel-cogs/x/B02.tif") == "https://sentinel-cogs.s3.amazonaws.com/x/B02.tif"
 
 
-@pytest.mark.parametrize(
-    ("href", "address"),
-    [
-        ("/vsicurl/https://a.org/b.tif", "https://a.org/b.tif"),
-        ("/vsis3/eodata/b.jp2", "s3://eodata/b.jp2"),
-        ("/data/b.tif", None),
-    ],
-)
-def test_address_of_what_gdal_opens(href, address):
-    assert address_of(href) == address
-
-
 def test_retry_after_is_seconds_or_a_date():
-    assert _seconds("3") == 3
-    assert _seconds("soon") is None
-    assert 50 < _seconds(format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)) <= 60
-    assert _seconds(format_datetime(datetime(2001, 1, 1, tzinfo=UTC), usegmt=True)) == 0
+    assert seconds_of("3") == 3
+    assert seconds_of("soon") is None
+    assert 50 < seconds_of(format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)) <= 60
+    assert seconds_of(format_datetime(datetime(2001, 1, 1, tzinfo=UTC), usegmt=True)) == 0
 
 
 def test_waits_grow_and_end():

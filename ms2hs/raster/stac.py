@@ -11,7 +11,7 @@ from rasterio.errors import CRSError
 
 from ms2hs.errors import SceneError
 from ms2hs.raster import offsets
-from ms2hs.raster.addresses import check_address, gdal_address, resolved, shown
+from ms2hs.raster.addresses import check_address, resolved, shown
 from ms2hs.raster.bands import CIRRUS, check_bands, check_source, choose_bands, is_sentinel2
 from ms2hs.raster.calibration import Calibration, overridden
 from ms2hs.raster.dataset import open_dataset, pixel_grid
@@ -20,7 +20,7 @@ from ms2hs.raster.items import Band, Item, bands_of, check_item, pixel_size, qua
 from ms2hs.raster.providers import PROVIDERS, provider_of
 from ms2hs.raster.safe import NODATA, WORKING_GSD_M
 from ms2hs.raster.scene import Asset, PixelGrid, Scene, SceneChoices
-from ms2hs.raster.web import document
+from ms2hs.raster.web import BRIEF, Access, Request, text_of
 
 ORIGIN = "ms2hs:from"
 """What `search` adds to an item: `{"provider": name, "url": address}` of whom it asked."""
@@ -45,7 +45,7 @@ def open_item(path: str, choices: SceneChoices | None = None) -> Scene:
     """
     is_web = path.startswith(("https://", "http://"))
     try:
-        item = json.loads(document(path) if is_web else Path(path).read_bytes())
+        item = json.loads(_downloaded(path) if is_web else Path(path).read_bytes())
     except (OSError, ValueError) as error:
         raise SceneError(
             f"{shown(path)}: not a JSON document that can be read ({error}); a STAC item is needed. Check it."
@@ -55,6 +55,10 @@ def open_item(path: str, choices: SceneChoices | None = None) -> Scene:
         item.pop(ORIGIN, None)  # what a server says of itself there is not ours
         return scene_of(item, path, choices)
     return scene_of(*_placed(item, Path(path).parent), choices)
+
+
+def _downloaded(address: str) -> bytes:
+    return text_of(Request(address, Access.near(address), attempts=BRIEF))
 
 
 def _placed(item: Item, folder: Path) -> tuple[Item, str | None]:
@@ -139,10 +143,10 @@ def _rule(item: Item, source: str) -> offsets.Rule:
 
 
 def _opened(band: Band, base: str | None) -> str:
-    """The address of an asset as GDAL opens it, after a check."""
+    """The address of an asset, after a check."""
     href = resolved(str(band.asset["href"]), base)
     check_address(href, base)
-    return gdal_address(href)
+    return href
 
 
 def _quality(item: Item, source: str, base: str | None) -> tuple[Asset | None, str | None]:

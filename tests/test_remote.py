@@ -1,0 +1,128 @@
+"""Scenes that are converted from where they lie on servers: what is read, what is refused, what is made of it."""
+
+import numpy as np
+import pytest
+import rasterio
+from conftest import allow_sockets
+from stac_server import StacServer
+from stac_world import World, within
+
+from ms2hs.conversion import convert
+from ms2hs.errors import AddressError, RemoteError
+from ms2hs.fetching import FetchChoices, fetch
+from ms2hs.planning import Choices
+from ms2hs.raster import web
+from ms2hs.raster.products import open_scene
+
+QUICK = web.Patience(first_s=0.002, longest_s=0.01, read_s=0.25, connect_s=0.5)
+LINEAR = Choices(model="linear")
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """Instead of what refuses every socket: this machine alone."""
+    allow_sockets(monkeypatch, "127.")
+    monkeypatch.setattr(web.USUAL, "patience", QUICK)
+
+
+@pytest.fixture
+def server():
+    with StacServer(slow_s=0.5) as server:
+        yield server
+
+
+@pytest.fixture
+def world(server, tmp_path):
+    return World(server, tmp_path / "making", 2400)
+
+
+def own_address(item):
+    return next(link["href"] for link in item["links"] if link["rel"] == "self")
+
+
+def pixels(path):
+    with rasterio.open(path) as file:
+        return file.transform, file.crs, file.read()
+
+
+@pytest.mark.parametrize("layout", ["sentinel2", "hls"])
+def test_an_item_converts_to_what_its_fetched_files_convert_to(layout, world, server, tmp_path):
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A") if layout == "sentinel2" else world.hls()
+    direct = pixels(convert(own_address(item), "enmap", tmp_path / "direct.tif", LINEAR).output)
+    assert all("range" in one.headers for one in server.asked if one.path in server.files)
+    native = fetch([item], None, tmp_path / "native", FetchChoices("native", patience=QUICK)).paths[0]
+    there = pixels(convert(native, "enmap", tmp_path / "there.tif", LINEAR).output)
+    assert there[:2] == direct[:2]
+    assert np.array_equal(there[2], direct[2])
+    stacked = fetch([item], None, tmp_path / "at30", FetchChoices(patience=QUICK)).paths[0]
+    rounded = pixels(convert(stacked, "enmap", tmp_path / "rounded.tif", LINEAR).output)
+    assert rounded[:2] == direct[:2]
+    known = direct[2] != -32768
+    assert (known == (rounded[2] != -32768)).mean() > 0.999
+    both = known & (rounded[2] != -32768)
+    assert both.mean() > 0.2
+    # Its bands were rounded to a ten-thousandth, which the prior makes up to a few of.
+    assert np.abs(rounded[2].astype(int) - direct[2])[both].max() <= 5
+
+
+def test_a_part_of_an_item_is_read_alone_and_is_that_part_of_what_is_fetched(server, tmp_path):
+    world = World(server, tmp_path / "making", 12_000)
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
+    made = fetch(
+        [item], within((601_000, 5_097_500, 602_000, 5_098_500)), tmp_path / "out", FetchChoices(patience=QUICK)
+    )
+    grid = open_scene(str(made.paths[0])).grid
+    whole = open_scene(own_address(item))
+    row = round((whole.grid.transform[5] - grid.transform[5]) / 30)
+    col = round((grid.transform[2] - whole.grid.transform[2]) / 30)
+    sent = sum(server.sent.values())
+    part = Choices(model="linear", window=(row, col, grid.height, grid.width))
+    direct = pixels(convert(own_address(item), "enmap", tmp_path / "direct.tif", part).output)
+    assert sum(server.sent.values()) - sent < 0.5 * sum(len(content) for content in server.files.values())
+    fetched = pixels(convert(made.paths[0], "enmap", tmp_path / "fetched.tif", LINEAR).output)
+    assert fetched[:2] == direct[:2]
+    both = (fetched[2] != -32768) & (direct[2] != -32768)
+    assert both.mean() > 0.2
+    assert np.abs(fetched[2].astype(int) - direct[2])[both].max() <= 5
+
+
+@pytest.mark.parametrize("target", ["http://localhost:{}/files/other", "file:///etc/passwd", "http://127.0.0.2:{}/x"])
+@pytest.mark.parametrize("after", [0, 14, 40])
+def test_a_redirect_that_comes_late_is_not_followed(target, after, world, server, tmp_path, monkeypatch):
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
+    address, files = own_address(item), []
+    monkeypatch.setattr(server, "fault", lambda path: "elsewhere" if len(files) > after else files.append(path))
+    monkeypatch.setattr(server, "elsewhere", target.format(server.port))
+    with pytest.raises(AddressError, match="is not followed|private|local file") as caught:
+        convert(address, "enmap", tmp_path / "made.tif", LINEAR)
+    assert target.split("/")[2].format(server.port) in str(caught.value)
+    assert len(files) == after + 1
+    assert {one.headers["host"] for one in server.asked} == {f"127.0.0.1:{server.port}"}
+    assert not (tmp_path / "made.tif").exists()
+
+
+@pytest.mark.parametrize("kind", ["busy", "failed", "cut", "short", "shifted", "whole", "page", "slow", "elsewhere"])
+def test_faults_that_pass_leave_no_trace(kind, world, server, tmp_path):
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
+    part = Choices(model="linear", window=(0, 0, 40, 40))
+    right = pixels(convert(own_address(item), "enmap", tmp_path / "right.tif", part).output)
+    asked = []
+    server.fault = lambda path: asked.append(path) or (kind if len(asked) % 7 == 3 else None)
+    found = pixels(convert(own_address(item), "enmap", tmp_path / "found.tif", part).output)
+    assert len(asked) > 13
+    assert np.array_equal(found[2], right[2])
+
+
+def test_a_file_that_changes_while_it_is_read_is_told(world, server, tmp_path):
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
+    asked = []
+
+    def change(path):
+        asked.append(path)
+        if asked.count(path) == 2:
+            server.files[path] = server.files[path][:-1] + b"!"
+
+    server.fault = change
+    with pytest.raises(RemoteError, match="changed it while it was read"):
+        convert(own_address(item), "enmap", tmp_path / "made.tif", LINEAR)
+    assert not (tmp_path / "made.tif").exists()
