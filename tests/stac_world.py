@@ -93,6 +93,38 @@ class World:
                 del asset[fact]
         return self._item(name, assets, corner, epsg, {"collection": "HLSS30_2.0", **facts}, {"platform": "S2A"})
 
+    def copernicus(self, name, corner=(600_000, 5_100_000), epsg=32632, **facts):
+        """An item as Copernicus Data Space has it: JPEG 2000 in an S3 store."""
+        rng = np.random.default_rng(4)
+        assets = {}
+        for gsd, bands in S2.items():
+            for band in bands:
+                size = self.side_m // gsd
+                self._object(assets, name, band, rng.integers(1100, 4000, (size, size)).astype(np.uint16), gsd, corner)
+        scl = rng.choice([4, 5, 8], (self.side_m // 20, self.side_m // 20)).astype(np.uint8)
+        self._object(assets, name, "SCL", scl, 20, corner)
+        properties = {"platform": "sentinel-2a", "processing:version": "05.10", "s2:processing_baseline": "05.10"}
+        return self._item(name, assets, corner, epsg, {"collection": "sentinel-2-l2a", **facts}, properties)
+
+    def _object(self, assets, name, band, values, gsd, corner):
+        self.values[name, band] = values
+        path = self.folder / "made.jp2"
+        profile = {
+            "driver": "JP2OpenJPEG", "count": 1, "height": values.shape[0], "width": values.shape[1],
+            "dtype": values.dtype, "crs": "EPSG:32632", "transform": Affine(gsd, 0, corner[0], 0, -gsd, corner[1]),
+            "QUALITY": "100", "REVERSIBLE": "YES", "BLOCKXSIZE": 128, "BLOCKYSIZE": 128,
+        }  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with rasterio.open(path, "w", **profile) as file:
+            file.write(values, 1)
+        key = f"Sentinel-2/MSI/L2A/{name}.SAFE/R{gsd}m/T32TNT_{band}_{gsd}m.jp2"
+        self.server.files[f"eodata/{key}"] = path.read_bytes()
+        assets[f"{band}_{gsd}m"] = {
+            "href": f"s3://eodata/{key}", "type": "image/jp2", "roles": ["data"], "proj:code": "EPSG:32632",
+            "proj:shape": list(values.shape), "proj:transform": [gsd, 0, corner[0], 0, -gsd, corner[1]], "nodata": 0,
+            "raster:scale": 1e-4, "raster:offset": -0.1,
+        }  # fmt: skip
+
     def _asset(self, assets, key, name, band, values, gsd, corner, epsg, nodata, prefix):
         self.values[name, band] = values
         content = cog(self.folder / "made.tif", values, gsd, corner, epsg, nodata, self.block)

@@ -8,11 +8,12 @@ from stac_server import StacServer
 from stac_world import World, within
 
 from ms2hs.conversion import convert
-from ms2hs.errors import AddressError, RemoteError
+from ms2hs.errors import AddressError, CredentialsError, RemoteError
 from ms2hs.fetching import FetchChoices, fetch
 from ms2hs.planning import Choices
 from ms2hs.raster import web
 from ms2hs.raster.products import open_scene
+from ms2hs.raster.signing import Keys
 
 QUICK = web.Patience(first_s=0.002, longest_s=0.01, read_s=0.25, connect_s=0.5)
 LINEAR = Choices(model="linear")
@@ -45,11 +46,28 @@ def pixels(path):
         return file.transform, file.crs, file.read()
 
 
-@pytest.mark.parametrize("layout", ["sentinel2", "hls"])
+@pytest.fixture
+def store(server, monkeypatch):
+    """The server as an S3 store of Copernicus, with keys in the environment."""
+    keys = {"AWS_ACCESS_KEY_ID": "planted-id", "AWS_SECRET_ACCESS_KEY": "planted-secret"}
+    settings = {"AWS_S3_ENDPOINT": f"127.0.0.1:{server.port}", "AWS_HTTPS": "NO"}
+    for name, text in (keys | settings).items():
+        monkeypatch.setenv(name, text)
+    server.buckets["eodata"] = Keys(*keys.values())
+    return server
+
+
+PRODUCT = "S2A_MSIL2A_20240601T102021_N0510_R065_T32TNT_20240601T142021"
+
+
+@pytest.mark.parametrize("layout", ["sentinel2", "hls", "copernicus"])
+@pytest.mark.usefixtures("store")
 def test_an_item_converts_to_what_its_fetched_files_convert_to(layout, world, server, tmp_path):
-    item = world.sentinel2("S2A_32TNT_20240601_0_L2A") if layout == "sentinel2" else world.hls()
+    item = world.hls() if layout == "hls" else getattr(world, layout)(PRODUCT)
     direct = pixels(convert(own_address(item), "enmap", tmp_path / "direct.tif", LINEAR).output)
-    assert all("range" in one.headers for one in server.asked if one.path in server.files)
+    read = {one.path for one in server.asked} & set(server.files)
+    assert read == set(server.files)
+    assert all("range" in one.headers for one in server.asked if one.path in read)
     native = fetch([item], None, tmp_path / "native", FetchChoices("native", patience=QUICK)).paths[0]
     there = pixels(convert(native, "enmap", tmp_path / "there.tif", LINEAR).output)
     assert there[:2] == direct[:2]
@@ -63,6 +81,47 @@ def test_an_item_converts_to_what_its_fetched_files_convert_to(layout, world, se
     assert both.mean() > 0.2
     # Its bands were rounded to a ten-thousandth, which the prior makes up to a few of.
     assert np.abs(rounded[2].astype(int) - direct[2])[both].max() <= 5
+
+
+def test_jpeg_2000_of_a_store_comes_bit_for_bit(world, store, tmp_path):
+    item = world.copernicus(PRODUCT)
+    path = fetch([item], None, tmp_path / "out", FetchChoices("native", patience=QUICK)).paths[0]
+    for (name, band), values in world.values.items():
+        with rasterio.open(path.parent / f"{name}_{band}.tif") as file:
+            assert np.array_equal(file.read(1), values), band
+    everything = b"".join(path.read_bytes() for path in tmp_path.rglob("out/**/*") if path.is_file())
+    assert b"planted" not in everything
+    assert b"X-Amz" not in everything
+    assert all("planted-secret" not in one.query for one in store.asked)
+
+
+@pytest.mark.parametrize("command", ["convert", "fetch"])
+@pytest.mark.usefixtures("store")
+def test_a_store_that_refuses_or_keys_that_are_missing_are_told(command, world, tmp_path, monkeypatch):
+    item = world.copernicus(PRODUCT)
+
+    def run():
+        if command == "fetch":
+            fetch([item], None, tmp_path / "out", FetchChoices(patience=QUICK))
+        else:
+            convert(own_address(item), "enmap", tmp_path / "made.tif", LINEAR)
+
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    with pytest.raises(CredentialsError, match="refuses access") as caught:
+        run()
+    assert "X-Amz" not in str(caught.value)
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(CredentialsError, match="AWS_SECRET_ACCESS_KEY not set"):
+        run()
+
+
+def test_jpeg_2000_that_stops_coming_is_told_and_not_made_up(world, store, tmp_path):
+    """GDAL would take what is missing as zeros."""
+    item, asked = world.copernicus(PRODUCT), []
+    store.fault = lambda path: asked.append(path) or ("failed" if len(asked) > 30 else None)
+    with pytest.raises(RemoteError, match=r"\.jp2: could not be read \(status 50"):
+        convert(own_address(item), "enmap", tmp_path / "made.tif", LINEAR)
+    assert not (tmp_path / "made.tif").exists()
 
 
 def test_a_part_of_an_item_is_read_alone_and_is_that_part_of_what_is_fetched(server, tmp_path):

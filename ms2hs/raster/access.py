@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
 from ms2hs.raster.addresses import check_address
-from ms2hs.raster.providers import PROVIDERS, Provider, store_of
+from ms2hs.raster.providers import PROVIDERS, Provider, owner_of
 from ms2hs.raster.signing import Keys, Store, presigned, public
 from ms2hs.raster.web import Access
 
@@ -34,5 +34,8 @@ def access_to(base: str | None, archives: Collection[Provider] | None = None) ->
 
 def _in_store(address: str) -> str:
     """The address on the web of an object; a bucket that is no provider's is taken as Amazon's, open to all."""
-    store = Store.of_environment(store_of(urlsplit(address).netloc))
+    owner = owner_of(urlsplit(address).netloc)
+    if owner is not None:
+        owner.check_credentials()
+    store = Store.of_environment(owner.store if owner else None)
     return presigned(address, store, Keys.of_environment()) if store else public(address)

@@ -17,7 +17,7 @@ from ms2hs.errors import SceneError
 from ms2hs.raster import web
 from ms2hs.raster.access import access_to
 from ms2hs.raster.addresses import shown, web_address, without_secrets
-from ms2hs.raster.ranged import JP2_SIGNATURE, file_of, open_ranged
+from ms2hs.raster.ranged import JP2_SIGNATURE, open_ranged, reading
 from ms2hs.raster.scene import PixelGrid
 
 REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://")
@@ -100,9 +100,9 @@ def read_inside(
     if MaskFlags.per_dataset not in flags:
         return None
     try:
-        return np.asarray(dataset.dataset_mask(window=window, out_shape=shape) > 0)
+        with reading(dataset):
+            return np.asarray(dataset.dataset_mask(window=window, out_shape=shape) > 0)
     except RasterioError as error:
-        _check_served(dataset)
         raise SceneError(
             f"{shown(dataset.name)}: its mask cannot be read ({without_secrets(str(error))}); a file that is whole is "
             "needed. It is damaged or was cut short: copy or download it again."
@@ -129,9 +129,11 @@ def read_bands(
     """
     out_shape = None if shape is None else (len(bands), *shape)
     try:
-        return np.asarray(dataset.read(list(bands), window=window, out_shape=out_shape, resampling=Resampling.nearest))
+        with reading(dataset):
+            return np.asarray(
+                dataset.read(list(bands), window=window, out_shape=out_shape, resampling=Resampling.nearest)
+            )
     except (RasterioError, ValueError) as error:
-        _check_served(dataset)
         if len(bands) > 1:
             for band in bands:
                 read_bands(dataset, [band], window, shape)
@@ -141,10 +143,3 @@ def read_bands(
             f"{shown(dataset.name)}: {band_name} cannot be read ({without_secrets(str(error))}); a file that is whole "
             "is needed. It is damaged or was cut short: copy or download it again."
         ) from None
-
-
-def _check_served(dataset: DatasetReader) -> None:
-    """Raise what kept a server's file from being read, if that is why it was not."""
-    file = file_of(dataset)
-    if file is not None and file.error is not None:
-        raise file.error from None

@@ -155,9 +155,9 @@ def _check_copernicus() -> None:
         )
 
 
-def store_of(bucket: str) -> Store | None:
-    """Where the bucket of a provider lies; None of any other."""
-    return next((provider.store for provider in PROVIDERS.values() if bucket in provider.hosts), None)
+def owner_of(bucket: str) -> Provider | None:
+    """The provider whose bucket of this name it is; None of any other."""
+    return next((provider for provider in PROVIDERS.values() if provider.store and bucket in provider.hosts), None)
 
 
 PROVIDERS = {

@@ -2,7 +2,8 @@
 
 import bisect
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from threading import RLock
 from typing import Self
@@ -252,7 +253,7 @@ def open_ranged(client: WebClient, address: str, access: Access) -> DatasetReade
         with TURN, rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
             dataset = rasterio.open(f"/{name}", driver=driver, opener=_OneFile(name, file))
     except RasterioError as error:
-        raise file.error or unreadable(file.name, error) from None
+        raise file.error or _unreadable(file.name, error) from None
     _FILES[dataset] = file
     return dataset
 
@@ -262,8 +263,30 @@ def file_of(dataset: DatasetReader) -> RangedFile | None:
     return _FILES.get(dataset)
 
 
-def unreadable(name: str, error: Exception) -> RemoteError:
-    """What to say of a file on a server that GDAL does not read."""
+@contextmanager
+def reading(dataset: DatasetReader) -> Iterator[None]:
+    """While numbers of a dataset are read, wherever it was opened.
+
+    JPEG 2000 is decoded by one thread: GDAL's others would not find a file of ours, and leave zeros without a word.
+
+    Raises
+    ------
+    RemoteError, AddressError, CredentialsError : its server did not give it, whatever GDAL makes of that.
+    """
+    file = _FILES.get(dataset)
+    if file is None:
+        yield
+        return
+    try:
+        with rasterio.Env(GDAL_NUM_THREADS="1"):
+            yield
+    except RasterioError as error:
+        raise file.error or _unreadable(file.name, error) from None
+    if file.error is not None:
+        raise file.error
+
+
+def _unreadable(name: str, error: Exception) -> RemoteError:
     return RemoteError(
         f"{name}: not a raster that can be read ({error}); a GeoTIFF or JPEG 2000 file is needed. Choose another "
         "scene: the archive's file seems to be damaged."

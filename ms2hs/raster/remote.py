@@ -15,9 +15,9 @@ from rasterio.windows import Window
 
 from ms2hs.errors import OutputError
 from ms2hs.raster.addresses import shown, web_address
-from ms2hs.raster.dataset import open_dataset, pixel_grid, quietly
+from ms2hs.raster.dataset import open_dataset, pixel_grid, quietly, read_bands
 from ms2hs.raster.output import flush
-from ms2hs.raster.ranged import TURN, RangedFile, file_of, open_ranged, unreadable
+from ms2hs.raster.ranged import TURN, RangedFile, file_of, open_ranged
 from ms2hs.raster.scene import Asset, PixelGrid
 from ms2hs.raster.web import Access, WebClient
 
@@ -40,11 +40,9 @@ class RemoteRaster:
         """(row, col) stored numbers of a band; RemoteError and the like where the server does not give them."""
         if self.file is not None:
             self.file.fetch_ahead(self._blocks(band, rows, cols))
-        try:
-            with TURN:
-                return np.asarray(self.dataset.read(band, window=Window.from_slices(rows, cols)))
-        except RasterioError as error:
-            raise (self.file and self.file.error) or unreadable(self.name, error) from error
+        with TURN:
+            numbers: Stored = read_bands(self.dataset, [band], Window.from_slices(rows, cols))[0]
+        return numbers
 
     def blocks_bytes(self, band: int, rows: slice, cols: slice) -> int:
         """Size of the blocks that a window touches, as they are stored; its numbers', where blocks tell no size."""
