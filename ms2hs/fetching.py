@@ -15,7 +15,7 @@ from ms2hs.orders import Gsd, Order, orders_for
 from ms2hs.passes import mosaics
 from ms2hs.progress import Progress
 from ms2hs.raster.cutting import around, cut_of, file_name, part_within
-from ms2hs.raster.output import check_space
+from ms2hs.raster.output import alone, check_space
 from ms2hs.raster.placement import pixel_size_m, working_grid
 from ms2hs.raster.query import Place
 from ms2hs.raster.ranged import TURN
@@ -87,7 +87,7 @@ def fetch(
     ------
     NothingFound : no scene has data in the place.
     RemoteError, CredentialsError, AddressError, SceneError : nothing could be fetched.
-    OutputError : it cannot be written, or something else of that name is there.
+    OutputError : it cannot be written, something else of that name is there, or another process writes there.
     """
     choices = choices or FetchChoices()
     if choices.jobs < 1 or (choices.gsd_m != "native" and not choices.gsd_m > 0):
@@ -98,15 +98,16 @@ def fetch(
             "--gsd 10, 20 or 30."
         )
     make_folder(output)
-    wanted = orders_for(items, place, output, choices.gsd_m, overwrite=choices.overwrite)
-    for provider in {id(one.provider): one.provider for one in wanted if not one.is_whole}.values():
-        if provider is not None:
-            provider.check_credentials()
-    with WebClient(choices.patience, choices.jobs) as client:
-        made = _Run(client, choices, progress).fetch(wanted)
-    if not choices.mosaic:
-        return made
-    return replace(made, paths=tuple(mosaics(made.paths, output, overwrite=choices.overwrite)))
+    with alone(output):
+        wanted = orders_for(items, place, output, choices.gsd_m, overwrite=choices.overwrite)
+        for provider in {id(one.provider): one.provider for one in wanted if not one.is_whole}.values():
+            if provider is not None:
+                provider.check_credentials()
+        with WebClient(choices.patience, choices.jobs) as client:
+            made = _Run(client, choices, progress).fetch(wanted)
+        if not choices.mosaic:
+            return made
+        return replace(made, paths=tuple(mosaics(made.paths, output, overwrite=choices.overwrite)))
 
 
 def make_folder(output: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -336,6 +337,52 @@ def test_a_second_run_ends_with_the_same_files_wherever_the_first_was_killed(ser
     assert len(made.paths) == 4
     assert hashes(tmp_path / "out") == hashes(tmp_path / "undisturbed")
     assert made.kept or sum(seen) > 0
+
+
+def test_two_that_fetch_into_one_folder_do_not_meet(server, tmp_path):
+    world = World(server, tmp_path / "making", 1200)
+    items = [world.sentinel2(f"S2A_32TNT_20240601_{k}_L2A", seed=k) for k in range(2)]
+    (tmp_path / "items.json").write_text(json.dumps(items))
+    fetch(items, None, tmp_path / "undisturbed", FetchChoices(patience=QUICK))
+    go_on, started = threading.Event(), len(server.asked)
+    server.fault = lambda _path: None if go_on.wait(50) else "failed"
+    command = [sys.executable, "-c", RUN, str(tmp_path / "items.json"), str(tmp_path / "out"), "30"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    with subprocess.Popen(command, env=environment) as first:
+        while first.poll() is None and len(server.asked) == started:
+            time.sleep(0.005)
+        second = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert first.poll() is None
+        assert "OutputError" in second.stderr
+        assert f"being written to by process {first.pid} on" in second.stderr
+        go_on.set()
+    assert first.returncode == 0
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "undisturbed")
+
+
+def test_of_many_that_start_at_once_one_gets_the_folder_and_none_is_left_out_for_ever(tmp_path):
+    program = """
+import sys, time
+from pathlib import Path
+from ms2hs.errors import OutputError
+from ms2hs.raster.output import alone
+folder, got = Path(sys.argv[1]), 0
+until = time.monotonic() + 30
+while got < 5 and time.monotonic() < until:
+    try:
+        with alone(folder):
+            (folder / "held").touch(exist_ok=False)
+            (folder / "held").unlink()
+            got += 1
+    except OutputError:
+        pass
+print(got)
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    runs = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [(run.communicate()[0].strip(), run.returncode) for run in runs] == [("5", 0)] * 3
+    assert list(tmp_path.iterdir()) == []
 
 
 def once(kind, count=1):

@@ -1,9 +1,11 @@
 """Scenes that are converted from where they lie on servers: what is read, what is refused, what is made of it."""
 
+import json
+
 import numpy as np
 import pytest
 import rasterio
-from conftest import allow_sockets
+from conftest import allow_sockets, write_raster
 from stac_server import StacServer
 from stac_world import World, within
 
@@ -13,6 +15,8 @@ from ms2hs.fetching import FetchChoices, fetch
 from ms2hs.planning import Choices
 from ms2hs.raster import web
 from ms2hs.raster.products import open_scene
+from ms2hs.raster.remote import copy_window, open_remote
+from ms2hs.raster.scene import Asset
 from ms2hs.raster.signing import Keys
 
 QUICK = web.Patience(first_s=0.002, longest_s=0.01, read_s=0.25, connect_s=0.5)
@@ -185,3 +189,27 @@ def test_a_file_that_changes_while_it_is_read_is_told(world, server, tmp_path):
     with pytest.raises(RemoteError, match="changed it while it was read"):
         convert(own_address(item), "enmap", tmp_path / "made.tif", LINEAR)
     assert not (tmp_path / "made.tif").exists()
+
+
+@pytest.mark.parametrize(("dtype", "nodata"), [("uint16", -9999.0), ("uint8", 0.5), ("int16", 1e9), ("uint16", np.nan)])
+def test_a_nodata_that_no_number_can_be_is_none(dtype, nodata, tmp_path):
+    values = np.arange(256 * 3, dtype=np.int64).reshape(3, 16, 16)[0].astype(dtype)
+    path = write_raster(tmp_path / "in.tif", values[None])
+    with open_remote(web.USUAL, str(path), web.Access.near("")) as raster:
+        asset = Asset("B02", str(path), 1, 1e-4, 0.0, nodata)
+        assert sum(copy_window(raster, asset, slice(0, 16), slice(0, 16), tmp_path / "out.tif")) == 16
+    with rasterio.open(tmp_path / "out.tif") as file:
+        assert file.nodata is None
+        assert np.array_equal(file.read(1), values)
+
+
+@pytest.mark.parametrize("declared", [-9999, "nan", 70000])
+def test_an_item_that_declares_a_nodata_its_files_cannot_hold_is_fetched(declared, world, tmp_path):
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
+    odd = json.loads(json.dumps(item))
+    for asset in odd["assets"].values():
+        if "raster:bands" in asset:
+            asset["raster:bands"][0]["nodata"] = declared
+    got = [fetch([one], None, tmp_path / name, FetchChoices(patience=QUICK)) for name, one in (("a", item), ("b", odd))]
+    assert got[1].failed == ()
+    assert np.array_equal(pixels(got[0].paths[0])[2], pixels(got[1].paths[0])[2])

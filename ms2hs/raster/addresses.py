@@ -95,15 +95,15 @@ def check_address(href: str, base: str | None) -> None:
     if parts.scheme.lower() == "s3":
         _check_bucket(href, parts.netloc)
         return
-    host = _host(href)
+    host = host_of(href)
     is_plain = HOST.fullmatch(parts.netloc) is not None
-    if is_plain and base is not None and host == _host(base):
+    if is_plain and base is not None and host == host_of(base):
         return
     if not is_plain or not is_public(host):
         raise AddressError(
             f"{shown(href)}: an item gives this address, whose host {host or '(none)'} is private or not plain; public "
-            "hosts and the item's own server are followed. If you trust it, download the file yourself and give it to "
-            "convert."
+            "hosts and the item's own server are followed. If you trust it, name that server (fetch --stac URL), or "
+            "download the file yourself and give it to convert."
         )
 
 
@@ -115,7 +115,7 @@ def _check_bucket(href: str, bucket: str) -> None:
         )
 
 
-def _host(href: str) -> str:
+def host_of(href: str) -> str:
     """In lower case, without user and port; empty where there is none."""
     try:
         return (urlsplit(href).hostname or "").rstrip(".").lower()

@@ -22,7 +22,7 @@ from ms2hs.raster.offsets import baseline
 from ms2hs.raster.output import write_whole
 from ms2hs.raster.providers import Provider
 from ms2hs.raster.query import Period, Place
-from ms2hs.raster.stac import ORIGIN
+from ms2hs.raster.stac import ORIGIN, of_file
 from ms2hs.raster.web import BRIEF, Access, Request, text_of
 
 PAGE = 100
@@ -227,8 +227,12 @@ def save_items(path: Path, items: list[Item]) -> None:
     write_whole(path, (json.dumps({"type": "FeatureCollection", "features": items}, indent=1) + "\n").encode())
 
 
-def read_items(path: Path) -> list[Item]:
+def read_items(path: Path, server: str | None = None) -> list[Item]:
     """The items in a file: a collection of them, or one.
+
+    Parameters
+    ----------
+    server : which the user says that they came from, as `stac.of_file` takes it.
 
     Raises
     ------
@@ -245,4 +249,4 @@ def read_items(path: Path) -> list[Item]:
         raise QueryError(f"{path}: holds no items; at least one is needed. Save some with `ms2hs fetch … --save FILE`.")
     for item in items:
         check_item(item)
-    return items
+    return [of_file(item, server) for item in items]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.dtypes import in_dtype_range
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine
@@ -116,6 +117,7 @@ def copy_window(raster: RemoteRaster, asset: Asset, rows: slice, cols: slice, pa
     """
     part = path.with_name(f".{path.name}")
     grid = raster.grid.crop(rows.start, cols.start, rows.stop - rows.start, cols.stop - cols.start)
+    dtype = raster.dataset.dtypes[asset.band - 1]
     profile = {
         "driver": "GTiff",
         "count": 1,
@@ -123,14 +125,15 @@ def copy_window(raster: RemoteRaster, asset: Asset, rows: slice, cols: slice, pa
         "width": grid.width,
         "crs": grid.crs,
         "transform": Affine(*grid.transform),
-        "dtype": raster.dataset.dtypes[0],
-        "nodata": asset.nodata,
+        "dtype": dtype,
+        # An item may declare what its files cannot hold: then no number of them means nodata.
+        "nodata": asset.nodata if _fits(asset.nodata, dtype) else None,
         "tiled": True,
         "blockxsize": 256,
         "blockysize": 256,
         "compress": "ZSTD",
         "zstd_level": 1,
-        "predictor": 2 if np.dtype(raster.dataset.dtypes[0]).kind in "iu" else 3,
+        "predictor": 2 if np.dtype(dtype).kind in "iu" else 3,
         "bigtiff": "IF_SAFER",
     }
     try:
@@ -157,6 +160,13 @@ def copy_window(raster: RemoteRaster, asset: Asset, rows: slice, cols: slice, pa
         ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _fits(number: float | None, dtype: str) -> bool:
+    """Whether numbers of a type can be this one."""
+    if number is None or np.dtype(dtype).kind not in "iu":
+        return number is None or bool(in_dtype_range(number, dtype))
+    return float(number).is_integer() and bool(in_dtype_range(number, dtype))
 
 
 def holds_data(path: Path, nodata: float | None) -> bool:
