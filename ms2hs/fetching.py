@@ -9,10 +9,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from ms2hs.delivery import Cuts, put_together, resume
+from ms2hs.delivering.delivery import Cuts, put_together, resume
+from ms2hs.delivering.orders import Gsd, Order, orders_for
+from ms2hs.delivering.passes import mosaics
 from ms2hs.errors import AddressError, NothingFound, OutputError, QueryError, RemoteError, SceneError
-from ms2hs.orders import Gsd, Order, orders_for
-from ms2hs.passes import mosaics
 from ms2hs.progress import Progress
 from ms2hs.raster.cutting import around, cut_of, file_name, part_within
 from ms2hs.raster.output import alone, check_space

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from stac_items import FOOTPRINT, S2_REFLECTANCE, earth_search, planetary_computer, recorded, serve
 from stac_server import StacServer
 
+from ms2hs.delivering.selection import Wish, select
 from ms2hs.errors import AddressError, CredentialsError, NothingFound, QueryError, RemoteError, SceneError, UnknownName
 from ms2hs.raster import providers, web
 from ms2hs.raster.access import access_to
@@ -29,7 +30,6 @@ from ms2hs.raster.providers import PROVIDERS, provider_named
 from ms2hs.raster.query import Place, box_place, file_place, period
 from ms2hs.raster.reader import SceneReader
 from ms2hs.raster.stac import ORIGIN
-from ms2hs.selection import Wish, select
 
 TOKEN = "PLANTED-d41d8cd98f00b204"  # noqa: S105 - of nothing
 INSIDE = (10.285, 46.035, 10.305, 46.055)

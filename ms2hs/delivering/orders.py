@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ms2hs.delivering.receipts import State, state
 from ms2hs.errors import OutputError
 from ms2hs.raster.access import access_to
 from ms2hs.raster.cutting import safe_name
@@ -14,7 +15,6 @@ from ms2hs.raster.providers import PROVIDERS, Provider, provider_of
 from ms2hs.raster.query import Place
 from ms2hs.raster.stac import ORIGIN, base_of
 from ms2hs.raster.web import Access
-from ms2hs.receipts import State, state
 
 Gsd = float | Literal["native"]
 """Ground sampling in m, or `native`: a file a band as it is."""

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ms2hs.delivering.orders import Order
+from ms2hs.delivering.receipts import Receipt
 from ms2hs.errors import OutputError
-from ms2hs.orders import Order
 from ms2hs.raster.cutting import file_name, local_scene
 from ms2hs.raster.geotiff import SOURCE_TAG, TIME_TAG
 from ms2hs.raster.output import flush
 from ms2hs.raster.scene import PixelGrid, Scene
 from ms2hs.raster.stacking import StackLayout, strips_of, write_stack
-from ms2hs.receipts import Receipt
 
 
 @dataclass(frozen=True, eq=False)
