@@ -112,7 +112,7 @@ class World:
         profile = {
             "driver": "JP2OpenJPEG", "count": 1, "height": values.shape[0], "width": values.shape[1],
             "dtype": values.dtype, "crs": "EPSG:32632", "transform": Affine(gsd, 0, corner[0], 0, -gsd, corner[1]),
-            "QUALITY": "100", "REVERSIBLE": "YES", "BLOCKXSIZE": 128, "BLOCKYSIZE": 128,
+            "QUALITY": "100", "REVERSIBLE": "YES", "BLOCKXSIZE": self.block, "BLOCKYSIZE": self.block,
         }  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         with rasterio.open(path, "w", **profile) as file:

@@ -4,10 +4,13 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms2hs.raster.ranged import BESIDE_BYTES, REQUEST_BYTES, _joined, _Pieces
+from ms2hs.raster import ranged
+from ms2hs.raster.ranged import BESIDE_BYTES, REQUEST_BYTES, RangedFile, _Handle, _joined, _Pieces
+from ms2hs.raster.ranges import Part
 from ms2hs.raster.signing import Keys, Store, presigned, public, signed_query
 from ms2hs.raster.web import Patience, seconds_of
 
@@ -68,3 +71,41 @@ def test_pieces_that_have_not_come_are_not_made_up():
     assert pieces.find(9, 2) is None
     assert pieces.find(12, 3) is None
     assert pieces.find(11, 2) == b"bc"
+
+
+def served(monkeypatch, content, asked):
+    """A file that a server has; `asked` takes up its requests."""
+
+    def read(_client, _address, _access, begin, size):
+        asked.append((begin, size))
+        return Part(content[begin : begin + size], len(content), "")
+
+    monkeypatch.setattr(ranged, "read_range", read)
+    return _Handle(RangedFile(None, "https://h.org/a.jp2", None))
+
+
+def test_small_steps_become_few_requests(monkeypatch):
+    content, asked = bytes(4_000_000), []
+    handle = served(monkeypatch, content, asked)
+    handle.seek(1000)
+    read = b"".join(iter(lambda: handle.read(1024), b""))
+    assert read == content[1000:]
+    assert len(asked) <= 9
+    assert sum(min(size, len(content) - begin) for begin, size in asked) < 1.05 * len(content)
+
+
+@given(st.lists(st.tuples(st.integers(0, 260_000), st.integers(1, 30_000), st.integers(1, 4)), min_size=1, max_size=40))
+def test_whatever_is_read_in_whatever_order_is_what_is_there(places):
+    content = b"".join(number.to_bytes(4) for number in range(65_000))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranged, "KEPT_BYTES", 50_000)  # so that much is dropped
+        handle = served(patch, content, [])
+        for begin, size, times in places:
+            handle.seek(begin)
+            for turn in range(times):
+                at = begin + turn * size
+                assert handle.read(size) == content[at : at + size]
+            ranges = [(max(0, begin - size), size), (begin, size)]
+            known = [(first, min(length, len(content) - first)) for first, length in ranges if first < len(content)]
+            found = handle.get_byte_ranges(*zip(*known, strict=True)) if known else []
+            assert found == [content[first : first + length] for first, length in known]

@@ -25,9 +25,9 @@ JP2_SIGNATURE = bytes.fromhex("0000000c6a5020200d0a870a")
 DRIVERS = dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "GTiff") | {JP2_SIGNATURE: "JP2OpenJPEG"}
 # What is asked for at first, and whenever GDAL wants a few bytes of a header: the headers of a COG of a whole tile fit.
 HEADER_BYTES = 16_384
-# A reader that goes on where it was gets twice as much each time, up to so many bytes: JPEG 2000 is read in bits.
+# A reader that goes on where it was gets four times as much each time, up to so many bytes: JPEG 2000 is read in bits.
 LONGEST_STEP_BYTES = 1_048_576
-# Of what came so, this much is kept for one file.
+# Of what came so, this much is kept for one file, and as much of headers.
 KEPT_BYTES = 16_000_000
 # One request brings neighbouring blocks up to so many bytes: where it is cut off, all of it comes again.
 REQUEST_BYTES = 8_000_000
@@ -89,7 +89,7 @@ class RangedFile:
         self.size = 0
         self._client, self._address, self._access = client, address, access
         self._lock = RLock()
-        self._headers, self._blocks = _Pieces(KEPT_BYTES), _Pieces()
+        self._headers, self._steps, self._blocks = _Pieces(KEPT_BYTES), _Pieces(KEPT_BYTES), _Pieces()
         self._version: str | None = None
         self._headers.add(0, self._fetch(0, HEADER_BYTES))
 
@@ -100,7 +100,8 @@ class RangedFile:
             if found is None:
                 found = self._fetch(begin, max(size, step))
                 if size < step:
-                    self._headers.add(begin, found)
+                    # JPEG 2000 goes through all its headers again and again: what follows them must not drive them out.
+                    (self._headers if step <= HEADER_BYTES else self._steps).add(begin, found)
             return found[:size]
 
     def pieces(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -127,7 +128,8 @@ class RangedFile:
 
     def known(self, begin: int, size: int) -> bytes | None:
         """These bytes, if they have come."""
-        return self._headers.find(begin, size) or self._blocks.find(begin, size)
+        stores = self._headers, self._steps, self._blocks
+        return next((found for store in stores if (found := store.find(begin, size))), None)
 
     def _fetch(self, begin: int, size: int) -> bytes:
         if self.error is not None:
@@ -159,10 +161,10 @@ class _Handle:
         if not size:
             return b""
         if self._at != self._end:
-            self._step = HEADER_BYTES // 2
+            self._step = HEADER_BYTES // 4
         found = self._file.known(self._at, size)
         if found is None:
-            self._step = min(2 * self._step, LONGEST_STEP_BYTES)
+            self._step = min(4 * self._step, LONGEST_STEP_BYTES)
             found = self._file.piece(self._at, size, self._step)
         self._at = self._end = self._at + len(found)
         return found
