@@ -156,3 +156,15 @@ class World:
 def within(bounds_m, epsg=32632):
     """The place whose box in degrees lies inside bounds in metres."""
     return box_place(transform_bounds(f"EPSG:{epsg}", "EPSG:4326", *bounds_m))
+
+
+def signer(server):
+    """How the server's files are signed, as Planetary Computer's are."""
+    kept = []
+
+    def sign(address, *, fresh=False):
+        if fresh or not kept:
+            kept.append(server.signature())
+        return f"{address}?{kept[-1]}"
+
+    return sign

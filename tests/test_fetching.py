@@ -19,7 +19,7 @@ from rasterio.io import MemoryFile
 from rasterio.warp import transform
 from rio_cogeo.cogeo import cog_validate
 from stac_server import KINDS, Faults, StacServer
-from stac_world import World, cog, smooth, within
+from stac_world import World, cog, signer, smooth, within
 
 from ms2hs.errors import AddressError, CredentialsError, NothingFound, OutputError, QueryError, RemoteError, SceneError
 from ms2hs.fetching import FetchChoices, fetch
@@ -104,17 +104,6 @@ def test_native_files_are_those_of_the_server_bit_for_bit(world, tmp_path):
 def login(server, name="guarded", **options):
     """A provider whose files need a signature, as Planetary Computer's do."""
     return Provider(name, "of a test", server.root, {"sentinel-2-l2a": "by_baseline"}, **options)
-
-
-def signer(server):
-    kept = []
-
-    def sign(address, *, fresh=False):
-        if fresh or not kept:
-            kept.append(server.signature())
-        return f"{address}?{kept[-1]}"
-
-    return sign
 
 
 def earth_search(world, monkeypatch):  # noqa: ARG001 - one shape for the three

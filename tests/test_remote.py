@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import rasterio
-from conftest import allow_sockets, write_raster
+from conftest import LEAVES, SAND, allow_sockets, dn_of, write_raster
 from stac_server import StacServer
-from stac_world import World, within
+from stac_world import S2, World, signer, within
 
 from ms2hs.conversion import convert
 from ms2hs.errors import AddressError, CredentialsError, RemoteError
@@ -15,6 +15,7 @@ from ms2hs.fetching import FetchChoices, fetch
 from ms2hs.planning import Choices
 from ms2hs.raster import web
 from ms2hs.raster.products import open_scene
+from ms2hs.raster.providers import PROVIDERS, Provider
 from ms2hs.raster.remote import copy_window, open_remote
 from ms2hs.raster.scene import Asset
 from ms2hs.raster.signing import Keys
@@ -174,6 +175,35 @@ def test_faults_that_pass_leave_no_trace(kind, world, server, tmp_path):
     found = pixels(convert(own_address(item), "enmap", tmp_path / "found.tif", part).output)
     assert len(asked) > 13
     assert np.array_equal(found[2], right[2])
+
+
+def test_signatures_that_expire_are_renewed(world, server, tmp_path, monkeypatch):
+    right = convert(own_address(world.sentinel2("S2A_32TNT_20240601_0_L2A")), "enmap", tmp_path / "a.tif", LINEAR)
+    provider = Provider("guarded", "of a test", server.root, {}, sign=signer(server))
+    monkeypatch.setitem(PROVIDERS, "guarded", provider)
+    server.signature_life = 5
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A", prefix="signed/", collection="guarded")
+    found = convert(own_address(item), "enmap", tmp_path / "b.tif", LINEAR)
+    assert len(server.signatures) > 5
+    assert np.array_equal(pixels(found.output)[2], pixels(right.output)[2])
+    everything = b"".join(path.read_bytes() for path in tmp_path.glob("b.*"))
+    assert b"sig-" not in everything
+
+
+@pytest.mark.parametrize("kind", ["https", "gdal's", "s3"])
+def test_a_raster_by_its_address_converts_as_it_does_from_the_disk(kind, server, store, tmp_path):
+    names = [band for bands in S2.values() for band in bands]
+    path = write_raster(tmp_path / "scene.tif", dn_of([LEAVES, SAND]), descriptions=sorted(names), nodata=0)
+    there = pixels(convert(path, "enmap", tmp_path / "there.tif", LINEAR).output)
+    address = {
+        "https": server.add_file("scene.tif", path.read_bytes()) + "?key=planted",
+        "gdal's": f"/vsicurl/{server.address('scene.tif')}",
+        "s3": "s3://eodata/scene.tif",
+    }[kind]
+    store.files["eodata/scene.tif"] = path.read_bytes()
+    path.unlink()
+    assert np.array_equal(pixels(convert(address, "enmap", tmp_path / "made.tif", LINEAR).output)[2], there[2])
+    assert b"planted" not in (tmp_path / "made.tif").read_bytes() + (tmp_path / "made.json").read_bytes()
 
 
 def test_a_file_that_changes_while_it_is_read_is_told(world, server, tmp_path):
