@@ -333,13 +333,12 @@ def test_two_that_fetch_into_one_folder_do_not_meet(server, tmp_path):
     items = [world.sentinel2(f"S2A_32TNT_20240601_{k}_L2A", seed=k) for k in range(2)]
     (tmp_path / "items.json").write_text(json.dumps(items))
     fetch(items, None, tmp_path / "undisturbed", FetchChoices(patience=QUICK))
-    go_on, started = threading.Event(), len(server.asked)
-    server.fault = lambda _path: None if go_on.wait(50) else "failed"
+    came, go_on = threading.Event(), threading.Event()
+    server.fault = lambda _path: came.set() or (None if go_on.wait(50) else "failed")
     command = [sys.executable, "-c", RUN, str(tmp_path / "items.json"), str(tmp_path / "out"), "30"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     with subprocess.Popen(command, env=environment) as first:
-        while first.poll() is None and len(server.asked) == started:
-            time.sleep(0.005)
+        assert came.wait(50)
         second = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert first.poll() is None
         assert "OutputError" in second.stderr
