@@ -14,8 +14,8 @@ import typer
 from ms2hs.errors import Ms2hsError, NothingFound, PartlyDone
 
 if TYPE_CHECKING:
+    from ms2hs.delivering.selection import Wish
     from ms2hs.fetching import FetchChoices
-    from ms2hs.selection import Wish
 
 app = typer.Typer(
     name="ms2hs",
@@ -687,7 +687,7 @@ def fetch_scenes(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     """Fetch Sentinel-2 and HLS scenes of a place and a time, ready to convert."""
     box = _numbers(bbox, "--bbox", 4, "W,S,E,N")
     gsd_m = _gsd(gsd)
-    from ms2hs import selection
+    from ms2hs.delivering import selection
     from ms2hs.raster.output import check_output
 
     wish = selection.Wish(box, intersects, date, provider, stac, collection, max_cloud, limit, sort, items)
@@ -740,7 +740,7 @@ def _fetch_for(
 ) -> None:
     """Fetch the scenes of each product into a folder of its name."""
     from ms2hs import fetching
-    from ms2hs.companions import find_companions
+    from ms2hs.delivering.companions import find_companions
     from ms2hs.progress import progress_bar
 
     left_out: dict[str, str] = {}

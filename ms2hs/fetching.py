@@ -9,19 +9,20 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from ms2hs.delivery import Cuts, put_together, resume
+from ms2hs.delivering.delivery import Cuts, put_together, resume
+from ms2hs.delivering.orders import Gsd, Order, orders_for
+from ms2hs.delivering.passes import mosaics
 from ms2hs.errors import AddressError, NothingFound, OutputError, QueryError, RemoteError, SceneError
-from ms2hs.orders import Gsd, Order, orders_for
-from ms2hs.passes import mosaics
 from ms2hs.progress import Progress
 from ms2hs.raster.cutting import around, cut_of, file_name, part_within
-from ms2hs.raster.output import check_space
+from ms2hs.raster.output import alone, check_space
 from ms2hs.raster.placement import pixel_size_m, working_grid
 from ms2hs.raster.query import Place
-from ms2hs.raster.ranges import Patience, RangeClient
-from ms2hs.raster.remote import TURN, copy_window, holds_data, open_remote
+from ms2hs.raster.ranged import TURN
+from ms2hs.raster.remote import copy_window, holds_data, open_remote
 from ms2hs.raster.scene import Asset, PixelGrid, Scene
 from ms2hs.raster.stac import scene_of
+from ms2hs.raster.web import Patience, WebClient
 
 # Scenes whose bands come in while one is put together: more would only fill the disk.
 AHEAD = 2
@@ -86,7 +87,7 @@ def fetch(
     ------
     NothingFound : no scene has data in the place.
     RemoteError, CredentialsError, AddressError, SceneError : nothing could be fetched.
-    OutputError : it cannot be written, or something else of that name is there.
+    OutputError : it cannot be written, something else of that name is there, or another process writes there.
     """
     choices = choices or FetchChoices()
     if choices.jobs < 1 or (choices.gsd_m != "native" and not choices.gsd_m > 0):
@@ -97,15 +98,16 @@ def fetch(
             "--gsd 10, 20 or 30."
         )
     make_folder(output)
-    wanted = orders_for(items, place, output, choices.gsd_m, overwrite=choices.overwrite)
-    for provider in {id(one.provider): one.provider for one in wanted if not one.is_whole}.values():
-        if provider is not None:
-            provider.check_credentials()
-    with RangeClient(choices.patience, choices.jobs) as client:
-        made = _Run(client, choices, progress).fetch(wanted)
-    if not choices.mosaic:
-        return made
-    return replace(made, paths=tuple(mosaics(made.paths, output, overwrite=choices.overwrite)))
+    with alone(output):
+        wanted = orders_for(items, place, output, choices.gsd_m, overwrite=choices.overwrite)
+        for provider in {id(one.provider): one.provider for one in wanted if not one.is_whole}.values():
+            if provider is not None:
+                provider.check_credentials()
+        with WebClient(choices.patience, choices.jobs) as client:
+            made = _Run(client, choices, progress).fetch(wanted)
+        if not choices.mosaic:
+            return made
+        return replace(made, paths=tuple(mosaics(made.paths, output, overwrite=choices.overwrite)))
 
 
 def make_folder(output: Path) -> None:
@@ -140,7 +142,7 @@ class _Coming:
 class _Run:
     """One call of `fetch`."""
 
-    def __init__(self, client: RangeClient, choices: FetchChoices, progress: Progress | None) -> None:
+    def __init__(self, client: WebClient, choices: FetchChoices, progress: Progress | None) -> None:
         self.client = client
         self.choices = choices
         self.tally = _Tally(progress)

@@ -11,7 +11,7 @@ from ms2hs.models.prior import Conditional
 from ms2hs.planning import Plan
 from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.output import write_whole
-from ms2hs.raster.placement import lonlat_bounds
+from ms2hs.raster.placement import footprint, lonlat_bounds
 from ms2hs.spectra.grid import band_support
 
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
@@ -121,7 +121,7 @@ def _item(planned: Plan, made: Reconstruction, model: Conditional) -> dict[str, 
         "stac_version": "1.1.0",
         "stac_extensions": EXTENSIONS,
         "id": made.output.stem,
-        "geometry": bbox and _box(*bbox),
+        "geometry": footprint(grid),
         **({"bbox": list(bbox)} if bbox else {}),
         "properties": properties,
         "links": [],
@@ -164,8 +164,3 @@ def _bands(planned: Plan, model: Conditional) -> list[dict[str, Any]]:
             grid.names, grid.wavelength_nm, grid.fwhm_nm, support, model.known, strict=True
         )
     ]
-
-
-def _box(west: float, south: float, east: float, north: float) -> dict[str, Any]:
-    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
-    return {"type": "Polygon", "coordinates": [ring]}

@@ -23,6 +23,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlencode, urlsplit
 
+from ms2hs.raster.signing import Keys, signed_query
+
 KINDS = ("busy", "failed", "slow", "cut", "short", "shifted", "whole", "page", "expired", "elsewhere")
 CONFORMS = [
     "https://api.stacspec.org/v1.0.0/core",
@@ -81,11 +83,15 @@ class StacServer:
     slow_s: float = 1.0
     """How long `slow` waits."""
     other_host: str = "127.0.0.2"
-    """Where `elsewhere` redirects to."""
+    """Where `elsewhere` redirects to, the same path."""
+    elsewhere: str | None = None
+    """Instead of it, an address that `elsewhere` redirects to."""
     signed_prefix: str = "signed/"
     """Files under it need a signature: the query that `signature` gives."""
     signature_life: int = 10**9
     """Requests of files that a signature lasts."""
+    buckets: dict[str, Keys] = field(default_factory=dict)
+    """By name, stores as S3 has them, at /NAME/KEY, and the keys that their requests are signed with."""
     page: int = 10
     files: dict[str, bytes] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
@@ -288,8 +294,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, body: str) -> None:
         try:
             parts = urlsplit(self.path)
-            is_file = parts.path.startswith("/files/")
-            path = unquote(parts.path.removeprefix("/files/")) if is_file else parts.path
+            is_file = parts.path.startswith("/files/") or parts.path.split("/")[1] in self.stac.buckets
+            path = unquote(parts.path.removeprefix("/files").removeprefix("/")) if is_file else parts.path
             draw = self.stac.fault if is_file else self.stac.search_fault
             fault = draw(path) if draw else None
             headers = {key.lower(): value for key, value in self.headers.items()}
@@ -317,7 +323,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "expired":
             self._send(403, b"Signature not valid in the specified time frame")
         elif fault == "elsewhere":
-            self._send(302, b"", {"Location": f"http://{self.stac.other_host}:{self.stac.port}{path}"})
+            other = f"http://{self.stac.other_host}:{self.stac.port}{path}"
+            self._send(302, b"", {"Location": self.stac.elsewhere or other})
         else:
             if fault == "slow":
                 time.sleep(self.stac.slow_s)
@@ -328,12 +335,24 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.stac.files.get(path)
         if path in self.stac.redirects:
             self._send(302, b"", {"Location": self.stac.redirects[path]})
+        elif (keys := self.stac.buckets.get(path.split("/", maxsplit=1)[0])) and not self._is_of(keys, query):
+            self._send(403, b"<Error><Code>SignatureDoesNotMatch</Code></Error>")
         elif path.startswith(self.stac.signed_prefix) and not self.stac.is_signed(query):
             self._send(403, b"Signature not valid in the specified time frame")
         elif content is None:
             self._send(404, b"no such file")
         else:
             self._range(path, content, fault)
+
+    def _is_of(self, keys: Keys, query: str) -> bool:
+        """Whether a request was signed with these keys, for the host that it came to."""
+        told = dict(parse_qsl(query))
+        if "X-Amz-Date" not in told:
+            return False
+        at = datetime.strptime(told["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        region, life_s = told["X-Amz-Credential"].split("/")[2], int(told["X-Amz-Expires"])
+        path = urlsplit(self.path).path
+        return query == signed_query(self.headers["Host"], path, region, keys, at, life_s)
 
     def _range(self, path: str, content: bytes, fault: str | None) -> None:
         headers = {"Content-Type": "image/tiff", "Accept-Ranges": "bytes", "ETag": f'"{hash(content) & 0xFFFFFFFF:x}"'}

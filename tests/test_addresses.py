@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ms2hs.errors import AddressError
 from ms2hs.raster import addresses
-from ms2hs.raster.addresses import check_address, gdal_address, is_public, resolved, shown, web_address, without_secrets
+from ms2hs.raster.addresses import check_address, is_public, resolved, shown, web_address, without_secrets
 
 BASE = "https://stac.example.org/v1/collections/c/items/i"
 
@@ -116,12 +116,11 @@ def test_what_libraries_log_has_no_query(caplog):
     assert "PLANTED" not in caplog.text
 
 
-def test_addresses_as_gdal_opens_them_and_back():
-    assert gdal_address("https://h.org/a.tif?x=1") == "/vsicurl/https://h.org/a.tif?x=1"
+def test_addresses_of_files_on_servers():
+    assert web_address("https://h.org/a.tif?x=1") == "https://h.org/a.tif?x=1"
     assert web_address("/vsicurl/https://h.org/a.tif") == "https://h.org/a.tif"
-    assert gdal_address("s3://eodata/a/b.jp2") == "/vsis3/eodata/a/b.jp2"
-    assert gdal_address("/data/a.tif") == "/data/a.tif"
-    assert web_address("/data/a.tif") is web_address("/vsis3/eodata/b") is None
+    assert web_address("s3://eodata/a/b.jp2") == "s3://eodata/a/b.jp2"
+    assert web_address("/data/a.tif") is web_address("/vsis3/eodata/b") is web_address("file:///a") is None
     assert resolved("./a.tif", BASE) == "https://stac.example.org/v1/collections/c/items/a.tif"
     assert resolved("https://h.org/a.tif", BASE) == "https://h.org/a.tif"
     assert resolved("/data/a.tif", None) == "/data/a.tif"

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from stac_items import FOOTPRINT, S2_REFLECTANCE, earth_search, planetary_computer, recorded, serve
 from stac_server import StacServer
 
+from ms2hs.delivering.selection import Wish, select
 from ms2hs.errors import AddressError, CredentialsError, NothingFound, QueryError, RemoteError, SceneError, UnknownName
 from ms2hs.raster import providers, web
+from ms2hs.raster.access import access_to
 from ms2hs.raster.addresses import shown
 from ms2hs.raster.catalogues import Query, candidates, read_items, search
 from ms2hs.raster.footprints import coverage
@@ -28,7 +30,6 @@ from ms2hs.raster.providers import PROVIDERS, provider_named
 from ms2hs.raster.query import Place, box_place, file_place, period
 from ms2hs.raster.reader import SceneReader
 from ms2hs.raster.stac import ORIGIN
-from ms2hs.selection import Wish, select
 
 TOKEN = "PLANTED-d41d8cd98f00b204"  # noqa: S105 - of nothing
 INSIDE = (10.285, 46.035, 10.305, 46.055)
@@ -38,8 +39,7 @@ INSIDE = (10.285, 46.035, 10.305, 46.055)
 def _no_network(monkeypatch):
     """Instead of what refuses every socket: this machine alone."""
     allow_sockets(monkeypatch, "127.")
-    monkeypatch.setattr(web, "FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr(web, "_ENDS", {})
+    monkeypatch.setattr(web.USUAL, "patience", web.Patience(first_s=0.001))
 
 
 @pytest.fixture
@@ -190,9 +190,9 @@ def test_credentials_that_are_missing_are_named(name, environment, missing, monk
 def test_a_token_goes_to_its_own_hosts_only(monkeypatch):
     monkeypatch.setenv("EARTHDATA_TOKEN", TOKEN)
     own = "https://data.lpdaac.earthdatacloud.nasa.gov/lp-prod-protected/a.tif"
-    assert web.headers(own) == {"Authorization": f"Bearer {TOKEN}"}
+    assert access_to(None).headers(own) == {"Authorization": f"Bearer {TOKEN}"}
     for other in ("https://evil.example.org/a", own.replace("https", "http"), "https://earthdata.nasa.gov.evil.org/a"):
-        assert web.headers(other) == {}
+        assert access_to(None).headers(other) == {}
 
 
 def test_planetary_computer_signs_just_before_opening(server, monkeypatch):
@@ -203,15 +203,15 @@ def test_planetary_computer_signs_just_before_opening(server, monkeypatch):
     monkeypatch.setenv("PC_SDK_SUBSCRIPTION_KEY", TOKEN)
     Settings.get.cache_clear()
     address = "https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/T32TNT/B04.tif"
-    first = web.sign(address)
+    first = access_to(None).sign(address)
     assert first.startswith(f"{address}?")
     assert "sig=" in first
-    assert web.sign(address) == first
+    assert access_to(None).sign(address) == first
     fresh = PROVIDERS["planetary-computer"].sign(address, fresh=True)
     assert fresh != first
     assert shown(fresh) == address
     for other in ("https://files.example.org/a.tif", "/data/a.tif", f"{server.root}/a.tif"):
-        assert web.sign(other) == other
+        assert access_to(None).sign(other) == other
     server.search_fault = lambda _path: "page"
     with pytest.raises(RemoteError, match="signature") as error:
         PROVIDERS["planetary-computer"].sign(address, fresh=True)
@@ -419,7 +419,7 @@ def test_an_item_at_an_address_converts(scene_address, server, ms2hs, tmp_path):
 def test_an_item_in_a_file_is_read_from_its_server_as_if_from_the_disk(scene_address, server, tmp_path):
     path = tmp_path / "item.json"
     item = json.loads(json.dumps(server.items[0]).replace("../../../files/", f"{server.root}/files/"))
-    path.write_text(json.dumps(item))
+    path.write_text(json.dumps(item | {ORIGIN: {"provider": "earth-search", "url": server.root}}))
     near = tmp_path / "near.json"
     near.write_text(json.dumps(item).replace(f"{server.root}/files/", f"./{'served'}/"))
     read = []
@@ -483,7 +483,7 @@ import logging, sys
 logging.basicConfig(level=logging.DEBUG, filename="all.log")
 from ms2hs.cli import main
 from ms2hs.raster import web
-web.FIRST_WAIT_S = 0.001
+web.USUAL.patience = web.Patience(first_s=0.001)
 sys.argv = ["ms2hs", *sys.argv[1:]]
 main()
 """
@@ -497,11 +497,11 @@ def test_a_token_is_in_no_file_log_or_message(server, tmp_path):
     signed = json.loads(json.dumps(server.items[0]).replace("../../../files/", f"{server.root}/files/"))
     for asset in signed["assets"].values():
         asset["href"] += f"?sig={TOKEN}"
-    (tmp_path / "item.json").write_text(json.dumps(signed))
+    server.add_item(signed | {"collection": "signed"})
     names = ("EARTHDATA_TOKEN", "EARTHDATA_PASSWORD", "AWS_SECRET_ACCESS_KEY", "PC_SDK_SUBSCRIPTION_KEY")
     environment = os.environ | dict.fromkeys(names, TOKEN) | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
     place = ["--bbox", "10.28,46.03,10.31,46.06", "--date", "2024"]
-    item, own = str(tmp_path / "item.json"), f"{server.root}/?key={TOKEN}"
+    item, own = f"{server.root}/collections/signed/items/{signed['id']}", f"{server.root}/?key={TOKEN}"
     runs = [
         (None, 0, ["convert", item, "-o", "made.tif"]),
         ("expired", 4, ["convert", item, "-o", "again.tif"]),
@@ -522,6 +522,60 @@ def test_a_token_is_in_no_file_log_or_message(server, tmp_path):
     assert (folder / "all.log").stat().st_size > 1000
     for path in folder.rglob("*"):
         assert TOKEN.encode() not in path.read_bytes(), path
+
+
+# ---- whom an item comes from -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(scene_address, server, tmp_path):
+    """A file of an item whose assets lie on a private host, with whatever origin it tells."""
+    assert scene_address
+    item = json.loads(json.dumps(server.items[0]).replace("../../../files/", f"{server.root}/files/"))
+
+    def write(told, *, link=True):
+        one = {key: value for key, value in item.items() if key not in {ORIGIN, "links"}}
+        one |= {"links": item["links"]} if link else {}
+        (tmp_path / "items.json").write_text(json.dumps(one | ({ORIGIN: told} if told else {})))
+        return tmp_path / "items.json"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "told", [None, {"provider": "custom", "url": "ROOT"}, {"provider": "planetary-computer", "url": "ROOT"}, "ROOT", 5]
+)
+def test_an_origin_that_a_file_alone_tells_opens_no_private_host(told, saved, server, ms2hs, tmp_path):
+    told = json.loads(json.dumps(told).replace("ROOT", server.root))
+    path, asked = saved(told), len(server.asked)
+    for words in (["fetch", "--items", path, "-o", tmp_path / "out"], ["convert", path, "-o", tmp_path / "made.tif"]):
+        code, _, err = ms2hs(*words)
+        assert (code, "private" in err) == (1, True), err
+    code, _, err = ms2hs("fetch", "--items", path, "--stac", "http://127.0.0.2/", "-o", tmp_path / "out")
+    assert (code, "private" in err) == (1, True), err
+    assert len(server.asked) == asked
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_an_origin_that_the_user_or_a_provider_tells_opens_its_host(link, saved, server, ms2hs, tmp_path):
+    own = {"provider": "custom", "url": server.root}
+    code, out, err = ms2hs("fetch", "--items", saved(own, link=link), "--stac", server.root, "-o", tmp_path / "out")
+    assert code == 0, err
+    assert Path(out.strip()).exists()
+    own = {"provider": "earth-search", "url": server.root}
+    code, _, err = ms2hs("fetch", "--items", saved(own, link=link), "-o", tmp_path / "again")
+    assert code == 0, err
+
+
+def test_what_a_private_catalogue_gave_is_saved_and_fetched_from_it(scene_address, server, ms2hs, tmp_path):
+    assert scene_address
+    server.items = json.loads(json.dumps(server.items).replace("../../../files/", f"{server.root}/files/"))
+    path, root = tmp_path / "found.json", ["--stac", server.root]
+    place = ["--bbox", "10.28,46.03,10.31,46.06", "--date", "2024"]
+    assert ms2hs("fetch", *root, "-c", "sentinel-2-c1-l2a", *place, "--save", path)[0] == 0
+    code, _, err = ms2hs("fetch", "--items", path, "-o", tmp_path / "out")
+    assert (code, "--stac URL" in err) == (1, True), err
+    assert ms2hs("fetch", "--items", path, *root, "-o", tmp_path / "out")[0] == 0
 
 
 # ---- real documents -------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,32 +16,20 @@ import pytest
 import rasterio
 from conftest import allow_sockets
 from rasterio.io import MemoryFile
-from rasterio.transform import Affine
-from rasterio.warp import transform, transform_bounds
+from rasterio.warp import transform
 from rio_cogeo.cogeo import cog_validate
 from stac_server import KINDS, Faults, StacServer
+from stac_world import World, cog, signer, smooth, within
 
 from ms2hs.errors import AddressError, CredentialsError, NothingFound, OutputError, QueryError, RemoteError, SceneError
 from ms2hs.fetching import FetchChoices, fetch
 from ms2hs.raster.products import open_scene
 from ms2hs.raster.providers import PROVIDERS, Provider
 from ms2hs.raster.query import box_place
-from ms2hs.raster.ranges import Patience
 from ms2hs.raster.reader import SceneReader
+from ms2hs.raster.web import Patience
 
 QUICK = Patience(first_s=0.002, longest_s=0.01, read_s=0.25, connect_s=0.5)
-S2 = {
-    10: ("B02", "B03", "B04", "B08"),
-    20: ("B05", "B06", "B07", "B8A", "B11", "B12"),
-    60: ("B01", "B09"),
-}
-HLS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
-NAMES = {
-    "B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2",
-    "B07": "rededge3", "B08": "nir", "B8A": "nir08", "B09": "nir09", "B11": "swir16", "B12": "swir22",
-}  # fmt: skip
-# Metres along a side of the scenes, instead of 109 800: a multiple of 60.
-SIDE_M = 6000
 
 
 @pytest.fixture(autouse=True)
@@ -55,117 +44,9 @@ def server():
         yield server
 
 
-MADE = {}
-
-
-def cog(path, values, gsd_m, corner, epsg, nodata, block=128):
-    """The bytes of a COG; the same for the same."""
-    key = (values.tobytes(), gsd_m, corner, epsg, nodata, block)
-    if key not in MADE:
-        MADE[key] = written(path, values, gsd_m, corner, epsg, nodata, block)
-    return MADE[key]
-
-
-def written(path, values, gsd_m, corner, epsg, nodata, block):
-    profile = {
-        "driver": "COG", "count": 1, "height": values.shape[0], "width": values.shape[1], "dtype": values.dtype,
-        "crs": f"EPSG:{epsg}", "transform": Affine(gsd_m, 0, corner[0], 0, -gsd_m, corner[1]), "nodata": nodata,
-        "blocksize": block, "compress": "DEFLATE", "predictor": "YES",
-    }  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.open(path, "w", **profile) as file:
-        file.write(values, 1)
-    content = path.read_bytes()
-    path.unlink()
-    return content
-
-
-def smooth(lon, lat):
-    """Stored numbers that change slowly from place to place."""
-    return 3000 + 1000 * np.sin(lon * 60) + 500 * np.cos(lat * 80)
-
-
-class World:
-    """Scenes on a server, and what is in them."""
-
-    def __init__(self, server, folder):
-        self.server, self.folder = server, folder
-        self.values = {}
-        """By item and band, what lies on the server."""
-
-    def sentinel2(self, name, corner=(600_000, 5_100_000), epsg=32632, *, prefix="", seed=0, key=NAMES.get, **facts):
-        """An item as Earth Search has it; `key` names the assets; with `field`, clear and smooth all over."""
-        is_field = facts.pop("field", False)
-        rng = np.random.default_rng(seed)
-        assets = {}
-        for gsd, bands in S2.items():
-            for band in bands:
-                size = SIDE_M // gsd
-                values = rng.integers(1100, 4000, (size, size)).astype(np.uint16)
-                if is_field:
-                    y, x = corner[1] - gsd * (np.arange(size) + 0.5), corner[0] + gsd * (np.arange(size) + 0.5)
-                    x, y = (part.ravel() for part in np.meshgrid(x, y))
-                    field = smooth(*(np.array(part) for part in transform(f"EPSG:{epsg}", "EPSG:4326", x, y)))
-                    values = field.reshape(size, size).astype(np.uint16)
-                self._asset(assets, key(band), name, band, values, gsd, corner, epsg, 0, prefix)
-        classes = rng.choice([4, 5, 8], (SIDE_M // 200, SIDE_M // 200), p=[0.5, 0.3, 0.2]).astype(np.uint8)
-        classes[:] = 4 if is_field else classes
-        scl = np.kron(classes, np.ones((10, 10), np.uint8))
-        self._asset(assets, "scl" if key("B02") != "B02" else "SCL", name, "SCL", scl, 20, corner, epsg, 0, prefix)
-        properties = {"platform": "sentinel-2a", "s2:processing_baseline": "05.10", **facts.pop("properties", {})}
-        return self._item(name, assets, corner, epsg, {"collection": "sentinel-2-c1-l2a", **facts}, properties)
-
-    def hls(self, name="HLS.S30.T32TNT.2024153T102021.v2.0", corner=(600_000, 5_100_000), epsg=32632, **facts):
-        """An item as LP DAAC has it."""
-        rng = np.random.default_rng(3)
-        assets = {}
-        size = SIDE_M // 30
-        for band in HLS:
-            values = rng.integers(100, 4000, (size, size)).astype(np.int16)
-            self._asset(assets, band, name, band, values, 30, corner, epsg, -9999, facts.get("prefix", ""))
-        fmask = rng.choice([0, 64, 2, 8], (size, size)).astype(np.uint8)
-        self._asset(assets, "Fmask", name, "Fmask", fmask, 30, corner, epsg, 255, facts.pop("prefix", ""))
-        for asset in assets.values():  # CMR tells nothing of the grid
-            for fact in [fact for fact in asset if fact.startswith("proj:")]:
-                del asset[fact]
-        return self._item(name, assets, corner, epsg, {"collection": "HLSS30_2.0", **facts}, {"platform": "S2A"})
-
-    def _asset(self, assets, key, name, band, values, gsd, corner, epsg, nodata, prefix):
-        self.values[name, band] = values
-        content = cog(self.folder / "made.tif", values, gsd, corner, epsg, nodata)
-        separator = "." if name.startswith("HLS") else "/"
-        assets[key] = {
-            "href": self.server.add_file(f"{prefix}{name}{separator}{band}.tif", content),
-            "type": "image/tiff; application=geotiff; profile=cloud-optimized",
-            "roles": ["data"],
-            "proj:epsg": epsg,
-            "proj:shape": list(values.shape),
-            "proj:transform": [gsd, 0, corner[0], 0, -gsd, corner[1]],
-        }
-        if name.startswith("S2") and band != "SCL":
-            assets[key]["raster:bands"] = [{"nodata": 0, "scale": 0.0001, "offset": -0.1}]
-
-    def _item(self, name, assets, corner, epsg, facts, properties):
-        west, north = corner
-        bounds = transform_bounds(f"EPSG:{epsg}", "EPSG:4326", west, north - SIDE_M, west + SIDE_M, north)
-        ring = [[bounds[i], bounds[j]] for i, j in ((0, 1), (2, 1), (2, 3), (0, 3), (0, 1))]
-        item = {
-            "type": "Feature", "stac_version": "1.0.0", "id": name, "bbox": list(bounds),
-            "geometry": {"type": "Polygon", "coordinates": [ring]},
-            "properties": {"datetime": "2024-06-01T10:20:21Z", "eo:cloud_cover": 5, **properties}, "assets": assets,
-            "ms2hs:from": {"provider": "custom", "url": self.server.root}, **facts,
-        }  # fmt: skip
-        return self.server.add_item(item)
-
-
 @pytest.fixture
 def world(server, tmp_path):
     return World(server, tmp_path / "making")
-
-
-def within(bounds_m, epsg=32632):
-    """The place whose box in degrees lies inside bounds in metres."""
-    return box_place(transform_bounds(f"EPSG:{epsg}", "EPSG:4326", *bounds_m))
 
 
 def hashes(folder):
@@ -223,17 +104,6 @@ def test_native_files_are_those_of_the_server_bit_for_bit(world, tmp_path):
 def login(server, name="guarded", **options):
     """A provider whose files need a signature, as Planetary Computer's do."""
     return Provider(name, "of a test", server.root, {"sentinel-2-l2a": "by_baseline"}, **options)
-
-
-def signer(server):
-    kept = []
-
-    def sign(address, *, fresh=False):
-        if fresh or not kept:
-            kept.append(server.signature())
-        return f"{address}?{kept[-1]}"
-
-    return sign
 
 
 def earth_search(world, monkeypatch):  # noqa: ARG001 - one shape for the three
@@ -348,7 +218,7 @@ def test_boxes_of_every_kind(world, tmp_path, corner, epsg, box):
     with rasterio.open(made.paths[0]) as file:
         there = file.bounds
         assert file.crs.to_epsg() == epsg
-    whole = (corner[0], corner[1] - SIDE_M, corner[0] + SIDE_M, corner[1])
+    whole = (corner[0], corner[1] - world.side_m, corner[0] + world.side_m, corner[1])
     corners = [(x, y) for bounds in place.boxes for x in bounds[::2] for y in bounds[1::2]]
     xs, ys = transform("EPSG:4326", f"EPSG:{epsg}", *zip(*corners, strict=True))
     wanted = (min(xs), min(ys), max(xs), max(ys))
@@ -388,10 +258,8 @@ def test_a_scene_whose_swath_ends_before_the_place_is_left_out(world, tmp_path):
     assert sum("B0" in one.path for one in world.server.asked) == 1  # a header
 
 
-def test_bytes_are_those_of_the_blocks_under_the_window(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "SIDE_M", 12_000)
-    monkeypatch.setattr(sys.modules[__name__], "cog", lambda *args: COG(*args, block=512))
-    world = World(server, tmp_path / "making")
+def test_bytes_are_those_of_the_blocks_under_the_window(server, tmp_path):
+    world = World(server, tmp_path / "making", 12_000, 512)
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     rng = np.random.default_rng(0)
     ratios = []
@@ -405,9 +273,6 @@ def test_bytes_are_those_of_the_blocks_under_the_window(server, tmp_path, monkey
     assert max(ratios) <= 1.3, ratios
 
 
-COG = cog
-
-
 def blocks_under(content, bounds):
     """Bytes of the blocks of a file that a window touches."""
     with MemoryFile(content) as memory, memory.open() as file:
@@ -418,9 +283,8 @@ def blocks_under(content, bounds):
         return sum(int(file.get_tag_item(f"BLOCK_SIZE_{x}_{y}", "TIFF", bidx=1)) for x in cols for y in rows)
 
 
-def test_fifty_scenes_come_right_under_faults(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "SIDE_M", 1200)
-    world = World(server, tmp_path / "making")
+def test_fifty_scenes_come_right_under_faults(server, tmp_path):
+    world = World(server, tmp_path / "making", 1200)
     items = [world.sentinel2(f"S2A_32TNT_20240601_{k}_L2A", seed=k % 7) for k in range(50)]
     server.fault = Faults(0.1, seed=1)
     made = fetch(items, None, tmp_path / "out", FetchChoices("native", jobs=4, patience=QUICK))
@@ -441,9 +305,8 @@ fetch(json.loads(Path(sys.argv[1]).read_text()), None, Path(sys.argv[2]), FetchC
 """
 
 
-def test_a_second_run_ends_with_the_same_files_wherever_the_first_was_killed(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "SIDE_M", 1200)
-    world = World(server, tmp_path / "making")
+def test_a_second_run_ends_with_the_same_files_wherever_the_first_was_killed(server, tmp_path):
+    world = World(server, tmp_path / "making", 1200)
     items = [world.sentinel2(f"S2A_32TNT_20240601_{k}_L2A", seed=k) for k in range(4)]
     (tmp_path / "items.json").write_text(json.dumps(items))
     fetch(items, None, tmp_path / "undisturbed", FetchChoices(patience=QUICK))
@@ -463,6 +326,51 @@ def test_a_second_run_ends_with_the_same_files_wherever_the_first_was_killed(ser
     assert len(made.paths) == 4
     assert hashes(tmp_path / "out") == hashes(tmp_path / "undisturbed")
     assert made.kept or sum(seen) > 0
+
+
+def test_two_that_fetch_into_one_folder_do_not_meet(server, tmp_path):
+    world = World(server, tmp_path / "making", 1200)
+    items = [world.sentinel2(f"S2A_32TNT_20240601_{k}_L2A", seed=k) for k in range(2)]
+    (tmp_path / "items.json").write_text(json.dumps(items))
+    fetch(items, None, tmp_path / "undisturbed", FetchChoices(patience=QUICK))
+    came, go_on = threading.Event(), threading.Event()
+    server.fault = lambda _path: came.set() or (None if go_on.wait(50) else "failed")
+    command = [sys.executable, "-c", RUN, str(tmp_path / "items.json"), str(tmp_path / "out"), "30"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    with subprocess.Popen(command, env=environment) as first:
+        assert came.wait(50)
+        second = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert first.poll() is None
+        assert "OutputError" in second.stderr
+        assert f"being written to by process {first.pid} on" in second.stderr
+        go_on.set()
+    assert first.returncode == 0
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "undisturbed")
+
+
+def test_of_many_that_start_at_once_one_gets_the_folder_and_none_is_left_out_for_ever(tmp_path):
+    program = """
+import sys, time
+from pathlib import Path
+from ms2hs.errors import OutputError
+from ms2hs.raster.output import alone
+folder, got = Path(sys.argv[1]), 0
+until = time.monotonic() + 30
+while got < 5 and time.monotonic() < until:
+    try:
+        with alone(folder):
+            (folder / "held").touch(exist_ok=False)
+            (folder / "held").unlink()
+            got += 1
+    except OutputError:
+        pass
+print(got)
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    runs = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [(run.communicate()[0].strip(), run.returncode) for run in runs] == [("5", 0)] * 3
+    assert list(tmp_path.iterdir()) == []
 
 
 def once(kind, count=1):

@@ -15,6 +15,7 @@ HEIGHT = {
     "models": 2,
     "data": 3,
     "learning": 4,
+    "delivering": 4,
     "scoring": 5,
     "reporting": 6,
     "front": 7,
@@ -23,7 +24,7 @@ HEIGHT = {
 FRONT = {
     *("adaptation", "catalogue", "comparison", "conversion", "estimation", "evaluation", "planning"),
     *("crossfitting", "finetuning", "finished", "pairing", "preparation", "pretraining", "provenance", "truth"),
-    *("companions", "delivery", "fetching", "orders", "passes", "receipts", "selection"),
+    "fetching",
 }
 # Heavy or outside-facing libraries, and the rooms that may use them.
 LIBRARIES = {

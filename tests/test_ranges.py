@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms2hs.raster.ranges import Patience, _seconds
-from ms2hs.raster.remote import BESIDE_BYTES, REQUEST_BYTES, _joined, _Pieces, address_of
+from ms2hs.raster import ranged
+from ms2hs.raster.ranged import BESIDE_BYTES, REQUEST_BYTES, RangedFile, _Handle, _joined, _Pieces
+from ms2hs.raster.ranges import Part
 from ms2hs.raster.signing import Keys, Store, presigned, public, signed_query
+from ms2hs.raster.web import Patience, seconds_of
 
 
 def test_signature_is_that_of_the_reference():
@@ -30,23 +32,11 @@ def test_addresses_of_stores():
     assert public("s3://sentinel-cogs/x/B02.tif") == "https://sentinel-cogs.s3.amazonaws.com/x/B02.tif"
 
 
-@pytest.mark.parametrize(
-    ("href", "address"),
-    [
-        ("/vsicurl/https://a.org/b.tif", "https://a.org/b.tif"),
-        ("/vsis3/eodata/b.jp2", "s3://eodata/b.jp2"),
-        ("/data/b.tif", None),
-    ],
-)
-def test_address_of_what_gdal_opens(href, address):
-    assert address_of(href) == address
-
-
 def test_retry_after_is_seconds_or_a_date():
-    assert _seconds("3") == 3
-    assert _seconds("soon") is None
-    assert 50 < _seconds(format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)) <= 60
-    assert _seconds(format_datetime(datetime(2001, 1, 1, tzinfo=UTC), usegmt=True)) == 0
+    assert seconds_of("3") == 3
+    assert seconds_of("soon") is None
+    assert 50 < seconds_of(format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)) <= 60
+    assert seconds_of(format_datetime(datetime(2001, 1, 1, tzinfo=UTC), usegmt=True)) == 0
 
 
 def test_waits_grow_and_end():
@@ -81,3 +71,41 @@ def test_pieces_that_have_not_come_are_not_made_up():
     assert pieces.find(9, 2) is None
     assert pieces.find(12, 3) is None
     assert pieces.find(11, 2) == b"bc"
+
+
+def served(monkeypatch, content, asked):
+    """A file that a server has; `asked` takes up its requests."""
+
+    def read(_client, _address, _access, begin, size):
+        asked.append((begin, size))
+        return Part(content[begin : begin + size], len(content), "")
+
+    monkeypatch.setattr(ranged, "read_range", read)
+    return _Handle(RangedFile(None, "https://h.org/a.jp2", None))
+
+
+def test_small_steps_become_few_requests(monkeypatch):
+    content, asked = bytes(4_000_000), []
+    handle = served(monkeypatch, content, asked)
+    handle.seek(1000)
+    read = b"".join(iter(lambda: handle.read(1024), b""))
+    assert read == content[1000:]
+    assert len(asked) <= 9
+    assert sum(min(size, len(content) - begin) for begin, size in asked) < 1.05 * len(content)
+
+
+@given(st.lists(st.tuples(st.integers(0, 260_000), st.integers(1, 30_000), st.integers(1, 4)), min_size=1, max_size=40))
+def test_whatever_is_read_in_whatever_order_is_what_is_there(places):
+    content = b"".join(number.to_bytes(4) for number in range(65_000))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranged, "KEPT_BYTES", 50_000)  # so that much is dropped
+        handle = served(patch, content, [])
+        for begin, size, times in places:
+            handle.seek(begin)
+            for turn in range(times):
+                at = begin + turn * size
+                assert handle.read(size) == content[at : at + size]
+            ranges = [(max(0, begin - size), size), (begin, size)]
+            known = [(first, min(length, len(content) - first)) for first, length in ranges if first < len(content)]
+            found = handle.get_byte_ranges(*zip(*known, strict=True)) if known else []
+            assert found == [content[first : first + length] for first, length in known]

@@ -25,6 +25,7 @@ from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.pairing import pair
 from ms2hs.preparation import prepare
 from ms2hs.raster.providers import PROVIDERS
+from ms2hs.raster.stac import ORIGIN
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 # Before any test forbids it.
@@ -131,7 +132,9 @@ def _prepare_items(words, folder, request):
     if words[0] == "fetch":
         server = request.getfixturevalue("asked")
         if "--save" not in words:
-            (folder / "found.json").write_text(json.dumps({"type": "FeatureCollection", "features": server.items}))
+            origin = {ORIGIN: {"provider": "earth-search", "url": server.root}}
+            found = {"type": "FeatureCollection", "features": [item | origin for item in server.items]}
+            (folder / "found.json").write_text(json.dumps(found))
     if words[:2] == ["convert", "item.json"]:
         asset = {"eo:bands": [{"name": name} for name in S2_BANDS], "href": "./scene.tif"}
         (folder / "item.json").write_text(json.dumps(planetary_computer("02.12") | {"assets": {"data": asset}}))

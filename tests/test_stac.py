@@ -125,9 +125,9 @@ def test_of_several_sizes_the_original_is_taken_and_of_several_formats_the_cog()
     assert found["B01"].endswith("_B01_60m.jp2")  # its 20 m were interpolated
     assert found["B02"].endswith("_B02_10m.jp2")
     assert found["B12"].endswith("_B12_20m.jp2")
-    assert all(href.startswith("/vsis3/eodata/") for href in found.values())
+    assert all(href.startswith("s3://eodata/") for href in found.values())
     both = scene_of(earth_search("sentinel-2-l2a", "05.09", True, WEB), BASE)
-    assert all(asset.href.startswith("/vsicurl/https://files.example.org/") for asset in both.assets)
+    assert all(asset.href.startswith("https://files.example.org/") for asset in both.assets)
 
 
 def test_names_come_before_wavelengths_which_catalogues_print_wrong():
@@ -242,7 +242,7 @@ def test_an_item_on_the_disk_may_name_its_own_files_and_one_from_a_server_may_no
     assert open_item(str(path)).assets[0].href == str(tmp_path / "B01_60m.tif")
     for origin in ({ORIGIN: {"provider": "custom", "url": BASE}}, {"links": [{"rel": "self", "href": f"{BASE}/i"}]}):
         path.write_text(json.dumps(made | origin))  # then a path is one of that server
-        assert open_item(str(path)).assets[0].href.startswith("/vsicurl/https://stac.example.org/")
+        assert open_item(str(path)).assets[0].href.startswith("https://stac.example.org/")
         path.write_text(json.dumps(planetary_computer("05.11", f"file://{tmp_path}/{{}}".format) | origin))
         with pytest.raises(AddressError, match="local file"):
             open_item(str(path))

@@ -1,4 +1,4 @@
-"""Addresses that a catalogue gives: which of them are followed, how GDAL opens them, and how they are shown.
+"""Addresses that a catalogue gives: which of them are followed, and how they are shown.
 
 A catalogue is others' text. An address in it may name a file of this machine, a service behind this machine's firewall
 or the one that hands out a cloud machine's keys: such addresses are refused, before they are opened and at every
@@ -73,7 +73,7 @@ def check_address(href: str, base: str | None) -> None:
 
     Parameters
     ----------
-    href : absolute, as it would be requested; not yet as GDAL takes it.
+    href : absolute, as it would be requested.
     base : where the item came from, whose host is allowed whatever it is. None: from the user's own disk, so that
         files of this machine are allowed.
 
@@ -95,15 +95,15 @@ def check_address(href: str, base: str | None) -> None:
     if parts.scheme.lower() == "s3":
         _check_bucket(href, parts.netloc)
         return
-    host = _host(href)
+    host = host_of(href)
     is_plain = HOST.fullmatch(parts.netloc) is not None
-    if is_plain and base is not None and host == _host(base):
+    if is_plain and base is not None and host == host_of(base):
         return
     if not is_plain or not is_public(host):
         raise AddressError(
             f"{shown(href)}: an item gives this address, whose host {host or '(none)'} is private or not plain; public "
-            "hosts and the item's own server are followed. If you trust it, download the file yourself and give it to "
-            "convert."
+            "hosts and the item's own server are followed. If you trust it, name that server (fetch --stac URL), or "
+            "download the file yourself and give it to convert."
         )
 
 
@@ -115,7 +115,7 @@ def _check_bucket(href: str, bucket: str) -> None:
         )
 
 
-def _host(href: str) -> str:
+def host_of(href: str) -> str:
     """In lower case, without user and port; empty where there is none."""
     try:
         return (urlsplit(href).hostname or "").rstrip(".").lower()
@@ -168,20 +168,10 @@ def _is_global(number: str) -> bool:
     return address.is_global and not address.is_multicast
 
 
-def gdal_address(href: str) -> str:
-    """What GDAL opens for a checked address: `/vsicurl/https://…`, `/vsis3/bucket/key`, or the path as it is."""
-    parts = urlsplit(href)
-    if parts.scheme.lower() in {"http", "https"}:
-        return f"/vsicurl/{href}"
-    if parts.scheme.lower() == "s3":
-        return f"/vsis3/{parts.netloc}{parts.path}"
-    return href
-
-
 def web_address(href: str) -> str | None:
-    """The http or https address that GDAL would open for this; None where it is another."""
+    """The https, http or s3 address of a file on a server, also where it is written as GDAL does; None of any other."""
     rest = _vsi(href)[1]
-    return rest if urlsplit(rest).scheme.lower() in {"http", "https"} else None
+    return rest if urlsplit(rest).scheme.lower() in SCHEMES else None
 
 
 def _vsi(href: str) -> tuple[str, str]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin
 
 import pystac
 import requests
@@ -15,16 +14,16 @@ from pystac_client.conformance import ConformanceClasses
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 
-from ms2hs.errors import AddressError, Ms2hsError, NothingFound, QueryError, RemoteError, SceneError
-from ms2hs.raster.addresses import check_address, shown, without_secrets
+from ms2hs.errors import Ms2hsError, NothingFound, QueryError, RemoteError, SceneError
+from ms2hs.raster.addresses import shown, without_secrets
 from ms2hs.raster.footprints import coverage
 from ms2hs.raster.items import Item, check_item, tile_of
 from ms2hs.raster.offsets import baseline
 from ms2hs.raster.output import write_whole
 from ms2hs.raster.providers import Provider
 from ms2hs.raster.query import Period, Place
-from ms2hs.raster.stac import ORIGIN
-from ms2hs.raster.web import CONNECT_S, READ_S, Patience
+from ms2hs.raster.stac import ORIGIN, of_file
+from ms2hs.raster.web import BRIEF, Access, Request, text_of
 
 PAGE = 100
 # Items that are looked at before sorting; a place and a month have some tens.
@@ -149,8 +148,6 @@ def _asked(query: Query) -> list[Candidate]:
     except Ms2hsError:
         raise
     except (APIError, pystac.STACError, requests.RequestException, ValueError, KeyError, TypeError) as error:
-        if isinstance(error.__context__, AddressError):
-            raise error.__context__ from None
         raise RemoteError(
             f"{base}: does not answer as a STAC API does ({_reason(error)}); one that has /search is needed. Try again "
             "later, or ask another --provider."
@@ -197,17 +194,11 @@ def _version(item: Item) -> tuple[str, str, str]:
 
 
 class _Asking(StacApiIO):
-    """Requests of pystac-client: tried again, with no password of ~/.netrc, and led nowhere that is not public."""
+    """Requests of pystac-client, as all others of ours: links to further pages come from the server too."""
 
     def __init__(self, base: str) -> None:
-        super().__init__(timeout=(CONNECT_S, READ_S), max_retries=Patience.usual())
-        self.base = base
-        self.session.auth = lambda request: request
-        self.session.hooks["response"].append(self._check_redirect)
-
-    def _check_redirect(self, answer: requests.Response, **_: Any) -> None:  # noqa: ANN401 - as requests calls it
-        if answer.is_redirect:
-            check_address(urljoin(answer.url, answer.headers["location"]), self.base)
+        super().__init__()
+        self.access = Access.near(base)
 
     def request(
         self,
@@ -216,9 +207,11 @@ class _Asking(StacApiIO):
         headers: dict[str, str] | None = None,
         parameters: dict[str, Any] | None = None,
     ) -> str:
-        """As pystac-client does it, after a check: links to further pages come from the server."""
-        check_address(href, self.base)
-        return super().request(href, method, headers, parameters)
+        """As pystac-client calls it."""
+        posted = (parameters or {}) if (method or "GET").upper() == "POST" else None
+        if posted is None and parameters:
+            href = str(requests.Request("GET", href, params=parameters).prepare().url)
+        return text_of(Request(href, self.access, headers or {}, posted, BRIEF)).decode()
 
 
 def _reason(error: BaseException) -> str:
@@ -234,8 +227,12 @@ def save_items(path: Path, items: list[Item]) -> None:
     write_whole(path, (json.dumps({"type": "FeatureCollection", "features": items}, indent=1) + "\n").encode())
 
 
-def read_items(path: Path) -> list[Item]:
+def read_items(path: Path, server: str | None = None) -> list[Item]:
     """The items in a file: a collection of them, or one.
+
+    Parameters
+    ----------
+    server : which the user says that they came from, as `stac.of_file` takes it.
 
     Raises
     ------
@@ -252,4 +249,4 @@ def read_items(path: Path) -> list[Item]:
         raise QueryError(f"{path}: holds no items; at least one is needed. Save some with `ms2hs fetch … --save FILE`.")
     for item in items:
         check_item(item)
-    return items
+    return [of_file(item, server) for item in items]

@@ -14,26 +14,12 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ms2hs.errors import SceneError
-from ms2hs.raster.addresses import gdal_address, shown, web_address, without_secrets
-from ms2hs.raster.providers import settings_of
+from ms2hs.raster import web
+from ms2hs.raster.access import access_to
+from ms2hs.raster.addresses import shown, web_address, without_secrets
+from ms2hs.raster.ranged import JP2_SIGNATURE, open_ranged, reading
 from ms2hs.raster.scene import PixelGrid
-from ms2hs.raster.web import end_of
 
-JP2_SIGNATURE = bytes.fromhex("0000000c6a5020200d0a870a")
-# How the files begin that are opened on servers, and GDAL's drivers for them: a VRT could name files of this machine.
-DRIVERS = dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "GTiff") | {JP2_SIGNATURE: "JP2OpenJPEG"}
-# Settings for files on servers, GDAL's "How to use cloud optimized rasters": no look around, a try again, one request
-# for neighbouring blocks.
-CLOUD = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_HTTP_MAX_RETRY": "5",
-    "GDAL_HTTP_RETRY_DELAY": "0.5",
-    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-    "GDAL_INGESTED_BYTES_AT_OPEN": "32000",
-    "GDAL_HTTP_CONNECTTIMEOUT": "20",
-    "GDAL_HTTP_TIMEOUT": "120",
-    "VSI_CACHE": "TRUE",
-}
 REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://")
 
 
@@ -43,6 +29,7 @@ def open_dataset(href: str) -> DatasetReader:
     Raises
     ------
     SceneError : the file is missing, or is no raster that GDAL reads.
+    RemoteError, AddressError, CredentialsError : its server does not give it.
     """
     if not href.startswith(REMOTE) and not Path(href).exists():
         raise SceneError(f"{href}: no such file; a path to a raster that exists is needed. Check the path.")
@@ -53,40 +40,13 @@ def open_dataset(href: str) -> DatasetReader:
     try:
         with quietly():
             if (address := web_address(href)) is not None:
-                return _open_web(address)
-            if settings := settings_of(href):
-                with rasterio.Env(**settings):
-                    return rasterio.open(href)
+                return open_ranged(web.USUAL, address, access_to(address))
             return rasterio.open(href)
     except RasterioError as error:
         raise SceneError(
             f"{shown(href)}: not a raster that can be read ({without_secrets(str(error))}); a whole GeoTIFF or "
             "JPEG 2000 file is needed. Check that it was copied completely."
         ) from None
-
-
-def _open_web(address: str) -> DatasetReader:
-    """GDAL keeps the settings of a file's opening for all that it reads of it."""
-    end = end_of(address)
-    driver = driver_of(end.start, shown(address))
-    with rasterio.Env(**CLOUD):
-        return rasterio.open(gdal_address(end.address), driver=driver)
-
-
-def driver_of(start: bytes, name: str) -> str:
-    """GDAL's driver for a file on a server, by its first 16 bytes.
-
-    Raises
-    ------
-    SceneError : it is another kind of file. GDAL opens many that are lists of files, with any of this machine in them.
-    """
-    driver = next((driver for begin, driver in DRIVERS.items() if start.startswith(begin)), None)
-    if driver is None:
-        raise SceneError(
-            f"{name}: what the server gives is neither a GeoTIFF nor a JPEG 2000 file; one of these is needed. "
-            "Look at the address in a browser: it may be a page to log in."
-        )
-    return driver
 
 
 @contextmanager
@@ -140,7 +100,8 @@ def read_inside(
     if MaskFlags.per_dataset not in flags:
         return None
     try:
-        return np.asarray(dataset.dataset_mask(window=window, out_shape=shape) > 0)
+        with reading(dataset):
+            return np.asarray(dataset.dataset_mask(window=window, out_shape=shape) > 0)
     except RasterioError as error:
         raise SceneError(
             f"{shown(dataset.name)}: its mask cannot be read ({without_secrets(str(error))}); a file that is whole is "
@@ -164,10 +125,14 @@ def read_bands(
     Raises
     ------
     SceneError : the file is damaged or cut short; the message names the first band that cannot be read.
+    RemoteError, AddressError, CredentialsError : its server does not give it.
     """
     out_shape = None if shape is None else (len(bands), *shape)
     try:
-        return np.asarray(dataset.read(list(bands), window=window, out_shape=out_shape, resampling=Resampling.nearest))
+        with reading(dataset):
+            return np.asarray(
+                dataset.read(list(bands), window=window, out_shape=out_shape, resampling=Resampling.nearest)
+            )
     except (RasterioError, ValueError) as error:
         if len(bands) > 1:
             for band in bands:

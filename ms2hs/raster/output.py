@@ -2,6 +2,10 @@
 
 import os
 import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ms2hs.errors import OutputError
@@ -60,6 +64,63 @@ def write_whole(path: Path, content: bytes) -> None:
             f"{path} could not be written ({error}); its directory must be writable and have room. "
             "Free some space, or choose another place."
         ) from error
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Nobody else who asks for this folder gets it meanwhile; the system ends it with the process, however that ends.
+
+    Raises
+    ------
+    OutputError : another process has it; the message says which.
+    """
+    if sys.platform == "win32":  # has no such locks
+        yield
+        return
+    path = folder / ".ms2hs.lock"
+    file = _locked(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(file)
+
+
+def _locked(path: Path) -> int:
+    """The descriptor of a file that is there and locked, with its holder written in it."""
+    import fcntl  # noqa: PLC0415  not on every system
+
+    while True:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise OutputError(
+                f"{path} cannot be made ({error}); a directory that can be written to is needed. Give another."
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(file, 200).decode(errors="replace") or "another process"
+            os.close(file)
+            raise OutputError(
+                f"{path.parent} is being written to by {holder}; one at a time is allowed. Wait until it has ended, or "
+                "give another directory."
+            ) from None
+        except OSError:
+            return file  # a file system without locks, as some of clusters
+        if _is_still(path, file):
+            os.ftruncate(file, 0)
+            os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            return file
+        os.close(file)
+
+
+def _is_still(path: Path, file: int) -> bool:
+    """Whether a name stands for an opened file: who had it before takes its name away when it ends."""
+    try:
+        return os.fstat(file).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
 
 
 def flush(path: Path) -> None:

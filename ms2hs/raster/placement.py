@@ -1,8 +1,11 @@
 """Where a conversion's pixels lie: the working grid of a scene, and parts of it."""
 
 import math
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.warp import transform, transform_bounds
@@ -12,6 +15,8 @@ from ms2hs.raster.scene import PixelGrid, Scene
 
 # Length of one degree of latitude in m: a quarter of the WGS 84 meridian, 10 001 966 m, over 90.
 DEGREE_M = 111_133.0
+# Of a footprint, on each side: with eight, one of a tile of the military grid is right to a few metres.
+SIDE_POINTS = 8
 
 
 def working_grid(scene: Scene, gsd_m: float | None = None) -> PixelGrid:
@@ -105,3 +110,45 @@ def lonlat_bounds(grid: PixelGrid) -> tuple[float, float, float, float] | None:
         return None
     west, south, east, north = transform_bounds(grid.crs, "EPSG:4326", *grid.bounds)
     return west, south, east, north
+
+
+def footprint(grid: PixelGrid) -> dict[str, Any] | None:
+    """A grid's outline as GeoJSON in degrees (WGS 84), cut at the antimeridian (RFC 7946, 3.1.9); None without CRS.
+
+    Its sides are straight on the grid's own map and bent in degrees, so there are points between the corners.
+    """
+    if grid.crs is None:
+        return None
+    along = np.linspace(0, 1, SIDE_POINTS, endpoint=False)
+    zero, one = np.zeros(SIDE_POINTS), np.ones(SIDE_POINTS)
+    cols = np.concatenate([along, one, 1 - along, zero, [0]]) * grid.width
+    rows = np.concatenate([one, 1 - along, zero, along, [1]]) * grid.height
+    x, y, _ = grid.matrix @ np.array([cols, rows, np.ones_like(cols)])
+    lon, lat = transform(grid.crs, "EPSG:4326", x.tolist(), y.tolist())
+    ring = np.column_stack([np.unwrap(lon, period=360.0), lat])
+    if abs(ring[-1, 0] - ring[0, 0]) > 1:  # around a pole
+        west, south, east, north = lonlat_bounds(grid) or (-180.0, -90.0, 180.0, 90.0)
+        ring = np.array([[west, south], [east, south], [east, north], [west, north], [west, south]])
+    if (np.diff(ring[:, 0]) * (ring[1:, 1] + ring[:-1, 1])).sum() > 0:  # clockwise
+        ring = ring[::-1]
+    parts = [part for turn in (0.0, 360.0, -360.0) if len(part := _between(np.add(ring, (turn, 0.0)))) > 0]
+    rings = [[part.round(7).tolist()] for part in parts]
+    if len(rings) == 1:
+        return {"type": "Polygon", "coordinates": rings[0]}
+    return {"type": "MultiPolygon", "coordinates": rings}
+
+
+def _between(ring: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What of a closed ring lies within -180 to 180 degrees of longitude, empty if nothing (Sutherland-Hodgman)."""
+    for sign in (1, -1):
+        kept = []
+        for (lon, lat), (after, up) in pairwise(ring):
+            inside, is_next = sign * lon <= 180, sign * after <= 180
+            if inside:
+                kept.append((lon, lat))
+            if inside != is_next:
+                kept.append((sign * 180.0, lat + (up - lat) * (sign * 180.0 - lon) / (after - lon)))
+        if len(kept) < 3:
+            return np.empty((0, 2))
+        ring = np.array([*kept, kept[0]])
+    return ring if np.ptp(ring[:, 0]) > 0 else np.empty((0, 2))

@@ -7,6 +7,7 @@ from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import REMOTE
 from ms2hs.raster.geotiff import open_geotiff
 from ms2hs.raster.hls import granules, is_hls, open_hls
+from ms2hs.raster.providers import owner_of
 from ms2hs.raster.safe import is_product, is_safe, open_safe
 from ms2hs.raster.scene import Scene, SceneChoices
 from ms2hs.raster.stac import open_item
@@ -36,6 +37,8 @@ def open_scene(path: str, choices: SceneChoices | None = None) -> Scene:
     choices = choices or SceneChoices()
     if is_item(path):
         return open_item(path, choices)
+    if path.startswith("s3://") and owner_of(urlsplit(path).netloc) is None:
+        path = f"/vsis3/{path[5:]}"  # with the keys and settings that GDAL finds for its owner
     if path.startswith(REMOTE):
         return open_geotiff(path, choices)
     place = Path(path)

@@ -8,13 +8,14 @@ import netrc
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ms2hs.errors import CredentialsError, QueryError, RemoteError, UnknownName
 from ms2hs.raster.addresses import shown
+from ms2hs.raster.signing import Store
 
 DEFAULT = "earth-search"
 
@@ -49,8 +50,8 @@ class Provider:
     """What to send to the host of an address, and to no other."""
     check_credentials: Callable[[], None] = _nothing_needed
     """Raises CredentialsError where files cannot be read without a login that is not there. No request is made."""
-    gdal: Mapping[str, str] = field(default_factory=dict)
-    """GDAL's settings under which its addresses are opened."""
+    store: Store | None = None
+    """Of its buckets, which `hosts` names too."""
 
     def collection(self, name: str | None = None) -> str:
         """A collection of this name, or the default one; QueryError lists those that are known."""
@@ -140,12 +141,7 @@ def _check_earthdata() -> None:
 
 
 # Copernicus Data Space: an S3 server of its own, with keys of its own.
-EODATA = {
-    "AWS_S3_ENDPOINT": "eodata.dataspace.copernicus.eu",
-    "AWS_VIRTUAL_HOSTING": "FALSE",
-    "AWS_HTTPS": "YES",
-    "AWS_DEFAULT_REGION": "default",
-}
+EODATA = Store("eodata.dataspace.copernicus.eu")
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
@@ -159,10 +155,9 @@ def _check_copernicus() -> None:
         )
 
 
-def settings_of(href: str) -> Mapping[str, str]:
-    """GDAL's settings for an address as `gdal_address` gives it; none where the usual ones do."""
-    bucket = href.removeprefix("/vsis3/").partition("/")[0] if href.startswith("/vsis3/") else None
-    return next((provider.gdal for provider in PROVIDERS.values() if bucket in provider.hosts), {})
+def owner_of(bucket: str) -> Provider | None:
+    """The provider whose bucket of this name it is; None of any other."""
+    return next((provider for provider in PROVIDERS.values() if provider.store and bucket in provider.hosts), None)
 
 
 PROVIDERS = {
@@ -207,7 +202,7 @@ PROVIDERS = {
             {"sentinel-2-l2a": "by_baseline"},
             ("stac.dataspace.copernicus.eu", "eodata"),
             check_credentials=_check_copernicus,
-            gdal=EODATA,
+            store=EODATA,
         ),
     )
 }

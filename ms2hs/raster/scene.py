@@ -64,7 +64,7 @@ class Asset:
     name: str
     """The band's name in the scene's spectral grid, such as `B8A`."""
     href: str
-    """A path or address that GDAL opens."""
+    """A path, or an address, as `open_dataset` takes it."""
     band: int
     """1-based position in the file."""
     dn_scale: float

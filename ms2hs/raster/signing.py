@@ -16,6 +16,17 @@ class Store:
 
     endpoint: str
     region: str = "default"
+    scheme: str = "https"
+
+    @classmethod
+    def of_environment(cls, usual: "Store | None") -> "Store | None":
+        """The one that is named as GDAL takes it, such as where the archive's own machines have another; else usual."""
+        scheme, _, endpoint = os.environ.get("AWS_S3_ENDPOINT", "").rpartition("://")
+        if not endpoint:
+            return usual
+        is_plain = os.environ.get("AWS_HTTPS", "YES").upper() in {"NO", "FALSE", "OFF", "0"}
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "default"
+        return cls(endpoint.rstrip("/"), region, scheme or ("http" if is_plain else "https"))
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,9 @@ def presigned(address: str, store: Store, keys: Keys, at: datetime | None = None
     """
     parts = urlsplit(address)
     path = quote(f"/{parts.netloc}{parts.path}", safe="/-_.~")
-    return f"https://{store.endpoint}{path}?{signed_query(store.endpoint, path, store.region, keys, at, life_s)}"
+    return (
+        f"{store.scheme}://{store.endpoint}{path}?{signed_query(store.endpoint, path, store.region, keys, at, life_s)}"
+    )
 
 
 def public(address: str) -> str:

@@ -11,7 +11,7 @@ from rasterio.errors import CRSError
 
 from ms2hs.errors import SceneError
 from ms2hs.raster import offsets
-from ms2hs.raster.addresses import check_address, gdal_address, resolved, shown
+from ms2hs.raster.addresses import check_address, host_of, is_public, resolved, shown
 from ms2hs.raster.bands import CIRRUS, check_bands, check_source, choose_bands, is_sentinel2
 from ms2hs.raster.calibration import Calibration, overridden
 from ms2hs.raster.dataset import open_dataset, pixel_grid
@@ -20,17 +20,42 @@ from ms2hs.raster.items import Band, Item, bands_of, check_item, pixel_size, qua
 from ms2hs.raster.providers import PROVIDERS, provider_of
 from ms2hs.raster.safe import NODATA, WORKING_GSD_M
 from ms2hs.raster.scene import Asset, PixelGrid, Scene, SceneChoices
-from ms2hs.raster.web import document
+from ms2hs.raster.web import BRIEF, Access, Request, text_of
 
 ORIGIN = "ms2hs:from"
 """What `search` adds to an item: `{"provider": name, "url": address}` of whom it asked."""
 
 
 def base_of(item: Item) -> str | None:
-    """Where an item in a file came from: whom `search` asked, else its own link; None where neither is told."""
-    told = [(item.get(ORIGIN) or {}).get("url")]
-    told += [link.get("href") for link in item.get("links") or () if link.get("rel") == "self"]
-    return next((str(url) for url in told if str(url).startswith(("https://", "http://"))), None)
+    """Where an item came from: whom `search` asked, else its own link to a public host; None where neither is told.
+
+    Anyone can write a link into an item, so that gives it no right to a private host.
+    """
+    if url := (item.get(ORIGIN) or {}).get("url"):
+        return str(url)
+    links = [str(link.get("href")) for link in item.get("links") or () if link.get("rel") == "self"]
+    return next((link for link in links if _is_public(link)), None)
+
+
+def of_file(item: Item, server: str | None = None) -> Item:
+    """An item that was read from a file, without an origin that the file alone tells.
+
+    The origin gives a right to its host. A public host needs none; a private one is believed where it is the provider's
+    own, or `server`, which the user names.
+    """
+    told = item.get(ORIGIN)
+    if not isinstance(told, dict):
+        return {key: value for key, value in item.items() if key != ORIGIN}
+    provider = PROVIDERS.get(str(told.get("provider")))
+    own = {host_of(address) for address in (server, provider and provider.url) if address}
+    url = str(told.get("url") or "")
+    if host_of(url) in own or _is_public(url):
+        return item
+    return item | {ORIGIN: {key: value for key, value in told.items() if key != "url"}}
+
+
+def _is_public(address: str) -> bool:
+    return address.startswith(("https://", "http://")) and is_public(host_of(address))
 
 
 def open_item(path: str, choices: SceneChoices | None = None) -> Scene:
@@ -45,7 +70,7 @@ def open_item(path: str, choices: SceneChoices | None = None) -> Scene:
     """
     is_web = path.startswith(("https://", "http://"))
     try:
-        item = json.loads(document(path) if is_web else Path(path).read_bytes())
+        item = json.loads(_downloaded(path) if is_web else Path(path).read_bytes())
     except (OSError, ValueError) as error:
         raise SceneError(
             f"{shown(path)}: not a JSON document that can be read ({error}); a STAC item is needed. Check it."
@@ -54,7 +79,11 @@ def open_item(path: str, choices: SceneChoices | None = None) -> Scene:
     if is_web:
         item.pop(ORIGIN, None)  # what a server says of itself there is not ours
         return scene_of(item, path, choices)
-    return scene_of(*_placed(item, Path(path).parent), choices)
+    return scene_of(*_placed(of_file(item), Path(path).parent), choices)
+
+
+def _downloaded(address: str) -> bytes:
+    return text_of(Request(address, Access.near(address), attempts=BRIEF))
 
 
 def _placed(item: Item, folder: Path) -> tuple[Item, str | None]:
@@ -139,10 +168,10 @@ def _rule(item: Item, source: str) -> offsets.Rule:
 
 
 def _opened(band: Band, base: str | None) -> str:
-    """The address of an asset as GDAL opens it, after a check."""
+    """The address of an asset, after a check."""
     href = resolved(str(band.asset["href"]), base)
     check_address(href, base)
-    return gdal_address(href)
+    return href
 
 
 def _quality(item: Item, source: str, base: str | None) -> tuple[Asset | None, str | None]:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from ms2hs.delivery import unwritten, write_json
+from ms2hs.delivering.delivery import unwritten, write_json
+from ms2hs.delivering.receipts import Receipt, State, checksum, state
 from ms2hs.errors import OutputError
 from ms2hs.raster.geotiff import SOURCE_TAG, TIME_TAG
 from ms2hs.raster.mosaicking import Piece, common_grid, mosaic_strips
 from ms2hs.raster.products import open_scene
 from ms2hs.raster.stacking import StackLayout, write_stack
-from ms2hs.receipts import Receipt, State, checksum, state
 
 # Scenes of one sensor nearer in time than this are of one pass: it takes a quarter of an hour from pole to pole of
 # land, and the next one comes after a hundred minutes.

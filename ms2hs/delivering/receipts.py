@@ -10,7 +10,7 @@ from typing import Any
 
 from ms2hs import __version__
 from ms2hs.raster.addresses import shown
-from ms2hs.raster.placement import lonlat_bounds
+from ms2hs.raster.placement import footprint, lonlat_bounds
 from ms2hs.raster.scene import PixelGrid, Scene
 
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
@@ -70,7 +70,7 @@ class Receipt:
         extensions = [name for name in own.get("stac_extensions", []) if "/projection/" not in name]
         return own | {
             "stac_extensions": list(dict.fromkeys([*extensions, *EXTENSIONS])),
-            **({"bbox": list(bbox), "geometry": _box(*bbox)} if bbox else {}),
+            **({"bbox": list(bbox), "geometry": footprint(self.grid)} if bbox else {}),
             "properties": told | placed | facts,
             "links": self._links(),
             "assets": {keys.get(file.name, "data"): self._asset(file, keys) for file in files},
@@ -112,8 +112,3 @@ def checksum(path: Path) -> str:
     """Of a file's content."""
     with path.open("rb") as file:
         return SHA256 + hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _box(west: float, south: float, east: float, north: float) -> dict[str, Any]:
-    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
-    return {"type": "Polygon", "coordinates": [ring]}

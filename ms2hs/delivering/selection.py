@@ -28,7 +28,7 @@ class Wish:
     """As `raster.query.period` takes it."""
     provider: str | None = None
     stac: str | None = None
-    """Address of another STAC API."""
+    """Address of another STAC API; with `items`, of the one that they came from, whose host may be private then."""
     collection: str | None = None
     max_cloud: float | None = None
     """In percent; None: 20."""
@@ -88,14 +88,14 @@ def _saved(wish: Wish, path: Path, place: Place | None, *, to_fetch: bool) -> li
     searching = {
         "--date": wish.date,
         "--provider": wish.provider,
-        "--stac": wish.stac,
         "--collection": wish.collection,
         "--max-cloud": wish.max_cloud,
     }
     given = [option for option, value in searching.items() if value is not None]
     if given:
         raise QueryError(f"{', '.join(given)} with --items: what was saved is taken as it is. Leave {given[0]} out.")
-    items = read_items(path)[: wish.limit]
+    server = provider_named(None, wish.stac).url if wish.stac else None
+    items = read_items(path, server)[: wish.limit]
     if to_fetch:
         for provider in {one.name: one for item in items if (one := provider_of(item))}.values():
             provider.check_credentials()

@@ -6,16 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ms2hs.delivering.receipts import State, state
 from ms2hs.errors import OutputError
-from ms2hs.raster.addresses import check_address
+from ms2hs.raster.access import access_to
 from ms2hs.raster.cutting import safe_name
 from ms2hs.raster.items import check_item
 from ms2hs.raster.providers import PROVIDERS, Provider, provider_of
 from ms2hs.raster.query import Place
-from ms2hs.raster.ranges import Access
-from ms2hs.raster.signing import Keys, Store, presigned, public
 from ms2hs.raster.stac import ORIGIN, base_of
-from ms2hs.receipts import State, state
+from ms2hs.raster.web import Access
 
 Gsd = float | Literal["native"]
 """Ground sampling in m, or `native`: a file a band as it is."""
@@ -58,18 +57,7 @@ class Order:
     @property
     def access(self) -> Access:
         """To its files."""
-        provider = self.provider
-
-        def check(address: str) -> None:
-            check_address(address, self.base)
-
-        def sign(address: str, *, fresh: bool) -> str:
-            endpoint = provider.gdal.get("AWS_S3_ENDPOINT") if provider else None
-            if address.startswith("s3://"):
-                return presigned(address, Store(endpoint), Keys.of_environment()) if endpoint else public(address)
-            return provider.sign(address, fresh=fresh) if provider else address
-
-        return Access(check, sign) if provider is None else Access(check, sign, provider.headers)
+        return access_to(self.base, () if self.provider is None else (self.provider,))
 
 
 def orders_for(

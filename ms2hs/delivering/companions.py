@@ -7,12 +7,12 @@ from pathlib import Path
 
 from ms2hs.data.couples import find_cubes
 from ms2hs.data.placed import PlacedCube
+from ms2hs.delivering.selection import Wish, items_of, select
 from ms2hs.errors import NothingFound, QueryError
 from ms2hs.raster.cutting import safe_name
 from ms2hs.raster.items import Item
 from ms2hs.raster.placement import lonlat_bounds
 from ms2hs.raster.query import Place, box_place
-from ms2hs.selection import Wish, items_of, select
 
 
 @dataclass(frozen=True)

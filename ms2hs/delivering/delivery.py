@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ms2hs.delivering.orders import Order
+from ms2hs.delivering.receipts import Receipt
 from ms2hs.errors import OutputError
-from ms2hs.orders import Order
 from ms2hs.raster.cutting import file_name, local_scene
 from ms2hs.raster.geotiff import SOURCE_TAG, TIME_TAG
 from ms2hs.raster.output import flush
-from ms2hs.raster.remote import address_of
 from ms2hs.raster.scene import PixelGrid, Scene
 from ms2hs.raster.stacking import StackLayout, strips_of, write_stack
-from ms2hs.receipts import Receipt
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +96,7 @@ def _keep_files(one: Order, cuts: Cuts, files: list[Path]) -> Path:
 def _asset_key(one: Order, scene: Scene, file: Path) -> str | None:
     """The item's asset that a file was cut from."""
     assets = [*scene.assets, *([scene.quality] if scene.quality else [])]
-    href = next(address_of(asset.href) or asset.href for asset in assets if file_name(scene, asset) == file.name)
+    href = next(asset.href for asset in assets if file_name(scene, asset) == file.name)
     given = one.item["assets"].items()
     return next((key for key, asset in given if href.endswith(str(asset.get("href", "")).removeprefix("./"))), None)
 

@@ -1,0 +1,170 @@
+"""Scenes on a test's server, in the layouts of archives, and what is in them."""
+
+import numpy as np
+import rasterio
+from rasterio.transform import Affine
+from rasterio.warp import transform, transform_bounds
+
+from ms2hs.raster.query import box_place
+
+S2 = {
+    10: ("B02", "B03", "B04", "B08"),
+    20: ("B05", "B06", "B07", "B8A", "B11", "B12"),
+    60: ("B01", "B09"),
+}
+HLS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+NAMES = {
+    "B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2",
+    "B07": "rededge3", "B08": "nir", "B8A": "nir08", "B09": "nir09", "B11": "swir16", "B12": "swir22",
+}  # fmt: skip
+MADE = {}
+
+
+def cog(path, values, gsd_m, corner, epsg, nodata, block=128):
+    """The bytes of a COG; the same for the same."""
+    key = (values.tobytes(), gsd_m, corner, epsg, nodata, block)
+    if key not in MADE:
+        MADE[key] = written(path, values, gsd_m, corner, epsg, nodata, block)
+    return MADE[key]
+
+
+def written(path, values, gsd_m, corner, epsg, nodata, block):
+    profile = {
+        "driver": "COG", "count": 1, "height": values.shape[0], "width": values.shape[1], "dtype": values.dtype,
+        "crs": f"EPSG:{epsg}", "transform": Affine(gsd_m, 0, corner[0], 0, -gsd_m, corner[1]), "nodata": nodata,
+        "blocksize": block, "compress": "DEFLATE", "predictor": "YES",
+    }  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(values, 1)
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+def smooth(lon, lat):
+    """Stored numbers that change slowly from place to place."""
+    return 3000 + 1000 * np.sin(lon * 60) + 500 * np.cos(lat * 80)
+
+
+class World:
+    """Scenes on a server, and what is in them."""
+
+    def __init__(self, server, folder, side_m=6000, block=128):
+        """`side_m`: along a side of the scenes, instead of 109 800; a multiple of 60."""
+        self.server, self.folder, self.side_m, self.block = server, folder, side_m, block
+        self.values = {}
+        """By item and band, what lies on the server."""
+
+    def sentinel2(self, name, corner=(600_000, 5_100_000), epsg=32632, *, prefix="", seed=0, key=NAMES.get, **facts):
+        """An item as Earth Search has it; `key` names the assets; with `field`, clear and smooth all over."""
+        is_field = facts.pop("field", False)
+        rng = np.random.default_rng(seed)
+        assets = {}
+        for gsd, bands in S2.items():
+            for band in bands:
+                size = self.side_m // gsd
+                values = rng.integers(1100, 4000, (size, size)).astype(np.uint16)
+                if is_field:
+                    y, x = corner[1] - gsd * (np.arange(size) + 0.5), corner[0] + gsd * (np.arange(size) + 0.5)
+                    x, y = (part.ravel() for part in np.meshgrid(x, y))
+                    field = smooth(*(np.array(part) for part in transform(f"EPSG:{epsg}", "EPSG:4326", x, y)))
+                    values = field.reshape(size, size).astype(np.uint16)
+                self._asset(assets, key(band), name, band, values, gsd, corner, epsg, 0, prefix)
+        classes = rng.choice([4, 5, 8], (self.side_m // 200, self.side_m // 200), p=[0.5, 0.3, 0.2]).astype(np.uint8)
+        classes[:] = 4 if is_field else classes
+        scl = np.kron(classes, np.ones((10, 10), np.uint8))
+        self._asset(assets, "scl" if key("B02") != "B02" else "SCL", name, "SCL", scl, 20, corner, epsg, 0, prefix)
+        properties = {"platform": "sentinel-2a", "s2:processing_baseline": "05.10", **facts.pop("properties", {})}
+        return self._item(name, assets, corner, epsg, {"collection": "sentinel-2-c1-l2a", **facts}, properties)
+
+    def hls(self, name="HLS.S30.T32TNT.2024153T102021.v2.0", corner=(600_000, 5_100_000), epsg=32632, **facts):
+        """An item as LP DAAC has it."""
+        rng = np.random.default_rng(3)
+        assets = {}
+        size = self.side_m // 30
+        for band in HLS:
+            values = rng.integers(100, 4000, (size, size)).astype(np.int16)
+            self._asset(assets, band, name, band, values, 30, corner, epsg, -9999, facts.get("prefix", ""))
+        fmask = rng.choice([0, 64, 2, 8], (size, size)).astype(np.uint8)
+        self._asset(assets, "Fmask", name, "Fmask", fmask, 30, corner, epsg, 255, facts.pop("prefix", ""))
+        for asset in assets.values():  # CMR tells nothing of the grid
+            for fact in [fact for fact in asset if fact.startswith("proj:")]:
+                del asset[fact]
+        return self._item(name, assets, corner, epsg, {"collection": "HLSS30_2.0", **facts}, {"platform": "S2A"})
+
+    def copernicus(self, name, corner=(600_000, 5_100_000), epsg=32632, **facts):
+        """An item as Copernicus Data Space has it: JPEG 2000 in an S3 store."""
+        rng = np.random.default_rng(4)
+        assets = {}
+        for gsd, bands in S2.items():
+            for band in bands:
+                size = self.side_m // gsd
+                self._object(assets, name, band, rng.integers(1100, 4000, (size, size)).astype(np.uint16), gsd, corner)
+        scl = rng.choice([4, 5, 8], (self.side_m // 20, self.side_m // 20)).astype(np.uint8)
+        self._object(assets, name, "SCL", scl, 20, corner)
+        properties = {"platform": "sentinel-2a", "processing:version": "05.10", "s2:processing_baseline": "05.10"}
+        return self._item(name, assets, corner, epsg, {"collection": "sentinel-2-l2a", **facts}, properties)
+
+    def _object(self, assets, name, band, values, gsd, corner):
+        self.values[name, band] = values
+        path = self.folder / "made.jp2"
+        profile = {
+            "driver": "JP2OpenJPEG", "count": 1, "height": values.shape[0], "width": values.shape[1],
+            "dtype": values.dtype, "crs": "EPSG:32632", "transform": Affine(gsd, 0, corner[0], 0, -gsd, corner[1]),
+            "QUALITY": "100", "REVERSIBLE": "YES", "BLOCKXSIZE": self.block, "BLOCKYSIZE": self.block,
+        }  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with rasterio.open(path, "w", **profile) as file:
+            file.write(values, 1)
+        key = f"Sentinel-2/MSI/L2A/{name}.SAFE/R{gsd}m/T32TNT_{band}_{gsd}m.jp2"
+        self.server.files[f"eodata/{key}"] = path.read_bytes()
+        assets[f"{band}_{gsd}m"] = {
+            "href": f"s3://eodata/{key}", "type": "image/jp2", "roles": ["data"], "proj:code": "EPSG:32632",
+            "proj:shape": list(values.shape), "proj:transform": [gsd, 0, corner[0], 0, -gsd, corner[1]], "nodata": 0,
+            "raster:scale": 1e-4, "raster:offset": -0.1,
+        }  # fmt: skip
+
+    def _asset(self, assets, key, name, band, values, gsd, corner, epsg, nodata, prefix):
+        self.values[name, band] = values
+        content = cog(self.folder / "made.tif", values, gsd, corner, epsg, nodata, self.block)
+        separator = "." if name.startswith("HLS") else "/"
+        assets[key] = {
+            "href": self.server.add_file(f"{prefix}{name}{separator}{band}.tif", content),
+            "type": "image/tiff; application=geotiff; profile=cloud-optimized",
+            "roles": ["data"],
+            "proj:epsg": epsg,
+            "proj:shape": list(values.shape),
+            "proj:transform": [gsd, 0, corner[0], 0, -gsd, corner[1]],
+        }
+        if name.startswith("S2") and band != "SCL":
+            assets[key]["raster:bands"] = [{"nodata": 0, "scale": 0.0001, "offset": -0.1}]
+
+    def _item(self, name, assets, corner, epsg, facts, properties):
+        west, north = corner
+        bounds = transform_bounds(f"EPSG:{epsg}", "EPSG:4326", west, north - self.side_m, west + self.side_m, north)
+        ring = [[bounds[i], bounds[j]] for i, j in ((0, 1), (2, 1), (2, 3), (0, 3), (0, 1))]
+        item = {
+            "type": "Feature", "stac_version": "1.0.0", "id": name, "bbox": list(bounds),
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "properties": {"datetime": "2024-06-01T10:20:21Z", "eo:cloud_cover": 5, **properties}, "assets": assets,
+            "ms2hs:from": {"provider": "custom", "url": self.server.root}, **facts,
+        }  # fmt: skip
+        return self.server.add_item(item)
+
+
+def within(bounds_m, epsg=32632):
+    """The place whose box in degrees lies inside bounds in metres."""
+    return box_place(transform_bounds(f"EPSG:{epsg}", "EPSG:4326", *bounds_m))
+
+
+def signer(server):
+    """How the server's files are signed, as Planetary Computer's are."""
+    kept = []
+
+    def sign(address, *, fresh=False):
+        if fresh or not kept:
+            kept.append(server.signature())
+        return f"{address}?{kept[-1]}"
+
+    return sign
