@@ -18,10 +18,11 @@ from ms2hs.planning import BLOCK_PIXELS, Choices, Plan, plan
 from ms2hs.progress import Progress
 from ms2hs.provenance import Counts, Reconstruction, tags, write_item
 from ms2hs.raster.calibration import offset_warnings
-from ms2hs.raster.cog import CogWriter, quantise
+from ms2hs.raster.cog import CogWriter
 from ms2hs.raster.quicklook import write_quicklook
 from ms2hs.raster.reader import SceneReader
 from ms2hs.raster.scene import Scene
+from ms2hs.raster.storage import quantise
 from ms2hs.raster.windows import Blender, Tiling, Window
 from ms2hs.spectra.grid import SpectralGrid, response_matrix
 from ms2hs.spectra.surface import is_snow, is_water

@@ -25,9 +25,11 @@ def test_conversion_is_measured_beside_a_plain_write(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_writer_is_measured_beside_a_plain_write(tmp_path):
+def test_the_writer_is_measured_beside_gdal(tmp_path):
     found = run("writer.py", "--bands", 20, "--height", 300, "--width", 280, "--repeat", 1, "--folder", tmp_path)
-    assert found["ratio"] > 0
+    assert {"ours", "plain", "prepared", "gdal cog"} <= set(found["ratios"])
+    assert found["ratios"]["ours"] == 1
+    assert min(found["ratios"].values()) > 0
 
 
 def test_a_training_step_is_measured_beside_bare_layers():
