@@ -18,11 +18,13 @@ from ms2hs.spectra.grid import SpectralGrid
 from ms2hs.spectra.sensors import load_sensor
 
 # A strip has at most so many rows and, in a wide scene, bytes; several fill a row of blocks.
-STRIP_ROWS = 64
-STRIP_BYTES = 96_000_000
-LEAST_ROWS = 16
+STRIP_ROWS = 32
+STRIP_BYTES = 64_000_000
+LEAST_ROWS = 8
 # Inside a strip, so many pixels at a time keep one block of float32 bands within some tens of MB.
 BLOCK_PIXELS = 1 << 16
+# The linear model is soonest done where bands of so many pixels stay near the processor.
+PART_PIXELS = 1 << 14
 
 
 @dataclass(frozen=True)

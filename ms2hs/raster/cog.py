@@ -64,7 +64,7 @@ def disk_bytes(grid: PixelGrid, bands: int, storage: Storage = REFLECTANCE) -> i
 def memory_bytes(grid: PixelGrid, bands: int, rows: int) -> int:
     """Memory that a writer of int16 holds when strips have so many rows, in bytes; it does not grow with the height."""
     levels = Levels(grid.height, grid.width)
-    waiting = min(grid.height, BLOCK - rows % BLOCK if rows % BLOCK else 0)
+    waiting = BLOCK - rows if BLOCK % rows == 0 else BLOCK
     overviews = sum(levels.blocks(level)[1] * BLOCK * BLOCK // 2 for level in range(1, levels.count))
     return 2 * bands * (waiting * grid.width + overviews)
 
@@ -109,7 +109,7 @@ class CogWriter:
         self._tags = tags
         self._storage = storage
         self._dtype = np.dtype(storage.dtype)
-        self._threads = threads or _processors()
+        self._threads = threads or processors()
         self.is_done = False
         """Whether the COG stands under its name."""
         self._row = 0
@@ -130,7 +130,7 @@ class CogWriter:
             self._pool = stack.enter_context(ThreadPoolExecutor(self._threads, "blocks"))
             self._stack = stack.pop_all()
         self._pyramid = Pyramid(self._levels, bands, self._dtype, self._storage.nodata)
-        self._waiting = np.empty((bands, min(BLOCK, self._grid.height), self._grid.width), self._dtype)
+        self._waiting = np.empty((bands, 0, self._grid.width), self._dtype)
         return self
 
     def write(self, row: int, strip: Numbers) -> None:
@@ -159,7 +159,7 @@ class CogWriter:
             part = strip[:, done : done + BLOCK - waiting]
             done, self._row = done + part.shape[1], self._row + part.shape[1]
             if self._row % BLOCK and self._row < self._grid.height:
-                self._waiting[:, waiting : waiting + part.shape[1]] = part
+                self._wait(waiting, part)
             else:
                 with self._writing():
                     self._write_blocks((self._row - 1) // BLOCK, self._waiting[:, :waiting], part)
@@ -171,6 +171,16 @@ class CogWriter:
         with self._stack:
             if kind is None:
                 self._finish()
+
+    def _wait(self, waiting: int, part: Numbers) -> None:
+        """Keep rows behind those that wait. There is room for no more than equal strips need, or for a whole block."""
+        bands, rows, width = part.shape
+        if waiting + rows > self._waiting.shape[1]:
+            room = BLOCK if waiting or BLOCK % rows else BLOCK - rows
+            larger = np.empty((bands, room, width), self._dtype)
+            larger[:, :waiting] = self._waiting[:, :waiting]
+            self._waiting = larger
+        self._waiting[:, waiting : waiting + rows] = part
 
     def _write_blocks(self, row: int, upper: Numbers, lower: Numbers) -> None:
         """Compress and write a row of blocks, place by place, those of one place while the next are compressed."""
@@ -279,7 +289,7 @@ class CogWriter:
             ) from error
 
 
-def _processors() -> int:
+def processors() -> int:
     """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -1,5 +1,6 @@
 """Files that GDAL reads: opened and read with errors that name the file and the band."""
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import MaskFlags, Resampling
+from rasterio.env import getenv, hasenv
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
@@ -34,6 +36,9 @@ CLOUD = {
     "GDAL_HTTP_TIMEOUT": "120",
     "VSI_CACHE": "TRUE",
 }
+# GDAL keeps 5 % of the machine's memory by default. A row of blocks of every band fits into this: those of a Sentinel-2
+# product, 1024 rows high, take 165 MB.
+CACHE_BYTES = 192_000_000
 REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://")
 
 
@@ -87,6 +92,14 @@ def driver_of(start: bytes, name: str) -> str:
             "Look at the address in a browser: it may be a page to log in."
         )
     return driver
+
+
+@contextmanager
+def bounded_cache() -> Iterator[None]:
+    """Let GDAL keep no more blocks than reading from top to bottom needs; a size that the user has set counts."""
+    is_set = "GDAL_CACHEMAX" in os.environ or (hasenv() and "GDAL_CACHEMAX" in getenv())
+    with rasterio.Env(**({} if is_set else {"GDAL_CACHEMAX": CACHE_BYTES})):  # in bytes here, unlike in the environment
+        yield
 
 
 @contextmanager
