@@ -96,7 +96,7 @@ def measure(folder: Path, shape: tuple[int, int], asked: argparse.Namespace) -> 
     middle["file_bytes"] = output.stat().st_size
     for path in (scene, output, copy):
         path.unlink()
-    about = {"height": shape[0], "width": shape[1], "cube_bytes": 202 * shape[0] * shape[1] * 2, "model": asked.model}
+    about = {"height": shape[0], "width": shape[1], "cube_bytes": 202 * shape[0] * shape[1] * 2, "weights": asked.model}
     return about | middle | {"load": os.getloadavg(), "runs": runs}
 
 

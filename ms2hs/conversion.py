@@ -71,7 +71,8 @@ def run(planned: Plan, progress: Progress | None = None) -> Reconstruction:
     model = prior.condition(*grids, planned.choices.input_error)
     network, plain = _network_of(planned), planned.weights.prior.condition(*grids)
     notes = [*planned.scene.notes, *offset_warnings(planned.scene)]
-    with bounded_cache(), SceneReader(planned.scene, planned.grid) as reader:
+    cache = bounded_cache(planned.scene.grid.width, len(planned.scene.assets))
+    with cache, SceneReader(planned.scene, planned.grid) as reader:
         if planned.choices.reference:
             pairs = references_in_scene(planned.choices.reference, reader, planned.spectral)
             added = added_by(network, plain, pairs.measured) if network else np.float32(0)

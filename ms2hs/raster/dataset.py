@@ -36,9 +36,10 @@ CLOUD = {
     "GDAL_HTTP_TIMEOUT": "120",
     "VSI_CACHE": "TRUE",
 }
-# GDAL keeps 5 % of the machine's memory by default. A row of blocks of every band fits into this: those of a Sentinel-2
-# product, 1024 rows high, take 165 MB.
+# GDAL keeps 5 % of the machine's memory by default. What it may keep has to hold a row of blocks of every band: those
+# of a Sentinel-2 product, 1024 rows high, take 165 MB.
 CACHE_BYTES = 192_000_000
+CACHE_BYTES_A_COLUMN = 512 * 4
 REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://")
 
 
@@ -95,10 +96,11 @@ def driver_of(start: bytes, name: str) -> str:
 
 
 @contextmanager
-def bounded_cache() -> Iterator[None]:
+def bounded_cache(width: int, bands: int) -> Iterator[None]:
     """Let GDAL keep no more blocks than reading from top to bottom needs; a size that the user has set counts."""
+    needed = min(CACHE_BYTES, CACHE_BYTES_A_COLUMN * width * bands)
     is_set = "GDAL_CACHEMAX" in os.environ or (hasenv() and "GDAL_CACHEMAX" in getenv())
-    with rasterio.Env(**({} if is_set else {"GDAL_CACHEMAX": CACHE_BYTES})):  # in bytes here, unlike in the environment
+    with rasterio.Env(**({} if is_set else {"GDAL_CACHEMAX": needed})):  # in bytes here, unlike in the environment
         yield
 
 
