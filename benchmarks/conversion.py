@@ -1,19 +1,23 @@
 """How long `convert` takes beside GDAL writing the same cube, where the time goes, and what memory it needs.
 
-    python benchmarks/conversion.py                 # 3660 x 3660, and twice the height for memory
-    python benchmarks/conversion.py --size 1000     # quicker
+    python benchmarks/conversion.py                              # 1000², 3660², thrice that height for memory, wide
+    python benchmarks/conversion.py --size 1000 --repeat 1       # quicker
+    python benchmarks/conversion.py --size 1024 --model default  # with the network
 
-Each step runs in a process of its own, so that its peak memory is its own. The ratio compares one `convert` with one
-plain tiled ZSTD GeoTIFF write of the cube that it made, in one run on one machine.
+Each `convert` runs in a process of its own, so that its peak memory is its own. The ratio compares it with the plain
+tiled ZSTD GeoTIFF write of the cube that it made; they take turns, so that what else the machine does falls on both.
 """
 
 import argparse
 import json
+import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -23,14 +27,15 @@ from rasterio.windows import Window
 from ms2hs.data.example import example_dn
 from ms2hs.spectra.sensors import load_sensor
 
+SIZES = [(1000, 1000), (3660, 3660), (10980, 3660), (512, 10980)]
 CONVERT = """
-import json, sys
+import json, sys, time
 from pathlib import Path
 from ms2hs.conversion import convert
 from ms2hs.planning import Choices
 made = convert(sys.argv[1], "enmap", Path(sys.argv[2]), Choices(overwrite=True, model=sys.argv[3]))
 peak_kib = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]  # ru_maxrss counts the parent's too
-print(json.dumps({**made.seconds, "peak_bytes": int(peak_kib) * 1024}))
+print(json.dumps({**made.seconds, "peak_bytes": int(peak_kib) * 1024, "processors": time.process_time()}))
 """
 
 
@@ -71,51 +76,58 @@ def plain_write_seconds(cube: Path, copy: Path) -> float:
 
 
 def converted(scene: Path, output: Path, model: str) -> dict[str, float]:
-    """Seconds by stage, and peak memory, of one `convert` in a process of its own."""
+    """Seconds by stage, of processors in all, and peak memory, of one `convert` in a process of its own."""
     command = [sys.executable, "-c", CONVERT, str(scene), str(output), model]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(run.stdout)
     return found
 
 
-def measure(folder: Path, height: int, width: int, model: str) -> dict[str, float]:
-    """One scene of that size, converted, and its cube written plainly."""
+def measure(folder: Path, shape: tuple[int, int], asked: argparse.Namespace) -> dict[str, Any]:
+    """One scene of that size, converted, and its cube written plainly, in turns; medians over the turns."""
     scene, output, copy = folder / "scene.tif", folder / "cube.tif", folder / "plain.tif"
-    write_scene(scene, height, width)
-    found = converted(scene, output, model)
-    found["plain_write"] = plain_write_seconds(output, copy)
-    found["ratio"] = found["whole"] / found["plain_write"]
-    found["cube_bytes"] = 202 * height * width * 2
-    found["file_bytes"] = output.stat().st_size
+    write_scene(scene, *shape)
+    runs = []
+    for _ in range(asked.repeat):
+        found = converted(scene, output, asked.model)
+        runs.append(found | {"plain_write": plain_write_seconds(output, copy)})
+    middle: dict[str, Any] = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    middle["ratio"] = middle["whole"] / middle["plain_write"]
+    middle["file_bytes"] = output.stat().st_size
     for path in (scene, output, copy):
         path.unlink()
-    return found
+    about = {"height": shape[0], "width": shape[1], "cube_bytes": 202 * shape[0] * shape[1] * 2, "weights": asked.model}
+    return about | middle | {"load": os.getloadavg(), "runs": runs}
+
+
+def shape_of(text: str) -> tuple[int, int]:
+    """`3660x3660` as rows and columns; one number is both."""
+    height, _, width = text.partition("x")
+    return int(height), int(width or height)
 
 
 def main() -> None:
     """Measure and print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=3660, help="rows and columns of the scene")
+    parser.add_argument("--size", type=shape_of, action="append", help="rows x columns; may be given again")
     parser.add_argument("--model", default="linear", help="shipped weights, or a path")
-    parser.add_argument("--folder", type=Path, help="where to work; needs about 20 GB at 3660 [default: temporary]")
-    parser.add_argument("--once", action="store_true", help="skip the scene of twice the height")
+    parser.add_argument("--folder", type=Path, help="where to work; needs about 25 GB at 10980x3660 [temporary]")
+    parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    heights = [asked.size] if asked.once else [asked.size, 2 * asked.size]
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
-        rows = [
-            {"height": height, "width": asked.size, **measure(Path(folder), height, asked.size, asked.model)}
-            for height in heights
-        ]
+        rows = [measure(Path(folder), shape, asked) for shape in asked.size or SIZES]
     if asked.json:
         print(json.dumps(rows, indent=1))
         return
     for row in rows:
-        print(f"{row['height']} x {row['width']} pixels to 202 bands, {row['cube_bytes'] / 1e9:.2f} GB")
+        print(f"{row['height']} x {row['width']} pixels to 202 bands, {row['cube_bytes'] / 1e9:.2f} GB; ", end="")
+        print(f"medians of {asked.repeat}; load of the machine {row['load'][0]:.1f}")
         print(f"  convert {row['whole']:.1f} s; GDAL's plain tiled ZSTD write {row['plain_write']:.1f} s")
         print(f"  ratio {row['ratio']:.2f}; peak memory {row['peak_bytes'] / 1e9:.2f} GB")
         stages = ", ".join(f"{stage} {row[stage]:.1f}" for stage in ("read", "model", "write"))
-        print(f"  busy seconds (they overlap): {stages}; finishing the file {row['finish']:.1f}")
+        print(f"  seconds of stages (they overlap): {stages}; finishing the file {row['finish']:.1f}; ", end="")
+        print(f"processors {row['processors']:.1f} in all")
 
 
 if __name__ == "__main__":

@@ -5,30 +5,37 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from ms2hs.adaptation import added_by, references_in_scene, sharpen_to_site
 from ms2hs.errors import SceneError
 from ms2hs.models.denoising import REACH, denoise
 from ms2hs.models.prior import Conditional
-from ms2hs.planning import BLOCK_PIXELS, Choices, Plan, plan
+from ms2hs.planning import BLOCK_PIXELS, PART_PIXELS, Choices, Plan, plan
 from ms2hs.progress import Progress
 from ms2hs.provenance import Counts, Reconstruction, tags, write_item
 from ms2hs.raster.calibration import offset_warnings
-from ms2hs.raster.cog import CogWriter, quantise
+from ms2hs.raster.cog import CogWriter, processors
+from ms2hs.raster.dataset import bounded_cache
 from ms2hs.raster.quicklook import write_quicklook
 from ms2hs.raster.reader import SceneReader
 from ms2hs.raster.scene import Scene
+from ms2hs.raster.storage import quantise
 from ms2hs.raster.windows import Blender, Tiling, Window
 from ms2hs.spectra.grid import SpectralGrid, response_matrix
 from ms2hs.spectra.surface import is_snow, is_water
 
 if TYPE_CHECKING:
     from ms2hs.models.reconstruction import Reconstructor
+
+# One row in so many is compared with what was measured.
+COMPARED = 8
 
 
 def convert(
@@ -65,7 +72,8 @@ def run(planned: Plan, progress: Progress | None = None) -> Reconstruction:
     model = prior.condition(*grids, planned.choices.input_error)
     network, plain = _network_of(planned), planned.weights.prior.condition(*grids)
     notes = [*planned.scene.notes, *offset_warnings(planned.scene)]
-    with SceneReader(planned.scene, planned.grid) as reader:
+    cache = bounded_cache(planned.scene.grid.width, len(planned.scene.assets))
+    with cache, SceneReader(planned.scene, planned.grid) as reader:
         if planned.choices.reference:
             pairs = references_in_scene(planned.choices.reference, reader, planned.spectral)
             added = added_by(network, plain, pairs.measured) if network else np.float32(0)
@@ -137,11 +145,17 @@ class _Closure:
         self.matrix = response_matrix(seen, target.wavelength_nm).astype(np.float32) if seen else None
         self.squares, self.count = np.zeros(len(self.bands)), 0
 
-    def add(self, measured: NDArray[np.float32], made: NDArray[np.float32]) -> None:
-        """Pixels as (source band, pixel) and (target band, pixel)."""
-        if self.matrix is not None:
-            self.squares += ((self.matrix @ made - measured[self.bands]) ** 2).sum(axis=1)
-            self.count += made.shape[1]
+    def squares_of(self, measured: NDArray[np.float32], made: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(band,) sums over pixels, which are given as (source band, pixel) and (target band, pixel)."""
+        if self.matrix is None:
+            return np.zeros(0)
+        differences = self.matrix @ made - measured[self.bands]
+        return np.asarray(np.square(differences).sum(axis=1), float)
+
+    def add(self, squares: NDArray[np.float64], count: int) -> None:
+        """Take up the sums over so many pixels."""
+        self.squares += squares
+        self.count += count
 
     @property
     def rmse(self) -> dict[str, float]:
@@ -155,7 +169,10 @@ class _Closure:
 
 @dataclass
 class _Flow:
-    """Reads one strip ahead and writes one behind, so that disk and processor work at once."""
+    """Reads one strip ahead and writes one behind, so that disk and processor work at once.
+
+    Parts of a strip are converted at once too, unless by a network, which fills the processors by itself.
+    """
 
     planned: Plan
     model: Conditional
@@ -169,15 +186,23 @@ class _Flow:
 
     def __post_init__(self) -> None:
         self.closure = _Closure(self.planned.scene.spectral, self.planned.spectral)
+        self._memory: list[NDArray[np.int16] | None] = [None, None]
 
     def run(self, writers: list[CogWriter]) -> None:
         """Convert every strip; an error in a thread is raised here."""
         grid = self.planned.grid
-        with ThreadPoolExecutor(1, "reader") as reading, ThreadPoolExecutor(1, "writer") as writing:
+        with ExitStack() as stack:
+            reading, writing, self._parts = (
+                stack.enter_context(ThreadPoolExecutor(threads, name))
+                for name, threads in (("reader", 1), ("writer", 1), ("model", processors()))
+            )
+            if not self.network:  # threads of its own would wait for each other
+                stack.enter_context(threadpool_limits(1, user_api="blas"))
             written: Future[None] | None = None
-            for row, reflectance, valid, made in self._finished(reading):
+            for i, (row, reflectance, valid, made) in enumerate(self._finished(reading)):
                 with self._clock("model"):
-                    strips = self._convert(reflectance, valid, made, len(writers))
+                    strips = self._strips_for(i, len(writers), valid.shape)
+                    self._convert(reflectance, valid, made, strips)
                 if written:
                     written.result()
                 written = writing.submit(self._write, writers, row, strips)
@@ -251,33 +276,57 @@ class _Flow:
         reflectance: NDArray[np.float32],
         valid: NDArray[np.bool_],
         whole: NDArray[np.float32] | None,
-        files: int,
-    ) -> list[NDArray[np.int16]]:
+        strips: list[NDArray[np.int16]],
+    ) -> None:
+        """Fill the strips of the files; counts and sums are taken up in order, so that they are the same each time."""
         rows, width = valid.shape
-        strips = [np.empty((len(self.planned.spectral), rows, width), np.int16) for _ in range(files)]
         patch = self.network.patch if self.network else 1
-        step = max(1, BLOCK_PIXELS // width // patch) * patch
-        model = self.network or self.model
-        for top in range(0, rows, step):
-            part = slice(top, min(top + step, rows))
-            x, ok = np.ascontiguousarray(reflectance[:, part]), valid[part]
-            made = model.reconstruct(x, ok) if whole is None else whole[:, part]
-            if self.change is not None:
-                made = made + np.tensordot(self.change, x, axes=1)
-            self._count(x, ok)
-            self.closure.add(x[:, ::8][:, ok[::8]], made[:, ::8][:, ok[::8]])
-            quantise(made, ok, out=strips[0][:, part])
-            if files > 1:
-                quantise(self.model.sigma(x), ok, out=strips[1][:, part])
-        return strips
+        step = max(1, (BLOCK_PIXELS if self.network else PART_PIXELS) // width // patch) * patch
+        parts = [slice(top, min(top + step, rows)) for top in range(0, rows, step)]
+        convert_part = partial(self._convert_part, reflectance, valid, whole, strips)
+        at_once = map if self.network else self._parts.map
+        for counts, squares, compared in at_once(convert_part, parts):
+            self.counts.add(counts)
+            self.closure.add(squares, compared)
 
-    def _count(self, x: NDArray[np.float32], ok: NDArray[np.bool_]) -> None:
+    def _convert_part(
+        self,
+        reflectance: NDArray[np.float32],
+        valid: NDArray[np.bool_],
+        whole: NDArray[np.float32] | None,
+        strips: list[NDArray[np.int16]],
+        part: slice,
+    ) -> tuple[Counts, NDArray[np.float64], int]:
+        model = self.network or self.model
+        x, ok = np.ascontiguousarray(reflectance[:, part]), valid[part]
+        made = model.reconstruct(x, ok) if whole is None else whole[:, part]
+        if self.change is not None:
+            made = made + np.tensordot(self.change, x, axes=1)
+        quantise(made, ok, out=strips[0][:, part])
+        if len(strips) > 1:
+            quantise(self.model.sigma(x), ok, out=strips[1][:, part])
+        some = slice(-part.start % COMPARED, None, COMPARED)
+        few = ok[some]
+        squares = self.closure.squares_of(x[:, some][:, few], made[:, some][:, few])
+        return self._counts_of(x, ok), squares, int(few.sum())
+
+    def _counts_of(self, x: NDArray[np.float32], ok: NDArray[np.bool_]) -> Counts:
         source = self.planned.scene.spectral
-        self.counts.pixels += ok.size
-        self.counts.valid += int(ok.sum())
-        self.counts.unlike_training += int((self.model.unlike(x) & ok).sum())
-        self.counts.water += int((is_water(x, source) & ok).sum())
-        self.counts.snow += int((is_snow(x, source) & ok).sum())
+        return Counts(
+            pixels=ok.size,
+            valid=int(ok.sum()),
+            unlike_training=int((self.model.unlike(x) & ok).sum()),
+            water=int((is_water(x, source) & ok).sum()),
+            snow=int((is_snow(x, source) & ok).sum()),
+        )
+
+    def _strips_for(self, i: int, files: int, shape: tuple[int, int]) -> list[NDArray[np.int16]]:
+        """(band, rows, width) of each file, in memory that was touched before: that of the last strip but one."""
+        needed = files, len(self.planned.spectral), *shape
+        held = self._memory[i % 2]
+        if held is None or held.shape[2] < shape[0]:
+            held = self._memory[i % 2] = np.empty(needed, np.int16)
+        return list(held[:, :, : shape[0]])
 
     @contextmanager
     def _clock(self, stage: str) -> Iterator[None]:

@@ -9,7 +9,7 @@ import numpy as np
 from ms2hs.errors import GridError, SceneError, WeightsError
 from ms2hs.models.prior import InputError
 from ms2hs.models.weights import DEFAULT, Weights, load_weights
-from ms2hs.raster.cog import TEMPORARY_ROWS, disk_bytes
+from ms2hs.raster.cog import disk_bytes, memory_bytes
 from ms2hs.raster.output import check_output, check_space
 from ms2hs.raster.placement import subset, working_grid
 from ms2hs.raster.products import open_scene
@@ -17,11 +17,14 @@ from ms2hs.raster.scene import PixelGrid, Scene, SceneChoices
 from ms2hs.spectra.grid import SpectralGrid
 from ms2hs.spectra.sensors import load_sensor
 
-# A strip has at most so many rows and bytes, so that memory grows neither with the height of a scene nor its width.
-STRIP_ROWS = 128
-STRIP_BYTES = 192_000_000
+# A strip has at most so many rows and, in a wide scene, bytes; several fill a row of blocks.
+STRIP_ROWS = 32
+STRIP_BYTES = 64_000_000
+LEAST_ROWS = 8
 # Inside a strip, so many pixels at a time keep one block of float32 bands within some tens of MB.
 BLOCK_PIXELS = 1 << 16
+# The linear model is soonest done where bands of so many pixels stay near the processor.
+PART_PIXELS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Plan:
     def strip_rows(self) -> int:
         """Rows that are read, converted and written at a time."""
         fitting = STRIP_BYTES // (2 * len(self.spectral) * self.grid.width)
-        return min(STRIP_ROWS, max(TEMPORARY_ROWS, fitting - fitting % TEMPORARY_ROWS))
+        return min(STRIP_ROWS, max(LEAST_ROWS, fitting - fitting % LEAST_ROWS))
 
     @property
     def facts(self) -> dict[str, int]:
@@ -98,13 +101,14 @@ class Plan:
         bands, row = len(self.spectral), len(self.spectral) * self.grid.width
         raw = row * self.grid.height * 2
         strips = 2 * files * row * min(self.strip_rows, self.grid.height) * 2
+        writer = memory_bytes(self.grid, bands, self.strip_rows)
         return {
             "strips": -(-self.grid.height // self.strip_rows),
             "pixels": self.grid.height * self.grid.width,
             "bands": bands,
             "output_bytes_uncompressed": files * raw,
             "disk_bytes_peak": files * disk_bytes(self.grid, bands),
-            "memory_bytes": strips + 3 * BLOCK_PIXELS * bands * 4 + 400_000_000,
+            "memory_bytes": strips + files * writer + 3 * BLOCK_PIXELS * bands * 4 + 300_000_000,
         }
 
 

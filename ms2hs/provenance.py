@@ -37,6 +37,11 @@ class Counts:
     snow: int = 0
     """Valid pixels of snow or ice cloud, of which the model learnt little."""
 
+    def add(self, other: "Counts") -> None:
+        """Take up those of other pixels."""
+        for name, count in vars(other).items():
+            setattr(self, name, getattr(self, name) + count)
+
     def told(self) -> str:
         """The counts as one line for people."""
         parts = {"unlike the training data": self.unlike_training, "water": self.water, "snow": self.snow}

@@ -18,16 +18,19 @@ def run(script, *options):
 
 
 def test_conversion_is_measured_beside_a_plain_write(tmp_path):
-    small, twice = run("conversion.py", "--size", 200, "--folder", tmp_path)
-    assert (small["height"], twice["height"]) == (200, 400)
+    small, wide = run("conversion.py", "--size", 200, "--size", "150x300", "--repeat", 1, "--folder", tmp_path)
+    assert (small["height"], small["width"], wide["height"], wide["width"]) == (200, 200, 150, 300)
     assert small["ratio"] == small["whole"] / small["plain_write"]
+    assert {"read", "model", "write", "finish", "processors"} <= set(small)
     assert 0 < small["peak_bytes"] < 1.5e9
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_writer_is_measured_beside_a_plain_write(tmp_path):
+def test_the_writer_is_measured_beside_gdal(tmp_path):
     found = run("writer.py", "--bands", 20, "--height", 300, "--width", 280, "--repeat", 1, "--folder", tmp_path)
-    assert found["ratio"] > 0
+    assert {"ours", "plain", "prepared", "gdal cog"} <= set(found["ratios"])
+    assert found["ratios"]["ours"] == 1
+    assert min(found["ratios"].values()) > 0
 
 
 def test_a_training_step_is_measured_beside_bare_layers():

@@ -9,8 +9,8 @@ from rasterio.transform import Affine
 
 from ms2hs.errors import SceneError
 from ms2hs.raster import cube as module
-from ms2hs.raster.cog import NODATA, SCALE, CogWriter
-from ms2hs.raster.cube import open_cube, spectral_of
+from ms2hs.raster.cog import CogWriter
+from ms2hs.raster.cube import NODATA, SCALE, open_cube, spectral_of
 from ms2hs.raster.scene import PixelGrid
 from ms2hs.spectra.grid import SpectralGrid
 from ms2hs.spectra.sensors import load_sensor

@@ -4,7 +4,8 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
 from ms2hs.errors import OutputError
-from ms2hs.raster.cog import NODATA, CogWriter
+from ms2hs.raster.cog import CogWriter
+from ms2hs.raster.cube import NODATA
 from ms2hs.raster.quicklook import GAP, LONG_SIDE, write_quicklook
 from ms2hs.raster.scene import PixelGrid
 from ms2hs.spectra.grid import grid_of

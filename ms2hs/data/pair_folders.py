@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from ms2hs.data.pair_files import HYPERSPECTRAL, MULTISPECTRAL, SOURCE_TAG, TABLE
 from ms2hs.errors import OutputError
-from ms2hs.raster.cog import CogWriter, quantise
+from ms2hs.raster.cog import CogWriter
 from ms2hs.raster.scene import PixelGrid
+from ms2hs.raster.storage import quantise
 from ms2hs.spectra.grid import SpectralGrid
 
 BANDS_TABLE = "bands.csv"

@@ -4,108 +4,94 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import rasterio
-import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp
-from rasterio.env import getenv, hasenv
 from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
 from rasterio.transform import Affine
-from rasterio.windows import Window
 
 from ms2hs.errors import OutputError
-from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.dataset import quietly
+from ms2hs.raster.directories import Directory, overview_of, pack, read_directory, with_blocks, with_places_together
 from ms2hs.raster.output import check_output, check_space
-from ms2hs.raster.pyramid import Pyramid
+from ms2hs.raster.pyramid import BLOCK, Levels, Numbers, Place, Pyramid
 from ms2hs.raster.scene import PixelGrid
+from ms2hs.raster.spool import EDGES, Spool
+from ms2hs.raster.storage import REFLECTANCE, Storage
 from ms2hs.spectra.grid import SpectralGrid, nearest_band
 
-BLOCK = 256
-"""Pixels along a side of a block of the COG."""
-
-# GDAL takes 5 % of the machine's memory by default; this much keeps a row of blocks of one band many times over.
-CACHE_BYTES = 128_000_000
-# Rows of a block of the temporary file. A block that two strips share waits in the cache for every band at once, so it
-# must be low; GDAL copies from blocks of this width about a quarter faster than from whole rows.
-TEMPORARY_ROWS = 16
+# What compression adds to a row of a block at worst, where nothing can be compressed and edges are repeated.
+WORST_ROW_BYTES = 8
+# The bands of a place are shared out in so many tasks a thread: few, for each costs a little; some, so that none idles.
+TASKS_PER_THREAD = 4
 # Red, green, blue for natural colour, in nm, and how far a band may lie from it.
 RGB_NM = (650.0, 550.0, 470.0)
 RGB_REACH_NM = 30.0
-# rasterio raises GDAL's own errors unwrapped from overviews and copies.
+# rasterio raises some of GDAL's own errors unwrapped.
 WRITE_ERRORS = (RasterioError, CPLE_BaseError, OSError)
-
-
-def quantise(
-    reflectance: NDArray[np.float32], valid: NDArray[np.bool_], out: NDArray[np.int16] | None = None
-) -> NDArray[np.int16]:
-    """Reflectance as stored numbers: `round(reflectance / SCALE)`, at most ±32767, NODATA where there is none.
-
-    Parameters
-    ----------
-    reflectance : (band, row, col) float32, unitless; NaN is taken as invalid.
-    valid : (row, col) True where usable.
-    out : (band, row, col) int16 to write to, such as the one of the strip before.
-    """
-    dn = np.empty(reflectance.shape, np.int16) if out is None else out
-    scratch = np.empty(valid.shape, np.float32)
-    sunk = np.where(valid, np.float32(0), np.float32(-1e9))
-    all_valid = bool(valid.all())
-    for band, plane in zip(dn, reflectance, strict=True):
-        np.multiply(plane, np.float32(1 / SCALE), out=scratch)
-        np.rint(scratch, out=scratch)
-        np.clip(scratch, -32767, 32767, out=scratch)
-        if not all_valid or np.isnan(scratch).any():
-            scratch += sunk
-            np.fmax(scratch, NODATA, out=scratch)  # of NaN too
-        np.copyto(band, scratch, casting="unsafe")
-    return dn
 
 
 def overview_levels(height: int, width: int) -> list[int]:
     """Factors 2, 4, …: as many as bring the long side below a block."""
-    levels: list[int] = []
-    while -(-max(height, width) // (2 ** len(levels))) >= BLOCK:
-        levels.append(2 ** (len(levels) + 1))
-    return levels
+    return [2**level for level in range(1, Levels(height, width).count)]
 
 
-def disk_bytes(grid: PixelGrid, bands: int) -> int:
-    """Most disk that writing a cube of `bands` takes at once, in bytes: the temporary files, and the COG beside them.
+def disk_bytes(grid: PixelGrid, bands: int, storage: Storage = REFLECTANCE) -> int:
+    """Most disk that writing a cube of `bands` takes at once, in bytes: the result, and its overviews once more.
 
-    The temporary files' sizes are exact but for their headers. The COG is taken as large as its numbers uncompressed,
-    which noise comes near to; real scenes take a half or less.
+    Blocks are taken as large as their numbers uncompressed, which noise comes near to; real scenes take a half or less.
     """
-    sizes = [
-        (-(-grid.height // level), -(-grid.width // level)) for level in (1, *overview_levels(grid.height, grid.width))
-    ]
-    low_blocks = sum(-(-height // TEMPORARY_ROWS) * -(-width // BLOCK) for height, width in sizes)
-    strips = 2 * BLOCK * TEMPORARY_ROWS * low_blocks
-    result = sum(2 * height * width for height, width in sizes)
-    headers = 5000 + 32 * low_blocks
-    return bands * (strips + result + headers)
+    levels = Levels(grid.height, grid.width)
+    needed = 20_000 + 1000 * bands  # the head: place, tags of every band
+    for level in range(levels.count):
+        (height, width), (rows, cols) = levels.shape(level), levels.blocks(level)
+        blocks = rows * cols * (BLOCK * WORST_ROW_BYTES + sum(EDGES))
+        listed = 12 * rows * cols
+        numbers = np.dtype(storage.dtype).itemsize * height * width + blocks
+        needed += bands * (listed + numbers * (2 if level else 1))
+    return needed
+
+
+def memory_bytes(grid: PixelGrid, bands: int, rows: int) -> int:
+    """Memory that a writer of int16 holds when strips have so many rows, in bytes; it does not grow with the height."""
+    levels = Levels(grid.height, grid.width)
+    waiting = BLOCK - rows if BLOCK % rows == 0 else BLOCK
+    overviews = sum(levels.blocks(level)[1] * BLOCK * BLOCK // 2 for level in range(1, levels.count))
+    return 2 * bands * (waiting * grid.width + overviews)
 
 
 class CogWriter:
     """Writes a cube strip by strip, from the top; the COG stands under its name only once it is whole.
 
-    A context manager. Strips, and those of the overviews that they average to, go to uncompressed temporary files,
-    where a strip costs no more than its bytes; on a clean exit GDAL copies them into blocks, overviews first, as a COG
-    wants them. All of it lives in a directory of its own beside the output, which vanishes whatever happens.
+    A context manager. Rows wait until they fill blocks; blocks are compressed in parallel, those of the overviews too,
+    and written to files of their own, in the order of a COG: the blocks of all bands of one place together, so that a
+    spectrum is one short read. On a clean exit these become one file. All of it lives in a directory of its own beside
+    the output, which vanishes whatever happens.
 
     Raises
     ------
     OutputError : no room, or a write failed; from `__enter__`, `write` or the exit.
     """
 
-    def __init__(self, path: str | Path, grid: PixelGrid, spectral: SpectralGrid, tags: dict[str, str]) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        grid: PixelGrid,
+        spectral: SpectralGrid,
+        tags: dict[str, str],
+        *,
+        storage: Storage = REFLECTANCE,
+        threads: int | None = None,
+    ) -> None:
         """Nothing is written yet.
 
         Parameters
@@ -114,34 +100,40 @@ class CogWriter:
         grid : its pixels.
         spectral : its bands, in order.
         tags : of the data set: where it comes from.
+        storage : how its numbers are stored.
+        threads : how many compress blocks; None: as many as there are processors.
         """
         self.path = Path(path)
         self._grid = grid
         self._spectral = spectral
         self._tags = tags
+        self._storage = storage
+        self._dtype = np.dtype(storage.dtype)
+        self._threads = threads or processors()
         self.is_done = False
         """Whether the COG stands under its name."""
         self._row = 0
-        self._folder: Path | None = None
-        self._levels = len(overview_levels(grid.height, grid.width))
-        self._pyramid = Pyramid(grid.height, self._levels)
-        self._files: list[Any] = []
+        self._levels = Levels(grid.height, grid.width)
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        """Make the temporary file."""
+        """Make the directory and the files."""
         check_output(self.path, overwrite=True)
-        check_space(self.path.parent, disk_bytes(self._grid, len(self._spectral)))
-        try:
-            with self._writing(), quietly():
-                self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.stem}-", dir=self.path.parent))
-                self._files = [self._temporary(level) for level in range(self._levels + 1)]
-                self._describe()
-        except BaseException:
-            self._clean()
-            raise
+        check_space(self.path.parent, disk_bytes(self._grid, len(self._spectral), self._storage))
+        bands = len(self._spectral)
+        with ExitStack() as stack, self._writing():
+            home = Path(tempfile.mkdtemp(prefix=f".{self.path.stem}-", dir=self.path.parent))
+            stack.callback(shutil.rmtree, home, ignore_errors=True)
+            self._image = self._describe()
+            self._spool = Spool(home, self._levels, bands, len(self._head()))
+            stack.callback(self._spool.close)
+            self._pool = stack.enter_context(ThreadPoolExecutor(self._threads, "blocks"))
+            self._stack = stack.pop_all()
+        self._pyramid = Pyramid(self._levels, bands, self._dtype, self._storage.nodata)
+        self._waiting = np.empty((bands, 0, self._grid.width), self._dtype)
         return self
 
-    def write(self, row: int, strip: NDArray[np.int16]) -> None:
+    def write(self, row: int, strip: Numbers) -> None:
         """Append rows.
 
         Parameters
@@ -155,119 +147,155 @@ class CogWriter:
         ValueError : rows out of turn, or of another shape or type.
         """
         bands, rows, width = strip.shape
-        if strip.dtype != np.int16 or (bands, width) != (len(self._spectral), self._grid.width):
+        if strip.dtype != self._dtype or (bands, width) != (len(self._spectral), self._grid.width):
             raise ValueError(
-                f"{strip.dtype} {strip.shape}: int16 ({len(self._spectral)}, _, {self._grid.width}) is due"
+                f"{strip.dtype} {strip.shape}: {self._dtype} ({len(self._spectral)}, _, {self._grid.width}) is due"
             )
         if row != self._row or row + rows > self._grid.height:
             raise ValueError(f"rows {row} to {row + rows} of {self._grid.height}: row {self._row} is due")
-        with self._writing():
-            self._files[0].write(strip, window=Window(0, row, width, rows))
-            for level, first, half in self._pyramid.add(strip):
-                self._files[level + 1].write(half, window=Window(0, first, half.shape[2], half.shape[1]))
-        self._row += rows
+        done = 0
+        while done < rows:
+            waiting = self._row % BLOCK
+            part = strip[:, done : done + BLOCK - waiting]
+            done, self._row = done + part.shape[1], self._row + part.shape[1]
+            if self._row % BLOCK and self._row < self._grid.height:
+                self._wait(waiting, part)
+            else:
+                with self._writing():
+                    self._write_blocks((self._row - 1) // BLOCK, self._waiting[:, :waiting], part)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Put the COG in place, or leave nothing."""
-        try:
+        with self._stack:
             if kind is None:
                 self._finish()
-        finally:
-            self._clean()
 
-    @property
-    def _strips(self) -> Path:
-        return self._home / "strips.tif"
+    def _wait(self, waiting: int, part: Numbers) -> None:
+        """Keep rows behind those that wait. There is room for no more than equal strips need, or for a whole block."""
+        bands, rows, width = part.shape
+        if waiting + rows > self._waiting.shape[1]:
+            room = BLOCK if waiting or BLOCK % rows else BLOCK - rows
+            larger = np.empty((bands, room, width), self._dtype)
+            larger[:, :waiting] = self._waiting[:, :waiting]
+            self._waiting = larger
+        self._waiting[:, waiting : waiting + rows] = part
 
-    @property
-    def _home(self) -> Path:
-        if self._folder is None:
-            raise ValueError("the writer is not open; use it in a with statement")
-        return self._folder
+    def _write_blocks(self, row: int, upper: Numbers, lower: Numbers) -> None:
+        """Compress and write a row of blocks, place by place, those of one place while the next are compressed."""
+        bands = len(self._spectral)
+        step = -(-bands // (TASKS_PER_THREAD * self._threads))
+        tasks = [range(first, min(first + step, bands)) for first in range(0, bands, step)]
+        done: list[list[tuple[int, bytes]]] = []
+        for col in range(self._levels.blocks(0)[1]):
+            compress = partial(self._compress, Place(0, row, col), upper, lower)
+            futures = [self._pool.submit(compress, task) for task in tasks]
+            self._append(done)
+            done = _results(futures)
+        self._append(done)
 
-    def _temporary(self, level: int) -> Any:  # noqa: ANN401 - rasterio has no types
-        """The file of the strips, or of an overview: GDAL takes `x.tif.ovr` as that of `x.tif`, and so on."""
-        grid = self._grid
+    def _compress(self, place: Place, upper: Numbers, lower: Numbers, bands: range) -> list[list[tuple[int, bytes]]]:
+        """Of each band the blocks that this place completes, compressed, by level."""
+        found = []
+        cols = slice(place.col * BLOCK, (place.col + 1) * BLOCK)
+        rows, width = upper.shape[1], min(BLOCK, self._grid.width - cols.start)
+        for band in bands:
+            block = np.empty((BLOCK, BLOCK), self._dtype)
+            block[:rows, :width] = upper[band, :, cols]
+            block[rows : rows + lower.shape[1], :width] = lower[band, :, cols]
+            blocks = self._pyramid.add(band, place, block)
+            found.append([(at.level, self._storage.compress(numbers)) for at, numbers in blocks])
+        return found
+
+    def _append(self, found: list[list[tuple[int, bytes]]]) -> None:
+        """Write what a place completed: a band completes as many levels as every other."""
+        for level, blocks in enumerate(zip(*found, strict=True)):
+            self._spool.append(level, [block for _, block in blocks])
+
+    def _describe(self) -> Directory:
+        """The tags of the image as GDAL writes them, taken from a file of one pixel."""
+        grid, spectral = self._grid, self._spectral
         placed = {} if grid.transform == tuple(Affine.identity())[:6] else {"transform": Affine(*grid.transform)}
         profile = placed | {
             "driver": "GTiff",
-            "count": len(self._spectral),
-            "height": -(-grid.height // 2**level),
-            "width": -(-grid.width // 2**level),
+            "count": len(spectral),
+            "height": 1,
+            "width": 1,
             "crs": grid.crs,
-            "dtype": "int16",
-            "nodata": NODATA,
+            "dtype": self._storage.dtype,
+            "nodata": self._storage.nodata,
             "BIGTIFF": "YES",
+            "ENDIANNESS": "LITTLE",
             "INTERLEAVE": "BAND",
             "TILED": "YES",
             "BLOCKXSIZE": BLOCK,
-            "BLOCKYSIZE": TEMPORARY_ROWS,
+            "BLOCKYSIZE": BLOCK,
+            "COMPRESS": "ZSTD",
+            "PREDICTOR": self._storage.predictor,
+            "SPARSE_OK": "TRUE",
         }
-        return rasterio.open(f"{self._strips}{'.ovr' * level}", "w", **profile)
+        with quietly(), MemoryFile() as memory:
+            with memory.open(**profile) as file:
+                self._describe_bands(file)
+            return with_places_together(read_directory(memory.read()))
 
-    def _describe(self) -> None:
-        file, spectral = self._files[0], self._spectral
+    def _describe_bands(self, file: Any) -> None:  # noqa: ANN401 - rasterio has no types
+        spectral, scale = self._spectral, self._storage.scale
         bands = range(1, len(spectral) + 1)
-        file.scales, file.offsets = [SCALE for _ in bands], [0.0 for _ in bands]
-        file.units = ["1" for _ in bands]
+        if scale is not None:
+            file.scales, file.offsets = [scale for _ in bands], [0.0 for _ in bands]
+            file.units = ["1" for _ in bands]
         file.colorinterp = _colours(spectral.wavelength_nm)
         for i, name, centre, width in zip(bands, spectral.names, spectral.wavelength_nm, spectral.fwhm_nm, strict=True):
             file.set_band_description(i, f"{name} {centre:.1f} nm")
             micrometres = {"CENTRAL_WAVELENGTH_UM": f"{centre / 1000:.7g}", "FWHM_UM": f"{width / 1000:.7g}"}
             file.update_tags(i, ns="IMAGERY", **micrometres)
-        # ENVI's bad band list; the copy keeps it only in the default domain
+        # ENVI's bad band list; copies by GDAL keep it only in the default domain
         good = ", ".join("1" if is_good else "0" for is_good in spectral.good)
         file.update_tags(**self._tags, bbl=f"{{{good}}}")
+
+    def _head(self, spool: Spool | None = None) -> bytes:
+        """All that comes before the blocks; as long, if blocks are not there yet, as when they are."""
+        directories = []
+        for level in range(self._levels.count):
+            rows, cols = self._levels.blocks(level)
+            nothing = np.zeros(len(self._spectral) * rows * cols)
+            blocks = (spool.offsets(level), spool.sizes(level)) if spool else (nothing, nothing)
+            directory = overview_of(self._image) if level else self._image
+            directories.append(with_blocks(directory, self._levels.shape(level), *blocks))
+        return pack(directories)
 
     def _finish(self) -> None:
         if self._row != self._grid.height:
             raise ValueError(f"{self._row} of {self._grid.height} rows were written")
-        result = self._home / self.path.name
-        with self._writing(), quietly():
-            for file in self._files:
-                file.close()
-            rasterio.shutil.copy(
-                self._strips,
-                result,
-                driver="GTiff",
-                TILED="YES",
-                BLOCKXSIZE=BLOCK,
-                BLOCKYSIZE=BLOCK,
-                INTERLEAVE="BAND",
-                COMPRESS="ZSTD",
-                ZSTD_LEVEL=1,
-                PREDICTOR=2,
-                BIGTIFF="YES",
-                COPY_SRC_OVERVIEWS="YES",
-                NUM_THREADS="ALL_CPUS",
-            )
-            _check_whole(result)
-            result.replace(self.path)
+        with self._writing():
+            self._spool.join(self._head(self._spool))
+            self._spool.path.replace(self.path)
             self.is_done = True
             # GDAL keeps statistics there; those of a file that was replaced are wrong
             self.path.with_name(self.path.name + ".aux.xml").unlink(missing_ok=True)
 
-    def _clean(self) -> None:
-        for file in self._files:
-            with _environment(), suppress(*WRITE_ERRORS):
-                file.close()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            with _environment():
-                yield
+            yield
         except WRITE_ERRORS as error:
             free = shutil.disk_usage(self.path.parent).free
-            needed = disk_bytes(self._grid, len(self._spectral))
+            needed = disk_bytes(self._grid, len(self._spectral), self._storage)
             raise OutputError(
                 f"{self.path} could not be written ({error}); {free / 1e9:.2f} GB are free, and up to "
                 f"{needed / 1e9:.2f} GB are needed in all. Free some space, or choose another disk."
             ) from error
+
+
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _results(futures: list[Future[list[list[tuple[int, bytes]]]]]) -> list[list[tuple[int, bytes]]]:
+    return [blocks for future in futures for blocks in future.result()]
 
 
 def _colours(wavelength_nm: NDArray[np.floating]) -> list[ColorInterp]:
@@ -277,36 +305,3 @@ def _colours(wavelength_nm: NDArray[np.floating]) -> list[ColorInterp]:
         for band, colour in zip(found, (ColorInterp.red, ColorInterp.green, ColorInterp.blue), strict=True):
             colours[band or 0] = colour
     return colours
-
-
-def _check_whole(path: Path) -> None:
-    """Refuse a file that lacks a block: GDAL does not report that the disk filled up while it copied.
-
-    Raises
-    ------
-    OSError : a block is missing, or ends beyond the end of the file.
-    """
-    end = path.stat().st_size
-    with rasterio.open(path) as file:
-        shapes = [file.shape, *(tuple(-(-n // level) for n in file.shape) for level in file.overviews(1))]
-        for band in file.indexes:
-            for level, (height, width) in enumerate(shapes):
-                for y in range(-(-height // BLOCK)):
-                    for x in range(-(-width // BLOCK)):
-                        if _block_end(file, band, level, f"{x}_{y}") > end:
-                            raise OSError(f"band {band} is not whole")
-
-
-def _block_end(file: rasterio.DatasetReader, band: int, level: int, block: str) -> float:
-    ovr = level - 1 if level else None
-    start = file.get_tag_item(f"BLOCK_OFFSET_{block}", "TIFF", bidx=band, ovr=ovr)
-    size = file.get_tag_item(f"BLOCK_SIZE_{block}", "TIFF", bidx=band, ovr=ovr)
-    return int(start) + int(size) if start and size else float("inf")
-
-
-def _environment() -> rasterio.Env:
-    """GDAL's settings for writing; a cache size that the user has set counts."""
-    settings = {"GDAL_TIFF_OVR_BLOCKSIZE": BLOCK}
-    if "GDAL_CACHEMAX" not in os.environ and not (hasenv() and "GDAL_CACHEMAX" in getenv()):
-        settings["GDAL_CACHEMAX"] = CACHE_BYTES  # in bytes here, unlike in the environment
-    return rasterio.Env(**settings)

@@ -1,5 +1,6 @@
 """Files that GDAL reads: opened and read with errors that name the file and the band."""
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import MaskFlags, Resampling
+from rasterio.env import getenv, hasenv
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
@@ -20,6 +22,10 @@ from ms2hs.raster.addresses import shown, web_address, without_secrets
 from ms2hs.raster.ranged import JP2_SIGNATURE, open_ranged, reading
 from ms2hs.raster.scene import PixelGrid
 
+# GDAL keeps 5 % of the machine's memory by default. What it may keep has to hold a row of blocks of every band: those
+# of a Sentinel-2 product, 1024 rows high, take 165 MB.
+CACHE_BYTES = 192_000_000
+CACHE_BYTES_A_COLUMN = 512 * 4
 REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://")
 
 
@@ -47,6 +53,15 @@ def open_dataset(href: str) -> DatasetReader:
             f"{shown(href)}: not a raster that can be read ({without_secrets(str(error))}); a whole GeoTIFF or "
             "JPEG 2000 file is needed. Check that it was copied completely."
         ) from None
+
+
+@contextmanager
+def bounded_cache(width: int, bands: int) -> Iterator[None]:
+    """Let GDAL keep no more blocks than reading from top to bottom needs; a size that the user has set counts."""
+    needed = min(CACHE_BYTES, CACHE_BYTES_A_COLUMN * width * bands)
+    is_set = "GDAL_CACHEMAX" in os.environ or (hasenv() and "GDAL_CACHEMAX" in getenv())
+    with rasterio.Env(**({} if is_set else {"GDAL_CACHEMAX": needed})):  # in bytes here, unlike in the environment
+        yield
 
 
 @contextmanager

@@ -16,14 +16,16 @@ from rasterio.windows import Window
 
 from ms2hs.errors import OutputError
 from ms2hs.raster import quality
-from ms2hs.raster.cog import BLOCK, WRITE_ERRORS, quantise
+from ms2hs.raster.cog import WRITE_ERRORS
 from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.dataset import open_dataset, pixel_grid, quietly, read_bands
 from ms2hs.raster.geotiff import QUALITY
 from ms2hs.raster.output import flush
+from ms2hs.raster.pyramid import BLOCK
 from ms2hs.raster.reader import SceneReader
 from ms2hs.raster.resampling import covered, relate, share
 from ms2hs.raster.scene import PixelGrid, Scene
+from ms2hs.raster.storage import quantise
 from ms2hs.spectra.grid import SpectralGrid, nearest_band
 
 Stored = NDArray[np.int16]
