@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -66,8 +67,10 @@ def train(data: Path, output: Path, recipe: Path, group: tuple[str, ...], count:
     if not path.exists():
         scenes = {cube.scene for cube in open_cubes(data)} - set(chosen(group, count))
         given = ["--data", data, *(word for scene in sorted(scenes) for word in ("--leave-out", scene))]
-        words = ["pretrain", "--recipe", recipe, "--no-cross-fit", "--prior", prior_of(output, group, count)]
-        words += [*(given if count else []), "-q", "--overwrite", "-o", path]
+        asked = tomllib.loads(recipe.read_text("utf-8")).items()
+        words = ["pretrain", *(word for name, value in asked if name != "cross-fit" for word in (f"--{name}", value))]
+        words += ["--prior", prior_of(output, group, count), *(given if count else [])]
+        words += ["-q", "--overwrite", "-o", path]
         print("ms2hs", *words, file=sys.stderr, flush=True)
         command = [sys.executable, "-m", "ms2hs.cli", *map(str, words)]
         subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)

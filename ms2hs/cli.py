@@ -316,7 +316,7 @@ def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     cross_fit: Annotated[
         bool,
         typer.Option(
-            "--cross-fit/--no-cross-fit",
+            "--cross-fit",
             help="Train again without each scene too, to learn how far the network may be trusted. Many times as long.",
         ),
     ] = False,
