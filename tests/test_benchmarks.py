@@ -1,8 +1,10 @@
 """The benchmarks run as the README says, and the accuracy that it tells is kept."""
 
+import importlib
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +74,22 @@ def test_scenes_left_out_are_as_well_reconstructed_as_the_readme_says(real_data)
     assert len(images) == 6
     assert np.mean(ratios) <= 0.5
     assert max(ratios) < 1
+
+
+def test_a_learning_curve_never_learns_from_what_it_scores(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    curve = importlib.import_module("learning_curve")
+    for group in curve.GROUPS:
+        sets = [set(curve.chosen(group, count)) for count in curve.COUNTS]
+        assert [len(chosen) for chosen in sets] == list(curve.COUNTS)
+        assert all(few <= more for few, more in pairwise(sets))
+        assert not sets[-1] & set(group)
+
+
+def test_how_sure_a_ratio_of_means_is(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    interval = importlib.import_module("cross_fitted").interval
+    prior = np.arange(1.0, 10)
+    np.testing.assert_allclose(interval(0.9 * prior, prior), 0.9)  # alike in all scenes: no doubt
+    low, high = interval(prior * np.tile([0.8, 1.0, 1.2], 3), prior)
+    assert low < 1 < high
