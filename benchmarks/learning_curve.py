@@ -112,9 +112,8 @@ def draw(curves: dict[str, dict[int, dict[str, dict[str, list[float]]]]], path: 
             network = [1e4 * np.mean(points[count][kind]["network"]) for count in counts]
             axes.plot(counts, network, "o-", color=f"C{index}", label=name)
         axes.set(xlabel="real scenes learnt from", ylabel="RMSE on left-out scenes × 10⁴", title=title)
-        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-    axes.legend(loc="lower left")
+    axes.legend()
     figure.savefig(path, metadata={"Date": None})
 
 
