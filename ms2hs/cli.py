@@ -234,7 +234,7 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         adjust=not no_adjustment,
         overwrite=overwrite,
     )
-    if len(scenes) > 1 or any((workers, scheduler, share)):
+    if len(scenes) > 1 or any(one is not None for one in (workers, scheduler, share)):
         if dry_run:
             raise typer.BadParameter("--dry-run looks at one scene. Give one, without --workers, --scheduler, --shard.")
         who = None if share is None else _share(share)
@@ -276,11 +276,11 @@ def _convert_all(  # noqa: PLR0917 - what its only caller has
     from ms2hs.cluster import Crew, convert_all
     from ms2hs.progress import progress_bar
 
-    if all(crew):
+    if None not in crew:
         raise typer.BadParameter("--workers makes processes here, --scheduler takes those there are. Leave one out.")
     began = time.perf_counter()
     with progress_bar(shown=not quiet, unit="scenes") as progress:
-        who = Crew(*crew) if any(crew) else None
+        who = None if crew == (None, None) else Crew(*crew)
         made = convert_all(scenes, target, folder, choices, crew=who, share=share, progress=progress)
     if not quiet:
         for note in made.notes:

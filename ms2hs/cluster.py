@@ -1,10 +1,12 @@
 """Several scenes in several processes, on dask.distributed: one task a scene, no pixel through the scheduler."""
 
+import asyncio
 import logging
 import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +22,7 @@ from ms2hs.provenance import Reconstruction
 from ms2hs.series import Converted, Job, Outcome, arrange, check_places, convert_here, share_of
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client, Future, LocalCluster
 
 CONNECT_S = 8
 """Seconds that a scheduler has to answer."""
@@ -39,7 +41,7 @@ class Crew:
     """Address of a dask scheduler, such as tcp://10.0.0.5:8786. Who runs it can run code here: take your own."""
 
     def __post_init__(self) -> None:
-        if (self.workers is None) == (self.scheduler is None) or (self.workers or 1) < 1:
+        if (self.workers is None) == (self.scheduler is None) or (self.workers is not None and self.workers < 1):
             raise ValueError(f"workers {self.workers}, scheduler {self.scheduler}: one of both")
 
 
@@ -87,6 +89,8 @@ def convert_all(
     """
     choices = choices or Choices()
     given = [str(scene) for scene in scenes]
+    if crew:
+        _check_crew(crew)
     load_weights(choices.model)
     series = arrange(given, target, folder, choices, progress)
     mine = share_of(given, share) if share else given
@@ -137,35 +141,66 @@ def _needed(choices: Choices, folder: Path) -> list[str]:
     ]
 
 
-@contextmanager
-def _client(crew: Crew) -> "Iterator[Client]":
+def _check_crew(crew: Crew) -> None:
+    """Refuse a crew that cannot be had, soon and before anything is done."""
     try:
-        from distributed import Client, LocalCluster  # noqa: PLC0415  an extra, and only needed here
+        import distributed  # noqa: F401, PLC0415  an extra, and only needed here
     except ImportError as error:
         raise ClusterError(
             f"dask.distributed is not there ({error}); several processes need it. Install it with "
             "pip install 'ms2hs[dask]', or leave out --workers and --scheduler."
         ) from error
-    if crew.workers:
-        local = LocalCluster(
-            n_workers=crew.workers,
-            threads_per_worker=1,
-            memory_limit=0,
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,
-        )
-        with local, Client(local) as client:
-            yield client
+    if crew.scheduler is None:
         return
     try:
-        client = Client(crew.scheduler, timeout=CONNECT_S)
+        with ThreadPoolExecutor(1) as apart:  # this thread may be a notebook's, where a loop runs already
+            apart.submit(asyncio.run, asyncio.wait_for(_identity(crew.scheduler), CONNECT_S)).result()
     except (OSError, ValueError) as error:
+        why = str(error) or f"waited {CONNECT_S} s"
         raise ClusterError(
-            f"no dask scheduler answers at {crew.scheduler} ({error}); the address of one that runs is needed, such as "
+            f"no dask scheduler answers at {crew.scheduler} ({why}); the address of one that runs is needed, such as "
             "tcp://10.0.0.5:8786. Start one with `dask scheduler`, or use --workers."
         ) from error
-    with client:
-        yield client
+
+
+async def _identity(scheduler: str) -> object:
+    """What a scheduler says of itself. A client alone would wait for one that listens and says nothing."""
+    from distributed import rpc  # noqa: PLC0415  an extra, and only needed here
+    from distributed.security import Security  # noqa: PLC0415
+
+    async with rpc(scheduler, connection_args=Security().get_connection_args("client")) as asked:
+        return await asked.identity()
+
+
+@contextmanager
+def _client(crew: Crew) -> "Iterator[Client]":
+    from distributed import Client  # noqa: PLC0415  an extra, and only needed here
+
+    if crew.workers is None:
+        with Client(crew.scheduler, timeout=CONNECT_S) as client:
+            yield client
+    else:
+        with _local(crew.workers) as local, Client(local) as client:
+            yield client
+
+
+def _local(workers: int) -> "LocalCluster":
+    """Processes that end with this one, and that only this machine can talk to."""
+    from distributed import LocalCluster  # noqa: PLC0415  an extra, and only needed here
+
+    try:
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=0,  # a scene needs what it needs; to be ended and tried again would not help it
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
+        )
+    except (OSError, RuntimeError) as error:
+        raise ClusterError(
+            f"{workers} processes could not be started ({error}); each needs memory of its own, and a script that "
+            'starts them an `if __name__ == "__main__":`. Take fewer --workers.'
+        ) from error
 
 
 def _check_workers(client: "Client", needed: list[str]) -> None:

@@ -69,3 +69,10 @@ def test_scenes_left_out_are_as_well_reconstructed_as_the_readme_says(real_data)
     assert len(images) == 6
     assert np.mean(ratios) <= 0.5
     assert max(ratios) < 1
+
+
+def test_scaling_is_measured(tmp_path):
+    small = ("--scenes", 2, "--size", 64, "--workers", 1, "--repeat", 1, "--folder", tmp_path)
+    found = run("scaling.py", *small)
+    assert found["rows"][0]["ratio"] == 1
+    assert list(tmp_path.iterdir()) == []
