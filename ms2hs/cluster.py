@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CONNECT_S = 8
 """Seconds that a scheduler has to answer."""
 # Of errors that are none of ours, such as a disk that was away. A worker that dies costs none of these: dask gives its
-# tasks to others, and gives a task up once `distributed.scheduler.allowed-failures` workers (3) have died of it.
+# tasks to others, and gives a task up once more than `distributed.scheduler.allowed-failures` workers (3) died of it.
 RETRIES = 2
 
 
@@ -256,13 +256,15 @@ def _outcomes(client: "Client", tasks: dict[Job, _Task], progress: Progress | No
 
 
 def _outcome(future: "Future", job: Job) -> Outcome:
+    from distributed import KilledWorker  # noqa: PLC0415  an extra, and only needed here
+
     if future.status == "finished":
         found = future.result()
         return _moved(found, job.output) if isinstance(found, Reconstruction) else str(found)
     if future.status != "error":
         return f"{job.scene}: lost ({future.status}); a scheduler that stays is needed. Convert it again."
     error = future.exception()
-    if type(error).__name__ == "KilledWorker":
+    if isinstance(error, KilledWorker):
         return (
             f"{job.scene}: every process that tried to convert it was killed; it is given up then. See whether their "
             "memory sufficed, take fewer workers, or convert it alone."

@@ -173,6 +173,27 @@ def test_an_interrupt_leaves_whole_results_only(tmp_path):
     }
 
 
+def end_process(_task):
+    os._exit(1)
+
+
+def fail(_task):
+    raise RuntimeError("out of memory")
+
+
+@pytest.mark.parametrize(
+    ("instead", "said"),
+    [(end_process, "every process that tried"), (fail, "RuntimeError: out of memory; nothing that")],
+)
+def test_what_no_message_is_meant_for_is_told_too(instead, said, scheduler, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "_convert_apart", instead)
+    scenes = make_scenes(tmp_path, 1)
+    made = convert_all(scenes, folder=tmp_path / "out", choices=QUICK, crew=Crew(scheduler=scheduler))
+    assert made.failed[scenes[0]].startswith(f"{scenes[0]}: ")
+    assert said in made.failed[scenes[0]]
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_results_of_one_name_are_refused_before_anything_is_done(ms2hs, tmp_path):
     scenes = make_scenes(tmp_path / "a", 2) + make_scenes(tmp_path / "b", 1)
     for more in ([], ["--shard", "1/2"], ["--workers", "2"]):
