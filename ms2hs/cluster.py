@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -181,6 +182,7 @@ def _client(crew: Crew) -> "Iterator[Client]":
             yield client
     else:
         with _local(crew.workers) as local, Client(local) as client:
+            _leave_interrupts(client)
             yield client
 
 
@@ -201,6 +203,18 @@ def _local(workers: int) -> "LocalCluster":
             f"{workers} processes could not be started ({error}); each needs memory of its own, and a script that "
             'starts them an `if __name__ == "__main__":`. Take fewer --workers.'
         ) from error
+
+
+def _leave_interrupts(client: "Client") -> None:
+    """A terminal's Ctrl-C reaches every process; this one ends the others, which would only print where they were."""
+    from distributed import WorkerPlugin  # noqa: PLC0415  an extra, and only needed here
+
+    class Deaf(WorkerPlugin):  # type: ignore[misc]  # untyped
+        def setup(self, worker: object) -> None:  # noqa: ARG002  as dask calls it
+            """In the main thread of a worker, also of one that is started again."""
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    client.register_plugin(Deaf(), name="ms2hs-interrupts")
 
 
 def _check_workers(client: "Client", needed: list[str]) -> None:
