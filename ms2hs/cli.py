@@ -4,6 +4,7 @@ import json
 import math
 import shlex
 import sys
+import time
 import tomllib
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from ms2hs.errors import Ms2hsError, NothingFound, PartlyDone
 if TYPE_CHECKING:
     from ms2hs.delivering.selection import Wish
     from ms2hs.fetching import FetchChoices
+    from ms2hs.planning import Choices
 
 app = typer.Typer(
     name="ms2hs",
@@ -141,15 +143,20 @@ def _gsd(text: str | None) -> Any:  # noqa: ANN401 - float, "native" or None: wh
 
 @app.command()
 def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
-    scene: Annotated[
-        str, typer.Argument(help="A GeoTIFF, a .SAFE folder or zip, an HLS folder, or a STAC item (file or address).")
+    scenes: Annotated[
+        list[str],
+        typer.Argument(
+            help="A GeoTIFF, a .SAFE folder or zip, an HLS folder, or a STAC item (file or address). Or several."
+        ),
     ],
     target: Annotated[
         str, typer.Option(help="A sensor (`ms2hs info` lists them) or a CSV of center_nm,fwhm_nm.")
     ] = "enmap",
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="The COG, or a directory for it. [default: <scene>_<target>.tif]"),
+        typer.Option(
+            "-o", "--output", help="The COG, or a directory for it; of several, that. [default: <scene>_<target>.tif]"
+        ),
     ] = None,
     source: Annotated[str | None, typer.Option(help="Sensor of the scene. [default: from its metadata]")] = None,
     bands: Annotated[
@@ -180,12 +187,22 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         bool,
         typer.Option("--no-adjustment", help="Take the bands as they are, whatever pairs taught."),
     ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Convert so many scenes at once, in processes with one thread each.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Convert on the workers of a dask scheduler: tcp://HOST:PORT.")
+    ] = None,
+    share: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="Only every N-th of the sorted scenes, from the I-th (1 to N) on."),
+    ] = None,
     overwrite: Overwrite = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Convert a multispectral scene to a hyperspectral COG."""
+    """Convert multispectral scenes to hyperspectral COGs."""
     box = _numbers(bbox, "--bbox", 4, "W,S,E,N")
     part = _numbers(window, "--window", 4, "ROW,COL,HEIGHT,WIDTH")
     error = _numbers(input_error, "--input-error", 3, "GAIN,OFFSET,PIXEL")
@@ -217,7 +234,13 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         adjust=not no_adjustment,
         overwrite=overwrite,
     )
-    planned = plan(scene, target, output, choices)
+    if len(scenes) > 1 or any(one is not None for one in (workers, scheduler, share)):
+        if dry_run:
+            raise typer.BadParameter("--dry-run looks at one scene. Give one, without --workers, --scheduler, --shard.")
+        who = None if share is None else _share(share)
+        _convert_all(scenes, target, output, choices, (workers, scheduler), who, quiet=quiet, as_json=as_json)
+        return
+    planned = plan(scenes[0], target, output, choices)
     if dry_run:
         facts = {"output": str(planned.output), "offset_rule": planned.scene.offset_rule, **planned.facts}
         typer.echo(
@@ -236,6 +259,49 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         typer.echo(json.dumps(asdict(made), indent=1, default=str))
     else:
         typer.echo("\n".join(str(path) for path in made.paths))
+
+
+def _convert_all(  # noqa: PLR0917 - what its only caller has
+    scenes: list[str],
+    target: str,
+    folder: Path | None,
+    choices: "Choices",
+    crew: tuple[int | None, str | None],
+    share: tuple[int, int] | None,
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Convert several scenes, tell of each that fails, and print what the others left."""
+    from ms2hs.cluster import Crew, convert_all
+    from ms2hs.progress import progress_bar
+
+    if None not in crew:
+        raise typer.BadParameter("--workers makes processes here, --scheduler takes those there are. Leave one out.")
+    began = time.perf_counter()
+    with progress_bar(shown=not quiet, unit="scenes") as progress:
+        who = None if crew == (None, None) else Crew(*crew)
+        made = convert_all(scenes, target, folder, choices, crew=who, share=share, progress=progress)
+    if not quiet:
+        for note in made.notes:
+            _note(note)
+    for message in made.failed.values():
+        typer.secho(f"failed: {message}", fg="red", err=True)
+    if not quiet:
+        told = f"{len(made.made)} of {len(made.made) + len(made.failed)} scenes converted"
+        typer.echo(f"{told}; {time.perf_counter() - began:.1f} s", err=True)
+    if as_json:
+        typer.echo(json.dumps(asdict(made), indent=1, default=str))
+    elif made.made:
+        typer.echo("\n".join(str(path) for one in made.made.values() for path in one.paths))
+    made.check()
+
+
+def _share(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise typer.BadParameter(f"{text!r} is not I/N with I from 1 to N. Write for example --shard 1/8.")
+    return int(number), int(count)
 
 
 def _note(text: str) -> None:

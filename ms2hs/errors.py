@@ -12,6 +12,7 @@
     ├── AddressError    an address that a catalogue gives and that is not followed
     ├── CredentialsError  a login or key that a provider wants and that is not there
     ├── RemoteError     a server that does not give what was asked for
+    ├── ClusterError    processes that should share the work
     ├── PartlyDone      some is there, and some is not
     └── Interrupted     stopped by the user, after saving
 
@@ -81,6 +82,10 @@ class CredentialsError(Ms2hsError):
 
 class RemoteError(Ms2hsError):
     """A server that does not give what was asked for, after as many attempts as make sense."""
+
+
+class ClusterError(Ms2hsError):
+    """A scheduler or workers that are not there, or would not give what this process gives."""
 
 
 class PartlyDone(Ms2hsError):

@@ -93,3 +93,10 @@ def test_how_sure_a_ratio_of_means_is(monkeypatch):
     np.testing.assert_allclose(interval(0.9 * prior, prior), 0.9)  # alike in all scenes: no doubt
     low, high = interval(prior * np.tile([0.8, 1.0, 1.2], 3), prior)
     assert low < 1 < high
+
+
+def test_scaling_is_measured(tmp_path):
+    small = ("--scenes", 2, "--size", 64, "--workers", 1, "--repeat", 1, "--folder", tmp_path)
+    found = run("scaling.py", *small)
+    assert found["rows"][0]["ratio"] == 1
+    assert list(tmp_path.iterdir()) == []

@@ -24,7 +24,7 @@ HEIGHT = {
 FRONT = {
     *("adaptation", "catalogue", "comparison", "conversion", "estimation", "evaluation", "planning"),
     *("crossfitting", "finetuning", "finished", "pairing", "preparation", "pretraining", "provenance", "truth"),
-    "fetching",
+    *("cluster", "fetching", "series"),
 }
 # Heavy or outside-facing libraries, and the rooms that may use them.
 LIBRARIES = {
@@ -42,6 +42,8 @@ LIBRARIES = {
     "safetensors": {"models", "data", "learning"},
     "skimage": {"spectra", "raster"},
     "prosail": {"data"},
+    "dask": {"front"},
+    "distributed": {"front"},
     "torch": {"models", "learning", "front"},
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_weights" not in path.parts)
