@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -274,11 +275,22 @@ def test_an_interrupt_from_the_terminal_reaches_workers_too(tmp_path, unbroken):
 
 
 def test_processes_that_load_data_leave_signals_to_the_one_that_learns():
-    with interruption.stop_requests() as asked:
-        interruption.leave_signals_to_parent(0)
-        for number in interruption.SIGNALS:
-            signal.raise_signal(number)
-        assert not asked()
+    loading = """
+import signal, time
+from ms2hs.learning import interruption
+interruption.STEP_S = 1.0
+with interruption.stop_requests() as asked:
+    interruption.leave_signals_to_parent(0)
+    signal.raise_signal(signal.SIGINT)
+    print(asked(), flush=True)
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    print(asked(), flush=True)
+    time.sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", loading], capture_output=True, text=True, timeout=50, check=False)
+    # it went on after both, and ended after a while: a parent that ends waits for it
+    assert (done.stdout, done.returncode) == ("False\nFalse\n", 0)
 
 
 def test_an_impatient_second_interrupt_stops_at_once(monkeypatch):
@@ -364,8 +376,10 @@ def test_a_batch_without_valid_values_is_said(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_window_that_cannot_be_read_is_one_message(tmp_path, workers):
-    with pytest.raises(DataError, match=r"^window 3 cannot be read$"):
+    with pytest.raises(DataError, match=r"^window 3 cannot be read$") as raised:
         learn(tmp_path, replace(SETTINGS, workers=workers), lesson=ToyLesson(refused=(3,)))
+    assert raised.tb  # while the traceback is held, too: processes that stay would keep this one from ending
+    assert not multiprocessing.active_children()
 
 
 def test_the_log_loses_what_is_done_again(tmp_path, unbroken):

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM as a request to stop at the next good place, so that what was learnt can be saved first."""
 
+import os
 import signal
 import threading
 import time
@@ -10,6 +11,8 @@ from types import FrameType
 # A second signal counts as impatience only after this time: launchers and terminals often send two at once.
 PATIENCE_S = 2.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# A process that loads data and is told to end is still there so long.
+STEP_S = 20.0
 
 
 @contextmanager
@@ -37,6 +40,15 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
 
 def leave_signals_to_parent(_worker: int) -> None:
-    """Ignore them in a process that loads data: the terminal sends Ctrl-C to it too, and its step is still wanted."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    """In a process that loads data: the terminal sends Ctrl-C to it too, and its step is still wanted.
+
+    SIGTERM ends it after a while, in which the step is done: a parent that ends sends it too, and waits for it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_soon)
+
+
+def _end_soon(_number: int, _frame: FrameType | None) -> None:
+    timer = threading.Timer(STEP_S, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
