@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import math
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -376,10 +375,8 @@ def test_a_batch_without_valid_values_is_said(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_window_that_cannot_be_read_is_one_message(tmp_path, workers):
-    with pytest.raises(DataError, match=r"^window 3 cannot be read$") as raised:
+    with pytest.raises(DataError, match=r"^window 3 cannot be read$"):
         learn(tmp_path, replace(SETTINGS, workers=workers), lesson=ToyLesson(refused=(3,)))
-    assert raised.tb  # while the traceback is held, too: processes that stay would keep this one from ending
-    assert not multiprocessing.active_children()
 
 
 def test_the_log_loses_what_is_done_again(tmp_path, unbroken):

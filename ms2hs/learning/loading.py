@@ -36,15 +36,10 @@ def batches(make: Callable[[int], Batch], steps: range, workers: int) -> Iterato
         collate_fn=_unchanged,
         worker_init_fn=leave_signals_to_parent,
     )
-    made = iter(loader)
-    try:
-        for batch in made:
-            if isinstance(batch, Ms2hsError):
-                raise batch
-            yield {name: _unpacked(value) for name, value in batch.items()} if workers else batch
-    finally:
-        # its end ends the processes; while an error's traceback held it, they would keep this one from ending, too
-        del made
+    for batch in loader:
+        if isinstance(batch, Ms2hsError):
+            raise batch
+        yield {name: _unpacked(value) for name, value in batch.items()} if workers else batch
 
 
 @dataclass(frozen=True)
