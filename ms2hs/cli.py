@@ -198,6 +198,13 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         typer.Option("--shard", metavar="I/N", help="Only every N-th of the sorted scenes, from the I-th (1 to N) on."),
     ] = None,
     overwrite: Overwrite = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Keep what is done if stopped, and go on with what a conversion that was stopped has left.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -233,6 +240,7 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         site=site,
         adjust=not no_adjustment,
         overwrite=overwrite,
+        resume=resume,
     )
     if len(scenes) > 1 or any(one is not None for one in (workers, scheduler, share)):
         if dry_run:

@@ -62,6 +62,8 @@ class Choices:
     adjust: bool = True
     """Bring the scene's bands to what its sensor's responses give, where the weights learnt that from pairs."""
     overwrite: bool = False
+    resume: bool = False
+    """Go on where the same conversion was stopped, and keep what is made if this one is."""
 
     @property
     def is_adapted(self) -> bool:

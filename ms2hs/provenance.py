@@ -62,7 +62,7 @@ class Reconstruction:
     residual: dict[str, float]
     """RMSE between the input and the result seen through the source's responses: of `all` bands, and of each."""
     seconds: dict[str, float]
-    """Time in reading, model and writing (these overlap), in finishing the file, and the whole."""
+    """Of threads in reading, model, compressing and storing (these overlap), in finishing files, and the whole."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -92,6 +92,32 @@ def facts(planned: Plan) -> dict[str, str]:
     if choices.site:
         told["site"] = choices.site.name
     return told
+
+
+def made_of(planned: Plan) -> dict[str, Any]:
+    """All that decides what a result will be, so that another process makes the very same of the same."""
+    choices = {name: value for name, value in vars(planned.choices).items() if name not in {"overwrite", "resume"}}
+    assets = [*planned.scene.assets, *([planned.scene.quality] if planned.scene.quality else [])]
+    given = [path for path in (planned.choices.reference, planned.choices.site) if path]
+    files = [*(asset.href for asset in assets), *map(str, given)]
+    return {
+        "facts": facts(planned),
+        "choices": choices,
+        "scene": planned.scene,
+        "grid": planned.grid,
+        "bands": [list(map(str, planned.spectral.names)), planned.spectral.wavelength_nm.tolist()],
+        "widths": planned.spectral.fwhm_nm.tolist(),
+        "files": {file: _stamp(Path(file)) for file in files},
+    }
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Size and time of change of a file; None where it is none of this machine."""
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):
+        return None
+    return stat.st_size, stat.st_mtime_ns
 
 
 def tags(planned: Plan) -> dict[str, str]:

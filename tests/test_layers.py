@@ -24,7 +24,7 @@ HEIGHT = {
 FRONT = {
     *("adaptation", "catalogue", "comparison", "conversion", "estimation", "evaluation", "planning"),
     *("crossfitting", "finetuning", "finished", "pairing", "preparation", "pretraining", "provenance", "truth"),
-    *("cluster", "fetching", "series"),
+    *("cluster", "fetching", "series", "census", "streaming", "unfinished"),
 }
 # Heavy or outside-facing libraries, and the rooms that may use them.
 LIBRARIES = {

@@ -77,20 +77,20 @@ def small_blocks(monkeypatch):
 @settings(max_examples=80, deadline=None)
 def test_blocks_give_what_the_whole_gives(height, width, unknown, seed):
     rng = np.random.default_rng(seed)
-    bands, levels = 2, Levels(height, width)
+    bands, levels = 3, Levels(height, width)
     numbers = random_numbers(rng, "int16", (bands, height, width), unknown)
     pyramid_of = Pyramid(levels, bands, np.dtype("int16"), NODATA)
     found, seen = [np.zeros((bands, *levels.shape(level)), np.int16) for level in range(levels.count)], []
     for row in range(levels.blocks(0)[0]):
         for col in range(levels.blocks(0)[1]):
-            for band in range(bands):
-                block = rng.integers(-99, 99, (4, 4)).astype(np.int16)  # anything outside of the image
-                part = numbers[band, row * 4 :, col * 4 :][:4, :4]
-                block[: part.shape[0], : part.shape[1]] = part
-                for place, whole in pyramid_of.add(band, Place(0, row, col), block):
-                    seen.append((place.level, place.row, place.col, band))
-                    target = found[place.level][band, place.row * 4 :, place.col * 4 :][:4, :4]
-                    target[:] = whole[: target.shape[0], : target.shape[1]]
+            for some in (slice(0, 1), slice(1, bands)):
+                blocks = rng.integers(-99, 99, (some.stop - some.start, 4, 4)).astype(np.int16)  # anything outside
+                part = numbers[some, row * 4 :, col * 4 :][:, :4, :4]
+                blocks[:, : part.shape[1], : part.shape[2]] = part
+                for place, whole in pyramid_of.add(some, Place(0, row, col), blocks):
+                    seen += [(place.level, place.row, place.col, band) for band in range(some.start, some.stop)]
+                    target = found[place.level][some, place.row * 4 :, place.col * 4 :][:, :4, :4]
+                    target[:] = whole[:, : target.shape[1], : target.shape[2]]
     for level in range(levels.count):
         np.testing.assert_array_equal(found[level], numbers)
         rows, cols = levels.blocks(level)

@@ -10,7 +10,7 @@ from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import read_bands
 from ms2hs.raster.placement import pixel_size_m, subset, working_grid
 from ms2hs.raster.quality import RULES, SNOW
-from ms2hs.raster.reader import SceneReader, sample
+from ms2hs.raster.reader import SceneReader
 from ms2hs.raster.resampling import Axis, area_taps, value_taps
 from ms2hs.raster.scene import Asset, PixelGrid, Scene
 
@@ -240,9 +240,6 @@ def test_one_file_on_its_own_grid_is_read_as_it_is(s2_tif):
     from conftest import LEAVES, SAND, WATER
 
     assert np.array_equal(reflectance, dn_of([LEAVES, WATER, SAND]).astype(np.float32) * np.float32(1e-4))
-    thinned, usable = sample(scene, 8)
-    assert thinned.shape == (12, 8, 8)
-    assert usable.all()
 
 
 def test_a_scene_in_degrees_gets_square_pixels_in_metres(tmp_path):

@@ -15,7 +15,7 @@ from ms2hs.models.moments import expect, moments_of, pool, scale_of, start
 from ms2hs.models.prior import SpectralPrior, brightness_of
 from ms2hs.spectra.grid import FloatArray, SpectralGrid, grid_of
 from ms2hs.spectra.library import interpolate_known
-from ms2hs.spectra.surface import is_snow, is_water
+from ms2hs.spectra.surface import water_and_snow
 
 # Libraries that say nothing new or mislead: resamplings of spectra that are there already, and single leaves, which
 # are no canopies (the simulated canopies stand for them).
@@ -100,9 +100,7 @@ def kinds_of(reflectance: NDArray[np.float32], grid: SpectralGrid) -> NDArray[np
     bands = reflectance.T
     red, nir = (bands[np.abs(grid.wavelength_nm - nm).argmin()] for nm in (670.0, 860.0))
     green = (nir - red) / np.maximum(nir + red, 1e-3) > LEAST_NDVI
-    return np.select(
-        [is_water(bands, grid), is_snow(bands, grid), green], ["water", "snow", "vegetation"], default="soil"
-    )
+    return np.select([*water_and_snow(bands, grid), green], ["water", "snow", "vegetation"], default="soil")
 
 
 def spectra_of(prior: SpectralPrior) -> Spectra:

@@ -43,6 +43,8 @@ SITE_BEFORE = 12.0
 # Part of the noise stands for what sets scenes apart; this much of it is left where the site is known.
 SITE_NOISE = 0.25
 FEWEST_SITE_SPECTRA = 20
+# OpenBLAS has kernels for products of up to so many multiplications: twice as fast, where one side is a dozen bands.
+SMALL_PRODUCT = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,17 @@ class Conditional:
             out = np.empty(shape, np.float32)
         if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
             raise ValueError(f"out must be float32, C-contiguous, of shape {shape}")
-        flat = np.ascontiguousarray(reflectance, np.float32).reshape(len(reflectance), -1)
+        flat = np.asarray(reflectance, np.float32).reshape(len(reflectance), -1)
         with np.errstate(invalid="ignore", over="ignore"):  # what stands in invalid pixels
-            np.matmul(self.gain, flat, out=out.reshape(len(self.gain), -1))
+            _multiply(self.gain, flat, out.reshape(len(self.gain), -1))
         if valid is not None and not valid.all():
             np.copyto(out, np.float32(np.nan), where=~valid)
         return out
+
+    def select(self, bands: slice) -> Self:
+        """The same of some of the target's bands."""
+        per_band = ("gain", "relative_sigma", "known", "shift")
+        return replace(self, **{name: getattr(self, name)[bands] for name in per_band})
 
     def scale(self, reflectance: Float32Array) -> Float32Array:
         """(...) what errors of these pixels are proportional to, from their brightness."""
@@ -135,11 +142,14 @@ class Conditional:
 
         Also where a band is not finite.
         """
+        flat = reflectance.reshape(len(reflectance), -1)
         with np.errstate(invalid="ignore", over="ignore"):
-            white = np.tensordot(self.whitening, reflectance, axes=1)
-            distance = np.square(white).sum(axis=0) / np.square(self.scale(reflectance))
-        like: NDArray[np.bool_] = distance <= self.limit
-        return ~like
+            white = self.whitening @ flat
+            white *= white
+            distance = white.sum(axis=0)
+            like: NDArray[np.bool_] = distance <= np.square(self.scale(flat)) * np.float32(self.limit)
+            like &= np.isfinite(distance)
+        return ~like.reshape(reflectance.shape[1:])
 
     def with_references(self, measured: FloatArray, truth: FloatArray) -> Self:
         """Corrected by spectra of the scene: a linear map of the bands, fitted to their residuals and shrunk.
@@ -184,6 +194,18 @@ class Conditional:
             relative_sigma=(self.relative_sigma * np.sqrt(error)).astype(np.float32),
             shift=(self.shift * left / error).astype(np.float32),
         )
+
+
+def _multiply(gain: Float32Array, flat: Float32Array, out: Float32Array) -> None:
+    """Put `gain @ flat` into `out`, (target band, pixel), some pixels at a time."""
+    bands, pixels = out.shape
+    step = 1 << max(0, (SMALL_PRODUCT // max(gain.size, 1)).bit_length() - 1)
+    whole = pixels - pixels % step
+    if whole:
+        parts = flat[:, :whole].reshape(len(flat), -1, step), out[:, :whole].reshape(bands, -1, step)
+        np.matmul(gain, parts[0].transpose(1, 0, 2), out=parts[1].transpose(1, 0, 2))
+    if whole < pixels:
+        np.matmul(gain, flat[:, whole:], out=out[:, whole:])
 
 
 def _variance_left(scaled: FloatArray, before: FloatArray, after: FloatArray) -> float:

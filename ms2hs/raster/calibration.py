@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.errors import SceneError
-from ms2hs.raster.reader import sample
 from ms2hs.raster.scene import Scene
 from ms2hs.spectra.grid import nearest_band
 
@@ -97,10 +96,13 @@ def _few(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in dict.fromkeys(values))
 
 
-def offset_warnings(scene: Scene) -> tuple[str, ...]:
-    """What looks wrong with the offset and scale of a scene, one sentence each; reads at most 512 x 512 pixels."""
-    reflectance, valid = sample(scene)
-    pixels = reflectance[:, valid]
+def offset_warnings(scene: Scene, pixels: FloatArray) -> tuple[str, ...]:
+    """What looks wrong with the offset and scale of a scene, one sentence each.
+
+    Parameters
+    ----------
+    pixels : (band, pixel) reflectance of some of its valid pixels.
+    """
     if not pixels.size:
         return ()
     warnings = []

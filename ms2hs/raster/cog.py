@@ -3,39 +3,38 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
-from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
-from rasterio.io import MemoryFile
-from rasterio.transform import Affine
 
 from ms2hs.errors import OutputError
-from ms2hs.raster.dataset import quietly
-from ms2hs.raster.directories import Directory, overview_of, pack, read_directory, with_blocks, with_places_together
+from ms2hs.raster.description import describe
+from ms2hs.raster.directories import Directory, overview_of, pack, with_blocks
 from ms2hs.raster.output import check_output, check_space
 from ms2hs.raster.pyramid import BLOCK, Levels, Numbers, Place, Pyramid
 from ms2hs.raster.scene import PixelGrid
-from ms2hs.raster.spool import EDGES, Spool
+from ms2hs.raster.spool import EDGES, Spool, finished_rows
 from ms2hs.raster.storage import REFLECTANCE, Storage
-from ms2hs.spectra.grid import SpectralGrid, nearest_band
+from ms2hs.spectra.grid import SpectralGrid
 
 # What compression adds to a row of a block at worst, where nothing can be compressed and edges are repeated.
 WORST_ROW_BYTES = 8
-# The bands of a place are shared out in so many tasks a thread: few, for each costs a little; some, so that none idles.
-TASKS_PER_THREAD = 4
-# Red, green, blue for natural colour, in nm, and how far a band may lie from it.
-RGB_NM = (650.0, 550.0, 470.0)
-RGB_REACH_NM = 30.0
+# The bands of a place are shared out in so many tasks a thread or more, so that none idles; each has so many or fewer,
+# for their blocks to stay near the processor.
+TASKS_PER_THREAD = 2
+BANDS_AT_A_TIME = 16
+# Places whose blocks are made and compressed while others are written.
+PLACES_AT_ONCE = 2
 # rasterio raises some of GDAL's own errors unwrapped.
 WRITE_ERRORS = (RasterioError, CPLE_BaseError, OSError)
 
@@ -66,16 +65,27 @@ def memory_bytes(grid: PixelGrid, bands: int, rows: int) -> int:
     levels = Levels(grid.height, grid.width)
     waiting = BLOCK - rows if BLOCK % rows == 0 else BLOCK
     overviews = sum(levels.blocks(level)[1] * BLOCK * BLOCK // 2 for level in range(1, levels.count))
-    return 2 * bands * (waiting * grid.width + overviews)
+    at_work = 2 * (PLACES_AT_ONCE + 1) * BLOCK * BLOCK  # as numbers, and compressed
+    return 2 * bands * (waiting * grid.width + overviews + at_work)
+
+
+Task = Future[list[list[bytes]]]
+"""Makes and compresses the blocks of some bands of one place: by level, those that it completes."""
+Maker = Callable[[slice], Numbers]
+"""Gives the blocks, (band, BLOCK, BLOCK), of some bands of one place; what lies outside of the image is anything."""
+Filler = Callable[[slice, slice, Numbers], None]
+"""Given bands, columns, and room for their numbers in a row of blocks, (band, rows, columns), puts them there."""
 
 
 class CogWriter:
-    """Writes a cube strip by strip, from the top; the COG stands under its name only once it is whole.
+    """Writes a cube from the top down; the COG stands under its name only once it is whole.
 
-    A context manager. Rows wait until they fill blocks; blocks are compressed in parallel, those of the overviews too,
-    and written to files of their own, in the order of a COG: the blocks of all bands of one place together, so that a
-    spectrum is one short read. On a clean exit these become one file. All of it lives in a directory of its own beside
-    the output, which vanishes whatever happens.
+    A context manager. Numbers come as strips (`write`), which wait until they fill blocks, or are made when a block is
+    due, by the thread that then compresses it (`write_made`). Blocks are compressed in parallel, those of the overviews
+    too, and written to files of their own, in the order of a COG: the blocks of all bands of one place together, so
+    that a spectrum is one short read. On a clean exit these become one file. All of it lives in a directory of its own
+    beside the output, which vanishes whatever happens; or in one that was given and stays if work is stopped, so that
+    another writer of the same cube can go on there (`from_row`).
 
     Raises
     ------
@@ -91,6 +101,7 @@ class CogWriter:
         *,
         storage: Storage = REFLECTANCE,
         threads: int | None = None,
+        home: Path | None = None,
     ) -> None:
         """Nothing is written yet.
 
@@ -102,6 +113,8 @@ class CogWriter:
         tags : of the data set: where it comes from.
         storage : how its numbers are stored.
         threads : how many compress blocks; None: as many as there are processors.
+        home : a directory to work in, on the same disk, which is made if it is not there and stays if work is stopped;
+            None: one of its own.
         """
         self.path = Path(path)
         self._grid = grid
@@ -110,27 +123,49 @@ class CogWriter:
         self._storage = storage
         self._dtype = np.dtype(storage.dtype)
         self._threads = threads or processors()
-        self.is_done = False
-        """Whether the COG stands under its name."""
+        self._took: list[tuple[str, float]] = []  # appended to by all threads at once
         self._row = 0
         self._levels = Levels(grid.height, grid.width)
+        self._home = home
         self._stack = ExitStack()
+
+    @cached_property
+    def kept_rows(self) -> int:
+        """Rows of pixels that a writer of the same cube left in `home`: from there on another can go on."""
+        if self._home is None or not self._home.is_dir():
+            return 0
+        found = finished_rows(self._home, self._levels, len(self._spectral), len(self._head()))
+        return min(found * BLOCK, self._grid.height)
+
+    def from_row(self, row: int) -> Self:
+        """The same writer, with `row` as the first that is due.
+
+        Raises
+        ------
+        ValueError : fewer rows are kept, or it does not begin a row of blocks.
+        """
+        if row > self.kept_rows or (row % BLOCK and row != self._grid.height):
+            raise ValueError(f"row {row}: a multiple of {BLOCK} up to {self.kept_rows} is due")
+        self._row = row
+        return self
 
     def __enter__(self) -> Self:
         """Make the directory and the files."""
         check_output(self.path, overwrite=True)
         check_space(self.path.parent, disk_bytes(self._grid, len(self._spectral), self._storage))
-        bands = len(self._spectral)
+        bands, done = len(self._spectral), -(-self._row // BLOCK)
+        self._pyramid = Pyramid(self._levels, bands, self._dtype, self._storage.nodata)
         with ExitStack() as stack, self._writing():
-            home = Path(tempfile.mkdtemp(prefix=f".{self.path.stem}-", dir=self.path.parent))
-            stack.callback(shutil.rmtree, home, ignore_errors=True)
-            self._image = self._describe()
-            self._spool = Spool(home, self._levels, bands, len(self._head()))
+            self._spool = Spool(self._make_home(stack), self._levels, bands, len(self._head()), done)
             stack.callback(self._spool.close)
+            self._restore(done)
             self._pool = stack.enter_context(ThreadPoolExecutor(self._threads, "blocks"))
             self._stack = stack.pop_all()
-        self._pyramid = Pyramid(self._levels, bands, self._dtype, self._storage.nodata)
         self._waiting = np.empty((bands, 0, self._grid.width), self._dtype)
+        step = min(-(-bands // (TASKS_PER_THREAD * self._threads)), BANDS_AT_A_TIME)
+        self._tasks = [slice(first, min(first + step, bands)) for first in range(0, bands, step)]
+        self._before: list[Task | None] = [None for _ in self._tasks]
+        self._due: deque[list[Task]] = deque()
         return self
 
     def write(self, row: int, strip: Numbers) -> None:
@@ -151,8 +186,7 @@ class CogWriter:
             raise ValueError(
                 f"{strip.dtype} {strip.shape}: {self._dtype} ({len(self._spectral)}, _, {self._grid.width}) is due"
             )
-        if row != self._row or row + rows > self._grid.height:
-            raise ValueError(f"rows {row} to {row + rows} of {self._grid.height}: row {self._row} is due")
+        self._check_turn(row, rows)
         done = 0
         while done < rows:
             waiting = self._row % BLOCK
@@ -161,16 +195,70 @@ class CogWriter:
             if self._row % BLOCK and self._row < self._grid.height:
                 self._wait(waiting, part)
             else:
-                with self._writing():
-                    self._write_blocks((self._row - 1) // BLOCK, self._waiting[:, :waiting], part)
+                self._submit((self._row - 1) // BLOCK, partial(self._gathered, waiting, part))
+
+    def write_made(self, row: int, rows: int, fill: Filler) -> None:
+        """Append a row of blocks whose numbers are made as they are due, in several threads at once.
+
+        Parameters
+        ----------
+        row : the first of them: the one after those written before, a multiple of BLOCK.
+        rows : BLOCK, or all that are left.
+        fill : is called for each band and column once, soon or during one of the next calls.
+
+        Raises
+        ------
+        OutputError : a write failed.
+        ValueError : rows out of turn.
+        """
+        self._check_turn(row, rows)
+        if row % BLOCK or rows != min(BLOCK, self._grid.height - row):
+            raise ValueError(f"rows {row} to {row + rows}: a row of blocks is due")
+        self._row += rows
+        self._submit(row // BLOCK, lambda cols: partial(self._filled, fill, rows, cols))
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Time of threads in making numbers (`model`), compressing and storing them, and in finishing the file."""
+        totals = dict.fromkeys(("model", "compress", "store", "finish"), 0.0)
+        for stage, took in self._took:
+            totals[stage] += took
+        return totals
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Put the COG in place, or leave nothing."""
         with self._stack:
-            if kind is None:
-                self._finish()
+            try:
+                if kind is None:
+                    self._finish()
+            finally:
+                for tasks in self._due:
+                    for task in tasks:
+                        task.cancel()
+
+    def _make_home(self, stack: ExitStack) -> Path:
+        if self._home is not None:
+            self._home.mkdir(exist_ok=True)
+            return self._home
+        home = Path(tempfile.mkdtemp(prefix=f".{self.path.stem}-", dir=self.path.parent))
+        stack.callback(shutil.rmtree, home, ignore_errors=True)
+        return home
+
+    def _restore(self, done: int) -> None:
+        """Bring the pyramid to where it was after so many rows of blocks."""
+        bands = slice(0, len(self._spectral))
+        for level in range(self._levels.count - 1):
+            row, (rows, cols) = self._levels.rows_completed(level, done) - 1, self._levels.blocks(level)
+            if row % 2 == 0 and row + 1 < rows:
+                for col in range(cols):
+                    blocks = self._storage.expand(self._spool.read(level, row * cols + col), BLOCK)
+                    self._pyramid.restore(bands, Place(level, row, col), blocks)
+
+    def _check_turn(self, row: int, rows: int) -> None:
+        if row != self._row or row + rows > self._grid.height:
+            raise ValueError(f"rows {row} to {row + rows} of {self._grid.height}: row {self._row} is due")
 
     def _wait(self, waiting: int, part: Numbers) -> None:
         """Keep rows behind those that wait. There is room for no more than equal strips need, or for a whole block."""
@@ -182,78 +270,55 @@ class CogWriter:
             self._waiting = larger
         self._waiting[:, waiting : waiting + rows] = part
 
-    def _write_blocks(self, row: int, upper: Numbers, lower: Numbers) -> None:
-        """Compress and write a row of blocks, place by place, those of one place while the next are compressed."""
-        bands = len(self._spectral)
-        step = -(-bands // (TASKS_PER_THREAD * self._threads))
-        tasks = [range(first, min(first + step, bands)) for first in range(0, bands, step)]
-        done: list[list[tuple[int, bytes]]] = []
+    def _submit(self, row: int, maker: Callable[[slice], Maker]) -> None:
+        """Let a row of blocks be compressed, made by what `maker` gives for their columns; write what is done."""
         for col in range(self._levels.blocks(0)[1]):
-            compress = partial(self._compress, Place(0, row, col), upper, lower)
-            futures = [self._pool.submit(compress, task) for task in tasks]
-            self._append(done)
-            done = _results(futures)
-        self._append(done)
+            make = maker(slice(col * BLOCK, min((col + 1) * BLOCK, self._grid.width)))
+            place = Place(0, row, col)
+            for i, bands in enumerate(self._tasks):
+                self._before[i] = self._pool.submit(self._compress, place, bands, make, self._before[i])
+            self._due.append([task for task in self._before if task])
+            self._append(PLACES_AT_ONCE)
 
-    def _compress(self, place: Place, upper: Numbers, lower: Numbers, bands: range) -> list[list[tuple[int, bytes]]]:
-        """Of each band the blocks that this place completes, compressed, by level."""
-        found = []
-        cols = slice(place.col * BLOCK, (place.col + 1) * BLOCK)
-        rows, width = upper.shape[1], min(BLOCK, self._grid.width - cols.start)
-        for band in bands:
-            block = np.empty((BLOCK, BLOCK), self._dtype)
-            block[:rows, :width] = upper[band, :, cols]
-            block[rows : rows + lower.shape[1], :width] = lower[band, :, cols]
-            blocks = self._pyramid.add(band, place, block)
-            found.append([(at.level, self._storage.compress(numbers)) for at, numbers in blocks])
-        return found
+    def _gathered(self, waiting: int, part: Numbers, cols: slice) -> Maker:
+        """Of some columns the rows that wait and those that came, taken here and now: they may change from here on."""
+        blocks = np.empty((len(part), BLOCK, BLOCK), self._dtype)
+        width, end = cols.stop - cols.start, waiting + part.shape[1]
+        blocks[:, :waiting, :width] = self._waiting[:, :waiting, cols]
+        blocks[:, waiting:end, :width] = part[:, :, cols]
+        return lambda bands: blocks[bands]
 
-    def _append(self, found: list[list[tuple[int, bytes]]]) -> None:
-        """Write what a place completed: a band completes as many levels as every other."""
-        for level, blocks in enumerate(zip(*found, strict=True)):
-            self._spool.append(level, [block for _, block in blocks])
+    def _filled(self, fill: Filler, rows: int, cols: slice, bands: slice) -> Numbers:
+        blocks = np.empty((bands.stop - bands.start, BLOCK, BLOCK), self._dtype)
+        fill(bands, cols, blocks[:, :rows, : cols.stop - cols.start])
+        return blocks
 
-    def _describe(self) -> Directory:
-        """The tags of the image as GDAL writes them, taken from a file of one pixel."""
-        grid, spectral = self._grid, self._spectral
-        placed = {} if grid.transform == tuple(Affine.identity())[:6] else {"transform": Affine(*grid.transform)}
-        profile = placed | {
-            "driver": "GTiff",
-            "count": len(spectral),
-            "height": 1,
-            "width": 1,
-            "crs": grid.crs,
-            "dtype": self._storage.dtype,
-            "nodata": self._storage.nodata,
-            "BIGTIFF": "YES",
-            "ENDIANNESS": "LITTLE",
-            "INTERLEAVE": "BAND",
-            "TILED": "YES",
-            "BLOCKXSIZE": BLOCK,
-            "BLOCKYSIZE": BLOCK,
-            "COMPRESS": "ZSTD",
-            "PREDICTOR": self._storage.predictor,
-            "SPARSE_OK": "TRUE",
-        }
-        with quietly(), MemoryFile() as memory:
-            with memory.open(**profile) as file:
-                self._describe_bands(file)
-            return with_places_together(read_directory(memory.read()))
+    def _compress(self, place: Place, bands: slice, make: Maker, before: Task | None) -> list[list[bytes]]:
+        """Of some bands the blocks that this place completes, compressed, by level."""
+        began = time.perf_counter()
+        blocks = make(bands)
+        self._took.append(("model", time.perf_counter() - began))
+        if before:
+            before.result()  # a pyramid takes the places of a band one after the other
+        began = time.perf_counter()
+        compressed = [self._storage.compress(numbers) for _, numbers in self._pyramid.add(bands, place, blocks)]
+        self._took.append(("compress", time.perf_counter() - began))
+        return compressed
 
-    def _describe_bands(self, file: Any) -> None:  # noqa: ANN401 - rasterio has no types
-        spectral, scale = self._spectral, self._storage.scale
-        bands = range(1, len(spectral) + 1)
-        if scale is not None:
-            file.scales, file.offsets = [scale for _ in bands], [0.0 for _ in bands]
-            file.units = ["1" for _ in bands]
-        file.colorinterp = _colours(spectral.wavelength_nm)
-        for i, name, centre, width in zip(bands, spectral.names, spectral.wavelength_nm, spectral.fwhm_nm, strict=True):
-            file.set_band_description(i, f"{name} {centre:.1f} nm")
-            micrometres = {"CENTRAL_WAVELENGTH_UM": f"{centre / 1000:.7g}", "FWHM_UM": f"{width / 1000:.7g}"}
-            file.update_tags(i, ns="IMAGERY", **micrometres)
-        # ENVI's bad band list; copies by GDAL keep it only in the default domain
-        good = ", ".join("1" if is_good else "0" for is_good in spectral.good)
-        file.update_tags(**self._tags, bbl=f"{{{good}}}")
+    def _append(self, waiting: int) -> None:
+        """Write what the first places completed, until so many places wait: of all bands as many levels."""
+        while len(self._due) > waiting:
+            found = [task.result() for task in self._due[0]]
+            self._due.popleft()
+            began = time.perf_counter()
+            with self._writing():
+                for level, blocks in enumerate(zip(*found, strict=True)):
+                    self._spool.append(level, [block for some in blocks for block in some])
+            self._took.append(("store", time.perf_counter() - began))
+
+    @cached_property
+    def _image(self) -> Directory:
+        return describe(self._grid, self._spectral, self._tags, self._storage)
 
     def _head(self, spool: Spool | None = None) -> bytes:
         """All that comes before the blocks; as long, if blocks are not there yet, as when they are."""
@@ -269,12 +334,14 @@ class CogWriter:
     def _finish(self) -> None:
         if self._row != self._grid.height:
             raise ValueError(f"{self._row} of {self._grid.height} rows were written")
+        self._append(0)
+        began = time.perf_counter()
         with self._writing():
-            self._spool.join(self._head(self._spool))
+            self._spool.join(self._head(self._spool), self._pool)
             self._spool.path.replace(self.path)
-            self.is_done = True
             # GDAL keeps statistics there; those of a file that was replaced are wrong
             self.path.with_name(self.path.name + ".aux.xml").unlink(missing_ok=True)
+        self._took.append(("finish", time.perf_counter() - began))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -292,16 +359,3 @@ class CogWriter:
 def processors() -> int:
     """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _results(futures: list[Future[list[list[tuple[int, bytes]]]]]) -> list[list[tuple[int, bytes]]]:
-    return [blocks for future in futures for blocks in future.result()]
-
-
-def _colours(wavelength_nm: NDArray[np.floating]) -> list[ColorInterp]:
-    found = [nearest_band(wavelength_nm, target, RGB_REACH_NM) for target in RGB_NM]
-    colours = [ColorInterp.undefined] * len(wavelength_nm)
-    if None not in found and len(set(found)) == len(found):
-        for band, colour in zip(found, (ColorInterp.red, ColorInterp.green, ColorInterp.blue), strict=True):
-            colours[band or 0] = colour
-    return colours

@@ -46,6 +46,10 @@ class Levels:
         height, width = self.shape(level)
         return -(-height // BLOCK), -(-width // BLOCK)
 
+    def rows_completed(self, level: int, done: int) -> int:
+        """Rows of blocks of a level that the first `done` rows of blocks of the full size complete."""
+        return self.blocks(level)[0] if done == self.blocks(0)[0] else done >> level
+
 
 class Pyramid:
     """Takes the blocks of an image row by row, and gives them back with those of the overviews that they complete.
@@ -62,99 +66,117 @@ class Pyramid:
         self._upper = [np.empty((bands, HALF, BLOCK * levels.blocks(level)[1]), dtype) for level in above]
         self._left = [np.empty((bands, HALF, HALF), dtype) for _ in above]
 
-    def add(self, band: int, place: Place, block: Numbers) -> Iterator[tuple[Place, Numbers]]:
-        """The block with its far edges repeated over what lies outside of the image, and each that it completes.
+    def add(self, bands: slice, place: Place, blocks: Numbers) -> Iterator[tuple[Place, Numbers]]:
+        """The blocks with their far edges repeated over what lies outside of the image, and those that they complete.
 
         Parameters
         ----------
-        place : right of the one before of this band, or first of the next row.
-        block : (BLOCK, BLOCK); what lies outside of the image may be anything, and is written over.
+        bands : the bands that they are of.
+        place : right of the one before of these bands, or first of the next row.
+        blocks : (band, BLOCK, BLOCK); what lies outside of the image may be anything, and is written over.
         """
-        self._repeat_edges(place, block)
-        yield place, block
+        self._repeat_edges(place, blocks)
+        yield place, blocks
         if place.level + 1 == self._levels.count:
             return
-        whole = self._joined(band, place, halve(block, self._nodata))
+        whole = self._joined(bands, place, halve(blocks, self._nodata))
         if whole is not None:
-            yield from self.add(band, Place(place.level + 1, place.row // 2, place.col // 2), whole)
+            yield from self.add(bands, Place(place.level + 1, place.row // 2, place.col // 2), whole)
 
-    def _repeat_edges(self, place: Place, block: Numbers) -> None:
+    def restore(self, bands: slice, place: Place, blocks: Numbers) -> None:
+        """Take up blocks of an upper row that went through another pyramid, the last row of their level there.
+
+        So a pyramid goes on where another was left, when it was given these of every level.
+        """
+        self._joined(bands, place, halve(blocks, self._nodata))
+
+    def _repeat_edges(self, place: Place, blocks: Numbers) -> None:
         height, width = self._levels.shape(place.level)
         rows, cols = height - place.row * BLOCK, width - place.col * BLOCK
         if cols < BLOCK:
-            block[:, cols:] = block[:, cols - 1 : cols]
+            blocks[..., cols:] = blocks[..., cols - 1 : cols]
         if rows < BLOCK:
-            block[rows:] = block[rows - 1]
+            blocks[:, rows:] = blocks[:, rows - 1 : rows]
 
-    def _joined(self, band: int, place: Place, quarter: Numbers) -> Numbers | None:
-        """The block of the next level that this quarter completes; None where another has to come first."""
-        upper, left = self._upper[place.level][band], self._left[place.level][band]
+    def _joined(self, bands: slice, place: Place, quarters: Numbers) -> Numbers | None:
+        """The blocks of the next level that these quarters complete; None where others have to come first."""
+        upper, left = self._upper[place.level][bands], self._left[place.level][bands]
         rows, cols = self._levels.blocks(place.level)
         is_lower, is_right = place.row % 2 == 1, place.col % 2 == 1
         first = place.col // 2 * BLOCK
         if not is_lower and place.row + 1 < rows:
-            upper[:, first + HALF * is_right :][:, :HALF] = quarter
+            upper[..., first + HALF * is_right :][..., :HALF] = quarters
             return None
         if not is_right and place.col + 1 < cols:
-            left[:] = quarter
+            left[:] = quarters
             return None
-        whole = np.empty((BLOCK, BLOCK), quarter.dtype)
+        whole = np.empty((len(quarters), BLOCK, BLOCK), quarters.dtype)
         if is_lower:
-            whole[:HALF] = upper[:, first : first + BLOCK]
-        half = whole[HALF:] if is_lower else whole[:HALF]
+            whole[:, :HALF] = upper[..., first : first + BLOCK]
+        half = whole[:, HALF:] if is_lower else whole[:, :HALF]
         if is_right:
-            half[:, :HALF] = left
-        half[:, HALF * is_right :][:, :HALF] = quarter
+            half[..., :HALF] = left
+        half[..., HALF * is_right :][..., :HALF] = quarters
         return whole
 
 
-def halve(block: Numbers, nodata: float | None) -> Numbers:
-    """(half the rows, half the columns): the mean of the usable numbers in each 2 × 2, `nodata` where there is none.
+def halve(numbers: Numbers, nodata: float | None) -> Numbers:
+    """(..., half the rows, half the columns): the mean of the usable numbers in each 2 × 2, `nodata` without any.
 
     Means of integers are rounded to the nearest, halves upwards.
 
     Parameters
     ----------
-    block : (row, col), both even; integers of at most 32 bits, or floats.
+    numbers : (..., row, col), rows and columns even, C-contiguous; integers of at most 32 bits, or floats.
     nodata : the number that means none, NaN too; None where all are usable.
     """
-    known = _known(block, nodata)
-    if known is None:
-        total = _sum_of_four(block, _wide_enough(block))
-        mean = total / 4 if block.dtype.kind == "f" else (total + 2) >> 2
-        return mean.astype(block.dtype)
-    if not known.any():
-        return np.full((block.shape[0] // 2, block.shape[1] // 2), nodata, block.dtype)
-    count = _sum_of_four(known, np.int8)
-    if block.dtype.kind == "f":
-        mean = _sum_of_four(np.where(known, block, 0), np.float64) / np.maximum(count, 1)
+    unknown = _unknown(numbers, nodata)
+    if unknown is None or nodata is None:
+        total = _sum_of_four(numbers)
+        if numbers.dtype.kind == "f":
+            return (total / 4).astype(numbers.dtype)
+        total += 2
+        total >>= 2
+        return total.astype(numbers.dtype)
+    exact = np.float32 if _is_narrow(numbers.dtype) else np.float64  # as sums of four, and far from other halves
+    missing = _sum_of_four(unknown.view(np.int8))
+    if numbers.dtype.kind == "f":
+        mean = _sum_of_four(np.where(unknown, numbers.dtype.type(0), numbers))
     else:
-        exact = np.float32 if block.dtype.itemsize <= 2 else np.float64  # as sums of four, and far from other halves
-        mean = np.floor(_sum_of_four(block * known, exact) / np.maximum(count, 1) + exact(0.5))
-    return np.where(count > 0, mean, nodata or 0).astype(block.dtype)
+        total = _sum_of_four(numbers)
+        total -= missing.astype(total.dtype) * total.dtype.type(nodata)
+        mean = total.astype(exact)
+    mean /= np.maximum(4 - missing, 1).astype(exact)
+    if numbers.dtype.kind != "f":
+        mean += exact(0.5)
+        np.floor(mean, out=mean)
+    np.copyto(mean, exact(nodata), where=missing == 4)
+    return mean.astype(numbers.dtype)
 
 
-def _known(block: Numbers, nodata: float | None) -> NDArray[np.bool_] | None:
-    """Where a number is usable; None: everywhere, which is found soonest."""
+def _unknown(numbers: Numbers, nodata: float | None) -> NDArray[np.bool_] | None:
+    """Where a number is none; None: nowhere, which is found soonest."""
     if nodata is None:
         return None
     if np.isnan(nodata):
-        return None if not np.isnan(block.sum()) else ~np.isnan(block)
-    return None if nodata < block.min() or nodata > block.max() else block != nodata
+        return None if not np.isnan(numbers.sum()) else np.isnan(numbers)
+    return None if nodata < numbers.min() or nodata > numbers.max() else numbers == nodata
 
 
-def _wide_enough(block: Numbers) -> type[np.generic]:
-    """The narrowest type for sums of four of its numbers, and two more: the fewer bytes, the sooner it is done."""
-    dtype = block.dtype
-    if dtype.kind == "f":
-        return np.float64
-    holds = np.iinfo(dtype)
-    fits = 4 * int(block.min()) >= holds.min and 4 * int(block.max()) + 2 <= holds.max
-    if fits:
-        return dtype.type
-    return np.int32 if dtype.itemsize <= 2 else np.int64
+def _is_narrow(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind != "f" and dtype.itemsize <= 2
 
 
-def _sum_of_four(plane: Numbers, dtype: type[np.generic]) -> Numbers:
-    pairs: Numbers = np.add(plane[0::2], plane[1::2], dtype=dtype)
-    return np.add(pairs[:, 0::2], pairs[:, 1::2])
+def _sum_of_four(numbers: Numbers) -> Numbers:
+    """Sums of each 2 × 2, of a kind that holds them: of twice the bits or more, or double."""
+    if _is_narrow(numbers.dtype):
+        # two neighbours as one number of twice the bits: whole registers at a time, not every other number
+        bits = 8 * numbers.dtype.itemsize
+        both = numbers.view(f"{numbers.dtype.kind}{2 * numbers.dtype.itemsize}")
+        pairs: Numbers = both << bits
+        pairs >>= bits
+        pairs += both >> bits
+    else:
+        wide = np.float64 if numbers.dtype.kind == "f" else np.int64
+        pairs = np.add(numbers[..., 0::2], numbers[..., 1::2], dtype=wide)
+    return np.add(pairs[..., 0::2, :], pairs[..., 1::2, :])

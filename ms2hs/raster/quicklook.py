@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.io import MemoryFile
 
-from ms2hs.raster.cog import RGB_NM, RGB_REACH_NM
+from ms2hs.raster.description import RGB_NM, RGB_REACH_NM
 from ms2hs.raster.cube import spectral_of
 from ms2hs.raster.dataset import open_dataset, quietly
 from ms2hs.raster.output import write_whole
@@ -89,7 +89,7 @@ def _paint(file: rasterio.DatasetReader, bands: list[int]) -> NDArray[np.uint8]:
 def _png(picture: NDArray[np.uint8]) -> bytes:
     _, height, width = picture.shape
     with quietly(), MemoryFile(ext=".png") as memory:
-        with memory.open(driver="PNG", count=4, height=height, width=width, dtype="uint8") as file:
+        with memory.open(driver="PNG", count=4, height=height, width=width, dtype="uint8", zlevel=2) as file:
             file.colorinterp = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
             file.write(picture)
         return bytes(memory.read())

@@ -225,26 +225,3 @@ def _nearest(axis: Axis, begin: int, end: int) -> tuple[NDArray[np.intp], Valid]
 
 def _reach(positions: NDArray[np.intp]) -> slice:
     return slice(int(positions.min()), int(positions.max()) + 1)
-
-
-def sample(scene: Scene, size: int = 512) -> tuple[FloatArray, Valid]:
-    """A scene thinned out to at most `size` x `size` pixels, for statistics: bands may be off by a pixel.
-
-    Returns
-    -------
-    (band, row, col) reflectance and (row, col) where it is usable, as `SceneReader.read` has them.
-    """
-    shape = (min(size, scene.grid.height), min(size, scene.grid.width))
-    reflectance = np.zeros((len(scene.assets), *shape), np.float32)
-    valid = np.ones(shape, np.bool_)
-    for href in dict.fromkeys(asset.href for asset in scene.assets):
-        index = [i for i, asset in enumerate(scene.assets) if asset.href == href]
-        assets = tuple(scene.assets[i] for i in index)
-        with open_dataset(href) as dataset:
-            stored = read_bands(dataset, [asset.band for asset in assets], shape=shape)
-            reflectance[index], good = _inside(dataset, *to_reflectance(stored, assets), shape=shape)
-        valid &= good
-    if scene.quality is not None and scene.quality_rule is not None:
-        with open_dataset(scene.quality.href) as dataset:
-            valid &= quality.RULES[scene.quality_rule](read_bands(dataset, [scene.quality.band], shape=shape)[0])
-    return _emptied(reflectance, valid), valid

@@ -1,9 +1,12 @@
 """Compressed blocks of an image and its overviews: kept in files as they come, and joined into one in a COG's order."""
 
-import shutil
+import os
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
-from io import BufferedRandom, FileIO
+from io import FileIO
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,8 @@ from ms2hs.raster.pyramid import Levels
 
 # Bytes around a block: its size before it, its last four bytes again behind it (see `directories.LAYOUT`).
 EDGES = 4, 4
-BUFFER_BYTES = 1 << 18
+# Pieces that the system writes from where they are in one call.
+PIECES_AT_A_TIME = 1020
 # Pieces that stay in a processor's cache are moved three times as fast as pieces of 16 MiB.
 COPY_BYTES = 1 << 20
 
@@ -26,31 +30,49 @@ class Spool:
     the result and the overviews once more.
     """
 
-    def __init__(self, folder: Path, levels: Levels, bands: int, head_bytes: int) -> None:
-        """Make the files.
+    def __init__(self, folder: Path, levels: Levels, bands: int, head_bytes: int, done: int = 0) -> None:
+        """Make the files, or go on with those that are there.
 
         Parameters
         ----------
         head_bytes : what comes before the first block in the result.
+        done : rows of blocks of the full size that are kept, at most as many as `finished_rows`; others are cut off.
         """
         self._levels = levels
         self._bands = bands
         self._head_bytes = head_bytes
         self.path = folder / "level0"
         """The file that becomes the result."""
-        self._files: list[BufferedRandom] = []
-        self._sizes: list[list[int]] = [[] for _ in range(levels.count)]
+        self._files: list[FileIO] = []
+        self._sizes: list[list[int]] = []
         for level in range(levels.count):
-            self._files.append(BufferedRandom(FileIO(folder / f"level{level}", "x+b"), BUFFER_BYTES))
-        self._files[0].seek(head_bytes)
+            path, begin = folder / f"level{level}", 0 if level else head_bytes
+            blocks = bands * levels.blocks(level)[1] * levels.rows_completed(level, done) if done else 0
+            self._sizes.append(_whole_blocks(path, begin)[:blocks] if done else [])
+            self._files.append(FileIO(path, "r+b" if done else "w+b"))
+            self._files[level].seek(begin + self._bytes(level))
+            self._files[level].truncate()
 
     def append(self, level: int, blocks: Sequence[bytes]) -> None:
         """Write compressed blocks behind those before: of all bands of one place, then of the next place in its row."""
         pieces: list[bytes] = []
         for block in blocks:
             pieces += (len(block).to_bytes(4, "little"), block, block[-4:])
-        self._files[level].writelines(pieces)
+        for first in range(0, len(pieces), PIECES_AT_A_TIME):
+            _write(self._files[level], pieces[first : first + PIECES_AT_A_TIME])
         self._sizes[level] += [len(block) for block in blocks]
+
+    def read(self, level: int, place: int) -> list[bytes]:
+        """The compressed blocks of all bands of the n-th place of a level."""
+        file, sizes, first = self._files[level], self._sizes[level], place * self._bands
+        at = (0 if level else self._head_bytes) + sum(sizes[:first]) + sum(EDGES) * first
+        blocks = []
+        for size in sizes[first : first + self._bands]:
+            file.seek(at + EDGES[0])
+            blocks.append(file.read(size))
+            at += size + sum(EDGES)
+        file.seek(0, os.SEEK_END)
+        return blocks
 
     def sizes(self, level: int) -> NDArray[np.uint32]:
         """(band × place) bytes of the blocks, as the format lists them: a whole band after the other."""
@@ -63,8 +85,12 @@ class Spool:
         begins = self._head_bytes + smaller + np.cumsum(lengths) - lengths + EDGES[0]
         return _by_band(begins.astype(np.uint64), self._bands)
 
-    def join(self, head: bytes) -> None:
+    def join(self, head: bytes, pool: Executor) -> None:
         """Put the head, and the overviews from the smallest on, before the blocks of the full size.
+
+        Parameters
+        ----------
+        pool : what moves blocks, several at once.
 
         Raises
         ------
@@ -79,12 +105,13 @@ class Spool:
             raise ValueError(f"a head of {len(head)} bytes; {self._head_bytes} are due")
         result = self._files[0]
         overviews = sum(self._bytes(level) for level in range(1, self._levels.count))
-        _shift(result, self._head_bytes, self._bytes(0), overviews)
+        _shift(self.path, self._head_bytes, self._bytes(0), overviews, pool)
         result.seek(0)
-        result.write(head)
+        _write(result, [head])
         for file in self._files[:0:-1]:
             file.seek(0)
-            shutil.copyfileobj(file, result, COPY_BYTES)
+            while piece := file.read(COPY_BYTES):
+                _write(result, [piece])
         result.close()
 
     def close(self) -> None:
@@ -97,17 +124,65 @@ class Spool:
         return sum(self._sizes[level]) + sum(EDGES) * len(self._sizes[level])
 
 
+def finished_rows(folder: Path, levels: Levels, bands: int, head_bytes: int) -> int:
+    """Rows of blocks of the full size that a spool in this folder holds, with all that they complete of overviews."""
+    rows = []
+    for level in range(levels.count):
+        whole = len(_whole_blocks(folder / f"level{level}", 0 if level else head_bytes))
+        rows.append(whole // (bands * levels.blocks(level)[1]))
+    done = min(rows[0], levels.blocks(0)[0])
+    while any(levels.rows_completed(level, done) > there for level, there in enumerate(rows)):
+        done -= 1
+    return done
+
+
+def _whole_blocks(path: Path, begin: int) -> list[int]:
+    """Sizes of the blocks that stand in a file from some byte on, up to the first that is not whole."""
+    sizes: list[int] = []
+    if not path.exists():
+        return sizes
+    with path.open("rb") as file:
+        end, at = file.seek(0, os.SEEK_END), begin
+        while at + sum(EDGES) < end:
+            file.seek(at)
+            size = int.from_bytes(file.read(EDGES[0]), "little")
+            at += size + sum(EDGES)
+            if size < EDGES[1] or at > end:
+                break
+            file.seek(at - 2 * EDGES[1])
+            last, again = file.read(EDGES[1]), file.read(EDGES[1])
+            if last != again:
+                break
+            sizes.append(size)
+    return sizes
+
+
 def _by_band(listed: NDArray[Any], bands: int) -> NDArray[Any]:
     return np.ascontiguousarray(listed.reshape(-1, bands).T).ravel()
 
 
-def _shift(file: BufferedRandom, begin: int, length: int, by: int) -> None:
-    """Move bytes towards the end of a file, from the last on, so that none is written over before it is read."""
-    left, buffer = length if by else 0, bytearray(COPY_BYTES)
+def _write(file: FileIO, pieces: Sequence[bytes]) -> None:
+    """Write all pieces, without a copy where the system can gather them itself."""
+    written = os.writev(file.fileno(), pieces) if hasattr(os, "writev") else 0
+    left = memoryview(b"".join(pieces))[written:] if written < sum(map(len, pieces)) else memoryview(b"")
     while left:
-        piece = memoryview(buffer)[: min(COPY_BYTES, left)]
-        left -= len(piece)
-        file.seek(begin + left)
-        file.readinto(piece)
-        file.seek(begin + left + by)
+        left = left[file.write(left) :]
+
+
+def _shift(path: Path, begin: int, length: int, by: int, pool: Executor) -> None:
+    """Move bytes towards the end of a file, from the last on, so that none is written over before it is read."""
+    left = length if by else 0
+    while left:
+        first = max(0, left - by)  # these are moved to where none of them is: in any order, several at once
+        pieces = range(begin + first, begin + left, COPY_BYTES)
+        sizes = (min(COPY_BYTES, begin + left - at) for at in pieces)
+        deque(pool.map(_move, repeat(path), pieces, sizes, repeat(by)), maxlen=0)
+        left = first
+
+
+def _move(path: Path, at: int, size: int, by: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        piece = file.read(size)
+        file.seek(at + by)
         file.write(piece)

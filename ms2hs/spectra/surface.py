@@ -19,37 +19,29 @@ LEAST_SPARSE_NDVI, LEAST_DENSE_NDVI = 0.25, 0.5
 COVERS = ("water", "snow", "vegetation", "sparse vegetation", "bare")
 
 
-def is_water(reflectance: FloatArray, grid: SpectralGrid) -> NDArray[np.bool_]:
-    """(...) where reflectance (band, ...) is that of open water: a positive modified NDWI, and a dark near infrared.
+def water_and_snow(reflectance: FloatArray, grid: SpectralGrid) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(...) where reflectance (band, ...) is that of open water, and where of snow (or ice cloud).
 
-    Nowhere if the grid lacks green, near infrared or 1610 nm. Source: Xu 2006, Int. J. Remote Sens. 27:3025, doi
-    10.1080/01431160600589179.
+    Both are brighter in green than at 1610 nm; water is dark in the near infrared (a positive modified NDWI: Xu 2006,
+    Int. J. Remote Sens. 27:3025, doi 10.1080/01431160600589179), snow is bright there and has an NDSI above 0.4 (as
+    `DARKEST_SNOW_NIR`). Nowhere if the grid lacks green, near infrared or 1610 nm.
     """
-    index, nir = _green_over_swir(reflectance, grid)
-    return (index > 0) & (nir <= DARKEST_SNOW_NIR)
-
-
-def is_snow(reflectance: FloatArray, grid: SpectralGrid) -> NDArray[np.bool_]:
-    """(...) where reflectance (band, ...) is that of snow (or ice cloud): NDSI above 0.4, bright in the near infrared.
-
-    Nowhere if the grid lacks green, near infrared or 1610 nm. Source: as `DARKEST_SNOW_NIR`.
-    """
-    index, nir = _green_over_swir(reflectance, grid)
-    return (index > LEAST_SNOW_INDEX) & (nir > DARKEST_SNOW_NIR)
+    green, nir, swir = (_at(reflectance, grid, nm) for nm in (GREEN_NM, NIR_NM, SWIR_NM))
+    index = (green - swir) / np.maximum(green + swir, 1e-3)
+    return (index > 0) & (nir <= DARKEST_SNOW_NIR), (index > LEAST_SNOW_INDEX) & (nir > DARKEST_SNOW_NIR)
 
 
 def cover(reflectance: FloatArray, grid: SpectralGrid) -> NDArray[np.str_]:
     """(...) one of `COVERS` by the spectrum (band, ...) of each pixel; "unknown" where red or near infrared is.
 
-    Water and snow by `is_water` and `is_snow`; of the rest, vegetation where the normalised difference of near
+    Water and snow by `water_and_snow`; of the rest, vegetation where the normalised difference of near
     infrared and red (NDVI: Tucker 1979, doi 10.1016/0034-4257(79)90013-0) is 0.5 or more, sparse vegetation from 0.25
     on, bare below: soil, rock, roofs, roads, dry plants.
     """
     red, nir = (_at(reflectance, grid, nm) for nm in (RED_NM, NIR_NM))
     index = (nir - red) / np.maximum(nir + red, 1e-3)
     cases = [
-        is_water(reflectance, grid),
-        is_snow(reflectance, grid),
+        *water_and_snow(reflectance, grid),
         index >= LEAST_DENSE_NDVI,
         index >= LEAST_SPARSE_NDVI,
         np.isfinite(index),
@@ -61,9 +53,3 @@ def _at(reflectance: FloatArray, grid: SpectralGrid, nm: float) -> FloatArray:
     """(...) the band nearest to `nm`; NaN if none is near."""
     band = nearest_band(grid.wavelength_nm, nm, REACH_NM)
     return np.full(reflectance.shape[1:], np.nan, np.float32) if band is None else reflectance[band]
-
-
-def _green_over_swir(reflectance: FloatArray, grid: SpectralGrid) -> tuple[FloatArray, FloatArray]:
-    """Normalised difference of green and 1610 nm, and near infrared; NaN, which no limit holds for, if unknown."""
-    green, nir, swir = (_at(reflectance, grid, nm) for nm in (GREEN_NM, NIR_NM, SWIR_NM))
-    return (green - swir) / np.maximum(green + swir, 1e-3), nir
