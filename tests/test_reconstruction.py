@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ms2hs.errors import GridError, UnknownName
+from ms2hs.models import reconstruction
 from ms2hs.models.configuration import preset
 from ms2hs.models.device import device_named
 from ms2hs.models.mae import SpectralMAE
@@ -66,6 +67,42 @@ def test_bands_come_in_the_targets_own_order():
     straight = Reconstructor(network, SOURCE, TARGET).reconstruct(x, valid)
     turned = Reconstructor(network, SOURCE, TARGET.select(order)).reconstruct(x, valid)
     np.testing.assert_allclose(turned[:, valid], straight[order][:, valid], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["spatial-spectral", "dlr-ibm-spatial-spectral"])
+@pytest.mark.parametrize("size", [(16, 16), (14, 15)])
+def test_tensors_give_what_arrays_give(name, size):
+    order = np.random.default_rng(0).permutation(202)
+    made = Reconstructor(network_of(name), SOURCE, TARGET.select(order))
+    pieces = [scene(*size), scene(*size)]
+    pieces[1][0][...] = 0.3
+    pieces[1][1][...] = True
+    expected = made.reconstruct_windows(*zip(*pieces, strict=True))
+    x = torch.from_numpy(np.stack([np.nan_to_num(values) for values, _ in pieces]))
+    valid = torch.from_numpy(np.stack([valid for _, valid in pieces]))
+    found = made.reconstruct_tensor(x, valid)
+    assert (found.dtype, found.shape) == (torch.float32, (2, 202, *size))
+    known = np.broadcast_to(valid[:, None], found.shape)
+    np.testing.assert_array_equal(found.numpy()[known], expected[known])
+    (alone,) = made.reconstruct_tensor(x[1:]).numpy()
+    np.testing.assert_allclose(alone, expected[1], atol=1e-5)
+
+
+def test_a_gpu_takes_as_many_windows_as_half_of_its_memory_holds(monkeypatch):
+    made = Reconstructor(network_of("spatial-spectral"), SOURCE, TARGET)
+    assert made.windows_at_a_time(16, 16) == 1
+    made.device = torch.device("cuda", 0)
+    free = {"bytes": 0}
+    monkeypatch.setattr(reconstruction, "free_bytes", lambda _: free["bytes"])
+    assert made.windows_at_a_time(16, 16) == made.places_at_a_time == 1
+    # 13 tokens of width 24, and 202 bands of 16 pixels, in 4 bytes each; 16 places a window
+    window = 16 * 4 * (12 * 24 * 13 + 5 * 202 * 16)
+    free["bytes"] = 2 * 7 * window
+    assert made.windows_at_a_time(16, 16) == 7
+    assert made.windows_at_a_time(14, 15) == 7
+    assert made.windows_at_a_time(32, 16) == 3
+    free["bytes"] = 10**15
+    assert made.windows_at_a_time(16, 16) == TOKENS_AT_A_TIME["cuda"] // 12 // 16
 
 
 def test_pasted_bands_are_all_that_a_frozen_model_sees():

@@ -103,6 +103,13 @@ def test_tapers_of_neighbours_sum_to_one_and_are_never_zero(size, data):
     assert (left[: size - shared] == 1).all()
 
 
+@given(tilings())
+def test_tapers_are_over_what_neighbours_share(tiling):
+    for tapers, spans in zip(tiling.tapers, (tiling.rows, tiling.cols), strict=True):
+        expected = [taper_of(spans, start, end - start) for start, end in spans]
+        assert [weights.tolist() for weights in tapers] == [weights.tolist() for weights in expected]
+
+
 @given(tilings(), st.integers(0, 2**32 - 1))
 def test_windows_that_agree_give_the_raster_back_bit_for_bit(tiling, seed):
     rng = np.random.default_rng(seed)

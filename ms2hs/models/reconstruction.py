@@ -1,6 +1,6 @@
 """A network at work: one source, one target, numpy arrays in and out, any size of window."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,17 +8,22 @@ import torch.nn.functional as F  # noqa: N812  as everywhere
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ms2hs.models.device import native_bfloat16
+from ms2hs.models.device import free_bytes, native_bfloat16
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.pasting import Pasting
 from ms2hs.spectra.grid import SpectralGrid
 
 Float32Array = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
+Area = tuple[slice, slice]
+"""Rows and columns."""
 
-# So many tokens go through a local network at a time: few enough to stay in a processor's cache, where `spectral` takes
-# half the time of 16 times as many; a GPU wants many.
+# So many tokens of measured bands go through a network at a time: few enough to stay in a processor's cache, where
+# `spectral` takes half the time of 16 times as many; a GPU wants many.
 TOKENS_AT_A_TIME = {"cpu": 1 << 13, "cuda": 1 << 20, "mps": 1 << 18}
+# At its peak a block of a transformer holds so many values a token, in units of its width: 4 each before and after
+# GELU, and the token itself at four stages. A result is there as expected, added, sum, and twice in between.
+TIMES_TOKEN, TIMES_RESULT = 12, 5
 
 
 class Reconstructor:
@@ -40,15 +45,19 @@ class Reconstructor:
         # save a tenth to a third, and the same scene would come out differently on another.
         self._bfloat16 = config.rank > 0 and self.device.type == "cuda" and native_bfloat16(self.device)
         self.bands = len(target)
+        self.sources = len(source)
         self.patch = config.patch
         self.window = config.window
         self.is_local = config.is_local
         """Whether windows need no overlap, and may be of any size."""
         self.overlap = 0 if self.is_local else config.window // 4
-        self._order = np.argsort(target.wavelength_nm, kind="stable")
-        self._target = network.lens(target).select(self._order)
+        order = np.argsort(target.wavelength_nm, kind="stable")
+        self._target = network.lens(target).select(order)
         self._source = network.lens(source)
-        self._pasting = Pasting.of(config, source, target.select(self._order))
+        self._pasting = Pasting.of(config, source, target.select(order))
+        ascends = np.array_equal(order, np.arange(self.bands))
+        self._place = None if ascends else torch.as_tensor(np.argsort(order), device=self.device)
+        """(target band,) where the network's output has it; None: they ascend in wavelength, as there."""
 
     def reconstruct(self, reflectance: Float32Array, valid: BoolArray) -> Float32Array:
         """(target band, row, col) float32 of a window of any size, NaN where not `valid`.
@@ -63,38 +72,85 @@ class Reconstructor:
             return np.asarray(made)
         _, rows, cols = reflectance.shape
         result = np.empty((self.bands, rows, cols), np.float32)
-        for part in self._parts(rows, cols, len(reflectance)):
+        for part in self.parts((slice(0, rows), slice(0, cols)), self.places_at_a_time):
             result[:, *part] = self.reconstruct_windows([reflectance[:, *part]], [valid[part]])[0]
         return result
 
-    def _parts(self, rows: int, cols: int, bands: int) -> Iterator[tuple[slice, slice]]:
-        """Whole places, of few enough tokens."""
-        places = max(1, TOKENS_AT_A_TIME[self.device.type] // bands)
-        across = min(places, -(-cols // self.patch))
+    @property
+    def places_at_a_time(self) -> int:
+        """Places whose tokens go through a network at a time, 1 or more: those of `TOKENS_AT_A_TIME`.
+
+        On CUDA also no more than half of its free memory is thought to hold.
+        """
+        places = TOKENS_AT_A_TIME[self.device.type] // self.sources
+        if self.device.type == "cuda":
+            places = min(places, free_bytes(self.device) // 2 // self._bytes_of_place)
+        return max(1, places)
+
+    @property
+    def _bytes_of_place(self) -> int:
+        config = self.network.config
+        queries = 1 if config.rank else -(-self.bands // config.group)
+        shown = self.sources if self._pasting is None else queries
+        width = max(config.width, config.decoder_width)
+        return 4 * (TIMES_TOKEN * width * (shown + queries) + TIMES_RESULT * self.bands * self.patch**2)
+
+    def windows_at_a_time(self, rows: int, cols: int) -> int:
+        """Windows that go through a network at a time, 1 or more: as many as have `places_at_a_time`.
+
+        On a processor 1, which is the soonest done since more leave its cache.
+        """
+        if self.device.type == "cpu":
+            return 1
+        places = -(-rows // self.patch) * -(-cols // self.patch)
+        return max(1, self.places_at_a_time // places)
+
+    def parts(self, area: Area, places: int) -> list[Area]:
+        """An area cut into parts of whole places, at most so many each; row by row, its own edges cut the last."""
+        (top, bottom), (left, right) = ((side.start, side.stop) for side in area)
+        across = min(places, -(-(right - left) // self.patch))
         height, width = self.patch * (places // across), self.patch * across
-        for top in range(0, rows, height):
-            for left in range(0, cols, width):
-                yield slice(top, top + height), slice(left, left + width)
+        return [
+            (slice(row, min(row + height, bottom)), slice(col, min(col + width, right)))
+            for row in range(top, bottom, height)
+            for col in range(left, right, width)
+        ]
 
     def reconstruct_windows(self, reflectance: Sequence[Float32Array], valid: Sequence[BoolArray]) -> Float32Array:
         """(window, target band, row, col) float32 of windows of one size, NaN where not `valid`."""
         known = np.stack(valid)
         values = np.where(known[:, None], np.stack(reflectance), np.float32(0))
-        rows, cols = known.shape[1:]
-        padding = (0, -cols % self.patch, 0, -rows % self.patch)
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
-            x = F.pad(torch.from_numpy(values).to(self.device), padding)
-            ok = F.pad(torch.from_numpy(known).to(self.device), padding)
-            made = self._run(x, None if bool(ok.all()) else ok)[:, :, :rows, :cols]
-        result = np.empty((len(known), self.bands, rows, cols), np.float32)
-        result[:, self._order] = made.float().cpu().numpy()
-        if not known.all():
+        ok = None if known.all() else torch.from_numpy(known).to(self.device)
+        made = self.reconstruct_tensor(torch.from_numpy(values).to(self.device), ok)
+        result = np.ascontiguousarray(made.cpu().numpy())
+        if ok is not None:
             np.copyto(result, np.float32(np.nan), where=~known[:, None])
         return result
+
+    @torch.inference_mode()
+    def reconstruct_tensor(self, reflectance: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(window, target band, row, col) float32 on the device; anything where not `valid`.
+
+        Parameters
+        ----------
+        reflectance : (window, source band, row, col) float32 on the device; anything finite where not valid.
+        valid : (window, row, col) bool on the device; None: everywhere.
+        """
+        rows, cols = reflectance.shape[2:]
+        padding = (0, -cols % self.patch, 0, -rows % self.patch)
+        if any(padding):
+            valid = reflectance.new_ones(reflectance[:, 0].shape, dtype=torch.bool) if valid is None else valid
+            reflectance, valid = F.pad(reflectance, padding), F.pad(valid, padding)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
+            made = self._run(reflectance, valid)[:, :, :rows, :cols].float()
+        return made if self._place is None else made[:, self._place]
 
     def _run(self, x: Tensor, ok: Tensor | None) -> Tensor:
         if self._pasting is None:
             return self.network(x, self._source, self._target, valid=ok)  # type: ignore[no-any-return]
-        index = torch.as_tensor(self._pasting.bands, device=x.device)
-        visible = torch.as_tensor(self._pasting.visible(*x.shape[2:]), device=x.device).expand(len(x), -1, -1)
-        return self.network(x[:, index], self._target, visible=visible, valid=ok)  # type: ignore[no-any-return]
+        # not to wait for the device here keeps it busy
+        index, visible = (
+            torch.from_numpy(array).to(x.device, non_blocking=True)
+            for array in (self._pasting.bands, self._pasting.visible(*x.shape[2:]))
+        )
+        return self.network(x[:, index], self._target, visible=visible.expand(len(x), -1, -1), valid=ok)  # type: ignore[no-any-return]

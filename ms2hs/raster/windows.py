@@ -77,6 +77,14 @@ class Tiling:
         """First column, and column after the last, of each column of windows."""
         return _spans(self.width, self.shape[1], self.overlap)
 
+    @cached_property
+    def tapers(self) -> tuple[list[FloatArray], list[FloatArray]]:
+        """(size,) float32 weights of each row and of each column of windows, over what it shares with its neighbours.
+
+        There is none at an edge of the raster. A window's weights are the product of its row's and its column's.
+        """
+        return _tapers(self.rows), _tapers(self.cols)
+
     def __len__(self) -> int:
         """How many windows there are."""
         return len(self.rows) * len(self.cols)
@@ -127,7 +135,7 @@ class Blender:
     def __init__(self, tiling: Tiling, bands: int) -> None:
         self._tiling = tiling
         self._bands = bands
-        self._tapers = _tapers(tiling.rows), _tapers(tiling.cols)
+        self._tapers = tiling.tapers
         self._pass_through = len(tiling.cols) == 1 and (len(tiling.rows) == 1 or tiling.overlap == 0)
         self._added = 0
         self._top = 0  # the raster's row that is the buffers' first
