@@ -25,7 +25,14 @@ def test_conversion_is_measured_beside_a_plain_write(tmp_path):
     assert small["ratio"] == small["whole"] / small["plain_write"]
     assert {"read", "model", "write", "finish", "processors"} <= set(small)
     assert 0 < small["peak_bytes"] < 1.5e9
+    assert not {"memory_over_height"} & (set(small) | set(wide))  # of two widths
     assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_is_told_against_height(tmp_path):
+    low, high = run("conversion.py", "--size", "64x100", "--size", "192x100", "--repeat", 1, "--folder", tmp_path)
+    assert high["memory_over_height"] == high["peak_bytes"] / low["peak_bytes"]
+    assert "memory_over_height" not in low
 
 
 def test_the_writer_is_measured_beside_gdal(tmp_path):
