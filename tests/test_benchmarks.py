@@ -59,6 +59,26 @@ def test_a_training_step_is_measured_beside_bare_layers():
     assert ours["auto"] == "float32"
 
 
+def test_a_conversion_is_measured_beside_its_bare_forward(tmp_path):
+    models = ("--model", "spatial-spectral", "--model", "dlr-ibm-spectral")
+    small = ("--size", 72, "--device", "cpu", "--repeat", 1, "--folder", tmp_path)
+    ours, fresh = run("forward.py", *models, *small)
+    for found in (ours, fresh):
+        assert found["device"] == "cpu"
+        assert found["precision"] == "float32"
+        assert found["callers"] >= 1
+        assert found["whole_over_bare"] == found["whole"] / found["bare"]
+        assert found["besides_over_bare"] == found["whole_over_bare"] - 1
+        assert found["share_of_matrix_rate"] == found["operations"] / found["bare"] / found["rate_float32"]
+        assert 0 < found["share_of_matrix_rate"] < 1.5  # far above what it is: one turn says little
+        assert not {"device_seconds", "copied_in", "copied_out"} & set(found)
+    assert ours["pixels"] == 4 * 64**2  # windows of 64 that overlap
+    assert fresh["pixels"] == 72**2
+    # of each 8 x 8 pixels the encoder has 9 tokens and more, in 4 blocks of 12 · 768² weights: two operations each
+    assert fresh["operations"] > 9**2 * 9 * 4 * 12 * 768**2 * 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_scenes_left_out_are_as_well_reconstructed_as_the_readme_says(real_data):
     found = run("leave_one_scene_out.py", "--data", real_data)
     assert len(found) == 9
