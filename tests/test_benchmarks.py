@@ -79,6 +79,17 @@ def test_a_conversion_is_measured_beside_its_bare_forward(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_conversion_is_measured_beside_its_peers(tmp_path):
+    found = run("peers.py", "--size", 72, "--only", "loop", "--device", "cpu", "--repeat", 1, "--folder", tmp_path)
+    assert set(found["ratios"]) == {"ours", "loop"}
+    assert set(found["ratios"]["ours"].values()) == {1}
+    ours, loop = found["median"]["ours"], found["median"]["loop"]
+    assert found["ratios"]["loop"] == {key: loop[key] / ours[key] for key in ("seconds", "peak_bytes")}
+    assert 1e8 < min(ours["peak_bytes"], loop["peak_bytes"]) < 1.5e9
+    assert found["difference"]["loop"]["largest_dn"] <= 1  # what rounding leaves
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_scenes_left_out_are_as_well_reconstructed_as_the_readme_says(real_data):
     found = run("leave_one_scene_out.py", "--data", real_data)
     assert len(found) == 9
