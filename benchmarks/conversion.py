@@ -6,6 +6,8 @@
 
 Each `convert` runs in a process of its own, so that its peak memory is its own. The ratio compares it with the plain
 tiled ZSTD GeoTIFF write of the cube that it made; they take turns, so that what else the machine does falls on both.
+Where scenes of one width and several heights were measured, as they are without options, a last line tells how much
+more memory the highest took than the lowest.
 """
 
 import argparse
@@ -33,7 +35,8 @@ import json, sys, time
 from pathlib import Path
 from ms2hs.conversion import convert
 from ms2hs.planning import Choices
-made = convert(sys.argv[1], "enmap", Path(sys.argv[2]), Choices(overwrite=True, model=sys.argv[3]))
+choices = Choices(overwrite=True, model=sys.argv[3], device=sys.argv[4])
+made = convert(sys.argv[1], "enmap", Path(sys.argv[2]), choices)
 peak_kib = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]  # ru_maxrss counts the parent's too
 print(json.dumps({**made.seconds, "peak_bytes": int(peak_kib) * 1024, "processors": time.process_time()}))
 """
@@ -75,9 +78,9 @@ def plain_write_seconds(cube: Path, copy: Path) -> float:
     return seconds + time.perf_counter() - began
 
 
-def converted(scene: Path, output: Path, model: str) -> dict[str, float]:
+def converted(scene: Path, output: Path, model: str, device: str = "auto") -> dict[str, float]:
     """Seconds by stage, of processors in all, and peak memory, of one `convert` in a process of its own."""
-    command = [sys.executable, "-c", CONVERT, str(scene), str(output), model]
+    command = [sys.executable, "-c", CONVERT, str(scene), str(output), model, device]
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(run.stdout)
     return found
@@ -102,6 +105,16 @@ def measure(folder: Path, shape: tuple[int, int], asked: argparse.Namespace) -> 
     return about | middle | {"load": os.getloadavg(), "runs": runs}
 
 
+def compare_heights(rows: list[dict[str, Any]]) -> None:
+    """Tell the highest scene of each width how much more memory it took than the lowest: `memory_over_height`."""
+    for width in {row["width"] for row in rows}:
+        alike = sorted((row for row in rows if row["width"] == width), key=lambda row: int(row["height"]))
+        low, high = alike[0], alike[-1]
+        if low["height"] < high["height"]:
+            high["memory_over_height"] = high["peak_bytes"] / low["peak_bytes"]
+            high["lower"] = low["height"]
+
+
 def shape_of(text: str) -> tuple[int, int]:
     """`3660x3660` as rows and columns; one number is both."""
     height, _, width = text.partition("x")
@@ -119,6 +132,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         rows = [measure(Path(folder), shape, asked) for shape in asked.size or SIZES]
+    compare_heights(rows)
     if asked.json:
         print(json.dumps(rows, indent=1))
         return
@@ -130,6 +144,10 @@ def main() -> None:
         stages = ", ".join(f"{stage} {row[stage]:.1f}" for stage in ("read", "model", "compress", "store"))
         print(f"  seconds of stages (they overlap): {stages}; finishing the file {row['finish']:.1f}; ", end="")
         print(f"processors {row['processors']:.1f} in all")
+    for row in rows:
+        if "memory_over_height" in row:
+            times = f"{row['memory_over_height']:.2f} times the peak memory of {row['lower']} x {row['width']}"
+            print(f"memory against height: {row['height']} x {row['width']} took {times}")
 
 
 if __name__ == "__main__":

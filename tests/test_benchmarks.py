@@ -25,7 +25,14 @@ def test_conversion_is_measured_beside_a_plain_write(tmp_path):
     assert small["ratio"] == small["whole"] / small["plain_write"]
     assert {"read", "model", "write", "finish", "processors"} <= set(small)
     assert 0 < small["peak_bytes"] < 1.5e9
+    assert not {"memory_over_height"} & (set(small) | set(wide))  # of two widths
     assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_is_told_against_height(tmp_path):
+    low, high = run("conversion.py", "--size", "64x100", "--size", "192x100", "--repeat", 1, "--folder", tmp_path)
+    assert high["memory_over_height"] == high["peak_bytes"] / low["peak_bytes"]
+    assert "memory_over_height" not in low
 
 
 def test_the_writer_is_measured_beside_gdal(tmp_path):
@@ -50,6 +57,37 @@ def test_a_training_step_is_measured_beside_bare_layers():
         }
         assert min(found["loader_windows_s"].values()) > 0
     assert ours["auto"] == "float32"
+
+
+def test_a_conversion_is_measured_beside_its_bare_forward(tmp_path):
+    models = ("--model", "spatial-spectral", "--model", "dlr-ibm-spectral")
+    small = ("--size", 72, "--device", "cpu", "--repeat", 1, "--folder", tmp_path)
+    ours, fresh = run("forward.py", *models, *small)
+    for found in (ours, fresh):
+        assert found["device"] == "cpu"
+        assert found["precision"] == "float32"
+        assert found["callers"] >= 1
+        assert found["whole_over_bare"] == found["whole"] / found["bare"]
+        assert found["besides_over_bare"] == found["whole_over_bare"] - 1
+        assert found["share_of_matrix_rate"] == found["operations"] / found["bare"] / found["rate_float32"]
+        assert 0 < found["share_of_matrix_rate"] < 1.5  # far above what it is: one turn says little
+        assert not {"device_seconds", "copied_in", "copied_out"} & set(found)
+    assert ours["pixels"] == 4 * 64**2  # windows of 64 that overlap
+    assert fresh["pixels"] == 72**2
+    # of each 8 x 8 pixels the encoder has 9 tokens and more, in 4 blocks of 12 · 768² weights: two operations each
+    assert fresh["operations"] > 9**2 * 9 * 4 * 12 * 768**2 * 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_conversion_is_measured_beside_its_peers(tmp_path):
+    found = run("peers.py", "--size", 72, "--only", "loop", "--device", "cpu", "--repeat", 1, "--folder", tmp_path)
+    assert set(found["ratios"]) == {"ours", "loop"}
+    assert set(found["ratios"]["ours"].values()) == {1}
+    ours, loop = found["median"]["ours"], found["median"]["loop"]
+    assert found["ratios"]["loop"] == {key: loop[key] / ours[key] for key in ("seconds", "peak_bytes")}
+    assert 1e8 < min(ours["peak_bytes"], loop["peak_bytes"]) < 1.5e9
+    assert found["difference"]["loop"]["largest_dn"] <= 1  # what rounding leaves
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_scenes_left_out_are_as_well_reconstructed_as_the_readme_says(real_data):

@@ -1,0 +1,44 @@
+"""A scene through a network as one would write it by hand, everything in memory; `peers.py` measures it."""
+
+from itertools import pairwise, product
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from writer import CODEC
+
+from ms2hs.models.reconstruction import Reconstructor
+from ms2hs.raster.cube import NODATA, SCALE
+from ms2hs.raster.pyramid import BLOCK
+from ms2hs.raster.windows import Tiling, taper
+
+
+def convert_by_hand(scene: Path, output: Path, network: Reconstructor, window: int) -> None:
+    """A GeoTIFF of DN to a COG: sums and weights of the whole cube in float32, compressed as ours is."""
+    with rasterio.open(scene) as file:
+        dn, profile = file.read(), file.profile
+    valid = (dn != profile["nodata"]).all(axis=0)
+    reflectance = dn * np.float32(SCALE)
+    tiling = Tiling(*valid.shape, window, network.overlap)
+    sums = np.zeros((network.bands, *valid.shape), np.float32)
+    weights = np.zeros(valid.shape, np.float32)
+    for cut, ramps in zip(tiling, product(ramps_of(tiling.rows), ramps_of(tiling.cols)), strict=True):
+        place = slice(cut.row, cut.row + cut.height), slice(cut.col, cut.col + cut.width)
+        weight = np.outer(*ramps) * valid[place]
+        sums[:, *place] += weight * np.nan_to_num(network.reconstruct(reflectance[:, *place], valid[place]))
+        weights[place] += weight
+    sums /= np.where(weights > 0, weights, np.float32(1)) * np.float32(SCALE)
+    cube = np.rint(sums, out=sums).clip(-32767, 32767, out=sums).astype(np.int16)
+    cube[:, weights == 0] = NODATA
+    about = {name: profile[name] for name in ("crs", "transform", "height", "width")}
+    about |= {"driver": "COG", "count": len(cube), "dtype": "int16", "nodata": NODATA}
+    options = CODEC | {"LEVEL": 1, "PREDICTOR": "YES", "BLOCKSIZE": BLOCK, "OVERVIEW_RESAMPLING": "AVERAGE"}
+    with rasterio.open(output, "w", **about, **options) as file:
+        file.write(cube)
+
+
+def ramps_of(spans: list[tuple[int, int]]) -> list[NDArray[np.float32]]:
+    """Weights along each span, which rise and fall over what it shares with its neighbours."""
+    shared = [0, *(before[1] - after[0] for before, after in pairwise(spans)), 0]
+    return [taper(stop - start, *shared[i : i + 2]) for i, (start, stop) in enumerate(spans)]
