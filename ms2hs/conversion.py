@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,7 +42,7 @@ COMPARED = 8
 def convert(
     scene: str | Path | Scene,
     target: str = "enmap",
-    output: Path | None = None,
+    output: str | Path | None = None,
     choices: Choices | None = None,
     progress: Progress | None = None,
 ) -> Reconstruction:
@@ -51,7 +52,8 @@ def convert(
     ----------
     scene : a GeoTIFF, a Sentinel-2 L2A SAFE folder or zip, an HLS folder, or a Scene.
     target : a sensor's name, or a CSV of centres and widths in nm.
-    output : the COG; a directory, or None for the working directory, means `<scene>_<target>.tif` there.
+    output : the COG; a directory, or None for the working directory, means `<scene>_<target>.tif` there. Also an
+        address that fsspec can write, s3://bucket/folder/cube.tif, or of a folder, which does not end in .tif.
     progress : called as rows are converted and written.
 
     Raises
@@ -63,6 +65,9 @@ def convert(
 
 def run(planned: Plan, progress: Progress | None = None) -> Reconstruction:
     """Carry out a plan."""
+    if planned.address:
+        with TemporaryDirectory(prefix="ms2hs.") as folder:
+            return run(planned.inside(folder), progress).moved(planned.address, progress)
     began = time.perf_counter()
     tell = progress or (lambda _stage, _done, _total: None)
     prior = planned.weights.spread or planned.weights.prior
