@@ -308,6 +308,12 @@ def test_files_have_a_protocol_too(ms2hs, scene, tmp_path):
     assert (tmp_path / "a.tif").is_file()
 
 
+def test_folders_are_made_where_a_store_has_them(tmp_path):
+    (tmp_path / "a.tif").write_bytes(b"cube")
+    Depot(Address(f"local://{tmp_path}/b/c/")).put([tmp_path / "a.tif"])
+    assert (tmp_path / "b" / "c" / "a.tif").read_bytes() == b"cube"
+
+
 def test_an_address_is_what_of_a_path_is_needed():
     cube = place_of("s3://bucket/a/b.c.tif")
     assert isinstance(cube, Address)
@@ -326,6 +332,7 @@ def test_an_address_is_what_of_a_path_is_needed():
 
 def test_a_depot_sees_what_others_wrote_since(bucket):
     folder = Address("s3://bucket/a/")
+    bucket.write("a/before.tif", b"another's")
     Depot(folder).check(["x.tif"])
     bucket.write("a/x.tif", b"another's")
     with pytest.raises(OutputError, match=r"a/x\.tif exists"):
