@@ -153,9 +153,12 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         str, typer.Option(help="A sensor (`ms2hs info` lists them) or a CSV of center_nm,fwhm_nm.")
     ] = "enmap",
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "-o", "--output", help="The COG, or a directory for it; of several, that. [default: <scene>_<target>.tif]"
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="The COG, or a directory for it; of several, that. Or s3://… [default: <scene>_<target>.tif]",
         ),
     ] = None,
     source: Annotated[str | None, typer.Option(help="Sensor of the scene. [default: from its metadata]")] = None,
@@ -250,7 +253,7 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         return
     planned = plan(scenes[0], target, output, choices)
     if dry_run:
-        facts = {"output": str(planned.output), "offset_rule": planned.scene.offset_rule, **planned.facts}
+        facts = {"output": str(planned.place), "offset_rule": planned.scene.offset_rule, **planned.facts}
         typer.echo(
             json.dumps(facts, indent=1) if as_json else "\n".join(f"{key}: {value}" for key, value in facts.items())
         )
@@ -272,7 +275,7 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
 def _convert_all(  # noqa: PLR0917 - what its only caller has
     scenes: list[str],
     target: str,
-    folder: Path | None,
+    folder: str | None,
     choices: "Choices",
     crew: tuple[int | None, str | None],
     share: tuple[int, int] | None,

@@ -20,6 +20,7 @@ from ms2hs.models.weights import load_weights
 from ms2hs.planning import Choices
 from ms2hs.progress import Progress
 from ms2hs.provenance import Reconstruction
+from ms2hs.raster.depot import Address, Depot, Place
 from ms2hs.series import Converted, Job, Outcome, arrange, check_places, convert_here, share_of
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class _Task:
 def convert_all(
     scenes: Sequence[str | Path],
     target: str = "enmap",
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     choices: Choices | None = None,
     *,
     crew: Crew | None = None,
@@ -76,7 +77,8 @@ def convert_all(
     Parameters
     ----------
     scenes : each what `convert` takes, but as a path or an address.
-    folder : where results go, the working directory if None; made if it is not there.
+    folder : where results go, the working directory if None; made if it is not there. Also an address that fsspec can
+        write, s3://bucket/folder.
     crew : who converts; None: this process, one scene after the other.
     share : (i, n): only every n-th of the sorted scenes, beginning with the i-th (1 to n); for n processes that know
         nothing of each other.
@@ -86,6 +88,7 @@ def convert_all(
     ------
     UnknownName, WeightsError : a target, source or weights that serve no scene.
     OutputError : no folder to write to, or two scenes would give one result: nothing is done then.
+    CredentialsError : the folder is in a store that wants others.
     ClusterError : dask, the scheduler or its workers cannot be used.
     """
     choices = choices or Choices()
@@ -114,7 +117,7 @@ def _convert_there(
             _check_workers(client, _needed(there, tasks[0].job.output.parent))
             return _outcomes(client, dict(zip(jobs, tasks, strict=True)), progress)
     finally:
-        for left in tasks[0].job.output.parent.glob(f".*.{run}.*"):
+        for left in _scratch(tasks[0].job.output).glob(f".*.{run}.*"):
             shutil.rmtree(left, ignore_errors=True)
 
 
@@ -122,6 +125,11 @@ def _anywhere(job: Job) -> Job:
     """The same job from any working directory; scenes may be addresses too."""
     scene = str(Path(job.scene).absolute()) if Path(job.scene).exists() else job.scene
     return Job(scene, job.output.absolute())
+
+
+def _scratch(output: Place) -> Path:
+    """Where a worker makes a result: beside its place, so that it can be renamed, or among temporary files."""
+    return Path(tempfile.gettempdir()) if isinstance(output, Address) else output.parent
 
 
 def _absolute(choices: Choices) -> Choices:
@@ -134,12 +142,11 @@ def _absolute(choices: Choices) -> Choices:
     return replace(choices, model=model, overwrite=True, **paths)
 
 
-def _needed(choices: Choices, folder: Path) -> list[str]:
-    """What every worker must see."""
+def _needed(choices: Choices, folder: Place) -> list[str]:
+    """What every worker must see on a disk."""
     model = Path(choices.model)
-    return [
-        str(path) for path in (folder, model if model.is_absolute() else None, choices.reference, choices.site) if path
-    ]
+    files = (model if model.is_absolute() else None, choices.reference, choices.site)
+    return [str(path) for path in (folder, *files) if path and not isinstance(path, Address)]
 
 
 def _check_crew(crew: Crew) -> None:
@@ -274,7 +281,7 @@ def _outcome(future: "Future", job: Job) -> Outcome:
 
     if future.status == "finished":
         found = future.result()
-        return _moved(found, job.output) if isinstance(found, Reconstruction) else str(found)
+        return found.beside(job.output) if isinstance(found, Reconstruction) else str(found)
     if future.status != "error":
         return f"{job.scene}: lost ({future.status}); a scheduler that stays is needed. Convert it again."
     error = future.exception()
@@ -297,25 +304,13 @@ def _convert_apart(task: _Task) -> Outcome:
     if task.version != __version__:
         return _of_another_version("which it went to", __version__)
     output = task.job.output
-    place = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.stem}.{task.run}."))
+    place = Path(tempfile.mkdtemp(dir=_scratch(output), prefix=f".{output.stem}.{task.run}."))
     try:
+        if isinstance(output, Address):
+            Depot(output.parent)  # one that this worker cannot reach is told before the work
         made = convert(task.job.scene, task.target, place / output.name, task.choices)
-        for path in reversed(made.paths):  # the cube last: where it is, the others are
-            path.replace(output.with_name(path.name))
+        return made.moved(output)
     except Ms2hsError as error:
-        return str(error).replace(str(place), str(output.parent))
-    else:
-        return _moved(made, output)
+        return str(error).replace(str(place), str(_scratch(output)))
     finally:
         shutil.rmtree(place, ignore_errors=True)
-
-
-def _moved(made: Reconstruction, output: Path) -> Reconstruction:
-    """The same files, beside another output."""
-    return replace(
-        made,
-        output=output,
-        quicklook=output.with_name(made.quicklook.name),
-        item=output.with_name(made.item.name),
-        sigma=made.sigma and output.with_name(made.sigma.name),
-    )

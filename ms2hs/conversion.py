@@ -4,6 +4,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 def convert(
     scene: str | Path | Scene,
     target: str = "enmap",
-    output: Path | None = None,
+    output: str | Path | None = None,
     choices: Choices | None = None,
     progress: Progress | None = None,
 ) -> Reconstruction:
@@ -43,7 +44,8 @@ def convert(
     ----------
     scene : a GeoTIFF, a Sentinel-2 L2A SAFE folder or zip, an HLS folder, or a Scene.
     target : a sensor's name, or a CSV of centres and widths in nm.
-    output : the COG; a directory, or None for the working directory, means `<scene>_<target>.tif` there.
+    output : the COG; a directory, or None for the working directory, means `<scene>_<target>.tif` there. Also an
+        address that fsspec can write, s3://bucket/folder/cube.tif, or of a folder, which does not end in .tif.
     progress : called as rows are converted and written.
 
     Raises
@@ -55,6 +57,9 @@ def convert(
 
 def run(planned: Plan, progress: Progress | None = None) -> Reconstruction:
     """Carry out a plan."""
+    if planned.address:
+        with TemporaryDirectory(prefix="ms2hs.") as folder:
+            return run(planned.inside(folder), progress).moved(planned.address, progress)
     began = time.perf_counter()
     tell = progress or (lambda _stage, _done, _total: None)
     cache = bounded_cache(planned.scene.grid.width, len(planned.scene.assets))

@@ -1,5 +1,6 @@
 """What a conversion will do, decided and checked before any pixel is read."""
 
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from ms2hs.errors import GridError, SceneError, WeightsError
 from ms2hs.models.prior import InputError
 from ms2hs.models.weights import DEFAULT, Weights, load_weights
 from ms2hs.raster.cog import disk_bytes, memory_bytes
+from ms2hs.raster.depot import Address, Depot, Place, place_of
 from ms2hs.raster.output import check_output, check_space
 from ms2hs.raster.placement import subset, working_grid
 from ms2hs.raster.products import open_scene
@@ -82,13 +84,25 @@ class Plan:
     grid: PixelGrid
     """The pixels that will be written."""
     output: Path
+    """Where the cube is written; if it goes to an address from there, a file in the directory of temporary ones."""
     weights: Weights
     choices: Choices
+    address: Address | None = None
+    """Where the cube goes once it is whole."""
+
+    @property
+    def place(self) -> Place:
+        """Where the user will find the cube."""
+        return self.address or self.output
+
+    def inside(self, folder: str | Path) -> "Plan":
+        """The same conversion, left in a folder of this machine."""
+        return replace(self, output=Path(folder) / self.output.name, address=None)
 
     @property
     def sigma(self) -> Path | None:
         """Where the uncertainty goes, if it was asked for."""
-        return self.output.with_name(f"{self.output.stem}_sigma.tif") if self.choices.uncertainty else None
+        return self.output.with_name(_sigma_name(self.output)) if self.choices.uncertainty else None
 
     @property
     def strip_rows(self) -> int:
@@ -114,8 +128,34 @@ class Plan:
         }
 
 
+def check_place(cube: Place, choices: Choices, depot: Depot | None = None) -> None:
+    """Refuse a place where the files of a result cannot be, before any work starts.
+
+    Parameters
+    ----------
+    depot : the folder of an address, where it is open already.
+
+    Raises
+    ------
+    OutputError : files are there and may not be replaced, or there is no place for them.
+    CredentialsError : the store of an address wants others.
+    """
+    cubes = [cube.name, _sigma_name(cube)] if choices.uncertainty else [cube.name]
+    if isinstance(cube, Address):
+        depot = depot or Depot(cube.parent)
+        depot.check([*cubes, f"{cube.stem}.png", f"{cube.stem}.json"], overwrite=choices.overwrite)
+        return
+    for name in cubes:
+        check_output(cube.with_name(name), overwrite=choices.overwrite)
+
+
+def _sigma_name(cube: Place) -> str:
+    """What the file of a cube's uncertainty is called."""
+    return f"{cube.stem}_sigma.tif"
+
+
 def plan(
-    scene: str | Path | Scene, target: str = "enmap", output: Path | None = None, choices: Choices | None = None
+    scene: str | Path | Scene, target: str = "enmap", output: str | Path | None = None, choices: Choices | None = None
 ) -> Plan:
     """What `convert` would do, with everything decided and checked that needs no pixels.
 
@@ -133,14 +173,17 @@ def plan(
     scene = _adjusted(scene, weights, choices)
     grid = scene.grid if choices.gsd_m == "native" else working_grid(scene, choices.gsd_m)
     grid = _part(grid, choices)
-    output = Path(output) if output else Path(f"{scene.id}_{sensor.name}.tif")
-    if output.is_dir():
-        output = output / f"{scene.id}_{sensor.name}.tif"
-    planned = Plan(scene, sensor.name, spectral, grid, output, weights, choices)
-    for path in (planned.output, planned.sigma):
-        if path:
-            check_output(path, overwrite=choices.overwrite)
-    check_space(output.parent, planned.facts["disk_bytes_peak"])
+    name = f"{scene.id}_{sensor.name}.tif"
+    place = place_of(output or name)
+    is_folder = not place.is_cube if isinstance(place, Address) else place.is_dir()
+    place = place / name if is_folder else place
+    check_place(place, choices)
+    address, elsewhere = None, "choose another disk"
+    if isinstance(place, Address):
+        address, elsewhere = place, "set TMPDIR to a directory of another disk"
+        place = Path(tempfile.gettempdir(), place.name)
+    planned = Plan(scene, sensor.name, spectral, grid, place, weights, choices, address)
+    check_space(place.parent, planned.facts["disk_bytes_peak"], elsewhere)
     return planned
 
 

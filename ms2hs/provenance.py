@@ -1,7 +1,8 @@
 """What a result says of itself: tags inside the file, and a STAC item beside it."""
 
 import json
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 from ms2hs import __version__
 from ms2hs.models.prior import Conditional
 from ms2hs.planning import Plan
+from ms2hs.progress import Progress
 from ms2hs.raster.cube import NODATA, SCALE
+from ms2hs.raster.depot import Address, Depot, Place
 from ms2hs.raster.output import write_whole
 from ms2hs.raster.placement import footprint, lonlat_bounds
 from ms2hs.spectra.grid import band_support
@@ -51,13 +54,13 @@ class Counts:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What a conversion left: paths, counts, seconds."""
+    """What a conversion left: paths or, in a store, addresses; counts, seconds."""
 
-    output: Path
-    quicklook: Path
-    item: Path
+    output: Place
+    quicklook: Place
+    item: Place
     """The STAC item, with everything that is known of the result."""
-    sigma: Path | None
+    sigma: Place | None
     counts: Counts
     residual: dict[str, float]
     """RMSE between the input and the result seen through the source's responses: of `all` bands, and of each."""
@@ -66,9 +69,39 @@ class Reconstruction:
     notes: tuple[str, ...] = ()
 
     @property
-    def paths(self) -> list[Path]:
+    def paths(self) -> list[Place]:
         """Every file that was written, the cube first."""
         return [path for path in (self.output, self.sigma, self.quicklook, self.item) if path]
+
+    def beside(self, output: Place) -> "Reconstruction":
+        """The same files, beside another output."""
+        return replace(
+            self,
+            output=output,
+            quicklook=output.with_name(self.quicklook.name),
+            item=output.with_name(self.item.name),
+            sigma=self.sigma and output.with_name(self.sigma.name),
+        )
+
+    def moved(self, output: Place, progress: Progress | None = None) -> "Reconstruction":
+        """Put the files where they belong: uploaded to an address, renamed on the same disk.
+
+        The cube comes last: where it is, the others are.
+
+        Raises
+        ------
+        CredentialsError, OutputError : the store of an address does not take them; none is there then.
+        """
+        began = time.perf_counter()
+        paths = [Path(path) for path in reversed(self.paths)]
+        if isinstance(output, Address):
+            Depot(output.parent).put(paths, progress)
+        else:
+            for path in paths:
+                path.replace(output.with_name(path.name))
+        spent = time.perf_counter() - began
+        seconds = self.seconds | {"place": spent, "whole": self.seconds["whole"] + spent}
+        return replace(self.beside(output), seconds=seconds)
 
 
 def facts(planned: Plan) -> dict[str, str]:
@@ -127,7 +160,9 @@ def tags(planned: Plan) -> dict[str, str]:
 
 def write_item(planned: Plan, made: Reconstruction, model: Conditional) -> None:
     """Write the STAC 1.1 item of a result beside it."""
-    write_whole(made.item, (json.dumps(_item(planned, made, model), indent=1) + "\n").encode())
+    write_whole(
+        planned.output.with_suffix(".json"), (json.dumps(_item(planned, made, model), indent=1) + "\n").encode()
+    )
 
 
 def _item(planned: Plan, made: Reconstruction, model: Conditional) -> dict[str, Any]:
@@ -172,7 +207,7 @@ def _assets(planned: Plan, made: Reconstruction, model: Conditional) -> dict[str
     return assets
 
 
-def _asset(path: Path, media_type: str, role: str) -> dict[str, Any]:
+def _asset(path: Place, media_type: str, role: str) -> dict[str, Any]:
     return {"href": f"./{path.name}", "type": media_type, "roles": [role]}
 
 

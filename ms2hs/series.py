@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ms2hs.conversion import convert
 from ms2hs.errors import Ms2hsError, OutputError, PartlyDone, SceneError, UnknownName
-from ms2hs.planning import Choices
+from ms2hs.planning import Choices, check_place
 from ms2hs.progress import Progress
 from ms2hs.provenance import Reconstruction
-from ms2hs.raster.output import check_output
+from ms2hs.raster.depot import Address, Depot, Place, place_of
 from ms2hs.raster.products import open_scene
 from ms2hs.raster.scene import SceneChoices
 from ms2hs.spectra.sensors import load_sensor
@@ -25,7 +25,7 @@ class Job:
     """One scene, as the user named it, and where its result goes."""
 
     scene: str
-    output: Path
+    output: Place
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def share_of(scenes: Sequence[str], share: tuple[int, int]) -> list[str]:
 def arrange(
     scenes: Sequence[str],
     target: str,
-    folder: Path | None,
+    folder: str | Path | None,
     choices: Choices,
     progress: Progress | None = None,
 ) -> Series:
@@ -113,16 +113,17 @@ def arrange(
     ------
     UnknownName : a target or source that is none.
     OutputError : the folder is none and cannot be made, two results would have one name, or one that of a scene.
+    CredentialsError : the folder is in a store that wants others.
     """
     sensor = load_sensor(target)
-    folder = _make_folder(folder or Path())
+    place = _make_folder(place_of(folder or Path()))
     jobs, failed = [], {}
     opening = SceneChoices(choices.source, choices.bands, choices.dn_offset, choices.quality)
     for done, scene in enumerate(scenes):
         if progress:
             progress("open", done, len(scenes))
         try:
-            jobs.append(Job(scene, folder / f"{open_scene(scene, opening).id}_{sensor.name}.tif"))
+            jobs.append(Job(scene, place / f"{open_scene(scene, opening).id}_{sensor.name}.tif"))
         except UnknownName:
             raise
         except Ms2hsError as error:
@@ -133,7 +134,9 @@ def arrange(
     return Series(tuple(jobs), failed)
 
 
-def _make_folder(folder: Path) -> Path:
+def _make_folder(folder: Place) -> Place:
+    if isinstance(folder, Address):
+        return Depot(folder).folder
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
@@ -163,13 +166,13 @@ def _check_apart(jobs: Sequence[Job]) -> None:
 
 
 def check_places(jobs: Sequence[Job], choices: Choices) -> tuple[list[Job], dict[str, str]]:
-    """Jobs whose results may be written, and the message of each other one."""
+    """Jobs whose results may be written, all to one folder, and the message of each other one."""
     free, failed = [], {}
+    folder = jobs[0].output.parent if jobs else None
+    depot = Depot(folder) if isinstance(folder, Address) else None
     for job in jobs:
-        sigma = [job.output.with_name(f"{job.output.stem}_sigma.tif")] if choices.uncertainty else []
         try:
-            for path in (job.output, *sigma):
-                check_output(path, overwrite=choices.overwrite)
+            check_place(job.output, choices, depot)
         except OutputError as error:
             failed[job.scene] = str(error)
         else:

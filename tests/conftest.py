@@ -1,5 +1,6 @@
-"""What the tests share: small rasters that they make, the command line, and no network."""
+"""What the tests share: small rasters that they make, the command line, a store of this machine, and no network."""
 
+import logging
 import os
 import socket
 import sys
@@ -21,6 +22,8 @@ LEAVES = (0.02, 0.025, 0.05, 0.03, 0.09, 0.27, 0.33, 0.35, 0.37, 0.38, 0.19, 0.0
 WATER = (0.04, 0.035, 0.03, 0.02, 0.015, 0.01, 0.01, 0.01, 0.008, 0.007, 0.004, 0.003)
 SAND = (0.13, 0.16, 0.23, 0.33, 0.36, 0.37, 0.38, 0.38, 0.39, 0.4, 0.48, 0.45)
 WEST, NORTH = 600_000.0, 5_100_000.0
+# Before any test forbids it.
+CONNECT = socket.socket.connect
 
 
 def write_raster(path: Path, values: np.ndarray, gsd_m: float = 10.0, **options: Any) -> Path:
@@ -70,12 +73,11 @@ def s2_tif(tmp_path: Path) -> Path:
 
 def allow_sockets(monkeypatch: pytest.MonkeyPatch, *beginnings: str) -> None:
     """Refuse every address but those that begin so; processes of this machine may hand each other memory."""
-    connect = socket.socket.connect
 
     def refuse(self, address):
         if self.family != socket.AF_UNIX and not str(address[0]).startswith(beginnings):
             raise AssertionError(f"a test tried to reach {address}")
-        return connect(self, address)
+        return CONNECT(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
@@ -98,6 +100,63 @@ def real_data():
     if not folder:
         pytest.skip("MS2HS_DATA is not set: no real data to try")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def _object_store():
+    """An S3 store of this machine, its address, and a client that looks into it."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else every request is a line on stderr
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    keys = {"aws_access_key_id": "tests", "aws_secret_access_key": "tests", "region_name": "us-east-1"}
+    yield address, boto3.client("s3", endpoint_url=address, **keys)
+    server.stop()
+
+
+class Bucket:
+    """What the tests look at of a bucket; its name is `bucket`."""
+
+    def __init__(self, client):
+        self.client = client
+        self.client.create_bucket(Bucket="bucket")
+
+    def files(self):
+        return sorted(one["Key"] for one in self.client.list_objects_v2(Bucket="bucket").get("Contents", []))
+
+    def read(self, key):
+        return self.client.get_object(Bucket="bucket", Key=key)["Body"].read()
+
+    def write(self, key, content):
+        self.client.put_object(Bucket="bucket", Key=key, Body=content)
+
+    def remove(self):
+        for key in self.files():
+            self.client.delete_object(Bucket="bucket", Key=key)
+        self.client.delete_bucket(Bucket="bucket")
+
+
+@pytest.fixture
+def bucket(_object_store, monkeypatch, _no_network):
+    """An empty bucket s3://bucket, to which the environment leads, and nothing else on the network."""
+    from s3fs import S3FileSystem
+
+    address, client = _object_store
+    allow_sockets(monkeypatch, "127.")
+    for name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_"))]:
+        monkeypatch.delenv(name)
+    keys = {"ACCESS_KEY_ID": "tests", "SECRET_ACCESS_KEY": "tests", "DEFAULT_REGION": "us-east-1"}
+    files = {"CONFIG_FILE": os.devnull, "SHARED_CREDENTIALS_FILE": os.devnull, "EC2_METADATA_DISABLED": "true"}
+    for name, value in {**keys, **files, "ENDPOINT_URL": address}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    S3FileSystem.clear_instance_cache()  # one that was opened under another environment
+    made = Bucket(client)
+    yield made
+    made.remove()
+    S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture

@@ -34,6 +34,8 @@ LIBRARIES = {
     "xarray": {"raster", "front"},
     "pystac_client": {"raster"},
     "planetary_computer": {"raster"},
+    "fsspec": {"raster"},
+    "s3fs": {"raster"},
     "requests": {"raster"},
     "urllib3": {"raster"},
     "h5py": {"data"},

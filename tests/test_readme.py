@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from conftest import LEAVES, S2_BANDS, SAND, dn_of, write_raster
+from conftest import CONNECT, LEAVES, S2_BANDS, SAND, dn_of, write_raster
 from cubes_of_arrays import smooth_cubes
 from sites import Site, make_enmap, make_sentinel2_tif
 from stac_items import S2_REFLECTANCE, earth_search, hls, planetary_computer, serve
@@ -28,8 +28,6 @@ from ms2hs.raster.providers import PROVIDERS
 from ms2hs.raster.stac import ORIGIN
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-# Before any test forbids it.
-CONNECT = socket.socket.connect
 # Commands stand indented on lines of their own, or in back-ticks.
 COMMANDS = sorted(set(re.findall(r"^    (ms2hs .+)$|`(ms2hs [^`]+)`", README, re.MULTILINE)))
 COMMANDS = sorted({(block or span).strip() for block, span in COMMANDS})
@@ -119,16 +117,15 @@ def test_a_command_works_as_written(command, ms2hs, world, tmp_path, monkeypatch
         _strip_names(world / "scene.tif", tmp_path / "scene.tif")
     monkeypatch.chdir(tmp_path)
     words = [name for word in words for name in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
+    bucket = request.getfixturevalue("bucket") if any(word.startswith("s3://bucket/") for word in words) else None
     code, out, err = ms2hs(*words)
     assert code == 0, err
     assert out
-    for line in out.splitlines():
-        if words[0] in {"convert", "example", "pretrain", "prepare", "finetune", "fetch"} and not {
-            "--dry-run",
-            "--list",
-            "--save",
-        } & set(words):
-            assert Path(line).is_file(), line
+    writes = {"convert", "example", "pretrain", "prepare", "finetune", "fetch"}
+    if words[0] in writes and not {"--dry-run", "--list", "--save"} & set(words):
+        there = {f"s3://bucket/{key}" for key in bucket.files()} if bucket else set()
+        assert [line for line in out.splitlines() if line not in there and not Path(line).is_file()] == []
+        assert len(there) == (len(out.splitlines()) if bucket else 0)
 
 
 def _prepare_items(words, folder, request):

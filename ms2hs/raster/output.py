@@ -32,8 +32,8 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
         raise OutputError(f"{folder} is not writable for you; the output is written there. Choose another directory.")
 
 
-def check_space(folder: str | Path, needed_bytes: int) -> None:
-    """Refuse to begin what will not fit.
+def check_space(folder: str | Path, needed_bytes: int, elsewhere: str = "choose another disk") -> None:
+    """Refuse to begin what will not fit; `elsewhere` says how to go to another disk.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def check_space(folder: str | Path, needed_bytes: int) -> None:
     if free < needed_bytes:
         raise OutputError(
             f"{folder} has {free / 1e9:.2f} GB free; up to {needed_bytes / 1e9:.2f} GB are needed while writing. "
-            "Free some space, choose another disk, or convert a part or fewer wavelengths."
+            f"Free some space, {elsewhere}, or convert a part or fewer wavelengths."
         )
 
 
