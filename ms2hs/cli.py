@@ -299,12 +299,15 @@ def _convert_all(  # noqa: PLR0917 - what its only caller has
     for message in made.failed.values():
         typer.secho(f"failed: {message}", fg="red", err=True)
     if not quiet:
-        told = f"{len(made.made)} of {len(made.made) + len(made.failed)} scenes converted"
+        count = len(made.made) + len(made.failed) + len(made.there)
+        kept = f", {len(made.there)} were there" if made.there else ""
+        told = f"{len(made.made)} of {count} scenes converted{kept}"
         typer.echo(f"{told}; {time.perf_counter() - began:.1f} s", err=True)
     if as_json:
         typer.echo(json.dumps(asdict(made), indent=1, default=str))
-    elif made.made:
-        typer.echo("\n".join(str(path) for one in made.made.values() for path in one.paths))
+    elif made.made or made.there:
+        paths = [*made.there.values(), *(path for one in made.made.values() for path in one.paths)]
+        typer.echo("\n".join(map(str, paths)))
     made.check()
 
 

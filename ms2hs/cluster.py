@@ -21,7 +21,7 @@ from ms2hs.planning import Choices
 from ms2hs.progress import Progress
 from ms2hs.provenance import Reconstruction
 from ms2hs.raster.depot import Address, Depot, Place
-from ms2hs.series import Converted, Job, Outcome, arrange, check_places, convert_here, share_of
+from ms2hs.series import Converted, Job, Outcome, already_there, arrange, check_places, convert_here, share_of
 
 if TYPE_CHECKING:
     from distributed import Client, Future, LocalCluster
@@ -98,13 +98,15 @@ def convert_all(
     load_weights(choices.model)
     series = arrange(given, target, folder, choices, progress)
     mine = share_of(given, share) if share else given
-    jobs, failed = check_places([job for job in series.jobs if job.scene in set(mine)], choices)
+    jobs = [job for job in series.jobs if job.scene in set(mine)]
+    there = already_there(jobs) if choices.resume and not choices.overwrite else {}
+    jobs, failed = check_places([job for job in jobs if job.scene not in there], choices)
     outcomes: dict[str, Outcome] = {**series.failed, **failed}
     if crew and jobs:
         outcomes |= _convert_there(jobs, target, choices, crew, progress)
     else:
         outcomes |= convert_here(jobs, target, choices, progress)
-    return Converted.of(mine, outcomes)
+    return Converted.of(mine, outcomes, there)
 
 
 def _convert_there(

@@ -2,7 +2,7 @@
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -81,7 +81,7 @@ def run(planned: Plan, progress: Progress | None = None) -> Reconstruction:
         made = Reconstruction(
             planned.output, picture, item, planned.sigma, census.counts, census.residual, seconds, tuple(notes)
         )
-        write_item(planned, replace(made, item=unfinished.place(item.name)), models.linear)
+        write_item(unfinished.place(item.name), planned, made, models.linear)
         unfinished.put(unfinished.place(path.name) for path in made.paths)
     return made
 

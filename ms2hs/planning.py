@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from ms2hs.errors import GridError, SceneError, WeightsError
+from ms2hs.errors import GridError, OutputError, SceneError, WeightsError
 from ms2hs.models.prior import InputError
 from ms2hs.models.weights import DEFAULT, Weights, load_weights
 from ms2hs.raster.cog import disk_bytes, memory_bytes
@@ -15,16 +15,16 @@ from ms2hs.raster.depot import Address, Depot, Place, place_of
 from ms2hs.raster.output import check_output, check_space
 from ms2hs.raster.placement import subset, working_grid
 from ms2hs.raster.products import open_scene
+from ms2hs.raster.pyramid import BLOCK
 from ms2hs.raster.scene import PixelGrid, Scene, SceneChoices
 from ms2hs.spectra.grid import SpectralGrid
 from ms2hs.spectra.sensors import load_sensor
+from ms2hs.unfinished import directory_of
 
-# A strip has at most so many rows and, in a wide scene, bytes; several fill a row of blocks.
+# A strip of a network that looks at each pixel alone has at most so many rows and, in a wide scene, bytes.
 STRIP_ROWS = 32
 STRIP_BYTES = 64_000_000
 LEAST_ROWS = 8
-# Inside a strip, so many pixels at a time keep one block of float32 bands within some tens of MB.
-BLOCK_PIXELS = 1 << 16
 # The linear model is soonest done where bands of so many pixels stay near the processor.
 PART_PIXELS = 1 << 14
 
@@ -105,26 +105,32 @@ class Plan:
         return self.output.with_name(_sigma_name(self.output)) if self.choices.uncertainty else None
 
     @property
-    def strip_rows(self) -> int:
-        """Rows that are read, converted and written at a time."""
+    def rows_at_a_time(self) -> int:
+        """Rows that are read and converted together."""
+        if self.weights.network is None:
+            return BLOCK
+        config = self.weights.network.config
+        if not config.is_local:
+            return config.window
         fitting = STRIP_BYTES // (2 * len(self.spectral) * self.grid.width)
         return min(STRIP_ROWS, max(LEAST_ROWS, fitting - fitting % LEAST_ROWS))
 
     @property
     def facts(self) -> dict[str, int]:
-        """What it will take: strips, pixels, bands, and bytes of the result, of disk at the peak and of memory."""
+        """What it will take: rows at a time, pixels, bands, and bytes of the result, of disk at the peak and of memory."""
         files = 2 if self.choices.uncertainty else 1
-        bands, row = len(self.spectral), len(self.spectral) * self.grid.width
-        raw = row * self.grid.height * 2
-        strips = 2 * files * row * min(self.strip_rows, self.grid.height) * 2
-        writer = memory_bytes(self.grid, bands, self.strip_rows)
+        bands, rows = len(self.spectral), self.rows_at_a_time
+        pixels = rows * self.grid.width
+        held = 3 * pixels * len(self.scene.assets) * 4  # read ahead, at work, and not yet written
+        if self.weights.network is not None:
+            held += pixels * bands * (4 + 2 * 2)  # blended, and as two strips of stored numbers
         return {
-            "strips": -(-self.grid.height // self.strip_rows),
+            "rows_at_a_time": rows,
             "pixels": self.grid.height * self.grid.width,
             "bands": bands,
-            "output_bytes_uncompressed": files * raw,
+            "output_bytes_uncompressed": files * bands * self.grid.height * self.grid.width * 2,
             "disk_bytes_peak": files * disk_bytes(self.grid, bands),
-            "memory_bytes": strips + files * writer + 3 * BLOCK_PIXELS * bands * 4 + 300_000_000,
+            "memory_bytes": held + files * memory_bytes(self.grid, bands, rows) + 300_000_000,
         }
 
 
@@ -142,11 +148,17 @@ def check_place(cube: Place, choices: Choices, depot: Depot | None = None) -> No
     """
     cubes = [cube.name, _sigma_name(cube)] if choices.uncertainty else [cube.name]
     if isinstance(cube, Address):
+        if choices.resume:
+            raise OutputError(
+                f"{cube}: --resume goes on with what lies on a disk of this machine; this result goes to a store. Give "
+                "a directory here, or leave --resume out."
+            )
         depot = depot or Depot(cube.parent)
         depot.check([*cubes, f"{cube.stem}.png", f"{cube.stem}.json"], overwrite=choices.overwrite)
         return
+    may_replace = choices.overwrite or (choices.resume and directory_of(cube).exists())
     for name in cubes:
-        check_output(cube.with_name(name), overwrite=choices.overwrite)
+        check_output(cube.with_name(name), overwrite=may_replace)
 
 
 def _sigma_name(cube: Place) -> str:

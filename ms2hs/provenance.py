@@ -158,11 +158,9 @@ def tags(planned: Plan) -> dict[str, str]:
     return {f"MS2HS_{name.upper()}": text for name, text in facts(planned).items()}
 
 
-def write_item(planned: Plan, made: Reconstruction, model: Conditional) -> None:
-    """Write the STAC 1.1 item of a result beside it."""
-    write_whole(
-        planned.output.with_suffix(".json"), (json.dumps(_item(planned, made, model), indent=1) + "\n").encode()
-    )
+def write_item(path: Path, planned: Plan, made: Reconstruction, model: Conditional) -> None:
+    """Write the STAC 1.1 item of a result."""
+    write_whole(path, (json.dumps(_item(planned, made, model), indent=1) + "\n").encode())
 
 
 def _item(planned: Plan, made: Reconstruction, model: Conditional) -> dict[str, Any]:

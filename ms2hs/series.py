@@ -3,7 +3,7 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ms2hs.conversion import convert
@@ -15,6 +15,7 @@ from ms2hs.raster.depot import Address, Depot, Place, place_of
 from ms2hs.raster.products import open_scene
 from ms2hs.raster.scene import SceneChoices
 from ms2hs.spectra.sensors import load_sensor
+from ms2hs.unfinished import directory_of
 
 Outcome = Reconstruction | str
 """What a conversion left, or the message of why it failed."""
@@ -44,13 +45,16 @@ class Converted:
     made: dict[str, Reconstruction]
     failed: dict[str, str]
     """The message of each scene that could not be converted."""
+    there: dict[str, Path] = field(default_factory=dict)
+    """Results that were there already, and are kept."""
 
     @classmethod
-    def of(cls, scenes: Sequence[str], outcomes: dict[str, Outcome]) -> "Converted":
-        """The outcomes of these scenes, sorted into what succeeded and what failed."""
+    def of(cls, scenes: Sequence[str], outcomes: dict[str, Outcome], there: dict[str, Path]) -> "Converted":
+        """The outcomes of these scenes, sorted into what succeeded, what failed and what was there."""
+        scenes = [scene for scene in scenes if scene not in there]
         made = {scene: one for scene in scenes if isinstance(one := outcomes[scene], Reconstruction)}
         failed = {scene: _naming(scene, one) for scene in scenes if isinstance(one := outcomes[scene], str)}
-        return cls(made, failed)
+        return cls(made, failed, there)
 
     @property
     def notes(self) -> list[str]:
@@ -71,10 +75,10 @@ class Converted:
         PartlyDone : some were not.
         SceneError : none was.
         """
-        count = len(self.made) + len(self.failed)
+        count = len(self.made) + len(self.failed) + len(self.there)
         if not self.failed:
             return
-        if not self.made:
+        if not self.made and not self.there:
             raise SceneError(
                 f"none of {count} scenes could be converted; at least one is needed. What was wrong with each is told."
             )
@@ -163,6 +167,15 @@ def _check_apart(jobs: Sequence[Job]) -> None:
                 f"{job.scene} would give {job.output}, which is itself to be converted; results go where no scene "
                 "lies. Leave it out, or give a directory with -o."
             )
+
+
+def already_there(jobs: Sequence[Job]) -> dict[str, Path]:
+    """Results that are there, and whole, by scene."""
+    return {
+        job.scene: job.output
+        for job in jobs
+        if isinstance(job.output, Path) and job.output.exists() and not directory_of(job.output).exists()
+    }
 
 
 def check_places(jobs: Sequence[Job], choices: Choices) -> tuple[list[Job], dict[str, str]]:

@@ -150,7 +150,7 @@ class WindowFlow:
 
         grid, network, closure = self.planned.grid, self.network, self.census.closure
         if network.is_local:
-            tiling = Tiling(grid.height, grid.width, (self.planned.strip_rows, grid.width), overlap=0)
+            tiling = Tiling(grid.height, grid.width, (self.planned.rows_at_a_time, grid.width), overlap=0)
         else:
             tiling = Tiling(grid.height, grid.width, network.window, network.overlap)
         compared = None if closure.matrix is None else Comparison(closure.matrix, closure.bands, COMPARED)

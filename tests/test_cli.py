@@ -10,7 +10,6 @@ import pytest
 import rasterio
 
 from ms2hs.cli import join_numbers
-from ms2hs.planning import STRIP_ROWS
 
 
 def test_the_paths_of_a_conversion_are_printed(ms2hs, scene_path, tmp_path):
@@ -35,7 +34,7 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(ms2hs, scene_path, tmp_
     assert code == 0
     assert facts["bands"] == 202
     assert facts["output_bytes_uncompressed"] == 202 * 230 * 310 * 2
-    assert facts["strips"] == -(-230 // STRIP_ROWS)
+    assert facts["rows_at_a_time"] == 64  # the window of the default network
     assert list(tmp_path.iterdir()) == []
     assert "disk_bytes_peak: " in ms2hs("convert", scene_path, "-o", tmp_path, "--dry-run")[1]
 
@@ -209,7 +208,7 @@ def test_an_interrupt_leaves_nothing(ms2hs, scene_path, tmp_path, monkeypatch):
     def interrupted(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ms2hs.conversion.quantise", interrupted)
+    monkeypatch.setattr("ms2hs.streaming.quantise", interrupted)
     code, out, _ = ms2hs("convert", scene_path, "-o", tmp_path / "out.tif", "--uncertainty")
     assert (code, out) == (130, "")
     assert list(tmp_path.iterdir()) == []

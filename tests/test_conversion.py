@@ -9,7 +9,7 @@ import rasterio
 import torch
 from rio_cogeo.cogeo import cog_validate
 
-from ms2hs import conversion, planning
+from ms2hs import conversion, planning, streaming
 from ms2hs.conversion import convert
 from ms2hs.data.example import HEIGHT, WIDTH
 from ms2hs.errors import OutputError, SceneError, UnknownName, WeightsError
@@ -20,6 +20,7 @@ from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior import InputError
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.planning import Choices, plan
+from ms2hs.raster import cog
 from ms2hs.raster.cube import NODATA, SCALE, open_cube
 from ms2hs.raster.reader import SceneReader
 from ms2hs.spectra.sensors import load_sensor
@@ -137,17 +138,17 @@ def test_a_part_is_the_same_as_that_part_of_the_whole(made, scene_path, tmp_path
 
 
 def test_strips_do_not_show(made, scene_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(planning, "STRIP_ROWS", 37)
-    monkeypatch.setattr(conversion, "PART_PIXELS", 1000)
+    monkeypatch.setattr(streaming, "PART_PIXELS", 1000)
     other = convert(scene_path, "enmap", tmp_path)
     assert_same(read(other.output), read(made.output))
 
 
 def test_threads_do_not_change_what_is_found(scene_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(conversion, "PART_PIXELS", 1000)
+    monkeypatch.setattr(streaming, "PART_PIXELS", 1000)
+    monkeypatch.setattr(cog, "BANDS_AT_A_TIME", 16)
     found = []
     for threads in (1, 5):
-        monkeypatch.setattr(conversion, "processors", lambda threads=threads: threads)
+        monkeypatch.setattr(cog, "processors", lambda threads=threads: threads)
         made = convert(scene_path, "enmap", tmp_path, Choices(overwrite=True))
         found.append((made.output.read_bytes(), made.counts, made.residual))
     assert found[0] == found[1]
@@ -182,9 +183,9 @@ def test_nothing_is_left_of_a_conversion_that_fails(scene_path, tmp_path, monkey
             raise RuntimeError("a bug of ours")
         return quantise(*args, **kwargs)
 
-    quantise = conversion.quantise
-    monkeypatch.setattr(conversion, "quantise", fail_late)
-    monkeypatch.setattr(conversion, "PART_PIXELS", 4000)
+    quantise = streaming.quantise
+    monkeypatch.setattr(streaming, "quantise", fail_late)
+    monkeypatch.setattr(streaming, "PART_PIXELS", 4000)
     with pytest.raises(RuntimeError, match="a bug of ours"):
         convert(scene_path, "enmap", tmp_path, Choices(uncertainty=True))
     assert list(tmp_path.iterdir()) == []
@@ -208,7 +209,7 @@ def test_a_thread_s_error_is_raised(scene_path, tmp_path, monkeypatch):
     def broken(*_args):
         raise OutputError("no space; some is needed. Make room.")
 
-    monkeypatch.setattr(conversion.CogWriter, "write", broken)
+    monkeypatch.setattr(conversion.CogWriter, "_compress", broken)
     with pytest.raises(OutputError, match="no space"):
         convert(scene_path, "enmap", tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -314,7 +315,6 @@ def test_a_local_network_gives_the_same_in_strips(networks, scene_path, tmp_path
     choices = Choices(model=networks["spectral"], window=(0, 0, 70, 83))
     once = read(convert(scene_path, "enmap", tmp_path / "a.tif", choices).output)
     monkeypatch.setattr(planning, "STRIP_ROWS", 16)
-    monkeypatch.setattr(conversion, "BLOCK_PIXELS", 83 * 5)
     assert_same(read(convert(scene_path, "enmap", tmp_path / "b.tif", choices).output), once)
 
 

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
@@ -233,6 +233,9 @@ class CogWriter:
             try:
                 if kind is None:
                     self._finish()
+                elif self._home is not None:  # another writer will go on with what is due
+                    with suppress(Exception):
+                        self._append(0)
             finally:
                 for tasks in self._due:
                     for task in tasks:

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.io import MemoryFile
 
-from ms2hs.raster.description import RGB_NM, RGB_REACH_NM
 from ms2hs.raster.cube import spectral_of
 from ms2hs.raster.dataset import open_dataset, quietly
+from ms2hs.raster.description import RGB_NM, RGB_REACH_NM
 from ms2hs.raster.output import write_whole
 from ms2hs.spectra.grid import nearest_band
 

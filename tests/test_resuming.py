@@ -1,0 +1,174 @@
+"""A conversion that was stopped, by an error or in the middle of anything, goes on and gives the same files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from conftest import S2_BANDS, write_raster
+
+from ms2hs import streaming
+from ms2hs.cluster import convert_all
+from ms2hs.conversion import convert
+from ms2hs.data.example import example_dn
+from ms2hs.errors import OutputError
+from ms2hs.models.configuration import preset
+from ms2hs.models.mae import SpectralMAE
+from ms2hs.models.prior import InputError
+from ms2hs.models.weights import load_weights, save_weights
+from ms2hs.planning import Choices
+from ms2hs.unfinished import directory_of
+
+HEIGHT, WIDTH = 1100, 90
+
+
+@pytest.fixture(scope="module")
+def tall(tmp_path_factory):
+    """A scene of several rows of blocks."""
+    dn = example_dn()
+    dn = np.concatenate([dn, dn[:, ::-1]], axis=1)
+    dn = np.tile(dn, (1, -(-HEIGHT // dn.shape[1]), 1))[:, :HEIGHT, 40 : 40 + WIDTH]
+    return write_raster(tmp_path_factory.mktemp("tall") / "tall.tif", dn, descriptions=S2_BANDS, nodata=0)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """A small one that looks at windows, and whose uncertainty is known."""
+    torch.manual_seed(3)
+    prior = load_weights("linear").prior
+    config = replace(preset("spatial-spectral"), width=24, heads=2, decoder_width=24, decoder_heads=2, window=32)
+    small = SpectralMAE(config, prior)
+    torch.nn.init.normal_(small.head.weight, std=0.02)
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_weights(path, prior, {}, small, sigma_scale=2 * prior.sigma_scale)
+    return str(path)
+
+
+def choices_of(model, **more):
+    return Choices(model=model, uncertainty=True, wavelengths_nm=((400, 900), (2100, 2200)), **more)
+
+
+def files_of(made):
+    """All that a conversion left, but when and how long."""
+    item = json.loads(made.item.read_text())
+    for name in ("created", "ms2hs:seconds", "ms2hs:notes", "end_datetime"):
+        item["properties"].pop(name, None)
+    return [path.read_bytes() for path in (made.output, made.sigma, made.quicklook)], item
+
+
+class Stop(Exception):
+    """What ends a conversion in a test."""
+
+
+@pytest.mark.parametrize("which", ["linear", "network", "linear, noise told"])
+@pytest.mark.parametrize("notes", [1, 3, 5])
+def test_what_was_stopped_goes_on_and_gives_the_same(tall, network, tmp_path, monkeypatch, which, notes):
+    """Stopped when so many rows of blocks are counted, which a full last one is too."""
+    error = InputError(0.02, 0.005, 0.003) if "noise" in which else None
+    model = network if which == "network" else "linear"
+    whole = files_of(convert(tall, "enmap", tmp_path / "cube.tif", choices_of(model, input_error=error)))
+    for path in tmp_path.iterdir():
+        path.unlink()
+    counted, count = [], streaming.Census.keep
+
+    def stop(census, row, *arrays):
+        counted.append(row)
+        if len({row // 256 for row in counted}) >= notes:
+            raise Stop
+        return count(census, row, *arrays)
+
+    with monkeypatch.context() as patch, suppress(Stop):
+        patch.setattr(streaming.Census, "keep", stop)
+        convert(tall, "enmap", tmp_path / "cube.tif", choices_of(model, input_error=error, resume=True))
+    left = directory_of(tmp_path / "cube.tif")
+    assert [path.name for path in tmp_path.iterdir()] == ([left.name] if notes > 1 else [])
+    made = convert(tall, "enmap", tmp_path / "cube.tif", choices_of(model, input_error=error, resume=True))
+    assert any("went on at row" in note for note in made.notes) == (notes > 1)
+    assert files_of(made) == whole
+    assert not left.exists()
+
+
+def test_another_choice_begins_again(tall, tmp_path, monkeypatch):
+    path = tmp_path / "cube.tif"
+    looked, count = [], streaming.PixelFlow._look
+
+    def stop(flow, block):
+        looked.append(block)
+        if len(looked) == 3:
+            raise Stop
+        count(flow, block)
+
+    with monkeypatch.context() as patch, suppress(Stop):
+        patch.setattr(streaming.PixelFlow, "_look", stop)
+        convert(tall, "enmap", path, Choices(model="linear", resume=True))
+    assert directory_of(path).exists()
+    made = convert(tall, "enmap", path, Choices(model="linear", resume=True, dn_offset=10))
+    assert any("begun again" in note for note in made.notes)
+    with rasterio.open(
+        convert(tall, "enmap", tmp_path / "b.tif", Choices(model="linear", dn_offset=10)).output
+    ) as cube:
+        expected = cube.read()
+    with rasterio.open(path) as cube:
+        np.testing.assert_array_equal(cube.read(), expected)
+
+
+RUN = "import sys; from ms2hs.cli import main; sys.argv[0] = 'ms2hs'; main()"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
+def test_killed_at_any_moment_it_goes_on_and_gives_the_same(tall, tmp_path):
+    words = ["convert", str(tall), "--model", "linear", "--uncertainty"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+    def start(output, *more):
+        command = [sys.executable, "-c", RUN, *words, "-o", str(output), *more]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+
+    assert start(tmp_path / "whole.tif").wait() == 0
+    path, draw, killed, done = tmp_path / "cube.tif", np.random.default_rng(4), 0, False
+    for _ in range(10):
+        running = start(path, "--resume")
+        journal = directory_of(path) / "journal.jsonl"
+        before = journal.stat().st_size if journal.exists() else 0
+        while running.poll() is None and not (journal.exists() and journal.stat().st_size > before):
+            time.sleep(0.005)  # until it is under way; then soon
+        time.sleep(draw.uniform(0, 0.15))
+        done = running.poll() is not None
+        if done:
+            break
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+        killed += 1
+        assert not path.exists()
+    if not done:
+        assert start(path, "--resume").wait() == 0
+    assert killed > 0
+    for ending in (".tif", "_sigma.tif", ".png"):
+        assert (tmp_path / f"cube{ending}").read_bytes() == (tmp_path / f"whole{ending}").read_bytes()
+    assert not directory_of(path).exists()
+
+
+def test_of_several_scenes_those_that_are_there_are_kept(tall, tmp_path):
+    other = tmp_path / "other.tif"
+    other.write_bytes(tall.read_bytes())
+    scenes, folder = [str(tall), str(other)], tmp_path / "cubes"
+    choices = Choices(model="linear", wavelengths_nm=((400, 500),))
+    convert_all(scenes[:1], folder=folder, choices=choices).check()
+    before = (folder / "tall_enmap.tif").stat().st_mtime_ns
+    found = convert_all(scenes, folder=folder, choices=replace(choices, resume=True))
+    found.check()
+    assert (list(found.made), list(found.there)) == ([str(other)], [str(tall)])
+    assert (folder / "tall_enmap.tif").stat().st_mtime_ns == before
+
+
+def test_results_in_stores_cannot_be_gone_on_with(tall):
+    with pytest.raises(OutputError, match="--resume"):
+        convert(tall, "enmap", "memory://bucket/cube.tif", Choices(model="linear", resume=True))
