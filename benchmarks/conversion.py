@@ -78,6 +78,12 @@ def plain_write_seconds(cube: Path, copy: Path) -> float:
     return seconds + time.perf_counter() - began
 
 
+def settle() -> None:
+    """Wait until the disk has what was written before: whoever writes next would wait for it."""
+    if hasattr(os, "sync"):
+        os.sync()
+
+
 def converted(scene: Path, output: Path, model: str, device: str = "auto") -> dict[str, float]:
     """Seconds by stage, of processors in all, and peak memory, of one `convert` in a process of its own."""
     command = [sys.executable, "-c", CONVERT, str(scene), str(output), model, device]
@@ -94,7 +100,9 @@ def measure(folder: Path, shape: tuple[int, int], asked: argparse.Namespace) -> 
     for _ in range(asked.repeat):
         for left in (output, copy):  # what a disk takes to forget a file is no part of writing another
             left.unlink(missing_ok=True)
+        settle()
         found = converted(scene, output, asked.model)
+        settle()
         runs.append(found | {"plain_write": plain_write_seconds(output, copy)})
     middle: dict[str, Any] = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
     middle["ratio"] = middle["whole"] / middle["plain_write"]

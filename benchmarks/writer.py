@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import rasterio
 import rasterio.shutil
+from conversion import settle
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.transform import Affine
@@ -189,6 +190,7 @@ def measure_all(options: argparse.Namespace, writers: list[str]) -> dict[str, li
         np.save(Path(folder) / "strips.npy", make_strips(options.bands, options.rows, options.width))
         for _ in range(options.repeat):
             for which, found in runs.items():
+                settle()
                 command = [sys.executable, __file__, "--run", which, "--folder", folder]
                 done = subprocess.run([*command, "--height", str(options.height)], stdout=subprocess.PIPE, check=True)
                 found.append(json.loads(done.stdout))
