@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms2hs.errors import Ms2hsError
+from ms2hs.models import assembly
 from ms2hs.models.assembly import Assembly
+from ms2hs.models.blending import RunningMean
 from ms2hs.models.configuration import preset
 from ms2hs.models.finishing import VALUES_AT_A_TIME, Comparison, Finish
 from ms2hs.models.mae import SpectralMAE
@@ -66,10 +68,10 @@ def scene(height, width, seed=0, sources=SOURCES):
 
 def assemble(network, tiling, reflectance, valid, **choices):
     """(band, row, col) numbers from the first row wanted on, sums of squares, and the count of pixels compared."""
-    assembly = Assembly(network, tiling, SCALE, NODATA, **choices)
+    made = Assembly(network, tiling, SCALE, NODATA, **choices)
     row, parts, squares, count = choices.get("start", 0), [], 0.0, 0
-    for i, (top, bottom) in list(enumerate(tiling.rows))[assembly.begin :]:
-        strip = assembly.add(i, reflectance[:, top:bottom], valid[top:bottom])
+    for i, (top, bottom) in list(enumerate(tiling.rows))[made.begin :]:
+        strip = made.add(i, reflectance[:, top:bottom], valid[top:bottom])
         if strip is None:
             continue
         assert strip.row == row
@@ -116,6 +118,20 @@ def test_numbers_are_those_of_blending_and_quantising_in_numpy(tiling, batch, se
 
 @some
 @given(tilings(), batches, seeds)
+def test_what_stood_in_memory_takes_no_part(tiling, batch, seed):
+    reflectance, valid = scene(tiling.height, tiling.width, seed)
+    valid &= np.random.default_rng(seed).random((tiling.height, tiling.width)) < 0.1  # many windows are left out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "empty", lambda *size, device=None, **_: torch.full(size, torch.nan, device=device))
+        mean = RunningMean(tiling, BANDS, CPU)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assembly, "RunningMean", lambda *_: mean)
+        found, _, _ = assemble(Toy(batch), tiling, reflectance, valid)
+    np.testing.assert_array_equal(found, quantise(blend(Toy(), tiling, reflectance, valid), valid))
+
+
+@some
+@given(tilings(), batches, seeds)
 def test_windows_that_agree_leave_it_exactly_as_it_is(tiling, batch, seed):
     reflectance, valid = scene(tiling.height, tiling.width, seed)
     network = Toy(batch, agrees=True)
@@ -140,10 +156,10 @@ def test_it_begins_with_the_first_row_of_windows_that_ends_beyond_the_start():
     assert tiling.rows[:3] == [(0, 8), (4, 12), (8, 16)]
     begins = [Assembly(Toy(), tiling, SCALE, NODATA, start=start).begin for start in (0, 7, 8, 11, 12)]
     assert begins == [0, 0, 1, 1, 2]
-    assembly = Assembly(Toy(), tiling, SCALE, NODATA, start=8)
+    made = Assembly(Toy(), tiling, SCALE, NODATA, start=8)
     reflectance, valid = scene(40, 8)
-    assert assembly.add(1, reflectance[:, 4:12], valid[4:12]) is None
-    assert assembly.add(2, reflectance[:, 8:16], valid[8:16]).row == 8
+    assert made.add(1, reflectance[:, 4:12], valid[4:12]) is None
+    assert made.add(2, reflectance[:, 8:16], valid[8:16]).row == 8
 
 
 @some
@@ -228,10 +244,10 @@ def test_what_does_not_fit_one_by_one_is_one_clear_message(is_local):
 def test_a_strip_lasts_until_the_next_but_one():
     tiling = Tiling(40, 10, 8, 2)
     reflectance, valid = scene(40, 10, seed=5)
-    assembly = Assembly(Toy(), tiling, SCALE, NODATA)
+    made = Assembly(Toy(), tiling, SCALE, NODATA)
     before = None
     for i, (top, bottom) in enumerate(tiling.rows):
-        strip = assembly.add(i, reflectance[:, top:bottom], valid[top:bottom])
+        strip = made.add(i, reflectance[:, top:bottom], valid[top:bottom])
         if before:
             np.testing.assert_array_equal(before[0].numbers, before[1])
         before = strip, strip.numbers.copy()
@@ -310,15 +326,15 @@ def test_cuda_gives_what_a_processor_gives(name):
 def test_misuse_is_refused():
     tiling = Tiling(20, 20, 8, 2)
     reflectance, valid = scene(20, 20)
-    assembly = Assembly(Toy(), tiling, SCALE, NODATA)
+    made = Assembly(Toy(), tiling, SCALE, NODATA)
     with pytest.raises(ValueError, match="0 is due"):
-        assembly.add(1, reflectance[:, 6:14], valid[6:14])
+        made.add(1, reflectance[:, 6:14], valid[6:14])
     with pytest.raises(ValueError, match="do not fit"):
-        assembly.add(0, reflectance[:, :7], valid[:7])
+        made.add(0, reflectance[:, :7], valid[:7])
     for i, (top, bottom) in enumerate(tiling.rows):
-        assembly.add(i, reflectance[:, top:bottom], valid[top:bottom])
+        made.add(i, reflectance[:, top:bottom], valid[top:bottom])
     with pytest.raises(ValueError, match="already"):
-        assembly.add(len(tiling.rows), reflectance[:, :8], valid[:8])
+        made.add(len(tiling.rows), reflectance[:, :8], valid[:8])
     with pytest.raises(ValueError, match="overlap"):
         Assembly(Toy(is_local=True), tiling, SCALE, NODATA)
     for start in (-1, 20):

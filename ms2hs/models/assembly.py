@@ -117,10 +117,10 @@ class Assembly:
             )
 
     def _blend(self, i: int, row: "_Row", mean: RunningMean) -> None:
-        """Windows where nothing is valid have no weight, and no result."""
+        """Windows where nothing is valid are left out."""
         areas = [(slice(0, row.height), slice(*span)) for span in self._windows.cols]
         cols = [col for col, area in enumerate(areas) if row.known[area].any()]
-        mean.begin(i, is_covered=len(cols) == len(areas))
+        mean.begin(i)
 
         def compute(some: list[int]) -> Tensor:
             reflectance = torch.stack([row.reflectance[:, *areas[col]] for col in some])
@@ -128,13 +128,9 @@ class Assembly:
                 return self._network.reconstruct_tensor(reflectance)
             return self._network.reconstruct_tensor(reflectance, torch.stack([row.valid[areas[col]] for col in some]))
 
-        def use(some: list[int], made: Tensor) -> None:
-            is_valid = all(row.known[areas[col]].all() for col in some)
-            mean.add(some, made, None if is_valid else row.valid)
-
         # windows of one size go together; an edge may cut the last
         alike = [list(some) for _, some in groupby(cols, lambda col: areas[col][1].stop - areas[col][1].start)]
-        self._portion.work(alike, _shared_out, compute, use)
+        self._portion.work(alike, _shared_out, compute, mean.add)
 
     def _convert_parts(self, row: "_Row", strip: "_Strip") -> None:
         """Of a network that is local."""

@@ -52,6 +52,9 @@ class RunningMean:
     `mean += (v - mean) * w / (W + w)`, for each pixel in the order of the windows: those that agree leave it exactly as
     it is. It holds one window's height of rows. Windows that come together are blended together: first what each is the
     first of its row to cover, then what it is the second to cover, and so on, which for a pixel is their own order.
+
+    A pixel is valid in all windows or in none, and no pixel meets another here. So nothing is done for those that are
+    not valid: whatever comes of them is theirs alone.
     """
 
     def __init__(self, windows: Windows, bands: int, device: torch.device) -> None:
@@ -66,14 +69,9 @@ class RunningMean:
         self._row: int | None = None
         self._above = 0  # rows of this row of windows that those before it cover too
 
-    def begin(self, row: int, *, is_covered: bool) -> None:
-        """Go on to a row of windows, the next or, at first, any.
-
-        Parameters
-        ----------
-        is_covered : whether all its columns of windows will be added; where none is, the mean has no weight.
-        """
-        top, bottom = self._spans[row]
+    def begin(self, row: int) -> None:
+        """Go on to a row of windows, the next or, at first, any."""
+        top = self._spans[row][0]
         if self._row is not None:
             before, end = self._spans[self._row]
             step, self._above = top - before, max(0, end - top)
@@ -81,19 +79,15 @@ class RunningMean:
                 kept = buffer[..., step : step + self._above, :]
                 # torch does not look whether it writes over what it still has to read
                 buffer[..., : self._above, :] = kept.clone() if self._above > step else kept
-        if not is_covered:
-            for buffer in (self._mean, self._weight):
-                buffer[..., self._above : bottom - top, :] = 0
         self._row = row
 
-    def add(self, cols: Sequence[int], values: Tensor, valid: Tensor | None) -> None:
-        """Take some of the row's windows, from left to right.
+    def add(self, cols: Sequence[int], values: Tensor) -> None:
+        """Take some of the row's windows, from left to right. Those where nothing is valid may be left out.
 
         Parameters
         ----------
         cols : which columns of windows they are.
         values : (window, band, row, col) float32; anything, NaN too, where not valid.
-        valid : (row, width) bool of the whole row of windows; None: everywhere in these.
         """
         assert self._row is not None  # noqa: S101  begun before
         rows = values.shape[2]
@@ -105,17 +99,18 @@ class RunningMean:
             made = _joined([window[..., piece.within] for window, piece in pieces])
             where = self._columns([piece.cols for _, piece in pieces])
             weight = down[:, None] * _joined([piece.taper for _, piece in pieces])
-            if valid is not None:
-                weight *= valid[:, where]
             covered = rows if i else self._above
-            self._merge(slice(0, covered), where, made[:, :covered], weight[:covered], valid is None)
+            self._merge(slice(0, covered), where, made[:, :covered], weight[:covered])
             if covered < rows:
                 fresh = slice(covered, rows)
-                self._mean[:, fresh, where] = _where(valid is None, weight[fresh], made[:, fresh])
+                self._mean[:, fresh, where] = made[:, fresh]
                 self._weight[fresh, where] = weight[fresh]
 
     def of(self, rows: slice) -> Tensor:
-        """(band, row, width) the mean of some rows of the row of windows; it lasts until the next begins."""
+        """(band, row, width) the mean of some rows of the row of windows, anything where no window was valid.
+
+        It lasts until the next begins.
+        """
         return self._mean[:, rows]
 
     def _columns(self, parts: list[slice]) -> slice | Tensor:
@@ -124,20 +119,13 @@ class RunningMean:
             return slice(parts[0].start, parts[-1].stop)
         return torch.cat([self._cols[part] for part in parts])
 
-    def _merge(self, rows: slice, where: slice | Tensor, values: Tensor, weight: Tensor, is_valid: bool) -> None:
+    def _merge(self, rows: slice, where: slice | Tensor, values: Tensor, weight: Tensor) -> None:
         if weight.numel() == 0:
             return
         mean = self._mean[:, rows, where]
         total = self._weight[rows, where] + weight
-        share = _where(is_valid, weight, weight / total)
-        step = _where(is_valid, weight, values - mean)
-        self._mean[:, rows, where] = step.mul_(share).add_(mean)
+        self._mean[:, rows, where] = (values - mean).mul_(weight / total).add_(mean)
         self._weight[rows, where] = total
-
-
-def _where(is_valid: bool, weight: Tensor, values: Tensor) -> Tensor:
-    """The values, and 0 where there is no weight: whatever stands there must not take part, and NaN times 0 is NaN."""
-    return values if is_valid else torch.where(weight > 0, values, 0.0)
 
 
 def _layers(cols: list[Span], tapers: list[Tensor]) -> list[dict[int, _Piece]]:
