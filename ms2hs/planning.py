@@ -117,12 +117,13 @@ class Plan:
 
     @property
     def facts(self) -> dict[str, int]:
-        """What it will take: rows at a time, pixels, bands, and bytes of the result, of disk at the peak and of memory."""
+        """What it will take: rows at a time, pixels, bands, and bytes of the result, of disk and of memory."""
         files = 2 if self.choices.uncertainty else 1
         bands, rows = len(self.spectral), self.rows_at_a_time
         pixels = rows * self.grid.width
         held = 3 * pixels * len(self.scene.assets) * 4  # read ahead, at work, and not yet written
-        if self.weights.network is not None:
+        is_linear = self.weights.network is None
+        if not is_linear:
             held += pixels * bands * (4 + 2 * 2)  # blended, and as two strips of stored numbers
         return {
             "rows_at_a_time": rows,
@@ -130,7 +131,7 @@ class Plan:
             "bands": bands,
             "output_bytes_uncompressed": files * bands * self.grid.height * self.grid.width * 2,
             "disk_bytes_peak": files * disk_bytes(self.grid, bands),
-            "memory_bytes": held + files * memory_bytes(self.grid, bands, rows) + 300_000_000,
+            "memory_bytes": held + files * memory_bytes(self.grid, bands, strips=not is_linear) + 300_000_000,
         }
 
 

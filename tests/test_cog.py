@@ -324,7 +324,7 @@ def test_memory_is_as_told_and_does_not_grow_with_the_height(tmp_path, monkeypat
     monkeypatch.setattr(spool, "COPY_BYTES", 1 << 16)
     peak(64)  # what is made once
     low, high = peak(2100), peak(4000)  # of as many overviews
-    told = [memory_bytes(utm(height, 700), len(SPECTRAL), 64) for height in (2100, 4000)]
+    told = [memory_bytes(utm(height, 700), len(SPECTRAL)) for height in (2100, 4000)]
     assert told[0] == told[1]
     assert high <= low + 200_000  # the list of blocks
     assert high <= told[1] + 1_500_000  # one task's blocks, halved

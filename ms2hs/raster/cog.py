@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, partial
@@ -60,13 +60,18 @@ def disk_bytes(grid: PixelGrid, bands: int, storage: Storage = REFLECTANCE) -> i
     return needed
 
 
-def memory_bytes(grid: PixelGrid, bands: int, rows: int) -> int:
-    """Memory that a writer of int16 holds when strips have so many rows, in bytes; it does not grow with the height."""
+def memory_bytes(grid: PixelGrid, bands: int, *, strips: bool = True) -> int:
+    """Memory that a writer of int16 holds, in bytes; it does not grow with the height.
+
+    Parameters
+    ----------
+    strips : whether rows come in strips, and wait until they fill blocks.
+    """
     levels = Levels(grid.height, grid.width)
-    waiting = BLOCK - rows if BLOCK % rows == 0 else BLOCK
+    waiting = levels.blocks(0)[1] * BLOCK * BLOCK if strips else 0
     overviews = sum(levels.blocks(level)[1] * BLOCK * BLOCK // 2 for level in range(1, levels.count))
     at_work = 2 * (PLACES_AT_ONCE + 1) * BLOCK * BLOCK  # as numbers, and compressed
-    return 2 * bands * (waiting * grid.width + overviews + at_work)
+    return 2 * bands * (waiting + overviews + at_work)
 
 
 Task = Future[list[list[bytes]]]
@@ -161,11 +166,14 @@ class CogWriter:
             self._restore(done)
             self._pool = stack.enter_context(ThreadPoolExecutor(self._threads, "blocks"))
             self._stack = stack.pop_all()
-        self._waiting = np.empty((bands, 0, self._grid.width), self._dtype)
+        starts = range(0, self._grid.width, BLOCK)
+        self._cols = [slice(start, min(start + BLOCK, self._grid.width)) for start in starts]
+        self._waiting: list[Numbers] = []
+        self._free: list[Numbers] = []
         step = min(-(-bands // (TASKS_PER_THREAD * self._threads)), BANDS_AT_A_TIME)
         self._tasks = [slice(first, min(first + step, bands)) for first in range(0, bands, step)]
         self._before: list[Task | None] = [None for _ in self._tasks]
-        self._due: deque[list[Task]] = deque()
+        self._due: deque[tuple[list[Task], Sequence[Numbers]]] = deque()
         return self
 
     def write(self, row: int, strip: Numbers) -> None:
@@ -192,10 +200,11 @@ class CogWriter:
             waiting = self._row % BLOCK
             part = strip[:, done : done + BLOCK - waiting]
             done, self._row = done + part.shape[1], self._row + part.shape[1]
-            if self._row % BLOCK and self._row < self._grid.height:
-                self._wait(waiting, part)
-            else:
-                self._submit((self._row - 1) // BLOCK, partial(self._gathered, waiting, part))
+            for room, cols in zip(self._row_of_rooms(), self._cols, strict=True):
+                room[:, waiting : waiting + part.shape[1], : cols.stop - cols.start] = part[:, :, cols]
+            if self._row % BLOCK == 0 or self._row == self._grid.height:
+                full, self._waiting = self._waiting, []
+                self._submit((self._row - 1) // BLOCK, [partial(_some, room) for room in full], full)
 
     def write_made(self, row: int, rows: int, fill: Filler) -> None:
         """Append a row of blocks whose numbers are made as they are due, in several threads at once.
@@ -215,7 +224,7 @@ class CogWriter:
         if row % BLOCK or rows != min(BLOCK, self._grid.height - row):
             raise ValueError(f"rows {row} to {row + rows}: a row of blocks is due")
         self._row += rows
-        self._submit(row // BLOCK, lambda cols: partial(self._filled, fill, rows, cols))
+        self._submit(row // BLOCK, [partial(self._filled, fill, rows, cols) for cols in self._cols])
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -237,7 +246,7 @@ class CogWriter:
                     with suppress(Exception):
                         self._append(0)
             finally:
-                for tasks in self._due:
+                for tasks, _ in self._due:
                     for task in tasks:
                         task.cancel()
 
@@ -263,33 +272,21 @@ class CogWriter:
         if row != self._row or row + rows > self._grid.height:
             raise ValueError(f"rows {row} to {row + rows} of {self._grid.height}: row {self._row} is due")
 
-    def _wait(self, waiting: int, part: Numbers) -> None:
-        """Keep rows behind those that wait. There is room for no more than equal strips need, or for a whole block."""
-        bands, rows, width = part.shape
-        if waiting + rows > self._waiting.shape[1]:
-            room = BLOCK if waiting or BLOCK % rows else BLOCK - rows
-            larger = np.empty((bands, room, width), self._dtype)
-            larger[:, :waiting] = self._waiting[:, :waiting]
-            self._waiting = larger
-        self._waiting[:, waiting : waiting + rows] = part
+    def _row_of_rooms(self) -> list[Numbers]:
+        """For each place of the row of blocks that is due, (band, BLOCK, BLOCK) where its rows wait for others."""
+        while len(self._waiting) < len(self._cols):
+            room = self._free.pop() if self._free else np.empty((len(self._spectral), BLOCK, BLOCK), self._dtype)
+            self._waiting.append(room)
+        return self._waiting
 
-    def _submit(self, row: int, maker: Callable[[slice], Maker]) -> None:
-        """Let a row of blocks be compressed, made by what `maker` gives for their columns; write what is done."""
-        for col in range(self._levels.blocks(0)[1]):
-            make = maker(slice(col * BLOCK, min((col + 1) * BLOCK, self._grid.width)))
+    def _submit(self, row: int, makers: Sequence[Maker], rooms: Sequence[Numbers] = ()) -> None:
+        """Let a row of blocks be made and compressed, and write what is done; rooms that are done with are free."""
+        for col, make in enumerate(makers):
             place = Place(0, row, col)
             for i, bands in enumerate(self._tasks):
                 self._before[i] = self._pool.submit(self._compress, place, bands, make, self._before[i])
-            self._due.append([task for task in self._before if task])
+            self._due.append(([task for task in self._before if task], rooms[col : col + 1]))
             self._append(PLACES_AT_ONCE)
-
-    def _gathered(self, waiting: int, part: Numbers, cols: slice) -> Maker:
-        """Of some columns the rows that wait and those that came, taken here and now: they may change from here on."""
-        blocks = np.empty((len(part), BLOCK, BLOCK), self._dtype)
-        width, end = cols.stop - cols.start, waiting + part.shape[1]
-        blocks[:, :waiting, :width] = self._waiting[:, :waiting, cols]
-        blocks[:, waiting:end, :width] = part[:, :, cols]
-        return lambda bands: blocks[bands]
 
     def _filled(self, fill: Filler, rows: int, cols: slice, bands: slice) -> Numbers:
         blocks = np.empty((bands.stop - bands.start, BLOCK, BLOCK), self._dtype)
@@ -311,8 +308,10 @@ class CogWriter:
     def _append(self, waiting: int) -> None:
         """Write what the first places completed, until so many places wait: of all bands as many levels."""
         while len(self._due) > waiting:
-            found = [task.result() for task in self._due[0]]
+            tasks, rooms = self._due[0]
+            found = [task.result() for task in tasks]
             self._due.popleft()
+            self._free += rooms
             began = time.perf_counter()
             with self._writing():
                 for level, blocks in enumerate(zip(*found, strict=True)):
@@ -357,6 +356,10 @@ class CogWriter:
                 f"{self.path} could not be written ({error}); {free / 1e9:.2f} GB are free, and up to "
                 f"{needed / 1e9:.2f} GB are needed in all. Free some space, or choose another disk."
             ) from error
+
+
+def _some(blocks: Numbers, bands: slice) -> Numbers:
+    return blocks[bands]
 
 
 def processors() -> int:
