@@ -188,12 +188,13 @@ def measure_all(options: argparse.Namespace, writers: list[str]) -> dict[str, li
     runs: dict[str, list[dict[str, float]]] = {which: [] for which in writers}
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         np.save(Path(folder) / "strips.npy", make_strips(options.bands, options.rows, options.width))
-        for _ in range(options.repeat):
-            for which, found in runs.items():
+        for turn in range(options.repeat):
+            # in an order of its own: what one leaves of memory is at hand for the next
+            for which in np.random.default_rng(turn).permutation(writers).tolist():
                 settle()
                 command = [sys.executable, __file__, "--run", which, "--folder", folder]
                 done = subprocess.run([*command, "--height", str(options.height)], stdout=subprocess.PIPE, check=True)
-                found.append(json.loads(done.stdout))
+                runs[which].append(json.loads(done.stdout))
     return runs
 
 
