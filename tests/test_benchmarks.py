@@ -23,7 +23,7 @@ def test_conversion_is_measured_beside_a_plain_write(tmp_path):
     small, wide = run("conversion.py", "--size", 200, "--size", "150x300", "--repeat", 1, "--folder", tmp_path)
     assert (small["height"], small["width"], wide["height"], wide["width"]) == (200, 200, 150, 300)
     assert small["ratio"] == small["whole"] / small["plain_write"]
-    assert {"read", "model", "write", "finish", "processors"} <= set(small)
+    assert {"read", "model", "compress", "store", "finish", "processors"} <= set(small)
     assert 0 < small["peak_bytes"] < 1.5e9
     assert not {"memory_over_height"} & (set(small) | set(wide))  # of two widths
     assert list(tmp_path.iterdir()) == []
