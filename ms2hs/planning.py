@@ -25,8 +25,6 @@ from ms2hs.unfinished import directory_of
 STRIP_ROWS = 32
 STRIP_BYTES = 64_000_000
 LEAST_ROWS = 8
-# The linear model is soonest done where bands of so many pixels stay near the processor.
-PART_PIXELS = 1 << 14
 
 
 @dataclass(frozen=True)

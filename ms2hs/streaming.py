@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from ms2hs.census import COMPARED, Census
 from ms2hs.models.denoising import REACH, denoise
 from ms2hs.models.prior import Conditional
-from ms2hs.planning import PART_PIXELS, Plan
+from ms2hs.planning import Plan
 from ms2hs.progress import Progress
 from ms2hs.raster.cog import CogWriter
 from ms2hs.raster.cube import NODATA, SCALE
@@ -26,6 +26,9 @@ from ms2hs.raster.windows import Tiling, Window
 if TYPE_CHECKING:
     from ms2hs.models.handover import StoredStrip
     from ms2hs.models.reconstruction import Reconstructor
+
+# The linear model is soonest done where bands of so many pixels stay near the processor.
+PART_PIXELS = 1 << 14
 
 Float32Array = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -181,7 +184,7 @@ class WindowFlow:
         note: Callable[[int], None],
     ) -> None:
         """Write and count a strip, cut where rows of blocks end: what is noted then is of whole ones."""
-        numbers, squares, compared = strip.numbers, strip.squares, self.census.closure
+        numbers, squares = strip.numbers, strip.squares
         self.census.keep(strip.row, reflectance[:, : numbers.shape[1]], valid[: numbers.shape[1]])
         first, last = strip.row, strip.row + numbers.shape[1]
         for row in (first, *range(-(-(first + 1) // BLOCK) * BLOCK, last, BLOCK)):
@@ -189,9 +192,7 @@ class WindowFlow:
             rows = slice(row - first, end - first)
             x, ok = reflectance[:, rows], valid[rows]
             self.census.count(np.ascontiguousarray(x), ok)
-            if compared.matrix is not None:
-                some = slice(rows.start + -row % COMPARED, rows.stop, COMPARED)
-                self.census.compare(squares[:, rows].sum(axis=1), int(valid[some].sum()))
+            self.census.compare(squares[:, rows].sum(axis=1), int(strip.counts[rows].sum()))
             writers[0].write(row, numbers[:, rows])
             for writer in writers[1:]:
                 writer.write(row, self._sigma(x, ok))

@@ -48,10 +48,9 @@ class Unfinished:
         with ExitStack() as stack:
             self._make()
             stack.enter_context(alone(self.folder))
-            if self._is_of_the_same():
-                self._journal().touch()
-            else:
+            if not self._is_of_the_same():
                 self._begin()
+            self._journal().touch()
             self._stack = stack.pop_all()
         return self
 
@@ -120,7 +119,6 @@ class Unfinished:
                 shutil.rmtree(path, ignore_errors=True)
             elif not path.name.startswith("."):  # the lock
                 path.unlink()
-        self._journal().touch()
         self.place("stamp").write_text(self._stamp, encoding="utf-8")
 
     def _journal(self) -> Path:

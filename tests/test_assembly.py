@@ -1,29 +1,22 @@
 """Rows of windows to finished strips on a device, against the same arithmetic in numpy: Blender, then quantise."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_reconstruction import SOURCE, TARGET, network_of
 
 from ms2hs.errors import Ms2hsError
 from ms2hs.models import assembly
 from ms2hs.models.assembly import Assembly
 from ms2hs.models.blending import RunningMean
-from ms2hs.models.configuration import preset
 from ms2hs.models.finishing import VALUES_AT_A_TIME, Comparison, Finish
-from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.reconstruction import TOKENS_AT_A_TIME, Reconstructor
-from ms2hs.models.weights import load_weights
 from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.storage import quantise
 from ms2hs.raster.windows import Blender, Tiling
-from ms2hs.spectra.sensors import load_sensor
 
-SOURCE, TARGET = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
-SMALL = {"width": 24, "heads": 2, "decoder_width": 16, "decoder_heads": 2, "window": 16}
 CPU = torch.device("cpu")
 SOURCES, BANDS = 2, 5
 some = settings(max_examples=100, deadline=None)
@@ -77,11 +70,12 @@ def assemble(network, tiling, reflectance, valid, **choices):
         assert strip.row == row
         parts.append(strip.numbers.copy())
         row += parts[-1].shape[1]
-        squares, count = squares + strip.squares.sum(axis=1), count + strip.count
+        squares, count = squares + strip.squares.sum(axis=1), count + strip.counts.sum()
         assert strip.squares.shape[1] == strip.numbers.shape[1]
         if choices.get("comparison"):
             rows = np.arange(strip.row, strip.row + strip.numbers.shape[1])
             assert not strip.squares[:, rows % choices["comparison"].every > 0].any()
+            assert not strip.counts[rows % choices["comparison"].every > 0].any()
     assert row == tiling.height
     return np.concatenate(parts, 1), squares, count
 
@@ -262,16 +256,6 @@ def test_stored_numbers_are_those_of_raster_storage(monkeypatch):
         ok = None if valid.all() else torch.from_numpy(valid)
         Finish(CPU, SCALE, NODATA, None, None).store(torch.from_numpy(made), torch.zeros(2, 1, 14), ok, found)
         np.testing.assert_array_equal(found.numpy(), quantise(made, valid))
-
-
-def network_of(name, **changes):
-    torch.manual_seed(0)
-    config = replace(preset(name), **(SMALL | {"patch": min(preset(name).patch, 4)} | changes))
-    network = SpectralMAE(config, load_weights("linear").prior if config.rank else None)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return network
 
 
 def assert_near(found, expected):

@@ -102,7 +102,7 @@ class Assembly:
             strip.take((wanted, slice(0, row.width)), self._mean.of(wanted))
         else:
             self._convert_parts(row, strip)
-        return self._handover.send(top + wanted.start, strip.count, strip.numbers, strip.squares)
+        return self._handover.send(top + wanted.start, strip.counts, strip.numbers, strip.squares)
 
     def _check(self, i: int, reflectance: Float32Array, valid: BoolArray) -> None:
         if i != self._due or i >= len(self._ends):
@@ -173,7 +173,11 @@ class _Strip:
         bands = len(compared.bands) if compared else 0
         self.squares = numbers.new_zeros(bands, wanted.stop - wanted.start, dtype=torch.float32)
         """(compared band, row) sums of squares over the pixels of a row; 0 where a row is not compared."""
-        self.count = int(row.known[compared.rows(top, wanted)].sum()) if compared else 0
+        self.counts = np.zeros(wanted.stop - wanted.start, np.intp)
+        """(row,) pixels that these are sums over."""
+        if compared:
+            some = compared.rows(top, wanted)
+            self.counts[some.start - wanted.start :: some.step] = row.known[some].sum(axis=1)
 
     def take(self, area: Area, made: Tensor) -> None:
         """Of the row of windows, the (target band, row, col) result of an area; what is not wanted is left out."""

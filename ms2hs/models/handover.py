@@ -14,8 +14,8 @@ class StoredStrip:
 
     row: int
     """First row of the raster."""
-    count: int
-    """Valid pixels that were compared with what was measured."""
+    counts: NDArray[np.integer]
+    """(row,) valid pixels that were compared with what was measured; 0 where a row is not compared."""
     _numbers: Tensor
     _squares: Tensor
     _arrived: torch.cuda.Event | None
@@ -66,7 +66,7 @@ class Handover:
             torch.cuda.current_stream(self._stream.device).wait_event(slot.arrived)
         return slot.there[: int(np.prod(shape))].view(shape)
 
-    def send(self, row: int, count: int, numbers: Tensor, squares: Tensor) -> StoredStrip:
+    def send(self, row: int, counts: NDArray[np.integer], numbers: Tensor, squares: Tensor) -> StoredStrip:
         """The strip from `row` on, whose `numbers` fill what `memory` gave last.
 
         Parameters
@@ -79,11 +79,11 @@ class Handover:
         if self._stream is None or slot.arrived is None:
             if slot.here is not slot.there:
                 here.copy_(numbers)
-            return StoredStrip(row, count, here, squares.cpu(), None)
+            return StoredStrip(row, counts, here, squares.cpu(), None)
         self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
         with torch.cuda.stream(self._stream):
             here.copy_(numbers, non_blocking=True)
             sums = squares.to("cpu", non_blocking=True)
             slot.arrived.record(self._stream)
         squares.record_stream(self._stream)  # its memory is not given to another before it was copied
-        return StoredStrip(row, count, here, sums, slot.arrived)
+        return StoredStrip(row, counts, here, sums, slot.arrived)

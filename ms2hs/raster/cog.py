@@ -204,7 +204,7 @@ class CogWriter:
                 room[:, waiting : waiting + part.shape[1], : cols.stop - cols.start] = part[:, :, cols]
             if self._row % BLOCK == 0 or self._row == self._grid.height:
                 full, self._waiting = self._waiting, []
-                self._submit((self._row - 1) // BLOCK, [partial(_some, room) for room in full], full)
+                self._submit((self._row - 1) // BLOCK, [room.__getitem__ for room in full], full)
 
     def write_made(self, row: int, rows: int, fill: Filler) -> None:
         """Append a row of blocks whose numbers are made as they are due, in several threads at once.
@@ -356,10 +356,6 @@ class CogWriter:
                 f"{self.path} could not be written ({error}); {free / 1e9:.2f} GB are free, and up to "
                 f"{needed / 1e9:.2f} GB are needed in all. Free some space, or choose another disk."
             ) from error
-
-
-def _some(blocks: Numbers, bands: slice) -> Numbers:
-    return blocks[bands]
 
 
 def processors() -> int:
