@@ -158,7 +158,7 @@ def _write(flow: PixelFlow | WindowFlow, unfinished: Unfinished, tell: Progress)
             census.keep(row, *flow.source.read(Window(row, 0, 1, planned.grid.width)))
     if is_whole:
         return {}
-    with ExitStack() as stack:
+    with flow.threads(), ExitStack() as stack:
         for writer in writers:
             stack.enter_context(writer.from_row(begin))
         if begin < planned.grid.height:

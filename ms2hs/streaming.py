@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
@@ -88,6 +89,14 @@ class PixelFlow:
     seconds = 0.0
     """Time in the model, without that of the writers' threads."""
 
+    def threads(self) -> AbstractContextManager[object]:
+        """In it, until the writers are done, each thread multiplies alone: as many blocks are at work as processors.
+
+        Shared among threads, a product is cut otherwise and rounded otherwise, and would not be the same again.
+        """
+        alone: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
+        return alone
+
     def run(self, writers: list[CogWriter], begin: int, note: Callable[[int], None], tell: Progress) -> None:
         """Convert the rows from `begin` on, a multiple of BLOCK.
 
@@ -98,16 +107,15 @@ class PixelFlow:
         """
         grid = self.planned.grid
         makers = self._values, self._sigma
-        with threadpool_limits(1, user_api="blas"):  # as many blocks are at work as there are processors
-            for window, reflectance, valid in self.source.ahead(_rows_of_blocks(begin, grid.height, grid.width)):
-                self.census.keep(window.row, reflectance, valid)
-                blocks = [_Pixels.of(reflectance, valid, first) for first in range(0, grid.width, BLOCK)]
-                for writer, maker in zip(writers, makers, strict=False):
-                    writer.write_made(window.row, window.height, partial(_fill, blocks, maker))
-                for block in blocks:
-                    self._look(block)
-                note(window.row + window.height)
-                tell("convert", window.row + window.height, grid.height)
+        for window, reflectance, valid in self.source.ahead(_rows_of_blocks(begin, grid.height, grid.width)):
+            self.census.keep(window.row, reflectance, valid)
+            blocks = [_Pixels.of(reflectance, valid, first) for first in range(0, grid.width, BLOCK)]
+            for writer, maker in zip(writers, makers, strict=False):
+                writer.write_made(window.row, window.height, partial(_fill, blocks, maker))
+            for block in blocks:
+                self._look(block)
+            note(window.row + window.height)
+            tell("convert", window.row + window.height, grid.height)
 
     def _values(self, bands: slice) -> Make:
         return self._of(bands.start, bands.stop).reconstruct
@@ -145,6 +153,10 @@ class WindowFlow:
     """(target band, source band) what adaptation changes of the linear model; a network's result changes by as much."""
     seconds: float = 0.0
     """Time in the network and in blending and quantising what it makes."""
+
+    def threads(self) -> AbstractContextManager[object]:
+        """As `PixelFlow.threads`: nothing, since a network multiplies one thing at a time."""
+        return nullcontext()
 
     def run(self, writers: list[CogWriter], begin: int, note: Callable[[int], None], tell: Progress) -> None:
         """As `PixelFlow.run`."""

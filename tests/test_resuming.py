@@ -14,6 +14,7 @@ import pytest
 import rasterio
 import torch
 from conftest import S2_BANDS, write_raster
+from threadpoolctl import threadpool_info
 
 from ms2hs import streaming
 from ms2hs.cluster import convert_all
@@ -94,6 +95,20 @@ def test_what_was_stopped_goes_on_and_gives_the_same(tall, network, tmp_path, mo
     assert any("went on at row" in note for note in made.notes) == (notes > 1)
     assert files_of(made) == whole
     assert not left.exists()
+
+
+def test_each_thread_multiplies_alone_to_the_end(tall, tmp_path, monkeypatch):
+    """What is still made when a conversion ends, or is stopped, is rounded as all the rest."""
+    threads, fill = set(), streaming._fill
+
+    def slow(*arguments):
+        time.sleep(0.05)
+        threads.update(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        fill(*arguments)
+
+    monkeypatch.setattr(streaming, "_fill", slow)
+    convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear"))
+    assert threads == {1}
 
 
 def test_another_choice_begins_again(tall, tmp_path, monkeypatch):
