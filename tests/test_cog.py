@@ -327,7 +327,7 @@ def test_memory_is_as_told_and_does_not_grow_with_the_height(tmp_path, monkeypat
     told = [memory_bytes(utm(height, 700), len(SPECTRAL)) for height in (2100, 4000)]
     assert told[0] == told[1]
     assert high <= low + 200_000  # the list of blocks
-    assert high <= told[1] + 1_500_000  # one task's blocks, halved
+    assert high <= told[1]
 
 
 KINDS = st.sampled_from([

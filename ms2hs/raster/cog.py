@@ -5,10 +5,11 @@ import shutil
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,8 +34,10 @@ WORST_ROW_BYTES = 8
 # for their blocks to stay near the processor.
 TASKS_PER_THREAD = 2
 BANDS_AT_A_TIME = 16
-# Places whose blocks are made and compressed while others are written.
-PLACES_AT_ONCE = 2
+# Tasks a thread that are made and compressed while others are written.
+TASKS_AT_ONCE = 4
+# What a thread needs beside, to halve and compress a task's blocks, as a multiple of these.
+SCRATCHES = 6
 # rasterio raises some of GDAL's own errors unwrapped.
 WRITE_ERRORS = (RasterioError, CPLE_BaseError, OSError)
 
@@ -70,14 +73,22 @@ def memory_bytes(grid: PixelGrid, bands: int, *, strips: bool = True) -> int:
     levels = Levels(grid.height, grid.width)
     waiting = levels.blocks(0)[1] * BLOCK * BLOCK if strips else 0
     overviews = sum(levels.blocks(level)[1] * BLOCK * BLOCK // 2 for level in range(1, levels.count))
-    at_work = 2 * (PLACES_AT_ONCE + 1) * BLOCK * BLOCK  # as numbers, and compressed
-    return 2 * bands * (waiting + overviews + at_work)
+    threads = processors()
+    each = 2 * TASKS_AT_ONCE + SCRATCHES  # as numbers, and compressed
+    at_work = each * threads * _bands_at_a_time(bands, threads) * BLOCK * BLOCK
+    return 2 * (bands * (waiting + overviews) + at_work)
+
+
+def _bands_at_a_time(bands: int, threads: int) -> int:
+    return min(-(-bands // (TASKS_PER_THREAD * threads)), BANDS_AT_A_TIME)
+
+
+def _cut(length: int, step: int) -> list[slice]:
+    return [slice(first, min(first + step, length)) for first in range(0, length, step)]
 
 
 Task = Future[list[list[bytes]]]
 """Makes and compresses the blocks of some bands of one place: by level, those that it completes."""
-Maker = Callable[[slice], Numbers]
-"""Gives the blocks, (band, BLOCK, BLOCK), of some bands of one place; what lies outside of the image is anything."""
 Filler = Callable[[slice, slice, Numbers], None]
 """Given bands, columns, and room for their numbers in a row of blocks, (band, rows, columns), puts them there."""
 
@@ -166,14 +177,12 @@ class CogWriter:
             self._restore(done)
             self._pool = stack.enter_context(ThreadPoolExecutor(self._threads, "blocks"))
             self._stack = stack.pop_all()
-        starts = range(0, self._grid.width, BLOCK)
-        self._cols = [slice(start, min(start + BLOCK, self._grid.width)) for start in starts]
+        self._step = _bands_at_a_time(bands, self._threads)
+        self._units = list(product(_cut(self._grid.width, BLOCK), _cut(bands, self._step)))
         self._waiting: list[Numbers] = []
         self._free: list[Numbers] = []
-        step = min(-(-bands // (TASKS_PER_THREAD * self._threads)), BANDS_AT_A_TIME)
-        self._tasks = [slice(first, min(first + step, bands)) for first in range(0, bands, step)]
-        self._before: list[Task | None] = [None for _ in self._tasks]
-        self._due: deque[tuple[list[Task], Sequence[Numbers]]] = deque()
+        self._before: dict[int, Task] = {}
+        self._due: deque[tuple[Task, Numbers]] = deque()
         return self
 
     def write(self, row: int, strip: Numbers) -> None:
@@ -200,11 +209,14 @@ class CogWriter:
             waiting = self._row % BLOCK
             part = strip[:, done : done + BLOCK - waiting]
             done, self._row = done + part.shape[1], self._row + part.shape[1]
-            for room, cols in zip(self._row_of_rooms(), self._cols, strict=True):
-                room[:, waiting : waiting + part.shape[1], : cols.stop - cols.start] = part[:, :, cols]
+            if not waiting:
+                self._waiting = [self._room() for _ in self._units]
+            for room, (cols, some) in zip(self._waiting, self._units, strict=True):
+                piece = part[some, :, cols]
+                room[: len(piece), waiting : waiting + piece.shape[1], : piece.shape[2]] = piece
             if self._row % BLOCK == 0 or self._row == self._grid.height:
-                full, self._waiting = self._waiting, []
-                self._submit((self._row - 1) // BLOCK, [room.__getitem__ for room in full], full)
+                for unit, room in zip(self._units, self._waiting, strict=True):
+                    self._submit((self._row - 1) // BLOCK, *unit, room)
 
     def write_made(self, row: int, rows: int, fill: Filler) -> None:
         """Append a row of blocks whose numbers are made as they are due, in several threads at once.
@@ -224,7 +236,10 @@ class CogWriter:
         if row % BLOCK or rows != min(BLOCK, self._grid.height - row):
             raise ValueError(f"rows {row} to {row + rows}: a row of blocks is due")
         self._row += rows
-        self._submit(row // BLOCK, [partial(self._filled, fill, rows, cols) for cols in self._cols])
+        for cols, bands in self._units:
+            room = self._room()
+            part = room[: bands.stop - bands.start, :rows, : cols.stop - cols.start]
+            self._submit(row // BLOCK, cols, bands, room, partial(fill, bands, cols, part))
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -246,9 +261,8 @@ class CogWriter:
                     with suppress(Exception):
                         self._append(0)
             finally:
-                for tasks, _ in self._due:
-                    for task in tasks:
-                        task.cancel()
+                for task, _ in self._due:
+                    task.cancel()
 
     def _make_home(self, stack: ExitStack) -> Path:
         if self._home is not None:
@@ -272,32 +286,28 @@ class CogWriter:
         if row != self._row or row + rows > self._grid.height:
             raise ValueError(f"rows {row} to {row + rows} of {self._grid.height}: row {self._row} is due")
 
-    def _row_of_rooms(self) -> list[Numbers]:
-        """For each place of the row of blocks that is due, (band, BLOCK, BLOCK) where its rows wait for others."""
-        while len(self._waiting) < len(self._cols):
-            room = self._free.pop() if self._free else np.empty((len(self._spectral), BLOCK, BLOCK), self._dtype)
-            self._waiting.append(room)
-        return self._waiting
+    def _room(self) -> Numbers:
+        """Where numbers of some bands wait, (band, BLOCK, BLOCK); such as those that were appended left."""
+        return self._free.pop() if self._free else np.empty((self._step, BLOCK, BLOCK), self._dtype)
 
-    def _submit(self, row: int, makers: Sequence[Maker], rooms: Sequence[Numbers] = ()) -> None:
-        """Let a row of blocks be made and compressed, and write what is done; rooms that are done with are free."""
-        for col, make in enumerate(makers):
-            place = Place(0, row, col)
-            for i, bands in enumerate(self._tasks):
-                self._before[i] = self._pool.submit(self._compress, place, bands, make, self._before[i])
-            self._due.append(([task for task in self._before if task], rooms[col : col + 1]))
-            self._append(PLACES_AT_ONCE)
+    def _submit(
+        self, row: int, cols: slice, bands: slice, room: Numbers, make: Callable[[], None] | None = None
+    ) -> None:
+        """Let blocks be made and compressed, and append what is done."""
+        place, blocks = Place(0, row, cols.start // BLOCK), room[: bands.stop - bands.start]
+        before = self._before.get(bands.start)
+        task = self._before[bands.start] = self._pool.submit(self._compress, place, bands, blocks, make, before)
+        self._due.append((task, room))
+        self._append(TASKS_AT_ONCE * self._threads)
 
-    def _filled(self, fill: Filler, rows: int, cols: slice, bands: slice) -> Numbers:
-        blocks = np.empty((bands.stop - bands.start, BLOCK, BLOCK), self._dtype)
-        fill(bands, cols, blocks[:, :rows, : cols.stop - cols.start])
-        return blocks
-
-    def _compress(self, place: Place, bands: slice, make: Maker, before: Task | None) -> list[list[bytes]]:
+    def _compress(
+        self, place: Place, bands: slice, blocks: Numbers, make: Callable[[], None] | None, before: Task | None
+    ) -> list[list[bytes]]:
         """Of some bands the blocks that this place completes, compressed, by level."""
-        began = time.perf_counter()
-        blocks = make(bands)
-        self._took.append(("model", time.perf_counter() - began))
+        if make:
+            began = time.perf_counter()
+            make()
+            self._took.append(("model", time.perf_counter() - began))
         if before:
             before.result()  # a pyramid takes the places of a band one after the other
         began = time.perf_counter()
@@ -306,16 +316,17 @@ class CogWriter:
         return compressed
 
     def _append(self, waiting: int) -> None:
-        """Write what the first places completed, until so many places wait: of all bands as many levels."""
+        """Write what the first tasks completed, until so many wait: bands follow each other, then places."""
         while len(self._due) > waiting:
-            tasks, rooms = self._due[0]
-            found = [task.result() for task in tasks]
+            task, room = self._due[0]
+            found = task.result()
             self._due.popleft()
-            self._free += rooms
+            self._free.append(room)
             began = time.perf_counter()
             with self._writing():
-                for level, blocks in enumerate(zip(*found, strict=True)):
-                    self._spool.append(level, [block for some in blocks for block in some])
+                for level, blocks in enumerate(found):
+                    self._spool.append(level, blocks)
+            found.clear()  # the task of the next place holds it
             self._took.append(("store", time.perf_counter() - began))
 
     @cached_property

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ms2hs.raster.scratch import reused
+
 BLOCK = 256
 """Pixels along a side of a block."""
 HALF = BLOCK // 2
@@ -69,6 +71,8 @@ class Pyramid:
     def add(self, bands: slice, place: Place, blocks: Numbers) -> Iterator[tuple[Place, Numbers]]:
         """The blocks with their far edges repeated over what lies outside of the image, and those that they complete.
 
+        These are scratch, good until the next is asked for.
+
         Parameters
         ----------
         bands : the bands that they are of.
@@ -110,7 +114,7 @@ class Pyramid:
         if not is_right and place.col + 1 < cols:
             left[:] = quarters
             return None
-        whole = np.empty((len(quarters), BLOCK, BLOCK), quarters.dtype)
+        whole = reused("whole", (len(quarters), BLOCK, BLOCK), quarters.dtype)
         if is_lower:
             whole[:, :HALF] = upper[..., first : first + BLOCK]
         half = whole[:, HALF:] if is_lower else whole[:, :HALF]
@@ -132,25 +136,28 @@ def halve(numbers: Numbers, nodata: float | None) -> Numbers:
     """
     unknown = _unknown(numbers, nodata)
     if unknown is None or nodata is None:
-        total = _sum_of_four(numbers)
+        total = _sum_of_four(numbers, "total")
         if numbers.dtype.kind == "f":
             return (total / 4).astype(numbers.dtype)
         total += 2
         total >>= 2
         return total.astype(numbers.dtype)
     exact = np.float32 if _is_narrow(numbers.dtype) else np.float64  # as sums of four, and far from other halves
-    missing = _sum_of_four(unknown.view(np.int8))
+    missing = _sum_of_four(unknown.view(np.int8), "missing")
     if numbers.dtype.kind == "f":
-        mean = _sum_of_four(np.where(unknown, numbers.dtype.type(0), numbers))
+        mean = _sum_of_four(np.where(unknown, numbers.dtype.type(0), numbers), "total")
     else:
-        total = _sum_of_four(numbers)
-        total -= missing.astype(total.dtype) * total.dtype.type(nodata)
-        mean = total.astype(exact)
-    mean /= np.maximum(4 - missing, 1).astype(exact)
+        total = _sum_of_four(numbers, "total")
+        counted = reused("counted", total.shape, total.dtype)
+        total -= np.multiply(missing, total.dtype.type(nodata), out=counted, casting="unsafe")
+        mean = reused("mean", total.shape, exact)
+        mean[:] = total
+    known = np.subtract(4, missing, out=reused("known", mean.shape, exact))
+    mean /= np.maximum(known, 1, out=known)
     if numbers.dtype.kind != "f":
         mean += exact(0.5)
         np.floor(mean, out=mean)
-    np.copyto(mean, exact(nodata), where=missing == 4)
+    np.copyto(mean, exact(nodata), where=np.equal(missing, 4, out=reused("none", missing.shape, np.bool_)))
     return mean.astype(numbers.dtype)
 
 
@@ -160,23 +167,28 @@ def _unknown(numbers: Numbers, nodata: float | None) -> NDArray[np.bool_] | None
         return None
     if np.isnan(nodata):
         return None if not np.isnan(numbers.sum()) else np.isnan(numbers)
-    return None if nodata < numbers.min() or nodata > numbers.max() else numbers == nodata
+    if nodata < numbers.min() or nodata > numbers.max():
+        return None
+    unknown: NDArray[np.bool_] = np.equal(numbers, nodata, out=reused("unknown", numbers.shape, np.bool_))
+    return unknown
 
 
 def _is_narrow(dtype: np.dtype[Any]) -> bool:
     return dtype.kind != "f" and dtype.itemsize <= 2
 
 
-def _sum_of_four(numbers: Numbers) -> Numbers:
-    """Sums of each 2 × 2, of a kind that holds them: of twice the bits or more, or double."""
+def _sum_of_four(numbers: Numbers, use: str) -> Numbers:
+    """Sums of each 2 × 2, of a kind that holds them, of twice the bits or more, or double; in scratch of this use."""
     if _is_narrow(numbers.dtype):
         # two neighbours as one number of twice the bits: whole registers at a time, not every other number
         bits = 8 * numbers.dtype.itemsize
         both = numbers.view(f"{numbers.dtype.kind}{2 * numbers.dtype.itemsize}")
-        pairs: Numbers = both << bits
+        pairs: Numbers = np.left_shift(both, bits, out=reused("pairs", both.shape, both.dtype))
         pairs >>= bits
-        pairs += both >> bits
+        pairs += np.right_shift(both, bits, out=reused("seconds", both.shape, both.dtype))
     else:
         wide = np.float64 if numbers.dtype.kind == "f" else np.int64
         pairs = np.add(numbers[..., 0::2], numbers[..., 1::2], dtype=wide)
-    return np.add(pairs[..., 0::2, :], pairs[..., 1::2, :])
+    upper, lower = pairs[..., 0::2, :], pairs[..., 1::2, :]
+    sums: Numbers = np.add(upper, lower, out=reused(use, upper.shape, pairs.dtype))
+    return sums

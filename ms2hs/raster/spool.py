@@ -17,8 +17,9 @@ from ms2hs.raster.pyramid import Levels
 
 # Bytes around a block: its size before it, its last four bytes again behind it (see `directories.LAYOUT`).
 EDGES = 4, 4
-# Pieces that the system writes from where they are in one call.
-PIECES_AT_A_TIME = 1020
+# Blocks that are written in one call. For a long write the system takes memory in large pieces, which are seldom at
+# hand: in a virtual machine 311 MB took 1.25 s in writes of 20 MB, 0.15 s in writes of 75 kB, which are many calls.
+BLOCKS_AT_A_TIME = 4
 # Pieces that stay in a processor's cache are moved three times as fast as pieces of 16 MiB.
 COPY_BYTES = 1 << 20
 
@@ -55,11 +56,11 @@ class Spool:
 
     def append(self, level: int, blocks: Sequence[bytes]) -> None:
         """Write compressed blocks behind those before: of all bands of one place, then of the next place in its row."""
-        pieces: list[bytes] = []
-        for block in blocks:
-            pieces += (len(block).to_bytes(4, "little"), block, block[-4:])
-        for first in range(0, len(pieces), PIECES_AT_A_TIME):
-            _write(self._files[level], pieces[first : first + PIECES_AT_A_TIME])
+        for first in range(0, len(blocks), BLOCKS_AT_A_TIME):
+            pieces: list[bytes] = []
+            for block in blocks[first : first + BLOCKS_AT_A_TIME]:
+                pieces += (len(block).to_bytes(EDGES[0], "little"), block, block[-EDGES[1] :])
+            _write(self._files[level], pieces)
         self._sizes[level] += [len(block) for block in blocks]
 
     def read(self, level: int, place: int) -> list[bytes]:

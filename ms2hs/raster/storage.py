@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 
 from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.pyramid import Numbers
+from ms2hs.raster.scratch import reused
 
 ZSTD_LEVEL = 1
+# Numbers that cannot be compressed take 1/256 more, and small blocks some bytes.
+LARGEST_GROWTH = 2
 # So many numbers are made to integers at a time: they stay near the processor.
 NUMBERS_AT_A_TIME = 1 << 18
 LARGEST = np.float32(32767)
@@ -40,8 +43,11 @@ class Storage:
     def compress(self, blocks: Numbers) -> list[bytes]:
         """Blocks (band, row, col) as the file has them: differences along their rows, compressed, each for itself."""
         encode = imagecodecs.floatpred_encode if self.predictor == FLOATING_POINT else imagecodecs.delta_encode
-        differences: Any = encode(blocks, axis=-1)  # told to take bytes only, it takes every buffer
-        return [bytes(imagecodecs.zstd_encode(block, level=ZSTD_LEVEL)) for block in differences]
+        differences: Any = reused("differences", blocks.shape, blocks.dtype)
+        encode(blocks, axis=-1, out=differences)
+        room: Any = reused("compressed", (LARGEST_GROWTH * differences[:1].nbytes,), np.uint8)
+        # told to take bytes only, it takes every buffer
+        return [bytes(imagecodecs.zstd_encode(block, level=ZSTD_LEVEL, out=room)) for block in differences]
 
     def expand(self, blocks: Sequence[bytes], side: int) -> Numbers:
         """Blocks (band, side, side) that `compress` made these of."""
@@ -71,10 +77,9 @@ def quantise(
     dn = np.empty(reflectance.shape, np.int16) if out is None else out
     step = max(1, NUMBERS_AT_A_TIME // max(valid.size, 1))
     sunk = None if valid.all() else np.where(valid, np.float32(0), np.float32(-1e9))
-    scratch = np.empty((min(step, len(dn)), *valid.shape), np.float32)
     for first in range(0, len(dn), step):
         some = reflectance[first : first + step]
-        numbers = scratch[: len(some)]
+        numbers = reused("steps", some.shape, np.float32)
         np.multiply(some, np.float32(1 / SCALE), out=numbers)
         if sunk is not None or not (numbers.min(initial=0) >= -LARGEST and numbers.max(initial=0) <= LARGEST):
             np.clip(numbers, -LARGEST, LARGEST, out=numbers)
