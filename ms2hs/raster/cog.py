@@ -72,7 +72,8 @@ def memory_bytes(grid: PixelGrid, bands: int, *, strips: bool = True) -> int:
     """
     levels = Levels(grid.height, grid.width)
     waiting = levels.blocks(0)[1] * BLOCK * BLOCK if strips else 0
-    overviews = sum(levels.blocks(level)[1] * BLOCK * BLOCK // 2 for level in range(1, levels.count))
+    widths = (levels.shape(level)[1] for level in range(1, levels.count))
+    overviews = sum((width + BLOCK // 2) * BLOCK // 2 for width in widths)
     threads = processors()
     each = 2 * TASKS_AT_ONCE + SCRATCHES  # as numbers, and compressed
     at_work = each * threads * _bands_at_a_time(bands, threads) * BLOCK * BLOCK

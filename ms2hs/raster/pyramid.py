@@ -65,7 +65,7 @@ class Pyramid:
         self._levels = levels
         self._nodata = nodata
         above = range(1, levels.count)
-        self._upper = [np.empty((bands, HALF, BLOCK * levels.blocks(level)[1]), dtype) for level in above]
+        self._upper = [np.empty((bands, HALF, levels.shape(level)[1]), dtype) for level in above]
         self._left = [np.empty((bands, HALF, HALF), dtype) for _ in above]
 
     def add(self, bands: slice, place: Place, blocks: Numbers) -> Iterator[tuple[Place, Numbers]]:
@@ -109,14 +109,16 @@ class Pyramid:
         is_lower, is_right = place.row % 2 == 1, place.col % 2 == 1
         first = place.col // 2 * BLOCK
         if not is_lower and place.row + 1 < rows:
-            upper[..., first + HALF * is_right :][..., :HALF] = quarters
+            room = upper[..., first + HALF * is_right :][..., :HALF]
+            room[:] = quarters[..., : room.shape[-1]]
             return None
         if not is_right and place.col + 1 < cols:
             left[:] = quarters
             return None
         whole = reused("whole", (len(quarters), BLOCK, BLOCK), quarters.dtype)
         if is_lower:
-            whole[:, :HALF] = upper[..., first : first + BLOCK]
+            above = upper[..., first : first + BLOCK]
+            whole[:, :HALF, : above.shape[-1]] = above
         half = whole[:, HALF:] if is_lower else whole[:, :HALF]
         if is_right:
             half[..., :HALF] = left

@@ -1,6 +1,7 @@
 """Compressed blocks of an image and its overviews: kept in files as they come, and joined into one in a COG's order."""
 
 import os
+from array import array
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -45,11 +46,11 @@ class Spool:
         self.path = folder / "level0"
         """The file that becomes the result."""
         self._files: list[FileIO] = []
-        self._sizes: list[list[int]] = []
+        self._sizes: list[array[int]] = []
         for level in range(levels.count):
             path, begin = folder / f"level{level}", 0 if level else head_bytes
             blocks = bands * levels.blocks(level)[1] * levels.rows_completed(level, done) if done else 0
-            self._sizes.append(_whole_blocks(path, begin)[:blocks] if done else [])
+            self._sizes.append(_whole_blocks(path, begin)[:blocks] if done else array("I"))
             self._files.append(FileIO(path, "r+b" if done else "w+b"))
             self._files[level].seek(begin + self._bytes(level))
             self._files[level].truncate()
@@ -61,7 +62,7 @@ class Spool:
             for block in blocks[first : first + BLOCKS_AT_A_TIME]:
                 pieces += (len(block).to_bytes(EDGES[0], "little"), block, block[-EDGES[1] :])
             _write(self._files[level], pieces)
-        self._sizes[level] += [len(block) for block in blocks]
+        self._sizes[level].extend(map(len, blocks))
 
     def read(self, level: int, place: int) -> list[bytes]:
         """The compressed blocks of all bands of the n-th place of a level."""
@@ -137,9 +138,9 @@ def finished_rows(folder: Path, levels: Levels, bands: int, head_bytes: int) -> 
     return done
 
 
-def _whole_blocks(path: Path, begin: int) -> list[int]:
+def _whole_blocks(path: Path, begin: int) -> "array[int]":
     """Sizes of the blocks that stand in a file from some byte on, up to the first that is not whole."""
-    sizes: list[int] = []
+    sizes = array("I")
     if not path.exists():
         return sizes
     with path.open("rb") as file:
