@@ -11,7 +11,10 @@ _own = threading.local()
 
 
 def reused(use: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Room with anything in it, this thread's own, and only until it asks for the same use again."""
+    """Room with anything in it, this thread's own, and only until it asks for the same use again.
+
+    It is held as long as the thread is, so for sizes that a task has, none that a scene has.
+    """
     needed = math.prod(shape) * np.dtype(dtype).itemsize
     held: NDArray[np.uint8] | None = getattr(_own, use, None)
     if held is None or held.size < needed:

@@ -77,9 +77,10 @@ def quantise(
     dn = np.empty(reflectance.shape, np.int16) if out is None else out
     step = max(1, NUMBERS_AT_A_TIME // max(valid.size, 1))
     sunk = None if valid.all() else np.where(valid, np.float32(0), np.float32(-1e9))
+    scratch = np.empty((min(step, len(dn)), *valid.shape), np.float32)
     for first in range(0, len(dn), step):
         some = reflectance[first : first + step]
-        numbers = reused("steps", some.shape, np.float32)
+        numbers = scratch[: len(some)]
         np.multiply(some, np.float32(1 / SCALE), out=numbers)
         if sunk is not None or not (numbers.min(initial=0) >= -LARGEST and numbers.max(initial=0) <= LARGEST):
             np.clip(numbers, -LARGEST, LARGEST, out=numbers)
