@@ -156,9 +156,15 @@ def test_killed_at_any_moment_it_goes_on_and_gives_the_same(tall, tmp_path):
         while running.poll() is None and not (journal.exists() and journal.stat().st_size > before):
             time.sleep(0.005)  # until it is under way; then soon
         time.sleep(draw.uniform(0, 0.15))
-        done = running.poll() is not None
+        if running.poll() is None:  # it cannot put its cube in place between a look and the kill then
+            running.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, running.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        done = path.exists()
         if done:
+            running.send_signal(signal.SIGCONT)
+            assert running.wait() == 0
             break
+        assert running.poll() is None
         running.send_signal(signal.SIGKILL)
         running.wait()
         killed += 1
