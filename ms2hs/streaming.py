@@ -141,7 +141,7 @@ class PixelFlow:
 
 @dataclass(eq=False)
 class WindowFlow:
-    """Converts by a network, in rows of windows on its device; what these finish is written in the meantime."""
+    """Converts by a network, in rows of windows on its device; a GPU goes on while what these finish is written."""
 
     planned: Plan
     model: Conditional
@@ -171,6 +171,9 @@ class WindowFlow:
         compared = None if closure.matrix is None else Comparison(closure.matrix, closure.bands, COMPARED)
         assembly = Assembly(network, tiling, SCALE, NODATA, change=self.change, comparison=compared, start=begin)
         windows = [Window(top, 0, end - top, grid.width) for top, end in tiling.rows[assembly.begin :]]
+        # A network on a processor keeps all of it busy: writers beside it would cost it more than they gain, since all
+        # threads of a product wait for the one that was held up.
+        takes_turns = network.device.type == "cpu"
         with ThreadPoolExecutor(1, "writer") as writing:
             taken: Future[None] | None = None
             for i, (window, reflectance, valid) in enumerate(self.source.ahead(windows), assembly.begin):
@@ -183,6 +186,10 @@ class WindowFlow:
                     skipped = strip.row - window.row
                     taken = writing.submit(self._take, writers, strip, reflectance[:, skipped:], valid[skipped:], note)
                     tell("convert", strip.row, grid.height)
+                    if takes_turns:
+                        taken.result()
+                        for writer in writers:
+                            writer.wait()
             if taken:
                 taken.result()
             tell("convert", grid.height, grid.height)

@@ -456,7 +456,7 @@ def test_a_writer_keeps_every_row_of_blocks_that_was_whole(tmp_path):
         CogWriter(tmp_path / "cube.tif", grid, SPECTRAL, {}, home=tmp_path / "home") as writer,
     ):
         writer.write(0, cube[:, :1400])
-        writer._append(0)
+        writer.wait()
         raise KeyboardInterrupt
     again = CogWriter(tmp_path / "cube.tif", grid, SPECTRAL, {}, home=tmp_path / "home")
     assert again.kept_rows == 1280

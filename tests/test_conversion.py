@@ -1,6 +1,7 @@
 """convert, from a scene to files, against the same arithmetic on whole arrays."""
 
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from ms2hs.models.configuration import preset
 from ms2hs.models.denoising import denoise
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior import InputError
+from ms2hs.models.reconstruction import Reconstructor
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.planning import Choices, plan
 from ms2hs.raster import cog
@@ -356,6 +358,38 @@ def test_references_correct_what_a_network_says(networks, scene_path, tmp_path):
     better = open_cube(convert(scene_path, "enmap", tmp_path / "b.tif", told).output).values
     errors = [float(np.nanmean((made - truth.values) ** 2)) for made in (plain, better)]
     assert errors[1] < 0.5 * errors[0]
+
+
+@pytest.mark.parametrize("name", ["spectral", "spatial-spectral"])
+def test_nothing_is_written_beside_a_network_on_the_same_processors(networks, name, scene_path, tmp_path, monkeypatch):
+    compressed, at_work, beside = [], [], []
+    compress, reconstruct = cog.CogWriter._compress, Reconstructor.reconstruct_tensor
+
+    def compressing(*given):
+        at_work.append(given)
+        time.sleep(0.05)  # long enough to be met
+        try:
+            return compress(*given)
+        finally:
+            compressed.append(at_work.pop())
+
+    def computing(*given):
+        before = len(compressed)
+        made = reconstruct(*given)
+        beside.append(len(compressed) - before + len(at_work))
+        return made
+
+    monkeypatch.setattr(cog.CogWriter, "_compress", compressing)
+    monkeypatch.setattr(Reconstructor, "reconstruct_tensor", computing)
+    higher = tmp_path / "higher.tif"
+    with rasterio.open(scene_path) as scene:
+        dn, names, profile = scene.read()[:, :, 100:164], scene.descriptions, scene.profile
+    with rasterio.open(higher, "w", **(profile | {"height": 400, "width": 64})) as file:
+        file.write(np.concatenate([dn, dn[:, :170]], axis=1))
+        file.descriptions = names
+    convert(higher, "enmap", tmp_path / "cube.tif", Choices(model=networks[name], device="cpu"))
+    assert len(compressed) > 0
+    assert not any(beside)
 
 
 @pytest.mark.parametrize("window", [(0, 0, 40, 5), (3, 7, 5, 40), (10, 10, 1, 1), (0, 0, 33, 31)])

@@ -6,7 +6,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from ms2hs.errors import OutputError
 from ms2hs.raster.cog import CogWriter
 from ms2hs.raster.cube import NODATA
-from ms2hs.raster.quicklook import GAP, LONG_SIDE, write_quicklook
+from ms2hs.raster.quicklook import GAP, LONG_SIDE, STRETCH_PIXELS, write_quicklook
 from ms2hs.raster.scene import PixelGrid
 from ms2hs.spectra.grid import grid_of
 
@@ -73,6 +73,15 @@ def test_a_large_cube_is_painted_small(tmp_path):
     assert picture.shape == (4, 700, 100 + GAP + 100)
     assert picture.shape[1] <= LONG_SIDE
     assert (np.diff(picture[0, :, 50].astype(int)) >= 0).all()
+
+
+def test_the_stretch_of_a_large_panel_is_that_of_all_its_pixels(tmp_path):
+    dn = ramp(900, 400).astype(np.int16)
+    assert dn[0].size > 5 * STRETCH_PIXELS
+    dn[:, :, :30] = NODATA
+    shown = paint(tmp_path, dn)[:3, :, 30:400].astype(float)
+    low, high = np.percentile(dn[[2, 1, 0], :, 30:], (2, 98))
+    assert np.abs(shown - 255 * np.clip((dn[[2, 1, 0], :, 30:] - low) / (high - low), 0, 1)).max() <= 2
 
 
 def test_a_picture_that_cannot_be_written_is_told(tmp_path):

@@ -242,6 +242,15 @@ class CogWriter:
             part = room[: bands.stop - bands.start, :rows, : cols.stop - cols.start]
             self._submit(row // BLOCK, cols, bands, room, partial(fill, bands, cols, part))
 
+    def wait(self) -> None:
+        """Return when all rows of blocks that were written are compressed and in files.
+
+        Raises
+        ------
+        OutputError : a write failed.
+        """
+        self._append(0)
+
     @property
     def seconds(self) -> dict[str, float]:
         """Time of threads in making numbers (`model`), compressing and storing them, and in finishing the file."""
