@@ -13,7 +13,8 @@ else. It holds 50 to 90 bytes a pixel for that, 0.8 to 1.4 kB for models that ha
 
 In each turn that process also multiplies large matrices. Operations of the forward (products of matrices and
 attention, as `torch.utils.flop_counter` counts them) over its seconds, beside the rate of those products, are the
-share of the matrix rate that it reaches. What is told are medians over the turns, and ratios of medians.
+share of the matrix rate that it reaches. What is told are medians over the turns; of ratios too, each of one turn,
+since a machine may be faster in one than in the next. In every other turn the bare forward goes first.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conversion import converted, write_scene
+from conversion import converted, settle, write_scene
 
 from ms2hs.models.configuration import PRESETS, preset
 from ms2hs.models.mae import SpectralMAE
@@ -55,7 +56,7 @@ def weights_of(model: str, folder: Path) -> str:
 
 
 def measure(model: str, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    """One model: whole conversions and bare forwards in turns; medians, and ratios of these."""
+    """One model: whole conversions and bare forwards in turns; medians over these."""
     scene, weights = folder / "scene.tif", weights_of(model, folder)
     command = [sys.executable, str(BARE), str(scene), weights, asked.device]
     runs = []
@@ -64,16 +65,29 @@ def measure(model: str, folder: Path, asked: argparse.Namespace) -> dict[str, An
         about = bare.stdout.readline()
         if not about:
             raise SystemExit(bare.wait())
-        for _ in range(asked.repeat):
-            whole = converted(scene, folder / "cube.tif", weights, asked.device)
+        facts = json.loads(about)
+
+        def by_convert() -> dict[str, float]:
+            cube = folder / "cube.tif"
+            cube.unlink(missing_ok=True)  # what a disk takes to forget a file is no part of writing another
+            settle()
+            return converted(scene, cube, weights, asked.device)
+
+        def by_the_network() -> dict[str, float]:
             bare.stdin.write("\n")
-            runs.append(whole | json.loads(bare.stdout.readline()))
+            found: dict[str, float] = json.loads(bare.stdout.readline())
+            return found
+
+        for turn in range(asked.repeat):
+            first, second = (by_the_network, by_convert) if turn % 2 else (by_convert, by_the_network)
+            run = first() | second()
+            run["rate"] = run[f"rate_{facts['precision']}"]
+            run["whole_over_bare"] = run["whole"] / run["bare"]
+            run["besides_over_bare"] = run["whole_over_bare"] - 1
+            run["share_of_matrix_rate"] = facts["operations"] / run["bare"] / run["rate"]
+            runs.append(run)
     row: dict[str, Any] = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-    row = {"weights": model, "size": asked.size, "repeat": asked.repeat} | json.loads(about) | row
-    row["rate"] = row[f"rate_{row['precision']}"]
-    row["whole_over_bare"] = row["whole"] / row["bare"]
-    row["besides_over_bare"] = row["whole_over_bare"] - 1
-    row["share_of_matrix_rate"] = row["operations"] / row["bare"] / row["rate"]
+    row = {"weights": model, "size": asked.size, "repeat": asked.repeat} | facts | row
     return row | {"load": os.getloadavg(), "runs": runs}
 
 
