@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,6 +97,37 @@ def test_what_was_stopped_goes_on_and_gives_the_same(tall, network, tmp_path, mo
     assert any("went on at row" in note for note in made.notes) == (notes > 1)
     assert files_of(made) == whole
     assert not left.exists()
+
+
+@pytest.mark.parametrize("placed", range(5))
+def test_stopped_while_files_are_put_in_place_it_gives_the_same(tall, tmp_path, monkeypatch, placed):
+    """After none of them, some, or all: then only the directory that they were made in is left to remove."""
+    whole = files_of(convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear")))
+    for path in tmp_path.iterdir():
+        path.unlink()
+    moved, replace_file, remove = [], Path.replace, shutil.rmtree
+
+    def stop(path, other):
+        if path.parent == left and path.name in names:
+            if len(moved) == placed:
+                raise Stop
+            moved.append(path.name)
+        return replace_file(path, other)
+
+    def stop_before_removing(folder, **how):
+        if folder == left:
+            raise Stop
+        return remove(folder, **how)
+
+    left, names = directory_of(tmp_path / "cube.tif"), {"cube.tif", "cube_sigma.tif", "cube.png", "cube.json"}
+    with monkeypatch.context() as patch, suppress(Stop):
+        patch.setattr(Path, "replace", stop)
+        patch.setattr("ms2hs.unfinished.shutil.rmtree", stop_before_removing)
+        convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear", resume=True))
+    assert left.is_dir()
+    assert len(moved) == placed
+    assert files_of(convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear", resume=True))) == whole
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_each_thread_multiplies_alone_to_the_end(tall, tmp_path, monkeypatch):
