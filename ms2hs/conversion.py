@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,26 +148,33 @@ def _write(flow: PixelFlow | WindowFlow, unfinished: Unfinished, tell: Progress)
         for path in paths
     ]
     states = unfinished.states()
-    is_whole = all(writer.path.exists() for writer in writers)  # but for their names
-    kept = planned.grid.height if is_whole else min(writer.kept_rows for writer in writers)
-    begin = max((rows for rows in states if rows <= kept), default=0)
+    due = [writer for writer in writers if not writer.path.exists()]  # others are whole, but for their names
+    begin = _row_to_begin(due, states, planned.grid.height)
+    if begin < planned.grid.height:
+        due, begin = writers, _row_to_begin(writers, states, planned.grid.height)
     if begin:
         unfinished.notes.append(f"went on at row {begin} of {planned.grid.height}, where it was stopped")
         census.restore(states[begin])
         for row in range(0, begin, census.step):  # a sample is all that was not noted
             census.keep(row, *flow.source.read(Window(row, 0, 1, planned.grid.width)))
-    if is_whole:
+    if not due:
         return {}
     with flow.threads(), ExitStack() as stack:
-        for writer in writers:
+        for writer in due:
             stack.enter_context(writer.from_row(begin))
         if begin < planned.grid.height:
-            flow.run(writers, begin, lambda rows: unfinished.note(rows, census.state()), tell)
+            flow.run(due, begin, lambda rows: unfinished.note(rows, census.state()), tell)
         _check_valid(census, planned)
         tell("finish", 0, 0)
     tell("finish", planned.grid.height, planned.grid.height)
     spent = [{"read": flow.source.seconds, "model": flow.seconds}, *(writer.seconds for writer in writers)]
     return {stage: sum(one.get(stage, 0.0) for one in spent) for stage in {**spent[0], **spent[1]}}
+
+
+def _row_to_begin(writers: list[CogWriter], states: dict[int, dict[str, Any]], height: int) -> int:
+    """The last row that is noted and up to which all of them have kept what they wrote."""
+    kept = min((writer.kept_rows for writer in writers), default=height)
+    return max((rows for rows in states if rows <= kept), default=0)
 
 
 def _check_valid(census: Census, planned: Plan) -> None:

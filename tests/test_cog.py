@@ -1,9 +1,11 @@
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import tracemalloc
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from rio_cogeo import cog_validate
 from test_pyramid import naive_half
 
 from ms2hs.errors import OutputError
-from ms2hs.raster import cog, output, spool
+from ms2hs.raster import cog, output, room, spool
 from ms2hs.raster.cog import CogWriter, disk_bytes, memory_bytes, overview_levels
 from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.output import check_output, check_space
@@ -293,13 +295,13 @@ def test_disk_bytes_holds_and_the_peak_is_near_the_result(tmp_path, monkeypatch,
     if content == "a ramp":
         numbers[:] = np.arange(shape[1]) * 3
     peaks = []
-    real = spool._shift
+    real = spool.make_room
 
     def measure(path, *where):
         real(path, *where)
         peaks.append(sum(part.stat().st_size for part in path.parent.iterdir()))
 
-    monkeypatch.setattr(spool, "_shift", measure)
+    monkeypatch.setattr(spool, "make_room", measure)
     path = tmp_path / "cube.tif"
     write(path, grid, numbers.astype(np.int16))
     assert peaks[0] <= max(1.4 * path.stat().st_size, path.stat().st_size + 100_000)
@@ -322,6 +324,7 @@ def test_memory_is_as_told_and_does_not_grow_with_the_height(tmp_path, monkeypat
         return found
 
     monkeypatch.setattr(spool, "COPY_BYTES", 1 << 16)
+    monkeypatch.setattr(room, "COPY_BYTES", 1 << 16)
     peak(64)  # what is made once
     low, high = peak(2100), peak(4000)  # of as many overviews
     told = [memory_bytes(utm(height, 700), len(SPECTRAL)) for height in (2100, 4000)]
@@ -446,6 +449,58 @@ def test_a_writer_goes_on_where_another_was_stopped(shape, storage, rows, stop, 
         with again.from_row(again.kept_rows):
             fill(again, again.kept_rows, shape[0])
         assert path.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("way", ["inserted", "moved"])
+def test_a_writer_goes_on_where_another_was_stopped_while_it_joined_its_files(tmp_path, monkeypatch, way):
+    """Before and after every write to what becomes the result: overviews are never taken for the full size."""
+    grid = utm(1700, 600)
+    cube = cube_of(grid, len(SPECTRAL))
+    monkeypatch.setattr(room, "SHARE_IN_MEMORY", 0)
+    monkeypatch.setattr(room, "COPY_BYTES", 1 << 17)
+    monkeypatch.setattr(spool, "COPY_BYTES", 1 << 15)
+    if way == "moved":
+        monkeypatch.setattr(room, "_insert", lambda _path, _size: False)
+    write(tmp_path / "whole.tif", grid, cube)
+    whole = (tmp_path / "whole.tif").read_bytes()
+    path, home, write_pieces, move = tmp_path / "cube.tif", tmp_path / "home", spool._write, room._move_piece
+    steps, is_joining = [], False
+
+    def stopping(step, last, *given):
+        for after in (False, True):
+            if is_joining and len(steps) == last:
+                raise KeyboardInterrupt
+            steps.extend([step] * is_joining)
+            if not after:
+                step(*given)
+
+    def joining(spooled, *given):
+        nonlocal is_joining
+        is_joining = True
+        try:
+            return join(spooled, *given)
+        finally:
+            is_joining = False
+
+    join = spool.Spool.join
+    for last in range(100):
+        steps.clear()
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(spool.Spool, "join", joining)
+            patch.setattr(spool, "_write", partial(stopping, write_pieces, last))
+            patch.setattr(room, "_move_piece", partial(stopping, move, last))
+            with CogWriter(path, grid, SPECTRAL, TAGS, home=home, threads=1) as writer:
+                writer.write(0, cube)
+        if path.exists():
+            break
+        again = CogWriter(path, grid, SPECTRAL, TAGS, home=home)
+        assert again.kept_rows == grid.height
+        with again.from_row(grid.height):
+            pass
+        assert path.read_bytes() == whole
+        path.unlink()
+        shutil.rmtree(home)
+    assert last > 10
 
 
 def test_a_writer_keeps_every_row_of_blocks_that_was_whole(tmp_path):

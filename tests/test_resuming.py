@@ -28,6 +28,7 @@ from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior import InputError
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.planning import Choices
+from ms2hs.raster.spool import Spool
 from ms2hs.unfinished import directory_of
 
 HEIGHT, WIDTH = 1100, 90
@@ -128,6 +129,30 @@ def test_stopped_while_files_are_put_in_place_it_gives_the_same(tall, tmp_path, 
     assert len(moved) == placed
     assert files_of(convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear", resume=True))) == whole
     assert {path.name for path in tmp_path.iterdir()} == names
+
+
+@pytest.mark.parametrize("joined", [0, 1])
+def test_stopped_when_all_is_made_nothing_is_made_again(tall, tmp_path, monkeypatch, joined):
+    """Before the uncertainty's file is whole, or after it and before the cube's."""
+    whole = files_of(convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear")))
+    for path in tmp_path.iterdir():
+        path.unlink()
+    paths, join = [], Spool.join
+
+    def stop(spool, *given):
+        if len(paths) == joined:
+            raise Stop
+        paths.append(spool.path)
+        return join(spool, *given)
+
+    with monkeypatch.context() as patch, suppress(Stop):
+        patch.setattr(Spool, "join", stop)
+        convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear", resume=True))
+    assert len(paths) == joined
+    monkeypatch.setattr(streaming, "_fill", None)
+    made = convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear", resume=True))
+    assert f"went on at row {HEIGHT} of {HEIGHT}, where it was stopped" in made.notes
+    assert files_of(made) == whole
 
 
 def test_each_thread_multiplies_alone_to_the_end(tall, tmp_path, monkeypatch):

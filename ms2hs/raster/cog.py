@@ -23,6 +23,7 @@ from ms2hs.raster.description import describe
 from ms2hs.raster.directories import Directory, overview_of, pack, with_blocks
 from ms2hs.raster.output import check_output, check_space
 from ms2hs.raster.pyramid import BLOCK, Levels, Numbers, Place, Pyramid
+from ms2hs.raster.room import ALIGNMENT_BYTES
 from ms2hs.raster.scene import PixelGrid
 from ms2hs.raster.spool import EDGES, Spool, finished_rows
 from ms2hs.raster.storage import REFLECTANCE, Storage
@@ -53,7 +54,7 @@ def disk_bytes(grid: PixelGrid, bands: int, storage: Storage = REFLECTANCE) -> i
     Blocks are taken as large as their numbers uncompressed, which noise comes near to; real scenes take a half or less.
     """
     levels = Levels(grid.height, grid.width)
-    needed = 20_000 + 1000 * bands  # the head: place, tags of every band
+    needed = 20_000 + ALIGNMENT_BYTES + 1000 * bands  # the head: place, tags of every band
     for level in range(levels.count):
         (height, width), (rows, cols) = levels.shape(level), levels.blocks(level)
         blocks = rows * cols * (BLOCK * WORST_ROW_BYTES + sum(EDGES))

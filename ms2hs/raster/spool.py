@@ -2,12 +2,10 @@
 
 import os
 from array import array
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from io import FileIO
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.raster.pyramid import Levels
+from ms2hs.raster.room import COPY_BYTES, aligned, forget_room, make_room, room_made
 
 # Bytes around a block: its size before it, its last four bytes again behind it (see `directories.LAYOUT`).
 EDGES = 4, 4
 # Blocks that are written in one call. For a long write the system takes memory in large pieces, which are seldom at
 # hand: in a virtual machine 311 MB took 1.25 s in writes of 20 MB, 0.15 s in writes of 75 kB, which are many calls.
 BLOCKS_AT_A_TIME = 4
-# Pieces that stay in a processor's cache are moved three times as fast as pieces of 16 MiB.
-COPY_BYTES = 1 << 20
 
 
 class Spool:
@@ -47,8 +44,12 @@ class Spool:
         """The file that becomes the result."""
         self._files: list[FileIO] = []
         self._sizes: list[array[int]] = []
+        if not done:
+            self.path.unlink(missing_ok=True)  # first, so that nothing in it is taken for what it is not
+            forget_room(self.path)
+        self._room = room_made(self.path, head_bytes)
         for level in range(levels.count):
-            path, begin = folder / f"level{level}", 0 if level else head_bytes
+            path, begin = folder / f"level{level}", 0 if level else head_bytes + self._room
             blocks = bands * levels.blocks(level)[1] * levels.rows_completed(level, done) if done else 0
             self._sizes.append(_whole_blocks(path, begin)[:blocks] if done else array("I"))
             self._files.append(FileIO(path, "r+b" if done else "w+b"))
@@ -67,7 +68,7 @@ class Spool:
     def read(self, level: int, place: int) -> list[bytes]:
         """The compressed blocks of all bands of the n-th place of a level."""
         file, sizes, first = self._files[level], self._sizes[level], place * self._bands
-        at = (0 if level else self._head_bytes) + sum(sizes[:first]) + sum(EDGES) * first
+        at = (0 if level else self._head_bytes + self._room) + sum(sizes[:first]) + sum(EDGES) * first
         blocks = []
         for size in sizes[first : first + self._bands]:
             file.seek(at + EDGES[0])
@@ -83,8 +84,8 @@ class Spool:
     def offsets(self, level: int) -> NDArray[np.uint64]:
         """(band × place) where the blocks begin in the result, as the format lists them."""
         lengths = np.array(self._sizes[level], np.uint64) + np.uint64(sum(EDGES))
-        smaller = sum(self._bytes(other) for other in range(level + 1, self._levels.count))
-        begins = self._head_bytes + smaller + np.cumsum(lengths) - lengths + EDGES[0]
+        smaller = self._overviews(level + 1)
+        begins = self._head_bytes + (smaller if level else aligned(smaller)) + np.cumsum(lengths) - lengths + EDGES[0]
         return _by_band(begins.astype(np.uint64), self._bands)
 
     def join(self, head: bytes, pool: Executor) -> None:
@@ -105,15 +106,16 @@ class Spool:
                 raise ValueError(f"level {level}: {len(self._sizes[level])} blocks; {due} are due")
         if len(head) != self._head_bytes:
             raise ValueError(f"a head of {len(head)} bytes; {self._head_bytes} are due")
-        result = self._files[0]
-        overviews = sum(self._bytes(level) for level in range(1, self._levels.count))
-        _shift(self.path, self._head_bytes, self._bytes(0), overviews, pool)
+        result, overviews = self._files[0], self._overviews()
+        if not self._room:
+            make_room(self.path, self._head_bytes, aligned(overviews), pool)
         result.seek(0)
         _write(result, [head])
         for file in self._files[:0:-1]:
             file.seek(0)
             while piece := file.read(COPY_BYTES):
                 _write(result, [piece])
+        _write(result, [bytes(aligned(overviews) - overviews)])
         result.close()
 
     def close(self) -> None:
@@ -122,20 +124,27 @@ class Spool:
             with suppress(OSError):
                 file.close()
 
+    def _overviews(self, first: int = 1) -> int:
+        """Bytes of the levels from one on."""
+        return sum(map(self._bytes, range(first, self._levels.count)))
+
     def _bytes(self, level: int) -> int:
         return sum(self._sizes[level]) + sum(EDGES) * len(self._sizes[level])
 
 
 def finished_rows(folder: Path, levels: Levels, bands: int, head_bytes: int) -> int:
-    """Rows of blocks of the full size that a spool in this folder holds, with all that they complete of overviews."""
-    rows = []
+    """Rows of blocks of the full size that a spool in this folder holds, with all that they complete of overviews.
+
+    All or none where it was being joined.
+    """
+    rows, room = [], room_made(folder / "level0", head_bytes)
     for level in range(levels.count):
-        whole = len(_whole_blocks(folder / f"level{level}", 0 if level else head_bytes))
+        whole = len(_whole_blocks(folder / f"level{level}", 0 if level else head_bytes + room))
         rows.append(whole // (bands * levels.blocks(level)[1]))
-    done = min(rows[0], levels.blocks(0)[0])
+    done = everything = levels.blocks(0)[0]
     while any(levels.rows_completed(level, done) > there for level, there in enumerate(rows)):
         done -= 1
-    return done
+    return 0 if room and done < everything else done
 
 
 def _whole_blocks(path: Path, begin: int) -> "array[int]":
@@ -169,22 +178,3 @@ def _write(file: FileIO, pieces: Sequence[bytes]) -> None:
     left = memoryview(b"".join(pieces))[written:] if written < sum(map(len, pieces)) else memoryview(b"")
     while left:
         left = left[file.write(left) :]
-
-
-def _shift(path: Path, begin: int, length: int, by: int, pool: Executor) -> None:
-    """Move bytes towards the end of a file, from the last on, so that none is written over before it is read."""
-    left = length if by else 0
-    while left:
-        first = max(0, left - by)  # these are moved to where none of them is: in any order, several at once
-        pieces = range(begin + first, begin + left, COPY_BYTES)
-        sizes = (min(COPY_BYTES, begin + left - at) for at in pieces)
-        deque(pool.map(_move, repeat(path), pieces, sizes, repeat(by)), maxlen=0)
-        left = first
-
-
-def _move(path: Path, at: int, size: int, by: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(at)
-        piece = file.read(size)
-        file.seek(at + by)
-        file.write(piece)
