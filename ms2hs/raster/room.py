@@ -18,8 +18,8 @@ ALIGNMENT_BYTES = 4096
 """File systems insert whole blocks of theirs, which are as long on all but a few."""
 # Pieces that stay in a processor's cache are moved three times as fast as pieces of 16 MiB.
 COPY_BYTES = 1 << 20
-# What is longer than this share of a machine's memory waits for the disk anyway (Linux: vm.dirty_ratio); what is shorter
-# is sooner moved in memory, since a file system has all of a file on the disk before it inserts.
+# What is longer than this share of a machine's memory waits for the disk anyway (Linux: vm.dirty_ratio); what is
+# shorter is sooner moved in memory, since a file system has all of a file on the disk before it inserts.
 SHARE_IN_MEMORY = 0.2
 INSERT_RANGE = 0x20  # FALLOC_FL_INSERT_RANGE of Linux
 
