@@ -454,11 +454,11 @@ def test_a_writer_goes_on_where_another_was_stopped(shape, storage, rows, stop, 
 @pytest.mark.parametrize("way", ["inserted", "moved"])
 def test_a_writer_goes_on_where_another_was_stopped_while_it_joined_its_files(tmp_path, monkeypatch, way):
     """Before and after every write to what becomes the result: overviews are never taken for the full size."""
-    grid = utm(1700, 600)
+    grid = utm(1100, 300)
     cube = cube_of(grid, len(SPECTRAL))
     monkeypatch.setattr(room, "SHARE_IN_MEMORY", 0)
     monkeypatch.setattr(room, "COPY_BYTES", 1 << 17)
-    monkeypatch.setattr(spool, "COPY_BYTES", 1 << 15)
+    monkeypatch.setattr(spool, "COPY_BYTES", 1 << 16)
     if way == "moved":
         monkeypatch.setattr(room, "_insert", lambda _path, _size: False)
     write(tmp_path / "whole.tif", grid, cube)

@@ -56,6 +56,12 @@ def network(tmp_path_factory):
     return str(path)
 
 
+@pytest.fixture(scope="module")
+def whole(tall, tmp_path_factory):
+    """What the linear model makes when nothing stops it."""
+    return files_of(convert(tall, "enmap", tmp_path_factory.mktemp("whole") / "cube.tif", choices_of("linear")))
+
+
 def choices_of(model, **more):
     return Choices(model=model, uncertainty=True, wavelengths_nm=((400, 900), (2100, 2200)), **more)
 
@@ -101,11 +107,8 @@ def test_what_was_stopped_goes_on_and_gives_the_same(tall, network, tmp_path, mo
 
 
 @pytest.mark.parametrize("placed", range(5))
-def test_stopped_while_files_are_put_in_place_it_gives_the_same(tall, tmp_path, monkeypatch, placed):
+def test_stopped_while_files_are_put_in_place_it_gives_the_same(tall, whole, tmp_path, monkeypatch, placed):
     """After none of them, some, or all: then only the directory that they were made in is left to remove."""
-    whole = files_of(convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear")))
-    for path in tmp_path.iterdir():
-        path.unlink()
     moved, replace_file, remove = [], Path.replace, shutil.rmtree
 
     def stop(path, other):
@@ -132,11 +135,8 @@ def test_stopped_while_files_are_put_in_place_it_gives_the_same(tall, tmp_path, 
 
 
 @pytest.mark.parametrize("joined", [0, 1])
-def test_stopped_when_all_is_made_nothing_is_made_again(tall, tmp_path, monkeypatch, joined):
+def test_stopped_when_all_is_made_nothing_is_made_again(tall, whole, tmp_path, monkeypatch, joined):
     """Before the uncertainty's file is whole, or after it and before the cube's."""
-    whole = files_of(convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear")))
-    for path in tmp_path.iterdir():
-        path.unlink()
     paths, join = [], Spool.join
 
     def stop(spool, *given):
