@@ -86,6 +86,8 @@ def settle() -> None:
 
 def converted(scene: Path, output: Path, model: str, device: str = "auto") -> dict[str, float]:
     """Seconds by stage, of processors in all, and peak memory, of one `convert` in a process of its own."""
+    output.unlink(missing_ok=True)  # what a disk takes to forget a file is no part of writing another
+    settle()
     command = [sys.executable, "-c", CONVERT, str(scene), str(output), model, device]
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(run.stdout)
@@ -98,9 +100,7 @@ def measure(folder: Path, shape: tuple[int, int], asked: argparse.Namespace) -> 
     write_scene(scene, *shape)
     runs = []
     for _ in range(asked.repeat):
-        for left in (output, copy):  # what a disk takes to forget a file is no part of writing another
-            left.unlink(missing_ok=True)
-        settle()
+        copy.unlink(missing_ok=True)
         found = converted(scene, output, asked.model)
         settle()
         runs.append(found | {"plain_write": plain_write_seconds(output, copy)})

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conversion import converted, settle, write_scene
+from conversion import converted, write_scene
 
 from ms2hs.models.configuration import PRESETS, preset
 from ms2hs.models.mae import SpectralMAE
@@ -68,10 +68,7 @@ def measure(model: str, folder: Path, asked: argparse.Namespace) -> dict[str, An
         facts = json.loads(about)
 
         def by_convert() -> dict[str, float]:
-            cube = folder / "cube.tif"
-            cube.unlink(missing_ok=True)  # what a disk takes to forget a file is no part of writing another
-            settle()
-            return converted(scene, cube, weights, asked.device)
+            return converted(scene, folder / "cube.tif", weights, asked.device)
 
         def by_the_network() -> dict[str, float]:
             bare.stdin.write("\n")
