@@ -82,13 +82,14 @@ def _paint(file: rasterio.DatasetReader, bands: list[int]) -> NDArray[np.uint8]:
     picture = np.zeros((4, *shape[1:]), np.uint8)
     if valid.any():
         known = np.flatnonzero(valid)
-        some = values.reshape(len(bands), -1)[:, known[:: len(known) // STRETCH_PIXELS | 1]]
+        step = len(known) // STRETCH_PIXELS | 1  # odd, so that not the same few columns are taken of every row
+        some = values.reshape(len(bands), -1)[:, known[::step]]
         low, high = np.percentile(some, STRETCH_PERCENT).astype(np.float32)
         values -= low
         values *= np.float32(255) / max(high - low, np.float32(1e-6))
         np.clip(np.rint(values, out=values), 0, 255, out=values)
         np.copyto(picture[:3], values, casting="unsafe", where=valid)
-        picture[3] = np.where(valid, 255, 0)
+        picture[3, valid] = 255
     return picture
 
 

@@ -14,6 +14,8 @@ from itertools import repeat
 from pathlib import Path
 from typing import Self
 
+from ms2hs.raster.output import write_whole
+
 ALIGNMENT_BYTES = 4096
 """File systems insert whole blocks of theirs, which are as long on all but a few."""
 # Pieces that stay in a processor's cache are moved three times as fast as pieces of 16 MiB.
@@ -40,9 +42,10 @@ def make_room(path: Path, begin: int, by: int, pool: Executor) -> None:
     length = path.stat().st_size - begin
     if not by or length <= 0:
         return
-    if length < SHARE_IN_MEMORY * _memory_bytes() or not _insert(path, by):
-        _move(_Note(by, length), path, begin, pool.map)
-    _Note(by, 0).write(path)
+    is_inserted = length >= SHARE_IN_MEMORY * _memory_bytes() and _insert(path, by)
+    note = _Note(by, 0 if is_inserted else length)
+    note.write(path)
+    _move(note, path, begin, pool.map)
 
 
 def room_made(path: Path, begin: int) -> int:
@@ -78,9 +81,7 @@ class _Note:
 
     def write(self, path: Path) -> None:
         """In place of what was noted."""
-        part = _beside(path).with_suffix(".part")
-        part.write_text(f"{self.by} {self.left}", encoding="ascii")
-        part.replace(_beside(path))
+        write_whole(_beside(path), f"{self.by} {self.left}".encode("ascii"))
 
 
 def _beside(path: Path) -> Path:
@@ -91,13 +92,12 @@ def _move(note: _Note, path: Path, begin: int, each: Callable[..., Iterable[obje
     """From the last bytes on, so that none is written over before it is read, even where this is done twice."""
     by, left = note.by, note.left
     while left:
-        _Note(by, left).write(path)
         first = max(0, left - by)  # these are moved to where none of them is: in any order, several at once
         pieces = range(begin + first, begin + left, COPY_BYTES)
         sizes = [min(COPY_BYTES, begin + left - at) for at in pieces]
         deque(each(_move_piece, repeat(path), pieces, sizes, repeat(by)), maxlen=0)
         left = first
-    _Note(by, 0).write(path)
+        _Note(by, left).write(path)
 
 
 def _move_piece(path: Path, at: int, size: int, by: int) -> None:
