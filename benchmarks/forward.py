@@ -40,7 +40,8 @@ ON_A_GPU = {
     "device_seconds": "forward, by the device's clock",
     "copied_in": "copied to the device",
     "copied_out": "copied back",
-    "write": "written",
+    "compress": "compressed, seconds of threads",
+    "store": "written",
     "whole": "end to end",
 }
 
@@ -106,7 +107,7 @@ def show(row: dict[str, Any]) -> None:
         end="",
     )
     print(f"all else costs {row['besides_over_bare']:.0%} of it")
-    stages = ", ".join(f"{stage} {row[stage]:.2f}" for stage in ("read", "model", "write", "finish"))
+    stages = ", ".join(f"{stage} {row[stage]:.2f}" for stage in ("read", "model", "compress", "store", "finish"))
     print(f"    seconds of its stages (they overlap): {stages}")
     for key, name in ON_A_GPU.items() if "copied_in" in row else ():
         print(f"  {name:30} {row[key]:8.2f} s  {row[key] / row['device_seconds']:6.2f} times the forward on the device")

@@ -59,7 +59,7 @@ def test_a_training_step_is_measured_beside_bare_layers():
     assert ours["auto"] == "float32"
 
 
-def test_a_conversion_is_measured_beside_its_bare_forward(tmp_path):
+def test_a_conversion_is_measured_beside_its_bare_forward(tmp_path, monkeypatch, capsys):
     models = ("--model", "spatial-spectral", "--model", "dlr-ibm-spectral")
     small = ("--size", 72, "--device", "cpu", "--repeat", 1, "--folder", tmp_path)
     ours, fresh = run("forward.py", *models, *small)
@@ -74,6 +74,14 @@ def test_a_conversion_is_measured_beside_its_bare_forward(tmp_path):
         assert not {"device_seconds", "copied_in", "copied_out"} & set(found)
     assert ours["pixels"] == 4 * 64**2  # windows of 64 that overlap
     assert fresh["pixels"] == 72**2
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    show = importlib.import_module("forward").show
+    show(ours)
+    show(fresh | dict.fromkeys(("device_seconds", "copied_in", "copied_out"), 1.0))  # as of a GPU
+    table = capsys.readouterr().out
+    assert f"all else costs {ours['besides_over_bare']:.0%}" in table
+    assert f"store {ours['store']:.2f}" in table
+    assert "copied back" in table
     # of each 8 x 8 pixels the encoder has 9 tokens and more, in 4 blocks of 12 · 768² weights: two operations each
     assert fresh["operations"] > 9**2 * 9 * 4 * 12 * 768**2 * 2
     assert list(tmp_path.iterdir()) == []
