@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from ms2hs.conversion import convert
-from ms2hs.models.device import device_named
+from ms2hs.conversion.convert_scene import convert
+from ms2hs.conversion.planning import ConvertOptions
+from ms2hs.inference.device import device_named
 from ms2hs.models.mae import SpectralMAE
-from ms2hs.planning import Choices
 
 # Sides of the matrices whose products tell a device's rate, and how many of them are taken at a time.
 SIDE, PRODUCTS = {"cpu": 2048, "cuda": 8192}, 4
@@ -72,7 +72,10 @@ def calls_of(scene: Path, weights: str, device: torch.device) -> list[Call]:
 
     with mock.patch.object(SpectralMAE, "forward", noting):
         convert(
-            scene, "enmap", scene.with_name("noted.tif"), Choices(overwrite=True, model=weights, device=str(device))
+            scene,
+            "enmap",
+            scene.with_name("noted.tif"),
+            ConvertOptions(overwrite=True, model=weights, device=str(device)),
         )
     if not calls:
         raise SystemExit(f"{weights}: no network was called in this process; weights of a network are needed.")

@@ -8,13 +8,13 @@ import rasterio
 from numpy.typing import NDArray
 from writer import CODEC
 
-from ms2hs.models.reconstruction import Reconstructor
+from ms2hs.inference.predictor import Predictor
+from ms2hs.raster.cog.overviews import BLOCK
 from ms2hs.raster.cube import NODATA, SCALE
-from ms2hs.raster.pyramid import BLOCK
-from ms2hs.raster.windows import Tiling, taper
+from ms2hs.raster.tiling import Tiling, taper
 
 
-def convert_by_hand(scene: Path, output: Path, network: Reconstructor, window: int) -> None:
+def convert_by_hand(scene: Path, output: Path, network: Predictor, window: int) -> None:
     """A GeoTIFF of DN to a COG: sums and weights of the whole cube in float32, compressed as ours is."""
     with rasterio.open(scene) as file:
         dn, profile = file.read(), file.profile

@@ -26,7 +26,7 @@ import rasterio
 from rasterio import Affine
 from rasterio.windows import Window
 
-from ms2hs.data.example import example_dn
+from ms2hs.datasets.simulation.example_scene import example_dn
 from ms2hs.spectra.sensors import load_sensor
 
 SIZES = [(1000, 1000), (3660, 3660), (10980, 3660), (512, 10980)]

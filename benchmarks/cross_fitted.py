@@ -17,18 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ms2hs.crossfitting import SOURCE, fold_of
-from ms2hs.data.cubes import open_cubes
-from ms2hs.data.pairs import SimulatedPair
-from ms2hs.data.samples import windows_of
+from ms2hs.datasets.cubes.registry import open_cubes
+from ms2hs.datasets.pairs.pair_sampling import windows_of
+from ms2hs.datasets.pairs.pair_types import SimulatedPair
+from ms2hs.inference.predictor import Predictor
 from ms2hs.models.denoising import denoise
-from ms2hs.models.prior import Conditional
-from ms2hs.models.reconstruction import Reconstructor
+from ms2hs.models.prior import TYPICAL_INPUT_ERROR, Conditional
 from ms2hs.models.weights import Weights, load_weights
-from ms2hs.spectra.grid import response_matrix
 from ms2hs.spectra.metrics import coverage, rmse, sam
 from ms2hs.spectra.sensors import load_sensor
-from ms2hs.truth import PRODUCT_ERROR
+from ms2hs.spectra.spectral_grid import response_matrix
+from ms2hs.training.cross_fitting import SOURCE, fold_of
 
 # Of files of one place, the one that is scored.
 SCORED = {"berlin": "berlin_enmap_simulated", "bavaria_hyspex": "bavaria_hyspex", "urban_hydice": "urban_hydice"}
@@ -50,17 +49,24 @@ def pixels_of(data: Path, scene: str, weights: Weights, target: str) -> dict[str
     grids = load_sensor(SOURCE).grid, load_sensor(target).grid
     cubes = [cube for cube in open_cubes(data) if cube.scene == scene and cube.name.startswith(SCORED.get(scene, ""))]
     cubes = [cube for cube in cubes if cube.name.split("/")[0] == SCORED.get(scene, cube.name.split("/")[0])]
-    network, plain = Reconstructor(weights.network, *grids), weights.prior.condition(*grids)
+    network, plain = Predictor(weights.network, *grids), weights.prior.condition(*grids)
     rng = np.random.default_rng(0)
-    gain, offset = (part * rng.standard_normal((12, 1, 1)) for part in (PRODUCT_ERROR.gain, PRODUCT_ERROR.offset))
+    gain, offset = (
+        part * rng.standard_normal((12, 1, 1)) for part in (TYPICAL_INPUT_ERROR.gain, TYPICAL_INPUT_ERROR.offset)
+    )
     found: dict[str, list[np.ndarray]] = {}
     for _, seen, truth in windows_of([SimulatedPair(cube, SOURCE, grids[1]) for cube in cubes], 1):
         valid = np.isfinite(seen).all(axis=0) & np.isfinite(truth).any(axis=0)
         if valid.any():
             clean = np.where(valid, seen, 0).astype(np.float32)
-            noise = PRODUCT_ERROR.pixel * rng.standard_normal(clean.shape)
+            noise = TYPICAL_INPUT_ERROR.pixel * rng.standard_normal(clean.shape)
             noisy = (clean * (1 + gain) + offset + noise).astype(np.float32)
-            parts = {"truth": truth, "clean": clean, "raw": noisy, "noisy": denoise(noisy, valid, PRODUCT_ERROR.pixel)}
+            parts = {
+                "truth": truth,
+                "clean": clean,
+                "raw": noisy,
+                "noisy": denoise(noisy, valid, TYPICAL_INPUT_ERROR.pixel),
+            }
             parts |= {
                 f"{kind} added": network.reconstruct(parts[kind], valid) - plain.reconstruct(parts[kind])
                 for kind in ("clean", "noisy")
@@ -104,10 +110,10 @@ def judge(data: Path, folds: Path, scene: str, target: str) -> dict[str, dict[st
     result = {}
     for name, prior, part in (("prior", weights.prior, 0.0), ("network", spread, 1.0)):
         result[f"{name}, clean"] = scores(prior.condition(*grids), pixels, "clean", part)
-        result[f"{name}, noisy, told"] = scores(prior.condition(*grids, PRODUCT_ERROR), pixels, "noisy", part)
+        result[f"{name}, noisy, told"] = scores(prior.condition(*grids, TYPICAL_INPUT_ERROR), pixels, "noisy", part)
         for count in (3, 10):
             result[f"{name}, {count} references"] = with_references(prior.condition(*grids), pixels, count, part)
-    result["prior, not denoised"] = scores(weights.prior.condition(*grids, PRODUCT_ERROR), pixels, "raw", 0.0)
+    result["prior, not denoised"] = scores(weights.prior.condition(*grids, TYPICAL_INPUT_ERROR), pixels, "raw", 0.0)
     result["network, not denoised"] = result["network, noisy, told"]
     return result
 
@@ -122,7 +128,7 @@ def limits(data: Path, folds: Path, scene: str, target: str) -> dict[str, float]
     pixels = pixels_of(data, scene, weights, target)
     known = np.isfinite(pixels["truth"]).all(axis=1)
     found = {}
-    for kind, error in (("clean", None), ("noisy", PRODUCT_ERROR)):
+    for kind, error in (("clean", None), ("noisy", TYPICAL_INPUT_ERROR)):
         model = weights.prior.condition(*grids, error)
         scale = model.scale(pixels[kind])
         missed = (pixels["truth"] - model.reconstruct(pixels[kind]))[known]

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from conversion import converted, write_scene
 
-from ms2hs.models.configuration import PRESETS, preset
+from ms2hs.models.config import PRESETS, preset
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights, save_weights, weights_names
 

@@ -23,11 +23,11 @@ import numpy as np
 from cross_fitted import judge
 from matplotlib.figure import Figure
 
-from ms2hs.crossfitting import cross_fit, fold_of
-from ms2hs.data.cubes import open_cubes
-from ms2hs.estimation import PriorSettings, calibrate, fit, gather
+from ms2hs.datasets.cubes.registry import open_cubes
 from ms2hs.models.weights import save_weights
-from ms2hs.pretraining import Pretraining
+from ms2hs.training.cross_fitting import cross_fit, fold_of
+from ms2hs.training.pretraining import Pretraining
+from ms2hs.training.prior_fit import PriorSettings, calibrate, fit, gather
 
 # Neighbours in kind (vegetation, town, desert) are in different groups.
 GROUPS = (

@@ -15,14 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-
-from ms2hs.estimation import Evidence, PriorSettings, calibrate, fit, gather, pretrain_linear
-from ms2hs.models.prior import SpectralPrior
-from ms2hs.scoring.methods import interpolated
-from ms2hs.spectra.grid import SpectralGrid, grid_of
-from ms2hs.spectra.sensors import load_sensor, sensor_names
-from ms2hs.truth import (
-    PRODUCT_ERROR,
+from known_truth import (
     Score,
     TruthScene,
     mean_score,
@@ -34,6 +27,12 @@ from ms2hs.truth import (
     score_references,
     score_site,
 )
+
+from ms2hs.evaluation.baselines import interpolated
+from ms2hs.models.prior import TYPICAL_INPUT_ERROR, SpectralPrior
+from ms2hs.spectra.sensors import load_sensor, sensor_names
+from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of
+from ms2hs.training.prior_fit import Evidence, PriorSettings, calibrate, fit, gather, pretrain_linear
 
 SCENES = (
     "jasper_ridge_aviris",
@@ -85,7 +84,7 @@ def tables(
     """Every score of one left-out scene."""
     rng = np.random.default_rng(seed)
     conditional = prior.condition(view.source, view.target)
-    told = prior.condition(view.source, view.target, PRODUCT_ERROR)
+    told = prior.condition(view.source, view.target, TYPICAL_INPUT_ERROR)
     noisy = perturbed(scene.measured, rng)
     pixels = scene.measured.shape[1]
     found = {

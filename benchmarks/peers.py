@@ -11,7 +11,7 @@
 | opensr-utils | `super_resolve` with the network as its model, at factor 1, on the CPU: every window to a file, then  |
 |              | all into float32 sums on disk, then a GeoTIFF; told apart: windows alone, and its own step to a COG   |
 
-All give the same windows, with the same overlap, to `Reconstructor.reconstruct`: nothing of the network differs. The
+All give the same windows, with the same overlap, to `Predictor.reconstruct`: nothing of the network differs. The
 rest of opensr-utils is not quite the same work. It is made for 4 to 10 bands: its sums lie pixel by pixel, and with 202
 bands joining takes nearly all of its time. It shifts the last windows inwards where ours are spread evenly, so they
 agree only where a size is 64 + 48 n, as 1024 is (and 128 n, where a network needs no overlap). It blends by a sigmoid,
@@ -46,11 +46,11 @@ from conversion import write_scene
 from rasterio.windows import Window
 from writer import peak_bytes
 
-from ms2hs.conversion import convert
-from ms2hs.models.device import device_named
-from ms2hs.models.reconstruction import Reconstructor
-from ms2hs.planning import Choices, plan
-from ms2hs.raster.pyramid import BLOCK
+from ms2hs.conversion.convert_scene import convert
+from ms2hs.conversion.planning import ConvertOptions, plan
+from ms2hs.inference.device import device_named
+from ms2hs.inference.predictor import Predictor
+from ms2hs.raster.cog.overviews import BLOCK
 
 OPENSR = "opensr-utils"
 # Pixels on a side of the windows of networks that need no overlap, by hand.
@@ -60,13 +60,13 @@ LOCAL_WINDOW = 128
 class Network(torch.nn.Module):
     """A network as others want it: (window, source band, row, col) to (window, target band, row, col)."""
 
-    def __init__(self, scene: Path, choices: Choices) -> None:
+    def __init__(self, scene: Path, choices: ConvertOptions) -> None:
         super().__init__()
         planned = plan(scene, "enmap", scene.with_name("planned.tif"), choices)
         if planned.weights.network is None:
             raise SystemExit(f"{choices.model} is no network; the name of one is needed.")
         grids = planned.scene.spectral, planned.spectral
-        self.ours = Reconstructor(planned.weights.network, *grids, device_named(choices.device))
+        self.ours = Predictor(planned.weights.network, *grids, device_named(choices.device))
         self.window = LOCAL_WINDOW if self.ours.is_local else self.ours.window
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -77,14 +77,14 @@ class Network(torch.nn.Module):
         return made
 
 
-def with_ours(scene: Path, output: Path, choices: Choices) -> dict[str, float]:
+def with_ours(scene: Path, output: Path, choices: ConvertOptions) -> dict[str, float]:
     """`convert`. All give seconds, and the peak memory up to then."""
     began = time.perf_counter()
     convert(scene, "enmap", output, choices)
     return {"seconds": time.perf_counter() - began, "peak_bytes": peak_bytes()}
 
 
-def with_loop(scene: Path, output: Path, choices: Choices) -> dict[str, float]:
+def with_loop(scene: Path, output: Path, choices: ConvertOptions) -> dict[str, float]:
     """By hand."""
     began = time.perf_counter()
     network = Network(scene, choices)
@@ -92,7 +92,7 @@ def with_loop(scene: Path, output: Path, choices: Choices) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began, "peak_bytes": peak_bytes()}
 
 
-def with_opensr(scene: Path, output: Path, choices: Choices) -> dict[str, float]:
+def with_opensr(scene: Path, output: Path, choices: ConvertOptions) -> dict[str, float]:
     """opensr-utils: also seconds until the last window was made, and until its GeoTIFF was a COG too."""
     from opensr_utils.data_utils.transform_to_cog import make_cog  # noqa: PLC0415
     from opensr_utils.pipeline import large_file_processing  # noqa: PLC0415
@@ -107,7 +107,7 @@ def with_opensr(scene: Path, output: Path, choices: Choices) -> dict[str, float]
     return found | {"seconds_windows": network.ended - began, "seconds_cog": time.perf_counter() - began}
 
 
-Way = Callable[[Path, Path, Choices], dict[str, float]]
+Way = Callable[[Path, Path, ConvertOptions], dict[str, float]]
 WAYS: dict[str, Way] = {"ours": with_ours, "loop": with_loop, OPENSR: with_opensr}
 
 
@@ -188,7 +188,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.run:
         with contextlib.redirect_stdout(sys.stderr):
-            choices = Choices(overwrite=True, model=asked.model, device=asked.device)
+            choices = ConvertOptions(overwrite=True, model=asked.model, device=asked.device)
             found = WAYS[asked.run](asked.folder / "scene.tif", asked.folder / f"{asked.run}.tif", choices)
         print(json.dumps(found))
         return

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ms2hs.data.cubes import open_cubes
-from ms2hs.data.pair_folders import Cut, PairWriter
-from ms2hs.data.pairs import Pair, SimulatedPair, open_pairs
-from ms2hs.evaluation import EvaluationSettings, evaluate
-from ms2hs.finetuning import Finetuning, finetune
-from ms2hs.learning.training import FitSettings
-from ms2hs.raster.scene import PixelGrid
+from ms2hs.datasets.cubes.registry import open_cubes
+from ms2hs.datasets.pairs.pair_types import Pair, SimulatedPair, open_pairs
+from ms2hs.datasets.pairs.writer import Cut, PairWriter
+from ms2hs.evaluation.evaluator import EvaluationSettings, evaluate
+from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.sensors import load_sensor
+from ms2hs.training.engine.loop import FitSettings
+from ms2hs.training.finetuning import Finetuning, finetune
 
 SPLITS = {
     "test": ("jasper_ridge_aviris", "salton_sea_aviris", "sjer_neon"),

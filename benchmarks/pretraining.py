@@ -28,18 +28,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ms2hs.data.cubes import Cube, open_cubes
-from ms2hs.data.landscapes import simulated_cubes
-from ms2hs.data.shards import numbers_of, write_shard
-from ms2hs.learning.distribution import Processes, joined
-from ms2hs.learning.lessons import MaskedLesson
-from ms2hs.learning.loading import batches
-from ms2hs.learning.optimisation import learner_of
-from ms2hs.learning.training import FitSettings, _Run
-from ms2hs.models.configuration import ModelConfig, preset
+from ms2hs.datasets.cubes.registry import Cube, open_cubes
+from ms2hs.datasets.cubes.shards import numbers_of, write_shard
+from ms2hs.datasets.simulation.synthetic_scenes import simulated_cubes
+from ms2hs.models.config import ModelConfig, preset
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights
-from ms2hs.pretraining import SIMULATED_SCENES, SMALLEST_SIMULATED
+from ms2hs.training.engine.distributed import Processes, joined
+from ms2hs.training.engine.loader import batches
+from ms2hs.training.engine.loop import FitSettings, _Run
+from ms2hs.training.engine.optim import learner_of
+from ms2hs.training.masked_task import MaskedTask
+from ms2hs.training.pretraining import SIMULATED_SCENES, SMALLEST_SIMULATED
 
 PRESETS = ("dlr-ibm-spectral", "dlr-ibm-spatial-spectral", "spectral", "spatial-spectral")
 # Windows a step, and the largest window, where none are given: a processor has to be done some day.
@@ -91,9 +91,7 @@ def _layers(width: int, heads: int, depth: int) -> list[nn.Module]:
     return [nn.TransformerEncoderLayer(width, heads, 4 * width, **common) for _ in range(depth)]
 
 
-def tokens_of(
-    model: SpectralMAE, lesson: MaskedLesson, batch: dict[str, Any], device: torch.device
-) -> dict[str, Tensor]:
+def tokens_of(model: SpectralMAE, lesson: MaskedTask, batch: dict[str, Any], device: torch.device) -> dict[str, Tensor]:
     """Random tokens (sequence, token, width), as many as each stack of the model is given with this batch."""
     found: dict[str, Tensor] = {}
 
@@ -110,7 +108,7 @@ def tokens_of(
 
 
 def steps_of_fit(
-    asked: Asked, model: SpectralMAE, lesson: MaskedLesson, shown: Sequence[dict[str, Any]]
+    asked: Asked, model: SpectralMAE, lesson: MaskedTask, shown: Sequence[dict[str, Any]]
 ) -> tuple[dict[str, Step], str]:
     """Whole training steps by name, each on the batch of that number, and the precision that `fit` itself takes.
 
@@ -166,7 +164,7 @@ def _seconds(step: Step, number: int) -> float:
     return time.perf_counter() - began
 
 
-def windows_a_second(lesson: MaskedLesson, asked: Asked, workers: int) -> float:
+def windows_a_second(lesson: MaskedTask, asked: Asked, workers: int) -> float:
     """Windows that the loader makes when nothing else is to do, by the median of times between batches."""
     numbers = range(1000 * (1 + workers), 1000 * (1 + workers) + asked.steps + 1)
     arrived = [time.perf_counter() for _ in batches(lesson.batch, numbers, workers)]
@@ -188,7 +186,7 @@ def measure(asked: Asked) -> dict[str, Any]:
     config, prior = preset(asked.preset), load_weights("linear").prior
     side = max(asked.window, SMALLEST_SIMULATED)
     scenes = simulated_cubes(SIMULATED_SCENES, 0, prior=prior, shape=(side, side))
-    lesson = MaskedLesson(config, scenes, asked.batch, 1000, window=asked.window)
+    lesson = MaskedTask(config, scenes, asked.batch, 1000, window=asked.window)
     model = SpectralMAE(config, prior).to(asked.device)
     shown = [lesson.batch(number) for number in range(min(asked.steps, BATCHES))]
     tokens = [tokens_of(model, lesson, batch, asked.device) for batch in shown]

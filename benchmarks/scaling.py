@@ -22,8 +22,8 @@ from pathlib import Path
 from conversion import write_scene
 from distributed import Client, LocalCluster
 
-from ms2hs.cluster import Crew, convert_all
-from ms2hs.planning import Choices
+from ms2hs.conversion.dask_backend import Executor, convert_all
+from ms2hs.conversion.planning import ConvertOptions
 
 
 def pin(name: int) -> None:
@@ -46,7 +46,7 @@ def make_scenes(folder: Path, count: int, size: int) -> list[Path]:
 def measure(workers: int, scenes: list[Path], asked: argparse.Namespace) -> dict[str, object]:
     """Seconds of each turn by so many workers, and of starting these."""
     out = scenes[0].parent.parent / "out"
-    choices = Choices(model=asked.model, overwrite=True)
+    choices = ConvertOptions(model=asked.model, overwrite=True)
     began = time.perf_counter()
     with (
         LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address="127.0.0.1:0") as local,
@@ -55,7 +55,7 @@ def measure(workers: int, scenes: list[Path], asked: argparse.Namespace) -> dict
         if not asked.free:
             for name, worker in local.workers.items():
                 client.run(pin, name, workers=[worker.worker_address])
-        crew = Crew(scheduler=local.scheduler_address)
+        crew = Executor(scheduler=local.scheduler_address)
         convert_all(scenes[: 2 * workers], folder=out, choices=choices, crew=crew).check()
         start_s = time.perf_counter() - began
         turns = []

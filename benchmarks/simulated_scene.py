@@ -25,29 +25,28 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rasterio import Affine
 
-from ms2hs.conversion import convert
-from ms2hs.data.artefacts import Artefacts, disturb
-from ms2hs.data.corpora import reach, read_corpora
-from ms2hs.data.landscapes import simulate
-from ms2hs.data.materials import DARKEST, FINE_NM, Spectra, spectra_of
-from ms2hs.data.structure import Structure, structures
+from ms2hs.conversion.convert_scene import convert
+from ms2hs.conversion.planning import ConvertOptions
+from ms2hs.datasets.cubes.spectra_npz import reach, read_corpora
+from ms2hs.datasets.simulation.materials import DARKEST, FINE_NM, Spectra, spectra_of
+from ms2hs.datasets.simulation.sensor_errors import SensorErrors, disturb
+from ms2hs.datasets.simulation.synthetic_scenes import simulate
+from ms2hs.datasets.simulation.texture import Texture, structures
 from ms2hs.errors import DataError
-from ms2hs.models.prior import InputError
+from ms2hs.models.prior import TYPICAL_INPUT_ERROR, InputError
 from ms2hs.models.weights import Weights, load_weights, save_weights
-from ms2hs.planning import Choices
 from ms2hs.raster.cube import NODATA, SCALE
-from ms2hs.raster.windows import Tiling
-from ms2hs.spectra.grid import SpectralGrid, nearest_band, response_matrix
+from ms2hs.raster.tiling import Tiling
 from ms2hs.spectra.library import interpolate_known
 from ms2hs.spectra.metrics import rmse, sam
 from ms2hs.spectra.sensors import load_sensor
-from ms2hs.truth import PRODUCT_ERROR
+from ms2hs.spectra.spectral_grid import SpectralGrid, nearest_band, response_matrix
 
 Image = NDArray[np.float32]
 FloatArray = NDArray[np.float64]
 
 SOURCE = "sentinel2a"
-INPUTS = {"clean": None, "noise": InputError(0.0, 0.0, PRODUCT_ERROR.pixel), "product": PRODUCT_ERROR}
+INPUTS = {"clean": None, "noise": InputError(0.0, 0.0, TYPICAL_INPUT_ERROR.pixel), "product": TYPICAL_INPUT_ERROR}
 # Bands whose power spectra are compared, and of these the ones that are drawn.
 COMPARED_NM, DRAWN_NM = (490.0, 665.0, 865.0, 1610.0, 2200.0), (665.0, 865.0, 2200.0)
 # Rings of spatial frequency up to Nyquist. Power counts only where the source has so many times that of its noise,
@@ -121,7 +120,7 @@ def unseen_spectra(data: Path, weights: Sequence[Weights]) -> tuple[Spectra, NDA
     return Spectra(FINE_NM, filled, np.ones(len(filled))), known, f"{len(filled)} pixels of {', '.join(names)}, unseen"
 
 
-def place_in(folder: Path, name: str, side: int, rng: np.random.Generator) -> Structure:
+def place_in(folder: Path, name: str, side: int, rng: np.random.Generator) -> Texture:
     """A window of a scene whose name begins so, as large as there is up to `side`.
 
     Raises
@@ -283,10 +282,10 @@ def convert_all(
     with tempfile.TemporaryDirectory() as scratch:
         for number, (kind, error) in enumerate(INPUTS.items()):
             path, rng = Path(scratch, f"{kind}.tif"), np.random.default_rng((asked.seed, number))
-            off = Artefacts.plain(error.gain, error.offset, error.pixel) if error else Artefacts.none()
+            off = SensorErrors.plain(error.gain, error.offset, error.pixel) if error else SensorErrors.none()
             write_scene(path, disturb(scene.seen, load_sensor(SOURCE).grid, off, rng))
             for name, model in models.items():
-                choices = Choices(source=SOURCE, model=model, input_error=error, overwrite=True)
+                choices = ConvertOptions(source=SOURCE, model=model, input_error=error, overwrite=True)
                 made = read(convert(path, asked.target, Path(scratch, "made.tif"), choices).output)
                 scores[name][kind] = judge(made, scene, error.pixel if error else 0.0, layout)
                 pictures[name][kind] = made[drawn]

@@ -37,11 +37,11 @@ from rasterio.enums import Resampling
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
-from ms2hs.raster.cog import CogWriter, overview_levels
+from ms2hs.raster.cog.overviews import BLOCK
+from ms2hs.raster.cog.writer import CogWriter, overview_levels
 from ms2hs.raster.cube import NODATA, SCALE
-from ms2hs.raster.pyramid import BLOCK
-from ms2hs.raster.scene import PixelGrid
-from ms2hs.spectra.grid import grid_of
+from ms2hs.raster.pixel_grid import PixelGrid
+from ms2hs.spectra.spectral_grid import grid_of
 
 Strips = list[NDArray[np.int16]]
 

@@ -8,26 +8,26 @@ cube = ms2hs.open_cube(made.output)
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ms2hs._version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from ms2hs.conversion import convert
+    from ms2hs.conversion.convert_scene import convert
+    from ms2hs.conversion.planning import ConvertOptions, plan
     from ms2hs.errors import Ms2hsError
-    from ms2hs.planning import Choices, plan
     from ms2hs.raster.cube import open_cube
-    from ms2hs.raster.products import open_scene
+    from ms2hs.scenes.formats import open_scene
     from ms2hs.spectra.sensors import load_sensor
 
-__version__ = "0.1.0"
-
-__all__ = ["Choices", "Ms2hsError", "convert", "load_sensor", "open_cube", "open_scene", "plan"]
+__all__ = ["ConvertOptions", "Ms2hsError", "convert", "load_sensor", "open_cube", "open_scene", "plan"]
 
 _HOMES = {
-    "Choices": "ms2hs.planning",
+    "ConvertOptions": "ms2hs.conversion.planning",
     "Ms2hsError": "ms2hs.errors",
-    "convert": "ms2hs.conversion",
+    "convert": "ms2hs.conversion.convert_scene",
     "load_sensor": "ms2hs.spectra.sensors",
     "open_cube": "ms2hs.raster.cube",
-    "open_scene": "ms2hs.raster.products",
-    "plan": "ms2hs.planning",
+    "open_scene": "ms2hs.scenes.formats",
+    "plan": "ms2hs.conversion.planning",
 }
 
 

@@ -13,8 +13,8 @@ import pytest
 import rasterio
 from rasterio import Affine
 
-from ms2hs.cli import main
-from ms2hs.data.example import write_example
+from ms2hs.cli.app import main
+from ms2hs.datasets.simulation.example_scene import write_example
 
 S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 # Reflectance of dense vegetation in those bands, and of clear water.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ms2hs.models.weights import load_weights
-from ms2hs.spectra.grid import SpectralGrid, grid_of, response_matrix
+from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of, response_matrix
 
 
 @dataclass(frozen=True, eq=False)

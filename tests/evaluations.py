@@ -4,8 +4,8 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from ms2hs.scoring.scores import FEATURES_NM, Curve, Evaluation, Example, Picture, Row, Scores
-from ms2hs.spectra.grid import grid_of, pasted_bands
+from ms2hs.evaluation.results import FEATURES_NM, Curve, Evaluation, Example, Picture, Row, Scores
+from ms2hs.spectra.spectral_grid import grid_of, pasted_bands
 
 LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95)
 KINDS = {"mean spectrum": "baseline", "interpolation": "baseline", "prior": "prior", "spectral": "model"}

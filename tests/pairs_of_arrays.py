@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from cubes_of_arrays import smooth_cubes
 
-from ms2hs.data.pairs import SimulatedPair
+from ms2hs.datasets.pairs.pair_types import SimulatedPair
 from ms2hs.spectra.sensors import load_sensor
 
 

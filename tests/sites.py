@@ -9,8 +9,8 @@ from test_cubes import enmap_metadata
 from test_hls import ALL_S30
 from test_safe import GRANULE, IDS, XML, offsets_xml
 
-from ms2hs.spectra.grid import grid_of, response_matrix
 from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.spectral_grid import grid_of, response_matrix
 
 CRS = "EPSG:32632"
 NM = np.arange(370.0, 2511.0, 5.0)

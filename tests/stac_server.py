@@ -23,7 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlencode, urlsplit
 
-from ms2hs.raster.signing import Keys, signed_query
+from ms2hs.remote.s3_signing import Keys, signed_query
 
 KINDS = ("busy", "failed", "slow", "cut", "short", "shifted", "whole", "page", "expired", "elsewhere")
 CONFORMS = [

@@ -5,7 +5,7 @@ import rasterio
 from rasterio.transform import Affine
 from rasterio.warp import transform, transform_bounds
 
-from ms2hs.raster.query import box_place
+from ms2hs.fetching.search_query import box_place
 
 S2 = {
     10: ("B02", "B03", "B04", "B08"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from ms2hs.cli import join_numbers
+from ms2hs.cli.app import join_numbers
 
 
 def test_the_paths_of_a_conversion_are_printed(ms2hs, scene_path, tmp_path):
@@ -208,7 +208,7 @@ def test_an_interrupt_leaves_nothing(ms2hs, scene_path, tmp_path, monkeypatch):
     def interrupted(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ms2hs.streaming.quantise", interrupted)
+    monkeypatch.setattr("ms2hs.conversion.pipeline.quantise", interrupted)
     code, out, _ = ms2hs("convert", scene_path, "-o", tmp_path / "out.tif", "--uncertainty")
     assert (code, out) == (130, "")
     assert list(tmp_path.iterdir()) == []

@@ -17,17 +17,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rasterio.errors import NotGeoreferencedWarning
 from rio_cogeo import cog_validate
-from test_pyramid import naive_half
+from test_overviews import naive_half
 
+from ms2hs import files
 from ms2hs.errors import OutputError
-from ms2hs.raster import cog, output, room, spool
-from ms2hs.raster.cog import CogWriter, disk_bytes, memory_bytes, overview_levels
+from ms2hs.files import check_output, check_space
+from ms2hs.raster.cog import block_store, room, writer
+from ms2hs.raster.cog.encoding import Storage, quantise
+from ms2hs.raster.cog.writer import CogWriter, disk_bytes, memory_bytes, overview_levels
 from ms2hs.raster.cube import NODATA, SCALE
-from ms2hs.raster.output import check_output, check_space
-from ms2hs.raster.scene import PixelGrid
-from ms2hs.raster.storage import Storage, quantise
-from ms2hs.spectra.grid import grid_of
+from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.spectral_grid import grid_of
 
 SPECTRAL = grid_of(np.array([470.0, 550.0, 650.0, 850.0, 1650.0, 2200.0]), np.full(6, 10.0))
 TAGS = {"MS2HS_SYNTHETIC": "YES", "MS2HS_SOURCE": "sentinel2a"}
@@ -258,7 +259,7 @@ def test_outputs_that_cannot_be_are_refused_before_work(tmp_path):
 
 
 def test_a_directory_that_is_not_writable_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(output.os, "access", lambda *_: False)
+    monkeypatch.setattr(files.os, "access", lambda *_: False)
     with pytest.raises(OutputError, match="not writable"):
         check_output(tmp_path / "cube.tif")
 
@@ -271,7 +272,7 @@ def test_a_writer_without_a_place_says_so(tmp_path, monkeypatch):
     def refuse(**_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(cog.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(writer.tempfile, "mkdtemp", refuse)
     with pytest.raises(OutputError, match="Permission denied"), CogWriter(tmp_path / "a.tif", grid, SPECTRAL, {}):
         pass
 
@@ -281,7 +282,7 @@ def test_too_little_space_is_refused_before_work(tmp_path, monkeypatch):
     needed = disk_bytes(grid, len(SPECTRAL))
     check_space(tmp_path, needed)
     usage = type("Usage", (), {"free": needed - 1})
-    monkeypatch.setattr(cog.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OutputError, match="GB free"), CogWriter(tmp_path / "cube.tif", grid, SPECTRAL, {}):
         pass
     assert not list(tmp_path.iterdir())
@@ -295,13 +296,13 @@ def test_disk_bytes_holds_and_the_peak_is_near_the_result(tmp_path, monkeypatch,
     if content == "a ramp":
         numbers[:] = np.arange(shape[1]) * 3
     peaks = []
-    real = spool.make_room
+    real = block_store.make_room
 
     def measure(path, *where):
         real(path, *where)
         peaks.append(sum(part.stat().st_size for part in path.parent.iterdir()))
 
-    monkeypatch.setattr(spool, "make_room", measure)
+    monkeypatch.setattr(block_store, "make_room", measure)
     path = tmp_path / "cube.tif"
     write(path, grid, numbers.astype(np.int16))
     assert peaks[0] <= max(1.4 * path.stat().st_size, path.stat().st_size + 100_000)
@@ -323,7 +324,7 @@ def test_memory_is_as_told_and_does_not_grow_with_the_height(tmp_path, monkeypat
         tracemalloc.stop()
         return found
 
-    monkeypatch.setattr(spool, "COPY_BYTES", 1 << 16)
+    monkeypatch.setattr(block_store, "COPY_BYTES", 1 << 16)
     monkeypatch.setattr(room, "COPY_BYTES", 1 << 16)
     peak(64)  # what is made once
     low, high = peak(2100), peak(4000)  # of as many overviews
@@ -458,12 +459,12 @@ def test_a_writer_goes_on_where_another_was_stopped_while_it_joined_its_files(tm
     cube = cube_of(grid, len(SPECTRAL))
     monkeypatch.setattr(room, "SHARE_IN_MEMORY", 0)
     monkeypatch.setattr(room, "COPY_BYTES", 1 << 17)
-    monkeypatch.setattr(spool, "COPY_BYTES", 1 << 16)
+    monkeypatch.setattr(block_store, "COPY_BYTES", 1 << 16)
     if way == "moved":
         monkeypatch.setattr(room, "_insert", lambda _path, _size: False)
     write(tmp_path / "whole.tif", grid, cube)
     whole = (tmp_path / "whole.tif").read_bytes()
-    path, home, write_pieces, move = tmp_path / "cube.tif", tmp_path / "home", spool._write, room._move_piece
+    path, home, write_pieces, move = tmp_path / "cube.tif", tmp_path / "home", block_store._write, room._move_piece
     steps, is_joining = [], False
 
     def stopping(step, last, *given):
@@ -482,12 +483,12 @@ def test_a_writer_goes_on_where_another_was_stopped_while_it_joined_its_files(tm
         finally:
             is_joining = False
 
-    join = spool.Spool.join
+    join = block_store.BlockStore.join
     for last in range(100):
         steps.clear()
         with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
-            patch.setattr(spool.Spool, "join", joining)
-            patch.setattr(spool, "_write", partial(stopping, write_pieces, last))
+            patch.setattr(block_store.BlockStore, "join", joining)
+            patch.setattr(block_store, "_write", partial(stopping, write_pieces, last))
             patch.setattr(room, "_move_piece", partial(stopping, move, last))
             with CogWriter(path, grid, SPECTRAL, TAGS, home=home, threads=1) as writer:
                 writer.write(0, cube)
@@ -538,7 +539,7 @@ def test_an_error_of_a_thread_is_raised_and_leaves_nothing(tmp_path, monkeypatch
     def fail(_storage, _block):
         raise MemoryError
 
-    monkeypatch.setattr(cog.Storage, "compress", fail)
+    monkeypatch.setattr(writer.Storage, "compress", fail)
     with pytest.raises(MemoryError):
         write(tmp_path / "cube.tif", grid, cube_of(grid, len(SPECTRAL)))
     assert not list(tmp_path.iterdir())

@@ -10,21 +10,21 @@ import rasterio
 import torch
 from rio_cogeo.cogeo import cog_validate
 
-from ms2hs import conversion, planning, streaming
-from ms2hs.conversion import convert
-from ms2hs.data.example import HEIGHT, WIDTH
+from ms2hs.conversion import convert_scene, pipeline, planning
+from ms2hs.conversion.convert_scene import convert
+from ms2hs.conversion.planning import ConvertOptions, plan
+from ms2hs.datasets.simulation.example_scene import HEIGHT, WIDTH
 from ms2hs.errors import OutputError, SceneError, UnknownName, WeightsError
+from ms2hs.inference.predictor import Predictor
 from ms2hs.models import weights
-from ms2hs.models.configuration import preset
+from ms2hs.models.config import preset
 from ms2hs.models.denoising import denoise
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior import InputError
-from ms2hs.models.reconstruction import Reconstructor
 from ms2hs.models.weights import load_weights, save_weights
-from ms2hs.planning import Choices, plan
-from ms2hs.raster import cog
+from ms2hs.raster.cog import writer
 from ms2hs.raster.cube import NODATA, SCALE, open_cube
-from ms2hs.raster.reader import SceneReader
+from ms2hs.scenes.reader import SceneReader
 from ms2hs.spectra.sensors import load_sensor
 
 
@@ -38,7 +38,7 @@ def _linear_unless_asked():
 
 @pytest.fixture(scope="module")
 def made(scene_path, tmp_path_factory):
-    return convert(scene_path, "enmap", tmp_path_factory.mktemp("out"), Choices(uncertainty=True))
+    return convert(scene_path, "enmap", tmp_path_factory.mktemp("out"), ConvertOptions(uncertainty=True))
 
 
 @pytest.fixture(scope="module")
@@ -130,28 +130,28 @@ def test_vegetation_has_its_red_edge(made):
 
 def test_a_part_is_the_same_as_that_part_of_the_whole(made, scene_path, tmp_path):
     whole = read(made.output)
-    part = convert(scene_path, "enmap", tmp_path, Choices(window=(101, 57, 40, 61)))
+    part = convert(scene_path, "enmap", tmp_path, ConvertOptions(window=(101, 57, 40, 61)))
     assert_same(read(part.output), whole[:, 101:141, 57:118])
     with rasterio.open(part.output) as cube, rasterio.open(made.output) as full:
         assert (cube.transform.c, cube.transform.f) == (full.transform.c + 570, full.transform.f - 1010)
-    chosen = convert(scene_path, "enmap", tmp_path / "swir.tif", Choices(wavelengths_nm=((2100, 2300),)))
+    chosen = convert(scene_path, "enmap", tmp_path / "swir.tif", ConvertOptions(wavelengths_nm=((2100, 2300),)))
     nm = load_sensor("enmap").grid.wavelength_nm
     assert_same(read(chosen.output), whole[(nm >= 2100) & (nm <= 2300)])
 
 
 def test_strips_do_not_show(made, scene_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(streaming, "PART_PIXELS", 1000)
+    monkeypatch.setattr(pipeline, "PART_PIXELS", 1000)
     other = convert(scene_path, "enmap", tmp_path)
     assert_same(read(other.output), read(made.output))
 
 
 def test_threads_do_not_change_what_is_found(scene_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(streaming, "PART_PIXELS", 1000)
-    monkeypatch.setattr(cog, "BANDS_AT_A_TIME", 16)
+    monkeypatch.setattr(pipeline, "PART_PIXELS", 1000)
+    monkeypatch.setattr(writer, "BANDS_AT_A_TIME", 16)
     found = []
     for threads in (1, 5):
-        monkeypatch.setattr(cog, "processors", lambda threads=threads: threads)
-        made = convert(scene_path, "enmap", tmp_path, Choices(overwrite=True))
+        monkeypatch.setattr(writer, "processors", lambda threads=threads: threads)
+        made = convert(scene_path, "enmap", tmp_path, ConvertOptions(overwrite=True))
         found.append((made.output.read_bytes(), made.counts, made.residual))
     assert found[0] == found[1]
 
@@ -170,10 +170,10 @@ def test_memory_does_not_grow_with_the_height_of_a_scene(scene_path):
 def test_a_bbox_is_in_degrees_and_missing_the_scene_is_told(scene_path, tmp_path, made):
     west, south, east, north = json.loads(made.item.read_text())["bbox"]
     middle = (west + east) / 2
-    half = plan(scene_path, "enmap", tmp_path, Choices(bbox=(west, south, middle, north)))
+    half = plan(scene_path, "enmap", tmp_path, ConvertOptions(bbox=(west, south, middle, north)))
     assert abs(half.grid.width - WIDTH / 2) <= 3
     with pytest.raises(SceneError, match="10"):
-        plan(scene_path, "enmap", tmp_path, Choices(bbox=(10, 50, 11, 51)))
+        plan(scene_path, "enmap", tmp_path, ConvertOptions(bbox=(10, 50, 11, 51)))
 
 
 def test_nothing_is_left_of_a_conversion_that_fails(scene_path, tmp_path, monkeypatch):
@@ -185,25 +185,25 @@ def test_nothing_is_left_of_a_conversion_that_fails(scene_path, tmp_path, monkey
             raise RuntimeError("a bug of ours")
         return quantise(*args, **kwargs)
 
-    quantise = streaming.quantise
-    monkeypatch.setattr(streaming, "quantise", fail_late)
-    monkeypatch.setattr(streaming, "PART_PIXELS", 4000)
+    quantise = pipeline.quantise
+    monkeypatch.setattr(pipeline, "quantise", fail_late)
+    monkeypatch.setattr(pipeline, "PART_PIXELS", 4000)
     with pytest.raises(RuntimeError, match="a bug of ours"):
-        convert(scene_path, "enmap", tmp_path, Choices(uncertainty=True))
+        convert(scene_path, "enmap", tmp_path, ConvertOptions(uncertainty=True))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_uncertainty_stays_without_its_cube(scene_path, tmp_path, monkeypatch):
-    finish = conversion.CogWriter._finish
+    finish = convert_scene.CogWriter._finish
 
     def fail_for_the_cube(writer):
         if "sigma" not in writer.path.name:
             raise OutputError("no space; some is needed. Make room.")
         finish(writer)
 
-    monkeypatch.setattr(conversion.CogWriter, "_finish", fail_for_the_cube)
+    monkeypatch.setattr(convert_scene.CogWriter, "_finish", fail_for_the_cube)
     with pytest.raises(OutputError, match="no space"):
-        convert(scene_path, "enmap", tmp_path, Choices(uncertainty=True))
+        convert(scene_path, "enmap", tmp_path, ConvertOptions(uncertainty=True))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -211,7 +211,7 @@ def test_a_thread_s_error_is_raised(scene_path, tmp_path, monkeypatch):
     def broken(*_args):
         raise OutputError("no space; some is needed. Make room.")
 
-    monkeypatch.setattr(conversion.CogWriter, "_compress", broken)
+    monkeypatch.setattr(convert_scene.CogWriter, "_compress", broken)
     with pytest.raises(OutputError, match="no space"):
         convert(scene_path, "enmap", tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -238,7 +238,7 @@ def test_reference_spectra_correct_what_is_constant_over_the_scene(made, scene_p
     xs, ys = cube.x.values[cols], cube.y.values[rows]
     lon, lat = transform("EPSG:32633", "EPSG:4326", xs, ys)
     _write_references(tmp_path / "field.csv", zip(lon, lat, strict=True) if placed else [None] * 8, spectra, nm)
-    better = convert(scene_path, "enmap", tmp_path, Choices(reference=tmp_path / "field.csv"))
+    better = convert(scene_path, "enmap", tmp_path, ConvertOptions(reference=tmp_path / "field.csv"))
     assert any("8 of 8" in note for note in better.notes)
     shift = np.nanmean(open_cube(better.output).values - cube.values, axis=(1, 2))
     near = np.abs(nm - 1150).argmin()
@@ -247,7 +247,9 @@ def test_reference_spectra_correct_what_is_constant_over_the_scene(made, scene_p
 
 
 def test_errors_of_the_product_that_are_told_widen_the_uncertainty(made, scene_path, tmp_path):
-    wide = convert(scene_path, "enmap", tmp_path, Choices(uncertainty=True, input_error=InputError(0.02, 0.005, 0.003)))
+    wide = convert(
+        scene_path, "enmap", tmp_path, ConvertOptions(uncertainty=True, input_error=InputError(0.02, 0.005, 0.003))
+    )
     ratio = open_cube(wide.sigma).values / np.maximum(open_cube(made.sigma).values, SCALE)
     assert np.nanmin(ratio) >= 0.95
     assert np.nanmedian(ratio) > 1.2
@@ -260,7 +262,7 @@ def test_noise_that_is_told_is_taken_off_first_however_the_scene_is_cut(
     networks, name, scene_path, tmp_path, monkeypatch
 ):
     told = InputError(0.02, 0.005, 0.01)
-    choices = Choices(model=networks.get(name, name), window=(0, 0, 70, 83), input_error=told)
+    choices = ConvertOptions(model=networks.get(name, name), window=(0, 0, 70, 83), input_error=told)
     once = read(convert(scene_path, "enmap", tmp_path / "a.tif", choices).output)
     if name == "linear":
         planned = plan(scene_path, "enmap", tmp_path / "p.tif", choices)
@@ -276,7 +278,7 @@ def test_noise_that_is_told_is_taken_off_first_however_the_scene_is_cut(
 
 
 def test_a_cube_of_the_site_is_taken_up(made, scene_path, tmp_path):
-    better = convert(scene_path, "enmap", tmp_path, Choices(site=made.output))
+    better = convert(scene_path, "enmap", tmp_path, ConvertOptions(site=made.output))
     with rasterio.open(better.output) as cube:
         assert cube.tags()["MS2HS_SITE"] == made.output.name
     difference = open_cube(better.output).values - open_cube(made.output).values
@@ -303,7 +305,7 @@ def networks(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["spectral", "spatial-spectral", "dlr-ibm-spatial-spectral"])
 def test_a_network_converts_a_part_of_a_scene(networks, name, scene_path, tmp_path):
-    choices = Choices(model=networks[name], window=(0, 0, 70, 83))
+    choices = ConvertOptions(model=networks[name], window=(0, 0, 70, 83))
     result = convert(scene_path, "emit", tmp_path / "n.tif", choices)
     found = read(result.output)
     linear = read(convert(scene_path, "emit", tmp_path / "l.tif", replace(choices, model="linear")).output)
@@ -314,7 +316,7 @@ def test_a_network_converts_a_part_of_a_scene(networks, name, scene_path, tmp_pa
 
 
 def test_a_local_network_gives_the_same_in_strips(networks, scene_path, tmp_path, monkeypatch):
-    choices = Choices(model=networks["spectral"], window=(0, 0, 70, 83))
+    choices = ConvertOptions(model=networks["spectral"], window=(0, 0, 70, 83))
     once = read(convert(scene_path, "enmap", tmp_path / "a.tif", choices).output)
     monkeypatch.setattr(planning, "STRIP_ROWS", 16)
     assert_same(read(convert(scene_path, "enmap", tmp_path / "b.tif", choices).output), once)
@@ -322,7 +324,7 @@ def test_a_local_network_gives_the_same_in_strips(networks, scene_path, tmp_path
 
 def test_windows_that_overlap_are_blended_without_a_seam(networks, scene_path, tmp_path):
     # beside its prior the network adds something smooth, so a seam would stand out among differences of neighbours
-    choices = Choices(model=networks["spatial-spectral"], window=(100, 60, 96, 96))
+    choices = ConvertOptions(model=networks["spatial-spectral"], window=(100, 60, 96, 96))
     found = read(convert(scene_path, "enmap", tmp_path / "n.tif", choices).output).astype(float)
     plain = read(convert(scene_path, "enmap", tmp_path / "l.tif", replace(choices, model="linear")).output)
     added = np.where(plain == NODATA, np.nan, found - plain)
@@ -333,7 +335,7 @@ def test_windows_that_overlap_are_blended_without_a_seam(networks, scene_path, t
 
 @pytest.mark.parametrize("name", ["spectral", "spatial-spectral", "dlr-ibm-spatial-spectral"])
 def test_what_is_known_of_a_scene_changes_a_network_as_it_does_the_linear_model(networks, name, scene_path, tmp_path):
-    window = Choices(window=(0, 0, 40, 50))
+    window = ConvertOptions(window=(0, 0, 40, 50))
     site = convert(scene_path, "enmap", tmp_path / "site.tif", window).output
     for known in ({"site": site}, {"input_error": InputError(0.02, 0.005, 0)}):  # noise would be taken off first
         adapted = replace(window, **known)
@@ -349,7 +351,7 @@ def test_what_is_known_of_a_scene_changes_a_network_as_it_does_the_linear_model(
 
 def test_references_correct_what_a_network_says(networks, scene_path, tmp_path):
     """References that the linear model would not need: the network must be brought to them."""
-    choices = Choices(model=networks["spectral"], window=(0, 0, 60, 80))
+    choices = ConvertOptions(model=networks["spectral"], window=(0, 0, 60, 80))
     truth = open_cube(convert(scene_path, "enmap", tmp_path / "l.tif", replace(choices, model="linear")).output)
     rows, cols = np.array([5, 20, 30, 40, 50, 55, 12, 35]), np.array([7, 20, 60, 30, 70, 10, 50, 45])
     _write_references(tmp_path / "field.csv", [None] * 8, truth.values[:, rows, cols].T, truth.wavelength_nm.values)
@@ -363,7 +365,7 @@ def test_references_correct_what_a_network_says(networks, scene_path, tmp_path):
 @pytest.mark.parametrize("name", ["spectral", "spatial-spectral"])
 def test_nothing_is_written_beside_a_network_on_the_same_processors(networks, name, scene_path, tmp_path, monkeypatch):
     compressed, at_work, beside = [], [], []
-    compress, reconstruct = cog.CogWriter._compress, Reconstructor.reconstruct_tensor
+    compress, reconstruct = writer.CogWriter._compress, Predictor.reconstruct_tensor
 
     def compressing(*given):
         at_work.append(given)
@@ -379,22 +381,22 @@ def test_nothing_is_written_beside_a_network_on_the_same_processors(networks, na
         beside.append(len(compressed) - before + len(at_work))
         return made
 
-    monkeypatch.setattr(cog.CogWriter, "_compress", compressing)
-    monkeypatch.setattr(Reconstructor, "reconstruct_tensor", computing)
+    monkeypatch.setattr(writer.CogWriter, "_compress", compressing)
+    monkeypatch.setattr(Predictor, "reconstruct_tensor", computing)
     higher = tmp_path / "higher.tif"
     with rasterio.open(scene_path) as scene:
         dn, names, profile = scene.read()[:, :, 100:164], scene.descriptions, scene.profile
     with rasterio.open(higher, "w", **(profile | {"height": 400, "width": 64})) as file:
         file.write(np.concatenate([dn, dn[:, :170]], axis=1))
         file.descriptions = names
-    convert(higher, "enmap", tmp_path / "cube.tif", Choices(model=networks[name], device="cpu"))
+    convert(higher, "enmap", tmp_path / "cube.tif", ConvertOptions(model=networks[name], device="cpu"))
     assert len(compressed) > 0
     assert not any(beside)
 
 
 @pytest.mark.parametrize("window", [(0, 0, 40, 5), (3, 7, 5, 40), (10, 10, 1, 1), (0, 0, 33, 31)])
 def test_a_network_converts_scenes_smaller_than_its_overlap(networks, window, scene_path, tmp_path):
-    choices = Choices(model=networks["spatial-spectral"], window=window)
+    choices = ConvertOptions(model=networks["spatial-spectral"], window=window)
     found = read(convert(scene_path, "enmap", tmp_path / "n.tif", choices).output)
     linear = read(convert(scene_path, "enmap", tmp_path / "l.tif", replace(choices, model="linear")).output)
     assert found.shape == (202, *window[2:])
@@ -405,7 +407,7 @@ def test_bands_are_adjusted_as_the_weights_learnt_from_pairs(scene_path, tmp_pat
     lines = {"B03": (0.95, 0.004), "B8A": (1.05, -0.01)}
     prior = load_weights("linear").prior
     save_weights(tmp_path / "told.safetensors", prior, {}, adjustments={"sentinel2a": lines, "sentinel2b": {}})
-    choices = Choices(model=str(tmp_path / "told.safetensors"), window=(0, 0, 40, 50))
+    choices = ConvertOptions(model=str(tmp_path / "told.safetensors"), window=(0, 0, 40, 50))
     made = convert(scene_path, "enmap", tmp_path / "a.tif", choices)
     plain = convert(scene_path, "enmap", tmp_path / "b.tif", replace(choices, adjust=False))
     linear = convert(scene_path, "enmap", tmp_path / "c.tif", replace(choices, model="linear"))
@@ -428,7 +430,7 @@ def test_a_calibrated_network_says_how_sure_it_is(networks, scene_path, tmp_path
     twice = 2 * found.prior.sigma_scale
     path = tmp_path / "sure.safetensors"
     save_weights(path, found.prior, {}, found.network, sigma_scale=twice)
-    choices = Choices(model=str(path), window=(0, 0, 40, 50), uncertainty=True)
+    choices = ConvertOptions(model=str(path), window=(0, 0, 40, 50), uncertainty=True)
     found = read(convert(scene_path, "enmap", tmp_path / "n.tif", choices).sigma)
     linear = read(convert(scene_path, "enmap", tmp_path / "l.tif", replace(choices, model="linear")).sigma)
     known = linear != NODATA
@@ -439,15 +441,15 @@ def test_a_calibrated_network_says_how_sure_it_is(networks, scene_path, tmp_path
 
 def test_an_unknown_device_is_refused_and_leaves_nothing(networks, scene_path, tmp_path):
     with pytest.raises(UnknownName, match="auto, cpu"):
-        convert(scene_path, "enmap", tmp_path / "n.tif", Choices(model=networks["spectral"], device="tpu"))
+        convert(scene_path, "enmap", tmp_path / "n.tif", ConvertOptions(model=networks["spectral"], device="tpu"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_real_vegetation_looks_like_vegetation(real_data, tmp_path):
     nm = load_sensor("enmap").grid.wavelength_nm
     for stem, choices in (
-        ("aquileia_L2A_20190416", Choices(window=(100, 500, 100, 200))),
-        ("rstoolbox_sen2_L2A_rawDN_with_offset", Choices(dn_offset=-1000)),
+        ("aquileia_L2A_20190416", ConvertOptions(window=(100, 500, 100, 200))),
+        ("rstoolbox_sen2_L2A_rawDN_with_offset", ConvertOptions(dn_offset=-1000)),
     ):
         made = convert(real_data / "sentinel2" / f"{stem}.tif", "enmap", tmp_path, choices)
         assert not any("+0.1" in note for note in made.notes)
@@ -472,7 +474,7 @@ def test_a_constant_left_in_is_told(real_data, tmp_path):
 
 def test_every_real_scene_converts(real_data, tmp_path):
     for path in sorted((real_data / "sentinel2").glob("*.tif")):
-        choices = Choices(source="hls_l30") if path.name.startswith("hls_L30") else Choices()
+        choices = ConvertOptions(source="hls_l30") if path.name.startswith("hls_L30") else ConvertOptions()
         for target, bands in (("enmap", 202), ("emit", 240)):
             made = convert(path, target, tmp_path, choices)
             valid, errors, warnings = cog_validate(made.output, strict=True, quiet=True)

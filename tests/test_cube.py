@@ -9,11 +9,11 @@ from rasterio.transform import Affine
 
 from ms2hs.errors import SceneError
 from ms2hs.raster import cube as module
-from ms2hs.raster.cog import CogWriter
+from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.cube import NODATA, SCALE, open_cube, spectral_of
-from ms2hs.raster.scene import PixelGrid
-from ms2hs.spectra.grid import SpectralGrid
+from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.spectral_grid import SpectralGrid
 
 GRID = PixelGrid("EPSG:32633", (30.0, 0.0, 500_000.0, 0.0, -20.0, 5_000_000.0), 40, 50)
 BANDS = 7

@@ -14,19 +14,19 @@ import rasterio
 from conftest import write_raster
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_corpora import write_cube
+from test_spectra_npz import write_cube
 
-from ms2hs.data import emit
-from ms2hs.data.corpora import read_corpus
-from ms2hs.data.cubes import hold_out, open_cubes
-from ms2hs.data.emit import open_emit
-from ms2hs.data.enmap import open_enmap
-from ms2hs.data.rasters import RasterCube
-from ms2hs.data.reflectance import reflectance_of, usable_bands
-from ms2hs.data.shards import numbers_of, open_shards, reflectance_from, write_shard
+from ms2hs.datasets.cubes import emit
+from ms2hs.datasets.cubes.emit import open_emit
+from ms2hs.datasets.cubes.enmap import open_enmap
+from ms2hs.datasets.cubes.plausibility import reflectance_of, usable_bands
+from ms2hs.datasets.cubes.raster_cube import RasterCube
+from ms2hs.datasets.cubes.registry import hold_out, open_cubes
+from ms2hs.datasets.cubes.shards import numbers_of, open_shards, reflectance_from, write_shard
+from ms2hs.datasets.cubes.spectra_npz import read_corpus
 from ms2hs.errors import DataError, Ms2hsError, UnknownName
-from ms2hs.spectra.grid import grid_of
 from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.spectral_grid import grid_of
 
 ENMAP = load_sensor("enmap-224").grid
 # The rule of HySpecNet-11k as its authors give it, 1-based: without 127-141 and 161-167.

@@ -10,20 +10,20 @@ import pytest
 import typer
 from conftest import write_raster
 from cubes_of_arrays import ArrayCube, smooth_cubes
-from test_methods import SMALL, network_weights
+from test_baselines import SMALL, network_weights
 from test_pretraining import assert_clear, save_cube
 
-from ms2hs.data import pair_sets
-from ms2hs.data.pairs import SimulatedPair
+from ms2hs.datasets.pairs import pair_set
+from ms2hs.datasets.pairs.pair_types import SimulatedPair
 from ms2hs.errors import DataError, GridError
-from ms2hs.evaluation import EvaluationSettings, evaluate, spread_windows, windows_of
-from ms2hs.finished import evaluate_cube
+from ms2hs.evaluation.cube_evaluation import evaluate_cube
+from ms2hs.evaluation.evaluator import EvaluationSettings, evaluate, spread_windows, windows_of
+from ms2hs.evaluation.report import page as report
+from ms2hs.evaluation.scoreboard import facts, lines_of, rows_of_csv, table
 from ms2hs.models.weights import load_weights
-from ms2hs.reporting import report
-from ms2hs.scoring.scoreboard import facts, lines_of, rows_of_csv, table
-from ms2hs.spectra.grid import grid_of, pasted_bands
 from ms2hs.spectra.metrics import SSIM_PIXELS, rmse, sam, ssim
 from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.spectral_grid import grid_of, pasted_bands
 
 SOURCE = load_sensor("sentinel2a").grid
 
@@ -344,7 +344,7 @@ def test_the_command_scores_simulated_pairs(corpus, ms2hs):
 
 
 def _cubes(corpus):
-    from ms2hs.data.cubes import open_cubes
+    from ms2hs.datasets.cubes.registry import open_cubes
 
     return open_cubes(corpus)
 
@@ -356,7 +356,7 @@ def test_the_command_scores_pairs_of_a_folder(pairs, ms2hs, monkeypatch, tmp_pat
         asked.append((folder, split))
         return SimpleNamespace(pairs=pairs, left_out={"lonely": "no partner"})
 
-    monkeypatch.setattr(pair_sets, "open_pairs", open_pairs)
+    monkeypatch.setattr(pair_set, "open_pairs", open_pairs)
     code, out, err = ms2hs("evaluate", "--pairs", tmp_path, "--split", "test")
     assert (code, err) == (0, "")
     assert asked == [(tmp_path, "test")]

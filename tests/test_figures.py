@@ -8,11 +8,11 @@ from evaluations import evaluation_of, picture_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms2hs.reporting import figures
-from ms2hs.reporting.plates import INKS, ink, inline_svg, page_style, styles_of
-from ms2hs.scoring.scores import Row
-from ms2hs.spectra.grid import grid_of
+from ms2hs.evaluation.report import figures
+from ms2hs.evaluation.report.plates import INKS, ink, inline_svg, page_style, styles_of
+from ms2hs.evaluation.results import Row
 from ms2hs.spectra.metrics import NORMAL_90
+from ms2hs.spectra.spectral_grid import grid_of
 
 EVALUATION = evaluation_of()
 STYLES = styles_of(EVALUATION.rows)

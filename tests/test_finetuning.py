@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 import torch
 from pairs_of_arrays import product_pairs, simulated_pairs, with_holes
-from test_lessons import config_of
+from test_masked_task import config_of
 from test_pretraining import assert_clear
 
-from ms2hs import finetuning
-from ms2hs.data.samples import sample_pixels
+from ms2hs.datasets.pairs.pair_sampling import sample_pixels
 from ms2hs.errors import DataError, UnknownName, WeightsError
-from ms2hs.finetuning import Finetuning, finetune
-from ms2hs.learning.radiometry import adjustments_of, noise_of
-from ms2hs.learning.training import FitSettings
-from ms2hs.learning.uncertainty import fit_sigma_scale
-from ms2hs.models.adjustment import adjusted
+from ms2hs.inference.predictor import Predictor
+from ms2hs.models.harmonization import adjusted
 from ms2hs.models.mae import SpectralMAE
-from ms2hs.models.reconstruction import Reconstructor
 from ms2hs.models.refitting import refit
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.spectra.metrics import coverage, rmse
+from ms2hs.training import finetuning
+from ms2hs.training.conformal import fit_sigma_scale
+from ms2hs.training.engine.loop import FitSettings
+from ms2hs.training.finetuning import Finetuning, finetune
+from ms2hs.training.product_bias import adjustments_of, noise_of
 
 GAIN, OFFSET = 1.05, 0.01
 FEW = FitSettings(steps=12, batch=2, lr=1e-4)
@@ -67,7 +67,7 @@ def error_of(path, pairs):
         if weights.network is None:
             made = weights.prior.condition(pair.source, pair.target).reconstruct(seen)
         else:
-            made = Reconstructor(weights.network, pair.source, pair.target).reconstruct(seen, np.ones(pair.shape, bool))
+            made = Predictor(weights.network, pair.source, pair.target).reconstruct(seen, np.ones(pair.shape, bool))
         found.append(rmse(made, truth))
     return float(np.mean(found))
 
@@ -123,7 +123,7 @@ def test_intervals_hold_on_scenes_held_out(network, given, tmp_path):
     for pair in simulated_pairs(6, seed=21):
         measured, truth = pair.read(0, 0, *pair.shape)
         valid = np.ones(pair.shape, bool)
-        estimate = Reconstructor(weights.network, pair.source, pair.target).reconstruct(measured, valid)
+        estimate = Predictor(weights.network, pair.source, pair.target).reconstruct(measured, valid)
         sigma = weights.spread.condition(pair.source, pair.target).sigma(measured)
         shares.append(coverage(estimate, sigma, truth))
     assert 0.8 < np.mean(shares) < 0.99
@@ -161,7 +161,7 @@ def test_a_refit_learns_spectra_that_the_prior_did_not_know():
 
 
 def _response(grid, fine):
-    from ms2hs.spectra.grid import response_matrix
+    from ms2hs.spectra.spectral_grid import response_matrix
 
     return response_matrix(grid, fine)
 

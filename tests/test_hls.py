@@ -7,10 +7,9 @@ import pytest
 from conftest import write_raster
 
 from ms2hs.errors import SceneError
-from ms2hs.raster.placement import working_grid
-from ms2hs.raster.products import open_scene
-from ms2hs.raster.reader import SceneReader
-from ms2hs.raster.scene import SceneChoices
+from ms2hs.scenes.formats import open_scene
+from ms2hs.scenes.reader import SceneReader
+from ms2hs.scenes.scene import SceneOptions, working_grid
 
 S30 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 ALL_S30 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
@@ -66,7 +65,7 @@ def test_a_granule_has_no_sentinel2_offset(tmp_path):
     """HLS is made from level 1C with that offset taken out, whatever the date."""
     scene = open_scene(str(make_hls(tmp_path)))
     assert {asset.dn_offset for asset in scene.assets} == {0.0}
-    scene = open_scene(str(tmp_path), SceneChoices(dn_offset=-50))
+    scene = open_scene(str(tmp_path), SceneOptions(dn_offset=-50))
     assert {asset.dn_offset for asset in scene.assets} == {-50.0}
 
 
@@ -100,7 +99,7 @@ def test_fmask_takes_cloud_and_shadow_and_leaves_water_and_snow(tmp_path, fmask,
     valid = read_all(open_scene(str(tmp_path)))[1]
     assert valid[4:, 4:].all() == is_ground
     assert valid[4:, 4:].any() == is_ground
-    assert read_all(open_scene(str(tmp_path), SceneChoices(quality=False)))[1][4:, 4:].all()
+    assert read_all(open_scene(str(tmp_path), SceneOptions(quality=False)))[1][4:, 4:].all()
 
 
 def test_without_fmask_the_user_is_told(tmp_path):
@@ -114,10 +113,10 @@ def test_missing_bands_are_named(tmp_path):
     next(tmp_path.glob("*.B8A.tif")).unlink()
     with pytest.raises(SceneError, match="no file of B8A of HLS"):
         open_scene(str(tmp_path))
-    scene = open_scene(str(tmp_path), SceneChoices(bands=tuple(name for name in S30 if name != "B8A")))
+    scene = open_scene(str(tmp_path), SceneOptions(bands=tuple(name for name in S30 if name != "B8A")))
     assert len(scene.assets) == 10
     with pytest.raises(SceneError, match="at least 9"):
-        open_scene(str(tmp_path), SceneChoices(bands=("B02", "B03")))
+        open_scene(str(tmp_path), SceneOptions(bands=("B02", "B03")))
 
 
 def test_of_several_granules_a_file_says_which(tmp_path):
@@ -134,7 +133,7 @@ def test_of_several_granules_a_file_says_which(tmp_path):
 def test_another_source_is_refused(tmp_path):
     make_hls(tmp_path)
     with pytest.raises(SceneError, match="files are hls_s30's"):
-        open_scene(str(tmp_path), SceneChoices(source="sentinel2a"))
+        open_scene(str(tmp_path), SceneOptions(source="sentinel2a"))
 
 
 def test_a_file_that_was_cut_short_is_named(tmp_path):

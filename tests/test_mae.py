@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from ms2hs.errors import UnknownName
-from ms2hs.models.configuration import PRESETS, ModelConfig, preset
+from ms2hs.models.config import PRESETS, ModelConfig, preset
+from ms2hs.models.layers import BandView
 from ms2hs.models.mae import SpectralMAE, cut, paste
 from ms2hs.models.masking import hide, visible_index
-from ms2hs.models.positions import Lens
 from ms2hs.models.weights import load_weights
-from ms2hs.spectra.grid import grid_of
 from ms2hs.spectra.sensors import load_sensor, sensor_names
+from ms2hs.spectra.spectral_grid import grid_of
 
 SMALL = {"width": 24, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_depth": 2, "decoder_heads": 2, "window": 16}
 PLAIN = ["dlr-ibm-spectral", "dlr-ibm-spatial-spectral", "s2mae", "general"]
@@ -299,7 +299,7 @@ def test_the_papers_sizes():
 
 
 def test_a_group_knows_where_it_lies():
-    lens = Lens(np.array([400.0, 410.0, 420.0, 500.0]), np.array([10.0, 10.0, 10.0, 20.0]))
+    lens = BandView(np.array([400.0, 410.0, 420.0, 500.0]), np.array([10.0, 10.0, 10.0, 20.0]))
     centre, width = lens.groups(3)
     np.testing.assert_allclose(centre, [410, 500])
     np.testing.assert_allclose(width, [30, 20])

@@ -7,21 +7,21 @@ import pytest
 from conftest import write_raster
 from sites import CRS, Site, make_emit, make_enmap, make_hls, make_hyspecnet, make_safe, make_sentinel2_tif
 
-from ms2hs.data import overlaps
-from ms2hs.data.agreement import agreement_of
-from ms2hs.data.overlaps import _starts
-from ms2hs.data.pair_folders import split_locations
-from ms2hs.data.pairs import open_pairs
-from ms2hs.data.placed import open_placed
+from ms2hs.datasets.cubes.georeferenced import open_placed
+from ms2hs.datasets.pairs import overlap_cutting
+from ms2hs.datasets.pairs.overlap_cutting import _starts
+from ms2hs.datasets.pairs.pair_types import open_pairs
+from ms2hs.datasets.pairs.pairing import PairOptions, facts, pair
+from ms2hs.datasets.pairs.radiometric_check import agreement_of
+from ms2hs.datasets.pairs.warping import is_finer
+from ms2hs.datasets.pairs.writer import split_locations
 from ms2hs.errors import DataError, NothingFound, OutputError, SceneError
-from ms2hs.pairing import PairChoices, facts, pair
 from ms2hs.raster.dates import day_of
-from ms2hs.raster.scene import PixelGrid
-from ms2hs.raster.warping import is_finer
+from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.sensors import load_sensor
 
 ENMAP_SHIFT, EMIT_SHIFT = (0.4, -0.7), (-0.6, 0.3)
-SMALL = PairChoices(window=24)
+SMALL = PairOptions(window=24)
 HERE, THERE = Site(), Site(x=650_000.0, seed=1)
 
 
@@ -126,11 +126,11 @@ def test_an_offset_that_was_not_applied_is_reported(world, tmp_path):
     assert match.agreement.constant == pytest.approx(0.1, abs=0.01)
     assert "looks like an offset that was not applied: +0.1" in match.notes[0]
     assert "give --dn-offset -1000" in match.notes[0]
-    again = pair([world / "hs"], [scene], tmp_path / "corrected", PairChoices(window=24, dn_offset=-1000))
+    again = pair([world / "hs"], [scene], tmp_path / "corrected", PairOptions(window=24, dn_offset=-1000))
     assert again.matches[0].agreement.constant is None
     assert again.matches[0].notes == ()
     assert np.nanmax(np.abs(again.matches[0].agreement.difference)) < 0.01
-    twice = pair([world / "hs"], [scene], tmp_path / "twice", PairChoices(window=24, dn_offset=-2000))
+    twice = pair([world / "hs"], [scene], tmp_path / "twice", PairOptions(window=24, dn_offset=-2000))
     assert "was applied twice" in twice.matches[0].notes[0]
     assert "--dn-offset -1000" in twice.matches[0].notes[0]
 
@@ -175,7 +175,7 @@ def test_patches_of_one_tile_are_one_location(world, tmp_path):
 
 
 def test_a_scene_that_breaks_off_leaves_nothing_of_itself(world, tmp_path, monkeypatch):
-    original, calls = overlaps.Overlap.cut, []
+    original, calls = overlap_cutting.Overlap.cut, []
 
     def cut(self, window):
         calls.append(window)
@@ -183,7 +183,7 @@ def test_a_scene_that_breaks_off_leaves_nothing_of_itself(world, tmp_path, monke
             raise SceneError("damaged further down")
         return original(self, window)
 
-    monkeypatch.setattr(overlaps.Overlap, "cut", cut)
+    monkeypatch.setattr(overlap_cutting.Overlap, "cut", cut)
     made = pair([world / "hs"], [world / "ms"], tmp_path / "out", SMALL)
     assert list(by_sensor(made)) == ["hls_s30"]
     assert "damaged further down" in " ".join(made.left_out.values())
@@ -256,7 +256,7 @@ def test_a_cube_finer_than_the_scene_is_said(tmp_path):
     """A flight at 15 m, known by a tag of its day, beside an HLS granule of 30 m."""
     from sites import ENMAP_NM
 
-    from ms2hs.spectra.grid import grid_of
+    from ms2hs.spectra.spectral_grid import grid_of
 
     values = HERE.seen(grid_of(ENMAP_NM), HERE.place(15, 20, 20), (80, 80))
     tags = [{"wavelength": str(nm), "wavelength_units": "nm"} for nm in ENMAP_NM]
@@ -264,7 +264,7 @@ def test_a_cube_finer_than_the_scene_is_said(tmp_path):
     write_raster(tmp_path / "flight_a.tif", dn, transform=HERE.place(15, 20, 20), crs=CRS, band_tags={"": tags},
                  tags={"acquisition_time": "2024-06-02T10:00:00Z"}, nodata=-32768)  # fmt: skip
     granule = make_hls(tmp_path / "ms", HERE, side_m=2400)
-    made = pair([tmp_path / "flight_a.tif"], [granule], tmp_path / "out", PairChoices(window=40))
+    made = pair([tmp_path / "flight_a.tif"], [granule], tmp_path / "out", PairOptions(window=40))
     (match,) = made.matches
     assert "finer than the scene's" in match.notes[0]
     assert match.registration.residual < 0.1
@@ -289,7 +289,7 @@ def test_the_output_is_written_whole_or_not_at_all(world, paired, tmp_path):
     only = [next((world / "hs").glob("ENMAP*"))]
     first = pair(only, ms, mine, SMALL)
     old = sorted(path.name for path in mine.iterdir())
-    second = pair(only, ms, mine, PairChoices(window=26), overwrite=True)
+    second = pair(only, ms, mine, PairOptions(window=26), overwrite=True)
     new = sorted(path.name for path in mine.iterdir())
     assert old != new
     assert len(open_pairs(mine).pairs) == second.pairs

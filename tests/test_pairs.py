@@ -10,8 +10,7 @@ from conftest import S2_BANDS, write_raster
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms2hs.data.pair_files import scene_of
-from ms2hs.data.pairs import open_pairs
+from ms2hs.datasets.pairs.pair_types import open_pairs, scene_of
 from ms2hs.errors import DataError
 from ms2hs.spectra.sensors import load_sensor
 

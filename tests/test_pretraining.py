@@ -16,15 +16,16 @@ import rasterio
 import torch
 from conftest import write_raster
 from cubes_of_arrays import smooth_cubes
-from test_vit import make_vit
+from test_vit_init import make_vit
 
-from ms2hs import pretraining, progress
-from ms2hs.learning.training import FitSettings, fit
-from ms2hs.models.configuration import PRESETS
+from ms2hs import progress
+from ms2hs.datasets.cubes.packing import prepare
+from ms2hs.models.config import PRESETS
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights, save_weights
-from ms2hs.preparation import prepare
-from ms2hs.pretraining import Pretraining, pretrain
+from ms2hs.training import pretraining
+from ms2hs.training.engine.loop import FitSettings, fit
+from ms2hs.training.pretraining import Pretraining, pretrain
 
 # Two places on a side at least, so that some can be hidden.
 WINDOWS = {"general": 32, "spectral": 8}

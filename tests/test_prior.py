@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from ms2hs.errors import DataError, GridError
 from ms2hs.models.prior import InputError, SpectralPrior, factorise
-from ms2hs.spectra.grid import grid_of, response_matrix
 from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.spectral_grid import grid_of, response_matrix
 
 WAVELENGTH = np.arange(370.0, 2511.0, 10.0)
 
@@ -312,9 +312,10 @@ DATA = os.environ.get("MS2HS_DATA")
 @pytest.mark.skipif(not DATA, reason="MS2HS_DATA is not set")
 def test_estimated_on_real_spectra_it_beats_interpolation_on_a_scene_left_out(tmp_path):
     pytest.importorskip("prosail")
-    from ms2hs.estimation import PriorSettings, estimate_prior
-    from ms2hs.scoring.methods import interpolated
-    from ms2hs.truth import read_scene, score, score_prior
+    from known_truth import read_scene, score, score_prior
+
+    from ms2hs.evaluation.baselines import interpolated
+    from ms2hs.training.prior_fit import PriorSettings, estimate_prior
 
     for name in ("hyperspectral/sjer_neon", "hyperspectral/bavaria_hyspex", "hyperspectral/jasper_ridge_aviris",
                  "spectra/earthlib_optimized", "spectra/prosail_soil_ossl"):  # fmt: skip

@@ -4,11 +4,11 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
 from ms2hs.errors import OutputError
-from ms2hs.raster.cog import CogWriter
+from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.cube import NODATA
+from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.raster.quicklook import GAP, LONG_SIDE, STRETCH_PIXELS, write_quicklook
-from ms2hs.raster.scene import PixelGrid
-from ms2hs.spectra.grid import grid_of
+from ms2hs.spectra.spectral_grid import grid_of
 
 pytestmark = pytest.mark.filterwarnings(f"ignore::{NotGeoreferencedWarning.__module__}.NotGeoreferencedWarning")
 CENTRES = np.array([470.0, 550.0, 650.0, 850.0, 1650.0, 2200.0])

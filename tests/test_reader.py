@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import read_bands
-from ms2hs.raster.placement import pixel_size_m, subset, working_grid
-from ms2hs.raster.quality import RULES, SNOW
-from ms2hs.raster.reader import SceneReader
+from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m, subset
 from ms2hs.raster.resampling import Axis, area_taps, value_taps
-from ms2hs.raster.scene import Asset, PixelGrid, Scene
+from ms2hs.scenes.quality import RULES, SNOW
+from ms2hs.scenes.reader import SceneReader
+from ms2hs.scenes.scene import Asset, Scene, working_grid
 
 # One band each: a name, pixel size in m. Together 240 m x 360 m.
 ROWS_M, COLS_M = 240, 360
@@ -113,11 +113,11 @@ def test_strips_of_any_height_with_overlap_and_jumps_equal_the_whole(noisy, heig
 
 
 def test_blocks_are_decoded_once_in_strips(tmp_path, monkeypatch):
-    from ms2hs.raster import reader as module
+    from ms2hs.scenes import reader as module
 
     values = dn_of([[0.2] * 12], (512, 300))
     path = write_raster(tmp_path / "x.tif", values, descriptions=S2_BANDS, tiled=True, blockxsize=128, blockysize=128)
-    from ms2hs.raster.products import open_scene
+    from ms2hs.scenes.formats import open_scene
 
     scene = open_scene(str(path))
     asked = []
@@ -228,7 +228,7 @@ def test_weights_are_positive_sum_to_one_and_keep_lines(start, step, size, first
 
 
 def test_one_file_on_its_own_grid_is_read_as_it_is(s2_tif):
-    from ms2hs.raster.products import open_scene
+    from ms2hs.scenes.formats import open_scene
 
     scene = open_scene(str(s2_tif))
     assert working_grid(scene) == scene.grid
@@ -245,7 +245,7 @@ def test_one_file_on_its_own_grid_is_read_as_it_is(s2_tif):
 def test_a_scene_in_degrees_gets_square_pixels_in_metres(tmp_path):
     from rasterio import Affine
 
-    from ms2hs.raster.products import open_scene
+    from ms2hs.scenes.formats import open_scene
 
     place = {"crs": "EPSG:4326", "transform": Affine(1.8e-4, 0, 13.2, 0, -1.25e-4, 45.8)}
     path = write_raster(tmp_path / "x.tif", dn_of([[0.2] * 12], (50, 60)), descriptions=S2_BANDS, **place)
@@ -262,7 +262,7 @@ def test_a_scene_in_degrees_gets_square_pixels_in_metres(tmp_path):
 def test_a_turned_scene_keeps_its_axes(tmp_path):
     from rasterio import Affine
 
-    from ms2hs.raster.products import open_scene
+    from ms2hs.scenes.formats import open_scene
 
     turned = Affine.translation(WEST, NORTH) @ Affine.rotation(20) @ Affine.scale(10, -10)
     path = write_raster(tmp_path / "x.tif", dn_of([[0.2] * 12]), descriptions=S2_BANDS, transform=turned)

@@ -18,14 +18,14 @@ from stac_items import S2_REFLECTANCE, earth_search, hls, planetary_computer, se
 from stac_server import StacServer
 from test_safe import make_safe
 
-import ms2hs.spectra.sensors as known
-from ms2hs.models.configuration import preset
+from ms2hs.datasets.cubes.packing import prepare
+from ms2hs.datasets.pairs.pairing import pair
+from ms2hs.models.config import preset
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights, save_weights
-from ms2hs.pairing import pair
-from ms2hs.preparation import prepare
-from ms2hs.raster.providers import PROVIDERS
-from ms2hs.raster.stac import ORIGIN
+from ms2hs.remote.providers import PROVIDERS
+from ms2hs.scenes.stac_item import ORIGIN
+from ms2hs.spectra import sensors as known
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 # Commands stand indented on lines of their own, or in back-ticks.
@@ -49,7 +49,7 @@ def make_learning(folder):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, scene_path):
     """A folder with everything that the README's commands name."""
-    from ms2hs.conversion import convert
+    from ms2hs.conversion.convert_scene import convert
     from ms2hs.raster.cube import open_cube
 
     folder = tmp_path_factory.mktemp("world")

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms2hs.errors import OutputError
-from ms2hs.reporting import report, sections
-from ms2hs.reporting.report import render, write_report
-from ms2hs.reporting.sections import MOST_EXAMPLES, MOST_MAPS, MOST_PICTURES, draw_sections
+from ms2hs.evaluation.report import page as report
+from ms2hs.evaluation.report import sections
+from ms2hs.evaluation.report.page import render, write_report
+from ms2hs.evaluation.report.sections import MOST_EXAMPLES, MOST_MAPS, MOST_PICTURES, draw_sections
 
 HOSTILE = "<script>alert(1)</script>$x^2$ \"'><img src=x onerror=y> ${{7*7}} 日本 _a"
 VOID = {"meta", "link", "br", "img"}

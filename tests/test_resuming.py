@@ -18,18 +18,18 @@ import torch
 from conftest import S2_BANDS, write_raster
 from threadpoolctl import threadpool_info
 
-from ms2hs import streaming
-from ms2hs.cluster import convert_all
-from ms2hs.conversion import convert
-from ms2hs.data.example import example_dn
+from ms2hs.conversion import pipeline
+from ms2hs.conversion.convert_scene import convert
+from ms2hs.conversion.dask_backend import convert_all
+from ms2hs.conversion.planning import ConvertOptions
+from ms2hs.conversion.staging import directory_of
+from ms2hs.datasets.simulation.example_scene import example_dn
 from ms2hs.errors import OutputError
-from ms2hs.models.configuration import preset
+from ms2hs.models.config import preset
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior import InputError
 from ms2hs.models.weights import load_weights, save_weights
-from ms2hs.planning import Choices
-from ms2hs.raster.spool import Spool
-from ms2hs.unfinished import directory_of
+from ms2hs.raster.cog.block_store import BlockStore
 
 HEIGHT, WIDTH = 1100, 90
 
@@ -63,7 +63,7 @@ def whole(tall, tmp_path_factory):
 
 
 def choices_of(model, **more):
-    return Choices(model=model, uncertainty=True, wavelengths_nm=((400, 900), (2100, 2200)), **more)
+    return ConvertOptions(model=model, uncertainty=True, wavelengths_nm=((400, 900), (2100, 2200)), **more)
 
 
 def files_of(made):
@@ -87,7 +87,7 @@ def test_what_was_stopped_goes_on_and_gives_the_same(tall, network, tmp_path, mo
     whole = files_of(convert(tall, "enmap", tmp_path / "cube.tif", choices_of(model, input_error=error)))
     for path in tmp_path.iterdir():
         path.unlink()
-    counted, count = [], streaming.Census.keep
+    counted, count = [], pipeline.Statistics.keep
 
     def stop(census, row, *arrays):
         counted.append(row)
@@ -96,7 +96,7 @@ def test_what_was_stopped_goes_on_and_gives_the_same(tall, network, tmp_path, mo
         return count(census, row, *arrays)
 
     with monkeypatch.context() as patch, suppress(Stop):
-        patch.setattr(streaming.Census, "keep", stop)
+        patch.setattr(pipeline.Statistics, "keep", stop)
         convert(tall, "enmap", tmp_path / "cube.tif", choices_of(model, input_error=error, resume=True))
     left = directory_of(tmp_path / "cube.tif")
     assert [path.name for path in tmp_path.iterdir()] == ([left.name] if notes > 1 else [])
@@ -126,7 +126,7 @@ def test_stopped_while_files_are_put_in_place_it_gives_the_same(tall, whole, tmp
     left, names = directory_of(tmp_path / "cube.tif"), {"cube.tif", "cube_sigma.tif", "cube.png", "cube.json"}
     with monkeypatch.context() as patch, suppress(Stop):
         patch.setattr(Path, "replace", stop)
-        patch.setattr("ms2hs.unfinished.shutil.rmtree", stop_before_removing)
+        patch.setattr("ms2hs.conversion.staging.shutil.rmtree", stop_before_removing)
         convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear", resume=True))
     assert left.is_dir()
     assert len(moved) == placed
@@ -137,7 +137,7 @@ def test_stopped_while_files_are_put_in_place_it_gives_the_same(tall, whole, tmp
 @pytest.mark.parametrize("joined", [0, 1])
 def test_stopped_when_all_is_made_nothing_is_made_again(tall, whole, tmp_path, monkeypatch, joined):
     """Before the uncertainty's file is whole, or after it and before the cube's."""
-    paths, join = [], Spool.join
+    paths, join = [], BlockStore.join
 
     def stop(spool, *given):
         if len(paths) == joined:
@@ -146,10 +146,10 @@ def test_stopped_when_all_is_made_nothing_is_made_again(tall, whole, tmp_path, m
         return join(spool, *given)
 
     with monkeypatch.context() as patch, suppress(Stop):
-        patch.setattr(Spool, "join", stop)
+        patch.setattr(BlockStore, "join", stop)
         convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear", resume=True))
     assert len(paths) == joined
-    monkeypatch.setattr(streaming, "_fill", None)
+    monkeypatch.setattr(pipeline, "_fill", None)
     made = convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear", resume=True))
     assert f"went on at row {HEIGHT} of {HEIGHT}, where it was stopped" in made.notes
     assert files_of(made) == whole
@@ -157,21 +157,21 @@ def test_stopped_when_all_is_made_nothing_is_made_again(tall, whole, tmp_path, m
 
 def test_each_thread_multiplies_alone_to_the_end(tall, tmp_path, monkeypatch):
     """What is still made when a conversion ends, or is stopped, is rounded as all the rest."""
-    threads, fill = set(), streaming._fill
+    threads, fill = set(), pipeline._fill
 
     def slow(*arguments):
         time.sleep(0.05)
         threads.update(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
         fill(*arguments)
 
-    monkeypatch.setattr(streaming, "_fill", slow)
+    monkeypatch.setattr(pipeline, "_fill", slow)
     convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear"))
     assert threads == {1}
 
 
 def test_another_choice_begins_again(tall, tmp_path, monkeypatch):
     path = tmp_path / "cube.tif"
-    looked, count = [], streaming.PixelFlow._look
+    looked, count = [], pipeline.PixelFlow._look
 
     def stop(flow, block):
         looked.append(block)
@@ -180,13 +180,13 @@ def test_another_choice_begins_again(tall, tmp_path, monkeypatch):
         count(flow, block)
 
     with monkeypatch.context() as patch, suppress(Stop):
-        patch.setattr(streaming.PixelFlow, "_look", stop)
-        convert(tall, "enmap", path, Choices(model="linear", resume=True))
+        patch.setattr(pipeline.PixelFlow, "_look", stop)
+        convert(tall, "enmap", path, ConvertOptions(model="linear", resume=True))
     assert directory_of(path).exists()
-    made = convert(tall, "enmap", path, Choices(model="linear", resume=True, dn_offset=10))
+    made = convert(tall, "enmap", path, ConvertOptions(model="linear", resume=True, dn_offset=10))
     assert any("begun again" in note for note in made.notes)
     with rasterio.open(
-        convert(tall, "enmap", tmp_path / "b.tif", Choices(model="linear", dn_offset=10)).output
+        convert(tall, "enmap", tmp_path / "b.tif", ConvertOptions(model="linear", dn_offset=10)).output
     ) as cube:
         expected = cube.read()
     with rasterio.open(path) as cube:
@@ -239,7 +239,7 @@ def test_of_several_scenes_those_that_are_there_are_kept(tall, tmp_path):
     other = tmp_path / "other.tif"
     other.write_bytes(tall.read_bytes())
     scenes, folder = [str(tall), str(other)], tmp_path / "cubes"
-    choices = Choices(model="linear", wavelengths_nm=((400, 500),))
+    choices = ConvertOptions(model="linear", wavelengths_nm=((400, 500),))
     convert_all(scenes[:1], folder=folder, choices=choices).check()
     before = (folder / "tall_enmap.tif").stat().st_mtime_ns
     found = convert_all(scenes, folder=folder, choices=replace(choices, resume=True))
@@ -250,4 +250,4 @@ def test_of_several_scenes_those_that_are_there_are_kept(tall, tmp_path):
 
 def test_results_in_stores_cannot_be_gone_on_with(tall):
     with pytest.raises(OutputError, match="--resume"):
-        convert(tall, "enmap", "memory://bucket/cube.tif", Choices(model="linear", resume=True))
+        convert(tall, "enmap", "memory://bucket/cube.tif", ConvertOptions(model="linear", resume=True))

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms2hs.raster import room
-from ms2hs.raster.room import ALIGNMENT_BYTES, aligned, forget_room, make_room, room_made
+from ms2hs.raster.cog import room
+from ms2hs.raster.cog.room import ALIGNMENT_BYTES, aligned, forget_room, make_room, room_made
 
 POOL = ThreadPoolExecutor(2)
 

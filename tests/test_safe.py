@@ -8,11 +8,11 @@ import pytest
 from conftest import NORTH, S2_BANDS, WEST, write_raster
 
 from ms2hs.errors import SceneError
-from ms2hs.raster.calibration import offset_warnings
-from ms2hs.raster.placement import working_grid
-from ms2hs.raster.products import open_scene
-from ms2hs.raster.reader import SceneReader
-from ms2hs.raster.scene import Asset, PixelGrid, Scene, SceneChoices
+from ms2hs.raster.pixel_grid import PixelGrid
+from ms2hs.scenes.formats import open_scene
+from ms2hs.scenes.radiometry import offset_warnings
+from ms2hs.scenes.reader import SceneReader
+from ms2hs.scenes.scene import Asset, Scene, SceneOptions, working_grid
 
 NAME = "S2B_MSIL2A_20240601T102021_N0510_R065_T32TNT_20240601T140000.SAFE"
 GRANULE = "GRANULE/L2A_T32TNT_A037800_20240601T102021/IMG_DATA"
@@ -166,7 +166,7 @@ def test_without_a_list_the_baseline_decides_and_never_the_date(tmp_path, baseli
 def test_quantification_and_the_users_offset(tmp_path):
     path = make_safe(tmp_path, driver="GTiff", quantification="20000")
     assert {asset.dn_scale for asset in open_scene(str(path)).assets} == {5e-5}
-    scene = open_scene(str(path), SceneChoices(dn_offset=0))
+    scene = open_scene(str(path), SceneOptions(dn_offset=0))
     assert {asset.dn_offset for asset in scene.assets} == {0.0}
     assert "given by the user instead of -1000" in scene.offset_rule
 
@@ -185,9 +185,9 @@ def test_the_platform_comes_from_the_metadata(tmp_path, spacecraft, name, source
     scene = open_scene(str(path))
     assert scene.source == source
     assert bool(scene.notes) == (name == "renamed")
-    assert open_scene(str(path), SceneChoices(source="sentinel2c")).source == "sentinel2c"
+    assert open_scene(str(path), SceneOptions(source="sentinel2c")).source == "sentinel2c"
     with pytest.raises(SceneError, match="hls_s30"):
-        open_scene(str(path), SceneChoices(source="hls_s30"))
+        open_scene(str(path), SceneOptions(source="hls_s30"))
 
 
 @pytest.mark.parametrize("scl", range(12))
@@ -197,7 +197,7 @@ def test_cloud_shadow_and_cirrus_are_invalid_unless_kept(tmp_path, scl):
     assert valid.all() == (scl in {2, 4, 5, 6, 7, 11})
     assert valid.any() == valid.all()
     assert (reflectance[:, ~valid] == 0).all()
-    assert read_all(open_scene(str(path), SceneChoices(quality=False)))[1].all()
+    assert read_all(open_scene(str(path), SceneOptions(quality=False)))[1].all()
 
 
 def test_a_missing_band_is_named(safe, tmp_path):
@@ -208,10 +208,10 @@ def test_a_missing_band_is_named(safe, tmp_path):
                 part.writestr(name, whole.read(name))
     with pytest.raises(SceneError, match="no image of B09; there are B01, B02"):
         open_scene(str(tmp_path / "y.zip"))
-    scene = open_scene(str(tmp_path / "y.zip"), SceneChoices(bands=tuple(name for name in S2_BANDS if name != "B09")))
+    scene = open_scene(str(tmp_path / "y.zip"), SceneOptions(bands=tuple(name for name in S2_BANDS if name != "B09")))
     assert len(scene.assets) == 11
     with pytest.raises(SceneError, match="at least 10"):
-        open_scene(str(safe), SceneChoices(bands=("B02", "B03", "B04")))
+        open_scene(str(safe), SceneOptions(bands=("B02", "B03", "B04")))
 
 
 def test_without_a_classification_the_user_is_told(tmp_path):

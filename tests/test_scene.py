@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms2hs.errors import SceneError, UnknownName
-from ms2hs.raster.bands import Wavelength, canonical, match_wavelengths
-from ms2hs.raster.calibration import from_file, offset_warnings
-from ms2hs.raster.products import open_scene
-from ms2hs.raster.reader import SceneReader
-from ms2hs.raster.scene import Asset, PixelGrid, Scene, SceneChoices
+from ms2hs.raster.header import Wavelength
+from ms2hs.raster.pixel_grid import PixelGrid
+from ms2hs.scenes.bands import canonical, match_wavelengths
+from ms2hs.scenes.formats import open_scene
+from ms2hs.scenes.radiometry import from_file, offset_warnings
+from ms2hs.scenes.reader import SceneReader
+from ms2hs.scenes.scene import Asset, Scene, SceneOptions
 from ms2hs.spectra.sensors import load_sensor
 
 MIXED = dn_of([LEAVES, WATER, SAND])
@@ -94,16 +96,16 @@ def test_bands_are_recognised_by_imagery_wavelengths(tmp_path):
 def test_user_names_bands_in_file_order_and_skips_one(tmp_path):
     values = np.concatenate([MIXED[:1] * 0 + 7, MIXED])
     path = str(write_raster(tmp_path / "x.tif", values))
-    scene = open_scene(path, SceneChoices(bands=("-", *S2_BANDS)))
+    scene = open_scene(path, SceneOptions(bands=("-", *S2_BANDS)))
     assert names_of(scene) == S2_BANDS
     assert [asset.band for asset in scene.assets] == list(range(2, 14))
     assert "not used: 1" in " ".join(scene.notes)
     with pytest.raises(SceneError, match="12 names for 13 bands"):
-        open_scene(path, SceneChoices(bands=S2_BANDS))
+        open_scene(path, SceneOptions(bands=S2_BANDS))
     with pytest.raises(SceneError, match=r"red; names such as B02|has teal"):
-        open_scene(path, SceneChoices(bands=("teal", *S2_BANDS)))
+        open_scene(path, SceneOptions(bands=("teal", *S2_BANDS)))
     with pytest.raises(SceneError, match="twice: B02"):
-        open_scene(path, SceneChoices(bands=("B02", *S2_BANDS)))
+        open_scene(path, SceneOptions(bands=("B02", *S2_BANDS)))
 
 
 def test_ten_bands_are_enough_and_nine_are_not(tmp_path):
@@ -162,13 +164,13 @@ def test_platform_is_read_from_name_and_tags(tmp_path, name, tags, source):
 
 
 def test_user_decides_the_sensor(s2_tif):
-    assert open_scene(str(s2_tif), SceneChoices(source="sentinel2c")).source == "sentinel2c"
-    scene = open_scene(str(s2_tif), SceneChoices(source="hls_s30"))
+    assert open_scene(str(s2_tif), SceneOptions(source="sentinel2c")).source == "sentinel2c"
+    scene = open_scene(str(s2_tif), SceneOptions(source="hls_s30"))
     assert len(scene.assets) == 11  # B09 is top of atmosphere there
     with pytest.raises(UnknownName, match=r"known: .*sentinel2a.*custom"):
-        open_scene(str(s2_tif), SceneChoices(source="sentinel3"))
+        open_scene(str(s2_tif), SceneOptions(source="sentinel3"))
     with pytest.raises(UnknownName):
-        open_scene(str(s2_tif), SceneChoices(source="enmap"))
+        open_scene(str(s2_tif), SceneOptions(source="enmap"))
 
 
 L30 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B09", "B10", "B11")
@@ -178,9 +180,9 @@ def test_landsat_numbering_needs_to_be_said(tmp_path):
     path = str(write_raster(tmp_path / "hls_L30_chip.tif", MIXED[:10], descriptions=L30))
     with pytest.raises(SceneError, match="--source hls_l30"):
         open_scene(path)
-    scene = open_scene(path, SceneChoices(source="hls_l30"))
+    scene = open_scene(path, SceneOptions(source="hls_l30"))
     assert names_of(scene) == L30[:7]
-    assert names_of(open_scene(path, SceneChoices(source="landsat8"))) == tuple(f"B{i}" for i in range(1, 8))
+    assert names_of(open_scene(path, SceneOptions(source="landsat8"))) == tuple(f"B{i}" for i in range(1, 8))
     with pytest.raises(SceneError, match="--source hls_l30"):
         open_scene(str(write_raster(tmp_path / "oli.tif", MIXED[:7], descriptions=L30[:7])))
 
@@ -232,7 +234,7 @@ def test_offset_rules_in_the_pixels(tmp_path):
     assert scene.assets[0].dn_offset == pytest.approx(-1000)
     assert np.allclose(reflectance_of(scene)[0], plain, atol=1e-7)
     raw = write_raster(tmp_path / "c.tif", MIXED + np.uint16(1000), descriptions=S2_BANDS)
-    scene = open_scene(str(raw), SceneChoices(dn_offset=-1000))
+    scene = open_scene(str(raw), SceneOptions(dn_offset=-1000))
     assert np.allclose(reflectance_of(scene)[0], plain, atol=1e-7)
     assert "given by the user" in scene.offset_rule
     floats = write_raster(tmp_path / "d.tif", plain, descriptions=S2_BANDS)
@@ -268,7 +270,7 @@ def test_floats_are_refused_or_taken_at_their_word(tmp_path):
     path = str(write_raster(tmp_path / "x.tif", MIXED.astype(np.float32), descriptions=S2_BANDS))
     with pytest.raises(SceneError, match=r"x.tif: floats"):
         open_scene(path)
-    scene = open_scene(path, SceneChoices(dn_offset=0))
+    scene = open_scene(path, SceneOptions(dn_offset=0))
     assert np.allclose(reflectance_of(scene)[0], MIXED * 1e-4)
 
 
@@ -328,7 +330,7 @@ def warned_of(scene):
 def warnings_of(tmp_path, spectra, constant=0.0, **choices):
     values = (dn_of(spectra, dtype="int32") + round(constant * 1e4)).clip(-30000, 65535)
     path = write_raster(tmp_path / "w.tif", values, descriptions=S2_BANDS, nodata=-32768)
-    return " ".join(warned_of(open_scene(str(path), SceneChoices(**choices))))
+    return " ".join(warned_of(open_scene(str(path), SceneOptions(**choices))))
 
 
 SNOW = (0.9, 0.92, 0.93, 0.92, 0.91, 0.9, 0.88, 0.87, 0.85, 0.7, 0.12, 0.11)
@@ -432,11 +434,11 @@ def test_real_scenes_open_and_only_the_raw_one_warns():
     files = sorted(Path(DATA, "sentinel2").glob("*.tif"))
     assert len(files) == 12
     for path in files:
-        choices = SceneChoices()
+        choices = SceneOptions()
         if "hls_L30" in path.name:
             with pytest.raises(SceneError, match="--source hls_l30"):
                 open_scene(str(path))
-            choices = SceneChoices(source="hls_l30")
+            choices = SceneOptions(source="hls_l30")
         scene = open_scene(str(path), choices)
         assert len(scene.assets) == (7 if "L30" in path.name else 11 if "barbellino" in path.name else 12)
         if path.name.startswith(("ben_S2", "S2A")):
@@ -447,4 +449,4 @@ def test_real_scenes_open_and_only_the_raw_one_warns():
         assert valid.mean() > 0.99
         if "rstoolbox" in path.name:
             assert "constant of +0.1" in found[0]
-            assert warned_of(open_scene(str(path), SceneChoices(dn_offset=-1000))) == ()
+            assert warned_of(open_scene(str(path), SceneOptions(dn_offset=-1000))) == ()

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from conftest import S2_BANDS, write_raster
 
-from ms2hs.data.example import example_dn
-from ms2hs.data.terrain import blur, smooth_noise
-from ms2hs.raster.windows import Tiling
+from ms2hs.datasets.simulation.example_scene import example_dn
+from ms2hs.datasets.simulation.random_fields import blur, smooth_noise
+from ms2hs.raster.tiling import Tiling
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "simulated_scene.py"
 SIDE = 256

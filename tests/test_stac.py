@@ -22,12 +22,13 @@ from stac_items import (
 )
 
 from ms2hs.errors import AddressError, SceneError
-from ms2hs.raster.items import bands_of, source_of, tile_of
-from ms2hs.raster.offsets import baseline
-from ms2hs.raster.providers import PROVIDERS, provider_of
-from ms2hs.raster.reader import SceneReader
-from ms2hs.raster.scene import PixelGrid, SceneChoices
-from ms2hs.raster.stac import ORIGIN, open_item, scene_of
+from ms2hs.raster.pixel_grid import PixelGrid
+from ms2hs.remote.providers import PROVIDERS, provider_of
+from ms2hs.scenes.radiometry import baseline
+from ms2hs.scenes.reader import SceneReader
+from ms2hs.scenes.scene import SceneOptions
+from ms2hs.scenes.stac_item import ORIGIN, open_item, scene_of
+from ms2hs.scenes.stac_metadata import bands_of, source_of, tile_of
 
 WEB = "https://files.example.org/a/{}".format
 BASE = "https://stac.example.org/v1"
@@ -167,7 +168,7 @@ def test_without_a_grid_in_the_item_a_file_tells_it():
 
 def test_the_user_has_the_last_word():
     made = from_provider(earth_search("sentinel-2-l2a", "04.00", False, WEB), "earth-search")
-    found = scene_of(made, BASE, SceneChoices(source="sentinel2b", dn_offset=0, quality=False))
+    found = scene_of(made, BASE, SceneOptions(source="sentinel2b", dn_offset=0, quality=False))
     assert found.source == "sentinel2b"
     assert {asset.dn_offset for asset in found.assets} == {0}
     assert found.quality is None

@@ -137,7 +137,7 @@ def test_a_preset_without_weights_says_how_to_train_them():
 def small_network(name="spectral", **changes):
     import torch
 
-    from ms2hs.models.configuration import preset
+    from ms2hs.models.config import preset
     from ms2hs.models.mae import SpectralMAE
 
     torch.manual_seed(0)

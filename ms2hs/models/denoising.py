@@ -1,18 +1,16 @@
 """Noise of single pixels, taken off by what their neighbours show: a local Wiener filter of all bands together."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ms2hs.spectra.grid import FloatArray
+from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 
-Float32Array = NDArray[np.float32]
 # Pixels to each side of one that are looked at. Of windows of 5, 7 and 9 pixels these did best on simulated scenes.
 REACH = 3
 # Pixels at a time: covariances of 12 bands take 1.2 kB each.
 PIXELS_AT_A_TIME = 1 << 15
 
 
-def denoise(reflectance: Float32Array, valid: NDArray[np.bool_], sigma: float) -> Float32Array:
+def denoise(reflectance: Float32Array, valid: BoolArray, sigma: float) -> Float32Array:
     """(band, row, col) float32: each value brought nearer to its neighbours', as far as these differ by noise alone.
 
     With C the covariance of a pixel's neighbours in units of the noise, the deviation r from their mean becomes
@@ -37,7 +35,7 @@ def denoise(reflectance: Float32Array, valid: NDArray[np.bool_], sigma: float) -
     return made
 
 
-def _denoised(reflectance: Float32Array, valid: NDArray[np.bool_], sigma: float) -> FloatArray:
+def _denoised(reflectance: Float32Array, valid: BoolArray, sigma: float) -> FloatArray:
     values = np.where(valid, reflectance, 0).astype(float) / sigma
     bands = len(values)
     count = np.maximum(_around(valid.astype(float)), 1)

@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812  as everywhere
+import torch.nn.functional as F  # noqa: N812 - the name that everybody uses
 from torch import Tensor, nn
 
-from ms2hs.models.configuration import SENSORS, ModelConfig
-from ms2hs.models.positions import Lens, SpatialPosition, SpectralPosition
+from ms2hs.arrays import FloatArray
+from ms2hs.models.config import SENSORS, ModelConfig
+from ms2hs.models.layers import BandView, Block, SpatialPosition, SpectralPosition
 from ms2hs.models.prior import SpectralPrior
-from ms2hs.models.transformer import Block
-from ms2hs.spectra.grid import FloatArray, SpectralGrid, response_matrix
+from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
 # Reflectance of land is brought to about -1 … 1 for models that have no prior: (x - MIDDLE) / SPREAD.
 MIDDLE, SPREAD = 0.25, 0.25
@@ -62,7 +62,7 @@ class SpectralMAE(nn.Module):
         c = self.config = config
         self.prior = prior if c.rank else None
         self.share: FloatArray | None = None
-        self._kept: tuple[Lens, Lens, torch.device, _Sight] | None = None
+        self._kept: tuple[BandView, BandView, torch.device, _Sight] | None = None
         pixels = c.patch**2
         extra = 1 if c.rank else 0  # the logarithm of the scale
         self.embed = nn.Linear(c.group * pixels + extra, c.width)
@@ -107,7 +107,7 @@ class SpectralMAE(nn.Module):
             raise ValueError("a network without a prior has nothing to blend with")
         self.share, self._kept = share, None
 
-    def lens(self, grid: SpectralGrid) -> Lens:
+    def lens(self, grid: SpectralGrid) -> BandView:
         """A grid's bands as this model looks through them; worth keeping, it takes some 10 ms.
 
         Raises
@@ -115,13 +115,13 @@ class SpectralMAE(nn.Module):
         GridError : bands outside the prior's wavelengths, where the model has one.
         """
         response = None if self.prior is None else response_matrix(grid, self.prior.wavelength_nm)
-        return Lens(grid.wavelength_nm, grid.fwhm_nm, response)
+        return BandView(grid.wavelength_nm, grid.fwhm_nm, response)
 
     def forward(
         self,
         reflectance: Tensor,
-        source: Lens,
-        target: Lens | None = None,
+        source: BandView,
+        target: BandView | None = None,
         visible: Tensor | None = None,
         valid: Tensor | None = None,
     ) -> Tensor:
@@ -145,7 +145,7 @@ class SpectralMAE(nn.Module):
         return self.decode(memory, target or source, (rows, cols), scaling)
 
     def encode(
-        self, values: Tensor, source: Lens, visible: Tensor | None, scaling: Scaling | None, group: int
+        self, values: Tensor, source: BandView, visible: Tensor | None, scaling: Scaling | None, group: int
     ) -> Memory:
         """The visible tokens, after they have met."""
         c = self.config
@@ -196,7 +196,7 @@ class SpectralMAE(nn.Module):
             x = torch.cat([heads[:, None], x[:, 1:]], dim=1)
         return x
 
-    def decode(self, memory: Memory, target: Lens, side: tuple[int, int], scaling: Scaling | None) -> Tensor:
+    def decode(self, memory: Memory, target: BandView, side: tuple[int, int], scaling: Scaling | None) -> Tensor:
         """(window, target band, row, col) of a window of `side` places."""
         c = self.config
         windows, bands = len(memory.tokens), len(target.wavelength_nm)
@@ -230,7 +230,7 @@ class SpectralMAE(nn.Module):
         added = (scaling.basis @ image.flatten(2)).view(windows, bands, *image.shape[2:])
         return scaling.expected + added
 
-    def _scaling(self, values: Tensor, source: Lens, target: Lens) -> Scaling:
+    def _scaling(self, values: Tensor, source: BandView, target: BandView) -> Scaling:
         """What the prior expects, in float32 whatever the rest is computed in."""
         assert self.prior is not None  # noqa: S101  asked for only then
         sight = self._sight(source, target, values.device)
@@ -242,7 +242,7 @@ class SpectralMAE(nn.Module):
             scale = F.avg_pool2d(scale[:, None], self.config.patch).flatten(1)
         return Scaling(expected, scale, sight.mean, sight.deviation, sight.basis)
 
-    def _sight(self, source: Lens, target: Lens, device: torch.device) -> "_Sight":
+    def _sight(self, source: BandView, target: BandView, device: torch.device) -> "_Sight":
         """The prior between two lenses; that of the last two is kept, since a conversion asks for no others."""
         if self._kept is not None and self._kept[:3] == (source, target, device):
             return self._kept[3]

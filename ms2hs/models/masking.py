@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from ms2hs.arrays import BoolArray
 from ms2hs.errors import UnknownName
-from ms2hs.spectra.grid import SpectralGrid, pasted_bands
+from ms2hs.spectra.spectral_grid import SpectralGrid, pasted_bands
 
-BoolArray = NDArray[np.bool_]
 Share = float | tuple[float, float]
 
 

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ms2hs.spectra.grid import FloatArray
+from ms2hs.arrays import BoolArray, FloatArray
 from ms2hs.spectra.library import by_pattern
 
 
@@ -18,7 +17,7 @@ from ms2hs.spectra.library import by_pattern
 class Moments:
     """Mean outer product of brightness-scaled spectra at their known wavelengths."""
 
-    known: NDArray[np.bool_]
+    known: BoolArray
     """(wavelength,) what these spectra reach."""
     second: FloatArray
     """(known, known) float64, unitless."""

@@ -9,15 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.errors import DataError
-from ms2hs.models.calibration import sigma_needed
+from ms2hs.models.intervals import sigma_needed
 from ms2hs.models.moments import expect, moments_of, pool, scale_of
-from ms2hs.spectra.grid import FloatArray, SpectralGrid, grid_of, response_matrix
 from ms2hs.spectra.library import by_pattern, interpolate_known
-
-Float32Array = NDArray[np.float32]
+from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of, response_matrix
 
 # Bands in the water-vapour bands at 945 and 1380 nm are retrieved through an atmosphere that absorbs most of the light;
 # their reflectance is off by a few per cent (relative) even where the other bands are right.
@@ -72,7 +70,7 @@ class Conditional:
     """(target band, source band) the posterior mean is `gain @ reflectance`."""
     relative_sigma: Float32Array
     """(target band,) calibrated standard deviation of a spectrum of scale 1."""
-    known: NDArray[np.bool_]
+    known: BoolArray
     """(target band,) False where few training scenes reach."""
     brightness: Float32Array
     """(source band,) a pixel's brightness is `brightness @ reflectance`."""
@@ -91,7 +89,7 @@ class Conditional:
     """What the source's bands are off by, as far as the user told; `sigma` covers it."""
 
     def reconstruct(
-        self, reflectance: Float32Array, valid: NDArray[np.bool_] | None = None, out: Float32Array | None = None
+        self, reflectance: Float32Array, valid: BoolArray | None = None, out: Float32Array | None = None
     ) -> Float32Array:
         """(target band, ...) float32 expected reflectance, NaN where not `valid`.
 
@@ -137,7 +135,7 @@ class Conditional:
             result = np.sqrt(np.square(result) + np.tensordot(np.square(self.gain), variance, axes=1))
         return result
 
-    def unlike(self, reflectance: Float32Array) -> NDArray[np.bool_]:
+    def unlike(self, reflectance: Float32Array) -> BoolArray:
         """(...) True for pixels whose bands are unlike those of nearly all training spectra, whatever their brightness.
 
         Also where a band is not finite.
@@ -147,7 +145,7 @@ class Conditional:
             white = self.whitening @ flat
             white *= white
             distance = white.sum(axis=0)
-            like: NDArray[np.bool_] = distance <= np.square(self.scale(flat)) * np.float32(self.limit)
+            like: BoolArray = distance <= np.square(self.scale(flat)) * np.float32(self.limit)
             like &= np.isfinite(distance)
         return ~like.reshape(reflectance.shape[1:])
 
@@ -422,3 +420,8 @@ def brightness_weights(wavelength_nm: FloatArray) -> FloatArray:
         raise ValueError("no wavelength lies in the windows of brightness")
     weights: FloatArray = inside / inside.sum()
     return weights
+
+
+# What stands between a simulated source and a real one: a gain and an offset common to a band of a scene, and noise of
+# each pixel; standard deviations.
+TYPICAL_INPUT_ERROR = InputError(gain=0.02, offset=0.005, pixel=0.003)

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ms2hs.arrays import Float32Array
 from ms2hs.models.moments import Moments, moments_of, pool, scale_of
 from ms2hs.models.prior import SpectralPrior, brightness_of, factorise
 
-Float32Array = NDArray[np.float32]
 # What the prior was pooled from, in scenes: ten scenes, and libraries, canopies and mixtures that weigh four.
 SCENES_BEFORE = 14.0
 # Relative noise of known values when unknown ones are filled from them, and rounds of filling.

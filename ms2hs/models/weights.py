@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from ms2hs.arrays import Float32Array
 from ms2hs.errors import UnknownName, WeightsError
-from ms2hs.models.adjustment import Adjustment
-from ms2hs.models.configuration import PRESETS, ModelConfig
+from ms2hs.models.config import PRESETS, ModelConfig
+from ms2hs.models.harmonization import Adjustment
 from ms2hs.models.prior import SpectralPrior
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Weights:
     """The masked autoencoder, where the weights are one; ready to reconstruct, on the CPU."""
     card: Mapping[str, Any] = field(default_factory=dict)
     """`trained_on`, `command`, `settings`, `scores`, as far as the file says."""
-    sigma_scale: NDArray[np.float32] | None = None
+    sigma_scale: Float32Array | None = None
     """(wavelength,) of a network: what stands for `prior.sigma_scale` in its uncertainty; None: not calibrated."""
     adjustments: Mapping[str, Adjustment] = field(default_factory=dict)
     """By sensor: what pairs showed that its products are off by."""
@@ -161,7 +162,7 @@ def load_weights(name_or_path: str = LINEAR) -> Weights:
 
 def _by_wavelength(
     path: Path, name: str, arrays: Mapping[str, NDArray[np.generic]], prior: SpectralPrior
-) -> NDArray[np.float32] | None:
+) -> Float32Array | None:
     """An array of the prior's wavelengths, not negative; None where the file has none."""
     if name not in arrays:
         return None
@@ -201,7 +202,7 @@ def save_weights(
     card: Mapping[str, Any],
     network: "SpectralMAE | None" = None,
     *,
-    sigma_scale: NDArray[np.float32] | None = None,
+    sigma_scale: Float32Array | None = None,
     adjustments: Mapping[str, Adjustment] | None = None,
 ) -> str:
     """Write a model and its card; returns the SHA-256 of the file. The same model and card give the same bytes.

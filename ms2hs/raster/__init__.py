@@ -1,1 +1,1 @@
-"""Pixels and places, in and out."""
+"""Rasters on a pixel grid: reading, resampling, tiling, cubes and quicklooks."""

@@ -7,15 +7,15 @@ from typing import Any, cast
 import numpy as np
 import rasterio
 import xarray as xr
-from numpy.typing import NDArray
 from rasterio.windows import Window
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from ms2hs.arrays import Float32Array
 from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.header import read_header
-from ms2hs.spectra.grid import SpectralGrid, grid_of
+from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of
 
 SCALE = 1e-4
 """Reflectance of one stored step."""
@@ -103,7 +103,7 @@ class _Pixels(BackendArray):
         """What xarray asks for, as it asks for it."""
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
 
-    def _read(self, key: tuple[int | slice, ...]) -> NDArray[np.float32]:
+    def _read(self, key: tuple[int | slice, ...]) -> Float32Array:
         bands, rows, cols = (
             np.arange(size)[part if isinstance(part, slice) else [part]]
             for size, part in zip(self.shape, key, strict=True)
@@ -123,4 +123,4 @@ class _Pixels(BackendArray):
             nodata = self._nodata[band]
             if nodata is not None and not np.isnan(nodata):
                 plane[stored == nodata] = np.nan
-        return cast("NDArray[np.float32]", values[picked])
+        return cast("Float32Array", values[picked])

@@ -15,12 +15,13 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from ms2hs.arrays import BoolArray
 from ms2hs.errors import SceneError
-from ms2hs.raster import web
-from ms2hs.raster.access import access_to
-from ms2hs.raster.addresses import shown, web_address, without_secrets
-from ms2hs.raster.ranged import JP2_SIGNATURE, open_ranged, reading
-from ms2hs.raster.scene import PixelGrid
+from ms2hs.raster.pixel_grid import PixelGrid
+from ms2hs.remote import client
+from ms2hs.remote.providers import access_to
+from ms2hs.remote.range_file import JP2_SIGNATURE, open_ranged, reading
+from ms2hs.remote.url_policy import shown, web_address, without_secrets
 
 # GDAL keeps 5 % of the machine's memory by default. What it may keep has to hold a row of blocks of every band: those
 # of a Sentinel-2 product, 1024 rows high, take 165 MB.
@@ -46,7 +47,7 @@ def open_dataset(href: str) -> DatasetReader:
     try:
         with quietly():
             if (address := web_address(href)) is not None:
-                return open_ranged(web.USUAL, address, access_to(address))
+                return open_ranged(client.USUAL, address, access_to(address))
             return rasterio.open(href)
     except RasterioError as error:
         raise SceneError(
@@ -98,7 +99,7 @@ def is_cut_jp2(path: Path) -> bool:
     return False
 
 
-def pixel_grid(dataset: DatasetReader) -> PixelGrid:
+def read_pixel_grid(dataset: DatasetReader) -> PixelGrid:
     """Where its pixels lie. A raster without georeference has the CRS None and pixels of 1 by 1."""
     crs = dataset.crs.to_string() if dataset.crs else None
     return PixelGrid(crs, tuple(dataset.transform)[:6], dataset.height, dataset.width)
@@ -106,7 +107,7 @@ def pixel_grid(dataset: DatasetReader) -> PixelGrid:
 
 def read_inside(
     dataset: DatasetReader, window: Window | None = None, shape: tuple[int, int] | None = None
-) -> NDArray[np.bool_] | None:
+) -> BoolArray | None:
     """(row, col) False where the file's own mask or alpha band leaves a pixel out; None if it has neither.
 
     Parameters and errors as of `read_bands`. Numbers that mean nodata are the reader's to find.

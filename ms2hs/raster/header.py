@@ -6,11 +6,17 @@ from dataclasses import dataclass
 
 from rasterio.io import DatasetReader
 
-from ms2hs.raster.bands import Wavelength
-
 NM_PER_UM = 1000.0
 # Numbers below this can only be micrometres: reflected sunlight begins near 300 nm and ends near 2.5 um.
 LARGEST_UM = 100.0
+
+
+@dataclass(frozen=True)
+class Wavelength:
+    """Centre and width of one band as its file gives them."""
+
+    centre_nm: float
+    fwhm_nm: float | None
 
 
 @dataclass(frozen=True)

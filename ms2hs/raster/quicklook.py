@@ -8,11 +8,11 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
+from ms2hs.files import write_whole
 from ms2hs.raster.cube import spectral_of
 from ms2hs.raster.dataset import open_dataset
-from ms2hs.raster.description import RGB_NM, RGB_REACH_NM
-from ms2hs.raster.output import write_whole
-from ms2hs.spectra.grid import nearest_band
+from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM
+from ms2hs.spectra.spectral_grid import nearest_band
 
 LONG_SIDE = 1024
 """Most pixels along the long side of a panel."""

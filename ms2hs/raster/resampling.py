@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.errors import SceneError
-from ms2hs.raster.scene import PixelGrid
+from ms2hs.raster.pixel_grid import PixelGrid
 
-FloatArray = NDArray[np.float32]
-Valid = NDArray[np.bool_]
 # Two edges nearer than this, in pixels, are the same edge: coordinates in degrees are not exact.
 SAME_EDGE = 1e-5
 # At least half of a pixel must be good; a little less for rounding.
@@ -63,7 +62,7 @@ class Taps:
 
     index: NDArray[np.intp]
     """(n, k) positions of input pixels, always inside the band."""
-    weight: FloatArray
+    weight: Float32Array
     """(n, k)."""
 
 
@@ -143,7 +142,7 @@ def _normalised(weight: NDArray[np.float64]) -> NDArray[np.float64]:
     return normalised
 
 
-def regrid(values: FloatArray, valid: Valid, rows: Share, cols: Share) -> tuple[FloatArray, Valid]:
+def regrid(values: Float32Array, valid: BoolArray, rows: Share, cols: Share) -> tuple[Float32Array, BoolArray]:
     """Values on the working grid from the valid ones alone, and where at least half of the area is valid.
 
     Parameters
@@ -164,16 +163,16 @@ def regrid(values: FloatArray, valid: Valid, rows: Share, cols: Share) -> tuple[
     return result, area >= HALF
 
 
-def covered(values: FloatArray, rows: Share, cols: Share) -> FloatArray:
+def covered(values: Float32Array, rows: Share, cols: Share) -> Float32Array:
     """(..., row, col) the share of each working pixel's area that `values` of the band's pixels cover, 0 outside it."""
     return _along(_along(values, rows.area, rows.begin, -2), cols.area, cols.begin, -1)
 
 
-def _along(values: FloatArray, taps: Taps, begin: int, axis: int) -> FloatArray:
+def _along(values: Float32Array, taps: Taps, begin: int, axis: int) -> Float32Array:
     """Weighted sums along rows (axis -2) or columns (axis -1) of `values`, which begin at pixel `begin`."""
     last = values.shape[axis] - 1
     shape = (-1, 1) if axis == -2 else (-1,)
-    total: FloatArray | None = None
+    total: Float32Array | None = None
     for index, weight in zip(taps.index.T, taps.weight.T, strict=True):
         # Positions that carry no weight may lie outside what was read.
         part = np.take(values, np.clip(index - begin, 0, last), axis=axis)

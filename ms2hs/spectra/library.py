@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.errors import DataError
-from ms2hs.spectra.grid import FloatArray
 
 # Two bands further apart than this leave a gap that is not known: detectors join and single bands are dropped within
 # 30 nm, while the removed water-vapour bands (1350-1430, 1800-1950 nm) leave 60 nm and more.
@@ -35,7 +35,7 @@ class Library:
 
     wavelength_nm: FloatArray
     """(band,) in nm, in the order of the file."""
-    reflectance: NDArray[np.float32]
+    reflectance: Float32Array
     """(spectrum, band) unitless, nominally 0-1, NaN = unknown."""
     ids: tuple[str, ...]
     """(spectrum,) names."""
@@ -67,16 +67,14 @@ def read_library(path: str | Path) -> Library:
     return _checked(path, reader(path))
 
 
-def by_pattern(known: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.intp]]]:
+def by_pattern(known: BoolArray) -> Iterator[tuple[BoolArray, NDArray[np.intp]]]:
     """Each distinct row of (spectrum, wavelength) booleans, and where it occurs."""
     _, first, which = np.unique(np.packbits(known, axis=1), axis=0, return_index=True, return_inverse=True)
     for pattern, example in enumerate(first):
         yield known[example], np.flatnonzero(which == pattern)
 
 
-def interpolate_known(
-    reflectance: NDArray[np.floating], wavelength_nm: FloatArray, at_nm: FloatArray
-) -> NDArray[np.float32]:
+def interpolate_known(reflectance: FloatArray, wavelength_nm: FloatArray, at_nm: FloatArray) -> Float32Array:
     """(spectrum, wavelength) spectra at other wavelengths, on the line between the known bands beside each.
 
     NaN where the bands beside a wavelength are further apart than `WIDEST_STEP_NM` in that spectrum, and beyond them.
@@ -166,7 +164,7 @@ def _number(path: Path, row: int, cell: str) -> float:
         ) from error
 
 
-def _unknown_as_nan(values: FloatArray) -> NDArray[np.float32]:
+def _unknown_as_nan(values: FloatArray) -> Float32Array:
     return np.where(values <= UNKNOWN_BELOW, np.nan, values).astype(np.float32)
 
 

@@ -2,9 +2,8 @@
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
-from ms2hs.spectra.grid import FloatArray
+from ms2hs.arrays import BoolArray, FloatArray
 
 # Half the width of a Gaussian's central 90 % in standard deviations.
 NORMAL_90 = 1.645
@@ -74,7 +73,7 @@ def r2(error_of_band: FloatArray, variation_of_band: FloatArray) -> float:
     return float(np.mean(1 - error_of_band[known] / variation_of_band[known]))
 
 
-def ssim(estimate: FloatArray, truth: FloatArray, valid: NDArray[np.bool_]) -> float:
+def ssim(estimate: FloatArray, truth: FloatArray, valid: BoolArray) -> float:
     """Structural similarity of images (band, row, col): mean over bands and over all valid windows of 7 by 7 pixels.
 
     Wang et al. 2004, doi:10.1109/TIP.2003.819861, with uniform windows and a data range of 1: reflectance of 0-1, not

@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from ms2hs.errors import GridError, UnknownName
-from ms2hs.spectra.grid import Response, SpectralGrid
+from ms2hs.spectra.spectral_grid import Response, SpectralGrid
 
 TABLES = Path(__file__).parent / "tables"
 # What the spectral prior reaches: the shortest and longest wavelength that the libraries it learns from cover.
 RANGE_NM = (370.0, 2510.0)
+# Red, green, blue for natural colour, in nm, and how far a band may lie from it.
+RGB_NM = (650.0, 550.0, 470.0)
+RGB_REACH_NM = 30.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,5 @@
+"""The command line."""
+
+from ms2hs.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,85 @@
+"""What there is to choose from: sources, targets, weights, and presets to train."""
+
+from typing import Any
+
+from ms2hs.errors import UnknownName
+from ms2hs.models.config import PRESETS, ModelConfig
+from ms2hs.models.weights import SUFFIX, Weights, load_weights, weights_names
+from ms2hs.spectra.sensors import Sensor, load_sensor, sensor_names
+
+KINDS = {"linear": "spectral prior, in closed form", "mae": "masked autoencoder"}
+
+
+def entries() -> dict[str, Any]:
+    """All sources, targets, weights and presets, each by name with one line about it."""
+    return {
+        "sources": {name: load_sensor(name).title for name in sensor_names("source")},
+        "targets": {name: load_sensor(name).title for name in sensor_names("target")},
+        "weights": {name: _summary(load_weights(name)) for name in weights_names()},
+        "presets": {name: _sketch(config) for name, config in PRESETS.items()},
+    }
+
+
+def entry(name: str) -> dict[str, Any]:
+    """Everything about one sensor or preset, or the card of one set of weights.
+
+    Raises
+    ------
+    UnknownName : nothing is known by that name; the message lists what is.
+    WeightsError : a weights file that cannot be read.
+    """
+    if name in weights_names() or name.endswith(SUFFIX):
+        return _card(load_weights(name))
+    if name in sensor_names():
+        return _about(load_sensor(name))
+    if name in PRESETS:
+        return {"name": name, **PRESETS[name].facts}
+    known = [*sensor_names("source"), *sensor_names("target"), *weights_names(), *PRESETS]
+    raise UnknownName.of("name", name, known, "Run `ms2hs info` for all of them.")
+
+
+def _summary(weights: Weights) -> str:
+    low, high = weights.range_nm
+    return f"{KINDS[weights.kind]}, {low:.0f}-{high:.0f} nm"
+
+
+def _sketch(config: ModelConfig) -> str:
+    adds = "adds to the prior, " if config.rank else ""
+    return (
+        f"{adds}tokens of {config.patch} by {config.patch} pixels by {config.group} bands, {config.depth} blocks of "
+        f"{config.width}, then {config.decoder_depth} of {config.decoder_width}; masking {', '.join(config.masking)}"
+    )
+
+
+def _card(weights: Weights) -> dict[str, Any]:
+    low, high = weights.range_nm
+    facts = {"name": weights.name, "kind": weights.kind, "sha256": weights.sha256, "range_nm": f"{low:.0f}-{high:.0f}"}
+    return facts | dict(weights.card)
+
+
+def _about(sensor: Sensor) -> dict[str, Any]:
+    grid = sensor.grid
+    return {
+        "name": sensor.name,
+        "title": sensor.title,
+        "role": sensor.role,
+        "gsd_m": sensor.gsd_m,
+        "citation": sensor.citation,
+        "bands": {
+            name: f"{centre:.1f} nm, FWHM {width:.1f} nm{'' if good else ' (bad band)'}"
+            for name, centre, width, good in zip(grid.names, grid.wavelength_nm, grid.fwhm_nm, grid.good, strict=True)
+        },
+    }
+
+
+def text(found: dict[str, Any], indent: str = "") -> str:
+    """Nested facts as aligned lines."""
+    width = max((len(str(key)) for key in found), default=0)
+    lines = []
+    for key, value in found.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{key}:", text(value, indent + "  ")]
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            lines.append(f"{indent}{key!s:<{width}}  {shown}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Hyperspectral cubes of every supported format."""

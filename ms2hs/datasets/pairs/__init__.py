@@ -1,0 +1,1 @@
+"""Pairs: a multispectral and a hyperspectral measurement of one location on one grid."""

@@ -1,0 +1,1 @@
+"""Simulated scenes with a known truth."""

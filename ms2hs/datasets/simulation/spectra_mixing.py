@@ -1,0 +1,84 @@
+"""Spectra that nobody measured: canopies over soils, mixtures of materials, and a sensor's view of either."""
+
+import numpy as np
+
+from ms2hs.arrays import Float32Array, FloatArray
+from ms2hs.errors import DataError
+from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
+
+# Where PROSPECT-D and 4SAIL are defined.
+CANOPY_WAVELENGTH_NM = np.arange(400.0, 2501.0)
+# Uniform ranges of the leaf and canopy parameters: those usual when PROSAIL is inverted (Berger et al. 2018,
+# doi:10.3390/rs10010085, table 3), widened to sparse and to dry canopies.
+CANOPY_RANGES = {
+    "n": (1.2, 2.4),
+    "cab": (5.0, 80.0),
+    "car": (1.0, 16.0),
+    "cw": (0.002, 0.04),
+    "cm": (0.002, 0.015),
+    "lidfa": (25.0, 75.0),
+    "hspot": (0.01, 0.3),
+    "tts": (15.0, 60.0),
+    "tto": (0.0, 15.0),
+    "psi": (0.0, 180.0),
+}
+HIGHEST_LAI = 6.0
+
+
+def simulate_canopies(soils: FloatArray, count: int, rng: np.random.Generator) -> Float32Array:
+    """(count, 2101) directional reflectance of canopies over these soils, at `CANOPY_WAVELENGTH_NM`.
+
+    Leaf area is drawn evenly in ground cover (1 - exp(-LAI / 2)), or nearly all canopies would be closed. One in five
+    leaves has brown pigment, one in ten anthocyanin.
+
+    Parameters
+    ----------
+    soils : (soil, 2101) reflectance at `CANOPY_WAVELENGTH_NM`, finite.
+
+    Raises
+    ------
+    DataError : the package prosail is not installed.
+    """
+    try:
+        from prosail import run_prosail  # noqa: PLC0415  an optional dependency, slow to import
+    except ImportError as error:
+        raise DataError(
+            "canopies are simulated with prosail, which is not installed; install ms2hs[train], or simulate none."
+        ) from error
+    result = np.empty((count, len(CANOPY_WAVELENGTH_NM)), np.float32)
+    densest = 1 - np.exp(-HIGHEST_LAI / 2)
+    for row in result:
+        drawn = {name: rng.uniform(low, high) for name, (low, high) in CANOPY_RANGES.items()}
+        drawn["lai"] = -2 * np.log(1 - densest * rng.uniform())
+        drawn["cbrown"] = rng.uniform() if rng.uniform() < 0.2 else 0.0
+        drawn["ant"] = rng.uniform(0, 10) if rng.uniform() < 0.1 else 0.0
+        soil = soils[rng.integers(len(soils))] * rng.uniform(0.5, 1.1)
+        row[:] = run_prosail(**drawn, rsoil0=soil, prospect_version="D")
+    return result
+
+
+def mix(spectra: Float32Array, weights: FloatArray, count: int, rng: np.random.Generator) -> Float32Array:
+    """(count, wavelength) mixtures of two to four of `spectra`, shares Dirichlet(1), drawn by `weights`.
+
+    Parameters
+    ----------
+    spectra : (spectrum, wavelength) NaN = unknown, which spreads to every mixture that it is part of.
+    weights : (spectrum,) not negative, any sum.
+    """
+    members = rng.choice(len(spectra), size=(count, 4), p=weights / weights.sum())
+    shares = rng.standard_exponential((count, 4))
+    shares[rng.uniform(size=count) < 1 / 3, 2:] = 0
+    shares[rng.uniform(size=count) < 1 / 3, 3] = 0
+    shares /= shares.sum(axis=1, keepdims=True)
+    result = np.zeros((count, spectra.shape[1]), np.float32)
+    for part in range(4):
+        rows = shares[:, part] > 0
+        result[rows] += shares[rows, part, None].astype(np.float32) * spectra[members[rows, part]]
+    return result
+
+
+def view(reflectance: FloatArray, wavelength_nm: FloatArray, sensor: SpectralGrid) -> FloatArray:
+    """(spectrum, band) what `sensor` measures of spectra (spectrum, wavelength) without unknowns."""
+    matrix = response_matrix(sensor, wavelength_nm).astype(reflectance.dtype)
+    seen: FloatArray = reflectance @ matrix.T
+    return seen

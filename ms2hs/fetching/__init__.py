@@ -1,0 +1,1 @@
+"""Search, selection and download of Sentinel-2 and HLS scenes."""

@@ -1,0 +1,1 @@
+"""A model applied to a scene: batches, devices and overlap blending."""

@@ -1,0 +1,166 @@
+"""A transformer's block; names as in timm, so that its checkpoints fit.
+
+Where tokens lie: in the spectrum, by wavelength and width in nm, and in the window.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that everybody uses
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ms2hs.arrays import FloatArray
+from ms2hs.spectra.spectral_grid import line_weights
+
+# Periods of the Fourier encoding: of the wavelength, from the whole solar range to finer than a band, in nm; of the
+# width, in octaves.
+WAVELENGTH_PERIODS_NM = np.geomspace(8000.0, 16.0, 24)
+WIDTH_PERIODS = np.geomspace(16.0, 2.0, 4)
+# Where a learnt spectral position has its knots.
+KNOTS_NM = np.arange(370.0, 2511.0, 20.0)
+
+
+class Attention(nn.Module):
+    """Self-attention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, asking: int | None = None) -> Tensor:
+        """(sequence, token, width); of the last `asking` tokens only, if given."""
+        sequences, tokens, width = x.shape
+        qkv = self.qkv(x).view(sequences, tokens, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (sequence, head, token, width of a head)
+        query = query if asking is None else query[:, :, tokens - asking :]
+        met = F.scaled_dot_product_attention(query, key, value)
+        joined: Tensor = self.proj(met.transpose(1, 2).flatten(2))
+        return joined
+
+
+class MLP(nn.Module):
+    """Two layers with GELU between."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width)."""
+        made: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return made
+
+
+class Block(nn.Module):
+    """A transformer's block, normalised before each part."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = MLP(width)
+
+    def forward(self, x: Tensor, asking: int | None = None) -> Tensor:
+        """(sequence, token, width); with `asking` only the last so many tokens go on."""
+        kept = x if asking is None else x[:, x.shape[1] - asking :]
+        kept = kept + self.attn(self.norm1(x), asking)
+        made: Tensor = kept + self.mlp(self.norm2(kept))
+        return made
+
+
+@dataclass(frozen=True, eq=False)
+class BandView:
+    """Bands as a model looks through them."""
+
+    wavelength_nm: FloatArray
+    """(band,) centres."""
+    fwhm_nm: FloatArray
+    """(band,)."""
+    response: FloatArray | None = None
+    """(band, wavelength) on the prior's grid, for models that have one."""
+
+    def select(self, bands: NDArray[np.integer]) -> "BandView":
+        """The lens of these bands, by position."""
+        response = None if self.response is None else self.response[bands]
+        return BandView(self.wavelength_nm[bands], self.fwhm_nm[bands], response)
+
+    def groups(self, size: int) -> tuple[FloatArray, FloatArray]:
+        """(group,) centres and widths in nm of every `size` bands; the last group may have fewer."""
+        starts = np.arange(0, len(self.wavelength_nm), size)
+        counts = np.diff(np.append(starts, len(self.wavelength_nm)))
+        centre = np.add.reduceat(self.wavelength_nm, starts) / counts
+        low = np.minimum.reduceat(self.wavelength_nm - self.fwhm_nm / 2, starts)
+        high = np.maximum.reduceat(self.wavelength_nm + self.fwhm_nm / 2, starts)
+        return centre, high - low
+
+
+def fourier(wavelength_nm: FloatArray, width_nm: FloatArray) -> FloatArray:
+    """(band, feature) sines and cosines of wavelengths, and of the logarithm of widths."""
+    angles = np.concatenate(
+        [wavelength_nm[:, None] / WAVELENGTH_PERIODS_NM, np.log2(width_nm)[:, None] / WIDTH_PERIODS], axis=1
+    )
+    return np.concatenate([np.sin(2 * np.pi * angles), np.cos(2 * np.pi * angles)], axis=1)
+
+
+class SpectralPosition(nn.Module):
+    """Where in the spectrum a token lies: (band,) wavelengths and widths to (band, width)."""
+
+    def __init__(self, positions: str, width: int) -> None:
+        super().__init__()
+        self.learnt = nn.Parameter(0.02 * torch.randn(len(KNOTS_NM), width)) if positions == "learnt" else None
+        features = 2 * (len(WAVELENGTH_PERIODS_NM) + len(WIDTH_PERIODS))
+        self.encoded = nn.Linear(features, width) if positions == "fourier" else None
+
+    def forward(self, wavelength_nm: FloatArray, width_nm: FloatArray) -> Tensor:
+        """(band, width)."""
+        if self.encoded is not None:
+            features = _like(self.encoded.weight, fourier(wavelength_nm, width_nm))
+            encoded: Tensor = self.encoded(features)
+            return encoded
+        assert self.learnt is not None  # noqa: S101  one of the two
+        return _like(self.learnt, line_weights(wavelength_nm, KNOTS_NM)) @ self.learnt
+
+
+class SpatialPosition(nn.Module):
+    """Where in the window a token lies: rows and columns of places to (place, width)."""
+
+    def __init__(self, positions: str, width: int, side: int) -> None:
+        super().__init__()
+        self.width = width
+        shape = (side, width)
+        learnt = positions == "learnt"
+        self.rows = nn.Parameter(0.02 * torch.randn(shape)) if learnt else None
+        self.cols = nn.Parameter(0.02 * torch.randn(shape)) if learnt else None
+
+    def forward(self, rows: int, cols: int, like: Tensor) -> Tensor:
+        """(rows * cols, width), row by row."""
+        if self.rows is not None and self.cols is not None:
+            down, across = _stretch(self.rows, rows), _stretch(self.cols, cols)
+            return (down[:, None] + across[None]).flatten(0, 1)
+        periods = np.geomspace(4.0, 400.0, self.width // 4)
+        shape = (rows, cols, self.width // 4)
+        angles = [2 * np.pi * np.arange(count)[:, None] / periods for count in (rows, cols)]
+        parts = [
+            np.broadcast_to(part, shape)
+            for angle in (angles[0][:, None], angles[1][None])
+            for part in (np.sin(angle), np.cos(angle))
+        ]
+        return 0.5 * _like(like, np.concatenate(parts, axis=-1).reshape(rows * cols, self.width))
+
+
+def _stretch(table: Tensor, count: int) -> Tensor:
+    """(count, width) of a table learnt for another number of places: held on to the same distances while it lasts."""
+    if count <= len(table):
+        return table[:count]
+    return F.interpolate(table.T[None], count, mode="linear", align_corners=True)[0].T
+
+
+def _like(tensor: Tensor, array: NDArray[Any]) -> Tensor:
+    return torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32).to(tensor.device, non_blocking=True)

@@ -1,0 +1,122 @@
+"""Windows that cover a raster, and the way back from overlapping windows to one raster, strip by strip."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from ms2hs.arrays import BoolArray, Float32Array
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A rectangle of pixels of a raster."""
+
+    row: int
+    """First row."""
+    col: int
+    """First column."""
+    height: int
+    """Rows."""
+    width: int
+    """Columns."""
+
+
+class Strip(NamedTuple):
+    """Finished rows over the whole width of a raster."""
+
+    row: int
+    """First row."""
+    values: Float32Array
+    """(band, rows, width); means something only where `valid`. It may be a view that the next `add` writes over."""
+    valid: BoolArray
+    """(rows, width) True where some window was valid."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Windows, row by row, that together cover every pixel of a raster.
+
+    With an overlap, all windows have one size (smaller only if the raster is) and are spread evenly, so that
+    neighbours share `overlap` pixels or a few more. Without, they share none, and those at the far edges are cut.
+    """
+
+    height: int
+    """Rows of the raster."""
+    width: int
+    """Columns of the raster."""
+    size: int | tuple[int, int] = 128
+    """Pixels along a side of a window, or its rows and columns."""
+    overlap: int = 32
+    """Least number of pixels that neighbours share; less than the size."""
+
+    def __post_init__(self) -> None:
+        """Refuse windows that cannot cover."""
+        if min(self.height, self.width, *self.shape) < 1:
+            raise ValueError(f"raster {self.height} x {self.width}, window {self.shape}: all must be at least 1")
+        if not 0 <= self.overlap < min(self.shape):
+            raise ValueError(f"overlap {self.overlap} of window {self.shape}: it must be from 0 to less than a side")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of a window that no edge cuts."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @cached_property
+    def rows(self) -> list[tuple[int, int]]:
+        """First row, and row after the last, of each row of windows."""
+        return _spans(self.height, self.shape[0], self.overlap)
+
+    @cached_property
+    def cols(self) -> list[tuple[int, int]]:
+        """First column, and column after the last, of each column of windows."""
+        return _spans(self.width, self.shape[1], self.overlap)
+
+    @cached_property
+    def tapers(self) -> tuple[list[Float32Array], list[Float32Array]]:
+        """(size,) float32 weights of each row and of each column of windows, over what it shares with its neighbours.
+
+        There is none at an edge of the raster. A window's weights are the product of its row's and its column's.
+        """
+        return _tapers(self.rows), _tapers(self.cols)
+
+    def __len__(self) -> int:
+        """How many windows there are."""
+        return len(self.rows) * len(self.cols)
+
+    def __iter__(self) -> Iterator[Window]:
+        """The windows, row by row, each row from left to right."""
+        for top, bottom in self.rows:
+            for left, right in self.cols:
+                yield Window(top, left, bottom - top, right - left)
+
+
+def _spans(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
+    if overlap == 0 or length <= size:
+        return [(start, min(start + size, length)) for start in range(0, length, size)]
+    gaps = -(-(length - size) // (size - overlap))
+    starts = [i * (length - size) // gaps for i in range(gaps + 1)]
+    return [(start, start + size) for start in starts]
+
+
+def taper(size: int, before: int, after: int) -> Float32Array:
+    """(size,) weights that rise over the first `before` pixels, fall over the last `after`, and are never zero.
+
+    A raised cosine taken at pixel centres, sin²(π/2 · (i + ½)/n): the weights of two neighbours that share n pixels
+    sum to 1. An edge with 0 shared pixels keeps weight 1.
+    """
+    weight = np.ones(size)
+    if before:
+        weight[:before] *= np.sin(np.pi / 2 * (np.arange(before) + 0.5) / before) ** 2
+    if after:
+        weight[size - after :] *= np.cos(np.pi / 2 * (np.arange(after) + 0.5) / after) ** 2
+    return weight.astype(np.float32)
+
+
+def _tapers(spans: list[tuple[int, int]]) -> list[Float32Array]:
+    """One taper a span, over what it shares with its neighbours: none at either end of the raster."""
+    shared = [0, *(max(0, left[1] - right[0]) for left, right in pairwise(spans)), 0]
+    return [taper(end - start, shared[i], shared[i + 1]) for i, (start, end) in enumerate(spans)]

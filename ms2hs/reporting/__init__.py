@@ -1,1 +1,0 @@
-"""An evaluation as one HTML page: its verdict, its tables, its figures."""

@@ -1,0 +1,1 @@
+"""Multispectral scenes of every supported layout, read as reflectance."""

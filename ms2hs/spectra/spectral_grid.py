@@ -1,0 +1,237 @@
+"""Spectral grids, and the linear maps between them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms2hs.arrays import BoolArray, FloatArray
+from ms2hs.errors import GridError
+
+Support = Literal["measured", "interpolated", "inferred"]
+# A Gaussian's full width at half maximum in standard deviations: 2 sqrt(2 ln 2).
+FWHM_PER_SIGMA = 2.354820045
+# Two measured bands further apart than this leave a gap in which absorption features of their own lie (the 1200 nm
+# leaf-water band is about 100 nm wide): what stands in such a gap is inferred from experience, not interpolated.
+WIDEST_GAP_NM = 120.0
+# Share of a target band's FWHM interval that a source band must cover to stand for it (arXiv 2502.19451).
+LEAST_OVERLAP = 0.6
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """Relative spectral response of each band of a grid, tabulated."""
+
+    wavelength_nm: FloatArray
+    """(sample,) ascending, in nm."""
+    value: FloatArray
+    """(band, sample), any scale, never negative."""
+
+
+@dataclass(frozen=True, eq=False)
+class SpectralGrid:
+    """The bands of a sensor, in the order of the file. They need not be sorted by wavelength."""
+
+    names: tuple[str, ...]
+    """(band,) unique."""
+    wavelength_nm: FloatArray
+    """(band,) centres in nm."""
+    fwhm_nm: FloatArray
+    """(band,) full width at half maximum in nm."""
+    good: BoolArray
+    """(band,) False where the sensor's own products call the band bad (water vapour)."""
+    response: Response | None = None
+    """Tabulated response; without it a Gaussian of `fwhm_nm` is meant."""
+
+    def __post_init__(self) -> None:
+        """Refuse a grid whose parts disagree."""
+        bands = len(self.names)
+        for field in ("wavelength_nm", "fwhm_nm", "good"):
+            found = getattr(self, field).shape
+            if found != (bands,):
+                raise GridError(f"{field} has shape {found}; {(bands,)} is needed, one value a band. Check the table.")
+        if self.response is not None and self.response.value.shape[0] != bands:
+            rows = self.response.value.shape[0]
+            raise GridError(f"the response has {rows} bands; {bands} are needed, one row a band. Check the table.")
+        if len(set(self.names)) != bands:
+            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+            raise GridError(f"band names appear twice: {', '.join(twice)}; each must be unique. Rename them.")
+        if not bands or not np.all(np.isfinite(self.wavelength_nm) & (self.wavelength_nm > 0)):
+            raise GridError("a grid needs at least one band, and finite wavelengths above 0 nm. Check the table.")
+        if not np.all(np.isfinite(self.fwhm_nm) & (self.fwhm_nm > 0)):
+            raise GridError("band widths (FWHM) must be finite and above 0 nm. Check the table.")
+
+    def __len__(self) -> int:
+        """How many bands there are."""
+        return len(self.names)
+
+    @cached_property
+    def range_nm(self) -> tuple[float, float]:
+        """Lowest and highest wavelength at half maximum, in nm."""
+        half = self.fwhm_nm / 2
+        return float((self.wavelength_nm - half).min()), float((self.wavelength_nm + half).max())
+
+    def select(self, bands: Sequence[int] | NDArray[np.integer] | BoolArray) -> "SpectralGrid":
+        """The grid of these bands, by position or by a boolean of all bands, in the order given."""
+        index = np.arange(len(self))[np.asarray(bands)]
+        response = self.response and Response(self.response.wavelength_nm, self.response.value[index])
+        names = tuple(self.names[i] for i in index)
+        return SpectralGrid(names, self.wavelength_nm[index], self.fwhm_nm[index], self.good[index], response)
+
+    def index(self, names: Sequence[str]) -> list[int]:
+        """Positions of these band names; GridError where one is not there."""
+        missing = [name for name in names if name not in self.names]
+        if missing:
+            known = ", ".join(self.names)
+            raise GridError(f"no band named {', '.join(missing)}; there are {known}. Give names out of these.")
+        return [self.names.index(name) for name in names]
+
+
+def grid_of(wavelength_nm: FloatArray, fwhm_nm: FloatArray | None = None) -> SpectralGrid:
+    """A Gaussian grid at these centres; without widths, each band reaches half-way to its neighbours.
+
+    Parameters
+    ----------
+    wavelength_nm : (band,) in nm, in any order.
+    fwhm_nm : (band,) in nm; NaN is taken as unknown.
+    """
+    centres = np.asarray(wavelength_nm, float)
+    widths = np.full(len(centres), np.nan) if fwhm_nm is None else np.asarray(fwhm_nm, float)
+    if np.isnan(widths).any():
+        distinct = np.unique(centres)
+        spacing = np.gradient(distinct) if len(distinct) > 1 else np.full(len(distinct), 10.0)
+        widths = np.where(np.isnan(widths), np.interp(centres, distinct, np.maximum(spacing, 1.0)), widths)
+    names = tuple(f"B{i + 1:03d}" for i in range(len(centres)))
+    return SpectralGrid(names, centres, widths, np.ones(len(centres), bool))
+
+
+def response_matrix(grid: SpectralGrid, wavelength_nm: FloatArray) -> FloatArray:
+    """(band, sample) float64, rows summing to 1: `matrix @ spectrum` is what each band of `grid` measures.
+
+    The spectrum is taken as piecewise linear through its samples, and each band as the mean of that line weighted by
+    the band's response, so the result is right also where bands are narrower than the sampling. Beyond the samples
+    nothing is known: what a response has there is left out, and the rest weighs more.
+
+    Parameters
+    ----------
+    grid : the bands that measure.
+    wavelength_nm : (sample,) in nm, in any order, where the spectrum is known.
+
+    Raises
+    ------
+    GridError : the centre of a band lies outside the samples; the message gives both.
+    """
+    samples = np.asarray(wavelength_nm, float)
+    low, high = float(samples.min()), float(samples.max())
+    outside = (grid.wavelength_nm < low) | (grid.wavelength_nm > high)
+    if outside.any():
+        which = ", ".join(f"{nm:.1f}" for nm in grid.wavelength_nm[outside][:5])
+        raise GridError(
+            f"bands at {which} nm lie outside the known spectrum; {low:.1f}-{high:.1f} nm is allowed. Leave them out."
+        )
+    step = min(0.5, float(grid.fwhm_nm.min()) / 10)
+    dense = np.linspace(low, high, max(2, int(np.ceil((high - low) / step)) + 1))
+    if grid.response is None:
+        sigma = grid.fwhm_nm[:, None] / FWHM_PER_SIGMA
+        weight = np.exp(-0.5 * ((dense[None] - grid.wavelength_nm[:, None]) / sigma) ** 2)
+        weight[weight < 1e-4] = 0  # real responses end; without it a far NaN would touch every band
+    else:
+        table = grid.response
+        weight = np.stack([np.interp(dense, table.wavelength_nm, row, left=0, right=0) for row in table.value])
+    weight /= weight.sum(axis=1, keepdims=True)
+    order = np.argsort(samples, kind="stable")
+    return _spread(weight, dense, samples[order])[:, np.argsort(order, kind="stable")]
+
+
+def _spread(weight: FloatArray, dense: FloatArray, samples: FloatArray) -> FloatArray:
+    """Give each dense point's weight to the two samples that it lies between; equal samples share theirs."""
+    distinct, which, count = np.unique(samples, return_inverse=True, return_counts=True)
+    if len(distinct) == 1:
+        return np.repeat(weight.sum(axis=1, keepdims=True) / count[0], count[0], axis=1)
+    right = np.clip(np.searchsorted(distinct, dense, side="right"), 1, len(distinct) - 1)
+    share = (dense - distinct[right - 1]) / (distinct[right] - distinct[right - 1])
+    spread = np.zeros((len(dense), len(distinct)))
+    rows = np.arange(len(dense))
+    spread[rows, right - 1] = 1 - share
+    spread[rows, right] += share
+    shared: FloatArray = (weight @ spread) / count
+    return shared[:, which]
+
+
+def resample(reflectance: FloatArray, source: SpectralGrid, target: SpectralGrid) -> FloatArray:
+    """Reflectance on the target's bands, each the response-weighted mean of the line through the source's bands.
+
+    Parameters
+    ----------
+    reflectance : (source band, ...) unitless. NaN spreads to every target band that it touches.
+    source, target : the centres of the target must lie inside the source's.
+
+    Returns
+    -------
+    (target band, ...) unitless.
+
+    Raises
+    ------
+    GridError : the target reaches outside the source; the message gives both ranges.
+    """
+    matrix = response_matrix(target, source.wavelength_nm).astype(reflectance.dtype)
+    flat = reflectance.reshape(len(source), -1)
+    result = matrix @ np.nan_to_num(flat, nan=0.0)
+    touched = (matrix != 0).astype(np.float32) @ np.isnan(flat).astype(np.float32) > 0
+    result[touched] = np.nan
+    return result.reshape(len(target), *reflectance.shape[1:])
+
+
+def line_weights(at_nm: FloatArray, knots_nm: FloatArray) -> FloatArray:
+    """(wavelength, knot) `weights @ values` lies on the line between the knots (ascending), held beyond them."""
+    return np.stack([np.interp(at_nm, knots_nm, unit) for unit in np.eye(len(knots_nm))], axis=1)
+
+
+def nearest_band(wavelength_nm: FloatArray, target_nm: float, reach_nm: float) -> int | None:
+    """Position of the band whose centre is nearest to `target_nm`; None where none lies within `reach_nm`."""
+    distance = np.abs(wavelength_nm - target_nm)
+    nearest = int(np.nanargmin(distance))
+    return nearest if distance[nearest] <= reach_nm else None
+
+
+def band_overlap(source: SpectralGrid, target: SpectralGrid) -> FloatArray:
+    """(target band, source band) share, 0-1, of the target's FWHM interval that the source's covers."""
+    low = np.maximum.outer(target.wavelength_nm - target.fwhm_nm / 2, source.wavelength_nm - source.fwhm_nm / 2)
+    high = np.minimum.outer(target.wavelength_nm + target.fwhm_nm / 2, source.wavelength_nm + source.fwhm_nm / 2)
+    share: FloatArray = np.clip(high - low, 0, None) / target.fwhm_nm[:, None]
+    return share
+
+
+def pasted_bands(source: SpectralGrid, target: SpectralGrid) -> NDArray[np.intp]:
+    """(target band,) position of the source band that may stand for it, -1 where none may.
+
+    The rule of arXiv 2502.19451, with the choice that it leaves made here: a source band may, where its FWHM interval
+    (centre ± FWHM / 2) covers at least 60 % of the target band's; where several do, the one that covers most, and of
+    equal ones the narrowest.
+    """
+    share = band_overlap(source, target)
+    narrow_first = np.argsort(source.fwhm_nm, kind="stable")
+    best = narrow_first[share[:, narrow_first].argmax(axis=1)]
+    return np.where(share.max(axis=1) >= LEAST_OVERLAP, best, -1)
+
+
+def band_support(source: SpectralGrid, target: SpectralGrid) -> list[Support]:
+    """Whether the source saw each target band's wavelength.
+
+    `measured`: a source band may stand for the target band (`pasted_bands`).
+    `interpolated`: the target band lies between two source bands less than `WIDEST_GAP_NM` apart, edge to edge.
+    `inferred`: neither; the value comes from what spectra are like, not from this pixel near that wavelength.
+    """
+    seen = pasted_bands(source, target) >= 0
+    low, high = source.wavelength_nm - source.fwhm_nm / 2, source.wavelength_nm + source.fwhm_nm / 2
+    support: list[Support] = []
+    for is_seen, centre in zip(seen, target.wavelength_nm, strict=True):
+        below = centre - high[high <= centre].max(initial=-np.inf)
+        above = low[low >= centre].min(initial=np.inf) - centre
+        inside = bool(((low <= centre) & (centre <= high)).any())
+        between = inside or below + above <= WIDEST_GAP_NM
+        support.append("measured" if is_seen else "interpolated" if between else "inferred")
+    return support

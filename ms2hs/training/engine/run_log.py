@@ -1,0 +1,82 @@
+"""The log of a training run: JSON lines, one a logged step."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from ms2hs.errors import OutputError
+from ms2hs.files import write_whole
+
+Entry = Mapping[str, float | None]
+
+
+class RunLog:
+    """Lines of a file, each with its `step`."""
+
+    def __init__(self, path: Path, last_step: int) -> None:
+        """Open the log, and drop what it tells of steps after `last_step`, which are taken again.
+
+        Raises
+        ------
+        OutputError : it cannot be written.
+        """
+        self.path = path
+        self.entries = [entry for entry in _entries(path) if (entry["step"] or 0) <= last_step]
+        write_whole(path, "".join(map(_line, self.entries)).encode())
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds that the last line tells."""
+        return (self.entries[-1].get("elapsed_s") or 0.0) if self.entries else 0.0
+
+    def add(self, entry: Entry) -> None:
+        """Write a line; it is on disk when this returns.
+
+        Raises
+        ------
+        OutputError : it cannot be written.
+        """
+        self.entries.append(entry)
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_line(entry))
+        except OSError as error:
+            raise OutputError(
+                f"{self.path} could not be written ({error.strerror}); training logs there. Free some space, and go on "
+                "from the last checkpoint with --resume."
+            ) from error
+
+
+class Clock:
+    """Times for the log, from `done` steps and `elapsed_s` seconds on."""
+
+    def __init__(self, done: int, elapsed_s: float) -> None:
+        self.done, self.last = done, time.monotonic()
+        self.start = self.last - elapsed_s
+
+    def read(self, done: int, batch: int) -> dict[str, float | None]:
+        """Windows a second since the last reading, and seconds since the first step of all."""
+        now = time.monotonic()
+        rate = (done - self.done) * batch / max(now - self.last, 1e-9)
+        self.done, self.last = done, now
+        return {"windows_per_s": round(rate, 3), "elapsed_s": round(now - self.start, 3)}
+
+
+def _line(entry: Entry) -> str:
+    return json.dumps(entry) + "\n"
+
+
+def _entries(path: Path) -> list[Entry]:
+    """What the file tells, as far as it is whole: a killed run may have left half a line."""
+    entries: list[Entry] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            if not isinstance(entry, dict) or "step" not in entry:
+                break
+            entries.append(entry)
+    return entries

@@ -1,0 +1,114 @@
+"""What a network is told it got wrong of a batch: the loss that every lesson shares."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ms2hs.models.config import ModelConfig
+from ms2hs.models.layers import BandView
+from ms2hs.models.mae import SpectralMAE
+from ms2hs.spectra.spectral_grid import SpectralGrid
+from ms2hs.training.engine.loop import Loss
+
+
+class TrainingLoss:
+    """The loss of the batches that a lesson makes. Lessons are frozen dataclasses."""
+
+    config: ModelConfig
+    batch_windows: int
+    """Windows a step."""
+
+    @cached_property
+    def _lenses(self) -> dict[tuple[bytes, bytes], BandView]:
+        return {}
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Any]:
+        """What process `rank` of `world` sees and learns in a step.
+
+        `source`, `target` (SpectralGrid) and `bands` (positions in the target that are the source, or None);
+        `values` (window, source band, row, col), `truth` (window, target band, row, col), `valid` (window, row, col);
+        `visible` (window, sequence, token) or None; `hidden` (window or 1, target band, place or 1); `strategy`.
+        """
+        raise NotImplementedError
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Any], device: torch.device) -> Loss:
+        """Squared error over all bands, hidden and seen, of valid pixels; relative to brightness beside a prior."""
+        truth, valid = (torch.as_tensor(batch[name]).to(device, non_blocking=True) for name in ("truth", "valid"))
+        wanted = truth.clamp(0, 1) if self.config.unit_targets else truth
+        made = self._call(model, batch, valid, device)
+        squares = (made.float() - wanted).square()
+        known = valid[:, None].to(squares.dtype)
+        weight = known
+        if self.config.rank:
+            prior = _bare(model).prior
+            assert prior is not None  # noqa: S101  a model with rank has one
+            weight = known / (truth.mean(dim=1, keepdim=True).square() + prior.floor**2)
+        hidden = self._hidden_pixels(batch, truth)
+        total = (weight * squares).sum()
+        count = weight.sum() * truth.shape[1]
+        with torch.no_grad():
+            parts = {
+                "all": ((known * squares).sum(), known.sum() * truth.shape[1]),
+                "hidden": ((known * hidden * squares).sum(), (known * hidden).sum()),
+                "seen": ((known * ~hidden * squares).sum(), (known * ~hidden).sum()),
+            }
+        return Loss(total, count, parts)
+
+    def reconstruct(self, model: nn.Module, batch: Mapping[str, Any], device: torch.device) -> Tensor:
+        """(window, target band, row, col) of a batch."""
+        return self._call(model, batch, torch.as_tensor(batch["valid"]).to(device), device)
+
+    def _call(self, model: nn.Module, batch: Mapping[str, Any], valid: Tensor, device: torch.device) -> Tensor:
+        target = self._lens(model, batch["target"])
+        source, asked = target, None
+        if batch["visible"] is None:
+            source = self._lens(model, batch["source"]) if batch["source"] else target.select(batch["bands"])
+            asked = target
+        values = torch.as_tensor(batch["values"]).to(device, non_blocking=True)
+        visible = None if batch["visible"] is None else torch.as_tensor(batch["visible"]).to(device, non_blocking=True)
+        made: Tensor = model(values, source, asked, visible, None if batch["valid"].all() else valid)
+        return made
+
+    def _lens(self, model: nn.Module, grid: SpectralGrid) -> BandView:
+        key = grid.wavelength_nm.tobytes(), grid.fwhm_nm.tobytes()
+        if key not in self._lenses:
+            self._lenses[key] = _bare(model).lens(grid)
+        return self._lenses[key]
+
+    def _hidden_pixels(self, batch: Mapping[str, Any], like: Tensor) -> Tensor:
+        """(window or 1, target band, row or 1, col or 1) bool."""
+        hidden = torch.as_tensor(batch["hidden"]).to(like.device)
+        if hidden.shape[2] == 1:
+            return hidden[..., None]
+        rows, cols = (size // self.config.patch for size in like.shape[2:])
+        image = hidden.view(*hidden.shape[:2], rows, cols)
+        wide: Tensor = image.repeat_interleave(self.config.patch, 2).repeat_interleave(self.config.patch, 3)
+        return wide
+
+    def picture(self, model: nn.Module, path: Path) -> None:
+        """Spectra and bands of a batch that is always the same, true beside reconstructed."""
+        from ms2hs.training.plots import draw_task  # noqa: PLC0415  matplotlib comes with ms2hs[train]
+
+        some = replace(self, batch_windows=min(self.batch_windows, 4))  # type: ignore[type-var]
+        batch = some.batch(0)
+        device = next(model.parameters()).device
+        with torch.no_grad():
+            made = some.reconstruct(model, batch, device).float().cpu().numpy()
+        draw_task(batch, made, path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is computed on first use."""
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+
+
+def _bare(model: nn.Module) -> SpectralMAE:
+    """The model itself, inside what `fit` wraps it with."""
+    for name in ("_orig_mod", "module", "_orig_mod"):
+        model = getattr(model, name, model)
+    assert isinstance(model, SpectralMAE)  # noqa: S101  a lesson teaches nothing else
+    return model

@@ -1,0 +1,326 @@
+"""Models side by side on cubes that they complete: the numbers against oracles, and the command."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from cubes_of_arrays import smooth_cubes
+from test_pretraining import SIZES, assert_clear, save_cube
+
+from ms2hs.datasets.cubes.registry import open_cubes
+from ms2hs.errors import DataError
+from ms2hs.evaluation import completion
+from ms2hs.evaluation.completion import GROUP, Trial, compare, facts, table
+from ms2hs.models.config import preset
+from ms2hs.models.mae import SpectralMAE
+from ms2hs.models.weights import load_weights, save_weights
+from ms2hs.spectra.metrics import ssim
+from ms2hs.spectra.spectral_grid import grid_of
+
+BANDS, SIDE = 60, 12
+
+
+def make_corpus(folder, count=5, bands=BANDS, side=SIDE, hole=True):
+    for number, cube in enumerate(smooth_cubes(count, bands, side)):
+        values = cube.values.copy()
+        if hole and number % 2:
+            values[:, : number + 1, 2:5] = np.nan
+        save_cube(folder / f"place{number}.npz", values, cube.grid.wavelength_nm)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def make_weights(path, name, card=None, shake=0.0, **changes):
+    """An untrained network's weights; shaken, it says something of its own."""
+    torch.manual_seed(0)
+    prior = load_weights().prior
+    network = SpectralMAE(replace(preset(name), **(SIZES | changes)), prior)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(shake * torch.randn_like(parameter))
+    save_weights(path, prior, card or {}, network)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    card = {"scores": {"train": {"mse": 0.5}}}
+    return make_weights(tmp_path_factory.mktemp("w") / "shaken.safetensors", "dlr-ibm-spatial-spectral", card, 0.02)
+
+
+def trial_of(corpus, **changes):
+    return Trial(corpus, **({"windows": 8, "size": SIDE} | changes))
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """The windows of each comparison, as it saw them."""
+    seen = []
+    make = completion._windows
+
+    def spy(trial):
+        seen.append(make(trial))
+        return seen[-1]
+
+    monkeypatch.setattr(completion, "_windows", spy)
+    return seen
+
+
+def test_the_total_is_of_hidden_and_seen_by_their_counts(corpus, network, windows):
+    rows = compare(["linear", network], trial_of(corpus))
+    (seen,) = windows
+    hidden = sum(window.hidden.sum() * window.valid.sum() for window in seen)
+    everything = sum(len(window.hidden) * window.valid.sum() for window in seen)
+    assert 0 < hidden < everything
+    assert sum((~window.valid).sum() for window in seen) > 0
+    for row in rows:
+        total = (hidden * row.masked_mse + (everything - hidden) * row.unmasked_mse) / everything
+        assert row.mse == pytest.approx(total, rel=1e-9), row.model
+    assert [row.model for row in rows] == ["mean spectrum", "interpolation", "linear", "shaken"]
+    assert [row.train_mse for row in rows][3] == 0.5
+    assert all(math.isnan(row.train_mse) for row in rows[:3])
+
+
+def scored(made, windows):
+    """MSE in all, hidden and seen bands, and SSIM, of arrays (band, row, col), written another way."""
+    all_of, hidden, seen, similar = [], [], [], []
+    for estimate, window in zip(made, windows, strict=True):
+        for band, covered in enumerate(window.hidden):
+            errors = (estimate[band].astype(float) - window.truth[band])[window.valid] ** 2
+            all_of.append(errors)
+            (hidden if covered else seen).append(errors)
+        similar.append(ssim(estimate, window.truth, window.valid))
+    return *(np.concatenate(part).mean() for part in (all_of, hidden, seen)), np.nanmean(similar)
+
+
+def numbers(row):
+    return row.mse, row.masked_mse, row.unmasked_mse, row.ssim
+
+
+def test_the_priors_row_is_its_expectation(corpus, windows):
+    row = compare(["linear"], trial_of(corpus))[2]
+    prior = load_weights("linear").prior
+    made = []
+    for window in windows[0]:
+        seen = np.flatnonzero(~window.hidden)
+        source = grid_of(window.grid.wavelength_nm[seen], window.grid.fwhm_nm[seen])
+        made.append(prior.condition(source, window.grid).reconstruct(window.truth[seen]))
+    np.testing.assert_allclose(numbers(row), scored(made, windows[0]), rtol=1e-5)
+    assert row.masked_mse < compare(["linear"], trial_of(corpus))[0].masked_mse
+
+
+@pytest.mark.parametrize("name", ["spectral", "spatial-spectral"])
+def test_an_untrained_network_beside_a_prior_is_the_prior(name, corpus, tmp_path):
+    model = make_weights(tmp_path / "untrained.safetensors", name)
+    *_, prior, untrained = compare(["linear", model], trial_of(corpus))
+    np.testing.assert_allclose(numbers(untrained), numbers(prior), rtol=2e-3)
+
+
+def test_the_baselines_are_what_they_say(corpus, windows):
+    mean, between = compare([], trial_of(corpus))
+    flat, lines = [], []
+    for window in windows[0]:
+        values = window.truth[:, window.valid]
+        flat.append(np.zeros_like(window.truth) + values.mean(axis=1)[:, None, None])
+        seen = ~window.hidden
+        made = np.empty_like(window.truth)
+        for row, col in np.ndindex(*window.valid.shape):
+            nm = window.grid.wavelength_nm
+            made[:, row, col] = np.interp(nm, nm[seen], window.truth[seen, row, col])
+        lines.append(made)
+    np.testing.assert_allclose(numbers(mean), scored(flat, windows[0]), rtol=1e-4)
+    np.testing.assert_allclose(numbers(between), scored(lines, windows[0]), rtol=1e-4)
+    assert between.unmasked_mse < 1e-12  # what is seen is kept
+
+
+@pytest.mark.parametrize(("name", "group"), [("dlr-ibm-spectral", 8), ("dlr-ibm-spatial-spectral", 8), ("s2mae", 4)])
+def test_a_network_sees_only_what_is_not_hidden(name, group, corpus, tmp_path):
+    weights = load_weights(make_weights(tmp_path / "w.safetensors", name, shake=0.02, patch=4, group=group))
+    (window, *_) = completion._windows(trial_of(corpus))
+    made = completion._completed(weights, window)
+    assert made.shape == window.truth.shape
+    other = replace(window, truth=np.where(window.hidden[:, None, None], 7, window.truth).astype(np.float32))
+    np.testing.assert_array_equal(completion._completed(weights, other), made)
+    seen = np.flatnonzero(~window.hidden)[0]
+    changed = window.truth.copy()
+    changed[seen] += 0.1
+    assert np.abs(completion._completed(weights, replace(window, truth=changed)) - made).max() > 1e-5
+
+
+def test_windows_that_patches_do_not_divide_are_completed(tmp_path):
+    corpus = make_corpus(tmp_path / "corpus", 2, side=11, hole=False)
+    model = make_weights(tmp_path / "w.safetensors", "dlr-ibm-spectral", shake=0.02, patch=4)
+    *_, row = compare([model], trial_of(corpus, size=11))
+    assert 0 < row.mse < 1
+    assert -1 < row.ssim < 1
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.75, 0.9])
+def test_the_share_of_groups_is_hidden(share, corpus):
+    groups = -(-BANDS // GROUP)
+    hidden = [window.hidden for window in completion._windows(trial_of(corpus, hidden=share))]
+    for bands in hidden:
+        by_group = np.append(bands, np.full(-BANDS % GROUP, bands[-1])).reshape(-1, GROUP)
+        assert (by_group == by_group[:, :1]).all()
+        assert by_group[:, 0].sum() == min(max(round(share * groups), 1), groups - 1)
+    assert len({bands.tobytes() for bands in hidden}) > 1  # not the same ones everywhere
+
+
+def test_every_model_gets_the_same_windows_whatever_stands_beside_it(corpus, network, windows):
+    (*_, alone) = compare([network], trial_of(corpus))
+    (*_, linear, beside) = compare(["linear", network], trial_of(corpus))
+    assert beside == alone
+    assert numbers(linear) == numbers(compare(["linear"], trial_of(corpus))[2])
+    for one, other in zip(*windows[:2], strict=True):
+        np.testing.assert_array_equal(one.truth, other.truth)
+        np.testing.assert_array_equal(one.hidden, other.hidden)
+    assert numbers(compare(["linear"], trial_of(corpus, seed=1))[2]) != numbers(linear)
+
+
+def test_every_scene_comes_before_any_comes_again(corpus):
+    cubes = open_cubes(corpus)
+    order = completion._spread([*cubes, *cubes], np.random.default_rng(0))
+    for start in range(0, len(order), 5):
+        assert len({cube.scene for cube in order[start : start + 5]}) == 5
+
+
+def test_only_the_scenes_or_the_split_that_are_asked_for(tmp_path, windows):
+    corpus = make_corpus(tmp_path / "corpus", 3, hole=False)
+    (corpus / "splits").mkdir()
+    (corpus / "splits" / "test.csv").write_text("place1\n")
+    truth = [cube.read(0, 0, SIDE, SIDE) for cube in open_cubes(corpus)]
+    for trial, expected in (
+        (trial_of(corpus, scenes=("place0", "place2")), {0, 2}),
+        (trial_of(corpus, split="test"), {1}),
+        (trial_of(corpus), {0, 1, 2}),
+    ):
+        compare([], trial)
+        seen = {
+            index for window in windows[-1] for index, whole in enumerate(truth) if np.array_equal(window.truth, whole)
+        }
+        assert seen == expected
+        assert len(windows[-1]) == min(8, 4 * len(expected))
+
+
+def test_small_cubes_have_no_similarity_and_that_is_no_number(tmp_path):
+    corpus = make_corpus(tmp_path / "corpus", 2, side=5, hole=False)
+    rows = compare([], trial_of(corpus))
+    assert all(math.isnan(row.ssim) for row in rows)
+    assert facts(rows)[0]["ssim"] is None
+    for line in table(rows).splitlines()[1:3]:
+        assert line.split()[-1] == "-"
+        assert line.split()[-5] == "-"
+
+
+def test_the_table_has_a_line_a_model_in_ten_thousandths(corpus, network, ms2hs):
+    words = ["--corpus", corpus, "--hidden", 0.75, "--size", SIDE, "--windows", 8]
+    words += ["--model", "linear", "--model", network]
+    code, out, err = ms2hs("evaluate", *words)
+    assert (code, err) == (0, "")
+    rows = compare(["linear", network], trial_of(corpus))
+    assert out == table(rows) + "\n"
+    lines = out.splitlines()
+    assert lines[0].split() == ["model", "train", "MSE", "MSE", "masked", "unmasked", "SSIM"]
+    assert len({len(line) for line in lines[:5]}) == 1
+    for line, row in zip(lines[1:5], rows, strict=True):
+        assert line.startswith(row.model)
+        told = [float(cell) for cell in line.split()[-4:]]
+        expected = [1e4 * value for value in numbers(row)[:3]] + [row.ssim]
+        np.testing.assert_allclose(told, expected, atol=6e-4)
+    assert lines[4].split()[1] == "5000.000"
+
+
+def test_json_is_json(corpus, network, ms2hs):
+    words = ["--corpus", corpus, "--hidden", 0.75, "--size", SIDE, "--windows", 4, "--model", network, "--json"]
+    code, out, _ = ms2hs("evaluate", *words)
+    assert code == 0
+
+    def refuse(text):
+        raise AssertionError(f"{text} is not JSON")
+
+    rows = json.loads(out, parse_constant=refuse)
+    assert [row["train_mse"] for row in rows] == [None, None, 0.5]
+    assert set(rows[0]) == {"model", "train_mse", "mse", "masked_mse", "unmasked_mse", "ssim"}
+
+
+def _unknown(folder):
+    return ["--corpus", folder, "--scene", "place0", "--scene", "elsewhere"], "unknown scene 'elsewhere'; known: place0"
+
+
+def _no_split(folder):
+    return ["--corpus", folder, "--split", "test"], "no split 'test'; "
+
+
+def _empty(folder):
+    (folder / "empty").mkdir()
+    return ["--corpus", folder / "empty"], "is empty; known: "
+
+
+def _nowhere(folder):
+    return ["--corpus", folder / "nowhere"], "no such folder; "
+
+
+def _all_unknown(folder):
+    for path in folder.glob("*.npz"):
+        save_cube(path, np.full((20, 8, 8), np.nan), np.linspace(420, 2400, 20))
+    return ["--corpus", folder], "none of 2 cubes has a window with known pixels in more than 8 bands; "
+
+
+def _few_bands(folder):
+    make_corpus(folder, 2, bands=8)
+    return ["--corpus", folder], "none of 2 cubes has a window with known pixels in more than 8 bands; "
+
+
+def _wide_groups(folder):
+    model = make_weights(folder.parent / "wide.safetensors", "dlr-ibm-spectral", group=64)
+    return ["--corpus", folder, "--model", model], r"wide\.safetensors: groups of 64 bands, in each of which some"
+
+
+def _no_weights(folder):
+    return ["--corpus", folder, "--model", folder / "no.safetensors"], r"no\.safetensors: no such weights file; "
+
+
+def _unknown_weights(folder):
+    return ["--corpus", folder, "--model", "quadratic"], "unknown weights 'quadratic'; known: "
+
+
+CASES = [
+    _unknown, _no_split, _empty, _nowhere, _all_unknown, _few_bands, _wide_groups, _no_weights, _unknown_weights
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__.strip("_"))
+def test_what_cannot_be_is_one_clear_message(case, ms2hs, tmp_path):
+    words, told = case(make_corpus(tmp_path / "corpus", 2))
+    code, out, err = ms2hs("evaluate", "--hidden", 0.75, *words)
+    assert out == ""
+    assert_clear(code, err, told)
+
+
+@pytest.mark.parametrize(
+    "words", [["--hidden", "0"], ["--hidden", "1"], ["--hidden", "nan"], ["--hidden", "0.5", "--size", "6"]]
+)
+def test_usage_is_explained(words, ms2hs, corpus):
+    code, out, err = ms2hs("evaluate", "--corpus", corpus, *words)
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+
+
+def test_without_scikit_image_it_says_what_brings_it(corpus, monkeypatch):
+    monkeypatch.setattr(completion, "find_spec", lambda _name: None)
+    with pytest.raises(DataError, match=r"scikit-image is not installed; .* `pip install 'ms2hs\[train\]'`"):
+        compare([], trial_of(corpus))
+
+
+def test_real_cubes_are_completed_best_by_the_prior(real_data):
+    # it was estimated from these scenes among others: this says that the numbers make sense, not how good it is
+    mean, between, prior = compare(["linear"], Trial(real_data, windows=12, size=32))
+    assert prior.masked_mse < between.masked_mse < mean.masked_mse
+    assert prior.ssim > 0.8

@@ -1,0 +1,245 @@
+"""Scenes that are converted from where they lie on servers: what is read, what is refused, what is made of it."""
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+from conftest import LEAVES, SAND, allow_sockets, dn_of, write_raster
+from stac_server import StacServer
+from stac_world import S2, World, signer, within
+
+from ms2hs.conversion.convert_scene import convert
+from ms2hs.conversion.planning import ConvertOptions
+from ms2hs.errors import AddressError, CredentialsError, RemoteError
+from ms2hs.fetching.download import copy_window, open_remote
+from ms2hs.fetching.fetcher import FetchOptions, fetch
+from ms2hs.remote import client
+from ms2hs.remote.providers import PROVIDERS, Provider
+from ms2hs.remote.s3_signing import Keys
+from ms2hs.scenes.formats import open_scene
+from ms2hs.scenes.scene import Asset
+
+QUICK = client.RetryPolicy(first_s=0.002, longest_s=0.01, read_s=0.25, connect_s=0.5)
+LINEAR = ConvertOptions(model="linear")
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """Instead of what refuses every socket: this machine alone."""
+    allow_sockets(monkeypatch, "127.")
+    monkeypatch.setattr(client.USUAL, "patience", QUICK)
+
+
+@pytest.fixture
+def server():
+    with StacServer(slow_s=0.5) as server:
+        yield server
+
+
+@pytest.fixture
+def world(server, tmp_path):
+    return World(server, tmp_path / "making", 2400)
+
+
+def own_address(item):
+    return next(link["href"] for link in item["links"] if link["rel"] == "self")
+
+
+def pixels(path):
+    with rasterio.open(path) as file:
+        return file.transform, file.crs, file.read()
+
+
+@pytest.fixture
+def store(server, monkeypatch):
+    """The server as an S3 store of Copernicus, with keys in the environment."""
+    keys = {"AWS_ACCESS_KEY_ID": "planted-id", "AWS_SECRET_ACCESS_KEY": "planted-secret"}
+    settings = {"AWS_S3_ENDPOINT": f"127.0.0.1:{server.port}", "AWS_HTTPS": "NO"}
+    for name, text in (keys | settings).items():
+        monkeypatch.setenv(name, text)
+    server.buckets["eodata"] = Keys(*keys.values())
+    return server
+
+
+PRODUCT = "S2A_MSIL2A_20240601T102021_N0510_R065_T32TNT_20240601T142021"
+
+
+@pytest.mark.parametrize("layout", ["sentinel2", "hls", "copernicus"])
+@pytest.mark.usefixtures("store")
+def test_an_item_converts_to_what_its_fetched_files_convert_to(layout, world, server, tmp_path):
+    item = world.hls() if layout == "hls" else getattr(world, layout)(PRODUCT)
+    direct = pixels(convert(own_address(item), "enmap", tmp_path / "direct.tif", LINEAR).output)
+    read = {one.path for one in server.asked} & set(server.files)
+    assert read == set(server.files)
+    assert all("range" in one.headers for one in server.asked if one.path in read)
+    native = fetch([item], None, tmp_path / "native", FetchOptions("native", patience=QUICK)).paths[0]
+    there = pixels(convert(native, "enmap", tmp_path / "there.tif", LINEAR).output)
+    assert there[:2] == direct[:2]
+    assert np.array_equal(there[2], direct[2])
+    stacked = fetch([item], None, tmp_path / "at30", FetchOptions(patience=QUICK)).paths[0]
+    rounded = pixels(convert(stacked, "enmap", tmp_path / "rounded.tif", LINEAR).output)
+    assert rounded[:2] == direct[:2]
+    known = direct[2] != -32768
+    assert (known == (rounded[2] != -32768)).mean() > 0.999
+    both = known & (rounded[2] != -32768)
+    assert both.mean() > 0.2
+    # Its bands were rounded to a ten-thousandth, which the prior makes up to a few of.
+    assert np.abs(rounded[2].astype(int) - direct[2])[both].max() <= 5
+
+
+def test_jpeg_2000_of_a_store_comes_bit_for_bit(world, store, tmp_path):
+    item = world.copernicus(PRODUCT)
+    path = fetch([item], None, tmp_path / "out", FetchOptions("native", patience=QUICK)).paths[0]
+    for (name, band), values in world.values.items():
+        with rasterio.open(path.parent / f"{name}_{band}.tif") as file:
+            assert np.array_equal(file.read(1), values), band
+    everything = b"".join(path.read_bytes() for path in tmp_path.rglob("out/**/*") if path.is_file())
+    assert b"planted" not in everything
+    assert b"X-Amz" not in everything
+    assert all("planted-secret" not in one.query for one in store.asked)
+
+
+@pytest.mark.parametrize("command", ["convert", "fetch"])
+@pytest.mark.usefixtures("store")
+def test_a_store_that_refuses_or_keys_that_are_missing_are_told(command, world, tmp_path, monkeypatch):
+    item = world.copernicus(PRODUCT)
+
+    def run():
+        if command == "fetch":
+            fetch([item], None, tmp_path / "out", FetchOptions(patience=QUICK))
+        else:
+            convert(own_address(item), "enmap", tmp_path / "made.tif", LINEAR)
+
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    with pytest.raises(CredentialsError, match="refuses access") as caught:
+        run()
+    assert "X-Amz" not in str(caught.value)
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(CredentialsError, match="AWS_SECRET_ACCESS_KEY not set"):
+        run()
+
+
+def test_jpeg_2000_that_stops_coming_is_told_and_not_made_up(world, store, tmp_path):
+    """GDAL would take what is missing as zeros."""
+    item, asked = world.copernicus(PRODUCT), []
+    store.fault = lambda path: asked.append(path) or ("failed" if len(asked) > 30 else None)
+    with pytest.raises(RemoteError, match=r"\.jp2: could not be read \(status 50"):
+        convert(own_address(item), "enmap", tmp_path / "made.tif", LINEAR)
+    assert not (tmp_path / "made.tif").exists()
+
+
+def test_a_part_of_an_item_is_read_alone_and_is_that_part_of_what_is_fetched(server, tmp_path):
+    world = World(server, tmp_path / "making", 12_000)
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
+    made = fetch(
+        [item], within((601_000, 5_097_500, 602_000, 5_098_500)), tmp_path / "out", FetchOptions(patience=QUICK)
+    )
+    grid = open_scene(str(made.paths[0])).grid
+    whole = open_scene(own_address(item))
+    row = round((whole.grid.transform[5] - grid.transform[5]) / 30)
+    col = round((grid.transform[2] - whole.grid.transform[2]) / 30)
+    sent = sum(server.sent.values())
+    part = ConvertOptions(model="linear", window=(row, col, grid.height, grid.width))
+    direct = pixels(convert(own_address(item), "enmap", tmp_path / "direct.tif", part).output)
+    assert sum(server.sent.values()) - sent < 0.5 * sum(len(content) for content in server.files.values())
+    fetched = pixels(convert(made.paths[0], "enmap", tmp_path / "fetched.tif", LINEAR).output)
+    assert fetched[:2] == direct[:2]
+    both = (fetched[2] != -32768) & (direct[2] != -32768)
+    assert both.mean() > 0.2
+    assert np.abs(fetched[2].astype(int) - direct[2])[both].max() <= 5
+
+
+@pytest.mark.parametrize("target", ["http://localhost:{}/files/other", "file:///etc/passwd", "http://127.0.0.2:{}/x"])
+@pytest.mark.parametrize("after", [0, 14, 20])
+def test_a_redirect_that_comes_late_is_not_followed(target, after, world, server, tmp_path, monkeypatch):
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
+    address, files = own_address(item), []
+    monkeypatch.setattr(server, "fault", lambda path: "elsewhere" if len(files) > after else files.append(path))
+    monkeypatch.setattr(server, "elsewhere", target.format(server.port))
+    with pytest.raises(AddressError, match="is not followed|private|local file") as caught:
+        convert(address, "enmap", tmp_path / "made.tif", LINEAR)
+    assert target.split("/")[2].format(server.port) in str(caught.value)
+    assert len(files) == after + 1
+    assert {one.headers["host"] for one in server.asked} == {f"127.0.0.1:{server.port}"}
+    assert not (tmp_path / "made.tif").exists()
+
+
+@pytest.mark.parametrize("kind", ["busy", "failed", "cut", "short", "shifted", "whole", "page", "slow", "elsewhere"])
+def test_faults_that_pass_leave_no_trace(kind, world, server, tmp_path):
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
+    part = ConvertOptions(model="linear", window=(0, 0, 40, 40))
+    right = pixels(convert(own_address(item), "enmap", tmp_path / "right.tif", part).output)
+    asked = []
+    server.fault = lambda path: asked.append(path) or (kind if len(asked) % 7 == 3 else None)
+    found = pixels(convert(own_address(item), "enmap", tmp_path / "found.tif", part).output)
+    assert len(asked) > 13
+    assert np.array_equal(found[2], right[2])
+
+
+def test_signatures_that_expire_are_renewed(world, server, tmp_path, monkeypatch):
+    right = convert(own_address(world.sentinel2("S2A_32TNT_20240601_0_L2A")), "enmap", tmp_path / "a.tif", LINEAR)
+    provider = Provider("guarded", "of a test", server.root, {}, sign=signer(server))
+    monkeypatch.setitem(PROVIDERS, "guarded", provider)
+    server.signature_life = 4
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A", prefix="signed/", collection="guarded")
+    found = convert(own_address(item), "enmap", tmp_path / "b.tif", LINEAR)
+    assert len(server.signatures) > 5
+    assert np.array_equal(pixels(found.output)[2], pixels(right.output)[2])
+    everything = b"".join(path.read_bytes() for path in tmp_path.glob("b.*"))
+    assert b"sig-" not in everything
+
+
+@pytest.mark.parametrize("kind", ["https", "gdal's", "s3"])
+def test_a_raster_by_its_address_converts_as_it_does_from_the_disk(kind, server, store, tmp_path):
+    names = [band for bands in S2.values() for band in bands]
+    path = write_raster(tmp_path / "scene.tif", dn_of([LEAVES, SAND]), descriptions=sorted(names), nodata=0)
+    there = pixels(convert(path, "enmap", tmp_path / "there.tif", LINEAR).output)
+    address = {
+        "https": server.add_file("scene.tif", path.read_bytes()) + "?key=planted",
+        "gdal's": f"/vsicurl/{server.address('scene.tif')}",
+        "s3": "s3://eodata/scene.tif",
+    }[kind]
+    store.files["eodata/scene.tif"] = path.read_bytes()
+    path.unlink()
+    assert np.array_equal(pixels(convert(address, "enmap", tmp_path / "made.tif", LINEAR).output)[2], there[2])
+    assert b"planted" not in (tmp_path / "made.tif").read_bytes() + (tmp_path / "made.json").read_bytes()
+
+
+def test_a_file_that_changes_while_it_is_read_is_told(world, server, tmp_path):
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
+    asked = []
+
+    def change(path):
+        asked.append(path)
+        if asked.count(path) == 2:
+            server.files[path] = server.files[path][:-1] + b"!"
+
+    server.fault = change
+    with pytest.raises(RemoteError, match="changed it while it was read"):
+        convert(own_address(item), "enmap", tmp_path / "made.tif", LINEAR)
+    assert not (tmp_path / "made.tif").exists()
+
+
+@pytest.mark.parametrize(("dtype", "nodata"), [("uint16", -9999.0), ("uint8", 0.5), ("int16", 1e9), ("uint16", np.nan)])
+def test_a_nodata_that_no_number_can_be_is_none(dtype, nodata, tmp_path):
+    values = np.arange(256 * 3, dtype=np.int64).reshape(3, 16, 16)[0].astype(dtype)
+    path = write_raster(tmp_path / "in.tif", values[None])
+    with open_remote(client.USUAL, str(path), client.Access.near("")) as raster:
+        asset = Asset("B02", str(path), 1, 1e-4, 0.0, nodata)
+        assert sum(copy_window(raster, asset, slice(0, 16), slice(0, 16), tmp_path / "out.tif")) == 16
+    with rasterio.open(tmp_path / "out.tif") as file:
+        assert file.nodata is None
+        assert np.array_equal(file.read(1), values)
+
+
+@pytest.mark.parametrize("declared", [-9999, "nan", 70000])
+def test_an_item_that_declares_a_nodata_its_files_cannot_hold_is_fetched(declared, world, tmp_path):
+    item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
+    odd = json.loads(json.dumps(item))
+    for asset in odd["assets"].values():
+        if "raster:bands" in asset:
+            asset["raster:bands"][0]["nodata"] = declared
+    got = [fetch([one], None, tmp_path / name, FetchOptions(patience=QUICK)) for name, one in (("a", item), ("b", odd))]
+    assert got[1].failed == ()
+    assert np.array_equal(pixels(got[0].paths[0])[2], pixels(got[1].paths[0])[2])

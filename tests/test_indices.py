@@ -1,0 +1,55 @@
+"""Water and snow, told from a few bands."""
+
+import numpy as np
+from conftest import LEAVES, SAND, WATER
+
+from ms2hs.spectra.indices import COVERS, cover, water_and_snow
+from ms2hs.spectra.sensors import load_sensor
+
+GRID = load_sensor("sentinel2a").grid
+SNOW = (0.9, 0.92, 0.93, 0.92, 0.9, 0.88, 0.86, 0.85, 0.84, 0.7, 0.12, 0.1)
+PIXELS = np.array([LEAVES, SAND, WATER, SNOW], np.float32).T
+
+
+def test_water_and_snow_are_told_from_land_and_from_each_other():
+    assert water_and_snow(PIXELS, GRID)[0].tolist() == [False, False, True, False]
+    assert water_and_snow(PIXELS, GRID)[1].tolist() == [False, False, False, True]
+    assert water_and_snow(PIXELS.reshape(12, 2, 2), GRID)[1].tolist() == [[False, False], [False, True]]
+
+
+def test_other_sensors_see_the_same():
+    oli = load_sensor("hls_l30").grid
+    seen = PIXELS[GRID.index(["B01", "B02", "B03", "B04", "B8A", "B11", "B12"])]
+    assert water_and_snow(seen, oli)[0].tolist() == [False, False, True, False]
+
+
+def test_without_the_bands_nothing_is_said():
+    visible = GRID.select(GRID.index(["B02", "B03", "B04"]))
+    assert not water_and_snow(PIXELS[1:4], visible)[0].any()
+    assert not water_and_snow(PIXELS[1:4], visible)[1].any()
+
+
+def test_every_pixel_has_one_cover():
+    dry = 0.5 * np.array(LEAVES) + 0.5 * np.array(SAND)  # NDVI 0.32
+    pixels = np.column_stack([PIXELS, dry, np.full(12, np.nan)]).astype(np.float32)
+    expected = ["vegetation", "bare", "water", "snow", "sparse vegetation", "unknown"]
+    assert cover(pixels, GRID).tolist() == expected
+    assert cover(pixels.reshape(12, 2, 3), GRID).tolist() == [expected[:3], expected[3:]]
+    assert set(expected) == {*COVERS, "unknown"}
+
+
+def test_without_short_wave_bands_plants_are_still_told():
+    near = GRID.select(GRID.index(["B03", "B04", "B8A"]))
+    assert cover(PIXELS[[2, 3, 8]], near).tolist()[:2] == ["vegetation", "bare"]
+    assert set(cover(PIXELS[[2, 3]], near.select([0, 1])).tolist()) == {"unknown"}
+
+
+def test_real_water_is_found_and_desert_is_dry(real_data):
+    import rasterio
+
+    share = {}
+    for stem in ("aquileia_L2A_20190416", "S2A_29RKH_20200219_L2A_100m"):
+        with rasterio.open(real_data / "sentinel2" / f"{stem}.tif") as scene:
+            share[stem] = water_and_snow(scene.read() * 1e-4, GRID)[0].mean()
+    assert 0.1 < share["aquileia_L2A_20190416"] < 0.3  # a lagoon in a corner
+    assert share["S2A_29RKH_20200219_L2A_100m"] < 0.01

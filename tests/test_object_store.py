@@ -1,0 +1,349 @@
+"""Results that go to a store: what stands there is whole and the same as on a disk, or nothing does."""
+
+import json
+import os
+import pickle
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from conftest import LEAVES, S2_BANDS, SAND, WATER, dn_of, write_raster
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
+
+import ms2hs as package
+from ms2hs.conversion.dask_backend import Executor, convert_all
+from ms2hs.conversion.planning import ConvertOptions
+from ms2hs.errors import CredentialsError, OutputError, UnknownName
+from ms2hs.remote.object_store import Address, ObjectStore, place_of
+
+LINEAR = ("--model", "linear")
+QUICK = ConvertOptions(model="linear")
+ENDS = (".json", ".png", ".tif")
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path, monkeypatch):
+    """The directory of temporary files, empty; processes that are started have the same."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    yield folder
+    assert [path for path in folder.iterdir() if not path.name.startswith("dask")] == []
+
+
+@pytest.fixture
+def shelf(monkeypatch):
+    """A store in the memory of this process, with the folder memory:///top: its files, and what happens to a put."""
+
+    class Shelf(MemoryFileSystem):
+        protocol = "memory"
+        store: dict[str, object] = {}  # noqa: RUF012 - as the class above has it
+        pseudo_dirs = ["", "/top"]  # noqa: RUF012
+        cachable = False
+        puts: list[str] = []  # noqa: RUF012
+        mishaps: dict[str, BaseException] = {}  # noqa: RUF012
+        denied: BaseException | None = None
+
+        def ls(self, path, detail=True, **kwargs):
+            if self.denied:
+                raise self.denied
+            return super().ls(path, detail=detail, **kwargs)
+
+        def put_file(self, lpath, rpath, **kwargs):
+            self.puts.append(Path(rpath).name)
+            mishap = self.mishaps.get(Path(rpath).suffix)
+            if mishap:
+                if rpath not in self.store:  # a store where files come to be bit by bit
+                    self.pipe_file(rpath, b"half")
+                raise mishap
+            super().put_file(lpath, rpath, **kwargs)
+
+    monkeypatch.setitem(_registry, "memory", Shelf)
+    return Shelf
+
+
+@pytest.fixture
+def scene(tmp_path):
+    return write_raster(tmp_path / "scene.tif", dn_of([LEAVES, WATER, SAND]), descriptions=S2_BANDS)
+
+
+def make_scenes(folder, count):
+    spectra = [LEAVES, WATER, SAND]
+    return [
+        str(write_raster(folder / f"s{number}.tif", dn_of(spectra[number % 3 :]), descriptions=S2_BANDS))
+        for number in range(count)
+    ]
+
+
+def break_scene(path):
+    whole = Path(path).read_bytes()
+    Path(path).write_bytes(whole[: len(whole) // 2])
+
+
+def no_pixels(*_args, **_kwargs):
+    raise AssertionError("pixels were read")
+
+
+def test_one_scene_is_there_as_on_a_disk(ms2hs, bucket, scene, tmp_path):
+    words = ("convert", scene, *LINEAR, "--uncertainty", "-o")
+    assert ms2hs(*words, tmp_path / "here.tif")[0] == 0
+    code, out, err = ms2hs(*words, "s3://bucket/a/b/here.tif")
+    assert code == 0, err
+    names = ["here.tif", "here_sigma.tif", "here.png", "here.json"]
+    assert out.splitlines() == [f"s3://bucket/a/b/{name}" for name in names]
+    assert bucket.files() == sorted(f"a/b/{name}" for name in names)
+    for name in names[:3]:
+        assert bucket.read(f"a/b/{name}") == (tmp_path / name).read_bytes()
+    item = json.loads(bucket.read("a/b/here.json"))
+    assert {asset["href"] for asset in item["assets"].values()} == {f"./{name}" for name in names[:3]}
+    assert "scratch" not in json.dumps(item)
+
+
+@pytest.mark.parametrize("folder", ["s3://bucket", "s3://bucket/", "s3://bucket/a.b", "s3://bucket/x.tif/"])
+def test_what_does_not_end_as_a_cube_is_a_folder(folder, bucket, scene):
+    made = package.convert(scene, output=folder, choices=QUICK)
+    assert made.paths == [f"{folder.rstrip('/')}/scene_enmap{end}" for end in (".tif", ".png", ".json")]
+    assert [f"s3://bucket/{key}" for key in bucket.files()] == sorted(made.paths)
+    assert made.seconds["whole"] >= made.seconds["place"] > 0
+
+
+def test_json_and_dry_run_tell_the_address(ms2hs, bucket, scene):
+    words = ("convert", scene, *LINEAR, "-q", "--json", "-o", "s3://bucket/cubes/")
+    code, out, err = ms2hs(*words, "--dry-run")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["output"] == "s3://bucket/cubes/scene_enmap.tif"
+    assert bucket.files() == []
+    made = json.loads(ms2hs(*words)[1])
+    assert [made[name] for name in ("output", "quicklook", "item", "sigma")] == [
+        *(f"s3://bucket/cubes/scene_enmap{end}" for end in (".tif", ".png", ".json")),
+        None,
+    ]
+
+
+@pytest.mark.parametrize("more", [[], ["--workers", "2"]])
+def test_several_scenes_go_to_one_folder(more, ms2hs, bucket, tmp_path):
+    scenes = make_scenes(tmp_path / "in", 3)
+    break_scene(scenes[1])
+    bucket.write("cubes/s9_enmap.tif", b"another's")
+    code, out, err = ms2hs("convert", *scenes, *LINEAR, "-o", "s3://bucket/cubes", *more)
+    assert code == 5
+    assert out.splitlines() == [
+        f"s3://bucket/cubes/s{number}_enmap{end}" for number in (0, 2) for end in (".tif", ".png", ".json")
+    ]
+    assert bucket.files() == sorted([f"cubes/s{n}_enmap{end}" for n in (0, 2) for end in ENDS] + ["cubes/s9_enmap.tif"])
+    assert "s1.tif" in err
+    here = convert_all([scenes[0]], folder=tmp_path / "here", choices=QUICK)
+    assert bucket.read("cubes/s0_enmap.tif") == here.made[scenes[0]].output.read_bytes()
+    again = ms2hs("convert", *scenes, *LINEAR, "-o", "s3://bucket/cubes", "--shard", "3/3")
+    assert again[:2] == (1, "")
+    assert "s3://bucket/cubes/s2_enmap.tif exists; " in again[2]
+
+
+def test_a_killed_crew_leaves_no_temporary_files(scratch, bucket, tmp_path, monkeypatch):
+    """As one leaves them that is ended in the middle of its work."""
+    scenes = make_scenes(tmp_path / "in", 1)
+    monkeypatch.setattr("ms2hs.conversion.dask_backend.secrets.token_hex", lambda _n: "cafe")
+    (scratch / ".s0_enmap.cafe.abc").mkdir()
+    assert convert_all(scenes, folder="s3://bucket/", choices=QUICK, crew=Executor(workers=1)).failed == {}
+    assert not (scratch / ".s0_enmap.cafe.abc").exists()
+    assert len(bucket.files()) == 3
+
+
+@pytest.mark.parametrize("taken", ["scene_enmap.tif", "scene_enmap_sigma.tif", "scene_enmap.png", "scene_enmap.json"])
+def test_what_is_there_is_replaced_only_when_asked(taken, ms2hs, bucket, scene, monkeypatch):
+    bucket.write(f"cubes/{taken}", b"mine")
+    words = ("convert", scene, *LINEAR, "--uncertainty", "-o", "s3://bucket/cubes/")
+    with monkeypatch.context() as patch:
+        patch.setattr("ms2hs.conversion.convert_scene.SceneReader", no_pixels)
+        code, out, err = ms2hs(*words)
+    assert (code, out) == (1, "")
+    assert err == (
+        f"ms2hs: s3://bucket/cubes/{taken} exists; it is replaced only when asked. Pass --overwrite, or give another "
+        "name.\n"
+    )
+    assert bucket.read(f"cubes/{taken}") == b"mine"
+    assert ms2hs(*words, "--overwrite")[0] == 0
+    assert bucket.read(f"cubes/{taken}") != b"mine"
+
+
+def _no_bucket(_patch, _shelf):
+    return "s3://nowhere/cubes/", 1, r"s3://nowhere/cubes/: there is no bucket nowhere; one that exists"
+
+
+def _no_keys(patch, _shelf):
+    patch.delenv("AWS_ACCESS_KEY_ID")
+    patch.delenv("AWS_SECRET_ACCESS_KEY")
+    return "s3://bucket/cubes/", 4, r"s3://bucket/cubes/: refused \(NoCredentialsError.* AWS_ACCESS_KEY_ID"
+
+
+def _wrong_keys(patch, shelf):
+    patch.setattr(shelf, "denied", PermissionError("InvalidAccessKeyId"))
+    return "memory:///top/", 4, r"refused \(PermissionError: InvalidAccessKeyId\); keys that may list and write"
+
+
+def _no_answer(patch, shelf):
+    patch.setattr(shelf, "denied", TimeoutError("https://a.b/c?signature=secret"))
+    return "memory:///top/", 1, r"cannot be written to \(TimeoutError: https://a\.b/c\); a store that answers"
+
+
+def _unknown_protocol(_patch, _shelf):
+    return "foo://bucket/cubes/", 2, r"unknown protocol 'foo'; s3, gs, .* are known. Correct"
+
+
+def _web(_patch, _shelf):
+    return "https://user:word@127.0.0.1/cubes/", 1, r"https://127\.0\.0\.1/cubes/: a web server takes no results"
+
+
+def _no_fsspec(patch, _shelf):
+    patch.setitem(sys.modules, "fsspec", None)
+    return "s3://bucket/cubes/", 1, r"pip install 'ms2hs\[remote\]'"
+
+
+def _no_s3fs(patch, _shelf):
+    patch.setitem(sys.modules, "s3fs", None)
+    patch.delitem(_registry, "s3", raising=False)
+    return "s3://bucket/cubes/", 1, r"Install s3fs to access S3\); fsspec and .*pip install 'ms2hs\[remote\]'"
+
+
+CASES = [_no_bucket, _no_keys, _wrong_keys, _no_answer, _unknown_protocol, _web, _no_fsspec, _no_s3fs]
+
+
+@pytest.mark.parametrize("scenes", [1, 2])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__.strip("_"))
+def test_a_place_that_cannot_be_written_to_is_one_message_before_the_work(
+    case, scenes, ms2hs, bucket, shelf, tmp_path, monkeypatch
+):
+    paths = make_scenes(tmp_path / "in", scenes)
+    monkeypatch.setattr("ms2hs.conversion.convert_scene.SceneReader", no_pixels)
+    address, code, said = case(monkeypatch, shelf)
+    found, out, err = ms2hs("convert", *paths, *LINEAR, "-o", address)
+    assert (found, out) == (code, "")
+    assert len(err.splitlines()) == 1, err
+    assert re.search(said, err), err
+    assert "secret" not in err
+    assert "word" not in err
+    assert bucket.files() == []
+
+
+def test_the_cube_comes_last(shelf, scene):
+    told = []
+    package.convert(scene, output="memory:///top/", choices=ConvertOptions(model="linear", uncertainty=True))
+    assert shelf.puts == [f"scene_enmap{end}" for end in (".json", ".png", "_sigma.tif", ".tif")]
+    shelf.puts.clear()
+    package.convert(scene, output="memory:///top/b/", choices=QUICK, progress=lambda *step: told.append(step))
+    assert shelf.puts == [f"scene_enmap{end}" for end in (".json", ".png", ".tif")]
+    assert told[-1][0] == "upload tif (MB)"
+    assert told[-1][1] <= told[-1][2]
+
+
+@pytest.mark.parametrize("mishap", [OSError("broken pipe"), KeyboardInterrupt()], ids=["broken", "interrupted"])
+@pytest.mark.parametrize("at", ENDS)
+def test_a_failure_in_the_middle_leaves_nothing(at, mishap, ms2hs, shelf, scene, monkeypatch):
+    monkeypatch.setattr(shelf, "mishaps", {at: mishap})
+    shelf().pipe_file("/top/other.tif", b"another's")
+    code, out, err = ms2hs("convert", scene, *LINEAR, "-q", "-o", "memory:///top/")
+    assert out == ""
+    if isinstance(mishap, OSError):
+        assert code == 1
+        assert "memory:///top/: cannot be written to (OSError: broken pipe); a store" in err
+    else:
+        assert code == 130
+    assert list(shelf.store) == ["/top/other.tif"]
+
+
+def test_what_is_being_replaced_stays_until_it_is(shelf, scene, monkeypatch):
+    choices = ConvertOptions(model="linear", overwrite=True)
+    package.convert(scene, output="memory:///top/", choices=choices)
+    before = shelf().cat_file("/top/scene_enmap.tif")
+    monkeypatch.setattr(shelf, "mishaps", {".tif": OSError("broken pipe")})
+    with pytest.raises(OutputError, match="broken pipe"):
+        package.convert(scene, output="memory:///top/", choices=choices)
+    assert list(shelf.store) == ["/top/scene_enmap.tif"]
+    assert shelf().cat_file("/top/scene_enmap.tif") == before
+
+
+def test_a_conversion_that_fails_uploads_nothing(ms2hs, bucket, scene, monkeypatch):
+    def failing(*_args, **_kwargs):
+        raise OutputError("no; yes. Do.")
+
+    monkeypatch.setattr("ms2hs.conversion.convert_scene.write_quicklook", failing)
+    code, out, err = ms2hs("convert", scene, *LINEAR, "-q", "-o", "s3://bucket/a/")
+    assert (code, out, err) == (1, "", "ms2hs: no; yes. Do.\n")
+    assert bucket.files() == []
+
+
+@pytest.mark.usefixtures("shelf")
+def test_room_is_needed_where_temporary_files_go(ms2hs, scene, scratch, monkeypatch):
+    usage = shutil.disk_usage(scratch)
+    asked = []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(Path(path)) or usage._replace(free=1000))
+    code, _, err = ms2hs("convert", scene, *LINEAR, "-o", "memory:///top/")
+    assert code == 1
+    assert f"ms2hs: {scratch} has 0.00 GB free" in err
+    assert "set TMPDIR" in err
+    assert asked == [scratch]
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_worker_that_cannot_reach_the_store_says_so_before_the_work(scene, monkeypatch):
+    from ms2hs.conversion import dask_backend
+
+    task = dask_backend._Task(
+        dask_backend.Job(str(scene), Address("s3://nowhere/a.tif")), "enmap", QUICK, "cafe", package.__version__
+    )
+    monkeypatch.setattr(dask_backend, "convert", no_pixels)
+    assert "there is no bucket nowhere" in dask_backend._convert_apart(task)
+    assert dask_backend._needed(QUICK, Address("s3://bucket/")) == []
+
+
+def test_files_have_a_protocol_too(ms2hs, scene, tmp_path):
+    code, out, err = ms2hs("convert", scene, *LINEAR, "-o", f"file://{tmp_path}/a.tif")
+    assert code == 0, err
+    assert out.splitlines()[0] == str(tmp_path / "a.tif")
+    assert (tmp_path / "a.tif").is_file()
+
+
+def test_folders_are_made_where_a_store_has_them(tmp_path):
+    (tmp_path / "a.tif").write_bytes(b"cube")
+    ObjectStore(Address(f"local://{tmp_path}/b/c/")).put([tmp_path / "a.tif"])
+    assert (tmp_path / "b" / "c" / "a.tif").read_bytes() == b"cube"
+
+
+def test_an_address_is_what_of_a_path_is_needed():
+    cube = place_of("s3://bucket/a/b.c.tif")
+    assert isinstance(cube, Address)
+    assert (cube.name, cube.stem, cube.parent) == ("b.c.tif", "b.c", "s3://bucket/a/")
+    assert cube.with_name("x.png") == "s3://bucket/a/x.png"
+    assert cube.absolute() is cube
+    for folder in ("s3://bucket", "s3://bucket/", "s3://x.tif/a/"):
+        assert not Address(folder).is_cube
+        assert Address(folder) / "y.tif" == f"{folder.rstrip('/')}/y.tif"
+    assert place_of("memory://a.tif").parent == "memory://"
+    assert isinstance(pickle.loads(pickle.dumps(cube)), Address)  # noqa: S301 - our own
+    assert place_of("out/a.tif") == Path("out/a.tif")
+    assert place_of(Path("a")) == Path("a")
+    assert place_of("file:///a/b.tif") == Path("/a/b.tif")
+
+
+def test_a_depot_sees_what_others_wrote_since(bucket):
+    folder = Address("s3://bucket/a/")
+    bucket.write("a/before.tif", b"another's")
+    ObjectStore(folder).check(["x.tif"])
+    bucket.write("a/x.tif", b"another's")
+    with pytest.raises(OutputError, match=r"a/x\.tif exists"):
+        ObjectStore(folder).check(["x.tif"])
+    ObjectStore(folder).check(["x.tif"], overwrite=True)
+
+
+def test_the_kinds_of_errors_are_those_of_the_package(monkeypatch, shelf):
+    with pytest.raises(UnknownName):
+        ObjectStore(Address("foo://x/"))
+    monkeypatch.setattr(shelf, "denied", type("TokenRetrievalError", (Exception,), {})("expired"))
+    with pytest.raises(CredentialsError, match="expired"):
+        ObjectStore(Address("memory:///top/"))
+    assert os.environ["TMPDIR"]

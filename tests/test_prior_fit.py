@@ -1,0 +1,167 @@
+"""Estimating the prior from a small made-up world, whose truth is known."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from known_truth import (
+    halves,
+    mean_score,
+    perturbed,
+    read_scene,
+    response_of,
+    score,
+    score_prior,
+    score_references,
+    score_site,
+)
+from safetensors import safe_open
+from test_spectra_npz import write_cube
+
+from ms2hs.errors import DataError
+from ms2hs.evaluation.baselines import interpolated
+from ms2hs.models.weights import load_weights
+from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.spectral_grid import grid_of
+from ms2hs.training.prior_fit import PriorSettings, calibrate, estimate_prior, fit, gather, pretrain_linear
+
+SOURCE, TARGET = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
+SETTINGS = PriorSettings(step_nm=20, rank=12, canopies=0, simulated=200, pixels=250)
+WAVELENGTH = np.arange(380.0, 2500.0, 8.0)
+
+
+def world(count, seed, shift=0.0):
+    """(count, wavelength) spectra of five smooth materials in any mixture and brightness, shifted as a whole."""
+    rng = np.random.default_rng(seed)
+    centres = np.array([500.0, 900.0, 1300.0, 1700.0, 2200.0])
+    materials = 0.15 + 0.3 * np.exp(-0.5 * ((WAVELENGTH - centres[:, None]) / 300) ** 2)
+    spectra = rng.dirichlet(np.ones(5), count) @ materials * rng.uniform(0.3, 1.2, (count, 1))
+    return spectra * (1 + shift * np.sin(WAVELENGTH / 90))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data")
+    for part in ("hyperspectral", "spectra"):
+        (path / part).mkdir()
+    for number, shift in enumerate((0.0, 0.03, -0.02, 0.02)):
+        cube = world(400, number, shift).reshape(20, 20, -1)
+        good = np.ones(len(WAVELENGTH), bool)
+        if number:
+            good[(WAVELENGTH > 1340) & (WAVELENGTH < 1460)] = False
+        write_cube(path / f"hyperspectral/scene{number}.npz", WAVELENGTH, cube, good=good)
+    classes = np.repeat(["soil", "vegetation", "odd"], [100, 80, 20])
+    np.savez(
+        path / "spectra/lab.npz",
+        wavelength_nm=WAVELENGTH,
+        reflectance=world(200, 9),
+        names=classes,
+        **{"class": classes},
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def evidence(folder):
+    return gather(folder, SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def prior(evidence):
+    return calibrate(fit(evidence, {"scene3"}), evidence, {"scene3"})
+
+
+@pytest.fixture(scope="module")
+def scene(folder):
+    return read_scene(folder / "hyperspectral/scene3.npz", SOURCE, TARGET)
+
+
+def test_a_scene_left_out_is_reconstructed_within_its_interval(prior, scene):
+    found = score_prior(prior.condition(SOURCE, TARGET), scene, to_source=response_of(SOURCE, TARGET))
+    baseline = score(interpolated(scene.measured, SOURCE, TARGET), scene)
+    assert found.rmse < 0.7 * baseline.rmse
+    assert found.sam < 0.7 * baseline.sam
+    assert 0.8 < found.coverage <= 1
+    assert found.residual < 0.003
+
+
+def test_leaving_a_family_out_is_as_if_it_had_never_been(evidence):
+    without = replace(evidence, scenes=tuple(scene for scene in evidence.scenes if scene.family != "scene3"))
+    expected = calibrate(fit(without), without)
+    found = calibrate(fit(evidence, {"scene3"}), evidence, {"scene3"})
+    for name in ("factors", "residual", "reach", "sigma_scale", "shift", "sample"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert (fit(evidence).factors != expected.factors).any()
+
+
+def test_what_scenes_reach_is_counted(prior):
+    gap = (prior.wavelength_nm > 1360) & (prior.wavelength_nm < 1440)
+    np.testing.assert_allclose(prior.reach[gap], 1 / 3, atol=1e-6)
+    assert prior.reach[prior.wavelength_nm < 375].max() == 0
+
+
+def test_references_and_site_help_on_the_scene_left_out(prior, scene):
+    conditional = prior.condition(SOURCE, TARGET)
+    rng = np.random.default_rng(0)
+    plain = score_prior(conditional, scene).rmse
+    three, ten = (score_references(conditional, scene, count, 3, rng).rmse for count in (3, 10))
+    assert ten < three < plain
+
+    def sharpened(half):
+        site = prior if half is None else prior.with_site(scene.spectra[half], grid_of(scene.wavelength_nm), SOURCE)
+        return site.condition(SOURCE, TARGET)
+
+    before, after = score_site(scene, sharpened)
+    assert after.rmse < 0.5 * before.rmse
+    assert after.coverage > 0.8
+
+
+def test_the_same_seed_gives_the_same_weights(folder, tmp_path):
+    paths = tmp_path / "a" / "linear.safetensors", tmp_path / "b" / "linear.safetensors"
+    for path in paths:
+        path.parent.mkdir()
+    first, second = (pretrain_linear(folder, path, SETTINGS, {"scene3": {"rmse": 0.01}}) for path in paths)
+    assert first == second
+    card = load_weights(str(paths[0])).card
+    assert card["trained_on"] == ["scene0", "scene1", "scene2", "scene3", "lab"]
+    assert card["settings"]["rank"] == 12
+    assert card["scores"] == {"scene3": {"rmse": 0.01}}
+    with safe_open(paths[0], framework="numpy") as file:
+        assert json.loads(file.metadata()["card"]) == card
+
+
+def test_a_folder_needs_cubes_and_libraries(folder, tmp_path):
+    (tmp_path / "a.npz").symlink_to(folder / "spectra/lab.npz")
+    with pytest.raises(DataError, match="0 cubes and 1 libraries"):
+        estimate_prior(tmp_path, SETTINGS)
+
+
+def test_one_scene_and_one_library_are_enough_to_run(folder, tmp_path):
+    (tmp_path / "a.npz").symlink_to(folder / "spectra/lab.npz")
+    (tmp_path / "b.npz").symlink_to(folder / "hyperspectral/scene0.npz")
+    prior = estimate_prior(tmp_path, SETTINGS)
+    assert (prior.sigma_scale == 1.5).all()  # nothing tells how sure it may be
+    assert np.isfinite(prior.condition(SOURCE, TARGET).gain).all()
+
+
+def test_errors_of_a_product_are_common_to_a_band_and_small():
+    measured = np.full((12, 5000), 0.3, np.float32)
+    errors = perturbed(measured, np.random.default_rng(0)) - measured
+    assert errors.std(axis=1) == pytest.approx(0.003, rel=0.1)
+    assert 0.002 < errors.mean(axis=1).std() < 0.02
+
+
+def test_halves_are_all_pixels_once():
+    upper, lower = halves((5, 4))
+    assert (upper ^ lower).all()
+    assert upper.sum() == 8
+
+
+def test_interpolation_is_exact_at_the_bands_and_on_lines(scene):
+    line = 0.1 + 1e-4 * SOURCE.wavelength_nm[:, None]
+    flat = replace(scene, measured=line.astype(np.float32))
+    inside = (TARGET.wavelength_nm > 443) & (TARGET.wavelength_nm < 2180)
+    found = interpolated(flat.measured, SOURCE, TARGET)[inside, 0]
+    np.testing.assert_allclose(found, 0.1 + 1e-4 * TARGET.wavelength_nm[inside], rtol=1e-4)
+    assert mean_score([score(interpolated(scene.measured, SOURCE, TARGET), scene)] * 2).rmse > 0

@@ -1,0 +1,110 @@
+"""Reading by ranges: what is signed, what is asked for again, what GDAL gets."""
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ms2hs.remote import range_file
+from ms2hs.remote.client import RetryPolicy, seconds_of
+from ms2hs.remote.range_file import BESIDE_BYTES, REQUEST_BYTES, Part, RangedFile, _Handle, _joined, _Pieces
+from ms2hs.remote.s3_signing import Keys, Store, presigned, public, signed_query
+
+
+def test_signature_is_that_of_the_reference():
+    """The example of the Amazon S3 API Reference, "Authenticating Requests: Using Query Parameters"."""
+    keys = Keys("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
+    at = datetime(2013, 5, 24, tzinfo=UTC)
+    query = signed_query("examplebucket.s3.amazonaws.com", "/test.txt", "us-east-1", keys, at, 86400)
+    assert query.startswith("X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20130524%2Fus-")
+    assert query.endswith("aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404")
+    assert "wJalr" not in repr(keys)
+
+
+def test_addresses_of_stores():
+    address = presigned("s3://eodata/Sentinel-2/a b.jp2", Store("eodata.example.org"), Keys("id", "secret"))
+    assert address.startswith("https://eodata.example.org/eodata/Sentinel-2/a%20b.jp2?X-Amz-Algorithm=")
+    assert "secret" not in address
+    assert public("s3://sentinel-cogs/x/B02.tif") == "https://sentinel-cogs.s3.amazonaws.com/x/B02.tif"
+
+
+def test_retry_after_is_seconds_or_a_date():
+    assert seconds_of("3") == 3
+    assert seconds_of("soon") is None
+    assert 50 < seconds_of(format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)) <= 60
+    assert seconds_of(format_datetime(datetime(2001, 1, 1, tzinfo=UTC), usegmt=True)) == 0
+
+
+def test_waits_grow_and_end():
+    patience = RetryPolicy()
+    waits = [patience.wait_s(failed) for failed in range(1, 12)]
+    assert 0.25 <= waits[0] <= 0.5
+    assert 15 <= waits[-1] <= 30
+
+
+blocks = st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 600)), min_size=1, max_size=12)
+
+
+@given(blocks)
+def test_what_is_asked_for_ahead_holds_every_block_and_no_byte_twice(ranges):
+    content = bytes(number % 251 for number in range(6000))
+    asked = _joined(ranges, len(content))
+    for (begin, end), (following, _) in pairwise(asked):
+        assert begin < end <= following
+    pieces = _Pieces()
+    for begin, end in asked:
+        assert end - begin <= REQUEST_BYTES
+        pieces.add(begin, content[begin:end])
+    for begin, size in ranges:
+        assert pieces.find(begin, size) == content[begin : begin + size]
+    assert sum(end - begin for begin, end in asked) <= sum(size + 2 * BESIDE_BYTES for _, size in ranges)
+
+
+def test_pieces_that_have_not_come_are_not_made_up():
+    pieces = _Pieces()
+    pieces.add(10, b"abc")
+    pieces.add(14, b"e")
+    assert pieces.find(9, 2) is None
+    assert pieces.find(12, 3) is None
+    assert pieces.find(11, 2) == b"bc"
+
+
+def served(monkeypatch, content, asked):
+    """A file that a server has; `asked` takes up its requests."""
+
+    def read(_client, _address, _access, begin, size):
+        asked.append((begin, size))
+        return Part(content[begin : begin + size], len(content), "")
+
+    monkeypatch.setattr(range_file, "read_range", read)
+    return _Handle(RangedFile(None, "https://h.org/a.jp2", None))
+
+
+def test_small_steps_become_few_requests(monkeypatch):
+    content, asked = bytes(4_000_000), []
+    handle = served(monkeypatch, content, asked)
+    handle.seek(1000)
+    read = b"".join(iter(lambda: handle.read(1024), b""))
+    assert read == content[1000:]
+    assert len(asked) <= 9
+    assert sum(min(size, len(content) - begin) for begin, size in asked) < 1.05 * len(content)
+
+
+@given(st.lists(st.tuples(st.integers(0, 260_000), st.integers(1, 30_000), st.integers(1, 4)), min_size=1, max_size=40))
+def test_whatever_is_read_in_whatever_order_is_what_is_there(places):
+    content = b"".join(number.to_bytes(4) for number in range(65_000))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(range_file, "KEPT_BYTES", 50_000)  # so that much is dropped
+        handle = served(patch, content, [])
+        for begin, size, times in places:
+            handle.seek(begin)
+            for turn in range(times):
+                at = begin + turn * size
+                assert handle.read(size) == content[at : at + size]
+            ranges = [(max(0, begin - size), size), (begin, size)]
+            known = [(first, min(length, len(content) - first)) for first, length in ranges if first < len(content)]
+            found = handle.get_byte_ranges(*zip(*known, strict=True)) if known else []
+            assert found == [content[first : first + length] for first, length in known]

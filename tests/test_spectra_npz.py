@@ -1,0 +1,137 @@
+"""Cubes and libraries from `.npz`: what is known, what is not, and what belongs together."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ms2hs.datasets.cubes.spectra_npz import family_of, reach, read_corpora, read_corpus, spectra_on
+from ms2hs.errors import DataError
+from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.spectral_grid import grid_of, resample
+
+TARGET = load_sensor("enmap").grid
+
+
+def write_cube(path, wavelength, reflectance, **changes):
+    dn = np.round(np.asarray(reflectance) * 1e4).astype(np.int16)
+    arrays = {
+        "dn": dn,
+        "scale": 1e-4,
+        "nodata": np.int16(-32768),
+        "wavelength_nm": np.asarray(wavelength, float),
+        "fwhm_nm": np.full(len(wavelength), np.nan),
+        "good": np.ones(len(wavelength), bool),
+    } | changes
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    return path
+
+
+def lines(wavelength, shape=(4, 5), seed=0):
+    """Spectra that are straight lines, so that every resampling of them is exact."""
+    rng = np.random.default_rng(seed)
+    return rng.uniform(0.1, 0.3, (*shape, 1)) + rng.uniform(0, 1e-4, (*shape, 1)) * (wavelength - 400)
+
+
+def test_bands_in_any_order_give_the_same_spectra(tmp_path):
+    wavelength = np.arange(400.0, 2500.0, 8.0)
+    cube = lines(wavelength)
+    order = np.random.default_rng(1).permutation(len(wavelength))
+    plain = read_corpus(write_cube(tmp_path / "a.npz", wavelength, cube))
+    mixed = read_corpus(write_cube(tmp_path / "b.npz", wavelength[order], cube[..., order]))
+    np.testing.assert_array_equal(plain.wavelength_nm, mixed.wavelength_nm)
+    np.testing.assert_array_equal(plain.reflectance, mixed.reflectance)
+    assert plain.shape == (4, 5)
+    assert not plain.is_library
+
+
+def test_bad_bands_nodata_fill_and_absurd_values_are_unknown(tmp_path):
+    wavelength = np.arange(400.0, 2500.0, 8.0)
+    cube = lines(wavelength)
+    good = np.ones(len(wavelength), bool)
+    good[10] = False
+    cube[0, 0, 20], cube[0, 1, 21], cube[0, 2] = -3.2768, 1.8, -0.005
+    corpus = read_corpus(write_cube(tmp_path / "a.npz", wavelength, cube, good=good))
+    assert wavelength[10] not in corpus.wavelength_nm
+    unknown = np.isnan(corpus.reflectance)
+    assert unknown[0, corpus.wavelength_nm == wavelength[20]].all()
+    assert unknown[1, corpus.wavelength_nm == wavelength[21]].all()
+    assert unknown[2].all()
+    assert unknown.sum() == 2 + unknown.shape[1]
+    truth, known = spectra_on(corpus, TARGET)
+    assert np.isnan(truth[2]).all()
+    assert np.isfinite(truth[3:, known]).all()
+
+
+def test_gaps_are_no_truth_but_a_source_may_look_through_them(tmp_path):
+    wavelength = np.arange(400.0, 2400.0, 8.0)
+    wavelength = wavelength[(wavelength < 1340) | (wavelength > 1460)]
+    corpus = read_corpus(write_cube(tmp_path / "a.npz", wavelength, lines(wavelength)))
+    target = grid_of(np.array([390.0, 900.0, 1330.0, 1400.0, 1470.0, 2450.0]), np.full(6, 10.0))
+    truth, known = spectra_on(corpus, target)
+    assert known.tolist() == [False, True, True, False, True, False]
+    assert np.isnan(truth[:, ~known]).all()
+    seen, every = spectra_on(corpus, target, interpolate=True)
+    assert every.all()
+    assert np.isfinite(seen).all()
+    flat = lines(target.wavelength_nm[1:5]).reshape(-1, 4)
+    np.testing.assert_allclose(seen[:, 1:5], flat, atol=2e-4)
+    np.testing.assert_allclose(seen[:, 0], corpus.reflectance[:, 0], atol=1e-4)
+
+
+def test_spectra_on_agrees_with_resampling_where_all_is_known(tmp_path):
+    wavelength = np.arange(400.0, 2500.0, 5.0)
+    rng = np.random.default_rng(0)
+    cube = 0.3 + 0.1 * np.sin(wavelength / rng.uniform(50, 400, (3, 3, 1)))
+    corpus = read_corpus(write_cube(tmp_path / "a.npz", wavelength, cube))
+    truth, known = spectra_on(corpus, TARGET)
+    own = grid_of(wavelength)
+    np.testing.assert_allclose(truth.T[known], resample(corpus.reflectance.T, own, TARGET.select(known)), atol=1e-5)
+
+
+def test_reach_needs_the_whole_width_of_a_band():
+    wavelength = np.array([500.0, 510, 520, 560, 570])
+    target = grid_of(np.array([505.0, 510.0, 518.0, 540.0, 565.0, 569.0]), np.full(6, 8.0))
+    assert reach(wavelength, target).tolist() == [True, True, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"scale": None}, "no scale"),
+        ({"good": np.ones(3, bool)}, "must agree"),
+        ({"wavelength_nm": None}, "no wavelength"),
+    ],
+)
+def test_what_is_wrong_with_a_cube_is_said(tmp_path, changes, said):
+    wavelength = np.arange(400.0, 500.0, 5.0)
+    with pytest.raises(DataError, match=said):
+        read_corpus(write_cube(tmp_path / "a.npz", wavelength, lines(wavelength), **changes))
+
+
+def test_folders_without_data_and_files_without_arrays(tmp_path):
+    with pytest.raises(DataError, match=r"no \.npz"):
+        list(read_corpora(tmp_path))
+    (tmp_path / "a.npz").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="not a readable"):
+        list(read_corpora(tmp_path))
+
+
+def test_files_of_one_place_are_one_family():
+    assert family_of("berlin_hymap") == family_of("enmapbox_berlin_urban") == family_of("berlin_enmap_simulated")
+    assert family_of("usgs_splib06_emit") == family_of("usgs_splib07_asd")
+    assert family_of("sjer_neon") != family_of("osbs_mlbs_neon_plots")
+
+
+@pytest.mark.skipif("MS2HS_DATA" not in os.environ, reason="MS2HS_DATA is not set")
+def test_real_corpora_hold_plausible_reflectance():
+    folder = Path(os.environ["MS2HS_DATA"])
+    names = ("hyperspectral/jasper_ridge_aviris", "hyperspectral/berlin_enmap_simulated", "hyperspectral/sjer_neon",
+             "hyperspectral/four_corners_aviris_ng", "spectra/klum_urban", "spectra/earthlib_optimized")  # fmt: skip
+    for corpus in (read_corpus(folder / f"{name}.npz") for name in names):
+        assert (np.diff(corpus.wavelength_nm) >= 0).all()
+        known = corpus.reflectance[np.isfinite(corpus.reflectance)]
+        assert -0.06 < known.min() < known.max() < 2
+        _, reached = spectra_on(corpus, TARGET)
+        assert reached.mean() > 0.75

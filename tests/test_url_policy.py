@@ -1,0 +1,126 @@
+"""Which addresses of a catalogue are followed, and how they are shown."""
+
+import ipaddress
+import logging
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ms2hs.errors import AddressError
+from ms2hs.remote import url_policy
+from ms2hs.remote.url_policy import check_address, is_public, resolved, shown, web_address, without_secrets
+
+BASE = "https://stac.example.org/v1/collections/c/items/i"
+
+
+@pytest.fixture(autouse=True)
+def _names(monkeypatch):
+    """A resolver of our own: no test asks the network."""
+    known = {"inside.example.org": "10.1.2.3", "both.example.org": "8.8.8.8", "six.example.org": "fd00::1"}
+
+    def resolve(host, *_args, **_more):
+        if host not in known:
+            raise socket.gaierror(host)
+        both = [known[host], "192.168.0.1"] if host.startswith("both") else [known[host]]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (number, 0)) for number in both]
+
+    url_policy._numbers.cache_clear()
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    yield
+    url_policy._numbers.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "/etc/passwd", "etc/passwd", "file:///etc/passwd", "FILE:///etc/passwd", "C:/secret.tif", "/vsizip/a.zip/b.tif",
+        "/vsicurl/https://files.example.org/a.tif", "ftp://files.example.org/a.tif", "gs://bucket/a.tif",
+        "data:image/tiff;base64,AAAA", "/vsimem/a.tif", "javascript:1", "",
+        "http://localhost/a.tif", "http://sub.localhost/a.tif", "http://printer.local/a.tif", "http://printer/a.tif",
+        "http://metadata.google.internal/a", "http://127.0.0.1/a.tif", "http://127.1/a.tif", "http://2130706433/a.tif",
+        "http://0x7f000001/a.tif", "http://0177.0.0.1/a.tif", "http://0.0.0.0/a.tif", "http://10.0.0.1/a.tif",
+        "http://172.16.3.4/a.tif", "http://192.168.1.1:8080/a.tif", "http://169.254.169.254/latest/meta-data",
+        "http://100.64.0.1/a.tif", "http://224.0.0.1/a.tif", "http://[::1]/a.tif", "http://[fe80::1]/a.tif",
+        "http://[fd00::1]/a.tif", "http://[::ffff:10.0.0.1]/a.tif", "http://[64:ff9b::a00:1]/a.tif",
+        "http://inside.example.org/a.tif", "http://both.example.org/a.tif", "http://six.example.org/a.tif",
+        "http://user:word@files.example.org/a.tif", "http://files.example.org\\@127.0.0.1/a.tif",
+        "http://files.example.org%00.evil/a.tif", "http:///a.tif", "s3:///key", "s3://../key", "s3://a b/key",
+    ],
+)  # fmt: skip
+def test_what_leads_elsewhere_is_refused(href):
+    with pytest.raises(AddressError):
+        check_address(href, BASE)
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "https://files.example.org/a.tif", "http://files.example.org:8080/a.tif?sig=1", "https://8.8.8.8/a.tif",
+        "s3://eodata/Sentinel-2/a.jp2", "HTTPS://FILES.example.org/a.tif", "https://[2001:4860:4860::8888]/a.tif",
+    ],
+)  # fmt: skip
+def test_the_public_internet_is_followed(href):
+    check_address(href, BASE)
+    check_address(href, None)
+
+
+@pytest.mark.parametrize("own", ["127.0.0.1:8080", "localhost", "10.0.0.7", "[::1]:80", "inside.example.org"])
+def test_an_item_may_use_the_host_of_its_own_server_and_no_other_inside(own):
+    check_address(f"http://{own}/a.tif", f"http://{own}/items/i")
+    for other in ("127.0.0.2", "192.168.0.9", "[::2]", "neighbour"):
+        with pytest.raises(AddressError, match="private"):
+            check_address(f"http://{other}/a.tif", f"http://{own}/items/i")
+
+
+def test_an_item_of_the_own_disk_may_name_files_but_no_inner_host():
+    check_address("/data/a.tif", None)
+    check_address("a.tif", None)
+    for href in ("http://127.0.0.1/a.tif", "ftp://files.example.org/a", "/vsizip/x.zip"):
+        with pytest.raises(AddressError):
+            check_address(href, None)
+
+
+@given(st.ip_addresses(v=4))
+def test_every_number_is_judged_alike_however_it_is_written(number):
+    whole = int(number)
+    forms = [str(number), str(whole), hex(whole), ".".join(hex(part) for part in number.packed)]
+    assert {is_public(form) for form in forms} == {number.is_global and not number.is_multicast}
+
+
+@given(st.ip_addresses(v=6))
+def test_no_inner_number_of_six_is_public(number):
+    if not number.is_global:
+        assert not is_public(str(number)) or ipaddress.ip_address(number).sixtofour
+    if (four := number.ipv4_mapped) is not None:
+        assert is_public(str(number)) == (four.is_global and not four.is_multicast)
+
+
+@given(st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=6, max_size=20))
+def test_no_secret_is_shown(secret):
+    href = f"https://user:{secret}Q@files.example.org/a.tif?sig={secret}Q&x=1#{secret}Q"
+    assert shown(href) == "https://files.example.org/a.tif"
+    assert shown(f"/vsicurl/{href}") == "/vsicurl/https://files.example.org/a.tif"
+    assert f"{secret}Q" not in without_secrets(f"GDAL: '{href}' and (/vsicurl/{href}) failed")
+    assert f"{secret}Q" not in without_secrets(f"a.tif?sig={secret}Q: TIFFReadDirectory failed")  # as GDAL writes it
+
+
+def test_what_libraries_log_has_no_query(caplog):
+    for name in url_policy.TALKATIVE:
+        with caplog.at_level(logging.DEBUG, logger=name):
+            logging.getLogger(name).warning(
+                "retrying %s and %s", "/a.tif?sig=PLANTED", "https://u:PLANTED@h.org/b?c=PLANTED"
+            )
+    assert len(caplog.records) == len(url_policy.TALKATIVE)
+    assert "PLANTED" not in caplog.text
+
+
+def test_addresses_of_files_on_servers():
+    assert web_address("https://h.org/a.tif?x=1") == "https://h.org/a.tif?x=1"
+    assert web_address("/vsicurl/https://h.org/a.tif") == "https://h.org/a.tif"
+    assert web_address("s3://eodata/a/b.jp2") == "s3://eodata/a/b.jp2"
+    assert web_address("/data/a.tif") is web_address("/vsis3/eodata/b") is web_address("file:///a") is None
+    assert resolved("./a.tif", BASE) == "https://stac.example.org/v1/collections/c/items/a.tif"
+    assert resolved("https://h.org/a.tif", BASE) == "https://h.org/a.tif"
+    assert resolved("/data/a.tif", None) == "/data/a.tif"
