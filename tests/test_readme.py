@@ -19,10 +19,12 @@ from stac_server import StacServer
 from test_safe import make_safe
 
 import ms2hs.spectra.sensors as known
+from ms2hs.models import weights
 from ms2hs.models.configuration import preset
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.pairing import pair
+from ms2hs.planning import Choices
 from ms2hs.preparation import prepare
 from ms2hs.raster.providers import PROVIDERS
 from ms2hs.raster.stac import ORIGIN
@@ -31,16 +33,25 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 # Commands stand indented on lines of their own, or in back-ticks.
 COMMANDS = sorted(set(re.findall(r"^    (ms2hs .+)$|`(ms2hs [^`]+)`", README, re.MULTILINE)))
 COMMANDS = sorted({(block or span).strip() for block, span in COMMANDS})
+# Commands with DIR, a data folder, run on a few small cubes and, with the slow tests, on real data.
+REAL = [command for command in COMMANDS if "DIR" in shlex.split(command)]
+# Both convert with the network of the package; other commands without --model convert with the linear model.
+WITH_NETWORK = ("ms2hs convert scene.tif --target enmap", "ms2hs convert scene.tif --uncertainty")
 
 
 def make_learning(folder):
-    """What the commands about networks name: shards of small cubes, and weights of a network."""
+    """What the commands about learning name: small cubes, shards of them, and weights of a network."""
     for cube in smooth_cubes(3, bands=100):
         dn = np.round(cube.values * 1e4).astype(np.int16)
         facts = {"wavelength_nm": cube.grid.wavelength_nm, "fwhm_nm": cube.grid.fwhm_nm}
         (folder / "cubes").mkdir(exist_ok=True)
         np.savez(folder / "cubes" / cube.scene, dn=np.moveaxis(dn, 0, -1), scale=1e-4, nodata=-32768, **facts)
     prepare(folder / "cubes", folder / "shards", window=16)
+    (folder / "data" / "spectra").mkdir(parents=True)
+    shutil.copytree(folder / "cubes", folder / "data" / "hyperspectral")
+    shutil.copy(folder / "cubes" / f"{cube.scene}.npz", folder / "data" / "hyperspectral" / "jasper_ridge_aviris.npz")
+    spectra = {"reflectance": cube.values.reshape(len(cube.values), -1).T, "wavelength_nm": cube.grid.wavelength_nm}
+    np.savez(folder / "data" / "spectra" / "minerals.npz", **spectra)
     prior = load_weights("linear").prior
     for name in ("mine", "tuned"):
         save_weights(folder / f"{name}.safetensors", prior, {}, SpectralMAE(preset("spectral"), prior))
@@ -57,7 +68,7 @@ def world(tmp_path_factory, scene_path):
     (folder / "june").mkdir()
     for name in ("a", "b"):
         write_raster(folder / "june" / f"{name}.tif", dn_of([LEAVES, SAND]), descriptions=S2_BANDS)
-    made = convert(folder / "scene.tif", "enmap", folder / "cube_of_the_same_place.tif")
+    made = convert(folder / "scene.tif", "enmap", folder / "cube_of_the_same_place.tif", Choices(model="linear"))
     made_safe = make_safe(folder)
     safes = set(re.findall(r"S2B_\S+?\.SAFE", " ".join(COMMANDS))) | {"scene.SAFE"}
     for name in safes - {made_safe.name}:
@@ -97,15 +108,30 @@ def test_there_are_commands():
     assert len(COMMANDS) >= 14
     for command in ("convert", "info", "example", "pretrain", "prepare", "pairs", "finetune", "evaluate", "fetch"):
         assert any(line.startswith(f"ms2hs {command}") for line in COMMANDS), command
+    assert set(WITH_NETWORK) < set(COMMANDS)
+    assert {command.split()[1] for command in REAL} == {"pretrain", "prepare", "finetune", "evaluate"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", REAL)
+def test_readme_command_works_on_real_data(command, ms2hs, world, real_data, tmp_path, monkeypatch, request):
+    assert_works(command, real_data, ms2hs, world, tmp_path, monkeypatch, request)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_works_as_written(command, ms2hs, world, tmp_path, monkeypatch, request):
+    if command not in WITH_NETWORK:
+        monkeypatch.setattr(weights, "BEST_FIRST", ("linear",))
+    assert_works(command, world / "data", ms2hs, world, tmp_path, monkeypatch, request)
+
+
+def assert_works(command, data, ms2hs, world, tmp_path, monkeypatch, request):
+    """Run a command in a folder with everything that it names; DIR is `data`."""
     for path in world.iterdir():
         (tmp_path / path.name).symlink_to(path)
     words = shlex.split(command)[1:]
     if "DIR" in words:
-        words[words.index("DIR")] = str(request.getfixturevalue("real_data"))
+        words[words.index("DIR")] = str(data)
     for made, name in (("example", "scene.tif"), ("pairs", "paired")):
         if words[0] == made:
             (tmp_path / name).unlink()
