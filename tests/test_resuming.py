@@ -32,16 +32,20 @@ from ms2hs.planning import Choices
 from ms2hs.raster.spool import Spool
 from ms2hs.unfinished import directory_of
 
-HEIGHT, WIDTH = 1100, 90
+HEIGHT = 1100
+
+
+def make_scene(path, width):
+    """A scene of several rows of blocks."""
+    dn = example_dn()
+    dn = np.concatenate([dn, dn[:, ::-1]], axis=1)
+    dn = np.tile(dn, (1, -(-HEIGHT // dn.shape[1]), 1))[:, :HEIGHT, 40 : 40 + width]
+    return write_raster(path, dn, descriptions=S2_BANDS, nodata=0)
 
 
 @pytest.fixture(scope="module")
 def tall(tmp_path_factory):
-    """A scene of several rows of blocks."""
-    dn = example_dn()
-    dn = np.concatenate([dn, dn[:, ::-1]], axis=1)
-    dn = np.tile(dn, (1, -(-HEIGHT // dn.shape[1]), 1))[:, :HEIGHT, 40 : 40 + WIDTH]
-    return write_raster(tmp_path_factory.mktemp("tall") / "tall.tif", dn, descriptions=S2_BANDS, nodata=0)
+    return make_scene(tmp_path_factory.mktemp("tall") / "tall.tif", 48)
 
 
 @pytest.fixture(scope="module")
@@ -211,8 +215,9 @@ RUN = "import sys; from ms2hs.cli import main; sys.argv[0] = 'ms2hs'; main()"
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
-def test_killed_at_any_moment_it_goes_on_and_gives_the_same(tall, tmp_path):
-    words = ["convert", str(tall), "--model", "linear", "--uncertainty"]
+def test_killed_at_any_moment_it_goes_on_and_gives_the_same(tmp_path):
+    scene = make_scene(tmp_path / "scene.tif", 90)  # wide enough to take a while
+    words = ["convert", str(scene), "--model", "linear", "--uncertainty"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
     def start(output, *more):
