@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -19,6 +20,7 @@ def run(script, *options):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_conversion_is_measured_beside_a_plain_write(tmp_path):
     small, wide = run("conversion.py", "--size", 200, "--size", "150x300", "--repeat", 1, "--folder", tmp_path)
     assert (small["height"], small["width"], wide["height"], wide["width"]) == (200, 200, 150, 300)
@@ -29,12 +31,14 @@ def test_conversion_is_measured_beside_a_plain_write(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_memory_is_told_against_height(tmp_path):
     low, high = run("conversion.py", "--size", "64x100", "--size", "192x100", "--repeat", 1, "--folder", tmp_path)
     assert high["memory_over_height"] == high["peak_bytes"] / low["peak_bytes"]
     assert "memory_over_height" not in low
 
 
+@pytest.mark.slow
 def test_the_writer_is_measured_beside_gdal(tmp_path):
     found = run("writer.py", "--bands", 20, "--height", 300, "--width", 280, "--repeat", 1, "--folder", tmp_path)
     assert {"ours", "plain", "prepared", "gdal cog"} <= set(found["ratios"])
@@ -42,6 +46,7 @@ def test_the_writer_is_measured_beside_gdal(tmp_path):
     assert min(found["ratios"].values()) > 0
 
 
+@pytest.mark.slow
 def test_a_training_step_is_measured_beside_bare_layers():
     small = ("--window", 8, "--batch", 2, "--steps", 2, "--threads", 1, "--device", "cpu", "--eager")
     plain, ours = run("pretraining.py", "--preset", "dlr-ibm-spatial-spectral", "--preset", "spatial-spectral", *small)
@@ -59,6 +64,7 @@ def test_a_training_step_is_measured_beside_bare_layers():
     assert ours["auto"] == "float32"
 
 
+@pytest.mark.slow
 def test_a_conversion_is_measured_beside_its_bare_forward(tmp_path, monkeypatch, capsys):
     models = ("--model", "spatial-spectral", "--model", "dlr-ibm-spectral")
     small = ("--size", 72, "--device", "cpu", "--repeat", 1, "--folder", tmp_path)
@@ -87,6 +93,7 @@ def test_a_conversion_is_measured_beside_its_bare_forward(tmp_path, monkeypatch,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_conversion_is_measured_beside_its_peers(tmp_path):
     found = run("peers.py", "--size", 72, "--only", "loop", "--device", "cpu", "--repeat", 1, "--folder", tmp_path)
     assert set(found["ratios"]) == {"ours", "loop"}
@@ -98,6 +105,7 @@ def test_a_conversion_is_measured_beside_its_peers(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_scenes_left_out_are_as_well_reconstructed_as_the_readme_says(real_data):
     found = run("leave_one_scene_out.py", "--data", real_data)
     assert len(found) == 9
@@ -141,6 +149,7 @@ def test_how_sure_a_ratio_of_means_is(monkeypatch):
     assert low < 1 < high
 
 
+@pytest.mark.slow
 def test_scaling_is_measured(tmp_path):
     small = ("--scenes", 2, "--size", 64, "--workers", 1, "--repeat", 1, "--folder", tmp_path)
     found = run("scaling.py", *small)

@@ -230,6 +230,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")
 @pytest.mark.parametrize("limit_bytes", [2_000_000, 5_870_000, 7_000_000, "whole"])
 def test_a_disk_that_fills_up_is_told_and_leaves_nothing(tmp_path, limit_bytes):

@@ -333,18 +333,29 @@ def test_windows_that_overlap_are_blended_without_a_seam(networks, scene_path, t
     assert steps[edges].max() < 4 * np.median(steps[edges])
 
 
-@pytest.mark.parametrize("name", ["spectral", "spatial-spectral", "dlr-ibm-spatial-spectral"])
-def test_what_is_known_of_a_scene_changes_a_network_as_it_does_the_linear_model(networks, name, scene_path, tmp_path):
-    window = ConvertOptions(window=(0, 0, 40, 50))
-    site = convert(scene_path, "enmap", tmp_path / "site.tif", window).output
-    for known in ({"site": site}, {"input_error": InputError(0.02, 0.005, 0)}):  # noise would be taken off first
+@pytest.fixture(scope="module")
+def knowledge(scene_path, tmp_path_factory):
+    """Choices for a part of the scene; and choices with more knowledge, valid, change of the linear model's values."""
+    folder, window = tmp_path_factory.mktemp("knowledge"), ConvertOptions(window=(0, 0, 40, 50))
+    plain = convert(scene_path, "enmap", folder / "site.tif", window).output
+    values = read(plain)
+    changes = []
+    for known in ({"site": plain}, {"input_error": InputError(0.02, 0.005, 0)}):  # noise would be taken off first
         adapted = replace(window, **known)
-        made = [
-            read(convert(scene_path, "enmap", tmp_path / f"{i}.tif", replace(one, model=model, overwrite=True)).output)
-            for i, (one, model) in enumerate([(c, m) for m in ("linear", networks[name]) for c in (window, adapted)])
-        ]
-        valid = made[0][0] != NODATA
-        linear, network = (made[i + 1].astype(int) - made[i] for i in (0, 2))
+        output = convert(scene_path, "enmap", folder / f"{len(changes)}.tif", adapted).output
+        changes.append((adapted, values[0] != NODATA, read(output).astype(int) - values))
+    return window, changes
+
+
+@pytest.mark.parametrize("name", ["spectral", "spatial-spectral", "dlr-ibm-spatial-spectral"])
+def test_what_is_known_of_a_scene_changes_a_network_as_it_does_the_linear_model(
+    networks, name, knowledge, scene_path, tmp_path
+):
+    window, changes = knowledge
+    plain = read(convert(scene_path, "enmap", tmp_path / "plain.tif", replace(window, model=networks[name])).output)
+    for number, (adapted, valid, linear) in enumerate(changes):
+        output = convert(scene_path, "enmap", tmp_path / f"{number}.tif", replace(adapted, model=networks[name])).output
+        network = read(output).astype(int) - plain
         assert np.abs(linear[:, valid]).max() > 3
         assert np.abs(network - linear)[:, valid].max() <= 2  # both were rounded twice
 
@@ -472,6 +483,7 @@ def test_a_constant_left_in_is_told(real_data, tmp_path):
     assert any("--dn-offset -1000" in note for note in made.notes)
 
 
+@pytest.mark.slow
 def test_every_real_scene_converts(real_data, tmp_path):
     for path in sorted((real_data / "sentinel2").glob("*.tif")):
         choices = ConvertOptions(source="hls_l30") if path.name.startswith("hls_L30") else ConvertOptions()

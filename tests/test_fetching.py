@@ -305,6 +305,7 @@ fetch(json.loads(Path(sys.argv[1]).read_text()), None, Path(sys.argv[2]), FetchO
 """
 
 
+@pytest.mark.slow
 def test_a_second_run_ends_with_the_same_files_wherever_the_first_was_killed(server, tmp_path):
     world = World(server, tmp_path / "making", 1200)
     items = [world.sentinel2(f"S2A_32TNT_20240601_{k}_L2A", seed=k) for k in range(4)]

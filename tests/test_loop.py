@@ -408,7 +408,7 @@ def test_bfloat16_computes_coarsely_and_learns_finely(tmp_path):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("seldom", [0, 3])
+@pytest.mark.parametrize("seldom", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_two_processes_learn_as_one(tmp_path, seldom):
     alone, together = tmp_path / "alone", tmp_path / "together"
     settings = replace(SETTINGS, checkpoint_every=500)

@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 import rasterio
 import torch
 from conftest import S2_BANDS, write_raster
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from ms2hs.conversion import pipeline
 from ms2hs.conversion.convert_scene import convert
@@ -31,16 +32,20 @@ from ms2hs.models.prior import InputError
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.raster.cog.block_store import BlockStore
 
-HEIGHT, WIDTH = 1100, 90
+HEIGHT = 1100
+
+
+def make_scene(path, width):
+    """A scene of several rows of blocks."""
+    dn = example_dn()
+    dn = np.concatenate([dn, dn[:, ::-1]], axis=1)
+    dn = np.tile(dn, (1, -(-HEIGHT // dn.shape[1]), 1))[:, :HEIGHT, 40 : 40 + width]
+    return write_raster(path, dn, descriptions=S2_BANDS, nodata=0)
 
 
 @pytest.fixture(scope="module")
 def tall(tmp_path_factory):
-    """A scene of several rows of blocks."""
-    dn = example_dn()
-    dn = np.concatenate([dn, dn[:, ::-1]], axis=1)
-    dn = np.tile(dn, (1, -(-HEIGHT // dn.shape[1]), 1))[:, :HEIGHT, 40 : 40 + WIDTH]
-    return write_raster(tmp_path_factory.mktemp("tall") / "tall.tif", dn, descriptions=S2_BANDS, nodata=0)
+    return make_scene(tmp_path_factory.mktemp("tall") / "tall.tif", 48)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +62,21 @@ def network(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(tall, tmp_path_factory):
-    """What the linear model makes when nothing stops it."""
-    return files_of(convert(tall, "enmap", tmp_path_factory.mktemp("whole") / "cube.tif", choices_of("linear")))
+def whole_of(tall, tmp_path_factory):
+    """whole_of(model, input error): the results of an uninterrupted conversion, which runs once for each pair."""
+
+    @cache
+    def converted(model, error=None):
+        path = tmp_path_factory.mktemp("whole") / "cube.tif"
+        return files_of(convert(tall, "enmap", path, choices_of(model, input_error=error)))
+
+    return converted
+
+
+@pytest.fixture
+def whole(whole_of):
+    """The results of an uninterrupted conversion with the linear model."""
+    return whole_of("linear")
 
 
 def choices_of(model, **more):
@@ -80,13 +97,11 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("which", ["linear", "network", "linear, noise told"])
 @pytest.mark.parametrize("notes", [1, 3, 5])
-def test_what_was_stopped_goes_on_and_gives_the_same(tall, network, tmp_path, monkeypatch, which, notes):
+def test_what_was_stopped_goes_on_and_gives_the_same(tall, network, whole_of, tmp_path, monkeypatch, which, notes):
     """Stopped when so many rows of blocks are counted, which a full last one is too."""
     error = InputError(0.02, 0.005, 0.003) if "noise" in which else None
     model = network if which == "network" else "linear"
-    whole = files_of(convert(tall, "enmap", tmp_path / "cube.tif", choices_of(model, input_error=error)))
-    for path in tmp_path.iterdir():
-        path.unlink()
+    expected = whole_of(model, error)
     counted, count = [], pipeline.Statistics.keep
 
     def stop(census, row, *arrays):
@@ -102,7 +117,7 @@ def test_what_was_stopped_goes_on_and_gives_the_same(tall, network, tmp_path, mo
     assert [path.name for path in tmp_path.iterdir()] == ([left.name] if notes > 1 else [])
     made = convert(tall, "enmap", tmp_path / "cube.tif", choices_of(model, input_error=error, resume=True))
     assert any("went on at row" in note for note in made.notes) == (notes > 1)
-    assert files_of(made) == whole
+    assert files_of(made) == expected
     assert not left.exists()
 
 
@@ -165,7 +180,9 @@ def test_each_thread_multiplies_alone_to_the_end(tall, tmp_path, monkeypatch):
         fill(*arguments)
 
     monkeypatch.setattr(pipeline, "_fill", slow)
-    convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear"))
+    with threadpool_limits(3, user_api="blas"):  # the tests themselves run with one
+        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {3}
+        convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear"))
     assert threads == {1}
 
 
@@ -196,9 +213,11 @@ def test_another_choice_begins_again(tall, tmp_path, monkeypatch):
 RUN = "import sys; from ms2hs.cli.app import main; sys.argv[0] = 'ms2hs'; main()"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
-def test_killed_at_any_moment_it_goes_on_and_gives_the_same(tall, tmp_path):
-    words = ["convert", str(tall), "--model", "linear", "--uncertainty"]
+def test_killed_at_any_moment_it_goes_on_and_gives_the_same(tmp_path):
+    scene = make_scene(tmp_path / "scene.tif", 90)  # wide enough to take a while
+    words = ["convert", str(scene), "--model", "linear", "--uncertainty"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
     def start(output, *more):
