@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ms2hs.evaluation.results import Evaluation
 
 app = typer.Typer(
-    no_args_is_help=True,
     help="Score models beside the baselines they have to beat. `evaluate --pairs DIR` is `evaluate pairs DIR`.",
 )
 
