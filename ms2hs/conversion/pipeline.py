@@ -159,7 +159,7 @@ class WindowFlow:
 
     def run(self, writers: list[CogWriter], begin: int, note: Callable[[int], None], tell: Progress) -> None:
         """As `PixelFlow.run`."""
-        from ms2hs.inference.device_transfer import Comparison  # noqa: PLC0415
+        from ms2hs.inference.device_transfer import ResidualSampling  # noqa: PLC0415
         from ms2hs.inference.tile_runner import TileRunner  # noqa: PLC0415  the linear model needs no torch
 
         grid, network, closure = self.planned.grid, self.network, self.census.closure
@@ -167,15 +167,15 @@ class WindowFlow:
             tiling = Tiling(grid.height, grid.width, (self.planned.rows_at_a_time, grid.width), overlap=0)
         else:
             tiling = Tiling(grid.height, grid.width, network.window, network.overlap)
-        compared = None if closure.matrix is None else Comparison(closure.matrix, closure.bands, COMPARED)
-        assembly = TileRunner(network, tiling, SCALE, NODATA, change=self.change, comparison=compared, start=begin)
-        windows = [Window(top, 0, end - top, grid.width) for top, end in tiling.rows[assembly.begin :]]
+        compared = None if closure.matrix is None else ResidualSampling(closure.matrix, closure.bands, COMPARED)
+        assembly = TileRunner(network, tiling, SCALE, NODATA, change=self.change, residuals=compared, start=begin)
+        windows = [Window(top, 0, end - top, grid.width) for top, end in tiling.rows[assembly.first_index :]]
         # A network on a processor keeps all of it busy: writers beside it would cost it more than they gain, since all
         # threads of a product wait for the one that was held up.
         takes_turns = network.device.type == "cpu"
         with ThreadPoolExecutor(1, "writer") as writing:
             taken: Future[None] | None = None
-            for i, (window, reflectance, valid) in enumerate(self.source.ahead(windows), assembly.begin):
+            for i, (window, reflectance, valid) in enumerate(self.source.ahead(windows), assembly.first_index):
                 began = time.perf_counter()
                 strip = assembly.add(i, reflectance, valid)
                 self.seconds += time.perf_counter() - began
