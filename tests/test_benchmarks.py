@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -19,6 +20,7 @@ def run(script, *options):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_conversion_benchmark_reports_the_ratio_to_gdal(tmp_path):
     small, wide = run("conversion.py", "--size", 200, "--size", "150x300", "--repeat", 1, "--folder", tmp_path)
     assert (small["height"], small["width"], wide["height"], wide["width"]) == (200, 200, 150, 300)
@@ -29,12 +31,14 @@ def test_conversion_benchmark_reports_the_ratio_to_gdal(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_conversion_benchmark_compares_memory_by_height(tmp_path):
     low, high = run("conversion.py", "--size", "64x100", "--size", "192x100", "--repeat", 1, "--folder", tmp_path)
     assert high["memory_over_height"] == high["peak_bytes"] / low["peak_bytes"]
     assert "memory_over_height" not in low
 
 
+@pytest.mark.slow
 def test_writer_benchmark_compares_with_gdal(tmp_path):
     found = run("writer.py", "--bands", 20, "--height", 300, "--width", 280, "--repeat", 1, "--folder", tmp_path)
     assert {"ours", "plain", "prepared", "gdal cog"} <= set(found["ratios"])
@@ -42,6 +46,7 @@ def test_writer_benchmark_compares_with_gdal(tmp_path):
     assert min(found["ratios"].values()) > 0
 
 
+@pytest.mark.slow
 def test_pretraining_benchmark_compares_with_bare_layers():
     small = ("--window", 8, "--batch", 2, "--steps", 2, "--threads", 1, "--device", "cpu", "--eager")
     plain, ours = run("pretraining.py", "--preset", "dlr-ibm-spatial-spectral", "--preset", "spatial-spectral", *small)
@@ -59,6 +64,7 @@ def test_pretraining_benchmark_compares_with_bare_layers():
     assert ours["auto"] == "float32"
 
 
+@pytest.mark.slow
 def test_forward_benchmark_compares_with_the_bare_forward(tmp_path, monkeypatch, capsys):
     models = ("--model", "spatial-spectral", "--model", "dlr-ibm-spectral")
     small = ("--size", 72, "--device", "cpu", "--repeat", 1, "--folder", tmp_path)
@@ -87,6 +93,7 @@ def test_forward_benchmark_compares_with_the_bare_forward(tmp_path, monkeypatch,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_peers_benchmark_compares_with_a_loop(tmp_path):
     found = run("peers.py", "--size", 72, "--only", "loop", "--device", "cpu", "--repeat", 1, "--folder", tmp_path)
     assert set(found["ratios"]) == {"ours", "loop"}
@@ -98,6 +105,7 @@ def test_peers_benchmark_compares_with_a_loop(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_accuracy_on_left_out_scenes_is_as_the_readme_states(real_data):
     found = run("leave_one_scene_out.py", "--data", real_data)
     assert len(found) == 9
@@ -141,6 +149,7 @@ def test_interval_of_a_ratio_of_means(monkeypatch):
     assert low < 1 < high
 
 
+@pytest.mark.slow
 def test_scaling_benchmark_reports_the_speed_up(tmp_path):
     small = ("--scenes", 2, "--size", 64, "--workers", 1, "--repeat", 1, "--folder", tmp_path)
     found = run("scaling.py", *small)

@@ -210,9 +210,9 @@ FULL = """
 import resource, signal, sys
 import numpy as np
 from ms2hs.errors import OutputError
-from ms2hs.raster.cog import CogWriter
-from ms2hs.raster.scene import PixelGrid
-from ms2hs.spectra.grid import grid_of
+from ms2hs.raster.cog.writer import CogWriter
+from ms2hs.raster.pixel_grid import PixelGrid
+from ms2hs.spectra.spectral_grid import grid_of
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails, as on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
@@ -230,6 +230,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")
 @pytest.mark.parametrize("limit_bytes", [2_000_000, 5_870_000, 7_000_000, "whole"])
 def test_a_disk_that_fills_up_is_told_and_leaves_nothing(tmp_path, limit_bytes):
