@@ -89,8 +89,8 @@ def convert_all(
         target,
         folder,
         _renamed(options, choices, "choices", "options"),
-        crew=_renamed(executor, crew, "crew", "executor"),
-        share=shard,
+        executor=_renamed(executor, crew, "crew", "executor"),
+        shard=shard,
         progress=progress,
     )
 

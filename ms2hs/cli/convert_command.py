@@ -258,7 +258,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         return
     planned = plan(scenes[0], target, output, options)
     if dry_run:
-        facts = {"output": str(planned.place), "offset_rule": planned.scene.offset_rule, **planned.facts}
+        facts = {"output": str(planned.destination), "offset_rule": planned.scene.offset_rule, **planned.requirements}
         typer.echo(
             json.dumps(facts, indent=1) if as_json else "\n".join(f"{key}: {value}" for key, value in facts.items())
         )
@@ -270,7 +270,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     if not quiet:
         for text in result.notes:
             note(text)
-        note(f"{result.counts.told()}; {result.seconds['whole']:.1f} s")
+        note(f"{result.counts.summary()}; {result.seconds['whole']:.1f} s")
     if as_json:
         typer.echo(json.dumps(asdict(result), indent=1, default=str))
     else:
@@ -304,7 +304,7 @@ def _convert_batch(  # noqa: PLR0917 - called once, with all that the command ha
 
     start = time.perf_counter()
     with progress_bar(shown=not quiet, unit="scenes") as progress:
-        batch = convert_all(scenes, target, folder, options, crew=executor, share=shard, progress=progress)
+        batch = convert_all(scenes, target, folder, options, executor=executor, shard=shard, progress=progress)
     if not quiet:
         for text in batch.notes:
             note(text)
