@@ -10,7 +10,7 @@ from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import read_bands
 from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m, subset
 from ms2hs.raster.resampling import Axis, area_taps, value_taps
-from ms2hs.scenes.quality import RULES, SNOW
+from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import Asset, Scene, working_grid
 
@@ -164,7 +164,7 @@ def test_validity_is_half_of_the_area_in_every_band(noisy):
 
     with SceneReader(scene, scene.grid) as reader:
         stored = [layer.dataset.read(1) for layer in reader._layers]
-        usable = RULES["scl"](reader._quality.dataset.read(1))
+        usable = QUALITY_LAYERS["scl"].flags(reader._quality.dataset.read(1)).valid
     for gsd, (_, valid) in wholes.items():
         expected = np.ones(valid.shape, bool)
         for size, dn in zip(SIZES, stored, strict=True):
@@ -302,16 +302,16 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_scl_and_fmask_say_what_is_ground():
     scl = np.arange(12, dtype=np.uint8)
-    assert [int(i) for i in scl[RULES["scl"](scl)]] == [2, 4, 5, 6, 7, 11]
-    assert [int(i) for i in scl[SNOW["scl"](scl)]] == [11]
+    assert [int(i) for i in scl[QUALITY_LAYERS["scl"].flags(scl).valid]] == [2, 4, 5, 6, 7, 11]
+    assert [int(i) for i in scl[QUALITY_LAYERS["scl"].flags(scl).snow]] == [11]
     fmask = np.arange(256).astype(np.uint8)
-    valid = RULES["fmask"](fmask)
+    valid = QUALITY_LAYERS["fmask"].flags(fmask).valid
     for number in range(256):
         cloudy = bool(number & 1 or number & 2 or number & 4 or number & 8)
         assert valid[number] == (not cloudy and number != 255)
     assert valid[[0, 16, 32, 64, 128, 192]].all()  # clear, snow, water, and any aerosol level
-    assert SNOW["fmask"](fmask)[[16, 48, 208]].all()
-    assert not SNOW["fmask"](fmask)[[0, 32, 255]].any()
+    assert QUALITY_LAYERS["fmask"].flags(fmask).snow[[16, 48, 208]].all()
+    assert not QUALITY_LAYERS["fmask"].flags(fmask).snow[[0, 32, 255]].any()
 
 
 def test_subset_finds_the_pixels_of_a_box():

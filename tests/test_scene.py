@@ -18,8 +18,9 @@ from ms2hs.raster.header import Wavelength
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import canonical, match_wavelengths
 from ms2hs.scenes.formats import open_scene
-from ms2hs.scenes.radiometry import from_file, offset_warnings
+from ms2hs.scenes.radiometry import rule_of_raster
 from ms2hs.scenes.reader import SceneReader
+from ms2hs.scenes.reflectance_check import offset_warnings
 from ms2hs.scenes.scene import Asset, Scene, SceneOptions
 from ms2hs.spectra.sensors import load_sensor
 
@@ -48,7 +49,7 @@ def reflectance_of(scene):
     ],
 )  # fmt: skip
 def test_descriptions_name_bands(text, name):
-    found = canonical(text)
+    found = canonical(text, "sentinel2a")
     assert found == (name if text != "S2A_B8A" else "B8A")
 
 
@@ -221,10 +222,10 @@ def test_our_own_results_are_refused(tmp_path):
 
 @given(scale=st.sampled_from([1e-4, 2e-4, 1e-5, 0.01]), dn_offset=st.integers(-2000, 2000))
 def test_the_files_own_scale_and_offset_count(scale, dn_offset):
-    found = from_file("uint16", [scale] * 3, [dn_offset * scale] * 3, None, None)
+    found = rule_of_raster(["uint16"] * 3, [scale] * 3, [dn_offset * scale] * 3)
     assert found.dn_scale == (scale,) * 3
     assert found.dn_offset == pytest.approx((dn_offset,) * 3, abs=1e-5)
-    assert "own scale" in found.rule
+    assert "own scale" in found.description
 
 
 def test_offset_rules_in_the_pixels(tmp_path):
@@ -257,13 +258,13 @@ def test_a_late_date_decides_nothing(tmp_path):
         ("float32", [1, 1], [0, 0], 3700.0, "99th percentile 3700 .*--dn-offset"),
         ("uint8", [1, 1], [0, 0], None, "8-bit"),
         ("complex64", [1, 1], [0, 0], None, "complex64"),
-        ("uint16", [1e-4, 1], [0, 0], None, "every band, or none"),
+        ("uint16", [1e-4, 1], [0, 0], None, "every band, or for none"),
         ("uint16", [1, 1], [-1000, -1000], None, "offset -1000"),
     ],
 )
 def test_numbers_that_cannot_be_told_are_refused(dtype, scales, offsets, p99, text):
     with pytest.raises(SceneError, match=text):
-        from_file(dtype, scales, offsets, p99, None)
+        rule_of_raster([dtype] * 2, scales, offsets, p99=p99)
 
 
 def test_floats_are_refused_or_taken_at_their_word(tmp_path):
