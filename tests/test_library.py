@@ -56,7 +56,7 @@ def test_what_is_wrong_with_a_csv_is_said(tmp_path, text, said):
 def test_missing_and_unknown_files(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_library(tmp_path / "a.csv")
-    with pytest.raises(DataError, match="unknown kind"):
+    with pytest.raises(DataError, match="unknown format"):
         read_library(write(tmp_path / "a.xlsx", ""))
     with pytest.raises(DataError, match="not a readable"):
         read_library(write(tmp_path / "a.npz", "hello"))
@@ -96,7 +96,7 @@ def test_envi_integers_with_a_scale_and_a_value_to_ignore(tmp_path):
 def test_what_is_wrong_with_an_envi_library_is_said(tmp_path):
     header = envi(tmp_path, np.ones((2, 3)) * 0.2)
     (tmp_path / "lib.sli").write_bytes(b"\0" * 20)
-    with pytest.raises(DataError, match="cut off"):
+    with pytest.raises(DataError, match="truncated"):
         read_library(tmp_path / "lib.sli")
     write(header, header.read_text().replace("samples", "simples"))
     with pytest.raises(DataError, match="samples"):

@@ -129,5 +129,5 @@ def test_a_grid_whose_parts_disagree_is_refused(change, words):
 def test_bands_are_found_by_name():
     grid = load_sensor("sentinel2a").grid
     assert grid.select(grid.index(["B8A", "B02"])).names == ("B8A", "B02")
-    with pytest.raises(GridError, match="no band named B10; there are B01"):
+    with pytest.raises(GridError, match="no band named B10; available: B01"):
         grid.index(["B10"])
