@@ -1,9 +1,18 @@
 """Sensor tables: counts, order, sources, and what a user's own CSV may be."""
 
+import shutil
+
 import numpy as np
 import pytest
+from conftest import LEAVES, S2_BANDS, dn_of, write_raster
+from stac_items import planetary_computer
 
 from ms2hs.errors import GridError, UnknownName
+from ms2hs.scenes.formats import open_scene
+from ms2hs.scenes.quality import QUALITY_LAYERS
+from ms2hs.scenes.radiometry import ITEM_RULES
+from ms2hs.scenes.stac_item import scene_of
+from ms2hs.spectra import sensors
 from ms2hs.spectra.sensors import RANGE_NM, load_sensor, sensor_names
 
 BANDS = {
@@ -89,3 +98,31 @@ def test_a_table_that_cannot_serve_says_why(tmp_path, text, words):
 def test_an_unknown_sensor_lists_those_there_are():
     with pytest.raises(UnknownName, match="unknown sensor 'hyperion'; known: desis, emit"):
         load_sensor("hyperion")
+
+
+def test_a_new_table_is_all_that_a_new_sensor_needs(tmp_path, monkeypatch):
+    """A copy of Sentinel-2C's table for Sentinel-2D: its files are recognised, read and checked as Sentinel-2's."""
+    shutil.copytree(sensors.TABLES, tmp_path / "tables")
+    table = (tmp_path / "tables" / "sentinel2c.csv").read_text()
+    (tmp_path / "tables" / "sentinel2d.csv").write_text(table.replace("2C", "2D"))
+    monkeypatch.setattr(sensors, "TABLES", tmp_path / "tables")
+    load_sensor.cache_clear()
+    try:
+        path = write_raster(tmp_path / "S2D_MSIL2A.tif", dn_of([LEAVES]), descriptions=S2_BANDS)
+        scene = open_scene(str(path))
+        assert (scene.source, scene.notes) == ("sentinel2d", ())
+        assert {asset.nodata for asset in scene.assets} == {0.0}
+        item = planetary_computer("05.11", "https://files.example.org/a/{}".format)
+        made = scene_of(item | {"properties": item["properties"] | {"platform": "Sentinel-2D"}}, None)
+        assert (made.source, made.quality_rule, made.working_gsd_m) == ("sentinel2d", "scl", 30.0)
+    finally:
+        load_sensor.cache_clear()
+
+
+def test_every_source_table_names_a_known_rule_and_quality_layer():
+    for name in sensor_names("source"):
+        sensor = load_sensor(name)
+        assert sensor.item_rule in ITEM_RULES
+        assert sensor.quality in {"", *QUALITY_LAYERS}
+        assert 1 < sensor.min_bands <= len(sensor.grid)
+        assert set(sensor.common_names.values()) == set(sensor.grid.names)

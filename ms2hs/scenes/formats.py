@@ -53,7 +53,6 @@ def open_scene(path: str, options: SceneOptions | None = None) -> Scene:
     Raises
     ------
     SceneError : missing, unknown format, not surface reflectance, or without required bands.
-    UnknownName : `options.source` is not a source.
     """
     options = options or SceneOptions()
     if path.startswith(WEB) and is_item(path):

@@ -13,16 +13,8 @@ from ms2hs.raster.header import Header, read_header
 from ms2hs.scenes.bands import SKIP, agree, canonical, check_bands, match_names, match_wavelengths
 from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.radiometry import RadiometricRule, rule_of_raster
-from ms2hs.scenes.recognition import (
-    CUSTOM,
-    DEFAULT_SOURCE,
-    TIME_TAG,
-    check_source,
-    platform_note,
-    refuse_unsuitable,
-    source_of_file,
-)
-from ms2hs.scenes.scene import Scene, SceneOptions
+from ms2hs.scenes.recognition import DEFAULT_SOURCE, TIME_TAG, platform_note, refuse_unsuitable, source_of_file
+from ms2hs.scenes.scene import CUSTOM, Scene, SceneOptions
 from ms2hs.spectra.sensors import RANGE_NM, load_sensor
 from ms2hs.spectra.spectral_grid import grid_of
 
@@ -40,12 +32,11 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
     Raises
     ------
     SceneError : missing, not a raster, level 1C, too few bands, or numbers that cannot be identified as reflectance.
-    UnknownName : `options.source` is not a source.
     """
     with open_dataset(path) as dataset:
         header = read_header(dataset, path)
         refuse_unsuitable(header)
-        known = check_source(options.source) if options.source else source_of_file(header)
+        known = options.source or source_of_file(header)
         source, names = _identify_bands(header, known, options.bands)
         index = [i for i, name in enumerate(names) if name is not None]
         rule = _rule(dataset, index, source, options.dn_offset)

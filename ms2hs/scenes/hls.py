@@ -12,7 +12,6 @@ from ms2hs.raster.dataset import open_dataset, read_pixel_grid
 from ms2hs.scenes.bands import choose_bands
 from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.radiometry import Declared, rule_of_hls
-from ms2hs.scenes.recognition import check_source
 from ms2hs.scenes.scene import Scene, SceneOptions
 from ms2hs.spectra.sensors import load_sensor
 
@@ -54,10 +53,9 @@ def open_hls(path: str, options: SceneOptions) -> Scene:
     Raises
     ------
     SceneError : several granules, or a missing band; the message names them.
-    UnknownName : `options.source` is not a source.
     """
     granule = _granule(path)
-    source = check_source(options.source) if options.source else granule.source
+    source = options.source or granule.source
     if source != granule.source:
         raise SceneError(
             f"{path}: --source {source}, but the files are {granule.source}'s; only that is allowed. Remove --source."

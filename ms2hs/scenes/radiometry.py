@@ -94,10 +94,6 @@ def rule_of_raster(
     dtype = np.result_type(*dtypes)
     fills = tuple(map(_fill_of_raster, nodata or (None,) * bands, dtypes, (sensor,) * bands))
     declared = [scale != 1 for scale in scales]
-
-    def rule(scale: float, text: str, offset: float = 0.0) -> RadiometricRule:
-        return RadiometricRule((scale,) * bands, (offset,) * bands, fills, text).with_offset(dn_offset)
-
     if all(declared):
         own = tuple(round(offset / scale, 6) for offset, scale in zip(offsets, scales, strict=True))
         text = f"the file's own scale {_listed(scales)} and offset {_listed(own)} (in stored numbers)"
@@ -107,24 +103,28 @@ def rule_of_raster(
             f"the file declares scale {_listed(scales)} and offset {_listed(offsets)}; scale and offset are required "
             "for every band, or for none. Write them into the file (gdal_edit.py -scale 0.0001 -offset -0.1)."
         )
+    scale, offset = DN_SCALE, 0.0
     if sensor is not None and dtype.name == sensor.dtype:
+        scale, offset = sensor.scale, sensor.offset / sensor.scale
         text = f"{sensor.title} ({dtype}): scale {sensor.scale:g} and offset {sensor.offset:g}"
-        return rule(sensor.scale, text, sensor.offset / sensor.scale)
-    if dtype.kind not in "iuf" or dtype.itemsize == 1:
+    elif dtype.kind not in "iuf" or dtype.itemsize == 1:
         raise SceneError(
             f"the data type is {dtype}; integers of at least 16 bits, or floats, are required. 8-bit files are "
             "pictures stretched for display. Use the surface reflectance product."
         )
-    if dtype.kind in "iu":
-        return rule(DN_SCALE, f"integers ({dtype}) without scale in the file: scale {DN_SCALE:g}, no offset")
-    if p99 is not None and p99 <= MAX_REFLECTANCE:
-        return rule(1.0, f"floats with 99th percentile {p99:.3g}: taken as reflectance, no scale and no offset")
-    if dn_offset is not None:
-        return rule(DN_SCALE, f"floats with 99th percentile {p99:.4g}: taken as numbers of {DN_SCALE:g}")
-    raise SceneError(
-        f"floats with 99th percentile {p99:.4g} and no scale in the file; reflectance is at most {MAX_REFLECTANCE:g}. "
-        "If they are ten-thousandths, give the offset with --dn-offset (0, or -1000 for baseline 04.00 and later)."
-    )
+    elif dtype.kind in "iu":
+        text = f"integers ({dtype}) without scale in the file: scale {DN_SCALE:g}, no offset"
+    elif p99 is not None and p99 <= MAX_REFLECTANCE:
+        scale, text = 1.0, f"floats with 99th percentile {p99:.3g}: taken as reflectance, no scale and no offset"
+    elif dn_offset is not None:
+        text = f"floats with 99th percentile {p99:.4g}: taken as numbers of {DN_SCALE:g}"
+    else:
+        raise SceneError(
+            f"floats with 99th percentile {p99:.4g} and no scale in the file; reflectance is at most "
+            f"{MAX_REFLECTANCE:g}. If they are ten-thousandths, give the offset with --dn-offset (0, or -1000 for "
+            "baseline 04.00 and later)."
+        )
+    return RadiometricRule((scale,) * bands, (offset,) * bands, fills, text).with_offset(dn_offset)
 
 
 def _fill_of_raster(declared: float | None, dtype: str, sensor: Sensor | None) -> float | None:
@@ -175,12 +175,9 @@ def rule_of_hls(bands: Sequence[Declared], *, sensor: Sensor, dn_offset: float |
         f"{band.where if band.scale is not None else 'User Guide:'} scale {scale:g} and offset {offset:g}"
         for band, scale, offset in zip(bands, scales, offsets, strict=True)
     ]
-    return RadiometricRule(
-        scales,
-        tuple(offset / scale for offset, scale in zip(offsets, scales, strict=True)),
-        _fills(bands, sensor),
-        f"HLS: {'; '.join(dict.fromkeys(texts))}",
-    ).with_offset(dn_offset)
+    dn_offsets = tuple(offset / scale for offset, scale in zip(offsets, scales, strict=True))
+    text = f"HLS: {'; '.join(dict.fromkeys(texts))}"
+    return RadiometricRule(scales, dn_offsets, _fills(bands, sensor), text).with_offset(dn_offset)
 
 
 @dataclass(frozen=True)

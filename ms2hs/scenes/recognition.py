@@ -8,26 +8,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ms2hs.errors import SceneError, UnknownName
+from ms2hs.errors import SceneError
 from ms2hs.raster.header import Header
 from ms2hs.spectra.sensors import Sensor, load_sensor, sensor_names
 
-# The source of scenes whose bands are known by their wavelengths only.
-CUSTOM = "custom"
 # The source where neither the user nor the scene names one.
 DEFAULT_SOURCE = "sentinel2a"
 # Tags of files written by `ms2hs fetch`: the name of the source, and the time of acquisition.
 SOURCE_TAG, TIME_TAG = "MS2HS_SOURCE", "ACQUISITION_DATETIME"
 LEVEL_1C_NAME = re.compile(r"_MSIL1C_|S2MSI1C")
 LEVEL_1C_TAG = re.compile(r"(level[-_ ]?|l)1c", re.IGNORECASE)
-
-
-def check_source(source: str) -> str:
-    """The name of a multispectral sensor, or `custom`; UnknownName lists the known names."""
-    known = [*sensor_names("source"), CUSTOM]
-    if source not in known:
-        raise UnknownName.of("source", source, known, "Use one of these with --source.")
-    return source
 
 
 def platform_note(source: str) -> str:

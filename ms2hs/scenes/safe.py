@@ -12,14 +12,7 @@ from ms2hs.raster.dataset import open_dataset, read_pixel_grid
 from ms2hs.scenes.bands import choose_bands
 from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.radiometry import rule_of_safe
-from ms2hs.scenes.recognition import (
-    DEFAULT_SOURCE,
-    check_source,
-    level_1c_error,
-    platform_note,
-    source_named_in,
-    sources,
-)
+from ms2hs.scenes.recognition import DEFAULT_SOURCE, level_1c_error, platform_note, source_named_in, sources
 from ms2hs.scenes.scene import Scene, SceneOptions
 from ms2hs.spectra.sensors import load_sensor
 
@@ -82,11 +75,10 @@ def open_safe(path: str, options: SceneOptions) -> Scene:
     Raises
     ------
     SceneError : level 1C, damaged, or without a required band; the message names it.
-    UnknownName : `options.source` is not a source.
     """
     product = _zipped(path) if Path(path).is_file() and Path(path).suffix.lower() == ".zip" else _folder(path)
     metadata = read_metadata(product)
-    source = check_source(options.source) if options.source else metadata.source or DEFAULT_SOURCE
+    source = options.source or metadata.source or DEFAULT_SOURCE
     allowed = [sensor.name for sensor in sources() if sensor.family == load_sensor(DEFAULT_SOURCE).family]
     if source not in allowed:
         raise SceneError(
@@ -176,8 +168,7 @@ def read_metadata(product: Product) -> Metadata:
 def _parsed(path: str, root: ET.Element) -> Metadata:
     # Older products write L2A_BOA_QUANTIFICATION_VALUE and PRODUCT_URI_2A.
     texts = {element.tag.split("}")[-1].removeprefix("L2A_"): (element.text or "").strip() for element in root.iter()}
-    level = texts.get("PROCESSING_LEVEL", "Level-2A")
-    if "1C" in level:
+    if "1C" in texts.get("PROCESSING_LEVEL", ""):
         raise level_1c_error(path)
     uri = texts.get("PRODUCT_URI") or texts.get("PRODUCT_URI_2A") or Path(path).name
     time = texts.get("DATATAKE_SENSING_START") or texts.get("PRODUCT_START_TIME")

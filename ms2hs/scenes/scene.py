@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ms2hs.errors import SceneError
+from ms2hs.errors import SceneError, UnknownName
 from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m
-from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.spectra.spectral_grid import SpectralGrid
+
+# The source of scenes whose bands are known by their wavelengths only.
+CUSTOM = "custom"
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Scene:
     def spectral(self) -> SpectralGrid:
         """The spectral grid of its bands, in the order of `assets`."""
         names = [asset.name for asset in self.assets]
-        if self.source == "custom":
+        if self.source == CUSTOM:
             centres, widths = np.array(self.wavelength_nm), np.array(self.fwhm_nm)
             return SpectralGrid(tuple(names), centres, widths, np.ones(len(names), bool))
         sensor = load_sensor(self.source)
@@ -84,20 +87,10 @@ class Scene:
         """The scene that `to_json` wrote."""
         fields: dict[str, Any] = json.loads(text)
         grid, quality = fields["grid"], fields["quality"]
-        return cls(
-            id=fields["id"],
-            source=fields["source"],
-            assets=tuple(Asset(**asset) for asset in fields["assets"]),
-            grid=PixelGrid(grid["crs"], tuple(grid["transform"]), grid["height"], grid["width"]),
-            offset_rule=fields["offset_rule"],
-            wavelength_nm=tuple(fields["wavelength_nm"]),
-            fwhm_nm=tuple(fields["fwhm_nm"]),
-            quality=Asset(**quality) if quality else None,
-            quality_rule=fields["quality_rule"],
-            datetime=fields["datetime"],
-            working_gsd_m=fields["working_gsd_m"],
-            notes=tuple(fields["notes"]),
-        )
+        fields["assets"] = tuple(Asset(**asset) for asset in fields["assets"])
+        fields["grid"] = PixelGrid(**grid | {"transform": tuple(grid["transform"])})
+        fields["quality"] = Asset(**quality) if quality else None
+        return cls(**fields | {key: tuple(fields[key]) for key in ("wavelength_nm", "fwhm_nm", "notes")})
 
 
 def _adjusted(asset: Asset, gain: float, offset: float) -> Asset:
@@ -119,6 +112,12 @@ class SceneOptions:
     """Added to the stored numbers before scaling; replaces the metadata's offset."""
     quality: bool = True
     """False keeps cloud, shadow and cirrus as valid pixels."""
+
+    def __post_init__(self) -> None:
+        """Check the name of the sensor; UnknownName lists the known names."""
+        known = [*sensor_names("source"), CUSTOM]
+        if self.source is not None and self.source not in known:
+            raise UnknownName.of("source", self.source, known, "Use one of these with --source.")
 
 
 def working_grid(scene: Scene, gsd_m: float | None = None) -> PixelGrid:

@@ -18,18 +18,8 @@ from ms2hs.remote.url_policy import check_address, host_of, is_public, resolved,
 from ms2hs.scenes.bands import check_bands, choose_bands
 from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.radiometry import rule_of_item
-from ms2hs.scenes.recognition import check_source
 from ms2hs.scenes.scene import Asset, Scene, SceneOptions
-from ms2hs.scenes.stac_metadata import (
-    Band,
-    Item,
-    bands_of,
-    check_item,
-    declaration_of,
-    pixel_size,
-    quality_band,
-    source_of,
-)
+from ms2hs.scenes.stac_metadata import Band, Item, bands_of, check_item, declaration, pixel_size, quality_of, source_of
 from ms2hs.spectra.sensors import load_sensor
 
 ORIGIN = "ms2hs:from"
@@ -131,7 +121,7 @@ def scene_of(
     """
     options = options or SceneOptions()
     own = check_item(item)
-    source, note = (check_source(options.source), None) if options.source else source_of(item)
+    source, note = (options.source, None) if options.source else source_of(item)
     available = bands_of(item, source)
     sensor = load_sensor(source)
     if sensor.toa_band is not None and sensor.toa_band[0] in available:
@@ -141,10 +131,12 @@ def scene_of(
         remedy="Use another item, or give the bands to use with --bands.",
     )  # fmt: skip
     chosen = [available[name] for name in names]
-    rule = rule_of_item(declaration_of(item, chosen, source), _archive_rule(item), options.dn_offset)
+    rule = rule_of_item(declaration(item, chosen, source), _archive_rule(item), options.dn_offset)
     hrefs = [_checked_href(band, base) for band in chosen]
     assets = rule.assets(names, hrefs, [band.position + 1 for band in chosen])
-    quality = quality_band(item, source) if options.quality else None
+    quality = quality_of(item, source) if options.quality else None
+    properties = item.get("properties") or {}
+    time = properties.get("datetime") or properties.get("start_datetime")
     notes = [*filter(None, [note]), *rule.notes]
     if options.quality and quality is None:
         notes.append("The item has no quality layer (SCL, Fmask): clouds and shadows are not marked.")
@@ -156,7 +148,7 @@ def scene_of(
         offset_rule=f"{item.get('collection') or 'item'}: {rule.description}",
         quality=QUALITY_LAYERS[sensor.quality].asset(_checked_href(quality, base)) if quality else None,
         quality_rule=sensor.quality if quality else None,
-        datetime=_time(item),
+        datetime=str(time) if time else None,
         working_gsd_m=sensor.working_gsd_m,
         notes=tuple(notes),
     )
@@ -204,9 +196,3 @@ def _declared_grid(item: Item, asset: Mapping[str, Any]) -> PixelGrid | None:
     except CRSError:
         return None
     return PixelGrid(crs, (a, b, c, d, e, f), int(shape[0]), int(shape[1]))
-
-
-def _time(item: Item) -> str | None:
-    properties = item.get("properties") or {}
-    time = properties.get("datetime") or properties.get("start_datetime")
-    return str(time) if time else None

@@ -157,7 +157,7 @@ def check_item(item: Any) -> str:  # noqa: ANN401 - any JSON
     return re.sub(r"[^\w.+-]", "_", str(item.get("id") or "item"))
 
 
-def declaration_of(item: Item, bands: list[Band], source: str) -> ItemDeclaration:
+def declaration(item: Item, bands: list[Band], source: str) -> ItemDeclaration:
     """What the item declares about the stored numbers of these bands."""
     properties = item.get("properties", {})
     removed = next((bool(properties[key]) for key in OFFSET_REMOVED_KEYS if key in properties), None)
@@ -185,7 +185,7 @@ def tile_of(item: Item) -> str:
     return found[1].zfill(5) if found else ""
 
 
-def quality_band(item: Item, source: str) -> Band | None:
+def quality_of(item: Item, source: str) -> Band | None:
     """The asset of the sensor's quality layer; None if the sensor or the item has none."""
     if not (wanted := load_sensor(source).quality):
         return None

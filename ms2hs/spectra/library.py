@@ -20,7 +20,7 @@ MAX_STEP_NM = 30.0
 # Larger values are percent or stored numbers; snow and specular minerals stay below.
 MAX_REFLECTANCE = 2.0
 # Smaller wavelengths are not in nm: optical sensors begin at about 200 nm, and 100 um would read as 100.
-MIN_WAVELENGTH_NM = 150.0
+MIN_NM = 150.0
 # Stored numbers up to this mean unknown (USGS writes -1.23e34, ENVI often -9999).
 MAX_UNKNOWN = -1.0
 # Data types of ENVI libraries.
@@ -113,10 +113,10 @@ def _checked(path: Path, library: Library) -> Library:
             f"{path}: {len(values)} spectra without a known value; at least one value is required. Check the file."
         )
     wavelength = library.wavelength_nm
-    if not np.isfinite(wavelength).all() or wavelength.min() < MIN_WAVELENGTH_NM:
+    if not np.isfinite(wavelength).all() or wavelength.min() < MIN_NM:
         raise DataError(
             f"{path}: wavelengths from {np.nanmin(wavelength):g} to {np.nanmax(wavelength):g}; nm are "
-            f"required (at least {MIN_WAVELENGTH_NM:g}). If these are micrometres, multiply them by 1000."
+            f"required (at least {MIN_NM:g}). If these are micrometres, multiply them by 1000."
         )
     highest = float(values[known].max())
     if highest > MAX_REFLECTANCE:
@@ -150,7 +150,7 @@ def _read_csv(path: Path) -> Library:
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(header):
             raise DataError(
-                f"{path}: row {number} has {len(row)} columns; {len(header)} are required, as in the header. Correct the row."
+                f"{path}: row {number} has {len(row)} columns; {len(header)} are required. Correct the row."
             )
         table[number - 2, 1:] = [_number(path, number, cell) for cell in row[1:]]
     ids = tuple(row[0].strip() or f"row {number}" for number, row in enumerate(rows[1:], start=2))

@@ -34,7 +34,8 @@ def bias(estimate: FloatArray, truth: FloatArray) -> float:
 def _errors(estimate: FloatArray, truth: FloatArray) -> FloatArray:
     """(value,) estimate minus truth where both are known."""
     errors = np.asarray(estimate, float) - np.asarray(truth, float)
-    return errors[np.isfinite(errors)]
+    known: FloatArray = errors[np.isfinite(errors)]
+    return known
 
 
 def psnr(error: float) -> float:

@@ -8,10 +8,11 @@ also says how its products are recognised and stored: its other keys are fields 
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,49 +27,69 @@ RGB_NM = (650.0, 550.0, 470.0)
 RGB_REACH_NM = 30.0
 
 
+# The regular expression of a table without this key: matches nothing.
+NEVER = re.compile("(?!)")
+
+
 @dataclass(frozen=True, eq=False)
 class Sensor:
     """A sensor with known bands: a source of multispectral scenes, or a target to convert to."""
 
     name: str
-    title: str
-    """One line for users."""
-    role: str
-    """`source` (multispectral) or `target` (hyperspectral)."""
-    gsd_m: float
-    """Finest ground sampling distance of its products, in m."""
     citation: str
-    """Publication of the wavelengths and responses."""
+    """Publication of the wavelengths and responses; key `source` of the table."""
     grid: SpectralGrid
     common_names: Mapping[str, str]
     """Band by common name, such as `nir08`: `B8A`."""
-    working_gsd_m: float | None
+    title: str
+    """One line for users."""
+    role: str = "target"
+    """`source` (multispectral) or `target` (hyperspectral)."""
+    gsd_m: float = 30.0
+    """Finest ground sampling distance of its products, in m."""
+    working_gsd_m: float | None = None
     """Ground sampling in m at which products are converted by default; None keeps their own."""
-    family: str
-    """Name shared by sensors whose products have one format, such as `sentinel2`; else the sensor's own name."""
-    product_pattern: re.Pattern[str]
+    family: str = ""
+    """Sensors of one family have one product format, such as SAFE for `sentinel2`."""
+    product_pattern: re.Pattern[str] = NEVER
     """Matches complete product names, in file names and tags."""
-    platform_pattern: re.Pattern[str]
-    """Matches names of the satellite, in file names, tags and STAC items. Product names take precedence."""
-    collection_pattern: re.Pattern[str]
+    platform_pattern: re.Pattern[str] = NEVER
+    """Matches names of the satellite, in file names, tags and STAC items."""
+    collection_pattern: re.Pattern[str] = NEVER
     """Matches names of STAC collections and items."""
-    family_pattern: re.Pattern[str]
-    """Matches texts that name the family only: then this sensor is assumed, and a note says so."""
-    min_bands: int
+    family_pattern: re.Pattern[str] = NEVER
+    """Matches texts that name only the family; then this sensor is assumed, with a note."""
+    min_bands: int = 1
     """Number of bands that a scene must have."""
-    toa_band: tuple[str, float, float] | None
+    toa_band: tuple[str, float, float] | None = None
     """Name, centre and width in nm of a band that only top-of-atmosphere products have."""
-    quality: str
+    quality: str = ""
     """Key of the products' quality layer in `scenes.quality`; empty without one."""
-    dtype: str
-    """Data type for which `scale` and `offset` apply to files that declare none; empty for no such rule."""
-    scale: float
-    offset: float
+    dtype: str = ""
+    """Data type of files that have `scale` and `offset` without declaring them; empty if files declare them."""
+    scale: float = 1e-4
+    offset: float = 0.0
     """In reflectance: `dn * scale + offset`."""
-    nodata: float | None
+    nodata: float | None = None
     """Stored number that means no data where a product declares none."""
-    item_rule: str
+    item_rule: str = "declared"
     """Key in `scenes.radiometry.ITEM_RULES` for STAC items of unknown archives."""
+
+
+def _band(text: str) -> tuple[str, float, float]:
+    name, centre_nm, fwhm_nm = text.split()
+    return name, float(centre_nm), float(fwhm_nm)
+
+
+# Keys of a table and their types. Tables of users have the first three only.
+USER_KEYS = {"title": str, "role": str, "gsd_m": float}
+KEYS: dict[str, Callable[[str], Any]] = USER_KEYS | {
+    **dict.fromkeys(("working_gsd_m", "scale", "offset", "nodata"), float),
+    **dict.fromkeys(("product_pattern", "platform_pattern", "collection_pattern", "family_pattern"), re.compile),
+    **dict.fromkeys(("family", "quality", "dtype", "item_rule"), str),
+    "min_bands": int,
+    "toa_band": _band,
+}
 
 
 def sensor_names(role: str | None = None) -> list[str]:
@@ -98,6 +119,7 @@ def load_sensor(name: str) -> Sensor:
 def _read(path: Path) -> Sensor:
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     keys = dict(line[1:].strip().split(": ", 1) for line in lines if line.startswith("#") and ": " in line)
+    parsers = KEYS if path.parent == TABLES else USER_KEYS
     rows = list(csv.DictReader(line for line in lines if line.strip() and not line.startswith("#")))
     try:
         centre = np.array([float(row["center_nm"]) for row in rows])
@@ -116,44 +138,14 @@ def _read(path: Path) -> Sensor:
             f"{path}: bands at {which} nm; {low:.0f}-{high:.0f} nm is allowed. Remove them, or give centres in nm."
         )
     names = tuple(row.get("band") or f"B{i + 1:03d}" for i, row in enumerate(rows))
-    products = keys if path.parent == TABLES else {}
-    toa_band = products.get("toa_band", "").split()
+    common = [(text, row["band"]) for row in rows for text in (row.get("common_names") or "").split()]
     return Sensor(
         name=path.stem,
-        title=keys.get("title", path.stem),
-        role=keys.get("role", "target"),
-        gsd_m=float(keys.get("gsd_m", "30")),
         citation=keys.get("source", str(path)),
         grid=SpectralGrid(names, centre, width, good, _read_response(path)),
-        common_names={
-            text: name
-            for name, row in zip(names, rows, strict=True)
-            for text in (row.get("common_names") or "").split()
-        },
-        working_gsd_m=_number(products.get("working_gsd_m")),
-        family=products.get("family", path.stem),
-        product_pattern=_pattern(products.get("product_pattern")),
-        platform_pattern=_pattern(products.get("platform_pattern")),
-        collection_pattern=_pattern(products.get("collection_pattern")),
-        family_pattern=_pattern(products.get("family_pattern")),
-        min_bands=int(products.get("min_bands", len(names))),
-        toa_band=(toa_band[0], float(toa_band[1]), float(toa_band[2])) if toa_band else None,
-        quality=products.get("quality", ""),
-        dtype=products.get("dtype", ""),
-        scale=float(products.get("scale", "1e-4")),
-        offset=float(products.get("offset", "0")),
-        nodata=_number(products.get("nodata")),
-        item_rule=products.get("item_rule", "declared"),
+        common_names=dict(common),
+        **{"title": path.stem} | {key: parse(keys[key]) for key, parse in parsers.items() if key in keys},
     )
-
-
-def _number(text: str | None) -> float | None:
-    return None if text is None else float(text)
-
-
-def _pattern(text: str | None) -> re.Pattern[str]:
-    """The regular expression of a table; without one, an expression that matches nothing."""
-    return re.compile("(?!)" if text is None else text)
 
 
 def _read_response(path: Path) -> Response | None:

@@ -132,7 +132,7 @@ def response_matrix(grid: SpectralGrid, wavelength_nm: FloatArray) -> FloatArray
     if outside.any():
         which = ", ".join(f"{nm:.1f}" for nm in grid.wavelength_nm[outside][:5])
         raise GridError(
-            f"bands at {which} nm lie outside the known spectrum; {low:.1f}-{high:.1f} nm is allowed. Remove these bands."
+            f"bands at {which} nm are outside the known spectrum; {low:.1f}-{high:.1f} nm is allowed. Remove them."
         )
     step = min(0.5, float(grid.fwhm_nm.min()) / 10)
     dense = np.linspace(low, high, max(2, int(np.ceil((high - low) / step)) + 1))
@@ -210,7 +210,7 @@ def band_overlap(source: SpectralGrid, target: SpectralGrid) -> FloatArray:
 def pasted_bands(source: SpectralGrid, target: SpectralGrid) -> NDArray[np.intp]:
     """(target band,) position of the source band that represents the target band, -1 without one.
 
-    A source band represents a target band if its FWHM interval (centre ± FWHM / 2) covers at least 60 % of the target's.
+    A source band represents a target band if it covers at least 60 % of the target's FWHM interval (centre ± FWHM / 2).
     Of several, the band with the largest cover is chosen, then the narrowest.
 
     Source: arXiv 2502.19451, which leaves the choice between several bands open.
