@@ -1,4 +1,4 @@
-"""Sensor tables: counts, order, sources, and what a user's own CSV may be."""
+"""Sensor tables: counts, order, citations, product facts, and tables of users."""
 
 import shutil
 
@@ -32,13 +32,13 @@ BANDS = {
 }
 
 
-def test_every_sensor_is_listed_once_by_role():
+def test_sensor_names_list_each_sensor_once():
     assert sensor_names() == sorted(BANDS)
     assert sorted(sensor_names("source") + sensor_names("target")) == sorted(BANDS)
 
 
 @pytest.mark.parametrize("name", sorted(BANDS))
-def test_a_table_is_whole_and_names_its_source(name):
+def test_sensor_table_is_complete_and_cites_its_source(name):
     sensor = load_sensor(name)
     assert len(sensor.grid) == BANDS[name]
     assert sensor.title != name
@@ -48,7 +48,7 @@ def test_a_table_is_whole_and_names_its_source(name):
     assert (sensor.grid.response is not None) == (sensor.role == "source")
 
 
-def test_enmap_drops_the_water_bands_that_hyspecnet_drops():
+def test_enmap_omits_the_water_bands_of_hyspecnet():
     full, kept = load_sensor("enmap-224").grid, load_sensor("enmap").grid
     dropped = np.flatnonzero(~full.good)
     assert dropped.tolist() == [*range(126, 141), *range(160, 167)]
@@ -71,7 +71,7 @@ def test_hls_s30_uses_olis_responses_where_it_is_adjusted_to_oli():
     assert {"B09", "B10"}.isdisjoint(centre)  # top-of-atmosphere in HLS
 
 
-def test_a_table_of_ones_own_is_a_target(tmp_path):
+def test_load_sensor_reads_a_users_table_as_target(tmp_path):
     table = tmp_path / "mine.csv"
     table.write_text("center_nm,fwhm_nm\n500,10\n2200,12\n")
     sensor = load_sensor(str(table))
@@ -88,19 +88,19 @@ def test_a_table_of_ones_own_is_a_target(tmp_path):
         ("center_nm,fwhm_nm\nred,10\n", "not a table of bands"),
     ],
 )
-def test_a_table_that_cannot_serve_says_why(tmp_path, text, words):
+def test_load_sensor_reports_errors_in_a_table(tmp_path, text, words):
     table = tmp_path / "mine.csv"
     table.write_text(text)
     with pytest.raises(GridError, match=words):
         load_sensor(str(table))
 
 
-def test_an_unknown_sensor_lists_those_there_are():
+def test_load_sensor_lists_known_sensors():
     with pytest.raises(UnknownName, match="unknown sensor 'hyperion'; known: desis, emit"):
         load_sensor("hyperion")
 
 
-def test_a_new_table_is_all_that_a_new_sensor_needs(tmp_path, monkeypatch):
+def test_sensor_requires_a_table_and_nothing_else(tmp_path, monkeypatch):
     """A copy of Sentinel-2C's table for Sentinel-2D: its files are recognised, read and checked as Sentinel-2's."""
     shutil.copytree(sensors.TABLES, tmp_path / "tables")
     table = (tmp_path / "tables" / "sentinel2c.csv").read_text()
@@ -119,7 +119,7 @@ def test_a_new_table_is_all_that_a_new_sensor_needs(tmp_path, monkeypatch):
         load_sensor.cache_clear()
 
 
-def test_every_source_table_names_a_known_rule_and_quality_layer():
+def test_source_tables_name_known_rules_and_quality_layers():
     for name in sensor_names("source"):
         sensor = load_sensor(name)
         assert sensor.item_rule in ITEM_RULES
