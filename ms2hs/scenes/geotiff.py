@@ -47,9 +47,7 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
         return Scene(
             id=Path(path).stem,
             source=source,
-            assets=rule.assets(
-                [name for name in names if name is not None], [path] * len(index), [i + 1 for i in index]
-            ),
+            assets=rule.assets([*filter(None, names)], [path] * len(index), [i + 1 for i in index]),
             grid=read_pixel_grid(dataset),
             offset_rule=rule.description,
             wavelength_nm=tuple(centres.tolist()),

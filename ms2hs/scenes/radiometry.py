@@ -16,12 +16,11 @@ import numpy as np
 
 from ms2hs.errors import SceneError
 from ms2hs.scenes.scene import Asset
+from ms2hs.spectra.library import MAX_REFLECTANCE
 from ms2hs.spectra.sensors import Sensor
 
 # Sentinel-2, HLS and most other products store reflectance in ten-thousandths.
 DN_SCALE = 1e-4
-# Only snow and cloud edges in the sun are brighter. Numbers with a 99th percentile above it are not reflectance.
-MAX_REFLECTANCE = 2.0
 # From this processing baseline on BOA_ADD_OFFSET is -1000. Sen2Cor outside ESA writes baseline 99.99 and adds nothing.
 FIRST_BASELINE_WITH_OFFSET, FIRST_LOCAL_BASELINE = 4.0, 99.0
 BOA_ADD_OFFSET = -1000.0

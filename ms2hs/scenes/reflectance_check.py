@@ -3,8 +3,9 @@
 import numpy as np
 
 from ms2hs.arrays import Float32Array, FloatArray
-from ms2hs.scenes.radiometry import BOA_ADD_OFFSET, DN_SCALE, MAX_REFLECTANCE
+from ms2hs.scenes.radiometry import BOA_ADD_OFFSET, DN_SCALE
 from ms2hs.scenes.scene import Scene
+from ms2hs.spectra.library import MAX_REFLECTANCE
 from ms2hs.spectra.spectral_grid import nearest_band
 
 # The offset that ESA adds from processing baseline 04.00 on, in reflectance.

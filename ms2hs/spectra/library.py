@@ -17,7 +17,7 @@ from ms2hs.errors import DataError
 # Spectra are not interpolated across wider gaps. Detector joins and single missing bands leave up to 30 nm; the removed
 # water-vapour bands (1350-1430, 1800-1950 nm) leave at least 60 nm.
 MAX_STEP_NM = 30.0
-# Larger values are percent or stored numbers; snow and specular minerals stay below.
+# Larger values are percent or stored numbers: snow, cloud edges in the sun and specular minerals stay below.
 MAX_REFLECTANCE = 2.0
 # Smaller wavelengths are not in nm: optical sensors begin at about 200 nm, and 100 um would read as 100.
 MIN_NM = 150.0
@@ -214,16 +214,14 @@ def _read_envi(path: Path) -> Library:
     header_path = path.with_suffix(".hdr") if path.with_suffix(".hdr").is_file() else Path(f"{path}.hdr")
     if not header_path.is_file():
         raise DataError(
-            f"{path}: no header {header_path.name} beside it; an ENVI library requires both files. Copy it there."
+            f"{path}: no header {header_path.name} beside it; an ENVI library requires both. Copy it there."
         )
     header = _envi_header(header_path)
     data_path = path if path.suffix.lower() != ".hdr" else path.with_suffix(".sli")
     if not data_path.is_file():
         data_path = path.with_suffix("")
     if not data_path.is_file():
-        raise DataError(
-            f"{path}: no {path.stem}.sli beside the header; an ENVI library requires both files. Copy it there."
-        )
+        raise DataError(f"{path}: no {path.stem}.sli beside the header; an ENVI library requires both. Copy it there.")
     try:
         bands, count = int(header["samples"]), int(header["lines"])
         offset = int(header.get("header offset", "0"))

@@ -194,7 +194,8 @@ def _widths(wavelength_nm: FloatArray, header: "Header") -> FloatArray:
 
 def _calibration(path: Path, file: "DatasetReader", tags: dict[str, str]) -> tuple[FloatArray, FloatArray]:
     """(band,) scale and offset: ENVI's reflectance scale factor, else as scenes are read (`scenes.radiometry`)."""
-    from ms2hs.scenes.radiometry import MAX_REFLECTANCE, rule_of_raster
+    from ms2hs.scenes.radiometry import rule_of_raster
+    from ms2hs.spectra.library import MAX_REFLECTANCE
 
     factor = _numbers(tags.get("reflectance_scale_factor", ""))
     if len(factor) == 1 and factor[0] > 0:
