@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.datasets.cubes.spectra_npz import PLAUSIBLE
 from ms2hs.errors import DataError
-from ms2hs.spectra.library import LOWEST_NM
+from ms2hs.spectra.library import MIN_NM
 from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of
 
 
@@ -34,10 +34,10 @@ def usable_bands(
             f"{where}: {len(centre)} wavelengths, {len(width)} widths, {len(usable)} flags of which {usable.sum()} are "
             "good; one of each a band, and at least 2 good bands, are needed. Check the product."
         )
-    if not np.isfinite(centre).all() or centre.min() < LOWEST_NM or len(set(centre)) < 2:
+    if not np.isfinite(centre).all() or centre.min() < MIN_NM or len(set(centre)) < 2:
         raise DataError(
             f"{where}: wavelengths from {np.nanmin(centre):g} to {np.nanmax(centre):g}; nm are needed (at least "
-            f"{LOWEST_NM:g}), and not one for all. If these are micrometres, say so in the file's wavelength units."
+            f"{MIN_NM:g}), and not one for all. If these are micrometres, say so in the file's wavelength units."
         )
     width = np.where(width > 0, width, _usual_step(centre))
     order = np.argsort(centre, kind="stable")

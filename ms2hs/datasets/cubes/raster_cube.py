@@ -193,21 +193,22 @@ def _widths(wavelength_nm: FloatArray, header: "Header") -> FloatArray:
 
 
 def _calibration(path: Path, file: "DatasetReader", tags: dict[str, str]) -> tuple[FloatArray, FloatArray]:
-    """(band,) scale and offset: ENVI's reflectance scale factor, else as scenes are read (`raster.calibration`)."""
-    from ms2hs.scenes.radiometry import BRIGHTEST, from_file
+    """(band,) scale and offset: ENVI's reflectance scale factor, else as scenes are read (`scenes.radiometry`)."""
+    from ms2hs.scenes.radiometry import rule_of_raster
+    from ms2hs.spectra.library import MAX_REFLECTANCE
 
     factor = _numbers(tags.get("reflectance_scale_factor", ""))
     if len(factor) == 1 and factor[0] > 0:
         return np.full(file.count, 1 / factor[0]), np.zeros(file.count)
     p99 = _p99(file)
     own = set(file.scales) != {1.0}
-    if p99 is not None and p99 > BRIGHTEST and not own:
+    if p99 is not None and p99 > MAX_REFLECTANCE and not own:
         raise DataError(
-            f"{path}: floats with 99th percentile {p99:.4g} and no scale; reflectance has at most {BRIGHTEST:g}. "
+            f"{path}: floats with 99th percentile {p99:.4g} and no scale; reflectance has at most {MAX_REFLECTANCE:g}. "
             "Write its scale into the file (`gdal_edit.py -scale 0.0001`, or `reflectance scale factor` in the header)."
         )
     try:
-        rule = from_file(file.dtypes[0], file.scales, file.offsets, p99, None)
+        rule = rule_of_raster(file.dtypes[:1] * file.count, file.scales, file.offsets, p99=p99)
     except SceneError as error:
         raise DataError(f"{path}: {error}") from error
     scale = np.array(rule.dn_scale)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.errors import DataError
-from ms2hs.spectra.library import WIDEST_STEP_NM, Library, library_of, load_npz
+from ms2hs.spectra.library import MAX_STEP_NM, Library, library_of, load_npz
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
 # Surface reflectance outside this is an artefact of the product's correction, not a surface.
@@ -128,10 +128,10 @@ def view_matrix(target: SpectralGrid, wavelength_nm: FloatArray) -> FloatArray:
 def reach(wavelength_nm: FloatArray, target: SpectralGrid) -> BoolArray:
     """(target band,) whether bands at `wavelength_nm` (ascending) really tell what the target band would measure.
 
-    That is so where the target's whole FWHM interval lies between bands no further apart than `WIDEST_STEP_NM`.
+    That is so where the target's whole FWHM interval lies between bands no further apart than `MAX_STEP_NM`.
     """
     steps = np.diff(wavelength_nm)
-    gaps = np.flatnonzero(steps > WIDEST_STEP_NM)
+    gaps = np.flatnonzero(steps > MAX_STEP_NM)
     starts = np.concatenate([wavelength_nm[:1], wavelength_nm[gaps + 1]])
     ends = np.concatenate([wavelength_nm[gaps], wavelength_nm[-1:]])
     low, high = target.wavelength_nm - target.fwhm_nm / 2, target.wavelength_nm + target.fwhm_nm / 2
