@@ -37,8 +37,9 @@ from rasterio.enums import Resampling
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
-from ms2hs.raster.cog.overviews import BLOCK
-from ms2hs.raster.cog.writer import CogWriter, overview_levels
+from ms2hs.raster.cog.encoding import BLOCK
+from ms2hs.raster.cog.overviews import Levels
+from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.spectral_grid import grid_of
@@ -123,7 +124,8 @@ def write_prepared(path: Path, strips: Strips, height: int) -> None:
         for row, strip in rows_of(strips, height):
             file.write(strip, window=Window(0, row, width, strip.shape[1]))
     with rasterio.open(temporary, "r+") as file:
-        file.build_overviews(overview_levels(height, width), Resampling.average)
+        factors = [2**level for level in range(1, Levels(height, width).count)]
+        file.build_overviews(factors, Resampling.average)
     rasterio.shutil.copy(temporary, path, driver="GTiff", COPY_SRC_OVERVIEWS="YES", **TILES, **GTIFF_CODEC)
     temporary.unlink()
 

@@ -71,13 +71,13 @@ def test_any_part_equals_that_part_of_the_whole(written, band, y, x):
 def test_no_pixel_is_read_before_it_is_asked_for(written, monkeypatch):
     path, expected = written
     reads = []
-    real = module._Pixels._read
+    real = module._LazyReflectance._read
 
     def read(self, key):
         reads.append(key)
         return real(self, key)
 
-    monkeypatch.setattr(module._Pixels, "_read", read)
+    monkeypatch.setattr(module._LazyReflectance, "_read", read)
     cube = open_cube(path)
     spectrum = cube.sel(x=500_100, y=4_999_888, method="nearest")
     repr(cube.coords)

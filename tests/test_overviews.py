@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms2hs.raster.cog import overviews
-from ms2hs.raster.cog.overviews import Levels, Place, Pyramid, halve
+from ms2hs.raster.cog.encoding import REFLECTANCE
+from ms2hs.raster.cog.overviews import BlockIndex, Levels, Pyramid, halve
 from ms2hs.raster.cube import NODATA
 
 
@@ -79,7 +80,7 @@ def test_blocks_give_what_the_whole_gives(height, width, unknown, seed):
     rng = np.random.default_rng(seed)
     bands, levels = 3, Levels(height, width)
     numbers = random_numbers(rng, "int16", (bands, height, width), unknown)
-    pyramid_of = Pyramid(levels, bands, np.dtype("int16"), NODATA)
+    pyramid_of = Pyramid(levels, bands, REFLECTANCE)
     found, seen = [np.zeros((bands, *levels.shape(level)), np.int16) for level in range(levels.count)], []
     for row in range(levels.blocks(0)[0]):
         for col in range(levels.blocks(0)[1]):
@@ -87,7 +88,7 @@ def test_blocks_give_what_the_whole_gives(height, width, unknown, seed):
                 blocks = rng.integers(-99, 99, (some.stop - some.start, 4, 4)).astype(np.int16)  # anything outside
                 part = numbers[some, row * 4 :, col * 4 :][:, :4, :4]
                 blocks[:, : part.shape[1], : part.shape[2]] = part
-                for place, whole in pyramid_of.add(some, Place(0, row, col), blocks):
+                for place, whole in pyramid_of.add(some, BlockIndex(0, row, col), blocks):
                     seen += [(place.level, place.row, place.col, band) for band in range(some.start, some.stop)]
                     target = found[place.level][some, place.row * 4 :, place.col * 4 :][:, :4, :4]
                     target[:] = whole[:, : target.shape[1], : target.shape[2]]

@@ -139,11 +139,11 @@ def test_stopped_when_all_is_made_nothing_is_made_again(tall, whole, tmp_path, m
     """Before the uncertainty's file is whole, or after it and before the cube's."""
     paths, join = [], BlockStore.join
 
-    def stop(spool, *given):
+    def stop(store, *given):
         if len(paths) == joined:
             raise Stop
-        paths.append(spool.path)
-        return join(spool, *given)
+        paths.append(given)
+        return join(store, *given)
 
     with monkeypatch.context() as patch, suppress(Stop):
         patch.setattr(BlockStore, "join", stop)

@@ -19,8 +19,9 @@ from ms2hs.conversion.statistics import Closure, Statistics
 from ms2hs.errors import SceneError
 from ms2hs.models.prior import Conditional
 from ms2hs.progress import Progress
-from ms2hs.raster.cog.writer import CogWriter
+from ms2hs.raster.cube_writer import CubeWriter
 from ms2hs.raster.dataset import bounded_cache
+from ms2hs.raster.formats import FORMATS
 from ms2hs.raster.quicklook import write_quicklook
 from ms2hs.raster.tiling import Window
 from ms2hs.scenes.radiometry import offset_warnings
@@ -138,7 +139,7 @@ def _write(flow: PixelFlow | WindowFlow, unfinished: Staging, tell: Progress) ->
     planned, census = flow.planned, flow.census
     paths = [path for path in (planned.output, planned.sigma) if path]
     writers = [
-        CogWriter(
+        FORMATS.get(path.suffix.lower(), FORMATS[".tif"])(
             unfinished.place(path.name),
             planned.grid,
             planned.spectral,
@@ -171,7 +172,7 @@ def _write(flow: PixelFlow | WindowFlow, unfinished: Staging, tell: Progress) ->
     return {stage: sum(one.get(stage, 0.0) for one in spent) for stage in {**spent[0], **spent[1]}}
 
 
-def _row_to_begin(writers: list[CogWriter], states: dict[int, dict[str, Any]], height: int) -> int:
+def _row_to_begin(writers: list[CubeWriter], states: dict[int, dict[str, Any]], height: int) -> int:
     """The last row that is noted and up to which all of them have kept what they wrote."""
     kept = min((writer.kept_rows for writer in writers), default=height)
     return max((rows for rows in states if rows <= kept), default=0)

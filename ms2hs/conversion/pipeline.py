@@ -12,16 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from ms2hs.arrays import BoolArray, Float32Array
+from ms2hs.arrays import BoolArray, DnArray, Float32Array
 from ms2hs.conversion.planning import Plan
 from ms2hs.conversion.statistics import COMPARED, Statistics
 from ms2hs.models.denoising import REACH, denoise
 from ms2hs.models.prior import Conditional
 from ms2hs.progress import Progress
-from ms2hs.raster.cog.encoding import quantise
-from ms2hs.raster.cog.overviews import BLOCK, Numbers
-from ms2hs.raster.cog.writer import CogWriter
+from ms2hs.raster.cog.encoding import BLOCK, quantise
 from ms2hs.raster.cube import NODATA, SCALE
+from ms2hs.raster.cube_writer import CubeWriter
 from ms2hs.raster.tiling import Tiling, Window
 from ms2hs.scenes.reader import SceneReader
 
@@ -96,7 +95,7 @@ class PixelFlow:
         alone: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
         return alone
 
-    def run(self, writers: list[CogWriter], begin: int, note: Callable[[int], None], tell: Progress) -> None:
+    def run(self, writers: list[CubeWriter], begin: int, note: Callable[[int], None], tell: Progress) -> None:
         """Convert the rows from `begin` on, a multiple of BLOCK.
 
         Parameters
@@ -110,7 +109,7 @@ class PixelFlow:
             self.census.keep(window.row, reflectance, valid)
             blocks = [_Pixels.of(reflectance, valid, first) for first in range(0, grid.width, BLOCK)]
             for writer, maker in zip(writers, makers, strict=False):
-                writer.write_made(window.row, window.height, partial(_fill, blocks, maker))
+                writer.write_blocks(window.row, window.height, partial(_fill, blocks, maker))
             for block in blocks:
                 self._look(block)
             note(window.row + window.height)
@@ -157,7 +156,7 @@ class WindowFlow:
         """As `PixelFlow.threads`: nothing, since a network multiplies one thing at a time."""
         return nullcontext()
 
-    def run(self, writers: list[CogWriter], begin: int, note: Callable[[int], None], tell: Progress) -> None:
+    def run(self, writers: list[CubeWriter], begin: int, note: Callable[[int], None], tell: Progress) -> None:
         """As `PixelFlow.run`."""
         from ms2hs.inference.device_transfer import Comparison  # noqa: PLC0415
         from ms2hs.inference.tile_runner import TileRunner  # noqa: PLC0415  the linear model needs no torch
@@ -195,7 +194,7 @@ class WindowFlow:
 
     def _take(
         self,
-        writers: list[CogWriter],
+        writers: list[CubeWriter],
         strip: "StoredStrip",
         reflectance: Float32Array,
         valid: BoolArray,
@@ -256,7 +255,7 @@ def _rows_of_blocks(begin: int, height: int, width: int) -> list[Window]:
     return [Window(row, 0, min(BLOCK, height - row), width) for row in range(begin, height, BLOCK)]
 
 
-def _fill(blocks: list[_Pixels], maker: Callable[[slice], Make], bands: slice, cols: slice, room: Numbers) -> None:
+def _fill(blocks: list[_Pixels], maker: Callable[[slice], Make], bands: slice, cols: slice, room: DnArray) -> None:
     """Fill the room in a block with stored numbers of these bands, some rows at a time."""
     block, make = blocks[cols.start // BLOCK], maker(bands)
     rows, width = block.shape

@@ -11,9 +11,9 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ms2hs.arrays import BoolArray, Float32Array
-from ms2hs.raster.dataset import open_dataset, read_bands, read_inside, read_pixel_grid
+from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid, read_valid
 from ms2hs.raster.pixel_grid import PixelGrid
-from ms2hs.raster.resampling import Axis, Share, regrid, relate, share
+from ms2hs.raster.resampling import Axis, AxisWeights, axis_weights, regrid, relate
 from ms2hs.scenes import quality
 from ms2hs.scenes.scene import Asset, Scene
 
@@ -90,7 +90,7 @@ def _inside(
     shape: tuple[int, int] | None = None,
 ) -> tuple[Float32Array, BoolArray]:
     """The same, without what the file's own mask leaves out."""
-    inside = read_inside(dataset, window, shape)
+    inside = read_valid(dataset, window, shape)
     if inside is not None:
         valid &= inside
     return _emptied(reflectance, valid), valid
@@ -187,7 +187,7 @@ class SceneReader:
         reflectance = np.zeros((len(self.scene.assets), height, width), np.float32)
         valid = np.ones((height, width), np.bool_)
         for layer in self._layers:
-            rows, cols = share(layer.rows, row, height), share(layer.cols, col, width)
+            rows, cols = axis_weights(layer.rows, row, height), axis_weights(layer.cols, col, width)
             if rows.begin == rows.end or cols.begin == cols.end:
                 valid[:] = False
                 break
@@ -204,7 +204,7 @@ class SceneReader:
                 reflectance[list(layer.index)] = values
         return _emptied(reflectance, valid), valid
 
-    def _usable(self, source: Layer, layer: Layer, rows: Share, cols: Share) -> BoolArray:
+    def _usable(self, source: Layer, layer: Layer, rows: AxisWeights, cols: AxisWeights) -> BoolArray:
         """(row, col) what the quality layer says at the centres of a part of another layer's pixels."""
         rule = quality.RULES[self.scene.quality_rule or ""]
         down, right = relate(layer.grid, source.grid, source.assets[0].name)
