@@ -21,7 +21,7 @@ def convert_by_hand(scene: Path, output: Path, network: Predictor, window: int) 
     valid = (dn != profile["nodata"]).all(axis=0)
     reflectance = dn * np.float32(SCALE)
     tiling = Tiling(*valid.shape, window, network.overlap)
-    sums = np.zeros((network.bands, *valid.shape), np.float32)
+    sums = np.zeros((network.target_count, *valid.shape), np.float32)
     weights = np.zeros(valid.shape, np.float32)
     for cut, ramps in zip(tiling, product(ramps_of(tiling.rows), ramps_of(tiling.cols)), strict=True):
         place = slice(cut.row, cut.row + cut.height), slice(cut.col, cut.col + cut.width)

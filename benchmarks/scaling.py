@@ -46,7 +46,7 @@ def make_scenes(folder: Path, count: int, size: int) -> list[Path]:
 def measure(workers: int, scenes: list[Path], asked: argparse.Namespace) -> dict[str, object]:
     """Seconds of each turn by so many workers, and of starting these."""
     out = scenes[0].parent.parent / "out"
-    choices = ConvertOptions(model=asked.model, overwrite=True)
+    options = ConvertOptions(model=asked.model, overwrite=True)
     began = time.perf_counter()
     with (
         LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address="127.0.0.1:0") as local,
@@ -55,13 +55,13 @@ def measure(workers: int, scenes: list[Path], asked: argparse.Namespace) -> dict
         if not asked.free:
             for name, worker in local.workers.items():
                 client.run(pin, name, workers=[worker.worker_address])
-        crew = Executor(scheduler=local.scheduler_address)
-        convert_all(scenes[: 2 * workers], folder=out, choices=choices, crew=crew).check()
+        executor = Executor(scheduler=local.scheduler_address)
+        convert_all(scenes[: 2 * workers], folder=out, options=options, executor=executor).check()
         start_s = time.perf_counter() - began
         turns = []
         for _ in range(asked.repeat):
             began = time.perf_counter()
-            convert_all(scenes, folder=out, choices=choices, crew=crew).check()
+            convert_all(scenes, folder=out, options=options, executor=executor).check()
             turns.append(time.perf_counter() - began)
     shutil.rmtree(out)
     return {"workers": workers, "start_s": start_s, "turns_s": turns, "seconds": statistics.median(turns)}

@@ -22,7 +22,9 @@ from ms2hs.models.denoising import denoise
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior import InputError
 from ms2hs.models.weights import load_weights, save_weights
-from ms2hs.raster.cog import block_compressor, writer
+from ms2hs.raster.cog import block_compressor
+from ms2hs.raster.cog.block_compressor import BlockCompressor
+from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.cube import NODATA, SCALE, open_cube
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.spectra.sensors import load_sensor
@@ -30,7 +32,7 @@ from ms2hs.spectra.sensors import load_sensor
 
 @pytest.fixture(scope="module", autouse=True)
 def _linear_unless_asked():
-    """The plain arithmetic is held against the linear model; that is also quicker."""
+    """Compare plain arithmetic with the linear model, which is also faster."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(weights, "BEST_FIRST", ("linear",))
         yield
@@ -55,13 +57,13 @@ def read(path):
 
 
 def assert_same(found, expected):
-    """Equal, but for the last digit where a matrix product of another shape was rounded the other way."""
+    """Equal except for the last digit: matrix products of another shape round differently."""
     difference = np.abs(found.astype(int) - expected)
     assert difference.max() <= 1
     assert (difference > 0).mean() < 1e-4
 
 
-def test_the_result_is_what_the_model_gives_for_the_whole_scene(made, whole):
+def test_cube_equals_the_model_on_the_whole_scene(made, whole):
     reflectance, valid = whole
     prior = load_weights("linear").prior
     model = prior.condition(load_sensor("sentinel2a").grid, load_sensor("enmap").grid)
@@ -74,7 +76,7 @@ def test_the_result_is_what_the_model_gives_for_the_whole_scene(made, whole):
     np.testing.assert_allclose(sigma[:, valid] * SCALE, model.sigma(reflectance)[:, valid], atol=0.51 * SCALE)
 
 
-def test_the_file_is_a_valid_cog_that_says_what_it_is(made, scene_path):
+def test_cube_is_a_valid_cog_with_wavelengths_and_provenance(made, scene_path):
     for path in (made.output, made.sigma):
         valid, errors, warnings = cog_validate(path, strict=True, quiet=True)
         assert (valid, errors, warnings) == (True, [], [])
@@ -83,9 +85,9 @@ def test_the_file_is_a_valid_cog_that_says_what_it_is(made, scene_path):
         assert (cube.count, cube.dtypes[0], cube.nodata, cube.scales[0]) == (202, "int16", NODATA, SCALE)
         assert (cube.crs, cube.transform, cube.shape) == (scene.crs, scene.transform, scene.shape)
         for band in range(1, 203):
-            told = cube.tags(band, ns="IMAGERY")
-            assert float(told["CENTRAL_WAVELENGTH_UM"]) == pytest.approx(target.wavelength_nm[band - 1] / 1000)
-            assert float(told["FWHM_UM"]) == pytest.approx(target.fwhm_nm[band - 1] / 1000)
+            tags_of_band = cube.tags(band, ns="IMAGERY")
+            assert float(tags_of_band["CENTRAL_WAVELENGTH_UM"]) == pytest.approx(target.wavelength_nm[band - 1] / 1000)
+            assert float(tags_of_band["FWHM_UM"]) == pytest.approx(target.fwhm_nm[band - 1] / 1000)
         tags = cube.tags()
     assert tags["MS2HS_SYNTHETIC"] == "YES"
     assert tags["MS2HS_SOURCE"] == "sentinel2a"
@@ -94,7 +96,7 @@ def test_the_file_is_a_valid_cog_that_says_what_it_is(made, scene_path):
     assert tags["MS2HS_OFFSET_RULE"]
 
 
-def test_the_item_says_what_was_done(made):
+def test_item_has_assets_counts_and_residual(made):
     item = json.loads(made.item.read_text())
     assert item["stac_version"] == "1.1.0"
     assert {asset["href"] for asset in item["assets"].values()} == {
@@ -117,7 +119,7 @@ def test_the_item_says_what_was_done(made):
     assert 0 < residual["all"] < 0.004
 
 
-def test_vegetation_has_its_red_edge(made):
+def test_vegetation_has_a_red_edge(made):
     cube = open_cube(made.output)
     spectra = cube.values[:, ::7, ::7].reshape(202, -1)
     nm = cube.wavelength_nm.values
@@ -128,7 +130,7 @@ def test_vegetation_has_its_red_edge(made):
     assert 700 <= edge <= 740
 
 
-def test_a_part_is_the_same_as_that_part_of_the_whole(made, scene_path, tmp_path):
+def test_part_of_a_scene_equals_that_part_of_the_whole(made, scene_path, tmp_path):
     whole = read(made.output)
     part = convert(scene_path, "enmap", tmp_path, ConvertOptions(window=(101, 57, 40, 61)))
     assert_same(read(part.output), whole[:, 101:141, 57:118])
@@ -139,14 +141,14 @@ def test_a_part_is_the_same_as_that_part_of_the_whole(made, scene_path, tmp_path
     assert_same(read(chosen.output), whole[(nm >= 2100) & (nm <= 2300)])
 
 
-def test_strips_do_not_show(made, scene_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "PART_PIXELS", 1000)
+def test_cube_does_not_depend_on_pixels_per_task(made, scene_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "PIXELS_PER_TASK", 1000)
     other = convert(scene_path, "enmap", tmp_path)
     assert_same(read(other.output), read(made.output))
 
 
-def test_threads_do_not_change_what_is_found(scene_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "PART_PIXELS", 1000)
+def test_cube_does_not_depend_on_threads(scene_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "PIXELS_PER_TASK", 1000)
     monkeypatch.setattr(block_compressor, "BANDS_PER_TASK", 16)
     found = []
     for threads in (1, 5):
@@ -156,18 +158,18 @@ def test_threads_do_not_change_what_is_found(scene_path, tmp_path, monkeypatch):
     assert found[0] == found[1]
 
 
-def test_memory_does_not_grow_with_the_height_of_a_scene(scene_path):
+def test_required_memory_does_not_grow_with_height(scene_path):
     planned = plan(scene_path, "enmap")
     needed = [
-        replace(planned, grid=replace(planned.grid, height=height, width=width)).facts["memory_bytes"]
+        replace(planned, grid=replace(planned.grid, height=height, width=width)).requirements["memory_bytes"]
         for height, width in ((3660, 3660), (10980, 3660), (10980, 10980))
     ]
-    assert needed[1] < 1.05 * needed[0]  # an overview more
+    assert needed[1] < 1.05 * needed[0]  # one more overview
     assert needed[0] < 1.2e9
     assert needed[2] < 2.5e9
 
 
-def test_a_bbox_is_in_degrees_and_missing_the_scene_is_told(scene_path, tmp_path, made):
+def test_bbox_is_in_degrees_and_must_meet_the_scene(scene_path, tmp_path, made):
     west, south, east, north = json.loads(made.item.read_text())["bbox"]
     middle = (west + east) / 2
     half = plan(scene_path, "enmap", tmp_path, ConvertOptions(bbox=(west, south, middle, north)))
@@ -176,7 +178,7 @@ def test_a_bbox_is_in_degrees_and_missing_the_scene_is_told(scene_path, tmp_path
         plan(scene_path, "enmap", tmp_path, ConvertOptions(bbox=(10, 50, 11, 51)))
 
 
-def test_nothing_is_left_of_a_conversion_that_fails(scene_path, tmp_path, monkeypatch):
+def test_failed_conversion_leaves_no_file(scene_path, tmp_path, monkeypatch):
     calls = []
 
     def fail_late(*args, **kwargs):
@@ -187,31 +189,31 @@ def test_nothing_is_left_of_a_conversion_that_fails(scene_path, tmp_path, monkey
 
     quantise = pipeline.quantise
     monkeypatch.setattr(pipeline, "quantise", fail_late)
-    monkeypatch.setattr(pipeline, "PART_PIXELS", 4000)
+    monkeypatch.setattr(pipeline, "PIXELS_PER_TASK", 4000)
     with pytest.raises(RuntimeError, match="a bug of ours"):
         convert(scene_path, "enmap", tmp_path, ConvertOptions(uncertainty=True))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_uncertainty_stays_without_its_cube(scene_path, tmp_path, monkeypatch):
-    finish = writer.CogWriter.finish
+def test_uncertainty_is_not_left_without_its_cube(scene_path, tmp_path, monkeypatch):
+    finish = CogWriter.finish
 
-    def fail_for_the_cube(cog):
-        if "sigma" not in cog.path.name:
+    def fail_for_the_cube(writer):
+        if "sigma" not in writer.path.name:
             raise OutputError("no space; some is needed. Make room.")
-        finish(cog)
+        finish(writer)
 
-    monkeypatch.setattr(writer.CogWriter, "finish", fail_for_the_cube)
+    monkeypatch.setattr(CogWriter, "finish", fail_for_the_cube)
     with pytest.raises(OutputError, match="no space"):
         convert(scene_path, "enmap", tmp_path, ConvertOptions(uncertainty=True))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_thread_s_error_is_raised(scene_path, tmp_path, monkeypatch):
+def test_error_in_a_thread_is_raised(scene_path, tmp_path, monkeypatch):
     def broken(*_args):
         raise OutputError("no space; some is needed. Make room.")
 
-    monkeypatch.setattr(block_compressor.BlockCompressor, "_compress", broken)
+    monkeypatch.setattr(BlockCompressor, "_compress", broken)
     with pytest.raises(OutputError, match="no space"):
         convert(scene_path, "enmap", tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -226,8 +228,8 @@ def _write_references(path, places, spectra, nm):
 
 
 @pytest.mark.parametrize("placed", [True, False])
-def test_reference_spectra_correct_what_is_constant_over_the_scene(made, scene_path, tmp_path, placed):
-    """Plant a spectrum that Sentinel-2 does not see; references must take most of it away."""
+def test_references_correct_a_constant_error(made, scene_path, tmp_path, placed):
+    """Plant a feature between the bands of Sentinel-2; references must correct most of it."""
     from rasterio.warp import transform
 
     cube = open_cube(made.output)
@@ -246,7 +248,7 @@ def test_reference_spectra_correct_what_is_constant_over_the_scene(made, scene_p
     assert np.abs(shift[np.abs(nm - 1150) > 300]).max() < 0.003
 
 
-def test_errors_of_the_product_that_are_told_widen_the_uncertainty(made, scene_path, tmp_path):
+def test_input_error_widens_the_uncertainty(made, scene_path, tmp_path):
     wide = convert(
         scene_path, "enmap", tmp_path, ConvertOptions(uncertainty=True, input_error=InputError(0.02, 0.005, 0.003))
     )
@@ -258,26 +260,24 @@ def test_errors_of_the_product_that_are_told_widen_the_uncertainty(made, scene_p
 
 
 @pytest.mark.parametrize("name", ["linear", "spatial-spectral"])
-def test_noise_that_is_told_is_taken_off_first_however_the_scene_is_cut(
-    networks, name, scene_path, tmp_path, monkeypatch
-):
-    told = InputError(0.02, 0.005, 0.01)
-    choices = ConvertOptions(model=networks.get(name, name), window=(0, 0, 70, 83), input_error=told)
-    once = read(convert(scene_path, "enmap", tmp_path / "a.tif", choices).output)
+def test_noise_is_removed_first_however_the_scene_is_cut(networks, name, scene_path, tmp_path, monkeypatch):
+    error = InputError(0.02, 0.005, 0.01)
+    options = ConvertOptions(model=networks.get(name, name), window=(0, 0, 70, 83), input_error=error)
+    once = read(convert(scene_path, "enmap", tmp_path / "a.tif", options).output)
     if name == "linear":
-        planned = plan(scene_path, "enmap", tmp_path / "p.tif", choices)
+        planned = plan(scene_path, "enmap", tmp_path / "p.tif", options)
         with SceneReader(planned.scene, planned.grid) as reader:
             seen, valid = reader.read(0, 0, planned.grid.height, planned.grid.width)
-        model = planned.weights.prior.condition(planned.scene.spectral, planned.spectral, told)
-        wanted = model.reconstruct(denoise(seen, valid, told.pixel))
+        model = planned.weights.prior.condition(planned.scene.spectral, planned.spectral, error)
+        wanted = model.reconstruct(denoise(seen, valid, error.pixel))
         assert np.abs(once * SCALE - wanted)[:, valid].max() < 1.5 * SCALE
         assert np.abs(once * SCALE - model.reconstruct(seen))[:, valid].max() > 10 * SCALE
     monkeypatch.setattr(planning, "STRIP_ROWS", 16)
-    strips = read(convert(scene_path, "enmap", tmp_path / "b.tif", choices).output)
+    strips = read(convert(scene_path, "enmap", tmp_path / "b.tif", options).output)
     assert np.abs(strips.astype(int) - once).max() <= 1
 
 
-def test_a_cube_of_the_site_is_taken_up(made, scene_path, tmp_path):
+def test_site_cube_adapts_the_prior(made, scene_path, tmp_path):
     better = convert(scene_path, "enmap", tmp_path, ConvertOptions(site=made.output))
     with rasterio.open(better.output) as cube:
         assert cube.tags()["MS2HS_SITE"] == made.output.name
@@ -286,7 +286,7 @@ def test_a_cube_of_the_site_is_taken_up(made, scene_path, tmp_path):
 
 
 def network_file(path, name, **changes):
-    """Weights of a small network that has learnt nothing but noise."""
+    """Weights of a small untrained network."""
     torch.manual_seed(0)
     sizes = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
     prior = load_weights("linear").prior
@@ -304,40 +304,40 @@ def networks(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["spectral", "spatial-spectral", "dlr-ibm-spatial-spectral"])
-def test_a_network_converts_a_part_of_a_scene(networks, name, scene_path, tmp_path):
-    choices = ConvertOptions(model=networks[name], window=(0, 0, 70, 83))
-    result = convert(scene_path, "emit", tmp_path / "n.tif", choices)
+def test_network_converts_part_of_a_scene(networks, name, scene_path, tmp_path):
+    options = ConvertOptions(model=networks[name], window=(0, 0, 70, 83))
+    result = convert(scene_path, "emit", tmp_path / "n.tif", options)
     found = read(result.output)
-    linear = read(convert(scene_path, "emit", tmp_path / "l.tif", replace(choices, model="linear")).output)
+    linear = read(convert(scene_path, "emit", tmp_path / "l.tif", replace(options, model="linear")).output)
     np.testing.assert_array_equal(found == NODATA, linear == NODATA)
     assert (found != linear).any()
     assert result.counts == replace(result.counts, pixels=70 * 83)
     assert cog_validate(result.output, strict=True, quiet=True)[0]
 
 
-def test_a_local_network_gives_the_same_in_strips(networks, scene_path, tmp_path, monkeypatch):
-    choices = ConvertOptions(model=networks["spectral"], window=(0, 0, 70, 83))
-    once = read(convert(scene_path, "enmap", tmp_path / "a.tif", choices).output)
+def test_local_network_does_not_depend_on_strips(networks, scene_path, tmp_path, monkeypatch):
+    options = ConvertOptions(model=networks["spectral"], window=(0, 0, 70, 83))
+    once = read(convert(scene_path, "enmap", tmp_path / "a.tif", options).output)
     monkeypatch.setattr(planning, "STRIP_ROWS", 16)
-    assert_same(read(convert(scene_path, "enmap", tmp_path / "b.tif", choices).output), once)
+    assert_same(read(convert(scene_path, "enmap", tmp_path / "b.tif", options).output), once)
 
 
-def test_windows_that_overlap_are_blended_without_a_seam(networks, scene_path, tmp_path):
-    # beside its prior the network adds something smooth, so a seam would stand out among differences of neighbours
-    choices = ConvertOptions(model=networks["spatial-spectral"], window=(100, 60, 96, 96))
-    found = read(convert(scene_path, "enmap", tmp_path / "n.tif", choices).output).astype(float)
-    plain = read(convert(scene_path, "enmap", tmp_path / "l.tif", replace(choices, model="linear")).output)
+def test_overlapping_windows_leave_no_seam(networks, scene_path, tmp_path):
+    # the network adds a smooth correction to its prior, so a seam would stand out in differences of neighbours
+    options = ConvertOptions(model=networks["spatial-spectral"], window=(100, 60, 96, 96))
+    found = read(convert(scene_path, "enmap", tmp_path / "n.tif", options).output).astype(float)
+    plain = read(convert(scene_path, "enmap", tmp_path / "l.tif", replace(options, model="linear")).output)
     added = np.where(plain == NODATA, np.nan, found - plain)
     steps = np.nanmean(np.abs(np.diff(added, axis=2)), axis=(0, 1))
-    edges = list(range(3, 95, 4))  # where patches meet, and windows too
+    edges = list(range(3, 95, 4))  # edges of patches, and of windows
     assert steps[edges].max() < 4 * np.median(steps[edges])
 
 
 @pytest.mark.parametrize("name", ["spectral", "spatial-spectral", "dlr-ibm-spatial-spectral"])
-def test_what_is_known_of_a_scene_changes_a_network_as_it_does_the_linear_model(networks, name, scene_path, tmp_path):
+def test_adaptation_changes_network_and_linear_model_alike(networks, name, scene_path, tmp_path):
     window = ConvertOptions(window=(0, 0, 40, 50))
     site = convert(scene_path, "enmap", tmp_path / "site.tif", window).output
-    for known in ({"site": site}, {"input_error": InputError(0.02, 0.005, 0)}):  # noise would be taken off first
+    for known in ({"site": site}, {"input_error": InputError(0.02, 0.005, 0)}):  # noise would be removed first
         adapted = replace(window, **known)
         made = [
             read(convert(scene_path, "enmap", tmp_path / f"{i}.tif", replace(one, model=model, overwrite=True)).output)
@@ -346,30 +346,30 @@ def test_what_is_known_of_a_scene_changes_a_network_as_it_does_the_linear_model(
         valid = made[0][0] != NODATA
         linear, network = (made[i + 1].astype(int) - made[i] for i in (0, 2))
         assert np.abs(linear[:, valid]).max() > 3
-        assert np.abs(network - linear)[:, valid].max() <= 2  # both were rounded twice
+        assert np.abs(network - linear)[:, valid].max() <= 2  # each difference was rounded twice
 
 
-def test_references_correct_what_a_network_says(networks, scene_path, tmp_path):
-    """References that the linear model would not need: the network must be brought to them."""
-    choices = ConvertOptions(model=networks["spectral"], window=(0, 0, 60, 80))
-    truth = open_cube(convert(scene_path, "enmap", tmp_path / "l.tif", replace(choices, model="linear")).output)
+def test_references_correct_a_network(networks, scene_path, tmp_path):
+    """References equal to the linear result: they must correct the network."""
+    options = ConvertOptions(model=networks["spectral"], window=(0, 0, 60, 80))
+    truth = open_cube(convert(scene_path, "enmap", tmp_path / "l.tif", replace(options, model="linear")).output)
     rows, cols = np.array([5, 20, 30, 40, 50, 55, 12, 35]), np.array([7, 20, 60, 30, 70, 10, 50, 45])
     _write_references(tmp_path / "field.csv", [None] * 8, truth.values[:, rows, cols].T, truth.wavelength_nm.values)
-    plain = open_cube(convert(scene_path, "enmap", tmp_path / "a.tif", choices).output).values
-    told = replace(choices, reference=tmp_path / "field.csv")
-    better = open_cube(convert(scene_path, "enmap", tmp_path / "b.tif", told).output).values
+    plain = open_cube(convert(scene_path, "enmap", tmp_path / "a.tif", options).output).values
+    referenced = replace(options, reference=tmp_path / "field.csv")
+    better = open_cube(convert(scene_path, "enmap", tmp_path / "b.tif", referenced).output).values
     errors = [float(np.nanmean((made - truth.values) ** 2)) for made in (plain, better)]
     assert errors[1] < 0.5 * errors[0]
 
 
 @pytest.mark.parametrize("name", ["spectral", "spatial-spectral"])
-def test_nothing_is_written_beside_a_network_on_the_same_processors(networks, name, scene_path, tmp_path, monkeypatch):
+def test_writers_wait_for_a_network_on_the_cpu(networks, name, scene_path, tmp_path, monkeypatch):
     compressed, at_work, beside = [], [], []
-    compress, reconstruct = block_compressor.BlockCompressor._compress, Predictor.reconstruct_tensor
+    compress, reconstruct = BlockCompressor._compress, Predictor.reconstruct_tensor
 
     def compressing(*given):
         at_work.append(given)
-        time.sleep(0.05)  # long enough to be met
+        time.sleep(0.05)  # long enough to overlap
         try:
             return compress(*given)
         finally:
@@ -381,7 +381,7 @@ def test_nothing_is_written_beside_a_network_on_the_same_processors(networks, na
         beside.append(len(compressed) - before + len(at_work))
         return made
 
-    monkeypatch.setattr(block_compressor.BlockCompressor, "_compress", compressing)
+    monkeypatch.setattr(BlockCompressor, "_compress", compressing)
     monkeypatch.setattr(Predictor, "reconstruct_tensor", computing)
     higher = tmp_path / "higher.tif"
     with rasterio.open(scene_path) as scene:
@@ -395,22 +395,22 @@ def test_nothing_is_written_beside_a_network_on_the_same_processors(networks, na
 
 
 @pytest.mark.parametrize("window", [(0, 0, 40, 5), (3, 7, 5, 40), (10, 10, 1, 1), (0, 0, 33, 31)])
-def test_a_network_converts_scenes_smaller_than_its_overlap(networks, window, scene_path, tmp_path):
-    choices = ConvertOptions(model=networks["spatial-spectral"], window=window)
-    found = read(convert(scene_path, "enmap", tmp_path / "n.tif", choices).output)
-    linear = read(convert(scene_path, "enmap", tmp_path / "l.tif", replace(choices, model="linear")).output)
+def test_network_converts_scenes_smaller_than_its_overlap(networks, window, scene_path, tmp_path):
+    options = ConvertOptions(model=networks["spatial-spectral"], window=window)
+    found = read(convert(scene_path, "enmap", tmp_path / "n.tif", options).output)
+    linear = read(convert(scene_path, "enmap", tmp_path / "l.tif", replace(options, model="linear")).output)
     assert found.shape == (202, *window[2:])
     np.testing.assert_array_equal(found == NODATA, linear == NODATA)
 
 
-def test_bands_are_adjusted_as_the_weights_learnt_from_pairs(scene_path, tmp_path):
+def test_bands_are_adjusted_by_gain_and_offset_of_the_weights(scene_path, tmp_path):
     lines = {"B03": (0.95, 0.004), "B8A": (1.05, -0.01)}
     prior = load_weights("linear").prior
-    save_weights(tmp_path / "told.safetensors", prior, {}, adjustments={"sentinel2a": lines, "sentinel2b": {}})
-    choices = ConvertOptions(model=str(tmp_path / "told.safetensors"), window=(0, 0, 40, 50))
-    made = convert(scene_path, "enmap", tmp_path / "a.tif", choices)
-    plain = convert(scene_path, "enmap", tmp_path / "b.tif", replace(choices, adjust=False))
-    linear = convert(scene_path, "enmap", tmp_path / "c.tif", replace(choices, model="linear"))
+    save_weights(tmp_path / "adjusting.safetensors", prior, {}, adjustments={"sentinel2a": lines, "sentinel2b": {}})
+    options = ConvertOptions(model=str(tmp_path / "adjusting.safetensors"), window=(0, 0, 40, 50))
+    made = convert(scene_path, "enmap", tmp_path / "a.tif", options)
+    plain = convert(scene_path, "enmap", tmp_path / "b.tif", replace(options, adjust=False))
+    linear = convert(scene_path, "enmap", tmp_path / "c.tif", replace(options, model="linear"))
     np.testing.assert_array_equal(read(plain.output), read(linear.output))
     assert any("B8A 1.050 -0.0100" in note for note in made.notes)
     assert not any("adjusted" in note for note in plain.notes)
@@ -425,33 +425,33 @@ def test_bands_are_adjusted_as_the_weights_learnt_from_pairs(scene_path, tmp_pat
     np.testing.assert_allclose(read(made.output)[:, valid] * SCALE, expected[:, valid], atol=0.52 * SCALE)
 
 
-def test_a_calibrated_network_says_how_sure_it_is(networks, scene_path, tmp_path):
+def test_calibrated_network_writes_its_uncertainty(networks, scene_path, tmp_path):
     found = load_weights(networks["spectral"])
     twice = 2 * found.prior.sigma_scale
     path = tmp_path / "sure.safetensors"
     save_weights(path, found.prior, {}, found.network, sigma_scale=twice)
-    choices = ConvertOptions(model=str(path), window=(0, 0, 40, 50), uncertainty=True)
-    found = read(convert(scene_path, "enmap", tmp_path / "n.tif", choices).sigma)
-    linear = read(convert(scene_path, "enmap", tmp_path / "l.tif", replace(choices, model="linear")).sigma)
+    options = ConvertOptions(model=str(path), window=(0, 0, 40, 50), uncertainty=True)
+    found = read(convert(scene_path, "enmap", tmp_path / "n.tif", options).sigma)
+    linear = read(convert(scene_path, "enmap", tmp_path / "l.tif", replace(options, model="linear")).sigma)
     known = linear != NODATA
     np.testing.assert_allclose(found[known], 2.0 * linear[known], atol=1.01)
-    with pytest.raises(WeightsError, match="never calibrated"):
-        plan(scene_path, "enmap", tmp_path / "x.tif", replace(choices, model=networks["spectral"]))
+    with pytest.raises(WeightsError, match="no uncertainty calibrated on held-out scenes"):
+        plan(scene_path, "enmap", tmp_path / "x.tif", replace(options, model=networks["spectral"]))
 
 
-def test_an_unknown_device_is_refused_and_leaves_nothing(networks, scene_path, tmp_path):
+def test_unknown_device_is_refused_and_leaves_no_file(networks, scene_path, tmp_path):
     with pytest.raises(UnknownName, match="auto, cpu"):
         convert(scene_path, "enmap", tmp_path / "n.tif", ConvertOptions(model=networks["spectral"], device="tpu"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_real_vegetation_looks_like_vegetation(real_data, tmp_path):
+def test_real_vegetation_has_its_spectral_features(real_data, tmp_path):
     nm = load_sensor("enmap").grid.wavelength_nm
-    for stem, choices in (
+    for stem, options in (
         ("aquileia_L2A_20190416", ConvertOptions(window=(100, 500, 100, 200))),
         ("rstoolbox_sen2_L2A_rawDN_with_offset", ConvertOptions(dn_offset=-1000)),
     ):
-        made = convert(real_data / "sentinel2" / f"{stem}.tif", "enmap", tmp_path, choices)
+        made = convert(real_data / "sentinel2" / f"{stem}.tif", "enmap", tmp_path, options)
         assert not any("+0.1" in note for note in made.notes)
         spectra = open_cube(made.output).values.reshape(202, -1)
         red, nir = spectra[np.abs(nm - 670).argmin()], spectra[np.abs(nm - 860).argmin()]
@@ -466,7 +466,7 @@ def test_real_vegetation_looks_like_vegetation(real_data, tmp_path):
             assert at[860] > at[1650] > at[2200]  # leaf water
 
 
-def test_a_constant_left_in_is_told(real_data, tmp_path):
+def test_uncorrected_offset_is_reported(real_data, tmp_path):
     path = real_data / "sentinel2" / "rstoolbox_sen2_L2A_rawDN_with_offset.tif"
     made = convert(path, "enmap", tmp_path)
     assert any("--dn-offset -1000" in note for note in made.notes)
@@ -474,9 +474,9 @@ def test_a_constant_left_in_is_told(real_data, tmp_path):
 
 def test_every_real_scene_converts(real_data, tmp_path):
     for path in sorted((real_data / "sentinel2").glob("*.tif")):
-        choices = ConvertOptions(source="hls_l30") if path.name.startswith("hls_L30") else ConvertOptions()
+        options = ConvertOptions(source="hls_l30") if path.name.startswith("hls_L30") else ConvertOptions()
         for target, bands in (("enmap", 202), ("emit", 240)):
-            made = convert(path, target, tmp_path, choices)
+            made = convert(path, target, tmp_path, options)
             valid, errors, warnings = cog_validate(made.output, strict=True, quiet=True)
             assert (valid, errors, warnings) == (True, [], []), path.name
             with rasterio.open(made.output) as cube, rasterio.open(path) as scene:

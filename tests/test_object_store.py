@@ -106,7 +106,7 @@ def test_one_scene_is_there_as_on_a_disk(ms2hs, bucket, scene, tmp_path):
 
 @pytest.mark.parametrize("folder", ["s3://bucket", "s3://bucket/", "s3://bucket/a.b", "s3://bucket/x.tif/"])
 def test_what_does_not_end_as_a_cube_is_a_folder(folder, bucket, scene):
-    made = package.convert(scene, output=folder, choices=QUICK)
+    made = package.convert(scene, output=folder, options=QUICK)
     assert made.paths == [f"{folder.rstrip('/')}/scene_enmap{end}" for end in (".tif", ".png", ".json")]
     assert [f"s3://bucket/{key}" for key in bucket.files()] == sorted(made.paths)
     assert made.seconds["whole"] >= made.seconds["place"] > 0
@@ -137,7 +137,7 @@ def test_several_scenes_go_to_one_folder(more, ms2hs, bucket, tmp_path):
     ]
     assert bucket.files() == sorted([f"cubes/s{n}_enmap{end}" for n in (0, 2) for end in ENDS] + ["cubes/s9_enmap.tif"])
     assert "s1.tif" in err
-    here = convert_all([scenes[0]], folder=tmp_path / "here", choices=QUICK)
+    here = convert_all([scenes[0]], folder=tmp_path / "here", options=QUICK)
     assert bucket.read("cubes/s0_enmap.tif") == here.made[scenes[0]].output.read_bytes()
     again = ms2hs("convert", *scenes, *LINEAR, "-o", "s3://bucket/cubes", "--shard", "3/3")
     assert again[:2] == (1, "")
@@ -149,7 +149,7 @@ def test_a_killed_crew_leaves_no_temporary_files(scratch, bucket, tmp_path, monk
     scenes = make_scenes(tmp_path / "in", 1)
     monkeypatch.setattr("ms2hs.conversion.dask_backend.secrets.token_hex", lambda _n: "cafe")
     (scratch / ".s0_enmap.cafe.abc").mkdir()
-    assert convert_all(scenes, folder="s3://bucket/", choices=QUICK, crew=Executor(workers=1)).failed == {}
+    assert convert_all(scenes, folder="s3://bucket/", options=QUICK, executor=Executor(workers=1)).failed == {}
     assert not (scratch / ".s0_enmap.cafe.abc").exists()
     assert len(bucket.files()) == 3
 
@@ -232,10 +232,10 @@ def test_a_place_that_cannot_be_written_to_is_one_message_before_the_work(
 
 def test_the_cube_comes_last(shelf, scene):
     told = []
-    package.convert(scene, output="memory:///top/", choices=ConvertOptions(model="linear", uncertainty=True))
+    package.convert(scene, output="memory:///top/", options=ConvertOptions(model="linear", uncertainty=True))
     assert shelf.puts == [f"scene_enmap{end}" for end in (".json", ".png", "_sigma.tif", ".tif")]
     shelf.puts.clear()
-    package.convert(scene, output="memory:///top/b/", choices=QUICK, progress=lambda *step: told.append(step))
+    package.convert(scene, output="memory:///top/b/", options=QUICK, progress=lambda *step: told.append(step))
     assert shelf.puts == [f"scene_enmap{end}" for end in (".json", ".png", ".tif")]
     assert told[-1][0] == "upload tif (MB)"
     assert told[-1][1] <= told[-1][2]
@@ -258,11 +258,11 @@ def test_a_failure_in_the_middle_leaves_nothing(at, mishap, ms2hs, shelf, scene,
 
 def test_what_is_being_replaced_stays_until_it_is(shelf, scene, monkeypatch):
     choices = ConvertOptions(model="linear", overwrite=True)
-    package.convert(scene, output="memory:///top/", choices=choices)
+    package.convert(scene, output="memory:///top/", options=choices)
     before = shelf().cat_file("/top/scene_enmap.tif")
     monkeypatch.setattr(shelf, "mishaps", {".tif": OSError("broken pipe")})
     with pytest.raises(OutputError, match="broken pipe"):
-        package.convert(scene, output="memory:///top/", choices=choices)
+        package.convert(scene, output="memory:///top/", options=choices)
     assert list(shelf.store) == ["/top/scene_enmap.tif"]
     assert shelf().cat_file("/top/scene_enmap.tif") == before
 
@@ -297,8 +297,8 @@ def test_a_worker_that_cannot_reach_the_store_says_so_before_the_work(scene, mon
         dask_backend.Job(str(scene), Address("s3://nowhere/a.tif")), "enmap", QUICK, "cafe", package.__version__
     )
     monkeypatch.setattr(dask_backend, "convert", no_pixels)
-    assert "there is no bucket nowhere" in dask_backend._convert_apart(task)
-    assert dask_backend._needed(QUICK, Address("s3://bucket/")) == []
+    assert "there is no bucket nowhere" in dask_backend._convert_task(task)
+    assert dask_backend._shared_paths(QUICK, Address("s3://bucket/")) == []
 
 
 def test_files_have_a_protocol_too(ms2hs, scene, tmp_path):

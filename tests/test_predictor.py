@@ -1,4 +1,4 @@
-"""Networks at work on numpy windows."""
+"""Predictor: a network applied to numpy arrays and tensors."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ import torch
 from ms2hs.errors import GridError, UnknownName
 from ms2hs.inference import predictor
 from ms2hs.inference.device import device_named
-from ms2hs.inference.predictor import TOKENS_AT_A_TIME, Predictor
+from ms2hs.inference.predictor import TOKENS_PER_BATCH, Predictor
 from ms2hs.models.band_mapping import _fill_groups
 from ms2hs.models.config import preset
 from ms2hs.models.mae import SpectralMAE
@@ -40,10 +40,10 @@ def scene(rows=20, cols=22):
 
 
 @pytest.mark.parametrize("name", ["spectral", "spatial-spectral", "dlr-ibm-spectral", "s2mae", "general"])
-def test_any_size_and_nothing_where_not_valid(name):
-    made = Predictor(network_of(name), SOURCE, TARGET)
+def test_reconstruct_takes_any_size_and_keeps_invalid_pixels_nan(name):
+    applied = Predictor(network_of(name), SOURCE, TARGET)
     x, valid = scene()
-    result = made.reconstruct(x, valid)
+    result = applied.reconstruct(x, valid)
     assert result.shape == (202, 20, 22)
     assert result.dtype == np.float32
     assert np.isnan(result[:, ~valid]).all()
@@ -52,15 +52,15 @@ def test_any_size_and_nothing_where_not_valid(name):
 
 @pytest.mark.parametrize("name", ["spectral", "dlr-ibm-spectral"])
 @pytest.mark.parametrize("places", [1, 4, 13])
-def test_a_local_network_gives_the_same_in_parts(monkeypatch, name, places):
-    made = Predictor(network_of(name), SOURCE, TARGET)
+def test_reconstruct_of_local_network_does_not_depend_on_parts(monkeypatch, name, places):
+    applied = Predictor(network_of(name), SOURCE, TARGET)
     x, valid = scene()
-    whole = made.reconstruct(x, valid)
-    monkeypatch.setitem(TOKENS_AT_A_TIME, "cpu", 12 * places)
-    np.testing.assert_allclose(made.reconstruct(x, valid)[:, valid], whole[:, valid], atol=1e-5)
+    whole = applied.reconstruct(x, valid)
+    monkeypatch.setitem(TOKENS_PER_BATCH, "cpu", 12 * places)
+    np.testing.assert_allclose(applied.reconstruct(x, valid)[:, valid], whole[:, valid], atol=1e-5)
 
 
-def test_bands_come_in_the_targets_own_order():
+def test_reconstruct_returns_bands_in_the_order_of_the_target():
     network = network_of("dlr-ibm-spectral")
     order = np.random.default_rng(0).permutation(202)
     x, valid = scene()
@@ -71,45 +71,45 @@ def test_bands_come_in_the_targets_own_order():
 
 @pytest.mark.parametrize("name", ["spatial-spectral", "dlr-ibm-spatial-spectral"])
 @pytest.mark.parametrize("size", [(16, 16), (14, 15)])
-def test_tensors_give_what_arrays_give(name, size):
+def test_reconstruct_tensor_equals_reconstruct_windows(name, size):
     order = np.random.default_rng(0).permutation(202)
-    made = Predictor(network_of(name), SOURCE, TARGET.select(order))
+    applied = Predictor(network_of(name), SOURCE, TARGET.select(order))
     pieces = [scene(*size), scene(*size)]
     pieces[1][0][...] = 0.3
     pieces[1][1][...] = True
-    expected = made.reconstruct_windows(*zip(*pieces, strict=True))
+    expected = applied.reconstruct_windows(*zip(*pieces, strict=True))
     x = torch.from_numpy(np.stack([np.nan_to_num(values) for values, _ in pieces]))
     valid = torch.from_numpy(np.stack([valid for _, valid in pieces]))
-    found = made.reconstruct_tensor(x, valid)
+    found = applied.reconstruct_tensor(x, valid)
     assert (found.dtype, found.shape) == (torch.float32, (2, 202, *size))
     known = np.broadcast_to(valid[:, None], found.shape)
     np.testing.assert_array_equal(found.numpy()[known], expected[known])
-    (alone,) = made.reconstruct_tensor(x[1:]).numpy()
+    (alone,) = applied.reconstruct_tensor(x[1:]).numpy()
     np.testing.assert_allclose(alone, expected[1], atol=1e-5)
 
 
-def test_a_gpu_takes_as_many_windows_as_half_of_its_memory_holds(monkeypatch):
-    made = Predictor(network_of("spatial-spectral"), SOURCE, TARGET)
-    assert made.windows_at_a_time(16, 16) == 1
-    made.device = torch.device("cuda", 0)
+def test_windows_per_batch_fills_half_of_the_free_gpu_memory(monkeypatch):
+    applied = Predictor(network_of("spatial-spectral"), SOURCE, TARGET)
+    assert applied.windows_per_batch(16, 16) == 1
+    applied.device = torch.device("cuda", 0)
     free = {"bytes": 0}
     monkeypatch.setattr(predictor, "free_bytes", lambda _: free["bytes"])
-    assert made.windows_at_a_time(16, 16) == made.places_at_a_time == 1
+    assert applied.windows_per_batch(16, 16) == applied.patches_per_batch == 1
     # 13 tokens of width 24, and 202 bands of 16 pixels, in 4 bytes each; 16 places a window
     window = 16 * 4 * (12 * 24 * 13 + 5 * 202 * 16)
     free["bytes"] = 2 * 7 * window
-    assert made.windows_at_a_time(16, 16) == 7
-    assert made.windows_at_a_time(14, 15) == 7
-    assert made.windows_at_a_time(32, 16) == 3
+    assert applied.windows_per_batch(16, 16) == 7
+    assert applied.windows_per_batch(14, 15) == 7
+    assert applied.windows_per_batch(32, 16) == 3
     free["bytes"] = 10**15
-    assert made.windows_at_a_time(16, 16) == TOKENS_AT_A_TIME["cuda"] // 12 // 16
+    assert applied.windows_per_batch(16, 16) == TOKENS_PER_BATCH["cuda"] // 12 // 16
 
 
-def test_pasted_bands_are_all_that_a_frozen_model_sees():
+def test_frozen_model_sees_only_mapped_bands():
     network = network_of("dlr-ibm-spatial-spectral", group=4)
-    made = Predictor(network, SOURCE, TARGET)
+    applied = Predictor(network, SOURCE, TARGET)
     seen = pasted_bands(SOURCE, TARGET)
-    visible = torch.as_tensor(made._pasting.visible(8, 8))
+    visible = torch.as_tensor(applied._band_mapping.visible(8, 8))
     groups = -(-202 // 4)
     by_group = np.append(seen, [-1, -1]).reshape(groups, 4).max(axis=1) >= 0
     assert visible.shape == (1, 1, 4 * by_group.sum())
@@ -119,21 +119,21 @@ def test_pasted_bands_are_all_that_a_frozen_model_sees():
     x = np.nan_to_num(x, nan=0.2)
     other = x.copy()
     other[unused] = 0.9
-    np.testing.assert_array_equal(made.reconstruct(x, valid), made.reconstruct(other, valid))
+    np.testing.assert_array_equal(applied.reconstruct(x, valid), applied.reconstruct(other, valid))
 
 
-def test_a_target_of_which_nothing_is_seen_is_refused():
+def test_predictor_refuses_target_without_mapped_band():
     far = grid_of(np.array([1750.0, 1760.0, 1770.0]), np.full(3, 5.0))
     with pytest.raises(GridError, match="60 %"):
         Predictor(network_of("dlr-ibm-spectral"), SOURCE, far)
 
 
-def test_a_group_lends_its_nearest_pasted_band():
+def test_fill_groups_takes_the_nearest_mapped_band_of_the_group():
     pasted = np.array([-1, -1, 3, -1, 4, -1, -1, -1, -1])
     np.testing.assert_array_equal(_fill_groups(pasted, 4), [3, 3, 3, 3, 4, 4, 4, 4, -1])
 
 
-def test_devices():
+def test_device_named_knows_cpu_and_auto():
     assert device_named("cpu").type == "cpu"
     assert device_named("auto").type in {"cpu", "cuda"}
     with pytest.raises(UnknownName, match="auto, cpu"):

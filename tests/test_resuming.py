@@ -1,4 +1,4 @@
-"""A conversion that was stopped, by an error or in the middle of anything, goes on and gives the same files."""
+"""Resuming: a conversion that was interrupted at any point continues and writes the same files."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from ms2hs.conversion import pipeline
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.dask_backend import convert_all
 from ms2hs.conversion.planning import ConvertOptions
-from ms2hs.conversion.staging import directory_of
+from ms2hs.conversion.staging import staging_folder
 from ms2hs.datasets.simulation.example_scene import example_dn
 from ms2hs.errors import OutputError
 from ms2hs.models.config import preset
@@ -45,7 +45,7 @@ def tall(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
-    """A small one that looks at windows, and whose uncertainty is known."""
+    """A small window network with calibrated uncertainty."""
     torch.manual_seed(3)
     prior = load_weights("linear").prior
     config = replace(preset("spatial-spectral"), width=24, heads=2, decoder_width=24, decoder_heads=2, window=32)
@@ -58,16 +58,16 @@ def network(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(tall, tmp_path_factory):
-    """What the linear model makes when nothing stops it."""
-    return files_of(convert(tall, "enmap", tmp_path_factory.mktemp("whole") / "cube.tif", choices_of("linear")))
+    """Files of the linear model without interruption."""
+    return files_of(convert(tall, "enmap", tmp_path_factory.mktemp("whole") / "cube.tif", options_for("linear")))
 
 
-def choices_of(model, **more):
+def options_for(model, **more):
     return ConvertOptions(model=model, uncertainty=True, wavelengths_nm=((400, 900), (2100, 2200)), **more)
 
 
 def files_of(made):
-    """All that a conversion left, but when and how long."""
+    """The files of a conversion, without times and notes in the item."""
     item = json.loads(made.item.read_text())
     for name in ("created", "ms2hs:seconds", "ms2hs:notes", "end_datetime"):
         item["properties"].pop(name, None)
@@ -75,40 +75,40 @@ def files_of(made):
 
 
 class Stop(Exception):
-    """What ends a conversion in a test."""
+    """Interrupts a conversion in a test."""
 
 
-@pytest.mark.parametrize("which", ["linear", "network", "linear, noise told"])
+@pytest.mark.parametrize("which", ["linear", "network", "linear, noise"])
 @pytest.mark.parametrize("notes", [1, 3, 5])
-def test_what_was_stopped_goes_on_and_gives_the_same(tall, network, tmp_path, monkeypatch, which, notes):
-    """Stopped when so many rows of blocks are counted, which a full last one is too."""
+def test_interrupted_conversion_resumes_with_the_same_files(tall, network, tmp_path, monkeypatch, which, notes):
+    """Interrupted when this many rows of blocks were counted, the last one included."""
     error = InputError(0.02, 0.005, 0.003) if "noise" in which else None
     model = network if which == "network" else "linear"
-    whole = files_of(convert(tall, "enmap", tmp_path / "cube.tif", choices_of(model, input_error=error)))
+    whole = files_of(convert(tall, "enmap", tmp_path / "cube.tif", options_for(model, input_error=error)))
     for path in tmp_path.iterdir():
         path.unlink()
-    counted, count = [], pipeline.Statistics.keep
+    counted, count = [], pipeline.Statistics.sample_rows
 
-    def stop(census, row, *arrays):
+    def stop(statistics, row, *arrays):
         counted.append(row)
         if len({row // 256 for row in counted}) >= notes:
             raise Stop
-        return count(census, row, *arrays)
+        return count(statistics, row, *arrays)
 
     with monkeypatch.context() as patch, suppress(Stop):
-        patch.setattr(pipeline.Statistics, "keep", stop)
-        convert(tall, "enmap", tmp_path / "cube.tif", choices_of(model, input_error=error, resume=True))
-    left = directory_of(tmp_path / "cube.tif")
+        patch.setattr(pipeline.Statistics, "sample_rows", stop)
+        convert(tall, "enmap", tmp_path / "cube.tif", options_for(model, input_error=error, resume=True))
+    left = staging_folder(tmp_path / "cube.tif")
     assert [path.name for path in tmp_path.iterdir()] == ([left.name] if notes > 1 else [])
-    made = convert(tall, "enmap", tmp_path / "cube.tif", choices_of(model, input_error=error, resume=True))
-    assert any("went on at row" in note for note in made.notes) == (notes > 1)
+    made = convert(tall, "enmap", tmp_path / "cube.tif", options_for(model, input_error=error, resume=True))
+    assert any("resuming an interrupted conversion at row" in note for note in made.notes) == (notes > 1)
     assert files_of(made) == whole
     assert not left.exists()
 
 
 @pytest.mark.parametrize("placed", range(5))
-def test_stopped_while_files_are_put_in_place_it_gives_the_same(tall, whole, tmp_path, monkeypatch, placed):
-    """After none of them, some, or all: then only the directory that they were made in is left to remove."""
+def test_interruption_while_files_are_moved_resumes_with_the_same_files(tall, whole, tmp_path, monkeypatch, placed):
+    """After no file, some files, or all files; then only the staging folder remains."""
     moved, replace_file, remove = [], Path.replace, shutil.rmtree
 
     def stop(path, other):
@@ -123,20 +123,20 @@ def test_stopped_while_files_are_put_in_place_it_gives_the_same(tall, whole, tmp
             raise Stop
         return remove(folder, **how)
 
-    left, names = directory_of(tmp_path / "cube.tif"), {"cube.tif", "cube_sigma.tif", "cube.png", "cube.json"}
+    left, names = staging_folder(tmp_path / "cube.tif"), {"cube.tif", "cube_sigma.tif", "cube.png", "cube.json"}
     with monkeypatch.context() as patch, suppress(Stop):
         patch.setattr(Path, "replace", stop)
         patch.setattr("ms2hs.conversion.staging.shutil.rmtree", stop_before_removing)
-        convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear", resume=True))
+        convert(tall, "enmap", tmp_path / "cube.tif", options_for("linear", resume=True))
     assert left.is_dir()
     assert len(moved) == placed
-    assert files_of(convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear", resume=True))) == whole
+    assert files_of(convert(tall, "enmap", tmp_path / "cube.tif", options_for("linear", resume=True))) == whole
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
 @pytest.mark.parametrize("joined", [0, 1])
-def test_stopped_when_all_is_made_nothing_is_made_again(tall, whole, tmp_path, monkeypatch, joined):
-    """Before the uncertainty's file is whole, or after it and before the cube's."""
+def test_interruption_after_the_last_row_converts_nothing_again(tall, whole, tmp_path, monkeypatch, joined):
+    """Before the file of the uncertainty is complete, or between it and the cube."""
     paths, join = [], BlockStore.join
 
     def stop(store, *given):
@@ -147,31 +147,31 @@ def test_stopped_when_all_is_made_nothing_is_made_again(tall, whole, tmp_path, m
 
     with monkeypatch.context() as patch, suppress(Stop):
         patch.setattr(BlockStore, "join", stop)
-        convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear", resume=True))
+        convert(tall, "enmap", tmp_path / "cube.tif", options_for("linear", resume=True))
     assert len(paths) == joined
-    monkeypatch.setattr(pipeline, "_fill", None)
-    made = convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear", resume=True))
-    assert f"went on at row {HEIGHT} of {HEIGHT}, where it was stopped" in made.notes
+    monkeypatch.setattr(pipeline, "_fill_block", None)
+    made = convert(tall, "enmap", tmp_path / "cube.tif", options_for("linear", resume=True))
+    assert f"resuming an interrupted conversion at row {HEIGHT} of {HEIGHT}" in made.notes
     assert files_of(made) == whole
 
 
-def test_each_thread_multiplies_alone_to_the_end(tall, tmp_path, monkeypatch):
-    """What is still made when a conversion ends, or is stopped, is rounded as all the rest."""
-    threads, fill = set(), pipeline._fill
+def test_linear_pipeline_uses_one_blas_thread_until_the_end(tall, tmp_path, monkeypatch):
+    """Also blocks that are computed while the writers close are rounded like all others."""
+    threads, fill = set(), pipeline._fill_block
 
     def slow(*arguments):
         time.sleep(0.05)
         threads.update(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
         fill(*arguments)
 
-    monkeypatch.setattr(pipeline, "_fill", slow)
-    convert(tall, "enmap", tmp_path / "cube.tif", choices_of("linear"))
+    monkeypatch.setattr(pipeline, "_fill_block", slow)
+    convert(tall, "enmap", tmp_path / "cube.tif", options_for("linear"))
     assert threads == {1}
 
 
-def test_another_choice_begins_again(tall, tmp_path, monkeypatch):
+def test_changed_options_start_over(tall, tmp_path, monkeypatch):
     path = tmp_path / "cube.tif"
-    looked, count = [], pipeline.PixelFlow._look
+    looked, count = [], pipeline.LinearPipeline._count
 
     def stop(flow, block):
         looked.append(block)
@@ -180,11 +180,11 @@ def test_another_choice_begins_again(tall, tmp_path, monkeypatch):
         count(flow, block)
 
     with monkeypatch.context() as patch, suppress(Stop):
-        patch.setattr(pipeline.PixelFlow, "_look", stop)
+        patch.setattr(pipeline.LinearPipeline, "_count", stop)
         convert(tall, "enmap", path, ConvertOptions(model="linear", resume=True))
-    assert directory_of(path).exists()
+    assert staging_folder(path).exists()
     made = convert(tall, "enmap", path, ConvertOptions(model="linear", resume=True, dn_offset=10))
-    assert any("begun again" in note for note in made.notes)
+    assert any("cannot resume: inputs or options changed. Starting over." in note for note in made.notes)
     with rasterio.open(
         convert(tall, "enmap", tmp_path / "b.tif", ConvertOptions(model="linear", dn_offset=10)).output
     ) as cube:
@@ -197,7 +197,7 @@ RUN = "import sys; from ms2hs.cli import main; sys.argv[0] = 'ms2hs'; main()"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
-def test_killed_at_any_moment_it_goes_on_and_gives_the_same(tall, tmp_path):
+def test_killed_process_resumes_with_the_same_files(tall, tmp_path):
     words = ["convert", str(tall), "--model", "linear", "--uncertainty"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
@@ -209,12 +209,12 @@ def test_killed_at_any_moment_it_goes_on_and_gives_the_same(tall, tmp_path):
     path, draw, killed, done = tmp_path / "cube.tif", np.random.default_rng(4), 0, False
     for _ in range(10):
         running = start(path, "--resume")
-        journal = directory_of(path) / "journal.jsonl"
+        journal = staging_folder(path) / "journal.jsonl"
         before = journal.stat().st_size if journal.exists() else 0
         while running.poll() is None and not (journal.exists() and journal.stat().st_size > before):
-            time.sleep(0.005)  # until it is under way; then soon
+            time.sleep(0.005)  # until it has started; then soon after
         time.sleep(draw.uniform(0, 0.15))
-        if running.poll() is None:  # it cannot put its cube in place between a look and the kill then
+        if running.poll() is None:  # paused, it cannot move its cube between the check and the kill
             running.send_signal(signal.SIGSTOP)
             os.waitid(os.P_PID, running.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         done = path.exists()
@@ -232,22 +232,22 @@ def test_killed_at_any_moment_it_goes_on_and_gives_the_same(tall, tmp_path):
     assert killed > 0
     for ending in (".tif", "_sigma.tif", ".png"):
         assert (tmp_path / f"cube{ending}").read_bytes() == (tmp_path / f"whole{ending}").read_bytes()
-    assert not directory_of(path).exists()
+    assert not staging_folder(path).exists()
 
 
-def test_of_several_scenes_those_that_are_there_are_kept(tall, tmp_path):
+def test_resume_keeps_existing_outputs_of_several_scenes(tall, tmp_path):
     other = tmp_path / "other.tif"
     other.write_bytes(tall.read_bytes())
     scenes, folder = [str(tall), str(other)], tmp_path / "cubes"
-    choices = ConvertOptions(model="linear", wavelengths_nm=((400, 500),))
-    convert_all(scenes[:1], folder=folder, choices=choices).check()
+    options = ConvertOptions(model="linear", wavelengths_nm=((400, 500),))
+    convert_all(scenes[:1], folder=folder, options=options).check()
     before = (folder / "tall_enmap.tif").stat().st_mtime_ns
-    found = convert_all(scenes, folder=folder, choices=replace(choices, resume=True))
+    found = convert_all(scenes, folder=folder, options=replace(options, resume=True))
     found.check()
     assert (list(found.made), list(found.there)) == ([str(other)], [str(tall)])
     assert (folder / "tall_enmap.tif").stat().st_mtime_ns == before
 
 
-def test_results_in_stores_cannot_be_gone_on_with(tall):
+def test_resume_is_refused_for_object_stores(tall):
     with pytest.raises(OutputError, match="--resume"):
         convert(tall, "enmap", "memory://bucket/cube.tif", ConvertOptions(model="linear", resume=True))

@@ -251,7 +251,7 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         return
     planned = plan(scenes[0], target, output, choices)
     if dry_run:
-        facts = {"output": str(planned.place), "offset_rule": planned.scene.offset_rule, **planned.facts}
+        facts = {"output": str(planned.destination), "offset_rule": planned.scene.offset_rule, **planned.requirements}
         typer.echo(
             json.dumps(facts, indent=1) if as_json else "\n".join(f"{key}: {value}" for key, value in facts.items())
         )
@@ -263,7 +263,7 @@ def convert(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     if not quiet:
         for note in made.notes:
             _note(note)
-        typer.echo(f"{made.counts.told()}; {made.seconds['whole']:.1f} s", err=True)
+        typer.echo(f"{made.counts.summary()}; {made.seconds['whole']:.1f} s", err=True)
     if as_json:
         typer.echo(json.dumps(asdict(made), indent=1, default=str))
     else:
@@ -290,7 +290,7 @@ def _convert_all(  # noqa: PLR0917 - what its only caller has
     began = time.perf_counter()
     with progress_bar(shown=not quiet, unit="scenes") as progress:
         who = None if crew == (None, None) else Executor(*crew)
-        made = convert_all(scenes, target, folder, choices, crew=who, share=share, progress=progress)
+        made = convert_all(scenes, target, folder, choices, executor=who, shard=share, progress=progress)
     if not quiet:
         for note in made.notes:
             _note(note)

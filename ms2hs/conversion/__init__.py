@@ -1,1 +1,1 @@
-"""From a scene to a hyperspectral cube."""
+"""Conversion of multispectral scenes to hyperspectral cubes: planning, pipeline, resuming, several scenes."""

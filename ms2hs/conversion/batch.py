@@ -1,4 +1,7 @@
-"""Several scenes: where the result of each goes, who takes which, and what came of them."""
+"""Several scenes: opening them, checking their outputs, converting them one after the other, collecting results.
+
+A failing scene does not stop the others; failures are listed at the end. `dask_backend` converts in parallel.
+"""
 
 import os
 from collections import Counter, defaultdict
@@ -8,22 +11,21 @@ from pathlib import Path
 
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.metadata import ConversionResult
-from ms2hs.conversion.planning import ConvertOptions, check_place
-from ms2hs.conversion.staging import directory_of
+from ms2hs.conversion.planning import ConvertOptions
+from ms2hs.conversion.staging import check_destination, is_complete
 from ms2hs.errors import Ms2hsError, OutputError, PartlyDone, SceneError, UnknownName
 from ms2hs.progress import Progress
 from ms2hs.remote.object_store import Address, ObjectStore, Place, place_of
 from ms2hs.scenes.formats import open_scene
-from ms2hs.scenes.scene import SceneOptions
 from ms2hs.spectra.sensors import load_sensor
 
 Outcome = ConversionResult | str
-"""What a conversion left, or the message of why it failed."""
+"""The result of a conversion, or its error message."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One scene, as the user named it, and where its result goes."""
+    """One scene, as the user named it, and its output."""
 
     scene: str
     output: Place
@@ -31,178 +33,176 @@ class Job:
 
 @dataclass(frozen=True)
 class SceneBatch:
-    """Scenes that can be converted, and those that cannot even be opened."""
+    """Scenes that can be opened, and those that cannot."""
 
     jobs: tuple[Job, ...]
     failed: dict[str, str]
-    """The message of each scene that cannot be opened."""
+    """Error message by scene."""
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What came of several scenes, in the order that they were given."""
+    """Results of several scenes, in the given order. `--json` prints the fields under their names."""
 
     made: dict[str, ConversionResult]
+    """Results by scene."""
     failed: dict[str, str]
-    """The message of each scene that could not be converted."""
+    """Error message by scene."""
     there: dict[str, Path] = field(default_factory=dict)
-    """Results that were there already, and are kept."""
+    """Existing outputs that were kept, by scene."""
 
     @classmethod
-    def of(cls, scenes: Sequence[str], outcomes: dict[str, Outcome], there: dict[str, Path]) -> "BatchResult":
-        """The outcomes of these scenes, sorted into what succeeded, what failed and what was there."""
-        scenes = [scene for scene in scenes if scene not in there]
-        made = {scene: one for scene in scenes if isinstance(one := outcomes[scene], ConversionResult)}
-        failed = {scene: _naming(scene, one) for scene in scenes if isinstance(one := outcomes[scene], str)}
-        return cls(made, failed, there)
+    def of(cls, scenes: Sequence[str], outcomes: dict[str, Outcome], existing: dict[str, Path]) -> "BatchResult":
+        """The outcomes of these scenes, sorted into results and failures."""
+        results, failed = {}, {}
+        for scene in scenes:
+            if scene in existing:
+                continue
+            outcome = outcomes[scene]
+            if isinstance(outcome, ConversionResult):
+                results[scene] = outcome
+            else:
+                failed[scene] = outcome if Path(scene).name in outcome else f"{scene}: {outcome}"
+        return cls(results, failed, existing)
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know, each once, with the scene or the number of scenes that it is about."""
-        about: defaultdict[str, list[str]] = defaultdict(list)
-        for scene, made in self.made.items():
-            for note in made.notes:
-                about[note].append(scene)
+        """Every note once, after the scene or the number of scenes that it concerns."""
+        concerned: defaultdict[str, list[str]] = defaultdict(list)
+        for scene, result in self.made.items():
+            for note in result.notes:
+                concerned[note].append(scene)
         return [
-            f"{scenes[0] if len(scenes) == 1 else f'{len(scenes)} scenes'}: {note}" for note, scenes in about.items()
+            f"{scenes[0] if len(scenes) == 1 else f'{len(scenes)} scenes'}: {note}"
+            for note, scenes in concerned.items()
         ]
 
     def check(self) -> None:
-        """Nothing, if every scene was converted.
+        """Raise if a scene failed.
 
         Raises
         ------
-        PartlyDone : some were not.
-        SceneError : none was.
+        PartlyDone : some scenes failed.
+        SceneError : all scenes failed.
         """
         count = len(self.made) + len(self.failed) + len(self.there)
         if not self.failed:
             return
         if not self.made and not self.there:
             raise SceneError(
-                f"none of {count} scenes could be converted; at least one is needed. What was wrong with each is told."
+                f"none of {count} scenes could be converted; at least 1 is needed. See the message of each scene."
             )
         raise PartlyDone(
-            f"{len(self.failed)} of {count} scenes could not be converted; all were asked for. Mend what is told of "
-            "them, and convert them again; the others are there."
+            f"{len(self.failed)} of {count} scenes could not be converted; the others were. Correct the causes "
+            "in their messages, and convert them again."
         )
 
 
-def _naming(scene: str, message: str) -> str:
-    """The message, with the scene's name in front where it has none."""
-    return message if Path(scene).name in message else f"{scene}: {message}"
+def select_shard(scenes: Sequence[str], shard: tuple[int, int]) -> list[str]:
+    """Shard (i, n): every n-th of the sorted scenes, beginning with the i-th; i is 1 to n.
 
-
-def share_of(scenes: Sequence[str], share: tuple[int, int]) -> list[str]:
-    """Every n-th of the sorted scenes, beginning with the i-th, of a share (i, n); i is 1 to n.
-
-    Shares of one list are disjoint, and together they are the list, whatever the order it came in.
+    Shards of one list are disjoint and together are the list, whatever its order.
     """
-    number, count = share
+    number, count = shard
     if not 1 <= number <= count:
-        raise ValueError(f"share {number} of {count}")
+        raise ValueError(f"shard {number} of {count}: it must be from 1 to {count}")
     return sorted(scenes)[number - 1 :: count]
 
 
-def arrange(
+def open_batch(
     scenes: Sequence[str],
     target: str,
     folder: str | Path | None,
-    choices: ConvertOptions,
+    options: ConvertOptions,
     progress: Progress | None = None,
 ) -> SceneBatch:
-    """Open every scene, without pixels, and give each result the name that `convert` gives it.
+    """Open every scene, without pixels, and name its output as `convert` does.
 
     Raises
     ------
-    UnknownName : a target or source that is none.
-    OutputError : the folder is none and cannot be made, two results would have one name, or one that of a scene.
-    CredentialsError : the folder is in a store that wants others.
+    UnknownName : an unknown target or source.
+    OutputError : the folder cannot be created, two outputs have one name, or an output would replace a scene.
+    CredentialsError : the store refuses the credentials.
     """
     sensor = load_sensor(target)
-    place = _make_folder(place_of(folder or Path()))
+    place = _create_folder(place_of(folder or Path()))
     jobs, failed = [], {}
-    opening = SceneOptions(choices.source, choices.bands, choices.dn_offset, choices.quality)
     for done, scene in enumerate(scenes):
         if progress:
             progress("open", done, len(scenes))
         try:
-            jobs.append(Job(scene, place / f"{open_scene(scene, opening).id}_{sensor.name}.tif"))
+            jobs.append(Job(scene, place / f"{open_scene(scene, options.scene).id}_{sensor.name}.tif"))
         except UnknownName:
             raise
         except Ms2hsError as error:
             failed[scene] = str(error)
     if progress:
         progress("open", len(scenes), len(scenes))
-    _check_apart(jobs)
+    _check_outputs_differ(jobs)
     return SceneBatch(tuple(jobs), failed)
 
 
-def _make_folder(folder: Place) -> Place:
+def _create_folder(folder: Place) -> Place:
     if isinstance(folder, Address):
         return ObjectStore(folder).folder
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"{folder} cannot be made ({error}); several scenes need a directory, whose parent exists. Make it, or "
-            "go elsewhere."
+            f"{folder} cannot be created ({error}); several scenes need a directory whose parent exists. Use -o with "
+            "another directory."
         ) from error
     return folder
 
 
-def _check_apart(jobs: Sequence[Job]) -> None:
-    shared = [output for output, count in Counter(job.output for job in jobs).items() if count > 1]
-    if shared:
-        first, second = [job.scene for job in jobs if job.output == shared[0]][:2]
+def _check_outputs_differ(jobs: Sequence[Job]) -> None:
+    repeated = [output for output, count in Counter(job.output for job in jobs).items() if count > 1]
+    if repeated:
+        first, second = [job.scene for job in jobs if job.output == repeated[0]][:2]
         raise OutputError(
-            f"{first} and {second} would both give {shared[0]}; every scene needs a result of its own. Leave one out, "
-            "or convert it apart with -o elsewhere."
+            f"{first} and {second} have the same output {repeated[0]}; every scene needs its own. Omit one, or convert "
+            "it separately with -o."
         )
     scenes = {os.path.realpath(job.scene): job.scene for job in jobs}
     for job in jobs:
-        replaced = scenes.get(os.path.realpath(job.output))
-        if replaced:
+        if os.path.realpath(job.output) in scenes:
             raise OutputError(
-                f"{job.scene} would give {job.output}, which is itself to be converted; results go where no scene "
-                "lies. Leave it out, or give a directory with -o."
+                f"the output of {job.scene} is {job.output}, which is an input scene; an output must not replace an "
+                "input. Omit that scene, or use -o with another directory."
             )
 
 
-def already_there(jobs: Sequence[Job]) -> dict[str, Path]:
-    """Results that are there, and whole, by scene."""
-    return {
-        job.scene: job.output
-        for job in jobs
-        if isinstance(job.output, Path) and job.output.exists() and not directory_of(job.output).exists()
-    }
+def existing_outputs(jobs: Sequence[Job]) -> dict[str, Path]:
+    """Complete outputs on the local disk, by scene."""
+    return {job.scene: job.output for job in jobs if isinstance(job.output, Path) and is_complete(job.output)}
 
 
-def check_places(jobs: Sequence[Job], choices: ConvertOptions) -> tuple[list[Job], dict[str, str]]:
-    """Jobs whose results may be written, all to one folder, and the message of each other one."""
-    free, failed = [], {}
+def check_destinations(jobs: Sequence[Job], options: ConvertOptions) -> tuple[list[Job], dict[str, str]]:
+    """Jobs whose outputs, all in one folder, can be written, and the error message of each other job."""
+    writable, failed = [], {}
     folder = jobs[0].output.parent if jobs else None
-    depot = ObjectStore(folder) if isinstance(folder, Address) else None
+    store = ObjectStore(folder) if isinstance(folder, Address) else None
+    flags = {name: getattr(options, name) for name in ("uncertainty", "overwrite", "resume")}
     for job in jobs:
         try:
-            check_place(job.output, choices, depot)
+            check_destination(job.output, **flags, store=store)
         except OutputError as error:
             failed[job.scene] = str(error)
         else:
-            free.append(job)
-    return free, failed
+            writable.append(job)
+    return writable, failed
 
 
-def convert_here(
-    jobs: Sequence[Job], target: str, choices: ConvertOptions, progress: Progress | None = None
+def convert_serially(
+    jobs: Sequence[Job], target: str, options: ConvertOptions, progress: Progress | None = None
 ) -> dict[str, Outcome]:
-    """Convert one scene after the other in this process; what is wrong with one does not keep the others."""
+    """Convert one scene after the other in this process; a failing scene does not stop the others."""
     outcomes: dict[str, Outcome] = {}
     for done, job in enumerate(jobs):
         if progress:
             progress("convert", done, len(jobs))
         try:
-            outcomes[job.scene] = convert(job.scene, target, job.output, choices)
+            outcomes[job.scene] = convert(job.scene, target, job.output, options)
         except Ms2hsError as error:
             outcomes[job.scene] = str(error)
     if progress:

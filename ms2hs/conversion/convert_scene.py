@@ -1,27 +1,30 @@
-"""convert: one multispectral scene to one hyperspectral COG."""
+"""Conversion of one multispectral scene to a hyperspectral COG with quicklook and STAC item.
+
+`plan` decides and checks; `run` carries out: stage, prepare the models, convert (`pipeline`), write quicklook and item,
+move the complete files into place, and upload them if the output is an address.
+"""
 
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ms2hs.arrays import Float32Array
-from ms2hs.conversion.metadata import ConversionResult, made_of, tags, write_item
-from ms2hs.conversion.pipeline import PixelFlow, Source, WindowFlow
+from ms2hs.conversion.metadata import ConversionResult, dataset_tags, provenance, write_item
+from ms2hs.conversion.pipeline import LinearPipeline, NetworkPipeline, Pipeline, StripReader
 from ms2hs.conversion.planning import ConvertOptions, Plan, plan
-from ms2hs.conversion.site_adaptation import added_by, references_in_scene, sharpen_to_site
-from ms2hs.conversion.staging import Staging
-from ms2hs.conversion.statistics import Closure, Statistics
+from ms2hs.conversion.site_adaptation import network_addition, references_in_scene, sharpen_to_site
+from ms2hs.conversion.staging import Staging, conversion_inputs
+from ms2hs.conversion.statistics import InputResidual, Statistics
 from ms2hs.errors import SceneError
 from ms2hs.models.prior import Conditional
 from ms2hs.progress import Progress
-from ms2hs.raster.cube_writer import CubeWriter
 from ms2hs.raster.dataset import bounded_cache
-from ms2hs.raster.formats import FORMATS
+from ms2hs.raster.formats import format_of
 from ms2hs.raster.quicklook import write_quicklook
 from ms2hs.raster.tiling import Window
 from ms2hs.scenes.radiometry import offset_warnings
@@ -36,7 +39,7 @@ def convert(
     scene: str | Path | Scene,
     target: str = "enmap",
     output: str | Path | None = None,
-    choices: ConvertOptions | None = None,
+    options: ConvertOptions | None = None,
     progress: Progress | None = None,
 ) -> ConversionResult:
     """Convert a scene to a hyperspectral COG, with a quicklook and a STAC item beside it.
@@ -44,143 +47,122 @@ def convert(
     Parameters
     ----------
     scene : a GeoTIFF, a Sentinel-2 L2A SAFE folder or zip, an HLS folder, or a Scene.
-    target : a sensor's name, or a CSV of centres and widths in nm.
-    output : the COG; a directory, or None for the working directory, means `<scene>_<target>.tif` there. Also an
-        address that fsspec can write, s3://bucket/folder/cube.tif, or of a folder, which does not end in .tif.
+    target : name of a sensor, or a CSV of centres and widths in nm.
+    output : path of the COG. A directory, or None for the working directory, gives `<scene>_<target>.tif` there. Also
+        an fsspec address of a file (s3://bucket/folder/cube.tif) or of a folder, which does not end in .tif.
     progress : called as rows are converted and written.
 
     Raises
     ------
-    Ms2hsError : bad input or a place that cannot be written; no file is left then.
+    Ms2hsError : unusable input, or an output that cannot be written; no file is left.
     """
-    return run(plan(scene, target, output, choices), progress)
+    return run(plan(scene, target, output, options), progress)
 
 
 def run(planned: Plan, progress: Progress | None = None) -> ConversionResult:
-    """Carry out a plan."""
+    """Carry out a planned conversion."""
     if planned.address:
         with TemporaryDirectory(prefix="ms2hs.") as folder:
-            return run(planned.inside(folder), progress).moved(planned.address, progress)
+            return run(planned.in_folder(folder), progress).moved(planned.address, progress)
     began = time.perf_counter()
-    tell = progress or (lambda _stage, _done, _total: None)
-    cache = bounded_cache(planned.scene.grid.width, len(planned.scene.assets))
+    report = progress or (lambda _stage, _done, _total: None)
+    scene, bands, grid, options = planned.scene, planned.scene.spectral, planned.grid, planned.options
+    inputs = conversion_inputs(scene, grid, planned.spectral, vars(options), provenance(planned))
     with (
-        Staging(planned.output, made_of(planned), resume=planned.choices.resume) as unfinished,
-        cache,
-        SceneReader(planned.scene, planned.grid) as reader,
+        Staging(planned.output, inputs, resume=options.resume) as staging,
+        bounded_cache(scene.grid.width, len(scene.assets)),
+        SceneReader(scene, grid) as reader,
     ):
-        models, source = _Models.of(planned, reader), Source(planned, reader)
-        bands, grid = planned.scene.spectral, planned.grid
-        census = Statistics(bands, models.linear, Closure(bands, planned.spectral), (grid.height, grid.width))
-        seconds = _write(models.flow(planned, source, census), unfinished, tell)
-        picture = planned.output.with_suffix(".png")
-        write_quicklook(unfinished.place(planned.output.name), unfinished.place(picture.name))
+        models = _Models.prepare(planned, reader)
+        residual = InputResidual(bands, planned.spectral)
+        statistics = Statistics(bands, models.linear, residual, (grid.height, grid.width))
+        pipeline = models.pipeline(planned, StripReader(planned, reader), statistics)
+        seconds = _write_cubes(pipeline, staging, report)
+        quicklook, item = planned.output.with_suffix(".png"), planned.output.with_suffix(".json")
+        write_quicklook(staging.path(planned.output.name), staging.path(quicklook.name))
         seconds["whole"] = time.perf_counter() - began
-        warnings = offset_warnings(planned.scene, census.sample)
-        notes = [*planned.scene.notes, *warnings, *models.notes, *unfinished.notes]
-        item = planned.output.with_suffix(".json")
-        made = ConversionResult(
-            planned.output, picture, item, planned.sigma, census.counts, census.residual, seconds, tuple(notes)
-        )
-        write_item(unfinished.place(item.name), planned, made, models.linear)
-        unfinished.put(unfinished.place(path.name) for path in made.paths)
-    return made
+        notes = (*scene.notes, *offset_warnings(scene, statistics.sample), *models.notes, *staging.notes)
+        counts, rmse = statistics.counts, statistics.residual_rmse
+        result = ConversionResult(planned.output, quicklook, item, planned.sigma, counts, rmse, seconds, notes)
+        write_item(staging.path(item.name), planned, result, models.linear)
+        staging.publish(path.name for path in result.paths)
+    return result
 
 
 @dataclass(frozen=True)
 class _Models:
-    """What converts one scene."""
+    """The models of one conversion, adapted to its scene."""
 
     linear: Conditional
-    """The spectral prior with all that is known of the scene; where a network converts, of its uncertainty."""
+    """The spectral prior given the source, with adaptation; with a network only its uncertainty is used."""
     network: "Predictor | None"
     change: Float32Array | None
-    """(target band, source band) what is known of the scene changes of the linear model; None: nothing is."""
+    """(target band, source band) change of the linear model's gain by adaptation, for a network."""
     notes: list[str]
 
     @classmethod
-    def of(cls, planned: Plan, reader: SceneReader) -> "_Models":
-        """Those of a plan."""
-        choices, grids = planned.choices, (planned.scene.spectral, planned.spectral)
+    def prepare(cls, planned: Plan, reader: SceneReader) -> "_Models":
+        """Models for a planned conversion."""
+        options, grids = planned.options, (planned.scene.spectral, planned.spectral)
         prior = planned.weights.spread or planned.weights.prior
-        if choices.site:
-            prior = sharpen_to_site(prior, choices.site, planned.scene.spectral)
-        linear, notes = prior.condition(*grids, choices.input_error), []
-        network = _network_of(planned)
-        plain = planned.weights.prior.condition(*grids) if network else linear
-        if choices.reference:
-            pairs = references_in_scene(choices.reference, reader, planned.spectral)
-            added = added_by(network, plain, pairs.measured) if network else np.float32(0)
-            linear = linear.with_references(pairs.measured, pairs.truth - added)
+        if options.site:
+            prior = sharpen_to_site(prior, options.site, planned.scene.spectral)
+        linear, notes = prior.condition(*grids, options.input_error), []
+        network = _network(planned)
+        unadapted = planned.weights.prior.condition(*grids) if network else linear
+        if options.reference:
+            pairs = references_in_scene(options.reference, reader, planned.spectral)
+            addition = network_addition(network, unadapted, pairs.measured) if network else np.float32(0)
+            linear = linear.with_references(pairs.measured, pairs.truth - addition)
             notes += pairs.notes
-        change = linear.gain - plain.gain if network and choices.is_adapted else None
+        change = linear.gain - unadapted.gain if network and options.is_adapted else None
         return cls(linear, network, change, notes)
 
-    def flow(self, planned: Plan, source: Source, census: Statistics) -> PixelFlow | WindowFlow:
-        """What brings pixels through them."""
+    def pipeline(self, planned: Plan, reader: StripReader, statistics: Statistics) -> Pipeline:
+        """The pipeline of these models."""
         if self.network is None:
-            return PixelFlow(planned, self.linear, source, census)
-        return WindowFlow(planned, self.linear, source, census, self.network, self.change)
+            return LinearPipeline(planned, self.linear, reader, statistics)
+        return NetworkPipeline(planned, self.linear, reader, statistics, self.network, self.change)
 
 
-def _network_of(planned: Plan) -> "Predictor | None":
-    """The network of the weights, if they are one, for the source and target of the plan."""
+def _network(planned: Plan) -> "Predictor | None":
+    """The network of the weights for the plan's source and target; None for a linear model."""
     if planned.weights.network is None:
         return None
     from ms2hs.inference.device import device_named  # noqa: PLC0415  the linear model needs no torch
     from ms2hs.inference.predictor import Predictor  # noqa: PLC0415
 
-    device = device_named(planned.choices.device)
+    device = device_named(planned.options.device)
     return Predictor(planned.weights.network, planned.scene.spectral, planned.spectral, device)
 
 
-def _write(flow: PixelFlow | WindowFlow, unfinished: Staging, tell: Progress) -> dict[str, float]:
-    """Make the cube and, if asked, its uncertainty, from where they were left; thread-seconds by stage."""
-    planned, census = flow.planned, flow.census
-    paths = [path for path in (planned.output, planned.sigma) if path]
+def _write_cubes(pipeline: Pipeline, staging: Staging, report: Progress) -> dict[str, float]:
+    """Write the cube and its uncertainty, from the row at which an interrupted conversion stopped; seconds by stage."""
+    planned, statistics, grid = pipeline.planned, pipeline.statistics, pipeline.planned.grid
+    tags = dataset_tags(planned)
     writers = [
-        FORMATS.get(path.suffix.lower(), FORMATS[".tif"])(
-            unfinished.place(path.name),
-            planned.grid,
-            planned.spectral,
-            tags(planned),
-            home=unfinished.place(f"{path.stem}.blocks"),
-        )
-        for path in paths
+        format_of(path)(staging.path(path.name), grid, planned.spectral, tags, home=staging.path(f"{path.stem}.blocks"))
+        for path in (planned.output, planned.sigma)
+        if path
     ]
-    states = unfinished.states()
-    due = [writer for writer in writers if not writer.path.exists()]  # others are whole, but for their names
-    begin = _row_to_begin(due, states, planned.grid.height)
-    if begin < planned.grid.height:
-        due, begin = writers, _row_to_begin(writers, states, planned.grid.height)
-    if begin:
-        unfinished.notes.append(f"went on at row {begin} of {planned.grid.height}, where it was stopped")
-        census.restore(states[begin])
-        for row in range(0, begin, census.step):  # a sample is all that was not noted
-            census.keep(row, *flow.source.read(Window(row, 0, 1, planned.grid.width)))
-    if not due:
+    first_row, pending = staging.first_row(writers, grid.height)
+    if first_row:
+        statistics.restore(staging.states()[first_row])
+        for row in range(0, first_row, statistics.step):  # the journal does not hold the sample
+            statistics.sample_rows(row, *pipeline.reader.read(Window(row, 0, 1, grid.width)))
+    if not pending:
         return {}
-    with flow.threads(), ExitStack() as stack:
-        for writer in due:
-            stack.enter_context(writer.from_row(begin))
-        if begin < planned.grid.height:
-            flow.run(due, begin, lambda rows: unfinished.note(rows, census.state()), tell)
-        _check_valid(census, planned)
-        tell("finish", 0, 0)
-    tell("finish", planned.grid.height, planned.grid.height)
-    spent = [{"read": flow.source.seconds, "model": flow.seconds}, *(writer.seconds for writer in writers)]
-    return {stage: sum(one.get(stage, 0.0) for one in spent) for stage in {**spent[0], **spent[1]}}
-
-
-def _row_to_begin(writers: list[CubeWriter], states: dict[int, dict[str, Any]], height: int) -> int:
-    """The last row that is noted and up to which all of them have kept what they wrote."""
-    kept = min((writer.kept_rows for writer in writers), default=height)
-    return max((rows for rows in states if rows <= kept), default=0)
-
-
-def _check_valid(census: Statistics, planned: Plan) -> None:
-    if census.counts.valid == 0:
-        raise SceneError(
-            f"{planned.scene.id}: no valid pixel in the part asked for (all nodata, cloud or shadow); at least "
-            "one is needed. Choose another part, or keep cloudy pixels with --no-quality."
-        )
+    with pipeline.threads(), ExitStack() as stack:
+        for writer in pending:
+            stack.enter_context(writer.from_row(first_row))
+        if first_row < grid.height:
+            pipeline.run(pending, first_row, lambda rows: staging.record(rows, statistics.state()), report)
+        if statistics.counts.valid == 0:
+            raise SceneError(
+                f"{planned.scene.id}: no valid pixel in the requested part (all nodata, cloud or shadow); at least 1 "
+                "is needed. Use another --bbox or --window, or --no-quality to keep cloudy pixels."
+            )
+        report("finish", 0, 0)
+    report("finish", grid.height, grid.height)
+    timers = [{"read": pipeline.reader.seconds, "model": pipeline.seconds}, *(writer.seconds for writer in writers)]
+    return {stage: sum(timer.get(stage, 0.0) for timer in timers) for stage in {**timers[0], **timers[1]}}

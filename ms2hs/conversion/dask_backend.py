@@ -1,11 +1,14 @@
-"""Several scenes in several processes, on dask.distributed: one task a scene, no pixel through the scheduler."""
+"""Conversion of several scenes, in this process or in parallel on dask.distributed.
+
+One task converts one scene: a task is a few hundred bytes, and no pixel passes through the scheduler. A worker writes
+into a private folder and moves the complete files into place. A worker that dies therefore leaves no partial result,
+and a worker that is wrongly presumed dead does not disturb the one that repeats its task.
+"""
 
 import asyncio
 import logging
 import secrets
-import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,15 +21,16 @@ from ms2hs.conversion.batch import (
     BatchResult,
     Job,
     Outcome,
-    already_there,
-    arrange,
-    check_places,
-    convert_here,
-    share_of,
+    check_destinations,
+    convert_serially,
+    existing_outputs,
+    open_batch,
+    select_shard,
 )
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.metadata import ConversionResult
 from ms2hs.conversion.planning import ConvertOptions
+from ms2hs.conversion.staging import private_folder, remove_private_folders
 from ms2hs.errors import ClusterError, Ms2hsError
 from ms2hs.models.weights import load_weights
 from ms2hs.progress import Progress
@@ -36,35 +40,37 @@ if TYPE_CHECKING:
     from distributed import Client, Future, LocalCluster
 
 CONNECT_S = 8
-"""Seconds that a scheduler has to answer."""
-# Of errors that are none of ours, such as a disk that was away. A worker that dies costs none of these: dask gives its
-# tasks to others, and gives a task up once more than `distributed.scheduler.allowed-failures` workers (3) died of it.
+"""Seconds to wait for an answer of the scheduler."""
+# Retries of a task after an unexpected exception. Death of a worker does not count: dask repeats its tasks, and gives
+# a task up after more than `distributed.scheduler.allowed-failures` (3) deaths.
 RETRIES = 2
 
 
 @dataclass(frozen=True)
 class Executor:
-    """Who converts: new processes of this machine, or the workers of a scheduler that is there. Give one of both."""
+    """Processes that convert: new ones on this machine, or the workers of a running scheduler. Give exactly one."""
 
     workers: int | None = None
-    """Processes of this machine, with one thread each."""
+    """Number of processes on this machine, with one thread each."""
     scheduler: str | None = None
-    """Address of a dask scheduler, such as tcp://10.0.0.5:8786. Who runs it can run code here: take your own."""
+    """Address of a dask scheduler, such as tcp://10.0.0.5:8786. Its operator can run code here: use a trusted one."""
 
     def __post_init__(self) -> None:
         if (self.workers is None) == (self.scheduler is None) or (self.workers is not None and self.workers < 1):
-            raise ValueError(f"workers {self.workers}, scheduler {self.scheduler}: one of both")
+            raise ValueError(
+                f"workers {self.workers}, scheduler {self.scheduler}: exactly one is needed, workers 1 or more"
+            )
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What a worker needs to know: a few hundred bytes."""
+    """The message to a worker."""
 
     job: Job
     target: str
-    choices: ConvertOptions
-    run: str
-    """A word that no other run has, in the names of all that is unfinished."""
+    options: ConvertOptions
+    run_id: str
+    """Unique in the names of this run's private folders."""
     version: str
 
 
@@ -72,174 +78,166 @@ def convert_all(
     scenes: Sequence[str | Path],
     target: str = "enmap",
     folder: str | Path | None = None,
-    choices: ConvertOptions | None = None,
+    options: ConvertOptions | None = None,
     *,
-    crew: Executor | None = None,
-    share: tuple[int, int] | None = None,
+    executor: Executor | None = None,
+    shard: tuple[int, int] | None = None,
     progress: Progress | None = None,
 ) -> BatchResult:
-    """Convert several scenes to hyperspectral COGs, each named as `convert` names it.
+    """Convert several scenes to hyperspectral COGs, named as `convert` names them.
 
-    What is wrong with one scene does not keep the others. With a crew, the calling module must be importable without
-    doing anything (`if __name__ == "__main__":`), since new processes import it.
+    A failing scene does not stop the others. With an executor the calling module must be importable without side
+    effects (`if __name__ == "__main__":`), because new processes import it.
 
     Parameters
     ----------
-    scenes : each what `convert` takes, but as a path or an address.
-    folder : where results go, the working directory if None; made if it is not there. Also an address that fsspec can
-        write, s3://bucket/folder.
-    crew : who converts; None: this process, one scene after the other.
-    share : (i, n): only every n-th of the sorted scenes, beginning with the i-th (1 to n); for n processes that know
-        nothing of each other.
-    progress : called with the scenes that are opened and converted.
+    scenes : paths or addresses that `convert` accepts.
+    folder : output directory, created if missing, or an fsspec address; None: the working directory.
+    executor : processes that convert; None: this process, one scene after the other.
+    shard : (i, n): only every n-th of the sorted scenes, beginning with the i-th (1 to n), for n independent processes.
+    progress : called with the number of opened and converted scenes.
 
     Raises
     ------
-    UnknownName, WeightsError : a target, source or weights that serve no scene.
-    OutputError : no folder to write to, or two scenes would give one result: nothing is done then.
-    CredentialsError : the folder is in a store that wants others.
+    UnknownName, WeightsError : an unknown target or source, or unusable weights.
+    OutputError : a folder that cannot be written to, or two scenes with one output; nothing is converted then.
+    CredentialsError : the store refuses the credentials.
     ClusterError : dask, the scheduler or its workers cannot be used.
     """
-    choices = choices or ConvertOptions()
-    given = [str(scene) for scene in scenes]
-    if crew:
-        _check_executor(crew)
-    load_weights(choices.model)
-    series = arrange(given, target, folder, choices, progress)
-    mine = share_of(given, share) if share else given
-    jobs = [job for job in series.jobs if job.scene in set(mine)]
-    there = already_there(jobs) if choices.resume and not choices.overwrite else {}
-    jobs, failed = check_places([job for job in jobs if job.scene not in there], choices)
-    outcomes: dict[str, Outcome] = {**series.failed, **failed}
-    if crew and jobs:
-        outcomes |= _convert_there(jobs, target, choices, crew, progress)
+    options = options or ConvertOptions()
+    names = [str(scene) for scene in scenes]
+    if executor:
+        _check_executor(executor)
+    load_weights(options.model)
+    batch = open_batch(names, target, folder, options, progress)
+    selected = select_shard(names, shard) if shard else names
+    jobs = [job for job in batch.jobs if job.scene in set(selected)]
+    existing = existing_outputs(jobs) if options.resume and not options.overwrite else {}
+    jobs, failed = check_destinations([job for job in jobs if job.scene not in existing], options)
+    outcomes: dict[str, Outcome] = {**batch.failed, **failed}
+    if executor and jobs:
+        outcomes |= _convert_on(executor, jobs, target, options, progress)
     else:
-        outcomes |= convert_here(jobs, target, choices, progress)
-    return BatchResult.of(mine, outcomes, there)
+        outcomes |= convert_serially(jobs, target, options, progress)
+    return BatchResult.of(selected, outcomes, existing)
 
 
-def _convert_there(
-    jobs: Sequence[Job], target: str, choices: ConvertOptions, crew: Executor, progress: Progress | None
+def _convert_on(
+    executor: Executor, jobs: Sequence[Job], target: str, options: ConvertOptions, progress: Progress | None
 ) -> dict[str, Outcome]:
-    run, there = secrets.token_hex(4), _absolute(choices)
-    tasks = [_Task(_anywhere(job), target, there, run, __version__) for job in jobs]
+    run_id, absolute = secrets.token_hex(4), _absolute(options)
+    tasks = [_Task(_absolute_job(job), target, absolute, run_id, __version__) for job in jobs]
     try:
-        with _client(crew) as client:
-            _check_workers(client, _needed(there, tasks[0].job.output.parent))
-            return _outcomes(client, dict(zip(jobs, tasks, strict=True)), progress)
+        with _connect(executor) as client:
+            _check_workers(client, _shared_paths(absolute, tasks[0].job.output.parent))
+            return _collect(client, dict(zip(jobs, tasks, strict=True)), progress)
     finally:
-        for left in _scratch(tasks[0].job.output).glob(f".*.{run}.*"):
-            shutil.rmtree(left, ignore_errors=True)
+        remove_private_folders(tasks[0].job.output, run_id)
 
 
-def _anywhere(job: Job) -> Job:
-    """The same job from any working directory; scenes may be addresses too."""
+def _absolute_job(job: Job) -> Job:
+    """The job with absolute paths; addresses stay."""
     scene = str(Path(job.scene).absolute()) if Path(job.scene).exists() else job.scene
     return Job(scene, job.output.absolute())
 
 
-def _scratch(output: Place) -> Path:
-    """Where a worker makes a result: beside its place, so that it can be renamed, or among temporary files."""
-    return Path(tempfile.gettempdir()) if isinstance(output, Address) else output.parent
+def _absolute(options: ConvertOptions) -> ConvertOptions:
+    """The options with absolute paths, and with `overwrite`: existing files were checked before.
 
-
-def _absolute(choices: ConvertOptions) -> ConvertOptions:
-    """The same choices from any working directory; and what is there may be replaced, as it was checked before.
-
-    A task that is run again, after its worker died, would otherwise be refused for what it made itself.
+    A repeated task would otherwise refuse files that its first attempt wrote.
     """
-    model = str(Path(choices.model).absolute()) if Path(choices.model).is_file() else choices.model
-    paths = {name: path.absolute() for name in ("reference", "site") if (path := getattr(choices, name))}
-    return replace(choices, model=model, overwrite=True, **paths)
+    model = str(Path(options.model).absolute()) if Path(options.model).is_file() else options.model
+    paths = {name: path.absolute() for name in ("reference", "site") if (path := getattr(options, name))}
+    return replace(options, model=model, overwrite=True, **paths)
 
 
-def _needed(choices: ConvertOptions, folder: Place) -> list[str]:
-    """What every worker must see on a disk."""
-    model = Path(choices.model)
-    files = (model if model.is_absolute() else None, choices.reference, choices.site)
+def _shared_paths(options: ConvertOptions, folder: Place) -> list[str]:
+    """Paths that every worker must see."""
+    model = Path(options.model)
+    files = (model if model.is_absolute() else None, options.reference, options.site)
     return [str(path) for path in (folder, *files) if path and not isinstance(path, Address)]
 
 
-def _check_executor(crew: Executor) -> None:
-    """Refuse a crew that cannot be had, soon and before anything is done."""
+def _check_executor(executor: Executor) -> None:
+    """Refuse an unusable executor before any work starts."""
     try:
-        import distributed  # noqa: F401, PLC0415  an extra, and only needed here
+        import distributed  # noqa: F401, PLC0415  an optional dependency
     except ImportError as error:
         raise ClusterError(
-            f"dask.distributed is not there ({error}); several processes need it. Install it with "
-            "pip install 'ms2hs[dask]', or leave out --workers and --scheduler."
+            f"dask.distributed is not installed ({error}); several processes need it. Install it with "
+            "pip install 'ms2hs[dask]', or omit --workers and --scheduler."
         ) from error
-    if crew.scheduler is None:
+    if executor.scheduler is None:
         return
     try:
-        with ThreadPoolExecutor(1) as apart:  # this thread may be a notebook's, where a loop runs already
-            apart.submit(asyncio.run, asyncio.wait_for(_identity(crew.scheduler), CONNECT_S)).result()
+        with ThreadPoolExecutor(1) as thread:  # a notebook's thread already runs an event loop
+            thread.submit(asyncio.run, asyncio.wait_for(_identity(executor.scheduler), CONNECT_S)).result()
     except (OSError, ValueError) as error:
-        why = str(error) or f"waited {CONNECT_S} s"
+        reason = str(error) or f"no answer within {CONNECT_S} s"
         raise ClusterError(
-            f"no dask scheduler answers at {crew.scheduler} ({why}); the address of one that runs is needed, such as "
-            "tcp://10.0.0.5:8786. Start one with `dask scheduler`, or use --workers."
+            f"no dask scheduler answers at {executor.scheduler} ({reason}); the address of a running scheduler is "
+            "needed, such as tcp://10.0.0.5:8786. Start one with `dask scheduler`, or use --workers."
         ) from error
 
 
 async def _identity(scheduler: str) -> object:
-    """What a scheduler says of itself. A client alone would wait for one that listens and says nothing."""
-    from distributed import rpc  # noqa: PLC0415  an extra, and only needed here
+    """Ask a scheduler for its identity. A client alone would wait for a server that listens and never answers."""
+    from distributed import rpc  # noqa: PLC0415  an optional dependency
     from distributed.security import Security  # noqa: PLC0415
 
-    async with rpc(scheduler, connection_args=Security().get_connection_args("client")) as asked:
-        return await asked.identity()
+    async with rpc(scheduler, connection_args=Security().get_connection_args("client")) as remote:
+        return await remote.identity()
 
 
 @contextmanager
-def _client(crew: Executor) -> "Iterator[Client]":
-    from distributed import Client  # noqa: PLC0415  an extra, and only needed here
+def _connect(executor: Executor) -> "Iterator[Client]":
+    from distributed import Client  # noqa: PLC0415  an optional dependency
 
-    if crew.workers is None:
-        with Client(crew.scheduler, timeout=CONNECT_S) as client:
+    if executor.workers is None:
+        with Client(executor.scheduler, timeout=CONNECT_S) as client:
             yield client
     else:
-        with _local(crew.workers) as local, Client(local) as client:
-            _leave_interrupts(client)
+        with _start_workers(executor.workers) as local, Client(local) as client:
+            _ignore_interrupts(client)
             yield client
 
 
-def _local(workers: int) -> "LocalCluster":
-    """Processes that end with this one, and that only this machine can talk to."""
-    from distributed import LocalCluster  # noqa: PLC0415  an extra, and only needed here
+def _start_workers(workers: int) -> "LocalCluster":
+    """Processes that end with this one and that accept connections from this machine only."""
+    from distributed import LocalCluster  # noqa: PLC0415  an optional dependency
 
     try:
         return LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
-            memory_limit=0,  # a scene needs what it needs; to be ended and tried again would not help it
+            memory_limit=0,  # restarting a worker would not reduce the memory that a scene needs
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
         )
     except (OSError, RuntimeError) as error:
         raise ClusterError(
-            f"{workers} processes could not be started ({error}); each needs memory of its own, and a script that "
-            'starts them an `if __name__ == "__main__":`. Take fewer --workers.'
+            f"{workers} processes could not be started ({error}); each needs memory of its own, and a script needs "
+            '`if __name__ == "__main__":`. Use fewer --workers.'
         ) from error
 
 
-def _leave_interrupts(client: "Client") -> None:
-    """A terminal's Ctrl-C reaches every process; this one ends the others, which would only print where they were."""
-    from distributed import WorkerPlugin  # noqa: PLC0415  an extra, and only needed here
+def _ignore_interrupts(client: "Client") -> None:
+    """Ignore Ctrl-C in the workers: a terminal sends it to every process, and this one ends the others."""
+    from distributed import WorkerPlugin  # noqa: PLC0415  an optional dependency
 
-    class Deaf(WorkerPlugin):  # type: ignore[misc]  # untyped
+    class IgnoreInterrupts(WorkerPlugin):  # type: ignore[misc]  # untyped
         def setup(self, worker: object) -> None:  # noqa: ARG002  as dask calls it
-            """In the main thread of a worker, also of one that is started again."""
+            """Called in the main thread of every worker, also after a restart."""
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    client.register_plugin(Deaf(), name="ms2hs-interrupts")
+    client.register_plugin(IgnoreInterrupts(), name="ms2hs-interrupts")
 
 
-def _check_workers(client: "Client", needed: list[str]) -> None:
-    """Refuse workers that would not give what this process gives, before anything is done."""
-    for worker, (version, missing) in client.run(_looker(needed), on_error="ignore").items():
+def _check_workers(client: "Client", shared_paths: list[str]) -> None:
+    """Refuse workers whose results would differ from those of this process."""
+    for worker, (version, missing) in client.run(_inspection(shared_paths), on_error="ignore").items():
         if version != __version__:
-            raise ClusterError(_of_another_version(worker, version))
+            raise ClusterError(_version_message(worker, version))
         if missing:
             raise ClusterError(
                 f"the worker at {worker} does not see {missing[0]}; scenes, weights and the output directory must be "
@@ -247,81 +245,79 @@ def _check_workers(client: "Client", needed: list[str]) -> None:
             )
 
 
-def _looker(needed: list[str]) -> Callable[[], tuple[str | None, list[str]]]:
-    """A function within a function goes to a worker whole, so that one without ms2hs can run it too."""
+def _inspection(shared_paths: list[str]) -> Callable[[], tuple[str | None, list[str]]]:
+    """A function that returns a worker's version of ms2hs and the paths that it does not see.
 
-    def look() -> tuple[str | None, list[str]]:
-        import importlib  # noqa: PLC0415  nothing of this module is there
+    A nested function is pickled by value, so that a worker without ms2hs can run it too.
+    """
+
+    def inspect() -> tuple[str | None, list[str]]:
+        import importlib  # noqa: PLC0415  the globals of this module are not pickled
         import pathlib  # noqa: PLC0415
 
-        missing = [path for path in needed if not pathlib.Path(path).exists()]
+        missing = [path for path in shared_paths if not pathlib.Path(path).exists()]
         try:
             return importlib.import_module("ms2hs").__version__, missing
         except ImportError:
             return None, missing
 
-    return look
+    return inspect
 
 
-def _of_another_version(worker: str, version: str | None) -> str:
-    has = f"runs ms2hs {version}" if version else "has no ms2hs"
-    return f"the worker at {worker} {has}; {__version__}, as here, is needed. Install the same version there."
+def _version_message(worker: str, version: str | None) -> str:
+    installed = f"runs ms2hs {version}" if version else "does not have ms2hs installed"
+    return f"the worker at {worker} {installed}; {__version__}, as here, is needed. Install that version there."
 
 
-def _outcomes(client: "Client", tasks: dict[Job, _Task], progress: Progress | None) -> dict[str, Outcome]:
-    from distributed import as_completed  # noqa: PLC0415  an extra, and only needed here
+def _collect(client: "Client", tasks: dict[Job, _Task], progress: Progress | None) -> dict[str, Outcome]:
+    """Submit the tasks and return their outcomes by scene."""
+    from distributed import as_completed  # noqa: PLC0415  an optional dependency
 
-    tell = progress or (lambda _stage, _done, _total: None)
-    tell("convert", 0, len(tasks))
-    jobs = {f"ms2hs-{task.run}-{number}": job for number, (job, task) in enumerate(tasks.items())}
-    waiting = as_completed(
-        [client.submit(_convert_apart, tasks[job], key=key, retries=RETRIES) for key, job in jobs.items()]
+    report = progress or (lambda _stage, _done, _total: None)
+    report("convert", 0, len(tasks))
+    jobs = {f"ms2hs-{task.run_id}-{number}": job for number, (job, task) in enumerate(tasks.items())}
+    futures = as_completed(
+        [client.submit(_convert_task, tasks[job], key=key, retries=RETRIES) for key, job in jobs.items()]
     )
     outcomes: dict[str, Outcome] = {}
-    for future in waiting:
+    for future in futures:
         job = jobs[future.key]
         outcomes[job.scene] = _outcome(future, job)
-        # what is held lives in the worker's memory, and would be made again if that worker died later
+        # A result stays in the worker's memory until it is released. If that worker died, dask would repeat the task.
         future.release()
-        tell("convert", len(outcomes), len(tasks))
+        report("convert", len(outcomes), len(tasks))
     return outcomes
 
 
 def _outcome(future: "Future", job: Job) -> Outcome:
-    from distributed import KilledWorker  # noqa: PLC0415  an extra, and only needed here
+    from distributed import KilledWorker  # noqa: PLC0415  an optional dependency
 
     if future.status == "finished":
-        found = future.result()
-        return found.beside(job.output) if isinstance(found, ConversionResult) else str(found)
+        result = future.result()
+        return result.beside(job.output) if isinstance(result, ConversionResult) else str(result)
     if future.status != "error":
-        return f"{job.scene}: lost ({future.status}); a scheduler that stays is needed. Convert it again."
+        return f"{job.scene}: lost ({future.status}); the scheduler must stay connected. Convert it again."
     error = future.exception()
     if isinstance(error, KilledWorker):
         return (
-            f"{job.scene}: every process that tried to convert it was killed; it is given up then. See whether their "
-            "memory sufficed, take fewer workers, or convert it alone."
+            f"{job.scene}: every process that tried to convert it was killed. Check whether their memory sufficed, use "
+            "fewer --workers, or convert it separately."
         )
     return (
-        f"{job.scene}: {type(error).__name__}: {error}; nothing that ms2hs expects. Try it alone, without workers, and "
-        "tell us if that fails too."
+        f"{job.scene}: {type(error).__name__}: {error}; an unexpected error. Convert it without workers, and report "
+        "the error if it occurs again."
     )
 
 
-def _convert_apart(task: _Task) -> Outcome:
-    """What a worker does: convert a scene in a directory of its own, and put the files in place once all are whole.
-
-    So a worker that dies leaves nothing under a final name, and one that was only thought dead disturbs nobody.
-    """
+def _convert_task(task: _Task) -> Outcome:
+    """Convert a scene in a private folder of the worker, then move or upload the complete files."""
     if task.version != __version__:
-        return _of_another_version("which it went to", __version__)
+        return _version_message("of this task", __version__)
     output = task.job.output
-    place = Path(tempfile.mkdtemp(dir=_scratch(output), prefix=f".{output.stem}.{task.run}."))
-    try:
-        if isinstance(output, Address):
-            ObjectStore(output.parent)  # one that this worker cannot reach is told before the work
-        made = convert(task.job.scene, task.target, place / output.name, task.choices)
-        return made.moved(output)
-    except Ms2hsError as error:
-        return str(error).replace(str(place), str(_scratch(output)))
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    with private_folder(output, task.run_id) as folder:
+        try:
+            if isinstance(output, Address):
+                ObjectStore(output.parent)  # fails before the work if this worker cannot reach the store
+            return convert(task.job.scene, task.target, folder / output.name, task.options).moved(output)
+        except Ms2hsError as error:
+            return str(error).replace(str(folder), str(folder.parent))

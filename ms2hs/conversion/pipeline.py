@@ -1,10 +1,18 @@
-"""The pixels of a conversion on their way: read ahead, converted, counted, written, a row of blocks at a time."""
+"""The way of a pixel through a conversion, in the order of this module.
+
+`StripReader` reads full-width strips one ahead of their use: reflectance and validity, with sensor noise removed if its
+size is given. Then one of two pipelines takes each strip:
+`LinearPipeline` multiplies each 256×256 block by a matrix and quantises it in the thread that then compresses it.
+`NetworkPipeline` predicts, blends and quantises rows of windows on the network's device (`inference.tile_runner`); a
+GPU computes the next row while the finished strip is written.
+Both count the pixels of a strip, pass stored numbers to the writers, and record each finished row of blocks.
+"""
 
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -14,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from ms2hs.arrays import BoolArray, DnArray, Float32Array
 from ms2hs.conversion.planning import Plan
-from ms2hs.conversion.statistics import COMPARED, Statistics
+from ms2hs.conversion.statistics import RESIDUAL_ROW_STEP, Statistics
 from ms2hs.models.denoising import REACH, denoise
 from ms2hs.models.prior import Conditional
 from ms2hs.progress import Progress
@@ -28,31 +36,33 @@ if TYPE_CHECKING:
     from ms2hs.inference.device_transfer import StoredStrip
     from ms2hs.inference.predictor import Predictor
 
-# The linear model is soonest done where bands of so many pixels stay near the processor.
-PART_PIXELS = 1 << 14
+# Pixels that the linear model computes in one step: their bands stay in the processor's cache.
+PIXELS_PER_TASK = 1 << 14
+Record = Callable[[int], None]
+"""Called with the number of finished rows, of which the statistics are complete."""
 
 
 @dataclass
-class Source:
-    """Reads a scene's rows, without noise if its size is told, one window ahead of who takes them."""
+class StripReader:
+    """Reads strips of a scene as wide as the output, one strip ahead in a thread."""
 
     planned: Plan
     reader: SceneReader
     seconds: float = 0.0
-    """Time in reading."""
+    """Time spent in reading."""
 
-    def ahead(self, windows: list[Window]) -> Iterator[tuple[Window, Float32Array, BoolArray]]:
-        """Each window, as wide as the scene, with (band, row, col) reflectance and (row, col) where it is usable."""
+    def read_ahead(self, windows: list[Window]) -> Iterator[tuple[Window, Float32Array, BoolArray]]:
+        """Each window with its (source band, row, col) reflectance and (row, col) validity."""
         with ThreadPoolExecutor(1, "reader") as thread:
-            due = thread.submit(self.read, windows[0]) if windows else None
+            pending = thread.submit(self.read, windows[0]) if windows else None
             for window, following in zip(windows, [*windows[1:], None], strict=True):
-                assert due is not None  # noqa: S101  submitted with the window before
-                reflectance, valid = due.result()
-                due = thread.submit(self.read, following) if following else None
+                assert pending is not None  # noqa: S101  submitted with the window before
+                reflectance, valid = pending.result()
+                pending = thread.submit(self.read, following) if following else None
                 yield window, reflectance, valid
 
     def read(self, window: Window) -> tuple[Float32Array, BoolArray]:
-        """Reflectance and where it is usable."""
+        """(source band, row, col) reflectance and (row, col) validity of a window as wide as the output."""
         began = time.perf_counter()
         try:
             return self._read(window)
@@ -60,176 +70,94 @@ class Source:
             self.seconds += time.perf_counter() - began
 
     def _read(self, window: Window) -> tuple[Float32Array, BoolArray]:
-        error = self.planned.choices.input_error
+        error = self.planned.options.input_error
         if error is None or not error.pixel:
             return self.reader.read(window.row, window.col, window.height, window.width)
-        # rows beyond the window too, so that a value does not depend on how the scene was cut; windows are as wide
+        # The filter also needs rows beyond the window, so that a value does not depend on the cut into windows.
         above = min(REACH, window.row)
         below = min(REACH, self.planned.grid.height - window.row - window.height)
         rows = slice(above, above + window.height)
-        seen, valid = self.reader.read(window.row - above, window.col, above + window.height + below, window.width)
-        return np.ascontiguousarray(denoise(seen, valid, error.pixel)[:, rows]), valid[rows]
-
-
-Make = Callable[[Float32Array, BoolArray], Float32Array]
-
-"""Of pixels, (source band, pixel) and (pixel,), the values of some bands of a result, (band, pixel)."""
+        noisy, valid = self.reader.read(window.row - above, window.col, above + window.height + below, window.width)
+        return np.ascontiguousarray(denoise(noisy, valid, error.pixel)[:, rows]), valid[rows]
 
 
 @dataclass(eq=False)
-class PixelFlow:
-    """Converts by the linear model: each block when it is due, by the thread that then compresses it."""
+class Pipeline:
+    """What both pipelines share."""
 
     planned: Plan
     model: Conditional
-    source: Source
-    census: Statistics
-    seconds = 0.0
+    """The spectral prior given the source; for a network only its uncertainty is used."""
+    reader: StripReader
+    statistics: Statistics
+    seconds: float = field(default=0.0, init=False)
     """Time in the model, without that of the writers' threads."""
 
     def threads(self) -> AbstractContextManager[object]:
-        """In it, until the writers are done, each thread multiplies alone: as many blocks are at work as processors.
+        """Limits of numeric libraries that must hold until the writers are closed."""
+        return nullcontext()
 
-        Shared among threads, a product is cut otherwise and rounded otherwise, and would not be the same again.
-        """
-        alone: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
-        return alone
-
-    def run(self, writers: list[CubeWriter], begin: int, note: Callable[[int], None], tell: Progress) -> None:
-        """Convert the rows from `begin` on, a multiple of BLOCK.
+    def run(self, writers: list[CubeWriter], first_row: int, record: Record, report: Progress) -> None:
+        """Convert the rows from `first_row` on, a multiple of BLOCK.
 
         Parameters
         ----------
-        writers : of the values and, if there are two, of their uncertainty.
-        note : called with the rows that were taken up by the census.
+        writers : of the cube and, if there are two, of its uncertainty.
         """
+        raise NotImplementedError
+
+
+class LinearPipeline(Pipeline):
+    """Converts by the linear model, one block in each task of the writers' threads."""
+
+    def threads(self) -> AbstractContextManager[object]:
+        """One BLAS thread in each task: several would split a product and round it differently from run to run."""
+        limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
+        return limits
+
+    def run(self, writers: list[CubeWriter], first_row: int, record: Record, report: Progress) -> None:
+        """As `Pipeline.run`."""
         grid = self.planned.grid
-        makers = self._values, self._sigma
-        for window, reflectance, valid in self.source.ahead(_rows_of_blocks(begin, grid.height, grid.width)):
-            self.census.keep(window.row, reflectance, valid)
-            blocks = [_Pixels.of(reflectance, valid, first) for first in range(0, grid.width, BLOCK)]
-            for writer, maker in zip(writers, makers, strict=False):
-                writer.write_blocks(window.row, window.height, partial(_fill, blocks, maker))
+        models = self._values, self._sigma
+        for window, reflectance, valid in self.reader.read_ahead(_block_rows(first_row, grid.height, grid.width)):
+            self.statistics.sample_rows(window.row, reflectance, valid)
+            blocks = [_BlockPixels.cut(reflectance, valid, left) for left in range(0, grid.width, BLOCK)]
+            for writer, model in zip(writers, models, strict=False):
+                writer.write_blocks(window.row, window.height, partial(_fill_block, blocks, model))
             for block in blocks:
-                self._look(block)
-            note(window.row + window.height)
-            tell("convert", window.row + window.height, grid.height)
+                self._count(block)
+            record(window.row + window.height)
+            report("convert", window.row + window.height, grid.height)
 
-    def _values(self, bands: slice) -> Make:
-        return self._of(bands.start, bands.stop).reconstruct
+    def _values(self, bands: slice) -> "PixelModel":
+        return self._select(bands.start, bands.stop).reconstruct
 
-    def _sigma(self, bands: slice) -> Make:
-        model = self._of(bands.start, bands.stop)
+    def _sigma(self, bands: slice) -> "PixelModel":
+        model = self._select(bands.start, bands.stop)
         return lambda reflectance, _valid: model.sigma(reflectance)
 
     @cache  # noqa: B019  lives as long as the conversion
-    def _of(self, first: int, stop: int) -> Conditional:
+    def _select(self, first: int, stop: int) -> Conditional:
         return self.model.select(slice(first, stop))
 
-    def _look(self, block: "_Pixels") -> None:
-        self.census.count(block.reflectance, block.valid)
-        seen, ok = block.thinned(COMPARED)
-        differences = self._difference @ seen[:, ok]
-        self.census.compare(np.square(differences).sum(axis=1, dtype=float), int(ok.sum()))
+    def _count(self, block: "_BlockPixels") -> None:
+        self.statistics.count_pixels(block.reflectance, block.valid)
+        reflectance, valid = block.every(RESIDUAL_ROW_STEP)
+        residual = self._residual @ reflectance[:, valid]
+        self.statistics.add_residuals(np.square(residual).sum(axis=1, dtype=float), int(valid.sum()))
 
     @cached_property
-    def _difference(self) -> Float32Array:
-        return self.census.closure.of(self.model.gain)
+    def _residual(self) -> Float32Array:
+        return self.statistics.input_residual.of_linear(self.model.gain)
 
 
-@dataclass(eq=False)
-class WindowFlow:
-    """Converts by a network, in rows of windows on its device; a GPU goes on while what these finish is written."""
-
-    planned: Plan
-    model: Conditional
-    """Of the uncertainty."""
-    source: Source
-    census: Statistics
-    network: "Predictor"
-    change: Float32Array | None = None
-    """(target band, source band) what adaptation changes of the linear model; a network's result changes by as much."""
-    seconds: float = 0.0
-    """Time in the network and in blending and quantising what it makes."""
-
-    def threads(self) -> AbstractContextManager[object]:
-        """As `PixelFlow.threads`: nothing, since a network multiplies one thing at a time."""
-        return nullcontext()
-
-    def run(self, writers: list[CubeWriter], begin: int, note: Callable[[int], None], tell: Progress) -> None:
-        """As `PixelFlow.run`."""
-        from ms2hs.inference.device_transfer import Comparison  # noqa: PLC0415
-        from ms2hs.inference.tile_runner import TileRunner  # noqa: PLC0415  the linear model needs no torch
-
-        grid, network, closure = self.planned.grid, self.network, self.census.closure
-        if network.is_local:
-            tiling = Tiling(grid.height, grid.width, (self.planned.rows_at_a_time, grid.width), overlap=0)
-        else:
-            tiling = Tiling(grid.height, grid.width, network.window, network.overlap)
-        compared = None if closure.matrix is None else Comparison(closure.matrix, closure.bands, COMPARED)
-        assembly = TileRunner(network, tiling, SCALE, NODATA, change=self.change, comparison=compared, start=begin)
-        windows = [Window(top, 0, end - top, grid.width) for top, end in tiling.rows[assembly.begin :]]
-        # A network on a processor keeps all of it busy: writers beside it would cost it more than they gain, since all
-        # threads of a product wait for the one that was held up.
-        takes_turns = network.device.type == "cpu"
-        with ThreadPoolExecutor(1, "writer") as writing:
-            taken: Future[None] | None = None
-            for i, (window, reflectance, valid) in enumerate(self.source.ahead(windows), assembly.begin):
-                began = time.perf_counter()
-                strip = assembly.add(i, reflectance, valid)
-                self.seconds += time.perf_counter() - began
-                if taken:
-                    taken.result()
-                if strip:
-                    skipped = strip.row - window.row
-                    taken = writing.submit(self._take, writers, strip, reflectance[:, skipped:], valid[skipped:], note)
-                    tell("convert", strip.row, grid.height)
-                    if takes_turns:
-                        taken.result()
-                        for writer in writers:
-                            writer.wait()
-            if taken:
-                taken.result()
-            tell("convert", grid.height, grid.height)
-
-    def _take(
-        self,
-        writers: list[CubeWriter],
-        strip: "StoredStrip",
-        reflectance: Float32Array,
-        valid: BoolArray,
-        note: Callable[[int], None],
-    ) -> None:
-        """Write and count a strip, cut where rows of blocks end: what is noted then is of whole ones."""
-        numbers, squares = strip.numbers, strip.squares
-        self.census.keep(strip.row, reflectance[:, : numbers.shape[1]], valid[: numbers.shape[1]])
-        first, last = strip.row, strip.row + numbers.shape[1]
-        for row in (first, *range(-(-(first + 1) // BLOCK) * BLOCK, last, BLOCK)):
-            end = min((row // BLOCK + 1) * BLOCK, last)
-            rows = slice(row - first, end - first)
-            x, ok = reflectance[:, rows], valid[rows]
-            self.census.count(np.ascontiguousarray(x), ok)
-            self.census.compare(squares[:, rows].sum(axis=1), int(strip.counts[rows].sum()))
-            writers[0].write(row, numbers[:, rows])
-            for writer in writers[1:]:
-                writer.write(row, self._sigma(x, ok))
-            if end % BLOCK == 0 or end == self.planned.grid.height:
-                note(end)
-
-    def _sigma(self, reflectance: Float32Array, valid: BoolArray) -> NDArray[np.int16]:
-        """(target band, row, col) stored numbers of the uncertainty."""
-        rows, width = valid.shape
-        numbers = np.empty((len(self.planned.spectral), rows, width), np.int16)
-        step = max(1, PART_PIXELS // width)
-        for top in range(0, rows, step):
-            part = slice(top, top + step)
-            quantise(self.model.sigma(reflectance[:, part]), valid[part], out=numbers[:, part])
-        return numbers
+PixelModel = Callable[[Float32Array, BoolArray], Float32Array]
+"""(source band, pixel) reflectance and (pixel,) validity to (target band, pixel) values of some target bands."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Pixels:
-    """The pixels of one block, side by side in memory."""
+class _BlockPixels:
+    """The pixels of one block, contiguous in memory."""
 
     reflectance: Float32Array
     """(source band, pixel)."""
@@ -239,30 +167,113 @@ class _Pixels:
     """Rows and columns."""
 
     @classmethod
-    def of(cls, reflectance: Float32Array, valid: BoolArray, first: int) -> "_Pixels":
-        """The columns from the first of them on."""
-        cols = slice(first, first + BLOCK)
+    def cut(cls, reflectance: Float32Array, valid: BoolArray, left: int) -> "_BlockPixels":
+        """The block of a strip that begins at column `left`."""
+        cols = slice(left, left + BLOCK)
         shape = valid[:, cols].shape
         return cls(reflectance[:, :, cols].reshape(len(reflectance), -1), valid[:, cols].reshape(-1), shape)
 
-    def thinned(self, step: int) -> tuple[Float32Array, BoolArray]:
-        """Every so many rows."""
+    def every(self, step: int) -> tuple[Float32Array, BoolArray]:
+        """Reflectance and validity of every n-th row."""
         rows = self.reflectance.reshape(-1, *self.shape)[:, ::step]
         return rows.reshape(len(rows), -1), self.valid.reshape(self.shape)[::step].reshape(-1)
 
 
-def _rows_of_blocks(begin: int, height: int, width: int) -> list[Window]:
-    return [Window(row, 0, min(BLOCK, height - row), width) for row in range(begin, height, BLOCK)]
+def _block_rows(first_row: int, height: int, width: int) -> list[Window]:
+    return [Window(row, 0, min(BLOCK, height - row), width) for row in range(first_row, height, BLOCK)]
 
 
-def _fill(blocks: list[_Pixels], maker: Callable[[slice], Make], bands: slice, cols: slice, room: DnArray) -> None:
-    """Fill the room in a block with stored numbers of these bands, some rows at a time."""
-    block, make = blocks[cols.start // BLOCK], maker(bands)
+def _fill_block(
+    blocks: list[_BlockPixels], models: Callable[[slice], PixelModel], bands: slice, cols: slice, out: DnArray
+) -> None:
+    """Predict and quantise some bands of a block into `out`, (band, row, col), a few rows at a time."""
+    block, model = blocks[cols.start // BLOCK], models(bands)
     rows, width = block.shape
-    step = max(1, PART_PIXELS // width)
+    step = max(1, PIXELS_PER_TASK // width)
     for top in range(0, rows, step):
         part = slice(top * width, (top + step) * width)
         valid = block.valid[part]
-        made = make(block.reflectance[:, part], valid)
+        values = model(block.reflectance[:, part], valid)
         shape = -1, width
-        quantise(made.reshape(len(made), *shape), valid.reshape(shape), out=room[:, top : top + step])
+        quantise(values.reshape(len(values), *shape), valid.reshape(shape), out=out[:, top : top + step])
+
+
+@dataclass(eq=False)
+class NetworkPipeline(Pipeline):
+    """Converts by a network, one row of windows at a time on its device."""
+
+    predictor: "Predictor"
+    change: Float32Array | None = None
+    """(target band, source band) change of the linear model's gain by adaptation; predictions change alike."""
+
+    def run(self, writers: list[CubeWriter], first_row: int, record: Record, report: Progress) -> None:
+        """As `Pipeline.run`."""
+        from ms2hs.inference.device_transfer import ResidualSampling  # noqa: PLC0415
+        from ms2hs.inference.tile_runner import TileRunner  # noqa: PLC0415  the linear model needs no torch
+
+        grid, predictor, residual = self.planned.grid, self.predictor, self.statistics.input_residual
+        if predictor.is_local:
+            tiling = Tiling(grid.height, grid.width, (self.planned.rows_per_strip, grid.width), overlap=0)
+        else:
+            tiling = Tiling(grid.height, grid.width, predictor.window, predictor.overlap)
+        sampling = None
+        if residual.matrix is not None:
+            sampling = ResidualSampling(residual.matrix, residual.bands, RESIDUAL_ROW_STEP)
+        runner = TileRunner(predictor, tiling, SCALE, NODATA, change=self.change, residuals=sampling, start=first_row)
+        windows = [Window(top, 0, end - top, grid.width) for top, end in tiling.rows[runner.first_index :]]
+        # A network on a CPU uses all cores. Writers beside it cost more than they gain: every thread of a matrix
+        # product waits for the slowest.
+        takes_turns = predictor.device.type == "cpu"
+        with ThreadPoolExecutor(1, "writer") as thread:
+            writing: Future[None] | None = None
+            for index, (window, reflectance, valid) in enumerate(self.reader.read_ahead(windows), runner.first_index):
+                began = time.perf_counter()
+                strip = runner.add(index, reflectance, valid)
+                self.seconds += time.perf_counter() - began
+                if writing:
+                    writing.result()
+                if strip:
+                    rows = slice(strip.row - window.row, None)
+                    writing = thread.submit(self._write, writers, strip, reflectance[:, rows], valid[rows], record)
+                    report("convert", strip.row, grid.height)
+                    if takes_turns:
+                        writing.result()
+                        for writer in writers:
+                            writer.wait()
+            if writing:
+                writing.result()
+            report("convert", grid.height, grid.height)
+
+    def _write(
+        self,
+        writers: list[CubeWriter],
+        strip: "StoredStrip",
+        reflectance: Float32Array,
+        valid: BoolArray,
+        record: Record,
+    ) -> None:
+        """Count and write a strip, cut at block boundaries: only whole rows of blocks are recorded."""
+        numbers, squares = strip.numbers, strip.squares
+        self.statistics.sample_rows(strip.row, reflectance[:, : numbers.shape[1]], valid[: numbers.shape[1]])
+        first, last = strip.row, strip.row + numbers.shape[1]
+        for row in (first, *range(-(-(first + 1) // BLOCK) * BLOCK, last, BLOCK)):
+            end = min((row // BLOCK + 1) * BLOCK, last)
+            rows = slice(row - first, end - first)
+            x, ok = reflectance[:, rows], valid[rows]
+            self.statistics.count_pixels(np.ascontiguousarray(x), ok)
+            self.statistics.add_residuals(squares[:, rows].sum(axis=1), int(strip.counts[rows].sum()))
+            writers[0].write(row, numbers[:, rows])
+            for writer in writers[1:]:
+                writer.write(row, self._sigma(x, ok))
+            if end % BLOCK == 0 or end == self.planned.grid.height:
+                record(end)
+
+    def _sigma(self, reflectance: Float32Array, valid: BoolArray) -> NDArray[np.int16]:
+        """(target band, row, col) stored numbers of the uncertainty."""
+        rows, width = valid.shape
+        numbers = np.empty((len(self.planned.spectral), rows, width), np.int16)
+        step = max(1, PIXELS_PER_TASK // width)
+        for top in range(0, rows, step):
+            part = slice(top, top + step)
+            quantise(self.model.sigma(reflectance[:, part]), valid[part], out=numbers[:, part])
+        return numbers

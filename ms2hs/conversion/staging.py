@@ -1,130 +1,249 @@
-"""Results that are being made: in a directory beside their place, and put there only when all of them are whole.
+"""Staging and resuming: results are written in a folder beside the output and moved into place once all are complete.
 
-The directory of `scene_enmap.tif` is `.scene_enmap.tif.part`. It holds what has been written, which rows these are, and
-what they were made of, so that a later process can go on where one was stopped, if it would make the very same.
+`cube.tif` is staged in `.cube.tif.part`, locked by one process at a time. The folder holds `stamp`, the digest of
+inputs and options; `journal.jsonl`, a line for each finished row of blocks with the statistics so far; a block store
+for each cube; and the complete files. A later run with `resume` and the same digest continues after the last row that
+the journal and every block store have; with another digest it starts over. The cube is moved last: where it exists,
+the other files exist too. Workers of a cluster stage in private folders, so that two of them never share one.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from ms2hs.errors import OutputError
-from ms2hs.files import alone
+from ms2hs.files import alone, check_output
+from ms2hs.raster.cube_writer import CubeWriter
+from ms2hs.raster.pixel_grid import PixelGrid
+from ms2hs.remote.object_store import Address, ObjectStore, Place
+from ms2hs.scenes.scene import Scene
+from ms2hs.spectra.spectral_grid import SpectralGrid
 
 
-class Staging:
-    """The directory in which one result is made, by one process at a time. A context manager.
+def staging_folder(output: Path) -> Path:
+    """The folder in which an output is staged."""
+    return output.with_name(f".{output.name}.part")
+
+
+def sigma_name(cube: Place) -> str:
+    """File name of a cube's uncertainty."""
+    return f"{cube.stem}_sigma.tif"
+
+
+def is_complete(output: Path) -> bool:
+    """Whether an output exists and no conversion to it was interrupted."""
+    return output.exists() and not staging_folder(output).exists()
+
+
+def check_destination(
+    cube: Place, *, uncertainty: bool, overwrite: bool, resume: bool, store: ObjectStore | None = None
+) -> None:
+    """Refuse a destination that cannot be written to, before any work starts.
+
+    Parameters
+    ----------
+    store : the folder of an address, if it is open already.
 
     Raises
     ------
-    OutputError : it cannot be made, or another process is at work in it.
+    OutputError : files exist and may not be replaced, or the folder cannot be written to.
+    CredentialsError : the store refuses the credentials.
+    """
+    names = [cube.name, sigma_name(cube)] if uncertainty else [cube.name]
+    if isinstance(cube, Address):
+        if resume:
+            raise OutputError(
+                f"{cube}: --resume needs an output on a local disk, and this output is in an object store. Use a local "
+                "directory, or omit --resume."
+            )
+        store = store or ObjectStore(cube.parent)
+        store.check([*names, f"{cube.stem}.png", f"{cube.stem}.json"], overwrite=overwrite)
+        return
+    may_replace = overwrite or (resume and staging_folder(cube).exists())
+    for name in names:
+        check_output(cube.with_name(name), overwrite=may_replace)
+
+
+def conversion_inputs(
+    scene: Scene, grid: PixelGrid, spectral: SpectralGrid, options: Mapping[str, Any], provenance: Mapping[str, str]
+) -> dict[str, Any]:
+    """Everything that determines the result of a conversion; `Staging` stores its digest.
+
+    Parameters
+    ----------
+    grid, spectral : pixels and bands of the output.
+    options : the fields of `ConvertOptions`.
+    """
+    assets = [*scene.assets, *([scene.quality] if scene.quality else [])]
+    adaptation = [path for path in (options["reference"], options["site"]) if path]
+    files = [*(asset.href for asset in assets), *map(str, adaptation)]
+    return {
+        "facts": provenance,
+        "choices": {name: value for name, value in options.items() if name not in {"overwrite", "resume"}},
+        "scene": scene,
+        "grid": grid,
+        "bands": [list(map(str, spectral.names)), spectral.wavelength_nm.tolist()],
+        "widths": spectral.fwhm_nm.tolist(),
+        "files": {file: _size_and_time(Path(file)) for file in files},
+    }
+
+
+def _size_and_time(path: Path) -> tuple[int, int] | None:
+    """Size and modification time of a file; None for a remote file."""
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):
+        return None
+    return stat.st_size, stat.st_mtime_ns
+
+
+class Staging:
+    """The staging folder of one output, held by one process at a time. A context manager.
+
+    Raises
+    ------
+    OutputError : the folder cannot be created, or another process holds it.
     """
 
-    def __init__(self, output: Path, facts: dict[str, Any], *, resume: bool) -> None:
-        """Nothing is made yet.
+    def __init__(self, output: Path, inputs: dict[str, Any], *, resume: bool) -> None:
+        """Nothing is written yet.
 
         Parameters
         ----------
-        output : the most important of the files that will be put in place: it comes last.
-        facts : all that decides what the result will be, as JSON has it.
-        resume : keep what is there if it was made of the same, and keep what is made if work is stopped.
+        output : the file that is moved into place last.
+        inputs : everything that determines the result (`conversion_inputs`), as JSON or with a `str`.
+        resume : continue work of the same inputs, and keep the folder if work is interrupted.
         """
         self._output = output
         self._resume = resume
-        self._stamp = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
-        self.folder = directory_of(output)
-        """Where the result is made."""
+        self._digest = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
+        self.folder = staging_folder(output)
         self.notes: list[str] = []
-        """What the user should know of what was there."""
+        """Messages for the user about resuming."""
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        """Make the directory, or take the one that is there."""
+        """Create and lock the folder; empty it unless its work can be resumed."""
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder} cannot be created ({error}); results are staged there. Use a writable directory."
+            ) from error
         with ExitStack() as stack:
-            self._make()
             stack.enter_context(alone(self.folder))
-            if not self._is_of_the_same():
-                self._begin()
-            self._journal().touch()
+            if not self._can_resume():
+                self._empty()
+            self._journal.touch()
             self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave nothing, unless work was stopped that may go on."""
+        """Remove the folder, unless work was interrupted that can be resumed."""
         with self._stack:
-            if kind is None or not self._resume or not self._journal().stat().st_size:
+            if kind is None or not self._resume or not self._journal.stat().st_size:
                 shutil.rmtree(self.folder, ignore_errors=True)
 
-    def place(self, name: str) -> Path:
-        """Where a file of this name is made."""
+    def path(self, name: str) -> Path:
+        """Path of a staged file."""
         return self.folder / name
 
+    def record(self, rows: int, state: dict[str, Any]) -> None:
+        """Append to the journal that the first `rows` rows are finished, with the statistics of these rows."""
+        with self._journal.open("a", encoding="utf-8") as journal:
+            journal.write("\n" + json.dumps({"rows": rows, "state": state}))  # starts a line: the last may be cut
+
     def states(self) -> dict[int, dict[str, Any]]:
-        """What was noted, by the rows that were made then."""
-        found = {}
-        for line in self._journal().read_text(encoding="utf-8").splitlines():
+        """Recorded statistics by number of finished rows."""
+        states = {}
+        for line in self._journal.read_text(encoding="utf-8").splitlines():
             with suppress(ValueError):  # a line that was cut short
-                noted = json.loads(line)
-                found[int(noted["rows"])] = noted["state"]
-        return found
+                entry = json.loads(line)
+                states[int(entry["rows"])] = entry["state"]
+        return states
 
-    def note(self, rows: int, state: dict[str, Any]) -> None:
-        """Note that so many rows were made, and what is to be known of them."""
-        with self._journal().open("a", encoding="utf-8") as journal:
-            journal.write("\n" + json.dumps({"rows": rows, "state": state}))  # behind a line that may be cut short
+    def first_row(self, writers: list[CubeWriter], height: int) -> tuple[int, list[CubeWriter]]:
+        """The row at which to continue, 0 for a new conversion, and the writers whose files are not complete."""
+        states = self.states()
 
-    def put(self, files: Iterable[Path]) -> None:
-        """Give files of the directory their names beside the output, and the output its own, last of all."""
-        try:
-            for file in files:
-                if file.name != self._output.name:
-                    file.replace(self._output.with_name(file.name))
-            self.place(self._output.name).replace(self._output)
-        except OSError as error:
-            raise OutputError(
-                f"{self._output} could not be put in place ({error}); its directory must be writable. See to it, or "
-                "choose another place."
-            ) from error
+        def recorded(pending: list[CubeWriter]) -> int:
+            kept = min((writer.kept_rows for writer in pending), default=height)
+            return max((rows for rows in states if rows <= kept), default=0)
 
-    def _make(self) -> None:
-        try:
-            self.folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"{self.folder} cannot be made ({error}); a result is made there first. Choose a directory that can be "
-                "written to."
-            ) from error
+        pending = [writer for writer in writers if not writer.path.exists()]
+        row = recorded(pending)
+        if row < height:  # complete files can only be kept if the others need no more rows
+            pending, row = writers, recorded(writers)
+        if row:
+            self.notes.append(f"resuming an interrupted conversion at row {row} of {height}")
+        return row, pending
 
-    def _is_of_the_same(self) -> bool:
-        stamp = self.place("stamp")
+    def publish(self, names: Iterable[str]) -> None:
+        """Move staged files into place, the output last."""
+        move_into_place((self.path(name) for name in names), self._output)
+
+    @property
+    def _journal(self) -> Path:
+        return self.path("journal.jsonl")
+
+    def _can_resume(self) -> bool:
+        stamp = self.path("stamp")
         if not self._resume or not stamp.exists():
             return False
-        if stamp.read_text(encoding="utf-8") == self._stamp:
+        if stamp.read_text(encoding="utf-8") == self._digest:
             return True
-        self.notes.append(
-            f"{self._output.name} was begun with another scene, model or choice, and is begun again: nothing of it fits"
-        )
+        self.notes.append(f"{self._output.name}: cannot resume: inputs or options changed. Starting over.")
         return False
 
-    def _begin(self) -> None:
+    def _empty(self) -> None:
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             elif not path.name.startswith("."):  # the lock
                 path.unlink()
-        self.place("stamp").write_text(self._stamp, encoding="utf-8")
-
-    def _journal(self) -> Path:
-        return self.place("journal.jsonl")
+        self.path("stamp").write_text(self._digest, encoding="utf-8")
 
 
-def directory_of(output: Path) -> Path:
-    """Where a result that is not whole is made."""
-    return output.with_name(f".{output.name}.part")
+def move_into_place(files: Iterable[Path], output: Path) -> None:
+    """Rename files of the same disk to their names beside `output`; the one named like `output` comes last.
+
+    Raises
+    ------
+    OutputError : a file cannot be renamed.
+    """
+    try:
+        for file in sorted(files, key=lambda file: file.name == output.name):
+            file.replace(output.with_name(file.name))
+    except OSError as error:
+        raise OutputError(
+            f"{output} cannot be moved into place ({error}); its directory must be writable. Change its permissions, "
+            "or use another directory."
+        ) from error
+
+
+@contextmanager
+def private_folder(output: Place, run_id: str) -> Iterator[Path]:
+    """A folder for one attempt of a worker, removed afterwards; beside a local output, so that renames suffice."""
+    folder = Path(tempfile.mkdtemp(dir=_private_parent(output), prefix=f".{output.stem}.{run_id}."))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_private_folders(output: Place, run_id: str) -> None:
+    """Remove the folders of a run that killed workers left."""
+    for folder in _private_parent(output).glob(f".*.{run_id}.*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _private_parent(output: Place) -> Path:
+    return Path(tempfile.gettempdir()) if isinstance(output, Address) else output.parent

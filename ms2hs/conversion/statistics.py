@@ -1,4 +1,8 @@
-"""What is found out about the pixels of a conversion as they pass: how many are what, and how well results agree."""
+"""Statistics of a conversion: pixel counts by class, and the residual of the result against its input.
+
+The residual measures whether a result is consistent with its input. Each source band whose response lies within the
+target is computed from the result and compared with the measured value, on one row in `RESIDUAL_ROW_STEP`.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,110 +11,134 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array
-from ms2hs.conversion.metadata import Counts
 from ms2hs.models.prior import Conditional
 from ms2hs.spectra.indices import water_and_snow
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
-# One row in so many is compared with what was measured.
-COMPARED = 8
-# A sample has at most so many rows and columns of what passes.
-SAMPLED = 512
-# Pixels that are looked at together: their bands stay near the processor.
-PIXELS_AT_A_TIME = 1 << 14
+# Every n-th row is compared with the input.
+RESIDUAL_ROW_STEP = 8
+# Largest number of rows and of columns in the sample.
+MAX_SAMPLE_SIDE = 512
+# Pixels counted in one step: their bands stay in the processor's cache.
+PIXELS_PER_STEP = 1 << 14
 
 
-class Closure:
-    """Compares results, seen through the source's responses, with what the source measured."""
+@dataclass
+class Counts:
+    """Pixel counts by class."""
+
+    pixels: int = 0
+    valid: int = 0
+    unlike_training: int = 0
+    """Valid pixels whose measured bands are unlike nearly all training spectra."""
+    water: int = 0
+    """Valid pixels of open water (`spectra.indices`); training data contain few."""
+    snow: int = 0
+    """Valid pixels of snow or ice cloud; training data contain few."""
+
+    def add(self, other: "Counts") -> None:
+        """Add the counts of other pixels."""
+        for name, count in vars(other).items():
+            setattr(self, name, getattr(self, name) + count)
+
+    def summary(self) -> str:
+        """The counts as one line of text."""
+        classes = {"unlike the training data": self.unlike_training, "water": self.water, "snow": self.snow}
+        shares = ", ".join(f"{100 * count / max(self.valid, 1):.1f} % {name}" for name, count in classes.items())
+        return f"{self.valid} of {self.pixels} pixels valid; of these {shares}"
+
+
+class InputResidual:
+    """The operator that computes source bands from a result, for the residual against the input."""
 
     def __init__(self, source: SpectralGrid, target: SpectralGrid) -> None:
         half = source.fwhm_nm / 2
         low, high = target.range_nm
         inside = (source.wavelength_nm - half >= low) & (source.wavelength_nm + half <= high)
         self.bands = np.flatnonzero(inside)
-        """(k,) bands of the source that lie within those of the target."""
+        """(k,) source bands within the wavelengths of the target."""
         self.names = [source.names[i] for i in self.bands]
-        seen = source.select(self.bands) if len(self.bands) else None
-        self.matrix = response_matrix(seen, target.wavelength_nm).astype(np.float32) if seen else None
-        """(k, target band) the responses of these; None if there are none."""
+        compared = source.select(self.bands) if len(self.bands) else None
+        self.matrix = response_matrix(compared, target.wavelength_nm).astype(np.float32) if compared else None
+        """(k, target band) responses of these bands; None if there are none."""
 
-    def of(self, gain: Float32Array) -> Float32Array:
-        """(k, source band) the difference, of what a linear model of this gain (target band, source band) makes."""
+    def of_linear(self, gain: Float32Array) -> Float32Array:
+        """(k, source band) matrix from reflectance to the residual of a linear model, gain (target, source band)."""
         if self.matrix is None:
             return np.zeros((0, gain.shape[1]), np.float32)
-        difference = self.matrix @ gain
-        difference[np.arange(len(self.bands)), self.bands] -= 1
-        return difference
+        residual = self.matrix @ gain
+        residual[np.arange(len(self.bands)), self.bands] -= 1
+        return residual
 
 
 @dataclass
 class Statistics:
-    """Counts, and sums of squared differences, over the rows that have passed."""
+    """Counts and sums of squared residuals over the rows converted so far."""
 
     source: SpectralGrid
     model: Conditional
-    closure: Closure
+    input_residual: InputResidual
     shape: tuple[int, int]
-    """Rows and columns of all that will pass."""
+    """Rows and columns of the whole conversion."""
     counts: Counts = field(default_factory=Counts)
     compared: int = 0
-    """Pixels that were compared with what was measured."""
+    """Pixels in the sums of squared residuals."""
 
     def __post_init__(self) -> None:
-        """Nothing was compared yet."""
-        self.step = -(-max(self.shape) // SAMPLED)
-        """One row and one column in so many is kept as a sample."""
+        """Start with empty sums."""
+        self.step = -(-max(self.shape) // MAX_SAMPLE_SIDE)
+        """Every n-th row and column is in the sample."""
         self._sample: list[Float32Array] = []
-        self.squares = np.zeros(len(self.closure.bands))
+        self.squares = np.zeros(len(self.input_residual.bands))
 
-    def keep(self, row: int, reflectance: Float32Array, valid: BoolArray) -> None:
-        """Keep some of these rows, (source band, rows, width) and (rows, width), from `row` on, as a sample."""
+    def sample_rows(self, row: int, reflectance: Float32Array, valid: BoolArray) -> None:
+        """Sample rows from `row` on: reflectance (source band, rows, width), valid (rows, width)."""
         rows = slice(-row % self.step, None, self.step)
         self._sample.append(reflectance[:, rows, :: self.step][:, valid[rows, :: self.step]])
 
     @property
     def sample(self) -> Float32Array:
-        """(source band, pixel) reflectance of some valid pixels."""
+        """(source band, pixel) reflectance of the sampled valid pixels."""
         return np.concatenate([np.zeros((len(self.source), 0), np.float32), *self._sample], axis=1)
 
-    def count(self, reflectance: Float32Array, valid: BoolArray) -> None:
-        """Take up pixels, (source band, ...) and (...)."""
+    def count_pixels(self, reflectance: Float32Array, valid: BoolArray) -> None:
+        """Count pixels: reflectance (source band, ...), valid (...)."""
         x, ok = reflectance.reshape(len(reflectance), -1), valid.ravel()
-        for first in range(0, ok.size, PIXELS_AT_A_TIME):
-            self._count(x[:, first : first + PIXELS_AT_A_TIME], ok[first : first + PIXELS_AT_A_TIME])
+        for first in range(0, ok.size, PIXELS_PER_STEP):
+            self._count(x[:, first : first + PIXELS_PER_STEP], ok[first : first + PIXELS_PER_STEP])
 
-    def _count(self, x: Float32Array, ok: BoolArray) -> None:
-        water, snow = water_and_snow(x, self.source)
+    def _count(self, reflectance: Float32Array, valid: BoolArray) -> None:
+        water, snow = water_and_snow(reflectance, self.source)
         self.counts.add(
             Counts(
-                pixels=ok.size,
-                valid=int(ok.sum()),
-                unlike_training=int((self.model.unlike(x) & ok).sum()),
-                water=int((water & ok).sum()),
-                snow=int((snow & ok).sum()),
+                pixels=valid.size,
+                valid=int(valid.sum()),
+                unlike_training=int((self.model.unlike(reflectance) & valid).sum()),
+                water=int((water & valid).sum()),
+                snow=int((snow & valid).sum()),
             )
         )
 
-    def compare(self, squares: NDArray[np.float64], pixels: int) -> None:
-        """Take up the closure's sums over so many pixels."""
+    def add_residuals(self, squares: NDArray[np.float64], pixels: int) -> None:
+        """Add (k,) sums of squared residuals over a number of pixels."""
         self.squares += squares
         self.compared += pixels
 
     @property
-    def residual(self) -> dict[str, float]:
-        """RMSE in reflectance: of `all` bands together, and by band name; empty where no band can be compared."""
-        if not self.compared or not self.closure.names:
+    def residual_rmse(self) -> dict[str, float]:
+        """RMSE in reflectance of `all` compared bands and by band name; empty if no band can be compared."""
+        if not self.compared or not self.input_residual.names:
             return {}
         squares = self.squares / self.compared
-        values = zip(("all", *self.closure.names), (squares.mean(), *squares), strict=True)
+        values = zip(("all", *self.input_residual.names), (squares.mean(), *squares), strict=True)
         return {name: round(float(np.sqrt(value)), 6) for name, value in values}
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs, as JSON has it: numbers come back as they were."""
+        """Counts and sums as JSON values, for `restore`; the sample is not included."""
         return {"counts": vars(self.counts), "squares": self.squares.tolist(), "compared": self.compared}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from where another stood."""
+        """Continue from the state of an interrupted conversion."""
         self.counts = Counts(**state["counts"])
         self.squares = np.array(state["squares"], float)
         self.compared = int(state["compared"])

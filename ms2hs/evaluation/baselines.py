@@ -9,14 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array
-from ms2hs.inference.blending import Blender
 from ms2hs.models.harmonization import adjusted
 from ms2hs.models.prior import TYPICAL_SCALE, Conditional, SpectralPrior
-from ms2hs.raster.tiling import Tiling
 from ms2hs.spectra.spectral_grid import SpectralGrid, line_weights, pasted_bands, response_matrix
 
 if TYPE_CHECKING:
-    from ms2hs.inference.predictor import Predictor
     from ms2hs.models.weights import Weights
 
 Kind = Literal["baseline", "prior", "model"]
@@ -100,7 +97,7 @@ def method_of(
     else:
         from ms2hs.inference.predictor import Predictor  # noqa: PLC0415  torch, which no baseline needs
 
-        reconstruct = partial(_blended, Predictor(weights.network, *grids))
+        reconstruct = Predictor(weights.network, *grids).reconstruct_raster
     trained = weights.card.get("scores", {}).get("train", {}).get("mse", float("nan"))
     spread = None if weights.spread is None else weights.spread.condition(*grids).sigma
     return Method(
@@ -190,19 +187,3 @@ class PastedBands:
         made = self.rest.reconstruct(bands, valid)
         made[seen] = np.where(valid, bands, np.float32(np.nan))
         return made
-
-
-def _blended(network: "Predictor", measured: Float32Array, valid: BoolArray) -> Float32Array:
-    """As a conversion does: windows of the size that the network knows, overlapping, blended."""
-    rows, cols = valid.shape
-    if network.is_local or max(rows, cols) <= network.window:
-        return network.reconstruct(measured, valid)
-    tiling = Tiling(rows, cols, network.window, network.overlap)
-    blender = Blender(tiling, network.bands)
-    made = np.full((network.bands, rows, cols), np.nan, np.float32)
-    for window in tiling:
-        part = np.s_[window.row : window.row + window.height, window.col : window.col + window.width]
-        for strip in blender.add(window, network.reconstruct(measured[:, *part], valid[part]), valid[part]):
-            made[:, strip.row : strip.row + len(strip.valid)] = strip.values
-    made[:, ~valid] = np.nan
-    return made

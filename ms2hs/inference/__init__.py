@@ -1,1 +1,1 @@
-"""A model applied to a scene: batches, devices and overlap blending."""
+"""Trained networks applied to scenes: windows, batches, blending, quantisation on the device."""

@@ -1,4 +1,4 @@
-"""Where networks run."""
+"""The device that a network runs on: its choice, its memory, and batches that adapt to that memory."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -8,15 +8,15 @@ from torch import Tensor
 
 from ms2hs.errors import Ms2hsError, UnknownName
 
-Job = TypeVar("Job")
+Work = TypeVar("Work")
 
 
 def device_named(name: str, local_rank: int = 0) -> torch.device:
-    """The device of that name; `auto` is the GPU where there is one, and `cuda` the one of this process.
+    """The torch device of a name; `auto` is the GPU if there is one, `cuda` is the GPU of this process.
 
     Raises
     ------
-    UnknownName : no such device here.
+    UnknownName : this machine has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -24,84 +24,84 @@ def device_named(name: str, local_rank: int = 0) -> torch.device:
         device = torch.device(name if name != "cuda" else f"cuda:{local_rank}")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
-        here = ["auto", "cpu"] + [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-        raise UnknownName.of("device", name, here, "Give one of these, or leave it to auto.") from error
+        available = ["auto", "cpu"] + [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        raise UnknownName.of("device", name, available, "Use --device auto, or one of these names.") from error
     return device
 
 
 def native_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 itself.
+    """Whether the device computes in bfloat16 natively.
 
-    Where it does, a step of a transformer is shorter: by 1.5 to 2.9 times on a processor with AVX-512 BF16 (widths
-    128 to 768, 2 threads, torch 2.13). Where it only imitates it, it is longer.
+    A training step is then 1.5 to 2.9 times faster on a CPU with AVX-512 BF16 (widths 128 to 768, 2 threads, torch
+    2.13). Emulated bfloat16 is slower than float32.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
-        able = torch.cpu.get_capabilities()
-        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of a CUDA device that this process could have: what nobody has, and what torch keeps for later."""
+    """Memory of a CUDA device that this process can still use, in bytes, with what torch has cached."""
     free, _ = torch.cuda.mem_get_info(device)
     return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-class Portion:
-    """How much goes through a device at a time: half as much from when its memory is out."""
+class AdaptiveBatch:
+    """A batch size that is halved each time the device runs out of memory."""
 
     def __init__(self, device: torch.device, size: int) -> None:
         self.device = device
         self.size = size
-        """Units of work, 1 or more; the one that worked is kept."""
+        """Units of work in a batch, 1 or more."""
 
-    def work(
+    def run(
         self,
-        jobs: Sequence[Job],
-        cut: Callable[[Job, int], list[Job]],
-        compute: Callable[[Job], Tensor],
-        use: Callable[[Job, Tensor], None],
+        batches: Sequence[Work],
+        split: Callable[[Work, int], list[Work]],
+        compute: Callable[[Work], Tensor],
+        use: Callable[[Work, Tensor], None],
     ) -> None:
-        """Compute and use every job in order, each once; what was used already stays so when memory is out.
+        """Compute and use every batch once, in order. Results that were used stay used when memory runs out.
 
         Parameters
         ----------
-        jobs : of any size.
-        cut : a job in parts of at most so many units, in order; only itself where it has no more.
-        compute : may run out of memory, and is then called again with less.
-        use : what becomes of a result.
+        batches : of any size.
+        split : a batch as parts of at most the given number of units, in order; the batch itself if it is small enough.
+        compute : may run out of memory; it is then called again with smaller parts.
+        use : receives each result.
 
         Raises
         ------
-        Ms2hsError : a single unit does not fit.
+        Ms2hsError : a single unit does not fit into memory.
         """
-        waiting = list(reversed(jobs))
+        waiting = list(reversed(batches))
         while waiting:
-            job = waiting.pop()
-            parts = cut(job, self.size)
+            batch = waiting.pop()
+            parts = split(batch, self.size)
             if len(parts) > 1:
                 waiting.extend(reversed(parts))
                 continue
-            made = self._attempt(compute, job)
-            if made is None:  # only here, when the error and all that it held on to is gone
-                waiting.append(job)
+            result = self._attempt(compute, batch)
+            if result is None:  # empty the cache only here: the error held references to tensors
+                waiting.append(batch)
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
             else:
-                use(job, made)
-                del made  # before the next is computed
+                use(batch, result)
+                del result  # frees memory before the next batch
 
-    def _attempt(self, compute: Callable[[Job], Tensor], job: Job) -> Tensor | None:
-        """None, and half the size, where memory is out."""
+    def _attempt(self, compute: Callable[[Work], Tensor], batch: Work) -> Tensor | None:
+        """The result, or None after halving the size where memory ran out."""
         try:
-            return compute(job)
+            return compute(batch)
         except torch.OutOfMemoryError as error:
             if self.size == 1:
                 raise Ms2hsError(
-                    f"the memory of {self.device} is out with 1 window or place at a time; at least that must fit. "
-                    "Free what other programs hold of it, or use --device cpu or --model spectral."
+                    f"{self.device} is out of memory with a batch of 1 window or patch; at least that must fit. "
+                    "Free memory that other programs hold, or use --device cpu or --model spectral."
                 ) from error
             self.size //= 2
             return None

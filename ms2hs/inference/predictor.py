@@ -1,112 +1,138 @@
-"""A network at work: one source, one target, numpy arrays in and out, any size of window."""
+"""A network applied to reflectance: one source and one target sensor, windows or whole rasters of any size.
+
+A network that mixes places sees windows of the size that it was trained on; larger rasters are covered by overlapping
+windows and blended. A local network predicts each patch from that patch alone and needs no windows.
+Either way a batch holds as many patches as `TOKENS_PER_BATCH` allows: on a CPU few, which stay in its cache; on a GPU
+many, as far as its free memory holds their activations.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that everybody uses
+import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor
 
 from ms2hs.arrays import BoolArray, Float32Array
+from ms2hs.inference.blending import Blender
 from ms2hs.inference.device import free_bytes, native_bfloat16
 from ms2hs.models.band_mapping import BandMapping
 from ms2hs.models.mae import SpectralMAE
+from ms2hs.raster.tiling import Tiling
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
 Area = tuple[slice, slice]
 """Rows and columns."""
-# So many tokens of measured bands go through a network at a time: few enough to stay in a processor's cache, where
-# `spectral` takes half the time of 16 times as many; a GPU wants many.
-TOKENS_AT_A_TIME = {"cpu": 1 << 13, "cuda": 1 << 20, "mps": 1 << 18}
-# At its peak a block of a transformer holds so many values a token, in units of its width: 4 each before and after
-# GELU, and the token itself at four stages. A result is there as expected, added, sum, and twice in between.
-TIMES_TOKEN, TIMES_RESULT = 12, 5
+# Tokens of measured bands in a batch. On a CPU `spectral` takes twice as long with 16 times as many.
+TOKENS_PER_BATCH = {"cpu": 1 << 13, "cuda": 1 << 20, "mps": 1 << 18}
+# Float32 values in memory at the peak: per token and unit of width in a transformer block (before and after GELU 4
+# each, the token at four stages), and per predicted value (prior, addition, sum, and two temporaries).
+VALUES_PER_TOKEN, VALUES_PER_PREDICTION = 12, 5
 
 
 class Predictor:
-    """What a network makes of the windows of one source."""
+    """A network with the bands of one source and one target, on one device."""
 
     def __init__(
         self, network: SpectralMAE, source: SpectralGrid, target: SpectralGrid, device: torch.device | None = None
     ) -> None:
-        """Nothing is computed yet.
+        """Move the network to the device; None: the CPU.
 
         Raises
         ------
-        GridError : bands outside the wavelengths of the network's prior; nothing of the source to paste.
+        GridError : bands outside the wavelengths of the network's prior, or no source band that maps to the target.
         """
         config = network.config
         self.device = device or torch.device("cpu")
         self.network = network.to(self.device).eval()
-        # What a network adds to a prior is small, and the prior itself is computed in float32. On a processor it would
-        # save a tenth to a third, and the same scene would come out differently on another.
+        # A network adds little to its prior, and the prior is computed in float32. On a CPU bfloat16 would save 10 to
+        # 30 %, and results would differ between CPUs with and without it.
         self._bfloat16 = config.rank > 0 and self.device.type == "cuda" and native_bfloat16(self.device)
-        self.bands = len(target)
-        self.sources = len(source)
+        self.target_count = len(target)
+        self.source_count = len(source)
         self.patch = config.patch
         self.window = config.window
         self.is_local = config.is_local
-        """Whether windows need no overlap, and may be of any size."""
+        """Whether each patch is predicted from itself alone: windows need no overlap and may have any size."""
         self.overlap = 0 if self.is_local else config.window // 4
         order = np.argsort(target.wavelength_nm, kind="stable")
         self._target = network.lens(target).select(order)
         self._source = network.lens(source)
-        self._pasting = BandMapping.of(config, source, target.select(order))
-        ascends = np.array_equal(order, np.arange(self.bands))
-        self._place = None if ascends else torch.as_tensor(np.argsort(order), device=self.device)
-        """(target band,) where the network's output has it; None: they ascend in wavelength, as there."""
+        self._band_mapping = BandMapping.of(config, source, target.select(order))
+        is_sorted = np.array_equal(order, np.arange(self.target_count))
+        self._output_order = None if is_sorted else torch.as_tensor(np.argsort(order), device=self.device)
+        """(target band,) index into the network's output, which is sorted by wavelength; None: the same order."""
 
-    def reconstruct(self, reflectance: Float32Array, valid: BoolArray) -> Float32Array:
-        """(target band, row, col) float32 of a window of any size, NaN where not `valid`.
+    def reconstruct_raster(self, reflectance: Float32Array, valid: BoolArray) -> Float32Array:
+        """(target band, row, col) float32 of a raster of any size, NaN where not `valid`, blended as in `convert`.
 
         Parameters
         ----------
         reflectance : (source band, row, col) float32; anything where not valid.
-        valid : (row, col) bool.
+        valid : (row, col) True where usable.
+        """
+        height, width = valid.shape
+        if self.is_local or max(height, width) <= self.window:
+            return self.reconstruct(reflectance, valid)
+        tiling = Tiling(height, width, self.window, self.overlap)
+        blender = Blender(tiling, self.target_count, self.device)
+        result = np.empty((self.target_count, height, width), np.float32)
+        for i, (top, bottom) in enumerate(tiling.rows):
+            blender.begin_row(i)
+            for col, (left, right) in enumerate(tiling.cols):
+                area = slice(top, bottom), slice(left, right)
+                predicted = self.reconstruct_windows([reflectance[:, *area]], [valid[area]])
+                blender.add([col], torch.from_numpy(predicted).to(self.device))
+            end = tiling.rows[i + 1][0] if i + 1 < len(tiling.rows) else height
+            result[:, top:end] = blender.mean(slice(0, end - top)).cpu().numpy()
+        return result
+
+    def reconstruct(self, reflectance: Float32Array, valid: BoolArray) -> Float32Array:
+        """(target band, row, col) float32 of one window of any size, NaN where not `valid`.
+
+        Parameters
+        ----------
+        reflectance : (source band, row, col) float32; anything where not valid.
+        valid : (row, col) True where usable.
         """
         if not self.is_local:
-            (made,) = self.reconstruct_windows([reflectance], [valid])
-            return np.asarray(made)
+            (predicted,) = self.reconstruct_windows([reflectance], [valid])
+            return np.asarray(predicted)
         _, rows, cols = reflectance.shape
-        result = np.empty((self.bands, rows, cols), np.float32)
-        for part in self.parts((slice(0, rows), slice(0, cols)), self.places_at_a_time):
-            result[:, *part] = self.reconstruct_windows([reflectance[:, *part]], [valid[part]])[0]
+        result = np.empty((self.target_count, rows, cols), np.float32)
+        for area in self.split_area((slice(0, rows), slice(0, cols)), self.patches_per_batch):
+            result[:, *area] = self.reconstruct_windows([reflectance[:, *area]], [valid[area]])[0]
         return result
 
     @property
-    def places_at_a_time(self) -> int:
-        """Places whose tokens go through a network at a time, 1 or more: those of `TOKENS_AT_A_TIME`.
-
-        On CUDA also no more than half of its free memory is thought to hold.
-        """
-        places = TOKENS_AT_A_TIME[self.device.type] // self.sources
+    def patches_per_batch(self) -> int:
+        """Patches in a batch, 1 or more; on CUDA at most as many as half of its free memory holds."""
+        patches = TOKENS_PER_BATCH[self.device.type] // self.source_count
         if self.device.type == "cuda":
-            places = min(places, free_bytes(self.device) // 2 // self._bytes_of_place)
-        return max(1, places)
+            patches = min(patches, free_bytes(self.device) // 2 // self._bytes_per_patch)
+        return max(1, patches)
 
     @property
-    def _bytes_of_place(self) -> int:
+    def _bytes_per_patch(self) -> int:
         config = self.network.config
-        queries = 1 if config.rank else -(-self.bands // config.group)
-        shown = self.sources if self._pasting is None else queries
+        queries = 1 if config.rank else -(-self.target_count // config.group)
+        visible = self.source_count if self._band_mapping is None else queries
         width = max(config.width, config.decoder_width)
-        return 4 * (TIMES_TOKEN * width * (shown + queries) + TIMES_RESULT * self.bands * self.patch**2)
+        activations = VALUES_PER_TOKEN * width * (visible + queries)
+        return 4 * (activations + VALUES_PER_PREDICTION * self.target_count * self.patch**2)
 
-    def windows_at_a_time(self, rows: int, cols: int) -> int:
-        """Windows that go through a network at a time, 1 or more: as many as have `places_at_a_time`.
-
-        On a processor 1, which is the soonest done since more leave its cache.
-        """
+    def windows_per_batch(self, rows: int, cols: int) -> int:
+        """Windows of this size in a batch, 1 or more: `patches_per_batch` together. 1 on a CPU, which is fastest."""
         if self.device.type == "cpu":
             return 1
-        places = -(-rows // self.patch) * -(-cols // self.patch)
-        return max(1, self.places_at_a_time // places)
+        patches = -(-rows // self.patch) * -(-cols // self.patch)
+        return max(1, self.patches_per_batch // patches)
 
-    def parts(self, area: Area, places: int) -> list[Area]:
-        """An area cut into parts of whole places, at most so many each; row by row, its own edges cut the last."""
+    def split_area(self, area: Area, patches: int) -> list[Area]:
+        """An area in parts of at most this many whole patches, row by row; the area's far edges may cut patches."""
         (top, bottom), (left, right) = ((side.start, side.stop) for side in area)
-        across = min(places, -(-(right - left) // self.patch))
-        height, width = self.patch * (places // across), self.patch * across
+        across = min(patches, -(-(right - left) // self.patch))
+        height, width = self.patch * (patches // across), self.patch * across
         return [
             (slice(row, min(row + height, bottom)), slice(col, min(col + width, right)))
             for row in range(top, bottom, height)
@@ -117,10 +143,10 @@ class Predictor:
         """(window, target band, row, col) float32 of windows of one size, NaN where not `valid`."""
         known = np.stack(valid)
         values = np.where(known[:, None], np.stack(reflectance), np.float32(0))
-        ok = None if known.all() else torch.from_numpy(known).to(self.device)
-        made = self.reconstruct_tensor(torch.from_numpy(values).to(self.device), ok)
-        result = np.ascontiguousarray(made.cpu().numpy())
-        if ok is not None:
+        valid_tensor = None if known.all() else torch.from_numpy(known).to(self.device)
+        predicted = self.reconstruct_tensor(torch.from_numpy(values).to(self.device), valid_tensor)
+        result = np.ascontiguousarray(predicted.cpu().numpy())
+        if valid_tensor is not None:
             np.copyto(result, np.float32(np.nan), where=~known[:, None])
         return result
 
@@ -139,15 +165,16 @@ class Predictor:
             valid = reflectance.new_ones(reflectance[:, 0].shape, dtype=torch.bool) if valid is None else valid
             reflectance, valid = F.pad(reflectance, padding), F.pad(valid, padding)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
-            made = self._run(reflectance, valid)[:, :, :rows, :cols].float()
-        return made if self._place is None else made[:, self._place]
+            predicted = self._forward(reflectance, valid)[:, :, :rows, :cols].float()
+        return predicted if self._output_order is None else predicted[:, self._output_order]
 
-    def _run(self, x: Tensor, ok: Tensor | None) -> Tensor:
-        if self._pasting is None:
-            return self.network(x, self._source, self._target, valid=ok)  # type: ignore[no-any-return]
-        # not to wait for the device here keeps it busy
+    def _forward(self, reflectance: Tensor, valid: Tensor | None) -> Tensor:
+        if self._band_mapping is None:
+            return self.network(reflectance, self._source, self._target, valid=valid)  # type: ignore[no-any-return]
+        # asynchronous copies keep the device busy
         index, visible = (
-            torch.from_numpy(array).to(x.device, non_blocking=True)
-            for array in (self._pasting.bands, self._pasting.visible(*x.shape[2:]))
+            torch.from_numpy(array).to(reflectance.device, non_blocking=True)
+            for array in (self._band_mapping.bands, self._band_mapping.visible(*reflectance.shape[2:]))
         )
-        return self.network(x[:, index], self._target, visible=visible.expand(len(x), -1, -1), valid=ok)  # type: ignore[no-any-return]
+        mapped, visible = reflectance[:, index], visible.expand(len(reflectance), -1, -1)
+        return self.network(mapped, self._target, visible=visible, valid=valid)  # type: ignore[no-any-return]

@@ -4,11 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
-from ms2hs.arrays import BoolArray, Float32Array
+from ms2hs.arrays import Float32Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +22,6 @@ class Window:
     """Rows."""
     width: int
     """Columns."""
-
-
-class Strip(NamedTuple):
-    """Blended rows over the whole width of a raster."""
-
-    row: int
-    """First row."""
-    values: Float32Array
-    """(band, rows, width); arbitrary where invalid. May be a view that the next `add` overwrites."""
-    valid: BoolArray
-    """(rows, width) True where any window was valid."""
 
 
 @dataclass(frozen=True)
