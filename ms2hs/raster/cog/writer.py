@@ -87,7 +87,7 @@ class CogWriter:
         """Rows that an interrupted writer of the same cube left in `home`."""
         if self._home is None or not self._home.is_dir():
             return 0
-        block_rows = finished_block_rows(self._home, self._levels, len(self._bands))
+        block_rows = finished_block_rows(self._home, self._levels, len(self._bands), len(self._head()))
         return min(block_rows * BLOCK, self._grid.height)
 
     def from_row(self, row: int) -> Self:
@@ -108,8 +108,7 @@ class CogWriter:
         check_space(self.path.parent, disk_bytes(self._grid, len(self._bands), self._encoding))
         bands, block_rows = len(self._bands), -(-self._row // BLOCK)
         with ExitStack() as stack, self._write_errors():
-            self._folder = self._make_folder(stack)
-            self._store = BlockStore(self._folder, self._levels, bands, block_rows)
+            self._store = BlockStore(self._make_folder(stack), self._levels, bands, len(self._head()), block_rows)
             stack.callback(self._store.close)
             self._compressor = BlockCompressor(self._levels, bands, self._encoding, self._append, self._threads)
             stack.callback(self._compressor.close)
@@ -191,9 +190,7 @@ class CogWriter:
         self.wait()
         began = time.perf_counter()
         with self._write_errors():
-            cog = self._folder / "cog"
-            self._store.join(self._head(self._store), cog)
-            cog.replace(self.path)
+            self._store.join(self._head(self._store)).replace(self.path)
             self._store.remove()
             # GDAL caches statistics there, which are wrong for the new file
             self.path.with_name(self.path.name + ".aux.xml").unlink(missing_ok=True)
@@ -250,12 +247,11 @@ class CogWriter:
 
     def _head(self, store: BlockStore | None = None) -> bytes:
         """The file up to its first block; without a store the same length, with zeros for offsets and sizes."""
-        head_bytes = len(self._head()) if store else 0
         directories = []
         for level in range(self._levels.count):
             rows, cols = self._levels.blocks(level)
             zeros = np.zeros(len(self._bands) * rows * cols)
-            blocks = (store.offsets(level, head_bytes), store.sizes(level)) if store else (zeros, zeros)
+            blocks = (store.offsets(level), store.sizes(level)) if store else (zeros, zeros)
             directory = overview_directory(self._image) if level else self._image
             directories.append(with_blocks(directory, self._levels.shape(level), *blocks))
         return pack(directories)
