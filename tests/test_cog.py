@@ -1,3 +1,5 @@
+"""CogWriter: files are valid COGs with the written numbers, and interrupted writers resume."""
+
 import os
 import shutil
 import subprocess
@@ -63,21 +65,21 @@ def write(path, grid, cube, spectral=SPECTRAL, rows=37):
     hnp.arrays(np.float32, (2, 3, 4), elements=st.floats(-10, 10, width=32) | st.just(np.nan)),
     hnp.arrays(bool, (3, 4)),
 )
-def test_stored_numbers_are_the_nearest_and_invalid_is_nodata(reflectance, valid):
+def test_quantise_rounds_to_the_nearest_number_and_marks_invalid_pixels(reflectance, valid):
     dn = quantise(reflectance, valid)
-    there = valid & ~np.isnan(reflectance)
+    expected_valid = valid & ~np.isnan(reflectance)
     assert dn.dtype == np.int16
-    assert (dn[~there] == NODATA).all()
-    expected = np.clip(reflectance[there].astype(float), -3.2767, 3.2767)
-    # Half a step, and float32's own spacing of 0.002 steps at 32767.
-    assert np.abs(dn[there] / 1e4 - expected).max(initial=0) <= 0.502 * SCALE
+    assert (dn[~expected_valid] == NODATA).all()
+    expected = np.clip(reflectance[expected_valid].astype(float), -3.2767, 3.2767)
+    # half a step, and the float32 spacing of 0.002 steps at 32767
+    assert np.abs(dn[expected_valid] / 1e4 - expected).max(initial=0) <= 0.502 * SCALE
     out = np.empty_like(dn)
     assert quantise(reflectance, valid, out) is out
     assert np.array_equal(out, dn)
 
 
 @pytest.mark.parametrize("shape", [(24, 42), (1, 1), (256, 255), (300, 700), (600, 520)])
-def test_a_cube_comes_back_and_the_file_is_a_valid_cog(tmp_path, shape):
+def test_writer_produces_a_valid_cog_with_the_written_numbers(tmp_path, shape):
     grid, path = utm(*shape), tmp_path / "cube.tif"
     cube = cube_of(grid, len(SPECTRAL))
     write(path, grid, cube)
@@ -99,7 +101,7 @@ def test_a_cube_comes_back_and_the_file_is_a_valid_cog(tmp_path, shape):
         assert file.tags().items() >= TAGS.items()
 
 
-def test_every_band_says_its_wavelength(tmp_path):
+def test_writer_tags_every_band_with_its_wavelength(tmp_path):
     grid, path, spectral = utm(20, 20), tmp_path / "cube.tif", load_sensor("enmap").grid
     write(path, grid, cube_of(grid, len(spectral)), spectral)
     with rasterio.open(path) as file:
@@ -120,7 +122,7 @@ def test_every_band_says_its_wavelength(tmp_path):
         ([2200], ["undefined"]),
     ],
 )
-def test_the_bands_of_natural_colour_are_marked(tmp_path, wavelength_nm, colours):
+def test_writer_marks_red_green_and_blue_bands(tmp_path, wavelength_nm, colours):
     grid, path, spectral = utm(20, 20), tmp_path / "cube.tif", grid_of(np.array(wavelength_nm, float))
     write(path, grid, cube_of(grid, len(spectral)), spectral)
     with rasterio.open(path) as file:
@@ -145,8 +147,42 @@ def test_overviews_average_valid_pixels_only(tmp_path):
     assert (small[:, 25:] == 1500).all()
 
 
+def test_overviews_take_every_second_pixel_without_averages(tmp_path):
+    grid, path = utm(600, 300), tmp_path / "cube.tif"
+    cube = cube_of(grid, len(SPECTRAL))
+    with CogWriter(path, grid, SPECTRAL, {}, encoding=Encoding(averages=False)) as writer:
+        writer.write(0, cube)
+    for level in range(2):
+        with rasterio.open(path, overview_level=level) as file:
+            assert np.array_equal(file.read(), cube[:, :: 2 ** (level + 1), :: 2 ** (level + 1)])
+
+
+class Labels:
+    """Labels of two bands, of which the second has no wavelength."""
+
+    def __len__(self):
+        return 2
+
+    def write_to(self, file):
+        file.descriptions = ("B02", "SCL")
+        file.scales = (SCALE, 1.0)
+
+
+def test_writer_accepts_bands_without_wavelength(tmp_path):
+    grid, path = utm(30, 40), tmp_path / "cube.tif"
+    cube = cube_of(grid, 2)
+    with CogWriter(path, grid, Labels(), TAGS) as writer:
+        writer.write(0, cube)
+    assert broken_rules(path) == []
+    with rasterio.open(path) as file:
+        assert np.array_equal(file.read(), cube)
+        assert file.descriptions == ("B02", "SCL")
+        assert file.scales == (SCALE, 1.0)
+        assert file.tags().items() >= TAGS.items()
+
+
 @pytest.mark.filterwarnings(f"ignore::{NotGeoreferencedWarning.__module__}.NotGeoreferencedWarning")
-def test_no_georeference_is_allowed(tmp_path):
+def test_writer_accepts_a_grid_without_georeference(tmp_path):
     grid, path = PixelGrid(None, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), 30, 40), tmp_path / "cube.tif"
     cube = cube_of(grid, len(SPECTRAL))
     write(path, grid, cube)
@@ -157,7 +193,7 @@ def test_no_georeference_is_allowed(tmp_path):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_error_leaves_nothing(tmp_path, error):
+def test_writer_leaves_no_file_after_an_error(tmp_path, error):
     grid = utm(100, 100)
     cube = cube_of(grid, len(SPECTRAL))
 
@@ -171,7 +207,7 @@ def test_an_error_leaves_nothing(tmp_path, error):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_error_keeps_the_file_that_was_to_be_replaced(tmp_path):
+def test_writer_keeps_the_existing_file_after_an_error(tmp_path):
     path, grid = tmp_path / "cube.tif", utm(30, 30)
     cube = cube_of(grid, len(SPECTRAL))
     write(path, grid, cube)
@@ -186,7 +222,7 @@ def test_an_error_keeps_the_file_that_was_to_be_replaced(tmp_path):
         assert np.array_equal(file.read(), cube[::-1])
 
 
-def test_two_writers_in_one_directory_do_not_meet(tmp_path):
+def test_writers_in_one_directory_do_not_interfere(tmp_path):
     grid = utm(60, 60)
     one, two = cube_of(grid, len(SPECTRAL), 1), cube_of(grid, len(SPECTRAL), 2)
     with (
@@ -204,7 +240,7 @@ def test_two_writers_in_one_directory_do_not_meet(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_rows_out_of_turn_are_refused(tmp_path):
+def test_writer_refuses_rows_out_of_order(tmp_path):
     grid = utm(30, 30)
     cube = cube_of(grid, len(SPECTRAL))
     with pytest.raises(ValueError, match="row 0 is next"), CogWriter(tmp_path / "a.tif", grid, SPECTRAL, {}) as writer:
@@ -240,7 +276,7 @@ else:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")
 @pytest.mark.parametrize("limit_bytes", [2_000_000, 5_870_000, 7_000_000, "whole"])
-def test_a_disk_that_fills_up_is_told_and_leaves_nothing(tmp_path, limit_bytes):
+def test_writer_reports_a_full_disk_and_leaves_no_file(tmp_path, limit_bytes):
     path = tmp_path / "cube.tif"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     limit = "1000000000" if limit_bytes == "whole" else str(limit_bytes)
@@ -253,7 +289,7 @@ def test_a_disk_that_fills_up_is_told_and_leaves_nothing(tmp_path, limit_bytes):
     assert not list(tmp_path.iterdir())
 
 
-def test_outputs_that_cannot_be_are_refused_before_work(tmp_path):
+def test_check_output_refuses_impossible_paths(tmp_path):
     path = tmp_path / "cube.tif"
     check_output(path)
     path.touch()
@@ -266,13 +302,13 @@ def test_outputs_that_cannot_be_are_refused_before_work(tmp_path):
         check_output(tmp_path, overwrite=True)
 
 
-def test_a_directory_that_is_not_writable_is_refused(tmp_path, monkeypatch):
+def test_check_output_refuses_a_directory_that_is_not_writable(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "access", lambda *_: False)
     with pytest.raises(OutputError, match="not writable"):
         check_output(tmp_path / "cube.tif")
 
 
-def test_a_writer_without_a_place_says_so(tmp_path, monkeypatch):
+def test_writer_reports_a_missing_or_protected_directory(tmp_path, monkeypatch):
     grid = utm(10, 10)
     with pytest.raises(OutputError, match="no directory"), CogWriter(tmp_path / "no" / "a.tif", grid, SPECTRAL, {}):
         pass
@@ -285,7 +321,7 @@ def test_a_writer_without_a_place_says_so(tmp_path, monkeypatch):
         pass
 
 
-def test_too_little_space_is_refused_before_work(tmp_path, monkeypatch):
+def test_writer_refuses_too_little_space_before_work(tmp_path, monkeypatch):
     grid = utm(100, 100)
     needed = disk_bytes(grid, len(SPECTRAL))
     check_space(tmp_path, needed)
@@ -327,7 +363,7 @@ def test_disk_bytes_bounds_the_peak(tmp_path, monkeypatch, shape, content, way):
         assert needed <= 2 * peaks[0] + 50_000
 
 
-def test_memory_is_as_told_and_does_not_grow_with_the_height(tmp_path, monkeypatch):
+def test_memory_bytes_bounds_the_memory_and_does_not_grow_with_height(tmp_path, monkeypatch):
     def peak(height):
         grid = utm(height, 700)
         strip = np.full((len(SPECTRAL), 64, 700), 77, np.int16)
@@ -340,15 +376,15 @@ def test_memory_is_as_told_and_does_not_grow_with_the_height(tmp_path, monkeypat
         return found
 
     monkeypatch.setattr(block_store, "COPY_BYTES", 1 << 16)
-    peak(64)  # what is made once
-    low, high = peak(2100), peak(4000)  # of as many overviews
-    told = [memory_bytes(utm(height, 700), len(SPECTRAL)) for height in (2100, 4000)]
-    assert told[0] == told[1]
-    assert high <= low + 200_000  # the list of blocks
-    assert high <= told[1]
+    peak(64)  # one-time allocations
+    low, high = peak(2100), peak(4000)  # the same number of overviews
+    estimates = [memory_bytes(utm(height, 700), len(SPECTRAL)) for height in (2100, 4000)]
+    assert estimates[0] == estimates[1]
+    assert high <= low + 200_000  # the list of block sizes
+    assert high <= estimates[1]
 
 
-KINDS = st.sampled_from([
+ENCODINGS = st.sampled_from([
     Encoding(),
     Encoding("int16", None, None),
     Encoding("uint8", 0, None),
@@ -363,12 +399,12 @@ KINDS = st.sampled_from([
 @given(
     shape=st.tuples(st.integers(1, 600), st.integers(1, 600)),
     bands=st.integers(1, 300),
-    encoding=KINDS,
+    encoding=ENCODINGS,
     rows=st.integers(1, 300),
     seed=st.integers(0, 999),
 )
 @settings(max_examples=60, deadline=None)
-def test_every_file_comes_back_at_every_level(shape, bands, encoding, rows, seed):
+def test_every_level_of_every_encoding_has_the_expected_numbers(shape, bands, encoding, rows, seed):
     bands = max(1, min(bands, 1_500_000 // (shape[0] * shape[1])))
     rng = np.random.default_rng(seed)
     cube = numbers_of(rng, encoding, (bands, *shape))
@@ -405,13 +441,13 @@ def numbers_of(rng, encoding, shape):
     return cube
 
 
-def test_the_blocks_of_all_bands_of_one_place_stand_together(tmp_path):
+def test_blocks_of_all_bands_of_a_location_are_contiguous(tmp_path):
     grid, path = utm(600, 300), tmp_path / "cube.tif"
     write(path, grid, cube_of(grid, len(SPECTRAL)))
     with rasterio.open(path) as file:
-        for ovr, places in ((None, [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]), (0, [(0, 0), (0, 1)])):
+        for ovr, locations in ((None, [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]), (0, [(0, 0), (0, 1)])):
             end = None
-            for x, y in places:
+            for x, y in locations:
                 for band in file.indexes:
                     start, size = (
                         int(file.get_tag_item(f"BLOCK_{what}_{x}_{y}", "TIFF", bidx=band, ovr=ovr))
@@ -426,15 +462,15 @@ def test_the_blocks_of_all_bands_of_one_place_stand_together(tmp_path):
 
 @given(
     shape=st.tuples(st.integers(1, 2400), st.integers(1, 600)),
-    encoding=KINDS,
+    encoding=ENCODINGS,
     rows=st.integers(1, 300),
     stop=st.floats(0, 1),
     lost=st.integers(0, 5000),
     seed=st.integers(0, 999),
 )
 @settings(max_examples=25, deadline=None)
-def test_a_writer_goes_on_where_another_was_stopped(shape, encoding, rows, stop, lost, seed):
-    """Stopped after any row, and with the last bytes of any level lost, the file is the same, bit for bit."""
+def test_writer_resumes_an_interrupted_writer_bit_for_bit(shape, encoding, rows, stop, lost, seed):
+    """After any row, and with the last bytes of any level lost."""
     rng, grid = np.random.default_rng(seed), utm(*shape)
     spectral = grid_of(np.linspace(400, 2400, 3))
     cube = numbers_of(rng, encoding, (3, *shape))
@@ -459,10 +495,10 @@ def test_a_writer_goes_on_where_another_was_stopped(shape, encoding, rows, stop,
         level = rng.choice(sorted(home.iterdir()))
         with level.open("r+b") as file:
             file.truncate(max(0, level.stat().st_size - lost))
-        again = writer_of(path)
-        assert kept - 256 * 2 ** int(level.name[-1]) <= again.kept_rows <= kept
-        with again.from_row(again.kept_rows):
-            fill(again, again.kept_rows, shape[0])
+        second = writer_of(path)
+        assert kept - 256 * 2 ** int(level.name[-1]) <= second.kept_rows <= kept
+        with second.from_row(second.kept_rows):
+            fill(second, second.kept_rows, shape[0])
         assert path.read_bytes() == whole.read_bytes()
 
 
@@ -577,7 +613,7 @@ def test_formats_write_cubes_by_the_protocol(tmp_path, suffix):
         assert np.array_equal(file.read(), cube)
 
 
-def test_a_writer_keeps_every_row_of_blocks_that_was_whole(tmp_path):
+def test_kept_rows_counts_complete_rows_of_blocks(tmp_path):
     grid = utm(1500, 300)
     cube = cube_of(grid, len(SPECTRAL))
     with (
@@ -595,7 +631,7 @@ def test_a_writer_keeps_every_row_of_blocks_that_was_whole(tmp_path):
         again.from_row(1281)
 
 
-def test_threads_do_not_change_the_file(tmp_path):
+def test_number_of_threads_does_not_change_the_file(tmp_path):
     grid = utm(300, 520)
     cube = cube_of(grid, len(SPECTRAL))
     found = []
@@ -606,7 +642,7 @@ def test_threads_do_not_change_the_file(tmp_path):
     assert found[0] == found[1] == found[2]
 
 
-def test_an_error_of_a_thread_is_raised_and_leaves_nothing(tmp_path, monkeypatch):
+def test_writer_raises_the_error_of_a_thread_and_leaves_no_file(tmp_path, monkeypatch):
     grid = utm(300, 300)
 
     def fail(_self, _blocks):
