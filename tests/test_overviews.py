@@ -85,9 +85,8 @@ def test_pyramid_equals_halving_the_whole_image(height, width, invalid, seed):
     for row in range(levels.blocks(0)[0]):
         for col in range(levels.blocks(0)[1]):
             for some in (slice(0, 1), slice(1, bands)):
-                blocks = rng.integers(-99, 99, (some.stop - some.start, 4, 4)).astype(
-                    np.int16
-                )  # arbitrary beyond the image
+                # arbitrary numbers beyond the image
+                blocks = rng.integers(-99, 99, (some.stop - some.start, 4, 4)).astype(np.int16)
                 part = numbers[some, row * 4 :, col * 4 :][:, :4, :4]
                 blocks[:, : part.shape[1], : part.shape[2]] = part
                 for place, whole in pyramid_of.add(some, BlockIndex(0, row, col), blocks):
