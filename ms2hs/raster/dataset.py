@@ -74,7 +74,7 @@ def quietly() -> Iterator[None]:
 
 
 def is_truncated_jp2(path: Path) -> bool:
-    """Whether a file is a truncated JPEG 2000 file, of which GDAL would read the missing tiles as zeros.
+    """Whether a file is a truncated JPEG 2000 file, whose missing tiles GDAL would read as zeros.
 
     A JPEG 2000 file is a sequence of boxes that begin with length and type (ISO/IEC 15444-1, annex I). A last box of
     length 0 reaches to the end of the file; as it holds the image, it ends with the marker FF D9.

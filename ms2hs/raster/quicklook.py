@@ -29,8 +29,8 @@ STRETCH_PIXELS = 1 << 16
 def write_quicklook(cube_path: str | Path, png_path: str | Path) -> None:
     """Write a PNG with a natural-colour panel and, beside it (below it for a wide cube), a short-wave infrared panel.
 
-    A panel is omitted if the cube has no band near one of its wavelengths. If both are, one panel shows three bands
-    spread over the spectrum. The 2nd to 98th percentile of a panel's valid pixels spans black to white, the same for
+    A panel is omitted if one of its wavelengths has no band nearby. Without both, the image shows three bands spread
+    over the spectrum. The 2nd to 98th percentile of a panel's valid pixels spans black to white, the same for
     the three bands so that hues are preserved. Invalid pixels are transparent.
 
     Parameters

@@ -1,9 +1,9 @@
 """Compression of blocks and their overviews in threads, handed on in the order of the file.
 
-A task is a group of bands at one location. It computes the numbers if needed, compresses the full-size blocks and the
-overview blocks that they complete. Tasks of the same bands wait for each other, since each location builds on the
-overviews of the one before; other bands run in parallel. Results are handed on in the order of submission: all bands of
-a location, then the next location. The number of unfinished tasks is bounded, and so is memory.
+A task is a group of bands at one location. It computes the numbers if needed, and compresses the full-size blocks and
+the overview blocks that they complete. Tasks of the same bands run in order, since each location continues the
+overviews of the previous location. Tasks of different bands run in parallel. Results are handed on in the order of
+submission: all bands of a location, then the next location. The number of unfinished tasks, and so memory, is bounded.
 """
 
 import os
@@ -76,7 +76,7 @@ class BlockCompressor:
         return self._free.pop() if self._free else np.empty((self._step, BLOCK, BLOCK), self._encoding.dtype)
 
     def submit(self, block_row: int, part: TaskRange, buffer: DnArray, fill: Callable[[], Any] | None = None) -> None:
-        """Start a task, and hand on the results of finished ones.
+        """Start a task, and hand on the results of finished tasks.
 
         Parameters
         ----------

@@ -1,7 +1,7 @@
 """Compressed blocks of an image and its overviews on disk, until they are joined into a COG.
 
 Each level has a file of its own, to which blocks are appended in their final order: all bands of one location, then
-the next location of the row. A COG stores the head and the smaller levels first, whose size is known only at the end.
+the next location of the row. A COG begins with its head and the smaller levels, whose sizes are known only at the end.
 Joining therefore copies the level files into a new file. A large full size is not copied where the file system can
 insert space at its start (ext4, XFS): copying 12 GB took 61 s, inserting 5 s. A process killed at any time can be
 resumed: the size before each block and the four bytes after it show which blocks are whole, and a full-size file that
@@ -66,7 +66,7 @@ class BlockStore:
             self._files[level].truncate()
 
     def append(self, level: int, blocks: Sequence[bytes]) -> None:
-        """Append compressed blocks to a level: all bands of a location, then those of the next location."""
+        """Append compressed blocks to a level: all bands of a location, then all bands of the next location."""
         for first in range(0, len(blocks), BLOCKS_PER_WRITE):
             pieces: list[bytes] = []
             for block in blocks[first : first + BLOCKS_PER_WRITE]:
@@ -102,7 +102,7 @@ class BlockStore:
 
         Raises
         ------
-        ValueError : blocks are missing, or the head has another length than announced.
+        ValueError : blocks are missing, or the head is not `head_bytes` long.
         """
         for level in range(self._levels.count):
             rows, cols = self._levels.blocks(level)
@@ -212,7 +212,7 @@ def _insert(file: FileIO, size: int) -> bool:
 
 
 def _copy(source: FileIO, target: FileIO) -> None:
-    """Append a whole file to another, inside the kernel where the system and the file system can."""
+    """Append a whole file to `target`, inside the kernel where the system and the file system can."""
     source.seek(0)
     with suppress(AttributeError, OSError):  # not Linux, or a file system that refuses: the loop below copies the rest
         while os.copy_file_range(source.fileno(), target.fileno(), COPY_BYTES):

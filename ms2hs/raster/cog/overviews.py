@@ -85,7 +85,7 @@ class Pyramid:
     def restore(self, bands: slice, index: BlockIndex, blocks: DnArray) -> None:
         """Add an even row of blocks from an earlier run again, without its output.
 
-        After this was done for the last row of every level, the pyramid continues where the earlier one stopped.
+        After the last even row of every level was restored, `add` continues where the earlier run stopped.
         """
         self._join(bands, index, self._halve(blocks))
 
@@ -162,7 +162,7 @@ def halve(numbers: DnArray, nodata: float | None) -> DnArray:
 
 
 def _invalid(numbers: DnArray, nodata: float | None) -> BoolArray | None:
-    """Where a number is nodata; None where no number is, the common case, which is found without a comparison each."""
+    """Where a number is nodata; None if no number is, which the minimum and the maximum often show."""
     if nodata is None:
         return None
     if np.isnan(nodata):
