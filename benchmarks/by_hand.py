@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from writer import CODEC
 
 from ms2hs.inference.predictor import Predictor
-from ms2hs.raster.cog.overviews import BLOCK
+from ms2hs.raster.cog.encoding import BLOCK
 from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.tiling import Tiling, taper
 

@@ -49,7 +49,7 @@ from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions, plan
 from ms2hs.inference.device import device_named
 from ms2hs.inference.predictor import Predictor
-from ms2hs.raster.cog.overviews import BLOCK
+from ms2hs.raster.cog.encoding import BLOCK
 
 OPENSR = "opensr-utils"
 # Window size of local networks in the other implementations, in pixels.

@@ -1,18 +1,18 @@
-"""How fast CogWriter is beside other ways to write the same numbers to the same disk.
+"""Speed, memory and file size of CogWriter compared with other writers of the same cube.
 
     python benchmarks/writer.py [--bands 202] [--height 1024] [--width 1024] [--rows 64] [--repeat 5] [--json]
 
-| writer      | what it does                                                                                   |
+| writer      | method                                                                                         |
 |-------------|------------------------------------------------------------------------------------------------|
-| ours        | strips, as they come, to a COG                                                                 |
-| plain       | GDAL's GTiff driver, a whole band after the other: tiles without overviews, no COG             |
-| prepared    | GDAL: strips to a plain file that is not compressed, its averaged overviews, a copy as a COG   |
-| gdal cog    | GDAL's COG driver, which makes the overviews; it gets the cube in memory                       |
-| odc-geo     | `save_cog_with_dask` of the cube in memory, if odc-geo and dask are there                      |
+| ours        | `CogWriter`, strip by strip                                                                    |
+| plain       | GDAL's GTiff driver, band by band: tiles without overviews, not a COG                          |
+| prepared    | GDAL: strips to an uncompressed file, averaged overviews, copied to a COG                      |
+| gdal cog    | GDAL's COG driver with its overviews, from a cube in memory                                    |
+| odc-geo     | `save_cog_with_dask` from a cube in memory, if odc-geo and dask are installed                  |
 
-All compress with ZSTD level 1 and differences, in as many threads as there are processors. Each run is a
-process of its own, whose peak memory is its own; the writers take turns, so that what else the machine does falls on
-all alike. Printed are medians, and ratios of speed: ours over each.
+All compress with ZSTD level 1 and horizontal differencing, with one thread per processor. Every run is a process of its
+own, for its peak memory. Writers take turns, so that other load affects all of them. The output has medians, and the
+speed of `ours` relative to each writer.
 """
 
 import argparse
@@ -37,8 +37,9 @@ from rasterio.enums import Resampling
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
-from ms2hs.raster.cog.overviews import BLOCK
-from ms2hs.raster.cog.writer import CogWriter, overview_levels
+from ms2hs.raster.cog.encoding import BLOCK
+from ms2hs.raster.cog.overviews import Levels
+from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.spectral_grid import grid_of
@@ -50,7 +51,7 @@ TRANSFORM = (30.0, 0.0, 500_000.0, 0.0, -30.0, 5_000_000.0)
 ENDMEMBERS = 6
 NOISE = 0.0015
 STRIPS = 8
-# What GDAL may keep of blocks that are not written yet: a row of blocks of a band many times over.
+# GDAL's block cache: many rows of blocks of a band.
 CACHE_BYTES = 128_000_000
 CODEC = {"COMPRESS": "ZSTD", "BIGTIFF": "YES", "NUM_THREADS": "ALL_CPUS"}
 GTIFF_CODEC = CODEC | {"ZSTD_LEVEL": 1, "PREDICTOR": 2}
@@ -58,10 +59,7 @@ TILES = {"TILED": "YES", "BLOCKXSIZE": BLOCK, "BLOCKYSIZE": BLOCK, "INTERLEAVE":
 
 
 def make_strips(bands: int, rows: int, width: int) -> Strips:
-    """A few strips of a made-up landscape: smooth fields of abundance times smooth spectra, plus sensor noise.
-
-    They are made before the clock starts, and written in turns.
-    """
+    """Strips of a simulated landscape: smooth abundance fields times smooth spectra, plus sensor noise."""
     rng = np.random.default_rng(0)
     knots = rng.uniform(0.02, 0.5, (ENDMEMBERS, 12))
     at = np.linspace(0, 11, bands)
@@ -77,7 +75,7 @@ def make_strips(bands: int, rows: int, width: int) -> Strips:
 
 
 def _smooth(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
-    """A random field above 0 whose power falls as 1/f², about as that of landscapes does."""
+    """A positive random field with a 1/f² power spectrum, similar to landscapes."""
     noise = np.fft.rfft2(rng.standard_normal((height, width)))
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]) + 1 / max(height, width)
     field = np.fft.irfft2(noise / frequency, (height, width))
@@ -85,21 +83,21 @@ def _smooth(rng: np.random.Generator, height: int, width: int) -> NDArray[np.flo
 
 
 def rows_of(strips: Strips, height: int) -> Iterator[tuple[int, NDArray[np.int16]]]:
-    """Strips and their first rows, over and over until the height is full."""
+    """First row and strip, repeated cyclically up to the height."""
     rows = strips[0].shape[1]
     for i, row in enumerate(range(0, height, rows)):
         yield row, strips[i % len(strips)][:, : height - row]
 
 
 def profile_of(strips: Strips, height: int) -> dict[str, Any]:
-    """What rasterio needs to know of the cube."""
+    """The rasterio profile of the cube."""
     bands, _, width = strips[0].shape
-    placed = {"crs": CRS, "transform": Affine(*TRANSFORM), "nodata": NODATA, "dtype": "int16"}
-    return {"driver": "GTiff", "count": bands, "height": height, "width": width} | placed
+    georeference = {"crs": CRS, "transform": Affine(*TRANSFORM), "nodata": NODATA, "dtype": "int16"}
+    return {"driver": "GTiff", "count": bands, "height": height, "width": width} | georeference
 
 
 def write_ours(path: Path, strips: Strips, height: int) -> None:
-    """With our writer."""
+    """Write with `CogWriter`."""
     bands, _, width = strips[0].shape
     grid = PixelGrid(CRS, TRANSFORM, height, width)
     with CogWriter(path, grid, grid_of(np.linspace(420, 2450, bands)), {}) as writer:
@@ -108,7 +106,7 @@ def write_ours(path: Path, strips: Strips, height: int) -> None:
 
 
 def write_plain(path: Path, strips: Strips, height: int) -> None:
-    """With GDAL alone, in the order that suits it best: a whole band after the other."""
+    """Write with GDAL's GTiff driver in its fastest order, band by band."""
     with rasterio.open(path, "w", **profile_of(strips, height), **TILES, **GTIFF_CODEC) as file:
         for band in range(file.count):
             for row, strip in rows_of(strips, height):
@@ -116,20 +114,21 @@ def write_plain(path: Path, strips: Strips, height: int) -> None:
 
 
 def write_prepared(path: Path, strips: Strips, height: int) -> None:
-    """With GDAL alone, as fast as it makes COGs of strips that were measured: see the CHANGELOG."""
+    """Write a COG with GDAL from strips, by the fastest of the measured ways (see the CHANGELOG)."""
     temporary, width = path.with_suffix(".strips.tif"), strips[0].shape[2]
     low = TILES | {"BLOCKYSIZE": 16, "BIGTIFF": "YES"}
     with rasterio.open(temporary, "w", **profile_of(strips, height), **low) as file:
         for row, strip in rows_of(strips, height):
             file.write(strip, window=Window(0, row, width, strip.shape[1]))
     with rasterio.open(temporary, "r+") as file:
-        file.build_overviews(overview_levels(height, width), Resampling.average)
+        factors = [2**level for level in range(1, Levels(height, width).count)]
+        file.build_overviews(factors, Resampling.average)
     rasterio.shutil.copy(temporary, path, driver="GTiff", COPY_SRC_OVERVIEWS="YES", **TILES, **GTIFF_CODEC)
     temporary.unlink()
 
 
 def write_gdal_cog(path: Path, strips: Strips, height: int) -> None:
-    """With GDAL's COG driver; its own overviews, and blocks as wide as ours."""
+    """Write with GDAL's COG driver, its overviews and blocks of the same size."""
     profile = profile_of(strips, height) | {"driver": "MEM"}
     with rasterio.open("", "w", **profile) as file:
         for row, strip in rows_of(strips, height):
@@ -139,7 +138,7 @@ def write_gdal_cog(path: Path, strips: Strips, height: int) -> None:
 
 
 def write_odc(path: Path, strips: Strips, height: int) -> None:
-    """With odc-geo, of chunks as high as a block."""
+    """Write with odc-geo, in chunks of one block."""
     import dask.array as da  # noqa: PLC0415
     import xarray as xr  # noqa: PLC0415
     from odc.geo.cog import save_cog_with_dask  # noqa: PLC0415
@@ -147,9 +146,9 @@ def write_odc(path: Path, strips: Strips, height: int) -> None:
     from odc.geo.xr import xr_coords  # noqa: PLC0415
 
     cube = np.concatenate([strip for _, strip in rows_of(strips, height)], axis=1)
-    place = GeoBox(cube.shape[1:], Affine(*TRANSFORM), CRS)
+    geobox = GeoBox(cube.shape[1:], Affine(*TRANSFORM), CRS)
     numbers = da.from_array(cube, chunks=(-1, BLOCK, BLOCK))
-    array = xr.DataArray(numbers, xr_coords(place), ("band", *place.dims), attrs={"nodata": NODATA})
+    array = xr.DataArray(numbers, xr_coords(geobox), ("band", *geobox.dims), attrs={"nodata": NODATA})
     options = {"compression": "zstd", "level": 1, "predictor": 2, "blocksize": BLOCK, "bigtiff": True}
     save_cog_with_dask(array, str(path), overview_resampling="average", **options).compute()
 
@@ -164,7 +163,7 @@ WRITERS = {
 
 
 def measure(which: str, height: int, folder: Path) -> dict[str, float]:
-    """Seconds, megabytes on disk, and peak megabytes of memory without those of the strips."""
+    """Seconds, file size in MB, and peak memory in MB without the strips."""
     strips = list(np.load(folder / "strips.npy"))
     path = folder / "cube.tif"
     with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_TIFF_OVR_BLOCKSIZE=BLOCK):
@@ -178,18 +177,18 @@ def measure(which: str, height: int, folder: Path) -> dict[str, float]:
 
 
 def peak_bytes() -> int:
-    """Most memory that this process has held (`ru_maxrss` counts its parent's too)."""
+    """Peak memory of this process (`ru_maxrss` would include its parent)."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def measure_all(options: argparse.Namespace, writers: list[str]) -> dict[str, list[dict[str, float]]]:
-    """Of each writer its runs, in turns."""
+    """The runs of each writer, in turns."""
     runs: dict[str, list[dict[str, float]]] = {which: [] for which in writers}
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         np.save(Path(folder) / "strips.npy", make_strips(options.bands, options.rows, options.width))
         for turn in range(options.repeat):
-            # in an order of its own: what one leaves of memory is at hand for the next
+            # random order: memory that a writer frees speeds up the next one
             for which in np.random.default_rng(turn).permutation(writers).tolist():
                 settle()
                 command = [sys.executable, __file__, "--run", which, "--folder", folder]
@@ -199,12 +198,14 @@ def measure_all(options: argparse.Namespace, writers: list[str]) -> dict[str, li
 
 
 def main() -> None:
-    """Measure in turns, and print medians and ratios."""
+    """Measure all writers and print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("bands", 202), ("height", 1024), ("width", 1024), ("rows", 64), ("repeat", 5)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--folder", type=Path, help="where to write; the system's temporary directory without")
-    parser.add_argument("--only", action="append", choices=sorted(WRITERS), help="these beside ours")
+    parser.add_argument("--folder", type=Path, help="output directory [temporary directory]")
+    parser.add_argument(
+        "--only", action="append", choices=sorted(WRITERS), help="writers to compare with; may be repeated"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--run", choices=sorted(WRITERS), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -218,19 +219,19 @@ def main() -> None:
 
 
 def report(options: argparse.Namespace, runs: dict[str, list[dict[str, float]]]) -> None:
-    """Print the table, or JSON."""
+    """Print a table, or JSON."""
     raw_mb = 2 * options.bands * options.height * options.width / 1e6
-    middle = {
+    medians = {
         which: {key: statistics.median(run[key] for run in found) for key in found[0]} for which, found in runs.items()
     }
-    ratios = {which: found["seconds"] / middle["ours"]["seconds"] for which, found in middle.items()}
+    ratios = {which: found["seconds"] / medians["ours"]["seconds"] for which, found in medians.items()}
     if options.json:
-        facts = {"raw_mb": raw_mb, "load": os.getloadavg(), "ratios": ratios, "median": middle, "runs": runs}
+        facts = {"raw_mb": raw_mb, "load": os.getloadavg(), "ratios": ratios, "median": medians, "runs": runs}
         print(json.dumps(facts, indent=1))
         return
     print(f"{options.bands} bands of {options.height} x {options.width}: {raw_mb:.0f} MB of int16; ", end="")
     print(f"medians of {options.repeat}; load of the machine {os.getloadavg()[0]:.1f}")
-    for which, found in middle.items():
+    for which, found in medians.items():
         speed, times = raw_mb / found["seconds"], ratios[which]
         print(f"{which:9} {found['seconds']:7.2f} s {speed:5.0f} MB/s  ours is {times:5.2f} times as fast;", end="")
         print(f" processor {found['processor_seconds']:6.2f} s, file {found['file_mb']:5.0f} MB,", end="")

@@ -1,7 +1,6 @@
-"""The rules of GDAL's own `validate_cloud_optimized_geotiff.py`, its full check included, asked of rasterio.
+"""The rules of GDAL's `validate_cloud_optimized_geotiff.py` (full check), implemented with rasterio for every band.
 
-That script needs GDAL's Python bindings, which have no wheels. The rules are its own, one by one, of every band here
-and not only of the first. After GDAL's samples, MIT licence.
+The script itself needs GDAL's Python bindings, which have no wheels. After GDAL's samples, MIT licence.
 """
 
 import re
@@ -15,7 +14,7 @@ GHOST = re.compile(rb"GDAL_STRUCTURAL_METADATA_SIZE=(\d{6}) bytes\n")
 
 
 def broken_rules(path):
-    """What GDAL's script would report of this file, errors and warnings: nothing, if it is a good COG."""
+    """Errors and warnings that GDAL's script would report for a file; empty for a valid COG."""
     data = Path(path).read_bytes()
     with rasterio.open(path) as file:
         levels = [None, *range(len(file.overviews(1)))]

@@ -1,3 +1,5 @@
+"""CogWriter: files are valid COGs with the written numbers, and interrupted writers resume."""
+
 import os
 import shutil
 import subprocess
@@ -22,10 +24,14 @@ from test_overviews import naive_half
 from ms2hs import files
 from ms2hs.errors import OutputError
 from ms2hs.files import check_output, check_space
-from ms2hs.raster.cog import block_store, room, writer
-from ms2hs.raster.cog.encoding import Storage, quantise
-from ms2hs.raster.cog.writer import CogWriter, disk_bytes, memory_bytes, overview_levels
+from ms2hs.raster.cog import block_store, encoding, writer
+from ms2hs.raster.cog.block_store import BlockStore
+from ms2hs.raster.cog.encoding import Encoding, quantise
+from ms2hs.raster.cog.estimates import disk_bytes, memory_bytes
+from ms2hs.raster.cog.overviews import Levels
+from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.cube import NODATA, SCALE
+from ms2hs.raster.formats import FORMATS
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import grid_of
@@ -36,6 +42,10 @@ TAGS = {"MS2HS_SYNTHETIC": "YES", "MS2HS_SOURCE": "sentinel2a"}
 
 def utm(height, width):
     return PixelGrid("EPSG:32633", (30.0, 0.0, 500_000.0, 0.0, -30.0, 5_000_000.0), height, width)
+
+
+def overview_factors(height, width):
+    return [2**level for level in range(1, Levels(height, width).count)]
 
 
 def cube_of(grid, bands, seed=0):
@@ -55,21 +65,21 @@ def write(path, grid, cube, spectral=SPECTRAL, rows=37):
     hnp.arrays(np.float32, (2, 3, 4), elements=st.floats(-10, 10, width=32) | st.just(np.nan)),
     hnp.arrays(bool, (3, 4)),
 )
-def test_stored_numbers_are_the_nearest_and_invalid_is_nodata(reflectance, valid):
+def test_quantise_rounds_to_the_nearest_number_and_marks_invalid_pixels(reflectance, valid):
     dn = quantise(reflectance, valid)
-    there = valid & ~np.isnan(reflectance)
+    expected_valid = valid & ~np.isnan(reflectance)
     assert dn.dtype == np.int16
-    assert (dn[~there] == NODATA).all()
-    expected = np.clip(reflectance[there].astype(float), -3.2767, 3.2767)
-    # Half a step, and float32's own spacing of 0.002 steps at 32767.
-    assert np.abs(dn[there] / 1e4 - expected).max(initial=0) <= 0.502 * SCALE
+    assert (dn[~expected_valid] == NODATA).all()
+    expected = np.clip(reflectance[expected_valid].astype(float), -3.2767, 3.2767)
+    # half a step, and the float32 spacing of 0.002 steps at 32767
+    assert np.abs(dn[expected_valid] / 1e4 - expected).max(initial=0) <= 0.502 * SCALE
     out = np.empty_like(dn)
     assert quantise(reflectance, valid, out) is out
     assert np.array_equal(out, dn)
 
 
 @pytest.mark.parametrize("shape", [(24, 42), (1, 1), (256, 255), (300, 700), (600, 520)])
-def test_a_cube_comes_back_and_the_file_is_a_valid_cog(tmp_path, shape):
+def test_writer_produces_a_valid_cog_with_the_written_numbers(tmp_path, shape):
     grid, path = utm(*shape), tmp_path / "cube.tif"
     cube = cube_of(grid, len(SPECTRAL))
     write(path, grid, cube)
@@ -84,14 +94,14 @@ def test_a_cube_comes_back_and_the_file_is_a_valid_cog(tmp_path, shape):
         assert set(file.offsets) == {0.0}
         assert set(file.units) == {"1"}
         assert set(file.dtypes) == {"int16"}
-        assert file.overviews(1) == overview_levels(*shape)
+        assert file.overviews(1) == overview_factors(*shape)
         assert file.profile["compress"] == "zstd"
         assert file.profile["interleave"] == "band"
         assert set(file.block_shapes) == {(256, 256)}
         assert file.tags().items() >= TAGS.items()
 
 
-def test_every_band_says_its_wavelength(tmp_path):
+def test_writer_tags_every_band_with_its_wavelength(tmp_path):
     grid, path, spectral = utm(20, 20), tmp_path / "cube.tif", load_sensor("enmap").grid
     write(path, grid, cube_of(grid, len(spectral)), spectral)
     with rasterio.open(path) as file:
@@ -112,7 +122,7 @@ def test_every_band_says_its_wavelength(tmp_path):
         ([2200], ["undefined"]),
     ],
 )
-def test_the_bands_of_natural_colour_are_marked(tmp_path, wavelength_nm, colours):
+def test_writer_marks_red_green_and_blue_bands(tmp_path, wavelength_nm, colours):
     grid, path, spectral = utm(20, 20), tmp_path / "cube.tif", grid_of(np.array(wavelength_nm, float))
     write(path, grid, cube_of(grid, len(spectral)), spectral)
     with rasterio.open(path) as file:
@@ -137,8 +147,42 @@ def test_overviews_average_valid_pixels_only(tmp_path):
     assert (small[:, 25:] == 1500).all()
 
 
+def test_overviews_take_every_second_pixel_without_averages(tmp_path):
+    grid, path = utm(600, 300), tmp_path / "cube.tif"
+    cube = cube_of(grid, len(SPECTRAL))
+    with CogWriter(path, grid, SPECTRAL, {}, encoding=Encoding(averages=False)) as writer:
+        writer.write(0, cube)
+    for level in range(2):
+        with rasterio.open(path, overview_level=level) as file:
+            assert np.array_equal(file.read(), cube[:, :: 2 ** (level + 1), :: 2 ** (level + 1)])
+
+
+class Labels:
+    """Labels of two bands, of which the second has no wavelength."""
+
+    def __len__(self):
+        return 2
+
+    def write_to(self, file):
+        file.descriptions = ("B02", "SCL")
+        file.scales = (SCALE, 1.0)
+
+
+def test_writer_accepts_bands_without_wavelength(tmp_path):
+    grid, path = utm(30, 40), tmp_path / "cube.tif"
+    cube = cube_of(grid, 2)
+    with CogWriter(path, grid, Labels(), TAGS) as writer:
+        writer.write(0, cube)
+    assert broken_rules(path) == []
+    with rasterio.open(path) as file:
+        assert np.array_equal(file.read(), cube)
+        assert file.descriptions == ("B02", "SCL")
+        assert file.scales == (SCALE, 1.0)
+        assert file.tags().items() >= TAGS.items()
+
+
 @pytest.mark.filterwarnings(f"ignore::{NotGeoreferencedWarning.__module__}.NotGeoreferencedWarning")
-def test_no_georeference_is_allowed(tmp_path):
+def test_writer_accepts_a_grid_without_georeference(tmp_path):
     grid, path = PixelGrid(None, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), 30, 40), tmp_path / "cube.tif"
     cube = cube_of(grid, len(SPECTRAL))
     write(path, grid, cube)
@@ -149,7 +193,7 @@ def test_no_georeference_is_allowed(tmp_path):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_error_leaves_nothing(tmp_path, error):
+def test_writer_leaves_no_file_after_an_error(tmp_path, error):
     grid = utm(100, 100)
     cube = cube_of(grid, len(SPECTRAL))
 
@@ -163,7 +207,7 @@ def test_an_error_leaves_nothing(tmp_path, error):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_error_keeps_the_file_that_was_to_be_replaced(tmp_path):
+def test_writer_keeps_the_existing_file_after_an_error(tmp_path):
     path, grid = tmp_path / "cube.tif", utm(30, 30)
     cube = cube_of(grid, len(SPECTRAL))
     write(path, grid, cube)
@@ -178,7 +222,7 @@ def test_an_error_keeps_the_file_that_was_to_be_replaced(tmp_path):
         assert np.array_equal(file.read(), cube[::-1])
 
 
-def test_two_writers_in_one_directory_do_not_meet(tmp_path):
+def test_writers_in_one_directory_do_not_interfere(tmp_path):
     grid = utm(60, 60)
     one, two = cube_of(grid, len(SPECTRAL), 1), cube_of(grid, len(SPECTRAL), 2)
     with (
@@ -196,10 +240,10 @@ def test_two_writers_in_one_directory_do_not_meet(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_rows_out_of_turn_are_refused(tmp_path):
+def test_writer_refuses_rows_out_of_order(tmp_path):
     grid = utm(30, 30)
     cube = cube_of(grid, len(SPECTRAL))
-    with pytest.raises(ValueError, match="row 0 is due"), CogWriter(tmp_path / "a.tif", grid, SPECTRAL, {}) as writer:
+    with pytest.raises(ValueError, match="row 0 is next"), CogWriter(tmp_path / "a.tif", grid, SPECTRAL, {}) as writer:
         writer.write(5, cube)
     with pytest.raises(ValueError, match="int16"), CogWriter(tmp_path / "a.tif", grid, SPECTRAL, {}) as writer:
         writer.write(0, cube.astype(np.int32))
@@ -233,7 +277,7 @@ else:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")
 @pytest.mark.parametrize("limit_bytes", [2_000_000, 5_870_000, 7_000_000, "whole"])
-def test_a_disk_that_fills_up_is_told_and_leaves_nothing(tmp_path, limit_bytes):
+def test_writer_reports_a_full_disk_and_leaves_no_file(tmp_path, limit_bytes):
     path = tmp_path / "cube.tif"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     limit = "1000000000" if limit_bytes == "whole" else str(limit_bytes)
@@ -246,7 +290,7 @@ def test_a_disk_that_fills_up_is_told_and_leaves_nothing(tmp_path, limit_bytes):
     assert not list(tmp_path.iterdir())
 
 
-def test_outputs_that_cannot_be_are_refused_before_work(tmp_path):
+def test_check_output_refuses_impossible_paths(tmp_path):
     path = tmp_path / "cube.tif"
     check_output(path)
     path.touch()
@@ -259,13 +303,13 @@ def test_outputs_that_cannot_be_are_refused_before_work(tmp_path):
         check_output(tmp_path, overwrite=True)
 
 
-def test_a_directory_that_is_not_writable_is_refused(tmp_path, monkeypatch):
+def test_check_output_refuses_a_directory_that_is_not_writable(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "access", lambda *_: False)
     with pytest.raises(OutputError, match="not writable"):
         check_output(tmp_path / "cube.tif")
 
 
-def test_a_writer_without_a_place_says_so(tmp_path, monkeypatch):
+def test_writer_reports_a_missing_or_protected_directory(tmp_path, monkeypatch):
     grid = utm(10, 10)
     with pytest.raises(OutputError, match="no directory"), CogWriter(tmp_path / "no" / "a.tif", grid, SPECTRAL, {}):
         pass
@@ -278,7 +322,7 @@ def test_a_writer_without_a_place_says_so(tmp_path, monkeypatch):
         pass
 
 
-def test_too_little_space_is_refused_before_work(tmp_path, monkeypatch):
+def test_writer_refuses_too_little_space_before_work(tmp_path, monkeypatch):
     grid = utm(100, 100)
     needed = disk_bytes(grid, len(SPECTRAL))
     check_space(tmp_path, needed)
@@ -291,29 +335,36 @@ def test_too_little_space_is_refused_before_work(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("shape", [(24, 42), (257, 700), (700, 700), (300, 2000)])
 @pytest.mark.parametrize("content", ["noise", "a ramp"])
-def test_disk_bytes_holds_and_the_peak_is_near_the_result(tmp_path, monkeypatch, shape, content):
+@pytest.mark.parametrize("way", ["copied", "inserted"])
+def test_disk_bytes_bounds_the_peak(tmp_path, monkeypatch, shape, content, way):
     grid = utm(*shape)
     numbers = np.random.default_rng(0).integers(-32767, 32767, (len(SPECTRAL), *shape))
     if content == "a ramp":
         numbers[:] = np.arange(shape[1]) * 3
     peaks = []
-    real = block_store.make_room
+    join = BlockStore.join
 
-    def measure(path, *where):
-        real(path, *where)
+    def measure(store, head):
+        path = join(store, head)
         peaks.append(sum(part.stat().st_size for part in path.parent.iterdir()))
+        return path
 
-    monkeypatch.setattr(block_store, "make_room", measure)
+    monkeypatch.setattr(BlockStore, "join", measure)
+    if way == "inserted":
+        monkeypatch.setattr(block_store, "MAX_COPY_BYTES", 0)
+        monkeypatch.setattr(block_store, "_insert", insert_space)
     path = tmp_path / "cube.tif"
     write(path, grid, numbers.astype(np.int16))
-    assert peaks[0] <= max(1.4 * path.stat().st_size, path.stat().st_size + 100_000)
+    assert len(peaks) == 1
+    size = path.stat().st_size
+    assert peaks[0] <= (2 * size if way == "copied" else max(1.4 * size, size + 100_000))
     needed = disk_bytes(grid, len(SPECTRAL))
     assert peaks[0] <= needed
-    if content == "noise":
+    if content == "noise" and way == "copied":
         assert needed <= 2 * peaks[0] + 50_000
 
 
-def test_memory_is_as_told_and_does_not_grow_with_the_height(tmp_path, monkeypatch):
+def test_memory_bytes_bounds_the_memory_and_does_not_grow_with_height(tmp_path, monkeypatch):
     def peak(height):
         grid = utm(height, 700)
         strip = np.full((len(SPECTRAL), 64, 700), 77, np.int16)
@@ -326,79 +377,78 @@ def test_memory_is_as_told_and_does_not_grow_with_the_height(tmp_path, monkeypat
         return found
 
     monkeypatch.setattr(block_store, "COPY_BYTES", 1 << 16)
-    monkeypatch.setattr(room, "COPY_BYTES", 1 << 16)
-    peak(64)  # what is made once
-    low, high = peak(2100), peak(4000)  # of as many overviews
-    told = [memory_bytes(utm(height, 700), len(SPECTRAL)) for height in (2100, 4000)]
-    assert told[0] == told[1]
-    assert high <= low + 200_000  # the list of blocks
-    assert high <= told[1]
+    peak(64)  # one-time allocations
+    low, high = peak(2100), peak(4000)  # the same number of overviews
+    estimates = [memory_bytes(utm(height, 700), len(SPECTRAL)) for height in (2100, 4000)]
+    assert estimates[0] == estimates[1]
+    assert high <= low + 200_000  # the list of block sizes
+    assert high <= estimates[1]
 
 
-KINDS = st.sampled_from([
-    Storage(),
-    Storage("int16", None, None),
-    Storage("uint8", 0, None),
-    Storage("uint16", 65535, 1e-4),
-    Storage("int32", -1, 0.5),
-    Storage("uint32", None, None),
-    Storage("float32", float("nan"), None),
-    Storage("float32", -9999.0, 1.0),
+ENCODINGS = st.sampled_from([
+    Encoding(),
+    Encoding("int16", None, None),
+    Encoding("uint8", 0, None),
+    Encoding("uint16", 65535, 1e-4),
+    Encoding("int32", -1, 0.5),
+    Encoding("uint32", None, None),
+    Encoding("float32", float("nan"), None),
+    Encoding("float32", -9999.0, 1.0),
 ])  # fmt: skip
 
 
 @given(
     shape=st.tuples(st.integers(1, 600), st.integers(1, 600)),
     bands=st.integers(1, 300),
-    storage=KINDS,
+    encoding=ENCODINGS,
     rows=st.integers(1, 300),
     seed=st.integers(0, 999),
 )
 @settings(max_examples=60, deadline=None)
-def test_every_file_comes_back_at_every_level(shape, bands, storage, rows, seed):
+def test_every_level_of_every_encoding_has_the_expected_numbers(shape, bands, encoding, rows, seed):
     bands = max(1, min(bands, 1_500_000 // (shape[0] * shape[1])))
     rng = np.random.default_rng(seed)
-    cube = numbers_of(rng, storage, (bands, *shape))
+    cube = numbers_of(rng, encoding, (bands, *shape))
     spectral, grid = grid_of(np.linspace(400, 2400, bands) if bands > 1 else np.array([700.0])), utm(*shape)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "cube.tif"
-        with CogWriter(path, grid, spectral, TAGS, storage=storage) as writer:
+        with CogWriter(path, grid, spectral, TAGS, encoding=encoding) as writer:
             for row in range(0, shape[0], rows):
                 writer.write(row, cube[:, row : row + rows])
         if shape[1] > 1:  # rio-cogeo takes the factors of overviews from the width
             assert cog_validate(path, strict=True) == (True, [], [])
         assert broken_rules(path) == []
         with rasterio.open(path) as file:
-            assert file.dtypes[0] == storage.dtype
-            assert len(file.overviews(1)) == len(overview_levels(*shape))
-        for level in range(len(overview_levels(*shape)) + 1):
+            assert file.dtypes[0] == encoding.dtype
+            assert len(file.overviews(1)) == len(overview_factors(*shape))
+        for level in range(len(overview_factors(*shape)) + 1):
             with rasterio.open(path, **({"overview_level": level - 1} if level else {})) as file:
                 np.testing.assert_array_equal(file.read(), cube)
-                np.testing.assert_equal(file.nodata, storage.nodata)
-            cube = naive_half(cube, storage.nodata)
+                np.testing.assert_equal(file.nodata, encoding.nodata)
+            cube = naive_half(cube, encoding.nodata)
 
 
-def numbers_of(rng, storage, shape):
-    if storage.dtype == "float32":
+def numbers_of(rng, encoding, shape):
+    if encoding.dtype == "float32":
         cube = rng.normal(0, 100, shape).astype(np.float32)
     else:
-        low, high = np.iinfo(storage.dtype).min, np.iinfo(storage.dtype).max
+        low, high = np.iinfo(encoding.dtype).min, np.iinfo(encoding.dtype).max
         narrow = rng.random() < 0.5
         cube = rng.integers(max(low, -500) if narrow else low, min(high, 9000) if narrow else high, shape)
-        cube = cube.astype(storage.dtype)
-    if storage.nodata is not None:
-        cube[:, rng.random(shape[1:]) < rng.choice([0, 0.2, 0.9])] = storage.nodata
-        cube[:, : shape[1] // 3, : shape[2] // 2] = storage.nodata
+        cube = cube.astype(encoding.dtype)
+    if encoding.nodata is not None:
+        cube[:, rng.random(shape[1:]) < rng.choice([0, 0.2, 0.9])] = encoding.nodata
+        cube[:, : shape[1] // 3, : shape[2] // 2] = encoding.nodata
     return cube
 
 
-def test_the_blocks_of_all_bands_of_one_place_stand_together(tmp_path):
+def test_blocks_of_all_bands_of_a_location_are_contiguous(tmp_path):
     grid, path = utm(600, 300), tmp_path / "cube.tif"
     write(path, grid, cube_of(grid, len(SPECTRAL)))
     with rasterio.open(path) as file:
-        for ovr, places in ((None, [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]), (0, [(0, 0), (0, 1)])):
+        for ovr, locations in ((None, [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]), (0, [(0, 0), (0, 1)])):
             end = None
-            for x, y in places:
+            for x, y in locations:
                 for band in file.indexes:
                     start, size = (
                         int(file.get_tag_item(f"BLOCK_{what}_{x}_{y}", "TIFF", bidx=band, ovr=ovr))
@@ -413,23 +463,23 @@ def test_the_blocks_of_all_bands_of_one_place_stand_together(tmp_path):
 
 @given(
     shape=st.tuples(st.integers(1, 2400), st.integers(1, 600)),
-    storage=KINDS,
+    encoding=ENCODINGS,
     rows=st.integers(1, 300),
     stop=st.floats(0, 1),
     lost=st.integers(0, 5000),
     seed=st.integers(0, 999),
 )
 @settings(max_examples=25, deadline=None)
-def test_a_writer_goes_on_where_another_was_stopped(shape, storage, rows, stop, lost, seed):
-    """Stopped after any row, and with the last bytes of any level lost, the file is the same, bit for bit."""
+def test_writer_resumes_an_interrupted_writer_bit_for_bit(shape, encoding, rows, stop, lost, seed):
+    """After any row, and with the last bytes of any level lost."""
     rng, grid = np.random.default_rng(seed), utm(*shape)
     spectral = grid_of(np.linspace(400, 2400, 3))
-    cube = numbers_of(rng, storage, (3, *shape))
+    cube = numbers_of(rng, encoding, (3, *shape))
     with tempfile.TemporaryDirectory() as folder:
         whole, path, home = Path(folder) / "whole.tif", Path(folder) / "cube.tif", Path(folder) / "home"
 
         def writer_of(output):
-            return CogWriter(output, grid, spectral, TAGS, storage=storage, home=home if output == path else None)
+            return CogWriter(output, grid, spectral, TAGS, encoding=encoding, home=home if output == path else None)
 
         def fill(writer, first, last):
             for row in range(first, last, rows):
@@ -446,26 +496,32 @@ def test_a_writer_goes_on_where_another_was_stopped(shape, storage, rows, stop, 
         level = rng.choice(sorted(home.iterdir()))
         with level.open("r+b") as file:
             file.truncate(max(0, level.stat().st_size - lost))
-        again = writer_of(path)
-        assert kept - 256 * 2 ** int(level.name[-1]) <= again.kept_rows <= kept
-        with again.from_row(again.kept_rows):
-            fill(again, again.kept_rows, shape[0])
+        second = writer_of(path)
+        assert kept - 256 * 2 ** int(level.name[-1]) <= second.kept_rows <= kept
+        with second.from_row(second.kept_rows):
+            fill(second, second.kept_rows, shape[0])
         assert path.read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.parametrize("way", ["inserted", "moved"])
-def test_a_writer_goes_on_where_another_was_stopped_while_it_joined_its_files(tmp_path, monkeypatch, way):
-    """Before and after every write to what becomes the result: overviews are never taken for the full size."""
+def insert_space(file, size):
+    """As `fallocate` does, also on file systems that cannot."""
+    if INSERT(file, size):
+        return True
+    file.seek(0)
+    content = file.read()
+    file.seek(0)
+    file.write(bytes(size) + content)
+    return True
+
+
+@pytest.mark.parametrize("way", ["copied in the kernel", "copied by reading and writing", "inserted"])
+def test_writer_resumes_after_an_interruption_while_joining(tmp_path, monkeypatch, way):
+    """Before and after every step of the join: the level files stay whole until the COG has its name."""
     grid = utm(1100, 300)
     cube = cube_of(grid, len(SPECTRAL))
-    monkeypatch.setattr(room, "SHARE_IN_MEMORY", 0)
-    monkeypatch.setattr(room, "COPY_BYTES", 1 << 17)
-    monkeypatch.setattr(block_store, "COPY_BYTES", 1 << 16)
-    if way == "moved":
-        monkeypatch.setattr(room, "_insert", lambda _path, _size: False)
     write(tmp_path / "whole.tif", grid, cube)
     whole = (tmp_path / "whole.tif").read_bytes()
-    path, home, write_pieces, move = tmp_path / "cube.tif", tmp_path / "home", block_store._write, room._move_piece
+    path, home, write_pieces, copy_range = tmp_path / "cube.tif", tmp_path / "home", block_store._write, COPY_RANGE
     steps, is_joining = [], False
 
     def stopping(step, last, *given):
@@ -474,23 +530,28 @@ def test_a_writer_goes_on_where_another_was_stopped_while_it_joined_its_files(tm
                 raise KeyboardInterrupt
             steps.extend([step] * is_joining)
             if not after:
-                step(*given)
+                result = step(*given)
+        return result
 
-    def joining(spooled, *given):
+    def joining(store, *given):
         nonlocal is_joining
         is_joining = True
         try:
-            return join(spooled, *given)
+            return join(store, *given)
         finally:
             is_joining = False
 
-    join = block_store.BlockStore.join
+    join = BlockStore.join
+    monkeypatch.setattr(block_store, "COPY_BYTES", 1 << (15 if way == "inserted" else 18))
     for last in range(100):
         steps.clear()
         with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
-            patch.setattr(block_store.BlockStore, "join", joining)
+            patch.setattr(BlockStore, "join", joining)
             patch.setattr(block_store, "_write", partial(stopping, write_pieces, last))
-            patch.setattr(room, "_move_piece", partial(stopping, move, last))
+            way_to_copy = partial(stopping, copy_range, last) if way == "copied in the kernel" else refuse
+            patch.setattr(block_store.os, "copy_file_range", way_to_copy, raising=False)
+            patch.setattr(block_store, "MAX_COPY_BYTES", 0 if way == "inserted" else 1 << 30)
+            patch.setattr(block_store, "_insert", partial(stopping, insert_space, last))
             with CogWriter(path, grid, SPECTRAL, TAGS, home=home, threads=1) as writer:
                 writer.write(0, cube)
         if path.exists():
@@ -503,9 +564,57 @@ def test_a_writer_goes_on_where_another_was_stopped_while_it_joined_its_files(tm
         path.unlink()
         shutil.rmtree(home)
     assert last > 10
+    assert not list(home.iterdir())
 
 
-def test_a_writer_keeps_every_row_of_blocks_that_was_whole(tmp_path):
+INSERT = block_store._insert
+COPY_RANGE = getattr(os, "copy_file_range", None)
+
+
+def refuse(*_):
+    raise OSError(95, "Operation not supported")
+
+
+@pytest.mark.parametrize("done", [0, 3])
+def test_writer_joins_where_the_file_system_refuses_to_copy_ranges(tmp_path, monkeypatch, done):
+    """At the first call, or after some."""
+    grid, calls = utm(700, 600), []
+    cube = cube_of(grid, len(SPECTRAL))
+    write(tmp_path / "whole.tif", grid, cube)
+
+    def copy_some(*given):
+        calls.append(given)
+        return COPY_RANGE(*given) if len(calls) <= done else refuse()
+
+    monkeypatch.setattr(block_store, "COPY_BYTES", 1 << 18)
+    monkeypatch.setattr(block_store.os, "copy_file_range", copy_some, raising=False)
+    write(tmp_path / "cube.tif", grid, cube)
+    assert len(calls) > done
+    assert (tmp_path / "cube.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".tiff"])
+def test_formats_write_cubes_by_the_protocol(tmp_path, suffix):
+    grid, path = utm(300, 270), tmp_path / f"cube{suffix}"
+    cube = cube_of(grid, len(SPECTRAL))
+
+    def fill(bands, cols, target):
+        target[:] = cube[bands, 256:, cols]
+
+    with FORMATS[suffix](path, grid, SPECTRAL, TAGS) as writer:
+        assert writer.kept_rows == 0
+        writer.write(0, cube[:, :256])
+        writer.write_blocks(256, 44, fill)
+        writer.wait()
+        assert not path.exists()
+        writer.finish()
+        assert path.exists()
+    assert writer.seconds.keys() == {"model", "compress", "store", "finish"}
+    with rasterio.open(path) as file:
+        assert np.array_equal(file.read(), cube)
+
+
+def test_kept_rows_counts_complete_rows_of_blocks(tmp_path):
     grid = utm(1500, 300)
     cube = cube_of(grid, len(SPECTRAL))
     with (
@@ -523,7 +632,7 @@ def test_a_writer_keeps_every_row_of_blocks_that_was_whole(tmp_path):
         again.from_row(1281)
 
 
-def test_threads_do_not_change_the_file(tmp_path):
+def test_number_of_threads_does_not_change_the_file(tmp_path):
     grid = utm(300, 520)
     cube = cube_of(grid, len(SPECTRAL))
     found = []
@@ -534,13 +643,13 @@ def test_threads_do_not_change_the_file(tmp_path):
     assert found[0] == found[1] == found[2]
 
 
-def test_an_error_of_a_thread_is_raised_and_leaves_nothing(tmp_path, monkeypatch):
+def test_writer_raises_the_error_of_a_thread_and_leaves_no_file(tmp_path, monkeypatch):
     grid = utm(300, 300)
 
-    def fail(_storage, _block):
+    def fail(_self, _blocks):
         raise MemoryError
 
-    monkeypatch.setattr(writer.Storage, "compress", fail)
+    monkeypatch.setattr(encoding.Encoding, "compress", fail)
     with pytest.raises(MemoryError):
         write(tmp_path / "cube.tif", grid, cube_of(grid, len(SPECTRAL)))
     assert not list(tmp_path.iterdir())

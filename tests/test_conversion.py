@@ -10,7 +10,7 @@ import rasterio
 import torch
 from rio_cogeo.cogeo import cog_validate
 
-from ms2hs.conversion import convert_scene, pipeline, planning
+from ms2hs.conversion import pipeline, planning
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions, plan
 from ms2hs.datasets.simulation.example_scene import HEIGHT, WIDTH
@@ -22,7 +22,9 @@ from ms2hs.models.denoising import denoise
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior import InputError
 from ms2hs.models.weights import load_weights, save_weights
-from ms2hs.raster.cog import writer
+from ms2hs.raster.cog import block_compressor
+from ms2hs.raster.cog.block_compressor import BlockCompressor
+from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.cube import NODATA, SCALE, open_cube
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.spectra.sensors import load_sensor
@@ -147,10 +149,10 @@ def test_cube_does_not_depend_on_pixels_per_task(made, scene_path, tmp_path, mon
 
 def test_cube_does_not_depend_on_threads(scene_path, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "PIXELS_PER_TASK", 1000)
-    monkeypatch.setattr(writer, "BANDS_AT_A_TIME", 16)
+    monkeypatch.setattr(block_compressor, "BANDS_PER_TASK", 16)
     found = []
     for threads in (1, 5):
-        monkeypatch.setattr(writer, "processors", lambda threads=threads: threads)
+        monkeypatch.setattr(block_compressor, "processors", lambda threads=threads: threads)
         made = convert(scene_path, "enmap", tmp_path, ConvertOptions(overwrite=True))
         found.append((made.output.read_bytes(), made.counts, made.residual))
     assert found[0] == found[1]
@@ -194,14 +196,14 @@ def test_failed_conversion_leaves_no_file(scene_path, tmp_path, monkeypatch):
 
 
 def test_uncertainty_is_not_left_without_its_cube(scene_path, tmp_path, monkeypatch):
-    finish = convert_scene.CogWriter._finish
+    finish = CogWriter.finish
 
     def fail_for_the_cube(writer):
         if "sigma" not in writer.path.name:
             raise OutputError("no space; some is needed. Make room.")
         finish(writer)
 
-    monkeypatch.setattr(convert_scene.CogWriter, "_finish", fail_for_the_cube)
+    monkeypatch.setattr(CogWriter, "finish", fail_for_the_cube)
     with pytest.raises(OutputError, match="no space"):
         convert(scene_path, "enmap", tmp_path, ConvertOptions(uncertainty=True))
     assert list(tmp_path.iterdir()) == []
@@ -211,7 +213,7 @@ def test_error_in_a_thread_is_raised(scene_path, tmp_path, monkeypatch):
     def broken(*_args):
         raise OutputError("no space; some is needed. Make room.")
 
-    monkeypatch.setattr(convert_scene.CogWriter, "_compress", broken)
+    monkeypatch.setattr(BlockCompressor, "_compress", broken)
     with pytest.raises(OutputError, match="no space"):
         convert(scene_path, "enmap", tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -372,7 +374,7 @@ def test_references_correct_a_network(networks, scene_path, tmp_path):
 @pytest.mark.parametrize("name", ["spectral", "spatial-spectral"])
 def test_writers_wait_for_a_network_on_the_cpu(networks, name, scene_path, tmp_path, monkeypatch):
     compressed, at_work, beside = [], [], []
-    compress, reconstruct = writer.CogWriter._compress, Predictor.reconstruct_tensor
+    compress, reconstruct = BlockCompressor._compress, Predictor.reconstruct_tensor
 
     def compressing(*given):
         at_work.append(given)
@@ -388,7 +390,7 @@ def test_writers_wait_for_a_network_on_the_cpu(networks, name, scene_path, tmp_p
         beside.append(len(compressed) - before + len(at_work))
         return made
 
-    monkeypatch.setattr(writer.CogWriter, "_compress", compressing)
+    monkeypatch.setattr(BlockCompressor, "_compress", compressing)
     monkeypatch.setattr(Predictor, "reconstruct_tensor", computing)
     higher = tmp_path / "higher.tif"
     with rasterio.open(scene_path) as scene:

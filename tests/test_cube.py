@@ -1,3 +1,5 @@
+"""open_cube: lazy reflectance with wavelengths, of our COGs and of ENVI files."""
+
 import pickle
 
 import numpy as np
@@ -33,7 +35,7 @@ def written(tmp_path_factory):
     return path, np.where(dn == NODATA, np.nan, dn * np.float32(SCALE))
 
 
-def test_a_cube_says_what_was_written(written):
+def test_open_cube_returns_what_was_written(written):
     path, expected = written
     cube = open_cube(path)
     assert cube.dims == ("band", "y", "x")
@@ -52,14 +54,14 @@ def test_a_cube_says_what_was_written(written):
 
 def part(size):
     whole = st.integers(-size, size - 1)
-    # xarray itself stumbles over empty slices that run backwards
+    # xarray fails on empty slices with a negative step
     slices = st.slices(size).filter(lambda part: len(range(size)[part]) > 0)
     return whole | slices | st.lists(whole, min_size=1, max_size=5)
 
 
 @settings(deadline=None, max_examples=100)
 @given(band=part(BANDS), y=part(40), x=part(50))
-def test_any_part_equals_that_part_of_the_whole(written, band, y, x):
+def test_indexing_equals_indexing_the_whole_array(written, band, y, x):
     path, expected = written
     found = open_cube(path).isel(band=band, y=y, x=x).values
     whole = expected[band]
@@ -68,16 +70,16 @@ def test_any_part_equals_that_part_of_the_whole(written, band, y, x):
     assert np.array_equal(found, whole, equal_nan=True)
 
 
-def test_no_pixel_is_read_before_it_is_asked_for(written, monkeypatch):
+def test_open_cube_reads_pixels_on_access_only(written, monkeypatch):
     path, expected = written
     reads = []
-    real = module._Pixels._read
+    real = module._LazyReflectance._read
 
     def read(self, key):
         reads.append(key)
         return real(self, key)
 
-    monkeypatch.setattr(module._Pixels, "_read", read)
+    monkeypatch.setattr(module._LazyReflectance, "_read", read)
     cube = open_cube(path)
     spectrum = cube.sel(x=500_100, y=4_999_888, method="nearest")
     repr(cube.coords)
@@ -86,9 +88,9 @@ def test_no_pixel_is_read_before_it_is_asked_for(written, monkeypatch):
     assert reads == [(slice(None), 5, 3)]
 
 
-def test_a_cube_can_be_pickled(written):
+def test_open_cube_can_be_pickled(written):
     path, expected = written
-    cube = pickle.loads(pickle.dumps(open_cube(path)))  # noqa: S301 -- ours
+    cube = pickle.loads(pickle.dumps(open_cube(path)))  # noqa: S301  written by the test
     assert np.array_equal(cube[2].values, expected[2], equal_nan=True)
 
 
@@ -108,7 +110,7 @@ def envi(tmp_path, units, wavelength, fwhm):
     ("units", "wavelength", "fwhm"),
     [("Nanometers", "500, 600, 700", "10, 11, 12"), ("Micrometers", "0.5, 0.6, 0.7", "0.010, 0.011, 0.012")],
 )
-def test_envi_cubes_open_too(tmp_path, units, wavelength, fwhm):
+def test_open_cube_reads_envi_files(tmp_path, units, wavelength, fwhm):
     path, values = envi(tmp_path, units, wavelength, fwhm)
     cube = open_cube(path)
     assert np.allclose(cube.wavelength_nm, [500, 600, 700])
@@ -117,7 +119,7 @@ def test_envi_cubes_open_too(tmp_path, units, wavelength, fwhm):
     assert np.array_equal(cube.values, values)
 
 
-def test_tags_named_wavelength_and_bare_integers_are_understood(tmp_path):
+def test_open_cube_reads_wavelength_tags_and_unscaled_integers(tmp_path):
     path = tmp_path / "cube.tif"
     profile = {"driver": "GTiff", "count": 2, "height": 2, "width": 2, "dtype": "int16", "crs": "EPSG:32633"}
     with rasterio.open(path, "w", **profile, transform=Affine(30, 0, 0, 0, -30, 0)) as file:
@@ -130,7 +132,7 @@ def test_tags_named_wavelength_and_bare_integers_are_understood(tmp_path):
     assert cube.good.all()
 
 
-def test_a_rotated_grid_has_no_axes(tmp_path):
+def test_open_cube_has_no_axes_for_a_rotated_grid(tmp_path):
     path, grid = tmp_path / "cube.tif", PixelGrid("EPSG:32633", (30.0, 5.0, 0.0, 5.0, -30.0, 0.0), 4, 4)
     with CogWriter(path, grid, SPECTRAL, {}) as writer:
         writer.write(0, np.zeros((BANDS, 4, 4), np.int16))
@@ -139,7 +141,7 @@ def test_a_rotated_grid_has_no_axes(tmp_path):
     assert cube.attrs["transform"] == grid.transform
 
 
-def test_what_is_no_cube_is_refused(tmp_path):
+def test_open_cube_refuses_other_files(tmp_path):
     text = tmp_path / "cube.tif"
     text.write_text("no raster")
     with pytest.raises(SceneError, match="not a raster"):
@@ -153,7 +155,7 @@ def test_what_is_no_cube_is_refused(tmp_path):
         open_cube(text)
 
 
-def test_the_enmap_grid_survives_the_file(tmp_path):
+def test_spectral_of_returns_the_written_enmap_grid(tmp_path):
     path, grid, spectral = (
         tmp_path / "cube.tif",
         PixelGrid("EPSG:32633", GRID.transform, 2, 2),

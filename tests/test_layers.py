@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "ms2hs"
 FLOORS = {
     **dict.fromkeys(("_version", "arrays", "errors", "progress", "files"), 1),
     **dict.fromkeys(("spectra", "remote"), 2),
-    **dict.fromkeys(("raster", "raster.cog", "models"), 3),
+    **dict.fromkeys(("raster", "raster.cog", "raster.formats", "models"), 3),
     **dict.fromkeys(("scenes", "inference"), 4),
     **dict.fromkeys(("datasets", "datasets.cubes", "datasets.pairs", "datasets.simulation"), 5),
     **dict.fromkeys(("fetching", "conversion", "training", "training.engine", "evaluation", "evaluation.report"), 6),
@@ -22,6 +22,8 @@ BESIDE = {
     ("datasets.pairs", "datasets.cubes"),
     ("datasets.simulation", "datasets.cubes"),
     ("raster.cog", "raster"),
+    ("raster.formats", "raster"),
+    ("raster.formats", "raster.cog"),
     ("training", "training.engine"),
     ("evaluation.report", "evaluation"),
     ("files", "errors"),

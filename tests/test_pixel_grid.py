@@ -1,4 +1,4 @@
-"""Where grids lie, in degrees."""
+"""PixelGrid: outlines, bounds and subsets in degrees."""
 
 import numpy as np
 import pytest
@@ -14,13 +14,13 @@ def tile(west, north, epsg, size=3660):
 
 
 def area(ring):
-    """Positive where it runs against the clock, in square degrees."""
+    """Signed area in square degrees, positive for counterclockwise rings."""
     (x, y), (x2, y2) = np.array(ring[:-1]).T, np.array(ring[1:]).T
     return float((x * y2 - x2 * y).sum() / 2)
 
 
 @pytest.mark.parametrize(("west", "north", "epsg"), [(600_000, 5_100_000, 32632), (300_000, 7_900_000, 32719)])
-def test_an_outline_is_the_tiles_and_not_its_boxs(west, north, epsg):
+def test_footprint_is_the_outline_and_not_the_bounding_box(west, north, epsg):
     grid = tile(west, north, epsg)
     made = footprint(grid)
     assert made["type"] == "Polygon"
@@ -29,10 +29,10 @@ def test_an_outline_is_the_tiles_and_not_its_boxs(west, north, epsg):
     assert area(ring) > 0
     bounds = lonlat_bounds(grid)
     lon, lat = np.array(ring).T
-    # The bounds are those of denser points.
+    # lonlat_bounds uses more points along the sides
     assert (lon.min(), lat.min(), lon.max(), lat.max()) == pytest.approx(bounds, abs=2e-4)
     assert area(ring) < 0.995 * (bounds[2] - bounds[0]) * (bounds[3] - bounds[1])
-    # Midway between neighbouring points it is off the true side by some metres at most.
+    # midpoints deviate from the true side by a few metres
     middle = (np.array(ring[:-1]) + np.array(ring[1:])) / 2
     x, y = transform("EPSG:4326", grid.crs, *middle.T.tolist())
     left, bottom, right, top = grid.bounds
@@ -43,7 +43,7 @@ def test_an_outline_is_the_tiles_and_not_its_boxs(west, north, epsg):
 
 
 @pytest.mark.parametrize(("west", "epsg"), [(799_980, 32660), (199_980 - 109_800, 32601)])
-def test_an_outline_over_the_antimeridian_is_cut_there(west, epsg):
+def test_footprint_is_cut_at_the_antimeridian(west, epsg):
     grid = tile(west, 100_020, epsg)
     made = footprint(grid)
     assert made["type"] == "MultiPolygon"
@@ -55,11 +55,11 @@ def test_an_outline_over_the_antimeridian_is_cut_there(west, epsg):
     place = Place((179.5, 0.0, -179.5, 0.9), None)
     assert 0 < coverage({"geometry": made}, place) < 1
     whole = sum(area(part.tolist()) for part in parts)
-    # A square of 109.8 km, at the equator some 0.973 square degrees.
+    # a square of 109.8 km at the equator: 0.973 square degrees
     assert whole == pytest.approx((109.8 / 111.32) * (109.8 / 110.57), rel=0.01)
 
 
-def test_a_grid_around_a_pole_or_without_a_place_is_no_ring():
+def test_footprint_of_a_polar_grid_and_of_a_grid_without_crs():
     grid = PixelGrid("EPSG:3413", (1000.0, 0.0, -500_000.0, 0.0, -1000.0, 500_000.0), 1000, 1000)
     (ring,) = footprint(grid)["coordinates"]
     assert np.abs(np.array(ring)).max() <= 180
@@ -67,7 +67,7 @@ def test_a_grid_around_a_pole_or_without_a_place_is_no_ring():
     assert footprint(PixelGrid(None, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), 10, 10)) is None
 
 
-def test_a_grid_in_degrees_is_its_own_outline():
+def test_footprint_of_a_grid_in_degrees_is_its_bounds():
     grid = PixelGrid("EPSG:4326", (0.1, 0.0, 10.0, 0.0, -0.1, 50.0), 20, 30)
     (ring,) = footprint(grid)["coordinates"]
     assert area(ring) == pytest.approx(6.0)

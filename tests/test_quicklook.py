@@ -1,3 +1,5 @@
+"""write_quicklook: panels, stretch and transparency."""
+
 import numpy as np
 import pytest
 import rasterio
@@ -26,14 +28,14 @@ def paint(tmp_path, dn, wavelength_nm=CENTRES):
 
 
 def ramp(height, width, bands=6):
-    """Each band with all of 0 to 3000, the band's own pattern along the columns."""
+    """Bands with the numbers 0 to 3000 in a different random order each."""
     rng = np.random.default_rng(0)
     return np.stack(
         [rng.permutation(np.linspace(0, 3000, height * width)).reshape(height, width) for _ in range(bands)]
     )
 
 
-def test_natural_colour_stands_beside_the_short_wave_infrared(tmp_path):
+def test_quicklook_shows_natural_colour_beside_short_wave_infrared(tmp_path):
     dn = ramp(40, 30).astype(np.int16)
     dn[:, :5] = NODATA
     picture = paint(tmp_path, dn)
@@ -48,7 +50,7 @@ def test_natural_colour_stands_beside_the_short_wave_infrared(tmp_path):
         assert np.abs(panel[:3, 5:] - 255 * np.clip((shown - low) / (high - low), 0, 1)).max() <= 1
 
 
-def test_a_wide_cube_has_its_panels_below_each_other(tmp_path):
+def test_quicklook_of_a_wide_cube_stacks_its_panels(tmp_path):
     assert paint(tmp_path, ramp(30, 40).astype(np.int16)).shape == (4, 30 + GAP + 30, 40)
 
 
@@ -56,18 +58,18 @@ def test_a_wide_cube_has_its_panels_below_each_other(tmp_path):
     "wavelength_nm",
     [[470, 550, 650, 700, 720, 740], [850, 900, 1000, 1100, 1650, 2200], [800, 810, 820, 830, 840, 845]],
 )
-def test_panels_without_their_bands_are_left_out(tmp_path, wavelength_nm):
+def test_quicklook_omits_panels_without_bands(tmp_path, wavelength_nm):
     picture = paint(tmp_path, ramp(20, 20).astype(np.int16), np.array(wavelength_nm, float))
     assert picture.shape == (4, 20, 20)
     assert picture[:3].max() == 255
 
 
-def test_one_band_and_no_valid_pixel_can_be_painted(tmp_path):
+def test_quicklook_accepts_one_band_and_no_valid_pixel(tmp_path):
     assert paint(tmp_path, np.full((1, 10, 10), 500, np.int16), [900.0])[3].min() == 255
     assert not paint(tmp_path, np.full((6, 10, 10), NODATA, np.int16)).any()
 
 
-def test_a_large_cube_is_painted_small(tmp_path):
+def test_quicklook_of_a_large_cube_is_small(tmp_path):
     height, width = 2100, 300
     picture = paint(tmp_path, np.broadcast_to(np.arange(height, dtype=np.int16)[:, None], (6, height, width)))
     assert picture.shape == (4, 700, 100 + GAP + 100)
@@ -75,7 +77,7 @@ def test_a_large_cube_is_painted_small(tmp_path):
     assert (np.diff(picture[0, :, 50].astype(int)) >= 0).all()
 
 
-def test_the_stretch_of_a_large_panel_is_that_of_all_its_pixels(tmp_path):
+def test_stretch_of_a_large_panel_matches_all_its_pixels(tmp_path):
     dn = ramp(900, 400).astype(np.int16)
     assert dn[0].size > 5 * STRETCH_PIXELS
     dn[:, :, :30] = NODATA
@@ -84,7 +86,7 @@ def test_the_stretch_of_a_large_panel_is_that_of_all_its_pixels(tmp_path):
     assert np.abs(shown - 255 * np.clip((dn[[2, 1, 0], :, 30:] - low) / (high - low), 0, 1)).max() <= 2
 
 
-def test_a_picture_that_cannot_be_written_is_told(tmp_path):
+def test_quicklook_reports_a_failed_write(tmp_path):
     paint(tmp_path, ramp(10, 10).astype(np.int16))
     with pytest.raises(OutputError, match="could not be written"):
         write_quicklook(tmp_path / "cube.tif", tmp_path / "missing" / "cube.png")

@@ -156,11 +156,11 @@ def test_interruption_after_the_last_row_converts_nothing_again(tall, whole, tmp
     """Before the file of the uncertainty is complete, or between it and the cube."""
     paths, join = [], BlockStore.join
 
-    def stop(spool, *given):
+    def stop(store, *given):
         if len(paths) == joined:
             raise Stop
-        paths.append(spool.path)
-        return join(spool, *given)
+        paths.append(given)
+        return join(store, *given)
 
     with monkeypatch.context() as patch, suppress(Stop):
         patch.setattr(BlockStore, "join", stop)

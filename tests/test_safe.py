@@ -260,7 +260,7 @@ def test_truncated_jpeg_2000_is_an_error(tmp_path, share):
     assert read_all(scene)[1].all()
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(SceneError, match=r"B02\.jp2: the JPEG 2000 file ends before"):
+    with pytest.raises(SceneError, match=r"B02\.jp2: the JPEG 2000 file is truncated"):
         read_all(scene)
 
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from ms2hs.raster.tiling import Tiling, taper
 
-BANDS = 2
 settings.register_profile("windows", max_examples=150, deadline=None)
 settings.load_profile("windows")
 
@@ -33,7 +32,7 @@ def taper_of(spans, start, length):
 
 
 @given(tilings())
-def test_windows_cover_every_pixel_and_stay_inside(tiling):
+def test_tiling_covers_every_pixel_and_stays_inside(tiling):
     count = np.zeros((tiling.height, tiling.width), int)
     windows = list(tiling)
     assert len(windows) == len(tiling) == len(set(windows))
@@ -48,7 +47,7 @@ def test_windows_cover_every_pixel_and_stay_inside(tiling):
 
 
 @given(tilings().filter(lambda t: t.overlap > 0))
-def test_neighbours_share_at_least_the_overlap_and_windows_are_whole(tiling):
+def test_tiling_neighbours_share_at_least_the_overlap_and_windows_are_full(tiling):
     for spans, size, length in (
         (tiling.rows, tiling.shape[0], tiling.height),
         (tiling.cols, tiling.shape[1], tiling.width),
@@ -57,7 +56,7 @@ def test_neighbours_share_at_least_the_overlap_and_windows_are_whole(tiling):
         assert all(left[1] - right[0] >= tiling.overlap for left, right in pairwise(spans))
 
 
-def test_an_hls_tile_loses_nothing():
+def test_tiling_covers_a_whole_hls_tile():
     tiling = Tiling(3660, 3660, 128, 32)
     assert tiling.rows[0] == (0, 128)
     assert tiling.rows[-1] == (3532, 3660)
@@ -66,13 +65,13 @@ def test_an_hls_tile_loses_nothing():
 
 
 @pytest.mark.parametrize(("size", "overlap"), [(0, 0), (8, 8), (8, -1), ((8, 4), 5)])
-def test_windows_that_cannot_cover_are_refused(size, overlap):
+def test_tiling_refuses_windows_that_cannot_cover(size, overlap):
     with pytest.raises(ValueError, match=r"window|overlap"):
         Tiling(10, 10, size, overlap)
 
 
 @given(st.integers(1, 60), st.data())
-def test_tapers_of_neighbours_sum_to_one_and_are_never_zero(size, data):
+def test_taper_of_neighbours_sums_to_one_and_is_positive(size, data):
     shared = data.draw(st.integers(0, size))
     left, right = taper(size, 0, shared), taper(size, shared, 0)
     assert np.allclose(left[size - shared :] + right[:shared], 1, atol=1e-6)
@@ -82,7 +81,7 @@ def test_tapers_of_neighbours_sum_to_one_and_are_never_zero(size, data):
 
 
 @given(tilings())
-def test_tapers_are_over_what_neighbours_share(tiling):
+def test_tapers_span_the_overlap_of_neighbours(tiling):
     for tapers, spans in zip(tiling.tapers, (tiling.rows, tiling.cols), strict=True):
         expected = [taper_of(spans, start, end - start) for start, end in spans]
         assert [weights.tolist() for weights in tapers] == [weights.tolist() for weights in expected]

@@ -23,8 +23,8 @@ from ms2hs.conversion.statistics import InputResidual, Statistics
 from ms2hs.errors import SceneError
 from ms2hs.models.prior import Conditional
 from ms2hs.progress import Progress
-from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.dataset import bounded_cache
+from ms2hs.raster.formats import format_of
 from ms2hs.raster.quicklook import write_quicklook
 from ms2hs.raster.tiling import Window
 from ms2hs.scenes.reader import SceneReader
@@ -137,7 +137,7 @@ def _write_cubes(pipeline: Pipeline, staging: Staging, report: Progress) -> dict
     planned, statistics, grid = pipeline.planned, pipeline.statistics, pipeline.planned.grid
     tags = {f"MS2HS_{name.upper()}": text for name, text in provenance(planned).items()}
     writers = [
-        CogWriter(staging.path(path.name), grid, planned.spectral, tags, home=staging.path(f"{path.stem}.blocks"))
+        format_of(path)(staging.path(path.name), grid, planned.spectral, tags, home=staging.path(f"{path.stem}.blocks"))
         for path in (planned.output, planned.sigma)
         if path
     ]

@@ -20,16 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from ms2hs.arrays import BoolArray, Float32Array
+from ms2hs.arrays import BoolArray, DnArray, Float32Array
 from ms2hs.conversion.planning import Plan
 from ms2hs.conversion.statistics import RESIDUAL_ROW_STEP, Statistics
 from ms2hs.models.denoising import REACH, denoise
 from ms2hs.models.prior import Conditional
 from ms2hs.progress import Progress
-from ms2hs.raster.cog.encoding import quantise
-from ms2hs.raster.cog.overviews import BLOCK, Numbers
-from ms2hs.raster.cog.writer import CogWriter
+from ms2hs.raster.cog.encoding import BLOCK, quantise
 from ms2hs.raster.cube import NODATA, SCALE
+from ms2hs.raster.cube_writer import CubeWriter
 from ms2hs.raster.tiling import Tiling, Window
 from ms2hs.scenes.reader import SceneReader
 
@@ -94,7 +93,7 @@ class Pipeline:
         """Limits of numeric libraries that must hold until the writers are closed."""
         return nullcontext()
 
-    def run(self, writers: list[CogWriter], first_row: int, record: Record, report: Progress) -> None:
+    def run(self, writers: list[CubeWriter], first_row: int, record: Record, report: Progress) -> None:
         """Convert the rows from `first_row`, a multiple of BLOCK; `writers`: of the cube, and perhaps of its sigma."""
         raise NotImplementedError
 
@@ -107,7 +106,7 @@ class LinearPipeline(Pipeline):
         limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
         return limits
 
-    def run(self, writers: list[CogWriter], first_row: int, record: Record, report: Progress) -> None:
+    def run(self, writers: list[CubeWriter], first_row: int, record: Record, report: Progress) -> None:
         """As `Pipeline.run`."""
         grid = self.planned.grid
         models = self._values, self._sigma
@@ -117,7 +116,7 @@ class LinearPipeline(Pipeline):
             self.statistics.sample_rows(window.row, reflectance, valid)
             blocks = [_BlockPixels.cut(reflectance, valid, left) for left in range(0, grid.width, BLOCK)]
             for writer, model in zip(writers, models, strict=False):
-                writer.write_made(window.row, window.height, partial(_fill_block, blocks, model))
+                writer.write_blocks(window.row, window.height, partial(_fill_block, blocks, model))
             for block in blocks:
                 self._count(block)
             record(window.row + window.height)
@@ -174,7 +173,7 @@ class _BlockPixels:
 
 
 def _fill_block(
-    blocks: list[_BlockPixels], models: Callable[[slice], PixelModel], bands: slice, cols: slice, out: Numbers
+    blocks: list[_BlockPixels], models: Callable[[slice], PixelModel], bands: slice, cols: slice, out: DnArray
 ) -> None:
     """Predict and quantise some bands of a block into `out`, (band, row, col), a few rows at a time."""
     block, model = blocks[cols.start // BLOCK], models(bands)
@@ -196,7 +195,7 @@ class NetworkPipeline(Pipeline):
     change: Float32Array | None = None
     """(target band, source band) change of the linear model's gain by adaptation; predictions change alike."""
 
-    def run(self, writers: list[CogWriter], first_row: int, record: Record, report: Progress) -> None:
+    def run(self, writers: list[CubeWriter], first_row: int, record: Record, report: Progress) -> None:
         """As `Pipeline.run`."""
         from ms2hs.inference.device_transfer import ResidualSampling  # noqa: PLC0415
         from ms2hs.inference.tile_runner import TileRunner  # noqa: PLC0415  the linear model needs no torch
@@ -236,7 +235,7 @@ class NetworkPipeline(Pipeline):
 
     def _write(
         self,
-        writers: list[CogWriter],
+        writers: list[CubeWriter],
         strip: "StoredStrip",
         reflectance: Float32Array,
         valid: BoolArray,

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from ms2hs.errors import OutputError
 from ms2hs.files import alone, check_output
-from ms2hs.raster.cog.writer import CogWriter
+from ms2hs.raster.cube_writer import CubeWriter
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.remote.object_store import Address, ObjectStore, Place
 from ms2hs.scenes.scene import Scene
@@ -160,11 +160,11 @@ class Staging:
                 states[int(entry["rows"])] = entry["state"]
         return states
 
-    def first_row(self, writers: list[CogWriter], height: int) -> tuple[int, list[CogWriter]]:
+    def first_row(self, writers: list[CubeWriter], height: int) -> tuple[int, list[CubeWriter]]:
         """The row at which to continue, 0 for a new conversion, and the writers whose files are not complete."""
         states = self.states()
 
-        def recorded(pending: list[CogWriter]) -> int:
+        def recorded(pending: list[CubeWriter]) -> int:
             kept = min((writer.kept_rows for writer in pending), default=height)
             return max((rows for rows in states if rows <= kept), default=0)
 

@@ -17,13 +17,12 @@ from rasterio.windows import Window
 from ms2hs.arrays import BoolArray
 from ms2hs.errors import OutputError
 from ms2hs.files import flush
-from ms2hs.raster.cog.encoding import quantise
-from ms2hs.raster.cog.overviews import BLOCK
+from ms2hs.raster.cog.encoding import BLOCK, quantise
 from ms2hs.raster.cog.writer import WRITE_ERRORS
 from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.dataset import open_dataset, quietly, read_bands, read_pixel_grid
 from ms2hs.raster.pixel_grid import PixelGrid
-from ms2hs.raster.resampling import covered, relate, share
+from ms2hs.raster.resampling import axis_weights, covered, relate
 from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import Scene
@@ -120,7 +119,7 @@ class _Classes:
 
     def read(self, row: int, rows: int, known: BoolArray, clear: BoolArray) -> NDArray[np.integer]:
         """(row, col) for each pixel the class that covers most of it among those that are as `clear` as it is."""
-        down, right = share(self._axes[0], row, rows), share(self._axes[1], 0, self._grid.width)
+        down, right = axis_weights(self._axes[0], row, rows), axis_weights(self._axes[1], 0, self._grid.width)
         result = np.full(known.shape, NO_DATA[self._rule], np.int16)
         if down.begin == down.end or right.begin == right.end:
             return result

@@ -12,7 +12,7 @@ from rasterio.warp import transform_bounds
 
 from ms2hs.errors import SceneError
 from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m, subset
-from ms2hs.raster.resampling import relate, share
+from ms2hs.raster.resampling import axis_weights, relate
 from ms2hs.scenes.scene import Asset, Scene
 
 Box = tuple[float, float, float, float]
@@ -88,7 +88,7 @@ def cut_of(grid: PixelGrid, file: PixelGrid, name: str) -> Cut | None:
     SceneError : the file lies on another CRS or is turned.
     """
     down, right = relate(grid, file, name)
-    rows, cols = share(down, 0, grid.height), share(right, 0, grid.width)
+    rows, cols = axis_weights(down, 0, grid.height), axis_weights(right, 0, grid.width)
     if rows.begin == rows.end or cols.begin == cols.end:
         return None
     return Cut(slice(rows.begin, rows.end), slice(cols.begin, cols.end))

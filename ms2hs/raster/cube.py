@@ -1,4 +1,4 @@
-"""Cubes opened as xarray: wavelengths as coordinates, and no pixel read before it is asked for."""
+"""Hyperspectral cubes opened as lazy xarray arrays with wavelength coordinates."""
 
 import re
 from pathlib import Path
@@ -20,37 +20,37 @@ from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of
 SCALE = 1e-4
 """Reflectance of one stored step."""
 NODATA = -32768
-"""The stored number that means there is none."""
+"""Stored number of an invalid pixel."""
 
 
 def open_cube(path: str | Path) -> xr.DataArray:
-    """A cube whose pixels are read when they are used: `cube.sel(band=…)`, `cube.isel(x=7, y=9).values`, `cube.load()`.
+    """Reflectance of a cube as a lazy array; pixels are read on access, for example by `cube.isel(x=7, y=9).values`.
 
-    Stored numbers become reflectance by the file's own scale and offset; integers without any are taken as 1e-4.
+    Stored numbers become reflectance by the scale and offset of the file. Integers without a scale use 1e-4.
 
     Parameters
     ----------
-    path : one of our COGs, or any raster that GDAL opens whose bands carry wavelengths (see `spectral_of`).
+    path : a COG of ms2hs, or any raster that GDAL opens whose bands have wavelengths (see `spectral_of`).
 
     Returns
     -------
-    (band, y, x) float32 reflectance, NaN where there is none. Coordinates: `band` (names), `wavelength_nm`, `fwhm_nm`,
-    `good`; `x`, `y` of pixel centres in CRS units unless the grid is rotated. Attributes: `crs` ("" without),
-    `transform` (affine a to f), and the file's own tags.
+    (band, y, x) float32 reflectance, NaN where invalid. Coordinates: `band` (names), `wavelength_nm`, `fwhm_nm`,
+    `good`; `x`, `y` of pixel centres in CRS units unless the grid is rotated. Attributes: `crs` ("" if unknown),
+    `transform` (affine a to f), and the tags of the file.
 
     Raises
     ------
-    SceneError : not a raster, or without wavelengths.
+    SceneError : not a raster, or a raster with bands without a wavelength.
     """
     with open_dataset(str(path)) as file:
         spectral = spectral_of(file)
-        pixels = _Pixels(file)
-        place = file.transform
-        attrs = file.tags() | {"crs": file.crs.to_string() if file.crs else "", "transform": tuple(place)[:6]}
+        pixels = _LazyReflectance(file)
+        affine = file.transform
+        attrs = file.tags() | {"crs": file.crs.to_string() if file.crs else "", "transform": tuple(affine)[:6]}
     if spectral is None:
         raise SceneError(
-            f"{path} has bands without a wavelength; each needs IMAGERY tags (CENTRAL_WAVELENGTH_UM) or a "
-            "wavelength tag. Open it with rasterio, or add the tags."
+            f"{path} has bands without a wavelength; every band needs a tag CENTRAL_WAVELENGTH_UM (domain IMAGERY) or "
+            "wavelength. Add the tags, or open the file with rasterio."
         )
     coords: dict[str, Any] = {
         "band": list(spectral.names),
@@ -58,36 +58,36 @@ def open_cube(path: str | Path) -> xr.DataArray:
         "fwhm_nm": ("band", spectral.fwhm_nm, {"units": "nm"}),
         "good": ("band", spectral.good),
     }
-    if place.b == place.d == 0:
-        coords["y"] = place.f + place.e * (np.arange(pixels.shape[1]) + 0.5)
-        coords["x"] = place.c + place.a * (np.arange(pixels.shape[2]) + 0.5)
+    if affine.b == affine.d == 0:
+        coords["y"] = affine.f + affine.e * (np.arange(pixels.shape[1]) + 0.5)
+        coords["x"] = affine.c + affine.a * (np.arange(pixels.shape[2]) + 0.5)
     lazy = indexing.LazilyIndexedArray(pixels)
     return xr.DataArray(cast("Any", lazy), coords, ("band", "y", "x"), "reflectance", attrs)
 
 
 def spectral_of(file: rasterio.DatasetReader) -> SpectralGrid | None:
-    """The grid of an open raster's bands, as its header gives it; None where a band has no wavelength.
+    """Wavelengths, widths, names and good flags of an open raster's bands; None if a band has no wavelength.
 
-    Bands are called good as the header's bad-band list (`bbl`) says, which our own files carry as a tag.
+    The good flags come from the bad band list (`bbl`) of ENVI headers, which files of ms2hs have as a tag.
     """
     header = read_header(file, file.name)
-    known = [wavelength for wavelength in header.wavelengths if wavelength]
-    if len(known) < file.count:
+    wavelengths = [wavelength for wavelength in header.wavelengths if wavelength]
+    if len(wavelengths) < file.count:
         return None
-    centre_nm = np.array([wavelength.centre_nm for wavelength in known])
-    grid = grid_of(centre_nm, np.array([wavelength.fwhm_nm or np.nan for wavelength in known]))
+    centre_nm = np.array([wavelength.centre_nm for wavelength in wavelengths])
+    grid = grid_of(centre_nm, np.array([wavelength.fwhm_nm or np.nan for wavelength in wavelengths]))
     names = tuple((description or "").split(" ")[0] for description in file.descriptions)
-    listed = re.findall(r"\d+", header.tags.get("bbl", ""))
+    flags = re.findall(r"\d+", header.tags.get("bbl", ""))
     return SpectralGrid(
         names if all(names) and len(set(names)) == len(names) else grid.names,
         grid.wavelength_nm,
         grid.fwhm_nm,
-        np.array([number != "0" for number in listed]) if len(listed) == len(grid) else grid.good,
+        np.array([flag != "0" for flag in flags]) if len(flags) == len(grid) else grid.good,
     )
 
 
-class _Pixels(BackendArray):
-    """The pixels of a raster as reflectance; each read opens the file anew, so that it can be shared and pickled."""
+class _LazyReflectance(BackendArray):
+    """Reflectance of a raster. Every read opens the file, so that threads can share the array and it can be pickled."""
 
     def __init__(self, file: rasterio.DatasetReader) -> None:
         self.shape = (file.count, file.height, file.width)
@@ -95,12 +95,12 @@ class _Pixels(BackendArray):
         self._path = file.name
         integers = all(np.dtype(kind).kind in "iu" for kind in file.dtypes)
         unscaled = set(file.scales) == {1.0} and set(file.offsets) == {0.0}
-        self._scales = np.full(file.count, SCALE) if integers and unscaled else np.array(file.scales)
-        self._offsets = np.array(file.offsets)
+        self._scales = np.array([SCALE] * file.count if integers and unscaled else file.scales, np.float32)
+        self._offsets = np.array(file.offsets, np.float32)
         self._nodata = file.nodatavals
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:  # noqa: ANN401
-        """What xarray asks for, as it asks for it."""
+        """Reflectance of an xarray index."""
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
 
     def _read(self, key: tuple[int | slice, ...]) -> Float32Array:
@@ -108,19 +108,19 @@ class _Pixels(BackendArray):
             np.arange(size)[part if isinstance(part, slice) else [part]]
             for size, part in zip(self.shape, key, strict=True)
         )
-        picked = tuple(0 if not isinstance(part, slice) else slice(None) for part in key)
+        result_key = tuple(slice(None) if isinstance(part, slice) else 0 for part in key)
         if not (bands.size and rows.size and cols.size):
-            return np.empty((len(bands), len(rows), len(cols)), np.float32)[picked]
+            return np.empty((len(bands), len(rows), len(cols)), np.float32)[result_key]
         top, left = int(rows.min()), int(cols.min())
         window = Window(left, top, int(cols.max()) - left + 1, int(rows.max()) - top + 1)
         with open_dataset(self._path) as file:
             dn = file.read([int(band) + 1 for band in bands], window=window)
         dn = dn[:, rows - top][:, :, cols - left]
         values = dn.astype(np.float32)
+        values *= self._scales[bands, None, None]
+        values += self._offsets[bands, None, None]
         for band, plane, stored in zip(bands, values, dn, strict=True):
-            np.multiply(plane, np.float32(self._scales[band]), out=plane)
-            np.add(plane, np.float32(self._offsets[band]), out=plane)
             nodata = self._nodata[band]
             if nodata is not None and not np.isnan(nodata):
                 plane[stored == nodata] = np.nan
-        return cast("Float32Array", values[picked])
+        return cast("Float32Array", values[result_key])

@@ -1,4 +1,4 @@
-"""Files that GDAL reads: opened and read with errors that name the file and the band."""
+"""Raster files and URLs opened and read through GDAL, with errors that name the file and the band."""
 
 import os
 import warnings
@@ -23,10 +23,10 @@ from ms2hs.remote.providers import access_to
 from ms2hs.remote.range_file import JP2_SIGNATURE, open_ranged, reading
 from ms2hs.remote.url_policy import shown, web_address, without_secrets
 
-# GDAL keeps 5 % of the machine's memory by default. What it may keep has to hold a row of blocks of every band: those
-# of a Sentinel-2 product, 1024 rows high, take 165 MB.
-CACHE_BYTES = 192_000_000
-CACHE_BYTES_A_COLUMN = 512 * 4
+# GDAL's block cache is 5 % of the memory by default. It must hold one row of blocks of every band: in a Sentinel-2
+# product, with blocks of 1024 rows, these take 165 MB.
+MAX_CACHE_BYTES = 192_000_000
+CACHE_BYTES_PER_COLUMN = 512 * 4
 REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://")
 
 
@@ -35,14 +35,14 @@ def open_dataset(href: str) -> DatasetReader:
 
     Raises
     ------
-    SceneError : the file is missing, or is no raster that GDAL reads.
-    RemoteError, AddressError, CredentialsError : its server does not give it.
+    SceneError : the file is missing, truncated, or not a raster that GDAL reads.
+    RemoteError, AddressError, CredentialsError : the server does not deliver it.
     """
     if not href.startswith(REMOTE) and not Path(href).exists():
-        raise SceneError(f"{href}: no such file; a path to a raster that exists is needed. Check the path.")
-    if not href.startswith(REMOTE) and is_cut_jp2(Path(href)):
+        raise SceneError(f"{href}: no such file; an existing raster is needed. Check the path.")
+    if not href.startswith(REMOTE) and is_truncated_jp2(Path(href)):
         raise SceneError(
-            f"{href}: the JPEG 2000 file ends before its image does; a whole one is needed. Copy or download it again."
+            f"{href}: the JPEG 2000 file is truncated; a complete file is needed. Copy or download it again."
         )
     try:
         with quietly():
@@ -51,15 +51,15 @@ def open_dataset(href: str) -> DatasetReader:
             return rasterio.open(href)
     except RasterioError as error:
         raise SceneError(
-            f"{shown(href)}: not a raster that can be read ({without_secrets(str(error))}); a whole GeoTIFF or "
+            f"{shown(href)}: not a raster that can be read ({without_secrets(str(error))}); a complete GeoTIFF or "
             "JPEG 2000 file is needed. Check that it was copied completely."
         ) from None
 
 
 @contextmanager
 def bounded_cache(width: int, bands: int) -> Iterator[None]:
-    """Let GDAL keep no more blocks than reading from top to bottom needs; a size that the user has set counts."""
-    needed = min(CACHE_BYTES, CACHE_BYTES_A_COLUMN * width * bands)
+    """Limit GDAL's block cache to what reading from top to bottom needs, unless the user has set GDAL_CACHEMAX."""
+    needed = min(MAX_CACHE_BYTES, CACHE_BYTES_PER_COLUMN * width * bands)
     is_set = "GDAL_CACHEMAX" in os.environ or (hasenv() and "GDAL_CACHEMAX" in getenv())
     with rasterio.Env(**({} if is_set else {"GDAL_CACHEMAX": needed})):  # in bytes here, unlike in the environment
         yield
@@ -67,50 +67,50 @@ def bounded_cache(width: int, bands: int) -> Iterator[None]:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Rasters without georeference are allowed: it is said once for a scene, as a note of its own."""
+    """Suppress rasterio's warning about a missing georeference; scenes have a note of their own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 
 
-def is_cut_jp2(path: Path) -> bool:
-    """Whether this is a JPEG 2000 file that was cut short: GDAL reads the tiles that are missing as zeros.
+def is_truncated_jp2(path: Path) -> bool:
+    """Whether a file is a truncated JPEG 2000 file, whose missing tiles GDAL would read as zeros.
 
-    Such a file is a row of boxes that begin with their length and kind (ISO/IEC 15444-1, annex I); the image is in one
-    of them, and where that is said to reach to the end of the file, it ends with the marker FF D9.
+    A JPEG 2000 file is a sequence of boxes that begin with length and type (ISO/IEC 15444-1, annex I). A last box of
+    length 0 reaches to the end of the file; as it holds the image, it ends with the marker FF D9.
     """
     if not path.is_file():
         return False
-    size, at = path.stat().st_size, 0
+    size, position = path.stat().st_size, 0
     with path.open("rb") as file:
         if file.read(len(JP2_SIGNATURE)) != JP2_SIGNATURE:
             return False
-        while at + 8 <= size:
-            file.seek(at)
+        while position + 8 <= size:
+            file.seek(position)
             length = int.from_bytes(file.read(8)[:4])
             if length == 1:
                 length = int.from_bytes(file.read(8))
             if length == 0:
                 file.seek(size - 2)
                 return file.read(2) != b"\xff\xd9"
-            if length < 8 or at + length > size:
+            if length < 8 or position + length > size:
                 return True
-            at += length
+            position += length
     return False
 
 
 def read_pixel_grid(dataset: DatasetReader) -> PixelGrid:
-    """Where its pixels lie. A raster without georeference has the CRS None and pixels of 1 by 1."""
+    """The pixel grid of an open raster; without a georeference the CRS is None and pixels are 1 by 1."""
     crs = dataset.crs.to_string() if dataset.crs else None
     return PixelGrid(crs, tuple(dataset.transform)[:6], dataset.height, dataset.width)
 
 
-def read_inside(
+def read_valid(
     dataset: DatasetReader, window: Window | None = None, shape: tuple[int, int] | None = None
 ) -> BoolArray | None:
-    """(row, col) False where the file's own mask or alpha band leaves a pixel out; None if it has neither.
+    """(row, col) False where the file's mask or alpha band excludes a pixel; None if the file has neither.
 
-    Parameters and errors as of `read_bands`. Numbers that mean nodata are the reader's to find.
+    Parameters and errors as for `read_bands`. Nodata values are not considered.
     """
     flags = dataset.mask_flag_enums[0]
     if MaskFlags.per_dataset not in flags:
@@ -120,8 +120,8 @@ def read_inside(
             return np.asarray(dataset.dataset_mask(window=window, out_shape=shape) > 0)
     except RasterioError as error:
         raise SceneError(
-            f"{shown(dataset.name)}: its mask cannot be read ({without_secrets(str(error))}); a file that is whole is "
-            "needed. It is damaged or was cut short: copy or download it again."
+            f"{shown(dataset.name)}: mask cannot be read ({without_secrets(str(error))}); a complete file is needed. "
+            "It is damaged or truncated: copy or download it again."
         ) from None
 
 
@@ -131,17 +131,17 @@ def read_bands(
     window: Window | None = None,
     shape: tuple[int, int] | None = None,
 ) -> NDArray[np.generic]:
-    """(band, row, col) stored numbers of these 1-based `bands`, in one call.
+    """(band, row, col) stored numbers of the 1-based `bands`.
 
     Parameters
     ----------
-    window : the part to read; without it everything.
-    shape : (row, col) to thin the part out to, by nearest pixels or the file's overviews.
+    window : the part to read; None: all pixels.
+    shape : (rows, columns) of the result, subsampled by nearest pixels or read from overviews.
 
     Raises
     ------
-    SceneError : the file is damaged or cut short; the message names the first band that cannot be read.
-    RemoteError, AddressError, CredentialsError : its server does not give it.
+    SceneError : the file is damaged or truncated; the message names the first unreadable band.
+    RemoteError, AddressError, CredentialsError : the server does not deliver it.
     """
     out_shape = None if shape is None else (len(bands), *shape)
     try:
@@ -156,6 +156,6 @@ def read_bands(
         name = dataset.descriptions[bands[0] - 1]
         band_name = f"band {bands[0]}" + (f" ({name})" if name else "")
         raise SceneError(
-            f"{shown(dataset.name)}: {band_name} cannot be read ({without_secrets(str(error))}); a file that is whole "
-            "is needed. It is damaged or was cut short: copy or download it again."
+            f"{shown(dataset.name)}: {band_name} cannot be read ({without_secrets(str(error))}); a complete file is "
+            "needed. It is damaged or truncated: copy or download it again."
         ) from None

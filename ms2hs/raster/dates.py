@@ -1,13 +1,13 @@
-"""The day on which a product was taken, by its name or its tags."""
+"""Acquisition dates parsed from product names and tags."""
 
 import re
 from collections.abc import Iterable, Mapping
 from datetime import date
 
-# `20240601T102021`, as in names of Sentinel-2, EnMAP and EMIT; the first of a name is the time of sensing.
+# `20240601T102021`, as in names of Sentinel-2, EnMAP and EMIT; the first time in a name is the acquisition time.
 TIME = re.compile(r"(?<!\d)((?:19|20)\d\d)(\d\d)(\d\d)T\d{6}(?!\d)")
 DAY = re.compile(r"(?<!\d)((?:19|20)\d\d)-?(\d\d)-?(\d\d)(?!\d)")
-# Tags that say when an image was taken; TIFF's own DateTime says when the file was written.
+# Tags with the acquisition time. TIFF's DateTime is not among them: it is the time when the file was written.
 TAGS = (
     *("acquisition_time", "acquisition_date", "acquisition_datetime", "datetime", "sensing_time", "sensing_date"),
     *("datatake_sensing_start", "product_start_time", "time_coverage_start", "start_time", "starttime", "date"),
@@ -15,23 +15,23 @@ TAGS = (
 
 
 def day_of(names: Iterable[str], tags: Mapping[str, str] | None = None) -> date | None:
-    """The day that a time in a name tells, else a tag, else a date in a name (`20240601`); None where none does.
+    """Acquisition date from a time in a name, else from a tag, else from a date in a name; None if there is none.
 
     Parameters
     ----------
-    names : of the file, of the folder around it, and so on; the first that tells counts.
+    names : of the file, its folder and so on; the first name with a date counts.
     tags : keys in lower case with `_` for spaces.
     """
-    asked = list(names)
-    told = [text for key in TAGS if (text := (tags or {}).get(key))]
-    return _first(TIME, asked) or _first(DAY, (text[:10] for text in told)) or _first(DAY, asked)
+    names = list(names)
+    times = [text[:10] for key in TAGS if (text := (tags or {}).get(key))]
+    return _first_date(TIME, names) or _first_date(DAY, times) or _first_date(DAY, names)
 
 
-def _first(pattern: re.Pattern[str], texts: Iterable[str]) -> date | None:
+def _first_date(pattern: re.Pattern[str], texts: Iterable[str]) -> date | None:
     for text in texts:
-        for found in pattern.finditer(text):
+        for match in pattern.finditer(text):
             try:
-                return date(*(int(number) for number in found.groups()))
-            except ValueError:  # 20241399 is a number, no day
+                return date(*(int(number) for number in match.groups()))
+            except ValueError:  # a number such as 20241399
                 continue
     return None

@@ -1,4 +1,4 @@
-"""What a raster file says of itself: tags, band descriptions, wavelengths."""
+"""Headers of raster files: tags, band descriptions and wavelengths."""
 
 import math
 import re
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from rasterio.io import DatasetReader
 
 NM_PER_UM = 1000.0
-# Numbers below this can only be micrometres: reflected sunlight begins near 300 nm and ends near 2.5 um.
-LARGEST_UM = 100.0
+# Wavelengths without unit below this are micrometres: reflected sunlight spans 300 nm to 2.5 um.
+MAX_UM = 100.0
 
 
 @dataclass(frozen=True)
 class Wavelength:
-    """Centre and width of one band as its file gives them."""
+    """Centre wavelength and width (FWHM) of one band."""
 
     centre_nm: float
     fwhm_nm: float | None
@@ -21,11 +21,11 @@ class Wavelength:
 
 @dataclass(frozen=True)
 class Header:
-    """What a raster file says of itself."""
+    """Metadata of a raster file."""
 
     path: str
     tags: dict[str, str]
-    """Of the whole file."""
+    """Dataset tags, keys in lower case with `_` for spaces."""
     descriptions: tuple[str | None, ...]
     """(band,)"""
     wavelengths: tuple[Wavelength | None, ...]
@@ -35,19 +35,19 @@ class Header:
 def read_header(dataset: DatasetReader, path: str) -> Header:
     """Tags, descriptions and wavelengths of an opened raster."""
     tags = {**_tags(dataset, 0, "ENVI"), **_tags(dataset, 0, None)}
-    listed = _listed_wavelengths(tags, dataset.count)
-    wavelengths = tuple(_band_wavelength(dataset, band) or listed[band - 1] for band in dataset.indexes)
+    from_lists = _listed_wavelengths(tags, dataset.count)
+    wavelengths = tuple(_band_wavelength(dataset, band) or from_lists[band - 1] for band in dataset.indexes)
     return Header(path, tags, dataset.descriptions, wavelengths)
 
 
 def _tags(dataset: DatasetReader, band: int, domain: str | None) -> dict[str, str]:
     """Tags of the file (band 0) or of a band, keys in lower case with `_` for spaces."""
-    found = dataset.tags(band, ns=domain) if band else dataset.tags(ns=domain)
-    return {key.lower().replace(" ", "_"): str(value) for key, value in found.items()}
+    tags = dataset.tags(band, ns=domain) if band else dataset.tags(ns=domain)
+    return {key.lower().replace(" ", "_"): str(value) for key, value in tags.items()}
 
 
 def _band_wavelength(dataset: DatasetReader, band: int) -> Wavelength | None:
-    """Of a band, from the `IMAGERY` domain of GDAL 3.10 on, or from `wavelength` tags as ENVI files have them."""
+    """Wavelength from the band's `IMAGERY` tags (GDAL 3.10 and later), or from its `wavelength` tags (ENVI)."""
     imagery = _tags(dataset, band, "IMAGERY")
     centre = _number(imagery.get("central_wavelength_um"))
     if centre is not None:
@@ -58,18 +58,18 @@ def _band_wavelength(dataset: DatasetReader, band: int) -> Wavelength | None:
 
 
 def _listed_wavelengths(tags: dict[str, str], count: int) -> list[Wavelength | None]:
-    """Of every band, from lists that the whole file carries: `wavelength = {443, 490, ...}`."""
+    """Wavelengths of all bands from lists in the dataset tags: `wavelength = {443, 490, ...}`."""
     centres, widths = _numbers(tags.get("wavelength", "")), _numbers(tags.get("fwhm", ""))
     if len(centres) != count:
         return [None] * count
-    known = widths if len(widths) == count else [None] * count
+    fwhm = widths if len(widths) == count else [None] * count
     units = tags.get("wavelength_units", "")
-    return [_wavelength(centre, width, units) for centre, width in zip(centres, known, strict=True)]
+    return [_wavelength(centre, width, units) for centre, width in zip(centres, fwhm, strict=True)]
 
 
 def _wavelength(centre: float, width: float | None, units: str) -> Wavelength:
     unit = units.strip().lower()
-    in_um = unit in {"um", "µm", "μm"} or unit.startswith("micro") or (not unit and centre < LARGEST_UM)
+    in_um = unit in {"um", "µm", "μm"} or unit.startswith("micro") or (not unit and centre < MAX_UM)
     factor = NM_PER_UM if in_um else 1.0
     return Wavelength(centre * factor, width * factor if width else None)
 
@@ -80,7 +80,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _numbers(text: str) -> list[float]:
-    """The finite numbers above 0 in a text such as `{443.0, 490}`; none if anything else stands there."""
+    """The numbers of a text such as `{443.0, 490}`; an empty list unless all are finite and positive."""
     words = re.split(r"[\s,;]+", text.strip().strip("{}[]()").strip())
     try:
         numbers = [float(word) for word in words]

@@ -1,4 +1,4 @@
-"""Where a conversion's pixels lie: the working grid of a scene, and parts of it."""
+"""Pixel grids of rasters: CRS, affine transform and shape, and their position on the Earth."""
 
 import math
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from ms2hs.errors import SceneError
 
 # Length of one degree of latitude in m: a quarter of the WGS 84 meridian, 10 001 966 m, over 90.
 DEGREE_M = 111_133.0
-# Of a footprint, on each side: with eight, one of a tile of the military grid is right to a few metres.
+# Points per side of a footprint: eight describe an MGRS tile to within a few metres.
 SIDE_POINTS = 8
 
 
 @dataclass(frozen=True)
 class PixelGrid:
-    """Where the pixels of a raster lie. Immutable."""
+    """Position of a raster's pixels: CRS, transform and shape. Immutable."""
 
     crs: str | None
-    """Coordinate reference system as GDAL understands it (`EPSG:32633`, or WKT); None where the raster has none."""
+    """Coordinate reference system as GDAL reads it (`EPSG:32633` or WKT); None for a raster without CRS."""
     transform: tuple[float, float, float, float, float, float]
     """Affine a, b, c, d, e, f: x = a col + b row + c, y = d col + e row + f, at pixel corners, in CRS units."""
     height: int
@@ -34,7 +34,7 @@ class PixelGrid:
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """West, south, east, north, in CRS units, of the raster's corners."""
+        """West, south, east, north of the corners, in CRS units."""
         a, b, c, d, e, f = self.transform
         xs = [c + a * col + b * row for row in (0, self.height) for col in (0, self.width)]
         ys = [f + d * col + e * row for row in (0, self.height) for col in (0, self.width)]
@@ -42,13 +42,13 @@ class PixelGrid:
 
     @property
     def matrix(self) -> NDArray[np.float64]:
-        """(3, 3) the transform as it multiplies (col, row, 1)."""
+        """(3, 3) matrix that maps (col, row, 1) to (x, y, 1)."""
         return np.array([self.transform[:3], self.transform[3:], (0.0, 0.0, 1.0)])
 
     def resized(self, row_step: float, col_step: float) -> "PixelGrid":
-        """The grid from the same upper-left corner whose pixels are that many of these high and wide.
+        """The grid with the same upper-left corner whose pixels span `row_step` rows and `col_step` columns.
 
-        A last row or column is there if at least half of it lies on this grid.
+        The last row or column is kept if at least half of it lies on this grid.
         """
         a, b, c, d, e, f = self.transform
         height = max(1, math.floor(self.height / row_step + 0.5))
@@ -56,14 +56,14 @@ class PixelGrid:
         return PixelGrid(self.crs, (a * col_step, b * row_step, c, d * col_step, e * row_step, f), height, width)
 
     def crop(self, row: int, col: int, height: int, width: int) -> "PixelGrid":
-        """The grid of a part that begins at `row`, `col`."""
+        """The grid of a window."""
         a, b, c, d, e, f = self.transform
         corner = (a, b, c + a * col + b * row, d, e, f + d * col + e * row)
         return PixelGrid(self.crs, corner, height, width)
 
 
 def pixel_size_m(grid: PixelGrid) -> tuple[float, float]:
-    """Height and width of its pixels in m, at its centre if they are in degrees; without CRS, units are taken as m."""
+    """Height and width of a pixel in metres, at the grid's centre for degrees; without a CRS, units are metres."""
     a, b, _, d, e, _ = grid.transform
     height, width = float(np.hypot(b, e)), float(np.hypot(a, d))
     if grid.crs is None:
@@ -77,7 +77,7 @@ def pixel_size_m(grid: PixelGrid) -> tuple[float, float]:
 
 
 def subset(grid: PixelGrid, bbox: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
-    """Row, column, height and width of the pixels that a box touches.
+    """Row, column, height and width of the pixels that a bounding box touches.
 
     Parameters
     ----------
@@ -85,16 +85,16 @@ def subset(grid: PixelGrid, bbox: tuple[float, float, float, float]) -> tuple[in
 
     Raises
     ------
-    SceneError : the box is empty or misses the scene, or the scene has no CRS.
+    SceneError : the bounding box is invalid or outside the scene, or the scene has no CRS.
     """
     west, south, east, north = bbox
     text = ",".join(f"{value:g}" for value in bbox)
     if not (west < east and south < north and south >= -90 and north <= 90):
         raise SceneError(
-            f"the box {text}; west < east and south < north in degrees are needed. Give it as west,south,east,north."
+            f"bounding box {text}; west < east and south < north in degrees are needed. Give west,south,east,north."
         )
     if grid.crs is None:
-        raise SceneError(f"the box {text} cannot be placed: the scene has no CRS. Give the part as a window in pixels.")
+        raise SceneError(f"bounding box {text}: the scene has no CRS. Use a window in pixels instead.")
     try:
         left, bottom, right, top = transform_bounds("EPSG:4326", grid.crs, *bbox, densify_pts=21)
         corners = [[x, y, 1.0] for x in (left, right) for y in (bottom, top)]
@@ -103,19 +103,19 @@ def subset(grid: PixelGrid, bbox: tuple[float, float, float, float]) -> tuple[in
     except (RasterioError, ValueError, OverflowError):
         row0 = row1 = col0 = col1 = 0
     if row0 >= row1 or col0 >= col1:
-        there = ",".join(f"{value:.4f}" for value in transform_bounds(grid.crs, "EPSG:4326", *grid.bounds))
-        raise SceneError(f"the box {text} misses the scene, which lies in {there} (west,south,east,north). Correct it.")
+        bounds = ",".join(f"{value:.4f}" for value in transform_bounds(grid.crs, "EPSG:4326", *grid.bounds))
+        raise SceneError(f"bounding box {text} is outside the scene, which covers {bounds} (west,south,east,north).")
     return row0, col0, row1 - row0, col1 - col0
 
 
 def _span(positions: list[float], size: int) -> tuple[int, int]:
-    """First pixel that these positions along an axis enclose, and one past the last; on an edge is not inside."""
+    """First pixel between positions along an axis, and one past the last; a pixel that only touches is outside."""
     low, high = min(positions), max(positions)
     return max(0, math.floor(low + 1e-6)), min(size, math.ceil(high - 1e-6))
 
 
 def pixel_at(grid: PixelGrid, lon: float, lat: float) -> tuple[int, int] | None:
-    """Row and column of the pixel at a place (degrees, WGS 84); None outside the grid, or where it has no CRS."""
+    """Row and column of the pixel at a point (degrees, WGS 84); None outside the grid or without a CRS."""
     if grid.crs is None:
         return None
     (x,), (y,) = transform("EPSG:4326", grid.crs, [lon], [lat])
@@ -124,7 +124,7 @@ def pixel_at(grid: PixelGrid, lon: float, lat: float) -> tuple[int, int] | None:
 
 
 def lonlat_bounds(grid: PixelGrid) -> tuple[float, float, float, float] | None:
-    """West, south, east, north of a grid in degrees (WGS 84); None where it has no CRS."""
+    """West, south, east, north of a grid in degrees (WGS 84); None without a CRS."""
     if grid.crs is None:
         return None
     west, south, east, north = transform_bounds(grid.crs, "EPSG:4326", *grid.bounds)
@@ -132,9 +132,9 @@ def lonlat_bounds(grid: PixelGrid) -> tuple[float, float, float, float] | None:
 
 
 def footprint(grid: PixelGrid) -> dict[str, Any] | None:
-    """A grid's outline as GeoJSON in degrees (WGS 84), cut at the antimeridian (RFC 7946, 3.1.9); None without CRS.
+    """Outline of a grid as GeoJSON in degrees (WGS 84), cut at the antimeridian (RFC 7946, 3.1.9); None without a CRS.
 
-    Its sides are straight on the grid's own map and bent in degrees, so there are points between the corners.
+    Sides that are straight in the grid's CRS are curves in degrees, hence the points between the corners.
     """
     if grid.crs is None:
         return None
@@ -158,15 +158,15 @@ def footprint(grid: PixelGrid) -> dict[str, Any] | None:
 
 
 def _between(ring: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What of a closed ring lies within -180 to 180 degrees of longitude, empty if nothing (Sutherland-Hodgman)."""
+    """The part of a closed ring between -180 and 180 degrees longitude, possibly empty (Sutherland-Hodgman)."""
     for sign in (1, -1):
         kept = []
-        for (lon, lat), (after, up) in pairwise(ring):
-            inside, is_next = sign * lon <= 180, sign * after <= 180
-            if inside:
+        for (lon, lat), (next_lon, next_lat) in pairwise(ring):
+            is_inside, is_next_inside = sign * lon <= 180, sign * next_lon <= 180
+            if is_inside:
                 kept.append((lon, lat))
-            if inside != is_next:
-                kept.append((sign * 180.0, lat + (up - lat) * (sign * 180.0 - lon) / (after - lon)))
+            if is_inside != is_next_inside:
+                kept.append((sign * 180.0, lat + (next_lat - lat) * (sign * 180.0 - lon) / (next_lon - lon)))
         if len(kept) < 3:
             return np.empty((0, 2))
         ring = np.array([*kept, kept[0]])

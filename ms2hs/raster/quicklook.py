@@ -1,4 +1,4 @@
-"""Pictures of cubes."""
+"""Quicklook images of cubes: PNG panels in natural colour and short-wave infrared."""
 
 from pathlib import Path
 
@@ -15,35 +15,35 @@ from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM
 from ms2hs.spectra.spectral_grid import nearest_band
 
 LONG_SIDE = 1024
-"""Most pixels along the long side of a panel."""
+"""Maximum length of the long side of a panel, in pixels."""
 GAP = 8
 """Transparent pixels between two panels."""
 SWIR_NM = (2200.0, 1650.0, 850.0)
-"""Red, green, blue of the second panel: bare soil and minerals, dry matter, leaves."""
+"""Red, green and blue of the second panel, sensitive to soil and minerals, dry matter, and leaves."""
 SWIR_REACH_NM = 60.0
 STRETCH_PERCENT = (2.0, 98.0)
 STRETCH_PIXELS = 1 << 16
-"""These percentiles are those of so many valid pixels or more, spread evenly: all of a larger panel take longer."""
+"""At least this many valid pixels, evenly spaced, determine the percentiles of a larger panel."""
 
 
 def write_quicklook(cube_path: str | Path, png_path: str | Path) -> None:
-    """Paint a cube in natural colour, and beside it (below, where it is wide) its short-wave infrared.
+    """Write a PNG with a natural-colour panel and, beside it (below it for a wide cube), a short-wave infrared panel.
 
-    A panel is left out where the cube has no band near one of its wavelengths; where both are, three bands spread
-    over the spectrum stand in. The 2nd to 98th percentile of a panel's valid pixels, common to its three bands, spans
-    black to white, so that hues stay true. Invalid pixels are transparent.
+    A panel is omitted if one of its wavelengths has no band nearby. Without both, the image shows three bands spread
+    over the spectrum. The 2nd to 98th percentile of a panel's valid pixels spans black to white, the same for
+    the three bands so that hues are preserved. Invalid pixels are transparent.
 
     Parameters
     ----------
-    cube_path : a cube with overviews; no more of it is read than the picture shows.
-    png_path : what is there is replaced.
+    cube_path : a cube with overviews, of which the level of the image size is read.
+    png_path : an existing file is replaced.
 
     Raises
     ------
-    OutputError : the picture cannot be written.
+    OutputError : the PNG cannot be written.
     """
     with open_dataset(str(cube_path)) as file:
-        panels = [_paint(file, bands) for bands in _panels(file)]
+        panels = [_render(file, bands) for bands in _panel_bands(file)]
     axis = 2 if panels[0].shape[1] >= panels[0].shape[2] else 1
     gap = [4, *panels[0].shape[1:]]
     gap[axis] = GAP
@@ -51,15 +51,15 @@ def write_quicklook(cube_path: str | Path, png_path: str | Path) -> None:
     write_whole(Path(png_path), _png(joined))
 
 
-def _panels(file: rasterio.DatasetReader) -> list[list[int]]:
-    """0-based positions of red, green and blue of each panel."""
+def _panel_bands(file: rasterio.DatasetReader) -> list[list[int]]:
+    """0-based band positions of red, green and blue of each panel."""
     spectral = spectral_of(file)
     if spectral is None:
         return [_spread(np.arange(file.count))]
     panels = []
     for colours_nm, reach_nm in ((RGB_NM, RGB_REACH_NM), (SWIR_NM, SWIR_REACH_NM)):
-        found = [nearest_band(spectral.wavelength_nm, colour_nm, reach_nm) for colour_nm in colours_nm]
-        bands = [band for band in found if band is not None]
+        nearest = [nearest_band(spectral.wavelength_nm, colour_nm, reach_nm) for colour_nm in colours_nm]
+        bands = [band for band in nearest if band is not None]
         if len(set(bands)) == len(colours_nm):
             panels.append(bands)
     return panels or [_spread(np.argsort(spectral.wavelength_nm))]
@@ -69,7 +69,7 @@ def _spread(order: NDArray[np.intp]) -> list[int]:
     return [int(order[int(len(order) * share)]) for share in (5 / 6, 3 / 6, 1 / 6)]
 
 
-def _paint(file: rasterio.DatasetReader, bands: list[int]) -> NDArray[np.uint8]:
+def _render(file: rasterio.DatasetReader, bands: list[int]) -> NDArray[np.uint8]:
     """(4, row, col) red, green, blue, alpha."""
     factor = max(1, -(-max(file.shape) // LONG_SIDE))
     shape = (len(bands), *(-(-side // factor) for side in file.shape))
@@ -77,22 +77,22 @@ def _paint(file: rasterio.DatasetReader, bands: list[int]) -> NDArray[np.uint8]:
     scales = np.array([file.scales[band] for band in bands], np.float32)[:, None, None]
     offsets = np.array([file.offsets[band] for band in bands], np.float32)[:, None, None]
     nodata = [file.nodatavals[band] for band in bands]
-    valid = np.all([np.isfinite(plane) & (plane != none) for plane, none in zip(dn, nodata, strict=True)], axis=0)
+    valid = np.all([np.isfinite(plane) & (plane != missing) for plane, missing in zip(dn, nodata, strict=True)], axis=0)
     values = dn * scales + offsets
-    picture = np.zeros((4, *shape[1:]), np.uint8)
+    image = np.zeros((4, *shape[1:]), np.uint8)
     if valid.any():
-        known = np.flatnonzero(valid)
-        step = len(known) // STRETCH_PIXELS | 1  # odd, so that not the same few columns are taken of every row
-        some = values.reshape(len(bands), -1)[:, known[::step]]
-        low, high = np.percentile(some, STRETCH_PERCENT).astype(np.float32)
+        positions = np.flatnonzero(valid)
+        step = len(positions) // STRETCH_PIXELS | 1  # odd, so that the sample does not repeat a few columns
+        sample = values.reshape(len(bands), -1)[:, positions[::step]]
+        low, high = np.percentile(sample, STRETCH_PERCENT).astype(np.float32)
         values -= low
         values *= np.float32(255) / max(high - low, np.float32(1e-6))
         np.clip(np.rint(values, out=values), 0, 255, out=values)
-        np.copyto(picture[:3], values, casting="unsafe", where=valid)
-        picture[3, valid] = 255
-    return picture
+        np.copyto(image[:3], values, casting="unsafe", where=valid)
+        image[3, valid] = 255
+    return image
 
 
-def _png(picture: NDArray[np.uint8]) -> bytes:
-    pixels = np.ascontiguousarray(np.moveaxis(picture, 0, -1))
+def _png(image: NDArray[np.uint8]) -> bytes:
+    pixels = np.ascontiguousarray(np.moveaxis(image, 0, -1))
     return bytes(imagecodecs.png_encode(pixels, level=2, filter=imagecodecs.PNG.FILTER.UP))

@@ -1,6 +1,7 @@
-"""From the pixels of one grid to those of another that lies along the same axes.
+"""Resampling between pixel grids with the same CRS and axes: linear to finer pixels, area averages to coarser pixels.
 
-Both directions are separable: rows first, then columns, each a few weighted neighbours (taps) of every output pixel.
+Both are separable. Along each axis an output pixel is a weighted sum of a few input pixels (`Taps`), first along rows,
+then along columns. A second set of taps holds the covered area, from which the validity of an output pixel follows.
 """
 
 from dataclasses import dataclass
@@ -12,46 +13,48 @@ from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.errors import SceneError
 from ms2hs.raster.pixel_grid import PixelGrid
 
-# Two edges nearer than this, in pixels, are the same edge: coordinates in degrees are not exact.
+# Edges closer than this, in pixels, are equal: coordinates in degrees are not exact.
 SAME_EDGE = 1e-5
-# At least half of a pixel must be good; a little less for rounding.
-HALF = 0.499
+# Valid share of a pixel's area from which the pixel is valid: one half, less rounding.
+MIN_VALID_AREA = 0.499
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of a working grid in the pixels of a band: working pixel i is [start + i step, start + (i+1) step]."""
+    """An axis of the working grid in pixels of a band: working pixel i spans start + i step to start + (i+1) step."""
 
     start: float
     step: float
     size: int
-    """How many pixels the band has."""
+    """Pixels of the band."""
 
     @property
     def is_same(self) -> bool:
-        """Whether the pixels of the working grid are pixels of the band."""
+        """Whether working pixels coincide with pixels of the band."""
         return abs(self.step - 1) * self.size < SAME_EDGE * 100 and abs(self.start - round(self.start)) < SAME_EDGE
 
     def edges(self, first: int, count: int) -> NDArray[np.float64]:
-        """(count + 1,) edges of the working pixels from `first` on, in pixels of the band."""
+        """(count + 1,) edges of the working pixels that start at `first`, in pixels of the band."""
         edges = self.start + self.step * np.arange(first, first + count + 1)
         nearest = np.round(edges)
         return np.where(np.abs(edges - nearest) < SAME_EDGE, nearest, edges)
 
 
 def relate(grid: PixelGrid, band: PixelGrid, name: str) -> tuple[Axis, Axis]:
-    """The rows and columns of the working `grid` in the pixels of a `band`.
+    """Row axis and column axis of the working `grid` in pixels of a `band`.
 
     Raises
     ------
-    SceneError : the CRS differ, or one grid is turned against the other; the message has the band's `name`.
+    SceneError : the CRSs differ, or one grid is rotated against the other; the message contains the band's `name`.
     """
-    (col_step, skew, col_start), (turn, row_step, row_start), _ = np.linalg.solve(band.matrix, grid.matrix).tolist()
-    turned = max(abs(skew) * grid.height, abs(turn) * grid.width) > 0.1
-    if grid.crs != band.crs or turned or col_step <= 0 or row_step <= 0:
+    (col_step, col_skew, col_start), (row_skew, row_step, row_start), _ = np.linalg.solve(
+        band.matrix, grid.matrix
+    ).tolist()
+    is_rotated = max(abs(col_skew) * grid.height, abs(row_skew) * grid.width) > 0.1
+    if grid.crs != band.crs or is_rotated or col_step <= 0 or row_step <= 0:
         raise SceneError(
-            f"band {name} lies on another grid ({band.crs}, {band.transform}) than the scene ({grid.crs}, "
-            f"{grid.transform}); the bands must share CRS and axes. Warp it with gdalwarp first."
+            f"band {name} has another grid ({band.crs}, {band.transform}) than the scene ({grid.crs}, "
+            f"{grid.transform}); bands must share CRS and axes. Warp the band with gdalwarp first."
         )
     return Axis(row_start, row_step, band.height), Axis(col_start, col_step, band.width)
 
@@ -61,35 +64,35 @@ class Taps:
     """For each of n output pixels, k input pixels and their weights."""
 
     index: NDArray[np.intp]
-    """(n, k) positions of input pixels, always inside the band."""
+    """(n, k) positions of input pixels, all inside the band."""
     weight: Float32Array
     """(n, k)."""
 
 
 @dataclass(frozen=True)
-class Share:
-    """How one axis of a part of the working grid is made of a band."""
+class AxisWeights:
+    """Weights of a band's pixels for a range of working pixels along one axis."""
 
     value: Taps
-    """What each value is made of."""
+    """Weights for pixel values."""
     area: Taps
-    """What each pixel's area is made of."""
+    """Covered share of each working pixel."""
     begin: int
-    """First pixel of the band that matters."""
+    """First pixel of the band with a weight."""
     end: int
-    """One past the last; equal to `begin` where the band does not reach."""
+    """One past the last; equal to `begin` outside the band."""
 
 
-def share(axis: Axis, first: int, count: int) -> Share:
-    """How `count` working pixels from `first` on are made of a band's."""
+def axis_weights(axis: Axis, first: int, count: int) -> AxisWeights:
+    """Weights of a band's pixels for `count` working pixels that start at `first`."""
     value, area = value_taps(axis, first, count), area_taps(axis, first, count)
     used = np.concatenate([taps.index[taps.weight != 0] for taps in (value, area)])
     begin, end = (int(used.min()), int(used.max()) + 1) if used.size else (0, 0)
-    return Share(value, area, begin, end)
+    return AxisWeights(value, area, begin, end)
 
 
 def area_taps(axis: Axis, first: int, count: int) -> Taps:
-    """The share of each working pixel that each pixel of the band covers; shares outside the band are missing."""
+    """Share of each working pixel that each pixel of the band covers; rows sum to less than 1 at the band's edge."""
     edges = axis.edges(first, count)
     low, high = edges[:-1], edges[1:]
     begin = np.floor(low).astype(np.intp)
@@ -102,12 +105,12 @@ def area_taps(axis: Axis, first: int, count: int) -> Taps:
 
 
 def value_taps(axis: Axis, first: int, count: int) -> Taps:
-    """What the value of each working pixel is made of; rows sum to 1, or to 0 outside the band.
+    """Weights for the value of each working pixel; rows sum to 1, or to 0 outside the band.
 
-    Finer working pixels are interpolated linearly between the centres of the band's pixels; half a pixel from the
-    band's border its last pixel goes on. Coarser ones are averages by area. Where the grids do not fit, as 20 m in 30 m
-    do not, the weights are tilted so that their centroid is the centre of the working pixel: shares alone would move
-    the image by up to a twelfth of a pixel, back and forth.
+    Finer working pixels are interpolated linearly between pixel centres of the band, and constant in its outer half
+    pixel. Coarser working pixels are area averages. Where pixels straddle (20 m to 30 m), the weights are tilted so
+    that their centroid is the centre of the working pixel. Pure area averages would shift the image back and forth by
+    up to a twelfth of a pixel.
     """
     return _linear_taps(axis, first, count) if axis.step < 1 - SAME_EDGE else _average_taps(axis, first, count)
 
@@ -116,9 +119,9 @@ def _linear_taps(axis: Axis, first: int, count: int) -> Taps:
     edges = axis.edges(first, count)
     centre = (edges[:-1] + edges[1:]) / 2
     left = np.floor(centre - 0.5).astype(np.intp)
-    share = centre - 0.5 - left
+    fraction = centre - 0.5 - left
     inside = (centre >= 0) & (centre <= axis.size)
-    weight = np.stack([1 - share, share], axis=1) * inside[:, None]
+    weight = np.stack([1 - fraction, fraction], axis=1) * inside[:, None]
     return Taps(np.clip(np.stack([left, left + 1], axis=1), 0, axis.size - 1), weight.astype(np.float32))
 
 
@@ -126,8 +129,7 @@ def _average_taps(axis: Axis, first: int, count: int) -> Taps:
     area = area_taps(axis, first, count)
     edges = axis.edges(first, count)
     centre = ((edges[:-1] + edges[1:]) / 2)[:, None]
-    weight = area.weight.astype(np.float64)
-    weight = _normalised(weight)
+    weight = _normalised(area.weight.astype(np.float64))
     position = area.index + 0.5
     centroid = (weight * position).sum(axis=1, keepdims=True)
     spread = (weight * (position - centroid) ** 2).sum(axis=1, keepdims=True)
@@ -142,42 +144,44 @@ def _normalised(weight: NDArray[np.float64]) -> NDArray[np.float64]:
     return normalised
 
 
-def regrid(values: Float32Array, valid: BoolArray, rows: Share, cols: Share) -> tuple[Float32Array, BoolArray]:
-    """Values on the working grid from the valid ones alone, and where at least half of the area is valid.
+def regrid(
+    values: Float32Array, valid: BoolArray, rows: AxisWeights, cols: AxisWeights
+) -> tuple[Float32Array, BoolArray]:
+    """Values on the working grid from valid pixels only, and validity: at least half of the area is valid.
 
     Parameters
     ----------
-    values : (band, row, col) of the band's pixels that `rows` and `cols` begin and end with, 0 where invalid.
-    valid : (row, col) of all the bands.
+    values : (band, row, col) pixels from `begin` to `end` of `rows` and `cols`, 0 where invalid.
+    valid : (row, col), the same for all bands.
 
     Returns
     -------
-    (band, row, col) and (row, col); what is not valid means nothing.
+    (band, row, col) values, arbitrary where invalid, and (row, col) validity.
     """
-    whole = valid.astype(np.float32)
-    area = _along(_along(whole, rows.area, rows.begin, -2), cols.area, cols.begin, -1)
+    weights = valid.astype(np.float32)
+    area = _along(_along(weights, rows.area, rows.begin, -2), cols.area, cols.begin, -1)
     result = _along(_along(values, rows.value, rows.begin, -2), cols.value, cols.begin, -1)
     if not valid.all():
-        known = _along(_along(whole, rows.value, rows.begin, -2), cols.value, cols.begin, -1)
-        np.divide(result, known, out=result, where=known > 0)
-    return result, area >= HALF
+        valid_weight = _along(_along(weights, rows.value, rows.begin, -2), cols.value, cols.begin, -1)
+        np.divide(result, valid_weight, out=result, where=valid_weight > 0)
+    return result, area >= MIN_VALID_AREA
 
 
-def covered(values: Float32Array, rows: Share, cols: Share) -> Float32Array:
-    """(..., row, col) the share of each working pixel's area that `values` of the band's pixels cover, 0 outside it."""
+def covered(values: Float32Array, rows: AxisWeights, cols: AxisWeights) -> Float32Array:
+    """(..., row, col) area average of `values` over each working pixel; 0 outside the band."""
     return _along(_along(values, rows.area, rows.begin, -2), cols.area, cols.begin, -1)
 
 
 def _along(values: Float32Array, taps: Taps, begin: int, axis: int) -> Float32Array:
-    """Weighted sums along rows (axis -2) or columns (axis -1) of `values`, which begin at pixel `begin`."""
+    """Weighted sums along rows (axis -2) or columns (axis -1) of `values`, whose first pixel is `begin`."""
     last = values.shape[axis] - 1
     shape = (-1, 1) if axis == -2 else (-1,)
     total: Float32Array | None = None
     for index, weight in zip(taps.index.T, taps.weight.T, strict=True):
-        # Positions that carry no weight may lie outside what was read.
+        # Positions without weight may be outside the values.
         part = np.take(values, np.clip(index - begin, 0, last), axis=axis)
         part *= weight.reshape(shape)
         total = part if total is None else np.add(total, part, out=total)
     if total is None:
-        raise ValueError("taps without any input pixel")
+        raise ValueError("taps without an input pixel")
     return total

@@ -1,14 +1,13 @@
-"""Windows that cover a raster, and the way back from overlapping windows to one raster, strip by strip."""
+"""Overlapping windows that cover a raster, and the tapers that blend them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
-from ms2hs.arrays import BoolArray, Float32Array
+from ms2hs.arrays import Float32Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,23 +24,12 @@ class Window:
     """Columns."""
 
 
-class Strip(NamedTuple):
-    """Finished rows over the whole width of a raster."""
-
-    row: int
-    """First row."""
-    values: Float32Array
-    """(band, rows, width); means something only where `valid`. It may be a view that the next `add` writes over."""
-    valid: BoolArray
-    """(rows, width) True where some window was valid."""
-
-
 @dataclass(frozen=True)
 class Tiling:
     """Windows, row by row, that together cover every pixel of a raster.
 
-    With an overlap, all windows have one size (smaller only if the raster is) and are spread evenly, so that
-    neighbours share `overlap` pixels or a few more. Without, they share none, and those at the far edges are cut.
+    With an overlap, all windows have the same size (smaller only if the raster is) and equal distances, so that
+    neighbours share at least `overlap` pixels. Without, windows at the far edges are smaller.
     """
 
     height: int
@@ -49,20 +37,22 @@ class Tiling:
     width: int
     """Columns of the raster."""
     size: int | tuple[int, int] = 128
-    """Pixels along a side of a window, or its rows and columns."""
+    """Side of a window in pixels, or its rows and columns."""
     overlap: int = 32
-    """Least number of pixels that neighbours share; less than the size."""
+    """Minimum number of pixels that neighbours share; less than the size."""
 
     def __post_init__(self) -> None:
-        """Refuse windows that cannot cover."""
+        """Check sizes and overlap."""
         if min(self.height, self.width, *self.shape) < 1:
             raise ValueError(f"raster {self.height} x {self.width}, window {self.shape}: all must be at least 1")
         if not 0 <= self.overlap < min(self.shape):
-            raise ValueError(f"overlap {self.overlap} of window {self.shape}: it must be from 0 to less than a side")
+            raise ValueError(
+                f"overlap {self.overlap} of window {self.shape}: must be at least 0 and less than both sides"
+            )
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns of a window that no edge cuts."""
+        """Rows and columns of a full window."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     @cached_property
@@ -77,14 +67,14 @@ class Tiling:
 
     @cached_property
     def tapers(self) -> tuple[list[Float32Array], list[Float32Array]]:
-        """(size,) float32 weights of each row and of each column of windows, over what it shares with its neighbours.
+        """(size,) float32 weights of each row and each column of windows, lower where neighbours overlap.
 
-        There is none at an edge of the raster. A window's weights are the product of its row's and its column's.
+        The weights of a window are the outer product of its row's and its column's weights.
         """
         return _tapers(self.rows), _tapers(self.cols)
 
     def __len__(self) -> int:
-        """How many windows there are."""
+        """Number of windows."""
         return len(self.rows) * len(self.cols)
 
     def __iter__(self) -> Iterator[Window]:
@@ -103,10 +93,10 @@ def _spans(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
 
 
 def taper(size: int, before: int, after: int) -> Float32Array:
-    """(size,) weights that rise over the first `before` pixels, fall over the last `after`, and are never zero.
+    """(size,) positive weights that rise over the first `before` pixels and fall over the last `after` pixels.
 
-    A raised cosine taken at pixel centres, sin²(π/2 · (i + ½)/n): the weights of two neighbours that share n pixels
-    sum to 1. An edge with 0 shared pixels keeps weight 1.
+    A raised cosine at pixel centres, sin²(π/2 · (i + ½)/n): the weights of two neighbours that share n pixels sum to 1.
+    An edge without shared pixels has weight 1.
     """
     weight = np.ones(size)
     if before:
@@ -117,6 +107,6 @@ def taper(size: int, before: int, after: int) -> Float32Array:
 
 
 def _tapers(spans: list[tuple[int, int]]) -> list[Float32Array]:
-    """One taper a span, over what it shares with its neighbours: none at either end of the raster."""
+    """One taper per span, over the pixels shared with its neighbours."""
     shared = [0, *(max(0, left[1] - right[0]) for left, right in pairwise(spans)), 0]
     return [taper(end - start, shared[i], shared[i + 1]) for i, (start, end) in enumerate(spans)]

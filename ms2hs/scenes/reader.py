@@ -15,9 +15,9 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ms2hs.arrays import BoolArray, Float32Array
-from ms2hs.raster.dataset import open_dataset, read_bands, read_inside, read_pixel_grid
+from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid, read_valid
 from ms2hs.raster.pixel_grid import PixelGrid
-from ms2hs.raster.resampling import Axis, Share, regrid, relate, share
+from ms2hs.raster.resampling import Axis, AxisWeights, axis_weights, regrid, relate
 from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.scene import Asset, Scene
 
@@ -42,7 +42,7 @@ class Layer:
         `row` and `col` count the file's pixels and lie inside it.
         """
         reflectance, valid = to_reflectance(self.rows_ahead.read(row, col), self.assets)
-        inside = read_inside(self.dataset, Window.from_slices(row, col))
+        inside = read_valid(self.dataset, Window.from_slices(row, col))
         if inside is not None:
             valid &= inside
         return _emptied(reflectance, valid), valid
@@ -180,7 +180,7 @@ class SceneReader:
         reflectance = np.zeros((len(self.scene.assets), height, width), np.float32)
         valid = np.ones((height, width), np.bool_)
         for layer in self._layers:
-            rows, cols = share(layer.rows, row, height), share(layer.cols, col, width)
+            rows, cols = axis_weights(layer.rows, row, height), axis_weights(layer.cols, col, width)
             if rows.begin == rows.end or cols.begin == cols.end:
                 valid[:] = False
                 break
@@ -197,7 +197,7 @@ class SceneReader:
                 reflectance[list(layer.index)] = values
         return _emptied(reflectance, valid), valid
 
-    def _usable(self, source: Layer, layer: Layer, rows: Share, cols: Share) -> BoolArray:
+    def _usable(self, source: Layer, layer: Layer, rows: AxisWeights, cols: AxisWeights) -> BoolArray:
         """(row, col) whether the quality layer is valid at the centres of some pixels of another layer."""
         kind = QUALITY_LAYERS[self.scene.quality_rule or ""]
         down, right = relate(layer.grid, source.grid, source.assets[0].name)

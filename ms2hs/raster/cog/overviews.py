@@ -1,28 +1,20 @@
-"""Overviews averaged from the blocks as they pass, so that no pixel has to be read again for them.
+"""Overviews averaged while the blocks of the full size pass, so that no pixel is read again."""
 
-Memory that a thread takes once and uses again: a new page costs more than what is done with its numbers.
-"""
-
-import math
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
 
-from ms2hs.arrays import BoolArray
+from ms2hs.arrays import BoolArray, DnArray
+from ms2hs.raster.cog.encoding import BLOCK, Encoding
+from ms2hs.raster.cog.scratch import scratch_array
 
-BLOCK = 256
-"""Pixels along a side of a block."""
 HALF = BLOCK // 2
-Numbers = NDArray[Any]
-_own = threading.local()
 
 
-class Place(NamedTuple):
-    """Where a block lies: its level (0: full size, each next one half of it), and its row and column of blocks."""
+class BlockIndex(NamedTuple):
+    """Position of a block: level (0 is the full size), row and column of blocks."""
 
     level: int
     row: int
@@ -31,16 +23,16 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Levels:
-    """The sizes of an image and of its overviews, each half as high and wide as the one before, rounded up."""
+    """Sizes of an image and its overviews; each level has half the rows and columns of the previous, rounded up."""
 
     height: int
     width: int
 
     @property
     def count(self) -> int:
-        """The image and as many overviews as bring the long side below a block."""
+        """Number of levels: the image, and overviews until the long side is shorter than a block."""
         count = 1
-        while -(-max(self.height, self.width) // 2 ** (count - 1)) >= BLOCK:
+        while max(self.shape(count - 1)) >= BLOCK:
             count += 1
         return count
 
@@ -53,74 +45,75 @@ class Levels:
         height, width = self.shape(level)
         return -(-height // BLOCK), -(-width // BLOCK)
 
-    def rows_completed(self, level: int, done: int) -> int:
-        """Rows of blocks of a level that the first `done` rows of blocks of the full size complete."""
-        return self.blocks(level)[0] if done == self.blocks(0)[0] else done >> level
+    def rows_completed(self, level: int, block_rows: int) -> int:
+        """Rows of blocks of a level that the first `block_rows` rows of full-size blocks complete."""
+        return self.blocks(level)[0] if block_rows == self.blocks(0)[0] else block_rows >> level
 
 
 class Pyramid:
-    """Takes the blocks of an image row by row, and gives them back with those of the overviews that they complete.
+    """Turns full-size blocks, row by row, into these blocks and the overview blocks that they complete.
 
-    It holds half a block's height of rows of each overview: what a row of blocks halves to is the upper half of a row
-    of blocks of the next level, and waits there for the lower. Bands do not meet: each may be added by another thread.
+    For each overview the pyramid keeps half a block of rows: an even row of blocks halves to the upper half of the next
+    level's blocks, which wait for the lower half. Bands are independent: threads may add different bands at once.
     """
 
-    def __init__(self, levels: Levels, bands: int, dtype: np.dtype[Any], nodata: float | None) -> None:
-        """Nothing has passed yet."""
+    def __init__(self, levels: Levels, bands: int, encoding: Encoding) -> None:
         self._levels = levels
-        self._nodata = nodata
-        above = range(1, levels.count)
-        self._upper = [np.empty((bands, HALF, levels.shape(level)[1]), dtype) for level in above]
-        self._left = [np.empty((bands, HALF, HALF), dtype) for _ in above]
+        self._encoding = encoding
+        overviews = range(1, levels.count)
+        self._upper = [np.empty((bands, HALF, levels.shape(level)[1]), encoding.dtype) for level in overviews]
+        self._left = [np.empty((bands, HALF, HALF), encoding.dtype) for _ in overviews]
 
-    def add(self, bands: slice, place: Place, blocks: Numbers) -> Iterator[tuple[Place, Numbers]]:
-        """The blocks with their far edges repeated over what lies outside of the image, and those that they complete.
+    def add(self, bands: slice, index: BlockIndex, blocks: DnArray) -> Iterator[tuple[BlockIndex, DnArray]]:
+        """The blocks, padded beyond the image with its edge pixels, then the overview blocks that they complete.
 
-        These are scratch, good until the next is asked for.
+        The arrays are scratch memory, valid until the next iteration.
 
         Parameters
         ----------
-        bands : the bands that they are of.
-        place : right of the one before of these bands, or first of the next row.
-        blocks : (band, BLOCK, BLOCK); what lies outside of the image may be anything, and is written over.
+        index : for each band, indices come in row-major order.
+        blocks : (band, BLOCK, BLOCK) of `bands`; pixels beyond the image may be anything and are overwritten.
         """
-        self._repeat_edges(place, blocks)
-        yield place, blocks
-        if place.level + 1 == self._levels.count:
+        self._pad(index, blocks)
+        yield index, blocks
+        if index.level + 1 == self._levels.count:
             return
-        whole = self._joined(bands, place, halve(blocks, self._nodata))
+        whole = self._join(bands, index, self._halve(blocks))
         if whole is not None:
-            yield from self.add(bands, Place(place.level + 1, place.row // 2, place.col // 2), whole)
+            yield from self.add(bands, BlockIndex(index.level + 1, index.row // 2, index.col // 2), whole)
 
-    def restore(self, bands: slice, place: Place, blocks: Numbers) -> None:
-        """Take up blocks of an upper row that went through another pyramid, the last row of their level there.
+    def restore(self, bands: slice, index: BlockIndex, blocks: DnArray) -> None:
+        """Add an even row of blocks from an earlier run again, without its output.
 
-        So a pyramid goes on where another was left, when it was given these of every level.
+        After the last even row of every level was restored, `add` continues where the earlier run stopped.
         """
-        self._joined(bands, place, halve(blocks, self._nodata))
+        self._join(bands, index, self._halve(blocks))
 
-    def _repeat_edges(self, place: Place, blocks: Numbers) -> None:
-        height, width = self._levels.shape(place.level)
-        rows, cols = height - place.row * BLOCK, width - place.col * BLOCK
+    def _halve(self, blocks: DnArray) -> DnArray:
+        return halve(blocks, self._encoding.nodata) if self._encoding.averages else blocks[..., ::2, ::2].copy()
+
+    def _pad(self, index: BlockIndex, blocks: DnArray) -> None:
+        height, width = self._levels.shape(index.level)
+        rows, cols = height - index.row * BLOCK, width - index.col * BLOCK
         if cols < BLOCK:
             blocks[..., cols:] = blocks[..., cols - 1 : cols]
         if rows < BLOCK:
             blocks[:, rows:] = blocks[:, rows - 1 : rows]
 
-    def _joined(self, bands: slice, place: Place, quarters: Numbers) -> Numbers | None:
-        """The blocks of the next level that these quarters complete; None where others have to come first."""
-        upper, left = self._upper[place.level][bands], self._left[place.level][bands]
-        rows, cols = self._levels.blocks(place.level)
-        is_lower, is_right = place.row % 2 == 1, place.col % 2 == 1
-        first = place.col // 2 * BLOCK
-        if not is_lower and place.row + 1 < rows:
-            room = upper[..., first + HALF * is_right :][..., :HALF]
-            room[:] = quarters[..., : room.shape[-1]]
+    def _join(self, bands: slice, index: BlockIndex, quarters: DnArray) -> DnArray | None:
+        """The next level's blocks that these quarters complete; None while other quarters are missing."""
+        upper, left = self._upper[index.level][bands], self._left[index.level][bands]
+        rows, cols = self._levels.blocks(index.level)
+        is_lower, is_right = index.row % 2 == 1, index.col % 2 == 1
+        first = index.col // 2 * BLOCK
+        if not is_lower and index.row + 1 < rows:
+            target = upper[..., first + HALF * is_right :][..., :HALF]
+            target[:] = quarters[..., : target.shape[-1]]
             return None
-        if not is_right and place.col + 1 < cols:
+        if not is_right and index.col + 1 < cols:
             left[:] = quarters
             return None
-        whole = reused("whole", (len(quarters), BLOCK, BLOCK), quarters.dtype)
+        whole = scratch_array("whole", (len(quarters), BLOCK, BLOCK), quarters.dtype)
         if is_lower:
             above = upper[..., first : first + BLOCK]
             whole[:, :HALF, : above.shape[-1]] = above
@@ -131,84 +124,71 @@ class Pyramid:
         return whole
 
 
-def halve(numbers: Numbers, nodata: float | None) -> Numbers:
-    """(..., half the rows, half the columns): the mean of the usable numbers in each 2 × 2, `nodata` without any.
+def halve(numbers: DnArray, nodata: float | None) -> DnArray:
+    """(..., half the rows, half the columns): mean of the valid numbers in each 2 × 2, `nodata` where none is valid.
 
     Means of integers are rounded to the nearest, halves upwards.
 
     Parameters
     ----------
     numbers : (..., row, col), rows and columns even, C-contiguous; integers of at most 32 bits, or floats.
-    nodata : the number that means none, NaN too; None where all are usable.
+    nodata : the number of invalid pixels, may be NaN; None: all are valid.
     """
-    unknown = _unknown(numbers, nodata)
-    if unknown is None or nodata is None:
+    invalid = _invalid(numbers, nodata)
+    if invalid is None or nodata is None:
         total = _sum_of_four(numbers, "total")
         if numbers.dtype.kind == "f":
             return (total / 4).astype(numbers.dtype)
         total += 2
         total >>= 2
         return total.astype(numbers.dtype)
-    exact = np.float32 if _is_narrow(numbers.dtype) else np.float64  # as sums of four, and far from other halves
-    missing = _sum_of_four(unknown.view(np.int8), "missing")
+    exact = np.float32 if _is_narrow(numbers.dtype) else np.float64  # holds sums of four and their halves exactly
+    missing = _sum_of_four(invalid.view(np.int8), "missing")
     if numbers.dtype.kind == "f":
-        mean = _sum_of_four(np.where(unknown, numbers.dtype.type(0), numbers), "total")
+        mean = _sum_of_four(np.where(invalid, numbers.dtype.type(0), numbers), "total")
     else:
         total = _sum_of_four(numbers, "total")
-        counted = reused("counted", total.shape, total.dtype)
-        total -= np.multiply(missing, total.dtype.type(nodata), out=counted, casting="unsafe")
-        mean = reused("mean", total.shape, exact)
+        nodata_sum = scratch_array("nodata sum", total.shape, total.dtype)
+        total -= np.multiply(missing, total.dtype.type(nodata), out=nodata_sum, casting="unsafe")
+        mean = scratch_array("mean", total.shape, exact)
         mean[:] = total
-    known = np.subtract(4, missing, out=reused("known", mean.shape, exact))
-    mean /= np.maximum(known, 1, out=known)
+    valid_count = np.subtract(4, missing, out=scratch_array("valid count", mean.shape, exact))
+    mean /= np.maximum(valid_count, 1, out=valid_count)
     if numbers.dtype.kind != "f":
         mean += exact(0.5)
         np.floor(mean, out=mean)
-    np.copyto(mean, exact(nodata), where=np.equal(missing, 4, out=reused("none", missing.shape, np.bool_)))
+    np.copyto(mean, exact(nodata), where=np.equal(missing, 4, out=scratch_array("none", missing.shape, np.bool_)))
     return mean.astype(numbers.dtype)
 
 
-def _unknown(numbers: Numbers, nodata: float | None) -> BoolArray | None:
-    """Where a number is none; None: nowhere, which is found soonest."""
+def _invalid(numbers: DnArray, nodata: float | None) -> BoolArray | None:
+    """Where a number is nodata; None if no number is, which the minimum and the maximum often show."""
     if nodata is None:
         return None
     if np.isnan(nodata):
         return None if not np.isnan(numbers.sum()) else np.isnan(numbers)
     if nodata < numbers.min() or nodata > numbers.max():
         return None
-    unknown: BoolArray = np.equal(numbers, nodata, out=reused("unknown", numbers.shape, np.bool_))
-    return unknown
+    invalid: BoolArray = np.equal(numbers, nodata, out=scratch_array("invalid", numbers.shape, np.bool_))
+    return invalid
 
 
 def _is_narrow(dtype: np.dtype[Any]) -> bool:
     return dtype.kind != "f" and dtype.itemsize <= 2
 
 
-def _sum_of_four(numbers: Numbers, use: str) -> Numbers:
-    """Sums of each 2 × 2, of a kind that holds them, of twice the bits or more, or double; in scratch of this use."""
+def _sum_of_four(numbers: DnArray, use: str) -> DnArray:
+    """Sums of each 2 × 2, in integers of twice the bits or more, or in double; in scratch memory of this `use`."""
     if _is_narrow(numbers.dtype):
-        # two neighbours as one number of twice the bits: whole registers at a time, not every other number
+        # Read two neighbours as one number of twice the bits: shifts work on whole registers, strides of two do not.
         bits = 8 * numbers.dtype.itemsize
         both = numbers.view(f"{numbers.dtype.kind}{2 * numbers.dtype.itemsize}")
-        pairs: Numbers = np.left_shift(both, bits, out=reused("pairs", both.shape, both.dtype))
+        pairs: DnArray = np.left_shift(both, bits, out=scratch_array("pairs", both.shape, both.dtype))
         pairs >>= bits
-        pairs += np.right_shift(both, bits, out=reused("seconds", both.shape, both.dtype))
+        pairs += np.right_shift(both, bits, out=scratch_array("seconds", both.shape, both.dtype))
     else:
         wide = np.float64 if numbers.dtype.kind == "f" else np.int64
         pairs = np.add(numbers[..., 0::2], numbers[..., 1::2], dtype=wide)
     upper, lower = pairs[..., 0::2, :], pairs[..., 1::2, :]
-    sums: Numbers = np.add(upper, lower, out=reused(use, upper.shape, pairs.dtype))
+    sums: DnArray = np.add(upper, lower, out=scratch_array(use, upper.shape, pairs.dtype))
     return sums
-
-
-def reused(use: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Room with anything in it, this thread's own, and only until it asks for the same use again.
-
-    It is held as long as the thread is, so for sizes that a task has, none that a scene has.
-    """
-    needed = math.prod(shape) * np.dtype(dtype).itemsize
-    held: NDArray[np.uint8] | None = getattr(_own, use, None)
-    if held is None or held.size < needed:
-        held = np.empty(needed, np.uint8)
-        setattr(_own, use, held)
-    return held[:needed].view(dtype).reshape(shape)

@@ -1,40 +1,49 @@
-"""What a cube's file says of its bands and its place: the tags of an image, as GDAL writes them."""
+"""TIFF tags that describe a cube: georeference, data type, bands, wavelengths. GDAL encodes them."""
 
-from typing import Any
+from typing import Any, Protocol
 
 from rasterio.enums import ColorInterp
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
 from ms2hs.arrays import FloatArray
-from ms2hs.raster.cog.encoding import Storage
-from ms2hs.raster.cog.overviews import BLOCK
-from ms2hs.raster.cog.tiff_ifd import Directory, read_directory, with_places_together
+from ms2hs.raster.cog.encoding import BLOCK, Encoding
+from ms2hs.raster.cog.tiff_ifd import Directory, read_directory, with_tile_interleave
 from ms2hs.raster.dataset import quietly
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM
 from ms2hs.spectra.spectral_grid import SpectralGrid, nearest_band
 
 
-def describe(grid: PixelGrid, spectral: SpectralGrid, tags: dict[str, str], storage: Storage) -> Directory:
-    """The directory of a cube's image, but for its size and blocks, taken from a file of one pixel.
+class BandLabels(Protocol):
+    """Names and tags of bands of which some have no wavelength, such as the quality band of a scene."""
+
+    def __len__(self) -> int:
+        """Number of bands."""
+
+    def write_to(self, file: Any) -> None:  # noqa: ANN401 - rasterio has no types
+        """Set descriptions, scales, colours and tags of all bands of an open rasterio dataset."""
+
+
+def image_directory(
+    grid: PixelGrid, bands: SpectralGrid | BandLabels, tags: dict[str, str], encoding: Encoding
+) -> Directory:
+    """The TIFF directory of a cube without size and blocks, read from a one-pixel file that GDAL writes.
 
     Parameters
     ----------
-    grid : its pixels.
-    spectral : its bands, in order.
-    tags : of the data set.
-    storage : how its numbers are stored.
+    bands : the bands in order, or what labels them.
+    tags : dataset tags.
     """
-    placed = {} if grid.transform == tuple(Affine.identity())[:6] else {"transform": Affine(*grid.transform)}
-    profile = placed | {
+    georeference = {} if grid.transform == tuple(Affine.identity())[:6] else {"transform": Affine(*grid.transform)}
+    profile = georeference | {
         "driver": "GTiff",
-        "count": len(spectral),
+        "count": len(bands),
         "height": 1,
         "width": 1,
         "crs": grid.crs,
-        "dtype": storage.dtype,
-        "nodata": storage.nodata,
+        "dtype": encoding.dtype,
+        "nodata": encoding.nodata,
         "BIGTIFF": "YES",
         "ENDIANNESS": "LITTLE",
         "INTERLEAVE": "BAND",
@@ -42,16 +51,20 @@ def describe(grid: PixelGrid, spectral: SpectralGrid, tags: dict[str, str], stor
         "BLOCKXSIZE": BLOCK,
         "BLOCKYSIZE": BLOCK,
         "COMPRESS": "ZSTD",
-        "PREDICTOR": storage.predictor,
+        "PREDICTOR": encoding.predictor,
         "SPARSE_OK": "TRUE",
     }
     with quietly(), MemoryFile() as memory:
         with memory.open(**profile) as file:
-            _describe_bands(file, spectral, tags, storage.scale)
-        return with_places_together(read_directory(memory.read()))
+            file.update_tags(**tags)
+            if isinstance(bands, SpectralGrid):
+                _label_spectral_bands(file, bands, encoding.scale)
+            else:
+                bands.write_to(file)
+        return with_tile_interleave(read_directory(memory.read()))
 
 
-def _describe_bands(file: Any, spectral: SpectralGrid, tags: dict[str, str], scale: float | None) -> None:  # noqa: ANN401 - rasterio has no types
+def _label_spectral_bands(file: Any, spectral: SpectralGrid, scale: float | None) -> None:  # noqa: ANN401 - rasterio has no types
     bands = range(1, len(spectral) + 1)
     if scale is not None:
         file.scales, file.offsets = [scale for _ in bands], [0.0 for _ in bands]
@@ -61,15 +74,15 @@ def _describe_bands(file: Any, spectral: SpectralGrid, tags: dict[str, str], sca
         file.set_band_description(i, f"{name} {centre:.1f} nm")
         micrometres = {"CENTRAL_WAVELENGTH_UM": f"{centre / 1000:.7g}", "FWHM_UM": f"{width / 1000:.7g}"}
         file.update_tags(i, ns="IMAGERY", **micrometres)
-    # ENVI's bad band list; copies by GDAL keep it only in the default domain
+    # bad band list of ENVI; GDAL copies it only from the default domain
     good = ", ".join("1" if is_good else "0" for is_good in spectral.good)
-    file.update_tags(**tags, bbl=f"{{{good}}}")
+    file.update_tags(bbl=f"{{{good}}}")
 
 
 def _colours(wavelength_nm: FloatArray) -> list[ColorInterp]:
-    found = [nearest_band(wavelength_nm, target, RGB_REACH_NM) for target in RGB_NM]
+    rgb = [nearest_band(wavelength_nm, colour_nm, RGB_REACH_NM) for colour_nm in RGB_NM]
     colours = [ColorInterp.undefined] * len(wavelength_nm)
-    if None not in found and len(set(found)) == len(found):
-        for band, colour in zip(found, (ColorInterp.red, ColorInterp.green, ColorInterp.blue), strict=True):
+    if None not in rgb and len(set(rgb)) == len(rgb):
+        for band, colour in zip(rgb, (ColorInterp.red, ColorInterp.green, ColorInterp.blue), strict=True):
             colours[band or 0] = colour
     return colours

@@ -1,0 +1,69 @@
+"""The interface that every output format of a cube implements."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from ms2hs.arrays import DnArray
+from ms2hs.raster.pixel_grid import PixelGrid
+from ms2hs.spectra.spectral_grid import SpectralGrid
+
+BlockFiller = Callable[[slice, slice, DnArray], None]
+"""Called with bands, columns and an array (band, row, col) of a row of blocks; writes the stored numbers into it."""
+
+
+class CubeWriter(Protocol):
+    """Writes the stored numbers of a cube from the top row to the last.
+
+    A context manager: leaving it without an error finishes the file; after an error no file with the final name exists.
+    """
+
+    path: Path
+    """The finished file."""
+
+    @property
+    def kept_rows(self) -> int:
+        """Rows that an interrupted writer of the same cube left in its working directory."""
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Thread-seconds by stage."""
+
+    def from_row(self, row: int) -> Self:
+        """Resume an interrupted run at `row`, at most `kept_rows`; returns the writer."""
+
+    def __enter__(self) -> Self:
+        """Create the working files."""
+
+    def write(self, row: int, values: DnArray) -> None:
+        """Append rows: (band, row, width) stored numbers; `row` is the first and follows the rows before."""
+
+    def write_blocks(self, row: int, rows: int, fill: BlockFiller) -> None:
+        """Append one row of blocks whose numbers `fill` computes, in the writer's threads."""
+
+    def wait(self) -> None:
+        """Return when all appended rows are on disk."""
+
+    def finish(self) -> None:
+        """Complete the file and rename it to `path`."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish unless that was done or an error was raised; close and remove the working files."""
+
+
+class CubeFormat(Protocol):
+    """Creates the writer of a format, for example `CogWriter`."""
+
+    def __call__(
+        self,
+        path: Path,
+        grid: PixelGrid,
+        bands: SpectralGrid,
+        tags: dict[str, str],
+        *,
+        home: Path | None = None,
+    ) -> CubeWriter:
+        """A writer of int16 reflectance; `home` is a working directory that survives an interruption."""
