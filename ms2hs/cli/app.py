@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 import tomllib
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -612,8 +612,8 @@ def evaluate(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         asked = (corpus, split, tuple(scene or ()), hidden, windows, size, seed)
         _complete(model or ["linear"], asked, as_json=as_json)
         return
-    from ms2hs.evaluation import scoreboard
     from ms2hs.evaluation.evaluator import EvaluationSettings
+    from ms2hs.evaluation.report import numbers, terminal
     from ms2hs.files import check_output
     from ms2hs.progress import progress_bar
 
@@ -631,33 +631,35 @@ def evaluate(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         found = evaluate_cube(cube, truth, settings)
     else:
         from ms2hs.datasets.pairs.pair_set import measured_pairs, simulated_pairs
-        from ms2hs.evaluation.evaluator import evaluate as score
+        from ms2hs.evaluation.evaluator import evaluate_pairs
 
         there = measured_pairs(pairs, split) if pairs else simulated_pairs(cast("Path", corpus), source, target, split)
         chosen = there.of_scenes(scene or [])
-        settings = replace(settings, title=chosen.title)
         with progress_bar(shown=not quiet, unit="scenes") as progress:
-            found = score(model or [], chosen.pairs, settings, chosen.left_out, progress)
+            found = evaluate_pairs(model or [], chosen, settings, progress)
     if as_json:
-        typer.echo(json.dumps(scoreboard.facts(found), indent=1))
+        typer.echo(json.dumps(numbers.facts(found), indent=1))
     else:
-        for line in scoreboard.lines_of(found):
-            typer.secho(line.text, fg="red" if line.loses else None)
+        terminal.print_evaluation(found)
     if report:
         write_report(found, report)
-        written = report, *scoreboard.write_numbers(found, report)
+        written = report, *numbers.write_numbers(found, report)
         typer.echo("\n".join(str(path) for path in written), err=as_json)
 
 
 def _complete(models: list[str], asked: tuple[Any, ...], *, as_json: bool) -> None:
-    """Print how models complete cubes; `asked` are the fields of a `Trial`."""
-    from ms2hs.evaluation.completion import Trial, compare, facts, table
+    """Print how models complete cubes; `asked` are the fields of `CompletionOptions`."""
+    from ms2hs.evaluation.completion import CompletionOptions, complete_cubes, facts
+    from ms2hs.evaluation.report.terminal import print_completion
 
-    trial = Trial(*asked)
-    if not 0 < trial.hidden < 1:
-        raise typer.BadParameter(f"{trial.hidden} is no share; above 0 and below 1 is needed. Write --hidden 0.75.")
-    rows = compare(models, trial)
-    typer.echo(json.dumps(facts(rows), indent=1) if as_json else table(rows))
+    options = CompletionOptions(*asked)
+    if not 0 < options.hidden < 1:
+        raise typer.BadParameter(f"{options.hidden} is no share; above 0 and below 1 is needed. Write --hidden 0.75.")
+    rows = complete_cubes(models, options)
+    if as_json:
+        typer.echo(json.dumps(facts(rows), indent=1))
+    else:
+        print_completion(rows)
 
 
 @app.command()
