@@ -1,7 +1,7 @@
 """METRICS: every number that an evaluation reports about a method.
 
 The text tables, the HTML page, the CSV columns and the JSON keys are generated from this table. To add a metric, write
-a function of an `Accumulator` (the formulas are in `spectra.metrics`) and add one line to `_METRICS`.
+a function of an `Accumulator` (the formulas are in `spectra.metrics`) and add one line to `METRICS`.
 Metrics are computed per scene; the mean over scenes, each with the same weight, is what a method is judged by.
 """
 
@@ -65,7 +65,9 @@ def _coverage(sums: Accumulator, level: float) -> float:
 
 def _depth(nm: int) -> Metric:
     row = list(FEATURES_NM).index(nm)
-    definition = "RMSE of 1 - R(centre) / R(line between the shoulders); so are the other depths" if row == 0 else ""
+    definition = (
+        "RMSE of 1 - R(centre) / R(line between the shoulders), and likewise the other depths" if row == 0 else ""
+    )
     return Metric(
         f"depth_{nm}", f"depth {nm}", "nm", lambda sums: math.sqrt(ratio(*sums.depth_sums[row])), DEPTH,
         definition=definition,
@@ -83,7 +85,7 @@ def _median(values: np.ndarray) -> float:
 
 
 # fmt: off
-_METRICS = (
+METRICS: dict[str, Metric] = {metric.key: metric for metric in (
     Metric("mse", "MSE", "1e-4", lambda sums: sums.mse(), SQUARED, 3, 1e4, has_interval=True,
            definition="over all bands, in units of 1e-4; MSE and SSIM as in Table 2 of arXiv 2502.19451"),
     Metric("masked_mse", "MSE masked", "1e-4", lambda sums: sums.mse(~sums.bands.measured), SQUARED, 3, 1e4,
@@ -112,10 +114,9 @@ _METRICS = (
     Metric("seconds", "Time", "s/Mpx", lambda sums: 1e6 * ratio(*sums.time), ERROR, 2, better="none",
            definition="for a million pixels, on this machine"),
     *(_depth(nm) for nm in FEATURES_NM),
-)
-# fmt: on
-METRICS: dict[str, Metric] = {metric.key: metric for metric in _METRICS}
+)}
 """By key, in the order of the CSV columns."""
+# fmt: on
 
 
 def scores_of(sums: Accumulator) -> Scores:
