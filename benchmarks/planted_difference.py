@@ -61,7 +61,7 @@ def write(folder: Path, pairs: Sequence[SimulatedPair], gain: float, offset: flo
 def rmse_of(models: Sequence[str], pairs: Sequence[Pair], prior: str) -> list[float]:
     """RMSE of each model, mean over scenes."""
     found = evaluate(models, pairs, EvaluationSettings(prior=prior))
-    return [row.overall.rmse for row in found.rows if row.kind == "model"]
+    return [row.overall["rmse"] for row in found.rows if row.kind == "model"]
 
 
 def main() -> None:

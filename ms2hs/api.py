@@ -274,11 +274,11 @@ def evaluate(
 
     if (pairs is None) == (corpus is None):
         raise ValueError("give either pairs or corpus")
-    chosen = (
+    pair_set = (
         simulated_pairs(Path(corpus), source, target, split) if corpus else measured_pairs(Path(pairs or ""), split)
-    ).of_scenes(scenes)
-    settings = evaluator.EvaluationSettings(prior, windows, seed, title=chosen.title)
-    return evaluator.evaluate(models, chosen.pairs, settings, chosen.left_out, progress)
+    )
+    settings = evaluator.EvaluationSettings(prior, windows, seed)
+    return evaluator.evaluate_pairs(models, pair_set.of_scenes(scenes), settings, progress)
 
 
 def spectrum(cube: str | Path, lon: float, lat: float) -> "xr.DataArray":
