@@ -25,8 +25,8 @@ from ms2hs.training.engine.loop import FitSettings
 from ms2hs.training.finetuning import Finetuning, finetune
 
 SPLITS = {
-    "test": ("jasper_ridge_aviris", "salton_sea_aviris", "sjer_neon"),
-    "val": ("bavaria_hyspex", "osbs_mlbs_neon_plots", "urban_hydice"),
+    "test": ("jasper_ridge", "salton_sea", "sjer"),
+    "val": ("bavaria", "osbs_mlbs", "urban_texas"),
 }
 # Plots of fewer pixels a side are no windows, and so many plots of a scene are enough.
 SMALLEST, MOST = 10, 10

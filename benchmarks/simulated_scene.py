@@ -27,7 +27,7 @@ from rasterio import Affine
 
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions
-from ms2hs.datasets.cubes.spectra_npz import reach, read_corpora
+from ms2hs.datasets.cubes.spectra_npz import reach, read_spectra_folder
 from ms2hs.datasets.simulation.materials import DARKEST, FINE_NM, Spectra, spectra_of
 from ms2hs.datasets.simulation.sensor_errors import SensorErrors, disturb
 from ms2hs.datasets.simulation.synthetic_scenes import simulate
@@ -103,8 +103,8 @@ def unseen_spectra(data: Path, weights: Sequence[Weights]) -> tuple[Spectra, NDA
     names = sorted(set.intersection(*left_out))
     points = [
         interpolate_known(corpus.reflectance, corpus.wavelength_nm, FINE_NM)
-        for corpus in read_corpora(data)
-        if corpus.family in names and not corpus.is_library
+        for corpus in read_spectra_folder(data)
+        if corpus.place in names and not corpus.is_library
     ]
     # of several files of a scene, the ones that reach as far as the first
     known = np.isfinite(points[0]).mean(axis=0) > 0.5 if points else np.zeros(len(FINE_NM), bool)

@@ -22,8 +22,8 @@ from ms2hs.datasets.cubes.enmap import open_enmap
 from ms2hs.datasets.cubes.plausibility import reflectance_of, usable_bands
 from ms2hs.datasets.cubes.raster_cube import RasterCube
 from ms2hs.datasets.cubes.registry import hold_out, open_cubes
-from ms2hs.datasets.cubes.shards import numbers_of, open_shards, reflectance_from, write_shard
-from ms2hs.datasets.cubes.spectra_npz import read_corpus
+from ms2hs.datasets.cubes.shards import decode, encode, write_shard
+from ms2hs.datasets.cubes.spectra_npz import read_spectra
 from ms2hs.errors import DataError, Ms2hsError, UnknownName
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import grid_of
@@ -100,7 +100,7 @@ def test_hyspecnet_splits_name_arrays_that_are_not_shipped(tmp_path):
     (val,) = open_cubes(folder, "hard/val")
     assert train.name == f"{TILE}-Y00010128_X00010128"
     assert val.name == f"{TILE}-Y01380265_X04330560"
-    with pytest.raises(DataError, match=r"no split 'train'; there are easy/test, easy/train, .*hard/val"):
+    with pytest.raises(DataError, match=r"no split 'train'; known: easy/test, easy/train, .*hard/val"):
         open_cubes(folder, "train")
 
 
@@ -108,7 +108,7 @@ def test_patches_that_miss_are_one_message(tmp_path):
     folder = make_hyspecnet(tmp_path, tiles=(TILE, TILE.replace("_001_", "_002_")))
     listing = folder / "splits" / "easy" / "train.csv"
     listing.write_text("a/a-1/a-1-DATA.npy\na/a-2/a-2-DATA.npy\n" + listing.read_text())
-    with pytest.raises(DataError, match=r"train\.csv: 2 of its 3 cubes are not there \(the first: a-1\)"):
+    with pytest.raises(DataError, match=r"2 of 3 cubes in splits/easy/train\.csv are missing \(the first: a-1\)"):
         open_cubes(folder, "easy/train")
     for path in list(folder.rglob("*X00010128-SPECTRAL_IMAGE.TIF")):
         path.unlink()
@@ -306,7 +306,7 @@ def test_emit_reads_no_more_than_the_window(granule, read):
 def test_emit_is_orthorectified_in_blocks(granule, read, monkeypatch):
     cube = open_emit(granule[0], ortho=True)
     at_once = whole(cube)
-    monkeypatch.setattr(emit, "BLOCK", 8)
+    monkeypatch.setattr(emit, "ORTHO_BLOCK", 8)
     read.clear()
     np.testing.assert_array_equal(whole(cube), at_once)
     # The sensor's box around a turned square of 8 pixels is at most 8 (cos 30 + sin 30) = 11 wide, and rounding.
@@ -484,7 +484,7 @@ def test_geotiffs_with_wavelengths_in_any_order(tmp_path):
     ("make", "said"),
     [
         (lambda _: None, r"is empty; known: shards .*HySpecNet.*EMIT.*Give another folder"),
-        (lambda folder: (folder / "notes.txt").write_text("-"), "holds no cubes of a known layout"),
+        (lambda folder: (folder / "notes.txt").write_text("-"), "holds no cubes of a known format"),
         (
             lambda folder: [write_raster(folder / f"{n}.tif", stored(n)) for n in (202, 224)],
             "2 of 2 rasters have no wavelengths, and 202, 224 bands",
@@ -493,7 +493,7 @@ def test_geotiffs_with_wavelengths_in_any_order(tmp_path):
             lambda folder: write_raster(
                 folder / "a.tif", stored(2), tags={"MS2HS_SYNTHETIC": "YES"}, band_tags=wavelength_tags([500, 600])
             ),
-            "conversion's result, not a measurement",
+            "output of a conversion, not a measurement",
         ),
         (
             lambda folder: write_raster(
@@ -523,7 +523,7 @@ def test_a_folder_that_is_not_there_and_splits_that_are_not(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         open_cubes(tmp_path / "nowhere")
     write_raster(tmp_path / "a.tif", stored(2), band_tags=wavelength_tags([500, 600]))
-    with pytest.raises(DataError, match=r"no split 'train'; there are none \(no splits/\*\.csv\)"):
+    with pytest.raises(DataError, match=r"no split 'train'; known: none \(no splits/\*\.csv\)"):
         open_cubes(tmp_path, "train")
 
 
@@ -543,19 +543,19 @@ def test_plots_of_an_archive_are_cubes_of_one_scene(tmp_path):
     cube = np.random.default_rng(0).uniform(0.1, 0.4, (3, 4, 5, 4))
     good = np.array([True, True, True, False])
     path = write_cube(tmp_path / "plots.npz", wavelength, cube, good=good)
-    write_cube(tmp_path / "berlin_hymap.npz", wavelength, cube[0], fwhm_nm=np.array([7.0, 5, 6, 14]))
+    write_cube(tmp_path / "berlin_hymap.npz", wavelength, cube[0], fwhm_nm=np.array([7.0, 5, 6, 14]), place="berlin")
     np.savez(tmp_path / "library.npz", wavelength_nm=wavelength, reflectance=cube[0, 0])
     cubes = open_cubes(tmp_path)
     assert [cube.name for cube in cubes] == ["berlin_hymap", "plots/0000", "plots/0001", "plots/0002"]
     assert [cube.scene for cube in cubes] == ["berlin", "plots", "plots", "plots"]
     np.testing.assert_array_equal(cubes[0].grid.fwhm_nm, [5, 6, 7, 14])
-    truth = read_corpus(path).reflectance.reshape(3, 4, 5, 3)
+    truth = read_spectra(path).reflectance.reshape(3, 4, 5, 3)
     np.testing.assert_array_equal(whole(cubes[2]), np.moveaxis(truth[1], -1, 0))
 
 
 def test_every_real_archive_opens_and_reads_as_its_corpus(real_data):
     names = set()
-    read = cache(read_corpus)
+    read = cache(read_spectra)
     for cube in open_cubes(real_data):
         corpus = read(cube.path)
         np.testing.assert_array_equal(cube.grid.wavelength_nm, corpus.wavelength_nm)
@@ -586,14 +586,14 @@ def test_shards_give_back_what_was_packed(tmp_path):
     assert [cube.scene for cube in cubes] == ["scene0", "scene0", "scene1"]
     np.testing.assert_array_equal(cubes[0].grid.fwhm_nm, [5, 6, 9])
     for cube, packed in zip(cubes, dn, strict=True):
-        np.testing.assert_array_equal(numbers_of(whole(cube)), packed)
+        np.testing.assert_array_equal(encode(whole(cube)), packed)
     assert np.isnan(whole(cubes[0])[:, 1, 1]).all()
 
 
 @given(st.lists(st.floats(-3, 3, width=32) | st.just(np.nan), min_size=1, max_size=20))
 def test_numbers_of_a_shard_are_within_half_a_step(values):
     values = np.array(values, np.float32)
-    np.testing.assert_allclose(reflectance_from(numbers_of(values)), values, atol=5.1e-5)
+    np.testing.assert_allclose(decode(encode(values)), values, atol=5.1e-5)
 
 
 def test_shards_that_cannot_be_read_are_said(tmp_path):
@@ -616,7 +616,7 @@ def test_shards_that_cannot_be_read_are_said(tmp_path):
     for said, damage in broken.items():
         damage()
         with pytest.raises(DataError, match=rf"shard-00000\.safetensors: .*{said}"):
-            open_shards(tmp_path)
+            open_cubes(tmp_path)
 
 
 # What holds for every layout
@@ -671,7 +671,8 @@ def test_shards_and_archives_need_neither_rasterio_nor_h5py(tmp_path):
     make_shard(tmp_path / "shard-00000.safetensors")
     code = (
         "import sys; from pathlib import Path; sys.modules['rasterio'] = sys.modules['h5py'] = None\n"
-        f"from ms2hs.data.cubes import open_cubes\nprint(open_cubes(Path({str(tmp_path)!r}))[0].read(0, 0, 4, 5).shape)"
+        "from ms2hs.datasets.cubes.registry import open_cubes\n"
+        f"print(open_cubes(Path({str(tmp_path)!r}))[0].read(0, 0, 4, 5).shape)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "(3, 4, 5)"

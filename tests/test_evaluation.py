@@ -509,7 +509,7 @@ def test_lines_that_lose_are_marked(corpus, worse):
 def test_real_cubes_are_made_best_by_the_prior(real_data):
     # it was estimated from these scenes among others: this says that the numbers make sense, not how good it is
     target = load_sensor("enmap").grid
-    chosen = [cube for cube in _cubes(real_data) if cube.scene in {"sjer_neon", "franschhoek_airborne_3x3"}]
+    chosen = [cube for cube in _cubes(real_data) if cube.scene in {"sjer", "franschhoek"}]
     pairs = [SimulatedPair(cube, "sentinel2a", target) for cube in chosen]
     found = evaluate(["linear"], pairs, EvaluationSettings(windows=8))
     best = row_of(found, "prior")

@@ -94,7 +94,7 @@ def test_shards_are_replaced_only_when_asked_and_all_of_them(tmp_path):
     make_corpus(tmp_path / "corpus")
     shards = tmp_path / "shards"
     many = prepare(tmp_path / "corpus", shards, window=4).paths
-    with pytest.raises(OutputError, match=f"has {len(many)} .safetensors files; they are replaced only when asked"):
+    with pytest.raises(OutputError, match=f"has {len(many)} .safetensors files. Use --overwrite to replace them"):
         prepare(tmp_path / "corpus", shards)
     for path in list((tmp_path / "corpus" / "site0").iterdir()):
         path.unlink()
@@ -119,7 +119,7 @@ def test_places_that_cannot_be_written_are_said_before_work_starts(tmp_path):
     make_corpus(tmp_path / "corpus")
     (tmp_path / "file").write_text("-")
     for output in (tmp_path / "file", tmp_path / "no" / "where"):
-        with pytest.raises(OutputError, match="not a directory that can be made"):
+        with pytest.raises(OutputError, match="cannot create this directory; its parent must exist"):
             prepare(tmp_path / "corpus", output)
     with pytest.raises(ValueError, match="below 1"):
         prepare(tmp_path / "corpus", tmp_path / "shards", window=0)

@@ -7,7 +7,7 @@ import pytest
 from conftest import write_raster
 from sites import CRS, Site, make_emit, make_enmap, make_hls, make_hyspecnet, make_safe, make_sentinel2_tif
 
-from ms2hs.datasets.cubes.georeferenced import open_placed
+from ms2hs.datasets.cubes.georeferenced import open_georeferenced
 from ms2hs.datasets.pairs import overlap_cutting
 from ms2hs.datasets.pairs.overlap_cutting import _starts
 from ms2hs.datasets.pairs.pair_types import open_pairs
@@ -201,7 +201,7 @@ def test_the_day_of_an_enmap_product_without_one_in_its_name(tmp_path):
     when = "<base><temporalCoverage><startTime>2024-06-02T10:45:26.1Z</startTime></temporalCoverage></base>"
     metadata.write_text(metadata.read_text().replace("<level_X>", f"<level_X>{when}"))
     for path in (tmp_path, metadata, tmp_path / "ENMAP_L2A_cut-SPECTRAL_IMAGE.TIF"):
-        ((cube,), left_out) = open_placed(path)
+        ((cube,), left_out) = open_georeferenced(path)
         assert cube.day.isoformat() == "2024-06-02"
         assert len(cube.flags) == 1
         assert not left_out
@@ -235,12 +235,12 @@ def test_cubes_without_a_place_or_a_day_are_left_out(world, tmp_path):
     scenes = [world / "ms"]
     np.savez(tmp_path / "unplaced_20240601.npz", dn=np.arange(48, dtype=np.int16).reshape(4, 4, 3), scale=1e-4,
              nodata=-1, wavelength_nm=np.array([500.0, 510, 520]))  # fmt: skip
-    with pytest.raises(NothingFound, match="does not say where its pixels lie"):
+    with pytest.raises(NothingFound, match="the file has no georeference"):
         pair([tmp_path], scenes, tmp_path / "out", SMALL)
     tags = [{"wavelength": str(nm), "wavelength_units": "nm"} for nm in (640, 660, 680)]
     dn = np.random.default_rng(0).integers(1000, 3000, (3, 30, 30)).astype(np.int16)
     path = write_raster(tmp_path / "a" / "flight.tif", dn, 30, band_tags={"": tags})
-    with pytest.raises(NothingFound, match=r"flight: its day is not known; a date"):
+    with pytest.raises(NothingFound, match=r"flight: no acquisition date; a date"):
         pair([path], scenes, tmp_path / "out", SMALL)
     write_raster(path, dn, 30, band_tags={"": tags}, tags={"acquisition_time": "2024-06-02"}, crs=None)
     with pytest.raises(NothingFound, match="no coordinate reference system"):

@@ -678,7 +678,7 @@ def prepare(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     if not quiet:
         told = f"{packed.windows} windows in {len(packed.paths)} shards"
         typer.echo(
-            f"{told}; {packed.left_out} with less than {packing.FEWEST_KNOWN:.0%} known pixels left out", err=True
+            f"{told}; {packed.left_out} with less than {packing.MIN_KNOWN_SHARE:.0%} known pixels left out", err=True
         )
     typer.echo("\n".join(str(path) for path in packed.paths))
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray
-from ms2hs.datasets.cubes.georeferenced import PlacedCube
+from ms2hs.datasets.cubes.georeferenced import GeoreferencedCube
 from ms2hs.datasets.pairs.warping import overlap
 from ms2hs.errors import Ms2hsError, SceneError
 from ms2hs.raster.dataset import open_dataset
@@ -34,7 +34,7 @@ class DatedScene:
 class MatchedPair:
     """A product and a scene that overlap, taken within a few days of each other."""
 
-    cube: PlacedCube
+    cube: GeoreferencedCube
     dated: DatedScene
     location: str
     """Products that overlap, or are of one scene, are of one location: no split may part it."""
@@ -89,10 +89,10 @@ def _dated(path: Path, dn_offset: float | None) -> DatedScene:
 
 
 def find_matches(
-    cubes: Sequence[PlacedCube], scenes: Sequence[DatedScene], days: int, left_out: dict[str, str]
+    cubes: Sequence[GeoreferencedCube], scenes: Sequence[DatedScene], days: int, left_out: dict[str, str]
 ) -> list[MatchedPair]:
     """Products and scenes that overlap, at most `days` apart; why those without a partner are `left_out` is added."""
-    boxes, covers = _boxes([cube.place for cube in cubes]), _boxes([dated.scene.grid for dated in scenes])
+    boxes, covers = _boxes([cube.pixel_grid for cube in cubes]), _boxes([dated.scene.grid for dated in scenes])
     apart = np.array([[(dated.day - cube.day).days for dated in scenes] for cube in cubes], int)
     apart = apart.reshape(len(cubes), len(scenes))
     together = np.array([_overlapping(covers, box) for box in boxes], bool).reshape(apart.shape)
@@ -106,7 +106,7 @@ def find_matches(
     locations = dict(zip(used, _locations([cubes[i] for i in used], boxes[used]), strict=True))
     couples = []
     for i, j in zip(*(part.tolist() for part in np.nonzero(chosen)), strict=True):
-        part = overlap(cubes[i].place, scenes[j].scene.grid)
+        part = overlap(cubes[i].pixel_grid, scenes[j].scene.grid)
         couples.append(MatchedPair(cubes[i], scenes[j], f"L{locations[i]:03d}", part[2] if part else 0))
     return couples
 
@@ -132,7 +132,7 @@ def _overlapping(boxes: NDArray[np.float64], box: NDArray[np.float64]) -> BoolAr
     return np.asarray((boxes[:, :2] < box[2:]).all(axis=1) & (boxes[:, 2:] > box[:2]).all(axis=1))
 
 
-def _locations(cubes: Sequence[PlacedCube], boxes: NDArray[np.float64]) -> list[int]:
+def _locations(cubes: Sequence[GeoreferencedCube], boxes: NDArray[np.float64]) -> list[int]:
     """(cube,) numbers, from 1: cubes that overlap, or are of one scene, are of one location, and so on from each."""
     _, scene = np.unique([cube.cube.scene for cube in cubes], return_inverse=True)
     number = np.zeros(len(cubes), int)

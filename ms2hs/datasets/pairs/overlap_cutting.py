@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array
-from ms2hs.datasets.cubes.georeferenced import PlacedCube
+from ms2hs.datasets.cubes.georeferenced import GeoreferencedCube
 from ms2hs.datasets.cubes.spectra_npz import reach, view_matrix
 from ms2hs.datasets.pairs.coregistration import Shift, shift_between
 from ms2hs.datasets.pairs.pair_types import seen_through
@@ -70,7 +70,7 @@ class Probe:
 class Overlap:
     """The part of a cube that a scene covers, read window by window on the cube's pixels."""
 
-    def __init__(self, cube: PlacedCube, reader: SceneReader) -> None:
+    def __init__(self, cube: GeoreferencedCube, reader: SceneReader) -> None:
         """Nothing is read yet.
 
         Parameters
@@ -86,7 +86,7 @@ class Overlap:
         self.source = reader.scene.spectral
         self.shift = (0.0, 0.0)
         """By how much the scene is moved, in pixels of the cube: down, and to the right."""
-        part = overlap(cube.place, reader.grid)
+        part = overlap(cube.pixel_grid, reader.grid)
         own = cube.cube.grid.wavelength_nm
         self.reached = reach(own, self.source)
         if part is None or not self.reached.any():
@@ -111,11 +111,11 @@ class Overlap:
         truth = self.cube.read(window.row, window.col, window.height, window.width)
         known = np.isfinite(truth).mean(axis=0) >= LEAST_BANDS
         measured, valid = self._measured(window)
-        place = self.cube.place.crop(window.row, window.col, window.height, window.width)
+        place = self.cube.pixel_grid.crop(window.row, window.col, window.height, window.width)
         return Cut(place, self.source, measured, self.cube.cube.grid, truth, valid & known)
 
     def _measured(self, window: Window) -> tuple[Float32Array, BoolArray]:
-        place = self.cube.place.crop(window.row, window.col, window.height, window.width)
+        place = self.cube.pixel_grid.crop(window.row, window.col, window.height, window.width)
         return read_onto(self.reader, displaced(place, -self.shift[0], -self.shift[1]))
 
     def expected(self, truth: Float32Array) -> Float32Array:

@@ -69,7 +69,7 @@ class Match:
                 f"warning: looks like an offset that {cause}: {constant:+.3f} in every band ({scene.offset_rule}); "
                 f"give --dn-offset {remedy:.0f}"
             )
-        if is_finer(self.couple.cube.place, scene.grid):
+        if is_finer(self.couple.cube.pixel_grid, scene.grid):
             notes.append("the product's pixels are finer than the scene's, which is interpolated between them")
         if self.registration.residual > LARGE_RESIDUAL:
             notes.append(f"warning: {self.registration.residual:.2f} pixels of shift are left after the correction")

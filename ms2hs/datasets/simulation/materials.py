@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.arrays import Float32Array, FloatArray
-from ms2hs.datasets.cubes.spectra_npz import Corpus, read_corpora
+from ms2hs.datasets.cubes.spectra_npz import SpectraFile, read_spectra_folder
 from ms2hs.datasets.simulation.spectra_mixing import CANOPY_WAVELENGTH_NM, simulate_canopies
 from ms2hs.errors import DataError
 from ms2hs.models.moments import expect, moments_of, pool, scale_of, start
@@ -130,7 +130,7 @@ def spectra_of_folder(folder: Path, rng: np.random.Generator, leave_out: Collect
     ------
     DataError : the folder has no cubes or spectra, or one cannot be read; or prosail is not installed.
     """
-    kept = [corpus for corpus in read_corpora(folder) if corpus.family not in leave_out]
+    kept = [corpus for corpus in read_spectra_folder(folder) if corpus.place not in leave_out]
     libraries = [corpus for corpus in kept if corpus.is_library and corpus.name not in LEFT_OUT]
     scenes = [corpus for corpus in kept if not corpus.is_library]
     parts = [_library_part(libraries), *(_scene_part(scene, scenes, rng) for scene in scenes)]
@@ -150,7 +150,7 @@ def spectra_of_folder(folder: Path, rng: np.random.Generator, leave_out: Collect
 Part = tuple[Float32Array, FloatArray, NDArray[np.str_]]
 
 
-def _library_part(libraries: Sequence[Corpus]) -> Part:
+def _library_part(libraries: Sequence[SpectraFile]) -> Part:
     """Spectra of libraries, their weights, `LIBRARIES` together, and classes."""
     if not libraries:
         return np.empty((0, len(FINE_NM)), np.float32), np.empty(0), np.empty(0, "U1")
@@ -161,11 +161,11 @@ def _library_part(libraries: Sequence[Corpus]) -> Part:
     return points, weights * (LIBRARIES / max(weights.sum(), 1e-9)), classes
 
 
-def _scene_part(scene: Corpus, scenes: Sequence[Corpus], rng: np.random.Generator) -> Part:
+def _scene_part(scene: SpectraFile, scenes: Sequence[SpectraFile], rng: np.random.Generator) -> Part:
     """Some pixels of a scene, their weights, 1 together for a family, and the classes that they look like."""
     chosen = rng.permutation(len(scene.reflectance))[:SCENE_PIXELS]
     points = interpolate_known(scene.reflectance[chosen], scene.wavelength_nm, FINE_NM)
-    siblings = sum(other.family == scene.family for other in scenes)
+    siblings = sum(other.place == scene.place for other in scenes)
     return points, np.full(len(chosen), 1 / (siblings * len(chosen))), kinds_of(points, grid_of(FINE_NM))
 
 
@@ -192,7 +192,7 @@ def balance(classes: NDArray[np.str_], files: NDArray[np.str_]) -> FloatArray:
 
 
 def canopies_over(
-    libraries: Sequence[Corpus], wavelength_nm: FloatArray, count: int, rng: np.random.Generator
+    libraries: Sequence[SpectraFile], wavelength_nm: FloatArray, count: int, rng: np.random.Generator
 ) -> Float32Array:
     """(canopy, wavelength) over the soils of the libraries, at most 100 of each; none where there is no soil.
 
