@@ -80,7 +80,7 @@ def test_unlike_images_do_not_correlate():
 
 
 def test_images_of_two_shapes_are_a_mistake():
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match=r"one \(row, col\) shape"):
         shift_between(np.zeros((9, 9)), np.zeros((9, 8)))
 
 

@@ -352,11 +352,11 @@ def _cubes(corpus):
 def test_the_command_scores_pairs_of_a_folder(pairs, ms2hs, monkeypatch, tmp_path):
     asked = []
 
-    def open_pairs(folder, split):
+    def open_usable(folder, split):
         asked.append((folder, split))
-        return SimpleNamespace(pairs=pairs, left_out={"lonely": "no partner"})
+        return pairs, {"lonely": "no partner"}
 
-    monkeypatch.setattr(pair_set, "open_pairs", open_pairs)
+    monkeypatch.setattr(pair_set, "_open_usable", open_usable)
     code, out, err = ms2hs("evaluate", "--pairs", tmp_path, "--split", "test")
     assert (code, err) == (0, "")
     assert asked == [(tmp_path, "test")]
@@ -366,7 +366,7 @@ def test_the_command_scores_pairs_of_a_folder(pairs, ms2hs, monkeypatch, tmp_pat
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits" / "train.csv").write_text("cube 0\n")
     _, out, _ = ms2hs("evaluate", "--pairs", tmp_path)
-    assert out.startswith(f"pairs of {tmp_path}, those of splits/train.csv too\n")
+    assert out.startswith(f"pairs of {tmp_path}, the training split included\n")
     code, _, err = ms2hs("evaluate", "--pairs", tmp_path, "--scene", "scene 9")
     assert_clear(code, err, "unknown scene 'scene 9'; known: scene 0")
 

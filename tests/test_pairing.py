@@ -10,9 +10,9 @@ from sites import CRS, Site, make_emit, make_enmap, make_hls, make_hyspecnet, ma
 from ms2hs.datasets.cubes.georeferenced import open_georeferenced
 from ms2hs.datasets.pairs import overlap_cutting
 from ms2hs.datasets.pairs.overlap_cutting import _starts
-from ms2hs.datasets.pairs.pair_types import open_pairs
+from ms2hs.datasets.pairs.pair_set import open_pairs
 from ms2hs.datasets.pairs.pairing import PairOptions, facts, pair
-from ms2hs.datasets.pairs.radiometric_check import agreement_of
+from ms2hs.datasets.pairs.radiometric_check import compare_bands
 from ms2hs.datasets.pairs.warping import is_finer
 from ms2hs.datasets.pairs.writer import split_locations
 from ms2hs.errors import DataError, NothingFound, OutputError, SceneError
@@ -50,13 +50,13 @@ def paired(world, calls):
 
 
 def by_sensor(paired):
-    return {match.couple.dated.scene.source: match for match in paired.matches}
+    return {match.match.dated.scene.source: match for match in paired.matches}
 
 
 def test_the_right_ones_are_found_and_the_late_and_the_cloudy_are_not(paired):
-    couples = [(match.couple.cube.name[:7], match.couple.dated.scene.id[:8]) for match in paired.matches]
-    assert couples == [("001_202", "HLS.S30."), ("ENMAP01", "S2B_MSIL")]
-    assert [match.couple.days_apart for match in paired.matches] == [-1, -1]
+    found = [(match.match.cube.name[:7], match.match.dated.scene.id[:8]) for match in paired.matches]
+    assert found == [("001_202", "HLS.S30."), ("ENMAP01", "S2B_MSIL")]
+    assert [match.match.days_apart for match in paired.matches] == [-1, -1]
     late, cloudy = (next(name for name in paired.left_out if part in name) for part in ("20240620", "2024153"))
     assert "18 days away; at most 3 are allowed" in paired.left_out[late]
     assert "less than 80% valid pixels (the best 0%)" in paired.left_out[cloudy]
@@ -105,7 +105,7 @@ def test_locations_are_split_not_windows(paired):
     train, test = (open_pairs(paired.output, split).pairs for split in ("train", "test"))
     assert len(train) + len(test) == paired.pairs
     assert {stored.scene for stored in train}.isdisjoint({stored.scene for stored in test})
-    with pytest.raises(DataError, match=r"val\.csv: lists no pair"):
+    with pytest.raises(DataError, match=r"val\.csv lists no pair"):
         open_pairs(paired.output, "val")
     assert "2 locations only" in paired.notes[0]
 
@@ -123,13 +123,13 @@ def test_shares_of_locations(count, expected):
 def test_an_offset_that_was_not_applied_is_reported(world, tmp_path):
     scene = make_sentinel2_tif(tmp_path, HERE, plus=1000)
     (match,) = pair([world / "hs"], [scene], tmp_path / "out", SMALL).matches
-    assert match.agreement.constant == pytest.approx(0.1, abs=0.01)
+    assert match.comparison.constant_offset == pytest.approx(0.1, abs=0.01)
     assert "looks like an offset that was not applied: +0.1" in match.notes[0]
-    assert "give --dn-offset -1000" in match.notes[0]
+    assert "Use --dn-offset -1000." in match.notes[0]
     again = pair([world / "hs"], [scene], tmp_path / "corrected", PairOptions(window=24, dn_offset=-1000))
-    assert again.matches[0].agreement.constant is None
+    assert again.matches[0].comparison.constant_offset is None
     assert again.matches[0].notes == ()
-    assert np.nanmax(np.abs(again.matches[0].agreement.difference)) < 0.01
+    assert np.nanmax(np.abs(again.matches[0].comparison.difference)) < 0.01
     twice = pair([world / "hs"], [scene], tmp_path / "twice", PairOptions(window=24, dn_offset=-2000))
     assert "was applied twice" in twice.matches[0].notes[0]
     assert "--dn-offset -1000" in twice.matches[0].notes[0]
@@ -143,12 +143,12 @@ def test_agreement_tells_gain_and_offset_of_each_band():
     measured = gain[:, None] * expected + offset[:, None] + 0.003 * rng.normal(size=expected.shape)
     measured[:, :300] = 2  # cloud that nobody saw
     expected[3] = np.nan
-    found = agreement_of(measured, expected, grid)
+    found = compare_bands(measured, expected, grid)
     known = np.arange(len(grid)) != 3
     np.testing.assert_allclose(found.gain[known], gain[known], atol=0.02)
     np.testing.assert_allclose(found.offset[known], offset[known], atol=0.01)
     assert np.isnan([found.difference[3], found.gain[3], found.offset[3]]).all()
-    assert found.constant is None
+    assert found.constant_offset is None
 
 
 def test_cloud_that_only_the_hyperspectral_product_tells(world, tmp_path):
@@ -168,7 +168,7 @@ def test_cloud_that_only_the_hyperspectral_product_tells(world, tmp_path):
 def test_patches_of_one_tile_are_one_location(world, tmp_path):
     make_hyspecnet(tmp_path / "hyspecnet-11k", HERE)
     made = pair([tmp_path], [world / "ms"], tmp_path / "out")
-    assert [match.couple.location for match in made.matches] == ["L001", "L001"]
+    assert [match.match.location for match in made.matches] == ["L001", "L001"]
     pairs = open_pairs(made.output).pairs
     assert [len(stored.target) for stored in pairs] == [202, 202]
     assert {stored.shape for stored in pairs} == {(32, 32)}
@@ -210,9 +210,9 @@ def test_the_day_of_an_enmap_product_without_one_in_its_name(tmp_path):
 def test_products_that_lie_elsewhere_are_refused(world, tmp_path):
     make_enmap(tmp_path / "far", HERE, shift=(3.0, 0.5))
     other = make_enmap(tmp_path / "else", Site(seed=9), tile="009")
-    with pytest.raises(NothingFound, match=r"(?s)no pairs: .*lies \+3\.\d\d rows"):
+    with pytest.raises(NothingFound, match=r"(?s)no pairs: .*is shifted by \+3\.\d\d rows"):
         pair([tmp_path / "far"], [world / "ms"], tmp_path / "out", SMALL)
-    with pytest.raises(NothingFound, match="unlike each other|rows and"):
+    with pytest.raises(NothingFound, match="do not match: correlation|rows and"):
         pair([other], [world / "ms"], tmp_path / "out", SMALL)
 
 
@@ -275,13 +275,13 @@ def test_a_cube_finer_than_the_scene_is_said(tmp_path):
 
 def test_the_output_is_written_whole_or_not_at_all(world, paired, tmp_path):
     hs, ms = [world / "hs"], [world / "ms"]
-    with pytest.raises(OutputError, match="has pairs in it; they are replaced only when asked"):
+    with pytest.raises(OutputError, match=r"holds pairs\. Use --overwrite to replace them"):
         pair(hs, ms, paired.output, SMALL)
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "notes.txt").write_text("do not lose me")
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match=r"other things than pairs \(notes\.txt\)"):
+        with pytest.raises(OutputError, match=r"files other than pairs \(notes\.txt\)"):
             pair(hs, ms, mine, SMALL, overwrite=overwrite)
     with pytest.raises(OutputError, match="its parent must exist"):
         pair(hs, ms, tmp_path / "no" / "where", SMALL)

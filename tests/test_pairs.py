@@ -10,7 +10,7 @@ from conftest import S2_BANDS, write_raster
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms2hs.datasets.pairs.pair_types import open_pairs, scene_of
+from ms2hs.datasets.pairs.pair_set import open_pairs, scene_by_name
 from ms2hs.errors import DataError
 from ms2hs.spectra.sensors import load_sensor
 
@@ -93,28 +93,28 @@ def _without_wavelengths(folder):
 
 def _without_partner(folder):
     (folder / "bad_1_ms.tif").unlink()
-    return "its hyperspectral file has no partner; bad_1_ms.tif is needed"
+    return "the hyperspectral file has no partner; bad_1_ms.tif is needed"
 
 
 def _without_truth(folder):
     (folder / "bad_1_hs.tif").unlink()
-    return "its multispectral file has no partner; bad_1_hs.tif is needed"
+    return "the multispectral file has no partner; bad_1_hs.tif is needed"
 
 
 def _elsewhere(folder):
     place = rasterio.Affine(30, 0, 600_030, 0, -30, 5_100_000)
     write_hs(folder, "bad_1", transform=place)
-    return "its files lie on different grids"
+    return "the files have different pixel grids"
 
 
 def _other_crs(folder):
     write_hs(folder, "bad_1", crs="EPSG:32633")
-    return "its files lie on different grids"
+    return "the files have different pixel grids"
 
 
 def _other_size(folder):
     write_raster(folder / "bad_1_ms.tif", numbers(12, 0)[:, :8], 30, descriptions=S2_BANDS)
-    return "its files lie on different grids (8 x 10"
+    return "the files have different pixel grids (8 x 10"
 
 
 def _all_cloud(folder):
@@ -166,7 +166,7 @@ def test_a_bad_pair_is_left_out_and_the_rest_goes_on(folder, spoil):
 def test_nothing_usable_is_one_message(tmp_path, spoil):
     write_pair(tmp_path, "bad_1")
     expected = spoil(tmp_path)
-    with pytest.raises(DataError, match="none of its 1 pairs can be used; one is needed at least. The first") as raised:
+    with pytest.raises(DataError, match="none of its 1 pairs can be used; at least one is needed. The first") as raised:
         open_pairs(tmp_path)
     assert expected in str(raised.value)
 
@@ -187,10 +187,10 @@ def test_splits_and_scenes_come_from_tables(folder):
     (train,), (test,) = (open_pairs(folder, split).pairs for split in ("train", "test"))
     assert (train.scene, test.scene) == ("L001", "L002")
     assert list(open_pairs(folder, "val").left_out) == ["gone"]
-    with pytest.raises(DataError, match="no split 'easy'; there are test, train, val"):
+    with pytest.raises(DataError, match="no split 'easy'; known: test, train, val"):
         open_pairs(folder, "easy")
     shutil.rmtree(folder / "splits")
-    with pytest.raises(DataError, match=r"no split 'train'; there are none \(no splits/\*\.csv\)"):
+    with pytest.raises(DataError, match=r"no split 'train'; known: none \(no splits/\*\.csv\)"):
         open_pairs(folder, "train")
 
 
@@ -207,9 +207,9 @@ def test_splits_and_scenes_come_from_tables(folder):
     ],
 )
 def test_scenes_by_name(name, scene):
-    assert scene_of(name) == scene
+    assert scene_by_name(name) == scene
 
 
 @given(st.text("ab_-0123", min_size=1), st.integers(0, 99_999))
 def test_windows_of_a_scene_have_one_scene(stem, number):
-    assert scene_of(f"{stem}_{number}") == scene_of(f"{stem}_{number}_0")
+    assert scene_by_name(f"{stem}_{number}") == scene_by_name(f"{stem}_{number}_0")

@@ -630,10 +630,10 @@ def evaluate(  # noqa: PLR0917 - one parameter an option, as Typer wants it
 
         found = evaluate_cube(cube, truth, settings)
     else:
-        from ms2hs.datasets.pairs.pair_set import measured_pairs, simulated_pairs
+        from ms2hs.datasets.pairs.pair_set import open_pairs, simulated_pairs
         from ms2hs.evaluation.evaluator import evaluate as score
 
-        there = measured_pairs(pairs, split) if pairs else simulated_pairs(cast("Path", corpus), source, target, split)
+        there = open_pairs(pairs, split) if pairs else simulated_pairs(cast("Path", corpus), source, target, split)
         chosen = there.of_scenes(scene or [])
         settings = replace(settings, title=chosen.title)
         with progress_bar(shown=not quiet, unit="scenes") as progress:
@@ -711,12 +711,12 @@ def make_pairs(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         made = pairing.pair(hyperspectral, scenes, output, choices, progress, overwrite=overwrite)
     if not quiet:
         for match in made.matches:
-            typer.echo(match.told(), err=True)
+            typer.echo(match.summary(), err=True)
             for note in match.notes:
                 _note(note)
         for note in made.notes:
             _note(note)
-        for line in pairing.told(made.left_out):
+        for line in pairing.left_out_lines(made.left_out):
             typer.echo(f"left out: {line}", err=True)
         told = f"{made.pairs} pairs of {len(made.matches)} matches, {made.windows_left_out} windows left out"
         typer.echo(f"{told}; {len(made.left_out)} products, scenes and couples left out", err=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.datasets.cubes.plausibility import usable_bands
-from ms2hs.datasets.cubes.raster_cube import RasterCube, Storage
+from ms2hs.datasets.cubes.raster_cube import RasterCube, ReflectanceEncoding
 from ms2hs.errors import DataError, UnknownName
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid
@@ -124,11 +124,11 @@ def open_enmap(path: Path, overlap: str = "swir") -> RasterCube | AveragedCube:
     kept = bands.kept("keep" if overlap == "average" else overlap)
     grid, order = usable_bands(metadata, bands.wavelength_nm, bands.fwhm_nm, kept)
     numbers = tuple(int(band) + 1 for band in order)
-    storage = Storage(len(kept), numbers, bands.scale[order], bands.offset[order], NODATA)
+    encoding = ReflectanceEncoding(len(kept), numbers, bands.scale[order], bands.offset[order], NODATA)
     found = METADATA.fullmatch(metadata.name)
     name = found[1] if found else metadata.stem
     tile = TILE.search(name)
-    cube = RasterCube(name, tile[0] if tile else name, _image(metadata, name), grid, storage)
+    cube = RasterCube(name, tile[0] if tile else name, _image(metadata, name), grid, encoding)
     return _averaged(cube, bands, order) if overlap == "average" else cube
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ms2hs.datasets.cubes.raster_cube import TIFF_SUFFIXES, RasterCube, Storage
+from ms2hs.datasets.cubes.raster_cube import TIFF_SUFFIXES, RasterCube, ReflectanceEncoding
 from ms2hs.errors import DataError
 from ms2hs.spectra.sensors import load_sensor
 
@@ -33,7 +33,7 @@ def open_hyspecnet(folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
     DataError : folders of patches without an image.
     """
     bands = tuple(int(band) + 1 for band in np.flatnonzero(load_sensor("enmap-224").grid.good))
-    storage = Storage(224, bands, SCALE, 0.0, NODATA)
+    encoding = ReflectanceEncoding(224, bands, SCALE, 0.0, NODATA)
     grid = load_sensor("enmap").grid
     cubes, missing = [], []
     for patch in paths:
@@ -42,7 +42,7 @@ def open_hyspecnet(folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
         if image is None:
             missing.append(patch.name)
         else:
-            cubes.append(RasterCube(patch.name, patch.parent.name, image, grid, storage))
+            cubes.append(RasterCube(patch.name, patch.parent.name, image, grid, encoding))
     if missing:
         raise DataError(
             f"{folder}: {len(missing)} of {len(paths)} patches have no {IMAGE[1:]}.TIF (the first: {min(missing)}); "
@@ -60,8 +60,8 @@ def find_spectral_earth(folder: Path) -> list[Path]:
 def open_spectral_earth(_folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
     """Patches of 202 bands; a scene is a location."""
     grid = load_sensor("enmap").grid
-    storage = Storage(len(grid), tuple(range(1, len(grid) + 1)), SCALE, 0.0, NODATA)
-    return [RasterCube(f"{path.parent.name}/{path.stem}", path.parent.name, path, grid, storage) for path in paths]
+    encoding = ReflectanceEncoding(len(grid), tuple(range(1, len(grid) + 1)), SCALE, 0.0, NODATA)
+    return [RasterCube(f"{path.parent.name}/{path.stem}", path.parent.name, path, grid, encoding) for path in paths]
 
 
 def _folders(folder: Path) -> Iterator[Path]:

@@ -28,7 +28,7 @@ PROBE_SIDE = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Storage:
+class ReflectanceEncoding:
     """How a raster file stores reflectance: `dn * scale + offset`."""
 
     count: int
@@ -50,7 +50,7 @@ class RasterCube:
     scene: str
     path: Path
     grid: SpectralGrid
-    storage: Storage
+    encoding: ReflectanceEncoding
 
     @cached_property
     def shape(self) -> tuple[int, int]:
@@ -71,17 +71,17 @@ class RasterCube:
 
         with self._opened() as file:
             check_window((file.height, file.width), row, col, height, width)
-            dn = read_bands(file, self.storage.bands, Window(col, row, width, height))
-        return reflectance_of(dn, self.storage.scale, self.storage.offset, self.storage.nodata)
+            dn = read_bands(file, self.encoding.bands, Window(col, row, width, height))
+        return reflectance_of(dn, self.encoding.scale, self.encoding.offset, self.encoding.nodata)
 
     @contextmanager
     def _opened(self) -> Iterator["DatasetReader"]:
         from ms2hs.raster.dataset import open_dataset
 
         with open_dataset(str(self.path)) as file:
-            if file.count != self.storage.count:
+            if file.count != self.encoding.count:
                 raise DataError(
-                    f"{self.path}: {file.count} bands; {self.storage.count} are needed. "
+                    f"{self.path}: {file.count} bands; {self.encoding.count} are needed. "
                     "The file is another product or was changed: get the original file."
                 )
             yield file
@@ -178,8 +178,8 @@ def _cube(folder: Path, path: Path, file: "DatasetReader") -> RasterCube | None:
     bands = tuple(int(band) + 1 for band in order)
     relative = path.relative_to(folder)
     scene = relative.parts[0] if len(relative.parts) > 1 else path.stem
-    storage = Storage(file.count, bands, scale[order], offset[order], file.nodata)
-    return RasterCube(relative.with_suffix("").as_posix(), scene, path, grid, storage)
+    encoding = ReflectanceEncoding(file.count, bands, scale[order], offset[order], file.nodata)
+    return RasterCube(relative.with_suffix("").as_posix(), scene, path, grid, encoding)
 
 
 def _widths(wavelength_nm: FloatArray, header: "Header") -> FloatArray:
