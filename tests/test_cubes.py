@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from test_spectra_npz import write_cube
 
 from ms2hs.datasets.cubes import emit
-from ms2hs.datasets.cubes.emit import open_emit
+from ms2hs.datasets.cubes.emit import open_emit, orthorectify
 from ms2hs.datasets.cubes.enmap import open_enmap
 from ms2hs.datasets.cubes.plausibility import reflectance_of, usable_bands
 from ms2hs.datasets.cubes.raster_cube import RasterCube
@@ -224,7 +224,7 @@ def test_emit_in_the_sensors_geometry(granule):
 def test_emit_orthorectified(tmp_path, granule, flipped, build, orientation):
     _, rfl, glt = granule
     path = make_emit(tmp_path, flipped, build, orientation)[0]
-    cube = open_emit(path, ortho=True)
+    cube = orthorectify(open_emit(path))
     assert cube.flipped is flipped
     assert cube.shape == glt.shape[1:]
     values = whole(cube)
@@ -243,7 +243,7 @@ def test_emit_orthorectified(tmp_path, granule, flipped, build, orientation):
 
 def test_the_table_is_looked_up_the_same_each_time(granule):
     """One tool counted the table down from 1 in place, and so twice."""
-    cube = open_emit(granule[0], ortho=True)
+    cube = orthorectify(open_emit(granule[0]))
     first = cube.read(5, 5, 20, 20)
     np.testing.assert_array_equal(first, cube.read(5, 5, 20, 20))
 
@@ -253,13 +253,13 @@ def test_a_table_that_fits_nowhere_is_refused(tmp_path):
     with h5py.File(path, "r+") as file:
         file["location/lon"][...] += 1
     with pytest.raises(DataError, match="misses lon and lat by"):
-        open_emit(path, ortho=True)
+        orthorectify(open_emit(path))
     assert open_emit(path).shape == (20, 70)
 
 
 def test_a_narrow_granule_is_turned_as_its_build_says(tmp_path):
-    assert not open_emit(make_emit(tmp_path / "a", cols=3)[0], ortho=True).flipped
-    assert open_emit(make_emit(tmp_path / "b", cols=3, build="010613", orientation=None)[0], ortho=True).flipped
+    assert not orthorectify(open_emit(make_emit(tmp_path / "a", cols=3)[0])).flipped
+    assert orthorectify(open_emit(make_emit(tmp_path / "b", cols=3, build="010613", orientation=None)[0])).flipped
 
 
 @pytest.mark.parametrize(("layer", "unknown"), [(0, 1), (1, 1), (2, 0), (3, 1), (4, 1), (5, 0), (6, 0), (7, 0)])
@@ -304,7 +304,7 @@ def test_emit_reads_no_more_than_the_window(granule, read):
 
 
 def test_emit_is_orthorectified_in_blocks(granule, read, monkeypatch):
-    cube = open_emit(granule[0], ortho=True)
+    cube = orthorectify(open_emit(granule[0]))
     at_once = whole(cube)
     monkeypatch.setattr(emit, "ORTHO_BLOCK", 8)
     read.clear()
@@ -638,7 +638,7 @@ def one_of_each(tmp_path_factory, granule):
     return [
         *cubes,
         open_emit(granule[0]),
-        open_emit(granule[0], ortho=True),
+        orthorectify(open_emit(granule[0])),
         open_enmap(folder / "enmap_product", "average"),
     ]
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import write_raster
 from sites import CRS, Site, make_emit, make_enmap, make_hls, make_hyspecnet, make_safe, make_sentinel2_tif
 
-from ms2hs.datasets.cubes.georeferenced import open_georeferenced
+from ms2hs.datasets.cubes.georeferenced import find_cubes
 from ms2hs.datasets.pairs import overlap_cutting
 from ms2hs.datasets.pairs.overlap_cutting import _starts
 from ms2hs.datasets.pairs.pair_set import open_pairs
@@ -201,7 +201,8 @@ def test_the_day_of_an_enmap_product_without_one_in_its_name(tmp_path):
     when = "<base><temporalCoverage><startTime>2024-06-02T10:45:26.1Z</startTime></temporalCoverage></base>"
     metadata.write_text(metadata.read_text().replace("<level_X>", f"<level_X>{when}"))
     for path in (tmp_path, metadata, tmp_path / "ENMAP_L2A_cut-SPECTRAL_IMAGE.TIF"):
-        ((cube,), left_out) = open_georeferenced(path)
+        left_out = {}
+        (cube,) = find_cubes([path], left_out)
         assert cube.day.isoformat() == "2024-06-02"
         assert len(cube.flags) == 1
         assert not left_out

@@ -163,7 +163,7 @@ def find_scene_matches(
 
     Parameters
     ----------
-    products : as `georeferenced.open_georeferenced` takes them.
+    products : as `georeferenced.find_cubes` takes them.
     wish : all but place and date, which are the products'.
     left_out : takes up products without place, day or scene, by name, and why.
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,28 +73,16 @@ class EmitCube:
 class OrthoCube:
     """A granule on its geographic grid, by nearest neighbour."""
 
-    sensor_cube: EmitCube
+    name: str
+    scene: str
+    grid: SpectralGrid
     shape: tuple[int, int]
+    sensor_cube: EmitCube
     transform: tuple[float, float, float, float, float, float]
     """Affine a to f: the centre of a pixel is at `lon = a (col + 0.5) + b (row + 0.5) + c`."""
     flipped: bool
     """Whether the columns of the table are mirrored."""
     crs: str = "EPSG:4326"
-
-    @property
-    def name(self) -> str:
-        """The granule."""
-        return self.sensor_cube.name
-
-    @property
-    def scene(self) -> str:
-        """The granule."""
-        return self.sensor_cube.scene
-
-    @property
-    def grid(self) -> SpectralGrid:
-        """The good bands."""
-        return self.sensor_cube.grid
 
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """(band, row, col) reflectance of a window, NaN where unknown, read in blocks.
@@ -141,39 +129,34 @@ def open_granules(_folder: Path, paths: Sequence[Path]) -> list[EmitCube]:
     return [open_emit(path) for path in paths]
 
 
-@overload
-def open_emit(path: Path, *, ortho: Literal[False] = False) -> EmitCube: ...
-
-
-@overload
-def open_emit(path: Path, *, ortho: Literal[True]) -> OrthoCube: ...
-
-
-def open_emit(path: Path, *, ortho: bool = False) -> EmitCube | OrthoCube:
-    """An L2A reflectance granule with its good bands; no pixel is read.
-
-    Parameters
-    ----------
-    ortho : on the geographic grid instead of the sensor's.
+def open_emit(path: Path) -> EmitCube:
+    """An L2A reflectance granule with its good bands, in the geometry of the sensor; no pixel is read.
 
     Raises
     ------
-    DataError : another kind of file, a damaged file, or h5py is not installed; with `ortho`, a table that fits lon and
-        lat in neither direction.
+    DataError : another kind of file, a damaged file, or h5py is not installed.
     """
-    path = Path(path)
     with _opened(path) as file:
         bands = file["sensor_band_parameters"]
         good = np.asarray(bands["good_wavelengths"]) > 0.5
         grid, order = usable_bands(path, np.asarray(bands["wavelengths"]), np.asarray(bands["fwhm"]), good)
         rows, cols, _ = file["reflectance"].shape
         name = path.stem.removeprefix("EMIT_L2A_RFL_")
-        cube = EmitCube(name, name, path, grid, (rows, cols), order, _find_flags(path, (rows, cols)))
-        if not ortho:
-            return cube
+    return EmitCube(name, name, path, grid, (rows, cols), order, _find_flags(path, (rows, cols)))
+
+
+def orthorectify(cube: EmitCube) -> OrthoCube:
+    """The granule on its geographic grid; no pixel is read.
+
+    Raises
+    ------
+    DataError : the look-up table fits lon and lat in neither direction.
+    """
+    with _opened(cube.path) as file:
         c, a, b, f, d, e = (float(number) for number in file.attrs["geotransform"])  # GDAL's order
         transform = (a, b, c, d, e, f)
-        return OrthoCube(cube, file["location/glt_x"].shape, transform, _is_flipped(path, file, transform))
+        flipped = _is_flipped(cube.path, file, transform)
+        return OrthoCube(cube.name, cube.scene, cube.grid, file["location/glt_x"].shape, cube, transform, flipped)
 
 
 def _find_flags(path: Path, shape: tuple[int, int]) -> Path | None:

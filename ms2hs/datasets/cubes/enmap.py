@@ -18,7 +18,6 @@ from ms2hs.datasets.cubes.plausibility import usable_bands
 from ms2hs.datasets.cubes.raster_cube import RasterCube, ReflectanceEncoding
 from ms2hs.errors import DataError, UnknownName
 from ms2hs.spectra.sensors import load_sensor
-from ms2hs.spectra.spectral_grid import SpectralGrid
 
 # Newer downloads have suffixes in lower case, and one archive doubles the suffix.
 METADATA = re.compile(r"(ENMAP\S*L2A\S*)-METADATA(\.xml)+", re.IGNORECASE)
@@ -55,39 +54,24 @@ class _Bands:
 
 
 @dataclass(frozen=True, eq=False)
-class AveragedCube:
-    """A cube with SWIR bands in the overlap, each the mean of itself and the line through the VNIR bands around it."""
+class AveragedCube(RasterCube):
+    """A cube with SWIR bands in the overlap, each the mean of itself and the line through the VNIR bands around it.
 
-    inner: RasterCube
-    """With the bands of both detectors."""
-    grid: SpectralGrid
+    `encoding` holds the bands of both detectors; positions are among those.
+    """
+
     bands: NDArray[np.intp]
-    """(band,) positions among the inner bands."""
+    """(band,) positions of the bands of `grid`."""
     below: NDArray[np.intp]
-    """(band,) position of the next VNIR band below among the inner bands; outside the overlap the band itself."""
+    """(band,) position of the next VNIR band below; outside the overlap the band itself."""
     above: NDArray[np.intp]
-    """(band,) the same for the next VNIR band above."""
+    """(band,) position of the next VNIR band above; outside the overlap the band itself."""
     share: Float32Array
     """(band,) position between `below` (0) and `above` (1)."""
 
-    @property
-    def name(self) -> str:
-        """The product."""
-        return self.inner.name
-
-    @property
-    def scene(self) -> str:
-        """The tile."""
-        return self.inner.scene
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
-        return self.inner.shape
-
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """(band, row, col) reflectance of a window, NaN where unknown. Errors as in `RasterCube.read`."""
-        values = self.inner.read(row, col, height, width)
+        values = super().read(row, col, height, width)
         share = self.share[:, None, None]
         line = (1 - share) * values[self.below] + share * values[self.above]
         return np.asarray((values[self.bands] + line) / 2, np.float32)
@@ -98,12 +82,12 @@ def find_products(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.rglob("*")) if METADATA.fullmatch(path.name)]
 
 
-def open_products(_folder: Path, paths: Sequence[Path]) -> list[RasterCube | AveragedCube]:
+def open_products(_folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
     """Products with the SWIR bands alone in the overlap."""
     return [open_enmap(path) for path in paths]
 
 
-def open_enmap(path: Path, overlap: str = "swir") -> RasterCube | AveragedCube:
+def open_enmap(path: Path, overlap: str = "swir") -> RasterCube:
     """An L2A product, without bands that hold no data or lie in water vapour (the bands that HySpecNet-11k leaves out).
 
     Parameters
@@ -141,7 +125,8 @@ def _averaged(cube: RasterCube, bands: _Bands, order: NDArray[np.intp]) -> Avera
     between = bands.swir[order][chosen] & (share > 0) & (share <= 1)
     below, above = (np.where(between, side, chosen) for side in (below, above))
     weight: Float32Array = np.where(between, share, 0).astype(np.float32)
-    return AveragedCube(cube, cube.grid.select(chosen), chosen, below, above, weight)
+    grid = cube.grid.select(chosen)
+    return AveragedCube(cube.name, cube.scene, cube.path, grid, cube.encoding, chosen, below, above, weight)
 
 
 def _metadata(path: Path) -> Path:

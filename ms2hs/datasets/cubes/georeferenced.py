@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -11,8 +12,8 @@ import numpy as np
 from rasterio.windows import Window
 
 from ms2hs.arrays import Float32Array
-from ms2hs.datasets.cubes.emit import OrthoCube, find_granules, open_emit
-from ms2hs.datasets.cubes.enmap import METADATA, AveragedCube, find_products, open_enmap
+from ms2hs.datasets.cubes.emit import OrthoCube, find_granules, open_emit, orthorectify
+from ms2hs.datasets.cubes.enmap import METADATA, find_products, open_enmap
 from ms2hs.datasets.cubes.hyspecnet import IMAGE
 from ms2hs.datasets.cubes.raster_cube import RasterCube, find_rasters, open_raster
 from ms2hs.datasets.cubes.registry import Cube, open_cubes
@@ -57,23 +58,21 @@ class GeoreferencedCube:
         return values
 
 
-def open_georeferenced(path: Path) -> tuple[list[GeoreferencedCube], dict[str, str]]:
-    """Every cube at a path that has a pixel grid and a day, and by name the reasons why others were left out.
+def find_cubes(paths: Sequence[Path], left_out: dict[str, str]) -> list[GeoreferencedCube]:
+    """Cubes at these paths that have a pixel grid and a day, sorted by name.
 
     Parameters
     ----------
-    path : an EMIT granule, an EnMAP product (folder, METADATA.XML or image), a raster with wavelengths; or a folder of
+    paths : EMIT granules, EnMAP products (folder, METADATA.XML or image), rasters with wavelengths; or folders of
         these, or in one of the `FORMATS` of `registry`.
+    left_out : reasons why other cubes are left out, by name; they are added to it.
 
     Raises
     ------
-    DataError : the path is missing, or a folder without cubes.
+    DataError : a path is missing, or a folder without cubes.
     """
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder; hyperspectral products are needed. Check the path.")
-    found: list[GeoreferencedCube] = []
-    left_out: dict[str, str] = {}
-    for name, opened in _openers(path):
+    found: dict[tuple[Any, ...], GeoreferencedCube] = {}
+    for name, opened in (opener for path in paths for opener in _openers(Path(path))):
         try:
             cubes = opened()
         except Ms2hsError as error:
@@ -81,33 +80,39 @@ def open_georeferenced(path: Path) -> tuple[list[GeoreferencedCube], dict[str, s
             continue
         for cube in cubes:
             try:
-                found.append(_georeferenced(cube))
+                known = _georeferenced(cube)
             except Ms2hsError as error:
                 left_out[cube.name] = str(error)
-    return found, left_out
+            else:
+                found[known.name, known.pixel_grid, known.day] = known  # a product may be given twice
+    return sorted(found.values(), key=lambda cube: (cube.name, cube.pixel_grid.bounds))
 
 
 def _openers(path: Path) -> list[tuple[str, Callable[[], Sequence[Cube]]]]:
     """Name and opener of each product at a path, so that a damaged product does not stop the others."""
-    products = sorted([*find_granules(path), *find_products(path)]) if path.is_dir() else [path]
-    if products:
-        return [(product.name, lambda product=product: [_open(product)]) for product in products]  # type: ignore[misc]
-    try:
-        found = open_cubes(path)
-    except Ms2hsError as error:
-        rasters = find_rasters(path)
-        if not rasters:
-            raise DataError(str(error)) from error
-        return [(raster.name, lambda raster=raster: [open_raster(raster, path)]) for raster in rasters]  # type: ignore[misc]
-    return [(path.name, lambda: found)]
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; hyperspectral products are needed. Check the path.")
+    if not path.is_dir():
+        return [(path.name, partial(_open, path, path.parent))]
+    products = sorted([*find_granules(path), *find_products(path)])
+    if not products:
+        try:
+            cubes = open_cubes(path)
+        except Ms2hsError as error:
+            products = find_rasters(path)
+            if not products:
+                raise DataError(str(error)) from error
+        else:
+            return [(path.name, lambda: cubes)]
+    return [(product.name, partial(_open, product, path)) for product in products]
 
 
-def _open(path: Path) -> Cube:
-    """The cube in one file."""
+def _open(path: Path, folder: Path) -> list[Cube]:
+    """The cube in one file; the name of a raster is its path in the folder."""
     if path.suffix.lower() == ".nc":
-        return open_emit(path, ortho=True)
+        return [orthorectify(open_emit(path))]
     metadata = path if METADATA.fullmatch(path.name) else _metadata_of(path)
-    return open_enmap(metadata) if metadata else open_raster(path)
+    return [open_enmap(metadata) if metadata else open_raster(path, folder)]
 
 
 def _metadata_of(image: Path) -> Path | None:
@@ -121,22 +126,21 @@ def _georeferenced(cube: Cube) -> GeoreferencedCube:
     if isinstance(cube, OrthoCube):
         pixel_grid = PixelGrid(cube.crs, cube.transform, *cube.shape)
         return GeoreferencedCube(cube, pixel_grid, _known_day(cube.name, day_of([cube.name])))
-    raster = cube.inner if isinstance(cube, AveragedCube) else cube
-    if not isinstance(raster, RasterCube):
+    if not isinstance(cube, RasterCube):
         raise DataError(
             f"{cube.name}: the file has no georeference; a GeoTIFF or ENVI cube with a CRS, or an EnMAP or EMIT "
             "product is needed. Give the original product."
         )
-    with open_dataset(str(raster.path)) as file:
-        pixel_grid, tags = read_pixel_grid(file), read_header(file, str(raster.path)).tags
+    with open_dataset(str(cube.path)) as file:
+        pixel_grid, tags = read_pixel_grid(file), read_header(file, str(cube.path)).tags
     if pixel_grid.crs is None:
         raise DataError(
-            f"{raster.path}: no coordinate reference system, which is needed to find scenes of the same location. "
+            f"{cube.path}: no coordinate reference system, which is needed to find scenes of the same location. "
             "Write it into the file (gdal_edit.py -a_srs), or give the orthorectified product."
         )
-    names = (raster.name.split("/")[-1], raster.path.name, raster.path.parent.name)
-    day = day_of(names, _metadata_tags(raster.path) | tags)
-    flags = _find_flags(raster.path, (pixel_grid.height, pixel_grid.width))
+    names = (cube.name.split("/")[-1], cube.path.name, cube.path.parent.name)
+    day = day_of(names, _metadata_tags(cube.path) | tags)
+    flags = _find_flags(cube.path, (pixel_grid.height, pixel_grid.width))
     return GeoreferencedCube(cube, pixel_grid, _known_day(cube.name, day), flags)
 
 
@@ -177,22 +181,3 @@ def _find_flags(image: Path, shape: tuple[int, int]) -> tuple[Path, ...]:
                     "product or is damaged: download it again, or remove it."
                 )
     return paths
-
-
-def find_cubes(paths: Sequence[Path], left_out: dict[str, str]) -> list[GeoreferencedCube]:
-    """Cubes at these paths that have a pixel grid and a day, sorted by name.
-
-    Parameters
-    ----------
-    left_out : reasons why other cubes are left out, by name; they are added to it.
-
-    Raises
-    ------
-    DataError : a path is missing, or a folder without cubes.
-    """
-    found: dict[tuple[Any, ...], GeoreferencedCube] = {}
-    for path in paths:
-        cubes, others = open_georeferenced(Path(path))
-        left_out |= others
-        found |= {(cube.name, cube.pixel_grid, cube.day): cube for cube in cubes}  # a product may be given twice
-    return sorted(found.values(), key=lambda cube: (cube.name, cube.pixel_grid.bounds))

@@ -154,7 +154,7 @@ def pair(
 
     Parameters
     ----------
-    hyperspectral : products or folders of products, as in `georeferenced.open_georeferenced`.
+    hyperspectral : products or folders of products, as in `georeferenced.find_cubes`.
     scenes : multispectral scenes or folders of scenes, as in `scenes.formats.scene_paths`.
     output : a directory, written under a temporary name and renamed at the end.
     progress : called with the number of rows done.
