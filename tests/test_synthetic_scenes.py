@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from test_spectra_npz import write_cube
 
 from ms2hs.datasets.simulation import materials, synthetic_scenes
-from ms2hs.datasets.simulation.land_layout import lay_out
+from ms2hs.datasets.simulation.land_layout import draw_layout
 from ms2hs.datasets.simulation.materials import CLASS_WEIGHTS, FINE_NM, Spectra, kinds_of, spectra_of, spectra_of_folder
-from ms2hs.datasets.simulation.random_fields import blur, cells, fitted, line, parcels, smooth_noise
+from ms2hs.datasets.simulation.random_fields import blur, cells, fit_to_shape, line, parcels, smooth_noise
 from ms2hs.datasets.simulation.spectra_mixing import view
 from ms2hs.datasets.simulation.synthetic_scenes import (
     Landscape,
     SimulatedCube,
-    furnish,
-    liken,
+    landscape_like,
+    landscape_of_layout,
     simulate,
     simulated_cubes,
 )
-from ms2hs.datasets.simulation.texture import structures
+from ms2hs.datasets.simulation.texture import find_textures
 from ms2hs.errors import DataError
 from ms2hs.models.moments import scale_of
 from ms2hs.models.prior import SpectralPrior, brightness_of
@@ -93,15 +93,15 @@ def landscapes_of(seed, shape=(40, 50)):
     """One landscape of each kind."""
     window, grid = window_of((40, 50))
     rng = np.random.default_rng(seed)
-    window = fitted(window, shape, rng)
-    return furnish(SPECTRA, lay_out(shape, rng), rng), liken(SPECTRA, window, grid, rng)
+    window = fit_to_shape(window, shape, rng)
+    return landscape_of_layout(SPECTRA, draw_layout(shape, rng), rng), landscape_like(SPECTRA, window, grid, rng)
 
 
 # --- the spectra ---------------------------------------------------------------------------------------------------
 
 
 def test_spectra_must_fit_together():
-    with pytest.raises(ValueError, match="one a spectrum"):
+    with pytest.raises(ValueError, match=r"weights and classes \(spectrum,\)"):
         replace(SPECTRA, weights=SPECTRA.weights[1:])
     with pytest.raises(ValueError, match="finite"):
         replace(SPECTRA, reflectance=np.full_like(SPECTRA.reflectance, np.nan))
@@ -137,7 +137,7 @@ def test_a_priors_sample_gets_its_brightness_back():
 
 def test_the_shipped_prior_is_enough_to_make_scenes():
     cubes = simulated_cubes(2, 0, prior=load_weights("linear").prior, shape=(48, 48))
-    assert all(cube.structure is None for cube in cubes)
+    assert all(cube.texture is None for cube in cubes)
     first, second = (cube.read(0, 0, 48, 48) for cube in cubes)
     assert np.isfinite(first).all()
     assert -0.001 < first.min() < first.max() < 1.5
@@ -207,7 +207,7 @@ def test_what_is_left_out_is_never_seen(folder):
 @given(seed=st.integers(0, 10_000), shape=SHAPES)
 @settings(max_examples=40, deadline=None)
 def test_shares_are_of_the_whole_pixel(seed, shape):
-    layout = lay_out(shape, np.random.default_rng(seed))
+    layout = draw_layout(shape, np.random.default_rng(seed))
     assert layout.share.shape == (len(layout.kinds), *shape)
     assert layout.share.min() >= -1e-6
     np.testing.assert_allclose(layout.share.sum(axis=0), 1, atol=1e-4)
@@ -245,7 +245,7 @@ def test_noise_falls_as_asked(slope):
 @settings(max_examples=30, deadline=None)
 def test_a_window_is_fitted_without_new_values(seed, shape):
     window = np.arange(2 * 20 * 33, dtype=np.float32).reshape(2, 20, 33)
-    found = fitted(window, shape, np.random.default_rng(seed))
+    found = fit_to_shape(window, shape, np.random.default_rng(seed))
     assert found.shape == (2, *shape)
     np.testing.assert_array_equal(found[1] - found[0], 660)
 
@@ -303,7 +303,7 @@ def test_a_scene_takes_the_shapes_of_its_window():
     window, grid = window_of()
     own, others = [], []
     for seed in range(6):
-        land = liken(SPECTRA, window, grid, np.random.default_rng(seed))
+        land = landscape_like(SPECTRA, window, grid, np.random.default_rng(seed))
         scene = replace(land, sunlit=np.ones_like(land.sunlit)).reflectance()
         own.append(np.corrcoef(edges_of(window).ravel(), edges_of(scene).ravel())[0, 1])
         chance = simulate(SPECTRA, window.shape[1:], np.random.default_rng(seed))
@@ -319,7 +319,7 @@ def test_brightness_that_no_archetype_explains_stays_as_texture():
     expected = (fine - blur(fine[None], 1.5)[0]).ravel()
     found = []
     for seed in range(6):
-        land = liken(SPECTRA, smooth * np.exp(fine).astype(np.float32), grid, np.random.default_rng(seed))
+        land = landscape_like(SPECTRA, smooth * np.exp(fine).astype(np.float32), grid, np.random.default_rng(seed))
         bright = np.log(replace(land, sunlit=np.ones_like(land.sunlit)).reflectance().mean(axis=0))
         found.append((bright - blur(bright[None], 1.5)[0]).ravel())
     assert np.median([np.corrcoef(one, expected)[0, 1] for one in found]) > 0.85
@@ -329,7 +329,7 @@ def test_brightness_that_no_archetype_explains_stays_as_texture():
 def test_an_even_window_makes_an_even_scene():
     window, grid = window_of()
     even = np.broadcast_to(window[:, :1, :1], window.shape).copy()
-    land = liken(SPECTRA, even, grid, np.random.default_rng(0))
+    land = landscape_like(SPECTRA, even, grid, np.random.default_rng(0))
     np.testing.assert_allclose(land.share.sum(axis=0), 1, atol=1e-4)
     np.testing.assert_allclose(land.brightness, 1, rtol=1e-4)
 
@@ -341,9 +341,9 @@ def test_power_falls_with_frequency_as_land_does():
 
 
 def test_power_falls_as_in_real_scenes(real_data):
-    windows = structures(real_data)
+    windows = find_textures(real_data)
     rng = np.random.default_rng(0)
-    some = [synthetic_scenes._window(windows, rng) for _ in range(40)]
+    some = [synthetic_scenes._draw_window(windows, rng) for _ in range(40)]
     real = np.median([slopes_of(window.read(), window.grid.wavelength_nm) for window in some], axis=0)
     spectra = spectra_of(load_weights("linear").prior)
     shaped = [simulate(spectra, (128, 128), np.random.default_rng(i), window) for i, window in enumerate(some)]
@@ -357,7 +357,7 @@ def test_power_falls_as_in_real_scenes(real_data):
 
 
 def test_windows_of_real_scenes_are_whole(folder):
-    found = structures(folder, 64)
+    found = find_textures(folder, 64)
     assert {window.scene.id for window in found} == {"S2A_MSIL2A_land"}
     corners = {(window.row, window.col) for window in found}
     assert corners == {(0, 0), (0, 64), (0, 128), (64, 0), (64, 64), (64, 128), (64, 192)}  # (0, 192) has nodata
@@ -367,7 +367,7 @@ def test_windows_of_real_scenes_are_whole(folder):
     assert pixels.shape == (6, 64, 64)
     assert np.isfinite(pixels).all()
     assert pixels.min() > 0
-    assert [(window.height, window.width) for window in structures(folder, 400)] == []
+    assert [(window.height, window.width) for window in find_textures(folder, 400)] == []
     scene = simulate(SPECTRA, (80, 64), np.random.default_rng(0), window)
     assert scene.shape == (len(FINE_NM), 80, 64)
 
@@ -375,7 +375,7 @@ def test_windows_of_real_scenes_are_whole(folder):
 def test_cubes_are_scenes_of_their_own(folder):
     pytest.importorskip("prosail")
     cubes = simulated_cubes(4, 3, folder=folder, shape=(64, 64))
-    assert [cube.structure is None for cube in cubes] == [True, False, True, False]
+    assert [cube.texture is None for cube in cubes] == [True, False, True, False]
     assert len({cube.scene for cube in cubes}) == 4
     for cube in cubes:
         assert cube.shape == (64, 64)
@@ -391,20 +391,20 @@ def test_cubes_are_scenes_of_their_own(folder):
 
 def test_only_a_few_scenes_are_kept():
     cubes = [SimulatedCube(SPECTRA, (9, number), (16, 16)) for number in range(20)]
-    synthetic_scenes._whole.cache_clear()
+    synthetic_scenes._simulate_cube.cache_clear()
     for _ in range(2):
         for cube in cubes[:4]:
             cube.read(0, 0, 16, 16)[:] = 0  # what is read belongs to the reader
-    assert synthetic_scenes._whole.cache_info().misses == 4
+    assert synthetic_scenes._simulate_cube.cache_info().misses == 4
     assert cubes[0].read(0, 0, 16, 16).max() > 0
     for cube in cubes:
         cube.read(0, 0, 8, 8)
-    assert synthetic_scenes._whole.cache_info().currsize == synthetic_scenes.KEPT_SCENES
+    assert synthetic_scenes._simulate_cube.cache_info().currsize == synthetic_scenes.MAX_CACHED_SCENES
 
 
 @pytest.mark.parametrize("window", [(-1, 0, 4, 4), (0, 0, 0, 4), (0, 0, 17, 4), (13, 13, 4, 4)])
 def test_windows_beyond_a_cube_are_refused(window):
-    with pytest.raises(ValueError, match="reaches beyond"):
+    with pytest.raises(ValueError, match="does not lie inside"):
         SimulatedCube(SPECTRA, (1,), (16, 16)).read(*window)
 
 

@@ -49,8 +49,7 @@ class _Bands:
             "swir": self.vnir & (self.wavelength_nm > first_swir),
             "vnir": self.swir & (self.wavelength_nm < last_vnir),
         }
-        kept: BoolArray = self.good & ~dropped.get(overlap, np.False_)
-        return kept
+        return np.asarray(self.good & ~dropped.get(overlap, np.False_))
 
 
 @dataclass(frozen=True, eq=False)

@@ -129,8 +129,7 @@ def reach(wavelength_nm: FloatArray, target: SpectralGrid) -> BoolArray:
     starts = np.concatenate([wavelength_nm[:1], wavelength_nm[gaps + 1]])
     ends = np.concatenate([wavelength_nm[gaps], wavelength_nm[-1:]])
     low, high = target.wavelength_nm - target.fwhm_nm / 2, target.wavelength_nm + target.fwhm_nm / 2
-    inside: BoolArray = np.any((low[:, None] >= starts) & (high[:, None] <= ends), axis=1)
-    return inside
+    return np.asarray(np.any((low[:, None] >= starts) & (high[:, None] <= ends), axis=1))
 
 
 def spectra_on(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms2hs.arrays import BoolArray
+from ms2hs.arrays import BoolArray, FloatArray
 from ms2hs.datasets.cubes.georeferenced import GeoreferencedCube
 from ms2hs.datasets.pairs.warping import overlap
 from ms2hs.errors import Ms2hsError, SceneError
@@ -130,17 +130,17 @@ def _why_unmatched(kind: str, overlapping: BoolArray, apart: NDArray[np.int_], n
     )
 
 
-def _lonlat_boxes(grids: Sequence[Any]) -> NDArray[np.float64]:
+def _lonlat_boxes(grids: Sequence[Any]) -> FloatArray:
     """(grid, 4) west, south, east, north in degrees."""
     return np.array([lonlat_bounds(grid) for grid in grids], float).reshape(-1, 4)
 
 
-def _overlapping(boxes: NDArray[np.float64], box: NDArray[np.float64]) -> BoolArray:
+def _overlapping(boxes: FloatArray, box: FloatArray) -> BoolArray:
     """(box,) True where a box shares an area with `box`; touching is not enough."""
     return np.asarray((boxes[:, :2] < box[2:]).all(axis=1) & (boxes[:, 2:] > box[:2]).all(axis=1))
 
 
-def _locations(cubes: Sequence[GeoreferencedCube], boxes: NDArray[np.float64]) -> list[int]:
+def _locations(cubes: Sequence[GeoreferencedCube], boxes: FloatArray) -> list[int]:
     """(cube,) number of the location, from 1: the connected components of cubes that overlap or are of one scene."""
     _, scene = np.unique([cube.cube.scene for cube in cubes], return_inverse=True)
     number = np.zeros(len(cubes), int)

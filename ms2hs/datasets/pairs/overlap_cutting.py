@@ -7,9 +7,8 @@ shift against the scene is measured in several windows, corrected, and measured 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ms2hs.arrays import BoolArray, Float32Array
+from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.datasets.cubes.georeferenced import GeoreferencedCube
 from ms2hs.datasets.cubes.spectra_npz import reach, view_matrix
 from ms2hs.datasets.pairs.coregistration import Shift, shift_between
@@ -177,7 +176,7 @@ class Overlap:
         spread = SIGMA_PER_DEVIATION * float(deviation) if len(found) > 1 else float("nan")
         return Registration(*self.shift, float(row), float(col), spread, float(correlation), len(found))
 
-    def _estimates(self, probes: list[Probe]) -> NDArray[np.float64]:
+    def _estimates(self, probes: list[Probe]) -> FloatArray:
         """(estimate, 3) row, column and correlation for each probe and band that correlates."""
         covered = np.flatnonzero(self.covered)
         centres = self.source.wavelength_nm[covered]
