@@ -1,7 +1,4 @@
-"""Co-registration: the shift between two images of the same ground, to a fraction of a pixel.
-
-Whole pixels come from the peak of a correlation, fractions from Gauss-Newton steps on the difference of the images.
-"""
+"""Co-registration: the shift between two images of the same ground, to a fraction of a pixel."""
 
 from dataclasses import dataclass
 

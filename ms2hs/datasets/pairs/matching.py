@@ -51,6 +51,16 @@ class Match:
         """Days from product to scene; negative if the scene is earlier."""
         return (self.dated.day - self.cube.day).days
 
+    def facts(self) -> dict[str, Any]:
+        """Names, days and their difference, for tables and JSON."""
+        return {
+            "product": self.cube.name,
+            "product_day": self.cube.day.isoformat(),
+            "multispectral": self.dated.scene.id,
+            "multispectral_day": self.dated.day.isoformat(),
+            "days_apart": self.days_apart,
+        }
+
 
 def find_scenes(paths: Sequence[Path], dn_offset: float | None, left_out: dict[str, str]) -> list[DatedScene]:
     """Scenes at and under these paths that have a CRS and a day, sorted by id.

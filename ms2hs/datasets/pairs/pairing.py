@@ -51,7 +51,7 @@ class MatchResult:
     """Ids of the pairs: windows that are valid enough."""
 
     @property
-    def left_out(self) -> int:
+    def windows_left_out(self) -> int:
         """Number of windows that are not valid enough."""
         return self.windows - len(self.ids)
 
@@ -76,22 +76,19 @@ class MatchResult:
 
     def row(self, name: str, valid: float) -> dict[str, Any]:
         """The row of a pair in `pairs.csv`; shifts in pixels of the product, `difference` in reflectance."""
-        registration, match = self.registration, self.match
-        return {
-            "id": name,
-            "scene": match.location,
-            "sensor": match.dated.scene.source,
-            "product": match.cube.name,
-            "product_day": match.cube.day.isoformat(),
-            "multispectral": match.dated.scene.id,
-            "multispectral_day": match.dated.day.isoformat(),
-            "days_apart": match.days_apart,
-            "shift_row": f"{registration.row:.3f}",
-            "shift_col": f"{registration.col:.3f}",
-            "residual": f"{registration.residual:.3f}",
-            "difference": f"{np.nanmedian(self.comparison.difference):.4f}",
-            "valid": f"{valid:.4f}",
-        }
+        shift = self.registration
+        ids = {"id": name, "scene": self.match.location, "sensor": self.match.dated.scene.source}
+        return (
+            ids
+            | self.match.facts()
+            | {
+                "shift_row": f"{shift.row:.3f}",
+                "shift_col": f"{shift.col:.3f}",
+                "residual": f"{shift.residual:.3f}",
+                "difference": f"{np.nanmedian(self.comparison.difference):.4f}",
+                "valid": f"{valid:.4f}",
+            }
+        )
 
     def bands(self) -> list[dict[str, Any]]:
         """Rows of `bands.csv`: measured against expected reflectance, band by band."""
@@ -100,22 +97,21 @@ class MatchResult:
         both = {"product": self.match.cube.name, "multispectral": self.match.dated.scene.id}
         keys = ("wavelength_nm", "difference", "gain", "offset")
         return [
-            both | {"band": name} | dict(zip(keys, (_text(number) for number in values), strict=True))
+            both | {"band": name} | dict(zip(keys, (_text_or_empty(number) for number in values), strict=True))
             for name, *values in numbers
         ]
 
     def summary(self) -> str:
         """One line for the user."""
-        found = self.registration
+        shift = self.registration
         return (
-            f"{self.match.name} ({self.match.days_apart:+d} days): {len(self.ids)} pairs, {self.left_out} windows "
-            f"left out; moved by {found.row:+.2f} rows and {found.col:+.2f} columns, residual {found.residual:.2f}; "
-            f"difference {np.nanmedian(self.comparison.difference):+.3f}"
+            f"{self.match.name} ({self.match.days_apart:+d} days): {len(self.ids)} pairs, "
+            f"{self.windows_left_out} windows left out; moved by {shift.row:+.2f} rows and {shift.col:+.2f} columns, "
+            f"residual {shift.residual:.2f}; difference {np.nanmedian(self.comparison.difference):+.3f}"
         )
 
 
-def _text(number: float) -> str:
-    """Empty for an unknown number."""
+def _text_or_empty(number: float) -> str:
     return f"{number:.4f}" if math.isfinite(number) else ""
 
 
@@ -136,7 +132,7 @@ class PairingResult:
     @property
     def windows_left_out(self) -> int:
         """Number of windows that are not valid enough, in matches that gave pairs."""
-        return sum(match.left_out for match in self.matches)
+        return sum(result.windows_left_out for result in self.matches)
 
 
 def pair(
@@ -176,17 +172,19 @@ def pair(
     matches = find_matches(cubes, dated, options.days, left_out)
     _check_found(matches, left_out, options.days)
     with PairWriter(output, overwrite=overwrite) as writer:
-        made = _Pairing(writer, options, progress, sum(match.rows for match in matches))
+        pairing = _Pairing(writer, options, progress, sum(match.rows for match in matches))
         for number, match in enumerate(matches, 1):
             try:
-                made.add(match, f"{match.location}-{number:03d}")
+                pairing.add(match, f"{match.location}-{number:03d}")
             except (DataError, GridError, SceneError) as error:
                 left_out[match.name] = str(error)
-            made.rows_done += match.rows
-        _check_found(made.results, left_out, options.days)
-        splits = made.write_tables()
+            pairing.rows_done += match.rows
+        _check_found(pairing.results, left_out, options.days)
+        splits = pairing.write_tables()
     locations = {name: tuple(part) for name, part in splits.items()}
-    return PairingResult(output, len(made.rows), tuple(made.results), locations, left_out, _split_notes(locations))
+    return PairingResult(
+        output, len(pairing.rows), tuple(pairing.results), locations, left_out, _split_notes(locations)
+    )
 
 
 def _check_found(found: Sequence[object], left_out: dict[str, str], days: int) -> None:
@@ -290,16 +288,11 @@ def facts(paired: PairingResult) -> dict[str, Any]:
 
 def _match_facts(result: MatchResult) -> dict[str, Any]:
     match = result.match
-    return {
-        "product": match.cube.name,
-        "product_day": match.cube.day.isoformat(),
-        "multispectral": match.dated.scene.id,
-        "multispectral_day": match.dated.day.isoformat(),
-        "days_apart": match.days_apart,
+    return match.facts() | {
         "sensor": match.dated.scene.source,
         "location": match.location,
         "pairs": len(result.ids),
-        "windows_left_out": result.left_out,
+        "windows_left_out": result.windows_left_out,
         "registration": {
             key: value if math.isfinite(value) else None for key, value in asdict(result.registration).items()
         },

@@ -1,7 +1,4 @@
-"""Radiometric comparison of two sensors on the same pixels: difference, gain and offset of each band.
-
-A difference near 0.1 in every band means that Sentinel-2's offset was not applied, or applied twice.
-"""
+"""Radiometric comparison of two sensors on the same pixels: difference, gain and offset of each band."""
 
 from dataclasses import dataclass
 

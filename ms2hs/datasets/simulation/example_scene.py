@@ -58,7 +58,11 @@ def example_dn(seed: int = 20240607) -> NDArray[np.uint16]:
     rows, cols = np.mgrid[0:HEIGHT, 0:WIDTH]
     relief = smooth_noise((HEIGHT, WIDTH), 2.2, rng)
     river = np.abs(rows - 0.55 * HEIGHT - 40 * np.sin(cols / 55) - 8 * relief)
-    kind = _fields(rng)
+    centres = rng.uniform((0, 0), (HEIGHT, WIDTH), (160, 2))  # of long parcels
+    along = (rows[None] - centres[:, 0, None, None]) * 1.7
+    across = cols[None] - centres[:, 1, None, None]
+    surface = rng.choice([2, 3, 4, 1], size=len(centres), p=[0.45, 0.25, 0.2, 0.1])
+    kind = surface[(along**2 + across**2).argmin(axis=0)]
     kind[relief > 0.9] = 1  # woods on high ground
     kind[(relief < -1.1) & (river < 45)] = 5  # a town by the river
     kind[river < 5] = 0
@@ -70,14 +74,3 @@ def example_dn(seed: int = 20240607) -> NDArray[np.uint16]:
     dn: NDArray[np.uint16] = np.clip(np.round(reflectance * 1e4), 1, None).astype(np.uint16)
     dn[:, cols - 0.35 * rows > WIDTH - 15] = 0  # beyond the orbit's edge
     return dn
-
-
-def _fields(rng: np.random.Generator) -> NDArray[np.int64]:
-    """(row, col) index of the surface: long parcels of crop, stubble, soil or forest."""
-    rows, cols = np.mgrid[0:HEIGHT, 0:WIDTH]
-    centres = rng.uniform((0, 0), (HEIGHT, WIDTH), (160, 2))
-    along = (rows[None] - centres[:, 0, None, None]) * 1.7
-    across = cols[None] - centres[:, 1, None, None]
-    nearest = (along**2 + across**2).argmin(axis=0)
-    surface = rng.choice([2, 3, 4, 1], size=len(centres), p=[0.45, 0.25, 0.2, 0.1])
-    return np.asarray(surface[nearest])

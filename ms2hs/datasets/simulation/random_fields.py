@@ -55,12 +55,7 @@ def rotated(shape: Shape, angle: float) -> tuple[FloatArray, FloatArray]:
 
 
 def parcels(shape: Shape, length: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """(*shape) number of the parcel, from 0: rows of rectangles in one direction, as in open farmland.
-
-    Parameters
-    ----------
-    length : mean of the longer side.
-    """
+    """(*shape) number of the parcel, from 0: rows of rectangles, `length` long on average, as in open farmland."""
     along, across = rotated(shape, rng.uniform(0, np.pi))
     across = across + 0.04 * length * smooth_noise(shape, 2.5, rng)  # lanes follow the land
     strip = _steps(across, length * rng.uniform(0.35, 0.9), rng)
@@ -90,13 +85,7 @@ def cells(shape: Shape, count: int, rng: np.random.Generator) -> NDArray[np.int6
 
 
 def line(shape: Shape, width: float, bend: float, rng: np.random.Generator) -> FloatArray:
-    """(*shape) share, 0-1, of each pixel that a road or river covers.
-
-    Parameters
-    ----------
-    width : of the line.
-    bend : deviation from a straight line.
-    """
+    """(*shape) share, 0-1, of each pixel under a road or river: `width` wide, and up to about `bend` off straight."""
     along, across = rotated(shape, rng.uniform(0, np.pi))
     deviation = np.zeros(2 * sum(shape) + 1)
     phase, wave = rng.uniform(0, 2 * np.pi, 4), rng.uniform(0.3, 1.5, 4) * max(shape)

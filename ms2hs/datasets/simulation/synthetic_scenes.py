@@ -177,12 +177,7 @@ def _draw_similar(archetypes: FloatArray, spectra: FloatArray, rng: np.random.Ge
 
 
 def _second_share(residual: FloatArray, shape: Shape, rng: np.random.Generator) -> FloatArray:
-    """(row, col) share, 0-1, of the second of each two spectra: it follows the colour of the residual, plus noise.
-
-    Parameters
-    ----------
-    residual : (pixel, band) logarithm of the window's pixels over the mixture of archetypes.
-    """
+    """(row, col) share, 0-1, of the second spectrum: colour of the residual (pixel, band), plus noise."""
     colour = residual - residual.mean(axis=1, keepdims=True)
     colour = colour @ np.linalg.svd(colour.T @ colour)[0][:, 0]
     colour /= max(float(colour.std()), 1e-6)
