@@ -1,4 +1,4 @@
-"""Cubes and libraries from `.npz`: what is known, what is not, and what belongs together."""
+"""Spectra of `.npz` cubes and libraries: known and unknown values, places, resampling."""
 
 import os
 from pathlib import Path
@@ -29,12 +29,12 @@ def write_cube(path, wavelength, reflectance, **changes):
 
 
 def lines(wavelength, shape=(4, 5), seed=0):
-    """Spectra that are straight lines, so that every resampling of them is exact."""
+    """Spectra that are straight lines, so that resampling is exact."""
     rng = np.random.default_rng(seed)
     return rng.uniform(0.1, 0.3, (*shape, 1)) + rng.uniform(0, 1e-4, (*shape, 1)) * (wavelength - 400)
 
 
-def test_bands_in_any_order_give_the_same_spectra(tmp_path):
+def test_read_spectra_sorts_bands_by_wavelength(tmp_path):
     wavelength = np.arange(400.0, 2500.0, 8.0)
     cube = lines(wavelength)
     order = np.random.default_rng(1).permutation(len(wavelength))
@@ -46,7 +46,7 @@ def test_bands_in_any_order_give_the_same_spectra(tmp_path):
     assert not plain.is_library
 
 
-def test_bad_bands_nodata_fill_and_absurd_values_are_unknown(tmp_path):
+def test_read_spectra_drops_bad_bands_nodata_fill_and_implausible_values(tmp_path):
     wavelength = np.arange(400.0, 2500.0, 8.0)
     cube = lines(wavelength)
     good = np.ones(len(wavelength), bool)
@@ -64,7 +64,7 @@ def test_bad_bands_nodata_fill_and_absurd_values_are_unknown(tmp_path):
     assert np.isfinite(truth[3:, known]).all()
 
 
-def test_gaps_are_no_truth_but_a_source_may_look_through_them(tmp_path):
+def test_spectra_on_bridges_gaps_only_with_interpolate(tmp_path):
     wavelength = np.arange(400.0, 2400.0, 8.0)
     wavelength = wavelength[(wavelength < 1340) | (wavelength > 1460)]
     corpus = read_spectra(write_cube(tmp_path / "a.npz", wavelength, lines(wavelength)))
@@ -80,7 +80,7 @@ def test_gaps_are_no_truth_but_a_source_may_look_through_them(tmp_path):
     np.testing.assert_allclose(seen[:, 0], corpus.reflectance[:, 0], atol=1e-4)
 
 
-def test_spectra_on_agrees_with_resampling_where_all_is_known(tmp_path):
+def test_spectra_on_equals_resample_without_gaps(tmp_path):
     wavelength = np.arange(400.0, 2500.0, 5.0)
     rng = np.random.default_rng(0)
     cube = 0.3 + 0.1 * np.sin(wavelength / rng.uniform(50, 400, (3, 3, 1)))
@@ -104,13 +104,13 @@ def test_reach_needs_the_whole_width_of_a_band():
         ({"wavelength_nm": None}, "no wavelength"),
     ],
 )
-def test_what_is_wrong_with_a_cube_is_said(tmp_path, changes, said):
+def test_read_spectra_reports_missing_and_disagreeing_arrays(tmp_path, changes, said):
     wavelength = np.arange(400.0, 500.0, 5.0)
     with pytest.raises(DataError, match=said):
         read_spectra(write_cube(tmp_path / "a.npz", wavelength, lines(wavelength), **changes))
 
 
-def test_folders_without_data_and_files_without_arrays(tmp_path):
+def test_read_spectra_folder_reports_empty_folders_and_damaged_files(tmp_path):
     with pytest.raises(DataError, match=r"no \.npz"):
         list(read_spectra_folder(tmp_path))
     (tmp_path / "a.npz").write_bytes(b"nothing")
@@ -118,7 +118,7 @@ def test_folders_without_data_and_files_without_arrays(tmp_path):
         list(read_spectra_folder(tmp_path))
 
 
-def test_the_place_of_a_file_is_its_own_array_or_its_name(tmp_path):
+def test_place_comes_from_the_file_or_is_its_name(tmp_path):
     wavelength = np.arange(400.0, 500.0, 5.0)
     cube = lines(wavelength)
     for name, place in (("hymap", "berlin"), ("enmap", np.array(["berlin"] * 20)), ("sjer", None)):
@@ -131,13 +131,13 @@ def test_the_place_of_a_file_is_its_own_array_or_its_name(tmp_path):
 
 
 @pytest.mark.parametrize("place", [["a", "b"], "", []])
-def test_a_file_of_several_places_is_refused(tmp_path, place):
+def test_place_must_be_one_per_file(tmp_path, place):
     wavelength = np.arange(400.0, 500.0, 5.0)
     with pytest.raises(DataError, match=r"a\.npz: \d places .*a file needs one name"):
         read_spectra(write_cube(tmp_path / "a.npz", wavelength, lines(wavelength), place=place))
 
 
-def test_real_cubes_of_one_place_stay_together(real_data):
+def test_place_keeps_real_cubes_together(real_data):
     places = {spectra.name: spectra.place for spectra in read_spectra_folder(real_data)}
     for together in (
         ("bavaria_hyspex", "bavaria_hyspex_b"),
@@ -149,7 +149,7 @@ def test_real_cubes_of_one_place_stay_together(real_data):
 
 
 @pytest.mark.skipif("MS2HS_DATA" not in os.environ, reason="MS2HS_DATA is not set")
-def test_real_corpora_hold_plausible_reflectance():
+def test_read_spectra_of_real_files_is_plausible():
     folder = Path(os.environ["MS2HS_DATA"])
     names = ("hyperspectral/jasper_ridge_aviris", "hyperspectral/berlin_enmap_simulated", "hyperspectral/sjer_neon",
              "hyperspectral/four_corners_aviris_ng", "spectra/klum_urban", "spectra/earthlib_optimized")  # fmt: skip
