@@ -75,11 +75,11 @@ def evaluate_pairs_command(  # noqa: PLR0917 - one parameter an option, as Typer
     quiet: Quiet = False,
 ) -> None:
     """Score models on measured pairs."""
-    from ms2hs.datasets.pairs.pair_set import measured_pairs
+    from ms2hs.datasets.pairs.pair_set import open_pairs
 
     _check_report(report, overwrite=overwrite)
     settings = _settings(prior, windows, seed)
-    evaluation = _score(model, measured_pairs(folder, split), scene, settings, quiet=quiet)
+    evaluation = _score(model, open_pairs(folder, split), scene, settings, quiet=quiet)
     _print(evaluation, report, as_json=as_json)
 
 
