@@ -38,8 +38,7 @@ def print_version(wanted: bool) -> None:
 def start(
     *,
     version: Annotated[
-        bool,
-        typer.Option("--version", is_eager=True, callback=print_version, help="Print the version."),
+        bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version.")
     ] = False,
 ) -> None:
     """Multispectral scenes in, hyperspectral scenes out."""

@@ -60,167 +60,102 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         ),
     ],
     source: Annotated[
-        str | None,
-        typer.Option(
-            help="Sensor of the scene.",
-            show_default="from metadata",
-            autocompletion=complete_source,
-            rich_help_panel=INPUT,
-        ),
+        str | None, INPUT(help="Sensor of the scene.", show_default="from metadata", autocompletion=complete_source)
     ] = None,
     bands: Annotated[
         str | None,
-        typer.Option(
-            metavar="B02,B03,…",
-            help="Band names in file order; - skips a band.",
-            show_default="from metadata",
-            rich_help_panel=INPUT,
-        ),
+        INPUT(metavar="B02,B03,…", help="Band names in file order; - skips a band.", show_default="from metadata"),
     ] = None,
     dn_offset: Annotated[
-        float | None,
-        typer.Option(
-            help="Added to stored numbers, such as -1000.", show_default="from metadata", rich_help_panel=INPUT
-        ),
+        float | None, INPUT(help="Added to stored numbers, such as -1000.", show_default="from metadata")
     ] = None,
-    quality: Annotated[
-        bool,
-        typer.Option("--quality/--no-quality", help="Leave out cloud and cloud shadow.", rich_help_panel=INPUT),
-    ] = True,
+    quality: Annotated[bool, INPUT("--quality/--no-quality", help="Leave out cloud and cloud shadow.")] = True,
     gsd: Annotated[  # noqa: ANN401 - a number or `native`, and Typer takes no union
         Any,
-        typer.Option(
+        REGION(
             parser=parse_gsd,
             metavar="METRES",
             help="Output pixel size in metres, or `native`.",
             show_default="30 for Sentinel-2 products, else the scene's own",
-            rich_help_panel=REGION,
         ),
     ] = None,
-    bbox: Annotated[
-        BBox | None,
-        typer.Option(parser=parse_bbox, metavar="W,S,E,N", help="Area in degrees.", rich_help_panel=REGION),
-    ] = None,
+    bbox: Annotated[BBox | None, REGION(parser=parse_bbox, metavar="W,S,E,N", help="Area in degrees.")] = None,
     window: Annotated[
         PixelWindow | None,
-        typer.Option(
-            parser=parse_pixel_window,
-            metavar="ROW,COL,HEIGHT,WIDTH",
-            help="Area in output pixels.",
-            rich_help_panel=REGION,
-        ),
+        REGION(parser=parse_pixel_window, metavar="ROW,COL,HEIGHT,WIDTH", help="Area in output pixels."),
     ] = None,
     wavelengths: Annotated[
         Ranges | None,
-        typer.Option(
+        REGION(
             parser=parse_ranges,
             metavar="LOW-HIGH,…",
             help="Write only bands in these ranges, in nm.",
             show_default="all bands",
-            rich_help_panel=REGION,
         ),
     ] = None,
     target: Annotated[
-        str,
-        typer.Option(
-            help="Target sensor, or a CSV of center_nm,fwhm_nm.", autocompletion=complete_target, rich_help_panel=MODEL
-        ),
+        str, MODEL(help="Target sensor, or a CSV of center_nm,fwhm_nm.", autocompletion=complete_target)
     ] = "enmap",
     model: Annotated[
         str,
-        typer.Option(
-            help="Shipped weights or a .safetensors file; `linear` is the fastest.",
-            autocompletion=complete_model,
-            rich_help_panel=MODEL,
-        ),
+        MODEL(help="Shipped weights or a .safetensors file; `linear` is the fastest.", autocompletion=complete_model),
     ] = "default",
     device: Annotated[
-        str,
-        typer.Option(
-            metavar="DEVICE",
-            help="Device: `auto` (the fastest available), cpu, cuda, cuda:1, mps.",
-            rich_help_panel=MODEL,
-        ),
+        str, MODEL(metavar="DEVICE", help="Device: `auto` (the fastest available), cpu, cuda, cuda:1, mps.")
     ] = "auto",
     adjustment: Annotated[
         bool,
-        typer.Option(
-            "--adjustment/--no-adjustment",
-            help="Apply the per-sensor gain and offset correction learned from pairs.",
-            rich_help_panel=MODEL,
+        MODEL(
+            "--adjustment/--no-adjustment", help="Apply the per-sensor gain and offset correction learned from pairs."
         ),
     ] = True,
     input_error: Annotated[
         ErrorLevels | None,
-        typer.Option(
+        SITE(
             parser=parse_error_levels,
             metavar="GAIN,OFFSET,PIXEL",
             help="Input uncertainty (1σ): relative gain, offset, per-pixel noise; such as 0.02,0.005,0.003.",
-            rich_help_panel=SITE,
         ),
     ] = None,
     reference: Annotated[
-        Path | None,
-        typer.Option(
-            help="Spectra measured in the scene: CSV of id,lon,lat,<nm>,… or an ENVI spectral library.",
-            rich_help_panel=SITE,
-        ),
+        Path | None, SITE(help="Spectra measured in the scene: CSV of id,lon,lat,<nm>,… or an ENVI spectral library.")
     ] = None,
-    site: Annotated[
-        Path | None, typer.Option(help="Hyperspectral cube of the same site, from any date.", rich_help_panel=SITE)
-    ] = None,
+    site: Annotated[Path | None, SITE(help="Hyperspectral cube of the same site, from any date.")] = None,
     output: Annotated[
         str | None,
-        typer.Option(
+        OUTPUT(
             "-o",
             "--output",
             metavar="PATH",
             help="Output .tif, or a directory (required for several scenes), or s3://….",
             show_default="<scene>_<target>.tif",
-            rich_help_panel=OUTPUT,
         ),
     ] = None,
     uncertainty: Annotated[
         bool,
-        typer.Option(
-            "--uncertainty",
-            help="Write <output>_sigma.tif: value ± 1.645 σ is the 90 % interval.",
-            rich_help_panel=OUTPUT,
-            show_default=False,
+        OUTPUT(
+            "--uncertainty", help="Write <output>_sigma.tif: value ± 1.645 σ is the 90 % interval.", show_default=False
         ),
     ] = False,
     overwrite: Overwrite = False,
     resume: Annotated[
         bool,
-        typer.Option(
+        OUTPUT(
             "--resume",
             help="Resume an interrupted conversion; keep finished rows if this one is interrupted.",
-            rich_help_panel=OUTPUT,
             show_default=False,
         ),
     ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Print the plan and write nothing.", rich_help_panel=OUTPUT, show_default=False),
-    ] = False,
+    dry_run: Annotated[bool, OUTPUT("--dry-run", help="Print the plan and write nothing.", show_default=False)] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Local processes, one scene and one thread each.", rich_help_panel=BATCH),
-    ] = None,
+    workers: Annotated[int | None, BATCH(min=1, help="Local processes, one scene and one thread each.")] = None,
     scheduler: Annotated[
-        str | None,
-        typer.Option(metavar="tcp://HOST:PORT", help="Convert on a dask cluster instead.", rich_help_panel=BATCH),
+        str | None, BATCH(metavar="tcp://HOST:PORT", help="Convert on a dask cluster instead.")
     ] = None,
     shard: Annotated[
         Shard | None,
-        typer.Option(
-            parser=parse_shard,
-            metavar="I/N",
-            help="Convert only the I-th of N equal shares of the sorted scenes.",
-            rich_help_panel=BATCH,
-        ),
+        BATCH(parser=parse_shard, metavar="I/N", help="Convert only the I-th of N equal shares of the sorted scenes."),
     ] = None,
 ) -> None:
     """Convert multispectral scenes to hyperspectral COGs."""

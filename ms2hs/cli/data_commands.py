@@ -27,13 +27,10 @@ def prepare_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     ],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", help="Directory for the shards; created if missing.", rich_help_panel=OUTPUT),
+        OUTPUT("-o", "--output", help="Directory for the shards; created if missing."),
     ],
-    window: Annotated[int, typer.Option(min=1, help="Window size, in pixels.", rich_help_panel=DATA)] = 128,
-    split: Annotated[
-        str | None,
-        typer.Option(help="Use only the cubes listed in splits/<split>.csv.", rich_help_panel=DATA),
-    ] = None,
+    window: Annotated[int, DATA(min=1, help="Window size, in pixels.")] = 128,
+    split: Annotated[str | None, DATA(help="Use only the cubes listed in splits/<split>.csv.")] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -58,22 +55,17 @@ def pairs_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     ],
     scenes: Annotated[
         list[Path],
-        typer.Option(help="Sentinel-2 or HLS scene, or a folder of scenes. Repeatable.", rich_help_panel=INPUT),
+        INPUT(help="Sentinel-2 or HLS scene, or a folder of scenes. Repeatable."),
     ],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", help="Directory for the pairs; its parent must exist.", rich_help_panel=OUTPUT),
+        OUTPUT("-o", "--output", help="Directory for the pairs; its parent must exist."),
     ],
     dn_offset: Annotated[
-        float | None,
-        typer.Option(
-            help="Added to the scenes' stored numbers, such as -1000.",
-            show_default="from metadata",
-            rich_help_panel=INPUT,
-        ),
+        float | None, INPUT(help="Added to the scenes' stored numbers, such as -1000.", show_default="from metadata")
     ] = None,
-    days: Annotated[int, typer.Option(min=0, help="Largest difference in calendar days.", rich_help_panel=DATA)] = 3,
-    window: Annotated[int, typer.Option(min=16, help="Window size, in pixels.", rich_help_panel=DATA)] = 128,
+    days: Annotated[int, DATA(min=0, help="Largest difference in calendar days.")] = 3,
+    window: Annotated[int, DATA(min=16, help="Window size, in pixels.")] = 128,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     as_json: AsJson = False,

@@ -32,25 +32,15 @@ app = typer.Typer(
 )
 
 Models = Annotated[
-    list[str] | None,
-    typer.Option("--model", help="Weights to score. Repeatable.", autocompletion=complete_model, rich_help_panel=MODEL),
+    list[str] | None, MODEL("--model", help="Weights to score. Repeatable.", autocompletion=complete_model)
 ]
 Prior = Annotated[
-    str,
-    typer.Option(
-        help="Weights of the prior to beat, not trained on these scenes.",
-        autocompletion=complete_model,
-        rich_help_panel=MODEL,
-    ),
+    str, MODEL(help="Weights of the prior to beat, not trained on these scenes.", autocompletion=complete_model)
 ]
-Split = Annotated[str | None, typer.Option(help="Use only splits/<split>.csv: test, hard/test.", rich_help_panel=DATA)]
-Scenes = Annotated[
-    list[str] | None, typer.Option("--scene", help="Use only this scene. Repeatable.", rich_help_panel=DATA)
-]
-Windows = Annotated[int, typer.Option(min=1, help="Largest number of windows of a scene.", rich_help_panel=DATA)]
-Report = Annotated[
-    Path | None, typer.Option(help="Write an HTML report, and <stem>.csv and <stem>.json.", rich_help_panel=OUTPUT)
-]
+Split = Annotated[str | None, DATA(help="Use only splits/<split>.csv: test, hard/test.")]
+Scenes = Annotated[list[str] | None, DATA("--scene", help="Use only this scene. Repeatable.")]
+Windows = Annotated[int, DATA(min=1, help="Largest number of windows of a scene.")]
+Report = Annotated[Path | None, OUTPUT(help="Write an HTML report, and <stem>.csv and <stem>.json.")]
 
 
 @app.command(
@@ -93,14 +83,8 @@ def evaluate_pairs_command(  # noqa: PLR0917 - one parameter an option, as Typer
 )
 def evaluate_corpus_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     folder: Annotated[Path, typer.Argument(help="Folder of hyperspectral cubes; the source is simulated from them.")],
-    source: Annotated[
-        str,
-        typer.Option(help="Simulated source sensor.", autocompletion=complete_source, rich_help_panel=DATA),
-    ] = "sentinel2a",
-    target: Annotated[
-        str,
-        typer.Option(help="Scored bands: a sensor or a CSV.", autocompletion=complete_target, rich_help_panel=DATA),
-    ] = "enmap",
+    source: Annotated[str, DATA(help="Simulated source sensor.", autocompletion=complete_source)] = "sentinel2a",
+    target: Annotated[str, DATA(help="Scored bands: a sensor or a CSV.", autocompletion=complete_target)] = "enmap",
     model: Models = None,
     prior: Prior = "linear",
     split: Split = None,
@@ -131,7 +115,7 @@ def evaluate_corpus_command(  # noqa: PLR0917 - one parameter an option, as Type
 )
 def evaluate_cube_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     cube: Annotated[Path, typer.Argument(help="Output of `ms2hs convert`.")],
-    truth: Annotated[Path, typer.Option(help="True cube on the same pixels.", rich_help_panel=DATA)],
+    truth: Annotated[Path, DATA(help="True cube on the same pixels.")],
     prior: Prior = "linear",
     windows: Windows = 64,
     seed: Seed = 0,
@@ -157,13 +141,11 @@ def evaluate_cube_command(  # noqa: PLR0917 - one parameter an option, as Typer 
 def evaluate_completion_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     folder: Annotated[Path, typer.Argument(help="Folder of hyperspectral cubes.")],
     model: Models = None,
-    hidden: Annotated[
-        float, typer.Option(help="Hidden share of the groups of 8 bands, between 0 and 1.", rich_help_panel=DATA)
-    ] = 0.75,
+    hidden: Annotated[float, DATA(help="Hidden share of the groups of 8 bands, between 0 and 1.")] = 0.75,
     split: Split = None,
     scene: Scenes = None,
-    windows: Annotated[int, typer.Option(min=1, help="Number of windows.", rich_help_panel=DATA)] = 64,
-    size: Annotated[int, typer.Option(min=7, help="Window size, in pixels.", rich_help_panel=DATA)] = 64,
+    windows: Annotated[int, DATA(min=1, help="Number of windows.")] = 64,
+    size: Annotated[int, DATA(min=7, help="Window size, in pixels.")] = 64,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ms2hs.cli.messages import note, print_failed, print_left_out, warn
-from ms2hs.cli.options import INPUT, OUTPUT, AsJson, Overwrite, Quiet, complete_provider, examples, refuse
+from ms2hs.cli.options import INPUT, OUTPUT, AsJson, Overwrite, Quiet, complete_provider, examples, panel, refuse
 from ms2hs.cli.parsers import BBox, parse_bbox, parse_gsd
 from ms2hs.errors import NothingFound, PartlyDone
 from ms2hs.remote.providers import DEFAULT, PROVIDERS
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ms2hs.fetching.fetcher import FetchOptions, FetchResult
     from ms2hs.fetching.selection import SearchRequest
 
-AREA, SEARCH = "Area and date", "Search"
+AREA, SEARCH = panel("Area and date"), panel("Search")
 EPILOG = examples(
     "ms2hs fetch --bbox 7.1,46.2,7.3,46.4 --date 2024-06 --list",
     "ms2hs fetch --bbox 7.1,46.2,7.3,46.4 --date 2024-06-01/2024-06-30 --max-cloud 5 -o scenes/",
@@ -36,103 +36,51 @@ class Sort(StrEnum):
 
 def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     context: typer.Context,
-    bbox: Annotated[
-        BBox | None,
-        typer.Option(parser=parse_bbox, metavar="W,S,E,N", help="Area in degrees.", rich_help_panel=AREA),
-    ] = None,
-    intersects: Annotated[
-        Path | None, typer.Option(help="GeoJSON file with polygons, instead of --bbox.", rich_help_panel=AREA)
-    ] = None,
+    bbox: Annotated[BBox | None, AREA(parser=parse_bbox, metavar="W,S,E,N", help="Area in degrees.")] = None,
+    intersects: Annotated[Path | None, AREA(help="GeoJSON file with polygons, instead of --bbox.")] = None,
     date: Annotated[
         str | None,
-        typer.Option(
-            "--date",
-            "--datetime",
-            metavar="DATE",
-            help="Day, month, year or range: 2024-06-01/2024-06-30, 2024-06/...",
-            rich_help_panel=AREA,
+        AREA(
+            "--date", "--datetime", metavar="DATE", help="Day, month, year or range: 2024-06-01/2024-06-30, 2024-06/..."
         ),
     ] = None,
     products: Annotated[
         list[Path] | None,
-        typer.Option(
+        AREA(
             "--for",
             metavar="PRODUCT",
             help="EnMAP or EMIT product whose area and date are searched, instead. Repeatable.",
-            rich_help_panel=AREA,
         ),
     ] = None,
-    days: Annotated[
-        int, typer.Option(min=0, help="With --for: largest difference in calendar days.", rich_help_panel=AREA)
-    ] = 3,
+    days: Annotated[int, AREA(min=0, help="With --for: largest difference in calendar days.")] = 3,
     provider: Annotated[
         str | None,
-        typer.Option(
-            help=f"STAC provider: {', '.join(PROVIDERS)}.",
-            show_default=DEFAULT,
-            autocompletion=complete_provider,
-            rich_help_panel=SEARCH,
-        ),
+        SEARCH(help=f"STAC provider: {', '.join(PROVIDERS)}.", show_default=DEFAULT, autocompletion=complete_provider),
     ] = None,
-    stac: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Another STAC API; needs --collection.", rich_help_panel=SEARCH),
-    ] = None,
+    stac: Annotated[str | None, SEARCH(metavar="URL", help="Another STAC API; needs --collection.")] = None,
     collection: Annotated[
         str | None,
-        typer.Option(
-            "-c",
-            "--collection",
-            help="STAC collection, such as hls2-s30.",
-            show_default="the provider's first",
-            rich_help_panel=SEARCH,
-        ),
+        SEARCH("-c", "--collection", help="STAC collection, such as hls2-s30.", show_default="the provider's first"),
     ] = None,
     max_cloud: Annotated[
-        float | None,
-        typer.Option(help="Largest cloud cover of a scene, in percent.", show_default="20", rich_help_panel=SEARCH),
+        float | None, SEARCH(help="Largest cloud cover of a scene, in percent.", show_default="20")
     ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Largest number of scenes.", show_default="10", rich_help_panel=SEARCH),
-    ] = None,
-    sort: Annotated[
-        Sort, typer.Option(help="Order of the scenes, applied before --limit.", rich_help_panel=SEARCH)
-    ] = Sort.cloud,
-    items: Annotated[
-        Path | None,
-        typer.Option(help="STAC items saved by --save, instead of a search.", rich_help_panel=INPUT),
-    ] = None,
-    list_only: Annotated[
-        bool,
-        typer.Option("--list", help="List the scenes, fetch nothing.", rich_help_panel=OUTPUT, show_default=False),
-    ] = False,
-    save: Annotated[
-        Path | None,
-        typer.Option(help="Save the STAC items in this JSON file, fetch nothing.", rich_help_panel=OUTPUT),
-    ] = None,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Output directory; its parent must exist.", rich_help_panel=OUTPUT)
-    ] = Path("scenes"),
+    limit: Annotated[int | None, SEARCH(min=1, help="Largest number of scenes.", show_default="10")] = None,
+    sort: Annotated[Sort, SEARCH(help="Order of the scenes, applied before --limit.")] = Sort.cloud,
+    items: Annotated[Path | None, INPUT(help="STAC items saved by --save, instead of a search.")] = None,
+    list_only: Annotated[bool, OUTPUT("--list", help="List the scenes, fetch nothing.", show_default=False)] = False,
+    save: Annotated[Path | None, OUTPUT(help="Save the STAC items in this JSON file, fetch nothing.")] = None,
+    output: Annotated[Path, OUTPUT("-o", "--output", help="Output directory; its parent must exist.")] = Path("scenes"),
     gsd: Annotated[  # noqa: ANN401 - a number or `native`, and Typer takes no union
         Any,
-        typer.Option(
-            parser=parse_gsd,
-            metavar="METRES",
-            help="Pixel size in metres, or `native`: one unchanged file a band.",
-            rich_help_panel=OUTPUT,
+        OUTPUT(
+            parser=parse_gsd, metavar="METRES", help="Pixel size in metres, or `native`: one unchanged file a band."
         ),
     ] = "30",
     mosaic: Annotated[
-        bool,
-        typer.Option(
-            "--mosaic",
-            help="Merge the scenes of one overpass, the clearest on top.",
-            rich_help_panel=OUTPUT,
-            show_default=False,
-        ),
+        bool, OUTPUT("--mosaic", help="Merge the scenes of one overpass, the clearest on top.", show_default=False)
     ] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Parallel connections.", rich_help_panel=OUTPUT)] = 4,
+    jobs: Annotated[int, OUTPUT(min=1, help="Parallel connections.")] = 4,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,

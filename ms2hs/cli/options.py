@@ -2,18 +2,24 @@
 
 import math
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ms2hs.errors import DataError
 
-# Panels of --help.
-INPUT, REGION, MODEL, SITE = "Input", "Region and bands", "Model", "Site knowledge"
-DATA, TRAINING, OUTPUT, BATCH = "Data", "Training", "Output", "Batch"
+
+def panel(title: str) -> Callable[..., Any]:
+    """`typer.Option` for options that --help shows in the panel of this title."""
+    return partial(typer.Option, rich_help_panel=title)
+
+
+INPUT, REGION, MODEL, SITE = panel("Input"), panel("Region and bands"), panel("Model"), panel("Site knowledge")
+DATA, TRAINING, OUTPUT, BATCH = panel("Data"), panel("Training"), panel("Output"), panel("Batch")
 
 
 class Precision(StrEnum):
@@ -100,72 +106,30 @@ def check_learning_rate(value: float) -> float:
     return value
 
 
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace existing files.", rich_help_panel=OUTPUT, show_default=False)
-]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print JSON on stdout.", rich_help_panel=OUTPUT, show_default=False)
-]
-Quiet = Annotated[
-    bool,
-    typer.Option("-q", "--quiet", help="No progress bar and no notes.", rich_help_panel=OUTPUT, show_default=False),
-]
-Seed = Annotated[int, typer.Option(min=0, help="Random seed.", rich_help_panel=DATA)]
+Overwrite = Annotated[bool, OUTPUT("--overwrite", help="Replace existing files.", show_default=False)]
+AsJson = Annotated[bool, OUTPUT("--json", help="Print JSON on stdout.", show_default=False)]
+Quiet = Annotated[bool, OUTPUT("-q", "--quiet", help="No progress bar and no notes.", show_default=False)]
+Seed = Annotated[int, DATA(min=0, help="Random seed.")]
 
 # Training: shared by pretrain and finetune.
-LeaveOut = Annotated[
-    list[str] | None,
-    typer.Option(metavar="SCENE", help="Scene that is not used at all. Repeatable.", rich_help_panel=DATA),
-]
-Window = Annotated[
-    int | None,
-    typer.Option(min=1, help="Training window size, in pixels.", show_default="the preset's", rich_help_panel=TRAINING),
-]
-Steps = Annotated[
-    int, typer.Option(min=1, help="Optimizer steps (length of the cosine schedule).", rich_help_panel=TRAINING)
-]
-BatchSize = Annotated[
-    int, typer.Option("--batch", min=1, help="Windows a step, over all processes.", rich_help_panel=TRAINING)
-]
-LearningRate = Annotated[
-    float, typer.Option("--lr", callback=check_learning_rate, help="Peak learning rate.", rich_help_panel=TRAINING)
-]
-TrainingSeed = Annotated[
-    int, typer.Option("--seed", min=0, help="Random seed; equal seeds give equal weights.", rich_help_panel=TRAINING)
-]
-Workers = Annotated[
-    int,
-    typer.Option(min=0, help="Loader processes; 0 loads in the training process.", rich_help_panel=TRAINING),
-]
-CheckpointEvery = Annotated[int, typer.Option(min=1, help="Steps between checkpoints.", rich_help_panel=TRAINING)]
+LeaveOut = Annotated[list[str] | None, DATA(metavar="SCENE", help="Scene that is not used at all. Repeatable.")]
+Window = Annotated[int | None, TRAINING(min=1, help="Training window size, in pixels.", show_default="the preset's")]
+Steps = Annotated[int, TRAINING(min=1, help="Optimizer steps (length of the cosine schedule).")]
+BatchSize = Annotated[int, TRAINING("--batch", min=1, help="Windows a step, over all processes.")]
+LearningRate = Annotated[float, TRAINING("--lr", callback=check_learning_rate, help="Peak learning rate.")]
+TrainingSeed = Annotated[int, TRAINING("--seed", min=0, help="Random seed; equal seeds give equal weights.")]
+Workers = Annotated[int, TRAINING(min=0, help="Loader processes; 0 loads in the training process.")]
+CheckpointEvery = Annotated[int, TRAINING(min=1, help="Steps between checkpoints.")]
 TrainingPrecision = Annotated[
-    Precision,
-    typer.Option(
-        "--precision", help="Number format; `auto` is bfloat16 where the device supports it.", rich_help_panel=TRAINING
-    ),
+    Precision, TRAINING("--precision", help="Number format; `auto` is bfloat16 where the device supports it.")
 ]
 Device = Annotated[
-    str,
-    typer.Option(
-        metavar="DEVICE",
-        help="Device: `auto` (the fastest available), cpu, cuda, cuda:1, mps.",
-        rich_help_panel=TRAINING,
-    ),
+    str, TRAINING(metavar="DEVICE", help="Device: `auto` (the fastest available), cpu, cuda, cuda:1, mps.")
 ]
-Resume = Annotated[
-    bool,
-    typer.Option(
-        "--resume", help="Continue from the checkpoint in <stem>.run/.", rich_help_panel=TRAINING, show_default=False
-    ),
-]
+Resume = Annotated[bool, TRAINING("--resume", help="Continue from the checkpoint in <stem>.run/.", show_default=False)]
 Recipe = Annotated[
     Path | None,
-    typer.Option(
-        is_eager=True,
-        callback=take_recipe,
-        help="TOML file of options; options on the command line win.",
-        rich_help_panel=TRAINING,
-    ),
+    TRAINING(is_eager=True, callback=take_recipe, help="TOML file of options; options on the command line win."),
 ]
 
 

@@ -70,50 +70,28 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     context: typer.Context,
     preset: Annotated[
         str,
-        typer.Option(
+        MODEL(
             "--preset",
             "--model",
             help="Network preset: spectral, spatial-spectral, dlr-ibm-spectral, dlr-ibm-spatial-spectral, s2mae or "
             "general; or linear: the spectral prior.",
             autocompletion=complete_preset,
-            rich_help_panel=MODEL,
         ),
     ],
     change: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="FIELD=VALUE",
-            help="Change a field of the preset: depth=2. Repeatable.",
-            rich_help_panel=MODEL,
-        ),
+        MODEL("--set", metavar="FIELD=VALUE", help="Change a field of the preset: depth=2. Repeatable."),
     ] = None,
-    init: Annotated[
-        Path | None,
-        typer.Option(help="Initial weights: of ms2hs, or a ViT with timm's names.", rich_help_panel=MODEL),
-    ] = None,
+    init: Annotated[Path | None, MODEL(help="Initial weights: of ms2hs, or a ViT with timm's names.")] = None,
     prior: Annotated[
-        str,
-        typer.Option(
-            help="Weights with the spectral prior that the network adds to.",
-            autocompletion=complete_model,
-            rich_help_panel=MODEL,
-        ),
+        str, MODEL(help="Weights with the spectral prior that the network adds to.", autocompletion=complete_model)
     ] = "linear",
     data: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Folder of cubes or shards. Repeatable.", show_default="simulated scenes", rich_help_panel=DATA
-        ),
+        list[Path] | None, DATA(help="Folder of cubes or shards. Repeatable.", show_default="simulated scenes")
     ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="Use only the cubes of splits/<split>.csv, such as hard/train.", rich_help_panel=DATA),
-    ] = None,
+    split: Annotated[str | None, DATA(help="Use only the cubes of splits/<split>.csv, such as hard/train.")] = None,
     leave_out: LeaveOut = None,
-    simulated: Annotated[
-        int, typer.Option(min=0, help="Number of simulated scenes added to the data.", rich_help_panel=DATA)
-    ] = 0,
+    simulated: Annotated[int, DATA(min=0, help="Number of simulated scenes added to the data.")] = 0,
     window: Window = None,
     steps: Steps = 1000,
     batch: BatchSize = 16,
@@ -122,33 +100,27 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     workers: Workers = 0,
     precision: TrainingPrecision = Precision.auto,
     device: Device = "auto",
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Use torch.compile.", rich_help_panel=TRAINING, show_default=False)
-    ] = False,
+    compiled: Annotated[bool, TRAINING("--compile", help="Use torch.compile.", show_default=False)] = False,
     cross_fit: Annotated[
         bool,
-        typer.Option(
+        TRAINING(
             "--cross-fit",
             help="Also train without each scene in turn, to fit how far the network can be trusted. Takes many times "
             "as long.",
-            rich_help_panel=TRAINING,
             show_default=False,
         ),
     ] = False,
     checkpoint_every: CheckpointEvery = 500,
-    picture_every: Annotated[
-        int, typer.Option(min=0, help="Steps between pictures in <stem>.run/; 0 draws none.", rich_help_panel=TRAINING)
-    ] = 0,
+    picture_every: Annotated[int, TRAINING(min=0, help="Steps between pictures in <stem>.run/; 0 draws none.")] = 0,
     resume: Resume = False,
     recipe: Recipe = None,
     output: Annotated[
         Path | None,
-        typer.Option(
+        OUTPUT(
             "-o",
             "--output",
             help="Weights file; log and checkpoints go to <stem>.run/.",
             show_default="<preset>.safetensors",
-            rich_help_panel=OUTPUT,
         ),
     ] = None,
     overwrite: Overwrite = False,
@@ -221,58 +193,42 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
 
 def finetune_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     context: typer.Context,
-    pairs: Annotated[
-        Path | None, typer.Option(help="Folder of pairs, as `ms2hs pairs` writes it.", rich_help_panel=DATA)
-    ] = None,
-    corpus: Annotated[
-        Path | None,
-        typer.Option(help="Folder of cubes, instead; the source is simulated from them.", rich_help_panel=DATA),
-    ] = None,
+    pairs: Annotated[Path | None, DATA(help="Folder of pairs, as `ms2hs pairs` writes it.")] = None,
+    corpus: Annotated[Path | None, DATA(help="Folder of cubes, instead; the source is simulated from them.")] = None,
     source: Annotated[
-        str,
-        typer.Option(
-            help="With --corpus: simulated source sensor.", autocompletion=complete_source, rich_help_panel=DATA
-        ),
+        str, DATA(help="With --corpus: simulated source sensor.", autocompletion=complete_source)
     ] = "sentinel2a",
     target: Annotated[
         str | None,
-        typer.Option(
+        DATA(
             help="With --corpus: bands to learn, a sensor or a CSV.",
             show_default="each cube's own",
             autocompletion=complete_target,
-            rich_help_panel=DATA,
         ),
     ] = None,
     leave_out: LeaveOut = None,
     hold_out: Annotated[
         list[str] | None,
-        typer.Option(
+        DATA(
             "--hold-out",
             metavar="SCENE",
             help="Scene that calibrates the uncertainty. Repeatable.",
             show_default="the split val, or a fifth",
-            rich_help_panel=DATA,
         ),
     ] = None,
     init: Annotated[
         str,
-        typer.Option(
+        MODEL(
             "--init",
             "--model",
             help="Initial weights: a shipped name or a .safetensors file.",
             autocompletion=complete_model,
-            rich_help_panel=MODEL,
         ),
     ] = "linear",
-    train: Annotated[Part, typer.Option(help="Part of the network that is trained.", rich_help_panel=MODEL)] = Part.all,
+    train: Annotated[Part, MODEL(help="Part of the network that is trained.")] = Part.all,
     rehearse: Annotated[
         float,
-        typer.Option(
-            min=0,
-            max=0.9,
-            help="Share of the steps on simulated scenes, which keeps what the network knows.",
-            rich_help_panel=TRAINING,
-        ),
+        TRAINING(min=0, max=0.9, help="Share of the steps on simulated scenes, which keeps what the network knows."),
     ] = 0.2,
     window: Window = None,
     steps: Steps = 300,
@@ -286,10 +242,7 @@ def finetune_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     resume: Resume = False,
     recipe: Recipe = None,
     output: Annotated[
-        Path,
-        typer.Option(
-            "-o", "--output", help="Weights file; log and checkpoints go to <stem>.run/.", rich_help_panel=OUTPUT
-        ),
+        Path, OUTPUT("-o", "--output", help="Weights file; log and checkpoints go to <stem>.run/.")
     ] = Path("finetuned.safetensors"),
     overwrite: Overwrite = False,
     quiet: Quiet = False,
