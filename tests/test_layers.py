@@ -14,7 +14,7 @@ FLOORS = {
     **dict.fromkeys(("scenes", "inference"), 4),
     **dict.fromkeys(("datasets", "datasets.cubes", "datasets.pairs", "datasets.simulation"), 5),
     **dict.fromkeys(("fetching", "conversion", "training", "training.engine", "evaluation", "evaluation.report"), 6),
-    "api": 7,
+    **dict.fromkeys(("api", "cluster"), 7),
     "cli": 8,
 }
 # Imports between packages of one floor: two data packages build on the cubes, and a sub-package belongs to its package.
@@ -45,7 +45,7 @@ LIBRARIES = {
         "datasets.pairs",
         "datasets.simulation",
     },
-    "xarray": {"raster", "conversion", "evaluation"},
+    "xarray": {"raster", "conversion", "evaluation", "api"},
     "pystac_client": {"fetching"},
     "planetary_computer": {"remote"},
     "fsspec": {"remote"},

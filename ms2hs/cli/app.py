@@ -6,7 +6,14 @@ from typing import Annotated
 import typer
 
 from ms2hs._version import __version__
-from ms2hs.cli import convert_command, data_commands, evaluate_commands, fetch_command, info_commands, training_commands
+from ms2hs.cli import (
+    convert_commands,
+    data_commands,
+    evaluate_commands,
+    fetch_commands,
+    info_commands,
+    training_commands,
+)
 from ms2hs.cli.parsers import join_numbers, name_evaluation
 from ms2hs.errors import Ms2hsError
 
@@ -16,8 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("convert", epilog=convert_command.EPILOG)(convert_command.convert_command)
-app.command("fetch", epilog=fetch_command.EPILOG)(fetch_command.fetch_command)
+app.command("convert", epilog=convert_commands.EPILOG)(convert_commands.convert_command)
+app.command("fetch", epilog=fetch_commands.EPILOG)(fetch_commands.fetch_command)
 app.command("info")(info_commands.info_command)
 app.command("example")(info_commands.example_command)
 app.command("prepare", epilog=data_commands.PREPARE_EPILOG)(data_commands.prepare_command)

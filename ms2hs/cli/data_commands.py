@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from ms2hs.cli.messages import note, print_left_out
-from ms2hs.cli.options import DATA, INPUT, OUTPUT, AsJson, Overwrite, Quiet, Seed, examples
+from ms2hs.cli.options import DATA, INPUT, OUTPUT, AsJson, Overwrite, Quiet, Seed, example_epilog
 
-PREPARE_EPILOG = examples(
+PREPARE_EPILOG = example_epilog(
     "ms2hs prepare HySpecNet-11k/ -o shards/",
     "ms2hs prepare HySpecNet-11k/ -o shards/train --split easy/train",
     "ms2hs prepare granules/ -o shards/ --window 64",
 )
-PAIRS_EPILOG = examples(
+PAIRS_EPILOG = example_epilog(
     "ms2hs pairs enmap/ --scenes scenes/ -o pairs/",
     "ms2hs pairs EMIT_L2A_RFL_….nc --scenes scenes/ --days 1 -o pairs/",
     "ms2hs pairs enmap/ --scenes hls/ --scenes sentinel2/ --window 64 -o pairs/",

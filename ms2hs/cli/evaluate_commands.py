@@ -19,7 +19,7 @@ from ms2hs.cli.options import (
     complete_model,
     complete_source,
     complete_target,
-    examples,
+    example_epilog,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ Report = Annotated[Path | None, OUTPUT(help="Write an HTML report, and <stem>.cs
 
 @app.command(
     "pairs",
-    epilog=examples(
+    epilog=example_epilog(
         "ms2hs evaluate pairs pairs/ --model default",
         "ms2hs evaluate pairs pairs/ --model tuned.safetensors --split test --report report.html",
         "ms2hs evaluate --pairs pairs/ --json",
@@ -75,7 +75,7 @@ def evaluate_pairs_command(  # noqa: PLR0917 - one parameter an option, as Typer
 
 @app.command(
     "corpus",
-    epilog=examples(
+    epilog=example_epilog(
         "ms2hs evaluate corpus cubes/ --model default",
         "ms2hs evaluate corpus cubes/ --source hls_s30 --target emit --model spectral --model linear",
         "ms2hs evaluate corpus cubes/ --model default --report report.html",
@@ -107,7 +107,7 @@ def evaluate_corpus_command(  # noqa: PLR0917 - one parameter an option, as Type
 
 @app.command(
     "cube",
-    epilog=examples(
+    epilog=example_epilog(
         "ms2hs evaluate cube scene_enmap.tif --truth ENMAP01-….tif",
         "ms2hs evaluate cube scene_enmap.tif --truth truth.tif --report report.html",
         "ms2hs evaluate --cube scene_enmap.tif --truth truth.tif --json",
@@ -132,7 +132,7 @@ def evaluate_cube_command(  # noqa: PLR0917 - one parameter an option, as Typer 
 
 @app.command(
     "completion",
-    epilog=examples(
+    epilog=example_epilog(
         "ms2hs evaluate completion cubes/ --model spatial-spectral",
         "ms2hs evaluate completion cubes/ --model spectral --hidden 0.5 --windows 128",
         "ms2hs evaluate completion cubes/ --model mine.safetensors --split easy/test --json",

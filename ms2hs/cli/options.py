@@ -133,6 +133,6 @@ Recipe = Annotated[
 ]
 
 
-def examples(*commands: str) -> str:
+def example_epilog(*commands: str) -> str:
     """The epilog of a help text: each command on its own line."""
     return "\n\n".join(["Examples:", *commands])

@@ -31,18 +31,18 @@ from ms2hs.cli.options import (
     complete_preset,
     complete_source,
     complete_target,
-    examples,
+    example_epilog,
     given,
     refuse,
 )
 from ms2hs.cli.parsers import parse_fields
 
-PRETRAIN_EPILOG = examples(
+PRETRAIN_EPILOG = example_epilog(
     "ms2hs pretrain --preset spectral --data shards/ -o mine.safetensors",
     "ms2hs pretrain --preset linear --data spectra/ -o prior.safetensors",
     "torchrun --nproc-per-node 4 -m ms2hs.cli pretrain --preset spatial-spectral --data shards/ --batch 64",
 )
-FINETUNE_EPILOG = examples(
+FINETUNE_EPILOG = example_epilog(
     "ms2hs finetune --pairs pairs/ --init spatial-spectral -o tuned.safetensors",
     "ms2hs finetune --corpus cubes/ --source hls_s30 --init spectral",
     "ms2hs finetune --pairs pairs/ --init spectral --train decoder --hold-out scene1",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ms2hs.cli.messages import note, print_failed, print_left_out, warn
-from ms2hs.cli.options import INPUT, OUTPUT, AsJson, Overwrite, Quiet, complete_provider, examples, panel, refuse
+from ms2hs.cli.options import INPUT, OUTPUT, AsJson, Overwrite, Quiet, complete_provider, example_epilog, panel, refuse
 from ms2hs.cli.parsers import BBox, parse_bbox, parse_gsd
 from ms2hs.errors import NothingFound, PartlyDone
 from ms2hs.remote.providers import DEFAULT, PROVIDERS
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ms2hs.fetching.selection import SearchRequest
 
 AREA, SEARCH = panel("Area and date"), panel("Search")
-EPILOG = examples(
+EPILOG = example_epilog(
     "ms2hs fetch --bbox 7.1,46.2,7.3,46.4 --date 2024-06 --list",
     "ms2hs fetch --bbox 7.1,46.2,7.3,46.4 --date 2024-06-01/2024-06-30 --max-cloud 5 -o scenes/",
     "ms2hs fetch --intersects field.geojson --date 2024-06 --provider planetary-computer --collection hls2-s30",

@@ -22,7 +22,7 @@ from ms2hs.cli.options import (
     complete_model,
     complete_source,
     complete_target,
-    examples,
+    example_epilog,
     given,
     refuse,
 )
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ms2hs.conversion.dask_backend import Executor
     from ms2hs.conversion.planning import ConvertOptions
 
-EPILOG = examples(
+EPILOG = example_epilog(
     "ms2hs convert scene.tif --target enmap",
     "ms2hs convert S2B_….SAFE --target emit --uncertainty -o cubes/",
     "ms2hs convert june/*.tif --model linear --workers 2 -o cubes/",
