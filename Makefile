@@ -3,7 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+# One process for each processor; a process without work takes over tests of another one.
+QUICK_TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow"
+# Benchmarks measure, and kill loops depend on time: the slow tests run one after another.
+SLOW_TESTS := $(BIN)/python -m pytest -m slow
+
+.PHONY: demo test test-all lint clean
 
 demo: $(VENV)/.plain
 	mkdir -p demo
@@ -11,7 +16,12 @@ demo: $(VENV)/.plain
 	$(BIN)/ms2hs convert demo/example.tif --target enmap -o demo/example_enmap.tif --overwrite
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(QUICK_TESTS)
+	@echo "The slow tests did not run. \`make test-all\` runs all tests."
+
+test-all: $(VENV)/.test
+	$(QUICK_TESTS)
+	$(SLOW_TESTS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
-"""The process that `forward.py` starts: it makes the calls of a network again that `convert` made, and nothing else.
+"""The process that `forward.py` starts: it repeats the network calls of a `convert`, without the rest of it.
 
-python benchmarks/bare.py SCENE WEIGHTS DEVICE      # a line of JSON; then one more for each line that comes in
+python benchmarks/bare.py SCENE WEIGHTS DEVICE      # prints a line of JSON, then one for each line on stdin
 """
 
 import json
@@ -25,66 +25,66 @@ from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.inference.device import device_named
 from ms2hs.models.mae import SpectralMAE
 
-# Sides of the matrices whose products tell a device's rate, and how many of them are taken at a time.
+# Side of the matrices whose products measure a device's rate, and number of products in a measurement.
 SIDE, PRODUCTS = {"cpu": 2048, "cuda": 8192}, 4
 SCENE_BANDS = 12
-ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention  # noqa: SLF001  torch's own names
+ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention  # noqa: SLF001  private names of torch
 CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the network, as `convert` made it."""
+    """One call of the network by `convert`."""
 
     network: Callable[[], Tensor]
-    """With all that it was given."""
+    """With its arguments."""
     shape: torch.Size
-    """(window, band, row, col) of what it was given first."""
+    """(window, band, row, col) of its first argument."""
     is_whole: bool
-    """Whether no pixel had to be filled."""
+    """Whether every pixel was valid."""
     device: torch.device
     bfloat16: bool
     caller: int
-    """The thread that called."""
+    """Identifier of the calling thread."""
     threads: int
-    """How many torch had there."""
+    """Threads of torch in the calling thread."""
 
     def again(self) -> Tensor:
-        """The same once more."""
+        """Repeat the call."""
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             return self.network()
 
 
 def calls_of(scene: Path, weights: str, device: torch.device) -> list[Call]:
-    """All calls of the network while the scene is converted."""
+    """All calls of the network during the conversion of a scene."""
     calls: list[Call] = []
     forward = SpectralMAE.forward
 
-    def kept(value: object) -> object:
+    def copied(value: object) -> object:
         return value.clone() if isinstance(value, Tensor) else value
 
-    def noting(self: SpectralMAE, x: Tensor, *others: object, **named: object) -> Tensor:
-        own = {name: kept(value) for name, value in named.items()}
-        network = partial(self, kept(x), *map(kept, others), **own)
+    def recording(self: SpectralMAE, x: Tensor, *others: object, **named: object) -> Tensor:
+        own = {name: copied(value) for name, value in named.items()}
+        network = partial(self, copied(x), *map(copied, others), **own)
         how = own.get("valid") is None, x.device, torch.is_autocast_enabled(x.device.type)
         calls.append(Call(network, x.shape, *how, threading.get_ident(), torch.get_num_threads()))
         return forward(self, x, *others, **named)
 
-    with mock.patch.object(SpectralMAE, "forward", noting):
+    with mock.patch.object(SpectralMAE, "forward", recording):
         convert(
             scene,
             "enmap",
-            scene.with_name("noted.tif"),
+            scene.with_name("recorded.tif"),
             ConvertOptions(overwrite=True, model=weights, device=str(device)),
         )
     if not calls:
-        raise SystemExit(f"{weights}: no network was called in this process; weights of a network are needed.")
+        raise SystemExit(f"{weights}: not a network; weights of a network are needed. Use another --model.")
     return calls
 
 
 def operations(calls: list[Call]) -> int:
-    """Floating point operations of all calls: products of matrices, and attention. Calls of one shape have the same."""
-    flop_registry.setdefault(CPU_ATTENTION, flop_registry[ATTENTION])  # which torch leaves out
+    """Floating point operations of all calls: matrix products and attention, the same for equal shapes."""
+    flop_registry.setdefault(CPU_ATTENTION, flop_registry[ATTENTION])  # missing in torch
     known: dict[tuple[torch.Size, bool], int] = {}
     for call in calls:
         if (call.shape, call.is_whole) not in known:
@@ -95,48 +95,51 @@ def operations(calls: list[Call]) -> int:
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds until the device is done."""
-    settled = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
-    settled()
+    """Seconds of work, until the device has finished."""
+    synchronize = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    synchronize()
     began = time.perf_counter()
     work()
-    settled()
+    synchronize()
     return time.perf_counter() - began
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating point operations a second in products of large matrices."""
+    """Floating point operations per second in products of large matrices."""
     side = SIDE[device.type]
-    one, other, made = (torch.rand(side, side, device=device).to(dtype) for _ in range(3))
-    torch.mm(one, other, out=made)
+    left, right, product = (torch.rand(side, side, device=device).to(dtype) for _ in range(3))
+    torch.mm(left, right, out=product)
     return (
-        PRODUCTS * 2 * side**3 / seconds_of(lambda: [torch.mm(one, other, out=made) for _ in range(PRODUCTS)], device)
+        PRODUCTS
+        * 2
+        * side**3
+        / seconds_of(lambda: [torch.mm(left, right, out=product) for _ in range(PRODUCTS)], device)
     )
 
 
-def by_the_device(calls: list[Call]) -> dict[str, float]:
-    """Of a GPU: seconds by its own clock of the forward, and of copying what goes in and what comes out."""
+def device_seconds(calls: list[Call]) -> dict[str, float]:
+    """Seconds by the clock of a GPU: the forward passes, and copies of their inputs and outputs."""
     seconds = {"copied_in": 0.0, "device_seconds": 0.0, "copied_out": 0.0}
 
-    def clocked(name: str, step: Callable[[], Tensor]) -> Tensor:
+    def timed(name: str, step: Callable[[], Tensor]) -> Tensor:
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
-        made = step()
+        result = step()
         end.record()
         end.synchronize()
         seconds[name] += begin.elapsed_time(end) / 1000
-        return made
+        return result
 
     for call in calls:
-        given = torch.zeros(call.shape[0], SCENE_BANDS, *call.shape[2:])
-        clocked("copied_in", partial(given.to, call.device))
-        made = clocked("device_seconds", call.again).float()
-        clocked("copied_out", made.cpu)
+        inputs = torch.zeros(call.shape[0], SCENE_BANDS, *call.shape[2:])
+        timed("copied_in", partial(inputs.to, call.device))
+        outputs = timed("device_seconds", call.again).float()
+        timed("copied_out", outputs.cpu)
     return seconds
 
 
 def main() -> None:
-    """Answer until there is nothing more to read."""
+    """Print the facts, then one measurement for each line on stdin."""
     scene, weights, device_name = sys.argv[1:]
     device = device_named(device_name)
     calls = calls_of(Path(scene), weights, device)
@@ -147,21 +150,21 @@ def main() -> None:
     print(json.dumps(facts | {"operations": operations(calls)}), flush=True)
     torch.set_num_threads(callers * threads)
     with ExitStack() as stack:
-        # in this thread, as there: another gets its memory anew for each call, and is slower
-        each: Callable[..., Iterable[object]] = map
+        # one caller runs in this thread: another thread allocates its memory anew for each call, and is slower
+        run_all: Callable[..., Iterable[object]] = map
         if callers > 1:
             pool = ThreadPoolExecutor(callers, initializer=partial(torch.set_num_threads, threads))
-            each = stack.enter_context(pool).map
+            run_all = stack.enter_context(pool).map
         for _ in sys.stdin:
-            found = {"bare": seconds_of(lambda: deque(each(_call, calls), 0), device)}
-            found["rate_float32"] = matrix_rate(device, torch.float32)
+            result = {"bare": seconds_of(lambda: deque(run_all(_call, calls), 0), device)}
+            result["rate_float32"] = matrix_rate(device, torch.float32)
             if device.type == "cuda":
-                found |= {"rate_bfloat16": matrix_rate(device, torch.bfloat16)} | by_the_device(calls)
-            print(json.dumps(found), flush=True)
+                result |= {"rate_bfloat16": matrix_rate(device, torch.bfloat16)} | device_seconds(calls)
+            print(json.dumps(result), flush=True)
 
 
 def _call(call: Call) -> None:
-    call.again()  # and forget what it made
+    call.again()  # without keeping its result
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How much of a product's planted gain and offset fine-tuning takes back, and what it costs elsewhere.
+"""The share of a simulated gain and offset that fine-tuning corrects, and its cost on other scenes.
 
     python benchmarks/planted_difference.py --data DIR --prior FILE [--model FILE …] [--gain 1.05] [--offset 0.01]
 
-Pairs are written as `ms2hs pairs` writes them, from public scenes seen by Sentinel-2A, once as they are and once with
-the gain and the offset in every band. Each model, and the linear one of --prior, is fine-tuned on the planted pairs of
-the training scenes and scored on scenes that it never saw: planted ones, and ones that are not. Give a prior and models
-that have not seen the test scenes, such as benchmarks/second_table.py leaves.
+Pairs are written as by `ms2hs pairs`, from public scenes with simulated Sentinel-2A bands: unchanged, and with the
+gain and the offset in every band. The linear model of --prior and each model are fine-tuned on the changed pairs of the
+training scenes and scored on test scenes, changed and unchanged. The prior and the models must not have been trained on
+the test scenes; benchmarks/second_table.py writes such weights.
 """
 
 import argparse
@@ -28,22 +28,22 @@ SPLITS = {
     "test": ("jasper_ridge_aviris", "salton_sea_aviris", "sjer_neon"),
     "val": ("bavaria_hyspex", "osbs_mlbs_neon_plots", "urban_hydice"),
 }
-# Plots of fewer pixels a side are no windows, and so many plots of a scene are enough.
-SMALLEST, MOST = 10, 10
+# Smallest side of a plot in pixels, and largest number of plots of a scene.
+MIN_SIDE, MAX_PLOTS = 10, 10
 
 
 def pairs_of(data: Path) -> list[SimulatedPair]:
-    """The scenes' cubes, or some of their plots, beside what Sentinel-2A would see of them."""
+    """Pairs of the scenes' cubes, or of their first plots, with simulated Sentinel-2A bands."""
     target = load_sensor("enmap").grid
     found: dict[str, list[SimulatedPair]] = {}
     for cube in open_cubes(data / "hyperspectral"):
-        if min(cube.shape) >= SMALLEST:
+        if min(cube.shape) >= MIN_SIDE:
             found.setdefault(cube.scene, []).append(SimulatedPair(cube, "sentinel2a", target))
-    return [pair for several in found.values() for pair in several[:MOST]]
+    return [pair for several in found.values() for pair in several[:MAX_PLOTS]]
 
 
 def write(folder: Path, pairs: Sequence[SimulatedPair], gain: float, offset: float) -> None:
-    """A folder of pairs whose source is off by a gain and an offset."""
+    """Write a folder of pairs with a gain and an offset in every source band."""
     rows, splits = [], {name: [] for name in ("train", *SPLITS)}
     with PairWriter(folder) as writer:
         for number, pair in enumerate(pairs):
@@ -59,7 +59,7 @@ def write(folder: Path, pairs: Sequence[SimulatedPair], gain: float, offset: flo
 
 
 def rmse_of(models: Sequence[str], pairs: Sequence[Pair], prior: str) -> list[float]:
-    """Of each model, mean over scenes."""
+    """RMSE of each model, mean over scenes."""
     found = evaluate(models, pairs, EvaluationSettings(prior=prior))
     return [row.overall.rmse for row in found.rows if row.kind == "model"]
 
@@ -73,24 +73,24 @@ def main() -> None:
     parser.add_argument("--gain", type=float, default=1.05)
     parser.add_argument("--offset", type=float, default=0.01)
     parser.add_argument("--steps", type=int, default=100)
-    asked = parser.parse_args()
-    simulated = pairs_of(asked.data)
+    args = parser.parse_args()
+    simulated = pairs_of(args.data)
     unplanted = [pair for pair in simulated if pair.scene in SPLITS["test"]]
     print(f"{'RMSE x 1e4 on test scenes':28s} clean  planted  tuned  taken back  cost unplanted  cost of plain pairs")
     with tempfile.TemporaryDirectory() as scratch:
         folders = {"planted": Path(scratch, "planted"), "plain": Path(scratch, "plain")}
-        write(folders["planted"], simulated, asked.gain, asked.offset)
+        write(folders["planted"], simulated, args.gain, args.offset)
         write(folders["plain"], simulated, 1.0, 0.0)
         test = {name: list(open_pairs(folder, "test").pairs) for name, folder in folders.items()}
-        for model in (asked.prior, *asked.model):
-            settings = FitSettings(steps=asked.steps, batch=8, lr=1e-4)
+        for model in (args.prior, *args.model):
+            settings = FitSettings(steps=args.steps, batch=8, lr=1e-4)
             tuned = {}
             for name, folder in folders.items():
                 wanted = Finetuning(init=model, pairs=folder, fit=settings, window=16)
                 tuned[name] = str(finetune(wanted, Path(scratch, f"{name}.safetensors"), overwrite=True).output)
-            clean, after_plain = rmse_of([model, tuned["plain"]], test["plain"], asked.prior)
-            spoilt, mended = rmse_of([model, tuned["planted"]], test["planted"], asked.prior)
-            before, after = rmse_of([model, tuned["planted"]], unplanted, asked.prior)
+            clean, after_plain = rmse_of([model, tuned["plain"]], test["plain"], args.prior)
+            spoilt, mended = rmse_of([model, tuned["planted"]], test["planted"], args.prior)
+            before, after = rmse_of([model, tuned["planted"]], unplanted, args.prior)
             back = (spoilt - mended) / (spoilt - clean)
             numbers = f"{1e4 * clean:6.1f} {1e4 * spoilt:8.1f} {1e4 * mended:6.1f} {100 * back:10.0f} %"
             costs = f"{100 * (after / before - 1):+13.1f} % {100 * (after_plain / clean - 1):+18.1f} %"

@@ -1,7 +1,14 @@
 """What the tests share: small rasters that they make, the command line, a store of this machine, and no network."""
 
-import logging
+# ruff: noqa: E402 - the number of threads must be set before numpy and torch load
+
 import os
+
+# Arrays of the tests are small: more threads would only wait for each other. Subprocesses inherit the variables.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+os.environ.update(ONE_THREAD)
+
+import logging
 import socket
 import sys
 from collections.abc import Sequence
@@ -11,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from hypothesis import settings
 from rasterio import Affine
 
 from ms2hs.cli.app import main
@@ -24,6 +32,9 @@ SAND = (0.13, 0.16, 0.23, 0.33, 0.36, 0.37, 0.38, 0.38, 0.39, 0.4, 0.48, 0.45)
 WEST, NORTH = 600_000.0, 5_100_000.0
 # Before any test forbids it.
 CONNECT = socket.socket.connect
+# By default an example that takes more than 0.2 s fails; while other tests run in parallel, any example may.
+settings.register_profile("parallel", deadline=None)
+settings.load_profile("parallel")
 
 
 def write_raster(path: Path, values: np.ndarray, gsd_m: float = 10.0, **options: Any) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import stat
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from ms2hs.cli.app import join_numbers
+from ms2hs.cli.parsers import join_numbers, name_evaluation
 
 
 def test_the_paths_of_a_conversion_are_printed(ms2hs, scene_path, tmp_path):
@@ -178,7 +179,6 @@ def test_bad_input_gives_one_clear_message_and_no_file(case, ms2hs, scene_path, 
     message = [line for line in err.splitlines() if not line.startswith("note: ")]
     assert len(message) == 1, err
     assert message[0].startswith("ms2hs: ")
-    import re
 
     assert re.search(expected, message[0]), message[0]
     assert list(results.iterdir()) == []
@@ -280,3 +280,65 @@ def test_a_bad_recipe_is_one_clear_message(text, said, ms2hs, tmp_path):
     assert code == 1
     assert "Traceback" not in err
     assert said in err
+
+
+def test_evaluate_accepts_the_data_as_an_option():
+    assert name_evaluation(["evaluate", "--pairs", "p", "--json"]) == ["evaluate", "pairs", "p", "--json"]
+    assert name_evaluation(["evaluate", "--model=m", "--pairs=p"]) == ["evaluate", "pairs", "p", "--model=m"]
+    assert name_evaluation(["evaluate", "--corpus", "c", "-q"]) == ["evaluate", "corpus", "c", "-q"]
+    assert name_evaluation(["evaluate", "--hidden", "0.5", "--corpus", "c"]) == [
+        *("evaluate", "completion", "c", "--hidden", "0.5"),
+    ]
+    assert name_evaluation(["evaluate", "--cube", "a", "--truth", "b"]) == ["evaluate", "cube", "a", "--truth", "b"]
+    for same in (["evaluate", "pairs", "p"], ["evaluate", "--help"], ["evaluate"], ["evaluate", "--pairs"], ["info"]):
+        assert name_evaluation(same) == same
+
+
+REFUSED = [
+    "pretrain --preset linear --data DIR --steps 5",
+    "pretrain --preset linear --data DIR --device cpu",
+    "pretrain --preset spectral --split train",
+    "pretrain --preset spectral --data DIR --cross-fit --resume",
+    "finetune --pairs DIR --init linear --steps 5",
+    "finetune --pairs DIR --source hls_s30",
+    "finetune --pairs DIR --target enmap",
+    "finetune --pairs DIR --corpus DIR",
+    "evaluate --cube a.tif --truth b.tif --model linear",
+    "evaluate --corpus DIR --hidden 0.5 --source hls_s30",
+    "evaluate --corpus DIR --hidden 0.5 --report a.html",
+    "evaluate --pairs DIR --source hls_s30",
+    "evaluate --pairs DIR --corpus DIR",
+    "evaluate --corpus DIR --size 32",
+    "fetch --bbox 1,2,3,4 --date 2024 --days 3",
+    "fetch --bbox 1,2,3,4 --date 2024 --list --gsd 10",
+    "fetch --bbox 1,2,3,4 --date 2024 --list --mosaic",
+    "fetch --items found.json --sort date",
+    "fetch --for a.zip --list",
+    "convert a.tif b.tif --dry-run",
+    "convert a.tif --workers 1 --scheduler tcp://127.0.0.1:1",
+    "convert a.tif --model linear --device cpu",
+]
+
+
+@pytest.mark.parametrize("command", REFUSED)
+def test_an_option_that_does_not_apply_is_refused(command, ms2hs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "DIR").mkdir()
+    code, out, err = ms2hs(*command.split())
+    assert (code, out) == (2, ""), err
+    option = re.findall(r"--[a-z-]+", command)[-1]
+    assert option in err
+    assert "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["DIR"]
+
+
+def test_a_cube_is_scored_beside_its_truth_only(ms2hs):
+    code, _, err = ms2hs("evaluate", "--cube", "a.tif")
+    assert code == 2
+    assert "--truth" in err
+
+
+def test_notes_and_warnings_begin_with_their_kind(ms2hs, scene_path, tmp_path):
+    code, _, err = ms2hs("convert", scene_path, "-o", tmp_path / "a.tif", "--model", "linear")
+    assert code == 0
+    assert all(line.startswith(("note: ", "warning: ")) for line in err.splitlines()), err

@@ -274,6 +274,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")
 @pytest.mark.parametrize("limit_bytes", [2_000_000, 5_870_000, 7_000_000, "whole"])
 def test_writer_reports_a_full_disk_and_leaves_no_file(tmp_path, limit_bytes):

@@ -333,18 +333,27 @@ def test_overlapping_windows_leave_no_seam(networks, scene_path, tmp_path):
     assert steps[edges].max() < 4 * np.median(steps[edges])
 
 
-@pytest.mark.parametrize("name", ["spectral", "spatial-spectral", "dlr-ibm-spatial-spectral"])
-def test_adaptation_changes_network_and_linear_model_alike(networks, name, scene_path, tmp_path):
-    window = ConvertOptions(window=(0, 0, 40, 50))
-    site = convert(scene_path, "enmap", tmp_path / "site.tif", window).output
-    for known in ({"site": site}, {"input_error": InputError(0.02, 0.005, 0)}):  # noise would be removed first
+@pytest.fixture(scope="module")
+def adaptations(scene_path, tmp_path_factory):
+    """Options for a part of the scene; adapted options, each with valid and its change of the linear model's values."""
+    folder, window = tmp_path_factory.mktemp("adaptations"), ConvertOptions(window=(0, 0, 40, 50))
+    plain = convert(scene_path, "enmap", folder / "site.tif", window).output
+    values = read(plain)
+    changes = []
+    for known in ({"site": plain}, {"input_error": InputError(0.02, 0.005, 0)}):  # noise would be removed first
         adapted = replace(window, **known)
-        made = [
-            read(convert(scene_path, "enmap", tmp_path / f"{i}.tif", replace(one, model=model, overwrite=True)).output)
-            for i, (one, model) in enumerate([(c, m) for m in ("linear", networks[name]) for c in (window, adapted)])
-        ]
-        valid = made[0][0] != NODATA
-        linear, network = (made[i + 1].astype(int) - made[i] for i in (0, 2))
+        output = convert(scene_path, "enmap", folder / f"{len(changes)}.tif", adapted).output
+        changes.append((adapted, values[0] != NODATA, read(output).astype(int) - values))
+    return window, changes
+
+
+@pytest.mark.parametrize("name", ["spectral", "spatial-spectral", "dlr-ibm-spatial-spectral"])
+def test_adaptation_changes_network_and_linear_model_alike(networks, name, adaptations, scene_path, tmp_path):
+    window, changes = adaptations
+    plain = read(convert(scene_path, "enmap", tmp_path / "plain.tif", replace(window, model=networks[name])).output)
+    for number, (adapted, valid, linear) in enumerate(changes):
+        output = convert(scene_path, "enmap", tmp_path / f"{number}.tif", replace(adapted, model=networks[name])).output
+        network = read(output).astype(int) - plain
         assert np.abs(linear[:, valid]).max() > 3
         assert np.abs(network - linear)[:, valid].max() <= 2  # each difference was rounded twice
 
@@ -472,6 +481,7 @@ def test_uncorrected_offset_is_reported(real_data, tmp_path):
     assert any("--dn-offset -1000" in note for note in made.notes)
 
 
+@pytest.mark.slow
 def test_every_real_scene_converts(real_data, tmp_path):
     for path in sorted((real_data / "sentinel2").glob("*.tif")):
         options = ConvertOptions(source="hls_l30") if path.name.startswith("hls_L30") else ConvertOptions()

@@ -130,6 +130,7 @@ class Killer(threading.Thread):
             return False
 
 
+@pytest.mark.slow
 def test_killed_worker_costs_one_retry(tmp_path):
     scenes = make_scenes(tmp_path / "in", 5)
     large = write_raster(tmp_path / "in" / "s99.tif", dn_of([SAND, LEAVES], (400, 500)), descriptions=S2_BANDS)
@@ -154,6 +155,7 @@ def test_killed_worker_costs_one_retry(tmp_path):
     assert killer.done_before == {path: path.stat().st_mtime_ns for path in killer.done_before}
 
 
+@pytest.mark.slow
 def test_interrupt_leaves_complete_outputs_only(tmp_path):
     scenes = make_scenes(tmp_path / "in", 3, (400, 500))
     out = tmp_path / "out"

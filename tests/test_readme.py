@@ -1,4 +1,4 @@
-"""The README's commands work as written, and it names every command and option that matters."""
+"""The commands of README and docs work as written, and their links lead to files."""
 
 import json
 import re
@@ -18,8 +18,10 @@ from stac_items import S2_REFLECTANCE, earth_search, hls, planetary_computer, se
 from stac_server import StacServer
 from test_safe import make_safe
 
+from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.datasets.cubes.packing import prepare
 from ms2hs.datasets.pairs.pairing import pair
+from ms2hs.models import weights
 from ms2hs.models.config import preset
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights, save_weights
@@ -27,20 +29,31 @@ from ms2hs.remote.providers import PROVIDERS
 from ms2hs.scenes.stac_item import ORIGIN
 from ms2hs.spectra import sensors as known
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+PAGES = {path.relative_to(ROOT): path.read_text("utf-8") for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
+README = PAGES[Path("README.md")]
 # Commands stand indented on lines of their own, or in back-ticks.
-COMMANDS = sorted(set(re.findall(r"^    (ms2hs .+)$|`(ms2hs [^`]+)`", README, re.MULTILINE)))
+COMMANDS = sorted(set(re.findall(r"^    (ms2hs .+)$|`(ms2hs [^`]+)`", "\n".join(PAGES.values()), re.MULTILINE)))
 COMMANDS = sorted({(block or span).strip() for block, span in COMMANDS})
+# Commands with DIR, a data folder, run on a few small cubes and, with the slow tests, on real data.
+REAL = [command for command in COMMANDS if "DIR" in shlex.split(command)]
+# Both convert with the network of the package; other commands without --model convert with the linear model.
+WITH_NETWORK = ("ms2hs convert scene.tif --target enmap", "ms2hs convert scene.tif --uncertainty")
 
 
 def make_learning(folder):
-    """What the commands about networks name: shards of small cubes, and weights of a network."""
+    """What the commands about learning name: small cubes, shards of them, and weights of a network."""
     for cube in smooth_cubes(3, bands=100):
         dn = np.round(cube.values * 1e4).astype(np.int16)
         facts = {"wavelength_nm": cube.grid.wavelength_nm, "fwhm_nm": cube.grid.fwhm_nm}
         (folder / "cubes").mkdir(exist_ok=True)
         np.savez(folder / "cubes" / cube.scene, dn=np.moveaxis(dn, 0, -1), scale=1e-4, nodata=-32768, **facts)
     prepare(folder / "cubes", folder / "shards", window=16)
+    (folder / "data" / "spectra").mkdir(parents=True)
+    shutil.copytree(folder / "cubes", folder / "data" / "hyperspectral")
+    shutil.copy(folder / "cubes" / f"{cube.scene}.npz", folder / "data" / "hyperspectral" / "jasper_ridge_aviris.npz")
+    spectra = {"reflectance": cube.values.reshape(len(cube.values), -1).T, "wavelength_nm": cube.grid.wavelength_nm}
+    np.savez(folder / "data" / "spectra" / "minerals.npz", **spectra)
     prior = load_weights("linear").prior
     for name in ("mine", "tuned"):
         save_weights(folder / f"{name}.safetensors", prior, {}, SpectralMAE(preset("spectral"), prior))
@@ -57,7 +70,7 @@ def world(tmp_path_factory, scene_path):
     (folder / "june").mkdir()
     for name in ("a", "b"):
         write_raster(folder / "june" / f"{name}.tif", dn_of([LEAVES, SAND]), descriptions=S2_BANDS)
-    made = convert(folder / "scene.tif", "enmap", folder / "cube_of_the_same_place.tif")
+    made = convert(folder / "scene.tif", "enmap", folder / "cube_of_the_same_place.tif", ConvertOptions(model="linear"))
     made_safe = make_safe(folder)
     safes = set(re.findall(r"S2B_\S+?\.SAFE", " ".join(COMMANDS))) | {"scene.SAFE"}
     for name in safes - {made_safe.name}:
@@ -97,17 +110,32 @@ def test_there_are_commands():
     assert len(COMMANDS) >= 14
     for command in ("convert", "info", "example", "pretrain", "prepare", "pairs", "finetune", "evaluate", "fetch"):
         assert any(line.startswith(f"ms2hs {command}") for line in COMMANDS), command
+    assert set(WITH_NETWORK) < set(COMMANDS)
+    assert {command.split()[1] for command in REAL} == {"pretrain", "prepare", "finetune", "evaluate"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", REAL)
+def test_readme_command_works_on_real_data(command, ms2hs, world, real_data, tmp_path, monkeypatch, request):
+    assert_works(command, real_data, ms2hs, world, tmp_path, monkeypatch, request)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_works_as_written(command, ms2hs, world, tmp_path, monkeypatch, request):
+    if command not in WITH_NETWORK:
+        monkeypatch.setattr(weights, "BEST_FIRST", ("linear",))
+    assert_works(command, world / "data", ms2hs, world, tmp_path, monkeypatch, request)
+
+
+def assert_works(command, data, ms2hs, world, tmp_path, monkeypatch, request):
+    """Run a command in a folder with everything that it names; DIR is `data`."""
     for path in world.iterdir():
         (tmp_path / path.name).symlink_to(path)
     words = shlex.split(command)[1:]
     if "DIR" in words:
-        words[words.index("DIR")] = str(request.getfixturevalue("real_data"))
-    for made, name in (("example", "scene.tif"), ("pairs", "paired")):
-        if words[0] == made:
+        words[words.index("DIR")] = str(data)
+    for output, name in (("example", "scene.tif"), ("pairs", "paired")):
+        if words[0] == output:
             (tmp_path / name).unlink()
     for option in ("-o", "--output"):
         if option in words:
@@ -149,30 +177,38 @@ def _strip_names(source, path):
         bare.write(dn)
 
 
-def test_the_python_example_works(world, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
+def test_the_python_example_works(page, world, tmp_path, monkeypatch):
     shutil.copy(world / "scene.tif", tmp_path / "scene.tif")
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", PAGES[Path(page)], re.DOTALL)
     names: dict[str, object] = {}
-    exec(code, names)  # noqa: S102 - our own README
-    assert names["made"].sigma.is_file()
+    exec(code, names)  # noqa: S102 - our own page
+    assert names["result"].sigma.is_file()
     assert names["spectrum"].shape == (202,)
 
 
-def test_every_target_and_module_is_named():
-    for name in ("enmap", "emit"):
-        assert name in README
-    assert set(re.findall(r"--source (\S+?)`", README)) <= set(known.sensor_names())
-    house = README[README.index("### The house") :]
-    package = Path(known.__file__).parents[1]
-    for path in package.iterdir():
-        if path.suffix == ".py" and path.stem not in {"__init__", "errors"}:
-            assert f"`{path.stem}`" in house, path.stem
-        if (path / "__init__.py").is_file():
-            assert f"`{path.name}/`" in house, path.name
+def test_named_sensors_exist():
+    for page in PAGES.values():
+        assert set(re.findall(r"--source ([^\s`]+)", page)) <= set(known.sensor_names())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_to_files(page):
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", PAGES[page]):
+        assert link.startswith("https://") or (ROOT / page.parent / link).is_file(), link
+
+
+def test_benchmarks_of_the_docs_exist():
+    for script in re.findall(r"benchmarks/\w+\.py", "\n".join(PAGES.values())):
+        assert (ROOT / script).is_file(), script
+
+
+def test_readme_has_at_most_150_lines():
+    assert len(README.splitlines()) <= 150
 
 
 def test_make_has_the_two_commands():
-    makefile = (Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^    make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)

@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 import rasterio
 import torch
 from conftest import S2_BANDS, write_raster
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from ms2hs.conversion import pipeline
 from ms2hs.conversion.convert_scene import convert
@@ -31,16 +32,20 @@ from ms2hs.models.prior import InputError
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.raster.cog.block_store import BlockStore
 
-HEIGHT, WIDTH = 1100, 90
+HEIGHT = 1100
+
+
+def make_scene(path, width):
+    """A scene of several rows of blocks."""
+    dn = example_dn()
+    dn = np.concatenate([dn, dn[:, ::-1]], axis=1)
+    dn = np.tile(dn, (1, -(-HEIGHT // dn.shape[1]), 1))[:, :HEIGHT, 40 : 40 + width]
+    return write_raster(path, dn, descriptions=S2_BANDS, nodata=0)
 
 
 @pytest.fixture(scope="module")
 def tall(tmp_path_factory):
-    """A scene of several rows of blocks."""
-    dn = example_dn()
-    dn = np.concatenate([dn, dn[:, ::-1]], axis=1)
-    dn = np.tile(dn, (1, -(-HEIGHT // dn.shape[1]), 1))[:, :HEIGHT, 40 : 40 + WIDTH]
-    return write_raster(tmp_path_factory.mktemp("tall") / "tall.tif", dn, descriptions=S2_BANDS, nodata=0)
+    return make_scene(tmp_path_factory.mktemp("tall") / "tall.tif", 48)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +62,21 @@ def network(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(tall, tmp_path_factory):
-    """Files of the linear model without interruption."""
-    return files_of(convert(tall, "enmap", tmp_path_factory.mktemp("whole") / "cube.tif", options_for("linear")))
+def whole_of(tall, tmp_path_factory):
+    """whole_of(model, input error): files of an uninterrupted conversion, which runs once for each pair."""
+
+    @cache
+    def converted(model, error=None):
+        path = tmp_path_factory.mktemp("whole") / "cube.tif"
+        return files_of(convert(tall, "enmap", path, options_for(model, input_error=error)))
+
+    return converted
+
+
+@pytest.fixture
+def whole(whole_of):
+    """Files of an uninterrupted conversion with the linear model."""
+    return whole_of("linear")
 
 
 def options_for(model, **more):
@@ -80,13 +97,13 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("which", ["linear", "network", "linear, noise"])
 @pytest.mark.parametrize("notes", [1, 3, 5])
-def test_interrupted_conversion_resumes_with_the_same_files(tall, network, tmp_path, monkeypatch, which, notes):
+def test_interrupted_conversion_resumes_with_the_same_files(
+    tall, network, whole_of, tmp_path, monkeypatch, which, notes
+):
     """Interrupted when this many rows of blocks were counted, the last one included."""
     error = InputError(0.02, 0.005, 0.003) if "noise" in which else None
     model = network if which == "network" else "linear"
-    whole = files_of(convert(tall, "enmap", tmp_path / "cube.tif", options_for(model, input_error=error)))
-    for path in tmp_path.iterdir():
-        path.unlink()
+    expected = whole_of(model, error)
     counted, count = [], pipeline.Statistics.sample_rows
 
     def stop(statistics, row, *arrays):
@@ -102,7 +119,7 @@ def test_interrupted_conversion_resumes_with_the_same_files(tall, network, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ([left.name] if notes > 1 else [])
     made = convert(tall, "enmap", tmp_path / "cube.tif", options_for(model, input_error=error, resume=True))
     assert any("resuming an interrupted conversion at row" in note for note in made.notes) == (notes > 1)
-    assert files_of(made) == whole
+    assert files_of(made) == expected
     assert not left.exists()
 
 
@@ -165,7 +182,9 @@ def test_linear_pipeline_uses_one_blas_thread_until_the_end(tall, tmp_path, monk
         fill(*arguments)
 
     monkeypatch.setattr(pipeline, "_fill_block", slow)
-    convert(tall, "enmap", tmp_path / "cube.tif", options_for("linear"))
+    with threadpool_limits(3, user_api="blas"):  # the tests themselves run with one
+        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {3}
+        convert(tall, "enmap", tmp_path / "cube.tif", options_for("linear"))
     assert threads == {1}
 
 
@@ -193,12 +212,14 @@ def test_changed_options_start_over(tall, tmp_path, monkeypatch):
         np.testing.assert_array_equal(cube.read(), expected)
 
 
-RUN = "import sys; from ms2hs.cli import main; sys.argv[0] = 'ms2hs'; main()"
+RUN = "import sys; from ms2hs.cli.app import main; sys.argv[0] = 'ms2hs'; main()"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
-def test_killed_process_resumes_with_the_same_files(tall, tmp_path):
-    words = ["convert", str(tall), "--model", "linear", "--uncertainty"]
+def test_killed_process_resumes_with_the_same_files(tmp_path):
+    scene = make_scene(tmp_path / "scene.tif", 90)  # wide enough to take a while
+    words = ["convert", str(scene), "--model", "linear", "--uncertainty"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
     def start(output, *more):

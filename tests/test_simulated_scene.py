@@ -114,6 +114,7 @@ def test_edges_lie_where_patches_and_windows_end(bench):
     assert set(patches) == set(range(3, 31, 4)) | set(range(99, 127, 4))  # elsewhere two windows count
 
 
+@pytest.mark.slow
 def test_a_small_scene_goes_the_whole_way(bench, tmp_path):
     write_raster(tmp_path / "place.tif", example_dn()[:, :200, :200], descriptions=S2_BANDS, nodata=0, scale=1e-4)
     picture = tmp_path / "scene.png"

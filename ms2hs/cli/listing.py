@@ -1,4 +1,4 @@
-"""What there is to choose from: sources, targets, weights, and presets to train."""
+"""The tables of `ms2hs info`: sources, targets, weights and presets."""
 
 from typing import Any
 
@@ -11,31 +11,31 @@ KINDS = {"linear": "spectral prior, in closed form", "mae": "masked autoencoder"
 
 
 def entries() -> dict[str, Any]:
-    """All sources, targets, weights and presets, each by name with one line about it."""
+    """All sources, targets, weights and presets by name, with a summary of each."""
     return {
         "sources": {name: load_sensor(name).title for name in sensor_names("source")},
         "targets": {name: load_sensor(name).title for name in sensor_names("target")},
         "weights": {name: _summary(load_weights(name)) for name in weights_names()},
-        "presets": {name: _sketch(config) for name, config in PRESETS.items()},
+        "presets": {name: _preset_summary(config) for name, config in PRESETS.items()},
     }
 
 
 def entry(name: str) -> dict[str, Any]:
-    """Everything about one sensor or preset, or the card of one set of weights.
+    """The description of one sensor or preset, or the card of one set of weights.
 
     Raises
     ------
-    UnknownName : nothing is known by that name; the message lists what is.
+    UnknownName : the name does not exist; the message lists the names that do.
     WeightsError : a weights file that cannot be read.
     """
     if name in weights_names() or name.endswith(SUFFIX):
         return _card(load_weights(name))
     if name in sensor_names():
-        return _about(load_sensor(name))
+        return _sensor(load_sensor(name))
     if name in PRESETS:
         return {"name": name, **PRESETS[name].facts}
     known = [*sensor_names("source"), *sensor_names("target"), *weights_names(), *PRESETS]
-    raise UnknownName.of("name", name, known, "Run `ms2hs info` for all of them.")
+    raise UnknownName.of("name", name, known, "Run `ms2hs info` for the list.")
 
 
 def _summary(weights: Weights) -> str:
@@ -43,10 +43,10 @@ def _summary(weights: Weights) -> str:
     return f"{KINDS[weights.kind]}, {low:.0f}-{high:.0f} nm"
 
 
-def _sketch(config: ModelConfig) -> str:
-    adds = "adds to the prior, " if config.rank else ""
+def _preset_summary(config: ModelConfig) -> str:
+    correction = "corrects the prior, " if config.rank else ""
     return (
-        f"{adds}tokens of {config.patch} by {config.patch} pixels by {config.group} bands, {config.depth} blocks of "
+        f"{correction}tokens of {config.patch} by {config.patch} pixels by {config.group} bands, {config.depth} blocks of "
         f"{config.width}, then {config.decoder_depth} of {config.decoder_width}; masking {', '.join(config.masking)}"
     )
 
@@ -57,7 +57,7 @@ def _card(weights: Weights) -> dict[str, Any]:
     return facts | dict(weights.card)
 
 
-def _about(sensor: Sensor) -> dict[str, Any]:
+def _sensor(sensor: Sensor) -> dict[str, Any]:
     grid = sensor.grid
     return {
         "name": sensor.name,
@@ -73,7 +73,7 @@ def _about(sensor: Sensor) -> dict[str, Any]:
 
 
 def text(found: dict[str, Any], indent: str = "") -> str:
-    """Nested facts as aligned lines."""
+    """Nested entries as aligned lines."""
     width = max((len(str(key)) for key in found), default=0)
     lines = []
     for key, value in found.items():

@@ -5,14 +5,15 @@ A failing scene does not stop the others; failures are listed at the end. `dask_
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.metadata import ConversionResult
 from ms2hs.conversion.planning import ConvertOptions
-from ms2hs.conversion.staging import check_destination, is_complete
+from ms2hs.conversion.staging import check_destination
 from ms2hs.errors import Ms2hsError, OutputError, PartlyDone, SceneError, UnknownName
 from ms2hs.progress import Progress
 from ms2hs.remote.object_store import Address, ObjectStore, Place, place_of
@@ -21,6 +22,7 @@ from ms2hs.spectra.sensors import load_sensor
 
 Outcome = ConversionResult | str
 """The result of a conversion, or its error message."""
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,6 @@ class Job:
 
 
 @dataclass(frozen=True)
-class SceneBatch:
-    """Scenes that can be opened, and those that cannot."""
-
-    jobs: tuple[Job, ...]
-    failed: dict[str, str]
-    """Error message by scene."""
-
-
-@dataclass(frozen=True)
 class BatchResult:
     """Results of several scenes, in the given order. `--json` prints the fields under their names."""
 
@@ -48,11 +41,11 @@ class BatchResult:
     """Results by scene."""
     failed: dict[str, str]
     """Error message by scene."""
-    there: dict[str, Path] = field(default_factory=dict)
+    there: dict[str, Place] = field(default_factory=dict)
     """Existing outputs that were kept, by scene."""
 
     @classmethod
-    def of(cls, scenes: Sequence[str], outcomes: dict[str, Outcome], existing: dict[str, Path]) -> "BatchResult":
+    def of(cls, scenes: Sequence[str], outcomes: dict[str, Outcome], existing: dict[str, Place]) -> "BatchResult":
         """The outcomes of these scenes, sorted into results and failures."""
         results, failed = {}, {}
         for scene in scenes:
@@ -115,8 +108,8 @@ def open_batch(
     folder: str | Path | None,
     options: ConvertOptions,
     progress: Progress | None = None,
-) -> SceneBatch:
-    """Open every scene, without pixels, and name its output as `convert` does.
+) -> tuple[list[Job], dict[str, str]]:
+    """Jobs of the scenes that can be opened, named as `convert` names outputs, and messages of the others.
 
     Raises
     ------
@@ -127,19 +120,15 @@ def open_batch(
     sensor = load_sensor(target)
     place = _create_folder(place_of(folder or Path()))
     jobs, failed = [], {}
-    for done, scene in enumerate(scenes):
-        if progress:
-            progress("open", done, len(scenes))
+    for scene in _reported("open", scenes, progress):
         try:
             jobs.append(Job(scene, place / f"{open_scene(scene, options.scene).id}_{sensor.name}.tif"))
         except UnknownName:
             raise
         except Ms2hsError as error:
             failed[scene] = str(error)
-    if progress:
-        progress("open", len(scenes), len(scenes))
     _check_outputs_differ(jobs)
-    return SceneBatch(tuple(jobs), failed)
+    return jobs, failed
 
 
 def _create_folder(folder: Place) -> Place:
@@ -172,11 +161,6 @@ def _check_outputs_differ(jobs: Sequence[Job]) -> None:
             )
 
 
-def existing_outputs(jobs: Sequence[Job]) -> dict[str, Path]:
-    """Complete outputs on the local disk, by scene."""
-    return {job.scene: job.output for job in jobs if isinstance(job.output, Path) and is_complete(job.output)}
-
-
 def check_destinations(jobs: Sequence[Job], options: ConvertOptions) -> tuple[list[Job], dict[str, str]]:
     """Jobs whose outputs, all in one folder, can be written, and the error message of each other job."""
     writable, failed = [], {}
@@ -198,13 +182,19 @@ def convert_serially(
 ) -> dict[str, Outcome]:
     """Convert one scene after the other in this process; a failing scene does not stop the others."""
     outcomes: dict[str, Outcome] = {}
-    for done, job in enumerate(jobs):
-        if progress:
-            progress("convert", done, len(jobs))
+    for job in _reported("convert", jobs, progress):
         try:
             outcomes[job.scene] = convert(job.scene, target, job.output, options)
         except Ms2hsError as error:
             outcomes[job.scene] = str(error)
-    if progress:
-        progress("convert", len(jobs), len(jobs))
     return outcomes
+
+
+def _reported(stage: str, items: Sequence[Item], progress: Progress | None) -> Iterator[Item]:
+    """The items, with the progress reported before each and at the end."""
+    for done, item in enumerate(items):
+        if progress:
+            progress(stage, done, len(items))
+        yield item
+    if progress:
+        progress(stage, len(items), len(items))

@@ -6,7 +6,7 @@ move the complete files into place, and upload them if the output is an address.
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ms2hs.arrays import Float32Array
-from ms2hs.conversion.metadata import ConversionResult, dataset_tags, provenance, write_item
+from ms2hs.conversion.metadata import ConversionResult, provenance, write_item
 from ms2hs.conversion.pipeline import LinearPipeline, NetworkPipeline, Pipeline, StripReader
 from ms2hs.conversion.planning import ConvertOptions, Plan, plan
 from ms2hs.conversion.site_adaptation import network_addition, references_in_scene, sharpen_to_site
@@ -63,7 +63,8 @@ def run(planned: Plan, progress: Progress | None = None) -> ConversionResult:
     """Carry out a planned conversion."""
     if planned.address:
         with TemporaryDirectory(prefix="ms2hs.") as folder:
-            return run(planned.in_folder(folder), progress).moved(planned.address, progress)
+            local = replace(planned, output=Path(folder) / planned.output.name, address=None)
+            return run(local, progress).moved(planned.address, progress)
     began = time.perf_counter()
     report = progress or (lambda _stage, _done, _total: None)
     scene, bands, grid, options = planned.scene, planned.scene.spectral, planned.grid, planned.options
@@ -108,14 +109,20 @@ class _Models:
         if options.site:
             prior = sharpen_to_site(prior, options.site, planned.scene.spectral)
         linear, notes = prior.condition(*grids, options.input_error), []
-        network = _network(planned)
+        network = None
+        if planned.weights.network is not None:
+            from ms2hs.inference.device import device_named  # noqa: PLC0415  the linear model needs no torch
+            from ms2hs.inference.predictor import Predictor  # noqa: PLC0415
+
+            network = Predictor(planned.weights.network, *grids, device_named(options.device))
         unadapted = planned.weights.prior.condition(*grids) if network else linear
         if options.reference:
             pairs = references_in_scene(options.reference, reader, planned.spectral)
             addition = network_addition(network, unadapted, pairs.measured) if network else np.float32(0)
             linear = linear.with_references(pairs.measured, pairs.truth - addition)
             notes += pairs.notes
-        change = linear.gain - unadapted.gain if network and options.is_adapted else None
+        is_adapted = any((options.reference, options.site, options.input_error))
+        change = linear.gain - unadapted.gain if network and is_adapted else None
         return cls(linear, network, change, notes)
 
     def pipeline(self, planned: Plan, reader: StripReader, statistics: Statistics) -> Pipeline:
@@ -125,21 +132,10 @@ class _Models:
         return NetworkPipeline(planned, self.linear, reader, statistics, self.network, self.change)
 
 
-def _network(planned: Plan) -> "Predictor | None":
-    """The network of the weights for the plan's source and target; None for a linear model."""
-    if planned.weights.network is None:
-        return None
-    from ms2hs.inference.device import device_named  # noqa: PLC0415  the linear model needs no torch
-    from ms2hs.inference.predictor import Predictor  # noqa: PLC0415
-
-    device = device_named(planned.options.device)
-    return Predictor(planned.weights.network, planned.scene.spectral, planned.spectral, device)
-
-
 def _write_cubes(pipeline: Pipeline, staging: Staging, report: Progress) -> dict[str, float]:
     """Write the cube and its uncertainty, from the row at which an interrupted conversion stopped; seconds by stage."""
     planned, statistics, grid = pipeline.planned, pipeline.statistics, pipeline.planned.grid
-    tags = dataset_tags(planned)
+    tags = {f"MS2HS_{name.upper()}": text for name, text in provenance(planned).items()}
     writers = [
         format_of(path)(staging.path(path.name), grid, planned.spectral, tags, home=staging.path(f"{path.stem}.blocks"))
         for path in (planned.output, planned.sigma)

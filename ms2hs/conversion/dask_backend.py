@@ -23,14 +23,13 @@ from ms2hs.conversion.batch import (
     Outcome,
     check_destinations,
     convert_serially,
-    existing_outputs,
     open_batch,
     select_shard,
 )
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.metadata import ConversionResult
 from ms2hs.conversion.planning import ConvertOptions
-from ms2hs.conversion.staging import private_folder, remove_private_folders
+from ms2hs.conversion.staging import is_complete, private_folder, remove_private_folders
 from ms2hs.errors import ClusterError, Ms2hsError
 from ms2hs.models.weights import load_weights
 from ms2hs.progress import Progress
@@ -109,12 +108,13 @@ def convert_all(
     if executor:
         _check_executor(executor)
     load_weights(options.model)
-    batch = open_batch(names, target, folder, options, progress)
+    opened, unreadable = open_batch(names, target, folder, options, progress)
     selected = select_shard(names, shard) if shard else names
-    jobs = [job for job in batch.jobs if job.scene in set(selected)]
-    existing = existing_outputs(jobs) if options.resume and not options.overwrite else {}
+    jobs = [job for job in opened if job.scene in set(selected)]
+    keep = options.resume and not options.overwrite
+    existing = {job.scene: job.output for job in jobs if keep and is_complete(job.output)}
     jobs, failed = check_destinations([job for job in jobs if job.scene not in existing], options)
-    outcomes: dict[str, Outcome] = {**batch.failed, **failed}
+    outcomes: dict[str, Outcome] = {**unreadable, **failed}
     if executor and jobs:
         outcomes |= _convert_on(executor, jobs, target, options, progress)
     else:
@@ -126,7 +126,8 @@ def _convert_on(
     executor: Executor, jobs: Sequence[Job], target: str, options: ConvertOptions, progress: Progress | None
 ) -> dict[str, Outcome]:
     run_id, absolute = secrets.token_hex(4), _absolute(options)
-    tasks = [_Task(_absolute_job(job), target, absolute, run_id, __version__) for job in jobs]
+    absolute_jobs = [Job(_absolute_path(job.scene), job.output.absolute()) for job in jobs]
+    tasks = [_Task(job, target, absolute, run_id, __version__) for job in absolute_jobs]
     try:
         with _connect(executor) as client:
             _check_workers(client, _shared_paths(absolute, tasks[0].job.output.parent))
@@ -135,18 +136,14 @@ def _convert_on(
         remove_private_folders(tasks[0].job.output, run_id)
 
 
-def _absolute_job(job: Job) -> Job:
-    """The job with absolute paths; addresses stay."""
-    scene = str(Path(job.scene).absolute()) if Path(job.scene).exists() else job.scene
-    return Job(scene, job.output.absolute())
+def _absolute_path(name: str) -> str:
+    """The absolute path of an existing file; an address or another name stays."""
+    return str(Path(name).absolute()) if Path(name).exists() else name
 
 
 def _absolute(options: ConvertOptions) -> ConvertOptions:
-    """The options with absolute paths, and with `overwrite`: existing files were checked before.
-
-    A repeated task would otherwise refuse files that its first attempt wrote.
-    """
-    model = str(Path(options.model).absolute()) if Path(options.model).is_file() else options.model
+    """The options with absolute paths and `overwrite`: a repeated task must replace files of its first attempt."""
+    model = _absolute_path(options.model) if Path(options.model).is_file() else options.model
     paths = {name: path.absolute() for name in ("reference", "site") if (path := getattr(options, name))}
     return replace(options, model=model, overwrite=True, **paths)
 

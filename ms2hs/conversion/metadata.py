@@ -100,17 +100,8 @@ def provenance(planned: Plan) -> dict[str, str]:
     return facts
 
 
-def dataset_tags(planned: Plan) -> dict[str, str]:
-    """The dataset tags of a cube."""
-    return {f"MS2HS_{name.upper()}": text for name, text in provenance(planned).items()}
-
-
 def write_item(path: Path, planned: Plan, result: ConversionResult, model: Conditional) -> None:
     """Write the STAC 1.1 item of a result."""
-    write_whole(path, (json.dumps(_item(planned, result, model), indent=1) + "\n").encode())
-
-
-def _item(planned: Plan, result: ConversionResult, model: Conditional) -> dict[str, Any]:
     grid = planned.grid
     bbox = lonlat_bounds(grid)
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -127,7 +118,7 @@ def _item(planned: Plan, result: ConversionResult, model: Conditional) -> dict[s
         "ms2hs:seconds": {stage: round(value, 2) for stage, value in result.seconds.items()},
         "ms2hs:notes": list(result.notes),
     }
-    return {
+    item = {
         "type": "Feature",
         "stac_version": "1.1.0",
         "stac_extensions": EXTENSIONS,
@@ -138,6 +129,7 @@ def _item(planned: Plan, result: ConversionResult, model: Conditional) -> dict[s
         "links": [],
         "assets": _assets(planned, result, model),
     }
+    write_whole(path, (json.dumps(item, indent=1) + "\n").encode())
 
 
 def _assets(planned: Plan, result: ConversionResult, model: Conditional) -> dict[str, Any]:

@@ -64,26 +64,22 @@ class StripReader:
     def read(self, window: Window) -> tuple[Float32Array, BoolArray]:
         """(source band, row, col) reflectance and (row, col) validity of a window as wide as the output."""
         began = time.perf_counter()
-        try:
-            return self._read(window)
-        finally:
-            self.seconds += time.perf_counter() - began
-
-    def _read(self, window: Window) -> tuple[Float32Array, BoolArray]:
         error = self.planned.options.input_error
-        if error is None or not error.pixel:
-            return self.reader.read(window.row, window.col, window.height, window.width)
-        # The filter also needs rows beyond the window, so that a value does not depend on the cut into windows.
-        above = min(REACH, window.row)
-        below = min(REACH, self.planned.grid.height - window.row - window.height)
-        rows = slice(above, above + window.height)
-        noisy, valid = self.reader.read(window.row - above, window.col, above + window.height + below, window.width)
-        return np.ascontiguousarray(denoise(noisy, valid, error.pixel)[:, rows]), valid[rows]
+        # The noise filter also reads rows beyond the window, so that a value does not depend on the cut into windows.
+        reach = REACH if error and error.pixel else 0
+        above = min(reach, window.row)
+        below = min(reach, self.planned.grid.height - window.row - window.height)
+        values, valid = self.reader.read(window.row - above, window.col, above + window.height + below, window.width)
+        if error and error.pixel:
+            rows = slice(above, above + window.height)
+            values, valid = np.ascontiguousarray(denoise(values, valid, error.pixel)[:, rows]), valid[rows]
+        self.seconds += time.perf_counter() - began
+        return values, valid
 
 
 @dataclass(eq=False)
 class Pipeline:
-    """What both pipelines share."""
+    """The interface and common fields of both pipelines."""
 
     planned: Plan
     model: Conditional
@@ -98,12 +94,7 @@ class Pipeline:
         return nullcontext()
 
     def run(self, writers: list[CubeWriter], first_row: int, record: Record, report: Progress) -> None:
-        """Convert the rows from `first_row` on, a multiple of BLOCK.
-
-        Parameters
-        ----------
-        writers : of the cube and, if there are two, of its uncertainty.
-        """
+        """Convert the rows from `first_row`, a multiple of BLOCK; `writers`: of the cube, and perhaps of its sigma."""
         raise NotImplementedError
 
 
@@ -119,7 +110,9 @@ class LinearPipeline(Pipeline):
         """As `Pipeline.run`."""
         grid = self.planned.grid
         models = self._values, self._sigma
-        for window, reflectance, valid in self.reader.read_ahead(_block_rows(first_row, grid.height, grid.width)):
+        tops = range(first_row, grid.height, BLOCK)
+        windows = [Window(top, 0, min(BLOCK, grid.height - top), grid.width) for top in tops]
+        for window, reflectance, valid in self.reader.read_ahead(windows):
             self.statistics.sample_rows(window.row, reflectance, valid)
             blocks = [_BlockPixels.cut(reflectance, valid, left) for left in range(0, grid.width, BLOCK)]
             for writer, model in zip(writers, models, strict=False):
@@ -177,10 +170,6 @@ class _BlockPixels:
         """Reflectance and validity of every n-th row."""
         rows = self.reflectance.reshape(-1, *self.shape)[:, ::step]
         return rows.reshape(len(rows), -1), self.valid.reshape(self.shape)[::step].reshape(-1)
-
-
-def _block_rows(first_row: int, height: int, width: int) -> list[Window]:
-    return [Window(row, 0, min(BLOCK, height - row), width) for row in range(first_row, height, BLOCK)]
 
 
 def _fill_block(

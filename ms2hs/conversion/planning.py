@@ -72,11 +72,6 @@ class ConvertOptions:
         """The options that concern reading the scene."""
         return SceneOptions(self.source, self.bands, self.dn_offset, self.quality)
 
-    @property
-    def is_adapted(self) -> bool:
-        """Whether the model is adapted to this scene."""
-        return any((self.reference, self.site, self.input_error))
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -99,10 +94,6 @@ class Plan:
     def destination(self) -> Place:
         """Path or address of the result."""
         return self.address or self.output
-
-    def in_folder(self, folder: str | Path) -> "Plan":
-        """The same conversion with its output in a local folder."""
-        return replace(self, output=Path(folder) / self.output.name, address=None)
 
     @property
     def sigma(self) -> Path | None:

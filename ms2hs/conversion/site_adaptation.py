@@ -51,8 +51,7 @@ def sharpen_to_site(prior: SpectralPrior, cube_path: Path, source: SpectralGrid)
     cube = open_cube(cube_path)
     grid = grid_of(cube.wavelength_nm.values, cube.fwhm_nm.values)
     _, rows, cols = cube.shape
-    windows = max(1, SITE_PIXELS // SITE_WINDOW**2)
-    per_side = max(1, int(np.sqrt(windows)))
+    per_side = int(np.sqrt(SITE_PIXELS // SITE_WINDOW**2))
     tops = np.unique(np.linspace(0, max(0, rows - SITE_WINDOW), per_side).astype(int))
     lefts = np.unique(np.linspace(0, max(0, cols - SITE_WINDOW), per_side).astype(int))
     parts = [
@@ -82,7 +81,10 @@ def references_in_scene(path: Path, reader: SceneReader, target: SpectralGrid) -
     located = np.isfinite(library.lon) & np.isfinite(library.lat)
     measured = np.full((len(library.reflectance), len(reader.scene.spectral)), np.nan, np.float32)
     for index in np.flatnonzero(located):
-        measured[index] = _pixel_at(reader, library.lon[index], library.lat[index])
+        pixel = pixel_at(reader.grid, library.lon[index], library.lat[index])
+        if pixel:
+            reflectance, valid = reader.read(*pixel, 1, 1)
+            measured[index] = np.where(valid, reflectance, np.nan)[:, 0, 0]
     if not located.all():
         measured[~located] = _most_similar(reader, library, ~located)
     found = np.asarray(np.isfinite(measured).all(axis=1), bool)
@@ -126,16 +128,6 @@ def _on_target(library: Library, target: SpectralGrid) -> Float32Array:
             view = response_matrix(target.select(near), samples)
             truth[np.ix_(rows, near)] = library.reflectance[np.ix_(rows, known)] @ view.T
     return truth
-
-
-def _pixel_at(reader: SceneReader, lon: float, lat: float) -> Float32Array:
-    """(source band,) reflectance; NaN outside the scene or for an invalid pixel."""
-    pixel = pixel_at(reader.grid, lon, lat)
-    if pixel:
-        reflectance, valid = reader.read(*pixel, 1, 1)
-        if valid[0, 0]:
-            return reflectance[:, 0, 0]
-    return np.full(len(reader.scene.spectral), np.nan, np.float32)
 
 
 def _most_similar(reader: SceneReader, library: Library, chosen: BoolArray) -> Float32Array:

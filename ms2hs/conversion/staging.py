@@ -36,19 +36,15 @@ def sigma_name(cube: Place) -> str:
     return f"{cube.stem}_sigma.tif"
 
 
-def is_complete(output: Path) -> bool:
-    """Whether an output exists and no conversion to it was interrupted."""
-    return output.exists() and not staging_folder(output).exists()
+def is_complete(output: Place) -> bool:
+    """Whether a local output exists and no conversion to it was interrupted."""
+    return isinstance(output, Path) and output.exists() and not staging_folder(output).exists()
 
 
 def check_destination(
     cube: Place, *, uncertainty: bool, overwrite: bool, resume: bool, store: ObjectStore | None = None
 ) -> None:
-    """Refuse a destination that cannot be written to, before any work starts.
-
-    Parameters
-    ----------
-    store : the folder of an address, if it is open already.
+    """Refuse a destination that cannot be written to, before any work starts; `store` is its folder, if open.
 
     Raises
     ------
@@ -73,13 +69,7 @@ def check_destination(
 def conversion_inputs(
     scene: Scene, grid: PixelGrid, spectral: SpectralGrid, options: Mapping[str, Any], provenance: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Everything that determines the result of a conversion; `Staging` stores its digest.
-
-    Parameters
-    ----------
-    grid, spectral : pixels and bands of the output.
-    options : the fields of `ConvertOptions`.
-    """
+    """Everything that determines the result of a conversion: pixels, bands, options and input files."""
     assets = [*scene.assets, *([scene.quality] if scene.quality else [])]
     adaptation = [path for path in (options["reference"], options["site"]) if path]
     files = [*(asset.href for asset in assets), *map(str, adaptation)]

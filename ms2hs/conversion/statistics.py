@@ -103,21 +103,17 @@ class Statistics:
 
     def count_pixels(self, reflectance: Float32Array, valid: BoolArray) -> None:
         """Count pixels: reflectance (source band, ...), valid (...)."""
-        x, ok = reflectance.reshape(len(reflectance), -1), valid.ravel()
-        for first in range(0, ok.size, PIXELS_PER_STEP):
-            self._count(x[:, first : first + PIXELS_PER_STEP], ok[first : first + PIXELS_PER_STEP])
-
-    def _count(self, reflectance: Float32Array, valid: BoolArray) -> None:
-        water, snow = water_and_snow(reflectance, self.source)
-        self.counts.add(
-            Counts(
-                pixels=valid.size,
-                valid=int(valid.sum()),
-                unlike_training=int((self.model.unlike(reflectance) & valid).sum()),
-                water=int((water & valid).sum()),
-                snow=int((snow & valid).sum()),
-            )
-        )
+        pixels, usable = reflectance.reshape(len(reflectance), -1), valid.ravel()
+        for first in range(0, usable.size, PIXELS_PER_STEP):
+            x, ok = pixels[:, first : first + PIXELS_PER_STEP], usable[first : first + PIXELS_PER_STEP]
+            water, snow = water_and_snow(x, self.source)
+            classes = {
+                "valid": ok,
+                "unlike_training": self.model.unlike(x) & ok,
+                "water": water & ok,
+                "snow": snow & ok,
+            }
+            self.counts.add(Counts(ok.size, **{name: int(found.sum()) for name, found in classes.items()}))
 
     def add_residuals(self, squares: NDArray[np.float64], pixels: int) -> None:
         """Add (k,) sums of squared residuals over a number of pixels."""

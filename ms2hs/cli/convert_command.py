@@ -1,0 +1,321 @@
+"""`ms2hs convert`: scenes to hyperspectral COGs."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ms2hs.cli.messages import note, print_failed
+from ms2hs.cli.options import (
+    BATCH,
+    INPUT,
+    MODEL,
+    OUTPUT,
+    REGION,
+    SITE,
+    AsJson,
+    Overwrite,
+    Quiet,
+    complete_model,
+    complete_source,
+    complete_target,
+    examples,
+    given,
+    refuse,
+)
+from ms2hs.cli.parsers import (
+    BBox,
+    ErrorLevels,
+    PixelWindow,
+    Ranges,
+    Shard,
+    parse_bbox,
+    parse_error_levels,
+    parse_gsd,
+    parse_pixel_window,
+    parse_ranges,
+    parse_shard,
+)
+
+if TYPE_CHECKING:
+    from ms2hs.conversion.dask_backend import Executor
+    from ms2hs.conversion.planning import ConvertOptions
+
+EPILOG = examples(
+    "ms2hs convert scene.tif --target enmap",
+    "ms2hs convert S2B_….SAFE --target emit --uncertainty -o cubes/",
+    "ms2hs convert june/*.tif --model linear --workers 2 -o cubes/",
+)
+
+
+def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
+    context: typer.Context,
+    scenes: Annotated[
+        list[str],
+        typer.Argument(
+            help="GeoTIFF, .SAFE folder or zip, HLS folder, or STAC item (file or URL). Several scenes are a batch."
+        ),
+    ],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Sensor of the scene.",
+            show_default="from metadata",
+            autocompletion=complete_source,
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    bands: Annotated[
+        str | None,
+        typer.Option(
+            metavar="B02,B03,…",
+            help="Band names in file order; - skips a band.",
+            show_default="from metadata",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    dn_offset: Annotated[
+        float | None,
+        typer.Option(
+            help="Added to stored numbers, such as -1000.", show_default="from metadata", rich_help_panel=INPUT
+        ),
+    ] = None,
+    quality: Annotated[
+        bool,
+        typer.Option("--quality/--no-quality", help="Leave out cloud and cloud shadow.", rich_help_panel=INPUT),
+    ] = True,
+    gsd: Annotated[  # noqa: ANN401 - a number or `native`, and Typer takes no union
+        Any,
+        typer.Option(
+            parser=parse_gsd,
+            metavar="METRES",
+            help="Output pixel size in metres, or `native`.",
+            show_default="30 for Sentinel-2 products, else the scene's own",
+            rich_help_panel=REGION,
+        ),
+    ] = None,
+    bbox: Annotated[
+        BBox | None,
+        typer.Option(parser=parse_bbox, metavar="W,S,E,N", help="Area in degrees.", rich_help_panel=REGION),
+    ] = None,
+    window: Annotated[
+        PixelWindow | None,
+        typer.Option(
+            parser=parse_pixel_window,
+            metavar="ROW,COL,HEIGHT,WIDTH",
+            help="Area in output pixels.",
+            rich_help_panel=REGION,
+        ),
+    ] = None,
+    wavelengths: Annotated[
+        Ranges | None,
+        typer.Option(
+            parser=parse_ranges,
+            metavar="LOW-HIGH,…",
+            help="Write only bands in these ranges, in nm.",
+            show_default="all bands",
+            rich_help_panel=REGION,
+        ),
+    ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            help="Target sensor, or a CSV of center_nm,fwhm_nm.", autocompletion=complete_target, rich_help_panel=MODEL
+        ),
+    ] = "enmap",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Shipped weights or a .safetensors file; `linear` is the fastest.",
+            autocompletion=complete_model,
+            rich_help_panel=MODEL,
+        ),
+    ] = "default",
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="DEVICE",
+            help="Device: `auto` (the fastest available), cpu, cuda, cuda:1, mps.",
+            rich_help_panel=MODEL,
+        ),
+    ] = "auto",
+    adjustment: Annotated[
+        bool,
+        typer.Option(
+            "--adjustment/--no-adjustment",
+            help="Apply the per-sensor gain and offset correction learned from pairs.",
+            rich_help_panel=MODEL,
+        ),
+    ] = True,
+    input_error: Annotated[
+        ErrorLevels | None,
+        typer.Option(
+            parser=parse_error_levels,
+            metavar="GAIN,OFFSET,PIXEL",
+            help="Input uncertainty (1σ): relative gain, offset, per-pixel noise; such as 0.02,0.005,0.003.",
+            rich_help_panel=SITE,
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="Spectra measured in the scene: CSV of id,lon,lat,<nm>,… or an ENVI spectral library.",
+            rich_help_panel=SITE,
+        ),
+    ] = None,
+    site: Annotated[
+        Path | None, typer.Option(help="Hyperspectral cube of the same site, from any date.", rich_help_panel=SITE)
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="Output .tif, or a directory (required for several scenes), or s3://….",
+            show_default="<scene>_<target>.tif",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty",
+            help="Write <output>_sigma.tif: value ± 1.645 σ is the 90 % interval.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = False,
+    overwrite: Overwrite = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Resume an interrupted conversion; keep finished rows if this one is interrupted.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the plan and write nothing.", rich_help_panel=OUTPUT, show_default=False),
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Local processes, one scene and one thread each.", rich_help_panel=BATCH),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="tcp://HOST:PORT", help="Convert on a dask cluster instead.", rich_help_panel=BATCH),
+    ] = None,
+    shard: Annotated[
+        Shard | None,
+        typer.Option(
+            parser=parse_shard,
+            metavar="I/N",
+            help="Convert only the I-th of N equal shares of the sorted scenes.",
+            rich_help_panel=BATCH,
+        ),
+    ] = None,
+) -> None:
+    """Convert multispectral scenes to hyperspectral COGs."""
+    from ms2hs.conversion.convert_scene import run
+    from ms2hs.conversion.planning import ConvertOptions, plan
+    from ms2hs.models.prior import InputError
+    from ms2hs.models.weights import load_weights
+    from ms2hs.progress import progress_bar
+
+    if given(context, "device") and load_weights(model).network is None:
+        refuse(context, ["device"], "the linear model always runs on the processor")
+    options = ConvertOptions(
+        source=source,
+        bands=tuple(bands.split(",")) if bands else None,
+        dn_offset=dn_offset,
+        quality=quality,
+        gsd_m=gsd,
+        bbox=bbox,
+        window=window,
+        wavelengths_nm=wavelengths or (),
+        model=model,
+        device=device,
+        uncertainty=uncertainty,
+        input_error=InputError(*input_error) if input_error else None,
+        reference=reference,
+        site=site,
+        adjust=adjustment,
+        overwrite=overwrite,
+        resume=resume,
+    )
+    if len(scenes) > 1 or workers or scheduler or shard:
+        refuse(context, ["dry_run"], "it plans one scene, without --workers, --scheduler and --shard")
+        executor = _executor(workers, scheduler)
+        _convert_batch(scenes, target, output, options, executor, shard, quiet=quiet, as_json=as_json)
+        return
+    planned = plan(scenes[0], target, output, options)
+    if dry_run:
+        facts = {"output": str(planned.destination), "offset_rule": planned.scene.offset_rule, **planned.requirements}
+        typer.echo(
+            json.dumps(facts, indent=1) if as_json else "\n".join(f"{key}: {value}" for key, value in facts.items())
+        )
+        return
+    if not quiet:
+        note(f"{planned.scene.source} to {planned.target}, model {planned.weights.name}: {planned.scene.offset_rule}")
+    with progress_bar(shown=not quiet) as progress:
+        result = run(planned, progress)
+    if not quiet:
+        for text in result.notes:
+            note(text)
+        note(f"{result.counts.summary()}; {result.seconds['whole']:.1f} s")
+    if as_json:
+        typer.echo(json.dumps(asdict(result), indent=1, default=str))
+    else:
+        typer.echo("\n".join(str(path) for path in result.paths))
+
+
+def _executor(workers: int | None, scheduler: str | None) -> "Executor | None":
+    from ms2hs.conversion.dask_backend import Executor
+
+    if workers and scheduler:
+        raise typer.BadParameter(
+            "--workers starts local processes, --scheduler uses a running cluster: one is allowed. Leave one out."
+        )
+    return Executor(workers, scheduler) if workers or scheduler else None
+
+
+def _convert_batch(  # noqa: PLR0917 - called once, with all that the command has
+    scenes: list[str],
+    target: str,
+    folder: str | None,
+    options: "ConvertOptions",
+    executor: "Executor | None",
+    shard: Shard | None,
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Convert several scenes. A failing scene does not stop the others; failures are listed at the end."""
+    from ms2hs.conversion.dask_backend import convert_all
+    from ms2hs.progress import progress_bar
+
+    start = time.perf_counter()
+    with progress_bar(shown=not quiet, unit="scenes") as progress:
+        batch = convert_all(scenes, target, folder, options, executor=executor, shard=shard, progress=progress)
+    if not quiet:
+        for text in batch.notes:
+            note(text)
+    print_failed(batch.failed.values())
+    if not quiet:
+        count = len(batch.made) + len(batch.failed) + len(batch.there)
+        kept = f", {len(batch.there)} already existed" if batch.there else ""
+        note(f"{len(batch.made)} of {count} scenes converted{kept}; {time.perf_counter() - start:.1f} s")
+    if as_json:
+        typer.echo(json.dumps(asdict(batch), indent=1, default=str))
+    elif batch.made or batch.there:
+        paths = [*batch.there.values(), *(path for one in batch.made.values() for path in one.paths)]
+        typer.echo("\n".join(map(str, paths)))
+    batch.check()

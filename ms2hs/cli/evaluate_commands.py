@@ -1,0 +1,227 @@
+"""`ms2hs evaluate`: models scored on pairs, on cubes, on completion, and a finished conversion beside its truth."""
+
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ms2hs.cli.options import (
+    DATA,
+    MODEL,
+    OUTPUT,
+    AsJson,
+    Overwrite,
+    Quiet,
+    Seed,
+    complete_model,
+    complete_source,
+    complete_target,
+    examples,
+)
+
+if TYPE_CHECKING:
+    from ms2hs.datasets.pairs.pair_set import PairSet
+    from ms2hs.evaluation.evaluator import EvaluationSettings
+    from ms2hs.evaluation.results import Evaluation
+
+app = typer.Typer(
+    help="Score models beside the baselines they have to beat. `evaluate --pairs DIR` is `evaluate pairs DIR`.",
+)
+
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="Weights to score. Repeatable.", autocompletion=complete_model, rich_help_panel=MODEL),
+]
+Prior = Annotated[
+    str,
+    typer.Option(
+        help="Weights of the prior to beat, not trained on these scenes.",
+        autocompletion=complete_model,
+        rich_help_panel=MODEL,
+    ),
+]
+Split = Annotated[str | None, typer.Option(help="Use only splits/<split>.csv: test, hard/test.", rich_help_panel=DATA)]
+Scenes = Annotated[
+    list[str] | None, typer.Option("--scene", help="Use only this scene. Repeatable.", rich_help_panel=DATA)
+]
+Windows = Annotated[int, typer.Option(min=1, help="Largest number of windows of a scene.", rich_help_panel=DATA)]
+Report = Annotated[
+    Path | None, typer.Option(help="Write an HTML report, and <stem>.csv and <stem>.json.", rich_help_panel=OUTPUT)
+]
+
+
+@app.command(
+    "pairs",
+    epilog=examples(
+        "ms2hs evaluate pairs pairs/ --model default",
+        "ms2hs evaluate pairs pairs/ --model tuned.safetensors --split test --report report.html",
+        "ms2hs evaluate --pairs pairs/ --json",
+    ),
+)
+def evaluate_pairs_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
+    folder: Annotated[Path, typer.Argument(help="Folder of pairs, as `ms2hs pairs` writes it.")],
+    model: Models = None,
+    prior: Prior = "linear",
+    split: Split = None,
+    scene: Scenes = None,
+    windows: Windows = 64,
+    seed: Seed = 0,
+    report: Report = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score models on measured pairs."""
+    from ms2hs.datasets.pairs.pair_set import measured_pairs
+
+    _check_report(report, overwrite=overwrite)
+    settings = _settings(prior, windows, seed)
+    evaluation = _score(model, measured_pairs(folder, split), scene, settings, quiet=quiet)
+    _print(evaluation, report, as_json=as_json)
+
+
+@app.command(
+    "corpus",
+    epilog=examples(
+        "ms2hs evaluate corpus cubes/ --model default",
+        "ms2hs evaluate corpus cubes/ --source hls_s30 --target emit --model spectral --model linear",
+        "ms2hs evaluate corpus cubes/ --model default --report report.html",
+    ),
+)
+def evaluate_corpus_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
+    folder: Annotated[Path, typer.Argument(help="Folder of hyperspectral cubes; the source is simulated from them.")],
+    source: Annotated[
+        str,
+        typer.Option(help="Simulated source sensor.", autocompletion=complete_source, rich_help_panel=DATA),
+    ] = "sentinel2a",
+    target: Annotated[
+        str,
+        typer.Option(help="Scored bands: a sensor or a CSV.", autocompletion=complete_target, rich_help_panel=DATA),
+    ] = "enmap",
+    model: Models = None,
+    prior: Prior = "linear",
+    split: Split = None,
+    scene: Scenes = None,
+    windows: Windows = 64,
+    seed: Seed = 0,
+    report: Report = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score models on hyperspectral cubes, with a simulated source."""
+    from ms2hs.datasets.pairs.pair_set import simulated_pairs
+
+    _check_report(report, overwrite=overwrite)
+    settings = _settings(prior, windows, seed)
+    evaluation = _score(model, simulated_pairs(folder, source, target, split), scene, settings, quiet=quiet)
+    _print(evaluation, report, as_json=as_json)
+
+
+@app.command(
+    "cube",
+    epilog=examples(
+        "ms2hs evaluate cube scene_enmap.tif --truth ENMAP01-….tif",
+        "ms2hs evaluate cube scene_enmap.tif --truth truth.tif --report report.html",
+        "ms2hs evaluate --cube scene_enmap.tif --truth truth.tif --json",
+    ),
+)
+def evaluate_cube_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
+    cube: Annotated[Path, typer.Argument(help="Output of `ms2hs convert`.")],
+    truth: Annotated[Path, typer.Option(help="True cube on the same pixels.", rich_help_panel=DATA)],
+    prior: Prior = "linear",
+    windows: Windows = 64,
+    seed: Seed = 0,
+    report: Report = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score a finished conversion beside its truth."""
+    from ms2hs.evaluation.cube_evaluation import evaluate_cube
+
+    _check_report(report, overwrite=overwrite)
+    _print(evaluate_cube(cube, truth, _settings(prior, windows, seed)), report, as_json=as_json)
+
+
+@app.command(
+    "completion",
+    epilog=examples(
+        "ms2hs evaluate completion cubes/ --model spatial-spectral",
+        "ms2hs evaluate completion cubes/ --model spectral --hidden 0.5 --windows 128",
+        "ms2hs evaluate completion cubes/ --model mine.safetensors --split easy/test --json",
+    ),
+)
+def evaluate_completion_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
+    folder: Annotated[Path, typer.Argument(help="Folder of hyperspectral cubes.")],
+    model: Models = None,
+    hidden: Annotated[
+        float, typer.Option(help="Hidden share of the groups of 8 bands, between 0 and 1.", rich_help_panel=DATA)
+    ] = 0.75,
+    split: Split = None,
+    scene: Scenes = None,
+    windows: Annotated[int, typer.Option(min=1, help="Number of windows.", rich_help_panel=DATA)] = 64,
+    size: Annotated[int, typer.Option(min=7, help="Window size, in pixels.", rich_help_panel=DATA)] = 64,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Score how models complete cubes of which bands are hidden."""
+    from ms2hs.evaluation.completion import Trial, compare, facts, table
+
+    if not 0 < hidden < 1:
+        raise typer.BadParameter(f"{hidden} is not a share; above 0 and below 1 is needed. Use --hidden 0.75.")
+    rows = compare(model or ["linear"], Trial(folder, split, tuple(scene or ()), hidden, windows, size, seed))
+    typer.echo(json.dumps(facts(rows), indent=1) if as_json else table(rows))
+
+
+def _settings(prior: str, windows: int, seed: int) -> "EvaluationSettings":
+    from ms2hs.evaluation.evaluator import EvaluationSettings
+
+    return EvaluationSettings(prior, windows, seed, command=shlex.join(["ms2hs", *sys.argv[1:]]))
+
+
+def _score(
+    models: list[str] | None,
+    pairs: "PairSet",
+    scenes: list[str] | None,
+    settings: "EvaluationSettings",
+    *,
+    quiet: bool,
+) -> "Evaluation":
+    from ms2hs.evaluation.evaluator import evaluate
+    from ms2hs.progress import progress_bar
+
+    chosen = pairs.of_scenes(scenes or [])
+    with progress_bar(shown=not quiet, unit="scenes") as progress:
+        return evaluate(models or [], chosen.pairs, replace(settings, title=chosen.title), chosen.left_out, progress)
+
+
+def _check_report(report: Path | None, *, overwrite: bool) -> None:
+    """Check before any work that the report can be written."""
+    if report:
+        from ms2hs.evaluation.report.page import check_report
+        from ms2hs.files import check_output
+
+        check_report()
+        for path in (report, report.with_suffix(".csv"), report.with_suffix(".json")):
+            check_output(path, overwrite=overwrite)
+
+
+def _print(evaluation: "Evaluation", report: Path | None, *, as_json: bool) -> None:
+    """Print the scores, and write the report where one is wanted."""
+    from ms2hs.evaluation import scoreboard
+
+    if as_json:
+        typer.echo(json.dumps(scoreboard.facts(evaluation), indent=1))
+    else:
+        for line in scoreboard.lines_of(evaluation):
+            typer.secho(line.text, fg="red" if line.loses else None)
+    if report:
+        from ms2hs.evaluation.report.page import write_report
+
+        write_report(evaluation, report)
+        written = report, *scoreboard.write_numbers(evaluation, report)
+        typer.echo("\n".join(map(str, written)), err=as_json)

@@ -1,0 +1,225 @@
+"""`ms2hs fetch`: Sentinel-2 and HLS scenes from STAC servers."""
+
+import json
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ms2hs.cli.messages import note, print_failed, print_left_out, warn
+from ms2hs.cli.options import INPUT, OUTPUT, AsJson, Overwrite, Quiet, complete_provider, examples, refuse
+from ms2hs.cli.parsers import BBox, parse_bbox, parse_gsd
+from ms2hs.errors import NothingFound, PartlyDone
+from ms2hs.remote.providers import DEFAULT, PROVIDERS
+
+if TYPE_CHECKING:
+    from ms2hs.fetching.fetcher import FetchOptions, FetchResult
+    from ms2hs.fetching.selection import SearchRequest
+
+AREA, SEARCH = "Area and date", "Search"
+EPILOG = examples(
+    "ms2hs fetch --bbox 7.1,46.2,7.3,46.4 --date 2024-06 --list",
+    "ms2hs fetch --bbox 7.1,46.2,7.3,46.4 --date 2024-06-01/2024-06-30 --max-cloud 5 -o scenes/",
+    "ms2hs fetch --intersects field.geojson --date 2024-06 --provider planetary-computer --collection hls2-s30",
+)
+
+
+class Sort(StrEnum):
+    """Which scenes come first, and so within the limit."""
+
+    cloud = "cloud"
+    date = "date"
+    coverage = "coverage"
+
+
+def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
+    context: typer.Context,
+    bbox: Annotated[
+        BBox | None,
+        typer.Option(parser=parse_bbox, metavar="W,S,E,N", help="Area in degrees.", rich_help_panel=AREA),
+    ] = None,
+    intersects: Annotated[
+        Path | None, typer.Option(help="GeoJSON file with polygons, instead of --bbox.", rich_help_panel=AREA)
+    ] = None,
+    date: Annotated[
+        str | None,
+        typer.Option(
+            "--date",
+            "--datetime",
+            metavar="DATE",
+            help="Day, month, year or range: 2024-06-01/2024-06-30, 2024-06/...",
+            rich_help_panel=AREA,
+        ),
+    ] = None,
+    products: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--for",
+            metavar="PRODUCT",
+            help="EnMAP or EMIT product whose area and date are searched, instead. Repeatable.",
+            rich_help_panel=AREA,
+        ),
+    ] = None,
+    days: Annotated[
+        int, typer.Option(min=0, help="With --for: largest difference in calendar days.", rich_help_panel=AREA)
+    ] = 3,
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            help=f"STAC provider: {', '.join(PROVIDERS)}.",
+            show_default=DEFAULT,
+            autocompletion=complete_provider,
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
+    stac: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Another STAC API; needs --collection.", rich_help_panel=SEARCH),
+    ] = None,
+    collection: Annotated[
+        str | None,
+        typer.Option(
+            "-c",
+            "--collection",
+            help="STAC collection, such as hls2-s30.",
+            show_default="the provider's first",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
+    max_cloud: Annotated[
+        float | None,
+        typer.Option(help="Largest cloud cover of a scene, in percent.", show_default="20", rich_help_panel=SEARCH),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Largest number of scenes.", show_default="10", rich_help_panel=SEARCH),
+    ] = None,
+    sort: Annotated[
+        Sort, typer.Option(help="Order of the scenes, applied before --limit.", rich_help_panel=SEARCH)
+    ] = Sort.cloud,
+    items: Annotated[
+        Path | None,
+        typer.Option(help="STAC items saved by --save, instead of a search.", rich_help_panel=INPUT),
+    ] = None,
+    list_only: Annotated[
+        bool,
+        typer.Option("--list", help="List the scenes, fetch nothing.", rich_help_panel=OUTPUT, show_default=False),
+    ] = False,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Save the STAC items in this JSON file, fetch nothing.", rich_help_panel=OUTPUT),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Output directory; its parent must exist.", rich_help_panel=OUTPUT)
+    ] = Path("scenes"),
+    gsd: Annotated[  # noqa: ANN401 - a number or `native`, and Typer takes no union
+        Any,
+        typer.Option(
+            parser=parse_gsd,
+            metavar="METRES",
+            help="Pixel size in metres, or `native`: one unchanged file a band.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "30",
+    mosaic: Annotated[
+        bool,
+        typer.Option(
+            "--mosaic",
+            help="Merge the scenes of one overpass, the clearest on top.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Parallel connections.", rich_help_panel=OUTPUT)] = 4,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch Sentinel-2 and HLS scenes of an area and a date, ready to convert."""
+    from ms2hs.fetching import selection
+    from ms2hs.fetching.fetcher import FetchOptions, fetch
+    from ms2hs.files import check_output
+    from ms2hs.progress import progress_bar
+
+    if not products:
+        refuse(context, ["days"], "it needs --for PRODUCT")
+    else:
+        refuse(context, ["list_only", "save"], "--for always fetches")
+    if items is not None:
+        refuse(context, ["sort"], "the items of --items keep their order")
+    if list_only or save is not None:
+        refuse(context, ["output", "gsd", "mosaic", "jobs"], "--list and --save fetch nothing")
+    request = selection.SearchRequest(
+        bbox, intersects, date, provider, stac, collection, max_cloud, limit, sort.value, items
+    )
+    options = FetchOptions(gsd_m=gsd, mosaic=mosaic, jobs=jobs, overwrite=overwrite)
+    if save is not None:
+        check_output(save, overwrite=overwrite)
+    if products:
+        _fetch_for_products(products, days, request, output, options, quiet=quiet, as_json=as_json)
+        return
+    found = selection.select(request, to_fetch=not (list_only or save is not None))
+    if save is not None:
+        selection.save(found, save)
+    if list_only or save is not None:
+        typer.echo(selection.as_json(found) if as_json else selection.table(found))
+        return
+    with progress_bar(shown=not quiet, unit="bytes") as progress:
+        result = fetch(selection.items_of(found), request.place, output, options, progress)
+    if not quiet:
+        print_left_out(result.left_out)
+        note(f"{len(result.paths)} scenes, {result.kept} already existed; {result.bytes_read / 1e6:.1f} MB read")
+    print_failed(result.failed)
+    typer.echo(json.dumps(asdict(result), indent=1, default=str) if as_json else "\n".join(map(str, result.paths)))
+    _check_failed(len(result.failed), len(found))
+
+
+def _fetch_for_products(
+    products: list[Path],
+    days: int,
+    request: "SearchRequest",
+    output: Path,
+    options: "FetchOptions",
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Fetch the scenes of each hyperspectral product into a folder of its name."""
+    from ms2hs.fetching.fetcher import fetch, make_folder
+    from ms2hs.fetching.selection import find_scene_matches
+    from ms2hs.progress import progress_bar
+
+    left_out: dict[str, str] = {}
+    results: dict[str, FetchResult] = {}
+    make_folder(output)
+    for match in find_scene_matches(products, request, days, left_out):
+        try:
+            with progress_bar(shown=not quiet, unit="bytes") as progress:
+                results[match.product] = fetch(match.items, match.place, output / match.product, options, progress)
+        except NothingFound as error:
+            left_out[match.product] = str(error)
+    failed = [line for result in results.values() for line in result.failed]
+    if not quiet:
+        for line in left_out.values():
+            warn(line)
+    print_failed(failed)
+    if not results:
+        raise NothingFound(
+            f"no scene was taken within {days} days of any of the products; one is needed. Use a larger --days or "
+            "--max-cloud."
+        )
+    paths = [path for result in results.values() for path in result.paths]
+    facts = {name: asdict(result) for name, result in results.items()}
+    typer.echo(json.dumps(facts, indent=1, default=str) if as_json else "\n".join(map(str, paths)))
+    _check_failed(len(failed), len(failed) + len(paths))
+
+
+def _check_failed(failed: int, count: int) -> None:
+    """Raise PartlyDone where scenes failed."""
+    if failed:
+        raise PartlyDone(
+            f"{failed} of {count} scenes could not be fetched; the others are complete. Run the same command again: "
+            "it keeps these and retries the rest."
+        )

@@ -1,0 +1,160 @@
+"""Option values with a form of their own: boxes, windows, wavelength ranges, pixel sizes, shards."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import typer
+
+
+class BBox(NamedTuple):
+    """An area in degrees."""
+
+    west: float
+    south: float
+    east: float
+    north: float
+
+
+class PixelWindow(NamedTuple):
+    """A rectangle of pixels."""
+
+    row: int
+    col: int
+    height: int
+    width: int
+
+
+class Ranges(tuple[tuple[float, float], ...]):
+    """Wavelength ranges (low, high) in nm."""
+
+    __slots__ = ()
+
+
+class Shard(NamedTuple):
+    """One of `shards` equal shares of a list, counted from 1."""
+
+    number: int
+    shards: int
+
+
+class ErrorLevels(NamedTuple):
+    """Standard deviations of a product's errors: relative gain, offset and noise of a pixel in reflectance."""
+
+    gain: float
+    offset: float
+    pixel: float
+
+
+def is_number(text: str) -> bool:
+    """Whether the text is a finite number."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def parse_bbox(text: str) -> BBox:
+    """Parse W,S,E,N."""
+    return BBox(*_numbers(text, "W,S,E,N", "7.1,46.2,7.3,46.4"))
+
+
+def parse_pixel_window(text: str) -> PixelWindow:
+    """Parse ROW,COL,HEIGHT,WIDTH."""
+    return PixelWindow(*map(int, _numbers(text, "ROW,COL,HEIGHT,WIDTH", "0,0,512,512")))
+
+
+def parse_error_levels(text: str) -> ErrorLevels:
+    """Parse GAIN,OFFSET,PIXEL; each is 0 or more."""
+    levels = _numbers(text, "GAIN,OFFSET,PIXEL", "0.02,0.005,0.003")
+    if min(levels) < 0:
+        raise typer.BadParameter(f"{text!r}: a standard deviation is 0 or more. Write for example 0.02,0.005,0.003.")
+    return ErrorLevels(*levels)
+
+
+def parse_ranges(text: str) -> Ranges:
+    """Parse LOW-HIGH,LOW-HIGH in nm."""
+    ranges = []
+    for part in text.split(","):
+        low, _, high = part.partition("-")
+        if not (is_number(low) and is_number(high) and float(low) <= float(high)):
+            raise typer.BadParameter(f"{part!r} is not LOW-HIGH in nm. Write for example 400-900,2100-2300.")
+        ranges.append((float(low), float(high)))
+    return Ranges(ranges)
+
+
+def parse_gsd(text: str) -> float | Literal["native"]:
+    """Parse a pixel size in metres, or `native`."""
+    if text == "native":
+        return "native"
+    if not is_number(text) or float(text) <= 0:
+        raise typer.BadParameter(
+            f"{text!r} is not a pixel size; a number of metres above 0, or `native`, is allowed. Write for example 30."
+        )
+    return float(text)
+
+
+def parse_shard(text: str) -> Shard:
+    """Parse I/N."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise typer.BadParameter(f"{text!r} is not I/N with I from 1 to N. Write for example 1/8.")
+    return Shard(int(number), int(count))
+
+
+def parse_fields(pairs: Sequence[str]) -> dict[str, str]:
+    """Parse FIELD=VALUE, several times."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise typer.BadParameter(f"{pair!r} is not FIELD=VALUE. Write for example --set depth=2.")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _numbers(text: str, names: str, example: str) -> Any:  # noqa: ANN401 - unpacked into a tuple of known length
+    parts, count = text.split(","), names.count(",") + 1
+    if len(parts) != count or not all(map(is_number, parts)):
+        raise typer.BadParameter(f"{text!r} is not {names}: {count} numbers are needed. Write for example {example}.")
+    return tuple(map(float, parts))
+
+
+# Options whose value is four numbers, which people write with commas or with blanks.
+FOUR_NUMBERS = ("--bbox", "--window")
+
+
+def join_numbers(arguments: Sequence[str]) -> list[str]:
+    """`--bbox W S E N` as `--bbox=W,S,E,N`: both are usual, and a leading minus looks like an option."""
+    joined = list(arguments)
+    for option in FOUR_NUMBERS:
+        if option in joined:
+            at = joined.index(option)
+            numbers = []
+            for word in joined[at + 1 : at + 5]:
+                if not all(map(is_number, word.split(","))):
+                    break
+                numbers.append(word)
+                if "," in word:
+                    break
+            if numbers:
+                joined[at : at + 1 + len(numbers)] = [f"{option}={','.join(numbers)}"]
+    return joined
+
+
+# What `ms2hs evaluate` scores, by the option that gave the data before there were sub-commands.
+EVALUATIONS = {"--cube": "cube", "--pairs": "pairs", "--corpus": "corpus"}
+
+
+def name_evaluation(arguments: Sequence[str]) -> list[str]:
+    """`evaluate --pairs DIR` as `evaluate pairs DIR`: both are allowed; `--corpus DIR --hidden` is a completion."""
+    words = list(arguments)
+    if words[:1] != ["evaluate"] or not words[1:] or not words[1].startswith("-"):
+        return words
+    for option, kind in EVALUATIONS.items():
+        for at, word in enumerate(words):
+            name, equals, value = word.partition("=")
+            if name != option or not (equals or words[at + 1 :]):
+                continue
+            value, rest = (value, words[at + 1 :]) if equals else (words[at + 1], words[at + 2 :])
+            rest = words[1:at] + rest
+            is_completion = any(one.partition("=")[0] == "--hidden" for one in rest)
+            return ["evaluate", "completion" if kind == "corpus" and is_completion else kind, value, *rest]
+    return words

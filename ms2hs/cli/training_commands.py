@@ -1,0 +1,347 @@
+"""`ms2hs pretrain` and `ms2hs finetune`: weights of the user's own."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ms2hs.cli.messages import note
+from ms2hs.cli.options import (
+    DATA,
+    MODEL,
+    OUTPUT,
+    TRAINING,
+    BatchSize,
+    CheckpointEvery,
+    Device,
+    LearningRate,
+    LeaveOut,
+    Overwrite,
+    Precision,
+    Quiet,
+    Recipe,
+    Resume,
+    Steps,
+    TrainingPrecision,
+    TrainingSeed,
+    Window,
+    Workers,
+    complete_model,
+    complete_preset,
+    complete_source,
+    complete_target,
+    examples,
+    given,
+    refuse,
+)
+from ms2hs.cli.parsers import parse_fields
+
+PRETRAIN_EPILOG = examples(
+    "ms2hs pretrain --preset spectral --data shards/ -o mine.safetensors",
+    "ms2hs pretrain --preset linear --data spectra/ -o prior.safetensors",
+    "torchrun --nproc-per-node 4 -m ms2hs.cli pretrain --preset spatial-spectral --data shards/ --batch 64",
+)
+FINETUNE_EPILOG = examples(
+    "ms2hs finetune --pairs pairs/ --init spatial-spectral -o tuned.safetensors",
+    "ms2hs finetune --corpus cubes/ --source hls_s30 --init spectral",
+    "ms2hs finetune --pairs pairs/ --init spectral --train decoder --hold-out scene1",
+)
+# What gradient descent needs, and what a model in closed form has no use for.
+GRADIENT_OPTIONS = (
+    *("steps", "batch", "lr", "workers", "checkpoint_every", "precision", "device", "resume", "window"),
+)
+PRETRAIN_NETWORK_OPTIONS = (
+    *GRADIENT_OPTIONS,
+    *("seed", "split", "simulated", "init", "prior", "change", "picture_every", "cross_fit", "compiled"),
+)
+
+
+class Part(StrEnum):
+    """Parts of a network that are trained."""
+
+    all = "all"
+    decoder = "decoder"
+    head = "head"
+    none = "none"
+
+
+def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
+    context: typer.Context,
+    preset: Annotated[
+        str,
+        typer.Option(
+            "--preset",
+            "--model",
+            help="Network preset: spectral, spatial-spectral, dlr-ibm-spectral, dlr-ibm-spatial-spectral, s2mae or general; "
+            "or linear: the spectral prior.",
+            autocompletion=complete_preset,
+            rich_help_panel=MODEL,
+        ),
+    ],
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Change a field of the preset: depth=2. Repeatable.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Initial weights: of ms2hs, or a ViT with timm's names.", rich_help_panel=MODEL),
+    ] = None,
+    prior: Annotated[
+        str,
+        typer.Option(
+            help="Weights with the spectral prior that the network adds to.",
+            autocompletion=complete_model,
+            rich_help_panel=MODEL,
+        ),
+    ] = "linear",
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder of cubes or shards. Repeatable.", show_default="simulated scenes", rich_help_panel=DATA
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Use only the cubes of splits/<split>.csv, such as hard/train.", rich_help_panel=DATA),
+    ] = None,
+    leave_out: LeaveOut = None,
+    simulated: Annotated[
+        int, typer.Option(min=0, help="Number of simulated scenes added to the data.", rich_help_panel=DATA)
+    ] = 0,
+    window: Window = None,
+    steps: Steps = 1000,
+    batch: BatchSize = 16,
+    lr: LearningRate = 1e-3,
+    seed: TrainingSeed = 0,
+    workers: Workers = 0,
+    precision: TrainingPrecision = Precision.auto,
+    device: Device = "auto",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Use torch.compile.", rich_help_panel=TRAINING, show_default=False)
+    ] = False,
+    cross_fit: Annotated[
+        bool,
+        typer.Option(
+            "--cross-fit",
+            help="Also train without each scene in turn, to fit how far the network can be trusted. Takes many times "
+            "as long.",
+            rich_help_panel=TRAINING,
+            show_default=False,
+        ),
+    ] = False,
+    checkpoint_every: CheckpointEvery = 500,
+    picture_every: Annotated[
+        int, typer.Option(min=0, help="Steps between pictures in <stem>.run/; 0 draws none.", rich_help_panel=TRAINING)
+    ] = 0,
+    resume: Resume = False,
+    recipe: Recipe = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Weights file; log and checkpoints go to <stem>.run/.",
+            show_default="<preset>.safetensors",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train weights on hyperspectral data, also under torchrun on several GPUs."""
+    del recipe  # its callback has used it
+    from ms2hs.files import check_output
+    from ms2hs.progress import fit_bar, progress_bar
+
+    if preset == "linear":
+        refuse(context, PRETRAIN_NETWORK_OPTIONS, "the linear model is estimated in closed form from one folder")
+    if not data:
+        refuse(context, ["split", "leave_out"], "it needs --data DIR")
+    if cross_fit:
+        refuse(context, ["resume"], "--cross-fit trains from the beginning")
+    output = output or Path(f"{preset}.safetensors")
+    check_output(output, overwrite=overwrite)
+    if preset == "linear":
+        from ms2hs.training.prior_fit import pretrain_linear
+
+        if not data or len(data) > 1:
+            raise typer.BadParameter("the linear model is estimated from one folder of .npz. Use --data DIR once.")
+        pretrain_linear(data[0], output, leave_out=tuple(leave_out or ()))
+        typer.echo(output)
+        return
+    from ms2hs.training import pretraining
+    from ms2hs.training.engine.loop import FitSettings
+
+    settings = pretraining.Pretraining(
+        preset=preset,
+        data=tuple(data or ()),
+        split=split,
+        leave_out=tuple(leave_out or ()),
+        simulated=simulated,
+        init=init,
+        prior=prior,
+        window=window,
+        changes=parse_fields(change or []),
+        fit=FitSettings(
+            steps=steps,
+            batch=batch,
+            lr=lr,
+            seed=seed,
+            workers=workers,
+            checkpoint_every=checkpoint_every,
+            picture_every=picture_every,
+            precision=precision.value,
+            compiled=compiled,
+            device=device,
+        ),
+    )
+    notes = None if quiet else note
+    if cross_fit:
+        from ms2hs.training.cross_fitting import pretrain_cross_fitted
+
+        with progress_bar(shown=not quiet, unit="scenes") as scenes_progress:
+            pretrain_cross_fitted(settings, output, overwrite=overwrite, tell=scenes_progress, note=notes)
+        typer.echo(output)
+        return
+    with fit_bar(shown=not quiet) as progress:
+        result = pretraining.pretrain(
+            settings, output, resume=resume, overwrite=overwrite, progress=progress, note=notes
+        )
+    if result.fitted.first:
+        if not quiet:
+            note(f"sha256 {result.sha256}")
+        typer.echo(result.output)
+
+
+def finetune_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
+    context: typer.Context,
+    pairs: Annotated[
+        Path | None, typer.Option(help="Folder of pairs, as `ms2hs pairs` writes it.", rich_help_panel=DATA)
+    ] = None,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(help="Folder of cubes, instead; the source is simulated from them.", rich_help_panel=DATA),
+    ] = None,
+    source: Annotated[
+        str,
+        typer.Option(
+            help="With --corpus: simulated source sensor.", autocompletion=complete_source, rich_help_panel=DATA
+        ),
+    ] = "sentinel2a",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="With --corpus: bands to learn, a sensor or a CSV.",
+            show_default="each cube's own",
+            autocompletion=complete_target,
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    leave_out: LeaveOut = None,
+    hold_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--hold-out",
+            metavar="SCENE",
+            help="Scene that calibrates the uncertainty. Repeatable.",
+            show_default="the split val, or a fifth",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    init: Annotated[
+        str,
+        typer.Option(
+            "--init",
+            "--model",
+            help="Initial weights: a shipped name or a .safetensors file.",
+            autocompletion=complete_model,
+            rich_help_panel=MODEL,
+        ),
+    ] = "linear",
+    train: Annotated[Part, typer.Option(help="Part of the network that is trained.", rich_help_panel=MODEL)] = Part.all,
+    rehearse: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=0.9,
+            help="Share of the steps on simulated scenes, which keeps what the network knows.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = 0.2,
+    window: Window = None,
+    steps: Steps = 300,
+    batch: BatchSize = 8,
+    lr: LearningRate = 1e-4,
+    seed: TrainingSeed = 0,
+    workers: Workers = 0,
+    precision: TrainingPrecision = Precision.auto,
+    device: Device = "auto",
+    checkpoint_every: CheckpointEvery = 500,
+    resume: Resume = False,
+    recipe: Recipe = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", help="Weights file; log and checkpoints go to <stem>.run/.", rich_help_panel=OUTPUT
+        ),
+    ] = Path("finetuned.safetensors"),
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit weights to pairs of scenes, and calibrate their uncertainty."""
+    del recipe  # its callback has used it
+    if (pairs is None) == (corpus is None):
+        raise typer.BadParameter("one source of pairs is needed. Use either --pairs DIR, or --corpus DIR of cubes.")
+    if corpus is None:
+        refuse(context, ["source", "target"], "pairs have their own bands; it needs --corpus DIR")
+    from ms2hs.files import check_output
+    from ms2hs.models.weights import load_weights
+    from ms2hs.progress import fit_bar
+    from ms2hs.training import finetuning
+    from ms2hs.training.engine.loop import FitSettings
+
+    options = [name for name in (*GRADIENT_OPTIONS, "train", "rehearse") if given(context, name)]
+    if options and load_weights(init).network is None:
+        refuse(context, options, f"{init} is a linear model, which is fitted in closed form")
+    check_output(output, overwrite=overwrite)
+    settings = finetuning.Finetuning(
+        init=init,
+        pairs=pairs,
+        corpus=corpus,
+        source=source,
+        target=target,
+        leave_out=tuple(leave_out or ()),
+        hold_out=tuple(hold_out or ()),
+        train=train.value,
+        rehearse=rehearse,
+        window=window,
+        fit=FitSettings(
+            steps=steps,
+            batch=batch,
+            lr=lr,
+            seed=seed,
+            workers=workers,
+            checkpoint_every=checkpoint_every,
+            precision=precision.value,
+            device=device,
+        ),
+    )
+    with fit_bar(shown=not quiet) as progress:
+        result = finetuning.finetune(
+            settings,
+            output,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+            note=None if quiet else note,
+        )
+    if result.sha256:
+        if not quiet:
+            note(f"sha256 {result.sha256}")
+        typer.echo(result.output)
