@@ -30,10 +30,10 @@ from ms2hs.spectra.spectral_grid import response_matrix
 from ms2hs.training.cross_fitting import SOURCE, fold_of
 
 # Of files of one place, the one that is scored.
-SCORED = {"berlin": "berlin_enmap_simulated", "bavaria_hyspex": "bavaria_hyspex", "urban_hydice": "urban_hydice"}
+SCORED = {"berlin": "berlin_enmap_simulated", "bavaria": "bavaria_hyspex", "urban_texas": "urban_hydice"}
 DRAWS = 5
 # Scenes with which the prior was developed too, and which only the recipe's networks leave out, are no part of means.
-NOT_IN_MEANS = ("san_diego_aviris",)
+NOT_IN_MEANS = ("san_diego",)
 BOOTSTRAPS = 10_000
 
 

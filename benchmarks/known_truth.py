@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.arrays import FloatArray
-from ms2hs.datasets.cubes.spectra_npz import read_corpus, spectra_on
+from ms2hs.datasets.cubes.spectra_npz import read_spectra, spectra_on
 from ms2hs.models.prior import TYPICAL_INPUT_ERROR, Conditional
 from ms2hs.spectra.metrics import coverage, rmse, sam
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
@@ -19,7 +19,7 @@ class TruthScene:
     """A scene of which both are known: what a source sensor would measure, and what a target sensor would."""
 
     name: str
-    family: str
+    place: str
     shape: tuple[int, ...]
     """How the pixels lie: (row, col) for an image."""
     measured: NDArray[np.float32]
@@ -54,13 +54,13 @@ def read_scene(path: Path, source: SpectralGrid, target: SpectralGrid) -> TruthS
     ------
     DataError : not a cube that can be read.
     """
-    corpus = read_corpus(path)
+    corpus = read_spectra(path)
     measured, _ = spectra_on(corpus, source, interpolate=True)
     truth, known = spectra_on(corpus, target)
     whole = np.isfinite(measured).all(axis=1) & np.isfinite(truth[:, known]).all(axis=1)
     return TruthScene(
         name=corpus.name,
-        family=corpus.family,
+        place=corpus.place,
         shape=corpus.shape if whole.all() else (int(whole.sum()),),
         measured=np.ascontiguousarray(measured[whole].T),
         truth=np.ascontiguousarray(truth[whole].T),

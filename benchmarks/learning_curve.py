@@ -31,9 +31,9 @@ from ms2hs.training.prior_fit import PriorSettings, calibrate, fit, gather
 
 # Neighbours in kind (vegetation, town, desert) are in different groups.
 GROUPS = (
-    ("jasper_ridge_aviris", "berlin", "four_corners_aviris_ng"),
-    ("sjer_neon", "urban_hydice", "salton_sea_aviris"),
-    ("osbs_mlbs_neon_plots", "bavaria_hyspex", "franschhoek_airborne_3x3"),
+    ("jasper_ridge", "berlin", "four_corners"),
+    ("sjer", "urban_texas", "salton_sea"),
+    ("osbs_mlbs", "bavaria", "franschhoek"),
 )
 SCORED = tuple(scene for group in GROUPS for scene in group)
 COUNTS = (0, 2, 4, 6)

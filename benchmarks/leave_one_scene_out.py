@@ -72,7 +72,7 @@ def mean_spectrum(scene: TruthScene, others: list[TruthScene]) -> np.ndarray:
     """(target band, 1) mean over the other scenes of their mean spectra, whatever the pixel."""
     total, count = np.zeros(len(scene.known)), np.zeros(len(scene.known))
     for other in others:
-        if other.family != scene.family:
+        if other.place != scene.place:
             total[other.known] += other.truth[other.known].mean(axis=1)
             count += other.known
     return (total / np.maximum(count, 1))[:, None]
@@ -140,7 +140,7 @@ def inner_errors(evidence: Evidence, scenes: list[TruthScene], noises: tuple[flo
     errors = np.full((len(noises), len(scenes), len(scenes), 2), np.nan)
     for first, outer in enumerate(scenes):
         for second, inner in enumerate(scenes[:first]):
-            prior = fit(evidence, {outer.family, inner.family})
+            prior = fit(evidence, {outer.place, inner.place})
             for row, noise in enumerate(noises):
                 conditional = replace(prior, noise=noise).condition(view.source, view.target)
                 for left_out, scored in ((first, second), (second, first)):
@@ -192,7 +192,7 @@ def main() -> None:
         chosen = [(settings, gather(arguments.data, settings))] * len(scenes)
     results = {}
     for number, (scene, (_, evidence)) in enumerate(zip(scenes, chosen, strict=True)):
-        prior = calibrate(fit(evidence, {scene.family}), evidence, {scene.family})
+        prior = calibrate(fit(evidence, {scene.place}), evidence, {scene.place})
         results[scene.name] = tables(prior, scene, scenes, view, seed=number)
     if arguments.write:
         scores = {

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from ms2hs.datasets.cubes.registry import open_cubes
-from ms2hs.datasets.pairs.pair_types import Pair, SimulatedPair, open_pairs
-from ms2hs.datasets.pairs.writer import Cut, PairWriter
+from ms2hs.datasets.pairs.pair_set import open_pairs
+from ms2hs.datasets.pairs.pair_types import Pair, SimulatedPair
+from ms2hs.datasets.pairs.writer import PairWindow, PairWriter
 from ms2hs.evaluation.evaluator import EvaluationSettings, evaluate
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.sensors import load_sensor
@@ -25,8 +26,8 @@ from ms2hs.training.engine.loop import FitSettings
 from ms2hs.training.finetuning import Finetuning, finetune
 
 SPLITS = {
-    "test": ("jasper_ridge_aviris", "salton_sea_aviris", "sjer_neon"),
-    "val": ("bavaria_hyspex", "osbs_mlbs_neon_plots", "urban_hydice"),
+    "test": ("jasper_ridge", "salton_sea", "sjer"),
+    "val": ("bavaria", "osbs_mlbs", "urban_texas"),
 }
 # Smallest side of a plot in pixels, and largest number of plots of a scene.
 MIN_SIDE, MAX_PLOTS = 10, 10
@@ -52,7 +53,7 @@ def write(folder: Path, pairs: Sequence[SimulatedPair], gain: float, offset: flo
             place = PixelGrid("EPSG:32632", (30.0, 0.0, 5e5 + 1e4 * number, 0.0, -30.0, 5e6), *pair.shape)
             name = f"{number:03d}"
             seen = np.where(valid, gain * measured + offset, np.float32(0)).astype(np.float32)
-            writer.write_pair(name, Cut(place, pair.source, seen, pair.target, truth, valid), pair.sensor, {})
+            writer.write_pair(name, PairWindow(place, pair.source, seen, pair.target, truth, valid), pair.sensor, {})
             rows.append({"id": name, "scene": pair.scene})
             splits[next((split for split, scenes in SPLITS.items() if pair.scene in scenes), "train")].append(name)
         writer.write_tables(rows, [{"id": ""}], splits)
@@ -61,7 +62,7 @@ def write(folder: Path, pairs: Sequence[SimulatedPair], gain: float, offset: flo
 def rmse_of(models: Sequence[str], pairs: Sequence[Pair], prior: str) -> list[float]:
     """RMSE of each model, mean over scenes."""
     found = evaluate(models, pairs, EvaluationSettings(prior=prior))
-    return [row.overall.rmse for row in found.rows if row.kind == "model"]
+    return [row.overall["rmse"] for row in found.rows if row.kind == "model"]
 
 
 def main() -> None:

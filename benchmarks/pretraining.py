@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from ms2hs.datasets.cubes.registry import Cube, open_cubes
-from ms2hs.datasets.cubes.shards import numbers_of, write_shard
+from ms2hs.datasets.cubes.shards import encode, write_shard
 from ms2hs.datasets.simulation.synthetic_scenes import simulated_cubes
 from ms2hs.models.config import ModelConfig, preset
 from ms2hs.models.mae import SpectralMAE
@@ -174,7 +174,7 @@ def windows_a_second(lesson: MaskedTask, asked: Asked, workers: int) -> float:
 def sharded(cubes: Sequence[Cube], folder: Path) -> list[Cube]:
     """Some simulated scenes, as shards."""
     some = cubes[:SHARD_WINDOWS]
-    dn = [numbers_of(cube.read(0, 0, *cube.shape)) for cube in some]
+    dn = [encode(cube.read(0, 0, *cube.shape)) for cube in some]
     names = [(cube.name, cube.scene) for cube in some]
     write_shard(folder / "shard-00000.safetensors", dn, some[0].grid, names, "simulated")
     return open_cubes(folder)

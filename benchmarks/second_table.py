@@ -15,9 +15,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# Chosen before anything was scored: three to score on, three to calibrate on; the other four families are learnt from.
-TEST = ("jasper_ridge_aviris", "salton_sea_aviris", "sjer_neon")
-HELD = ("bavaria_hyspex", "osbs_mlbs_neon_plots", "urban_hydice")
+# Chosen before anything was scored: three to score on, three to calibrate on; the other four places are learnt from.
+TEST = ("jasper_ridge", "salton_sea", "sjer")
+HELD = ("bavaria", "osbs_mlbs", "urban_texas")
 VIEWS = (("sentinel2a", "enmap"), ("hls_s30", "emit"))
 # Window, batch and learning rate of each, and how many steps for each of --steps.
 PRESETS = {

@@ -27,11 +27,11 @@ from rasterio import Affine
 
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions
-from ms2hs.datasets.cubes.spectra_npz import reach, read_corpora
-from ms2hs.datasets.simulation.materials import DARKEST, FINE_NM, Spectra, spectra_of
+from ms2hs.datasets.cubes.spectra_npz import reach, read_spectra_folder
+from ms2hs.datasets.simulation.materials import FINE_NM, MIN_BRIGHTNESS, Spectra, spectra_of
 from ms2hs.datasets.simulation.sensor_errors import SensorErrors, disturb
 from ms2hs.datasets.simulation.synthetic_scenes import simulate
-from ms2hs.datasets.simulation.texture import Texture, structures
+from ms2hs.datasets.simulation.texture import Texture, find_textures
 from ms2hs.errors import DataError
 from ms2hs.models.prior import TYPICAL_INPUT_ERROR, InputError
 from ms2hs.models.weights import Weights, load_weights, save_weights
@@ -103,14 +103,14 @@ def unseen_spectra(data: Path, weights: Sequence[Weights]) -> tuple[Spectra, NDA
     names = sorted(set.intersection(*left_out))
     points = [
         interpolate_known(corpus.reflectance, corpus.wavelength_nm, FINE_NM)
-        for corpus in read_corpora(data)
-        if corpus.family in names and not corpus.is_library
+        for corpus in read_spectra_folder(data)
+        if corpus.place in names and not corpus.is_library
     ]
     # of several files of a scene, the ones that reach as far as the first
     known = np.isfinite(points[0]).mean(axis=0) > 0.5 if points else np.zeros(len(FINE_NM), bool)
     points = [part[np.isfinite(part[:, known]).all(axis=1)] for part in points]
     whole = np.concatenate([*points, np.empty((0, len(FINE_NM)), np.float32)])
-    whole = np.clip(whole[whole[:, known].mean(axis=1) > DARKEST] if known.any() else whole[:0], 0, None)
+    whole = np.clip(whole[whole[:, known].mean(axis=1) > MIN_BRIGHTNESS] if known.any() else whole[:0], 0, None)
     if not len(whole):
         raise DataError(
             f"{data}: no pixel of a scene that all weights left out ({', '.join(names) or 'there is none'}); some are "
@@ -127,7 +127,7 @@ def place_in(folder: Path, name: str, side: int, rng: np.random.Generator) -> Te
     ------
     DataError : there is none.
     """
-    found = [one for one in structures(folder, side) if one.scene.id.startswith(name)]
+    found = [one for one in find_textures(folder, side) if one.scene.id.startswith(name)]
     if not found:
         raise DataError(f"{folder}: no usable window of a scene named {name}…; one is needed. Give another --place.")
     largest = max(one.height * one.width for one in found)

@@ -269,16 +269,14 @@ def evaluate(
     ------
     ValueError : not exactly one of pairs and corpus. Ms2hsError : data or weights that cannot be used.
     """
-    from ms2hs.datasets.pairs.pair_set import measured_pairs, simulated_pairs
+    from ms2hs.datasets.pairs.pair_set import open_pairs, simulated_pairs
     from ms2hs.evaluation import evaluator
 
     if (pairs is None) == (corpus is None):
         raise ValueError("give either pairs or corpus")
-    chosen = (
-        simulated_pairs(Path(corpus), source, target, split) if corpus else measured_pairs(Path(pairs or ""), split)
-    ).of_scenes(scenes)
-    settings = evaluator.EvaluationSettings(prior, windows, seed, title=chosen.title)
-    return evaluator.evaluate(models, chosen.pairs, settings, chosen.left_out, progress)
+    pair_set = simulated_pairs(Path(corpus), source, target, split) if corpus else open_pairs(Path(pairs or ""), split)
+    settings = evaluator.EvaluationSettings(prior, windows, seed)
+    return evaluator.evaluate_pairs(models, pair_set.of_scenes(scenes), settings, progress)
 
 
 def spectrum(cube: str | Path, lon: float, lat: float) -> "xr.DataArray":

@@ -1,4 +1,4 @@
-"""Cubes that hold their numbers, for tests of what learns from cubes."""
+"""Cubes in memory, for tests of training and evaluation."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class ArrayCube:
 
 
 def smooth_cubes(count=4, bands=40, side=16, seed=0, scenes=None):
-    """Cubes of spectra that the prior knows, smooth over the image."""
+    """Cubes of spectra from the prior's sample, smooth over the image."""
     rng = np.random.default_rng(seed)
     prior = load_weights("linear").prior
     grid = grid_of(np.linspace(420, 2400, bands), np.full(bands, 20.0))

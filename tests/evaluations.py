@@ -1,10 +1,12 @@
-"""Evaluations that were never run, for tests of what tells and draws them."""
+"""Invented evaluations, for tests of tables, figures and the page."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 
-from ms2hs.evaluation.results import FEATURES_NM, Curve, Evaluation, Example, Picture, Row, Scores
+from ms2hs.evaluation.accumulators import FEATURES_NM
+from ms2hs.evaluation.metric_table import mean_scores
+from ms2hs.evaluation.results import Curve, Evaluation, Example, ExampleWindow, MethodScores
 from ms2hs.spectra.spectral_grid import grid_of, pasted_bands
 
 LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95)
@@ -14,37 +16,27 @@ SIZES = {"mean spectrum": 9.0, "interpolation": 2.2, "prior": 0.75, "spectral": 
 
 
 def scores_of(rmse, coverage=np.nan):
-    depth = dict.fromkeys(FEATURES_NM, rmse * 3) | {1730: np.nan}
+    depth = {f"depth_{nm}": rmse * 3 for nm in FEATURES_NM} | {"depth_1730": np.nan}
     error = {"mse": rmse**2, "masked_mse": 1.3 * rmse**2, "unmasked_mse": 0.0, "rmse": rmse, "bias": -rmse / 10}
     angles = {"sam_mean": 220 * rmse, "sam_median": 200 * rmse}
-    return Scores(
-        **error, **angles, ssim=1 - rmse, psnr=-20 * np.log10(rmse), ergas=900 * rmse, r2=1 - 5 * rmse, depth=depth,
-        coverage_68=coverage - 0.22, coverage_90=coverage, seconds=1.25,
-    )  # fmt: skip
-
-
-def mean_of(scores):
-    means = {
-        field.name: float(np.mean([getattr(one, field.name) for one in scores]))
-        for field in fields(Scores)
-        if field.name != "depth"
-    }
-    return Scores(**means, depth={nm: float(np.mean([one.depth[nm] for one in scores])) for nm in FEATURES_NM})
+    others = {"ssim": 1 - rmse, "psnr": -20 * np.log10(rmse), "ergas": 900 * rmse, "r2": 1 - 5 * rmse, "seconds": 1.25}
+    return error | angles | others | depth | {"coverage_68": coverage - 0.22, "coverage_90": coverage}
 
 
 def row_of(method, kind, size, scenes, prior_size=0.75):
     coverage = np.nan if kind == "baseline" else 0.9
     found = {name: scores_of(0.01 * size * (1 + 0.1 * place), coverage) for place, name in enumerate(scenes)}
-    overall = mean_of(list(found.values()))
-    interval = {
-        key: (0.8 * getattr(overall, key), 1.2 * getattr(overall, key)) for key in ("mse", "rmse", "sam_median")
-    } if len(scenes) > 1 else {}  # fmt: skip
+    overall = mean_scores(list(found.values()))
+    keys = ("mse", "rmse", "sam_median") if len(scenes) > 1 else ()
+    interval = {key: (0.8 * overall[key], 1.2 * overall[key]) for key in keys}
     covers = {"soil": scores_of(0.01 * size), "water": scores_of(0.02 * size)}
-    return Row(method, kind, overall, interval, found, covers, size / prior_size, 7e-5 if kind == "model" else np.nan)
+    return MethodScores(
+        method, kind, overall, interval, found, covers, size / prior_size, 7e-5 if kind == "model" else np.nan
+    )
 
 
-def evaluation_of(scenes=3, sizes=SIZES, kinds=KINDS, bands=100, side=16, examples=2, pictures=3, seed=0):
-    """All of it; with target bands missing and others unknown about the water vapour, as real ones are."""
+def evaluation_of(scenes=3, sizes=SIZES, kinds=KINDS, bands=100, side=16, examples=2, windows=3, seed=0):
+    """An evaluation with missing and unknown target bands around water vapour, as real evaluations have."""
     rng = np.random.default_rng(seed)
     names = [f"scene {place}" for place in range(scenes)]
     nm = np.linspace(420, 2400, bands)
@@ -70,29 +62,29 @@ def evaluation_of(scenes=3, sizes=SIZES, kinds=KINDS, bands=100, side=16, exampl
         Example(f"scene 0, window {place}, row 3, column 4: typical", measured, truth, made, sigma)
         for place in range(examples)
     )
-    made_pictures = tuple(picture_of(rng, place, side) for place in range(pictures))
+    made_windows = tuple(window_of(rng, place, side) for place in range(windows))
     return Evaluation(
         title=f"toy to enmap: {scenes} simulated scenes", command="ms2hs evaluate --corpus cubes", source=source,
         target=target, measured=pasted_bands(source, target) >= 0,
         rows=tuple(row_of(method, kinds[method], size, names) for method, size in sizes.items()),
-        curves=curves, levels=LEVELS, examples=made_examples, pictures=made_pictures,
+        curves=curves, levels=LEVELS, examples=made_examples, windows=made_windows,
         scenes=dict.fromkeys(names, 12345), unlike=77, left_out={"cloudy": "no valid pixel"}, notes=("Simulated.",),
     )  # fmt: skip
 
 
-def picture_of(rng, place, side):
+def window_of(rng, place, side):
     truth = rng.uniform(0.1, 0.5, (3, side, side)).astype(np.float32)
     truth[:, :2, :3] = np.nan
     made = np.nan_to_num(truth) + rng.normal(0, 0.02, truth.shape).astype(np.float32)
     error = np.sqrt(np.mean((made - truth) ** 2, axis=0))
-    return Picture(
+    return ExampleWindow(
         f"scene {place}, window 1", "spectral", (650.0, 1200.0, 2200.0), truth, made, error,
         float(np.sqrt(np.nanmean(error**2))), is_worst=place == 1,
     )  # fmt: skip
 
 
 def renamed(evaluation, old, new):
-    """The same with a method of another name."""
+    """The same evaluation with another name of one method."""
 
     def swap(mapping):
         return {new if name == old else name: value for name, value in mapping.items()}
@@ -101,6 +93,8 @@ def renamed(evaluation, old, new):
         evaluation,
         rows=tuple(replace(row, method=new) if row.method == old else row for row in evaluation.rows),
         curves=swap(evaluation.curves),
-        examples=tuple(replace(one, made=swap(one.made), sigma=swap(one.sigma)) for one in evaluation.examples),
-        pictures=tuple(replace(one, method=new) if one.method == old else one for one in evaluation.pictures),
+        examples=tuple(
+            replace(one, predicted=swap(one.predicted), sigma=swap(one.sigma)) for one in evaluation.examples
+        ),
+        windows=tuple(replace(one, method=new) if one.method == old else one for one in evaluation.windows),
     )

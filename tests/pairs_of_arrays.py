@@ -1,4 +1,4 @@
-"""Pairs that hold their numbers, for tests of what learns from pairs."""
+"""Pairs in memory, for tests of training and evaluation."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from ms2hs.spectra.sensors import load_sensor
 
 @dataclass(frozen=True, eq=False)
 class ProductPair:
-    """A simulated pair with a product's error, which passes as real."""
+    """A simulated pair with a product's gain and offset error, marked as measured."""
 
     inner: SimulatedPair
     gain: float = 1.0
@@ -29,18 +29,18 @@ class ProductPair:
 
 
 def simulated_pairs(count=4, target="enmap", sensor="sentinel2a", **cubes):
-    """Pairs of smooth cubes, each a scene."""
+    """Simulated pairs of smooth cubes, each a scene."""
     asked = load_sensor(target).grid if target else None
     return [SimulatedPair(cube, sensor, asked) for cube in smooth_cubes(count, **({"bands": 150} | cubes))]
 
 
 def product_pairs(count=4, gain=1.0, offset=0.0, **others):
-    """The same as products of the sensor, off by a gain and an offset."""
+    """Pairs whose source has an error of gain and offset."""
     return [ProductPair(pair, gain, offset) for pair in simulated_pairs(count, **others)]
 
 
 def with_holes(pair, share=0.2, seed=0):
-    """The pair, of which some pixels are unknown to the source and others to the target."""
+    """The pair with random unknown pixels in source and target."""
     return _Holed(pair, share, seed)
 
 

@@ -1,4 +1,4 @@
-"""Sites that several sensors look at: ground of which every sensor's product can be made, in its own layout."""
+"""Simulated sites from which the products of several sensors can be written, each in its own layout."""
 
 import h5py
 import numpy as np
@@ -17,16 +17,16 @@ NM = np.arange(370.0, 2511.0, 5.0)
 # Leaves and soil, roughly.
 LEAVES = 0.03 + 0.4 / (1 + np.exp(-(NM - 715) / 15)) - 0.25 / (1 + np.exp(-(NM - 1400) / 80))
 SOIL = 0.05 + 0.35 * (1 - np.exp(-(NM - 350) / 700))
-# Detectors' channels, from 1, and bands of the made-up EnMAP; the real ones are six times as dense.
+# Bands of the simulated EnMAP and EMIT; the real bands are denser.
 ENMAP_NM = np.arange(420.0, 2450.0, 20.0)
 EMIT_NM = np.arange(390.0, 2490.0, 22.0)
 
 
 class Site:
-    """Ground around a place: shares of leaves and soil that vary like fields, at any point."""
+    """Ground with shares of leaves and soil that vary like fields, at any point."""
 
     def __init__(self, x=600_000.0, y=5_100_000.0, seed=0):
-        self.x, self.y = x, y  # its upper left
+        self.x, self.y = x, y  # upper left corner
         rng = np.random.default_rng(seed)
         length_m = np.exp(rng.uniform(np.log(150), np.log(1200), 24))
         angle, self.phase = rng.uniform(0, 2 * np.pi, (2, 24))
@@ -39,7 +39,7 @@ class Site:
         return np.clip(0.5 + (self.height * np.cos(steps + self.phase)).sum(axis=-1), 0, 1)
 
     def shares(self, place, shape, crs=CRS, fine=2):
-        """(row, col) mean share of leaves over each pixel of a grid, by points inside it."""
+        """(row, col) mean share of leaves in each pixel, from points inside it."""
         rows, cols = ((np.arange(size * fine) + 0.5) / fine for size in shape)
         x, y = at(place, *np.meshgrid(cols, rows))
         if crs != CRS:
@@ -49,33 +49,33 @@ class Site:
         return dense.reshape(shape[0], fine, shape[1], fine).mean(axis=(1, 3))
 
     def seen(self, sensor, place, shape, crs=CRS):
-        """(band, row, col) reflectance that a sensor with this spectral grid sees."""
+        """(band, row, col) reflectance in the bands of a sensor."""
         leaves, soil = (response_matrix(sensor, NM) @ spectrum for spectrum in (LEAVES, SOIL))
         share = self.shares(place, shape, crs)
         return leaves[:, None, None] * share + soil[:, None, None] * (1 - share)
 
     def place(self, gsd_m, row=0.0, col=0.0):
-        """The transform of pixels that begin so many pixels from the corner."""
+        """The transform of a grid that begins (row, col) pixels from the corner."""
         return Affine(gsd_m, 0, self.x + col * gsd_m, 0, -gsd_m, self.y - row * gsd_m)
 
 
 def at(place, col, row):
-    """Where a transform puts pixels; affine's own operators have changed."""
+    """Coordinates of pixels by a transform; the operators of affine differ between versions."""
     return place.a * col + place.b * row + place.c, place.d * col + place.e * row + place.f
 
 
-def told(place, shift):
-    """What a product says its place is that lies `shift` (rows, columns) off."""
+def displaced(place, shift):
+    """The transform with an error of `shift` (rows, columns)."""
     x, y = at(place, shift[1], shift[0])
     return Affine(place.a, place.b, x, place.d, place.e, y)
 
 
 def make_enmap(folder, site, day="20240602", shape=(52, 48), shift=(0.0, 0.0), begin=(12, 14), cloud=None, tile="008"):
-    """A product of 30 m in a folder of its own; `begin` in pixels from the site's corner."""
+    """An EnMAP product of 30 m in its own folder; `begin` in pixels from the site's corner."""
     name = f"ENMAP01-____L2A-DT0000001867_{day}T104526Z_{tile}_V010302_20240628T165614Z"
     place = site.place(30, *begin)
     values = site.seen(grid_of(ENMAP_NM, np.full(len(ENMAP_NM), 10.0)), place, shape)
-    options = {"crs": CRS, "transform": told(place, shift)}
+    options = {"crs": CRS, "transform": displaced(place, shift)}
     dn = np.round(values * 1e4).astype(np.int16)
     write_raster(folder / name / f"{name}-SPECTRAL_IMAGE.TIF", dn, nodata=-32768, **options)
     flags = np.zeros((1, *shape), np.uint8) if cloud is None else cloud[None].astype(np.uint8)
@@ -87,12 +87,12 @@ def make_enmap(folder, site, day="20240602", shape=(52, 48), shift=(0.0, 0.0), b
 
 
 def make_emit(folder, site, day="20240603", shape=(40, 44), shift=(0.0, 0.0), begin=(600.0, 600.0)):
-    """A granule whose sensor's pixels are the ortho grid's; `begin` in metres from the site's corner."""
+    """An EMIT granule whose sensor grid is the ortho grid; `begin` in metres from the site's corner."""
     step = 0.000542232520256367
     (west,), (north,) = transform(CRS, "EPSG:4326", [site.x + begin[1]], [site.y - begin[0]])
     place = Affine(step, 0, west, 0, -step, north)
     values = site.seen(grid_of(EMIT_NM, np.full(len(EMIT_NM), 9.0)), place, shape, "EPSG:4326")
-    place = told(place, shift)
+    place = displaced(place, shift)
     rows, cols = np.indices(shape)
     lon, lat = at(place, cols + 0.5, rows + 0.5)
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,14 +116,14 @@ def sentinel2_dn(site, side_m=2400, gsd_m=10.0, plus=0):
 
 
 def make_sentinel2_tif(folder, site, day="20240604", plus=0, gsd_m=10.0, side_m=2400, crs=CRS):
-    """A GeoTIFF of 12 bands, `plus` added to its numbers and not said."""
+    """A GeoTIFF of 12 bands; `plus` is added to the dn without metadata."""
     path = folder / f"S2B_MSIL2A_{day}T101559_T32TNT.tif"
     dn = sentinel2_dn(site, side_m, gsd_m, plus)
     return write_raster(path, dn, descriptions=S2_BANDS, nodata=0, crs=crs, transform=site.place(gsd_m))
 
 
 def make_safe(folder, site, side_m=2400):
-    """The product of 1 June 2024: each band at its own resolution, BOA_ADD_OFFSET listed and in the numbers."""
+    """The product of 1 June 2024: bands at their own resolution, BOA_ADD_OFFSET in metadata and dn."""
     name = "S2B_MSIL2A_20240601T102021_N0510_R065_T32TNT_20240601T140000.SAFE"
     grid = load_sensor("sentinel2b").grid
     lossless = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}
@@ -146,7 +146,7 @@ def make_safe(folder, site, side_m=2400):
 
 
 def make_hls(folder, site, day_of_year=154, fmask=0, side_m=4200):
-    """A granule of HLS S30 of 2024, in a folder of its own."""
+    """An HLS S30 granule of 2024 in its own folder."""
     stem = f"HLS.S30.T32TNT.2024{day_of_year:03d}T102021.v2.0"
     shape = (side_m // 30,) * 2
     grid = load_sensor("hls_s30").grid
@@ -162,7 +162,7 @@ def make_hls(folder, site, day_of_year=154, fmask=0, side_m=4200):
 
 
 def make_hyspecnet(folder, site, patches=2, side=32, day="20240602"):
-    """Patches side by side of one tile, in ten-thousandths of all 224 bands."""
+    """Adjacent patches of one tile with all 224 bands, scale 1e-4."""
     tile = f"ENMAP01-____L2A-DT0000004950_{day}T162438Z_001_V010110_20241118T145147Z"
     for number in range(patches):
         patch = f"{tile}-Y0001_X{number:04d}"

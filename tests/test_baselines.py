@@ -1,4 +1,4 @@
-"""What is compared: each method against its definition."""
+"""Each baseline against its definition, and models against their own predictions."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ms2hs.evaluation.baselines import line_up
+from ms2hs.evaluation.baselines import build_methods
 from ms2hs.inference.predictor import Predictor
 from ms2hs.models.config import preset
 from ms2hs.models.mae import SpectralMAE
@@ -21,32 +21,32 @@ BASELINES = ["mean spectrum", "interpolation", "nearest spectra", "pasted bands"
 
 
 def training_spectra(grid):
-    """(band, spectrum) the prior's sample, of scale 1."""
+    """(band, spectrum) the prior's sample, of scale 1, in the bands of a grid."""
     return response_matrix(grid, PRIOR.wavelength_nm) @ PRIOR.factors.astype(float) @ PRIOR.sample.T.astype(float)
 
 
 @pytest.fixture(scope="module")
 def methods():
-    return {method.name: method for method in line_up(PRIOR, [load_weights()], SOURCE, TARGET)}
+    return {method.name: method for method in build_methods(PRIOR, [load_weights()], SOURCE, TARGET)}
 
 
 @pytest.fixture(scope="module")
 def seen():
-    """Training spectra of some brightness as the source sees them, (source band, row, col), and which are usable."""
+    """Training spectra in the source bands (source band, row, col), of one brightness, and the valid pixels."""
     spectra = training_spectra(SOURCE)[:, 7:607:20].reshape(len(SOURCE), 5, 6)
     valid = np.ones((5, 6), bool)
     valid[2, 3] = False
     return (0.3 * spectra).astype(np.float32), valid
 
 
-def test_the_line_up_has_baselines_the_prior_and_the_models(methods):
+def test_methods_are_baselines_then_prior_then_models(methods):
     assert list(methods) == [*BASELINES, "linear"]
     assert [method.kind for method in methods.values()] == ["baseline"] * 4 + ["prior", "model"]
     assert [name for name, method in methods.items() if method.sigma] == ["prior", "linear"]
 
 
 @pytest.mark.parametrize("name", [*BASELINES, "linear"])
-def test_every_method_gives_every_band_of_valid_pixels(name, methods, seen):
+def test_every_method_predicts_every_band_of_valid_pixels(name, methods, seen):
     measured, valid = seen
     made = methods[name].reconstruct(measured, valid)
     assert made.shape == (60, 5, 6)
@@ -55,21 +55,21 @@ def test_every_method_gives_every_band_of_valid_pixels(name, methods, seen):
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_a_pixel_says_nothing_of_another(name, methods, seen):
+def test_baselines_predict_each_pixel_alone(name, methods, seen):
     measured, valid = seen
     whole = methods[name].reconstruct(measured, valid)
     alone = methods[name].reconstruct(measured[:, 1:2, 2:3], valid[1:2, 2:3])
     np.testing.assert_allclose(alone[:, 0, 0], whole[:, 1, 2], rtol=1e-5, atol=1e-6)
 
 
-def test_the_mean_spectrum_is_that_of_training_whatever_is_measured(methods, seen):
+def test_mean_spectrum_ignores_the_measurement(methods, seen):
     made = methods["mean spectrum"].reconstruct(*seen)
     expected = TYPICAL_SCALE * training_spectra(TARGET).mean(axis=1)
     np.testing.assert_allclose(made[:, 3, 3], expected, rtol=1e-4)
     assert (made == made[:, :1, :1]).all()
 
 
-def test_interpolation_is_numpys(methods, seen):
+def test_interpolation_equals_numpy(methods, seen):
     measured, valid = seen
     order = np.argsort(SOURCE.wavelength_nm)
     expected = np.interp(TARGET.wavelength_nm, SOURCE.wavelength_nm[order], measured[order, 1, 2])
@@ -77,7 +77,7 @@ def test_interpolation_is_numpys(methods, seen):
     np.testing.assert_allclose(made[:, 1, 2], expected, rtol=1e-5)
 
 
-def test_the_nearest_spectrum_is_the_nearest_of_all(methods, seen):
+def test_nearest_spectra_finds_the_nearest_of_all(methods, seen):
     measured, valid = seen
     made = methods["nearest spectra"].reconstruct(measured, valid)
     scale = PRIOR.condition(SOURCE, TARGET).scale(measured)
@@ -88,13 +88,13 @@ def test_the_nearest_spectrum_is_the_nearest_of_all(methods, seen):
         np.testing.assert_allclose(made[:, row, col], answers[:, nearest] * scale[row, col], rtol=1e-4)
 
 
-def test_many_pixels_are_matched_in_parts(methods, seen, monkeypatch):
+def test_nearest_spectra_does_not_depend_on_the_step(methods, seen, monkeypatch):
     whole = methods["nearest spectra"].reconstruct(*seen)
-    monkeypatch.setattr("ms2hs.evaluation.baselines.PIXELS_AT_A_TIME", 7)
+    monkeypatch.setattr("ms2hs.evaluation.baselines.PIXELS_PER_SEARCH", 7)
     np.testing.assert_allclose(methods["nearest spectra"].reconstruct(*seen), whole)
 
 
-def test_bands_are_pasted_where_they_cover_enough_and_the_rest_follows_from_them(methods, seen):
+def test_pasted_bands_copies_covered_bands_and_predicts_the_rest(methods, seen):
     measured, valid = seen
     made = methods["pasted bands"].reconstruct(measured, valid)
     pasted = pasted_bands(SOURCE, TARGET)
@@ -105,14 +105,14 @@ def test_bands_are_pasted_where_they_cover_enough_and_the_rest_follows_from_them
     np.testing.assert_allclose(made[~there][:, valid], rest[~there][:, valid], rtol=1e-5)
 
 
-def test_without_an_overlap_nothing_is_pasted():
+def test_pasted_bands_is_left_out_without_covered_bands():
     far = grid_of(np.array([1000.0, 1250.0, 2350.0]), np.full(3, 5.0))
-    assert [method.name for method in line_up(PRIOR, [], SOURCE, far)] == [
+    assert [method.name for method in build_methods(PRIOR, [], SOURCE, far)] == [
         name for name in BASELINES if "pas" not in name
     ]
 
 
-def test_the_prior_and_linear_weights_are_their_expectation(methods, seen):
+def test_prior_and_linear_weights_predict_the_expectation(methods, seen):
     measured, valid = seen
     conditional = PRIOR.condition(SOURCE, TARGET)
     for name in ("prior", "linear"):
@@ -136,9 +136,9 @@ SMALL = {"width": 16, "heads": 2, "depth": 1, "decoder_width": 16, "decoder_head
 
 
 @pytest.mark.parametrize("name", ["spectral", "dlr-ibm-spatial-spectral"])
-def test_a_network_runs_as_it_does_alone(name, seen, tmp_path):
+def test_network_predicts_as_in_a_predictor(name, seen, tmp_path):
     weights = network_weights(tmp_path / "mine.safetensors", name, **SMALL, window=8)
-    *_, method = line_up(PRIOR, [weights], SOURCE, TARGET)
+    *_, method = build_methods(PRIOR, [weights], SOURCE, TARGET)
     assert (method.name, method.kind, method.train_mse) == ("mine", "model", 0.25)
     assert method.sigma is None
     measured, valid = seen
@@ -146,9 +146,9 @@ def test_a_network_runs_as_it_does_alone(name, seen, tmp_path):
     np.testing.assert_allclose(method.reconstruct(measured, valid), alone, atol=1e-6)
 
 
-def test_a_network_that_looks_around_gets_windows_of_its_own_size(tmp_path):
+def test_spatial_network_gets_windows_of_its_own_size(tmp_path):
     weights = network_weights(tmp_path / "w.safetensors", "dlr-ibm-spatial-spectral", **SMALL, window=8)
-    *_, method = line_up(PRIOR, [weights], SOURCE, TARGET)
+    *_, method = build_methods(PRIOR, [weights], SOURCE, TARGET)
     rng = np.random.default_rng(0)
     measured = (0.3 + 0.02 * rng.standard_normal((len(SOURCE), 19, 30))).astype(np.float32)
     valid = rng.random((19, 30)) < 0.9
@@ -158,7 +158,7 @@ def test_a_network_that_looks_around_gets_windows_of_its_own_size(tmp_path):
     np.testing.assert_allclose(made[:, 0, 0], first[:, 0, 0], atol=1e-5)  # no other window reaches the corner
 
 
-def test_weights_of_one_name_are_told_apart():
-    names = [method.name for method in line_up(PRIOR, [load_weights()] * 3, SOURCE, TARGET)[5:]]
+def test_weights_of_one_name_get_unique_names():
+    names = [method.name for method in build_methods(PRIOR, [load_weights()] * 3, SOURCE, TARGET)[5:]]
     assert names[0] == "linear"
     assert len(set(names)) == 3

@@ -1,4 +1,4 @@
-"""Models side by side on cubes that they complete: the numbers against oracles, and the command."""
+"""Completion of cubes with hidden bands: the scores against oracles, and the command."""
 
 import json
 import math
@@ -12,8 +12,9 @@ from test_pretraining import SIZES, assert_clear, save_cube
 
 from ms2hs.datasets.cubes.registry import open_cubes
 from ms2hs.errors import DataError
-from ms2hs.evaluation import completion
-from ms2hs.evaluation.completion import GROUP, Trial, compare, facts, table
+from ms2hs.evaluation import completion, metric_table
+from ms2hs.evaluation.completion import GROUP, CompletionOptions, complete_cubes, facts
+from ms2hs.evaluation.report.terminal import print_completion
 from ms2hs.models.config import preset
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights, save_weights
@@ -38,7 +39,7 @@ def corpus(tmp_path_factory):
 
 
 def make_weights(path, name, card=None, shake=0.0, **changes):
-    """An untrained network's weights; shaken, it says something of its own."""
+    """The weights of an untrained network; noise of size `shake` makes it differ from the prior."""
     torch.manual_seed(0)
     prior = load_weights().prior
     network = SpectralMAE(replace(preset(name), **(SIZES | changes)), prior)
@@ -55,26 +56,26 @@ def network(tmp_path_factory):
     return make_weights(tmp_path_factory.mktemp("w") / "shaken.safetensors", "dlr-ibm-spatial-spectral", card, 0.02)
 
 
-def trial_of(corpus, **changes):
-    return Trial(corpus, **({"windows": 8, "size": SIDE} | changes))
+def options_of(corpus, **changes):
+    return CompletionOptions(corpus, **({"windows": 8, "size": SIDE} | changes))
 
 
 @pytest.fixture
 def windows(monkeypatch):
-    """The windows of each comparison, as it saw them."""
+    """A list that receives the windows of each completion."""
     seen = []
     make = completion._windows
 
-    def spy(trial):
-        seen.append(make(trial))
+    def spy(options):
+        seen.append(make(options))
         return seen[-1]
 
     monkeypatch.setattr(completion, "_windows", spy)
     return seen
 
 
-def test_the_total_is_of_hidden_and_seen_by_their_counts(corpus, network, windows):
-    rows = compare(["linear", network], trial_of(corpus))
+def test_mse_is_the_weighted_mean_of_hidden_and_visible_mse(corpus, network, windows):
+    rows = complete_cubes(["linear", network], options_of(corpus))
     (seen,) = windows
     hidden = sum(window.hidden.sum() * window.valid.sum() for window in seen)
     everything = sum(len(window.hidden) * window.valid.sum() for window in seen)
@@ -89,7 +90,7 @@ def test_the_total_is_of_hidden_and_seen_by_their_counts(corpus, network, window
 
 
 def scored(made, windows):
-    """MSE in all, hidden and seen bands, and SSIM, of arrays (band, row, col), written another way."""
+    """MSE over all, hidden and visible bands, and SSIM, of arrays (band, row, col), by another computation."""
     all_of, hidden, seen, similar = [], [], [], []
     for estimate, window in zip(made, windows, strict=True):
         for band, covered in enumerate(window.hidden):
@@ -104,8 +105,8 @@ def numbers(row):
     return row.mse, row.masked_mse, row.unmasked_mse, row.ssim
 
 
-def test_the_priors_row_is_its_expectation(corpus, windows):
-    row = compare(["linear"], trial_of(corpus))[2]
+def test_linear_weights_predict_the_expectation_of_the_prior(corpus, windows):
+    row = complete_cubes(["linear"], options_of(corpus))[2]
     prior = load_weights("linear").prior
     made = []
     for window in windows[0]:
@@ -113,18 +114,18 @@ def test_the_priors_row_is_its_expectation(corpus, windows):
         source = grid_of(window.grid.wavelength_nm[seen], window.grid.fwhm_nm[seen])
         made.append(prior.condition(source, window.grid).reconstruct(window.truth[seen]))
     np.testing.assert_allclose(numbers(row), scored(made, windows[0]), rtol=1e-5)
-    assert row.masked_mse < compare(["linear"], trial_of(corpus))[0].masked_mse
+    assert row.masked_mse < complete_cubes(["linear"], options_of(corpus))[0].masked_mse
 
 
 @pytest.mark.parametrize("name", ["spectral", "spatial-spectral"])
-def test_an_untrained_network_beside_a_prior_is_the_prior(name, corpus, tmp_path):
+def test_untrained_network_predicts_as_the_prior(name, corpus, tmp_path):
     model = make_weights(tmp_path / "untrained.safetensors", name)
-    *_, prior, untrained = compare(["linear", model], trial_of(corpus))
+    *_, prior, untrained = complete_cubes(["linear", model], options_of(corpus))
     np.testing.assert_allclose(numbers(untrained), numbers(prior), rtol=2e-3)
 
 
-def test_the_baselines_are_what_they_say(corpus, windows):
-    mean, between = compare([], trial_of(corpus))
+def test_baselines_are_mean_and_interpolation(corpus, windows):
+    mean, between = complete_cubes([], options_of(corpus))
     flat, lines = [], []
     for window in windows[0]:
         values = window.truth[:, window.valid]
@@ -141,9 +142,9 @@ def test_the_baselines_are_what_they_say(corpus, windows):
 
 
 @pytest.mark.parametrize(("name", "group"), [("dlr-ibm-spectral", 8), ("dlr-ibm-spatial-spectral", 8), ("s2mae", 4)])
-def test_a_network_sees_only_what_is_not_hidden(name, group, corpus, tmp_path):
+def test_network_sees_only_visible_bands(name, group, corpus, tmp_path):
     weights = load_weights(make_weights(tmp_path / "w.safetensors", name, shake=0.02, patch=4, group=group))
-    (window, *_) = completion._windows(trial_of(corpus))
+    (window, *_) = completion._windows(options_of(corpus))
     made = completion._completed(weights, window)
     assert made.shape == window.truth.shape
     other = replace(window, truth=np.where(window.hidden[:, None, None], 7, window.truth).astype(np.float32))
@@ -157,15 +158,15 @@ def test_a_network_sees_only_what_is_not_hidden(name, group, corpus, tmp_path):
 def test_windows_that_patches_do_not_divide_are_completed(tmp_path):
     corpus = make_corpus(tmp_path / "corpus", 2, side=11, hole=False)
     model = make_weights(tmp_path / "w.safetensors", "dlr-ibm-spectral", shake=0.02, patch=4)
-    *_, row = compare([model], trial_of(corpus, size=11))
+    *_, row = complete_cubes([model], options_of(corpus, size=11))
     assert 0 < row.mse < 1
     assert -1 < row.ssim < 1
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.75, 0.9])
-def test_the_share_of_groups_is_hidden(share, corpus):
+def test_windows_hide_the_share_of_groups(share, corpus):
     groups = -(-BANDS // GROUP)
-    hidden = [window.hidden for window in completion._windows(trial_of(corpus, hidden=share))]
+    hidden = [window.hidden for window in completion._windows(options_of(corpus, hidden=share))]
     for bands in hidden:
         by_group = np.append(bands, np.full(-BANDS % GROUP, bands[-1])).reshape(-1, GROUP)
         assert (by_group == by_group[:, :1]).all()
@@ -173,35 +174,35 @@ def test_the_share_of_groups_is_hidden(share, corpus):
     assert len({bands.tobytes() for bands in hidden}) > 1  # not the same ones everywhere
 
 
-def test_every_model_gets_the_same_windows_whatever_stands_beside_it(corpus, network, windows):
-    (*_, alone) = compare([network], trial_of(corpus))
-    (*_, linear, beside) = compare(["linear", network], trial_of(corpus))
+def test_windows_do_not_depend_on_the_models(corpus, network, windows):
+    (*_, alone) = complete_cubes([network], options_of(corpus))
+    (*_, linear, beside) = complete_cubes(["linear", network], options_of(corpus))
     assert beside == alone
-    assert numbers(linear) == numbers(compare(["linear"], trial_of(corpus))[2])
+    assert numbers(linear) == numbers(complete_cubes(["linear"], options_of(corpus))[2])
     for one, other in zip(*windows[:2], strict=True):
         np.testing.assert_array_equal(one.truth, other.truth)
         np.testing.assert_array_equal(one.hidden, other.hidden)
-    assert numbers(compare(["linear"], trial_of(corpus, seed=1))[2]) != numbers(linear)
+    assert numbers(complete_cubes(["linear"], options_of(corpus, seed=1))[2]) != numbers(linear)
 
 
-def test_every_scene_comes_before_any_comes_again(corpus):
+def test_every_scene_is_drawn_before_any_is_drawn_again(corpus):
     cubes = open_cubes(corpus)
     order = completion._spread([*cubes, *cubes], np.random.default_rng(0))
     for start in range(0, len(order), 5):
         assert len({cube.scene for cube in order[start : start + 5]}) == 5
 
 
-def test_only_the_scenes_or_the_split_that_are_asked_for(tmp_path, windows):
+def test_only_the_requested_scenes_or_split_are_read(tmp_path, windows):
     corpus = make_corpus(tmp_path / "corpus", 3, hole=False)
     (corpus / "splits").mkdir()
     (corpus / "splits" / "test.csv").write_text("place1\n")
     truth = [cube.read(0, 0, SIDE, SIDE) for cube in open_cubes(corpus)]
-    for trial, expected in (
-        (trial_of(corpus, scenes=("place0", "place2")), {0, 2}),
-        (trial_of(corpus, split="test"), {1}),
-        (trial_of(corpus), {0, 1, 2}),
+    for options, expected in (
+        (options_of(corpus, scenes=("place0", "place2")), {0, 2}),
+        (options_of(corpus, split="test"), {1}),
+        (options_of(corpus), {0, 1, 2}),
     ):
-        compare([], trial)
+        complete_cubes([], options)
         seen = {
             index for window in windows[-1] for index, whole in enumerate(truth) if np.array_equal(window.truth, whole)
         }
@@ -209,35 +210,39 @@ def test_only_the_scenes_or_the_split_that_are_asked_for(tmp_path, windows):
         assert len(windows[-1]) == min(8, 4 * len(expected))
 
 
-def test_small_cubes_have_no_similarity_and_that_is_no_number(tmp_path):
+def test_ssim_of_small_cubes_is_undefined(tmp_path, capsys):
     corpus = make_corpus(tmp_path / "corpus", 2, side=5, hole=False)
-    rows = compare([], trial_of(corpus))
+    rows = complete_cubes([], options_of(corpus))
     assert all(math.isnan(row.ssim) for row in rows)
     assert facts(rows)[0]["ssim"] is None
-    for line in table(rows).splitlines()[1:3]:
+    print_completion(rows)
+    lines = capsys.readouterr().out.splitlines()
+    for name in ("mean spectrum", "interpolation"):
+        (line,) = [line for line in lines if line.startswith(name)]
         assert line.split()[-1] == "-"
         assert line.split()[-5] == "-"
 
 
-def test_the_table_has_a_line_a_model_in_ten_thousandths(corpus, network, ms2hs):
+def test_command_prints_one_line_per_model(corpus, network, ms2hs, capsys):
     words = ["--corpus", corpus, "--hidden", 0.75, "--size", SIDE, "--windows", 8]
     words += ["--model", "linear", "--model", network]
     code, out, err = ms2hs("evaluate", *words)
     assert (code, err) == (0, "")
-    rows = compare(["linear", network], trial_of(corpus))
-    assert out == table(rows) + "\n"
+    rows = complete_cubes(["linear", network], options_of(corpus))
+    print_completion(rows)
+    assert out == capsys.readouterr().out
     lines = out.splitlines()
-    assert lines[0].split() == ["model", "train", "MSE", "MSE", "masked", "unmasked", "SSIM"]
-    assert len({len(line) for line in lines[:5]}) == 1
-    for line, row in zip(lines[1:5], rows, strict=True):
+    assert lines[2].split() == ["model", "1e-4", "1e-4", "1e-4", "1e-4", "SSIM"]
+    assert len({len(line) for line in lines[:8]}) == 1
+    for line, row in zip(lines[4:8], rows, strict=True):
         assert line.startswith(row.model)
-        told = [float(cell) for cell in line.split()[-4:]]
+        printed = [float(cell) for cell in line.split()[-4:]]
         expected = [1e4 * value for value in numbers(row)[:3]] + [row.ssim]
-        np.testing.assert_allclose(told, expected, atol=6e-4)
-    assert lines[4].split()[1] == "5000.000"
+        np.testing.assert_allclose(printed, expected, atol=6e-4)
+    assert lines[7].split()[1] == "5000.000"
 
 
-def test_json_is_json(corpus, network, ms2hs):
+def test_command_writes_valid_json(corpus, network, ms2hs):
     words = ["--corpus", corpus, "--hidden", 0.75, "--size", SIDE, "--windows", 4, "--model", network, "--json"]
     code, out, _ = ms2hs("evaluate", *words)
     assert code == 0
@@ -280,7 +285,7 @@ def _few_bands(folder):
 
 def _wide_groups(folder):
     model = make_weights(folder.parent / "wide.safetensors", "dlr-ibm-spectral", group=64)
-    return ["--corpus", folder, "--model", model], r"wide\.safetensors: groups of 64 bands, in each of which some"
+    return ["--corpus", folder, "--model", model], r"wide\.safetensors: every group of 64 bands has hidden bands"
 
 
 def _no_weights(folder):
@@ -297,30 +302,30 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__.strip("_"))
-def test_what_cannot_be_is_one_clear_message(case, ms2hs, tmp_path):
-    words, told = case(make_corpus(tmp_path / "corpus", 2))
+def test_wrong_input_gives_one_clear_message(case, ms2hs, tmp_path):
+    words, message = case(make_corpus(tmp_path / "corpus", 2))
     code, out, err = ms2hs("evaluate", "--hidden", 0.75, *words)
     assert out == ""
-    assert_clear(code, err, told)
+    assert_clear(code, err, message)
 
 
 @pytest.mark.parametrize(
     "words", [["--hidden", "0"], ["--hidden", "1"], ["--hidden", "nan"], ["--hidden", "0.5", "--size", "6"]]
 )
-def test_usage_is_explained(words, ms2hs, corpus):
+def test_wrong_usage_gives_exit_code_2(words, ms2hs, corpus):
     code, out, err = ms2hs("evaluate", "--corpus", corpus, *words)
     assert (code, out) == (2, "")
     assert "Traceback" not in err
 
 
-def test_without_scikit_image_it_says_what_brings_it(corpus, monkeypatch):
-    monkeypatch.setattr(completion, "find_spec", lambda _name: None)
+def test_missing_scikit_image_is_named_with_its_extra(corpus, monkeypatch):
+    monkeypatch.setattr(metric_table, "find_spec", lambda _name: None)
     with pytest.raises(DataError, match=r"scikit-image is not installed; .* `pip install 'ms2hs\[train\]'`"):
-        compare([], trial_of(corpus))
+        complete_cubes([], options_of(corpus))
 
 
-def test_real_cubes_are_completed_best_by_the_prior(real_data):
+def test_prior_completes_real_cubes_best(real_data):
     # it was estimated from these scenes among others: this says that the numbers make sense, not how good it is
-    mean, between, prior = compare(["linear"], Trial(real_data, windows=12, size=32))
+    mean, between, prior = complete_cubes(["linear"], CompletionOptions(real_data, windows=12, size=32))
     assert prior.masked_mse < between.masked_mse < mean.masked_mse
     assert prior.ssim > 0.8

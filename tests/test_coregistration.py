@@ -1,4 +1,4 @@
-"""Shifts of textured images, found again to a fraction of a pixel."""
+"""Known shifts of textured images, measured to a fraction of a pixel."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ PAD = 4
 
 
 def seen(ground, size, row=0.0, col=0.0):
-    """(size, size) averages over squares of a finer ground, from (row, col) pixels off its inner corner."""
+    """(size, size) averages over squares of a finer image, shifted by (row, col) pixels."""
     top, left = (PAD * FINE + round(shift * FINE) for shift in (row, col))
     part = ground[top : top + size * FINE, left : left + size * FINE]
     return part.reshape(size, FINE, size, FINE).mean(axis=(1, 3))
@@ -32,7 +32,7 @@ SHIFTS = st.tuples(*(st.integers(-20, 20).map(lambda tenths: tenths / FINE) for 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 9999), st.sampled_from([32, 64]), st.sampled_from([1.2, 1.8, 2.2]), SHIFTS)
-def test_a_shift_is_found_despite_gain_offset_and_noise(seed, size, slope, shift):
+def test_shift_between_ignores_gain_offset_and_noise(seed, size, slope, shift):
     first, second = images(seed, size, slope, shift, noise=0.02)
     found = shift_between(first, 1.4 * second + 0.3)
     np.testing.assert_allclose((found.row, found.col), shift, atol=0.1)
@@ -41,8 +41,8 @@ def test_a_shift_is_found_despite_gain_offset_and_noise(seed, size, slope, shift
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 9999), st.sampled_from([1.2, 2.0]), SHIFTS)
-def test_holes_do_not_draw_it_to_zero(seed, slope, shift):
-    """Cloud of 30 %, at the same pixels of both and brighter than anything: filled, it would be all that matches."""
+def test_shift_between_is_not_drawn_to_zero_by_gaps(seed, slope, shift):
+    """Cloud on 30 % of the pixels of both images, brighter than the ground: if filled, it would dominate the match."""
     first, second = images(seed, 48, slope, shift, noise=0.02)
     cloud = smooth_noise((48, 48), 1.8, np.random.default_rng(seed + 1))
     valid = cloud < np.quantile(cloud, 0.7)
@@ -51,14 +51,14 @@ def test_holes_do_not_draw_it_to_zero(seed, slope, shift):
     np.testing.assert_allclose((found.row, found.col), shift, atol=0.15)
 
 
-def test_the_direction_is_that_in_which_the_second_must_be_moved():
+def test_shift_between_is_the_movement_of_the_second_image():
     first = np.random.default_rng(0).random((30, 40))
     second = np.roll(first, (-2, 1), axis=(0, 1))
     found = shift_between(first, second)
     np.testing.assert_allclose((found.row, found.col), (2, -1), atol=0.02)
 
 
-def test_the_same_image_is_not_shifted():
+def test_shift_between_equal_images_is_zero():
     image = np.random.default_rng(0).random((30, 40))
     found = shift_between(image, image)
     assert abs(found.row) < 1e-6
@@ -66,26 +66,26 @@ def test_the_same_image_is_not_shifted():
     assert found.correlation == pytest.approx(1)
 
 
-def test_what_shows_nothing_tells_nothing():
+def test_shift_between_needs_contrast_and_pixels():
     image = np.random.default_rng(0).random((30, 40))
     assert shift_between(image, np.full((30, 40), 0.3)) is None
     assert shift_between(image, image, np.zeros((30, 40), bool)) is None
     assert shift_between(image[:5], image[:5]) is None
 
 
-def test_unlike_images_do_not_correlate():
+def test_shift_between_unrelated_images_has_low_correlation():
     rng = np.random.default_rng(0)
     found = shift_between(rng.random((64, 64)), rng.random((64, 64)))
     assert found is None or found.correlation < 0.4
 
 
-def test_images_of_two_shapes_are_a_mistake():
-    with pytest.raises(ValueError, match="one shape"):
+def test_shift_between_refuses_different_shapes():
+    with pytest.raises(ValueError, match=r"one \(row, col\) shape"):
         shift_between(np.zeros((9, 9)), np.zeros((9, 8)))
 
 
-def test_real_scenes_seen_at_two_places_of_the_pixels(real_data):
-    """Near infrared and red at 10 m, averaged to 30 m from corners 1 and 2 pixels apart: a third and two thirds."""
+def test_shift_between_real_scenes_of_known_shift(real_data):
+    """Red and near infrared at 10 m, averaged to 30 m from corners 1 and 2 pixels apart: shifts of 1/3 and 2/3."""
     errors = []
     for path in sorted((real_data / "sentinel2").glob("ben_*.tif")):
         with rasterio.open(path) as file:

@@ -1,4 +1,4 @@
-"""Cubes of every layout, made as their products are: each trap of a layout is sprung on a small file."""
+"""Cubes of every format, from small files with the layout and the known traps of the real products."""
 
 import json
 import pickle
@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from test_spectra_npz import write_cube
 
 from ms2hs.datasets.cubes import emit
-from ms2hs.datasets.cubes.emit import open_emit
+from ms2hs.datasets.cubes.emit import open_emit, orthorectify
 from ms2hs.datasets.cubes.enmap import open_enmap
 from ms2hs.datasets.cubes.plausibility import reflectance_of, usable_bands
 from ms2hs.datasets.cubes.raster_cube import RasterCube
-from ms2hs.datasets.cubes.registry import hold_out, open_cubes
-from ms2hs.datasets.cubes.shards import numbers_of, open_shards, reflectance_from, write_shard
-from ms2hs.datasets.cubes.spectra_npz import read_corpus
+from ms2hs.datasets.cubes.registry import FORMATS, hold_out, open_cubes
+from ms2hs.datasets.cubes.shards import decode, encode, write_shard
+from ms2hs.datasets.cubes.spectra_npz import read_spectra
 from ms2hs.errors import DataError, Ms2hsError, UnknownName
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import grid_of
@@ -37,7 +37,7 @@ GRANULE = "001_20230530T092122_2315006_042"
 
 
 def stored(bands, shape=(6, 5), seed=0):
-    """(band, row, col) ten-thousandths, each number telling its band: 1000 + 10 band + noise below 10."""
+    """(band, row, col) ten-thousandths that identify their band: 1000 + 10 band + noise below 10."""
     noise = np.random.default_rng(seed).integers(0, 10, (bands, *shape))
     return (1000 + 10 * np.arange(bands)[:, None, None] + noise).astype(np.int16)
 
@@ -64,7 +64,7 @@ def make_hyspecnet(folder, patches=("Y00010128_X00010128", "Y01380265_X04330560"
     return folder
 
 
-def test_hyspecnet_keeps_the_202_bands_whatever_the_file_holds(tmp_path):
+def test_hyspecnet_reads_the_202_documented_bands(tmp_path):
     folder = make_hyspecnet(tmp_path / "hyspecnet-11k")
     path = next(folder.rglob("*SPECTRAL_IMAGE.TIF"))
     dn = stored(224)
@@ -82,33 +82,33 @@ def test_hyspecnet_keeps_the_202_bands_whatever_the_file_holds(tmp_path):
     assert cube.scene == TILE
 
 
-def test_the_grid_of_enmap_is_in_order_of_wavelength_not_of_detectors():
-    """Traps A and B: one public table is in detector order (993 nm before 902), another drops 0-based 145-151."""
+def test_enmap_grid_ascends_in_wavelength():
+    """One public table is in detector order (993 nm before 902); another drops 0-based 145-151."""
     for name in ("enmap", "enmap-224"):
         assert (np.diff(load_sensor(name).grid.wavelength_nm) > 0).all()
     np.testing.assert_array_equal(np.flatnonzero(ENMAP.good) + 1, KEPT)
     np.testing.assert_array_equal(load_sensor("enmap").grid.wavelength_nm, ENMAP.wavelength_nm[ENMAP.good])
     dropped = ENMAP.wavelength_nm[~ENMAP.good]
     ends = [dropped[0], dropped[14], dropped[15], dropped[-1]]
-    np.testing.assert_allclose(ends, [1295, 1519, 1739, 1968], atol=1)  # nm, as its authors name them
+    np.testing.assert_allclose(ends, [1295, 1519, 1739, 1968], atol=1)  # nm, as its authors give them
 
 
-def test_hyspecnet_splits_name_arrays_that_are_not_shipped(tmp_path):
+def test_hyspecnet_split_accepts_names_of_undistributed_arrays(tmp_path):
     folder = make_hyspecnet(tmp_path)
     assert len(open_cubes(folder)) == 2
     (train,) = open_cubes(folder, "easy/train")
     (val,) = open_cubes(folder, "hard/val")
     assert train.name == f"{TILE}-Y00010128_X00010128"
     assert val.name == f"{TILE}-Y01380265_X04330560"
-    with pytest.raises(DataError, match=r"no split 'train'; there are easy/test, easy/train, .*hard/val"):
+    with pytest.raises(DataError, match=r"no split 'train'; known: easy/test, easy/train, .*hard/val"):
         open_cubes(folder, "train")
 
 
-def test_patches_that_miss_are_one_message(tmp_path):
+def test_hyspecnet_missing_patches_are_counted_in_one_error(tmp_path):
     folder = make_hyspecnet(tmp_path, tiles=(TILE, TILE.replace("_001_", "_002_")))
     listing = folder / "splits" / "easy" / "train.csv"
     listing.write_text("a/a-1/a-1-DATA.npy\na/a-2/a-2-DATA.npy\n" + listing.read_text())
-    with pytest.raises(DataError, match=r"train\.csv: 2 of its 3 cubes are not there \(the first: a-1\)"):
+    with pytest.raises(DataError, match=r"2 of 3 cubes in splits/easy/train\.csv are missing \(the first: a-1\)"):
         open_cubes(folder, "easy/train")
     for path in list(folder.rglob("*X00010128-SPECTRAL_IMAGE.TIF")):
         path.unlink()
@@ -116,14 +116,14 @@ def test_patches_that_miss_are_one_message(tmp_path):
         open_cubes(folder)
 
 
-def test_a_patch_of_202_bands_is_not_hyspecnets(tmp_path):
+def test_hyspecnet_refuses_a_patch_of_202_bands(tmp_path):
     folder = make_hyspecnet(tmp_path)
     write_raster(next(folder.rglob("*SPECTRAL_IMAGE.TIF")), stored(202))
     with pytest.raises(DataError, match="202 bands; 224 are needed"):
         whole(open_cubes(folder)[0])
 
 
-def test_folders_that_are_only_called_so_are_no_known_trees(tmp_path):
+def test_formats_are_not_recognised_by_folder_names_alone(tmp_path):
     for place in ("patches/site/a", "enmap/site"):
         write_raster(tmp_path / place / "a.tif", stored(2), band_tags=wavelength_tags([500, 600]))
     make_enmap(tmp_path / "enmap" / "product")
@@ -131,7 +131,7 @@ def test_folders_that_are_only_called_so_are_no_known_trees(tmp_path):
     assert cube.name == PRODUCT
 
 
-def test_spectral_earth_is_grouped_by_location(tmp_path):
+def test_spectral_earth_scene_is_the_location(tmp_path):
     for location, scene in (("0000823", "04138"), ("0000823", "04139"), ("0000900", "04138")):
         write_raster(tmp_path / "enmap" / location / f"{scene}.tif", stored(202, seed=int(scene)))
     (tmp_path / "splits").mkdir()
@@ -147,9 +147,9 @@ def test_spectral_earth_is_grouped_by_location(tmp_path):
 
 
 def make_emit(folder, flipped=False, build="010619", orientation="as seen on ground", rows=20, cols=70, flags=None):
-    """A granule of exactly the product's layout, with pixels that tell their place: 0.1 + row / 1e3 + col / 1e5.
+    """A granule in the layout of the product, whose values identify the pixel: 0.1 + row / 1e3 + col / 1e5.
 
-    The sensor looks along a line turned by 30 degrees, so that its box in the table is not the window's.
+    The swath is turned by 30 degrees, so that the box of sensor pixels differs from the window.
     """
     bands = 30
     rng = np.random.default_rng(0)
@@ -199,7 +199,7 @@ def granule(tmp_path_factory):
     return make_emit(tmp_path_factory.mktemp("emit"))
 
 
-def test_emit_in_the_sensors_geometry(granule):
+def test_emit_reads_sensor_geometry(granule):
     path, rfl, _ = granule
     (cube,) = open_cubes(path.parent)
     good = np.r_[0:10, 13:30]
@@ -221,10 +221,10 @@ def test_emit_in_the_sensors_geometry(granule):
         (True, "010611", "as seen by fpa"),
     ],
 )
-def test_emit_orthorectified(tmp_path, granule, flipped, build, orientation):
+def test_emit_orthorectifies_plain_and_mirrored_tables(tmp_path, granule, flipped, build, orientation):
     _, rfl, glt = granule
     path = make_emit(tmp_path, flipped, build, orientation)[0]
-    cube = open_emit(path, ortho=True)
+    cube = orthorectify(open_emit(path))
     assert cube.flipped is flipped
     assert cube.shape == glt.shape[1:]
     values = whole(cube)
@@ -233,7 +233,7 @@ def test_emit_orthorectified(tmp_path, granule, flipped, build, orientation):
     expected = np.moveaxis(rfl[..., np.r_[0:10, 13:30]], -1, 0)[:, glt[0][known] - 1, glt[1][known] - 1]
     expected = np.where(expected < -0.05, np.nan, expected)
     np.testing.assert_array_equal(values[:, known], expected)
-    # The place of the pixels: centres, half a pixel from the corner that the transform gives.
+    # Position of the pixels: centres, half a pixel from the corner that the transform gives.
     with h5py.File(path) as file:
         lon, lat = file["location/lon"][10, 20], file["location/lat"][10, 20]
     a, _, c, _, e, f = cube.transform
@@ -241,29 +241,29 @@ def test_emit_orthorectified(tmp_path, granule, flipped, build, orientation):
     np.testing.assert_allclose(values[0, row, col], rfl[10, 20, 0], atol=1.1e-3)
 
 
-def test_the_table_is_looked_up_the_same_each_time(granule):
-    """One tool counted the table down from 1 in place, and so twice."""
-    cube = open_emit(granule[0], ortho=True)
+def test_emit_ortho_read_is_repeatable(granule):
+    """One tool subtracts 1 from the table in place, and so twice."""
+    cube = orthorectify(open_emit(granule[0]))
     first = cube.read(5, 5, 20, 20)
     np.testing.assert_array_equal(first, cube.read(5, 5, 20, 20))
 
 
-def test_a_table_that_fits_nowhere_is_refused(tmp_path):
+def test_emit_refuses_a_table_that_misses_lon_lat(tmp_path):
     path = make_emit(tmp_path)[0]
     with h5py.File(path, "r+") as file:
         file["location/lon"][...] += 1
     with pytest.raises(DataError, match="misses lon and lat by"):
-        open_emit(path, ortho=True)
+        orthorectify(open_emit(path))
     assert open_emit(path).shape == (20, 70)
 
 
-def test_a_narrow_granule_is_turned_as_its_build_says(tmp_path):
-    assert not open_emit(make_emit(tmp_path / "a", cols=3)[0], ortho=True).flipped
-    assert open_emit(make_emit(tmp_path / "b", cols=3, build="010613", orientation=None)[0], ortho=True).flipped
+def test_emit_narrow_granule_follows_the_software_build(tmp_path):
+    assert not orthorectify(open_emit(make_emit(tmp_path / "a", cols=3)[0])).flipped
+    assert orthorectify(open_emit(make_emit(tmp_path / "b", cols=3, build="010613", orientation=None)[0])).flipped
 
 
 @pytest.mark.parametrize(("layer", "unknown"), [(0, 1), (1, 1), (2, 0), (3, 1), (4, 1), (5, 0), (6, 0), (7, 0)])
-def test_emit_flags_beside_make_pixels_unknown(tmp_path, layer, unknown):
+def test_emit_mask_flags_make_pixels_unknown(tmp_path, layer, unknown):
     flags = np.zeros((20, 70, 8))
     flags[7, 8, layer] = 1
     cube = open_emit(make_emit(tmp_path, flags=flags)[0])
@@ -272,7 +272,7 @@ def test_emit_flags_beside_make_pixels_unknown(tmp_path, layer, unknown):
     assert np.isnan(values[:, 1, 1]).all() == bool(unknown)
 
 
-def test_flags_of_another_granule_and_broken_granules_are_refused(tmp_path):
+def test_emit_refuses_foreign_flags_and_damaged_granules(tmp_path):
     path = make_emit(tmp_path, flags=np.zeros((9, 9, 8)))[0]
     with pytest.raises(DataError, match="belongs to another granule"):
         open_emit(path)
@@ -284,7 +284,7 @@ def test_flags_of_another_granule_and_broken_granules_are_refused(tmp_path):
 
 @pytest.fixture
 def read(monkeypatch):
-    """How many numbers are read of `reflectance`, a read at a time."""
+    """Number of values in each read of `reflectance`."""
     sizes = []
     original = h5py.Dataset.__getitem__
 
@@ -298,18 +298,18 @@ def read(monkeypatch):
     return sizes
 
 
-def test_emit_reads_no_more_than_the_window(granule, read):
+def test_emit_reads_only_the_window(granule, read):
     open_emit(granule[0]).read(2, 3, 4, 5)
     assert read == [4 * 5 * 30]
 
 
-def test_emit_is_orthorectified_in_blocks(granule, read, monkeypatch):
-    cube = open_emit(granule[0], ortho=True)
+def test_emit_orthorectifies_in_blocks(granule, read, monkeypatch):
+    cube = orthorectify(open_emit(granule[0]))
     at_once = whole(cube)
-    monkeypatch.setattr(emit, "BLOCK", 8)
+    monkeypatch.setattr(emit, "ORTHO_BLOCK", 8)
     read.clear()
     np.testing.assert_array_equal(whole(cube), at_once)
-    # The sensor's box around a turned square of 8 pixels is at most 8 (cos 30 + sin 30) = 11 wide, and rounding.
+    # The sensor's box around a turned square of 8 pixels is at most 8 (cos 30 + sin 30) = 11 wide, plus rounding.
     assert max(read) <= 13 * 13 * 30
 
 
@@ -322,7 +322,7 @@ GAIN, OFFSET = 2e-4, 0.01
 
 
 def enmap_metadata(wavelength, vnir, swir, empty=(), gain=GAIN, offset=OFFSET):
-    """The text of METADATA.XML, for bands of which some are of the VNIR and some of the SWIR detector, from 1."""
+    """The text of METADATA.XML; `vnir` and `swir` are the bands of the detectors, counted from 1."""
     bands = "".join(
         f'<bandID number="{i}"><wavelengthCenterOfBand>{nm}</wavelengthCenterOfBand>'
         f"<FWHMOfBand>{6 + i / 10}</FWHMOfBand><GainOfBand>{gain}</GainOfBand>"
@@ -366,7 +366,7 @@ def make_enmap(folder, suffix=".TIF", metadata="-METADATA.XML", image="-SPECTRAL
         ("average", [800, 890, 902, 912, 921, 994, 1010, 2200]),
     ],
 )
-def test_enmap_bands_come_from_the_metadata(tmp_path, overlap, expected):
+def test_enmap_takes_bands_from_the_metadata(tmp_path, overlap, expected):
     dn = make_enmap(tmp_path)
     cube = open_enmap(tmp_path, overlap)
     np.testing.assert_array_equal(cube.grid.wavelength_nm, expected)
@@ -383,7 +383,7 @@ def test_enmap_bands_come_from_the_metadata(tmp_path, overlap, expected):
     np.testing.assert_allclose(values[:, 1:], truth[:, 1:], rtol=1e-6)
 
 
-def test_averaging_takes_the_sawtooth_out_of_the_overlap(tmp_path):
+def test_enmap_average_removes_the_detector_sawtooth(tmp_path):
     make_enmap(tmp_path)
     dn = np.repeat((2000 + 2 * WAVELENGTH)[:, None, None], 6, axis=1).repeat(5, axis=2)
     dn[[channel - 1 for channel in SWIR if WAVELENGTH[channel - 1] < 993]] += 100  # the detectors disagree
@@ -401,7 +401,7 @@ def test_averaging_takes_the_sawtooth_out_of_the_overlap(tmp_path):
     ("suffix", "metadata", "image"),
     [(".tif", "-METADATA.xml", "-SPECTRAL_IMAGE"), (".TIF", "-METADATA.XML.XML", "-SPECTRAL_IMAGE_COG")],
 )
-def test_enmap_names_in_their_variants(tmp_path, suffix, metadata, image):
+def test_enmap_accepts_all_file_name_variants(tmp_path, suffix, metadata, image):
     make_enmap(tmp_path / PRODUCT, suffix, metadata, image)
     again = PRODUCT.replace("V010302_20230628T165614Z", "V010501_20250101T000000Z")
     make_enmap(tmp_path / "again", name=again)
@@ -412,7 +412,7 @@ def test_enmap_names_in_their_variants(tmp_path, suffix, metadata, image):
     assert len(first.grid) == 8  # SWIR's alone in the overlap
 
 
-def test_what_is_wrong_with_an_enmap_product_is_said(tmp_path):
+def test_enmap_reports_damaged_products(tmp_path):
     make_enmap(tmp_path)
     with pytest.raises(UnknownName, match="unknown overlap 'both'; known: swir, vnir, keep, average"):
         open_enmap(tmp_path, "both")
@@ -444,7 +444,7 @@ def make_envi(path, dn, **fields):
     header.write_text("\n".join(lines + [f"{key.replace('_', ' ')} = {value}" for key, value in fields.items()]) + "\n")
 
 
-def test_envi_by_its_header(tmp_path):
+def test_envi_cube_follows_its_header(tmp_path):
     dn = stored(4)
     dn[1, 2, 3] = -9999
     make_envi(
@@ -466,7 +466,7 @@ def wavelength_tags(wavelengths, fwhm=10.0):
     return {"IMAGERY": [{"CENTRAL_WAVELENGTH_UM": str(nm / 1e3), "FWHM_UM": str(fwhm / 1e3)} for nm in wavelengths]}
 
 
-def test_geotiffs_with_wavelengths_in_any_order(tmp_path):
+def test_geotiff_bands_are_sorted_by_wavelength(tmp_path):
     dn = stored(3)
     path = write_raster(tmp_path / "a.tif", dn, band_tags=wavelength_tags([2200, 450, 850]), nodata=1010)
     scale, offset = np.array([1e-4, 2e-4, 3e-4]), np.array([0.1, 0.2, -0.1])
@@ -484,7 +484,7 @@ def test_geotiffs_with_wavelengths_in_any_order(tmp_path):
     ("make", "said"),
     [
         (lambda _: None, r"is empty; known: shards .*HySpecNet.*EMIT.*Give another folder"),
-        (lambda folder: (folder / "notes.txt").write_text("-"), "holds no cubes of a known layout"),
+        (lambda folder: (folder / "notes.txt").write_text("-"), "holds no cubes of a known format"),
         (
             lambda folder: [write_raster(folder / f"{n}.tif", stored(n)) for n in (202, 224)],
             "2 of 2 rasters have no wavelengths, and 202, 224 bands",
@@ -493,7 +493,7 @@ def test_geotiffs_with_wavelengths_in_any_order(tmp_path):
             lambda folder: write_raster(
                 folder / "a.tif", stored(2), tags={"MS2HS_SYNTHETIC": "YES"}, band_tags=wavelength_tags([500, 600])
             ),
-            "conversion's result, not a measurement",
+            "output of a conversion, not a measurement",
         ),
         (
             lambda folder: write_raster(
@@ -513,21 +513,27 @@ def test_geotiffs_with_wavelengths_in_any_order(tmp_path):
         ),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_said(tmp_path, make, said):
+def test_open_cubes_reports_unusable_folders(tmp_path, make, said):
     make(tmp_path)
     with pytest.raises(DataError, match=said):
         open_cubes(tmp_path)
 
 
-def test_a_folder_that_is_not_there_and_splits_that_are_not(tmp_path):
+def test_open_cubes_lists_every_format(tmp_path):
+    with pytest.raises(DataError) as raised:
+        open_cubes(tmp_path)
+    assert [known.layout for known in FORMATS if known.layout not in str(raised.value)] == []
+
+
+def test_open_cubes_reports_missing_folders_and_splits(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         open_cubes(tmp_path / "nowhere")
     write_raster(tmp_path / "a.tif", stored(2), band_tags=wavelength_tags([500, 600]))
-    with pytest.raises(DataError, match=r"no split 'train'; there are none \(no splits/\*\.csv\)"):
+    with pytest.raises(DataError, match=r"no split 'train'; known: none \(no splits/\*\.csv\)"):
         open_cubes(tmp_path, "train")
 
 
-def test_a_file_cut_short_is_said_when_it_is_read(tmp_path):
+def test_raster_cube_reports_a_truncated_file(tmp_path):
     path = write_raster(tmp_path / "a.tif", stored(2, (300, 300)), band_tags=wavelength_tags([500, 600]))
     (cube,) = open_cubes(tmp_path)
     path.write_bytes(path.read_bytes()[:2000])
@@ -538,24 +544,24 @@ def test_a_file_cut_short_is_said_when_it_is_read(tmp_path):
 # Archives
 
 
-def test_plots_of_an_archive_are_cubes_of_one_scene(tmp_path):
+def test_npz_plots_are_cubes_of_one_scene(tmp_path):
     wavelength = np.array([700.0, 500, 600, 1400])
     cube = np.random.default_rng(0).uniform(0.1, 0.4, (3, 4, 5, 4))
     good = np.array([True, True, True, False])
     path = write_cube(tmp_path / "plots.npz", wavelength, cube, good=good)
-    write_cube(tmp_path / "berlin_hymap.npz", wavelength, cube[0], fwhm_nm=np.array([7.0, 5, 6, 14]))
+    write_cube(tmp_path / "berlin_hymap.npz", wavelength, cube[0], fwhm_nm=np.array([7.0, 5, 6, 14]), place="berlin")
     np.savez(tmp_path / "library.npz", wavelength_nm=wavelength, reflectance=cube[0, 0])
     cubes = open_cubes(tmp_path)
     assert [cube.name for cube in cubes] == ["berlin_hymap", "plots/0000", "plots/0001", "plots/0002"]
     assert [cube.scene for cube in cubes] == ["berlin", "plots", "plots", "plots"]
     np.testing.assert_array_equal(cubes[0].grid.fwhm_nm, [5, 6, 7, 14])
-    truth = read_corpus(path).reflectance.reshape(3, 4, 5, 3)
+    truth = read_spectra(path).reflectance.reshape(3, 4, 5, 3)
     np.testing.assert_array_equal(whole(cubes[2]), np.moveaxis(truth[1], -1, 0))
 
 
-def test_every_real_archive_opens_and_reads_as_its_corpus(real_data):
+def test_npz_cubes_equal_their_spectra_in_real_files(real_data):
     names = set()
-    read = cache(read_corpus)
+    read = cache(read_spectra)
     for cube in open_cubes(real_data):
         corpus = read(cube.path)
         np.testing.assert_array_equal(cube.grid.wavelength_nm, corpus.wavelength_nm)
@@ -580,23 +586,23 @@ def make_shard(path, windows=3):
     return dn
 
 
-def test_shards_give_back_what_was_packed(tmp_path):
+def test_shards_return_the_packed_windows(tmp_path):
     dn = make_shard(tmp_path / "shard-00000.safetensors")
     cubes = open_cubes(tmp_path)
     assert [cube.scene for cube in cubes] == ["scene0", "scene0", "scene1"]
     np.testing.assert_array_equal(cubes[0].grid.fwhm_nm, [5, 6, 9])
     for cube, packed in zip(cubes, dn, strict=True):
-        np.testing.assert_array_equal(numbers_of(whole(cube)), packed)
+        np.testing.assert_array_equal(encode(whole(cube)), packed)
     assert np.isnan(whole(cubes[0])[:, 1, 1]).all()
 
 
 @given(st.lists(st.floats(-3, 3, width=32) | st.just(np.nan), min_size=1, max_size=20))
-def test_numbers_of_a_shard_are_within_half_a_step(values):
+def test_shard_encoding_is_exact_to_half_a_step(values):
     values = np.array(values, np.float32)
-    np.testing.assert_allclose(reflectance_from(numbers_of(values)), values, atol=5.1e-5)
+    np.testing.assert_allclose(decode(encode(values)), values, atol=5.1e-5)
 
 
-def test_shards_that_cannot_be_read_are_said(tmp_path):
+def test_shards_report_damaged_files(tmp_path):
     path = tmp_path / "shard-00000.safetensors"
     make_shard(path)
     content = path.read_bytes()
@@ -616,10 +622,10 @@ def test_shards_that_cannot_be_read_are_said(tmp_path):
     for said, damage in broken.items():
         damage()
         with pytest.raises(DataError, match=rf"shard-00000\.safetensors: .*{said}"):
-            open_shards(tmp_path)
+            open_cubes(tmp_path)
 
 
-# What holds for every layout
+# All formats
 
 
 @pytest.fixture(scope="module")
@@ -638,14 +644,14 @@ def one_of_each(tmp_path_factory, granule):
     return [
         *cubes,
         open_emit(granule[0]),
-        open_emit(granule[0], ortho=True),
+        orthorectify(open_emit(granule[0])),
         open_enmap(folder / "enmap_product", "average"),
     ]
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_reading_a_window_equals_the_crop_of_reading_all(one_of_each, data):
+def test_read_of_a_window_equals_the_crop_of_a_full_read(one_of_each, data):
     cube = data.draw(st.sampled_from(one_of_each))
     rows, cols = cube.shape
     row, col = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, cols - 1))
@@ -667,17 +673,18 @@ def test_cubes_pickle_ascend_and_refuse_windows_outside(one_of_each):
                 cube.read(*window)
 
 
-def test_shards_and_archives_need_neither_rasterio_nor_h5py(tmp_path):
+def test_shards_open_without_rasterio_and_h5py(tmp_path):
     make_shard(tmp_path / "shard-00000.safetensors")
     code = (
         "import sys; from pathlib import Path; sys.modules['rasterio'] = sys.modules['h5py'] = None\n"
-        f"from ms2hs.datasets.cubes.registry import open_cubes\nprint(open_cubes(Path({str(tmp_path)!r}))[0].read(0, 0, 4, 5).shape)"
+        "from ms2hs.datasets.cubes.registry import open_cubes\n"
+        f"print(open_cubes(Path({str(tmp_path)!r}))[0].read(0, 0, 4, 5).shape)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "(3, 4, 5)"
 
 
-def test_without_h5py_it_is_said_what_to_install(granule, monkeypatch):
+def test_emit_without_h5py_names_the_extra_to_install(granule, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(DataError, match=r"h5py, which is not installed. Install ms2hs\[train\]"):
         open_emit(granule[0])
@@ -685,7 +692,7 @@ def test_without_h5py_it_is_said_what_to_install(granule, monkeypatch):
 
 @given(st.integers(2, 12), st.floats(0.01, 0.99), st.integers(0, 5), st.randoms(use_true_random=False))
 @settings(max_examples=50)
-def test_no_scene_is_on_both_sides(scenes, share, seed, random):
+def test_hold_out_keeps_scenes_on_one_side(scenes, share, seed, random):
     cubes = [RasterCube(f"{s}/{n}", f"s{s}", Path(), ENMAP, None) for s in range(scenes) for n in range(1 + s % 3)]
     kept, held = hold_out(cubes, share, seed)
     assert {cube.scene for cube in kept}.isdisjoint(cube.scene for cube in held)
@@ -696,7 +703,7 @@ def test_no_scene_is_on_both_sides(scenes, share, seed, random):
     assert {cube.name for cube in hold_out(cubes, share, seed)[1]} == {cube.name for cube in held}
 
 
-def test_one_scene_cannot_be_split(one_of_each):
+def test_hold_out_refuses_a_single_scene(one_of_each):
     with pytest.raises(DataError, match="at least 2 scenes"):
         hold_out(one_of_each[:1], 0.2, 0)
     assert hold_out(one_of_each[:1], 0, 0) == (one_of_each[:1], [])
@@ -704,7 +711,7 @@ def test_one_scene_cannot_be_split(one_of_each):
         hold_out(one_of_each, 1.0, 0)
 
 
-def test_widths_that_are_unknown_follow_the_usual_step():
+def test_usable_bands_fills_unknown_widths_with_the_median_step():
     centre = np.concatenate([np.arange(400.0, 450, 5), [445.2], np.arange(600.0, 650, 10)])
     grid, order = usable_bands("x", centre, good=centre != 410)
     assert (np.diff(centre[order]) > 0).all()
@@ -717,7 +724,7 @@ def test_widths_that_are_unknown_follow_the_usual_step():
         usable_bands("x", centre, good=np.zeros(len(centre), bool))
 
 
-def test_fill_and_what_no_surface_reflects_are_unknown():
+def test_reflectance_of_makes_fill_and_implausible_values_unknown():
     dn = np.array([[[1000, 0, -600, 5, 1]], [[1100, 0, 900, 20000, 2]], [[1200, 0, 900, 30, -9]]], np.int16)
     values = reflectance_of(dn, 1e-4, nodata=-9)
     assert np.isnan(values[:, 0]).tolist() == [

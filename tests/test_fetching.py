@@ -505,7 +505,7 @@ def test_scenes_for_a_product(world, tmp_path, ms2hs):
     (path,) = map(Path, told.split())
     assert (path.parent.parent, path.stem) == (out, "S2A_32TNT_near_0_L2A")
     with rasterio.open(path) as file:
-        left, bottom, right, top = cube.place.bounds
+        left, bottom, right, top = cube.pixel_grid.bounds
         assert (file.bounds.left <= left, file.bounds.bottom <= bottom) == (True, True)
         assert (file.bounds.right >= right, file.bounds.top >= top) == (True, True)
     code, told, err = ms2hs(*asked, "--bbox", "1,2,3,4")

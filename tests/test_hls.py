@@ -1,4 +1,4 @@
-"""HLS granules, made small: bands of S30 and L30, Fmask, the numbers' scale."""
+"""Scenes from small HLS granules: bands of S30 and L30, Fmask, scale."""
 
 import shutil
 
@@ -44,7 +44,7 @@ def names_of(scene):
 
 
 @pytest.mark.parametrize(("product", "bands", "used"), [("S30", ALL_S30, S30), ("L30", ALL_L30, L30)])
-def test_a_granule_opens_without_its_toa_and_thermal_bands(tmp_path, product, bands, used):
+def test_hls_ignores_toa_and_thermal_bands(tmp_path, product, bands, used):
     scene = open_scene(str(make_hls(tmp_path, product, bands)))
     assert scene.source == f"hls_{product.lower()}"
     assert names_of(scene) == used
@@ -61,8 +61,8 @@ def test_a_granule_opens_without_its_toa_and_thermal_bands(tmp_path, product, ba
     assert reflectance[2, 2, 2] == pytest.approx(-0.0037)
 
 
-def test_a_granule_has_no_sentinel2_offset(tmp_path):
-    """HLS is made from level 1C with that offset taken out, whatever the date."""
+def test_hls_has_no_sentinel2_offset(tmp_path):
+    """HLS is made from level 1C without the offset, for every date."""
     scene = open_scene(str(make_hls(tmp_path)))
     assert {asset.dn_offset for asset in scene.assets} == {0.0}
     scene = open_scene(str(tmp_path), SceneOptions(dn_offset=-50))
@@ -76,13 +76,13 @@ def test_a_granule_has_no_sentinel2_offset(tmp_path):
         ({"scale": None, "tags": {"scale_factor": "0.0002", "add_offset": "0.01"}}, "files' tags"),
     ],
 )
-def test_the_files_own_scale_and_offset_count(tmp_path, options, rule):
+def test_hls_uses_the_scale_and_offset_of_the_files(tmp_path, options, rule):
     scene = open_scene(str(make_hls(tmp_path, **options)))
     assert rule in scene.offset_rule
     assert read_all(scene)[0][0, 4, 4] == pytest.approx(500 * 2e-4 + 0.01)
 
 
-def test_what_files_do_not_say_is_as_in_the_user_guide(tmp_path):
+def test_hls_defaults_are_those_of_the_user_guide(tmp_path):
     scene = open_scene(str(make_hls(tmp_path, scale=None, nodata=None)))
     assert {(asset.dn_scale, asset.nodata) for asset in scene.assets} == {(1e-4, -9999.0)}
     assert "User Guide" in scene.offset_rule
@@ -94,7 +94,7 @@ def test_what_files_do_not_say_is_as_in_the_user_guide(tmp_path):
     [(0, True), (1, False), (2, False), (4, False), (8, False), (16, True), (32, True), (192, True), (194, False),
      (224, True), (255, False)],
 )  # fmt: skip
-def test_fmask_takes_cloud_and_shadow_and_leaves_water_and_snow(tmp_path, fmask, is_ground):
+def test_fmask_removes_cloud_and_shadow_and_keeps_water_and_snow(tmp_path, fmask, is_ground):
     make_hls(tmp_path, fmask=fmask)
     valid = read_all(open_scene(str(tmp_path)))[1]
     assert valid[4:, 4:].all() == is_ground
@@ -102,13 +102,13 @@ def test_fmask_takes_cloud_and_shadow_and_leaves_water_and_snow(tmp_path, fmask,
     assert read_all(open_scene(str(tmp_path), SceneOptions(quality=False)))[1][4:, 4:].all()
 
 
-def test_without_fmask_the_user_is_told(tmp_path):
+def test_hls_without_fmask_has_a_note(tmp_path):
     scene = open_scene(str(make_hls(tmp_path, fmask=None)))
     assert scene.quality is None
     assert "Fmask" in scene.notes[0]
 
 
-def test_missing_bands_are_named(tmp_path):
+def test_hls_names_missing_bands(tmp_path):
     make_hls(tmp_path)
     next(tmp_path.glob("*.B8A.tif")).unlink()
     with pytest.raises(SceneError, match="no file of B8A of HLS"):
@@ -119,7 +119,7 @@ def test_missing_bands_are_named(tmp_path):
         open_scene(str(tmp_path), SceneOptions(bands=("B02", "B03")))
 
 
-def test_of_several_granules_a_file_says_which(tmp_path):
+def test_hls_selects_a_granule_by_its_file(tmp_path):
     make_hls(tmp_path)
     make_hls(tmp_path, tile="T33TUN")
     with pytest.raises(SceneError, match="2 HLS granules"):
@@ -130,13 +130,13 @@ def test_of_several_granules_a_file_says_which(tmp_path):
     assert all(".T33TUN." in asset.href for asset in scene.assets)
 
 
-def test_another_source_is_refused(tmp_path):
+def test_hls_refuses_another_source(tmp_path):
     make_hls(tmp_path)
     with pytest.raises(SceneError, match="files are hls_s30's"):
         open_scene(str(tmp_path), SceneOptions(source="sentinel2a"))
 
 
-def test_a_file_that_was_cut_short_is_named(tmp_path):
+def test_hls_names_a_truncated_file(tmp_path):
     make_hls(tmp_path)
     scene = open_scene(str(tmp_path))
     path = next(tmp_path.glob("*.B05.tif"))

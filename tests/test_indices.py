@@ -1,4 +1,4 @@
-"""Water and snow, told from a few bands."""
+"""Water, snow and land cover from a few bands."""
 
 import numpy as np
 from conftest import LEAVES, SAND, WATER
@@ -11,25 +11,25 @@ SNOW = (0.9, 0.92, 0.93, 0.92, 0.9, 0.88, 0.86, 0.85, 0.84, 0.7, 0.12, 0.1)
 PIXELS = np.array([LEAVES, SAND, WATER, SNOW], np.float32).T
 
 
-def test_water_and_snow_are_told_from_land_and_from_each_other():
+def test_water_and_snow_are_separated_from_land_and_each_other():
     assert water_and_snow(PIXELS, GRID)[0].tolist() == [False, False, True, False]
     assert water_and_snow(PIXELS, GRID)[1].tolist() == [False, False, False, True]
     assert water_and_snow(PIXELS.reshape(12, 2, 2), GRID)[1].tolist() == [[False, False], [False, True]]
 
 
-def test_other_sensors_see_the_same():
+def test_water_and_snow_agree_between_sensors():
     oli = load_sensor("hls_l30").grid
     seen = PIXELS[GRID.index(["B01", "B02", "B03", "B04", "B8A", "B11", "B12"])]
     assert water_and_snow(seen, oli)[0].tolist() == [False, False, True, False]
 
 
-def test_without_the_bands_nothing_is_said():
+def test_water_and_snow_without_the_bands_are_empty():
     visible = GRID.select(GRID.index(["B02", "B03", "B04"]))
     assert not water_and_snow(PIXELS[1:4], visible)[0].any()
     assert not water_and_snow(PIXELS[1:4], visible)[1].any()
 
 
-def test_every_pixel_has_one_cover():
+def test_cover_assigns_each_pixel_a_class():
     dry = 0.5 * np.array(LEAVES) + 0.5 * np.array(SAND)  # NDVI 0.32
     pixels = np.column_stack([PIXELS, dry, np.full(12, np.nan)]).astype(np.float32)
     expected = ["vegetation", "bare", "water", "snow", "sparse vegetation", "unknown"]
@@ -38,7 +38,7 @@ def test_every_pixel_has_one_cover():
     assert set(expected) == {*COVERS, "unknown"}
 
 
-def test_without_short_wave_bands_plants_are_still_told():
+def test_cover_without_short_wave_bands_finds_vegetation():
     near = GRID.select(GRID.index(["B03", "B04", "B8A"]))
     assert cover(PIXELS[[2, 3, 8]], near).tolist()[:2] == ["vegetation", "bare"]
     assert set(cover(PIXELS[[2, 3]], near.select([0, 1])).tolist()) == {"unknown"}

@@ -34,7 +34,7 @@ MOST_LINES = 400
 # Libraries that are heavy or that reach the outside, and the packages that may use them.
 LIBRARIES = {
     "typer": {"cli"},
-    "rich": {"progress"},
+    "rich": {"progress", "evaluation.report"},
     "rasterio": {
         "raster",
         "raster.cog",

@@ -1,4 +1,4 @@
-"""Spectra files: what is read, and what is refused with a reason."""
+"""Spectral libraries: the formats that are read, and the errors."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def write(path, text):
     return path
 
 
-def test_csv_with_empty_places_and_values(tmp_path):
+def test_library_reads_a_csv_with_empty_values(tmp_path):
     library = read_library(write(tmp_path / "a.csv", CSV))
     np.testing.assert_array_equal(library.wavelength_nm, [450, 550, 650])
     np.testing.assert_allclose(library.reflectance, [[0.1, 0.2, 0.3], [0.05, np.nan, 0.04]], rtol=1e-6)
@@ -25,7 +25,7 @@ def test_csv_with_empty_places_and_values(tmp_path):
     np.testing.assert_array_equal(library.lat, [45.1, np.nan])
 
 
-def test_csv_as_a_spreadsheet_saves_it(tmp_path):
+def test_library_reads_a_csv_of_a_spreadsheet(tmp_path):
     text = (
         "\ufeff"
         + CSV.replace("id,lon,lat", "ID, Lon ,LAT").replace("450", "450 nm").replace("\n", "\r\n")
@@ -48,15 +48,15 @@ def test_csv_as_a_spreadsheet_saves_it(tmp_path):
         ("id,lon,lat,450\na,,,\n", "without a known value"),
     ],
 )
-def test_what_is_wrong_with_a_csv_is_said(tmp_path, text, said):
+def test_library_reports_errors_in_a_csv(tmp_path, text, said):
     with pytest.raises(DataError, match=said):
         read_library(write(tmp_path / "a.csv", text))
 
 
-def test_missing_and_unknown_files(tmp_path):
+def test_library_reports_missing_and_unreadable_files(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_library(tmp_path / "a.csv")
-    with pytest.raises(DataError, match="unknown kind"):
+    with pytest.raises(DataError, match="unknown format"):
         read_library(write(tmp_path / "a.xlsx", ""))
     with pytest.raises(DataError, match="not a readable"):
         read_library(write(tmp_path / "a.npz", "hello"))
@@ -77,7 +77,7 @@ def envi(folder, values, kind="4", extra="", name="lib.sli"):
 
 
 @pytest.mark.parametrize("suffix", ["sli", "hdr"])
-def test_envi_library_in_micrometres(tmp_path, suffix):
+def test_library_reads_envi_in_micrometres(tmp_path, suffix):
     values = np.array([[0.1, 0.2, 0.3], [0.05, -1.23e34, 0.04]])
     envi(tmp_path, values)
     library = read_library(tmp_path / f"lib.{suffix}")
@@ -86,17 +86,17 @@ def test_envi_library_in_micrometres(tmp_path, suffix):
     assert library.ids == ("soil", "grass")
 
 
-def test_envi_integers_with_a_scale_and_a_value_to_ignore(tmp_path):
+def test_library_reads_envi_integers_with_scale_and_nodata(tmp_path):
     extra = "reflectance scale factor = 10000\ndata ignore value = -50\n"
     envi(tmp_path, [[1000, 2000, 3000], [-50, 100, 0]], kind="2", extra=extra)
     expected = [[0.1, 0.2, 0.3], [np.nan, 0.01, 0]]
     np.testing.assert_allclose(read_library(tmp_path / "lib.sli").reflectance, expected, rtol=1e-6)
 
 
-def test_what_is_wrong_with_an_envi_library_is_said(tmp_path):
+def test_library_reports_errors_in_an_envi_library(tmp_path):
     header = envi(tmp_path, np.ones((2, 3)) * 0.2)
     (tmp_path / "lib.sli").write_bytes(b"\0" * 20)
-    with pytest.raises(DataError, match="cut off"):
+    with pytest.raises(DataError, match="truncated"):
         read_library(tmp_path / "lib.sli")
     write(header, header.read_text().replace("samples", "simples"))
     with pytest.raises(DataError, match="samples"):
@@ -110,7 +110,7 @@ def test_what_is_wrong_with_an_envi_library_is_said(tmp_path):
         read_library(tmp_path / "lib.sli")
 
 
-def test_npz_with_shapes_that_disagree(tmp_path):
+def test_library_reports_npz_shapes_that_disagree(tmp_path):
     np.savez(tmp_path / "a.npz", wavelength_nm=np.arange(400, 403), reflectance=np.zeros((2, 4)))
     with pytest.raises(DataError, match="shape"):
         read_library(tmp_path / "a.npz")
@@ -121,7 +121,7 @@ def test_npz_with_shapes_that_disagree(tmp_path):
 
 @settings(deadline=None)
 @given(st.integers(0, 2**16))
-def test_between_known_bands_a_line_and_nothing_across_gaps_or_beyond(seed):
+def test_interpolate_known_does_not_cross_gaps_or_extrapolate(seed):
     rng = np.random.default_rng(seed)
     wavelength = rng.permutation(np.arange(400.0, 1000.0, 10.0))
     slope, start = rng.uniform(-1e-3, 1e-3, (3, 1)), rng.uniform(0.2, 0.5, (3, 1))

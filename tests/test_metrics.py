@@ -1,4 +1,4 @@
-"""Errors of spectra against definitions, not against remembered numbers."""
+"""Error metrics against their definitions, not against recorded numbers."""
 
 import warnings
 
@@ -29,7 +29,7 @@ def test_rmse_of_a_constant_error_is_that_error(error, count):
     assert rmse(truth + error, truth) == pytest.approx(abs(error), abs=1e-12)
 
 
-def test_unknown_truth_counts_nowhere():
+def test_metrics_ignore_unknown_truth():
     truth = np.array([[0.1, np.nan], [0.2, 0.4]])
     estimate = np.array([[0.1, 9.0], [0.2, 0.4]])
     assert rmse(estimate, truth) == 0
@@ -39,13 +39,13 @@ def test_unknown_truth_counts_nowhere():
 
 
 @given(st.floats(0, 180), st.floats(0.01, 100), st.floats(0.01, 100))
-def test_the_angle_of_turned_vectors_is_the_turn_whatever_their_lengths(degrees, first, second):
+def test_spectral_angle_is_the_rotation_for_any_length(degrees, first, second):
     turn = np.radians(degrees)
     angle = spectral_angle(first * np.array([1.0, 0.0]), second * np.array([np.cos(turn), np.sin(turn)]))
     assert angle == pytest.approx(degrees, abs=1e-6)
 
 
-def test_spectra_without_direction_are_left_out_of_sam():
+def test_sam_ignores_spectra_without_direction():
     truth = np.array([[1.0, 0.0, 1.0], [0.0, 0.0, np.nan]])
     estimate = np.array([[1.0, 1.0, 2.0], [1.0, 1.0, 2.0]])
     angles = spectral_angle(estimate, truth)
@@ -56,25 +56,25 @@ def test_spectra_without_direction_are_left_out_of_sam():
     assert np.isnan(sam(estimate[:, 1:2], truth[:, 1:2]))
 
 
-def test_tiny_angles_are_not_lost_in_float32():
+def test_spectral_angle_keeps_tiny_angles_in_float32():
     spectrum = np.random.default_rng(0).uniform(0.1, 0.5, (200, 1)).astype(np.float32)
     assert sam(spectrum, spectrum) == 0
 
 
-def test_coverage_of_gaussian_errors_is_ninety_per_cent():
+def test_coverage_of_gaussian_errors_is_ninety_percent():
     errors = np.random.default_rng(0).standard_normal((10, 20000))
     assert coverage(errors, np.ones((10, 1)), np.zeros_like(errors)) == pytest.approx(0.9, abs=0.003)
 
 
 @given(st.floats(0.05, 0.9), st.floats(-2e-4, 2e-4))
-def test_band_depth_is_the_share_missing_from_the_line(depth, slope):
+def test_band_depth_is_the_depth_below_the_line(depth, slope):
     wavelength = np.array([2100.0, 2205.0, 2280.0])
     line = 0.4 + slope * (wavelength - 2205)
     reflectance = line * np.array([1, 1 - depth, 1])
     assert band_depth(reflectance, wavelength, (2100, 2205, 2280)) == pytest.approx(depth)
 
 
-def test_ssim_is_that_of_its_definition_and_1_for_the_same():
+def test_ssim_follows_its_definition_and_is_1_for_equal_images():
     rng = np.random.default_rng(0)
     truth = rng.uniform(0, 1, (3, 20, 24))
     estimate = truth + 0.1 * rng.standard_normal(truth.shape)
@@ -96,7 +96,7 @@ def test_ssim_is_that_of_its_definition_and_1_for_the_same():
     assert ssim(estimate, truth, valid) == pytest.approx(np.mean(found), abs=1e-9)
 
 
-def test_ssim_leaves_out_what_is_not_valid():
+def test_ssim_ignores_invalid_pixels():
     rng = np.random.default_rng(0)
     truth = rng.uniform(0, 1, (2, 20, 30))
     estimate = truth + 0.05 * rng.standard_normal(truth.shape)
@@ -157,7 +157,7 @@ def test_metrics_agree_with_torchmetrics(seed, torchmetrics):
     assert mse(estimate, truth) == pytest.approx(float(np.square(estimate - truth).mean()))
 
 
-def test_ssim_agrees_with_torchmetrics_but_for_its_variance(torchmetrics):
+def test_ssim_agrees_with_torchmetrics_except_for_the_variance(torchmetrics):
     # Theirs divides a window's squares by 49, ours, as scikit-image does by itself, by 48; and it crops more than the
     # window's half, so that its whole image is taken. Gaussian windows, their default, are another measure.
     import torch
@@ -194,7 +194,7 @@ def test_bias_and_mse_of_a_constant_error(error, seed):
 
 
 @given(st.floats(0.1, 10), st.floats(-0.5, 0.5))
-def test_ergas_is_the_relative_error_in_per_cent_whatever_the_unit(unit, share):
+def test_ergas_is_the_relative_error_in_percent_for_any_unit(unit, share):
     _, truth = images()
     truth = truth * unit
     root, mean, *_ = by_band(truth * (1 + share), truth)
@@ -205,7 +205,7 @@ def test_ergas_is_the_relative_error_in_per_cent_whatever_the_unit(unit, share):
 
 
 @given(st.floats(0, 1))
-def test_r2_of_the_truth_drawn_to_its_mean_is_what_is_left_of_its_variance(share):
+def test_r2_of_a_shrunken_truth_is_its_remaining_variance(share):
     _, truth = images()
     drawn = truth + share * (truth.mean(axis=(1, 2), keepdims=True) - truth)
     *_, error, spread = by_band(drawn, truth)
@@ -213,7 +213,7 @@ def test_r2_of_the_truth_drawn_to_its_mean_is_what_is_left_of_its_variance(share
     assert np.isnan(r2(error, np.zeros(4)))
 
 
-def test_the_mean_angle_leaves_out_what_has_no_direction():
+def test_sam_mean_ignores_spectra_without_direction():
     estimate, truth = np.ones((2, 3)), np.array([[1.0, 0.0, 0.0], [1.0, 0.0, 1.0]])
     assert sam_mean(estimate, truth) == pytest.approx(22.5)
     assert np.isnan(sam_mean(estimate[:, 1:2], truth[:, 1:2]))

@@ -1,4 +1,4 @@
-"""Shards of any corpus: what is packed is what was there, and nothing is left of a run that failed."""
+"""`ms2hs prepare`: shards hold the values of the cubes, and a failed run leaves none."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def make_corpus(folder, shapes=((7, 9), (7, 9), (3, 2)), nm=NM):
 
 @settings(max_examples=25, deadline=None)
 @given(rows=st.integers(2, 12), cols=st.integers(1, 12), window=st.integers(1, 14))
-def test_windows_side_by_side_are_the_whole_cube(tmp_path_factory, rows, cols, window):
+def test_prepare_windows_cover_the_whole_cube(tmp_path_factory, rows, cols, window):
     folder = tmp_path_factory.mktemp("corpus")
     make_corpus(folder, [(rows, cols)])
     (cube,) = open_cubes(folder)
@@ -48,7 +48,7 @@ def test_windows_side_by_side_are_the_whole_cube(tmp_path_factory, rows, cols, w
     assert packed.left_out == (min(window, rows) * min(window, cols) == 1)  # the pixel of nodata on its own
 
 
-def test_one_grid_and_one_size_a_shard_and_no_shard_too_large(tmp_path, monkeypatch):
+def test_prepare_separates_grids_and_sizes_and_limits_shards(tmp_path, monkeypatch):
     make_corpus(tmp_path / "corpus")
     make_corpus(tmp_path / "corpus" / "other", [(7, 9)], nm=[450.0, 500.0])
     monkeypatch.setattr(packing, "SHARD_BYTES", 2 * 2 * 4 * 5 * 5)  # two windows of four bands
@@ -67,7 +67,7 @@ def test_one_grid_and_one_size_a_shard_and_no_shard_too_large(tmp_path, monkeypa
     assert {cube.scene for cube in cubes} == {"site0", "site1", "other"}
 
 
-def test_windows_hardly_known_are_left_out_and_counted(tmp_path):
+def test_prepare_counts_windows_with_few_known_pixels(tmp_path):
     dn = np.full((3, 8, 8), -32768, np.int16)
     dn[:, :4] = np.arange(1, 4)[:, None, None]
     dn[:, 4, 4] = (1, 2, 3)
@@ -80,7 +80,7 @@ def test_windows_hardly_known_are_left_out_and_counted(tmp_path):
     assert not list((tmp_path / "none").iterdir())
 
 
-def test_a_split_packs_its_own_cubes_only(tmp_path):
+def test_prepare_packs_only_the_split(tmp_path):
     make_hyspecnet(tmp_path / "hyspecnet")
     prepare(tmp_path / "hyspecnet", tmp_path / "shards", split="hard/val")
     (cube,) = open_cubes(tmp_path / "shards")
@@ -90,11 +90,11 @@ def test_a_split_packs_its_own_cubes_only(tmp_path):
     np.testing.assert_allclose(whole(cube), whole(patch), atol=1e-6)
 
 
-def test_shards_are_replaced_only_when_asked_and_all_of_them(tmp_path):
+def test_prepare_replaces_all_shards_only_with_overwrite(tmp_path):
     make_corpus(tmp_path / "corpus")
     shards = tmp_path / "shards"
     many = prepare(tmp_path / "corpus", shards, window=4).paths
-    with pytest.raises(OutputError, match=f"has {len(many)} .safetensors files; they are replaced only when asked"):
+    with pytest.raises(OutputError, match=f"has {len(many)} .safetensors files. Use --overwrite to replace them"):
         prepare(tmp_path / "corpus", shards)
     for path in list((tmp_path / "corpus" / "site0").iterdir()):
         path.unlink()
@@ -103,7 +103,7 @@ def test_shards_are_replaced_only_when_asked_and_all_of_them(tmp_path):
     assert sorted(shards.iterdir()) == few
 
 
-def test_nothing_is_left_of_a_run_that_failed_and_what_was_there_stays(tmp_path):
+def test_prepare_keeps_old_shards_after_a_failure(tmp_path):
     make_corpus(tmp_path / "corpus")
     shards = tmp_path / "shards"
     before = {path: path.read_bytes() for path in prepare(tmp_path / "corpus", shards, window=4).paths}
@@ -115,25 +115,25 @@ def test_nothing_is_left_of_a_run_that_failed_and_what_was_there_stays(tmp_path)
     assert {path: path.read_bytes() for path in shards.iterdir()} == before
 
 
-def test_places_that_cannot_be_written_are_said_before_work_starts(tmp_path):
+def test_prepare_checks_the_output_before_work_starts(tmp_path):
     make_corpus(tmp_path / "corpus")
     (tmp_path / "file").write_text("-")
     for output in (tmp_path / "file", tmp_path / "no" / "where"):
-        with pytest.raises(OutputError, match="not a directory that can be made"):
+        with pytest.raises(OutputError, match="cannot create this directory; its parent must exist"):
             prepare(tmp_path / "corpus", output)
     with pytest.raises(ValueError, match="below 1"):
         prepare(tmp_path / "corpus", tmp_path / "shards", window=0)
 
 
-def test_progress_ends_at_all_rows(tmp_path):
+def test_prepare_progress_ends_at_all_rows(tmp_path):
     make_corpus(tmp_path / "corpus")
-    told = []
-    prepare(tmp_path / "corpus", tmp_path / "shards", 4, lambda *words: told.append(words))
-    assert told[-1] == ("prepare", 7 + 7 + 3, 7 + 7 + 3)
-    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    calls = []
+    prepare(tmp_path / "corpus", tmp_path / "shards", 4, lambda *call: calls.append(call))
+    assert calls[-1] == ("prepare", 7 + 7 + 3, 7 + 7 + 3)
+    assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
 
 
-def test_the_command_prints_paths_and_counts(tmp_path, ms2hs):
+def test_prepare_command_prints_paths_and_counts(tmp_path, ms2hs):
     make_corpus(tmp_path / "corpus")
     code, out, err = ms2hs("prepare", tmp_path / "corpus", "-o", tmp_path / "shards", "--window", "4")
     assert code == 0
@@ -147,7 +147,7 @@ def test_the_command_prints_paths_and_counts(tmp_path, ms2hs):
     assert ms2hs("prepare", tmp_path / "corpus", "-o", tmp_path / "shards", "--window", "0")[0] == 2
 
 
-def test_real_corpora_pack_and_read_back(tmp_path, real_data):
+def test_prepare_packs_real_cubes(tmp_path, real_data):
     packed = prepare(real_data, tmp_path / "shards")
     cubes = {cube.name: cube for cube in open_cubes(real_data)}
     parts = open_cubes(tmp_path / "shards")

@@ -1,4 +1,4 @@
-"""Pairs of products in their real layouts: the right ones are found, laid on each other, cut, and the rest is told."""
+"""`ms2hs pairs` on products in their real layouts: matching, registration, windows, reports."""
 
 import json
 
@@ -7,12 +7,12 @@ import pytest
 from conftest import write_raster
 from sites import CRS, Site, make_emit, make_enmap, make_hls, make_hyspecnet, make_safe, make_sentinel2_tif
 
-from ms2hs.datasets.cubes.georeferenced import open_placed
+from ms2hs.datasets.cubes.georeferenced import find_cubes
 from ms2hs.datasets.pairs import overlap_cutting
 from ms2hs.datasets.pairs.overlap_cutting import _starts
-from ms2hs.datasets.pairs.pair_types import open_pairs
+from ms2hs.datasets.pairs.pair_set import open_pairs
 from ms2hs.datasets.pairs.pairing import PairOptions, facts, pair
-from ms2hs.datasets.pairs.radiometric_check import agreement_of
+from ms2hs.datasets.pairs.radiometric_check import compare_bands
 from ms2hs.datasets.pairs.warping import is_finer
 from ms2hs.datasets.pairs.writer import split_locations
 from ms2hs.errors import DataError, NothingFound, OutputError, SceneError
@@ -27,7 +27,7 @@ HERE, THERE = Site(), Site(x=650_000.0, seed=1)
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Two sites: one seen by EnMAP and Sentinel-2, one by EMIT and HLS; some scenes too late, one all cloud."""
+    """Two sites, with EnMAP and Sentinel-2, and with EMIT and HLS; one scene is too late, one is all cloud."""
     folder = tmp_path_factory.mktemp("world")
     make_enmap(folder / "hs", HERE, shift=ENMAP_SHIFT)
     make_emit(folder / "hs", THERE, shift=EMIT_SHIFT)
@@ -40,7 +40,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def calls():
-    """Of the progress."""
+    """Calls of the progress function."""
     return []
 
 
@@ -50,29 +50,29 @@ def paired(world, calls):
 
 
 def by_sensor(paired):
-    return {match.couple.dated.scene.source: match for match in paired.matches}
+    return {match.match.dated.scene.source: match for match in paired.matches}
 
 
-def test_the_right_ones_are_found_and_the_late_and_the_cloudy_are_not(paired):
-    couples = [(match.couple.cube.name[:7], match.couple.dated.scene.id[:8]) for match in paired.matches]
-    assert couples == [("001_202", "HLS.S30."), ("ENMAP01", "S2B_MSIL")]
-    assert [match.couple.days_apart for match in paired.matches] == [-1, -1]
+def test_pair_matches_products_and_leaves_out_late_and_cloudy_scenes(paired):
+    found = [(match.match.cube.name[:7], match.match.dated.scene.id[:8]) for match in paired.matches]
+    assert found == [("001_202", "HLS.S30."), ("ENMAP01", "S2B_MSIL")]
+    assert [match.match.days_apart for match in paired.matches] == [-1, -1]
     late, cloudy = (next(name for name in paired.left_out if part in name) for part in ("20240620", "2024153"))
     assert "18 days away; at most 3 are allowed" in paired.left_out[late]
     assert "less than 80% valid pixels (the best 0%)" in paired.left_out[cloudy]
     assert len(paired.left_out) == 2
 
 
-def test_the_planted_shifts_are_found_and_corrected(paired):
+def test_pair_measures_and_corrects_planted_shifts(paired):
     for sensor, planted in (("sentinel2b", ENMAP_SHIFT), ("hls_s30", EMIT_SHIFT)):
         found = by_sensor(paired)[sensor].registration
-        np.testing.assert_allclose((found.row, found.col), planted, atol=0.1)  # asked for: 0.2
+        np.testing.assert_allclose((found.row, found.col), planted, atol=0.1)  # 0.2 is required
         assert found.residual < 0.05
         assert found.correlation > 0.99
 
 
-def test_pairs_agree_in_every_pixel(paired):
-    """What the scene shows is what the cube tells that it should: unmoved, it would be off by several times as much."""
+def test_pair_files_agree_in_every_pixel(paired):
+    """Without the correction of the shift, the difference would be several times as large."""
     folder = open_pairs(paired.output)
     assert not folder.left_out
     assert len(folder.pairs) == paired.pairs == sum(len(match.ids) for match in paired.matches)
@@ -86,7 +86,7 @@ def test_pairs_agree_in_every_pixel(paired):
             assert np.abs(measured[at] - truth[nearest])[known].mean() < 0.01
 
 
-def test_the_files_carry_all_that_is_needed(paired):
+def test_pair_files_name_sensor_scene_and_bands(paired):
     folder = open_pairs(paired.output)
     sensors = {"sentinel2b": 12, "hls_s30": 11}
     for stored in folder.pairs:
@@ -100,18 +100,18 @@ def test_the_files_carry_all_that_is_needed(paired):
             assert float(row["difference"]) == pytest.approx(0, abs=0.01)
 
 
-def test_locations_are_split_not_windows(paired):
+def test_pair_splits_by_location(paired):
     assert sum(map(len, paired.splits.values())) == 2
     train, test = (open_pairs(paired.output, split).pairs for split in ("train", "test"))
     assert len(train) + len(test) == paired.pairs
     assert {stored.scene for stored in train}.isdisjoint({stored.scene for stored in test})
-    with pytest.raises(DataError, match=r"val\.csv: lists no pair"):
+    with pytest.raises(DataError, match=r"val\.csv lists no pair"):
         open_pairs(paired.output, "val")
     assert "2 locations only" in paired.notes[0]
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, (1, 0, 0)), (2, (1, 0, 1)), (3, (1, 1, 1)), (20, (14, 3, 3))])
-def test_shares_of_locations(count, expected):
+def test_split_locations_shares(count, expected):
     names = [f"L{i:03d}" for i in range(count)]
     splits = split_locations(names + names, seed=3)
     assert tuple(map(len, splits.values())) == expected
@@ -120,38 +120,38 @@ def test_shares_of_locations(count, expected):
     assert count < 20 or splits != split_locations(names, seed=4)
 
 
-def test_an_offset_that_was_not_applied_is_reported(world, tmp_path):
+def test_pair_reports_an_offset_that_was_not_applied(world, tmp_path):
     scene = make_sentinel2_tif(tmp_path, HERE, plus=1000)
     (match,) = pair([world / "hs"], [scene], tmp_path / "out", SMALL).matches
-    assert match.agreement.constant == pytest.approx(0.1, abs=0.01)
+    assert match.comparison.constant_offset == pytest.approx(0.1, abs=0.01)
     assert "looks like an offset that was not applied: +0.1" in match.notes[0]
-    assert "give --dn-offset -1000" in match.notes[0]
+    assert "Use --dn-offset -1000." in match.notes[0]
     again = pair([world / "hs"], [scene], tmp_path / "corrected", PairOptions(window=24, dn_offset=-1000))
-    assert again.matches[0].agreement.constant is None
+    assert again.matches[0].comparison.constant_offset is None
     assert again.matches[0].notes == ()
-    assert np.nanmax(np.abs(again.matches[0].agreement.difference)) < 0.01
+    assert np.nanmax(np.abs(again.matches[0].comparison.difference)) < 0.01
     twice = pair([world / "hs"], [scene], tmp_path / "twice", PairOptions(window=24, dn_offset=-2000))
     assert "was applied twice" in twice.matches[0].notes[0]
     assert "--dn-offset -1000" in twice.matches[0].notes[0]
 
 
-def test_agreement_tells_gain_and_offset_of_each_band():
+def test_compare_bands_fits_gain_and_offset():
     rng = np.random.default_rng(0)
     grid = load_sensor("hls_s30").grid
     expected = rng.uniform(0.05, 0.5, (len(grid), 5000))
     gain, offset = rng.uniform(0.9, 1.1, len(grid)), rng.uniform(-0.02, 0.02, len(grid))
     measured = gain[:, None] * expected + offset[:, None] + 0.003 * rng.normal(size=expected.shape)
-    measured[:, :300] = 2  # cloud that nobody saw
+    measured[:, :300] = 2  # undetected cloud
     expected[3] = np.nan
-    found = agreement_of(measured, expected, grid)
+    found = compare_bands(measured, expected, grid)
     known = np.arange(len(grid)) != 3
     np.testing.assert_allclose(found.gain[known], gain[known], atol=0.02)
     np.testing.assert_allclose(found.offset[known], offset[known], atol=0.01)
     assert np.isnan([found.difference[3], found.gain[3], found.offset[3]]).all()
-    assert found.constant is None
+    assert found.constant_offset is None
 
 
-def test_cloud_that_only_the_hyperspectral_product_tells(world, tmp_path):
+def test_pair_applies_cloud_flags_of_the_product(world, tmp_path):
     cloud = np.zeros((52, 48), bool)
     cloud[:26] = True
     make_enmap(tmp_path / "half", HERE, cloud=cloud)
@@ -165,16 +165,16 @@ def test_cloud_that_only_the_hyperspectral_product_tells(world, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_patches_of_one_tile_are_one_location(world, tmp_path):
+def test_pair_gives_patches_of_one_tile_one_location(world, tmp_path):
     make_hyspecnet(tmp_path / "hyspecnet-11k", HERE)
     made = pair([tmp_path], [world / "ms"], tmp_path / "out")
-    assert [match.couple.location for match in made.matches] == ["L001", "L001"]
+    assert [match.match.location for match in made.matches] == ["L001", "L001"]
     pairs = open_pairs(made.output).pairs
     assert [len(stored.target) for stored in pairs] == [202, 202]
     assert {stored.shape for stored in pairs} == {(32, 32)}
 
 
-def test_a_scene_that_breaks_off_leaves_nothing_of_itself(world, tmp_path, monkeypatch):
+def test_pair_removes_the_files_of_a_failed_match(world, tmp_path, monkeypatch):
     original, calls = overlap_cutting.Overlap.cut, []
 
     def cut(self, window):
@@ -192,7 +192,7 @@ def test_a_scene_that_breaks_off_leaves_nothing_of_itself(world, tmp_path, monke
     assert not folder.left_out
 
 
-def test_the_day_of_an_enmap_product_without_one_in_its_name(tmp_path):
+def test_find_cubes_takes_the_day_of_enmap_from_metadata(tmp_path):
     product = make_enmap(tmp_path, HERE)
     for path in list(product.iterdir()):
         path.rename(tmp_path / path.name.replace(product.name, "ENMAP_L2A_cut"))
@@ -201,22 +201,23 @@ def test_the_day_of_an_enmap_product_without_one_in_its_name(tmp_path):
     when = "<base><temporalCoverage><startTime>2024-06-02T10:45:26.1Z</startTime></temporalCoverage></base>"
     metadata.write_text(metadata.read_text().replace("<level_X>", f"<level_X>{when}"))
     for path in (tmp_path, metadata, tmp_path / "ENMAP_L2A_cut-SPECTRAL_IMAGE.TIF"):
-        ((cube,), left_out) = open_placed(path)
+        left_out = {}
+        (cube,) = find_cubes([path], left_out)
         assert cube.day.isoformat() == "2024-06-02"
         assert len(cube.flags) == 1
         assert not left_out
 
 
-def test_products_that_lie_elsewhere_are_refused(world, tmp_path):
+def test_pair_refuses_shifted_and_unrelated_products(world, tmp_path):
     make_enmap(tmp_path / "far", HERE, shift=(3.0, 0.5))
     other = make_enmap(tmp_path / "else", Site(seed=9), tile="009")
-    with pytest.raises(NothingFound, match=r"(?s)no pairs: .*lies \+3\.\d\d rows"):
+    with pytest.raises(NothingFound, match=r"(?s)no pairs: .*is shifted by \+3\.\d\d rows"):
         pair([tmp_path / "far"], [world / "ms"], tmp_path / "out", SMALL)
-    with pytest.raises(NothingFound, match="unlike each other|rows and"):
+    with pytest.raises(NothingFound, match="do not match: correlation|rows and"):
         pair([other], [world / "ms"], tmp_path / "out", SMALL)
 
 
-def test_one_bad_file_leaves_the_others_alone(world, tmp_path):
+def test_pair_continues_after_damaged_files(world, tmp_path):
     folder = tmp_path / "hs"
     make_enmap(folder, HERE)
     (folder / "EMIT_L2A_RFL_001_20240601T000000_1_1.nc").write_bytes(b"damaged")
@@ -225,22 +226,22 @@ def test_one_bad_file_leaves_the_others_alone(world, tmp_path):
     np.savez(tmp_path / "unplaced_20240601.npz", dn=np.ones((4, 4, 3), np.int16), scale=1e-4, nodata=-1,
              wavelength_nm=np.array([500.0, 510, 520]))  # fmt: skip
     made = pair([folder, folder, tmp_path], [world / "ms", tmp_path / "ms"], tmp_path / "out", SMALL)
-    assert len(made.matches) == 1  # though it was given three times
+    assert len(made.matches) == 1  # given three times
     reasons = " ".join(made.left_out.values())
     assert "not a whole EMIT L2A file" in reasons
     assert "not a raster that can be read" in reasons
 
 
-def test_cubes_without_a_place_or_a_day_are_left_out(world, tmp_path):
+def test_pair_leaves_out_cubes_without_georeference_or_day(world, tmp_path):
     scenes = [world / "ms"]
     np.savez(tmp_path / "unplaced_20240601.npz", dn=np.arange(48, dtype=np.int16).reshape(4, 4, 3), scale=1e-4,
              nodata=-1, wavelength_nm=np.array([500.0, 510, 520]))  # fmt: skip
-    with pytest.raises(NothingFound, match="does not say where its pixels lie"):
+    with pytest.raises(NothingFound, match="the file has no georeference"):
         pair([tmp_path], scenes, tmp_path / "out", SMALL)
     tags = [{"wavelength": str(nm), "wavelength_units": "nm"} for nm in (640, 660, 680)]
     dn = np.random.default_rng(0).integers(1000, 3000, (3, 30, 30)).astype(np.int16)
     path = write_raster(tmp_path / "a" / "flight.tif", dn, 30, band_tags={"": tags})
-    with pytest.raises(NothingFound, match=r"flight: its day is not known; a date"):
+    with pytest.raises(NothingFound, match=r"flight: no acquisition date; a date"):
         pair([path], scenes, tmp_path / "out", SMALL)
     write_raster(path, dn, 30, band_tags={"": tags}, tags={"acquisition_time": "2024-06-02"}, crs=None)
     with pytest.raises(NothingFound, match="no coordinate reference system"):
@@ -252,8 +253,8 @@ def test_cubes_without_a_place_or_a_day_are_left_out(world, tmp_path):
         pair([world / "hs"], [tmp_path / "nowhere"], tmp_path / "out", SMALL)
 
 
-def test_a_cube_finer_than_the_scene_is_said(tmp_path):
-    """A flight at 15 m, known by a tag of its day, beside an HLS granule of 30 m."""
+def test_pair_notes_cubes_finer_than_the_scene(tmp_path):
+    """A flight at 15 m, dated by a tag, beside an HLS granule of 30 m."""
     from sites import ENMAP_NM
 
     from ms2hs.spectra.spectral_grid import grid_of
@@ -273,15 +274,15 @@ def test_a_cube_finer_than_the_scene_is_said(tmp_path):
     assert not is_finer(grid, grid)
 
 
-def test_the_output_is_written_whole_or_not_at_all(world, paired, tmp_path):
+def test_pair_writes_the_whole_folder_or_nothing(world, paired, tmp_path):
     hs, ms = [world / "hs"], [world / "ms"]
-    with pytest.raises(OutputError, match="has pairs in it; they are replaced only when asked"):
+    with pytest.raises(OutputError, match=r"holds pairs\. Use --overwrite to replace them"):
         pair(hs, ms, paired.output, SMALL)
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "notes.txt").write_text("do not lose me")
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match=r"other things than pairs \(notes\.txt\)"):
+        with pytest.raises(OutputError, match=r"files other than pairs \(notes\.txt\)"):
             pair(hs, ms, mine, SMALL, overwrite=overwrite)
     with pytest.raises(OutputError, match="its parent must exist"):
         pair(hs, ms, tmp_path / "no" / "where", SMALL)
@@ -294,17 +295,17 @@ def test_the_output_is_written_whole_or_not_at_all(world, paired, tmp_path):
     assert old != new
     assert len(open_pairs(mine).pairs) == second.pairs
     assert first.pairs == 4
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]  # nothing beside it is left
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]  # no temporary files
 
 
-def test_the_command_says_it(ms2hs, world, tmp_path):
+def test_pairs_command_prints_and_reports(ms2hs, world, tmp_path):
     (product,) = (world / "hs").glob("ENMAP*")
     words = ("pairs", product, "--scenes", world / "ms", "-o", tmp_path / "out", "--window", 24)
     code, out, err = ms2hs(*words, "--json")
     assert code == 0, err
-    told = json.loads(out)
-    assert told["pairs"] == sum(match["pairs"] for match in told["matches"]) > 0
-    assert any("days away" in reason for reason in told["left_out"].values())
+    facts = json.loads(out)
+    assert facts["pairs"] == sum(match["pairs"] for match in facts["matches"]) > 0
+    assert any("days away" in reason for reason in facts["left_out"].values())
     assert "left out: " in err
     assert "moved by +0.40 rows and -0.70 columns" in err
     code, out, err = ms2hs(*words, "--overwrite", "-q")
@@ -315,7 +316,7 @@ def test_the_command_says_it(ms2hs, world, tmp_path):
     assert "days away; at most 0 are allowed" in err
 
 
-def test_progress_ends_where_it_should(paired, calls):
+def test_pair_progress_ends_at_all_rows(paired, calls):
     assert {call[0] for call in calls} == {"pairs"}
     assert [call[1] for call in calls] == sorted(call[1] for call in calls)
     assert 0 < calls[-1][1] <= calls[-1][2]
@@ -333,13 +334,13 @@ def test_progress_ends_where_it_should(paired, calls):
         (["0000823"], {"tifftag_datetime": "2024:01:01"}, None),
     ],
 )
-def test_days(names, tags, expected):
+def test_day_of_reads_names_and_tags(names, tags, expected):
     found = day_of(names, tags)
     assert (found and found.isoformat()) == expected
 
 
 @pytest.mark.parametrize(("length", "expected"), [(128, [0]), (100, [0]), (1000, 8), (300, [0, 172]), (130, [0])])
-def test_windows_cover_what_they_can(length, expected):
+def test_windows_cover_the_overlap_evenly(length, expected):
     starts = _starts(length, 128)
     assert starts == expected or len(starts) == expected
     assert starts[0] == 0

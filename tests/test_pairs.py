@@ -1,4 +1,4 @@
-"""Folders of pairs, ours and others': what opens, what is left out and why, what is read."""
+"""Folders of measured pairs: opening, reasons for leaving pairs out, reading."""
 
 import pickle
 import shutil
@@ -10,7 +10,7 @@ from conftest import S2_BANDS, write_raster
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms2hs.datasets.pairs.pair_types import open_pairs, scene_of
+from ms2hs.datasets.pairs.pair_set import open_pairs, scene_by_name
 from ms2hs.errors import DataError
 from ms2hs.spectra.sensors import load_sensor
 
@@ -39,13 +39,13 @@ def write_pair(folder, name, seed=0):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two good pairs that someone else made."""
+    """Two usable pairs, not written by `ms2hs pairs`."""
     for seed, name in enumerate(("north_0001", "south/0001")):
         write_pair(tmp_path, name, seed)
     return tmp_path
 
 
-def test_pairs_of_others_open_by_names_and_wavelengths_of_bands(folder):
+def test_open_pairs_reads_band_names_and_wavelengths(folder):
     first, second = open_pairs(folder).pairs
     assert (first.name, first.scene, second.name, second.scene) == ("north_0001", "north", "south/0001", "south")
     assert first.source.names == S2_BANDS
@@ -62,7 +62,7 @@ def test_pairs_of_others_open_by_names_and_wavelengths_of_bands(folder):
         first.read(0, 0, 13, 1)
 
 
-def test_a_tag_names_the_sensor_or_wavelengths_do(folder):
+def test_open_pairs_takes_the_sensor_from_tag_or_wavelengths(folder):
     write_ms(folder, "north_0001", tags={"MS2HS_SOURCE": "sentinel2c"})
     nm = (480.0, 560.0, 660.0, 830.0, 1650.0, 2200.0)
     bands = [{"wavelength": f"{x}", "fwhm": "60", "wavelength_units": "nm"} for x in nm]
@@ -74,7 +74,7 @@ def test_a_tag_names_the_sensor_or_wavelengths_do(folder):
     np.testing.assert_allclose(custom.source.wavelength_nm, nm)
 
 
-def test_unknown_stays_unknown(folder):
+def test_stored_pair_keeps_unknown_values(folder):
     dn, truth = (values.astype(np.float32) * np.float32(1e-4) for values in (numbers(12, 0), numbers(len(NM), 100)))
     dn[3, 1, 2] = np.nan
     truth[5, 4, 4] = np.nan
@@ -93,28 +93,28 @@ def _without_wavelengths(folder):
 
 def _without_partner(folder):
     (folder / "bad_1_ms.tif").unlink()
-    return "its hyperspectral file has no partner; bad_1_ms.tif is needed"
+    return "the hyperspectral file has no partner; bad_1_ms.tif is needed"
 
 
 def _without_truth(folder):
     (folder / "bad_1_hs.tif").unlink()
-    return "its multispectral file has no partner; bad_1_hs.tif is needed"
+    return "the multispectral file has no partner; bad_1_hs.tif is needed"
 
 
 def _elsewhere(folder):
     place = rasterio.Affine(30, 0, 600_030, 0, -30, 5_100_000)
     write_hs(folder, "bad_1", transform=place)
-    return "its files lie on different grids"
+    return "the files have different pixel grids"
 
 
 def _other_crs(folder):
     write_hs(folder, "bad_1", crs="EPSG:32633")
-    return "its files lie on different grids"
+    return "the files have different pixel grids"
 
 
 def _other_size(folder):
     write_raster(folder / "bad_1_ms.tif", numbers(12, 0)[:, :8], 30, descriptions=S2_BANDS)
-    return "its files lie on different grids (8 x 10"
+    return "the files have different pixel grids (8 x 10"
 
 
 def _all_cloud(folder):
@@ -153,7 +153,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("spoil", BAD)
-def test_a_bad_pair_is_left_out_and_the_rest_goes_on(folder, spoil):
+def test_open_pairs_leaves_out_unusable_pairs(folder, spoil):
     write_pair(folder, "bad_1")
     expected = spoil(folder)
     found = open_pairs(folder)
@@ -163,22 +163,22 @@ def test_a_bad_pair_is_left_out_and_the_rest_goes_on(folder, spoil):
 
 
 @pytest.mark.parametrize("spoil", BAD[:3])
-def test_nothing_usable_is_one_message(tmp_path, spoil):
+def test_open_pairs_reports_a_folder_without_usable_pairs(tmp_path, spoil):
     write_pair(tmp_path, "bad_1")
     expected = spoil(tmp_path)
-    with pytest.raises(DataError, match="none of its 1 pairs can be used; one is needed at least. The first") as raised:
+    with pytest.raises(DataError, match="none of its 1 pairs can be used; at least one is needed. The first") as raised:
         open_pairs(tmp_path)
     assert expected in str(raised.value)
 
 
-def test_no_folder_and_no_pairs(tmp_path):
+def test_open_pairs_reports_missing_folder_and_pairs(tmp_path):
     with pytest.raises(DataError, match="holds no pairs; files <id>_ms.tif and <id>_hs.tif are needed"):
         open_pairs(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         open_pairs(tmp_path / "nowhere")
 
 
-def test_splits_and_scenes_come_from_tables(folder):
+def test_open_pairs_takes_splits_and_scenes_from_tables(folder):
     (folder / "pairs.csv").write_text("id,scene,more\nnorth_0001,L001,x\nsouth/0001,L002,x\n")
     (folder / "splits").mkdir()
     (folder / "splits" / "train.csv").write_text("id\nnorth_0001\n")
@@ -187,10 +187,10 @@ def test_splits_and_scenes_come_from_tables(folder):
     (train,), (test,) = (open_pairs(folder, split).pairs for split in ("train", "test"))
     assert (train.scene, test.scene) == ("L001", "L002")
     assert list(open_pairs(folder, "val").left_out) == ["gone"]
-    with pytest.raises(DataError, match="no split 'easy'; there are test, train, val"):
+    with pytest.raises(DataError, match="no split 'easy'; known: test, train, val"):
         open_pairs(folder, "easy")
     shutil.rmtree(folder / "splits")
-    with pytest.raises(DataError, match=r"no split 'train'; there are none \(no splits/\*\.csv\)"):
+    with pytest.raises(DataError, match=r"no split 'train'; known: none \(no splits/\*\.csv\)"):
         open_pairs(folder, "train")
 
 
@@ -206,10 +206,10 @@ def test_splits_and_scenes_come_from_tables(folder):
         ("site/2024/a_1", "site"),
     ],
 )
-def test_scenes_by_name(name, scene):
-    assert scene_of(name) == scene
+def test_scene_by_name_drops_window_numbers(name, scene):
+    assert scene_by_name(name) == scene
 
 
 @given(st.text("ab_-0123", min_size=1), st.integers(0, 99_999))
-def test_windows_of_a_scene_have_one_scene(stem, number):
-    assert scene_of(f"{stem}_{number}") == scene_of(f"{stem}_{number}_0")
+def test_scene_by_name_is_the_same_for_all_windows(stem, number):
+    assert scene_by_name(f"{stem}_{number}") == scene_by_name(f"{stem}_{number}_0")

@@ -1,4 +1,4 @@
-"""Pixels on the working grid: places, averages, validity, windows. Oracles: ramps, and naive averages."""
+"""Pixels on the working grid: positions, averages, validity, windows. Oracles: ramps and naive averages."""
 
 import numpy as np
 import pytest
@@ -10,18 +10,18 @@ from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import read_bands
 from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m, subset
 from ms2hs.raster.resampling import Axis, area_taps, value_taps
-from ms2hs.scenes.quality import RULES, SNOW
+from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import Asset, Scene, working_grid
 
-# One band each: a name, pixel size in m. Together 240 m x 360 m.
+# Names and pixel sizes in m of the bands, and the extent of the scene.
 ROWS_M, COLS_M = 240, 360
 NAMES = ("B02", "B05", "B01")
 SIZES = (10, 20, 60)
 
 
 def make_scene(folder, bands, scl=None, nodata=0.0, dtype="uint16"):
-    """A scene of one file a band; `bands` maps gsd to (row, col) stored numbers."""
+    """A scene with one file per band; `bands` maps gsd to (row, col) stored numbers."""
     assets = []
     for name, (gsd, values) in zip(NAMES, bands.items(), strict=False):
         path = write_raster(folder / f"{name}.tif", values[None].astype(dtype), gsd)
@@ -48,20 +48,20 @@ def centres(size_m, gsd):
 
 @pytest.fixture(scope="module")
 def ramps(tmp_path_factory):
-    """Stored numbers that say where a pixel's centre is: 1000 + 10 x + 20 y, in m from the corner."""
+    """Stored numbers that encode the pixel's centre: 1000 + 10 x + 20 y, in m from the corner."""
     bands = {gsd: 1000 + 10 * centres(COLS_M, gsd)[None] + 20 * centres(ROWS_M, gsd)[:, None] for gsd in SIZES}
     return make_scene(tmp_path_factory.mktemp("ramps"), bands)
 
 
 @pytest.mark.parametrize("gsd", [10, 15, 20, 24, 30, 40, 60, 120])
-def test_a_ramp_comes_back_at_the_centres_of_the_pixels(ramps, gsd):
+def test_reader_reproduces_a_ramp_at_pixel_centres(ramps, gsd):
     grid = working_grid(ramps, gsd)
     assert (grid.height, grid.width) == (ROWS_M // gsd, COLS_M // gsd)
     reflectance, valid = read_all(ramps, grid)
     assert valid.all()
     expected = (1000 + 10 * centres(COLS_M, gsd)[None] + 20 * centres(ROWS_M, gsd)[:, None]) * 1e-4
     for band, size in zip(reflectance, SIZES, strict=True):
-        # Within half a pixel of a coarser band from the border, its last pixel goes on.
+        # Within half a coarser pixel of the border, the value of the last pixel continues.
         edge = int(np.ceil(size / 2 / gsd)) if gsd < size else 0
         inner = np.s_[edge : band.shape[0] - edge, edge : band.shape[1] - edge]
         assert np.allclose(band[inner], expected[inner], atol=2e-6), size
@@ -70,7 +70,7 @@ def test_a_ramp_comes_back_at_the_centres_of_the_pixels(ramps, gsd):
 
 @given(st.data())
 @settings(max_examples=40, deadline=None)
-def test_windows_read_apart_equal_one_whole_read(noisy, data):
+def test_reader_windows_equal_the_whole_scene(noisy, data):
     scene, wholes = noisy
     gsd = data.draw(st.sampled_from(sorted(wholes)))
     grid, (whole, whole_valid) = working_grid(scene, gsd), wholes[gsd]
@@ -87,7 +87,7 @@ def test_windows_read_apart_equal_one_whole_read(noisy, data):
 
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory):
-    """Random bands with holes and clouds, and what reading each working grid whole gives."""
+    """Random bands with holes and clouds, and a whole read of each working grid."""
     rng = np.random.default_rng(1)
     bands = {gsd: rng.integers(1, 9000, (ROWS_M // gsd, COLS_M // gsd)) for gsd in SIZES}
     for values in bands.values():
@@ -99,7 +99,7 @@ def noisy(tmp_path_factory):
 
 @given(heights=st.lists(st.integers(1, 9), min_size=1, max_size=20), gsd=st.sampled_from([10, 20, 30, 60]))
 @settings(max_examples=30, deadline=None)
-def test_strips_of_any_height_with_overlap_and_jumps_equal_the_whole(noisy, heights, gsd):
+def test_reader_strips_of_any_height_equal_the_whole_scene(noisy, heights, gsd):
     scene, wholes = noisy
     grid, (whole, whole_valid) = working_grid(scene, gsd), wholes[gsd]
     with SceneReader(scene, grid) as reader:
@@ -112,7 +112,7 @@ def test_strips_of_any_height_with_overlap_and_jumps_equal_the_whole(noisy, heig
             row = (row + height - height // 3) % grid.height
 
 
-def test_blocks_are_decoded_once_in_strips(tmp_path, monkeypatch):
+def test_reader_decodes_each_block_once_in_strips(tmp_path, monkeypatch):
     from ms2hs.scenes import reader as module
 
     values = dn_of([[0.2] * 12], (512, 300))
@@ -133,8 +133,8 @@ def test_blocks_are_decoded_once_in_strips(tmp_path, monkeypatch):
     assert np.array_equal(np.concatenate(strips, axis=1), values.astype(np.float32) * np.float32(1e-4))
 
 
-def test_coarser_pixels_are_averages_of_the_valid_finer_ones(noisy):
-    """Against loops over 30 m pixels: 9 pixels of the 10 m band, each with the class at its centre."""
+def test_reader_averages_valid_pixels_for_coarser_grids(noisy):
+    """Compared with loops over 30 m pixels: 9 pixels of the 10 m band, each with the class at its centre."""
     scene, wholes = noisy
     reflectance, valid = wholes[30]
     with SceneReader(scene, scene.grid) as reader:
@@ -155,8 +155,8 @@ def test_coarser_pixels_are_averages_of_the_valid_finer_ones(noisy):
                 assert (reflectance[:, row, col] == 0).all()
 
 
-def test_validity_is_half_of_the_area_in_every_band(noisy):
-    """The same rule by brute force: everything is laid out in pixels of 5 m."""
+def test_reader_pixel_is_valid_from_half_of_its_area_in_every_band(noisy):
+    """The same rule by brute force, with all layers in pixels of 5 m."""
     scene, wholes = noisy
 
     def fine(values, gsd):
@@ -164,7 +164,7 @@ def test_validity_is_half_of_the_area_in_every_band(noisy):
 
     with SceneReader(scene, scene.grid) as reader:
         stored = [layer.dataset.read(1) for layer in reader._layers]
-        usable = RULES["scl"](reader._quality.dataset.read(1))
+        usable = QUALITY_LAYERS["scl"].flags(reader._quality.dataset.read(1)).valid
     for gsd, (_, valid) in wholes.items():
         expected = np.ones(valid.shape, bool)
         for size, dn in zip(SIZES, stored, strict=True):
@@ -177,7 +177,7 @@ def test_validity_is_half_of_the_area_in_every_band(noisy):
         assert 0.02 < valid.mean() < 0.98
 
 
-def test_invalid_never_bleeds_into_finer_pixels(tmp_path):
+def test_reader_keeps_invalid_out_of_finer_pixels(tmp_path):
     """A bright cloud in a 60 m pixel, and a hole, next to constant ground."""
     coarse = np.full((4, 6), 2000)
     coarse[1, 2] = 12000
@@ -196,7 +196,7 @@ def test_invalid_never_bleeds_into_finer_pixels(tmp_path):
             assert (band[~valid] == 0).all()
 
 
-def test_a_constant_stays_that_constant_at_every_gsd(tmp_path):
+def test_reader_keeps_a_constant_at_every_gsd(tmp_path):
     scene = make_scene(tmp_path, {gsd: np.full((ROWS_M // gsd, COLS_M // gsd), 3000) for gsd in SIZES})
     for gsd in (7, 10, 11.5, 13, 25, 30, 31, 45, 70, 100):
         reflectance, valid = read_all(scene, working_grid(scene, gsd))
@@ -209,7 +209,7 @@ def test_a_constant_stays_that_constant_at_every_gsd(tmp_path):
     count=st.integers(1, 12),
 )  # fmt: skip
 @settings(max_examples=300, deadline=None)
-def test_weights_are_positive_sum_to_one_and_keep_lines(start, step, size, first, count):
+def test_resampling_weights_are_positive_sum_to_one_and_keep_lines(start, step, size, first, count):
     axis = Axis(start, step, size)
     value, area = value_taps(axis, first, count), area_taps(axis, first, count)
     for taps in (value, area):
@@ -227,7 +227,7 @@ def test_weights_are_positive_sum_to_one_and_keep_lines(start, step, size, first
     assert np.allclose((value.weight * (value.index + 0.5)).sum(axis=1)[inner], centre[inner], atol=1e-3)
 
 
-def test_one_file_on_its_own_grid_is_read_as_it_is(s2_tif):
+def test_reader_returns_the_file_unchanged_on_its_own_grid(s2_tif):
     from ms2hs.scenes.formats import open_scene
 
     scene = open_scene(str(s2_tif))
@@ -242,7 +242,7 @@ def test_one_file_on_its_own_grid_is_read_as_it_is(s2_tif):
     assert np.array_equal(reflectance, dn_of([LEAVES, WATER, SAND]).astype(np.float32) * np.float32(1e-4))
 
 
-def test_a_scene_in_degrees_gets_square_pixels_in_metres(tmp_path):
+def test_working_grid_of_a_scene_in_degrees_is_square_in_metres(tmp_path):
     from rasterio import Affine
 
     from ms2hs.scenes.formats import open_scene
@@ -259,7 +259,7 @@ def test_a_scene_in_degrees_gets_square_pixels_in_metres(tmp_path):
     assert read_all(scene, grid)[1].all()
 
 
-def test_a_turned_scene_keeps_its_axes(tmp_path):
+def test_reader_keeps_the_axes_of_a_rotated_scene(tmp_path):
     from rasterio import Affine
 
     from ms2hs.scenes.formats import open_scene
@@ -275,14 +275,14 @@ def test_a_turned_scene_keeps_its_axes(tmp_path):
     assert np.allclose(reflectance.mean(), 0.2, atol=1e-3)
 
 
-def test_bands_on_another_grid_are_refused(tmp_path):
+def test_reader_refuses_bands_on_another_grid(tmp_path):
     scene = make_scene(tmp_path, {10: np.full((24, 36), 1000), 20: np.full((12, 18), 1000)})
     write_raster(tmp_path / "B05.tif", np.full((1, 12, 18), 1000, np.uint16), 20, crs="EPSG:32633")
     with pytest.raises(SceneError, match="band B05 has another grid"):
         SceneReader(scene, scene.grid).__enter__()
 
 
-def test_a_band_that_does_not_reach_leaves_the_rest_invalid(tmp_path):
+def test_reader_marks_pixels_beyond_a_band_invalid(tmp_path):
     scene = make_scene(tmp_path, {10: np.full((24, 36), 1000), 20: np.full((6, 18), 1000)})
     _, valid = read_all(scene, scene.grid)
     assert valid[:12].all()
@@ -293,25 +293,25 @@ def test_a_band_that_does_not_reach_leaves_the_rest_invalid(tmp_path):
             reader.read(20, 0, 8, 4)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_reader_names_a_missing_file(tmp_path):
     scene = make_scene(tmp_path, {10: np.full((24, 36), 1000), 20: np.full((12, 18), 1000)})
     (tmp_path / "B05.tif").unlink()
     with pytest.raises(SceneError, match=r"B05.tif: no such file"):
         SceneReader(scene, scene.grid).__enter__()
 
 
-def test_scl_and_fmask_say_what_is_ground():
+def test_quality_layers_flag_valid_pixels_and_snow():
     scl = np.arange(12, dtype=np.uint8)
-    assert [int(i) for i in scl[RULES["scl"](scl)]] == [2, 4, 5, 6, 7, 11]
-    assert [int(i) for i in scl[SNOW["scl"](scl)]] == [11]
+    assert [int(i) for i in scl[QUALITY_LAYERS["scl"].flags(scl).valid]] == [2, 4, 5, 6, 7, 11]
+    assert [int(i) for i in scl[QUALITY_LAYERS["scl"].flags(scl).snow]] == [11]
     fmask = np.arange(256).astype(np.uint8)
-    valid = RULES["fmask"](fmask)
+    valid = QUALITY_LAYERS["fmask"].flags(fmask).valid
     for number in range(256):
         cloudy = bool(number & 1 or number & 2 or number & 4 or number & 8)
         assert valid[number] == (not cloudy and number != 255)
     assert valid[[0, 16, 32, 64, 128, 192]].all()  # clear, snow, water, and any aerosol level
-    assert SNOW["fmask"](fmask)[[16, 48, 208]].all()
-    assert not SNOW["fmask"](fmask)[[0, 32, 255]].any()
+    assert QUALITY_LAYERS["fmask"].flags(fmask).snow[[16, 48, 208]].all()
+    assert not QUALITY_LAYERS["fmask"].flags(fmask).snow[[0, 32, 255]].any()
 
 
 def test_subset_finds_the_pixels_of_a_box():
@@ -337,12 +337,12 @@ def test_subset_finds_the_pixels_of_a_box():
         subset(PixelGrid(None, grid.transform, 100, 120), (10, 46, 11, 47))
 
 
-def test_a_size_of_nothing_is_refused(ramps):
+def test_working_grid_refuses_a_size_of_zero(ramps):
     with pytest.raises(SceneError, match="above 0"):
         working_grid(ramps, 0)
 
 
-def test_a_default_size_is_the_scenes(tmp_path):
+def test_working_grid_uses_the_default_gsd_of_the_scene(tmp_path):
     from dataclasses import replace
 
     scene = make_scene(tmp_path, {10: np.full((24, 36), 1000)})

@@ -1,4 +1,4 @@
-"""Sentinel-2 products as ESA delivers them, made small: folders and zips, offsets, resolutions, clouds."""
+"""Scenes from small Sentinel-2 SAFE products: folders and zips, offsets, resolutions, clouds."""
 
 import zipfile
 from pathlib import Path
@@ -10,8 +10,8 @@ from conftest import NORTH, S2_BANDS, WEST, write_raster
 from ms2hs.errors import SceneError
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.formats import open_scene
-from ms2hs.scenes.radiometry import offset_warnings
 from ms2hs.scenes.reader import SceneReader
+from ms2hs.scenes.reflectance_check import offset_warnings
 from ms2hs.scenes.scene import Asset, Scene, SceneOptions, working_grid
 
 NAME = "S2B_MSIL2A_20240601T102021_N0510_R065_T32TNT_20240601T140000.SAFE"
@@ -58,7 +58,7 @@ def reflectance_of_band(name):
 
 
 def make_safe(folder: Path, *, offset=-1000, scl=4, driver="JP2OpenJPEG", **metadata) -> Path:
-    """A product of 360 m by 360 m; each band is constant, and one more by 0.1 where resolution is not the finest."""
+    """A product of 360 m by 360 m with constant bands; coarser resolutions of a band are brighter by 0.1."""
     path = folder / NAME
     lossless = {"QUALITY": "100", "REVERSIBLE": "YES"} if driver == "JP2OpenJPEG" else {}
     for name, sizes in {**RESOLUTIONS, "SCL": (20, 60)}.items():
@@ -95,7 +95,7 @@ def zip_of(path, target):
     return target
 
 
-def test_a_product_opens_with_its_own_metadata(safe):
+def test_safe_reads_the_metadata_of_the_product(safe):
     scene = open_scene(str(safe))
     assert scene.id == NAME.removesuffix(".SAFE")
     assert scene.source == "sentinel2b"
@@ -111,7 +111,7 @@ def test_a_product_opens_with_its_own_metadata(safe):
     assert Scene.from_json(scene.to_json()) == scene
 
 
-def test_each_band_is_read_at_its_finest_resolution(safe):
+def test_safe_uses_the_finest_resolution_of_each_band(safe):
     scene = open_scene(str(safe))
     for asset in scene.assets:
         assert asset.href.endswith(f"_{asset.name}_{RESOLUTIONS[asset.name][0]}m.jp2")
@@ -124,7 +124,7 @@ def test_each_band_is_read_at_its_finest_resolution(safe):
         assert offset_warnings(scene, reflectance[:, valid]) == ()
 
 
-def test_the_working_grid_of_a_tile_is_that_of_hls(safe):
+def test_working_grid_of_a_tile_is_the_hls_grid(safe):
     from dataclasses import replace
 
     scene = open_scene(str(safe))
@@ -134,7 +134,7 @@ def test_the_working_grid_of_a_tile_is_that_of_hls(safe):
 
 
 @pytest.mark.parametrize("how", ["zip", "metadata", "parent"])
-def test_the_zip_and_other_paths_give_the_same(safe, tmp_path, how):
+def test_safe_opens_zip_metadata_file_and_parent_folder(safe, tmp_path, how):
     path = {"metadata": safe / "MTD_MSIL2A.xml", "parent": safe.parent}.get(how)
     path = path or zip_of(safe, tmp_path / "a product.zip")
     scene = open_scene(str(path))
@@ -143,7 +143,7 @@ def test_the_zip_and_other_paths_give_the_same(safe, tmp_path, how):
     assert np.array_equal(read_all(scene)[0], read_all(whole)[0])
 
 
-def test_offsets_are_each_bands_own(tmp_path):
+def test_safe_reads_the_offset_of_each_band(tmp_path):
     own = [-1000 - 10 * i for i in range(13)]
     scene = open_scene(str(make_safe(tmp_path, driver="GTiff", offsets=offsets_xml(own))))
     assert {asset.name: asset.dn_offset for asset in scene.assets} == {
@@ -155,15 +155,15 @@ def test_offsets_are_each_bands_own(tmp_path):
     ("baseline", "offset"),
     [("02.14", 0.0), ("03.01", 0.0), ("04.00", -1000.0), ("05.11", -1000.0), ("99.99", 0.0), ("", 0.0)],
 )
-def test_without_a_list_the_baseline_decides_and_never_the_date(tmp_path, baseline, offset):
-    """The name and the time say June 2024 in every case."""
+def test_safe_without_listed_offsets_uses_the_baseline(tmp_path, baseline, offset):
+    """Name and time are June 2024 in every case."""
     path = make_safe(tmp_path, driver="GTiff", offset=int(offset), offsets="", baseline=baseline)
     scene = open_scene(str(path))
     assert {asset.dn_offset for asset in scene.assets} == {offset}
     assert (baseline or "unknown") in scene.offset_rule
 
 
-def test_quantification_and_the_users_offset(tmp_path):
+def test_safe_uses_quantification_and_the_users_offset(tmp_path):
     path = make_safe(tmp_path, driver="GTiff", quantification="20000")
     assert {asset.dn_scale for asset in open_scene(str(path)).assets} == {5e-5}
     scene = open_scene(str(path), SceneOptions(dn_offset=0))
@@ -180,7 +180,7 @@ def test_quantification_and_the_users_offset(tmp_path):
         ("", "renamed", "sentinel2a"),
     ],
 )
-def test_the_platform_comes_from_the_metadata(tmp_path, spacecraft, name, source):
+def test_safe_reads_the_platform_from_the_metadata(tmp_path, spacecraft, name, source):
     path = make_safe(tmp_path, driver="GTiff", spacecraft=spacecraft, name=name)
     scene = open_scene(str(path))
     assert scene.source == source
@@ -200,13 +200,13 @@ def test_cloud_shadow_and_cirrus_are_invalid_unless_kept(tmp_path, scl):
     assert read_all(open_scene(str(path), SceneOptions(quality=False)))[1].all()
 
 
-def test_a_missing_band_is_named(safe, tmp_path):
+def test_safe_names_a_missing_band(safe, tmp_path):
     archive = zip_of(safe, tmp_path / "x.zip")
     with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(tmp_path / "y.zip", "w") as part:
         for name in whole.namelist():
             if "_B09_" not in name:
                 part.writestr(name, whole.read(name))
-    with pytest.raises(SceneError, match="no image of B09; there are B01, B02"):
+    with pytest.raises(SceneError, match="no image of B09; available: B01, B02"):
         open_scene(str(tmp_path / "y.zip"))
     scene = open_scene(str(tmp_path / "y.zip"), SceneOptions(bands=tuple(name for name in S2_BANDS if name != "B09")))
     assert len(scene.assets) == 11
@@ -214,7 +214,7 @@ def test_a_missing_band_is_named(safe, tmp_path):
         open_scene(str(safe), SceneOptions(bands=("B02", "B03", "B04")))
 
 
-def test_without_a_classification_the_user_is_told(tmp_path):
+def test_safe_without_scene_classification_has_a_note(tmp_path):
     path = make_safe(tmp_path, driver="GTiff")
     for file in path.rglob("*_SCL_*"):
         file.unlink()
@@ -223,7 +223,7 @@ def test_without_a_classification_the_user_is_told(tmp_path):
     assert "SCL" in scene.notes[0]
 
 
-def test_level_1c_is_refused(tmp_path):
+def test_safe_refuses_level_1c(tmp_path):
     folder = tmp_path / "S2A_MSIL1C_20240601T102021_N0510_R065_T32TNT_20240601T140000.SAFE"
     (folder / "GRANULE").mkdir(parents=True)
     (folder / "MTD_MSIL1C.xml").write_text("<x/>")
@@ -235,23 +235,23 @@ def test_level_1c_is_refused(tmp_path):
         open_scene(str(folder / "MTD_MSIL1C.xml"))
 
 
-def test_damaged_products_are_errors(safe, tmp_path):
+def test_safe_reports_damaged_products(safe, tmp_path):
     archive = zip_of(safe, tmp_path / "x.zip")
     whole = archive.read_bytes()
     archive.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(SceneError, match=r"x\.zip: not a zip"):
+    with pytest.raises(SceneError, match=r"x\.zip: not a readable zip"):
         open_scene(str(archive))
     (tmp_path / "a.SAFE").mkdir()
     with pytest.raises(SceneError, match=r"no MTD_MSIL2A\.xml"):
         open_scene(str(tmp_path / "a.SAFE"))
     (tmp_path / "folder").mkdir()
-    with pytest.raises(SceneError, match="folder of nothing that is known"):
+    with pytest.raises(SceneError, match="a folder of unknown format"):
         open_scene(str(tmp_path / "folder"))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
-def test_a_cut_image_of_many_tiles_is_an_error_and_no_holes(tmp_path, share):
-    """GDAL reads the tiles beyond the end as zeros, which would pass for the border of the image."""
+def test_truncated_jpeg_2000_is_an_error(tmp_path, share):
+    """GDAL reads the missing tiles as zeros, which look like the border of the image."""
     values = np.random.default_rng(0).integers(1000, 5000, (1, 256, 256)).astype(np.uint16)
     options = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES", "BLOCKXSIZE": 64, "BLOCKYSIZE": 64}
     path = write_raster(tmp_path / "B02.jp2", values, **options)
@@ -264,7 +264,7 @@ def test_a_cut_image_of_many_tiles_is_an_error_and_no_holes(tmp_path, share):
         read_all(scene)
 
 
-def test_damaged_metadata_and_images_are_errors(tmp_path):
+def test_safe_reports_damaged_metadata_and_images(tmp_path):
     path = make_safe(tmp_path)
     scene = open_scene(str(path))
     image = next(path.rglob("*_B11_20m.jp2"))
@@ -279,5 +279,5 @@ def test_damaged_metadata_and_images_are_errors(tmp_path):
         text.replace(">10000<", ">x<"),
     ):
         metadata.write_text(damaged)
-        with pytest.raises(SceneError, match=r"its MTD_MSIL2A\.xml is damaged"):
+        with pytest.raises(SceneError, match=r"SAFE: MTD_MSIL2A\.xml is damaged"):
             open_scene(str(path))

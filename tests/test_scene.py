@@ -1,4 +1,4 @@
-"""Which scene a GeoTIFF is: sensor, bands, scale and offset, and what is refused."""
+"""Scenes from GeoTIFFs: recognition of sensor and bands, scale and offset, and refused files."""
 
 import json
 import os
@@ -18,8 +18,9 @@ from ms2hs.raster.header import Wavelength
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import canonical, match_wavelengths
 from ms2hs.scenes.formats import open_scene
-from ms2hs.scenes.radiometry import from_file, offset_warnings
+from ms2hs.scenes.radiometry import rule_of_raster
 from ms2hs.scenes.reader import SceneReader
+from ms2hs.scenes.reflectance_check import offset_warnings
 from ms2hs.scenes.scene import Asset, Scene, SceneOptions
 from ms2hs.spectra.sensors import load_sensor
 
@@ -36,7 +37,7 @@ def reflectance_of(scene):
         return reader.read(0, 0, scene.grid.height, scene.grid.width)
 
 
-# --- which bands ------------------------------------------------------------------------------------------------
+# --- bands ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -47,27 +48,27 @@ def reflectance_of(scene):
         ("NIR08", "B8A"), ("B001", None), ("B043 650.1 nm", None), ("NDVI", None), ("", None), ("SCL", None),
     ],
 )  # fmt: skip
-def test_descriptions_name_bands(text, name):
-    found = canonical(text)
+def test_canonical_finds_the_band_name_in_a_description(text, name):
+    found = canonical(text, "sentinel2a")
     assert found == (name if text != "S2A_B8A" else "B8A")
 
 
 @given(st.permutations(range(12)), st.sampled_from(["sentinel2a", "sentinel2b", "sentinel2c"]))
 @settings(max_examples=30, deadline=None)
-def test_wavelengths_in_any_order_are_put_to_their_bands(order, source):
+def test_match_wavelengths_works_in_any_order(order, source):
     grid = load_sensor(source).grid
     found = [Wavelength(float(grid.wavelength_nm[i]), float(grid.fwhm_nm[i])) for i in order]
     # Whichever of the three took the scene, sentinel2a's table finds the same bands.
     assert match_wavelengths(found, "sentinel2a") == [grid.names[i] for i in order]
 
 
-def test_nominal_wavelengths_are_recognised_too():
+def test_match_wavelengths_accepts_nominal_centres():
     nominal = [443, 490, 560, 665, 705, 740, 783, 842, 865, 945, 1610, 2190]
     assert match_wavelengths([Wavelength(nm, None) for nm in nominal], "sentinel2a") == list(S2_BANDS)
 
 
 @pytest.mark.parametrize("style", ["B{}", "b{}", "Band {}", "{} reflectance of B{}"])
-def test_bands_are_recognised_by_description(tmp_path, style):
+def test_geotiff_identifies_bands_by_description(tmp_path, style):
     short = [name[0] + name[1:].lstrip("0") for name in S2_BANDS]
     texts = [style.format(name[1:], name[1:]) for name in short]
     scene = open_scene(str(write_raster(tmp_path / "x.tif", MIXED, descriptions=texts)))
@@ -75,7 +76,7 @@ def test_bands_are_recognised_by_description(tmp_path, style):
     assert scene.spectral.names == S2_BANDS
 
 
-def test_bands_in_another_order_keep_the_order_of_the_file(tmp_path):
+def test_geotiff_keeps_the_band_order_of_the_file(tmp_path):
     order = [8, 2, 11, 0, 1, 3, 4, 5, 6, 7, 9, 10]
     names = tuple(S2_BANDS[i] for i in order)
     scene = open_scene(str(write_raster(tmp_path / "x.tif", MIXED[order], descriptions=names)))
@@ -83,7 +84,7 @@ def test_bands_in_another_order_keep_the_order_of_the_file(tmp_path):
     assert np.array_equal(reflectance_of(scene)[0], MIXED[order].astype(np.float32) * np.float32(1e-4))
 
 
-def test_bands_are_recognised_by_imagery_wavelengths(tmp_path):
+def test_geotiff_identifies_bands_by_imagery_wavelengths(tmp_path):
     grid = load_sensor("sentinel2b").grid
     tags = [
         {"CENTRAL_WAVELENGTH_UM": f"{nm / 1000:.5f}", "FWHM_UM": f"{width / 1000:.5f}"}
@@ -93,7 +94,7 @@ def test_bands_are_recognised_by_imagery_wavelengths(tmp_path):
     assert (scene.source, names_of(scene)) == ("sentinel2b", S2_BANDS)
 
 
-def test_user_names_bands_in_file_order_and_skips_one(tmp_path):
+def test_geotiff_takes_the_users_band_names_in_file_order(tmp_path):
     values = np.concatenate([MIXED[:1] * 0 + 7, MIXED])
     path = str(write_raster(tmp_path / "x.tif", values))
     scene = open_scene(path, SceneOptions(bands=("-", *S2_BANDS)))
@@ -108,7 +109,7 @@ def test_user_names_bands_in_file_order_and_skips_one(tmp_path):
         open_scene(path, SceneOptions(bands=("B02", *S2_BANDS)))
 
 
-def test_ten_bands_are_enough_and_nine_are_not(tmp_path):
+def test_geotiff_requires_ten_sentinel2_bands(tmp_path):
     path = write_raster(tmp_path / "ten.tif", MIXED[:10], descriptions=S2_BANDS[:10])
     assert len(open_scene(str(path)).assets) == 10
     path = write_raster(tmp_path / "nine.tif", MIXED[:9], descriptions=S2_BANDS[:9])
@@ -119,7 +120,7 @@ def test_ten_bands_are_enough_and_nine_are_not(tmp_path):
         open_scene(str(path))
 
 
-def test_other_sensors_with_wavelengths_are_custom(tmp_path):
+def test_geotiff_with_other_wavelengths_is_custom(tmp_path):
     nm = [450, 550, 660, 830, 1640, 2600]
     tags = [{"wavelength": str(value), "wavelength_units": "Nanometers"} for value in nm]
     scene = open_scene(str(write_raster(tmp_path / "x.tif", MIXED[:6], band_tags={"": tags})))
@@ -131,8 +132,8 @@ def test_other_sensors_with_wavelengths_are_custom(tmp_path):
     assert len(scene.spectral) == 5
 
 
-def test_a_hyperspectral_cube_is_not_taken_for_sentinel2(tmp_path):
-    """Bands called `Band 1` ... whose wavelengths say otherwise, and bands near every one of Sentinel-2's."""
+def test_geotiff_does_not_mistake_a_hyperspectral_cube_for_sentinel2(tmp_path):
+    """Bands named `Band 1` ... whose wavelengths contradict the names, some near each Sentinel-2 band."""
     nm = np.linspace(420, 2450, 200)
     cube = np.full((200, 3, 4), 2000, np.uint16)
     tags = [{"CENTRAL_WAVELENGTH_UM": f"{value / 1000:.4f}", "FWHM_UM": "0.010"} for value in nm]
@@ -142,7 +143,7 @@ def test_a_hyperspectral_cube_is_not_taken_for_sentinel2(tmp_path):
     assert scene.fwhm_nm == pytest.approx([10.0] * 200)
 
 
-# --- which sensor -----------------------------------------------------------------------------------------------
+# --- sensor -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -157,13 +158,13 @@ def test_a_hyperspectral_cube_is_not_taken_for_sentinel2(tmp_path):
         ("S2_composite.tif", {}, None),
     ],
 )
-def test_platform_is_read_from_name_and_tags(tmp_path, name, tags, source):
+def test_recognition_reads_the_platform_from_name_and_tags(tmp_path, name, tags, source):
     scene = open_scene(str(write_raster(tmp_path / name, MIXED, descriptions=S2_BANDS, tags=tags)))
     assert scene.source == (source or "sentinel2a")
     assert any("taken as sentinel2a" in note for note in scene.notes) == (source is None)
 
 
-def test_user_decides_the_sensor(s2_tif):
+def test_source_of_the_user_takes_precedence(s2_tif):
     assert open_scene(str(s2_tif), SceneOptions(source="sentinel2c")).source == "sentinel2c"
     scene = open_scene(str(s2_tif), SceneOptions(source="hls_s30"))
     assert len(scene.assets) == 11  # B09 is top of atmosphere there
@@ -176,7 +177,7 @@ def test_user_decides_the_sensor(s2_tif):
 L30 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B09", "B10", "B11")
 
 
-def test_landsat_numbering_needs_to_be_said(tmp_path):
+def test_landsat_numbering_requires_a_source(tmp_path):
     path = str(write_raster(tmp_path / "hls_L30_chip.tif", MIXED[:10], descriptions=L30))
     with pytest.raises(SceneError, match="--source hls_l30"):
         open_scene(path)
@@ -197,20 +198,20 @@ def test_landsat_numbering_needs_to_be_said(tmp_path):
         ("x.tif", {}, (*S2_BANDS[:10], "B10", *S2_BANDS[10:])),
     ],
 )
-def test_level_1c_is_refused(tmp_path, name, tags, bands):
+def test_geotiff_refuses_level_1c(tmp_path, name, tags, bands):
     values = np.resize(MIXED, (len(bands), *MIXED.shape[1:]))
     path = write_raster(tmp_path / name, values, descriptions=bands, tags=tags)
     with pytest.raises(SceneError, match=r"level 1C.*(level 2A)"):
         open_scene(str(path))
 
 
-def test_level_2a_may_name_its_level_1c_parent(tmp_path):
+def test_geotiff_of_level_2a_may_name_its_level_1c_product(tmp_path):
     tags = {"PRODUCT_URI_1C": "S2A_MSIL1C_20170617T113321.SAFE", "PRODUCT_URI_2A": "S2A_MSIL2A_20170617T113321.SAFE"}
     path = write_raster(tmp_path / "x.tif", MIXED, descriptions=S2_BANDS, tags=tags)
     assert open_scene(str(path)).source == "sentinel2a"
 
 
-def test_our_own_results_are_refused(tmp_path):
+def test_geotiff_refuses_output_of_ms2hs(tmp_path):
     path = write_raster(tmp_path / "x.tif", MIXED, descriptions=S2_BANDS, tags={"MS2HS_SYNTHETIC": "YES"})
     with pytest.raises(SceneError, match="made by ms2hs"):
         open_scene(str(path))
@@ -220,14 +221,14 @@ def test_our_own_results_are_refused(tmp_path):
 
 
 @given(scale=st.sampled_from([1e-4, 2e-4, 1e-5, 0.01]), dn_offset=st.integers(-2000, 2000))
-def test_the_files_own_scale_and_offset_count(scale, dn_offset):
-    found = from_file("uint16", [scale] * 3, [dn_offset * scale] * 3, None, None)
+def test_radiometry_uses_the_scale_and_offset_of_the_file(scale, dn_offset):
+    found = rule_of_raster(["uint16"] * 3, [scale] * 3, [dn_offset * scale] * 3)
     assert found.dn_scale == (scale,) * 3
     assert found.dn_offset == pytest.approx((dn_offset,) * 3, abs=1e-5)
-    assert "own scale" in found.rule
+    assert "own scale" in found.description
 
 
-def test_offset_rules_in_the_pixels(tmp_path):
+def test_reader_applies_each_offset_rule(tmp_path):
     plain = reflectance_of(open_scene(str(write_raster(tmp_path / "a.tif", MIXED, descriptions=S2_BANDS))))[0]
     own = write_raster(tmp_path / "b.tif", MIXED + np.uint16(1000), descriptions=S2_BANDS, scale=1e-4, offset=-0.1)
     scene = open_scene(str(own))
@@ -241,8 +242,8 @@ def test_offset_rules_in_the_pixels(tmp_path):
     assert np.array_equal(reflectance_of(open_scene(str(floats)))[0], plain)
 
 
-def test_a_late_date_decides_nothing(tmp_path):
-    """Collection 1 gives old scenes the offset, and some archives take it out of new ones."""
+def test_radiometry_ignores_the_date(tmp_path):
+    """Old scenes of Collection 1 have the offset, and some archives subtract it from new scenes."""
     tags = {"DATATAKE_SENSING_START": "2024-06-01T10:20:21Z"}
     path = write_raster(tmp_path / "S2A_MSIL2A_20240601T102021.tif", MIXED, descriptions=S2_BANDS, tags=tags)
     assert {asset.dn_offset for asset in open_scene(str(path)).assets} == {0.0}
@@ -257,16 +258,16 @@ def test_a_late_date_decides_nothing(tmp_path):
         ("float32", [1, 1], [0, 0], 3700.0, "99th percentile 3700 .*--dn-offset"),
         ("uint8", [1, 1], [0, 0], None, "8-bit"),
         ("complex64", [1, 1], [0, 0], None, "complex64"),
-        ("uint16", [1e-4, 1], [0, 0], None, "every band, or none"),
+        ("uint16", [1e-4, 1], [0, 0], None, "every band, or for none"),
         ("uint16", [1, 1], [-1000, -1000], None, "offset -1000"),
     ],
 )
-def test_numbers_that_cannot_be_told_are_refused(dtype, scales, offsets, p99, text):
+def test_radiometry_refuses_numbers_that_may_not_be_reflectance(dtype, scales, offsets, p99, text):
     with pytest.raises(SceneError, match=text):
-        from_file(dtype, scales, offsets, p99, None)
+        rule_of_raster([dtype] * 2, scales, offsets, p99=p99)
 
 
-def test_floats_are_refused_or_taken_at_their_word(tmp_path):
+def test_radiometry_takes_large_floats_only_with_an_offset(tmp_path):
     path = str(write_raster(tmp_path / "x.tif", MIXED.astype(np.float32), descriptions=S2_BANDS))
     with pytest.raises(SceneError, match=r"x.tif: floats"):
         open_scene(path)
@@ -274,7 +275,7 @@ def test_floats_are_refused_or_taken_at_their_word(tmp_path):
     assert np.allclose(reflectance_of(scene)[0], MIXED * 1e-4)
 
 
-def test_nodata_is_the_declared_one_else_zero(tmp_path):
+def test_nodata_is_the_declared_value_else_zero(tmp_path):
     values = MIXED.copy()
     values[4, 0, 0] = 0
     values[:, 1, 1] = 0
@@ -296,7 +297,7 @@ def test_nodata_is_the_declared_one_else_zero(tmp_path):
     json.loads(scene.to_json(), parse_constant=pytest.fail)
 
 
-def test_a_mask_in_the_file_counts(tmp_path):
+def test_reader_applies_the_mask_of_the_file(tmp_path):
     path = write_raster(tmp_path / "x.tif", MIXED, descriptions=S2_BANDS, nodata=None)
     drawn = np.full(MIXED.shape[1:], 255, np.uint8)
     drawn[3:5, 6:] = 0
@@ -308,8 +309,8 @@ def test_a_mask_in_the_file_counts(tmp_path):
     assert (reflectance[:, ~valid] == 0).all()
 
 
-def test_landsat_has_a_scale_of_its_own(tmp_path):
-    """USGS files do not carry it: with 1e-4 they would be four times too bright."""
+def test_radiometry_uses_the_scale_of_landsat(tmp_path):
+    """USGS files do not declare it: with 1e-4 they would be four times too bright."""
     names = [f"SR_B{i}" for i in range(1, 8)]
     path = write_raster(tmp_path / "LC08_L2SP_193027_20240601_20240611_02_T1.tif", MIXED[:7], descriptions=names)
     scene = open_scene(str(path))
@@ -341,7 +342,7 @@ LAVA = (0.105, 0.106, 0.108, 0.11, 0.112, 0.115, 0.118, 0.12, 0.12, 0.12, 0.15, 
 
 
 @pytest.mark.parametrize("spectra", [[LEAVES], [WATER], [LEAVES, WATER, SAND], [LEAVES, SAND]])
-def test_a_constant_left_in_is_noticed(tmp_path, spectra):
+def test_offset_warnings_find_a_remaining_offset(tmp_path, spectra):
     assert "constant of +0.1" in warnings_of(tmp_path, spectra, 0.1)
     assert not warnings_of(tmp_path, spectra, 0.1, dn_offset=-1000)
     assert not warnings_of(tmp_path, spectra)
@@ -350,20 +351,20 @@ def test_a_constant_left_in_is_noticed(tmp_path, spectra):
 @pytest.mark.parametrize(
     "spectra", [[SAND], [SNOW], [GREY_SAND], [SPARSE], [HAZY_LEAVES], [LAVA], [LEAVES, SNOW], [GREY_SAND, SPARSE]]
 )
-def test_bright_and_hazy_scenes_raise_no_alarm(tmp_path, spectra):
+def test_offset_warnings_accept_bright_and_hazy_scenes(tmp_path, spectra):
     assert "constant" not in warnings_of(tmp_path, spectra)
 
 
-def test_negative_reflectance_is_noticed(tmp_path):
+def test_offset_warnings_find_negative_reflectance(tmp_path):
     assert "negative" in warnings_of(tmp_path, [LEAVES], dn_offset=-1000)
     assert "negative" not in warnings_of(tmp_path, [LEAVES] * 25 + [tuple(np.subtract(WATER, 0.01))])
 
 
-def test_reflectance_of_65535ths_is_noticed(tmp_path):
+def test_offset_warnings_find_a_scale_of_65535(tmp_path):
     assert "scale" in warnings_of(tmp_path, [np.multiply(SAND, 6.5535)])
 
 
-def test_an_empty_scene_warns_of_nothing(tmp_path):
+def test_offset_warnings_of_an_empty_scene_are_empty(tmp_path):
     path = write_raster(tmp_path / "x.tif", MIXED * 0, descriptions=S2_BANDS)
     assert warned_of(open_scene(str(path))) == ()
 
@@ -371,7 +372,7 @@ def test_an_empty_scene_warns_of_nothing(tmp_path):
 # --- the file and its grid --------------------------------------------------------------------------------------
 
 
-def test_a_scene_goes_through_json(s2_tif):
+def test_scene_survives_json(s2_tif):
     scene = open_scene(str(s2_tif))
     assert Scene.from_json(scene.to_json()) == scene
     custom = Scene(
@@ -381,7 +382,7 @@ def test_a_scene_goes_through_json(s2_tif):
     assert Scene.from_json(custom.to_json()) == custom
 
 
-def test_an_adjusted_scene_has_another_rule_and_nothing_else(s2_tif):
+def test_scene_adjusted_changes_scale_and_offset_only(s2_tif):
     scene = open_scene(str(s2_tif))
     other = scene.adjusted({"B03": (1.1, -0.02), "B99": (3.0, 1.0)})
     dn = np.arange(0.0, 10_000, 7)
@@ -392,7 +393,7 @@ def test_an_adjusted_scene_has_another_rule_and_nothing_else(s2_tif):
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_no_georeference_is_a_note(tmp_path):
+def test_missing_georeference_is_a_note(tmp_path):
     path = write_raster(tmp_path / "x.tif", MIXED, descriptions=S2_BANDS, crs=None, transform=None)
     with warnings.catch_warnings(action="error"):
         scene = open_scene(str(path))
@@ -402,7 +403,7 @@ def test_no_georeference_is_a_note(tmp_path):
     assert valid.all()
 
 
-def test_missing_and_foreign_files(tmp_path):
+def test_open_scene_names_missing_and_unreadable_files(tmp_path):
     with pytest.raises(SceneError, match="no such file"):
         open_scene(str(tmp_path / "none.tif"))
     (tmp_path / "text.tif").write_text("not a raster")
@@ -415,7 +416,7 @@ TILED = {"tiled": True, "blockxsize": 64, "blockysize": 64}
 
 @pytest.mark.parametrize("options", [{}, {"compress": "deflate"}, TILED, {"driver": "COG"}])
 @pytest.mark.parametrize("interleave", ["band", "pixel"])
-def test_a_tiff_that_was_cut_short_is_an_error_and_no_zeros(tmp_path, options, interleave):
+def test_truncated_tiff_is_an_error(tmp_path, options, interleave):
     rng = np.random.default_rng(0)
     values = rng.integers(100, 5000, (12, 192, 200)).astype(np.uint16)
     path = write_raster(tmp_path / "x.tif", values, descriptions=S2_BANDS, interleave=interleave, **options)
@@ -430,7 +431,7 @@ def test_a_tiff_that_was_cut_short_is_an_error_and_no_zeros(tmp_path, options, i
 
 
 @pytest.mark.skipif(not DATA, reason="MS2HS_DATA is not set: no real scenes")
-def test_real_scenes_open_and_only_the_raw_one_warns():
+def test_real_scenes_open_and_only_the_raw_scene_warns():
     files = sorted(Path(DATA, "sentinel2").glob("*.tif"))
     assert len(files) == 12
     for path in files:

@@ -1,4 +1,4 @@
-"""Errors of a product: of the size that was asked, common to what they should be common to."""
+"""Simulated product errors: size, and correlation between bands and pixels."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ SCENES = 400
 
 
 def errors(artefacts, level=0.5, shape=(2, 12), scenes=SCENES):
-    """(scene, band, row, col) what is added to an even scene."""
+    """(scene, band, row, col) error added to an even scene."""
     even = np.full((BANDS, *shape), level, np.float32)
     return np.stack([disturb(even, GRID, artefacts, np.random.default_rng(seed)) - even for seed in range(scenes)])
 
@@ -31,7 +31,7 @@ def only(**kinds):
     return replace(SensorErrors.none(), **kinds)
 
 
-def test_defaults_are_what_models_are_scored_with():
+def test_sensor_errors_defaults_equal_those_of_scoring():
     found = SensorErrors()
     assert (found.gain, found.offset, found.pixel) == (
         TYPICAL_INPUT_ERROR.gain,
@@ -44,7 +44,7 @@ def test_defaults_are_what_models_are_scored_with():
 
 @given(seed=st.integers(0, 99), high=st.floats(0.01, 2))
 @settings(max_examples=20, deadline=None)
-def test_no_error_changes_nothing(seed, high):
+def test_disturb_without_errors_changes_nothing(seed, high):
     rng = np.random.default_rng(seed)
     scene = rng.uniform(-0.05, high, (BANDS, 3, 4)).astype(np.float32)
     scene[rng.uniform(size=scene.shape) < 0.2] = np.nan
@@ -53,7 +53,7 @@ def test_no_error_changes_nothing(seed, high):
 
 @given(seed=st.integers(0, 99))
 @settings(max_examples=20, deadline=None)
-def test_unknown_stays_unknown_and_the_rest_is_known(seed):
+def test_disturb_keeps_unknown_values(seed):
     rng = np.random.default_rng(seed)
     scene = rng.uniform(0, 0.5, (12, 5, 6)).astype(np.float32)
     scene[rng.uniform(size=scene.shape) < 0.3] = np.nan
@@ -65,7 +65,7 @@ def test_unknown_stays_unknown_and_the_rest_is_known(seed):
     assert (found != scene)[np.isfinite(scene)].mean() > 0.99
 
 
-def test_a_seed_says_all():
+def test_disturb_is_reproducible():
     scene = np.full((BANDS, 4, 4), 0.3, np.float32)
     first, again, other = (disturb(scene, GRID, SensorErrors(), np.random.default_rng(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
@@ -73,7 +73,7 @@ def test_a_seed_says_all():
 
 
 @pytest.mark.parametrize("smooth", [0.0, 0.5, 1.0])
-def test_gain_and_offset_are_as_large_as_asked_and_common_to_a_band(smooth):
+def test_gain_and_offset_have_the_given_size_in_a_band(smooth):
     for kind, level, expected in (("gain", 0.5, 0.01), ("gain", 0.0, 0.0), ("offset", 0.5, 0.02)):
         found = errors(only(**{kind: 0.02}, smooth=smooth), level)
         np.testing.assert_allclose(found, found[:, :, :1, :1] + np.zeros_like(found), atol=1e-6)
@@ -81,7 +81,7 @@ def test_gain_and_offset_are_as_large_as_asked_and_common_to_a_band(smooth):
         assert np.abs(found.mean(axis=0)).max() < 0.25 * expected + 1e-9
 
 
-def test_smooth_errors_are_alike_in_neighbours_and_not_far_off():
+def test_smooth_errors_correlate_in_neighbouring_bands():
     correlation = {
         smooth: np.corrcoef(errors(only(offset=0.02, smooth=smooth))[:, :, 0, 0], rowvar=False)
         for smooth in (0, 0.5, 1)
@@ -93,13 +93,13 @@ def test_smooth_errors_are_alike_in_neighbours_and_not_far_off():
     assert abs(correlation[1][far]) < 0.2
 
 
-def test_noise_is_of_each_value():
+def test_pixel_noise_is_independent():
     found = errors(only(pixel=0.003), shape=(20, 20), scenes=5)
     assert found.std() == pytest.approx(0.003, rel=0.02)
     assert np.abs(np.corrcoef(found[0].reshape(BANDS, -1))[np.triu_indices(BANDS, 1)]).mean() < 0.06
 
 
-def test_water_vapour_aerosol_and_swir_are_where_they_belong():
+def test_water_vapour_aerosol_and_swir_affect_their_wavelengths():
     vapour = errors(only(water_vapour=0.04)).std(axis=(0, 2, 3))
     assert vapour[[band(940), band(1380), band(1900)]] == pytest.approx(0.02, rel=0.12)
     assert vapour[[band(660), band(1640), band(2200)]].max() < 1e-4
@@ -112,14 +112,14 @@ def test_water_vapour_aerosol_and_swir_are_where_they_belong():
     assert swir[GRID.wavelength_nm >= 1000] == pytest.approx(0.01, rel=0.12)
 
 
-def test_the_angle_of_view_tilts_a_scene_across():
+def test_view_error_is_linear_across_columns():
     found = errors(only(view=0.02))
     assert found[..., 0].std() == pytest.approx(0.01, rel=0.12)
     np.testing.assert_allclose(found[..., 0], -found[..., -1], atol=1e-6)
     np.testing.assert_allclose(np.diff(found, 2, axis=3), 0, atol=1e-6)
 
 
-def test_detectors_step_between_columns_alike_in_all_rows():
+def test_detector_errors_step_between_columns():
     found = errors(only(detector=0.02))
     assert found.std() == pytest.approx(0.01, rel=0.05)
     np.testing.assert_array_equal(found[:, :, 0], found[:, :, 1])
@@ -128,12 +128,12 @@ def test_detectors_step_between_columns_alike_in_all_rows():
     assert steps.mean() > 0.5
 
 
-def test_kinds_add_up():
+def test_error_variances_add_up():
     both = errors(only(offset=0.01, pixel=0.01, aerosol=0.01), scenes=SCENES)
     assert both[:, band(440)].std() == pytest.approx(0.01 * np.sqrt(3), rel=0.1)
 
 
-def test_mistakes_are_told():
+def test_sensor_errors_refuse_invalid_values():
     with pytest.raises(ValueError, match="negative"):
         SensorErrors(gain=-0.1)
     with pytest.raises(ValueError, match="smooth"):

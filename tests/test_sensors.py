@@ -1,9 +1,18 @@
-"""Sensor tables: counts, order, sources, and what a user's own CSV may be."""
+"""Sensor tables: counts, order, citations, product facts, and tables of users."""
+
+import shutil
 
 import numpy as np
 import pytest
+from conftest import LEAVES, S2_BANDS, dn_of, write_raster
+from stac_items import planetary_computer
 
 from ms2hs.errors import GridError, UnknownName
+from ms2hs.scenes.formats import open_scene
+from ms2hs.scenes.quality import QUALITY_LAYERS
+from ms2hs.scenes.radiometry import ITEM_RULES
+from ms2hs.scenes.stac_item import scene_of
+from ms2hs.spectra import sensors
 from ms2hs.spectra.sensors import RANGE_NM, load_sensor, sensor_names
 
 BANDS = {
@@ -23,13 +32,13 @@ BANDS = {
 }
 
 
-def test_every_sensor_is_listed_once_by_role():
+def test_sensor_names_list_each_sensor_once():
     assert sensor_names() == sorted(BANDS)
     assert sorted(sensor_names("source") + sensor_names("target")) == sorted(BANDS)
 
 
 @pytest.mark.parametrize("name", sorted(BANDS))
-def test_a_table_is_whole_and_names_its_source(name):
+def test_sensor_table_is_complete_and_cites_its_source(name):
     sensor = load_sensor(name)
     assert len(sensor.grid) == BANDS[name]
     assert sensor.title != name
@@ -39,7 +48,7 @@ def test_a_table_is_whole_and_names_its_source(name):
     assert (sensor.grid.response is not None) == (sensor.role == "source")
 
 
-def test_enmap_drops_the_water_bands_that_hyspecnet_drops():
+def test_enmap_omits_the_water_bands_of_hyspecnet():
     full, kept = load_sensor("enmap-224").grid, load_sensor("enmap").grid
     dropped = np.flatnonzero(~full.good)
     assert dropped.tolist() == [*range(126, 141), *range(160, 167)]
@@ -62,7 +71,7 @@ def test_hls_s30_uses_olis_responses_where_it_is_adjusted_to_oli():
     assert {"B09", "B10"}.isdisjoint(centre)  # top-of-atmosphere in HLS
 
 
-def test_a_table_of_ones_own_is_a_target(tmp_path):
+def test_load_sensor_reads_a_users_table_as_target(tmp_path):
     table = tmp_path / "mine.csv"
     table.write_text("center_nm,fwhm_nm\n500,10\n2200,12\n")
     sensor = load_sensor(str(table))
@@ -79,13 +88,41 @@ def test_a_table_of_ones_own_is_a_target(tmp_path):
         ("center_nm,fwhm_nm\nred,10\n", "not a table of bands"),
     ],
 )
-def test_a_table_that_cannot_serve_says_why(tmp_path, text, words):
+def test_load_sensor_reports_errors_in_a_table(tmp_path, text, words):
     table = tmp_path / "mine.csv"
     table.write_text(text)
     with pytest.raises(GridError, match=words):
         load_sensor(str(table))
 
 
-def test_an_unknown_sensor_lists_those_there_are():
+def test_load_sensor_lists_known_sensors():
     with pytest.raises(UnknownName, match="unknown sensor 'hyperion'; known: desis, emit"):
         load_sensor("hyperion")
+
+
+def test_sensor_requires_a_table_and_nothing_else(tmp_path, monkeypatch):
+    """A copy of Sentinel-2C's table for Sentinel-2D: its files are recognised, read and checked as Sentinel-2's."""
+    shutil.copytree(sensors.TABLES, tmp_path / "tables")
+    table = (tmp_path / "tables" / "sentinel2c.csv").read_text()
+    (tmp_path / "tables" / "sentinel2d.csv").write_text(table.replace("2C", "2D"))
+    monkeypatch.setattr(sensors, "TABLES", tmp_path / "tables")
+    load_sensor.cache_clear()
+    try:
+        path = write_raster(tmp_path / "S2D_MSIL2A.tif", dn_of([LEAVES]), descriptions=S2_BANDS)
+        scene = open_scene(str(path))
+        assert (scene.source, scene.notes) == ("sentinel2d", ())
+        assert {asset.nodata for asset in scene.assets} == {0.0}
+        item = planetary_computer("05.11", "https://files.example.org/a/{}".format)
+        made = scene_of(item | {"properties": item["properties"] | {"platform": "Sentinel-2D"}}, None)
+        assert (made.source, made.quality_rule, made.working_gsd_m) == ("sentinel2d", "scl", 30.0)
+    finally:
+        load_sensor.cache_clear()
+
+
+def test_source_tables_name_known_rules_and_quality_layers():
+    for name in sensor_names("source"):
+        sensor = load_sensor(name)
+        assert sensor.item_rule in ITEM_RULES
+        assert sensor.quality in {"", *QUALITY_LAYERS}
+        assert 1 < sensor.min_bands <= len(sensor.grid)
+        assert set(sensor.common_names.values()) == set(sensor.grid.names)

@@ -1,4 +1,4 @@
-"""Simulated spectra: physical, and the same for the same seed."""
+"""Simulated spectra: physically plausible and reproducible."""
 
 import sys
 
@@ -12,7 +12,7 @@ from ms2hs.spectra.sensors import load_sensor
 SOIL = np.linspace(0.1, 0.4, len(CANOPY_WAVELENGTH_NM))[None]
 
 
-def test_canopies_are_green_and_reproducible():
+def test_simulate_canopies_is_green_and_reproducible():
     pytest.importorskip("prosail")
     canopies = simulate_canopies(SOIL, 40, np.random.default_rng(3))
     np.testing.assert_array_equal(canopies, simulate_canopies(SOIL, 40, np.random.default_rng(3)))
@@ -26,13 +26,13 @@ def test_canopies_are_green_and_reproducible():
     assert index.min() < 0.4  # sparse canopies are among them
 
 
-def test_without_prosail_the_message_says_what_to_install(monkeypatch):
+def test_simulate_canopies_without_prosail_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "prosail", None)
     with pytest.raises(DataError, match="ms2hs\\[train\\]"):
         simulate_canopies(SOIL, 1, np.random.default_rng(0))
 
 
-def test_mixtures_lie_between_their_members_and_are_drawn_by_weight():
+def test_mix_lies_between_members_drawn_by_weight():
     spectra = np.array([[0.0, 0.0], [1.0, 0.2], [0.5, np.nan]], np.float32)
     mixtures = mix(spectra, np.array([1.0, 1.0, 0.0]), 500, np.random.default_rng(0))
     assert np.isfinite(mixtures).all()
@@ -44,6 +44,6 @@ def test_mixtures_lie_between_their_members_and_are_drawn_by_weight():
     assert 0.3 < np.isnan(some[:, 1]).mean() < 0.9
 
 
-def test_a_sensor_sees_a_flat_spectrum_as_it_is():
+def test_view_keeps_a_flat_spectrum():
     flat = np.full((2, len(CANOPY_WAVELENGTH_NM)), 0.25)
     np.testing.assert_allclose(view(flat, CANOPY_WAVELENGTH_NM, load_sensor("sentinel2a").grid), 0.25)

@@ -1,4 +1,4 @@
-"""Cubes and libraries from `.npz`: what is known, what is not, and what belongs together."""
+"""Spectra of `.npz` cubes and libraries: known and unknown values, places, resampling."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ms2hs.datasets.cubes.spectra_npz import family_of, reach, read_corpora, read_corpus, spectra_on
+from ms2hs.datasets.cubes.spectra_npz import reach, read_spectra, read_spectra_folder, spectra_on
 from ms2hs.errors import DataError
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import grid_of, resample
@@ -29,30 +29,30 @@ def write_cube(path, wavelength, reflectance, **changes):
 
 
 def lines(wavelength, shape=(4, 5), seed=0):
-    """Spectra that are straight lines, so that every resampling of them is exact."""
+    """Spectra that are straight lines, so that resampling is exact."""
     rng = np.random.default_rng(seed)
     return rng.uniform(0.1, 0.3, (*shape, 1)) + rng.uniform(0, 1e-4, (*shape, 1)) * (wavelength - 400)
 
 
-def test_bands_in_any_order_give_the_same_spectra(tmp_path):
+def test_read_spectra_sorts_bands_by_wavelength(tmp_path):
     wavelength = np.arange(400.0, 2500.0, 8.0)
     cube = lines(wavelength)
     order = np.random.default_rng(1).permutation(len(wavelength))
-    plain = read_corpus(write_cube(tmp_path / "a.npz", wavelength, cube))
-    mixed = read_corpus(write_cube(tmp_path / "b.npz", wavelength[order], cube[..., order]))
+    plain = read_spectra(write_cube(tmp_path / "a.npz", wavelength, cube))
+    mixed = read_spectra(write_cube(tmp_path / "b.npz", wavelength[order], cube[..., order]))
     np.testing.assert_array_equal(plain.wavelength_nm, mixed.wavelength_nm)
     np.testing.assert_array_equal(plain.reflectance, mixed.reflectance)
     assert plain.shape == (4, 5)
     assert not plain.is_library
 
 
-def test_bad_bands_nodata_fill_and_absurd_values_are_unknown(tmp_path):
+def test_read_spectra_drops_bad_bands_nodata_fill_and_implausible_values(tmp_path):
     wavelength = np.arange(400.0, 2500.0, 8.0)
     cube = lines(wavelength)
     good = np.ones(len(wavelength), bool)
     good[10] = False
     cube[0, 0, 20], cube[0, 1, 21], cube[0, 2] = -3.2768, 1.8, -0.005
-    corpus = read_corpus(write_cube(tmp_path / "a.npz", wavelength, cube, good=good))
+    corpus = read_spectra(write_cube(tmp_path / "a.npz", wavelength, cube, good=good))
     assert wavelength[10] not in corpus.wavelength_nm
     unknown = np.isnan(corpus.reflectance)
     assert unknown[0, corpus.wavelength_nm == wavelength[20]].all()
@@ -64,10 +64,10 @@ def test_bad_bands_nodata_fill_and_absurd_values_are_unknown(tmp_path):
     assert np.isfinite(truth[3:, known]).all()
 
 
-def test_gaps_are_no_truth_but_a_source_may_look_through_them(tmp_path):
+def test_spectra_on_bridges_gaps_only_with_interpolate(tmp_path):
     wavelength = np.arange(400.0, 2400.0, 8.0)
     wavelength = wavelength[(wavelength < 1340) | (wavelength > 1460)]
-    corpus = read_corpus(write_cube(tmp_path / "a.npz", wavelength, lines(wavelength)))
+    corpus = read_spectra(write_cube(tmp_path / "a.npz", wavelength, lines(wavelength)))
     target = grid_of(np.array([390.0, 900.0, 1330.0, 1400.0, 1470.0, 2450.0]), np.full(6, 10.0))
     truth, known = spectra_on(corpus, target)
     assert known.tolist() == [False, True, True, False, True, False]
@@ -80,11 +80,11 @@ def test_gaps_are_no_truth_but_a_source_may_look_through_them(tmp_path):
     np.testing.assert_allclose(seen[:, 0], corpus.reflectance[:, 0], atol=1e-4)
 
 
-def test_spectra_on_agrees_with_resampling_where_all_is_known(tmp_path):
+def test_spectra_on_equals_resample_without_gaps(tmp_path):
     wavelength = np.arange(400.0, 2500.0, 5.0)
     rng = np.random.default_rng(0)
     cube = 0.3 + 0.1 * np.sin(wavelength / rng.uniform(50, 400, (3, 3, 1)))
-    corpus = read_corpus(write_cube(tmp_path / "a.npz", wavelength, cube))
+    corpus = read_spectra(write_cube(tmp_path / "a.npz", wavelength, cube))
     truth, known = spectra_on(corpus, TARGET)
     own = grid_of(wavelength)
     np.testing.assert_allclose(truth.T[known], resample(corpus.reflectance.T, own, TARGET.select(known)), atol=1e-5)
@@ -104,32 +104,56 @@ def test_reach_needs_the_whole_width_of_a_band():
         ({"wavelength_nm": None}, "no wavelength"),
     ],
 )
-def test_what_is_wrong_with_a_cube_is_said(tmp_path, changes, said):
+def test_read_spectra_reports_missing_and_disagreeing_arrays(tmp_path, changes, said):
     wavelength = np.arange(400.0, 500.0, 5.0)
     with pytest.raises(DataError, match=said):
-        read_corpus(write_cube(tmp_path / "a.npz", wavelength, lines(wavelength), **changes))
+        read_spectra(write_cube(tmp_path / "a.npz", wavelength, lines(wavelength), **changes))
 
 
-def test_folders_without_data_and_files_without_arrays(tmp_path):
+def test_read_spectra_folder_reports_empty_folders_and_damaged_files(tmp_path):
     with pytest.raises(DataError, match=r"no \.npz"):
-        list(read_corpora(tmp_path))
+        list(read_spectra_folder(tmp_path))
     (tmp_path / "a.npz").write_bytes(b"nothing")
     with pytest.raises(DataError, match="not a readable"):
-        list(read_corpora(tmp_path))
+        list(read_spectra_folder(tmp_path))
 
 
-def test_files_of_one_place_are_one_family():
-    assert family_of("berlin_hymap") == family_of("enmapbox_berlin_urban") == family_of("berlin_enmap_simulated")
-    assert family_of("usgs_splib06_emit") == family_of("usgs_splib07_asd")
-    assert family_of("sjer_neon") != family_of("osbs_mlbs_neon_plots")
+def test_place_comes_from_the_file_or_is_its_name(tmp_path):
+    wavelength = np.arange(400.0, 500.0, 5.0)
+    cube = lines(wavelength)
+    for name, place in (("hymap", "berlin"), ("enmap", np.array(["berlin"] * 20)), ("sjer", None)):
+        write_cube(tmp_path / f"{name}.npz", wavelength, cube, place=place)
+    spectra = cube.reshape(-1, len(wavelength))
+    np.savez(tmp_path / "urban.npz", wavelength_nm=wavelength, reflectance=spectra, place="berlin")
+    np.savez(tmp_path / "usgs.npz", wavelength_nm=wavelength, reflectance=spectra)
+    places = {spectra.name: spectra.place for spectra in read_spectra_folder(tmp_path)}
+    assert places == {"enmap": "berlin", "hymap": "berlin", "sjer": "sjer", "urban": "berlin", "usgs": "usgs"}
+
+
+@pytest.mark.parametrize("place", [["a", "b"], "", []])
+def test_place_must_be_one_per_file(tmp_path, place):
+    wavelength = np.arange(400.0, 500.0, 5.0)
+    with pytest.raises(DataError, match=r"a\.npz: \d places .*a file needs one name"):
+        read_spectra(write_cube(tmp_path / "a.npz", wavelength, lines(wavelength), place=place))
+
+
+def test_place_keeps_real_cubes_together(real_data):
+    places = {spectra.name: spectra.place for spectra in read_spectra_folder(real_data)}
+    for together in (
+        ("bavaria_hyspex", "bavaria_hyspex_b"),
+        ("berlin_enmap_simulated", "berlin_hymap"),
+        ("urban_hydice", "urban_hydice_b"),
+    ):
+        assert len({places[name] for name in together}) == 1
+    assert places["sjer_neon"] != places["osbs_mlbs_neon_plots"]
 
 
 @pytest.mark.skipif("MS2HS_DATA" not in os.environ, reason="MS2HS_DATA is not set")
-def test_real_corpora_hold_plausible_reflectance():
+def test_read_spectra_of_real_files_is_plausible():
     folder = Path(os.environ["MS2HS_DATA"])
     names = ("hyperspectral/jasper_ridge_aviris", "hyperspectral/berlin_enmap_simulated", "hyperspectral/sjer_neon",
              "hyperspectral/four_corners_aviris_ng", "spectra/klum_urban", "spectra/earthlib_optimized")  # fmt: skip
-    for corpus in (read_corpus(folder / f"{name}.npz") for name in names):
+    for corpus in (read_spectra(folder / f"{name}.npz") for name in names):
         assert (np.diff(corpus.wavelength_nm) >= 0).all()
         known = corpus.reflectance[np.isfinite(corpus.reflectance)]
         assert -0.06 < known.min() < known.max() < 2

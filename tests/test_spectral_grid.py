@@ -22,7 +22,7 @@ WAVELENGTHS = st.lists(st.floats(400, 2400), min_size=2, max_size=30)
 
 @given(samples=WAVELENGTHS, seed=st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
-def test_rows_sum_to_one_and_a_constant_stays(samples, seed):
+def test_response_matrix_rows_sum_to_one_and_keep_a_constant(samples, seed):
     rng = np.random.default_rng(seed)
     low, high = min(samples), max(samples)
     if high - low < 1:
@@ -36,7 +36,7 @@ def test_rows_sum_to_one_and_a_constant_stays(samples, seed):
     np.testing.assert_allclose(again, matrix[:, shuffled], atol=1e-9)
 
 
-def test_a_gaussian_band_measures_what_integration_gives():
+def test_response_matrix_equals_numerical_integration():
     from scipy.integrate import quad
 
     samples = np.linspace(400, 900, 23)
@@ -55,7 +55,7 @@ def test_a_gaussian_band_measures_what_integration_gives():
         assert found[0] == pytest.approx(above / below, abs=3e-5)
 
 
-def test_tabulated_responses_reproduce_the_sensor_s_centres():
+def test_response_matrix_of_tables_reproduces_band_centres():
     fine = np.arange(370, 2511, 2.5)
     for name in ("sentinel2a", "sentinel2b", "sentinel2c", "landsat8", "landsat9", "hls_s30", "hls_l30"):
         grid = load_sensor(name).grid
@@ -63,17 +63,17 @@ def test_tabulated_responses_reproduce_the_sensor_s_centres():
         np.testing.assert_allclose(response_matrix(grid, fine) @ fine, grid.wavelength_nm, atol=0.1)
 
 
-def test_two_samples_at_one_wavelength_share_their_weight():
+def test_response_matrix_splits_weight_between_equal_samples():
     matrix = response_matrix(grid_of(np.array([500.0]), np.array([10.0])), np.array([450.0, 500.0, 500.0, 550.0]))
     assert matrix[0, 1] == pytest.approx(matrix[0, 2])
 
 
-def test_a_band_outside_the_known_spectrum_is_refused_with_both_ranges():
+def test_response_matrix_refuses_bands_outside_the_spectrum():
     with pytest.raises(GridError, match=r"2500\.0 nm.*400\.0-2400\.0 nm is allowed"):
         response_matrix(grid_of(np.array([2500.0]), np.array([10.0])), np.linspace(400, 2400, 50))
 
 
-def test_resampling_to_itself_returns_a_smooth_spectrum_and_nan_spreads_only_near():
+def test_resample_keeps_a_smooth_spectrum_and_spreads_nan_locally():
     emit = load_sensor("emit").grid
     enmap = load_sensor("enmap").grid.select(load_sensor("enmap").grid.wavelength_nm > 420)
     spectrum = (0.3 + 0.1 * np.sin(emit.wavelength_nm / 300)).astype(np.float32)
@@ -85,20 +85,20 @@ def test_resampling_to_itself_returns_a_smooth_spectrum_and_nan_spreads_only_nea
     assert np.abs(enmap.wavelength_nm[gone] - emit.wavelength_nm[100]).max() < 40
 
 
-def test_the_paper_s_rule_sees_76_enmap_and_75_emit_bands_of_sentinel_2a():
+def test_pasted_bands_of_sentinel2a_are_76_of_enmap_and_75_of_emit():
     source = load_sensor("sentinel2a").grid
     assert len(source) == 12
     for target, seen in (("enmap", 76), ("emit", 75)):
         assert (band_overlap(source, load_sensor(target).grid).max(axis=1) >= 0.6).sum() == seen
 
 
-def test_overlap_is_a_share_of_the_target_band():
+def test_band_overlap_is_a_share_of_the_target_band():
     source = grid_of(np.array([500.0]), np.array([100.0]))
     target = grid_of(np.array([500.0, 550.0, 700.0]), np.array([10.0, 20.0, 10.0]))
     np.testing.assert_allclose(band_overlap(source, target)[:, 0], [1, 0.5, 0])
 
 
-def test_support_tells_gaps_from_neighbours():
+def test_band_support_separates_gaps_from_neighbours():
     source = load_sensor("sentinel2a").grid
     target = grid_of(np.array([410.0, 490.0, 620.0, 1200.0, 1610.0, 2000.0, 2330.0]), np.full(7, 8.0))
     expected = ["inferred", "measured", "interpolated", "inferred", "measured", "inferred", "inferred"]
@@ -115,7 +115,7 @@ def test_support_tells_gaps_from_neighbours():
         ({"response": Response(np.arange(3.0), np.ones((3, 3)))}, "response has 3 bands"),
     ],
 )
-def test_a_grid_whose_parts_disagree_is_refused(change, words):
+def test_grid_refuses_parts_that_disagree(change, words):
     fields = {
         "names": ("a", "b"),
         "wavelength_nm": np.array([500.0, 600.0]),
@@ -126,8 +126,8 @@ def test_a_grid_whose_parts_disagree_is_refused(change, words):
         SpectralGrid(**(fields | change))
 
 
-def test_bands_are_found_by_name():
+def test_grid_finds_bands_by_name():
     grid = load_sensor("sentinel2a").grid
     assert grid.select(grid.index(["B8A", "B02"])).names == ("B8A", "B02")
-    with pytest.raises(GridError, match="no band named B10; there are B01"):
+    with pytest.raises(GridError, match="no band named B10; available: B01"):
         grid.index(["B10"])

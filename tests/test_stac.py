@@ -24,11 +24,10 @@ from stac_items import (
 from ms2hs.errors import AddressError, SceneError
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.remote.providers import PROVIDERS, provider_of
-from ms2hs.scenes.radiometry import baseline
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import SceneOptions
 from ms2hs.scenes.stac_item import ORIGIN, open_item, scene_of
-from ms2hs.scenes.stac_metadata import bands_of, source_of, tile_of
+from ms2hs.scenes.stac_metadata import bands_of, baseline, source_of, tile_of
 
 WEB = "https://files.example.org/a/{}".format
 BASE = "https://stac.example.org/v1"
@@ -49,8 +48,8 @@ TABLE = [
     ("earth-search", earth_search("sentinel-2-c1-l2a", "05.10", address=WEB), -1000, "item's own"),
     ("earth-search", earth_search("sentinel-2-c1-l2a", "05.00", address=WEB), -1000, "item's own"),
     # sentinel-2-l2a there: taken out, though raster:bands still declares -0.1 (#71)
-    ("earth-search", earth_search("sentinel-2-l2a", "05.09", True, WEB), 0, "taken out"),
-    ("earth-search", earth_search("sentinel-2-l2a", "04.00", True, WEB), 0, "taken out"),
+    ("earth-search", earth_search("sentinel-2-l2a", "05.09", True, WEB), 0, "subtracted the offset"),
+    ("earth-search", earth_search("sentinel-2-l2a", "04.00", True, WEB), 0, "subtracted the offset"),
     # before 04.00 there was nothing to take out
     ("earth-search", earth_search("sentinel-2-l2a", "02.14", False, WEB), 0, "before 04.00"),
     # the flag says that it is still in: true of S2B_52SFA_20220126 (#66), wrong of others, so there is a warning

@@ -1,4 +1,4 @@
-"""What an evaluation is said to come to, and its numbers as they are printed."""
+"""The summary of an evaluation in sentences, and its tables of scores."""
 
 from dataclasses import replace
 
@@ -8,30 +8,22 @@ from evaluations import KINDS, SIZES, evaluation_of, scores_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ms2hs.evaluation.metric_table import METRICS
+from ms2hs.evaluation.report.page import typeset
 from ms2hs.evaluation.report.summary import best_of, findings
-from ms2hs.evaluation.report.tables import (
-    ALL,
-    ERRORS,
-    RMSE,
-    TO_PRIOR,
-    UNKNOWN,
-    detail_tables,
-    overall_tables,
-    scene_table,
-)
-from ms2hs.evaluation.results import Scores
+from ms2hs.evaluation.report.tables import detail_tables, interval_table, overall_tables, scene_table
 
 
-def told(evaluation):
+def sentences(evaluation):
     return {(one.method, one.text.split(":")[0], one.tone) for one in findings(evaluation)}
 
 
 def small(scenes=3, **sizes):
-    return evaluation_of(scenes, SIZES | sizes, KINDS, examples=0, pictures=0)
+    return evaluation_of(scenes, SIZES | sizes, KINDS, examples=0, windows=0)
 
 
 @pytest.mark.parametrize(
-    ("size", "verdict"),
+    ("size", "finding"),
     [
         (0.9, ("spectral", "loses to the prior", "bad")),
         (0.752, ("spectral", "loses to the prior", "bad")),
@@ -40,15 +32,15 @@ def small(scenes=3, **sizes):
         (0.5, ("spectral", "beats the prior", "good")),
     ],
 )
-def test_a_model_is_held_against_the_prior(size, verdict):
+def test_findings_compare_each_model_with_the_prior(size, finding):
     evaluation = small(spectral=size)
-    assert verdict in told(evaluation)
-    (line,) = [one.text for one in findings(evaluation) if one.text.startswith(verdict[1])]
-    ahead = {"bad": "ahead in 0 of 3", "good": "ahead in 3 of 3", "plain": "less than 0.1 %"}[verdict[2]]
+    assert finding in sentences(evaluation)
+    (line,) = [one.text for one in findings(evaluation) if one.text.startswith(finding[1])]
+    ahead = {"bad": "ahead in 0 of 3", "good": "ahead in 3 of 3", "plain": "less than 0.1 %"}[finding[2]]
     assert ahead in line
 
 
-def test_the_best_is_the_simplest_of_those_that_are_level():
+def test_best_is_the_simplest_of_level_methods():
     assert best_of(small(spectral=0.7499).rows).method == "prior"
     assert best_of(small(spectral=0.5).rows).method == "spectral"
     assert best_of(()) is None
@@ -57,35 +49,35 @@ def test_the_best_is_the_simplest_of_those_that_are_level():
     assert "A baseline is best" in findings(lost)[0].text
 
 
-def test_the_interval_over_scenes_is_told_and_its_lack_too():
+def test_findings_give_the_interval_over_scenes():
     row = small().rows[2]
     low, high = row.interval["rmse"]
     assert f"90 % bootstrap interval over 3 scenes {low:.4f}–{high:.4f}" in findings(small())[0].text
     assert "one scene only" in findings(small(scenes=1))[0].text
 
 
-def test_another_method_may_be_best_by_angle():
+def test_findings_name_the_best_method_by_angle():
     evaluation = small()
     rows = list(evaluation.rows)
-    rows[1] = replace(rows[1], overall=replace(rows[1].overall, sam_median=0.5))
-    assert ("interpolation", "has the lowest median spectral angle", "plain") in told(
+    rows[1] = replace(rows[1], overall={**rows[1].overall, "sam_median": 0.5})
+    assert ("interpolation", "has the lowest median spectral angle", "plain") in sentences(
         replace(evaluation, rows=tuple(rows))
     )
-    assert not any(line.startswith("has the lowest median") for _, line, _ in told(evaluation))
+    assert not any(line.startswith("has the lowest median") for _, line, _ in sentences(evaluation))
 
 
-@pytest.mark.parametrize(("mean", "worst", "judged"), [(0.9, 0.8, "about right"), (0.9, 0.7, "too narrow"),
+@pytest.mark.parametrize(("mean", "worst", "expected"), [(0.9, 0.8, "about right"), (0.9, 0.7, "too narrow"),
                                                        (0.8, 0.79, "too narrow"), (0.97, 0.9, "too wide")])  # fmt: skip
-def test_intervals_are_judged(mean, worst, judged):
+def test_findings_judge_the_intervals(mean, worst, expected):
     evaluation = small()
     row = evaluation.rows[2]
     scenes = dict.fromkeys(row.scenes, scores_of(0.01, 0.99)) | {"scene 1": scores_of(0.01, worst)}
-    row = replace(row, overall=replace(row.overall, coverage_90=mean), scenes=scenes)
+    row = replace(row, overall={**row.overall, "coverage_90": mean}, scenes=scenes)
     (line,) = [one.text for one in findings(replace(evaluation, rows=(row,))) if "intervals that hold" in one.text]
-    assert line.endswith(f"({100 * worst:.0f} % in the worst scene): {judged}.")
+    assert line.endswith(f"({100 * worst:.0f} % in the worst scene): {expected}.")
 
 
-def test_without_prior_or_model_that_is_said():
+def test_findings_name_a_missing_prior_or_model():
     evaluation = small()
     text = " ".join(one.text for one in findings(replace(evaluation, rows=evaluation.rows[:3])))
     assert "No other model" in text
@@ -93,55 +85,55 @@ def test_without_prior_or_model_that_is_said():
 
 
 @given(st.floats(-1e3, 1e3))
-def test_a_number_reads_back(value):
-    for column in ALL:
-        text = column.text(value)
-        assert float(text.replace("−", "-")) == pytest.approx(value * column.factor, abs=0.5001 * 10**-column.digits)
-        assert not text.startswith(("−0.0000", "+0.0000")) or float(text.replace("−", "-"))
+def test_text_of_a_value_reads_back(value):
+    for metric in METRICS.values():
+        text = metric.text(value)
+        assert float(text) == pytest.approx(value * metric.factor, abs=0.5001 * 10**-metric.digits)
+        assert not text.startswith(("-0.0000", "+0.0000")) or float(text)
+        assert float(typeset(text).replace("−", "-")) == float(text)
 
 
-def test_what_is_no_number():
-    assert RMSE.text(float("nan")) == UNKNOWN == "–"
-    assert RMSE.text(float("inf")) == "∞"
-    assert RMSE.text(-np.inf) == "−∞"
-    bias = next(column for column in ERRORS if column.head == "Bias")
-    assert [bias.text(value) for value in (0.01, -0.01, -1e-9, 0)] == ["+0.0100", "−0.0100", "0.0000", "0.0000"]
+def test_text_of_special_values():
+    rmse, bias = METRICS["rmse"], METRICS["bias"]
+    assert [rmse.text(value) for value in (np.nan, np.inf, -np.inf)] == ["-", "inf", "-inf"]
+    assert [typeset(text) for text in ("-", "inf", "-inf", "0.1 to 0.2")] == ["–", "∞", "−∞", "0.1–0.2"]
+    texts = [typeset(bias.text(value)) for value in (0.01, -0.01, -1e-9, 0)]
+    assert texts == ["+0.0100", "−0.0100", "0.0000", "0.0000"]
 
 
-def test_every_field_of_scores_has_a_column():
-    read = []
-    for column in ALL:
-
-        class Probe:
-            def __getattr__(self, name):
-                read.append(name)
-                return {}
-
-        column.read(Probe())
-    assert set(read) == set(Scores.__dataclass_fields__)
+def test_every_metric_is_in_a_table():
+    headings = [heading for table in overall_tables(small().rows) for heading in table.headings]
+    assert {(metric.heading, metric.unit) for metric in METRICS.values()} <= set(headings)
+    assert len(headings) == len(METRICS) + 2  # and the ratio to the prior, and the training MSE
+    for table in detail_tables(small().rows, "scene"):
+        assert table.headings == tuple((metric.heading, metric.unit) for metric in METRICS.values())
 
 
-def test_the_best_of_a_column_is_marked():
-    first, squares, depths = overall_tables(small().rows)
-    rmse = [line.cells[0] for line in first.lines]
+def column_of(table, heading):
+    at = [name for name, _ in table.headings].index(heading)
+    return [row.cells[at] for row in table.rows]
+
+
+def test_best_value_of_a_column_is_marked():
+    error, squared, depths = overall_tables(small().rows)
+    rmse = column_of(error, "RMSE")
     assert [cell.is_best for cell in rmse] == [False, False, True, False]
-    heads = [head for head, _ in first.heads]
-    r2, psnr = (heads.index(name) for name in ("R²", "PSNR"))
-    assert [line.cells[r2].is_best and line.cells[psnr].is_best for line in first.lines] == [False, False, True, False]
-    ratio = [line.cells[heads.index(TO_PRIOR.head)] for line in first.lines]
-    assert [cell.is_bad for cell in ratio] == [False, False, False, True]
-    unmasked = [line.cells[3] for line in squares.lines]
-    assert not any(cell.is_best for cell in unmasked), "all are the same"
-    assert [line.cells[2].text for line in depths.lines] == [UNKNOWN] * 4
-    assert rmse[2].interval.count("–") == 1
+    for cells in (column_of(error, "R²"), column_of(squared, "PSNR")):
+        assert [cell.is_best for cell in cells] == [False, False, True, False]
+    assert [cell.is_bad for cell in column_of(error, "÷ prior")] == [False, False, False, True]
+    assert not any(cell.is_best for cell in column_of(squared, "MSE unmasked")), "all are the same"
+    assert [cell.text for cell in column_of(depths, "depth 1730")] == ["-"] * 4
+    assert [cell.text for cell in column_of(squared, "MSE training")] == ["-", "-", "-", "0.700"]
+    assert rmse[2].interval.count(" to ") == 1
+    assert [cell.text for cell in column_of(interval_table(small().rows), "RMSE")] == [cell.interval for cell in rmse]
 
 
-def test_places_are_tabled_and_losses_marked():
+def test_scene_table_marks_models_worse_than_the_prior():
     evaluation = small()
     rows = [replace(row, scenes=dict(list(row.scenes.items())[: 3 - (row.kind == "model")])) for row in evaluation.rows]
     table = scene_table(rows, list(evaluation.scenes), "scene")
-    assert [line.name for line in table.lines] == list(evaluation.scenes)
-    assert [line.cells[3].is_bad for line in table.lines] == [True, True, False]
-    assert table.lines[2].cells[3].text == UNKNOWN
-    assert [len(one.lines) for one in detail_tables(rows, "scene")] == [3, 3, 3, 2]
-    assert [line.name for line in detail_tables(rows, "land cover")[0].lines] == ["soil", "water"]
+    assert [row.name for row in table.rows] == list(evaluation.scenes)
+    assert [row.cells[3].is_bad for row in table.rows] == [True, True, False]
+    assert table.rows[2].cells[3].text == "-"
+    assert [len(table.rows) for table in detail_tables(rows, "scene")] == [3, 3, 3, 2]
+    assert [row.name for row in detail_tables(rows, "land cover")[0].rows] == ["soil", "water"]

@@ -1,4 +1,4 @@
-"""Simulated scenes: made of the spectra that they are given, shaped like land, the same for the same seed."""
+"""Simulated scenes: mixtures of the given spectra, with the shapes of land, reproducible."""
 
 import pickle
 from dataclasses import replace
@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from test_spectra_npz import write_cube
 
 from ms2hs.datasets.simulation import materials, synthetic_scenes
-from ms2hs.datasets.simulation.land_layout import lay_out
+from ms2hs.datasets.simulation.land_layout import draw_layout
 from ms2hs.datasets.simulation.materials import CLASS_WEIGHTS, FINE_NM, Spectra, kinds_of, spectra_of, spectra_of_folder
-from ms2hs.datasets.simulation.random_fields import blur, cells, fitted, line, parcels, smooth_noise
+from ms2hs.datasets.simulation.random_fields import blur, cells, fit_to_shape, line, parcels, smooth_noise
 from ms2hs.datasets.simulation.spectra_mixing import view
 from ms2hs.datasets.simulation.synthetic_scenes import (
     Landscape,
     SimulatedCube,
-    furnish,
-    liken,
+    landscape_like,
+    landscape_of_layout,
     simulate,
     simulated_cubes,
 )
-from ms2hs.datasets.simulation.texture import structures
+from ms2hs.datasets.simulation.texture import find_textures
 from ms2hs.errors import DataError
 from ms2hs.models.moments import scale_of
 from ms2hs.models.prior import SpectralPrior, brightness_of
@@ -38,7 +38,7 @@ SLOPE_NM = (665.0, 842.0)
 
 
 def made_up(count=80, seed=0):
-    """Smooth spectra of all classes: leaves, soils, water and what lies between."""
+    """Smooth spectra: leaves, soils, water and mixtures."""
     rng = np.random.default_rng(seed)
     leaf = 0.04 + 0.4 / (1 + np.exp(-(FINE_NM - 715) / 15)) * np.exp(-(((FINE_NM - 800) / 1000) ** 2))
     soil = 0.08 + 0.3 * (1 - np.exp(-(FINE_NM - 350) / 700))
@@ -57,7 +57,7 @@ SPECTRA = made_up()
 
 
 def radial_slope(image):
-    """Slope of the logarithm of power against that of frequency, of a square image with tapered edges."""
+    """Slope of log power against log frequency, for a square image with tapered edges."""
     size = min(image.shape)
     tapered = (image[:size, :size] - image.mean()) * np.outer(np.hanning(size), np.hanning(size))
     power = np.square(np.abs(np.fft.fft2(tapered)))
@@ -74,7 +74,7 @@ def slopes_of(scene, wavelength_nm):
 
 
 def edges_of(scene):
-    """(row, col) how steep the first principal component of (band, row, col) is."""
+    """(row, col) gradient of the first principal component of (band, row, col)."""
     flat = scene.reshape(len(scene), -1)
     flat = flat - flat.mean(axis=1, keepdims=True)
     component = np.linalg.svd(flat @ flat.T)[0][:, 0] @ flat
@@ -82,7 +82,7 @@ def edges_of(scene):
 
 
 def window_of(shape=(96, 80), seed=3):
-    """(band, row, col) a Sentinel-2 view of a made-up scene, and its grid: stands for a real window."""
+    """(band, row, col) Sentinel-2 view of a simulated scene, and its grid: stands for a real window."""
     scene = simulate(SPECTRA, shape, np.random.default_rng(seed))
     grid = SENTINEL.select(SENTINEL.index(["B02", "B03", "B04", "B08", "B11", "B12"]))
     seen = view(scene.reshape(len(scene), -1).T, FINE_NM, grid).T.reshape(-1, *shape)
@@ -90,32 +90,32 @@ def window_of(shape=(96, 80), seed=3):
 
 
 def landscapes_of(seed, shape=(40, 50)):
-    """One landscape of each kind."""
+    """A landscape by layout and one like a window."""
     window, grid = window_of((40, 50))
     rng = np.random.default_rng(seed)
-    window = fitted(window, shape, rng)
-    return furnish(SPECTRA, lay_out(shape, rng), rng), liken(SPECTRA, window, grid, rng)
+    window = fit_to_shape(window, shape, rng)
+    return landscape_of_layout(SPECTRA, draw_layout(shape, rng), rng), landscape_like(SPECTRA, window, grid, rng)
 
 
 # --- the spectra ---------------------------------------------------------------------------------------------------
 
 
-def test_spectra_must_fit_together():
-    with pytest.raises(ValueError, match="one a spectrum"):
+def test_spectra_refuse_disagreeing_arrays():
+    with pytest.raises(ValueError, match=r"weights and classes \(spectrum,\)"):
         replace(SPECTRA, weights=SPECTRA.weights[1:])
     with pytest.raises(ValueError, match="finite"):
         replace(SPECTRA, reflectance=np.full_like(SPECTRA.reflectance, np.nan))
 
 
-def test_kinds_are_told_where_no_class_is_known():
-    told = kinds_of(SPECTRA.reflectance, SPECTRA.grid)
-    assert (told == np.array(SPECTRA.classes)).mean() > 0.95
-    np.testing.assert_array_equal(replace(SPECTRA, classes=()).kinds, told)
-    odd = tuple("water" if kind == "soil" else "glass" for kind in told)
-    np.testing.assert_array_equal(replace(SPECTRA, classes=odd).kinds, told)
+def test_kinds_are_estimated_if_classes_are_unknown():
+    kinds = kinds_of(SPECTRA.reflectance, SPECTRA.grid)
+    assert (kinds == np.array(SPECTRA.classes)).mean() > 0.95
+    np.testing.assert_array_equal(replace(SPECTRA, classes=()).kinds, kinds)
+    odd = tuple("water" if kind == "soil" else "glass" for kind in kinds)
+    np.testing.assert_array_equal(replace(SPECTRA, classes=odd).kinds, kinds)
 
 
-def test_a_priors_sample_gets_its_brightness_back():
+def test_spectra_of_prior_have_their_original_brightness():
     fine = np.arange(370.0, 2511.0, 10.0)
     own = np.stack([np.interp(fine, FINE_NM, row) for row in SPECTRA.reflectance]).astype(np.float32)
     scaled = own / scale_of(brightness_of(own, fine), 0.2)[:, None]
@@ -135,20 +135,20 @@ def test_a_priors_sample_gets_its_brightness_back():
     np.testing.assert_allclose(spectra_of(prior).reflectance, SPECTRA.reflectance, atol=2e-4)
 
 
-def test_the_shipped_prior_is_enough_to_make_scenes():
+def test_simulated_cubes_from_the_shipped_prior():
     cubes = simulated_cubes(2, 0, prior=load_weights("linear").prior, shape=(48, 48))
-    assert all(cube.structure is None for cube in cubes)
+    assert all(cube.texture is None for cube in cubes)
     first, second = (cube.read(0, 0, 48, 48) for cube in cubes)
     assert np.isfinite(first).all()
     assert -0.001 < first.min() < first.max() < 1.5
     assert (first != second).any()
-    told = {kind: int((cubes[0].spectra.kinds == kind).sum()) for kind in CLASS_WEIGHTS}
-    assert min(told["vegetation"], told["soil"], told["water"]) > 20
+    counts = {kind: int((cubes[0].spectra.kinds == kind).sum()) for kind in CLASS_WEIGHTS}
+    assert min(counts["vegetation"], counts["soil"], counts["water"]) > 20
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two cubes, of which one lacks a water band, a library of soils with a gap, and a Sentinel-2 file."""
+    """Two cubes, one without a water-vapour band, a library of soils with a gap, and a Sentinel-2 file."""
     path = tmp_path_factory.mktemp("land")
     for part in ("hyperspectral", "spectra", "sentinel2"):
         (path / part).mkdir()
@@ -178,7 +178,7 @@ def _few_canopies(monkeypatch):
     monkeypatch.setattr(materials, "CANOPY_COUNT", 100)
 
 
-def test_a_folder_gives_whole_spectra(folder):
+def test_spectra_of_folder_fills_gaps(folder):
     pytest.importorskip("prosail")
     spectra = spectra_of_folder(folder, np.random.default_rng(0))
     assert spectra.reflectance.shape == (len(spectra.weights), len(FINE_NM))
@@ -191,7 +191,7 @@ def test_a_folder_gives_whole_spectra(folder):
     assert np.abs(spectra.reflectance[soil][:, gap].mean(axis=0) / truth - 1).max() < 0.1
 
 
-def test_what_is_left_out_is_never_seen(folder):
+def test_spectra_of_folder_leaves_out_places(folder):
     pytest.importorskip("prosail")
     whole = spectra_of_folder(folder, np.random.default_rng(0))
     without = spectra_of_folder(folder, np.random.default_rng(0), leave_out={"scene1"})
@@ -206,8 +206,8 @@ def test_what_is_left_out_is_never_seen(folder):
 
 @given(seed=st.integers(0, 10_000), shape=SHAPES)
 @settings(max_examples=40, deadline=None)
-def test_shares_are_of_the_whole_pixel(seed, shape):
-    layout = lay_out(shape, np.random.default_rng(seed))
+def test_draw_layout_shares_sum_to_one(seed, shape):
+    layout = draw_layout(shape, np.random.default_rng(seed))
     assert layout.share.shape == (len(layout.kinds), *shape)
     assert layout.share.min() >= -1e-6
     np.testing.assert_allclose(layout.share.sum(axis=0), 1, atol=1e-4)
@@ -217,7 +217,7 @@ def test_shares_are_of_the_whole_pixel(seed, shape):
 
 @given(seed=st.integers(0, 10_000), shape=SHAPES)
 @settings(max_examples=20, deadline=None)
-def test_every_pixel_has_a_parcel_and_lines_cover_shares(seed, shape):
+def test_parcels_cells_and_lines_cover_the_shape(seed, shape):
     rng = np.random.default_rng(seed)
     for number in (parcels(shape, 9, rng), cells(shape, 6, rng)):
         assert number.shape == shape
@@ -227,7 +227,7 @@ def test_every_pixel_has_a_parcel_and_lines_cover_shares(seed, shape):
     assert 0 <= cover.min() <= cover.max() <= 1
 
 
-def test_blurring_keeps_what_there_is():
+def test_blur_keeps_the_mean():
     values = np.random.default_rng(0).uniform(size=(2, 20, 30)).astype(np.float32)
     found = blur(values, 0.8)
     assert found.std() < 0.7 * values.std()
@@ -236,16 +236,16 @@ def test_blurring_keeps_what_there_is():
 
 
 @pytest.mark.parametrize("slope", [0.5, 1.0, 1.5])
-def test_noise_falls_as_asked(slope):
+def test_smooth_noise_has_the_given_slope(slope):
     found = [radial_slope(smooth_noise((128, 128), slope, np.random.default_rng(seed))) for seed in range(5)]
     assert np.mean(found) == pytest.approx(-2 * slope, abs=0.15)
 
 
 @given(seed=st.integers(0, 1000), shape=SHAPES)
 @settings(max_examples=30, deadline=None)
-def test_a_window_is_fitted_without_new_values(seed, shape):
+def test_fit_to_shape_adds_no_values(seed, shape):
     window = np.arange(2 * 20 * 33, dtype=np.float32).reshape(2, 20, 33)
-    found = fitted(window, shape, np.random.default_rng(seed))
+    found = fit_to_shape(window, shape, np.random.default_rng(seed))
     assert found.shape == (2, *shape)
     np.testing.assert_array_equal(found[1] - found[0], 660)
 
@@ -255,7 +255,7 @@ def test_a_window_is_fitted_without_new_values(seed, shape):
 
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=15, deadline=None)
-def test_lit_evenly_a_scene_is_mixed_of_its_spectra(seed):
+def test_landscape_in_even_light_is_a_mixture_of_its_spectra(seed):
     for land in landscapes_of(seed):
         np.testing.assert_allclose(land.share.sum(axis=0), 1, atol=1e-4)
         assert land.share.min() >= -1e-6
@@ -269,7 +269,7 @@ def test_lit_evenly_a_scene_is_mixed_of_its_spectra(seed):
 
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=15, deadline=None)
-def test_scenes_are_plausible(seed):
+def test_landscape_reflectance_is_plausible(seed):
     for land in landscapes_of(seed):
         scene = land.reflectance()
         assert scene.dtype == np.float32
@@ -278,7 +278,7 @@ def test_scenes_are_plausible(seed):
         assert scene.std(axis=(1, 2)).max() > 0.002
 
 
-def test_shadow_is_lit_by_a_blue_sky():
+def test_landscape_shadow_has_diffuse_light():
     ones = np.ones((1, 3, 4), np.float32)
     diffuse = 0.2 * (FINE_NM / 550) ** -2.0
     flat = Landscape(np.full((1, len(FINE_NM)), 0.4, np.float32), ones, ones[0], ones[0] * 0, diffuse)
@@ -292,18 +292,18 @@ def test_shadow_is_lit_by_a_blue_sky():
         assert np.all(np.diff(ratio) < 1e-6)
 
 
-def test_a_seed_says_all():
+def test_simulate_is_reproducible():
     first, again, other = (simulate(SPECTRA, (32, 40), np.random.default_rng(seed)) for seed in (5, 5, 6))
     np.testing.assert_array_equal(first, again)
     assert first.shape == (len(FINE_NM), 32, 40)
     assert (first != other).any()
 
 
-def test_a_scene_takes_the_shapes_of_its_window():
+def test_landscape_like_a_window_has_its_edges():
     window, grid = window_of()
     own, others = [], []
     for seed in range(6):
-        land = liken(SPECTRA, window, grid, np.random.default_rng(seed))
+        land = landscape_like(SPECTRA, window, grid, np.random.default_rng(seed))
         scene = replace(land, sunlit=np.ones_like(land.sunlit)).reflectance()
         own.append(np.corrcoef(edges_of(window).ravel(), edges_of(scene).ravel())[0, 1])
         chance = simulate(SPECTRA, window.shape[1:], np.random.default_rng(seed))
@@ -312,38 +312,38 @@ def test_a_scene_takes_the_shapes_of_its_window():
     assert np.median(own) > np.median(others) + 0.4, (own, others)
 
 
-def test_brightness_that_no_archetype_explains_stays_as_texture():
+def test_landscape_like_a_window_keeps_residual_brightness():
     window, grid = window_of()
     smooth = blur(window, 2.0)
     fine = 0.1 * np.random.default_rng(0).normal(size=window.shape[1:])
     expected = (fine - blur(fine[None], 1.5)[0]).ravel()
     found = []
     for seed in range(6):
-        land = liken(SPECTRA, smooth * np.exp(fine).astype(np.float32), grid, np.random.default_rng(seed))
+        land = landscape_like(SPECTRA, smooth * np.exp(fine).astype(np.float32), grid, np.random.default_rng(seed))
         bright = np.log(replace(land, sunlit=np.ones_like(land.sunlit)).reflectance().mean(axis=0))
         found.append((bright - blur(bright[None], 1.5)[0]).ravel())
     assert np.median([np.corrcoef(one, expected)[0, 1] for one in found]) > 0.85
     assert np.median([one @ expected / (expected @ expected) for one in found]) == pytest.approx(0.95, abs=0.15)
 
 
-def test_an_even_window_makes_an_even_scene():
+def test_landscape_like_an_even_window_is_even():
     window, grid = window_of()
     even = np.broadcast_to(window[:, :1, :1], window.shape).copy()
-    land = liken(SPECTRA, even, grid, np.random.default_rng(0))
+    land = landscape_like(SPECTRA, even, grid, np.random.default_rng(0))
     np.testing.assert_allclose(land.share.sum(axis=0), 1, atol=1e-4)
     np.testing.assert_allclose(land.brightness, 1, rtol=1e-4)
 
 
-def test_power_falls_with_frequency_as_land_does():
+def test_simulate_has_the_power_spectrum_of_land():
     scenes = [simulate(SPECTRA, (128, 128), np.random.default_rng(seed)) for seed in range(12)]
     found = np.median([slopes_of(scene, FINE_NM) for scene in scenes], axis=0)
     assert np.all((found > -3.2) & (found < -1.9)), found
 
 
-def test_power_falls_as_in_real_scenes(real_data):
-    windows = structures(real_data)
+def test_simulate_has_the_power_spectrum_of_real_scenes(real_data):
+    windows = find_textures(real_data)
     rng = np.random.default_rng(0)
-    some = [synthetic_scenes._window(windows, rng) for _ in range(40)]
+    some = [synthetic_scenes._draw_window(windows, rng) for _ in range(40)]
     real = np.median([slopes_of(window.read(), window.grid.wavelength_nm) for window in some], axis=0)
     spectra = spectra_of(load_weights("linear").prior)
     shaped = [simulate(spectra, (128, 128), np.random.default_rng(i), window) for i, window in enumerate(some)]
@@ -356,8 +356,8 @@ def test_power_falls_as_in_real_scenes(real_data):
 # --- real windows and cubes ----------------------------------------------------------------------------------------
 
 
-def test_windows_of_real_scenes_are_whole(folder):
-    found = structures(folder, 64)
+def test_find_textures_returns_windows_without_nodata(folder):
+    found = find_textures(folder, 64)
     assert {window.scene.id for window in found} == {"S2A_MSIL2A_land"}
     corners = {(window.row, window.col) for window in found}
     assert corners == {(0, 0), (0, 64), (0, 128), (64, 0), (64, 64), (64, 128), (64, 192)}  # (0, 192) has nodata
@@ -367,15 +367,15 @@ def test_windows_of_real_scenes_are_whole(folder):
     assert pixels.shape == (6, 64, 64)
     assert np.isfinite(pixels).all()
     assert pixels.min() > 0
-    assert [(window.height, window.width) for window in structures(folder, 400)] == []
+    assert [(window.height, window.width) for window in find_textures(folder, 400)] == []
     scene = simulate(SPECTRA, (80, 64), np.random.default_rng(0), window)
     assert scene.shape == (len(FINE_NM), 80, 64)
 
 
-def test_cubes_are_scenes_of_their_own(folder):
+def test_simulated_cubes_are_separate_scenes(folder):
     pytest.importorskip("prosail")
     cubes = simulated_cubes(4, 3, folder=folder, shape=(64, 64))
-    assert [cube.structure is None for cube in cubes] == [True, False, True, False]
+    assert [cube.texture is None for cube in cubes] == [True, False, True, False]
     assert len({cube.scene for cube in cubes}) == 4
     for cube in cubes:
         assert cube.shape == (64, 64)
@@ -389,25 +389,25 @@ def test_cubes_are_scenes_of_their_own(folder):
     np.testing.assert_array_equal(again[3].read(0, 0, 64, 64), cubes[3].read(0, 0, 64, 64))
 
 
-def test_only_a_few_scenes_are_kept():
+def test_simulated_cube_cache_is_bounded():
     cubes = [SimulatedCube(SPECTRA, (9, number), (16, 16)) for number in range(20)]
-    synthetic_scenes._whole.cache_clear()
+    synthetic_scenes._simulate_cube.cache_clear()
     for _ in range(2):
         for cube in cubes[:4]:
             cube.read(0, 0, 16, 16)[:] = 0  # what is read belongs to the reader
-    assert synthetic_scenes._whole.cache_info().misses == 4
+    assert synthetic_scenes._simulate_cube.cache_info().misses == 4
     assert cubes[0].read(0, 0, 16, 16).max() > 0
     for cube in cubes:
         cube.read(0, 0, 8, 8)
-    assert synthetic_scenes._whole.cache_info().currsize == synthetic_scenes.KEPT_SCENES
+    assert synthetic_scenes._simulate_cube.cache_info().currsize == synthetic_scenes.MAX_CACHED_SCENES
 
 
 @pytest.mark.parametrize("window", [(-1, 0, 4, 4), (0, 0, 0, 4), (0, 0, 17, 4), (13, 13, 4, 4)])
-def test_windows_beyond_a_cube_are_refused(window):
-    with pytest.raises(ValueError, match="reaches beyond"):
+def test_simulated_cube_refuses_windows_outside(window):
+    with pytest.raises(ValueError, match="does not lie inside"):
         SimulatedCube(SPECTRA, (1,), (16, 16)).read(*window)
 
 
-def test_cubes_need_spectra():
+def test_simulated_cubes_need_spectra():
     with pytest.raises(ValueError, match="folder of spectra or a prior"):
         simulated_cubes(1, 0)

@@ -46,7 +46,7 @@ def prepare_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     if not quiet:
         note(
             f"{result.windows} windows in {len(result.paths)} shards; {result.left_out} with less than "
-            f"{packing.FEWEST_KNOWN:.0%} known pixels left out"
+            f"{packing.MIN_KNOWN_SHARE:.0%} known pixels left out"
         )
     typer.echo("\n".join(str(path) for path in result.paths))
 
@@ -88,12 +88,12 @@ def pairs_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         result = pairing.pair(hyperspectral, scenes, output, options, progress, overwrite=overwrite)
     if not quiet:
         for match in result.matches:
-            note(match.told())
+            note(match.summary())
             for text in match.notes:
                 note(text)
         for text in result.notes:
             note(text)
-        print_left_out(pairing.told(result.left_out))
+        print_left_out(pairing.left_out_lines(result.left_out))
         note(
             f"{result.pairs} pairs of {len(result.matches)} matches, {result.windows_left_out} windows left out; "
             f"{len(result.left_out)} products, scenes and matches left out"

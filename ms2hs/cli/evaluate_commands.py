@@ -3,7 +3,6 @@
 import json
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,11 +75,11 @@ def evaluate_pairs_command(  # noqa: PLR0917 - one parameter an option, as Typer
     quiet: Quiet = False,
 ) -> None:
     """Score models on measured pairs."""
-    from ms2hs.datasets.pairs.pair_set import measured_pairs
+    from ms2hs.datasets.pairs.pair_set import open_pairs
 
     _check_report(report, overwrite=overwrite)
     settings = _settings(prior, windows, seed)
-    evaluation = _score(model, measured_pairs(folder, split), scene, settings, quiet=quiet)
+    evaluation = _score(model, open_pairs(folder, split), scene, settings, quiet=quiet)
     _print(evaluation, report, as_json=as_json)
 
 
@@ -169,12 +168,17 @@ def evaluate_completion_command(  # noqa: PLR0917 - one parameter an option, as 
     as_json: AsJson = False,
 ) -> None:
     """Score how models complete cubes of which bands are hidden."""
-    from ms2hs.evaluation.completion import Trial, compare, facts, table
+    from ms2hs.evaluation.completion import CompletionOptions, complete_cubes, facts
+    from ms2hs.evaluation.report.terminal import print_completion
 
     if not 0 < hidden < 1:
         raise typer.BadParameter(f"{hidden} is not a share; above 0 and below 1 is needed. Use --hidden 0.75.")
-    rows = compare(model or ["linear"], Trial(folder, split, tuple(scene or ()), hidden, windows, size, seed))
-    typer.echo(json.dumps(facts(rows), indent=1) if as_json else table(rows))
+    options = CompletionOptions(folder, split, tuple(scene or ()), hidden, windows, size, seed)
+    scores = complete_cubes(model or ["linear"], options)
+    if as_json:
+        typer.echo(json.dumps(facts(scores), indent=1))
+    else:
+        print_completion(scores)
 
 
 def _settings(prior: str, windows: int, seed: int) -> "EvaluationSettings":
@@ -191,12 +195,11 @@ def _score(
     *,
     quiet: bool,
 ) -> "Evaluation":
-    from ms2hs.evaluation.evaluator import evaluate
+    from ms2hs.evaluation.evaluator import evaluate_pairs
     from ms2hs.progress import progress_bar
 
-    chosen = pairs.of_scenes(scenes or [])
     with progress_bar(shown=not quiet, unit="scenes") as progress:
-        return evaluate(models or [], chosen.pairs, replace(settings, title=chosen.title), chosen.left_out, progress)
+        return evaluate_pairs(models or [], pairs.of_scenes(scenes or []), settings, progress)
 
 
 def _check_report(report: Path | None, *, overwrite: bool) -> None:
@@ -212,16 +215,15 @@ def _check_report(report: Path | None, *, overwrite: bool) -> None:
 
 def _print(evaluation: "Evaluation", report: Path | None, *, as_json: bool) -> None:
     """Print the scores, and write the report where one is wanted."""
-    from ms2hs.evaluation import scoreboard
+    from ms2hs.evaluation.report import numbers, terminal
 
     if as_json:
-        typer.echo(json.dumps(scoreboard.facts(evaluation), indent=1))
+        typer.echo(json.dumps(numbers.facts(evaluation), indent=1))
     else:
-        for line in scoreboard.lines_of(evaluation):
-            typer.secho(line.text, fg="red" if line.loses else None)
+        terminal.print_evaluation(evaluation)
     if report:
         from ms2hs.evaluation.report.page import write_report
 
         write_report(evaluation, report)
-        written = report, *scoreboard.write_numbers(evaluation, report)
+        written = report, *numbers.write_numbers(evaluation, report)
         typer.echo("\n".join(map(str, written)), err=as_json)

@@ -46,8 +46,8 @@ def _summary(weights: Weights) -> str:
 def _preset_summary(config: ModelConfig) -> str:
     correction = "corrects the prior, " if config.rank else ""
     return (
-        f"{correction}tokens of {config.patch} by {config.patch} pixels by {config.group} bands, {config.depth} blocks of "
-        f"{config.width}, then {config.decoder_depth} of {config.decoder_width}; masking {', '.join(config.masking)}"
+        f"{correction}tokens of {config.patch} by {config.patch} pixels by {config.group} bands, {config.depth} blocks "
+        f"of {config.width}, then {config.decoder_depth} of {config.decoder_width}; masking {', '.join(config.masking)}"
     )
 
 

@@ -1,1 +1,1 @@
-"""Scores of models beside the baselines."""
+"""Scores of baselines, the spectral prior and models on pairs, cubes and converted cubes."""

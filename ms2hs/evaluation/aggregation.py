@@ -1,8 +1,7 @@
-"""Where each method stands: scene by scene, over all scenes, by land cover and by wavelength."""
+"""From scored windows to the scores of each method: by scene, over all scenes, by land cover and by wavelength."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
@@ -10,20 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
-from ms2hs.evaluation.accumulators import Accumulator, Bands, PartAngles
-from ms2hs.evaluation.baselines import PRIOR, Kind
-from ms2hs.evaluation.results import FEATURES_NM, Curve, Row, Scores
+from ms2hs.evaluation.accumulators import Accumulator, LocalAngles, TargetBands
+from ms2hs.evaluation.baselines import PRIOR
+from ms2hs.evaluation.metric_table import METRICS, Scores, mean_scores, scores_of
+from ms2hs.evaluation.results import Curve, Kind, MethodScores
 from ms2hs.spectra.metrics import SSIM_PIXELS, ssim
 
-# Pixels of a scene from which the angle by wavelength is told.
-ANGLED_PIXELS = 1 << 14
-DRAWS = 1000
-INTERVAL = ("mse", "rmse", "sam_median")
+# Pixels per scene from which the local spectral angle is computed.
+LOCAL_ANGLE_PIXELS = 1 << 14
+BOOTSTRAP_DRAWS = 1000
 
 
 @dataclass(frozen=True, eq=False)
-class View:
-    """A window as it is scored."""
+class ScoredWindow:
+    """The measured and true values of a window."""
 
     scene: str
     title: str
@@ -34,12 +33,12 @@ class View:
     valid: BoolArray
     """(row, col)."""
     cover: NDArray[np.str_]
-    """(row, col) of the truth."""
+    """(row, col) land cover, from the truth."""
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
-    """What a method made of a view."""
+class MethodOutput:
+    """The prediction of one method for a window."""
 
     estimate: Float32Array
     """(target band, row, col) finite where valid."""
@@ -48,7 +47,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Entrant:
+class MethodInfo:
     """A method as the table names it."""
 
     name: str
@@ -57,152 +56,134 @@ class Entrant:
 
 
 class Aggregator:
-    """What is known of every method so far. Views of one scene come one after the other."""
+    """Collects the windows of all scenes; the windows of one scene must follow each other.
 
-    def __init__(self, bands: Bands, entrants: Sequence[Entrant], windows: int) -> None:
-        """Nothing is known yet.
+    Parameters
+    ----------
+    max_windows : largest number of windows per scene; decides how many pixels of each window sample the local angle.
+    """
 
-        Parameters
-        ----------
-        windows : how many views of a scene there are at most.
-        """
+    def __init__(self, bands: TargetBands, methods: Sequence[MethodInfo], max_windows: int) -> None:
+        """Start without windows."""
         self.bands = bands
-        self.entrants = entrants
+        self.methods = methods
         self.pixels: dict[str, int] = {}
-        """By scene."""
-        self._kept = max(1, ANGLED_PIXELS // windows)
-        self._scenes: dict[str, dict[str, Scores]] = {one.name: {} for one in entrants}
-        self._covers: dict[str, dict[str, Accumulator]] = {one.name: {} for one in entrants}
-        self._curves: dict[str, list[Curve]] = {one.name: [] for one in entrants}
-        self._open: dict[tuple[str, str], Accumulator] = {}
-        self._angles: dict[str, PartAngles] = {}
+        """Number of valid pixels by scene."""
+        self._sampled_pixels = max(1, LOCAL_ANGLE_PIXELS // max_windows)
+        self._scenes: dict[str, dict[str, Scores]] = {method.name: {} for method in methods}
+        self._covers: dict[str, dict[str, Accumulator]] = {method.name: {} for method in methods}
+        self._curves: dict[str, list[Curve]] = {method.name: [] for method in methods}
+        # of the scene whose windows are being added, by method and land cover, and by method
+        self._accumulators: dict[tuple[str, str], Accumulator] = {}
+        self._angles: dict[str, LocalAngles] = {}
 
-    def add(self, view: View, made: Mapping[str, Made]) -> None:
-        """Count a view, of which each method made something."""
-        valid = np.flatnonzero(view.valid)
-        self.pixels[view.scene] = self.pixels.get(view.scene, 0) + len(valid)
-        image, names = _Image(view), view.cover.ravel()[valid]
-        places = {str(cover): valid[names == cover] for cover in np.unique(names)}
-        truth = {cover: _pixels(view.truth, place) for cover, place in places.items()}
-        some = valid[:: max(1, -(-len(valid) // self._kept))]
-        for entrant in self.entrants:
-            one = made[entrant.name]
-            for cover, place in places.items():
-                tally = self._open.setdefault((entrant.name, cover), Accumulator(self.bands))
-                sigma = None if one.sigma is None else _pixels(one.sigma, place)
-                tally.add(_pixels(one.estimate, place), truth[cover], sigma)
-            tally.similar.append(image.similarity(one.estimate))
-            tally.clock += one.seconds, view.valid.size
-            angles = self._angles.setdefault(entrant.name, PartAngles(self.bands))
-            angles.add(_pixels(one.estimate, some), _pixels(view.truth, some))
+    def add(self, window: ScoredWindow, outputs: Mapping[str, MethodOutput]) -> None:
+        """Add a window with the output of every method."""
+        valid = np.flatnonzero(window.valid)
+        self.pixels[window.scene] = self.pixels.get(window.scene, 0) + len(valid)
+        reference, cover_names = _SsimReference(window), window.cover.ravel()[valid]
+        pixels_of = {str(cover): valid[cover_names == cover] for cover in np.unique(cover_names)}
+        truth = {cover: _pixels(window.truth, pixels) for cover, pixels in pixels_of.items()}
+        sample = valid[:: max(1, -(-len(valid) // self._sampled_pixels))]
+        for method in self.methods:
+            output = outputs[method.name]
+            for cover, pixels in pixels_of.items():
+                sums = self._accumulators.setdefault((method.name, cover), Accumulator(self.bands))
+                sigma = None if output.sigma is None else _pixels(output.sigma, pixels)
+                sums.add(_pixels(output.estimate, pixels), truth[cover], sigma)
+            # SSIM and time belong to the whole window: they count in its last land cover, and so once in the scene
+            sums.window_ssim.append(reference.ssim(output.estimate))
+            sums.time += output.seconds, window.valid.size
+            angles = self._angles.setdefault(method.name, LocalAngles(self.bands))
+            angles.add(_pixels(output.estimate, sample), _pixels(window.truth, sample))
 
     def close_scene(self, scene: str) -> None:
-        """No more views of the scene will come; nothing happens where there was none."""
-        if not self._open:
+        """Compute the scores of a scene after its last window; a scene without windows is ignored."""
+        if not self._accumulators:
             return
-        for entrant in self.entrants:
-            of_cover = {cover: tally for (name, cover), tally in self._open.items() if name == entrant.name}
-            total = reduce(add, of_cover.values())
-            self._scenes[entrant.name][scene] = total.scores()
-            sam = self._angles[entrant.name].median()
-            self._curves[entrant.name].append(Curve(total.rmse, total.bias, sam, total.reliability))
-            covers = self._covers[entrant.name]
-            for cover, tally in of_cover.items():
-                covers[cover] = covers[cover] + tally if cover in covers else tally
-        self._open.clear()
+        for method in self.methods:
+            by_cover = {cover: sums for (name, cover), sums in self._accumulators.items() if name == method.name}
+            total = reduce(add, by_cover.values())
+            self._scenes[method.name][scene] = scores_of(total)
+            angle = self._angles[method.name].median()
+            self._curves[method.name].append(Curve(total.rmse, total.bias, angle, total.reliability))
+            covers = self._covers[method.name]
+            for cover, sums in by_cover.items():
+                covers[cover] = covers[cover] + sums if cover in covers else sums
+        self._accumulators.clear()
         self._angles.clear()
 
-    def rows(self, seed: int) -> tuple[Row, ...]:
-        """One a method.
-
-        Parameters
-        ----------
-        seed : of the bootstrap.
-        """
-        overall = {one.name: mean_scores(list(self._scenes[one.name].values())) for one in self.entrants}
-        least = overall[PRIOR].rmse if PRIOR in overall else float("nan")
+    def rows(self, seed: int) -> tuple[MethodScores, ...]:
+        """The scores of each method; `seed` is the seed of the bootstrap."""
+        overall = {method.name: mean_scores(list(self._scenes[method.name].values())) for method in self.methods}
+        prior_rmse = overall[PRIOR]["rmse"] if PRIOR in overall else float("nan")
         return tuple(
-            Row(
-                method=one.name,
-                kind=one.kind,
-                overall=overall[one.name],
-                interval=bootstrap_intervals(list(self._scenes[one.name].values()), np.random.default_rng(seed)),
-                scenes=self._scenes[one.name],
-                covers={cover: tally.scores() for cover, tally in sorted(self._covers[one.name].items())},
-                to_prior=overall[one.name].rmse / least if least else float("nan"),
-                train_mse=one.train_mse,
+            MethodScores(
+                method=method.name,
+                kind=method.kind,
+                overall=overall[method.name],
+                interval=bootstrap_intervals(list(self._scenes[method.name].values()), np.random.default_rng(seed)),
+                scenes=self._scenes[method.name],
+                covers={cover: scores_of(sums) for cover, sums in sorted(self._covers[method.name].items())},
+                to_prior=overall[method.name]["rmse"] / prior_rmse if prior_rmse else float("nan"),
+                train_mse=method.train_mse,
             )
-            for one in self.entrants
+            for method in self.methods
         )
 
     def curves(self) -> dict[str, Curve]:
-        """By method: means over scenes, each counting the same."""
-        return {name: _mean_curve(found) for name, found in self._curves.items()}
+        """By method: the mean curve over scenes, each with the same weight."""
+        return {name: _mean_curve(curves) for name, curves in self._curves.items()}
 
 
-def _pixels(image: Float32Array, place: NDArray[np.intp]) -> Float32Array:
-    """(band, pixel) of an image (band, row, col), at these positions of its flat pixels."""
-    return np.take(image.reshape(len(image), -1), place, axis=1)
+def _pixels(image: Float32Array, positions: NDArray[np.intp]) -> Float32Array:
+    """(band, pixel) of an image (band, row, col), at flat pixel positions."""
+    return np.take(image.reshape(len(image), -1), positions, axis=1)
 
 
-class _Image:
-    """The truth of a view as structural similarity needs it: without unknown bands, made ready once."""
+class _SsimReference:
+    """The truth of a window without its unknown bands, prepared once for all methods."""
 
-    def __init__(self, view: View) -> None:
-        known = np.isfinite(view.truth)
-        # bands that most pixels have, and the pixels that have all of these
-        self.bands = known.sum(axis=(1, 2)) > view.valid.sum() / 2
-        self.ok = view.valid & known[self.bands].all(axis=0)
-        self.truth = view.truth[self.bands]
+    def __init__(self, window: ScoredWindow) -> None:
+        known = np.isfinite(window.truth)
+        # bands that are known in most pixels, and the pixels in which all these bands are known
+        self.bands = known.sum(axis=(1, 2)) > window.valid.sum() / 2
+        self.valid = window.valid & known[self.bands].all(axis=0)
+        self.truth = window.truth[self.bands]
 
-    def similarity(self, estimate: Float32Array) -> float:
-        """NaN where no window of 7 pixels is all known."""
-        if min(self.ok.shape) < SSIM_PIXELS or not self.bands.any():
+    def ssim(self, estimate: Float32Array) -> float:
+        """Structural similarity; NaN where no square of 7 pixels is known completely."""
+        if min(self.valid.shape) < SSIM_PIXELS or not self.bands.any():
             return float("nan")
-        return ssim(estimate[self.bands], self.truth, self.ok)
-
-
-def mean_scores(scores: Sequence[Scores]) -> Scores:
-    """The mean of each number over those that have it."""
-    numbers = {
-        name.name: _known_mean([getattr(one, name.name) for one in scores])
-        for name in fields(Scores)
-        if name.name != "depth"
-    }
-    depth = {feature: _known_mean([one.depth[feature] for one in scores]) for feature in FEATURES_NM}
-    return Scores(**numbers, depth=depth)
+        return ssim(estimate[self.bands], self.truth, self.valid)
 
 
 def bootstrap_intervals(scores: Sequence[Scores], rng: np.random.Generator) -> dict[str, tuple[float, float]]:
-    """90 % percentile bootstrap (Efron 1979) over scenes of the means in `INTERVAL`; none of fewer than two scenes."""
+    """90 % percentile bootstrap intervals (Efron 1979) of the mean over scenes; empty for fewer than two scenes."""
     if len(scores) < 2:
         return {}
-    drawn = rng.integers(len(scores), size=(DRAWS, len(scores)))
-    found = {}
-    for name in INTERVAL:
-        values = np.array([getattr(one, name) for one in scores])
+    draws = rng.integers(len(scores), size=(BOOTSTRAP_DRAWS, len(scores)))
+    result = {}
+    for key in (key for key, metric in METRICS.items() if metric.has_interval):
+        values = np.array([scene[key] for scene in scores])
         if np.isfinite(values).all():
-            low, high = np.quantile(values[drawn].mean(axis=1), [0.05, 0.95])
-            found[name] = (float(low), float(high))
-    return found
-
-
-def _known_mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return float(np.mean(known)) if known else float("nan")
+            low, high = np.quantile(values[draws].mean(axis=1), [0.05, 0.95])
+            result[key] = (float(low), float(high))
+    return result
 
 
 def _mean_curve(curves: Sequence[Curve]) -> Curve:
-    held = [curve.reliability for curve in curves if curve.reliability is not None]
+    reliability = [curve.reliability for curve in curves if curve.reliability is not None]
     return Curve(
-        _band_mean([curve.rmse for curve in curves]),
-        _band_mean([curve.bias for curve in curves]),
-        _band_mean([curve.sam for curve in curves]),
-        _band_mean(held) if held else None,
+        _known_mean([curve.rmse for curve in curves]),
+        _known_mean([curve.bias for curve in curves]),
+        _known_mean([curve.sam for curve in curves]),
+        _known_mean(reliability) if reliability else None,
     )
 
 
-def _band_mean(rows: Sequence[FloatArray]) -> FloatArray:
+def _known_mean(rows: Sequence[FloatArray]) -> FloatArray:
+    """Mean over rows of the finite values; NaN where a column has none."""
     values = np.stack(rows)
     known = np.isfinite(values)
     total = np.where(known, values, 0).sum(axis=0)

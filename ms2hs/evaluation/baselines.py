@@ -1,14 +1,15 @@
-"""What is compared: simple baselines, the spectral prior, and models, all of them from measured bands to many bands."""
+"""The methods compared: simple baselines, the spectral prior and models, all from measured bands to target bands."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array
+from ms2hs.evaluation.results import Kind
 from ms2hs.models.harmonization import adjusted
 from ms2hs.models.prior import TYPICAL_SCALE, Conditional, SpectralPrior
 from ms2hs.spectra.spectral_grid import SpectralGrid, line_weights, pasted_bands, response_matrix
@@ -16,15 +17,14 @@ from ms2hs.spectra.spectral_grid import SpectralGrid, line_weights, pasted_bands
 if TYPE_CHECKING:
     from ms2hs.models.weights import Weights
 
-Kind = Literal["baseline", "prior", "model"]
-# Pixels whose distance to every spectrum is computed at a time: few enough to stay in a processor's cache.
-PIXELS_AT_A_TIME = 256
+# Pixels per step of the nearest-spectrum search; small enough to stay in the processor's cache.
+PIXELS_PER_SEARCH = 256
 PRIOR = "prior"
 
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """A way from the source's bands to the target's."""
+    """A function from the source's bands to the target's bands."""
 
     name: str
     kind: Kind
@@ -33,35 +33,35 @@ class Method:
     sigma: Callable[[Float32Array], Float32Array] | None = None
     """From (source band, row, col) to (target band, row, col): value ± 1.645 sigma is the 90 % interval."""
     train_mse: float = float("nan")
-    """Of the last tenth of its training, as its card says."""
+    """MSE of the last tenth of the training, from the weights' card."""
 
 
-def line_up(
+def build_methods(
     prior: SpectralPrior,
     models: Sequence["Weights"],
     source: SpectralGrid,
     target: SpectralGrid,
     sensor: str | None = None,
 ) -> list[Method]:
-    """Baselines, the prior, and the models, in the order of the table.
+    """Baselines, the prior and the models, in the order of the table.
 
-    `pasted bands` is not among them where no band of the source covers 60 % of one of the target.
+    `pasted bands` is left out if no source band covers 60 % of a target band.
 
     Parameters
     ----------
-    prior : what every baseline knows of spectra.
-    models : their names need not differ; later ones of a name are told apart by their path.
-    sensor : whose products are measured, for models that learnt from pairs what they are off by; None: simulated.
+    prior : also gives the baselines their training spectra.
+    models : equal names are made unique by the path of the weights.
+    sensor : product whose gain and offset correction the models apply; None for simulated sources.
 
     Raises
     ------
-    GridError : bands outside the wavelengths of the prior or of a model, or none that a model could have pasted.
+    GridError : bands outside the wavelengths of the prior or of a model, or no band that a model could paste.
     """
     conditional = prior.condition(source, target)
     spectra = TrainingSpectra.of(prior, conditional, source, target)
     methods = [
         Method("mean spectrum", "baseline", spectra.mean),
-        Method("interpolation", "baseline", partial(_interpolate, source=source, target=target)),
+        Method("interpolation", "baseline", lambda measured, _valid: interpolated(measured, source, target)),
         Method("nearest spectra", "baseline", spectra.nearest),
     ]
     if (pasted_bands(source, target) >= 0).any():
@@ -70,26 +70,16 @@ def line_up(
     taken = {method.name for method in methods}
     for weights in models:
         name = str(weights.path) if weights.name in taken else weights.name
-        name = name if name not in taken else f"{name} ({sum(one.startswith(name) for one in taken) + 1})"
-        methods.append(method_of(weights, name, (source, target), sensor))
+        name = name if name not in taken else f"{name} ({sum(other.startswith(name) for other in taken) + 1})"
+        methods.append(_model_method(weights, name, (source, target), sensor))
         taken.add(name)
     return methods
 
 
-def method_of(
-    weights: "Weights", name: str, grids: tuple[SpectralGrid, SpectralGrid], sensor: str | None = None
+def _model_method(
+    weights: "Weights", name: str, grids: tuple[SpectralGrid, SpectralGrid], sensor: str | None
 ) -> Method:
-    """The method of these weights, on the processor.
-
-    Parameters
-    ----------
-    grids : of the source and the target.
-    sensor : as `line_up` has it.
-
-    Raises
-    ------
-    GridError : as `line_up`.
-    """
+    """The method of weights, on the CPU; `grids` are those of the source and the target."""
     adjust = partial(adjusted, names=grids[0].names, adjustment=weights.adjustments.get(sensor) if sensor else None)
     reconstruct: Callable[[Float32Array, BoolArray], Float32Array]
     if weights.network is None:
@@ -98,68 +88,68 @@ def method_of(
         from ms2hs.inference.predictor import Predictor  # noqa: PLC0415  torch, which no baseline needs
 
         reconstruct = Predictor(weights.network, *grids).reconstruct_raster
-    trained = weights.card.get("scores", {}).get("train", {}).get("mse", float("nan"))
     spread = None if weights.spread is None else weights.spread.condition(*grids).sigma
     return Method(
         name,
         "model",
         lambda measured, valid: reconstruct(adjust(measured), valid),
         None if spread is None else lambda measured: spread(adjust(measured)),
-        float(trained),
+        training_mse(weights),
     )
 
 
+def training_mse(weights: "Weights") -> float:
+    """MSE of the last tenth of the training, from the card; NaN if the card has no such score."""
+    return float(weights.card.get("scores", {}).get("train", {}).get("mse", float("nan")))
+
+
 def interpolated(measured: Float32Array, source: SpectralGrid, target: SpectralGrid) -> Float32Array:
-    """(target band, ...) on the line between the bands (source band, ...), held beyond them: the simplest baseline."""
+    """(target band, ...) linear interpolation between the bands (source band, ...), constant outside them."""
     order = np.argsort(source.wavelength_nm)
     weights = line_weights(target.wavelength_nm, source.wavelength_nm[order])
     result: Float32Array = np.tensordot(weights.astype(np.float32), measured[order], axes=1)
     return result
 
 
-def _interpolate(measured: Float32Array, _valid: BoolArray, source: SpectralGrid, target: SpectralGrid) -> Float32Array:
-    return interpolated(measured, source, target)
-
-
 @dataclass(frozen=True, eq=False)
 class TrainingSpectra:
-    """The prior's sample of its training spectra, of scale 1, as both sensors see them."""
+    """The prior's sample of its training spectra, of scale 1, in the bands of both sensors."""
 
     conditional: Conditional
-    measured: Float32Array
+    source: Float32Array
     """(spectrum, source band)."""
-    made: Float32Array
+    target: Float32Array
     """(target band, spectrum)."""
 
     @classmethod
     def of(
         cls, prior: SpectralPrior, conditional: Conditional, source: SpectralGrid, target: SpectralGrid
     ) -> "TrainingSpectra":
-        """The sample through the responses of both."""
+        """The sample, through the spectral responses of both sensors."""
         spectra = prior.factors.astype(float) @ prior.sample.T.astype(float)
-        measured = (response_matrix(source, prior.wavelength_nm) @ spectra).T
-        made = response_matrix(target, prior.wavelength_nm) @ spectra
-        return cls(conditional, np.ascontiguousarray(measured, np.float32), made.astype(np.float32))
+        in_source = (response_matrix(source, prior.wavelength_nm) @ spectra).T
+        in_target = response_matrix(target, prior.wavelength_nm) @ spectra
+        return cls(conditional, np.ascontiguousarray(in_source, np.float32), in_target.astype(np.float32))
 
     def mean(self, measured: Float32Array, _valid: BoolArray) -> Float32Array:
-        """Their mean at the brightness of a common pixel, whatever was measured."""
-        mean = np.float32(TYPICAL_SCALE) * self.made.mean(axis=1)
+        """(target band, row, col) the mean spectrum at a typical brightness, the same in every pixel."""
+        mean = np.float32(TYPICAL_SCALE) * self.target.mean(axis=1)
         return np.broadcast_to(mean[:, None, None], (len(mean), *measured.shape[1:]))
 
     def nearest(self, measured: Float32Array, valid: BoolArray) -> Float32Array:
-        """The spectrum whose bands are nearest (Euclid) to the pixel's, both of scale 1, at the pixel's brightness."""
+        """(target band, row, col) the nearest spectrum (Euclidean, both of scale 1), at the brightness of the pixel."""
         pixels = measured[:, valid]
         scale = self.conditional.scale(pixels)
         chosen = np.empty(pixels.shape[1], np.intp)
-        squares, twice = np.square(self.measured).sum(axis=1), 2 * self.measured.T
-        for start in range(0, len(chosen), PIXELS_AT_A_TIME):
-            part = slice(start, start + PIXELS_AT_A_TIME)
-            near = (pixels[:, part] / scale[part]).T @ twice
-            near -= squares
-            chosen[part] = near.argmax(axis=1)
-        made = np.full((len(self.made), *valid.shape), np.nan, np.float32)
-        made[:, valid] = self.made[:, chosen] * scale
-        return made
+        squares, twice = np.square(self.source).sum(axis=1), 2 * self.source.T
+        for start in range(0, len(chosen), PIXELS_PER_SEARCH):
+            part = slice(start, start + PIXELS_PER_SEARCH)
+            similarity = (pixels[:, part] / scale[part]).T @ twice
+            similarity -= squares
+            chosen[part] = similarity.argmax(axis=1)
+        result = np.full((len(self.target), *valid.shape), np.nan, np.float32)
+        result[:, valid] = self.target[:, chosen] * scale
+        return result
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Finished conversions against a true cube of the same place: no model runs, files alone are compared."""
+"""Scores of a converted cube against a true cube on the same pixels. No model runs; only files are compared."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,11 @@ from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.datasets.cubes.spectra_npz import reach, view_matrix
 from ms2hs.datasets.pairs.pair_types import seen_through
 from ms2hs.errors import DataError, GridError, UnknownName
-from ms2hs.evaluation.accumulators import LEVELS, Bands
-from ms2hs.evaluation.aggregation import Aggregator, Entrant, Made, View
-from ms2hs.evaluation.evaluator import SAME_BAND_NM, EvaluationSettings, check_scikit_image, windows_of
+from ms2hs.evaluation.accumulators import LEVELS, TargetBands
+from ms2hs.evaluation.aggregation import Aggregator, MethodInfo, MethodOutput, ScoredWindow
+from ms2hs.evaluation.evaluator import SAME_BAND_NM, EvaluationSettings, window_title, windows_of
 from ms2hs.evaluation.examples import ExampleSelector
+from ms2hs.evaluation.metric_table import check_ssim_installed
 from ms2hs.evaluation.results import Evaluation
 from ms2hs.raster.cube import open_cube
 from ms2hs.raster.tiling import Window
@@ -25,149 +26,153 @@ from ms2hs.spectra.spectral_grid import SpectralGrid, pasted_bands
 if TYPE_CHECKING:
     import xarray as xr
 
-# Corners of two grids may be apart by this share of a pixel: rounding in the files.
-SAME_PLACE = 0.01
-# Bands whose widths differ by no more than this share are the same, where their centres are (`SAME_BAND_NM`).
+# Largest distance between the corners of two grids that are the same, in pixels: rounding in the files.
+MAX_CORNER_DISTANCE = 0.01
+# Two bands are the same if their centres differ by at most `SAME_BAND_NM` and their widths by at most this share.
 SAME_WIDTH = 0.1
 
 
-def evaluate_cube(path: Path, truth: Path, settings: EvaluationSettings | None = None) -> Evaluation:
-    """One finished conversion, scored against a true cube on the same pixels; with its uncertainty, if that is there.
+def evaluate_cube(cube: Path, truth: Path, settings: EvaluationSettings | None = None) -> Evaluation:
+    """Scores of a converted cube, and of its uncertainty if the file exists, against a true cube on the same pixels.
 
-    The truth is brought to the cube's bands through their responses. Pixels count where all of the cube's bands and
-    some of the truth's are there.
+    The spectra of the truth are converted to the bands of the cube by their spectral responses. A pixel counts if it
+    has all bands of the cube and some bands of the truth.
 
     Parameters
     ----------
-    path, truth : rasters with wavelengths; beside the first may stand `<stem>_sigma.tif`.
+    cube, truth : rasters with wavelengths; the uncertainty is read from `<stem of cube>_sigma.tif`.
 
     Raises
     ------
-    Ms2hsError : cubes that cannot be read, on different grids, without a common wavelength or pixel.
+    Ms2hsError : unreadable cubes, different pixel grids, no common wavelength, or no common pixel; scikit-image is not
+        installed.
     """
-    check_scikit_image()
+    check_ssim_installed()
     settings = settings or EvaluationSettings()
-    cubes = _Cubes.of(path, truth)
-    standings = Aggregator(Bands(cubes.grid, cubes.measured), [Entrant(path.stem, "model")], settings.windows)
+    opened = _CubeAndTruth.open(cube, truth)
+    name = cube.stem
+    aggregator = Aggregator(TargetBands(opened.grid, opened.measured), [MethodInfo(name, "model")], settings.windows)
     rng = np.random.default_rng(settings.seed)
-    showcase = ExampleSelector(path.stem, cubes.grid, rng)
+    selector = ExampleSelector(name, opened.grid, rng)
     scored = 0
-    for window in windows_of(cubes.shape, rng):
-        view, made = cubes.read(window)
-        if not view.valid.any():
+    for window in windows_of(opened.shape, rng):
+        values, output = opened.read(window)
+        if not values.valid.any():
             continue
-        standings.add(view, {path.stem: made})
-        showcase.add(view, {path.stem: made})
+        aggregator.add(values, {name: output})
+        selector.add(values, {name: output})
         scored += 1
         if scored == settings.windows:
             break
     if not scored:
         raise DataError(
-            f"{path}: no pixel is known both in it and in {truth}; some must be. Give a cube of that place."
+            f"{cube} and {truth} have no known pixel in common; at least one is needed. Use a true cube of the same "
+            "location."
         )
-    standings.close_scene(path.stem)
-    showcase.close_scene()
+    aggregator.close_scene(name)
+    selector.close_scene()
     return Evaluation(
-        title=settings.title or f"{path.name} against {truth.name}",
+        title=settings.title or f"{cube.name} against {truth.name}",
         command=settings.command,
-        source=cubes.source,
-        target=cubes.grid,
-        measured=cubes.measured,
-        rows=standings.rows(settings.seed),
-        curves=standings.curves(),
+        source=opened.source,
+        target=opened.grid,
+        measured=opened.measured,
+        rows=aggregator.rows(settings.seed),
+        curves=aggregator.curves(),
         levels=LEVELS,
-        examples=showcase.examples(),
-        pictures=showcase.pictures(),
-        scenes=standings.pixels,
+        examples=selector.examples(),
+        windows=selector.windows(),
+        scenes=aggregator.pixels,
         unlike=0,
         left_out={},
-        notes=("a finished conversion: pixels unlike training, and seconds, are in its own JSON",),
+        notes=("a converted cube: its own JSON has the run time and the number of pixels unlike training",),
     )
 
 
 @dataclass(frozen=True, eq=False)
-class _Cubes:
-    """A conversion, its uncertainty, and the truth, on one grid of pixels."""
+class _CubeAndTruth:
+    """A converted cube, its uncertainty and the true cube, on one pixel grid."""
 
     name: str
-    made: "xr.DataArray"
+    cube: "xr.DataArray"
     sigma: "xr.DataArray | None"
     truth: "xr.DataArray"
     grid: SpectralGrid
-    """Of the conversion, in ascending wavelength."""
+    """Of the converted cube, in ascending wavelength."""
     order: NDArray[np.intp]
-    """Positions of its bands in the file."""
+    """(band,) positions of the bands of `grid` in the file."""
     source: SpectralGrid
-    """Of the sensor that it was converted from; its own where that is not told."""
+    """Of the sensor that the cube was converted from; the cube's own bands if the file does not name a sensor."""
     measured: BoolArray
-    """(band,) whether that sensor measured it."""
+    """(band,) True where a band of that sensor covers the band."""
     true_bands: NDArray[np.intp]
-    """Good bands of the truth in ascending wavelength, by position."""
+    """Positions of the good bands of the truth, in ascending wavelength."""
     to_grid: Float32Array
-    """(band, true band), a row of NaN where the truth does not reach."""
+    """(band, true band) weights; a row of NaN where the truth has no bands."""
 
     @classmethod
-    def of(cls, path: Path, truth: Path) -> "_Cubes":
-        """Open them, and refuse what does not fit."""
-        made, true = open_cube(path), open_cube(truth)
-        _check_place(path, made, truth, true)
-        beside = path.with_name(f"{path.stem}_sigma.tif")
-        sigma = open_cube(beside) if beside.is_file() else None
-        if sigma is not None and sigma.shape != made.shape:
+    def open(cls, path: Path, truth_path: Path) -> "_CubeAndTruth":
+        """Open the files; raise GridError if they do not fit together."""
+        cube, truth = open_cube(path), open_cube(truth_path)
+        _check_same_pixels(path, cube, truth_path, truth)
+        sigma_path = path.with_name(f"{path.stem}_sigma.tif")
+        sigma = open_cube(sigma_path) if sigma_path.is_file() else None
+        if sigma is not None and sigma.shape != cube.shape:
             raise GridError(
-                f"{beside} has {sigma.shape} bands, rows and columns; the {made.shape} of {path} are needed. Remove "
-                "it, or convert again with --uncertainty."
+                f"{sigma_path} has {sigma.shape} bands, rows and columns; {path} has {cube.shape}. Remove the file, or "
+                "convert again with --uncertainty."
             )
-        order = np.argsort(made.wavelength_nm.values, kind="stable")
-        grid = _grid_of(made).select(order)
-        good = np.flatnonzero(true.good.values)
-        bands = good[np.argsort(true.wavelength_nm.values[good], kind="stable")]
-        if not len(bands):
-            raise GridError(f"{truth} calls all of its bands bad (bbl); some good ones are needed. Give another cube.")
-        to_grid = _view(_grid_of(true).select(bands), grid)
+        order = np.argsort(cube.wavelength_nm.values, kind="stable")
+        grid = _grid_of(cube).select(order)
+        good = np.flatnonzero(truth.good.values)
+        true_bands = good[np.argsort(truth.wavelength_nm.values[good], kind="stable")]
+        if not len(true_bands):
+            raise GridError(
+                f"{truth_path} marks all of its bands as bad (bbl); a good one is needed. Use another cube."
+            )
+        to_grid = _weights_to(grid, _grid_of(truth).select(true_bands))
         if np.isnan(to_grid).all():
             low, high = grid.range_nm
             raise GridError(
-                f"{truth} tells none of the bands of {path}, which lie at {low:.0f}-{high:.0f} nm; a true cube with "
-                "bands there is needed. Give another."
+                f"{truth_path} has no bands at the wavelengths of {path}, {low:.0f}-{high:.0f} nm; some are needed. "
+                "Use another true cube."
             )
-        source = _source(made)
+        source = _source(cube)
         measured = np.zeros(len(grid), bool) if source is None else pasted_bands(source, grid) >= 0
-        return cls(path.stem, made, sigma, true, grid, order, source or grid, measured, bands, to_grid)
+        return cls(path.stem, cube, sigma, truth, grid, order, source or grid, measured, true_bands, to_grid)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
-        return self.made.shape[1], self.made.shape[2]
+        return self.cube.shape[1], self.cube.shape[2]
 
-    def read(self, window: Window) -> tuple[View, Made]:
-        """A window of all; what the source measured of it is not known."""
+    def read(self, window: Window) -> tuple[ScoredWindow, MethodOutput]:
+        """A window of all cubes; the source's own values are unknown (NaN)."""
         part = {"y": slice(window.row, window.row + window.height), "x": slice(window.col, window.col + window.width)}
-        estimate = self.made.isel(part).values[self.order]
+        estimate = self.cube.isel(part).values[self.order]
         truth = seen_through(self.to_grid, self.truth.isel(part).values[self.true_bands])
         truth[np.isnan(self.to_grid).any(axis=1)] = np.nan
         valid = np.isfinite(estimate).all(axis=0) & np.isfinite(truth).any(axis=0)
-        title = f"{self.name}, rows {window.row}-{window.row + window.height - 1}, "
-        title += f"columns {window.col}-{window.col + window.width - 1}"
-        unknown = np.full((len(self.source), *valid.shape), np.nan, np.float32)
+        measured = np.full((len(self.source), *valid.shape), np.nan, np.float32)
         sigma = None if self.sigma is None else self.sigma.isel(part).values[self.order]
-        return View(self.name, title, unknown, truth, valid, cover(truth, self.grid)), Made(estimate, sigma)
+        title = window_title(self.name, window)
+        values = ScoredWindow(self.name, title, measured, truth, valid, cover(truth, self.grid))
+        return values, MethodOutput(estimate, sigma)
 
 
-def _view(own: SpectralGrid, grid: SpectralGrid) -> Float32Array:
-    """(band, true band), a row of NaN where the truth's own bands (ascending) do not tell it.
+def _weights_to(grid: SpectralGrid, true_grid: SpectralGrid) -> Float32Array:
+    """(band, true band) weights from the true bands (ascending) to `grid`; a row of NaN where no true band is near.
 
-    A band that both have is taken as it is: seen once more through a response it would come out smoother than it was
-    measured.
+    A band that both cubes have is copied: a second spectral response would smooth it.
     """
-    known = reach(own.wavelength_nm, grid)
-    result = np.full((len(grid), len(own)), np.nan, np.float32)
+    known = reach(true_grid.wavelength_nm, grid)
+    result = np.full((len(grid), len(true_grid)), np.nan, np.float32)
     if known.any():
-        result[known] = view_matrix(grid.select(known), own.wavelength_nm)
-    nearest = np.abs(grid.wavelength_nm[:, None] - own.wavelength_nm).argmin(axis=1)
-    same = np.abs(grid.wavelength_nm - own.wavelength_nm[nearest]) <= SAME_BAND_NM
-    same &= np.abs(grid.fwhm_nm / own.fwhm_nm[nearest] - 1) <= SAME_WIDTH
-    result[same] = np.eye(len(own), dtype=np.float32)[nearest[same]]
+        result[known] = view_matrix(grid.select(known), true_grid.wavelength_nm)
+    nearest = np.abs(grid.wavelength_nm[:, None] - true_grid.wavelength_nm).argmin(axis=1)
+    same = np.abs(grid.wavelength_nm - true_grid.wavelength_nm[nearest]) <= SAME_BAND_NM
+    same &= np.abs(grid.fwhm_nm / true_grid.fwhm_nm[nearest] - 1) <= SAME_WIDTH
+    result[same] = np.eye(len(true_grid), dtype=np.float32)[nearest[same]]
     return result
 
 
@@ -179,27 +184,27 @@ def _grid_of(cube: "xr.DataArray") -> SpectralGrid:
 
 
 def _source(cube: "xr.DataArray") -> SpectralGrid | None:
-    """The bands of the sensor that the file says it was converted from."""
+    """The bands of the sensor named in the file's tags; None without a known name."""
     try:
         return load_sensor(str(cube.attrs.get("MS2HS_SOURCE", ""))).grid
     except UnknownName:
         return None
 
 
-def _check_place(path: Path, made: "xr.DataArray", truth: Path, true: "xr.DataArray") -> None:
-    """GridError unless both have the same pixels."""
-    first, second = _place(made), _place(true)
-    pixel = max(abs(made.attrs["transform"][0]), abs(made.attrs["transform"][1]))
-    near = np.allclose(made.attrs["transform"], true.attrs["transform"], rtol=0, atol=SAME_PLACE * pixel)
-    if made.shape[1:] == true.shape[1:] and made.attrs["crs"] == true.attrs["crs"] and near:
+def _check_same_pixels(path: Path, cube: "xr.DataArray", truth_path: Path, truth: "xr.DataArray") -> None:
+    """GridError unless both cubes have the same pixel grid."""
+    transform = cube.attrs["transform"]
+    tolerance = MAX_CORNER_DISTANCE * max(abs(transform[0]), abs(transform[1]))
+    near = np.allclose(transform, truth.attrs["transform"], rtol=0, atol=tolerance)
+    if cube.shape[1:] == truth.shape[1:] and cube.attrs["crs"] == truth.attrs["crs"] and near:
         return
     raise GridError(
-        f"{path} is {first}, {truth} is {second}; both must have the same pixels. Warp one onto the other "
-        "(gdalwarp -t_srs -te -tr), and score again."
+        f"{path} is {_describe_pixels(cube)}, {truth_path} is {_describe_pixels(truth)}; both must have the same "
+        "pixels. Warp one onto the other (gdalwarp -t_srs -te -tr), and evaluate again."
     )
 
 
-def _place(cube: "xr.DataArray") -> str:
+def _describe_pixels(cube: "xr.DataArray") -> str:
     a, b, c, d, e, f = cube.attrs["transform"]
     rows, cols = cube.shape[1:]
     crs = cube.attrs["crs"] or "without CRS"

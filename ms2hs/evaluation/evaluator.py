@@ -1,46 +1,64 @@
-"""Methods side by side on pairs, real or simulated: scored by windows, each scene counting the same."""
+"""Scores of baselines, the prior and models on pairs, measured or simulated.
+
+`evaluate_pairs` takes a `PairSet`: `measured_pairs(folder)` or `simulated_pairs(corpus, source, target)`. From every
+scene random windows of up to 128 x 128 pixels are scored by every method. The scores of a scene come from all its
+windows; the scores of a method are means over scenes.
+"""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.util import find_spec
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ms2hs.arrays import Float32Array
+from ms2hs.datasets.pairs.pair_set import PairSet
 from ms2hs.datasets.pairs.pair_types import Pair
 from ms2hs.errors import DataError, Ms2hsError
-from ms2hs.evaluation.accumulators import LEVELS, Bands
-from ms2hs.evaluation.aggregation import Aggregator, Entrant, Made, View
-from ms2hs.evaluation.baselines import PRIOR, Method, line_up
+from ms2hs.evaluation.accumulators import LEVELS, TargetBands
+from ms2hs.evaluation.aggregation import Aggregator, MethodInfo, MethodOutput, ScoredWindow
+from ms2hs.evaluation.baselines import PRIOR, Method, build_methods
 from ms2hs.evaluation.examples import ExampleSelector
+from ms2hs.evaluation.metric_table import check_ssim_installed
 from ms2hs.evaluation.results import Evaluation
 from ms2hs.models.prior import Conditional
 from ms2hs.models.weights import Weights, load_weights, weights_names
+from ms2hs.progress import Progress
 from ms2hs.raster.tiling import Tiling, Window
 from ms2hs.spectra.indices import cover
 from ms2hs.spectra.spectral_grid import SpectralGrid, pasted_bands
 
-Progress = Callable[[str, int, int], None]
-# Pixels on a side of a window, at most.
-SIDE = 128
-# Bands of two pairs further apart than this are not the same bands: calibrations of one sensor differ by less.
+# Largest height and width of a window, in pixels.
+MAX_WINDOW_PIXELS = 128
+# Wavelengths of one band differ less than this between calibrations of one sensor.
 SAME_BAND_NM = 1.0
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How pairs are scored."""
+    """Options of an evaluation."""
 
     prior: str = "linear"
-    """Weights whose spectral prior is scored, and knows what the baselines know: one that has not seen the scenes."""
+    """Weights whose spectral prior is scored, and gives the baselines their spectra: not trained on the scenes."""
     windows: int = 64
-    """Of a scene, at most; of 128 pixels on a side, or as large as the pair is."""
+    """Largest number of windows per scene, each of 128 x 128 pixels or the whole pair if it is smaller."""
     seed: int = 0
-    """Of which windows, of the pixels that are shown, and of the bootstrap."""
+    """Random seed of windows, example pixels and bootstrap."""
     title: str = ""
     """What is scored, in a few words."""
     command: str = ""
+    """The command line, shown in the report."""
+
+
+def evaluate_pairs(
+    models: Sequence[str],
+    pair_set: PairSet,
+    settings: EvaluationSettings | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Scores of baselines, the prior and models on a set of pairs, under the title of the set; see `evaluate`."""
+    settings = replace(settings or EvaluationSettings(), title=pair_set.title)
+    return evaluate(models, pair_set.pairs, settings, pair_set.left_out, progress)
 
 
 def evaluate(
@@ -50,73 +68,72 @@ def evaluate(
     left_out: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Baselines, the prior and models, scored on pairs.
+    """Scores of baselines, the prior and models on pairs.
 
-    Pairs are left out, and told, where their bands are not those of the most, where they cannot be read, and where
-    they have no pixel with all of the source's bands and some of the target's.
+    A pair is left out, with the reason in the result, if its bands differ from those of most pairs, if it cannot be
+    read, or if no pixel has all source bands and some target bands.
 
     Parameters
     ----------
     models : names of shipped weights, or paths.
-    left_out : what was left out before, and why.
-    progress : called with the stage, scenes done, and scenes there are.
+    left_out : pairs left out before, with the reasons.
+    progress : called after each scene.
 
     Raises
     ------
-    Ms2hsError : weights that cannot be read or do not know the bands; no pair with a valid pixel; scikit-image is not
-        installed.
+    Ms2hsError : unreadable weights, or weights that do not cover the bands; no pair with a valid pixel; scikit-image is
+        not installed.
     """
-    check_scikit_image()
+    check_ssim_installed()
     settings = settings or EvaluationSettings()
-    weights = [load_weights(name) for name in models]
-    prior = load_weights(settings.prior)
-    chosen, odd = _of_one_kind(pairs)
-    run = _Run.of(chosen, [prior, *weights], settings)
-    run.left_out |= {**(left_out or {}), **odd}
-    scenes = sorted({pair.scene for pair in chosen})
+    weights = [load_weights(name) for name in (settings.prior, *models)]
+    selected, different = _of_same_bands(pairs)
+    evaluator = _Evaluator.of(selected, weights, settings)
+    evaluator.left_out |= {**(left_out or {}), **different}
+    scenes = sorted({pair.scene for pair in selected})
     for done, scene in enumerate(scenes, 1):
-        run.score([pair for pair in chosen if pair.scene == scene])
+        evaluator.score_scene([pair for pair in selected if pair.scene == scene])
         if progress:
             progress("scenes", done, len(scenes))
-    return run.found()
-
-
-def check_scikit_image() -> None:
-    """DataError unless what SSIM needs is installed."""
-    if find_spec("skimage") is None:
-        raise DataError("scikit-image is not installed; SSIM needs it. `pip install 'ms2hs[train]'` brings it.")
+    return evaluator.result()
 
 
 def windows_of(shape: tuple[int, int], rng: np.random.Generator) -> list[Window]:
-    """Windows of about one size that cover a raster, none above 128 pixels on a side, at random."""
-    size = tuple(-(-length // -(-length // SIDE)) for length in shape)
-    tiling = list(Tiling(*shape, (size[0], size[1]), overlap=0))
+    """Windows of similar size, at most 128 x 128 pixels, that cover a raster without overlap, in random order."""
+    height, width = (-(-length // -(-length // MAX_WINDOW_PIXELS)) for length in shape)
+    tiling = list(Tiling(*shape, (height, width), overlap=0))
     return [tiling[i] for i in rng.permutation(len(tiling))]
 
 
 def spread_windows(pairs: Sequence[Pair], rng: np.random.Generator) -> Iterator[tuple[Pair, Window]]:
-    """Windows of a scene at random, the second of a pair only after the first of all."""
-    turns = [(pairs[i], windows_of(pairs[i].shape, rng)) for i in rng.permutation(len(pairs))]
-    for turn in range(max((len(windows) for _, windows in turns), default=0)):
-        for pair, windows in turns:
+    """Windows of a scene in random order; the second window of a pair follows the first windows of all pairs."""
+    shuffled = [(pairs[i], windows_of(pairs[i].shape, rng)) for i in rng.permutation(len(pairs))]
+    for turn in range(max((len(windows) for _, windows in shuffled), default=0)):
+        for pair, windows in shuffled:
             if turn < len(windows):
                 yield pair, windows[turn]
 
 
+def window_title(name: str, window: Window) -> str:
+    """The name and position of a window, for people."""
+    rows = f"rows {window.row}-{window.row + window.height - 1}"
+    return f"{name}, {rows}, columns {window.col}-{window.col + window.width - 1}"
+
+
 @dataclass(eq=False)
-class _Run:
-    """An evaluation under way."""
+class _Evaluator:
+    """The state of an evaluation of pairs."""
 
     weights: Sequence[Weights]
-    """The prior's, then the models'."""
+    """Of the prior, then of the models."""
     settings: EvaluationSettings
     source: SpectralGrid
-    """Of the first pair; others may be off by some nm (Sentinel-2A and B)."""
+    """Of the first pair; other pairs may differ by some nm (Sentinel-2A and 2B)."""
     target: SpectralGrid
-    known: Sequence[int]
-    """Positions of the target's bands among those of the pairs."""
-    standings: Aggregator
-    showcase: ExampleSelector
+    target_bands: Sequence[int]
+    """Positions of the scored target bands among the target bands of the pairs."""
+    aggregator: Aggregator
+    selector: ExampleSelector
     rng: np.random.Generator
     is_simulated: bool
     left_out: dict[str, str] = field(default_factory=dict)
@@ -125,34 +142,43 @@ class _Run:
     _methods: dict[bytes, tuple[list[Method], Conditional]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, pairs: Sequence[Pair], weights: Sequence[Weights], settings: EvaluationSettings) -> "_Run":
-        """Nothing is scored yet."""
+    def of(cls, pairs: Sequence[Pair], weights: Sequence[Weights], settings: EvaluationSettings) -> "_Evaluator":
+        """Start without scenes; the first pair gives the bands."""
         source, whole = pairs[0].source, pairs[0].target
-        low, high = max(one.range_nm[0] for one in weights), min(one.range_nm[1] for one in weights)
-        known = np.flatnonzero((whole.wavelength_nm >= low) & (whole.wavelength_nm <= high))
-        if not len(known):
+        low, high = max(each.range_nm[0] for each in weights), min(each.range_nm[1] for each in weights)
+        target_bands = np.flatnonzero((whole.wavelength_nm >= low) & (whole.wavelength_nm <= high))
+        if not len(target_bands):
             raise DataError(
-                f"no true band lies within {low:.0f}-{high:.0f} nm, which the weights know; there are bands at "
-                f"{whole.wavelength_nm.min():.0f}-{whole.wavelength_nm.max():.0f} nm. Give other pairs or weights."
+                f"the true bands lie at {whole.wavelength_nm.min():.0f}-{whole.wavelength_nm.max():.0f} nm; the "
+                f"weights cover {low:.0f}-{high:.0f} nm. Use other pairs or weights."
             )
-        target = whole.select(known)
+        target = whole.select(target_bands)
         measured = pasted_bands(source, target) >= 0
-        methods, conditional = _lined_up(weights, pairs[0], target)
-        entrants = [Entrant(method.name, method.kind, method.train_mse) for method in methods]
-        rng = np.random.default_rng(settings.seed)
-        leading = next((one.name for one in reversed(entrants) if one.kind == "model"), PRIOR)
-        standings = Aggregator(Bands(target, measured), entrants, settings.windows)
-        simulated = all(pair.is_simulated for pair in pairs)
-        showcase = ExampleSelector(leading, target, np.random.default_rng(settings.seed))
-        run = cls(weights, settings, source, target, list(known), standings, showcase, rng, simulated)
-        run._methods[_key(pairs[0])] = methods, conditional
-        if len(known) < len(whole):
-            run.notes.append(f"{len(whole) - len(known)} true bands outside {low:.0f}-{high:.0f} nm are not scored")
+        methods, conditional = _methods_for(weights, pairs[0], target)
+        infos = [MethodInfo(method.name, method.kind, method.train_mse) for method in methods]
+        shown = next((info.name for info in reversed(infos) if info.kind == "model"), PRIOR)
+        evaluator = cls(
+            weights,
+            settings,
+            source,
+            target,
+            list(target_bands),
+            Aggregator(TargetBands(target, measured), infos, settings.windows),
+            ExampleSelector(shown, target, np.random.default_rng(settings.seed)),
+            np.random.default_rng(settings.seed),
+            all(pair.is_simulated for pair in pairs),
+        )
+        evaluator._methods[_source_key(pairs[0])] = methods, conditional
+        if len(target_bands) < len(whole):
+            outside = len(whole) - len(target_bands)
+            evaluator.notes.append(f"{outside} true bands outside {low:.0f}-{high:.0f} nm are not scored")
         if not measured.any():
-            run.notes.append("no source band covers 60 % of a target band: no `pasted bands`, and all bands are masked")
-        return run
+            evaluator.notes.append(
+                "no source band covers 60 % of a target band: no `pasted bands`, and all bands count as masked"
+            )
+        return evaluator
 
-    def score(self, pairs: Sequence[Pair]) -> None:
+    def score_scene(self, pairs: Sequence[Pair]) -> None:
         """Score the windows of one scene."""
         scored = 0
         for pair, window in spread_windows(pairs, self.rng):
@@ -161,68 +187,60 @@ class _Run:
             if pair.name in self.left_out:
                 continue
             try:
-                view = self._view(pair, window)
+                values = self._read(pair, window)
             except Ms2hsError as error:
                 self.left_out[pair.name] = str(error)
                 continue
-            if view.valid.any():
-                self._add(view, pair)
+            if values.valid.any():
+                self._score(values, pair)
                 scored += 1
-        self.standings.close_scene(pairs[0].scene)
-        self.showcase.close_scene()
+        self.aggregator.close_scene(pairs[0].scene)
+        self.selector.close_scene()
         if not scored:
-            self.left_out[pairs[0].scene] = "no pixel known to both"
+            self.left_out[pairs[0].scene] = "no pixel has all source bands and a true band"
 
-    def _view(self, pair: Pair, window: Window) -> View:
+    def _read(self, pair: Pair, window: Window) -> ScoredWindow:
         measured, truth = pair.read(window.row, window.col, window.height, window.width)
-        truth = truth[self.known]
+        truth = truth[self.target_bands]
         valid = np.asarray(np.isfinite(measured).all(axis=0) & np.isfinite(truth).any(axis=0))
-        names = ", ".join(dict.fromkeys((pair.scene, pair.name)))
-        title = f"{names}, rows {window.row}-{window.row + window.height - 1}, "
-        title += f"columns {window.col}-{window.col + window.width - 1}"
-        return View(pair.scene, title, measured, truth, valid, cover(truth, self.target))
+        title = window_title(", ".join(dict.fromkeys((pair.scene, pair.name))), window)
+        return ScoredWindow(pair.scene, title, measured, truth, valid, cover(truth, self.target))
 
-    def _add(self, view: View, pair: Pair) -> None:
-        methods, conditional = self._methods_for(pair)
-        measured = np.where(view.valid, view.measured, np.float32(0))
-        self.unlike += int((conditional.unlike(measured) & view.valid).sum())
-        made = {method.name: _made(method, measured, view) for method in methods}
-        self.standings.add(view, made)
-        self.showcase.add(view, made)
-
-    def _methods_for(self, pair: Pair) -> tuple[list[Method], Conditional]:
-        """The methods as they are for exactly this source, lined up once."""
-        key = _key(pair)
+    def _score(self, window: ScoredWindow, pair: Pair) -> None:
+        key = _source_key(pair)
         if key not in self._methods:
-            self._methods[key] = _lined_up(self.weights, pair, self.target)
-        return self._methods[key]
+            self._methods[key] = _methods_for(self.weights, pair, self.target)
+        methods, conditional = self._methods[key]
+        measured = np.where(window.valid, window.measured, np.float32(0))
+        self.unlike += int((conditional.unlike(measured) & window.valid).sum())
+        outputs = {method.name: _run(method, measured, window) for method in methods}
+        self.aggregator.add(window, outputs)
+        self.selector.add(window, outputs)
 
-    def found(self) -> Evaluation:
-        """All of it."""
-        if not self.standings.pixels:
-            why = "; ".join(f"{name}: {reason}" for name, reason in list(self.left_out.items())[:3])
+    def result(self) -> Evaluation:
+        """The scores of all scenes."""
+        if not self.aggregator.pixels:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(self.left_out.items())[:3])
             raise DataError(
-                f"nothing can be scored ({why}); a pixel with all of the source's bands and some of the target's is "
-                "needed. Give other pairs, or cubes with finer bands."
+                f"no pixel can be scored ({reasons}); at least one pixel with all source bands and a true band is "
+                "needed. Use other pairs, or cubes with finer bands."
             )
         if self.is_simulated:
-            self.notes.append("the source is simulated from the truth: errors of real products come on top")
+            self.notes.append("the source is simulated from the truth: errors of real products are not included")
         if self.weights[0].name in weights_names():
-            self.notes.append(
-                "the shipped prior has learnt from public scenes: where these are among them, give --prior"
-            )
+            self.notes.append("the shipped prior was trained on public scenes; if these are among them, use --prior")
         return Evaluation(
             title=self.settings.title,
             command=self.settings.command,
             source=self.source,
             target=self.target,
-            measured=self.standings.bands.measured,
-            rows=self.standings.rows(self.settings.seed),
-            curves=self.standings.curves(),
+            measured=self.aggregator.bands.measured,
+            rows=self.aggregator.rows(self.settings.seed),
+            curves=self.aggregator.curves(),
             levels=LEVELS,
-            examples=self.showcase.examples(),
-            pictures=self.showcase.pictures(),
-            scenes=self.standings.pixels,
+            examples=self.selector.examples(),
+            windows=self.selector.windows(),
+            scenes=self.aggregator.pixels,
             unlike=self.unlike,
             left_out=self.left_out,
             notes=tuple(self.notes),
@@ -230,51 +248,53 @@ class _Run:
 
 
 def _sensor(pair: Pair) -> str | None:
-    """Whose products the pair's source is of; None where it is simulated."""
+    """The sensor of a measured source; None for a simulated source."""
     return None if pair.is_simulated else pair.sensor
 
 
-def _key(pair: Pair) -> bytes:
+def _source_key(pair: Pair) -> bytes:
+    """Equal for pairs that the same methods can score."""
     return f"{_sensor(pair)} ".encode() + pair.source.wavelength_nm.tobytes() + pair.source.fwhm_nm.tobytes()
 
 
-def _lined_up(weights: Sequence[Weights], pair: Pair, target: SpectralGrid) -> tuple[list[Method], Conditional]:
-    """All methods, and the prior that tells pixels unlike training; the first weights are the prior's."""
+def _methods_for(weights: Sequence[Weights], pair: Pair, target: SpectralGrid) -> tuple[list[Method], Conditional]:
+    """The methods for the source of a pair, and the prior that finds pixels unlike the training data."""
     prior, *models = weights
-    methods = line_up(prior.prior, models, pair.source, target, _sensor(pair))
+    methods = build_methods(prior.prior, models, pair.source, target, _sensor(pair))
     return methods, prior.prior.condition(pair.source, target)
 
 
-def _made(method: Method, measured: Float32Array, view: View) -> Made:
-    began = time.perf_counter()
-    estimate = method.reconstruct(measured, view.valid)
-    seconds = time.perf_counter() - began
-    return Made(estimate, None if method.sigma is None else method.sigma(measured), seconds)
+def _run(method: Method, measured: Float32Array, window: ScoredWindow) -> MethodOutput:
+    start = time.perf_counter()
+    estimate = method.reconstruct(measured, window.valid)
+    seconds = time.perf_counter() - start
+    return MethodOutput(estimate, None if method.sigma is None else method.sigma(measured), seconds)
 
 
-def _of_one_kind(pairs: Sequence[Pair]) -> tuple[list[Pair], dict[str, str]]:
-    """The pairs whose bands are those of the most, and the others with the reason why they are left out.
+def _of_same_bands(pairs: Sequence[Pair]) -> tuple[list[Pair], dict[str, str]]:
+    """The largest group of pairs with the same bands; the other pairs by name, with the reason to leave them out.
 
     Raises
     ------
     DataError : no pairs.
     """
     if not pairs:
-        raise DataError("there are no pairs; at least one is needed. Give another folder or split.")
-    kinds: list[list[Pair]] = []
+        raise DataError("there are no pairs to score; at least one is needed. Use another folder or split.")
+    groups: list[list[Pair]] = []
     for pair in pairs:
-        kind = next((kind for kind in kinds if _same_bands(kind[0], pair)), None)
-        if kind is None:
-            kinds.append([pair])
+        group = next((group for group in groups if _same_bands(group[0], pair)), None)
+        if group is None:
+            groups.append([pair])
         else:
-            kind.append(pair)
-    most = max(kinds, key=len)
-    why = f"its bands are not the {len(most[0].source)} and {len(most[0].target)} of the most pairs; score it apart"
-    return most, {pair.name: why for kind in kinds if kind is not most for pair in kind}
+            group.append(pair)
+    largest = max(groups, key=len)
+    bands = f"{len(largest[0].source)} source and {len(largest[0].target)} target bands"
+    reason = f"its bands are not the {bands} of most pairs; score it separately"
+    return largest, {pair.name: reason for group in groups if group is not largest for pair in group}
 
 
-def _same_bands(one: Pair, other: Pair) -> bool:
-    """Whether two pairs have the same true bands, and source bands of the same names."""
-    if one.source.names != other.source.names or len(one.target) != len(other.target):
+def _same_bands(first: Pair, second: Pair) -> bool:
+    """Whether two pairs have the same true wavelengths, and source bands with the same names."""
+    if first.source.names != second.source.names or len(first.target) != len(second.target):
         return False
-    return bool(np.abs(one.target.wavelength_nm - other.target.wavelength_nm).max() <= SAME_BAND_NM)
+    return bool(np.abs(first.target.wavelength_nm - second.target.wavelength_nm).max() <= SAME_BAND_NM)

@@ -15,7 +15,7 @@ from ms2hs.fetching.fetch_request import Order
 from ms2hs.fetching.sidecar import Sidecar
 from ms2hs.files import flush
 from ms2hs.raster.pixel_grid import PixelGrid
-from ms2hs.scenes.geotiff import SOURCE_TAG, TIME_TAG
+from ms2hs.scenes.recognition import SOURCE_TAG, TIME_TAG
 from ms2hs.scenes.scene import Scene
 
 

@@ -23,8 +23,7 @@ from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.dataset import open_dataset, quietly, read_bands, read_pixel_grid
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.raster.resampling import axis_weights, covered, relate
-from ms2hs.scenes import quality
-from ms2hs.scenes.geotiff import QUALITY
+from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import Scene
 from ms2hs.spectra.spectral_grid import SpectralGrid, nearest_band
@@ -33,8 +32,8 @@ Stored = NDArray[np.int16]
 # Rows that are worked on at a time.
 STRIP_ROWS = 128
 # What the quality band holds where the scene has no data.
-NO_DATA = {"scl": 0, "fmask": quality.FMASK_FILL}
-QUALITY_NAMES = {name.lower(): name for name in QUALITY}
+NO_DATA = {key: layer.fill for key, layer in QUALITY_LAYERS.items()}
+QUALITY_NAMES = {key: layer.name for key, layer in QUALITY_LAYERS.items()}
 RGB_NM = (650.0, 550.0, 470.0)
 
 
@@ -128,7 +127,7 @@ class _Classes:
         stored = read_bands(self._dataset, [self._asset.band], window)[0]
         largest = np.zeros(known.shape, np.float32)
         for label in np.unique(stored):
-            is_usable = bool(quality.RULES[self._rule](np.array([label]))[0])
+            is_usable = bool(QUALITY_LAYERS[self._rule].flags(np.array([label])).valid[0])
             area = covered((stored == label).astype(np.float32), down, right)
             area[clear != is_usable] *= 1e-3  # only where there is no other
             takes = known & (area > largest)

@@ -28,9 +28,9 @@ from ms2hs.fetching.sidecar import Sidecar, State, checksum, state
 from ms2hs.raster.cube import NODATA
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.pixel_grid import PixelGrid
-from ms2hs.scenes import quality
 from ms2hs.scenes.formats import open_scene
-from ms2hs.scenes.geotiff import SOURCE_TAG, TIME_TAG
+from ms2hs.scenes.quality import QUALITY_LAYERS
+from ms2hs.scenes.recognition import SOURCE_TAG, TIME_TAG
 from ms2hs.scenes.scene import Scene
 
 Stored = NDArray[np.int16]
@@ -138,7 +138,7 @@ class _View:
             return values, known, known
         layer = self._classes.read(len(self._bands) + 1, window=window)
         known &= layer != NODATA
-        clear = quality.RULES[self._rule](np.where(known, layer, NO_DATA[self._rule]))
+        clear = QUALITY_LAYERS[self._rule].flags(np.where(known, layer, NO_DATA[self._rule])).valid
         return np.concatenate([values, layer[None]]), known, clear
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
-from ms2hs.datasets.cubes.georeferenced import PlacedCube, find_cubes
+from ms2hs.datasets.cubes.georeferenced import GeoreferencedCube, find_cubes
 from ms2hs.errors import NothingFound, QueryError
 from ms2hs.fetching.cropping import safe_name
 from ms2hs.fetching.footprints import coverage
@@ -163,7 +163,7 @@ def find_scene_matches(
 
     Parameters
     ----------
-    products : as `data.placed.open_placed` takes them.
+    products : as `georeferenced.find_cubes` takes them.
     wish : all but place and date, which are the products'.
     left_out : takes up products without place, day or scene, by name, and why.
 
@@ -192,7 +192,7 @@ def find_scene_matches(
         yield SceneMatches(safe_name(cube.name), place, tuple(items_of(found)))
 
 
-def _place(cube: PlacedCube) -> Place:
-    bounds = lonlat_bounds(cube.place)
+def _place(cube: GeoreferencedCube) -> Place:
+    bounds = lonlat_bounds(cube.pixel_grid)
     assert bounds is not None  # noqa: S101 - placed cubes have a CRS
     return box_place(bounds)

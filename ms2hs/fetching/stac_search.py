@@ -21,9 +21,8 @@ from ms2hs.files import write_whole
 from ms2hs.remote.client import BRIEF, Access, Request, text_of
 from ms2hs.remote.providers import Provider
 from ms2hs.remote.url_policy import shown, without_secrets
-from ms2hs.scenes.radiometry import baseline
 from ms2hs.scenes.stac_item import ORIGIN, of_file
-from ms2hs.scenes.stac_metadata import Item, check_item, tile_of
+from ms2hs.scenes.stac_metadata import Item, baseline, check_item, tile_of
 
 PAGE = 100
 # Items that are looked at before sorting; a place and a month have some tens.

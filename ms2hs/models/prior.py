@@ -271,7 +271,7 @@ class SpectralPrior:
         Parameters
         ----------
         reflectance : (spectrum, band) of the site, in the order of its pixels, NaN = unknown.
-        grid : its bands. Gaps wider than `WIDEST_STEP_NM` between them stay unknown.
+        grid : its bands. Gaps wider than `MAX_STEP_NM` between them stay unknown.
         source : the sensor that the prior will be conditioned on. With it the uncertainty is calibrated between the
             two halves of the site; without, it may be too sure.
 

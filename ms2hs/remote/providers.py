@@ -44,7 +44,7 @@ class Provider:
     url: str
     """Of the STAC API."""
     rules: Mapping[str, str]
-    """Its collections, the default first, and by which of `offsets.RULES` stored numbers become reflectance."""
+    """Its collections, the default first, and by which of `radiometry.ITEM_RULES` stored numbers become reflectance."""
     hosts: tuple[str, ...] = ()
     """Of its API and its files; items that name one are its."""
     sign: Callable[..., str] = _as_it_is

@@ -1,1 +1,1 @@
-"""Multispectral scenes of every supported layout, read as reflectance."""
+"""Multispectral scenes of every supported format, read as reflectance."""

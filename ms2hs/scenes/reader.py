@@ -1,4 +1,8 @@
-"""Pixels of a scene on its working grid: reflectance, and where it is usable."""
+"""Pixels of a scene on its working grid: reflectance, and which pixels are valid.
+
+Each file is a `Layer`. A window of each layer is read on the file's own grid and converted to reflectance. Pixels that
+the quality layer marks as cloud become invalid. Then the window is averaged or interpolated to the working grid.
+"""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,56 +18,58 @@ from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid, read_valid
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.raster.resampling import Axis, AxisWeights, axis_weights, regrid, relate
-from ms2hs.scenes import quality
+from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.scene import Asset, Scene
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """The bands of a scene that lie in one file, which is open."""
+    """An open file with some bands of a scene."""
 
     dataset: DatasetReader
     grid: PixelGrid
     rows: Axis
-    """Rows of the working grid in the file's pixels."""
+    """Rows of the working grid in pixels of the file."""
     cols: Axis
     assets: tuple[Asset, ...]
     index: tuple[int, ...]
     """Position of each of `assets` in the scene."""
-
     rows_ahead: "RowsAhead"
 
     def read(self, row: slice, col: slice) -> tuple[Float32Array, BoolArray]:
-        """(band, row, col) reflectance, 0 where there is none, and (row, col) where all the bands have some.
+        """(band, row, col) reflectance, 0 where invalid, and (row, col) True where every band is valid.
 
-        Rows and columns are the file's and lie inside it.
+        `row` and `col` count the file's pixels and lie inside it.
         """
         reflectance, valid = to_reflectance(self.rows_ahead.read(row, col), self.assets)
-        return _inside(self.dataset, reflectance, valid, Window.from_slices(row, col))
+        inside = read_valid(self.dataset, Window.from_slices(row, col))
+        if inside is not None:
+            valid &= inside
+        return _emptied(reflectance, valid), valid
 
 
 class RowsAhead:
-    """Stored numbers of some bands of a file; when rows are read at full width, those down to the block's end are kept.
+    """Stored numbers of some bands of a file. A read of full width keeps the rows down to the end of the block.
 
-    A block of a Sentinel-2 JPEG 2000 file is 1024 rows high and takes a tenth of a second to decode: strips of a
-    third of that would decode each block several times. GDAL's own cache does not help unless it holds a row of blocks
-    of all bands at once (about 300 MB of a tile).
+    A block of a Sentinel-2 JPEG 2000 file is 1024 rows high and takes a tenth of a second to decode. Strips of a third
+    of that height would decode each block several times. GDAL's own cache helps only if it holds a row of blocks of all
+    bands at once (about 300 MB for a tile).
     """
 
-    # With more, as where a file is a single block, the rows are read as they are asked for.
-    LARGEST_BYTES = 300_000_000
+    # A row of blocks with more bytes, as in a file of a single block, is not kept.
+    MAX_BYTES = 300_000_000
 
     def __init__(self, dataset: DatasetReader, bands: tuple[int, ...]) -> None:
         self.dataset = dataset
         self.bands = bands
         self.block_rows = max(dataset.block_shapes[band - 1][0] for band in bands)
         row_bytes = sum(np.dtype(dataset.dtypes[band - 1]).itemsize for band in bands) * dataset.width
-        self.is_kept = self.block_rows > 1 and self.block_rows * row_bytes <= self.LARGEST_BYTES
+        self.is_kept = self.block_rows > 1 and self.block_rows * row_bytes <= self.MAX_BYTES
         self._begin = 0
         self._kept: NDArray[np.generic] | None = None
 
     def read(self, row: slice, col: slice) -> NDArray[np.generic]:
-        """(band, row, col) stored numbers of rows and columns that lie inside the file; not to be written to."""
+        """(band, row, col) stored numbers of rows and columns inside the file. Do not write to the result."""
         if not self.is_kept or col.stop - col.start < self.dataset.width:
             return read_bands(self.dataset, self.bands, Window.from_slices(row, col))
         kept = self._kept
@@ -82,25 +88,11 @@ class RowsAhead:
         return kept[:, : row.stop - row.start]
 
 
-def _inside(
-    dataset: DatasetReader,
-    reflectance: Float32Array,
-    valid: BoolArray,
-    window: Window | None = None,
-    shape: tuple[int, int] | None = None,
-) -> tuple[Float32Array, BoolArray]:
-    """The same, without what the file's own mask leaves out."""
-    inside = read_valid(dataset, window, shape)
-    if inside is not None:
-        valid &= inside
-    return _emptied(reflectance, valid), valid
-
-
 def to_reflectance(stored: NDArray[np.generic], assets: tuple[Asset, ...]) -> tuple[Float32Array, BoolArray]:
-    """(band, row, col) reflectance of `stored` numbers, 0 where invalid, and (row, col) where every band has a value.
+    """(band, row, col) reflectance of `stored` numbers, 0 where invalid, and (row, col) True where every band is valid.
 
-    No value: the nodata number, NaN, infinity, and spectra of nothing but 0, which some writers leave outside the
-    image without declaring it and which no surface has. A single band may well be 0: SWIR over water is.
+    Invalid are nodata, NaN, infinity, and pixels that are 0 in every band: no surface is, and some writers fill the
+    outside of the image with 0 without declaring it. A single band may be 0, such as SWIR over water.
     """
     reflectance = np.empty(stored.shape, np.float32)
     invalid = np.zeros(stored.shape[1:], np.bool_)
@@ -119,17 +111,17 @@ def to_reflectance(stored: NDArray[np.generic], assets: tuple[Asset, ...]) -> tu
 
 
 def _emptied(reflectance: Float32Array, valid: BoolArray) -> Float32Array:
-    """The same array, with 0 wherever it is not valid; NaN too."""
+    """The array itself, set to 0 where invalid."""
     if not valid.all():
         reflectance[:, ~valid] = 0
     return reflectance
 
 
 class SceneReader:
-    """Reads windows of a scene on a working grid; keeps its files open in between. For one thread at a time.
+    """Reads windows of a scene on a working grid and keeps the files open between them. Not thread-safe.
 
-    Read strips as wide as the grid from the top down: then each block of a file is decoded once, and at most a row of
-    blocks of each band is kept. Other windows are read as they come.
+    Strips of the grid's full width, from top to bottom, decode each block of a file once and keep at most a row of
+    blocks of each band in memory. Other windows are also possible, in any order.
     """
 
     def __init__(self, scene: Scene, grid: PixelGrid) -> None:
@@ -140,12 +132,17 @@ class SceneReader:
         self._quality: Layer | None = None
 
     def __enter__(self) -> Self:
-        """Open the files; SceneError where one is missing, no raster, or on another grid."""
+        """Open the files; SceneError if a file is missing, not a raster, or not aligned with the grid."""
         with ExitStack() as opened:
-            hrefs = dict.fromkeys(asset.href for asset in self.scene.assets)
-            self._layers = [self._layer(opened, href) for href in hrefs]
+            positions: dict[str, list[int]] = {}
+            for i, asset in enumerate(self.scene.assets):
+                positions.setdefault(asset.href, []).append(i)
+            self._layers = [
+                self._layer(opened, tuple(self.scene.assets[i] for i in index), tuple(index))
+                for index in positions.values()
+            ]
             if self.scene.quality is not None:
-                self._quality = self._file(opened, (self.scene.quality,), (0,))
+                self._quality = self._layer(opened, (self.scene.quality,), (0,))
             self._open = opened.pop_all()
         return self
 
@@ -155,30 +152,26 @@ class SceneReader:
         """Close the files."""
         self._open.close()
 
-    def _layer(self, opened: ExitStack, href: str) -> Layer:
-        index = tuple(i for i, asset in enumerate(self.scene.assets) if asset.href == href)
-        return self._file(opened, tuple(self.scene.assets[i] for i in index), index)
-
-    def _file(self, opened: ExitStack, assets: tuple[Asset, ...], index: tuple[int, ...]) -> Layer:
+    def _layer(self, opened: ExitStack, assets: tuple[Asset, ...], index: tuple[int, ...]) -> Layer:
         dataset = opened.enter_context(open_dataset(assets[0].href))
         grid = read_pixel_grid(dataset)
         rows, cols = relate(self.grid, grid, assets[0].name)
         return Layer(dataset, grid, rows, cols, assets, index, RowsAhead(dataset, tuple(a.band for a in assets)))
 
     def read(self, row: int, col: int, height: int, width: int) -> tuple[Float32Array, BoolArray]:
-        """A window of the working grid.
+        """Reflectance and valid pixels of a window of the working grid.
 
-        Coarser working pixels are averages of the valid pixels of a band, finer ones are interpolated from them.
-        Quality is applied to a band's own pixels first, each taking the quality at its centre.
+        Working pixels coarser than a band's are averages of its valid pixels, finer pixels are interpolated. Before
+        that, the quality layer is applied to the band's own pixels, each with the quality at its centre.
 
         Returns
         -------
         (band, row, col) reflectance, unitless, in the order of the scene's bands, 0 where invalid;
-        (row, col) True where every band has a value and at least half of the pixel's area is good.
+        (row, col) True where every band is valid in at least half of the pixel's area.
 
         Raises
         ------
-        SceneError : a file is damaged or cut short; the message names file and band.
+        SceneError : a file is damaged or truncated; the message names file and band.
         ValueError : the window reaches beyond the grid.
         """
         rows_left, cols_left = self.grid.height - row, self.grid.width - col
@@ -205,22 +198,22 @@ class SceneReader:
         return _emptied(reflectance, valid), valid
 
     def _usable(self, source: Layer, layer: Layer, rows: AxisWeights, cols: AxisWeights) -> BoolArray:
-        """(row, col) what the quality layer says at the centres of a part of another layer's pixels."""
-        rule = quality.RULES[self.scene.quality_rule or ""]
+        """(row, col) whether the quality layer is valid at the centres of some pixels of another layer."""
+        kind = QUALITY_LAYERS[self.scene.quality_rule or ""]
         down, right = relate(layer.grid, source.grid, source.assets[0].name)
         row, row_inside = _nearest(down, rows.begin, rows.end)
         col, col_inside = _nearest(right, cols.begin, cols.end)
-        stored = source.rows_ahead.read(_reach(row), _reach(col))[0]
-        usable = rule(stored)[np.ix_(row - row.min(), col - col.min())]
+        stored = source.rows_ahead.read(_extent(row), _extent(col))[0]
+        usable = kind.flags(stored).valid[np.ix_(row - row.min(), col - col.min())]
         return usable & row_inside[:, None] & col_inside
 
 
 def _nearest(axis: Axis, begin: int, end: int) -> tuple[NDArray[np.intp], BoolArray]:
-    """For each pixel the one of the other grid at its centre, and whether there is one."""
+    """The pixel of the other grid at the centre of each pixel, and whether it is inside that grid."""
     edges = axis.edges(begin, end - begin)
     position = np.floor((edges[:-1] + edges[1:]) / 2).astype(np.intp)
     return np.clip(position, 0, axis.size - 1), (position >= 0) & (position < axis.size)
 
 
-def _reach(positions: NDArray[np.intp]) -> slice:
+def _extent(positions: NDArray[np.intp]) -> slice:
     return slice(int(positions.min()), int(positions.max()) + 1)

@@ -1,4 +1,4 @@
-"""A scene before any pixel is read: which bands lie where, and how their numbers become reflectance."""
+"""A scene without its pixels: the files of its bands, its pixel grid, and the scale and offset of stored numbers."""
 
 import json
 from collections.abc import Mapping
@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ms2hs.errors import SceneError
+from ms2hs.errors import SceneError, UnknownName
 from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m
-from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.spectra.spectral_grid import SpectralGrid
+
+# The source of scenes whose bands are known by their wavelengths only.
+CUSTOM = "custom"
 
 
 @dataclass(frozen=True)
@@ -21,56 +24,56 @@ class Asset:
     name: str
     """The band's name in the scene's spectral grid, such as `B8A`."""
     href: str
-    """A path, or an address, as `open_dataset` takes it."""
+    """Path or address for `open_dataset`."""
     band: int
     """1-based position in the file."""
     dn_scale: float
     dn_offset: float
     nodata: float | None
-    """The stored number that means there is none."""
+    """Stored number that means no data; None without one."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A multispectral scene: its bands, its pixel grid, and what is known of it. JSON both ways."""
+    """A multispectral scene: its bands, its pixel grid, and its metadata. Convertible to JSON and back."""
 
     id: str
     source: str
-    """Name of the sensor, or `custom` where only wavelengths are known."""
+    """Name of the sensor, or `custom` if only wavelengths are known."""
     assets: tuple[Asset, ...]
     grid: PixelGrid
-    """The finest grid among its bands."""
+    """The finest pixel grid of its bands."""
     offset_rule: str
-    """In words, how stored numbers become reflectance, and what decided it."""
+    """The rule from stored numbers to reflectance in words, and who declared it."""
     wavelength_nm: tuple[float, ...] = ()
     """Centres of the bands in nm, only where `source` is `custom`."""
     fwhm_nm: tuple[float, ...] = ()
     """Widths of the bands in nm, only where `source` is `custom`."""
     quality: Asset | None = None
-    """The layer that tells cloud and shadow, if there is one; scale and offset mean nothing."""
+    """The quality layer, with cloud and shadow; its scale and offset have no meaning."""
     quality_rule: str | None = None
-    """A name in `quality.RULES`: `scl` or `fmask`."""
+    """Key in `quality.QUALITY_LAYERS`: `scl` or `fmask`."""
     datetime: str | None = None
     """Time of acquisition, ISO 8601, if known."""
     working_gsd_m: float | None = None
-    """The ground sampling in m that it is converted at unless asked otherwise; None means its own grid."""
+    """Default ground sampling of the conversion in m; None means the scene's own grid."""
     notes: tuple[str, ...] = ()
-    """What the user should know: assumptions and warnings, one sentence each."""
+    """Assumptions and warnings for the user, one sentence each."""
 
     @cached_property
     def spectral(self) -> SpectralGrid:
-        """The grid of its bands, in the order of `assets`."""
+        """The spectral grid of its bands, in the order of `assets`."""
         names = [asset.name for asset in self.assets]
-        if self.source == "custom":
-            good = np.ones(len(names), bool)
-            return SpectralGrid(tuple(names), np.array(self.wavelength_nm), np.array(self.fwhm_nm), good)
+        if self.source == CUSTOM:
+            centres, widths = np.array(self.wavelength_nm), np.array(self.fwhm_nm)
+            return SpectralGrid(tuple(names), centres, widths, np.ones(len(names), bool))
         sensor = load_sensor(self.source)
         return sensor.grid.select(sensor.grid.index(names))
 
     def adjusted(self, lines: Mapping[str, tuple[float, float]]) -> "Scene":
-        """The scene with each band brought to `gain * reflectance + offset`, of those that `lines` has by name.
+        """The scene with reflectance `gain * reflectance + offset` in each band named in `lines`.
 
-        It is the rule that turns stored numbers into reflectance that changes: nothing else needs to know.
+        Only scale and offset of the stored numbers change.
         """
         assets = tuple(_adjusted(asset, *lines.get(asset.name, (1.0, 0.0))) for asset in self.assets)
         return replace(self, assets=assets)
@@ -84,20 +87,10 @@ class Scene:
         """The scene that `to_json` wrote."""
         fields: dict[str, Any] = json.loads(text)
         grid, quality = fields["grid"], fields["quality"]
-        return cls(
-            id=fields["id"],
-            source=fields["source"],
-            assets=tuple(Asset(**asset) for asset in fields["assets"]),
-            grid=PixelGrid(grid["crs"], tuple(grid["transform"]), grid["height"], grid["width"]),
-            offset_rule=fields["offset_rule"],
-            wavelength_nm=tuple(fields["wavelength_nm"]),
-            fwhm_nm=tuple(fields["fwhm_nm"]),
-            quality=Asset(**quality) if quality else None,
-            quality_rule=fields["quality_rule"],
-            datetime=fields["datetime"],
-            working_gsd_m=fields["working_gsd_m"],
-            notes=tuple(fields["notes"]),
-        )
+        fields["assets"] = tuple(Asset(**asset) for asset in fields["assets"])
+        fields["grid"] = PixelGrid(**grid | {"transform": tuple(grid["transform"])})
+        fields["quality"] = Asset(**quality) if quality else None
+        return cls(**fields | {key: tuple(fields[key]) for key in ("wavelength_nm", "fwhm_nm", "notes")})
 
 
 def _adjusted(asset: Asset, gain: float, offset: float) -> Asset:
@@ -109,37 +102,45 @@ def _adjusted(asset: Asset, gain: float, offset: float) -> Asset:
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """What the user says about a scene; None leaves it to the file's metadata."""
+    """The user's settings for a scene; None leaves the decision to the file's metadata."""
 
     source: str | None = None
-    """Name of the sensor, or `custom` for bands that are known by their wavelengths alone."""
+    """Name of the sensor, or `custom` for bands identified by their wavelengths only."""
     bands: tuple[str, ...] | None = None
-    """Of a GeoTIFF: the name of each band, in file order, `-` for one to skip. Of a product: the bands to use."""
+    """For a GeoTIFF the name of each band in file order, `-` for a band to skip; for a product the bands to use."""
     dn_offset: float | None = None
-    """Added to the stored numbers before they are scaled, instead of what the metadata say."""
+    """Added to the stored numbers before scaling; replaces the metadata's offset."""
     quality: bool = True
-    """False keeps cloud, shadow and cirrus."""
+    """False keeps cloud, shadow and cirrus as valid pixels."""
+
+    def __post_init__(self) -> None:
+        """Check the name of the sensor; UnknownName lists the known names."""
+        known = [*sensor_names("source"), CUSTOM]
+        if self.source is not None and self.source not in known:
+            raise UnknownName.of("source", self.source, known, "Use one of these with --source.")
 
 
 def working_grid(scene: Scene, gsd_m: float | None = None) -> PixelGrid:
-    """The grid to convert on, from the upper-left corner of the scene.
+    """The grid of the conversion, with the upper-left corner of the scene.
 
     Parameters
     ----------
-    gsd_m : size of its pixels in m; None is the scene's `working_gsd_m`, or else its own grid.
+    gsd_m : pixel size in m; None means the scene's `working_gsd_m`, or without it the scene's own grid.
 
     Raises
     ------
-    SceneError : a size that is not above 0.
+    SceneError : the size is not above 0.
     """
     gsd_m = scene.working_gsd_m if gsd_m is None else gsd_m
     if gsd_m is None:
         return scene.grid
     if not gsd_m > 0:
-        raise SceneError(f"a ground sampling of {gsd_m:g} m; a size above 0 is needed. Give --gsd 30, or native.")
+        raise SceneError(
+            f"a ground sampling of {gsd_m:g} m; a size above 0 is required. Use --gsd 30, or --gsd native."
+        )
     row_m, col_m = pixel_size_m(scene.grid)
     row_step, col_step = gsd_m / row_m, gsd_m / col_m
-    # A file in whole metres says 30 m as 30.000000000004.
+    # Rounding can make 30 m in a file 30.000000000004 m here.
     if max(abs(row_step - 1), abs(col_step - 1)) < 1e-6:
         return scene.grid
     return scene.grid.resized(row_step, col_step)

@@ -1,4 +1,4 @@
-"""An item of a STAC catalogue as a scene: where its bands lie, and what their numbers mean."""
+"""An item of a STAC catalogue as a scene: the files of its bands, and the meaning of their numbers."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -15,22 +15,22 @@ from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.remote.client import BRIEF, Access, Request, text_of
 from ms2hs.remote.providers import PROVIDERS, provider_of
 from ms2hs.remote.url_policy import check_address, host_of, is_public, resolved, shown
-from ms2hs.scenes import radiometry
-from ms2hs.scenes.bands import CIRRUS, check_bands, check_source, choose_bands, is_sentinel2
-from ms2hs.scenes.quality import FMASK_FILL
-from ms2hs.scenes.radiometry import SAFE_NODATA, Calibration, overridden
-from ms2hs.scenes.safe import WORKING_GSD_M
+from ms2hs.scenes.bands import check_bands, choose_bands
+from ms2hs.scenes.quality import QUALITY_LAYERS
+from ms2hs.scenes.radiometry import rule_of_item
 from ms2hs.scenes.scene import Asset, Scene, SceneOptions
-from ms2hs.scenes.stac_metadata import Band, Item, bands_of, check_item, pixel_size, quality_band, source_of
+from ms2hs.scenes.stac_metadata import Band, Item, bands_of, check_item, declaration, pixel_size, quality_of, source_of
+from ms2hs.spectra.sensors import load_sensor
 
 ORIGIN = "ms2hs:from"
-"""What `search` adds to an item: `{"provider": name, "url": address}` of whom it asked."""
+"""Field that the search adds to an item, with its server: `{"provider": name, "url": address}`."""
+WEB = ("https://", "http://")
 
 
 def base_of(item: Item) -> str | None:
-    """Where an item came from: whom `search` asked, else its own link to a public host; None where neither is told.
+    """The address of an item: the server of the search, else its own link to a public host; None if neither is known.
 
-    Anyone can write a link into an item, so that gives it no right to a private host.
+    Anyone can write a link into an item, so a link gives no access to a private host.
     """
     if url := (item.get(ORIGIN) or {}).get("url"):
         return str(url)
@@ -39,56 +39,53 @@ def base_of(item: Item) -> str | None:
 
 
 def of_file(item: Item, server: str | None = None) -> Item:
-    """An item that was read from a file, without an origin that the file alone tells.
+    """An item read from a file, without an origin that only the file claims.
 
-    The origin gives a right to its host. A public host needs none; a private one is believed where it is the provider's
-    own, or `server`, which the user names.
+    The origin gives access to its host. A public host needs no access. A private host is accepted only if it is the
+    provider's own, or that of `server`, which the user gives.
     """
-    told = item.get(ORIGIN)
-    if not isinstance(told, dict):
+    origin = item.get(ORIGIN)
+    if not isinstance(origin, dict):
         return {key: value for key, value in item.items() if key != ORIGIN}
-    provider = PROVIDERS.get(str(told.get("provider")))
+    provider = PROVIDERS.get(str(origin.get("provider")))
     own = {host_of(address) for address in (server, provider and provider.url) if address}
-    url = str(told.get("url") or "")
+    url = str(origin.get("url") or "")
     if host_of(url) in own or _is_public(url):
         return item
-    return item | {ORIGIN: {key: value for key, value in told.items() if key != "url"}}
+    return item | {ORIGIN: {key: value for key, value in origin.items() if key != "url"}}
 
 
 def _is_public(address: str) -> bool:
-    return address.startswith(("https://", "http://")) and is_public(host_of(address))
+    return address.startswith(WEB) and is_public(host_of(address))
 
 
-def open_item(path: str, choices: SceneOptions | None = None) -> Scene:
-    """The scene of a STAC item in a file, or at an address.
+def open_item(path: str, options: SceneOptions | None = None) -> Scene:
+    """The scene of a STAC item in a file, or at a web address.
 
-    Addresses in a file may be relative to it; then, and where no server is told that it came from, they may be those of
+    Asset addresses in a file may be relative to the file. Only then, or if the item's server is unknown, may they be
     files on this machine.
 
     Raises
     ------
-    SceneError, AddressError : as `scene_of`. RemoteError, CredentialsError : the item cannot be read from its server.
+    SceneError, AddressError : as `scene_of`. RemoteError, CredentialsError : the server does not deliver the item.
     """
-    is_web = path.startswith(("https://", "http://"))
+    is_web = path.startswith(WEB)
     try:
-        item = json.loads(_downloaded(path) if is_web else Path(path).read_bytes())
+        text = text_of(Request(path, Access.near(path), attempts=BRIEF)) if is_web else Path(path).read_bytes()
+        item = json.loads(text)
     except (OSError, ValueError) as error:
         raise SceneError(
-            f"{shown(path)}: not a JSON document that can be read ({error}); a STAC item is needed. Check it."
+            f"{shown(path)}: not a readable JSON document ({error}); a STAC item is required. Check the path."
         ) from error
     check_item(item)
     if is_web:
-        item.pop(ORIGIN, None)  # what a server says of itself there is not ours
-        return scene_of(item, path, choices)
-    return scene_of(*_placed(of_file(item), Path(path).parent), choices)
+        item.pop(ORIGIN, None)  # only our own search may write it
+        return scene_of(item, path, options)
+    return scene_of(*_with_local_paths(of_file(item), Path(path).parent), options)
 
 
-def _downloaded(address: str) -> bytes:
-    return text_of(Request(address, Access.near(address), attempts=BRIEF))
-
-
-def _placed(item: Item, folder: Path) -> tuple[Item, str | None]:
-    """An item of the disk, with paths that are relative to it made whole, and where it came from."""
+def _with_local_paths(item: Item, folder: Path) -> tuple[Item, str | None]:
+    """An item with its relative paths made absolute, and its address; None if it has relative paths."""
     relative = {
         key: asset | {"href": str((folder / asset["href"]).absolute())}
         for key, asset in item["assets"].items()
@@ -98,7 +95,7 @@ def _placed(item: Item, folder: Path) -> tuple[Item, str | None]:
 
 
 def grid_of_file(href: str) -> PixelGrid:
-    """The grid in the header of a file that GDAL opens by itself."""
+    """The pixel grid in the header of a file that GDAL opens."""
     with open_dataset(href) as dataset:
         return read_pixel_grid(dataset)
 
@@ -106,106 +103,92 @@ def grid_of_file(href: str) -> PixelGrid:
 def scene_of(
     item: Item,
     base: str | None,
-    choices: SceneOptions | None = None,
+    options: SceneOptions | None = None,
     grid_at: Callable[[str], PixelGrid] = grid_of_file,
 ) -> Scene:
-    """The scene that an item describes. No pixel is read, and no file opened where the item tells its grid.
+    """The scene that an item describes. Reads no pixel, and opens no file if the item contains its pixel grid.
 
     Parameters
     ----------
     item : a STAC item of version 0.9 to 1.1.
-    base : the address that it came from, which relative addresses begin at; None: from the user's own disk.
-    grid_at : asked for the grid of a file where the item does not tell it, such as where GDAL alone does not get in.
+    base : the item's address, from which relative addresses start; None for an item on the user's own disk.
+    grid_at : reads the pixel grid of a file if the item lacks it; for servers that GDAL alone cannot read.
 
     Raises
     ------
-    SceneError : not an item, of no sensor that can be converted, or without bands that are needed.
-    AddressError : an asset's address must not be followed.
+    SceneError : not an item, not of a convertible sensor, or without required bands.
+    AddressError : the address of an asset is not allowed.
     """
-    choices = choices or SceneOptions()
+    options = options or SceneOptions()
     own = check_item(item)
-    source, guess = (check_source(choices.source), None) if choices.source else source_of(item)
-    there = bands_of(item, source)
-    if is_sentinel2(source) and CIRRUS in there:
-        check_bands(list(there), source, own)
+    source, note = (options.source, None) if options.source else source_of(item)
+    available = bands_of(item, source)
+    sensor = load_sensor(source)
+    if sensor.toa_band is not None and sensor.toa_band[0] in available:
+        check_bands(list(available), source, own)
     names = choose_bands(
-        there, source, choices.bands, where=own, lacks="the item has no asset of {}",
-        remedy="Take another item, or name the bands to use with --bands.",
+        available, source, options.bands, where=own, lacks="the item has no asset of {}",
+        remedy="Use another item, or give the bands to use with --bands.",
     )  # fmt: skip
-    chosen = [there[name] for name in names]
-    stored = _rule(item, source)(item, chosen, source)
-    numbers = overridden(Calibration(stored.dn_scale, stored.dn_offset, stored.rule), choices.dn_offset)
-    assets = tuple(
-        Asset(name, _opened(band, base), band.position + 1, scale, offset, nodata)
-        for name, band, scale, offset, nodata in zip(
-            names, chosen, numbers.dn_scale, numbers.dn_offset, stored.nodata, strict=True
-        )
-    )
-    quality, quality_rule = _quality(item, source, base) if choices.quality else (None, None)
-    notes = [guess] if guess else []
-    if choices.dn_offset is None:
-        notes += stored.notes
-    if choices.quality and quality is None:
-        notes.append("The item has no layer that tells clouds (SCL, Fmask): clouds and shadows cannot be told.")
+    chosen = [available[name] for name in names]
+    rule = rule_of_item(declaration(item, chosen, source), _archive_rule(item), options.dn_offset)
+    hrefs = [_checked_href(band, base) for band in chosen]
+    assets = rule.assets(names, hrefs, [band.position + 1 for band in chosen])
+    quality = quality_of(item, source) if options.quality else None
+    properties = item.get("properties") or {}
+    time = properties.get("datetime") or properties.get("start_datetime")
+    notes = [*filter(None, [note]), *rule.notes]
+    if options.quality and quality is None:
+        notes.append("The item has no quality layer (SCL, Fmask): clouds and shadows are not marked.")
     return Scene(
         id=own,
         source=source,
         assets=assets,
         grid=_grid(item, chosen, assets, grid_at),
-        offset_rule=f"{item.get('collection') or 'item'}: {numbers.rule}",
-        quality=quality,
-        quality_rule=quality_rule,
-        datetime=_time(item),
-        working_gsd_m=WORKING_GSD_M if is_sentinel2(source) else None,
+        offset_rule=f"{item.get('collection') or 'item'}: {rule.description}",
+        quality=QUALITY_LAYERS[sensor.quality].asset(_checked_href(quality, base)) if quality else None,
+        quality_rule=sensor.quality if quality else None,
+        datetime=str(time) if time else None,
+        working_gsd_m=sensor.working_gsd_m,
         notes=tuple(notes),
     )
 
 
-def _rule(item: Item, source: str) -> radiometry.Rule:
-    told = item.get(ORIGIN) or {}
-    provider = PROVIDERS.get(str(told.get("provider"))) or provider_of(item)
-    known = provider.rules.get(str(item.get("collection"))) if provider else None
-    return radiometry.RULES[known] if known else radiometry.rule_of(item, source)
+def _archive_rule(item: Item) -> str | None:
+    """The radiometric rule of the item's collection; None for an unknown archive or collection."""
+    origin = item.get(ORIGIN) or {}
+    provider = PROVIDERS.get(str(origin.get("provider"))) or provider_of(item)
+    return provider.rules.get(str(item.get("collection"))) if provider else None
 
 
-def _opened(band: Band, base: str | None) -> str:
-    """The address of an asset, after a check."""
+def _checked_href(band: Band, base: str | None) -> str:
+    """The absolute address of an asset; AddressError if it is not allowed."""
     href = resolved(str(band.asset["href"]), base)
     check_address(href, base)
     return href
 
 
-def _quality(item: Item, source: str, base: str | None) -> tuple[Asset | None, str | None]:
-    """The layer that tells clouds, and the name of its rule."""
-    band = quality_band(item, source)
-    if band is None:
-        return None, None
-    name, fill = ("SCL", SAFE_NODATA) if is_sentinel2(source) else ("Fmask", FMASK_FILL)
-    return Asset(name, _opened(band, base), 1, 1.0, 0.0, fill), name.lower()
-
-
-def _grid(item: Item, chosen: list[Band], assets: tuple[Asset, ...], grid_at: Callable[[str], PixelGrid]) -> PixelGrid:
-    """The finest grid among the bands, as the item tells it; else as the header of a file does."""
-    told = [_told_grid(item, band.asset) for band in chosen]
-    grids = [grid for grid in told if grid is not None]
-    if len(grids) == len(chosen):
+def _grid(item: Item, bands: list[Band], assets: tuple[Asset, ...], grid_at: Callable[[str], PixelGrid]) -> PixelGrid:
+    """The finest grid among the bands, by the item; else by the header of a file."""
+    grids = [grid for band in bands if (grid := _declared_grid(item, band.asset)) is not None]
+    if len(grids) == len(bands):
         return min(grids, key=lambda grid: abs(grid.transform[0]))
-    finest = min(range(len(chosen)), key=lambda i: pixel_size(chosen[i].asset) or 0.0)
+    finest = min(range(len(bands)), key=lambda i: pixel_size(bands[i].asset) or 0.0)
     return grid_at(assets[finest].href)
 
 
-def _told_grid(item: Item, asset: Mapping[str, Any]) -> PixelGrid | None:
-    """The grid that the projection extension tells; None where something is missing or it is not north up."""
+def _declared_grid(item: Item, asset: Mapping[str, Any]) -> PixelGrid | None:
+    """The grid by the projection extension; None if it is incomplete or not north up."""
     properties = item.get("properties") or {}
-    facts = {key: asset.get(key, properties.get(key)) for key in ("proj:shape", "proj:transform", "proj:code")}
+    fields = {**properties, **asset}
     epsg = asset.get("proj:epsg") or properties.get("proj:epsg")
-    code = facts["proj:code"] or (f"EPSG:{epsg}" if epsg else None)
-    shape: Sequence[int] = facts["proj:shape"] or ()
-    numbers: Sequence[float] = facts["proj:transform"] or ()
+    code = fields.get("proj:code") or (f"EPSG:{epsg}" if epsg else None)
+    shape: Sequence[int] = fields.get("proj:shape") or ()
+    numbers: Sequence[float] = fields.get("proj:transform") or ()
     if code is None or len(shape) != 2 or len(numbers) not in {6, 9}:
         return None
     a, b, c, d, e, f = (float(number) for number in numbers[:6])
-    # A raster of these catalogues is north up; otherwise GDAL's order of the six numbers was written.
+    # These rasters are north up. Another order means that the item has GDAL's order of the six numbers.
     if not a > 0 > e or b != 0 or d != 0:
         return None
     try:
@@ -213,9 +196,3 @@ def _told_grid(item: Item, asset: Mapping[str, Any]) -> PixelGrid | None:
     except CRSError:
         return None
     return PixelGrid(crs, (a, b, c, d, e, f), int(shape[0]), int(shape[1]))
-
-
-def _time(item: Item) -> str | None:
-    properties = item.get("properties") or {}
-    told = properties.get("datetime") or properties.get("start_datetime")
-    return str(told) if told else None

@@ -1,1 +1,1 @@
-"""Wavelengths and what is measured at them. Imports nothing of ours but errors."""
+"""Spectra and sensors: wavelengths, response functions, spectral libraries, metrics and indices."""

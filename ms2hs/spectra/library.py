@@ -1,4 +1,4 @@
-"""Measured spectra from files: a CSV of references, an ENVI spectral library, or an `.npz`."""
+"""Spectral libraries: measured spectra from a CSV, an ENVI spectral library or an `.npz`."""
 
 import csv
 import math
@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.errors import DataError
 
-# Two bands further apart than this leave a gap that is not known: detectors join and single bands are dropped within
-# 30 nm, while the removed water-vapour bands (1350-1430, 1800-1950 nm) leave 60 nm and more.
-WIDEST_STEP_NM = 30.0
-# Reflectance above this is no reflectance (percent, or stored numbers); snow and specular minerals stay below.
-HIGHEST_REFLECTANCE = 2.0
-# Wavelengths below this are not in nm: optical sensors begin at about 200 nm, and 100 um would read as 100.
-LOWEST_NM = 150.0
-# Stored numbers at or below this mean unknown (USGS writes -1.23e34, ENVI often -9999).
-UNKNOWN_BELOW = -1.0
-# ENVI's data types that a library may have.
+# Spectra are not interpolated across wider gaps. Detector joins and single missing bands leave up to 30 nm; the removed
+# water-vapour bands (1350-1430, 1800-1950 nm) leave at least 60 nm.
+MAX_STEP_NM = 30.0
+# Larger values are percent or stored numbers: snow, cloud edges in the sun and specular minerals stay below.
+MAX_REFLECTANCE = 2.0
+# Smaller wavelengths are not in nm: optical sensors begin at about 200 nm, and 100 um would read as 100.
+MIN_NM = 150.0
+# Stored numbers up to this mean unknown (USGS writes -1.23e34, ENVI often -9999).
+MAX_UNKNOWN = -1.0
+# Data types of ENVI libraries.
 ENVI_TYPES = {"1": "u1", "2": "i2", "3": "i4", "4": "f4", "5": "f8", "12": "u2"}
 MICROMETRES = ("micrometers", "micrometer", "micrometres", "microns", "um", "\u00b5m")
 NANOMETRES = ("nanometers", "nanometer", "nanometres", "nm")
@@ -31,58 +31,59 @@ NANOMETRES = ("nanometers", "nanometer", "nanometres", "nm")
 
 @dataclass(frozen=True, eq=False)
 class Library:
-    """Spectra with one set of wavelengths."""
+    """Spectra with common wavelengths."""
 
     wavelength_nm: FloatArray
     """(band,) in nm, in the order of the file."""
     reflectance: Float32Array
     """(spectrum, band) unitless, nominally 0-1, NaN = unknown."""
     ids: tuple[str, ...]
-    """(spectrum,) names."""
+    """(spectrum,) names of the spectra."""
     lon: FloatArray
     """(spectrum,) degrees east, NaN = unknown."""
     lat: FloatArray
     """(spectrum,) degrees north, NaN = unknown."""
     classes: tuple[str, ...] = ()
-    """(spectrum,) what each shows, where the file says so."""
+    """(spectrum,) class of each spectrum; empty if unknown."""
 
 
 def read_library(path: str | Path) -> Library:
-    """The spectra of a file, by its kind: `.csv`, `.sli`/`.hdr` (ENVI spectral library), `.npz`.
+    """The spectra in a file: `.csv`, `.sli` or `.hdr` (ENVI spectral library), or `.npz`.
 
-    A CSV has the header `id,lon,lat,<nm>,<nm>,...`; lon and lat may be empty, and an empty value is unknown.
+    A CSV has the header `id,lon,lat,<nm>,<nm>,...`. Empty values are unknown, also lon and lat.
 
     Raises
     ------
-    DataError : missing, of another kind, without spectra, not in reflectance 0-1, or wavelengths that are not in nm.
+    DataError : missing, of another format, without spectra, reflectance not in 0-1, or wavelengths not in nm.
     """
     path = Path(path)
     readers = {".csv": _read_csv, ".npz": _read_npz, ".sli": _read_envi, ".hdr": _read_envi}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         known = ", ".join(readers)
-        raise DataError(f"{path}: unknown kind of spectra file {path.suffix!r}; {known} are read. Convert the file.")
+        raise DataError(f"{path}: unknown format of spectra {path.suffix!r}; {known} are allowed. Convert the file.")
     if not path.is_file():
-        raise DataError(f"{path}: no such file; spectra are read from .csv, .sli or .npz. Check the path.")
+        raise DataError(f"{path}: no such file; a .csv, .sli or .npz file is required. Check the path.")
     return _checked(path, reader(path))
 
 
 def by_pattern(known: BoolArray) -> Iterator[tuple[BoolArray, NDArray[np.intp]]]:
-    """Each distinct row of (spectrum, wavelength) booleans, and where it occurs."""
+    """Each distinct row of (spectrum, wavelength) booleans, and the positions of the spectra with that row."""
     _, first, which = np.unique(np.packbits(known, axis=1), axis=0, return_index=True, return_inverse=True)
     for pattern, example in enumerate(first):
         yield known[example], np.flatnonzero(which == pattern)
 
 
 def interpolate_known(reflectance: FloatArray, wavelength_nm: FloatArray, at_nm: FloatArray) -> Float32Array:
-    """(spectrum, wavelength) spectra at other wavelengths, on the line between the known bands beside each.
+    """(spectrum, wavelength) reflectance at other wavelengths, by linear interpolation between known bands.
 
-    NaN where the bands beside a wavelength are further apart than `WIDEST_STEP_NM` in that spectrum, and beyond them.
+    NaN beyond the known bands, and in gaps wider than `MAX_STEP_NM`.
 
     Parameters
     ----------
     reflectance : (spectrum, band) NaN = unknown.
-    wavelength_nm : (band,) in any order.
+    wavelength_nm : (band,) in nm, in any order.
+    at_nm : (wavelength,) in nm.
     """
     order = np.argsort(wavelength_nm, kind="stable")
     reflectance, wavelength_nm = reflectance[:, order], wavelength_nm[order]
@@ -95,7 +96,7 @@ def interpolate_known(reflectance: FloatArray, wavelength_nm: FloatArray, at_nm:
         right = np.clip(np.searchsorted(wavelength_nm[bands], at_nm), 1, len(bands) - 1)
         start, stop = wavelength_nm[bands][right - 1], wavelength_nm[bands][right]
         share = (at_nm - start) / np.maximum(stop - start, 1e-9)
-        inside = np.flatnonzero((stop - start <= WIDEST_STEP_NM) & (share >= 0) & (share <= 1))
+        inside = np.flatnonzero((stop - start <= MAX_STEP_NM) & (share >= 0) & (share <= 1))
         part = share[inside].astype(np.float32)
         before, after = bands[right[inside] - 1], bands[right[inside]]
         result[np.ix_(rows, inside)] = (
@@ -108,17 +109,19 @@ def _checked(path: Path, library: Library) -> Library:
     values = library.reflectance
     known = np.isfinite(values)
     if not known.any():
-        raise DataError(f"{path}: {len(values)} spectra without a known value; at least one is needed. Check the file.")
-    wavelength = library.wavelength_nm
-    if not np.isfinite(wavelength).all() or wavelength.min() < LOWEST_NM:
         raise DataError(
-            f"{path}: wavelengths from {np.nanmin(wavelength):g} to {np.nanmax(wavelength):g}; nm are needed "
-            f"(at least {LOWEST_NM:g}). If these are micrometres, multiply them by 1000."
+            f"{path}: {len(values)} spectra without a known value; at least one value is required. Check the file."
+        )
+    wavelength = library.wavelength_nm
+    if not np.isfinite(wavelength).all() or wavelength.min() < MIN_NM:
+        raise DataError(
+            f"{path}: wavelengths from {np.nanmin(wavelength):g} to {np.nanmax(wavelength):g}; nm are "
+            f"required (at least {MIN_NM:g}). If these are micrometres, multiply them by 1000."
         )
     highest = float(values[known].max())
-    if highest > HIGHEST_REFLECTANCE:
+    if highest > MAX_REFLECTANCE:
         raise DataError(
-            f"{path}: reflectance up to {highest:g}; 0-1 is needed. If it is in percent, divide by 100; if stored as "
+            f"{path}: reflectance up to {highest:g}; 0-1 is required. If it is in percent, divide by 100; if stored as "
             "integers, by their scale (often 10000)."
         )
     return library
@@ -128,24 +131,26 @@ def _read_csv(path: Path) -> Library:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not text ({error}); a CSV in UTF-8 is needed. Save it as such.") from error
+        raise DataError(f"{path}: not text ({error}); a CSV in UTF-8 is required. Save the file in UTF-8.") from error
     rows = [row for row in csv.reader(text.splitlines()) if row and any(cell.strip() for cell in row)]
     header = [cell.strip() for cell in rows[0]] if rows else []
     if [cell.lower() for cell in header[:3]] != ["id", "lon", "lat"] or len(header) < 4:
         raise DataError(
-            f"{path}: the header begins {','.join(header[:4])!r}; id,lon,lat,<nm>,<nm>,... is needed. "
-            "Put those columns first; lon and lat may be empty."
+            f"{path}: the header begins {','.join(header[:4])!r}; id,lon,lat,<nm>,<nm>,... is required. "
+            "Put these columns first; lon and lat may be empty."
         )
     if len(rows) < 2:
-        raise DataError(f"{path}: no spectra below the header; at least one row is needed. Add them.")
+        raise DataError(f"{path}: no spectra below the header; at least one row is required. Add spectra.")
     wavelength = np.array([_number(path, 1, cell.lower().removesuffix("nm")) for cell in header[3:]])
     if not np.isfinite(wavelength).all():
-        raise DataError(f"{path}: a wavelength in the header is empty; each column needs one in nm. Fill it in.")
+        raise DataError(
+            f"{path}: a wavelength in the header is empty; each column requires a wavelength in nm. Add it."
+        )
     table = np.full((len(rows) - 1, len(header)), np.nan)
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(header):
             raise DataError(
-                f"{path}: row {number} has {len(row)} columns; {len(header)} are needed, as in the header. Correct it."
+                f"{path}: row {number} has {len(row)} columns; {len(header)} are required. Correct the row."
             )
         table[number - 2, 1:] = [_number(path, number, cell) for cell in row[1:]]
     ids = tuple(row[0].strip() or f"row {number}" for number, row in enumerate(rows[1:], start=2))
@@ -160,21 +165,21 @@ def _number(path: Path, row: int, cell: str) -> float:
         return float(text)
     except ValueError as error:
         raise DataError(
-            f"{path}: row {row} has {text!r} where a number is needed. Correct it or leave it empty."
+            f"{path}: row {row} has {text!r} where a number is required. Correct the value or leave it empty."
         ) from error
 
 
 def _unknown_as_nan(values: FloatArray) -> Float32Array:
-    return np.where(values <= UNKNOWN_BELOW, np.nan, values).astype(np.float32)
+    return np.where(values <= MAX_UNKNOWN, np.nan, values).astype(np.float32)
 
 
 def load_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an `.npz`, by name; DataError if it cannot be read."""
+    """The arrays of an `.npz` by name; DataError if the file cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a readable .npz ({error}); arrays without pickle are needed.") from error
+        raise DataError(f"{path}: not a readable .npz ({error}); arrays without pickle are required.") from error
 
 
 def _read_npz(path: Path) -> Library:
@@ -182,39 +187,41 @@ def _read_npz(path: Path) -> Library:
 
 
 def library_of(path: Path, arrays: dict[str, NDArray[Any]]) -> Library:
-    """The library that these arrays of an `.npz` hold, checked as `read_library` does."""
+    """The library in the arrays of an `.npz`, with the checks of `read_library`."""
     return _checked(path, _from_arrays(path, arrays))
 
 
 def _from_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> Library:
     missing = [key for key in ("wavelength_nm", "reflectance") if key not in arrays]
     if missing:
-        raise DataError(f"{path}: no {', '.join(missing)}; wavelength_nm and reflectance are needed. Add them.")
+        raise DataError(f"{path}: no {', '.join(missing)}; wavelength_nm and reflectance are required. Add them.")
     wavelength, reflectance = arrays["wavelength_nm"].astype(float), arrays["reflectance"]
     if reflectance.ndim != 2 or wavelength.shape != reflectance.shape[1:]:
         raise DataError(
             f"{path}: reflectance has shape {reflectance.shape}, wavelength_nm {wavelength.shape}; (spectrum, band) "
-            "and (band,) are needed. Correct them."
+            "and (band,) are required. Correct the arrays."
         )
     count = len(reflectance)
     names = arrays.get("names", np.arange(count).astype(str))
     classes = arrays.get("class", np.full(count, "other"))
-    nowhere = np.full(count, np.nan)
+    unknown = np.full(count, np.nan)
     ids = tuple(map(str, names.tolist()))
-    return Library(wavelength, _unknown_as_nan(reflectance), ids, nowhere, nowhere, tuple(map(str, classes.tolist())))
+    return Library(wavelength, _unknown_as_nan(reflectance), ids, unknown, unknown, tuple(map(str, classes.tolist())))
 
 
 def _read_envi(path: Path) -> Library:
-    """An ENVI spectral library: a header, and rows of numbers in a file of the same name."""
+    """An ENVI spectral library: a header, and a binary file of the same name."""
     header_path = path.with_suffix(".hdr") if path.with_suffix(".hdr").is_file() else Path(f"{path}.hdr")
     if not header_path.is_file():
-        raise DataError(f"{path}: no header {header_path.name} beside it; an ENVI library has both. Copy it there.")
+        raise DataError(
+            f"{path}: no header {header_path.name} beside it; an ENVI library requires both. Copy it there."
+        )
     header = _envi_header(header_path)
     data_path = path if path.suffix.lower() != ".hdr" else path.with_suffix(".sli")
     if not data_path.is_file():
         data_path = path.with_suffix("")
     if not data_path.is_file():
-        raise DataError(f"{path}: no {path.stem}.sli beside the header; an ENVI library has both. Copy it there.")
+        raise DataError(f"{path}: no {path.stem}.sli beside the header; an ENVI library requires both. Copy it there.")
     try:
         bands, count = int(header["samples"]), int(header["lines"])
         offset = int(header.get("header offset", "0"))
@@ -224,14 +231,14 @@ def _read_envi(path: Path) -> Library:
     except (KeyError, ValueError) as error:
         raise DataError(
             f"{header_path}: not the header of a spectral library ({error}); samples, lines, data type and wavelength "
-            "are needed. Export the library again."
+            "are required. Export the library again."
         ) from error
     kind = kind.newbyteorder(">" if header.get("byte order", "0").strip() == "1" else "<")
     raw = data_path.read_bytes()[offset:]
     if len(raw) < bands * count * kind.itemsize or len(wavelength) != bands:
         raise DataError(
             f"{data_path}: {len(raw)} bytes and {len(wavelength)} wavelengths; {count} spectra of {bands} bands need "
-            f"{bands * count * kind.itemsize} and {bands}. The file is cut off, or the header belongs to another."
+            f"{bands * count * kind.itemsize} and {bands}. The file is truncated, or the header is of another file."
         )
     values = np.frombuffer(raw, kind, bands * count).reshape(count, bands).astype(float)
     if "data ignore value" in header:
@@ -243,8 +250,8 @@ def _read_envi(path: Path) -> Library:
         raise DataError(f"{header_path}: wavelength units {units!r}; nanometers or micrometers are read. Convert them.")
     names = _envi_list(header.get("spectra names", ""))
     ids = tuple(names) if len(names) == count else tuple(str(number) for number in range(1, count + 1))
-    nowhere = np.full(count, np.nan)
-    return Library(wavelength, _unknown_as_nan(values / factor), ids, nowhere, nowhere)
+    unknown = np.full(count, np.nan)
+    return Library(wavelength, _unknown_as_nan(values / factor), ids, unknown, unknown)
 
 
 def _envi_list(text: str) -> list[str]:

@@ -1,39 +1,47 @@
-"""How far spectra are from the truth. Unknown truth is NaN and counts nowhere."""
+"""Error metrics between predicted and true spectra. Unknown values are NaN and are ignored.
+
+To add a metric, add a function.
+"""
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ms2hs.arrays import BoolArray, FloatArray
 
-# Half the width of a Gaussian's central 90 % in standard deviations.
+# Half-width of the central 90 % of a Gaussian, in standard deviations.
 NORMAL_90 = 1.645
-# Side of the windows in which structural similarity is measured.
+# Side of the windows of structural similarity, in pixels.
 SSIM_PIXELS = 7
 
 
 def rmse(estimate: FloatArray, truth: FloatArray) -> float:
-    """Root mean square error in the unit of the arrays, over all values known in both; NaN if there are none."""
-    difference = np.asarray(estimate, float) - np.asarray(truth, float)
-    known = np.isfinite(difference)
-    return float(np.sqrt(np.mean(difference[known] ** 2))) if known.any() else float("nan")
+    """Root mean square error in the unit of the arrays, over all values known in both; NaN without such values."""
+    errors = _errors(estimate, truth)
+    return float(np.sqrt(np.mean(errors**2))) if errors.size else float("nan")
 
 
 def mse(estimate: FloatArray, truth: FloatArray) -> float:
-    """Mean square error over all values known in both; NaN if there are none."""
+    """Mean square error over all values known in both; NaN without such values."""
     return rmse(estimate, truth) ** 2
 
 
 def bias(estimate: FloatArray, truth: FloatArray) -> float:
-    """Mean of estimate minus truth, over all values known in both; NaN if there are none."""
-    difference = np.asarray(estimate, float) - np.asarray(truth, float)
-    known = np.isfinite(difference)
-    return float(difference[known].mean()) if known.any() else float("nan")
+    """Mean of estimate minus truth, over all values known in both; NaN without such values."""
+    errors = _errors(estimate, truth)
+    return float(errors.mean()) if errors.size else float("nan")
+
+
+def _errors(estimate: FloatArray, truth: FloatArray) -> FloatArray:
+    """(value,) estimate minus truth where both are known."""
+    errors = np.asarray(estimate, float) - np.asarray(truth, float)
+    known: FloatArray = errors[np.isfinite(errors)]
+    return known
 
 
 def psnr(error: float) -> float:
-    """Peak signal-to-noise ratio in dB of a mean square error, -10 log10(MSE): the peak is a reflectance of 1.
+    """Peak signal-to-noise ratio in dB of a mean square error, -10 log10(MSE); infinite for 0.
 
-    Not the range of each image, which some take and which makes ratios of two scenes incomparable. Infinite for 0.
+    The peak is a reflectance of 1. Other definitions use each image's range, which makes scenes incomparable.
     """
     if error == 0:
         return float("inf")
@@ -41,15 +49,15 @@ def psnr(error: float) -> float:
 
 
 def ergas(rmse_of_band: FloatArray, mean_of_band: FloatArray) -> float:
-    """Wald's (2000) relative dimensionless global error with a resolution ratio of 1.
+    """Relative dimensionless global error of Wald (2000), with a resolution ratio of 1; NaN without a usable band.
 
-    100 sqrt(mean over bands of (RMSE / mean of the truth)²), so that 0 is perfect and a uniform error of 10 % is 10.
-    With a ratio h / l of pixel sizes it would be multiplied by it; both of ours are on one grid. (torchmetrics
-    multiplies by the `ratio` that it is given.) Bands whose mean is unknown or not above 0 are left out; NaN if all.
+    100 sqrt(mean over bands of (RMSE / mean of the truth)²): 0 is perfect, a uniform error of 10 % is 10. Wald
+    multiplies by the ratio h / l of pixel sizes; here both images are on one grid. Bands whose mean is unknown or not
+    above 0 are ignored.
 
     Parameters
     ----------
-    rmse_of_band, mean_of_band : (band,) NaN where unknown.
+    rmse_of_band, mean_of_band : (band,) NaN = unknown.
     """
     known = np.isfinite(rmse_of_band) & (mean_of_band > 0)
     if not known.any():
@@ -58,9 +66,9 @@ def ergas(rmse_of_band: FloatArray, mean_of_band: FloatArray) -> float:
 
 
 def r2(error_of_band: FloatArray, variation_of_band: FloatArray) -> float:
-    """Coefficient of determination: mean over bands of 1 - SSE / SST.
+    """Coefficient of determination: mean over bands of 1 - SSE / SST; NaN without a band that varies.
 
-    Bands that do not vary have none and are left out; NaN if all.
+    Bands without variation are ignored.
 
     Parameters
     ----------
@@ -76,14 +84,15 @@ def r2(error_of_band: FloatArray, variation_of_band: FloatArray) -> float:
 def ssim(estimate: FloatArray, truth: FloatArray, valid: BoolArray) -> float:
     """Structural similarity of images (band, row, col): mean over bands and over all valid windows of 7 by 7 pixels.
 
-    Wang et al. 2004, doi:10.1109/TIP.2003.819861, with uniform windows and a data range of 1: reflectance of 0-1, not
-    the range of each image. NaN where no window is all valid.
+    Uniform windows, and a data range of 1 (reflectance 0-1, not the range of each image). NaN without a valid window.
 
     Parameters
     ----------
-    valid : (row, col); anything may stand in the others.
+    valid : (row, col); windows with an invalid pixel are ignored.
+
+    Source: Wang et al. 2004, doi:10.1109/TIP.2003.819861.
     """
-    from skimage.metrics import structural_similarity  # noqa: PLC0415  comes with ms2hs[train]
+    from skimage.metrics import structural_similarity  # noqa: PLC0415  installed by ms2hs[train]
 
     whole = np.zeros(valid.shape, bool)
     if min(valid.shape) >= SSIM_PIXELS:
@@ -101,9 +110,10 @@ def ssim(estimate: FloatArray, truth: FloatArray, valid: BoolArray) -> float:
 def spectral_angle(estimate: FloatArray, truth: FloatArray) -> FloatArray:
     """(...) angle in degrees between spectra (band, ...), over the bands known in both.
 
-    NaN where one of the spectra is zero or has no known band: such a spectrum has no direction (Kruse et al. 1993,
-    doi:10.1016/0034-4257(93)90013-N). Computed by arctan2 of the unit vectors, exact also for tiny angles, where
-    arccos loses half of the digits.
+    NaN if a spectrum is zero or has no known band, because it has no direction. Computed by arctan2 of unit vectors:
+    for tiny angles, arccos loses half of the digits.
+
+    Source: Kruse et al. 1993, doi:10.1016/0034-4257(93)90013-N.
     """
     first, second = np.asarray(estimate, float), np.asarray(truth, float)
     known = np.isfinite(first) & np.isfinite(second)
@@ -118,21 +128,21 @@ def spectral_angle(estimate: FloatArray, truth: FloatArray) -> FloatArray:
 
 
 def sam(estimate: FloatArray, truth: FloatArray) -> float:
-    """Median spectral angle in degrees of spectra (band, ...); NaN if none has a direction."""
+    """Median spectral angle in degrees of spectra (band, ...); NaN if no spectrum has a direction."""
     angle = spectral_angle(estimate, truth)
     defined = np.isfinite(angle)
     return float(np.median(angle[defined])) if defined.any() else float("nan")
 
 
 def sam_mean(estimate: FloatArray, truth: FloatArray) -> float:
-    """Mean spectral angle in degrees of spectra (band, ...), zero ones left out; NaN if none has a direction."""
+    """Mean spectral angle in degrees of spectra (band, ...); NaN if no spectrum has a direction."""
     angle = spectral_angle(estimate, truth)
     defined = np.isfinite(angle)
     return float(angle[defined].mean()) if defined.any() else float("nan")
 
 
 def coverage(estimate: FloatArray, sigma: FloatArray, truth: FloatArray, factor: float = NORMAL_90) -> float:
-    """Share, 0-1, of known values within `estimate ± factor * sigma`; NORMAL_90 is the 90 % interval of a Gaussian."""
+    """Share (0-1) of known values within `estimate ± factor * sigma`; `NORMAL_90` means a Gaussian 90 % interval."""
     excess = np.abs(np.asarray(estimate, float) - np.asarray(truth, float)) - factor * np.asarray(sigma, float)
     known = np.isfinite(excess)
     return float(np.mean(excess[known] <= 0)) if known.any() else float("nan")
@@ -143,12 +153,12 @@ def band_depth(
 ) -> FloatArray:
     """(...) depth of an absorption feature below the line between its shoulders: 1 - R(centre) / R(line).
 
-    Clark & Roush 1984, doi:10.1029/JB089iB07p06329. Each of the three is the band nearest to it.
-
     Parameters
     ----------
     reflectance : (band, ...).
-    feature_nm : left shoulder, centre, right shoulder, in nm.
+    feature_nm : left shoulder, centre, right shoulder, in nm; the nearest band represents each.
+
+    Source: Clark & Roush 1984, doi:10.1029/JB089iB07p06329.
     """
     left, centre, right = (int(np.argmin(np.abs(wavelength_nm - nm))) for nm in feature_nm)
     share = (wavelength_nm[centre] - wavelength_nm[left]) / (wavelength_nm[right] - wavelength_nm[left])

@@ -1,13 +1,18 @@
-"""Sensors by name: one table a sensor in `tables/`, and `tables/responses/` for those whose responses are published.
+"""Sensors by name: a table of bands in `tables/` for each, and published spectral responses in `tables/responses/`.
 
-To add a sensor, add its table: comment lines `# title:`, `# role: source|target`, `# gsd_m:`, `# source:`, then
-`band,center_nm,fwhm_nm,good`.
+To add a sensor, add its table `tables/NAME.csv`: comment lines `# key: value`, then one row per band. Every table has
+the keys `title`, `role`, `gsd_m` and `source`, and the columns `band,center_nm,fwhm_nm,good`. The table of a source
+also says how its products are recognised and stored: its other keys are fields of `Sensor`, and the column
+`common_names` holds the bands' names in STAC. Other modules read these fields instead of comparing sensor names.
 """
 
 import csv
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,56 +20,106 @@ from ms2hs.errors import GridError, UnknownName
 from ms2hs.spectra.spectral_grid import Response, SpectralGrid
 
 TABLES = Path(__file__).parent / "tables"
-# What the spectral prior reaches: the shortest and longest wavelength that the libraries it learns from cover.
+# Wavelengths covered by the spectral libraries that the spectral prior is estimated from.
 RANGE_NM = (370.0, 2510.0)
-# Red, green, blue for natural colour, in nm, and how far a band may lie from it.
+# Red, green and blue of natural colour in nm, and the largest distance of a band from them.
 RGB_NM = (650.0, 550.0, 470.0)
 RGB_REACH_NM = 30.0
 
 
+# The regular expression of a table without this key: matches nothing.
+NEVER = re.compile("(?!)")
+
+
 @dataclass(frozen=True, eq=False)
 class Sensor:
-    """A sensor whose bands are known: a source of multispectral scenes, or a target to convert to."""
+    """A sensor with known bands: a source of multispectral scenes, or a target to convert to."""
 
     name: str
-    title: str
-    """One line for people."""
-    role: str
-    """`source` (multispectral) or `target` (hyperspectral)."""
-    gsd_m: float
-    """Finest ground sampling distance of its products, in m."""
     citation: str
-    """Where its numbers come from."""
+    """Publication of the wavelengths and responses; key `source` of the table."""
     grid: SpectralGrid
+    common_names: Mapping[str, str]
+    """Band by common name, such as `nir08`: `B8A`."""
+    title: str
+    """One line for users."""
+    role: str = "target"
+    """`source` (multispectral) or `target` (hyperspectral)."""
+    gsd_m: float = 30.0
+    """Finest ground sampling distance of its products, in m."""
+    working_gsd_m: float | None = None
+    """Ground sampling in m at which products are converted by default; None keeps their own."""
+    family: str = ""
+    """Sensors of one family have one product format, such as SAFE for `sentinel2`."""
+    product_pattern: re.Pattern[str] = NEVER
+    """Matches complete product names, in file names and tags."""
+    platform_pattern: re.Pattern[str] = NEVER
+    """Matches names of the satellite, in file names, tags and STAC items."""
+    collection_pattern: re.Pattern[str] = NEVER
+    """Matches names of STAC collections and items."""
+    family_pattern: re.Pattern[str] = NEVER
+    """Matches texts that name only the family; then this sensor is assumed, with a note."""
+    min_bands: int = 1
+    """Number of bands that a scene must have."""
+    toa_band: tuple[str, float, float] | None = None
+    """Name, centre and width in nm of a band that only top-of-atmosphere products have."""
+    quality: str = ""
+    """Key of the products' quality layer in `scenes.quality`; empty without one."""
+    dtype: str = ""
+    """Data type of files that have `scale` and `offset` without declaring them; empty if files declare them."""
+    scale: float = 1e-4
+    offset: float = 0.0
+    """In reflectance: `dn * scale + offset`."""
+    nodata: float | None = None
+    """Stored number that means no data where a product declares none."""
+    item_rule: str = "declared"
+    """Key in `scenes.radiometry.ITEM_RULES` for STAC items of unknown archives."""
+
+
+def _band(text: str) -> tuple[str, float, float]:
+    name, centre_nm, fwhm_nm = text.split()
+    return name, float(centre_nm), float(fwhm_nm)
+
+
+# Keys of a table and their types. Tables of users have the first three only.
+USER_KEYS = {"title": str, "role": str, "gsd_m": float}
+KEYS: dict[str, Callable[[str], Any]] = USER_KEYS | {
+    **dict.fromkeys(("working_gsd_m", "scale", "offset", "nodata"), float),
+    **dict.fromkeys(("product_pattern", "platform_pattern", "collection_pattern", "family_pattern"), re.compile),
+    **dict.fromkeys(("family", "quality", "dtype", "item_rule"), str),
+    "min_bands": int,
+    "toa_band": _band,
+}
 
 
 def sensor_names(role: str | None = None) -> list[str]:
-    """Names of the sensors that come with the package, of one `role` or of both."""
+    """Names of the sensors in `tables/`, of one `role` or of both."""
     names = sorted(path.stem for path in TABLES.glob("*.csv"))
     return [name for name in names if role is None or load_sensor(name).role == role]
 
 
 @cache
 def load_sensor(name: str) -> Sensor:
-    """The sensor of this name, or of a CSV file with `center_nm,fwhm_nm` columns (`band` and `good` if known).
+    """The sensor with this name, or of a CSV file with columns `center_nm,fwhm_nm` (and optionally `band`, `good`).
 
     Raises
     ------
-    UnknownName : neither a known sensor nor a file; the message lists the known ones.
-    GridError : a table that cannot be read, or bands outside 370-2510 nm.
+    UnknownName : neither a known sensor nor a file; the message lists the known sensors.
+    GridError : the table cannot be read, or a band lies outside 370-2510 nm.
     """
     path = TABLES / f"{name}.csv"
     if not path.is_file():
         path = Path(name)
         if path.suffix.lower() != ".csv" or not path.is_file():
-            hint = "Give one of these, or a CSV of center_nm,fwhm_nm."
+            hint = "Use one of these, or a CSV of center_nm,fwhm_nm."
             raise UnknownName.of("sensor", name, sensor_names(), hint)
     return _read(path)
 
 
 def _read(path: Path) -> Sensor:
     lines = path.read_text(encoding="utf-8-sig").splitlines()
-    notes = dict(line[1:].strip().split(": ", 1) for line in lines if line.startswith("#") and ": " in line)
+    keys = dict(line[1:].strip().split(": ", 1) for line in lines if line.startswith("#") and ": " in line)
+    parsers = KEYS if path.parent == TABLES else USER_KEYS
     rows = list(csv.DictReader(line for line in lines if line.strip() and not line.startswith("#")))
     try:
         centre = np.array([float(row["center_nm"]) for row in rows])
@@ -72,21 +127,25 @@ def _read(path: Path) -> Sensor:
         good = np.array([int(row.get("good") or 1) == 1 for row in rows], dtype=bool)
     except (KeyError, TypeError, ValueError) as error:
         raise GridError(
-            f"{path}: not a table of bands ({error}); columns center_nm and fwhm_nm in nm are needed, and band and "
-            "good (0 or 1) are read. Correct the table."
+            f"{path}: not a table of bands ({error}); columns center_nm and fwhm_nm in nm are required, band and "
+            "good (0 or 1) are optional. Correct the table."
         ) from error
     low, high = RANGE_NM
     outside = centre[(centre < low) | (centre > high)]
     if len(outside):
         which = ", ".join(f"{nm:g}" for nm in outside[:5])
         raise GridError(
-            f"{path}: bands at {which} nm; {low:.0f}-{high:.0f} nm is allowed. Leave them out, or give centres in nm."
+            f"{path}: bands at {which} nm; {low:.0f}-{high:.0f} nm is allowed. Remove them, or give centres in nm."
         )
     names = tuple(row.get("band") or f"B{i + 1:03d}" for i, row in enumerate(rows))
-    grid = SpectralGrid(names, centre, width, good, _read_response(path))
-    gsd_m = float(notes.get("gsd_m", "30"))
-    title = notes.get("title", path.stem)
-    return Sensor(path.stem, title, notes.get("role", "target"), gsd_m, notes.get("source", str(path)), grid)
+    common = [(text, row["band"]) for row in rows for text in (row.get("common_names") or "").split()]
+    return Sensor(
+        name=path.stem,
+        citation=keys.get("source", str(path)),
+        grid=SpectralGrid(names, centre, width, good, _read_response(path)),
+        common_names=dict(common),
+        **{"title": path.stem} | {key: parse(keys[key]) for key, parse in parsers.items() if key in keys},
+    )
 
 
 def _read_response(path: Path) -> Response | None:

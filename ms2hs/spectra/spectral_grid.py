@@ -1,4 +1,4 @@
-"""Spectral grids, and the linear maps between them."""
+"""Spectral grids: bands with centres, widths and responses, and the linear maps between grids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,28 +12,28 @@ from ms2hs.arrays import BoolArray, FloatArray
 from ms2hs.errors import GridError
 
 Support = Literal["measured", "interpolated", "inferred"]
-# A Gaussian's full width at half maximum in standard deviations: 2 sqrt(2 ln 2).
+# Full width at half maximum of a Gaussian in standard deviations: 2 sqrt(2 ln 2).
 FWHM_PER_SIGMA = 2.354820045
-# Two measured bands further apart than this leave a gap in which absorption features of their own lie (the 1200 nm
-# leaf-water band is about 100 nm wide): what stands in such a gap is inferred from experience, not interpolated.
-WIDEST_GAP_NM = 120.0
-# Share of a target band's FWHM interval that a source band must cover to stand for it (arXiv 2502.19451).
-LEAST_OVERLAP = 0.6
+# A gap between measured bands that is wider than this can contain whole absorption features (the leaf-water band at
+# 1200 nm is about 100 nm wide). Values in such a gap are inferred, not interpolated.
+MAX_GAP_NM = 120.0
+# Share of a target band's FWHM interval that a source band must cover to represent it (arXiv 2502.19451).
+MIN_OVERLAP = 0.6
 
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """Relative spectral response of each band of a grid, tabulated."""
+    """Tabulated relative spectral response of each band of a grid."""
 
     wavelength_nm: FloatArray
     """(sample,) ascending, in nm."""
     value: FloatArray
-    """(band, sample), any scale, never negative."""
+    """(band, sample) in any scale, at least 0."""
 
 
 @dataclass(frozen=True, eq=False)
 class SpectralGrid:
-    """The bands of a sensor, in the order of the file. They need not be sorted by wavelength."""
+    """The bands of a sensor in the order of its files, which need not be the order of wavelengths."""
 
     names: tuple[str, ...]
     """(band,) unique."""
@@ -42,61 +42,63 @@ class SpectralGrid:
     fwhm_nm: FloatArray
     """(band,) full width at half maximum in nm."""
     good: BoolArray
-    """(band,) False where the sensor's own products call the band bad (water vapour)."""
+    """(band,) False where the sensor's products flag the band as bad (water vapour)."""
     response: Response | None = None
-    """Tabulated response; without it a Gaussian of `fwhm_nm` is meant."""
+    """Tabulated response; None means a Gaussian of `fwhm_nm`."""
 
     def __post_init__(self) -> None:
-        """Refuse a grid whose parts disagree."""
+        """Check the shapes and values; GridError if they disagree."""
         bands = len(self.names)
         for field in ("wavelength_nm", "fwhm_nm", "good"):
             found = getattr(self, field).shape
             if found != (bands,):
-                raise GridError(f"{field} has shape {found}; {(bands,)} is needed, one value a band. Check the table.")
+                raise GridError(
+                    f"{field} has shape {found}; {(bands,)} is required, one value per band. Check the table."
+                )
         if self.response is not None and self.response.value.shape[0] != bands:
             rows = self.response.value.shape[0]
-            raise GridError(f"the response has {rows} bands; {bands} are needed, one row a band. Check the table.")
+            raise GridError(f"the response has {rows} bands; {bands} are required, one row per band. Check the table.")
         if len(set(self.names)) != bands:
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
             raise GridError(f"band names appear twice: {', '.join(twice)}; each must be unique. Rename them.")
         if not bands or not np.all(np.isfinite(self.wavelength_nm) & (self.wavelength_nm > 0)):
-            raise GridError("a grid needs at least one band, and finite wavelengths above 0 nm. Check the table.")
+            raise GridError("a grid requires at least one band, and finite wavelengths above 0 nm. Check the table.")
         if not np.all(np.isfinite(self.fwhm_nm) & (self.fwhm_nm > 0)):
             raise GridError("band widths (FWHM) must be finite and above 0 nm. Check the table.")
 
     def __len__(self) -> int:
-        """How many bands there are."""
+        """Number of bands."""
         return len(self.names)
 
     @cached_property
     def range_nm(self) -> tuple[float, float]:
-        """Lowest and highest wavelength at half maximum, in nm."""
+        """Lowest and highest wavelength at half maximum of any band, in nm."""
         half = self.fwhm_nm / 2
         return float((self.wavelength_nm - half).min()), float((self.wavelength_nm + half).max())
 
     def select(self, bands: Sequence[int] | NDArray[np.integer] | BoolArray) -> "SpectralGrid":
-        """The grid of these bands, by position or by a boolean of all bands, in the order given."""
+        """The grid of some bands in the given order, by their positions or by a boolean for each band."""
         index = np.arange(len(self))[np.asarray(bands)]
         response = self.response and Response(self.response.wavelength_nm, self.response.value[index])
         names = tuple(self.names[i] for i in index)
         return SpectralGrid(names, self.wavelength_nm[index], self.fwhm_nm[index], self.good[index], response)
 
     def index(self, names: Sequence[str]) -> list[int]:
-        """Positions of these band names; GridError where one is not there."""
+        """Positions of band names; GridError if a name is unknown."""
         missing = [name for name in names if name not in self.names]
         if missing:
             known = ", ".join(self.names)
-            raise GridError(f"no band named {', '.join(missing)}; there are {known}. Give names out of these.")
+            raise GridError(f"no band named {', '.join(missing)}; available: {known}. Use these names.")
         return [self.names.index(name) for name in names]
 
 
 def grid_of(wavelength_nm: FloatArray, fwhm_nm: FloatArray | None = None) -> SpectralGrid:
-    """A Gaussian grid at these centres; without widths, each band reaches half-way to its neighbours.
+    """A grid of Gaussian bands; bands without a width reach half-way to their neighbours.
 
     Parameters
     ----------
     wavelength_nm : (band,) in nm, in any order.
-    fwhm_nm : (band,) in nm; NaN is taken as unknown.
+    fwhm_nm : (band,) in nm; NaN = unknown.
     """
     centres = np.asarray(wavelength_nm, float)
     widths = np.full(len(centres), np.nan) if fwhm_nm is None else np.asarray(fwhm_nm, float)
@@ -109,20 +111,20 @@ def grid_of(wavelength_nm: FloatArray, fwhm_nm: FloatArray | None = None) -> Spe
 
 
 def response_matrix(grid: SpectralGrid, wavelength_nm: FloatArray) -> FloatArray:
-    """(band, sample) float64, rows summing to 1: `matrix @ spectrum` is what each band of `grid` measures.
+    """(band, sample) float64 with rows that sum to 1: `matrix @ spectrum` is the measurement of each band of `grid`.
 
-    The spectrum is taken as piecewise linear through its samples, and each band as the mean of that line weighted by
-    the band's response, so the result is right also where bands are narrower than the sampling. Beyond the samples
-    nothing is known: what a response has there is left out, and the rest weighs more.
+    The spectrum is piecewise linear through its samples. A band measures the mean of this line, weighted by the band's
+    response, so that bands narrower than the sampling are right too. The part of a response beyond the samples is
+    ignored, and the rest is normalised.
 
     Parameters
     ----------
-    grid : the bands that measure.
-    wavelength_nm : (sample,) in nm, in any order, where the spectrum is known.
+    grid : the measuring bands.
+    wavelength_nm : (sample,) wavelengths of the spectrum in nm, in any order.
 
     Raises
     ------
-    GridError : the centre of a band lies outside the samples; the message gives both.
+    GridError : the centre of a band lies outside the samples; the message gives both ranges.
     """
     samples = np.asarray(wavelength_nm, float)
     low, high = float(samples.min()), float(samples.max())
@@ -130,14 +132,14 @@ def response_matrix(grid: SpectralGrid, wavelength_nm: FloatArray) -> FloatArray
     if outside.any():
         which = ", ".join(f"{nm:.1f}" for nm in grid.wavelength_nm[outside][:5])
         raise GridError(
-            f"bands at {which} nm lie outside the known spectrum; {low:.1f}-{high:.1f} nm is allowed. Leave them out."
+            f"bands at {which} nm are outside the known spectrum; {low:.1f}-{high:.1f} nm is allowed. Remove them."
         )
     step = min(0.5, float(grid.fwhm_nm.min()) / 10)
     dense = np.linspace(low, high, max(2, int(np.ceil((high - low) / step)) + 1))
     if grid.response is None:
         sigma = grid.fwhm_nm[:, None] / FWHM_PER_SIGMA
         weight = np.exp(-0.5 * ((dense[None] - grid.wavelength_nm[:, None]) / sigma) ** 2)
-        weight[weight < 1e-4] = 0  # real responses end; without it a far NaN would touch every band
+        weight[weight < 1e-4] = 0  # real responses end; otherwise a distant NaN would reach every band
     else:
         table = grid.response
         weight = np.stack([np.interp(dense, table.wavelength_nm, row, left=0, right=0) for row in table.value])
@@ -147,7 +149,7 @@ def response_matrix(grid: SpectralGrid, wavelength_nm: FloatArray) -> FloatArray
 
 
 def _spread(weight: FloatArray, dense: FloatArray, samples: FloatArray) -> FloatArray:
-    """Give each dense point's weight to the two samples that it lies between; equal samples share theirs."""
+    """Split the weight of each dense point between its two neighbouring samples; equal samples share their weight."""
     distinct, which, count = np.unique(samples, return_inverse=True, return_counts=True)
     if len(distinct) == 1:
         return np.repeat(weight.sum(axis=1, keepdims=True) / count[0], count[0], axis=1)
@@ -162,12 +164,12 @@ def _spread(weight: FloatArray, dense: FloatArray, samples: FloatArray) -> Float
 
 
 def resample(reflectance: FloatArray, source: SpectralGrid, target: SpectralGrid) -> FloatArray:
-    """Reflectance on the target's bands, each the response-weighted mean of the line through the source's bands.
+    """Reflectance in the target's bands, by the response of each target band on the line through the source's bands.
 
     Parameters
     ----------
-    reflectance : (source band, ...) unitless. NaN spreads to every target band that it touches.
-    source, target : the centres of the target must lie inside the source's.
+    reflectance : (source band, ...) unitless. NaN spreads to every target band that overlaps it.
+    source, target : the centres of the target must lie between the outer centres of the source.
 
     Returns
     -------
@@ -186,19 +188,19 @@ def resample(reflectance: FloatArray, source: SpectralGrid, target: SpectralGrid
 
 
 def line_weights(at_nm: FloatArray, knots_nm: FloatArray) -> FloatArray:
-    """(wavelength, knot) `weights @ values` lies on the line between the knots (ascending), held beyond them."""
+    """(wavelength, knot) weights of linear interpolation between ascending knots, constant beyond the outer knots."""
     return np.stack([np.interp(at_nm, knots_nm, unit) for unit in np.eye(len(knots_nm))], axis=1)
 
 
 def nearest_band(wavelength_nm: FloatArray, target_nm: float, reach_nm: float) -> int | None:
-    """Position of the band whose centre is nearest to `target_nm`; None where none lies within `reach_nm`."""
+    """Position of the band with the centre nearest to `target_nm`; None without a band within `reach_nm`."""
     distance = np.abs(wavelength_nm - target_nm)
     nearest = int(np.nanargmin(distance))
     return nearest if distance[nearest] <= reach_nm else None
 
 
 def band_overlap(source: SpectralGrid, target: SpectralGrid) -> FloatArray:
-    """(target band, source band) share, 0-1, of the target's FWHM interval that the source's covers."""
+    """(target band, source band) share (0-1) of the target's FWHM interval that the source's interval covers."""
     low = np.maximum.outer(target.wavelength_nm - target.fwhm_nm / 2, source.wavelength_nm - source.fwhm_nm / 2)
     high = np.minimum.outer(target.wavelength_nm + target.fwhm_nm / 2, source.wavelength_nm + source.fwhm_nm / 2)
     share: FloatArray = np.clip(high - low, 0, None) / target.fwhm_nm[:, None]
@@ -206,32 +208,33 @@ def band_overlap(source: SpectralGrid, target: SpectralGrid) -> FloatArray:
 
 
 def pasted_bands(source: SpectralGrid, target: SpectralGrid) -> NDArray[np.intp]:
-    """(target band,) position of the source band that may stand for it, -1 where none may.
+    """(target band,) position of the source band that represents the target band, -1 without one.
 
-    The rule of arXiv 2502.19451, with the choice that it leaves made here: a source band may, where its FWHM interval
-    (centre ± FWHM / 2) covers at least 60 % of the target band's; where several do, the one that covers most, and of
-    equal ones the narrowest.
+    A source band represents a target band if it covers at least 60 % of the target's FWHM interval (centre ± FWHM / 2).
+    Of several, the band with the largest cover is chosen, then the narrowest.
+
+    Source: arXiv 2502.19451, which leaves the choice between several bands open.
     """
     share = band_overlap(source, target)
     narrow_first = np.argsort(source.fwhm_nm, kind="stable")
     best = narrow_first[share[:, narrow_first].argmax(axis=1)]
-    return np.where(share.max(axis=1) >= LEAST_OVERLAP, best, -1)
+    return np.where(share.max(axis=1) >= MIN_OVERLAP, best, -1)
 
 
 def band_support(source: SpectralGrid, target: SpectralGrid) -> list[Support]:
-    """Whether the source saw each target band's wavelength.
+    """How the source supports the value of each target band.
 
-    `measured`: a source band may stand for the target band (`pasted_bands`).
-    `interpolated`: the target band lies between two source bands less than `WIDEST_GAP_NM` apart, edge to edge.
-    `inferred`: neither; the value comes from what spectra are like, not from this pixel near that wavelength.
+    `measured`: a source band represents the target band (`pasted_bands`).
+    `interpolated`: the target band lies between two source bands at most `MAX_GAP_NM` apart, edge to edge.
+    `inferred`: neither; the value comes from the correlation of bands in other spectra.
     """
-    seen = pasted_bands(source, target) >= 0
+    measured = pasted_bands(source, target) >= 0
     low, high = source.wavelength_nm - source.fwhm_nm / 2, source.wavelength_nm + source.fwhm_nm / 2
     support: list[Support] = []
-    for is_seen, centre in zip(seen, target.wavelength_nm, strict=True):
+    for is_measured, centre in zip(measured, target.wavelength_nm, strict=True):
         below = centre - high[high <= centre].max(initial=-np.inf)
         above = low[low >= centre].min(initial=np.inf) - centre
         inside = bool(((low <= centre) & (centre <= high)).any())
-        between = inside or below + above <= WIDEST_GAP_NM
-        support.append("measured" if is_seen else "interpolated" if between else "inferred")
+        between = inside or below + above <= MAX_GAP_NM
+        support.append("measured" if is_measured else "interpolated" if between else "inferred")
     return support

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ms2hs.datasets.cubes.registry import check_scenes, hold_out
 from ms2hs.datasets.pairs.pair_sampling import sample_pixels
-from ms2hs.datasets.pairs.pair_set import PairSet, measured_pairs, simulated_pairs
+from ms2hs.datasets.pairs.pair_set import PairSet, open_pairs, simulated_pairs
 from ms2hs.datasets.pairs.pair_types import Pair, SimulatedPair
 from ms2hs.datasets.simulation.synthetic_scenes import simulated_cubes
 from ms2hs.errors import DataError, UnknownName
@@ -185,9 +185,9 @@ def _given(asked: Finetuning, tell: Callable[[str], None]) -> tuple[Sequence[Pai
     assert asked.pairs is not None  # noqa: S101  one of them was given
     lists = {split for split in ("train", "val") if _lists_any(asked.pairs / "splits" / f"{split}.csv")}
     if "train" not in lists:
-        return _told(measured_pairs(asked.pairs), tell), ()
-    held = _told(measured_pairs(asked.pairs, "val"), tell) if "val" in lists else ()
-    return _told(measured_pairs(asked.pairs, "train"), tell), held
+        return _told(open_pairs(asked.pairs), tell), ()
+    held = _told(open_pairs(asked.pairs, "val"), tell) if "val" in lists else ()
+    return _told(open_pairs(asked.pairs, "train"), tell), held
 
 
 def _lists_any(listing: Path) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.datasets.cubes.registry import Cube
 from ms2hs.datasets.cubes.spectra_npz import view_matrix
-from ms2hs.datasets.cubes.window_sampling import FEWEST_BANDS, known_bands, read_windows
+from ms2hs.datasets.cubes.window_sampling import MIN_BANDS_IN_BATCH, known_bands, read_windows
 from ms2hs.datasets.simulation.sensor_errors import SensorErrors
 from ms2hs.errors import DataError
 from ms2hs.models.config import SENSORS, ModelConfig
@@ -118,7 +118,7 @@ class MaskedTask(TrainingLoss):
         """Some of the target's bands, the same at all places, as tokens of their own."""
         bands, rng = len(target), draw.common
         seen = bands - min(max(round(draw_share(self.config.hidden, rng) * bands), 1), bands - 1)
-        chosen = np.sort(rng.choice(bands, max(seen, min(FEWEST_BANDS, bands - 1)), replace=False))
+        chosen = np.sort(rng.choice(bands, max(seen, min(MIN_BANDS_IN_BATCH, bands - 1)), replace=False))
         values = disturb_half(truth[:, chosen], target.select(chosen), self.artefacts, draw)
         hidden = ~np.isin(np.arange(bands), chosen)
         return {"source": None, "bands": chosen, "values": values, "visible": None, "hidden": hidden[None, :, None]}
@@ -129,7 +129,7 @@ class MaskedTask(TrainingLoss):
         for name in draw.common.permutation(sorted(self._sources)):
             grid = self._sources[str(name)]
             inside = (grid.wavelength_nm >= low) & (grid.wavelength_nm <= high)
-            if inside.sum() >= FEWEST_BANDS:
+            if inside.sum() >= MIN_BANDS_IN_BATCH:
                 source = grid.select(inside)
                 matrix = view_matrix(source, target.wavelength_nm).astype(np.float32)
                 seen = np.einsum("sb,nbij->nsij", matrix, truth, optimize=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ms2hs.arrays import Float32Array, FloatArray
-from ms2hs.datasets.cubes.spectra_npz import Corpus, read_corpora, spectra_on
+from ms2hs.datasets.cubes.spectra_npz import SpectraFile, read_spectra_folder, spectra_on
 from ms2hs.datasets.simulation.materials import LEFT_OUT, balance, canopies_over
 from ms2hs.datasets.simulation.spectra_mixing import mix
 from ms2hs.errors import DataError, UnknownName
@@ -106,19 +106,19 @@ def gather(folder: Path, settings: PriorSettings) -> Evidence:
     low, high = RANGE_NM
     wavelength = np.arange(low, high + settings.step_nm / 2, settings.step_nm)
     scenes: list[SceneEvidence] = []
-    libraries: list[Corpus] = []
-    for corpus in read_corpora(folder):
+    libraries: list[SpectraFile] = []
+    for corpus in read_spectra_folder(folder):
         if not corpus.is_library:
             scenes.append(_scene(corpus, wavelength, settings, rng))
         elif corpus.name not in LEFT_OUT:
             libraries.append(corpus)
     taken = {scene.family for scene in scenes}
-    scenes += [_scene(library, wavelength, settings, rng) for library in libraries if library.family in taken]
-    libraries = [library for library in libraries if library.family not in taken]
+    scenes += [_scene(library, wavelength, settings, rng) for library in libraries if library.place in taken]
+    libraries = [library for library in libraries if library.place not in taken]
     if not scenes or not libraries:
         raise DataError(
             f"{folder}: {len(scenes)} cubes and {len(libraries)} libraries; at least one of each is needed. "
-            "Add .npz files of them (ms2hs/data/corpora.py says what they hold)."
+            "Add .npz files of them (datasets/cubes/spectra_npz describes their arrays)."
         )
     names = tuple(library.name for library in libraries)
     library, sample = _library(libraries, wavelength, settings, rng)
@@ -126,7 +126,7 @@ def gather(folder: Path, settings: PriorSettings) -> Evidence:
 
 
 def _scene(
-    corpus: Corpus, wavelength_nm: FloatArray, settings: PriorSettings, rng: np.random.Generator
+    corpus: SpectraFile, wavelength_nm: FloatArray, settings: PriorSettings, rng: np.random.Generator
 ) -> SceneEvidence:
     points = interpolate_known(corpus.reflectance, corpus.wavelength_nm, wavelength_nm)
     usable = np.isfinite(brightness_of(points, wavelength_nm))
@@ -136,11 +136,11 @@ def _scene(
     measured, _ = spectra_on(corpus, load_sensor(CALIBRATION_SOURCE).grid, interpolate=True)
     measured = measured[usable]
     chosen = rng.permutation(np.flatnonzero(np.isfinite(measured).all(axis=1)))[: settings.pixels]
-    return SceneEvidence(corpus.name, corpus.family, moments, measured[chosen], points[chosen])
+    return SceneEvidence(corpus.name, corpus.place, moments, measured[chosen], points[chosen])
 
 
 def _library(
-    libraries: list[Corpus], wavelength_nm: FloatArray, settings: PriorSettings, rng: np.random.Generator
+    libraries: list[SpectraFile], wavelength_nm: FloatArray, settings: PriorSettings, rng: np.random.Generator
 ) -> tuple[Moments, Float32Array]:
     """The moments of libraries, canopies and mixtures together, and some of the spectra."""
     points = np.concatenate(

@@ -1,10 +1,11 @@
-"""EnMAP L2A product folders: bands from METADATA.XML, and what to do where the two detectors overlap.
+"""EnMAP L2A products: bands from METADATA.XML, and the choice of bands where the two detectors overlap.
 
-The bands of the image are in ascending wavelength, so those of the detectors alternate at 902-993 nm, where they
-disagree by 0.01-0.02: a sawtooth that is the instrument's, not the surface's.
+The bands of the image are in ascending wavelength, so the bands of both detectors alternate at 902-993 nm. There the
+detectors disagree by 0.01-0.02, which would show as a sawtooth in the spectrum.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -14,129 +15,117 @@ from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.datasets.cubes.plausibility import usable_bands
-from ms2hs.datasets.cubes.raster_cube import RasterCube, Storage
+from ms2hs.datasets.cubes.raster_cube import RasterCube, ReflectanceEncoding
 from ms2hs.errors import DataError, UnknownName
 from ms2hs.spectra.sensors import load_sensor
-from ms2hs.spectra.spectral_grid import SpectralGrid
 
 # Newer downloads have suffixes in lower case, and one archive doubles the suffix.
 METADATA = re.compile(r"(ENMAP\S*L2A\S*)-METADATA(\.xml)+", re.IGNORECASE)
-# One tile of one datatake; the rest of a product's name is its processing.
+# One tile of one datatake; the rest of a product name describes the processing.
 TILE = re.compile(r"DT\d+_\d{8}T\d{6}Z_\d{3}")
 OVERLAPS = ("swir", "vnir", "keep", "average")
 NODATA = -32768
-# What the statistics of a band without data say.
+# The statistics of a band without data.
 EMPTY_MEAN, EMPTY_STD = -1_000_000.0, 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class _Bands:
-    """What METADATA.XML says of each band, (band,) in the order of the image."""
+    """The band table of METADATA.XML, (band,) in the order of the image."""
 
     wavelength_nm: FloatArray
     fwhm_nm: FloatArray
     scale: FloatArray
     offset: FloatArray
     good: BoolArray
-    """Neither without data nor in water vapour."""
+    """Has data and lies outside water vapour."""
     vnir: BoolArray
     swir: BoolArray
 
     def kept(self, overlap: str) -> BoolArray:
-        """(band,) those that `overlap` leaves; both detectors' for `average`."""
+        """(band,) True for the good bands that remain with this `overlap`."""
         first_swir, last_vnir = self.wavelength_nm[self.swir].min(), self.wavelength_nm[self.vnir].max()
         dropped = {
             "swir": self.vnir & (self.wavelength_nm > first_swir),
             "vnir": self.swir & (self.wavelength_nm < last_vnir),
         }
-        kept: BoolArray = self.good & ~dropped.get(overlap, np.False_)
-        return kept
+        return np.asarray(self.good & ~dropped.get(overlap, np.False_))
 
 
 @dataclass(frozen=True, eq=False)
-class AveragedCube:
-    """The bands of `overlap="swir"`; in the overlap each is the mean of itself and the line through VNIR's bands."""
+class AveragedCube(RasterCube):
+    """A cube with SWIR bands in the overlap, each the mean of itself and the line through the VNIR bands around it.
 
-    inner: RasterCube
-    """With the bands of both detectors."""
-    grid: SpectralGrid
-    picked: NDArray[np.intp]
-    """(band,) positions among the inner bands."""
+    `encoding` holds the bands of both detectors; positions are among those.
+    """
+
+    bands: NDArray[np.intp]
+    """(band,) positions of the bands of `grid`."""
     below: NDArray[np.intp]
-    """(band,) the VNIR band below, as a position among the inner bands; the band itself outside the overlap."""
+    """(band,) position of the next VNIR band below; outside the overlap the band itself."""
     above: NDArray[np.intp]
-    """(band,) the same, above."""
+    """(band,) position of the next VNIR band above; outside the overlap the band itself."""
     share: Float32Array
-    """(band,) how far from `below` to `above` the band lies, 0-1."""
-
-    @property
-    def name(self) -> str:
-        """The product."""
-        return self.inner.name
-
-    @property
-    def scene(self) -> str:
-        """The tile."""
-        return self.inner.scene
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
-        return self.inner.shape
+    """(band,) position between `below` (0) and `above` (1)."""
 
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
-        """(band, row, col) reflectance of a window, NaN where unknown. Errors as of `RasterCube.read`."""
-        values = self.inner.read(row, col, height, width)
+        """(band, row, col) reflectance of a window, NaN where unknown. Errors as in `RasterCube.read`."""
+        values = super().read(row, col, height, width)
         share = self.share[:, None, None]
         line = (1 - share) * values[self.below] + share * values[self.above]
-        return np.asarray((values[self.picked] + line) / 2, np.float32)
+        return np.asarray((values[self.bands] + line) / 2, np.float32)
 
 
-def open_products(folder: Path) -> list[RasterCube | AveragedCube]:
-    """Every L2A product under the folder, with SWIR's bands alone in the overlap."""
-    return [open_enmap(path) for path in sorted(folder.rglob("*")) if METADATA.fullmatch(path.name)]
+def find_products(folder: Path) -> list[Path]:
+    """METADATA.XML of every L2A product under the folder."""
+    return [path for path in sorted(folder.rglob("*")) if METADATA.fullmatch(path.name)]
 
 
-def open_enmap(path: Path, overlap: str = "swir") -> RasterCube | AveragedCube:
-    """An L2A product, without bands that hold no data or that lie in water vapour (those HySpecNet-11k leaves out).
+def open_products(_folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
+    """Products with the SWIR bands alone in the overlap."""
+    return [open_enmap(path) for path in paths]
+
+
+def open_enmap(path: Path, overlap: str = "swir") -> RasterCube:
+    """An L2A product, without bands that hold no data or lie in water vapour (the bands that HySpecNet-11k leaves out).
 
     Parameters
     ----------
-    path : its METADATA.XML, or the folder that holds one.
-    overlap : whose bands stand where the detectors overlap: `swir`, `vnir`, both (`keep`), or SWIR's averaged with
-        VNIR's (`average`).
+    path : METADATA.XML, or the folder that holds it.
+    overlap : bands to use where the detectors overlap: `swir`, `vnir`, both (`keep`), or SWIR averaged with VNIR
+        (`average`).
 
     Raises
     ------
-    DataError : no product there, no image beside it, or metadata that cannot be read.
-    UnknownName : another overlap.
+    DataError : the product or its image is missing, or the metadata cannot be read.
+    UnknownName : an unknown overlap.
     """
     if overlap not in OVERLAPS:
-        raise UnknownName.of("overlap", overlap, list(OVERLAPS), "Give one of these.")
+        raise UnknownName.of("overlap", overlap, list(OVERLAPS), "Give a known one.")
     metadata = _metadata(Path(path))
     bands = _read_metadata(metadata)
     kept = bands.kept("keep" if overlap == "average" else overlap)
     grid, order = usable_bands(metadata, bands.wavelength_nm, bands.fwhm_nm, kept)
     numbers = tuple(int(band) + 1 for band in order)
-    storage = Storage(len(kept), numbers, bands.scale[order], bands.offset[order], NODATA)
+    encoding = ReflectanceEncoding(len(kept), numbers, bands.scale[order], bands.offset[order], NODATA)
     found = METADATA.fullmatch(metadata.name)
     name = found[1] if found else metadata.stem
     tile = TILE.search(name)
-    cube = RasterCube(name, tile[0] if tile else name, _image(metadata, name), grid, storage)
+    cube = RasterCube(name, tile[0] if tile else name, _image(metadata, name), grid, encoding)
     return _averaged(cube, bands, order) if overlap == "average" else cube
 
 
 def _averaged(cube: RasterCube, bands: _Bands, order: NDArray[np.intp]) -> AveragedCube:
     centre, vnir = bands.wavelength_nm[order], np.flatnonzero(bands.vnir[order])
-    picked = np.flatnonzero(bands.kept("swir")[order])
-    right = np.clip(np.searchsorted(centre[vnir], centre[picked]), 1, len(vnir) - 1)
+    chosen = np.flatnonzero(bands.kept("swir")[order])
+    right = np.clip(np.searchsorted(centre[vnir], centre[chosen]), 1, len(vnir) - 1)
     below, above = vnir[right - 1], vnir[right]
-    share = (centre[picked] - centre[below]) / (centre[above] - centre[below])
-    between = bands.swir[order][picked] & (share > 0) & (share <= 1)
-    below, above = (np.where(between, side, picked) for side in (below, above))
-    return AveragedCube(
-        cube, cube.grid.select(picked), picked, below, above, np.where(between, share, 0).astype(np.float32)
-    )
+    share = (centre[chosen] - centre[below]) / (centre[above] - centre[below])
+    between = bands.swir[order][chosen] & (share > 0) & (share <= 1)
+    below, above = (np.where(between, side, chosen) for side in (below, above))
+    weight: Float32Array = np.where(between, share, 0).astype(np.float32)
+    grid = cube.grid.select(chosen)
+    return AveragedCube(cube.name, cube.scene, cube.path, grid, cube.encoding, chosen, below, above, weight)
 
 
 def _metadata(path: Path) -> Path:
@@ -155,7 +144,7 @@ def _image(metadata: Path, name: str) -> Path:
     images = sorted(path for path in metadata.parent.iterdir() if wanted.fullmatch(path.name))
     if not images:
         raise DataError(
-            f"{metadata}: no {name}-SPECTRAL_IMAGE.TIF beside it; a product has both. Copy or download it again."
+            f"{metadata}: no {name}-SPECTRAL_IMAGE.TIF beside it; both are needed. Copy or download the product again."
         )
     return images[0]
 
@@ -171,12 +160,12 @@ def _read_metadata(path: Path) -> _Bands:
         vnir, swir = (_channels(root, detector, len(centre)) for detector in ("vnir", "swir"))
         empty = _empty(root, len(centre))
     except (ET.ParseError, ValueError, IndexError) as error:
-        raise DataError(f"{path}: metadata that cannot be read ({error}). Download the product again.") from error
+        raise DataError(f"{path}: metadata cannot be read ({error}). Download the product again.") from error
     numbers = np.array([centre, width, gain, offset])
     if not (len(centre) and np.isfinite(numbers).all() and vnir.any() and swir.any()):
         raise DataError(
-            f"{path}: {len(centre)} bands, {vnir.sum()} of them VNIR and {swir.sum()} SWIR; each needs "
-            f"{', '.join(fields)}, and both detectors an expectedChannelsList. Download the product again."
+            f"{path}: {len(centre)} bands, {vnir.sum()} of them VNIR and {swir.sum()} SWIR; each band needs "
+            f"{', '.join(fields)}, and both detectors need an expectedChannelsList. Download the product again."
         )
     known = load_sensor("enmap-224").grid
     nearest = np.abs(centre[:, None] - known.wavelength_nm).argmin(axis=1)
@@ -184,7 +173,7 @@ def _read_metadata(path: Path) -> _Bands:
 
 
 def _channels(root: ET.Element, detector: str, count: int) -> BoolArray:
-    """(band,) whether it is of this detector; the lists count from 1."""
+    """(band,) True for bands of this detector; the channel lists count from 1."""
     text = root.findtext(f"specific/{detector}ProductQuality/expectedChannelsList", "")
     numbers = [int(number) for number in text.split(",") if number.strip()]
     if numbers and not 1 <= min(numbers) <= max(numbers) <= count:
@@ -193,7 +182,7 @@ def _channels(root: ET.Element, detector: str, count: int) -> BoolArray:
 
 
 def _empty(root: ET.Element, count: int) -> BoolArray:
-    """(band,) whether the product's statistics say that it holds no data; nothing is empty where there are none."""
+    """(band,) True for bands without data, by the product's statistics; all False if it has none."""
     statistics = root.findall("product/bandStatistics/bandID")
     if len(statistics) != count:
         return np.zeros(count, bool)

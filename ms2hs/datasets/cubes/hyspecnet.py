@@ -1,17 +1,17 @@
-"""Data sets of EnMAP patches in trees of their own, without wavelengths: HySpecNet-11k and SpectralEarth.
+"""Data sets of EnMAP patches whose files carry no wavelengths: HySpecNet-11k and SpectralEarth.
 
-Both are surface reflectance of level 2A in ten-thousandths, in ascending wavelength, 128 x 128 pixels of 30 m. Which
-202 of the 224 bands HySpecNet-11k keeps is in our table `enmap-224`; no file is asked, since only some of the dropped
-bands are empty in it. Two public tables are wrong here: one lists the bands in the order of the detectors, another
-drops 0-based 145-151 instead of 160-166.
+Both are level-2A surface reflectance in ten-thousandths, in ascending wavelength, 128 x 128 pixels of 30 m. The table
+`enmap-224` marks the 202 of 224 bands that HySpecNet-11k keeps; the files do not, since only some of the dropped bands
+are empty. Two public tables are wrong: one lists the bands in detector order, another drops 0-based 145-151 instead of
+160-166.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ms2hs.datasets.cubes.raster_cube import TIFF_SUFFIXES, RasterCube, Storage
+from ms2hs.datasets.cubes.raster_cube import TIFF_SUFFIXES, RasterCube, ReflectanceEncoding
 from ms2hs.errors import DataError
 from ms2hs.spectra.sensors import load_sensor
 
@@ -19,50 +19,50 @@ SCALE, NODATA = 1e-4, -32768
 IMAGE = "-SPECTRAL_IMAGE"
 
 
-def open_hyspecnet(folder: Path) -> list[RasterCube]:
-    """`patches/<tile>/<patch>/<patch>-SPECTRAL_IMAGE.TIF` of 224 bands; a scene is a tile. Nothing for other trees.
+def find_hyspecnet(folder: Path) -> list[Path]:
+    """The folder of every patch, `patches/<tile>/<patch>`."""
+    tiles = (tile for tile in _folders(folder / "patches") if tile.name.startswith("ENMAP"))
+    return [patch for tile in tiles for patch in _folders(tile)]
+
+
+def open_hyspecnet(folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
+    """`<patch>-SPECTRAL_IMAGE.TIF` of 224 bands in these folders of patches; a scene is a tile.
 
     Raises
     ------
-    DataError : folders of patches without their image.
+    DataError : folders of patches without an image.
     """
-    if not (folder / "patches").is_dir():
-        return []
     bands = tuple(int(band) + 1 for band in np.flatnonzero(load_sensor("enmap-224").grid.good))
-    storage = Storage(224, bands, SCALE, 0.0, NODATA)
+    encoding = ReflectanceEncoding(224, bands, SCALE, 0.0, NODATA)
     grid = load_sensor("enmap").grid
     cubes, missing = [], []
-    tiles = (tile for tile in _folders(folder / "patches") if tile.name.startswith("ENMAP"))
-    for patch in (patch for tile in tiles for patch in _folders(tile)):
+    for patch in paths:
         images = [patch / f"{patch.name}{IMAGE}{suffix}" for suffix in (".TIF", ".tif")]
         image = next((path for path in images if path.is_file()), None)
         if image is None:
             missing.append(patch.name)
         else:
-            cubes.append(RasterCube(patch.name, patch.parent.name, image, grid, storage))
+            cubes.append(RasterCube(patch.name, patch.parent.name, image, grid, encoding))
     if missing:
         raise DataError(
-            f"{folder}: {len(missing)} of {len(missing) + len(cubes)} patches have no {IMAGE[1:]}.TIF (the first: "
-            f"{min(missing)}); each folder of a patch needs its own. Unpack the archives again, or remove "
-            "those folders."
+            f"{folder}: {len(missing)} of {len(paths)} patches have no {IMAGE[1:]}.TIF (the first: {min(missing)}); "
+            "each folder of a patch needs one. Unpack the archives again, or remove the folders without."
         )
     return cubes
 
 
-def open_spectral_earth(folder: Path) -> list[RasterCube]:
-    """`enmap/<location>/<scene>.tif` of 202 bands; a scene is a location. Nothing for other trees."""
-    if not (folder / "enmap").is_dir():
-        return []
+def find_spectral_earth(folder: Path) -> list[Path]:
+    """Every `enmap/<location>/<scene>.tif` whose location is a number."""
+    locations = (location for location in _folders(folder / "enmap") if location.name.isdigit())
+    return [path for location in locations for path in location.iterdir() if path.suffix.lower() in TIFF_SUFFIXES]
+
+
+def open_spectral_earth(_folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
+    """Patches of 202 bands; a scene is a location."""
     grid = load_sensor("enmap").grid
-    storage = Storage(len(grid), tuple(range(1, len(grid) + 1)), SCALE, 0.0, NODATA)
-    return [
-        RasterCube(f"{location.name}/{path.stem}", location.name, path, grid, storage)
-        for location in _folders(folder / "enmap")
-        if location.name.isdigit()
-        for path in location.iterdir()
-        if path.suffix.lower() in TIFF_SUFFIXES
-    ]
+    encoding = ReflectanceEncoding(len(grid), tuple(range(1, len(grid) + 1)), SCALE, 0.0, NODATA)
+    return [RasterCube(f"{path.parent.name}/{path.stem}", path.parent.name, path, grid, encoding) for path in paths]
 
 
 def _folders(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if path.is_dir())
+    return (path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else iter(())

@@ -1,4 +1,4 @@
-"""prepare: any corpus of cubes, packed into shards that train without GDAL."""
+"""The work of `ms2hs prepare`: cubes of any format cut into windows and packed into shards, to train without GDAL."""
 
 import os
 from collections import defaultdict
@@ -10,29 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.datasets.cubes.registry import Cube, open_cubes
-from ms2hs.datasets.cubes.shards import NODATA, SUFFIX, numbers_of, write_shard
+from ms2hs.datasets.cubes.shards import NODATA, SUFFIX, encode, write_shard
 from ms2hs.errors import DataError, OutputError
 from ms2hs.progress import Progress
 
 SHARD_BYTES = 256_000_000
-# A window of which less is known teaches too little for its size.
-FEWEST_KNOWN = 0.1
+# Windows with a smaller share of known pixels are left out.
+MIN_KNOWN_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class PackingResult:
-    """What was packed."""
+    """The shards written, and the number of windows in them."""
 
     paths: list[Path]
-    """The shards."""
     windows: int
     left_out: int
-    """Windows of which less than `FEWEST_KNOWN` is known."""
+    """Number of windows with a share of known pixels below `MIN_KNOWN_SHARE`."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Cubes of one grid whose windows have one size; a shard holds such windows only."""
+    """Cubes of one spectral grid and one window size, which can share a shard."""
 
     cubes: list[Cube]
     height: int
@@ -40,7 +39,7 @@ class _Group:
 
     @property
     def per_shard(self) -> int:
-        """How many windows a shard holds."""
+        """Number of windows in a full shard."""
         return max(1, SHARD_BYTES // (2 * len(self.cubes[0].grid) * self.height * self.width))
 
 
@@ -53,23 +52,22 @@ def prepare(
     *,
     overwrite: bool = False,
 ) -> PackingResult:
-    """Pack the cubes of a folder into shards, and tell what was left out.
+    """Pack the cubes of a folder into shards.
 
-    Cubes are cut into windows side by side; those at the right and lower edge are filled up with nodata. Cubes smaller
-    than a window are windows of their own size. Shards get their names when all are written: an interrupted run leaves
-    none.
+    Cubes are cut into adjacent windows, padded with nodata at the right and lower edge. A cube smaller than a window is
+    one window of its own size. Shards are renamed into place at the end, so an interrupted run leaves none.
 
     Parameters
     ----------
-    folder, split : as `open_cubes` takes them.
-    output : a directory for the shards; it is made if its parent is there.
+    folder, split : as in `open_cubes`.
+    output : directory for the shards; created if its parent exists.
     window : side in pixels.
-    overwrite : replace the shards that are there.
+    overwrite : replace existing shards.
 
     Raises
     ------
-    DataError : as `open_cubes`; or no window is known well enough.
-    OutputError : there are shards already, or they cannot be written.
+    DataError : as in `open_cubes`, or every window has too few known pixels.
+    OutputError : shards exist, or cannot be written.
     """
     if window < 1:
         raise ValueError(f"window {window} is below 1")
@@ -81,8 +79,8 @@ def prepare(
             packer.add(group)
         if not packer.parts:
             raise DataError(
-                f"{folder}: {packer.left_out} windows, all with less than {FEWEST_KNOWN:.0%} known pixels; one with "
-                "more is needed. Check nodata and flags, or try a smaller --window."
+                f"{folder}: {packer.left_out} windows, all with less than {MIN_KNOWN_SHARE:.0%} known pixels; at least "
+                "one window with more is needed. Check nodata and flags, or use a smaller --window."
             )
         paths = [path.with_name(f"shard-{number:05d}{SUFFIX}") for number, path in enumerate(packer.parts)]
         for path in set(old) - set(paths):
@@ -96,20 +94,23 @@ def prepare(
 
 
 def _check_directory(output: Path, *, overwrite: bool) -> list[Path]:
-    """The shards that are there; the directory is made."""
+    """Create the directory, and list the shards in it that will be replaced."""
     if output.is_file() or not output.parent.is_dir():
-        raise OutputError(f"{output}: not a directory that can be made; its parent must exist. Give another with -o.")
+        raise OutputError(f"{output}: cannot create this directory; its parent must exist. Use -o for another one.")
     try:
         output.mkdir(exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{output} cannot be made ({error.strerror}); give a writable place with -o.") from error
+        raise OutputError(
+            f"{output}: cannot create this directory ({error.strerror}). Use -o for another one."
+        ) from error
     if not os.access(output, os.W_OK | os.X_OK):
-        raise OutputError(f"{output} is not writable for you; the shards are written there. Choose another directory.")
+        raise OutputError(
+            f"{output}: no permission to write; the shards are written there. Use -o for another directory."
+        )
     old = sorted(output.glob(f"*{SUFFIX}"))
     if old and not overwrite:
         raise OutputError(
-            f"{output} has {len(old)} {SUFFIX} files; they are replaced only when asked. Pass --overwrite, or give an "
-            "empty directory."
+            f"{output} has {len(old)} {SUFFIX} files. Use --overwrite to replace them, or give an empty directory."
         )
     return [path for path in old if path.name.startswith("shard-")]
 
@@ -123,7 +124,7 @@ def _groups(cubes: list[Cube], window: int) -> list[_Group]:
 
 
 class _Packer:
-    """Writes shards under names of their own, and counts."""
+    """Writes shards under temporary names, and counts windows."""
 
     def __init__(self, source: str, output: Path, progress: Progress | None, rows: int) -> None:
         self.source, self.output, self.progress, self.rows = source, output, progress, rows
@@ -132,17 +133,17 @@ class _Packer:
 
     def add(self, group: _Group) -> None:
         """Pack every window of a group."""
-        held: list[NDArray[np.int16]] = []
+        windows: list[NDArray[np.int16]] = []
         names: list[tuple[str, str]] = []
         for cube in group.cubes:
             for row, col, dn in self._cut(cube, group):
-                held.append(dn)
+                windows.append(dn)
                 names.append((f"{cube.name}@{row},{col}", cube.scene))
-                if len(held) == group.per_shard:
-                    self._write(group, held, names)
-                    held, names = [], []
-        if held:
-            self._write(group, held, names)
+                if len(windows) == group.per_shard:
+                    self._write(group, windows, names)
+                    windows, names = [], []
+        if windows:
+            self._write(group, windows, names)
 
     def _cut(self, cube: Cube, group: _Group) -> Iterator[tuple[int, int, NDArray[np.int16]]]:
         rows, cols = cube.shape
@@ -150,19 +151,19 @@ class _Packer:
             height = min(group.height, rows - row)
             for col in range(0, cols, group.width):
                 values = cube.read(row, col, height, min(group.width, cols - col))
-                # A pixel is known where most of its bands are: some corpora lack single bands everywhere.
-                if (np.isfinite(values).mean(axis=0) >= 0.5).mean() < FEWEST_KNOWN:
+                # A pixel is known if at least half of its bands are: some data sets lack single bands everywhere.
+                if (np.isfinite(values).mean(axis=0) >= 0.5).mean() < MIN_KNOWN_SHARE:
                     self.left_out += 1
                     continue
                 dn = np.full((len(cube.grid), group.height, group.width), NODATA, np.int16)
-                dn[:, : values.shape[1], : values.shape[2]] = numbers_of(values)
+                dn[:, : values.shape[1], : values.shape[2]] = encode(values)
                 yield row, col, dn
             self.done += height
             if self.progress:
                 self.progress("prepare", self.done, self.rows)
 
-    def _write(self, group: _Group, held: list[NDArray[np.int16]], names: list[tuple[str, str]]) -> None:
+    def _write(self, group: _Group, windows: list[NDArray[np.int16]], names: list[tuple[str, str]]) -> None:
         path = self.output / f".shard-{len(self.parts):05d}.{os.getpid()}.part"
         self.parts.append(path)
-        write_shard(path, held, group.cubes[0].grid, names, self.source)
-        self.windows += len(held)
+        write_shard(path, windows, group.cubes[0].grid, names, self.source)
+        self.windows += len(windows)

@@ -1,7 +1,7 @@
-"""Cubes in files that GDAL reads: GeoTIFF and ENVI. Only the window that is asked for is read."""
+"""Cubes in GeoTIFF and ENVI files, opened and read through GDAL window by window."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +12,6 @@ import numpy as np
 
 from ms2hs.arrays import Float32Array, FloatArray
 from ms2hs.datasets.cubes.plausibility import check_window, reflectance_of, usable_bands
-from ms2hs.datasets.cubes.spectra_npz import family_of
 from ms2hs.errors import DataError, SceneError
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
@@ -22,40 +21,40 @@ if TYPE_CHECKING:
     from ms2hs.raster.header import Header
 
 TIFF_SUFFIXES = (".tif", ".tiff")
-# A conversion's result says so in this tag; it is no measurement to learn from.
+# The tag that marks the output of a conversion, which is no measurement to train on.
 SYNTHETIC_TAG = "ms2hs_synthetic"
-# Pixels a side of the window that tells whether floats are reflectance.
-PROBE = 64
+# Side in pixels of the window that is checked for being reflectance.
+PROBE_SIDE = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Storage:
-    """How reflectance lies in a raster file: `dn * scale + offset`."""
+class ReflectanceEncoding:
+    """How a raster file stores reflectance: `dn * scale + offset`."""
 
     count: int
-    """Bands that the file has."""
+    """Number of bands in the file."""
     bands: tuple[int, ...]
     """1-based bands to read, in ascending wavelength."""
     scale: FloatArray | float
-    """(band to read,) or one for all."""
+    """(band to read,) or one number for all."""
     offset: FloatArray | float
-    """(band to read,) or one for all, in reflectance."""
+    """(band to read,) or one number for all, in reflectance."""
     nodata: float | None
 
 
 @dataclass(frozen=True, eq=False)
 class RasterCube:
-    """A cube in one raster file, opened anew for each read: it pickles, and processes and threads may share it."""
+    """A cube in one raster file, opened for each read: it pickles, and processes and threads can share it."""
 
     name: str
     scene: str
     path: Path
     grid: SpectralGrid
-    storage: Storage
+    encoding: ReflectanceEncoding
 
     @cached_property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns, from the file's header."""
+        """Rows and columns."""
         with self._opened() as file:
             return file.height, file.width
 
@@ -72,36 +71,43 @@ class RasterCube:
 
         with self._opened() as file:
             check_window((file.height, file.width), row, col, height, width)
-            dn = read_bands(file, self.storage.bands, Window(col, row, width, height))
-        return reflectance_of(dn, self.storage.scale, self.storage.offset, self.storage.nodata)
+            dn = read_bands(file, self.encoding.bands, Window(col, row, width, height))
+        return reflectance_of(dn, self.encoding.scale, self.encoding.offset, self.encoding.nodata)
 
     @contextmanager
     def _opened(self) -> Iterator["DatasetReader"]:
         from ms2hs.raster.dataset import open_dataset
 
         with open_dataset(str(self.path)) as file:
-            if file.count != self.storage.count:
+            if file.count != self.encoding.count:
                 raise DataError(
-                    f"{self.path}: {file.count} bands; {self.storage.count} are needed there. "
-                    "It is another product, or was changed: get the original file."
+                    f"{self.path}: {file.count} bands; {self.encoding.count} are needed. "
+                    "The file is another product or was changed: get the original file."
                 )
             yield file
 
 
-def open_rasters(folder: Path) -> list[RasterCube]:
-    """Every GeoTIFF and ENVI cube under the folder whose bands carry wavelengths; rasters of one band are no cubes.
+def find_rasters(folder: Path) -> list[Path]:
+    """Every GeoTIFF under the folder, and every image that an ENVI header describes."""
+    tiffs = [path for path in folder.rglob("*") if path.suffix.lower() in TIFF_SUFFIXES]
+    headers = [path for path in folder.rglob("*.hdr") if path.read_bytes()[:4] == b"ENVI"]
+    return sorted({*tiffs, *(image for header in headers for image in _image_of(header))})
 
-    A scene is a subfolder of the folder; what lies in the folder itself is a scene by its name (see `family_of`).
+
+def open_rasters(folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
+    """Rasters whose bands carry wavelengths; rasters of one band are skipped.
+
+    A scene is a subfolder of the folder, or a file that lies in the folder itself.
 
     Raises
     ------
-    DataError : cubes without wavelengths, or results of a conversion.
+    DataError : rasters without wavelengths, or outputs of a conversion.
     SceneError : a file that cannot be read.
     """
     from ms2hs.raster.dataset import open_dataset
 
     cubes, counts = [], {}
-    for path in raster_paths(folder):
+    for path in paths:
         with open_dataset(str(path)) as file:
             if file.count == 1:
                 continue
@@ -114,19 +120,19 @@ def open_rasters(folder: Path) -> list[RasterCube]:
         numbers = ", ".join(str(count) for count in sorted(set(counts.values())))
         raise DataError(
             f"{folder}: {len(counts)} of {len(counts) + len(cubes)} rasters have no wavelengths, and {numbers} bands "
-            f"(the first: {min(counts)}); each band needs a wavelength tag. Write them in, take those files out, or "
-            "give the folder of a known data set."
+            f"(the first: {min(counts)}); each band needs a wavelength tag. Write the tags, remove the files, or give "
+            "the folder of a known data set."
         )
     return cubes
 
 
 def open_raster(path: Path, folder: Path | None = None) -> RasterCube:
-    """The cube in one file; its name and scene are those that it has in `folder`, else in its own.
+    """The cube in one file, with the name and scene that it has in `folder` (by default its own folder).
 
     Raises
     ------
-    DataError : its bands carry no wavelengths, or it is a conversion's result.
-    SceneError : a file that cannot be read.
+    DataError : its bands carry no wavelengths, or it is the output of a conversion.
+    SceneError : the file cannot be read.
     """
     from ms2hs.raster.dataset import open_dataset
 
@@ -134,28 +140,21 @@ def open_raster(path: Path, folder: Path | None = None) -> RasterCube:
         cube = _cube(folder or path.parent, path, file)
         if cube is None:
             raise DataError(
-                f"{path}: {file.count} bands without wavelengths; each band needs a wavelength tag. Write them in, or "
-                "give the folder of a known data set."
+                f"{path}: {file.count} bands without wavelengths; each band needs a wavelength tag. Write the tags, "
+                "or give the folder of a known data set."
             )
     return cube
 
 
-def raster_paths(folder: Path) -> list[Path]:
-    """Every GeoTIFF under the folder, and every image that an ENVI header describes."""
-    tiffs = [path for path in folder.rglob("*") if path.suffix.lower() in TIFF_SUFFIXES]
-    headers = [path for path in folder.rglob("*.hdr") if path.read_bytes()[:4] == b"ENVI"]
-    return sorted({*tiffs, *(image for header in headers for image in _image_of(header))})
-
-
 def _image_of(header: Path) -> list[Path]:
-    """The file that an ENVI header describes: `x` for `x.hdr` or any `x.*` beside it; none for a spectral library."""
+    """The image that an ENVI header `x.hdr` describes: `x` or `x.*` beside it; none for a spectral library."""
     if re.search(rb"file type\s*=\s*ENVI Spectral Library", header.read_bytes(), re.IGNORECASE):
         return []
     bare = header.with_suffix("")
     beside = [bare] if bare.is_file() else sorted(header.parent.glob(f"{bare.name}.*"))
     images = [path for path in beside if path.suffix.lower() not in {".hdr", ".xml", ".enp", ".sta", ".txt", ".png"}]
     if not images:
-        raise DataError(f"{header}: no image beside the header; an ENVI cube has both. Copy {bare.name} there.")
+        raise DataError(f"{header}: no image beside the header; both are needed. Copy {bare.name} there.")
     return images[:1]
 
 
@@ -169,22 +168,22 @@ def _cube(folder: Path, path: Path, file: "DatasetReader") -> RasterCube | None:
     header = read_header(file, str(path))
     if SYNTHETIC_TAG in header.tags:
         raise DataError(
-            f"{path}: is a conversion's result, not a measurement; models learn from measured cubes. Take it out."
+            f"{path}: is the output of a conversion, not a measurement; measured cubes are needed. Remove the file."
         )
     widths = _widths(spectral.wavelength_nm, header)
     listed = _numbers(header.tags.get("bbl", ""))
     good = np.array(listed) != 0 if len(listed) == file.count else spectral.good
     grid, order = usable_bands(path, spectral.wavelength_nm, widths, good)
-    scale, offset = _calibration(path, file, header.tags)
+    scale, offset = _scale_and_offset(path, file, header.tags)
     bands = tuple(int(band) + 1 for band in order)
     relative = path.relative_to(folder)
-    scene = relative.parts[0] if len(relative.parts) > 1 else family_of(path.stem)
-    storage = Storage(file.count, bands, scale[order], offset[order], file.nodata)
-    return RasterCube(relative.with_suffix("").as_posix(), scene, path, grid, storage)
+    scene = relative.parts[0] if len(relative.parts) > 1 else path.stem
+    encoding = ReflectanceEncoding(file.count, bands, scale[order], offset[order], file.nodata)
+    return RasterCube(relative.with_suffix("").as_posix(), scene, path, grid, encoding)
 
 
 def _widths(wavelength_nm: FloatArray, header: "Header") -> FloatArray:
-    """(band,) FWHM in nm, NaN = unknown. GDAL gives bands of ENVI files their centres, and the widths as one list."""
+    """(band,) FWHM in nm, NaN = unknown. For ENVI files GDAL gives the centres by band, the widths as one list."""
     widths = np.array([band.fwhm_nm or np.nan for band in header.wavelengths if band])
     centres, listed = (_numbers(header.tags.get(key, "")) for key in ("wavelength", "fwhm"))
     if np.isnan(widths).all() and len(centres) == len(listed) == len(widths):
@@ -192,22 +191,22 @@ def _widths(wavelength_nm: FloatArray, header: "Header") -> FloatArray:
     return widths
 
 
-def _calibration(path: Path, file: "DatasetReader", tags: dict[str, str]) -> tuple[FloatArray, FloatArray]:
-    """(band,) scale and offset: ENVI's reflectance scale factor, else as scenes are read (`raster.calibration`)."""
-    from ms2hs.scenes.radiometry import BRIGHTEST, from_file
+def _scale_and_offset(path: Path, file: "DatasetReader", tags: dict[str, str]) -> tuple[FloatArray, FloatArray]:
+    """(band,) from ENVI's reflectance scale factor, else by the rule for scenes (`scenes.radiometry`)."""
+    from ms2hs.scenes.radiometry import rule_of_raster
+    from ms2hs.spectra.library import MAX_REFLECTANCE
 
     factor = _numbers(tags.get("reflectance_scale_factor", ""))
     if len(factor) == 1 and factor[0] > 0:
         return np.full(file.count, 1 / factor[0]), np.zeros(file.count)
     p99 = _p99(file)
-    own = set(file.scales) != {1.0}
-    if p99 is not None and p99 > BRIGHTEST and not own:
+    if p99 is not None and p99 > MAX_REFLECTANCE and set(file.scales) == {1.0}:
         raise DataError(
-            f"{path}: floats with 99th percentile {p99:.4g} and no scale; reflectance has at most {BRIGHTEST:g}. "
-            "Write its scale into the file (`gdal_edit.py -scale 0.0001`, or `reflectance scale factor` in the header)."
+            f"{path}: floats with 99th percentile {p99:.4g} and no scale; reflectance is at most {MAX_REFLECTANCE:g}. "
+            "Write the scale into the file (`gdal_edit.py -scale 0.0001`, or `reflectance scale factor` in the header)."
         )
     try:
-        rule = from_file(file.dtypes[0], file.scales, file.offsets, p99, None)
+        rule = rule_of_raster(file.dtypes[:1] * file.count, file.scales, file.offsets, p99=p99)
     except SceneError as error:
         raise DataError(f"{path}: {error}") from error
     scale = np.array(rule.dn_scale)
@@ -215,14 +214,14 @@ def _calibration(path: Path, file: "DatasetReader", tags: dict[str, str]) -> tup
 
 
 def _p99(file: "DatasetReader") -> float | None:
-    """Of the known numbers in the middle of a few bands, if they are floats."""
+    """99th percentile of known values in the middle of nine bands; None for integers."""
     from rasterio.windows import Window
 
     from ms2hs.raster.dataset import read_bands
 
     if np.dtype(file.dtypes[0]).kind != "f":
         return None
-    height, width = min(PROBE, file.height), min(PROBE, file.width)
+    height, width = min(PROBE_SIDE, file.height), min(PROBE_SIDE, file.width)
     window = Window((file.width - width) // 2, (file.height - height) // 2, width, height)
     bands = sorted({1 + (file.count - 1) * part // 8 for part in range(9)})
     values = np.asarray(read_bands(file, bands, window), float)

@@ -1,76 +1,91 @@
-"""Hyperspectral cubes to learn from, whatever the layout of their files: opened by their headers, read by window."""
+"""The cube formats that can be read, and lists of cubes: opened, selected by split, held out by scene.
+
+To add a format, write a function that finds its files in a folder and one that opens them, and add a line to `FORMATS`.
+A cube is opened by its header and read by window.
+"""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from ms2hs.arrays import Float32Array
-from ms2hs.datasets.cubes.emit import open_granules
-from ms2hs.datasets.cubes.enmap import open_products
-from ms2hs.datasets.cubes.hyspecnet import open_hyspecnet, open_spectral_earth
-from ms2hs.datasets.cubes.npz import open_archives
-from ms2hs.datasets.cubes.raster_cube import open_rasters
-from ms2hs.datasets.cubes.shards import open_shards
+from ms2hs.datasets.cubes.emit import find_granules, open_granules
+from ms2hs.datasets.cubes.enmap import find_products, open_products
+from ms2hs.datasets.cubes.hyspecnet import find_hyspecnet, find_spectral_earth, open_hyspecnet, open_spectral_earth
+from ms2hs.datasets.cubes.npz import find_npz, open_npz
+from ms2hs.datasets.cubes.raster_cube import find_rasters, open_rasters
+from ms2hs.datasets.cubes.shards import find_shards, open_shards
 from ms2hs.errors import DataError, UnknownName
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
 
 class Cube(Protocol):
-    """A cube of surface reflectance. It pickles, and keeps no file open: workers may share it."""
+    """A cube of surface reflectance. It pickles and keeps no file open, so that processes can share it."""
 
     @property
     def name(self) -> str:
-        """Unique within its corpus."""
+        """Unique within its folder."""
 
     @property
     def scene(self) -> str:
-        """What no split may part: a location, tile, granule or family."""
+        """The place that a split keeps on one side: a location, tile, granule or file."""
 
     @property
     def grid(self) -> SpectralGrid:
-        """The bands that `read` gives: usable ones only, in ascending wavelength."""
+        """The usable bands, in ascending wavelength."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
 
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
-        """(band, row, col) reflectance of a window inside the cube, NaN where unknown; no more of the file is read.
+        """(band, row, col) reflectance of a window, NaN where unknown. Only the window is read, if the format allows.
 
         Raises
         ------
-        Ms2hsError : the file is gone or damaged.
+        Ms2hsError : the file is missing or damaged.
         ValueError : the window does not lie inside the cube.
         """
 
 
-class OfScene(Protocol):
-    """A cube, or a pair: what a split puts on one side."""
+class HasScene(Protocol):
+    """A cube or a pair."""
 
     @property
     def scene(self) -> str:
-        """What no split may part."""
+        """The place that a split keeps on one side."""
 
 
-AnyOfScene = TypeVar("AnyOfScene", bound=OfScene)
+AnyWithScene = TypeVar("AnyWithScene", bound=HasScene)
 
-# Tried in this order, and the first that finds cubes is taken: others may lie beside them, such as the quality layers
-# of a product. Each gives none where a folder is not of its layout.
-LAYOUTS: dict[str, Callable[[Path], Sequence[Cube]]] = {
-    "shards made by `ms2hs prepare`": open_shards,
-    "HySpecNet-11k (patches/<tile>/<patch>/)": open_hyspecnet,
-    "SpectralEarth (enmap/<location>/)": open_spectral_earth,
-    "EMIT L2A granules (EMIT_L2A_RFL_*.nc)": open_granules,
-    "EnMAP L2A products (ENMAP01-____L2A-*-METADATA.XML)": open_products,
-    "cubes in .npz (dn, scale, nodata, wavelength_nm)": open_archives,
-    "GeoTIFF or ENVI cubes with wavelengths": open_rasters,
-}
 
-# Scenes that a message lists, at most.
-NAMED = 20
+class CubeFormat(NamedTuple):
+    """A format of cubes: how its files are recognised and opened."""
+
+    layout: str
+    """Name and file pattern, for messages and help."""
+    find: Callable[[Path], Sequence[Path]]
+    """Files of the format in a folder; none if the folder has another format."""
+    open: Callable[[Path, Sequence[Path]], Sequence[Cube]]
+    """The cubes in these files of the folder."""
+
+
+# Tried in this order; the first format that has cubes is taken. Other files may lie beside them, such as the quality
+# layers of a product.
+FORMATS = (
+    CubeFormat("shards written by `ms2hs prepare`", find_shards, open_shards),
+    CubeFormat("HySpecNet-11k (patches/<tile>/<patch>/)", find_hyspecnet, open_hyspecnet),
+    CubeFormat("SpectralEarth (enmap/<location>/)", find_spectral_earth, open_spectral_earth),
+    CubeFormat("EMIT L2A granules (EMIT_L2A_RFL_*.nc)", find_granules, open_granules),
+    CubeFormat("EnMAP L2A products (ENMAP01-____L2A-*-METADATA.XML)", find_products, open_products),
+    CubeFormat("cubes in .npz (dn, scale, nodata, wavelength_nm)", find_npz, open_npz),
+    CubeFormat("GeoTIFF or ENVI cubes with wavelengths", find_rasters, open_rasters),
+)
+
+MAX_LISTED_SCENES = 20
 
 FILE_SUFFIXES = {".tif", ".tiff", ".npy", ".npz", ".nc", ".hdr", ".img", ".dat", ".bsq", ".bil", ".bip"}
 
@@ -80,57 +95,67 @@ def open_cubes(folder: Path, split: str | None = None) -> list[Cube]:
 
     Parameters
     ----------
-    folder : of one of `LAYOUTS`, or that holds a folder `hyspecnet-11k`.
-    split : a list in the folder's `splits/`, without `.csv`: `easy/train` or `hard/val` of HySpecNet-11k, `train` of
-        others. Each line is a path of a cube within the folder. (HySpecNet-11k's `easy` has patches of one tile on both
+    folder : in one of `FORMATS`, or with a folder `hyspecnet-11k` inside.
+    split : a list in the folder's `splits/`, without `.csv`: `easy/train` or `hard/val` for HySpecNet-11k. Each line is
+        the path of a cube within the folder. (The `easy` splits of HySpecNet-11k have patches of one tile on both
         sides; prefer `hard`.)
 
     Raises
     ------
-    DataError : no folder, of no known layout, empty; no such split, or a split with cubes that are not there; or as
-        the layout's own module says.
+    DataError : the folder is missing, empty or in no known format; the split is missing or lists missing cubes; or an
+        error of the format's own module.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; a folder of hyperspectral cubes is needed. Check the path.")
     nested = folder / "hyspecnet-11k"
     folder = nested if nested.is_dir() else folder
-    found = next((cubes for layout in LAYOUTS.values() if (cubes := layout(folder))), [])
-    if not found:
-        content = "is empty" if not any(folder.iterdir()) else "holds no cubes of a known layout"
-        raise DataError(f"{folder} {content}; known: {'; '.join(LAYOUTS)}. Give another folder, or download the data.")
-    cubes = sorted(found, key=lambda cube: cube.name)
-    twice = sorted({one.name for one, another in pairwise(cubes) if one.name == another.name})
+    cubes: list[Cube] = []
+    for known in FORMATS:
+        if paths := known.find(folder):
+            cubes = sorted(known.open(folder, paths), key=lambda cube: cube.name)
+        if cubes:
+            break
+    else:
+        content = "is empty" if not any(folder.iterdir()) else "holds no cubes of a known format"
+        formats = "; ".join(known.layout for known in FORMATS)
+        raise DataError(f"{folder} {content}; known: {formats}. Give another folder, or download the data.")
+    twice = sorted({first.name for first, second in pairwise(cubes) if first.name == second.name})
     if twice:
-        raise DataError(f"{folder}: {', '.join(twice[:3])} there more than once; once is needed. Remove the copies.")
-    return cubes if split is None else _of_split(folder, cubes, split)
+        raise DataError(f"{folder}: more than one cube is named {', '.join(twice[:3])}. Remove the copies.")
+    return cubes if split is None else _select_split(folder, cubes, split)
 
 
-def _of_split(folder: Path, cubes: list[Cube], split: str) -> list[Cube]:
-    listing = folder / "splits" / f"{split}.csv"
-    if not listing.is_file():
-        known = sorted(
-            path.relative_to(folder / "splits").with_suffix("").as_posix() for path in folder.glob("splits/**/*.csv")
-        )
-        raise DataError(
-            f"{folder}: no split {split!r}; there are {', '.join(known) or 'none (no splits/*.csv)'}. Give one of "
-            "these, or none to take every cube."
-        )
-    lines = [line.split(",")[0].strip().strip('"') for line in listing.read_text(encoding="utf-8-sig").splitlines()]
-    wanted = {_name_in_split(line) for line in lines if line}
+def _select_split(folder: Path, cubes: list[Cube], split: str) -> list[Cube]:
+    wanted = {_name_in_split(line) for line in read_split(folder, split, "cube")}
     chosen = [cube for cube in cubes if cube.name in wanted]
     missing = sorted(wanted - {cube.name for cube in chosen})
     if missing or not wanted:
         raise DataError(
-            f"{listing}: {len(missing)} of its {len(wanted)} cubes are not there (the first: "
-            f"{missing[0] if missing else 'it lists none'}); a split needs all of its own. Download the rest, or "
+            f"{folder}: {len(missing)} of {len(wanted)} cubes in splits/{split}.csv are missing (the first: "
+            f"{missing[0] if missing else 'the list is empty'}); a split needs all its cubes. Download the rest, or "
             "shorten the list."
         )
     return chosen
 
 
+def read_split(folder: Path, split: str, item: str) -> list[str]:
+    """The first field of each line of `splits/<split>.csv` that is not empty; DataError if the file is missing."""
+    path = folder / "splits" / f"{split}.csv"
+    if not path.is_file():
+        known = sorted(
+            path.relative_to(folder / "splits").with_suffix("").as_posix() for path in folder.glob("splits/**/*.csv")
+        )
+        raise DataError(
+            f"{folder}: no split {split!r}; known: {', '.join(known) or 'none (no splits/*.csv)'}. Give a known split, "
+            f"or none to take every {item}."
+        )
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    return [field for line in lines if (field := line.split(",")[0].strip().strip('"'))]
+
+
 def _name_in_split(line: str) -> str:
-    """The name of the cube at this path; lists of HySpecNet-11k name arrays that it does not ship, `-DATA.npy`."""
+    """The name of the cube at this path. Lists of HySpecNet-11k name arrays that are not distributed, `-DATA.npy`."""
     path = PurePosixPath(line.replace("\\", "/"))
     if path.name.endswith("-DATA.npy"):
         return path.name.removesuffix("-DATA.npy")
@@ -138,18 +163,18 @@ def _name_in_split(line: str) -> str:
     return str(bare).removeprefix("enmap/").removeprefix("EMIT_L2A_RFL_")
 
 
-def check_scenes(cubes: Sequence[OfScene], wanted: Sequence[str], hint: str) -> None:
-    """UnknownName, with the scenes that there are, unless all that are `wanted` are among them."""
-    there = sorted({cube.scene for cube in cubes})
-    if absent := sorted(set(wanted) - set(there)):
-        raise UnknownName.of("scene", absent[0], there[:NAMED], hint)
+def check_scenes(cubes: Sequence[HasScene], wanted: Sequence[str], hint: str) -> None:
+    """UnknownName, with the known scenes, if a wanted scene is not among those of the cubes or pairs."""
+    known = sorted({cube.scene for cube in cubes})
+    if absent := sorted(set(wanted) - set(known)):
+        raise UnknownName.of("scene", absent[0], known[:MAX_LISTED_SCENES], hint)
 
 
-def hold_out(cubes: Sequence[AnyOfScene], share: float, seed: int) -> tuple[list[AnyOfScene], list[AnyOfScene]]:
-    """Cubes to learn from, and cubes held out, of about `share` of the scenes; no scene is on both sides.
+def hold_out(cubes: Sequence[AnyWithScene], share: float, seed: int) -> tuple[list[AnyWithScene], list[AnyWithScene]]:
+    """Cubes to train on, and cubes of about `share` of the scenes held out; no scene is on both sides.
 
-    The same scenes, share and seed give the same split, whatever the order of the cubes. At least one scene is held out
-    and one kept, unless the share is 0.
+    The same scenes, share and seed give the same split, whatever the order of the cubes. Unless the share is 0, at
+    least one scene is on each side.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Shards: windows of one size and one grid, packed into a safetensors file that is read by window, without GDAL.
+"""Shards: windows of one size and one spectral grid in a safetensors file, read by window without GDAL.
 
-A file holds `dn` int16 (window, band, row, col), reflectance = dn * 1e-4, -32768 where unknown; and as metadata, in
-JSON, `format`, `source` (the corpus), `wavelength_nm`, `fwhm_nm`, and of each window `names` and `scenes`.
+A file holds `dn` int16 (window, band, row, col), reflectance = dn * 1e-4, -32768 where unknown. Its metadata are
+`format` and, in JSON, `source` (the data set), `wavelength_nm`, `fwhm_nm`, and `names` and `scenes` of the windows.
 """
 
 import json
@@ -24,69 +24,74 @@ from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of
 FORMAT = "1"
 SUFFIX = ".safetensors"
 SCALE, NODATA = 1e-4, -32768
-LIMIT = 32767
+MAX_DN = 32767
 
 
 @dataclass(frozen=True, eq=False)
 class ShardCube:
-    """One window of a shard; the file is mapped for each read, and only the window's bytes are touched."""
+    """One window of a shard. Each read maps the file and touches only the bytes of the window."""
 
     name: str
-    """Of the cube that it was cut from, and where: `<cube>@<row>,<col>`."""
+    """Cube and position that the window was cut from: `<cube>@<row>,<col>`."""
     scene: str
     path: Path
     grid: SpectralGrid
     shape: tuple[int, int]
     index: int
-    """Which window of the file."""
+    """Position of the window in the file."""
 
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
-        """(band, row, col) reflectance of a window of the window, NaN where unknown. DataError if it cannot be read."""
+        """(band, row, col) reflectance of a part of the window, NaN where unknown. DataError if it cannot be read."""
         check_window(self.shape, row, col, height, width)
         with _opened(self.path) as file:
             stored = file.get_slice("dn")[self.index : self.index + 1, :, row : row + height, col : col + width]
-        return reflectance_from(stored[0])
+        return decode(stored[0])
 
 
-def reflectance_from(dn: NDArray[np.int16]) -> Float32Array:
-    """Reflectance of a shard's numbers, NaN where unknown."""
+def decode(dn: NDArray[np.int16]) -> Float32Array:
+    """Reflectance for the stored numbers of a shard, NaN where unknown."""
     values = dn.astype(np.float32) * np.float32(SCALE)
     values[dn == NODATA] = np.nan
     return values
 
 
-def numbers_of(reflectance: Float32Array) -> NDArray[np.int16]:
-    """A shard's numbers of reflectance; what is too large for them becomes the largest."""
-    dn = np.clip(np.rint(reflectance / np.float32(SCALE)), -LIMIT, LIMIT)
+def encode(reflectance: Float32Array) -> NDArray[np.int16]:
+    """The stored numbers of a shard for reflectance, clipped to the range of int16."""
+    dn = np.clip(np.rint(reflectance / np.float32(SCALE)), -MAX_DN, MAX_DN)
     return np.where(np.isnan(dn), NODATA, dn).astype(np.int16)
 
 
-def open_shards(folder: Path) -> list[ShardCube]:
-    """The windows of every shard in the folder.
+def find_shards(folder: Path) -> list[Path]:
+    """Every safetensors file in the folder."""
+    return sorted(folder.glob(f"*{SUFFIX}"))
+
+
+def open_shards(_folder: Path, paths: Sequence[Path]) -> list[ShardCube]:
+    """The windows of these shards.
 
     Raises
     ------
-    DataError : a file that is no shard, of another format, damaged or cut short.
+    DataError : a file that is no shard, of another format version, damaged or cut short.
     """
-    return [cube for path in sorted(folder.glob(f"*{SUFFIX}")) for cube in _cubes(path)]
+    return [cube for path in paths for cube in _cubes(path)]
 
 
 def write_shard(
     path: Path, dn: Sequence[NDArray[np.int16]], grid: SpectralGrid, windows: Sequence[tuple[str, str]], source: str
 ) -> None:
-    """Write a shard, window by window: it may be as large as the memory that is left.
+    """Write a shard window by window, without a copy of the whole in memory.
 
     Parameters
     ----------
     dn : (window,) arrays (band, row, col) of one shape.
-    windows : (window,) name and scene of each.
-    source : the corpus.
+    windows : (window,) name and scene.
+    source : name of the data set.
 
     Raises
     ------
-    OutputError : it cannot be written; nothing is left then.
+    OutputError : the file cannot be written; no part of it remains.
     """
-    facts = {
+    metadata = {
         "source": source,
         "wavelength_nm": grid.wavelength_nm.tolist(),
         "fwhm_nm": grid.fwhm_nm.tolist(),
@@ -94,9 +99,9 @@ def write_shard(
         "scenes": [scene for _, scene in windows],
     }
     shape = [len(dn), *dn[0].shape]
-    # The format: the header's length, the header as JSON, the arrays (github.com/huggingface/safetensors).
+    # Layout of a safetensors file: header length, header as JSON, arrays (github.com/huggingface/safetensors).
     content = {
-        "__metadata__": {"format": FORMAT} | {key: json.dumps(value) for key, value in facts.items()},
+        "__metadata__": {"format": FORMAT} | {key: json.dumps(value) for key, value in metadata.items()},
         "dn": {"dtype": "I16", "shape": shape, "data_offsets": [0, 2 * math.prod(shape)]},
     }
     header = json.dumps(content).encode()
@@ -109,8 +114,8 @@ def write_shard(
     except OSError as error:
         path.unlink(missing_ok=True)
         raise OutputError(
-            f"{path} could not be written ({error}); its directory must be writable and have room. "
-            "Free some space, or choose another place."
+            f"{path} cannot be written ({error}); its directory must be writable and have space. "
+            "Free some space, or give another directory."
         ) from error
 
 
@@ -120,10 +125,10 @@ def _cubes(path: Path) -> list[ShardCube]:
         if header.get("format") != FORMAT or "wavelength_nm" not in header or list(file.keys()) != ["dn"]:
             raise DataError(
                 f"{path}: a safetensors file of format {header.get('format')!r} with {', '.join(file.keys()) or 'no'} "
-                f"arrays; shards of format {FORMAT!r} are read. Take it out, or run `ms2hs prepare` again."
+                f"arrays; shards of format {FORMAT!r} are read. Remove the file, or run `ms2hs prepare` again."
             )
-        part = file.get_slice("dn")
-        shape, dtype = tuple(part.get_shape()), part.get_dtype()
+        dn = file.get_slice("dn")
+        shape, dtype = tuple(dn.get_shape()), dn.get_dtype()
         wavelength, width, names, scenes = (
             json.loads(header[key]) for key in ("wavelength_nm", "fwhm_nm", "names", "scenes")
         )
@@ -146,6 +151,6 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise DataError(
-            f"{path}: not a whole shard ({error}); it was cut short or is damaged. Copy it again, or run "
+            f"{path}: not a whole shard ({error}); the file was cut short or is damaged. Copy it again, or run "
             "`ms2hs prepare` again."
         ) from error

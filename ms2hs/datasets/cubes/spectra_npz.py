@@ -1,8 +1,8 @@
-"""Cubes and libraries to learn from, in the layout of `.npz` files, and their spectra on any grid.
+"""Spectra in `.npz` files (pixels of a cube, or a library), and their resampling to the bands of a sensor.
 
 A cube holds `dn` (..., band), `scale`, `nodata`, `wavelength_nm`, `fwhm_nm` (NaN = unknown) and `good`; a library holds
-what `spectra.library` reads. A file of cubes is one scene. Several files of one place are one family: no split may part
-them, or a score would be measured on what was trained on.
+what `spectra.library` reads. Both may hold `place`, a text: files of one place lie on one side of any split, or a model
+would be scored on pixels beside those it was trained on. A file without it is a place of its own.
 """
 
 from collections.abc import Iterator
@@ -14,54 +14,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
+from ms2hs.datasets.cubes.plausibility import reflectance_of
 from ms2hs.errors import DataError
-from ms2hs.spectra.library import WIDEST_STEP_NM, Library, library_of, load_npz
+from ms2hs.spectra.library import MAX_STEP_NM, library_of, load_npz
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
-
-# Surface reflectance outside this is an artefact of the product's correction, not a surface.
-PLAUSIBLE = (-0.05, 1.5)
-# Files of one place, by the beginning of their names; every other file is a family of its own.
-FAMILIES = {
-    "bavaria_hyspex": ("bavaria_hyspex",),
-    "berlin": ("berlin_", "enmapbox_berlin_"),
-    "urban_hydice": ("urban_hydice",),
-    "usgs": ("usgs_",),
-}
 
 
 @dataclass(frozen=True, eq=False)
-class Corpus:
-    """Spectra of one file: a scene's pixels, or a library."""
+class SpectraFile:
+    """The spectra of one file: the pixels of a cube, or a library."""
 
     name: str
-    family: str
-    """What must stay together in any split."""
+    place: str
+    """What a split keeps on one side; several files may have the same."""
     wavelength_nm: FloatArray
-    """(band,) ascending, in nm; bad bands are not among them."""
+    """(band,) of the good bands, ascending."""
     reflectance: Float32Array
     """(spectrum, band) unitless, NaN where unknown."""
     shape: tuple[int, ...]
-    """How the spectra lie in the file: (row, col), (plot, row, col) or (spectrum,)."""
+    """Arrangement of the spectra in the file: (row, col), (plot, row, col) or (spectrum,)."""
     classes: tuple[str, ...] = ()
-    """(spectrum,) what each spectrum shows, where the file says so."""
+    """(spectrum,) class of surface, if the file has them."""
 
     @property
     def is_library(self) -> bool:
-        """Whether these are single spectra, not pixels."""
+        """True for single spectra, False for pixels of an image."""
         return len(self.shape) == 1
 
 
-def family_of(name: str) -> str:
-    """The family that a file of this name belongs to."""
-    return next((family for family, starts in FAMILIES.items() if name.startswith(starts)), name)
-
-
-def read_corpora(folder: Path) -> Iterator[Corpus]:
-    """Every `.npz` under `hyperspectral/` and `spectra/` of a data folder (or of the folder itself), sorted by name.
+def read_spectra_folder(folder: Path) -> Iterator[SpectraFile]:
+    """Every `.npz` in `hyperspectral/` and `spectra/` of a folder, or else in the folder itself, sorted by name.
 
     Raises
     ------
-    DataError : the folder has none.
+    DataError : the folder has no `.npz`, or one of them cannot be read.
     """
     parts = [folder / part for part in ("hyperspectral", "spectra") if (folder / part).is_dir()] or [folder]
     paths = [path for part in parts for path in sorted(part.glob("*.npz"))]
@@ -70,29 +56,40 @@ def read_corpora(folder: Path) -> Iterator[Corpus]:
             f"{folder}: no .npz of cubes or spectra; the folder, or its hyperspectral/ and spectra/, must hold some. "
             "Give another folder with --data."
         )
-    yield from map(read_corpus, paths)
+    yield from map(read_spectra, paths)
 
 
-def read_corpus(path: Path) -> Corpus:
-    """The spectra of one `.npz`, in ascending wavelength, without bad bands and without nodata.
+def read_spectra(path: Path) -> SpectraFile:
+    """The spectra of one `.npz`, in ascending wavelength, without bad bands, nodata as NaN.
 
     Raises
     ------
-    DataError : not an `.npz`, or arrays missing or of shapes that disagree.
+    DataError : not an `.npz`, arrays are missing or disagree in shape, or several places.
     """
     arrays = load_npz(path)
-    return _cube(path, arrays) if "dn" in arrays else _library(path, library_of(path, arrays))
+    return _read_cube(path, arrays) if "dn" in arrays else _read_library(path, arrays)
 
 
-def _library(path: Path, library: Library) -> Corpus:
+def _place(path: Path, arrays: dict[str, NDArray[Any]]) -> str:
+    places = np.unique(arrays.get("place", path.stem)).astype(str).tolist()
+    if len(places) != 1 or not places[0]:
+        raise DataError(
+            f"{path}: {len(places)} places ({', '.join(map(repr, places[:3]))}); a file needs one name, as splits keep "
+            "files together. Write a file for each place."
+        )
+    return str(places[0])
+
+
+def _read_library(path: Path, arrays: dict[str, NDArray[Any]]) -> SpectraFile:
+    library = library_of(path, arrays)
     order = np.argsort(library.wavelength_nm, kind="stable")
     reflectance = library.reflectance[:, order]
-    name = path.stem
     shape = (len(reflectance),)
-    return Corpus(name, family_of(name), library.wavelength_nm[order], reflectance, shape, library.classes)
+    wavelength = library.wavelength_nm[order]
+    return SpectraFile(path.stem, _place(path, arrays), wavelength, reflectance, shape, library.classes)
 
 
-def _cube(path: Path, arrays: dict[str, NDArray[Any]]) -> Corpus:
+def _read_cube(path: Path, arrays: dict[str, NDArray[Any]]) -> SpectraFile:
     needed = ("dn", "scale", "nodata", "wavelength_nm")
     missing = [key for key in needed if key not in arrays]
     if missing:
@@ -105,13 +102,10 @@ def _cube(path: Path, arrays: dict[str, NDArray[Any]]) -> Corpus:
         )
     order = np.argsort(wavelength, kind="stable")
     order = order[good[order]]
-    flat = dn.reshape(-1, dn.shape[-1])[:, order]
-    reflectance = flat.astype(np.float32) * np.float32(arrays["scale"])
-    low, high = PLAUSIBLE
-    reflectance[(flat == arrays["nodata"]) | (reflectance < low) | (reflectance > high)] = np.nan
-    reflectance[(flat == flat[:, :1]).all(axis=1)] = np.nan  # one number in every band is a fill value, not a surface
-    name = path.stem
-    return Corpus(name, family_of(name), wavelength[order], reflectance, dn.shape[:-1])
+    bands_first = dn.reshape(-1, 1, dn.shape[-1])[..., order].transpose(2, 0, 1)
+    values = reflectance_of(bands_first, float(arrays["scale"]), nodata=float(arrays["nodata"]))
+    reflectance = np.asfortranarray(values[..., 0].T)  # sums over spectra run along memory
+    return SpectraFile(path.stem, _place(path, arrays), wavelength[order], reflectance, dn.shape[:-1])
 
 
 def view_matrix(target: SpectralGrid, wavelength_nm: FloatArray) -> FloatArray:
@@ -126,35 +120,38 @@ def view_matrix(target: SpectralGrid, wavelength_nm: FloatArray) -> FloatArray:
 
 
 def reach(wavelength_nm: FloatArray, target: SpectralGrid) -> BoolArray:
-    """(target band,) whether bands at `wavelength_nm` (ascending) really tell what the target band would measure.
+    """(target band,) True where bands at `wavelength_nm` (ascending) cover the target band.
 
-    That is so where the target's whole FWHM interval lies between bands no further apart than `WIDEST_STEP_NM`.
+    A band is covered if its whole FWHM interval lies between bands that are at most `MAX_STEP_NM` apart.
     """
     steps = np.diff(wavelength_nm)
-    gaps = np.flatnonzero(steps > WIDEST_STEP_NM)
+    gaps = np.flatnonzero(steps > MAX_STEP_NM)
     starts = np.concatenate([wavelength_nm[:1], wavelength_nm[gaps + 1]])
     ends = np.concatenate([wavelength_nm[gaps], wavelength_nm[-1:]])
     low, high = target.wavelength_nm - target.fwhm_nm / 2, target.wavelength_nm + target.fwhm_nm / 2
-    inside: BoolArray = np.any((low[:, None] >= starts) & (high[:, None] <= ends), axis=1)
-    return inside
+    return np.asarray(np.any((low[:, None] >= starts) & (high[:, None] <= ends), axis=1))
 
 
-def spectra_on(corpus: Corpus, target: SpectralGrid, *, interpolate: bool = False) -> tuple[Float32Array, BoolArray]:
-    """What each band of `target` measures of the corpus, (spectrum, target band) NaN = unknown, and (band,) the known.
+def spectra_on(
+    spectra: SpectraFile, target: SpectralGrid, *, interpolate: bool = False
+) -> tuple[Float32Array, BoolArray]:
+    """(spectrum, target band) reflectance in the bands of `target`, NaN = unknown, and (target band,) the known bands.
 
-    Bands that no spectrum of the corpus reaches are NaN. With `interpolate`, gaps inside the corpus' range are bridged
-    by a line, and the ends held: for a source sensor's view of a scene, never for truth.
+    Parameters
+    ----------
+    interpolate : bridge gaps between the spectra's bands by a line, and extend the end values: for a simulated input,
+        never for truth. Otherwise bands that the spectra do not cover are unknown.
     """
-    result = np.full((len(corpus.reflectance), len(target)), np.nan, np.float32)
-    seen = np.isfinite(corpus.reflectance)
-    bands = seen.mean(axis=0) > 0.5
-    wavelength = corpus.wavelength_nm[bands]
+    result = np.full((len(spectra.reflectance), len(target)), np.nan, np.float32)
+    measured = np.isfinite(spectra.reflectance)
+    bands = measured.mean(axis=0) > 0.5
+    wavelength = spectra.wavelength_nm[bands]
     known = np.ones(len(target), bool) if interpolate else reach(wavelength, target)
     if not known.any() or len(wavelength) < 2:
         return result, np.zeros(len(target), bool)
     matrix = view_matrix(target.select(known), wavelength).astype(np.float32)
-    spectra, holes = corpus.reflectance[:, bands], ~seen[:, bands]
-    values = np.nan_to_num(spectra, nan=0.0) @ matrix.T
+    inside, holes = spectra.reflectance[:, bands], ~measured[:, bands]
+    values = np.nan_to_num(inside, nan=0.0) @ matrix.T
     if holes.any():
         values[holes.astype(np.float32) @ (matrix != 0).T.astype(np.float32) > 0] = np.nan
     result[:, known] = values

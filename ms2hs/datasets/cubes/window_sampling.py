@@ -1,4 +1,4 @@
-"""Which windows a step shows: drawn by its number alone, so that every process knows them and reads its own."""
+"""Random training windows of cubes and pairs, and the bands and pixels of a batch that are known."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
@@ -9,13 +9,13 @@ from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.spectra.sensors import RANGE_NM
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
-# A batch of fewer bands or pixels says nothing.
-FEWEST_BANDS = 4
-FEWEST_PIXELS = 4
+# A batch with fewer known bands or pixels is not trained on.
+MIN_BANDS_IN_BATCH = 4
+MIN_PIXELS_IN_BATCH = 4
 
 
 class Readable(Protocol):
-    """What has windows of bands, NaN where unknown: cubes, and pairs seen as one."""
+    """A cube, or a pair as one stack of bands: reflectance read by window, NaN where unknown."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -31,14 +31,14 @@ AnyReadable = TypeVar("AnyReadable", bound=Readable)
 def read_windows(
     cubes: Sequence[Readable], size: int, draws: Sequence[np.random.Generator], *, turned: bool = False
 ) -> Float32Array:
-    """(window, band, row, col) one window of a random place a cube; NaN beyond a cube's edge.
+    """(window, band, row, col) a window at a random position of each cube; NaN beyond the edge of a cube.
 
     Parameters
     ----------
-    cubes : of one grid.
-    size : pixels on a side.
-    draws : one a window, of its place.
-    turned : whether windows are turned and mirrored at random.
+    cubes : of one spectral grid.
+    size : side of a window in pixels.
+    draws : (cube,) random generators.
+    turned : turn and mirror the windows at random.
     """
     result: Float32Array | None = None
     for index, (cube, rng) in enumerate(zip(cubes, draws, strict=True)):
@@ -58,16 +58,22 @@ def read_windows(
 
 
 def known_bands(values: Float32Array, grid: SpectralGrid) -> tuple[Float32Array, BoolArray, SpectralGrid] | None:
-    """Windows (window, band, row, col) of the bands that most pixels have, which pixels have all of them, the bands.
+    """The bands of a batch that are known in most pixels; None if too few bands or pixels are known.
 
-    Bands that the prior does not reach are left out. Values are finite: 0 where not valid. None where nearly nothing
-    is known.
+    Parameters
+    ----------
+    values : (window, band, row, col) NaN where unknown.
+
+    Returns
+    -------
+    (window, band, row, col) in the chosen bands, 0 where not valid; (window, row, col) True where all of them are
+    known; and the chosen bands. Bands outside the range of the prior are left out.
     """
     low, high = RANGE_NM
     finite = np.isfinite(values)
     bands = (grid.wavelength_nm >= low) & (grid.wavelength_nm <= high)
     bands &= finite.sum(axis=(0, 2, 3)) > finite.any(axis=1).sum() / 2
     valid: BoolArray = np.asarray(finite[:, bands].all(axis=1))
-    if bands.sum() < FEWEST_BANDS or valid.sum() < FEWEST_PIXELS:
+    if bands.sum() < MIN_BANDS_IN_BATCH or valid.sum() < MIN_PIXELS_IN_BATCH:
         return None
     return np.where(valid[:, None], values[:, bands], np.float32(0)), valid, grid.select(bands)

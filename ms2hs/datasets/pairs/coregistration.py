@@ -1,4 +1,4 @@
-"""How far an image lies from another of the same place, to a fraction of a pixel."""
+"""Co-registration: the shift between two images of the same ground, to a fraction of a pixel."""
 
 from dataclasses import dataclass
 
@@ -6,56 +6,55 @@ import numpy as np
 
 from ms2hs.arrays import BoolArray, FloatArray
 
-# Fewer pixels than this in common say too little.
-FEWEST_PIXELS = 64
-# At least this share of the smaller image must overlap the other at the shift that is found.
-LEAST_OVERLAP = 0.5
-STEPS = 10
-# A step of less than this, in pixels, is the end.
-SMALLEST_STEP = 0.002
-# A step of more than this, in pixels, reaches beyond where an image is a straight line.
-LARGEST_STEP = 0.5
+# Common pixels below which no shift is measured.
+MIN_COMMON_PIXELS = 64
+MIN_SIDE = 8
+# Share of the smaller image that must overlap the other image at the measured shift.
+MIN_OVERLAP = 0.5
+MAX_STEPS = 10
+# In pixels: steps end below the first, and are cut off at the second, beyond which an image is not a straight line.
+MIN_STEP, MAX_STEP = 0.002, 0.5
 
 
 @dataclass(frozen=True)
 class Shift:
-    """By how much an image must be moved to lie on another, in pixels."""
+    """The movement, in pixels, that brings an image onto another one."""
 
     row: float
-    """Down."""
+    """Positive = down."""
     col: float
-    """To the right."""
+    """Positive = to the right."""
     correlation: float
-    """Of the two images once it is moved, over what is valid; -1 to 1."""
+    """Correlation of the images over valid pixels after the movement, -1 to 1."""
 
 
 def shift_between(reference: FloatArray, moving: FloatArray, valid: BoolArray | None = None) -> Shift | None:
-    """By how much `moving` must be moved to lie on `reference`; None where they cannot tell.
+    """The shift that brings `moving` onto `reference`; None if there are too few pixels or too little contrast.
 
-    Whole pixels come from the peak of the phase correlation, or where pixels are missing from the normalised
-    cross-correlation of the rest (Padfield 2012, doi:10.1109/TIP.2011.2181402), both scikit-image's: filling holes
-    instead would draw the peak to zero, as both images have them in the same place. Fractions come from the least
-    squares of `reference - (gain * moved + offset)` over valid pixels, by Gauss-Newton steps (Lucas & Kanade 1981).
+    Whole pixels: peak of the cross-correlation, or with missing pixels the normalised cross-correlation of the others
+    (Padfield 2012, doi:10.1109/TIP.2011.2181402), both from scikit-image. Filling the gaps instead would draw the peak
+    to zero, as both images have them at the same pixels. Fractions: least squares of
+    `reference - (gain * moved + offset)` over valid pixels, by Gauss-Newton steps (Lucas & Kanade 1981).
 
     Parameters
     ----------
     reference, moving : (row, col) of one shape; they may differ by a gain above 0, an offset and noise.
-    valid : (row, col) True where both are usable; anything may stand elsewhere.
+    valid : (row, col) True where both are usable; other values are ignored.
     """
     if reference.shape != moving.shape or reference.ndim != 2:
-        raise ValueError(f"images of shape {reference.shape} and {moving.shape}; two (row, col) of one shape are due")
+        raise ValueError(f"images of shape {reference.shape} and {moving.shape}; one (row, col) shape is needed")
     usable = np.isfinite(reference) & np.isfinite(moving)
     usable = usable if valid is None else usable & valid
-    if usable.sum() < FEWEST_PIXELS or min(reference.shape) < 8:
+    if usable.sum() < MIN_COMMON_PIXELS or min(reference.shape) < MIN_SIDE:
         return None
-    still, other = _standard(reference, usable), _standard(moving, usable)
-    if still is None or other is None:
+    fixed, other = _standardise(reference, usable), _standardise(moving, usable)
+    if fixed is None or other is None:
         return None
-    return _refined(still, other, usable, _whole_pixels(still, other, usable))
+    return _refine(fixed, other, usable, _whole_pixel_shift(fixed, other, usable))
 
 
-def _standard(image: FloatArray, usable: BoolArray) -> FloatArray | None:
-    """Of mean 0 and variance 1 over usable pixels, 0 elsewhere; None where it shows nothing."""
+def _standardise(image: FloatArray, usable: BoolArray) -> FloatArray | None:
+    """(row, col) with mean 0 and variance 1 over usable pixels, 0 elsewhere; None for an even image."""
     values = image[usable].astype(float)
     spread = values.std()
     if not spread > 1e-6 * max(1e-6, float(np.abs(values).max())):
@@ -65,56 +64,56 @@ def _standard(image: FloatArray, usable: BoolArray) -> FloatArray | None:
     return standard
 
 
-def _whole_pixels(still: FloatArray, moving: FloatArray, usable: BoolArray) -> FloatArray:
+def _whole_pixel_shift(fixed: FloatArray, moving: FloatArray, usable: BoolArray) -> FloatArray:
     from skimage.registration import phase_cross_correlation  # noqa: PLC0415  slow to import, comes with ms2hs[train]
 
     if usable.all():
-        taper = np.outer(*(np.hanning(size + 2)[1:-1] for size in still.shape))
-        # Not divided by the amplitudes: that gives noise the same weight as what the images show.
-        found = phase_cross_correlation(still * taper, moving * taper, normalization=None)
+        taper = np.outer(*(np.hanning(size + 2)[1:-1] for size in fixed.shape))
+        # Without division by the amplitudes, which would give noise the same weight as the signal.
+        found = phase_cross_correlation(fixed * taper, moving * taper, normalization=None)
     else:
         found = phase_cross_correlation(
-            still, moving, reference_mask=usable, moving_mask=usable, overlap_ratio=LEAST_OVERLAP
+            fixed, moving, reference_mask=usable, moving_mask=usable, overlap_ratio=MIN_OVERLAP
         )
     return np.asarray(found[0], float)
 
 
-def _refined(still: FloatArray, moving: FloatArray, usable: BoolArray, shift: FloatArray) -> Shift | None:
+def _refine(fixed: FloatArray, moving: FloatArray, usable: BoolArray, shift: FloatArray) -> Shift | None:
     correlation = -1.0
-    for _ in range(STEPS):
-        moved, there = _moved(moving, usable, shift)
-        common = _inner(there) & usable
-        if common.sum() < FEWEST_PIXELS:
+    for _ in range(MAX_STEPS):
+        moved, moved_usable = _move(moving, usable, shift)
+        common = _without_edges(moved_usable) & usable
+        if common.sum() < MIN_COMMON_PIXELS:
             return None
         along_rows, along_cols = (np.asarray(np.gradient(moved, axis=axis)) for axis in (0, 1))
-        # Moving by a bit more changes the image by minus its slope: reference = gain (moved - slope step) + offset.
+        # A further small step changes the image by minus its slope: reference = gain (moved - slope step) + offset.
         parts = (-along_rows[common], -along_cols[common], moved[common], np.ones(common.sum()))
-        (down, right, gain, _), *_ = np.linalg.lstsq(np.stack(parts, axis=1), still[common], rcond=None)
-        correlation = _correlation(still[common], moved[common])
+        (down, right, gain, _), *_ = np.linalg.lstsq(np.stack(parts, axis=1), fixed[common], rcond=None)
+        correlation = _correlation(fixed[common], moved[common])
         if not gain > 0:
             break
-        step = np.clip(np.array([down, right]) / gain, -LARGEST_STEP, LARGEST_STEP)
+        step = np.clip(np.array([down, right]) / gain, -MAX_STEP, MAX_STEP)
         shift = shift + step
-        if np.abs(step).max() < SMALLEST_STEP:
+        if np.abs(step).max() < MIN_STEP:
             break
     row, col = shift.tolist()
     return Shift(row, col, correlation)
 
 
-def _moved(image: FloatArray, usable: BoolArray, shift: FloatArray) -> tuple[FloatArray, BoolArray]:
-    """The image moved by `shift`, and where it is made of usable pixels of it alone."""
+def _move(image: FloatArray, usable: BoolArray, shift: FloatArray) -> tuple[FloatArray, BoolArray]:
+    """The image moved by `shift`, and (row, col) True where it was interpolated from usable pixels alone."""
     from skimage.transform import EuclideanTransform, warp  # noqa: PLC0415
 
     back = EuclideanTransform(translation=-shift[::-1])
     moved = warp(image, back, order=3, mode="edge")
-    there = warp(usable.astype(float), back, order=1, mode="constant", cval=0.0)
-    return np.asarray(moved), np.asarray(there) > 1 - 1e-6
+    moved_usable = warp(usable.astype(float), back, order=1, mode="constant", cval=0.0)
+    return np.asarray(moved), np.asarray(moved_usable) > 1 - 1e-6
 
 
-def _inner(there: BoolArray) -> BoolArray:
-    """Where the four neighbours are there too, without the border: slopes are taken across them."""
-    inner = np.zeros_like(there)
-    inner[1:-1, 1:-1] = there[1:-1, 1:-1] & there[:-2, 1:-1] & there[2:, 1:-1] & there[1:-1, :-2] & there[1:-1, 2:]
+def _without_edges(usable: BoolArray) -> BoolArray:
+    """(row, col) True where the four neighbours, which slopes are taken across, are usable too."""
+    inner = np.zeros_like(usable)
+    inner[1:-1, 1:-1] = usable[1:-1, 1:-1] & usable[:-2, 1:-1] & usable[2:, 1:-1] & usable[1:-1, :-2] & usable[1:-1, 2:]
     return inner
 
 

@@ -1,4 +1,4 @@
-"""Which product and which scene show the same ground, taken within a few days of each other; and which ground it is."""
+"""Matches of hyperspectral products and multispectral scenes: the same ground, within a few days, and its location."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms2hs.arrays import BoolArray
-from ms2hs.datasets.cubes.georeferenced import PlacedCube
+from ms2hs.arrays import BoolArray, FloatArray
+from ms2hs.datasets.cubes.georeferenced import GeoreferencedCube
 from ms2hs.datasets.pairs.warping import overlap
 from ms2hs.errors import Ms2hsError, SceneError
 from ms2hs.raster.dataset import open_dataset
@@ -23,7 +23,7 @@ from ms2hs.scenes.scene import Scene, SceneOptions
 
 @dataclass(frozen=True, eq=False)
 class DatedScene:
-    """A scene whose day is known."""
+    """A scene and its day of acquisition."""
 
     scene: Scene
     day: date
@@ -31,109 +31,127 @@ class DatedScene:
 
 
 @dataclass(frozen=True, eq=False)
-class MatchedPair:
-    """A product and a scene that overlap, taken within a few days of each other."""
+class Match:
+    """A product and a scene that overlap, acquired within a few days of each other."""
 
-    cube: PlacedCube
+    cube: GeoreferencedCube
     dated: DatedScene
     location: str
-    """Products that overlap, or are of one scene, are of one location: no split may part it."""
+    """Id of the location, which a split keeps on one side; products that overlap or are of one scene share it."""
     rows: int
-    """Of the product that the scene may cover."""
+    """Rows of the product that the scene may cover."""
 
     @property
     def name(self) -> str:
-        """Of both."""
+        """Names of product and scene."""
         return f"{self.cube.name} + {self.dated.scene.id}"
 
     @property
     def days_apart(self) -> int:
-        """Positive where the scene was taken later."""
+        """Days from product to scene; negative if the scene is earlier."""
         return (self.dated.day - self.cube.day).days
+
+    def facts(self) -> dict[str, Any]:
+        """Names, days and their difference, for tables and JSON."""
+        return {
+            "product": self.cube.name,
+            "product_day": self.cube.day.isoformat(),
+            "multispectral": self.dated.scene.id,
+            "multispectral_day": self.dated.day.isoformat(),
+            "days_apart": self.days_apart,
+        }
 
 
 def find_scenes(paths: Sequence[Path], dn_offset: float | None, left_out: dict[str, str]) -> list[DatedScene]:
-    """Scenes at and under these paths that have a place and a day; why others are `left_out` is added by path.
+    """Scenes at and under these paths that have a CRS and a day, sorted by id.
 
     Parameters
     ----------
-    dn_offset : as `SceneOptions` has it.
+    dn_offset : as in `SceneOptions`.
+    left_out : reasons why other scenes are left out, by path; they are added to it.
 
     Raises
     ------
-    SceneError : nothing is at a path.
+    SceneError : a path is missing.
     """
     found: dict[tuple[Any, ...], DatedScene] = {}
     for path in paths:
         if not Path(path).exists():
             raise SceneError(f"{path}: no such file or folder; multispectral scenes are needed. Check the path.")
-        for place in scene_paths(Path(path)):
+        for scene_path in scene_paths(Path(path)):
             try:
-                dated = _dated(place, dn_offset)
+                dated = _open_dated(scene_path, dn_offset)
             except Ms2hsError as error:
-                left_out[str(place)] = str(error)
+                left_out[str(scene_path)] = str(error)
             else:
                 found[dated.scene.id, dated.scene.grid, dated.day] = dated
     return sorted(found.values(), key=lambda dated: (dated.scene.id, dated.scene.grid.bounds))
 
 
-def _dated(path: Path, dn_offset: float | None) -> DatedScene:
+def _open_dated(path: Path, dn_offset: float | None) -> DatedScene:
     scene = open_scene(str(path), SceneOptions(dn_offset=dn_offset))
     with open_dataset(scene.assets[0].href) as file:
         tags = read_header(file, path.name).tags
     day = day_of([scene.datetime or ""], None) or day_of([path.name, path.parent.name], tags)
     if day is None or scene.grid.crs is None:
-        lacks = "its day is not known; a date in the name (20240601)" if day is None else "it has no CRS; a CRS"
-        raise SceneError(f"{path}: {lacks} is needed. Rename it, or write it into the file.")
+        missing = "no acquisition date; a date in the name (20240601)" if day is None else "no CRS; a CRS"
+        raise SceneError(f"{path}: {missing} is needed. Rename the file, or write it into the file.")
     return DatedScene(scene, day)
 
 
 def find_matches(
-    cubes: Sequence[PlacedCube], scenes: Sequence[DatedScene], days: int, left_out: dict[str, str]
-) -> list[MatchedPair]:
-    """Products and scenes that overlap, at most `days` apart; why those without a partner are `left_out` is added."""
-    boxes, covers = _boxes([cube.place for cube in cubes]), _boxes([dated.scene.grid for dated in scenes])
+    cubes: Sequence[GeoreferencedCube], scenes: Sequence[DatedScene], days: int, left_out: dict[str, str]
+) -> list[Match]:
+    """Products and scenes that overlap and are at most `days` apart.
+
+    Parameters
+    ----------
+    left_out : reasons why products and scenes have no partner, by name; they are added to it.
+    """
+    boxes = _lonlat_boxes([cube.pixel_grid for cube in cubes])
+    scene_boxes = _lonlat_boxes([dated.scene.grid for dated in scenes])
     apart = np.array([[(dated.day - cube.day).days for dated in scenes] for cube in cubes], int)
     apart = apart.reshape(len(cubes), len(scenes))
-    together = np.array([_overlapping(covers, box) for box in boxes], bool).reshape(apart.shape)
-    chosen = together & (np.abs(apart) <= days)
+    overlapping = np.array([_overlapping(scene_boxes, box) for box in boxes], bool).reshape(apart.shape)
+    chosen = overlapping & (np.abs(apart) <= days)
     names = [cube.name for cube in cubes], [dated.scene.id for dated in scenes]
     for kind, own, axis in (("scene", names[0], 0), ("product", names[1], 1)):
         for i, name in enumerate(own):
             if not chosen.take(i, axis).any():
-                left_out[name] = _lonely(kind, together.take(i, axis), apart.take(i, axis), names[1 - axis], days)
+                others = overlapping.take(i, axis), apart.take(i, axis), names[1 - axis]
+                left_out[name] = _why_unmatched(kind, *others, days)
     used = np.flatnonzero(chosen.any(axis=1)).tolist()
     locations = dict(zip(used, _locations([cubes[i] for i in used], boxes[used]), strict=True))
-    couples = []
+    matches = []
     for i, j in zip(*(part.tolist() for part in np.nonzero(chosen)), strict=True):
-        part = overlap(cubes[i].place, scenes[j].scene.grid)
-        couples.append(MatchedPair(cubes[i], scenes[j], f"L{locations[i]:03d}", part[2] if part else 0))
-    return couples
+        part = overlap(cubes[i].pixel_grid, scenes[j].scene.grid)
+        matches.append(Match(cubes[i], scenes[j], f"L{locations[i]:03d}", part[2] if part else 0))
+    return matches
 
 
-def _lonely(kind: str, together: BoolArray, apart: NDArray[np.int_], names: list[str], days: int) -> str:
-    """Why something has no partner, which is of this kind."""
-    if not together.any():
-        return f"no {kind} overlaps it; one of the same place is needed. Give more of them."
-    nearest = int(np.where(together, np.abs(apart), np.iinfo(int).max).argmin())
+def _why_unmatched(kind: str, overlapping: BoolArray, apart: NDArray[np.int_], names: list[str], days: int) -> str:
+    """The reason why a product or scene has no partner; `kind` is the kind of the partner."""
+    if not overlapping.any():
+        return f"no overlapping {kind}; one is needed. Give more {kind}s."
+    nearest = int(np.where(overlapping, np.abs(apart), np.iinfo(int).max).argmin())
     return (
-        f"the nearest in time {kind} that overlaps it, {names[nearest]}, is {abs(apart[nearest])} days away; at most "
-        f"{days} are allowed. Give more of them, or more --days."
+        f"the overlapping {kind} nearest in time, {names[nearest]}, is {abs(apart[nearest])} days away; at most "
+        f"{days} are allowed. Give more {kind}s, or use a larger --days."
     )
 
 
-def _boxes(grids: Sequence[Any]) -> NDArray[np.float64]:
+def _lonlat_boxes(grids: Sequence[Any]) -> FloatArray:
     """(grid, 4) west, south, east, north in degrees."""
     return np.array([lonlat_bounds(grid) for grid in grids], float).reshape(-1, 4)
 
 
-def _overlapping(boxes: NDArray[np.float64], box: NDArray[np.float64]) -> BoolArray:
-    """(box,) whether each of `boxes` shares an area with `box`; one that touches it does not."""
+def _overlapping(boxes: FloatArray, box: FloatArray) -> BoolArray:
+    """(box,) True where a box shares an area with `box`; touching is not enough."""
     return np.asarray((boxes[:, :2] < box[2:]).all(axis=1) & (boxes[:, 2:] > box[:2]).all(axis=1))
 
 
-def _locations(cubes: Sequence[PlacedCube], boxes: NDArray[np.float64]) -> list[int]:
-    """(cube,) numbers, from 1: cubes that overlap, or are of one scene, are of one location, and so on from each."""
+def _locations(cubes: Sequence[GeoreferencedCube], boxes: FloatArray) -> list[int]:
+    """(cube,) number of the location, from 1: the connected components of cubes that overlap or are of one scene."""
     _, scene = np.unique([cube.cube.scene for cube in cubes], return_inverse=True)
     number = np.zeros(len(cubes), int)
     for start in range(len(cubes)):
@@ -145,4 +163,4 @@ def _locations(cubes: Sequence[PlacedCube], boxes: NDArray[np.float64]) -> list[
             near = (number == 0) & ((scene == scene[i]) | _overlapping(boxes, boxes[i]))
             number[near] = current
             reached += np.flatnonzero(near).tolist()
-    return [int(one) for one in number]
+    return [int(location) for location in number]

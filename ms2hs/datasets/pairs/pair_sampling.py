@@ -1,4 +1,4 @@
-"""Some windows and pixels of each scene of many pairs: enough for statistics, the same each time."""
+"""Random samples of pairs, scene by scene, for statistics; the same seed gives the same samples."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,15 +9,17 @@ from ms2hs.arrays import Float32Array
 from ms2hs.datasets.pairs.pair_types import Pair
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
-# Pixels on a side of a window; so many windows, and pixels in them, tell enough of a scene; so many of these are kept.
-SIDE = 64
-WINDOWS, WINDOW_PIXELS = 24, 4000
-PIXELS = 2000
+# Side of a window in pixels.
+WINDOW_SIDE = 64
+# Windows are read until both numbers are reached for a scene.
+MIN_WINDOWS, MIN_WINDOW_PIXELS = 24, 4000
+# Pixels of those windows that a sample keeps.
+MAX_SAMPLE_PIXELS = 2000
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Pixels of one scene that one source saw."""
+    """Pixels of one scene and source sensor."""
 
     scene: str
     sensor: str
@@ -25,13 +27,13 @@ class Sample:
     source: SpectralGrid
     target: SpectralGrid
     measured: Float32Array
-    """(source band, pixel) all of them known."""
+    """(source band, pixel) reflectance, all known."""
     truth: Float32Array
-    """(target band, pixel) NaN = unknown."""
+    """(target band, pixel) reflectance, NaN = unknown."""
 
 
 def by_scene(pairs: Sequence[Pair]) -> list[list[Pair]]:
-    """Pairs of one scene, source and target together, sorted by scene."""
+    """Pairs grouped by scene, source and target, sorted by scene."""
     found: dict[tuple[str, ...], list[Pair]] = {}
     for pair in pairs:
         grids = (pair.source, pair.target)
@@ -41,40 +43,39 @@ def by_scene(pairs: Sequence[Pair]) -> list[list[Pair]]:
 
 
 def windows_of(pairs: Sequence[Pair], seed: int) -> Iterator[tuple[Pair, Float32Array, Float32Array]]:
-    """Some windows of pairs that belong together: the pair, (source band, row, col), (target band, row, col)."""
+    """Random windows of the pairs of one scene: the pair, (source band, row, col) and (target band, row, col)."""
     rng = np.random.default_rng(seed)
     windows = pixels = 0
     for index in rng.permutation(len(pairs)):
-        if windows >= WINDOWS and pixels >= WINDOW_PIXELS:
+        if windows >= MIN_WINDOWS and pixels >= MIN_WINDOW_PIXELS:
             return
         pair = pairs[int(index)]
         rows, cols = pair.shape
-        of_pair = max(1, WINDOWS // len(pairs))
-        height, width = min(SIDE, rows), min(SIDE, cols)
-        places = {(int(rng.integers(rows - height + 1)), int(rng.integers(cols - width + 1))) for _ in range(of_pair)}
-        for row, col in sorted(places):
+        of_pair = max(1, MIN_WINDOWS // len(pairs))
+        height, width = min(WINDOW_SIDE, rows), min(WINDOW_SIDE, cols)
+        corners = {(int(rng.integers(rows - height + 1)), int(rng.integers(cols - width + 1))) for _ in range(of_pair)}
+        for row, col in sorted(corners):
             windows, pixels = windows + 1, pixels + height * width
             yield pair, *pair.read(row, col, height, width)
 
 
 def sample_pixels(pairs: Sequence[Pair], seed: int = 0) -> list[Sample]:
-    """Some pixels of every scene; scenes without a known pixel are not among them.
+    """Random pixels of every scene that has known pixels.
 
     Raises
     ------
     Ms2hsError : a pair cannot be read.
     """
-    rng, found = np.random.default_rng(seed), []
-    for together in by_scene(pairs):
-        measured, truth = [], []
-        for _, seen, true in windows_of(together, seed):
-            known = np.isfinite(seen).all(axis=0) & np.isfinite(true).any(axis=0)
-            measured.append(seen[:, known])
-            truth.append(true[:, known])
-        seen, true = np.concatenate(measured, axis=1), np.concatenate(truth, axis=1)
-        some = np.sort(rng.permutation(seen.shape[1])[:PIXELS])
-        if len(some):
-            one = together[0]
-            grids = (one.source, one.target)
-            found.append(Sample(one.scene, one.sensor, one.is_simulated, *grids, seen[:, some], true[:, some]))
-    return found
+    rng, samples = np.random.default_rng(seed), []
+    for group in by_scene(pairs):
+        parts = []
+        for _, measured, truth in windows_of(group, seed):
+            known = np.isfinite(measured).all(axis=0) & np.isfinite(truth).any(axis=0)
+            parts.append((measured[:, known], truth[:, known]))
+        measured, truth = (np.concatenate(side, axis=1) for side in zip(*parts, strict=True))
+        chosen = np.sort(rng.permutation(measured.shape[1])[:MAX_SAMPLE_PIXELS])
+        if len(chosen):
+            first = group[0]
+            facts = (first.scene, first.sensor, first.is_simulated, first.source, first.target)
+            samples.append(Sample(*facts, measured[:, chosen], truth[:, chosen]))
+    return samples

@@ -1,4 +1,4 @@
-"""pairs: what a multispectral and a hyperspectral sensor measured of one place within a few days, window by window."""
+"""The work of `ms2hs pairs`: products and scenes of the same ground are matched, registered and written in windows."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ms2hs.datasets.cubes.georeferenced import find_cubes
-from ms2hs.datasets.pairs.matching import MatchedPair, find_matches, find_scenes
-from ms2hs.datasets.pairs.overlap_cutting import LEAST_VALID, Overlap, Registration
-from ms2hs.datasets.pairs.radiometric_check import CONSTANT, Agreement
+from ms2hs.datasets.pairs.matching import Match, find_matches, find_scenes
+from ms2hs.datasets.pairs.overlap_cutting import MIN_VALID_SHARE, Overlap, Registration
+from ms2hs.datasets.pairs.radiometric_check import BASELINE_OFFSET, BandComparison
 from ms2hs.datasets.pairs.warping import is_finer
 from ms2hs.datasets.pairs.writer import PairWriter, check_folder, split_locations
 from ms2hs.errors import DataError, GridError, Ms2hsError, NothingFound, SceneError
@@ -19,189 +19,187 @@ from ms2hs.progress import Progress
 from ms2hs.raster.tiling import Window
 from ms2hs.scenes.reader import SceneReader
 
-# Reasons that a message lists, at most.
-NAMED = 5
-# A pair is worth little to a model where it is off by more than this, in pixels.
+MAX_LISTED_REASONS = 5
+# Shift in pixels after correction that is worth a warning.
 LARGE_RESIDUAL = 0.3
 
 
 @dataclass(frozen=True)
 class PairOptions:
-    """What the user can choose."""
+    """Options of `ms2hs pairs`."""
 
     days: int = 3
-    """Most calendar days (UTC) between the two."""
+    """Largest difference in calendar days (UTC)."""
     window: int = 128
-    """Pixels of the hyperspectral product on a side."""
+    """Side of a window in pixels of the hyperspectral product."""
     dn_offset: float | None = None
-    """Added to the scenes' stored numbers, instead of what their metadata say."""
+    """Offset added to the scenes' dn, instead of the offset in their metadata."""
     seed: int = 0
-    """Of the splits, and of the windows that tell how the products lie."""
+    """Random seed of the splits and of the windows in which the shift is measured."""
 
 
 @dataclass(frozen=True, eq=False)
-class Match:
-    """A product and a scene of which pairs were made."""
+class MatchResult:
+    """The pairs made from one match of a product and a scene."""
 
-    couple: MatchedPair
+    match: Match
     registration: Registration
-    agreement: Agreement
+    comparison: BandComparison
     windows: int
-    """That were cut."""
+    """Number of windows in the overlap."""
     ids: list[str] = field(default_factory=list)
-    """Of the pairs: the windows that are valid enough."""
+    """Ids of the pairs: windows that are valid enough."""
 
     @property
-    def left_out(self) -> int:
-        """Windows that are not valid enough."""
+    def windows_left_out(self) -> int:
+        """Number of windows that are not valid enough."""
         return self.windows - len(self.ids)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know, one sentence each."""
-        scene, constant = self.couple.dated.scene, self.agreement.constant
+        """Notes for the user, one sentence each."""
+        scene, constant = self.match.dated.scene, self.comparison.constant_offset
         notes = []
         if constant is not None:
             asset = scene.assets[0]
-            remedy = asset.dn_offset - math.copysign(CONSTANT, constant) / asset.dn_scale
+            remedy = asset.dn_offset - math.copysign(BASELINE_OFFSET, constant) / asset.dn_scale
             cause = "was not applied" if constant > 0 else "was applied twice"
             notes.append(
-                f"warning: looks like an offset that {cause}: {constant:+.3f} in every band ({scene.offset_rule}); "
-                f"give --dn-offset {remedy:.0f}"
+                f"warning: looks like an offset that {cause}: {constant:+.3f} in every band ({scene.offset_rule}). "
+                f"Use --dn-offset {remedy:.0f}."
             )
-        if is_finer(self.couple.cube.place, scene.grid):
-            notes.append("the product's pixels are finer than the scene's, which is interpolated between them")
+        if is_finer(self.match.cube.pixel_grid, scene.grid):
+            notes.append("The product's pixels are finer than the scene's; the scene is interpolated.")
         if self.registration.residual > LARGE_RESIDUAL:
-            notes.append(f"warning: {self.registration.residual:.2f} pixels of shift are left after the correction")
+            notes.append(f"warning: a shift of {self.registration.residual:.2f} pixels remains after the correction.")
         return (*notes, *scene.notes)
 
     def row(self, name: str, valid: float) -> dict[str, Any]:
-        """A pair's row of `pairs.csv`; shifts in pixels of the product, `difference` in reflectance."""
-        registration, couple = self.registration, self.couple
-        return {
-            "id": name,
-            "scene": couple.location,
-            "sensor": couple.dated.scene.source,
-            "product": couple.cube.name,
-            "product_day": couple.cube.day.isoformat(),
-            "multispectral": couple.dated.scene.id,
-            "multispectral_day": couple.dated.day.isoformat(),
-            "days_apart": couple.days_apart,
-            "shift_row": f"{registration.row:.3f}",
-            "shift_col": f"{registration.col:.3f}",
-            "residual": f"{registration.residual:.3f}",
-            "difference": f"{np.nanmedian(self.agreement.difference):.4f}",
-            "valid": f"{valid:.4f}",
-        }
+        """The row of a pair in `pairs.csv`; shifts in pixels of the product, `difference` in reflectance."""
+        shift = self.registration
+        ids = {"id": name, "scene": self.match.location, "sensor": self.match.dated.scene.source}
+        return (
+            ids
+            | self.match.facts()
+            | {
+                "shift_row": f"{shift.row:.3f}",
+                "shift_col": f"{shift.col:.3f}",
+                "residual": f"{shift.residual:.3f}",
+                "difference": f"{np.nanmedian(self.comparison.difference):.4f}",
+                "valid": f"{valid:.4f}",
+            }
+        )
 
     def bands(self) -> list[dict[str, Any]]:
-        """Rows of `bands.csv`: how the scene's values agree with what the product says that they should be."""
-        found = self.agreement
+        """Rows of `bands.csv`: measured against expected reflectance, band by band."""
+        found = self.comparison
         numbers = zip(found.names, found.wavelength_nm, found.difference, found.gain, found.offset, strict=True)
-        both = {"product": self.couple.cube.name, "multispectral": self.couple.dated.scene.id}
+        both = {"product": self.match.cube.name, "multispectral": self.match.dated.scene.id}
         keys = ("wavelength_nm", "difference", "gain", "offset")
         return [
-            both | {"band": name} | dict(zip(keys, (_text(number) for number in values), strict=True))
+            both | {"band": name} | dict(zip(keys, (_text_or_empty(number) for number in values), strict=True))
             for name, *values in numbers
         ]
 
-    def told(self) -> str:
-        """In a line."""
-        found = self.registration
+    def summary(self) -> str:
+        """One line for the user."""
+        shift = self.registration
         return (
-            f"{self.couple.name} ({self.couple.days_apart:+d} days): {len(self.ids)} pairs, {self.left_out} windows "
-            f"left out; moved by {found.row:+.2f} rows and {found.col:+.2f} columns, {found.residual:.2f} left; "
-            f"difference {np.nanmedian(self.agreement.difference):+.3f}"
+            f"{self.match.name} ({self.match.days_apart:+d} days): {len(self.ids)} pairs, "
+            f"{self.windows_left_out} windows left out; moved by {shift.row:+.2f} rows and {shift.col:+.2f} columns, "
+            f"residual {shift.residual:.2f}; difference {np.nanmedian(self.comparison.difference):+.3f}"
         )
 
 
-def _text(number: float) -> str:
-    """Empty where it is not known."""
+def _text_or_empty(number: float) -> str:
     return f"{number:.4f}" if math.isfinite(number) else ""
 
 
 @dataclass(frozen=True, eq=False)
 class PairingResult:
-    """What was made, and what was not."""
+    """A written folder of pairs."""
 
     output: Path
     pairs: int
-    matches: tuple[Match, ...]
+    """Number of pairs."""
+    matches: tuple[MatchResult, ...]
     splits: dict[str, tuple[str, ...]]
-    """By split, its locations."""
+    """Locations of each split."""
     left_out: dict[str, str]
-    """Products, scenes and matches of which no pairs were made, and why."""
+    """Reasons why products, scenes and matches gave no pairs, by name."""
     notes: tuple[str, ...]
 
     @property
     def windows_left_out(self) -> int:
-        """Windows that are not valid enough, of the matches that gave pairs."""
-        return sum(match.left_out for match in self.matches)
+        """Number of windows that are not valid enough, in matches that gave pairs."""
+        return sum(result.windows_left_out for result in self.matches)
 
 
 def pair(
     hyperspectral: Sequence[Path],
     scenes: Sequence[Path],
     output: Path,
-    choices: PairOptions | None = None,
+    options: PairOptions | None = None,
     progress: Progress | None = None,
     *,
     overwrite: bool = False,
 ) -> PairingResult:
-    """Find products and scenes of the same places and days, lay them on each other, and write their windows.
+    """Match products and scenes of the same ground and days, register them, and write their windows as pairs.
 
-    Whatever cannot be used is left out with its reason, and the rest goes on.
+    Unusable products, scenes and matches do not stop the others; they are reported with their reason.
 
     Parameters
     ----------
-    hyperspectral : products, or folders of them, as `data.placed.open_placed` takes them.
-    scenes : multispectral ones, or folders of them, as `raster.products.scene_paths` finds them.
-    output : a directory; it appears when it is whole.
-    progress : called with the rows of windows that are done.
-    overwrite : replace pairs that are there.
+    hyperspectral : products or folders of products, as in `georeferenced.find_cubes`.
+    scenes : multispectral scenes or folders of scenes, as in `scenes.formats.scene_paths`.
+    output : a directory, written under a temporary name and renamed at the end.
+    progress : called with the number of rows done.
+    overwrite : replace existing pairs.
 
     Raises
     ------
-    NothingFound : no product and scene belong together, or none of their windows can be used.
-    DataError, SceneError : a path that is not there.
-    OutputError : as `data.pair_folders.PairWriter`.
+    NothingFound : no product and scene match, or none of their windows can be used.
+    DataError, SceneError : a path is missing.
+    OutputError : as in `PairWriter`.
     """
-    choices = choices or PairOptions()
-    if choices.days < 0 or choices.window < 1:
-        raise ValueError(f"{choices.days} days, windows of {choices.window} pixels; from 0 and from 1 on are allowed")
+    options = options or PairOptions()
+    if options.days < 0 or options.window < 1:
+        raise ValueError(f"{options.days} days, windows of {options.window} pixels; at least 0 and 1 are needed")
     check_folder(output, overwrite=overwrite)
     left_out: dict[str, str] = {}
     cubes = find_cubes(hyperspectral, left_out)
-    scenes_there = find_scenes(scenes, choices.dn_offset, left_out)
-    couples = find_matches(cubes, scenes_there, choices.days, left_out)
-    _check_found(couples, left_out, choices.days)
+    dated = find_scenes(scenes, options.dn_offset, left_out)
+    matches = find_matches(cubes, dated, options.days, left_out)
+    _check_found(matches, left_out, options.days)
     with PairWriter(output, overwrite=overwrite) as writer:
-        made = _Made(writer, choices, progress, sum(couple.rows for couple in couples))
-        for number, couple in enumerate(couples, 1):
+        pairing = _Pairing(writer, options, progress, sum(match.rows for match in matches))
+        for number, match in enumerate(matches, 1):
             try:
-                made.add(couple, f"{couple.location}-{number:03d}")
+                pairing.add(match, f"{match.location}-{number:03d}")
             except (DataError, GridError, SceneError) as error:
-                left_out[couple.name] = str(error)
-            made.rows_done += couple.rows
-        _check_found(made.matches, left_out, choices.days)
-        splits = made.write_tables()
-    parts = {name: tuple(part) for name, part in splits.items()}
-    return PairingResult(output, len(made.rows), tuple(made.matches), parts, left_out, _split_notes(parts))
+                left_out[match.name] = str(error)
+            pairing.rows_done += match.rows
+        _check_found(pairing.results, left_out, options.days)
+        splits = pairing.write_tables()
+    locations = {name: tuple(part) for name, part in splits.items()}
+    return PairingResult(
+        output, len(pairing.rows), tuple(pairing.results), locations, left_out, _split_notes(locations)
+    )
 
 
 def _check_found(found: Sequence[object], left_out: dict[str, str], days: int) -> None:
     if found:
         return
-    reasons = told(left_out)[:NAMED]
-    more = [f"and {len(left_out) - NAMED} more"] if len(left_out) > NAMED else []
+    reasons = left_out_lines(left_out)[:MAX_LISTED_REASONS]
+    more = [f"and {len(left_out) - MAX_LISTED_REASONS} more"] if len(left_out) > MAX_LISTED_REASONS else []
     raise NothingFound(
-        f"no pairs: no product and scene of the same place within {days} days could be used; one such couple is "
-        "needed. Give more products or scenes, or more --days." + "\n  ".join(["", *reasons, *more])
+        f"no pairs: no product and scene of the same ground within {days} days could be used. "
+        "Give more products or scenes, or use a larger --days." + "\n  ".join(["", *reasons, *more])
     )
 
 
-def told(left_out: Mapping[str, str]) -> list[str]:
-    """A line each for what was left out; most reasons begin with its name."""
+def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
+    """A line for each product, scene or match left out: name and reason (most reasons begin with the name)."""
     return [reason if name in reason else f"{name}: {reason}" for name, reason in left_out.items()]
 
 
@@ -209,101 +207,96 @@ def _split_notes(splits: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
     count = sum(map(len, splits.values()))
     if count > 2:
         return ()
-    where = "all pairs are in train" if count == 1 else "one is train's, the other test's, and val is empty"
-    return (f"{count} location{'s' * (count > 1)} only: {where}. Pairs of one place must not be split.",)
+    where = "all pairs are in train" if count == 1 else "one is in train and one in test; val is empty"
+    return (f"{count} location{'s' * (count > 1)} only: {where}. A split keeps the pairs of a location together.",)
 
 
-class _Made:
-    """Writes the pairs of one couple after another, and remembers what has been made."""
+class _Pairing:
+    """Writes the pairs of one match after another, and collects their results and table rows."""
 
-    def __init__(self, writer: PairWriter, choices: PairOptions, progress: Progress | None, rows_due: int) -> None:
+    def __init__(self, writer: PairWriter, options: PairOptions, progress: Progress | None, rows_due: int) -> None:
         self.writer = writer
-        self.choices = choices
+        self.options = options
         self.progress = progress
         self.rows_due, self.rows_done = rows_due, 0
-        self.matches: list[Match] = []
+        self.results: list[MatchResult] = []
         self.rows: list[dict[str, Any]] = []
-        """Of `pairs.csv`."""
+        """Rows of `pairs.csv`."""
 
-    def add(self, couple: MatchedPair, stem: str) -> None:
-        """Lay the scene on the product and write the windows; DataError, GridError or SceneError where it cannot."""
-        scene = couple.dated.scene
+    def add(self, match: Match, stem: str) -> None:
+        """Register the scene on the product and write the windows; DataError, GridError or SceneError on failure."""
+        scene = match.dated.scene
         with SceneReader(scene, scene.grid) as reader:
-            overlap = Overlap(couple.cube, reader)
-            windows = overlap.windows(self.choices.window)
-            probes = overlap.probes(windows, self.choices.seed)
+            overlap = Overlap(match.cube, reader)
+            windows = overlap.windows(self.options.window)
+            probes = overlap.probes(windows, self.options.seed)
             registration = overlap.register(probes)
-            match = Match(couple, registration, overlap.agreement(probes), len(windows))
+            result = MatchResult(match, registration, overlap.compare(probes), len(windows))
             try:
-                rows = list(self._rows(match, overlap, windows, stem))
+                rows = list(self._write_windows(result, overlap, windows, stem))
             except Ms2hsError:
-                self.writer.remove_pairs(match.ids)
+                self.writer.remove_pairs(result.ids)
                 raise
         if not rows:
             raise DataError(
-                f"none of {len(windows)} windows is {LEAST_VALID:.0%} valid once the scene is moved by "
-                f"{registration.row:+.2f} rows and {registration.col:+.2f} columns; one is needed. Give a scene that "
-                "covers more of the product."
+                f"none of {len(windows)} windows is {MIN_VALID_SHARE:.0%} valid after the scene is moved by "
+                f"{registration.row:+.2f} rows and {registration.col:+.2f} columns; at least one is needed. Give a "
+                "scene that covers more of the product."
             )
         self.rows += rows
-        self.matches.append(match)
+        self.results.append(result)
 
-    def _rows(self, match: Match, overlap: Overlap, windows: list[Window], stem: str) -> Iterator[dict[str, Any]]:
-        """Write the pairs of the windows that are valid enough."""
-        couple = match.couple
-        scene = couple.dated.scene
-        facts = {"PRODUCT": couple.cube.name, "SCENE": scene.id, "LOCATION": couple.location}
+    def _write_windows(
+        self, result: MatchResult, overlap: Overlap, windows: list[Window], stem: str
+    ) -> Iterator[dict[str, Any]]:
+        """Write the windows that are valid enough, and yield their rows of `pairs.csv`."""
+        match = result.match
+        scene = match.dated.scene
+        facts = {"PRODUCT": match.cube.name, "SCENE": scene.id, "LOCATION": match.location}
         tags = {f"MS2HS_{key}": text for key, text in facts.items()}
         for done, window in enumerate(windows, 1):
-            cut = overlap.cut(window)
-            share = float(cut.valid.mean())
-            if share >= LEAST_VALID:
+            content = overlap.cut(window)
+            valid = float(content.valid.mean())
+            if valid >= MIN_VALID_SHARE:
                 name = f"{stem}-r{window.row:05d}-c{window.col:05d}"
-                match.ids.append(name)
-                self.writer.write_pair(name, cut, scene.source, tags)
-                yield match.row(name, share)
+                result.ids.append(name)
+                self.writer.write_pair(name, content, scene.source, tags)
+                yield result.row(name, valid)
             if self.progress:
-                self.progress("pairs", self.rows_done + couple.rows * done // len(windows), self.rows_due)
+                self.progress("pairs", self.rows_done + match.rows * done // len(windows), self.rows_due)
 
     def write_tables(self) -> dict[str, list[str]]:
-        """Write the tables and the splits; by split its locations."""
-        splits = split_locations([row["scene"] for row in self.rows], self.choices.seed)
+        """Write the tables and the splits; returns the locations of each split."""
+        splits = split_locations([row["scene"] for row in self.rows], self.options.seed)
         ids = {name: [row["id"] for row in self.rows if row["scene"] in part] for name, part in splits.items()}
-        self.writer.write_tables(self.rows, [row for match in self.matches for row in match.bands()], ids)
+        self.writer.write_tables(self.rows, [row for result in self.results for row in result.bands()], ids)
         return splits
 
 
 def facts(paired: PairingResult) -> dict[str, Any]:
-    """What was made, as JSON has it; numbers that are not known are None."""
+    """The result as JSON values; unknown numbers are None."""
     return {
         "output": str(paired.output),
         "pairs": paired.pairs,
         "windows_left_out": paired.windows_left_out,
         "splits": {name: list(part) for name, part in paired.splits.items()},
-        "matches": [_match_facts(match) for match in paired.matches],
+        "matches": [_match_facts(result) for result in paired.matches],
         "left_out": paired.left_out,
         "notes": list(paired.notes),
     }
 
 
-def _match_facts(match: Match) -> dict[str, Any]:
-    couple = match.couple
-    return {
-        "product": couple.cube.name,
-        "product_day": couple.cube.day.isoformat(),
-        "multispectral": couple.dated.scene.id,
-        "multispectral_day": couple.dated.day.isoformat(),
-        "days_apart": couple.days_apart,
-        "sensor": couple.dated.scene.source,
-        "location": couple.location,
-        "pairs": len(match.ids),
-        "windows_left_out": match.left_out,
-        "registration": {key: _known(value) for key, value in asdict(match.registration).items()},
-        "constant_offset": match.agreement.constant,
-        "bands": match.bands(),
-        "notes": list(match.notes),
+def _match_facts(result: MatchResult) -> dict[str, Any]:
+    match = result.match
+    return match.facts() | {
+        "sensor": match.dated.scene.source,
+        "location": match.location,
+        "pairs": len(result.ids),
+        "windows_left_out": result.windows_left_out,
+        "registration": {
+            key: value if math.isfinite(value) else None for key, value in asdict(result.registration).items()
+        },
+        "constant_offset": result.comparison.constant_offset,
+        "bands": result.bands(),
+        "notes": list(result.notes),
     }
-
-
-def _known(number: float) -> float | None:
-    return number if math.isfinite(number) else None

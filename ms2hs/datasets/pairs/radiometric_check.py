@@ -1,4 +1,4 @@
-"""How well two sensors agree on the same pixels: difference, gain and offset of each band, and a forgotten constant."""
+"""Radiometric comparison of two sensors on the same pixels: difference, gain and offset of each band."""
 
 from dataclasses import dataclass
 
@@ -7,74 +7,74 @@ import numpy as np
 from ms2hs.arrays import FloatArray
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
-# From processing baseline 04.00 on Sentinel-2's numbers carry +1000, which is 0.1 in reflectance. Read without it, all
-# bands are too bright by that; taken off twice, too dark (github.com/EnMAP-Box/enmap-box issue 1524).
-CONSTANT = 0.1
-# How far a band's difference may be from it: real products differ by 0.01-0.03 besides.
-NEAR = 0.03
-# Between these shares of the values lies what spread means here: one in six on either side is ignored.
-INNER = (16.0, 84.0)
-FEWEST_PIXELS = 64
-# Of reflectance; values that differ less tell no gain.
-LEAST_WIDTH = 1e-4
-# The line is laid so many times, each without what lies further from the last than so many times the median distance
-# (3 standard deviations of a Gaussian): cloud that nobody saw, and what changed between the two days.
-ROUNDS = 4
-FARTHEST = 4.45
+# From processing baseline 04.00 on, Sentinel-2's dn carry +1000, which is 0.1 in reflectance. If the offset is ignored,
+# all bands are too bright by 0.1; if it is applied twice, too dark (github.com/EnMAP-Box/enmap-box issue 1524).
+BASELINE_OFFSET = 0.1
+# Largest deviation of a band's difference from it; real products also differ by 0.01-0.03 for other reasons.
+OFFSET_TOLERANCE = 0.03
+# Percentiles whose distance measures the spread of a band.
+SPREAD_PERCENTILES = (16.0, 84.0)
+MIN_PIXELS_FOR_LINE = 64
+# Spread in reflectance below which a band has no gain.
+MIN_SPREAD = 1e-4
+# The line is fitted so many times. Each fit leaves out values further from the last line than so many times the median
+# distance (3 standard deviations of a Gaussian): undetected cloud, and changes between the two days.
+FITS = 4
+MAX_MEDIAN_DISTANCES = 4.45
 
 
 @dataclass(frozen=True, eq=False)
-class Agreement:
-    """A multispectral sensor's values beside those that it should have, as a hyperspectral one tells."""
+class BandComparison:
+    """Measured reflectance of a multispectral sensor against that expected from a hyperspectral one, band by band."""
 
     names: tuple[str, ...]
-    """(band,) of the multispectral sensor."""
+    """(band,) bands of the multispectral sensor."""
     wavelength_nm: FloatArray
     difference: FloatArray
-    """(band,) median of measured minus expected, in reflectance; NaN where the other sensor does not see the band."""
+    """(band,) median of measured minus expected reflectance; NaN where the hyperspectral sensor has no such band."""
     gain: FloatArray
-    """(band,) of the line `measured = gain * expected + offset`; NaN where the expected values hardly differ."""
+    """(band,) gain of the line `measured = gain * expected + offset`; NaN where the expected values have no spread."""
     offset: FloatArray
     """(band,) in reflectance."""
 
     @property
-    def constant(self) -> float | None:
-        """What all bands are off by, in reflectance, if it is near +0.1 or near -0.1 in each of them."""
+    def constant_offset(self) -> float | None:
+        """Median difference in reflectance, if it is near +0.1 in every band or near -0.1 in every band."""
         known = self.difference[np.isfinite(self.difference)]
         if len(known) < 2:
             return None
-        told = CONSTANT * float(np.sign(np.median(known)))
-        return float(np.median(known)) if np.abs(known - told).max() <= NEAR else None
+        nearest = BASELINE_OFFSET * float(np.sign(np.median(known)))
+        return float(np.median(known)) if np.abs(known - nearest).max() <= OFFSET_TOLERANCE else None
 
 
-def agreement_of(measured: FloatArray, expected: FloatArray, grid: SpectralGrid) -> Agreement:
-    """The agreement of values (band, pixel), NaN where unknown.
+def compare_bands(measured: FloatArray, expected: FloatArray, grid: SpectralGrid) -> BandComparison:
+    """Comparison of reflectance (band, pixel), NaN where unknown, in the bands of `grid`.
 
     The line is the reduced major axis (Kermack & Haldane 1950, doi:10.1093/biomet/37.1-2.30), which treats both sensors
-    alike, with medians for means and the width between the 16th and 84th percentile for standard deviations: gain is
-    the ratio of the widths. Least squares would take noise and blur of one sensor for a gain below 1.
+    alike, with medians for means and the distance between the 16th and 84th percentile for standard deviations. The
+    gain is the ratio of these distances. Least squares would turn noise and blur of one sensor into a gain below 1.
     """
     if measured.shape != expected.shape or len(measured) != len(grid):
-        raise ValueError(f"values of shape {measured.shape} and {expected.shape}; ({len(grid)}, pixel) are due")
-    lines = np.array([_line(*both) for both in zip(measured, expected, strict=True)])
-    return Agreement(grid.names, grid.wavelength_nm, *lines.T)
+        raise ValueError(f"values of shape {measured.shape} and {expected.shape}; ({len(grid)}, pixel) are needed")
+    lines = np.array([_fit_line(*both) for both in zip(measured, expected, strict=True)])
+    return BandComparison(grid.names, grid.wavelength_nm, *lines.T)
 
 
-def _line(measured: FloatArray, expected: FloatArray) -> tuple[float, float, float]:
+def _fit_line(measured: FloatArray, expected: FloatArray) -> tuple[float, float, float]:
     """Difference, gain and offset of one band."""
     known = np.isfinite(measured) & np.isfinite(expected)
-    if known.sum() < FEWEST_PIXELS:
+    if known.sum() < MIN_PIXELS_FOR_LINE:
         return (float("nan"),) * 3
-    found, wanted = (np.asarray(values[known], float) for values in (measured, expected))
-    difference = float(np.median(found - wanted))
-    kept = np.ones(len(found), bool)
+    measured, expected = (np.asarray(values[known], float) for values in (measured, expected))
+    difference = float(np.median(measured - expected))
+    kept = np.ones(len(measured), bool)
     gain = offset = float("nan")
-    for _ in range(ROUNDS):
-        widths = [float(np.diff(np.percentile(values[kept], INNER))[0]) for values in (found, wanted)]
-        if widths[1] < LEAST_WIDTH:
+    for _ in range(FITS):
+        spreads = [float(np.diff(np.percentile(side[kept], SPREAD_PERCENTILES))[0]) for side in (measured, expected)]
+        if spreads[1] < MIN_SPREAD:
             return difference, float("nan"), float("nan")
-        gain = widths[0] / widths[1]
-        offset = float(np.median(found[kept]) - gain * np.median(wanted[kept]))
-        off = np.abs(found - gain * wanted - offset)
-        kept = off <= FARTHEST * max(float(np.median(off)), LEAST_WIDTH)
+        gain = spreads[0] / spreads[1]
+        offset = float(np.median(measured[kept]) - gain * np.median(expected[kept]))
+        distance = np.abs(measured - gain * expected - offset)
+        kept = distance <= MAX_MEDIAN_DISTANCES * max(float(np.median(distance)), MIN_SPREAD)
     return difference, gain, offset

@@ -1,6 +1,7 @@
-"""Folders of pairs, written: two GeoTIFFs a pair, a table, and lists that split them by location."""
+"""Writes folders of pairs: two GeoTIFFs for each pair, tables, and splits by location (layout: `pair_set`)."""
 
 import csv
+import io
 import os
 import shutil
 import tempfile
@@ -13,24 +14,25 @@ from typing import Any, Self
 import numpy as np
 
 from ms2hs.arrays import BoolArray, Float32Array
-from ms2hs.datasets.pairs.pair_types import HYPERSPECTRAL, MULTISPECTRAL, SOURCE_TAG, TABLE
+from ms2hs.datasets.pairs.pair_set import HYPERSPECTRAL, MULTISPECTRAL, PAIRS_TABLE
+from ms2hs.datasets.pairs.pair_types import SENSOR_TAG
 from ms2hs.errors import OutputError
+from ms2hs.files import write_whole
 from ms2hs.raster.cog.encoding import quantise
 from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
 BANDS_TABLE = "bands.csv"
-SPLITS = ("train", "val", "test")
-HELD_SHARE = 0.15
-"""Of the locations, for `val` and again for `test`."""
+# Share of the locations in `val`, and the same again in `test`.
+HELD_OUT_SHARE = 0.15
 
 
 @dataclass(frozen=True, eq=False)
-class Cut:
-    """A window that both sensors saw."""
+class PairWindow:
+    """The reflectance of both sensors in one window."""
 
-    place: PixelGrid
+    pixel_grid: PixelGrid
     source: SpectralGrid
     measured: Float32Array
     """(source band, row, col) reflectance."""
@@ -38,92 +40,98 @@ class Cut:
     truth: Float32Array
     """(target band, row, col) reflectance, NaN where unknown."""
     valid: BoolArray
-    """(row, col) True where both sensors saw the ground."""
+    """(row, col) True where both sensors measured the ground."""
 
 
 def split_locations(locations: Sequence[str], seed: int = 0) -> dict[str, list[str]]:
-    """Which of the locations are in which split: 70 % train, 15 % val, 15 % test; one at least from three on.
+    """The locations in each split: 70 % train, 15 % val and 15 % test, each at least one.
 
-    One location is train's; of two, one is train's and one is test's. The same locations and seed give the same splits.
+    A single location is in train; two locations are in train and test. The same locations and seed give the same
+    splits.
     """
-    drawn = [sorted(set(locations))[i] for i in np.random.default_rng(seed).permutation(len(set(locations)))]
-    held = max(1, round(HELD_SHARE * len(drawn)))
+    names = sorted(set(locations))
+    drawn = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    held = max(1, round(HELD_OUT_SHARE * len(drawn)))
     test = held if len(drawn) > 1 else 0
     val = held if len(drawn) > 2 else 0
-    parts = {"test": drawn[:test], "val": drawn[test : test + val], "train": drawn[test + val :]}
-    return {split: sorted(parts[split]) for split in SPLITS}
+    parts = {"train": drawn[test + val :], "val": drawn[test : test + val], "test": drawn[:test]}
+    return {split: sorted(names) for split, names in parts.items()}
 
 
 class PairWriter:
-    """Writes a folder of pairs beside its name, and renames it when it is whole; an interrupted run leaves nothing.
+    """Context manager that writes a folder of pairs under a temporary name, and renames it at the end.
 
-    A context manager.
+    An interrupted run leaves nothing.
 
     Raises
     ------
-    OutputError : from `__enter__`, the place cannot be written to, or holds something else than pairs, or pairs without
-        `overwrite`; later, a write failed.
+    OutputError : as in `check_folder`, or a write failed.
     """
 
     def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
         self.folder = Path(folder)
         self._overwrite = overwrite
-        self._beside: Path | None = None
+        self._temporary: Path | None = None
 
     def __enter__(self) -> Self:
-        """Check the place, and make a folder beside it."""
+        """Check the folder, and create a temporary one beside it."""
         check_folder(self.folder, overwrite=self._overwrite)
         try:
-            self._beside = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.absolute().parent))
-            self._home.mkdir()
+            self._temporary = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.absolute().parent))
+            self._new.mkdir()
         except OSError as error:
             raise OutputError(
-                f"{self.folder.parent} cannot be written to ({error.strerror}); the pairs are written there. "
-                "Choose another directory with -o."
+                f"{self.folder.parent}: cannot write the pairs here ({error.strerror}). Use -o for another directory."
             ) from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Put the folder in place, or leave nothing."""
+        """Rename the folder, or after an error remove it."""
         try:
             if kind is None:
-                self._replace()
+                if self.folder.exists():
+                    self.folder.rename(self._path("old"))
+                self._new.rename(self.folder)
+        except OSError as failure:
+            raise OutputError(
+                f"{self.folder}: cannot rename the written pairs ({failure}). Use -o for another directory."
+            ) from failure
         finally:
-            shutil.rmtree(self._part_of(""), ignore_errors=True)
+            shutil.rmtree(self._path(""), ignore_errors=True)
 
     @property
-    def _home(self) -> Path:
-        """The folder that gets the name."""
-        return self._part_of("pairs")
+    def _new(self) -> Path:
+        """The folder that will be renamed."""
+        return self._path("pairs")
 
-    def _part_of(self, name: str) -> Path:
-        if self._beside is None:
+    def _path(self, name: str) -> Path:
+        if self._temporary is None:
             raise ValueError("the writer is not open; use it in a with statement")
-        return self._beside / name
+        return self._temporary / name
 
-    def write_pair(self, name: str, cut: Cut, sensor: str, tags: Mapping[str, str]) -> None:
-        """Write the two files of a pair: what is not valid is nodata in both.
+    def write_pair(self, name: str, window: PairWindow, sensor: str, tags: Mapping[str, str]) -> None:
+        """Write the two files of a pair; pixels that are not valid are nodata in both.
 
         Parameters
         ----------
-        sensor : the multispectral one, by which the file's bands are known again.
-        tags : of both files: where they come from.
+        sensor : name of the multispectral sensor, written as a tag.
+        tags : provenance, written into both files.
         """
         sides: tuple[tuple[str, SpectralGrid, Float32Array, dict[str, str]], ...] = (
-            (MULTISPECTRAL, cut.source, cut.measured, {SOURCE_TAG: sensor}),
-            (HYPERSPECTRAL, cut.target, cut.truth, {}),
+            (MULTISPECTRAL, window.source, window.measured, {SENSOR_TAG: sensor}),
+            (HYPERSPECTRAL, window.target, window.truth, {}),
         )
         for kind, grid, values, own in sides:
-            with CogWriter(self._home / f"{name}{kind}.tif", cut.place, grid, dict(tags) | own) as writer:
-                writer.write(0, quantise(values, cut.valid))
+            with CogWriter(self._new / f"{name}{kind}.tif", window.pixel_grid, grid, dict(tags) | own) as writer:
+                writer.write(0, quantise(values, window.valid))
 
     def remove_pairs(self, names: Sequence[str]) -> None:
-        """Take back what was written of these."""
+        """Remove the files of these pairs."""
         for name in names:
             for kind in (MULTISPECTRAL, HYPERSPECTRAL):
-                (self._home / f"{name}{kind}.tif").unlink(missing_ok=True)
+                (self._new / f"{name}{kind}.tif").unlink(missing_ok=True)
 
     def write_tables(
         self,
@@ -131,65 +139,49 @@ class PairWriter:
         bands: Sequence[Mapping[str, Any]],
         splits: Mapping[str, Sequence[str]],
     ) -> None:
-        """Write `pairs.csv` and `bands.csv`, a row each, and `splits/`, the ids of each split's pairs."""
-        _write_csv(self._home / TABLE, pairs)
-        _write_csv(self._home / BANDS_TABLE, bands)
-        (self._home / "splits").mkdir()
+        """Write the rows of `pairs.csv` and `bands.csv`, and the ids of each split to `splits/`."""
+        _write_csv(self._new / PAIRS_TABLE, pairs)
+        _write_csv(self._new / BANDS_TABLE, bands)
+        (self._new / "splits").mkdir()
         for split, names in splits.items():
-            _write_text(self._home / "splits" / f"{split}.csv", "".join(f"{name}\n" for name in names))
-
-    def _replace(self) -> None:
-        try:
-            if self.folder.exists():
-                self.folder.rename(self._part_of("old"))
-            self._home.rename(self.folder)
-        except OSError as error:
-            raise OutputError(
-                f"{self.folder} could not be put in place ({error}). Choose another directory."
-            ) from error
+            write_whole(self._new / "splits" / f"{split}.csv", "".join(f"{name}\n" for name in names).encode())
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
-    """OutputError unless pairs may be written to `folder`: nothing is there, or nothing but pairs, and `overwrite`."""
+    """Refuse a folder that pairs cannot be written to, before any work starts.
+
+    Raises
+    ------
+    OutputError : no write permission, no parent, other files in the folder, or pairs in it and not `overwrite`.
+    """
     if folder.is_file() or not folder.absolute().parent.is_dir():
-        raise OutputError(f"{folder}: not a directory that can be made; its parent must exist. Give another with -o.")
+        raise OutputError(f"{folder}: cannot create this directory; its parent must exist. Use -o for another one.")
     if not os.access(folder.absolute().parent, os.W_OK | os.X_OK):
         raise OutputError(
-            f"{folder.absolute().parent} is not writable for you; the pairs are written there. "
-            "Choose another directory."
+            f"{folder.absolute().parent}: no permission to write; the pairs are written there. "
+            "Use -o for another directory."
         )
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
-    strange = [path.name for path in inside if not _is_ours(path)]
-    if strange or (inside and not (folder / TABLE).is_file()):
+    foreign = [path.name for path in inside if not _is_part_of_pairs(path)]
+    if foreign or (inside and not (folder / PAIRS_TABLE).is_file()):
         raise OutputError(
-            f"{folder} holds other things than pairs ({(strange or [inside[0].name])[0]}); an empty or a new directory "
-            "is needed. Give another with -o."
+            f"{folder} holds files other than pairs ({(foreign or [inside[0].name])[0]}); an empty or new directory is "
+            "needed. Use -o for another one."
         )
     if inside and not overwrite:
-        raise OutputError(
-            f"{folder} has pairs in it; they are replaced only when asked. Pass --overwrite, or give a new directory."
-        )
+        raise OutputError(f"{folder} holds pairs. Use --overwrite to replace them, or give a new directory.")
 
 
-def _is_ours(path: Path) -> bool:
+def _is_part_of_pairs(path: Path) -> bool:
     if path.is_dir():
         return path.name == "splits" and all(inside.suffix == ".csv" for inside in path.iterdir())
     name = path.name.removesuffix(".aux.xml")
-    return name in {TABLE, BANDS_TABLE} or name.endswith((f"{MULTISPECTRAL}.tif", f"{HYPERSPECTRAL}.tif"))
+    return name in {PAIRS_TABLE, BANDS_TABLE} or name.endswith((f"{MULTISPECTRAL}.tif", f"{HYPERSPECTRAL}.tif"))
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-    except OSError as error:
-        raise OutputError(f"{path.name} could not be written ({error}). Free some space, or go elsewhere.") from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path.name} could not be written ({error}). Free some space, or go elsewhere.") from error
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode())

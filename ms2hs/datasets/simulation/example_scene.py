@@ -1,4 +1,7 @@
-"""An example scene, made on the spot: what Sentinel-2 might see of a river plain."""
+"""The example scene of `ms2hs example`: a simulated Sentinel-2 image of a river plain.
+
+Surfaces fill Voronoi parcels, a river, high ground and a town; noise fields give texture and shading.
+"""
 
 from pathlib import Path
 
@@ -13,8 +16,8 @@ from ms2hs.files import check_output, write_whole
 from ms2hs.spectra.sensors import load_sensor
 
 HEIGHT, WIDTH = 230, 310
-# Reflectance of common surfaces in Sentinel-2's bands B01-B09, B11, B12: round numbers such as the level-2A products
-# of summer scenes in central Europe show. Ours; meant to look right, not to measure anything by.
+# Reflectance of common surfaces in Sentinel-2's bands B01-B09, B11 and B12: round numbers like those in level-2A
+# products of summer scenes in central Europe. Ours; made to look right, not to measure by.
 SURFACES = {
     "water": (0.040, 0.045, 0.050, 0.030, 0.025, 0.018, 0.016, 0.015, 0.012, 0.010, 0.006, 0.004),
     "forest": (0.018, 0.024, 0.045, 0.022, 0.065, 0.210, 0.270, 0.285, 0.300, 0.305, 0.120, 0.050),
@@ -26,14 +29,14 @@ SURFACES = {
 
 
 def write_example(path: Path, *, overwrite: bool = False) -> Path:
-    """Write the example scene as a GeoTIFF: 12 bands of Sentinel-2A, uint16, 10 m, with an orbit's edge of nodata.
+    """Write the example scene as a GeoTIFF: 12 bands of Sentinel-2A, uint16, 10 m, nodata beyond the edge of the orbit.
 
     Raises
     ------
-    OutputError : the file is there already, or its directory is not.
+    OutputError : the file exists, or its directory does not.
     """
     if path.suffix.lower() not in {".tif", ".tiff"}:
-        raise OutputError(f"{path}: not a name for a GeoTIFF; .tif is needed. Write for example example.tif.")
+        raise OutputError(f"{path}: not the name of a GeoTIFF; .tif or .tiff is needed. Use a name like example.tif.")
     check_output(path, overwrite=overwrite)
     grid = load_sensor("sentinel2a").grid
     dn = example_dn()
@@ -50,13 +53,17 @@ def write_example(path: Path, *, overwrite: bool = False) -> Path:
 
 
 def example_dn(seed: int = 20240607) -> NDArray[np.uint16]:
-    """(12, row, col) stored numbers of the example: surfaces in fields, shading and noise; 0 is nodata."""
+    """(12, row, col) dn of the example scene, scale 1e-4; 0 is nodata."""
     rng = np.random.default_rng(seed)
     rows, cols = np.mgrid[0:HEIGHT, 0:WIDTH]
     relief = smooth_noise((HEIGHT, WIDTH), 2.2, rng)
     river = np.abs(rows - 0.55 * HEIGHT - 40 * np.sin(cols / 55) - 8 * relief)
-    kind = _fields(rng)
-    kind[relief > 0.9] = 1  # woods on the heights
+    centres = rng.uniform((0, 0), (HEIGHT, WIDTH), (160, 2))  # of long parcels
+    along = (rows[None] - centres[:, 0, None, None]) * 1.7
+    across = cols[None] - centres[:, 1, None, None]
+    surface = rng.choice([2, 3, 4, 1], size=len(centres), p=[0.45, 0.25, 0.2, 0.1])
+    kind = surface[(along**2 + across**2).argmin(axis=0)]
+    kind[relief > 0.9] = 1  # woods on high ground
     kind[(relief < -1.1) & (river < 45)] = 5  # a town by the river
     kind[river < 5] = 0
     surfaces = np.array(list(SURFACES.values()))
@@ -64,18 +71,6 @@ def example_dn(seed: int = 20240607) -> NDArray[np.uint16]:
     shading = 1 + 0.05 * np.gradient(relief, axis=1)
     reflectance = surfaces[kind].transpose(2, 0, 1) * inside * shading
     reflectance += rng.normal(0, 0.0015, reflectance.shape)
-    dn = np.clip(np.round(reflectance * 1e4), 1, None).astype(np.uint16)
+    dn: NDArray[np.uint16] = np.clip(np.round(reflectance * 1e4), 1, None).astype(np.uint16)
     dn[:, cols - 0.35 * rows > WIDTH - 15] = 0  # beyond the orbit's edge
     return dn
-
-
-def _fields(rng: np.random.Generator) -> NDArray[np.int64]:
-    """Which surface each pixel has: long parcels, every one of crop, stubble, soil or wood."""
-    rows, cols = np.mgrid[0:HEIGHT, 0:WIDTH]
-    centres = rng.uniform((0, 0), (HEIGHT, WIDTH), (160, 2))
-    along = (rows[None] - centres[:, 0, None, None]) * 1.7
-    across = cols[None] - centres[:, 1, None, None]
-    nearest = (along**2 + across**2).argmin(axis=0)
-    surface = rng.choice([2, 3, 4, 1], size=len(centres), p=[0.45, 0.25, 0.2, 0.1])
-    kind: NDArray[np.int64] = surface[nearest]
-    return kind

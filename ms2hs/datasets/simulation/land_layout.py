@@ -1,7 +1,8 @@
-"""Land laid out by chance: farmland, woodland, bare ground and towns, with roads, rivers and lakes through them.
+"""Random layouts of land: farmland, woodland, bare ground and towns, with roads, rivers and lakes.
 
-Knows kinds of surface, not spectra. Ours; meant to have the shapes and the power spectrum of Sentinel-2 scenes, not to
-show any place.
+Zones are where one of several noise fields is largest. A zone is parcels or cells, each of a main surface over a second
+one; lines and patches lie on top, and a point-spread function blurs the shares. Ours; made to have the shapes and the
+power spectrum of Sentinel-2 scenes, not to show a place.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from ms2hs.arrays import Float32Array, FloatArray
 from ms2hs.datasets.simulation.random_fields import Shape, blur, cells, line, parcels, smooth_noise
 
-# How many members of each group a scene has, at least and at most, and their kind.
+# Smallest and largest number of members of each group in a scene, and their kind of surface.
 GROUPS = {
     "crops": (3, 6, "vegetation"),
     "woods": (2, 3, "vegetation"),
@@ -23,48 +24,49 @@ GROUPS = {
     "waters": (1, 2, "water"),
 }
 ZONES = ("farmland", "woodland", "bare", "town")
-# How much of the land each zone tends to cover: added to noise of unit variance, of which the highest decides.
+# Added to the noise field (unit variance) of each zone: zones with a larger number cover more of the land.
 ZONE_BIAS = (0.5, 0.0, -0.2, -0.8)
 # Standard deviation of the logarithm of brightness: within a parcel, and between parcels of one crop.
-TEXTURE, PARCELS = (0.04, 0.12), 0.06
-# Standard deviation, in pixels, of a sensor's point-spread function: full width of about one pixel.
+TEXTURE_SIGMA, PARCEL_SIGMA = (0.04, 0.12), 0.06
+# Standard deviation, in pixels, of the sensor's point-spread function, whose full width is about one pixel.
 BLUR = (0.35, 0.6)
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where which surface is."""
+    """The surfaces of a scene: a few members, each later one spectrum, and their share in each pixel."""
 
     kinds: tuple[str, ...]
-    """(member,) the kind of surface, as classes of spectra are called."""
+    """(member,) kind of surface, a class of `materials.CLASS_WEIGHTS`."""
     share: Float32Array
-    """(member, row, col) of the pixel's area, summing to 1."""
+    """(member, row, col) share of the pixel's area; sums to 1."""
     brightness: Float32Array
     """(row, col) factor of the reflectance."""
-    relief: NDArray[np.float64]
+    relief: FloatArray
     """(row, col) height, of unit variance."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Zone:
-    """What covers the ground, were it all one zone: each pixel a main and a second member, and the second's share."""
+    """Ground cover of a whole scene as one zone: a main and a second member in each pixel."""
 
     main: NDArray[np.integer]
     second: NDArray[np.integer]
     second_share: FloatArray
+    """(row, col) share of the second member, 0-1 after clipping."""
     parcel: NDArray[np.integer]
     """(row, col) number of the parcel."""
 
 
-def lay_out(shape: Shape, rng: np.random.Generator) -> Layout:
-    """A landscape of that shape, in pixels of some 10-30 m."""
-    groups, kinds = _cast(rng)
+def draw_layout(shape: Shape, rng: np.random.Generator) -> Layout:
+    """A random layout in pixels of about 10-30 m."""
+    groups, kinds = _draw_members(rng)
     relief = smooth_noise(shape, rng.uniform(1.8, 2.3), rng)
     bias = np.array(ZONE_BIAS) + rng.normal(0, 1, len(ZONES))
     score = np.stack([smooth_noise(shape, 1.7, rng) for _ in ZONES]) + bias[:, None, None]
     zone_of = score.argmax(axis=0)
     share = np.zeros((len(kinds), *shape), np.float32)
-    brightness = smooth_noise(shape, rng.uniform(0.7, 1.2), rng) * rng.uniform(*TEXTURE)
+    brightness = smooth_noise(shape, rng.uniform(0.7, 1.2), rng) * rng.uniform(*TEXTURE_SIGMA)
     for number, make in enumerate((_farmland, _woodland, _bare, _town)):
         inside = zone_of == number
         if not inside.any():
@@ -74,7 +76,7 @@ def lay_out(shape: Shape, rng: np.random.Generator) -> Layout:
         second = np.clip(zone.second_share[inside], 0, 1)
         np.add.at(share, (zone.main[inside], row, col), 1 - second)
         np.add.at(share, (zone.second[inside], row, col), second)
-        brightness[inside] += rng.normal(0, PARCELS, int(zone.parcel.max()) + 1)[zone.parcel[inside]]
+        brightness[inside] += rng.normal(0, PARCEL_SIGMA, int(zone.parcel.max()) + 1)[zone.parcel[inside]]
     for member, cover in _overlays(shape, groups, relief, rng):
         share *= (1 - cover).astype(np.float32)
         share[member] += cover
@@ -84,19 +86,19 @@ def lay_out(shape: Shape, rng: np.random.Generator) -> Layout:
 Groups = dict[str, NDArray[np.int64]]
 
 
-def _cast(rng: np.random.Generator) -> tuple[Groups, tuple[str, ...]]:
+def _draw_members(rng: np.random.Generator) -> tuple[Groups, tuple[str, ...]]:
     """Positions of the members of each group, and the kind of each member."""
     groups: Groups = {}
     kinds: list[str] = []
-    for name, (fewest, most, kind) in GROUPS.items():
-        count = int(rng.integers(fewest, most + 1))
+    for name, (low, high, kind) in GROUPS.items():
+        count = int(rng.integers(low, high + 1))
         groups[name] = np.arange(len(kinds), len(kinds) + count)
         kinds += [kind] * count
     return groups, tuple(kinds)
 
 
-def _some(members: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """(count,) draws of members, some more frequent than others in this scene."""
+def _draw_uneven(members: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """(count,) draws of members with random probabilities."""
     return rng.choice(members, count, p=rng.dirichlet(np.ones(len(members))))
 
 
@@ -107,11 +109,16 @@ def _patchwork(
     sparse: float,
     rng: np.random.Generator,
 ) -> _Zone:
-    """Parcels of `main` members over a ground of `second` ones, which shows by about `sparse`, more in some parcels."""
+    """Parcels of `main` members over ground of `second` ones, whose mean share is about `sparse`."""
     count = int(parcel.max()) + 1
     shown = rng.beta(2 * sparse, 2 * (1 - sparse), count)[parcel]
     shown = shown + rng.uniform(0.05, 0.2) * smooth_noise((parcel.shape[0], parcel.shape[1]), 1.0, rng)
-    return _Zone(_some(main, count, rng)[parcel], _some(second, count, rng)[parcel], shown, parcel)
+    return _Zone(
+        _draw_uneven(main, count, rng)[parcel],
+        _draw_uneven(second, count, rng)[parcel],
+        shown,
+        parcel,
+    )
 
 
 def _farmland(shape: Shape, groups: Groups, rng: np.random.Generator) -> _Zone:
@@ -127,13 +134,13 @@ def _woodland(shape: Shape, groups: Groups, rng: np.random.Generator) -> _Zone:
 
 
 def _bare(shape: Shape, groups: Groups, rng: np.random.Generator) -> _Zone:
-    """Ground that changes without borders."""
+    """Soils that change gradually, with outcrops of rock."""
     main, second = rng.choice(groups["soils"], 2, replace=False)
     whole = np.zeros(shape, np.int64)
     steepness = rng.uniform(1, 4)
     shown = 1 / (1 + np.exp(-steepness * smooth_noise(shape, rng.uniform(1.2, 1.7), rng)))
     rock = smooth_noise(shape, 1.5, rng) > rng.uniform(0.8, 2)
-    shown = np.where(rock, 0.5 + shown / 2, shown)  # rock stands among soil
+    shown = np.where(rock, 0.5 + shown / 2, shown)  # soil between rocks
     return _Zone(np.where(rock, groups["rocks"][0], main), whole + second, shown, whole)
 
 
@@ -144,10 +151,10 @@ def _town(shape: Shape, groups: Groups, rng: np.random.Generator) -> _Zone:
 
 
 def _overlays(
-    shape: Shape, groups: Groups, relief: NDArray[np.float64], rng: np.random.Generator
-) -> list[tuple[int, NDArray[np.float64]]]:
-    """What lies over the zones: members, and (row, col) the share of each pixel that they cover. Roads cross rivers."""
-    overlays: list[tuple[int, NDArray[np.float64]]] = []
+    shape: Shape, groups: Groups, relief: FloatArray, rng: np.random.Generator
+) -> list[tuple[int, FloatArray]]:
+    """Members that lie over the zones, in that order, and (row, col) the share of each pixel that they cover."""
+    overlays: list[tuple[int, FloatArray]] = []
     if rng.uniform() < 0.4:
         shore = np.quantile(relief, rng.uniform(0.02, 0.25))
         overlays.append((int(groups["waters"][0]), (relief < shore).astype(float)))

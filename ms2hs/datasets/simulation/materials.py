@@ -1,4 +1,8 @@
-"""What land is made of: spectra of a data folder, or a prior's own, weighted by how much of the land they cover."""
+"""Spectra that simulated scenes are made of: from a data folder or a prior's sample, weighted by land cover.
+
+A folder gives libraries, simulated canopies over their soils, and pixels of its cubes. All are interpolated to one fine
+grid; gaps are filled with the conditional mean of a Gaussian with the second moments of all spectra.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -9,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.arrays import Float32Array, FloatArray
-from ms2hs.datasets.cubes.spectra_npz import Corpus, read_corpora
+from ms2hs.datasets.cubes.spectra_npz import SpectraFile, read_spectra_folder
 from ms2hs.datasets.simulation.spectra_mixing import CANOPY_WAVELENGTH_NM, simulate_canopies
 from ms2hs.errors import DataError
 from ms2hs.models.moments import expect, moments_of, pool, scale_of, start
@@ -18,8 +22,7 @@ from ms2hs.spectra.indices import water_and_snow
 from ms2hs.spectra.library import interpolate_known
 from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of
 
-# Libraries that say nothing new or mislead: resamplings of spectra that are there already, and single leaves, which
-# are no canopies (the simulated canopies stand for them).
+# Libraries that are not used: resamplings of other libraries, and single leaves (simulated canopies are used instead).
 LEFT_OUT = (
     "usgs_splib06_aviris2018",
     "usgs_splib06_emit",
@@ -30,7 +33,7 @@ LEFT_OUT = (
     "spectratrait_ely_crops",
     "spectrolab_leaf",
 )
-# How much the spectra of a class count together: about what of the land they cover.
+# Total weight of the spectra of a class: about its share of the land.
 CLASS_WEIGHTS = {
     "vegetation": 1.0,
     "soil": 1.0,
@@ -44,75 +47,75 @@ CLASS_WEIGHTS = {
 # The fine grid that scenes are simulated on.
 FINE_NM = np.arange(400.0, 2501.0, 10.0)
 FINE_FWHM_NM = 10.0
-# What counts beside a scene, which counts 1; and how many are taken.
+# Weight of libraries and canopies relative to a scene, and number of canopies and of pixels of a scene.
 LIBRARIES, CANOPIES = 3.0, 2.0
 CANOPY_COUNT, SCENE_PIXELS = 2000, 1000
-# As in the prior's estimation: relative noise of known values when unknown ones are filled, and brightness floor.
+# Relative noise of known values when unknown ones are filled, and brightness floor, as in the estimation of the prior.
 FILL_NOISE, FLOOR = 0.01, 0.2
-# The darkest surface kept, in mean reflectance; clear water has 0.01.
-DARKEST = 0.002
-# What has at least this NDVI counts as vegetation: above 0.5 pixels are called fully vegetated, below 0.2 bare (Sobrino
-# et al. 2004, doi 10.1016/j.rse.2004.02.003).
-LEAST_NDVI = 0.45
-# A prior's sample is of scale 1; its brightness relative to that tells the true one, well below 1.
-BRIGHTEST_SHARE = 0.95
+# Mean reflectance below which a spectrum is left out; clear water has 0.01.
+MIN_BRIGHTNESS = 0.002
+# NDVI from which a spectrum is vegetation: pixels above 0.5 are fully vegetated, below 0.2 bare (Sobrino et al. 2004,
+# doi:10.1016/j.rse.2004.02.003).
+MIN_NDVI = 0.45
+# Relative brightness at which a prior's sample is clipped before its true brightness is computed.
+MAX_RELATIVE_BRIGHTNESS = 0.95
 
 
 @dataclass(frozen=True, eq=False)
 class Spectra:
-    """What scenes are made of."""
+    """Weighted spectra on one wavelength grid."""
 
     wavelength_nm: FloatArray
-    """(wavelength,) ascending, in nm."""
+    """(wavelength,) ascending."""
     reflectance: Float32Array
     """(spectrum, wavelength) unitless, finite, not negative."""
     weights: FloatArray
-    """(spectrum,) how often each is drawn, any sum."""
+    """(spectrum,) probability of a spectrum, any sum."""
     classes: tuple[str, ...] = ()
-    """(spectrum,) out of `CLASS_WEIGHTS`; none where nothing is known."""
+    """(spectrum,) classes of `CLASS_WEIGHTS`; empty if unknown."""
 
     def __post_init__(self) -> None:
-        """Refuse spectra whose parts disagree."""
+        """Refuse arrays whose shapes disagree, and values that are not finite."""
         count = len(self.weights)
         if self.reflectance.shape != (count, len(self.wavelength_nm)) or len(self.classes) not in {0, count}:
-            raise ValueError("reflectance must be (spectrum, wavelength), weights and classes one a spectrum")
+            raise ValueError("reflectance must be (spectrum, wavelength), weights and classes (spectrum,)")
         if not np.isfinite(self.reflectance).all() or not np.all(np.diff(self.wavelength_nm) > 0):
             raise ValueError("reflectance must be finite, wavelengths ascending")
 
     @cached_property
     def grid(self) -> SpectralGrid:
-        """The wavelengths as bands of `FINE_FWHM_NM`."""
+        """The wavelengths as bands of width `FINE_FWHM_NM`."""
         return grid_of(self.wavelength_nm, np.full(len(self.wavelength_nm), FINE_FWHM_NM))
 
     @cached_property
     def kinds(self) -> NDArray[np.str_]:
-        """(spectrum,) the class of each; told from the spectrum where unknown, and for water and snow."""
-        told = kinds_of(self.reflectance, self.grid)
+        """(spectrum,) class of surface; from the spectrum itself if unknown, and for water and snow."""
+        estimated = kinds_of(self.reflectance, self.grid)
         if not self.classes:
-            return told
+            return estimated
         named = np.array(self.classes)
         certain = np.isin(named, list(CLASS_WEIGHTS)) & ~np.isin(named, ["water", "snow"])
-        kinds: NDArray[np.str_] = np.where(certain, named, told)
-        return kinds
+        return np.asarray(np.where(certain, named, estimated))
 
 
 def kinds_of(reflectance: Float32Array, grid: SpectralGrid) -> NDArray[np.str_]:
-    """(spectrum,) `water`, `snow`, `vegetation` or else `soil`, as indices of spectra (spectrum, band) tell."""
+    """(spectrum,) `water`, `snow`, `vegetation` or else `soil`, by spectral indices of (spectrum, band) reflectance."""
     bands = reflectance.T
     red, nir = (bands[np.abs(grid.wavelength_nm - nm).argmin()] for nm in (670.0, 860.0))
-    green = (nir - red) / np.maximum(nir + red, 1e-3) > LEAST_NDVI
+    green = (nir - red) / np.maximum(nir + red, 1e-3) > MIN_NDVI
     return np.select([*water_and_snow(bands, grid), green], ["water", "snow", "vegetation"], default="soil")
 
 
 def spectra_of(prior: SpectralPrior) -> Spectra:
-    """The prior's own sample of its training spectra, on the fine grid, each as bright as it was.
+    """The prior's sample of its training spectra, on the fine grid, at their original brightness.
 
-    A sample of brightness b was divided by sqrt(b² + floor²); what its brightness is now tells b.
+    The prior divides spectra of brightness b by sqrt(b² + floor²). Their brightness in the sample is then
+    s = b / sqrt(b² + floor²), and the divisor is floor / sqrt(1 - s²).
     """
     fine = prior.wavelength_nm.astype(float)
     sample = (prior.sample @ prior.factors.T).astype(np.float32)
     share = brightness_of(sample, fine)
-    sample, share = sample[share > 0], np.clip(share[share > 0], 0, BRIGHTEST_SHARE)
+    sample, share = sample[share > 0], np.clip(share[share > 0], 0, MAX_RELATIVE_BRIGHTNESS)
     scaled = sample * (prior.floor / np.sqrt(1 - share**2))[:, None]
     reflectance = np.clip(interpolate_known(scaled, fine, FINE_NM), 0, None)
     kinds = kinds_of(reflectance, grid_of(FINE_NM))
@@ -120,38 +123,38 @@ def spectra_of(prior: SpectralPrior) -> Spectra:
 
 
 def spectra_of_folder(folder: Path, rng: np.random.Generator, leave_out: Collection[str] = ()) -> Spectra:
-    """Libraries, canopies over their soils, and pixels of scenes, on the fine grid, without gaps.
+    """Libraries, canopies over their soils, and pixels of cubes, on the fine grid, without gaps.
 
     Parameters
     ----------
-    leave_out : families of files that must not be seen, as in `corpora.family_of`.
+    leave_out : places whose files are not used.
 
     Raises
     ------
-    DataError : the folder has no cubes or spectra, or one cannot be read; or prosail is not installed.
+    DataError : the folder has no cubes or spectra, a file cannot be read, or prosail is not installed.
     """
-    kept = [corpus for corpus in read_corpora(folder) if corpus.family not in leave_out]
-    libraries = [corpus for corpus in kept if corpus.is_library and corpus.name not in LEFT_OUT]
-    scenes = [corpus for corpus in kept if not corpus.is_library]
-    parts = [_library_part(libraries), *(_scene_part(scene, scenes, rng) for scene in scenes)]
+    files = [file for file in read_spectra_folder(folder) if file.place not in leave_out]
+    libraries = [file for file in files if file.is_library and file.name not in LEFT_OUT]
+    scenes = [file for file in files if not file.is_library]
+    parts = [_from_libraries(libraries), *(_from_scene(scene, scenes, rng) for scene in scenes)]
     canopies = canopies_over(libraries, FINE_NM, CANOPY_COUNT, rng)
     parts.append((canopies, np.full(len(canopies), CANOPIES / CANOPY_COUNT), np.full(len(canopies), "vegetation")))
     points, weights, classes = (np.concatenate(column) for column in zip(*parts, strict=True))
-    usable = (brightness_of(points, FINE_NM) > DARKEST) & (weights > 0)
+    usable = (brightness_of(points, FINE_NM) > MIN_BRIGHTNESS) & (weights > 0)
     if not usable.any():
         raise DataError(
             f"{folder}: none of {len(points)} spectra is known over most of 450-2300 nm; at least one is needed. "
-            "Add .npz files of cubes or spectra (ms2hs/data/corpora.py says what they hold)."
+            "Add .npz files of cubes or spectra (datasets/cubes/spectra_npz describes their arrays)."
         )
     points, weights, classes = points[usable], weights[usable], classes[usable]
     return Spectra(FINE_NM, _filled(points, weights), weights, tuple(classes.tolist()))
 
 
-Part = tuple[Float32Array, FloatArray, NDArray[np.str_]]
+_Weighted = tuple[Float32Array, FloatArray, NDArray[np.str_]]
 
 
-def _library_part(libraries: Sequence[Corpus]) -> Part:
-    """Spectra of libraries, their weights, `LIBRARIES` together, and classes."""
+def _from_libraries(libraries: Sequence[SpectraFile]) -> _Weighted:
+    """Spectra, weights (`LIBRARIES` in sum) and classes of libraries."""
     if not libraries:
         return np.empty((0, len(FINE_NM)), np.float32), np.empty(0), np.empty(0, "U1")
     points = np.concatenate([interpolate_known(part.reflectance, part.wavelength_nm, FINE_NM) for part in libraries])
@@ -161,16 +164,16 @@ def _library_part(libraries: Sequence[Corpus]) -> Part:
     return points, weights * (LIBRARIES / max(weights.sum(), 1e-9)), classes
 
 
-def _scene_part(scene: Corpus, scenes: Sequence[Corpus], rng: np.random.Generator) -> Part:
-    """Some pixels of a scene, their weights, 1 together for a family, and the classes that they look like."""
+def _from_scene(scene: SpectraFile, scenes: Sequence[SpectraFile], rng: np.random.Generator) -> _Weighted:
+    """Random pixels of a cube, their weights (1 in sum for a place), and classes estimated from the spectra."""
     chosen = rng.permutation(len(scene.reflectance))[:SCENE_PIXELS]
     points = interpolate_known(scene.reflectance[chosen], scene.wavelength_nm, FINE_NM)
-    siblings = sum(other.family == scene.family for other in scenes)
+    siblings = sum(other.place == scene.place for other in scenes)
     return points, np.full(len(chosen), 1 / (siblings * len(chosen))), kinds_of(points, grid_of(FINE_NM))
 
 
 def _filled(points: Float32Array, weights: FloatArray) -> Float32Array:
-    """Spectra (spectrum, wavelength) with each unknown as the Gaussian of them all expects it."""
+    """(spectrum, wavelength) with unknown values as expected by the Gaussian of all spectra."""
     scale = scale_of(brightness_of(points, FINE_NM), FLOOR)
     sets = list(moments_of(points, scale, weights, 1.0))
     model = pool(sets, start(sets, FILL_NOISE), FILL_NOISE, iterations=2)
@@ -179,7 +182,7 @@ def _filled(points: Float32Array, weights: FloatArray) -> Float32Array:
 
 
 def balance(classes: NDArray[np.str_], files: NDArray[np.str_]) -> FloatArray:
-    """(spectrum,) weights: classes by `CLASS_WEIGHTS`, and within one, files by the square root of their number."""
+    """(spectrum,) weights: classes by `CLASS_WEIGHTS`; in a class, files by the square root of their number."""
     weights = np.zeros(len(classes))
     for name, total in CLASS_WEIGHTS.items():
         members = classes == name
@@ -192,9 +195,9 @@ def balance(classes: NDArray[np.str_], files: NDArray[np.str_]) -> FloatArray:
 
 
 def canopies_over(
-    libraries: Sequence[Corpus], wavelength_nm: FloatArray, count: int, rng: np.random.Generator
+    libraries: Sequence[SpectraFile], wavelength_nm: FloatArray, count: int, rng: np.random.Generator
 ) -> Float32Array:
-    """(canopy, wavelength) over the soils of the libraries, at most 100 of each; none where there is no soil.
+    """(canopy, wavelength) canopies over soils of the libraries, at most 100 of each library; empty without soils.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Shapes that land has: noise like relief, parcels, cells and lines; and how a sensor blurs them. Lengths in pixels."""
+"""Random fields and shapes of land: power-law noise, parcels, Voronoi cells and lines, and blur. Lengths in pixels."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,33 +8,32 @@ from ms2hs.arrays import Float32Array, FloatArray
 Shape = tuple[int, int]
 
 
-def fitted(values: Float32Array, shape: Shape, rng: np.random.Generator) -> Float32Array:
-    """(band, *shape) a random part of `values` (band, row, col), turned or mirrored, and mirrored on if too small."""
+def fit_to_shape(values: Float32Array, shape: Shape, rng: np.random.Generator) -> Float32Array:
+    """(band, *shape) a random part of `values` (band, row, col), turned or mirrored; extended by mirroring if small."""
     if rng.uniform() < 0.5:
         values = values.swapaxes(1, 2)
     values = values[:, :: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
     for axis, length in enumerate(shape, start=1):
-        lacking = max(length - values.shape[axis], 0)
+        missing = max(length - values.shape[axis], 0)
         pad = [(0, 0)] * 3
-        pad[axis] = (lacking // 2, lacking - lacking // 2)
+        pad[axis] = (missing // 2, missing - missing // 2)
         values = np.pad(values, pad, mode="symmetric")
         begin = int(rng.integers(values.shape[axis] - length + 1))
         values = values.take(range(begin, begin + length), axis=axis)
     return np.ascontiguousarray(values)
 
 
-def smooth_noise(shape: Shape, slope: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """(*shape) noise of unit variance whose amplitude falls with frequency to the power `slope`, as land's does."""
+def smooth_noise(shape: Shape, slope: float, rng: np.random.Generator) -> FloatArray:
+    """(*shape) noise of unit variance whose amplitude is proportional to frequency ** -slope (Fourier synthesis)."""
     frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None])
     frequency[0, 0] = np.inf
     spectrum = np.fft.rfft2(rng.normal(size=shape)) * frequency**-slope
     noise = np.fft.irfft2(spectrum, s=shape)
-    standard: NDArray[np.float64] = (noise - noise.mean()) / noise.std()
-    return standard
+    return np.asarray((noise - noise.mean()) / noise.std())
 
 
 def blur(values: Float32Array, sigma: float) -> Float32Array:
-    """(..., row, col) seen through a Gaussian point-spread function of `sigma` pixels, mirrored at the edges."""
+    """(..., row, col) convolved with a Gaussian of standard deviation `sigma` pixels, mirrored at the edges."""
     reach = int(np.ceil(3 * sigma))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2).astype(np.float32)
     kernel /= kernel.sum()
@@ -50,18 +49,13 @@ def blur(values: Float32Array, sigma: float) -> Float32Array:
 
 
 def rotated(shape: Shape, angle: float) -> tuple[FloatArray, FloatArray]:
-    """Pixels' coordinates (row, col) along and across a direction, in pixels."""
+    """(*shape) coordinates of the pixels along and across a direction."""
     rows, cols = np.mgrid[0 : shape[0], 0 : shape[1]]
     return rows * np.cos(angle) + cols * np.sin(angle), cols * np.cos(angle) - rows * np.sin(angle)
 
 
 def parcels(shape: Shape, length: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """(*shape) number, from 0, of each pixel's parcel: rows of rectangles in one direction, as in open farmland.
-
-    Parameters
-    ----------
-    length : about the longer side, in pixels.
-    """
+    """(*shape) number of the parcel, from 0: rows of rectangles, `length` long on average, as in open farmland."""
     along, across = rotated(shape, rng.uniform(0, np.pi))
     across = across + 0.04 * length * smooth_noise(shape, 2.5, rng)  # lanes follow the land
     strip = _steps(across, length * rng.uniform(0.35, 0.9), rng)
@@ -71,14 +65,14 @@ def parcels(shape: Shape, length: float, rng: np.random.Generator) -> NDArray[np
 
 
 def _steps(position: FloatArray, length: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Which interval each position lies in, where intervals are about `length` long, from a third to twice of it."""
+    """The interval that each position lies in; intervals are `length` long on average, from a third to 1.67 of it."""
     low, high = float(position.min()), float(position.max())
     edges = low + np.cumsum(length * rng.uniform(0.33, 1.67, int(3 * (high - low) / length) + 3))
     return np.searchsorted(edges, position)
 
 
 def cells(shape: Shape, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """(*shape) number of each pixel's Voronoi cell, edges frayed, out of `count`."""
+    """(*shape) number of the Voronoi cell, from 0, among `count` cells with frayed edges."""
     along, across = rotated(shape, rng.uniform(0, np.pi))
     stretch = rng.uniform(1, 2)
     frayed = 0.08 * np.sqrt(shape[0] * shape[1] / count)
@@ -87,25 +81,17 @@ def cells(shape: Shape, count: int, rng: np.random.Generator) -> NDArray[np.int6
     flat = points.reshape(2, -1)
     centres = flat[:, rng.choice(flat.shape[1], count, replace=False)]
     distance = np.square(centres).sum(axis=0)[:, None] - 2 * centres.T @ flat
-    nearest: NDArray[np.int64] = distance.argmin(axis=0).reshape(shape)
-    return nearest
+    return np.asarray(distance.argmin(axis=0).reshape(shape))
 
 
-def line(shape: Shape, width: float, bend: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """(*shape) share, 0-1, of each pixel that a road or river covers.
-
-    Parameters
-    ----------
-    width : in pixels.
-    bend : how far it strays from straight, in pixels.
-    """
+def line(shape: Shape, width: float, bend: float, rng: np.random.Generator) -> FloatArray:
+    """(*shape) share, 0-1, of each pixel under a road or river: `width` wide, and up to about `bend` off straight."""
     along, across = rotated(shape, rng.uniform(0, np.pi))
-    strays = np.zeros(2 * sum(shape) + 1)
+    deviation = np.zeros(2 * sum(shape) + 1)
     phase, wave = rng.uniform(0, 2 * np.pi, 4), rng.uniform(0.3, 1.5, 4) * max(shape)
-    position = np.arange(len(strays)) - sum(shape)
+    position = np.arange(len(deviation)) - sum(shape)
     for part in range(4):
-        strays += bend / 2 * np.sin(2 * np.pi * position / wave[part] + phase[part])
+        deviation += bend / 2 * np.sin(2 * np.pi * position / wave[part] + phase[part])
     centre = rng.uniform(across.min() * 0.7, across.max() * 0.7)
-    distance = np.abs(across - centre - np.interp(along, position, strays))
-    share: NDArray[np.float64] = np.clip((width + 1) / 2 - distance, 0, min(width, 1))
-    return share
+    distance = np.abs(across - centre - np.interp(along, position, deviation))
+    return np.asarray(np.clip((width + 1) / 2 - distance, 0, min(width, 1)))

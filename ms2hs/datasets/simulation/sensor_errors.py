@@ -1,6 +1,7 @@
-"""What a product's reflectance is off by: errors common to a scene, to a band, to a detector, and noise.
+"""Simulated errors of a reflectance product: errors of a scene, a band and a detector, and noise.
 
-All are drawn anew for each scene. Gains multiply, offsets add: y = x (1 + gains) + offsets + noise.
+All are drawn for each scene: y = x (1 + gains) + offsets + noise. Gains are calibration, water-vapour residuals, view
+angle and detectors; offsets are calibration, aerosol (Angstrom 1929) and a step at the short-wave infrared detector.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -12,17 +13,17 @@ from ms2hs.arrays import Float32Array, FloatArray
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
 # Centres and standard deviations in nm of the water-vapour bands, where the correction leaves a residual: about their
-# half widths, e.g. Gao & Goetz 1990, J. Geophys. Res. 95:3549.
+# half widths (Gao & Goetz 1990, J. Geophys. Res. 95:3549).
 WATER_VAPOUR_NM = ((940.0, 25.0), (1130.0, 25.0), (1380.0, 45.0), (1900.0, 60.0))
-# Extinction by continental aerosol falls with wavelength to this power (Angstrom 1929).
+# Angstrom exponent of continental aerosol: extinction is proportional to wavelength ** -1.3 (Angstrom 1929).
 AEROSOL_POWER = 1.3
 AEROSOL_NM = 443.0
-# The short-wave infrared begins here: another detector, calibrated on its own.
+# Start of the short-wave infrared, which has a detector and calibration of its own.
 SWIR_NM = 1000.0
-# Errors smooth in wavelength vary over about this.
+# Correlation length of errors that are smooth in wavelength.
 SMOOTH_NM = 300.0
-# How many detectors lie side by side in a scene, at most.
-MOST_DETECTORS = 4
+# Largest number of detectors side by side in a scene.
+MAX_DETECTORS = 4
 
 
 @dataclass(frozen=True)
@@ -30,88 +31,87 @@ class SensorErrors:
     """Standard deviations over scenes of each kind of error."""
 
     gain: float = 0.02
-    """Of a band, relative."""
+    """Relative error of a band."""
     offset: float = 0.005
-    """Of a band, in reflectance."""
+    """Error of a band, in reflectance."""
     pixel: float = 0.003
     """Noise of each value, in reflectance."""
     smooth: float = 0.5
-    """Share, 0-1, of the variance of gain and offset that is smooth in wavelength; the rest is each band's own."""
+    """Share, 0-1, of the variance of gain and offset that is smooth in wavelength; the rest is independent by band."""
     water_vapour: float = 0.02
-    """Relative, at the centres of the water-vapour bands, common to them."""
+    """Relative error at the centres of the water-vapour bands, the same for all of them."""
     aerosol: float = 0.004
-    """In reflectance at 443 nm, less at longer wavelengths."""
+    """Error in reflectance at 443 nm, smaller at longer wavelengths."""
     swir: float = 0.003
-    """In reflectance, common to all bands from 1000 nm."""
+    """Error in reflectance, the same for all bands from 1000 nm."""
     view: float = 0.015
-    """Relative, at the scene's left and right edge, with opposite signs: the angle of view (BRDF) changes across."""
+    """Relative error at the left and right edge, with opposite signs: the view angle (BRDF) changes across."""
     detector: float = 0.003
-    """Relative, of each detector in each band: columns step where one ends."""
+    """Relative error of each detector in each band; a step in the columns where a detector ends."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no standard deviation, or no share."""
+        """Refuse numbers that are no standard deviation or share."""
         if min(getattr(self, part.name) for part in fields(self)) < 0 or self.smooth > 1:
             raise ValueError("standard deviations must not be negative, and `smooth` not above 1")
 
     @classmethod
     def none(cls) -> Self:
-        """No error at all."""
+        """No errors."""
         return cls(**dict.fromkeys((part.name for part in fields(cls)), 0.0))
 
     @classmethod
     def plain(cls, gain: float, offset: float, pixel: float) -> Self:
-        """Errors of each band alone, independent of all others, as models are scored with."""
+        """Independent errors of each band only, as models are scored with."""
         return replace(cls.none(), gain=gain, offset=offset, pixel=pixel)
 
 
 def disturb(
-    reflectance: Float32Array, grid: SpectralGrid, artefacts: SensorErrors, rng: np.random.Generator
+    reflectance: Float32Array, grid: SpectralGrid, errors: SensorErrors, rng: np.random.Generator
 ) -> Float32Array:
-    """(band, row, col) what a product makes of `reflectance` (band, row, col) of one scene. NaN stays NaN.
+    """(band, row, col) reflectance of one scene with random errors of a product. NaN stays NaN.
 
     Parameters
     ----------
-    grid : its bands, in any order.
+    reflectance : (band, row, col).
+    grid : the bands, in any order.
     """
     if reflectance.ndim != 3 or len(reflectance) != len(grid):
         raise ValueError(f"reflectance of shape {reflectance.shape}; ({len(grid)}, row, col) is needed")
     nm = grid.wavelength_nm
     cols = reflectance.shape[2]
-    gain = artefacts.gain * _errors(nm, artefacts.smooth, rng)
-    gain = 1 + gain + artefacts.water_vapour * rng.normal() * _water_vapour(nm)
-    across = artefacts.view * rng.normal() * np.linspace(-1, 1, cols)
-    factor = gain[:, None] + across + artefacts.detector * _detectors(len(grid), cols, rng)
-    offset = artefacts.offset * _errors(nm, artefacts.smooth, rng)
-    offset = offset + artefacts.aerosol * rng.normal() * (nm / AEROSOL_NM) ** -AEROSOL_POWER
-    offset = offset + artefacts.swir * rng.normal() * (nm >= SWIR_NM)
+    gain = errors.gain * _band_errors(nm, errors.smooth, rng)
+    gain = 1 + gain + errors.water_vapour * rng.normal() * _water_vapour(nm)
+    across = errors.view * rng.normal() * np.linspace(-1, 1, cols)
+    factor = gain[:, None] + across + errors.detector * _detectors(len(grid), cols, rng)
+    offset = errors.offset * _band_errors(nm, errors.smooth, rng)
+    offset = offset + errors.aerosol * rng.normal() * (nm / AEROSOL_NM) ** -AEROSOL_POWER
+    offset = offset + errors.swir * rng.normal() * (nm >= SWIR_NM)
     result = reflectance * factor[:, None, :].astype(np.float32)
     result += offset[:, None, None].astype(np.float32)
-    if artefacts.pixel:
-        result += np.float32(artefacts.pixel) * rng.standard_normal(result.shape, np.float32)
+    if errors.pixel:
+        result += np.float32(errors.pixel) * rng.standard_normal(result.shape, np.float32)
     return result
 
 
-def _errors(wavelength_nm: FloatArray, smooth: float, rng: np.random.Generator) -> FloatArray:
-    """(band,) of unit variance, of which the share `smooth` is a Gaussian process along the wavelength."""
+def _band_errors(wavelength_nm: FloatArray, smooth: float, rng: np.random.Generator) -> FloatArray:
+    """(band,) errors of unit variance; the share `smooth` of it is a Gaussian process along wavelength."""
     knots = np.arange(wavelength_nm.min() - 3 * SMOOTH_NM, wavelength_nm.max() + 3 * SMOOTH_NM, SMOOTH_NM / 4)
     kernel = np.exp(-(((wavelength_nm[:, None] - knots) / SMOOTH_NM) ** 2))
     kernel /= np.linalg.norm(kernel, axis=1, keepdims=True)
     along = kernel @ rng.normal(size=len(knots))
     own = rng.normal(size=len(wavelength_nm))
-    errors: FloatArray = np.sqrt(smooth) * along + np.sqrt(1 - smooth) * own
-    return errors
+    return np.asarray(np.sqrt(smooth) * along + np.sqrt(1 - smooth) * own)
 
 
 def _water_vapour(wavelength_nm: FloatArray) -> FloatArray:
-    """(band,) how much a band lies in one of the water-vapour bands, 0-1."""
+    """(band,) position in a water-vapour band: 1 at its centre, 0 outside."""
     depth = [np.exp(-0.5 * ((wavelength_nm - nm) / width) ** 2) for nm, width in WATER_VAPOUR_NM]
-    deepest: FloatArray = np.max(depth, axis=0)
-    return deepest
+    return np.asarray(np.max(depth, axis=0))
 
 
 def _detectors(bands: int, cols: int, rng: np.random.Generator) -> FloatArray:
-    """(band, col) an error of unit variance for each detector of each band."""
-    count = int(rng.integers(1, MOST_DETECTORS + 1))
+    """(band, col) errors of unit variance, one for each detector and band."""
+    count = int(rng.integers(1, MAX_DETECTORS + 1))
     edges = np.sort(rng.integers(0, cols, count - 1))
     errors: FloatArray = rng.normal(size=(bands, count))
     return errors[:, np.searchsorted(edges, np.arange(cols), side="right")]

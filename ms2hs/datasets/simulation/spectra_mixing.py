@@ -1,4 +1,9 @@
-"""Spectra that nobody measured: canopies over soils, mixtures of materials, and a sensor's view of either."""
+"""Simulated spectra: canopies over soils (PROSAIL), linear mixtures, and their view by a sensor.
+
+Canopies are PROSPECT-D leaves (Feret et al. 2017, doi:10.1016/j.rse.2017.03.004) in 4SAIL canopies (Verhoef et al.
+2007, doi:10.1109/TGRS.2007.895844), by the package prosail. Mixtures are sums weighted by area, without multiple
+scattering.
+"""
 
 import numpy as np
 
@@ -6,10 +11,10 @@ from ms2hs.arrays import Float32Array, FloatArray
 from ms2hs.errors import DataError
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
-# Where PROSPECT-D and 4SAIL are defined.
+# Wavelengths at which PROSPECT-D and 4SAIL are defined.
 CANOPY_WAVELENGTH_NM = np.arange(400.0, 2501.0)
-# Uniform ranges of the leaf and canopy parameters: those usual when PROSAIL is inverted (Berger et al. 2018,
-# doi:10.3390/rs10010085, table 3), widened to sparse and to dry canopies.
+# Uniform ranges of leaf and canopy parameters: the ranges usual for inversion of PROSAIL (Berger et al. 2018,
+# doi:10.3390/rs10010085, table 3), widened to sparse and dry canopies.
 CANOPY_RANGES = {
     "n": (1.2, 2.4),
     "cab": (5.0, 80.0),
@@ -22,14 +27,14 @@ CANOPY_RANGES = {
     "tto": (0.0, 15.0),
     "psi": (0.0, 180.0),
 }
-HIGHEST_LAI = 6.0
+MAX_LAI = 6.0
 
 
 def simulate_canopies(soils: FloatArray, count: int, rng: np.random.Generator) -> Float32Array:
-    """(count, 2101) directional reflectance of canopies over these soils, at `CANOPY_WAVELENGTH_NM`.
+    """(count, 2101) directional reflectance of canopies over random soils, at `CANOPY_WAVELENGTH_NM`.
 
-    Leaf area is drawn evenly in ground cover (1 - exp(-LAI / 2)), or nearly all canopies would be closed. One in five
-    leaves has brown pigment, one in ten anthocyanin.
+    Ground cover, 1 - exp(-LAI / 2), is uniform; with a uniform leaf area nearly all canopies would be closed. One in
+    five canopies has brown pigment, one in ten anthocyanin.
 
     Parameters
     ----------
@@ -42,11 +47,9 @@ def simulate_canopies(soils: FloatArray, count: int, rng: np.random.Generator) -
     try:
         from prosail import run_prosail  # noqa: PLC0415  an optional dependency, slow to import
     except ImportError as error:
-        raise DataError(
-            "canopies are simulated with prosail, which is not installed; install ms2hs[train], or simulate none."
-        ) from error
+        raise DataError("canopies are simulated with prosail, which is not installed. Install ms2hs[train].") from error
     result = np.empty((count, len(CANOPY_WAVELENGTH_NM)), np.float32)
-    densest = 1 - np.exp(-HIGHEST_LAI / 2)
+    densest = 1 - np.exp(-MAX_LAI / 2)
     for row in result:
         drawn = {name: rng.uniform(low, high) for name, (low, high) in CANOPY_RANGES.items()}
         drawn["lai"] = -2 * np.log(1 - densest * rng.uniform())
@@ -58,12 +61,12 @@ def simulate_canopies(soils: FloatArray, count: int, rng: np.random.Generator) -
 
 
 def mix(spectra: Float32Array, weights: FloatArray, count: int, rng: np.random.Generator) -> Float32Array:
-    """(count, wavelength) mixtures of two to four of `spectra`, shares Dirichlet(1), drawn by `weights`.
+    """(count, wavelength) mixtures of two to four spectra, with Dirichlet(1) shares.
 
     Parameters
     ----------
-    spectra : (spectrum, wavelength) NaN = unknown, which spreads to every mixture that it is part of.
-    weights : (spectrum,) not negative, any sum.
+    spectra : (spectrum, wavelength) NaN = unknown, which makes every mixture with the spectrum unknown there.
+    weights : (spectrum,) probability of a spectrum, not negative, any sum.
     """
     members = rng.choice(len(spectra), size=(count, 4), p=weights / weights.sum())
     shares = rng.standard_exponential((count, 4))
@@ -78,7 +81,6 @@ def mix(spectra: Float32Array, weights: FloatArray, count: int, rng: np.random.G
 
 
 def view(reflectance: FloatArray, wavelength_nm: FloatArray, sensor: SpectralGrid) -> FloatArray:
-    """(spectrum, band) what `sensor` measures of spectra (spectrum, wavelength) without unknowns."""
-    matrix = response_matrix(sensor, wavelength_nm).astype(reflectance.dtype)
-    seen: FloatArray = reflectance @ matrix.T
-    return seen
+    """(spectrum, band) reflectance in the sensor's bands, from (spectrum, wavelength) without unknown values."""
+    in_bands: FloatArray = reflectance @ response_matrix(sensor, wavelength_nm).astype(reflectance.dtype).T
+    return in_bands

@@ -1,7 +1,9 @@
-"""Simulated scenes: measured spectra laid out as land is, after windows of real scenes or by chance; sun and shadow.
+"""Simulated hyperspectral scenes: measured spectra arranged by a random layout or like a real scene, and illuminated.
 
-A landscape is a few spectra, the share that each has in each pixel, and how bright and how shaded each pixel is. So its
-reflectance is of low rank, and a scene of 128 x 128 pixels and 211 wavelengths takes a twentieth of a second.
+A pixel is a linear mixture of a few spectra, times a brightness, times its illumination: direct light, which slopes and
+cloud shadows change, and diffuse light (Bird & Riordan 1986). The arrangement is a random layout (`land_layout`) or
+follows the pixels of a real multispectral window (`texture`). Ours; scenes serve to train on, and show no real place.
+A scene of 128 x 128 pixels and 211 wavelengths takes 0.05 s, since its reflectance has a low rank.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.arrays import Float32Array, FloatArray
-from ms2hs.datasets.simulation.land_layout import Layout, lay_out
+from ms2hs.datasets.cubes.plausibility import check_window
+from ms2hs.datasets.simulation.land_layout import Layout, draw_layout
 from ms2hs.datasets.simulation.materials import Spectra, spectra_of, spectra_of_folder
-from ms2hs.datasets.simulation.random_fields import Shape, fitted, smooth_noise
+from ms2hs.datasets.simulation.random_fields import Shape, fit_to_shape, smooth_noise
 from ms2hs.datasets.simulation.spectra_mixing import view
 from ms2hs.models.prior import SpectralPrior
 from ms2hs.spectra.spectral_grid import SpectralGrid
@@ -24,42 +27,46 @@ from ms2hs.spectra.spectral_grid import SpectralGrid
 if TYPE_CHECKING:
     from ms2hs.datasets.simulation.texture import Texture
 
-# Out of how many spectra, drawn by weight, a scene chooses.
-POOL = 1500
-# How many archetypes of a real window a scene has at least and at most.
+# Number of spectra, drawn by weight, from which a scene like a real window chooses.
+POOL_SIZE = 1500
+# Smallest and largest number of archetypes of a real window.
 ARCHETYPES = (6, 12)
-# How far a pixel may differ in brightness from its archetypes, and an archetype's spectrum be scaled to its brightness.
-TEXTURE, RESCALED = (0.4, 1.8), (0.6, 1.4)
-# Added to reflectance before its logarithm tells how alike two are: of what is darker, the colour tells nothing.
+# Ranges of the brightness of a pixel relative to its archetypes, and of the factor that scales a spectrum to its
+# archetype.
+TEXTURE_RANGE, RESCALING_RANGE = (0.4, 1.8), (0.6, 1.4)
+# Added to reflectance before the logarithm when spectra are compared: the colour of darker pixels is noise.
 DARK = 0.03
-# What stands for a kind of surface of which there is no spectrum.
-INSTEAD = {"urban": "soil", "npv": "soil", "mineral": "soil"}
-# How the shares of three spectra in a blend are drawn: the first has two thirds, on average.
-PURITY = (1.0, 0.25, 0.25)
-# Diffuse share of the light at 550 nm under clear sky, and the power to which it falls with wavelength: about what
-# clear-sky models give (Bird & Riordan 1986, J. Climate Appl. Meteor. 25:87): 0.25 at 450, 0.02 at 1600 nm.
+# The kind of surface to use instead of a kind without spectra.
+SUBSTITUTES = {"urban": "soil", "npv": "soil", "mineral": "soil"}
+# Dirichlet parameters of the shares of three spectra in a blend; the first has two thirds on average.
+BLEND = (1.0, 0.25, 0.25)
+# Diffuse share of the light at 550 nm under a clear sky, and the power by which it falls with wavelength, so that it is
+# about 0.25 at 450 nm and 0.02 at 1600 nm (Bird & Riordan 1986, J. Climate Appl. Meteor. 25:87).
 DIFFUSE, DIFFUSE_POWER = (0.10, 0.25), (1.5, 2.3)
-# Scenes that a process keeps; one of 128 x 128 pixels is 14 MB.
-KEPT_SCENES = 8
+# Scenes that a process keeps in memory; one of 128 x 128 pixels has 14 MB.
+MAX_CACHED_SCENES = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Landscape:
-    """What stands where, and how it is lit."""
+    """Surfaces and illumination of a scene."""
 
     members: Float32Array
-    """(member, wavelength) reflectance of the spectra that it is made of."""
+    """(member, wavelength) reflectance of the spectra in the mixture."""
     share: Float32Array
-    """(member, row, col) of the pixel's area, summing to 1."""
+    """(member, row, col) share of the pixel's area; sums to 1."""
     brightness: Float32Array
     """(row, col) factor of the reflectance: texture."""
     sunlit: Float32Array
-    """(row, col) direct light, relative to level open ground: 0 in cast shadow, above 1 on slopes towards the sun."""
+    """(row, col) direct light relative to level open ground: 0 in cast shadow, above 1 on slopes towards the sun."""
     diffuse: FloatArray
-    """(wavelength,) share of the light on level ground that comes from the sky."""
+    """(wavelength,) diffuse share of the light on level ground."""
 
     def reflectance(self) -> Float32Array:
-        """(wavelength, row, col) as a product has it that takes all ground for level and lit."""
+        """(wavelength, row, col) reflectance as in a product without terrain correction.
+
+        `brightness * (diffuse + (1 - diffuse) * sunlit) * (members mixed by share)`.
+        """
         shape = self.brightness.shape
         mixed = self.members.T @ self.share.reshape(len(self.members), -1)
         mixed *= self.brightness.reshape(1, -1)
@@ -70,62 +77,62 @@ class Landscape:
 
 
 def simulate(
-    spectra: Spectra, shape: Shape, rng: np.random.Generator, structure: "Texture | None" = None
+    spectra: Spectra, shape: Shape, rng: np.random.Generator, texture: "Texture | None" = None
 ) -> Float32Array:
-    """(wavelength, row, col) reflectance of one scene; each call is another one, the same for the same `rng`.
+    """(wavelength, row, col) reflectance of a random scene; the same state of `rng` gives the same scene.
 
     Parameters
     ----------
-    structure : the real window whose shapes it takes; None: shapes by chance.
+    texture : the real window that the scene follows; None = a random layout.
 
     Raises
     ------
-    SceneError : the file of `structure` is gone or damaged.
+    SceneError : the file of the texture is missing or damaged.
     """
-    if structure is None:
-        return furnish(spectra, lay_out(shape, rng), rng).reflectance()
-    return liken(spectra, fitted(structure.read(), shape, rng), structure.grid, rng).reflectance()
+    if texture is None:
+        return landscape_of_layout(spectra, draw_layout(shape, rng), rng).reflectance()
+    return landscape_like(spectra, fit_to_shape(texture.read(), shape, rng), texture.grid, rng).reflectance()
 
 
-def furnish(spectra: Spectra, layout: Layout, rng: np.random.Generator) -> Landscape:
-    """A landscape in which each member of the layout has a spectrum of its kind, or of any kind if there is none."""
+def landscape_of_layout(spectra: Spectra, layout: Layout, rng: np.random.Generator) -> Landscape:
+    """A landscape with a random spectrum of the right kind for each member; of any kind if the kind has none."""
     members = np.stack([_blend(spectra, kind, rng) for kind in layout.kinds])
     sunlit, diffuse = _light(spectra.wavelength_nm, layout.relief, rng)
     return Landscape(members, layout.share, layout.brightness, sunlit, diffuse)
 
 
 def _blend(spectra: Spectra, kind: str, rng: np.random.Generator) -> Float32Array:
-    """(wavelength,) a spectrum of that kind, blended with some of two others: few pixels show one pure material."""
-    wanted = [np.where(spectra.kinds == name, spectra.weights, 0) for name in (kind, INSTEAD.get(kind, kind))]
-    weights = next((found for found in wanted if found.any()), spectra.weights)
+    """(wavelength,) a spectrum of the kind, blended with a little of two more, since few pixels are pure."""
+    candidates = [np.where(spectra.kinds == name, spectra.weights, 0) for name in (kind, SUBSTITUTES.get(kind, kind))]
+    weights = next((found for found in candidates if found.any()), spectra.weights)
     drawn = rng.choice(len(weights), 3, p=weights / weights.sum())
-    return rng.dirichlet(PURITY).astype(np.float32) @ spectra.reflectance[drawn]
+    return rng.dirichlet(BLEND).astype(np.float32) @ spectra.reflectance[drawn]
 
 
-def liken(spectra: Spectra, window: Float32Array, grid: SpectralGrid, rng: np.random.Generator) -> Landscape:
-    """A landscape of the shapes of a real window: pixels like one of some archetypes have its spectrum.
+def landscape_like(spectra: Spectra, window: Float32Array, grid: SpectralGrid, rng: np.random.Generator) -> Landscape:
+    """A landscape arranged like a real window: pixels that resemble an archetype of the window share its spectra.
 
-    Each archetype is given two spectra, drawn by their likeness to it in the window's bands, strict in some scenes and
-    loose in others, so that the shapes of a few windows carry many spectra. What shares do not explain of the window's
-    brightness stays as texture, and of its colour as the mixture of the two.
+    Each archetype gets two spectra, drawn by similarity in the window's bands; the tolerance differs between scenes, so
+    that a few windows serve for many spectra. Of the residuals, brightness becomes texture, and colour becomes the
+    ratio of the two spectra.
 
     Parameters
     ----------
-    window : (band, row, col) reflectance, above 0, in the bands of `grid`.
+    window : (band, row, col) reflectance above 0, in the bands of `grid`.
     """
     shape = window.shape[1:]
     pixels = window.reshape(len(window), -1).T
     archetypes, share = _unmix(pixels, int(rng.integers(*ARCHETYPES, endpoint=True)), rng)
     explained = share @ archetypes
-    texture = np.clip(pixels.mean(axis=1) / explained.mean(axis=1), *TEXTURE).reshape(shape)
+    texture = np.clip(pixels.mean(axis=1) / explained.mean(axis=1), *TEXTURE_RANGE).reshape(shape)
     second = _second_share(np.log((pixels + DARK) / (explained + DARK)), shape, rng)
-    pool = rng.choice(len(spectra.weights), POOL, p=spectra.weights / spectra.weights.sum())
-    seen = view(spectra.reflectance[pool], spectra.wavelength_nm, grid)
-    drawn = pool[_alike(archetypes, seen, rng)]
+    pool = rng.choice(len(spectra.weights), POOL_SIZE, p=spectra.weights / spectra.weights.sum())
+    in_bands = view(spectra.reflectance[pool], spectra.wavelength_nm, grid)
+    drawn = pool[_draw_similar(archetypes, in_bands, rng)]
     members = spectra.reflectance[drawn]
     bright = archetypes.mean(axis=1)[:, None, None]
     own = view(members.reshape(-1, members.shape[-1]), spectra.wavelength_nm, grid).mean(axis=1)
-    members = members * np.clip(bright / np.maximum(own, 1e-3).reshape(-1, 2, 1), *RESCALED)
+    members = members * np.clip(bright / np.maximum(own, 1e-3).reshape(-1, 2, 1), *RESCALING_RANGE)
     shares = np.stack([share.T.reshape(-1, *shape) * part for part in (1 - second, second)], axis=1)
     sunlit, diffuse = _light(spectra.wavelength_nm, smooth_noise(shape, 2.0, rng), rng)
     return Landscape(
@@ -138,10 +145,10 @@ def liken(spectra: Spectra, window: Float32Array, grid: SpectralGrid, rng: np.ra
 
 
 def _unmix(pixels: FloatArray, count: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """(archetype, band) some pixels unlike each other, and (pixel, archetype) how much each pixel is like them.
+    """(archetype, band) dissimilar pixels, and (pixel, archetype) the share of each archetype in each pixel.
 
-    Archetypes are drawn as k-means++ draws its first centres (Arthur & Vassilvitskii 2007), shares are Gaussian in the
-    distance of relative spectra.
+    Archetypes are drawn like the first centres of k-means++ (Arthur & Vassilvitskii 2007). Shares are Gaussian in the
+    distance of logarithms.
     """
     relative = np.log(pixels + DARK)
     relative = relative - relative.mean(axis=0)
@@ -160,34 +167,28 @@ def _unmix(pixels: FloatArray, count: int, rng: np.random.Generator) -> tuple[Fl
     return pixels[chosen], share / share.sum(axis=1, keepdims=True)
 
 
-def _alike(archetypes: FloatArray, seen: FloatArray, rng: np.random.Generator) -> NDArray[np.intp]:
-    """(archetype, 2) positions of two spectra for each, drawn out of those that were `seen` (spectrum, band)."""
-    ours, theirs = (np.log(np.clip(part, 0, None) + DARK) for part in (archetypes, seen))
-    distance = np.square(ours[:, None] - theirs[None]).mean(axis=2)
+def _draw_similar(archetypes: FloatArray, spectra: FloatArray, rng: np.random.Generator) -> NDArray[np.intp]:
+    """(archetype, 2) positions of two `spectra` (spectrum, band) for each archetype, drawn by similarity."""
+    first, second = (np.log(np.clip(part, 0, None) + DARK) for part in (archetypes, spectra))
+    distance = np.square(first[:, None] - second[None]).mean(axis=2)
     tolerance = np.exp(rng.uniform(np.log(0.08), np.log(0.8)))
-    liking = np.exp((distance.min(axis=1, keepdims=True) - distance) / (2 * tolerance**2))
-    return np.stack([rng.choice(len(seen), 2, p=row / row.sum()) for row in liking])
+    similarity = np.exp((distance.min(axis=1, keepdims=True) - distance) / (2 * tolerance**2))
+    return np.stack([rng.choice(len(spectra), 2, p=row / row.sum()) for row in similarity])
 
 
 def _second_share(residual: FloatArray, shape: Shape, rng: np.random.Generator) -> FloatArray:
-    """(row, col) share, 0-1, of the second of each pair of spectra: it follows the colour of the residual and noise.
-
-    Parameters
-    ----------
-    residual : (pixel, band) logarithm of the window's pixels over what the archetypes explain.
-    """
+    """(row, col) share, 0-1, of the second spectrum: colour of the residual (pixel, band), plus noise."""
     colour = residual - residual.mean(axis=1, keepdims=True)
     colour = colour @ np.linalg.svd(colour.T @ colour)[0][:, 0]
     colour /= max(float(colour.std()), 1e-6)
     regions = colour.reshape(shape) + smooth_noise(shape, rng.uniform(1.2, 1.8), rng)
-    share: FloatArray = 1 / (1 + np.exp(-rng.uniform(0.5, 2) * regions))
-    return share
+    return np.asarray(1 / (1 + np.exp(-rng.uniform(0.5, 2) * regions)))
 
 
 def _light(wavelength_nm: FloatArray, relief: FloatArray, rng: np.random.Generator) -> tuple[Float32Array, FloatArray]:
-    """(row, col) direct light on a relief, and (wavelength,) the sky's share; half of the scenes are level.
+    """(row, col) direct light on a relief, and (wavelength,) diffuse share of the light.
 
-    One in five has shadows of clouds, of soft edge.
+    Half of the scenes are level, and one in five has cloud shadows with soft edges.
     """
     sunlit = np.ones(relief.shape)
     if rng.uniform() < 0.5:
@@ -205,46 +206,44 @@ def _light(wavelength_nm: FloatArray, relief: FloatArray, rng: np.random.Generat
 
 @dataclass(frozen=True, eq=False)
 class SimulatedCube:
-    """A simulated scene as a cube to learn from: made when it is first read, the same in every process."""
+    """A simulated scene as a cube, computed at the first read; the same in every process."""
 
     spectra: Spectra
     seed: tuple[int, ...]
     shape: Shape = (128, 128)
     """Rows and columns."""
-    structure: "Texture | None" = None
+    texture: "Texture | None" = None
 
     @property
     def scene(self) -> str:
-        """What must stay together in any split: each simulated scene is one of its own."""
+        """A scene of its own, named after the seed."""
         return f"simulated-{'-'.join(map(str, self.seed))}"
 
     @property
     def name(self) -> str:
-        """Of the cube: it is the only one of its scene."""
+        """Name of the scene, which has no other cube."""
         return self.scene
 
     @property
     def grid(self) -> SpectralGrid:
-        """Its bands, ascending."""
+        """The bands, ascending."""
         return self.spectra.grid
 
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
-        """(band, row, col) reflectance of a window, all of it known.
+        """(band, row, col) reflectance of a window, without unknown values.
 
         Raises
         ------
-        ValueError : the window reaches beyond the scene.
-        SceneError : the file of `structure` is gone or damaged.
+        ValueError : the window does not lie inside the scene.
+        SceneError : the file of the texture is missing or damaged.
         """
-        rows, cols = self.shape
-        if row < 0 or col < 0 or not (0 < height <= rows - row and 0 < width <= cols - col):
-            raise ValueError(f"window {(row, col, height, width)} reaches beyond {rows}x{cols}")
-        return _whole(self)[:, row : row + height, col : col + width].copy()
+        check_window(self.shape, row, col, height, width)
+        return _simulate_cube(self)[:, row : row + height, col : col + width].copy()
 
 
-@lru_cache(maxsize=KEPT_SCENES)
-def _whole(cube: SimulatedCube) -> Float32Array:
-    return simulate(cube.spectra, cube.shape, np.random.default_rng(cube.seed), cube.structure)
+@lru_cache(maxsize=MAX_CACHED_SCENES)
+def _simulate_cube(cube: SimulatedCube) -> Float32Array:
+    return simulate(cube.spectra, cube.shape, np.random.default_rng(cube.seed), cube.texture)
 
 
 def simulated_cubes(
@@ -256,36 +255,36 @@ def simulated_cubes(
     shape: Shape = (128, 128),
     leave_out: Collection[str] = (),
 ) -> list[SimulatedCube]:
-    """Simulated scenes as cubes, no two alike; every other one after a window of a real scene, where there are any.
+    """Different simulated scenes as cubes; every second one follows a real window, if the folder has scenes.
 
     Parameters
     ----------
-    folder : a data folder, whose spectra and multispectral scenes are used; needs rasterio and prosail.
-    prior : whose sample of spectra is used where there is no folder.
-    leave_out : families of the folder's files that must not be seen.
+    folder : a data folder with spectra and multispectral scenes; needs rasterio and prosail.
+    prior : its sample of spectra is used if no folder is given.
+    leave_out : places whose files are not used.
 
     Raises
     ------
-    ValueError : neither folder nor prior.
+    ValueError : neither folder nor prior is given.
     DataError : the folder has no cubes or spectra, or prosail is not installed.
     """
     rng = np.random.default_rng(seed)
     windows: list[Texture] = []
     if folder is not None:
-        from ms2hs.datasets.simulation.texture import structures  # noqa: PLC0415  needs rasterio, which simulation does not
+        from ms2hs.datasets.simulation.texture import find_textures  # noqa: PLC0415  needs rasterio, which simulation does not
 
         spectra = spectra_of_folder(folder, rng, leave_out)
-        windows = structures(folder, max(shape))
+        windows = find_textures(folder, max(shape))
     elif prior is not None:
         spectra = spectra_of(prior)
     else:
         raise ValueError("simulated scenes need a folder of spectra or a prior")
-    places = [(_window(windows, rng) if windows and number % 2 else None) for number in range(count)]
-    return [SimulatedCube(spectra, (seed, number), shape, place) for number, place in enumerate(places)]
+    textures = [(_draw_window(windows, rng) if windows and number % 2 else None) for number in range(count)]
+    return [SimulatedCube(spectra, (seed, number), shape, texture) for number, texture in enumerate(textures)]
 
 
-def _window(windows: "Sequence[Texture]", rng: np.random.Generator) -> "Texture":
-    """A window of any scene, each scene as often as another."""
+def _draw_window(windows: "Sequence[Texture]", rng: np.random.Generator) -> "Texture":
+    """A random window of a random scene; all scenes have the same probability."""
     scenes = sorted({window.scene.id for window in windows})
     chosen = scenes[int(rng.integers(len(scenes)))]
     own = [window for window in windows if window.scene.id == chosen]

@@ -1,4 +1,4 @@
-"""Windows of real multispectral scenes, for the shapes that they show."""
+"""Windows of real multispectral scenes, whose shapes and contrasts simulated scenes follow."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +13,19 @@ from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import Scene
 from ms2hs.spectra.spectral_grid import SpectralGrid, nearest_band
 
-# The bands that tell surfaces apart: blue, green, red, near infrared, and two of the short-wave infrared.
-TELLING_NM = (490.0, 560.0, 665.0, 842.0, 1610.0, 2190.0)
-REACH_NM = 60.0
-FEWEST_TELLING = 4
-# A window smaller than this shows too little of a landscape.
-SMALLEST_WINDOW = 64
-# Bands beyond this are coarser than the pixels (20 m of 10 m), and stand in the file as blocks.
+# Bands that distinguish surfaces: blue, green, red, near infrared, and two in the short-wave infrared.
+TEXTURE_NM = (490.0, 560.0, 665.0, 842.0, 1610.0, 2190.0)
+MAX_BAND_DISTANCE_NM = 60.0
+MIN_TEXTURE_BANDS = 4
+# Side in pixels below which a window shows too little of a landscape.
+MIN_WINDOW_SIDE = 64
+# Bands above this wavelength have 20 m in pixels of 10 m, and show as blocks.
 COARSE_NM = 1000.0
 
 
 @dataclass(frozen=True, eq=False)
 class Texture:
-    """A window of a real multispectral scene, whose shapes a simulated one takes. Holds no pixels."""
+    """A window of a real multispectral scene; its pixels are read on demand."""
 
     scene: Scene
     row: int
@@ -35,39 +35,39 @@ class Texture:
 
     @property
     def grid(self) -> SpectralGrid:
-        """The bands that `read` gives."""
-        return self.scene.spectral.select(telling_bands(self.scene.spectral))
+        """The bands of `read`."""
+        return self.scene.spectral.select(texture_bands(self.scene.spectral))
 
     def read(self) -> Float32Array:
-        """(band, row, col) reflectance of the bands that tell surfaces apart, finite.
+        """(band, row, col) reflectance in the bands nearest to `TEXTURE_NM`, finite.
 
         Raises
         ------
-        SceneError : the file is gone or damaged.
+        SceneError : the file is missing or damaged.
         """
         with SceneReader(self.scene, self.scene.grid) as reader:
             reflectance, _ = reader.read(self.row, self.col, self.height, self.width)
-        bands = telling_bands(self.scene.spectral)
+        bands = texture_bands(self.scene.spectral)
         coarse = self.scene.spectral.wavelength_nm[bands] > COARSE_NM
         values = np.clip(reflectance[bands], 1e-4, None)
         values[coarse] = blur(values[coarse], 1.0)
         return values
 
 
-def telling_bands(grid: SpectralGrid) -> list[int]:
-    """Positions of those bands nearest to `TELLING_NM` that are there."""
-    found = [nearest_band(grid.wavelength_nm, nm, REACH_NM) for nm in TELLING_NM]
+def texture_bands(grid: SpectralGrid) -> list[int]:
+    """Positions of the bands nearest to `TEXTURE_NM`, within `MAX_BAND_DISTANCE_NM`."""
+    found = [nearest_band(grid.wavelength_nm, nm, MAX_BAND_DISTANCE_NM) for nm in TEXTURE_NM]
     return sorted({band for band in found if band is not None})
 
 
-def structures(folder: Path, size: int = 128) -> list[Texture]:
-    """Windows of the GeoTIFFs in `sentinel2/` of a folder, or in itself: square, side by side, without nodata.
+def find_textures(folder: Path, size: int = 128) -> list[Texture]:
+    """Adjacent square windows without nodata in the GeoTIFFs of the folder's `sentinel2/`, or of the folder itself.
 
-    A scene smaller than `size` is one window. Files that are no surface reflectance are passed over.
+    A scene smaller than `size` is one window. Files that are no surface reflectance are skipped.
     """
-    place = folder / "sentinel2" if (folder / "sentinel2").is_dir() else folder
+    scenes = folder / "sentinel2" if (folder / "sentinel2").is_dir() else folder
     found: list[Texture] = []
-    for path in sorted(place.glob("*.tif")):
+    for path in sorted(scenes.glob("*.tif")):
         try:
             found += _windows(open_scene(str(path)), size)
         except SceneError:
@@ -78,7 +78,7 @@ def structures(folder: Path, size: int = 128) -> list[Texture]:
 def _windows(scene: Scene, size: int) -> list[Texture]:
     rows, cols = scene.grid.height, scene.grid.width
     height, width = min(rows, size), min(cols, size)
-    if min(height, width) < SMALLEST_WINDOW or len(telling_bands(scene.spectral)) < FEWEST_TELLING:
+    if min(height, width) < MIN_WINDOW_SIDE or len(texture_bands(scene.spectral)) < MIN_TEXTURE_BANDS:
         return []
     with SceneReader(scene, scene.grid) as reader:
         _, valid = reader.read(0, 0, rows, cols)

@@ -1,1 +1,1 @@
-"""The HTML report of an evaluation."""
+"""An evaluation for readers: terminal tables, HTML page, CSV and JSON."""

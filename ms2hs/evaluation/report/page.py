@@ -1,4 +1,4 @@
-"""The page of an evaluation: one HTML file that asks nothing of anyone, by day, by night and on paper."""
+"""The HTML page of an evaluation: one file without links to anything outside, for screens and for print."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -8,31 +8,33 @@ from pathlib import Path
 from ms2hs._version import __version__
 from ms2hs.errors import OutputError
 from ms2hs.evaluation.report.summary import findings
-from ms2hs.evaluation.report.tables import detail_tables, overall_tables, scene_table
+from ms2hs.evaluation.report.tables import conventions, detail_tables, overall_tables, scene_table
 from ms2hs.evaluation.results import Evaluation
 from ms2hs.files import write_whole
 
-NEEDED = {"jinja2": "the page is filled in with it", "matplotlib": "its figures are drawn with it"}
 TEMPLATE = Path(__file__).with_name("report.html")
-# Tables of places with no more lines are open from the start; of what was left out, so many names are listed a reason.
-OPEN_LINES, NAMED = 12, 100
+# Longer tables of scenes are closed at first.
+MAX_OPEN_ROWS = 12
+# Names listed per reason among the pairs left out.
+MAX_NAMES = 100
 
 
 def check_report() -> None:
-    """OutputError, unless all that a report takes is installed; to ask before long work."""
-    for name, why in NEEDED.items():
+    """Raise OutputError unless jinja2 and matplotlib are installed; to be called before long work."""
+    for name in ("jinja2", "matplotlib"):
         if find_spec(name) is None:
             raise OutputError(
-                f"{name} is not installed; {why}. `pip install 'ms2hs[report]'` brings it, or ask for no report."
+                f"{name} is not installed; the report needs it. `pip install 'ms2hs[report]'` brings it, or leave out "
+                "--report."
             )
 
 
 def write_report(evaluation: Evaluation, path: Path) -> Path:
-    """Write the page, all in one file; what is there is replaced when the new one is whole.
+    """Write the page, and return its path; an existing file is replaced when the new one is complete.
 
     Raises
     ------
-    OutputError : matplotlib or jinja2 is not installed, or the page cannot be written; nothing is left then.
+    OutputError : matplotlib or jinja2 is not installed, or the page cannot be written.
     """
     check_report()
     path = Path(path)
@@ -41,34 +43,38 @@ def write_report(evaluation: Evaluation, path: Path) -> Path:
 
 
 def render(evaluation: Evaluation) -> str:
-    """The page's HTML."""
+    """The page as HTML."""
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415  comes with ms2hs[report]
 
-    from ms2hs.evaluation.report.plates import INKS, Key, styles_of  # noqa: PLC0415
-    from ms2hs.evaluation.report.sections import draw_sections  # noqa: PLC0415
+    from ms2hs.evaluation.report.sections import draw_sections  # noqa: PLC0415  matplotlib, likewise
 
-    places = {
+    names = {
         "scene": list(evaluation.scenes),
         "land cover": list(dict.fromkeys(name for row in evaluation.rows for name in row.covers)),
     }
-    told = findings(evaluation)
-    tones = {finding.tone for finding in told}
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    return page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    summary = findings(evaluation)
+    tones = {finding.tone for finding in summary}
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.filters["typeset"] = typeset
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         evaluation=evaluation,
         version=__version__,
-        inks=INKS,
-        keys={name: Key(name, "line", style) for name, style in styles_of(evaluation.rows).items()},
-        findings=told,
-        lost="bad" in tones and "good" not in tones,
+        findings=summary,
+        is_lost="bad" in tones and "good" not in tones,
         tables=overall_tables(evaluation.rows),
-        places=[scene_table(evaluation.rows, names, of) for of, names in places.items() if names],
-        details={of: detail_tables(evaluation.rows, of) for of in places},
-        open_lines=OPEN_LINES,
+        conventions=conventions(),
+        scene_tables=[scene_table(evaluation.rows, part, rows_are) for rows_are, part in names.items() if part],
+        details={rows_are: detail_tables(evaluation.rows, rows_are) for rows_are in names},
+        max_open_rows=MAX_OPEN_ROWS,
         left_out=_by_reason(evaluation.left_out),
-        named=NAMED,
+        max_names=MAX_NAMES,
         sections=draw_sections(evaluation),
     )
+
+
+def typeset(text: str) -> str:
+    """A number with the signs of print: minus, infinity, and a dash for an unknown value."""
+    return "–" if text == "-" else text.replace("-", "−").replace("inf", "∞").replace(" to ", "–")
 
 
 def _by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:

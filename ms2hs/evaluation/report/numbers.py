@@ -1,0 +1,83 @@
+"""Scores as CSV and JSON, for programs."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ms2hs.evaluation.metric_table import METRICS, Scores
+from ms2hs.evaluation.results import Evaluation, MethodScores
+from ms2hs.files import write_whole
+
+_FEATURE = "depth_"
+
+
+def facts(evaluation: Evaluation) -> dict[str, Any]:
+    """All numbers as JSON values, without examples and windows; None stands for NaN."""
+    result: dict[str, Any] = _plain(
+        {
+            "title": evaluation.title,
+            "command": evaluation.command,
+            "source_nm": evaluation.source.wavelength_nm,
+            "target_nm": evaluation.target.wavelength_nm,
+            "measured": evaluation.measured,
+            "rows": [_row_facts(row) for row in evaluation.rows],
+            "curves": {name: asdict(curve) for name, curve in evaluation.curves.items()},
+            "levels": evaluation.levels,
+            "scenes": evaluation.scenes,
+            "pixels": evaluation.pixels,
+            "unlike": evaluation.unlike,
+            "left_out": evaluation.left_out,
+            "notes": evaluation.notes,
+        }
+    )
+    return result
+
+
+def _row_facts(row: MethodScores) -> dict[str, Any]:
+    nested = {
+        "overall": _nested(row.overall),
+        "scenes": {name: _nested(scores) for name, scores in row.scenes.items()},
+        "covers": {name: _nested(scores) for name, scores in row.covers.items()},
+    }
+    return vars(row) | nested | {"loses": row.loses}
+
+
+def _nested(scores: Scores) -> dict[str, Any]:
+    """The scores, with those of features (`depth_670`) in a mapping of their own (`depth`: 670)."""
+    depth = {key.removeprefix(_FEATURE): value for key, value in scores.items() if key.startswith(_FEATURE)}
+    return {key: value for key, value in scores.items() if not key.startswith(_FEATURE)} | {"depth": depth}
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401  any JSON value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def csv_of(evaluation: Evaluation) -> str:
+    """One line per method and scene, and one per method with the scene `*`: the mean over scenes. NaN is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["method", "kind", "scene", *METRICS])
+    for row in evaluation.rows:
+        for scene, scores in (*row.scenes.items(), ("*", row.overall)):
+            values = ("" if math.isnan(scores[key]) else scores[key] for key in METRICS)
+            writer.writerow([row.method, row.kind, scene, *values])
+    return text.getvalue()
+
+
+def write_numbers(evaluation: Evaluation, path: Path) -> tuple[Path, Path]:
+    """Write `<stem>.csv` and `<stem>.json` beside a path, and return their paths; OutputError if that fails."""
+    csv_path, json_path = path.with_suffix(".csv"), path.with_suffix(".json")
+    write_whole(csv_path, csv_of(evaluation).encode())
+    write_whole(json_path, json.dumps(facts(evaluation), indent=1).encode())
+    return csv_path, json_path
