@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tiling import BANDS, cut, tilings
+from test_tiling import cut, tilings
 
 from ms2hs.inference.blending import Blender
 from ms2hs.raster.tiling import Tiling
 
+BANDS = 2
 CPU = torch.device("cpu")
 settings.register_profile("windows", max_examples=150, deadline=None)
 settings.load_profile("windows")

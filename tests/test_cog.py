@@ -25,9 +25,9 @@ from ms2hs import files
 from ms2hs.errors import OutputError
 from ms2hs.files import check_output, check_space
 from ms2hs.raster.cog import block_store, encoding, writer
-from ms2hs.raster.cog.block_store import BlockStore
+from ms2hs.raster.cog.block_compressor import memory_bytes
+from ms2hs.raster.cog.block_store import BlockStore, disk_bytes
 from ms2hs.raster.cog.encoding import Encoding, quantise
-from ms2hs.raster.cog.estimates import disk_bytes, memory_bytes
 from ms2hs.raster.cog.overviews import Levels
 from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.cube import NODATA, SCALE

@@ -12,8 +12,9 @@ from ms2hs.errors import GridError, SceneError, WeightsError
 from ms2hs.files import check_space
 from ms2hs.models.prior import InputError
 from ms2hs.models.weights import DEFAULT, Weights, load_weights
+from ms2hs.raster.cog.block_compressor import memory_bytes
+from ms2hs.raster.cog.block_store import disk_bytes
 from ms2hs.raster.cog.encoding import BLOCK
-from ms2hs.raster.cog.estimates import disk_bytes, memory_bytes
 from ms2hs.raster.pixel_grid import PixelGrid, subset
 from ms2hs.remote.object_store import Address, Place, place_of
 from ms2hs.scenes.formats import open_scene

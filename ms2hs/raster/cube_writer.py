@@ -6,8 +6,6 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from ms2hs.arrays import DnArray
-from ms2hs.raster.pixel_grid import PixelGrid
-from ms2hs.spectra.spectral_grid import SpectralGrid
 
 BlockFiller = Callable[[slice, slice, DnArray], None]
 """Called with bands, columns and an array (band, row, col) of a row of blocks; writes the stored numbers into it."""
@@ -54,16 +52,5 @@ class CubeWriter(Protocol):
         """Finish unless that was done or an error was raised; close and remove the working files."""
 
 
-class CubeFormat(Protocol):
-    """Creates the writer of a format, for example `CogWriter`."""
-
-    def __call__(
-        self,
-        path: Path,
-        grid: PixelGrid,
-        bands: SpectralGrid,
-        tags: dict[str, str],
-        *,
-        home: Path | None = None,
-    ) -> CubeWriter:
-        """A writer of int16 reflectance; `home` is a working directory that survives an interruption."""
+CubeFormat = Callable[..., CubeWriter]
+"""Called like `CogWriter`: path, grid, bands, tags, and `home`, a working directory that survives an interruption."""

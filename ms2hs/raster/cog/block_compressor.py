@@ -19,6 +19,7 @@ import numpy as np
 from ms2hs.arrays import DnArray
 from ms2hs.raster.cog.encoding import BLOCK, Encoding
 from ms2hs.raster.cog.overviews import BlockIndex, Levels, Pyramid
+from ms2hs.raster.pixel_grid import PixelGrid
 
 # The bands of a location are shared out to at least this many tasks per thread, so that no thread idles, and at most
 # this many bands per task, so that their blocks stay in the processor's cache.
@@ -26,6 +27,8 @@ TASKS_PER_THREAD = 2
 BANDS_PER_TASK = 16
 # Tasks per thread that run or wait while others are written.
 PENDING_PER_THREAD = 4
+# Scratch memory of a thread for halving and compressing, as a multiple of one task's blocks.
+SCRATCH_FACTOR = 6
 
 Task = Future[list[list[bytes]]]
 """Compressed blocks by level."""
@@ -134,6 +137,23 @@ class BlockCompressor:
 def bands_per_task(bands: int, threads: int) -> int:
     """Bands that one task compresses."""
     return min(-(-bands // (TASKS_PER_THREAD * threads)), BANDS_PER_TASK)
+
+
+def memory_bytes(grid: PixelGrid, bands: int, *, strips: bool = True) -> int:
+    """Memory of a writer of int16, in bytes; independent of the height but for the number of overviews.
+
+    Parameters
+    ----------
+    strips : whether rows wait until they fill a row of blocks.
+    """
+    levels = Levels(grid.height, grid.width)
+    waiting = levels.blocks(0)[1] * BLOCK * BLOCK if strips else 0
+    widths = (levels.shape(level)[1] for level in range(1, levels.count))
+    overviews = sum((width + BLOCK // 2) * BLOCK // 2 for width in widths)
+    threads = processors()
+    per_task = 2 * PENDING_PER_THREAD + SCRATCH_FACTOR  # numbers and compressed blocks
+    tasks = per_task * threads * bands_per_task(bands, threads) * BLOCK * BLOCK
+    return 2 * (bands * (waiting + overviews) + tasks)
 
 
 def processors() -> int:

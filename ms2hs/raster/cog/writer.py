@@ -24,9 +24,8 @@ from ms2hs.arrays import DnArray
 from ms2hs.errors import OutputError
 from ms2hs.files import check_output, check_space
 from ms2hs.raster.cog.block_compressor import BlockCompressor
-from ms2hs.raster.cog.block_store import BlockStore, finished_block_rows
+from ms2hs.raster.cog.block_store import BlockStore, disk_bytes, finished_block_rows
 from ms2hs.raster.cog.encoding import BLOCK, REFLECTANCE, Encoding
-from ms2hs.raster.cog.estimates import disk_bytes
 from ms2hs.raster.cog.overviews import BlockIndex, Levels
 from ms2hs.raster.cog.tiff_ifd import Directory, overview_directory, pack, with_blocks
 from ms2hs.raster.cog.tiff_tags import BandLabels, image_directory
@@ -127,7 +126,6 @@ class CogWriter:
 
         Raises
         ------
-        OutputError : the write failed.
         ValueError : rows out of order, or another shape or data type.
         """
         bands, rows, width = values.shape
@@ -160,8 +158,7 @@ class CogWriter:
 
         Raises
         ------
-        OutputError : a write failed.
-        ValueError : rows out of order.
+        ValueError : rows out of order, or not a whole row of blocks.
         """
         self._check_order(row, rows)
         if row % BLOCK or rows != min(BLOCK, self._grid.height - row):
@@ -174,7 +171,7 @@ class CogWriter:
             self._compressor.submit(row // BLOCK, task_range, buffer, partial(fill, bands, cols, target))
 
     def wait(self) -> None:
-        """Return when all complete rows of blocks are compressed and in files; OutputError if a write failed."""
+        """Return when all complete rows of blocks are compressed and in files."""
         self._compressor.wait()
 
     def finish(self) -> None:
@@ -182,7 +179,6 @@ class CogWriter:
 
         Raises
         ------
-        OutputError : the write failed.
         ValueError : rows are missing.
         """
         if self._row != self._grid.height:
