@@ -4,7 +4,7 @@ The terminal listing and the HTML page show the same tables.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ms2hs.evaluation.metric_table import DEPTH, ERROR, METRICS, SQUARED, Metric, Scores, definitions
@@ -54,6 +54,11 @@ def conventions() -> list[str]:
     return ["Reflectance of 0-1, over known values of valid pixels", *definitions((*METRICS.values(), *METHOD_COLUMNS))]
 
 
+def headings_of(metrics: Iterable[Metric]) -> tuple[tuple[str, str], ...]:
+    """Heading and unit of each metric."""
+    return tuple((metric.heading, metric.unit) for metric in metrics)
+
+
 def overall_tables(rows: Sequence[MethodScores]) -> list[ScoreTable]:
     """All metrics of every method, mean over scenes, in three tables."""
     return [_overall_table(title, rows) for title in (ERROR, SQUARED, DEPTH)]
@@ -67,7 +72,10 @@ def scene_table(rows: Sequence[MethodScores], names: Sequence[str], rows_are: st
     for name in names:
         values = [_by_name(row, rows_are).get(name, {}).get(key, math.nan) for row in rows]
         limit = math.nan if prior is None else values[prior]
-        worse = [row.kind == "model" and value > limit for row, value in zip(rows, values, strict=True)]
+        worse = [
+            row.kind == "model" and metric.cost(value) > metric.cost(limit)
+            for row, value in zip(rows, values, strict=True)
+        ]
         table_rows.append(TableRow(name, tuple(_cells(metric, values, worse))))
     unit = f" ({metric.unit})" if metric.unit else ""
     headings = tuple((row.method, "") for row in rows)
@@ -79,7 +87,7 @@ def interval_table(rows: Sequence[MethodScores]) -> ScoreTable:
     metrics = [metric for metric in METRICS.values() if metric.has_interval]
     return ScoreTable(
         "90 % bootstrap interval of the mean over scenes",
-        tuple((metric.heading, metric.unit) for metric in metrics),
+        headings_of(metrics),
         tuple(
             TableRow(
                 row.method,
@@ -94,7 +102,7 @@ def interval_table(rows: Sequence[MethodScores]) -> ScoreTable:
 
 def detail_tables(rows: Sequence[MethodScores], rows_are: str) -> list[ScoreTable]:
     """All metrics in every scene or land cover, one table per method."""
-    headings = tuple((metric.heading, metric.unit) for metric in METRICS.values())
+    headings = headings_of(METRICS.values())
     return [
         ScoreTable(
             row.method,
@@ -124,7 +132,7 @@ def _overall_table(title: str, rows: Sequence[MethodScores]) -> ScoreTable:
         columns.append(_cells(metric, values, bad, [row.interval.get(metric.key) for row in rows]))
     return ScoreTable(
         title,
-        tuple((metric.heading, metric.unit) for metric in metrics),
+        headings_of(metrics),
         tuple(
             TableRow(row.method, cells, row.kind, row.loses)
             for row, cells in zip(rows, zip(*columns, strict=True), strict=True)

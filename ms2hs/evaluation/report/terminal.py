@@ -15,6 +15,7 @@ from ms2hs.evaluation.report.tables import (
     TableCell,
     TableRow,
     conventions,
+    headings_of,
     interval_table,
     overall_tables,
     scene_table,
@@ -43,7 +44,7 @@ def print_completion(rows: Sequence["CompletionScores"]) -> None:
     columns = [train_mse, *(METRICS[key] for key in ("mse", "masked_mse", "unmasked_mse", "ssim"))]
     table = ScoreTable(
         "",
-        tuple((column.heading, column.unit) for column in columns),
+        headings_of(columns),
         tuple(
             TableRow(row.model, tuple(TableCell(column.text(getattr(row, column.key))) for column in columns))
             for row in rows
