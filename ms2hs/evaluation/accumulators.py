@@ -5,7 +5,7 @@ keeps sums: of errors, of their squares, of the truth, of band depths and of int
 per pixel, because a median is no sum. Accumulators of different pixels add up to the accumulator of all pixels.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
 
@@ -36,9 +36,6 @@ MIN_SHOULDER_REFLECTANCE = 0.02
 LOCAL_ANGLE_NM = 100.0
 # Pixels per step; small enough for intermediate arrays to stay in the processor's cache.
 PIXELS_PER_STEP = 512
-_SUMS = (
-    "count", "error_sum", "square_sum", "truth_sum", "truth_square_sum", "depth_sums", "inside_counts", "time"
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,39 +67,26 @@ class TargetBands:
         return [slice(int(low), int(high)) for low, high in zip(first, last, strict=True)]
 
 
-@dataclass(eq=False)
 class Accumulator:
     """Sums over the pixels of one method."""
 
-    bands: TargetBands
-    count: FloatArray = field(init=False)
-    """(band,) number of known values."""
-    error_sum: FloatArray = field(init=False)
-    """(band,) sum of estimate minus truth."""
-    square_sum: FloatArray = field(init=False)
-    """(band,) sum of squared errors."""
-    truth_sum: FloatArray = field(init=False)
-    """(band,) sum of the truth."""
-    truth_square_sum: FloatArray = field(init=False)
-    """(band,) sum of the squared truth."""
-    depth_sums: FloatArray = field(init=False)
-    """(feature, 2) sum of squared errors of the band depth, and number of pixels."""
-    inside_counts: FloatArray = field(init=False)
-    """(level + 1,) values inside the interval of each of `LEVELS`, and number of values with an interval."""
-    angles: list[Float32Array] = field(default_factory=list)
-    """One array (pixel,) per step: spectral angle in degrees."""
-    window_ssim: list[float] = field(default_factory=list)
-    """Structural similarity of each window."""
-    time: FloatArray = field(default_factory=lambda: np.zeros(2))
-    """Seconds of computation, and number of pixels computed."""
-
-    def __post_init__(self) -> None:
-        """Set all sums to zero."""
-        bands = len(self.bands.grid)
-        for name in ("count", "error_sum", "square_sum", "truth_sum", "truth_square_sum"):
-            setattr(self, name, np.zeros(bands))
+    def __init__(self, bands: TargetBands) -> None:
+        """Start with all sums at zero."""
+        self.bands = bands
+        self.count, self.error_sum, self.square_sum = np.zeros((3, len(bands.grid)))
+        """(band,) number of known values, sum of estimate minus truth, and sum of squared errors."""
+        self.truth_sum, self.truth_square_sum = np.zeros((2, len(bands.grid)))
+        """(band,) sum of the truth, and of the squared truth."""
         self.depth_sums = np.zeros((len(FEATURES_NM), 2))
+        """(feature, 2) sum of squared errors of the band depth, and number of pixels."""
         self.inside_counts = np.zeros(len(LEVELS) + 1)
+        """(level + 1,) values inside the interval of each of `LEVELS`, and number of values with an interval."""
+        self.time = np.zeros(2)
+        """Seconds of computation, and number of pixels computed."""
+        self.angles: list[Float32Array] = []
+        """One array (pixel,) per step: spectral angle in degrees."""
+        self.window_ssim: list[float] = []
+        """Structural similarity of each window."""
 
     def add(self, estimate: Float32Array, truth: Float32Array, sigma: Float32Array | None = None) -> None:
         """Add pixels: (band, pixel) each; `truth` is NaN where unknown, `estimate` finite where the truth is known."""
@@ -149,10 +133,9 @@ class Accumulator:
     def __add__(self, other: "Accumulator") -> "Accumulator":
         """The sums over the pixels of both."""
         total = Accumulator(self.bands)
-        for name in _SUMS:
-            setattr(total, name, getattr(self, name) + getattr(other, name))
-        total.angles = self.angles + other.angles
-        total.window_ssim = self.window_ssim + other.window_ssim
+        for name, value in vars(self).items():
+            if name != "bands":
+                setattr(total, name, value + getattr(other, name))
         return total
 
     @property

@@ -7,7 +7,7 @@ windows; the scores of a method are means over scenes.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -88,7 +88,7 @@ def evaluate(
     settings = settings or EvaluationSettings()
     weights = [load_weights(name) for name in (settings.prior, *models)]
     selected, different = _of_same_bands(pairs)
-    evaluator = _Evaluator.of(selected, weights, settings)
+    evaluator = _Evaluator(selected, weights, settings)
     evaluator.left_out |= {**(left_out or {}), **different}
     scenes = sorted({pair.scene for pair in selected})
     for done, scene in enumerate(scenes, 1):
@@ -120,63 +120,41 @@ def window_title(name: str, window: Window) -> str:
     return f"{name}, {rows}, columns {window.col}-{window.col + window.width - 1}"
 
 
-@dataclass(eq=False)
 class _Evaluator:
-    """The state of an evaluation of pairs."""
+    """An evaluation of pairs in progress; the first pair gives the bands."""
 
-    weights: Sequence[Weights]
-    """Of the prior, then of the models."""
-    settings: EvaluationSettings
-    source: SpectralGrid
-    """Of the first pair; other pairs may differ by some nm (Sentinel-2A and 2B)."""
-    target: SpectralGrid
-    target_bands: Sequence[int]
-    """Positions of the scored target bands among the target bands of the pairs."""
-    aggregator: Aggregator
-    selector: ExampleSelector
-    rng: np.random.Generator
-    is_simulated: bool
-    left_out: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    unlike: int = 0
-    _methods: dict[bytes, tuple[list[Method], Conditional]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, pairs: Sequence[Pair], weights: Sequence[Weights], settings: EvaluationSettings) -> "_Evaluator":
-        """Start without scenes; the first pair gives the bands."""
-        source, whole = pairs[0].source, pairs[0].target
+    def __init__(self, pairs: Sequence[Pair], weights: Sequence[Weights], settings: EvaluationSettings) -> None:
+        """Start without scenes; `weights` are those of the prior, then those of the models."""
+        self.weights, self.settings = weights, settings
+        self.is_simulated = all(pair.is_simulated for pair in pairs)
+        self.left_out: dict[str, str] = {}
+        self.notes: list[str] = []
+        self.unlike = 0
+        whole = pairs[0].target
         low, high = max(each.range_nm[0] for each in weights), min(each.range_nm[1] for each in weights)
-        target_bands = np.flatnonzero((whole.wavelength_nm >= low) & (whole.wavelength_nm <= high))
-        if not len(target_bands):
+        self.target_bands = np.flatnonzero((whole.wavelength_nm >= low) & (whole.wavelength_nm <= high))
+        if not len(self.target_bands):
             raise DataError(
                 f"the true bands lie at {whole.wavelength_nm.min():.0f}-{whole.wavelength_nm.max():.0f} nm; the "
                 f"weights cover {low:.0f}-{high:.0f} nm. Use other pairs or weights."
             )
-        target = whole.select(target_bands)
-        measured = pasted_bands(source, target) >= 0
-        methods, conditional = _methods_for(weights, pairs[0], target)
+        # the source bands of other pairs may differ by some nm (Sentinel-2A and 2B)
+        self.source, self.target = pairs[0].source, whole.select(self.target_bands)
+        self.measured = pasted_bands(self.source, self.target) >= 0
+        methods, conditional = _methods_for(weights, pairs[0], self.target)
+        self._methods = {_source_key(pairs[0]): (methods, conditional)}
         infos = [MethodInfo(method.name, method.kind, method.train_mse) for method in methods]
+        self.aggregator = Aggregator(TargetBands(self.target, self.measured), infos, settings.windows)
         shown = next((info.name for info in reversed(infos) if info.kind == "model"), PRIOR)
-        evaluator = cls(
-            weights,
-            settings,
-            source,
-            target,
-            list(target_bands),
-            Aggregator(TargetBands(target, measured), infos, settings.windows),
-            ExampleSelector(shown, target, np.random.default_rng(settings.seed)),
-            np.random.default_rng(settings.seed),
-            all(pair.is_simulated for pair in pairs),
-        )
-        evaluator._methods[_source_key(pairs[0])] = methods, conditional
-        if len(target_bands) < len(whole):
-            outside = len(whole) - len(target_bands)
-            evaluator.notes.append(f"{outside} true bands outside {low:.0f}-{high:.0f} nm are not scored")
-        if not measured.any():
-            evaluator.notes.append(
+        self.selector = ExampleSelector(shown, self.target, np.random.default_rng(settings.seed))
+        self.rng = np.random.default_rng(settings.seed)
+        if len(self.target_bands) < len(whole):
+            outside = len(whole) - len(self.target_bands)
+            self.notes.append(f"{outside} true bands outside {low:.0f}-{high:.0f} nm are not scored")
+        if not self.measured.any():
+            self.notes.append(
                 "no source band covers 60 % of a target band: no `pasted bands`, and all bands count as masked"
             )
-        return evaluator
 
     def score_scene(self, pairs: Sequence[Pair]) -> None:
         """Score the windows of one scene."""
@@ -234,7 +212,7 @@ class _Evaluator:
             command=self.settings.command,
             source=self.source,
             target=self.target,
-            measured=self.aggregator.bands.measured,
+            measured=self.measured,
             rows=self.aggregator.rows(self.settings.seed),
             curves=self.aggregator.curves(),
             levels=LEVELS,
