@@ -324,7 +324,7 @@ def test_writer_reports_a_missing_or_protected_directory(tmp_path, monkeypatch):
 
 def test_writer_refuses_too_little_space_before_work(tmp_path, monkeypatch):
     grid = utm(100, 100)
-    needed = disk_bytes(grid, len(SPECTRAL))
+    needed = disk_bytes(grid, len(SPECTRAL), tmp_path)
     check_space(tmp_path, needed)
     usage = type("Usage", (), {"free": needed - 1})
     monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: usage)
@@ -358,10 +358,20 @@ def test_disk_bytes_bounds_the_peak(tmp_path, monkeypatch, shape, content, way):
     assert len(peaks) == 1
     size = path.stat().st_size
     assert peaks[0] <= (2 * size if way == "copied" else max(1.4 * size, size + 100_000))
-    needed = disk_bytes(grid, len(SPECTRAL))
+    needed = disk_bytes(grid, len(SPECTRAL), tmp_path)
     assert peaks[0] <= needed
-    if content == "noise" and way == "copied":
+    if content == "noise":
         assert needed <= 2 * peaks[0] + 50_000
+
+
+def test_disk_bytes_counts_no_copy_where_space_can_be_inserted(tmp_path, monkeypatch):
+    grid = utm(3000, 3000)
+    monkeypatch.setattr(block_store, "MAX_COPY_BYTES", 0)
+    monkeypatch.setattr(block_store, "_insert", lambda *_: False)
+    copied = disk_bytes(grid, len(SPECTRAL), tmp_path)
+    monkeypatch.setattr(block_store, "_insert", lambda *_: True)
+    assert 1.5 < copied / disk_bytes(grid, len(SPECTRAL), tmp_path) < 1.7
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_memory_bytes_bounds_the_memory_and_does_not_grow_with_height(tmp_path, monkeypatch):

@@ -126,7 +126,7 @@ class Plan:
             "pixels": self.grid.height * self.grid.width,
             "bands": bands,
             "output_bytes_uncompressed": files * bands * self.grid.height * self.grid.width * 2,
-            "disk_bytes_peak": files * disk_bytes(self.grid, bands),
+            "disk_bytes_peak": files * disk_bytes(self.grid, bands, self.output.parent),
             "memory_bytes": strips + files * memory_bytes(self.grid, bands, strips=not is_linear) + 300_000_000,
         }
 

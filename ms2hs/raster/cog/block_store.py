@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,19 +163,19 @@ def finished_block_rows(folder: Path, levels: Levels, bands: int, head_bytes: in
     return 0 if inserted and done < total else done
 
 
-def disk_bytes(grid: PixelGrid, bands: int, encoding: Encoding = REFLECTANCE) -> int:
-    """Peak disk usage of writing a cube, in bytes: the COG, and the level files that it is joined from.
+def disk_bytes(grid: PixelGrid, bands: int, folder: Path, encoding: Encoding = REFLECTANCE) -> int:
+    """Peak disk usage of writing a cube into a folder, in bytes: the COG, and the level files that are copied into it.
 
     An upper bound for incompressible data. Real scenes compress to about half of it.
     """
     levels = Levels(grid.height, grid.width)
+    max_copy = MAX_COPY_BYTES if _can_insert(folder) else sys.maxsize
     needed = 20_000 + ALIGNMENT_BYTES + 1000 * bands  # georeference and the tags of every band
     for level in range(levels.count):
         (height, width), (rows, cols) = levels.shape(level), levels.blocks(level)
-        lists = 12 * rows * cols
         blocks = np.dtype(encoding.dtype).itemsize * height * width
-        blocks += rows * cols * (BLOCK * MAX_ROW_GROWTH_BYTES + FRAME_BYTES)
-        needed += bands * (lists + 2 * blocks)
+        blocks = bands * (blocks + rows * cols * (BLOCK * MAX_ROW_GROWTH_BYTES + FRAME_BYTES))
+        needed += bands * 12 * rows * cols + blocks + (min(blocks, max_copy) if level == 0 else blocks)
     return needed
 
 
@@ -222,13 +223,23 @@ def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
-def _insert(file: FileIO, size: int) -> bool:
+def _insert(file: IO[bytes] | FileIO, size: int) -> bool:
     """Insert space at the start of a file; False if the system or the file system cannot."""
     fallocate = getattr(ctypes.CDLL(None), "fallocate64", None) if sys.platform == "linux" else None
     if fallocate is None:
         return False
     fallocate.argtypes = ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64
     return bool(fallocate(file.fileno(), INSERT_RANGE, 0, size) == 0)
+
+
+def _can_insert(folder: Path) -> bool:
+    """Whether the file system of a folder can insert space at the start of a file: tried with a file without a name."""
+    try:
+        with TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(bytes(2 * ALIGNMENT_BYTES))
+            return _insert(file, ALIGNMENT_BYTES)
+    except OSError:
+        return False
 
 
 def _copy(source: FileIO, target: FileIO) -> None:

@@ -104,7 +104,7 @@ class CogWriter:
     def __enter__(self) -> Self:
         """Create or reopen the level files, and start the threads."""
         check_output(self.path, overwrite=True)
-        check_space(self.path.parent, disk_bytes(self._grid, len(self._bands), self._encoding))
+        check_space(self.path.parent, disk_bytes(self._grid, len(self._bands), self.path.parent, self._encoding))
         bands, block_rows = len(self._bands), -(-self._row // BLOCK)
         with ExitStack() as stack, self._write_errors():
             self._store = BlockStore(self._make_folder(stack), self._levels, bands, len(self._head()), block_rows)
@@ -259,7 +259,7 @@ class CogWriter:
             yield
         except WRITE_ERRORS as error:
             free = shutil.disk_usage(self.path.parent).free
-            needed = disk_bytes(self._grid, len(self._bands), self._encoding)
+            needed = disk_bytes(self._grid, len(self._bands), self.path.parent, self._encoding)
             raise OutputError(
                 f"{self.path} could not be written ({error}); {free / 1e9:.2f} GB are free, up to {needed / 1e9:.2f} "
                 "GB are needed. Free some space, or choose another disk."
