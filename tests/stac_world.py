@@ -5,7 +5,7 @@ import rasterio
 from rasterio.transform import Affine
 from rasterio.warp import transform, transform_bounds
 
-from ms2hs.fetching.search_query import box_place
+from ms2hs.fetching.search_query import parse_bbox
 
 S2 = {
     10: ("B02", "B03", "B04", "B08"),
@@ -155,7 +155,7 @@ class World:
 
 def within(bounds_m, epsg=32632):
     """The place whose box in degrees lies inside bounds in metres."""
-    return box_place(transform_bounds(f"EPSG:{epsg}", "EPSG:4326", *bounds_m))
+    return parse_bbox(transform_bounds(f"EPSG:{epsg}", "EPSG:4326", *bounds_m))
 
 
 def signer(server):

@@ -17,6 +17,7 @@ from ms2hs.fetching.fetcher import FetchOptions, fetch
 from ms2hs.remote import client
 from ms2hs.remote.providers import PROVIDERS, Provider
 from ms2hs.remote.s3_signing import Keys
+from ms2hs.remote.url_policy import Access
 from ms2hs.scenes.formats import open_scene
 from ms2hs.scenes.scene import Asset
 
@@ -28,7 +29,7 @@ LINEAR = ConvertOptions(model="linear")
 def _no_network(monkeypatch):
     """Instead of what refuses every socket: this machine alone."""
     allow_sockets(monkeypatch, "127.")
-    monkeypatch.setattr(client.USUAL, "patience", QUICK)
+    monkeypatch.setattr(client.DEFAULT_CLIENT, "retries", QUICK)
 
 
 @pytest.fixture
@@ -73,11 +74,11 @@ def test_an_item_converts_to_what_its_fetched_files_convert_to(layout, world, se
     read = {one.path for one in server.asked} & set(server.files)
     assert read == set(server.files)
     assert all("range" in one.headers for one in server.asked if one.path in read)
-    native = fetch([item], None, tmp_path / "native", FetchOptions("native", patience=QUICK)).paths[0]
+    native = fetch([item], None, tmp_path / "native", FetchOptions("native", retries=QUICK)).paths[0]
     there = pixels(convert(native, "enmap", tmp_path / "there.tif", LINEAR).output)
     assert there[:2] == direct[:2]
     assert np.array_equal(there[2], direct[2])
-    stacked = fetch([item], None, tmp_path / "at30", FetchOptions(patience=QUICK)).paths[0]
+    stacked = fetch([item], None, tmp_path / "at30", FetchOptions(retries=QUICK)).paths[0]
     rounded = pixels(convert(stacked, "enmap", tmp_path / "rounded.tif", LINEAR).output)
     assert rounded[:2] == direct[:2]
     known = direct[2] != -32768
@@ -90,7 +91,7 @@ def test_an_item_converts_to_what_its_fetched_files_convert_to(layout, world, se
 
 def test_jpeg_2000_of_a_store_comes_bit_for_bit(world, store, tmp_path):
     item = world.copernicus(PRODUCT)
-    path = fetch([item], None, tmp_path / "out", FetchOptions("native", patience=QUICK)).paths[0]
+    path = fetch([item], None, tmp_path / "out", FetchOptions("native", retries=QUICK)).paths[0]
     for (name, band), values in world.values.items():
         with rasterio.open(path.parent / f"{name}_{band}.tif") as file:
             assert np.array_equal(file.read(1), values), band
@@ -107,7 +108,7 @@ def test_a_store_that_refuses_or_keys_that_are_missing_are_told(command, world, 
 
     def run():
         if command == "fetch":
-            fetch([item], None, tmp_path / "out", FetchOptions(patience=QUICK))
+            fetch([item], None, tmp_path / "out", FetchOptions(retries=QUICK))
         else:
             convert(own_address(item), "enmap", tmp_path / "made.tif", LINEAR)
 
@@ -133,7 +134,7 @@ def test_a_part_of_an_item_is_read_alone_and_is_that_part_of_what_is_fetched(ser
     world = World(server, tmp_path / "making", 12_000)
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     made = fetch(
-        [item], within((601_000, 5_097_500, 602_000, 5_098_500)), tmp_path / "out", FetchOptions(patience=QUICK)
+        [item], within((601_000, 5_097_500, 602_000, 5_098_500)), tmp_path / "out", FetchOptions(retries=QUICK)
     )
     grid = open_scene(str(made.paths[0])).grid
     whole = open_scene(own_address(item))
@@ -216,7 +217,7 @@ def test_a_file_that_changes_while_it_is_read_is_told(world, server, tmp_path):
             server.files[path] = server.files[path][:-1] + b"!"
 
     server.fault = change
-    with pytest.raises(RemoteError, match="changed it while it was read"):
+    with pytest.raises(RemoteError, match="changed on the server while it was read"):
         convert(own_address(item), "enmap", tmp_path / "made.tif", LINEAR)
     assert not (tmp_path / "made.tif").exists()
 
@@ -225,7 +226,7 @@ def test_a_file_that_changes_while_it_is_read_is_told(world, server, tmp_path):
 def test_a_nodata_that_no_number_can_be_is_none(dtype, nodata, tmp_path):
     values = np.arange(256 * 3, dtype=np.int64).reshape(3, 16, 16)[0].astype(dtype)
     path = write_raster(tmp_path / "in.tif", values[None])
-    with open_remote(client.USUAL, str(path), client.Access.near("")) as raster:
+    with open_remote(client.DEFAULT_CLIENT, str(path), Access.to_host_of("")) as raster:
         asset = Asset("B02", str(path), 1, 1e-4, 0.0, nodata)
         assert sum(copy_window(raster, asset, slice(0, 16), slice(0, 16), tmp_path / "out.tif")) == 16
     with rasterio.open(tmp_path / "out.tif") as file:
@@ -240,6 +241,6 @@ def test_an_item_that_declares_a_nodata_its_files_cannot_hold_is_fetched(declare
     for asset in odd["assets"].values():
         if "raster:bands" in asset:
             asset["raster:bands"][0]["nodata"] = declared
-    got = [fetch([one], None, tmp_path / name, FetchOptions(patience=QUICK)) for name, one in (("a", item), ("b", odd))]
+    got = [fetch([one], None, tmp_path / name, FetchOptions(retries=QUICK)) for name, one in (("a", item), ("b", odd))]
     assert got[1].failed == ()
     assert np.array_equal(pixels(got[0].paths[0])[2], pixels(got[1].paths[0])[2])

@@ -33,6 +33,7 @@ MOST_LINES = 400
 LIBRARIES = {
     "typer": {"cli"},
     "rich": {"progress"},
+    "filelock": {"files"},
     "rasterio": {
         "raster",
         "raster.cog",

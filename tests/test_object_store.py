@@ -18,7 +18,7 @@ import ms2hs as package
 from ms2hs.conversion.dask_backend import Executor, convert_all
 from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.errors import CredentialsError, OutputError, UnknownName
-from ms2hs.remote.object_store import Address, ObjectStore, place_of
+from ms2hs.remote.object_store import ObjectStore, RemotePath, parse_output
 
 LINEAR = ("--model", "linear")
 QUICK = ConvertOptions(model="linear")
@@ -163,7 +163,7 @@ def test_what_is_there_is_replaced_only_when_asked(taken, ms2hs, bucket, scene, 
         code, out, err = ms2hs(*words)
     assert (code, out) == (1, "")
     assert err == (
-        f"ms2hs: s3://bucket/cubes/{taken} exists; it is replaced only when asked. Pass --overwrite, or give another "
+        f"ms2hs: s3://bucket/cubes/{taken} exists; it is replaced only on request. Use --overwrite, or give another "
         "name.\n"
     )
     assert bucket.read(f"cubes/{taken}") == b"mine"
@@ -172,7 +172,7 @@ def test_what_is_there_is_replaced_only_when_asked(taken, ms2hs, bucket, scene, 
 
 
 def _no_bucket(_patch, _shelf):
-    return "s3://nowhere/cubes/", 1, r"s3://nowhere/cubes/: there is no bucket nowhere; one that exists"
+    return "s3://nowhere/cubes/", 1, r"s3://nowhere/cubes/: there is no bucket nowhere; an existing bucket"
 
 
 def _no_keys(patch, _shelf):
@@ -183,7 +183,11 @@ def _no_keys(patch, _shelf):
 
 def _wrong_keys(patch, shelf):
     patch.setattr(shelf, "denied", PermissionError("InvalidAccessKeyId"))
-    return "memory:///top/", 4, r"refused \(PermissionError: InvalidAccessKeyId\); keys that may list and write"
+    return (
+        "memory:///top/",
+        4,
+        r"refused \(PermissionError: InvalidAccessKeyId\); keys that may list and write files are needed",
+    )
 
 
 def _no_answer(patch, shelf):
@@ -196,7 +200,11 @@ def _unknown_protocol(_patch, _shelf):
 
 
 def _web(_patch, _shelf):
-    return "https://user:word@127.0.0.1/cubes/", 1, r"https://127\.0\.0\.1/cubes/: a web server takes no results"
+    return (
+        "https://user:word@127.0.0.1/cubes/",
+        1,
+        r"https://127\.0\.0\.1/cubes/: results cannot be uploaded to a web server",
+    )
 
 
 def _no_fsspec(patch, _shelf):
@@ -294,11 +302,11 @@ def test_a_worker_that_cannot_reach_the_store_says_so_before_the_work(scene, mon
     from ms2hs.conversion import dask_backend
 
     task = dask_backend._Task(
-        dask_backend.Job(str(scene), Address("s3://nowhere/a.tif")), "enmap", QUICK, "cafe", package.__version__
+        dask_backend.Job(str(scene), RemotePath("s3://nowhere/a.tif")), "enmap", QUICK, "cafe", package.__version__
     )
     monkeypatch.setattr(dask_backend, "convert", no_pixels)
     assert "there is no bucket nowhere" in dask_backend._convert_apart(task)
-    assert dask_backend._needed(QUICK, Address("s3://bucket/")) == []
+    assert dask_backend._needed(QUICK, RemotePath("s3://bucket/")) == []
 
 
 def test_files_have_a_protocol_too(ms2hs, scene, tmp_path):
@@ -310,28 +318,28 @@ def test_files_have_a_protocol_too(ms2hs, scene, tmp_path):
 
 def test_folders_are_made_where_a_store_has_them(tmp_path):
     (tmp_path / "a.tif").write_bytes(b"cube")
-    ObjectStore(Address(f"local://{tmp_path}/b/c/")).put([tmp_path / "a.tif"])
+    ObjectStore(RemotePath(f"local://{tmp_path}/b/c/")).put([tmp_path / "a.tif"])
     assert (tmp_path / "b" / "c" / "a.tif").read_bytes() == b"cube"
 
 
 def test_an_address_is_what_of_a_path_is_needed():
-    cube = place_of("s3://bucket/a/b.c.tif")
-    assert isinstance(cube, Address)
+    cube = parse_output("s3://bucket/a/b.c.tif")
+    assert isinstance(cube, RemotePath)
     assert (cube.name, cube.stem, cube.parent) == ("b.c.tif", "b.c", "s3://bucket/a/")
     assert cube.with_name("x.png") == "s3://bucket/a/x.png"
     assert cube.absolute() is cube
     for folder in ("s3://bucket", "s3://bucket/", "s3://x.tif/a/"):
-        assert not Address(folder).is_cube
-        assert Address(folder) / "y.tif" == f"{folder.rstrip('/')}/y.tif"
-    assert place_of("memory://a.tif").parent == "memory://"
-    assert isinstance(pickle.loads(pickle.dumps(cube)), Address)  # noqa: S301 - our own
-    assert place_of("out/a.tif") == Path("out/a.tif")
-    assert place_of(Path("a")) == Path("a")
-    assert place_of("file:///a/b.tif") == Path("/a/b.tif")
+        assert not RemotePath(folder).is_cube
+        assert RemotePath(folder) / "y.tif" == f"{folder.rstrip('/')}/y.tif"
+    assert parse_output("memory://a.tif").parent == "memory://"
+    assert isinstance(pickle.loads(pickle.dumps(cube)), RemotePath)  # noqa: S301 - our own
+    assert parse_output("out/a.tif") == Path("out/a.tif")
+    assert parse_output(Path("a")) == Path("a")
+    assert parse_output("file:///a/b.tif") == Path("/a/b.tif")
 
 
 def test_a_depot_sees_what_others_wrote_since(bucket):
-    folder = Address("s3://bucket/a/")
+    folder = RemotePath("s3://bucket/a/")
     bucket.write("a/before.tif", b"another's")
     ObjectStore(folder).check(["x.tif"])
     bucket.write("a/x.tif", b"another's")
@@ -342,8 +350,8 @@ def test_a_depot_sees_what_others_wrote_since(bucket):
 
 def test_the_kinds_of_errors_are_those_of_the_package(monkeypatch, shelf):
     with pytest.raises(UnknownName):
-        ObjectStore(Address("foo://x/"))
+        ObjectStore(RemotePath("foo://x/"))
     monkeypatch.setattr(shelf, "denied", type("TokenRetrievalError", (Exception,), {})("expired"))
     with pytest.raises(CredentialsError, match="expired"):
-        ObjectStore(Address("memory:///top/"))
+        ObjectStore(RemotePath("memory:///top/"))
     assert os.environ["TMPDIR"]

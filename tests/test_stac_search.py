@@ -19,9 +19,9 @@ from stac_server import StacServer
 
 from ms2hs.errors import AddressError, CredentialsError, NothingFound, QueryError, RemoteError, SceneError, UnknownName
 from ms2hs.fetching.footprints import coverage
-from ms2hs.fetching.search_query import Place, box_place, file_place, period
+from ms2hs.fetching.search_query import SearchArea, parse_bbox, parse_period, read_geojson
 from ms2hs.fetching.selection import SearchRequest, select
-from ms2hs.fetching.stac_search import Query, candidates, read_items, search
+from ms2hs.fetching.stac_search import StacQuery, read_items, search
 from ms2hs.remote import client, providers
 from ms2hs.remote.providers import PROVIDERS, access_to, provider_named
 from ms2hs.remote.url_policy import shown
@@ -38,7 +38,7 @@ INSIDE = (10.285, 46.035, 10.305, 46.055)
 def _no_network(monkeypatch):
     """Instead of what refuses every socket: this machine alone."""
     allow_sockets(monkeypatch, "127.")
-    monkeypatch.setattr(client.USUAL, "patience", client.RetryPolicy(first_s=0.001))
+    monkeypatch.setattr(client.DEFAULT_CLIENT, "retries", client.RetryPolicy(first_s=0.001))
 
 
 @pytest.fixture
@@ -69,8 +69,8 @@ def fill(server, count=25):
 
 
 def query(**choices):
-    asked = {"place": box_place(INSIDE), "period": period("2024-06"), "max_cloud": None, "limit": None} | choices
-    return Query(provider_named(None), "sentinel-2-c1-l2a", **asked)
+    asked = {"area": parse_bbox(INSIDE), "period": parse_period("2024-06"), "max_cloud": None, "limit": None} | choices
+    return StacQuery(provider_named(None), "sentinel-2-c1-l2a", **asked)
 
 
 # ---- before any request ---------------------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ def query(**choices):
     ],
 )
 def test_dates_in_every_usual_form(text, start, end):
-    found = period(text)
+    found = parse_period(text)
     expected = [at and datetime.fromisoformat(at).replace(tzinfo=UTC) for at in (start, end)]
     assert [found.start, found.end] == expected
     assert found.text == "/".join(".." if at is None else f"{at}Z" for at in (start, end))
@@ -102,7 +102,7 @@ def test_dates_in_every_usual_form(text, start, end):
 
 @given(st.dates())
 def test_a_day_is_as_long_as_a_day(day):
-    found = period(day.isoformat())
+    found = parse_period(day.isoformat())
     assert (found.end - found.start).total_seconds() == 86_399
     assert found.start.date() == found.end.date() == day
 
@@ -223,16 +223,16 @@ def test_planetary_computer_signs_just_before_opening(server, monkeypatch):
 
 def test_every_page_is_read_and_the_best_come_first(server):
     fill(server)
-    found = candidates(query())
+    found = search(query())
     assert len(found) == 25 > server.page
     assert [one.cloud for one in found] == sorted(one.cloud for one in found)
-    assert [one.time for one in candidates(query(sort="date", limit=3))] == [
+    assert [one.time for one in search(query(sort="date", limit=3))] == [
         f"2024-06-{day}T10:20:30" for day in (25, 24, 23)
     ]
-    covers = [one.coverage for one in candidates(query(sort="coverage"))]
+    covers = [one.coverage for one in search(query(sort="coverage"))]
     assert covers == sorted(covers, reverse=True)
-    assert [one["properties"]["eo:cloud_cover"] for one in search(query(max_cloud=5.0, limit=4))] == [0, 1, 2, 3]
-    assert all(one[ORIGIN] == {"provider": "earth-search", "url": server.root} for one in search(query()))
+    assert [one.item["properties"]["eo:cloud_cover"] for one in search(query(max_cloud=5.0, limit=4))] == [0, 1, 2, 3]
+    assert all(one.item[ORIGIN] == {"provider": "earth-search", "url": server.root} for one in search(query()))
 
 
 def test_an_area_of_any_shape(server, tmp_path):
@@ -243,9 +243,9 @@ def test_an_area_of_any_shape(server, tmp_path):
     }
     path = tmp_path / "area.geojson"
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": triangle}]}))
-    place = file_place(path)
+    place = read_geojson(path)
     assert place.bbox == pytest.approx(INSIDE)
-    found = candidates(query(place=place))
+    found = search(query(area=place))
     assert len(found) == 5
     assert found[0].coverage == 1.0
     assert "intersects" in json.loads(server.asked[-1].body)
@@ -255,7 +255,7 @@ def test_an_area_of_any_shape(server, tmp_path):
 def test_a_file_that_is_no_area_is_refused(text, tmp_path):
     (tmp_path / "area.geojson").write_text(text)
     with pytest.raises(QueryError, match=r"area\.geojson"):
-        file_place(tmp_path / "area.geojson")
+        read_geojson(tmp_path / "area.geojson")
 
 
 def test_across_the_antimeridian(server):
@@ -263,7 +263,7 @@ def test_across_the_antimeridian(server):
     west, east = shifted(made, "S2A_west", 1, 1.0, 169.675), shifted(made, "S2A_east", 2, 1.0, -190.29)
     for one in (west, east):
         server.add_item(one)
-    found = candidates(query(place=box_place((179.9, 46.0, -179.9, 46.1))))
+    found = search(query(area=parse_bbox((179.9, 46.0, -179.9, 46.1))))
     assert {one.item["id"] for one in found} == {"S2A_west", "S2A_east"}
     assert all(0 < one.coverage < 0.5 for one in found)
 
@@ -271,21 +271,21 @@ def test_across_the_antimeridian(server):
 def test_coverage_is_the_share_of_the_place():
     made = earth_search("sentinel-2-c1-l2a", "05.10")
     west, south, east, north = FOOTPRINT
-    assert coverage(made, box_place(INSIDE)) == 1
-    half = box_place((west - (east - west), south, east, north))
+    assert coverage(made, parse_bbox(INSIDE)) == 1
+    half = parse_bbox((west - (east - west), south, east, north))
     assert coverage(made, half) == pytest.approx(0.5, abs=0.02)
-    assert coverage(made, box_place((20, 40, 21, 41))) == 0
-    assert coverage(made, box_place((10.295, 46.045, 10.2950001, 46.0450001))) == 1
+    assert coverage(made, parse_bbox((20, 40, 21, 41))) == 0
+    assert coverage(made, parse_bbox((10.295, 46.045, 10.2950001, 46.0450001))) == 1
     crossing = made | {
         "geometry": {
             "type": "Polygon",
             "coordinates": [[[179.5, 10], [-179.5, 10], [-179.5, 11], [179.5, 11], [179.5, 10]]],
         }
     }
-    assert coverage(crossing, box_place((179, 10, -179, 11))) == pytest.approx(0.5, abs=0.02)
-    assert coverage(crossing, box_place((0, 10, 1, 11))) == 0
-    assert coverage(made | {"geometry": None}, box_place(INSIDE)) == 1
-    assert coverage(made, Place((west, south, east, north), crossing["geometry"])) == 0
+    assert coverage(crossing, parse_bbox((179, 10, -179, 11))) == pytest.approx(0.5, abs=0.02)
+    assert coverage(crossing, parse_bbox((0, 10, 1, 11))) == 0
+    assert coverage(made | {"geometry": None}, parse_bbox(INSIDE)) == 1
+    assert coverage(made, SearchArea((west, south, east, north), crossing["geometry"])) == 0
 
 
 def test_a_scene_that_was_processed_again_counts_once(server):
@@ -293,11 +293,11 @@ def test_a_scene_that_was_processed_again_counts_once(server):
     server.add_item(shifted(made, "S2A_old", 1, 1.0, **{"s2:processing_baseline": "02.14"}))
     server.add_item(shifted(made, "S2A_new", 1, 2.0))
     server.add_item(shifted(made, "S2B_same", 1, 3.0, platform="sentinel-2b"))
-    assert [one["id"] for one in search(query())] == ["S2A_new", "S2B_same"]
+    assert [one.item["id"] for one in search(query())] == ["S2A_new", "S2B_same"]
 
 
 def test_where_nothing_is_found_it_is_said_what_to_widen(server, ms2hs):
-    with pytest.raises(NothingFound, match="Widen --date or the place"):
+    with pytest.raises(NothingFound, match="Widen --date or the area"):
         search(query())
     fill(server, 3)
     code, out, err = ms2hs("fetch", "--bbox", "10.28,46.03,10.31,46.06", "--date", "2024-06-02", "--max-cloud", "0.5")
@@ -481,8 +481,8 @@ SCRIPT = """
 import logging, sys
 logging.basicConfig(level=logging.DEBUG, filename="all.log")
 from ms2hs.cli import main
-from ms2hs.raster import web
-client.USUAL.patience = client.Patience(first_s=0.001)
+from ms2hs.remote import client
+client.DEFAULT_CLIENT.retries = client.RetryPolicy(first_s=0.001)
 sys.argv = ["ms2hs", *sys.argv[1:]]
 main()
 """
@@ -589,8 +589,8 @@ def test_real_items_are_found_where_they_lie(server):
         server.add_item(one)
     for one in unique:
         west, south, east, north = one["bbox"]
-        place = box_place((west, south, east, north))
-        found = candidates(query(place=place, period=period(one["properties"]["datetime"][:10])))
+        place = parse_bbox((west, south, east, north))
+        found = search(query(area=place, period=parse_period(one["properties"]["datetime"][:10])))
         own = next(candidate for candidate in found if candidate.item["id"] == one["id"])
         assert own.coverage > 0.2
         assert own.facts["tile"] == tile_of(one)

@@ -26,10 +26,10 @@ def _names(monkeypatch):
         both = [known[host], "192.168.0.1"] if host.startswith("both") else [known[host]]
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (number, 0)) for number in both]
 
-    url_policy._numbers.cache_clear()
+    url_policy._resolve.cache_clear()
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     yield
-    url_policy._numbers.cache_clear()
+    url_policy._resolve.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -107,12 +107,12 @@ def test_no_secret_is_shown(secret):
 
 
 def test_what_libraries_log_has_no_query(caplog):
-    for name in url_policy.TALKATIVE:
+    for name in url_policy.URL_LOGGERS:
         with caplog.at_level(logging.DEBUG, logger=name):
             logging.getLogger(name).warning(
                 "retrying %s and %s", "/a.tif?sig=PLANTED", "https://u:PLANTED@h.org/b?c=PLANTED"
             )
-    assert len(caplog.records) == len(url_policy.TALKATIVE)
+    assert len(caplog.records) == len(url_policy.URL_LOGGERS)
     assert "PLANTED" not in caplog.text
 
 

@@ -784,14 +784,14 @@ def fetch_scenes(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     if save is not None:
         selection.save(found, save)
     if looking:
-        typer.echo(selection.as_json(found) if as_json else selection.table(found))
+        typer.echo(selection.format_json(found) if as_json else selection.format_table(found))
         return
     from ms2hs.fetching.fetcher import FetchOptions, fetch
     from ms2hs.progress import progress_bar
 
     choices = FetchOptions(gsd_m=gsd_m, mosaic=mosaic, jobs=jobs, overwrite=overwrite)
     with progress_bar(shown=not quiet, unit="bytes") as progress:
-        made = fetch(selection.items_of(found), wish.place, output, choices, progress)
+        made = fetch(selection.items_of(found), wish.area, output, choices, progress)
     if not quiet:
         for line in made.left_out:
             _note(f"left out: {line}")
@@ -827,7 +827,7 @@ def _fetch_for(
     for one in find_scene_matches(products, wish, days, left_out):
         try:
             with progress_bar(shown=not quiet, unit="bytes") as progress:
-                made[one.product] = fetcher.fetch(one.items, one.place, output / one.product, choices, progress)
+                made[one.product] = fetcher.fetch(one.items, one.area, output / one.product, choices, progress)
         except NothingFound as error:
             left_out[one.product] = str(error)
     failed = [line for found in made.values() for line in found.failed]

@@ -12,7 +12,7 @@ from ms2hs.conversion.planning import ConvertOptions, check_place
 from ms2hs.conversion.staging import directory_of
 from ms2hs.errors import Ms2hsError, OutputError, PartlyDone, SceneError, UnknownName
 from ms2hs.progress import Progress
-from ms2hs.remote.object_store import Address, ObjectStore, Place, place_of
+from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath, parse_output
 from ms2hs.scenes.formats import open_scene
 from ms2hs.scenes.scene import SceneOptions
 from ms2hs.spectra.sensors import load_sensor
@@ -26,7 +26,7 @@ class Job:
     """One scene, as the user named it, and where its result goes."""
 
     scene: str
-    output: Place
+    output: OutputPath
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def arrange(
     CredentialsError : the folder is in a store that wants others.
     """
     sensor = load_sensor(target)
-    place = _make_folder(place_of(folder or Path()))
+    place = _make_folder(parse_output(folder or Path()))
     jobs, failed = [], {}
     opening = SceneOptions(choices.source, choices.bands, choices.dn_offset, choices.quality)
     for done, scene in enumerate(scenes):
@@ -138,8 +138,8 @@ def arrange(
     return SceneBatch(tuple(jobs), failed)
 
 
-def _make_folder(folder: Place) -> Place:
-    if isinstance(folder, Address):
+def _make_folder(folder: OutputPath) -> OutputPath:
+    if isinstance(folder, RemotePath):
         return ObjectStore(folder).folder
     try:
         folder.mkdir(exist_ok=True)
@@ -182,7 +182,7 @@ def check_places(jobs: Sequence[Job], choices: ConvertOptions) -> tuple[list[Job
     """Jobs whose results may be written, all to one folder, and the message of each other one."""
     free, failed = [], {}
     folder = jobs[0].output.parent if jobs else None
-    depot = ObjectStore(folder) if isinstance(folder, Address) else None
+    depot = ObjectStore(folder) if isinstance(folder, RemotePath) else None
     for job in jobs:
         try:
             check_place(job.output, choices, depot)

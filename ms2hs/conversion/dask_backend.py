@@ -30,7 +30,7 @@ from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.errors import ClusterError, Ms2hsError
 from ms2hs.models.weights import load_weights
 from ms2hs.progress import Progress
-from ms2hs.remote.object_store import Address, ObjectStore, Place
+from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
 
 if TYPE_CHECKING:
     from distributed import Client, Future, LocalCluster
@@ -138,9 +138,9 @@ def _anywhere(job: Job) -> Job:
     return Job(scene, job.output.absolute())
 
 
-def _scratch(output: Place) -> Path:
+def _scratch(output: OutputPath) -> Path:
     """Where a worker makes a result: beside its place, so that it can be renamed, or among temporary files."""
-    return Path(tempfile.gettempdir()) if isinstance(output, Address) else output.parent
+    return Path(tempfile.gettempdir()) if isinstance(output, RemotePath) else output.parent
 
 
 def _absolute(choices: ConvertOptions) -> ConvertOptions:
@@ -153,11 +153,11 @@ def _absolute(choices: ConvertOptions) -> ConvertOptions:
     return replace(choices, model=model, overwrite=True, **paths)
 
 
-def _needed(choices: ConvertOptions, folder: Place) -> list[str]:
+def _needed(choices: ConvertOptions, folder: OutputPath) -> list[str]:
     """What every worker must see on a disk."""
     model = Path(choices.model)
     files = (model if model.is_absolute() else None, choices.reference, choices.site)
-    return [str(path) for path in (folder, *files) if path and not isinstance(path, Address)]
+    return [str(path) for path in (folder, *files) if path and not isinstance(path, RemotePath)]
 
 
 def _check_executor(crew: Executor) -> None:
@@ -317,7 +317,7 @@ def _convert_apart(task: _Task) -> Outcome:
     output = task.job.output
     place = Path(tempfile.mkdtemp(dir=_scratch(output), prefix=f".{output.stem}.{task.run}."))
     try:
-        if isinstance(output, Address):
+        if isinstance(output, RemotePath):
             ObjectStore(output.parent)  # one that this worker cannot reach is told before the work
         made = convert(task.job.scene, task.target, place / output.name, task.choices)
         return made.moved(output)

@@ -9,12 +9,12 @@ from typing import Any
 
 from ms2hs._version import __version__
 from ms2hs.conversion.planning import Plan
-from ms2hs.files import write_whole
+from ms2hs.files import move_into_place, write_bytes
 from ms2hs.models.prior import Conditional
 from ms2hs.progress import Progress
 from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.pixel_grid import footprint, lonlat_bounds
-from ms2hs.remote.object_store import Address, ObjectStore, Place
+from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
 from ms2hs.spectra.spectral_grid import band_support
 
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
@@ -56,11 +56,11 @@ class Counts:
 class ConversionResult:
     """What a conversion left: paths or, in a store, addresses; counts, seconds."""
 
-    output: Place
-    quicklook: Place
-    item: Place
+    output: OutputPath
+    quicklook: OutputPath
+    item: OutputPath
     """The STAC item, with everything that is known of the result."""
-    sigma: Place | None
+    sigma: OutputPath | None
     counts: Counts
     residual: dict[str, float]
     """RMSE between the input and the result seen through the source's responses: of `all` bands, and of each."""
@@ -69,11 +69,11 @@ class ConversionResult:
     notes: tuple[str, ...] = ()
 
     @property
-    def paths(self) -> list[Place]:
+    def paths(self) -> list[OutputPath]:
         """Every file that was written, the cube first."""
         return [path for path in (self.output, self.sigma, self.quicklook, self.item) if path]
 
-    def beside(self, output: Place) -> "ConversionResult":
+    def beside(self, output: OutputPath) -> "ConversionResult":
         """The same files, beside another output."""
         return replace(
             self,
@@ -83,7 +83,7 @@ class ConversionResult:
             sigma=self.sigma and output.with_name(self.sigma.name),
         )
 
-    def moved(self, output: Place, progress: Progress | None = None) -> "ConversionResult":
+    def moved(self, output: OutputPath, progress: Progress | None = None) -> "ConversionResult":
         """Put the files where they belong: uploaded to an address, renamed on the same disk.
 
         The cube comes last: where it is, the others are.
@@ -94,11 +94,11 @@ class ConversionResult:
         """
         began = time.perf_counter()
         paths = [Path(path) for path in reversed(self.paths)]
-        if isinstance(output, Address):
+        if isinstance(output, RemotePath):
             ObjectStore(output.parent).put(paths, progress)
         else:
             for path in paths:
-                path.replace(output.with_name(path.name))
+                move_into_place(path, output.with_name(path.name))
         spent = time.perf_counter() - began
         seconds = self.seconds | {"place": spent, "whole": self.seconds["whole"] + spent}
         return replace(self.beside(output), seconds=seconds)
@@ -160,7 +160,7 @@ def tags(planned: Plan) -> dict[str, str]:
 
 def write_item(path: Path, planned: Plan, made: ConversionResult, model: Conditional) -> None:
     """Write the STAC 1.1 item of a result."""
-    write_whole(path, (json.dumps(_item(planned, made, model), indent=1) + "\n").encode())
+    write_bytes(path, (json.dumps(_item(planned, made, model), indent=1) + "\n").encode())
 
 
 def _item(planned: Plan, made: ConversionResult, model: Conditional) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def _assets(planned: Plan, made: ConversionResult, model: Conditional) -> dict[s
     return assets
 
 
-def _asset(path: Place, media_type: str, role: str) -> dict[str, Any]:
+def _asset(path: OutputPath, media_type: str, role: str) -> dict[str, Any]:
     return {"href": f"./{path.name}", "type": media_type, "roles": [role]}
 
 

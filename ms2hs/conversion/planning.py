@@ -15,7 +15,7 @@ from ms2hs.models.weights import DEFAULT, Weights, load_weights
 from ms2hs.raster.cog.overviews import BLOCK
 from ms2hs.raster.cog.writer import disk_bytes, memory_bytes
 from ms2hs.raster.pixel_grid import PixelGrid, subset
-from ms2hs.remote.object_store import Address, ObjectStore, Place, place_of
+from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath, parse_output
 from ms2hs.scenes.formats import open_scene
 from ms2hs.scenes.scene import Scene, SceneOptions, working_grid
 from ms2hs.spectra.sensors import load_sensor
@@ -85,11 +85,11 @@ class Plan:
     """Where the cube is written; if it goes to an address from there, a file in the directory of temporary ones."""
     weights: Weights
     choices: ConvertOptions
-    address: Address | None = None
+    address: RemotePath | None = None
     """Where the cube goes once it is whole."""
 
     @property
-    def place(self) -> Place:
+    def place(self) -> OutputPath:
         """Where the user will find the cube."""
         return self.address or self.output
 
@@ -133,7 +133,7 @@ class Plan:
         }
 
 
-def check_place(cube: Place, choices: ConvertOptions, depot: ObjectStore | None = None) -> None:
+def check_place(cube: OutputPath, choices: ConvertOptions, depot: ObjectStore | None = None) -> None:
     """Refuse a place where the files of a result cannot be, before any work starts.
 
     Parameters
@@ -146,7 +146,7 @@ def check_place(cube: Place, choices: ConvertOptions, depot: ObjectStore | None 
     CredentialsError : the store of an address wants others.
     """
     cubes = [cube.name, _sigma_name(cube)] if choices.uncertainty else [cube.name]
-    if isinstance(cube, Address):
+    if isinstance(cube, RemotePath):
         if choices.resume:
             raise OutputError(
                 f"{cube}: --resume goes on with what lies on a disk of this machine; this result goes to a store. Give "
@@ -160,7 +160,7 @@ def check_place(cube: Place, choices: ConvertOptions, depot: ObjectStore | None 
         check_output(cube.with_name(name), overwrite=may_replace)
 
 
-def _sigma_name(cube: Place) -> str:
+def _sigma_name(cube: OutputPath) -> str:
     """What the file of a cube's uncertainty is called."""
     return f"{cube.stem}_sigma.tif"
 
@@ -188,12 +188,12 @@ def plan(
     grid = scene.grid if choices.gsd_m == "native" else working_grid(scene, choices.gsd_m)
     grid = _part(grid, choices)
     name = f"{scene.id}_{sensor.name}.tif"
-    place = place_of(output or name)
-    is_folder = not place.is_cube if isinstance(place, Address) else place.is_dir()
+    place = parse_output(output or name)
+    is_folder = not place.is_cube if isinstance(place, RemotePath) else place.is_dir()
     place = place / name if is_folder else place
     check_place(place, choices)
     address, elsewhere = None, "choose another disk"
-    if isinstance(place, Address):
+    if isinstance(place, RemotePath):
         address, elsewhere = place, "set TMPDIR to a directory of another disk"
         place = Path(tempfile.gettempdir(), place.name)
     planned = Plan(scene, sensor.name, spectral, grid, place, weights, choices, address)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ms2hs.errors import OutputError
-from ms2hs.files import alone
+from ms2hs.files import lock_folder, move_into_place
 
 
 class Staging:
@@ -47,7 +47,7 @@ class Staging:
         """Make the directory, or take the one that is there."""
         with ExitStack() as stack:
             self._make()
-            stack.enter_context(alone(self.folder))
+            stack.enter_context(lock_folder(self.folder))
             if not self._is_of_the_same():
                 self._begin()
             self._journal().touch()
@@ -85,8 +85,8 @@ class Staging:
         try:
             for file in files:
                 if file.name != self._output.name:
-                    file.replace(self._output.with_name(file.name))
-            self.place(self._output.name).replace(self._output)
+                    move_into_place(file, self._output.with_name(file.name))
+            move_into_place(self.place(self._output.name), self._output)
         except OSError as error:
             raise OutputError(
                 f"{self._output} could not be put in place ({error}); its directory must be writable. See to it, or "

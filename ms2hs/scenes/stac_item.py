@@ -12,9 +12,9 @@ from rasterio.errors import CRSError
 from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import open_dataset, read_pixel_grid
 from ms2hs.raster.pixel_grid import PixelGrid
-from ms2hs.remote.client import BRIEF, Access, Request, text_of
+from ms2hs.remote.client import DOCUMENT_ATTEMPTS, HttpRequest, read_document
 from ms2hs.remote.providers import PROVIDERS, provider_of
-from ms2hs.remote.url_policy import check_address, host_of, is_public, resolved, shown
+from ms2hs.remote.url_policy import Access, check_address, host_of, is_public, resolved, shown
 from ms2hs.scenes import radiometry
 from ms2hs.scenes.bands import CIRRUS, check_bands, check_source, choose_bands, is_sentinel2
 from ms2hs.scenes.quality import FMASK_FILL
@@ -84,7 +84,7 @@ def open_item(path: str, choices: SceneOptions | None = None) -> Scene:
 
 
 def _downloaded(address: str) -> bytes:
-    return text_of(Request(address, Access.near(address), attempts=BRIEF))
+    return read_document(HttpRequest(address, Access.to_host_of(address), attempts=DOCUMENT_ATTEMPTS))
 
 
 def _placed(item: Item, folder: Path) -> tuple[Item, str | None]:

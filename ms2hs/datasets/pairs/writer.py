@@ -15,6 +15,7 @@ import numpy as np
 from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.datasets.pairs.pair_types import HYPERSPECTRAL, MULTISPECTRAL, SOURCE_TAG, TABLE
 from ms2hs.errors import OutputError
+from ms2hs.files import move_into_place
 from ms2hs.raster.cog.encoding import quantise
 from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.pixel_grid import PixelGrid
@@ -141,8 +142,8 @@ class PairWriter:
     def _replace(self) -> None:
         try:
             if self.folder.exists():
-                self.folder.rename(self._part_of("old"))
-            self._home.rename(self.folder)
+                move_into_place(self.folder, self._part_of("old"))
+            move_into_place(self._home, self.folder)
         except OSError as error:
             raise OutputError(
                 f"{self.folder} could not be put in place ({error}). Choose another directory."

@@ -34,6 +34,8 @@ class Storage:
     """The number that means none; None: every number is usable."""
     scale: float | None = SCALE
     """Reflectance of one stored step; None: not told."""
+    averages: bool = True
+    """Whether overviews hold means; else every second pixel, as classes need."""
 
     @property
     def predictor(self) -> int:

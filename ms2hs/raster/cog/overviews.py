@@ -65,10 +65,13 @@ class Pyramid:
     of blocks of the next level, and waits there for the lower. Bands do not meet: each may be added by another thread.
     """
 
-    def __init__(self, levels: Levels, bands: int, dtype: np.dtype[Any], nodata: float | None) -> None:
+    def __init__(
+        self, levels: Levels, bands: int, dtype: np.dtype[Any], nodata: float | None, *, averages: bool = True
+    ) -> None:
         """Nothing has passed yet."""
         self._levels = levels
         self._nodata = nodata
+        self._averages = averages
         above = range(1, levels.count)
         self._upper = [np.empty((bands, HALF, levels.shape(level)[1]), dtype) for level in above]
         self._left = [np.empty((bands, HALF, HALF), dtype) for _ in above]
@@ -88,7 +91,7 @@ class Pyramid:
         yield place, blocks
         if place.level + 1 == self._levels.count:
             return
-        whole = self._joined(bands, place, halve(blocks, self._nodata))
+        whole = self._joined(bands, place, self._halve(blocks))
         if whole is not None:
             yield from self.add(bands, Place(place.level + 1, place.row // 2, place.col // 2), whole)
 
@@ -97,7 +100,10 @@ class Pyramid:
 
         So a pyramid goes on where another was left, when it was given these of every level.
         """
-        self._joined(bands, place, halve(blocks, self._nodata))
+        self._joined(bands, place, self._halve(blocks))
+
+    def _halve(self, blocks: Numbers) -> Numbers:
+        return halve(blocks, self._nodata) if self._averages else blocks[..., ::2, ::2].copy()
 
     def _repeat_edges(self, place: Place, blocks: Numbers) -> None:
         height, width = self._levels.shape(place.level)

@@ -14,7 +14,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Self
 
-from ms2hs.files import write_whole
+from ms2hs.files import write_bytes
 
 ALIGNMENT_BYTES = 4096
 """File systems insert whole blocks of theirs, which are as long on all but a few."""
@@ -81,7 +81,7 @@ class _Note:
 
     def write(self, path: Path) -> None:
         """In place of what was noted."""
-        write_whole(_beside(path), f"{self.by} {self.left}".encode("ascii"))
+        write_bytes(_beside(path), f"{self.by} {self.left}".encode("ascii"))
 
 
 def _beside(path: Path) -> Path:

@@ -1,6 +1,6 @@
 """What a cube's file says of its bands and its place: the tags of an image, as GDAL writes them."""
 
-from typing import Any
+from typing import Any, Protocol
 
 from rasterio.enums import ColorInterp
 from rasterio.io import MemoryFile
@@ -16,13 +16,25 @@ from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM
 from ms2hs.spectra.spectral_grid import SpectralGrid, nearest_band
 
 
-def describe(grid: PixelGrid, spectral: SpectralGrid, tags: dict[str, str], storage: Storage) -> Directory:
+class BandLabels(Protocol):
+    """The bands of a file that are not all spectral, such as a scene with its quality layer."""
+
+    def __len__(self) -> int:
+        """Number of bands."""
+        ...
+
+    def write_to(self, file: Any) -> None:  # noqa: ANN401 - rasterio has no types
+        """Set descriptions, scales, colours and tags of every band of an opened rasterio dataset."""
+        ...
+
+
+def describe(grid: PixelGrid, spectral: SpectralGrid | BandLabels, tags: dict[str, str], storage: Storage) -> Directory:
     """The directory of a cube's image, but for its size and blocks, taken from a file of one pixel.
 
     Parameters
     ----------
     grid : its pixels.
-    spectral : its bands, in order.
+    spectral : its bands, in order, or their labels.
     tags : of the data set.
     storage : how its numbers are stored.
     """
@@ -47,7 +59,11 @@ def describe(grid: PixelGrid, spectral: SpectralGrid, tags: dict[str, str], stor
     }
     with quietly(), MemoryFile() as memory:
         with memory.open(**profile) as file:
-            _describe_bands(file, spectral, tags, storage.scale)
+            if isinstance(spectral, SpectralGrid):
+                _describe_bands(file, spectral, tags, storage.scale)
+            else:
+                file.update_tags(**tags)
+                spectral.write_to(file)
         return with_places_together(read_directory(memory.read()))
 
 

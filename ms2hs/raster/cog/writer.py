@@ -19,13 +19,13 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
 from ms2hs.errors import OutputError
-from ms2hs.files import check_output, check_space
+from ms2hs.files import check_output, check_space, move_into_place
 from ms2hs.raster.cog.block_store import EDGES, BlockStore, finished_rows
 from ms2hs.raster.cog.encoding import REFLECTANCE, Storage
 from ms2hs.raster.cog.overviews import BLOCK, Levels, Numbers, Place, Pyramid
 from ms2hs.raster.cog.room import ALIGNMENT_BYTES
 from ms2hs.raster.cog.tiff_ifd import Directory, overview_of, pack, with_blocks
-from ms2hs.raster.cog.tiff_tags import describe
+from ms2hs.raster.cog.tiff_tags import BandLabels, describe
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
@@ -117,7 +117,7 @@ class CogWriter:
         self,
         path: str | Path,
         grid: PixelGrid,
-        spectral: SpectralGrid,
+        spectral: SpectralGrid | BandLabels,
         tags: dict[str, str],
         *,
         storage: Storage = REFLECTANCE,
@@ -130,7 +130,7 @@ class CogWriter:
         ----------
         path : where the COG goes; what is there is replaced (see `check_output`).
         grid : its pixels.
-        spectral : its bands, in order.
+        spectral : its bands, in order; labels of its bands, where not all of them have a wavelength.
         tags : of the data set: where it comes from.
         storage : how its numbers are stored.
         threads : how many compress blocks; None: as many as there are processors.
@@ -175,7 +175,8 @@ class CogWriter:
         check_output(self.path, overwrite=True)
         check_space(self.path.parent, disk_bytes(self._grid, len(self._spectral), self._storage))
         bands, done = len(self._spectral), -(-self._row // BLOCK)
-        self._pyramid = Pyramid(self._levels, bands, self._dtype, self._storage.nodata)
+        storage = self._storage
+        self._pyramid = Pyramid(self._levels, bands, self._dtype, storage.nodata, averages=storage.averages)
         with ExitStack() as stack, self._writing():
             self._spool = BlockStore(self._make_home(stack), self._levels, bands, len(self._head()), done)
             stack.callback(self._spool.close)
@@ -365,7 +366,7 @@ class CogWriter:
         began = time.perf_counter()
         with self._writing():
             self._spool.join(self._head(self._spool), self._pool)
-            self._spool.path.replace(self.path)
+            move_into_place(self._spool.path, self.path)
             # GDAL keeps statistics there; those of a file that was replaced are wrong
             self.path.with_name(self.path.name + ".aux.xml").unlink(missing_ok=True)
         self._took.append(("finish", time.perf_counter() - began))
