@@ -1,4 +1,4 @@
-"""Scenes that are converted from where they lie on servers: what is read, what is refused, what is made of it."""
+"""download: conversions from servers without a local copy."""
 
 import json
 
@@ -27,7 +27,7 @@ LINEAR = ConvertOptions(model="linear")
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch):
-    """Instead of what refuses every socket: this machine alone."""
+    """Allow connections to this machine only."""
     allow_sockets(monkeypatch, "127.")
     monkeypatch.setattr(client.DEFAULT_CLIENT, "retries", QUICK)
 
@@ -54,7 +54,7 @@ def pixels(path):
 
 @pytest.fixture
 def store(server, monkeypatch):
-    """The server as an S3 store of Copernicus, with keys in the environment."""
+    """The server as the S3 store of Copernicus, with keys in the environment."""
     keys = {"AWS_ACCESS_KEY_ID": "planted-id", "AWS_SECRET_ACCESS_KEY": "planted-secret"}
     settings = {"AWS_S3_ENDPOINT": f"127.0.0.1:{server.port}", "AWS_HTTPS": "NO"}
     for name, text in (keys | settings).items():
@@ -68,7 +68,7 @@ PRODUCT = "S2A_MSIL2A_20240601T102021_N0510_R065_T32TNT_20240601T142021"
 
 @pytest.mark.parametrize("layout", ["sentinel2", "hls", "copernicus"])
 @pytest.mark.usefixtures("store")
-def test_an_item_converts_to_what_its_fetched_files_convert_to(layout, world, server, tmp_path):
+def test_remote_item_converts_like_fetched_files(layout, world, server, tmp_path):
     item = world.hls() if layout == "hls" else getattr(world, layout)(PRODUCT)
     direct = pixels(convert(own_address(item), "enmap", tmp_path / "direct.tif", LINEAR).output)
     read = {one.path for one in server.asked} & set(server.files)
@@ -89,7 +89,7 @@ def test_an_item_converts_to_what_its_fetched_files_convert_to(layout, world, se
     assert np.abs(rounded[2].astype(int) - direct[2])[both].max() <= 5
 
 
-def test_jpeg_2000_of_a_store_comes_bit_for_bit(world, store, tmp_path):
+def test_jpeg_2000_from_s3_is_bit_identical(world, store, tmp_path):
     item = world.copernicus(PRODUCT)
     path = fetch([item], None, tmp_path / "out", FetchOptions("native", retries=QUICK)).paths[0]
     for (name, band), values in world.values.items():
@@ -103,7 +103,7 @@ def test_jpeg_2000_of_a_store_comes_bit_for_bit(world, store, tmp_path):
 
 @pytest.mark.parametrize("command", ["convert", "fetch"])
 @pytest.mark.usefixtures("store")
-def test_a_store_that_refuses_or_keys_that_are_missing_are_told(command, world, tmp_path, monkeypatch):
+def test_missing_or_refused_s3_keys_are_errors(command, world, tmp_path, monkeypatch):
     item = world.copernicus(PRODUCT)
 
     def run():
@@ -121,8 +121,8 @@ def test_a_store_that_refuses_or_keys_that_are_missing_are_told(command, world, 
         run()
 
 
-def test_jpeg_2000_that_stops_coming_is_told_and_not_made_up(world, store, tmp_path):
-    """GDAL would take what is missing as zeros."""
+def test_truncated_jpeg_2000_is_an_error(world, store, tmp_path):
+    """GDAL would read missing data as zeros."""
     item, asked = world.copernicus(PRODUCT), []
     store.fault = lambda path: asked.append(path) or ("failed" if len(asked) > 30 else None)
     with pytest.raises(RemoteError, match=r"\.jp2: could not be read \(status 50"):
@@ -130,7 +130,7 @@ def test_jpeg_2000_that_stops_coming_is_told_and_not_made_up(world, store, tmp_p
     assert not (tmp_path / "made.tif").exists()
 
 
-def test_a_part_of_an_item_is_read_alone_and_is_that_part_of_what_is_fetched(server, tmp_path):
+def test_bbox_reads_only_its_part_of_an_item(server, tmp_path):
     world = World(server, tmp_path / "making", 12_000)
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     made = fetch(
@@ -153,7 +153,7 @@ def test_a_part_of_an_item_is_read_alone_and_is_that_part_of_what_is_fetched(ser
 
 @pytest.mark.parametrize("target", ["http://localhost:{}/files/other", "file:///etc/passwd", "http://127.0.0.2:{}/x"])
 @pytest.mark.parametrize("after", [0, 14, 20])
-def test_a_redirect_that_comes_late_is_not_followed(target, after, world, server, tmp_path, monkeypatch):
+def test_late_redirect_to_a_private_host_is_refused(target, after, world, server, tmp_path, monkeypatch):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     address, files = own_address(item), []
     monkeypatch.setattr(server, "fault", lambda path: "elsewhere" if len(files) > after else files.append(path))
@@ -167,7 +167,7 @@ def test_a_redirect_that_comes_late_is_not_followed(target, after, world, server
 
 
 @pytest.mark.parametrize("kind", ["busy", "failed", "cut", "short", "shifted", "whole", "page", "slow", "elsewhere"])
-def test_faults_that_pass_leave_no_trace(kind, world, server, tmp_path):
+def test_transient_faults_do_not_change_the_result(kind, world, server, tmp_path):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     part = ConvertOptions(model="linear", window=(0, 0, 40, 40))
     right = pixels(convert(own_address(item), "enmap", tmp_path / "right.tif", part).output)
@@ -178,7 +178,7 @@ def test_faults_that_pass_leave_no_trace(kind, world, server, tmp_path):
     assert np.array_equal(found[2], right[2])
 
 
-def test_signatures_that_expire_are_renewed(world, server, tmp_path, monkeypatch):
+def test_expired_signatures_are_renewed(world, server, tmp_path, monkeypatch):
     right = convert(own_address(world.sentinel2("S2A_32TNT_20240601_0_L2A")), "enmap", tmp_path / "a.tif", LINEAR)
     provider = Provider("guarded", "of a test", server.root, {}, sign=signer(server))
     monkeypatch.setitem(PROVIDERS, "guarded", provider)
@@ -192,7 +192,7 @@ def test_signatures_that_expire_are_renewed(world, server, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["https", "gdal's", "s3"])
-def test_a_raster_by_its_address_converts_as_it_does_from_the_disk(kind, server, store, tmp_path):
+def test_raster_url_converts_like_a_local_file(kind, server, store, tmp_path):
     names = [band for bands in S2.values() for band in bands]
     path = write_raster(tmp_path / "scene.tif", dn_of([LEAVES, SAND]), descriptions=sorted(names), nodata=0)
     there = pixels(convert(path, "enmap", tmp_path / "there.tif", LINEAR).output)
@@ -207,7 +207,7 @@ def test_a_raster_by_its_address_converts_as_it_does_from_the_disk(kind, server,
     assert b"planted" not in (tmp_path / "made.tif").read_bytes() + (tmp_path / "made.json").read_bytes()
 
 
-def test_a_file_that_changes_while_it_is_read_is_told(world, server, tmp_path):
+def test_file_changed_during_reading_is_an_error(world, server, tmp_path):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     asked = []
 
@@ -223,7 +223,7 @@ def test_a_file_that_changes_while_it_is_read_is_told(world, server, tmp_path):
 
 
 @pytest.mark.parametrize(("dtype", "nodata"), [("uint16", -9999.0), ("uint8", 0.5), ("int16", 1e9), ("uint16", np.nan)])
-def test_a_nodata_that_no_number_can_be_is_none(dtype, nodata, tmp_path):
+def test_copy_window_drops_a_nodata_that_the_dtype_cannot_hold(dtype, nodata, tmp_path):
     values = np.arange(256 * 3, dtype=np.int64).reshape(3, 16, 16)[0].astype(dtype)
     path = write_raster(tmp_path / "in.tif", values[None])
     with open_remote(client.DEFAULT_CLIENT, str(path), Access.to_host_of("")) as raster:
@@ -235,7 +235,7 @@ def test_a_nodata_that_no_number_can_be_is_none(dtype, nodata, tmp_path):
 
 
 @pytest.mark.parametrize("declared", [-9999, "nan", 70000])
-def test_an_item_that_declares_a_nodata_its_files_cannot_hold_is_fetched(declared, world, tmp_path):
+def test_fetch_accepts_a_declared_nodata_that_files_cannot_hold(declared, world, tmp_path):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     odd = json.loads(json.dumps(item))
     for asset in odd["assets"].values():

@@ -1,4 +1,4 @@
-"""Reading by ranges: what is signed, what is asked for again, what GDAL gets."""
+"""range_file, client and s3_signing: signatures, waits, cached ranges."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -22,7 +22,7 @@ from ms2hs.remote.range_file import (
 from ms2hs.remote.s3_signing import Keys, Store, presigned, public, signed_query
 
 
-def test_signature_is_that_of_the_reference():
+def test_signed_query_matches_the_s3_reference():
     """The example of the Amazon S3 API Reference, "Authenticating Requests: Using Query Parameters"."""
     keys = Keys("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
     at = datetime(2013, 5, 24, tzinfo=UTC)
@@ -32,21 +32,21 @@ def test_signature_is_that_of_the_reference():
     assert "wJalr" not in repr(keys)
 
 
-def test_addresses_of_stores():
+def test_presigned_and_public_addresses():
     address = presigned("s3://eodata/Sentinel-2/a b.jp2", Store("eodata.example.org"), Keys("id", "secret"))
     assert address.startswith("https://eodata.example.org/eodata/Sentinel-2/a%20b.jp2?X-Amz-Algorithm=")
     assert "secret" not in address
     assert public("s3://sentinel-cogs/x/B02.tif") == "https://sentinel-cogs.s3.amazonaws.com/x/B02.tif"
 
 
-def test_retry_after_is_seconds_or_a_date():
+def test_parse_retry_after_accepts_seconds_and_dates():
     assert parse_retry_after("3") == 3
     assert parse_retry_after("soon") is None
     assert 50 < parse_retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)) <= 60
     assert parse_retry_after(format_datetime(datetime(2001, 1, 1, tzinfo=UTC), usegmt=True)) == 0
 
 
-def test_waits_grow_and_end():
+def test_retry_policy_waits_grow_to_a_limit():
     patience = RetryPolicy()
     waits = [patience.wait_s(failed) for failed in range(1, 12)]
     assert 0.25 <= waits[0] <= 0.5
@@ -57,7 +57,7 @@ blocks = st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 600)), min_size
 
 
 @given(blocks)
-def test_what_is_asked_for_ahead_holds_every_block_and_no_byte_twice(ranges):
+def test_merge_ranges_covers_every_block_without_overlap(ranges):
     content = bytes(number % 251 for number in range(6000))
     asked = _merge_ranges(ranges, len(content))
     for (begin, end), (following, _) in pairwise(asked):
@@ -71,7 +71,7 @@ def test_what_is_asked_for_ahead_holds_every_block_and_no_byte_twice(ranges):
     assert sum(end - begin for begin, end in asked) <= sum(size + 2 * BLOCK_MARGIN_BYTES for _, size in ranges)
 
 
-def test_pieces_that_have_not_come_are_not_made_up():
+def test_byte_cache_finds_only_cached_bytes():
     pieces = _ByteCache()
     pieces.add(10, b"abc")
     pieces.add(14, b"e")
@@ -81,7 +81,7 @@ def test_pieces_that_have_not_come_are_not_made_up():
 
 
 def served(monkeypatch, content, asked):
-    """A file that a server has; `asked` takes up its requests."""
+    """A handle of a remote file; its requests are appended to `asked`."""
 
     def read(_client, _address, _access, begin, size):
         asked.append((begin, size))
@@ -91,7 +91,7 @@ def served(monkeypatch, content, asked):
     return _FileHandle(RangedFile(None, "https://h.org/a.jp2", None))
 
 
-def test_small_steps_become_few_requests(monkeypatch):
+def test_file_handle_reads_ahead_in_growing_steps(monkeypatch):
     content, asked = bytes(4_000_000), []
     handle = served(monkeypatch, content, asked)
     handle.seek(1000)
@@ -102,7 +102,7 @@ def test_small_steps_become_few_requests(monkeypatch):
 
 
 @given(st.lists(st.tuples(st.integers(0, 260_000), st.integers(1, 30_000), st.integers(1, 4)), min_size=1, max_size=40))
-def test_whatever_is_read_in_whatever_order_is_what_is_there(places):
+def test_file_handle_returns_the_content_in_any_order(places):
     content = b"".join(number.to_bytes(4) for number in range(65_000))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(range_file, "CACHE_BYTES", 50_000)  # so that much is dropped
