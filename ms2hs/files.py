@@ -28,7 +28,7 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
     if path.is_dir():
         raise OutputError(f"{path} is a directory; a file is needed. Give a name such as {path / 'cube.tif'}.")
     if not folder.is_dir():
-        raise OutputError(f"{folder} does not exist; the output needs an existing directory. Create it first.")
+        raise OutputError(f"there is no directory {folder}; an existing one is needed. Create it, or choose another.")
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists; it is replaced only on request. Use --overwrite, or give another name.")
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -2,6 +2,7 @@
 
 An item is untrusted input. Its addresses may name a local file, a service behind the firewall, or the metadata service
 that gives out a cloud machine's keys. Such addresses are refused before they are opened, and at every redirect.
+`Access` combines the check with the signature and headers that a provider's files need.
 """
 
 import ipaddress
