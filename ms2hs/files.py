@@ -121,7 +121,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise OutputError(
-            f"{folder} is being written to by {_lock_holder(path)}; one process at a time is allowed. Wait until it "
+            f"{folder} is being written to by {_lock_holder(path)}; only one at a time is allowed. Wait until it "
             "has ended, or choose another directory."
         ) from None
     except OSError as error:
