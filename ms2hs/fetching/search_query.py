@@ -148,11 +148,11 @@ def parse_period(text: str) -> Period:
     return Period(start, end)
 
 
-def _span(whole: str, text: str) -> tuple[datetime, datetime]:
-    """First and last second of a year, month, day or time; `whole` is the text for messages."""
+def _span(date: str, text: str) -> tuple[datetime, datetime]:
+    """First and last second of a year, month, day or time; `date` is the full text for messages."""
     match = TIME.fullmatch(text.strip())
     if match is None:
-        raise QueryError(f"{whole!r} is not a date; {ALLOWED_DATES} is needed. Correct --date.")
+        raise QueryError(f"{date!r} is not a date; {ALLOWED_DATES} is needed. Correct --date.")
     year, month, day, time, zone = match.groups()
     try:
         if time:
@@ -163,5 +163,5 @@ def _span(whole: str, text: str) -> tuple[datetime, datetime]:
         last_day = int(day) if day else monthrange(int(year), last_month)[1]
         end = datetime(int(year), last_month, last_day, tzinfo=UTC) + timedelta(days=1, seconds=-1)
     except (ValueError, OverflowError) as error:
-        raise QueryError(f"{whole!r} is not a date ({error}); {ALLOWED_DATES} is needed. Correct --date.") from error
+        raise QueryError(f"{date!r} is not a date ({error}); {ALLOWED_DATES} is needed. Correct --date.") from error
     return start, end

@@ -88,31 +88,27 @@ def check_address(href: str, base: str | None) -> None:
     if is_file and base is None and not href.startswith("/vsi"):
         return
     if is_file or parts.scheme.lower() not in SCHEMES:
-        what = "a local file" if is_file or parts.scheme == "file" else f"of the scheme {parts.scheme!r}"
+        what = "is a local file" if is_file or parts.scheme == "file" else f"has the scheme {parts.scheme!r}"
         raise AddressError(
-            f"{shown(href)}: an item gives this address, which is {what}; only {', '.join(SCHEMES)} are allowed. "
+            f"{shown(href)}: this address of an item {what}; only {', '.join(SCHEMES)} are allowed. "
             "If you trust the item, download the file yourself and give it to convert."
         )
     if parts.scheme.lower() == "s3":
-        _check_bucket(href, parts.netloc)
-        return
+        if BUCKET.fullmatch(parts.netloc):
+            return
+        raise AddressError(
+            f"{shown(href)}: this address of an item has no valid bucket; s3://bucket/key is allowed. "
+            "Report the item to its catalogue."
+        )
     host = host_of(href)
     is_plain = HOST.fullmatch(parts.netloc) is not None
     if is_plain and base is not None and host == host_of(base):
         return
     if not is_plain or not is_public(host):
         raise AddressError(
-            f"{shown(href)}: an item gives this address, whose host {host or '(none)'} is private or invalid; public "
-            "hosts and the item's own server are allowed. If you trust it, name that server (fetch --stac URL), or "
-            "download the file yourself and give it to convert."
-        )
-
-
-def _check_bucket(href: str, bucket: str) -> None:
-    if not BUCKET.fullmatch(bucket):
-        raise AddressError(
-            f"{shown(href)}: an item gives this address, which has no valid bucket; s3://bucket/key is allowed. "
-            "Report the item to its catalogue."
+            f"{shown(href)}: this address of an item has the host {host or '(none)'}, which is private or invalid; "
+            "public hosts and the item's own server are allowed. If you trust it, name that server (fetch --stac URL), "
+            "or download the file yourself and give it to convert."
         )
 
 
