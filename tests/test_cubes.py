@@ -671,7 +671,7 @@ def test_shards_and_archives_need_neither_rasterio_nor_h5py(tmp_path):
     make_shard(tmp_path / "shard-00000.safetensors")
     code = (
         "import sys; from pathlib import Path; sys.modules['rasterio'] = sys.modules['h5py'] = None\n"
-        f"from ms2hs.data.cubes import open_cubes\nprint(open_cubes(Path({str(tmp_path)!r}))[0].read(0, 0, 4, 5).shape)"
+        f"from ms2hs.datasets.cubes.registry import open_cubes\nprint(open_cubes(Path({str(tmp_path)!r}))[0].read(0, 0, 4, 5).shape)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "(3, 4, 5)"

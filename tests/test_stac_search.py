@@ -478,7 +478,7 @@ def test_missing_or_failing_file_is_named(scene_address, server, ms2hs, tmp_path
 SCRIPT = """
 import logging, sys
 logging.basicConfig(level=logging.DEBUG, filename="all.log")
-from ms2hs.cli import main
+from ms2hs.cli.app import main
 from ms2hs.remote import client
 client.DEFAULT_CLIENT.retries = client.RetryPolicy(first_s=0.001)
 sys.argv = ["ms2hs", *sys.argv[1:]]
