@@ -169,7 +169,7 @@ def fetch(
     if items is None:
         items = selection.items_of(selection.select(request, to_fetch=True))
     options = fetcher.FetchOptions(gsd_m=gsd_m, mosaic=mosaic, jobs=jobs, overwrite=overwrite)
-    return fetcher.fetch(items, request.place, Path(output), options, progress)
+    return fetcher.fetch(items, request.area, Path(output), options, progress)
 
 
 def pretrain(

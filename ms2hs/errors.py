@@ -1,40 +1,40 @@
-"""What can go wrong for a user, each as one clear message.
+"""The errors that a user can correct. The command line prints their message and exits with their `exit_code`.
 
     Ms2hsError
-    ├── UnknownName     a sensor, target, model or weights that is not there
-    ├── SceneError      the input scene
-    ├── GridError       wavelengths or bands that do not fit together
-    ├── WeightsError    a weights file
-    ├── DataError       spectra or cubes to learn from, or to adapt to
-    ├── OutputError     where the result goes
-    ├── NothingFound    nothing among what was given that could be used together
-    ├── QueryError      a place, a date or another wish that no server can be asked for
-    ├── AddressError    an address that a catalogue gives and that is not followed
-    ├── CredentialsError  a login or key that a provider wants and that is not there
-    ├── RemoteError     a server that does not give what was asked for
-    ├── ClusterError    processes that should share the work
-    ├── PartlyDone      some is there, and some is not
-    └── Interrupted     stopped by the user, after saving
+    ├── UnknownName       a sensor, target, model or weights file that does not exist
+    ├── SceneError        the input scene
+    ├── GridError         wavelengths or bands that do not match
+    ├── WeightsError      a weights file
+    ├── DataError         spectra or cubes for training, evaluation or adaptation
+    ├── OutputError       the output path
+    ├── NothingFound      no input fits the request
+    ├── QueryError        an invalid area, date or search option
+    ├── AddressError      an address in an item that must not be requested
+    ├── CredentialsError  a login or key that is missing or refused
+    ├── RemoteError       a server that does not answer as expected
+    ├── ClusterError      a dask scheduler or its workers
+    ├── PartlyDone        some inputs failed
+    └── Interrupted       stopped by the user, after saving
 
-A message has three parts: what was wrong with its value, what is allowed, what to do next.
-Mistakes of the programmer stay ValueError or TypeError.
+A message says what is wrong with its value, what is allowed, and what to do.
+Programming mistakes raise ValueError or TypeError.
 """
 
 
 class Ms2hsError(Exception):
-    """A problem that the user can mend; the command line prints it and exits with `exit_code`."""
+    """A problem that the user can correct."""
 
     exit_code = 1
 
 
 class UnknownName(Ms2hsError):
-    """A name that nothing is known by."""
+    """A name that is not in a table."""
 
     exit_code = 2
 
     @classmethod
     def of(cls, kind: str, name: str, known: list[str], hint: str) -> "UnknownName":
-        """The message for `name`, a `kind` that is not among `known`, ending in `hint`."""
+        """The error for `name`, a `kind` that is not in `known`; the message ends with `hint`."""
         return cls(f"unknown {kind} {name!r}; known: {', '.join(known)}. {hint}")
 
 
@@ -43,15 +43,15 @@ class SceneError(Ms2hsError):
 
 
 class GridError(Ms2hsError):
-    """Wavelengths or bands that do not fit together."""
+    """Wavelengths or bands do not match."""
 
 
 class WeightsError(Ms2hsError):
-    """A weights file that cannot be used."""
+    """A weights file cannot be used."""
 
 
 class DataError(Ms2hsError):
-    """Spectra or cubes that cannot be learnt from or adapted to."""
+    """Spectra or cubes cannot be used for training, evaluation or adaptation."""
 
 
 class OutputError(Ms2hsError):
@@ -59,42 +59,42 @@ class OutputError(Ms2hsError):
 
 
 class NothingFound(Ms2hsError):
-    """Nothing fits what was asked for, though all was looked at."""
+    """No input fits the request, although all were read."""
 
     exit_code = 3
 
 
 class QueryError(Ms2hsError):
-    """A place, a date or another wish that no server can be asked for."""
+    """An area, a date or a search option is invalid; no server was contacted."""
 
     exit_code = 2
 
 
 class AddressError(Ms2hsError):
-    """An address in a catalogue that is not followed: another scheme, a local file, a private host."""
+    """An address in an item must not be requested: another scheme, a local file, or a private host."""
 
 
 class CredentialsError(Ms2hsError):
-    """A login or a key that a provider wants is missing or refused. Its value is never in the message."""
+    """A login or key of a provider is missing or refused. The message never contains its value."""
 
     exit_code = 4
 
 
 class RemoteError(Ms2hsError):
-    """A server that does not give what was asked for, after as many attempts as make sense."""
+    """A server does not answer as expected, after all attempts."""
 
 
 class ClusterError(Ms2hsError):
-    """A scheduler or workers that are not there, or would not give what this process gives."""
+    """A scheduler or its workers are missing, or would compute other results than this process."""
 
 
 class PartlyDone(Ms2hsError):
-    """Some of what was asked for is there, and some is not."""
+    """Some inputs are done, and some failed."""
 
     exit_code = 5
 
 
 class Interrupted(Ms2hsError):
-    """The user stopped it, and what was done is saved. Not KeyboardInterrupt, which ends without a word."""
+    """The user stopped the run after the work so far was saved. Unlike KeyboardInterrupt, it has a message."""
 
     exit_code = 130

@@ -1,39 +1,42 @@
-"""Where results go: checked before work starts, and put in place only when whole."""
+"""Output paths: checks before work starts, atomic writes, and a lock per folder.
+
+Every file of ms2hs is written under a temporary name beside its final name, and renamed when complete. A final name
+therefore never stands for a part of a file, also after a crash. This module holds the only renames of the package.
+"""
 
 import os
 import shutil
 import socket
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from ms2hs.errors import OutputError
 
 
 def check_output(path: str | Path, *, overwrite: bool = False) -> None:
-    """Refuse a path that cannot be written to, before any work starts.
+    """Refuse an output path that cannot be written to, before any work starts.
 
     Raises
     ------
-    OutputError : it exists and `overwrite` is not asked, its directory is missing or cannot be written to.
+    OutputError : the file exists and `overwrite` is False, or its directory is missing or not writable.
     """
     path = Path(path)
     folder = path.parent
     if path.is_dir():
         raise OutputError(f"{path} is a directory; a file is needed. Give a name such as {path / 'cube.tif'}.")
     if not folder.is_dir():
-        raise OutputError(
-            f"there is no directory {folder}; the output needs one that exists. Make it, or go elsewhere."
-        )
+        raise OutputError(f"there is no directory {folder}; an existing one is needed. Create it, or choose another.")
     if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists; it is replaced only when asked. Pass --overwrite, or give another name.")
+        raise OutputError(f"{path} exists; it is replaced only on request. Use --overwrite, or give another name.")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"{folder} is not writable for you; the output is written there. Choose another directory.")
+        raise OutputError(f"{folder} is not writable; the output is written there. Choose another directory.")
 
 
 def check_space(folder: str | Path, needed_bytes: int, elsewhere: str = "choose another disk") -> None:
-    """Refuse to begin what will not fit; `elsewhere` says how to go to another disk.
+    """Refuse to start a write that does not fit; `elsewhere` says how to choose another disk.
 
     Raises
     ------
@@ -47,83 +50,96 @@ def check_space(folder: str | Path, needed_bytes: int, elsewhere: str = "choose 
         )
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a small file beside its name, and rename it when whole; what is there is replaced.
+@contextmanager
+def atomic_write(
+    path: Path, *, durable: bool = False, errors: tuple[type[Exception], ...] = (), hint: str = "choose another disk"
+) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and rename it to `path` when the block ends without an error.
+
+    An existing file is replaced. After an error neither the temporary file nor a changed `path` remains.
+
+    Parameters
+    ----------
+    durable : wait until the content is on the disk before renaming, so that also a power cut leaves no partial file.
+    errors : exceptions, besides OSError, that mean a failed write.
+    hint : what the user can do, besides freeing space.
 
     Raises
     ------
-    OutputError : it cannot be written; nothing is left then.
+    OutputError : the file cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    failures: tuple[type[Exception], ...] = (OSError, *errors)
     try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(
-            f"{path} could not be written ({error}); its directory must be writable and have room. "
-            "Free some space, or choose another place."
-        ) from error
+        yield temporary
+        if durable:
+            flush_to_disk(temporary)
+        move_into_place(temporary, path)
+    except failures as error:
+        raise write_error(path, error, hint) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
+    """Write a small file atomically; OutputError if that fails."""
+    with atomic_write(path, durable=durable) as temporary:
+        temporary.write_bytes(content)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until the content of a file is on the disk, so that it also survives a power cut."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Rename a complete file or folder on the same disk; an existing file is replaced. OSError if that fails."""
+    temporary.replace(path)
+
+
+def write_error(path: Path, error: Exception, hint: str = "choose another disk") -> OutputError:
+    """The error for a failed write of `path`."""
+    reason = getattr(error, "strerror", None) or error  # without the temporary name
+    return OutputError(
+        f"{path} could not be written ({reason}); a writable directory with free space is needed. Free some space, or "
+        f"{hint}."
+    )
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Nobody else who asks for this folder gets it meanwhile; the system ends it with the process, however that ends.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold the only lock on a folder; the operating system releases the lock when the process ends.
 
     Raises
     ------
-    OutputError : another process has it; the message says which.
+    OutputError : another process holds the lock, and is named in the message; or the lock file cannot be created.
     """
-    if sys.platform == "win32":  # has no such locks
-        yield
-        return
     path = folder / ".ms2hs.lock"
-    file = _locked(path)
+    lock = FileLock(path, timeout=0.2)  # long enough for a holder that is just leaving
     try:
+        lock.acquire()
+    except Timeout:
+        raise OutputError(
+            f"{folder} is being written to by {_lock_holder(path)}; only one at a time is allowed. Wait until it "
+            "has ended, or choose another directory."
+        ) from None
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be created ({error}); a writable directory is needed. Choose another directory."
+        ) from error
+    try:
+        with suppress(OSError):  # Windows locks the content too
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         yield
     finally:
-        path.unlink(missing_ok=True)
-        os.close(file)
+        with suppress(OSError):
+            path.unlink()
+        lock.release()
 
 
-def _locked(path: Path) -> int:
-    """The descriptor of a file that is there and locked, with its holder written in it."""
-    import fcntl  # noqa: PLC0415  not on every system
-
-    while True:
-        try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise OutputError(
-                f"{path} cannot be made ({error}); a directory that can be written to is needed. Give another."
-            ) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(file, 200).decode(errors="replace") or "another process"
-            os.close(file)
-            raise OutputError(
-                f"{path.parent} is being written to by {holder}; one at a time is allowed. Wait until it has ended, or "
-                "give another directory."
-            ) from None
-        except OSError:
-            return file  # a file system without locks, as some of clusters
-        if _is_still(path, file):
-            os.ftruncate(file, 0)
-            os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
-            return file
-        os.close(file)
-
-
-def _is_still(path: Path, file: int) -> bool:
-    """Whether a name stands for an opened file: who had it before takes its name away when it ends."""
+def _lock_holder(path: Path) -> str:
     try:
-        return os.fstat(file).st_ino == path.stat().st_ino
-    except FileNotFoundError:
-        return False
-
-
-def flush(path: Path) -> None:
-    """Wait until a file is on the disk, so that its name never stands for less than all of it."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+        return path.read_text(encoding="utf-8", errors="replace")[:200] or "another process"
+    except OSError:
+        return "another process"

@@ -1,4 +1,4 @@
-"""Progress bars on stderr, with rate and remaining time."""
+"""Progress callbacks, and progress bars on stderr with rate and remaining time."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -10,9 +10,9 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 Progress = Callable[[str, int, int], None]
-"""Called with the stage, what is done and what there is to do, in rows or so; 0 to do means that nobody knows."""
+"""Called with the stage, the amount done and the total, such as rows; a total of 0 means unknown."""
 FitProgress = Callable[[int, int, float], None]
-"""Called after every step of training with the steps done, the steps there are, and the loss."""
+"""Called after every training step with the steps done, the total of steps, and the loss."""
 
 
 class _Rate(ProgressColumn):
@@ -21,13 +21,13 @@ class _Rate(ProgressColumn):
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        """Rows or steps a second, once there is a speed."""
+        """Units per second; empty before the first update."""
         return Text(f"{task.speed:,.{0 if task.speed > 10 else 2}f} {self.unit}/s" if task.speed else "")
 
 
 @contextmanager
 def progress_bar(*, shown: bool, unit: str = "rows") -> Iterator[Progress | None]:
-    """What to call with progress, in this unit; None, and no bar, where stderr is no terminal."""
+    """Yield a callback that updates a progress bar; None, without a bar, if stderr is not a terminal."""
     if not shown or not sys.stderr.isatty():
         yield None
         return
@@ -44,7 +44,7 @@ def progress_bar(*, shown: bool, unit: str = "rows") -> Iterator[Progress | None
 
 @contextmanager
 def fit_bar(*, shown: bool) -> Iterator[FitProgress | None]:
-    """What `fit` calls with progress; None, and no bar, where stderr is no terminal."""
+    """Yield a callback for a training run; None, without a bar, if stderr is not a terminal."""
     if not shown or not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""STAC items in the form in which each archive writes them, made up; and real ones, where they are at hand."""
+"""Synthetic STAC items in the form of each archive, and real ones under $MS2HS_DATA."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def told(name, number):
 
 
 def earth_search(collection, number, applied=None, address=str):
-    """Of `sentinel-2-c1-l2a` or `sentinel-2-l2a`; both declare an offset wherever the baseline has one."""
+    """An item of `sentinel-2-c1-l2a` or `sentinel-2-l2a`; both declare the offset of the baseline."""
     offset = -0.1 if float(number) >= 4 else 0
     raster = {"nodata": 0, "data_type": "uint16", "scale": 0.0001, "offset": offset}
     assets = {}
@@ -93,7 +93,7 @@ def planetary_computer(number, address=str):
 
 
 def copernicus(number, address="s3://eodata/Sentinel-2/MSI/L2A/R/{}".format):
-    """With every band at several sizes, an offset declared whatever the baseline, and widths ten times too large."""
+    """An item with every band at several sizes, an offset for every baseline, and widths ten times too large."""
     assets = {}
     for name, finest in S2_SIZES.items():
         for gsd_m in (10, 20, 60):
@@ -114,7 +114,7 @@ def copernicus(number, address="s3://eodata/Sentinel-2/MSI/L2A/R/{}".format):
 
 
 def hls(kind, collection="HLSS30_2.0", address=str):
-    """As LP DAAC writes them; Planetary Computer's have other addresses."""
+    """An HLS item of LP DAAC; those of Planetary Computer have other addresses."""
     name = f"HLS.{kind}.T32TNT.2024153T102021.v2.0"
     bands = S30 if kind == "S30" else L30
     assets = {band: {"href": address(f"{name}.{band}.tif"), "eo:bands": [{"name": band}]} for band in bands}
@@ -124,7 +124,7 @@ def hls(kind, collection="HLSS30_2.0", address=str):
 
 
 def serve(server, folder, made, reflectance, offset):
-    """Give an item's files to a server, with the item: leaves, and a strip of cloud; others than of bands are left out.
+    """Serve an item with files of its bands: leaves, and a strip of cloud.
 
     Its addresses end in `B04.tif` and the like, and are the server's already or relative to its item.
     """
@@ -146,7 +146,7 @@ def serve(server, folder, made, reflectance, offset):
 
 
 def recorded() -> list[dict]:
-    """Every item in any JSON under `$MS2HS_DATA/stac`, whatever lies around it; none without the variable."""
+    """Every item in any JSON file under `$MS2HS_DATA/stac`; none if the variable is not set."""
     folder = Path(os.environ.get("MS2HS_DATA", ".")) / "stac"
     if "MS2HS_DATA" not in os.environ or not folder.is_dir():
         return []
@@ -164,7 +164,7 @@ def _items(document) -> Iterator[dict]:
 
 
 def real(kept) -> list[dict]:
-    """Those that `kept` is true of; the test skips where there are none."""
+    """The items for which `kept` is true; skips the test if there are none."""
     found = [one for one in recorded() if kept(one)]
     if not found:
         pytest.skip("no such items under $MS2HS_DATA/stac")

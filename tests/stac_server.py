@@ -1,4 +1,4 @@
-"""A STAC server for tests: searches with pages, and files by byte ranges; it misbehaves on demand.
+"""A STAC server for tests: searches with pages, files by byte ranges, and faults on demand.
 
     with StacServer() as server:
         server.add_item(item)                      # its assets' addresses as they are
@@ -39,20 +39,20 @@ CONFORMS = [
 
 @dataclass(frozen=True)
 class Asked:
-    """One request as it came in, and what it was answered."""
+    """One request and its answer."""
 
     method: str
     path: str
-    """Without the query."""
+    """The path without the query."""
     query: str
     headers: dict[str, str]
-    """Keys in lower case."""
+    """Headers, with keys in lower case."""
     body: str
     fault: str | None
 
 
 class Faults:
-    """One request of a file in `1 / rate` goes wrong, in a way drawn from `kinds`; no request goes wrong for ever."""
+    """A random fault, drawn from `kinds`, for a share `rate` of the file requests; a repeated request succeeds."""
 
     def __init__(self, rate: float, seed: int = 0, kinds: tuple[str, ...] = KINDS) -> None:
         self.rate, self.kinds = rate, kinds
@@ -61,7 +61,7 @@ class Faults:
         self.drawn: Counter[str] = Counter()
 
     def __call__(self, _path: str) -> str | None:
-        """The kind of the fault, None for none."""
+        """The kind of the fault; None for no fault."""
         with self._lock:
             if self._random.random() >= self.rate:
                 return None
@@ -72,44 +72,44 @@ class Faults:
 
 @dataclass
 class StacServer:
-    """The server; a context manager. What it serves may change while it runs."""
+    """The server; a context manager. Its content may change while it runs."""
 
     fault: Callable[[str], str | None] | None = None
-    """Asked the path of a file before it is answered; names one of `KINDS`, or None."""
+    """Called with the path of a requested file; returns one of `KINDS`, or None."""
     search_fault: Callable[[str], str | None] | None = None
-    """The same for everything that is no file: `busy`, `failed`, `slow` and `page`."""
+    """The same for all other requests: `busy`, `failed`, `slow` and `page`."""
     retry_after: str | None = "0"
-    """The header that comes with `busy`, seconds or a date."""
+    """Retry-After header of `busy`: seconds or a date."""
     slow_s: float = 1.0
-    """How long `slow` waits."""
+    """Delay of `slow`."""
     other_host: str = "127.0.0.2"
-    """Where `elsewhere` redirects to, the same path."""
+    """Host that `elsewhere` redirects to, with the same path."""
     elsewhere: str | None = None
-    """Instead of it, an address that `elsewhere` redirects to."""
+    """Full address that `elsewhere` redirects to, instead."""
     signed_prefix: str = "signed/"
-    """Files under it need a signature: the query that `signature` gives."""
+    """Path prefix of files that need a signature, as `signature` makes it."""
     signature_life: int = 10**9
-    """Requests of files that a signature lasts."""
+    """Number of file requests that a signature is valid for."""
     buckets: dict[str, Keys] = field(default_factory=dict)
-    """By name, stores as S3 has them, at /NAME/KEY, and the keys that their requests are signed with."""
+    """S3 stores by bucket name, at /NAME/KEY, with the keys that sign their requests."""
     page: int = 10
     files: dict[str, bytes] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
-    """By path the address that it redirects to."""
+    """Redirect targets, by path."""
     items: list[dict[str, Any]] = field(default_factory=list)
     collections: dict[str, dict[str, Any]] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
     sent: Counter[str] = field(default_factory=Counter)
-    """By path, bytes of bodies."""
+    """Bytes of bodies sent, by path."""
     busy: int = 0
-    """Requests that are being answered."""
+    """Number of requests in progress."""
     busiest: int = 0
-    """The most of them at a time."""
+    """Maximum number of simultaneous requests."""
     signatures: dict[str, int] = field(default_factory=dict)
-    """By signature, how many requests it lasts still."""
+    """Remaining requests, by signature."""
 
     def __enter__(self) -> Self:
-        """Listen at a free port of this machine."""
+        """Listen on a free local port."""
         self.lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), type("Bound", (_Handler,), {"stac": self}))
         self._server.daemon_threads = True
@@ -125,25 +125,25 @@ class StacServer:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port."""
         return int(self._server.server_address[1])
 
     @property
     def root(self) -> str:
-        """Address of the landing page."""
+        """URL of the landing page."""
         return f"http://127.0.0.1:{self.port}"
 
     def address(self, name: str) -> str:
-        """Of a file."""
+        """URL of a file."""
         return f"{self.root}/files/{quote(name)}"
 
     def add_file(self, name: str, content: bytes) -> str:
-        """Serve it; its address."""
+        """Serve a file; returns its URL."""
         self.files[name] = content
         return self.address(name)
 
     def add_item(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Serve an item, and its collection too; its own address is added as a link, as servers do."""
+        """Serve an item and its collection; adds the self link."""
         name = item["collection"]
         self.collections.setdefault(name, collection_named(name))
         own = f"{self.root}/collections/{name}/items/{item['id']}"
@@ -154,14 +154,14 @@ class StacServer:
         return item
 
     def signature(self) -> str:
-        """A new one, as a query, such as Planetary Computer's."""
+        """A new signature, as a query like Planetary Computer's."""
         with self.lock:
             text = f"sig-{len(self.signatures)}-secret"
             self.signatures[text] = self.signature_life
         return urlencode({"se": "2099-01-01T00:00:00Z", "sig": text})
 
     def is_signed(self, query: str) -> bool:
-        """Whether a query has a signature that lasts; it has been used once more then."""
+        """Whether a query has a valid signature; counts one use."""
         with self.lock:
             text = dict(parse_qsl(query)).get("sig", "")
             left = self.signatures.get(text, 0)
@@ -171,7 +171,7 @@ class StacServer:
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """While a request is being answered."""
+        """Count a request while it is answered."""
         with self.lock:
             self.busy += 1
             self.busiest = max(self.busiest, self.busy)
@@ -182,7 +182,7 @@ class StacServer:
                 self.busy -= 1
 
     def landing(self) -> dict[str, Any]:
-        """The catalogue."""
+        """The landing page."""
         links = [
             {"rel": "self", "href": self.root},
             {"rel": "root", "href": self.root},
@@ -196,7 +196,7 @@ class StacServer:
         return {**facts, "conformsTo": CONFORMS, "links": links}
 
     def search(self, wanted: dict[str, Any]) -> tuple[list[dict[str, Any]], int, int]:
-        """The page of items that a search asks for, where it begins, and how many fit in all."""
+        """One page of matching items, its offset, and the number of all matches."""
         found = [item for item in self.items if _fits(item, wanted)]
         for key in reversed(wanted.get("sortby") or []):
             name = key["field"].removeprefix("properties.")
@@ -207,7 +207,7 @@ class StacServer:
 
 
 def collection_named(name: str) -> dict[str, Any]:
-    """A collection of no special kind."""
+    """A minimal collection."""
     whole = {"spatial": {"bbox": [[-180, -90, 180, 90]]}, "temporal": {"interval": [["2015-01-01T00:00:00Z", None]]}}
     facts = {"type": "Collection", "id": name, "stac_version": "1.0.0", "license": "proprietary"}
     return {**facts, "description": name, "extent": whole, "links": []}
@@ -227,7 +227,7 @@ def _fits(item: dict[str, Any], wanted: dict[str, Any]) -> bool:
 
 
 def _touches(box: list[float], other: list[float]) -> bool:
-    """Whether two boxes in degrees have a place in common; west > east crosses the antimeridian."""
+    """Whether two boxes in degrees overlap; west > east crosses the antimeridian."""
     pairs = [(part, there) for part in _halves(box) for there in _halves(other)]
     return any(a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3] for a, b in pairs)
 
@@ -256,7 +256,7 @@ def _time(text: str) -> datetime:
 
 
 def _most_cloud(wanted: dict[str, Any]) -> list[float]:
-    """Limits on cloud cover, from `query` or from a CQL2 filter."""
+    """Largest cloud cover of a `query` or a CQL2 filter."""
     query = (wanted.get("query") or {}).get("eo:cloud_cover", {})
     found = [float(query[key]) for key in ("lt", "lte") if key in query]
     text = json.dumps(wanted.get("filter") or "")
@@ -268,11 +268,11 @@ def _most_cloud(wanted: dict[str, Any]) -> list[float]:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: that clients hang up in the middle is part of the tests."""
+        """Print nothing: tests close connections early."""
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection, which is kept."""
+    """One persistent connection."""
 
     protocol_version = "HTTP/1.1"
     stac: StacServer
@@ -280,7 +280,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as the base class has it
-        """Nothing."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         self._answer("")
@@ -312,7 +312,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _went_wrong(self, fault: str | None, path: str) -> bool:
-        """Answer with a fault that needs no file; False where there is nothing to answer yet."""
+        """Answer with a fault that needs no file; False if the request is still unanswered."""
         if fault == "busy":
             after = {} if self.stac.retry_after is None else {"Retry-After": self.stac.retry_after}
             self._send(429, b"slow down", after)
@@ -345,7 +345,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._range(path, content, fault)
 
     def _is_of(self, keys: Keys, query: str) -> bool:
-        """Whether a request was signed with these keys, for the host that it came to."""
+        """Whether a request is signed with these keys for this host."""
         told = dict(parse_qsl(query))
         if "X-Amz-Date" not in told:
             return False
@@ -433,7 +433,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _of_query(query: str) -> dict[str, Any]:
-    """The search that a GET asks for."""
+    """The search parameters of a GET request."""
     given = {key: values[-1] for key, values in parse_qs(query).items()}
     wanted: dict[str, Any] = {key: given[key] for key in ("datetime", "limit", "token") if key in given}
     for key in ("collections", "ids"):

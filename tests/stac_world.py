@@ -1,11 +1,11 @@
-"""Scenes on a test's server, in the layouts of archives, and what is in them."""
+"""Scenes on a test server, in the layouts of archives, and their pixel values."""
 
 import numpy as np
 import rasterio
 from rasterio.transform import Affine
 from rasterio.warp import transform, transform_bounds
 
-from ms2hs.fetching.search_query import box_place
+from ms2hs.fetching.search_query import parse_bbox
 
 S2 = {
     10: ("B02", "B03", "B04", "B08"),
@@ -21,7 +21,7 @@ MADE = {}
 
 
 def cog(path, values, gsd_m, corner, epsg, nodata, block=128):
-    """The bytes of a COG; the same for the same."""
+    """The bytes of a COG; deterministic."""
     key = (values.tobytes(), gsd_m, corner, epsg, nodata, block)
     if key not in MADE:
         MADE[key] = written(path, values, gsd_m, corner, epsg, nodata, block)
@@ -43,21 +43,21 @@ def written(path, values, gsd_m, corner, epsg, nodata, block):
 
 
 def smooth(lon, lat):
-    """Stored numbers that change slowly from place to place."""
+    """A smooth field of stored numbers."""
     return 3000 + 1000 * np.sin(lon * 60) + 500 * np.cos(lat * 80)
 
 
 class World:
-    """Scenes on a server, and what is in them."""
+    """Scenes on a server, and their pixel values."""
 
     def __init__(self, server, folder, side_m=6000, block=128):
-        """`side_m`: along a side of the scenes, instead of 109 800; a multiple of 60."""
+        """`side_m`: side length of the scenes, a multiple of 60 m, instead of 109 800 m."""
         self.server, self.folder, self.side_m, self.block = server, folder, side_m, block
         self.values = {}
-        """By item and band, what lies on the server."""
+        """Pixel values on the server, by item and band."""
 
     def sentinel2(self, name, corner=(600_000, 5_100_000), epsg=32632, *, prefix="", seed=0, key=NAMES.get, **facts):
-        """An item as Earth Search has it; `key` names the assets; with `field`, clear and smooth all over."""
+        """An item of Earth Search; `key` names the assets; `field` makes it clear and smooth."""
         is_field = facts.pop("field", False)
         rng = np.random.default_rng(seed)
         assets = {}
@@ -79,7 +79,7 @@ class World:
         return self._item(name, assets, corner, epsg, {"collection": "sentinel-2-c1-l2a", **facts}, properties)
 
     def hls(self, name="HLS.S30.T32TNT.2024153T102021.v2.0", corner=(600_000, 5_100_000), epsg=32632, **facts):
-        """An item as LP DAAC has it."""
+        """An item of LP DAAC."""
         rng = np.random.default_rng(3)
         assets = {}
         size = self.side_m // 30
@@ -94,7 +94,7 @@ class World:
         return self._item(name, assets, corner, epsg, {"collection": "HLSS30_2.0", **facts}, {"platform": "S2A"})
 
     def copernicus(self, name, corner=(600_000, 5_100_000), epsg=32632, **facts):
-        """An item as Copernicus Data Space has it: JPEG 2000 in an S3 store."""
+        """An item of Copernicus Data Space: JPEG 2000 in an S3 store."""
         rng = np.random.default_rng(4)
         assets = {}
         for gsd, bands in S2.items():
@@ -154,12 +154,12 @@ class World:
 
 
 def within(bounds_m, epsg=32632):
-    """The place whose box in degrees lies inside bounds in metres."""
-    return box_place(transform_bounds(f"EPSG:{epsg}", "EPSG:4326", *bounds_m))
+    """The area whose box in degrees lies inside bounds in metres."""
+    return parse_bbox(transform_bounds(f"EPSG:{epsg}", "EPSG:4326", *bounds_m))
 
 
 def signer(server):
-    """How the server's files are signed, as Planetary Computer's are."""
+    """Sign addresses of the server, like Planetary Computer."""
     kept = []
 
     def sign(address, *, fresh=False):

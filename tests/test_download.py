@@ -1,4 +1,4 @@
-"""Scenes that are converted from where they lie on servers: what is read, what is refused, what is made of it."""
+"""download: conversions from servers without a local copy."""
 
 import json
 
@@ -17,6 +17,7 @@ from ms2hs.fetching.fetcher import FetchOptions, fetch
 from ms2hs.remote import client
 from ms2hs.remote.providers import PROVIDERS, Provider
 from ms2hs.remote.s3_signing import Keys
+from ms2hs.remote.url_policy import Access
 from ms2hs.scenes.formats import open_scene
 from ms2hs.scenes.scene import Asset
 
@@ -26,9 +27,9 @@ LINEAR = ConvertOptions(model="linear")
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch):
-    """Instead of what refuses every socket: this machine alone."""
+    """Allow connections to this machine only."""
     allow_sockets(monkeypatch, "127.")
-    monkeypatch.setattr(client.USUAL, "patience", QUICK)
+    monkeypatch.setattr(client.DEFAULT_CLIENT, "retries", QUICK)
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def pixels(path):
 
 @pytest.fixture
 def store(server, monkeypatch):
-    """The server as an S3 store of Copernicus, with keys in the environment."""
+    """The server as the S3 store of Copernicus, with keys in the environment."""
     keys = {"AWS_ACCESS_KEY_ID": "planted-id", "AWS_SECRET_ACCESS_KEY": "planted-secret"}
     settings = {"AWS_S3_ENDPOINT": f"127.0.0.1:{server.port}", "AWS_HTTPS": "NO"}
     for name, text in (keys | settings).items():
@@ -67,17 +68,17 @@ PRODUCT = "S2A_MSIL2A_20240601T102021_N0510_R065_T32TNT_20240601T142021"
 
 @pytest.mark.parametrize("layout", ["sentinel2", "hls", "copernicus"])
 @pytest.mark.usefixtures("store")
-def test_an_item_converts_to_what_its_fetched_files_convert_to(layout, world, server, tmp_path):
+def test_remote_item_converts_like_fetched_files(layout, world, server, tmp_path):
     item = world.hls() if layout == "hls" else getattr(world, layout)(PRODUCT)
     direct = pixels(convert(own_address(item), "enmap", tmp_path / "direct.tif", LINEAR).output)
     read = {one.path for one in server.asked} & set(server.files)
     assert read == set(server.files)
     assert all("range" in one.headers for one in server.asked if one.path in read)
-    native = fetch([item], None, tmp_path / "native", FetchOptions("native", patience=QUICK)).paths[0]
+    native = fetch([item], None, tmp_path / "native", FetchOptions("native", retries=QUICK)).paths[0]
     there = pixels(convert(native, "enmap", tmp_path / "there.tif", LINEAR).output)
     assert there[:2] == direct[:2]
     assert np.array_equal(there[2], direct[2])
-    stacked = fetch([item], None, tmp_path / "at30", FetchOptions(patience=QUICK)).paths[0]
+    stacked = fetch([item], None, tmp_path / "at30", FetchOptions(retries=QUICK)).paths[0]
     rounded = pixels(convert(stacked, "enmap", tmp_path / "rounded.tif", LINEAR).output)
     assert rounded[:2] == direct[:2]
     known = direct[2] != -32768
@@ -88,9 +89,9 @@ def test_an_item_converts_to_what_its_fetched_files_convert_to(layout, world, se
     assert np.abs(rounded[2].astype(int) - direct[2])[both].max() <= 5
 
 
-def test_jpeg_2000_of_a_store_comes_bit_for_bit(world, store, tmp_path):
+def test_jpeg_2000_from_s3_is_bit_identical(world, store, tmp_path):
     item = world.copernicus(PRODUCT)
-    path = fetch([item], None, tmp_path / "out", FetchOptions("native", patience=QUICK)).paths[0]
+    path = fetch([item], None, tmp_path / "out", FetchOptions("native", retries=QUICK)).paths[0]
     for (name, band), values in world.values.items():
         with rasterio.open(path.parent / f"{name}_{band}.tif") as file:
             assert np.array_equal(file.read(1), values), band
@@ -102,12 +103,12 @@ def test_jpeg_2000_of_a_store_comes_bit_for_bit(world, store, tmp_path):
 
 @pytest.mark.parametrize("command", ["convert", "fetch"])
 @pytest.mark.usefixtures("store")
-def test_a_store_that_refuses_or_keys_that_are_missing_are_told(command, world, tmp_path, monkeypatch):
+def test_missing_or_refused_s3_keys_are_errors(command, world, tmp_path, monkeypatch):
     item = world.copernicus(PRODUCT)
 
     def run():
         if command == "fetch":
-            fetch([item], None, tmp_path / "out", FetchOptions(patience=QUICK))
+            fetch([item], None, tmp_path / "out", FetchOptions(retries=QUICK))
         else:
             convert(own_address(item), "enmap", tmp_path / "made.tif", LINEAR)
 
@@ -120,8 +121,8 @@ def test_a_store_that_refuses_or_keys_that_are_missing_are_told(command, world, 
         run()
 
 
-def test_jpeg_2000_that_stops_coming_is_told_and_not_made_up(world, store, tmp_path):
-    """GDAL would take what is missing as zeros."""
+def test_truncated_jpeg_2000_is_an_error(world, store, tmp_path):
+    """GDAL would read missing data as zeros."""
     item, asked = world.copernicus(PRODUCT), []
     store.fault = lambda path: asked.append(path) or ("failed" if len(asked) > 30 else None)
     with pytest.raises(RemoteError, match=r"\.jp2: could not be read \(status 50"):
@@ -129,11 +130,11 @@ def test_jpeg_2000_that_stops_coming_is_told_and_not_made_up(world, store, tmp_p
     assert not (tmp_path / "made.tif").exists()
 
 
-def test_a_part_of_an_item_is_read_alone_and_is_that_part_of_what_is_fetched(server, tmp_path):
+def test_bbox_reads_only_its_part_of_an_item(server, tmp_path):
     world = World(server, tmp_path / "making", 12_000)
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     made = fetch(
-        [item], within((601_000, 5_097_500, 602_000, 5_098_500)), tmp_path / "out", FetchOptions(patience=QUICK)
+        [item], within((601_000, 5_097_500, 602_000, 5_098_500)), tmp_path / "out", FetchOptions(retries=QUICK)
     )
     grid = open_scene(str(made.paths[0])).grid
     whole = open_scene(own_address(item))
@@ -152,7 +153,7 @@ def test_a_part_of_an_item_is_read_alone_and_is_that_part_of_what_is_fetched(ser
 
 @pytest.mark.parametrize("target", ["http://localhost:{}/files/other", "file:///etc/passwd", "http://127.0.0.2:{}/x"])
 @pytest.mark.parametrize("after", [0, 14, 20])
-def test_a_redirect_that_comes_late_is_not_followed(target, after, world, server, tmp_path, monkeypatch):
+def test_late_redirect_to_a_private_host_is_refused(target, after, world, server, tmp_path, monkeypatch):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     address, files = own_address(item), []
     monkeypatch.setattr(server, "fault", lambda path: "elsewhere" if len(files) > after else files.append(path))
@@ -166,7 +167,7 @@ def test_a_redirect_that_comes_late_is_not_followed(target, after, world, server
 
 
 @pytest.mark.parametrize("kind", ["busy", "failed", "cut", "short", "shifted", "whole", "page", "slow", "elsewhere"])
-def test_faults_that_pass_leave_no_trace(kind, world, server, tmp_path):
+def test_transient_faults_do_not_change_the_result(kind, world, server, tmp_path):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     part = ConvertOptions(model="linear", window=(0, 0, 40, 40))
     right = pixels(convert(own_address(item), "enmap", tmp_path / "right.tif", part).output)
@@ -177,7 +178,7 @@ def test_faults_that_pass_leave_no_trace(kind, world, server, tmp_path):
     assert np.array_equal(found[2], right[2])
 
 
-def test_signatures_that_expire_are_renewed(world, server, tmp_path, monkeypatch):
+def test_expired_signatures_are_renewed(world, server, tmp_path, monkeypatch):
     right = convert(own_address(world.sentinel2("S2A_32TNT_20240601_0_L2A")), "enmap", tmp_path / "a.tif", LINEAR)
     provider = Provider("guarded", "of a test", server.root, {}, sign=signer(server))
     monkeypatch.setitem(PROVIDERS, "guarded", provider)
@@ -191,7 +192,7 @@ def test_signatures_that_expire_are_renewed(world, server, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["https", "gdal's", "s3"])
-def test_a_raster_by_its_address_converts_as_it_does_from_the_disk(kind, server, store, tmp_path):
+def test_raster_url_converts_like_a_local_file(kind, server, store, tmp_path):
     names = [band for bands in S2.values() for band in bands]
     path = write_raster(tmp_path / "scene.tif", dn_of([LEAVES, SAND]), descriptions=sorted(names), nodata=0)
     there = pixels(convert(path, "enmap", tmp_path / "there.tif", LINEAR).output)
@@ -206,7 +207,7 @@ def test_a_raster_by_its_address_converts_as_it_does_from_the_disk(kind, server,
     assert b"planted" not in (tmp_path / "made.tif").read_bytes() + (tmp_path / "made.json").read_bytes()
 
 
-def test_a_file_that_changes_while_it_is_read_is_told(world, server, tmp_path):
+def test_file_changed_during_reading_is_an_error(world, server, tmp_path):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     asked = []
 
@@ -216,16 +217,16 @@ def test_a_file_that_changes_while_it_is_read_is_told(world, server, tmp_path):
             server.files[path] = server.files[path][:-1] + b"!"
 
     server.fault = change
-    with pytest.raises(RemoteError, match="changed it while it was read"):
+    with pytest.raises(RemoteError, match="changed on the server while it was read"):
         convert(own_address(item), "enmap", tmp_path / "made.tif", LINEAR)
     assert not (tmp_path / "made.tif").exists()
 
 
 @pytest.mark.parametrize(("dtype", "nodata"), [("uint16", -9999.0), ("uint8", 0.5), ("int16", 1e9), ("uint16", np.nan)])
-def test_a_nodata_that_no_number_can_be_is_none(dtype, nodata, tmp_path):
+def test_copy_window_drops_a_nodata_that_the_dtype_cannot_hold(dtype, nodata, tmp_path):
     values = np.arange(256 * 3, dtype=np.int64).reshape(3, 16, 16)[0].astype(dtype)
     path = write_raster(tmp_path / "in.tif", values[None])
-    with open_remote(client.USUAL, str(path), client.Access.near("")) as raster:
+    with open_remote(client.DEFAULT_CLIENT, str(path), Access.to_host_of("")) as raster:
         asset = Asset("B02", str(path), 1, 1e-4, 0.0, nodata)
         assert sum(copy_window(raster, asset, slice(0, 16), slice(0, 16), tmp_path / "out.tif")) == 16
     with rasterio.open(tmp_path / "out.tif") as file:
@@ -234,12 +235,12 @@ def test_a_nodata_that_no_number_can_be_is_none(dtype, nodata, tmp_path):
 
 
 @pytest.mark.parametrize("declared", [-9999, "nan", 70000])
-def test_an_item_that_declares_a_nodata_its_files_cannot_hold_is_fetched(declared, world, tmp_path):
+def test_fetch_accepts_a_declared_nodata_that_files_cannot_hold(declared, world, tmp_path):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     odd = json.loads(json.dumps(item))
     for asset in odd["assets"].values():
         if "raster:bands" in asset:
             asset["raster:bands"][0]["nodata"] = declared
-    got = [fetch([one], None, tmp_path / name, FetchOptions(patience=QUICK)) for name, one in (("a", item), ("b", odd))]
+    got = [fetch([one], None, tmp_path / name, FetchOptions(retries=QUICK)) for name, one in (("a", item), ("b", odd))]
     assert got[1].failed == ()
     assert np.array_equal(pixels(got[0].paths[0])[2], pixels(got[1].paths[0])[2])

@@ -1,4 +1,4 @@
-"""fetch: what comes over a line that is bad, in the three layouts of archives, is what lies on the server."""
+"""fetch: scenes from an unreliable server, in the layouts of three archives, are the server's pixels."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from stac_world import World, cog, signer, smooth, within
 
 from ms2hs.errors import AddressError, CredentialsError, NothingFound, OutputError, QueryError, RemoteError, SceneError
 from ms2hs.fetching.fetcher import FetchOptions, fetch
-from ms2hs.fetching.search_query import box_place
+from ms2hs.fetching.search_query import parse_bbox
 from ms2hs.remote.client import RetryPolicy
 from ms2hs.remote.providers import PROVIDERS, Provider
 from ms2hs.scenes.formats import open_scene
@@ -34,7 +34,7 @@ QUICK = RetryPolicy(first_s=0.002, longest_s=0.01, read_s=0.25, connect_s=0.5)
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch):
-    """Instead of what refuses every socket: this machine alone."""
+    """Allow connections to this machine only."""
     allow_sockets(monkeypatch, "127.")
 
 
@@ -63,18 +63,18 @@ def read_all(path):
         return scene, *reader.read(0, 0, scene.grid.height, scene.grid.width)
 
 
-def test_a_whole_scene_converts_as_its_files_do(world, tmp_path):
+def test_fetched_scene_converts_like_its_files(world, tmp_path):
     from ms2hs.scenes.scene import working_grid
     from ms2hs.scenes.stac_item import scene_of
 
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
-    made = fetch([item], None, tmp_path / "out", FetchOptions(patience=QUICK))
+    made = fetch([item], None, tmp_path / "out", FetchOptions(retries=QUICK))
     assert (made.kept, made.failed, made.left_out) == (0, (), ())
     scene, reflectance, valid = read_all(made.paths[0])
     assert scene.source == "sentinel2a"
     assert scene.quality_rule == "scl"
     assert scene.datetime.startswith("2024-06-01")
-    native = fetch([item], None, tmp_path / "native", FetchOptions("native", patience=QUICK)).paths[0]
+    native = fetch([item], None, tmp_path / "native", FetchOptions("native", retries=QUICK)).paths[0]
     files = scene_of(json.loads(native.read_text()) | {"assets": absolute(native)}, None)
     grid = working_grid(files, 30.0)
     assert grid == scene.grid
@@ -90,11 +90,11 @@ def absolute(item):
     return {key: asset | {"href": str(item.parent / asset["href"])} for key, asset in assets.items()}
 
 
-def test_native_files_are_those_of_the_server_bit_for_bit(world, tmp_path):
+def test_native_files_are_bit_identical(world, tmp_path):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     world.server.fault = lambda _path: "slow"
     world.server.slow_s = 0.02
-    made = fetch([item], None, tmp_path / "out", FetchOptions("native", jobs=3, patience=QUICK))
+    made = fetch([item], None, tmp_path / "out", FetchOptions("native", jobs=3, retries=QUICK))
     assert world.server.busiest == 3
     for (name, band), values in world.values.items():
         with rasterio.open(made.paths[0].parent / f"{name}_{band}.tif") as file:
@@ -102,7 +102,7 @@ def test_native_files_are_those_of_the_server_bit_for_bit(world, tmp_path):
 
 
 def login(server, name="guarded", **options):
-    """A provider whose files need a signature, as Planetary Computer's do."""
+    """A provider whose files need a signature, like Planetary Computer."""
     return Provider(name, "of a test", server.root, {"sentinel-2-l2a": "by_baseline"}, **options)
 
 
@@ -144,7 +144,7 @@ def test_fetch_then_convert(layout, world, tmp_path, monkeypatch, caplog):
     item = layout(world, monkeypatch)
     place = within((601_000, 5_097_500, 603_100, 5_099_000))
     told = []
-    made = fetch([item], place, tmp_path / "out", FetchOptions(patience=QUICK), lambda *step: told.append(step))
+    made = fetch([item], place, tmp_path / "out", FetchOptions(retries=QUICK), lambda *step: told.append(step))
     scene = open_scene(str(made.paths[0]))
     assert scene.source == ("hls_s30" if layout is lp_daac else "sentinel2a")
     assert scene.quality_rule == ("fmask" if layout is lp_daac else "scl")
@@ -163,10 +163,10 @@ def test_fetch_then_convert(layout, world, tmp_path, monkeypatch, caplog):
     assert list(hashes(tmp_path / "out")) == sorted(f"{item['id']}{end}" for end in (".json", ".tif"))
 
 
-def test_what_is_whole_is_not_asked_for_again_and_what_is_broken_is(world, tmp_path):
+def test_fetch_keeps_complete_scenes_and_repairs_damaged_ones(world, tmp_path):
     items = [world.sentinel2(f"S2A_32TNT_2024060{day}_0_L2A", seed=day) for day in (1, 2)]
     place, out = within((601_000, 5_098_000, 602_000, 5_099_000)), tmp_path / "out"
-    choices = FetchOptions(patience=QUICK)
+    choices = FetchOptions(retries=QUICK)
     first = fetch(items, place, out, choices)
     before, asked = hashes(out), len(world.server.asked)
     again = fetch(items, place, out, choices)
@@ -180,10 +180,10 @@ def test_what_is_whole_is_not_asked_for_again_and_what_is_broken_is(world, tmp_p
     assert hashes(out) == before
     with pytest.raises(OutputError, match="--overwrite"):
         fetch(items, None, out, choices)
-    assert fetch(items, None, out, FetchOptions(overwrite=True, patience=QUICK)).kept == 0
+    assert fetch(items, None, out, FetchOptions(overwrite=True, retries=QUICK)).kept == 0
 
 
-def test_a_file_that_is_not_of_fetch_is_left_alone(world, tmp_path):
+def test_fetch_does_not_replace_other_files(world, tmp_path):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     (tmp_path / "out").mkdir()
     mine = tmp_path / "out" / f"{item['id']}.tif"
@@ -193,10 +193,10 @@ def test_a_file_that_is_not_of_fetch_is_left_alone(world, tmp_path):
     assert mine.read_text() == "mine"
 
 
-def test_names_of_others_stay_in_the_folder(world, tmp_path):
+def test_fetch_ignores_paths_in_item_ids(world, tmp_path):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     for name in ("../../evil", "/etc/evil", ".hidden", "a" * 300):
-        made = fetch([item | {"id": name}], None, tmp_path / "out", FetchOptions(patience=QUICK))
+        made = fetch([item | {"id": name}], None, tmp_path / "out", FetchOptions(retries=QUICK))
         assert made.paths[0].parent == tmp_path / "out"
         assert not made.paths[0].name.startswith(".")
 
@@ -211,10 +211,10 @@ def test_names_of_others_stay_in_the_folder(world, tmp_path):
         pytest.param((163_000, 100_000), 32601, (179.98, 0.86, -179.985, 0.89), id="from its other side"),
     ],
 )
-def test_boxes_of_every_kind(world, tmp_path, corner, epsg, box):
+def test_fetch_crops_to_any_box(world, tmp_path, corner, epsg, box):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A", corner, epsg)
-    place = box_place(box)
-    made = fetch([item], place, tmp_path / "out", FetchOptions(patience=QUICK))
+    place = parse_bbox(box)
+    made = fetch([item], place, tmp_path / "out", FetchOptions(retries=QUICK))
     with rasterio.open(made.paths[0]) as file:
         there = file.bounds
         assert file.crs.to_epsg() == epsg
@@ -229,36 +229,36 @@ def test_boxes_of_every_kind(world, tmp_path, corner, epsg, box):
         assert abs(side - inside) <= 45, (there, wanted)
 
 
-def test_across_a_border_of_zones_each_scene_keeps_its_own(world, tmp_path):
+def test_fetch_keeps_the_zone_of_each_scene(world, tmp_path):
     west = world.sentinel2("S2A_32TQT_20240601_0_L2A", (729_000, 5_100_000), 32632)
     east = world.sentinel2("S2A_33TTM_20240601_0_L2A", (267_000, 5_103_000), 32633)
     bounds = [west["bbox"], east["bbox"]]
-    place = box_place((max(b[0] for b in bounds), max(b[1] for b in bounds) + 0.01, 12.02, min(b[3] for b in bounds)))
-    made = fetch([west, east], place, tmp_path / "out", FetchOptions(patience=QUICK))
+    place = parse_bbox((max(b[0] for b in bounds), max(b[1] for b in bounds) + 0.01, 12.02, min(b[3] for b in bounds)))
+    made = fetch([west, east], place, tmp_path / "out", FetchOptions(retries=QUICK))
     codes = [rasterio.open(path).crs.to_epsg() for path in made.paths]
     assert codes == [32632, 32633]
 
 
-def test_no_scene_in_the_place(world, tmp_path):
+def test_fetch_without_scene_in_the_area_is_an_error(world, tmp_path):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     with pytest.raises(NothingFound, match=r"none of 1 scenes.*--bbox") as caught:
-        fetch([item], box_place((20, 46, 21, 47)), tmp_path / "out", FetchOptions(patience=QUICK))
+        fetch([item], parse_bbox((20, 46, 21, 47)), tmp_path / "out", FetchOptions(retries=QUICK))
     assert caught.value.exit_code == 3
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_scene_whose_swath_ends_before_the_place_is_left_out(world, tmp_path):
+def test_fetch_leaves_out_scenes_without_data_in_the_area(world, tmp_path):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     href = item["assets"]["scl"]["href"].removeprefix(world.server.address(""))
     world.server.files[href] = cog(
         tmp_path / "x.tif", np.zeros((300, 300), np.uint8), 20, (600_000, 5_100_000), 32632, 0
     )
-    with pytest.raises(NothingFound, match="no data in the place"):
-        fetch([item], None, tmp_path / "out", FetchOptions(patience=QUICK))
+    with pytest.raises(NothingFound, match="no data in the area"):
+        fetch([item], None, tmp_path / "out", FetchOptions(retries=QUICK))
     assert sum("B0" in one.path for one in world.server.asked) == 1  # a header
 
 
-def test_bytes_are_those_of_the_blocks_under_the_window(server, tmp_path):
+def test_fetch_reads_only_the_blocks_of_the_window(server, tmp_path):
     world = World(server, tmp_path / "making", 12_000, 512)
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     rng = np.random.default_rng(0)
@@ -266,7 +266,7 @@ def test_bytes_are_those_of_the_blocks_under_the_window(server, tmp_path):
     for k in range(6):
         west, south = 600_000 + rng.uniform(200, 9000), 5_088_000 + rng.uniform(200, 9000)
         bounds = (west, south, west + rng.uniform(100, 2700), south + rng.uniform(100, 2700))
-        made = fetch([item], within(bounds), tmp_path / f"out{k}", FetchOptions(patience=QUICK))
+        made = fetch([item], within(bounds), tmp_path / f"out{k}", FetchOptions(retries=QUICK))
         with rasterio.open(made.paths[0]) as file:
             touched = sum(blocks_under(content, file.bounds) for content in server.files.values())
         ratios.append(made.bytes_read / touched)
@@ -274,7 +274,7 @@ def test_bytes_are_those_of_the_blocks_under_the_window(server, tmp_path):
 
 
 def blocks_under(content, bounds):
-    """Bytes of the blocks of a file that a window touches."""
+    """Size of the blocks of a file that a window touches."""
     with MemoryFile(content) as memory, memory.open() as file:
         (left, top), (right, bottom) = ~file.transform @ bounds[::3], ~file.transform @ (bounds[2], bounds[1])
         high, wide = file.block_shapes[0]
@@ -283,11 +283,11 @@ def blocks_under(content, bounds):
         return sum(int(file.get_tag_item(f"BLOCK_SIZE_{x}_{y}", "TIFF", bidx=1)) for x in cols for y in rows)
 
 
-def test_fifty_scenes_come_right_under_faults(server, tmp_path):
+def test_fetch_of_fifty_scenes_survives_faults(server, tmp_path):
     world = World(server, tmp_path / "making", 1200)
     items = [world.sentinel2(f"S2A_32TNT_20240601_{k}_L2A", seed=k % 7) for k in range(50)]
     server.fault = Faults(0.1, seed=1)
-    made = fetch(items, None, tmp_path / "out", FetchOptions("native", jobs=4, patience=QUICK))
+    made = fetch(items, None, tmp_path / "out", FetchOptions("native", jobs=4, retries=QUICK))
     assert (len(made.paths), made.failed, made.left_out) == (50, (), ())
     assert set(server.fault.drawn) == set(KINDS)
     for path in made.paths:
@@ -306,11 +306,11 @@ fetch(json.loads(Path(sys.argv[1]).read_text()), None, Path(sys.argv[2]), FetchO
 
 
 @pytest.mark.slow
-def test_a_second_run_ends_with_the_same_files_wherever_the_first_was_killed(server, tmp_path):
+def test_fetch_resumes_after_a_kill_with_the_same_files(server, tmp_path):
     world = World(server, tmp_path / "making", 1200)
     items = [world.sentinel2(f"S2A_32TNT_20240601_{k}_L2A", seed=k) for k in range(4)]
     (tmp_path / "items.json").write_text(json.dumps(items))
-    fetch(items, None, tmp_path / "undisturbed", FetchOptions(patience=QUICK))
+    fetch(items, None, tmp_path / "undisturbed", FetchOptions(retries=QUICK))
     server.fault, server.slow_s = lambda _path: "slow", 0.02
     command = [sys.executable, "-c", RUN, str(tmp_path / "items.json"), str(tmp_path / "out"), "30"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
@@ -323,17 +323,17 @@ def test_a_second_run_ends_with_the_same_files_wherever_the_first_was_killed(ser
             run.send_signal(signal.SIGKILL)
         seen.append(len(server.asked) - started)
     server.fault = None
-    made = fetch(items, None, tmp_path / "out", FetchOptions(patience=QUICK))
+    made = fetch(items, None, tmp_path / "out", FetchOptions(retries=QUICK))
     assert len(made.paths) == 4
     assert hashes(tmp_path / "out") == hashes(tmp_path / "undisturbed")
     assert made.kept or sum(seen) > 0
 
 
-def test_two_that_fetch_into_one_folder_do_not_meet(server, tmp_path):
+def test_fetch_locks_its_folder(server, tmp_path):
     world = World(server, tmp_path / "making", 1200)
     items = [world.sentinel2(f"S2A_32TNT_20240601_{k}_L2A", seed=k) for k in range(2)]
     (tmp_path / "items.json").write_text(json.dumps(items))
-    fetch(items, None, tmp_path / "undisturbed", FetchOptions(patience=QUICK))
+    fetch(items, None, tmp_path / "undisturbed", FetchOptions(retries=QUICK))
     came, go_on = threading.Event(), threading.Event()
     server.fault = lambda _path: came.set() or (None if go_on.wait(50) else "failed")
     command = [sys.executable, "-c", RUN, str(tmp_path / "items.json"), str(tmp_path / "out"), "30"]
@@ -349,17 +349,17 @@ def test_two_that_fetch_into_one_folder_do_not_meet(server, tmp_path):
     assert hashes(tmp_path / "out") == hashes(tmp_path / "undisturbed")
 
 
-def test_of_many_that_start_at_once_one_gets_the_folder_and_none_is_left_out_for_ever(tmp_path):
+def test_lock_folder_serves_one_process_at_a_time(tmp_path):
     program = """
 import sys, time
 from pathlib import Path
 from ms2hs.errors import OutputError
-from ms2hs.files import alone
+from ms2hs.files import lock_folder
 folder, got = Path(sys.argv[1]), 0
 until = time.monotonic() + 30
 while got < 5 and time.monotonic() < until:
     try:
-        with alone(folder):
+        with lock_folder(folder):
             (folder / "held").touch(exist_ok=False)
             (folder / "held").unlink()
             got += 1
@@ -375,20 +375,20 @@ print(got)
 
 
 def once(kind, count=1):
-    """The first requests of files go wrong, and no other."""
+    """A fault for the first requests of files only."""
     left = [kind] * count
     return lambda _path: left.pop() if left else None
 
 
-def test_retry_after_is_obeyed(world, tmp_path):
+def test_fetch_obeys_retry_after(world, tmp_path):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     world.server.fault, world.server.retry_after = once("busy"), "1"
     began = time.monotonic()
-    fetch([item], None, tmp_path / "out", FetchOptions(jobs=1, patience=QUICK))
+    fetch([item], None, tmp_path / "out", FetchOptions(jobs=1, retries=QUICK))
     assert 1 <= time.monotonic() - began < 4
     world.server.fault, world.server.retry_after = once("busy"), "100000"
     with pytest.raises(RemoteError, match="asks to wait 100000 s"):
-        fetch([item], None, tmp_path / "other", FetchOptions(jobs=1, patience=QUICK))
+        fetch([item], None, tmp_path / "other", FetchOptions(jobs=1, retries=QUICK))
 
 
 @pytest.mark.parametrize(
@@ -402,29 +402,29 @@ def test_retry_after_is_obeyed(world, tmp_path):
         ("elsewhere", AddressError, "private"),
     ],
 )
-def test_a_fault_that_stays_is_told(world, tmp_path, kind, error, words):
+def test_fetch_reports_permanent_faults(world, tmp_path, kind, error, words):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     world.server.fault = lambda _path: kind
     with pytest.raises(error, match=words) as caught:
-        fetch([item], None, tmp_path / "out", FetchOptions(patience=QUICK))
+        fetch([item], None, tmp_path / "out", FetchOptions(retries=QUICK))
     assert "?" not in str(caught.value)
     assert not any(one.headers["host"].startswith("127.0.0.2") for one in world.server.asked)
 
 
-def test_one_that_is_gone_does_not_keep_the_others(world, tmp_path):
+def test_fetch_continues_after_a_missing_file(world, tmp_path):
     items = [world.sentinel2(f"S2A_32TNT_2024060{day}_0_L2A", seed=day) for day in (1, 2)]
     gone = items[0]["assets"]["red"]["href"].removeprefix(world.server.address(""))
     del world.server.files[gone]
-    made = fetch(items, None, tmp_path / "out", FetchOptions(patience=QUICK))
+    made = fetch(items, None, tmp_path / "out", FetchOptions(retries=QUICK))
     assert [path.stem for path in made.paths] == [items[1]["id"]]
     assert len(made.failed) == 1
     assert "no such file" in made.failed[0]
 
 
-def test_other_samplings(world, tmp_path):
+def test_fetch_at_other_ground_samplings(world, tmp_path):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     for gsd_m in (10.0, 20.0):
-        made = fetch([item], None, tmp_path / f"at{gsd_m:.0f}", FetchOptions(gsd_m, patience=QUICK))
+        made = fetch([item], None, tmp_path / f"at{gsd_m:.0f}", FetchOptions(gsd_m, retries=QUICK))
         with rasterio.open(made.paths[0]) as file:
             assert file.res == (gsd_m, gsd_m)
             band = "B02" if gsd_m == 10 else "B05"
@@ -432,15 +432,15 @@ def test_other_samplings(world, tmp_path):
             stored = file.read(file.descriptions.index(band) + 1)
             assert np.array_equal(stored, own)
     with pytest.raises(SceneError, match="--gsd 20 is finer"):
-        fetch([world.hls()], None, tmp_path / "hls", FetchOptions(20.0, patience=QUICK))
+        fetch([world.hls()], None, tmp_path / "hls", FetchOptions(20.0, retries=QUICK))
 
 
-def test_a_mosaic_takes_the_clearest_first(world, tmp_path):
+def test_mosaic_takes_the_clearest_scene_first(world, tmp_path):
     name = "S2A_{}_20240601_0_L2A"
     a = world.sentinel2(name.format("32TQT"), (729_000, 5_100_000), seed=1)
     b = world.sentinel2(name.format("32TQS"), (730_500, 5_097_000), seed=2)
     later = world.sentinel2(name.format("late"), (729_000, 5_100_000), properties={"datetime": "2024-06-03T10:20:21Z"})
-    choices = FetchOptions(mosaic=True, patience=QUICK)
+    choices = FetchOptions(mosaic=True, retries=QUICK)
     made = fetch([a, b, later], None, tmp_path / "out", choices)
     assert [path.stem for path in made.paths] == ["sentinel2a_20240601T102021_mosaic", later["id"]]
     with rasterio.open(made.paths[0]) as file:
@@ -468,12 +468,12 @@ def test_a_mosaic_takes_the_clearest_first(world, tmp_path):
         fetch([a], None, tmp_path / "out", FetchOptions("native", mosaic=True))
 
 
-def test_a_mosaic_of_two_zones_lies_in_one(world, tmp_path):
-    """A smooth field lies in both zones at the same place on the Earth, and comes out so."""
+def test_mosaic_of_two_zones_lies_in_one(world, tmp_path):
+    """A smooth field that lies in both zones is the same in the mosaic."""
     name = "S2A_{}_20240601_0_L2A"
     west = world.sentinel2(name.format("32TQT"), (729_000, 5_100_000), field=True)
     east = world.sentinel2(name.format("33TTM"), (267_000, 5_103_000), 32633, field=True)
-    made = fetch([west, east], None, tmp_path / "out", FetchOptions(mosaic=True, patience=QUICK))
+    made = fetch([west, east], None, tmp_path / "out", FetchOptions(mosaic=True, retries=QUICK))
     scene, mosaic, valid = read_all(made.paths[0])
     a, _, left, _, e, top = scene.grid.transform
     rows, cols = np.nonzero(valid)
@@ -483,7 +483,7 @@ def test_a_mosaic_of_two_zones_lies_in_one(world, tmp_path):
     assert np.abs(mosaic[1][rows, cols] - expected).max() < 0.002
 
 
-def test_scenes_for_a_product(world, tmp_path, ms2hs):
+def test_fetch_for_a_product(world, tmp_path, ms2hs):
     from datetime import timedelta
 
     from sites import Site, make_enmap

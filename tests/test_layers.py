@@ -35,6 +35,7 @@ MOST_LINES = 400
 LIBRARIES = {
     "typer": {"cli"},
     "rich": {"progress", "evaluation.report"},
+    "filelock": {"files"},
     "rasterio": {
         "raster",
         "raster.cog",

@@ -1,4 +1,4 @@
-"""Results that go to a store: what stands there is whole and the same as on a disk, or nothing does."""
+"""object_store: uploaded results are complete and the same as on a disk, or absent."""
 
 import json
 import os
@@ -18,7 +18,7 @@ import ms2hs as package
 from ms2hs.conversion.dask_backend import Executor, convert_all
 from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.errors import CredentialsError, OutputError, UnknownName
-from ms2hs.remote.object_store import Address, ObjectStore, place_of
+from ms2hs.remote.object_store import ObjectStore, RemotePath, parse_output
 
 LINEAR = ("--model", "linear")
 QUICK = ConvertOptions(model="linear")
@@ -27,7 +27,7 @@ ENDS = (".json", ".png", ".tif")
 
 @pytest.fixture(autouse=True)
 def scratch(tmp_path, monkeypatch):
-    """The directory of temporary files, empty; processes that are started have the same."""
+    """An empty directory for temporary files, also of child processes."""
     folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -38,7 +38,7 @@ def scratch(tmp_path, monkeypatch):
 
 @pytest.fixture
 def shelf(monkeypatch):
-    """A store in the memory of this process, with the folder memory:///top: its files, and what happens to a put."""
+    """An in-memory store with the folder memory:///top; `mishaps` makes uploads fail."""
 
     class Shelf(MemoryFileSystem):
         protocol = "memory"
@@ -89,7 +89,7 @@ def no_pixels(*_args, **_kwargs):
     raise AssertionError("pixels were read")
 
 
-def test_one_scene_is_there_as_on_a_disk(ms2hs, bucket, scene, tmp_path):
+def test_convert_uploads_the_same_bytes_as_to_disk(ms2hs, bucket, scene, tmp_path):
     words = ("convert", scene, *LINEAR, "--uncertainty", "-o")
     assert ms2hs(*words, tmp_path / "here.tif")[0] == 0
     code, out, err = ms2hs(*words, "s3://bucket/a/b/here.tif")
@@ -105,14 +105,14 @@ def test_one_scene_is_there_as_on_a_disk(ms2hs, bucket, scene, tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["s3://bucket", "s3://bucket/", "s3://bucket/a.b", "s3://bucket/x.tif/"])
-def test_what_does_not_end_as_a_cube_is_a_folder(folder, bucket, scene):
+def test_remote_path_without_cube_suffix_is_a_folder(folder, bucket, scene):
     made = package.convert(scene, output=folder, options=QUICK)
     assert made.paths == [f"{folder.rstrip('/')}/scene_enmap{end}" for end in (".tif", ".png", ".json")]
     assert [f"s3://bucket/{key}" for key in bucket.files()] == sorted(made.paths)
     assert made.seconds["whole"] >= made.seconds["place"] > 0
 
 
-def test_json_and_dry_run_tell_the_address(ms2hs, bucket, scene):
+def test_json_and_dry_run_print_the_remote_path(ms2hs, bucket, scene):
     words = ("convert", scene, *LINEAR, "-q", "--json", "-o", "s3://bucket/cubes/")
     code, out, err = ms2hs(*words, "--dry-run")
     assert (code, err) == (0, "")
@@ -126,7 +126,7 @@ def test_json_and_dry_run_tell_the_address(ms2hs, bucket, scene):
 
 
 @pytest.mark.parametrize("more", [[], ["--workers", "2"]])
-def test_several_scenes_go_to_one_folder(more, ms2hs, bucket, tmp_path):
+def test_several_scenes_upload_to_one_folder(more, ms2hs, bucket, tmp_path):
     scenes = make_scenes(tmp_path / "in", 3)
     break_scene(scenes[1])
     bucket.write("cubes/s9_enmap.tif", b"another's")
@@ -144,8 +144,8 @@ def test_several_scenes_go_to_one_folder(more, ms2hs, bucket, tmp_path):
     assert "s3://bucket/cubes/s2_enmap.tif exists; " in again[2]
 
 
-def test_a_killed_crew_leaves_no_temporary_files(scratch, bucket, tmp_path, monkeypatch):
-    """As one leaves them that is ended in the middle of its work."""
+def test_killed_workers_leave_no_temporary_files(scratch, bucket, tmp_path, monkeypatch):
+    """Leftover folders of a killed worker are removed."""
     scenes = make_scenes(tmp_path / "in", 1)
     monkeypatch.setattr("ms2hs.conversion.dask_backend.secrets.token_hex", lambda _n: "cafe")
     (scratch / ".s0_enmap.cafe.abc").mkdir()
@@ -155,7 +155,7 @@ def test_a_killed_crew_leaves_no_temporary_files(scratch, bucket, tmp_path, monk
 
 
 @pytest.mark.parametrize("taken", ["scene_enmap.tif", "scene_enmap_sigma.tif", "scene_enmap.png", "scene_enmap.json"])
-def test_what_is_there_is_replaced_only_when_asked(taken, ms2hs, bucket, scene, monkeypatch):
+def test_existing_remote_file_is_replaced_only_on_request(taken, ms2hs, bucket, scene, monkeypatch):
     bucket.write(f"cubes/{taken}", b"mine")
     words = ("convert", scene, *LINEAR, "--uncertainty", "-o", "s3://bucket/cubes/")
     with monkeypatch.context() as patch:
@@ -163,7 +163,7 @@ def test_what_is_there_is_replaced_only_when_asked(taken, ms2hs, bucket, scene, 
         code, out, err = ms2hs(*words)
     assert (code, out) == (1, "")
     assert err == (
-        f"ms2hs: s3://bucket/cubes/{taken} exists; it is replaced only when asked. Pass --overwrite, or give another "
+        f"ms2hs: s3://bucket/cubes/{taken} exists; it is replaced only on request. Use --overwrite, or give another "
         "name.\n"
     )
     assert bucket.read(f"cubes/{taken}") == b"mine"
@@ -172,7 +172,7 @@ def test_what_is_there_is_replaced_only_when_asked(taken, ms2hs, bucket, scene, 
 
 
 def _no_bucket(_patch, _shelf):
-    return "s3://nowhere/cubes/", 1, r"s3://nowhere/cubes/: there is no bucket nowhere; one that exists"
+    return "s3://nowhere/cubes/", 1, r"s3://nowhere/cubes/: there is no bucket nowhere; an existing bucket"
 
 
 def _no_keys(patch, _shelf):
@@ -183,7 +183,11 @@ def _no_keys(patch, _shelf):
 
 def _wrong_keys(patch, shelf):
     patch.setattr(shelf, "denied", PermissionError("InvalidAccessKeyId"))
-    return "memory:///top/", 4, r"refused \(PermissionError: InvalidAccessKeyId\); keys that may list and write"
+    return (
+        "memory:///top/",
+        4,
+        r"refused \(PermissionError: InvalidAccessKeyId\); keys that may list and write files are needed",
+    )
 
 
 def _no_answer(patch, shelf):
@@ -196,7 +200,11 @@ def _unknown_protocol(_patch, _shelf):
 
 
 def _web(_patch, _shelf):
-    return "https://user:word@127.0.0.1/cubes/", 1, r"https://127\.0\.0\.1/cubes/: a web server takes no results"
+    return (
+        "https://user:word@127.0.0.1/cubes/",
+        1,
+        r"https://127\.0\.0\.1/cubes/: results cannot be uploaded to a web server",
+    )
 
 
 def _no_fsspec(patch, _shelf):
@@ -215,7 +223,7 @@ CASES = [_no_bucket, _no_keys, _wrong_keys, _no_answer, _unknown_protocol, _web,
 
 @pytest.mark.parametrize("scenes", [1, 2])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__.strip("_"))
-def test_a_place_that_cannot_be_written_to_is_one_message_before_the_work(
+def test_unwritable_store_is_one_message_before_the_conversion(
     case, scenes, ms2hs, bucket, shelf, tmp_path, monkeypatch
 ):
     paths = make_scenes(tmp_path / "in", scenes)
@@ -230,7 +238,7 @@ def test_a_place_that_cannot_be_written_to_is_one_message_before_the_work(
     assert bucket.files() == []
 
 
-def test_the_cube_comes_last(shelf, scene):
+def test_put_uploads_the_cube_last(shelf, scene):
     told = []
     package.convert(scene, output="memory:///top/", options=ConvertOptions(model="linear", uncertainty=True))
     assert shelf.puts == [f"scene_enmap{end}" for end in (".json", ".png", "_sigma.tif", ".tif")]
@@ -243,7 +251,7 @@ def test_the_cube_comes_last(shelf, scene):
 
 @pytest.mark.parametrize("mishap", [OSError("broken pipe"), KeyboardInterrupt()], ids=["broken", "interrupted"])
 @pytest.mark.parametrize("at", ENDS)
-def test_a_failure_in_the_middle_leaves_nothing(at, mishap, ms2hs, shelf, scene, monkeypatch):
+def test_failed_upload_leaves_no_files(at, mishap, ms2hs, shelf, scene, monkeypatch):
     monkeypatch.setattr(shelf, "mishaps", {at: mishap})
     shelf().pipe_file("/top/other.tif", b"another's")
     code, out, err = ms2hs("convert", scene, *LINEAR, "-q", "-o", "memory:///top/")
@@ -256,7 +264,7 @@ def test_a_failure_in_the_middle_leaves_nothing(at, mishap, ms2hs, shelf, scene,
     assert list(shelf.store) == ["/top/other.tif"]
 
 
-def test_what_is_being_replaced_stays_until_it_is(shelf, scene, monkeypatch):
+def test_failed_upload_keeps_the_replaced_file(shelf, scene, monkeypatch):
     choices = ConvertOptions(model="linear", overwrite=True)
     package.convert(scene, output="memory:///top/", options=choices)
     before = shelf().cat_file("/top/scene_enmap.tif")
@@ -267,7 +275,7 @@ def test_what_is_being_replaced_stays_until_it_is(shelf, scene, monkeypatch):
     assert shelf().cat_file("/top/scene_enmap.tif") == before
 
 
-def test_a_conversion_that_fails_uploads_nothing(ms2hs, bucket, scene, monkeypatch):
+def test_failed_conversion_uploads_nothing(ms2hs, bucket, scene, monkeypatch):
     def failing(*_args, **_kwargs):
         raise OutputError("no; yes. Do.")
 
@@ -278,7 +286,7 @@ def test_a_conversion_that_fails_uploads_nothing(ms2hs, bucket, scene, monkeypat
 
 
 @pytest.mark.usefixtures("shelf")
-def test_room_is_needed_where_temporary_files_go(ms2hs, scene, scratch, monkeypatch):
+def test_disk_space_is_checked_in_the_temporary_directory(ms2hs, scene, scratch, monkeypatch):
     usage = shutil.disk_usage(scratch)
     asked = []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(Path(path)) or usage._replace(free=1000))
@@ -290,48 +298,48 @@ def test_room_is_needed_where_temporary_files_go(ms2hs, scene, scratch, monkeypa
 
 
 @pytest.mark.usefixtures("bucket")
-def test_a_worker_that_cannot_reach_the_store_says_so_before_the_work(scene, monkeypatch):
+def test_worker_checks_the_store_before_the_conversion(scene, monkeypatch):
     from ms2hs.conversion import dask_backend
 
     task = dask_backend._Task(
-        dask_backend.Job(str(scene), Address("s3://nowhere/a.tif")), "enmap", QUICK, "cafe", package.__version__
+        dask_backend.Job(str(scene), RemotePath("s3://nowhere/a.tif")), "enmap", QUICK, "cafe", package.__version__
     )
     monkeypatch.setattr(dask_backend, "convert", no_pixels)
     assert "there is no bucket nowhere" in dask_backend._convert_task(task)
-    assert dask_backend._shared_paths(QUICK, Address("s3://bucket/")) == []
+    assert dask_backend._shared_paths(QUICK, RemotePath("s3://bucket/")) == []
 
 
-def test_files_have_a_protocol_too(ms2hs, scene, tmp_path):
+def test_file_protocol_is_a_local_path(ms2hs, scene, tmp_path):
     code, out, err = ms2hs("convert", scene, *LINEAR, "-o", f"file://{tmp_path}/a.tif")
     assert code == 0, err
     assert out.splitlines()[0] == str(tmp_path / "a.tif")
     assert (tmp_path / "a.tif").is_file()
 
 
-def test_folders_are_made_where_a_store_has_them(tmp_path):
+def test_put_creates_folders(tmp_path):
     (tmp_path / "a.tif").write_bytes(b"cube")
-    ObjectStore(Address(f"local://{tmp_path}/b/c/")).put([tmp_path / "a.tif"])
+    ObjectStore(RemotePath(f"local://{tmp_path}/b/c/")).put([tmp_path / "a.tif"])
     assert (tmp_path / "b" / "c" / "a.tif").read_bytes() == b"cube"
 
 
-def test_an_address_is_what_of_a_path_is_needed():
-    cube = place_of("s3://bucket/a/b.c.tif")
-    assert isinstance(cube, Address)
+def test_remote_path_has_the_interface_of_a_path():
+    cube = parse_output("s3://bucket/a/b.c.tif")
+    assert isinstance(cube, RemotePath)
     assert (cube.name, cube.stem, cube.parent) == ("b.c.tif", "b.c", "s3://bucket/a/")
     assert cube.with_name("x.png") == "s3://bucket/a/x.png"
     assert cube.absolute() is cube
     for folder in ("s3://bucket", "s3://bucket/", "s3://x.tif/a/"):
-        assert not Address(folder).is_cube
-        assert Address(folder) / "y.tif" == f"{folder.rstrip('/')}/y.tif"
-    assert place_of("memory://a.tif").parent == "memory://"
-    assert isinstance(pickle.loads(pickle.dumps(cube)), Address)  # noqa: S301 - our own
-    assert place_of("out/a.tif") == Path("out/a.tif")
-    assert place_of(Path("a")) == Path("a")
-    assert place_of("file:///a/b.tif") == Path("/a/b.tif")
+        assert not RemotePath(folder).is_cube
+        assert RemotePath(folder) / "y.tif" == f"{folder.rstrip('/')}/y.tif"
+    assert parse_output("memory://a.tif").parent == "memory://"
+    assert isinstance(pickle.loads(pickle.dumps(cube)), RemotePath)  # noqa: S301 - our own
+    assert parse_output("out/a.tif") == Path("out/a.tif")
+    assert parse_output(Path("a")) == Path("a")
+    assert parse_output("file:///a/b.tif") == Path("/a/b.tif")
 
 
-def test_a_depot_sees_what_others_wrote_since(bucket):
-    folder = Address("s3://bucket/a/")
+def test_object_store_sees_files_of_other_programs(bucket):
+    folder = RemotePath("s3://bucket/a/")
     bucket.write("a/before.tif", b"another's")
     ObjectStore(folder).check(["x.tif"])
     bucket.write("a/x.tif", b"another's")
@@ -340,10 +348,10 @@ def test_a_depot_sees_what_others_wrote_since(bucket):
     ObjectStore(folder).check(["x.tif"], overwrite=True)
 
 
-def test_the_kinds_of_errors_are_those_of_the_package(monkeypatch, shelf):
+def test_object_store_raises_package_errors(monkeypatch, shelf):
     with pytest.raises(UnknownName):
-        ObjectStore(Address("foo://x/"))
+        ObjectStore(RemotePath("foo://x/"))
     monkeypatch.setattr(shelf, "denied", type("TokenRetrievalError", (Exception,), {})("expired"))
     with pytest.raises(CredentialsError, match="expired"):
-        ObjectStore(Address("memory:///top/"))
+        ObjectStore(RemotePath("memory:///top/"))
     assert os.environ["TMPDIR"]

@@ -5,7 +5,7 @@ import pytest
 from rasterio.warp import transform
 
 from ms2hs.fetching.footprints import coverage
-from ms2hs.fetching.search_query import Place, box_place
+from ms2hs.fetching.search_query import SearchArea, parse_bbox
 from ms2hs.raster.pixel_grid import PixelGrid, footprint, lonlat_bounds, subset
 
 
@@ -38,7 +38,7 @@ def test_footprint_is_the_outline_and_not_the_bounding_box(west, north, epsg):
     left, bottom, right, top = grid.bounds
     off = [min(abs(px - left), abs(px - right), abs(py - bottom), abs(py - top)) for px, py in zip(x, y, strict=True)]
     assert 0.1 < max(off) < 10
-    covered = coverage({"geometry": made}, box_place(bounds))
+    covered = coverage({"geometry": made}, parse_bbox(bounds))
     assert covered == pytest.approx(area(ring) / ((bounds[2] - bounds[0]) * (bounds[3] - bounds[1])), abs=0.03)
 
 
@@ -52,7 +52,7 @@ def test_footprint_is_cut_at_the_antimeridian(west, epsg):
     assert sorted(np.sign(part[:, 0]).min() for part in parts) == [-1, 1]
     assert all(np.abs(part[:, 0]).max() == 180 for part in parts)
     assert all(area(part.tolist()) > 0 for part in parts)
-    place = Place((179.5, 0.0, -179.5, 0.9), None)
+    place = SearchArea((179.5, 0.0, -179.5, 0.9), None)
     assert 0 < coverage({"geometry": made}, place) < 1
     whole = sum(area(part.tolist()) for part in parts)
     # a square of 109.8 km at the equator: 0.973 square degrees

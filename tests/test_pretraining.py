@@ -310,7 +310,7 @@ def test_a_run_begins_anew_only_when_asked(ms2hs, corpus, tmp_path):
     words = ["pretrain", *tiny("dlr-ibm-spectral"), "--data", corpus, *few(), "-o", output]
     assert ms2hs(*words)[0] == 0
     before = output.read_bytes()
-    assert_clear(*ms2hs(*words)[::2], r"w\.safetensors exists; it is replaced only when asked")
+    assert_clear(*ms2hs(*words)[::2], r"w\.safetensors exists; it is replaced only on request")
     assert_clear(*ms2hs(*words, "--resume")[::2], r"w\.safetensors exists")
     output.unlink()
     assert_clear(*ms2hs(*words)[::2], r"checkpoint\.safetensors exists; .* --resume")

@@ -1,4 +1,4 @@
-"""Reading by ranges: what is signed, what is asked for again, what GDAL gets."""
+"""range_file, client and s3_signing: signatures, waits, cached ranges."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -9,12 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ms2hs.remote import range_file
-from ms2hs.remote.client import RetryPolicy, seconds_of
-from ms2hs.remote.range_file import BESIDE_BYTES, REQUEST_BYTES, Part, RangedFile, _Handle, _joined, _Pieces
+from ms2hs.remote.client import RetryPolicy, parse_retry_after
+from ms2hs.remote.range_file import (
+    BLOCK_MARGIN_BYTES,
+    MAX_REQUEST_BYTES,
+    ByteRange,
+    RangedFile,
+    _ByteCache,
+    _FileHandle,
+    _merge_ranges,
+)
 from ms2hs.remote.s3_signing import Keys, Store, presigned, public, signed_query
 
 
-def test_signature_is_that_of_the_reference():
+def test_signed_query_matches_the_s3_reference():
     """The example of the Amazon S3 API Reference, "Authenticating Requests: Using Query Parameters"."""
     keys = Keys("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
     at = datetime(2013, 5, 24, tzinfo=UTC)
@@ -24,21 +32,21 @@ def test_signature_is_that_of_the_reference():
     assert "wJalr" not in repr(keys)
 
 
-def test_addresses_of_stores():
+def test_presigned_and_public_addresses():
     address = presigned("s3://eodata/Sentinel-2/a b.jp2", Store("eodata.example.org"), Keys("id", "secret"))
     assert address.startswith("https://eodata.example.org/eodata/Sentinel-2/a%20b.jp2?X-Amz-Algorithm=")
     assert "secret" not in address
     assert public("s3://sentinel-cogs/x/B02.tif") == "https://sentinel-cogs.s3.amazonaws.com/x/B02.tif"
 
 
-def test_retry_after_is_seconds_or_a_date():
-    assert seconds_of("3") == 3
-    assert seconds_of("soon") is None
-    assert 50 < seconds_of(format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)) <= 60
-    assert seconds_of(format_datetime(datetime(2001, 1, 1, tzinfo=UTC), usegmt=True)) == 0
+def test_parse_retry_after_accepts_seconds_and_dates():
+    assert parse_retry_after("3") == 3
+    assert parse_retry_after("soon") is None
+    assert 50 < parse_retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)) <= 60
+    assert parse_retry_after(format_datetime(datetime(2001, 1, 1, tzinfo=UTC), usegmt=True)) == 0
 
 
-def test_waits_grow_and_end():
+def test_retry_policy_waits_grow_to_a_limit():
     patience = RetryPolicy()
     waits = [patience.wait_s(failed) for failed in range(1, 12)]
     assert 0.25 <= waits[0] <= 0.5
@@ -49,22 +57,22 @@ blocks = st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 600)), min_size
 
 
 @given(blocks)
-def test_what_is_asked_for_ahead_holds_every_block_and_no_byte_twice(ranges):
+def test_merge_ranges_covers_every_block_without_overlap(ranges):
     content = bytes(number % 251 for number in range(6000))
-    asked = _joined(ranges, len(content))
+    asked = _merge_ranges(ranges, len(content))
     for (begin, end), (following, _) in pairwise(asked):
         assert begin < end <= following
-    pieces = _Pieces()
+    pieces = _ByteCache()
     for begin, end in asked:
-        assert end - begin <= REQUEST_BYTES
+        assert end - begin <= MAX_REQUEST_BYTES
         pieces.add(begin, content[begin:end])
     for begin, size in ranges:
         assert pieces.find(begin, size) == content[begin : begin + size]
-    assert sum(end - begin for begin, end in asked) <= sum(size + 2 * BESIDE_BYTES for _, size in ranges)
+    assert sum(end - begin for begin, end in asked) <= sum(size + 2 * BLOCK_MARGIN_BYTES for _, size in ranges)
 
 
-def test_pieces_that_have_not_come_are_not_made_up():
-    pieces = _Pieces()
+def test_byte_cache_finds_only_cached_bytes():
+    pieces = _ByteCache()
     pieces.add(10, b"abc")
     pieces.add(14, b"e")
     assert pieces.find(9, 2) is None
@@ -73,17 +81,17 @@ def test_pieces_that_have_not_come_are_not_made_up():
 
 
 def served(monkeypatch, content, asked):
-    """A file that a server has; `asked` takes up its requests."""
+    """A handle of a remote file; its requests are appended to `asked`."""
 
     def read(_client, _address, _access, begin, size):
         asked.append((begin, size))
-        return Part(content[begin : begin + size], len(content), "")
+        return ByteRange(content[begin : begin + size], len(content), "")
 
     monkeypatch.setattr(range_file, "read_range", read)
-    return _Handle(RangedFile(None, "https://h.org/a.jp2", None))
+    return _FileHandle(RangedFile(None, "https://h.org/a.jp2", None))
 
 
-def test_small_steps_become_few_requests(monkeypatch):
+def test_file_handle_reads_ahead_in_growing_steps(monkeypatch):
     content, asked = bytes(4_000_000), []
     handle = served(monkeypatch, content, asked)
     handle.seek(1000)
@@ -94,10 +102,10 @@ def test_small_steps_become_few_requests(monkeypatch):
 
 
 @given(st.lists(st.tuples(st.integers(0, 260_000), st.integers(1, 30_000), st.integers(1, 4)), min_size=1, max_size=40))
-def test_whatever_is_read_in_whatever_order_is_what_is_there(places):
+def test_file_handle_returns_the_content_in_any_order(places):
     content = b"".join(number.to_bytes(4) for number in range(65_000))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(range_file, "KEPT_BYTES", 50_000)  # so that much is dropped
+        patch.setattr(range_file, "CACHE_BYTES", 50_000)  # so that much is dropped
         handle = served(patch, content, [])
         for begin, size, times in places:
             handle.seek(begin)

@@ -1,4 +1,4 @@
-"""Items of every archive become scenes: the right assets, the right numbers."""
+"""stac_item: items of every archive become scenes with the right assets and offsets."""
 
 import copy
 import json
@@ -38,7 +38,7 @@ GRID = PixelGrid("EPSG:32632", (30.0, 0.0, 600_000.0, 0.0, -30.0, 5_100_000.0), 
 
 
 def from_provider(made, name):
-    """The item as `search` gives it."""
+    """The item as `search` returns it."""
     return made | {ORIGIN: {"provider": name, "url": BASE}}
 
 
@@ -73,7 +73,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("provider", "made", "offset", "reason"), TABLE)
-def test_the_offset_rule_is_what_the_archive_does(provider, made, offset, reason):
+def test_offset_rule_matches_the_archive(provider, made, offset, reason):
     found = scene_of(from_provider(made, provider), BASE)
     assert {asset.dn_offset for asset in found.assets} == {offset}
     assert {asset.dn_scale for asset in found.assets} == {1e-4}
@@ -84,12 +84,12 @@ def test_the_offset_rule_is_what_the_archive_does(provider, made, offset, reason
 
 
 @pytest.mark.parametrize(("provider", "made", "offset", "reason"), TABLE)
-def test_an_item_of_unknown_origin_is_taken_by_what_it_says_itself(provider, made, offset, reason):
+def test_item_of_unknown_origin_uses_its_own_metadata(provider, made, offset, reason):
     assert ORIGIN not in made
     assert {asset.dn_offset for asset in scene_of(made, BASE).assets} == {offset}, (provider, reason)
 
 
-def test_where_nothing_is_told_there_is_a_warning():
+def test_missing_offset_metadata_gives_a_warning():
     made = planetary_computer("05.11", WEB)
     del made["properties"]["s2:processing_baseline"]
     found = scene_of(made, BASE)
@@ -98,7 +98,7 @@ def test_where_nothing_is_told_there_is_a_warning():
 
 
 @pytest.mark.parametrize(("provider", "made"), [(row[0], row[1]) for row in TABLE])
-def test_the_right_assets_are_found(provider, made):
+def test_assets_are_matched_to_bands(provider, made):
     found = scene_of(from_provider(made, provider), BASE)
     names = {"sentinel2a": S2, "hls_s30": HLS_S30, "hls_l30": HLS_L30}[found.source]
     assert tuple(asset.name for asset in found.assets) == names
@@ -114,13 +114,13 @@ def test_the_right_assets_are_found(provider, made):
     assert type(found).from_json(found.to_json()) == found
 
 
-def test_all_thirteen_of_hls_are_known_and_the_two_that_are_no_surface_are_left():
+def test_hls_s30_drops_the_two_atmospheric_bands():
     assert set(bands_of(hls("S30"), "hls_s30")) == set(S30)
     assert {"B10", "B11"} <= set(bands_of(hls("L30"), "hls_l30"))  # thermal there
     assert [asset.name for asset in scene_of(hls("L30", address=WEB), BASE).assets] == list(HLS_L30)
 
 
-def test_of_several_sizes_the_original_is_taken_and_of_several_formats_the_cog():
+def test_asset_choice_prefers_original_size_and_cog():
     found = {asset.name: asset.href for asset in scene_of(copernicus("05.00"), BASE).assets}
     assert found["B01"].endswith("_B01_60m.jp2")  # its 20 m were interpolated
     assert found["B02"].endswith("_B02_10m.jp2")
@@ -130,7 +130,7 @@ def test_of_several_sizes_the_original_is_taken_and_of_several_formats_the_cog()
     assert all(asset.href.startswith("https://files.example.org/") for asset in both.assets)
 
 
-def test_names_come_before_wavelengths_which_catalogues_print_wrong():
+def test_band_names_take_precedence_over_wavelengths():
     made = hls("L30", "hls2-l30", WEB)
     made["assets"]["B01"]["eo:bands"][0] |= {"common_name": "coastal", "center_wavelength": 0.48}
     made["assets"]["B02"]["eo:bands"][0] |= {"common_name": "blue", "center_wavelength": 0.44}
@@ -138,8 +138,8 @@ def test_names_come_before_wavelengths_which_catalogues_print_wrong():
 
 
 @pytest.mark.parametrize("key", ["common_name", "center_wavelength"])
-def test_without_names_common_names_or_wavelengths_do(key):
-    """Of a catalogue that numbers its files otherwise."""
+def test_common_names_or_wavelengths_replace_missing_band_names(key):
+    """An item of a catalogue with other asset keys."""
     made = planetary_computer("02.12", WEB)
     for i, name in enumerate(S2_SIZES):
         asset = made["assets"].pop(name)
@@ -151,7 +151,7 @@ def test_without_names_common_names_or_wavelengths_do(key):
     assert [(asset.name, asset.href[-8:-5].upper()) for asset in found.assets] == [(name, name) for name in S2]
 
 
-def test_without_a_grid_in_the_item_a_file_tells_it():
+def test_missing_grid_is_read_from_a_file():
     made = hls("S30", address=WEB)
     asked = []
     for missing in ("proj:shape", "proj:transform", "proj:epsg"):
@@ -165,7 +165,7 @@ def test_without_a_grid_in_the_item_a_file_tells_it():
     assert scene_of(made, BASE, None, lambda _href: pytest.fail("no file needs to be opened")).grid.width == 32
 
 
-def test_the_user_has_the_last_word():
+def test_user_options_override_the_item():
     made = from_provider(earth_search("sentinel-2-l2a", "04.00", False, WEB), "earth-search")
     found = scene_of(made, BASE, SceneOptions(source="sentinel2b", dn_offset=0, quality=False))
     assert found.source == "sentinel2b"
@@ -188,12 +188,12 @@ def _without(made, *keys):
         ([1], "list"),
     ],
 )
-def test_what_cannot_be_converted_is_said(made, words):
+def test_unusable_item_is_an_error(made, words):
     with pytest.raises(SceneError, match=words):
         scene_of(made, BASE)
 
 
-def test_a_level_1c_item_by_its_cirrus_band():
+def test_level_1c_item_is_refused_by_its_cirrus_band():
     made = planetary_computer("05.11", WEB)
     made["assets"]["B10"] = {"href": WEB("B10.tif"), "eo:bands": [{"name": "B10"}], **placed(60)}
     with pytest.raises(SceneError, match="level 1C"):
@@ -201,7 +201,7 @@ def test_a_level_1c_item_by_its_cirrus_band():
 
 
 def _on_disk(folder, made, offset):
-    """The item with files of its own beside it: leaves, stored as the archive stores them."""
+    """The item with its files beside it: leaves, stored as the archive stores them."""
     for name, reflectance in zip(S2, LEAVES, strict=True):
         gsd_m = S2_SIZES[name]
         write_raster(folder / f"{name}.tif", dn_image(gsd_m, reflectance, offset), gsd_m, nodata=0)
@@ -222,7 +222,7 @@ def _on_disk(folder, made, offset):
         (planetary_computer("02.12"), 0),
     ],
 )
-def test_a_scene_has_the_same_reflectance_whichever_collection_it_is_from(made, stored, tmp_path):
+def test_reflectance_is_the_same_from_every_collection(made, stored, tmp_path):
     first = _on_disk(tmp_path / "a", earth_search("sentinel-2-c1-l2a", "05.00"), 1000)
     scenes = [open_item(path) for path in (first, _on_disk(tmp_path / "b", copy.deepcopy(made), stored))]
     read = []
@@ -235,7 +235,7 @@ def test_a_scene_has_the_same_reflectance_whichever_collection_it_is_from(made, 
     assert abs(read[0][0][1][read[0][1]].mean() - LEAVES[1]) < 0.001
 
 
-def test_an_item_on_the_disk_may_name_its_own_files_and_one_from_a_server_may_not(tmp_path):
+def test_local_files_are_read_only_for_local_items(tmp_path):
     path = tmp_path / "item.json"
     made = planetary_computer("05.11", lambda name: str(tmp_path / name))
     path.write_text(json.dumps(made))
@@ -252,7 +252,7 @@ def test_an_item_on_the_disk_may_name_its_own_files_and_one_from_a_server_may_no
 
 
 def added_by_esa(one):
-    """Whether ESA added 1000, by the name of the product or, in old items, the field of its baseline: an oracle."""
+    """Oracle: whether ESA added 1000, by the product name or, in old items, by the baseline field."""
     properties = one["properties"]
     texts = [properties.get("s2:product_uri"), properties.get("sentinel:product_id"), one["id"]]
     found = next((match for text in texts if (match := re.search(r"_N(\d{4})_", text or ""))), None)
@@ -302,7 +302,7 @@ def test_real_hls_items():
         assert set(bands_of(one, f"hls_{kind.lower()}")) >= set(S30 if kind == "S30" else HLS_L30)
 
 
-def test_real_items_of_one_scene_mean_the_same_reflectance():
+def test_real_items_of_one_scene_have_the_same_reflectance():
     """A pixel of reflectance 0.1234, stored as each archive stores it, is 0.1234 from all of them."""
     scenes = {}
     for one in real(lambda one: one.get("collection") and is_level_2a(one)):
@@ -319,7 +319,7 @@ def test_real_items_of_one_scene_mean_the_same_reflectance():
             assert (stored + asset.dn_offset) * asset.dn_scale == pytest.approx(0.1234)
 
 
-def test_real_items_that_cannot_be_converted_say_so():
+def test_real_unusable_items_are_errors():
     others = [
         one
         for one in recorded()

@@ -1,4 +1,4 @@
-"""What is searched for, and converted, from a server; what is refused before any server is asked."""
+"""stac_search and selection: searches and conversions from a server, and what is refused before any request."""
 
 import json
 import os
@@ -19,9 +19,9 @@ from stac_server import StacServer
 
 from ms2hs.errors import AddressError, CredentialsError, NothingFound, QueryError, RemoteError, SceneError, UnknownName
 from ms2hs.fetching.footprints import coverage
-from ms2hs.fetching.search_query import Place, box_place, file_place, period
+from ms2hs.fetching.search_query import SearchArea, parse_bbox, parse_period, read_geojson
 from ms2hs.fetching.selection import SearchRequest, select
-from ms2hs.fetching.stac_search import Query, candidates, read_items, search
+from ms2hs.fetching.stac_search import StacQuery, read_items, search
 from ms2hs.remote import client, providers
 from ms2hs.remote.providers import PROVIDERS, access_to, provider_named
 from ms2hs.remote.url_policy import shown
@@ -36,21 +36,21 @@ INSIDE = (10.285, 46.035, 10.305, 46.055)
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch):
-    """Instead of what refuses every socket: this machine alone."""
+    """Allow connections to this machine only."""
     allow_sockets(monkeypatch, "127.")
-    monkeypatch.setattr(client.USUAL, "patience", client.RetryPolicy(first_s=0.001))
+    monkeypatch.setattr(client.DEFAULT_CLIENT, "retries", client.RetryPolicy(first_s=0.001))
 
 
 @pytest.fixture
 def server(monkeypatch):
-    """One that stands in for Earth Search."""
+    """A local server in place of Earth Search."""
     with StacServer() as server:
         monkeypatch.setitem(PROVIDERS, "earth-search", replace(PROVIDERS["earth-search"], url=server.root))
         yield server
 
 
 def shifted(made, name, day, cloud, degrees=0.0, **properties):
-    """Another scene of the same kind, that many degrees further east."""
+    """The scene, moved east by some degrees."""
     ring = [[lon + degrees, lat] for lon, lat in made["geometry"]["coordinates"][0]]
     west, south, east, north = FOOTPRINT
     facts = {"datetime": f"2024-06-{day:02d}T10:20:30Z", "eo:cloud_cover": cloud} | properties
@@ -69,8 +69,8 @@ def fill(server, count=25):
 
 
 def query(**choices):
-    asked = {"place": box_place(INSIDE), "period": period("2024-06"), "max_cloud": None, "limit": None} | choices
-    return Query(provider_named(None), "sentinel-2-c1-l2a", **asked)
+    asked = {"area": parse_bbox(INSIDE), "period": parse_period("2024-06"), "max_cloud": None, "limit": None} | choices
+    return StacQuery(provider_named(None), "sentinel-2-c1-l2a", **asked)
 
 
 # ---- before any request ---------------------------------------------------------------------------------------------
@@ -93,16 +93,16 @@ def query(**choices):
         ("2024-06-01T10:00", "2024-06-01T10:00:00", "2024-06-01T10:00:00"),
     ],
 )
-def test_dates_in_every_usual_form(text, start, end):
-    found = period(text)
+def test_parse_period_accepts_usual_forms(text, start, end):
+    found = parse_period(text)
     expected = [at and datetime.fromisoformat(at).replace(tzinfo=UTC) for at in (start, end)]
     assert [found.start, found.end] == expected
     assert found.text == "/".join(".." if at is None else f"{at}Z" for at in (start, end))
 
 
 @given(st.dates())
-def test_a_day_is_as_long_as_a_day(day):
-    found = period(day.isoformat())
+def test_parse_period_of_a_day_covers_the_day(day):
+    found = parse_period(day.isoformat())
     assert (found.end - found.start).total_seconds() == 86_399
     assert found.start.date() == found.end.date() == day
 
@@ -134,7 +134,7 @@ BAD_BOXES = ["13.2,52.3,12.9,52.5", "12,52,13,91", "12,53,13,52", "12,52,12,53",
         (["--provider", "copernicus"], 4, "AWS_ACCESS_KEY_ID"),
     ],
 )
-def test_a_wish_that_cannot_be_met_is_said_before_any_request(words, code, told, ms2hs, monkeypatch, tmp_path):
+def test_fetch_refuses_invalid_options_before_any_request(words, code, told, ms2hs, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     for name in ("EARTHDATA_TOKEN", "EARTHDATA_USERNAME", "EARTHDATA_PASSWORD", *providers.S3_KEYS):
@@ -149,7 +149,7 @@ def test_a_wish_that_cannot_be_met_is_said_before_any_request(words, code, told,
     assert "Traceback" not in err
 
 
-def test_a_box_may_be_written_with_blanks_and_with_negative_numbers(ms2hs, server):
+def test_bbox_accepts_spaces_and_negative_numbers(ms2hs, server):
     server.add_item(shifted(earth_search("sentinel-2-c1-l2a", "05.10"), "S2A_west", 1, 1.0, -40.0))
     for words in (["--bbox", "-29.71", "46.03", "-29.69", "46.06"], ["--bbox", "-29.71,46.03,-29.69,46.06"]):
         code, out, err = ms2hs("fetch", *words, "--datetime", "2024-06", "--list")
@@ -170,7 +170,7 @@ def test_a_box_may_be_written_with_blanks_and_with_negative_numbers(ms2hs, serve
         ("earth-search", {}, None),
     ],
 )
-def test_credentials_that_are_missing_are_named(name, environment, missing, monkeypatch, tmp_path):
+def test_missing_credentials_are_named(name, environment, missing, monkeypatch, tmp_path):
     (tmp_path / "netrc").write_text(f"machine urs.earthdata.nasa.gov login me password {TOKEN}\n")
     for variable in ("EARTHDATA_TOKEN", "EARTHDATA_USERNAME", "EARTHDATA_PASSWORD", *providers.S3_KEYS):
         monkeypatch.delenv(variable, raising=False)
@@ -186,7 +186,7 @@ def test_credentials_that_are_missing_are_named(name, environment, missing, monk
     assert TOKEN not in str(error.value)
 
 
-def test_a_token_goes_to_its_own_hosts_only(monkeypatch):
+def test_earthdata_token_is_sent_to_nasa_hosts_only(monkeypatch):
     monkeypatch.setenv("EARTHDATA_TOKEN", TOKEN)
     own = "https://data.lpdaac.earthdatacloud.nasa.gov/lp-prod-protected/a.tif"
     assert access_to(None).headers(own) == {"Authorization": f"Bearer {TOKEN}"}
@@ -221,21 +221,21 @@ def test_planetary_computer_signs_just_before_opening(server, monkeypatch):
 # ---- searching ------------------------------------------------------------------------------------------------------
 
 
-def test_every_page_is_read_and_the_best_come_first(server):
+def test_search_reads_every_page_and_sorts(server):
     fill(server)
-    found = candidates(query())
+    found = search(query())
     assert len(found) == 25 > server.page
     assert [one.cloud for one in found] == sorted(one.cloud for one in found)
-    assert [one.time for one in candidates(query(sort="date", limit=3))] == [
+    assert [one.time for one in search(query(sort="date", limit=3))] == [
         f"2024-06-{day}T10:20:30" for day in (25, 24, 23)
     ]
-    covers = [one.coverage for one in candidates(query(sort="coverage"))]
+    covers = [one.coverage for one in search(query(sort="coverage"))]
     assert covers == sorted(covers, reverse=True)
-    assert [one["properties"]["eo:cloud_cover"] for one in search(query(max_cloud=5.0, limit=4))] == [0, 1, 2, 3]
-    assert all(one[ORIGIN] == {"provider": "earth-search", "url": server.root} for one in search(query()))
+    assert [one.item["properties"]["eo:cloud_cover"] for one in search(query(max_cloud=5.0, limit=4))] == [0, 1, 2, 3]
+    assert all(one.item[ORIGIN] == {"provider": "earth-search", "url": server.root} for one in search(query()))
 
 
-def test_an_area_of_any_shape(server, tmp_path):
+def test_read_geojson_accepts_any_polygons(server, tmp_path):
     fill(server, 5)
     triangle = {
         "type": "Polygon",
@@ -243,61 +243,61 @@ def test_an_area_of_any_shape(server, tmp_path):
     }
     path = tmp_path / "area.geojson"
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": triangle}]}))
-    place = file_place(path)
+    place = read_geojson(path)
     assert place.bbox == pytest.approx(INSIDE)
-    found = candidates(query(place=place))
+    found = search(query(area=place))
     assert len(found) == 5
     assert found[0].coverage == 1.0
     assert "intersects" in json.loads(server.asked[-1].body)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"type": "Point", "coordinates": [1, 2]}', '{"type": "Polygon"}'])
-def test_a_file_that_is_no_area_is_refused(text, tmp_path):
+def test_read_geojson_refuses_files_without_polygons(text, tmp_path):
     (tmp_path / "area.geojson").write_text(text)
     with pytest.raises(QueryError, match=r"area\.geojson"):
-        file_place(tmp_path / "area.geojson")
+        read_geojson(tmp_path / "area.geojson")
 
 
-def test_across_the_antimeridian(server):
+def test_search_across_the_antimeridian(server):
     made = earth_search("sentinel-2-c1-l2a", "05.10")
     west, east = shifted(made, "S2A_west", 1, 1.0, 169.675), shifted(made, "S2A_east", 2, 1.0, -190.29)
     for one in (west, east):
         server.add_item(one)
-    found = candidates(query(place=box_place((179.9, 46.0, -179.9, 46.1))))
+    found = search(query(area=parse_bbox((179.9, 46.0, -179.9, 46.1))))
     assert {one.item["id"] for one in found} == {"S2A_west", "S2A_east"}
     assert all(0 < one.coverage < 0.5 for one in found)
 
 
-def test_coverage_is_the_share_of_the_place():
+def test_coverage_is_the_share_of_the_area():
     made = earth_search("sentinel-2-c1-l2a", "05.10")
     west, south, east, north = FOOTPRINT
-    assert coverage(made, box_place(INSIDE)) == 1
-    half = box_place((west - (east - west), south, east, north))
+    assert coverage(made, parse_bbox(INSIDE)) == 1
+    half = parse_bbox((west - (east - west), south, east, north))
     assert coverage(made, half) == pytest.approx(0.5, abs=0.02)
-    assert coverage(made, box_place((20, 40, 21, 41))) == 0
-    assert coverage(made, box_place((10.295, 46.045, 10.2950001, 46.0450001))) == 1
+    assert coverage(made, parse_bbox((20, 40, 21, 41))) == 0
+    assert coverage(made, parse_bbox((10.295, 46.045, 10.2950001, 46.0450001))) == 1
     crossing = made | {
         "geometry": {
             "type": "Polygon",
             "coordinates": [[[179.5, 10], [-179.5, 10], [-179.5, 11], [179.5, 11], [179.5, 10]]],
         }
     }
-    assert coverage(crossing, box_place((179, 10, -179, 11))) == pytest.approx(0.5, abs=0.02)
-    assert coverage(crossing, box_place((0, 10, 1, 11))) == 0
-    assert coverage(made | {"geometry": None}, box_place(INSIDE)) == 1
-    assert coverage(made, Place((west, south, east, north), crossing["geometry"])) == 0
+    assert coverage(crossing, parse_bbox((179, 10, -179, 11))) == pytest.approx(0.5, abs=0.02)
+    assert coverage(crossing, parse_bbox((0, 10, 1, 11))) == 0
+    assert coverage(made | {"geometry": None}, parse_bbox(INSIDE)) == 1
+    assert coverage(made, SearchArea((west, south, east, north), crossing["geometry"])) == 0
 
 
-def test_a_scene_that_was_processed_again_counts_once(server):
+def test_search_keeps_the_newest_processing_version(server):
     made = earth_search("sentinel-2-c1-l2a", "05.00")
     server.add_item(shifted(made, "S2A_old", 1, 1.0, **{"s2:processing_baseline": "02.14"}))
     server.add_item(shifted(made, "S2A_new", 1, 2.0))
     server.add_item(shifted(made, "S2B_same", 1, 3.0, platform="sentinel-2b"))
-    assert [one["id"] for one in search(query())] == ["S2A_new", "S2B_same"]
+    assert [one.item["id"] for one in search(query())] == ["S2A_new", "S2B_same"]
 
 
-def test_where_nothing_is_found_it_is_said_what_to_widen(server, ms2hs):
-    with pytest.raises(NothingFound, match="Widen --date or the place"):
+def test_search_without_results_says_what_to_widen(server, ms2hs):
+    with pytest.raises(NothingFound, match="Widen --date or the area"):
         search(query())
     fill(server, 3)
     code, out, err = ms2hs("fetch", "--bbox", "10.28,46.03,10.31,46.06", "--date", "2024-06-02", "--max-cloud", "0.5")
@@ -306,7 +306,7 @@ def test_where_nothing_is_found_it_is_said_what_to_widen(server, ms2hs):
 
 
 @pytest.mark.parametrize("kind", ["busy", "failed"])
-def test_a_fault_that_passes_is_passed_over(server, kind):
+def test_search_retries_transient_faults(server, kind):
     fill(server)
     asked = []
     server.search_fault = lambda path: asked.append(path) or (kind if len(asked) % 2 else None)
@@ -314,14 +314,14 @@ def test_a_fault_that_passes_is_passed_over(server, kind):
 
 
 @pytest.mark.parametrize(("kind", "word"), [("failed", "status 50"), ("page", "STAC API")])
-def test_a_server_that_does_not_answer_is_named(server, kind, word):
+def test_search_names_a_server_that_does_not_answer(server, kind, word):
     server.search_fault = lambda _path: kind
     with pytest.raises(RemoteError, match=word) as error:
         search(query())
     assert server.root in str(error.value)
 
 
-def test_a_search_is_led_nowhere_else(server, monkeypatch):
+def test_search_refuses_redirects_to_private_hosts(server, monkeypatch):
     fill(server, 1)
     server.search_fault = lambda path: "elsewhere" if path == "/search" else None
     with pytest.raises(AddressError, match=r"127\.0\.0\.2"):
@@ -346,7 +346,7 @@ def test_a_search_is_led_nowhere_else(server, monkeypatch):
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 
-def test_found_scenes_are_listed_saved_and_taken_up_again(server, ms2hs, tmp_path):
+def test_fetch_lists_saves_and_reads_items(server, ms2hs, tmp_path):
     fill(server, 4)
     place = ["--bbox", "10.285,46.035,10.305,46.055"]
     code, out, err = ms2hs("fetch", *place, "--date", "2024-06", "--list")
@@ -370,13 +370,13 @@ def test_found_scenes_are_listed_saved_and_taken_up_again(server, ms2hs, tmp_pat
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"type": "FeatureCollection", "features": []}', '{"type": "Feature"}'])
-def test_a_file_that_holds_no_items_is_refused(text, tmp_path):
+def test_read_items_refuses_files_without_items(text, tmp_path):
     (tmp_path / "items.json").write_text(text)
     with pytest.raises((QueryError, SceneError)):
         select(SearchRequest(items=tmp_path / "items.json"), to_fetch=False)
 
 
-def test_any_other_server_by_its_address(server, ms2hs):
+def test_stac_option_searches_any_server(server, ms2hs):
     server.add_item(planetary_computer("05.11") | {"collection": "mine"})
     words = ["--stac", server.root, "--collection", "mine", "--bbox", "10.28,46.03,10.31,46.06", "--date", "2024"]
     code, out, err = ms2hs("fetch", *words, "--list")
@@ -384,7 +384,7 @@ def test_any_other_server_by_its_address(server, ms2hs):
     assert "32TNT" in out
 
 
-def test_unknown_names_are_listed():
+def test_unknown_provider_lists_known_names():
     with pytest.raises(UnknownName, match="planetary-computer"):
         provider_named("nasa")
 
@@ -394,13 +394,13 @@ def test_unknown_names_are_listed():
 
 @pytest.fixture
 def scene_address(server, tmp_path):
-    """Where a server has an item that converts."""
+    """URL of an item that converts."""
     made = earth_search("sentinel-2-c1-l2a", "05.10", address=lambda name: f"../../../files/{name}")
     serve(server, tmp_path / "served", made, S2_REFLECTANCE, 1000)
     return f"{server.root}/collections/sentinel-2-c1-l2a/items/{made['id']}"
 
 
-def test_an_item_at_an_address_converts(scene_address, server, ms2hs, tmp_path):
+def test_item_url_converts(scene_address, server, ms2hs, tmp_path):
     code, out, err = ms2hs("convert", scene_address, "--target", "emit", "-o", tmp_path / "made.tif")
     assert code == 0, err
     assert Path(out.splitlines()[0]) == tmp_path / "made.tif"
@@ -415,7 +415,7 @@ def test_an_item_at_an_address_converts(scene_address, server, ms2hs, tmp_path):
     assert (code, "no asset" in err) == (1, True)
 
 
-def test_an_item_in_a_file_is_read_from_its_server_as_if_from_the_disk(scene_address, server, tmp_path):
+def test_saved_item_converts_like_local_files(scene_address, server, tmp_path):
     path = tmp_path / "item.json"
     item = json.loads(json.dumps(server.items[0]).replace("../../../files/", f"{server.root}/files/"))
     path.write_text(json.dumps(item | {ORIGIN: {"provider": "earth-search", "url": server.root}}))
@@ -431,7 +431,7 @@ def test_an_item_in_a_file_is_read_from_its_server_as_if_from_the_disk(scene_add
     assert 0 < read[0][1].mean() < 1
 
 
-def test_a_file_that_leads_to_a_private_host_is_not_read(scene_address, server, ms2hs, tmp_path):
+def test_redirect_of_a_file_to_a_private_host_is_refused(scene_address, server, ms2hs, tmp_path):
     elsewhere = f"http://127.0.0.2:{server.port}/files/other.tif"
     server.redirects["B04.tif"] = elsewhere
     code, _, err = ms2hs("convert", scene_address, "-o", tmp_path / "made.tif")
@@ -441,10 +441,8 @@ def test_a_file_that_leads_to_a_private_host_is_not_read(scene_address, server, 
 
 
 @pytest.mark.parametrize("command", ["convert", "fetch"])
-def test_a_file_that_is_no_image_but_names_one_of_this_machine_is_not_read(
-    command, scene_address, server, ms2hs, tmp_path
-):
-    """A VRT would be opened by GDAL, and with it any file that it names."""
+def test_vrt_from_a_server_is_refused(command, scene_address, server, ms2hs, tmp_path):
+    """GDAL would open a VRT, and any file that the VRT names."""
     secret = tmp_path / "served" / "B03.tif"
     vrt = f"""<VRTDataset rasterXSize="96" rasterYSize="96"><SRS>EPSG:32632</SRS>
     <GeoTransform>600000, 10, 0, 5100000, 0, -10</GeoTransform><VRTRasterBand dataType="UInt16" band="1"><SimpleSource>
@@ -468,7 +466,7 @@ def test_a_file_that_is_no_image_but_names_one_of_this_machine_is_not_read(
     ("status", "kind", "code"),
     [("gone", None, 1), ("refused", "expired", 4), ("down", "failed", 1)],
 )
-def test_a_server_that_does_not_give_a_file_is_named(scene_address, server, ms2hs, tmp_path, status, kind, code):
+def test_missing_or_failing_file_is_named(scene_address, server, ms2hs, tmp_path, status, kind, code):
     if status == "gone":
         del server.files["B04.tif"]
     else:
@@ -482,15 +480,15 @@ import logging, sys
 logging.basicConfig(level=logging.DEBUG, filename="all.log")
 from ms2hs.cli.app import main
 from ms2hs.remote import client
-client.USUAL.patience = client.RetryPolicy(first_s=0.001)
+client.DEFAULT_CLIENT.retries = client.RetryPolicy(first_s=0.001)
 sys.argv = ["ms2hs", *sys.argv[1:]]
 main()
 """
 
 
 @pytest.mark.usefixtures("scene_address")
-def test_a_token_is_in_no_file_log_or_message(server, tmp_path):
-    """Planted in the environment, in an address and in a signature; then searched for, byte by byte."""
+def test_secrets_are_in_no_file_log_or_message(server, tmp_path):
+    """A token in the environment, in an address and in a signature must appear nowhere else."""
     folder = tmp_path / "run"
     folder.mkdir()
     signed = json.loads(json.dumps(server.items[0]).replace("../../../files/", f"{server.root}/files/"))
@@ -528,7 +526,7 @@ def test_a_token_is_in_no_file_log_or_message(server, tmp_path):
 
 @pytest.fixture
 def saved(scene_address, server, tmp_path):
-    """A file of an item whose assets lie on a private host, with whatever origin it tells."""
+    """A file of an item with assets on a private host, and with any origin."""
     assert scene_address
     item = json.loads(json.dumps(server.items[0]).replace("../../../files/", f"{server.root}/files/"))
 
@@ -544,7 +542,7 @@ def saved(scene_address, server, tmp_path):
 @pytest.mark.parametrize(
     "told", [None, {"provider": "custom", "url": "ROOT"}, {"provider": "planetary-computer", "url": "ROOT"}, "ROOT", 5]
 )
-def test_an_origin_that_a_file_alone_tells_opens_no_private_host(told, saved, server, ms2hs, tmp_path):
+def test_origin_in_a_file_does_not_allow_a_private_host(told, saved, server, ms2hs, tmp_path):
     told = json.loads(json.dumps(told).replace("ROOT", server.root))
     path, asked = saved(told), len(server.asked)
     for words in (["fetch", "--items", path, "-o", tmp_path / "out"], ["convert", path, "-o", tmp_path / "made.tif"]):
@@ -556,7 +554,7 @@ def test_an_origin_that_a_file_alone_tells_opens_no_private_host(told, saved, se
 
 
 @pytest.mark.parametrize("link", [True, False])
-def test_an_origin_that_the_user_or_a_provider_tells_opens_its_host(link, saved, server, ms2hs, tmp_path):
+def test_origin_from_user_or_provider_allows_its_host(link, saved, server, ms2hs, tmp_path):
     own = {"provider": "custom", "url": server.root}
     code, out, err = ms2hs("fetch", "--items", saved(own, link=link), "--stac", server.root, "-o", tmp_path / "out")
     assert code == 0, err
@@ -566,7 +564,7 @@ def test_an_origin_that_the_user_or_a_provider_tells_opens_its_host(link, saved,
     assert code == 0, err
 
 
-def test_what_a_private_catalogue_gave_is_saved_and_fetched_from_it(scene_address, server, ms2hs, tmp_path):
+def test_items_of_a_private_catalogue_can_be_saved_and_fetched(scene_address, server, ms2hs, tmp_path):
     assert scene_address
     server.items = json.loads(json.dumps(server.items).replace("../../../files/", f"{server.root}/files/"))
     path, root = tmp_path / "found.json", ["--stac", server.root]
@@ -580,7 +578,7 @@ def test_what_a_private_catalogue_gave_is_saved_and_fetched_from_it(scene_addres
 # ---- real documents -------------------------------------------------------------------------------------------------
 
 
-def test_real_items_are_found_where_they_lie(server):
+def test_search_finds_real_items_at_their_positions(server):
     kept = [one for one in recorded() if one.get("collection") == "sentinel-2-c1-l2a" and one.get("bbox")]
     unique = list({one["id"]: one for one in kept}.values())
     if not unique:
@@ -589,8 +587,8 @@ def test_real_items_are_found_where_they_lie(server):
         server.add_item(one)
     for one in unique:
         west, south, east, north = one["bbox"]
-        place = box_place((west, south, east, north))
-        found = candidates(query(place=place, period=period(one["properties"]["datetime"][:10])))
+        place = parse_bbox((west, south, east, north))
+        found = search(query(area=place, period=parse_period(one["properties"]["datetime"][:10])))
         own = next(candidate for candidate in found if candidate.item["id"] == one["id"])
         assert own.coverage > 0.2
         assert own.facts["tile"] == tile_of(one)

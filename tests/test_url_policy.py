@@ -1,4 +1,4 @@
-"""Which addresses of a catalogue are followed, and how they are shown."""
+"""url_policy: which addresses are allowed, and how addresses are printed."""
 
 import ipaddress
 import logging
@@ -17,7 +17,7 @@ BASE = "https://stac.example.org/v1/collections/c/items/i"
 
 @pytest.fixture(autouse=True)
 def _names(monkeypatch):
-    """A resolver of our own: no test asks the network."""
+    """A fake resolver: tests send no DNS queries."""
     known = {"inside.example.org": "10.1.2.3", "both.example.org": "8.8.8.8", "six.example.org": "fd00::1"}
 
     def resolve(host, *_args, **_more):
@@ -26,10 +26,10 @@ def _names(monkeypatch):
         both = [known[host], "192.168.0.1"] if host.startswith("both") else [known[host]]
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (number, 0)) for number in both]
 
-    url_policy._numbers.cache_clear()
+    url_policy._resolve.cache_clear()
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     yield
-    url_policy._numbers.cache_clear()
+    url_policy._resolve.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def _names(monkeypatch):
         "http://files.example.org%00.evil/a.tif", "http:///a.tif", "s3:///key", "s3://../key", "s3://a b/key",
     ],
 )  # fmt: skip
-def test_what_leads_elsewhere_is_refused(href):
+def test_check_address_refuses_local_and_private_targets(href):
     with pytest.raises(AddressError):
         check_address(href, BASE)
 
@@ -61,20 +61,20 @@ def test_what_leads_elsewhere_is_refused(href):
         "s3://eodata/Sentinel-2/a.jp2", "HTTPS://FILES.example.org/a.tif", "https://[2001:4860:4860::8888]/a.tif",
     ],
 )  # fmt: skip
-def test_the_public_internet_is_followed(href):
+def test_check_address_allows_public_hosts(href):
     check_address(href, BASE)
     check_address(href, None)
 
 
 @pytest.mark.parametrize("own", ["127.0.0.1:8080", "localhost", "10.0.0.7", "[::1]:80", "inside.example.org"])
-def test_an_item_may_use_the_host_of_its_own_server_and_no_other_inside(own):
+def test_check_address_allows_only_the_items_own_private_host(own):
     check_address(f"http://{own}/a.tif", f"http://{own}/items/i")
     for other in ("127.0.0.2", "192.168.0.9", "[::2]", "neighbour"):
         with pytest.raises(AddressError, match="private"):
             check_address(f"http://{other}/a.tif", f"http://{own}/items/i")
 
 
-def test_an_item_of_the_own_disk_may_name_files_but_no_inner_host():
+def test_check_address_allows_local_files_only_for_local_items():
     check_address("/data/a.tif", None)
     check_address("a.tif", None)
     for href in ("http://127.0.0.1/a.tif", "ftp://files.example.org/a", "/vsizip/x.zip"):
@@ -83,14 +83,14 @@ def test_an_item_of_the_own_disk_may_name_files_but_no_inner_host():
 
 
 @given(st.ip_addresses(v=4))
-def test_every_number_is_judged_alike_however_it_is_written(number):
+def test_is_public_ignores_how_an_ip_address_is_written(number):
     whole = int(number)
     forms = [str(number), str(whole), hex(whole), ".".join(hex(part) for part in number.packed)]
     assert {is_public(form) for form in forms} == {number.is_global and not number.is_multicast}
 
 
 @given(st.ip_addresses(v=6))
-def test_no_inner_number_of_six_is_public(number):
+def test_is_public_refuses_private_ipv6(number):
     if not number.is_global:
         assert not is_public(str(number)) or ipaddress.ip_address(number).sixtofour
     if (four := number.ipv4_mapped) is not None:
@@ -98,7 +98,7 @@ def test_no_inner_number_of_six_is_public(number):
 
 
 @given(st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=6, max_size=20))
-def test_no_secret_is_shown(secret):
+def test_shown_removes_secrets(secret):
     href = f"https://user:{secret}Q@files.example.org/a.tif?sig={secret}Q&x=1#{secret}Q"
     assert shown(href) == "https://files.example.org/a.tif"
     assert shown(f"/vsicurl/{href}") == "/vsicurl/https://files.example.org/a.tif"
@@ -106,17 +106,17 @@ def test_no_secret_is_shown(secret):
     assert f"{secret}Q" not in without_secrets(f"a.tif?sig={secret}Q: TIFFReadDirectory failed")  # as GDAL writes it
 
 
-def test_what_libraries_log_has_no_query(caplog):
-    for name in url_policy.TALKATIVE:
+def test_library_logs_have_no_query(caplog):
+    for name in url_policy.URL_LOGGERS:
         with caplog.at_level(logging.DEBUG, logger=name):
             logging.getLogger(name).warning(
                 "retrying %s and %s", "/a.tif?sig=PLANTED", "https://u:PLANTED@h.org/b?c=PLANTED"
             )
-    assert len(caplog.records) == len(url_policy.TALKATIVE)
+    assert len(caplog.records) == len(url_policy.URL_LOGGERS)
     assert "PLANTED" not in caplog.text
 
 
-def test_addresses_of_files_on_servers():
+def test_web_address_and_resolved():
     assert web_address("https://h.org/a.tif?x=1") == "https://h.org/a.tif?x=1"
     assert web_address("/vsicurl/https://h.org/a.tif") == "https://h.org/a.tif"
     assert web_address("s3://eodata/a/b.jp2") == "s3://eodata/a/b.jp2"

@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from ms2hs.errors import UnknownName, WeightsError
+from ms2hs.errors import OutputError, UnknownName, WeightsError
 from ms2hs.models import weights
 from ms2hs.models.prior import SpectralPrior
 from ms2hs.models.weights import load_weights, save_weights, weights_names
@@ -109,7 +109,7 @@ def test_a_cut_file_is_refused(tmp_path):
 
 
 def test_no_weights_without_a_folder_to_write_to(tmp_path):
-    with pytest.raises(WeightsError, match="cannot be written"):
+    with pytest.raises(OutputError, match="could not be written"):
         save_weights(tmp_path / "missing" / "a.safetensors", make_prior(), {})
 
 

@@ -12,7 +12,7 @@ from ms2hs.cli.messages import note, print_failed, print_left_out, warn
 from ms2hs.cli.options import INPUT, OUTPUT, AsJson, Overwrite, Quiet, complete_provider, example_epilog, panel, refuse
 from ms2hs.cli.parsers import BBox, parse_bbox, parse_gsd
 from ms2hs.errors import NothingFound, PartlyDone
-from ms2hs.remote.providers import DEFAULT, PROVIDERS
+from ms2hs.remote.providers import DEFAULT_PROVIDER, PROVIDERS
 
 if TYPE_CHECKING:
     from ms2hs.fetching.fetcher import FetchOptions, FetchResult
@@ -55,7 +55,11 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     days: Annotated[int, AREA(min=0, help="With --for: largest difference in calendar days.")] = 3,
     provider: Annotated[
         str | None,
-        SEARCH(help=f"STAC provider: {', '.join(PROVIDERS)}.", show_default=DEFAULT, autocompletion=complete_provider),
+        SEARCH(
+            help=f"STAC provider: {', '.join(PROVIDERS)}.",
+            show_default=DEFAULT_PROVIDER,
+            autocompletion=complete_provider,
+        ),
     ] = None,
     stac: Annotated[str | None, SEARCH(metavar="URL", help="Another STAC API; needs --collection.")] = None,
     collection: Annotated[
@@ -112,10 +116,10 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     if save is not None:
         selection.save(found, save)
     if list_only or save is not None:
-        typer.echo(selection.as_json(found) if as_json else selection.table(found))
+        typer.echo(selection.format_json(found) if as_json else selection.format_table(found))
         return
     with progress_bar(shown=not quiet, unit="bytes") as progress:
-        result = fetch(selection.items_of(found), request.place, output, options, progress)
+        result = fetch(selection.items_of(found), request.area, output, options, progress)
     if not quiet:
         print_left_out(result.left_out)
         note(f"{len(result.paths)} scenes, {result.kept} already existed; {result.bytes_read / 1e6:.1f} MB read")
@@ -145,7 +149,7 @@ def _fetch_for_products(
     for match in find_scene_matches(products, request, days, left_out):
         try:
             with progress_bar(shown=not quiet, unit="bytes") as progress:
-                results[match.product] = fetch(match.items, match.place, output / match.product, options, progress)
+                results[match.product] = fetch(match.items, match.area, output / match.product, options, progress)
         except NothingFound as error:
             left_out[match.product] = str(error)
     failed = [line for result in results.values() for line in result.failed]

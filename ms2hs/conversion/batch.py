@@ -16,7 +16,7 @@ from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.conversion.staging import check_destination
 from ms2hs.errors import Ms2hsError, OutputError, PartlyDone, SceneError, UnknownName
 from ms2hs.progress import Progress
-from ms2hs.remote.object_store import Address, ObjectStore, Place, place_of
+from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath, parse_output
 from ms2hs.scenes.formats import open_scene
 from ms2hs.spectra.sensors import load_sensor
 
@@ -30,7 +30,7 @@ class Job:
     """One scene, as the user named it, and its output."""
 
     scene: str
-    output: Place
+    output: OutputPath
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class BatchResult:
     """Results by scene."""
     failed: dict[str, str]
     """Error message by scene."""
-    there: dict[str, Place] = field(default_factory=dict)
+    there: dict[str, OutputPath] = field(default_factory=dict)
     """Existing outputs that were kept, by scene."""
 
     @classmethod
-    def of(cls, scenes: Sequence[str], outcomes: dict[str, Outcome], existing: dict[str, Place]) -> "BatchResult":
+    def of(cls, scenes: Sequence[str], outcomes: dict[str, Outcome], existing: dict[str, OutputPath]) -> "BatchResult":
         """The outcomes of these scenes, sorted into results and failures."""
         results, failed = {}, {}
         for scene in scenes:
@@ -118,7 +118,7 @@ def open_batch(
     CredentialsError : the store refuses the credentials.
     """
     sensor = load_sensor(target)
-    place = _create_folder(place_of(folder or Path()))
+    place = _create_folder(parse_output(folder or Path()))
     jobs, failed = [], {}
     for scene in _reported("open", scenes, progress):
         try:
@@ -131,8 +131,8 @@ def open_batch(
     return jobs, failed
 
 
-def _create_folder(folder: Place) -> Place:
-    if isinstance(folder, Address):
+def _create_folder(folder: OutputPath) -> OutputPath:
+    if isinstance(folder, RemotePath):
         return ObjectStore(folder).folder
     try:
         folder.mkdir(exist_ok=True)
@@ -165,7 +165,7 @@ def check_destinations(jobs: Sequence[Job], options: ConvertOptions) -> tuple[li
     """Jobs whose outputs, all in one folder, can be written, and the error message of each other job."""
     writable, failed = [], {}
     folder = jobs[0].output.parent if jobs else None
-    store = ObjectStore(folder) if isinstance(folder, Address) else None
+    store = ObjectStore(folder) if isinstance(folder, RemotePath) else None
     flags = {name: getattr(options, name) for name in ("uncertainty", "overwrite", "resume")}
     for job in jobs:
         try:

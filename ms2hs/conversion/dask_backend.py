@@ -33,7 +33,7 @@ from ms2hs.conversion.staging import is_complete, private_folder, remove_private
 from ms2hs.errors import ClusterError, Ms2hsError
 from ms2hs.models.weights import load_weights
 from ms2hs.progress import Progress
-from ms2hs.remote.object_store import Address, ObjectStore, Place
+from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
 
 if TYPE_CHECKING:
     from distributed import Client, Future, LocalCluster
@@ -148,11 +148,11 @@ def _absolute(options: ConvertOptions) -> ConvertOptions:
     return replace(options, model=model, overwrite=True, **paths)
 
 
-def _shared_paths(options: ConvertOptions, folder: Place) -> list[str]:
+def _shared_paths(options: ConvertOptions, folder: OutputPath) -> list[str]:
     """Paths that every worker must see."""
     model = Path(options.model)
     files = (model if model.is_absolute() else None, options.reference, options.site)
-    return [str(path) for path in (folder, *files) if path and not isinstance(path, Address)]
+    return [str(path) for path in (folder, *files) if path and not isinstance(path, RemotePath)]
 
 
 def _check_executor(executor: Executor) -> None:
@@ -313,7 +313,7 @@ def _convert_task(task: _Task) -> Outcome:
     output = task.job.output
     with private_folder(output, task.run_id) as folder:
         try:
-            if isinstance(output, Address):
+            if isinstance(output, RemotePath):
                 ObjectStore(output.parent)  # fails before the work if this worker cannot reach the store
             return convert(task.job.scene, task.target, folder / output.name, task.options).moved(output)
         except Ms2hsError as error:

@@ -9,14 +9,14 @@ from typing import Any
 
 from ms2hs._version import __version__
 from ms2hs.conversion.planning import Plan
-from ms2hs.conversion.staging import move_into_place
+from ms2hs.conversion.staging import publish_files
 from ms2hs.conversion.statistics import Counts
-from ms2hs.files import write_whole
+from ms2hs.files import write_bytes
 from ms2hs.models.prior import Conditional
 from ms2hs.progress import Progress
 from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.pixel_grid import footprint, lonlat_bounds
-from ms2hs.remote.object_store import Address, ObjectStore, Place
+from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
 from ms2hs.spectra.spectral_grid import band_support
 
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
@@ -33,11 +33,11 @@ FIRST_SOURCE = "2013-02-11T00:00:00Z"
 class ConversionResult:
     """The files of a conversion (paths, or addresses in a store), with counts and seconds."""
 
-    output: Place
-    quicklook: Place
-    item: Place
+    output: OutputPath
+    quicklook: OutputPath
+    item: OutputPath
     """The STAC item with the provenance of the result."""
-    sigma: Place | None
+    sigma: OutputPath | None
     counts: Counts
     residual: dict[str, float]
     """RMSE in reflectance between input and result on the source's bands: `all`, and by band name."""
@@ -46,11 +46,11 @@ class ConversionResult:
     notes: tuple[str, ...] = ()
 
     @property
-    def paths(self) -> list[Place]:
+    def paths(self) -> list[OutputPath]:
         """Every file, the cube first."""
         return [path for path in (self.output, self.sigma, self.quicklook, self.item) if path]
 
-    def beside(self, output: Place) -> "ConversionResult":
+    def beside(self, output: OutputPath) -> "ConversionResult":
         """The same result with its files beside another output."""
         return replace(
             self,
@@ -60,7 +60,7 @@ class ConversionResult:
             sigma=self.sigma and output.with_name(self.sigma.name),
         )
 
-    def moved(self, output: Place, progress: Progress | None = None) -> "ConversionResult":
+    def moved(self, output: OutputPath, progress: Progress | None = None) -> "ConversionResult":
         """Upload the files to an address, or rename them on the same disk; the cube comes last.
 
         Raises
@@ -69,10 +69,10 @@ class ConversionResult:
         """
         began = time.perf_counter()
         paths = [Path(path) for path in reversed(self.paths)]
-        if isinstance(output, Address):
+        if isinstance(output, RemotePath):
             ObjectStore(output.parent).put(paths, progress)
         else:
-            move_into_place(paths, output)
+            publish_files(paths, output)
         spent = time.perf_counter() - began
         seconds = self.seconds | {"place": spent, "whole": self.seconds["whole"] + spent}
         return replace(self.beside(output), seconds=seconds)
@@ -129,7 +129,7 @@ def write_item(path: Path, planned: Plan, result: ConversionResult, model: Condi
         "links": [],
         "assets": _assets(planned, result, model),
     }
-    write_whole(path, (json.dumps(item, indent=1) + "\n").encode())
+    write_bytes(path, (json.dumps(item, indent=1) + "\n").encode())
 
 
 def _assets(planned: Plan, result: ConversionResult, model: Conditional) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _assets(planned: Plan, result: ConversionResult, model: Conditional) -> dict
     return assets
 
 
-def _asset(path: Place, media_type: str, role: str) -> dict[str, Any]:
+def _asset(path: OutputPath, media_type: str, role: str) -> dict[str, Any]:
     return {"href": f"./{path.name}", "type": media_type, "roles": [role]}
 
 

@@ -16,7 +16,7 @@ from ms2hs.raster.cog.block_compressor import memory_bytes
 from ms2hs.raster.cog.block_store import disk_bytes
 from ms2hs.raster.cog.encoding import BLOCK
 from ms2hs.raster.pixel_grid import PixelGrid, subset
-from ms2hs.remote.object_store import Address, Place, place_of
+from ms2hs.remote.object_store import OutputPath, RemotePath, parse_output
 from ms2hs.scenes.formats import open_scene
 from ms2hs.scenes.scene import Scene, SceneOptions, working_grid
 from ms2hs.spectra.sensors import load_sensor
@@ -87,11 +87,11 @@ class Plan:
     """The cube on the local disk; for an address, a temporary file."""
     weights: Weights
     options: ConvertOptions
-    address: Address | None = None
+    address: RemotePath | None = None
     """Where the complete cube is uploaded; None: it stays at `output`."""
 
     @property
-    def destination(self) -> Place:
+    def destination(self) -> OutputPath:
         """Path or address of the result."""
         return self.address or self.output
 
@@ -158,12 +158,12 @@ def plan(
     grid = scene.grid if options.gsd_m == "native" else working_grid(scene, options.gsd_m)
     grid = _crop(grid, options)
     name = f"{scene.id}_{sensor.name}.tif"
-    place = place_of(output or name)
-    is_folder = not place.is_cube if isinstance(place, Address) else place.is_dir()
+    place = parse_output(output or name)
+    is_folder = not place.is_cube if isinstance(place, RemotePath) else place.is_dir()
     place = place / name if is_folder else place
     check_destination(place, uncertainty=options.uncertainty, overwrite=options.overwrite, resume=options.resume)
     address, other_disk = None, "choose another disk"
-    if isinstance(place, Address):
+    if isinstance(place, RemotePath):
         address, other_disk = place, "set TMPDIR to a directory of another disk"
         place = Path(tempfile.gettempdir(), place.name)
     planned = Plan(scene, sensor.name, spectral, grid, place, weights, options, address)

@@ -18,10 +18,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from ms2hs.errors import OutputError
-from ms2hs.files import alone, check_output
+from ms2hs.files import check_output, lock_folder, move_into_place
 from ms2hs.raster.cube_writer import CubeWriter
 from ms2hs.raster.pixel_grid import PixelGrid
-from ms2hs.remote.object_store import Address, ObjectStore, Place
+from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
 from ms2hs.scenes.scene import Scene
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
@@ -31,18 +31,18 @@ def staging_folder(output: Path) -> Path:
     return output.with_name(f".{output.name}.part")
 
 
-def sigma_name(cube: Place) -> str:
+def sigma_name(cube: OutputPath) -> str:
     """File name of a cube's uncertainty."""
     return f"{cube.stem}_sigma.tif"
 
 
-def is_complete(output: Place) -> bool:
+def is_complete(output: OutputPath) -> bool:
     """Whether a local output exists and no conversion to it was interrupted."""
     return isinstance(output, Path) and output.exists() and not staging_folder(output).exists()
 
 
 def check_destination(
-    cube: Place, *, uncertainty: bool, overwrite: bool, resume: bool, store: ObjectStore | None = None
+    cube: OutputPath, *, uncertainty: bool, overwrite: bool, resume: bool, store: ObjectStore | None = None
 ) -> None:
     """Refuse a destination that cannot be written to, before any work starts; `store` is its folder, if open.
 
@@ -52,7 +52,7 @@ def check_destination(
     CredentialsError : the store refuses the credentials.
     """
     names = [cube.name, sigma_name(cube)] if uncertainty else [cube.name]
-    if isinstance(cube, Address):
+    if isinstance(cube, RemotePath):
         if resume:
             raise OutputError(
                 f"{cube}: --resume needs an output on a local disk, and this output is in an object store. Use a local "
@@ -127,7 +127,7 @@ class Staging:
                 f"{self.folder} cannot be created ({error}); results are staged there. Use a writable directory."
             ) from error
         with ExitStack() as stack:
-            stack.enter_context(alone(self.folder))
+            stack.enter_context(lock_folder(self.folder))
             if not self._can_resume():
                 self._empty()
             self._journal.touch()
@@ -178,7 +178,7 @@ class Staging:
 
     def publish(self, names: Iterable[str]) -> None:
         """Move staged files into place, the output last."""
-        move_into_place((self.path(name) for name in names), self._output)
+        publish_files((self.path(name) for name in names), self._output)
 
     @property
     def _journal(self) -> Path:
@@ -202,7 +202,7 @@ class Staging:
         self.path("stamp").write_text(self._digest, encoding="utf-8")
 
 
-def move_into_place(files: Iterable[Path], output: Path) -> None:
+def publish_files(files: Iterable[Path], output: Path) -> None:
     """Rename files of the same disk to their names beside `output`; the one named like `output` comes last.
 
     Raises
@@ -211,7 +211,7 @@ def move_into_place(files: Iterable[Path], output: Path) -> None:
     """
     try:
         for file in sorted(files, key=lambda file: file.name == output.name):
-            file.replace(output.with_name(file.name))
+            move_into_place(file, output.with_name(file.name))
     except OSError as error:
         raise OutputError(
             f"{output} cannot be moved into place ({error}); its directory must be writable. Change its permissions, "
@@ -220,7 +220,7 @@ def move_into_place(files: Iterable[Path], output: Path) -> None:
 
 
 @contextmanager
-def private_folder(output: Place, run_id: str) -> Iterator[Path]:
+def private_folder(output: OutputPath, run_id: str) -> Iterator[Path]:
     """A folder for one attempt of a worker, removed afterwards; beside a local output, so that renames suffice."""
     folder = Path(tempfile.mkdtemp(dir=_private_parent(output), prefix=f".{output.stem}.{run_id}."))
     try:
@@ -229,11 +229,11 @@ def private_folder(output: Place, run_id: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_private_folders(output: Place, run_id: str) -> None:
+def remove_private_folders(output: OutputPath, run_id: str) -> None:
     """Remove the folders of a run that killed workers left."""
     for folder in _private_parent(output).glob(f".*.{run_id}.*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _private_parent(output: Place) -> Path:
-    return Path(tempfile.gettempdir()) if isinstance(output, Address) else output.parent
+def _private_parent(output: OutputPath) -> Path:
+    return Path(tempfile.gettempdir()) if isinstance(output, RemotePath) else output.parent

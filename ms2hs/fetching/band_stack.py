@@ -1,212 +1,170 @@
-"""A multispectral scene as one COG: reflectance of every band on one grid, and its quality layer as the last band."""
+"""A multispectral scene as one COG: reflectance of every band on one grid, with the quality layer as the last band.
+
+`read_strips` resamples the files of a scene to one grid, `STRIP_ROWS` rows at a time. `write_stack` passes the strips
+to the COG writer of the package and counts the pixels that have a value and those that are clear.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
-import rasterio
-import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
-from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from ms2hs.arrays import BoolArray
-from ms2hs.errors import OutputError
-from ms2hs.files import flush
-from ms2hs.raster.cog.encoding import BLOCK, quantise
-from ms2hs.raster.cog.writer import WRITE_ERRORS
-from ms2hs.raster.cube import NODATA, SCALE
-from ms2hs.raster.dataset import open_dataset, quietly, read_bands, read_pixel_grid
+from ms2hs.files import flush_to_disk
+from ms2hs.raster.cog.encoding import Encoding, quantise
+from ms2hs.raster.cog.writer import CogWriter
+from ms2hs.raster.cube import SCALE
+from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.raster.resampling import axis_weights, covered, relate
 from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import Scene
+from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM
 from ms2hs.spectra.spectral_grid import SpectralGrid, nearest_band
 
-Stored = NDArray[np.int16]
-# Rows that are worked on at a time.
+StoredArray = NDArray[np.int16]
 STRIP_ROWS = 128
-# What the quality band holds where the scene has no data.
-NO_DATA = {key: layer.fill for key, layer in QUALITY_LAYERS.items()}
+QUALITY_NODATA = {key: layer.fill for key, layer in QUALITY_LAYERS.items()}
+"""Value of the quality band where the scene has no data, by quality rule."""
 QUALITY_NAMES = {key: layer.name for key, layer in QUALITY_LAYERS.items()}
-RGB_NM = (650.0, 550.0, 470.0)
+# Overviews take every second pixel: means of quality classes would be other classes.
+STACK_ENCODING = Encoding(averages=False)
 
 
 @dataclass(frozen=True)
-class Stack:
-    """What is in a stacked scene."""
+class StackCounts:
+    """Pixel counts of a stacked scene."""
 
-    pixels: int
     known: int
-    """Pixels that every band has a value of."""
+    """Pixels with a value in every band."""
     clear: int
-    """Of these, those whose quality is good."""
+    """Known pixels of good quality."""
 
 
 @dataclass(frozen=True, eq=False)
-class Strip:
-    """Rows of a stacked scene."""
+class StackStrip:
+    """Consecutive rows of a stacked scene."""
 
     row: int
-    """The first of them."""
-    numbers: Stored
-    """(band, row, col) stored numbers, the quality layer last if there is one."""
+    """Index of the first row."""
+    dn: StoredArray
+    """(band, row, col) stored numbers, with the quality layer as the last band if the scene has one."""
     known: int
     clear: int
 
 
 @dataclass(frozen=True, eq=False)
 class StackLayout:
-    """What a stack holds and where."""
+    """Grid, bands and tags of a stack; labels the bands for the COG writer."""
 
     grid: PixelGrid
     spectral: SpectralGrid
     quality_rule: str | None
     tags: dict[str, str]
 
+    def __len__(self) -> int:
+        """Number of bands, with the quality layer."""
+        return len(self.spectral) + (self.quality_rule is not None)
 
-def strips_of(scene: Scene, grid: PixelGrid) -> Iterator[Strip]:
-    """A scene on a grid, strip by strip.
+    def write_to(self, file: Any) -> None:  # noqa: ANN401 - rasterio has no types
+        """Set scale, colour, name and wavelength of every band of an opened rasterio dataset."""
+        spectral = self.spectral
+        extra = [] if self.quality_rule is None else [QUALITY_NAMES[self.quality_rule]]
+        file.scales = [SCALE for _ in spectral.names] + [1.0 for _ in extra]
+        file.offsets = [0.0] * len(self)
+        rgb = [nearest_band(spectral.wavelength_nm, nm, RGB_REACH_NM) for nm in RGB_NM]
+        colours = dict(zip(rgb, (ColorInterp.red, ColorInterp.green, ColorInterp.blue), strict=True))
+        file.colorinterp = [colours.get(i, ColorInterp.undefined) for i in range(len(self))]
+        for band, name in enumerate((*spectral.names, *extra), 1):
+            file.set_band_description(band, name)
+        for band, (centre, width) in enumerate(zip(spectral.wavelength_nm, spectral.fwhm_nm, strict=True), 1):
+            micrometres = {"CENTRAL_WAVELENGTH_UM": f"{centre / 1000:.7g}", "FWHM_UM": f"{width / 1000:.7g}"}
+            file.update_tags(band, ns="IMAGERY", **micrometres)
 
-    A pixel that is mostly good is the mean of what is good in it; any other is the mean of all of it, so that cloud
-    can be told to be kept. The quality that stands beside is the one that covers most of it among those that say the
-    same of it, good or not.
+
+def read_strips(scene: Scene, grid: PixelGrid) -> Iterator[StackStrip]:
+    """A scene resampled to a grid, strip by strip.
+
+    A pixel of which at least half is clear is the mean of its clear parts. Any other pixel is the mean of all its
+    parts, so that clouds are kept. Its quality class is the one with the largest area among the classes that agree
+    with it (clear or not).
 
     Raises
     ------
     SceneError : a file is damaged.
     """
     with ExitStack() as opened:
-        whole = opened.enter_context(SceneReader(replace(scene, quality=None, quality_rule=None), grid))
-        good_only = opened.enter_context(SceneReader(scene, grid)) if scene.quality else None
-        classes = opened.enter_context(_Classes(scene, grid)) if scene.quality else None
+        all_reader = opened.enter_context(SceneReader(replace(scene, quality=None, quality_rule=None), grid))
+        clear_reader = opened.enter_context(SceneReader(scene, grid)) if scene.quality else None
+        quality_reader = opened.enter_context(_QualityReader(scene, grid)) if scene.quality else None
         for row in range(0, grid.height, STRIP_ROWS):
             rows = min(STRIP_ROWS, grid.height - row)
-            reflectance, known = whole.read(row, 0, rows, grid.width)
+            reflectance, known = all_reader.read(row, 0, rows, grid.width)
             clear = known
-            if good_only is not None:
-                good, clear = good_only.read(row, 0, rows, grid.width)
+            if clear_reader is not None:
+                clear_reflectance, clear = clear_reader.read(row, 0, rows, grid.width)
                 clear &= known
-                np.copyto(reflectance, good, where=clear)
-            numbers = quantise(reflectance, known)
-            if classes is not None:
-                layer = classes.read(row, rows, known, clear)
-                numbers = np.concatenate([numbers, layer[None].astype(np.int16)])
-            yield Strip(row, numbers, int(known.sum()), int(clear.sum()))
+                np.copyto(reflectance, clear_reflectance, where=clear)
+            dn = quantise(reflectance, known)
+            if quality_reader is not None:
+                classes = quality_reader.read(row, rows, known, clear)
+                dn = np.concatenate([dn, classes[None]])
+            yield StackStrip(row, dn, int(known.sum()), int(clear.sum()))
 
 
-class _Classes:
-    """The quality layer of a scene on a grid."""
+class _QualityReader:
+    """Reads the quality layer of a scene on a grid."""
 
     def __init__(self, scene: Scene, grid: PixelGrid) -> None:
-        assert scene.quality is not None  # noqa: S101 - asked for only then
+        assert scene.quality is not None  # noqa: S101 - callers check
         self._asset, self._rule, self._grid = scene.quality, scene.quality_rule or "", grid
 
     def __enter__(self) -> Self:
-        """Open it."""
+        """Open the file."""
         self._dataset = open_dataset(self._asset.href)
         self._axes = relate(self._grid, read_pixel_grid(self._dataset), self._asset.name)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the file."""
         self._dataset.close()
 
-    def read(self, row: int, rows: int, known: BoolArray, clear: BoolArray) -> NDArray[np.integer]:
-        """(row, col) for each pixel the class that covers most of it among those that are as `clear` as it is."""
+    def read(self, row: int, rows: int, known: BoolArray, clear: BoolArray) -> StoredArray:
+        """(row, col) the class with the largest area in each pixel, among the classes that are as `clear` as it."""
         down, right = axis_weights(self._axes[0], row, rows), axis_weights(self._axes[1], 0, self._grid.width)
-        result = np.full(known.shape, NO_DATA[self._rule], np.int16)
+        result = np.full(known.shape, QUALITY_NODATA[self._rule], np.int16)
         if down.begin == down.end or right.begin == right.end:
             return result
         window = Window.from_slices((down.begin, down.end), (right.begin, right.end))
-        stored = read_bands(self._dataset, [self._asset.band], window)[0]
+        classes = read_bands(self._dataset, [self._asset.band], window)[0]
         largest = np.zeros(known.shape, np.float32)
-        for label in np.unique(stored):
+        for label in np.unique(classes):
             is_usable = bool(QUALITY_LAYERS[self._rule].flags(np.array([label])).valid[0])
-            area = covered((stored == label).astype(np.float32), down, right)
-            area[clear != is_usable] *= 1e-3  # only where there is no other
-            takes = known & (area > largest)
-            result[takes], largest[takes] = label, area[takes]
+            area = covered((classes == label).astype(np.float32), down, right)
+            area[clear != is_usable] *= 1e-3  # wins only where no class agrees with the pixel
+            wins = known & (area > largest)
+            result[wins], largest[wins] = label, area[wins]
         return result
 
 
-def write_stack(path: Path, layout: StackLayout, strips: Iterator[Strip]) -> Stack:
-    """Write strips as a COG: int16, scale 1e-4, nodata -32768.
-
-    Overviews are thinned out and not averaged: a sample of them is of measured numbers, and of classes that there are.
-    Work goes on beside the file, under names that begin with its own and a dot.
+def write_stack(path: Path, layout: StackLayout, strips: Iterator[StackStrip]) -> StackCounts:
+    """Write strips as a COG: int16, scale 1e-4, nodata -32768. Returns the pixel counts.
 
     Raises
     ------
-    OutputError : it cannot be written; no file is left then.
+    OutputError : the file cannot be written; no file remains.
     """
-    plain, cog = path.with_name(f".{path.name}.strips.tif"), path.with_name(f".{path.name}.cog.tif")
     known = clear = 0
-    try:
-        with quietly():
-            with rasterio.open(plain, "w", **_profile(layout)) as file:
-                _describe(file, layout)
-                for strip in strips:
-                    _, rows, cols = strip.numbers.shape
-                    file.write(strip.numbers, window=Window(0, strip.row, cols, rows))
-                    known, clear = known + strip.known, clear + strip.clear
-            with rasterio.Env(GDAL_NUM_THREADS="1"):
-                rasterio.shutil.copy(plain, cog, driver="COG", **_COG)
-        flush(cog)
-        cog.replace(path)
-    except WRITE_ERRORS as error:
-        raise OutputError(
-            f"{path} could not be written ({error}); its directory must be writable and have room. "
-            "Free some space, or choose another place."
-        ) from error
-    finally:
-        for left in (plain, cog, cog.with_name(f"{cog.name}.ovr.tmp")):
-            left.unlink(missing_ok=True)
-    return Stack(layout.grid.height * layout.grid.width, known, clear)
-
-
-_COG = {
-    "BLOCKSIZE": str(BLOCK),
-    "COMPRESS": "ZSTD",
-    "LEVEL": "1",
-    "PREDICTOR": "YES",
-    "BIGTIFF": "IF_SAFER",
-    "OVERVIEW_RESAMPLING": "NEAREST",
-}
-
-
-def _profile(layout: StackLayout) -> dict[str, object]:
-    grid = layout.grid
-    return {
-        "driver": "GTiff",
-        "count": len(layout.spectral) + (layout.quality_rule is not None),
-        "height": grid.height,
-        "width": grid.width,
-        "crs": grid.crs,
-        "transform": Affine(*grid.transform),
-        "dtype": "int16",
-        "nodata": NODATA,
-        "interleave": "pixel",
-        "bigtiff": "IF_SAFER",
-    }
-
-
-def _describe(file: rasterio.io.DatasetWriter, layout: StackLayout) -> None:
-    spectral = layout.spectral
-    extra = [] if layout.quality_rule is None else [QUALITY_NAMES[layout.quality_rule]]
-    file.update_tags(**layout.tags)
-    file.scales = [SCALE for _ in spectral.names] + [1.0 for _ in extra]
-    file.offsets = [0.0] * file.count
-    rgb = [nearest_band(spectral.wavelength_nm, nm, 40.0) for nm in RGB_NM]
-    colours = dict(zip(rgb, (ColorInterp.red, ColorInterp.green, ColorInterp.blue), strict=True))
-    file.colorinterp = [colours.get(i, ColorInterp.undefined) for i in range(file.count)]
-    for band, name in enumerate((*spectral.names, *extra), 1):
-        file.set_band_description(band, name)
-    for band, (centre, width) in enumerate(zip(spectral.wavelength_nm, spectral.fwhm_nm, strict=True), 1):
-        micrometres = {"CENTRAL_WAVELENGTH_UM": f"{centre / 1000:.7g}", "FWHM_UM": f"{width / 1000:.7g}"}
-        file.update_tags(band, ns="IMAGERY", **micrometres)
+    with CogWriter(path, layout.grid, layout, layout.tags, encoding=STACK_ENCODING) as writer:
+        for strip in strips:
+            writer.write(strip.row, strip.dn)
+            known, clear = known + strip.known, clear + strip.clear
+    flush_to_disk(path)
+    return StackCounts(known, clear)

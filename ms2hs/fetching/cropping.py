@@ -1,4 +1,8 @@
-"""Which pixels of which of a scene's files a part of it needs, and those pixels as small files on disk."""
+"""The pixels of a scene's files that a search area needs, and the local copies of these files.
+
+Boxes are in degrees and grids in metres of a map projection. A box far away from a scene has no place on the scene's
+map, so `grid_window` first clips every box to the surroundings of the scene.
+"""
 
 import math
 import re
@@ -11,42 +15,37 @@ from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
 from ms2hs.errors import SceneError
+from ms2hs.fetching.search_query import Box
 from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m, subset
 from ms2hs.raster.resampling import axis_weights, relate
 from ms2hs.scenes.scene import Asset, Scene
 
-Box = tuple[float, float, float, float]
-# Degrees around a scene's box, since edges that are straight on its map are bent in degrees.
+# Degrees around a scene's box: edges that are straight on the scene's map are curved in degrees.
 MARGIN_DEG = 0.1
 
 
 @dataclass(frozen=True)
-class Cut:
+class PixelRange:
     """Rows and columns of a file."""
 
     rows: slice
     cols: slice
 
-    @property
-    def pixels(self) -> int:
-        """How many."""
-        return len(range(self.rows.start, self.rows.stop)) * len(range(self.cols.start, self.cols.stop))
 
-
-def part_within(grid: PixelGrid, boxes: Sequence[Box]) -> tuple[int, int, int, int] | None:
-    """Row, column, height and width of the smallest part of a grid that holds what lies in any of the boxes.
+def grid_window(grid: PixelGrid, boxes: Sequence[Box]) -> tuple[int, int, int, int] | None:
+    """Row, column, height and width of the smallest window of a grid that covers the boxes.
 
     Parameters
     ----------
-    boxes : in degrees, west < east; one of any size, or the two on either side of the antimeridian.
+    boxes : in degrees, west < east; one box, or the two on either side of the antimeridian.
 
     Returns
     -------
-    None where no pixel lies in them, or the grid has no CRS.
+    None where no pixel lies in a box, or the grid has no CRS.
     """
     if grid.crs is None:
         return None
-    parts = [part for box in boxes for near in _clipped(grid, box) if (part := _subset(grid, near))]
+    parts = [part for box in boxes for near in _clip_to_surroundings(grid, box) if (part := _subset(grid, near))]
     if not parts:
         return None
     row, col = min(part[0] for part in parts), min(part[1] for part in parts)
@@ -61,61 +60,71 @@ def _subset(grid: PixelGrid, box: Box) -> tuple[int, int, int, int] | None:
         return None
 
 
-def _clipped(grid: PixelGrid, box: Box) -> list[Box]:
-    """The parts of a box near a grid: what lies far off cannot be told on the grid's map."""
+def _clip_to_surroundings(grid: PixelGrid, box: Box) -> list[Box]:
+    """The parts of a box near a grid: positions far away cannot be transformed to the grid's CRS."""
     try:
         west, south, east, north = transform_bounds(CRS.from_user_input(grid.crs), "EPSG:4326", *grid.bounds)
     except RasterioError:
         return []
     sides = [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]
-    # A margin may reach over the antimeridian itself.
+    # The margin itself may reach across the antimeridian.
     sides += [(low - 360, high - 360) for low, high in sides if high + MARGIN_DEG > 180]
     sides += [(low + 360, high + 360) for low, high in sides if low - MARGIN_DEG < -180]
-    found = []
+    clipped = []
     for low, high in sides:
         left, right = max(low - MARGIN_DEG, box[0]), min(high + MARGIN_DEG, box[2])
         bottom, top = max(south - MARGIN_DEG, box[1]), min(north + MARGIN_DEG, box[3])
         if left < right and bottom < top:
-            found.append((left, bottom, right, top))
-    return found
+            clipped.append((left, bottom, right, top))
+    return clipped
 
 
-def cut_of(grid: PixelGrid, file: PixelGrid, name: str) -> Cut | None:
-    """The pixels of a file that a working grid is made of, neighbours to interpolate with among them; None if none.
+def source_pixels(grid: PixelGrid, file: PixelGrid, name: str) -> PixelRange | None:
+    """The pixels of a file that a working grid is computed from, including neighbours for interpolation.
+
+    Returns
+    -------
+    None where the file does not reach into the grid.
 
     Raises
     ------
-    SceneError : the file lies on another CRS or is turned.
+    SceneError : the file has another CRS or is rotated.
     """
     down, right = relate(grid, file, name)
     rows, cols = axis_weights(down, 0, grid.height), axis_weights(right, 0, grid.width)
     if rows.begin == rows.end or cols.begin == cols.end:
         return None
-    return Cut(slice(rows.begin, rows.end), slice(cols.begin, cols.end))
+    return PixelRange(slice(rows.begin, rows.end), slice(cols.begin, cols.end))
 
 
-def around(grid: PixelGrid, coarsest_m: float) -> PixelGrid:
-    """The grid, grown on every side by a pixel of the coarsest band, which is interpolated from there."""
+def padded(grid: PixelGrid, margin_m: float) -> PixelGrid:
+    """The grid, extended by a margin on every side."""
     row_m, col_m = pixel_size_m(grid)
-    down, right = math.ceil(coarsest_m / row_m), math.ceil(coarsest_m / col_m)
+    down, right = math.ceil(margin_m / row_m), math.ceil(margin_m / col_m)
     return grid.crop(-down, -right, grid.height + 2 * down, grid.width + 2 * right)
 
 
-def file_name(scene: Scene, asset: Asset) -> str:
-    """The file of one band, by the archive's habit: `HLS....v2.0.B04.tif`, else `<id>_B04.tif`."""
+def band_file_name(scene: Scene, asset: Asset) -> str:
+    """File name of one band, as its archive names files: `HLS….v2.0.B04.tif`, else `<id>_B04.tif`."""
     separator = "." if scene.source.startswith("hls_") else "_"
     return f"{safe_name(scene.id)}{separator}{safe_name(asset.name)}.tif"
 
 
+def all_assets(scene: Scene) -> list[Asset]:
+    """The bands of a scene, and the quality layer if the scene has one."""
+    return [*scene.assets, *([scene.quality] if scene.quality else [])]
+
+
 def safe_name(text: str) -> str:
-    """What others called something, as the name of a file: no path, not hidden, not too long."""
+    """A name given by a server as a file name: no path, not hidden, at most 150 characters."""
     return re.sub(r"[^\w.+-]", "_", text).lstrip(".")[:150] or "item"
 
 
 def local_scene(scene: Scene, folder: Path, grid: PixelGrid) -> Scene:
-    """The scene whose bands lie in a folder, each in a file of its own as `file_name` has it."""
-    assets = tuple(replace(asset, href=str(folder / file_name(scene, asset)), band=1) for asset in scene.assets)
-    quality = scene.quality
-    if quality is not None:
-        quality = replace(quality, href=str(folder / file_name(scene, quality)), band=1)
-    return replace(scene, assets=assets, quality=quality, grid=grid)
+    """The scene whose bands are single files in a folder, named by `band_file_name`."""
+
+    def local(asset: Asset) -> Asset:
+        return replace(asset, href=str(folder / band_file_name(scene, asset)), band=1)
+
+    quality = None if scene.quality is None else local(scene.quality)
+    return replace(scene, assets=tuple(map(local, scene.assets)), quality=quality, grid=grid)

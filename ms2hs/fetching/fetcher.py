@@ -1,4 +1,9 @@
-"""fetch: scenes to disk."""
+"""fetch: from STAC items to scenes on disk.
+
+Several bands are read at once, on `jobs` threads, into the staging folder of their scene. The main thread assembles the
+scenes in order, while the bands of at most SCENES_AHEAD further scenes arrive. The quality layer of a scene is read
+first: a scene without data in the area needs no other band. A failing scene does not stop the others.
+"""
 
 import shutil
 from collections import deque
@@ -10,299 +15,307 @@ from threading import Lock
 from typing import Any
 
 from ms2hs.errors import AddressError, NothingFound, OutputError, QueryError, RemoteError, SceneError
-from ms2hs.fetching.assembling import Cuts, put_together, resume
-from ms2hs.fetching.cropping import around, cut_of, file_name, part_within
-from ms2hs.fetching.download import copy_window, holds_data, open_remote
-from ms2hs.fetching.fetch_request import Gsd, Order, requests_for
-from ms2hs.fetching.orbit_mosaic import mosaics
-from ms2hs.fetching.search_query import Place
-from ms2hs.files import alone, check_space
+from ms2hs.fetching.assembling import ScenePart, assemble, prepare_staging
+from ms2hs.fetching.cropping import all_assets, band_file_name, grid_window, padded, source_pixels
+from ms2hs.fetching.download import copy_window, has_data, open_remote
+from ms2hs.fetching.fetch_request import FetchRequest, Gsd, plan_requests
+from ms2hs.fetching.orbit_mosaic import write_mosaics
+from ms2hs.fetching.search_query import SearchArea
+from ms2hs.files import check_space, lock_folder
 from ms2hs.progress import Progress
 from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m
 from ms2hs.remote.client import RetryPolicy, WebClient
-from ms2hs.remote.range_file import TURN
+from ms2hs.remote.range_file import GDAL_LOCK
 from ms2hs.scenes.scene import Asset, Scene, working_grid
 from ms2hs.scenes.stac_item import scene_of
 
-# Scenes whose bands come in while one is put together: more would only fill the disk.
-AHEAD = 2
-# Of a file that a scene's grid is taken from: the finest bands of Sentinel-2.
-FINEST = ("B02", "B03", "B04")
-# Twice the coarsest pixels of Sentinel-2, which are interpolated and look for their quality around them.
-AROUND_M = 120.0
-# Bytes that a pixel of a band takes on disk while a scene is put together: its cut, strips and the result.
-DISK_BYTES = 6
+SCENES_AHEAD = 2
+# The bands whose file gives the grid of a scene: the finest ones of Sentinel-2.
+FINEST_BANDS = ("B02", "B03", "B04")
+# Twice the coarsest pixels of Sentinel-2: interpolation and quality look that far around a pixel.
+QUALITY_MARGIN_M = 120.0
+# Disk space for a pixel of a band while a scene is assembled: band file, COG writer and result.
+DISK_BYTES_PER_PIXEL = 6
 
 
 @dataclass(frozen=True)
 class FetchOptions:
-    """How to fetch; the defaults suit most."""
+    """How to fetch."""
 
     gsd_m: Gsd = 30.0
-    """Ground sampling of what is written, in m, or `native`: a file a band as it is."""
+    """Ground sampling of the output in m, or `native`: one file per band, with unchanged pixels."""
     mosaic: bool = False
-    """Scenes of one pass together on one grid, clearest first."""
+    """Combine the scenes of one satellite pass on one grid, clearest first."""
     jobs: int = 4
-    """Connections at once, at most."""
+    """Maximum number of simultaneous connections."""
     overwrite: bool = False
-    """Fetch again what is there and whole."""
-    patience: RetryPolicy = field(default_factory=RetryPolicy)
-    """With servers."""
+    """Fetch complete scenes again."""
+    retries: RetryPolicy = field(default_factory=RetryPolicy)
+    """Attempts and waiting times for failing requests."""
 
 
 @dataclass(frozen=True)
 class FetchResult:
-    """What a run of `fetch` left."""
+    """The result of `fetch`."""
 
     paths: tuple[Path, ...]
-    """Every scene that is there now and converts, in the order of the items."""
+    """Every scene on disk, to give to `convert`, in the order of the items."""
     kept: int
-    """How many of them were there before, and whole."""
+    """Number of scenes that a previous run had completed."""
     bytes_read: int
     """Over the network."""
     failed: tuple[str, ...] = ()
-    """What could not be fetched: a line each, with item and reason, and no address with a signature."""
+    """One message for each scene that could not be fetched, without secrets."""
     left_out: tuple[str, ...] = ()
-    """Scenes without data in the place, a line each."""
+    """One message for each scene without data in the area."""
 
 
 def fetch(
     items: Sequence[dict[str, Any]],
-    place: Place | None,
+    area: SearchArea | None,
     output: Path,
-    choices: FetchOptions | None = None,
+    options: FetchOptions | None = None,
     progress: Progress | None = None,
 ) -> FetchResult:
-    """Fetch scenes, of each only the part inside `place` (None: all of it), into a folder.
+    """Fetch the parts of scenes inside an area into a folder, as one COG per scene.
 
-    What is there and whole is kept. A scene that fails does not keep the others from being fetched.
+    Complete scenes of an earlier run are kept. A failing scene does not stop the others.
 
     Parameters
     ----------
-    items : STAC items, as `raster.stac.search` gives them.
+    items : STAC items, as `stac_search.search` returns them.
+    area : None fetches whole scenes.
     output : the folder; its parent must exist.
-    progress : called with bytes that have come and bytes that there are, as far as that is known.
+    progress : called with the bytes read and the estimated total.
 
     Raises
     ------
-    NothingFound : no scene has data in the place.
+    NothingFound : no scene has data in the area.
     RemoteError, CredentialsError, AddressError, SceneError : nothing could be fetched.
-    OutputError : it cannot be written, something else of that name is there, or another process writes there.
+    OutputError : the folder cannot be written to, another file has the name of an output, or another process fetches
+        into the same folder.
     """
-    choices = choices or FetchOptions()
-    if choices.jobs < 1 or (choices.gsd_m != "native" and not choices.gsd_m > 0):
-        raise ValueError(f"{choices.jobs} jobs, gsd {choices.gsd_m}: from 1 on and above 0 are allowed")
-    if choices.mosaic and choices.gsd_m == "native":
+    options = options or FetchOptions()
+    if options.jobs < 1 or (options.gsd_m != "native" and not options.gsd_m > 0):
+        raise ValueError(f"{options.jobs} jobs, gsd {options.gsd_m}: at least 1, and above 0, are allowed")
+    if options.mosaic and options.gsd_m == "native":
         raise QueryError(
-            "--mosaic with --gsd native: files of single bands are not put together; a sampling in m is needed. Give "
-            "--gsd 10, 20 or 30."
+            "--mosaic with --gsd native: files of single bands cannot be combined; a ground sampling in m is needed. "
+            "Use --gsd 10, 20 or 30."
         )
     make_folder(output)
-    with alone(output):
-        wanted = requests_for(items, place, output, choices.gsd_m, overwrite=choices.overwrite)
-        for provider in {id(one.provider): one.provider for one in wanted if not one.is_whole}.values():
+    with lock_folder(output):
+        requests = plan_requests(items, area, output, options.gsd_m, overwrite=options.overwrite)
+        for provider in {id(one.provider): one.provider for one in requests if not one.is_complete}.values():
             if provider is not None:
                 provider.check_credentials()
-        with WebClient(choices.patience, choices.jobs) as client:
-            made = _Run(client, choices, progress).fetch(wanted)
-        if not choices.mosaic:
-            return made
-        return replace(made, paths=tuple(mosaics(made.paths, output, overwrite=choices.overwrite)))
+        with WebClient(options.retries, options.jobs) as client:
+            result = _Fetcher(client, options, progress).fetch(requests)
+        if not options.mosaic:
+            return result
+        return replace(result, paths=tuple(write_mosaics(result.paths, output, overwrite=options.overwrite)))
 
 
 def make_folder(output: Path) -> None:
-    """Make it if it is not there; OutputError where that fails."""
+    """Create the folder if it does not exist; OutputError if that fails."""
     try:
         output.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"{output} cannot be made ({error}); a directory whose parent exists is needed. Make it, or go elsewhere."
+            f"{output} cannot be created ({error}); a directory in an existing one is needed. Create its parent, or "
+            "choose another directory."
         ) from error
 
 
-class _Empty(Exception):
-    """The scene has no data in the place."""
+class _NoData(Exception):
+    """The scene has no data in the area."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Coming:
-    """A scene whose files come in."""
+class _PendingScene:
+    """A scene whose bands are being read."""
 
-    wanted: Order
-    first: "Future[Cuts]"
+    request: FetchRequest
+    part: "Future[ScenePart]"
     bands: "list[Future[None]]"
 
     def cancel(self) -> None:
-        """Leave what has not begun."""
-        self.first.cancel()
+        """Drop the bands that have not been started."""
+        self.part.cancel()
         for future in self.bands:
             future.cancel()
 
 
-class _Run:
-    """One call of `fetch`."""
+class _Fetcher:
+    """The state of one call of `fetch`."""
 
-    def __init__(self, client: WebClient, choices: FetchOptions, progress: Progress | None) -> None:
+    def __init__(self, client: WebClient, options: FetchOptions, progress: Progress | None) -> None:
         self.client = client
-        self.choices = choices
-        self.tally = _Tally(progress)
+        self.options = options
+        self.counter = _ByteCounter(progress)
 
-    def fetch(self, wanted: list[Order]) -> FetchResult:
-        """All of them, those that are whole left as they are."""
-        paths: dict[str, Path] = {one.name: one.path for one in wanted if one.is_whole}
+    def fetch(self, requests: list[FetchRequest]) -> FetchResult:
+        """Fetch all requests that are not complete."""
+        paths = {one.name: one.scene_path for one in requests if one.is_complete}
         kept = len(paths)
         failed: list[Exception] = []
         left_out: list[str] = []
-        for one, result in self._arrived([one for one in wanted if not one.is_whole]):
+        for request, result in self._fetch_in_order([one for one in requests if not one.is_complete]):
             if isinstance(result, Path):
-                paths[one.name] = result
-            elif isinstance(result, _Empty):
-                left_out.append(f"{one.name}: {result}")
+                paths[request.name] = result
+            elif isinstance(result, _NoData):
+                left_out.append(f"{request.name}: {result}")
             else:
                 failed.append(result)
         if not paths and failed:
             raise failed[0]
         if not paths:
             raise NothingFound(
-                f"none of {len(wanted)} scenes has data in the place that was asked for; one is needed. Give a larger "
+                f"none of {len(requests)} scenes has data in the requested area; at least one is needed. Give a larger "
                 "--bbox, or a longer --date." + "\n  ".join(["", *left_out])
             )
-        ordered = tuple(paths[one.name] for one in wanted if one.name in paths)
-        told = tuple(str(error) for error in failed)
-        return FetchResult(ordered, kept, self.client.traffic.bytes_read, told, tuple(left_out))
+        ordered = tuple(paths[one.name] for one in requests if one.name in paths)
+        messages = tuple(map(str, failed))
+        return FetchResult(ordered, kept, self.client.traffic.bytes_read, messages, tuple(left_out))
 
-    def _arrived(self, wanted: list[Order]) -> Iterator[tuple[Order, Path | Exception]]:
-        """Each with where it is, or why it is not."""
-        pool = ThreadPoolExecutor(self.choices.jobs, "fetch")
-        coming: deque[_Coming] = deque()
+    def _fetch_in_order(self, requests: list[FetchRequest]) -> Iterator[tuple[FetchRequest, Path | Exception]]:
+        """Each request with its path, or with the error."""
+        pool = ThreadPoolExecutor(self.options.jobs, "fetch")
+        pending: deque[_PendingScene] = deque()
         try:
-            for one in wanted:
-                started = self._start(pool, one)
+            for request in requests:
+                started = self._start(pool, request)
                 if isinstance(started, Exception):
-                    yield one, started
+                    yield request, started
                     continue
-                coming.append(started)
-                if len(coming) > AHEAD:
-                    yield self._finish(coming.popleft())
-            while coming:
-                yield self._finish(coming.popleft())
+                pending.append(started)
+                if len(pending) > SCENES_AHEAD:
+                    yield self._finish(pending.popleft())
+            while pending:
+                yield self._finish(pending.popleft())
         finally:
-            if coming:
+            if pending:
                 self.client.stop()
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _start(self, pool: ThreadPoolExecutor, one: Order) -> _Coming | Exception:
+    def _start(self, pool: ThreadPoolExecutor, request: FetchRequest) -> _PendingScene | Exception:
         try:
-            with TURN:
-                scene = scene_of(one.item, one.base, None, self._grid_at(one))
+            with GDAL_LOCK:
+                scene = scene_of(request.item, request.base, None, self._grid_reader(request))
         except (SceneError, AddressError, RemoteError) as error:
             return error
-        resume(one)
-        self.tally.expect(len(scene.assets) + (scene.quality is not None))
-        first = pool.submit(self._look, one, scene)
-        # In the order in which they were handed in: `first` runs or has run when one of these waits for it.
-        bands = [pool.submit(self._band, one, asset, first) for asset in scene.assets]
-        return _Coming(one, first, bands)
+        prepare_staging(request)
+        self.counter.expect(len(all_assets(scene)))
+        part = pool.submit(self._plan_part, request, scene)
+        # Tasks start in the order of submission: `part` is running or done when a band waits for it.
+        bands = [pool.submit(self._copy_band, request, asset, part) for asset in scene.assets]
+        return _PendingScene(request, part, bands)
 
-    def _grid_at(self, one: Order) -> Callable[[str], PixelGrid]:
-        def look(href: str) -> PixelGrid:
-            with open_remote(self.client, href, one.access) as raster:
+    def _grid_reader(self, request: FetchRequest) -> Callable[[str], PixelGrid]:
+        def read_grid(href: str) -> PixelGrid:
+            with open_remote(self.client, href, request.access) as raster:
                 return raster.grid
 
-        return look
+        return read_grid
 
-    def _look(self, one: Order, scene: Scene) -> Cuts:
-        """Find out what is needed, and fetch the quality layer of it."""
-        finest = next((asset for name in FINEST for asset in scene.assets if asset.name == name), scene.assets[0])
-        whole = self._grid_at(one)(finest.href)
-        with TURN:
-            _check_gsd(scene, whole, self.choices.gsd_m)
-            grid = whole if one.is_native else working_grid(replace(scene, grid=whole), float(self.choices.gsd_m))
-            if one.place is not None:
-                part = part_within(grid, one.place.boxes)
-                if part is None:
-                    raise _Empty("it does not reach into the place")
-                grid = grid.crop(*part)
-            cuts = Cuts(scene, grid, around(grid, AROUND_M))
-        check_space(one.folder, grid.height * grid.width * (len(scene.assets) + 1) * DISK_BYTES)
+    def _plan_part(self, request: FetchRequest, scene: Scene) -> ScenePart:
+        """Find the part of the scene inside the area, and copy its quality layer."""
+        finest = next((asset for name in FINEST_BANDS for asset in scene.assets if asset.name == name), scene.assets[0])
+        full_grid = self._grid_reader(request)(finest.href)
+        with GDAL_LOCK:
+            _check_gsd(scene, full_grid, self.options.gsd_m)
+            grid = full_grid
+            if not request.is_native:
+                grid = working_grid(replace(scene, grid=full_grid), float(self.options.gsd_m))
+            if request.area is not None:
+                window = grid_window(grid, request.area.boxes)
+                if window is None:
+                    raise _NoData("the scene does not reach into the area")
+                grid = grid.crop(*window)
+            part = ScenePart(scene, grid, padded(grid, QUALITY_MARGIN_M))
+        check_space(request.folder, grid.height * grid.width * (len(scene.assets) + 1) * DISK_BYTES_PER_PIXEL)
         if scene.quality is not None:
-            path = self._copy(one, scene, scene.quality, cuts.beyond)
-            if not holds_data(path, scene.quality.nodata):
-                raise _Empty("it has no data in the place")
-        return cuts
+            path = self._copy(request, scene, scene.quality, part.quality_grid)
+            if not has_data(path, scene.quality.nodata):
+                raise _NoData("the scene has no data in the area")
+        return part
 
-    def _band(self, one: Order, asset: Asset, first: "Future[Cuts]") -> None:
-        """Fetch a band, once it is known what of it; nothing where that failed."""
-        if first.exception() is None:
-            cuts = first.result()
-            self._copy(one, cuts.scene, asset, cuts.grid)
+    def _copy_band(self, request: FetchRequest, asset: Asset, planned: "Future[ScenePart]") -> None:
+        """Copy a band once the part of the scene is known; do nothing if planning failed."""
+        if planned.exception() is None:
+            part = planned.result()
+            self._copy(request, part.scene, asset, part.grid)
 
-    def _copy(self, one: Order, scene: Scene, asset: Asset, grid: PixelGrid) -> Path:
-        """The pixels of one file that a grid is made of."""
-        path = one.part / file_name(scene, asset)
+    def _copy(self, request: FetchRequest, scene: Scene, asset: Asset, grid: PixelGrid) -> Path:
+        """Copy the pixels of one file that a grid needs; a file from an earlier run is kept."""
+        path = request.staging_folder / band_file_name(scene, asset)
         if path.exists():
-            self.tally.opened(0)
+            self.counter.file_opened(0)
             return path
-        with open_remote(self.client, asset.href, one.access) as raster:
-            cut = cut_of(grid, raster.grid, asset.name)
-            if cut is None:
-                raise _Empty(f"its band {asset.name} does not reach into the place")
-            size = raster.blocks_bytes(asset.band, cut.rows, cut.cols)
-            self.tally.opened(size)
-            for rows in copy_window(raster, asset, cut.rows, cut.cols, path):
-                self.tally.came(size * rows / (cut.rows.stop - cut.rows.start))
+        with open_remote(self.client, asset.href, request.access) as raster:
+            pixels = source_pixels(grid, raster.grid, asset.name)
+            if pixels is None:
+                raise _NoData(f"band {asset.name} does not reach into the area")
+            size = raster.blocks_bytes(asset.band, pixels.rows, pixels.cols)
+            self.counter.file_opened(size)
+            for rows in copy_window(raster, asset, pixels.rows, pixels.cols, path):
+                self.counter.bytes_read(size * rows / (pixels.rows.stop - pixels.rows.start))
         return path
 
-    def _finish(self, coming: _Coming) -> tuple[Order, Path | Exception]:
-        one = coming.wanted
+    def _finish(self, pending: _PendingScene) -> tuple[FetchRequest, Path | Exception]:
+        request = pending.request
         try:
-            cuts = coming.first.result()
-            for future in coming.bands:
+            part = pending.part.result()
+            for future in pending.bands:
                 future.result()
-        except _Empty as error:
-            coming.cancel()
-            shutil.rmtree(one.part, ignore_errors=True)
-            return one, error
+        except _NoData as error:
+            pending.cancel()
+            shutil.rmtree(request.staging_folder, ignore_errors=True)
+            return request, error
         except (RemoteError, AddressError, SceneError) as error:
-            coming.cancel()
-            return one, error
-        with TURN:
-            return one, put_together(one, cuts)
+            pending.cancel()
+            return request, error
+        with GDAL_LOCK:
+            return request, assemble(request, part)
 
 
 def _check_gsd(scene: Scene, grid: PixelGrid, gsd_m: float | str) -> None:
     finest = min(pixel_size_m(grid))
     if isinstance(gsd_m, float | int) and gsd_m < 0.99 * finest:
         raise SceneError(
-            f"{scene.id}: --gsd {gsd_m:g} is finer than its pixels of {finest:g} m; {finest:g} m and more, or native, "
-            "are allowed. Give one of these."
+            f"{scene.id}: --gsd {gsd_m:g} is finer than its pixels of {finest:g} m; {finest:g} m or coarser is "
+            f"allowed. Use --gsd {finest:g}, or --gsd native."
         )
 
 
-class _Tally:
-    """Tells how many bytes have come, of several threads, and how many there are, as far as that is known."""
+class _ByteCounter:
+    """Reports the bytes read, and the estimated total. Thread-safe.
+
+    The size of a file is known when it is opened; files that are not open yet count with the mean size of the others.
+    """
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
         self._lock = Lock()
-        self._files = self._opened = self._known = 0
-        self._came = 0.0
+        self._expected_files = self._opened_files = self._opened_bytes = 0
+        self._bytes_read = 0.0
 
     def expect(self, files: int) -> None:
-        """So many more."""
+        """Add files that will be read."""
         with self._lock:
-            self._files += files
+            self._expected_files += files
 
-    def opened(self, size: int) -> None:
-        """One more of them is known to be of this size."""
+    def file_opened(self, size: int) -> None:
+        """Add the size of a file."""
         with self._lock:
-            self._opened += 1
-            self._known += size
+            self._opened_files += 1
+            self._opened_bytes += size
 
-    def came(self, size: float) -> None:
-        """So many bytes more are there."""
+    def bytes_read(self, size: float) -> None:
+        """Add bytes, and report progress."""
         with self._lock:
-            self._came += size
-            unopened = max(0, self._files - self._opened) * self._known / max(1, self._opened)
+            self._bytes_read += size
+            mean_bytes = self._opened_bytes / max(1, self._opened_files)
+            remaining = max(0, self._expected_files - self._opened_files) * mean_bytes
             if self._progress is not None:
-                self._progress("fetch", int(self._came), int(self._known + unopened))
+                self._progress("fetch", int(self._bytes_read), int(self._opened_bytes + remaining))

@@ -1,4 +1,4 @@
-"""How much of a place the footprint of an item covers."""
+"""The share of a search area that an item's footprint covers, counted on a grid of cells."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,28 +9,28 @@ from rasterio.features import rasterize
 from rasterio.transform import Affine
 
 from ms2hs.arrays import BoolArray
-from ms2hs.fetching.search_query import AREAS, WIDEST_CROSSING, Box, Place
+from ms2hs.fetching.search_query import POLYGON_TYPES, WIDEST_CROSSING, Box, SearchArea
 
-# Cells along a side of a box, that are counted: shares are right to about 1 %.
+# Cells along a side of a box: shares are accurate to about 1 %.
 CELLS = 128
 
 
-def coverage(item: Mapping[str, Any], place: Place) -> float:
-    """The share of a place that an item's footprint covers, 0 to 1; of its box where its geometry is not usable."""
+def coverage(item: Mapping[str, Any], area: SearchArea) -> float:
+    """Share of an area that an item's footprint covers, 0 to 1. An invalid geometry is replaced by the item's box."""
     footprint = _rings(item.get("geometry")) or _rings(_box_geometry(item.get("bbox")))
-    wanted = _rings(place.geometry) if place.geometry else None
+    wanted = _rings(area.geometry) if area.geometry else None
     covered = total = 0.0
-    for box in place.boxes:
+    for box in area.boxes:
         inside = np.ones((CELLS, CELLS), np.bool_) if wanted is None else _cells(wanted, box)
-        seen = _cells(footprint, box)
+        is_covered = _cells(footprint, box)
         width = box[2] - box[0]
-        covered += width * float((inside & seen).sum())
+        covered += width * float((inside & is_covered).sum())
         total += width * float(inside.sum())
     return covered / total if total else 0.0
 
 
 def _cells(polygons: list[list[NDArray[np.float64]]], box: Box) -> BoolArray:
-    """(CELLS, CELLS) True where polygons touch a box's cells, also those that are written 360 degrees beside it."""
+    """(CELLS, CELLS) True where polygons touch the cells of a box, also polygons shifted by 360 degrees."""
     west, south, east, north = box
     transform = Affine((east - west) / CELLS, 0, west, 0, -(north - south) / CELLS, north)
     shapes = [
@@ -41,16 +41,16 @@ def _cells(polygons: list[list[NDArray[np.float64]]], box: Box) -> BoolArray:
     ]
     if not shapes:
         return np.zeros((CELLS, CELLS), np.bool_)
-    burnt = rasterize(shapes, (CELLS, CELLS), transform=transform, all_touched=True, dtype="uint8")
-    return np.asarray(burnt > 0)
+    touched = rasterize(shapes, (CELLS, CELLS), transform=transform, all_touched=True, dtype="uint8")
+    return np.asarray(touched > 0)
 
 
 def _rings(geometry: Mapping[str, Any] | None) -> list[list[NDArray[np.float64]]]:
-    """Polygons as rings of (n, 2) degrees that do not jump at the antimeridian; none where they are not well formed."""
-    if not geometry or geometry.get("type") not in AREAS:
+    """Polygons as rings of (n, 2) degrees without jumps at the antimeridian; empty for an invalid geometry."""
+    if not geometry or geometry.get("type") not in POLYGON_TYPES:
         return []
-    polygons = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
     try:
+        polygons = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
         found = [[np.array([position[:2] for position in ring], float) for ring in rings] for rings in polygons]
     except (TypeError, ValueError, KeyError):
         return []
@@ -66,8 +66,8 @@ def _unwrapped(ring: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.column_stack([np.where(lon < 0, lon + 360, lon), ring[:, 1]])
 
 
-def _box_geometry(bbox: Any) -> dict[str, Any] | None:  # noqa: ANN401 - whatever JSON holds
-    """The polygon of an item's `bbox`, of two or three dimensions."""
+def _box_geometry(bbox: Any) -> dict[str, Any] | None:  # noqa: ANN401 - any JSON value
+    """The polygon of an item's `bbox` of two or three dimensions; None for an invalid box."""
     numbers = bbox if isinstance(bbox, list) else []
     if len(numbers) not in {4, 6} or not all(isinstance(number, int | float) for number in numbers):
         return None

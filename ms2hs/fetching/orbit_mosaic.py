@@ -1,6 +1,7 @@
-"""Stacked scenes of one pass on one grid, clearest first.
+"""Fetched scenes of one satellite pass, combined into one mosaic.
 
-Fetched scenes of one pass of a satellite, as one.
+Scenes of one sensor that follow each other within MAX_GAP belong to one pass. Each pixel of a mosaic is the clear pixel
+of the clearest scene that has one, else any pixel with a value. The mosaic lies in the zone with the most known pixels.
 """
 
 import json
@@ -12,7 +13,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.transform import Affine
@@ -22,9 +22,16 @@ from rasterio.windows import Window
 
 from ms2hs.arrays import BoolArray
 from ms2hs.errors import OutputError
-from ms2hs.fetching.assembling import unwritten, write_json
-from ms2hs.fetching.band_stack import NO_DATA, STRIP_ROWS, StackLayout, Strip, write_stack
-from ms2hs.fetching.sidecar import Sidecar, State, checksum, state
+from ms2hs.fetching.band_stack import (
+    QUALITY_NODATA,
+    STRIP_ROWS,
+    StackLayout,
+    StackStrip,
+    StoredArray,
+    write_stack,
+)
+from ms2hs.fetching.sidecar import SceneState, Sidecar, checksum, scene_state
+from ms2hs.files import move_into_place, write_bytes, write_error
 from ms2hs.raster.cube import NODATA
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.pixel_grid import PixelGrid
@@ -33,46 +40,54 @@ from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.recognition import SOURCE_TAG, TIME_TAG
 from ms2hs.scenes.scene import Scene
 
-Stored = NDArray[np.int16]
-# Scenes of one sensor nearer in time than this are of one pass: it takes a quarter of an hour from pole to pole of
-# land, and the next one comes after a hundred minutes.
-APART = timedelta(minutes=20)
+# A pass over land takes at most a quarter of an hour, and the next one follows after a hundred minutes.
+MAX_GAP = timedelta(minutes=20)
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
-    """One scene of a mosaic: a file that `stacking` wrote."""
+class MosaicScene:
+    """One scene of a mosaic: a file that `write_stack` wrote."""
 
     path: Path
     scene: Scene
     known: int
     """Pixels with a value."""
     clear: int
-    """Of these, those of good quality."""
+    """Known pixels of good quality."""
 
     @property
-    def clearness(self) -> float:
-        """Share of what it knows."""
+    def clear_share(self) -> float:
+        """Share of the known pixels that are clear, 0 to 1."""
         return self.clear / max(1, self.known)
 
+    @property
+    def time(self) -> datetime:
+        """Sensing time."""
+        return datetime.fromisoformat(self.scene.datetime or "1970-01-01T00:00:00+00:00")
 
-def common_grid(pieces: Sequence[Piece]) -> PixelGrid:
-    """The grid of the zone that most of what is known lies in, as large as all of them together.
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What the scenes of one mosaic share: sensor, quality rule and bands."""
+        return self.scene.source, self.scene.quality_rule, self.scene.spectral.names
 
-    Grids of one zone fit: corners of MGRS tiles lie on whole multiples of 60 m.
+
+def common_grid(scenes: Sequence[MosaicScene]) -> PixelGrid:
+    """The smallest grid that covers all scenes, in the CRS with the most known pixels.
+
+    Grids of one zone are aligned: corners of MGRS tiles are multiples of 60 m.
     """
     known: dict[str | None, int] = {}
-    for piece in pieces:
-        known[piece.scene.grid.crs] = known.get(piece.scene.grid.crs, 0) + piece.known
+    for one in scenes:
+        known[one.scene.grid.crs] = known.get(one.scene.grid.crs, 0) + one.known
     crs = max(known, key=lambda name: known[name])
-    home = next(piece.scene.grid for piece in pieces if piece.scene.grid.crs == crs)
-    a, _, west, _, e, north = home.transform
-    bounds = [_bounds_in(piece.scene.grid, crs) for piece in pieces]
+    reference = next(one.scene.grid for one in scenes if one.scene.grid.crs == crs)
+    a, _, west, _, e, north = reference.transform
+    bounds = [_bounds_in(one.scene.grid, crs) for one in scenes]
     left = int(np.floor((min(box[0] for box in bounds) - west) / a + 1e-6))
     top = int(np.floor((max(box[3] for box in bounds) - north) / e + 1e-6))
     right = int(np.ceil((max(box[2] for box in bounds) - west) / a - 1e-6))
     bottom = int(np.ceil((min(box[1] for box in bounds) - north) / e - 1e-6))
-    return home.crop(top, left, bottom - top, right - left)
+    return reference.crop(top, left, bottom - top, right - left)
 
 
 def _bounds_in(grid: PixelGrid, crs: str | None) -> tuple[float, float, float, float]:
@@ -82,42 +97,42 @@ def _bounds_in(grid: PixelGrid, crs: str | None) -> tuple[float, float, float, f
     return west, south, east, north
 
 
-def mosaic_strips(pieces: Sequence[Piece], grid: PixelGrid) -> Iterator[Strip]:
-    """The pieces on a grid, strip by strip: of each place the clearest scene's pixel that is good, else any's.
+def mosaic_strips(scenes: Sequence[MosaicScene], grid: PixelGrid) -> Iterator[StackStrip]:
+    """The mosaic of scenes on a grid, strip by strip.
 
-    Pixels of the same zone are taken as they are; others are interpolated linearly, their quality taken from the
-    nearest.
+    Scenes in the CRS of the grid keep their pixels. Other scenes are interpolated linearly, and their quality classes
+    are taken from the nearest pixel.
 
     Raises
     ------
-    SceneError : a piece cannot be opened.
+    SceneError : a scene cannot be opened.
     """
-    ordered = sorted(pieces, key=lambda piece: -piece.clearness)
+    ordered = sorted(scenes, key=lambda one: -one.clear_share)
     rule = ordered[0].scene.quality_rule
     with ExitStack() as opened:
-        views = [_View(opened, piece, grid) for piece in ordered]
+        readers = [_WarpedReader(opened, one, grid) for one in ordered]
         for row in range(0, grid.height, STRIP_ROWS):
             rows = min(STRIP_ROWS, grid.height - row)
-            numbers = np.full((len(ordered[0].scene.assets) + (rule is not None), rows, grid.width), NODATA, np.int16)
+            dn = np.full((len(ordered[0].scene.assets) + (rule is not None), rows, grid.width), NODATA, np.int16)
             if rule is not None:
-                numbers[-1] = NO_DATA[rule]
-            rank = np.zeros((rows, grid.width), np.int8)
-            for view in views:
-                found, known, clear = view.read(Window(0, row, grid.width, rows))
-                own = known.astype(np.int8) + (known & clear)
-                better = own > rank
-                numbers[:, better], rank[better] = found[:, better], own[better]
-            yield Strip(row, numbers, int((rank > 0).sum()), int((rank > 1).sum()))
+                dn[-1] = QUALITY_NODATA[rule]
+            rank = np.zeros((rows, grid.width), np.int8)  # 0: no value, 1: known, 2: clear
+            for reader in readers:
+                scene_dn, known, clear = reader.read(Window(0, row, grid.width, rows))
+                scene_rank = known.astype(np.int8) + (known & clear)
+                is_better = scene_rank > rank
+                dn[:, is_better], rank[is_better] = scene_dn[:, is_better], scene_rank[is_better]
+            yield StackStrip(row, dn, int((rank > 0).sum()), int((rank > 1).sum()))
 
 
-class _View:
-    """A piece as if it lay on the grid."""
+class _WarpedReader:
+    """Reads a scene on the grid of the mosaic."""
 
-    def __init__(self, opened: ExitStack, piece: Piece, grid: PixelGrid) -> None:
-        dataset = opened.enter_context(open_dataset(str(piece.path)))
-        self._rule = piece.scene.quality_rule
-        self._bands = list(range(1, len(piece.scene.assets) + 1))
-        facts = {
+    def __init__(self, opened: ExitStack, source: MosaicScene, grid: PixelGrid) -> None:
+        dataset = opened.enter_context(open_dataset(str(source.path)))
+        self._rule = source.scene.quality_rule
+        self._bands = list(range(1, len(source.scene.assets) + 1))
+        options = {
             "crs": grid.crs,
             "transform": Affine(*grid.transform),
             "height": grid.height,
@@ -125,103 +140,94 @@ class _View:
             "src_nodata": NODATA,
             "nodata": NODATA,
         }
-        is_home = piece.scene.grid.crs == grid.crs
-        smooth = Resampling.nearest if is_home else Resampling.bilinear
-        self._values = opened.enter_context(WarpedVRT(dataset, resampling=smooth, **facts))
-        self._classes = opened.enter_context(WarpedVRT(dataset, resampling=Resampling.nearest, **facts))
+        resampling = Resampling.nearest if source.scene.grid.crs == grid.crs else Resampling.bilinear
+        self._values = opened.enter_context(WarpedVRT(dataset, resampling=resampling, **options))
+        self._classes = opened.enter_context(WarpedVRT(dataset, resampling=Resampling.nearest, **options))
 
-    def read(self, window: Window) -> tuple[Stored, BoolArray, BoolArray]:
-        """(band, row, col) numbers, quality last; where they are known, and where they are good."""
+    def read(self, window: Window) -> tuple[StoredArray, BoolArray, BoolArray]:
+        """(band, row, col) stored numbers with quality last; (row, col) known and clear."""
         values = self._values.read(self._bands, window=window)
         known = (values != NODATA).all(axis=0)
         if self._rule is None:
             return values, known, known
-        layer = self._classes.read(len(self._bands) + 1, window=window)
-        known &= layer != NODATA
-        clear = QUALITY_LAYERS[self._rule].flags(np.where(known, layer, NO_DATA[self._rule])).valid
-        return np.concatenate([values, layer[None]]), known, clear
+        classes = self._classes.read(len(self._bands) + 1, window=window)
+        known &= classes != NODATA
+        clear = QUALITY_LAYERS[self._rule].flags(np.where(known, classes, QUALITY_NODATA[self._rule])).valid
+        return np.concatenate([values, classes[None]]), known, clear
 
 
-def mosaics(paths: Sequence[Path], folder: Path, *, overwrite: bool = False) -> list[Path]:
-    """Put the scenes of each pass together; a scene that is alone in its pass stays as it is.
+def write_mosaics(paths: Sequence[Path], folder: Path, *, overwrite: bool = False) -> list[Path]:
+    """Combine the scenes of each pass; the only scene of a pass is left unchanged.
 
     Parameters
     ----------
     paths : scenes as `fetch` writes them, on one sampling, each with its item beside it.
-    folder : where the mosaics go; one that is whole is kept.
+    folder : where the mosaics go; a complete mosaic of the same scenes is kept.
 
     Returns
     -------
-    A path for each pass, by time.
+    One path for each pass, by time.
 
     Raises
     ------
     SceneError : a scene cannot be read. OutputError : a mosaic cannot be written.
     """
     return [
-        _mosaic(pieces, folder, overwrite=overwrite) if len(pieces) > 1 else pieces[0].path for pieces in _passes(paths)
+        _write_mosaic(scenes, folder, overwrite=overwrite) if len(scenes) > 1 else scenes[0].path
+        for scenes in _group_by_pass(paths)
     ]
 
 
-def _passes(paths: Sequence[Path]) -> list[list[Piece]]:
-    """The scenes by pass: of one sensor, with the same bands, taken one soon after the other."""
-    found = sorted((_piece(path) for path in paths), key=lambda piece: (piece.scene.source, _time(piece)))
-    passes: list[list[Piece]] = []
-    for piece in found:
+def _group_by_pass(paths: Sequence[Path]) -> list[list[MosaicScene]]:
+    scenes = sorted(map(_read_scene, paths), key=lambda one: (one.scene.source, one.time))
+    passes: list[list[MosaicScene]] = []
+    for one in scenes:
         last = passes[-1][-1] if passes else None
-        if last is not None and _kind(last) == _kind(piece) and _time(piece) - _time(last) <= APART:
-            passes[-1].append(piece)
+        if last is not None and last.kind == one.kind and one.time - last.time <= MAX_GAP:
+            passes[-1].append(one)
         else:
-            passes.append([piece])
-    return sorted(passes, key=lambda pieces: _time(pieces[0]))
+            passes.append([one])
+    return sorted(passes, key=lambda scenes: scenes[0].time)
 
 
-def _piece(path: Path) -> Piece:
-    told = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["properties"]
-    return Piece(path, open_scene(str(path)), int(told["ms2hs:known_pixels"]), int(told["ms2hs:clear_pixels"]))
+def _read_scene(path: Path) -> MosaicScene:
+    properties = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["properties"]
+    known, clear = int(properties["ms2hs:known_pixels"]), int(properties["ms2hs:clear_pixels"])
+    return MosaicScene(path, open_scene(str(path)), known, clear)
 
 
-def _kind(piece: Piece) -> tuple[object, ...]:
-    scene = piece.scene
-    return scene.source, scene.quality_rule, scene.spectral.names
-
-
-def _time(piece: Piece) -> datetime:
-    return datetime.fromisoformat(piece.scene.datetime or "1970-01-01T00:00:00+00:00")
-
-
-def _mosaic(pieces: list[Piece], folder: Path, *, overwrite: bool) -> Path:
-    first = pieces[0].scene
-    name = f"{first.source}_{_time(pieces[0]):%Y%m%dT%H%M%S}_mosaic"
-    path, receipt = folder / f"{name}.tif", folder / f"{name}.json"
-    request = {"mosaic_of": {piece.path.name: checksum(piece.path) for piece in pieces}}
-    there = state(receipt, request)
-    if there is State.WHOLE and not overwrite:
+def _write_mosaic(scenes: list[MosaicScene], folder: Path, *, overwrite: bool) -> Path:
+    first = scenes[0].scene
+    name = f"{first.source}_{scenes[0].time:%Y%m%dT%H%M%S}_mosaic"
+    path, item_path = folder / f"{name}.tif", folder / f"{name}.json"
+    parameters = {"mosaic_of": {one.path.name: checksum(one.path) for one in scenes}}
+    state = scene_state(item_path, parameters)
+    if state is SceneState.COMPLETE and not overwrite:
         return path
-    if there is State.OTHER and not overwrite:
+    if state is SceneState.DIFFERENT and not overwrite:
         raise OutputError(
-            f"{path} is there, but of other scenes; it is replaced only when asked. Pass --overwrite, or give another "
-            "directory."
+            f"{path} exists, with a mosaic of other scenes; it is replaced only on request. Use --overwrite, or choose "
+            "another directory."
         )
-    grid = common_grid(pieces)
+    grid = common_grid(scenes)
     tags = {
-        "MS2HS_MOSAIC_OF": ", ".join(piece.path.stem for piece in pieces),
+        "MS2HS_MOSAIC_OF": ", ".join(one.path.stem for one in scenes),
         SOURCE_TAG: first.source,
-        "MS2HS_OFFSET_RULE": "; ".join(dict.fromkeys(piece.scene.offset_rule for piece in pieces)),
+        "MS2HS_OFFSET_RULE": "; ".join(dict.fromkeys(one.scene.offset_rule for one in scenes)),
         TIME_TAG: first.datetime or "",
     }
     layout = StackLayout(grid, first.spectral, first.quality_rule, tags)
-    part = folder / f".{name}.part"
+    staging = folder / f".{name}.part"
     try:
-        part.mkdir(exist_ok=True)
-        counts = write_stack(part / path.name, layout, mosaic_strips(pieces, grid))
+        staging.mkdir(exist_ok=True)
+        counts = write_stack(staging / path.name, layout, mosaic_strips(scenes, grid))
         properties = {"datetime": first.datetime, "platform": first.source}
         item = {"type": "Feature", "stac_version": "1.1.0", "id": name, "properties": properties}
-        facts = Sidecar(request, item, first, grid, counts.known, counts.clear)
-        write_json(part / receipt.name, facts.document([part / path.name], {}))
-        (part / path.name).replace(path)
-        (part / receipt.name).replace(receipt)
-        shutil.rmtree(part)
+        sidecar = Sidecar(parameters, item, first, grid, counts.known, counts.clear)
+        write_bytes(staging / item_path.name, sidecar.to_json([staging / path.name], {}), durable=True)
+        move_into_place(staging / path.name, path)
+        move_into_place(staging / item_path.name, item_path)
+        shutil.rmtree(staging)
     except OSError as error:
-        raise unwritten(path, error) from error
+        raise write_error(path, error) from error
     return path

@@ -1,7 +1,4 @@
-"""Which scenes are fetched: what a person asks for, checked, searched for, listed.
-
-Scenes to pair with hyperspectral products: of the same places, within a few days.
-"""
+"""The scenes that match a user's request: checked, searched for, listed; also scenes that match given products."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,116 +6,116 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
-from ms2hs.datasets.cubes.georeferenced import GeoreferencedCube, find_cubes
+from ms2hs.datasets.cubes.georeferenced import find_cubes
 from ms2hs.errors import NothingFound, QueryError
 from ms2hs.fetching.cropping import safe_name
 from ms2hs.fetching.footprints import coverage
-from ms2hs.fetching.search_query import Place, box_place, file_place, period
-from ms2hs.fetching.stac_search import Candidate, Query, candidates, read_items, save_items
+from ms2hs.fetching.search_query import SearchArea, parse_bbox, parse_period, read_geojson
+from ms2hs.fetching.stac_search import Candidate, StacQuery, read_items, search, write_items
 from ms2hs.raster.pixel_grid import lonlat_bounds
 from ms2hs.remote.providers import provider_named, provider_of
 from ms2hs.scenes.stac_metadata import Item
 
-MAX_CLOUD, LIMIT = 20.0, 10
+DEFAULT_MAX_CLOUD, DEFAULT_LIMIT = 20.0, 10
 HEADINGS = ("scene", "time", "tile", "cloud %", "covers %")
 
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """What is asked for, as it was written; None where it was not."""
+    """A search as the user wrote it; None for options that were not given."""
 
     bbox: Sequence[float] | None = None
     """West, south, east, north in degrees."""
     intersects: Path | None = None
-    """GeoJSON of an area."""
+    """GeoJSON file of an area."""
     date: str | None = None
-    """As `raster.query.period` takes it."""
+    """As `search_query.parse_period` takes it."""
     provider: str | None = None
     stac: str | None = None
-    """Address of another STAC API; with `items`, of the one that they came from, whose host may be private then."""
+    """URL of another STAC API; with `items`, of the API that they came from, whose host may be private."""
     collection: str | None = None
     max_cloud: float | None = None
-    """In percent; None: 20."""
+    """In percent; the default is 20."""
     limit: int | None = None
-    """None: 10."""
+    """The default is 10."""
     sort: str = "cloud"
     items: Path | None = None
-    """What was saved before, instead of a search."""
+    """A file of saved items, used instead of a search."""
 
     @property
-    def place(self) -> Place | None:
-        """Where; QueryError where that is told twice or is no place."""
+    def area(self) -> SearchArea | None:
+        """The area of `bbox` or `intersects`; QueryError if both are given or the area is invalid."""
         if self.bbox is not None and self.intersects is not None:
-            raise QueryError("both --bbox and --intersects were given; one place is allowed. Leave one out.")
+            raise QueryError("both --bbox and --intersects were given; one area is allowed. Leave one out.")
         if self.intersects is not None:
-            return file_place(self.intersects)
-        return None if self.bbox is None else box_place(self.bbox)
+            return read_geojson(self.intersects)
+        return None if self.bbox is None else parse_bbox(self.bbox)
 
 
-def select(wish: SearchRequest, *, to_fetch: bool) -> list[Candidate]:
-    """The scenes that are wished for, best first. All that can be checked is checked before any request.
+def select(request: SearchRequest, *, to_fetch: bool) -> list[Candidate]:
+    """The scenes that match a request, best first. Everything is checked before the first HTTP request.
 
     Parameters
     ----------
-    to_fetch : they are to be read too, for which some providers want a login.
+    to_fetch : whether files will be read, which needs credentials at some providers.
 
     Raises
     ------
-    QueryError, UnknownName, CredentialsError : a wish that cannot be met; no server was asked.
-    NothingFound, RemoteError, AddressError : as `raster.catalogues.candidates`.
+    QueryError, UnknownName, CredentialsError : an invalid request; no server was contacted.
+    NothingFound, RemoteError, AddressError : as `stac_search.search`.
     """
-    place = wish.place
-    if wish.items is not None:
-        return _saved(wish, wish.items, place, to_fetch=to_fetch)
-    if place is None:
+    area = request.area
+    if request.items is not None:
+        return _select_saved(request, request.items, area, to_fetch=to_fetch)
+    if area is None:
         raise QueryError(
-            "no place was given; one is needed. Give --bbox W,S,E,N in degrees, or --intersects FILE.geojson."
+            "no area was given; one is needed. Use --bbox W,S,E,N in degrees, or --intersects FILE.geojson."
         )
-    if wish.date is None:
-        raise QueryError("no date was given; one is needed. Give for example --date 2024-06 or 2024-06-01/2024-06-30.")
-    provider = provider_named(wish.provider, wish.stac)
-    query = Query(
+    if request.date is None:
+        raise QueryError("no date was given; one is needed. Use for example --date 2024-06 or 2024-06-01/2024-06-30.")
+    provider = provider_named(request.provider, request.stac)
+    query = StacQuery(
         provider,
-        provider.collection(wish.collection),
-        place,
-        period(wish.date),
-        MAX_CLOUD if wish.max_cloud is None else wish.max_cloud,
-        LIMIT if wish.limit is None else wish.limit,
-        wish.sort,
+        provider.collection(request.collection),
+        area,
+        parse_period(request.date),
+        DEFAULT_MAX_CLOUD if request.max_cloud is None else request.max_cloud,
+        DEFAULT_LIMIT if request.limit is None else request.limit,
+        request.sort,
     )
     if to_fetch:
         provider.check_credentials()
-    return candidates(query)
+    return search(query)
 
 
-def _saved(wish: SearchRequest, path: Path, place: Place | None, *, to_fetch: bool) -> list[Candidate]:
-    searching = {
-        "--date": wish.date,
-        "--provider": wish.provider,
-        "--collection": wish.collection,
-        "--max-cloud": wish.max_cloud,
+def _select_saved(request: SearchRequest, path: Path, area: SearchArea | None, *, to_fetch: bool) -> list[Candidate]:
+    search_options = {
+        "--date": request.date,
+        "--provider": request.provider,
+        "--collection": request.collection,
+        "--max-cloud": request.max_cloud,
     }
-    given = [option for option, value in searching.items() if value is not None]
+    given = [option for option, value in search_options.items() if value is not None]
     if given:
-        raise QueryError(f"{', '.join(given)} with --items: what was saved is taken as it is. Leave {given[0]} out.")
-    server = provider_named(None, wish.stac).url if wish.stac else None
-    items = read_items(path, server)[: wish.limit]
+        raise QueryError(f"{', '.join(given)} with --items: saved items are not searched again. Leave {given[0]} out.")
+    server = provider_named(None, request.stac).url if request.stac else None
+    items = read_items(path, server)[: request.limit]
     if to_fetch:
         for provider in {one.name: one for item in items if (one := provider_of(item))}.values():
             provider.check_credentials()
-    found = [Candidate(item, 1.0 if place is None else coverage(item, place)) for item in items]
-    inside = [one for one in found if one.coverage > 0]
-    if not inside:
+    candidates = [Candidate(item, 1.0 if area is None else coverage(item, area)) for item in items]
+    covering = [one for one in candidates if one.coverage > 0]
+    if not covering:
         raise NothingFound(
-            f"{path}: none of its {len(items)} scenes covers any of the place; one is needed. Give another "
-            "place, or none."
+            f"{path}: none of its {len(items)} scenes covers the area; at least one is needed. Give another area, or "
+            "none."
         )
-    return inside
+    return covering
 
 
-def table(found: Sequence[Candidate]) -> str:
-    """The scenes as lines for people."""
-    rows = [HEADINGS, *(_row(one) for one in found)]
+def format_table(candidates: Sequence[Candidate]) -> str:
+    """The scenes as an aligned text table."""
+    rows = [HEADINGS, *(_row(one) for one in candidates)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -131,68 +128,69 @@ def _row(one: Candidate) -> tuple[str, ...]:
     return facts["id"], facts["datetime"].replace("T", " ")[:16], facts["tile"], cloud, f"{100 * one.coverage:.0f}"
 
 
-def as_json(found: Sequence[Candidate]) -> str:
-    """The same as JSON."""
-    return json.dumps([one.facts for one in found], indent=1)
+def format_json(candidates: Sequence[Candidate]) -> str:
+    """The same facts as JSON."""
+    return json.dumps([one.facts for one in candidates], indent=1)
 
 
-def save(found: Sequence[Candidate], path: Path) -> None:
-    """Keep the items for `--items`; OutputError if they cannot be written."""
-    save_items(path, items_of(found))
+def save(candidates: Sequence[Candidate], path: Path) -> None:
+    """Write the items for `--items`; OutputError if that fails."""
+    write_items(path, items_of(candidates))
 
 
-def items_of(found: Sequence[Candidate]) -> list[Item]:
+def items_of(candidates: Sequence[Candidate]) -> list[Item]:
     """The items, in this order."""
-    return [one.item for one in found]
+    return [one.item for one in candidates]
 
 
 @dataclass(frozen=True)
 class SceneMatches:
-    """The scenes of one product."""
+    """The scenes that match one hyperspectral product."""
 
     product: str
-    """Its name, as that of a folder."""
-    place: Place
+    """Name of the product, usable as a folder name."""
+    area: SearchArea
     items: tuple[Item, ...]
 
 
 def find_scene_matches(
-    products: Sequence[Path], wish: SearchRequest, days: int, left_out: dict[str, str]
+    products: Sequence[Path], request: SearchRequest, days: int, left_out: dict[str, str]
 ) -> Iterator[SceneMatches]:
-    """For each product the scenes that cover some of it and were taken at most `days` calendar days (UTC) apart.
+    """For each product the scenes that overlap it and were taken at most `days` calendar days (UTC) apart.
 
     Parameters
     ----------
     products : as `georeferenced.find_cubes` takes them.
-    wish : all but place and date, which are the products'.
-    left_out : takes up products without place, day or scene, by name, and why.
+    request : without area and date, which come from the products.
+    left_out : receives products without position, day or scene, by name, with the reason.
 
     Raises
     ------
-    QueryError : a place or date was asked for too. DataError : nothing is at a path.
-    NothingFound : none of the products has a place and a day.
+    QueryError : the request has an area or a date. DataError : a path has no product.
+    NothingFound : no product has a position and a day.
     """
-    given = {"--bbox": wish.bbox, "--intersects": wish.intersects, "--date": wish.date, "--items": wish.items}
-    if told := [option for option, value in given.items() if value is not None]:
-        raise QueryError(f"{', '.join(told)} with --for: the products tell place and day. Leave {told[0]} out.")
+    options = {
+        "--bbox": request.bbox,
+        "--intersects": request.intersects,
+        "--date": request.date,
+        "--items": request.items,
+    }
+    if given := [option for option, value in options.items() if value is not None]:
+        raise QueryError(f"{', '.join(given)} with --for: the products give area and date. Leave {given[0]} out.")
     cubes = find_cubes(products, left_out)
     if not cubes:
         raise NothingFound(
-            "none of the products of --for tells its place and day; one is needed. Give EnMAP or EMIT products."
-            + "\n  ".join(["", *left_out.values()])
+            "none of the products of --for has a position and a day; at least one is needed. Give EnMAP or EMIT "
+            "products." + "\n  ".join(["", *left_out.values()])
         )
     for cube in cubes:
-        place = _place(cube)
+        bounds = lonlat_bounds(cube.pixel_grid)
+        assert bounds is not None  # noqa: S101 - georeferenced cubes have a CRS
+        area = parse_bbox(bounds)
         first, last = cube.day - timedelta(days=days), cube.day + timedelta(days=days)
         try:
-            found = select(replace(wish, bbox=place.bbox, date=f"{first}/{last}"), to_fetch=True)
+            candidates = select(replace(request, bbox=area.bbox, date=f"{first}/{last}"), to_fetch=True)
         except NothingFound as error:
             left_out[cube.name] = str(error)
             continue
-        yield SceneMatches(safe_name(cube.name), place, tuple(items_of(found)))
-
-
-def _place(cube: GeoreferencedCube) -> Place:
-    bounds = lonlat_bounds(cube.pixel_grid)
-    assert bounds is not None  # noqa: S101 - placed cubes have a CRS
-    return box_place(bounds)
+        yield SceneMatches(safe_name(cube.name), area, tuple(items_of(candidates)))

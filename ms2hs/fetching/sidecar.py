@@ -1,4 +1,9 @@
-"""What lies beside a fetched scene: its STAC item, with what was fetched of it and how to tell that it is whole."""
+"""The STAC item beside a fetched scene: what was requested, what was fetched, and checksums of the files.
+
+The item is that of the catalogue, with its own assets, links and footprint. It is written last and holds size and
+checksum of every file, so that the next run can tell a complete scene from an incomplete or a different one. The item
+is handled as JSON: `pystac.Item` rejects items that catalogues do serve, and rewrites their times and versions.
+"""
 
 import hashlib
 import json
@@ -18,97 +23,99 @@ EXTENSIONS = [
     "https://stac-extensions.github.io/file/v2.1.0/schema.json",
     "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
 ]
-REQUEST = "ms2hs:request"
-# A multihash, as the file extension of STAC wants checksums: SHA-256, 32 bytes.
+REQUEST_KEY = "ms2hs:request"
+# The prefix of a multihash, the checksum format of STAC's file extension: SHA-256, 32 bytes.
 SHA256 = "1220"
 
 
-class State(Enum):
-    """What is there of a scene."""
+class SceneState(Enum):
+    """What a previous run left of a scene."""
 
     MISSING = "nothing"
-    WHOLE = "all of it, as asked"
-    BROKEN = "of this request, but not whole"
-    OTHER = "something else: another part of the scene, at another sampling, or not of fetch at all"
+    COMPLETE = "the requested scene"
+    INCOMPLETE = "a part of the requested scene"
+    DIFFERENT = "other content: another part of the scene, another sampling, or a file that fetch did not write"
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What was asked for and what was got."""
+    """The facts of a fetched scene."""
 
-    request: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+    """What was requested, as JSON values."""
     item: Mapping[str, Any]
-    """As the catalogue gave it."""
+    """The catalogue's item."""
     scene: Scene
     grid: PixelGrid
     known: int
     """Pixels with a value in every band."""
     clear: int
-    """Of these, those that quality calls good."""
+    """Known pixels of good quality."""
 
-    def document(self, files: Sequence[Path], keys: Mapping[str, str]) -> dict[str, Any]:
-        """The STAC item of `files`; assets that were not fetched are kept under `derived_from` alone.
+    def to_json(self, files: Sequence[Path], keys: Mapping[str, str]) -> bytes:
+        """The STAC item of `files`, as JSON text.
 
         Parameters
         ----------
-        keys : by name of a file, the asset of the item that it is; others are new ones.
+        keys : by file name, the key of the catalogue's asset; other files get the key `data`.
         """
         bbox = lonlat_bounds(self.grid)
-        own = {name: value for name, value in self.item.items() if name not in {"links", "assets", "bbox", "geometry"}}
-        told = {name: value for name, value in own.get("properties", {}).items() if not name.startswith("proj:")}
-        placed = {"proj:shape": [self.grid.height, self.grid.width], "proj:transform": list(self.grid.transform)}
+        item = {name: value for name, value in self.item.items() if name not in {"links", "assets", "bbox", "geometry"}}
+        kept = {name: value for name, value in item.get("properties", {}).items() if not name.startswith("proj:")}
+        projection = {"proj:shape": [self.grid.height, self.grid.width], "proj:transform": list(self.grid.transform)}
         if self.grid.crs:
-            placed["proj:code" if self.grid.crs.startswith("EPSG:") else "proj:wkt2"] = self.grid.crs
+            projection["proj:code" if self.grid.crs.startswith("EPSG:") else "proj:wkt2"] = self.grid.crs
         facts = {
-            REQUEST: dict(self.request),
+            REQUEST_KEY: dict(self.parameters),
             "ms2hs:version": __version__,
             "ms2hs:source": self.scene.source,
             "ms2hs:offset_rule": self.scene.offset_rule,
             "ms2hs:known_pixels": self.known,
             "ms2hs:clear_pixels": self.clear,
         }
-        extensions = [name for name in own.get("stac_extensions", []) if "/projection/" not in name]
-        return own | {
+        extensions = [name for name in item.get("stac_extensions", []) if "/projection/" not in name]
+        document = item | {
             "stac_extensions": list(dict.fromkeys([*extensions, *EXTENSIONS])),
             **({"bbox": list(bbox), "geometry": footprint(self.grid)} if bbox else {}),
-            "properties": told | placed | facts,
+            "properties": kept | projection | facts,
             "links": self._links(),
             "assets": {keys.get(file.name, "data"): self._asset(file, keys) for file in files},
         }
+        return (json.dumps(document, indent=1) + "\n").encode()
 
     def _links(self) -> list[dict[str, Any]]:
         origin = next((link["href"] for link in self.item.get("links", []) if link.get("rel") == "self"), None)
         return [{"rel": "derived_from", "href": shown(origin)}] if origin else []
 
     def _asset(self, file: Path, keys: Mapping[str, str]) -> dict[str, Any]:
-        before = self.item.get("assets", {}).get(keys.get(file.name, ""), {})
-        kept = {name: value for name, value in before.items() if not name.startswith(("proj:", "file:", "alternate"))}
-        facts = {"href": f"./{file.name}", "type": COG_TYPE, "roles": before.get("roles", ["data"])}
+        original = self.item.get("assets", {}).get(keys.get(file.name, ""), {})
+        kept = {name: value for name, value in original.items() if not name.startswith(("proj:", "file:", "alternate"))}
+        facts = {"href": f"./{file.name}", "type": COG_TYPE, "roles": original.get("roles", ["data"])}
         return kept | facts | {"file:size": file.stat().st_size, "file:checksum": checksum(file)}
 
 
-def state(item: Path, request: Mapping[str, Any]) -> State:
-    """What is there, by the item that lies beside it, for what is asked now."""
-    if not item.is_file():
-        return State.MISSING
+def scene_state(item_path: Path, parameters: Mapping[str, Any]) -> SceneState:
+    """Compare the item on disk, and the files that it lists, with a request."""
+    if not item_path.is_file():
+        return SceneState.MISSING
     try:
-        found = json.loads(item.read_text(encoding="utf-8"))
-        told = found["properties"][REQUEST]
-        assets = [(item.parent / asset["href"], asset) for asset in found["assets"].values()]
+        item = json.loads(item_path.read_text(encoding="utf-8"))
+        written = item["properties"][REQUEST_KEY]
+        assets = [(item_path.parent / asset["href"], asset) for asset in item["assets"].values()]
         facts = [(path, int(asset["file:size"]), str(asset["file:checksum"])) for path, asset in assets]
     except (OSError, ValueError):
-        return State.BROKEN
+        return SceneState.INCOMPLETE
     except (KeyError, TypeError, AttributeError):
-        return State.OTHER
-    if told != json.loads(json.dumps(request)):
-        return State.OTHER
-    whole = all(
+        return SceneState.DIFFERENT
+    if written != json.loads(json.dumps(parameters)):
+        return SceneState.DIFFERENT
+    is_complete = all(
         path.is_file() and path.stat().st_size == size and checksum(path) == digest for path, size, digest in facts
     )
-    return State.WHOLE if whole and facts else State.BROKEN
+    return SceneState.COMPLETE if is_complete and facts else SceneState.INCOMPLETE
 
 
 def checksum(path: Path) -> str:
-    """Of a file's content."""
+    """SHA-256 of a file's content, as a multihash in hexadecimal."""
     with path.open("rb") as file:
         return SHA256 + hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,6 +21,7 @@ from safetensors.numpy import save
 
 from ms2hs.arrays import Float32Array
 from ms2hs.errors import UnknownName, WeightsError
+from ms2hs.files import write_bytes
 from ms2hs.models.config import PRESETS, ModelConfig
 from ms2hs.models.harmonization import Adjustment
 from ms2hs.models.prior import SpectralPrior
@@ -214,7 +215,7 @@ def save_weights(
 
     Raises
     ------
-    WeightsError : the file cannot be written.
+    OutputError : the file cannot be written.
     """
     arrays = {name: np.ascontiguousarray(getattr(prior, name), np.float32) for name in LINEAR_AXES}
     arrays |= {name: np.array([getattr(prior, name)], np.float32) for name in LINEAR_NUMBERS}
@@ -231,12 +232,7 @@ def save_weights(
     if adjustments:
         metadata["adjustments"] = json.dumps(adjustments, sort_keys=True)
     content = _ordered(save(arrays, metadata))
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be written ({error.strerror}); give a writable path with -o.") from error
+    write_bytes(path, content)
     return hashlib.sha256(content).hexdigest()
 
 

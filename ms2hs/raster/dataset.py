@@ -47,7 +47,7 @@ def open_dataset(href: str) -> DatasetReader:
     try:
         with quietly():
             if (address := web_address(href)) is not None:
-                return open_ranged(client.USUAL, address, access_to(address))
+                return open_ranged(client.DEFAULT_CLIENT, address, access_to(address))
             return rasterio.open(href)
     except RasterioError as error:
         raise SceneError(

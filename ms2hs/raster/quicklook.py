@@ -8,7 +8,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
-from ms2hs.files import write_whole
+from ms2hs.files import write_bytes
 from ms2hs.raster.cube import spectral_of
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM
@@ -48,7 +48,7 @@ def write_quicklook(cube_path: str | Path, png_path: str | Path) -> None:
     gap = [4, *panels[0].shape[1:]]
     gap[axis] = GAP
     joined = np.concatenate([part for panel in panels for part in (np.zeros(gap, np.uint8), panel)][1:], axis)
-    write_whole(Path(png_path), _png(joined))
+    write_bytes(Path(png_path), _png(joined))
 
 
 def _panel_bands(file: rasterio.DatasetReader) -> list[list[int]]:

@@ -1,1 +1,1 @@
-"""HTTP access to servers of others: checked addresses, retries, byte ranges, providers, object stores."""
+"""Access to remote servers: checked addresses, retries, byte ranges, STAC providers, object stores."""

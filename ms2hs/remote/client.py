@@ -1,6 +1,8 @@
-"""Requests of servers: tried again where that may help, led nowhere that is not checked, and counted.
+"""The HTTP client of the package: retries (`RetryPolicy`), redirects, address checks and traffic counts.
 
-Everything that comes over a network comes through here: searches, items, and the byte ranges of rasters.
+All requests go through `WebClient.send`: searches, items, and byte ranges of rasters. A request is repeated after
+network errors, after the status codes in RETRY_STATUS, and after an answer that its reader rejects by `TransientError`.
+After a refusal (REFUSED_STATUS) the address is signed again. Every redirect is checked like the first address.
 """
 
 import random
@@ -20,81 +22,60 @@ from requests.auth import AuthBase
 from urllib3.exceptions import HTTPError
 
 from ms2hs.errors import AddressError, CredentialsError, RemoteError
-from ms2hs.remote.url_policy import check_address, shown
+from ms2hs.remote.url_policy import Access, shown
 
-REDIRECTS = {301, 302, 303, 307, 308}
-MOST_REDIRECTS = 6
-# Answers that may be another one soon. 408 and 425 ask to try again by their names.
-PASSING = {408, 425, 429, 500, 502, 503, 504}
-REFUSED = {401, 403}
-GONE = {404, 410}
-# Attempts at a search or an item, for which a person waits.
-BRIEF = 6
-# No item and no page of a search is longer, in bytes.
-LONGEST = 20_000_000
+RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
+REFUSED_STATUS = {401, 403}
+MISSING_STATUS = {404, 410}
+REDIRECT_STATUS = {301, 302, 303, 307, 308}
+MAX_REDIRECTS = 6
+# Attempts for a search page or an item, while a user waits.
+DOCUMENT_ATTEMPTS = 6
+MAX_DOCUMENT_BYTES = 20_000_000
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a server is given, and how often it is asked again."""
+    """How often a request is repeated, how long to wait in between, and how long to wait for an answer."""
 
     attempts: int = 8
-    """For one request, before it counts as failed."""
+    """Maximum number of attempts for one request."""
     refusals: int = 4
-    """Of these, answers that access is denied; each is followed by a new signature."""
+    """Maximum number of attempts that end in a refusal; the address is signed again after each."""
     first_s: float = 0.5
-    """Wait after the first that failed; it doubles with each, with a random share so that not all come at once."""
+    """Wait after the first failure; doubles with each further failure, minus a random part of up to a half."""
     longest_s: float = 30.0
+    """Longest wait."""
     connect_s: float = 20.0
+    """Timeout for a connection."""
     read_s: float = 60.0
-    """For a silence in the middle of an answer."""
+    """Timeout for the next bytes of an answer."""
     longest_asked_s: float = 300.0
-    """The longest Retry-After that is obeyed; a server that wants more is said to be busy."""
+    """Longest Retry-After that is obeyed; a longer one is an error."""
 
-    def wait_s(self, failed: int) -> float:
-        """After so many failures."""
-        longest: float = min(self.longest_s, self.first_s * 2.0 ** (failed - 1))
+    def wait_s(self, failures: int) -> float:
+        """Seconds to wait after so many failures."""
+        longest: float = min(self.longest_s, self.first_s * 2.0 ** (failures - 1))
         return longest * (0.5 + 0.5 * random.random())  # noqa: S311 - no secret
 
 
-def _as_it_is(address: str, *, fresh: bool) -> str:  # noqa: ARG001 - as `Access.sign` wants it
-    return address
-
-
 @dataclass(frozen=True)
-class Access:
-    """What stands between an address and what is there."""
-
-    check: Callable[[str], None]
-    """Raises AddressError for an address that must not be followed."""
-    sign: Callable[..., str] = _as_it_is
-    """`sign(address, fresh=...)`: the address with what lets one in; a new one where `fresh`."""
-    headers: Callable[[str], Mapping[str, str]] = lambda _address: {}
-    """What to send to the host of this address only, such as a token."""
-
-    @classmethod
-    def near(cls, base: str) -> "Access":
-        """To the public, and to the host of `base` whatever it is; with no login."""
-        return cls(lambda address: check_address(address, base))
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for."""
+class HttpRequest:
+    """One request."""
 
     address: str
     access: Access
     headers: Mapping[str, str] = field(default_factory=dict)
     document: Mapping[str, Any] | None = None
-    """Sent as JSON by POST; None: nothing, by GET."""
+    """Sent as JSON by POST; None sends a GET."""
     attempts: int | None = None
-    """Fewer than patience has."""
+    """Instead of the attempts of the retry policy."""
 
 
 @dataclass
 class Traffic:
-    """What has come in, of several threads."""
+    """Counts of bytes, requests and failures. Thread-safe."""
 
     bytes_read: int = 0
     requests: int = 0
@@ -102,15 +83,15 @@ class Traffic:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, bytes_read: int = 0, requests: int = 0, failures: int = 0) -> None:
-        """More of it."""
+        """Increase the counts."""
         with self._lock:
             self.bytes_read += bytes_read
             self.requests += requests
             self.failures += failures
 
 
-class PassingError(Exception):
-    """An answer that may be another one soon."""
+class TransientError(Exception):
+    """A failed attempt that is worth repeating."""
 
     def __init__(self, reason: str, wait_s: float | None = None, *, is_refusal: bool = False) -> None:
         super().__init__(reason)
@@ -118,82 +99,85 @@ class PassingError(Exception):
         self.is_refusal = is_refusal
 
 
-class _Nobody(AuthBase):
-    """Sends nothing of its own: requests would take passwords from ~/.netrc, for any host where there is a default."""
+class _NoAuth(AuthBase):
+    """Adds no credentials; by default, requests sends passwords of ~/.netrc."""
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """As it was."""
+        """The request, unchanged."""
         return request
 
 
 class WebClient:
-    """Asks servers. For several threads; closing it ends those that wait."""
+    """Sends requests, and repeats failed ones. Thread-safe; closing it ends the requests of all threads."""
 
-    def __init__(self, patience: RetryPolicy | None = None, connections: int = 4) -> None:
-        self.patience = patience or RetryPolicy()
+    def __init__(self, retries: RetryPolicy | None = None, connections: int = 4) -> None:
+        self.retries = retries or RetryPolicy()
         self.traffic = Traffic()
         self._stopped = threading.Event()
-        # Where an address led to the last time: a login takes three redirects, and every range would take them again.
-        self._led: dict[str, str] = {}
+        # The final address of earlier requests: a login takes three redirects, which every range would repeat.
+        self._final_address: dict[str, str] = {}
         self._session = requests.Session()
-        self._session.auth = _Nobody()
+        self._session.auth = _NoAuth()
         adapter = HTTPAdapter(pool_maxsize=connections)
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
 
     def __enter__(self) -> Self:
-        """Nothing to open yet."""
+        """The client itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End."""
+        """Stop all requests and close the connections."""
         self.stop()
         self._session.close()
 
     def stop(self) -> None:
-        """Let every thread that asks or waits fail with RemoteError soon."""
+        """Make every thread that reads or waits fail with RemoteError."""
         self._stopped.set()
 
-    def ask(self, wanted: Request, take: Callable[[requests.Response], T]) -> T:
-        """What `take` makes of the answer, which raises PassingError where it is not what was asked for.
+    def send(self, request: HttpRequest, read: Callable[[requests.Response], T]) -> T:
+        """What `read` returns for the answer; `read` raises TransientError to repeat the request.
 
         Raises
         ------
-        RemoteError : the server did not give it; the message has the address without its query.
-        AddressError : the address, or where it leads to, must not be followed.
-        CredentialsError : the server refuses, with new signatures too.
+        RemoteError : no usable answer; the message has the address without its query.
+        AddressError : the address, or one that it redirects to, must not be requested.
+        CredentialsError : the server refuses access, also with new signatures.
         """
-        address, access = wanted.address, wanted.access
+        address, access = request.address, request.access
         access.check(address)
-        refusals, is_refused, attempts = 0, False, wanted.attempts or self.patience.attempts
+        refusals, is_refused, attempts = 0, False, request.attempts or self.retries.attempts
         for attempt in range(1, attempts + 1):
             try:
-                start = self._led.get(address) or access.sign(address, fresh=is_refused)
-                taken, end = self._follow(start, wanted, take)
-            except PassingError as error:
+                start = self._final_address.get(address) or access.sign(address, fresh=is_refused)
+                result, final = self._follow_redirects(start, request, read)
+            except TransientError as error:
                 reason = error
             except (requests.RequestException, HTTPError, OSError) as error:
-                reason = PassingError(_cause(error))
+                reason = TransientError(_kind_of(error))
             else:
-                if end != start:
-                    self._led[address] = end
-                return taken
+                if final != start:
+                    self._final_address[address] = final
+                return result
             self.traffic.add(failures=1)
-            self._led.pop(address, None)
+            self._final_address.pop(address, None)
             is_refused = reason.is_refusal
             refusals += is_refused
-            if refusals == self.patience.refusals or attempt == attempts:
+            if refusals == self.retries.refusals or attempt == attempts:
                 break
-            self._wait(reason, attempt)
-        raise _given_up(address, reason, attempt)
+            self._stopped.wait(self.retries.wait_s(attempt) if reason.wait_s is None else reason.wait_s)
+            self._check_running()
+        raise _final_error(address, reason, attempt)
 
-    def body(self, answer: requests.Response, most: int) -> bytes:
-        """What an answer brings, up to so many bytes and one more."""
+    def read_body(self, response: requests.Response, limit: int) -> bytes:
+        """The body of an answer: at most `limit` bytes and one more, by which a longer body is recognised."""
         chunks, length = [], 0
         try:
-            while length <= most and (chunk := answer.raw.read(min(1 << 16, most + 1 - length), decode_content=True)):
+            while length <= limit and (
+                chunk := response.raw.read(min(1 << 16, limit + 1 - length), decode_content=True)
+            ):
                 chunks.append(chunk)
                 length += len(chunk)
                 self._check_running()
@@ -201,108 +185,105 @@ class WebClient:
             self.traffic.add(bytes_read=length)
         return b"".join(chunks)
 
-    def _follow(self, address: str, wanted: Request, take: Callable[[requests.Response], T]) -> tuple[T, str]:
-        """One attempt: what was taken, and the address that gave it; redirects are followed where they may be."""
-        for _ in range(MOST_REDIRECTS):
+    def _follow_redirects(
+        self, address: str, request: HttpRequest, read: Callable[[requests.Response], T]
+    ) -> tuple[T, str]:
+        """One attempt: what `read` returns, and the final address."""
+        for _ in range(MAX_REDIRECTS):
             self._check_running()
             with self._session.request(
-                "GET" if wanted.document is None else "POST",
+                "GET" if request.document is None else "POST",
                 address,
-                json=wanted.document,
-                headers={**wanted.headers, **wanted.access.headers(address)},
+                json=request.document,
+                headers={**request.headers, **request.access.headers(address)},
                 stream=True,
                 allow_redirects=False,
-                timeout=(self.patience.connect_s, self.patience.read_s),
-            ) as answer:
+                timeout=(self.retries.connect_s, self.retries.read_s),
+            ) as response:
                 self.traffic.add(requests=1)
-                if answer.status_code not in REDIRECTS:
-                    return self._taken(answer, take), address
-                address = urljoin(address, answer.headers.get("Location", ""))
+                if response.status_code not in REDIRECT_STATUS:
+                    return self._read(response, read), address
+                address = urljoin(address, response.headers.get("Location", ""))
             try:
-                wanted.access.check(address)
-            except AddressError as error:  # once may be a fault of a server between; it is never followed
-                raise PassingError(f"it leads to {shown(address)}, which is not followed: {error}") from error
-        raise PassingError(f"more than {MOST_REDIRECTS} redirects")
+                request.access.check(address)
+            except AddressError as error:  # a server in between may fail once; the redirect is never followed
+                raise TransientError(f"redirect to {shown(address)}, which is not followed: {error}") from error
+        raise TransientError(f"more than {MAX_REDIRECTS} redirects")
 
-    def _taken(self, answer: requests.Response, take: Callable[[requests.Response], T]) -> T:
+    def _read(self, response: requests.Response, read: Callable[[requests.Response], T]) -> T:
         try:
-            self._check_status(answer)
-            return take(answer)
+            self._check_status(response)
+            return read(response)
         except BaseException:
-            answer.close()  # what is left of the body must not be taken for the next answer
+            response.close()  # the rest of the body must not be read as the next answer
             raise
 
-    def _check_status(self, answer: requests.Response) -> None:
-        """Refuse an answer that is none."""
-        status = answer.status_code
-        if status in REFUSED:
-            raise PassingError(f"status {status}", is_refusal=True)
-        if status in PASSING:
-            raise PassingError(f"status {status}", self._asked_wait(answer))
-        if status in GONE:
+    def _check_status(self, response: requests.Response) -> None:
+        """Raise an error unless the answer has content."""
+        status = response.status_code
+        if status in REFUSED_STATUS:
+            raise TransientError(f"status {status}", is_refusal=True)
+        if status in RETRY_STATUS:
+            raise TransientError(f"status {status}", self._retry_after(response))
+        if status in MISSING_STATUS:
             raise RemoteError(
-                f"{shown(answer.url)}: the server has no such file (status {status}); one that is there is needed. "
+                f"{shown(response.url)}: the server has no such file (status {status}); an existing file is needed. "
                 "The catalogue may be older than the archive: search again."
             )
-        if not answer.ok:
+        if not response.ok:
             raise RemoteError(
-                f"{shown(answer.url)}: the server does not do what it is asked (status {status}); one that does is "
+                f"{shown(response.url)}: the server rejects the request (status {status}); status 200 or 206 is "
                 "needed. Check the address."
             )
 
-    def _asked_wait(self, answer: requests.Response) -> float | None:
-        """Seconds that a Retry-After header asks for, None without one."""
-        wait_s = seconds_of(answer.headers.get("Retry-After", ""))
-        if wait_s is not None and wait_s > self.patience.longest_asked_s:
-            longest_s = self.patience.longest_asked_s
+    def _retry_after(self, response: requests.Response) -> float | None:
+        """Seconds of the Retry-After header; None without one."""
+        wait_s = parse_retry_after(response.headers.get("Retry-After", ""))
+        if wait_s is not None and wait_s > self.retries.longest_asked_s:
             raise RemoteError(
-                f"{shown(answer.url)}: the server asks to wait {wait_s:.0f} s; at most {longest_s:.0f} s are waited. "
-                "Try again later, with fewer --jobs: what is whole is kept."
+                f"{shown(response.url)}: the server asks to wait {wait_s:.0f} s; at most "
+                f"{self.retries.longest_asked_s:.0f} s are allowed. Try again later, with fewer --jobs; complete "
+                "scenes are kept."
             )
         return wait_s
 
-    def _wait(self, reason: PassingError, attempt: int) -> None:
-        self._stopped.wait(self.patience.wait_s(attempt) if reason.wait_s is None else reason.wait_s)
-        self._check_running()
-
     def _check_running(self) -> None:
         if self._stopped.is_set():
-            raise RemoteError("reading was stopped; it goes on where it was when it is started again. Start it again.")
+            raise RemoteError("reading was stopped; an interrupted fetch can be resumed. Run the same command again.")
 
 
-USUAL = WebClient()
+DEFAULT_CLIENT = WebClient()
+"""The client of callers that have none of their own."""
 
-"""For whoever has none of their own."""
 
-
-def text_of(wanted: Request, client: WebClient | None = None) -> bytes:
-    """A short document, whole; RemoteError and the like as of `WebClient.ask`."""
-    client = client or USUAL
-    body = client.ask(wanted, lambda answer: client.body(answer, LONGEST))
-    if len(body) > LONGEST:
+def read_document(request: HttpRequest, client: WebClient | None = None) -> bytes:
+    """A complete document of at most 20 MB; errors as of `WebClient.send`."""
+    client = client or DEFAULT_CLIENT
+    body = client.send(request, lambda response: client.read_body(response, MAX_DOCUMENT_BYTES))
+    if len(body) > MAX_DOCUMENT_BYTES:
         raise RemoteError(
-            f"{shown(wanted.address)}: is longer than {LONGEST // 10**6} MB; an item is shorter. Check it."
+            f"{shown(request.address)}: longer than {MAX_DOCUMENT_BYTES // 10**6} MB; a STAC item or page is shorter. "
+            "Check the address."
         )
     return body
 
 
-def _given_up(address: str, reason: PassingError, attempts: int) -> Exception:
-    told = shown(address)
+def _final_error(address: str, reason: TransientError, attempts: int) -> Exception:
     if isinstance(reason.__cause__, AddressError):
         return reason.__cause__
     if reason.is_refusal:
         return CredentialsError(
-            f"{told}: the server refuses access ({reason}), {attempts} times; a login or signature that it takes "
-            "is needed. Check the provider's credentials, and that this account may read this collection."
+            f"{shown(address)}: the server refuses access ({reason}) in {attempts} attempts; a valid login or "
+            "signature is needed. Check the provider's credentials, and that this account may read this collection."
         )
     return RemoteError(
-        f"{told}: could not be read ({reason}), {attempts} times; a server that answers is needed. Try again "
-        "later: what is whole is kept."
+        f"{shown(address)}: could not be read ({reason}) in {attempts} attempts; a server that answers is needed. Try "
+        "again later; complete scenes are kept."
     )
 
 
-def _cause(error: BaseException) -> str:
-    """What went wrong, by its kind alone: messages of connections hold addresses, with their signatures."""
+def _kind_of(error: BaseException) -> str:
+    """The class name of the innermost error in words: messages of connection errors hold signed addresses."""
     inner = error
     while inner.args and isinstance(inner.args[-1], BaseException):
         inner = inner.args[-1]
@@ -311,8 +292,8 @@ def _cause(error: BaseException) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
 
 
-def seconds_of(text: str) -> float | None:
-    """Of a Retry-After header: seconds, or a date (RFC 9110, 10.2.3)."""
+def parse_retry_after(text: str) -> float | None:
+    """Seconds to wait of a Retry-After header with seconds or a date (RFC 9110, 10.2.3); None for any other text."""
     if re.fullmatch(r"\d+(\.\d+)?", text.strip()):
         return float(text)
     try:

@@ -1,8 +1,7 @@
-"""Servers of scenes: where they are asked, which collections they have, and how one gets in.
+"""STAC providers: API, collections, credentials, and the access to the files of their items.
 
-To add one, add an entry to `PROVIDERS`.
-
-How one gets at the files of items: which addresses are followed, who signs them, what is sent along.
+To add a provider, add one entry to `PROVIDERS`. The help texts of the command line are made from this table. A provider
+whose files need credentials sets `sign` (signed addresses), `headers` (tokens) or `store` (S3 keys).
 """
 
 import base64
@@ -16,71 +15,62 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ms2hs.errors import CredentialsError, QueryError, RemoteError, UnknownName
-from ms2hs.remote.client import Access
 from ms2hs.remote.s3_signing import Keys, Store, presigned, public
-from ms2hs.remote.url_policy import check_address, shown
+from ms2hs.remote.url_policy import Access, check_address, no_headers, shown, unsigned
 
-DEFAULT = "earth-search"
-
-
-def _as_it_is(address: str, *, fresh: bool = False) -> str:  # noqa: ARG001 - as every `sign`
-    return address
+DEFAULT_PROVIDER = "earth-search"
 
 
-def _no_headers(_address: str) -> Mapping[str, str]:
-    return {}
-
-
-def _nothing_needed() -> None:
-    return
+def _no_credentials() -> None:
+    """Check nothing: for providers without a login."""
 
 
 @dataclass(frozen=True)
 class Provider:
-    """One server of a catalogue, and the archive behind it."""
+    """A STAC API and its archive."""
 
     name: str
     title: str
     url: str
-    """Of the STAC API."""
+    """Landing page of the STAC API."""
     rules: Mapping[str, str]
-    """Its collections, the default first, and by which of `radiometry.ITEM_RULES` stored numbers become reflectance."""
+    """Collections, the default first, each with its rule for stored numbers: a name in `radiometry.ITEM_RULES`."""
     hosts: tuple[str, ...] = ()
-    """Of its API and its files; items that name one are its."""
-    sign: Callable[..., str] = _as_it_is
-    """`sign(address, fresh=False)`: the address with what lets one in, just before it is opened; a new one if fresh."""
-    headers: Callable[[str], Mapping[str, str]] = _no_headers
-    """What to send to the host of an address, and to no other."""
-    check_credentials: Callable[[], None] = _nothing_needed
-    """Raises CredentialsError where files cannot be read without a login that is not there. No request is made."""
+    """Hosts and buckets of the API and the files, by which the provider of an item is recognised."""
+    sign: Callable[..., str] = unsigned
+    """`sign(address, fresh=False)`: the signed address, made just before opening; `fresh` requests a new signature."""
+    headers: Callable[[str], Mapping[str, str]] = no_headers
+    """Headers for the host of an address only."""
+    check_credentials: Callable[[], None] = _no_credentials
+    """Raises CredentialsError if a needed login is missing. Sends no request."""
     store: Store | None = None
-    """Of its buckets, which `hosts` names too."""
+    """S3 store of the buckets in `hosts`."""
 
     def collection(self, name: str | None = None) -> str:
-        """A collection of this name, or the default one; QueryError lists those that are known."""
+        """The collection of this name, or the default; QueryError lists the known collections."""
         if name is None and not self.rules:
             raise QueryError(
-                f"--stac {shown(self.url)}: no collection was named; one is needed. Give --collection NAME."
+                f"--stac {shown(self.url)}: no collection was given; one is needed. Use --collection NAME."
             )
         if name is not None and self.rules and name not in self.rules:
             known = ", ".join(self.rules)
             raise QueryError(
-                f"{self.name} is not known to have the collection {name!r}; known: {known}. Give one of these, or ask "
-                f"the server itself with --stac {self.url} --collection {name}."
+                f"{self.name}: unknown collection {name!r}; known: {known}. Use one of these, or any collection of the "
+                f"server with --stac {self.url} --collection {name}."
             )
         return name or next(iter(self.rules))
 
 
-# Planetary Computer: files in Azure blob storage, behind signatures that anyone may ask for and that last an hour.
-BLOBS = ".blob.core.windows.net"
+# Planetary Computer: files in Azure blob storage, with signatures that are free for all and valid for an hour.
+BLOB_HOSTS = ".blob.core.windows.net"
 
 
 def _sign_blob(address: str, *, fresh: bool = False) -> str:
-    if not (urlsplit(address).hostname or "").endswith(BLOBS):
+    if not (urlsplit(address).hostname or "").endswith(BLOB_HOSTS):
         return address
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pydantic's, about how this package is written
-        import planetary_computer  # noqa: PLC0415  a second to import, and only its files need it
+        warnings.simplefilter("ignore")  # of pydantic, about code of planetary_computer
+        import planetary_computer  # noqa: PLC0415  takes a second to import
         import requests  # noqa: PLC0415
 
         if fresh:
@@ -88,14 +78,14 @@ def _sign_blob(address: str, *, fresh: bool = False) -> str:
         try:
             return str(planetary_computer.sign_url(address))
         except (requests.RequestException, ValueError, KeyError) as error:
-            # Its message may hold a key of the environment: the kind of error is enough.
+            # The message may hold a key of the environment.
             raise RemoteError(
-                f"{shown(address)}: Planetary Computer gave no signature for it ({type(error).__name__}); one is "
-                "needed to read it. Try again later."
+                f"{shown(address)}: Planetary Computer sent no signature ({type(error).__name__}); one is needed to "
+                "read the file. Try again later."
             ) from None
 
 
-# NASA Earthdata: a token that is sent to NASA's hosts only, or a user and a password that only its login page gets.
+# NASA Earthdata: a token, sent to NASA's hosts only, or a user and a password, sent to the login host only.
 EARTHDATA_LOGIN = "urs.earthdata.nasa.gov"
 
 EARTHDATA_HOSTS = (".earthdata.nasa.gov", ".earthdatacloud.nasa.gov")
@@ -115,36 +105,36 @@ def _earthdata_headers(address: str) -> Mapping[str, str]:
 
 
 def _earthdata_login() -> tuple[str, str] | None:
-    """User and password from the environment, else from the netrc file."""
+    """User and password from the environment, else from the netrc file; None if neither has them."""
     user, password = os.environ.get("EARTHDATA_USERNAME"), os.environ.get("EARTHDATA_PASSWORD")
     if user and password:
         return user, password
     for path in _netrc_files():
         try:
-            found = netrc.netrc(path).hosts.get(EARTHDATA_LOGIN)
+            entry = netrc.netrc(path).hosts.get(EARTHDATA_LOGIN)
         except (OSError, netrc.NetrcParseError):
             continue
-        if found:
-            return found[0], found[2] or ""
+        if entry:
+            return entry[0], entry[2] or ""
     return None
 
 
 def _netrc_files() -> list[Path]:
-    own = os.environ.get("NETRC")
-    return [Path(own)] if own else [Path.home() / name for name in (".netrc", "_netrc")]
+    path = os.environ.get("NETRC")
+    return [Path(path)] if path else [Path.home() / name for name in (".netrc", "_netrc")]
 
 
 def _check_earthdata() -> None:
     if not os.environ.get("EARTHDATA_TOKEN") and _earthdata_login() is None:
         raise CredentialsError(
-            "lpdaac: there is no Earthdata login; EARTHDATA_TOKEN, or EARTHDATA_USERNAME and EARTHDATA_PASSWORD, in "
-            f"the environment, or a line `machine {EARTHDATA_LOGIN} login … password …` in ~/.netrc are taken. "
+            "lpdaac: no Earthdata login found; EARTHDATA_TOKEN, or EARTHDATA_USERNAME and EARTHDATA_PASSWORD, in the "
+            f"environment, or a line `machine {EARTHDATA_LOGIN} login … password …` in ~/.netrc is needed. "
             f"Register at https://{EARTHDATA_LOGIN} (free), or use --provider planetary-computer --collection "
-            "hls2-s30, which needs none."
+            "hls2-s30, which needs no login."
         )
 
 
-# Copernicus Data Space: an S3 server of its own, with keys of its own.
+# Copernicus Data Space: an S3 store with its own keys.
 EODATA = Store("eodata.dataspace.copernicus.eu")
 
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -155,13 +145,13 @@ def _check_copernicus() -> None:
     if missing:
         raise CredentialsError(
             f"copernicus: {' and '.join(missing)} not set in the environment; the two S3 keys of a Copernicus Data "
-            "Space account are needed. Make them at https://eodata-s3keysmanager.dataspace.copernicus.eu (free), or "
-            "use --provider earth-search, which needs none."
+            "Space account are needed. Create them at https://eodata-s3keysmanager.dataspace.copernicus.eu (free), or "
+            "use --provider earth-search, which needs no login."
         )
 
 
 def owner_of(bucket: str) -> Provider | None:
-    """The provider whose bucket of this name it is; None of any other."""
+    """The provider of a bucket; None if no provider has it."""
     return next((provider for provider in PROVIDERS.values() if provider.store and bucket in provider.hosts), None)
 
 
@@ -214,58 +204,60 @@ PROVIDERS = {
 
 
 def provider_named(name: str | None, url: str | None = None) -> Provider:
-    """The provider of this name, or one of no special kind at `url`; the default where neither is given.
+    """The provider of this name, or a generic provider for the STAC API at `url`; the default if neither is given.
 
     Raises
     ------
-    UnknownName : no such provider. QueryError : both are given, or `url` is no address.
+    UnknownName : unknown provider. QueryError : both are given, or `url` is not a web address.
     """
     if name and url:
         raise QueryError(f"both --provider {name} and --stac {shown(url)} were given; one is allowed. Leave one out.")
     if url:
         if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
-            raise QueryError(f"--stac {shown(url)} is no address; https://… is needed. Give a STAC API's landing page.")
+            raise QueryError(
+                f"--stac {shown(url)} is not a web address; https://… is needed. Give the landing page of a STAC API."
+            )
         return Provider("custom", f"the STAC API at {shown(url)}", url.rstrip("/"), {})
     if name and name not in PROVIDERS:
-        raise UnknownName.of("provider", name, list(PROVIDERS), "Give one of these, or another's API with --stac URL.")
-    return PROVIDERS[name or DEFAULT]
+        raise UnknownName.of("provider", name, list(PROVIDERS), "Use one of these, or any STAC API with --stac URL.")
+    return PROVIDERS[name or DEFAULT_PROVIDER]
 
 
 def provider_of(item: Mapping[str, Any]) -> Provider | None:
-    """The provider that an item comes from, by the hosts in its links and assets; None where it is no known one."""
+    """The provider of an item, by the hosts in its links and assets; None if unknown."""
     links, assets = item.get("links") or [], item.get("assets") or {}
     addresses = [*(link.get("href", "") for link in links), *(asset.get("href", "") for asset in assets.values())]
     hosts = {urlsplit(str(address)).hostname for address in addresses}
     return next((provider for provider in PROVIDERS.values() if hosts & set(provider.hosts)), None)
 
 
-def access_to(base: str | None, archives: Collection[Provider] | None = None) -> Access:
-    """To the files of an item.
+def access_to(base: str | None, providers: Collection[Provider] | None = None) -> Access:
+    """Access to the files of an item.
 
     Parameters
     ----------
-    base : where the item came from, as `check_address` takes it.
-    archives : of which the files may be; None: of any. Each signs and sends only where its own files are.
+    base : address of the item, as `check_address` takes it.
+    providers : whose credentials may be used; None: all. Each provider signs addresses of its own files only.
     """
-    known = PROVIDERS.values() if archives is None else archives
+    allowed = PROVIDERS.values() if providers is None else providers
 
     def sign(address: str, *, fresh: bool = False) -> str:
         if address.startswith("s3://"):
-            return _in_store(address)
-        for provider in known:
+            return _web_address_of_object(address)
+        for provider in allowed:
             address = provider.sign(address, fresh=fresh)
         return address
 
     def headers(address: str) -> Mapping[str, str]:
-        return {key: value for provider in known for key, value in provider.headers(address).items()}
+        return {key: value for provider in allowed for key, value in provider.headers(address).items()}
 
     return Access(lambda address: check_address(address, base), sign, headers)
 
 
-def _in_store(address: str) -> str:
-    """The address on the web of an object; a bucket that is no provider's is taken as Amazon's, open to all."""
+def _web_address_of_object(address: str) -> str:
+    """The web address of an `s3://` object; a bucket of no provider counts as a public bucket at Amazon."""
     owner = owner_of(urlsplit(address).netloc)
     if owner is not None:
         owner.check_credentials()
-    store = Store.of_environment(owner.store if owner else None)
-    return presigned(address, store, Keys.of_environment()) if store else public(address)
+    store = Store.from_environment(owner.store if owner else None)
+    return presigned(address, store, Keys.from_environment()) if store else public(address)

@@ -1,9 +1,8 @@
-"""Bytes of files on servers, asked for by range, and checked.
+"""Remote rasters for GDAL: every byte is read by checked range requests.
 
-GDAL's own reading over HTTP does not notice everything that goes wrong: a body that is cut, a page to log in instead of
-a file, a range other than the one that was asked for. So every byte that GDAL gets comes through here.
-
-Files on servers as GDAL wants them: it gets every byte through `ranges`.
+GDAL's own HTTP reader accepts truncated bodies, login pages and ranges that were not requested. `RangedFile` therefore
+reads and caches byte ranges through `WebClient`, and rasterio passes the file to GDAL as an opener. Errors must not be
+raised into GDAL: the file keeps the first one, and `open_ranged` and `reading` raise it afterwards.
 """
 
 import bisect
@@ -25,102 +24,102 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from ms2hs.errors import Ms2hsError, RemoteError, SceneError
-from ms2hs.remote.client import Access, PassingError, Request, WebClient
-from ms2hs.remote.url_policy import shown
+from ms2hs.remote.client import HttpRequest, TransientError, WebClient
+from ms2hs.remote.url_policy import Access, shown
 
-# Kinds of content that are no raster: what a server says instead of one.
-PAGES = ("text/", "application/xml", "application/json", "application/xhtml")
+# Content types of pages that servers send instead of a raster.
+PAGE_TYPES = ("text/", "application/xml", "application/json", "application/xhtml")
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 JP2_SIGNATURE = bytes.fromhex("0000000c6a5020200d0a870a")
-# How the files begin that are opened on servers, and GDAL's drivers for them: a VRT could name files of this machine.
+# First bytes of the allowed formats, with GDAL's driver. Other formats, such as VRT, can name local files.
 DRIVERS = dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "GTiff") | {JP2_SIGNATURE: "JP2OpenJPEG"}
-# What is asked for at first, and whenever GDAL wants a few bytes of a header: the headers of a COG of a whole tile fit.
+# Size of the first request, and of small reads of headers: holds the headers of a COG of a whole tile.
 HEADER_BYTES = 16_384
-# A reader that goes on where it was gets four times as much each time, up to so many bytes: JPEG 2000 is read in bits.
-LONGEST_STEP_BYTES = 1_048_576
-# Of what came so, this much is kept for one file, and as much of headers.
-KEPT_BYTES = 16_000_000
-# One request brings neighbouring blocks up to so many bytes: where it is cut off, all of it comes again.
-REQUEST_BYTES = 8_000_000
-# GDAL reads the lengths of blocks too, which COGs have before and after them.
-BESIDE_BYTES = 8
-# GDAL finds files by a table that it does not guard, and rasterio writes to it whenever it opens a file of ours: within
-# a fetch, GDAL is one thread's at a time. Nobody holds it while bytes come in, but for the few of a long header.
-TURN = RLock()
+# Sequential small reads, as of JPEG 2000, grow by a factor of four up to this size.
+MAX_STEP_BYTES = 1_048_576
+# Cache for sequential reads, and for headers, of one file.
+CACHE_BYTES = 16_000_000
+# Neighbouring blocks are read by one request up to this size: a truncated answer is read again as a whole.
+MAX_REQUEST_BYTES = 8_000_000
+# GDAL also reads the lengths that a COG stores before and after each block.
+BLOCK_MARGIN_BYTES = 8
+# GDAL finds our files in a table without a lock, which rasterio changes on every open. During a fetch, only one thread
+# at a time may call GDAL; no thread holds this lock while it waits for the network, except for headers.
+GDAL_LOCK = RLock()
 
 
 @dataclass(frozen=True)
-class Part:
-    """Bytes of a file."""
+class ByteRange:
+    """The answer to a range request."""
 
     content: bytes
     size: int
-    """Of the whole file."""
+    """Size of the whole file."""
     version: str
-    """The server's name of this state of it; empty where it gives none."""
+    """ETag or Last-Modified; empty if the server sends neither."""
 
 
-def read_range(client: WebClient, address: str, access: Access, begin: int, size: int) -> Part:
-    """`size` bytes of a file from `begin` on, fewer only where it ends.
+def read_range(client: WebClient, address: str, access: Access, begin: int, size: int) -> ByteRange:
+    """`size` bytes of a file from offset `begin`; fewer only at the end of the file.
 
     Raises
     ------
-    RemoteError, AddressError, CredentialsError : as `WebClient.ask`.
+    RemoteError, AddressError, CredentialsError : as `WebClient.send`.
     """
     if begin < 0 or size < 1:
-        raise ValueError(f"{size} bytes from {begin}: from 1 and from 0 on are allowed")
+        raise ValueError(f"{size} bytes from {begin}: at least 1 byte, from 0, is allowed")
 
-    def take(answer: requests.Response) -> Part:
-        whole = _checked_size(answer, begin, size)
-        wanted = min(begin + size, whole) - begin
-        body = client.body(answer, wanted)
-        if len(body) != wanted:
-            more = " and more" if len(body) > wanted else ""
-            raise PassingError(f"{len(body)} bytes{more} instead of {wanted}")
-        return Part(body, whole, answer.headers.get("ETag", "") or answer.headers.get("Last-Modified", ""))
+    def read(response: requests.Response) -> ByteRange:
+        file_size = _check_range(response, begin, size)
+        expected = min(begin + size, file_size) - begin
+        body = client.read_body(response, expected)
+        if len(body) != expected:
+            more = " and more" if len(body) > expected else ""
+            raise TransientError(f"{len(body)} bytes{more} instead of {expected}")
+        return ByteRange(body, file_size, response.headers.get("ETag", "") or response.headers.get("Last-Modified", ""))
 
     headers = {"Range": f"bytes={begin}-{begin + size - 1}", "Accept-Encoding": "identity"}
-    return client.ask(Request(address, access, headers), take)
+    return client.send(HttpRequest(address, access, headers), read)
 
 
-def _checked_size(answer: requests.Response, begin: int, size: int) -> int:
-    """Of the whole file, once it is plain that the answer is the range that was asked for."""
-    kind = answer.headers.get("Content-Type", "").lower()
-    if kind.startswith(PAGES):
-        raise PassingError(f"{kind.split(';')[0]} instead of a raster")
-    found = CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-    if answer.status_code != requests.codes.partial_content or found is None:
-        raise PassingError(f"status {answer.status_code} with something else than a range")
-    first, last, whole = (int(number) for number in found.groups())
-    if (first, last) != (begin, min(begin + size, whole) - 1):
-        raise PassingError(f"bytes {first} to {last} of {whole} instead of {size} from {begin}")
-    return whole
+def _check_range(response: requests.Response, begin: int, size: int) -> int:
+    """Size of the whole file; TransientError unless the answer is the requested range."""
+    content_type = response.headers.get("Content-Type", "").lower()
+    if content_type.startswith(PAGE_TYPES):
+        raise TransientError(f"{content_type.split(';')[0]} instead of a raster")
+    match = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if response.status_code != requests.codes.partial_content or match is None:
+        raise TransientError(f"status {response.status_code} with something else than a range")
+    first, last, file_size = (int(number) for number in match.groups())
+    if (first, last) != (begin, min(begin + size, file_size) - 1):
+        raise TransientError(f"bytes {first} to {last} of {file_size} instead of {size} from {begin}")
+    return file_size
 
 
-class _Pieces:
-    """Parts of a file that have come; the oldest are dropped where they are more than `most` bytes."""
+class _ByteCache:
+    """Chunks of a file; beyond `limit` bytes in all, the oldest are dropped."""
 
-    def __init__(self, most: int | None = None) -> None:
+    def __init__(self, limit: int | None = None) -> None:
         self._begins: list[int] = []
         self._contents: list[bytes] = []
-        self._most, self._sum = most, 0
+        self._limit, self._size = limit, 0
         self._order: deque[int] = deque()
 
     def add(self, begin: int, content: bytes) -> None:
-        """One more."""
+        """Add the chunk that begins at this offset."""
         at = bisect.bisect_right(self._begins, begin)
         self._begins.insert(at, begin)
         self._contents.insert(at, content)
         self._order.append(begin)
-        self._sum += len(content)
-        while self._most is not None and self._sum > self._most and len(self._order) > 1:
-            old = bisect.bisect_left(self._begins, self._order.popleft())
-            self._sum -= len(self._contents.pop(old))
-            del self._begins[old]
+        self._size += len(content)
+        while self._limit is not None and self._size > self._limit and len(self._order) > 1:
+            oldest = bisect.bisect_left(self._begins, self._order.popleft())
+            self._size -= len(self._contents.pop(oldest))
+            del self._begins[oldest]
 
     def find(self, begin: int, size: int) -> bytes | None:
-        """These bytes, of one piece or of several that follow each other; None where some have not come."""
-        found, end = [], begin + size
+        """These bytes, from one chunk or several adjacent ones; None if some are missing."""
+        parts, end = [], begin + size
         at = bisect.bisect_right(self._begins, begin) - 1
         while begin < end:
             if not 0 <= at < len(self._begins) or self._begins[at] > begin:
@@ -129,16 +128,16 @@ class _Pieces:
             part = self._contents[at][first : first + end - begin]
             if not part:
                 return None
-            found.append(part)
+            parts.append(part)
             begin += len(part)
             at += 1
-        return b"".join(found)
+        return b"".join(parts)
 
 
 class RangedFile:
-    """A file on a server, of which pieces come as they are wanted. For several threads.
+    """A remote file, read and cached by ranges. Thread-safe.
 
-    Nothing may be raised into GDAL: an error ends the reading, and is there to be raised afterwards.
+    `error` holds the first error; after it, all reads return no bytes.
     """
 
     def __init__(self, client: WebClient, address: str, access: Access) -> None:
@@ -147,47 +146,47 @@ class RangedFile:
         self.size = 0
         self._client, self._address, self._access = client, address, access
         self._lock = RLock()
-        self._headers, self._steps, self._blocks = _Pieces(KEPT_BYTES), _Pieces(KEPT_BYTES), _Pieces()
+        self._headers, self._steps, self._blocks = _ByteCache(CACHE_BYTES), _ByteCache(CACHE_BYTES), _ByteCache()
         self._version: str | None = None
         self._headers.add(0, self._fetch(0, HEADER_BYTES))
 
-    def piece(self, begin: int, size: int, step: int) -> bytes:
-        """These bytes, and if they have not come, kept with them what follows, up to a step."""
+    def read(self, begin: int, size: int, step: int) -> bytes:
+        """These bytes; if they are not cached, at least `step` bytes are read and cached."""
         with self._lock:
-            found = self.known(begin, size)
-            if found is None:
-                found = self._fetch(begin, max(size, step))
+            content = self.cached(begin, size)
+            if content is None:
+                content = self._fetch(begin, max(size, step))
                 if size < step:
-                    # JPEG 2000 goes through all its headers again and again: what follows them must not drive them out.
-                    (self._headers if step <= HEADER_BYTES else self._steps).add(begin, found)
-            return found[:size]
+                    # JPEG 2000 reads its headers again and again: sequential data must not drop them from the cache.
+                    (self._headers if step <= HEADER_BYTES else self._steps).add(begin, content)
+            return content[:size]
 
-    def pieces(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Several, as first byte and size, neighbours in one request."""
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Several ranges, as (offset, size); neighbours are read by one request."""
         with self._lock:
-            come = _Pieces()
-            for begin, end in _joined([one for one in ranges if self.known(*one) is None], self.size):
-                come.add(begin, self._fetch(begin, end - begin))
-            return [self.known(*one) or come.find(*one) or b"" for one in ranges]
+            fetched = _ByteCache()
+            for begin, end in _merge_ranges([one for one in ranges if self.cached(*one) is None], self.size):
+                fetched.add(begin, self._fetch(begin, end - begin))
+            return [self.cached(*one) or fetched.find(*one) or b"" for one in ranges]
 
     def fetch_ahead(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Let what will be read come, as first byte and size, neighbours in one request; what came before is forgotten.
+        """Read and cache ranges, as (offset, size), and drop those of the previous call.
 
         Raises
         ------
-        RemoteError, AddressError, CredentialsError : as `ranges.read_range`.
+        RemoteError, AddressError, CredentialsError : as `read_range`.
         """
-        self._blocks = _Pieces()
-        for begin, end in _joined(ranges, self.size):
+        self._blocks = _ByteCache()
+        for begin, end in _merge_ranges(ranges, self.size):
             if self._headers.find(begin, end - begin) is None:
                 self._blocks.add(begin, self._fetch(begin, end - begin))
         if self.error is not None:
             raise self.error
 
-    def known(self, begin: int, size: int) -> bytes | None:
-        """These bytes, if they have come."""
-        stores = self._headers, self._steps, self._blocks
-        return next((found for store in stores if (found := store.find(begin, size))), None)
+    def cached(self, begin: int, size: int) -> bytes | None:
+        """These bytes from the cache; None if some are missing."""
+        caches = self._headers, self._steps, self._blocks
+        return next((content for cache in caches if (content := cache.find(begin, size))), None)
 
     def _fetch(self, begin: int, size: int) -> bytes:
         if self.error is not None:
@@ -196,7 +195,7 @@ class RangedFile:
             part = read_range(self._client, self._address, self._access, begin, size)
             if self._version is not None and (part.size, part.version) != (self.size, self._version):
                 raise RemoteError(
-                    f"{self.name}: the server changed it while it was read; one state of it is needed. Start again."
+                    f"{self.name}: changed on the server while it was read; one version is needed. Start again."
                 )
         except Ms2hsError as error:
             self.error = error
@@ -205,88 +204,88 @@ class RangedFile:
         return part.content
 
 
-class _Handle:
-    """An opened file: a place in it."""
+class _FileHandle:
+    """An open file with a position, as GDAL reads it."""
 
     def __init__(self, file: RangedFile) -> None:
         self._file = file
-        self._at = 0
-        self._end, self._step = -1, HEADER_BYTES
+        self._position = 0
+        self._last_end, self._step = -1, HEADER_BYTES
 
     def read(self, size: int = -1) -> bytes:
-        """From where it stands; short only at its end, or after an error."""
-        size = max(0, min(size if size >= 0 else self._file.size, self._file.size - self._at))
+        """Bytes from the position on; fewer at the end of the file, or after an error."""
+        size = max(0, min(size if size >= 0 else self._file.size, self._file.size - self._position))
         if not size:
             return b""
-        if self._at != self._end:
+        if self._position != self._last_end:
             self._step = HEADER_BYTES // 4
-        found = self._file.known(self._at, size)
-        if found is None:
-            self._step = min(4 * self._step, LONGEST_STEP_BYTES)
-            found = self._file.piece(self._at, size, self._step)
-        self._at = self._end = self._at + len(found)
-        return found
+        content = self._file.cached(self._position, size)
+        if content is None:
+            self._step = min(4 * self._step, MAX_STEP_BYTES)
+            content = self._file.read(self._position, size, self._step)
+        self._position = self._last_end = self._position + len(content)
+        return content
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Stand elsewhere."""
-        self._at = offset + (0, self._at, self._file.size)[whence]
-        return self._at
+        """Move the position."""
+        self._position = offset + (0, self._position, self._file.size)[whence]
+        return self._position
 
     def tell(self) -> int:
-        """Where it stands."""
-        return self._at
+        """The position."""
+        return self._position
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: the file is not open in the operating system."""
 
     def __enter__(self) -> Self:
-        """Is open already."""
+        """The handle itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
     def get_byte_ranges(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
-        """Several pieces, by which GDAL asks for the blocks of a window."""
-        return self._file.pieces(list(zip(offsets, sizes, strict=True)))
+        """Several ranges; GDAL reads the blocks of a window by this method."""
+        return self._file.read_many(list(zip(offsets, sizes, strict=True)))
 
 
-def _joined(ranges: Sequence[tuple[int, int]], size: int) -> list[tuple[int, int]]:
-    """First byte and end of the requests that bring these ranges of a file, with what GDAL reads around them."""
-    joined: list[tuple[int, int]] = []
+def _merge_ranges(ranges: Sequence[tuple[int, int]], file_size: int) -> list[tuple[int, int]]:
+    """First byte and end of the requests for these ranges, with the margins that GDAL reads around blocks."""
+    merged: list[tuple[int, int]] = []
     for first, length in sorted(ranges):
-        begin, end = max(0, first - BESIDE_BYTES), min(size, first + length + BESIDE_BYTES)
-        if joined and begin <= joined[-1][1] and end - joined[-1][0] <= REQUEST_BYTES:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        begin, end = max(0, first - BLOCK_MARGIN_BYTES), min(file_size, first + length + BLOCK_MARGIN_BYTES)
+        if merged and begin <= merged[-1][1] and end - merged[-1][0] <= MAX_REQUEST_BYTES:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
         else:
-            joined.append((max(begin, joined[-1][1]) if joined else begin, end))
-    return joined
+            merged.append((max(begin, merged[-1][1]) if merged else begin, end))
+    return merged
 
 
-class _OneFile(MultiByteRangeResourceContainer):  # type: ignore[misc]  # rasterio has no types
-    """A place where there is one file and nothing beside it, so that GDAL does not look for masks and side-cars."""
+class _SingleFile(MultiByteRangeResourceContainer):  # type: ignore[misc]  # rasterio has no types
+    """A directory with one file, so that GDAL does not look for masks and sidecar files."""
 
     def __init__(self, name: str, file: RangedFile) -> None:
         self._name, self._file = name, file
 
-    def open(self, path: str, mode: str = "r", **_options: object) -> _Handle:
+    def open(self, path: str, mode: str = "r", **_options: object) -> _FileHandle:
         if not self.isfile(path) or "w" in mode:
             raise FileNotFoundError(path)
-        return _Handle(self._file)
+        return _FileHandle(self._file)
 
     def isfile(self, path: str) -> bool:
         return path.endswith(self._name)
 
-    def isdir(self, path: str) -> bool:  # noqa: ARG002 - as rasterio asks
+    def isdir(self, path: str) -> bool:  # noqa: ARG002 - rasterio's interface
         return False
 
-    def ls(self, path: str) -> list[str]:  # noqa: ARG002 - as rasterio asks
+    def ls(self, path: str) -> list[str]:  # noqa: ARG002 - rasterio's interface
         return [self._name]
 
-    def mtime(self, path: str) -> int:  # noqa: ARG002 - as rasterio asks
+    def mtime(self, path: str) -> int:  # noqa: ARG002 - rasterio's interface
         return 0
 
-    def size(self, path: str) -> int:  # noqa: ARG002 - as rasterio asks
+    def size(self, path: str) -> int:  # noqa: ARG002 - rasterio's interface
         return self._file.size
 
     def rm(self, path: str) -> None:
@@ -297,21 +296,21 @@ _FILES: WeakKeyDictionary[DatasetReader, RangedFile] = WeakKeyDictionary()
 
 
 def open_ranged(client: WebClient, address: str, access: Access) -> DatasetReader:
-    """A raster on a server, opened; the caller closes it. Its pixels may be read by one thread at a time.
+    """An open dataset of a remote raster; the caller closes it. Its pixels may be read by one thread at a time.
 
     Raises
     ------
-    RemoteError, AddressError, CredentialsError : as `ranges.read_range`, or GDAL cannot read it.
-    SceneError : it is no GeoTIFF or JPEG 2000 file.
+    RemoteError, AddressError, CredentialsError : as `read_range`, or GDAL cannot read the file.
+    SceneError : the file is not a GeoTIFF or JPEG 2000 file.
     """
     file = RangedFile(client, address, access)
     if file.error is not None:
         raise file.error
-    driver = driver_of(file.known(0, len(JP2_SIGNATURE)) or b"", file.name)
+    driver = gdal_driver(file.cached(0, len(JP2_SIGNATURE)) or b"", file.name)
     name = PurePosixPath(urlsplit(address).path).name or "raster.tif"
     try:
-        with TURN, rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
-            dataset = rasterio.open(f"/{name}", driver=driver, opener=_OneFile(name, file))
+        with GDAL_LOCK, rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+            dataset = rasterio.open(f"/{name}", driver=driver, opener=_SingleFile(name, file))
     except RasterioError as error:
         raise file.error or _unreadable(file.name, error) from None
     _FILES[dataset] = file
@@ -319,21 +318,21 @@ def open_ranged(client: WebClient, address: str, access: Access) -> DatasetReade
 
 
 def file_of(dataset: DatasetReader) -> RangedFile | None:
-    """Where the bytes of a dataset come from, if it was opened here."""
+    """The remote file of a dataset; None unless `open_ranged` opened the dataset."""
     return _FILES.get(dataset)
 
 
 @contextmanager
 def reading(dataset: DatasetReader) -> Iterator[None]:
-    """While numbers of a dataset are read, wherever it was opened.
+    """Raise the error of the remote file, if any, after pixels of a dataset were read.
 
-    JPEG 2000 is decoded by one thread: GDAL's others would not find a file of ours, and leave zeros without a word.
+    JPEG 2000 is decoded by one thread: further threads of GDAL would not find the file, and return zeros.
 
     Raises
     ------
-    RemoteError, AddressError, CredentialsError : its server did not give it, whatever GDAL makes of that.
+    RemoteError, AddressError, CredentialsError : the server failed, whatever GDAL made of it.
     """
-    file = _FILES.get(dataset)
+    file = file_of(dataset)
     if file is None:
         yield
         return
@@ -348,22 +347,22 @@ def reading(dataset: DatasetReader) -> Iterator[None]:
 
 def _unreadable(name: str, error: Exception) -> RemoteError:
     return RemoteError(
-        f"{name}: not a raster that can be read ({error}); a GeoTIFF or JPEG 2000 file is needed. Choose another "
-        "scene: the archive's file seems to be damaged."
+        f"{name}: cannot be read as a raster ({error}); an undamaged GeoTIFF or JPEG 2000 file is needed. The "
+        "archive's file seems to be damaged: choose another scene."
     )
 
 
-def driver_of(start: bytes, name: str) -> str:
-    """GDAL's driver for a file on a server, by its first bytes.
+def gdal_driver(start: bytes, name: str) -> str:
+    """GDAL's driver for a remote file, by the first bytes of the file.
 
     Raises
     ------
-    SceneError : it is another kind of file. GDAL opens many that are lists of files, with any of this machine in them.
+    SceneError : another format. Some formats of GDAL are lists of files, which may name files of this machine.
     """
     driver = next((driver for begin, driver in DRIVERS.items() if start.startswith(begin)), None)
     if driver is None:
         raise SceneError(
-            f"{name}: what the server gives is neither a GeoTIFF nor a JPEG 2000 file; one of these is needed. "
-            "Look at the address in a browser: it may be a page to log in."
+            f"{name}: the server sent neither a GeoTIFF nor a JPEG 2000 file; one of these is needed. Open the address "
+            "in a browser: it may be a login page."
         )
     return driver

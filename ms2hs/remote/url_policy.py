@@ -1,33 +1,35 @@
-"""Addresses that a catalogue gives: which of them are followed, and how they are shown.
+"""Which addresses of STAC items are requested, and how addresses are printed without secrets.
 
-A catalogue is others' text. An address in it may name a file of this machine, a service behind this machine's firewall
-or the one that hands out a cloud machine's keys: such addresses are refused, before they are opened and at every
-redirect.
+An item is untrusted input. Its addresses may name a local file, a service behind the firewall, or the metadata service
+that gives out a cloud machine's keys. Such addresses are refused before they are opened, and at every redirect.
+`Access` combines the check with the signature and headers that a provider's files need.
 """
 
 import ipaddress
 import logging
 import re
 import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from ms2hs.errors import AddressError
 
 SCHEMES = ("https", "http", "s3")
-# Names that resolvers answer with this machine or its neighbours, RFC 6761, RFC 6762, RFC 8375 and cloud platforms.
+# Host names of this machine or its local network: RFC 6761, RFC 6762, RFC 8375, and cloud platforms.
 LOCAL_NAMES = ("localhost", "local", "internal", "intranet", "lan", "home.arpa", "localdomain")
-# What IPv6 uses as a public address (RFC 4291), and how networks of IPv6 alone write those of IPv4 (RFC 6052).
+# Public addresses of IPv6 (RFC 4291), and the prefix of IPv4 addresses in networks without IPv4 (RFC 6052).
 UNICAST, NAT64 = ipaddress.IPv6Network("2000::/3"), ipaddress.IPv6Network("64:ff9b::/96")
-# A bucket's name, Amazon S3 User Guide.
+# Bucket names: Amazon S3 User Guide.
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,62}")
-# A host and a port that every parser of addresses reads alike: no user, no backslash, no blank.
+# A host and port that every URL parser reads alike: no user, no backslash, no space.
 HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?")
-# Addresses inside other programs' messages; those with a query are signed.
-IN_TEXT = re.compile(r"(?:https?|s3)://[^\s'\"<>]+", re.IGNORECASE)
+# Addresses in messages of libraries; a query may hold a signature.
+URL_IN_TEXT = re.compile(r"(?:https?|s3)://[^\s'\"<>]+", re.IGNORECASE)
 QUERY = re.compile(r"\?[^\s'\"<>]+")
-# Libraries that log the addresses they ask, some as warnings, which Python prints where nobody set up logging.
-TALKATIVE = (
+# Loggers of libraries that log addresses, some as warnings, which Python prints by default.
+URL_LOGGERS = (
     *(f"urllib3.{name}" for name in ("connection", "connectionpool", "poolmanager", "response", "util.retry")),
     *(f"rasterio.{name}" for name in ("_base", "_env", "_err", "_io", "_vsiopener", "_warp", "env", "io")),
     *("rasterio", "pystac_client.stac_api_io"),
@@ -35,7 +37,7 @@ TALKATIVE = (
 
 
 def shown(href: str) -> str:
-    """An address as messages, logs and files may have it: without user, query and fragment, where secrets stand."""
+    """An address for messages, logs and files: without user, query and fragment, which may hold secrets."""
     prefix, rest = _vsi(href)
     parts = urlsplit(rest)
     if not parts.netloc:
@@ -44,38 +46,37 @@ def shown(href: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """A message of a library, with every address in it as `shown` has it, also where only its end is written."""
-    return QUERY.sub("?…", IN_TEXT.sub(lambda found: shown(found[0]), text))
+    """A message of a library, with every address as `shown` returns it, also where only its end is printed."""
+    return QUERY.sub("?…", URL_IN_TEXT.sub(lambda match: shown(match[0]), text))
 
 
-class _Discreet(logging.Filter):
-    """Lets every record through, without the queries of addresses."""
+class _SecretFilter(logging.Filter):
+    """Removes secrets from log records."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """As `logging` calls it."""
+        """Keep every record, with a cleaned message."""
         record.msg, record.args = without_secrets(record.getMessage()), ()
         return True
 
 
-for _name in TALKATIVE:
-    logging.getLogger(_name).addFilter(_Discreet())
+for _name in URL_LOGGERS:
+    logging.getLogger(_name).addFilter(_SecretFilter())
 
 
 def resolved(href: str, base: str | None) -> str:
-    """An address that may be relative to `base`, an address itself or None."""
+    """The absolute address of an `href` that may be relative to `base`."""
     return urljoin(base, href) if base and not urlsplit(href).scheme and not href.startswith("/vsi") else href
 
 
 def check_address(href: str, base: str | None) -> None:
-    """Refuse an address that an item gives and that is not to be followed.
+    """Refuse an address of an item that must not be requested.
 
-    Call it for the address of an asset, and again for wherever a server redirects to.
+    Call it for the address of an asset, and for the target of every redirect.
 
     Parameters
     ----------
     href : absolute, as it would be requested.
-    base : where the item came from, whose host is allowed whatever it is. None: from the user's own disk, so that
-        files of this machine are allowed.
+    base : address of the item, whose host is always allowed. None: the item is a local file, and so are its assets.
 
     Raises
     ------
@@ -87,36 +88,32 @@ def check_address(href: str, base: str | None) -> None:
     if is_file and base is None and not href.startswith("/vsi"):
         return
     if is_file or parts.scheme.lower() not in SCHEMES:
-        what = "a local file" if is_file or parts.scheme == "file" else f"of the scheme {parts.scheme!r}"
+        what = "is a local file" if is_file or parts.scheme == "file" else f"has the scheme {parts.scheme!r}"
         raise AddressError(
-            f"{shown(href)}: an item gives this address, which is {what}; {', '.join(SCHEMES)} are followed. "
+            f"{shown(href)}: this address of an item {what}; only {', '.join(SCHEMES)} are allowed. "
             "If you trust the item, download the file yourself and give it to convert."
         )
     if parts.scheme.lower() == "s3":
-        _check_bucket(href, parts.netloc)
-        return
+        if BUCKET.fullmatch(parts.netloc):
+            return
+        raise AddressError(
+            f"{shown(href)}: this address of an item has no valid bucket; s3://bucket/key is allowed. "
+            "Report the item to its catalogue."
+        )
     host = host_of(href)
     is_plain = HOST.fullmatch(parts.netloc) is not None
     if is_plain and base is not None and host == host_of(base):
         return
     if not is_plain or not is_public(host):
         raise AddressError(
-            f"{shown(href)}: an item gives this address, whose host {host or '(none)'} is private or not plain; public "
-            "hosts and the item's own server are followed. If you trust it, name that server (fetch --stac URL), or "
-            "download the file yourself and give it to convert."
-        )
-
-
-def _check_bucket(href: str, bucket: str) -> None:
-    if not BUCKET.fullmatch(bucket):
-        raise AddressError(
-            f"{shown(href)}: an item gives this address, whose bucket is none; s3://bucket/key is followed. "
-            "Report it to the catalogue."
+            f"{shown(href)}: this address of an item has the host {host or '(none)'}, which is private or invalid; "
+            "public hosts and the item's own server are allowed. If you trust it, name that server (fetch --stac URL), "
+            "or download the file yourself and give it to convert."
         )
 
 
 def host_of(href: str) -> str:
-    """In lower case, without user and port; empty where there is none."""
+    """Host name in lower case; empty if the address has none."""
     try:
         return (urlsplit(href).hostname or "").rstrip(".").lower()
     except ValueError:
@@ -124,20 +121,20 @@ def host_of(href: str) -> str:
 
 
 def is_public(host: str) -> bool:
-    """Whether a host lies in the public internet, by its number, or by its name and the numbers that it resolves to.
+    """Whether a host is on the public internet, by its IP address, or by its name and all IP addresses of the name.
 
-    A name that does not resolve here is taken as public: who connects to it fails, or goes through a proxy.
+    A name that cannot be resolved counts as public: a connection to it fails, or goes through a proxy.
     """
-    if not host or ("." not in host and ":" not in host and _number(host) is None):
+    ip = _parse_ip(host)
+    if not host or ("." not in host and ":" not in host and ip is None):
         return False
     if any(host == name or host.endswith(f".{name}") for name in LOCAL_NAMES):
         return False
-    number = _number(host)
-    return all(_is_global(one) for one in ((number,) if number else _numbers(host)))
+    return all(map(_is_global, (ip,) if ip else _resolve(host)))
 
 
-def _number(host: str) -> str | None:
-    """The address that a host is written as, also in the old forms that C libraries take: 127.1, 0x7f000001."""
+def _parse_ip(host: str) -> str | None:
+    """The IP address that a host is written as, also in old forms that C libraries accept: 127.1, 0x7f000001."""
     try:
         return str(ipaddress.ip_address(host.partition("%")[0]))
     except ValueError:
@@ -149,16 +146,16 @@ def _number(host: str) -> str | None:
 
 
 @lru_cache(maxsize=256)
-def _numbers(host: str) -> tuple[str, ...]:
+def _resolve(host: str) -> tuple[str, ...]:
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return ()
-    return tuple(sorted({str(address[0]).partition("%")[0] for *_, address in found}))
+    return tuple(sorted({str(address[0]).partition("%")[0] for *_, address in answers}))
 
 
-def _is_global(number: str) -> bool:
-    address = ipaddress.ip_address(number)
+def _is_global(ip: str) -> bool:
+    address = ipaddress.ip_address(ip)
     if isinstance(address, ipaddress.IPv6Address):
         translated = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in NAT64 else None
         inner = address.ipv4_mapped or address.sixtofour or translated
@@ -169,7 +166,7 @@ def _is_global(number: str) -> bool:
 
 
 def web_address(href: str) -> str | None:
-    """The https, http or s3 address of a file on a server, also where it is written as GDAL does; None of any other."""
+    """The https, http or s3 address of a remote file, without GDAL's prefix `/vsicurl/`; None for all other files."""
     rest = _vsi(href)[1]
     return rest if urlsplit(rest).scheme.lower() in SCHEMES else None
 
@@ -177,3 +174,30 @@ def web_address(href: str) -> str | None:
 def _vsi(href: str) -> tuple[str, str]:
     prefix = "/vsicurl/"
     return (prefix, href.removeprefix(prefix)) if href.startswith(prefix) else ("", href)
+
+
+def unsigned(address: str, *, fresh: bool = False) -> str:  # noqa: ARG001 - the signature of `Access.sign`
+    """The address itself: for files that need no signature."""
+    return address
+
+
+def no_headers(_address: str) -> Mapping[str, str]:
+    """No headers: for files that need no token."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Access:
+    """Address check, signature and headers for the files of one item or server."""
+
+    check: Callable[[str], None]
+    """Raises AddressError for an address that must not be requested."""
+    sign: Callable[..., str] = unsigned
+    """`sign(address, fresh=...)`: the address with its signature; `fresh` requests a new signature."""
+    headers: Callable[[str], Mapping[str, str]] = no_headers
+    """Headers, such as a token, for the host of this address only."""
+
+    @classmethod
+    def to_host_of(cls, base: str) -> "Access":
+        """Access without credentials to public hosts, and to the host of `base` also if it is private."""
+        return cls(lambda address: check_address(address, base))

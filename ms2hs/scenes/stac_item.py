@@ -12,9 +12,9 @@ from rasterio.errors import CRSError
 from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import open_dataset, read_pixel_grid
 from ms2hs.raster.pixel_grid import PixelGrid
-from ms2hs.remote.client import BRIEF, Access, Request, text_of
+from ms2hs.remote.client import DOCUMENT_ATTEMPTS, HttpRequest, read_document
 from ms2hs.remote.providers import PROVIDERS, provider_of
-from ms2hs.remote.url_policy import check_address, host_of, is_public, resolved, shown
+from ms2hs.remote.url_policy import Access, check_address, host_of, is_public, resolved, shown
 from ms2hs.scenes.bands import check_bands, choose_bands
 from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.radiometry import rule_of_item
@@ -59,6 +59,10 @@ def _is_public(address: str) -> bool:
     return address.startswith(WEB) and is_public(host_of(address))
 
 
+def _download(address: str) -> bytes:
+    return read_document(HttpRequest(address, Access.to_host_of(address), attempts=DOCUMENT_ATTEMPTS))
+
+
 def open_item(path: str, options: SceneOptions | None = None) -> Scene:
     """The scene of a STAC item in a file, or at a web address.
 
@@ -71,8 +75,7 @@ def open_item(path: str, options: SceneOptions | None = None) -> Scene:
     """
     is_web = path.startswith(WEB)
     try:
-        text = text_of(Request(path, Access.near(path), attempts=BRIEF)) if is_web else Path(path).read_bytes()
-        item = json.loads(text)
+        item = json.loads(_download(path) if is_web else Path(path).read_bytes())
     except (OSError, ValueError) as error:
         raise SceneError(
             f"{shown(path)}: not a readable JSON document ({error}); a STAC item is required. Check the path."

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
-from ms2hs.errors import OutputError
+from ms2hs.files import atomic_write
 
 # Bands that are shown: red, leaf water and short-wave infrared, as far as the target has them.
 SHOWN_NM = (650.0, 1200.0, 2200.0)
@@ -42,16 +42,9 @@ def draw_task(batch: Mapping[str, Any], made: Float32Array, path: Path) -> None:
     _draw_spectra(left, batch, made)
     _draw_bands(right, batch, made)
     figure.suptitle(f"masking {batch['strategy']}: {batch['hidden'].mean():.0%} hidden")
-    part = path.with_name(f".{path.name}.part.png")
-    try:
-        FigureCanvasAgg(figure).print_png(part)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(
-            f"{path} could not be written ({error}); training draws there. Free some space, or draw none, and go on "
-            "from the last checkpoint with --resume."
-        ) from error
+    hint = "train without figures, and continue from the last checkpoint with --resume"
+    with atomic_write(path, hint=hint) as temporary:
+        FigureCanvasAgg(figure).print_png(temporary)
 
 
 def _draw_spectra(figure: Any, batch: Mapping[str, Any], made: Float32Array) -> None:  # noqa: ANN401

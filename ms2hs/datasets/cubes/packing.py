@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ms2hs.datasets.cubes.registry import Cube, open_cubes
 from ms2hs.datasets.cubes.shards import NODATA, SUFFIX, encode, write_shard
 from ms2hs.errors import DataError, OutputError
+from ms2hs.files import move_into_place
 from ms2hs.progress import Progress
 
 SHARD_BYTES = 256_000_000
@@ -86,7 +87,7 @@ def prepare(
         for path in set(old) - set(paths):
             path.unlink()
         for part, path in zip(packer.parts, paths, strict=True):
-            part.replace(path)
+            move_into_place(part, path)
     finally:
         for part in packer.parts:
             part.unlink(missing_ok=True)

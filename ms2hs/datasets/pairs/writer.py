@@ -17,7 +17,7 @@ from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.datasets.pairs.pair_set import HYPERSPECTRAL, MULTISPECTRAL, PAIRS_TABLE
 from ms2hs.datasets.pairs.pair_types import SENSOR_TAG
 from ms2hs.errors import OutputError
-from ms2hs.files import write_whole
+from ms2hs.files import move_into_place, write_bytes
 from ms2hs.raster.cog.encoding import quantise
 from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.pixel_grid import PixelGrid
@@ -92,8 +92,8 @@ class PairWriter:
         try:
             if kind is None:
                 if self.folder.exists():
-                    self.folder.rename(self._path("old"))
-                self._new.rename(self.folder)
+                    move_into_place(self.folder, self._path("old"))
+                move_into_place(self._new, self.folder)
         except OSError as failure:
             raise OutputError(
                 f"{self.folder}: cannot rename the written pairs ({failure}). Use -o for another directory."
@@ -144,7 +144,7 @@ class PairWriter:
         _write_csv(self._new / BANDS_TABLE, bands)
         (self._new / "splits").mkdir()
         for split, names in splits.items():
-            write_whole(self._new / "splits" / f"{split}.csv", "".join(f"{name}\n" for name in names).encode())
+            write_bytes(self._new / "splits" / f"{split}.csv", "".join(f"{name}\n" for name in names).encode())
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
@@ -184,4 +184,4 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(path, text.getvalue().encode())
+    write_bytes(path, text.getvalue().encode())

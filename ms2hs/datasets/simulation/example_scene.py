@@ -12,7 +12,7 @@ from rasterio.io import MemoryFile
 
 from ms2hs.datasets.simulation.random_fields import smooth_noise
 from ms2hs.errors import OutputError
-from ms2hs.files import check_output, write_whole
+from ms2hs.files import check_output, write_bytes
 from ms2hs.spectra.sensors import load_sensor
 
 HEIGHT, WIDTH = 230, 310
@@ -48,7 +48,7 @@ def write_example(path: Path, *, overwrite: bool = False) -> Path:
             scene.descriptions = grid.names
             scene.scales = (1e-4,) * len(dn)
             scene.update_tags(SPACECRAFT_NAME="Sentinel-2A", LEVEL="L2A", NOTE="made up by ms2hs; no real place")
-        write_whole(path, bytes(memory.read()))
+        write_bytes(path, bytes(memory.read()))
     return path
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ms2hs.evaluation.metric_table import METRICS, Scores
 from ms2hs.evaluation.results import Evaluation, MethodScores
-from ms2hs.files import write_whole
+from ms2hs.files import write_bytes
 
 _FEATURE = "depth_"
 
@@ -78,6 +78,6 @@ def csv_of(evaluation: Evaluation) -> str:
 def write_numbers(evaluation: Evaluation, path: Path) -> tuple[Path, Path]:
     """Write `<stem>.csv` and `<stem>.json` beside a path, and return their paths; OutputError if that fails."""
     csv_path, json_path = path.with_suffix(".csv"), path.with_suffix(".json")
-    write_whole(csv_path, csv_of(evaluation).encode())
-    write_whole(json_path, json.dumps(facts(evaluation), indent=1).encode())
+    write_bytes(csv_path, csv_of(evaluation).encode())
+    write_bytes(json_path, json.dumps(facts(evaluation), indent=1).encode())
     return csv_path, json_path

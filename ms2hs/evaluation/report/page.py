@@ -10,7 +10,7 @@ from ms2hs.errors import OutputError
 from ms2hs.evaluation.report.summary import findings
 from ms2hs.evaluation.report.tables import conventions, detail_tables, overall_tables, scene_table
 from ms2hs.evaluation.results import Evaluation
-from ms2hs.files import write_whole
+from ms2hs.files import write_bytes
 
 TEMPLATE = Path(__file__).with_name("report.html")
 # Longer tables of scenes are closed at first.
@@ -38,7 +38,7 @@ def write_report(evaluation: Evaluation, path: Path) -> Path:
     """
     check_report()
     path = Path(path)
-    write_whole(path, render(evaluation).encode("utf-8", "replace"))
+    write_bytes(path, render(evaluation).encode("utf-8", "replace"))
     return path
 
 

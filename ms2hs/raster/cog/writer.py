@@ -22,7 +22,7 @@ from rasterio.errors import RasterioError
 
 from ms2hs.arrays import DnArray
 from ms2hs.errors import OutputError
-from ms2hs.files import check_output, check_space
+from ms2hs.files import check_output, check_space, move_into_place
 from ms2hs.raster.cog.block_compressor import BlockCompressor
 from ms2hs.raster.cog.block_store import BlockStore, disk_bytes, finished_block_rows
 from ms2hs.raster.cog.encoding import BLOCK, REFLECTANCE, Encoding
@@ -186,7 +186,7 @@ class CogWriter:
         self.wait()
         began = time.perf_counter()
         with self._write_errors():
-            self._store.join(self._head(self._store)).replace(self.path)
+            move_into_place(self._store.join(self._head(self._store)), self.path)
             self._store.remove()
             # GDAL caches statistics there, which are wrong for the new file
             self.path.with_name(self.path.name + ".aux.xml").unlink(missing_ok=True)

@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ms2hs.errors import OutputError, WeightsError
+from ms2hs.errors import WeightsError
+from ms2hs.files import atomic_write
 from ms2hs.training.engine.optim import Learner
 
 FORMAT = "1"
@@ -37,19 +38,12 @@ def save_checkpoint(path: Path, learner: Learner, step: int, identity: Mapping[s
     """
     header = {"format": FORMAT, "kind": KIND, "step": str(step), "identity": json.dumps(identity, sort_keys=True)}
     arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in _state(learner).items()}
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.touch()
-        mode = part.stat().st_mode
-        save_file(arrays, part, header)
-        part.chmod(mode)  # safetensors keeps its files from others who train in the same folder
-        part.replace(path)
-    except (SafetensorError, OSError) as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(
-            f"{path} could not be written ({error}); a checkpoint needs about four times the weights. Free some space, "
-            "and go on from the last one with --resume."
-        ) from error
+    hint = "continue from the last checkpoint with --resume; a checkpoint is about four times as large as the weights"
+    with atomic_write(path, errors=(SafetensorError,), hint=hint) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file(arrays, temporary, header)
+        temporary.chmod(mode)  # safetensors writes files that only their owner can read
 
 
 def restore_checkpoint(path: Path, learner: Learner, identity: Mapping[str, Any]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ms2hs.errors import OutputError
-from ms2hs.files import write_whole
+from ms2hs.files import write_bytes
 
 Entry = Mapping[str, float | None]
 
@@ -23,7 +23,7 @@ class RunLog:
         """
         self.path = path
         self.entries = [entry for entry in _entries(path) if (entry["step"] or 0) <= last_step]
-        write_whole(path, "".join(map(_line, self.entries)).encode())
+        write_bytes(path, "".join(map(_line, self.entries)).encode())
 
     @property
     def elapsed_s(self) -> float:
