@@ -87,6 +87,7 @@ FORMATS = (
 
 MAX_LISTED_SCENES = 20
 
+# Suffixes that lists of a split may add to the name of a cube.
 FILE_SUFFIXES = {".tif", ".tiff", ".npy", ".npz", ".nc", ".hdr", ".img", ".dat", ".bsq", ".bil", ".bip"}
 
 
@@ -111,14 +112,14 @@ def open_cubes(folder: Path, split: str | None = None) -> list[Cube]:
     nested = folder / "hyspecnet-11k"
     folder = nested if nested.is_dir() else folder
     cubes: list[Cube] = []
-    for known in FORMATS:
-        if paths := known.find(folder):
-            cubes = sorted(known.open(folder, paths), key=lambda cube: cube.name)
+    for cube_format in FORMATS:
+        if paths := cube_format.find(folder):
+            cubes = sorted(cube_format.open(folder, paths), key=lambda cube: cube.name)
         if cubes:
             break
     else:
         content = "is empty" if not any(folder.iterdir()) else "holds no cubes of a known format"
-        formats = "; ".join(known.layout for known in FORMATS)
+        formats = "; ".join(cube_format.layout for cube_format in FORMATS)
         raise DataError(f"{folder} {content}; known: {formats}. Give another folder, or download the data.")
     twice = sorted({first.name for first, second in pairwise(cubes) if first.name == second.name})
     if twice:

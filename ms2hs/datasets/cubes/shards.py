@@ -49,14 +49,14 @@ class ShardCube:
 
 
 def decode(dn: NDArray[np.int16]) -> Float32Array:
-    """Reflectance for the stored numbers of a shard, NaN where unknown."""
+    """Reflectance from the dn of a shard, NaN where unknown."""
     values = dn.astype(np.float32) * np.float32(SCALE)
     values[dn == NODATA] = np.nan
     return values
 
 
 def encode(reflectance: Float32Array) -> NDArray[np.int16]:
-    """The stored numbers of a shard for reflectance, clipped to the range of int16."""
+    """The dn of a shard for reflectance, clipped to the range of int16."""
     dn = np.clip(np.rint(reflectance / np.float32(SCALE)), -MAX_DN, MAX_DN)
     return np.where(np.isnan(dn), NODATA, dn).astype(np.int16)
 

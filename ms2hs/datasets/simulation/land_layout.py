@@ -1,8 +1,8 @@
 """Random layouts of land: farmland, woodland, bare ground and towns, with roads, rivers and lakes.
 
-Zones are where one of several noise fields is largest. A zone is parcels or cells, each of a main surface over a second
-one; lines and patches lie on top, and a point-spread function blurs the shares. Ours; made to have the shapes and the
-power spectrum of Sentinel-2 scenes, not to show a place.
+The largest of several noise fields decides the zone of a pixel. A zone is divided into parcels or cells, each with a
+main surface over a second one. Lines and patches lie on top, and a point-spread function blurs the shares. Ours:
+designed to have the shapes and the power spectrum of Sentinel-2 scenes, not to show a place.
 """
 
 from dataclasses import dataclass

@@ -14,7 +14,8 @@ from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 # Wavelengths at which PROSPECT-D and 4SAIL are defined.
 CANOPY_WAVELENGTH_NM = np.arange(400.0, 2501.0)
 # Uniform ranges of leaf and canopy parameters: the ranges usual for inversion of PROSAIL (Berger et al. 2018,
-# doi:10.3390/rs10010085, table 3), widened to sparse and dry canopies.
+# doi:10.3390/rs10010085, table 3), widened to sparse and dry canopies. Leaf structure, chlorophyll and carotenoids in
+# µg/cm², water and dry matter in g/cm², mean leaf angle in degrees, hot spot, and angles of sun, view and between both.
 CANOPY_RANGES = {
     "n": (1.2, 2.4),
     "cab": (5.0, 80.0),

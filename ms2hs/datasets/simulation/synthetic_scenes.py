@@ -2,7 +2,7 @@
 
 A pixel is a linear mixture of a few spectra, times a brightness, times its illumination: direct light, which slopes and
 cloud shadows change, and diffuse light (Bird & Riordan 1986). The arrangement is a random layout (`land_layout`) or
-follows the pixels of a real multispectral window (`texture`). Ours; scenes serve to train on, and show no real place.
+follows the pixels of a real multispectral window (`texture`). Ours; the scenes are for training and show no real place.
 A scene of 128 x 128 pixels and 211 wavelengths takes 0.05 s, since its reflectance has a low rank.
 """
 
