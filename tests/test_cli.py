@@ -1,4 +1,4 @@
-"""The command line as a user meets it: paths on stdout, one clear message for bad input, nothing half-written."""
+"""The command line: paths on stdout, one clear message for bad input, no partial file."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import rasterio
 from ms2hs.cli.parsers import join_numbers, name_evaluation
 
 
-def test_the_paths_of_a_conversion_are_printed(ms2hs, scene_path, tmp_path):
+def test_convert_prints_the_paths(ms2hs, scene_path, tmp_path):
     code, out, err = ms2hs("convert", scene_path, "--target", "emit", "-o", tmp_path / "a.tif", "--uncertainty")
     assert code == 0, err
     assert out.splitlines() == [str(tmp_path / name) for name in ("a.tif", "a_sigma.tif", "a.png", "a.json")]
@@ -21,7 +21,7 @@ def test_the_paths_of_a_conversion_are_printed(ms2hs, scene_path, tmp_path):
     assert "sentinel2a to emit, model spatial-spectral" in err
 
 
-def test_json_is_json_and_quiet_is_quiet(ms2hs, scene_path, tmp_path):
+def test_convert_prints_only_json_with_json_and_quiet(ms2hs, scene_path, tmp_path):
     code, out, err = ms2hs("convert", scene_path, "-o", tmp_path, "--json", "-q")
     assert (code, err) == (0, "")
     made = json.loads(out)
@@ -29,7 +29,7 @@ def test_json_is_json_and_quiet_is_quiet(ms2hs, scene_path, tmp_path):
     assert made["counts"]["valid"] > 0
 
 
-def test_a_dry_run_says_what_it_takes_and_writes_nothing(ms2hs, scene_path, tmp_path):
+def test_dry_run_prints_the_plan_and_writes_nothing(ms2hs, scene_path, tmp_path):
     code, out, _ = ms2hs("convert", scene_path, "-o", tmp_path, "--dry-run", "--json")
     facts = json.loads(out)
     assert code == 0
@@ -40,7 +40,7 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(ms2hs, scene_path, tmp_
     assert "disk_bytes_peak: " in ms2hs("convert", scene_path, "-o", tmp_path, "--dry-run")[1]
 
 
-def test_info_lists_and_shows(ms2hs):
+def test_info_lists_and_describes(ms2hs):
     code, out, _ = ms2hs("info", "--json")
     assert code == 0
     found = json.loads(out)
@@ -53,14 +53,14 @@ def test_info_lists_and_shows(ms2hs):
     assert ms2hs("info", "nothing")[0] == 2
 
 
-def test_example_is_a_scene(ms2hs, tmp_path):
+def test_example_writes_a_scene(ms2hs, tmp_path):
     code, out, _ = ms2hs("example", tmp_path / "e.tif")
     assert (code, out.strip()) == (0, str(tmp_path / "e.tif"))
     assert ms2hs("example", tmp_path / "e.tif")[0] == 1
     assert ms2hs("example", tmp_path / "e.jp2")[0] == 1
 
 
-def test_a_box_may_be_words_or_commas():
+def test_bbox_is_accepted_with_commas_or_blanks():
     assert join_numbers(["--bbox", "-1.5", "47", "-1", "48", "x.tif"]) == ["--bbox=-1.5,47,-1,48", "x.tif"]
     assert join_numbers(["--bbox", "-1.5,47,-1,48", "-q"]) == ["--bbox=-1.5,47,-1,48", "-q"]
     assert join_numbers(["--bbox=1,2,3,4"]) == ["--bbox=1,2,3,4"]
@@ -166,7 +166,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__.strip("_"))
-def test_bad_input_gives_one_clear_message_and_no_file(case, ms2hs, scene_path, tmp_path, monkeypatch):
+def test_convert_answers_bad_input_with_one_message_and_no_file(case, ms2hs, scene_path, tmp_path, monkeypatch):
     inputs, results = tmp_path / "in", tmp_path / "out"
     inputs.mkdir()
     results.mkdir()
@@ -186,7 +186,7 @@ def test_bad_input_gives_one_clear_message_and_no_file(case, ms2hs, scene_path, 
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_directory_that_may_not_be_written_is_told(ms2hs, scene_path, tmp_path):
+def test_convert_names_a_read_only_directory(ms2hs, scene_path, tmp_path):
     locked = tmp_path / "locked"
     locked.mkdir()
     locked.chmod(stat.S_IRUSR | stat.S_IXUSR)
@@ -195,7 +195,7 @@ def test_a_directory_that_may_not_be_written_is_told(ms2hs, scene_path, tmp_path
     assert "locked" in err
 
 
-def test_too_little_space_is_told_before_anything_is_written(ms2hs, scene_path, tmp_path, monkeypatch):
+def test_convert_refuses_too_little_space_before_it_writes(ms2hs, scene_path, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1_000_000))
     code, _, err = ms2hs("convert", scene_path, "-o", tmp_path / "out.tif")
@@ -204,7 +204,7 @@ def test_too_little_space_is_told_before_anything_is_written(ms2hs, scene_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupt_leaves_nothing(ms2hs, scene_path, tmp_path, monkeypatch):
+def test_interrupt_leaves_no_file(ms2hs, scene_path, tmp_path, monkeypatch):
     def interrupted(*_args, **_kwargs):
         raise KeyboardInterrupt
 
@@ -228,13 +228,13 @@ def test_an_interrupt_leaves_nothing(ms2hs, scene_path, tmp_path, monkeypatch):
         ["--no-such-option"],
     ],
 )
-def test_a_wrong_option_is_a_usage_error(ms2hs, scene_path, words):
+def test_malformed_option_is_a_usage_error(ms2hs, scene_path, words):
     code, _, err = ms2hs("convert", scene_path, *words)
     assert code == 2
     assert "Traceback" not in err
 
 
-def test_a_scene_without_a_place_converts_with_a_note(ms2hs, scene_path, tmp_path):
+def test_scene_without_crs_converts_with_a_note(ms2hs, scene_path, tmp_path):
     with rasterio.open(scene_path) as scene:
         dn, names = scene.read(), scene.descriptions
     path = tmp_path / "nowhere.tif"
@@ -254,7 +254,7 @@ def _write_plain(path, dn, names):
         scene.descriptions = names
 
 
-def test_a_recipe_stands_for_options_and_the_command_line_wins(ms2hs, tmp_path):
+def test_recipe_gives_options_and_the_command_line_wins(ms2hs, tmp_path):
     recipe = tmp_path / "mine.toml"
     sizes = '["width=16", "heads=2", "depth=1"]'
     numbers = "simulated = 2\nsteps = 2\nbatch = 1\nwindow = 8\nseed = 5"
@@ -272,7 +272,7 @@ def test_a_recipe_stands_for_options_and_the_command_line_wins(ms2hs, tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"), [("nothing", "cannot be read"), ("colour = 1", "colour"), (None, "cannot be read")]
 )
-def test_a_bad_recipe_is_one_clear_message(text, said, ms2hs, tmp_path):
+def test_bad_recipe_is_one_message(text, said, ms2hs, tmp_path):
     recipe = tmp_path / "bad.toml"
     if text:
         recipe.write_text(text)
@@ -321,7 +321,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("command", REFUSED)
-def test_an_option_that_does_not_apply_is_refused(command, ms2hs, tmp_path, monkeypatch):
+def test_option_that_does_not_apply_is_refused(command, ms2hs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "DIR").mkdir()
     code, out, err = ms2hs(*command.split())
@@ -332,13 +332,13 @@ def test_an_option_that_does_not_apply_is_refused(command, ms2hs, tmp_path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["DIR"]
 
 
-def test_a_cube_is_scored_beside_its_truth_only(ms2hs):
+def test_evaluate_cube_needs_a_truth(ms2hs):
     code, _, err = ms2hs("evaluate", "--cube", "a.tif")
     assert code == 2
     assert "--truth" in err
 
 
-def test_notes_and_warnings_begin_with_their_kind(ms2hs, scene_path, tmp_path):
+def test_stderr_lines_begin_with_their_kind(ms2hs, scene_path, tmp_path):
     code, _, err = ms2hs("convert", scene_path, "-o", tmp_path / "a.tif", "--model", "linear")
     assert code == 0
     assert all(line.startswith(("note: ", "warning: ")) for line in err.splitlines()), err

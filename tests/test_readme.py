@@ -106,7 +106,7 @@ def asked(catalogue, monkeypatch):
     return catalogue
 
 
-def test_there_are_commands():
+def test_pages_show_every_command():
     assert len(COMMANDS) >= 14
     for command in ("convert", "info", "example", "pretrain", "prepare", "pairs", "finetune", "evaluate", "fetch"):
         assert any(line.startswith(f"ms2hs {command}") for line in COMMANDS), command
@@ -116,12 +116,12 @@ def test_there_are_commands():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", REAL)
-def test_readme_command_works_on_real_data(command, ms2hs, world, real_data, tmp_path, monkeypatch, request):
+def test_command_works_on_real_data(command, ms2hs, world, real_data, tmp_path, monkeypatch, request):
     assert_works(command, real_data, ms2hs, world, tmp_path, monkeypatch, request)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_works_as_written(command, ms2hs, world, tmp_path, monkeypatch, request):
+def test_command_works_as_written(command, ms2hs, world, tmp_path, monkeypatch, request):
     if command not in WITH_NETWORK:
         monkeypatch.setattr(weights, "BEST_FIRST", ("linear",))
     assert_works(command, world / "data", ms2hs, world, tmp_path, monkeypatch, request)
@@ -178,7 +178,7 @@ def _strip_names(source, path):
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
-def test_the_python_example_works(page, world, tmp_path, monkeypatch):
+def test_python_example_works(page, world, tmp_path, monkeypatch):
     shutil.copy(world / "scene.tif", tmp_path / "scene.tif")
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", PAGES[Path(page)], re.DOTALL)
