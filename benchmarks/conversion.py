@@ -33,9 +33,9 @@ SIZES = [(1000, 1000), (3660, 3660), (10980, 3660), (512, 10980)]
 CONVERT = """
 import json, sys, time
 from pathlib import Path
-from ms2hs.conversion import convert
-from ms2hs.planning import Choices
-choices = Choices(overwrite=True, model=sys.argv[3], device=sys.argv[4])
+from ms2hs.conversion.convert_scene import convert
+from ms2hs.conversion.planning import ConvertOptions
+choices = ConvertOptions(overwrite=True, model=sys.argv[3], device=sys.argv[4])
 made = convert(sys.argv[1], "enmap", Path(sys.argv[2]), choices)
 peak_kib = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]  # ru_maxrss counts the parent's too
 print(json.dumps({**made.seconds, "peak_bytes": int(peak_kib) * 1024, "processors": time.process_time()}))

@@ -210,9 +210,9 @@ FULL = """
 import resource, signal, sys
 import numpy as np
 from ms2hs.errors import OutputError
-from ms2hs.raster.cog import CogWriter
-from ms2hs.raster.scene import PixelGrid
-from ms2hs.spectra.grid import grid_of
+from ms2hs.raster.cog.writer import CogWriter
+from ms2hs.raster.pixel_grid import PixelGrid
+from ms2hs.spectra.spectral_grid import grid_of
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails, as on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))

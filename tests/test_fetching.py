@@ -300,8 +300,8 @@ def test_fifty_scenes_come_right_under_faults(server, tmp_path):
 RUN = """
 import json, sys
 from pathlib import Path
-from ms2hs.fetching import FetchChoices, fetch
-fetch(json.loads(Path(sys.argv[1]).read_text()), None, Path(sys.argv[2]), FetchChoices(float(sys.argv[3])))
+from ms2hs.fetching.fetcher import FetchOptions, fetch
+fetch(json.loads(Path(sys.argv[1]).read_text()), None, Path(sys.argv[2]), FetchOptions(float(sys.argv[3])))
 """
 
 
@@ -353,7 +353,7 @@ def test_of_many_that_start_at_once_one_gets_the_folder_and_none_is_left_out_for
 import sys, time
 from pathlib import Path
 from ms2hs.errors import OutputError
-from ms2hs.raster.output import alone
+from ms2hs.files import alone
 folder, got = Path(sys.argv[1]), 0
 until = time.monotonic() + 30
 while got < 5 and time.monotonic() < until:

@@ -77,7 +77,7 @@ def assert_same_run(one, other):
 def launch(folder, *launcher, **options):
     """The toy in a process of its own, and the leader of its group."""
     options = {"steps": 20, "batch": 8, "lr": 0.02, "warmup": 0.2, "precision": "float32", "device": "cpu"} | options
-    command = [sys.executable, "-W", "error", *launcher, str(HERE / "toy_lesson.py"), str(folder), json.dumps(options)]
+    command = [sys.executable, "-W", "error", *launcher, str(HERE / "toy_task.py"), str(folder), json.dumps(options)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -276,7 +276,7 @@ def test_an_interrupt_from_the_terminal_reaches_workers_too(tmp_path, unbroken):
 def test_processes_that_load_data_leave_signals_to_the_one_that_learns():
     loading = """
 import signal, time
-from ms2hs.learning import interruption
+from ms2hs.training.engine import signals
 signals.STEP_S = 1.0
 with signals.stop_requests() as asked:
     signals.leave_signals_to_parent(0)

@@ -497,7 +497,7 @@ def test_shards_train_where_rasterio_is_not(corpus, tmp_path):
     words = ["pretrain", *tiny("spatial-spectral"), "--data", tmp_path / "shards", *few(2)]
     words += ["-o", tmp_path / "w.safetensors"]
     block = "sys.modules.update(dict.fromkeys(['rasterio', 'h5py', 'xarray', 'prosail', 'matplotlib', 'skimage']))"
-    process = start("-c", f"import sys; {block}; from ms2hs.cli import main; main()", *words)
+    process = start("-c", f"import sys; {block}; from ms2hs.cli.app import main; main()", *words)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, f"{tmp_path / 'w.safetensors'}\n"), err
     assert load_weights(str(tmp_path / "w.safetensors")).card["trained_on"] == [f"place{i}" for i in range(4)]

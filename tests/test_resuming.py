@@ -193,7 +193,7 @@ def test_another_choice_begins_again(tall, tmp_path, monkeypatch):
         np.testing.assert_array_equal(cube.read(), expected)
 
 
-RUN = "import sys; from ms2hs.cli import main; sys.argv[0] = 'ms2hs'; main()"
+RUN = "import sys; from ms2hs.cli.app import main; sys.argv[0] = 'ms2hs'; main()"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")

@@ -480,9 +480,9 @@ def test_a_server_that_does_not_give_a_file_is_named(scene_address, server, ms2h
 SCRIPT = """
 import logging, sys
 logging.basicConfig(level=logging.DEBUG, filename="all.log")
-from ms2hs.cli import main
-from ms2hs.raster import web
-client.USUAL.patience = client.Patience(first_s=0.001)
+from ms2hs.cli.app import main
+from ms2hs.remote import client
+client.USUAL.patience = client.RetryPolicy(first_s=0.001)
 sys.argv = ["ms2hs", *sys.argv[1:]]
 main()
 """
