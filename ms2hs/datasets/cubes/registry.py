@@ -165,7 +165,7 @@ def _name_in_split(line: str) -> str:
 
 
 def check_scenes(cubes: Sequence[HasScene], wanted: Sequence[str], hint: str) -> None:
-    """UnknownName, with the known scenes, if a wanted scene is not among those of the cubes or pairs."""
+    """UnknownName, with the known scenes, if a wanted scene has no cube or pair."""
     known = sorted({cube.scene for cube in cubes})
     if absent := sorted(set(wanted) - set(known)):
         raise UnknownName.of("scene", absent[0], known[:MAX_LISTED_SCENES], hint)
