@@ -130,6 +130,19 @@ def test_place_comes_from_the_file_or_is_its_name(tmp_path):
     assert places == {"enmap": "berlin", "hymap": "berlin", "sjer": "sjer", "urban": "berlin", "usgs": "usgs"}
 
 
+def test_places_csv_gives_the_place_of_files_without_one(tmp_path):
+    (tmp_path / "spectra").mkdir()
+    table = {"wavelength_nm": np.arange(400.0, 900, 10), "reflectance": np.full((3, 50), 0.2)}
+    for name, more in (("a", {}), ("b", {}), ("c", {"place": "own"}), ("d", {})):
+        np.savez(tmp_path / "spectra" / f"{name}.npz", **table, **more)
+    (tmp_path / "places.csv").write_text("file,place\na.npz,berlin\nb.npz,berlin\nc.npz,berlin\n")
+    places = {spectra.name: spectra.place for spectra in read_spectra_folder(tmp_path)}
+    assert places == {"a": "berlin", "b": "berlin", "c": "own", "d": "d"}
+    (tmp_path / "places.csv").write_text("name,where\na.npz,berlin\n")
+    with pytest.raises(DataError, match="file,place are needed"):
+        list(read_spectra_folder(tmp_path))
+
+
 @pytest.mark.parametrize("place", [["a", "b"], "", []])
 def test_place_must_be_one_per_file(tmp_path, place):
     wavelength = np.arange(400.0, 500.0, 5.0)

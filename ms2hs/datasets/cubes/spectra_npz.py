@@ -2,9 +2,11 @@
 
 A cube holds `dn` (..., band), `scale`, `nodata`, `wavelength_nm`, `fwhm_nm` (NaN = unknown) and `good`; a library holds
 what `spectra.library` reads. Both may hold `place`, a text: files of one place lie on one side of any split, or a model
-would be scored on pixels beside those it was trained on. A file without it is a place of its own.
+would be scored on pixels beside those it was trained on. A file without it has the place that a table `places.csv`
+(file,place) in its folder or the folder above gives, else a place of its own.
 """
 
+import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,13 +73,28 @@ def read_spectra(path: Path) -> SpectraFile:
 
 
 def _place(path: Path, arrays: dict[str, NDArray[Any]]) -> str:
-    places = np.unique(arrays.get("place", path.stem)).astype(str).tolist()
+    listed = _listed_place(path) or path.stem
+    places = np.unique(arrays.get("place", listed)).astype(str).tolist()
     if len(places) != 1 or not places[0]:
         raise DataError(
             f"{path}: {len(places)} places ({', '.join(map(repr, places[:3]))}); a file needs one name, as splits keep "
             "files together. Write a file for each place."
         )
     return str(places[0])
+
+
+def _listed_place(path: Path) -> str | None:
+    """The place of a file in `places.csv` (file,place) of its folder or the folder above; None if not listed."""
+    for table in (path.parent / "places.csv", path.parent.parent / "places.csv"):
+        if table.is_file():
+            with table.open(encoding="utf-8", newline="") as file:
+                rows = csv.DictReader(file)
+                if rows.fieldnames != ["file", "place"]:
+                    raise DataError(f"{table}: columns {rows.fieldnames}; file,place are needed. Correct the header.")
+                listed = {row["file"]: row["place"] for row in rows}
+            if path.name in listed:
+                return listed[path.name]
+    return None
 
 
 def _read_library(path: Path, arrays: dict[str, NDArray[Any]]) -> SpectraFile:
