@@ -51,7 +51,7 @@ def make_learning(folder):
     prepare(folder / "cubes", folder / "shards", window=16)
     (folder / "data" / "spectra").mkdir(parents=True)
     shutil.copytree(folder / "cubes", folder / "data" / "hyperspectral")
-    shutil.copy(folder / "cubes" / f"{cube.scene}.npz", folder / "data" / "hyperspectral" / "jasper_ridge_aviris.npz")
+    shutil.copy(folder / "cubes" / f"{cube.scene}.npz", folder / "data" / "hyperspectral" / "jasper_ridge.npz")
     spectra = {"reflectance": cube.values.reshape(len(cube.values), -1).T, "wavelength_nm": cube.grid.wavelength_nm}
     np.savez(folder / "data" / "spectra" / "minerals.npz", **spectra)
     prior = load_weights("linear").prior
