@@ -22,7 +22,7 @@ from ms2hs.datasets.pairs.pair_sampling import windows_of
 from ms2hs.datasets.pairs.pair_types import SimulatedPair
 from ms2hs.inference.predictor import Predictor
 from ms2hs.models.denoising import denoise
-from ms2hs.models.prior import TYPICAL_INPUT_ERROR, Conditional
+from ms2hs.models.prior import TYPICAL_INPUT_ERROR, Posterior
 from ms2hs.models.weights import Weights, load_weights
 from ms2hs.spectra.metrics import coverage, rmse, sam
 from ms2hs.spectra.sensors import load_sensor
@@ -77,7 +77,7 @@ def pixels_of(data: Path, scene: str, weights: Weights, target: str) -> dict[str
     return {name: np.concatenate(parts, axis=1) for name, parts in found.items()}
 
 
-def scores(model: Conditional, pixels: dict[str, np.ndarray], kind: str, part: float) -> dict[str, float]:
+def scores(model: Posterior, pixels: dict[str, np.ndarray], kind: str, part: float) -> dict[str, float]:
     """RMSE, SAM and coverage of the linear model (`part` 0), or of the network beside it (1)."""
     known = np.isfinite(pixels["truth"]).all(axis=1)
     made = model.reconstruct(np.ascontiguousarray(pixels[kind])) + part * pixels[f"{kind} added"]
@@ -89,7 +89,7 @@ def scores(model: Conditional, pixels: dict[str, np.ndarray], kind: str, part: f
     }
 
 
-def with_references(model: Conditional, pixels: dict[str, np.ndarray], count: int, part: float) -> dict[str, float]:
+def with_references(model: Posterior, pixels: dict[str, np.ndarray], count: int, part: float) -> dict[str, float]:
     """The same after a few pixels corrected it; mean of some draws."""
     rng, found = np.random.default_rng(count), []
     everywhere = np.arange(pixels["truth"].shape[1])
@@ -124,7 +124,7 @@ def limits(data: Path, folds: Path, scene: str, target: str) -> dict[str, float]
     grids = load_sensor(SOURCE).grid, load_sensor(target).grid
     assert weights.network is not None  # noqa: S101  folds are networks
     share = response_matrix(grids[1], weights.prior.wavelength_nm) @ weights.network.share
-    weights.network.blend(None)
+    weights.network.set_share(None)
     pixels = pixels_of(data, scene, weights, target)
     known = np.isfinite(pixels["truth"]).all(axis=1)
     found = {}

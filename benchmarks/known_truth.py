@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ms2hs.arrays import FloatArray
 from ms2hs.datasets.cubes.spectra_npz import read_corpus, spectra_on
-from ms2hs.models.prior import TYPICAL_INPUT_ERROR, Conditional
+from ms2hs.models.prior import TYPICAL_INPUT_ERROR, Posterior
 from ms2hs.spectra.metrics import coverage, rmse, sam
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
@@ -77,7 +77,7 @@ def score(estimate: FloatArray, scene: TruthScene, pixels: slice | NDArray[np.ge
 
 
 def score_prior(
-    conditional: Conditional,
+    conditional: Posterior,
     scene: TruthScene,
     *,
     measured: NDArray[np.float32] | None = None,
@@ -101,7 +101,7 @@ def score_prior(
 
 
 def score_references(
-    conditional: Conditional, scene: TruthScene, count: int, draws: int, rng: np.random.Generator
+    conditional: Posterior, scene: TruthScene, count: int, draws: int, rng: np.random.Generator
 ) -> Score:
     """Mean scores of the prior corrected by `count` random pixels of the scene, which are not scored."""
     found = []
@@ -136,7 +136,7 @@ def halves(shape: tuple[int, ...]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]
     return upper.ravel(), ~upper.ravel()
 
 
-def score_site(scene: TruthScene, condition: Callable[[NDArray[np.bool_] | None], Conditional]) -> tuple[Score, Score]:
+def score_site(scene: TruthScene, condition: Callable[[NDArray[np.bool_] | None], Posterior]) -> tuple[Score, Score]:
     """Scores of each half of an image without, and with, the other half as a site: means over both halves.
 
     Parameters

@@ -15,7 +15,7 @@ from ms2hs.errors import DataError, UnknownName, WeightsError
 from ms2hs.inference.predictor import Predictor
 from ms2hs.models.harmonization import adjusted
 from ms2hs.models.mae import SpectralMAE
-from ms2hs.models.refitting import refit
+from ms2hs.models.prior import refit
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.spectra.metrics import coverage, rmse
 from ms2hs.training import finetuning
@@ -118,13 +118,13 @@ def test_intervals_hold_on_scenes_held_out(network, given, tmp_path):
     made = finetune(asked(network), tmp_path / "new.safetensors")
     weights = load_weights(str(made.output))
     assert weights.sigma_scale is not None
-    assert load_weights(str(network)).spread is None
+    assert load_weights(str(network)).calibrated_prior is None
     shares = []
     for pair in simulated_pairs(6, seed=21):
         measured, truth = pair.read(0, 0, *pair.shape)
         valid = np.ones(pair.shape, bool)
         estimate = Predictor(weights.network, pair.source, pair.target).reconstruct(measured, valid)
-        sigma = weights.spread.condition(pair.source, pair.target).sigma(measured)
+        sigma = weights.calibrated_prior.condition(pair.source, pair.target).sigma(measured)
         shares.append(coverage(estimate, sigma, truth))
     assert 0.8 < np.mean(shares) < 0.99
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms2hs.models.harmonization import FEWEST_PIXELS, adjusted, fit_adjustment
+from ms2hs.models.harmonization import MIN_PIXELS_FOR_LINE, adjusted, fit_adjustment
 
 
 def seen(pixels=2000, bands=3, seed=0):
@@ -45,7 +45,7 @@ def test_clouds_and_unknown_values_do_not_count():
 def test_pixels_that_are_alike_tell_an_offset_alone_and_few_tell_nothing():
     true = np.full((1, 500), 0.2, np.float32)
     assert fit_adjustment(true - 0.03, true, ("a",))["a"] == pytest.approx((1, 0.03), abs=1e-6)
-    assert fit_adjustment(true[:, : FEWEST_PIXELS - 1], true[:, : FEWEST_PIXELS - 1], ("a",)) == {}
+    assert fit_adjustment(true[:, : MIN_PIXELS_FOR_LINE - 1], true[:, : MIN_PIXELS_FOR_LINE - 1], ("a",)) == {}
 
 
 def test_each_weight_counts():

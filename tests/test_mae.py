@@ -9,7 +9,7 @@ import torch
 from ms2hs.errors import UnknownName
 from ms2hs.models.config import PRESETS, ModelConfig, preset
 from ms2hs.models.layers import BandView
-from ms2hs.models.mae import SpectralMAE, cut, paste
+from ms2hs.models.mae import SpectralMAE, patchify, unpatchify
 from ms2hs.models.masking import hide, visible_index
 from ms2hs.models.weights import load_weights
 from ms2hs.spectra.sensors import load_sensor, sensor_names
@@ -40,7 +40,7 @@ def visible_of(network, strategy, windows, bands, seed=0):
     c = network.config
     shape = (windows, (16 // c.patch) ** 2, -(-bands // c.group))
     hidden = hide(strategy, shape, 0.75, np.random.default_rng(seed))
-    return hidden, torch.from_numpy(visible_index(hidden, by_place=c.reach == "place"))
+    return hidden, torch.from_numpy(visible_index(hidden, per_patch=c.per_patch))
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -52,7 +52,7 @@ def test_training_starts_at_the_prior(name, target):
         grids = load_sensor(source).grid, load_sensor(target).grid
         x = window(len(grids[0]))
         with torch.no_grad():
-            made = network(x, network.lens(grids[0]), network.lens(grids[1])).numpy()
+            made = network(x, network.band_view(grids[0]), network.band_view(grids[1])).numpy()
         for values, found in zip(x.numpy(), made, strict=True):
             np.testing.assert_allclose(found, prior.condition(*grids).reconstruct(values), atol=2e-6)
 
@@ -63,7 +63,7 @@ def test_what_is_learnt_changes_what_the_prior_says(name):
     grids = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
     x = window(12)
     with torch.no_grad():
-        made = network(x, *map(network.lens, grids)).numpy()
+        made = network(x, *map(network.band_view, grids)).numpy()
     assert np.abs(made[0] - network.prior.condition(*grids).reconstruct(x[0].numpy())).max() > 1e-3
 
 
@@ -74,22 +74,22 @@ def test_a_share_of_what_is_added_to_the_prior_counts(name):
     expected = network.prior.condition(source, target).reconstruct(x.numpy()[0])
     added = []
     for share in (None, 1.0, 0.5, 0.0):
-        network.blend(None if share is None else np.full(len(network.prior.wavelength_nm), share))
+        network.set_share(None if share is None else np.full(len(network.prior.wavelength_nm), share))
         with torch.no_grad():
-            made = network(x, network.lens(source), network.lens(target))[0].numpy()
+            made = network(x, network.band_view(source), network.band_view(target))[0].numpy()
         added.append(made - expected)
     assert np.abs(added[0]).max() > 1e-3
     for found, part in zip(added[1:], (1, 0.5, 0), strict=True):
         np.testing.assert_allclose(found, part * added[0], atol=1e-5)
     with pytest.raises(ValueError, match="without a prior"):
-        small("general").blend(None)
+        small("general").set_share(None)
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_a_scene_twice_as_bright_is_twice_as_bright(name):
     # above the floor, and but for what the network makes of the brightness itself
     network = SpectralMAE(preset(name), load_weights("linear").prior)
-    source, target = network.lens(load_sensor("sentinel2a").grid), network.lens(load_sensor("enmap").grid)
+    source, target = network.band_view(load_sensor("sentinel2a").grid), network.band_view(load_sensor("enmap").grid)
     x = window(12)
     with torch.no_grad():
         torch.testing.assert_close(network(2 * x, source, target), 2 * network(x, source, target))
@@ -108,7 +108,7 @@ def test_a_scene_twice_as_bright_is_twice_as_bright(name):
 )
 def test_nothing_depends_on_hidden_values(name, strategy):
     network = small(name)
-    lens = network.lens(load_sensor("enmap").grid)
+    lens = network.band_view(load_sensor("enmap").grid)
     x = window(202)
     hidden, visible = visible_of(network, strategy, 2, 202)
     other = x.clone()
@@ -129,7 +129,7 @@ def test_nothing_depends_on_hidden_values(name, strategy):
 @pytest.mark.parametrize("name", PLAIN)
 def test_permuting_tokens_permutes_what_becomes_of_them(name):
     network = small(name)
-    lens = network.lens(load_sensor("enmap").grid)
+    lens = network.band_view(load_sensor("enmap").grid)
     _, visible = visible_of(network, "spectral", 2, 202)
     order = torch.randperm(visible.shape[2])
     x = window(202)
@@ -145,7 +145,7 @@ def test_permuting_tokens_permutes_what_becomes_of_them(name):
 @pytest.mark.parametrize("name", OURS)
 def test_the_order_of_measured_bands_is_nothing(name):
     network = small(name)
-    source, target = network.lens(load_sensor("sentinel2a").grid), network.lens(load_sensor("enmap").grid)
+    source, target = network.band_view(load_sensor("sentinel2a").grid), network.band_view(load_sensor("enmap").grid)
     order = np.random.default_rng(0).permutation(12)
     x = window(12)
     with torch.no_grad():
@@ -160,7 +160,7 @@ def test_the_same_weights_serve_any_number_of_bands(name, sensor):
     network = small(name)
     grid = load_sensor(sensor).grid
     grid = grid.select(np.argsort(grid.wavelength_nm))
-    lens = network.lens(grid)
+    lens = network.band_view(grid)
     x = window(len(grid), windows=1)
     with torch.no_grad():
         if network.config.rank:
@@ -177,9 +177,9 @@ def test_padding_never_counts(group):
     # 202 bands leave 2, 2 and 10 in the last group: its token is what its own bands alone make of it
     network = small("dlr-ibm-spectral", group=group, patch=4)
     grid = load_sensor("enmap").grid
-    lens = network.lens(grid)
+    lens = network.band_view(grid)
     x = window(202)
-    tokens = cut(x, 4, group)
+    tokens = patchify(x, 4, group)
     left = 202 % group
     assert tokens.shape[2] == -(-202 // group)
     assert (tokens[:, :, -1, left * 16 :] == 0).all()
@@ -197,15 +197,15 @@ def test_padding_never_counts(group):
 
 def test_cut_and_paste_undo_each_other():
     x = window(20)
-    torch.testing.assert_close(paste(cut(x, 4, 8), (4, 4), 4, 8)[:, :20], x)
-    token = cut(x, 4, 8)[1, 6, 1]  # second row of places, third column, second group
+    torch.testing.assert_close(unpatchify(patchify(x, 4, 8), (4, 4), 4, 8)[:, :20], x)
+    token = patchify(x, 4, 8)[1, 6, 1]  # second row of places, third column, second group
     torch.testing.assert_close(token, x[1, 8:16, 4:8, 8:12].flatten())
 
 
 @pytest.mark.parametrize("name", ["general", *OURS])
 def test_nothing_depends_on_invalid_pixels(name):
     network = small(name, patch=1) if name == "spectral" else small(name)
-    source, target = network.lens(load_sensor("sentinel2a").grid), network.lens(load_sensor("enmap").grid)
+    source, target = network.band_view(load_sensor("sentinel2a").grid), network.band_view(load_sensor("enmap").grid)
     x = window(12, windows=1)
     valid = torch.ones(1, 16, 16, dtype=torch.bool)
     valid[:, 3:5, 7] = False
@@ -218,7 +218,7 @@ def test_nothing_depends_on_invalid_pixels(name):
 
 def test_an_invalid_pixel_counts_as_the_mean_of_its_place():
     network = small("spatial-spectral")
-    source, target = network.lens(load_sensor("sentinel2a").grid), network.lens(load_sensor("enmap").grid)
+    source, target = network.band_view(load_sensor("sentinel2a").grid), network.band_view(load_sensor("enmap").grid)
     x = window(12, windows=1)
     valid = torch.ones(1, 16, 16, dtype=torch.bool)
     valid[:, 5, 6] = False
@@ -232,7 +232,7 @@ def test_an_invalid_pixel_counts_as_the_mean_of_its_place():
 
 def test_places_of_a_local_network_do_not_meet():
     network = small("spectral")
-    source, target = network.lens(load_sensor("sentinel2a").grid), network.lens(load_sensor("enmap").grid)
+    source, target = network.band_view(load_sensor("sentinel2a").grid), network.band_view(load_sensor("enmap").grid)
     x = window(12, windows=1)
     other = x.clone()
     other[:, :, 8:] = 0.7
@@ -245,7 +245,7 @@ def test_places_of_a_local_network_do_not_meet():
 @pytest.mark.parametrize("name", PLAIN)
 def test_windows_of_any_size_that_patches_divide(name):
     network = small(name)
-    lens = network.lens(load_sensor("enmap").grid)
+    lens = network.band_view(load_sensor("enmap").grid)
     x = torch.rand(1, 202, 8, 24)
     with torch.no_grad():
         assert network(x, lens).shape == x.shape
@@ -260,7 +260,8 @@ def test_learnt_positions_follow_wavelength_not_number():
 
 def test_a_header_makes_the_same_configuration():
     for config in PRESETS.values():
-        assert ModelConfig.of({k: list(v) if isinstance(v, tuple) else v for k, v in config.facts.items()}) == config
+        stored = {k: list(v) if isinstance(v, tuple) else v for k, v in config.to_dict().items()}
+        assert ModelConfig.from_dict(stored) == config
 
 
 @pytest.mark.parametrize(

@@ -47,13 +47,13 @@ def test_the_share_is_met_to_one_token(shape, seed):
 @given(st.sampled_from(sorted(STRATEGIES)), SHAPES, st.floats(0.1, 0.9))
 def test_the_index_names_the_seen(strategy, shape, share):
     hidden = hide(strategy, shape, share, np.random.default_rng(0))
-    index = visible_index(hidden, by_place=False)
+    index = visible_index(hidden, per_patch=False)
     assert index.shape[:2] == (shape[0], 1)
     found = np.ones_like(hidden).reshape(shape[0], -1)
     np.put_along_axis(found, index[:, 0], False, axis=1)
     np.testing.assert_array_equal(found.reshape(shape), hidden)
     if strategy in {"spectral", "place-spectral"}:
-        by_place = visible_index(hidden, by_place=True)
+        by_place = visible_index(hidden, per_patch=True)
         assert by_place.shape[1] == shape[1]
         np.testing.assert_array_equal(np.sort(by_place.reshape(shape[0], -1)), index[:, 0])
 
@@ -61,7 +61,7 @@ def test_the_index_names_the_seen(strategy, shape, share):
 def test_unequal_places_have_no_sequences_of_their_own():
     hidden = np.array([[[True, False, False], [True, True, False]]])
     with pytest.raises(ValueError, match="equally many"):
-        visible_index(hidden, by_place=True)
+        visible_index(hidden, per_patch=True)
 
 
 def test_bad_requests_are_refused():

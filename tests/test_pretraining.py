@@ -404,7 +404,7 @@ CASES = {
     "too large a share": (_set("hidden=0.5,1.5"), r"hidden is 0\.5,1\.5; LOW,HIGH between 0 and 1"),
     "word for a share": (_set("hidden=.5,most"), "hidden is 'most'; a number is needed"),
     "unknown masking": (_set("masking=some"), "masking is 'some'; one of spectral, "),
-    "nothing to see": (_set("masking=spatial"), "masking `spatial` leaves nothing to see"),
+    "nothing to see": (_set("masking=spatial"), "masking `spatial` leaves hidden patches without a token"),
     "rank": (_set("rank=1000"), "rank is 1000; the prior has 60 directions"),
     "window": (_words("--window", 12), "windows of 12 pixels; a multiple of the patch, 8, is needed"),
     "one token": (

@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from ms2hs.errors import UnknownName, WeightsError
+from ms2hs.errors import OutputError, UnknownName, WeightsError
 from ms2hs.models import weights
 from ms2hs.models.prior import SpectralPrior
 from ms2hs.models.weights import load_weights, save_weights, weights_names
@@ -109,7 +109,7 @@ def test_a_cut_file_is_refused(tmp_path):
 
 
 def test_no_weights_without_a_folder_to_write_to(tmp_path):
-    with pytest.raises(WeightsError, match="cannot be written"):
+    with pytest.raises(OutputError, match=r"a\.safetensors .*written"):
         save_weights(tmp_path / "missing" / "a.safetensors", make_prior(), {})
 
 
@@ -170,17 +170,17 @@ def test_what_pairs_taught_is_kept(tmp_path):
     save_weights(tmp_path / "n.safetensors", prior, {}, small_network(), sigma_scale=scale, adjustments=lines)
     loaded = load_weights(str(tmp_path / "n.safetensors"))
     assert loaded.adjustments == lines
-    np.testing.assert_array_equal(loaded.spread.sigma_scale, scale)
-    np.testing.assert_array_equal(loaded.spread.factors, prior.factors)
+    np.testing.assert_array_equal(loaded.calibrated_prior.sigma_scale, scale)
+    np.testing.assert_array_equal(loaded.calibrated_prior.factors, prior.factors)
     assert loaded.network.share is None
     network = small_network()
-    network.blend(scale - 1.0)
+    network.set_share(scale - 1.0)
     save_weights(tmp_path / "b.safetensors", prior, {}, network)
     np.testing.assert_allclose(load_weights(str(tmp_path / "b.safetensors")).network.share, scale - 1, atol=1e-6)
     save_weights(tmp_path / "l.safetensors", prior, {}, adjustments=lines)
     linear = load_weights(str(tmp_path / "l.safetensors"))
     assert linear.adjustments == lines
-    assert linear.spread is linear.prior
+    assert linear.calibrated_prior is linear.prior
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_nothing_in_a_file_is_unpickled(tmp_path):
 def test_the_default_is_a_network_that_knows_how_far_to_trust_itself(monkeypatch):
     default = load_weights("default")
     assert default.network is not None
-    assert default.spread is not None
+    assert default.calibrated_prior is not None
     share = default.network.share
     assert ((share >= 0) & (share <= 1)).all()
     assert 0.2 < share.mean() < 1

@@ -17,7 +17,7 @@ from ms2hs.conversion.site_adaptation import added_by, references_in_scene, shar
 from ms2hs.conversion.staging import Staging
 from ms2hs.conversion.statistics import Closure, Statistics
 from ms2hs.errors import SceneError
-from ms2hs.models.prior import Conditional
+from ms2hs.models.prior import Posterior
 from ms2hs.progress import Progress
 from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.dataset import bounded_cache
@@ -90,7 +90,7 @@ def run(planned: Plan, progress: Progress | None = None) -> ConversionResult:
 class _Models:
     """What converts one scene."""
 
-    linear: Conditional
+    linear: Posterior
     """The spectral prior with all that is known of the scene; where a network converts, of its uncertainty."""
     network: "Predictor | None"
     change: Float32Array | None
@@ -101,7 +101,7 @@ class _Models:
     def of(cls, planned: Plan, reader: SceneReader) -> "_Models":
         """Those of a plan."""
         choices, grids = planned.choices, (planned.scene.spectral, planned.spectral)
-        prior = planned.weights.spread or planned.weights.prior
+        prior = planned.weights.calibrated_prior or planned.weights.prior
         if choices.site:
             prior = sharpen_to_site(prior, choices.site, planned.scene.spectral)
         linear, notes = prior.condition(*grids, choices.input_error), []

@@ -10,7 +10,7 @@ from typing import Any
 from ms2hs._version import __version__
 from ms2hs.conversion.planning import Plan
 from ms2hs.files import write_whole
-from ms2hs.models.prior import Conditional
+from ms2hs.models.prior import Posterior
 from ms2hs.progress import Progress
 from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.pixel_grid import footprint, lonlat_bounds
@@ -158,12 +158,12 @@ def tags(planned: Plan) -> dict[str, str]:
     return {f"MS2HS_{name.upper()}": text for name, text in facts(planned).items()}
 
 
-def write_item(path: Path, planned: Plan, made: ConversionResult, model: Conditional) -> None:
+def write_item(path: Path, planned: Plan, made: ConversionResult, model: Posterior) -> None:
     """Write the STAC 1.1 item of a result."""
     write_whole(path, (json.dumps(_item(planned, made, model), indent=1) + "\n").encode())
 
 
-def _item(planned: Plan, made: ConversionResult, model: Conditional) -> dict[str, Any]:
+def _item(planned: Plan, made: ConversionResult, model: Posterior) -> dict[str, Any]:
     grid = planned.grid
     bbox = lonlat_bounds(grid)
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -193,7 +193,7 @@ def _item(planned: Plan, made: ConversionResult, model: Conditional) -> dict[str
     }
 
 
-def _assets(planned: Plan, made: ConversionResult, model: Conditional) -> dict[str, Any]:
+def _assets(planned: Plan, made: ConversionResult, model: Posterior) -> dict[str, Any]:
     bands = _bands(planned, model)
     assets: dict[str, Any] = {
         "data": _asset(made.output, COG_TYPE, "data") | {"bands": bands},
@@ -209,7 +209,7 @@ def _asset(path: Place, media_type: str, role: str) -> dict[str, Any]:
     return {"href": f"./{path.name}", "type": media_type, "roles": [role]}
 
 
-def _bands(planned: Plan, model: Conditional) -> list[dict[str, Any]]:
+def _bands(planned: Plan, model: Posterior) -> list[dict[str, Any]]:
     grid = planned.spectral
     support = band_support(planned.scene.spectral, grid)
     return [

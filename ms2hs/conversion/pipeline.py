@@ -16,7 +16,7 @@ from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.conversion.planning import Plan
 from ms2hs.conversion.statistics import COMPARED, Statistics
 from ms2hs.models.denoising import REACH, denoise
-from ms2hs.models.prior import Conditional
+from ms2hs.models.prior import Posterior
 from ms2hs.progress import Progress
 from ms2hs.raster.cog.encoding import quantise
 from ms2hs.raster.cog.overviews import BLOCK, Numbers
@@ -82,7 +82,7 @@ class PixelFlow:
     """Converts by the linear model: each block when it is due, by the thread that then compresses it."""
 
     planned: Plan
-    model: Conditional
+    model: Posterior
     source: Source
     census: Statistics
     seconds = 0.0
@@ -124,7 +124,7 @@ class PixelFlow:
         return lambda reflectance, _valid: model.sigma(reflectance)
 
     @cache  # noqa: B019  lives as long as the conversion
-    def _of(self, first: int, stop: int) -> Conditional:
+    def _of(self, first: int, stop: int) -> Posterior:
         return self.model.select(slice(first, stop))
 
     def _look(self, block: "_Pixels") -> None:
@@ -143,7 +143,7 @@ class WindowFlow:
     """Converts by a network, in rows of windows on its device; a GPU goes on while what these finish is written."""
 
     planned: Plan
-    model: Conditional
+    model: Posterior
     """Of the uncertainty."""
     source: Source
     census: Statistics

@@ -202,7 +202,7 @@ def plan(
 
 
 def _check_uncertainty(weights: Weights, choices: ConvertOptions) -> None:
-    if choices.uncertainty and weights.spread is None:
+    if choices.uncertainty and weights.calibrated_prior is None:
         raise WeightsError(
             f"--uncertainty: {weights.name} is a network whose uncertainty was never calibrated on scenes held out; "
             "calibrated weights have one. Calibrate them with `ms2hs finetune --train none`, or use --model linear."

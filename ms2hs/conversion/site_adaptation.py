@@ -8,7 +8,7 @@ import numpy as np
 
 from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.errors import DataError
-from ms2hs.models.prior import Conditional, SpectralPrior
+from ms2hs.models.prior import Posterior, SpectralPrior
 from ms2hs.raster.cube import open_cube
 from ms2hs.raster.pixel_grid import pixel_at
 from ms2hs.scenes.reader import SceneReader
@@ -92,7 +92,7 @@ def references_in_scene(path: Path, reader: SceneReader, target: SpectralGrid) -
     return References(measured[found], _on_target(library, target)[found], notes)
 
 
-def added_by(network: "Predictor", plain: Conditional, measured: Float32Array) -> Float32Array:
+def added_by(network: "Predictor", plain: Posterior, measured: Float32Array) -> Float32Array:
     """(reference, target band) what a network says beyond the linear model of pixels (reference, source band).
 
     Each pixel is shown alone, among its like: a network that looks further may say a little else in the scene.

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.conversion.metadata import Counts
-from ms2hs.models.prior import Conditional
+from ms2hs.models.prior import Posterior
 from ms2hs.spectra.indices import water_and_snow
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
@@ -48,7 +48,7 @@ class Statistics:
     """Counts, and sums of squared differences, over the rows that have passed."""
 
     source: SpectralGrid
-    model: Conditional
+    model: Posterior
     closure: Closure
     shape: tuple[int, int]
     """Rows and columns of all that will pass."""

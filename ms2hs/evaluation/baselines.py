@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.inference.blending import Blender
 from ms2hs.models.harmonization import adjusted
-from ms2hs.models.prior import TYPICAL_SCALE, Conditional, SpectralPrior
+from ms2hs.models.prior import TYPICAL_SCALE, Posterior, SpectralPrior
 from ms2hs.raster.tiling import Tiling
 from ms2hs.spectra.spectral_grid import SpectralGrid, line_weights, pasted_bands, response_matrix
 
@@ -102,7 +102,7 @@ def method_of(
 
         reconstruct = partial(_blended, Predictor(weights.network, *grids))
     trained = weights.card.get("scores", {}).get("train", {}).get("mse", float("nan"))
-    spread = None if weights.spread is None else weights.spread.condition(*grids).sigma
+    spread = None if weights.calibrated_prior is None else weights.calibrated_prior.condition(*grids).sigma
     return Method(
         name,
         "model",
@@ -128,7 +128,7 @@ def _interpolate(measured: Float32Array, _valid: BoolArray, source: SpectralGrid
 class TrainingSpectra:
     """The prior's sample of its training spectra, of scale 1, as both sensors see them."""
 
-    conditional: Conditional
+    conditional: Posterior
     measured: Float32Array
     """(spectrum, source band)."""
     made: Float32Array
@@ -136,7 +136,7 @@ class TrainingSpectra:
 
     @classmethod
     def of(
-        cls, prior: SpectralPrior, conditional: Conditional, source: SpectralGrid, target: SpectralGrid
+        cls, prior: SpectralPrior, conditional: Posterior, source: SpectralGrid, target: SpectralGrid
     ) -> "TrainingSpectra":
         """The sample through the responses of both."""
         spectra = prior.factors.astype(float) @ prior.sample.T.astype(float)
@@ -174,7 +174,7 @@ class PastedBands:
 
     pasted: NDArray[np.intp]
     """(target band,) position of the source band, -1 where none."""
-    rest: Conditional
+    rest: Posterior
     """From the pasted bands to all."""
 
     @classmethod

@@ -15,7 +15,7 @@ from ms2hs.evaluation.aggregation import Aggregator, Entrant, Made, View
 from ms2hs.evaluation.baselines import PRIOR, Method, line_up
 from ms2hs.evaluation.examples import ExampleSelector
 from ms2hs.evaluation.results import Evaluation
-from ms2hs.models.prior import Conditional
+from ms2hs.models.prior import Posterior
 from ms2hs.models.weights import Weights, load_weights, weights_names
 from ms2hs.raster.tiling import Tiling, Window
 from ms2hs.spectra.indices import cover
@@ -122,7 +122,7 @@ class _Run:
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     unlike: int = 0
-    _methods: dict[bytes, tuple[list[Method], Conditional]] = field(default_factory=dict)
+    _methods: dict[bytes, tuple[list[Method], Posterior]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, pairs: Sequence[Pair], weights: Sequence[Weights], settings: EvaluationSettings) -> "_Run":
@@ -190,7 +190,7 @@ class _Run:
         self.standings.add(view, made)
         self.showcase.add(view, made)
 
-    def _methods_for(self, pair: Pair) -> tuple[list[Method], Conditional]:
+    def _methods_for(self, pair: Pair) -> tuple[list[Method], Posterior]:
         """The methods as they are for exactly this source, lined up once."""
         key = _key(pair)
         if key not in self._methods:
@@ -238,7 +238,7 @@ def _key(pair: Pair) -> bytes:
     return f"{_sensor(pair)} ".encode() + pair.source.wavelength_nm.tobytes() + pair.source.fwhm_nm.tobytes()
 
 
-def _lined_up(weights: Sequence[Weights], pair: Pair, target: SpectralGrid) -> tuple[list[Method], Conditional]:
+def _lined_up(weights: Sequence[Weights], pair: Pair, target: SpectralGrid) -> tuple[list[Method], Posterior]:
     """All methods, and the prior that tells pixels unlike training; the first weights are the prior's."""
     prior, *models = weights
     methods = line_up(prior.prior, models, pair.source, target, _sensor(pair))

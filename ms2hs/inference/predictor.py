@@ -49,8 +49,8 @@ class Predictor:
         """Whether windows need no overlap, and may be of any size."""
         self.overlap = 0 if self.is_local else config.window // 4
         order = np.argsort(target.wavelength_nm, kind="stable")
-        self._target = network.lens(target).select(order)
-        self._source = network.lens(source)
+        self._target = network.band_view(target).select(order)
+        self._source = network.band_view(source)
         self._pasting = BandMapping.of(config, source, target.select(order))
         ascends = np.array_equal(order, np.arange(self.bands))
         self._place = None if ascends else torch.as_tensor(np.argsort(order), device=self.device)

@@ -9,7 +9,7 @@ from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.datasets.pairs.pair_sampling import by_scene, windows_of
 from ms2hs.datasets.pairs.pair_types import Pair
 from ms2hs.models.harmonization import adjusted
-from ms2hs.models.intervals import FEWEST_VALUES, bridge, most_scenes, sigma_needed
+from ms2hs.models.intervals import MIN_VALUES, bridge, quantile_over_scenes, sigma_needed
 from ms2hs.models.prior import SpectralPrior
 from ms2hs.models.weights import Weights
 from ms2hs.spectra.library import interpolate_known
@@ -49,7 +49,7 @@ def scale_of_scenes(needed: Sequence[FloatArray | None]) -> Float32Array | None:
     rows = np.array([row for row in needed if row is not None])
     if not len(rows):
         return None
-    scale = most_scenes(rows) if len(rows) >= FEWEST_VALUES else np.full(rows.shape[1], np.nan)
+    scale = quantile_over_scenes(rows) if len(rows) >= MIN_VALUES else np.full(rows.shape[1], np.nan)
     known = np.isfinite(rows).any(axis=0) & ~np.isfinite(scale)
     scale[known] = np.nanmax(rows[:, known], axis=0) if known.any() else scale[known]
     return np.maximum(bridge(scale, UNKNOWN_SCALE), 1e-3).astype(np.float32)

@@ -109,7 +109,7 @@ def try_scene(data: Path, scene: str, weights: Weights, seed: int) -> Trial | No
     source = load_sensor(SOURCE).grid
     target = grid_of(fine, np.full(len(fine), 2 * float(fine[1] - fine[0])))
     assert weights.network is not None  # noqa: S101  folds are networks
-    weights.network.blend(None)
+    weights.network.set_share(None)
     network = Predictor(weights.network, source, target)
     plain, told = (prior.condition(source, target, error) for error in (None, TYPICAL_INPUT_ERROR))
     raw = replace(prior, sigma_scale=np.ones_like(prior.sigma_scale)).condition(source, target)
@@ -245,7 +245,7 @@ def cross_fit(asked: Pretraining, folder: Path, tell: Progress | None = None) ->
     for scene, (share, scale) in found.others.items():
         weights = folds[scene]
         assert weights.network is not None  # noqa: S101  folds are networks
-        weights.network.blend(share.astype(float))
+        weights.network.set_share(share.astype(float))
         save_weights(weights.path, weights.prior, weights.card, weights.network, sigma_scale=scale)
     return found
 
@@ -270,7 +270,7 @@ def pretrain_cross_fitted(
     pretrain(asked, output, overwrite=overwrite, note=note)
     weights = load_weights(str(output))
     assert weights.network is not None  # noqa: S101  it was just trained
-    weights.network.blend(found.share.astype(float))
+    weights.network.set_share(found.share.astype(float))
     scores = dict(weights.card.get("scores", {})) | {f"without {scene}": own for scene, own in found.scores.items()}
     rounded = {name: {key: round(float(value), 6) for key, value in own.items()} for name, own in scores.items()}
     card = {

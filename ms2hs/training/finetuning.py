@@ -247,7 +247,7 @@ def _rehearsal(weights: Weights, asked: Finetuning, material: _Material) -> list
 def _calibrated(weights: Weights, held: Sequence[Pair], seed: int, tell: Callable[[str], None]) -> Weights:
     scale = fit_sigma_scale(weights, held, seed) if held else None
     if scale is None:
-        kept = "keeps its calibration" if weights.spread else "is not calibrated"
+        kept = "keeps its calibration" if weights.calibrated_prior else "is not calibrated"
         tell(
             f"no scene was held out: the uncertainty {kept}; three or more scenes, or a split `val`, are needed for it"
         )

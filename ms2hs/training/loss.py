@@ -77,7 +77,7 @@ class TrainingLoss:
     def _lens(self, model: nn.Module, grid: SpectralGrid) -> BandView:
         key = grid.wavelength_nm.tobytes(), grid.fwhm_nm.tobytes()
         if key not in self._lenses:
-            self._lenses[key] = _bare(model).lens(grid)
+            self._lenses[key] = _bare(model).band_view(grid)
         return self._lenses[key]
 
     def _hidden_pixels(self, batch: Mapping[str, Any], like: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from ms2hs.datasets.cubes.spectra_npz import view_matrix
 from ms2hs.datasets.cubes.window_sampling import FEWEST_BANDS, known_bands, read_windows
 from ms2hs.datasets.simulation.sensor_errors import SensorErrors
 from ms2hs.errors import DataError
-from ms2hs.models.config import SENSORS, ModelConfig
-from ms2hs.models.masking import draw_share, hide, visible_index
+from ms2hs.models.config import ModelConfig
+from ms2hs.models.masking import SENSORS, STRATEGIES, draw_share, hide, visible_index
 from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.spectra.spectral_grid import SpectralGrid, pasted_bands
 from ms2hs.training.draws import TRIES, Draw, choose, disturb_half, nothing_known
@@ -73,7 +73,7 @@ class MaskedTask(TrainingLoss):
     def _windows(self, draw: Draw) -> tuple[Float32Array, BoolArray, SpectralGrid]:
         """(window, band, row, col), (window, row, col) and the bands."""
         c = self.config
-        least = 2 if "spatial" in c.masking else 1  # places on a side: one to see and one to hide
+        least = 2 if any(name in STRATEGIES and STRATEGIES[name].hides_whole_patches for name in c.masking) else 1  # places on a side: one to see and one to hide
         for _ in range(TRIES):
             own, side = choose(list(self._grids.values()), draw)
             size = min(self.window or c.window, max(least, -(-side // c.patch)) * c.patch)
@@ -93,12 +93,12 @@ class MaskedTask(TrainingLoss):
         """Tokens of the target's own bands, some hidden."""
         c = self.config
         _, bands, rows, cols = truth.shape
-        by_place = c.reach == "place"
-        if by_place and strategy == "spatial-spectral":
-            strategy = "place-spectral"
+        if c.per_patch:
+            strategy = STRATEGIES[strategy].for_single_patches or strategy
         shape = (self.batch_windows, (rows // c.patch) * (cols // c.patch), -(-bands // c.group))
-        places = 1 if strategy in {"spectral", "place-spectral"} else shape[1]
-        groups = 1 if strategy == "spatial" else shape[2]
+        drawn_from = STRATEGIES[strategy].drawn_from
+        places = shape[1] if "patch" in drawn_from else 1
+        groups = shape[2] if "group" in drawn_from else 1
         if places * groups < 2:
             raise DataError(
                 f"windows of {rows}x{cols} pixels and {bands} bands: {shape[1]} places by {shape[2]} groups of bands; "
@@ -110,7 +110,7 @@ class MaskedTask(TrainingLoss):
             "source": None,
             "bands": None,
             "values": truth,
-            "visible": visible_index(hidden, by_place=by_place),
+            "visible": visible_index(hidden, per_patch=c.per_patch),
             "hidden": np.repeat(hidden, c.group, axis=2)[:, :, :bands].transpose(0, 2, 1),
         }
 

@@ -14,7 +14,7 @@ from ms2hs.errors import DataError, UnknownName, WeightsError
 from ms2hs.models.config import ModelConfig, preset
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior import SpectralPrior
-from ms2hs.models.vit_init import Taken, is_vit, take_vit
+from ms2hs.models.vit_init import VitReport, is_vit, load_vit
 from ms2hs.models.weights import LINEAR, load_weights, save_weights
 from ms2hs.progress import FitProgress
 from ms2hs.training.engine.checkpointing import CHECKPOINT
@@ -104,7 +104,7 @@ def pretrain(
     network, prior = _begun(config, prior, asked, tell)
     cubes = _cubes(asked, asked.window or config.window, prior, tell)
     lesson = MaskedTask(config, cubes, asked.fit.batch, asked.fit.steps, asked.fit.seed, asked.window)
-    identity = {"config": config.facts, "window": asked.window, "scenes": _digest(cubes), "init": str(asked.init)}
+    identity = {"config": config.to_dict(), "window": asked.window, "scenes": _digest(cubes), "init": str(asked.init)}
     identity["prior"] = basis.sha256
     folder = output.with_suffix(".run")
     if overwrite and not resume:
@@ -118,9 +118,9 @@ def pretrain(
 
 def _configured(asked: Pretraining, prior: SpectralPrior) -> ModelConfig:
     config = preset(asked.preset)
-    unknown = sorted(set(asked.changes) - set(config.facts))
+    unknown = sorted(set(asked.changes) - set(config.to_dict()))
     if unknown:
-        raise UnknownName.of("setting", unknown[0], sorted(config.facts), "Write for example --set depth=2.")
+        raise UnknownName.of("setting", unknown[0], sorted(config.to_dict()), "Write for example --set depth=2.")
     try:
         changes = {name: _as(name, getattr(config, name), value) for name, value in asked.changes.items()}
         config = replace(config, **changes)
@@ -194,7 +194,7 @@ def _begun(
     if asked.init is None:
         return network, prior
     if is_vit(asked.init):
-        tell(_told(take_vit(network, asked.init), asked.init))
+        tell(_told(load_vit(network, asked.init), asked.init))
         return network, prior
     weights = load_weights(str(asked.init))
     if weights.network is None:
@@ -202,7 +202,7 @@ def _begun(
             f"{asked.init}: a linear model; weights of a masked autoencoder, or a ViT in timm's naming, are needed to "
             "begin with. Give others with --init."
         )
-    found, wanted = weights.network.config.facts, config.facts
+    found, wanted = weights.network.config.to_dict(), config.to_dict()
     other = [name for name in wanted if name not in HOW_IT_LEARNS and found[name] != wanted[name]]
     if other:
         said = ", ".join(f"{name} {found[name]!r} instead of {wanted[name]!r}" for name in other[:4])
@@ -217,10 +217,10 @@ def _begun(
     return network, weights.prior
 
 
-def _told(taken: Taken, path: Path) -> str:
-    left = "; ".join(f"{name}: {reason}" for name, reason in taken.left.items())
+def _told(taken: VitReport, path: Path) -> str:
+    left = "; ".join(f"{name}: {reason}" for name, reason in taken.unused.items())
     new = f"; new in the encoder: {', '.join(taken.new)}" if taken.new else ""
-    return f"{len(taken.taken)} arrays of {path.name} taken; left: {left or 'none'}{new}"
+    return f"{len(taken.copied)} arrays of {path.name} taken; left: {left or 'none'}{new}"
 
 
 def _digest(cubes: Sequence[Cube]) -> list[Any]:

@@ -11,9 +11,9 @@ from ms2hs.datasets.cubes.spectra_npz import Corpus, read_corpora, spectra_on
 from ms2hs.datasets.simulation.materials import LEFT_OUT, balance, canopies_over
 from ms2hs.datasets.simulation.spectra_mixing import mix
 from ms2hs.errors import DataError, UnknownName
-from ms2hs.models.intervals import bridge, most_scenes, sigma_needed
+from ms2hs.models.intervals import bridge, quantile_over_scenes, sigma_needed
 from ms2hs.models.moments import Moments, expect, moments_of, pool, scale_of, start
-from ms2hs.models.prior import Conditional, SpectralPrior, brightness_of, factorise
+from ms2hs.models.prior import Posterior, SpectralPrior, brightness_of, factorise
 from ms2hs.models.weights import save_weights
 from ms2hs.spectra.library import interpolate_known
 from ms2hs.spectra.sensors import RANGE_NM, load_sensor
@@ -244,7 +244,7 @@ def calibrate(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[st
     if not widths:  # of libraries alone: nothing tells how much a scene differs
         return replace(prior, sample=sample)
     shape = (len(widths), 2, len(target))
-    scale, mended = (most_scenes(part) for part in np.moveaxis(np.array(widths).reshape(shape), 1, 0))
+    scale, mended = (quantile_over_scenes(part) for part in np.moveaxis(np.array(widths).reshape(shape), 1, 0))
     shift = 1 - np.square(mended / scale)
     return replace(
         prior,
@@ -254,7 +254,7 @@ def calibrate(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[st
     )
 
 
-def _sigma_needed(scene: SceneEvidence, conditional: Conditional, pixels: slice) -> FloatArray:
+def _sigma_needed(scene: SceneEvidence, conditional: Posterior, pixels: slice) -> FloatArray:
     measured = np.ascontiguousarray(scene.measured[pixels].T)
     error = scene.truth[pixels] - conditional.reconstruct(measured).T
     return sigma_needed(error, conditional.scale(measured))

@@ -10,7 +10,7 @@ from ms2hs.datasets.cubes.spectra_npz import reach, view_matrix
 from ms2hs.datasets.pairs.pair_sampling import Sample
 from ms2hs.datasets.pairs.pair_types import seen_through
 from ms2hs.models.harmonization import Adjustment, adjusted, fit_adjustment
-from ms2hs.models.refitting import refit
+from ms2hs.models.prior import refit
 from ms2hs.models.weights import Weights
 from ms2hs.spectra.library import interpolate_known
 
