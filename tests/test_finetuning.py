@@ -21,7 +21,7 @@ from ms2hs.spectra.metrics import coverage, rmse
 from ms2hs.training import finetuning
 from ms2hs.training.conformal import fit_sigma_scale
 from ms2hs.training.engine.loop import FitSettings
-from ms2hs.training.finetuning import Finetuning, finetune
+from ms2hs.training.finetuning import FinetuneOptions, finetune
 from ms2hs.training.product_bias import adjustments_of, noise_of
 
 GAIN, OFFSET = 1.05, 0.01
@@ -47,13 +47,13 @@ def given(monkeypatch):
     """Pairs in memory instead of a folder: given(learnt, held)."""
 
     def give(learnt, held=()):
-        monkeypatch.setattr(finetuning, "_given", lambda _asked, _tell: (list(learnt), list(held)))
+        monkeypatch.setattr(finetuning, "_read_pairs", lambda _options, _note: (list(learnt), list(held)))
 
     return give
 
 
 def asked(init, **others):
-    return Finetuning(init=str(init), pairs=Path("pairs"), fit=FEW, **others)
+    return FinetuneOptions(init=str(init), pairs=Path("pairs"), fit=FEW, **others)
 
 
 def error_of(path, pairs):
@@ -110,7 +110,7 @@ def test_the_parts_that_are_named_learn_and_no_others(train, learning, network, 
         assert not parts & {"embed", "encoder", "norm", "spectral"}
     else:
         assert {"embed", "encoder", "head"} <= parts
-    assert (made.fitted is None) == (train == "none")
+    assert (made.fit is None) == (train == "none")
 
 
 def test_intervals_hold_on_scenes_held_out(network, given, tmp_path):
@@ -233,7 +233,7 @@ def test_what_cannot_be_learnt_from_is_said(network, given, tmp_path):
     with pytest.raises(UnknownName, match="part to train"):
         asked(network, train="encoder")
     with pytest.raises(ValueError, match="either"):
-        Finetuning()
+        FinetuneOptions()
     with pytest.raises(WeightsError):
         finetune(asked(tmp_path / "none.safetensors"), output)
     assert not output.exists()
@@ -241,7 +241,8 @@ def test_what_cannot_be_learnt_from_is_said(network, given, tmp_path):
 
 def test_a_corpus_is_split_by_scene(tmp_path, make_corpus):
     made = finetune(
-        Finetuning(corpus=make_corpus, target="enmap", leave_out=("scene_0",), fit=FEW), tmp_path / "new.safetensors"
+        FinetuneOptions(corpus=make_corpus, target="enmap", leave_out=("scene_0",), fit=FEW),
+        tmp_path / "new.safetensors",
     )
     card = load_weights(str(made.output)).card
     assert len(made.calibrated_on) == 1

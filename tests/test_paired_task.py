@@ -14,7 +14,7 @@ from ms2hs.inference.predictor import Predictor
 from ms2hs.training.paired_task import PairedTask
 
 CPU = torch.device("cpu")
-PLAIN = {"artefacts": SensorErrors.none()}
+PLAIN = {"sensor_errors": SensorErrors.none()}
 NAMES = ["dlr-ibm-spectral", "dlr-ibm-spatial-spectral", "s2mae", "spectral", "spatial-spectral"]
 
 
@@ -22,10 +22,10 @@ NAMES = ["dlr-ibm-spectral", "dlr-ibm-spatial-spectral", "s2mae", "spectral", "s
 def test_a_step_shows_what_the_network_will_see_in_use(name):
     config = config_of(name)
     pairs = simulated_pairs(3)
-    lesson, network = PairedTask(config, pairs, 2, **PLAIN), network_of(config).eval()
-    batch = lesson.batch(0)
+    task, network = PairedTask(config, pairs, 2, **PLAIN), network_of(config).eval()
+    batch = task.batch(0)
     with torch.no_grad():
-        taught = lesson.reconstruct(network, batch, CPU).numpy()
+        taught = task.reconstruct(network, batch, CPU).numpy()
     assert taught.shape == batch["truth"].shape
     # the same windows through what a conversion uses
     source, target = pairs[0].source, batch["target"]
@@ -35,11 +35,11 @@ def test_a_step_shows_what_the_network_will_see_in_use(name):
 
 
 def test_a_batch_follows_from_its_step_and_is_shared_out():
-    lesson = PairedTask(config_of("spectral"), simulated_pairs(), 6, rehearsal=simulated_pairs(2, seed=5))
-    again = pickle.loads(pickle.dumps(lesson))  # noqa: S301  our own
+    task = PairedTask(config_of("spectral"), simulated_pairs(), 6, rehearsal=simulated_pairs(2, seed=5))
+    again = pickle.loads(pickle.dumps(task))  # noqa: S301  our own
     for step in range(6):
-        whole, twin = lesson.batch(step), again.batch(step)
-        parts = [lesson.batch(step, rank, 2) for rank in (0, 1)]
+        whole, twin = task.batch(step), again.batch(step)
+        parts = [task.batch(step, rank, 2) for rank in (0, 1)]
         assert {part["strategy"] for part in parts} == {whole["strategy"]}
         for key in ("values", "truth", "valid"):
             np.testing.assert_array_equal(whole[key], twin[key])
@@ -49,10 +49,10 @@ def test_a_batch_follows_from_its_step_and_is_shared_out():
 
 
 def test_some_steps_rehearse():
-    lesson = PairedTask(
+    task = PairedTask(
         config_of("spectral"), product_pairs(), 2, rehearsal=simulated_pairs(2, seed=5), rehearsal_share=0.3
     )
-    shown = [lesson.batch(step)["strategy"] for step in range(200)]
+    shown = [task.batch(step)["strategy"] for step in range(200)]
     assert 0.2 < shown.count("rehearsal") / len(shown) < 0.4
 
 
@@ -80,8 +80,8 @@ def test_what_either_sensor_does_not_know_is_not_learnt_from():
 
 def test_pairs_of_several_sensors_are_shown_in_turn():
     mixed = simulated_pairs(2) + simulated_pairs(2, sensor="hls_s30", target="emit")
-    lesson = PairedTask(config_of("spectral"), mixed, 2)
-    assert {(batch["values"].shape[1]) for batch in map(lesson.batch, range(12))} == {12, 11}
+    task = PairedTask(config_of("spectral"), mixed, 2)
+    assert {(batch["values"].shape[1]) for batch in map(task.batch, range(12))} == {12, 11}
 
 
 def test_nothing_known_is_said():

@@ -11,7 +11,7 @@ from test_masked_task import NAMES, config_of, network_of
 from ms2hs.errors import OutputError
 from ms2hs.training import plots
 from ms2hs.training.masked_task import MaskedTask
-from ms2hs.training.plots import HIDDEN, UNKNOWN, draw_task
+from ms2hs.training.plots import HIDDEN, UNKNOWN, plot_batch
 
 
 def batch_of(name, step=0, cubes=None, **changes):
@@ -36,7 +36,7 @@ def drawn(monkeypatch, tmp_path):
     monkeypatch.setattr(plots, "Figure", Kept)
 
     def draw(batch, made=None):
-        draw_task(batch, batch["truth"] if made is None else made, tmp_path / "picture.png")
+        plot_batch(batch, batch["truth"] if made is None else made, tmp_path / "picture.png")
         return tmp_path / "picture.png", figures[-1]
 
     return draw
@@ -45,13 +45,13 @@ def drawn(monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_lesson_draws_a_whole_picture(name, tmp_path):
     config = config_of(name)
-    lesson = MaskedTask(config, smooth_cubes(3), 3, 10)
-    lesson.picture(network_of(config), tmp_path / "step.png")
+    task = MaskedTask(config, smooth_cubes(3), 3, 10)
+    task.save_picture(network_of(config), tmp_path / "step.png")
     assert [path.name for path in tmp_path.iterdir()] == ["step.png"]
     picture = imread(tmp_path / "step.png")
     assert min(picture.shape[:2]) >= 600
     assert 0.02 < (picture[:, :, :3].min(axis=2) < 0.9).mean() < 0.9
-    lesson.picture(network_of(config), tmp_path / "again.png")
+    task.save_picture(network_of(config), tmp_path / "again.png")
     np.testing.assert_array_equal(imread(tmp_path / "again.png"), picture)
 
 
@@ -134,7 +134,7 @@ def test_a_picture_that_cannot_be_written_leaves_none(tmp_path, monkeypatch):
     monkeypatch.setattr(plots.FigureCanvasAgg, "print_png", fail)
     batch = batch_of("dlr-ibm-spectral")
     with pytest.raises(OutputError, match=r"picture\.png could not be written \(no space\)"):
-        draw_task(batch, batch["truth"], tmp_path / "picture.png")
+        plot_batch(batch, batch["truth"], tmp_path / "picture.png")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -25,7 +25,7 @@ from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.training import pretraining
 from ms2hs.training.engine.loop import FitSettings, fit
-from ms2hs.training.pretraining import Pretraining, pretrain
+from ms2hs.training.pretraining import PretrainOptions, pretrain
 
 # Two places on a side at least, so that some can be hidden.
 WINDOWS = {"general": 32, "spectral": 8}
@@ -68,7 +68,7 @@ def trained(tmp_path_factory, corpus):
     """Small weights of `dlr-ibm-spectral`, made once, with their checkpoint beside them."""
     output = tmp_path_factory.mktemp("trained") / "w.safetensors"
     changes = {**SIZES, "window": 16}
-    pretrain(Pretraining("dlr-ibm-spectral", (corpus,), changes=changes, fit=settings_of()), output)
+    pretrain(PretrainOptions("dlr-ibm-spectral", (corpus,), changes=changes, fit=settings_of()), output)
     return output
 
 
@@ -109,7 +109,7 @@ def test_every_preset_trains_on_simulated_scenes(name, ms2hs, tmp_path):
     output = tmp_path / "out.safetensors"
     code, _, err = ms2hs("pretrain", *tiny(name), "--simulated", 3, *few(2), "-o", output)
     assert code == 0, err
-    assert "real ones teach more: HySpecNet-11k" in err
+    assert "real scenes give better weights: HySpecNet-11k" in err
     assert load_weights(str(output)).card["trained_on"] == ["3 simulated scenes"]
 
 
@@ -150,7 +150,7 @@ def test_s2mae_goes_on_with_other_bands_and_sizes(ms2hs, corpus, s2_tif, tmp_pat
 
 def test_the_prior_of_weights_goes_on_with_them(ms2hs, corpus, tmp_path):
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
-    network = SpectralMAE(pretraining._configured(Pretraining("spectral", changes=SIZES), load_weights().prior),
+    network = SpectralMAE(pretraining._config(PretrainOptions("spectral", changes=SIZES), load_weights().prior),
                           load_weights().prior)  # fmt: skip
     shifted = load_weights().prior.__class__(**(vars(load_weights().prior) | {"floor": 0.3}))
     save_weights(first, shifted, {}, network)
@@ -169,7 +169,7 @@ def test_weights_go_on_learning_otherwise(ms2hs, corpus, trained, tmp_path):
         "pretrain", *words, "--data", corpus, "--init", trained, *few(), "-o", tmp_path / "out.safetensors"
     )
     assert code == 0, err
-    assert "note: w.safetensors has no embed_band.weight, embed_band.bias: begun anew" in err
+    assert "note: w.safetensors has no embed_band.weight, embed_band.bias: initialised at random" in err
     config = load_weights(str(tmp_path / "out.safetensors")).network.config
     assert (config.masking, config.hidden) == (("spectral", "sensors"), (0.5, 0.9))
 
@@ -181,7 +181,7 @@ def test_general_begins_with_a_vit_and_tells_of_every_array(ms2hs, corpus, s2_ti
     output = tmp_path / "out.safetensors"
     code, _, err = ms2hs("pretrain", *words, "--lr", "1e-30", "-o", output)
     assert code == 0, err
-    (told,) = re.findall(r"note: (\d+) arrays of vit\.safetensors taken; left: (.*)", err)
+    (told,) = re.findall(r"note: (\d+) arrays of vit\.safetensors copied; unused: (.*)", err)
     left = [part.partition(":")[0] for part in told[1].split("; ")]
     assert sorted(left) == ["cls_token", "head.bias", "head.weight", "pos_embed"]
     assert int(told[0]) + len(left) == len(arrays)
@@ -195,9 +195,9 @@ def test_general_begins_with_a_vit_and_tells_of_every_array(ms2hs, corpus, s2_ti
 def test_scenes_that_are_left_out_are_not_seen(ms2hs, corpus, tmp_path, monkeypatch):
     shown = []
 
-    def spy(network, lesson, *words, **options):
-        shown.extend(lesson.cubes)
-        return fit(network, lesson, *words, **options)
+    def spy(network, task, *words, **options):
+        shown.extend(task.cubes)
+        return fit(network, task, *words, **options)
 
     monkeypatch.setattr(pretraining, "fit", spy)
     output = tmp_path / "out.safetensors"
@@ -408,17 +408,18 @@ CASES = {
     "rank": (_set("rank=1000"), "rank is 1000; the prior has 60 directions"),
     "window": (_words("--window", 12), "windows of 12 pixels; a multiple of the patch, 8, is needed"),
     "one token": (
-        _words("--preset", "general", "--set", "patch=8", "--window", 8), "1 places by 40 groups of bands; masking"
+        _words("--preset", "general", "--set", "patch=8", "--window", 8), "1 patches by 40 groups of bands; masking"
     ),
     "another configuration": (
         lambda _folder, trained: ["--init", trained, "--set", "width=32", "--set", "group=4"],
-        "another configuration than preset dlr-ibm-spectral: group 8 instead of 4, width 16 instead of 32; only how",
+        "another configuration than preset dlr-ibm-spectral: group 8 instead of 4, width 16 instead of 32; only "
+        "training settings",
     ),
     "linear weights": (_init_linear, r"linear\.safetensors: a linear model; "),
     "broken weights": (_init_broken, r"broken\.safetensors: not a readable safetensors file"),
     "no weights": (_init_nowhere, r"nowhere\.safetensors: no such weights file"),
     "another ViT": (_init_vit, "a ViT of width 48 with 3 blocks; width 16 with 1 is needed"),
-    "nothing to resume": (_words("--resume"), "no checkpoint there"),
+    "nothing to resume": (_words("--resume"), "no such checkpoint"),
     "precision": (_words("--precision", "half"), "unknown precision 'half'; known: auto, "),
     "device": (_words("--device", "warp"), "unknown device 'warp'; known: auto, cpu"),
 }  # fmt: skip
@@ -465,7 +466,7 @@ def test_help_names_every_preset(ms2hs):
 def test_only_the_first_process_tells(tmp_path, monkeypatch):
     told = []
     monkeypatch.setenv("RANK", "1")
-    asked = Pretraining("spectral", changes=SIZES, simulated=2, fit=settings_of(steps=1))
+    asked = PretrainOptions("spectral", changes=SIZES, simulated=2, fit=settings_of(steps=1))
     made = pretrain(asked, tmp_path / "w.safetensors", note=told.append)
     assert told == []
     assert len(made.notes) == 1

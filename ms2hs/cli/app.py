@@ -436,7 +436,7 @@ def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         compiled=compiled,
         device=device,
     )
-    asked = pretraining.Pretraining(
+    asked = pretraining.PretrainOptions(
         preset=preset,
         data=tuple(data or ()),
         split=split,
@@ -452,15 +452,15 @@ def pretrain(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         from ms2hs.progress import progress_bar
         from ms2hs.training.cross_fitting import pretrain_cross_fitted
 
-        with progress_bar(shown=not quiet, unit="scenes") as told:
-            pretrain_cross_fitted(asked, output, overwrite=overwrite, tell=told, note=None if quiet else _note)
+        with progress_bar(shown=not quiet, unit="scenes") as progress:
+            pretrain_cross_fitted(asked, output, overwrite=overwrite, progress=progress, note=None if quiet else _note)
         typer.echo(output)
         return
     with fit_bar(shown=not quiet) as progress:
         made = pretraining.pretrain(
             asked, output, resume=resume, overwrite=overwrite, progress=progress, note=None if quiet else _note
         )
-    if made.fitted.first:
+    if made.fit.first:
         if not quiet:
             typer.echo(f"sha256 {made.sha256}", err=True)
         typer.echo(made.output)
@@ -538,7 +538,7 @@ def finetune(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         precision=precision,
         device=device,
     )
-    asked = finetuning.Finetuning(
+    asked = finetuning.FinetuneOptions(
         init=init,
         pairs=pairs,
         corpus=corpus,

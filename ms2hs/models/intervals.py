@@ -15,6 +15,8 @@ from ms2hs.spectra.metrics import NORMAL_90
 
 # Known values that a statistic of a wavelength needs.
 MIN_VALUES = 3
+# Factor on sigma for wavelengths that no scene calibrates, relative to the nearest calibrated wavelength.
+UNKNOWN_SCALE = 1.5
 
 
 def sigma_needed(error: FloatArray, scale: FloatArray) -> FloatArray:

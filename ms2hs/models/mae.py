@@ -227,8 +227,8 @@ class SpectralMAE(nn.Module):
         x = torch.cat([x[:, :, :1], x[:, :, 1:] + spectral], dim=2) if c.context else x + spectral
         size = bands if c.rank else c.group  # with a prior one query stands for the whole spectrum
         wanted = self.query + self.decoder_spectral(*target.groups(size))  # (group, width)
-        # Queries start from the mean of their patch's visible tokens. Otherwise all patches have the same
-        # queries until attention has learnt where to look, and networks stay at the mean spectrum for hundreds of steps.
+        # Queries start from the mean of their patch's visible tokens. Otherwise all patches have the same queries until
+        # attention has learnt where to look, and networks stay at the mean spectrum for hundreds of steps.
         if encoded.patches is None:
             queries = wanted + x.mean(dim=2, keepdim=True)  # (window, patch, group, width)
         else:
