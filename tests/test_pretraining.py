@@ -261,7 +261,7 @@ def test_interrupted_and_resumed_gives_the_same_bytes(name, ms2hs, corpus, tmp_p
         interrupt_after(patched, 5)
         code, out, err = ms2hs(*words, parts)
     assert (code, out) == (130, "")
-    assert re.fullmatch(r"ms2hs: interrupted after step 6 of 12; the checkpoint \S+ .* --resume to go on\.\n", err)
+    assert re.fullmatch(r"ms2hs: interrupted after step 6 of 12; the checkpoint \S+ .* --resume to continue\.\n", err)
     assert not parts.exists()
     code, _, err = ms2hs(*words, parts, "--resume")
     assert code == 0, err
@@ -279,7 +279,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(corpus, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, ""), err
-    assert re.fullmatch(r"ms2hs: interrupted after step \d+ of 100000; the checkpoint .* --resume to go on\.\n", err)
+    assert re.fullmatch(r"ms2hs: interrupted after step \d+ of 100000; the checkpoint .* --resume to continue\.\n", err)
     assert not (tmp_path / "w.safetensors").exists()
 
 
@@ -292,11 +292,11 @@ def start(*words):
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        (["--steps", 4], r"fit\.steps is 3 there, 4 here"),
-        (["--lr", 0.5], r"fit\.lr is 0\.001 there, 0\.5 here"),
-        (["--set", "decoder_depth=2"], r"config\.decoder_depth is 1 there, 2 here"),
-        (["--window", 8], "window is None there, 8 here"),
-        (["--leave-out", "place1"], r"scenes is \[4, 'place0', .* there, \[3, 'place0', "),
+        (["--steps", 4], r"fit\.steps is 3 in the checkpoint, 4 now"),
+        (["--lr", 0.5], r"fit\.lr is 0\.001 in the checkpoint, 0\.5 now"),
+        (["--set", "decoder_depth=2"], r"config\.decoder_depth is 1 in the checkpoint, 2 now"),
+        (["--window", 8], "window is None in the checkpoint, 8 now"),
+        (["--leave-out", "place1"], r"scenes is \[4, 'place0', .* in the checkpoint, \[3, 'place0', "),
     ],
 )
 def test_a_run_goes_on_only_as_it_began(changed, told, ms2hs, corpus, trained):
@@ -412,8 +412,10 @@ CASES = {
     ),
     "another configuration": (
         lambda _folder, trained: ["--init", trained, "--set", "width=32", "--set", "group=4"],
-        "another configuration than preset dlr-ibm-spectral: group 8 instead of 4, width 16 instead of 32; only "
-        "training settings",
+        (
+            "another configuration than preset dlr-ibm-spectral: group 8 instead of 4, width 16 instead of 32; only "
+            "training settings"
+        ),
     ),
     "linear weights": (_init_linear, r"linear\.safetensors: a linear model; "),
     "broken weights": (_init_broken, r"broken\.safetensors: not a readable safetensors file"),
