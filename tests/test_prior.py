@@ -315,13 +315,14 @@ def test_estimated_on_real_spectra_it_beats_interpolation_on_a_scene_left_out(tm
     from known_truth import read_scene, score, score_prior
 
     from ms2hs.evaluation.baselines import interpolated
-    from ms2hs.training.prior_fit import PriorSettings, estimate_prior
+    from ms2hs.training.prior_fit import PriorSettings, calibrate, fit, gather
 
     for name in ("hyperspectral/sjer_neon", "hyperspectral/bavaria_hyspex", "hyperspectral/jasper_ridge_aviris",
                  "spectra/earthlib_optimized", "spectra/prosail_soil_ossl"):  # fmt: skip
         (tmp_path / Path(name).parent).mkdir(exist_ok=True)
         (tmp_path / f"{name}.npz").symlink_to(Path(DATA, f"{name}.npz").resolve())
-    prior = estimate_prior(tmp_path, PriorSettings(step_nm=10, rank=30, simulated=300))
+    evidence = gather(tmp_path, PriorSettings(step_nm=10, rank=30, simulated=300))
+    prior = calibrate(fit(evidence), evidence)
     scene = read_scene(Path(DATA, "hyperspectral/salton_sea_aviris.npz"), SOURCE, TARGET)
     baseline = score(interpolated(scene.measured, SOURCE, TARGET), scene)
     found = score_prior(prior.condition(SOURCE, TARGET), scene)

@@ -24,7 +24,7 @@ from ms2hs.evaluation.baselines import interpolated
 from ms2hs.models.weights import load_weights
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import grid_of
-from ms2hs.training.prior_fit import PriorSettings, calibrate, estimate_prior, fit, gather, pretrain_linear
+from ms2hs.training.prior_fit import PriorSettings, calibrate, fit, gather, pretrain_linear
 
 SOURCE, TARGET = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
 SETTINGS = PriorSettings(step_nm=20, rank=12, canopies=0, simulated=200, pixels=250)
@@ -134,13 +134,14 @@ def test_the_same_seed_gives_the_same_weights(folder, tmp_path):
 def test_a_folder_needs_cubes_and_libraries(folder, tmp_path):
     (tmp_path / "a.npz").symlink_to(folder / "spectra/lab.npz")
     with pytest.raises(DataError, match="0 cubes and 1 libraries"):
-        estimate_prior(tmp_path, SETTINGS)
+        gather(tmp_path, SETTINGS)
 
 
 def test_one_scene_and_one_library_are_enough_to_run(folder, tmp_path):
     (tmp_path / "a.npz").symlink_to(folder / "spectra/lab.npz")
     (tmp_path / "b.npz").symlink_to(folder / "hyperspectral/scene0.npz")
-    prior = estimate_prior(tmp_path, SETTINGS)
+    evidence = gather(tmp_path, SETTINGS)
+    prior = calibrate(fit(evidence), evidence)
     assert (prior.sigma_scale == 1.5).all()  # nothing tells how sure it may be
     assert np.isfinite(prior.condition(SOURCE, TARGET).gain).all()
 

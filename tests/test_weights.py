@@ -74,7 +74,7 @@ def rewritten(path, metadata=None, **arrays):
     [
         ({"metadata": {"format": "2"}}, "format '2'"),
         ({"metadata": {"kind": "spectral"}}, "kind 'spectral'"),
-        ({"metadata": {"card": "{"}}, "not JSON"),
+        ({"metadata": {"card": "{"}}, "cannot read 'card'"),
         ({"factors": None}, "no array 'factors'"),
         ({"factors": np.zeros((COUNT, RANK))}, "float64"),
         ({"factors": np.zeros((COUNT + 1, RANK), np.float32)}, "429 is needed"),
@@ -189,10 +189,10 @@ def test_what_pairs_taught_is_kept(tmp_path):
         ({"sigma_scale": np.ones(3, np.float32)}, {}, "sigma_scale"),
         ({"sigma_scale": -np.ones(429, np.float32)}, {}, "0 or more"),
         ({"share": np.full(429, np.nan, np.float32)}, {}, "share"),
-        ({}, {"adjustments": "nothing"}, "adjustments"),
+        ({}, {"adjustments": "nothing"}, "cannot read 'adjustments'"),
         ({}, {"adjustments": '{"sentinel2a": {"B02": [1]}}'}, "adjustments"),
         ({}, {"adjustments": '{"sentinel2a": {"B02": [1, NaN]}}'}, "finite"),
-        ({}, {"adjustments": "[]"}, "adjustments"),
+        ({}, {"adjustments": "[]"}, "cannot read 'adjustments'"),
     ],
 )
 def test_broken_calibration_is_refused(tmp_path, arrays, header, said):
@@ -213,8 +213,8 @@ def test_broken_calibration_is_refused(tmp_path, arrays, header, said):
         ({"nan": "network.head.bias"}, "finite float32"),
         ({"shape": "network.head.bias"}, "is float32"),
         ({"dtype": "network.head.bias"}, "float64"),
-        ({"config": '{"patch": 1}'}, "configuration"),
-        ({"config": "nothing"}, "configuration"),
+        ({"config": '{"patch": 1}'}, "cannot read 'config'"),
+        ({"config": "nothing"}, "cannot read 'config'"),
         ({"config_change": {"width": 24}}, "needed"),
         ({"config_change": {"colour": "blue"}}, "colour"),
         ({"drop": "prior.factors"}, "factors"),

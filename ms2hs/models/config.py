@@ -119,6 +119,7 @@ def _config(
     return ModelConfig(*tokens, *encoder, *decoder, **others)
 
 
+OURS: dict[str, Any] = {"reach": "place", "rank": 32, "masking": (SENSORS, "spectral"), "hidden": (0.85, 0.97)}
 PRESETS: dict[str, ModelConfig] = {
     # arXiv 2502.19451. p and s are not published; 8 by 8 by 8 values fit into a width of 768.
     "dlr-ibm-spectral": _config((8, 8), (768, 4, 8), (512, 2, 8), reach="place", measured="pasted"),
@@ -140,23 +141,8 @@ PRESETS: dict[str, ModelConfig] = {
         *((16, 1), (768, 12, 12), (512, 2, 8)), window=64, masking=("spatial", "spatial-spectral"), staged=True
     ),
     # Ours: measured bands are tokens of their own, and the network adds a correction to the prior.
-    "spectral": _config(
-        *((1, 1), (48, 2, 4), (48, 1, 4)),
-        window=16,
-        reach="place",
-        rank=32,
-        masking=(SENSORS, "spectral"),
-        hidden=(0.85, 0.97),
-    ),
-    "spatial-spectral": _config(
-        *((4, 1), (96, 3, 4), (96, 1, 4)),
-        window=64,
-        reach="place",
-        context=True,
-        rank=32,
-        masking=(SENSORS, "spectral"),
-        hidden=(0.85, 0.97),
-    ),
+    "spectral": _config((1, 1), (48, 2, 4), (48, 1, 4), window=16, **OURS),
+    "spatial-spectral": _config((4, 1), (96, 3, 4), (96, 1, 4), window=64, context=True, **OURS),
 }
 
 

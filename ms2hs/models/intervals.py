@@ -5,15 +5,13 @@ it, so that value ± 1.645 sigma holds 90 % of the errors. `SpectralPrior.condit
 `training.prior_fit` (the prior) and `training.conformal` (any model) fit it with the functions of this module.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
 from ms2hs.arrays import FloatArray
 from ms2hs.spectra.library import by_pattern
 from ms2hs.spectra.metrics import NORMAL_90
 
-# Known values that a statistic of a wavelength needs.
+# Known values that a quantile of a wavelength needs.
 MIN_VALUES = 3
 # Factor on sigma for wavelengths that no scene calibrates, relative to the nearest calibrated wavelength.
 UNKNOWN_SCALE = 1.5
@@ -27,12 +25,12 @@ def sigma_needed(error: FloatArray, scale: FloatArray) -> FloatArray:
     error : (pixel, wavelength) NaN = unknown.
     scale : (pixel,) what errors are proportional to.
     """
-    return _by_wavelength(np.abs(error) / scale[:, None], _quantile_90) / NORMAL_90
+    return _quantile(np.abs(error) / scale[:, None], 0.9) / NORMAL_90
 
 
 def quantile_over_scenes(values: FloatArray) -> FloatArray:
     """(wavelength,) 80th percentile of values (scene, wavelength): for most scenes, and not ruled by the worst."""
-    return _by_wavelength(values, _percentile_80)
+    return _quantile(values, 0.8)
 
 
 def bridge(values: FloatArray, factor: float) -> FloatArray:
@@ -48,20 +46,10 @@ def bridge(values: FloatArray, factor: float) -> FloatArray:
     return bridged
 
 
-def _by_wavelength(values: FloatArray, statistic: Callable[[FloatArray], FloatArray]) -> FloatArray:
-    """(wavelength,) statistic over the known rows of values (row, wavelength); NaN below `MIN_VALUES` known rows."""
+def _quantile(values: FloatArray, share: float) -> FloatArray:
+    """(wavelength,) quantile over the known rows of values (row, wavelength); NaN below `MIN_VALUES` known rows."""
     result = np.full(values.shape[1], np.nan)
     for rows, columns in by_pattern(np.isfinite(values).T):
         if rows.sum() >= MIN_VALUES:
-            result[columns] = statistic(values[np.ix_(np.flatnonzero(rows), columns)])
+            result[columns] = np.quantile(values[np.ix_(np.flatnonzero(rows), columns)], share, axis=0)
     return result
-
-
-def _quantile_90(known: FloatArray) -> FloatArray:
-    quantile: FloatArray = np.quantile(known, 0.9, axis=0)
-    return quantile
-
-
-def _percentile_80(known: FloatArray) -> FloatArray:
-    percentile: FloatArray = np.percentile(known, 80, axis=0)
-    return percentile

@@ -166,8 +166,8 @@ class Posterior:
         residual = np.asarray(truth, float)[usable] - bands @ self.gain.T.astype(float)
         scale = self.scale(bands.T)
         brightness, precision = self.brightness.astype(float), self.precision.astype(float)
-        before = np.outer(brightness, brightness) / CONSTANT_REFERENCES
-        before = before + precision * (DIRECTIONS_WEIGHT / len(brightness))
+        directions = precision * (DIRECTIONS_WEIGHT / len(brightness))
+        before = np.outer(brightness, brightness) / CONSTANT_REFERENCES + directions
         gain, left = self.gain.astype(float), np.ones(len(self.gain))
         for known, columns in by_pattern(np.isfinite(residual).T):
             if not known.any():

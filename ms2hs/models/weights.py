@@ -8,10 +8,10 @@ its correction of the prior. Both kinds may have the `adjustments` of products a
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from ms2hs.models.prior import SpectralPrior
 
 if TYPE_CHECKING:
     from ms2hs.models.mae import SpectralMAE
+
+T = TypeVar("T")
 
 FORMAT = "1"
 LINEAR, NETWORK = "linear", "mae"
@@ -147,18 +149,17 @@ def load_weights(name_or_path: str = LINEAR) -> Weights:
     network = sigma_scale = None
     if header["kind"] == NETWORK:
         prior = _linear(path, _part(arrays, PRIOR_PREFIX))
-        network = _network(path, header.get("config", ""), _part(arrays, NETWORK_PREFIX), prior)
+        config = _header_value(path, header, "config", ModelConfig.from_dict)
+        network = _network(path, config, _part(arrays, NETWORK_PREFIX), prior)
         sigma_scale, share = (_by_wavelength(path, name, arrays, prior) for name in (SIGMA_SCALE, SHARE))
         if share is not None:
             network.set_share(share.astype(float))
     else:
         prior = _linear(path, arrays)
-    low, high = float(prior.wavelength_nm[0]), float(prior.wavelength_nm[-1])
-    return Weights(
-        *(path.stem, path, header["kind"], prior, digest, (low, high), network, _card(path, header)),
-        sigma_scale=sigma_scale,
-        adjustments=_adjustments(path, header.get("adjustments", "{}")),
-    )
+    range_nm = float(prior.wavelength_nm[0]), float(prior.wavelength_nm[-1])
+    card = _header_value(path, header, "card", dict)
+    adjustments = _header_value(path, header, "adjustments", _adjustments)
+    return Weights(path.stem, path, header["kind"], prior, digest, range_nm, network, card, sigma_scale, adjustments)
 
 
 def _by_wavelength(
@@ -176,22 +177,25 @@ def _by_wavelength(
     return np.asarray(array, np.float32)
 
 
-def _adjustments(path: Path, text: str) -> dict[str, dict[str, tuple[float, float]]]:
+def _header_value(path: Path, header: Mapping[str, str], name: str, parse: Callable[[Any], T]) -> T:
+    """A JSON value of the header, parsed."""
     try:
-        result = {
-            str(sensor): {str(band): (float(gain), float(offset)) for band, (gain, offset) in bands.items()}
-            for sensor, bands in json.loads(text).items()
-        }
-    except (json.JSONDecodeError, TypeError, ValueError, AttributeError) as error:
+        return parse(json.loads(header.get(name, "{}")))
+    except (TypeError, ValueError, AttributeError) as error:
         raise WeightsError(
-            f"{path}: cannot read its adjustments ({error}); a gain and an offset for each sensor and band are needed. "
-            "Download the weights again."
+            f"{path}: cannot read {name!r} of its header ({error}); JSON of this version of ms2hs is needed. Download "
+            "the weights again, or use another version of ms2hs."
         ) from error
-    if not np.isfinite([pair for bands in result.values() for pair in bands.values()]).all():
-        raise WeightsError(
-            f"{path}: its adjustments are not finite; finite numbers are needed. Download the weights again."
-        )
-    return result
+
+
+def _adjustments(stored: Any) -> dict[str, dict[str, tuple[float, float]]]:  # noqa: ANN401  JSON
+    adjustments = {
+        str(sensor): {str(band): (float(gain), float(offset)) for band, (gain, offset) in bands.items()}
+        for sensor, bands in stored.items()
+    }
+    if not np.isfinite([pair for bands in adjustments.values() for pair in bands.values()]).all():
+        raise ValueError("a gain or an offset is not finite")
+    return adjustments
 
 
 def _part(arrays: Mapping[str, NDArray[np.generic]], start: str) -> dict[str, NDArray[np.generic]]:
@@ -245,16 +249,6 @@ def _ordered(content: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + content[end:]
 
 
-def _card(path: Path, header: Mapping[str, str]) -> Mapping[str, Any]:
-    try:
-        card = json.loads(header.get("card", "{}"))
-    except json.JSONDecodeError as error:
-        raise WeightsError(
-            f"{path}: its card is not JSON ({error}); a JSON object is needed. Download the weights again."
-        ) from error
-    return card if isinstance(card, dict) else {}
-
-
 def _linear(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> SpectralPrior:
     axes = LINEAR_AXES | dict.fromkeys(LINEAR_NUMBERS, "1")
     sizes = {"1": 1}
@@ -286,13 +280,15 @@ def _linear(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> SpectralPr
     return SpectralPrior(**{name: array for name, array in arrays.items() if name in known} | numbers)  # type: ignore[arg-type]
 
 
-def _network(path: Path, config: str, arrays: Mapping[str, NDArray[np.generic]], prior: SpectralPrior) -> "SpectralMAE":
+def _network(
+    path: Path, config: ModelConfig, arrays: Mapping[str, NDArray[np.generic]], prior: SpectralPrior
+) -> "SpectralMAE":
     """The network of a file, with every array checked against its configuration."""
     import torch  # noqa: PLC0415  slow to import; the linear model does not need torch
 
     from ms2hs.models.mae import SpectralMAE  # noqa: PLC0415
 
-    network = SpectralMAE(_config(path, config), prior)
+    network = SpectralMAE(config, prior)
     needed = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     if needed.keys() != arrays.keys():
         missing, unknown = sorted(needed.keys() - arrays.keys()), sorted(arrays.keys() - needed.keys())
@@ -308,13 +304,3 @@ def _network(path: Path, config: str, arrays: Mapping[str, NDArray[np.generic]],
             )
     network.load_state_dict({name: torch.from_numpy(np.array(array, np.float32)) for name, array in arrays.items()})
     return network.eval()
-
-
-def _config(path: Path, text: str) -> ModelConfig:
-    try:
-        return ModelConfig.from_dict(json.loads(text))
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
-        raise WeightsError(
-            f"{path}: cannot read its configuration ({error}); the header of ms2hs weights has one. "
-            "Download the weights again, or use another version of ms2hs."
-        ) from error

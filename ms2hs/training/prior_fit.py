@@ -159,13 +159,11 @@ def _library(
     if len(canopies):
         sets += moments_of(canopies, scale_canopies, np.ones(len(canopies)), settings.canopies)
     model = pool(sets, start(sets, settings.fill_noise), settings.fill_noise, settings.iterations)
-    whole = scale[:, None] * expect(points / scale[:, None], model, settings.fill_noise)
+    whole = _completed(points, scale, model, settings.fill_noise)
     sample: list[FloatArray] = [whole[rng.choice(len(whole), size=400, p=weights / weights.sum())]]
     total = settings.libraries + settings.canopies * bool(len(canopies))
     if settings.mixtures > 0:
-        whole_canopies = scale_canopies[:, None] * expect(
-            canopies / scale_canopies[:, None], model, settings.fill_noise
-        )
+        whole_canopies = _completed(canopies, scale_canopies, model, settings.fill_noise)
         mixtures = _mixtures(whole, weights, whole_canopies, settings, rng)
         scale = scale_of(brightness_of(mixtures, wavelength_nm), settings.floor)
         (mixed,) = moments_of(mixtures, scale, np.ones(len(mixtures)), settings.mixtures)
@@ -175,12 +173,12 @@ def _library(
     return Moments(np.ones(len(wavelength_nm), bool), model, total), np.concatenate(sample).astype(np.float32)
 
 
+def _completed(spectra: FloatArray, scale: FloatArray, model: FloatArray, noise: float) -> FloatArray:
+    return scale[:, None] * expect(spectra / scale[:, None], model, noise)
+
+
 def _mixtures(
-    spectra: FloatArray,
-    weights: FloatArray,
-    canopies: FloatArray,
-    settings: PriorSettings,
-    rng: np.random.Generator,
+    spectra: FloatArray, weights: FloatArray, canopies: FloatArray, settings: PriorSettings, rng: np.random.Generator
 ) -> Float32Array:
     """(mixture, wavelength) mixtures of library spectra and canopies."""
     some = canopies[: settings.simulated // 3]
@@ -266,17 +264,6 @@ def _sample(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[str]
     """(spectrum, rank) training spectra of scale 1, as coefficients of the prior's factors."""
     kept = [scene.truth[:100] for scene in evidence.scenes if scene.family not in leave_out]
     return prior.coefficients(np.concatenate([*kept, evidence.library_sample]))
-
-
-def estimate_prior(folder: Path, settings: PriorSettings | None = None) -> SpectralPrior:
-    """The calibrated prior of all cubes and libraries of a folder.
-
-    Raises
-    ------
-    DataError : as `gather` says; a file cannot be read.
-    """
-    evidence = gather(folder, settings or PriorSettings())
-    return calibrate(fit(evidence), evidence)
 
 
 def pretrain_linear(
