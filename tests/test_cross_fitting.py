@@ -1,4 +1,4 @@
-"""How far a network is trusted, learnt on scenes that it has not seen."""
+"""Share and calibration of networks from scenes that they have not seen."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ WAVES, PIXELS, STEP_NM = 200, 300, 10.0
 
 
 def scene_of(seed, useful=0.5, noise=0.002):
-    """A network that knows half of the wavelengths: there it adds `1 / useful` of what the prior misses; else noise."""
+    """A network whose correction is `1 / useful` of the prior's error in half of the bands, and noise elsewhere."""
     rng = np.random.default_rng(seed)
     truth = rng.uniform(0.1, 0.5, (WAVES, PIXELS)).astype(np.float32)
     missed = rng.normal(0, 0.01, truth.shape).astype(np.float32)
@@ -38,23 +38,23 @@ def scene_of(seed, useful=0.5, noise=0.002):
     return HeldOutScene(f"scene {seed}", truth, ones, np.full(WAVES, 0.01), both, {"clean": added, "noisy": added})
 
 
-def test_the_share_is_what_serves_scenes_best():
+def test_share_minimises_the_error_over_scenes():
     share = fit_share([scene_of(seed) for seed in range(40)], STEP_NM)
     assert ((share >= 0) & (share <= 1)).all()
     assert share[:80] == pytest.approx(0.5, abs=0.05)
     assert share[120:].max() < 0.05
     few = fit_share([scene_of(0)], STEP_NM)
-    assert few[:80] == pytest.approx(0.25, abs=0.05)  # one scene is little to go by
+    assert few[:80] == pytest.approx(0.25, abs=0.05)  # a single scene is shrunk more
 
 
-def test_what_hurts_gets_no_share():
+def test_harmful_correction_gets_no_share():
     wrong = [
         replace(scene, correction={k: -v for k, v in scene.correction.items()}) for scene in map(scene_of, range(5))
     ]
     assert fit_share(wrong, STEP_NM)[:80].max() == 0
 
 
-def test_unknown_truth_counts_nowhere():
+def test_unknown_truth_is_ignored():
     scenes = [scene_of(seed) for seed in range(5)]
     holed = [
         replace(scene, truth=np.where(np.arange(WAVES)[:, None] % 7 == 0, np.nan, scene.truth)) for scene in scenes
@@ -62,7 +62,7 @@ def test_unknown_truth_counts_nowhere():
     np.testing.assert_allclose(fit_share(holed, STEP_NM), fit_share(scenes, STEP_NM), atol=0.05)
 
 
-def test_a_scene_is_judged_by_what_the_others_taught():
+def test_scene_is_scored_with_the_share_of_the_others():
     scenes = [scene_of(seed) for seed in range(6)]
     found = fit_and_score(scenes, STEP_NM)
     for scores in found.scores.values():
@@ -70,10 +70,10 @@ def test_a_scene_is_judged_by_what_the_others_taught():
         assert 0.85 < scores["coverage"] < 0.95
     odd = replace(scenes[0], correction={k: -v for k, v in scenes[0].correction.items()})
     alone = fit_and_score([odd, *scenes[1:]], STEP_NM).scores["scene 0"]
-    assert alone["blend clean"] > alone["prior clean"]  # nothing of its own truth was used
+    assert alone["blend clean"] > alone["prior clean"]  # its own truth was not used
 
 
-def test_a_network_is_trained_without_each_scene_and_blended(folder, tmp_path, monkeypatch):
+def test_network_is_trained_without_each_scene_and_gets_a_share(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(cross_fitting, "PriorSettings", lambda: replace(SETTINGS, step_nm=5))
     output = tmp_path / "n.safetensors"
     changes = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_heads": 2, "rank": 4}
@@ -98,21 +98,21 @@ def test_a_network_is_trained_without_each_scene_and_blended(folder, tmp_path, m
     before = {path: path.read_bytes() for path in output.with_suffix(".folds").glob("*.safetensors")}
     assert len(before) == 8
     pretrain_cross_fitted(asked, output, overwrite=True)
-    assert before == {path: path.read_bytes() for path in before}  # folds that are there are not trained again
+    assert before == {path: path.read_bytes() for path in before}  # existing folds are not trained again
 
 
-def test_scenes_can_be_left_out_of_one_folder_only(folder, tmp_path):
+def test_cross_fitting_needs_one_folder(folder, tmp_path):
     with pytest.raises(DataError, match="2 folders"):
         pretrain_cross_fitted(PretrainOptions("spectral", (folder, folder)), tmp_path / "n.safetensors")
 
 
-def test_the_command_takes_it(ms2hs, tmp_path):
+def test_command_accepts_cross_fit(ms2hs, tmp_path):
     code, _, err = ms2hs("pretrain", "--preset", "spectral", "--cross-fit", "-o", tmp_path / "n.safetensors")
     assert_clear(code, err, "0 folders")
     assert PriorSettings().simulated > SETTINGS.simulated
 
 
 @pytest.mark.parametrize("recipe", sorted((FOLDERS[0] / "recipes").glob("*.toml")), ids=lambda path: path.stem)
-def test_recipes_of_shipped_weights_are_options(recipe, ms2hs, tmp_path):
+def test_recipes_of_shipped_weights_are_valid(recipe, ms2hs, tmp_path):
     code, _, err = ms2hs("pretrain", "--recipe", recipe, "-o", tmp_path / "n.safetensors")
-    assert_clear(code, err, "0 folders")  # all of it was taken, and no data were given
+    assert_clear(code, err, "0 folders")  # all options are accepted, and no data were given

@@ -1,4 +1,4 @@
-"""What networks are shown, and what they are told they got wrong."""
+"""Batches and loss of the pretraining task."""
 
 import pickle
 from dataclasses import replace
@@ -17,7 +17,7 @@ from ms2hs.spectra.spectral_grid import pasted_bands, response_matrix
 from ms2hs.training.masked_task import MaskedTask
 
 CPU = torch.device("cpu")
-# Most that a network may need to learn eight windows by heart.
+# Steps within which a network must overfit eight windows.
 STEPS = 800
 SMALL = {"width": 24, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "window": 16}
 NAMES = ["dlr-ibm-spectral", "dlr-ibm-spatial-spectral", "s2mae", "general", "spectral", "spatial-spectral"]
@@ -37,7 +37,7 @@ def network_of(config):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_batch_follows_from_its_step_and_is_shared_out(name):
+def test_batch_depends_on_its_step_and_is_shared_by_rank(name):
     task = MaskedTask(config_of(name), smooth_cubes(), batch_windows=6, steps=10)
     again = pickle.loads(pickle.dumps(task))  # noqa: S301  our own
     for step in range(4):
@@ -54,7 +54,7 @@ def test_a_batch_follows_from_its_step_and_is_shared_out(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_loss_over_all_is_the_weighted_sum_of_hidden_and_seen(name):
+def test_loss_over_all_is_the_weighted_sum_of_hidden_and_seen(name):
     config = config_of(name)
     task, network = MaskedTask(config, smooth_cubes(), 3, 10), network_of(config)
     for step in range(3):
@@ -74,7 +74,7 @@ def test_the_loss_over_all_is_the_weighted_sum_of_hidden_and_seen(name):
             assert float(loss.total.detach()) == pytest.approx(sums["all"], rel=1e-5)
 
 
-def test_only_valid_pixels_count():
+def test_loss_uses_only_valid_pixels():
     config = config_of("dlr-ibm-spatial-spectral")
     cubes = smooth_cubes(2)
     holed = [replace_values(cube, lambda values: _with_hole(values, np.nan)) for cube in cubes]
@@ -98,19 +98,19 @@ def _with_hole(values, what):
     return values
 
 
-def test_a_clean_source_sees_what_its_responses_say():
+def test_simulated_source_follows_its_responses():
     config = config_of("spectral", masking=("sensors",))
     task = MaskedTask(config, smooth_cubes(), 2, 10, sensor_errors=SensorErrors.none())
     for step in range(5):
         batch = task.batch(step)
         source, target = batch["source"], batch["target"]
         expected = np.einsum("sb,nbij->nsij", response_matrix(source, target.wavelength_nm), batch["truth"])
-        inside = (source.wavelength_nm > 500) & (source.wavelength_nm < 2300)  # at the ends the truth is held
+        inside = (source.wavelength_nm > 500) & (source.wavelength_nm < 2300)  # the truth is constant beyond its ends
         np.testing.assert_allclose(batch["values"][:, inside], expected[:, inside], atol=1e-5)
         np.testing.assert_array_equal(batch["hidden"][0, :, 0], pasted_bands(source, target) < 0)
 
 
-def test_products_errors_come_to_what_is_seen_and_not_to_the_truth():
+def test_sensor_errors_change_the_input_and_not_the_truth():
     config = config_of("spectral", masking=("spectral",))
     clean = MaskedTask(config, smooth_cubes(), 8, 10, sensor_errors=SensorErrors.none()).batch(0)
     noisy = MaskedTask(config, smooth_cubes(), 8, 10).batch(0)
@@ -124,7 +124,7 @@ def test_stages_follow_one_another():
     assert [task.batch(step)["strategy"] for step in range(10)] == ["spatial"] * 5 + ["spatial-spectral"] * 5
 
 
-def test_targets_in_0_to_1_are_clipped():
+def test_unit_targets_are_clipped():
     config = config_of("s2mae")
     bright = [replace_values(cube, lambda values: 10 * values) for cube in smooth_cubes(1)]
     task = MaskedTask(config, bright, 2, 10)
@@ -136,7 +136,7 @@ def test_targets_in_0_to_1_are_clipped():
 
 
 class _Fixed:
-    """A task in which the model says what was given."""
+    """A task whose model returns the given output."""
 
     def __init__(self, task, made):
         self.config, self._hidden_pixels, self._made = task.config, task._hidden_pixels, made
@@ -145,9 +145,9 @@ class _Fixed:
         return self._made
 
 
-def test_bands_and_pixels_that_are_not_known_are_left_out():
+def test_unknown_bands_and_pixels_are_left_out():
     def spoil(values):
-        values[7] = np.nan  # a band that nobody has
+        values[7] = np.nan  # a band without values
         values[:, 0, 0] = np.nan
         values[3, 1, 1] = np.nan  # a value missing: the pixel does not count
         return values
@@ -160,13 +160,13 @@ def test_bands_and_pixels_that_are_not_known_are_left_out():
     assert np.isfinite(batch["values"]).all()
 
 
-def test_nothing_known_is_said_so():
+def test_batch_reports_data_without_known_pixels():
     cubes = [replace_values(cube, lambda values: np.full_like(values, np.nan)) for cube in smooth_cubes(2)]
     with pytest.raises(DataError, match="no pixel known"):
         MaskedTask(config_of("dlr-ibm-spectral"), cubes, 2, 10).batch(0)
 
 
-def test_small_cubes_are_padded_and_large_ones_cut():
+def test_small_cubes_are_padded_and_large_cubes_are_cut():
     config = config_of("spatial-spectral")
     small = [replace_values(cube, lambda values: values[:, :6, :7]) for cube in smooth_cubes(1)]
     batch = MaskedTask(config, small, 2, 10).batch(0)
@@ -175,7 +175,7 @@ def test_small_cubes_are_padded_and_large_ones_cut():
     assert MaskedTask(config, smooth_cubes(side=40), 2, 10).batch(0)["truth"].shape[2:] == (16, 16)
 
 
-def test_a_cube_of_a_single_place_is_shown_among_others_where_places_are_hidden():
+def test_single_patch_cube_is_padded_where_patches_are_hidden():
     small = [replace_values(cube, lambda values: values[:, :3, :3]) for cube in smooth_cubes(1)]
     task = MaskedTask(config_of("general"), small, 2, 10)
     batch = task.batch(0)
@@ -186,20 +186,20 @@ def test_a_cube_of_a_single_place_is_shown_among_others_where_places_are_hidden(
         replace(task, window=4).batch(0)
 
 
-def test_a_single_group_of_bands_cannot_be_hidden():
+def test_single_group_of_bands_cannot_be_hidden():
     few = smooth_cubes(1, bands=8)
     with pytest.raises(DataError, match=r"16 patches by 1 groups of bands; .* Use larger windows, more bands"):
         MaskedTask(config_of("dlr-ibm-spectral"), few, 2, 10).batch(0)
 
 
-def test_a_batch_has_a_window_for_every_process():
+def test_batch_needs_a_window_for_every_process():
     task = MaskedTask(config_of("spectral"), smooth_cubes(), 2, 10)
     with pytest.raises(DataError, match=r"batches of 2 windows for 3 processes; at least one .* Raise --batch"):
         task.batch(0, 0, 3)
 
 
 @pytest.mark.parametrize("name", ["dlr-ibm-spatial-spectral", "spectral", "spatial-spectral"])
-def test_eight_windows_are_learnt_by_heart(name):
+def test_network_overfits_eight_windows(name):
     # with all of them in every batch, hidden bands too
     changes = {"width": 64, "decoder_width": 64, "depth": 2, "patch": 4 if preset(name).rank else 8}
     if preset(name).rank:

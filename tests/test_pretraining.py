@@ -1,4 +1,4 @@
-"""Training from the command line: every preset by its name, going on, and one clear message for what cannot be."""
+"""Pretraining from the command line: every preset, resuming, and clear error messages."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from ms2hs.training import pretraining
 from ms2hs.training.engine.loop import FitSettings, fit
 from ms2hs.training.pretraining import PretrainOptions, pretrain
 
-# Two places on a side at least, so that some can be hidden.
+# At least two patches on a side, so that some can be hidden.
 WINDOWS = {"general": 32, "spectral": 8}
 SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
 ROOT = Path(__file__).parent.parent
@@ -65,7 +65,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, corpus):
-    """Small weights of `dlr-ibm-spectral`, made once, with their checkpoint beside them."""
+    """Small weights of `dlr-ibm-spectral`, trained once, with their checkpoint."""
     output = tmp_path_factory.mktemp("trained") / "w.safetensors"
     changes = {**SIZES, "window": 16}
     pretrain(PretrainOptions("dlr-ibm-spectral", (corpus,), changes=changes, fit=settings_of()), output)
@@ -93,7 +93,7 @@ def assert_converts(ms2hs, scene, model):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_trains_on_cubes_by_its_name_and_converts(name, ms2hs, corpus, s2_tif, tmp_path):
+def test_every_preset_trains_on_cubes_and_converts(name, ms2hs, corpus, s2_tif, tmp_path):
     output = tmp_path / "out.safetensors"
     code, out, err = ms2hs("pretrain", *tiny(name), "--data", corpus, *few(), "-o", output)
     assert (code, out) == (0, f"{output}\n"), err
@@ -113,14 +113,14 @@ def test_every_preset_trains_on_simulated_scenes(name, ms2hs, tmp_path):
     assert load_weights(str(output)).card["trained_on"] == ["3 simulated scenes"]
 
 
-def test_without_data_there_are_many_simulated_scenes(ms2hs, tmp_path):
+def test_without_data_many_scenes_are_simulated(ms2hs, tmp_path):
     code, _, err = ms2hs("pretrain", *tiny("spectral"), *few(1), "-o", tmp_path / "out.safetensors")
     assert code == 0, err
     assert load_weights(str(tmp_path / "out.safetensors")).card["trained_on"] == ["2000 simulated scenes"]
 
 
 @pytest.mark.parametrize("name", ["dlr-ibm-spectral", "dlr-ibm-spatial-spectral"])
-def test_the_log_falls_and_a_picture_is_drawn(name, ms2hs, corpus, tmp_path):
+def test_logged_loss_falls_and_a_picture_is_written(name, ms2hs, corpus, tmp_path):
     output = tmp_path / "out.safetensors"
     words = ["--data", corpus, *few(120, 4), "--lr", "5e-3", "--picture-every", 120]
     assert ms2hs("pretrain", *tiny(name), *words, "-o", output)[0] == 0
@@ -132,7 +132,7 @@ def test_the_log_falls_and_a_picture_is_drawn(name, ms2hs, corpus, tmp_path):
     assert load_weights(str(output)).card["scores"]["train"]["mse"] == pytest.approx(np.mean(late))
 
 
-def test_s2mae_goes_on_with_other_bands_and_sizes(ms2hs, corpus, s2_tif, tmp_path):
+def test_s2mae_continues_with_other_bands_and_sizes(ms2hs, corpus, s2_tif, tmp_path):
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     other = make_corpus(tmp_path / "other", bands=63, side=25, seed=1)
     assert ms2hs("pretrain", *tiny("s2mae"), "--data", corpus, *few(), "-o", first)[0] == 0
@@ -148,7 +148,7 @@ def test_s2mae_goes_on_with_other_bands_and_sizes(ms2hs, corpus, s2_tif, tmp_pat
         torch.testing.assert_close(begun[name], array, rtol=0, atol=1e-20)
 
 
-def test_the_prior_of_weights_goes_on_with_them(ms2hs, corpus, tmp_path):
+def test_initial_weights_bring_their_prior(ms2hs, corpus, tmp_path):
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     network = SpectralMAE(pretraining._config(PretrainOptions("spectral", changes=SIZES), load_weights().prior),
                           load_weights().prior)  # fmt: skip
@@ -162,8 +162,8 @@ def test_the_prior_of_weights_goes_on_with_them(ms2hs, corpus, tmp_path):
     assert made.prior.floor == made.network.prior.floor == pytest.approx(0.3)
 
 
-def test_weights_go_on_learning_otherwise(ms2hs, corpus, trained, tmp_path):
-    # through a sensor measured bands are tokens of their own, which these weights have no embedding for
+def test_initial_weights_accept_other_training_settings(ms2hs, corpus, trained, tmp_path):
+    # with masking `sensors` measured bands are tokens of their own, for which these weights have no embedding
     words = [*tiny("dlr-ibm-spectral"), "--set", "masking=spectral,sensors", "--set", "hidden=0.5,0.9"]
     code, _, err = ms2hs(
         "pretrain", *words, "--data", corpus, "--init", trained, *few(), "-o", tmp_path / "out.safetensors"
@@ -174,17 +174,17 @@ def test_weights_go_on_learning_otherwise(ms2hs, corpus, trained, tmp_path):
     assert (config.masking, config.hidden) == (("spectral", "sensors"), (0.5, 0.9))
 
 
-def test_general_begins_with_a_vit_and_tells_of_every_array(ms2hs, corpus, s2_tif, tmp_path):
+def test_general_starts_from_a_vit_and_reports_every_array(ms2hs, corpus, s2_tif, tmp_path):
     arrays = make_vit(tmp_path / "vit.safetensors")
     words = [*tiny("general", width=48, depth=3, heads=3, patch=8, window=16), "--data", corpus]
     words += ["--init", tmp_path / "vit.safetensors", *few(2)]
     output = tmp_path / "out.safetensors"
     code, _, err = ms2hs("pretrain", *words, "--lr", "1e-30", "-o", output)
     assert code == 0, err
-    (told,) = re.findall(r"note: (\d+) arrays of vit\.safetensors copied; unused: (.*)", err)
-    left = [part.partition(":")[0] for part in told[1].split("; ")]
+    (message,) = re.findall(r"note: (\d+) arrays of vit\.safetensors copied; unused: (.*)", err)
+    left = [part.partition(":")[0] for part in message[1].split("; ")]
     assert sorted(left) == ["cls_token", "head.bias", "head.weight", "pos_embed"]
-    assert int(told[0]) + len(left) == len(arrays)
+    assert int(message[0]) + len(left) == len(arrays)
     begun = arrays_of(output)
     for name, array in arrays.items():
         if name.startswith("blocks."):
@@ -192,7 +192,7 @@ def test_general_begins_with_a_vit_and_tells_of_every_array(ms2hs, corpus, s2_ti
     assert_converts(ms2hs, s2_tif, output)
 
 
-def test_scenes_that_are_left_out_are_not_seen(ms2hs, corpus, tmp_path, monkeypatch):
+def test_left_out_scenes_are_not_trained_on(ms2hs, corpus, tmp_path, monkeypatch):
     shown = []
 
     def spy(network, task, *words, **options):
@@ -209,7 +209,7 @@ def test_scenes_that_are_left_out_are_not_seen(ms2hs, corpus, tmp_path, monkeypa
     assert card["settings"]["leave_out"] == ["place1", "place3"]
 
 
-def test_a_split_is_kept(ms2hs, corpus, tmp_path):
+def test_split_selects_the_scenes(ms2hs, corpus, tmp_path):
     folder = make_corpus(tmp_path / "corpus")
     (folder / "splits").mkdir()
     (folder / "splits" / "train.csv").write_text("place2\nplace0\n")
@@ -223,7 +223,7 @@ def test_a_split_is_kept(ms2hs, corpus, tmp_path):
     assert load_weights(str(output)).card["trained_on"] == ["place0", "place2"]
 
 
-def test_the_card_tells_scenes_settings_and_a_command_that_trains_the_same(ms2hs, trained, corpus, tmp_path):
+def test_card_has_scenes_settings_and_a_reproducing_command(ms2hs, trained, corpus, tmp_path):
     weights = load_weights(str(trained))
     card = weights.card
     assert card["trained_on"] == ["place0", "place1", "place2", "place3"]
@@ -251,7 +251,7 @@ def interrupt_after(monkeypatch, step):
 
 
 @pytest.mark.parametrize("name", ["dlr-ibm-spatial-spectral", "spatial-spectral"])
-def test_interrupted_and_resumed_gives_the_same_bytes(name, ms2hs, corpus, tmp_path):
+def test_resumed_run_gives_the_same_bytes(name, ms2hs, corpus, tmp_path):
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
     words = ["pretrain", *tiny(name), "--data", corpus, *few(12), "-o"]
@@ -269,7 +269,7 @@ def test_interrupted_and_resumed_gives_the_same_bytes(name, ms2hs, corpus, tmp_p
     assert [entry["step"] for entry in log_of(parts)] == [1, 10, 12]
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(corpus, tmp_path):
+def test_ctrl_c_saves_a_checkpoint_and_names_resume(corpus, tmp_path):
     words = [*tiny("spectral"), "--data", corpus, *few(100_000), "--checkpoint-every", 2]
     process = start("-m", "ms2hs.cli", "pretrain", *words, "-o", tmp_path / "w.safetensors")
     for _ in range(1000):
@@ -290,7 +290,7 @@ def start(*words):
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         (["--steps", 4], r"fit\.steps is 3 in the checkpoint, 4 now"),
         (["--lr", 0.5], r"fit\.lr is 0\.001 in the checkpoint, 0\.5 now"),
@@ -299,13 +299,13 @@ def start(*words):
         (["--leave-out", "place1"], r"scenes is \[4, 'place0', .* in the checkpoint, \[3, 'place0', "),
     ],
 )
-def test_a_run_goes_on_only_as_it_began(changed, told, ms2hs, corpus, trained):
+def test_resume_rejects_other_settings(changed, message, ms2hs, corpus, trained):
     words = [*tiny("dlr-ibm-spectral"), "--data", corpus, *few(), *changed]
     code, _, err = ms2hs("pretrain", *words, "-o", trained, "--resume", "--overwrite")
-    assert_clear(code, err, rf"a checkpoint of another configuration: .*{told}")
+    assert_clear(code, err, rf"a checkpoint of another configuration: .*{message}")
 
 
-def test_a_run_begins_anew_only_when_asked(ms2hs, corpus, tmp_path):
+def test_existing_run_is_replaced_only_with_overwrite(ms2hs, corpus, tmp_path):
     output = tmp_path / "w.safetensors"
     words = ["pretrain", *tiny("dlr-ibm-spectral"), "--data", corpus, *few(), "-o", output]
     assert ms2hs(*words)[0] == 0
@@ -319,12 +319,12 @@ def test_a_run_begins_anew_only_when_asked(ms2hs, corpus, tmp_path):
     assert len(log_of(output)) == 2
 
 
-def assert_clear(code, err, told):
-    """One line, no traceback: what was wrong, what is allowed, what to do next."""
+def assert_clear(code, err, message):
+    """One line, no traceback: what is wrong, what is allowed, what to do next."""
     assert code not in {0, 130}
     lines = [line for line in err.splitlines() if not line.startswith("note: ")]
     assert len(lines) == 1, err
-    assert re.search(told, lines[0]), lines[0]
+    assert re.search(message, lines[0]), lines[0]
     assert re.fullmatch(r"ms2hs: .+; .+\. [A-Z].+\.", lines[0]), lines[0]
 
 
@@ -428,8 +428,8 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_cannot_be_is_one_clear_message(case, ms2hs, corpus, trained, tmp_path):
-    make, told = CASES[case]
+def test_invalid_input_gives_one_clear_message(case, ms2hs, corpus, trained, tmp_path):
+    make, message = CASES[case]
     (tmp_path / "in").mkdir()
     words = make(tmp_path / "in", trained)
     data = [] if "--data" in words else ["--data", corpus]
@@ -437,12 +437,12 @@ def test_what_cannot_be_is_one_clear_message(case, ms2hs, corpus, trained, tmp_p
         "pretrain", *tiny("dlr-ibm-spectral"), *few(), *data, *words, "-o", tmp_path / "w.safetensors"
     )
     assert out == ""
-    assert_clear(code, err, told)
+    assert_clear(code, err, message)
     assert not (tmp_path / "w.safetensors").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--set", "depth"], "FIELD=VALUE"),
         (["--lr", "0"], "no learning rate"),
@@ -452,10 +452,10 @@ def test_what_cannot_be_is_one_clear_message(case, ms2hs, corpus, trained, tmp_p
         (["--model", "linear"], "--data"),
     ],
 )
-def test_usage_is_explained(words, told, ms2hs):
+def test_usage_errors_name_the_option(words, message, ms2hs):
     code, out, err = ms2hs("pretrain", "--preset", "spectral", *words)
     assert (code, out) == (2, "")
-    assert told in err
+    assert message in err
     assert "Traceback" not in err
 
 
@@ -465,17 +465,17 @@ def test_help_names_every_preset(ms2hs):
         assert re.search(rf" {name}[,.: ]", text), name
 
 
-def test_only_the_first_process_tells(tmp_path, monkeypatch):
-    told = []
+def test_only_the_first_process_prints_notes(tmp_path, monkeypatch):
+    message = []
     monkeypatch.setenv("RANK", "1")
     asked = PretrainOptions("spectral", changes=SIZES, simulated=2, fit=settings_of(steps=1))
-    made = pretrain(asked, tmp_path / "w.safetensors", note=told.append)
-    assert told == []
+    made = pretrain(asked, tmp_path / "w.safetensors", note=message.append)
+    assert message == []
     assert len(made.notes) == 1
 
 
-def test_two_processes_learn_as_one(ms2hs, corpus, tmp_path):
-    # rank, context and seldom used parameters: what a process could do otherwise than another
+def test_two_processes_train_as_one(ms2hs, corpus, tmp_path):
+    # rank, context and rarely used parameters: where processes could differ
     words = ["pretrain", *tiny("spatial-spectral"), "--data", corpus, *few(21, 4), "-o"]
     assert ms2hs(*words, tmp_path / "one.safetensors")[0] == 0
     process = start(
@@ -495,7 +495,7 @@ def test_two_processes_learn_as_one(ms2hs, corpus, tmp_path):
         torch.testing.assert_close(array, begun[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_shards_train_where_rasterio_is_not(corpus, tmp_path):
+def test_shards_train_without_rasterio(corpus, tmp_path):
     prepare(corpus, tmp_path / "shards")
     words = ["pretrain", *tiny("spatial-spectral"), "--data", tmp_path / "shards", *few(2)]
     words += ["-o", tmp_path / "w.safetensors"]
@@ -506,8 +506,8 @@ def test_shards_train_where_rasterio_is_not(corpus, tmp_path):
     assert load_weights(str(tmp_path / "w.safetensors")).card["trained_on"] == [f"place{i}" for i in range(4)]
 
 
-def test_real_cubes_of_all_sizes_and_grids_train_a_preset_that_hides_places(ms2hs, real_data, tmp_path):
-    # among them plots of 3 by 3 pixels, smaller than the preset's patch
+def test_real_cubes_of_all_sizes_train_a_preset_that_hides_patches(ms2hs, real_data, tmp_path):
+    # with cubes of 3 by 3 pixels, smaller than the preset's patch
     words = ["--data", real_data, *few(12, 2), "--leave-out", "salton_sea_aviris", "-o", tmp_path / "w.safetensors"]
     code, _, err = ms2hs("pretrain", *tiny("general"), *words)
     assert code == 0, err

@@ -1,4 +1,4 @@
-"""Beginning with a vision transformer of photographs."""
+"""Initialisation with a vision transformer trained on photographs."""
 
 from dataclasses import replace
 
@@ -48,7 +48,7 @@ def make_vit(path, width=48, depth=3, patch=8):
     return arrays
 
 
-def test_every_weight_is_taken_or_reported(tmp_path):
+def test_every_array_is_copied_or_reported(tmp_path):
     arrays = make_vit(tmp_path / "vit.safetensors")
     network = SpectralMAE(CONFIG)
     report = load_vit(network, tmp_path / "vit.safetensors")
@@ -59,8 +59,8 @@ def test_every_weight_is_taken_or_reported(tmp_path):
     torch.testing.assert_close(network.norm.bias.data, arrays["norm.bias"])
 
 
-def test_the_encoder_computes_what_the_vit_would(tmp_path):
-    # the same block, written with torch's own layers and the file's arrays
+def test_encoder_computes_the_same_as_the_vit(tmp_path):
+    # the same block, from torch's own layers and the file's arrays
     arrays = make_vit(tmp_path / "vit.safetensors")
     network = SpectralMAE(CONFIG)
     load_vit(network, tmp_path / "vit.safetensors")
@@ -86,7 +86,7 @@ def test_the_encoder_computes_what_the_vit_would(tmp_path):
         torch.testing.assert_close(network.encoder[0](x, last=2), layer(x)[:, -2:], atol=2e-4, rtol=1e-4)
 
 
-def test_a_grey_picture_is_embedded_as_the_vit_would(tmp_path):
+def test_grey_image_is_embedded_as_by_the_vit(tmp_path):
     arrays = make_vit(tmp_path / "vit.safetensors")
     network = SpectralMAE(CONFIG)
     load_vit(network, tmp_path / "vit.safetensors")
@@ -105,13 +105,13 @@ def test_filters_of_another_size_are_reported(tmp_path):
 
 
 @pytest.mark.parametrize(("width", "depth"), [(24, 3), (48, 2)])
-def test_another_encoder_is_refused_with_what_would_fit(tmp_path, width, depth):
+def test_vit_of_another_size_names_the_settings_that_fit(tmp_path, width, depth):
     make_vit(tmp_path / "vit.safetensors", width, depth)
     with pytest.raises(WeightsError, match=f"--set width={width} --set depth={depth}"):
         load_vit(SpectralMAE(CONFIG), tmp_path / "vit.safetensors")
 
 
-def test_a_vit_is_told_from_other_files(tmp_path):
+def test_is_vit_recognises_a_vit(tmp_path):
     make_vit(tmp_path / "vit.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     assert is_vit(tmp_path / "vit.safetensors")

@@ -1,4 +1,4 @@
-"""A small model and what it is shown, to try `fit` on; as a script, one run of it: FOLDER and settings as JSON."""
+"""A toy model and training task for `fit`; as a script, one run with FOLDER and settings as JSON."""
 
 import json
 import sys
@@ -36,16 +36,16 @@ class ToyModel(nn.Module):
 
 @dataclass(frozen=True)
 class ToyTask:
-    """To double and turn three numbers, some of them without weight; of 8 windows a step, however many processes."""
+    """Double and reverse three numbers, some of them without weight; 8 windows in a step over all processes."""
 
     broken: tuple[int, ...] = ()
     """Steps whose batch holds NaN."""
     refused: tuple[int, ...] = ()
-    """Steps whose batch cannot be made."""
+    """Steps whose batch raises an error."""
     empty: tuple[int, ...] = ()
-    """Steps whose values weigh nothing."""
+    """Steps whose values have no weight."""
     rare_every: int = 0
-    """Every so many steps other parameters are used; 0 for never."""
+    """Steps between uses of the rare layer; 0: never."""
     pause_s: float = 0.0
 
     def batch(self, step, rank, world):
@@ -89,7 +89,7 @@ class ToyTask:
 
 
 def main():
-    """Run; the history on stdout, or what stopped it on stderr with its exit code."""
+    """Run; the history on stdout, or the interruption on stderr with its exit code."""
     options = json.loads(sys.argv[2])
     model = ToyModel(dropout=options.pop("dropout", 0.0))
     task, resume = ToyTask(**options.pop("task", {})), options.pop("resume", False)
