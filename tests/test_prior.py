@@ -66,9 +66,7 @@ def test_posterior_is_the_conditional_of_the_joint_gaussian():
     gain = -np.linalg.solve(inside, across)
     posterior = prior.condition(SOURCE, TARGET)
     np.testing.assert_allclose(posterior.gain, gain, atol=2e-3)
-    np.testing.assert_allclose(
-        posterior.relative_sigma, np.sqrt(np.diag(np.linalg.inv(inside))), rtol=0.02, atol=1e-4
-    )
+    np.testing.assert_allclose(posterior.relative_sigma, np.sqrt(np.diag(np.linalg.inv(inside))), rtol=0.02, atol=1e-4)
 
 
 def test_sigma_is_the_scatter_of_samples_of_the_prior():
