@@ -154,17 +154,17 @@ def main() -> None:
     parser.add_argument("--target", default="enmap")
     parser.add_argument("--limits", action="store_true")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    names = sorted(path.name for path in options.folds.glob("without-*.prior.safetensors"))
+    args = parser.parse_args()
+    names = sorted(path.name for path in args.folds.glob("without-*.prior.safetensors"))
     scenes = [name.removeprefix("without-").removesuffix(".prior.safetensors") for name in names]
-    if options.limits:
+    if args.limits:
         scenes = [scene for scene in scenes if scene not in NOT_IN_MEANS]
-        of_scenes = [limits(options.data, options.folds, scene, options.target) for scene in scenes]
+        of_scenes = [limits(args.data, args.folds, scene, args.target) for scene in scenes]
         means = {name: float(np.mean([result[name] for result in of_scenes])) for name in of_scenes[0]}
-        print(json.dumps(means) if options.json else "\n".join(f"{key:32s}{1e4 * means[key]:7.1f}" for key in means))
+        print(json.dumps(means) if args.json else "\n".join(f"{key:32s}{1e4 * means[key]:7.1f}" for key in means))
         return
-    found = {scene: score_scene(options.data, options.folds, scene, options.target) for scene in scenes}
-    if options.json:
+    found = {scene: score_scene(args.data, args.folds, scene, args.target) for scene in scenes}
+    if args.json:
         print(json.dumps(found))
     else:
         print_table(found)

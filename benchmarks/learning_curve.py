@@ -129,21 +129,20 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, action="append")
     parser.add_argument("--folds", type=Path, action="append", default=[], help="<recipe>.folds")
     parser.add_argument("--jobs", type=int, default=2)
-    options = parser.parse_args()
-    recipes = options.recipe or recipes
-    options.output.mkdir(parents=True, exist_ok=True)
-    estimate_priors(options.data, options.output)
+    args = parser.parse_args()
+    recipes = args.recipe or recipes
+    args.output.mkdir(parents=True, exist_ok=True)
+    estimate_priors(args.data, args.output)
     todo = [(recipe, group, count) for count in COUNTS for recipe in recipes for group in GROUPS[: 3 if count else 1]]
-    with ThreadPoolExecutor(options.jobs) as jobs:
-        list(jobs.map(lambda one: train(options.data, options.output, *one), todo))
+    with ThreadPoolExecutor(args.jobs) as jobs:
+        list(jobs.map(lambda one: train(args.data, args.output, *one), todo))
     curves = {
-        recipe.stem: {count: point(options.data, options.output, recipe, count) for count in COUNTS}
-        for recipe in recipes
+        recipe.stem: {count: point(args.data, args.output, recipe, count) for count in COUNTS} for recipe in recipes
     }
-    for folds in options.folds:
-        curves[folds.stem][len({cube.scene for cube in open_cubes(options.data)}) - 1] = score(options.data, folds)
-    (options.output / "learning_curve.json").write_text(json.dumps({"scenes": SCORED, "curves": curves}), "utf-8")
-    plot(curves, options.output / "learning_curve.svg")
+    for folds in args.folds:
+        curves[folds.stem][len({cube.scene for cube in open_cubes(args.data)}) - 1] = score(args.data, folds)
+    (args.output / "learning_curve.json").write_text(json.dumps({"scenes": SCORED, "curves": curves}), "utf-8")
+    plot(curves, args.output / "learning_curve.svg")
     print(f"{'RMSE x 1e4, mean of nine':28s}" + "".join(f"{kind:>30s}" for kind in INPUTS))
     for name, points in curves.items():
         for count, found in sorted(points.items()):

@@ -40,50 +40,41 @@ def without(option: str, scenes: tuple[str, ...]) -> list[str]:
     return [word for scene in scenes for word in (option, scene)]
 
 
-def pretrain(options: argparse.Namespace, preset: str) -> None:
+def pretrain(args: argparse.Namespace, preset: str) -> None:
     """Train the network of a preset on simulated scenes and the training cubes, unless it exists."""
-    output = options.output / f"{preset}.safetensors"
+    output = args.output / f"{preset}.safetensors"
     window, batch, lr, share = PRESETS[preset]
     if not output.exists():
         ms2hs(
-            *("pretrain", "--preset", preset, "--data", options.data / "hyperspectral", "-q", "-o", output),
-            *(
-                "--prior",
-                options.output / "prior.safetensors",
-                "--simulated",
-                2000,
-                "--window",
-                window,
-                "--batch",
-                batch,
-            ),
-            *("--lr", lr, "--steps", round(share * options.steps), *without("--leave-out", TEST + HELD)),
+            *("pretrain", "--preset", preset, "--data", args.data / "hyperspectral", "-q", "-o", output),
+            *("--prior", args.output / "prior.safetensors", "--simulated", 2000, "--window", window, "--batch", batch),
+            *("--lr", lr, "--steps", round(share * args.steps), *without("--leave-out", TEST + HELD)),
         )
 
 
-def tune(options: argparse.Namespace, preset: str, view: tuple[str, str], train: str) -> Path:
+def tune(args: argparse.Namespace, preset: str, view: tuple[str, str], train: str) -> Path:
     """Path of the network for one source and target: calibrated only (`none`), or fine-tuned (`all`)."""
     source, target = view
-    output = options.output / f"{preset}-{target}-{'frozen' if train == 'none' else 'tuned'}.safetensors"
+    output = args.output / f"{preset}-{target}-{'frozen' if train == 'none' else 'tuned'}.safetensors"
     window, batch, lr, _ = PRESETS[preset]
     if not output.exists():
         ms2hs(
-            *("finetune", "--corpus", options.data / "hyperspectral", "--source", source, "--target", target, "-q"),
-            *("--init", options.output / f"{preset}.safetensors", "--train", train, "--steps", options.tune_steps),
+            *("finetune", "--corpus", args.data / "hyperspectral", "--source", source, "--target", target, "-q"),
+            *("--init", args.output / f"{preset}.safetensors", "--train", train, "--steps", args.tune_steps),
             *("--window", window, "--batch", batch, "--lr", lr / 3, "-o", output),
             *without("--leave-out", TEST), *without("--hold-out", HELD),
         )  # fmt: skip
     return output
 
 
-def score(options: argparse.Namespace, view: tuple[str, str], models: list[Path]) -> list[dict[str, object]]:
+def score(args: argparse.Namespace, view: tuple[str, str], models: list[Path]) -> list[dict[str, object]]:
     """Rows of the report on the test scenes, which is written beside the weights."""
     source, target = view
-    report = options.output / f"{target}.html"
+    report = args.output / f"{target}.html"
     if not report.with_suffix(".json").exists():
         ms2hs(
-            *("evaluate", "--corpus", options.data / "hyperspectral", "--source", source, "--target", target),
-            *("--prior", options.output / "prior.safetensors", "--report", report, *without("--scene", TEST)),
+            *("evaluate", "--corpus", args.data / "hyperspectral", "--source", source, "--target", target),
+            *("--prior", args.output / "prior.safetensors", "--report", report, *without("--scene", TEST)),
             *(word for model in models for word in ("--model", model)),
         )
     rows: list[dict[str, object]] = json.loads(report.with_suffix(".json").read_text())["rows"]
@@ -111,20 +102,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--tune-steps", type=int, default=300)
     parser.add_argument("--jobs", type=int, default=2)
-    options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    prior = options.output / "prior.safetensors"
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    prior = args.output / "prior.safetensors"
     if not prior.exists():
-        ms2hs(
-            "pretrain", "--preset", "linear", "--data", options.data, "-o", prior, *without("--leave-out", TEST + HELD)
-        )
-    with ThreadPoolExecutor(options.jobs) as jobs:
-        list(jobs.map(lambda preset: pretrain(options, preset), PRESETS))
+        ms2hs("pretrain", "--preset", "linear", "--data", args.data, "-o", prior, *without("--leave-out", TEST + HELD))
+    with ThreadPoolExecutor(args.jobs) as jobs:
+        list(jobs.map(lambda preset: pretrain(args, preset), PRESETS))
         wanted = [(preset, view, train) for view in VIEWS for preset in PRESETS for train in ("none", "all")]
-        tuned = list(jobs.map(lambda one: tune(options, *one), wanted))
+        tuned = list(jobs.map(lambda one: tune(args, *one), wanted))
     for view in VIEWS:
         models = [path for (_, own, _), path in zip(wanted, tuned, strict=True) if own == view]
-        show(view, score(options, view, models))
+        show(view, score(args, view, models))
 
 
 if __name__ == "__main__":

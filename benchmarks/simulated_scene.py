@@ -135,18 +135,18 @@ def texture_of(folder: Path, name: str, side: int, rng: np.random.Generator) -> 
     return windows[int(rng.integers(len(windows)))]
 
 
-def simulated_scene(options: argparse.Namespace, weights: Sequence[Weights], target: SpectralGrid) -> Simulated:
+def simulated_scene(args: argparse.Namespace, weights: Sequence[Weights], target: SpectralGrid) -> Simulated:
     """The scene of the command's options."""
-    rng = np.random.default_rng(options.seed)
-    texture = texture_of(options.sentinel2, options.place, options.side, rng)
-    if options.data:
-        spectra, fine, origin = unseen_spectra(options.data, weights)
+    rng = np.random.default_rng(args.seed)
+    texture = texture_of(args.sentinel2, args.place, args.side, rng)
+    if args.data:
+        spectra, fine, origin = unseen_spectra(args.data, weights)
     else:
         spectra, fine = spectra_of(weights[0].prior), np.ones(len(FINE_NM), bool)
         origin = "the prior's own sample, which it has seen"
-    mirrored = " mirrored" if min(texture.height, texture.width) < options.side else ""
+    mirrored = " mirrored" if min(texture.height, texture.width) < args.side else ""
     origin = f"shapes of {texture.scene.id} at {texture.row}, {texture.col}{mirrored}; spectra: {origin}"
-    whole = simulate(spectra, (options.side, options.side), rng, texture)
+    whole = simulate(spectra, (args.side, args.side), rng, texture)
     views = [
         np.tensordot(response_matrix(grid, FINE_NM).astype(np.float32), whole, axes=1)
         for grid in (target, load_sensor(SOURCE).grid)
@@ -273,7 +273,7 @@ def layout_of(weights: Sequence[Weights], side: int) -> Layout:
 
 
 def convert_all(
-    scene: Simulated, models: Mapping[str, str], options: argparse.Namespace, layout: Layout
+    scene: Simulated, models: Mapping[str, str], args: argparse.Namespace, layout: Layout
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Image]]]:
     """Scores, and (plotted band, row, col) results, by model and input."""
     scores: dict[str, dict[str, Any]] = {name: {} for name in models}
@@ -281,12 +281,12 @@ def convert_all(
     plotted = list(scene.bands(PLOTTED_NM).values())
     with tempfile.TemporaryDirectory() as scratch:
         for number, (kind, error) in enumerate(INPUTS.items()):
-            path, rng = Path(scratch, f"{kind}.tif"), np.random.default_rng((options.seed, number))
+            path, rng = Path(scratch, f"{kind}.tif"), np.random.default_rng((args.seed, number))
             off = SensorErrors.plain(error.gain, error.offset, error.pixel) if error else SensorErrors.none()
             write_scene(path, disturb(scene.seen, load_sensor(SOURCE).grid, off, rng))
             for name, model in models.items():
                 choices = ConvertOptions(source=SOURCE, model=model, input_error=error, overwrite=True)
-                output = read(convert(path, options.target, Path(scratch, "made.tif"), choices).output)
+                output = read(convert(path, args.target, Path(scratch, "made.tif"), choices).output)
                 scores[name][kind] = score(output, scene, error.pixel if error else 0.0, layout)
                 pictures[name][kind] = output[plotted]
     return scores, pictures
@@ -341,20 +341,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    weights = [load_weights(name) for name in options.weights]
-    scene = simulated_scene(options, weights, load_sensor(options.target).grid)
+    args = parser.parse_args()
+    weights = [load_weights(name) for name in args.weights]
+    scene = simulated_scene(args, weights, load_sensor(args.target).grid)
     with tempfile.TemporaryDirectory() as scratch:
         prior = Path(scratch, "prior.safetensors")
         save_weights(prior, weights[0].prior, weights[0].card)
         models = {"prior": str(prior)}
-        for one, path in zip(weights, options.weights, strict=True):
+        for one, path in zip(weights, args.weights, strict=True):
             name = one.card.get("settings", {}).get("preset") or one.name
             models[path if name in models else name] = path
-        scores, pictures = convert_all(scene, models, options, layout_of(weights, options.side))
-    if options.output:
-        plot(scene, pictures, options.output)
-    if options.json:
+        scores, pictures = convert_all(scene, models, args, layout_of(weights, args.side))
+    if args.output:
+        plot(scene, pictures, args.output)
+    if args.json:
         text = json.dumps({"scene": scene.origin, "scores": scores})
         print(json.dumps(json.loads(text, parse_constant=lambda _: None)))  # JSON has no NaN
         return
