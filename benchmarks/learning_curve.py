@@ -1,12 +1,12 @@
-"""How much each further scene to learn from brings: accuracy on scenes left out against how many were trained on.
+"""Learning curve: accuracy on scenes left out, against the number of scenes trained on.
 
     python benchmarks/learning_curve.py --data DIR --output DIR [--recipe FILE ...] [--folds DIR ...] [--jobs 2]
 
-Nine scenes in three groups of three. For each group, a prior and a network of each recipe learn from 0, 2, 4 and 6 of
-the others, in an order drawn by chance, and are scored on the group as benchmarks/cross_fitted.py does, with shares
-learnt on the scenes of all groups but the one that is scored. `--folds`, one a recipe, is what `ms2hs pretrain
---cross-fit` leaves: the end of the curve, all other scenes. A picture, learning_curve.svg, and learning_curve.json are
-written; networks that are there are kept, so that the command can be stopped and started.
+Nine scenes in three groups of three. For each group, a prior and a network of each recipe are trained on 0, 2, 4 and 6
+of the other scenes, in a random order. They are scored on the group as in benchmarks/cross_fitted.py, with shares
+fitted to all scenes except the scored one. `--folds`, once for each recipe, is the folder that `ms2hs pretrain
+--cross-fit` writes: the end of the curve, all other scenes. Writes learning_curve.svg and learning_curve.json. Existing
+networks are kept, so the command can be interrupted and started again.
 """
 
 import argparse
@@ -20,16 +20,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from cross_fitted import judge
+from cross_fitted import score_scene
 from matplotlib.figure import Figure
 
 from ms2hs.datasets.cubes.registry import open_cubes
 from ms2hs.models.weights import save_weights
-from ms2hs.training.cross_fitting import cross_fit, fold_of
-from ms2hs.training.pretraining import Pretraining
+from ms2hs.training.cross_fitting import cross_fit, fold_paths
+from ms2hs.training.pretraining import PretrainOptions
 from ms2hs.training.prior_fit import PriorSettings, calibrate, fit, gather
 
-# Neighbours in kind (vegetation, town, desert) are in different groups.
+# Scenes of one kind (vegetation, town, desert) are in different groups.
 GROUPS = (
     ("jasper_ridge", "berlin", "four_corners"),
     ("sjer", "urban_texas", "salton_sea"),
@@ -41,35 +41,38 @@ INPUTS = ("clean", "noisy, told")
 
 
 def chosen(group: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """The scenes that are learnt from: the first so many of the other groups', in an order drawn once."""
+    """Training scenes: the first `count` of the other groups' scenes, in a fixed random order."""
     others = [scene for scene in SCORED if scene not in group]
     return tuple(np.random.default_rng(0).permutation(others)[:count].tolist())
 
 
 def estimate_priors(data: Path, output: Path) -> None:
-    """One prior a group and count."""
+    """Write one prior for each group and count."""
     wanted = {prior_of(output, group, count): (group, count) for group in GROUPS for count in COUNTS}
-    wanted = {path: asked for path, asked in wanted.items() if not path.exists()}
+    wanted = {path: key for path, key in wanted.items() if not path.exists()}
     evidence = gather(data, PriorSettings()) if wanted else None
     for path, (group, count) in wanted.items():
-        out = set(evidence.families) - set(chosen(group, count))
+        out = set(evidence.places) - set(chosen(group, count))
         save_weights(path, calibrate(fit(evidence, out), evidence, out), {"command": "a learning curve"})
 
 
 def prior_of(output: Path, group: tuple[str, ...], count: int) -> Path:
-    """Where a prior is kept; where nothing is learnt from scenes, one serves all groups."""
+    """Path of a prior; with 0 training scenes one prior serves all groups."""
     return output / f"{count}-without-{(group if count else GROUPS[0])[0]}.prior.safetensors"
 
 
 def train(data: Path, output: Path, recipe: Path, group: tuple[str, ...], count: int) -> Path:
-    """One network, with one thread."""
+    """Path of one network, trained with one thread unless it exists."""
     path = output / f"{recipe.stem}-{prior_of(output, group, count).name.replace('.prior', '')}"
     if not path.exists():
         scenes = {cube.scene for cube in open_cubes(data)} - set(chosen(group, count))
-        given = ["--data", data, *(word for scene in sorted(scenes) for word in ("--leave-out", scene))]
-        asked = tomllib.loads(recipe.read_text("utf-8")).items()
-        words = ["pretrain", *(word for name, value in asked if name != "cross-fit" for word in (f"--{name}", value))]
-        words += ["--prior", prior_of(output, group, count), *(given if count else [])]
+        data_options = ["--data", data, *(word for scene in sorted(scenes) for word in ("--leave-out", scene))]
+        settings = tomllib.loads(recipe.read_text("utf-8")).items()
+        words = [
+            "pretrain",
+            *(word for name, value in settings if name != "cross-fit" for word in (f"--{name}", value)),
+        ]
+        words += ["--prior", prior_of(output, group, count), *(data_options if count else [])]
         words += ["-q", "--overwrite", "-o", path]
         print("ms2hs", *words, file=sys.stderr, flush=True)
         command = [sys.executable, "-m", "ms2hs.cli", *map(str, words)]
@@ -78,8 +81,8 @@ def train(data: Path, output: Path, recipe: Path, group: tuple[str, ...], count:
 
 
 def score(data: Path, folds: Path) -> dict[str, dict[str, list[float]]]:
-    """By input, and `prior` or `network`: the RMSE of each scene."""
-    found = {scene: judge(data, folds, scene, "enmap") for scene in SCORED}
+    """RMSE of each scene, by input and by `prior` or `network`."""
+    found = {scene: score_scene(data, folds, scene, "enmap") for scene in SCORED}
     return {
         kind: {who: [found[scene][f"{who}, {kind}"]["rmse"] for scene in SCORED] for who in ("prior", "network")}
         for kind in INPUTS
@@ -87,21 +90,21 @@ def score(data: Path, folds: Path) -> dict[str, dict[str, list[float]]]:
 
 
 def point(data: Path, output: Path, recipe: Path, count: int) -> dict[str, dict[str, list[float]]]:
-    """The scores of a recipe that learnt from so many scenes."""
+    """Scores of a recipe trained on `count` scenes."""
     folds = output / f"{recipe.stem}-{count}.folds"
     folds.mkdir(exist_ok=True)
     for group in GROUPS:
         for scene in group:
-            network, prior = fold_of(folds, scene)
+            network, prior = fold_paths(folds, scene)
             shutil.copy(train(data, output, recipe, group, count), network)
             shutil.copy(prior_of(output, group, count), prior)
     others = {cube.scene for cube in open_cubes(data)} - set(SCORED)
-    cross_fit(Pretraining(recipe.stem, (data,), leave_out=tuple(others)), folds)
+    cross_fit(PretrainOptions(recipe.stem, (data,), leave_out=tuple(others)), folds)
     return score(data, folds)
 
 
-def draw(curves: dict[str, dict[int, dict[str, dict[str, list[float]]]]], path: Path) -> None:
-    """RMSE against the number of scenes, a panel an input."""
+def plot(curves: dict[str, dict[int, dict[str, dict[str, list[float]]]]], path: Path) -> None:
+    """Plot RMSE against the number of scenes, in one panel for each input."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, kind, title in zip(figure.subplots(1, 2), INPUTS, ("clean input", "a product's errors"), strict=True):
         for index, (name, points) in enumerate(curves.items()):
@@ -111,14 +114,14 @@ def draw(curves: dict[str, dict[int, dict[str, dict[str, list[float]]]]], path: 
                 axes.plot(counts, prior, "o--", color="0.4", label="linear (the prior)")
             network = [1e4 * np.mean(points[count][kind]["network"]) for count in counts]
             axes.plot(counts, network, "o-", color=f"C{index}", label=name)
-        axes.set(xlabel="real scenes learnt from", ylabel="RMSE on left-out scenes × 10⁴", title=title)
+        axes.set(xlabel="real training scenes", ylabel="RMSE on left-out scenes × 10⁴", title=title)
         axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
-    """Train what is missing, print a table, draw."""
+    """Train the missing networks, print a table, write the plot."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="holds hyperspectral/ and spectra/")
     parser.add_argument("--output", type=Path, required=True)
@@ -126,20 +129,20 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, action="append")
     parser.add_argument("--folds", type=Path, action="append", default=[], help="<recipe>.folds")
     parser.add_argument("--jobs", type=int, default=2)
-    asked = parser.parse_args()
-    recipes = asked.recipe or recipes
-    asked.output.mkdir(parents=True, exist_ok=True)
-    estimate_priors(asked.data, asked.output)
+    args = parser.parse_args()
+    recipes = args.recipe or recipes
+    args.output.mkdir(parents=True, exist_ok=True)
+    estimate_priors(args.data, args.output)
     todo = [(recipe, group, count) for count in COUNTS for recipe in recipes for group in GROUPS[: 3 if count else 1]]
-    with ThreadPoolExecutor(asked.jobs) as jobs:
-        list(jobs.map(lambda one: train(asked.data, asked.output, *one), todo))
+    with ThreadPoolExecutor(args.jobs) as jobs:
+        list(jobs.map(lambda one: train(args.data, args.output, *one), todo))
     curves = {
-        recipe.stem: {count: point(asked.data, asked.output, recipe, count) for count in COUNTS} for recipe in recipes
+        recipe.stem: {count: point(args.data, args.output, recipe, count) for count in COUNTS} for recipe in recipes
     }
-    for folds in asked.folds:
-        curves[folds.stem][len({cube.scene for cube in open_cubes(asked.data)}) - 1] = score(asked.data, folds)
-    (asked.output / "learning_curve.json").write_text(json.dumps({"scenes": SCORED, "curves": curves}), "utf-8")
-    draw(curves, asked.output / "learning_curve.svg")
+    for folds in args.folds:
+        curves[folds.stem][len({cube.scene for cube in open_cubes(args.data)}) - 1] = score(args.data, folds)
+    (args.output / "learning_curve.json").write_text(json.dumps({"scenes": SCORED, "curves": curves}), "utf-8")
+    plot(curves, args.output / "learning_curve.svg")
     print(f"{'RMSE x 1e4, mean of nine':28s}" + "".join(f"{kind:>30s}" for kind in INPUTS))
     for name, points in curves.items():
         for count, found in sorted(points.items()):

@@ -1,11 +1,11 @@
-"""How good the prior is on scenes it has never seen: leave one out at a time, with its companions.
+"""Accuracy of the prior on unseen scenes: leave one scene out at a time, with all files of its place.
 
     python benchmarks/leave_one_scene_out.py --data DIR
         [--source NAME] [--target NAME] [--json] [--choose] [--write FILE]
 
-The source (Sentinel-2A) is simulated through its response functions; of the target's bands (EnMAP's 202) those are
-scored that are really known in a scene.
-The uncertainty of each prior is calibrated on the other scenes alone. Takes a few minutes on two cores.
+The source (Sentinel-2A) is simulated through its response functions. Of the target's bands (EnMAP's 202), those that
+the scene's own sensor measured are scored. The uncertainty of each prior is calibrated on the other scenes alone. Takes
+a few minutes on two cores.
 """
 
 import argparse
@@ -46,7 +46,7 @@ SCENES = (
     "four_corners_aviris_ng",
 )
 DRAWS = 5
-# What was tried on inner splits: with --choose each scene is scored with what is best on the other eight.
+# Settings tried on inner splits: with --choose each scene is scored with the best settings for the other eight.
 CANDIDATES = (
     {"floor": 0.1, "canopies": 1.0},
     {"floor": 0.2, "canopies": 1.0},
@@ -56,20 +56,20 @@ CANDIDATES = (
     {"floor": 0.1, "canopies": 1.0, "libraries": 2.0},
 )
 NOISES = (0.004, 0.008, 0.012, 0.016)
-# What is minimised: the RMSE on clean input counts this much against that under a product's errors.
+# Weight of the RMSE on clean input in the minimised score; the rest is the RMSE with a product's errors.
 CLEAN_SHARE = 0.75
 
 
 @dataclass(frozen=True)
-class View:
-    """The sensor that is simulated, and the one whose bands are scored."""
+class SensorPair:
+    """The simulated source, and the target whose bands are scored."""
 
     source: SpectralGrid
     target: SpectralGrid
 
 
 def mean_spectrum(scene: TruthScene, others: list[TruthScene]) -> np.ndarray:
-    """(target band, 1) mean over the other scenes of their mean spectra, whatever the pixel."""
+    """(target band, 1) mean of the mean spectra of the other scenes."""
     total, count = np.zeros(len(scene.known)), np.zeros(len(scene.known))
     for other in others:
         if other.place != scene.place:
@@ -79,24 +79,24 @@ def mean_spectrum(scene: TruthScene, others: list[TruthScene]) -> np.ndarray:
 
 
 def tables(
-    prior: SpectralPrior, scene: TruthScene, scenes: list[TruthScene], view: View, seed: int
+    prior: SpectralPrior, scene: TruthScene, scenes: list[TruthScene], view: SensorPair, seed: int
 ) -> dict[str, Score]:
-    """Every score of one left-out scene."""
+    """All scores of one left-out scene."""
     rng = np.random.default_rng(seed)
-    conditional = prior.condition(view.source, view.target)
-    told = prior.condition(view.source, view.target, TYPICAL_INPUT_ERROR)
+    posterior = prior.condition(view.source, view.target)
+    with_error = prior.condition(view.source, view.target, TYPICAL_INPUT_ERROR)
     noisy = perturbed(scene.measured, rng)
     pixels = scene.measured.shape[1]
     found = {
         "mean spectrum": score(np.repeat(mean_spectrum(scene, scenes), pixels, axis=1), scene),
         "interpolation": score(interpolated(scene.measured, view.source, view.target), scene),
-        "prior": score_prior(conditional, scene, to_source=response_of(view.source, view.target)),
-        "prior, noise": score_prior(
-            conditional, scene, measured=noisy, to_source=response_of(view.source, view.target)
+        "prior": score_prior(posterior, scene, to_source=response_of(view.source, view.target)),
+        "prior, noise": score_prior(posterior, scene, measured=noisy, to_source=response_of(view.source, view.target)),
+        "prior, noise told": score_prior(
+            with_error, scene, measured=noisy, to_source=response_of(view.source, view.target)
         ),
-        "prior, noise told": score_prior(told, scene, measured=noisy, to_source=response_of(view.source, view.target)),
-        "3 references": score_references(conditional, scene, 3, DRAWS, rng),
-        "10 references": score_references(conditional, scene, 10, DRAWS, rng),
+        "3 references": score_references(posterior, scene, 3, DRAWS, rng),
+        "10 references": score_references(posterior, scene, 10, DRAWS, rng),
     }
     if len(scene.shape) == 2:
         own = grid_of(scene.wavelength_nm)
@@ -110,7 +110,7 @@ def tables(
 
 
 def show(results: dict[str, dict[str, Score]]) -> None:
-    """One row a method, one column a scene: RMSE x 1e4 / SAM, then coverage."""
+    """Print a row for each method and a column for each scene: RMSE x 1e4 / SAM, then coverage."""
     methods = list(dict.fromkeys(method for found in results.values() for method in found))
     print(
         f"{'RMSE x 1e4 / SAM deg':22s}{'mean RMSE':>10s}{'SAM':>7s}  "
@@ -121,7 +121,7 @@ def show(results: dict[str, dict[str, Score]]) -> None:
         mean = mean_score(list(found.values()))
         cells = [f"{1e4 * found[n].rmse:.0f}/{found[n].sam:.2f}" if n in found else "" for n in results]
         print(f"{method:22s}{mean.rmse:10.5f}{mean.sam:7.2f}  " + " ".join(f"{cell:>11s}" for cell in cells))
-    print("\n90 % interval holds; residual at the measured bands")
+    print("\ncoverage of the 90 % interval; residual at the measured bands")
     for method in methods:
         found = [scores[method] for scores in results.values() if method in scores]
         if np.isfinite([one.coverage for one in found]).all():
@@ -135,26 +135,28 @@ def show(results: dict[str, dict[str, Score]]) -> None:
     print(f"\nsite / no site: mean {np.mean(list(sites.values())):.3f}, worst {max(sites.values()):.3f}  {sites}")
 
 
-def inner_errors(evidence: Evidence, scenes: list[TruthScene], noises: tuple[float, ...], view: View) -> np.ndarray:
-    """(noise, left-out scene, inner scene, clean or noisy) RMSE of priors that saw neither scene; NaN for one scene."""
+def inner_errors(
+    evidence: Evidence, scenes: list[TruthScene], noises: tuple[float, ...], view: SensorPair
+) -> np.ndarray:
+    """(noise, left-out scene, inner scene, clean or noisy) RMSE of priors without both scenes; NaN if equal."""
     errors = np.full((len(noises), len(scenes), len(scenes), 2), np.nan)
     for first, outer in enumerate(scenes):
         for second, inner in enumerate(scenes[:first]):
             prior = fit(evidence, {outer.place, inner.place})
             for row, noise in enumerate(noises):
-                conditional = replace(prior, noise=noise).condition(view.source, view.target)
+                posterior = replace(prior, noise=noise).condition(view.source, view.target)
                 for left_out, scored in ((first, second), (second, first)):
                     scene = scenes[scored]
                     rng = np.random.default_rng(scored)
                     some = rng.permutation(scene.measured.shape[1])[:2000]
                     inputs = scene.measured[:, some], perturbed(scene.measured, rng)[:, some]
-                    found = [score(conditional.reconstruct(one), scene, some).rmse for one in inputs]
+                    found = [score(posterior.reconstruct(one), scene, some).rmse for one in inputs]
                     errors[row, left_out, scored] = found
     return errors
 
 
-def choose(data: Path, scenes: list[TruthScene], view: View) -> list[tuple[PriorSettings, Evidence]]:
-    """For each scene, the settings that are best on the other eight, each of them left out in its turn."""
+def choose(data: Path, scenes: list[TruthScene], view: SensorPair) -> list[tuple[PriorSettings, Evidence]]:
+    """For each scene, the best settings for the other eight, each of them left out in turn."""
     tried: list[tuple[PriorSettings, Evidence]] = []
     errors: list[np.ndarray] = []
     for changes in CANDIDATES:
@@ -173,7 +175,7 @@ def choose(data: Path, scenes: list[TruthScene], view: View) -> list[tuple[Prior
 
 
 def main() -> None:
-    """Run it."""
+    """Score every scene, and print or write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with hyperspectral/ and spectra/")
     parser.add_argument("--source", default="sentinel2a", choices=sensor_names("source"))
@@ -183,7 +185,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="write weights of all scenes, with these scores in their card")
     arguments = parser.parse_args()
     start = time.monotonic()
-    view = View(load_sensor(arguments.source).grid, load_sensor(arguments.target).grid)
+    view = SensorPair(load_sensor(arguments.source).grid, load_sensor(arguments.target).grid)
     scenes = [read_scene(arguments.data / "hyperspectral" / f"{name}.npz", view.source, view.target) for name in SCENES]
     if arguments.choose:
         chosen = choose(arguments.data, scenes, view)

@@ -23,7 +23,7 @@ from ms2hs.evaluation.evaluator import EvaluationSettings, evaluate
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.training.engine.loop import FitSettings
-from ms2hs.training.finetuning import Finetuning, finetune
+from ms2hs.training.finetuning import FinetuneOptions, finetune
 
 SPLITS = {
     "test": ("jasper_ridge", "salton_sea", "sjer"),
@@ -87,7 +87,7 @@ def main() -> None:
             settings = FitSettings(steps=args.steps, batch=8, lr=1e-4)
             tuned = {}
             for name, folder in folders.items():
-                wanted = Finetuning(init=model, pairs=folder, fit=settings, window=16)
+                wanted = FinetuneOptions(init=model, pairs=folder, fit=settings, window=16)
                 tuned[name] = str(finetune(wanted, Path(scratch, f"{name}.safetensors"), overwrite=True).output)
             clean, after_plain = rmse_of([model, tuned["plain"]], test["plain"], args.prior)
             spoilt, mended = rmse_of([model, tuned["planted"]], test["planted"], args.prior)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from ms2hs.progress import FitProgress, Progress
     from ms2hs.scenes.scene import Scene
     from ms2hs.training.engine.loop import FitSettings
-    from ms2hs.training.finetuning import FinetuningResult
-    from ms2hs.training.pretraining import PretrainingResult
+    from ms2hs.training.finetuning import FinetuneResult
+    from ms2hs.training.pretraining import PretrainResult
 
 BBox = tuple[float, float, float, float]
 Item = dict[str, Any]
@@ -183,7 +183,7 @@ def pretrain(
     progress: "FitProgress | None" = None,
     note: Callable[[str], None] | None = None,
     **settings: Any,  # noqa: ANN401 - the fields of Pretraining have their own types
-) -> "PretrainingResult":
+) -> "PretrainResult":
     """Train a network preset on folders of hyperspectral cubes; without data, on simulated scenes.
 
     Parameters
@@ -201,7 +201,7 @@ def pretrain(
     from ms2hs.training import pretraining
     from ms2hs.training.engine.loop import FitSettings
 
-    task = pretraining.Pretraining(preset, tuple(map(Path, data)), fit=fit or FitSettings(), **settings)
+    task = pretraining.PretrainOptions(preset, tuple(map(Path, data)), fit=fit or FitSettings(), **settings)
     return pretraining.pretrain(task, Path(output), resume=resume, overwrite=overwrite, progress=progress, note=note)
 
 
@@ -217,7 +217,7 @@ def finetune(
     progress: "FitProgress | None" = None,
     note: Callable[[str], None] | None = None,
     **settings: Any,  # noqa: ANN401 - the fields of Finetuning have their own types
-) -> "FinetuningResult":
+) -> "FinetuneResult":
     """Fit weights to pairs, or to pairs simulated from a corpus of cubes, and calibrate their uncertainty.
 
     Parameters
@@ -232,7 +232,7 @@ def finetune(
     """
     from ms2hs.training import finetuning
 
-    task = finetuning.Finetuning(init=init, pairs=_path(pairs), corpus=_path(corpus), **settings)
+    task = finetuning.FinetuneOptions(init=init, pairs=_path(pairs), corpus=_path(corpus), **settings)
     if fit:
         task = replace(task, fit=fit)
     return finetuning.finetune(task, Path(output), resume=resume, overwrite=overwrite, progress=progress, note=note)

@@ -1,4 +1,4 @@
-"""How far a network is trusted, learnt on scenes that it has not seen."""
+"""Share and calibration of networks from scenes that they have not seen."""
 
 from dataclasses import replace
 
@@ -10,17 +10,24 @@ from test_prior_fit import SETTINGS, folder
 from ms2hs.errors import DataError
 from ms2hs.models.weights import FOLDERS, load_weights
 from ms2hs.training import cross_fitting
-from ms2hs.training.cross_fitting import Trial, fit_share, fold_of, judge, pretrain_cross_fitted, try_scene
+from ms2hs.training.cross_fitting import (
+    HeldOutScene,
+    fit_and_score,
+    fit_share,
+    fold_paths,
+    predict_scene,
+    pretrain_cross_fitted,
+)
 from ms2hs.training.engine.loop import FitSettings
-from ms2hs.training.pretraining import Pretraining
+from ms2hs.training.pretraining import PretrainOptions
 from ms2hs.training.prior_fit import PriorSettings
 
 __all__ = ["folder"]
 WAVES, PIXELS, STEP_NM = 200, 300, 10.0
 
 
-def trial_of(seed, useful=0.5, noise=0.002):
-    """A network that knows half of the wavelengths: there it adds `1 / useful` of what the prior misses; else noise."""
+def scene_of(seed, useful=0.5, noise=0.002):
+    """A network whose correction is `1 / useful` of the prior's error in half of the bands, and noise elsewhere."""
     rng = np.random.default_rng(seed)
     truth = rng.uniform(0.1, 0.5, (WAVES, PIXELS)).astype(np.float32)
     missed = rng.normal(0, 0.01, truth.shape).astype(np.float32)
@@ -28,47 +35,49 @@ def trial_of(seed, useful=0.5, noise=0.002):
     added[WAVES // 2 :] = rng.normal(0, 0.01, (WAVES // 2, PIXELS))
     both = {"clean": truth - missed, "noisy": truth - missed}
     ones = np.ones(PIXELS, np.float32)
-    return Trial(f"scene {seed}", truth, ones, np.full(WAVES, 0.01), both, {"clean": added, "noisy": added})
+    return HeldOutScene(f"scene {seed}", truth, ones, np.full(WAVES, 0.01), both, {"clean": added, "noisy": added})
 
 
-def test_the_share_is_what_serves_scenes_best():
-    share = fit_share([trial_of(seed) for seed in range(40)], STEP_NM)
+def test_share_minimises_the_error_over_scenes():
+    share = fit_share([scene_of(seed) for seed in range(40)], STEP_NM)
     assert ((share >= 0) & (share <= 1)).all()
     assert share[:80] == pytest.approx(0.5, abs=0.05)
     assert share[120:].max() < 0.05
-    few = fit_share([trial_of(0)], STEP_NM)
-    assert few[:80] == pytest.approx(0.25, abs=0.05)  # one scene is little to go by
+    few = fit_share([scene_of(0)], STEP_NM)
+    assert few[:80] == pytest.approx(0.25, abs=0.05)  # a single scene is shrunk more
 
 
-def test_what_hurts_gets_no_share():
-    wrong = [replace(trial, added={k: -v for k, v in trial.added.items()}) for trial in map(trial_of, range(5))]
+def test_harmful_correction_gets_no_share():
+    wrong = [
+        replace(scene, correction={k: -v for k, v in scene.correction.items()}) for scene in map(scene_of, range(5))
+    ]
     assert fit_share(wrong, STEP_NM)[:80].max() == 0
 
 
-def test_unknown_truth_counts_nowhere():
-    trials = [trial_of(seed) for seed in range(5)]
+def test_unknown_truth_is_ignored():
+    scenes = [scene_of(seed) for seed in range(5)]
     holed = [
-        replace(trial, truth=np.where(np.arange(WAVES)[:, None] % 7 == 0, np.nan, trial.truth)) for trial in trials
+        replace(scene, truth=np.where(np.arange(WAVES)[:, None] % 7 == 0, np.nan, scene.truth)) for scene in scenes
     ]
-    np.testing.assert_allclose(fit_share(holed, STEP_NM), fit_share(trials, STEP_NM), atol=0.05)
+    np.testing.assert_allclose(fit_share(holed, STEP_NM), fit_share(scenes, STEP_NM), atol=0.05)
 
 
-def test_a_scene_is_judged_by_what_the_others_taught():
-    trials = [trial_of(seed) for seed in range(6)]
-    found = judge(trials, STEP_NM)
+def test_scene_is_scored_with_the_share_of_the_others():
+    scenes = [scene_of(seed) for seed in range(6)]
+    found = fit_and_score(scenes, STEP_NM)
     for scores in found.scores.values():
         assert scores["blend clean"] < scores["prior clean"]
         assert 0.85 < scores["coverage"] < 0.95
-    odd = replace(trials[0], added={k: -v for k, v in trials[0].added.items()})
-    alone = judge([odd, *trials[1:]], STEP_NM).scores["scene 0"]
-    assert alone["blend clean"] > alone["prior clean"]  # nothing of its own truth was used
+    odd = replace(scenes[0], correction={k: -v for k, v in scenes[0].correction.items()})
+    alone = fit_and_score([odd, *scenes[1:]], STEP_NM).scores["scene 0"]
+    assert alone["blend clean"] > alone["prior clean"]  # its own truth was not used
 
 
-def test_a_network_is_trained_without_each_scene_and_blended(folder, tmp_path, monkeypatch):
+def test_network_is_trained_without_each_scene_and_gets_a_share(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(cross_fitting, "PriorSettings", lambda: replace(SETTINGS, step_nm=5))
     output = tmp_path / "n.safetensors"
     changes = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_heads": 2, "rank": 4}
-    asked = Pretraining(
+    asked = PretrainOptions(
         "spectral", (folder,), changes=changes, window=8, fit=FitSettings(steps=3, batch=2, seed=1), simulated=3
     )
     found = pretrain_cross_fitted(asked, output)
@@ -79,30 +88,31 @@ def test_a_network_is_trained_without_each_scene_and_blended(folder, tmp_path, m
     assert weights.card["command"].endswith("--cross-fit")
     assert "without scene0" in weights.card["scores"]
     for scene in found.scores:
-        network, prior = (load_weights(str(path)) for path in fold_of(output.with_suffix(".folds"), scene))
+        network, prior = (load_weights(str(path)) for path in fold_paths(output.with_suffix(".folds"), scene))
         assert scene not in network.card["trained_on"]
         np.testing.assert_array_equal(network.prior.factors, prior.prior.factors)
-        trial = try_scene(folder, scene, network, 0)
-        assert trial.truth.shape[0] == len(prior.prior.wavelength_nm)
-        np.testing.assert_allclose(load_weights(str(network.path)).network.share, found.others[scene][0], atol=1e-6)
+        held_out = predict_scene(folder, scene, network, 0)
+        assert held_out.truth.shape[0] == len(prior.prior.wavelength_nm)
+        share = load_weights(str(network.path)).network.share
+        np.testing.assert_allclose(share, found.without_scene[scene][0], atol=1e-6)
     before = {path: path.read_bytes() for path in output.with_suffix(".folds").glob("*.safetensors")}
     assert len(before) == 8
     pretrain_cross_fitted(asked, output, overwrite=True)
-    assert before == {path: path.read_bytes() for path in before}  # folds that are there are not trained again
+    assert before == {path: path.read_bytes() for path in before}  # existing folds are not trained again
 
 
-def test_scenes_can_be_left_out_of_one_folder_only(folder, tmp_path):
+def test_cross_fitting_needs_one_folder(folder, tmp_path):
     with pytest.raises(DataError, match="2 folders"):
-        pretrain_cross_fitted(Pretraining("spectral", (folder, folder)), tmp_path / "n.safetensors")
+        pretrain_cross_fitted(PretrainOptions("spectral", (folder, folder)), tmp_path / "n.safetensors")
 
 
-def test_the_command_takes_it(ms2hs, tmp_path):
+def test_command_accepts_cross_fit(ms2hs, tmp_path):
     code, _, err = ms2hs("pretrain", "--preset", "spectral", "--cross-fit", "-o", tmp_path / "n.safetensors")
     assert_clear(code, err, "0 folders")
     assert PriorSettings().simulated > SETTINGS.simulated
 
 
 @pytest.mark.parametrize("recipe", sorted((FOLDERS[0] / "recipes").glob("*.toml")), ids=lambda path: path.stem)
-def test_recipes_of_shipped_weights_are_options(recipe, ms2hs, tmp_path):
+def test_recipes_of_shipped_weights_are_valid(recipe, ms2hs, tmp_path):
     code, _, err = ms2hs("pretrain", "--recipe", recipe, "-o", tmp_path / "n.safetensors")
-    assert_clear(code, err, "0 folders")  # all of it was taken, and no data were given
+    assert_clear(code, err, "0 folders")  # all options are accepted, and no data were given

@@ -1,4 +1,4 @@
-"""Noise is taken off where neighbours are alike, edges stay, and nothing depends on how a scene is cut."""
+"""Denoising: noise falls, edges stay, and the result does not depend on how a scene is cut."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def rms(values):
 
 @given(st.integers(0, 1000))
 @settings(max_examples=15, deadline=None)
-def test_noise_is_halved_and_edges_stay(seed):
+def test_denoise_halves_noise_and_keeps_edges(seed):
     rng = np.random.default_rng(seed)
     truth = field(rng)
     noisy = (truth + SIGMA * rng.standard_normal(truth.shape)).astype(np.float32)
@@ -35,7 +35,7 @@ def test_noise_is_halved_and_edges_stay(seed):
     assert rms((made - truth)[:, :, edge]) < 1.3 * SIGMA  # the step itself is 10 to 100 times as large
 
 
-def test_pure_noise_goes_and_strong_signal_stays():
+def test_denoise_removes_pure_noise_and_keeps_strong_signal():
     rng = np.random.default_rng(0)
     valid = np.ones((60, 60), bool)
     alone = (0.2 + SIGMA * rng.standard_normal((6, 60, 60))).astype(np.float32)
@@ -44,13 +44,13 @@ def test_pure_noise_goes_and_strong_signal_stays():
     assert rms(denoise(texture, valid, SIGMA) - texture) < SIGMA / 10
 
 
-def test_each_axis_is_weighed_as_wiener_would():
+def test_denoise_weighs_each_axis_as_a_wiener_filter():
     c = np.linspace(2, 1000, 2000)
     assert np.abs(c**2 / (c**2 + c + 2) - (1 - 1 / c)).max() < 0.04
 
 
 @pytest.mark.parametrize("cut", [1, 7, 20, 33])
-def test_a_scene_in_parts_gives_the_same(cut, monkeypatch):
+def test_denoise_of_parts_equals_the_whole(cut, monkeypatch):
     rng = np.random.default_rng(1)
     values = (field(rng) + SIGMA * rng.standard_normal((6, 40, 50))).astype(np.float32)
     valid = rng.random((40, 50)) > 0.1
@@ -62,7 +62,7 @@ def test_a_scene_in_parts_gives_the_same(cut, monkeypatch):
     np.testing.assert_allclose(denoise(values, valid, SIGMA), whole, atol=1e-6)
 
 
-def test_what_is_not_valid_neither_counts_nor_changes():
+def test_denoise_ignores_and_keeps_invalid_pixels():
     rng = np.random.default_rng(2)
     values = (field(rng) + SIGMA * rng.standard_normal((6, 40, 50))).astype(np.float32)
     valid = rng.random((40, 50)) > 0.3
@@ -73,7 +73,7 @@ def test_what_is_not_valid_neither_counts_nor_changes():
     np.testing.assert_array_equal(made[:, ~valid], values[:, ~valid])
 
 
-def test_a_pixel_alone_stays_as_it_is():
+def test_denoise_keeps_a_single_pixel():
     values = np.full((3, 20, 20), 0.3, np.float32)
     valid = np.zeros((20, 20), bool)
     valid[10, 10] = True

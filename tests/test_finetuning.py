@@ -1,4 +1,4 @@
-"""Learning from pairs: what products are off by, the prior, networks, and how sure they may be."""
+"""Fine-tuning on pairs: corrections of products, the prior, networks, and their uncertainty."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +15,13 @@ from ms2hs.errors import DataError, UnknownName, WeightsError
 from ms2hs.inference.predictor import Predictor
 from ms2hs.models.harmonization import adjusted
 from ms2hs.models.mae import SpectralMAE
-from ms2hs.models.refitting import refit
+from ms2hs.models.prior import refit
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.spectra.metrics import coverage, rmse
 from ms2hs.training import finetuning
 from ms2hs.training.conformal import fit_sigma_scale
 from ms2hs.training.engine.loop import FitSettings
-from ms2hs.training.finetuning import Finetuning, finetune
+from ms2hs.training.finetuning import FinetuneOptions, finetune
 from ms2hs.training.product_bias import adjustments_of, noise_of
 
 GAIN, OFFSET = 1.05, 0.01
@@ -30,7 +30,7 @@ FEW = FitSettings(steps=12, batch=2, lr=1e-4)
 
 @pytest.fixture
 def network(tmp_path):
-    """A small network that has learnt nothing: it says what the prior says, and a little more."""
+    """A small untrained network with a small correction of the prior."""
     torch.manual_seed(0)
     prior = load_weights().prior
     config = replace(config_of("spectral"), rank=8)
@@ -47,17 +47,17 @@ def given(monkeypatch):
     """Pairs in memory instead of a folder: given(learnt, held)."""
 
     def give(learnt, held=()):
-        monkeypatch.setattr(finetuning, "_given", lambda _asked, _tell: (list(learnt), list(held)))
+        monkeypatch.setattr(finetuning, "_read_pairs", lambda _options, _note: (list(learnt), list(held)))
 
     return give
 
 
 def asked(init, **others):
-    return Finetuning(init=str(init), pairs=Path("pairs"), fit=FEW, **others)
+    return FinetuneOptions(init=str(init), pairs=Path("pairs"), fit=FEW, **others)
 
 
 def error_of(path, pairs):
-    """RMSE of a model on pairs, as a conversion would use it."""
+    """RMSE of a model on pairs, applied as in a conversion."""
     weights = load_weights(str(path))
     found = []
     for pair in pairs:
@@ -73,7 +73,7 @@ def error_of(path, pairs):
 
 
 @pytest.mark.parametrize("kind", ["linear", "network"])
-def test_a_planted_gain_and_offset_are_learnt_and_nothing_is_forgotten(kind, network, given, tmp_path):
+def test_finetune_recovers_a_planted_gain_and_offset(kind, network, given, tmp_path):
     init = network if kind == "network" else "linear"
     given(product_pairs(5, GAIN, OFFSET), product_pairs(2, GAIN, OFFSET, seed=7))
     made = finetune(asked(init), tmp_path / "new.safetensors")
@@ -88,7 +88,7 @@ def test_a_planted_gain_and_offset_are_learnt_and_nothing_is_forgotten(kind, net
 
 
 @pytest.mark.parametrize("kind", ["linear", "network"])
-def test_pairs_without_a_difference_teach_none(kind, network, given, tmp_path):
+def test_pairs_without_a_difference_give_no_correction(kind, network, given, tmp_path):
     init = network if kind == "network" else "linear"
     given(product_pairs(5), product_pairs(2, seed=7))
     made = finetune(asked(init), tmp_path / "new.safetensors")
@@ -97,7 +97,7 @@ def test_pairs_without_a_difference_teach_none(kind, network, given, tmp_path):
 
 
 @pytest.mark.parametrize(("train", "learning"), [("head", {"head"}), ("decoder", None), ("all", None), ("none", set())])
-def test_the_parts_that_are_named_learn_and_no_others(train, learning, network, given, tmp_path):
+def test_only_the_chosen_parts_are_trained(train, learning, network, given, tmp_path):
     given(product_pairs(3), product_pairs(1, seed=7))
     made = finetune(asked(network, train=train), tmp_path / "new.safetensors")
     before, after = (load_weights(str(path)).network.state_dict() for path in (network, made.output))
@@ -110,37 +110,37 @@ def test_the_parts_that_are_named_learn_and_no_others(train, learning, network, 
         assert not parts & {"embed", "encoder", "norm", "spectral"}
     else:
         assert {"embed", "encoder", "head"} <= parts
-    assert (made.fitted is None) == (train == "none")
+    assert (made.fit is None) == (train == "none")
 
 
-def test_intervals_hold_on_scenes_held_out(network, given, tmp_path):
+def test_intervals_hold_on_held_out_scenes(network, given, tmp_path):
     given(product_pairs(8, GAIN, OFFSET), product_pairs(4, GAIN, OFFSET, seed=7))
     made = finetune(asked(network), tmp_path / "new.safetensors")
     weights = load_weights(str(made.output))
     assert weights.sigma_scale is not None
-    assert load_weights(str(network)).spread is None
+    assert load_weights(str(network)).calibrated_prior is None
     shares = []
     for pair in simulated_pairs(6, seed=21):
         measured, truth = pair.read(0, 0, *pair.shape)
         valid = np.ones(pair.shape, bool)
         estimate = Predictor(weights.network, pair.source, pair.target).reconstruct(measured, valid)
-        sigma = weights.spread.condition(pair.source, pair.target).sigma(measured)
+        sigma = weights.calibrated_prior.condition(pair.source, pair.target).sigma(measured)
         shares.append(coverage(estimate, sigma, truth))
     assert 0.8 < np.mean(shares) < 0.99
 
 
-def test_the_scale_is_what_the_errors_need():
+def test_sigma_scale_matches_the_errors():
     weights = load_weights()
     wide = replace(weights, prior=replace(weights.prior, sigma_scale=7 * weights.prior.sigma_scale))
     pairs = simulated_pairs(4, seed=7)
     scale = fit_sigma_scale(weights, pairs)
-    np.testing.assert_array_equal(fit_sigma_scale(wide, pairs), scale)  # whatever the model believed before
+    np.testing.assert_array_equal(fit_sigma_scale(wide, pairs), scale)  # independent of the earlier calibration
     assert np.isfinite(scale).all()
     assert (scale > 0).all()
     assert fit_sigma_scale(weights, []) is None
 
 
-def test_a_refit_learns_spectra_that_the_prior_did_not_know():
+def test_refit_learns_spectra_unknown_to_the_prior():
     weights = load_weights()
     prior, fine = weights.prior, weights.prior.wavelength_nm
     bump = np.exp(-0.5 * ((fine - 1200) / 30) ** 2)
@@ -166,7 +166,7 @@ def _response(grid, fine):
     return response_matrix(grid, fine)
 
 
-def test_noise_of_products_is_what_is_left_after_the_line():
+def test_noise_of_products_is_the_residual_of_the_line():
     weights = load_weights()
     rng = np.random.default_rng(0)
     samples = sample_pixels(product_pairs(4, GAIN, OFFSET))
@@ -175,12 +175,12 @@ def test_noise_of_products_is_what_is_left_after_the_line():
         for one in samples
     ]
     for given_samples, low, high in ((samples, 0, 0.002), (noisy, 0.02, 0.07)):
-        told = replace(weights, adjustments=adjustments_of(given_samples, lambda _text: None))
-        assert low <= noise_of(told, given_samples) <= high
+        message = replace(weights, adjustments=adjustments_of(given_samples, lambda _text: None))
+        assert low <= noise_of(message, given_samples) <= high
     assert noise_of(weights, sample_pixels(simulated_pairs(2))) == 0
 
 
-def test_samples_are_known_to_the_source_and_the_same_each_time():
+def test_samples_are_known_to_the_source_and_reproducible():
     pairs = [with_holes(pair) for pair in simulated_pairs(3)] + simulated_pairs(1, seed=3, side=3)
     first, again = sample_pixels(pairs), sample_pixels(pairs)
     assert [one.scene for one in first] == sorted(one.scene for one in first)
@@ -190,7 +190,7 @@ def test_samples_are_known_to_the_source_and_the_same_each_time():
         assert np.isfinite(one.truth).any(axis=0).all()
 
 
-def test_a_run_is_resumed_exactly(network, given, tmp_path):
+def test_resumed_run_is_exact(network, given, tmp_path):
     given(product_pairs(3))
     whole = finetune(asked(network), tmp_path / "whole.safetensors")
     half = replace(FEW, checkpoint_every=5)
@@ -204,12 +204,12 @@ def test_a_run_is_resumed_exactly(network, given, tmp_path):
 
     with pytest.raises(Stop):
         finetune(replace(asked(network), fit=half), tmp_path / "other.safetensors", progress=stop)
-    went_on = finetune(replace(asked(network), fit=half), tmp_path / "other.safetensors", resume=True)
-    first, second = (load_weights(str(made.output)).network.state_dict() for made in (whole, went_on))
+    resumed = finetune(replace(asked(network), fit=half), tmp_path / "other.safetensors", resume=True)
+    first, second = (load_weights(str(made.output)).network.state_dict() for made in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_the_card_says_what_was_learnt_from(network, given, tmp_path):
+def test_card_lists_the_training_scenes(network, given, tmp_path):
     given(product_pairs(3), product_pairs(1, seed=7, scenes=1))
     made = finetune(asked(network, train="head"), tmp_path / "new.safetensors")
     card = load_weights(str(made.output)).card
@@ -220,7 +220,7 @@ def test_the_card_says_what_was_learnt_from(network, given, tmp_path):
     assert str(tmp_path) not in str(card)
 
 
-def test_what_cannot_be_learnt_from_is_said(network, given, tmp_path):
+def test_finetune_rejects_unusable_input(network, given, tmp_path):
     output = tmp_path / "new.safetensors"
     given([with_holes(pair, share=1.0) for pair in product_pairs(2)])
     with pytest.raises(DataError, match="no pixel"):
@@ -233,22 +233,23 @@ def test_what_cannot_be_learnt_from_is_said(network, given, tmp_path):
     with pytest.raises(UnknownName, match="part to train"):
         asked(network, train="encoder")
     with pytest.raises(ValueError, match="either"):
-        Finetuning()
+        FinetuneOptions()
     with pytest.raises(WeightsError):
         finetune(asked(tmp_path / "none.safetensors"), output)
     assert not output.exists()
 
 
-def test_a_corpus_is_split_by_scene(tmp_path, make_corpus):
+def test_corpus_is_split_by_scene(tmp_path, make_corpus):
     made = finetune(
-        Finetuning(corpus=make_corpus, target="enmap", leave_out=("scene_0",), fit=FEW), tmp_path / "new.safetensors"
+        FinetuneOptions(corpus=make_corpus, target="enmap", leave_out=("scene_0",), fit=FEW),
+        tmp_path / "new.safetensors",
     )
     card = load_weights(str(made.output)).card
     assert len(made.calibrated_on) == 1
     own = set(card["trained_on"]) & {f"scene_{number}" for number in range(5)}
     assert len(own) == 3
     assert not own & {"scene_0", *made.calibrated_on}
-    assert made.adjustments == {}  # nothing of a product is in simulated sources
+    assert made.adjustments == {}  # simulated sources need no correction
 
 
 @pytest.fixture
@@ -269,7 +270,7 @@ def make_corpus(tmp_path):
     return folder
 
 
-def test_the_command_learns_and_says_so(ms2hs, network, make_corpus, tmp_path):
+def test_command_trains_and_prints_the_path(ms2hs, network, make_corpus, tmp_path):
     output = tmp_path / "new.safetensors"
     words = ("--corpus", make_corpus, "--target", "enmap", "--steps", 2, "--batch", 1, "-o", output)
     code, out, err = ms2hs("finetune", "--init", network, "--train", "head", *words)
@@ -284,7 +285,7 @@ def test_the_command_learns_and_says_so(ms2hs, network, make_corpus, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--init", "pluto"], "pluto"),
         (["--source", "pluto"], "pluto"),
@@ -295,15 +296,15 @@ def test_the_command_learns_and_says_so(ms2hs, network, make_corpus, tmp_path):
     ],
     ids=" ".join,
 )
-def test_wrong_words_are_one_clear_message(words, said, ms2hs, make_corpus, tmp_path):
+def test_unknown_names_give_one_clear_message(words, message, ms2hs, make_corpus, tmp_path):
     output = tmp_path / "new.safetensors"
     code, out, err = ms2hs("finetune", "--corpus", make_corpus, "-o", output, *words)
-    assert_clear(code, err, said)
+    assert_clear(code, err, message)
     assert out == ""
     assert not output.exists()
 
 
-def test_nothing_to_learn_from_is_said(ms2hs, tmp_path):
+def test_missing_data_give_one_clear_message(ms2hs, tmp_path):
     (tmp_path / "empty").mkdir()
     for words in (["--pairs", tmp_path / "empty"], ["--corpus", tmp_path / "empty"], ["--pairs", tmp_path / "none"]):
         code, _, err = ms2hs("finetune", *words, "-o", tmp_path / "new.safetensors")

@@ -1,11 +1,11 @@
-"""Lines from what a product measured to the truth."""
+"""Fit of gain and offset from a product to the truth."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms2hs.models.harmonization import FEWEST_PIXELS, adjusted, fit_adjustment
+from ms2hs.models.harmonization import MIN_PIXELS_FOR_LINE, adjusted, fit_adjustment
 
 
 def seen(pixels=2000, bands=3, seed=0):
@@ -14,7 +14,7 @@ def seen(pixels=2000, bands=3, seed=0):
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0.7, 1.4), st.floats(-0.1, 0.1), st.integers(0, 100))
-def test_a_line_is_found_exactly_where_there_is_one(gain, offset, seed):
+def test_fit_recovers_an_exact_line(gain, offset, seed):
     true = seen(seed=seed)
     measured = (true - np.float32(offset)) / np.float32(gain)
     found = fit_adjustment(measured, true, ("a", "b", "c"))
@@ -23,7 +23,7 @@ def test_a_line_is_found_exactly_where_there_is_one(gain, offset, seed):
     np.testing.assert_allclose(adjusted(measured, ("a", "b", "c"), found), true, atol=2e-4)
 
 
-def test_noise_of_both_sides_does_not_flatten_the_line():
+def test_noise_on_both_sides_does_not_flatten_the_line():
     rng = np.random.default_rng(1)
     true = seen(20_000, 1)
     noisy = [true + rng.normal(0, 0.05, true.shape).astype(np.float32) for _ in range(2)]
@@ -31,10 +31,10 @@ def test_noise_of_both_sides_does_not_flatten_the_line():
     assert gain == pytest.approx(1, abs=0.02)
     assert offset == pytest.approx(0, abs=0.005)
     flat = np.polyfit(noisy[0].ravel(), noisy[1].ravel(), 1)[0]
-    assert flat < 0.95  # what least squares along one axis would say
+    assert flat < 0.95  # ordinary least squares along one axis
 
 
-def test_clouds_and_unknown_values_do_not_count():
+def test_fit_ignores_clouds_and_unknown_values():
     true = seen(1000, 1)
     measured = (true - np.float32(0.01)) / np.float32(1.05)
     measured[:, :150] += 0.4
@@ -42,13 +42,13 @@ def test_clouds_and_unknown_values_do_not_count():
     assert fit_adjustment(measured, true, ("a",))["a"] == pytest.approx((1.05, 0.01), abs=0.01)
 
 
-def test_pixels_that_are_alike_tell_an_offset_alone_and_few_tell_nothing():
+def test_uniform_pixels_give_an_offset_alone_and_few_give_nothing():
     true = np.full((1, 500), 0.2, np.float32)
     assert fit_adjustment(true - 0.03, true, ("a",))["a"] == pytest.approx((1, 0.03), abs=1e-6)
-    assert fit_adjustment(true[:, : FEWEST_PIXELS - 1], true[:, : FEWEST_PIXELS - 1], ("a",)) == {}
+    assert fit_adjustment(true[:, : MIN_PIXELS_FOR_LINE - 1], true[:, : MIN_PIXELS_FOR_LINE - 1], ("a",)) == {}
 
 
-def test_each_weight_counts():
+def test_fit_uses_the_weights():
     true = seen(1000, 1)
     measured = true.copy()
     measured[:, :500] *= 0.9
@@ -56,7 +56,7 @@ def test_each_weight_counts():
     assert fit_adjustment(measured, true, ("a",), first)["a"][0] == pytest.approx(1 / 0.9, abs=1e-3)
 
 
-def test_bands_without_a_line_stay():
+def test_bands_without_a_line_are_unchanged():
     values = seen(4, 2).reshape(2, 2, 2)
     made = adjusted(values, ("a", "b"), {"b": (2.0, 0.1), "z": (9.0, 9.0)})
     np.testing.assert_array_equal(made[0], values[0])

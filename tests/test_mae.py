@@ -1,4 +1,4 @@
-"""The masked autoencoder: what must hold whatever it has learnt."""
+"""Properties of the masked autoencoder that hold for any weights."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ import torch
 from ms2hs.errors import UnknownName
 from ms2hs.models.config import PRESETS, ModelConfig, preset
 from ms2hs.models.layers import BandView
-from ms2hs.models.mae import SpectralMAE, cut, paste
+from ms2hs.models.mae import SpectralMAE, patchify, unpatchify
 from ms2hs.models.masking import hide, visible_index
 from ms2hs.models.weights import load_weights
 from ms2hs.spectra.sensors import load_sensor, sensor_names
@@ -21,7 +21,7 @@ OURS = ["spectral", "spatial-spectral"]
 
 
 def small(name, **changes) -> SpectralMAE:
-    """A preset's configuration, but small, with weights that are not what training starts from."""
+    """A preset's configuration, but small, with perturbed initial weights."""
     torch.manual_seed(0)
     config = replace(preset(name), **({**SMALL, "patch": min(preset(name).patch, 4)} | changes))
     network = SpectralMAE(config, load_weights("linear").prior if config.rank else None)
@@ -40,56 +40,56 @@ def visible_of(network, strategy, windows, bands, seed=0):
     c = network.config
     shape = (windows, (16 // c.patch) ** 2, -(-bands // c.group))
     hidden = hide(strategy, shape, 0.75, np.random.default_rng(seed))
-    return hidden, torch.from_numpy(visible_index(hidden, by_place=c.reach == "place"))
+    return hidden, torch.from_numpy(visible_index(hidden, per_patch=c.per_patch))
 
 
 @pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("target", ["enmap", "emit-285", "desis"])
-def test_training_starts_at_the_prior(name, target):
+def test_untrained_network_predicts_the_prior(name, target):
     prior = load_weights("linear").prior
     network = SpectralMAE(preset(name), prior)
     for source in sensor_names("source"):
         grids = load_sensor(source).grid, load_sensor(target).grid
         x = window(len(grids[0]))
         with torch.no_grad():
-            made = network(x, network.lens(grids[0]), network.lens(grids[1])).numpy()
+            made = network(x, network.band_view(grids[0]), network.band_view(grids[1])).numpy()
         for values, found in zip(x.numpy(), made, strict=True):
             np.testing.assert_allclose(found, prior.condition(*grids).reconstruct(values), atol=2e-6)
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_what_is_learnt_changes_what_the_prior_says(name):
+def test_trained_network_differs_from_the_prior(name):
     network = small(name)
     grids = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
     x = window(12)
     with torch.no_grad():
-        made = network(x, *map(network.lens, grids)).numpy()
+        made = network(x, *map(network.band_view, grids)).numpy()
     assert np.abs(made[0] - network.prior.condition(*grids).reconstruct(x[0].numpy())).max() > 1e-3
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_share_of_what_is_added_to_the_prior_counts(name):
+def test_share_scales_the_correction_of_the_prior(name):
     network = small(name)
     x, source, target = window(12), load_sensor("sentinel2a").grid, load_sensor("enmap").grid
     expected = network.prior.condition(source, target).reconstruct(x.numpy()[0])
     added = []
     for share in (None, 1.0, 0.5, 0.0):
-        network.blend(None if share is None else np.full(len(network.prior.wavelength_nm), share))
+        network.set_share(None if share is None else np.full(len(network.prior.wavelength_nm), share))
         with torch.no_grad():
-            made = network(x, network.lens(source), network.lens(target))[0].numpy()
+            made = network(x, network.band_view(source), network.band_view(target))[0].numpy()
         added.append(made - expected)
     assert np.abs(added[0]).max() > 1e-3
     for found, part in zip(added[1:], (1, 0.5, 0), strict=True):
         np.testing.assert_allclose(found, part * added[0], atol=1e-5)
     with pytest.raises(ValueError, match="without a prior"):
-        small("general").blend(None)
+        small("general").set_share(None)
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_scene_twice_as_bright_is_twice_as_bright(name):
-    # above the floor, and but for what the network makes of the brightness itself
+def test_untrained_network_is_linear_in_brightness(name):
+    # an untrained network: a trained one also depends on the brightness
     network = SpectralMAE(preset(name), load_weights("linear").prior)
-    source, target = network.lens(load_sensor("sentinel2a").grid), network.lens(load_sensor("enmap").grid)
+    source, target = network.band_view(load_sensor("sentinel2a").grid), network.band_view(load_sensor("enmap").grid)
     x = window(12)
     with torch.no_grad():
         torch.testing.assert_close(network(2 * x, source, target), 2 * network(x, source, target))
@@ -106,9 +106,9 @@ def test_a_scene_twice_as_bright_is_twice_as_bright(name):
         ("general", "spatial-spectral"),
     ],
 )
-def test_nothing_depends_on_hidden_values(name, strategy):
+def test_output_does_not_depend_on_hidden_values(name, strategy):
     network = small(name)
-    lens = network.lens(load_sensor("enmap").grid)
+    view = network.band_view(load_sensor("enmap").grid)
     x = window(202)
     hidden, visible = visible_of(network, strategy, 2, 202)
     other = x.clone()
@@ -119,33 +119,33 @@ def test_nothing_depends_on_hidden_values(name, strategy):
     other[image] = torch.rand(int(image.sum()))
     assert not torch.equal(x, other)
     with torch.no_grad():
-        first, second = (network.encode(v, lens, visible, None, c.group).tokens for v in (x, other))
+        first, second = (network.encode(v, view, visible, None, c.group).tokens for v in (x, other))
         assert torch.equal(first, second)
-        assert torch.equal(network(x, lens, visible=visible), network(other, lens, visible=visible))
+        assert torch.equal(network(x, view, visible=visible), network(other, view, visible=visible))
         other[~image] += 0.1
-        assert not torch.equal(network(x, lens, visible=visible), network(other, lens, visible=visible))
+        assert not torch.equal(network(x, view, visible=visible), network(other, view, visible=visible))
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_permuting_tokens_permutes_what_becomes_of_them(name):
+def test_permuted_tokens_give_permuted_encodings(name):
     network = small(name)
-    lens = network.lens(load_sensor("enmap").grid)
+    view = network.band_view(load_sensor("enmap").grid)
     _, visible = visible_of(network, "spectral", 2, 202)
     order = torch.randperm(visible.shape[2])
     x = window(202)
     with torch.no_grad():
-        straight = network.encode(x, lens, visible, None, network.config.group).tokens
-        turned = network.encode(x, lens, visible[:, :, order], None, network.config.group).tokens
+        straight = network.encode(x, view, visible, None, network.config.group).tokens
+        turned = network.encode(x, view, visible[:, :, order], None, network.config.group).tokens
         torch.testing.assert_close(turned, straight[:, :, order], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(
-            network(x, lens, visible=visible[:, :, order]), network(x, lens, visible=visible), atol=1e-5, rtol=1e-4
+            network(x, view, visible=visible[:, :, order]), network(x, view, visible=visible), atol=1e-5, rtol=1e-4
         )
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_the_order_of_measured_bands_is_nothing(name):
+def test_output_does_not_depend_on_the_order_of_measured_bands(name):
     network = small(name)
-    source, target = network.lens(load_sensor("sentinel2a").grid), network.lens(load_sensor("enmap").grid)
+    source, target = network.band_view(load_sensor("sentinel2a").grid), network.band_view(load_sensor("enmap").grid)
     order = np.random.default_rng(0).permutation(12)
     x = window(12)
     with torch.no_grad():
@@ -156,56 +156,56 @@ def test_the_order_of_measured_bands_is_nothing(name):
 
 @pytest.mark.parametrize("name", [*PLAIN, *OURS])
 @pytest.mark.parametrize("sensor", ["enmap", "enmap-224", "emit", "emit-285"])
-def test_the_same_weights_serve_any_number_of_bands(name, sensor):
+def test_weights_accept_any_number_of_bands(name, sensor):
     network = small(name)
     grid = load_sensor(sensor).grid
     grid = grid.select(np.argsort(grid.wavelength_nm))
-    lens = network.lens(grid)
+    view = network.band_view(grid)
     x = window(len(grid), windows=1)
     with torch.no_grad():
         if network.config.rank:
-            made = network(x[:, ::20], lens.select(np.arange(0, len(grid), 20)), lens)
+            made = network(x[:, ::20], view.select(np.arange(0, len(grid), 20)), view)
         else:
             _, visible = visible_of(network, "spectral", 1, len(grid))
-            made = network(x, lens, visible=visible)
+            made = network(x, view, visible=visible)
     assert made.shape == x.shape
     assert torch.isfinite(made).all()
 
 
 @pytest.mark.parametrize("group", [5, 8, 64])
-def test_padding_never_counts(group):
-    # 202 bands leave 2, 2 and 10 in the last group: its token is what its own bands alone make of it
+def test_padding_of_the_last_group_does_not_change_the_output(group):
+    # 202 bands leave 2, 2 and 10 in the last group, whose token depends on these bands alone
     network = small("dlr-ibm-spectral", group=group, patch=4)
     grid = load_sensor("enmap").grid
-    lens = network.lens(grid)
+    view = network.band_view(grid)
     x = window(202)
-    tokens = cut(x, 4, group)
+    tokens = patchify(x, 4, group)
     left = 202 % group
     assert tokens.shape[2] == -(-202 // group)
     assert (tokens[:, :, -1, left * 16 :] == 0).all()
-    centre, width = lens.groups(group)
+    centre, width = view.groups(group)
     assert centre[-1] == pytest.approx(grid.wavelength_nm[-left:].mean())
     assert width[-1] == pytest.approx(grid.range_nm[1] - (grid.wavelength_nm - grid.fwhm_nm / 2)[-left])
     with torch.no_grad():
         groups = tokens.shape[2]
         visible = torch.arange(groups - 1).expand(2, 16, -1) + groups * torch.arange(16)[:, None]
-        before = network(x, lens, visible=visible)
-        network.head.weight.view(group, 16, -1)[left:] += 1  # what the padding would be given
-        after = network(x, lens, visible=visible)
+        before = network(x, view, visible=visible)
+        network.head.weight.view(group, 16, -1)[left:] += 1  # output of the padding
+        after = network(x, view, visible=visible)
     torch.testing.assert_close(before[:, -left:], after[:, -left:])
 
 
-def test_cut_and_paste_undo_each_other():
+def test_unpatchify_inverts_patchify():
     x = window(20)
-    torch.testing.assert_close(paste(cut(x, 4, 8), (4, 4), 4, 8)[:, :20], x)
-    token = cut(x, 4, 8)[1, 6, 1]  # second row of places, third column, second group
+    torch.testing.assert_close(unpatchify(patchify(x, 4, 8), (4, 4), 4, 8)[:, :20], x)
+    token = patchify(x, 4, 8)[1, 6, 1]  # second row of patches, third column, second group
     torch.testing.assert_close(token, x[1, 8:16, 4:8, 8:12].flatten())
 
 
 @pytest.mark.parametrize("name", ["general", *OURS])
-def test_nothing_depends_on_invalid_pixels(name):
+def test_output_does_not_depend_on_invalid_pixels(name):
     network = small(name, patch=1) if name == "spectral" else small(name)
-    source, target = network.lens(load_sensor("sentinel2a").grid), network.lens(load_sensor("enmap").grid)
+    source, target = network.band_view(load_sensor("sentinel2a").grid), network.band_view(load_sensor("enmap").grid)
     x = window(12, windows=1)
     valid = torch.ones(1, 16, 16, dtype=torch.bool)
     valid[:, 3:5, 7] = False
@@ -216,9 +216,9 @@ def test_nothing_depends_on_invalid_pixels(name):
         )
 
 
-def test_an_invalid_pixel_counts_as_the_mean_of_its_place():
+def test_invalid_pixel_counts_as_the_mean_of_its_patch():
     network = small("spatial-spectral")
-    source, target = network.lens(load_sensor("sentinel2a").grid), network.lens(load_sensor("enmap").grid)
+    source, target = network.band_view(load_sensor("sentinel2a").grid), network.band_view(load_sensor("enmap").grid)
     x = window(12, windows=1)
     valid = torch.ones(1, 16, 16, dtype=torch.bool)
     valid[:, 5, 6] = False
@@ -230,9 +230,9 @@ def test_an_invalid_pixel_counts_as_the_mean_of_its_place():
         torch.testing.assert_close(network(x, source, target, valid=valid), network(filled, source, target))
 
 
-def test_places_of_a_local_network_do_not_meet():
+def test_patches_of_a_local_network_are_independent():
     network = small("spectral")
-    source, target = network.lens(load_sensor("sentinel2a").grid), network.lens(load_sensor("enmap").grid)
+    source, target = network.band_view(load_sensor("sentinel2a").grid), network.band_view(load_sensor("enmap").grid)
     x = window(12, windows=1)
     other = x.clone()
     other[:, :, 8:] = 0.7
@@ -243,28 +243,29 @@ def test_places_of_a_local_network_do_not_meet():
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_windows_of_any_size_that_patches_divide(name):
+def test_network_accepts_windows_of_any_multiple_of_the_patch(name):
     network = small(name)
-    lens = network.lens(load_sensor("enmap").grid)
+    view = network.band_view(load_sensor("enmap").grid)
     x = torch.rand(1, 202, 8, 24)
     with torch.no_grad():
-        assert network(x, lens).shape == x.shape
+        assert network(x, view).shape == x.shape
 
 
-def test_learnt_positions_follow_wavelength_not_number():
+def test_learnt_positions_follow_wavelength_and_not_band_number():
     network = small("s2mae")
     fine = network.spectral(np.array([500.0, 505.0, 510.0, 600.0]), np.full(4, 10.0))
     assert torch.linalg.norm(fine[1] - fine[0]) < torch.linalg.norm(fine[3] - fine[0])
     torch.testing.assert_close(fine[1], (fine[0] + fine[2]) / 2, atol=0.05, rtol=0.1)
 
 
-def test_a_header_makes_the_same_configuration():
+def test_config_round_trips_through_a_header():
     for config in PRESETS.values():
-        assert ModelConfig.of({k: list(v) if isinstance(v, tuple) else v for k, v in config.facts.items()}) == config
+        stored = {k: list(v) if isinstance(v, tuple) else v for k, v in config.to_dict().items()}
+        assert ModelConfig.from_dict(stored) == config
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"reach": "far"}, "window, place"),
         ({"masking": ("all",)}, "spectral"),
@@ -278,17 +279,17 @@ def test_a_header_makes_the_same_configuration():
         ({"rank": 8, "masking": ("spatial",)}, "prior"),
     ],
 )
-def test_what_cannot_be_built_is_refused(changes, said):
-    with pytest.raises(ValueError, match=said):
+def test_config_rejects_inconsistent_fields(changes, message):
+    with pytest.raises(ValueError, match=message):
         replace(preset("dlr-ibm-spatial-spectral"), **changes)
 
 
-def test_an_unknown_preset_lists_the_known():
+def test_unknown_preset_lists_the_presets():
     with pytest.raises(UnknownName, match="dlr-ibm-spectral"):
         preset("dlr")
 
 
-def test_the_papers_sizes():
+def test_presets_have_the_published_sizes():
     for name in ("dlr-ibm-spectral", "dlr-ibm-spatial-spectral"):
         c = preset(name)
         assert (c.depth, c.width, c.heads, c.decoder_depth, c.decoder_width, c.decoder_heads) == (4, 768, 8, 2, 512, 8)
@@ -298,9 +299,9 @@ def test_the_papers_sizes():
     assert preset("s2mae").decoder_depth == 4
 
 
-def test_a_group_knows_where_it_lies():
-    lens = BandView(np.array([400.0, 410.0, 420.0, 500.0]), np.array([10.0, 10.0, 10.0, 20.0]))
-    centre, width = lens.groups(3)
+def test_band_view_gives_centre_and_width_of_groups():
+    view = BandView(np.array([400.0, 410.0, 420.0, 500.0]), np.array([10.0, 10.0, 10.0, 20.0]))
+    centre, width = view.groups(3)
     np.testing.assert_allclose(centre, [410, 500])
     np.testing.assert_allclose(width, [30, 20])
-    assert len(grid_of(lens.wavelength_nm)) == 4
+    assert len(grid_of(view.wavelength_nm)) == 4

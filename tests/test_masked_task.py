@@ -1,4 +1,4 @@
-"""What networks are shown, and what they are told they got wrong."""
+"""Batches and loss of the pretraining task."""
 
 import pickle
 from dataclasses import replace
@@ -17,7 +17,7 @@ from ms2hs.spectra.spectral_grid import pasted_bands, response_matrix
 from ms2hs.training.masked_task import MaskedTask
 
 CPU = torch.device("cpu")
-# Most that a network may need to learn eight windows by heart.
+# Steps within which a network must overfit eight windows.
 STEPS = 800
 SMALL = {"width": 24, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "window": 16}
 NAMES = ["dlr-ibm-spectral", "dlr-ibm-spatial-spectral", "s2mae", "general", "spectral", "spatial-spectral"]
@@ -37,12 +37,12 @@ def network_of(config):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_batch_follows_from_its_step_and_is_shared_out(name):
-    lesson = MaskedTask(config_of(name), smooth_cubes(), batch_windows=6, steps=10)
-    again = pickle.loads(pickle.dumps(lesson))  # noqa: S301  our own
+def test_batch_depends_on_its_step_and_is_shared_by_rank(name):
+    task = MaskedTask(config_of(name), smooth_cubes(), batch_windows=6, steps=10)
+    again = pickle.loads(pickle.dumps(task))  # noqa: S301  our own
     for step in range(4):
-        whole, twin = lesson.batch(step, 0, 1), again.batch(step, 0, 1)
-        parts = [lesson.batch(step, rank, 2) for rank in (0, 1)]
+        whole, twin = task.batch(step, 0, 1), again.batch(step, 0, 1)
+        parts = [task.batch(step, rank, 2) for rank in (0, 1)]
         for key in ("values", "truth", "valid"):
             np.testing.assert_array_equal(whole[key], twin[key])
             joined = np.empty_like(whole[key])
@@ -50,23 +50,23 @@ def test_a_batch_follows_from_its_step_and_is_shared_out(name):
             np.testing.assert_array_equal(joined, whole[key])
         if whole["visible"] is not None:
             np.testing.assert_array_equal(parts[1]["visible"], whole["visible"][1::2])
-    assert not np.array_equal(lesson.batch(0)["truth"], lesson.batch(1)["truth"])
+    assert not np.array_equal(task.batch(0)["truth"], task.batch(1)["truth"])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_loss_over_all_is_the_weighted_sum_of_hidden_and_seen(name):
+def test_loss_over_all_is_the_weighted_sum_of_hidden_and_seen(name):
     config = config_of(name)
-    lesson, network = MaskedTask(config, smooth_cubes(), 3, 10), network_of(config)
+    task, network = MaskedTask(config, smooth_cubes(), 3, 10), network_of(config)
     for step in range(3):
-        batch = lesson.batch(step)
-        loss = lesson.loss(network, batch, CPU)
+        batch = task.batch(step)
+        loss = task.loss(network, batch, CPU)
         sums, counts = ({key: float(part[i]) for key, part in loss.parts.items()} for i in (0, 1))
         assert sums["all"] == pytest.approx(sums["hidden"] + sums["seen"], rel=1e-4)
         assert counts["all"] == counts["hidden"] + counts["seen"] == batch["truth"].size
         assert counts["hidden"] > 0
         assert counts["seen"] > 0
         if not config.rank:
-            made = lesson.reconstruct(network, batch, CPU)
+            made = task.reconstruct(network, batch, CPU)
             mse = (
                 made - torch.from_numpy(batch["truth"]).clamp(*((0, 1) if config.unit_targets else (None, 9)))
             ).square()
@@ -74,17 +74,17 @@ def test_the_loss_over_all_is_the_weighted_sum_of_hidden_and_seen(name):
             assert float(loss.total.detach()) == pytest.approx(sums["all"], rel=1e-5)
 
 
-def test_only_valid_pixels_count():
+def test_loss_uses_only_valid_pixels():
     config = config_of("dlr-ibm-spatial-spectral")
     cubes = smooth_cubes(2)
     holed = [replace_values(cube, lambda values: _with_hole(values, np.nan)) for cube in cubes]
-    lesson, network = MaskedTask(config, holed, 2, 10), network_of(config)
-    batch = lesson.batch(0)
+    task, network = MaskedTask(config, holed, 2, 10), network_of(config)
+    batch = task.batch(0)
     assert 0 < batch["valid"].sum() < batch["valid"].size
-    before = lesson.loss(network, batch, CPU)
+    before = task.loss(network, batch, CPU)
     batch["truth"] = np.where(batch["valid"][:, None], batch["truth"], 7.0).astype(np.float32)
     batch["values"] = np.where(batch["valid"][:, None], batch["values"], -3.0).astype(np.float32)
-    after = lesson.loss(network, batch, CPU)
+    after = task.loss(network, batch, CPU)
     assert float(before.total.detach()) == pytest.approx(float(after.total.detach()), rel=1e-6)
     assert float(before.count) == batch["valid"].sum() * batch["truth"].shape[1]
 
@@ -98,21 +98,21 @@ def _with_hole(values, what):
     return values
 
 
-def test_a_clean_source_sees_what_its_responses_say():
+def test_simulated_source_follows_its_responses():
     config = config_of("spectral", masking=("sensors",))
-    lesson = MaskedTask(config, smooth_cubes(), 2, 10, artefacts=SensorErrors.none())
+    task = MaskedTask(config, smooth_cubes(), 2, 10, sensor_errors=SensorErrors.none())
     for step in range(5):
-        batch = lesson.batch(step)
+        batch = task.batch(step)
         source, target = batch["source"], batch["target"]
         expected = np.einsum("sb,nbij->nsij", response_matrix(source, target.wavelength_nm), batch["truth"])
-        inside = (source.wavelength_nm > 500) & (source.wavelength_nm < 2300)  # at the ends the truth is held
+        inside = (source.wavelength_nm > 500) & (source.wavelength_nm < 2300)  # the truth is constant beyond its ends
         np.testing.assert_allclose(batch["values"][:, inside], expected[:, inside], atol=1e-5)
         np.testing.assert_array_equal(batch["hidden"][0, :, 0], pasted_bands(source, target) < 0)
 
 
-def test_products_errors_come_to_what_is_seen_and_not_to_the_truth():
+def test_sensor_errors_change_the_input_and_not_the_truth():
     config = config_of("spectral", masking=("spectral",))
-    clean = MaskedTask(config, smooth_cubes(), 8, 10, artefacts=SensorErrors.none()).batch(0)
+    clean = MaskedTask(config, smooth_cubes(), 8, 10, sensor_errors=SensorErrors.none()).batch(0)
     noisy = MaskedTask(config, smooth_cubes(), 8, 10).batch(0)
     np.testing.assert_array_equal(clean["truth"], noisy["truth"])
     changed = [not np.array_equal(*pair) for pair in zip(clean["values"], noisy["values"], strict=True)]
@@ -120,34 +120,34 @@ def test_products_errors_come_to_what_is_seen_and_not_to_the_truth():
 
 
 def test_stages_follow_one_another():
-    lesson = MaskedTask(config_of("general"), smooth_cubes(), 2, steps=10)
-    assert [lesson.batch(step)["strategy"] for step in range(10)] == ["spatial"] * 5 + ["spatial-spectral"] * 5
+    task = MaskedTask(config_of("general"), smooth_cubes(), 2, steps=10)
+    assert [task.batch(step)["strategy"] for step in range(10)] == ["spatial"] * 5 + ["spatial-spectral"] * 5
 
 
-def test_targets_in_0_to_1_are_clipped():
+def test_unit_targets_are_clipped():
     config = config_of("s2mae")
     bright = [replace_values(cube, lambda values: 10 * values) for cube in smooth_cubes(1)]
-    lesson = MaskedTask(config, bright, 2, 10)
-    batch = lesson.batch(0)
+    task = MaskedTask(config, bright, 2, 10)
+    batch = task.batch(0)
     assert batch["truth"].max() > 1
     made = torch.from_numpy(batch["truth"]).clamp(0, 1)
-    lesson_loss = MaskedTask.loss.__get__(_Fixed(lesson, made))
-    assert float(lesson_loss(None, batch, CPU).total) == 0
+    loss_of = MaskedTask.loss.__get__(_Fixed(task, made))
+    assert float(loss_of(None, batch, CPU).total) == 0
 
 
 class _Fixed:
-    """A lesson in which the model says what was given."""
+    """A task whose model returns the given output."""
 
-    def __init__(self, lesson, made):
-        self.config, self._hidden_pixels, self._made = lesson.config, lesson._hidden_pixels, made
+    def __init__(self, task, made):
+        self.config, self._hidden_pixels, self._made = task.config, task._hidden_pixels, made
 
     def _call(self, *_):
         return self._made
 
 
-def test_bands_and_pixels_that_are_not_known_are_left_out():
+def test_unknown_bands_and_pixels_are_left_out():
     def spoil(values):
-        values[7] = np.nan  # a band that nobody has
+        values[7] = np.nan  # a band without values
         values[:, 0, 0] = np.nan
         values[3, 1, 1] = np.nan  # a value missing: the pixel does not count
         return values
@@ -160,13 +160,13 @@ def test_bands_and_pixels_that_are_not_known_are_left_out():
     assert np.isfinite(batch["values"]).all()
 
 
-def test_nothing_known_is_said_so():
+def test_batch_reports_data_without_known_pixels():
     cubes = [replace_values(cube, lambda values: np.full_like(values, np.nan)) for cube in smooth_cubes(2)]
     with pytest.raises(DataError, match="no pixel known"):
         MaskedTask(config_of("dlr-ibm-spectral"), cubes, 2, 10).batch(0)
 
 
-def test_small_cubes_are_padded_and_large_ones_cut():
+def test_small_cubes_are_padded_and_large_cubes_are_cut():
     config = config_of("spatial-spectral")
     small = [replace_values(cube, lambda values: values[:, :6, :7]) for cube in smooth_cubes(1)]
     batch = MaskedTask(config, small, 2, 10).batch(0)
@@ -175,45 +175,45 @@ def test_small_cubes_are_padded_and_large_ones_cut():
     assert MaskedTask(config, smooth_cubes(side=40), 2, 10).batch(0)["truth"].shape[2:] == (16, 16)
 
 
-def test_a_cube_of_a_single_place_is_shown_among_others_where_places_are_hidden():
+def test_single_patch_cube_is_padded_where_patches_are_hidden():
     small = [replace_values(cube, lambda values: values[:, :3, :3]) for cube in smooth_cubes(1)]
-    lesson = MaskedTask(config_of("general"), small, 2, 10)
-    batch = lesson.batch(0)
+    task = MaskedTask(config_of("general"), small, 2, 10)
+    batch = task.batch(0)
     assert batch["truth"].shape[2:] == (8, 8)
     assert batch["valid"].sum() == 2 * 9
     assert batch["hidden"].mean() == 0.75
-    with pytest.raises(DataError, match="windows of 4x4 pixels and 40 bands: 1 places by 40 groups of bands"):
-        replace(lesson, window=4).batch(0)
+    with pytest.raises(DataError, match="windows of 4x4 pixels and 40 bands: 1 patches by 40 groups of bands"):
+        replace(task, window=4).batch(0)
 
 
-def test_a_single_group_of_bands_cannot_be_hidden():
+def test_single_group_of_bands_cannot_be_hidden():
     few = smooth_cubes(1, bands=8)
-    with pytest.raises(DataError, match=r"16 places by 1 groups of bands; .* Give larger windows or more bands"):
+    with pytest.raises(DataError, match=r"16 patches by 1 groups of bands; .* Use larger windows, more bands"):
         MaskedTask(config_of("dlr-ibm-spectral"), few, 2, 10).batch(0)
 
 
-def test_a_batch_has_a_window_for_every_process():
-    lesson = MaskedTask(config_of("spectral"), smooth_cubes(), 2, 10)
+def test_batch_needs_a_window_for_every_process():
+    task = MaskedTask(config_of("spectral"), smooth_cubes(), 2, 10)
     with pytest.raises(DataError, match=r"batches of 2 windows for 3 processes; at least one .* Raise --batch"):
-        lesson.batch(0, 0, 3)
+        task.batch(0, 0, 3)
 
 
 @pytest.mark.parametrize("name", ["dlr-ibm-spatial-spectral", "spectral", "spatial-spectral"])
-def test_eight_windows_are_learnt_by_heart(name):
+def test_network_overfits_eight_windows(name):
     # with all of them in every batch, hidden bands too
     changes = {"width": 64, "decoder_width": 64, "depth": 2, "patch": 4 if preset(name).rank else 8}
     if preset(name).rank:
         changes |= {"masking": ("spectral",), "hidden": (0.75, 0.75)}
     config = config_of(name, **changes)
-    lesson = MaskedTask(config, smooth_cubes(8), 8, 10, artefacts=SensorErrors.none())
+    task = MaskedTask(config, smooth_cubes(8), 8, 10, sensor_errors=SensorErrors.none())
     torch.manual_seed(0)
     network = SpectralMAE(config, load_weights("linear").prior if config.rank else None)
-    batch = lesson.batch(0)
+    batch = task.batch(0)
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3, betas=(0.9, 0.95), weight_decay=0)
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * min(1, (step + 1) / 20) * (1 - step / STEPS)
-        loss = lesson.loss(network, batch, CPU)
+        loss = task.loss(network, batch, CPU)
         (loss.total / loss.count).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()

@@ -1,4 +1,4 @@
-"""Which tokens are hidden."""
+"""Masking strategies and indices of visible tokens."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ SHAPES = st.tuples(st.integers(1, 4), st.integers(2, 9), st.integers(2, 30))
 
 
 @given(st.sampled_from(sorted(STRATEGIES)), SHAPES, st.floats(0.01, 0.99), st.integers(0, 9))
-def test_some_are_seen_some_hidden_and_of_each_window_equally_many(strategy, shape, share, seed):
+def test_strategy_hides_equally_many_tokens_in_each_window(strategy, shape, share, seed):
     hidden = hide(strategy, shape, share, np.random.default_rng(seed))
     assert hidden.shape == shape
     counts = hidden.sum(axis=(1, 2))
@@ -24,7 +24,7 @@ def test_some_are_seen_some_hidden_and_of_each_window_equally_many(strategy, sha
 
 
 @given(SHAPES, st.floats(0.05, 0.95))
-def test_each_strategy_hides_what_its_name_says(shape, share):
+def test_strategy_hides_along_its_axes(shape, share):
     rng = np.random.default_rng(1)
     spectral = hide("spectral", shape, share, rng)
     assert (spectral == spectral[:, :1]).all()
@@ -37,7 +37,7 @@ def test_each_strategy_hides_what_its_name_says(shape, share):
 
 
 @given(SHAPES, st.integers(0, 99))
-def test_the_share_is_met_to_one_token(shape, seed):
+def test_share_of_hidden_tokens_is_exact_to_one_token(shape, seed):
     share = draw_share((0.2, 0.9), np.random.default_rng(seed))
     hidden = hide("spatial-spectral", shape, (0.2, 0.9), np.random.default_rng(seed))
     total = shape[1] * shape[2]
@@ -45,26 +45,26 @@ def test_the_share_is_met_to_one_token(shape, seed):
 
 
 @given(st.sampled_from(sorted(STRATEGIES)), SHAPES, st.floats(0.1, 0.9))
-def test_the_index_names_the_seen(strategy, shape, share):
+def test_visible_index_lists_the_visible_tokens(strategy, shape, share):
     hidden = hide(strategy, shape, share, np.random.default_rng(0))
-    index = visible_index(hidden, by_place=False)
+    index = visible_index(hidden, per_patch=False)
     assert index.shape[:2] == (shape[0], 1)
     found = np.ones_like(hidden).reshape(shape[0], -1)
     np.put_along_axis(found, index[:, 0], False, axis=1)
     np.testing.assert_array_equal(found.reshape(shape), hidden)
     if strategy in {"spectral", "place-spectral"}:
-        by_place = visible_index(hidden, by_place=True)
+        by_place = visible_index(hidden, per_patch=True)
         assert by_place.shape[1] == shape[1]
         np.testing.assert_array_equal(np.sort(by_place.reshape(shape[0], -1)), index[:, 0])
 
 
-def test_unequal_places_have_no_sequences_of_their_own():
+def test_visible_index_rejects_sequences_of_unequal_length():
     hidden = np.array([[[True, False, False], [True, True, False]]])
     with pytest.raises(ValueError, match="equally many"):
-        visible_index(hidden, by_place=True)
+        visible_index(hidden, per_patch=True)
 
 
-def test_bad_requests_are_refused():
+def test_hide_rejects_bad_arguments():
     rng = np.random.default_rng(0)
     with pytest.raises(UnknownName, match="spatial-spectral"):
         hide("all", (1, 4, 4), 0.5, rng)
@@ -75,7 +75,7 @@ def test_bad_requests_are_refused():
 
 
 @pytest.mark.parametrize("group", [1, 8])
-def test_a_sensor_sees_its_exact_bands(group):
+def test_hide_unseen_keeps_the_bands_of_the_sensor(group):
     source, target = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
     hidden = hide_unseen(source, target, group)
     assert len(hidden) == -(-202 // group)

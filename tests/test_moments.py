@@ -1,4 +1,4 @@
-"""Second moments with unknown wavelengths, against Gaussians that are known."""
+"""Second moments with unknown wavelengths, compared with known Gaussians."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -14,7 +14,7 @@ def make_model(size, seed):
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**16))
-def test_a_model_completes_its_own_moments_to_itself(seed):
+def test_complete_reproduces_the_model_from_its_own_moments(seed):
     model = make_model(10, seed)
     known = np.random.default_rng(seed).uniform(size=10) < 0.7
     known[:2] = True, False
@@ -22,7 +22,7 @@ def test_a_model_completes_its_own_moments_to_itself(seed):
     np.testing.assert_allclose(found, model, atol=1e-6)
 
 
-def test_expectation_maximisation_finds_what_partly_known_spectra_share():
+def test_pool_recovers_the_moment_of_partly_known_spectra():
     rng = np.random.default_rng(0)
     factors = rng.standard_normal((8, 2))
     spectra = rng.standard_normal((4000, 2)) @ factors.T
@@ -34,7 +34,7 @@ def test_expectation_maximisation_finds_what_partly_known_spectra_share():
     sets = list(moments_of(holed, ones, ones, 3.0))
     np.testing.assert_allclose(sum(part.weight for part in sets), 3.0)
     found = pool(sets, np.eye(8), 1e-3, 200)
-    # bands 3 and 4 are known in all, and two numbers fix a spectrum: the parts never seen together follow
+    # bands 3 and 4 are known in all spectra, and two numbers determine a spectrum: the other moments follow
     np.testing.assert_allclose(found, truth, atol=0.1 * np.abs(truth).max())
     np.testing.assert_array_equal(found, found.T)
 
@@ -50,7 +50,7 @@ def test_moments_are_weighted_and_scaled():
     np.testing.assert_allclose(by_size[2].second, expected)
 
 
-def test_expected_values_are_the_regression_on_the_known_ones():
+def test_expect_is_the_regression_on_the_known_values():
     model = make_model(6, 1)
     spectra = np.random.default_rng(2).multivariate_normal(np.zeros(6), model, 50)
     holed = spectra.copy()
@@ -61,7 +61,7 @@ def test_expected_values_are_the_regression_on_the_known_ones():
     np.testing.assert_allclose(found[:, 4:], spectra[:, :4] @ gain, atol=1e-6)
 
 
-def test_scale_grows_with_brightness_and_never_vanishes():
+def test_scale_grows_with_brightness_and_stays_above_zero():
     brightness = np.array([-0.01, 0.0, 0.1, 0.5])
     scale = scale_of(brightness, 0.1)
     assert (scale >= 0.1).all()

@@ -11,7 +11,7 @@ from test_masked_task import NAMES, config_of, network_of
 from ms2hs.errors import OutputError
 from ms2hs.training import plots
 from ms2hs.training.masked_task import MaskedTask
-from ms2hs.training.plots import HIDDEN, UNKNOWN, draw_task
+from ms2hs.training.plots import HIDDEN, UNKNOWN, plot_batch
 
 
 def batch_of(name, step=0, cubes=None, **changes):
@@ -25,7 +25,7 @@ def share_of_colour(path, colour):
 
 @pytest.fixture
 def drawn(monkeypatch, tmp_path):
-    """Draw; the file, and the figure that went into it."""
+    """Plot a batch; the file, and its figure."""
     figures = []
 
     class Kept(Figure):
@@ -36,29 +36,29 @@ def drawn(monkeypatch, tmp_path):
     monkeypatch.setattr(plots, "Figure", Kept)
 
     def draw(batch, made=None):
-        draw_task(batch, batch["truth"] if made is None else made, tmp_path / "picture.png")
+        plot_batch(batch, batch["truth"] if made is None else made, tmp_path / "picture.png")
         return tmp_path / "picture.png", figures[-1]
 
     return draw
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_lesson_draws_a_whole_picture(name, tmp_path):
+def test_task_writes_a_picture(name, tmp_path):
     config = config_of(name)
-    lesson = MaskedTask(config, smooth_cubes(3), 3, 10)
-    lesson.picture(network_of(config), tmp_path / "step.png")
+    task = MaskedTask(config, smooth_cubes(3), 3, 10)
+    task.save_picture(network_of(config), tmp_path / "step.png")
     assert [path.name for path in tmp_path.iterdir()] == ["step.png"]
     picture = imread(tmp_path / "step.png")
     assert min(picture.shape[:2]) >= 600
     assert 0.02 < (picture[:, :, :3].min(axis=2) < 0.9).mean() < 0.9
-    lesson.picture(network_of(config), tmp_path / "again.png")
+    task.save_picture(network_of(config), tmp_path / "again.png")
     np.testing.assert_array_equal(imread(tmp_path / "again.png"), picture)
 
 
-def test_hidden_and_seen_are_told_apart(drawn):
+def test_picture_distinguishes_hidden_and_seen(drawn):
     batch = batch_of("dlr-ibm-spatial-spectral")
     path, figure = drawn(batch)
-    # in the pictures of the column "seen", as many places as are hidden in those bands
+    # the column "seen" covers the patches that are hidden in these bands
     spectra, pictures = figure.subfigs
     nm = batch["target"].wavelength_nm
     shown = [int(np.abs(nm - wanted).argmin()) for wanted in plots.SHOWN_NM]
@@ -67,19 +67,19 @@ def test_hidden_and_seen_are_told_apart(drawn):
         assert panels[row, 0].get_ylabel() == f"{nm[band]:.0f} nm"
         cover = np.isfinite(np.ma.filled(panels[row, 0].images[1].get_array(), np.nan))
         np.testing.assert_array_equal(cover, batch["hidden"][0, band].reshape(4, 4).repeat(4, axis=0).repeat(4, axis=1))
-    told = []
-    # and in the spectra, points where the pixel's own token is seen, with what was seen there
+    partly = []
+    # the spectra have a point for each visible band of the pixel's patch
     for axes, (window, row, col) in zip(spectra.axes, plots._pixels(batch["valid"]), strict=True):
         seen = ~batch["hidden"][window, :, (row // 4) * 4 + col // 4]
-        told.append(0 < seen.sum() < len(nm))
+        partly.append(0 < seen.sum() < len(nm))
         points = axes.lines[2]
         np.testing.assert_array_equal(points.get_xdata(), nm[seen])
         np.testing.assert_array_equal(points.get_ydata(), batch["truth"][window, seen, row, col])
-    assert any(told)  # by chance a place may be hidden as a whole
+    assert any(partly)  # by chance a whole patch may be hidden
     assert share_of_colour(path, HIDDEN) > 0.03
 
 
-def test_a_source_is_shown_by_its_own_bands_and_values(drawn):
+def test_picture_shows_the_source_bands_and_values(drawn):
     batch = batch_of("spectral", masking=("sensors",))
     _, figure = drawn(batch)
     for axes, (window, row, col) in zip(figure.subfigs[0].axes, plots._pixels(batch["valid"]), strict=True):
@@ -87,7 +87,7 @@ def test_a_source_is_shown_by_its_own_bands_and_values(drawn):
         np.testing.assert_array_equal(axes.lines[2].get_ydata(), batch["values"][window, :, row, col])
 
 
-def test_gaps_in_the_spectrum_are_not_joined(drawn):
+def test_lines_are_broken_at_gaps(drawn):
     gap = smooth_cubes(2, bands=100)
     nm = gap[0].grid.wavelength_nm
     kept = (nm < 1340) | (nm > 1450)
@@ -101,7 +101,7 @@ def test_gaps_in_the_spectrum_are_not_joined(drawn):
     assert nm[kept][np.flatnonzero(broken)[0] - 1] == nm[nm < 1340].max()
 
 
-def test_one_legend_units_and_what_is_not_known(drawn):
+def test_picture_has_legends_units_and_unknown_pixels(drawn):
     cubes = smooth_cubes(3)
     for cube in cubes:
         cube.values[:, 4:10, 2:9] = np.nan
@@ -117,7 +117,7 @@ def test_one_legend_units_and_what_is_not_known(drawn):
     assert share_of_colour(path, UNKNOWN) > 0.01
 
 
-def test_a_window_with_hardly_a_known_pixel_is_drawn_too(drawn):
+def test_picture_accepts_windows_without_known_pixels(drawn):
     batch = batch_of("dlr-ibm-spatial-spectral")
     batch["valid"] = np.zeros_like(batch["valid"])
     path, _ = drawn(batch)
@@ -126,7 +126,7 @@ def test_a_window_with_hardly_a_known_pixel_is_drawn_too(drawn):
     drawn(batch)
 
 
-def test_a_picture_that_cannot_be_written_leaves_none(tmp_path, monkeypatch):
+def test_failed_picture_leaves_no_file(tmp_path, monkeypatch):
     def fail(_canvas, path):
         path.write_bytes(b"half a pic")
         raise OSError("no space")
@@ -134,11 +134,11 @@ def test_a_picture_that_cannot_be_written_leaves_none(tmp_path, monkeypatch):
     monkeypatch.setattr(plots.FigureCanvasAgg, "print_png", fail)
     batch = batch_of("dlr-ibm-spectral")
     with pytest.raises(OutputError, match=r"picture\.png could not be written \(no space\)"):
-        draw_task(batch, batch["truth"], tmp_path / "picture.png")
+        plot_batch(batch, batch["truth"], tmp_path / "picture.png")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_difference_is_reconstructed_less_true(drawn):
+def test_difference_is_reconstructed_minus_true(drawn):
     batch = batch_of("dlr-ibm-spectral")
     _, figure = drawn(batch, batch["truth"] + np.float32(0.02))
     difference = figure.subfigs[1].axes[3].images[0].get_array()

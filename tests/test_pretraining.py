@@ -1,4 +1,4 @@
-"""Training from the command line: every preset by its name, going on, and one clear message for what cannot be."""
+"""Pretraining from the command line: every preset, resuming, and clear error messages."""
 
 import json
 import os
@@ -25,9 +25,9 @@ from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.training import pretraining
 from ms2hs.training.engine.loop import FitSettings, fit
-from ms2hs.training.pretraining import Pretraining, pretrain
+from ms2hs.training.pretraining import PretrainOptions, pretrain
 
-# Two places on a side at least, so that some can be hidden.
+# At least two patches on a side, so that some can be hidden.
 WINDOWS = {"general": 32, "spectral": 8}
 SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
 ROOT = Path(__file__).parent.parent
@@ -65,10 +65,10 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, corpus):
-    """Small weights of `dlr-ibm-spectral`, made once, with their checkpoint beside them."""
+    """Small weights of `dlr-ibm-spectral`, trained once, with their checkpoint."""
     output = tmp_path_factory.mktemp("trained") / "w.safetensors"
     changes = {**SIZES, "window": 16}
-    pretrain(Pretraining("dlr-ibm-spectral", (corpus,), changes=changes, fit=settings_of()), output)
+    pretrain(PretrainOptions("dlr-ibm-spectral", (corpus,), changes=changes, fit=settings_of()), output)
     return output
 
 
@@ -93,7 +93,7 @@ def assert_converts(ms2hs, scene, model):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_trains_on_cubes_by_its_name_and_converts(name, ms2hs, corpus, s2_tif, tmp_path):
+def test_every_preset_trains_on_cubes_and_converts(name, ms2hs, corpus, s2_tif, tmp_path):
     output = tmp_path / "out.safetensors"
     code, out, err = ms2hs("pretrain", *tiny(name), "--data", corpus, *few(), "-o", output)
     assert (code, out) == (0, f"{output}\n"), err
@@ -109,18 +109,18 @@ def test_every_preset_trains_on_simulated_scenes(name, ms2hs, tmp_path):
     output = tmp_path / "out.safetensors"
     code, _, err = ms2hs("pretrain", *tiny(name), "--simulated", 3, *few(2), "-o", output)
     assert code == 0, err
-    assert "real ones teach more: HySpecNet-11k" in err
+    assert "real scenes give better weights: HySpecNet-11k" in err
     assert load_weights(str(output)).card["trained_on"] == ["3 simulated scenes"]
 
 
-def test_without_data_there_are_many_simulated_scenes(ms2hs, tmp_path):
+def test_without_data_many_scenes_are_simulated(ms2hs, tmp_path):
     code, _, err = ms2hs("pretrain", *tiny("spectral"), *few(1), "-o", tmp_path / "out.safetensors")
     assert code == 0, err
     assert load_weights(str(tmp_path / "out.safetensors")).card["trained_on"] == ["2000 simulated scenes"]
 
 
 @pytest.mark.parametrize("name", ["dlr-ibm-spectral", "dlr-ibm-spatial-spectral"])
-def test_the_log_falls_and_a_picture_is_drawn(name, ms2hs, corpus, tmp_path):
+def test_logged_loss_falls_and_a_picture_is_written(name, ms2hs, corpus, tmp_path):
     output = tmp_path / "out.safetensors"
     words = ["--data", corpus, *few(120, 4), "--lr", "5e-3", "--picture-every", 120]
     assert ms2hs("pretrain", *tiny(name), *words, "-o", output)[0] == 0
@@ -132,7 +132,7 @@ def test_the_log_falls_and_a_picture_is_drawn(name, ms2hs, corpus, tmp_path):
     assert load_weights(str(output)).card["scores"]["train"]["mse"] == pytest.approx(np.mean(late))
 
 
-def test_s2mae_goes_on_with_other_bands_and_sizes(ms2hs, corpus, s2_tif, tmp_path):
+def test_s2mae_continues_with_other_bands_and_sizes(ms2hs, corpus, s2_tif, tmp_path):
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     other = make_corpus(tmp_path / "other", bands=63, side=25, seed=1)
     assert ms2hs("pretrain", *tiny("s2mae"), "--data", corpus, *few(), "-o", first)[0] == 0
@@ -148,9 +148,9 @@ def test_s2mae_goes_on_with_other_bands_and_sizes(ms2hs, corpus, s2_tif, tmp_pat
         torch.testing.assert_close(begun[name], array, rtol=0, atol=1e-20)
 
 
-def test_the_prior_of_weights_goes_on_with_them(ms2hs, corpus, tmp_path):
+def test_initial_weights_bring_their_prior(ms2hs, corpus, tmp_path):
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
-    network = SpectralMAE(pretraining._configured(Pretraining("spectral", changes=SIZES), load_weights().prior),
+    network = SpectralMAE(pretraining._config(PretrainOptions("spectral", changes=SIZES), load_weights().prior),
                           load_weights().prior)  # fmt: skip
     shifted = load_weights().prior.__class__(**(vars(load_weights().prior) | {"floor": 0.3}))
     save_weights(first, shifted, {}, network)
@@ -162,29 +162,29 @@ def test_the_prior_of_weights_goes_on_with_them(ms2hs, corpus, tmp_path):
     assert made.prior.floor == made.network.prior.floor == pytest.approx(0.3)
 
 
-def test_weights_go_on_learning_otherwise(ms2hs, corpus, trained, tmp_path):
-    # through a sensor measured bands are tokens of their own, which these weights have no embedding for
+def test_initial_weights_accept_other_training_settings(ms2hs, corpus, trained, tmp_path):
+    # with masking `sensors` measured bands are tokens of their own, for which these weights have no embedding
     words = [*tiny("dlr-ibm-spectral"), "--set", "masking=spectral,sensors", "--set", "hidden=0.5,0.9"]
     code, _, err = ms2hs(
         "pretrain", *words, "--data", corpus, "--init", trained, *few(), "-o", tmp_path / "out.safetensors"
     )
     assert code == 0, err
-    assert "note: w.safetensors has no embed_band.weight, embed_band.bias: begun anew" in err
+    assert "note: w.safetensors has no embed_band.weight, embed_band.bias: initialised at random" in err
     config = load_weights(str(tmp_path / "out.safetensors")).network.config
     assert (config.masking, config.hidden) == (("spectral", "sensors"), (0.5, 0.9))
 
 
-def test_general_begins_with_a_vit_and_tells_of_every_array(ms2hs, corpus, s2_tif, tmp_path):
+def test_general_starts_from_a_vit_and_reports_every_array(ms2hs, corpus, s2_tif, tmp_path):
     arrays = make_vit(tmp_path / "vit.safetensors")
     words = [*tiny("general", width=48, depth=3, heads=3, patch=8, window=16), "--data", corpus]
     words += ["--init", tmp_path / "vit.safetensors", *few(2)]
     output = tmp_path / "out.safetensors"
     code, _, err = ms2hs("pretrain", *words, "--lr", "1e-30", "-o", output)
     assert code == 0, err
-    (told,) = re.findall(r"note: (\d+) arrays of vit\.safetensors taken; left: (.*)", err)
-    left = [part.partition(":")[0] for part in told[1].split("; ")]
+    (message,) = re.findall(r"note: (\d+) arrays of vit\.safetensors copied; unused: (.*)", err)
+    left = [part.partition(":")[0] for part in message[1].split("; ")]
     assert sorted(left) == ["cls_token", "head.bias", "head.weight", "pos_embed"]
-    assert int(told[0]) + len(left) == len(arrays)
+    assert int(message[0]) + len(left) == len(arrays)
     begun = arrays_of(output)
     for name, array in arrays.items():
         if name.startswith("blocks."):
@@ -192,12 +192,12 @@ def test_general_begins_with_a_vit_and_tells_of_every_array(ms2hs, corpus, s2_ti
     assert_converts(ms2hs, s2_tif, output)
 
 
-def test_scenes_that_are_left_out_are_not_seen(ms2hs, corpus, tmp_path, monkeypatch):
+def test_left_out_scenes_are_not_trained_on(ms2hs, corpus, tmp_path, monkeypatch):
     shown = []
 
-    def spy(network, lesson, *words, **options):
-        shown.extend(lesson.cubes)
-        return fit(network, lesson, *words, **options)
+    def spy(network, task, *words, **options):
+        shown.extend(task.cubes)
+        return fit(network, task, *words, **options)
 
     monkeypatch.setattr(pretraining, "fit", spy)
     output = tmp_path / "out.safetensors"
@@ -209,7 +209,7 @@ def test_scenes_that_are_left_out_are_not_seen(ms2hs, corpus, tmp_path, monkeypa
     assert card["settings"]["leave_out"] == ["place1", "place3"]
 
 
-def test_a_split_is_kept(ms2hs, corpus, tmp_path):
+def test_split_selects_the_scenes(ms2hs, corpus, tmp_path):
     folder = make_corpus(tmp_path / "corpus")
     (folder / "splits").mkdir()
     (folder / "splits" / "train.csv").write_text("place2\nplace0\n")
@@ -223,7 +223,7 @@ def test_a_split_is_kept(ms2hs, corpus, tmp_path):
     assert load_weights(str(output)).card["trained_on"] == ["place0", "place2"]
 
 
-def test_the_card_tells_scenes_settings_and_a_command_that_trains_the_same(ms2hs, trained, corpus, tmp_path):
+def test_card_has_scenes_settings_and_a_reproducing_command(ms2hs, trained, corpus, tmp_path):
     weights = load_weights(str(trained))
     card = weights.card
     assert card["trained_on"] == ["place0", "place1", "place2", "place3"]
@@ -251,7 +251,7 @@ def interrupt_after(monkeypatch, step):
 
 
 @pytest.mark.parametrize("name", ["dlr-ibm-spatial-spectral", "spatial-spectral"])
-def test_interrupted_and_resumed_gives_the_same_bytes(name, ms2hs, corpus, tmp_path):
+def test_resumed_run_gives_the_same_bytes(name, ms2hs, corpus, tmp_path):
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
     words = ["pretrain", *tiny(name), "--data", corpus, *few(12), "-o"]
@@ -261,7 +261,7 @@ def test_interrupted_and_resumed_gives_the_same_bytes(name, ms2hs, corpus, tmp_p
         interrupt_after(patched, 5)
         code, out, err = ms2hs(*words, parts)
     assert (code, out) == (130, "")
-    assert re.fullmatch(r"ms2hs: interrupted after step 6 of 12; the checkpoint \S+ .* --resume to go on\.\n", err)
+    assert re.fullmatch(r"ms2hs: interrupted after step 6 of 12; the checkpoint \S+ .* --resume to continue\.\n", err)
     assert not parts.exists()
     code, _, err = ms2hs(*words, parts, "--resume")
     assert code == 0, err
@@ -269,7 +269,7 @@ def test_interrupted_and_resumed_gives_the_same_bytes(name, ms2hs, corpus, tmp_p
     assert [entry["step"] for entry in log_of(parts)] == [1, 10, 12]
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(corpus, tmp_path):
+def test_ctrl_c_saves_a_checkpoint_and_names_resume(corpus, tmp_path):
     words = [*tiny("spectral"), "--data", corpus, *few(100_000), "--checkpoint-every", 2]
     process = start("-m", "ms2hs.cli", "pretrain", *words, "-o", tmp_path / "w.safetensors")
     for _ in range(1000):
@@ -279,7 +279,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(corpus, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, ""), err
-    assert re.fullmatch(r"ms2hs: interrupted after step \d+ of 100000; the checkpoint .* --resume to go on\.\n", err)
+    assert re.fullmatch(r"ms2hs: interrupted after step \d+ of 100000; the checkpoint .* --resume to continue\.\n", err)
     assert not (tmp_path / "w.safetensors").exists()
 
 
@@ -290,22 +290,22 @@ def start(*words):
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
-        (["--steps", 4], r"fit\.steps is 3 there, 4 here"),
-        (["--lr", 0.5], r"fit\.lr is 0\.001 there, 0\.5 here"),
-        (["--set", "decoder_depth=2"], r"config\.decoder_depth is 1 there, 2 here"),
-        (["--window", 8], "window is None there, 8 here"),
-        (["--leave-out", "place1"], r"scenes is \[4, 'place0', .* there, \[3, 'place0', "),
+        (["--steps", 4], r"fit\.steps is 3 in the checkpoint, 4 now"),
+        (["--lr", 0.5], r"fit\.lr is 0\.001 in the checkpoint, 0\.5 now"),
+        (["--set", "decoder_depth=2"], r"config\.decoder_depth is 1 in the checkpoint, 2 now"),
+        (["--window", 8], "window is None in the checkpoint, 8 now"),
+        (["--leave-out", "place1"], r"scenes is \[4, 'place0', .* in the checkpoint, \[3, 'place0', "),
     ],
 )
-def test_a_run_goes_on_only_as_it_began(changed, told, ms2hs, corpus, trained):
+def test_resume_rejects_other_settings(changed, message, ms2hs, corpus, trained):
     words = [*tiny("dlr-ibm-spectral"), "--data", corpus, *few(), *changed]
     code, _, err = ms2hs("pretrain", *words, "-o", trained, "--resume", "--overwrite")
-    assert_clear(code, err, rf"a checkpoint of another configuration: .*{told}")
+    assert_clear(code, err, rf"a checkpoint of another configuration: .*{message}")
 
 
-def test_a_run_begins_anew_only_when_asked(ms2hs, corpus, tmp_path):
+def test_existing_run_is_replaced_only_with_overwrite(ms2hs, corpus, tmp_path):
     output = tmp_path / "w.safetensors"
     words = ["pretrain", *tiny("dlr-ibm-spectral"), "--data", corpus, *few(), "-o", output]
     assert ms2hs(*words)[0] == 0
@@ -319,12 +319,12 @@ def test_a_run_begins_anew_only_when_asked(ms2hs, corpus, tmp_path):
     assert len(log_of(output)) == 2
 
 
-def assert_clear(code, err, told):
-    """One line, no traceback: what was wrong, what is allowed, what to do next."""
+def assert_clear(code, err, message):
+    """One line, no traceback: what is wrong, what is allowed, what to do next."""
     assert code not in {0, 130}
     lines = [line for line in err.splitlines() if not line.startswith("note: ")]
     assert len(lines) == 1, err
-    assert re.search(told, lines[0]), lines[0]
+    assert re.search(message, lines[0]), lines[0]
     assert re.fullmatch(r"ms2hs: .+; .+\. [A-Z].+\.", lines[0]), lines[0]
 
 
@@ -404,29 +404,32 @@ CASES = {
     "too large a share": (_set("hidden=0.5,1.5"), r"hidden is 0\.5,1\.5; LOW,HIGH between 0 and 1"),
     "word for a share": (_set("hidden=.5,most"), "hidden is 'most'; a number is needed"),
     "unknown masking": (_set("masking=some"), "masking is 'some'; one of spectral, "),
-    "nothing to see": (_set("masking=spatial"), "masking `spatial` leaves nothing to see"),
+    "nothing to see": (_set("masking=spatial"), "masking `spatial` leaves hidden patches without a token"),
     "rank": (_set("rank=1000"), "rank is 1000; the prior has 60 directions"),
     "window": (_words("--window", 12), "windows of 12 pixels; a multiple of the patch, 8, is needed"),
     "one token": (
-        _words("--preset", "general", "--set", "patch=8", "--window", 8), "1 places by 40 groups of bands; masking"
+        _words("--preset", "general", "--set", "patch=8", "--window", 8), "1 patches by 40 groups of bands; masking"
     ),
     "another configuration": (
         lambda _folder, trained: ["--init", trained, "--set", "width=32", "--set", "group=4"],
-        "another configuration than preset dlr-ibm-spectral: group 8 instead of 4, width 16 instead of 32; only how",
+        (
+            "another configuration than preset dlr-ibm-spectral: group 8 instead of 4, width 16 instead of 32; only "
+            "training settings"
+        ),
     ),
     "linear weights": (_init_linear, r"linear\.safetensors: a linear model; "),
     "broken weights": (_init_broken, r"broken\.safetensors: not a readable safetensors file"),
     "no weights": (_init_nowhere, r"nowhere\.safetensors: no such weights file"),
     "another ViT": (_init_vit, "a ViT of width 48 with 3 blocks; width 16 with 1 is needed"),
-    "nothing to resume": (_words("--resume"), "no checkpoint there"),
+    "nothing to resume": (_words("--resume"), "no such checkpoint"),
     "precision": (_words("--precision", "half"), "unknown precision 'half'; known: auto, "),
     "device": (_words("--device", "warp"), "unknown device 'warp'; known: auto, cpu"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_cannot_be_is_one_clear_message(case, ms2hs, corpus, trained, tmp_path):
-    make, told = CASES[case]
+def test_invalid_input_gives_one_clear_message(case, ms2hs, corpus, trained, tmp_path):
+    make, message = CASES[case]
     (tmp_path / "in").mkdir()
     words = make(tmp_path / "in", trained)
     data = [] if "--data" in words else ["--data", corpus]
@@ -434,12 +437,12 @@ def test_what_cannot_be_is_one_clear_message(case, ms2hs, corpus, trained, tmp_p
         "pretrain", *tiny("dlr-ibm-spectral"), *few(), *data, *words, "-o", tmp_path / "w.safetensors"
     )
     assert out == ""
-    assert_clear(code, err, told)
+    assert_clear(code, err, message)
     assert not (tmp_path / "w.safetensors").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--set", "depth"], "FIELD=VALUE"),
         (["--lr", "0"], "no learning rate"),
@@ -449,10 +452,10 @@ def test_what_cannot_be_is_one_clear_message(case, ms2hs, corpus, trained, tmp_p
         (["--model", "linear"], "--data"),
     ],
 )
-def test_usage_is_explained(words, told, ms2hs):
+def test_usage_errors_name_the_option(words, message, ms2hs):
     code, out, err = ms2hs("pretrain", "--preset", "spectral", *words)
     assert (code, out) == (2, "")
-    assert told in err
+    assert message in err
     assert "Traceback" not in err
 
 
@@ -462,17 +465,17 @@ def test_help_names_every_preset(ms2hs):
         assert re.search(rf" {name}[,.: ]", text), name
 
 
-def test_only_the_first_process_tells(tmp_path, monkeypatch):
-    told = []
+def test_only_the_first_process_prints_notes(tmp_path, monkeypatch):
+    message = []
     monkeypatch.setenv("RANK", "1")
-    asked = Pretraining("spectral", changes=SIZES, simulated=2, fit=settings_of(steps=1))
-    made = pretrain(asked, tmp_path / "w.safetensors", note=told.append)
-    assert told == []
+    asked = PretrainOptions("spectral", changes=SIZES, simulated=2, fit=settings_of(steps=1))
+    made = pretrain(asked, tmp_path / "w.safetensors", note=message.append)
+    assert message == []
     assert len(made.notes) == 1
 
 
-def test_two_processes_learn_as_one(ms2hs, corpus, tmp_path):
-    # rank, context and seldom used parameters: what a process could do otherwise than another
+def test_two_processes_train_as_one(ms2hs, corpus, tmp_path):
+    # rank, context and rarely used parameters: where processes could differ
     words = ["pretrain", *tiny("spatial-spectral"), "--data", corpus, *few(21, 4), "-o"]
     assert ms2hs(*words, tmp_path / "one.safetensors")[0] == 0
     process = start(
@@ -492,7 +495,7 @@ def test_two_processes_learn_as_one(ms2hs, corpus, tmp_path):
         torch.testing.assert_close(array, begun[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_shards_train_where_rasterio_is_not(corpus, tmp_path):
+def test_shards_train_without_rasterio(corpus, tmp_path):
     prepare(corpus, tmp_path / "shards")
     words = ["pretrain", *tiny("spatial-spectral"), "--data", tmp_path / "shards", *few(2)]
     words += ["-o", tmp_path / "w.safetensors"]
@@ -503,8 +506,8 @@ def test_shards_train_where_rasterio_is_not(corpus, tmp_path):
     assert load_weights(str(tmp_path / "w.safetensors")).card["trained_on"] == [f"place{i}" for i in range(4)]
 
 
-def test_real_cubes_of_all_sizes_and_grids_train_a_preset_that_hides_places(ms2hs, real_data, tmp_path):
-    # among them plots of 3 by 3 pixels, smaller than the preset's patch
+def test_real_cubes_of_all_sizes_train_a_preset_that_hides_patches(ms2hs, real_data, tmp_path):
+    # with cubes of 3 by 3 pixels, smaller than the preset's patch
     words = ["--data", real_data, *few(12, 2), "--leave-out", "salton_sea", "-o", tmp_path / "w.safetensors"]
     code, _, err = ms2hs("pretrain", *tiny("general"), *words)
     assert code == 0, err

@@ -1,4 +1,4 @@
-"""The spectral prior against brute force, and on real spectra."""
+"""The spectral prior compared with brute force, and on real spectra."""
 
 import os
 from dataclasses import replace
@@ -60,18 +60,16 @@ def test_posterior_is_the_conditional_of_the_joint_gaussian():
     joint = np.vstack([to_source, to_target]) @ moment @ np.vstack([to_source, to_target]).T
     bands = len(SOURCE)
     joint[:bands, :bands] += np.diag(prior.source_noise(SOURCE.wavelength_nm) ** 2)
-    # brute force: the precision matrix of the joint gives the conditional without any of the formulas of `condition`
+    # brute force: the precision matrix of the joint gives the posterior without the formulas of `condition`
     precision = np.linalg.inv(joint + 1e-10 * np.eye(len(joint)))
     inside, across = precision[bands:, bands:], precision[bands:, :bands]
     gain = -np.linalg.solve(inside, across)
-    conditional = prior.condition(SOURCE, TARGET)
-    np.testing.assert_allclose(conditional.gain, gain, atol=2e-3)
-    np.testing.assert_allclose(
-        conditional.relative_sigma, np.sqrt(np.diag(np.linalg.inv(inside))), rtol=0.02, atol=1e-4
-    )
+    posterior = prior.condition(SOURCE, TARGET)
+    np.testing.assert_allclose(posterior.gain, gain, atol=2e-3)
+    np.testing.assert_allclose(posterior.relative_sigma, np.sqrt(np.diag(np.linalg.inv(inside))), rtol=0.02, atol=1e-4)
 
 
-def test_sigma_is_the_scatter_of_spectra_drawn_from_the_prior():
+def test_sigma_is_the_scatter_of_samples_of_the_prior():
     prior = make_prior(noise=0.02)
     rng = np.random.default_rng(0)
     coefficients = rng.standard_normal((prior.factors.shape[1], 20000))
@@ -80,14 +78,14 @@ def test_sigma_is_the_scatter_of_spectra_drawn_from_the_prior():
     )
     noise = prior.source_noise(SOURCE.wavelength_nm)[:, None] * rng.standard_normal((len(SOURCE), 20000))
     measured = response_matrix(SOURCE, WAVELENGTH) @ drawn + noise
-    conditional = prior.condition(SOURCE, TARGET)
-    error = conditional.reconstruct(measured.astype(np.float32)) - response_matrix(TARGET, WAVELENGTH) @ drawn
-    np.testing.assert_allclose(error.std(axis=1), conditional.relative_sigma, rtol=0.05)
+    posterior = prior.condition(SOURCE, TARGET)
+    error = posterior.reconstruct(measured.astype(np.float32)) - response_matrix(TARGET, WAVELENGTH) @ drawn
+    np.testing.assert_allclose(error.std(axis=1), posterior.relative_sigma, rtol=0.05)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.permutations(range(12)), st.integers(0, 2**16))
-def test_permuting_source_bands_changes_nothing_and_target_bands_only_their_order(order, seed):
+def test_posterior_follows_the_order_of_bands(order, seed):
     prior = make_prior()
     measured = np.random.default_rng(seed).uniform(0, 0.6, (12, 5)).astype(np.float32)
     some = TARGET.select(np.random.default_rng(seed).permutation(len(TARGET))[:30])
@@ -102,13 +100,13 @@ def test_permuting_source_bands_changes_nothing_and_target_bands_only_their_orde
     )
 
 
-def test_more_noise_means_more_sigma_in_every_band():
+def test_sigma_grows_with_noise_in_every_band():
     clean, noisy = (make_prior(noise=noise).condition(SOURCE, TARGET) for noise in (0.002, 0.05))
     assert (noisy.relative_sigma >= clean.relative_sigma * 0.999).all()
     assert noisy.relative_sigma.mean() > 1.5 * clean.relative_sigma.mean()
 
 
-def test_told_errors_of_the_input_are_followed_less_and_covered():
+def test_input_error_lowers_the_gain_and_widens_sigma():
     prior = make_prior()
     rng = np.random.default_rng(8)
     truth = 0.25 * spectra_of(prior, 4000)
@@ -117,22 +115,22 @@ def test_told_errors_of_the_input_are_followed_less_and_covered():
     error = InputError(gain=0.02, offset=0.005, pixel=0.003)
     wrong = right + np.sqrt(error.variance(right)) * rng.standard_normal(right.shape)
     wrong = wrong.astype(np.float32)
-    untold, told = prior.condition(SOURCE, TARGET), prior.condition(SOURCE, TARGET, error)
+    plain, robust = prior.condition(SOURCE, TARGET), prior.condition(SOURCE, TARGET, error)
     missed = {}
-    for name, conditional in (("untold", untold), ("told", told)):
-        made = conditional.reconstruct(wrong)
+    for name, posterior in (("plain", plain), ("robust", robust)):
+        made = posterior.reconstruct(wrong)
         off = np.abs(to_target @ truth - made)
-        missed[name] = np.sqrt(np.square(off).mean()), (off <= 1.645 * conditional.sigma(wrong)).mean()
+        missed[name] = np.sqrt(np.square(off).mean()), (off <= 1.645 * posterior.sigma(wrong)).mean()
         missed[name] += (np.sqrt(np.square(response_matrix(SOURCE, TARGET.wavelength_nm) @ made - wrong).mean()),)
-    assert missed["told"][0] < missed["untold"][0]
-    assert missed["untold"][1] < 0.8
-    assert 0.87 < missed["told"][1] < 0.95
+    assert missed["robust"][0] < missed["plain"][0]
+    assert missed["plain"][1] < 0.8
+    assert 0.87 < missed["robust"][1] < 0.95
     noise = np.sqrt(np.square(wrong - right).mean())
-    assert missed["untold"][2] < missed["told"][2]
-    assert 0.6 * noise < missed["told"][2] < 1.3 * noise
+    assert missed["plain"][2] < missed["robust"][2]
+    assert 0.6 * noise < missed["robust"][2] < 1.3 * noise
 
 
-def test_no_error_told_is_an_error_of_zero():
+def test_no_input_error_equals_an_error_of_zero():
     prior, x = make_prior(), np.full((len(SOURCE), 3), 0.2, np.float32)
     zero = prior.condition(SOURCE, TARGET, InputError(0, 0, 0))
     none = prior.condition(SOURCE, TARGET)
@@ -140,102 +138,102 @@ def test_no_error_told_is_an_error_of_zero():
     np.testing.assert_allclose(zero.sigma(x), none.sigma(x), rtol=1e-5)
 
 
-def test_fewer_bands_mean_more_sigma():
+def test_sigma_grows_with_fewer_bands():
     prior = make_prior()
     every, few = (prior.condition(SOURCE.select(range(count)), TARGET) for count in (12, 8))
     assert (few.relative_sigma >= every.relative_sigma * 0.999).all()
 
 
-def test_each_pixel_stands_alone_and_brightness_is_a_factor():
-    conditional = make_prior().condition(SOURCE, TARGET)
+def test_posterior_treats_pixels_independently_and_scales_with_brightness():
+    posterior = make_prior().condition(SOURCE, TARGET)
     measured = np.random.default_rng(0).uniform(0, 0.5, (12, 4, 6)).astype(np.float32)
-    whole = conditional.reconstruct(measured)
+    whole = posterior.reconstruct(measured)
     assert whole.shape == (202, 4, 6)
     assert whole.dtype == np.float32
-    np.testing.assert_allclose(conditional.reconstruct(measured[:, 2:3, 3:5]), whole[:, 2:3, 3:5], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(conditional.reconstruct(measured * 2), whole * 2, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(posterior.reconstruct(measured[:, 2:3, 3:5]), whole[:, 2:3, 3:5], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(posterior.reconstruct(measured * 2), whole * 2, rtol=1e-5, atol=1e-6)
 
 
-def test_invalid_pixels_may_hold_anything_and_stay_unknown():
-    conditional = make_prior().condition(SOURCE, TARGET)
+def test_invalid_pixels_give_nan_whatever_their_values():
+    posterior = make_prior().condition(SOURCE, TARGET)
     measured = np.full((12, 2, 3), 0.3, np.float32)
     valid = np.array([[True, False, True], [False, True, False]])
     measured[:, ~valid] = np.array([np.nan, np.inf, 3e38], np.float32)
     out = np.empty((202, 2, 3), np.float32)
-    result = conditional.reconstruct(measured, valid, out=out)
+    result = posterior.reconstruct(measured, valid, out=out)
     assert result is out
     assert (np.isfinite(result) == valid).all()
-    assert np.isfinite(conditional.sigma(measured)[:, valid]).all()
-    assert conditional.unlike(measured)[~valid].all()
+    assert np.isfinite(posterior.sigma(measured)[:, valid]).all()
+    assert posterior.unlike(measured)[~valid].all()
 
 
-def test_out_of_the_wrong_kind_is_the_programmers_error():
-    conditional = make_prior().condition(SOURCE, TARGET)
+def test_reconstruct_rejects_an_unsuitable_out_array():
+    posterior = make_prior().condition(SOURCE, TARGET)
     measured = np.zeros((12, 3), np.float32)
     for out in (np.empty((202, 3)), np.empty((201, 3), np.float32), np.empty((3, 202), np.float32).T):
         with pytest.raises(ValueError, match="out must be"):
-            conditional.reconstruct(measured, out=out)
+            posterior.reconstruct(measured, out=out)
 
 
-def test_spectra_of_the_prior_are_like_it_and_sawteeth_are_not():
+def test_unlike_flags_sawteeth_and_not_samples_of_the_prior():
     prior = make_prior()
-    conditional = prior.condition(SOURCE, TARGET)
+    posterior = prior.condition(SOURCE, TARGET)
     usual = (response_matrix(SOURCE, WAVELENGTH) @ spectra_of(prior, 300)).astype(np.float32)
     sawtooth = np.where(np.arange(12) % 2, 0.05, 0.6).astype(np.float32)[:, None]
-    assert conditional.unlike(usual).mean() < 0.2
-    assert conditional.unlike(sawtooth).all()
-    assert (conditional.unlike(usual * 3) == conditional.unlike(usual * 4)).mean() > 0.95
+    assert posterior.unlike(usual).mean() < 0.2
+    assert posterior.unlike(sawtooth).all()
+    assert (posterior.unlike(usual * 3) == posterior.unlike(usual * 4)).mean() > 0.95
 
 
-def test_references_are_a_bayesian_regression_on_the_bands():
-    """Against the formula of Gaussian-process regression, which works on references where the code works on bands."""
+def test_references_equal_a_bayesian_regression_on_the_bands():
+    """Compared with Gaussian-process regression, which solves for references where the code solves for bands."""
     prior = make_prior()
-    conditional = prior.condition(SOURCE, TARGET)
+    posterior = prior.condition(SOURCE, TARGET)
     rng = np.random.default_rng(0)
     bands = (response_matrix(SOURCE, WAVELENGTH) @ spectra_of(prior, 8)).T
-    truth = bands @ conditional.gain.T.astype(float) + 0.02 * rng.standard_normal((8, 202))
-    bright, precision = conditional.brightness.astype(float), conditional.precision.astype(float)
+    truth = bands @ posterior.gain.T.astype(float) + 0.02 * rng.standard_normal((8, 202))
+    bright, precision = posterior.brightness.astype(float), posterior.precision.astype(float)
     kernel = bands @ (np.outer(bright, bright) / 2 + precision * 4 / 12) @ bands.T
-    scale = conditional.scale(bands.T).astype(float)
-    residual = truth - bands @ conditional.gain.T.astype(float)
+    scale = posterior.scale(bands.T).astype(float)
+    residual = truth - bands @ posterior.gain.T.astype(float)
     expected = kernel @ np.linalg.solve(kernel + np.diag(scale**2), residual)
-    corrected = conditional.with_references(bands, truth)
-    np.testing.assert_allclose(bands @ (corrected.gain - conditional.gain).T.astype(float), expected, atol=2e-5)
+    corrected = posterior.with_references(bands, truth)
+    np.testing.assert_allclose(bands @ (corrected.gain - posterior.gain).T.astype(float), expected, atol=2e-5)
 
 
-def test_references_mend_a_constant_error_the_more_the_more_they_are():
+def test_more_references_correct_more_of_a_constant_error():
     prior = make_prior(noise=1e-3)
-    conditional = prior.condition(SOURCE, TARGET)
+    posterior = prior.condition(SOURCE, TARGET)
     measured = response_matrix(SOURCE, WAVELENGTH) @ spectra_of(prior, 260)
-    expected = conditional.reconstruct(measured.astype(np.float32))
-    truth = expected + 0.05 * np.sin(TARGET.wavelength_nm / 200)[:, None] * (conditional.brightness @ measured)
+    expected = posterior.reconstruct(measured.astype(np.float32))
+    truth = expected + 0.05 * np.sin(TARGET.wavelength_nm / 200)[:, None] * (posterior.brightness @ measured)
     others = measured[:, 60:].astype(np.float32)
     errors, sigmas = [], []
     for count in (1, 4, 16, 60):
-        corrected = conditional.with_references(measured[:, :count].T, truth[:, :count].T)
+        corrected = posterior.with_references(measured[:, :count].T, truth[:, :count].T)
         errors.append(np.sqrt(np.mean((truth[:, 60:] - corrected.reconstruct(others)) ** 2)))
-        sigmas.append(corrected.relative_sigma.mean() / conditional.relative_sigma.mean())
+        sigmas.append(corrected.relative_sigma.mean() / posterior.relative_sigma.mean())
     assert errors[0] < np.sqrt(np.mean((truth - expected) ** 2))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.1 * errors[0]
-    # one reference proves nothing of the others; half of the squared error is common to a scene, the rest stays
+    # one reference says nothing about the others; half of the squared error is common to a scene, the rest stays
     assert sigmas == sorted(sigmas, reverse=True)
     assert np.sqrt(0.5) < sigmas[-1] < sigmas[1] < sigmas[0] <= 1
 
 
-def test_references_leave_unknown_bands_alone_and_need_one_good_spectrum():
-    conditional = make_prior().condition(SOURCE, TARGET)
+def test_references_keep_unknown_bands_and_need_one_usable_spectrum():
+    posterior = make_prior().condition(SOURCE, TARGET)
     measured, truth = np.full((4, 12), 0.3), np.full((4, 202), 0.5)
     truth[:, 50:60] = np.nan
-    corrected = conditional.with_references(measured, truth)
-    np.testing.assert_array_equal(corrected.gain[50:60], conditional.gain[50:60])
-    np.testing.assert_array_equal(corrected.relative_sigma[50:60], conditional.relative_sigma[50:60])
-    assert (corrected.gain[:50] != conditional.gain[:50]).any()
+    corrected = posterior.with_references(measured, truth)
+    np.testing.assert_array_equal(corrected.gain[50:60], posterior.gain[50:60])
+    np.testing.assert_array_equal(corrected.relative_sigma[50:60], posterior.relative_sigma[50:60])
+    assert (corrected.gain[:50] != posterior.gain[:50]).any()
     with pytest.raises(DataError, match="none of 4"):
-        conditional.with_references(measured * np.nan, truth)
+        posterior.with_references(measured * np.nan, truth)
 
 
-def test_a_site_takes_the_prior_to_its_own_spectra():
+def test_site_moves_the_prior_to_its_spectra():
     prior = make_prior()
     other = make_prior(smooth_moment(seed=9), rank=20)
     spectra = 0.3 * spectra_of(other, 400).T.astype(np.float32)
@@ -248,28 +246,28 @@ def test_a_site_takes_the_prior_to_its_own_spectra():
     assert after < 0.7 * before
 
 
-def test_references_beside_a_site_mend_a_constant_and_change_no_slope():
+def test_references_after_a_site_correct_a_constant_and_no_slope():
     prior = make_prior()
     points = 0.25 * spectra_of(prior, 2000).T
     sharpened = prior.with_site(points, grid_of(WAVELENGTH), SOURCE)
-    conditional = sharpened.condition(SOURCE, TARGET)
+    posterior = sharpened.condition(SOURCE, TARGET)
     rng = np.random.default_rng(4)
     measured = (response_matrix(SOURCE, WAVELENGTH) @ points[:10].T).T
-    truth = conditional.reconstruct(measured.T.astype(np.float32)).T + rng.normal(0, 0.01, (10, len(TARGET)))
-    mended = conditional.with_references(measured, truth)
+    truth = posterior.reconstruct(measured.T.astype(np.float32)).T + rng.normal(0, 0.01, (10, len(TARGET)))
+    mended = posterior.with_references(measured, truth)
     some = (response_matrix(SOURCE, WAVELENGTH) @ points[100:400].T).astype(np.float32)
-    change = mended.reconstruct(some) - conditional.reconstruct(some)
-    bright = conditional.brightness @ some
+    change = mended.reconstruct(some) - posterior.reconstruct(some)
+    bright = posterior.brightness @ some
     constant = np.outer(change @ bright / (bright @ bright), bright)
     assert np.square(change - constant).mean() < 0.1 * np.square(change).mean()
-    np.testing.assert_allclose(mended.relative_sigma, conditional.relative_sigma, rtol=0.02)
+    np.testing.assert_allclose(mended.relative_sigma, posterior.relative_sigma, rtol=0.02)
 
 
-def test_a_sites_uncertainty_is_never_less_than_its_halves_disagree():
+def test_site_uncertainty_covers_the_difference_of_its_halves():
     prior = make_prior()
     spectra = 0.3 * spectra_of(make_prior(smooth_moment(seed=9), rank=20), 300).T.astype(np.float32)
     rng = np.random.default_rng(0)
-    # a second half that differs from the first in what the source cannot see well
+    # the second half differs from the first where the source has little information
     spectra[150:] *= 1 + 0.2 * np.sin(WAVELENGTH / 60) + 0.02 * rng.standard_normal(spectra[150:].shape)
     loose = prior.with_site(spectra, grid_of(WAVELENGTH))
     calibrated = prior.with_site(spectra, grid_of(WAVELENGTH), SOURCE)
@@ -278,12 +276,12 @@ def test_a_sites_uncertainty_is_never_less_than_its_halves_disagree():
     assert calibrated.sigma_scale.max() > 1.5
 
 
-def test_a_site_needs_spectra():
+def test_site_needs_enough_spectra():
     with pytest.raises(DataError, match="20 or more"):
         make_prior().with_site(np.full((5, len(WAVELENGTH)), 0.3, np.float32), grid_of(WAVELENGTH))
 
 
-def test_what_few_scenes_reach_is_not_known():
+def test_bands_that_few_scenes_reach_are_not_known():
     prior = make_prior()
     prior = replace(prior, reach=np.where(WAVELENGTH < 420, 0.0, 1.0).astype(np.float32))
     target = load_sensor("emit-285").grid
@@ -292,36 +290,37 @@ def test_what_few_scenes_reach_is_not_known():
     assert known[target.wavelength_nm > 430].all()
 
 
-def test_bands_beyond_the_prior_are_refused():
+def test_condition_rejects_bands_outside_the_prior():
     with pytest.raises(GridError, match="outside"):
         make_prior().condition(SOURCE, grid_of(np.array([2600.0]), np.array([10.0])))
 
 
 @pytest.mark.parametrize("source", ["sentinel2b", "sentinel2c", "hls_s30", "hls_l30", "landsat8", "landsat9"])
 @pytest.mark.parametrize("target", ["enmap", "emit", "emit-285", "prisma"])
-def test_every_source_and_target_has_a_conditional(source, target):
+def test_every_source_and_target_has_a_posterior(source, target):
     grid = load_sensor(source).grid
-    conditional = make_prior().condition(grid, load_sensor(target).grid)
-    assert np.isfinite(conditional.gain).all()
-    assert (conditional.relative_sigma > 0).all()
+    posterior = make_prior().condition(grid, load_sensor(target).grid)
+    assert np.isfinite(posterior.gain).all()
+    assert (posterior.relative_sigma > 0).all()
 
 
 DATA = os.environ.get("MS2HS_DATA")
 
 
 @pytest.mark.skipif(not DATA, reason="MS2HS_DATA is not set")
-def test_estimated_on_real_spectra_it_beats_interpolation_on_a_scene_left_out(tmp_path):
+def test_prior_of_real_spectra_beats_interpolation_on_a_left_out_scene(tmp_path):
     pytest.importorskip("prosail")
     from known_truth import read_scene, score, score_prior
 
     from ms2hs.evaluation.baselines import interpolated
-    from ms2hs.training.prior_fit import PriorSettings, estimate_prior
+    from ms2hs.training.prior_fit import PriorSettings, calibrate, fit, gather
 
     for name in ("hyperspectral/sjer_neon", "hyperspectral/bavaria_hyspex", "hyperspectral/jasper_ridge_aviris",
                  "spectra/earthlib_optimized", "spectra/prosail_soil_ossl"):  # fmt: skip
         (tmp_path / Path(name).parent).mkdir(exist_ok=True)
         (tmp_path / f"{name}.npz").symlink_to(Path(DATA, f"{name}.npz").resolve())
-    prior = estimate_prior(tmp_path, PriorSettings(step_nm=10, rank=30, simulated=300))
+    evidence = gather(tmp_path, PriorSettings(step_nm=10, rank=30, simulated=300))
+    prior = calibrate(fit(evidence), evidence)
     scene = read_scene(Path(DATA, "hyperspectral/salton_sea_aviris.npz"), SOURCE, TARGET)
     baseline = score(interpolated(scene.measured, SOURCE, TARGET), scene)
     found = score_prior(prior.condition(SOURCE, TARGET), scene)

@@ -1,4 +1,4 @@
-"""Estimating the prior from a small made-up world, whose truth is known."""
+"""Estimation of the prior from small simulated data with known truth."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,7 @@ from ms2hs.evaluation.baselines import interpolated
 from ms2hs.models.weights import load_weights
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import grid_of
-from ms2hs.training.prior_fit import PriorSettings, calibrate, estimate_prior, fit, gather, pretrain_linear
+from ms2hs.training.prior_fit import PriorSettings, calibrate, fit, gather, pretrain_linear
 
 SOURCE, TARGET = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
 SETTINGS = PriorSettings(step_nm=20, rank=12, canopies=0, simulated=200, pixels=250)
@@ -77,7 +77,7 @@ def scene(folder):
     return read_scene(folder / "hyperspectral/scene3.npz", SOURCE, TARGET)
 
 
-def test_a_scene_left_out_is_reconstructed_within_its_interval(prior, scene):
+def test_left_out_scene_lies_within_its_interval(prior, scene):
     found = score_prior(prior.condition(SOURCE, TARGET), scene, to_source=response_of(SOURCE, TARGET))
     baseline = score(interpolated(scene.measured, SOURCE, TARGET), scene)
     assert found.rmse < 0.7 * baseline.rmse
@@ -86,8 +86,8 @@ def test_a_scene_left_out_is_reconstructed_within_its_interval(prior, scene):
     assert found.residual < 0.003
 
 
-def test_leaving_a_family_out_is_as_if_it_had_never_been(evidence):
-    without = replace(evidence, scenes=tuple(scene for scene in evidence.scenes if scene.family != "scene3"))
+def test_leaving_a_family_out_equals_its_absence(evidence):
+    without = replace(evidence, scenes=tuple(scene for scene in evidence.scenes if scene.place != "scene3"))
     expected = calibrate(fit(without), without)
     found = calibrate(fit(evidence, {"scene3"}), evidence, {"scene3"})
     for name in ("factors", "residual", "reach", "sigma_scale", "shift", "sample"):
@@ -95,13 +95,13 @@ def test_leaving_a_family_out_is_as_if_it_had_never_been(evidence):
     assert (fit(evidence).factors != expected.factors).any()
 
 
-def test_what_scenes_reach_is_counted(prior):
+def test_reach_counts_scenes(prior):
     gap = (prior.wavelength_nm > 1360) & (prior.wavelength_nm < 1440)
     np.testing.assert_allclose(prior.reach[gap], 1 / 3, atol=1e-6)
     assert prior.reach[prior.wavelength_nm < 375].max() == 0
 
 
-def test_references_and_site_help_on_the_scene_left_out(prior, scene):
+def test_references_and_site_help_on_the_left_out_scene(prior, scene):
     conditional = prior.condition(SOURCE, TARGET)
     rng = np.random.default_rng(0)
     plain = score_prior(conditional, scene).rmse
@@ -117,7 +117,7 @@ def test_references_and_site_help_on_the_scene_left_out(prior, scene):
     assert after.coverage > 0.8
 
 
-def test_the_same_seed_gives_the_same_weights(folder, tmp_path):
+def test_same_seed_gives_the_same_weights(folder, tmp_path):
     paths = tmp_path / "a" / "linear.safetensors", tmp_path / "b" / "linear.safetensors"
     for path in paths:
         path.parent.mkdir()
@@ -131,34 +131,35 @@ def test_the_same_seed_gives_the_same_weights(folder, tmp_path):
         assert json.loads(file.metadata()["card"]) == card
 
 
-def test_a_folder_needs_cubes_and_libraries(folder, tmp_path):
+def test_folder_needs_cubes_and_libraries(folder, tmp_path):
     (tmp_path / "a.npz").symlink_to(folder / "spectra/lab.npz")
     with pytest.raises(DataError, match="0 cubes and 1 libraries"):
-        estimate_prior(tmp_path, SETTINGS)
+        gather(tmp_path, SETTINGS)
 
 
-def test_one_scene_and_one_library_are_enough_to_run(folder, tmp_path):
+def test_one_scene_and_one_library_suffice(folder, tmp_path):
     (tmp_path / "a.npz").symlink_to(folder / "spectra/lab.npz")
     (tmp_path / "b.npz").symlink_to(folder / "hyperspectral/scene0.npz")
-    prior = estimate_prior(tmp_path, SETTINGS)
-    assert (prior.sigma_scale == 1.5).all()  # nothing tells how sure it may be
+    evidence = gather(tmp_path, SETTINGS)
+    prior = calibrate(fit(evidence), evidence)
+    assert (prior.sigma_scale == 1.5).all()  # too few pixels to calibrate
     assert np.isfinite(prior.condition(SOURCE, TARGET).gain).all()
 
 
-def test_errors_of_a_product_are_common_to_a_band_and_small():
+def test_perturbed_adds_small_errors_common_to_a_band():
     measured = np.full((12, 5000), 0.3, np.float32)
     errors = perturbed(measured, np.random.default_rng(0)) - measured
     assert errors.std(axis=1) == pytest.approx(0.003, rel=0.1)
     assert 0.002 < errors.mean(axis=1).std() < 0.02
 
 
-def test_halves_are_all_pixels_once():
+def test_halves_cover_all_pixels_once():
     upper, lower = halves((5, 4))
     assert (upper ^ lower).all()
     assert upper.sum() == 8
 
 
-def test_interpolation_is_exact_at_the_bands_and_on_lines(scene):
+def test_interpolation_is_exact_at_bands_and_on_lines(scene):
     line = 0.1 + 1e-4 * SOURCE.wavelength_nm[:, None]
     flat = replace(scene, measured=line.astype(np.float32))
     inside = (TARGET.wavelength_nm > 443) & (TARGET.wavelength_nm < 2180)

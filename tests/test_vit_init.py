@@ -1,4 +1,4 @@
-"""Beginning with a vision transformer of photographs."""
+"""Initialisation with a vision transformer trained on photographs."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from ms2hs.errors import WeightsError
 from ms2hs.models.config import preset
 from ms2hs.models.mae import SpectralMAE
-from ms2hs.models.vit_init import is_vit, take_vit
+from ms2hs.models.vit_init import is_vit, load_vit
 
 CONFIG = replace(preset("general"), width=48, depth=3, heads=3, patch=8, decoder_width=32, decoder_heads=2)
 
@@ -48,22 +48,22 @@ def make_vit(path, width=48, depth=3, patch=8):
     return arrays
 
 
-def test_every_weight_is_taken_or_reported(tmp_path):
+def test_every_array_is_copied_or_reported(tmp_path):
     arrays = make_vit(tmp_path / "vit.safetensors")
     network = SpectralMAE(CONFIG)
-    told = take_vit(network, tmp_path / "vit.safetensors")
-    assert set(told.taken) | set(told.left) == set(arrays)
-    assert set(told.left) == {"cls_token", "pos_embed", "head.weight", "head.bias"}
-    assert told.new == ()
+    report = load_vit(network, tmp_path / "vit.safetensors")
+    assert set(report.copied) | set(report.unused) == set(arrays)
+    assert set(report.unused) == {"cls_token", "pos_embed", "head.weight", "head.bias"}
+    assert report.new == ()
     torch.testing.assert_close(network.encoder[1].attn.qkv.weight.data, arrays["blocks.1.attn.qkv.weight"])
     torch.testing.assert_close(network.norm.bias.data, arrays["norm.bias"])
 
 
-def test_the_encoder_computes_what_the_vit_would(tmp_path):
-    # the same block, written with torch's own layers and the file's arrays
+def test_encoder_computes_the_same_as_the_vit(tmp_path):
+    # the same block, from torch's own layers and the file's arrays
     arrays = make_vit(tmp_path / "vit.safetensors")
     network = SpectralMAE(CONFIG)
-    take_vit(network, tmp_path / "vit.safetensors")
+    load_vit(network, tmp_path / "vit.safetensors")
     layer = torch.nn.TransformerEncoderLayer(48, 3, 192, 0.0, "gelu", 1e-6, batch_first=True, norm_first=True)
     names = {
         "self_attn.in_proj_weight": "attn.qkv.weight",
@@ -83,13 +83,13 @@ def test_the_encoder_computes_what_the_vit_would(tmp_path):
     x = torch.randn(2, 7, 48)
     with torch.no_grad():
         torch.testing.assert_close(network.encoder[0](x), layer(x), atol=2e-4, rtol=1e-4)
-        torch.testing.assert_close(network.encoder[0](x, asking=2), layer(x)[:, -2:], atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(network.encoder[0](x, last=2), layer(x)[:, -2:], atol=2e-4, rtol=1e-4)
 
 
-def test_a_grey_picture_is_embedded_as_the_vit_would(tmp_path):
+def test_grey_image_is_embedded_as_by_the_vit(tmp_path):
     arrays = make_vit(tmp_path / "vit.safetensors")
     network = SpectralMAE(CONFIG)
-    take_vit(network, tmp_path / "vit.safetensors")
+    load_vit(network, tmp_path / "vit.safetensors")
     grey = torch.rand(1, 1, 8, 8)
     theirs = torch.nn.functional.conv2d(
         grey.expand(-1, 3, -1, -1), arrays["patch_embed.proj.weight"], arrays["patch_embed.proj.bias"]
@@ -99,23 +99,23 @@ def test_a_grey_picture_is_embedded_as_the_vit_would(tmp_path):
 
 def test_filters_of_another_size_are_reported(tmp_path):
     make_vit(tmp_path / "vit.safetensors", patch=16)
-    told = take_vit(SpectralMAE(CONFIG), tmp_path / "vit.safetensors")
-    assert "16 pixels, 8 here" in told.left["patch_embed.proj.weight"]
-    assert "embed.weight" in told.new
+    report = load_vit(SpectralMAE(CONFIG), tmp_path / "vit.safetensors")
+    assert "16 pixels, 8 here" in report.unused["patch_embed.proj.weight"]
+    assert "embed.weight" in report.new
 
 
 @pytest.mark.parametrize(("width", "depth"), [(24, 3), (48, 2)])
-def test_another_encoder_is_refused_with_what_would_fit(tmp_path, width, depth):
+def test_vit_of_another_size_names_the_settings_that_fit(tmp_path, width, depth):
     make_vit(tmp_path / "vit.safetensors", width, depth)
     with pytest.raises(WeightsError, match=f"--set width={width} --set depth={depth}"):
-        take_vit(SpectralMAE(CONFIG), tmp_path / "vit.safetensors")
+        load_vit(SpectralMAE(CONFIG), tmp_path / "vit.safetensors")
 
 
-def test_a_vit_is_told_from_other_files(tmp_path):
+def test_is_vit_recognises_a_vit(tmp_path):
     make_vit(tmp_path / "vit.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     assert is_vit(tmp_path / "vit.safetensors")
     assert not is_vit(tmp_path / "broken.safetensors")
     assert not is_vit(tmp_path / "absent.safetensors")
     with pytest.raises(WeightsError, match="not a readable"):
-        take_vit(SpectralMAE(CONFIG), tmp_path / "broken.safetensors")
+        load_vit(SpectralMAE(CONFIG), tmp_path / "broken.safetensors")

@@ -33,7 +33,7 @@ def entry(name: str) -> dict[str, Any]:
     if name in sensor_names():
         return _sensor(load_sensor(name))
     if name in PRESETS:
-        return {"name": name, **PRESETS[name].facts}
+        return {"name": name, **PRESETS[name].to_dict()}
     known = [*sensor_names("source"), *sensor_names("target"), *weights_names(), *PRESETS]
     raise UnknownName.of("name", name, known, "Run `ms2hs info` for the list.")
 

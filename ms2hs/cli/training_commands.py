@@ -150,7 +150,7 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     from ms2hs.training import pretraining
     from ms2hs.training.engine.loop import FitSettings
 
-    settings = pretraining.Pretraining(
+    settings = pretraining.PretrainOptions(
         preset=preset,
         data=tuple(data or ()),
         split=split,
@@ -178,14 +178,14 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
         from ms2hs.training.cross_fitting import pretrain_cross_fitted
 
         with progress_bar(shown=not quiet, unit="scenes") as scenes_progress:
-            pretrain_cross_fitted(settings, output, overwrite=overwrite, tell=scenes_progress, note=notes)
+            pretrain_cross_fitted(settings, output, overwrite=overwrite, progress=scenes_progress, note=notes)
         typer.echo(output)
         return
     with fit_bar(shown=not quiet) as progress:
         result = pretraining.pretrain(
             settings, output, resume=resume, overwrite=overwrite, progress=progress, note=notes
         )
-    if result.fitted.first:
+    if result.fit.first:
         if not quiet:
             note(f"sha256 {result.sha256}")
         typer.echo(result.output)
@@ -263,7 +263,7 @@ def finetune_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     if options and load_weights(init).network is None:
         refuse(context, options, f"{init} is a linear model, which is fitted in closed form")
     check_output(output, overwrite=overwrite)
-    settings = finetuning.Finetuning(
+    settings = finetuning.FinetuneOptions(
         init=init,
         pairs=pairs,
         corpus=corpus,

@@ -21,7 +21,7 @@ from ms2hs.conversion.site_adaptation import network_addition, references_in_sce
 from ms2hs.conversion.staging import Staging, conversion_inputs
 from ms2hs.conversion.statistics import InputResidual, Statistics
 from ms2hs.errors import SceneError
-from ms2hs.models.prior import Conditional
+from ms2hs.models.prior import Posterior
 from ms2hs.progress import Progress
 from ms2hs.raster.dataset import bounded_cache
 from ms2hs.raster.formats import format_of
@@ -94,7 +94,7 @@ def run(planned: Plan, progress: Progress | None = None) -> ConversionResult:
 class _Models:
     """The models of one conversion, adapted to its scene."""
 
-    linear: Conditional
+    linear: Posterior
     """The spectral prior given the source, with adaptation; with a network only its uncertainty is used."""
     network: "Predictor | None"
     change: Float32Array | None
@@ -105,7 +105,7 @@ class _Models:
     def prepare(cls, planned: Plan, reader: SceneReader) -> "_Models":
         """Models for a planned conversion."""
         options, grids = planned.options, (planned.scene.spectral, planned.spectral)
-        prior = planned.weights.spread or planned.weights.prior
+        prior = planned.weights.calibrated_prior or planned.weights.prior
         if options.site:
             prior = sharpen_to_site(prior, options.site, planned.scene.spectral)
         linear, notes = prior.condition(*grids, options.input_error), []

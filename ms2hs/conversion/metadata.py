@@ -12,7 +12,7 @@ from ms2hs.conversion.planning import Plan
 from ms2hs.conversion.staging import publish_files
 from ms2hs.conversion.statistics import Counts
 from ms2hs.files import write_bytes
-from ms2hs.models.prior import Conditional
+from ms2hs.models.prior import Posterior
 from ms2hs.progress import Progress
 from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.pixel_grid import footprint, lonlat_bounds
@@ -100,7 +100,7 @@ def provenance(planned: Plan) -> dict[str, str]:
     return facts
 
 
-def write_item(path: Path, planned: Plan, result: ConversionResult, model: Conditional) -> None:
+def write_item(path: Path, planned: Plan, result: ConversionResult, model: Posterior) -> None:
     """Write the STAC 1.1 item of a result."""
     grid = planned.grid
     bbox = lonlat_bounds(grid)
@@ -132,7 +132,7 @@ def write_item(path: Path, planned: Plan, result: ConversionResult, model: Condi
     write_bytes(path, (json.dumps(item, indent=1) + "\n").encode())
 
 
-def _assets(planned: Plan, result: ConversionResult, model: Conditional) -> dict[str, Any]:
+def _assets(planned: Plan, result: ConversionResult, model: Posterior) -> dict[str, Any]:
     bands = _bands(planned, model)
     assets: dict[str, Any] = {
         "data": _asset(result.output, COG_TYPE, "data") | {"bands": bands},
@@ -148,7 +148,7 @@ def _asset(path: OutputPath, media_type: str, role: str) -> dict[str, Any]:
     return {"href": f"./{path.name}", "type": media_type, "roles": [role]}
 
 
-def _bands(planned: Plan, model: Conditional) -> list[dict[str, Any]]:
+def _bands(planned: Plan, model: Posterior) -> list[dict[str, Any]]:
     grid = planned.spectral
     support = band_support(planned.scene.spectral, grid)
     return [

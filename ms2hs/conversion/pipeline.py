@@ -24,7 +24,7 @@ from ms2hs.arrays import BoolArray, DnArray, Float32Array
 from ms2hs.conversion.planning import Plan
 from ms2hs.conversion.statistics import RESIDUAL_ROW_STEP, Statistics
 from ms2hs.models.denoising import REACH, denoise
-from ms2hs.models.prior import Conditional
+from ms2hs.models.prior import Posterior
 from ms2hs.progress import Progress
 from ms2hs.raster.cog.encoding import BLOCK, quantise
 from ms2hs.raster.cube import NODATA, SCALE
@@ -82,7 +82,7 @@ class Pipeline:
     """The interface and common fields of both pipelines."""
 
     planned: Plan
-    model: Conditional
+    model: Posterior
     """The spectral prior given the source; for a network only its uncertainty is used."""
     reader: StripReader
     statistics: Statistics
@@ -130,7 +130,7 @@ class LinearPipeline(Pipeline):
         return lambda reflectance, _valid: model.sigma(reflectance)
 
     @cache  # noqa: B019  lives as long as the conversion
-    def _select(self, first: int, stop: int) -> Conditional:
+    def _select(self, first: int, stop: int) -> Posterior:
         return self.model.select(slice(first, stop))
 
     def _count(self, block: "_BlockPixels") -> None:

@@ -147,7 +147,7 @@ def plan(
     sensor = load_sensor(target)
     spectral = _select_bands(sensor.grid, options.wavelengths_nm)
     weights = load_weights(options.model)
-    if options.uncertainty and weights.spread is None:
+    if options.uncertainty and weights.calibrated_prior is None:
         raise WeightsError(
             f"--uncertainty: {weights.name} has no uncertainty calibrated on held-out scenes; calibrated weights are "
             "needed. Calibrate with `ms2hs finetune --train none`, or use --model linear."

@@ -12,7 +12,7 @@ import numpy as np
 
 from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.errors import DataError
-from ms2hs.models.prior import Conditional, SpectralPrior
+from ms2hs.models.prior import Posterior, SpectralPrior
 from ms2hs.raster.cube import open_cube
 from ms2hs.raster.pixel_grid import pixel_at
 from ms2hs.scenes.reader import SceneReader
@@ -101,7 +101,7 @@ def references_in_scene(path: Path, reader: SceneReader, target: SpectralGrid) -
     return References(measured[found], _on_target(library, target)[found], notes)
 
 
-def network_addition(network: "Predictor", linear: Conditional, measured: Float32Array) -> Float32Array:
+def network_addition(network: "Predictor", linear: Posterior, measured: Float32Array) -> Float32Array:
     """(reference, target band) prediction of a network minus that of the linear model, for (reference, source band).
 
     The network sees a patch of identical pixels. With other neighbours its prediction may differ a little.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array
-from ms2hs.models.prior import Conditional
+from ms2hs.models.prior import Posterior
 from ms2hs.spectra.indices import water_and_snow
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
@@ -76,7 +76,7 @@ class Statistics:
     """Counts and sums of squared residuals over the rows converted so far."""
 
     source: SpectralGrid
-    model: Conditional
+    model: Posterior
     input_residual: InputResidual
     shape: tuple[int, int]
     """Rows and columns of the whole conversion."""

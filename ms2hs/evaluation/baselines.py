@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.evaluation.results import Kind
 from ms2hs.models.harmonization import adjusted
-from ms2hs.models.prior import TYPICAL_SCALE, Conditional, SpectralPrior
+from ms2hs.models.prior import TYPICAL_SCALE, Posterior, SpectralPrior
 from ms2hs.spectra.spectral_grid import SpectralGrid, line_weights, pasted_bands, response_matrix
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _model_method(
         from ms2hs.inference.predictor import Predictor  # noqa: PLC0415  torch, which no baseline needs
 
         reconstruct = Predictor(weights.network, *grids).reconstruct_raster
-    spread = None if weights.spread is None else weights.spread.condition(*grids).sigma
+    spread = None if weights.calibrated_prior is None else weights.calibrated_prior.condition(*grids).sigma
     return Method(
         name,
         "model",
@@ -115,7 +115,7 @@ def interpolated(measured: Float32Array, source: SpectralGrid, target: SpectralG
 class TrainingSpectra:
     """The prior's sample of its training spectra, of scale 1, in the bands of both sensors."""
 
-    conditional: Conditional
+    conditional: Posterior
     source: Float32Array
     """(spectrum, source band)."""
     target: Float32Array
@@ -123,7 +123,7 @@ class TrainingSpectra:
 
     @classmethod
     def of(
-        cls, prior: SpectralPrior, conditional: Conditional, source: SpectralGrid, target: SpectralGrid
+        cls, prior: SpectralPrior, conditional: Posterior, source: SpectralGrid, target: SpectralGrid
     ) -> "TrainingSpectra":
         """The sample, through the spectral responses of both sensors."""
         spectra = prior.factors.astype(float) @ prior.sample.T.astype(float)
@@ -161,7 +161,7 @@ class PastedBands:
 
     pasted: NDArray[np.intp]
     """(target band,) position of the source band, -1 where none."""
-    rest: Conditional
+    rest: Posterior
     """From the pasted bands to all."""
 
     @classmethod

@@ -161,7 +161,7 @@ def _completed(weights: Weights, window: _CompletionWindow) -> Float32Array:
     pad = ((0, 0), (0, -rows % config.patch), (0, -cols % config.patch))
     values = torch.from_numpy(np.pad(window.truth, pad))[None]  # (1, band, row, col)
     valid = torch.from_numpy(np.pad(window.valid, pad[1:]))[None]
-    lens = network.lens(window.grid)
+    lens = network.band_view(window.grid)
     with torch.inference_mode():
         if config.rank:
             visible = np.flatnonzero(~window.hidden)
@@ -176,7 +176,7 @@ def _completed(weights: Weights, window: _CompletionWindow) -> Float32Array:
                 )
             places = (values.shape[2] // config.patch) * (values.shape[3] // config.patch)
             tokens = np.broadcast_to(hidden, (1, places, len(padded) // config.group))
-            index = torch.from_numpy(visible_index(tokens, by_place=config.reach == "place"))
+            index = torch.from_numpy(visible_index(tokens, per_patch=config.per_patch))
             output = network(values, lens, visible=index, valid=valid)
     result: Float32Array = output[0, :, :rows, :cols].numpy()
     return result

@@ -1,6 +1,6 @@
 """Scores of baselines, the prior and models on pairs, measured or simulated.
 
-`evaluate_pairs` takes a `PairSet`: `measured_pairs(folder)` or `simulated_pairs(corpus, source, target)`. From every
+`evaluate_pairs` takes a `PairSet`: `open_pairs(folder)` or `simulated_pairs(corpus, source, target)`. From every
 scene random windows of up to 128 x 128 pixels are scored by every method. The scores of a scene come from all its
 windows; the scores of a method are means over scenes.
 """
@@ -21,7 +21,7 @@ from ms2hs.evaluation.baselines import PRIOR, Method, build_methods
 from ms2hs.evaluation.examples import ExampleSelector
 from ms2hs.evaluation.metric_table import check_ssim_installed
 from ms2hs.evaluation.results import Evaluation
-from ms2hs.models.prior import Conditional
+from ms2hs.models.prior import Posterior
 from ms2hs.models.weights import Weights, load_weights, weights_names
 from ms2hs.progress import Progress
 from ms2hs.raster.tiling import Tiling, Window
@@ -235,7 +235,7 @@ def _source_key(pair: Pair) -> bytes:
     return f"{_sensor(pair)} ".encode() + pair.source.wavelength_nm.tobytes() + pair.source.fwhm_nm.tobytes()
 
 
-def _methods_for(weights: Sequence[Weights], pair: Pair, target: SpectralGrid) -> tuple[list[Method], Conditional]:
+def _methods_for(weights: Sequence[Weights], pair: Pair, target: SpectralGrid) -> tuple[list[Method], Posterior]:
     """The methods for the source of a pair, and the prior that finds pixels unlike the training data."""
     prior, *models = weights
     methods = build_methods(prior.prior, models, pair.source, target, _sensor(pair))

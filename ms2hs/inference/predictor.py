@@ -56,8 +56,8 @@ class Predictor:
         """Whether each patch is predicted from itself alone: windows need no overlap and may have any size."""
         self.overlap = 0 if self.is_local else config.window // 4
         order = np.argsort(target.wavelength_nm, kind="stable")
-        self._target = network.lens(target).select(order)
-        self._source = network.lens(source)
+        self._target = network.band_view(target).select(order)
+        self._source = network.band_view(source)
         self._band_mapping = BandMapping.of(config, source, target.select(order))
         is_sorted = np.array_equal(order, np.arange(self.target_count))
         self._output_order = None if is_sorted else torch.as_tensor(np.argsort(order), device=self.device)

@@ -1,1 +1,1 @@
-"""What turns a few bands into many. Knows spectra; never a file format of rasters."""
+"""Models that predict many bands from a few: the spectral prior, the masked autoencoder, and their weights files."""

@@ -1,4 +1,4 @@
-"""A source's bands set in the places of a target's: what models without tokens for measured bands are shown."""
+"""Pasting of a source's bands into a target's, for models that do not take measured bands as tokens of their own."""
 
 from typing import Self
 
@@ -12,40 +12,39 @@ from ms2hs.spectra.spectral_grid import SpectralGrid, pasted_bands
 
 
 class BandMapping:
-    """Which source band stands for which target band, and which groups of the target's bands are seen at all."""
+    """Which source band stands for which target band, and which groups of target bands are visible."""
 
     def __init__(self, config: ModelConfig, source: SpectralGrid, target: SpectralGrid) -> None:
-        """`target` ascends in wavelength. GridError where none of its bands is covered enough by one of the source."""
-        self._by_place = config.reach == "place"
-        self._patch = config.patch
+        """`target` ascends in wavelength. GridError where the source covers none of its bands well enough."""
+        self._config = config
         self._hidden = hide_unseen(source, target, config.group)
         if self._hidden.all():
             raise GridError(
-                "none of the source's bands covers 60 % of a band of the target; at least one must for a model that "
-                "has them pasted. Choose another target, or --model linear."
+                "none of the source's bands covers 60 % of a target band; a model with pasted bands needs at least one "
+                "such band. Choose another target, or use --model linear."
             )
         self.bands = np.maximum(_fill_groups(pasted_bands(source, target), config.group), 0)
-        """(target band,) position of the source band to show there; any where its group is hidden."""
+        """(target band,) index of the source band to paste there; any index where the group is hidden."""
 
     @classmethod
     def of(cls, config: ModelConfig, source: SpectralGrid, target: SpectralGrid) -> Self | None:
-        """None for models that take measured bands as tokens of their own."""
+        """The mapping, or None for models that take measured bands as tokens of their own."""
         return cls(config, source, target) if config.measured == "pasted" else None
 
     def visible(self, rows: int, cols: int) -> NDArray[np.int64]:
-        """(1, sequence, token) the groups of which the source sees a band, at each place of a window."""
-        places = (rows // self._patch) * (cols // self._patch)
-        hidden = np.broadcast_to(self._hidden, (1, places, len(self._hidden)))
-        return visible_index(hidden, by_place=self._by_place)
+        """(1, sequence, token) positions of the visible tokens of a window of these pixels."""
+        patches = (rows // self._config.patch) * (cols // self._config.patch)
+        hidden = np.broadcast_to(self._hidden, (1, patches, len(self._hidden)))
+        return visible_index(hidden, per_patch=self._config.per_patch)
 
 
 def _fill_groups(pasted: NDArray[np.intp], group: int) -> NDArray[np.intp]:
-    """(target band,) source bands, where a group that has any lends the nearest of them to its other bands."""
+    """(target band,) source bands, with the gaps of each group filled from its nearest covered band."""
     result = pasted.copy()
     for start in range(0, len(pasted), group):
         part = pasted[start : start + group]
-        seen = np.flatnonzero(part >= 0)
-        if len(seen):
-            nearest = np.abs(np.arange(len(part))[:, None] - seen).argmin(axis=1)
-            result[start : start + group] = part[seen[nearest]]
+        covered = np.flatnonzero(part >= 0)
+        if len(covered):
+            nearest = np.abs(np.arange(len(part))[:, None] - covered).argmin(axis=1)
+            result[start : start + group] = part[covered[nearest]]
     return result

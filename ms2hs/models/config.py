@@ -1,22 +1,19 @@
-"""What makes one masked autoencoder another, and the presets: configurations of one class. No torch."""
+"""The configuration of a masked autoencoder, and `PRESETS`, the table of named configurations. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from ms2hs.errors import UnknownName
-from ms2hs.models.masking import STRATEGIES
-
-# Beside the strategies of `masking`: seeing what a source sensor would.
-SENSORS = "sensors"
+from ms2hs.models.masking import SENSORS, STRATEGIES
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """All that makes one masked autoencoder another; stored with its weights."""
+    """Everything that distinguishes two masked autoencoders; stored in the header of their weights."""
 
     patch: int
-    """p: pixels on a side of a token."""
+    """p: side of a token, in pixels."""
     group: int
     """s: bands of a token."""
     width: int
@@ -26,35 +23,34 @@ class ModelConfig:
     decoder_depth: int
     decoder_heads: int
     window: int = 128
-    """Pixels on a side that it is trained on and converts at a time; any multiple of `patch` works."""
+    """Side of a window in training and conversion, in pixels; any multiple of `patch` works."""
     reach: str = "window"
-    """What a token meets: all tokens of its `window`, or only those of its `place`."""
+    """What a token attends to: all tokens of its `window`, or only those of its own patch (`place`)."""
     context: bool = False
-    """With reach `place`: one token a place stands for it, and meets those of all other places of the window."""
+    """With reach `place`: each patch has a summary token, and the summaries attend to each other over the window."""
     measured: str = "tokens"
-    """How a source's bands come in: as `tokens` of their own, or `pasted` into the target bands they cover (frozen)."""
+    """How a source's bands enter: as `tokens` of their own, or `pasted` into the target bands that they cover."""
     positions: str = "fourier"
-    """`fourier`: computed from wavelength and place; `learnt`: separable tables over both."""
+    """`fourier`: computed from wavelength and patch position; `learnt`: separable tables over both."""
     rank: int = 0
-    """Above 0: output is the spectral prior's expectation plus so many of its directions, and input is scaled by its
-    brightness. 0: plain reflectance."""
+    """Directions of the spectral prior that the network adds to the prior's expectation; 0: plain reflectance."""
     masking: tuple[str, ...] = ("spectral",)
-    """Strategies of `masking` that it is trained by, and `sensors`: a source's view of the target's spectra."""
+    """Training strategies: names of `masking.STRATEGIES`, and `sensors`."""
     staged: bool = False
-    """The strategies follow one another in training; otherwise each step draws one."""
+    """Whether the strategies follow one another in training; otherwise each step draws one."""
     hidden: tuple[float, float] = (0.75, 0.75)
-    """Share of tokens that are hidden, drawn from this range."""
+    """Range that the share of hidden tokens is drawn from."""
     unit_targets: bool = False
-    """Clip what is learnt to 0-1."""
+    """Clip the training target to 0-1."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built, or not be trained."""
+        """ValueError for a configuration that cannot be built or trained."""
         _allow("reach", self.reach, ("window", "place"))
         _allow("measured", self.measured, ("tokens", "pasted"))
         _allow("positions", self.positions, ("fourier", "learnt"))
         for name in self.masking:
             _allow("masking", name, (*STRATEGIES, SENSORS))
-        for name, value in self.facts.items():
+        for name, value in self.to_dict().items():
             least = 0 if name == "rank" else 1
             if isinstance(value, int) and not isinstance(value, bool) and value < least:
                 raise ValueError(f"{name} is {value}; {least} or more is needed")
@@ -63,43 +59,49 @@ class ModelConfig:
             raise ValueError(refused)
 
     def _rules(self) -> dict[str, bool]:
-        """What must hold between fields, by what to say where it does not."""
-        sizes = (self.width, self.heads), (self.decoder_width, self.decoder_heads)
-        masking = set(self.masking)
+        """Rules between fields: the error message, and whether the rule holds."""
+        widths = (self.width, self.decoder_width)
+        divided = self.width % self.heads == 0 and self.decoder_width % self.decoder_heads == 0
+        low, high = self.hidden if len(self.hidden) == 2 else (0.0, 0.0)
+        strategies = {name: STRATEGIES[name] for name in self.masking if name != SENSORS}
+        whole = [name for name, strategy in strategies.items() if strategy.hides_whole_patches]
+        uneven = [name for name, strategy in strategies.items() if not strategy.same_for_all_patches]
         return {
-            f"widths {self.width} and {self.decoder_width}; multiples of 4 are needed": not any(
-                width % 4 for width, _ in sizes
-            ),
-            "widths must be multiples of their numbers of heads": not any(width % heads for width, heads in sizes),
-            f"a window of {self.window} pixels is no multiple of patches of {self.patch}": not self.window % self.patch,
-            f"hidden is {','.join(map(str, self.hidden))}; LOW,HIGH between 0 and 1 are needed": len(self.hidden) == 2
-            and 0 < self.hidden[0] <= self.hidden[1] < 1,
-            "context joins places that do not meet otherwise; it needs reach `place`": not self.context
-            or self.reach == "place",
-            "masking `spatial` leaves nothing to see at hidden places; it needs reach `window`": self.reach == "window"
-            or "spatial" not in masking,
-            "with a prior, every place of a window sees the same bands: masking `sensors`, `spectral`": not self.rank
-            or masking <= {SENSORS, "spectral"},
+            f"widths {widths[0]} and {widths[1]}; multiples of 4 are needed": not any(width % 4 for width in widths),
+            "widths must be multiples of their numbers of heads": divided,
+            f"a window of {self.window} pixels; a multiple of patches of {self.patch} is needed": not self.window
+            % self.patch,
+            f"hidden is {','.join(map(str, self.hidden))}; LOW,HIGH between 0 and 1 are needed": 0 < low <= high < 1,
+            "context connects patches that do not attend to each other; reach `place` is needed": not self.context
+            or self.per_patch,
+            f"masking `{''.join(whole[:1])}` leaves hidden patches without a token; reach `window` is needed": not whole
+            or not self.per_patch,
+            f"masking `{''.join(uneven[:1])}` shows different bands in each patch; with a prior (rank above 0) use "
+            "`sensors` or `spectral`": not (self.rank and uneven),
         }
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any]) -> Self:
-        """The configuration of a header's facts; ValueError or TypeError where they are none."""
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The configuration of a weights header; ValueError or TypeError where `values` do not make one."""
         known = {entry.name for entry in fields(cls)}
-        if unknown := set(facts) - known:
+        if unknown := set(values) - known:
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
-        tuples = {name: tuple(value) for name, value in facts.items() if isinstance(value, list)}
-        return cls(**{**facts, **tuples})
+        tuples = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **tuples})
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What `of` reads."""
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, as `from_dict` reads them."""
         return asdict(self)
 
     @property
+    def per_patch(self) -> bool:
+        """Whether tokens attend only to those of their own patch, a sequence for each patch."""
+        return self.reach == "place"
+
+    @property
     def is_local(self) -> bool:
-        """Whether a place's result depends on nothing outside it, so that windows need no overlap."""
-        return self.reach == "place" and not self.context
+        """Whether a patch's result depends on that patch alone, so that windows need no overlap."""
+        return self.per_patch and not self.context
 
 
 def _allow(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -107,28 +109,26 @@ def _allow(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} is {value!r}; one of {', '.join(allowed)} is allowed")
 
 
-@dataclass(frozen=True)
-class _Size:
-    width: int
-    depth: int
-    heads: int
+def _config(
+    tokens: tuple[int, int],
+    encoder: tuple[int, int, int],
+    decoder: tuple[int, int, int],
+    **others: Any,  # noqa: ANN401
+) -> ModelConfig:
+    """A configuration from (patch, group) and (width, depth, heads) of encoder and decoder."""
+    return ModelConfig(*tokens, *encoder, *decoder, **others)
 
 
-def _config(patch: int, group: int, encoder: _Size, decoder: _Size, **others: Any) -> ModelConfig:  # noqa: ANN401
-    own: dict[str, Any] = asdict(encoder)
-    own |= {f"decoder_{name}": value for name, value in asdict(decoder).items()}
-    return ModelConfig(patch=patch, group=group, **own, **others)
-
-
+OURS: dict[str, Any] = {"reach": "place", "rank": 32, "masking": (SENSORS, "spectral"), "hidden": (0.85, 0.97)}
 PRESETS: dict[str, ModelConfig] = {
     # arXiv 2502.19451. p and s are not published; 8 by 8 by 8 values fit into a width of 768.
-    "dlr-ibm-spectral": _config(8, 8, _Size(768, 4, 8), _Size(512, 2, 8), reach="place", measured="pasted"),
+    "dlr-ibm-spectral": _config((8, 8), (768, 4, 8), (512, 2, 8), reach="place", measured="pasted"),
     "dlr-ibm-spatial-spectral": _config(
-        8, 8, _Size(768, 4, 8), _Size(512, 2, 8), measured="pasted", masking=("spatial-spectral",)
+        (8, 8), (768, 4, 8), (512, 2, 8), measured="pasted", masking=("spatial-spectral",)
     ),
     # S2MAE, CVPR 2024: cubes, 90 % hidden, learnt separable positions, four decoder blocks, targets in 0-1.
     "s2mae": _config(
-        *(8, 4, _Size(768, 12, 12), _Size(512, 4, 8)),
+        *((8, 4), (768, 12, 12), (512, 4, 8)),
         window=64,
         measured="pasted",
         positions="learnt",
@@ -136,33 +136,18 @@ PRESETS: dict[str, ModelConfig] = {
         hidden=(0.9, 0.9),
         unit_targets=True,
     ),
-    # arXiv 2503.01628: channels by wavelength and bandwidth, spatial then spatial-spectral masking, begun with a ViT.
+    # arXiv 2503.01628: channels by wavelength and bandwidth; spatial, then spatial-spectral masking; starts from a ViT.
     "general": _config(
-        *(16, 1, _Size(768, 12, 12), _Size(512, 2, 8)), window=64, masking=("spatial", "spatial-spectral"), staged=True
+        *((16, 1), (768, 12, 12), (512, 2, 8)), window=64, masking=("spatial", "spatial-spectral"), staged=True
     ),
-    # Ours: bands are tokens of their own, and the network adds to the prior what the prior misses.
-    "spectral": _config(
-        *(1, 1, _Size(48, 2, 4), _Size(48, 1, 4)),
-        window=16,
-        reach="place",
-        rank=32,
-        masking=(SENSORS, "spectral"),
-        hidden=(0.85, 0.97),
-    ),
-    "spatial-spectral": _config(
-        *(4, 1, _Size(96, 3, 4), _Size(96, 1, 4)),
-        window=64,
-        reach="place",
-        context=True,
-        rank=32,
-        masking=(SENSORS, "spectral"),
-        hidden=(0.85, 0.97),
-    ),
+    # Ours: measured bands are tokens of their own, and the network adds a correction to the prior.
+    "spectral": _config((1, 1), (48, 2, 4), (48, 1, 4), window=16, **OURS),
+    "spatial-spectral": _config((4, 1), (96, 3, 4), (96, 1, 4), window=64, context=True, **OURS),
 }
 
 
 def preset(name: str) -> ModelConfig:
-    """The configuration of this name.
+    """The configuration of a preset.
 
     Raises
     ------

@@ -1,38 +1,38 @@
-"""Noise of single pixels, taken off by what their neighbours show: a local Wiener filter of all bands together."""
+"""Removal of pixel noise by a local Wiener filter over all bands together."""
 
 import numpy as np
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 
-# Pixels to each side of one that are looked at. Of windows of 5, 7 and 9 pixels these did best on simulated scenes.
+# Neighbours on each side of a pixel: windows of 7 pixels did better on simulated scenes than windows of 5 and 9.
 REACH = 3
 # Pixels at a time: covariances of 12 bands take 1.2 kB each.
 PIXELS_AT_A_TIME = 1 << 15
 
 
 def denoise(reflectance: Float32Array, valid: BoolArray, sigma: float) -> Float32Array:
-    """(band, row, col) float32: each value brought nearer to its neighbours', as far as these differ by noise alone.
+    """(band, row, col) float32: reflectance with its noise reduced, and edges kept.
 
     With C the covariance of a pixel's neighbours in units of the noise, the deviation r from their mean becomes
-    C² (C² + C + 2)⁻¹ r. Along each of C's axes that is within 0.04 of Wiener's 1 - 1 / c where that is above a half;
-    and where it would be 0 or less, since C is that of few pixels, it goes to 0 gently. Pixels closer than `REACH` to
-    the window's edge see fewer neighbours.
+    C² (C² + C + 2)⁻¹ r. Along each axis of C this is within 0.04 of Wiener's 1 - 1 / c where that is above one half.
+    Where Wiener's factor would be 0 or less, which happens since C comes from few pixels, this one falls smoothly to 0.
+    Pixels closer than `REACH` to the window's edge have fewer neighbours.
 
     Parameters
     ----------
     reflectance : (band, row, col) float32.
-    valid : (row, col) bool; others neither count nor change.
+    valid : (row, col) bool; invalid pixels are not used and do not change.
     sigma : standard deviation of the noise, in reflectance, independent between bands and pixels.
     """
     rows, cols = valid.shape
-    made = np.array(reflectance, np.float32)
+    result = np.array(reflectance, np.float32)
     step = max(1, PIXELS_AT_A_TIME // max(cols, 1))
     for top in range(0, rows, step):
         above, stop = min(REACH, top), min(top + step, rows)
         part = slice(top - above, min(stop + REACH, rows))
         inside = slice(above, above + stop - top)
-        made[:, top:stop] = _denoised(reflectance[:, part], valid[part], sigma)[:, inside]
-    return made
+        result[:, top:stop] = _denoised(reflectance[:, part], valid[part], sigma)[:, inside]
+    return result
 
 
 def _denoised(reflectance: Float32Array, valid: BoolArray, sigma: float) -> FloatArray:
@@ -47,14 +47,14 @@ def _denoised(reflectance: Float32Array, valid: BoolArray, sigma: float) -> Floa
             covariance[..., i, j] = covariance[..., j, i] = both
     unit = np.eye(bands)
     rest = np.moveaxis(values - mean, 0, -1)[..., None]
-    # 1 - c² / (c² + c + 2) of what deviates; c - 1 + 4 / (c + 2) is its inverse, without a square to lose digits in
+    # the noise is 1 - c² / (c² + c + 2) of the deviation; the inverse c - 1 + 4 / (c + 2) loses no digits in a square
     noise = np.linalg.solve(covariance - unit + 4 * np.linalg.inv(covariance + 2 * unit), rest)
     result: FloatArray = np.where(valid, sigma * (values - np.moveaxis(noise[..., 0], -1, 0)), reflectance)
     return result
 
 
 def _around(values: FloatArray) -> FloatArray:
-    """(row, col) sum over the pixels within `REACH`, as far as there are any."""
+    """(row, col) sum over the pixels within `REACH` and within the window."""
     for axis in (0, 1):
         length = values.shape[axis]
         sums = np.cumsum(np.moveaxis(values, axis, 0), axis=0)

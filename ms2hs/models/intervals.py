@@ -1,6 +1,9 @@
-"""How wide an interval must be to hold what it claims, wavelength by wavelength, where some values are unknown."""
+"""Widths of uncertainty intervals: what `sigma_scale` in a weights file means, and the statistics that measure it.
 
-from collections.abc import Callable
+A model's posterior gives a relative sigma per wavelength, which is too small on new scenes. `sigma_scale` multiplies
+it, so that value ± 1.645 sigma holds 90 % of the errors. `SpectralPrior.condition` applies the scale;
+`training.prior_fit` (the prior) and `training.conformal` (any model) fit it with the functions of this module.
+"""
 
 import numpy as np
 
@@ -8,42 +11,30 @@ from ms2hs.arrays import FloatArray
 from ms2hs.spectra.library import by_pattern
 from ms2hs.spectra.metrics import NORMAL_90
 
-# Fewer known values than this tell nothing.
-FEWEST_VALUES = 3
-
-
-def by_wavelength(values: FloatArray, statistic: Callable[[FloatArray], FloatArray]) -> FloatArray:
-    """(wavelength,) statistic over the known rows of values (row, wavelength); NaN where fewer than three are known.
-
-    Parameters
-    ----------
-    statistic : from (row, wavelength) without unknowns to (wavelength,).
-    """
-    result = np.full(values.shape[1], np.nan)
-    for rows, columns in by_pattern(np.isfinite(values).T):
-        if rows.sum() >= FEWEST_VALUES:
-            result[columns] = statistic(values[np.ix_(np.flatnonzero(rows), columns)])
-    return result
+# Known values that a quantile of a wavelength needs.
+MIN_VALUES = 3
+# Factor on sigma for wavelengths that no scene calibrates, relative to the nearest calibrated wavelength.
+UNKNOWN_SCALE = 1.5
 
 
 def sigma_needed(error: FloatArray, scale: FloatArray) -> FloatArray:
-    """(wavelength,) relative sigma whose 90 % interval, times the pixels' scale, holds 90 % of their errors.
+    """(wavelength,) relative sigma whose 90 % interval, times each pixel's scale, holds 90 % of the errors.
 
     Parameters
     ----------
     error : (pixel, wavelength) NaN = unknown.
-    scale : (pixel,) what errors are taken as proportional to.
+    scale : (pixel,) what errors are proportional to.
     """
-    return by_wavelength(np.abs(error) / scale[:, None], _ninety) / NORMAL_90
+    return _quantile(np.abs(error) / scale[:, None], 0.9) / NORMAL_90
 
 
-def most_scenes(values: FloatArray) -> FloatArray:
-    """(wavelength,) the 80th percentile over scenes of values (scene, wavelength): not ruled by the worst."""
-    return by_wavelength(values, _eighty)
+def quantile_over_scenes(values: FloatArray) -> FloatArray:
+    """(wavelength,) 80th percentile of values (scene, wavelength): for most scenes, and not ruled by the worst."""
+    return _quantile(values, 0.8)
 
 
 def bridge(values: FloatArray, factor: float) -> FloatArray:
-    """Values with each NaN replaced by `factor` times the larger of the nearest known on both sides."""
+    """Values with each NaN replaced by `factor` times the larger of the nearest known values on both sides."""
     known = np.flatnonzero(np.isfinite(values))
     if not len(known):
         return np.full(len(values), factor)
@@ -55,11 +46,10 @@ def bridge(values: FloatArray, factor: float) -> FloatArray:
     return bridged
 
 
-def _ninety(known: FloatArray) -> FloatArray:
-    quantile: FloatArray = np.quantile(known, 0.9, axis=0)
-    return quantile
-
-
-def _eighty(known: FloatArray) -> FloatArray:
-    percentile: FloatArray = np.percentile(known, 80, axis=0)
-    return percentile
+def _quantile(values: FloatArray, share: float) -> FloatArray:
+    """(wavelength,) quantile over the known rows of values (row, wavelength); NaN below `MIN_VALUES` known rows."""
+    result = np.full(values.shape[1], np.nan)
+    for rows, columns in by_pattern(np.isfinite(values).T):
+        if rows.sum() >= MIN_VALUES:
+            result[columns] = np.quantile(values[np.ix_(np.flatnonzero(rows), columns)], share, axis=0)
+    return result

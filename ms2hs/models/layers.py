@@ -1,6 +1,6 @@
-"""A transformer's block; names as in timm, so that its checkpoints fit.
+"""Layers of the masked autoencoder: the transformer block, and the position encodings of spectrum and window.
 
-Where tokens lie: in the spectrum, by wavelength and width in nm, and in the window.
+Modules of the block have timm's names, so that checkpoints of its vision transformers fit.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that everybody uses
+import torch.nn.functional as F  # noqa: N812 - the usual name
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -19,7 +19,7 @@ from ms2hs.spectra.spectral_grid import line_weights
 # width, in octaves.
 WAVELENGTH_PERIODS_NM = np.geomspace(8000.0, 16.0, 24)
 WIDTH_PERIODS = np.geomspace(16.0, 2.0, 4)
-# Where a learnt spectral position has its knots.
+# Wavelengths of the entries of a learnt spectral position; in between it is linear.
 KNOTS_NM = np.arange(370.0, 2511.0, 20.0)
 
 
@@ -32,19 +32,19 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, asking: int | None = None) -> Tensor:
-        """(sequence, token, width); of the last `asking` tokens only, if given."""
+    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
+        """(sequence, token, width); only for the `last` tokens of each sequence, if given."""
         sequences, tokens, width = x.shape
         qkv = self.qkv(x).view(sequences, tokens, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (sequence, head, token, width of a head)
-        query = query if asking is None else query[:, :, tokens - asking :]
-        met = F.scaled_dot_product_attention(query, key, value)
-        joined: Tensor = self.proj(met.transpose(1, 2).flatten(2))
-        return joined
+        query = query if last is None else query[:, :, tokens - last :]
+        attended = F.scaled_dot_product_attention(query, key, value)
+        output: Tensor = self.proj(attended.transpose(1, 2).flatten(2))  # (sequence, token, width)
+        return output
 
 
 class MLP(nn.Module):
-    """Two layers with GELU between."""
+    """Two linear layers with GELU between them."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -53,12 +53,12 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width)."""
-        made: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return made
+        output: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return output
 
 
 class Block(nn.Module):
-    """A transformer's block, normalised before each part."""
+    """A transformer block with layer norm before attention and before the MLP."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -67,27 +67,27 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = MLP(width)
 
-    def forward(self, x: Tensor, asking: int | None = None) -> Tensor:
-        """(sequence, token, width); with `asking` only the last so many tokens go on."""
-        kept = x if asking is None else x[:, x.shape[1] - asking :]
-        kept = kept + self.attn(self.norm1(x), asking)
-        made: Tensor = kept + self.mlp(self.norm2(kept))
-        return made
+    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
+        """(sequence, token, width); only the `last` tokens of each sequence, if given."""
+        kept = x if last is None else x[:, x.shape[1] - last :]
+        kept = kept + self.attn(self.norm1(x), last)
+        output: Tensor = kept + self.mlp(self.norm2(kept))
+        return output
 
 
 @dataclass(frozen=True, eq=False)
 class BandView:
-    """Bands as a model looks through them."""
+    """Bands as a model reads or predicts them."""
 
     wavelength_nm: FloatArray
     """(band,) centres."""
     fwhm_nm: FloatArray
     """(band,)."""
     response: FloatArray | None = None
-    """(band, wavelength) on the prior's grid, for models that have one."""
+    """(band, wavelength) response on the prior's wavelengths, for models with a prior."""
 
     def select(self, bands: NDArray[np.integer]) -> "BandView":
-        """The lens of these bands, by position."""
+        """The view of these bands, by position."""
         response = None if self.response is None else self.response[bands]
         return BandView(self.wavelength_nm[bands], self.fwhm_nm[bands], response)
 
@@ -110,7 +110,7 @@ def fourier(wavelength_nm: FloatArray, width_nm: FloatArray) -> FloatArray:
 
 
 class SpectralPosition(nn.Module):
-    """Where in the spectrum a token lies: (band,) wavelengths and widths to (band, width)."""
+    """Spectral position of tokens, from (band,) wavelengths and widths in nm."""
 
     def __init__(self, positions: str, width: int) -> None:
         super().__init__()
@@ -124,12 +124,12 @@ class SpectralPosition(nn.Module):
             features = _like(self.encoded.weight, fourier(wavelength_nm, width_nm))
             encoded: Tensor = self.encoded(features)
             return encoded
-        assert self.learnt is not None  # noqa: S101  one of the two
+        assert self.learnt is not None  # noqa: S101  either table or encoding exists
         return _like(self.learnt, line_weights(wavelength_nm, KNOTS_NM)) @ self.learnt
 
 
 class SpatialPosition(nn.Module):
-    """Where in the window a token lies: rows and columns of places to (place, width)."""
+    """Spatial position of tokens, from the number of rows and columns of patches."""
 
     def __init__(self, positions: str, width: int, side: int) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class SpatialPosition(nn.Module):
         self.cols = nn.Parameter(0.02 * torch.randn(shape)) if learnt else None
 
     def forward(self, rows: int, cols: int, like: Tensor) -> Tensor:
-        """(rows * cols, width), row by row."""
+        """(patch, width), row by row."""
         if self.rows is not None and self.cols is not None:
             down, across = _stretch(self.rows, rows), _stretch(self.cols, cols)
             return (down[:, None] + across[None]).flatten(0, 1)
@@ -156,7 +156,7 @@ class SpatialPosition(nn.Module):
 
 
 def _stretch(table: Tensor, count: int) -> Tensor:
-    """(count, width) of a table learnt for another number of places: held on to the same distances while it lasts."""
+    """(count, width): the first entries of a learnt table, or its interpolation where it is too short."""
     if count <= len(table):
         return table[:count]
     return F.interpolate(table.T[None], count, mode="linear", align_corners=True)[0].T

@@ -1,7 +1,7 @@
-"""Second moments of spectra of which some wavelengths are unknown, and their completion.
+"""Second moments of spectra with unknown wavelengths, and their completion.
 
-Moments of one set of spectra with the same unknown wavelengths add up, so leaving sets out costs nothing, and the
-expectation-maximisation of a Gaussian with missing values (Little & Rubin 2002, ch. 8 and 11) runs on them alone.
+The moments of spectra with the same unknown wavelengths are summed once. Sets can then be left out at no cost, and the
+expectation-maximisation of a Gaussian with missing values (Little & Rubin 2002, ch. 8 and 11) needs only these sums.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,25 +18,25 @@ class Moments:
     """Mean outer product of brightness-scaled spectra at their known wavelengths."""
 
     known: BoolArray
-    """(wavelength,) what these spectra reach."""
+    """(wavelength,) True where the spectra have values."""
     second: FloatArray
     """(known, known) float64, unitless."""
     weight: float
-    """How much the set counts."""
+    """Weight of the set in a sum of sets."""
 
 
 def scale_of(brightness: FloatArray, floor: float) -> FloatArray:
-    """What a spectrum is divided by so that errors count relative to brightness, but those of dark spectra less."""
+    """Divisor of spectra that makes errors relative to brightness, with less weight on dark spectra."""
     scale: FloatArray = np.sqrt(np.square(brightness) + floor**2)
     return scale
 
 
 def moments_of(spectra: FloatArray, scale: FloatArray, weights: FloatArray, total: float) -> Iterator[Moments]:
-    """Moments of spectra (spectrum, wavelength), NaN = unknown: one set for each pattern of unknowns.
+    """Moments of spectra (spectrum, wavelength), NaN = unknown: one set for each pattern of unknown wavelengths.
 
     Parameters
     ----------
-    scale, weights : (spectrum,) what each is divided by; how much each counts among these.
+    scale, weights : (spectrum,) divisor and relative weight of each spectrum.
     total : the sum of the weights of the sets.
     """
     share = weights * (total / weights.sum())
@@ -62,12 +62,12 @@ def expect(spectra: FloatArray, model: FloatArray, noise: float) -> FloatArray:
 
 
 def complete(moments: Moments, model: FloatArray, noise: float) -> FloatArray:
-    """(wavelength, wavelength) the moments with what they do not reach as `model` expects it, its uncertainty included.
+    """(wavelength, wavelength) the moments, completed where unknown by what `model` expects, with its uncertainty.
 
     Parameters
     ----------
-    model : (wavelength, wavelength) second moment of spectra of all kinds.
-    noise : standard deviation of the known values' error, relative to brightness.
+    model : (wavelength, wavelength) second moment of all kinds of spectra.
+    noise : standard deviation of the known values, relative to brightness.
     """
     known, unknown = np.flatnonzero(moments.known), np.flatnonzero(~moments.known)
     if not len(unknown):
@@ -85,11 +85,11 @@ def complete(moments: Moments, model: FloatArray, noise: float) -> FloatArray:
 
 
 def start(sets: Sequence[Moments], noise: float) -> FloatArray:
-    """A second moment to begin with: of the spectra that reach furthest, held beyond their ends.
+    """Initial second moment for `pool`: of the set with the most known wavelengths, held constant beyond them.
 
     Parameters
     ----------
-    noise : as `complete` has it.
+    noise : as in `complete`.
     """
     furthest = max(sets, key=lambda part: (part.known.sum(), part.weight))
     known = np.flatnonzero(furthest.known)
@@ -98,16 +98,16 @@ def start(sets: Sequence[Moments], noise: float) -> FloatArray:
 
 
 def pool(sets: Sequence[Moments], model: FloatArray, noise: float, iterations: int) -> FloatArray:
-    """(wavelength, wavelength) weighted second moment of all sets, after some steps of expectation-maximisation.
+    """(wavelength, wavelength) weighted second moment of all sets, by expectation-maximisation.
 
     Parameters
     ----------
-    model : the second moment to begin with.
+    model : the initial second moment.
     """
     total = sum(part.weight for part in sets)
     for _ in range(iterations):
-        following = np.zeros_like(model)
+        updated = np.zeros_like(model)
         for part in sets:
-            following += (part.weight / total) * complete(part, model, noise)
-        model = (following + following.T) / 2
+            updated += (part.weight / total) * complete(part, model, noise)
+        model = (updated + updated.T) / 2
     return model

@@ -1,7 +1,8 @@
-"""How far a network is to be trusted: trained again without each scene, it is asked about that scene.
+"""`ms2hs pretrain --cross-fit`: how far a network may be trusted, measured on scenes that it has not seen.
 
-What it adds to the prior counts by a share of each wavelength, and its uncertainty by a scale, both learnt where
-neither network nor prior had seen the scene. The scores of a scene come from share and scale of the others alone.
+A network and a prior are trained again without each scene (a cross-validation fold) and applied to that scene. From all
+these scenes two curves over the wavelength follow: `share`, the factor on the network's correction of the prior, and
+`sigma_scale`, the factor on its uncertainty. Each scene is scored with the curves of the other scenes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,264 +21,268 @@ from ms2hs.models.denoising import denoise
 from ms2hs.models.intervals import sigma_needed
 from ms2hs.models.prior import TYPICAL_INPUT_ERROR
 from ms2hs.models.weights import Weights, load_weights, save_weights
+from ms2hs.progress import Progress
 from ms2hs.spectra.metrics import NORMAL_90
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import grid_of
 from ms2hs.training.conformal import scale_of_scenes
-from ms2hs.training.pretraining import Pretraining, pretrain
+from ms2hs.training.pretraining import PretrainOptions, pretrain
 from ms2hs.training.prior_fit import Evidence, PriorSettings, calibrate, fit, gather
 
-Progress = Callable[[str, int, int], None]
-# Through which sensor.
+# Source sensor of the evaluation.
 SOURCE = "sentinel2a"
-# Pixels of a scene that are kept.
+# Pixels of a scene that are evaluated.
 PIXELS = 3000
-# Shares are alike within about this, and are shrunk as if so many more scenes had asked for none.
+# Width of the smoothing of the share, and its shrinkage: as if so many more scenes had a share of 0.
 SMOOTH_NM = 60.0
 SCENES_AGAINST = 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
-    """A scene, what its prior expects, and what its network adds; neither has seen it."""
+class HeldOutScene:
+    """Some pixels of a scene, with the prediction of a prior and a network that have not seen it."""
 
     scene: str
     truth: Float32Array
     """(wavelength, pixel) NaN = unknown."""
     scale: Float32Array
-    """(pixel,) what errors are taken as proportional to."""
+    """(pixel,) what errors are proportional to."""
     sigma: Float32Array
-    """(wavelength,) of the posterior, relative and not calibrated."""
+    """(wavelength,) relative sigma of the posterior, not calibrated."""
     expected: Mapping[str, Float32Array]
-    """By input, `clean` and `noisy`: (wavelength, pixel). Of noisy input the error is told, as `convert` takes it."""
-    added: Mapping[str, Float32Array]
-    """(wavelength, pixel) by input."""
+    """(wavelength, pixel) the prior's expectation for `clean` and `noisy` input, with the error of the latter given."""
+    correction: Mapping[str, Float32Array]
+    """(wavelength, pixel) the network's correction of the prior by input."""
+
+    def blended(self, share: FloatArray, kind: str) -> Float32Array:
+        """(wavelength, pixel) the expectation plus `share` (wavelength,) of the correction."""
+        blended: Float32Array = self.expected[kind] + share[:, None].astype(np.float32) * self.correction[kind]
+        return blended
 
 
 @dataclass(frozen=True)
 class CrossFit:
-    """What the trials taught."""
+    """Result of the cross-validation."""
 
     share: Float32Array
     """(wavelength,) 0-1."""
     sigma_scale: Float32Array
     """(wavelength,)."""
     scores: Mapping[str, Mapping[str, float]]
-    """By scene: RMSE of the prior, the network and the blend, clean and noisy, and what 90 % intervals hold."""
-    others: Mapping[str, tuple[Float32Array, Float32Array | None]]
-    """By scene: share and scale from the other scenes alone."""
+    """By scene: RMSE of prior, network and blend for clean and noisy input, and coverage of the 90 % interval."""
+    without_scene: Mapping[str, tuple[Float32Array, Float32Array | None]]
+    """By scene: share and sigma scale from the other scenes alone."""
 
 
-def fold_of(folder: Path, scene: str) -> tuple[Path, Path]:
-    """Where the network that has not seen a scene is kept, and its prior."""
+def fold_paths(folder: Path, scene: str) -> tuple[Path, Path]:
+    """Paths of the network and of the prior that have not seen a scene."""
     return folder / f"without-{scene}.safetensors", folder / f"without-{scene}.prior.safetensors"
 
 
-def train_folds(asked: Pretraining, folder: Path, tell: Progress | None = None) -> list[str]:
-    """Train a network and a prior without each scene; those that are there are kept. The scenes, sorted.
+def train_folds(options: PretrainOptions, folder: Path, progress: Progress | None = None) -> list[str]:
+    """Train a network and a prior without each scene, except where their files exist; the scenes, sorted.
 
     Raises
     ------
-    DataError : data that are not one folder of cubes and libraries.
+    DataError : the data are not one folder of cubes and libraries.
     Ms2hsError : as `pretrain` says.
     """
-    if len(asked.data) != 1:
+    if len(options.data) != 1:
         raise DataError(
-            f"{len(asked.data)} folders of data; one, with hyperspectral/ and spectra/, is needed to leave scenes out "
-            "of the prior too. Give it with --data."
+            f"{len(options.data)} folders of data; one folder with hyperspectral/ and spectra/ is needed, to leave "
+            "scenes out of the prior too. Give it with --data."
         )
-    scenes = sorted({cube.scene for cube in open_cubes(asked.data[0])} - set(asked.leave_out))
+    scenes = sorted({cube.scene for cube in open_cubes(options.data[0])} - set(options.leave_out))
     folder.mkdir(parents=True, exist_ok=True)
     evidence: Evidence | None = None
     for done, scene in enumerate(scenes):
-        network, prior = fold_of(folder, scene)
-        out = (*asked.leave_out, scene)
+        network, prior = fold_paths(folder, scene)
+        out = (*options.leave_out, scene)
         if not prior.exists():
-            evidence = evidence or gather(asked.data[0], PriorSettings())
+            evidence = evidence or gather(options.data[0], PriorSettings())
             save_weights(prior, calibrate(fit(evidence, out), evidence, out), {"command": "a fold of cross-fitting"})
         if not network.exists():
-            pretrain(replace(asked, leave_out=out, prior=str(prior)), network, overwrite=True)
-        if tell:
-            tell("scenes left out", done + 1, len(scenes))
+            pretrain(replace(options, leave_out=out, prior=str(prior)), network, overwrite=True)
+        if progress:
+            progress("scenes left out", done + 1, len(scenes))
     return scenes
 
 
-def try_scene(data: Path, scene: str, weights: Weights, seed: int) -> Trial | None:
-    """What a network that has not seen a scene says of it; None where nothing is known there."""
+def predict_scene(data: Path, scene: str, weights: Weights, seed: int) -> HeldOutScene | None:
+    """A scene with the prediction of weights that have not seen it; None where no pixel is known."""
     prior = weights.prior
     fine = prior.wavelength_nm.astype(float)
     source = load_sensor(SOURCE).grid
     target = grid_of(fine, np.full(len(fine), 2 * float(fine[1] - fine[0])))
     assert weights.network is not None  # noqa: S101  folds are networks
-    weights.network.blend(None)
+    weights.network.set_share(None)
     network = Predictor(weights.network, source, target)
-    plain, told = (prior.condition(source, target, error) for error in (None, TYPICAL_INPUT_ERROR))
+    plain, robust = (prior.condition(source, target, error) for error in (None, TYPICAL_INPUT_ERROR))
     raw = replace(prior, sigma_scale=np.ones_like(prior.sigma_scale)).condition(source, target)
     rng = np.random.default_rng(seed)
     gain, offset = (
         part * rng.standard_normal((len(source), 1, 1))
         for part in (TYPICAL_INPUT_ERROR.gain, TYPICAL_INPUT_ERROR.offset)
     )
-    found: dict[str, list[Float32Array]] = {}
+    windows: dict[str, list[Float32Array]] = {}
     pairs = [SimulatedPair(cube, SOURCE, target) for cube in open_cubes(data) if cube.scene == scene]
-    for _, seen, truth in windows_of(pairs, seed):
-        valid = np.asarray(np.isfinite(seen).all(axis=0) & np.isfinite(truth).any(axis=0), bool)
+    for _, measured, truth in windows_of(pairs, seed):
+        valid = np.asarray(np.isfinite(measured).all(axis=0) & np.isfinite(truth).any(axis=0), bool)
         if not valid.any():
             continue
-        clean = np.where(valid, seen, np.float32(0))
+        clean = np.where(valid, measured, np.float32(0))
         noise = TYPICAL_INPUT_ERROR.pixel * rng.standard_normal(clean.shape)
         noisy = denoise((clean * (1 + gain) + offset + noise).astype(np.float32), valid, TYPICAL_INPUT_ERROR.pixel)
         parts = {
             "truth": truth,
             "scale": plain.scale(clean)[None],
             "clean": plain.reconstruct(clean),
-            "noisy": told.reconstruct(noisy),
-            "added to clean": network.reconstruct(clean, valid) - plain.reconstruct(clean),
-            "added to noisy": network.reconstruct(noisy, valid) - plain.reconstruct(noisy),
+            "noisy": robust.reconstruct(noisy),
+            "correction of clean": network.reconstruct(clean, valid) - plain.reconstruct(clean),
+            "correction of noisy": network.reconstruct(noisy, valid) - plain.reconstruct(noisy),
         }
         for name, values in parts.items():
-            found.setdefault(name, []).append(values[:, valid])
-    if not found:
+            windows.setdefault(name, []).append(values[:, valid])
+    if not windows:
         return None
-    whole = {name: np.concatenate(parts, axis=1) for name, parts in found.items()}
+    whole = {name: np.concatenate(parts, axis=1) for name, parts in windows.items()}
     some = rng.permutation(whole["truth"].shape[1])[:PIXELS]
     kept = {name: values[:, some] for name, values in whole.items()}
-    return Trial(
+    return HeldOutScene(
         scene,
         kept["truth"],
         kept["scale"][0],
         raw.relative_sigma,
         {"clean": kept["clean"], "noisy": kept["noisy"]},
-        {"clean": kept["added to clean"], "noisy": kept["added to noisy"]},
+        {"clean": kept["correction of clean"], "noisy": kept["correction of noisy"]},
     )
 
 
-def fit_share(trials: Sequence[Trial], step_nm: float) -> FloatArray:
-    """(wavelength,) the share, 0-1, of what networks add that brings the least squared error, over scenes alike.
+def fit_share(scenes: Sequence[HeldOutScene], step_nm: float) -> FloatArray:
+    """(wavelength,) share, 0-1, of the networks' correction that brings the least squared error, with equal scenes.
 
-    Least squares of what the prior misses on what the network adds, errors taken relative to brightness, of clean and
-    noisy input alike; smoothed along the wavelength, and shrunk: it must hold in scenes that are not among these.
+    Least squares of the prior's errors on the network's corrections, both relative to brightness, over clean and noisy
+    input; smoothed along the wavelength, and shrunk, since it must hold in new scenes.
     """
-    along, across = [], []
-    for trial in trials:
-        known = np.isfinite(trial.truth)
-        top, bottom = np.zeros(len(known)), np.zeros(len(known))
+    products, squares = [], []
+    for scene in scenes:
+        known = np.isfinite(scene.truth)
+        product, square = np.zeros(len(known)), np.zeros(len(known))
         for kind in ("clean", "noisy"):
-            added = np.where(known, trial.added[kind], 0) / trial.scale
-            missed = np.where(known, trial.truth - trial.expected[kind], 0) / trial.scale
+            correction = np.where(known, scene.correction[kind], 0) / scene.scale
+            error = np.where(known, scene.truth - scene.expected[kind], 0) / scene.scale
             count = np.maximum(known.sum(axis=1), 1)
-            top += (added * missed).sum(axis=1) / count
-            bottom += np.square(added).sum(axis=1) / count
-        along.append(top)
-        across.append(bottom)
-    near = np.exp(
-        -0.5 * (np.subtract.outer(np.arange(len(along[0])), np.arange(len(along[0]))) * step_nm / SMOOTH_NM) ** 2
-    )
-    total, squares = near @ np.sum(along, axis=0), near @ np.sum(across, axis=0)
-    against = SCENES_AGAINST / len(trials)
-    share: FloatArray = np.clip(total / np.maximum((1 + against) * squares, 1e-12), 0, 1)
+            product += (correction * error).sum(axis=1) / count
+            square += np.square(correction).sum(axis=1) / count
+        products.append(product)
+        squares.append(square)
+    distance_nm = np.subtract.outer(np.arange(len(products[0])), np.arange(len(products[0]))) * step_nm
+    near = np.exp(-0.5 * (distance_nm / SMOOTH_NM) ** 2)
+    total, norm = near @ np.sum(products, axis=0), near @ np.sum(squares, axis=0)
+    against = SCENES_AGAINST / len(scenes)
+    share: FloatArray = np.clip(total / np.maximum((1 + against) * norm, 1e-12), 0, 1)
     return share
 
 
-def fit_sigma(trials: Sequence[Trial], share: FloatArray) -> Float32Array | None:
-    """(wavelength,) what the posterior's standard deviation is multiplied by to hold in scenes left out."""
-    return scale_of_scenes([_needed(trial, share) for trial in trials])
+def fit_scale(scenes: Sequence[HeldOutScene], share: FloatArray) -> Float32Array | None:
+    """(wavelength,) factor on the posterior's standard deviation so that intervals hold on new scenes."""
+    errors = [(scene.truth - scene.blended(share, "clean")).T.astype(float) for scene in scenes]
+    return scale_of_scenes(
+        [
+            sigma_needed(error, scene.scale.astype(float)) / scene.sigma
+            for scene, error in zip(scenes, errors, strict=True)
+        ]
+    )
 
 
-def _needed(trial: Trial, share: FloatArray) -> FloatArray:
-    error = trial.truth - _blend(trial, share, "clean")
-    return sigma_needed(error.T.astype(float), trial.scale.astype(float)) / trial.sigma
+def fit_and_score(scenes: Sequence[HeldOutScene], step_nm: float) -> CrossFit:
+    """Share and sigma scale from all scenes, and each scene's scores with those from the other scenes.
 
-
-def _blend(trial: Trial, share: FloatArray, kind: str) -> Float32Array:
-    blend: Float32Array = trial.expected[kind] + share[:, None].astype(np.float32) * trial.added[kind]
-    return blend
-
-
-def judge(trials: Sequence[Trial], step_nm: float) -> CrossFit:
-    """Share and scale from all trials, and the scores of each scene by those of the others."""
-    scores, kept = {}, {}
-    for trial in trials:
-        others = [other for other in trials if other is not trial]
-        share = fit_share(others, step_nm) if others else np.zeros(len(trial.truth))
-        scale = fit_sigma(others, share) if others else None
-        scores[trial.scene] = _scores(trial, share, scale)
-        kept[trial.scene] = (share.astype(np.float32), scale)
-    share = fit_share(trials, step_nm)
-    scale = fit_sigma(trials, share)
+    Raises
+    ------
+    DataError : no scene has enough pixels.
+    """
+    scores, without_scene = {}, {}
+    for scene in scenes:
+        others = [other for other in scenes if other is not scene]
+        share = fit_share(others, step_nm) if others else np.zeros(len(scene.truth))
+        scale = fit_scale(others, share) if others else None
+        scores[scene.scene] = _scores(scene, share, scale)
+        without_scene[scene.scene] = (share.astype(np.float32), scale)
+    share = fit_share(scenes, step_nm)
+    scale = fit_scale(scenes, share)
     if scale is None:
-        raise DataError("no scene left out has enough pixels to calibrate on; one is needed. Give more data.")
-    return CrossFit(share.astype(np.float32), scale, scores, kept)
+        raise DataError("no scene has enough pixels to calibrate on; one is needed. Give more data.")
+    return CrossFit(share.astype(np.float32), scale, scores, without_scene)
 
 
-def _scores(trial: Trial, share: FloatArray, scale: Float32Array | None) -> dict[str, float]:
-    found = {}
-    for kind, expected in trial.expected.items():
-        for name, made in (
-            ("prior", expected),
-            ("network", expected + trial.added[kind]),
-            ("blend", _blend(trial, share, kind)),
-        ):
-            found[f"{name} {kind}"] = float(np.sqrt(np.nanmean(np.square(made - trial.truth))))
+def _scores(scene: HeldOutScene, share: FloatArray, scale: Float32Array | None) -> dict[str, float]:
+    scores = {}
+    for kind, expected in scene.expected.items():
+        predictions = {
+            "prior": expected,
+            "network": expected + scene.correction[kind],
+            "blend": scene.blended(share, kind),
+        }
+        for name, predicted in predictions.items():
+            scores[f"{name} {kind}"] = float(np.sqrt(np.nanmean(np.square(predicted - scene.truth))))
     if scale is not None:
-        error = np.abs(trial.truth - _blend(trial, share, "clean"))
+        error = np.abs(scene.truth - scene.blended(share, "clean"))
         known = np.isfinite(error)
-        inside = error <= NORMAL_90 * np.outer(trial.sigma * scale, trial.scale)
-        found["coverage"] = float(inside[known].mean())
-    return found
+        inside = error <= NORMAL_90 * np.outer(scene.sigma * scale, scene.scale)
+        scores["coverage"] = float(inside[known].mean())
+    return scores
 
 
-def cross_fit(asked: Pretraining, folder: Path, tell: Progress | None = None) -> CrossFit:
-    """Train without each scene, try each, and learn share and scale from that.
+def cross_fit(options: PretrainOptions, folder: Path, progress: Progress | None = None) -> CrossFit:
+    """Train without each scene, predict each scene, and fit share and sigma scale.
 
-    The network of a fold is left with share and scale of the other scenes: so it is what would be shipped, had the
-    scene never been.
+    The network of a fold is saved with the share and scale of the other scenes: as if its scene had never existed.
 
     Raises
     ------
     Ms2hsError : as `train_folds` says.
     """
-    scenes = train_folds(asked, folder, tell)
-    folds = {scene: load_weights(str(fold_of(folder, scene)[0])) for scene in scenes}
-    trials = [try_scene(asked.data[0], scene, weights, asked.fit.seed) for scene, weights in folds.items()]
-    step_nm = float(np.diff(folds[scenes[0]].prior.wavelength_nm[:2])[0])
-    found = judge([trial for trial in trials if trial is not None], step_nm)
-    for scene, (share, scale) in found.others.items():
-        weights = folds[scene]
+    names = train_folds(options, folder, progress)
+    folds = {name: load_weights(str(fold_paths(folder, name)[0])) for name in names}
+    scenes = [predict_scene(options.data[0], name, weights, options.fit.seed) for name, weights in folds.items()]
+    step_nm = float(np.diff(folds[names[0]].prior.wavelength_nm[:2])[0])
+    result = fit_and_score([scene for scene in scenes if scene is not None], step_nm)
+    for name, (share, scale) in result.without_scene.items():
+        weights = folds[name]
         assert weights.network is not None  # noqa: S101  folds are networks
-        weights.network.blend(share.astype(float))
+        weights.network.set_share(share.astype(float))
         save_weights(weights.path, weights.prior, weights.card, weights.network, sigma_scale=scale)
-    return found
+    return result
 
 
 def pretrain_cross_fitted(
-    asked: Pretraining,
+    options: PretrainOptions,
     output: Path,
     *,
     overwrite: bool = False,
-    tell: Progress | None = None,
+    progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> CrossFit:
-    """Pretrain on all scenes, and write weights with the share and the scale that the scenes left out taught.
+    """Pretrain on all scenes, and write weights with the share and the sigma scale of the cross-validation.
 
-    The networks of the folds stay in `<output stem>.folds/`; those that are there are not trained again.
+    The networks of the folds stay in `<output stem>.folds/` and are used again by the next call.
 
     Raises
     ------
     Ms2hsError : as `train_folds` and `pretrain` say.
     """
-    found = cross_fit(asked, output.with_suffix(".folds"), tell)
-    pretrain(asked, output, overwrite=overwrite, note=note)
+    result = cross_fit(options, output.with_suffix(".folds"), progress)
+    pretrain(options, output, overwrite=overwrite, note=note)
     weights = load_weights(str(output))
     assert weights.network is not None  # noqa: S101  it was just trained
-    weights.network.blend(found.share.astype(float))
-    scores = dict(weights.card.get("scores", {})) | {f"without {scene}": own for scene, own in found.scores.items()}
-    rounded = {name: {key: round(float(value), 6) for key, value in own.items()} for name, own in scores.items()}
+    weights.network.set_share(result.share.astype(float))
+    scores = dict(weights.card.get("scores", {})) | {f"without {name}": own for name, own in result.scores.items()}
     card = {
         **weights.card,
         "command": f"{weights.card['command']} --cross-fit",
-        "scores": rounded,
-        "share": round(float(found.share.mean()), 3),
+        "scores": {name: {key: round(float(value), 6) for key, value in own.items()} for name, own in scores.items()},
+        "share": round(float(result.share.mean()), 3),
     }
-    save_weights(output, weights.prior, card, weights.network, sigma_scale=found.sigma_scale)
-    return found
+    save_weights(output, weights.prior, card, weights.network, sigma_scale=result.sigma_scale)
+    return result

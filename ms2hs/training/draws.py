@@ -1,4 +1,8 @@
-"""Which windows a step shows: drawn by its number alone, so that every process knows them and reads its own."""
+"""Random choices of a training step: its windows, and the sensor errors that are added to them.
+
+All choices follow from the seed of the run and the step number alone. Every process makes the same common choices, then
+reads and disturbs only its own windows.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,30 +16,26 @@ from ms2hs.datasets.simulation.sensor_errors import SensorErrors, disturb
 from ms2hs.errors import DataError
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
-# So often windows are drawn again, where nothing is known in those that were.
+# Draws of a step's windows before training fails because no pixel is known.
 TRIES = 20
 
 
 @dataclass(frozen=True)
-class Draw:
-    """What a step draws at random, so that each process knows what is common and reads its own windows only."""
+class StepDraws:
+    """The random generators of one step in one process."""
 
     windows: int
-    """Of the step, over all processes."""
+    """Windows of the step, over all processes."""
     common: np.random.Generator
-    """Of all windows of the step, in each process the same."""
+    """For choices about all windows; the same in each process."""
     own: Sequence[np.random.Generator]
-    """One a window of this process."""
+    """One generator for each window of this process."""
     mine: slice
-    """Which of all windows these are."""
+    """Positions of this process's windows among all windows."""
 
     @classmethod
     def of(cls, windows: int, seed: tuple[int, int], rank: int, world: int) -> Self:
-        """The draw of process `rank` of `world`.
-
-        Parameters
-        ----------
-        seed : of the run, and the number of the step.
+        """The generators of process `rank` of `world`; `seed` is the run's seed and the step number.
 
         Raises
         ------
@@ -43,45 +43,47 @@ class Draw:
         """
         if windows < world:
             raise DataError(
-                f"batches of {windows} windows for {world} processes; at least one for each is needed. Raise --batch, "
-                "or start fewer."
+                f"batches of {windows} windows for {world} processes; at least one window for each is needed. Raise "
+                "--batch, or start fewer processes."
             )
         mine = range(windows)[rank::world]
         own = [np.random.default_rng([*seed, window]) for window in mine]
         return cls(windows, np.random.default_rng(seed), own, slice(rank, None, world))
 
 
-def choose(groups: Sequence[Mapping[str, Sequence[AnyReadable]]], draw: Draw) -> tuple[Sequence[AnyReadable], int]:
-    """What this process reads of a step, a window each, and the longest side of all that any process reads.
+def choose_sources(
+    groups: Sequence[Mapping[str, Sequence[AnyReadable]]], draws: StepDraws
+) -> tuple[Sequence[AnyReadable], int]:
+    """The cubes or pairs that this process cuts its windows from, and the longest side over all processes' cubes.
 
-    Of one group (of those with the same bands), drawn by the square root of its number of scenes, so that a large
-    corpus leaves room for small ones; within it each scene is as likely as another.
+    All are of one group (the members with the same bands). A group is drawn by the square root of its number of scenes,
+    so that a large data set leaves room for small ones; within it all scenes are equally likely.
 
     Parameters
     ----------
-    groups : of each the members by scene.
+    groups : for each group, the members by scene.
     """
-    rng = draw.common
+    rng = draws.common
     sizes = np.sqrt([len(scenes) for scenes in groups])
     scenes = groups[int(rng.choice(len(groups), p=sizes / sizes.sum()))]
     names = list(scenes)
-    of_scene = [scenes[names[i]] for i in rng.integers(len(names), size=draw.windows)]
+    of_scene = [scenes[names[i]] for i in rng.integers(len(names), size=draws.windows)]
     chosen = [members[int(rng.integers(len(members)))] for members in of_scene]
-    return chosen[draw.mine], max(max(one.shape) for one in chosen)
+    return chosen[draws.mine], max(max(member.shape) for member in chosen)
 
 
-def disturb_half(values: Float32Array, grid: SpectralGrid, artefacts: SensorErrors, draw: Draw) -> Float32Array:
-    """(window, band, row, col) values with a product's errors, in half of the windows; each is a scene of its own."""
+def disturb_half(values: Float32Array, grid: SpectralGrid, errors: SensorErrors, draws: StepDraws) -> Float32Array:
+    """(window, band, row, col) values with sensor errors in half of the windows, drawn anew for each window."""
     result = values.copy()
-    for window, rng in enumerate(draw.own):
+    for window, rng in enumerate(draws.own):
         if rng.random() < 0.5:
-            result[window] = disturb(values[window], grid, artefacts, rng)
+            result[window] = disturb(values[window], grid, errors, rng)
     return result
 
 
-def nothing_known(windows: int, what: str) -> DataError:
-    """What to raise when every draw was in vain."""
+def no_known_pixel(windows: int, data: str) -> DataError:
+    """The error for data in which `TRIES` draws found no known pixel."""
     return DataError(
-        f"{TRIES} draws of {windows} windows from {what} had no pixel known in all bands; training needs such pixels. "
-        "Look at the data (nodata, NaN), or leave the bad ones out."
+        f"{TRIES} draws of {windows} windows from {data} had no pixel known in all bands; training needs known pixels. "
+        "Check the data (nodata, NaN), or leave out the scenes without valid pixels."
     )

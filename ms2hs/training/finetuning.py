@@ -1,6 +1,5 @@
-"""finetune: weights, and what products are off by, learnt from pairs."""
+"""`ms2hs finetune`: weights, and corrections of products, fitted to pairs of scenes."""
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,59 +15,53 @@ from ms2hs.models.harmonization import Adjustment
 from ms2hs.models.weights import LINEAR, Weights, load_weights, save_weights
 from ms2hs.progress import FitProgress
 from ms2hs.training.conformal import fit_sigma_scale
-from ms2hs.training.engine.checkpointing import CHECKPOINT
 from ms2hs.training.engine.distributed import is_first_process
 from ms2hs.training.engine.loop import FitResult, FitSettings, fit
+from ms2hs.training.model_card import MAX_NAMED, command_line, named_scenes, training_scores
 from ms2hs.training.paired_task import PairedTask
+from ms2hs.training.pretraining import MIN_SIMULATED_SIDE
 from ms2hs.training.product_bias import adjustments_of, refitted
 
 if TYPE_CHECKING:
     from ms2hs.spectra.spectral_grid import SpectralGrid
 
-TRAINED = ("all", "decoder", "head", "none")
-# Parts of a network that learn with each; the names of its modules begin so.
-PARTS = {
-    "decoder": ("to_decoder", "query", "decoder", "head"),
-    "head": ("head",),
-}
-# Share of the scenes that are held out for the uncertainty, where no split says which; of fewer scenes none are.
+# Values of --train, and the prefixes of the parameters that it trains.
+TRAINED = {"all": ("",), "decoder": ("to_decoder", "query", "decoder", "head"), "head": ("head",), "none": ()}
+# Share of the scenes held out for the uncertainty where no split names them, if there are enough scenes.
 HELD_OUT = 0.2
-FEWEST_SCENES = 3
-# Simulated scenes that stay in.
-REHEARSED = 200
-SMALLEST_SIMULATED = 32
-NAMED = 60
+MIN_SCENES_TO_HOLD_OUT = 3
+REHEARSAL_SCENES = 200
 
 
 @dataclass(frozen=True)
-class Finetuning:
-    """What to begin with, and what to learn from."""
+class FinetuneOptions:
+    """Initial weights, data and settings of a fine-tuning run."""
 
     init: str = LINEAR
     """Weights: a name or a path."""
     pairs: Path | None = None
-    """A folder of pairs; or"""
+    """A folder of pairs; or `corpus`."""
     corpus: Path | None = None
-    """a folder of cubes, through which `source` looks."""
+    """A folder of cubes, from which the bands of `source` are simulated."""
     source: str = "sentinel2a"
     target: str | None = None
-    """Bands that are learnt of a corpus; None: each cube's own."""
+    """Target bands of a corpus; None: each cube's own."""
     leave_out: tuple[str, ...] = ()
-    """Scenes that are neither learnt from nor calibrated on."""
+    """Scenes that are neither trained on nor calibrated on."""
     hold_out: tuple[str, ...] = ()
-    """Scenes that only the uncertainty is calibrated on; none: the split `val`, or a fifth of the scenes."""
+    """Scenes for the calibration of the uncertainty alone; none: the split `val`, or a fifth of the scenes."""
     train: str = "all"
-    """Parts of a network that learn, one of `TRAINED`."""
+    """Trained parts of a network, one of `TRAINED`."""
     rehearse: float = 0.2
-    """Share of the steps that show simulated scenes."""
+    """Share of the steps with simulated scenes."""
     window: int | None = None
-    """Pixels on a side of the windows trained on; None: the configuration's."""
+    """Side of the training windows, in pixels; None: the configuration's."""
     fit: FitSettings = field(default_factory=lambda: FitSettings(steps=300, batch=8, lr=1e-4))
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
+        """Check the options against each other."""
         if (self.pairs is None) == (self.corpus is None):
-            raise ValueError("either pairs or a corpus")
+            raise ValueError("either pairs or a corpus is needed")
         if self.train not in TRAINED:
             raise UnknownName.of("part to train", self.train, list(TRAINED), "Give one of these to --train.")
         if not 0 <= self.rehearse < 1:
@@ -76,181 +69,172 @@ class Finetuning:
 
 
 @dataclass(frozen=True)
-class FinetuningResult:
-    """What came of it."""
+class FinetuneResult:
+    """Result of `finetune`."""
 
     output: Path
     sha256: str
     adjustments: dict[str, Adjustment]
-    """Of the sensors that the pairs are of."""
+    """For the sensors of the pairs."""
     calibrated_on: tuple[str, ...]
-    fitted: FitResult | None
+    fit: FitResult | None
     """None where no network was trained."""
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class _Material:
-    learnt: list[Pair]
-    held: list[Pair]
+class _SplitPairs:
+    train: list[Pair]
+    held_out: list[Pair]
 
 
 def finetune(
-    asked: Finetuning,
+    options: FinetuneOptions,
     output: Path,
     *,
     resume: bool = False,
     overwrite: bool = False,
     progress: FitProgress | None = None,
     note: Callable[[str], None] | None = None,
-) -> FinetuningResult:
-    """Learn from pairs, and write weights that convert products of these sensors.
+) -> FinetuneResult:
+    """Fit weights to pairs and write them; log and checkpoint go to `<output stem>.run/`.
 
-    Of products, not of simulated sources, a gain and an offset a band are learnt first; they stand beside the model, by
-    sensor. The linear model is then refitted in closed form; a network is trained. The uncertainty is calibrated on
-    scenes held out.
+    First a gain and an offset for each band of each product are fitted and stored beside the model; simulated sources
+    need none. Then the linear model is refitted in closed form, or the network is trained. Last the uncertainty is
+    calibrated on held-out scenes.
 
     Parameters
     ----------
-    resume, overwrite, progress, note : as `pretraining.pretrain` has them.
+    resume, overwrite, progress, note : as in `pretraining.pretrain`.
 
     Raises
     ------
-    Ms2hsError : pairs, weights or settings that cannot serve; interrupted.
+    Ms2hsError : unusable pairs, weights or settings; interrupted.
     """
     notes: list[str] = []
 
-    def tell(text: str) -> None:
+    def add_note(text: str) -> None:
         notes.append(text)
         if note and is_first_process():
             note(text)
 
-    weights = load_weights(asked.init)
-    material = _material(asked, tell)
-    samples = sample_pixels(material.learnt, asked.fit.seed)
+    weights = load_weights(options.init)
+    pairs = _split_pairs(options, add_note)
+    samples = sample_pixels(pairs.train, options.fit.seed)
     if not samples:
         raise DataError(
-            f"{asked.pairs or asked.corpus}: no pixel of {len(material.learnt)} pairs is known to both sensors; "
-            "learning needs some. Look at the data (nodata, cloud), or give others."
+            f"{options.pairs or options.corpus}: no pixel of {len(pairs.train)} pairs is known to both sensors; "
+            "training needs some. Check the data (nodata, cloud), or give other pairs."
         )
-    fresh = adjustments_of(samples, tell)
-    weights = replace(weights, adjustments={**weights.adjustments, **fresh})
-    fitted = None
+    adjustments = adjustments_of(samples, add_note)
+    weights = replace(weights, adjustments={**weights.adjustments, **adjustments})
+    result = None
     if weights.network is None:
         weights = refitted(weights, samples)
-    elif asked.train != "none":
-        folder = output.with_suffix(".run")
-        if overwrite and not resume:
-            (folder / CHECKPOINT).unlink(missing_ok=True)
-        fitted = _trained(weights, asked, material, folder, resume=resume, progress=progress)
+    elif options.train != "none":
+        for name, parameter in weights.network.named_parameters():
+            parameter.requires_grad_(name.startswith(TRAINED[options.train]))
+        result = fit(
+            *(weights.network, _task(weights, options, pairs.train), options.fit, output.with_suffix(".run")),
+            identity=_identity(weights, options, pairs.train),
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+        )
         weights.network.cpu().eval()
-    digest, scenes = "", tuple(sorted({pair.scene for pair in material.held}))
-    if fitted is None or fitted.first:
-        weights = _calibrated(weights, material.held, asked.fit.seed, tell)
-        card = _card(asked, weights, material, fitted, output)
+    digest, scenes = "", tuple(sorted({pair.scene for pair in pairs.held_out}))
+    if result is None or result.first:
+        weights = _calibrated(weights, pairs.held_out, options.fit.seed, add_note)
         digest = save_weights(
-            output,
-            weights.prior,
-            card,
-            weights.network,
+            *(output, weights.prior, _card(options, weights, pairs, result, output), weights.network),
             sigma_scale=weights.sigma_scale,
             adjustments=weights.adjustments,
         )
-    return FinetuningResult(output, digest, fresh, scenes, fitted, tuple(notes))
+    return FinetuneResult(output, digest, adjustments, scenes, result, tuple(notes))
 
 
-def _material(asked: Finetuning, tell: Callable[[str], None]) -> _Material:
-    pairs, held = _given(asked, tell)
-    hint = "Give scenes that are there to --leave-out and --hold-out."
-    check_scenes([*pairs, *held], (*asked.leave_out, *asked.hold_out), hint)
-    chosen = set(asked.hold_out)
-    held = [pair for pair in [*pairs, *held] if pair.scene in chosen] if chosen else held
-    outside = {*asked.leave_out, *(pair.scene for pair in held)}
-    held = [pair for pair in held if pair.scene not in asked.leave_out]
-    learnt = [pair for pair in pairs if pair.scene not in outside]
-    if not held and len({pair.scene for pair in learnt}) >= FEWEST_SCENES:
-        learnt, held = hold_out(learnt, HELD_OUT, asked.fit.seed)
-    if not learnt:
+def _split_pairs(options: FinetuneOptions, note: Callable[[str], None]) -> _SplitPairs:
+    pairs, held_out = _read_pairs(options, note)
+    hint = "Give names of these scenes to --leave-out and --hold-out."
+    check_scenes([*pairs, *held_out], (*options.leave_out, *options.hold_out), hint)
+    if options.hold_out:
+        held_out = [pair for pair in [*pairs, *held_out] if pair.scene in options.hold_out]
+    excluded = {*options.leave_out, *(pair.scene for pair in held_out)}
+    held_out = [pair for pair in held_out if pair.scene not in options.leave_out]
+    train = [pair for pair in pairs if pair.scene not in excluded]
+    if not held_out and len({pair.scene for pair in train}) >= MIN_SCENES_TO_HOLD_OUT:
+        train, held_out = hold_out(train, HELD_OUT, options.fit.seed)
+    if not train:
         raise DataError(
-            f"{asked.pairs or asked.corpus}: every scene is left out or held out; at least one is needed to learn "
-            "from. Leave fewer out."
+            f"{options.pairs or options.corpus}: every scene is left out or held out; training needs at least one. "
+            "Leave out fewer scenes."
         )
-    return _Material(learnt, held)
+    return _SplitPairs(train, held_out)
 
 
-def _given(asked: Finetuning, tell: Callable[[str], None]) -> tuple[Sequence[Pair], Sequence[Pair]]:
-    """What there is to learn from, and what a split `val` holds out."""
-    if asked.corpus:
-        return simulated_pairs(asked.corpus, asked.source, asked.target).pairs, ()
-    assert asked.pairs is not None  # noqa: S101  one of them was given
-    lists = {split for split in ("train", "val") if _lists_any(asked.pairs / "splits" / f"{split}.csv")}
-    if "train" not in lists:
-        return _told(open_pairs(asked.pairs), tell), ()
-    held = _told(open_pairs(asked.pairs, "val"), tell) if "val" in lists else ()
-    return _told(open_pairs(asked.pairs, "train"), tell), held
+def _read_pairs(options: FinetuneOptions, note: Callable[[str], None]) -> tuple[Sequence[Pair], Sequence[Pair]]:
+    """The pairs, and the pairs that a split `val` holds out."""
+    if options.corpus:
+        return simulated_pairs(options.corpus, options.source, options.target).pairs, ()
+    assert options.pairs is not None  # noqa: S101  checked in __post_init__
+    splits = {split for split in ("train", "val") if _names_pairs(options.pairs / "splits" / f"{split}.csv")}
+    if "train" not in splits:
+        return _usable(open_pairs(options.pairs), note), ()
+    held_out = _usable(open_pairs(options.pairs, "val"), note) if "val" in splits else ()
+    return _usable(open_pairs(options.pairs, "train"), note), held_out
 
 
-def _lists_any(listing: Path) -> bool:
-    return listing.is_file() and bool(listing.read_text(encoding="utf-8-sig").strip())
+def _names_pairs(split: Path) -> bool:
+    return split.is_file() and bool(split.read_text(encoding="utf-8-sig").strip())
 
 
-def _told(found: PairSet, tell: Callable[[str], None]) -> Sequence[Pair]:
-    if found.left_out:
-        tell(f"{len(found.left_out)} of {found.title} left out, the first: {next(iter(found.left_out.values()))}")
-    return found.pairs
+def _usable(pairs: PairSet, note: Callable[[str], None]) -> Sequence[Pair]:
+    if pairs.left_out:
+        note(f"{len(pairs.left_out)} of {pairs.title} left out, the first: {next(iter(pairs.left_out.values()))}")
+    return pairs.pairs
 
 
-def _trained(
-    weights: Weights,
-    asked: Finetuning,
-    material: _Material,
-    folder: Path,
-    *,
-    resume: bool,
-    progress: FitProgress | None,
-) -> FitResult:
-    network = weights.network
-    assert network is not None  # noqa: S101  asked for only then
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name.startswith(PARTS.get(asked.train, ("",))))
-    lesson = PairedTask(
-        *(network.config, material.learnt, asked.fit.batch, asked.fit.seed, asked.window),
-        rehearsal=_rehearsal(weights, asked, material) if asked.rehearse else (),
-        rehearsal_share=asked.rehearse,
+def _task(weights: Weights, options: FinetuneOptions, pairs: Sequence[Pair]) -> PairedTask:
+    assert weights.network is not None  # noqa: S101  called only for a network
+    config = weights.network.config
+    return PairedTask(
+        *(config, pairs, options.fit.batch, options.fit.seed, options.window),
+        rehearsal=_rehearsal(weights, options, pairs, config.window) if options.rehearse else (),
+        rehearsal_share=options.rehearse,
         adjustments=weights.adjustments,
     )
-    identity = {
-        "init": weights.sha256,
-        "train": asked.train,
-        "window": asked.window,
-        "rehearse": asked.rehearse,
-        "scenes": sorted({pair.scene for pair in material.learnt})[:NAMED],
-        "adjustments": {sensor: dict(bands) for sensor, bands in weights.adjustments.items()},
-    }
-    return fit(network, lesson, asked.fit, folder, identity=identity, resume=resume, progress=progress)
 
 
-def _rehearsal(weights: Weights, asked: Finetuning, material: _Material) -> list[Pair]:
-    """Simulated scenes through the sources, and to the targets, of the pairs, each kind as often as another."""
+def _rehearsal(weights: Weights, options: FinetuneOptions, pairs: Sequence[Pair], window: int) -> list[Pair]:
+    """Simulated scenes for each source and target of the pairs, all equally often."""
     kinds: dict[tuple[str, bytes], tuple[str, SpectralGrid]] = {}
-    for pair in material.learnt:
+    for pair in pairs:
         if pair.sensor != "custom":
             kinds.setdefault((pair.sensor, pair.target.wavelength_nm.tobytes()), (pair.sensor, pair.target))
     if not kinds:
         return []
-    side = max(asked.window or (weights.network.config.window if weights.network else 0), SMALLEST_SIMULATED)
-    cubes = simulated_cubes(REHEARSED, asked.fit.seed, prior=weights.prior, shape=(side, side))
+    side = max(options.window or window, MIN_SIMULATED_SIDE)
+    cubes = simulated_cubes(REHEARSAL_SCENES, options.fit.seed, prior=weights.prior, shape=(side, side))
     chosen = list(kinds.values())
     return [SimulatedPair(cube, *chosen[number % len(chosen)]) for number, cube in enumerate(cubes)]
 
 
-def _calibrated(weights: Weights, held: Sequence[Pair], seed: int, tell: Callable[[str], None]) -> Weights:
-    scale = fit_sigma_scale(weights, held, seed) if held else None
+def _identity(weights: Weights, options: FinetuneOptions, pairs: Sequence[Pair]) -> dict[str, Any]:
+    return {
+        "init": weights.sha256,
+        "train": options.train,
+        "window": options.window,
+        "rehearse": options.rehearse,
+        "scenes": sorted({pair.scene for pair in pairs})[:MAX_NAMED],
+        "adjustments": {sensor: dict(bands) for sensor, bands in weights.adjustments.items()},
+    }
+
+
+def _calibrated(weights: Weights, held_out: Sequence[Pair], seed: int, note: Callable[[str], None]) -> Weights:
+    scale = fit_sigma_scale(weights, held_out, seed) if held_out else None
     if scale is None:
-        kept = "keeps its calibration" if weights.spread else "is not calibrated"
-        tell(
-            f"no scene was held out: the uncertainty {kept}; three or more scenes, or a split `val`, are needed for it"
-        )
+        kept = "keeps its calibration" if weights.calibrated_prior else "is not calibrated"
+        note(f"the uncertainty {kept}: no scene was held out, which needs three or more scenes, or a split `val`")
         return weights
     if weights.network is None:
         return replace(weights, prior=replace(weights.prior, sigma_scale=scale))
@@ -258,42 +242,38 @@ def _calibrated(weights: Weights, held: Sequence[Pair], seed: int, tell: Callabl
 
 
 def _card(
-    asked: Finetuning, weights: Weights, material: _Material, fitted: FitResult | None, output: Path
+    options: FinetuneOptions, weights: Weights, pairs: _SplitPairs, result: FitResult | None, output: Path
 ) -> dict[str, Any]:
-    """What the weights say of themselves."""
-    late = [entry["all_mse"] for entry in fitted.history if entry["step"] > 0.9 * fitted.steps] if fitted else []  # type: ignore[operator]
-    known = [value for value in late if value is not None]
-    learnt = sorted({pair.scene for pair in material.learnt})
-    named = learnt if len(learnt) <= NAMED else [*learnt[:NAMED], f"and {len(learnt) - NAMED} more"]
     return {
-        "command": _command(asked, output),
+        "command": _command(options, output),
         "settings": {
             "init": weights.name,
             "init_sha256": weights.sha256,
-            "train": asked.train,
-            "fit": asked.fit.identity(),
+            "train": options.train,
+            "fit": options.fit.identity(),
         },
-        "trained_on": [*weights.card.get("trained_on", []), *named],
-        "calibrated_on": sorted({pair.scene for pair in material.held}),
-        "scores": {"train": {"mse": sum(known) / len(known)}} if known else {},
+        "trained_on": [*weights.card.get("trained_on", []), *named_scenes(pair.scene for pair in pairs.train)],
+        "calibrated_on": sorted({pair.scene for pair in pairs.held_out}),
+        "scores": training_scores(result),
     }
 
 
-def _command(asked: Finetuning, output: Path) -> str:
-    """The command that learns the same, with the names of folders and files but not their places."""
-    folder = asked.pairs or asked.corpus
-    assert folder is not None  # noqa: S101  one of them was given
-    options: list[tuple[str, Any]] = [
-        ("--init", Path(asked.init).name),
-        ("--pairs" if asked.pairs else "--corpus", folder.resolve().name),
-        *((("--source", asked.source), ("--target", asked.target)) if asked.corpus else ()),
-        *(("--leave-out", scene) for scene in asked.leave_out),
-        *(("--hold-out", scene) for scene in asked.hold_out),
-        ("--train", asked.train),
-        ("--rehearse", asked.rehearse),
-        ("--window", asked.window),
-        *(("--" + name, getattr(asked.fit, name)) for name in ("steps", "batch", "lr", "seed", "precision")),
-        ("--output", output.name),
-    ]
-    words = [str(word) for option, value in options if value is not None for word in (option, value)]
-    return shlex.join(["ms2hs", "finetune", *words])
+def _command(options: FinetuneOptions, output: Path) -> str:
+    """The command of this run, with the names of folders and files but without their directories."""
+    folder = options.pairs or options.corpus
+    assert folder is not None  # noqa: S101  checked in __post_init__
+    return command_line(
+        "finetune",
+        [
+            ("--init", Path(options.init).name),
+            ("--pairs" if options.pairs else "--corpus", folder.resolve().name),
+            *((("--source", options.source), ("--target", options.target)) if options.corpus else ()),
+            *(("--leave-out", scene) for scene in options.leave_out),
+            *(("--hold-out", scene) for scene in options.hold_out),
+            ("--train", options.train),
+            ("--rehearse", options.rehearse),
+            ("--window", options.window),
+            *((f"--{name}", getattr(options.fit, name)) for name in ("steps", "batch", "lr", "seed", "precision")),
+            ("--output", output.name),
+        ],
+    )

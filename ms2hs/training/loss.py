@@ -1,4 +1,4 @@
-"""What a network is told it got wrong of a batch: the loss that every lesson shares."""
+"""The loss of the training tasks: squared error over all bands, hidden and visible, of valid pixels."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,36 +17,36 @@ from ms2hs.training.engine.loop import Loss
 
 
 class TrainingLoss:
-    """The loss of the batches that a lesson makes. Lessons are frozen dataclasses."""
+    """Base class of the training tasks, which are frozen dataclasses: they make batches, it computes their loss."""
 
     config: ModelConfig
     batch_windows: int
-    """Windows a step."""
+    """Windows in a step."""
 
     @cached_property
-    def _lenses(self) -> dict[tuple[bytes, bytes], BandView]:
+    def _band_views(self) -> dict[tuple[bytes, bytes], BandView]:
         return {}
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Any]:
-        """What process `rank` of `world` sees and learns in a step.
+        """Input and truth of process `rank` of `world` in a step.
 
         `source`, `target` (SpectralGrid) and `bands` (positions in the target that are the source, or None);
         `values` (window, source band, row, col), `truth` (window, target band, row, col), `valid` (window, row, col);
-        `visible` (window, sequence, token) or None; `hidden` (window or 1, target band, place or 1); `strategy`.
+        `visible` (window, sequence, token) or None; `hidden` (window or 1, target band, patch or 1); `strategy`.
         """
         raise NotImplementedError
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], device: torch.device) -> Loss:
-        """Squared error over all bands, hidden and seen, of valid pixels; relative to brightness beside a prior."""
+        """Squared error over all bands of valid pixels; relative to brightness for a model with a prior."""
         truth, valid = (torch.as_tensor(batch[name]).to(device, non_blocking=True) for name in ("truth", "valid"))
         wanted = truth.clamp(0, 1) if self.config.unit_targets else truth
-        made = self._call(model, batch, valid, device)
-        squares = (made.float() - wanted).square()
+        output = self._call(model, batch, valid, device)
+        squares = (output.float() - wanted).square()
         known = valid[:, None].to(squares.dtype)
         weight = known
         if self.config.rank:
-            prior = _bare(model).prior
-            assert prior is not None  # noqa: S101  a model with rank has one
+            prior = _unwrapped(model).prior
+            assert prior is not None  # noqa: S101  a model with rank has a prior
             weight = known / (truth.mean(dim=1, keepdim=True).square() + prior.floor**2)
         hidden = self._hidden_pixels(batch, truth)
         total = (weight * squares).sum()
@@ -60,25 +60,26 @@ class TrainingLoss:
         return Loss(total, count, parts)
 
     def reconstruct(self, model: nn.Module, batch: Mapping[str, Any], device: torch.device) -> Tensor:
-        """(window, target band, row, col) of a batch."""
+        """(window, target band, row, col) reflectance that the model predicts for a batch."""
         return self._call(model, batch, torch.as_tensor(batch["valid"]).to(device), device)
 
     def _call(self, model: nn.Module, batch: Mapping[str, Any], valid: Tensor, device: torch.device) -> Tensor:
-        target = self._lens(model, batch["target"])
-        source, asked = target, None
-        if batch["visible"] is None:
-            source = self._lens(model, batch["source"]) if batch["source"] else target.select(batch["bands"])
-            asked = target
+        target = self._band_view(model, batch["target"])
         values = torch.as_tensor(batch["values"]).to(device, non_blocking=True)
-        visible = None if batch["visible"] is None else torch.as_tensor(batch["visible"]).to(device, non_blocking=True)
-        made: Tensor = model(values, source, asked, visible, None if batch["valid"].all() else valid)
-        return made
+        ok = None if batch["valid"].all() else valid
+        if batch["visible"] is None:
+            source = self._band_view(model, batch["source"]) if batch["source"] else target.select(batch["bands"])
+            output: Tensor = model(values, source, target, None, ok)
+        else:
+            visible = torch.as_tensor(batch["visible"]).to(device, non_blocking=True)
+            output = model(values, target, None, visible, ok)
+        return output
 
-    def _lens(self, model: nn.Module, grid: SpectralGrid) -> BandView:
+    def _band_view(self, model: nn.Module, grid: SpectralGrid) -> BandView:
         key = grid.wavelength_nm.tobytes(), grid.fwhm_nm.tobytes()
-        if key not in self._lenses:
-            self._lenses[key] = _bare(model).lens(grid)
-        return self._lenses[key]
+        if key not in self._band_views:
+            self._band_views[key] = _unwrapped(model).band_view(grid)
+        return self._band_views[key]
 
     def _hidden_pixels(self, batch: Mapping[str, Any], like: Tensor) -> Tensor:
         """(window or 1, target band, row or 1, col or 1) bool."""
@@ -86,29 +87,29 @@ class TrainingLoss:
         if hidden.shape[2] == 1:
             return hidden[..., None]
         rows, cols = (size // self.config.patch for size in like.shape[2:])
-        image = hidden.view(*hidden.shape[:2], rows, cols)
-        wide: Tensor = image.repeat_interleave(self.config.patch, 2).repeat_interleave(self.config.patch, 3)
-        return wide
+        image = hidden.view(*hidden.shape[:2], rows, cols)  # (window or 1, target band, patch row, patch col)
+        pixels: Tensor = image.repeat_interleave(self.config.patch, 2).repeat_interleave(self.config.patch, 3)
+        return pixels
 
-    def picture(self, model: nn.Module, path: Path) -> None:
-        """Spectra and bands of a batch that is always the same, true beside reconstructed."""
-        from ms2hs.training.plots import draw_task  # noqa: PLC0415  matplotlib comes with ms2hs[train]
+    def save_picture(self, model: nn.Module, path: Path) -> None:
+        """Write a PNG of spectra and bands of the first batch, true beside reconstructed."""
+        from ms2hs.training.plots import plot_batch  # noqa: PLC0415  matplotlib comes with ms2hs[train]
 
-        some = replace(self, batch_windows=min(self.batch_windows, 4))  # type: ignore[type-var]
-        batch = some.batch(0)
+        small = replace(self, batch_windows=min(self.batch_windows, 4))  # type: ignore[type-var]
+        batch = small.batch(0)
         device = next(model.parameters()).device
         with torch.no_grad():
-            made = some.reconstruct(model, batch, device).float().cpu().numpy()
-        draw_task(batch, made, path)
+            output = small.reconstruct(model, batch, device).float().cpu().numpy()
+        plot_batch(batch, output, path)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what is computed on first use."""
+        """Without the cached properties."""
         return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
 
 
-def _bare(model: nn.Module) -> SpectralMAE:
-    """The model itself, inside what `fit` wraps it with."""
+def _unwrapped(model: nn.Module) -> SpectralMAE:
+    """The model inside the wrappers of torch.compile and DistributedDataParallel."""
     for name in ("_orig_mod", "module", "_orig_mod"):
         model = getattr(model, name, model)
-    assert isinstance(model, SpectralMAE)  # noqa: S101  a lesson teaches nothing else
+    assert isinstance(model, SpectralMAE)  # noqa: S101  tasks train no other model
     return model

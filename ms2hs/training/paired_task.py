@@ -1,4 +1,7 @@
-"""What a network is shown in fine-tuning: windows of pairs, and now and then of simulated ones, lest it forget."""
+"""The fine-tuning task: windows of pairs, and in some steps windows of simulated pairs, so that the model forgets less.
+
+The input is the source's bands as in use: adjusted for a product, and pasted for models that take no measured bands.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,86 +18,90 @@ from ms2hs.models.band_mapping import BandMapping
 from ms2hs.models.config import ModelConfig
 from ms2hs.models.harmonization import Adjustment, adjusted
 from ms2hs.spectra.spectral_grid import SpectralGrid, pasted_bands
-from ms2hs.training.draws import TRIES, Draw, choose, disturb_half, nothing_known
+from ms2hs.training.draws import TRIES, StepDraws, choose_sources, disturb_half, no_known_pixel
 from ms2hs.training.loss import TrainingLoss
 
 
 @dataclass(frozen=True, eq=False)
 class PairedTask(TrainingLoss):
-    """Pairs, and what the network sees of them: the source's bands, as it will in use. Follows from (seed, step)."""
+    """Pairs, and the part of them that the model sees. A batch follows from (seed, step) alone."""
 
     config: ModelConfig
     pairs: Sequence[Pair]
     batch_windows: int
-    """Windows a step."""
+    """Windows in a step."""
     seed: int = 0
     window: int | None = None
-    """Pixels on a side; None: the configuration's."""
+    """Side of the windows, in pixels; None: the configuration's."""
     rehearsal: Sequence[Pair] = ()
-    """Simulated pairs that stay in."""
+    """Simulated pairs."""
     rehearsal_share: float = 0.2
-    """Share of the steps that show them."""
+    """Share of the steps with simulated pairs."""
     adjustments: Mapping[str, Adjustment] = field(default_factory=dict)
-    """Of products, by sensor: what brings their bands to the truth. Simulated sources have none."""
-    artefacts: SensorErrors = field(default_factory=SensorErrors)
-    """What simulated sources' bands are off by, in half of the windows."""
+    """Corrections of products, by sensor. Simulated sources have none."""
+    sensor_errors: SensorErrors = field(default_factory=SensorErrors)
+    """Errors of simulated sources' bands, in half of the windows."""
 
     @cached_property
-    def _groups(self) -> dict[bool, list[dict[str, list["_Joined"]]]]:
-        """By whether they are rehearsed: those of one source and target, by scene."""
+    def _groups(self) -> dict[bool, list[dict[str, list["_JoinedPair"]]]]:
+        """Pairs of one source and target by scene; False: `pairs`, True: `rehearsal`."""
         return {False: _grouped(self.pairs), True: _grouped(self.rehearsal)}
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Any]:
-        """As `TrainingLoss.batch` says.
+        """See `TrainingLoss.batch`.
 
         Raises
         ------
-        DataError : a pair cannot be read; nothing is known in any; too few windows.
-        GridError : nothing of a source can be pasted.
+        DataError : a pair cannot be read; no pixel is known; fewer windows than processes.
+        GridError : no band of a source can be pasted.
         """
-        draw = Draw.of(self.batch_windows, (self.seed, step), rank, world)
-        rehearsed = bool(self.rehearsal) and draw.common.random() < self.rehearsal_share
-        values, truth, valid, target, pair = self._windows(draw, rehearsed=rehearsed)
+        draws = StepDraws.of(self.batch_windows, (self.seed, step), rank, world)
+        rehearsed = bool(self.rehearsal) and draws.common.random() < self.rehearsal_share
+        values, truth, valid, target, pair = self._windows(draws, rehearsed=rehearsed)
         source = pair.source
         if pair.is_simulated:
-            values = disturb_half(values, source, self.artefacts, draw)
+            values = disturb_half(values, source, self.sensor_errors, draws)
         else:
-            values = adjusted_windows(values, source, self.adjustments.get(pair.sensor))
+            adjustment = self.adjustments.get(pair.sensor)
+            values = adjusted(values.swapaxes(0, 1), source.names, adjustment).swapaxes(0, 1)
         known = valid & np.isfinite(values).all(axis=1)
         values = np.where(known[:, None], values, np.float32(0))
-        hidden = pasted_bands(source, target) < 0
-        shown: dict[str, Any] = {"source": source, "bands": None, "values": values, "visible": None}
-        pasting = BandMapping.of(self.config, source, target)
-        if pasting:
-            visible = pasting.visible(*values.shape[2:]).repeat(len(values), axis=0)
-            shown |= {"source": None, "values": values[:, pasting.bands], "visible": visible}
-        others = {"hidden": hidden[None, :, None], "valid": known, "truth": truth, "target": target}
-        return shown | others | {"strategy": "rehearsal" if rehearsed else "pairs"}
+        batch: dict[str, Any] = {
+            "source": source,
+            "bands": None,
+            "values": values,
+            "visible": None,
+            "hidden": (pasted_bands(source, target) < 0)[None, :, None],
+            "valid": known,
+            "truth": truth,
+            "target": target,
+            "strategy": "rehearsal" if rehearsed else "pairs",
+        }
+        mapping = BandMapping.of(self.config, source, target)
+        if mapping:
+            visible = mapping.visible(*values.shape[2:]).repeat(len(values), axis=0)
+            batch |= {"source": None, "values": values[:, mapping.bands], "visible": visible}
+        return batch
 
     def _windows(
-        self, draw: Draw, *, rehearsed: bool
+        self, draws: StepDraws, *, rehearsed: bool
     ) -> tuple[Float32Array, Float32Array, BoolArray, SpectralGrid, Pair]:
         """(window, source band, row, col), (window, target band, row, col), (window, row, col), the target's bands."""
         c = self.config
         for _ in range(TRIES):
-            own, side = choose(self._groups[rehearsed], draw)
+            joined, side = choose_sources(self._groups[rehearsed], draws)
             size = min(self.window or c.window, max(1, -(-side // c.patch)) * c.patch)
-            both = read_windows(own, size, draw.own, turned=True)
-            pair = own[0].pair
-            measured, truth = np.split(both, [len(pair.source)], axis=1)
+            windows = read_windows(joined, size, draws.own, turned=True)
+            pair = joined[0].pair
+            measured, truth = np.split(windows, [len(pair.source)], axis=1)
             found = known_bands(np.where(np.isfinite(measured).all(axis=1, keepdims=True), truth, np.nan), pair.target)
             if found is not None:
                 return measured, *found, pair
-        raise nothing_known(self.batch_windows, f"{len(self.pairs)} pairs")
-
-
-def adjusted_windows(values: Float32Array, source: SpectralGrid, adjustment: Adjustment | None) -> Float32Array:
-    """(window, source band, row, col) values with the product's adjustment."""
-    return adjusted(values.swapaxes(0, 1), source.names, adjustment).swapaxes(0, 1)
+        raise no_known_pixel(self.batch_windows, f"{len(self.pairs)} pairs")
 
 
 @dataclass(frozen=True, eq=False)
-class _Joined:
+class _JoinedPair:
     """A pair as one cube: the source's bands, then the target's, so that both are cut and turned alike."""
 
     pair: Pair
@@ -107,10 +114,10 @@ class _Joined:
         return np.concatenate(self.pair.read(row, col, height, width))
 
 
-def _grouped(pairs: Sequence[Pair]) -> list[dict[str, list[_Joined]]]:
-    found: dict[tuple[Any, ...], dict[str, list[_Joined]]] = {}
+def _grouped(pairs: Sequence[Pair]) -> list[dict[str, list[_JoinedPair]]]:
+    groups: dict[tuple[Any, ...], dict[str, list[_JoinedPair]]] = {}
     for pair in pairs:
         grids = (pair.source, pair.target)
         key = (pair.sensor, pair.is_simulated, *(grid.wavelength_nm.tobytes() for grid in grids))
-        found.setdefault(key, {}).setdefault(pair.scene, []).append(_Joined(pair))
-    return list(found.values())
+        groups.setdefault(key, {}).setdefault(pair.scene, []).append(_JoinedPair(pair))
+    return list(groups.values())

@@ -1,4 +1,4 @@
-"""Pictures of what a model makes of spectra and scenes, true beside reconstructed."""
+"""Pictures of a training run: spectra and bands of a batch, true beside reconstructed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,47 +13,47 @@ from matplotlib.patches import Patch
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.files import atomic_write
 
-# Bands that are shown: red, leaf water and short-wave infrared, as far as the target has them.
+# Wavelengths of the bands to plot: red, leaf water and short-wave infrared.
 SHOWN_NM = (650.0, 1200.0, 2200.0)
 SPECTRA = 4
-# Bands further apart than this are not joined by a line.
+# Lines are broken between bands further apart than this.
 GAP_NM = 60.0
-# Differences are shown up to this reflectance; the darkest and brightest hundredth of an image may be beyond its greys.
+# Range of the difference, in reflectance, and percentiles of an image that are black and white.
 DIFFERENCE = 0.05
 PERCENT = (1, 99)
 HIDDEN, UNKNOWN = "cornflowerblue", "wheat"
 COLUMNS = ("seen", "true", "reconstructed", "difference")
 
 
-def draw_task(batch: Mapping[str, Any], made: Float32Array, path: Path) -> None:
-    """Four spectra of a batch, and three bands of its first window: what was seen, true, reconstructed, difference.
+def plot_batch(batch: Mapping[str, Any], output: Float32Array, path: Path) -> None:
+    """Write a PNG of four spectra of a batch, and of three bands of its first window.
 
     Parameters
     ----------
-    batch : as `lessons.MaskedLesson.batch` makes it.
-    made : (window, target band, row, col).
+    batch : as `TrainingLoss.batch` returns it.
+    output : (window, target band, row, col) the model's prediction.
 
     Raises
     ------
-    OutputError : it cannot be written; nothing is left then.
+    OutputError : the file cannot be written; no partial file is left.
     """
     figure = Figure(figsize=(17, 8), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(5, 6))[0]
-    _draw_spectra(left, batch, made)
-    _draw_bands(right, batch, made)
+    _plot_spectra(left, batch, output)
+    _plot_bands(right, batch, output)
     figure.suptitle(f"masking {batch['strategy']}: {batch['hidden'].mean():.0%} hidden")
     hint = "train without figures, and continue from the last checkpoint with --resume"
     with atomic_write(path, hint=hint) as temporary:
         FigureCanvasAgg(figure).print_png(temporary)
 
 
-def _draw_spectra(figure: Any, batch: Mapping[str, Any], made: Float32Array) -> None:  # noqa: ANN401
+def _plot_spectra(figure: Any, batch: Mapping[str, Any], output: Float32Array) -> None:  # noqa: ANN401
     truth, nm = batch["truth"], batch["target"].wavelength_nm
     panels = figure.subplots(SPECTRA // 2, 2).ravel()
     pixels = _pixels(batch["valid"])
     for axes, (window, row, col) in zip(panels, pixels, strict=False):
-        _curve(axes, nm, truth[window, :, row, col], color="black", label="true")
-        _curve(axes, nm, made[window, :, row, col], color="tab:red", label="reconstructed")
+        _plot_line(axes, nm, truth[window, :, row, col], color="black", label="true")
+        _plot_line(axes, nm, output[window, :, row, col], color="tab:red", label="reconstructed")
         axes.plot(*_seen(batch, window, row, col), ".", color="tab:blue", markersize=5, label="seen")
         axes.set(xlabel="wavelength (nm)", ylabel="reflectance", title=f"window {window}, row {row}, column {col}")
         axes.grid(alpha=0.3)
@@ -63,13 +63,13 @@ def _draw_spectra(figure: Any, batch: Mapping[str, Any], made: Float32Array) -> 
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
-def _draw_bands(figure: Any, batch: Mapping[str, Any], made: Float32Array) -> None:  # noqa: ANN401
+def _plot_bands(figure: Any, batch: Mapping[str, Any], output: Float32Array) -> None:  # noqa: ANN401
     valid, nm = batch["valid"][0], batch["target"].wavelength_nm
     rows = figure.subplots(len(SHOWN_NM), len(COLUMNS))
     hidden = _hidden(batch, 0)
     for panels, wanted in zip(rows, SHOWN_NM, strict=True):
         band = int(np.abs(nm - wanted).argmin())
-        true, reconstructed = (np.where(valid, image[0, band], np.nan) for image in (batch["truth"], made))
+        true, reconstructed = (np.where(valid, image[0, band], np.nan) for image in (batch["truth"], output))
         low, high = np.nanpercentile(true, PERCENT) if valid.any() else (0, 1)
         greys = {"vmin": low, "vmax": max(high, low + 1e-3), "cmap": "gray", "interpolation": "nearest"}
         images = [panels[column].imshow(image, **greys) for column, image in enumerate((true, true, reconstructed))]
@@ -90,18 +90,18 @@ def _draw_bands(figure: Any, batch: Mapping[str, Any], made: Float32Array) -> No
 
 
 def _pixels(valid: BoolArray) -> list[tuple[int, int, int]]:
-    """Some valid pixels, of different windows where there are any."""
-    found = []
+    """(window, row, col) of some valid pixels, from different windows if possible."""
+    pixels = []
     for index in range(SPECTRA):
-        places = np.argwhere(valid[index % len(valid)])
-        if len(places):
-            row, col = places[(index * 7919 + len(places) // 2) % len(places)]
-            found.append((index % len(valid), int(row), int(col)))
-    return found
+        positions = np.argwhere(valid[index % len(valid)])
+        if len(positions):
+            row, col = positions[(index * 7919 + len(positions) // 2) % len(positions)]
+            pixels.append((index % len(valid), int(row), int(col)))
+    return pixels
 
 
 def _seen(batch: Mapping[str, Any], window: int, row: int, col: int) -> tuple[FloatArray, FloatArray]:
-    """(band,) wavelengths and values seen of one pixel, of a source's bands or some of the target's."""
+    """(band,) wavelengths and values of the visible bands of one pixel."""
     nm, values = batch["target"].wavelength_nm, batch["values"][window, :, row, col]
     if batch["visible"] is None:
         return (batch["source"].wavelength_nm if batch["source"] else nm[batch["bands"]]), values
@@ -113,15 +113,15 @@ def _hidden(batch: Mapping[str, Any], window: int) -> BoolArray:
     """(target band, row, col) of one window."""
     hidden = batch["hidden"][min(window, len(batch["hidden"]) - 1)]
     rows, cols = batch["valid"].shape[1:]
-    bands, places = hidden.shape
-    if places == 1:
+    bands, patches = hidden.shape
+    if patches == 1:
         return np.broadcast_to(hidden[:, :, None], (bands, rows, cols))
-    patch = round(np.sqrt(rows * cols / places))
+    patch = round(np.sqrt(rows * cols / patches))
     image: BoolArray = hidden.reshape(bands, rows // patch, cols // patch)
     return image.repeat(patch, axis=1).repeat(patch, axis=2)
 
 
-def _curve(axes: Any, nm: FloatArray, values: FloatArray, **style: Any) -> None:  # noqa: ANN401  matplotlib has no types
-    """A line that is broken where bands are missing."""
+def _plot_line(axes: Any, nm: FloatArray, values: FloatArray, **style: Any) -> None:  # noqa: ANN401  matplotlib has no types
+    """Plot a line that is broken where bands are missing."""
     breaks = np.flatnonzero(np.diff(nm) > GAP_NM) + 1
     axes.plot(np.insert(nm, breaks, np.nan), np.insert(values.astype(float), breaks, np.nan), linewidth=1, **style)

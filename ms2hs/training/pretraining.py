@@ -1,6 +1,5 @@
-"""pretrain: a masked autoencoder from cubes, or from simulated scenes where none are given."""
+"""`ms2hs pretrain`: a masked autoencoder trained on cubes, or on simulated scenes where no data are given."""
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,145 +13,133 @@ from ms2hs.errors import DataError, UnknownName, WeightsError
 from ms2hs.models.config import ModelConfig, preset
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior import SpectralPrior
-from ms2hs.models.vit_init import Taken, is_vit, take_vit
+from ms2hs.models.vit_init import is_vit, load_vit
 from ms2hs.models.weights import LINEAR, load_weights, save_weights
 from ms2hs.progress import FitProgress
-from ms2hs.training.engine.checkpointing import CHECKPOINT
 from ms2hs.training.engine.distributed import is_first_process
 from ms2hs.training.engine.loop import FitResult, FitSettings, fit
 from ms2hs.training.masked_task import MaskedTask
+from ms2hs.training.model_card import MAX_NAMED, command_line, named_scenes, training_scores
 
-# Scenes that are simulated where no data are given, and the least pixels on a side: smaller ones have no shapes.
+# Scenes to simulate where no data are given, and their smallest side in pixels: smaller scenes have no shapes.
 SIMULATED_SCENES = 2000
-SMALLEST_SIMULATED = 32
-WHERE_DATA_ARE = (
-    "simulated scenes are trained on; real ones teach more: HySpecNet-11k (hyspecnet.rsim.berlin, 11,483 patches of "
-    "EnMAP, CC0), SpectralEarth (EnMAP, geoservice.dlr.de), EMIT L2A (EMITL2ARFL, search.earthdata.nasa.gov)"
+MIN_SIMULATED_SIDE = 32
+NO_DATA_NOTE = (
+    "training on simulated scenes; real scenes give better weights: HySpecNet-11k (hyspecnet.rsim.berlin, 11,483 "
+    "patches of EnMAP, CC0), SpectralEarth (EnMAP, geoservice.dlr.de), EMIT L2A (EMITL2ARFL, search.earthdata.nasa.gov)"
 )
-# Scenes named in a card, at most.
-NAMED = 60
-# Fields of a configuration that say how it learns and not what it is made of.
-HOW_IT_LEARNS = {"masking", "staged", "hidden", "unit_targets", "measured"}
+# Fields of a configuration that describe the training and not the network.
+TRAINING_FIELDS = {"masking", "staged", "hidden", "unit_targets", "measured"}
 
 
 @dataclass(frozen=True)
-class Pretraining:
-    """What to train, and on what."""
+class PretrainOptions:
+    """Model, data and settings of a pretraining run."""
 
     preset: str
     data: tuple[Path, ...] = ()
     """Folders of cubes; none: simulated scenes."""
     split: str | None = None
-    """A list of the folders' `splits/`, such as `hard/train`."""
+    """A list in the folders' `splits/`, such as `hard/train`."""
     leave_out: tuple[str, ...] = ()
-    """Names of scenes that are not trained on."""
+    """Scenes to leave out, by name."""
     simulated: int = 0
-    """Simulated scenes beside the data."""
+    """Number of simulated scenes in addition to the data."""
     init: Path | None = None
-    """Weights to begin with: of ms2hs, or a ViT in timm's naming."""
+    """Initial weights: of ms2hs, or a ViT in timm's naming."""
     prior: str = LINEAR
-    """Weights whose spectral prior is built on, and whose spectra scenes are simulated from; a name or a path."""
+    """Weights whose spectral prior the network corrects and scenes are simulated from; a name or a path."""
     window: int | None = None
-    """Pixels on a side of the windows trained on; None: the configuration's."""
+    """Side of the training windows, in pixels; None: the configuration's."""
     changes: dict[str, Any] = field(default_factory=dict)
-    """Fields of the configuration, changed."""
+    """Fields of the configuration that replace the preset's."""
     fit: FitSettings = field(default_factory=FitSettings)
 
 
 @dataclass(frozen=True)
-class PretrainingResult:
-    """What came of it."""
+class PretrainResult:
+    """Result of `pretrain`."""
 
     output: Path
     sha256: str
-    fitted: FitResult
+    fit: FitResult
     notes: tuple[str, ...]
 
 
 def pretrain(
-    asked: Pretraining,
+    options: PretrainOptions,
     output: Path,
     *,
     resume: bool = False,
     overwrite: bool = False,
     progress: FitProgress | None = None,
     note: Callable[[str], None] | None = None,
-) -> PretrainingResult:
-    """Train a preset and write its weights; log, checkpoints and pictures go to `<output stem>.run/` beside them.
+) -> PretrainResult:
+    """Train a preset and write its weights; log, checkpoint and pictures go to `<output stem>.run/`.
 
     Parameters
     ----------
-    resume : go on from the checkpoint that is there.
-    overwrite : begin anew where there is one.
-    progress : called after each step, as `fit` does.
+    resume : continue from the checkpoint of an earlier run.
+    overwrite : start again where an earlier run left a checkpoint.
+    progress : called after each step.
     note : called with each note, in the first process.
 
     Raises
     ------
-    Ms2hsError : data, weights or settings that cannot serve; interrupted.
+    Ms2hsError : unusable data, weights or settings; interrupted.
     """
     notes: list[str] = []
 
-    def tell(text: str) -> None:
+    def add_note(text: str) -> None:
         notes.append(text)
         if note and is_first_process():
             note(text)
 
-    basis = load_weights(asked.prior)
-    prior = basis.prior
-    config = _configured(asked, prior)
-    network, prior = _begun(config, prior, asked, tell)
-    cubes = _cubes(asked, asked.window or config.window, prior, tell)
-    lesson = MaskedTask(config, cubes, asked.fit.batch, asked.fit.steps, asked.fit.seed, asked.window)
-    identity = {"config": config.facts, "window": asked.window, "scenes": _digest(cubes), "init": str(asked.init)}
-    identity["prior"] = basis.sha256
-    folder = output.with_suffix(".run")
-    if overwrite and not resume:
-        (folder / CHECKPOINT).unlink(missing_ok=True)
-    fitted = fit(network, lesson, asked.fit, folder, identity=identity, resume=resume, progress=progress)
+    basis = load_weights(options.prior)
+    config = _config(options, basis.prior)
+    network, prior = _initial_network(config, basis.prior, options, add_note)
+    cubes = _cubes(options, options.window or config.window, prior, add_note)
+    task = MaskedTask(config, cubes, options.fit.batch, options.fit.steps, options.fit.seed, options.window)
+    identity = {
+        "config": config.to_dict(),
+        "window": options.window,
+        "scenes": [len(cubes), *sorted({cube.scene for cube in cubes})[:MAX_NAMED]],
+        "init": str(options.init),
+        "prior": basis.sha256,
+    }
+    result = fit(
+        *(network, task, options.fit, output.with_suffix(".run")),
+        identity=identity,
+        resume=resume,
+        overwrite=overwrite,
+        progress=progress,
+    )
     digest = ""
-    if fitted.first:
-        digest = save_weights(output, prior, _card(asked, cubes, fitted, output), network.cpu())
-    return PretrainingResult(output, digest, fitted, tuple(notes))
+    if result.first:
+        digest = save_weights(output, prior, _card(options, cubes, result, output), network.cpu())
+    return PretrainResult(output, digest, result, tuple(notes))
 
 
-def _configured(asked: Pretraining, prior: SpectralPrior) -> ModelConfig:
-    config = preset(asked.preset)
-    unknown = sorted(set(asked.changes) - set(config.facts))
-    if unknown:
-        raise UnknownName.of("setting", unknown[0], sorted(config.facts), "Write for example --set depth=2.")
+def _config(options: PretrainOptions, prior: SpectralPrior) -> ModelConfig:
+    config = preset(options.preset)
+    fields = config.to_dict()
+    if unknown := sorted(set(options.changes) - set(fields)):
+        raise UnknownName.of("setting", unknown[0], sorted(fields), "Write for example --set depth=2.")
     try:
-        changes = {name: _as(name, getattr(config, name), value) for name, value in asked.changes.items()}
-        config = replace(config, **changes)
+        config = replace(config, **{name: _parsed(name, fields[name], text) for name, text in options.changes.items()})
         _check_rank(config, prior)
     except (TypeError, ValueError, ArithmeticError) as error:
-        told = ", ".join(f"{name}={_text(value)}" for name, value in asked.changes.items())
+        changes = ", ".join(f"{name}={_text(value)}" for name, value in options.changes.items())
         raise DataError(
-            f"preset {asked.preset} with {told} cannot be built ({error}); settings that fit each other are needed. "
-            "Change them with --set."
+            f"preset {options.preset} with {changes} cannot be built ({error}); settings that fit each other are "
+            "needed. Change them with --set."
         ) from error
-    window = config.window if asked.window is None else asked.window
+    window = config.window if options.window is None else options.window
     if window < config.patch or window % config.patch:
         raise DataError(
             f"windows of {window} pixels; a multiple of the patch, {config.patch}, is needed. Change --window."
         )
     return config
-
-
-def _as(name: str, there: Any, value: Any) -> Any:  # noqa: ANN401  a field of a configuration
-    """A text as what the field holds, which is of the kind of what is `there`."""
-    if not isinstance(value, str):
-        return value
-    if isinstance(there, bool):
-        if value not in {"true", "false"}:
-            raise ValueError(f"{name} is {value!r}; true or false is needed")
-        return value == "true"
-    if isinstance(there, tuple):
-        return tuple(_as(name, there[0], part) for part in value.split(","))
-    try:
-        return type(there)(value)
-    except ValueError as error:
-        raise ValueError(f"{name} is {value!r}; a {'whole ' * isinstance(there, int)}number is needed") from error
 
 
 def _check_rank(config: ModelConfig, prior: SpectralPrior) -> None:
@@ -161,115 +148,115 @@ def _check_rank(config: ModelConfig, prior: SpectralPrior) -> None:
         raise ValueError(f"rank is {config.rank}; the prior has {directions} directions")
 
 
+def _parsed(name: str, current: Any, value: Any) -> Any:  # noqa: ANN401  a field of a configuration
+    """The value of --set as the type of the field's current value."""
+    if not isinstance(value, str):
+        return value
+    if isinstance(current, bool):
+        if value not in {"true", "false"}:
+            raise ValueError(f"{name} is {value!r}; true or false is needed")
+        return value == "true"
+    if isinstance(current, tuple):
+        return tuple(_parsed(name, current[0], part) for part in value.split(","))
+    try:
+        return type(current)(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is {value!r}; a {'whole ' * isinstance(current, int)}number is needed") from error
+
+
 def _text(value: Any) -> str:  # noqa: ANN401  a field of a configuration
-    """As --set takes it."""
+    """A field as --set takes it."""
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
-def _cubes(asked: Pretraining, window: int, prior: SpectralPrior, tell: Callable[[str], None]) -> list[Cube]:
-    cubes = [cube for folder in asked.data for cube in open_cubes(folder, asked.split)]
-    check_scenes(cubes, asked.leave_out, "Give scenes that are there to --leave-out.")
-    cubes = [cube for cube in cubes if cube.scene not in asked.leave_out]
-    count = asked.simulated or (0 if cubes else SIMULATED_SCENES)
-    if not asked.data:
-        tell(WHERE_DATA_ARE)
+def _cubes(options: PretrainOptions, window: int, prior: SpectralPrior, note: Callable[[str], None]) -> list[Cube]:
+    cubes = [cube for folder in options.data for cube in open_cubes(folder, options.split)]
+    check_scenes(cubes, options.leave_out, "Give names of these scenes to --leave-out.")
+    cubes = [cube for cube in cubes if cube.scene not in options.leave_out]
+    count = options.simulated or (0 if cubes else SIMULATED_SCENES)
+    if not options.data:
+        note(NO_DATA_NOTE)
     elif not cubes:
         raise DataError(
-            f"{', '.join(map(str, asked.data))}: every scene is left out; at least one is needed to train on. Leave "
-            "fewer out."
+            f"{', '.join(map(str, options.data))}: every scene is left out; training needs at least one. Leave out "
+            "fewer scenes."
         )
     if count:
-        side = max(window, SMALLEST_SIMULATED)
-        cubes += simulated_cubes(count, asked.fit.seed, prior=prior, shape=(side, side))
+        side = max(window, MIN_SIMULATED_SIDE)
+        cubes += simulated_cubes(count, options.fit.seed, prior=prior, shape=(side, side))
     return cubes
 
 
-def _begun(
-    config: ModelConfig, prior: SpectralPrior, asked: Pretraining, tell: Callable[[str], None]
+def _initial_network(
+    config: ModelConfig, prior: SpectralPrior, options: PretrainOptions, note: Callable[[str], None]
 ) -> tuple[SpectralMAE, SpectralPrior]:
-    """The network that training begins with, and its prior."""
+    """The network before training, and its prior."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(asked.fit.seed)
+        torch.manual_seed(options.fit.seed)
         network = SpectralMAE(config, prior)
-    if asked.init is None:
+    if options.init is None:
         return network, prior
-    if is_vit(asked.init):
-        tell(_told(take_vit(network, asked.init), asked.init))
+    if is_vit(options.init):
+        report = load_vit(network, options.init)
+        unused = "; ".join(f"{name}: {reason}" for name, reason in report.unused.items())
+        new = f"; new in the encoder: {', '.join(report.new)}" if report.new else ""
+        note(f"{len(report.copied)} arrays of {options.init.name} copied; unused: {unused or 'none'}{new}")
         return network, prior
-    weights = load_weights(str(asked.init))
+    weights = load_weights(str(options.init))
     if weights.network is None:
         raise WeightsError(
-            f"{asked.init}: a linear model; weights of a masked autoencoder, or a ViT in timm's naming, are needed to "
-            "begin with. Give others with --init."
+            f"{options.init}: a linear model; weights of a masked autoencoder, or a ViT in timm's naming, are needed. "
+            "Give other weights with --init."
         )
-    found, wanted = weights.network.config.facts, config.facts
-    other = [name for name in wanted if name not in HOW_IT_LEARNS and found[name] != wanted[name]]
-    if other:
-        said = ", ".join(f"{name} {found[name]!r} instead of {wanted[name]!r}" for name in other[:4])
+    stored, wanted = weights.network.config.to_dict(), config.to_dict()
+    different = [name for name in wanted if name not in TRAINING_FIELDS and stored[name] != wanted[name]]
+    if different:
+        listed = ", ".join(f"{name} {stored[name]!r} instead of {wanted[name]!r}" for name in different[:4])
         raise WeightsError(
-            f"{asked.init}: another configuration than preset {asked.preset}: {said}; only how it learns may differ. "
-            "Give its own preset, or --set what differs."
+            f"{options.init}: another configuration than preset {options.preset}: {listed}; only training settings "
+            "may differ. Use the preset of these weights, or --set the fields that differ."
         )
     network.prior = weights.network.prior
-    fitting = network.load_state_dict(weights.network.state_dict(), strict=False)
-    if fitting.missing_keys:
-        tell(f"{asked.init.name} has no {', '.join(fitting.missing_keys)}: begun anew")
+    loaded = network.load_state_dict(weights.network.state_dict(), strict=False)
+    if loaded.missing_keys:
+        note(f"{options.init.name} has no {', '.join(loaded.missing_keys)}: initialised at random")
     return network, weights.prior
 
 
-def _told(taken: Taken, path: Path) -> str:
-    left = "; ".join(f"{name}: {reason}" for name, reason in taken.left.items())
-    new = f"; new in the encoder: {', '.join(taken.new)}" if taken.new else ""
-    return f"{len(taken.taken)} arrays of {path.name} taken; left: {left or 'none'}{new}"
-
-
-def _digest(cubes: Sequence[Cube]) -> list[Any]:
-    """What of the data a resumed run must share, in short."""
-    return [len(cubes), *sorted({cube.scene for cube in cubes})[:NAMED]]
-
-
-def _card(asked: Pretraining, cubes: Sequence[Cube], fitted: FitResult, output: Path) -> dict[str, Any]:
-    """What the weights say of themselves."""
+def _card(options: PretrainOptions, cubes: Sequence[Cube], result: FitResult, output: Path) -> dict[str, Any]:
     simulated = sum(isinstance(cube, SimulatedCube) for cube in cubes)
-    scenes = sorted({cube.scene for cube in cubes if not isinstance(cube, SimulatedCube)})
-    named = scenes if len(scenes) <= NAMED else [*scenes[:NAMED], f"and {len(scenes) - NAMED} more"]
-    named += [f"{simulated} simulated scenes"] if simulated else []
-    late = [entry["all_mse"] for entry in fitted.history if entry["step"] > 0.9 * fitted.steps]  # type: ignore[operator]
-    known = [value for value in late if value is not None]
+    scenes = named_scenes(cube.scene for cube in cubes if not isinstance(cube, SimulatedCube))
     return {
-        "command": _command(asked, output),
+        "command": _command(options, output),
         "settings": {
-            "preset": asked.preset,
-            "window": asked.window,
-            "changes": asked.changes,
-            "init": asked.init.name if asked.init else None,
-            "prior": Path(asked.prior).name,
-            "leave_out": list(asked.leave_out),
-            "fit": asked.fit.identity(),
+            "preset": options.preset,
+            "window": options.window,
+            "changes": options.changes,
+            "init": options.init.name if options.init else None,
+            "prior": Path(options.prior).name,
+            "leave_out": list(options.leave_out),
+            "fit": options.fit.identity(),
         },
-        "trained_on": named,
-        "scores": {"train": {"mse": sum(known) / len(known)}} if known else {},
+        "trained_on": scenes + ([f"{simulated} simulated scenes"] if simulated else []),
+        "scores": training_scores(result),
     }
 
 
-def _command(asked: Pretraining, output: Path) -> str:
-    """The command that trains the same, with the names of folders and files but not their places."""
-    several = [("--data", folder.resolve().name) for folder in asked.data]
-    several += [("--leave-out", scene) for scene in asked.leave_out]
-    several += [("--set", f"{name}={_text(value)}") for name, value in asked.changes.items()]
-    single = {
-        "--split": asked.split,
-        "--simulated": asked.simulated or None,
-        "--init": asked.init.name if asked.init else None,
-        "--prior": None if asked.prior == LINEAR else Path(asked.prior).name,
-        "--window": asked.window,
-        "--steps": asked.fit.steps,
-        "--batch": asked.fit.batch,
-        "--lr": asked.fit.lr,
-        "--seed": asked.fit.seed,
-        "--precision": asked.fit.precision,
-        "--output": output.name,
-    }
-    options = [("--preset", asked.preset), *several, *((name, value) for name, value in single.items())]
-    words = [str(word) for option, value in options if value is not None for word in (option, value)]
-    return shlex.join(["ms2hs", "pretrain", *words])
+def _command(options: PretrainOptions, output: Path) -> str:
+    """The command of this run, with the names of folders and files but without their directories."""
+    return command_line(
+        "pretrain",
+        [
+            ("--preset", options.preset),
+            *(("--data", folder.resolve().name) for folder in options.data),
+            *(("--leave-out", scene) for scene in options.leave_out),
+            *(("--set", f"{name}={_text(value)}") for name, value in options.changes.items()),
+            ("--split", options.split),
+            ("--simulated", options.simulated or None),
+            ("--init", options.init.name if options.init else None),
+            ("--prior", None if options.prior == LINEAR else Path(options.prior).name),
+            ("--window", options.window),
+            *((f"--{name}", getattr(options.fit, name)) for name in ("steps", "batch", "lr", "seed", "precision")),
+            ("--output", output.name),
+        ],
+    )

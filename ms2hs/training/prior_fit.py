@@ -1,4 +1,9 @@
-"""Estimating models from spectra: so far the linear one, the spectral prior."""
+"""`ms2hs pretrain --preset linear`: the spectral prior, estimated from cubes and spectral libraries.
+
+`gather` reads the data once and keeps their moments, so that fits without a scene cost little. `fit` pools the moments
+of all scenes, libraries, simulated canopies and mixtures by expectation-maximisation. `calibrate` leaves out one place
+of scenes (a place) at a time, and measures how much wider the intervals must be there.
+"""
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -11,9 +16,9 @@ from ms2hs.datasets.cubes.spectra_npz import SpectraFile, read_spectra_folder, s
 from ms2hs.datasets.simulation.materials import LEFT_OUT, balance, canopies_over
 from ms2hs.datasets.simulation.spectra_mixing import mix
 from ms2hs.errors import DataError, UnknownName
-from ms2hs.models.intervals import bridge, most_scenes, sigma_needed
+from ms2hs.models.intervals import UNKNOWN_SCALE, bridge, quantile_over_scenes, sigma_needed
 from ms2hs.models.moments import Moments, expect, moments_of, pool, scale_of, start
-from ms2hs.models.prior import Conditional, SpectralPrior, brightness_of, factorise
+from ms2hs.models.prior import Posterior, SpectralPrior, brightness_of, factorise
 from ms2hs.models.weights import save_weights
 from ms2hs.spectra.library import interpolate_known
 from ms2hs.spectra.sensors import RANGE_NM, load_sensor
@@ -22,85 +27,81 @@ from ms2hs.spectra.spectral_grid import grid_of
 
 @dataclass(frozen=True)
 class PriorSettings:
-    """How the prior is estimated. The defaults were chosen on inner splits (benchmarks/leave_one_scene_out.py)."""
+    """Settings of the estimation. The defaults were chosen on inner splits (benchmarks/leave_one_scene_out.py)."""
 
     step_nm: float = 5.0
-    """Spacing of the fine grid."""
+    """Spacing of the prior's wavelengths."""
     rank: int = 60
     floor: float = 0.2
     """Brightness below which spectra count as equally bright."""
     noise: float = 0.008
-    """Relative noise of a source band: between 0.004, best on clean input, and 0.03, best under a product's errors."""
+    """Relative noise of a source band: between 0.004, best on clean input, and 0.03, best with a product's errors."""
     fill_noise: float = 0.01
     """Relative noise of known values when unknown ones are filled from them."""
     libraries: float = 1.0
-    """Weight of the libraries together, in scenes."""
+    """Weight of all libraries together, in scenes."""
     canopies: float = 2.0
     """Weight of the simulated canopies, in scenes."""
     mixtures: float = 1.0
     """Weight of the mixtures, in scenes."""
     simulated: int = 6000
-    """How many canopies, and how many mixtures."""
+    """Number of canopies, and number of mixtures."""
     pixels: int = 2000
-    """How many pixels of each scene the calibration looks at."""
+    """Pixels of each scene for the calibration."""
     iterations: int = 2
     seed: int = 0
 
 
-# The sensor that the calibration looks through.
+# Source sensor of the calibration.
 CALIBRATION_SOURCE = "sentinel2a"
-
-# How often a member of a mixture is a canopy, for each time that it is a library's spectrum.
+# Probability of a canopy relative to a library spectrum, as a member of a mixture.
 CANOPY_SHARE = 0.5
-
-# Where no scene tells how sure the posterior may be, it is taken to be this much less sure than beside the gap.
-UNKNOWN_SCALE = 1.5
-
-# A scene of fewer pixels, or a library of a scene's family, tells nothing of how sure the posterior may be.
-FEWEST_PIXELS = 200
+# Pixels that a scene, or a library of a scene's place, needs for the calibration.
+MIN_PIXELS_FOR_CALIBRATION = 200
 
 
 @dataclass(frozen=True, eq=False)
 class SceneEvidence:
-    """What is kept of one cube: its moments, and some pixels to calibrate on."""
+    """Moments of one cube, and some of its pixels for the calibration."""
 
     name: str
-    family: str
+    place: str
+    """The place: cubes of one place are left out together."""
     moments: tuple[Moments, ...]
-    """Weighing 1 together."""
+    """With a total weight of 1."""
     measured: Float32Array
-    """(pixel, source band) as `CALIBRATION_SOURCE` sees them."""
+    """(pixel, source band) simulated bands of `CALIBRATION_SOURCE`."""
     truth: Float32Array
-    """(pixel, wavelength) on the fine grid, NaN = unknown."""
+    """(pixel, wavelength) on the prior's wavelengths, NaN = unknown."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """All that the prior is estimated from, read once."""
+    """Moments of all data that the prior is estimated from."""
 
     settings: PriorSettings
     wavelength_nm: FloatArray
-    """(wavelength,) the fine grid, 370-2510 nm."""
+    """(wavelength,) the prior's wavelengths, 370-2510 nm."""
     scenes: tuple[SceneEvidence, ...]
     libraries: tuple[str, ...]
     """Names of the libraries."""
     library: Moments
-    """Libraries, canopies and mixtures, completed."""
+    """Libraries, canopies and mixtures together, without unknown wavelengths."""
     library_sample: Float32Array
-    """(spectrum, wavelength) some of their spectra."""
+    """(spectrum, wavelength) some of these spectra."""
 
     @property
-    def families(self) -> list[str]:
+    def places(self) -> list[str]:
         """Families of the scenes, sorted."""
-        return sorted({scene.family for scene in self.scenes})
+        return sorted({scene.place for scene in self.scenes})
 
 
 def gather(folder: Path, settings: PriorSettings) -> Evidence:
-    """Read the corpora of a folder, and simulate canopies and mixtures.
+    """Read the cubes and libraries of a folder, and simulate canopies and mixtures.
 
     Raises
     ------
-    DataError : no cube, or no library, in the folder.
+    DataError : no cube, or no library, in the folder; prosail is not installed.
     """
     rng = np.random.default_rng(settings.seed)
     low, high = RANGE_NM
@@ -112,13 +113,13 @@ def gather(folder: Path, settings: PriorSettings) -> Evidence:
             scenes.append(_scene(corpus, wavelength, settings, rng))
         elif corpus.name not in LEFT_OUT:
             libraries.append(corpus)
-    taken = {scene.family for scene in scenes}
-    scenes += [_scene(library, wavelength, settings, rng) for library in libraries if library.place in taken]
-    libraries = [library for library in libraries if library.place not in taken]
+    places = {scene.place for scene in scenes}
+    scenes += [_scene(library, wavelength, settings, rng) for library in libraries if library.place in places]
+    libraries = [library for library in libraries if library.place not in places]
     if not scenes or not libraries:
         raise DataError(
             f"{folder}: {len(scenes)} cubes and {len(libraries)} libraries; at least one of each is needed. "
-            "Add .npz files of them (datasets/cubes/spectra_npz describes their arrays)."
+            "Add .npz files (their format: ms2hs/datasets/cubes/spectra_npz.py)."
         )
     names = tuple(library.name for library in libraries)
     library, sample = _library(libraries, wavelength, settings, rng)
@@ -142,7 +143,7 @@ def _scene(
 def _library(
     libraries: list[SpectraFile], wavelength_nm: FloatArray, settings: PriorSettings, rng: np.random.Generator
 ) -> tuple[Moments, Float32Array]:
-    """The moments of libraries, canopies and mixtures together, and some of the spectra."""
+    """Moments of libraries, canopies and mixtures together, and (spectrum, wavelength) some of the spectra."""
     points = np.concatenate(
         [interpolate_known(library.reflectance, library.wavelength_nm, wavelength_nm) for library in libraries]
     )
@@ -158,13 +159,11 @@ def _library(
     if len(canopies):
         sets += moments_of(canopies, scale_canopies, np.ones(len(canopies)), settings.canopies)
     model = pool(sets, start(sets, settings.fill_noise), settings.fill_noise, settings.iterations)
-    whole = scale[:, None] * expect(points / scale[:, None], model, settings.fill_noise)
+    whole = _completed(points, scale, model, settings.fill_noise)
     sample: list[FloatArray] = [whole[rng.choice(len(whole), size=400, p=weights / weights.sum())]]
     total = settings.libraries + settings.canopies * bool(len(canopies))
     if settings.mixtures > 0:
-        whole_canopies = scale_canopies[:, None] * expect(
-            canopies / scale_canopies[:, None], model, settings.fill_noise
-        )
+        whole_canopies = _completed(canopies, scale_canopies, model, settings.fill_noise)
         mixtures = _mixtures(whole, weights, whole_canopies, settings, rng)
         scale = scale_of(brightness_of(mixtures, wavelength_nm), settings.floor)
         (mixed,) = moments_of(mixtures, scale, np.ones(len(mixtures)), settings.mixtures)
@@ -174,28 +173,28 @@ def _library(
     return Moments(np.ones(len(wavelength_nm), bool), model, total), np.concatenate(sample).astype(np.float32)
 
 
+def _completed(spectra: FloatArray, scale: FloatArray, model: FloatArray, noise: float) -> FloatArray:
+    return scale[:, None] * expect(spectra / scale[:, None], model, noise)
+
+
 def _mixtures(
-    spectra: FloatArray,
-    weights: FloatArray,
-    canopies: FloatArray,
-    settings: PriorSettings,
-    rng: np.random.Generator,
+    spectra: FloatArray, weights: FloatArray, canopies: FloatArray, settings: PriorSettings, rng: np.random.Generator
 ) -> Float32Array:
-    """(mixture, wavelength) of library spectra and a third as many canopies."""
+    """(mixture, wavelength) mixtures of library spectra and canopies."""
     some = canopies[: settings.simulated // 3]
     shares = np.concatenate([weights / weights.sum(), np.full(len(some), CANOPY_SHARE / max(len(some), 1))])
     return mix(np.concatenate([spectra, some]).astype(np.float32), shares, settings.simulated, rng)
 
 
 def fit(evidence: Evidence, leave_out: Collection[str] = ()) -> SpectralPrior:
-    """The prior of all scenes but those of the families left out, not yet calibrated."""
+    """The prior of all scenes except the places left out, without calibration."""
     settings = evidence.settings
-    kept = [scene for scene in evidence.scenes if scene.family not in leave_out]
-    families = [scene.family for scene in kept]
+    kept = [scene for scene in evidence.scenes if scene.place not in leave_out]
+    places = [scene.place for scene in kept]
     sets = [evidence.library]
     reach = np.zeros(len(evidence.wavelength_nm))
-    for scene, family in zip(kept, families, strict=True):
-        weight = 1 / families.count(family)
+    for scene, place in zip(kept, places, strict=True):
+        weight = 1 / places.count(place)
         for part in scene.moments:
             sets.append(replace(part, weight=part.weight * weight))
             reach += part.weight * weight * part.known
@@ -206,7 +205,7 @@ def fit(evidence: Evidence, leave_out: Collection[str] = ()) -> SpectralPrior:
         wavelength_nm=evidence.wavelength_nm.astype(np.float32),
         factors=factors,
         residual=residual,
-        reach=(reach / max(len(set(families)), 1)).astype(np.float32),
+        reach=(reach / max(len(set(places)), 1)).astype(np.float32),
         sigma_scale=ones,
         shift=0 * ones,
         sample=np.zeros((1, settings.rank), np.float32),
@@ -216,36 +215,37 @@ def fit(evidence: Evidence, leave_out: Collection[str] = ()) -> SpectralPrior:
 
 
 def calibrate(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[str] = ()) -> SpectralPrior:
-    """The prior with what makes its uncertainty honest, learnt on families of scenes each left out in its turn.
+    """The prior with `sigma_scale` and `shift`, measured on places of scenes that are left out one at a time.
 
-    Per wavelength, `sigma_scale` is the 80th percentile over families of what would make 90 % of a family's values fall
-    into the 90 % interval: the raw posterior is too sure, because a new scene differs from all others as a whole.
+    `sigma_scale` is, for each wavelength, the 80th percentile over places of the factor that makes the 90 % interval
+    hold 90 % of the values: the raw posterior is too narrow, since a new scene differs from all others as a whole.
+    `shift` is the share of the squared error that half of a scene's pixels, as references, remove in the other half.
 
     Parameters
     ----------
-    prior : estimated without the families of `leave_out`.
+    prior : estimated without the places of `leave_out`.
     """
     source = load_sensor(CALIBRATION_SOURCE).grid
     target = grid_of(evidence.wavelength_nm, np.full(len(evidence.wavelength_nm), 2 * evidence.settings.step_nm))
     widths: list[tuple[FloatArray, FloatArray]] = []
-    for family in evidence.families:
-        if family in leave_out:
+    for place in evidence.places:
+        if place in leave_out:
             continue
-        conditional = fit(evidence, {*leave_out, family}).condition(source, target)
+        posterior = fit(evidence, {*leave_out, place}).condition(source, target)
         for scene in evidence.scenes:
-            if scene.family != family or len(scene.measured) < FEWEST_PIXELS:
+            if scene.place != place or len(scene.measured) < MIN_PIXELS_FOR_CALIBRATION:
                 continue
             half = len(scene.measured) // 2
-            corrected = conditional.with_references(scene.measured[:half], scene.truth[:half])
-            before = _sigma_needed(scene, conditional, slice(None))
+            corrected = posterior.with_references(scene.measured[:half], scene.truth[:half])
+            before = _sigma_needed(scene, posterior, slice(None))
             after = _sigma_needed(scene, corrected, slice(half, None))
-            widths.append((before / conditional.relative_sigma, after / conditional.relative_sigma))
+            widths.append((before / posterior.relative_sigma, after / posterior.relative_sigma))
     sample = _sample(prior, evidence, leave_out)
-    if not widths:  # of libraries alone: nothing tells how much a scene differs
+    if not widths:  # no scene to measure on
         return replace(prior, sample=sample)
     shape = (len(widths), 2, len(target))
-    scale, mended = (most_scenes(part) for part in np.moveaxis(np.array(widths).reshape(shape), 1, 0))
-    shift = 1 - np.square(mended / scale)
+    scale, corrected_scale = (quantile_over_scenes(part) for part in np.moveaxis(np.array(widths).reshape(shape), 1, 0))
+    shift = 1 - np.square(corrected_scale / scale)
     return replace(
         prior,
         sigma_scale=bridge(scale, UNKNOWN_SCALE).astype(np.float32),
@@ -254,27 +254,16 @@ def calibrate(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[st
     )
 
 
-def _sigma_needed(scene: SceneEvidence, conditional: Conditional, pixels: slice) -> FloatArray:
+def _sigma_needed(scene: SceneEvidence, posterior: Posterior, pixels: slice) -> FloatArray:
     measured = np.ascontiguousarray(scene.measured[pixels].T)
-    error = scene.truth[pixels] - conditional.reconstruct(measured).T
-    return sigma_needed(error, conditional.scale(measured))
+    error = scene.truth[pixels] - posterior.reconstruct(measured).T
+    return sigma_needed(error, posterior.scale(measured))
 
 
 def _sample(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[str]) -> Float32Array:
     """(spectrum, rank) training spectra of scale 1, as coefficients of the prior's factors."""
-    kept = [scene.truth[:100] for scene in evidence.scenes if scene.family not in leave_out]
+    kept = [scene.truth[:100] for scene in evidence.scenes if scene.place not in leave_out]
     return prior.coefficients(np.concatenate([*kept, evidence.library_sample]))
-
-
-def estimate_prior(folder: Path, settings: PriorSettings | None = None) -> SpectralPrior:
-    """The calibrated prior of all corpora of a folder.
-
-    Raises
-    ------
-    DataError : the folder lacks cubes or libraries, or one cannot be read; or prosail is not installed.
-    """
-    evidence = gather(folder, settings or PriorSettings())
-    return calibrate(fit(evidence), evidence)
 
 
 def pretrain_linear(
@@ -284,24 +273,24 @@ def pretrain_linear(
     scores: Mapping[str, Mapping[str, float]] | None = None,
     leave_out: Collection[str] = (),
 ) -> str:
-    """Estimate the prior of a folder and write it; returns the file's SHA-256. What `ms2hs pretrain` calls.
+    """Estimate the prior of a folder and write it; the file's SHA-256.
 
     Parameters
     ----------
-    leave_out : families of scenes that are neither learnt from nor calibrated on.
-    scores : what the card says of left-out scenes, such as benchmarks/leave_one_scene_out.py measures.
+    leave_out : places of scenes that are neither trained on nor calibrated on.
+    scores : scores of left-out scenes for the card, as benchmarks/leave_one_scene_out.py measures them.
 
     Raises
     ------
-    DataError, WeightsError : as `gather` and `save_weights` say.
-    UnknownName : no such family to leave out.
+    DataError, OutputError : as `gather` and `save_weights` say.
+    UnknownName : no such place to leave out.
     """
     settings = settings or PriorSettings()
     evidence = gather(folder, settings)
-    if absent := sorted(set(leave_out) - set(evidence.families)):
-        raise UnknownName.of("scene", absent[0], evidence.families, "Give scenes that are there to --leave-out.")
-    without = "".join(f" --leave-out {family}" for family in leave_out)
-    kept = [scene.name for scene in evidence.scenes if scene.family not in leave_out]
+    if absent := sorted(set(leave_out) - set(evidence.places)):
+        raise UnknownName.of("scene", absent[0], evidence.places, "Give one of these to --leave-out.")
+    without = "".join(f" --leave-out {place}" for place in leave_out)
+    kept = [scene.name for scene in evidence.scenes if scene.place not in leave_out]
     card = {
         "command": f"ms2hs pretrain --model linear --data DIR{without} -o {output.name}",
         "settings": asdict(settings),

@@ -1,4 +1,4 @@
-"""What pairs say in closed form: what products are off by, how noisy they are, and spectra for the prior."""
+"""Closed-form fits to pairs: the bias of products, their noise, and the prior refitted to the spectra."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,13 +10,13 @@ from ms2hs.datasets.cubes.spectra_npz import reach, view_matrix
 from ms2hs.datasets.pairs.pair_sampling import Sample
 from ms2hs.datasets.pairs.pair_types import seen_through
 from ms2hs.models.harmonization import Adjustment, adjusted, fit_adjustment
-from ms2hs.models.refitting import refit
+from ms2hs.models.prior import refit
 from ms2hs.models.weights import Weights
 from ms2hs.spectra.library import interpolate_known
 
 
 def seen_by_source(sample: Sample) -> Float32Array:
-    """(source band, pixel) what the source would measure of the truth; NaN for bands that the truth does not reach."""
+    """(source band, pixel) the truth as the source measures it; NaN for bands outside the truth's wavelengths."""
     known = reach(sample.target.wavelength_nm, sample.source)
     result = np.full(sample.measured.shape, np.nan, np.float32)
     if known.any():
@@ -25,23 +25,22 @@ def seen_by_source(sample: Sample) -> Float32Array:
     return result
 
 
-def adjustments_of(samples: Sequence[Sample], tell: Callable[[str], None]) -> dict[str, Adjustment]:
-    """By sensor, what brings its products to the truth: of samples that are not simulated, each scene weighing one."""
-    found: dict[str, Adjustment] = {}
+def adjustments_of(samples: Sequence[Sample], note: Callable[[str], None]) -> dict[str, Adjustment]:
+    """By sensor, the correction of its products: from samples that are not simulated, with equal weight per scene."""
+    adjustments: dict[str, Adjustment] = {}
     products = [sample for sample in samples if not sample.is_simulated]
     for sensor in sorted({sample.sensor for sample in products}):
         own = [sample for sample in products if sample.sensor == sensor]
-        fitted: dict[str, tuple[float, float]] = {}
+        lines: dict[str, tuple[float, float]] = {}
         for name in dict.fromkeys(name for sample in own for name in sample.source.names):
-            fitted |= _adjustment(name, [sample for sample in own if name in sample.source.names])
-        found[sensor] = fitted
-        told = ", ".join(f"{name} {gain:.3f} {offset:+.4f}" for name, (gain, offset) in fitted.items())
-        tell(f"{sensor}: gain and offset that bring its products to the truth: {told}")
-    return found
+            lines |= _fit_band(name, [sample for sample in own if name in sample.source.names])
+        adjustments[sensor] = lines
+        listed = ", ".join(f"{name} {gain:.3f} {offset:+.4f}" for name, (gain, offset) in lines.items())
+        note(f"{sensor}: gain and offset of the correction: {listed}")
+    return adjustments
 
 
-def _adjustment(name: str, samples: Sequence[Sample]) -> dict[str, tuple[float, float]]:
-    """Of one band."""
+def _fit_band(name: str, samples: Sequence[Sample]) -> dict[str, tuple[float, float]]:
     bands = [sample.source.names.index(name) for sample in samples]
     measured = np.concatenate([sample.measured[band] for sample, band in zip(samples, bands, strict=True)])
     true = np.concatenate([seen_by_source(sample)[band] for sample, band in zip(samples, bands, strict=True)])
@@ -50,24 +49,25 @@ def _adjustment(name: str, samples: Sequence[Sample]) -> dict[str, tuple[float, 
 
 
 def refitted(weights: Weights, samples: Sequence[Sample]) -> Weights:
-    """The linear model with the spectra of these scenes, and the noise of their products once they are adjusted."""
+    """The linear model refitted to the spectra of these scenes, with the noise of their adjusted products."""
     prior = weights.prior
     fine = prior.wavelength_nm.astype(float)
     scenes: dict[str, list[Float32Array]] = {}
     for sample in samples:
         spectra = interpolate_known(sample.truth.T, sample.target.wavelength_nm, fine)
         scenes.setdefault(sample.scene, []).append(spectra)
-    together = [np.concatenate(parts) for parts in scenes.values()]
-    return replace(weights, prior=refit(prior, together, noise_of(weights, samples)))
+    spectra_of_scenes = [np.concatenate(parts) for parts in scenes.values()]
+    return replace(weights, prior=refit(prior, spectra_of_scenes, noise_of(weights, samples)))
 
 
 def noise_of(weights: Weights, samples: Sequence[Sample]) -> float:
-    """Standard deviation of a typical band of adjusted products, relative to a spectrum's scale; 0 without products."""
-    found = []
+    """Median over bands of the error of adjusted products, relative to a spectrum's scale; 0 without products."""
+    deviations: list[float] = []
     for sample in samples:
         if sample.is_simulated:
             continue
         seen = adjusted(sample.measured, sample.source.names, weights.adjustments.get(sample.sensor))
-        left = (seen - seen_by_source(sample)) / weights.prior.condition(sample.source, sample.target).scale(seen)
-        found += [float(np.sqrt(np.mean(band[np.isfinite(band)] ** 2))) for band in left if np.isfinite(band).any()]
-    return float(np.median(found)) if found else 0.0
+        scale = weights.prior.condition(sample.source, sample.target).scale(seen)
+        known = [band[np.isfinite(band)] for band in (seen - seen_by_source(sample)) / scale]
+        deviations += [float(np.sqrt(np.mean(values**2))) for values in known if len(values)]
+    return float(np.median(deviations)) if deviations else 0.0

@@ -1,7 +1,7 @@
-"""Checkpoints of a training run: all that it needs to go on exactly, in one safetensors file. Nothing in it runs.
+"""Checkpoints: the complete state of a training run in one safetensors file. Loading runs no code.
 
-Arrays are `model/<name>`, `average/<name>` and `adam/<quantity>/<name>` by the names of the model's state. The header
-holds `format`, `kind` = checkpoint, `step` (steps done) and `identity` (JSON: what was being learnt, and how).
+Arrays are `model/<name>`, `average/<name>` and `adam/<quantity>/<name>`, with the names of the model's state dict. The
+header holds `format`, `kind` = checkpoint, `step` (steps taken) and `identity` (JSON: model, data and settings).
 """
 
 import json
@@ -15,29 +15,29 @@ from torch import Tensor
 
 from ms2hs.errors import WeightsError
 from ms2hs.files import atomic_write
-from ms2hs.training.engine.optim import Learner
+from ms2hs.training.engine.optim import TrainingState
 
 FORMAT = "1"
 KIND = "checkpoint"
 CHECKPOINT = "checkpoint.safetensors"
-# So many differences between two configurations are told.
-TOLD = 5
+# Differences between two configurations that an error message lists.
+MAX_DIFFERENCES = 5
 
 
-def save_checkpoint(path: Path, learner: Learner, step: int, identity: Mapping[str, Any]) -> None:
-    """Write a checkpoint beside its name and rename it when whole, so that there is always a good one.
+def save_checkpoint(path: Path, state: TrainingState, step: int, identity: Mapping[str, Any]) -> None:
+    """Write a checkpoint, and replace the one before it only when complete.
 
     Parameters
     ----------
-    step : how many are done.
-    identity : JSON values that the run that goes on from here must share.
+    step : steps taken.
+    identity : JSON values that a resumed run must share.
 
     Raises
     ------
-    OutputError : it cannot be written; the one before it stays.
+    OutputError : the file cannot be written; the checkpoint before it stays.
     """
     header = {"format": FORMAT, "kind": KIND, "step": str(step), "identity": json.dumps(identity, sort_keys=True)}
-    arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in _state(learner).items()}
+    arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in _state(state).items()}
     hint = "continue from the last checkpoint with --resume; a checkpoint is about four times as large as the weights"
     with atomic_write(path, errors=(SafetensorError,), hint=hint) as temporary:
         temporary.touch()
@@ -46,30 +46,30 @@ def save_checkpoint(path: Path, learner: Learner, step: int, identity: Mapping[s
         temporary.chmod(mode)  # safetensors writes files that only their owner can read
 
 
-def restore_checkpoint(path: Path, learner: Learner, identity: Mapping[str, Any]) -> int:
-    """Bring the learner to where the checkpoint was written; returns how many steps were done.
+def restore_checkpoint(path: Path, state: TrainingState, identity: Mapping[str, Any]) -> int:
+    """Load a checkpoint into `state`; the number of steps taken.
 
     Raises
     ------
-    WeightsError : no checkpoint there; not one that can be read; of another configuration.
+    WeightsError : no checkpoint, an unreadable checkpoint, or a checkpoint of another configuration.
     """
     if not path.is_file():
         raise WeightsError(
-            f"{path}: no checkpoint there; a folder that a run has left one in is needed to go on. Check the folder, "
-            "or begin anew without --resume."
+            f"{path}: no such checkpoint; --resume needs the checkpoint of an earlier run. Check the folder, or start "
+            "again without --resume."
         )
     header, arrays = _read(path)
     try:
-        step, there = int(header["step"]), json.loads(header["identity"])
+        step, stored = int(header["step"]), json.loads(header["identity"])
     except (KeyError, ValueError) as error:
         raise _unreadable(path, f"its header lacks a step or an identity: {error}") from error
-    here = json.loads(json.dumps(identity))
-    if different := _differences(there, here) or _misfits(arrays, learner):
+    current = json.loads(json.dumps(identity))
+    if different := _differences(stored, current) or _misfits(arrays, state):
         raise WeightsError(
-            f"{path}: a checkpoint of another configuration: {'; '.join(different[:TOLD])}; a run goes on only as it "
-            "began. Give the settings it was begun with, or another folder."
+            f"{path}: a checkpoint of another configuration: {'; '.join(different[:MAX_DIFFERENCES])}; a resumed run "
+            "needs the same settings. Use the settings of the first run, or another folder."
         )
-    _load(learner, arrays, step)
+    _load(state, arrays, step)
     return step
 
 
@@ -87,61 +87,61 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def _unreadable(path: Path, why: str) -> WeightsError:
     return WeightsError(
-        f"{path}: not a readable checkpoint ({why}); one of format {FORMAT!r}, kind {KIND!r} is needed. Restore it "
-        "from a copy, or delete it and begin anew without --resume."
+        f"{path}: not a readable checkpoint ({why}); format {FORMAT!r}, kind {KIND!r} is needed. Restore it from a "
+        "copy, or delete it and start again without --resume."
     )
 
 
-def _state(learner: Learner) -> dict[str, Tensor]:
-    """Every array of the learner, by its name in the file."""
-    arrays = {f"model/{name}": tensor for name, tensor in learner.model.state_dict().items()}
-    arrays |= {f"average/{name}": tensor for name, tensor in learner.averaged.module.state_dict().items()}
-    for name, parameter in learner.model.named_parameters():
-        for quantity, tensor in learner.optimizer.state.get(parameter, {}).items():
+def _state(state: TrainingState) -> dict[str, Tensor]:
+    """Every array of the state, by its name in the file."""
+    arrays = {f"model/{name}": tensor for name, tensor in state.model.state_dict().items()}
+    arrays |= {f"average/{name}": tensor for name, tensor in state.averaged.module.state_dict().items()}
+    for name, parameter in state.model.named_parameters():
+        for quantity, tensor in state.optimizer.state.get(parameter, {}).items():
             arrays[f"adam/{quantity}/{name}"] = tensor
     return arrays
 
 
-def _misfits(arrays: Mapping[str, Tensor], learner: Learner) -> list[str]:
-    """Arrays that the model has and the file lacks, or the other way round, or of another shape or type."""
-    expected = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in _state(learner).items()}
-    there = {name: (tuple(t.shape), t.dtype) for name, t in arrays.items() if not name.startswith("adam/")}
-    for name, parameter in learner.model.named_parameters():
+def _misfits(arrays: Mapping[str, Tensor], state: TrainingState) -> list[str]:
+    """Arrays of the file that do not match the model, or are missing or unknown."""
+    expected = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in _state(state).items()}
+    stored = {name: (tuple(t.shape), t.dtype) for name, t in arrays.items() if not name.startswith("adam/")}
+    for name, parameter in state.model.named_parameters():
         for quantity in ("exp_avg", "exp_avg_sq"):
             key = f"adam/{quantity}/{name}"
-            if key in arrays:  # a parameter that no step has touched has none
-                there[key] = (tuple(arrays[key].shape), arrays[key].dtype)
+            if key in arrays:  # parameters that no step has used have no such array
+                stored[key] = (tuple(arrays[key].shape), arrays[key].dtype)
                 expected[key] = (tuple(parameter.shape), parameter.dtype)
-    return _differences(there, expected)
+    return _differences(stored, expected)
 
 
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """In words, where two nested mappings differ."""
-    found = []
-    for key in sorted(there.keys() | here.keys()):
-        one, other = there.get(key), here.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            found += _differences(one, other, f"{prefix}{key}.")
-        elif one != other:
-            found.append(f"{prefix}{key} is {one} there, {other} here")
-    return found
+def _differences(stored: Mapping[str, Any], current: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The differences of two nested mappings, as text."""
+    result = []
+    for key in sorted(stored.keys() | current.keys()):
+        before, now = stored.get(key), current.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            result += _differences(before, now, f"{prefix}{key}.")
+        elif before != now:
+            result.append(f"{prefix}{key} is {before} in the checkpoint, {now} now")
+    return result
 
 
-def _load(learner: Learner, arrays: Mapping[str, Tensor], step: int) -> None:
+def _load(state: TrainingState, arrays: Mapping[str, Tensor], step: int) -> None:
     def under(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): tensor for name, tensor in arrays.items() if name.startswith(prefix)}
 
-    learner.model.load_state_dict(under("model/"))
-    learner.averaged.module.load_state_dict(under("average/"))
-    learner.averaged.n_averaged.fill_(step)
-    names = {parameter: name for name, parameter in learner.model.named_parameters()}
-    state = learner.optimizer.state_dict()
-    ordered = [names[parameter] for group in learner.optimizer.param_groups for parameter in group["params"]]
+    state.model.load_state_dict(under("model/"))
+    state.averaged.module.load_state_dict(under("average/"))
+    state.averaged.n_averaged.fill_(step)
+    names = {parameter: name for name, parameter in state.model.named_parameters()}
+    optimizer = state.optimizer.state_dict()
+    ordered = [names[parameter] for group in state.optimizer.param_groups for parameter in group["params"]]
     quantities = {name.split("/")[1] for name in arrays if name.startswith("adam/")}
     moments = {quantity: under(f"adam/{quantity}/") for quantity in quantities}
-    state["state"] = {
-        number: {quantity: found[name] for quantity, found in moments.items()}
+    optimizer["state"] = {
+        number: {quantity: stored[name] for quantity, stored in moments.items()}
         for number, name in enumerate(ordered)
-        if all(name in found for found in moments.values()) and moments
+        if all(name in stored for stored in moments.values()) and moments
     }
-    learner.optimizer.load_state_dict(state)
+    state.optimizer.load_state_dict(optimizer)

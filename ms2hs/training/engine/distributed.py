@@ -1,4 +1,4 @@
-"""The processes that train together: one, or those that `torchrun` started."""
+"""The processes of a training run: a single process, or the processes that `torchrun` started."""
 
 import gc
 import os
@@ -14,44 +14,44 @@ from ms2hs.inference.device import device_named
 
 
 def is_first_process() -> bool:
-    """Whether this process is the only one, or the first of those that `torchrun` started: it alone tells."""
+    """Whether this is the only process, or the first one of `torchrun`: only it prints and writes."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @dataclass(frozen=True)
 class Processes:
-    """One process among those that train together."""
+    """The rank and device of this process, and the number of processes."""
 
     rank: int
-    """0 is the one that writes and shows."""
+    """0 to `world` - 1; process 0 writes."""
     world: int
-    """How many there are."""
+    """Number of processes."""
     device: torch.device
 
     @property
     def first(self) -> bool:
-        """Whether this process writes, logs and shows."""
+        """Whether this process writes files, the log and progress."""
         return self.rank == 0
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum of `values` over all processes, in each of them."""
+        """Sum of `values` over all processes, in every process."""
         if self.world > 1:
             values = values.clone()
             distributed.all_reduce(values)
         return values
 
     def wait(self) -> None:
-        """Return when every process is here."""
+        """Wait until every process has called this."""
         self.total(torch.zeros(1, device=self.device)).tolist()
 
     @contextmanager
     def own_random(self) -> Iterator[None]:
-        """What is drawn at random within leaves the caller's generators as they were."""
+        """Restore the caller's random generators at the end."""
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             yield
 
     def shared(self, model: nn.Module) -> nn.Module:
-        """The model, its gradients averaged over all processes; a batch may leave parameters out."""
+        """The model with gradients averaged over all processes; a batch may leave parameters unused."""
         if self.world == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
@@ -60,24 +60,24 @@ class Processes:
 
 @contextmanager
 def joined(device: str = "auto") -> Iterator[Processes]:
-    """Join the processes of `torchrun` (its RANK, LOCAL_RANK, WORLD_SIZE), or be the only one; leave at the end.
+    """Join the processes of `torchrun` (RANK, LOCAL_RANK, WORLD_SIZE), or run as a single process; leave at the end.
 
     Raises
     ------
-    UnknownName : `device` is not one that is here.
+    UnknownName : no such device.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    place = device_named(device, int(os.environ.get("LOCAL_RANK", "0")))
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
+    own = device_named(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
     if world == 1:
-        yield Processes(0, 1, place)
+        yield Processes(0, 1, own)
         return
-    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    distributed.init_process_group("nccl" if own.type == "cuda" else "gloo")
     try:
-        yield Processes(rank, world, place)
+        yield Processes(rank, world, own)
     finally:
-        # DistributedDataParallel refers to itself in circles. If it outlives the group, the group's threads outlive the
+        # DistributedDataParallel has reference cycles. If it outlives the group, the group's threads outlive the
         # interpreter, and one in seven runs ended in an abort ("terminate called without an active exception").
         gc.collect()
         distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Batches of a training run, made ahead by other processes where that is wanted."""
+"""Loading of batches, in the training process or ahead of time in worker processes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ Batch = dict[str, Any]
 """Arrays and plain values by name."""
 
 
-def batches(make: Callable[[int], Batch], steps: range, workers: int) -> Iterator[Batch]:
-    """The batches of these steps, in their order.
+def batches(load: Callable[[int], Batch], steps: range, workers: int) -> Iterator[Batch]:
+    """The batches of these steps, in order.
 
     Parameters
     ----------
-    make : gives the batch of a step; can be pickled.
-    workers : processes that make them; 0: this one does, when asked.
+    load : the batch of a step; picklable.
+    workers : processes that load batches; 0: this process.
 
     Raises
     ------
-    Ms2hsError : what `make` raised.
+    Ms2hsError : raised by `load`.
     """
     loader = DataLoader(
-        _Batches(make, packed=workers > 0),
+        _Batches(load, packed=workers > 0),
         batch_size=None,
         sampler=steps,
         num_workers=workers,
@@ -44,29 +44,29 @@ def batches(make: Callable[[int], Batch], steps: range, workers: int) -> Iterato
 
 @dataclass(frozen=True)
 class _Batches(Dataset[Any]):
-    """Batches by the number of their step."""
+    """Batches by step."""
 
-    make: Callable[[int], Batch]
+    load: Callable[[int], Batch]
     packed: bool
-    """Whether arrays go between processes: as tensors, which are shared and not copied."""
+    """Whether arrays become tensors, which processes share without a copy."""
 
     def __getitem__(self, step: int) -> Batch | Ms2hsError:
         try:
-            batch = self.make(step)
-        except Ms2hsError as error:  # given back as it is: raised in a worker, it would come with a traceback as text
+            batch = self.load(step)
+        except Ms2hsError as error:  # returned, since an error raised in a worker arrives with its traceback as text
             return error
         return {name: _packed(value) for name, value in batch.items()} if self.packed else batch
 
 
-def _packed(value: Any) -> Any:  # noqa: ANN401  whatever is in a batch
+def _packed(value: Any) -> Any:  # noqa: ANN401  any value of a batch
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return torch.from_numpy(np.require(value, requirements=["C", "W"]))
     return value
 
 
-def _unpacked(value: Any) -> Any:  # noqa: ANN401  whatever is in a batch
+def _unpacked(value: Any) -> Any:  # noqa: ANN401  any value of a batch
     return value.numpy() if isinstance(value, Tensor) else value
 
 
-def _unchanged(batch: Any) -> Any:  # noqa: ANN401  whatever is in a batch
+def _unchanged(batch: Any) -> Any:  # noqa: ANN401  any value of a batch
     return batch

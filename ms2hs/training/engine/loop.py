@@ -1,7 +1,8 @@
-"""The one fit: it trains any model on any lesson, in one process or in those of `torchrun`.
+"""The training loop: `fit` trains any model on any task, in one process or in the processes of `torchrun`.
 
-Two rules make a run that was killed and resumed equal to an unbroken one, on a processor bit for bit: a batch follows
-from the number of its step alone, and so does the seed of whatever the model draws. All else is in the checkpoint.
+A run that was killed and resumed equals an uninterrupted run, on a CPU bit for bit. Three rules make this so: a batch
+depends on its step number alone; the random seed of each step depends on the run's seed, the step and the process; and
+the checkpoint holds everything else (parameters, moving average, optimizer).
 """
 
 import importlib.util
@@ -24,45 +25,45 @@ from ms2hs.progress import FitProgress
 from ms2hs.training.engine.checkpointing import CHECKPOINT, restore_checkpoint, save_checkpoint
 from ms2hs.training.engine.distributed import Processes, joined
 from ms2hs.training.engine.loader import Batch, batches
-from ms2hs.training.engine.optim import Learner, learner_of, learning_rate
+from ms2hs.training.engine.optim import TrainingState, initial_state, learning_rate
 from ms2hs.training.engine.run_log import Clock, Entry, RunLog
 from ms2hs.training.engine.signals import stop_requests
 
 LOG = "log.jsonl"
 PRECISIONS = ("auto", "float32", "bfloat16")
-# From this width of layers on, bfloat16 pays on a processor.
-WIDE = 128
+# Width of layers from which bfloat16 is faster on a CPU.
+MIN_BFLOAT16_WIDTH = 128
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How a model is trained. All but the last group of settings must stay the same when a run is resumed."""
+    """Settings of a training run. All but the last group must stay the same when a run is resumed."""
 
     steps: int = 1000
     batch: int = 32
-    """Windows a step, over all processes."""
+    """Windows in a step, over all processes."""
     lr: float = 1e-3
-    """The highest learning rate."""
+    """Peak learning rate."""
     warmup: float = 0.05
     """Share of the steps in which the learning rate rises."""
     weight_decay: float = 0.05
     clip: float = 1.0
-    """Longest gradient; inf for any."""
+    """Largest gradient norm; inf for no clipping."""
     ema: float = 0.999
-    """Decay of the moving average of the parameters, once many steps are done; 0 for none."""
+    """Decay of the moving average of the parameters, after the first steps; 0 for no average."""
     seed: int = 0
-    """Of what the model itself draws at random."""
+    """Seed of the model's own random numbers."""
     precision: str = "auto"
-    """`float32`, `bfloat16` (autocast), or `auto`: bfloat16 where it pays."""
+    """`float32`, `bfloat16` (autocast), or `auto`: bfloat16 where it is faster."""
 
     workers: int = field(default=0, metadata={"free": True})
-    """Processes that make batches; 0: this one does."""
+    """Processes that load batches; 0: the training process itself."""
     checkpoint_every: int = field(default=500, metadata={"free": True})
     log_every: int = field(default=10, metadata={"free": True})
     picture_every: int = field(default=0, metadata={"free": True})
     """0 for no pictures."""
     compiled: bool = field(default=False, metadata={"free": True})
-    """Whether the model goes through torch.compile."""
+    """Whether the model is compiled by torch.compile."""
     device: str = field(default="auto", metadata={"free": True})
 
     def __post_init__(self) -> None:
@@ -76,17 +77,17 @@ class FitSettings:
             raise UnknownName.of("precision", self.precision, list(PRECISIONS), "Give one of these.")
 
     def identity(self) -> dict[str, Any]:
-        """What a run that is resumed must share."""
+        """The settings that a resumed run must share."""
         free = {name for name, entry in self.__dataclass_fields__.items() if entry.metadata.get("free")}
         return {name: value for name, value in asdict(self).items() if name not in free}
 
 
 @dataclass(frozen=True, eq=False)
 class Loss:
-    """What a lesson found in the windows of one process: sums and not means, so that processes can be added."""
+    """Loss of one process's windows, as sums and not means, so that processes can be added."""
 
     total: Tensor
-    """Sum over values of weight times squared error, float32; what is learnt is `total / count` over all processes."""
+    """Sum over values of weight times squared error, float32; the loss is `total / count` over all processes."""
     count: Tensor
     """Sum of the weights."""
     parts: Mapping[str, tuple[Tensor, Tensor]]
@@ -94,211 +95,218 @@ class Loss:
 
 
 class TrainingTask(Protocol):
-    """What a model is shown. It can be pickled, for the processes that make batches."""
+    """Batches and loss of a training run. Must be picklable, for the processes that load batches."""
 
     def batch(self, step: int, rank: int, world: int) -> Batch:
-        """The windows of process `rank` of `world` in step `step`, from 0: arrays and plain values.
+        """The windows of process `rank` of `world` in step `step`, from 0: arrays and plain values by name.
 
-        The same step gives the same batch, and the batches of all ranks together are that of one process.
+        The same step gives the same batch, and the batches of all ranks together are the batch of a single process.
         """
         ...
 
     def loss(self, model: nn.Module, batch: Batch, device: torch.device) -> Loss:
-        """The loss of a batch; calls `model(...)` once, and nothing else of it."""
+        """The loss of a batch; calls `model(...)` once, and no other method of the model."""
         ...
 
-    def picture(self, model: nn.Module, path: Path) -> None:
-        """Draw what the model makes of some windows, true beside reconstructed, as a PNG."""
+    def save_picture(self, model: nn.Module, path: Path) -> None:
+        """Write a PNG of the model's output for some windows beside the truth."""
         ...
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What came of it. The model itself now holds the averaged parameters."""
+    """Result of a training run. The model itself holds the averaged parameters."""
 
     history: tuple[Entry, ...]
-    """Lines of the log, from the first step on; in the first process only."""
+    """Entries of the log from the first step on; in the first process only."""
     steps: int
     first: bool
-    """Whether this is the process that writes what came of it."""
+    """Whether this is the process that writes results."""
 
 
 def fit(
     model: nn.Module,
-    lesson: TrainingTask,
+    task: TrainingTask,
     settings: FitSettings,
     folder: Path,
     *,
     identity: Mapping[str, Any],
     resume: bool = False,
+    overwrite: bool = False,
     progress: FitProgress | None = None,
 ) -> FitResult:
     """Train the model, and leave it with the moving average of its parameters.
 
     `folder` gets log.jsonl, checkpoint.safetensors and pictures (step0000500.png). Under `torchrun` every process calls
-    this, and all must see the folder.
+    this function, and all must see the folder.
 
     Parameters
     ----------
-    identity : JSON values that say what is learnt (the model's configuration, the data); a checkpoint of others is
-        refused. What matters of `settings` is added.
-    resume : go on from the folder's checkpoint.
+    identity : JSON values that identify the run (model configuration, data); `settings.identity()` is added. A
+        checkpoint with another identity is refused.
+    resume : continue from the folder's checkpoint.
+    overwrite : start again where the folder has a checkpoint; ignored with `resume`.
 
     Raises
     ------
-    DataError : the loss is no longer finite, or a batch cannot be made.
-    WeightsError : with `resume`, no checkpoint, or an unreadable one, or one of another configuration.
-    OutputError : the folder cannot be written, or without `resume` holds a checkpoint.
+    DataError : the loss is not finite, or a batch cannot be loaded.
+    WeightsError : with `resume`, no checkpoint, or an unreadable checkpoint, or a checkpoint of another configuration.
+    OutputError : the folder cannot be written, or has a checkpoint without `resume` or `overwrite`.
     UnknownName : no such device.
     Interrupted : Ctrl-C or SIGTERM; the step was finished and a checkpoint written.
     """
-    with joined(settings.device) as processes, stop_requests() as asked, processes.own_random():
+    with joined(settings.device) as processes, stop_requests() as stop_requested, processes.own_random():
         model.to(processes.device)
         whole = json.loads(json.dumps({**identity, "fit": settings.identity()}))
-        learner = learner_of(model, settings.weight_decay, settings.ema)
-        run = _Run(lesson, settings, folder, whole, processes, learner)
-        history = run.train(run.begin(resume=resume), asked, progress)
-        model.load_state_dict(learner.averaged.module.state_dict())
-        del run  # and with it what still holds the processes together
+        state = initial_state(model, settings.weight_decay, settings.ema)
+        trainer = Trainer(task, settings, folder, whole, processes, state)
+        history = trainer.train(trainer.start(resume=resume, overwrite=overwrite), stop_requested, progress)
+        model.load_state_dict(state.averaged.module.state_dict())
+        del trainer  # and its references to the process group
     return FitResult(tuple(history), settings.steps, processes.first)
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What all processes together found in a step."""
+class _StepResult:
+    """Result of a step over all processes."""
 
     loss: float
     count: float
     gradient_norm: float
     stop: bool
-    """Whether any of them is asked to stop: they stop together."""
+    """Whether any process was requested to stop: all stop together."""
     parts: Mapping[str, tuple[Tensor, Tensor]]
-    """Of this process."""
+    """`Loss.parts` of this process."""
 
 
 @dataclass(eq=False)
-class _Run:
-    lesson: TrainingTask
+class Trainer:
+    """The training run of one process; `fit` drives it."""
+
+    task: TrainingTask
     settings: FitSettings
     folder: Path
     identity: dict[str, Any]
     processes: Processes
-    learner: Learner
+    state: TrainingState
 
     def __post_init__(self) -> None:
-        shared = self.processes.shared(self.learner.model)
+        shared = self.processes.shared(self.state.model)
         self.network = cast("nn.Module", torch.compile(shared)) if self.settings.compiled else shared
-        self.learning = [parameter for parameter in self.learner.model.parameters() if parameter.requires_grad]
+        self.trainable = [parameter for parameter in self.state.model.parameters() if parameter.requires_grad]
         self.checkpoint = self.folder / CHECKPOINT
         precision = self.settings.precision
-        self.bfloat16 = precision == "bfloat16" or (precision == "auto" and self._halving_pays())
+        self.bfloat16 = precision == "bfloat16" or (precision == "auto" and self._bfloat16_is_faster())
 
-    def _halving_pays(self) -> bool:
-        """Whether steps are shorter in bfloat16: the device has it, and on a processor the layers are wide.
+    def _bfloat16_is_faster(self) -> bool:
+        """Whether the device has bfloat16 and, on a CPU, the layers are wide.
 
-        With AVX-512 BF16 (1 thread, torch 2.13, benchmarks/pretraining.py) steps of layers 768 wide are 2.3 times as
-        fast, blocks 256, 192 and 128 wide 2.5, 1.7 and 1.1 times; steps of layers 96 and 48 wide 0.9 to 1.1 times, for
-        there the casts cost about what the products save.
+        With AVX-512 BF16 (1 thread, torch 2.13, benchmarks/pretraining.py) steps with layers 768 wide are 2.3 times as
+        fast, blocks 256, 192 and 128 wide 2.5, 1.7 and 1.1 times. Steps with layers 96 and 48 wide are 0.9 to 1.1 times
+        as fast: the casts cost about as much as the products save.
         """
-        device, layers = self.processes.device, self.learner.model.modules()
+        device, layers = self.processes.device, self.state.model.modules()
         widest = max((min(layer.weight.shape) for layer in layers if isinstance(layer, nn.Linear)), default=0)
-        return native_bfloat16(device) and (device.type != "cpu" or widest >= WIDE)
+        return native_bfloat16(device) and (device.type != "cpu" or widest >= MIN_BFLOAT16_WIDTH)
 
-    def begin(self, *, resume: bool) -> int:
-        """Make the folder ready, and the learner if it goes on; how many steps are done."""
+    def start(self, *, resume: bool, overwrite: bool) -> int:
+        """Prepare the folder, or restore the checkpoint; the number of steps already taken."""
         if resume:
-            return restore_checkpoint(self.checkpoint, self.learner, self.identity)
+            return restore_checkpoint(self.checkpoint, self.state, self.identity)
+        if overwrite:
+            self.checkpoint.unlink(missing_ok=True)
         if self.checkpoint.exists():
             raise OutputError(
-                f"{self.checkpoint} exists; a run begins where there is none. Pass --resume to go on with it, or give "
-                "another folder."
+                f"{self.checkpoint} exists; a new run needs a folder without a checkpoint. Use --resume to continue "
+                "the run, or give another folder."
             )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(
-                f"{self.folder} cannot be made ({error.strerror}); training writes its log and checkpoints there. Give "
+                f"cannot create {self.folder} ({error.strerror}); training writes its log and checkpoints there. Give "
                 "another folder."
             ) from error
         return 0
 
-    def train(self, start: int, asked: Callable[[], bool], progress: FitProgress | None) -> list[Entry]:
-        """All steps from `start` on; the lines of the log."""
+    def train(self, start: int, stop_requested: Callable[[], bool], progress: FitProgress | None) -> list[Entry]:
+        """Take all steps from `start` on; the entries of the log."""
         processes, steps = self.processes, self.settings.steps
-        logbook = RunLog(self.folder / LOG, start) if processes.first else None
-        drawn = processes.first and self._can_draw()
-        clock = Clock(start, logbook.elapsed_s if logbook else 0.0)
-        make = partial(self.lesson.batch, rank=processes.rank, world=processes.world)
-        for done, batch in enumerate(batches(make, range(start, steps), self.settings.workers), start + 1):
-            told = self._learn(done - 1, batch, stop=asked())
-            if not (math.isfinite(told.loss) and math.isfinite(told.gradient_norm)):
-                raise self._not_finite(done, told)
+        log = RunLog(self.folder / LOG, start) if processes.first else None
+        pictures = processes.first and self._can_save_pictures()
+        clock = Clock(start, log.elapsed_s if log else 0.0)
+        load = partial(self.task.batch, rank=processes.rank, world=processes.world)
+        for done, batch in enumerate(batches(load, range(start, steps), self.settings.workers), start + 1):
+            result = self.step(done - 1, batch, stop=stop_requested())
+            if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
+                raise self._not_finite(done, result)
             if done in {1, steps} or done % self.settings.log_every == 0:
-                entry = self._entry(done, told) | clock.read(done, self.settings.batch)
-                if logbook:
-                    logbook.add(entry)
-            if told.stop or done == steps or done % self.settings.checkpoint_every == 0:
+                entry = self._entry(done, result) | clock.read(done, self.settings.batch)
+                if log:
+                    log.add(entry)
+            if result.stop or done == steps or done % self.settings.checkpoint_every == 0:
                 self._save(done)
-            if drawn and done % self.settings.picture_every == 0:
+            if pictures and done % self.settings.picture_every == 0:
                 with torch.no_grad():
-                    self.lesson.picture(self.learner.averaged.module, self.folder / f"step{done:07d}.png")
+                    self.task.save_picture(self.state.averaged.module, self.folder / f"step{done:07d}.png")
             if processes.first and progress:
-                progress(done, steps, told.loss)
-            if told.stop and done < steps:
+                progress(done, steps, result.loss)
+            if result.stop and done < steps:
                 raise Interrupted(
-                    f"interrupted after step {done} of {steps}; the checkpoint {self.checkpoint} holds all of it. Run "
-                    "the same command with --resume to go on."
+                    f"interrupted after step {done} of {steps}; the checkpoint {self.checkpoint} is complete. Run the "
+                    "same command with --resume to continue."
                 )
-        return logbook.entries if logbook else []
+        return log.entries if log else []
 
-    def _learn(self, step: int, batch: Batch, *, stop: bool) -> _Told:
-        model, averaged, optimizer = self.learner.model, self.learner.averaged, self.learner.optimizer
+    def step(self, step: int, batch: Batch, *, stop: bool) -> _StepResult:
+        """Loss, backward pass, clipping, optimizer step and moving average of one batch."""
+        model, averaged, optimizer = self.state.model, self.state.averaged, self.state.optimizer
         device, processes = self.processes.device, self.processes
         torch.manual_seed(int(np.random.SeedSequence([self.settings.seed, step, processes.rank]).generate_state(1)[0]))
         for group in optimizer.param_groups:
             group["lr"] = self._rate(step)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
-            loss = self.lesson.loss(self.network, batch, device)
+            loss = self.task.loss(self.network, batch, device)
         own = loss.total.detach()
         shared = processes.total(torch.stack([own, loss.count.to(own), own.new_tensor(float(stop))]).float())
-        # Gradients are averaged over processes; this makes their average the gradient of the loss over all of them.
+        # Gradients are averaged over processes; this factor makes their average the gradient of the loss over all.
         (loss.total * (processes.world / shared[1])).backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.learning, self.settings.clip)
+        norm = nn.utils.clip_grad_norm_(self.trainable, self.settings.clip)
         optimizer.step()
         optimizer.zero_grad()
         averaged.update_parameters(model)
         total, count, stops, length = torch.cat([shared, norm.detach()[None]]).tolist()
-        return _Told(total / count if count else math.nan, count, length, stops > 0, loss.parts)
+        return _StepResult(total / count if count else math.nan, count, length, stops > 0, loss.parts)
 
     def _rate(self, step: int) -> float:
         return learning_rate(step, self.settings.steps, self.settings.lr, self.settings.warmup)
 
-    def _entry(self, done: int, told: _Told) -> dict[str, float | None]:
-        entry: dict[str, float | None] = {"step": done, "loss": told.loss}
-        if told.parts:
-            names = sorted(told.parts)
-            sums = torch.stack([torch.stack(told.parts[name]).detach().float() for name in names])
+    def _entry(self, done: int, result: _StepResult) -> dict[str, float | None]:
+        entry: dict[str, float | None] = {"step": done, "loss": result.loss}
+        if result.parts:
+            names = sorted(result.parts)
+            sums = torch.stack([torch.stack(result.parts[name]).detach().float() for name in names])
             for name, (total, count) in zip(names, self.processes.total(sums).tolist(), strict=True):
                 entry[f"{name}_mse"] = total / count if count else None
-        return entry | {"lr": self._rate(done - 1), "gradient_norm": told.gradient_norm}
+        return entry | {"lr": self._rate(done - 1), "gradient_norm": result.gradient_norm}
 
     def _save(self, done: int) -> None:
         if self.processes.first:
-            save_checkpoint(self.checkpoint, self.learner, done, self.identity)
-        self.processes.wait()  # when one process ends, a launcher ends the others: none may while one is saving
+            save_checkpoint(self.checkpoint, self.state, done, self.identity)
+        self.processes.wait()  # a launcher ends all processes when one ends, and none may end while the first saves
 
-    def _can_draw(self) -> bool:
+    def _can_save_pictures(self) -> bool:
         if self.settings.picture_every and importlib.util.find_spec("matplotlib") is None:
             warnings.warn(
-                "no pictures: matplotlib is not installed; `pip install 'ms2hs[train]'` brings it", stacklevel=4
+                "no pictures: matplotlib is not installed. Install it with `pip install 'ms2hs[train]'`", stacklevel=4
             )
             return False
         return self.settings.picture_every > 0
 
-    def _not_finite(self, done: int, told: _Told) -> DataError:
-        kept = f"{self.checkpoint} is from before" if self.checkpoint.exists() else "no checkpoint is there yet"
+    def _not_finite(self, done: int, result: _StepResult) -> DataError:
+        kept = f"{self.checkpoint} is of an earlier step" if self.checkpoint.exists() else "no checkpoint was written"
         return DataError(
-            f"step {done}: the loss is {told.loss} over {told.count:g} values, the length of its gradient "
-            f"{told.gradient_norm}; finite numbers are needed ({kept}). Look for NaN in the data, or for windows "
+            f"step {done}: the loss is {result.loss} over {result.count:g} values, its gradient norm "
+            f"{result.gradient_norm}; finite numbers are needed ({kept}). Check the data for NaN and for windows "
             "without valid values, or lower the learning rate."
         )

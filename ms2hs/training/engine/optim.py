@@ -1,4 +1,4 @@
-"""How parameters change: AdamW, the course of its learning rate, what decays, and the moving average that is kept."""
+"""The optimizer: AdamW, its learning rate and weight decay, and the moving average of the parameters."""
 
 import math
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-# Of AdamW, as masked autoencoders are trained (He et al. 2022, arXiv 2111.06377, table 8).
+# Betas of AdamW for masked autoencoders (He et al. 2022, arXiv 2111.06377, table 8).
 BETAS = (0.9, 0.95)
-# Layers whose matrices decay; norms, biases, embeddings and bare parameters (tokens, positions, scales) do not.
+# Layers whose matrices get weight decay; norms, biases, embeddings and single parameters (tokens, positions) get none.
 DECAYING = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True, eq=False)
-class Learner:
-    """What changes with every step."""
+class TrainingState:
+    """Model, moving average and optimizer: everything that a step changes."""
 
     model: nn.Module
     averaged: AveragedModel
@@ -24,12 +24,12 @@ class Learner:
     optimizer: torch.optim.AdamW
 
 
-def learner_of(model: nn.Module, weight_decay: float, ema: float) -> Learner:
-    """A learner at its beginning; of the model's parameters those learn that require a gradient.
+def initial_state(model: nn.Module, weight_decay: float, ema: float) -> TrainingState:
+    """The state before the first step, for the parameters that require a gradient.
 
     Parameters
     ----------
-    ema : decay of the moving average once many steps are done, see `average_decay`.
+    ema : decay of the moving average after the first steps, see `average_decay`.
     """
 
     def update(averaged: Any, current: Any, updates: Any) -> None:  # noqa: ANN401  as torch declares it
@@ -37,13 +37,13 @@ def learner_of(model: nn.Module, weight_decay: float, ema: float) -> Learner:
 
     averaged = AveragedModel(model, multi_avg_fn=update)
     averaged.eval()
-    # fused: one pass over memory; on a processor a fifth of the time (35 million parameters, 1 thread, torch 2.13)
+    # fused: one pass over memory; on a CPU a fifth of the time (35 million parameters, 1 thread, torch 2.13)
     optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay), betas=BETAS, fused=True)
-    return Learner(model, averaged, optimizer)
+    return TrainingState(model, averaged, optimizer)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """What learns, for the optimizer: matrices of layers decay, the rest does not."""
+    """Trainable parameters for the optimizer: matrices of layers with weight decay, and the rest without."""
     decaying = {
         parameter
         for layer in model.modules()
@@ -51,19 +51,19 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         for parameter in layer.parameters(recurse=False)
         if parameter.ndim > 1
     }
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
-        {"params": [parameter for parameter in learning if parameter in decaying], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in learning if parameter not in decaying], "weight_decay": 0.0},
+        {"params": [parameter for parameter in trainable if parameter in decaying], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trainable if parameter not in decaying], "weight_decay": 0.0},
     ]
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
-    """Of step `step` (from 0): rises linearly to `peak`, then falls as a cosine, to 0 after the last step.
+    """Learning rate of a step (from 0): rises linearly to `peak`, then falls as a cosine to 0 after the last step.
 
     Parameters
     ----------
-    warmup : share of the steps in which it rises, 0-1.
+    warmup : share of the steps in which the rate rises, 0-1.
     """
     rising = round(warmup * steps)
     if step < rising:
@@ -72,9 +72,9 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 
 
 def average_decay(updates: int, ema: float) -> float:
-    """Decay of the moving average after so many updates: short at first, so that early parameters are soon forgotten.
+    """Decay of the moving average after some updates: small at first, so that it soon forgets early parameters.
 
-    `min(ema, (1 + n) / (10 + n))`, as TensorFlow's ExponentialMovingAverage has it with `num_updates`: the average is
-    over about the last tenth of the steps, until that is longer than `1 / (1 - ema)`.
+    `min(ema, (1 + n) / (10 + n))`, as in TensorFlow's ExponentialMovingAverage with `num_updates`: the average covers
+    about the last tenth of the steps, and never more than `1 / (1 - ema)` steps.
     """
     return min(ema, (1 + updates) / (10 + updates))

@@ -1,4 +1,4 @@
-"""The log of a training run: JSON lines, one a logged step."""
+"""The log of a training run: JSON lines, one for each logged step."""
 
 import json
 import time
@@ -12,14 +12,14 @@ Entry = Mapping[str, float | None]
 
 
 class RunLog:
-    """Lines of a file, each with its `step`."""
+    """A log file; each entry has a `step`."""
 
     def __init__(self, path: Path, last_step: int) -> None:
-        """Open the log, and drop what it tells of steps after `last_step`, which are taken again.
+        """Open the log, and drop the entries after `last_step`, whose steps are taken again.
 
         Raises
         ------
-        OutputError : it cannot be written.
+        OutputError : the file cannot be written.
         """
         self.path = path
         self.entries = [entry for entry in _entries(path) if (entry["step"] or 0) <= last_step]
@@ -27,15 +27,15 @@ class RunLog:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds that the last line tells."""
+        """Training time at the last entry, in seconds."""
         return (self.entries[-1].get("elapsed_s") or 0.0) if self.entries else 0.0
 
     def add(self, entry: Entry) -> None:
-        """Write a line; it is on disk when this returns.
+        """Append an entry; it is on disk when this returns.
 
         Raises
         ------
-        OutputError : it cannot be written.
+        OutputError : the file cannot be written.
         """
         self.entries.append(entry)
         try:
@@ -43,20 +43,20 @@ class RunLog:
                 file.write(_line(entry))
         except OSError as error:
             raise OutputError(
-                f"{self.path} could not be written ({error.strerror}); training logs there. Free some space, and go on "
-                "from the last checkpoint with --resume."
+                f"{self.path} could not be written ({error.strerror}); it is the log of the run. Free some space, and "
+                "continue from the last checkpoint with --resume."
             ) from error
 
 
 class Clock:
-    """Times for the log, from `done` steps and `elapsed_s` seconds on."""
+    """Times for the log, starting at `done` steps and `elapsed_s` seconds."""
 
     def __init__(self, done: int, elapsed_s: float) -> None:
         self.done, self.last = done, time.monotonic()
         self.start = self.last - elapsed_s
 
     def read(self, done: int, batch: int) -> dict[str, float | None]:
-        """Windows a second since the last reading, and seconds since the first step of all."""
+        """Windows per second since the last reading, and seconds since the first step of the run."""
         now = time.monotonic()
         rate = (done - self.done) * batch / max(now - self.last, 1e-9)
         self.done, self.last = done, now
@@ -68,7 +68,7 @@ def _line(entry: Entry) -> str:
 
 
 def _entries(path: Path) -> list[Entry]:
-    """What the file tells, as far as it is whole: a killed run may have left half a line."""
+    """The complete entries of a file; a killed run may have left half a line."""
     entries: list[Entry] = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
