@@ -303,6 +303,7 @@ REFUSED = [
     "finetune --pairs DIR --source hls_s30",
     "finetune --pairs DIR --target enmap",
     "finetune --pairs DIR --corpus DIR",
+    "finetune --pairs DIR --init spectral --train everything",
     "evaluate --cube a.tif --truth b.tif --model linear",
     "evaluate --corpus DIR --hidden 0.5 --source hls_s30",
     "evaluate --corpus DIR --hidden 0.5 --report a.html",

@@ -72,7 +72,7 @@ def test_broken_scene_does_not_stop_the_others(ms2hs, tmp_path):
     assert entry.startswith("failed: ")
     assert "s03.tif" in entry
     assert "Check that it was copied" in entry
-    assert summary.startswith("5 of 6 scenes converted")
+    assert summary.startswith("note: 5 of 6 scenes converted")
     assert message.startswith("ms2hs: 1 of 6 scenes")
 
 

@@ -460,7 +460,7 @@ def test_command_writes_report_csv_and_json(corpus, ms2hs, monkeypatch, tmp_path
     assert out.splitlines()[-3:] == [str(page.with_suffix(suffix)) for suffix in (".html", ".csv", ".json")]
     assert "simulated" in page.read_text()
     written = json.loads(page.with_suffix(".json").read_text())
-    assert written["command"].startswith("ms2hs evaluate --corpus")
+    assert written["command"].startswith("ms2hs evaluate corpus")
     code, _, err = ms2hs("evaluate", "--corpus", corpus, "--report", page)
     assert_clear(code, err, "page.html")
     assert ms2hs("evaluate", "--corpus", corpus, "--report", page, "--overwrite")[0] == 0

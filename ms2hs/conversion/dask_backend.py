@@ -231,7 +231,7 @@ def _ignore_interrupts(client: "Client") -> None:
 
 
 def _check_workers(client: "Client", shared_paths: list[str]) -> None:
-    """Refuse workers whose results would differ from those of this process."""
+    """Refuse workers whose results would differ from the results of this process."""
     for worker, (version, missing) in client.run(_inspection(shared_paths), on_error="ignore").items():
         if version != __version__:
             raise ClusterError(_version_message(worker, version))

@@ -79,7 +79,7 @@ def build_methods(
 def _model_method(
     weights: "Weights", name: str, grids: tuple[SpectralGrid, SpectralGrid], sensor: str | None
 ) -> Method:
-    """The method of weights, on the CPU; `grids` are those of the source and the target."""
+    """The method of weights, on the CPU; `grids` are the bands of the source and of the target."""
     adjust = partial(adjusted, names=grids[0].names, adjustment=weights.adjustments.get(sensor) if sensor else None)
     reconstruct: Callable[[Float32Array, BoolArray], Float32Array]
     if weights.network is None:

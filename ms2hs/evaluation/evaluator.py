@@ -70,7 +70,7 @@ def evaluate(
 ) -> Evaluation:
     """Scores of baselines, the prior and models on pairs.
 
-    A pair is left out, with the reason in the result, if its bands differ from those of most pairs, if it cannot be
+    A pair is left out, with the reason in the result, if its bands differ from the bands of most pairs, if it cannot be
     read, or if no pixel has all source bands and some target bands.
 
     Parameters
@@ -124,7 +124,7 @@ class _Evaluator:
     """An evaluation of pairs in progress; the first pair gives the bands."""
 
     def __init__(self, pairs: Sequence[Pair], weights: Sequence[Weights], settings: EvaluationSettings) -> None:
-        """Start without scenes; `weights` are those of the prior, then those of the models."""
+        """Start without scenes; `weights` are the prior's, then the models'."""
         self.weights, self.settings = weights, settings
         self.is_simulated = all(pair.is_simulated for pair in pairs)
         self.left_out: dict[str, str] = {}

@@ -58,7 +58,7 @@ class TileRunner:
         self._ends = [*tops[1:], tiling.height]  # rows before these are finished: no later window covers them
         self.first_index = next(i for i, (_, end) in enumerate(tiling.rows) if end > start)
         """The row of windows to begin with: the first that reaches beyond `start`. Earlier ones do not cover any
-        returned row, so that results equal those of a run over the whole raster bit for bit."""
+        returned row, so that results equal the results of a run over the whole raster bit for bit."""
         self._next_index = self.first_index
         tallest = max(end - top for top, end in zip(tops, self._ends, strict=True))
         count, device = predictor.target_count, predictor.device

@@ -25,7 +25,7 @@ class ModelConfig:
     window: int = 128
     """Side of a window in training and conversion, in pixels; any multiple of `patch` works."""
     reach: str = "window"
-    """What a token attends to: all tokens of its `window`, or only those of its own patch (`place`)."""
+    """What a token attends to: all tokens of its `window`, or only the tokens of its own patch (`place`)."""
     context: bool = False
     """With reach `place`: each patch has a summary token, and the summaries attend to each other over the window."""
     measured: str = "tokens"
@@ -95,7 +95,7 @@ class ModelConfig:
 
     @property
     def per_patch(self) -> bool:
-        """Whether tokens attend only to those of their own patch, a sequence for each patch."""
+        """Whether tokens attend only to tokens of their own patch, a sequence for each patch."""
         return self.reach == "place"
 
     @property

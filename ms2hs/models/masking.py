@@ -53,7 +53,7 @@ class Strategy:
     same_for_all_patches: bool = False
     """Whether all patches of a window keep the same groups."""
     for_single_patches: str | None = None
-    """The strategy that stands in where tokens attend only to those of their patch; None: this one."""
+    """The strategy that stands in where tokens attend only to tokens of their patch; None: this one."""
 
     @property
     def hides_whole_patches(self) -> bool:

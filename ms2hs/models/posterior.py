@@ -1,4 +1,4 @@
-"""The posterior of a target's bands given those of one source: a linear map, its uncertainty, and its correction.
+"""The posterior of a target's bands given the bands of one source: a linear map, its uncertainty, and its correction.
 
 `SpectralPrior.condition` computes it once for each source and target; converting a pixel is then one matrix product.
 Errors scale with a pixel's brightness. Reference spectra of a scene correct the map by a Bayesian regression.
@@ -55,7 +55,7 @@ TYPICAL_INPUT_ERROR = InputError(gain=0.02, offset=0.005, pixel=0.003)
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """What the prior expects of a target's bands, given those of one source."""
+    """What the prior expects of a target's bands, given the bands of one source."""
 
     gain: Float32Array
     """(target band, source band) the posterior mean is `gain @ reflectance`."""
@@ -127,7 +127,7 @@ class Posterior:
         return result
 
     def unlike(self, reflectance: Float32Array) -> BoolArray:
-        """(...) True for pixels whose bands are unlike those of nearly all training spectra, at any brightness.
+        """(...) True for pixels whose bands are unlike nearly all training spectra, at any brightness.
 
         Also True where a band is not finite.
         """

@@ -1,7 +1,7 @@
 """Object stores for results: S3, and every other store that fsspec can write to.
 
-Keys, endpoints and other settings are those of fsspec: AWS_* variables, profiles, FSSPEC_* and its configuration files.
-A result is made on the local disk and uploaded when it is complete. `RemotePath` keeps the text of a URL, with user,
+Keys, endpoints and other settings come from fsspec: AWS_* variables, profiles, FSSPEC_* and its configuration files. A
+result is made on the local disk and uploaded when it is complete. `RemotePath` keeps the text of a URL, with user,
 host and final slash, which `UPath` drops: "s3://bucket/x.tif/" is a folder, and printed paths must be usable.
 """
 

@@ -170,7 +170,7 @@ class RangedFile:
             return [self.cached(*one) or fetched.find(*one) or b"" for one in ranges]
 
     def fetch_ahead(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Read and cache ranges, as (offset, size), and drop those of the previous call.
+        """Read and cache ranges, as (offset, size), and drop the ranges of the previous call.
 
         Raises
         ------
