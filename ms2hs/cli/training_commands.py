@@ -73,8 +73,8 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
         MODEL(
             "--preset",
             "--model",
-            help="Network preset: spectral, spatial-spectral, dlr-ibm-spectral, dlr-ibm-spatial-spectral, s2mae, general; "
-            "or linear, the spectral prior.",
+            help="Network preset: spectral, spatial-spectral, dlr-ibm-spectral, dlr-ibm-spatial-spectral, s2mae, "
+            "general; or linear, the spectral prior.",
             autocompletion=complete_preset,
         ),
     ],
