@@ -42,6 +42,14 @@ def test_fit_ignores_clouds_and_unknown_values():
     assert fit_adjustment(measured, true, ("a",))["a"] == pytest.approx((1.05, 0.01), abs=0.01)
 
 
+def test_fit_repeats_until_close_outliers_are_left_out():
+    rng = np.random.default_rng(0)
+    measured = rng.uniform(0.02, 0.5, (1, 4000))
+    true = 1.25 * measured + 0.01 + rng.normal(0, 0.002, measured.shape)
+    true[:, rng.random(4000) < 0.2] += 0.06  # within the spread that the gain causes
+    assert fit_adjustment(measured, true, ("a",))["a"] == pytest.approx((1.25, 0.01), abs=2e-3)
+
+
 def test_uniform_pixels_give_an_offset_alone_and_few_give_nothing():
     true = np.full((1, 500), 0.2, np.float32)
     assert fit_adjustment(true - 0.03, true, ("a",))["a"] == pytest.approx((1, 0.03), abs=1e-6)
