@@ -176,7 +176,7 @@ class _Fetcher:
             )
         ordered = tuple(paths[one.name] for one in requests if one.name in paths)
         messages = tuple(map(str, failed))
-        return FetchResult(ordered, kept, self.client.traffic.bytes_read, messages, tuple(left_out))
+        return FetchResult(ordered, kept, self.client.bytes_read, messages, tuple(left_out))
 
     def _fetch_in_order(self, requests: list[FetchRequest]) -> Iterator[tuple[FetchRequest, Path | Exception]]:
         """Each request with its path, or with the error."""
