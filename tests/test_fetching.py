@@ -397,7 +397,7 @@ def test_fetch_obeys_retry_after(world, tmp_path):
         ("failed", RemoteError, "status 50"),
         ("page", RemoteError, "text/html instead of a raster"),
         ("cut", RemoteError, "incomplete read"),
-        ("whole", RemoteError, "something else than a range"),
+        ("whole", RemoteError, "without the requested range"),
         ("expired", CredentialsError, "refuses access"),
         ("elsewhere", AddressError, "private"),
     ],

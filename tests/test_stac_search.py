@@ -22,7 +22,7 @@ from ms2hs.fetching.footprints import coverage
 from ms2hs.fetching.search_query import SearchArea, parse_bbox, parse_period, read_geojson
 from ms2hs.fetching.selection import SearchRequest, select
 from ms2hs.fetching.stac_search import StacQuery, read_items, search
-from ms2hs.remote import client, providers
+from ms2hs.remote import client
 from ms2hs.remote.providers import PROVIDERS, access_to, provider_named
 from ms2hs.remote.url_policy import shown
 from ms2hs.scenes.formats import open_scene
@@ -31,6 +31,10 @@ from ms2hs.scenes.stac_item import ORIGIN
 from ms2hs.scenes.stac_metadata import tile_of
 
 TOKEN = "PLANTED-d41d8cd98f00b204"  # noqa: S105 - of nothing
+CREDENTIALS = (
+    *("EARTHDATA_TOKEN", "EARTHDATA_USERNAME", "EARTHDATA_PASSWORD"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+)
 INSIDE = (10.285, 46.035, 10.305, 46.055)
 
 
@@ -137,7 +141,7 @@ BAD_BOXES = ["13.2,52.3,12.9,52.5", "12,52,13,91", "12,53,13,52", "12,52,12,53",
 def test_fetch_refuses_invalid_options_before_any_request(words, code, told, ms2hs, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    for name in ("EARTHDATA_TOKEN", "EARTHDATA_USERNAME", "EARTHDATA_PASSWORD", *providers.S3_KEYS):
+    for name in CREDENTIALS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a server was asked"))
     needed = [] if {"--bbox", "--intersects", "--items", "--date"} & {word.split("=")[0] for word in words} else [
@@ -172,7 +176,7 @@ def test_bbox_accepts_spaces_and_negative_numbers(ms2hs, server):
 )
 def test_missing_credentials_are_named(name, environment, missing, monkeypatch, tmp_path):
     (tmp_path / "netrc").write_text(f"machine urs.earthdata.nasa.gov login me password {TOKEN}\n")
-    for variable in ("EARTHDATA_TOKEN", "EARTHDATA_USERNAME", "EARTHDATA_PASSWORD", *providers.S3_KEYS):
+    for variable in CREDENTIALS:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     for variable, text in environment.items():

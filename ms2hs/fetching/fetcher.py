@@ -7,9 +7,10 @@ first: a scene without data in the area needs no other band. A failing scene doe
 
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -201,7 +202,7 @@ class _Fetcher:
     def _start(self, pool: ThreadPoolExecutor, request: FetchRequest) -> _PendingScene | Exception:
         try:
             with GDAL_LOCK:
-                scene = scene_of(request.item, request.base, None, self._grid_reader(request))
+                scene = scene_of(request.item, request.base, None, partial(self._read_grid, request))
         except (SceneError, AddressError, RemoteError) as error:
             return error
         prepare_staging(request)
@@ -211,22 +212,18 @@ class _Fetcher:
         bands = [pool.submit(self._copy_band, request, asset, part) for asset in scene.assets]
         return _PendingScene(request, part, bands)
 
-    def _grid_reader(self, request: FetchRequest) -> Callable[[str], PixelGrid]:
-        def read_grid(href: str) -> PixelGrid:
-            with open_remote(self.client, href, request.access) as raster:
-                return raster.grid
-
-        return read_grid
+    def _read_grid(self, request: FetchRequest, href: str) -> PixelGrid:
+        with open_remote(self.client, href, request.access) as raster:
+            return raster.grid
 
     def _plan_part(self, request: FetchRequest, scene: Scene) -> ScenePart:
         """Find the part of the scene inside the area, and copy its quality layer."""
         finest = next((asset for name in FINEST_BANDS for asset in scene.assets if asset.name == name), scene.assets[0])
-        full_grid = self._grid_reader(request)(finest.href)
+        full_grid = self._read_grid(request, finest.href)
         with GDAL_LOCK:
             _check_gsd(scene, full_grid, self.options.gsd_m)
-            grid = full_grid
-            if not request.is_native:
-                grid = working_grid(replace(scene, grid=full_grid), float(self.options.gsd_m))
+            gsd_m = self.options.gsd_m
+            grid = full_grid if gsd_m == "native" else working_grid(replace(scene, grid=full_grid), gsd_m)
             if request.area is not None:
                 window = grid_window(grid, request.area.boxes)
                 if window is None:
@@ -256,10 +253,11 @@ class _Fetcher:
             pixels = source_pixels(grid, raster.grid, asset.name)
             if pixels is None:
                 raise _NoData(f"band {asset.name} does not reach into the area")
-            size = raster.blocks_bytes(asset.band, pixels.rows, pixels.cols)
+            rows, cols = pixels
+            size = raster.blocks_bytes(asset.band, rows, cols)
             self.counter.file_opened(size)
-            for rows in copy_window(raster, asset, pixels.rows, pixels.cols, path):
-                self.counter.bytes_read(size * rows / (pixels.rows.stop - pixels.rows.start))
+            for copied in copy_window(raster, asset, rows, cols, path):
+                self.counter.bytes_read(size * copied / (rows.stop - rows.start))
         return path
 
     def _finish(self, pending: _PendingScene) -> tuple[FetchRequest, Path | Exception]:

@@ -5,7 +5,6 @@ of the clearest scene that has one, else any pixel with a value. The mosaic lies
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,18 +19,11 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
-from ms2hs.arrays import BoolArray
+from ms2hs.arrays import BoolArray, DnArray
 from ms2hs.errors import OutputError
-from ms2hs.fetching.band_stack import (
-    QUALITY_NODATA,
-    STRIP_ROWS,
-    StackLayout,
-    StackStrip,
-    StoredArray,
-    write_stack,
-)
+from ms2hs.fetching.assembling import write_scene
+from ms2hs.fetching.band_stack import ROWS_PER_STRIP, StackLayout, StackStrip
 from ms2hs.fetching.sidecar import SceneState, Sidecar, checksum, scene_state
-from ms2hs.files import move_into_place, write_bytes, write_error
 from ms2hs.raster.cube import NODATA
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.pixel_grid import PixelGrid
@@ -46,7 +38,7 @@ MAX_GAP = timedelta(minutes=20)
 
 @dataclass(frozen=True, eq=False)
 class MosaicScene:
-    """One scene of a mosaic: a file that `write_stack` wrote."""
+    """One scene of a mosaic: a file that `write_scene` wrote."""
 
     path: Path
     scene: Scene
@@ -111,11 +103,11 @@ def mosaic_strips(scenes: Sequence[MosaicScene], grid: PixelGrid) -> Iterator[St
     rule = ordered[0].scene.quality_rule
     with ExitStack() as opened:
         readers = [_WarpedReader(opened, one, grid) for one in ordered]
-        for row in range(0, grid.height, STRIP_ROWS):
-            rows = min(STRIP_ROWS, grid.height - row)
+        for row in range(0, grid.height, ROWS_PER_STRIP):
+            rows = min(ROWS_PER_STRIP, grid.height - row)
             dn = np.full((len(ordered[0].scene.assets) + (rule is not None), rows, grid.width), NODATA, np.int16)
             if rule is not None:
-                dn[-1] = QUALITY_NODATA[rule]
+                dn[-1] = QUALITY_LAYERS[rule].fill
             rank = np.zeros((rows, grid.width), np.int8)  # 0: no value, 1: known, 2: clear
             for reader in readers:
                 scene_dn, known, clear = reader.read(Window(0, row, grid.width, rows))
@@ -144,7 +136,7 @@ class _WarpedReader:
         self._values = opened.enter_context(WarpedVRT(dataset, resampling=resampling, **options))
         self._classes = opened.enter_context(WarpedVRT(dataset, resampling=Resampling.nearest, **options))
 
-    def read(self, window: Window) -> tuple[StoredArray, BoolArray, BoolArray]:
+    def read(self, window: Window) -> tuple[DnArray, BoolArray, BoolArray]:
         """(band, row, col) stored numbers with quality last; (row, col) known and clear."""
         values = self._values.read(self._bands, window=window)
         known = (values != NODATA).all(axis=0)
@@ -152,7 +144,8 @@ class _WarpedReader:
             return values, known, known
         classes = self._classes.read(len(self._bands) + 1, window=window)
         known &= classes != NODATA
-        clear = QUALITY_LAYERS[self._rule].flags(np.where(known, classes, QUALITY_NODATA[self._rule])).valid
+        layer = QUALITY_LAYERS[self._rule]
+        clear = layer.flags(np.where(known, classes, layer.fill)).valid
         return np.concatenate([values, classes[None]]), known, clear
 
 
@@ -199,9 +192,9 @@ def _read_scene(path: Path) -> MosaicScene:
 def _write_mosaic(scenes: list[MosaicScene], folder: Path, *, overwrite: bool) -> Path:
     first = scenes[0].scene
     name = f"{first.source}_{scenes[0].time:%Y%m%dT%H%M%S}_mosaic"
-    path, item_path = folder / f"{name}.tif", folder / f"{name}.json"
+    path = folder / f"{name}.tif"
     parameters = {"mosaic_of": {one.path.name: checksum(one.path) for one in scenes}}
-    state = scene_state(item_path, parameters)
+    state = scene_state(path.with_suffix(".json"), parameters)
     if state is SceneState.COMPLETE and not overwrite:
         return path
     if state is SceneState.DIFFERENT and not overwrite:
@@ -217,17 +210,8 @@ def _write_mosaic(scenes: list[MosaicScene], folder: Path, *, overwrite: bool) -
         TIME_TAG: first.datetime or "",
     }
     layout = StackLayout(grid, first.spectral, first.quality_rule, tags)
-    staging = folder / f".{name}.part"
-    try:
-        staging.mkdir(exist_ok=True)
-        counts = write_stack(staging / path.name, layout, mosaic_strips(scenes, grid))
-        properties = {"datetime": first.datetime, "platform": first.source}
-        item = {"type": "Feature", "stac_version": "1.1.0", "id": name, "properties": properties}
-        sidecar = Sidecar(parameters, item, first, grid, counts.known, counts.clear)
-        write_bytes(staging / item_path.name, sidecar.to_json([staging / path.name], {}), durable=True)
-        move_into_place(staging / path.name, path)
-        move_into_place(staging / item_path.name, item_path)
-        shutil.rmtree(staging)
-    except OSError as error:
-        raise write_error(path, error) from error
+    properties = {"datetime": first.datetime, "platform": first.source}
+    item = {"type": "Feature", "stac_version": "1.1.0", "id": name, "properties": properties}
+    sidecar = Sidecar(parameters, item, first, grid)
+    write_scene(path, folder / f".{name}.part", layout, mosaic_strips(scenes, grid), sidecar)
     return path

@@ -47,13 +47,9 @@ class Sidecar:
     """The catalogue's item."""
     scene: Scene
     grid: PixelGrid
-    known: int
-    """Pixels with a value in every band."""
-    clear: int
-    """Known pixels of good quality."""
 
-    def to_json(self, files: Sequence[Path], keys: Mapping[str, str]) -> bytes:
-        """The STAC item of `files`, as JSON text.
+    def to_json(self, files: Sequence[Path], keys: Mapping[str, str], known: int, clear: int) -> bytes:
+        """The STAC item of `files`, as JSON text, with the numbers of known and of clear pixels.
 
         Parameters
         ----------
@@ -70,8 +66,8 @@ class Sidecar:
             "ms2hs:version": __version__,
             "ms2hs:source": self.scene.source,
             "ms2hs:offset_rule": self.scene.offset_rule,
-            "ms2hs:known_pixels": self.known,
-            "ms2hs:clear_pixels": self.clear,
+            "ms2hs:known_pixels": known,
+            "ms2hs:clear_pixels": clear,
         }
         extensions = [name for name in item.get("stac_extensions", []) if "/projection/" not in name]
         document = item | {

@@ -10,6 +10,8 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urljoin
@@ -17,8 +19,7 @@ from urllib.parse import urljoin
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
-from urllib3.exceptions import HTTPError, InvalidHeader
-from urllib3.util import Retry
+from urllib3.exceptions import HTTPError
 
 from ms2hs.errors import AddressError, CredentialsError, RemoteError
 from ms2hs.remote.url_policy import Access, shown
@@ -276,7 +277,11 @@ def _kind_of(error: BaseException) -> str:
 
 def parse_retry_after(text: str) -> float | None:
     """Seconds to wait of a Retry-After header with seconds or a date (RFC 9110, 10.2.3); None for any other text."""
+    if re.fullmatch(r"\d+(\.\d+)?", text.strip()):
+        return float(text)
     try:
-        return Retry().parse_retry_after(text)
-    except (InvalidHeader, ValueError, OverflowError):
+        at = parsedate_to_datetime(text)
+    except (TypeError, ValueError):
         return None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return max(0.0, (at - datetime.now(UTC)).total_seconds())
