@@ -22,13 +22,13 @@ class ScenePart:
 
     scene: Scene
     grid: PixelGrid
-    """Grid of the output; of native files, the grid of the finest band."""
+    """Grid of the output; for native files, the grid of the finest band."""
     quality_grid: PixelGrid
     """`grid` with a margin, for the quality layer."""
 
 
 def prepare_staging(request: FetchRequest) -> None:
-    """Create the staging folder; keep complete files of the same request from an earlier run, and delete all others.
+    """Create the staging folder; files of the same request from an earlier run are kept, all others are deleted.
 
     Raises
     ------
@@ -40,8 +40,8 @@ def prepare_staging(request: FetchRequest) -> None:
         if path.is_file() and path.read_text(encoding="utf-8") != parameters:
             shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
-        for left in folder.glob(".*.part"):  # of a process that was killed while writing
-            left.unlink()
+        for partial in folder.glob(".*.part"):  # of a process that was killed while writing
+            partial.unlink()
     except OSError as error:
         raise write_error(folder, error) from error
     write_bytes(path, parameters.encode(), durable=True)
@@ -101,7 +101,7 @@ def _keep_band_files(request: FetchRequest, scene: Scene, sidecar: Sidecar) -> N
 
 
 def _asset_key(request: FetchRequest, scene: Scene, file: Path) -> str | None:
-    """Key of the item's asset that a file was copied from."""
+    """Key of the asset from which a file was copied; None if unknown."""
     href = next(asset.href for asset in all_assets(scene) if band_file_name(scene, asset) == file.name)
     assets = request.item["assets"].items()
     return next((key for key, asset in assets if href.endswith(str(asset.get("href", "")).removeprefix("./"))), None)

@@ -1,4 +1,4 @@
-"""fetch: from STAC items to scenes on disk.
+"""The download of STAC items as scenes on disk (`fetch`).
 
 Several bands are read at once, on `jobs` threads, into the staging folder of their scene. The main thread assembles the
 scenes in order, while the bands of at most SCENES_AHEAD further scenes arrive. The quality layer of a scene is read
@@ -31,7 +31,7 @@ from ms2hs.scenes.scene import Asset, Scene, working_grid
 from ms2hs.scenes.stac_item import scene_of
 
 SCENES_AHEAD = 2
-# The bands whose file gives the grid of a scene: the finest ones of Sentinel-2.
+# The first of these bands gives the grid of a scene: they are the finest bands of Sentinel-2.
 FINEST_BANDS = ("B02", "B03", "B04")
 # Twice the coarsest pixels of Sentinel-2: interpolation and quality look that far around a pixel.
 QUALITY_MARGIN_M = 120.0
@@ -41,12 +41,12 @@ DISK_BYTES_PER_PIXEL = 6
 
 @dataclass(frozen=True)
 class FetchOptions:
-    """How to fetch."""
+    """Options of `fetch`."""
 
     gsd_m: Gsd = 30.0
     """Ground sampling of the output in m, or `native`: one file per band, with unchanged pixels."""
     mosaic: bool = False
-    """Combine the scenes of one satellite pass on one grid, clearest first."""
+    """Combine the scenes of each satellite pass on one grid, the clearest on top."""
     jobs: int = 4
     """Maximum number of simultaneous connections."""
     overwrite: bool = False
@@ -64,7 +64,7 @@ class FetchResult:
     kept: int
     """Number of scenes that a previous run had completed."""
     bytes_read: int
-    """Over the network."""
+    """Number of bytes read over the network."""
     failed: tuple[str, ...] = ()
     """One message for each scene that could not be fetched, without secrets."""
     left_out: tuple[str, ...] = ()
@@ -107,9 +107,9 @@ def fetch(
     make_folder(output)
     with lock_folder(output):
         requests = plan_requests(items, area, output, options.gsd_m, overwrite=options.overwrite)
-        for provider in {id(one.provider): one.provider for one in requests if not one.is_complete}.values():
-            if provider is not None:
-                provider.check_credentials()
+        for request in requests:
+            if request.provider is not None and not request.is_complete:
+                request.provider.check_credentials()
         with WebClient(options.retries, options.jobs) as client:
             result = _Fetcher(client, options, progress).fetch(requests)
         if not options.mosaic:
@@ -141,7 +141,7 @@ class _PendingScene:
     bands: "list[Future[None]]"
 
     def cancel(self) -> None:
-        """Drop the bands that have not been started."""
+        """Cancel the bands that are not being read yet."""
         self.part.cancel()
         for future in self.bands:
             future.cancel()
@@ -157,11 +157,11 @@ class _Fetcher:
 
     def fetch(self, requests: list[FetchRequest]) -> FetchResult:
         """Fetch all requests that are not complete."""
-        paths = {one.name: one.scene_path for one in requests if one.is_complete}
+        paths = {request.name: request.scene_path for request in requests if request.is_complete}
         kept = len(paths)
         failed: list[Exception] = []
         left_out: list[str] = []
-        for request, result in self._fetch_in_order([one for one in requests if not one.is_complete]):
+        for request, result in self._fetch_in_order([request for request in requests if not request.is_complete]):
             if isinstance(result, Path):
                 paths[request.name] = result
             elif isinstance(result, _NoData):
@@ -175,7 +175,7 @@ class _Fetcher:
                 f"none of {len(requests)} scenes has data in the requested area; at least one is needed. Give a larger "
                 "--bbox, or a longer --date." + "\n  ".join(["", *left_out])
             )
-        ordered = tuple(paths[one.name] for one in requests if one.name in paths)
+        ordered = tuple(paths[request.name] for request in requests if request.name in paths)
         messages = tuple(map(str, failed))
         return FetchResult(ordered, kept, self.client.bytes_read, messages, tuple(left_out))
 
@@ -244,7 +244,7 @@ class _Fetcher:
             self._copy(request, part.scene, asset, part.grid)
 
     def _copy(self, request: FetchRequest, scene: Scene, asset: Asset, grid: PixelGrid) -> Path:
-        """Copy the pixels of one file that a grid needs; a file from an earlier run is kept."""
+        """Copy the pixels of a file from which a grid is computed; a file from an earlier run is kept."""
         path = request.staging_folder / band_file_name(scene, asset)
         if path.exists():
             self.counter.file_opened(0)
@@ -289,7 +289,7 @@ def _check_gsd(scene: Scene, grid: PixelGrid, gsd_m: float | str) -> None:
 class _ByteCounter:
     """Reports the bytes read, and the estimated total. Thread-safe.
 
-    The size of a file is known when it is opened; files that are not open yet count with the mean size of the others.
+    Files that are not open yet are estimated at the mean size of the opened files.
     """
 
     def __init__(self, progress: Progress | None) -> None:

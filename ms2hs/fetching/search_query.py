@@ -47,9 +47,7 @@ class Period:
     @property
     def text(self) -> str:
         """The period in STAC's notation: `2024-06-01T00:00:00Z/..`."""
-        return "/".join(
-            ".." if end is None else end.strftime("%Y-%m-%dT%H:%M:%SZ") for end in (self.start, self.end)
-        )
+        return "/".join(".." if end is None else end.strftime("%Y-%m-%dT%H:%M:%SZ") for end in (self.start, self.end))
 
 
 def parse_bbox(numbers: Sequence[float]) -> SearchArea:

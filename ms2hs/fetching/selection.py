@@ -105,7 +105,7 @@ def _select_saved(request: SearchRequest, path: Path, area: SearchArea | None, *
 
 
 def format_table(candidates: Sequence[Candidate]) -> str:
-    """The scenes as an aligned text table, one line per scene, whole also where a terminal is narrower."""
+    """The scenes as an aligned text table, one line per scene; no text is cut."""
     rows = [("scene", "time", "tile", "cloud %", "covers %")]
     for candidate in candidates:
         facts = candidate.facts

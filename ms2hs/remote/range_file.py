@@ -2,7 +2,7 @@
 
 GDAL's own HTTP reader accepts truncated bodies, login pages and ranges that were not requested. `RangedFile` therefore
 reads and caches byte ranges through `WebClient`, and rasterio passes the file to GDAL as an opener. Errors must not be
-raised into GDAL: the file keeps the first one, and `open_ranged` and `reading` raise it afterwards.
+raised into GDAL: the file keeps its first error, and `open_ranged` and `reading` raise it afterwards.
 """
 
 import bisect
@@ -165,9 +165,9 @@ class RangedFile:
         """Several ranges, as (offset, size); neighbours are read by one request."""
         with self._lock:
             fetched = _ByteCache()
-            for begin, end in _merge_ranges([one for one in ranges if self.cached(*one) is None], self.size):
+            for begin, end in _merge_ranges([part for part in ranges if self.cached(*part) is None], self.size):
                 fetched.add(begin, self._fetch(begin, end - begin))
-            return [self.cached(*one) or fetched.find(*one) or b"" for one in ranges]
+            return [self.cached(*part) or fetched.find(*part) or b"" for part in ranges]
 
     def fetch_ahead(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Read and cache ranges, as (offset, size), and drop the ranges of the previous call.
