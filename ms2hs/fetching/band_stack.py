@@ -114,7 +114,7 @@ class _QualityReader:
         self._layer = QUALITY_LAYERS[rule or ""]
 
     def read(self, row: int, known: BoolArray, clear: BoolArray) -> DnArray:
-        """(row, col) the class with the largest area in each pixel, among the classes that are as `clear` as it."""
+        """(row, col) for each pixel the class with the largest area, among the clear classes only where `clear`."""
         down, right = axis_weights(self._down, row, len(known)), axis_weights(self._right, 0, known.shape[1])
         result = np.full(known.shape, self._layer.fill, np.int16)
         if down.begin == down.end or right.begin == right.end:
