@@ -464,6 +464,9 @@ def test_mosaic_takes_the_clearest_scene_first(world, tmp_path):
     before = hashes(tmp_path / "out")
     assert fetch([a, b, later], None, tmp_path / "out", choices).bytes_read == 0
     assert hashes(tmp_path / "out") == before
+    result.paths[0].with_suffix(".json").unlink()
+    with pytest.raises(OutputError, match="mosaic.tif exists, with other content"):
+        fetch([a, b, later], None, tmp_path / "out", choices)
     with pytest.raises(QueryError, match="--mosaic"):
         fetch([a], None, tmp_path / "out", FetchOptions("native", mosaic=True))
 
