@@ -125,7 +125,7 @@ def search(
     from ms2hs.fetching import selection
 
     request = _request(bbox, intersects, date, provider, stac, collection, max_cloud, limit, sort)
-    return selection.items_of(selection.select(request, to_fetch=False))
+    return [candidate.item for candidate in selection.select(request, to_fetch=False)]
 
 
 def fetch(
@@ -167,7 +167,7 @@ def fetch(
 
     request = _request(bbox, intersects, date, provider, stac, collection, max_cloud, limit, sort)
     if items is None:
-        items = selection.items_of(selection.select(request, to_fetch=True))
+        items = [candidate.item for candidate in selection.select(request, to_fetch=True)]
     options = fetcher.FetchOptions(gsd_m=gsd_m, mosaic=mosaic, jobs=jobs, overwrite=overwrite)
     return fetcher.fetch(items, request.area, Path(output), options, progress)
 

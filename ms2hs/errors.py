@@ -1,21 +1,5 @@
 """The errors that a user can correct. The command line prints their message and exits with their `exit_code`.
 
-    Ms2hsError
-    ├── UnknownName       a sensor, target, model or weights file that does not exist
-    ├── SceneError        the input scene
-    ├── GridError         wavelengths or bands that do not match
-    ├── WeightsError      a weights file
-    ├── DataError         spectra or cubes for training, evaluation or adaptation
-    ├── OutputError       the output path
-    ├── NothingFound      no input fits the request
-    ├── QueryError        an invalid area, date or search option
-    ├── AddressError      an address in an item that must not be requested
-    ├── CredentialsError  a login or key that is missing or refused
-    ├── RemoteError       a server that does not answer as expected
-    ├── ClusterError      a dask scheduler or its workers
-    ├── PartlyDone        some inputs failed
-    └── Interrupted       stopped by the user, after saving
-
 A message says what is wrong with its value, what is allowed, and what to do.
 Programming mistakes raise ValueError or TypeError.
 """
@@ -34,7 +18,7 @@ class UnknownName(Ms2hsError):
 
     @classmethod
     def of(cls, kind: str, name: str, known: list[str], hint: str) -> "UnknownName":
-        """The error for `name`, a `kind` that is not in `known`; the message ends with `hint`."""
+        """The error for a `name` that is not in the table `known`, with `hint` as the last sentence of its message."""
         return cls(f"unknown {kind} {name!r}; known: {', '.join(known)}. {hint}")
 
 
@@ -59,7 +43,7 @@ class OutputError(Ms2hsError):
 
 
 class NothingFound(Ms2hsError):
-    """No input fits the request, although all were read."""
+    """All inputs were read, and none fits the request."""
 
     exit_code = 3
 
@@ -85,16 +69,16 @@ class RemoteError(Ms2hsError):
 
 
 class ClusterError(Ms2hsError):
-    """A scheduler or its workers are missing, or would compute other results than this process."""
+    """A dask scheduler or its workers are missing, or would compute other results than this process."""
 
 
 class PartlyDone(Ms2hsError):
-    """Some inputs are done, and some failed."""
+    """Some inputs were processed, and others failed."""
 
     exit_code = 5
 
 
 class Interrupted(Ms2hsError):
-    """The user stopped the run after the work so far was saved. Unlike KeyboardInterrupt, it has a message."""
+    """The user stopped the run, and its progress was saved. Unlike KeyboardInterrupt, this error has a message."""
 
     exit_code = 130

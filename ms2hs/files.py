@@ -1,7 +1,7 @@
 """Output paths: checks before work starts, atomic writes, and a lock per folder.
 
-Every file of ms2hs is written under a temporary name beside its final name, and renamed when complete. A final name
-therefore never stands for a part of a file, also after a crash. This module holds the only renames of the package.
+Every file of ms2hs is written under a temporary name beside its final name, and renamed when complete: a file with a
+final name is complete, also after a crash. This module holds the only renames of the package.
 """
 
 import os
@@ -100,7 +100,7 @@ def move_into_place(temporary: Path, path: Path) -> None:
 
 def write_error(path: Path, error: Exception, hint: str = "choose another disk") -> OutputError:
     """The error for a failed write of `path`."""
-    reason = getattr(error, "strerror", None) or error  # without the temporary name
+    reason = getattr(error, "strerror", None) or error  # strerror lacks the temporary name
     return OutputError(
         f"{path} could not be written ({reason}); a writable directory with free space is needed. Free some space, or "
         f"{hint}."
@@ -113,10 +113,10 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
     Raises
     ------
-    OutputError : another process holds the lock, and is named in the message; or the lock file cannot be created.
+    OutputError : another process, named in the message, holds the lock; or the lock file cannot be created.
     """
     path = folder / ".ms2hs.lock"
-    lock = FileLock(path, timeout=0.2)  # long enough for a holder that is just leaving
+    lock = FileLock(path, timeout=0.2)  # long enough for a process that is about to end
     try:
         lock.acquire()
     except Timeout:

@@ -10,9 +10,9 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 Progress = Callable[[str, int, int], None]
-"""Called with the stage, the amount done and the total, such as rows; a total of 0 means unknown."""
+"""Called with the stage, and the completed and total number of its units, such as rows; a total of 0 is unknown."""
 FitProgress = Callable[[int, int, float], None]
-"""Called after every training step with the steps done, the total of steps, and the loss."""
+"""Called after every training step with the completed and total number of steps, and the loss."""
 
 
 class _Rate(ProgressColumn):

@@ -1,10 +1,10 @@
-"""What the tests share: small rasters that they make, the command line, a store of this machine, and no network."""
+"""Shared fixtures: small rasters, the command line, a local object store, and a block of the network."""
 
 # ruff: noqa: E402 - the number of threads must be set before numpy and torch load
 
 import os
 
-# Arrays of the tests are small: more threads would only wait for each other. Subprocesses inherit the variables.
+# Arrays of the tests are small: more threads would make them slower. Subprocesses inherit the variables.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 os.environ.update(ONE_THREAD)
 
@@ -25,20 +25,20 @@ from ms2hs.cli.app import main
 from ms2hs.datasets.simulation.example_scene import write_example
 
 S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
-# Reflectance of dense vegetation in those bands, and of clear water.
+# Reflectance of dense vegetation, clear water and sand in these bands.
 LEAVES = (0.02, 0.025, 0.05, 0.03, 0.09, 0.27, 0.33, 0.35, 0.37, 0.38, 0.19, 0.08)
 WATER = (0.04, 0.035, 0.03, 0.02, 0.015, 0.01, 0.01, 0.01, 0.008, 0.007, 0.004, 0.003)
 SAND = (0.13, 0.16, 0.23, 0.33, 0.36, 0.37, 0.38, 0.38, 0.39, 0.4, 0.48, 0.45)
 WEST, NORTH = 600_000.0, 5_100_000.0
-# Before any test forbids it.
+# The original, before a test replaces it.
 CONNECT = socket.socket.connect
-# By default an example that takes more than 0.2 s fails; while other tests run in parallel, any example may.
+# By default, examples fail after 0.2 s, which any example may take while other tests run in parallel.
 settings.register_profile("parallel", deadline=None)
 settings.load_profile("parallel")
 
 
 def write_raster(path: Path, values: np.ndarray, gsd_m: float = 10.0, **options: Any) -> Path:
-    """A GeoTIFF (or what `driver` says) of (band, row, col) values; tags, descriptions and scales among the options."""
+    """Write (band, row, col) values as a GeoTIFF, or by another `driver`; the options include tags and descriptions."""
     descriptions: Sequence[str] = options.pop("descriptions", ())
     tags: dict[str, str] = options.pop("tags", {})
     band_tags: dict[str, Sequence[dict[str, str]]] = options.pop("band_tags", {})
@@ -69,7 +69,7 @@ def write_raster(path: Path, values: np.ndarray, gsd_m: float = 10.0, **options:
 
 
 def dn_of(spectra: Sequence[Sequence[float]], shape: tuple[int, int] = (24, 30), dtype: str = "uint16") -> np.ndarray:
-    """(band, row, col) ten-thousandths: columns take the spectra in turn, rows grow brighter."""
+    """(band, row, col) reflectance in ten-thousandths: columns repeat the spectra, rows increase in brightness."""
     rows, cols = shape
     brightness = np.linspace(0.9, 1.1, rows)[None, :, None]
     columns = np.array([spectra[col % len(spectra)] for col in range(cols)]).T[:, None, :]
@@ -78,15 +78,15 @@ def dn_of(spectra: Sequence[Sequence[float]], shape: tuple[int, int] = (24, 30),
 
 @pytest.fixture
 def s2_tif(tmp_path: Path) -> Path:
-    """A small Sentinel-2 GeoTIFF of leaves, water and sand, without any scale or nodata."""
+    """A small Sentinel-2 GeoTIFF of vegetation, water and sand, without scale and nodata."""
     return write_raster(tmp_path / "scene.tif", dn_of([LEAVES, WATER, SAND]), descriptions=S2_BANDS)
 
 
-def allow_sockets(monkeypatch: pytest.MonkeyPatch, *beginnings: str) -> None:
-    """Refuse every address but those that begin so; processes of this machine may hand each other memory."""
+def allow_sockets(monkeypatch: pytest.MonkeyPatch, *prefixes: str) -> None:
+    """Refuse connections to all other addresses; local sockets between processes stay allowed."""
 
     def refuse(self, address):
-        if self.family != socket.AF_UNIX and not str(address[0]).startswith(beginnings):
+        if self.family != socket.AF_UNIX and not str(address[0]).startswith(prefixes):
             raise AssertionError(f"a test tried to reach {address}")
         return CONNECT(self, address)
 
@@ -100,26 +100,26 @@ def _no_network(monkeypatch):
 
 @pytest.fixture(scope="session")
 def scene_path(tmp_path_factory):
-    """A made-up Sentinel-2 scene of odd size, with a nodata edge."""
+    """A synthetic Sentinel-2 scene of odd size, with a nodata edge."""
     return write_example(tmp_path_factory.mktemp("scene") / "plain.tif")
 
 
 @pytest.fixture(scope="session")
 def real_data():
-    """The folder of real data; tests that want it skip without."""
+    """The folder of real data; skips the test if MS2HS_DATA is not set."""
     folder = os.environ.get("MS2HS_DATA")
     if not folder:
-        pytest.skip("MS2HS_DATA is not set: no real data to try")
+        pytest.skip("MS2HS_DATA is not set: no real data")
     return Path(folder)
 
 
 @pytest.fixture(scope="session")
 def _object_store():
-    """An S3 store of this machine, its address, and a client that looks into it."""
+    """The address of a local S3 store, and a client of this store."""
     import boto3
     from moto.server import ThreadedMotoServer
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else every request is a line on stderr
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # by default, every request is logged to stderr
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     address = "http://{}:{}".format(*server.get_host_and_port())
@@ -129,14 +129,14 @@ def _object_store():
 
 
 class Bucket:
-    """What the tests look at of a bucket; its name is `bucket`."""
+    """A bucket with the name `bucket`, to read, write and list its files."""
 
     def __init__(self, client):
         self.client = client
         self.client.create_bucket(Bucket="bucket")
 
     def files(self):
-        return sorted(one["Key"] for one in self.client.list_objects_v2(Bucket="bucket").get("Contents", []))
+        return sorted(entry["Key"] for entry in self.client.list_objects_v2(Bucket="bucket").get("Contents", []))
 
     def read(self, key):
         return self.client.get_object(Bucket="bucket", Key=key)["Body"].read()
@@ -152,7 +152,7 @@ class Bucket:
 
 @pytest.fixture
 def bucket(_object_store, monkeypatch, _no_network):
-    """An empty bucket s3://bucket, to which the environment leads, and nothing else on the network."""
+    """An empty bucket s3://bucket, configured by environment variables; other hosts are refused."""
     from s3fs import S3FileSystem
 
     address, client = _object_store
@@ -163,10 +163,10 @@ def bucket(_object_store, monkeypatch, _no_network):
     files = {"CONFIG_FILE": os.devnull, "SHARED_CREDENTIALS_FILE": os.devnull, "EC2_METADATA_DISABLED": "true"}
     for name, value in {**keys, **files, "ENDPOINT_URL": address}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
-    S3FileSystem.clear_instance_cache()  # one that was opened under another environment
-    made = Bucket(client)
-    yield made
-    made.remove()
+    S3FileSystem.clear_instance_cache()  # instances of other environments
+    opened = Bucket(client)
+    yield opened
+    opened.remove()
     S3FileSystem.clear_instance_cache()
 
 

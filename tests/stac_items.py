@@ -29,7 +29,7 @@ FOOTPRINT = (10.28, 46.03, 10.31, 46.06)
 TIFF = "image/tiff; application=geotiff; profile=cloud-optimized"
 
 
-def item(name, collection, properties, assets):
+def stac_item(name, collection, properties, assets):
     west, south, east, north = FOOTPRINT
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     return {
@@ -45,9 +45,9 @@ def placed(gsd_m, **facts):
     return {"proj:shape": [size, size], "proj:transform": [gsd_m, 0, WEST, 0, -gsd_m, NORTH], "gsd": gsd_m} | facts
 
 
-def told(name, number):
+def eo_band(name):
     common = COMMON.get(name, "x").rstrip("123") if COMMON.get(name, "").startswith("rededge") else COMMON.get(name)
-    return {"name": number, "common_name": common, "center_wavelength": CENTRES[name]}
+    return {"name": name, "common_name": common, "center_wavelength": CENTRES[name]}
 
 
 def earth_search(collection, number, applied=None, address=str):
@@ -56,13 +56,13 @@ def earth_search(collection, number, applied=None, address=str):
     raster = {"nodata": 0, "data_type": "uint16", "scale": 0.0001, "offset": offset}
     assets = {}
     for name, gsd_m in S2_SIZES.items():
-        facts = placed(gsd_m, **{"eo:bands": [told(name, name)], "raster:bands": [raster], "type": TIFF})
+        facts = placed(gsd_m, **{"eo:bands": [eo_band(name)], "raster:bands": [raster], "type": TIFF})
         assets[COMMON[name]] = {"href": address(f"{name}.tif"), **facts}
         if collection == "sentinel-2-l2a":
             jp2 = {"href": f"s3://sentinel-s2-l2a/tiles/32/T/NT/{name}.jp2", "type": "image/jp2"}
             assets[f"{COMMON[name]}-jp2"] = facts | jp2
     assets["scl"] = {"href": address("SCL.tif"), "type": TIFF, **placed(20)}
-    assets["visual"] = {"href": address("TCI.tif"), "eo:bands": [told(name, name) for name in ("B04", "B03", "B02")]}
+    assets["visual"] = {"href": address("TCI.tif"), "eo:bands": [eo_band(name) for name in ("B04", "B03", "B02")]}
     code = number.replace(".", "")
     properties = {
         "platform": "sentinel-2a", "proj:epsg": EPSG, "grid:code": "MGRS-32TNT", "s2:processing_baseline": number,
@@ -70,18 +70,18 @@ def earth_search(collection, number, applied=None, address=str):
     }  # fmt: skip
     if applied is not None:
         properties["earthsearch:boa_offset_applied"] = applied
-    return item(f"S2A_32TNT_20240601_0_L2A_{code}", collection, properties, assets)
+    return stac_item(f"S2A_32TNT_20240601_0_L2A_{code}", collection, properties, assets)
 
 
 def planetary_computer(number, address=str):
     assets = {
-        name: {"href": address(f"{name}_{gsd_m}m.tif"), "eo:bands": [told(name, name)], "type": TIFF, **placed(gsd_m)}
+        name: {"href": address(f"{name}_{gsd_m}m.tif"), "eo:bands": [eo_band(name)], "type": TIFF, **placed(gsd_m)}
         for name, gsd_m in S2_SIZES.items()
     }
     assets["SCL"] = {"href": address("SCL_20m.tif"), "type": TIFF, **placed(20)}
     assets["visual"] = {
         "href": address("TCI_10m.tif"),
-        "eo:bands": [told(name, name) for name in ("B04", "B03", "B02")],
+        "eo:bands": [eo_band(name) for name in ("B04", "B03", "B02")],
     }
     properties = {
         "platform": "Sentinel-2A",
@@ -89,11 +89,11 @@ def planetary_computer(number, address=str):
         "s2:processing_baseline": number,
         "s2:mgrs_tile": "32TNT",
     }
-    return item("S2A_MSIL2A_20240601T102031_R065_T32TNT_20240601T135859", "sentinel-2-l2a", properties, assets)
+    return stac_item("S2A_MSIL2A_20240601T102031_R065_T32TNT_20240601T135859", "sentinel-2-l2a", properties, assets)
 
 
 def copernicus(number, address="s3://eodata/Sentinel-2/MSI/L2A/R/{}".format):
-    """An item with every band at several sizes, an offset for every baseline, and widths ten times too large."""
+    """An item with every band at several sizes, the same offset for all baselines, and widths ten times too large."""
     assets = {}
     for name, finest in S2_SIZES.items():
         for gsd_m in (10, 20, 60):
@@ -110,39 +110,40 @@ def copernicus(number, address="s3://eodata/Sentinel-2/MSI/L2A/R/{}".format):
     assets["SCL_20m"] = {"href": address("T32TNT_SCL_20m.jp2"), **placed(20)}
     code = number.replace(".", "")
     name = f"S2A_MSIL2A_20240601T102031_N{code}_R065_T32TNT_20240601T135859"
-    return item(name, "sentinel-2-l2a", {"platform": "sentinel-2a", "processing:version": number}, assets)
+    return stac_item(name, "sentinel-2-l2a", {"platform": "sentinel-2a", "processing:version": number}, assets)
 
 
 def hls(kind, collection="HLSS30_2.0", address=str):
-    """An HLS item of LP DAAC; those of Planetary Computer have other addresses."""
+    """An HLS item of LP DAAC; items of Planetary Computer have other addresses."""
     name = f"HLS.{kind}.T32TNT.2024153T102021.v2.0"
     bands = S30 if kind == "S30" else L30
     assets = {band: {"href": address(f"{name}.{band}.tif"), "eo:bands": [{"name": band}]} for band in bands}
     assets["Fmask"] = {"href": address(f"{name}.Fmask.tif"), "eo:bands": [{"name": "Fmask"}]}
     properties = {"proj:epsg": EPSG, "proj:shape": [32, 32], "proj:transform": [30, 0, WEST, 0, -30, NORTH, 0, 0, 1]}
-    return item(name, collection, {"platform": "sentinel-2a" if kind == "S30" else "landsat-8"} | properties, assets)
+    properties["platform"] = "sentinel-2a" if kind == "S30" else "landsat-8"
+    return stac_item(name, collection, properties, assets)
 
 
-def serve(server, folder, made, reflectance, offset):
-    """Serve an item with files of its bands: leaves, and a strip of cloud.
+def serve(server, folder, item, reflectance, offset):
+    """Serve an item with files of its bands: vegetation, and a strip of cloud.
 
-    Its addresses end in `B04.tif` and the like, and are the server's already or relative to its item.
+    The addresses of its assets end in names such as `B04.tif`, and are on the server or relative to the item.
     """
-    fine = made["properties"].get("proj:shape") is None
-    for asset in made["assets"].values():
+    is_sentinel2 = item["properties"].get("proj:shape") is None
+    for asset in item["assets"].values():
         name = next((name for name in [*reflectance, "SCL", "Fmask"] if asset["href"].endswith(f"{name}.tif")), None)
         if name is None or "s3://" in asset["href"]:
             continue
-        gsd_m = 30 if not fine else S2_SIZES.get(name, 20)
+        gsd_m = S2_SIZES.get(name, 20) if is_sentinel2 else 30
         if name in reflectance:
-            values = dn_image(gsd_m, reflectance[name], offset).astype("uint16" if fine else "int16")
+            values = dn_image(gsd_m, reflectance[name], offset).astype("uint16" if is_sentinel2 else "int16")
         else:
             values = np.full((1, SIDE_M // gsd_m, SIDE_M // gsd_m), 4 if name == "SCL" else 64, "uint8")
             values[0, -4:] = 9 if name == "SCL" else 2
         options = {"nodata": 0, "tiled": True, "blockxsize": 16, "blockysize": 16}
         path = write_raster(folder / f"{name}.tif", values, gsd_m, **options)
         server.add_file(asset["href"].rpartition("files/")[2], path.read_bytes())
-    return server.add_item(made)
+    return server.add_item(item)
 
 
 def recorded() -> list[dict]:
@@ -151,7 +152,7 @@ def recorded() -> list[dict]:
     if "MS2HS_DATA" not in os.environ or not folder.is_dir():
         return []
     paths = sorted(path for path in folder.rglob("*") if path.suffix in {".json", ".geojson"})
-    return [found for path in paths for found in _items(json.loads(path.read_text(encoding="utf-8")))]
+    return [item for path in paths for item in _items(json.loads(path.read_text(encoding="utf-8")))]
 
 
 def _items(document) -> Iterator[dict]:
@@ -165,10 +166,10 @@ def _items(document) -> Iterator[dict]:
 
 def real(kept) -> list[dict]:
     """The items for which `kept` is true; skips the test if there are none."""
-    found = [one for one in recorded() if kept(one)]
-    if not found:
+    items = [item for item in recorded() if kept(item)]
+    if not items:
         pytest.skip("no such items under $MS2HS_DATA/stac")
-    return found
+    return items
 
 
 def dn_image(gsd_m, reflectance, offset):

@@ -1,12 +1,12 @@
 """A STAC server for tests: searches with pages, files by byte ranges, and faults on demand.
 
     with StacServer() as server:
-        server.add_item(item)                      # its assets' addresses as they are
+        server.add_item(item)                      # the addresses of its assets stay unchanged
         server.files["tile/B02.tif"] = content     # at server.address("tile/B02.tif")
-        server.fault = Faults(0.1, seed=0)         # each request of a file, one in ten, goes wrong somehow
+        server.fault = Faults(0.1, seed=0)         # one request of a file in ten fails
 
-It speaks what pystac-client asks of Earth Search, Planetary Computer and CMR-STAC: GET and POST, `query` and CQL2 on
-cloud cover, `next` links with a token.
+The server supports the requests of pystac-client to Earth Search, Planetary Computer and CMR-STAC: GET and POST,
+`query` and CQL2 on cloud cover, `next` links with a token.
 """
 
 import json
@@ -25,8 +25,8 @@ from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlencode, urlspli
 
 from ms2hs.remote.s3_signing import Keys, signed_query
 
-KINDS = ("busy", "failed", "slow", "cut", "short", "shifted", "whole", "page", "expired", "elsewhere")
-CONFORMS = [
+FAULT_KINDS = ("busy", "failed", "slow", "cut", "short", "shifted", "whole", "page", "expired", "redirected")
+CONFORMANCE_CLASSES = [
     "https://api.stacspec.org/v1.0.0/core",
     "https://api.stacspec.org/v1.0.0/item-search",
     "https://api.stacspec.org/v1.0.0/item-search#query",
@@ -38,7 +38,7 @@ CONFORMS = [
 
 
 @dataclass(frozen=True)
-class Asked:
+class LoggedRequest:
     """One request and its answer."""
 
     method: str
@@ -54,7 +54,7 @@ class Asked:
 class Faults:
     """A random fault, drawn from `kinds`, for a share `rate` of the file requests; a repeated request succeeds."""
 
-    def __init__(self, rate: float, seed: int = 0, kinds: tuple[str, ...] = KINDS) -> None:
+    def __init__(self, rate: float, seed: int = 0, kinds: tuple[str, ...] = FAULT_KINDS) -> None:
         self.rate, self.kinds = rate, kinds
         self._random = random.Random(seed)  # noqa: S311 - no secret
         self._lock = threading.Lock()
@@ -75,7 +75,7 @@ class StacServer:
     """The server; a context manager. Its content may change while it runs."""
 
     fault: Callable[[str], str | None] | None = None
-    """Called with the path of a requested file; returns one of `KINDS`, or None."""
+    """Called with the path of a requested file; returns one of `FAULT_KINDS`, or None."""
     search_fault: Callable[[str], str | None] | None = None
     """The same for all other requests: `busy`, `failed`, `slow` and `page`."""
     retry_after: str | None = "0"
@@ -83,27 +83,28 @@ class StacServer:
     slow_s: float = 1.0
     """Delay of `slow`."""
     other_host: str = "127.0.0.2"
-    """Host that `elsewhere` redirects to, with the same path."""
-    elsewhere: str | None = None
-    """Full address that `elsewhere` redirects to, instead."""
+    """Host that `redirected` redirects to, with the same path."""
+    redirect_target: str | None = None
+    """Full address that `redirected` redirects to, instead."""
     signed_prefix: str = "signed/"
     """Path prefix of files that need a signature, as `signature` makes it."""
     signature_life: int = 10**9
     """Number of file requests that a signature is valid for."""
     buckets: dict[str, Keys] = field(default_factory=dict)
     """S3 stores by bucket name, at /NAME/KEY, with the keys that sign their requests."""
-    page: int = 10
+    page_size: int = 10
+    """Maximum number of items in an answer to a search."""
     files: dict[str, bytes] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
     """Redirect targets, by path."""
     items: list[dict[str, Any]] = field(default_factory=list)
     collections: dict[str, dict[str, Any]] = field(default_factory=dict)
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[LoggedRequest] = field(default_factory=list)
     sent: Counter[str] = field(default_factory=Counter)
     """Bytes of bodies sent, by path."""
-    busy: int = 0
+    active: int = 0
     """Number of requests in progress."""
-    busiest: int = 0
+    max_active: int = 0
     """Maximum number of simultaneous requests."""
     signatures: dict[str, int] = field(default_factory=dict)
     """Remaining requests, by signature."""
@@ -173,13 +174,13 @@ class StacServer:
     def counted(self) -> Iterator[None]:
         """Count a request while it is answered."""
         with self.lock:
-            self.busy += 1
-            self.busiest = max(self.busiest, self.busy)
+            self.active += 1
+            self.max_active = max(self.max_active, self.active)
         try:
             yield
         finally:
             with self.lock:
-                self.busy -= 1
+                self.active -= 1
 
     def landing(self) -> dict[str, Any]:
         """The landing page."""
@@ -188,51 +189,51 @@ class StacServer:
             {"rel": "root", "href": self.root},
             {"rel": "data", "href": f"{self.root}/collections"},
             *(
-                {"rel": "search", "href": f"{self.root}/search", "method": way, "type": "application/geo+json"}
-                for way in ("GET", "POST")
+                {"rel": "search", "href": f"{self.root}/search", "method": method, "type": "application/geo+json"}
+                for method in ("GET", "POST")
             ),
         ]
-        facts = {"type": "Catalog", "id": "test", "stac_version": "1.0.0", "description": "of a test"}
-        return {**facts, "conformsTo": CONFORMS, "links": links}
+        facts = {"type": "Catalog", "id": "test", "stac_version": "1.0.0", "description": "Test catalogue"}
+        return {**facts, "conformsTo": CONFORMANCE_CLASSES, "links": links}
 
-    def search(self, wanted: dict[str, Any]) -> tuple[list[dict[str, Any]], int, int]:
-        """One page of matching items, its offset, and the number of all matches."""
-        found = [item for item in self.items if _fits(item, wanted)]
-        for key in reversed(wanted.get("sortby") or []):
+    def search(self, parameters: dict[str, Any]) -> tuple[list[dict[str, Any]], int, int]:
+        """One page of matching items, the offset of the page, and the number of all matches."""
+        matches = [item for item in self.items if _matches(item, parameters)]
+        for key in reversed(parameters.get("sortby") or []):
             name = key["field"].removeprefix("properties.")
-            found.sort(key=lambda item: str(item["properties"].get(name)), reverse=key["direction"] == "desc")
-        first = int(wanted.get("token") or 0)
-        size = min(int(wanted.get("limit") or self.page), self.page)
-        return found[first : first + size], first, len(found)
+            matches.sort(key=lambda item: str(item["properties"].get(name)), reverse=key["direction"] == "desc")
+        first = int(parameters.get("token") or 0)
+        size = min(int(parameters.get("limit") or self.page_size), self.page_size)
+        return matches[first : first + size], first, len(matches)
 
 
 def collection_named(name: str) -> dict[str, Any]:
     """A minimal collection."""
-    whole = {"spatial": {"bbox": [[-180, -90, 180, 90]]}, "temporal": {"interval": [["2015-01-01T00:00:00Z", None]]}}
+    extent = {"spatial": {"bbox": [[-180, -90, 180, 90]]}, "temporal": {"interval": [["2015-01-01T00:00:00Z", None]]}}
     facts = {"type": "Collection", "id": name, "stac_version": "1.0.0", "license": "proprietary"}
-    return {**facts, "description": name, "extent": whole, "links": []}
+    return {**facts, "description": name, "extent": extent, "links": []}
 
 
-def _fits(item: dict[str, Any], wanted: dict[str, Any]) -> bool:
+def _matches(item: dict[str, Any], parameters: dict[str, Any]) -> bool:
     cloud = item["properties"].get("eo:cloud_cover")
     tests = [
-        not wanted.get("collections") or item["collection"] in wanted["collections"],
-        not wanted.get("ids") or item["id"] in wanted["ids"],
-        not wanted.get("bbox") or _touches(item["bbox"], wanted["bbox"]),
-        not wanted.get("intersects") or _touches(item["bbox"], _bounds(wanted["intersects"])),
-        not wanted.get("datetime") or _within(item["properties"]["datetime"], wanted["datetime"]),
-        all(cloud is not None and cloud <= most for most in _most_cloud(wanted)),
+        not parameters.get("collections") or item["collection"] in parameters["collections"],
+        not parameters.get("ids") or item["id"] in parameters["ids"],
+        not parameters.get("bbox") or _touches(item["bbox"], parameters["bbox"]),
+        not parameters.get("intersects") or _touches(item["bbox"], _bounds(parameters["intersects"])),
+        not parameters.get("datetime") or _within(item["properties"]["datetime"], parameters["datetime"]),
+        all(cloud is not None and cloud <= limit for limit in _max_cloud_covers(parameters)),
     ]
     return all(tests)
 
 
 def _touches(box: list[float], other: list[float]) -> bool:
     """Whether two boxes in degrees overlap; west > east crosses the antimeridian."""
-    pairs = [(part, there) for part in _halves(box) for there in _halves(other)]
+    pairs = [(first, second) for first in _split_at_antimeridian(box) for second in _split_at_antimeridian(other)]
     return any(a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3] for a, b in pairs)
 
 
-def _halves(box: list[float]) -> list[list[float]]:
+def _split_at_antimeridian(box: list[float]) -> list[list[float]]:
     west, south, east, north = box if len(box) == 4 else (box[0], box[1], box[3], box[4])
     if west <= east:
         return [[west, south, east, north]]
@@ -244,26 +245,26 @@ def _bounds(geometry: dict[str, Any]) -> list[float]:
     return [min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])]
 
 
-def _within(text: str, wanted: str) -> bool:
-    begin, _, end = wanted.partition("/") if "/" in wanted else (wanted, "", wanted)
+def _within(text: str, period: str) -> bool:
+    begin, _, end = period.partition("/") if "/" in period else (period, "", period)
     at = _time(text)
     return (begin in {"", ".."} or _time(begin) <= at) and (end in {"", ".."} or at <= _time(end))
 
 
 def _time(text: str) -> datetime:
-    found = datetime.fromisoformat(text)
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _most_cloud(wanted: dict[str, Any]) -> list[float]:
-    """Largest cloud cover of a `query` or a CQL2 filter."""
-    query = (wanted.get("query") or {}).get("eo:cloud_cover", {})
-    found = [float(query[key]) for key in ("lt", "lte") if key in query]
-    text = json.dumps(wanted.get("filter") or "")
+def _max_cloud_covers(parameters: dict[str, Any]) -> list[float]:
+    """Limits of cloud cover, in percent, in a `query` or a CQL2 filter."""
+    query = (parameters.get("query") or {}).get("eo:cloud_cover", {})
+    limits = [float(query[key]) for key in ("lt", "lte") if key in query]
+    text = json.dumps(parameters.get("filter") or "")
     number = r"(\d+(?:\.\d+)?)"
     json_form = rf'"op": "<=?", "args": \[\{{"property": "(?:properties\.)?eo:cloud_cover"\}}, {number}'
-    found += [float(match) for match in re.findall(json_form, text)]
-    return found + [float(match) for match in re.findall(rf"eo:cloud_cover\W*?<=? ?{number}", text)]
+    limits += [float(match) for match in re.findall(json_form, text)]
+    return limits + [float(match) for match in re.findall(rf"eo:cloud_cover\W*?<=? ?{number}", text)]
 
 
 class _Server(ThreadingHTTPServer):
@@ -300,9 +301,9 @@ class _Handler(BaseHTTPRequestHandler):
             fault = draw(path) if draw else None
             headers = {key.lower(): value for key, value in self.headers.items()}
             with self.stac.lock:
-                self.stac.asked.append(Asked(self.command, path, parts.query, headers, body, fault))
+                self.stac.requests.append(LoggedRequest(self.command, path, parts.query, headers, body, fault))
             with self.stac.counted():
-                if self._went_wrong(fault, parts.path):
+                if self._send_fault(fault, parts.path):
                     return
                 if is_file:
                     self._file(path, parts.query, fault)
@@ -311,8 +312,8 @@ class _Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
-    def _went_wrong(self, fault: str | None, path: str) -> bool:
-        """Answer with a fault that needs no file; False if the request is still unanswered."""
+    def _send_fault(self, fault: str | None, path: str) -> bool:
+        """Answer with a fault that needs no file; False if no answer was sent."""
         if fault == "busy":
             after = {} if self.stac.retry_after is None else {"Retry-After": self.stac.retry_after}
             self._send(429, b"slow down", after)
@@ -322,9 +323,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, b"<html>Please log in</html>", {"Content-Type": "text/html"})
         elif fault == "expired":
             self._send(403, b"Signature not valid in the specified time frame")
-        elif fault == "elsewhere":
+        elif fault == "redirected":
             other = f"http://{self.stac.other_host}:{self.stac.port}{path}"
-            self._send(302, b"", {"Location": self.stac.elsewhere or other})
+            self._send(302, b"", {"Location": self.stac.redirect_target or other})
         else:
             if fault == "slow":
                 time.sleep(self.stac.slow_s)
@@ -335,7 +336,7 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.stac.files.get(path)
         if path in self.stac.redirects:
             self._send(302, b"", {"Location": self.stac.redirects[path]})
-        elif (keys := self.stac.buckets.get(path.split("/", maxsplit=1)[0])) and not self._is_of(keys, query):
+        elif (keys := self.stac.buckets.get(path.split("/", maxsplit=1)[0])) and not self._is_signed_by(keys, query):
             self._send(403, b"<Error><Code>SignatureDoesNotMatch</Code></Error>")
         elif path.startswith(self.stac.signed_prefix) and not self.stac.is_signed(query):
             self._send(403, b"Signature not valid in the specified time frame")
@@ -344,23 +345,23 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._range(path, content, fault)
 
-    def _is_of(self, keys: Keys, query: str) -> bool:
+    def _is_signed_by(self, keys: Keys, query: str) -> bool:
         """Whether a request is signed with these keys for this host."""
-        told = dict(parse_qsl(query))
-        if "X-Amz-Date" not in told:
+        fields = dict(parse_qsl(query))
+        if "X-Amz-Date" not in fields:
             return False
-        at = datetime.strptime(told["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-        region, life_s = told["X-Amz-Credential"].split("/")[2], int(told["X-Amz-Expires"])
+        at = datetime.strptime(fields["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        region, life_s = fields["X-Amz-Credential"].split("/")[2], int(fields["X-Amz-Expires"])
         path = urlsplit(self.path).path
         return query == signed_query(self.headers["Host"], path, region, keys, at, life_s)
 
     def _range(self, path: str, content: bytes, fault: str | None) -> None:
         headers = {"Content-Type": "image/tiff", "Accept-Ranges": "bytes", "ETag": f'"{hash(content) & 0xFFFFFFFF:x}"'}
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if wanted is None or fault == "whole":
+        requested = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if requested is None or fault == "whole":
             self._send(200, content, headers, path)
             return
-        begin, last = int(wanted[1]), int(wanted[2] or len(content) - 1)
+        begin, last = int(requested[1]), int(requested[2] or len(content) - 1)
         if begin >= len(content):
             self._send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
             return
@@ -399,16 +400,16 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "":
             self._json(stac.landing())
         elif path == "/search":
-            wanted = json.loads(body or "{}") if self.command == "POST" else _of_query(query)
-            self._search(wanted)
+            parameters = json.loads(body or "{}") if self.command == "POST" else _search_parameters(query)
+            self._search(parameters)
         elif path == "/collections":
             self._json({"collections": list(stac.collections.values()), "links": []})
         elif steps[0] == "collections" and len(steps) == 2 and steps[1] in stac.collections:
             self._json(stac.collections[steps[1]])
         elif steps[0] == "collections" and len(steps) == 4 and steps[2] == "items":
-            found = [item for item in stac.items if (item["collection"], item["id"]) == (steps[1], unquote(steps[3]))]
-            if found:
-                self._json(found[0], "application/geo+json")
+            matches = [item for item in stac.items if (item["collection"], item["id"]) == (steps[1], unquote(steps[3]))]
+            if matches:
+                self._json(matches[0], "application/geo+json")
             else:
                 self._send(404, b"{}")
         elif path.startswith("/api/sas/v1/token/"):
@@ -416,14 +417,14 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(404, b"{}")
 
-    def _search(self, wanted: dict[str, Any]) -> None:
-        items, first, count = self.stac.search(wanted)
+    def _search(self, parameters: dict[str, Any]) -> None:
+        items, first, count = self.stac.search(parameters)
         links: list[dict[str, Any]] = []
         after = first + len(items)
         if after < count:
             link: dict[str, Any] = {"rel": "next", "type": "application/geo+json", "method": self.command}
             if self.command == "POST":
-                link |= {"href": f"{self.stac.root}/search", "body": wanted | {"token": str(after)}, "merge": False}
+                link |= {"href": f"{self.stac.root}/search", "body": parameters | {"token": str(after)}, "merge": False}
             else:
                 query = urlencode([*parse_qsl(urlsplit(self.path).query), ("token", str(after))])
                 link["href"] = f"{self.stac.root}/search?{query}"
@@ -432,22 +433,23 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(document | {"numberReturned": len(items)}, "application/geo+json")
 
 
-def _of_query(query: str) -> dict[str, Any]:
+def _search_parameters(query: str) -> dict[str, Any]:
     """The search parameters of a GET request."""
     given = {key: values[-1] for key, values in parse_qs(query).items()}
-    wanted: dict[str, Any] = {key: given[key] for key in ("datetime", "limit", "token") if key in given}
+    parameters: dict[str, Any] = {key: given[key] for key in ("datetime", "limit", "token") if key in given}
     for key in ("collections", "ids"):
         if key in given:
-            wanted[key] = given[key].split(",")
+            parameters[key] = given[key].split(",")
     if "bbox" in given:
-        wanted["bbox"] = [float(number) for number in given["bbox"].split(",")]
+        parameters["bbox"] = [float(number) for number in given["bbox"].split(",")]
     for key in ("intersects", "query"):
         if key in given:
-            wanted[key] = json.loads(given[key])
+            parameters[key] = json.loads(given[key])
     if "filter" in given:
-        wanted["filter"] = given["filter"]
+        parameters["filter"] = given["filter"]
     if "sortby" in given:
-        fields = given["sortby"].split(",")
-        ways = {"-": "desc", "+": "asc"}
-        wanted["sortby"] = [{"field": name.lstrip("+-"), "direction": ways.get(name[0], "asc")} for name in fields]
-    return wanted
+        names = given["sortby"].split(",")
+        parameters["sortby"] = [
+            {"field": name.lstrip("+-"), "direction": "desc" if name[0] == "-" else "asc"} for name in names
+        ]
+    return parameters

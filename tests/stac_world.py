@@ -7,28 +7,28 @@ from rasterio.warp import transform, transform_bounds
 
 from ms2hs.fetching.search_query import parse_bbox
 
-S2 = {
+S2_BANDS = {
     10: ("B02", "B03", "B04", "B08"),
     20: ("B05", "B06", "B07", "B8A", "B11", "B12"),
     60: ("B01", "B09"),
 }
-HLS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
-NAMES = {
+HLS_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+BAND_NAMES = {
     "B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2",
     "B07": "rededge3", "B08": "nir", "B8A": "nir08", "B09": "nir09", "B11": "swir16", "B12": "swir22",
 }  # fmt: skip
-MADE = {}
+COG_CACHE = {}
 
 
 def cog(path, values, gsd_m, corner, epsg, nodata, block=128):
-    """The bytes of a COG; deterministic."""
+    """The bytes of a COG; equal arguments give equal bytes."""
     key = (values.tobytes(), gsd_m, corner, epsg, nodata, block)
-    if key not in MADE:
-        MADE[key] = written(path, values, gsd_m, corner, epsg, nodata, block)
-    return MADE[key]
+    if key not in COG_CACHE:
+        COG_CACHE[key] = write_cog(path, values, gsd_m, corner, epsg, nodata, block)
+    return COG_CACHE[key]
 
 
-def written(path, values, gsd_m, corner, epsg, nodata, block):
+def write_cog(path, values, gsd_m, corner, epsg, nodata, block):
     profile = {
         "driver": "COG", "count": 1, "height": values.shape[0], "width": values.shape[1], "dtype": values.dtype,
         "crs": f"EPSG:{epsg}", "transform": Affine(gsd_m, 0, corner[0], 0, -gsd_m, corner[1]), "nodata": nodata,
@@ -51,17 +51,19 @@ class World:
     """Scenes on a server, and their pixel values."""
 
     def __init__(self, server, folder, side_m=6000, block=128):
-        """`side_m`: side length of the scenes, a multiple of 60 m, instead of 109 800 m."""
+        """`side_m`: side length of the scenes, a multiple of 60 m."""
         self.server, self.folder, self.side_m, self.block = server, folder, side_m, block
         self.values = {}
         """Pixel values on the server, by item and band."""
 
-    def sentinel2(self, name, corner=(600_000, 5_100_000), epsg=32632, *, prefix="", seed=0, key=NAMES.get, **facts):
-        """An item of Earth Search; `key` names the assets; `field` makes it clear and smooth."""
+    def sentinel2(
+        self, name, corner=(600_000, 5_100_000), epsg=32632, *, prefix="", seed=0, key=BAND_NAMES.get, **facts
+    ):
+        """An item of Earth Search; `key` names its assets; with `field`, its pixels are clear and `smooth`."""
         is_field = facts.pop("field", False)
         rng = np.random.default_rng(seed)
         assets = {}
-        for gsd, bands in S2.items():
+        for gsd, bands in S2_BANDS.items():
             for band in bands:
                 size = self.side_m // gsd
                 values = rng.integers(1100, 4000, (size, size)).astype(np.uint16)
@@ -83,12 +85,12 @@ class World:
         rng = np.random.default_rng(3)
         assets = {}
         size = self.side_m // 30
-        for band in HLS:
+        for band in HLS_BANDS:
             values = rng.integers(100, 4000, (size, size)).astype(np.int16)
             self._asset(assets, band, name, band, values, 30, corner, epsg, -9999, facts.get("prefix", ""))
         fmask = rng.choice([0, 64, 2, 8], (size, size)).astype(np.uint8)
         self._asset(assets, "Fmask", name, "Fmask", fmask, 30, corner, epsg, 255, facts.pop("prefix", ""))
-        for asset in assets.values():  # CMR tells nothing of the grid
+        for asset in assets.values():  # CMR-STAC does not describe the grid
             for fact in [fact for fact in asset if fact.startswith("proj:")]:
                 del asset[fact]
         return self._item(name, assets, corner, epsg, {"collection": "HLSS30_2.0", **facts}, {"platform": "S2A"})
@@ -97,7 +99,7 @@ class World:
         """An item of Copernicus Data Space: JPEG 2000 in an S3 store."""
         rng = np.random.default_rng(4)
         assets = {}
-        for gsd, bands in S2.items():
+        for gsd, bands in S2_BANDS.items():
             for band in bands:
                 size = self.side_m // gsd
                 self._object(assets, name, band, rng.integers(1100, 4000, (size, size)).astype(np.uint16), gsd, corner)
@@ -108,7 +110,7 @@ class World:
 
     def _object(self, assets, name, band, values, gsd, corner):
         self.values[name, band] = values
-        path = self.folder / "made.jp2"
+        path = self.folder / "file.jp2"
         profile = {
             "driver": "JP2OpenJPEG", "count": 1, "height": values.shape[0], "width": values.shape[1],
             "dtype": values.dtype, "crs": "EPSG:32632", "transform": Affine(gsd, 0, corner[0], 0, -gsd, corner[1]),
@@ -127,7 +129,7 @@ class World:
 
     def _asset(self, assets, key, name, band, values, gsd, corner, epsg, nodata, prefix):
         self.values[name, band] = values
-        content = cog(self.folder / "made.tif", values, gsd, corner, epsg, nodata, self.block)
+        content = cog(self.folder / "file.tif", values, gsd, corner, epsg, nodata, self.block)
         separator = "." if name.startswith("HLS") else "/"
         assets[key] = {
             "href": self.server.add_file(f"{prefix}{name}{separator}{band}.tif", content),
@@ -154,12 +156,12 @@ class World:
 
 
 def within(bounds_m, epsg=32632):
-    """The area whose box in degrees lies inside bounds in metres."""
+    """The search area of bounds in metres."""
     return parse_bbox(transform_bounds(f"EPSG:{epsg}", "EPSG:4326", *bounds_m))
 
 
 def signer(server):
-    """Sign addresses of the server, like Planetary Computer."""
+    """A function that signs addresses of the server, like Planetary Computer."""
     kept = []
 
     def sign(address, *, fresh=False):

@@ -7,7 +7,7 @@ import pytest
 import rasterio
 from conftest import LEAVES, SAND, allow_sockets, dn_of, write_raster
 from stac_server import StacServer
-from stac_world import S2, World, signer, within
+from stac_world import S2_BANDS, World, signer, within
 
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions
@@ -71,13 +71,13 @@ PRODUCT = "S2A_MSIL2A_20240601T102021_N0510_R065_T32TNT_20240601T142021"
 def test_remote_item_converts_like_fetched_files(layout, world, server, tmp_path):
     item = world.hls() if layout == "hls" else getattr(world, layout)(PRODUCT)
     direct = pixels(convert(own_address(item), "enmap", tmp_path / "direct.tif", LINEAR).output)
-    read = {one.path for one in server.asked} & set(server.files)
+    read = {request.path for request in server.requests} & set(server.files)
     assert read == set(server.files)
-    assert all("range" in one.headers for one in server.asked if one.path in read)
+    assert all("range" in request.headers for request in server.requests if request.path in read)
     native = fetch([item], None, tmp_path / "native", FetchOptions("native", retries=QUICK)).paths[0]
-    there = pixels(convert(native, "enmap", tmp_path / "there.tif", LINEAR).output)
-    assert there[:2] == direct[:2]
-    assert np.array_equal(there[2], direct[2])
+    fetched = pixels(convert(native, "enmap", tmp_path / "there.tif", LINEAR).output)
+    assert fetched[:2] == direct[:2]
+    assert np.array_equal(fetched[2], direct[2])
     stacked = fetch([item], None, tmp_path / "at30", FetchOptions(retries=QUICK)).paths[0]
     rounded = pixels(convert(stacked, "enmap", tmp_path / "rounded.tif", LINEAR).output)
     assert rounded[:2] == direct[:2]
@@ -98,7 +98,7 @@ def test_jpeg_2000_from_s3_is_bit_identical(world, store, tmp_path):
     everything = b"".join(path.read_bytes() for path in tmp_path.rglob("out/**/*") if path.is_file())
     assert b"planted" not in everything
     assert b"X-Amz" not in everything
-    assert all("planted-secret" not in one.query for one in store.asked)
+    assert all("planted-secret" not in request.query for request in store.requests)
 
 
 @pytest.mark.parametrize("command", ["convert", "fetch"])
@@ -123,8 +123,8 @@ def test_missing_or_refused_s3_keys_are_errors(command, world, tmp_path, monkeyp
 
 def test_truncated_jpeg_2000_is_an_error(world, store, tmp_path):
     """GDAL would read missing data as zeros."""
-    item, asked = world.copernicus(PRODUCT), []
-    store.fault = lambda path: asked.append(path) or ("failed" if len(asked) > 30 else None)
+    item, requested = world.copernicus(PRODUCT), []
+    store.fault = lambda path: requested.append(path) or ("failed" if len(requested) > 30 else None)
     with pytest.raises(RemoteError, match=r"\.jp2: could not be read \(status 50"):
         convert(own_address(item), "enmap", tmp_path / "made.tif", LINEAR)
     assert not (tmp_path / "made.tif").exists()
@@ -133,18 +133,18 @@ def test_truncated_jpeg_2000_is_an_error(world, store, tmp_path):
 def test_bbox_reads_only_its_part_of_an_item(server, tmp_path):
     world = World(server, tmp_path / "making", 12_000)
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
-    made = fetch(
+    result = fetch(
         [item], within((601_000, 5_097_500, 602_000, 5_098_500)), tmp_path / "out", FetchOptions(retries=QUICK)
     )
-    grid = open_scene(str(made.paths[0])).grid
-    whole = open_scene(own_address(item))
-    row = round((whole.grid.transform[5] - grid.transform[5]) / 30)
-    col = round((grid.transform[2] - whole.grid.transform[2]) / 30)
+    grid = open_scene(str(result.paths[0])).grid
+    scene = open_scene(own_address(item))
+    row = round((scene.grid.transform[5] - grid.transform[5]) / 30)
+    col = round((grid.transform[2] - scene.grid.transform[2]) / 30)
     sent = sum(server.sent.values())
     part = ConvertOptions(model="linear", window=(row, col, grid.height, grid.width))
     direct = pixels(convert(own_address(item), "enmap", tmp_path / "direct.tif", part).output)
     assert sum(server.sent.values()) - sent < 0.5 * sum(len(content) for content in server.files.values())
-    fetched = pixels(convert(made.paths[0], "enmap", tmp_path / "fetched.tif", LINEAR).output)
+    fetched = pixels(convert(result.paths[0], "enmap", tmp_path / "fetched.tif", LINEAR).output)
     assert fetched[:2] == direct[:2]
     both = (fetched[2] != -32768) & (direct[2] != -32768)
     assert both.mean() > 0.2
@@ -156,26 +156,26 @@ def test_bbox_reads_only_its_part_of_an_item(server, tmp_path):
 def test_late_redirect_to_a_private_host_is_refused(target, after, world, server, tmp_path, monkeypatch):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     address, files = own_address(item), []
-    monkeypatch.setattr(server, "fault", lambda path: "elsewhere" if len(files) > after else files.append(path))
-    monkeypatch.setattr(server, "elsewhere", target.format(server.port))
+    monkeypatch.setattr(server, "fault", lambda path: "redirected" if len(files) > after else files.append(path))
+    monkeypatch.setattr(server, "redirect_target", target.format(server.port))
     with pytest.raises(AddressError, match="is not followed|private|local file") as caught:
         convert(address, "enmap", tmp_path / "made.tif", LINEAR)
     assert target.split("/")[2].format(server.port) in str(caught.value)
     assert len(files) == after + 1
-    assert {one.headers["host"] for one in server.asked} == {f"127.0.0.1:{server.port}"}
+    assert {request.headers["host"] for request in server.requests} == {f"127.0.0.1:{server.port}"}
     assert not (tmp_path / "made.tif").exists()
 
 
-@pytest.mark.parametrize("kind", ["busy", "failed", "cut", "short", "shifted", "whole", "page", "slow", "elsewhere"])
+@pytest.mark.parametrize("kind", ["busy", "failed", "cut", "short", "shifted", "whole", "page", "slow", "redirected"])
 def test_transient_faults_do_not_change_the_result(kind, world, server, tmp_path):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     part = ConvertOptions(model="linear", window=(0, 0, 40, 40))
     right = pixels(convert(own_address(item), "enmap", tmp_path / "right.tif", part).output)
-    asked = []
-    server.fault = lambda path: asked.append(path) or (kind if len(asked) % 7 == 3 else None)
-    found = pixels(convert(own_address(item), "enmap", tmp_path / "found.tif", part).output)
-    assert len(asked) > 13
-    assert np.array_equal(found[2], right[2])
+    requested = []
+    server.fault = lambda path: requested.append(path) or (kind if len(requested) % 7 == 3 else None)
+    result = pixels(convert(own_address(item), "enmap", tmp_path / "found.tif", part).output)
+    assert len(requested) > 13
+    assert np.array_equal(result[2], right[2])
 
 
 def test_expired_signatures_are_renewed(world, server, tmp_path, monkeypatch):
@@ -184,18 +184,18 @@ def test_expired_signatures_are_renewed(world, server, tmp_path, monkeypatch):
     monkeypatch.setitem(PROVIDERS, "guarded", provider)
     server.signature_life = 4
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A", prefix="signed/", collection="guarded")
-    found = convert(own_address(item), "enmap", tmp_path / "b.tif", LINEAR)
+    result = convert(own_address(item), "enmap", tmp_path / "b.tif", LINEAR)
     assert len(server.signatures) > 5
-    assert np.array_equal(pixels(found.output)[2], pixels(right.output)[2])
+    assert np.array_equal(pixels(result.output)[2], pixels(right.output)[2])
     everything = b"".join(path.read_bytes() for path in tmp_path.glob("b.*"))
     assert b"sig-" not in everything
 
 
 @pytest.mark.parametrize("kind", ["https", "gdal's", "s3"])
 def test_raster_url_converts_like_a_local_file(kind, server, store, tmp_path):
-    names = [band for bands in S2.values() for band in bands]
+    names = [band for bands in S2_BANDS.values() for band in bands]
     path = write_raster(tmp_path / "scene.tif", dn_of([LEAVES, SAND]), descriptions=sorted(names), nodata=0)
-    there = pixels(convert(path, "enmap", tmp_path / "there.tif", LINEAR).output)
+    expected = pixels(convert(path, "enmap", tmp_path / "there.tif", LINEAR).output)
     address = {
         "https": server.add_file("scene.tif", path.read_bytes()) + "?key=planted",
         "gdal's": f"/vsicurl/{server.address('scene.tif')}",
@@ -203,17 +203,17 @@ def test_raster_url_converts_like_a_local_file(kind, server, store, tmp_path):
     }[kind]
     store.files["eodata/scene.tif"] = path.read_bytes()
     path.unlink()
-    assert np.array_equal(pixels(convert(address, "enmap", tmp_path / "made.tif", LINEAR).output)[2], there[2])
+    assert np.array_equal(pixels(convert(address, "enmap", tmp_path / "made.tif", LINEAR).output)[2], expected[2])
     assert b"planted" not in (tmp_path / "made.tif").read_bytes() + (tmp_path / "made.json").read_bytes()
 
 
 def test_file_changed_during_reading_is_an_error(world, server, tmp_path):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
-    asked = []
+    requested = []
 
     def change(path):
-        asked.append(path)
-        if asked.count(path) == 2:
+        requested.append(path)
+        if requested.count(path) == 2:
             server.files[path] = server.files[path][:-1] + b"!"
 
     server.fault = change
@@ -241,6 +241,7 @@ def test_fetch_accepts_a_declared_nodata_that_files_cannot_hold(declared, world,
     for asset in odd["assets"].values():
         if "raster:bands" in asset:
             asset["raster:bands"][0]["nodata"] = declared
-    got = [fetch([one], None, tmp_path / name, FetchOptions(retries=QUICK)) for name, one in (("a", item), ("b", odd))]
-    assert got[1].failed == ()
-    assert np.array_equal(pixels(got[0].paths[0])[2], pixels(got[1].paths[0])[2])
+    plain = fetch([item], None, tmp_path / "a", FetchOptions(retries=QUICK))
+    result = fetch([odd], None, tmp_path / "b", FetchOptions(retries=QUICK))
+    assert result.failed == ()
+    assert np.array_equal(pixels(plain.paths[0])[2], pixels(result.paths[0])[2])

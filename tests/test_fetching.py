@@ -18,7 +18,7 @@ from conftest import allow_sockets
 from rasterio.io import MemoryFile
 from rasterio.warp import transform
 from rio_cogeo.cogeo import cog_validate
-from stac_server import KINDS, Faults, StacServer
+from stac_server import FAULT_KINDS, Faults, StacServer
 from stac_world import World, cog, signer, smooth, within
 
 from ms2hs.errors import AddressError, CredentialsError, NothingFound, OutputError, QueryError, RemoteError, SceneError
@@ -68,9 +68,9 @@ def test_fetched_scene_converts_like_its_files(world, tmp_path):
     from ms2hs.scenes.stac_item import scene_of
 
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
-    made = fetch([item], None, tmp_path / "out", FetchOptions(retries=QUICK))
-    assert (made.kept, made.failed, made.left_out) == (0, (), ())
-    scene, reflectance, valid = read_all(made.paths[0])
+    result = fetch([item], None, tmp_path / "out", FetchOptions(retries=QUICK))
+    assert (result.kept, result.failed, result.left_out) == (0, (), ())
+    scene, reflectance, valid = read_all(result.paths[0])
     assert scene.source == "sentinel2a"
     assert scene.quality_rule == "scl"
     assert scene.datetime.startswith("2024-06-01")
@@ -79,9 +79,9 @@ def test_fetched_scene_converts_like_its_files(world, tmp_path):
     grid = working_grid(files, 30.0)
     assert grid == scene.grid
     with SceneReader(files, grid) as reader:
-        direct, there = reader.read(0, 0, grid.height, grid.width)
-    assert (there == valid).mean() > 0.999
-    both = there & valid
+        direct, direct_valid = reader.read(0, 0, grid.height, grid.width)
+    assert (direct_valid == valid).mean() > 0.999
+    both = direct_valid & valid
     assert np.abs(direct - reflectance)[:, both].max() <= 0.51e-4
 
 
@@ -94,10 +94,10 @@ def test_native_files_are_bit_identical(world, tmp_path):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     world.server.fault = lambda _path: "slow"
     world.server.slow_s = 0.02
-    made = fetch([item], None, tmp_path / "out", FetchOptions("native", jobs=3, retries=QUICK))
-    assert world.server.busiest == 3
+    result = fetch([item], None, tmp_path / "out", FetchOptions("native", jobs=3, retries=QUICK))
+    assert world.server.max_active == 3
     for (name, band), values in world.values.items():
-        with rasterio.open(made.paths[0].parent / f"{name}_{band}.tif") as file:
+        with rasterio.open(result.paths[0].parent / f"{name}_{band}.tif") as file:
             assert np.array_equal(file.read(1), values), band
 
 
@@ -106,7 +106,7 @@ def login(server, name="guarded", **options):
     return Provider(name, "of a test", server.root, {"sentinel-2-l2a": "by_baseline"}, **options)
 
 
-def earth_search(world, monkeypatch):  # noqa: ARG001 - one shape for the three
+def earth_search(world, monkeypatch):  # noqa: ARG001 - the same parameters as the other layouts
     return world.sentinel2("S2A_32TNT_20240601_0_L2A")
 
 
@@ -142,19 +142,19 @@ def test_fetch_then_convert(layout, world, tmp_path, monkeypatch, caplog):
 
     caplog.set_level("DEBUG")
     item = layout(world, monkeypatch)
-    place = within((601_000, 5_097_500, 603_100, 5_099_000))
-    told = []
-    made = fetch([item], place, tmp_path / "out", FetchOptions(retries=QUICK), lambda *step: told.append(step))
-    scene = open_scene(str(made.paths[0]))
+    area = within((601_000, 5_097_500, 603_100, 5_099_000))
+    steps = []
+    result = fetch([item], area, tmp_path / "out", FetchOptions(retries=QUICK), lambda *step: steps.append(step))
+    scene = open_scene(str(result.paths[0]))
     assert scene.source == ("hls_s30" if layout is lp_daac else "sentinel2a")
     assert scene.quality_rule == ("fmask" if layout is lp_daac else "scl")
     assert (scene.grid.transform[2] - 600_000) % 30 == (5_100_000 - scene.grid.transform[5]) % 30 == 0
-    cube = convert(made.paths[0], "enmap", tmp_path / "cube.tif")
+    cube = convert(result.paths[0], "enmap", tmp_path / "cube.tif")
     with rasterio.open(cube.output) as file:
         assert (file.count, file.shape) == (202, (scene.grid.height, scene.grid.width))
         assert (file.read(50) != file.nodata).mean() > 0.3
-    assert cog_validate(made.paths[0])[:2] == (True, [])
-    assert told[-1][1] == told[-1][2] > 0
+    assert cog_validate(result.paths[0])[:2] == (True, [])
+    assert steps[-1][1] == steps[-1][2] > 0
     everything = caplog.text + "".join(
         path.read_bytes().decode("latin1") for path in (tmp_path / "out").rglob("*") if path.is_file()
     )
@@ -165,18 +165,18 @@ def test_fetch_then_convert(layout, world, tmp_path, monkeypatch, caplog):
 
 def test_fetch_keeps_complete_scenes_and_repairs_damaged_ones(world, tmp_path):
     items = [world.sentinel2(f"S2A_32TNT_2024060{day}_0_L2A", seed=day) for day in (1, 2)]
-    place, out = within((601_000, 5_098_000, 602_000, 5_099_000)), tmp_path / "out"
+    area, out = within((601_000, 5_098_000, 602_000, 5_099_000)), tmp_path / "out"
     choices = FetchOptions(retries=QUICK)
-    first = fetch(items, place, out, choices)
-    before, asked = hashes(out), len(world.server.asked)
-    again = fetch(items, place, out, choices)
+    first = fetch(items, area, out, choices)
+    before, requests = hashes(out), len(world.server.requests)
+    again = fetch(items, area, out, choices)
     assert (again.kept, again.bytes_read, again.paths) == (2, 0, first.paths)
-    assert len(world.server.asked) == asked
+    assert len(world.server.requests) == requests
     content = first.paths[0].read_bytes()
     first.paths[0].write_bytes(content[:-100] + bytes(100))
-    assert fetch(items, place, out, choices).kept == 1
+    assert fetch(items, area, out, choices).kept == 1
     first.paths[1].unlink()
-    assert fetch(items, place, out, choices).kept == 1
+    assert fetch(items, area, out, choices).kept == 1
     assert hashes(out) == before
     with pytest.raises(OutputError, match="--overwrite"):
         fetch(items, None, out, choices)
@@ -196,9 +196,9 @@ def test_fetch_does_not_replace_other_files(world, tmp_path):
 def test_fetch_ignores_paths_in_item_ids(world, tmp_path):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     for name in ("../../evil", "/etc/evil", ".hidden", "a" * 300):
-        made = fetch([item | {"id": name}], None, tmp_path / "out", FetchOptions(retries=QUICK))
-        assert made.paths[0].parent == tmp_path / "out"
-        assert not made.paths[0].name.startswith(".")
+        result = fetch([item | {"id": name}], None, tmp_path / "out", FetchOptions(retries=QUICK))
+        assert result.paths[0].parent == tmp_path / "out"
+        assert not result.paths[0].name.startswith(".")
 
 
 @pytest.mark.parametrize(
@@ -213,29 +213,29 @@ def test_fetch_ignores_paths_in_item_ids(world, tmp_path):
 )
 def test_fetch_crops_to_any_box(world, tmp_path, corner, epsg, box):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A", corner, epsg)
-    place = parse_bbox(box)
-    made = fetch([item], place, tmp_path / "out", FetchOptions(retries=QUICK))
-    with rasterio.open(made.paths[0]) as file:
-        there = file.bounds
+    area = parse_bbox(box)
+    result = fetch([item], area, tmp_path / "out", FetchOptions(retries=QUICK))
+    with rasterio.open(result.paths[0]) as file:
+        bounds = file.bounds
         assert file.crs.to_epsg() == epsg
-    whole = (corner[0], corner[1] - world.side_m, corner[0] + world.side_m, corner[1])
-    corners = [(x, y) for bounds in place.boxes for x in bounds[::2] for y in bounds[1::2]]
+    scene_bounds = (corner[0], corner[1] - world.side_m, corner[0] + world.side_m, corner[1])
+    corners = [(x, y) for bounds in area.boxes for x in bounds[::2] for y in bounds[1::2]]
     xs, ys = transform("EPSG:4326", f"EPSG:{epsg}", *zip(*corners, strict=True))
     wanted = (min(xs), min(ys), max(xs), max(ys))
     if box[2] - box[0] > 100 or box[0] == 170:
-        wanted = whole
-    for k, (side, own, edge) in enumerate(zip(there, wanted, whole, strict=True)):
+        wanted = scene_bounds
+    for k, (side, own, edge) in enumerate(zip(bounds, wanted, scene_bounds, strict=True)):
         inside = max(own, edge) if k < 2 else min(own, edge)
-        assert abs(side - inside) <= 45, (there, wanted)
+        assert abs(side - inside) <= 45, (bounds, wanted)
 
 
 def test_fetch_keeps_the_zone_of_each_scene(world, tmp_path):
     west = world.sentinel2("S2A_32TQT_20240601_0_L2A", (729_000, 5_100_000), 32632)
     east = world.sentinel2("S2A_33TTM_20240601_0_L2A", (267_000, 5_103_000), 32633)
     bounds = [west["bbox"], east["bbox"]]
-    place = parse_bbox((max(b[0] for b in bounds), max(b[1] for b in bounds) + 0.01, 12.02, min(b[3] for b in bounds)))
-    made = fetch([west, east], place, tmp_path / "out", FetchOptions(retries=QUICK))
-    codes = [rasterio.open(path).crs.to_epsg() for path in made.paths]
+    area = parse_bbox((max(b[0] for b in bounds), max(b[1] for b in bounds) + 0.01, 12.02, min(b[3] for b in bounds)))
+    result = fetch([west, east], area, tmp_path / "out", FetchOptions(retries=QUICK))
+    codes = [rasterio.open(path).crs.to_epsg() for path in result.paths]
     assert codes == [32632, 32633]
 
 
@@ -255,7 +255,7 @@ def test_fetch_leaves_out_scenes_without_data_in_the_area(world, tmp_path):
     )
     with pytest.raises(NothingFound, match="no data in the area"):
         fetch([item], None, tmp_path / "out", FetchOptions(retries=QUICK))
-    assert sum("B0" in one.path for one in world.server.asked) == 1  # a header
+    assert sum("B0" in request.path for request in world.server.requests) == 1  # a header
 
 
 def test_fetch_reads_only_the_blocks_of_the_window(server, tmp_path):
@@ -266,10 +266,10 @@ def test_fetch_reads_only_the_blocks_of_the_window(server, tmp_path):
     for k in range(6):
         west, south = 600_000 + rng.uniform(200, 9000), 5_088_000 + rng.uniform(200, 9000)
         bounds = (west, south, west + rng.uniform(100, 2700), south + rng.uniform(100, 2700))
-        made = fetch([item], within(bounds), tmp_path / f"out{k}", FetchOptions(retries=QUICK))
-        with rasterio.open(made.paths[0]) as file:
+        result = fetch([item], within(bounds), tmp_path / f"out{k}", FetchOptions(retries=QUICK))
+        with rasterio.open(result.paths[0]) as file:
             touched = sum(blocks_under(content, file.bounds) for content in server.files.values())
-        ratios.append(made.bytes_read / touched)
+        ratios.append(result.bytes_read / touched)
     assert max(ratios) <= 1.3, ratios
 
 
@@ -287,10 +287,10 @@ def test_fetch_of_fifty_scenes_survives_faults(server, tmp_path):
     world = World(server, tmp_path / "making", 1200)
     items = [world.sentinel2(f"S2A_32TNT_20240601_{k}_L2A", seed=k % 7) for k in range(50)]
     server.fault = Faults(0.1, seed=1)
-    made = fetch(items, None, tmp_path / "out", FetchOptions("native", jobs=4, retries=QUICK))
-    assert (len(made.paths), made.failed, made.left_out) == (50, (), ())
-    assert set(server.fault.drawn) == set(KINDS)
-    for path in made.paths:
+    result = fetch(items, None, tmp_path / "out", FetchOptions("native", jobs=4, retries=QUICK))
+    assert (len(result.paths), result.failed, result.left_out) == (50, (), ())
+    assert set(server.fault.drawn) == set(FAULT_KINDS)
+    for path in result.paths:
         for (name, band), values in world.values.items():
             if name == path.stem:
                 with rasterio.open(path.parent / f"{name}_{band}.tif") as file:
@@ -316,17 +316,17 @@ def test_fetch_resumes_after_a_kill_with_the_same_files(server, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     seen = []
     for after in (4, 30, 55, 80):
-        started = len(server.asked)
+        started = len(server.requests)
         with subprocess.Popen(command, env=environment) as run:
-            while run.poll() is None and len(server.asked) < started + after:
+            while run.poll() is None and len(server.requests) < started + after:
                 time.sleep(0.005)
             run.send_signal(signal.SIGKILL)
-        seen.append(len(server.asked) - started)
+        seen.append(len(server.requests) - started)
     server.fault = None
-    made = fetch(items, None, tmp_path / "out", FetchOptions(retries=QUICK))
-    assert len(made.paths) == 4
+    result = fetch(items, None, tmp_path / "out", FetchOptions(retries=QUICK))
+    assert len(result.paths) == 4
     assert hashes(tmp_path / "out") == hashes(tmp_path / "undisturbed")
-    assert made.kept or sum(seen) > 0
+    assert result.kept or sum(seen) > 0
 
 
 def test_fetch_locks_its_folder(server, tmp_path):
@@ -397,9 +397,9 @@ def test_fetch_obeys_retry_after(world, tmp_path):
         ("failed", RemoteError, "status 50"),
         ("page", RemoteError, "text/html instead of a raster"),
         ("cut", RemoteError, "incomplete read"),
-        ("whole", RemoteError, "something else than a range"),
+        ("whole", RemoteError, "without the requested range"),
         ("expired", CredentialsError, "refuses access"),
-        ("elsewhere", AddressError, "private"),
+        ("redirected", AddressError, "private"),
     ],
 )
 def test_fetch_reports_permanent_faults(world, tmp_path, kind, error, words):
@@ -408,24 +408,24 @@ def test_fetch_reports_permanent_faults(world, tmp_path, kind, error, words):
     with pytest.raises(error, match=words) as caught:
         fetch([item], None, tmp_path / "out", FetchOptions(retries=QUICK))
     assert "?" not in str(caught.value)
-    assert not any(one.headers["host"].startswith("127.0.0.2") for one in world.server.asked)
+    assert not any(request.headers["host"].startswith("127.0.0.2") for request in world.server.requests)
 
 
 def test_fetch_continues_after_a_missing_file(world, tmp_path):
     items = [world.sentinel2(f"S2A_32TNT_2024060{day}_0_L2A", seed=day) for day in (1, 2)]
     gone = items[0]["assets"]["red"]["href"].removeprefix(world.server.address(""))
     del world.server.files[gone]
-    made = fetch(items, None, tmp_path / "out", FetchOptions(retries=QUICK))
-    assert [path.stem for path in made.paths] == [items[1]["id"]]
-    assert len(made.failed) == 1
-    assert "no such file" in made.failed[0]
+    result = fetch(items, None, tmp_path / "out", FetchOptions(retries=QUICK))
+    assert [path.stem for path in result.paths] == [items[1]["id"]]
+    assert len(result.failed) == 1
+    assert "no such file" in result.failed[0]
 
 
 def test_fetch_at_other_ground_samplings(world, tmp_path):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     for gsd_m in (10.0, 20.0):
-        made = fetch([item], None, tmp_path / f"at{gsd_m:.0f}", FetchOptions(gsd_m, retries=QUICK))
-        with rasterio.open(made.paths[0]) as file:
+        result = fetch([item], None, tmp_path / f"at{gsd_m:.0f}", FetchOptions(gsd_m, retries=QUICK))
+        with rasterio.open(result.paths[0]) as file:
             assert file.res == (gsd_m, gsd_m)
             band = "B02" if gsd_m == 10 else "B05"
             own = world.values[item["id"], band].astype(int) - 1000
@@ -441,29 +441,32 @@ def test_mosaic_takes_the_clearest_scene_first(world, tmp_path):
     b = world.sentinel2(name.format("32TQS"), (730_500, 5_097_000), seed=2)
     later = world.sentinel2(name.format("late"), (729_000, 5_100_000), properties={"datetime": "2024-06-03T10:20:21Z"})
     choices = FetchOptions(mosaic=True, retries=QUICK)
-    made = fetch([a, b, later], None, tmp_path / "out", choices)
-    assert [path.stem for path in made.paths] == ["sentinel2a_20240601T102021_mosaic", later["id"]]
-    with rasterio.open(made.paths[0]) as file:
-        mosaic, whole = file.read(), file.bounds
-        assert (file.descriptions[-1], whole) == ("SCL", (729_000, 5_091_000, 736_500, 5_100_000))
+    result = fetch([a, b, later], None, tmp_path / "out", choices)
+    assert [path.stem for path in result.paths] == ["sentinel2a_20240601T102021_mosaic", later["id"]]
+    with rasterio.open(result.paths[0]) as file:
+        mosaic, bounds = file.read(), file.bounds
+        assert (file.descriptions[-1], bounds) == ("SCL", (729_000, 5_091_000, 736_500, 5_100_000))
     expected, rank = np.full_like(mosaic, -32768), np.zeros(mosaic.shape[1:])
     expected[-1] = 0
     scenes = []
     for item in (a, b):
         with rasterio.open(tmp_path / "out" / f"{item['id']}.tif") as file:
-            window = file.read(), (file.bounds.left - whole.left) // 30, (whole.top - file.bounds.top) // 30
+            window = file.read(), (file.bounds.left - bounds.left) // 30, (bounds.top - file.bounds.top) // 30
             scenes.append((np.isin(window[0][-1], (4, 5)).mean(), *window))
     for _, numbers, col, row in sorted(scenes, key=lambda scene: -scene[0]):
         _, rows, cols = numbers.shape
-        place = (slice(int(row), int(row) + rows), slice(int(col), int(col) + cols))
+        pixels = (slice(int(row), int(row) + rows), slice(int(col), int(col) + cols))
         own = 1 + np.isin(numbers[-1], (4, 5))
-        better = own > rank[place]
-        expected[:, *place][:, better] = numbers[:, better]
-        rank[place][better] = own[better]
+        better = own > rank[pixels]
+        expected[:, *pixels][:, better] = numbers[:, better]
+        rank[pixels][better] = own[better]
     assert np.array_equal(mosaic, expected)
     before = hashes(tmp_path / "out")
     assert fetch([a, b, later], None, tmp_path / "out", choices).bytes_read == 0
     assert hashes(tmp_path / "out") == before
+    result.paths[0].with_suffix(".json").unlink()
+    with pytest.raises(OutputError, match="mosaic.tif exists, with other content"):
+        fetch([a, b, later], None, tmp_path / "out", choices)
     with pytest.raises(QueryError, match="--mosaic"):
         fetch([a], None, tmp_path / "out", FetchOptions("native", mosaic=True))
 
@@ -473,8 +476,8 @@ def test_mosaic_of_two_zones_lies_in_one(world, tmp_path):
     name = "S2A_{}_20240601_0_L2A"
     west = world.sentinel2(name.format("32TQT"), (729_000, 5_100_000), field=True)
     east = world.sentinel2(name.format("33TTM"), (267_000, 5_103_000), 32633, field=True)
-    made = fetch([west, east], None, tmp_path / "out", FetchOptions(mosaic=True, retries=QUICK))
-    scene, mosaic, valid = read_all(made.paths[0])
+    result = fetch([west, east], None, tmp_path / "out", FetchOptions(mosaic=True, retries=QUICK))
+    scene, mosaic, valid = read_all(result.paths[0])
     a, _, left, _, e, top = scene.grid.transform
     rows, cols = np.nonzero(valid)
     lon, lat = transform(scene.grid.crs, "EPSG:4326", left + (cols + 0.5) * a, top + (rows + 0.5) * e)
@@ -499,18 +502,18 @@ def test_fetch_for_a_product(world, tmp_path, ms2hs):
         facts = {"datetime": f"{day}T10:20:21Z"}
         world.sentinel2(f"S2A_32TNT_{name}_0_L2A", corner, properties=facts)
     out = tmp_path / "scenes"
-    asked = ("fetch", "--for", folder, "--stac", world.server.root, "--collection", "sentinel-2-c1-l2a", "-o", out)
-    code, told, err = ms2hs(*asked)
+    words = ("fetch", "--for", folder, "--stac", world.server.root, "--collection", "sentinel-2-c1-l2a", "-o", out)
+    code, out_text, err = ms2hs(*words)
     assert code == 0, err
-    (path,) = map(Path, told.split())
+    (path,) = map(Path, out_text.split())
     assert (path.parent.parent, path.stem) == (out, "S2A_32TNT_near_0_L2A")
     with rasterio.open(path) as file:
         left, bottom, right, top = cube.pixel_grid.bounds
         assert (file.bounds.left <= left, file.bounds.bottom <= bottom) == (True, True)
         assert (file.bounds.right >= right, file.bounds.top >= top) == (True, True)
-    code, told, err = ms2hs(*asked, "--bbox", "1,2,3,4")
-    assert (code, told) == (2, "")
+    code, out_text, err = ms2hs(*words, "--bbox", "1,2,3,4")
+    assert (code, out_text) == (2, "")
     assert "--bbox with --for" in err
-    code, _, err = ms2hs(*asked, "--days", "0")
+    code, _, err = ms2hs(*words, "--days", "0")
     assert code == 3
     assert "--days" in err

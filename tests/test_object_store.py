@@ -37,16 +37,16 @@ def scratch(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def shelf(monkeypatch):
-    """An in-memory store with the folder memory:///top; `mishaps` makes uploads fail."""
+def memory_store(monkeypatch):
+    """An in-memory store with the folder memory:///top; `failures` makes uploads fail."""
 
-    class Shelf(MemoryFileSystem):
+    class MemoryStore(MemoryFileSystem):
         protocol = "memory"
-        store: dict[str, object] = {}  # noqa: RUF012 - as the class above has it
+        store: dict[str, object] = {}  # noqa: RUF012 - as in the base class
         pseudo_dirs = ["", "/top"]  # noqa: RUF012
         cachable = False
         puts: list[str] = []  # noqa: RUF012
-        mishaps: dict[str, BaseException] = {}  # noqa: RUF012
+        failures: dict[str, BaseException] = {}  # noqa: RUF012
         denied: BaseException | None = None
 
         def ls(self, path, detail=True, **kwargs):
@@ -56,15 +56,15 @@ def shelf(monkeypatch):
 
         def put_file(self, lpath, rpath, **kwargs):
             self.puts.append(Path(rpath).name)
-            mishap = self.mishaps.get(Path(rpath).suffix)
-            if mishap:
-                if rpath not in self.store:  # a store where files come to be bit by bit
+            failure = self.failures.get(Path(rpath).suffix)
+            if failure:
+                if rpath not in self.store:  # a store without atomic uploads
                     self.pipe_file(rpath, b"half")
-                raise mishap
+                raise failure
             super().put_file(lpath, rpath, **kwargs)
 
-    monkeypatch.setitem(_registry, "memory", Shelf)
-    return Shelf
+    monkeypatch.setitem(_registry, "memory", MemoryStore)
+    return MemoryStore
 
 
 @pytest.fixture
@@ -181,8 +181,8 @@ def _no_keys(patch, _shelf):
     return "s3://bucket/cubes/", 4, r"s3://bucket/cubes/: refused \(NoCredentialsError.* AWS_ACCESS_KEY_ID"
 
 
-def _wrong_keys(patch, shelf):
-    patch.setattr(shelf, "denied", PermissionError("InvalidAccessKeyId"))
+def _wrong_keys(patch, memory_store):
+    patch.setattr(memory_store, "denied", PermissionError("InvalidAccessKeyId"))
     return (
         "memory:///top/",
         4,
@@ -190,8 +190,8 @@ def _wrong_keys(patch, shelf):
     )
 
 
-def _no_answer(patch, shelf):
-    patch.setattr(shelf, "denied", TimeoutError("https://a.b/c?signature=secret"))
+def _no_answer(patch, memory_store):
+    patch.setattr(memory_store, "denied", TimeoutError("https://a.b/c?signature=secret"))
     return "memory:///top/", 1, r"cannot be written to \(TimeoutError: https://a\.b/c\); a store that answers"
 
 
@@ -224,11 +224,11 @@ CASES = [_no_bucket, _no_keys, _wrong_keys, _no_answer, _unknown_protocol, _web,
 @pytest.mark.parametrize("scenes", [1, 2])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__.strip("_"))
 def test_unwritable_store_is_one_message_before_the_conversion(
-    case, scenes, ms2hs, bucket, shelf, tmp_path, monkeypatch
+    case, scenes, ms2hs, bucket, memory_store, tmp_path, monkeypatch
 ):
     paths = make_scenes(tmp_path / "in", scenes)
     monkeypatch.setattr("ms2hs.conversion.convert_scene.SceneReader", no_pixels)
-    address, code, said = case(monkeypatch, shelf)
+    address, code, said = case(monkeypatch, memory_store)
     found, out, err = ms2hs("convert", *paths, *LINEAR, "-o", address)
     assert (found, out) == (code, "")
     assert len(err.splitlines()) == 1, err
@@ -238,41 +238,41 @@ def test_unwritable_store_is_one_message_before_the_conversion(
     assert bucket.files() == []
 
 
-def test_put_uploads_the_cube_last(shelf, scene):
-    told = []
+def test_put_uploads_the_cube_last(memory_store, scene):
+    steps = []
     package.convert(scene, output="memory:///top/", options=ConvertOptions(model="linear", uncertainty=True))
-    assert shelf.puts == [f"scene_enmap{end}" for end in (".json", ".png", "_sigma.tif", ".tif")]
-    shelf.puts.clear()
-    package.convert(scene, output="memory:///top/b/", options=QUICK, progress=lambda *step: told.append(step))
-    assert shelf.puts == [f"scene_enmap{end}" for end in (".json", ".png", ".tif")]
-    assert told[-1][0] == "upload tif (MB)"
-    assert told[-1][1] <= told[-1][2]
+    assert memory_store.puts == [f"scene_enmap{end}" for end in (".json", ".png", "_sigma.tif", ".tif")]
+    memory_store.puts.clear()
+    package.convert(scene, output="memory:///top/b/", options=QUICK, progress=lambda *step: steps.append(step))
+    assert memory_store.puts == [f"scene_enmap{end}" for end in (".json", ".png", ".tif")]
+    assert steps[-1][0] == "upload tif (MB)"
+    assert steps[-1][1] <= steps[-1][2]
 
 
-@pytest.mark.parametrize("mishap", [OSError("broken pipe"), KeyboardInterrupt()], ids=["broken", "interrupted"])
+@pytest.mark.parametrize("failure", [OSError("broken pipe"), KeyboardInterrupt()], ids=["broken", "interrupted"])
 @pytest.mark.parametrize("at", ENDS)
-def test_failed_upload_leaves_no_files(at, mishap, ms2hs, shelf, scene, monkeypatch):
-    monkeypatch.setattr(shelf, "mishaps", {at: mishap})
-    shelf().pipe_file("/top/other.tif", b"another's")
+def test_failed_upload_leaves_no_files(at, failure, ms2hs, memory_store, scene, monkeypatch):
+    monkeypatch.setattr(memory_store, "failures", {at: failure})
+    memory_store().pipe_file("/top/other.tif", b"another's")
     code, out, err = ms2hs("convert", scene, *LINEAR, "-q", "-o", "memory:///top/")
     assert out == ""
-    if isinstance(mishap, OSError):
+    if isinstance(failure, OSError):
         assert code == 1
         assert "memory:///top/: cannot be written to (OSError: broken pipe); a store" in err
     else:
         assert code == 130
-    assert list(shelf.store) == ["/top/other.tif"]
+    assert list(memory_store.store) == ["/top/other.tif"]
 
 
-def test_failed_upload_keeps_the_replaced_file(shelf, scene, monkeypatch):
+def test_failed_upload_keeps_the_replaced_file(memory_store, scene, monkeypatch):
     choices = ConvertOptions(model="linear", overwrite=True)
     package.convert(scene, output="memory:///top/", options=choices)
-    before = shelf().cat_file("/top/scene_enmap.tif")
-    monkeypatch.setattr(shelf, "mishaps", {".tif": OSError("broken pipe")})
+    before = memory_store().cat_file("/top/scene_enmap.tif")
+    monkeypatch.setattr(memory_store, "failures", {".tif": OSError("broken pipe")})
     with pytest.raises(OutputError, match="broken pipe"):
         package.convert(scene, output="memory:///top/", options=choices)
-    assert list(shelf.store) == ["/top/scene_enmap.tif"]
-    assert shelf().cat_file("/top/scene_enmap.tif") == before
+    assert list(memory_store.store) == ["/top/scene_enmap.tif"]
+    assert memory_store().cat_file("/top/scene_enmap.tif") == before
 
 
 def test_failed_conversion_uploads_nothing(ms2hs, bucket, scene, monkeypatch):
@@ -285,16 +285,16 @@ def test_failed_conversion_uploads_nothing(ms2hs, bucket, scene, monkeypatch):
     assert bucket.files() == []
 
 
-@pytest.mark.usefixtures("shelf")
+@pytest.mark.usefixtures("memory_store")
 def test_disk_space_is_checked_in_the_temporary_directory(ms2hs, scene, scratch, monkeypatch):
     usage = shutil.disk_usage(scratch)
-    asked = []
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(Path(path)) or usage._replace(free=1000))
+    checked = []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: checked.append(Path(path)) or usage._replace(free=1000))
     code, _, err = ms2hs("convert", scene, *LINEAR, "-o", "memory:///top/")
     assert code == 1
     assert f"ms2hs: {scratch} has 0.00 GB free" in err
     assert "set TMPDIR" in err
-    assert asked == [scratch]
+    assert checked == [scratch]
 
 
 @pytest.mark.usefixtures("bucket")
@@ -348,10 +348,10 @@ def test_object_store_sees_files_of_other_programs(bucket):
     ObjectStore(folder).check(["x.tif"], overwrite=True)
 
 
-def test_object_store_raises_package_errors(monkeypatch, shelf):
+def test_object_store_raises_package_errors(monkeypatch, memory_store):
     with pytest.raises(UnknownName):
         ObjectStore(RemotePath("foo://x/"))
-    monkeypatch.setattr(shelf, "denied", type("TokenRetrievalError", (Exception,), {})("expired"))
+    monkeypatch.setattr(memory_store, "denied", type("TokenRetrievalError", (Exception,), {})("expired"))
     with pytest.raises(CredentialsError, match="expired"):
         ObjectStore(RemotePath("memory:///top/"))
     assert os.environ["TMPDIR"]

@@ -59,16 +59,16 @@ blocks = st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 600)), min_size
 @given(blocks)
 def test_merge_ranges_covers_every_block_without_overlap(ranges):
     content = bytes(number % 251 for number in range(6000))
-    asked = _merge_ranges(ranges, len(content))
-    for (begin, end), (following, _) in pairwise(asked):
+    requested = _merge_ranges(ranges, len(content))
+    for (begin, end), (following, _) in pairwise(requested):
         assert begin < end <= following
     pieces = _ByteCache()
-    for begin, end in asked:
+    for begin, end in requested:
         assert end - begin <= MAX_REQUEST_BYTES
         pieces.add(begin, content[begin:end])
     for begin, size in ranges:
         assert pieces.find(begin, size) == content[begin : begin + size]
-    assert sum(end - begin for begin, end in asked) <= sum(size + 2 * BLOCK_MARGIN_BYTES for _, size in ranges)
+    assert sum(end - begin for begin, end in requested) <= sum(size + 2 * BLOCK_MARGIN_BYTES for _, size in ranges)
 
 
 def test_byte_cache_finds_only_cached_bytes():
@@ -80,11 +80,11 @@ def test_byte_cache_finds_only_cached_bytes():
     assert pieces.find(11, 2) == b"bc"
 
 
-def served(monkeypatch, content, asked):
-    """A handle of a remote file; its requests are appended to `asked`."""
+def served(monkeypatch, content, requested):
+    """A handle of a remote file; its requests are appended to `requested`."""
 
     def read(_client, _address, _access, begin, size):
-        asked.append((begin, size))
+        requested.append((begin, size))
         return ByteRange(content[begin : begin + size], len(content), "")
 
     monkeypatch.setattr(range_file, "read_range", read)
@@ -92,13 +92,13 @@ def served(monkeypatch, content, asked):
 
 
 def test_file_handle_reads_ahead_in_growing_steps(monkeypatch):
-    content, asked = bytes(4_000_000), []
-    handle = served(monkeypatch, content, asked)
+    content, requested = bytes(4_000_000), []
+    handle = served(monkeypatch, content, requested)
     handle.seek(1000)
     read = b"".join(iter(lambda: handle.read(1024), b""))
     assert read == content[1000:]
-    assert len(asked) <= 9
-    assert sum(min(size, len(content) - begin) for begin, size in asked) < 1.05 * len(content)
+    assert len(requested) <= 9
+    assert sum(min(size, len(content) - begin) for begin, size in requested) < 1.05 * len(content)
 
 
 @given(st.lists(st.tuples(st.integers(0, 260_000), st.integers(1, 30_000), st.integers(1, 4)), min_size=1, max_size=40))
@@ -114,5 +114,5 @@ def test_file_handle_returns_the_content_in_any_order(places):
                 assert handle.read(size) == content[at : at + size]
             ranges = [(max(0, begin - size), size), (begin, size)]
             known = [(first, min(length, len(content) - first)) for first, length in ranges if first < len(content)]
-            found = handle.get_byte_ranges(*zip(*known, strict=True)) if known else []
-            assert found == [content[first : first + length] for first, length in known]
+            contents = handle.get_byte_ranges(*zip(*known, strict=True)) if known else []
+            assert contents == [content[first : first + length] for first, length in known]

@@ -14,11 +14,11 @@ from stac_items import (
     dn_image,
     earth_search,
     hls,
-    item,
     placed,
     planetary_computer,
     real,
     recorded,
+    stac_item,
 )
 
 from ms2hs.errors import AddressError, SceneError
@@ -182,7 +182,10 @@ def _without(made, *keys):
     ("made", "words"),
     [
         (planetary_computer("05.11") | {"collection": "sentinel-2-l1c"}, "level 1C"),
-        (item("S1A_IW", "sentinel-1-grd", {"platform": "sentinel-1a"}, {"hh": {"href": WEB("hh.tif")}}), "sentinel-1a"),
+        (
+            stac_item("S1A_IW", "sentinel-1-grd", {"platform": "sentinel-1a"}, {"hh": {"href": WEB("hh.tif")}}),
+            "sentinel-1a",
+        ),
         (_without(planetary_computer("05.11", WEB), "B02", "B03", "B04"), "B02, B03, B04"),
         ({"type": "FeatureCollection", "features": []}, "--items"),
         ([1], "list"),

@@ -22,7 +22,7 @@ from ms2hs.fetching.footprints import coverage
 from ms2hs.fetching.search_query import SearchArea, parse_bbox, parse_period, read_geojson
 from ms2hs.fetching.selection import SearchRequest, select
 from ms2hs.fetching.stac_search import StacQuery, read_items, search
-from ms2hs.remote import client, providers
+from ms2hs.remote import client
 from ms2hs.remote.providers import PROVIDERS, access_to, provider_named
 from ms2hs.remote.url_policy import shown
 from ms2hs.scenes.formats import open_scene
@@ -31,6 +31,10 @@ from ms2hs.scenes.stac_item import ORIGIN
 from ms2hs.scenes.stac_metadata import tile_of
 
 TOKEN = "PLANTED-d41d8cd98f00b204"  # noqa: S105 - of nothing
+CREDENTIALS = (
+    *("EARTHDATA_TOKEN", "EARTHDATA_USERNAME", "EARTHDATA_PASSWORD"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+)
 INSIDE = (10.285, 46.035, 10.305, 46.055)
 
 
@@ -49,28 +53,28 @@ def server(monkeypatch):
         yield server
 
 
-def shifted(made, name, day, cloud, degrees=0.0, **properties):
+def shifted(item, name, day, cloud, degrees=0.0, **properties):
     """The scene, moved east by some degrees."""
-    ring = [[lon + degrees, lat] for lon, lat in made["geometry"]["coordinates"][0]]
+    ring = [[lon + degrees, lat] for lon, lat in item["geometry"]["coordinates"][0]]
     west, south, east, north = FOOTPRINT
     facts = {"datetime": f"2024-06-{day:02d}T10:20:30Z", "eo:cloud_cover": cloud} | properties
-    return made | {
+    return item | {
         "id": name,
         "bbox": [west + degrees, south, east + degrees, north],
         "geometry": {"type": "Polygon", "coordinates": [ring]},
-        "properties": made["properties"] | facts,
+        "properties": item["properties"] | facts,
     }
 
 
 def fill(server, count=25):
-    made = earth_search("sentinel-2-c1-l2a", "05.10")
+    item = earth_search("sentinel-2-c1-l2a", "05.10")
     for i in range(count):
-        server.add_item(shifted(made, f"S2A_T32TNT_{i:03d}", 1 + i, float(i), 0.0004 * i))
+        server.add_item(shifted(item, f"S2A_T32TNT_{i:03d}", 1 + i, float(i), 0.0004 * i))
 
 
 def query(**choices):
-    asked = {"area": parse_bbox(INSIDE), "period": parse_period("2024-06"), "max_cloud": None, "limit": None} | choices
-    return StacQuery(provider_named(None), "sentinel-2-c1-l2a", **asked)
+    options = {"area": parse_bbox(INSIDE), "period": parse_period("2024-06"), "max_cloud": None, "limit": None}
+    return StacQuery(provider_named(None), "sentinel-2-c1-l2a", **(options | choices))
 
 
 # ---- before any request ---------------------------------------------------------------------------------------------
@@ -94,17 +98,17 @@ def query(**choices):
     ],
 )
 def test_parse_period_accepts_usual_forms(text, start, end):
-    found = parse_period(text)
+    period = parse_period(text)
     expected = [at and datetime.fromisoformat(at).replace(tzinfo=UTC) for at in (start, end)]
-    assert [found.start, found.end] == expected
-    assert found.text == "/".join(".." if at is None else f"{at}Z" for at in (start, end))
+    assert [period.start, period.end] == expected
+    assert period.text == "/".join(".." if at is None else f"{at}Z" for at in (start, end))
 
 
 @given(st.dates())
 def test_parse_period_of_a_day_covers_the_day(day):
-    found = parse_period(day.isoformat())
-    assert (found.end - found.start).total_seconds() == 86_399
-    assert found.start.date() == found.end.date() == day
+    period = parse_period(day.isoformat())
+    assert (period.end - period.start).total_seconds() == 86_399
+    assert period.start.date() == period.end.date() == day
 
 
 BAD_DATES = ["", "june", "2024-13", "2024-02-30", "2024-06-30/2024-06-01", "../..", "/", "2024-6-1", "20240601", "24"]
@@ -112,7 +116,7 @@ BAD_BOXES = ["13.2,52.3,12.9,52.5", "12,52,13,91", "12,53,13,52", "12,52,12,53",
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "code", "expected"),
     [
         *((["--bbox", "12,52,13,53", "--date", text], 2, "date") for text in BAD_DATES),
         *(([f"--bbox={text}", "--date", "2024-06"], 2, text) for text in BAD_BOXES),
@@ -134,18 +138,18 @@ BAD_BOXES = ["13.2,52.3,12.9,52.5", "12,52,13,91", "12,53,13,52", "12,52,12,53",
         (["--provider", "copernicus"], 4, "AWS_ACCESS_KEY_ID"),
     ],
 )
-def test_fetch_refuses_invalid_options_before_any_request(words, code, told, ms2hs, monkeypatch, tmp_path):
+def test_fetch_refuses_invalid_options_before_any_request(words, code, expected, ms2hs, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    for name in ("EARTHDATA_TOKEN", "EARTHDATA_USERNAME", "EARTHDATA_PASSWORD", *providers.S3_KEYS):
+    for name in CREDENTIALS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a server was asked"))
     needed = [] if {"--bbox", "--intersects", "--items", "--date"} & {word.split("=")[0] for word in words} else [
         "--bbox", "12,52,13,53", "--date", "2024-06",
     ]  # fmt: skip
-    found, out, err = ms2hs("fetch", *words, *needed)
-    assert (found, out) == (code, "")
-    assert told in " ".join(err.split())
+    exit_code, out, err = ms2hs("fetch", *words, *needed)
+    assert (exit_code, out) == (code, "")
+    assert expected in " ".join(err.split())
     assert "Traceback" not in err
 
 
@@ -172,7 +176,7 @@ def test_bbox_accepts_spaces_and_negative_numbers(ms2hs, server):
 )
 def test_missing_credentials_are_named(name, environment, missing, monkeypatch, tmp_path):
     (tmp_path / "netrc").write_text(f"machine urs.earthdata.nasa.gov login me password {TOKEN}\n")
-    for variable in ("EARTHDATA_TOKEN", "EARTHDATA_USERNAME", "EARTHDATA_PASSWORD", *providers.S3_KEYS):
+    for variable in CREDENTIALS:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     for variable, text in environment.items():
@@ -223,16 +227,16 @@ def test_planetary_computer_signs_just_before_opening(server, monkeypatch):
 
 def test_search_reads_every_page_and_sorts(server):
     fill(server)
-    found = search(query())
-    assert len(found) == 25 > server.page
-    assert [one.cloud for one in found] == sorted(one.cloud for one in found)
-    assert [one.time for one in search(query(sort="date", limit=3))] == [
+    scenes = search(query())
+    assert len(scenes) == 25 > server.page_size
+    assert [scene.cloud for scene in scenes] == sorted(scene.cloud for scene in scenes)
+    assert [scene.time for scene in search(query(sort="date", limit=3))] == [
         f"2024-06-{day}T10:20:30" for day in (25, 24, 23)
     ]
-    covers = [one.coverage for one in search(query(sort="coverage"))]
+    covers = [scene.coverage for scene in search(query(sort="coverage"))]
     assert covers == sorted(covers, reverse=True)
-    assert [one.item["properties"]["eo:cloud_cover"] for one in search(query(max_cloud=5.0, limit=4))] == [0, 1, 2, 3]
-    assert all(one.item[ORIGIN] == {"provider": "earth-search", "url": server.root} for one in search(query()))
+    assert [scene.cloud for scene in search(query(max_cloud=5.0, limit=4))] == [0, 1, 2, 3]
+    assert all(scene.item[ORIGIN] == {"provider": "earth-search", "url": server.root} for scene in search(query()))
 
 
 def test_read_geojson_accepts_any_polygons(server, tmp_path):
@@ -245,10 +249,10 @@ def test_read_geojson_accepts_any_polygons(server, tmp_path):
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": triangle}]}))
     place = read_geojson(path)
     assert place.bbox == pytest.approx(INSIDE)
-    found = search(query(area=place))
-    assert len(found) == 5
-    assert found[0].coverage == 1.0
-    assert "intersects" in json.loads(server.asked[-1].body)
+    scenes = search(query(area=place))
+    assert len(scenes) == 5
+    assert scenes[0].coverage == 1.0
+    assert "intersects" in json.loads(server.requests[-1].body)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"type": "Point", "coordinates": [1, 2]}', '{"type": "Polygon"}'])
@@ -259,24 +263,24 @@ def test_read_geojson_refuses_files_without_polygons(text, tmp_path):
 
 
 def test_search_across_the_antimeridian(server):
-    made = earth_search("sentinel-2-c1-l2a", "05.10")
-    west, east = shifted(made, "S2A_west", 1, 1.0, 169.675), shifted(made, "S2A_east", 2, 1.0, -190.29)
-    for one in (west, east):
-        server.add_item(one)
-    found = search(query(area=parse_bbox((179.9, 46.0, -179.9, 46.1))))
-    assert {one.item["id"] for one in found} == {"S2A_west", "S2A_east"}
-    assert all(0 < one.coverage < 0.5 for one in found)
+    item = earth_search("sentinel-2-c1-l2a", "05.10")
+    west, east = shifted(item, "S2A_west", 1, 1.0, 169.675), shifted(item, "S2A_east", 2, 1.0, -190.29)
+    for item in (west, east):
+        server.add_item(item)
+    scenes = search(query(area=parse_bbox((179.9, 46.0, -179.9, 46.1))))
+    assert {scene.item["id"] for scene in scenes} == {"S2A_west", "S2A_east"}
+    assert all(0 < scene.coverage < 0.5 for scene in scenes)
 
 
 def test_coverage_is_the_share_of_the_area():
-    made = earth_search("sentinel-2-c1-l2a", "05.10")
+    item = earth_search("sentinel-2-c1-l2a", "05.10")
     west, south, east, north = FOOTPRINT
-    assert coverage(made, parse_bbox(INSIDE)) == 1
+    assert coverage(item, parse_bbox(INSIDE)) == 1
     half = parse_bbox((west - (east - west), south, east, north))
-    assert coverage(made, half) == pytest.approx(0.5, abs=0.02)
-    assert coverage(made, parse_bbox((20, 40, 21, 41))) == 0
-    assert coverage(made, parse_bbox((10.295, 46.045, 10.2950001, 46.0450001))) == 1
-    crossing = made | {
+    assert coverage(item, half) == pytest.approx(0.5, abs=0.02)
+    assert coverage(item, parse_bbox((20, 40, 21, 41))) == 0
+    assert coverage(item, parse_bbox((10.295, 46.045, 10.2950001, 46.0450001))) == 1
+    crossing = item | {
         "geometry": {
             "type": "Polygon",
             "coordinates": [[[179.5, 10], [-179.5, 10], [-179.5, 11], [179.5, 11], [179.5, 10]]],
@@ -284,16 +288,16 @@ def test_coverage_is_the_share_of_the_area():
     }
     assert coverage(crossing, parse_bbox((179, 10, -179, 11))) == pytest.approx(0.5, abs=0.02)
     assert coverage(crossing, parse_bbox((0, 10, 1, 11))) == 0
-    assert coverage(made | {"geometry": None}, parse_bbox(INSIDE)) == 1
-    assert coverage(made, SearchArea((west, south, east, north), crossing["geometry"])) == 0
+    assert coverage(item | {"geometry": None}, parse_bbox(INSIDE)) == 1
+    assert coverage(item, SearchArea((west, south, east, north), crossing["geometry"])) == 0
 
 
 def test_search_keeps_the_newest_processing_version(server):
-    made = earth_search("sentinel-2-c1-l2a", "05.00")
-    server.add_item(shifted(made, "S2A_old", 1, 1.0, **{"s2:processing_baseline": "02.14"}))
-    server.add_item(shifted(made, "S2A_new", 1, 2.0))
-    server.add_item(shifted(made, "S2B_same", 1, 3.0, platform="sentinel-2b"))
-    assert [one.item["id"] for one in search(query())] == ["S2A_new", "S2B_same"]
+    item = earth_search("sentinel-2-c1-l2a", "05.00")
+    server.add_item(shifted(item, "S2A_old", 1, 1.0, **{"s2:processing_baseline": "02.14"}))
+    server.add_item(shifted(item, "S2A_new", 1, 2.0))
+    server.add_item(shifted(item, "S2B_same", 1, 3.0, platform="sentinel-2b"))
+    assert [scene.item["id"] for scene in search(query())] == ["S2A_new", "S2B_same"]
 
 
 def test_search_without_results_says_what_to_widen(server, ms2hs):
@@ -308,8 +312,8 @@ def test_search_without_results_says_what_to_widen(server, ms2hs):
 @pytest.mark.parametrize("kind", ["busy", "failed"])
 def test_search_retries_transient_faults(server, kind):
     fill(server)
-    asked = []
-    server.search_fault = lambda path: asked.append(path) or (kind if len(asked) % 2 else None)
+    requested = []
+    server.search_fault = lambda path: requested.append(path) or (kind if len(requested) % 2 else None)
     assert len(search(query())) == 25
 
 
@@ -323,7 +327,7 @@ def test_search_names_a_server_that_does_not_answer(server, kind, word):
 
 def test_search_refuses_redirects_to_private_hosts(server, monkeypatch):
     fill(server, 1)
-    server.search_fault = lambda path: "elsewhere" if path == "/search" else None
+    server.search_fault = lambda path: "redirected" if path == "/search" else None
     with pytest.raises(AddressError, match=r"127\.0\.0\.2"):
         search(query())
     server.search_fault = None
@@ -358,10 +362,10 @@ def test_fetch_lists_saves_and_reads_items(server, ms2hs, tmp_path):
     path = tmp_path / "items.json"
     code, out, _ = ms2hs("fetch", *place, "--date", "2024-06", "--save", path)
     assert code == 0
-    asked = len(server.asked)
+    requested = len(server.requests)
     code, out, _ = ms2hs("fetch", "--items", path, "--list")
-    assert (code, len(out.splitlines()), len(server.asked)) == (0, 5, asked)
-    assert [one["id"] for one in read_items(path)] == [f"S2A_T32TNT_{i:03d}" for i in range(4)]
+    assert (code, len(out.splitlines()), len(server.requests)) == (0, 5, requested)
+    assert [item["id"] for item in read_items(path)] == [f"S2A_T32TNT_{i:03d}" for i in range(4)]
     code, _, err = ms2hs("fetch", *place, "--date", "2024-06", "--save", path)
     assert (code, "--overwrite" in err) == (1, True)
     assert ms2hs("fetch", "--items", path, "--bbox", "20,40,21,41", "--list")[0] == 3
@@ -395,9 +399,9 @@ def test_unknown_provider_lists_known_names():
 @pytest.fixture
 def scene_address(server, tmp_path):
     """URL of an item that converts."""
-    made = earth_search("sentinel-2-c1-l2a", "05.10", address=lambda name: f"../../../files/{name}")
-    serve(server, tmp_path / "served", made, S2_REFLECTANCE, 1000)
-    return f"{server.root}/collections/sentinel-2-c1-l2a/items/{made['id']}"
+    item = earth_search("sentinel-2-c1-l2a", "05.10", address=lambda name: f"../../../files/{name}")
+    serve(server, tmp_path / "served", item, S2_REFLECTANCE, 1000)
+    return f"{server.root}/collections/sentinel-2-c1-l2a/items/{item['id']}"
 
 
 def test_item_url_converts(scene_address, server, ms2hs, tmp_path):
@@ -437,7 +441,7 @@ def test_redirect_of_a_file_to_a_private_host_is_refused(scene_address, server, 
     code, _, err = ms2hs("convert", scene_address, "-o", tmp_path / "made.tif")
     assert (code, "127.0.0.2" in err, "private" in err) == (1, True, True)
     assert not (tmp_path / "made.tif").exists()
-    assert not any(one.path == "other.tif" for one in server.asked)
+    assert not any(request.path == "other.tif" for request in server.requests)
 
 
 @pytest.mark.parametrize("command", ["convert", "fetch"])
@@ -448,18 +452,18 @@ def test_vrt_from_a_server_is_refused(command, scene_address, server, ms2hs, tmp
     <GeoTransform>600000, 10, 0, 5100000, 0, -10</GeoTransform><VRTRasterBand dataType="UInt16" band="1"><SimpleSource>
     <SourceFilename>{secret}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"""
     server.add_file("B04.tif", vrt.encode())
-    made = tmp_path / "made"
+    output = tmp_path / "made"
     if command == "convert":
-        code, _, err = ms2hs("convert", scene_address, "-o", made)
+        code, _, err = ms2hs("convert", scene_address, "-o", output)
     else:
         item = json.loads(json.dumps(server.items[0]).replace("../../../files/", f"{server.root}/files/"))
         item[ORIGIN] = {"provider": "earth-search", "url": server.root}
         (tmp_path / "items.json").write_text(json.dumps(item))
-        code, _, err = ms2hs("fetch", "--items", tmp_path / "items.json", "-o", made)
+        code, _, err = ms2hs("fetch", "--items", tmp_path / "items.json", "-o", output)
     assert (code, "B04.tif" in err) == (1, True), err
     assert "neither a GeoTIFF nor" in err
     assert not list(tmp_path.glob("made/*.tif"))
-    assert not made.is_file()
+    assert not output.is_file()
 
 
 @pytest.mark.parametrize(
@@ -471,8 +475,8 @@ def test_missing_or_failing_file_is_named(scene_address, server, ms2hs, tmp_path
         del server.files["B04.tif"]
     else:
         server.fault = lambda path: kind if path == "B04.tif" else None
-    found, _, err = ms2hs("convert", scene_address, "-o", tmp_path / "made.tif")
-    assert (found, "B04.tif" in err) == (code, True)
+    exit_code, _, err = ms2hs("convert", scene_address, "-o", tmp_path / "made.tif")
+    assert (exit_code, "B04.tif" in err) == (code, True)
 
 
 SCRIPT = """
@@ -521,7 +525,7 @@ def test_secrets_are_in_no_file_log_or_message(server, tmp_path):
         assert TOKEN.encode() not in path.read_bytes(), path
 
 
-# ---- whom an item comes from -----------------------------------------------------------------------------------------
+# ---- origin of an item ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -530,27 +534,28 @@ def saved(scene_address, server, tmp_path):
     assert scene_address
     item = json.loads(json.dumps(server.items[0]).replace("../../../files/", f"{server.root}/files/"))
 
-    def write(told, *, link=True):
-        one = {key: value for key, value in item.items() if key not in {ORIGIN, "links"}}
-        one |= {"links": item["links"]} if link else {}
-        (tmp_path / "items.json").write_text(json.dumps(one | ({ORIGIN: told} if told else {})))
+    def write(origin, *, link=True):
+        document = {key: value for key, value in item.items() if key not in {ORIGIN, "links"}}
+        document |= {"links": item["links"]} if link else {}
+        (tmp_path / "items.json").write_text(json.dumps(document | ({ORIGIN: origin} if origin else {})))
         return tmp_path / "items.json"
 
     return write
 
 
 @pytest.mark.parametrize(
-    "told", [None, {"provider": "custom", "url": "ROOT"}, {"provider": "planetary-computer", "url": "ROOT"}, "ROOT", 5]
+    "origin",
+    [None, {"provider": "custom", "url": "ROOT"}, {"provider": "planetary-computer", "url": "ROOT"}, "ROOT", 5],
 )
-def test_origin_in_a_file_does_not_allow_a_private_host(told, saved, server, ms2hs, tmp_path):
-    told = json.loads(json.dumps(told).replace("ROOT", server.root))
-    path, asked = saved(told), len(server.asked)
+def test_origin_in_a_file_does_not_allow_a_private_host(origin, saved, server, ms2hs, tmp_path):
+    origin = json.loads(json.dumps(origin).replace("ROOT", server.root))
+    path, requested = saved(origin), len(server.requests)
     for words in (["fetch", "--items", path, "-o", tmp_path / "out"], ["convert", path, "-o", tmp_path / "made.tif"]):
         code, _, err = ms2hs(*words)
         assert (code, "private" in err) == (1, True), err
     code, _, err = ms2hs("fetch", "--items", path, "--stac", "http://127.0.0.2/", "-o", tmp_path / "out")
     assert (code, "private" in err) == (1, True), err
-    assert len(server.asked) == asked
+    assert len(server.requests) == requested
 
 
 @pytest.mark.parametrize("link", [True, False])
@@ -579,17 +584,17 @@ def test_items_of_a_private_catalogue_can_be_saved_and_fetched(scene_address, se
 
 
 def test_search_finds_real_items_at_their_positions(server):
-    kept = [one for one in recorded() if one.get("collection") == "sentinel-2-c1-l2a" and one.get("bbox")]
-    unique = list({one["id"]: one for one in kept}.values())
+    kept = [item for item in recorded() if item.get("collection") == "sentinel-2-c1-l2a" and item.get("bbox")]
+    unique = list({item["id"]: item for item in kept}.values())
     if not unique:
         pytest.skip("no such items under $MS2HS_DATA/stac")
-    for one in unique:
-        server.add_item(one)
-    for one in unique:
-        west, south, east, north = one["bbox"]
+    for item in unique:
+        server.add_item(item)
+    for item in unique:
+        west, south, east, north = item["bbox"]
         place = parse_bbox((west, south, east, north))
-        found = search(query(area=place, period=parse_period(one["properties"]["datetime"][:10])))
-        own = next(candidate for candidate in found if candidate.item["id"] == one["id"])
+        candidates = search(query(area=place, period=parse_period(item["properties"]["datetime"][:10])))
+        own = next(candidate for candidate in candidates if candidate.item["id"] == item["id"])
         assert own.coverage > 0.2
-        assert own.facts["tile"] == tile_of(one)
-        assert all(candidate.item["collection"] == one["collection"] for candidate in found)
+        assert own.facts["tile"] == tile_of(item)
+        assert all(candidate.item["collection"] == item["collection"] for candidate in candidates)

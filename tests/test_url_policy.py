@@ -84,8 +84,8 @@ def test_check_address_allows_local_files_only_for_local_items():
 
 @given(st.ip_addresses(v=4))
 def test_is_public_ignores_how_an_ip_address_is_written(number):
-    whole = int(number)
-    forms = [str(number), str(whole), hex(whole), ".".join(hex(part) for part in number.packed)]
+    as_integer = int(number)
+    forms = [str(number), str(as_integer), hex(as_integer), ".".join(hex(part) for part in number.packed)]
     assert {is_public(form) for form in forms} == {number.is_global and not number.is_multicast}
 
 

@@ -92,6 +92,7 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     """Fetch Sentinel-2 and HLS scenes of an area and a date, ready to convert."""
     from ms2hs.fetching import selection
     from ms2hs.fetching.fetcher import FetchOptions, fetch
+    from ms2hs.fetching.stac_search import write_items
     from ms2hs.files import check_output
     from ms2hs.progress import progress_bar
 
@@ -112,20 +113,22 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     if products:
         _fetch_for_products(products, days, request, output, options, quiet=quiet, as_json=as_json)
         return
-    found = selection.select(request, to_fetch=not (list_only or save is not None))
+    candidates = selection.select(request, to_fetch=not (list_only or save is not None))
+    scenes = [candidate.item for candidate in candidates]
     if save is not None:
-        selection.save(found, save)
+        write_items(save, scenes)
     if list_only or save is not None:
-        typer.echo(selection.format_json(found) if as_json else selection.format_table(found))
+        facts = [candidate.facts for candidate in candidates]
+        typer.echo(json.dumps(facts, indent=1) if as_json else selection.format_table(candidates))
         return
     with progress_bar(shown=not quiet, unit="bytes") as progress:
-        result = fetch(selection.items_of(found), request.area, output, options, progress)
+        result = fetch(scenes, request.area, output, options, progress)
     if not quiet:
         print_left_out(result.left_out)
         note(f"{len(result.paths)} scenes, {result.kept} already existed; {result.bytes_read / 1e6:.1f} MB read")
     print_failed(result.failed)
     typer.echo(json.dumps(asdict(result), indent=1, default=str) if as_json else "\n".join(map(str, result.paths)))
-    _check_failed(len(result.failed), len(found))
+    _check_failed(len(result.failed), len(scenes))
 
 
 def _fetch_for_products(

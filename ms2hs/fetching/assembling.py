@@ -1,11 +1,12 @@
-"""The finished files of a fetched scene: made in the staging folder, then moved into place, the STAC item last."""
+"""The output files of a fetched scene: written in a staging folder, then moved into place, the STAC item last."""
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ms2hs.fetching.band_stack import StackLayout, read_strips, write_stack
+from ms2hs.fetching.band_stack import StackLayout, StackStrip, read_strips, write_stack
 from ms2hs.fetching.cropping import all_assets, band_file_name, local_scene
 from ms2hs.fetching.fetch_request import FetchRequest
 from ms2hs.fetching.sidecar import Sidecar
@@ -21,13 +22,13 @@ class ScenePart:
 
     scene: Scene
     grid: PixelGrid
-    """Grid of the output; of native files, the grid of the finest band."""
+    """Grid of the output; for native files, the grid of the finest band."""
     quality_grid: PixelGrid
-    """The same with a margin, for the quality layer."""
+    """`grid` with a margin, for the quality layer."""
 
 
 def prepare_staging(request: FetchRequest) -> None:
-    """Create the staging folder; keep complete files of the same request from an earlier run, and delete all others.
+    """Create the staging folder; files of the same request from an earlier run are kept, all others are deleted.
 
     Raises
     ------
@@ -39,62 +40,68 @@ def prepare_staging(request: FetchRequest) -> None:
         if path.is_file() and path.read_text(encoding="utf-8") != parameters:
             shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
-        for left in folder.glob(".*.part"):  # of a process that was killed while writing
-            left.unlink()
+        for partial in folder.glob(".*.part"):  # of a process that was killed while writing
+            partial.unlink()
     except OSError as error:
         raise write_error(folder, error) from error
     write_bytes(path, parameters.encode(), durable=True)
 
 
 def assemble(request: FetchRequest, part: ScenePart) -> Path:
-    """Make the finished files from the bands in the staging folder, and move them into place, the item last.
-
-    Returns
-    -------
-    The path to give to `convert`.
+    """Write the output files from the bands in the staging folder, and return the path to give to `convert`.
 
     Raises
     ------
     OutputError : a file cannot be written.
     """
     scene = local_scene(part.scene, request.staging_folder, part.grid)
-    try:
-        if request.is_native:
-            _keep_band_files(request, part, scene)
-        else:
-            _stack_bands(request, part, scene)
-    except OSError as error:
-        raise write_error(request.scene_path, error) from error
+    sidecar = Sidecar(request.parameters, request.item, part.scene, part.grid)
+    if request.is_native:
+        _keep_band_files(request, scene, sidecar)
+    else:
+        layout = StackLayout(part.grid, scene.spectral, scene.quality_rule, _tags(request, scene))
+        write_scene(request.scene_path, request.staging_folder, layout, read_strips(scene, part.grid), sidecar)
     return request.scene_path
 
 
-def _stack_bands(request: FetchRequest, part: ScenePart, scene: Scene) -> None:
-    layout = StackLayout(part.grid, scene.spectral, scene.quality_rule, _tags(request, scene))
-    staged = request.staging_folder / request.scene_path.name
-    counts = write_stack(staged, layout, read_strips(scene, part.grid))
-    sidecar = Sidecar(request.parameters, request.item, part.scene, part.grid, counts.known, counts.clear)
-    staged_item = request.staging_folder / request.item_path.name
-    write_bytes(staged_item, sidecar.to_json([staged], {}), durable=True)
-    request.item_path.unlink(missing_ok=True)
-    move_into_place(staged, request.scene_path)
-    request.scene_path.with_name(f"{request.scene_path.name}.aux.xml").unlink(missing_ok=True)
-    move_into_place(staged_item, request.item_path)
-    shutil.rmtree(request.staging_folder)
+def write_scene(path: Path, staging: Path, layout: StackLayout, strips: Iterator[StackStrip], sidecar: Sidecar) -> None:
+    """Write a COG and its STAC item in a staging folder, move them to `path`, the item last, and delete the folder.
+
+    Raises
+    ------
+    OutputError : a file cannot be written.
+    """
+    item_path = path.with_suffix(".json")
+    staged, staged_item = staging / path.name, staging / item_path.name
+    try:
+        staging.mkdir(exist_ok=True)
+        known, clear = write_stack(staged, layout, strips)
+        write_bytes(staged_item, sidecar.to_json([staged], {}, known, clear), durable=True)
+        item_path.unlink(missing_ok=True)
+        move_into_place(staged, path)
+        path.with_name(f"{path.name}.aux.xml").unlink(missing_ok=True)
+        move_into_place(staged_item, item_path)
+        shutil.rmtree(staging)
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
-def _keep_band_files(request: FetchRequest, part: ScenePart, scene: Scene) -> None:
+def _keep_band_files(request: FetchRequest, scene: Scene, sidecar: Sidecar) -> None:
     files = [Path(asset.href) for asset in all_assets(scene)]
-    sidecar = Sidecar(request.parameters, request.item, part.scene, part.grid, 0, 0)
-    keys = {file.name: key for file in files if (key := _asset_key(request, part.scene, file))}
-    write_bytes(request.staging_folder / request.item_path.name, sidecar.to_json(files, keys), durable=True)
-    (request.staging_folder / "request.json").unlink(missing_ok=True)
-    if request.target_folder.exists():
-        shutil.rmtree(request.target_folder)
-    move_into_place(request.staging_folder, request.target_folder)
+    keys = {file.name: key for file in files if (key := _asset_key(request, sidecar.scene, file))}
+    staging, target = request.staging_folder, request.target_folder
+    try:
+        write_bytes(staging / request.item_path.name, sidecar.to_json(files, keys, 0, 0), durable=True)
+        (staging / "request.json").unlink(missing_ok=True)
+        if target.exists():
+            shutil.rmtree(target)
+        move_into_place(staging, target)
+    except OSError as error:
+        raise write_error(request.scene_path, error) from error
 
 
 def _asset_key(request: FetchRequest, scene: Scene, file: Path) -> str | None:
-    """Key of the item's asset that a file was copied from."""
+    """Key of the asset from which a file was copied; None if unknown."""
     href = next(asset.href for asset in all_assets(scene) if band_file_name(scene, asset) == file.name)
     assets = request.item["assets"].items()
     return next((key for key, asset in assets if href.endswith(str(asset.get("href", "")).removeprefix("./"))), None)

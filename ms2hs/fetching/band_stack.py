@@ -1,21 +1,20 @@
 """A multispectral scene as one COG: reflectance of every band on one grid, with the quality layer as the last band.
 
-`read_strips` resamples the files of a scene to one grid, `STRIP_ROWS` rows at a time. `write_stack` passes the strips
-to the COG writer of the package and counts the pixels that have a value and those that are clear.
+`read_strips` resamples the files of a scene to one grid, `ROWS_PER_STRIP` rows at a time. `write_stack` passes the
+strips to the COG writer of the package and counts the known and the clear pixels.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
-from ms2hs.arrays import BoolArray
+from ms2hs.arrays import BoolArray, DnArray
 from ms2hs.files import flush_to_disk
 from ms2hs.raster.cog.encoding import Encoding, quantise
 from ms2hs.raster.cog.writer import CogWriter
@@ -25,27 +24,13 @@ from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.raster.resampling import axis_weights, covered, relate
 from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.reader import SceneReader
-from ms2hs.scenes.scene import Scene
+from ms2hs.scenes.scene import Asset, Scene
 from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM
 from ms2hs.spectra.spectral_grid import SpectralGrid, nearest_band
 
-StoredArray = NDArray[np.int16]
-STRIP_ROWS = 128
-QUALITY_NODATA = {key: layer.fill for key, layer in QUALITY_LAYERS.items()}
-"""Value of the quality band where the scene has no data, by quality rule."""
-QUALITY_NAMES = {key: layer.name for key, layer in QUALITY_LAYERS.items()}
+ROWS_PER_STRIP = 128
 # Overviews take every second pixel: means of quality classes would be other classes.
 STACK_ENCODING = Encoding(averages=False)
-
-
-@dataclass(frozen=True)
-class StackCounts:
-    """Pixel counts of a stacked scene."""
-
-    known: int
-    """Pixels with a value in every band."""
-    clear: int
-    """Known pixels of good quality."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +39,12 @@ class StackStrip:
 
     row: int
     """Index of the first row."""
-    dn: StoredArray
-    """(band, row, col) stored numbers, with the quality layer as the last band if the scene has one."""
+    dn: DnArray
+    """(band, row, col) int16 stored numbers, with the quality layer as the last band if the scene has one."""
     known: int
+    """Number of pixels with a value in every band."""
     clear: int
+    """Number of known pixels of good quality."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +63,7 @@ class StackLayout:
     def write_to(self, file: Any) -> None:  # noqa: ANN401 - rasterio has no types
         """Set scale, colour, name and wavelength of every band of an opened rasterio dataset."""
         spectral = self.spectral
-        extra = [] if self.quality_rule is None else [QUALITY_NAMES[self.quality_rule]]
+        extra = [] if self.quality_rule is None else [QUALITY_LAYERS[self.quality_rule].name]
         file.scales = [SCALE for _ in spectral.names] + [1.0 for _ in extra]
         file.offsets = [0.0] * len(self)
         rgb = [nearest_band(spectral.wavelength_nm, nm, RGB_REACH_NM) for nm in RGB_NM]
@@ -93,8 +80,8 @@ def read_strips(scene: Scene, grid: PixelGrid) -> Iterator[StackStrip]:
     """A scene resampled to a grid, strip by strip.
 
     A pixel of which at least half is clear is the mean of its clear parts. Any other pixel is the mean of all its
-    parts, so that clouds are kept. Its quality class is the one with the largest area among the classes that agree
-    with it (clear or not).
+    parts, so that clouds are kept. Its quality class is the class with the largest area among the clear classes or,
+    for a pixel that is not clear, among the other classes.
 
     Raises
     ------
@@ -103,9 +90,9 @@ def read_strips(scene: Scene, grid: PixelGrid) -> Iterator[StackStrip]:
     with ExitStack() as opened:
         all_reader = opened.enter_context(SceneReader(replace(scene, quality=None, quality_rule=None), grid))
         clear_reader = opened.enter_context(SceneReader(scene, grid)) if scene.quality else None
-        quality_reader = opened.enter_context(_QualityReader(scene, grid)) if scene.quality else None
-        for row in range(0, grid.height, STRIP_ROWS):
-            rows = min(STRIP_ROWS, grid.height - row)
+        quality_reader = _QualityReader(opened, scene.quality, scene.quality_rule, grid) if scene.quality else None
+        for row in range(0, grid.height, ROWS_PER_STRIP):
+            rows = min(ROWS_PER_STRIP, grid.height - row)
             reflectance, known = all_reader.read(row, 0, rows, grid.width)
             clear = known
             if clear_reader is not None:
@@ -114,39 +101,29 @@ def read_strips(scene: Scene, grid: PixelGrid) -> Iterator[StackStrip]:
                 np.copyto(reflectance, clear_reflectance, where=clear)
             dn = quantise(reflectance, known)
             if quality_reader is not None:
-                classes = quality_reader.read(row, rows, known, clear)
-                dn = np.concatenate([dn, classes[None]])
+                dn = np.concatenate([dn, quality_reader.read(row, known, clear)[None]])
             yield StackStrip(row, dn, int(known.sum()), int(clear.sum()))
 
 
 class _QualityReader:
     """Reads the quality layer of a scene on a grid."""
 
-    def __init__(self, scene: Scene, grid: PixelGrid) -> None:
-        assert scene.quality is not None  # noqa: S101 - callers check
-        self._asset, self._rule, self._grid = scene.quality, scene.quality_rule or "", grid
+    def __init__(self, opened: ExitStack, asset: Asset, rule: str | None, grid: PixelGrid) -> None:
+        self._dataset, self._band = opened.enter_context(open_dataset(asset.href)), asset.band
+        self._down, self._right = relate(grid, read_pixel_grid(self._dataset), asset.name)
+        self._layer = QUALITY_LAYERS[rule or ""]
 
-    def __enter__(self) -> Self:
-        """Open the file."""
-        self._dataset = open_dataset(self._asset.href)
-        self._axes = relate(self._grid, read_pixel_grid(self._dataset), self._asset.name)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the file."""
-        self._dataset.close()
-
-    def read(self, row: int, rows: int, known: BoolArray, clear: BoolArray) -> StoredArray:
-        """(row, col) the class with the largest area in each pixel, among the classes that are as `clear` as it."""
-        down, right = axis_weights(self._axes[0], row, rows), axis_weights(self._axes[1], 0, self._grid.width)
-        result = np.full(known.shape, QUALITY_NODATA[self._rule], np.int16)
+    def read(self, row: int, known: BoolArray, clear: BoolArray) -> DnArray:
+        """(row, col) for each pixel the class with the largest area, among the clear classes only where `clear`."""
+        down, right = axis_weights(self._down, row, len(known)), axis_weights(self._right, 0, known.shape[1])
+        result = np.full(known.shape, self._layer.fill, np.int16)
         if down.begin == down.end or right.begin == right.end:
             return result
         window = Window.from_slices((down.begin, down.end), (right.begin, right.end))
-        classes = read_bands(self._dataset, [self._asset.band], window)[0]
+        classes = read_bands(self._dataset, [self._band], window)[0]
         largest = np.zeros(known.shape, np.float32)
         for label in np.unique(classes):
-            is_usable = bool(QUALITY_LAYERS[self._rule].flags(np.array([label])).valid[0])
+            is_usable = bool(self._layer.flags(np.array([label])).valid[0])
             area = covered((classes == label).astype(np.float32), down, right)
             area[clear != is_usable] *= 1e-3  # wins only where no class agrees with the pixel
             wins = known & (area > largest)
@@ -154,8 +131,8 @@ class _QualityReader:
         return result
 
 
-def write_stack(path: Path, layout: StackLayout, strips: Iterator[StackStrip]) -> StackCounts:
-    """Write strips as a COG: int16, scale 1e-4, nodata -32768. Returns the pixel counts.
+def write_stack(path: Path, layout: StackLayout, strips: Iterator[StackStrip]) -> tuple[int, int]:
+    """Write strips as a COG: int16, scale 1e-4, nodata -32768. Returns the numbers of known and of clear pixels.
 
     Raises
     ------
@@ -167,4 +144,4 @@ def write_stack(path: Path, layout: StackLayout, strips: Iterator[StackStrip]) -
             writer.write(strip.row, strip.dn)
             known, clear = known + strip.known, clear + strip.clear
     flush_to_disk(path)
-    return StackCounts(known, clear)
+    return known, clear

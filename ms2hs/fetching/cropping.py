@@ -1,13 +1,13 @@
 """The pixels of a scene's files that a search area needs, and the local copies of these files.
 
-Boxes are in degrees and grids in metres of a map projection. A box far away from a scene has no place on the scene's
-map, so `grid_window` first clips every box to the surroundings of the scene.
+Boxes are in degrees and grids in metres of a map projection. A box far away from a scene cannot be transformed to the
+scene's projection, so `grid_window` first clips every box to the surroundings of the scene.
 """
 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rasterio.crs import CRS
@@ -20,16 +20,8 @@ from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m, subset
 from ms2hs.raster.resampling import axis_weights, relate
 from ms2hs.scenes.scene import Asset, Scene
 
-# Degrees around a scene's box: edges that are straight on the scene's map are curved in degrees.
+# Degrees around a scene's box: edges that are straight in its projection are curved in degrees.
 MARGIN_DEG = 0.1
-
-
-@dataclass(frozen=True)
-class PixelRange:
-    """Rows and columns of a file."""
-
-    rows: slice
-    cols: slice
 
 
 def grid_window(grid: PixelGrid, boxes: Sequence[Box]) -> tuple[int, int, int, int] | None:
@@ -79,8 +71,8 @@ def _clip_to_surroundings(grid: PixelGrid, box: Box) -> list[Box]:
     return clipped
 
 
-def source_pixels(grid: PixelGrid, file: PixelGrid, name: str) -> PixelRange | None:
-    """The pixels of a file that a working grid is computed from, including neighbours for interpolation.
+def source_pixels(grid: PixelGrid, file: PixelGrid, name: str) -> tuple[slice, slice] | None:
+    """Rows and columns of a file from which a working grid is computed, including neighbours for interpolation.
 
     Returns
     -------
@@ -94,7 +86,7 @@ def source_pixels(grid: PixelGrid, file: PixelGrid, name: str) -> PixelRange | N
     rows, cols = axis_weights(down, 0, grid.height), axis_weights(right, 0, grid.width)
     if rows.begin == rows.end or cols.begin == cols.end:
         return None
-    return PixelRange(slice(rows.begin, rows.end), slice(cols.begin, cols.end))
+    return slice(rows.begin, rows.end), slice(cols.begin, cols.end)
 
 
 def padded(grid: PixelGrid, margin_m: float) -> PixelGrid:

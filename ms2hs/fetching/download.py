@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from numpy.typing import NDArray
 from rasterio.dtypes import in_dtype_range
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
+from ms2hs.arrays import DnArray
 from ms2hs.files import atomic_write
 from ms2hs.raster.dataset import open_dataset, quietly, read_bands, read_pixel_grid
 from ms2hs.raster.pixel_grid import PixelGrid
@@ -24,7 +24,6 @@ from ms2hs.scenes.scene import Asset
 
 # Size of the uncompressed pixels that are read together.
 STRIP_BYTES = 64_000_000
-StoredArray = NDArray[np.generic]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +36,12 @@ class RemoteRaster:
     file: RangedFile | None
     grid: PixelGrid
 
-    def read(self, band: int, rows: slice, cols: slice) -> StoredArray:
+    def read(self, band: int, rows: slice, cols: slice) -> DnArray:
         """(row, col) stored numbers of a band; RemoteError, AddressError or CredentialsError if the server fails."""
         if self.file is not None:
             self.file.fetch_ahead(self._blocks(band, rows, cols))
         with GDAL_LOCK:
-            dn: StoredArray = read_bands(self.dataset, [band], Window.from_slices(rows, cols))[0]
+            dn: DnArray = read_bands(self.dataset, [band], Window.from_slices(rows, cols))[0]
         return dn
 
     def blocks_bytes(self, band: int, rows: slice, cols: slice) -> int:
@@ -125,7 +124,7 @@ def copy_window(raster: RemoteRaster, asset: Asset, rows: slice, cols: slice, pa
         "crs": grid.crs,
         "transform": Affine(*grid.transform),
         "dtype": dtype,
-        # An item may declare a nodata value that its files cannot hold: then no pixel is nodata.
+        # If the files cannot hold the nodata value that their item declares, no pixel is nodata.
         "nodata": asset.nodata if _fits(asset.nodata, dtype) else None,
         "tiled": True,
         "blockxsize": 256,

@@ -1,4 +1,4 @@
-"""What is requested of each item, where its files go, and which of them a previous run has already fetched."""
+"""The part of each item that is requested, its output paths, and whether a previous run completed them."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ms2hs.errors import OutputError
 from ms2hs.fetching.cropping import safe_name
 from ms2hs.fetching.search_query import SearchArea
-from ms2hs.fetching.sidecar import SceneState, scene_state
+from ms2hs.fetching.sidecar import is_output_complete
 from ms2hs.remote.providers import PROVIDERS, Provider, access_to, provider_of
 from ms2hs.remote.url_policy import Access
 from ms2hs.scenes.stac_item import ORIGIN, base_of
@@ -27,17 +26,17 @@ class FetchRequest:
     name: str
     folder: Path
     parameters: Mapping[str, Any]
-    """What decides the content of the output, as JSON values."""
+    """All choices that determine the content of the output, as JSON values."""
     area: SearchArea | None
     provider: Provider | None
     base: str | None
-    """Where the item came from, as `check_address` takes it."""
+    """Address of the item, as `check_address` takes it."""
     is_native: bool
     is_complete: bool
 
     @property
     def staging_folder(self) -> Path:
-        """Where bands are collected; the next run continues from its content."""
+        """Folder of the bands fetched so far, from which the next run continues."""
         return self.folder / f".{self.name}.part"
 
     @property
@@ -88,22 +87,9 @@ def plan_requests(
         request = FetchRequest(
             item, name, folder, parameters, area, provider, base_of(item), is_native, is_complete=False
         )
-        requests[name] = _check_output(request, overwrite=overwrite)
+        target, staging = request.target_folder if is_native else request.scene_path, request.staging_folder
+        if is_output_complete(target, request.item_path, staging, parameters, overwrite=overwrite):
+            request = replace(request, is_complete=True)
+            shutil.rmtree(staging, ignore_errors=True)
+        requests[name] = request
     return list(requests.values())
-
-
-def _check_output(request: FetchRequest, *, overwrite: bool) -> FetchRequest:
-    """The request with `is_complete` set; OutputError where another file would be replaced."""
-    state = scene_state(request.item_path, request.parameters)
-    target = request.target_folder if request.is_native else request.scene_path
-    if state is SceneState.MISSING and target.exists() and not request.staging_folder.exists():
-        state = SceneState.DIFFERENT
-    if state is SceneState.DIFFERENT and not overwrite:
-        raise OutputError(
-            f"{target} exists, with {state.value}; it is replaced only on request. Use --overwrite, or choose another "
-            "directory."
-        )
-    is_complete = state is SceneState.COMPLETE and not overwrite
-    if is_complete:
-        shutil.rmtree(request.staging_folder, ignore_errors=True)
-    return replace(request, is_complete=is_complete)

@@ -1,4 +1,4 @@
-"""fetch: from STAC items to scenes on disk.
+"""The download of STAC items as scenes on disk (`fetch`).
 
 Several bands are read at once, on `jobs` threads, into the staging folder of their scene. The main thread assembles the
 scenes in order, while the bands of at most SCENES_AHEAD further scenes arrive. The quality layer of a scene is read
@@ -7,9 +7,10 @@ first: a scene without data in the area needs no other band. A failing scene doe
 
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -30,7 +31,7 @@ from ms2hs.scenes.scene import Asset, Scene, working_grid
 from ms2hs.scenes.stac_item import scene_of
 
 SCENES_AHEAD = 2
-# The bands whose file gives the grid of a scene: the finest ones of Sentinel-2.
+# The first of these bands gives the grid of a scene: they are the finest bands of Sentinel-2.
 FINEST_BANDS = ("B02", "B03", "B04")
 # Twice the coarsest pixels of Sentinel-2: interpolation and quality look that far around a pixel.
 QUALITY_MARGIN_M = 120.0
@@ -40,12 +41,12 @@ DISK_BYTES_PER_PIXEL = 6
 
 @dataclass(frozen=True)
 class FetchOptions:
-    """How to fetch."""
+    """Options of `fetch`."""
 
     gsd_m: Gsd = 30.0
     """Ground sampling of the output in m, or `native`: one file per band, with unchanged pixels."""
     mosaic: bool = False
-    """Combine the scenes of one satellite pass on one grid, clearest first."""
+    """Combine the scenes of each satellite pass on one grid, the clearest on top."""
     jobs: int = 4
     """Maximum number of simultaneous connections."""
     overwrite: bool = False
@@ -63,7 +64,7 @@ class FetchResult:
     kept: int
     """Number of scenes that a previous run had completed."""
     bytes_read: int
-    """Over the network."""
+    """Number of bytes read over the network."""
     failed: tuple[str, ...] = ()
     """One message for each scene that could not be fetched, without secrets."""
     left_out: tuple[str, ...] = ()
@@ -106,9 +107,9 @@ def fetch(
     make_folder(output)
     with lock_folder(output):
         requests = plan_requests(items, area, output, options.gsd_m, overwrite=options.overwrite)
-        for provider in {id(one.provider): one.provider for one in requests if not one.is_complete}.values():
-            if provider is not None:
-                provider.check_credentials()
+        for request in requests:
+            if request.provider is not None and not request.is_complete:
+                request.provider.check_credentials()
         with WebClient(options.retries, options.jobs) as client:
             result = _Fetcher(client, options, progress).fetch(requests)
         if not options.mosaic:
@@ -140,7 +141,7 @@ class _PendingScene:
     bands: "list[Future[None]]"
 
     def cancel(self) -> None:
-        """Drop the bands that have not been started."""
+        """Cancel the bands that are not being read yet."""
         self.part.cancel()
         for future in self.bands:
             future.cancel()
@@ -156,11 +157,11 @@ class _Fetcher:
 
     def fetch(self, requests: list[FetchRequest]) -> FetchResult:
         """Fetch all requests that are not complete."""
-        paths = {one.name: one.scene_path for one in requests if one.is_complete}
+        paths = {request.name: request.scene_path for request in requests if request.is_complete}
         kept = len(paths)
         failed: list[Exception] = []
         left_out: list[str] = []
-        for request, result in self._fetch_in_order([one for one in requests if not one.is_complete]):
+        for request, result in self._fetch_in_order([request for request in requests if not request.is_complete]):
             if isinstance(result, Path):
                 paths[request.name] = result
             elif isinstance(result, _NoData):
@@ -174,9 +175,9 @@ class _Fetcher:
                 f"none of {len(requests)} scenes has data in the requested area; at least one is needed. Give a larger "
                 "--bbox, or a longer --date." + "\n  ".join(["", *left_out])
             )
-        ordered = tuple(paths[one.name] for one in requests if one.name in paths)
+        ordered = tuple(paths[request.name] for request in requests if request.name in paths)
         messages = tuple(map(str, failed))
-        return FetchResult(ordered, kept, self.client.traffic.bytes_read, messages, tuple(left_out))
+        return FetchResult(ordered, kept, self.client.bytes_read, messages, tuple(left_out))
 
     def _fetch_in_order(self, requests: list[FetchRequest]) -> Iterator[tuple[FetchRequest, Path | Exception]]:
         """Each request with its path, or with the error."""
@@ -201,7 +202,7 @@ class _Fetcher:
     def _start(self, pool: ThreadPoolExecutor, request: FetchRequest) -> _PendingScene | Exception:
         try:
             with GDAL_LOCK:
-                scene = scene_of(request.item, request.base, None, self._grid_reader(request))
+                scene = scene_of(request.item, request.base, None, partial(self._read_grid, request))
         except (SceneError, AddressError, RemoteError) as error:
             return error
         prepare_staging(request)
@@ -211,22 +212,18 @@ class _Fetcher:
         bands = [pool.submit(self._copy_band, request, asset, part) for asset in scene.assets]
         return _PendingScene(request, part, bands)
 
-    def _grid_reader(self, request: FetchRequest) -> Callable[[str], PixelGrid]:
-        def read_grid(href: str) -> PixelGrid:
-            with open_remote(self.client, href, request.access) as raster:
-                return raster.grid
-
-        return read_grid
+    def _read_grid(self, request: FetchRequest, href: str) -> PixelGrid:
+        with open_remote(self.client, href, request.access) as raster:
+            return raster.grid
 
     def _plan_part(self, request: FetchRequest, scene: Scene) -> ScenePart:
         """Find the part of the scene inside the area, and copy its quality layer."""
         finest = next((asset for name in FINEST_BANDS for asset in scene.assets if asset.name == name), scene.assets[0])
-        full_grid = self._grid_reader(request)(finest.href)
+        full_grid = self._read_grid(request, finest.href)
         with GDAL_LOCK:
             _check_gsd(scene, full_grid, self.options.gsd_m)
-            grid = full_grid
-            if not request.is_native:
-                grid = working_grid(replace(scene, grid=full_grid), float(self.options.gsd_m))
+            gsd_m = self.options.gsd_m
+            grid = full_grid if gsd_m == "native" else working_grid(replace(scene, grid=full_grid), gsd_m)
             if request.area is not None:
                 window = grid_window(grid, request.area.boxes)
                 if window is None:
@@ -247,7 +244,7 @@ class _Fetcher:
             self._copy(request, part.scene, asset, part.grid)
 
     def _copy(self, request: FetchRequest, scene: Scene, asset: Asset, grid: PixelGrid) -> Path:
-        """Copy the pixels of one file that a grid needs; a file from an earlier run is kept."""
+        """Copy the pixels of a file from which a grid is computed; a file from an earlier run is kept."""
         path = request.staging_folder / band_file_name(scene, asset)
         if path.exists():
             self.counter.file_opened(0)
@@ -256,10 +253,11 @@ class _Fetcher:
             pixels = source_pixels(grid, raster.grid, asset.name)
             if pixels is None:
                 raise _NoData(f"band {asset.name} does not reach into the area")
-            size = raster.blocks_bytes(asset.band, pixels.rows, pixels.cols)
+            rows, cols = pixels
+            size = raster.blocks_bytes(asset.band, rows, cols)
             self.counter.file_opened(size)
-            for rows in copy_window(raster, asset, pixels.rows, pixels.cols, path):
-                self.counter.bytes_read(size * rows / (pixels.rows.stop - pixels.rows.start))
+            for copied in copy_window(raster, asset, rows, cols, path):
+                self.counter.bytes_read(size * copied / (rows.stop - rows.start))
         return path
 
     def _finish(self, pending: _PendingScene) -> tuple[FetchRequest, Path | Exception]:
@@ -291,7 +289,7 @@ def _check_gsd(scene: Scene, grid: PixelGrid, gsd_m: float | str) -> None:
 class _ByteCounter:
     """Reports the bytes read, and the estimated total. Thread-safe.
 
-    The size of a file is known when it is opened; files that are not open yet count with the mean size of the others.
+    Files that are not open yet are estimated at the mean size of the opened files.
     """
 
     def __init__(self, progress: Progress | None) -> None:

@@ -1,4 +1,4 @@
-"""The share of a search area that an item's footprint covers, counted on a grid of cells."""
+"""The share of a search area that the footprint of an item covers, counted on a grid of cells."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,9 +9,9 @@ from rasterio.features import rasterize
 from rasterio.transform import Affine
 
 from ms2hs.arrays import BoolArray
-from ms2hs.fetching.search_query import POLYGON_TYPES, WIDEST_CROSSING, Box, SearchArea
+from ms2hs.fetching.search_query import WIDEST_CROSSING, Box, SearchArea, polygons_of
 
-# Cells along a side of a box: shares are accurate to about 1 %.
+# Number of cells along a side of a box: shares are accurate to about 1 %.
 CELLS = 128
 
 
@@ -47,16 +47,14 @@ def _cells(polygons: list[list[NDArray[np.float64]]], box: Box) -> BoolArray:
 
 def _rings(geometry: Mapping[str, Any] | None) -> list[list[NDArray[np.float64]]]:
     """Polygons as rings of (n, 2) degrees without jumps at the antimeridian; empty for an invalid geometry."""
-    if not geometry or geometry.get("type") not in POLYGON_TYPES:
-        return []
     try:
-        polygons = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
-        found = [[np.array([position[:2] for position in ring], float) for ring in rings] for rings in polygons]
+        coordinates = polygons_of(geometry) if geometry else []
+        polygons = [[np.array([position[:2] for position in ring], float) for ring in rings] for rings in coordinates]
     except (TypeError, ValueError, KeyError):
         return []
-    if not all(rings and all(len(ring) >= 4 and np.isfinite(ring).all() for ring in rings) for rings in found):
+    if not all(rings and all(len(ring) >= 4 and np.isfinite(ring).all() for ring in rings) for rings in polygons):
         return []
-    return [[_unwrapped(ring) for ring in rings] for rings in found]
+    return [[_unwrapped(ring) for ring in rings] for rings in polygons]
 
 
 def _unwrapped(ring: NDArray[np.float64]) -> NDArray[np.float64]:

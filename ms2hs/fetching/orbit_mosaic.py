@@ -1,11 +1,10 @@
 """Fetched scenes of one satellite pass, combined into one mosaic.
 
-Scenes of one sensor that follow each other within MAX_GAP belong to one pass. Each pixel of a mosaic is the clear pixel
-of the clearest scene that has one, else any pixel with a value. The mosaic lies in the zone with the most known pixels.
+Scenes of one sensor that follow each other within MAX_GAP belong to one pass. Each pixel is taken from the clearest of
+the scenes that are clear there, else of the scenes with a value. The mosaic lies in the zone with most known pixels.
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,18 +19,10 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
-from ms2hs.arrays import BoolArray
-from ms2hs.errors import OutputError
-from ms2hs.fetching.band_stack import (
-    QUALITY_NODATA,
-    STRIP_ROWS,
-    StackLayout,
-    StackStrip,
-    StoredArray,
-    write_stack,
-)
-from ms2hs.fetching.sidecar import SceneState, Sidecar, checksum, scene_state
-from ms2hs.files import move_into_place, write_bytes, write_error
+from ms2hs.arrays import BoolArray, DnArray
+from ms2hs.fetching.assembling import write_scene
+from ms2hs.fetching.band_stack import ROWS_PER_STRIP, StackLayout, StackStrip
+from ms2hs.fetching.sidecar import Sidecar, checksum, is_output_complete
 from ms2hs.raster.cube import NODATA
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.pixel_grid import PixelGrid
@@ -40,20 +31,20 @@ from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.recognition import SOURCE_TAG, TIME_TAG
 from ms2hs.scenes.scene import Scene
 
-# A pass over land takes at most a quarter of an hour, and the next one follows after a hundred minutes.
+# A pass over land takes at most a quarter of an hour, and the next pass follows after a hundred minutes.
 MAX_GAP = timedelta(minutes=20)
 
 
 @dataclass(frozen=True, eq=False)
 class MosaicScene:
-    """One scene of a mosaic: a file that `write_stack` wrote."""
+    """One scene of a mosaic: a file that `write_scene` wrote."""
 
     path: Path
     scene: Scene
     known: int
-    """Pixels with a value."""
+    """Number of pixels with a value."""
     clear: int
-    """Known pixels of good quality."""
+    """Number of known pixels of good quality."""
 
     @property
     def clear_share(self) -> float:
@@ -67,7 +58,7 @@ class MosaicScene:
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """What the scenes of one mosaic share: sensor, quality rule and bands."""
+        """Sensor, quality rule and bands, which all scenes of a mosaic share."""
         return self.scene.source, self.scene.quality_rule, self.scene.spectral.names
 
 
@@ -77,12 +68,12 @@ def common_grid(scenes: Sequence[MosaicScene]) -> PixelGrid:
     Grids of one zone are aligned: corners of MGRS tiles are multiples of 60 m.
     """
     known: dict[str | None, int] = {}
-    for one in scenes:
-        known[one.scene.grid.crs] = known.get(one.scene.grid.crs, 0) + one.known
+    for member in scenes:
+        known[member.scene.grid.crs] = known.get(member.scene.grid.crs, 0) + member.known
     crs = max(known, key=lambda name: known[name])
-    reference = next(one.scene.grid for one in scenes if one.scene.grid.crs == crs)
+    reference = next(member.scene.grid for member in scenes if member.scene.grid.crs == crs)
     a, _, west, _, e, north = reference.transform
-    bounds = [_bounds_in(one.scene.grid, crs) for one in scenes]
+    bounds = [_bounds_in(member.scene.grid, crs) for member in scenes]
     left = int(np.floor((min(box[0] for box in bounds) - west) / a + 1e-6))
     top = int(np.floor((max(box[3] for box in bounds) - north) / e + 1e-6))
     right = int(np.ceil((max(box[2] for box in bounds) - west) / a - 1e-6))
@@ -107,15 +98,15 @@ def mosaic_strips(scenes: Sequence[MosaicScene], grid: PixelGrid) -> Iterator[St
     ------
     SceneError : a scene cannot be opened.
     """
-    ordered = sorted(scenes, key=lambda one: -one.clear_share)
+    ordered = sorted(scenes, key=lambda member: -member.clear_share)
     rule = ordered[0].scene.quality_rule
     with ExitStack() as opened:
-        readers = [_WarpedReader(opened, one, grid) for one in ordered]
-        for row in range(0, grid.height, STRIP_ROWS):
-            rows = min(STRIP_ROWS, grid.height - row)
+        readers = [_WarpedReader(opened, member, grid) for member in ordered]
+        for row in range(0, grid.height, ROWS_PER_STRIP):
+            rows = min(ROWS_PER_STRIP, grid.height - row)
             dn = np.full((len(ordered[0].scene.assets) + (rule is not None), rows, grid.width), NODATA, np.int16)
             if rule is not None:
-                dn[-1] = QUALITY_NODATA[rule]
+                dn[-1] = QUALITY_LAYERS[rule].fill
             rank = np.zeros((rows, grid.width), np.int8)  # 0: no value, 1: known, 2: clear
             for reader in readers:
                 scene_dn, known, clear = reader.read(Window(0, row, grid.width, rows))
@@ -144,7 +135,7 @@ class _WarpedReader:
         self._values = opened.enter_context(WarpedVRT(dataset, resampling=resampling, **options))
         self._classes = opened.enter_context(WarpedVRT(dataset, resampling=Resampling.nearest, **options))
 
-    def read(self, window: Window) -> tuple[StoredArray, BoolArray, BoolArray]:
+    def read(self, window: Window) -> tuple[DnArray, BoolArray, BoolArray]:
         """(band, row, col) stored numbers with quality last; (row, col) known and clear."""
         values = self._values.read(self._bands, window=window)
         known = (values != NODATA).all(axis=0)
@@ -152,21 +143,22 @@ class _WarpedReader:
             return values, known, known
         classes = self._classes.read(len(self._bands) + 1, window=window)
         known &= classes != NODATA
-        clear = QUALITY_LAYERS[self._rule].flags(np.where(known, classes, QUALITY_NODATA[self._rule])).valid
+        layer = QUALITY_LAYERS[self._rule]
+        clear = layer.flags(np.where(known, classes, layer.fill)).valid
         return np.concatenate([values, classes[None]]), known, clear
 
 
 def write_mosaics(paths: Sequence[Path], folder: Path, *, overwrite: bool = False) -> list[Path]:
-    """Combine the scenes of each pass; the only scene of a pass is left unchanged.
+    """Combine the scenes of each pass; a pass with a single scene gets no mosaic.
 
     Parameters
     ----------
-    paths : scenes as `fetch` writes them, on one sampling, each with its item beside it.
-    folder : where the mosaics go; a complete mosaic of the same scenes is kept.
+    paths : scenes as `fetch` writes them, all with the same sampling, each with its item beside it.
+    folder : of the mosaics; a complete mosaic of the same scenes is kept.
 
     Returns
     -------
-    One path for each pass, by time.
+    One path for each pass, in the order of time.
 
     Raises
     ------
@@ -179,14 +171,14 @@ def write_mosaics(paths: Sequence[Path], folder: Path, *, overwrite: bool = Fals
 
 
 def _group_by_pass(paths: Sequence[Path]) -> list[list[MosaicScene]]:
-    scenes = sorted(map(_read_scene, paths), key=lambda one: (one.scene.source, one.time))
+    scenes = sorted(map(_read_scene, paths), key=lambda member: (member.scene.source, member.time))
     passes: list[list[MosaicScene]] = []
-    for one in scenes:
+    for member in scenes:
         last = passes[-1][-1] if passes else None
-        if last is not None and last.kind == one.kind and one.time - last.time <= MAX_GAP:
-            passes[-1].append(one)
+        if last is not None and last.kind == member.kind and member.time - last.time <= MAX_GAP:
+            passes[-1].append(member)
         else:
-            passes.append([one])
+            passes.append([member])
     return sorted(passes, key=lambda scenes: scenes[0].time)
 
 
@@ -199,35 +191,20 @@ def _read_scene(path: Path) -> MosaicScene:
 def _write_mosaic(scenes: list[MosaicScene], folder: Path, *, overwrite: bool) -> Path:
     first = scenes[0].scene
     name = f"{first.source}_{scenes[0].time:%Y%m%dT%H%M%S}_mosaic"
-    path, item_path = folder / f"{name}.tif", folder / f"{name}.json"
-    parameters = {"mosaic_of": {one.path.name: checksum(one.path) for one in scenes}}
-    state = scene_state(item_path, parameters)
-    if state is SceneState.COMPLETE and not overwrite:
+    path, staging = folder / f"{name}.tif", folder / f".{name}.part"
+    parameters = {"mosaic_of": {member.path.name: checksum(member.path) for member in scenes}}
+    if is_output_complete(path, path.with_suffix(".json"), staging, parameters, overwrite=overwrite):
         return path
-    if state is SceneState.DIFFERENT and not overwrite:
-        raise OutputError(
-            f"{path} exists, with a mosaic of other scenes; it is replaced only on request. Use --overwrite, or choose "
-            "another directory."
-        )
     grid = common_grid(scenes)
     tags = {
-        "MS2HS_MOSAIC_OF": ", ".join(one.path.stem for one in scenes),
+        "MS2HS_MOSAIC_OF": ", ".join(member.path.stem for member in scenes),
         SOURCE_TAG: first.source,
-        "MS2HS_OFFSET_RULE": "; ".join(dict.fromkeys(one.scene.offset_rule for one in scenes)),
+        "MS2HS_OFFSET_RULE": "; ".join(dict.fromkeys(member.scene.offset_rule for member in scenes)),
         TIME_TAG: first.datetime or "",
     }
     layout = StackLayout(grid, first.spectral, first.quality_rule, tags)
-    staging = folder / f".{name}.part"
-    try:
-        staging.mkdir(exist_ok=True)
-        counts = write_stack(staging / path.name, layout, mosaic_strips(scenes, grid))
-        properties = {"datetime": first.datetime, "platform": first.source}
-        item = {"type": "Feature", "stac_version": "1.1.0", "id": name, "properties": properties}
-        sidecar = Sidecar(parameters, item, first, grid, counts.known, counts.clear)
-        write_bytes(staging / item_path.name, sidecar.to_json([staging / path.name], {}), durable=True)
-        move_into_place(staging / path.name, path)
-        move_into_place(staging / item_path.name, item_path)
-        shutil.rmtree(staging)
-    except OSError as error:
-        raise write_error(path, error) from error
+    properties = {"datetime": first.datetime, "platform": first.source}
+    item = {"type": "Feature", "stac_version": "1.1.0", "id": name, "properties": properties}
+    sidecar = Sidecar(parameters, item, first, grid)
+    write_scene(path, staging, layout, mosaic_strips(scenes, grid), sidecar)
     return path

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from calendar import monthrange
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,10 +14,8 @@ from ms2hs.errors import QueryError
 
 Box = tuple[float, float, float, float]
 """West, south, east, north in degrees (WGS 84)."""
-# A box with west > east crosses the antimeridian if it is narrower than this, in degrees. A wider box has its
-# numbers in the wrong order.
+# A box with west > east crosses the antimeridian if it is narrower than this, in degrees; else its numbers are swapped.
 WIDEST_CROSSING = 180.0
-POLYGON_TYPES = {"Polygon", "MultiPolygon"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Period:
     @property
     def text(self) -> str:
         """The period in STAC's notation: `2024-06-01T00:00:00Z/..`."""
-        return "/".join(".." if at is None else at.strftime("%Y-%m-%dT%H:%M:%SZ") for at in (self.start, self.end))
+        return "/".join(".." if end is None else end.strftime("%Y-%m-%dT%H:%M:%SZ") for end in (self.start, self.end))
 
 
 def parse_bbox(numbers: Sequence[float]) -> SearchArea:
@@ -95,7 +93,7 @@ def read_geojson(path: Path) -> SearchArea:
     except (OSError, ValueError) as error:
         raise QueryError(f"{path}: cannot be read as JSON ({error}); a GeoJSON file is needed. Check it.") from error
     try:
-        polygons = [polygon for geometry in _geometries(document) for polygon in _polygons(geometry)]
+        polygons = polygons_of(document)
         positions = [(float(lon), float(lat)) for rings in polygons for lon, lat, *_ in rings[0]]
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise QueryError(f"{path}: invalid GeoJSON ({error!r}); RFC 7946 is required. Correct it.") from error
@@ -109,23 +107,21 @@ def read_geojson(path: Path) -> SearchArea:
     return SearchArea(box, {"type": "MultiPolygon", "coordinates": polygons})
 
 
-def _geometries(document: dict[str, Any]) -> list[dict[str, Any]]:
+def polygons_of(document: Mapping[str, Any]) -> list[Any]:
+    """The coordinates of every polygon in a GeoJSON object."""
     kind = document["type"]
-    if kind == "FeatureCollection":
-        return [geometry for feature in document["features"] for geometry in _geometries(feature)]
     if kind == "Feature":
-        return _geometries(document["geometry"])
-    if kind == "GeometryCollection":
-        return [inner for geometry in document["geometries"] for inner in _geometries(geometry)]
-    return [document] if kind in POLYGON_TYPES else []
-
-
-def _polygons(geometry: dict[str, Any]) -> list[Any]:
-    return [geometry["coordinates"]] if geometry["type"] == "Polygon" else list(geometry["coordinates"])
+        return polygons_of(document["geometry"])
+    if kind in {"FeatureCollection", "GeometryCollection"}:
+        members = document["features" if kind == "FeatureCollection" else "geometries"]
+        return [polygon for member in members for polygon in polygons_of(member)]
+    if kind == "Polygon":
+        return [document["coordinates"]]
+    return list(document["coordinates"]) if kind == "MultiPolygon" else []
 
 
 # A year, month, day, or time with an optional zone.
-TIME = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:\.\d+)?(Z|[+-]\d\d:\d\d)?)?)?)?")
+DATE_PATTERN = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:\.\d+)?(Z|[+-]\d\d:\d\d)?)?)?)?")
 ALLOWED_DATES = "a day (2024-06-01), a month (2024-06), a year, or a range of these (2024-06-01/2024-06-30, 2024-06/..)"
 
 
@@ -148,11 +144,11 @@ def parse_period(text: str) -> Period:
     return Period(start, end)
 
 
-def _span(date: str, text: str) -> tuple[datetime, datetime]:
-    """First and last second of a year, month, day or time; `date` is the full text for messages."""
-    match = TIME.fullmatch(text.strip())
+def _span(text: str, date: str) -> tuple[datetime, datetime]:
+    """First and last second of a year, month, day or time; `text` is the whole argument, for messages."""
+    match = DATE_PATTERN.fullmatch(date.strip())
     if match is None:
-        raise QueryError(f"{date!r} is not a date; {ALLOWED_DATES} is needed. Correct --date.")
+        raise QueryError(f"{text!r} is not a date; {ALLOWED_DATES} is needed. Correct --date.")
     year, month, day, time, zone = match.groups()
     try:
         if time:
@@ -163,5 +159,5 @@ def _span(date: str, text: str) -> tuple[datetime, datetime]:
         last_day = int(day) if day else monthrange(int(year), last_month)[1]
         end = datetime(int(year), last_month, last_day, tzinfo=UTC) + timedelta(days=1, seconds=-1)
     except (ValueError, OverflowError) as error:
-        raise QueryError(f"{date!r} is not a date ({error}); {ALLOWED_DATES} is needed. Correct --date.") from error
+        raise QueryError(f"{text!r} is not a date ({error}); {ALLOWED_DATES} is needed. Correct --date.") from error
     return start, end

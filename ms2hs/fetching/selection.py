@@ -1,7 +1,6 @@
-"""The scenes that match a user's request: checked, searched for, listed; also scenes that match given products."""
+"""The selection of scenes by a user's request or by hyperspectral products, and its table for the terminal."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,13 +10,12 @@ from ms2hs.errors import NothingFound, QueryError
 from ms2hs.fetching.cropping import safe_name
 from ms2hs.fetching.footprints import coverage
 from ms2hs.fetching.search_query import SearchArea, parse_bbox, parse_period, read_geojson
-from ms2hs.fetching.stac_search import Candidate, StacQuery, read_items, search, write_items
+from ms2hs.fetching.stac_search import Candidate, StacQuery, read_items, search
 from ms2hs.raster.pixel_grid import lonlat_bounds
 from ms2hs.remote.providers import provider_named, provider_of
 from ms2hs.scenes.stac_metadata import Item
 
 DEFAULT_MAX_CLOUD, DEFAULT_LIMIT = 20.0, 10
-HEADINGS = ("scene", "time", "tile", "cloud %", "covers %")
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class SearchRequest:
     """As `search_query.parse_period` takes it."""
     provider: str | None = None
     stac: str | None = None
-    """URL of another STAC API; with `items`, of the API that they came from, whose host may be private."""
+    """URL of another STAC API; with `items`, of their API, whose host may be private."""
     collection: str | None = None
     max_cloud: float | None = None
     """In percent; the default is 20."""
@@ -89,22 +87,15 @@ def select(request: SearchRequest, *, to_fetch: bool) -> list[Candidate]:
 
 
 def _select_saved(request: SearchRequest, path: Path, area: SearchArea | None, *, to_fetch: bool) -> list[Candidate]:
-    search_options = {
-        "--date": request.date,
-        "--provider": request.provider,
-        "--collection": request.collection,
-        "--max-cloud": request.max_cloud,
-    }
-    given = [option for option, value in search_options.items() if value is not None]
-    if given:
-        raise QueryError(f"{', '.join(given)} with --items: saved items are not searched again. Leave {given[0]} out.")
+    options = ("date", "provider", "collection", "max_cloud")
+    _refuse_options(request, options, "--items: saved items are not searched again")
     server = provider_named(None, request.stac).url if request.stac else None
     items = read_items(path, server)[: request.limit]
     if to_fetch:
-        for provider in {one.name: one for item in items if (one := provider_of(item))}.values():
+        for provider in filter(None, map(provider_of, items)):
             provider.check_credentials()
     candidates = [Candidate(item, 1.0 if area is None else coverage(item, area)) for item in items]
-    covering = [one for one in candidates if one.coverage > 0]
+    covering = [candidate for candidate in candidates if candidate.coverage > 0]
     if not covering:
         raise NothingFound(
             f"{path}: none of its {len(items)} scenes covers the area; at least one is needed. Give another area, or "
@@ -114,33 +105,22 @@ def _select_saved(request: SearchRequest, path: Path, area: SearchArea | None, *
 
 
 def format_table(candidates: Sequence[Candidate]) -> str:
-    """The scenes as an aligned text table."""
-    rows = [HEADINGS, *(_row(one) for one in candidates)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    """The scenes as an aligned text table, one line per scene; no text is cut."""
+    rows = [("scene", "time", "tile", "cloud %", "covers %")]
+    for candidate in candidates:
+        facts = candidate.facts
+        cloud = "" if candidate.cloud is None else f"{candidate.cloud:.1f}"
+        time = facts["datetime"].replace("T", " ")[:16]
+        rows.append((facts["id"], time, facts["tile"], cloud, f"{100 * candidate.coverage:.0f}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def _row(one: Candidate) -> tuple[str, ...]:
-    facts = one.facts
-    cloud = "" if one.cloud is None else f"{one.cloud:.1f}"
-    return facts["id"], facts["datetime"].replace("T", " ")[:16], facts["tile"], cloud, f"{100 * one.coverage:.0f}"
-
-
-def format_json(candidates: Sequence[Candidate]) -> str:
-    """The same facts as JSON."""
-    return json.dumps([one.facts for one in candidates], indent=1)
-
-
-def save(candidates: Sequence[Candidate], path: Path) -> None:
-    """Write the items for `--items`; OutputError if that fails."""
-    write_items(path, items_of(candidates))
-
-
-def items_of(candidates: Sequence[Candidate]) -> list[Item]:
-    """The items, in this order."""
-    return [one.item for one in candidates]
+def _refuse_options(request: SearchRequest, names: Iterable[str], reason: str) -> None:
+    """Raise QueryError if one of these options was given."""
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(request, name) is not None]
+    if given:
+        raise QueryError(f"{', '.join(given)} with {reason}. Leave {given[0]} out.")
 
 
 @dataclass(frozen=True)
@@ -169,14 +149,7 @@ def find_scene_matches(
     QueryError : the request has an area or a date. DataError : a path has no product.
     NothingFound : no product has a position and a day.
     """
-    options = {
-        "--bbox": request.bbox,
-        "--intersects": request.intersects,
-        "--date": request.date,
-        "--items": request.items,
-    }
-    if given := [option for option, value in options.items() if value is not None]:
-        raise QueryError(f"{', '.join(given)} with --for: the products give area and date. Leave {given[0]} out.")
+    _refuse_options(request, ("bbox", "intersects", "date", "items"), "--for: the products give area and date")
     cubes = find_cubes(products, left_out)
     if not cubes:
         raise NothingFound(
@@ -193,4 +166,4 @@ def find_scene_matches(
         except NothingFound as error:
             left_out[cube.name] = str(error)
             continue
-        yield SceneMatches(safe_name(cube.name), area, tuple(items_of(candidates)))
+        yield SceneMatches(safe_name(cube.name), area, tuple(candidate.item for candidate in candidates))

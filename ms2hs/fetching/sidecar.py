@@ -1,19 +1,19 @@
 """The STAC item beside a fetched scene: what was requested, what was fetched, and checksums of the files.
 
-The item is that of the catalogue, with its own assets, links and footprint. It is written last and holds size and
-checksum of every file, so that the next run can tell a complete scene from an incomplete or a different one. The item
-is handled as JSON: `pystac.Item` rejects items that catalogues do serve, and rewrites their times and versions.
+The item of the catalogue gets new assets, links and footprint. It is written last and holds size and checksum of every
+file, so that the next run recognises incomplete and different scenes. The item is handled as JSON: `pystac.Item`
+rejects items that catalogues serve, and rewrites their times and versions.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from ms2hs._version import __version__
+from ms2hs.errors import OutputError
 from ms2hs.raster.pixel_grid import PixelGrid, footprint, lonlat_bounds
 from ms2hs.remote.url_policy import shown
 from ms2hs.scenes.scene import Scene
@@ -28,15 +28,6 @@ REQUEST_KEY = "ms2hs:request"
 SHA256 = "1220"
 
 
-class SceneState(Enum):
-    """What a previous run left of a scene."""
-
-    MISSING = "nothing"
-    COMPLETE = "the requested scene"
-    INCOMPLETE = "a part of the requested scene"
-    DIFFERENT = "other content: another part of the scene, another sampling, or a file that fetch did not write"
-
-
 @dataclass(frozen=True)
 class Sidecar:
     """The facts of a fetched scene."""
@@ -47,13 +38,9 @@ class Sidecar:
     """The catalogue's item."""
     scene: Scene
     grid: PixelGrid
-    known: int
-    """Pixels with a value in every band."""
-    clear: int
-    """Known pixels of good quality."""
 
-    def to_json(self, files: Sequence[Path], keys: Mapping[str, str]) -> bytes:
-        """The STAC item of `files`, as JSON text.
+    def to_json(self, files: Sequence[Path], keys: Mapping[str, str], known: int, clear: int) -> bytes:
+        """The STAC item of `files`, as JSON text, with the numbers of known and of clear pixels.
 
         Parameters
         ----------
@@ -70,8 +57,8 @@ class Sidecar:
             "ms2hs:version": __version__,
             "ms2hs:source": self.scene.source,
             "ms2hs:offset_rule": self.scene.offset_rule,
-            "ms2hs:known_pixels": self.known,
-            "ms2hs:clear_pixels": self.clear,
+            "ms2hs:known_pixels": known,
+            "ms2hs:clear_pixels": clear,
         }
         extensions = [name for name in item.get("stac_extensions", []) if "/projection/" not in name]
         document = item | {
@@ -94,25 +81,44 @@ class Sidecar:
         return kept | facts | {"file:size": file.stat().st_size, "file:checksum": checksum(file)}
 
 
-def scene_state(item_path: Path, parameters: Mapping[str, Any]) -> SceneState:
-    """Compare the item on disk, and the files that it lists, with a request."""
-    if not item_path.is_file():
-        return SceneState.MISSING
-    try:
-        item = json.loads(item_path.read_text(encoding="utf-8"))
-        written = item["properties"][REQUEST_KEY]
-        assets = [(item_path.parent / asset["href"], asset) for asset in item["assets"].values()]
-        facts = [(path, int(asset["file:size"]), str(asset["file:checksum"])) for path, asset in assets]
-    except (OSError, ValueError):
-        return SceneState.INCOMPLETE
-    except (KeyError, TypeError, AttributeError):
-        return SceneState.DIFFERENT
-    if written != json.loads(json.dumps(parameters)):
-        return SceneState.DIFFERENT
-    is_complete = all(
-        path.is_file() and path.stat().st_size == size and checksum(path) == digest for path, size, digest in facts
+def is_output_complete(
+    target: Path, item_path: Path, staging: Path, parameters: Mapping[str, Any], *, overwrite: bool
+) -> bool:
+    """Whether a previous run completed the output of a request; False with `overwrite`.
+
+    Parameters
+    ----------
+    target : output file or folder. A run that was killed may leave it without an item, but keeps `staging`.
+
+    Raises
+    ------
+    OutputError : the output has other content, and `overwrite` is False.
+    """
+    if overwrite:
+        return False
+    files: list[tuple[Path, int, str]] = []
+    is_different = target.exists() and not staging.exists()
+    if item_path.is_file():
+        try:
+            item = json.loads(item_path.read_text(encoding="utf-8"))
+            is_different = item["properties"][REQUEST_KEY] != json.loads(json.dumps(parameters))
+            files = [
+                (item_path.parent / asset["href"], int(asset["file:size"]), asset["file:checksum"])
+                for asset in item["assets"].values()
+            ]
+        except (OSError, ValueError):
+            return False
+        except (KeyError, TypeError, AttributeError):
+            is_different = True
+    if is_different:
+        raise OutputError(
+            f"{target} exists, with other content: another part, sampling or set of scenes, or a file that fetch did "
+            "not write; it is replaced only on request. Use --overwrite, or choose another directory."
+        )
+    is_complete = (
+        file.is_file() and file.stat().st_size == size and checksum(file) == sha for file, size, sha in files
     )
-    return SceneState.COMPLETE if is_complete and facts else SceneState.INCOMPLETE
+    return bool(files) and all(is_complete)
 
 
 def checksum(path: Path) -> str:

@@ -1,11 +1,12 @@
 """Searches of STAC APIs, and items in files.
 
 pystac-client pages through the results, with every request sent by our own client, so that links to further pages are
-checked as all other addresses are. Items stay JSON until they have passed `check_item`: a `pystac.Item` of an invalid
-one would end the whole search.
+checked like all other addresses. Items stay JSON until they have passed `check_item`: creating a `pystac.Item` of an
+invalid item would end the whole search.
 """
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from ms2hs.scenes.stac_item import ORIGIN, of_file
 from ms2hs.scenes.stac_metadata import Item, baseline, check_item, tile_of
 
 PAGE_ITEMS = 100
-# All items are read before sorting; a town and a month have some tens.
+# Limit of items read before sorting; a search of a town and a month returns some tens.
 MAX_ITEMS = 2000
 CLOUD_COVER = "eo:cloud_cover"
 
@@ -51,7 +52,7 @@ class StacQuery:
     """A name in `SORT_KEYS`."""
 
     def __post_init__(self) -> None:
-        """Check the values that no server checks."""
+        """Raise QueryError for values that no server checks."""
         if self.sort not in SORT_KEYS:
             raise QueryError(
                 f"scenes cannot be sorted by {self.sort!r}; {', '.join(SORT_KEYS)} are known. Use --sort cloud."
@@ -94,9 +95,9 @@ class Candidate:
 
 
 SORT_KEYS: dict[str, Callable[[Candidate], tuple[Any, ...]]] = {
-    "cloud": lambda one: (101.0 if one.cloud is None else one.cloud, -one.coverage),
-    "date": lambda one: (tuple(-ord(sign) for sign in one.time), -one.coverage),  # newest first
-    "coverage": lambda one: (-one.coverage, 101.0 if one.cloud is None else one.cloud),
+    "cloud": lambda scene: (101.0 if scene.cloud is None else scene.cloud, -scene.coverage),
+    "date": lambda scene: (tuple(-ord(character) for character in scene.time), -scene.coverage),  # newest first
+    "coverage": lambda scene: (-scene.coverage, 101.0 if scene.cloud is None else scene.cloud),
 }
 
 
@@ -108,11 +109,8 @@ def search(query: StacQuery) -> list[Candidate]:
     NothingFound : no scene matches; the message says what to widen.
     RemoteError, AddressError : the server does not answer as a STAC API, or redirects to a refused address.
     """
-    matches = [
-        one
-        for one in _read_candidates(query)
-        if query.max_cloud is None or one.cloud is None or one.cloud <= query.max_cloud
-    ]
+    max_cloud = math.inf if query.max_cloud is None else query.max_cloud
+    matches = [scene for scene in _read_candidates(query) if scene.cloud is None or scene.cloud <= max_cloud]
     if not matches:
         cloud = "" if query.max_cloud is None else f" with at most {query.max_cloud:g} % cloud"
         higher = "" if query.max_cloud is None else ", give a higher --max-cloud"
@@ -120,12 +118,12 @@ def search(query: StacQuery) -> list[Candidate]:
             f"{query.provider.name}, {query.collection}: no scene of this area within {query.period.text}{cloud}; at "
             f"least one is needed. Widen --date or the area{higher}, or use another --provider or --collection."
         )
-    ordered = sorted(_newest_versions(matches), key=lambda one: (*SORT_KEYS[query.sort](one), one.item["id"]))
+    ordered = sorted(_newest_versions(matches), key=lambda scene: (*SORT_KEYS[query.sort](scene), scene.item["id"]))
     return ordered[: query.limit]
 
 
 def _read_candidates(query: StacQuery) -> list[Candidate]:
-    """Every item of the server whose footprint covers some of the area."""
+    """Every item of the server whose footprint overlaps the area."""
     base = shown(query.provider.url)
     regions: list[dict[str, Any]] = [{"bbox": list(box)} for box in query.area.boxes]
     if query.area.geometry is not None:
@@ -173,13 +171,13 @@ def _read_items(client: Client, query: StacQuery, region: Mapping[str, Any]) -> 
 
 
 def _newest_versions(candidates: list[Candidate]) -> list[Candidate]:
-    """One scene for each satellite, tile and minute: the one with the highest processing baseline."""
+    """For each satellite, tile and minute the scene with the highest processing baseline."""
     newest: dict[tuple[str, ...], Candidate] = {}
-    for one in candidates:
-        tile, platform = tile_of(one.item), str(one.item.get("properties", {}).get("platform", "")).lower()
-        key = (platform, tile, one.time[:16]) if tile and one.time else (str(one.item["id"]),)
-        if key not in newest or _version_key(one.item) > _version_key(newest[key].item):
-            newest[key] = one
+    for scene in candidates:
+        tile, platform = tile_of(scene.item), str(scene.item.get("properties", {}).get("platform", "")).lower()
+        key = (platform, tile, scene.time[:16]) if tile and scene.time else (str(scene.item["id"]),)
+        if key not in newest or _version_key(scene.item) > _version_key(newest[key].item):
+            newest[key] = scene
     return list(newest.values())
 
 
@@ -203,7 +201,7 @@ class _CheckedStacIO(StacApiIO):
         headers: dict[str, str] | None = None,
         parameters: dict[str, Any] | None = None,
     ) -> str:
-        """The text of the answer."""
+        """Send a request and return the text of the answer."""
         body = (parameters or {}) if (method or "GET").upper() == "POST" else None
         if body is None and parameters:
             href = str(requests.Request("GET", href, params=parameters).prepare().url)
@@ -232,7 +230,7 @@ def read_items(path: Path, server: str | None = None) -> list[Item]:
 
     Raises
     ------
-    QueryError : the file cannot be read, or has no items. SceneError : one of them is not a valid item.
+    QueryError : the file cannot be read, or has no items. SceneError : an item is invalid.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The HTTP client of the package: retries (`RetryPolicy`), redirects, address checks and traffic counts.
+"""The HTTP client of the package: retries (`RetryPolicy`), redirects, address checks, and a count of bytes.
 
 All requests go through `WebClient.send`: searches, items, and byte ranges of rasters. A request is repeated after
 network errors, after the status codes in RETRY_STATUS, and after an answer that its reader rejects by `TransientError`.
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often a request is repeated, how long to wait in between, and how long to wait for an answer."""
+    """Number of attempts, waits between them, and timeouts of a request."""
 
     attempts: int = 8
     """Maximum number of attempts for one request."""
@@ -51,13 +51,13 @@ class RetryPolicy:
     """Timeout for a connection."""
     read_s: float = 60.0
     """Timeout for the next bytes of an answer."""
-    longest_asked_s: float = 300.0
-    """Longest Retry-After that is obeyed; a longer one is an error."""
+    max_retry_after_s: float = 300.0
+    """Longest Retry-After that is obeyed; a longer wait is an error."""
 
     def wait_s(self, failures: int) -> float:
-        """Seconds to wait after so many failures."""
-        longest: float = min(self.longest_s, self.first_s * 2.0 ** (failures - 1))
-        return longest * (0.5 + 0.5 * random.random())  # noqa: S311 - no secret
+        """Seconds to wait after this number of failures."""
+        wait_s: float = min(self.longest_s, self.first_s * 2.0 ** (failures - 1))
+        return wait_s * (0.5 + 0.5 * random.random())  # noqa: S311 - no secret
 
 
 @dataclass(frozen=True)
@@ -71,23 +71,6 @@ class HttpRequest:
     """Sent as JSON by POST; None sends a GET."""
     attempts: int | None = None
     """Instead of the attempts of the retry policy."""
-
-
-@dataclass
-class Traffic:
-    """Counts of bytes, requests and failures. Thread-safe."""
-
-    bytes_read: int = 0
-    requests: int = 0
-    failures: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def add(self, bytes_read: int = 0, requests: int = 0, failures: int = 0) -> None:
-        """Increase the counts."""
-        with self._lock:
-            self.bytes_read += bytes_read
-            self.requests += requests
-            self.failures += failures
 
 
 class TransientError(Exception):
@@ -112,7 +95,8 @@ class WebClient:
 
     def __init__(self, retries: RetryPolicy | None = None, connections: int = 4) -> None:
         self.retries = retries or RetryPolicy()
-        self.traffic = Traffic()
+        self.bytes_read = 0
+        self._lock = threading.Lock()
         self._stopped = threading.Event()
         # The final address of earlier requests: a login takes three redirects, which every range would repeat.
         self._final_address: dict[str, str] = {}
@@ -138,12 +122,12 @@ class WebClient:
         self._stopped.set()
 
     def send(self, request: HttpRequest, read: Callable[[requests.Response], T]) -> T:
-        """What `read` returns for the answer; `read` raises TransientError to repeat the request.
+        """Send a request and return `read(answer)`; `read` raises TransientError to repeat the request.
 
         Raises
         ------
-        RemoteError : no usable answer; the message has the address without its query.
-        AddressError : the address, or one that it redirects to, must not be requested.
+        RemoteError : no attempt got a usable answer; the message has the address without its query.
+        AddressError : the address, or the target of a redirect, must not be requested.
         CredentialsError : the server refuses access, also with new signatures.
         """
         address, access = request.address, request.access
@@ -161,7 +145,6 @@ class WebClient:
                 if final != start:
                     self._final_address[address] = final
                 return result
-            self.traffic.add(failures=1)
             self._final_address.pop(address, None)
             is_refused = reason.is_refusal
             refusals += is_refused
@@ -172,7 +155,7 @@ class WebClient:
         raise _final_error(address, reason, attempt)
 
     def read_body(self, response: requests.Response, limit: int) -> bytes:
-        """The body of an answer: at most `limit` bytes and one more, by which a longer body is recognised."""
+        """The body of an answer; of a body longer than `limit` bytes, the first `limit + 1` bytes."""
         chunks, length = [], 0
         try:
             while length <= limit and (
@@ -182,13 +165,14 @@ class WebClient:
                 length += len(chunk)
                 self._check_running()
         finally:
-            self.traffic.add(bytes_read=length)
+            with self._lock:
+                self.bytes_read += length
         return b"".join(chunks)
 
     def _follow_redirects(
         self, address: str, request: HttpRequest, read: Callable[[requests.Response], T]
     ) -> tuple[T, str]:
-        """One attempt: what `read` returns, and the final address."""
+        """Send one attempt; returns `read(answer)` and the final address."""
         for _ in range(MAX_REDIRECTS):
             self._check_running()
             with self._session.request(
@@ -200,7 +184,6 @@ class WebClient:
                 allow_redirects=False,
                 timeout=(self.retries.connect_s, self.retries.read_s),
             ) as response:
-                self.traffic.add(requests=1)
                 if response.status_code not in REDIRECT_STATUS:
                     return self._read(response, read), address
                 address = urljoin(address, response.headers.get("Location", ""))
@@ -239,10 +222,10 @@ class WebClient:
     def _retry_after(self, response: requests.Response) -> float | None:
         """Seconds of the Retry-After header; None without one."""
         wait_s = parse_retry_after(response.headers.get("Retry-After", ""))
-        if wait_s is not None and wait_s > self.retries.longest_asked_s:
+        if wait_s is not None and wait_s > self.retries.max_retry_after_s:
             raise RemoteError(
                 f"{shown(response.url)}: the server asks to wait {wait_s:.0f} s; at most "
-                f"{self.retries.longest_asked_s:.0f} s are allowed. Try again later, with fewer --jobs; complete "
+                f"{self.retries.max_retry_after_s:.0f} s are allowed. Try again later, with fewer --jobs; complete "
                 "scenes are kept."
             )
         return wait_s
@@ -253,11 +236,11 @@ class WebClient:
 
 
 DEFAULT_CLIENT = WebClient()
-"""The client of callers that have none of their own."""
+"""The client of all callers that do not pass their own."""
 
 
 def read_document(request: HttpRequest, client: WebClient | None = None) -> bytes:
-    """A complete document of at most 20 MB; errors as of `WebClient.send`."""
+    """A complete document of at most MAX_DOCUMENT_BYTES; RemoteError if longer, and the errors of `WebClient.send`."""
     client = client or DEFAULT_CLIENT
     body = client.send(request, lambda response: client.read_body(response, MAX_DOCUMENT_BYTES))
     if len(body) > MAX_DOCUMENT_BYTES:

@@ -1,7 +1,7 @@
 """Object stores for results: S3, and every other store that fsspec can write to.
 
 Keys, endpoints and other settings come from fsspec: AWS_* variables, profiles, FSSPEC_* and its configuration files. A
-result is made on the local disk and uploaded when it is complete. `RemotePath` keeps the text of a URL, with user,
+result is written to the local disk and uploaded when complete. `RemotePath` keeps the text of a URL, with user,
 host and final slash, which `UPath` drops: "s3://bucket/x.tif/" is a folder, and printed paths must be usable.
 """
 
@@ -83,12 +83,12 @@ class ObjectStore:
         with _store_errors(folder):
             self._store, path = _open_store(folder)
             self._path = path.rstrip("/")
-            self._store.invalidate_cache()  # a program may run for days while other programs write to the store
+            self._store.invalidate_cache()  # other programs may have changed the store since it was opened last
             try:
                 listed = self._store.ls(path, detail=False)
                 self._exists = True
             except FileNotFoundError:
-                bucket = _bucket_of(path)
+                bucket = ("/" if path.startswith("/") else "") + path.strip("/").partition("/")[0]
                 if not self._store.exists(bucket):
                     raise OutputError(
                         f"{shown(folder)}: there is no bucket {bucket}; an existing bucket is needed. Create it, "
@@ -128,13 +128,11 @@ class ObjectStore:
                     started.append(path.name)
                     self._store.put_file(str(path), f"{self._path}/{path.name}", callback=_callback(path, progress))
             except BaseException:
-                self._remove(name for name in started if name != started[-1] or name not in self._existing)
+                for name in started:
+                    if name != started[-1] or name not in self._existing:
+                        with suppress(Exception):  # the first error is raised; the file may not exist
+                            self._store.rm_file(f"{self._path}/{name}")
                 raise
-
-    def _remove(self, names: Iterable[str]) -> None:
-        for name in names:
-            with suppress(Exception):  # the first error is raised; the file may not exist
-                self._store.rm_file(f"{self._path}/{name}")
 
 
 def _open_store(folder: RemotePath) -> tuple[Any, str]:
@@ -158,12 +156,6 @@ def _open_store(folder: RemotePath) -> tuple[Any, str]:
     return store, str(path)
 
 
-def _bucket_of(path: str) -> str:
-    """The bucket of a path, or the first folder in a store without buckets."""
-    root = "/" if path.startswith("/") else ""
-    return root + path.strip("/").partition("/")[0]
-
-
 def _callback(path: Path, progress: Progress | None) -> Any:  # noqa: ANN401 - fsspec has no types
     from fsspec.callbacks import Callback  # noqa: PLC0415  an extra
 
@@ -177,25 +169,25 @@ def _callback(path: Path, progress: Progress | None) -> Any:  # noqa: ANN401 - f
 @contextmanager
 def _store_errors(folder: RemotePath) -> Iterator[None]:
     """Turn every error of a store's library into one message."""
-    where = shown(folder)
+    name = shown(folder)
     try:
         yield
     except Ms2hsError:
         raise
     except ImportError as error:
         raise OutputError(
-            f"{where}: a library is not installed ({error}); fsspec and the library of this protocol are needed. "
+            f"{name}: a library is not installed ({error}); fsspec and the library of this protocol are needed. "
             "For s3://, run pip install 'ms2hs[remote]'; for other protocols, install the named library."
         ) from error
     except Exception as error:
         kind = type(error).__name__
-        why = f"{kind}: {without_secrets(' '.join(str(error).split()))}"
+        reason = f"{kind}: {without_secrets(' '.join(str(error).split()))}"
         if isinstance(error, PermissionError) or any(word in kind.lower() for word in CREDENTIAL_WORDS):
             raise CredentialsError(
-                f"{where}: refused ({why}); keys that may list and write files are needed. Set AWS_ACCESS_KEY_ID and "
+                f"{name}: refused ({reason}); keys that may list and write files are needed. Set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or the setting of fsspec for this protocol."
             ) from error
         raise OutputError(
-            f"{where}: cannot be written to ({why}); a store that answers and accepts files is needed. Check the "
+            f"{name}: cannot be written to ({reason}); a store that answers and accepts files is needed. Check the "
             "address and AWS_ENDPOINT_URL, and try again."
         ) from error

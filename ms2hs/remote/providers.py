@@ -16,13 +16,9 @@ from urllib.parse import urlsplit
 
 from ms2hs.errors import CredentialsError, QueryError, RemoteError, UnknownName
 from ms2hs.remote.s3_signing import Keys, Store, presigned, public
-from ms2hs.remote.url_policy import Access, check_address, no_headers, shown, unsigned
+from ms2hs.remote.url_policy import Access, check_address, shown, unsigned
 
 DEFAULT_PROVIDER = "earth-search"
-
-
-def _no_credentials() -> None:
-    """Check nothing: for providers without a login."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +35,9 @@ class Provider:
     """Hosts and buckets of the API and the files, by which the provider of an item is recognised."""
     sign: Callable[..., str] = unsigned
     """`sign(address, fresh=False)`: the signed address, made just before opening; `fresh` requests a new signature."""
-    headers: Callable[[str], Mapping[str, str]] = no_headers
+    headers: Callable[[str], Mapping[str, str]] = lambda _address: {}
     """Headers for the host of an address only."""
-    check_credentials: Callable[[], None] = _no_credentials
+    check_credentials: Callable[[], None] = lambda: None
     """Raises CredentialsError if a needed login is missing. Sends no request."""
     store: Store | None = None
     """S3 store of the buckets in `hosts`."""
@@ -49,14 +45,11 @@ class Provider:
     def collection(self, name: str | None = None) -> str:
         """The collection of this name, or the default; QueryError lists the known collections."""
         if name is None and not self.rules:
-            raise QueryError(
-                f"--stac {shown(self.url)}: no collection was given; one is needed. Use --collection NAME."
-            )
+            raise QueryError(f"--stac {shown(self.url)}: no collection was given; a name is needed. Use --collection.")
         if name is not None and self.rules and name not in self.rules:
-            known = ", ".join(self.rules)
             raise QueryError(
-                f"{self.name}: unknown collection {name!r}; known: {known}. Use one of these, or any collection of the "
-                f"server with --stac {self.url} --collection {name}."
+                f"{self.name}: unknown collection {name!r}; known: {', '.join(self.rules)}. Use one of these, or any "
+                f"collection of the server with --stac {self.url} --collection {name}."
             )
         return name or next(iter(self.rules))
 
@@ -78,7 +71,7 @@ def _sign_blob(address: str, *, fresh: bool = False) -> str:
         try:
             return str(planetary_computer.sign_url(address))
         except (requests.RequestException, ValueError, KeyError) as error:
-            # The message may hold a key of the environment.
+            # The message of the library may contain a key.
             raise RemoteError(
                 f"{shown(address)}: Planetary Computer sent no signature ({type(error).__name__}); one is needed to "
                 "read the file. Try again later."
@@ -87,7 +80,6 @@ def _sign_blob(address: str, *, fresh: bool = False) -> str:
 
 # NASA Earthdata: a token, sent to NASA's hosts only, or a user and a password, sent to the login host only.
 EARTHDATA_LOGIN = "urs.earthdata.nasa.gov"
-
 EARTHDATA_HOSTS = (".earthdata.nasa.gov", ".earthdatacloud.nasa.gov")
 
 
@@ -109,7 +101,8 @@ def _earthdata_login() -> tuple[str, str] | None:
     user, password = os.environ.get("EARTHDATA_USERNAME"), os.environ.get("EARTHDATA_PASSWORD")
     if user and password:
         return user, password
-    for path in _netrc_files():
+    file = os.environ.get("NETRC")
+    for path in [Path(file)] if file else [Path.home() / name for name in (".netrc", "_netrc")]:
         try:
             entry = netrc.netrc(path).hosts.get(EARTHDATA_LOGIN)
         except (OSError, netrc.NetrcParseError):
@@ -117,11 +110,6 @@ def _earthdata_login() -> tuple[str, str] | None:
         if entry:
             return entry[0], entry[2] or ""
     return None
-
-
-def _netrc_files() -> list[Path]:
-    path = os.environ.get("NETRC")
-    return [Path(path)] if path else [Path.home() / name for name in (".netrc", "_netrc")]
 
 
 def _check_earthdata() -> None:
@@ -134,14 +122,8 @@ def _check_earthdata() -> None:
         )
 
 
-# Copernicus Data Space: an S3 store with its own keys.
-EODATA = Store("eodata.dataspace.copernicus.eu")
-
-S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-
-
 def _check_copernicus() -> None:
-    missing = [name for name in S3_KEYS if not os.environ.get(name)]
+    missing = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not os.environ.get(name)]
     if missing:
         raise CredentialsError(
             f"copernicus: {' and '.join(missing)} not set in the environment; the two S3 keys of a Copernicus Data "
@@ -151,7 +133,7 @@ def _check_copernicus() -> None:
 
 
 def owner_of(bucket: str) -> Provider | None:
-    """The provider of a bucket; None if no provider has it."""
+    """The provider that owns a bucket; None if unknown."""
     return next((provider for provider in PROVIDERS.values() if provider.store and bucket in provider.hosts), None)
 
 
@@ -173,11 +155,7 @@ PROVIDERS = {
             "planetary-computer",
             "Microsoft Planetary Computer: Sentinel-2 L2A and HLS as COGs, no login",
             "https://planetarycomputer.microsoft.com/api/stac/v1",
-            {
-                "sentinel-2-l2a": "by_baseline",
-                "hls2-s30": "harmonized",
-                "hls2-l30": "harmonized",
-            },
+            {"sentinel-2-l2a": "by_baseline", "hls2-s30": "harmonized", "hls2-l30": "harmonized"},
             ("planetarycomputer.microsoft.com", "sentinel2l2a01.blob.core.windows.net"),
             sign=_sign_blob,
         ),
@@ -197,7 +175,7 @@ PROVIDERS = {
             {"sentinel-2-l2a": "by_baseline"},
             ("stac.dataspace.copernicus.eu", "eodata"),
             check_credentials=_check_copernicus,
-            store=EODATA,
+            store=Store("eodata.dataspace.copernicus.eu"),
         ),
     )
 }

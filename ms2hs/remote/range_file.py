@@ -2,7 +2,7 @@
 
 GDAL's own HTTP reader accepts truncated bodies, login pages and ranges that were not requested. `RangedFile` therefore
 reads and caches byte ranges through `WebClient`, and rasterio passes the file to GDAL as an opener. Errors must not be
-raised into GDAL: the file keeps the first one, and `open_ranged` and `reading` raise it afterwards.
+raised into GDAL: the file keeps its first error, and `open_ranged` and `reading` raise it afterwards.
 """
 
 import bisect
@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import IOBase
 from pathlib import PurePosixPath
 from threading import RLock
-from typing import Self
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
@@ -89,7 +89,7 @@ def _check_range(response: requests.Response, begin: int, size: int) -> int:
         raise TransientError(f"{content_type.split(';')[0]} instead of a raster")
     match = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if response.status_code != requests.codes.partial_content or match is None:
-        raise TransientError(f"status {response.status_code} with something else than a range")
+        raise TransientError(f"status {response.status_code} without the requested range")
     first, last, file_size = (int(number) for number in match.groups())
     if (first, last) != (begin, min(begin + size, file_size) - 1):
         raise TransientError(f"bytes {first} to {last} of {file_size} instead of {size} from {begin}")
@@ -165,9 +165,9 @@ class RangedFile:
         """Several ranges, as (offset, size); neighbours are read by one request."""
         with self._lock:
             fetched = _ByteCache()
-            for begin, end in _merge_ranges([one for one in ranges if self.cached(*one) is None], self.size):
+            for begin, end in _merge_ranges([part for part in ranges if self.cached(*part) is None], self.size):
                 fetched.add(begin, self._fetch(begin, end - begin))
-            return [self.cached(*one) or fetched.find(*one) or b"" for one in ranges]
+            return [self.cached(*part) or fetched.find(*part) or b"" for part in ranges]
 
     def fetch_ahead(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Read and cache ranges, as (offset, size), and drop the ranges of the previous call.
@@ -204,8 +204,8 @@ class RangedFile:
         return part.content
 
 
-class _FileHandle:
-    """An open file with a position, as GDAL reads it."""
+class _FileHandle(IOBase):
+    """An open file with a position, as GDAL reads it. Closing it has no effect: the operating system has no file."""
 
     def __init__(self, file: RangedFile) -> None:
         self._file = file
@@ -227,23 +227,13 @@ class _FileHandle:
         return content
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Move the position."""
+        """Set the position, in bytes, and return it."""
         self._position = offset + (0, self._position, self._file.size)[whence]
         return self._position
 
     def tell(self) -> int:
         """The position."""
         return self._position
-
-    def close(self) -> None:
-        """Do nothing: the file is not open in the operating system."""
-
-    def __enter__(self) -> Self:
-        """The handle itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing."""
 
     def get_byte_ranges(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
         """Several ranges; GDAL reads the blocks of a window by this method."""
@@ -326,11 +316,11 @@ def file_of(dataset: DatasetReader) -> RangedFile | None:
 def reading(dataset: DatasetReader) -> Iterator[None]:
     """Raise the error of the remote file, if any, after pixels of a dataset were read.
 
-    JPEG 2000 is decoded by one thread: further threads of GDAL would not find the file, and return zeros.
+    JPEG 2000 is decoded by one thread: other threads of GDAL do not find the file, and return zeros.
 
     Raises
     ------
-    RemoteError, AddressError, CredentialsError : the server failed, whatever GDAL made of it.
+    RemoteError, AddressError, CredentialsError : the server failed, also where GDAL reported no error.
     """
     file = file_of(dataset)
     if file is None:

@@ -57,9 +57,8 @@ def presigned(address: str, store: Store, keys: Keys, at: datetime | None = None
     """
     parts = urlsplit(address)
     path = quote(f"/{parts.netloc}{parts.path}", safe="/-_.~")
-    return (
-        f"{store.scheme}://{store.endpoint}{path}?{signed_query(store.endpoint, path, store.region, keys, at, valid_s)}"
-    )
+    query = signed_query(store.endpoint, path, store.region, keys, at, valid_s)
+    return f"{store.scheme}://{store.endpoint}{path}?{query}"
 
 
 def public(address: str) -> str:

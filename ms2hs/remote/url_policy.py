@@ -1,7 +1,7 @@
 """Which addresses of STAC items are requested, and how addresses are printed without secrets.
 
 An item is untrusted input. Its addresses may name a local file, a service behind the firewall, or the metadata service
-that gives out a cloud machine's keys. Such addresses are refused before they are opened, and at every redirect.
+that gives the keys of a cloud machine. Such addresses are refused before they are opened, and at every redirect.
 `Access` combines the check with the signature and headers that a provider's files need.
 """
 
@@ -46,15 +46,15 @@ def shown(href: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """A message of a library, with every address as `shown` returns it, also where only its end is printed."""
+    """A message of a library, with every address as `shown` returns it; of cut addresses, without the query."""
     return QUERY.sub("?…", URL_IN_TEXT.sub(lambda match: shown(match[0]), text))
 
 
 class _SecretFilter(logging.Filter):
-    """Removes secrets from log records."""
+    """Removes secrets from the messages of log records."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Keep every record, with a cleaned message."""
+        """Keep every record."""
         record.msg, record.args = without_secrets(record.getMessage()), ()
         return True
 
@@ -69,13 +69,11 @@ def resolved(href: str, base: str | None) -> str:
 
 
 def check_address(href: str, base: str | None) -> None:
-    """Refuse an address of an item that must not be requested.
-
-    Call it for the address of an asset, and for the target of every redirect.
+    """Refuse an address of an item, or the target of a redirect, that must not be requested.
 
     Parameters
     ----------
-    href : absolute, as it would be requested.
+    href : absolute.
     base : address of the item, whose host is always allowed. None: the item is a local file, and so are its assets.
 
     Raises
@@ -134,7 +132,7 @@ def is_public(host: str) -> bool:
 
 
 def _parse_ip(host: str) -> str | None:
-    """The IP address that a host is written as, also in old forms that C libraries accept: 127.1, 0x7f000001."""
+    """The IP address of a host that is written as one, also in old forms that C libraries accept: 127.1, 0x7f000001."""
     try:
         return str(ipaddress.ip_address(host.partition("%")[0]))
     except ValueError:
@@ -181,11 +179,6 @@ def unsigned(address: str, *, fresh: bool = False) -> str:  # noqa: ARG001 - the
     return address
 
 
-def no_headers(_address: str) -> Mapping[str, str]:
-    """No headers: for files that need no token."""
-    return {}
-
-
 @dataclass(frozen=True)
 class Access:
     """Address check, signature and headers for the files of one item or server."""
@@ -194,7 +187,7 @@ class Access:
     """Raises AddressError for an address that must not be requested."""
     sign: Callable[..., str] = unsigned
     """`sign(address, fresh=...)`: the address with its signature; `fresh` requests a new signature."""
-    headers: Callable[[str], Mapping[str, str]] = no_headers
+    headers: Callable[[str], Mapping[str, str]] = lambda _address: {}
     """Headers, such as a token, for the host of this address only."""
 
     @classmethod
