@@ -1,7 +1,7 @@
-"""The way of a pixel through a conversion, in the order of this module.
+"""The steps of a conversion, in the order of this module: reading strips, predicting, quantising, writing.
 
-`StripReader` reads full-width strips one ahead of their use: reflectance and validity, with sensor noise removed if its
-size is given. Then one of two pipelines takes each strip:
+`StripReader` reads full-width strips, one strip ahead of its use: reflectance and validity, denoised if the noise is
+given. One of two pipelines converts each strip.
 `LinearPipeline` multiplies each 256×256 block by a matrix and quantises it in the thread that then compresses it.
 `NetworkPipeline` predicts, blends and quantises rows of windows on the network's device (`inference.tile_runner`); a
 GPU computes the next row while the finished strip is written.
@@ -27,7 +27,6 @@ from ms2hs.models.denoising import REACH, denoise
 from ms2hs.models.prior import Posterior
 from ms2hs.progress import Progress
 from ms2hs.raster.cog.encoding import BLOCK, quantise
-from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.cube_writer import CubeWriter
 from ms2hs.raster.tiling import Tiling, Window
 from ms2hs.scenes.reader import SceneReader
@@ -39,12 +38,14 @@ if TYPE_CHECKING:
 # Pixels that the linear model computes in one step: their bands stay in the processor's cache.
 PIXELS_PER_TASK = 1 << 14
 Record = Callable[[int], None]
-"""Called with the number of finished rows, of which the statistics are complete."""
+"""Called with the number of rows that are finished and counted."""
+PixelModel = Callable[[Float32Array, BoolArray], Float32Array]
+"""(source band, pixel) reflectance and (pixel,) validity to (target band, pixel) values of some target bands."""
 
 
 @dataclass
 class StripReader:
-    """Reads strips of a scene as wide as the output, one strip ahead in a thread."""
+    """Reads strips of a scene in the output's width; a thread reads one strip ahead."""
 
     planned: Plan
     reader: SceneReader
@@ -62,10 +63,10 @@ class StripReader:
                 yield window, reflectance, valid
 
     def read(self, window: Window) -> tuple[Float32Array, BoolArray]:
-        """(source band, row, col) reflectance and (row, col) validity of a window as wide as the output."""
+        """(source band, row, col) reflectance and (row, col) validity of a window."""
         began = time.perf_counter()
         error = self.planned.options.input_error
-        # The noise filter also reads rows beyond the window, so that a value does not depend on the cut into windows.
+        # The noise filter also reads rows beyond the window, so that results do not depend on the windows.
         reach = REACH if error and error.pixel else 0
         above = min(reach, window.row)
         below = min(reach, self.planned.grid.height - window.row - window.height)
@@ -94,7 +95,7 @@ class Pipeline:
         return nullcontext()
 
     def run(self, writers: list[CubeWriter], first_row: int, record: Record, report: Progress) -> None:
-        """Convert the rows from `first_row`, a multiple of BLOCK; `writers`: of the cube, and perhaps of its sigma."""
+        """Convert the rows from `first_row`, a multiple of BLOCK; `writers`: of the cube and of its sigma, if any."""
         raise NotImplementedError
 
 
@@ -107,7 +108,7 @@ class LinearPipeline(Pipeline):
         return limits
 
     def run(self, writers: list[CubeWriter], first_row: int, record: Record, report: Progress) -> None:
-        """As `Pipeline.run`."""
+        """Convert block by block (see `Pipeline.run`)."""
         grid = self.planned.grid
         models = self._values, self._sigma
         tops = range(first_row, grid.height, BLOCK)
@@ -122,10 +123,10 @@ class LinearPipeline(Pipeline):
             record(window.row + window.height)
             report("convert", window.row + window.height, grid.height)
 
-    def _values(self, bands: slice) -> "PixelModel":
+    def _values(self, bands: slice) -> PixelModel:
         return self._select(bands.start, bands.stop).reconstruct
 
-    def _sigma(self, bands: slice) -> "PixelModel":
+    def _sigma(self, bands: slice) -> PixelModel:
         model = self._select(bands.start, bands.stop)
         return lambda reflectance, _valid: model.sigma(reflectance)
 
@@ -135,17 +136,13 @@ class LinearPipeline(Pipeline):
 
     def _count(self, block: "_BlockPixels") -> None:
         self.statistics.count_pixels(block.reflectance, block.valid)
-        reflectance, valid = block.every(RESIDUAL_ROW_STEP)
+        reflectance, valid = block.sample_rows(RESIDUAL_ROW_STEP)
         residual = self._residual @ reflectance[:, valid]
         self.statistics.add_residuals(np.square(residual).sum(axis=1, dtype=float), int(valid.sum()))
 
     @cached_property
     def _residual(self) -> Float32Array:
         return self.statistics.input_residual.of_linear(self.model.gain)
-
-
-PixelModel = Callable[[Float32Array, BoolArray], Float32Array]
-"""(source band, pixel) reflectance and (pixel,) validity to (target band, pixel) values of some target bands."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +163,7 @@ class _BlockPixels:
         shape = valid[:, cols].shape
         return cls(reflectance[:, :, cols].reshape(len(reflectance), -1), valid[:, cols].reshape(-1), shape)
 
-    def every(self, step: int) -> tuple[Float32Array, BoolArray]:
+    def sample_rows(self, step: int) -> tuple[Float32Array, BoolArray]:
         """Reflectance and validity of every n-th row."""
         rows = self.reflectance.reshape(-1, *self.shape)[:, ::step]
         return rows.reshape(len(rows), -1), self.valid.reshape(self.shape)[::step].reshape(-1)
@@ -193,10 +190,10 @@ class NetworkPipeline(Pipeline):
 
     predictor: "Predictor"
     change: Float32Array | None = None
-    """(target band, source band) change of the linear model's gain by adaptation; predictions change alike."""
+    """(target band, source band) change of the linear model's gain by adaptation, applied to predictions too."""
 
     def run(self, writers: list[CubeWriter], first_row: int, record: Record, report: Progress) -> None:
-        """As `Pipeline.run`."""
+        """Convert one row of windows at a time (see `Pipeline.run`)."""
         from ms2hs.inference.device_transfer import ResidualSampling  # noqa: PLC0415
         from ms2hs.inference.tile_runner import TileRunner  # noqa: PLC0415  the linear model needs no torch
 
@@ -208,10 +205,10 @@ class NetworkPipeline(Pipeline):
         sampling = None
         if residual.matrix is not None:
             sampling = ResidualSampling(residual.matrix, residual.bands, RESIDUAL_ROW_STEP)
-        runner = TileRunner(predictor, tiling, SCALE, NODATA, change=self.change, residuals=sampling, start=first_row)
+        runner = TileRunner(predictor, tiling, change=self.change, residuals=sampling, start=first_row)
         windows = [Window(top, 0, end - top, grid.width) for top, end in tiling.rows[runner.first_index :]]
-        # A network on a CPU uses all cores. Writers beside it cost more than they gain: every thread of a matrix
-        # product waits for the slowest.
+        # A network on a CPU uses all cores. Concurrent writers would slow it down: every thread of a matrix product
+        # waits for the slowest.
         takes_turns = predictor.device.type == "cpu"
         with ThreadPoolExecutor(1, "writer") as thread:
             writing: Future[None] | None = None

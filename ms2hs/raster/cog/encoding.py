@@ -20,7 +20,7 @@ ZSTD_LEVEL = 1
 COMPRESS_BUFFER_FACTOR = 2
 # Values quantised in one step: few enough to stay in the processor's cache.
 QUANTISE_VALUES = 1 << 18
-MAX_DN = np.float32(32767)
+MAX_DN = 32767.0
 # 1.5 · 2²³: added to a float32 of magnitude up to 2²², it leaves the nearest integer (half to even) in the low bits.
 ROUNDING = np.float32(12_582_912)
 # TIFF predictors: horizontal differencing for integers, byte-wise differencing for floats.
