@@ -1,4 +1,4 @@
-"""How values are stored in our files: block size, reflectance as integers, compression of blocks."""
+"""Encoding of values in the files of ms2hs: block size, reflectance as integers, compression of blocks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Encoding:
         return PREDICTOR_FLOAT if np.dtype(self.dtype).kind == "f" else PREDICTOR_HORIZONTAL
 
     def compress(self, blocks: DnArray) -> list[bytes]:
-        """Blocks (band, row, col) differenced along their rows and compressed, each block by itself."""
+        """Blocks (band, row, col), each differenced along its rows and compressed separately."""
         encode = imagecodecs.floatpred_encode if self.predictor == PREDICTOR_FLOAT else imagecodecs.delta_encode
         differences: Any = scratch_array("differences", blocks.shape, blocks.dtype)
         encode(blocks, axis=-1, out=differences)
@@ -79,7 +79,7 @@ def quantise(reflectance: Float32Array, valid: BoolArray, out: NDArray[np.int16]
     """
     dn = np.empty(reflectance.shape, np.int16) if out is None else out
     step = max(1, QUANTISE_VALUES // max(valid.size, 1))
-    # Added after clipping: moves invalid pixels below NODATA, to which the maximum then raises them.
+    # Added after clipping: invalid pixels fall below NODATA, and the maximum raises them to NODATA.
     below_nodata = None if valid.all() else np.where(valid, np.float32(0), np.float32(-1e9))
     scratch = np.empty((min(step, len(dn)), *valid.shape), np.float32)
     for first in range(0, len(dn), step):

@@ -12,10 +12,10 @@ _buffers = threading.local()
 
 
 def scratch_array(use: str, shape: tuple[int, ...], dtype: DTypeLike) -> DnArray:
-    """An uninitialised array of the calling thread, valid until the thread asks for the same `use` again.
+    """An uninitialised array of the calling thread, valid until the thread requests the same `use` again.
 
-    First access to a new memory page takes longer than the arithmetic on it, hence the reuse. A buffer lives as long as
-    its thread: request sizes that do not grow with the scene.
+    The first access to a new memory page takes longer than the arithmetic on it, hence the reuse. A buffer lives as
+    long as its thread: request sizes that do not grow with the scene.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     buffer: NDArray[np.uint8] | None = getattr(_buffers, use, None)

@@ -1,4 +1,4 @@
-"""The head of a COG: BigTIFF directories (IFDs) parsed from a file of GDAL, completed and packed.
+"""The head of a COG: BigTIFF directories (IFDs) read from a GDAL file, completed and packed.
 
 Formats: TIFF 6.0 (Adobe, 1992); the BigTIFF design (AWare Systems); GDAL's "COG driver", header ghost area.
 """
@@ -24,9 +24,9 @@ REDUCED = 1
 """The subfile type of an overview."""
 # Tags that overviews share with the image: bits, codec, colours, planes, predictor, blocks.
 SHARED_TAGS = (258, 259, 262, 277, 284, 317, 322, 323, 338, 339, NODATA)
-# GDAL's ghost area, by which readers find blocks without the lists of sizes: each block has its size in front and its
-# last four bytes repeated behind. The last space leaves room for the YES of editors that break the layout. Identical to
-# what the COG driver of GDAL 3.12 writes with INTERLEAVE=TILE, which the metadata declares.
+# GDAL's ghost area, with which readers find blocks without the lists of sizes: each block has its size in front and its
+# last four bytes repeated behind. The last space leaves room for the YES of editors that break the layout. The COG
+# driver of GDAL 3.12 writes the same text with INTERLEAVE=TILE, which the metadata declares.
 LAYOUT = (
     b"LAYOUT=IFDS_BEFORE_DATA\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\n"
     b"BLOCK_TRAILER=LAST_4_BYTES_REPEATED\nINTERLEAVE=BAND\nKNOWN_INCOMPATIBLE_EDITION=NO\n "
@@ -103,15 +103,13 @@ def pack(directories: Sequence[Directory]) -> bytes:
     """
     ghost = b"GDAL_STRUCTURAL_METADATA_SIZE=%06d bytes\n" % len(LAYOUT) + LAYOUT
     ghost += b"\0" * (len(ghost) % 2)  # directories begin at even offsets
-    tables = b""
+    tables, lists = b"", b""
     begin = HEADER.size + len(ghost)
-    lists_begin = begin + sum(_table_bytes(directory) for directory in directories)
-    lists = b""
+    lists_begin = begin + sum(map(_table_bytes, directories))
     for i, directory in enumerate(directories):
         table_begin = begin + len(tables)
         next_directory = table_begin + _table_bytes(directory) if i + 1 < len(directories) else 0
-        values_begin, values = table_begin + _entries_bytes(directory), b""
-        entries = b""
+        values_begin, entries, values = table_begin + _entries_bytes(directory), b"", b""
         for number, tag in sorted(directory.items()):
             field = tag.value
             if len(tag.value) > 8 and _is_list(number):

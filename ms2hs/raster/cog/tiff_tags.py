@@ -16,7 +16,7 @@ from ms2hs.spectra.spectral_grid import SpectralGrid, nearest_band
 
 
 class BandLabels(Protocol):
-    """Names and tags of bands of which some have no wavelength, such as the quality band of a scene."""
+    """Names and tags of bands, some without a wavelength, such as the quality band of a scene."""
 
     def __len__(self) -> int:
         """Number of bands."""
@@ -28,13 +28,7 @@ class BandLabels(Protocol):
 def image_directory(
     grid: PixelGrid, bands: SpectralGrid | BandLabels, tags: dict[str, str], encoding: Encoding
 ) -> Directory:
-    """The TIFF directory of a cube without size and blocks, read from a one-pixel file that GDAL writes.
-
-    Parameters
-    ----------
-    bands : the bands in order, or what labels them.
-    tags : dataset tags.
-    """
+    """The TIFF directory of a cube without size and blocks, read from a one-pixel file that GDAL writes."""
     georeference = {} if grid.transform == tuple(Affine.identity())[:6] else {"transform": Affine(*grid.transform)}
     profile = georeference | {
         "driver": "GTiff",
