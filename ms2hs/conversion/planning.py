@@ -113,17 +113,17 @@ class Plan:
     def requirements(self) -> dict[str, int]:
         """Rows in a strip, pixels, bands, and bytes of output, disk and memory."""
         files = 2 if self.options.uncertainty else 1
-        bands, rows = len(self.spectral), self.rows_per_strip
-        pixels = rows * self.grid.width
-        strips = 3 * pixels * len(self.scene.assets) * 4  # read ahead, being converted, being written
+        bands, rows, pixels = len(self.spectral), self.rows_per_strip, self.grid.height * self.grid.width
+        strip = rows * self.grid.width
+        strips = 3 * strip * len(self.scene.assets) * 4  # read ahead, being converted, being written
         is_linear = self.weights.network is None
         if not is_linear:
-            strips += pixels * bands * (4 + 2 * 2)  # blended reflectance, and two strips of stored numbers
+            strips += strip * bands * (4 + 2 * 2)  # blended reflectance, and two strips of stored numbers
         return {
             "rows_at_a_time": rows,
-            "pixels": self.grid.height * self.grid.width,
+            "pixels": pixels,
             "bands": bands,
-            "output_bytes_uncompressed": files * bands * self.grid.height * self.grid.width * 2,
+            "output_bytes_uncompressed": files * bands * pixels * 2,
             "disk_bytes_peak": files * disk_bytes(self.grid, bands, self.output.parent),
             "memory_bytes": strips + files * memory_bytes(self.grid, bands, strips=not is_linear) + 300_000_000,
         }

@@ -70,7 +70,7 @@ class DeviceTransfer:
     """Two strip buffers that alternate, and the CUDA stream that copies them to the host."""
 
     def __init__(self, device: torch.device, size: int) -> None:
-        """`size` : stored numbers in the largest strip."""
+        """Allocate buffers for strips of at most `size` stored numbers."""
         self._buffers = _StripBuffer(device, size), _StripBuffer(device, size)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._turn = 0
@@ -83,11 +83,9 @@ class DeviceTransfer:
         return buffer.on_device[: int(np.prod(shape))].view(shape)
 
     def send(self, row: int, counts: NDArray[np.integer], numbers: Tensor, squares: Tensor) -> StoredStrip:
-        """Start the copy of the strip that begins at `row`; `numbers` is the buffer that `buffer` returned last.
+        """Start the copy of the strip that begins at `row`.
 
-        Parameters
-        ----------
-        squares : (compared band, row) float32 on the device.
+        `numbers` is the last result of `buffer`; `squares` is (compared band, row) float32 on the device.
         """
         buffer = self._buffers[self._turn]
         self._turn = 1 - self._turn
@@ -124,7 +122,7 @@ class Quantiser:
     """Quantises predictions and sums their residuals pixel by pixel, so that any tiling gives the same numbers."""
 
     def __init__(self, device: torch.device, change: Float32Array | None, residuals: ResidualSampling | None) -> None:
-        """`change` : (target band, source band) `change @ reflectance` is added to every prediction."""
+        """Copy `change` to the device: (target band, source band), `change @ reflectance` is added to predictions."""
         self.residuals = residuals
         to_device = partial(torch.as_tensor, dtype=torch.float32, device=device)
         self._values_per_step = VALUES_PER_STEP[device.type]
@@ -143,13 +141,12 @@ class Quantiser:
         valid : (row, col) True where usable; None: everywhere.
         out : (target band, row, col) int16.
         """
-        invalid = None if valid is None else ~valid
-        pixels = None if self._change is None else reflectance.flatten(1)
+        invalid, pixels = None if valid is None else ~valid, reflectance.flatten(1)
         step = max(1, self._values_per_step // predicted[0].numel())
         for first in range(0, len(predicted), step):
             bands = slice(first, first + step)
             values = predicted[bands]
-            if self._change is not None and pixels is not None:
+            if self._change is not None:
                 values = values + (self._change[bands] @ pixels).view(values.shape)
             dn = (values * STEPS_PER_UNIT).round_().clamp_(-MAX_DN, MAX_DN).nan_to_num_(NODATA)
             if invalid is not None:

@@ -48,10 +48,8 @@ class Predictor:
         # A network adds little to its prior, and the prior is computed in float32. On a CPU bfloat16 would save 10 to
         # 30 %, and results would differ between CPUs with and without it.
         self._bfloat16 = config.rank > 0 and self.device.type == "cuda" and native_bfloat16(self.device)
-        self.target_count = len(target)
-        self.source_count = len(source)
-        self.patch = config.patch
-        self.window = config.window
+        self.source_count, self.target_count = len(source), len(target)
+        self.patch, self.window = config.patch, config.window
         self.is_local = config.is_local
         """Whether each patch is predicted from that patch alone: windows need no overlap and may have any size."""
         self.overlap = 0 if self.is_local else config.window // 4
@@ -89,12 +87,9 @@ class Predictor:
 
     def reconstruct(self, reflectance: Float32Array, valid: BoolArray) -> Float32Array:
         """(target band, row, col) float32 of one window of any size; arguments as of `reconstruct_raster`."""
-        if not self.is_local:
-            (predicted,) = self.reconstruct_windows([reflectance], [valid])
-            return np.asarray(predicted)
-        _, rows, cols = reflectance.shape
-        result = np.empty((self.target_count, rows, cols), np.float32)
-        for area in self.split_area((slice(0, rows), slice(0, cols)), self.patches_per_batch):
+        whole = slice(0, valid.shape[0]), slice(0, valid.shape[1])
+        result = np.empty((self.target_count, *valid.shape), np.float32)
+        for area in self.split_area(whole, self.patches_per_batch) if self.is_local else [whole]:
             result[:, *area] = self.reconstruct_windows([reflectance[:, *area]], [valid[area]])[0]
         return result
 

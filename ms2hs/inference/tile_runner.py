@@ -122,9 +122,8 @@ class TileRunner:
 
         def predict(batch: list[int]) -> Tensor:
             reflectance = torch.stack([row.reflectance[:, *areas[col]] for col in batch])
-            if all(row.known[areas[col]].all() for col in batch):
-                return self._predictor.reconstruct_tensor(reflectance)
-            valid = torch.stack([row.valid[areas[col]] for col in batch])
+            all_valid = all(row.known[areas[col]].all() for col in batch)
+            valid = None if all_valid else torch.stack([row.valid[areas[col]] for col in batch])
             return self._predictor.reconstruct_tensor(reflectance, valid)
 
         # windows of a batch have one size; the last window may be smaller

@@ -26,11 +26,8 @@ NODATA = -32768
 def open_cube(path: str | Path) -> xr.DataArray:
     """Reflectance of a cube as a lazy array. Pixels are read on access, for example by `cube.isel(x=7, y=9).values`.
 
-    Stored numbers become reflectance by the scale and offset of the file. Integers without a scale use 1e-4.
-
-    Parameters
-    ----------
-    path : a COG of ms2hs, or any raster that GDAL opens whose bands have wavelengths (see `spectral_of`).
+    The file is a COG of ms2hs, or any raster of GDAL whose bands have wavelengths (see `spectral_of`). Stored numbers
+    become reflectance by its scale and offset. Integers without a scale use 1e-4.
 
     Returns
     -------

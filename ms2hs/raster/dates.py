@@ -15,12 +15,9 @@ TIME_TAGS = (
 
 
 def day_of(names: Iterable[str], tags: Mapping[str, str] | None = None) -> date | None:
-    """Acquisition date from a time in a name, else from a tag, else from a date in a name; None if there is none.
+    """Acquisition date from a time in a name, else from a tag, else from a date in a name; None without any of these.
 
-    Parameters
-    ----------
-    names : names of the file, its folder and so on; the first name with a date counts.
-    tags : keys in lower case with `_` for spaces.
+    The first of `names` with a date counts. Keys of `tags` are in lower case with `_` for spaces.
     """
     names = list(names)
     times = [text[:10] for key in TIME_TAGS if (text := (tags or {}).get(key))]

@@ -64,9 +64,7 @@ class BlockCompressor:
         """The tasks of one row of blocks, in order."""
         self.stages: list[tuple[str, float]] = []
         """Seconds by stage; all threads append to the list."""
-        self._levels = levels
-        self._encoding = encoding
-        self._append = append
+        self._encoding, self._append = encoding, append
         self._pyramid = Pyramid(levels, bands, encoding)
         self._pool = ThreadPoolExecutor(self._threads, "blocks")
         self._free: list[DnArray] = []
@@ -131,9 +129,7 @@ def bands_per_task(bands: int, threads: int) -> int:
 def memory_bytes(grid: PixelGrid, bands: int, *, strips: bool = True) -> int:
     """Memory of a writer of int16, in bytes; grows with the height only by the number of overviews.
 
-    Parameters
-    ----------
-    strips : whether the writer receives strips, which wait until they fill a row of blocks.
+    `strips` : whether the writer receives strips, which wait until they fill a row of blocks.
     """
     levels = Levels(grid.height, grid.width)
     waiting = levels.blocks(0)[1] * BLOCK * BLOCK if strips else 0

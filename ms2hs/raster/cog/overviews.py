@@ -67,12 +67,8 @@ class Pyramid:
     def add(self, bands: slice, index: BlockIndex, blocks: DnArray) -> Iterator[tuple[BlockIndex, DnArray]]:
         """The blocks, padded beyond the image with its edge pixels, then the overview blocks that they complete.
 
-        The arrays are scratch memory, valid until the next iteration.
-
-        Parameters
-        ----------
-        index : for each band, indices come in row-major order.
-        blocks : (band, BLOCK, BLOCK) of `bands`; pixels beyond the image are overwritten.
+        `blocks` is (band, BLOCK, BLOCK) of `bands`; the indices of a band come in row-major order. Yielded arrays are
+        scratch memory, valid until the next iteration.
         """
         self._pad(index, blocks)
         yield index, blocks
@@ -127,12 +123,12 @@ class Pyramid:
 def halve(numbers: DnArray, nodata: float | None) -> DnArray:
     """(..., half the rows, half the columns): mean of the valid numbers in each 2 × 2, `nodata` where none is valid.
 
-    Means of integers are rounded to the nearest, halves upwards.
+    Means of integers are rounded to the nearest integer, halves upwards.
 
     Parameters
     ----------
     numbers : (..., row, col), rows and columns even, C-contiguous; integers of at most 32 bits, or floats.
-    nodata : the number of invalid pixels, may be NaN; None: all are valid.
+    nodata : the number of invalid pixels, may be NaN; None: all pixels are valid.
     """
     invalid = _invalid(numbers, nodata)
     if invalid is None or nodata is None:

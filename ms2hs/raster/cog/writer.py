@@ -193,10 +193,8 @@ class CogWriter:
     @property
     def seconds(self) -> dict[str, float]:
         """Thread seconds to compute numbers (`model`), `compress` and `store` blocks, and `finish` the file."""
-        totals = dict.fromkeys(("model", "compress", "store", "finish"), 0.0)
-        for stage, seconds in self._stages:
-            totals[stage] += seconds
-        return totals
+        stages = "model", "compress", "store", "finish"
+        return {stage: sum((seconds for name, seconds in self._stages if name == stage), 0.0) for stage in stages}
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
