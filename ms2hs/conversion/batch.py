@@ -96,11 +96,7 @@ def select_shard(scenes: Sequence[str], shard: tuple[int, int]) -> list[str]:
 
 
 def open_batch(
-    scenes: Sequence[str],
-    target: str,
-    folder: str | Path | None,
-    options: ConvertOptions,
-    progress: Progress | None = None,
+    scenes: Sequence[str], target: str, folder: str | Path | None, options: ConvertOptions, progress: Progress | None
 ) -> tuple[list[Job], dict[str, str]]:
     """Jobs of the scenes that can be opened, with outputs named as by `convert`, and the error message of each other.
 
@@ -171,7 +167,7 @@ def writable_jobs(jobs: Sequence[Job], options: ConvertOptions) -> tuple[list[Jo
 
 
 def convert_serially(
-    jobs: Sequence[Job], target: str, options: ConvertOptions, progress: Progress | None = None
+    jobs: Sequence[Job], target: str, options: ConvertOptions, progress: Progress | None
 ) -> dict[str, Outcome]:
     """Convert one scene after the other in this process; a failing scene does not stop the others."""
     outcomes: dict[str, Outcome] = {}

@@ -50,16 +50,15 @@ class StripReader:
     planned: Plan
     reader: SceneReader
     seconds: float = 0.0
-    """Time spent in reading."""
+    """Time of reading."""
 
     def read_ahead(self, windows: list[Window]) -> Iterator[tuple[Window, Float32Array, BoolArray]]:
         """Each window with its (source band, row, col) reflectance and (row, col) validity."""
         with ThreadPoolExecutor(1, "reader") as thread:
-            pending = thread.submit(self.read, windows[0]) if windows else None
-            for window, following in zip(windows, [*windows[1:], None], strict=True):
-                assert pending is not None  # noqa: S101  submitted with the window before
-                reflectance, valid = pending.result()
-                pending = thread.submit(self.read, following) if following else None
+            pending = [thread.submit(self.read, window) for window in windows[:1]]
+            for number, window in enumerate(windows, 1):
+                reflectance, valid = pending.pop().result()
+                pending += [thread.submit(self.read, following) for following in windows[number : number + 1]]
                 yield window, reflectance, valid
 
     def read(self, window: Window) -> tuple[Float32Array, BoolArray]:
@@ -88,7 +87,7 @@ class Pipeline:
     reader: StripReader
     statistics: Statistics
     seconds: float = field(default=0.0, init=False)
-    """Time in the model, without that of the writers' threads."""
+    """Time in the model, without the time of the writers' threads."""
 
     def threads(self) -> AbstractContextManager[object]:
         """Limits of numeric libraries that must hold until the writers are closed."""
@@ -115,7 +114,7 @@ class LinearPipeline(Pipeline):
         windows = [Window(top, 0, min(BLOCK, grid.height - top), grid.width) for top in tops]
         for window, reflectance, valid in self.reader.read_ahead(windows):
             self.statistics.sample_rows(window.row, reflectance, valid)
-            blocks = [_BlockPixels.cut(reflectance, valid, left) for left in range(0, grid.width, BLOCK)]
+            blocks = [_BlockPixels.at(reflectance, valid, left) for left in range(0, grid.width, BLOCK)]
             for writer, model in zip(writers, models, strict=False):
                 writer.write_blocks(window.row, window.height, partial(_fill_block, blocks, model))
             for block in blocks:
@@ -157,14 +156,14 @@ class _BlockPixels:
     """Rows and columns."""
 
     @classmethod
-    def cut(cls, reflectance: Float32Array, valid: BoolArray, left: int) -> "_BlockPixels":
+    def at(cls, reflectance: Float32Array, valid: BoolArray, left: int) -> "_BlockPixels":
         """The block of a strip that begins at column `left`."""
         cols = slice(left, left + BLOCK)
         shape = valid[:, cols].shape
         return cls(reflectance[:, :, cols].reshape(len(reflectance), -1), valid[:, cols].reshape(-1), shape)
 
     def sample_rows(self, step: int) -> tuple[Float32Array, BoolArray]:
-        """Reflectance and validity of every n-th row."""
+        """Reflectance and validity of every `step`-th row."""
         rows = self.reflectance.reshape(-1, *self.shape)[:, ::step]
         return rows.reshape(len(rows), -1), self.valid.reshape(self.shape)[::step].reshape(-1)
 
@@ -198,13 +197,9 @@ class NetworkPipeline(Pipeline):
         from ms2hs.inference.tile_runner import TileRunner  # noqa: PLC0415  the linear model needs no torch
 
         grid, predictor, residual = self.planned.grid, self.predictor, self.statistics.input_residual
-        if predictor.is_local:
-            tiling = Tiling(grid.height, grid.width, (self.planned.rows_per_strip, grid.width), overlap=0)
-        else:
-            tiling = Tiling(grid.height, grid.width, predictor.window, predictor.overlap)
-        sampling = None
-        if residual.matrix is not None:
-            sampling = ResidualSampling(residual.matrix, residual.bands, RESIDUAL_ROW_STEP)
+        size = (self.planned.rows_per_strip, grid.width) if predictor.is_local else predictor.window
+        tiling, matrix = Tiling(grid.height, grid.width, size, predictor.overlap), residual.matrix
+        sampling = None if matrix is None else ResidualSampling(matrix, residual.bands, RESIDUAL_ROW_STEP)
         runner = TileRunner(predictor, tiling, change=self.change, residuals=sampling, start=first_row)
         windows = [Window(top, 0, end - top, grid.width) for top, end in tiling.rows[runner.first_index :]]
         # A network on a CPU uses all cores. Concurrent writers would slow it down: every thread of a matrix product
@@ -245,12 +240,12 @@ class NetworkPipeline(Pipeline):
         for row in (first, *range(-(-(first + 1) // BLOCK) * BLOCK, last, BLOCK)):
             end = min((row // BLOCK + 1) * BLOCK, last)
             rows = slice(row - first, end - first)
-            x, ok = reflectance[:, rows], valid[rows]
-            self.statistics.count_pixels(np.ascontiguousarray(x), ok)
+            measured, usable = reflectance[:, rows], valid[rows]
+            self.statistics.count_pixels(np.ascontiguousarray(measured), usable)
             self.statistics.add_residuals(squares[:, rows].sum(axis=1), int(strip.counts[rows].sum()))
             writers[0].write(row, numbers[:, rows])
             for writer in writers[1:]:
-                writer.write(row, self._sigma(x, ok))
+                writer.write(row, self._sigma(measured, usable))
             if end % BLOCK == 0 or end == self.planned.grid.height:
                 record(end)
 

@@ -104,8 +104,8 @@ class Statistics:
         """Count pixels: reflectance (source band, ...), valid (...)."""
         pixels, usable = reflectance.reshape(len(reflectance), -1), valid.ravel()
         for first in range(0, usable.size, PIXELS_PER_COUNT):
-            x, ok = pixels[:, first : first + PIXELS_PER_COUNT], usable[first : first + PIXELS_PER_COUNT]
-            classes = (ok, self.model.unlike(x), *water_and_snow(x, self.source))  # in the order of `Counts`
+            part, ok = pixels[:, first : first + PIXELS_PER_COUNT], usable[first : first + PIXELS_PER_COUNT]
+            classes = (ok, self.model.unlike(part), *water_and_snow(part, self.source))  # in the order of `Counts`
             self.counts.add(Counts(ok.size, *(int((members & ok).sum()) for members in classes)))
 
     def add_residuals(self, squares: NDArray[np.float64], pixels: int) -> None:

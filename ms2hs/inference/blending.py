@@ -32,9 +32,8 @@ class Blender:
     """
 
     def __init__(self, tiling: Tiling, bands: int, device: torch.device) -> None:
-        self._row_tapers, col_tapers = (
-            [torch.as_tensor(taper, device=device) for taper in axis] for axis in tiling.tapers
-        )
+        tapers = [[torch.as_tensor(taper, device=device) for taper in axis] for axis in tiling.tapers]
+        self._row_tapers, col_tapers = tapers
         self._row_spans = tiling.rows
         self._layers = _layers(tiling.cols, col_tapers)
         self._col_index = torch.arange(tiling.width, device=device)

@@ -58,9 +58,8 @@ class _StripBuffer:
     """Memory for one strip on the device and on the host; one tensor on a CPU."""
 
     def __init__(self, device: torch.device, size: int) -> None:
-        self.on_device = torch.empty(size, dtype=torch.int16, device=device)
         on_cuda = device.type == "cuda"
-        self.on_host = self.on_device
+        self.on_device = self.on_host = torch.empty(size, dtype=torch.int16, device=device)
         if device.type != "cpu":
             self.on_host = torch.empty(size, dtype=torch.int16, pin_memory=on_cuda)
         self.copied = torch.cuda.Event(blocking=True) if on_cuda else None  # type: ignore[no-untyped-call]
@@ -76,7 +75,7 @@ class DeviceTransfer:
         self._turn = 0
 
     def buffer(self, shape: tuple[int, int, int]) -> Tensor:
-        """(target band, rows, width) int16 on the device, to be filled with the next strip."""
+        """(target band, rows, width) int16 on the device, for the numbers of the next strip."""
         buffer = self._buffers[self._turn]
         if self._stream and buffer.copied:
             torch.cuda.current_stream(self._stream.device).wait_event(buffer.copied)

@@ -130,13 +130,12 @@ class Predictor:
 
     def reconstruct_windows(self, reflectance: Sequence[Float32Array], valid: Sequence[BoolArray]) -> Float32Array:
         """(window, target band, row, col) float32 of windows of one size, NaN where not `valid`."""
-        known = np.stack(valid)
-        values = np.where(known[:, None], np.stack(reflectance), np.float32(0))
-        valid_tensor = None if known.all() else torch.from_numpy(known).to(self.device)
+        usable = np.stack(valid)
+        values = np.where(usable[:, None], np.stack(reflectance), np.float32(0))
+        valid_tensor = None if usable.all() else torch.from_numpy(usable).to(self.device)
         predicted = self.reconstruct_tensor(torch.from_numpy(values).to(self.device), valid_tensor)
         result = np.ascontiguousarray(predicted.cpu().numpy())
-        if valid_tensor is not None:
-            np.copyto(result, np.float32(np.nan), where=~known[:, None])
+        np.copyto(result, np.float32(np.nan), where=~usable[:, None])
         return result
 
     @torch.inference_mode()

@@ -117,25 +117,28 @@ class TileRunner:
     def _blend(self, index: int, row: "_WindowRow", blender: Blender) -> None:
         """Predict and blend the windows of a row, except those without a valid pixel."""
         areas = [(slice(0, row.height), slice(*span)) for span in self._tiling.cols]
-        cols = [col for col, area in enumerate(areas) if row.known[area].any()]
+        cols = [col for col, area in enumerate(areas) if row.host_valid[area].any()]
         blender.begin_row(index)
 
         def predict(batch: list[int]) -> Tensor:
             reflectance = torch.stack([row.reflectance[:, *areas[col]] for col in batch])
-            all_valid = all(row.known[areas[col]].all() for col in batch)
+            all_valid = all(row.host_valid[areas[col]].all() for col in batch)
             valid = None if all_valid else torch.stack([row.valid[areas[col]] for col in batch])
             return self._predictor.reconstruct_tensor(reflectance, valid)
 
+        def split(batch: list[int], size: int) -> list[list[int]]:
+            return [batch[i : i + size] for i in range(0, len(batch), size)]
+
         # windows of a batch have one size; the last window may be smaller
         same_size = [list(group) for _, group in groupby(cols, lambda col: areas[col][1].stop - areas[col][1].start)]
-        self._batch.run(same_size, _split_list, predict, blender.add)
+        self._batch.run(same_size, split, predict, blender.add)
 
     def _predict_parts(self, row: "_WindowRow", strip: "_StripBuilder") -> None:
         """Predict a row with a local network, in parts of whole patches."""
 
         def predict(area: Area) -> Tensor:
             reflectance, valid = row.reflectance[:, *area], row.valid_in(area)
-            if not row.known[area].any():
+            if not row.host_valid[area].any():
                 return reflectance.new_zeros(self._predictor.target_count, *reflectance.shape[1:])
             return self._predictor.reconstruct_tensor(reflectance[None], None if valid is None else valid[None])[0]
 
@@ -147,7 +150,7 @@ class _WindowRow:
     """The input of one row of windows, on the device."""
 
     def __init__(self, reflectance: Float32Array, valid: BoolArray, device: torch.device) -> None:
-        self.known = valid
+        self.host_valid = valid
         """(rows, width) validity on the host, so that decisions do not wait for the device."""
         self.height, self.width = valid.shape
         self.valid = _to_device(valid, device)
@@ -158,7 +161,7 @@ class _WindowRow:
 
     def valid_in(self, area: Area) -> Tensor | None:
         """(row, col) validity of an area; None: every pixel is valid."""
-        return None if self.known[area].all() else self.valid[area]
+        return None if self.host_valid[area].all() else self.valid[area]
 
 
 class _StripBuilder:
@@ -175,7 +178,7 @@ class _StripBuilder:
         """(row,) pixels in these sums."""
         if residuals:
             sampled = residuals.rows(top, finished)
-            self.counts[sampled.start - finished.start :: sampled.step] = row.known[sampled].sum(axis=1)
+            self.counts[sampled.start - finished.start :: sampled.step] = row.host_valid[sampled].sum(axis=1)
 
     def store(self, area: Area, predicted: Tensor) -> None:
         """Quantise the (target band, row, col) prediction of an area of the window row, without unfinished rows."""
@@ -203,7 +206,3 @@ def _to_device(array: Float32Array | BoolArray, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def _split_list(cols: list[int], size: int) -> list[list[int]]:
-    return [cols[i : i + size] for i in range(0, len(cols), size)]

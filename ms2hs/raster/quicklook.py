@@ -74,8 +74,7 @@ def _render(file: rasterio.DatasetReader, bands: list[int]) -> NDArray[np.uint8]
     factor = max(1, -(-max(file.shape) // LONG_SIDE))
     shape = (len(bands), *(-(-side // factor) for side in file.shape))
     dn = file.read([band + 1 for band in bands], out_shape=shape, resampling=Resampling.average)
-    scales = np.array([file.scales[band] for band in bands], np.float32)[:, None, None]
-    offsets = np.array([file.offsets[band] for band in bands], np.float32)[:, None, None]
+    scales, offsets = (np.array(of_file, np.float32)[bands, None, None] for of_file in (file.scales, file.offsets))
     nodata = [file.nodatavals[band] for band in bands]
     valid = np.all([np.isfinite(plane) & (plane != value) for plane, value in zip(dn, nodata, strict=True)], axis=0)
     values = dn * scales + offsets

@@ -12,16 +12,12 @@ from ms2hs.arrays import Float32Array
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A rectangle of pixels of a raster."""
+    """A rectangle of pixels of a raster: first row and column, number of rows and columns."""
 
     row: int
-    """First row."""
     col: int
-    """First column."""
     height: int
-    """Rows."""
     width: int
-    """Columns."""
 
 
 @dataclass(frozen=True)

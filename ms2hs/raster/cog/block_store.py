@@ -79,14 +79,10 @@ class BlockStore:
     def read(self, level: int, location: int) -> list[bytes]:
         """The compressed blocks of all bands of the n-th location of a level."""
         file, sizes, first = self._files[level], self._sizes[level], location * self._bands
-        start = sum(sizes[:first]) + FRAME_BYTES * first
-        blocks = []
-        for size in sizes[first : first + self._bands]:
-            file.seek(start + LEADER_BYTES)
-            blocks.append(file.read(size))
-            start += size + FRAME_BYTES
+        file.seek(sum(sizes[:first]) + FRAME_BYTES * first)
+        frames = [file.read(size + FRAME_BYTES) for size in sizes[first : first + self._bands]]
         file.seek(0, os.SEEK_END)
-        return blocks
+        return [frame[LEADER_BYTES:-TRAILER_BYTES] for frame in frames]
 
     def sizes(self, level: int) -> NDArray[np.uint32]:
         """(band × location,) bytes of each block, in TIFF order: band by band."""

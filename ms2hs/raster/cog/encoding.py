@@ -1,15 +1,16 @@
-"""Encoding of values in the files of ms2hs: block size, reflectance as integers, compression of blocks."""
+"""Encoding of values in files of ms2hs: block size, reflectance as integers, compression of blocks, scratch arrays."""
 
+import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import imagecodecs
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from ms2hs.arrays import BoolArray, DnArray, Float32Array
-from ms2hs.raster.cog.scratch import scratch_array
 from ms2hs.raster.cube import NODATA, SCALE
 
 BLOCK = 256
@@ -25,6 +26,21 @@ MAX_DN = 32767.0
 ROUNDING = np.float32(12_582_912)
 # TIFF predictors: horizontal differencing for integers, byte-wise differencing for floats.
 PREDICTOR_HORIZONTAL, PREDICTOR_FLOAT = 2, 3
+_scratch = threading.local()
+
+
+def scratch_array(use: str, shape: tuple[int, ...], dtype: DTypeLike) -> DnArray:
+    """An uninitialised array of the calling thread, valid until the thread requests the same `use` again.
+
+    The first access to a new memory page takes longer than the arithmetic on it, hence the reuse. A buffer lives as
+    long as its thread: request sizes that do not grow with the scene.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    buffer: NDArray[np.uint8] | None = getattr(_scratch, use, None)
+    if buffer is None or buffer.size < size:
+        buffer = np.empty(size, np.uint8)
+        setattr(_scratch, use, buffer)
+    return buffer[:size].view(dtype).reshape(shape)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ms2hs.arrays import BoolArray, DnArray
-from ms2hs.raster.cog.encoding import BLOCK, Encoding
-from ms2hs.raster.cog.scratch import scratch_array
+from ms2hs.raster.cog.encoding import BLOCK, Encoding, scratch_array
 
 HALF = BLOCK // 2
 

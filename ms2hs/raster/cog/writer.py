@@ -63,7 +63,6 @@ class CogWriter:
         ----------
         path : the COG; an existing file is replaced.
         bands : the bands in order; `BandLabels` if some have no wavelength.
-        tags : dataset tags.
         threads : threads that compress; None: one per processor.
         home : working directory on the same disk, kept after an interruption, from which another writer of the same
             cube resumes (`from_row`); None: a temporary directory beside `path`.
@@ -224,8 +223,7 @@ class CogWriter:
             row, (rows, cols) = self._levels.rows_completed(level, block_rows) - 1, self._levels.blocks(level)
             if row % 2 == 0 and row + 1 < rows:
                 for col in range(cols):
-                    blocks = self._store.read(level, row * cols + col)
-                    self._compressor.restore(BlockIndex(level, row, col), blocks)
+                    self._compressor.restore(BlockIndex(level, row, col), self._store.read(level, row * cols + col))
 
     def _check_order(self, row: int, rows: int) -> None:
         if row != self._row or row + rows > self._grid.height:
