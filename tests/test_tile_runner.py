@@ -240,7 +240,7 @@ def test_out_of_memory_with_one_unit_is_an_error(is_local):
         run_tiles(Toy(12, is_local=is_local, fitting=0), tiling, reflectance, valid)
 
 
-def test_strip_lasts_until_the_next_add_but_one():
+def test_strip_is_valid_until_the_second_next_add():
     tiling = Tiling(40, 10, 8, 2)
     reflectance, valid = scene(40, 10, seed=5)
     runner = TileRunner(Toy(), tiling)

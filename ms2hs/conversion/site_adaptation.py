@@ -50,9 +50,8 @@ def sharpen_to_site(prior: SpectralPrior, cube_path: Path, source: SpectralGrid)
     """
     cube = open_cube(cube_path)
     grid = grid_of(cube.wavelength_nm.values, cube.fwhm_nm.values)
-    _, rows, cols = cube.shape
     per_side = int(np.sqrt(SITE_PIXELS // SITE_WINDOW**2))
-    tops, lefts = (_evenly_spaced(max(0, side - SITE_WINDOW), per_side) for side in (rows, cols))
+    tops, lefts = (_evenly_spaced(max(0, side - SITE_WINDOW), per_side) for side in cube.shape[1:])
     parts = [
         cube[:, top : top + SITE_WINDOW, left : left + SITE_WINDOW].values.reshape(len(grid), -1)
         for top in tops

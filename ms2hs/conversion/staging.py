@@ -104,8 +104,7 @@ class Staging:
         inputs : everything that determines the result (`conversion_inputs`), as JSON values or with a `str`.
         resume : continue an interrupted conversion of the same inputs, and keep the folder after an interruption.
         """
-        self._output = output
-        self._resume = resume
+        self._output, self._resume = output, resume
         self._digest = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
         self.folder = staging_folder(output)
         self.notes: list[str] = []

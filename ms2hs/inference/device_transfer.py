@@ -20,7 +20,6 @@ from ms2hs.raster.cube import NODATA, SCALE
 
 # Values quantised in one step: on a CPU they stay in its cache, on a GPU they leave memory for the network.
 VALUES_PER_STEP = {"cpu": 1 << 17, "cuda": 1 << 26, "mps": 1 << 24}
-
 STEPS_PER_UNIT = float(np.float32(1 / SCALE))
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from rasterio.io import DatasetReader
 
-NM_PER_UM = 1000.0
 # Wavelengths without unit below this are micrometres: reflected sunlight spans 300 nm to 2.5 um.
 MAX_UM = 100.0
 
@@ -68,7 +67,7 @@ def _listed_wavelengths(tags: dict[str, str], count: int) -> list[Wavelength | N
 def _wavelength(centre: float, width: float | None, unit: str) -> Wavelength:
     unit = unit.strip().lower()
     in_um = unit in {"um", "µm", "μm"} or unit.startswith("micro") or (not unit and centre < MAX_UM)
-    factor = NM_PER_UM if in_um else 1.0
+    factor = 1000.0 if in_um else 1.0
     return Wavelength(centre * factor, width * factor if width else None)
 
 

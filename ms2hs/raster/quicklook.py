@@ -29,13 +29,9 @@ def write_quicklook(cube_path: str | Path, png_path: str | Path) -> None:
     """Write a PNG with a natural-colour panel and beside it, or below for a wide cube, a short-wave infrared panel.
 
     A panel is omitted if one of its wavelengths has no band nearby. Without both, the image shows three bands spread
-    over the spectrum. The 2nd to 98th percentile of a panel's valid pixels spans black to white, the same for
-    the three bands so that hues are preserved. Invalid pixels are transparent.
-
-    Parameters
-    ----------
-    cube_path : a cube with overviews, of which the level of the image size is read.
-    png_path : an existing file is replaced.
+    over the spectrum. The 2nd to 98th percentile of a panel's valid pixels spans black to white, the same for the three
+    bands so that hues are preserved. Invalid pixels are transparent. Pixels are read from the cube's overviews; an
+    existing PNG is replaced.
 
     Raises
     ------

@@ -140,9 +140,7 @@ def _average_taps(axis: Axis, first: int, count: int) -> Taps:
 
 
 def _normalised(weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    total = np.maximum(weight.sum(axis=1, keepdims=True), np.finfo(float).tiny)
-    normalised: NDArray[np.float64] = weight / total
-    return normalised
+    return np.asarray(weight / np.maximum(weight.sum(axis=1, keepdims=True), np.finfo(float).tiny))
 
 
 def regrid(

@@ -57,8 +57,7 @@ class Pyramid:
     """
 
     def __init__(self, levels: Levels, bands: int, encoding: Encoding) -> None:
-        self._levels = levels
-        self._encoding = encoding
+        self._levels, self._encoding = levels, encoding
         overviews = range(1, levels.count)
         self._upper = [np.empty((bands, HALF, levels.shape(level)[1]), encoding.dtype) for level in overviews]
         self._left = [np.empty((bands, HALF, HALF), encoding.dtype) for _ in overviews]
