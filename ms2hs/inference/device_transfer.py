@@ -139,12 +139,13 @@ class Quantiser:
         valid : (row, col) True where usable; None: everywhere.
         out : (target band, row, col) int16.
         """
-        invalid, pixels = None if valid is None else ~valid, reflectance.flatten(1)
+        invalid = None if valid is None else ~valid
+        pixels = None if self._change is None else reflectance.flatten(1)
         step = max(1, self._values_per_step // predicted[0].numel())
         for first in range(0, len(predicted), step):
             bands = slice(first, first + step)
             values = predicted[bands]
-            if self._change is not None:
+            if self._change is not None and pixels is not None:
                 values = values + (self._change[bands] @ pixels).view(values.shape)
             dn = (values * STEPS_PER_UNIT).round_().clamp_(-MAX_DN, MAX_DN).nan_to_num_(NODATA)
             if invalid is not None:
