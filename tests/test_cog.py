@@ -481,7 +481,7 @@ def test_blocks_of_all_bands_of_a_location_are_contiguous(tmp_path):
 )
 @settings(max_examples=25, deadline=None)
 def test_writer_resumes_an_interrupted_writer_bit_for_bit(shape, encoding, rows, stop, lost, seed):
-    """After any row, and with the last bytes of any level lost."""
+    """The writer is interrupted after any row, and the last bytes of any level are lost."""
     rng, grid = np.random.default_rng(seed), utm(*shape)
     spectral = grid_of(np.linspace(400, 2400, 3))
     cube = numbers_of(rng, encoding, (3, *shape))
@@ -514,7 +514,7 @@ def test_writer_resumes_an_interrupted_writer_bit_for_bit(shape, encoding, rows,
 
 
 def insert_space(file, size):
-    """As `fallocate` does, also on file systems that cannot."""
+    """Insert space like `fallocate`, also on file systems that do not support it."""
     if INSERT(file, size):
         return True
     file.seek(0)
@@ -526,7 +526,7 @@ def insert_space(file, size):
 
 @pytest.mark.parametrize("way", ["copied in the kernel", "copied by reading and writing", "inserted"])
 def test_writer_resumes_after_an_interruption_while_joining(tmp_path, monkeypatch, way):
-    """Before and after every step of the join: the level files stay whole until the COG has its name."""
+    """Interruptions before and after every step of the join: level files stay complete until the COG is renamed."""
     grid = utm(1100, 300)
     cube = cube_of(grid, len(SPECTRAL))
     write(tmp_path / "whole.tif", grid, cube)
@@ -587,7 +587,7 @@ def refuse(*_):
 
 @pytest.mark.parametrize("done", [0, 3])
 def test_writer_joins_where_the_file_system_refuses_to_copy_ranges(tmp_path, monkeypatch, done):
-    """At the first call, or after some."""
+    """The system call is refused the first time, or after some calls."""
     grid, calls = utm(700, 600), []
     cube = cube_of(grid, len(SPECTRAL))
     write(tmp_path / "whole.tif", grid, cube)

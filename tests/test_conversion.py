@@ -272,7 +272,7 @@ def test_noise_is_removed_first_however_the_scene_is_cut(networks, name, scene_p
         wanted = model.reconstruct(denoise(seen, valid, error.pixel))
         assert np.abs(once * SCALE - wanted)[:, valid].max() < 1.5 * SCALE
         assert np.abs(once * SCALE - model.reconstruct(seen))[:, valid].max() > 10 * SCALE
-    monkeypatch.setattr(planning, "STRIP_ROWS", 16)
+    monkeypatch.setattr(planning, "MAX_STRIP_ROWS", 16)
     strips = read(convert(scene_path, "enmap", tmp_path / "b.tif", options).output)
     assert np.abs(strips.astype(int) - once).max() <= 1
 
@@ -318,7 +318,7 @@ def test_network_converts_part_of_a_scene(networks, name, scene_path, tmp_path):
 def test_local_network_does_not_depend_on_strips(networks, scene_path, tmp_path, monkeypatch):
     options = ConvertOptions(model=networks["spectral"], window=(0, 0, 70, 83))
     once = read(convert(scene_path, "enmap", tmp_path / "a.tif", options).output)
-    monkeypatch.setattr(planning, "STRIP_ROWS", 16)
+    monkeypatch.setattr(planning, "MAX_STRIP_ROWS", 16)
     assert_same(read(convert(scene_path, "enmap", tmp_path / "b.tif", options).output), once)
 
 

@@ -100,7 +100,7 @@ class Stop(Exception):
 def test_interrupted_conversion_resumes_with_the_same_files(
     tall, network, whole_of, tmp_path, monkeypatch, which, notes
 ):
-    """Interrupted when this many rows of blocks were counted, the last one included."""
+    """A conversion interrupted after this many counted rows of blocks, up to the last row."""
     error = InputError(0.02, 0.005, 0.003) if "noise" in which else None
     model = network if which == "network" else "linear"
     expected = whole_of(model, error)
@@ -125,7 +125,7 @@ def test_interrupted_conversion_resumes_with_the_same_files(
 
 @pytest.mark.parametrize("placed", range(5))
 def test_interruption_while_files_are_moved_resumes_with_the_same_files(tall, whole, tmp_path, monkeypatch, placed):
-    """After no file, some files, or all files; then only the staging folder remains."""
+    """Interruptions after no file, some files, or all files; after all files, only the staging folder remains."""
     moved, replace_file, remove = [], Path.replace, shutil.rmtree
 
     def stop(path, other):
@@ -153,7 +153,7 @@ def test_interruption_while_files_are_moved_resumes_with_the_same_files(tall, wh
 
 @pytest.mark.parametrize("joined", [0, 1])
 def test_interruption_after_the_last_row_converts_nothing_again(tall, whole, tmp_path, monkeypatch, joined):
-    """Before the file of the uncertainty is complete, or between it and the cube."""
+    """The interruption comes before the file of the uncertainty is complete, or between that file and the cube."""
     paths, join = [], BlockStore.join
 
     def stop(store, *given):
@@ -173,7 +173,7 @@ def test_interruption_after_the_last_row_converts_nothing_again(tall, whole, tmp
 
 
 def test_linear_pipeline_uses_one_blas_thread_until_the_end(tall, tmp_path, monkeypatch):
-    """Also blocks that are computed while the writers close are rounded like all others."""
+    """Blocks that are computed while the writers close are rounded like all other blocks."""
     threads, fill = set(), pipeline._fill_block
 
     def slow(*arguments):

@@ -63,7 +63,7 @@ def scene(height, width, seed=0, sources=SOURCES):
 
 def run_tiles(network, tiling, reflectance, valid, **options):
     """(band, row, col) numbers from `start` on, sums of squared residuals, and their count of pixels."""
-    runner = TileRunner(network, tiling, SCALE, NODATA, **options)
+    runner = TileRunner(network, tiling, **options)
     row, parts, squares, count = options.get("start", 0), [], 0.0, 0
     for i, (top, bottom) in list(enumerate(tiling.rows))[runner.first_index :]:
         strip = runner.add(i, reflectance[:, top:bottom], valid[top:bottom])
@@ -76,8 +76,8 @@ def run_tiles(network, tiling, reflectance, valid, **options):
         assert strip.squares.shape[1] == strip.numbers.shape[1]
         if options.get("residuals"):
             rows = np.arange(strip.row, strip.row + strip.numbers.shape[1])
-            assert not strip.squares[:, rows % options["residuals"].every > 0].any()
-            assert not strip.counts[rows % options["residuals"].every > 0].any()
+            assert not strip.squares[:, rows % options["residuals"].row_step > 0].any()
+            assert not strip.counts[rows % options["residuals"].row_step > 0].any()
     assert row == tiling.height
     return np.concatenate(parts, 1), squares, count
 
@@ -153,9 +153,9 @@ def test_later_start_gives_the_same_numbers_bit_for_bit(tiling, seed, data):
 def test_first_index_is_the_first_row_of_windows_beyond_the_start():
     tiling = Tiling(40, 8, 8, 4)
     assert tiling.rows[:3] == [(0, 8), (4, 12), (8, 16)]
-    begins = [TileRunner(Toy(), tiling, SCALE, NODATA, start=start).first_index for start in (0, 7, 8, 11, 12)]
+    begins = [TileRunner(Toy(), tiling, start=start).first_index for start in (0, 7, 8, 11, 12)]
     assert begins == [0, 0, 1, 1, 2]
-    runner = TileRunner(Toy(), tiling, SCALE, NODATA, start=8)
+    runner = TileRunner(Toy(), tiling, start=8)
     reflectance, valid = scene(40, 8)
     assert runner.add(1, reflectance[:, 4:12], valid[4:12]) is None
     assert runner.add(2, reflectance[:, 8:16], valid[8:16]).row == 8
@@ -240,10 +240,10 @@ def test_out_of_memory_with_one_unit_is_an_error(is_local):
         run_tiles(Toy(12, is_local=is_local, fitting=0), tiling, reflectance, valid)
 
 
-def test_strip_lasts_until_the_next_add_but_one():
+def test_strip_is_valid_until_the_second_next_add():
     tiling = Tiling(40, 10, 8, 2)
     reflectance, valid = scene(40, 10, seed=5)
-    runner = TileRunner(Toy(), tiling, SCALE, NODATA)
+    runner = TileRunner(Toy(), tiling)
     before = None
     for i, (top, bottom) in enumerate(tiling.rows):
         strip = runner.add(i, reflectance[:, top:bottom], valid[top:bottom])
@@ -259,7 +259,7 @@ def test_quantiser_equals_quantise_of_raster_encoding(monkeypatch):
     for valid in (np.ones((1, 14), bool), np.arange(14)[None] % 3 > 0):
         found = torch.empty(made.shape, dtype=torch.int16)
         ok = None if valid.all() else torch.from_numpy(valid)
-        Quantiser(CPU, SCALE, NODATA, None, None).quantise(torch.from_numpy(made), torch.zeros(2, 1, 14), ok, found)
+        Quantiser(CPU, None, None).quantise(torch.from_numpy(made), torch.zeros(2, 1, 14), ok, found)
         np.testing.assert_array_equal(found.numpy(), quantise(made, valid))
 
 
@@ -315,7 +315,7 @@ def test_cuda_equals_cpu(name):
 def test_tile_runner_refuses_rows_out_of_order_and_bad_arguments():
     tiling = Tiling(20, 20, 8, 2)
     reflectance, valid = scene(20, 20)
-    runner = TileRunner(Toy(), tiling, SCALE, NODATA)
+    runner = TileRunner(Toy(), tiling)
     with pytest.raises(ValueError, match="expected 0"):
         runner.add(1, reflectance[:, 6:14], valid[6:14])
     with pytest.raises(ValueError, match="do not match"):
@@ -325,7 +325,7 @@ def test_tile_runner_refuses_rows_out_of_order_and_bad_arguments():
     with pytest.raises(ValueError, match="all are done"):
         runner.add(len(tiling.rows), reflectance[:, :8], valid[:8])
     with pytest.raises(ValueError, match="overlap"):
-        TileRunner(Toy(is_local=True), tiling, SCALE, NODATA)
+        TileRunner(Toy(is_local=True), tiling)
     for start in (-1, 20):
         with pytest.raises(ValueError, match="start"):
-            TileRunner(Toy(), tiling, SCALE, NODATA, start=start)
+            TileRunner(Toy(), tiling, start=start)

@@ -193,7 +193,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         return
     planned = plan(scenes[0], target, output, options)
     if dry_run:
-        facts = {"output": str(planned.destination), "offset_rule": planned.scene.offset_rule, **planned.requirements}
+        facts = {"output": str(planned.final_output), "offset_rule": planned.scene.offset_rule, **planned.requirements}
         typer.echo(
             json.dumps(facts, indent=1) if as_json else "\n".join(f"{key}: {value}" for key, value in facts.items())
         )

@@ -1,4 +1,4 @@
-"""Several scenes: opening them, checking their outputs, converting them one after the other, collecting results.
+"""Several scenes: jobs, checks of their outputs, conversion one after the other, results.
 
 A failing scene does not stop the others; failures are listed at the end. `dask_backend` converts in parallel.
 """
@@ -13,7 +13,7 @@ from typing import TypeVar
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.metadata import ConversionResult
 from ms2hs.conversion.planning import ConvertOptions
-from ms2hs.conversion.staging import check_destination
+from ms2hs.conversion.staging import check_new_output
 from ms2hs.errors import Ms2hsError, OutputError, PartlyDone, SceneError, UnknownName
 from ms2hs.progress import Progress
 from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath, parse_output
@@ -22,14 +22,15 @@ from ms2hs.spectra.sensors import load_sensor
 
 Outcome = ConversionResult | str
 """The result of a conversion, or its error message."""
-Item = TypeVar("Item")
+Element = TypeVar("Element")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One scene, as the user named it, and its output."""
+    """One scene and its output."""
 
     scene: str
+    """Path or address as the user gave it."""
     output: OutputPath
 
 
@@ -47,28 +48,20 @@ class BatchResult:
     @classmethod
     def of(cls, scenes: Sequence[str], outcomes: dict[str, Outcome], existing: dict[str, OutputPath]) -> "BatchResult":
         """The outcomes of these scenes, sorted into results and failures."""
-        results, failed = {}, {}
-        for scene in scenes:
-            if scene in existing:
-                continue
-            outcome = outcomes[scene]
-            if isinstance(outcome, ConversionResult):
-                results[scene] = outcome
-            else:
-                failed[scene] = outcome if Path(scene).name in outcome else f"{scene}: {outcome}"
+        converted = {scene: outcomes[scene] for scene in scenes if scene not in existing}
+        results = {scene: outcome for scene, outcome in converted.items() if isinstance(outcome, ConversionResult)}
+        errors = {scene: outcome for scene, outcome in converted.items() if isinstance(outcome, str)}
+        failed = {scene: text if Path(scene).name in text else f"{scene}: {text}" for scene, text in errors.items()}
         return cls(results, failed, existing)
 
     @property
     def notes(self) -> list[str]:
-        """Every note once, after the scene or the number of scenes that it concerns."""
-        concerned: defaultdict[str, list[str]] = defaultdict(list)
+        """Every note once, each after its scene or after the number of its scenes."""
+        scenes_of: defaultdict[str, list[str]] = defaultdict(list)
         for scene, result in self.made.items():
             for note in result.notes:
-                concerned[note].append(scene)
-        return [
-            f"{scenes[0] if len(scenes) == 1 else f'{len(scenes)} scenes'}: {note}"
-            for note, scenes in concerned.items()
-        ]
+                scenes_of[note].append(scene)
+        return [f"{of[0] if len(of) == 1 else f'{len(of)} scenes'}: {note}" for note, of in scenes_of.items()]
 
     def check(self) -> None:
         """Raise if a scene failed.
@@ -78,10 +71,10 @@ class BatchResult:
         PartlyDone : some scenes failed.
         SceneError : all scenes failed.
         """
-        count = len(self.made) + len(self.failed) + len(self.there)
         if not self.failed:
             return
-        if not self.made and not self.there:
+        count = len(self.made) + len(self.failed) + len(self.there)
+        if len(self.failed) == count:
             raise SceneError(
                 f"none of {count} scenes could be converted; at least 1 is needed. See the message of each scene."
             )
@@ -103,13 +96,9 @@ def select_shard(scenes: Sequence[str], shard: tuple[int, int]) -> list[str]:
 
 
 def open_batch(
-    scenes: Sequence[str],
-    target: str,
-    folder: str | Path | None,
-    options: ConvertOptions,
-    progress: Progress | None = None,
+    scenes: Sequence[str], target: str, folder: str | Path | None, options: ConvertOptions, progress: Progress | None
 ) -> tuple[list[Job], dict[str, str]]:
-    """Jobs of the scenes that can be opened, named as `convert` names outputs, and messages of the others.
+    """Jobs of the scenes that can be opened, with outputs named as by `convert`, and the error message of each other.
 
     Raises
     ------
@@ -118,11 +107,11 @@ def open_batch(
     CredentialsError : the store refuses the credentials.
     """
     sensor = load_sensor(target)
-    place = _create_folder(parse_output(folder or Path()))
+    parent = _create_folder(parse_output(folder or Path()))
     jobs, failed = [], {}
     for scene in _reported("open", scenes, progress):
         try:
-            jobs.append(Job(scene, place / f"{open_scene(scene, options.scene).id}_{sensor.name}.tif"))
+            jobs.append(Job(scene, parent / f"{open_scene(scene, options.scene).id}_{sensor.name}.tif"))
         except UnknownName:
             raise
         except Ms2hsError as error:
@@ -161,15 +150,15 @@ def _check_outputs_differ(jobs: Sequence[Job]) -> None:
             )
 
 
-def check_destinations(jobs: Sequence[Job], options: ConvertOptions) -> tuple[list[Job], dict[str, str]]:
-    """Jobs whose outputs, all in one folder, can be written, and the error message of each other job."""
+def writable_jobs(jobs: Sequence[Job], options: ConvertOptions) -> tuple[list[Job], dict[str, str]]:
+    """Jobs whose outputs, all in one folder, can be written, and the error message of each other scene."""
     writable, failed = [], {}
     folder = jobs[0].output.parent if jobs else None
     store = ObjectStore(folder) if isinstance(folder, RemotePath) else None
     flags = {name: getattr(options, name) for name in ("uncertainty", "overwrite", "resume")}
     for job in jobs:
         try:
-            check_destination(job.output, **flags, store=store)
+            check_new_output(job.output, **flags, store=store)
         except OutputError as error:
             failed[job.scene] = str(error)
         else:
@@ -178,7 +167,7 @@ def check_destinations(jobs: Sequence[Job], options: ConvertOptions) -> tuple[li
 
 
 def convert_serially(
-    jobs: Sequence[Job], target: str, options: ConvertOptions, progress: Progress | None = None
+    jobs: Sequence[Job], target: str, options: ConvertOptions, progress: Progress | None
 ) -> dict[str, Outcome]:
     """Convert one scene after the other in this process; a failing scene does not stop the others."""
     outcomes: dict[str, Outcome] = {}
@@ -190,11 +179,11 @@ def convert_serially(
     return outcomes
 
 
-def _reported(stage: str, items: Sequence[Item], progress: Progress | None) -> Iterator[Item]:
-    """The items, with the progress reported before each and at the end."""
-    for done, item in enumerate(items):
+def _reported(stage: str, elements: Sequence[Element], progress: Progress | None) -> Iterator[Element]:
+    """The elements; progress is reported before each and at the end."""
+    for done, element in enumerate(elements):
         if progress:
-            progress(stage, done, len(items))
-        yield item
+            progress(stage, done, len(elements))
+        yield element
     if progress:
-        progress(stage, len(items), len(items))
+        progress(stage, len(elements), len(elements))

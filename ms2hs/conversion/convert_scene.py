@@ -1,7 +1,7 @@
 """Conversion of one multispectral scene to a hyperspectral COG with quicklook and STAC item.
 
-`plan` decides and checks; `run` carries out: stage, prepare the models, convert (`pipeline`), write quicklook and item,
-move the complete files into place, and upload them if the output is an address.
+`plan` decides and checks. `run` carries the plan out: it opens the staging folder, prepares the models, converts
+(`pipeline`), writes quicklook and item, and moves or uploads the complete files.
 """
 
 import time
@@ -63,8 +63,8 @@ def run(planned: Plan, progress: Progress | None = None) -> ConversionResult:
     """Carry out a planned conversion."""
     if planned.address:
         with TemporaryDirectory(prefix="ms2hs.") as folder:
-            local = replace(planned, output=Path(folder) / planned.output.name, address=None)
-            return run(local, progress).moved(planned.address, progress)
+            local_plan = replace(planned, output=Path(folder) / planned.output.name, address=None)
+            return run(local_plan, progress).moved(planned.address, progress)
     began = time.perf_counter()
     report = progress or (lambda _stage, _done, _total: None)
     scene, bands, grid, options = planned.scene, planned.scene.spectral, planned.grid, planned.options
@@ -95,7 +95,7 @@ class _Models:
     """The models of one conversion, adapted to its scene."""
 
     linear: Posterior
-    """The spectral prior given the source, with adaptation; with a network only its uncertainty is used."""
+    """The adapted spectral prior given the source; with a network only its uncertainty is used."""
     network: "Predictor | None"
     change: Float32Array | None
     """(target band, source band) change of the linear model's gain by adaptation, for a network."""
@@ -103,7 +103,7 @@ class _Models:
 
     @classmethod
     def prepare(cls, planned: Plan, reader: SceneReader) -> "_Models":
-        """Models for a planned conversion."""
+        """Load and adapt the models of a plan."""
         options, grids = planned.options, (planned.scene.spectral, planned.spectral)
         prior = planned.weights.calibrated_prior or planned.weights.prior
         if options.site:
@@ -126,14 +126,14 @@ class _Models:
         return cls(linear, network, change, notes)
 
     def pipeline(self, planned: Plan, reader: StripReader, statistics: Statistics) -> Pipeline:
-        """The pipeline of these models."""
+        """A pipeline with these models."""
         if self.network is None:
             return LinearPipeline(planned, self.linear, reader, statistics)
         return NetworkPipeline(planned, self.linear, reader, statistics, self.network, self.change)
 
 
 def _write_cubes(pipeline: Pipeline, staging: Staging, report: Progress) -> dict[str, float]:
-    """Write the cube and its uncertainty, from the row at which an interrupted conversion stopped; seconds by stage."""
+    """Write the cube and its uncertainty, or the rows that an interrupted conversion left; returns seconds by stage."""
     planned, statistics, grid = pipeline.planned, pipeline.statistics, pipeline.planned.grid
     tags = {f"MS2HS_{name.upper()}": text for name, text in provenance(planned).items()}
     writers = [
@@ -141,9 +141,9 @@ def _write_cubes(pipeline: Pipeline, staging: Staging, report: Progress) -> dict
         for path in (planned.output, planned.sigma)
         if path
     ]
-    first_row, pending = staging.first_row(writers, grid.height)
-    if first_row:
-        statistics.restore(staging.states()[first_row])
+    first_row, pending, state = staging.resume_point(writers, grid.height)
+    if state:
+        statistics.restore(state)
         for row in range(0, first_row, statistics.step):  # the journal does not hold the sample
             statistics.sample_rows(row, *pipeline.reader.read(Window(row, 0, 1, grid.width)))
     if not pending:

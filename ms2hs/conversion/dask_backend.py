@@ -2,14 +2,14 @@
 
 One task converts one scene: a task is a few hundred bytes, and no pixel passes through the scheduler. A worker writes
 into a private folder and moves the complete files into place. A worker that dies therefore leaves no partial result,
-and a worker that is wrongly presumed dead does not disturb the one that repeats its task.
+and a worker that is wrongly presumed dead does not disturb the worker that repeats its task.
 """
 
 import asyncio
 import logging
 import secrets
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,15 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ms2hs._version import __version__
-from ms2hs.conversion.batch import (
-    BatchResult,
-    Job,
-    Outcome,
-    check_destinations,
-    convert_serially,
-    open_batch,
-    select_shard,
-)
+from ms2hs.conversion.batch import BatchResult, Job, Outcome, convert_serially, open_batch, select_shard, writable_jobs
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.metadata import ConversionResult
 from ms2hs.conversion.planning import ConvertOptions
@@ -38,21 +30,21 @@ from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
 if TYPE_CHECKING:
     from distributed import Client, Future, LocalCluster
 
+# Seconds to wait for an answer of the scheduler.
 CONNECT_S = 8
-"""Seconds to wait for an answer of the scheduler."""
-# Retries of a task after an unexpected exception. Death of a worker does not count: dask repeats its tasks, and gives
-# a task up after more than `distributed.scheduler.allowed-failures` (3) deaths.
+# Retries of a task after an unexpected exception. The death of a worker does not count: dask repeats its tasks, and
+# gives a task up after more than `distributed.scheduler.allowed-failures` (3) deaths.
 RETRIES = 2
 
 
 @dataclass(frozen=True)
 class Executor:
-    """Processes that convert: new ones on this machine, or the workers of a running scheduler. Give exactly one."""
+    """Processes that convert: new processes on this machine, or the workers of a scheduler. Give exactly one field."""
 
     workers: int | None = None
-    """Number of processes on this machine, with one thread each."""
+    """Number of new processes on this machine, with one thread each."""
     scheduler: str | None = None
-    """Address of a dask scheduler, such as tcp://10.0.0.5:8786. Its operator can run code here: use a trusted one."""
+    """Address of a trusted dask scheduler, such as tcp://10.0.0.5:8786: its operator can run code here."""
 
     def __post_init__(self) -> None:
         if (self.workers is None) == (self.scheduler is None) or (self.workers is not None and self.workers < 1):
@@ -113,7 +105,7 @@ def convert_all(
     jobs = [job for job in opened if job.scene in set(selected)]
     keep = options.resume and not options.overwrite
     existing = {job.scene: job.output for job in jobs if keep and is_complete(job.output)}
-    jobs, failed = check_destinations([job for job in jobs if job.scene not in existing], options)
+    jobs, failed = writable_jobs([job for job in jobs if job.scene not in existing], options)
     outcomes: dict[str, Outcome] = {**unreadable, **failed}
     if executor and jobs:
         outcomes |= _convert_on(executor, jobs, target, options, progress)
@@ -125,23 +117,23 @@ def convert_all(
 def _convert_on(
     executor: Executor, jobs: Sequence[Job], target: str, options: ConvertOptions, progress: Progress | None
 ) -> dict[str, Outcome]:
-    run_id, absolute = secrets.token_hex(4), _absolute(options)
+    run_id, options = secrets.token_hex(4), _absolute_options(options)
     absolute_jobs = [Job(_absolute_path(job.scene), job.output.absolute()) for job in jobs]
-    tasks = [_Task(job, target, absolute, run_id, __version__) for job in absolute_jobs]
+    tasks = [_Task(job, target, options, run_id, __version__) for job in absolute_jobs]
     try:
         with _connect(executor) as client:
-            _check_workers(client, _shared_paths(absolute, tasks[0].job.output.parent))
+            _check_workers(client, _shared_paths(options, tasks[0].job.output.parent))
             return _collect(client, dict(zip(jobs, tasks, strict=True)), progress)
     finally:
         remove_private_folders(tasks[0].job.output, run_id)
 
 
 def _absolute_path(name: str) -> str:
-    """The absolute path of an existing file; an address or another name stays."""
+    """The absolute path of an existing file; any other name unchanged."""
     return str(Path(name).absolute()) if Path(name).exists() else name
 
 
-def _absolute(options: ConvertOptions) -> ConvertOptions:
+def _absolute_options(options: ConvertOptions) -> ConvertOptions:
     """The options with absolute paths and `overwrite`: a repeated task must replace files of its first attempt."""
     model = _absolute_path(options.model) if Path(options.model).is_file() else options.model
     paths = {name: path.absolute() for name in ("reference", "site") if (path := getattr(options, name))}
@@ -149,9 +141,9 @@ def _absolute(options: ConvertOptions) -> ConvertOptions:
 
 
 def _shared_paths(options: ConvertOptions, folder: OutputPath) -> list[str]:
-    """Paths that every worker must see."""
-    model = Path(options.model)
-    files = (model if model.is_absolute() else None, options.reference, options.site)
+    """Local paths that every worker must see."""
+    model = options.model if Path(options.model).is_absolute() else None
+    files = (model, options.reference, options.site)
     return [str(path) for path in (folder, *files) if path and not isinstance(path, RemotePath)]
 
 
@@ -219,7 +211,7 @@ def _start_workers(workers: int) -> "LocalCluster":
 
 
 def _ignore_interrupts(client: "Client") -> None:
-    """Ignore Ctrl-C in the workers: a terminal sends it to every process, and this one ends the others."""
+    """Ignore Ctrl-C in the workers: a terminal sends it to every process, and this process ends the workers."""
     from distributed import WorkerPlugin  # noqa: PLC0415  an optional dependency
 
     class IgnoreInterrupts(WorkerPlugin):  # type: ignore[misc]  # untyped
@@ -232,23 +224,9 @@ def _ignore_interrupts(client: "Client") -> None:
 
 def _check_workers(client: "Client", shared_paths: list[str]) -> None:
     """Refuse workers whose results would differ from the results of this process."""
-    for worker, (version, missing) in client.run(_inspection(shared_paths), on_error="ignore").items():
-        if version != __version__:
-            raise ClusterError(_version_message(worker, version))
-        if missing:
-            raise ClusterError(
-                f"the worker at {worker} does not see {missing[0]}; scenes, weights and the output directory must be "
-                "on a disk that all workers share, under the same path. Move it there."
-            )
-
-
-def _inspection(shared_paths: list[str]) -> Callable[[], tuple[str | None, list[str]]]:
-    """A function that returns a worker's version of ms2hs and the paths that it does not see.
-
-    A nested function is pickled by value, so that a worker without ms2hs can run it too.
-    """
 
     def inspect() -> tuple[str | None, list[str]]:
+        """The version of ms2hs and the missing paths. A nested function runs in a worker without ms2hs too."""
         import importlib  # noqa: PLC0415  the globals of this module are not pickled
         import pathlib  # noqa: PLC0415
 
@@ -258,7 +236,14 @@ def _inspection(shared_paths: list[str]) -> Callable[[], tuple[str | None, list[
         except ImportError:
             return None, missing
 
-    return inspect
+    for worker, (version, missing) in client.run(inspect, on_error="ignore").items():
+        if version != __version__:
+            raise ClusterError(_version_message(worker, version))
+        if missing:
+            raise ClusterError(
+                f"the worker at {worker} does not see {missing[0]}; scenes, weights and the output directory must be "
+                "on a disk that all workers share, under the same path. Move it there."
+            )
 
 
 def _version_message(worker: str, version: str | None) -> str:
@@ -273,11 +258,9 @@ def _collect(client: "Client", tasks: dict[Job, _Task], progress: Progress | Non
     report = progress or (lambda _stage, _done, _total: None)
     report("convert", 0, len(tasks))
     jobs = {f"ms2hs-{task.run_id}-{number}": job for number, (job, task) in enumerate(tasks.items())}
-    futures = as_completed(
-        [client.submit(_convert_task, tasks[job], key=key, retries=RETRIES) for key, job in jobs.items()]
-    )
+    futures = [client.submit(_convert_task, tasks[job], key=key, retries=RETRIES) for key, job in jobs.items()]
     outcomes: dict[str, Outcome] = {}
-    for future in futures:
+    for future in as_completed(futures):
         job = jobs[future.key]
         outcomes[job.scene] = _outcome(future, job)
         # A result stays in the worker's memory until it is released. If that worker died, dask would repeat the task.

@@ -25,8 +25,8 @@ EXTENSIONS = [
     "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
     "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
 ]
-# Launch of Landsat 8, the oldest source: the start of the interval for a scene without acquisition time.
-FIRST_SOURCE = "2013-02-11T00:00:00Z"
+# Launch of Landsat 8, the oldest source: the start of the interval of a scene without acquisition time.
+LANDSAT8_LAUNCH = "2013-02-11T00:00:00Z"
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class ConversionResult:
     """The files of a conversion (paths, or addresses in a store), with counts and seconds."""
 
     output: OutputPath
+    """The cube."""
     quicklook: OutputPath
     item: OutputPath
     """The STAC item with the provenance of the result."""
@@ -52,13 +53,9 @@ class ConversionResult:
 
     def beside(self, output: OutputPath) -> "ConversionResult":
         """The same result with its files beside another output."""
-        return replace(
-            self,
-            output=output,
-            quicklook=output.with_name(self.quicklook.name),
-            item=output.with_name(self.item.name),
-            sigma=self.sigma and output.with_name(self.sigma.name),
-        )
+        quicklook, item = (output.with_name(path.name) for path in (self.quicklook, self.item))
+        sigma = self.sigma and output.with_name(self.sigma.name)
+        return replace(self, output=output, quicklook=quicklook, item=item, sigma=sigma)
 
     def moved(self, output: OutputPath, progress: Progress | None = None) -> "ConversionResult":
         """Upload the files to an address, or rename them on the same disk; the cube comes last.
@@ -79,17 +76,17 @@ class ConversionResult:
 
 
 def provenance(planned: Plan) -> dict[str, str]:
-    """How a result was computed: text by name, for tags and the STAC item."""
-    options = planned.options
+    """How a result is computed: text by name, for tags and the STAC item."""
+    scene, weights, options = planned.scene, planned.weights, planned.options
     facts = {
         "synthetic": "YES",
         "version": __version__,
-        "scene": planned.scene.id,
-        "source": planned.scene.source,
+        "scene": scene.id,
+        "source": scene.source,
         "target": planned.target,
-        "model": planned.weights.name,
-        "weights_sha256": planned.weights.sha256,
-        "offset_rule": planned.scene.offset_rule,
+        "model": weights.name,
+        "weights_sha256": weights.sha256,
+        "offset_rule": scene.offset_rule,
     }
     if error := options.input_error:
         facts["input_error"] = f"gain {error.gain:g}, offset {error.offset:g}, pixel {error.pixel:g}"
@@ -101,13 +98,12 @@ def provenance(planned: Plan) -> dict[str, str]:
 
 
 def write_item(path: Path, planned: Plan, result: ConversionResult, model: Posterior) -> None:
-    """Write the STAC 1.1 item of a result."""
-    grid = planned.grid
-    bbox = lonlat_bounds(grid)
+    """Write the STAC 1.1 item of a result; `model` is the adapted spectral prior."""
+    grid, bbox = planned.grid, lonlat_bounds(planned.grid)
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     properties: dict[str, Any] = {"datetime": planned.scene.datetime, "created": now}
     if planned.scene.datetime is None:
-        properties |= {"start_datetime": FIRST_SOURCE, "end_datetime": now}
+        properties |= {"start_datetime": LANDSAT8_LAUNCH, "end_datetime": now}
     properties |= {"proj:shape": [grid.height, grid.width], "proj:transform": list(grid.transform)}
     if grid.crs:
         properties["proj:code" if grid.crs.startswith("EPSG:") else "proj:wkt2"] = grid.crs
@@ -134,7 +130,7 @@ def write_item(path: Path, planned: Plan, result: ConversionResult, model: Poste
 
 def _assets(planned: Plan, result: ConversionResult, model: Posterior) -> dict[str, Any]:
     bands = _bands(planned, model)
-    assets: dict[str, Any] = {
+    assets = {
         "data": _asset(result.output, COG_TYPE, "data") | {"bands": bands},
         "thumbnail": _asset(result.quicklook, "image/png", "thumbnail"),
     }

@@ -1,7 +1,7 @@
-"""The way of a pixel through a conversion, in the order of this module.
+"""The steps of a conversion, in the order of this module: reading strips, predicting, quantising, writing.
 
-`StripReader` reads full-width strips one ahead of their use: reflectance and validity, with sensor noise removed if its
-size is given. Then one of two pipelines takes each strip:
+`StripReader` reads full-width strips, one strip ahead of its use: reflectance and validity, denoised if the noise is
+given. One of two pipelines converts each strip.
 `LinearPipeline` multiplies each 256×256 block by a matrix and quantises it in the thread that then compresses it.
 `NetworkPipeline` predicts, blends and quantises rows of windows on the network's device (`inference.tile_runner`); a
 GPU computes the next row while the finished strip is written.
@@ -27,7 +27,6 @@ from ms2hs.models.denoising import REACH, denoise
 from ms2hs.models.prior import Posterior
 from ms2hs.progress import Progress
 from ms2hs.raster.cog.encoding import BLOCK, quantise
-from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.cube_writer import CubeWriter
 from ms2hs.raster.tiling import Tiling, Window
 from ms2hs.scenes.reader import SceneReader
@@ -39,33 +38,34 @@ if TYPE_CHECKING:
 # Pixels that the linear model computes in one step: their bands stay in the processor's cache.
 PIXELS_PER_TASK = 1 << 14
 Record = Callable[[int], None]
-"""Called with the number of finished rows, of which the statistics are complete."""
+"""Called with the number of rows that are finished and counted."""
+PixelModel = Callable[[Float32Array, BoolArray], Float32Array]
+"""(source band, pixel) reflectance and (pixel,) validity to (target band, pixel) values of some target bands."""
 
 
 @dataclass
 class StripReader:
-    """Reads strips of a scene as wide as the output, one strip ahead in a thread."""
+    """Reads strips of a scene in the output's width; a thread reads one strip ahead."""
 
     planned: Plan
     reader: SceneReader
     seconds: float = 0.0
-    """Time spent in reading."""
+    """Time of reading."""
 
     def read_ahead(self, windows: list[Window]) -> Iterator[tuple[Window, Float32Array, BoolArray]]:
         """Each window with its (source band, row, col) reflectance and (row, col) validity."""
         with ThreadPoolExecutor(1, "reader") as thread:
-            pending = thread.submit(self.read, windows[0]) if windows else None
-            for window, following in zip(windows, [*windows[1:], None], strict=True):
-                assert pending is not None  # noqa: S101  submitted with the window before
-                reflectance, valid = pending.result()
-                pending = thread.submit(self.read, following) if following else None
+            pending = [thread.submit(self.read, window) for window in windows[:1]]
+            for number, window in enumerate(windows, 1):
+                reflectance, valid = pending.pop().result()
+                pending += [thread.submit(self.read, following) for following in windows[number : number + 1]]
                 yield window, reflectance, valid
 
     def read(self, window: Window) -> tuple[Float32Array, BoolArray]:
-        """(source band, row, col) reflectance and (row, col) validity of a window as wide as the output."""
+        """(source band, row, col) reflectance and (row, col) validity of a window."""
         began = time.perf_counter()
         error = self.planned.options.input_error
-        # The noise filter also reads rows beyond the window, so that a value does not depend on the cut into windows.
+        # The noise filter also reads rows beyond the window, so that results do not depend on the windows.
         reach = REACH if error and error.pixel else 0
         above = min(reach, window.row)
         below = min(reach, self.planned.grid.height - window.row - window.height)
@@ -87,14 +87,14 @@ class Pipeline:
     reader: StripReader
     statistics: Statistics
     seconds: float = field(default=0.0, init=False)
-    """Time in the model, without that of the writers' threads."""
+    """Time in the model, without the time of the writers' threads."""
 
     def threads(self) -> AbstractContextManager[object]:
         """Limits of numeric libraries that must hold until the writers are closed."""
         return nullcontext()
 
     def run(self, writers: list[CubeWriter], first_row: int, record: Record, report: Progress) -> None:
-        """Convert the rows from `first_row`, a multiple of BLOCK; `writers`: of the cube, and perhaps of its sigma."""
+        """Convert the rows from `first_row`, a multiple of BLOCK; `writers`: of the cube and of its sigma, if any."""
         raise NotImplementedError
 
 
@@ -107,14 +107,14 @@ class LinearPipeline(Pipeline):
         return limits
 
     def run(self, writers: list[CubeWriter], first_row: int, record: Record, report: Progress) -> None:
-        """As `Pipeline.run`."""
+        """Convert block by block (see `Pipeline.run`)."""
         grid = self.planned.grid
         models = self._values, self._sigma
         tops = range(first_row, grid.height, BLOCK)
         windows = [Window(top, 0, min(BLOCK, grid.height - top), grid.width) for top in tops]
         for window, reflectance, valid in self.reader.read_ahead(windows):
             self.statistics.sample_rows(window.row, reflectance, valid)
-            blocks = [_BlockPixels.cut(reflectance, valid, left) for left in range(0, grid.width, BLOCK)]
+            blocks = [_BlockPixels.at(reflectance, valid, left) for left in range(0, grid.width, BLOCK)]
             for writer, model in zip(writers, models, strict=False):
                 writer.write_blocks(window.row, window.height, partial(_fill_block, blocks, model))
             for block in blocks:
@@ -122,10 +122,10 @@ class LinearPipeline(Pipeline):
             record(window.row + window.height)
             report("convert", window.row + window.height, grid.height)
 
-    def _values(self, bands: slice) -> "PixelModel":
+    def _values(self, bands: slice) -> PixelModel:
         return self._select(bands.start, bands.stop).reconstruct
 
-    def _sigma(self, bands: slice) -> "PixelModel":
+    def _sigma(self, bands: slice) -> PixelModel:
         model = self._select(bands.start, bands.stop)
         return lambda reflectance, _valid: model.sigma(reflectance)
 
@@ -135,17 +135,13 @@ class LinearPipeline(Pipeline):
 
     def _count(self, block: "_BlockPixels") -> None:
         self.statistics.count_pixels(block.reflectance, block.valid)
-        reflectance, valid = block.every(RESIDUAL_ROW_STEP)
+        reflectance, valid = block.sample_rows(RESIDUAL_ROW_STEP)
         residual = self._residual @ reflectance[:, valid]
         self.statistics.add_residuals(np.square(residual).sum(axis=1, dtype=float), int(valid.sum()))
 
     @cached_property
     def _residual(self) -> Float32Array:
         return self.statistics.input_residual.of_linear(self.model.gain)
-
-
-PixelModel = Callable[[Float32Array, BoolArray], Float32Array]
-"""(source band, pixel) reflectance and (pixel,) validity to (target band, pixel) values of some target bands."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,14 +156,14 @@ class _BlockPixels:
     """Rows and columns."""
 
     @classmethod
-    def cut(cls, reflectance: Float32Array, valid: BoolArray, left: int) -> "_BlockPixels":
+    def at(cls, reflectance: Float32Array, valid: BoolArray, left: int) -> "_BlockPixels":
         """The block of a strip that begins at column `left`."""
         cols = slice(left, left + BLOCK)
         shape = valid[:, cols].shape
         return cls(reflectance[:, :, cols].reshape(len(reflectance), -1), valid[:, cols].reshape(-1), shape)
 
-    def every(self, step: int) -> tuple[Float32Array, BoolArray]:
-        """Reflectance and validity of every n-th row."""
+    def sample_rows(self, step: int) -> tuple[Float32Array, BoolArray]:
+        """Reflectance and validity of every `step`-th row."""
         rows = self.reflectance.reshape(-1, *self.shape)[:, ::step]
         return rows.reshape(len(rows), -1), self.valid.reshape(self.shape)[::step].reshape(-1)
 
@@ -193,25 +189,21 @@ class NetworkPipeline(Pipeline):
 
     predictor: "Predictor"
     change: Float32Array | None = None
-    """(target band, source band) change of the linear model's gain by adaptation; predictions change alike."""
+    """(target band, source band) change of the linear model's gain by adaptation, applied to predictions too."""
 
     def run(self, writers: list[CubeWriter], first_row: int, record: Record, report: Progress) -> None:
-        """As `Pipeline.run`."""
+        """Convert one row of windows at a time (see `Pipeline.run`)."""
         from ms2hs.inference.device_transfer import ResidualSampling  # noqa: PLC0415
         from ms2hs.inference.tile_runner import TileRunner  # noqa: PLC0415  the linear model needs no torch
 
         grid, predictor, residual = self.planned.grid, self.predictor, self.statistics.input_residual
-        if predictor.is_local:
-            tiling = Tiling(grid.height, grid.width, (self.planned.rows_per_strip, grid.width), overlap=0)
-        else:
-            tiling = Tiling(grid.height, grid.width, predictor.window, predictor.overlap)
-        sampling = None
-        if residual.matrix is not None:
-            sampling = ResidualSampling(residual.matrix, residual.bands, RESIDUAL_ROW_STEP)
-        runner = TileRunner(predictor, tiling, SCALE, NODATA, change=self.change, residuals=sampling, start=first_row)
+        size = (self.planned.rows_per_strip, grid.width) if predictor.is_local else predictor.window
+        tiling, matrix = Tiling(grid.height, grid.width, size, predictor.overlap), residual.matrix
+        sampling = None if matrix is None else ResidualSampling(matrix, residual.bands, RESIDUAL_ROW_STEP)
+        runner = TileRunner(predictor, tiling, change=self.change, residuals=sampling, start=first_row)
         windows = [Window(top, 0, end - top, grid.width) for top, end in tiling.rows[runner.first_index :]]
-        # A network on a CPU uses all cores. Writers beside it cost more than they gain: every thread of a matrix
-        # product waits for the slowest.
+        # A network on a CPU uses all cores. Concurrent writers would slow it down: every thread of a matrix product
+        # waits for the slowest.
         takes_turns = predictor.device.type == "cpu"
         with ThreadPoolExecutor(1, "writer") as thread:
             writing: Future[None] | None = None
@@ -248,12 +240,12 @@ class NetworkPipeline(Pipeline):
         for row in (first, *range(-(-(first + 1) // BLOCK) * BLOCK, last, BLOCK)):
             end = min((row // BLOCK + 1) * BLOCK, last)
             rows = slice(row - first, end - first)
-            x, ok = reflectance[:, rows], valid[rows]
-            self.statistics.count_pixels(np.ascontiguousarray(x), ok)
+            measured, usable = reflectance[:, rows], valid[rows]
+            self.statistics.count_pixels(np.ascontiguousarray(measured), usable)
             self.statistics.add_residuals(squares[:, rows].sum(axis=1), int(strip.counts[rows].sum()))
             writers[0].write(row, numbers[:, rows])
             for writer in writers[1:]:
-                writer.write(row, self._sigma(x, ok))
+                writer.write(row, self._sigma(measured, usable))
             if end % BLOCK == 0 or end == self.planned.grid.height:
                 record(end)
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from ms2hs.conversion.staging import check_destination, sigma_name
+from ms2hs.conversion.staging import check_new_output, sigma_name
 from ms2hs.errors import GridError, SceneError, WeightsError
 from ms2hs.files import check_space
 from ms2hs.models.prior import InputError
@@ -22,10 +22,8 @@ from ms2hs.scenes.scene import Scene, SceneOptions, working_grid
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
-# Largest strip of a local network: rows, and bytes in a wide scene; a strip has a multiple of STRIP_ROW_STEP rows.
-STRIP_ROWS = 32
-STRIP_BYTES = 64_000_000
-STRIP_ROW_STEP = 8
+# Largest strip of a local network: rows, and bytes in a wide scene; its rows are a multiple of STRIP_ROW_STEP.
+MAX_STRIP_ROWS, MAX_STRIP_BYTES, STRIP_ROW_STEP = 32, 64_000_000, 8
 
 
 @dataclass(frozen=True)
@@ -88,16 +86,16 @@ class Plan:
     weights: Weights
     options: ConvertOptions
     address: RemotePath | None = None
-    """Where the complete cube is uploaded; None: it stays at `output`."""
+    """Address to which the complete cube is uploaded; None: the cube stays at `output`."""
 
     @property
-    def destination(self) -> OutputPath:
-        """Path or address of the result."""
+    def final_output(self) -> OutputPath:
+        """Path or address of the cube after the conversion."""
         return self.address or self.output
 
     @property
     def sigma(self) -> Path | None:
-        """Path of the uncertainty, if requested."""
+        """Path of the uncertainty; None if not requested."""
         return self.output.with_name(sigma_name(self.output)) if self.options.uncertainty else None
 
     @property
@@ -108,24 +106,24 @@ class Plan:
         config = self.weights.network.config
         if not config.is_local:
             return config.window
-        rows = STRIP_BYTES // (2 * len(self.spectral) * self.grid.width)
-        return min(STRIP_ROWS, max(STRIP_ROW_STEP, rows - rows % STRIP_ROW_STEP))
+        rows = MAX_STRIP_BYTES // (2 * len(self.spectral) * self.grid.width)
+        return min(MAX_STRIP_ROWS, max(STRIP_ROW_STEP, rows - rows % STRIP_ROW_STEP))
 
     @property
     def requirements(self) -> dict[str, int]:
-        """Size of the work: rows in a strip, pixels, bands, and bytes of output, disk and memory."""
+        """Rows in a strip, pixels, bands, and bytes of output, disk and memory."""
         files = 2 if self.options.uncertainty else 1
-        bands, rows = len(self.spectral), self.rows_per_strip
-        pixels = rows * self.grid.width
-        strips = 3 * pixels * len(self.scene.assets) * 4  # read ahead, being converted, being written
+        bands, rows, pixels = len(self.spectral), self.rows_per_strip, self.grid.height * self.grid.width
+        strip = rows * self.grid.width
+        strips = 3 * strip * len(self.scene.assets) * 4  # read ahead, being converted, being written
         is_linear = self.weights.network is None
         if not is_linear:
-            strips += pixels * bands * (4 + 2 * 2)  # blended reflectance, and two strips of stored numbers
+            strips += strip * bands * (4 + 2 * 2)  # blended reflectance, and two strips of stored numbers
         return {
             "rows_at_a_time": rows,
-            "pixels": self.grid.height * self.grid.width,
+            "pixels": pixels,
             "bands": bands,
-            "output_bytes_uncompressed": files * bands * self.grid.height * self.grid.width * 2,
+            "output_bytes_uncompressed": files * bands * pixels * 2,
             "disk_bytes_peak": files * disk_bytes(self.grid, bands, self.output.parent),
             "memory_bytes": strips + files * memory_bytes(self.grid, bands, strips=not is_linear) + 300_000_000,
         }
@@ -155,19 +153,18 @@ def plan(
     if not isinstance(scene, Scene):
         scene = open_scene(str(scene), options.scene)
     scene = _adjust(scene, weights, options)
-    grid = scene.grid if options.gsd_m == "native" else working_grid(scene, options.gsd_m)
-    grid = _crop(grid, options)
+    grid = _crop(scene.grid if options.gsd_m == "native" else working_grid(scene, options.gsd_m), options)
     name = f"{scene.id}_{sensor.name}.tif"
-    place = parse_output(output or name)
-    is_folder = not place.is_cube if isinstance(place, RemotePath) else place.is_dir()
-    place = place / name if is_folder else place
-    check_destination(place, uncertainty=options.uncertainty, overwrite=options.overwrite, resume=options.resume)
+    path = parse_output(output or name)
+    is_folder = not path.is_cube if isinstance(path, RemotePath) else path.is_dir()
+    path = path / name if is_folder else path
+    check_new_output(path, uncertainty=options.uncertainty, overwrite=options.overwrite, resume=options.resume)
     address, other_disk = None, "choose another disk"
-    if isinstance(place, RemotePath):
-        address, other_disk = place, "set TMPDIR to a directory of another disk"
-        place = Path(tempfile.gettempdir(), place.name)
-    planned = Plan(scene, sensor.name, spectral, grid, place, weights, options, address)
-    check_space(place.parent, planned.requirements["disk_bytes_peak"], other_disk)
+    if isinstance(path, RemotePath):
+        address, other_disk = path, "set TMPDIR to a directory of another disk"
+        path = Path(tempfile.gettempdir(), path.name)
+    planned = Plan(scene, sensor.name, spectral, grid, path, weights, options, address)
+    check_space(path.parent, planned.requirements["disk_bytes_peak"], other_disk)
     return planned
 
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 SITE_PIXELS = 20_000
 SITE_WINDOW = 32
 MIN_SITE_PIXELS = 100
-# Pixels of the scene that spectra without coordinates are compared with.
-SEARCH_PIXELS = 250_000
+# Pixels of the scene that are compared with spectra without coordinates, from evenly spaced strips.
+SEARCH_PIXELS, SEARCH_STRIPS = 250_000, 8
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,8 @@ def sharpen_to_site(prior: SpectralPrior, cube_path: Path, source: SpectralGrid)
     """
     cube = open_cube(cube_path)
     grid = grid_of(cube.wavelength_nm.values, cube.fwhm_nm.values)
-    _, rows, cols = cube.shape
     per_side = int(np.sqrt(SITE_PIXELS // SITE_WINDOW**2))
-    tops = np.unique(np.linspace(0, max(0, rows - SITE_WINDOW), per_side).astype(int))
-    lefts = np.unique(np.linspace(0, max(0, cols - SITE_WINDOW), per_side).astype(int))
+    tops, lefts = (_evenly_spaced(max(0, side - SITE_WINDOW), per_side) for side in cube.shape[1:])
     parts = [
         cube[:, top : top + SITE_WINDOW, left : left + SITE_WINDOW].values.reshape(len(grid), -1)
         for top in tops
@@ -87,24 +85,23 @@ def references_in_scene(path: Path, reader: SceneReader, target: SpectralGrid) -
             measured[index] = np.where(valid, reflectance, np.nan)[:, 0, 0]
     if not located.all():
         measured[~located] = _most_similar(reader, library, ~located)
-    found = np.asarray(np.isfinite(measured).all(axis=1), bool)
-    notes = [f"{found.sum()} of {len(found)} reference spectra used"]
-    if not found.any():
+    used = np.asarray(np.isfinite(measured).all(axis=1), bool)
+    notes = [f"{used.sum()} of {len(used)} reference spectra used"]
+    if not used.any():
         raise DataError(
-            f"{path}: none of {len(found)} spectra lies on a valid pixel of the requested part; at least 1 must. Check "
+            f"{path}: none of {len(used)} spectra lies on a valid pixel of the requested part; at least 1 must. Check "
             "lon and lat (degrees), or leave them empty to match by similarity."
         )
-    if not found.all():
-        notes.append(
-            "unused spectra lie outside the scene or on invalid pixels: " + ", ".join(np.array(library.ids)[~found])
-        )
-    return References(measured[found], _on_target(library, target)[found], notes)
+    if not used.all():
+        unused = ", ".join(np.array(library.ids)[~used])
+        notes.append(f"unused spectra lie outside the scene or on invalid pixels: {unused}")
+    return References(measured[used], _on_target(library, target)[used], notes)
 
 
 def network_addition(network: "Predictor", linear: Posterior, measured: Float32Array) -> Float32Array:
-    """(reference, target band) prediction of a network minus that of the linear model, for (reference, source band).
+    """(reference, target band) network prediction minus linear prediction, for (reference, source band) reflectance.
 
-    The network sees a patch of identical pixels. With other neighbours its prediction may differ a little.
+    The network's input is a patch of identical pixels. With other neighbours its prediction may differ a little.
     """
     side = network.patch
     patches = [np.broadcast_to(pixel[:, None, None], (len(pixel), side, side)) for pixel in measured]
@@ -125,25 +122,29 @@ def _on_target(library: Library, target: SpectralGrid) -> Float32Array:
         near = np.abs(target.wavelength_nm[:, None] - samples[None]).min(axis=1) <= reach
         near &= (target.wavelength_nm >= samples.min()) & (target.wavelength_nm <= samples.max())
         if near.any():
-            view = response_matrix(target.select(near), samples)
-            truth[np.ix_(rows, near)] = library.reflectance[np.ix_(rows, known)] @ view.T
+            response = response_matrix(target.select(near), samples)
+            truth[np.ix_(rows, near)] = library.reflectance[np.ix_(rows, known)] @ response.T
     return truth
 
 
 def _most_similar(reader: SceneReader, library: Library, chosen: BoolArray) -> Float32Array:
-    """(chosen spectrum, source band) reflectance of the pixel nearest to each spectrum in the source's bands."""
+    """(chosen spectrum, source band) reflectance of the scene's pixel that is nearest to each chosen spectrum."""
     source, grid = reader.scene.spectral, reader.grid
-    height = max(1, min(grid.height, SEARCH_PIXELS // grid.width // 8))
-    tops = np.unique(np.linspace(0, grid.height - height, 8).astype(int))
-    parts = [reader.read(int(top), 0, height, grid.width) for top in tops]
-    pixels = np.concatenate([reflectance[:, valid] for reflectance, valid in parts], axis=1).T
-    found = np.full((int(chosen.sum()), len(source)), np.nan, np.float32)
+    height = max(1, min(grid.height, SEARCH_PIXELS // grid.width // SEARCH_STRIPS))
+    strips = [reader.read(top, 0, height, grid.width) for top in _evenly_spaced(grid.height - height, SEARCH_STRIPS)]
+    pixels = np.concatenate([reflectance[:, valid] for reflectance, valid in strips], axis=1).T
     spectra = library.reflectance[chosen]
+    nearest = np.full((len(spectra), len(source)), np.nan, np.float32)
     for known, rows in by_pattern(np.isfinite(spectra)):
         samples = library.wavelength_nm[known]
         covered = (source.wavelength_nm >= samples.min()) & (source.wavelength_nm <= samples.max())
         if len(pixels) and covered.any():
-            views = spectra[np.ix_(rows, known)] @ response_matrix(source.select(covered), samples).T
-            for row, view in zip(rows, views, strict=True):
-                found[row] = pixels[((pixels[:, covered] - view) ** 2).sum(axis=1).argmin()]
-    return found
+            measured = spectra[np.ix_(rows, known)] @ response_matrix(source.select(covered), samples).T
+            for row, bands in zip(rows, measured, strict=True):
+                nearest[row] = pixels[((pixels[:, covered] - bands) ** 2).sum(axis=1).argmin()]
+    return nearest
+
+
+def _evenly_spaced(last: int, count: int) -> list[int]:
+    """At most `count` different integers from 0 to `last`."""
+    return sorted(set(np.linspace(0, last, count).astype(int).tolist()))

@@ -1,10 +1,10 @@
-"""Staging and resuming: results are written in a folder beside the output and moved into place once all are complete.
+"""Staging and resuming: results are written in a folder beside the output and moved into place when all are complete.
 
 `cube.tif` is staged in `.cube.tif.part`, locked by one process at a time. The folder holds `stamp`, the digest of
 inputs and options; `journal.jsonl`, a line for each finished row of blocks with the statistics so far; a block store
 for each cube; and the complete files. A later run with `resume` and the same digest continues after the last row that
-the journal and every block store have; with another digest it starts over. The cube is moved last: where it exists,
-the other files exist too. Workers of a cluster stage in private folders, so that two of them never share one.
+is in the journal and in every block store; with another digest it starts over. The cube is moved last: if the cube
+exists, the other files exist too. Every worker of a cluster converts in a private folder of its own.
 """
 
 import hashlib
@@ -41,10 +41,10 @@ def is_complete(output: OutputPath) -> bool:
     return isinstance(output, Path) and output.exists() and not staging_folder(output).exists()
 
 
-def check_destination(
+def check_new_output(
     cube: OutputPath, *, uncertainty: bool, overwrite: bool, resume: bool, store: ObjectStore | None = None
 ) -> None:
-    """Refuse a destination that cannot be written to, before any work starts; `store` is its folder, if open.
+    """Refuse an output that cannot be written, before any work starts; `store` is its folder, if already open.
 
     Raises
     ------
@@ -70,9 +70,8 @@ def conversion_inputs(
     scene: Scene, grid: PixelGrid, spectral: SpectralGrid, options: Mapping[str, Any], provenance: Mapping[str, str]
 ) -> dict[str, Any]:
     """Everything that determines the result of a conversion: pixels, bands, options and input files."""
-    assets = [*scene.assets, *([scene.quality] if scene.quality else [])]
-    adaptation = [path for path in (options["reference"], options["site"]) if path]
-    files = [*(asset.href for asset in assets), *map(str, adaptation)]
+    files = [asset.href for asset in (*scene.assets, scene.quality) if asset]
+    files += [str(path) for path in (options["reference"], options["site"]) if path]
     return {
         "facts": provenance,
         "choices": {name: value for name, value in options.items() if name not in {"overwrite", "resume"}},
@@ -94,24 +93,18 @@ def _size_and_time(path: Path) -> tuple[int, int] | None:
 
 
 class Staging:
-    """The staging folder of one output, held by one process at a time. A context manager.
-
-    Raises
-    ------
-    OutputError : the folder cannot be created, or another process holds it.
-    """
+    """The staging folder of one output, locked by one process at a time. A context manager."""
 
     def __init__(self, output: Path, inputs: dict[str, Any], *, resume: bool) -> None:
-        """Nothing is written yet.
+        """Prepare staging; no file is created yet.
 
         Parameters
         ----------
         output : the file that is moved into place last.
-        inputs : everything that determines the result (`conversion_inputs`), as JSON or with a `str`.
-        resume : continue work of the same inputs, and keep the folder if work is interrupted.
+        inputs : everything that determines the result (`conversion_inputs`), as JSON values or with a `str`.
+        resume : continue an interrupted conversion of the same inputs, and keep the folder after an interruption.
         """
-        self._output = output
-        self._resume = resume
+        self._output, self._resume = output, resume
         self._digest = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
         self.folder = staging_folder(output)
         self.notes: list[str] = []
@@ -119,7 +112,12 @@ class Staging:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        """Create and lock the folder; empty it unless its work can be resumed."""
+        """Create and lock the folder; empty it unless its conversion can be resumed.
+
+        Raises
+        ------
+        OutputError : the folder cannot be created, or another process holds the lock.
+        """
         try:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:
@@ -137,7 +135,7 @@ class Staging:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove the folder, unless work was interrupted that can be resumed."""
+        """Remove the folder, unless an interrupted conversion can be resumed from it."""
         with self._stack:
             if kind is None or not self._resume or not self._journal.stat().st_size:
                 shutil.rmtree(self.folder, ignore_errors=True)
@@ -149,7 +147,8 @@ class Staging:
     def record(self, rows: int, state: dict[str, Any]) -> None:
         """Append to the journal that the first `rows` rows are finished, with the statistics of these rows."""
         with self._journal.open("a", encoding="utf-8") as journal:
-            journal.write("\n" + json.dumps({"rows": rows, "state": state}))  # starts a line: the last may be cut
+            # The line break comes first: an interruption may have cut the line before.
+            journal.write("\n" + json.dumps({"rows": rows, "state": state}))
 
     def states(self) -> dict[int, dict[str, Any]]:
         """Recorded statistics by number of finished rows."""
@@ -160,21 +159,23 @@ class Staging:
                 states[int(entry["rows"])] = entry["state"]
         return states
 
-    def first_row(self, writers: list[CubeWriter], height: int) -> tuple[int, list[CubeWriter]]:
-        """The row at which to continue, 0 for a new conversion, and the writers whose files are not complete."""
+    def resume_point(
+        self, writers: list[CubeWriter], height: int
+    ) -> tuple[int, list[CubeWriter], dict[str, Any] | None]:
+        """The row at which to continue (0: a new conversion), writers of incomplete files, and recorded statistics."""
         states = self.states()
 
-        def recorded(pending: list[CubeWriter]) -> int:
+        def finished_rows(pending: list[CubeWriter]) -> int:
             kept = min((writer.kept_rows for writer in pending), default=height)
             return max((rows for rows in states if rows <= kept), default=0)
 
         pending = [writer for writer in writers if not writer.path.exists()]
-        row = recorded(pending)
+        row = finished_rows(pending)
         if row < height:  # complete files can only be kept if the others need no more rows
-            pending, row = writers, recorded(writers)
+            pending, row = writers, finished_rows(writers)
         if row:
             self.notes.append(f"resuming an interrupted conversion at row {row} of {height}")
-        return row, pending
+        return row, pending, states.get(row)
 
     def publish(self, names: Iterable[str]) -> None:
         """Move staged files into place, the output last."""
@@ -203,7 +204,7 @@ class Staging:
 
 
 def publish_files(files: Iterable[Path], output: Path) -> None:
-    """Rename files of the same disk to their names beside `output`; the one named like `output` comes last.
+    """Rename files of the same disk to their names beside `output`; the file with the name of `output` comes last.
 
     Raises
     ------
@@ -221,7 +222,7 @@ def publish_files(files: Iterable[Path], output: Path) -> None:
 
 @contextmanager
 def private_folder(output: OutputPath, run_id: str) -> Iterator[Path]:
-    """A folder for one attempt of a worker, removed afterwards; beside a local output, so that renames suffice."""
+    """Yield a folder for one attempt of a worker; for a local output, on the same disk. It is removed afterwards."""
     folder = Path(tempfile.mkdtemp(dir=_private_parent(output), prefix=f".{output.stem}.{run_id}."))
     try:
         yield folder

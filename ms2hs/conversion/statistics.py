@@ -1,7 +1,7 @@
 """Statistics of a conversion: pixel counts by class, and the residual of the result against its input.
 
-The residual measures whether a result is consistent with its input. Each source band whose response lies within the
-target is computed from the result and compared with the measured value, on one row in `RESIDUAL_ROW_STEP`.
+The residual shows whether a result is consistent with its input. Each source band whose response lies within the
+target is computed from the result and compared with the measured value, on every `RESIDUAL_ROW_STEP`-th row.
 """
 
 from dataclasses import dataclass, field
@@ -15,12 +15,11 @@ from ms2hs.models.prior import Posterior
 from ms2hs.spectra.indices import water_and_snow
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
-# Every n-th row is compared with the input.
 RESIDUAL_ROW_STEP = 8
 # Largest number of rows and of columns in the sample.
 MAX_SAMPLE_SIDE = 512
 # Pixels counted in one step: their bands stay in the processor's cache.
-PIXELS_PER_STEP = 1 << 14
+PIXELS_PER_COUNT = 1 << 14
 
 
 @dataclass
@@ -86,10 +85,10 @@ class Statistics:
 
     def __post_init__(self) -> None:
         """Start with empty sums."""
+        self.squares = np.zeros(len(self.input_residual.bands))
         self.step = -(-max(self.shape) // MAX_SAMPLE_SIDE)
         """Every n-th row and column is in the sample."""
         self._sample: list[Float32Array] = []
-        self.squares = np.zeros(len(self.input_residual.bands))
 
     def sample_rows(self, row: int, reflectance: Float32Array, valid: BoolArray) -> None:
         """Sample rows from `row` on: reflectance (source band, rows, width), valid (rows, width)."""
@@ -104,16 +103,10 @@ class Statistics:
     def count_pixels(self, reflectance: Float32Array, valid: BoolArray) -> None:
         """Count pixels: reflectance (source band, ...), valid (...)."""
         pixels, usable = reflectance.reshape(len(reflectance), -1), valid.ravel()
-        for first in range(0, usable.size, PIXELS_PER_STEP):
-            x, ok = pixels[:, first : first + PIXELS_PER_STEP], usable[first : first + PIXELS_PER_STEP]
-            water, snow = water_and_snow(x, self.source)
-            classes = {
-                "valid": ok,
-                "unlike_training": self.model.unlike(x) & ok,
-                "water": water & ok,
-                "snow": snow & ok,
-            }
-            self.counts.add(Counts(ok.size, **{name: int(found.sum()) for name, found in classes.items()}))
+        for first in range(0, usable.size, PIXELS_PER_COUNT):
+            part, ok = pixels[:, first : first + PIXELS_PER_COUNT], usable[first : first + PIXELS_PER_COUNT]
+            classes = (ok, self.model.unlike(part), *water_and_snow(part, self.source))  # in the order of `Counts`
+            self.counts.add(Counts(ok.size, *(int((members & ok).sum()) for members in classes)))
 
     def add_residuals(self, squares: NDArray[np.float64], pixels: int) -> None:
         """Add (k,) sums of squared residuals over a number of pixels."""
@@ -130,7 +123,7 @@ class Statistics:
         return {name: round(float(np.sqrt(value)), 6) for name, value in values}
 
     def state(self) -> dict[str, Any]:
-        """Counts and sums as JSON values, for `restore`; the sample is not included."""
+        """Counts and sums as JSON values, for `restore`; without the sample."""
         return {"counts": vars(self.counts), "squares": self.squares.tolist(), "compared": self.compared}
 
     def restore(self, state: dict[str, Any]) -> None:

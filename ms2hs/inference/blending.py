@@ -17,7 +17,7 @@ from ms2hs.raster.tiling import Tiling
 
 
 class _Segment(NamedTuple):
-    """Columns of a window that the same number of earlier windows cover."""
+    """Columns of a window that the same number of earlier windows cover, with their weights."""
 
     in_window: slice
     in_raster: slice
@@ -27,13 +27,13 @@ class _Segment(NamedTuple):
 class Blender:
     """Weighted mean of overlapping windows, one row of windows at a time.
 
-    Windows of one batch are blended together: first the columns that each window is the first to cover, then those
-    that it is the second to cover, and so on. For every pixel this is the order of the windows.
+    Windows of one batch are blended together: first the columns that no earlier window covers, then the columns that
+    one earlier window covers, and so on. For every pixel this is the order of the windows.
     """
 
     def __init__(self, tiling: Tiling, bands: int, device: torch.device) -> None:
-        row_tapers, col_tapers = ([torch.as_tensor(taper, device=device) for taper in axis] for axis in tiling.tapers)
-        self._row_tapers = row_tapers
+        tapers = [[torch.as_tensor(taper, device=device) for taper in axis] for axis in tiling.tapers]
+        self._row_tapers, col_tapers = tapers
         self._row_spans = tiling.rows
         self._layers = _layers(tiling.cols, col_tapers)
         self._col_index = torch.arange(tiling.width, device=device)
@@ -44,14 +44,14 @@ class Blender:
         self._overlap_rows = 0  # first rows of the buffer, which earlier rows of windows cover too
 
     def begin_row(self, index: int) -> None:
-        """Move to a row of windows: any row at first, then always the next."""
+        """Move to a row of windows: to any row at first, then always to the next row."""
         top = self._row_spans[index][0]
         if self._current is not None:
             previous_top, previous_bottom = self._row_spans[self._current]
             step, self._overlap_rows = top - previous_top, max(0, previous_bottom - top)
             for buffer in (self._mean, self._weight):
                 kept = buffer[..., step : step + self._overlap_rows, :]
-                # torch does not check whether source and destination overlap
+                # torch does not check whether both sides overlap in memory
                 buffer[..., : self._overlap_rows, :] = kept.clone() if self._overlap_rows > step else kept
         self._current = index
 
@@ -61,7 +61,7 @@ class Blender:
         Parameters
         ----------
         cols : position of each window in its row.
-        values : (window, band, row, col) float32; invalid pixels may hold anything, also NaN.
+        values : (window, band, row, col) float32; any value, also NaN, at invalid pixels.
         """
         assert self._current is not None  # noqa: S101  begin_row was called
         rows = values.shape[2]
@@ -71,39 +71,38 @@ class Blender:
             if not segments:
                 continue
             piece = _concatenate([window[..., segment.in_window] for window, segment in segments])
-            where = self._columns([segment.in_raster for _, segment in segments])
+            columns = self._columns([segment.in_raster for _, segment in segments])
             weight = row_taper[:, None] * _concatenate([segment.taper for _, segment in segments])
             blended = rows if covered_before else self._overlap_rows
-            self._merge(slice(0, blended), where, piece[:, :blended], weight[:blended])
+            if blended:
+                self._merge(slice(0, blended), columns, piece[:, :blended], weight[:blended])
             if blended < rows:
                 fresh = slice(blended, rows)
-                self._mean[:, fresh, where] = piece[:, fresh]
-                self._weight[fresh, where] = weight[fresh]
+                self._mean[:, fresh, columns] = piece[:, fresh]
+                self._weight[fresh, columns] = weight[fresh]
 
     def mean(self, rows: slice) -> Tensor:
         """(band, row, width) blended values of some rows of the current row of windows, until `begin_row`.
 
-        A pixel that no added window covers holds anything.
+        A pixel that no added window covers has an arbitrary value.
         """
         return self._mean[:, rows]
 
     def _columns(self, parts: list[slice]) -> slice | Tensor:
-        """One slice where the parts are contiguous, which needs no copy; else column indices."""
+        """One slice if the parts are contiguous, which needs no copy; else column indices."""
         if all(part.stop == following.start for part, following in pairwise(parts)):
             return slice(parts[0].start, parts[-1].stop)
         return torch.cat([self._col_index[part] for part in parts])
 
-    def _merge(self, rows: slice, where: slice | Tensor, values: Tensor, weight: Tensor) -> None:
-        if weight.numel() == 0:
-            return
-        mean = self._mean[:, rows, where]
-        total = self._weight[rows, where] + weight
-        self._mean[:, rows, where] = (values - mean).mul_(weight / total).add_(mean)
-        self._weight[rows, where] = total
+    def _merge(self, rows: slice, columns: slice | Tensor, values: Tensor, weight: Tensor) -> None:
+        mean = self._mean[:, rows, columns]
+        total = self._weight[rows, columns] + weight
+        self._mean[:, rows, columns] = (values - mean).mul_(weight / total).add_(mean)
+        self._weight[rows, columns] = total
 
 
 def _layers(spans: list[tuple[int, int]], tapers: list[Tensor]) -> list[dict[int, _Segment]]:
-    """One table for each number of earlier windows that cover a column: segments by position of the window."""
+    """For each number of earlier windows that cover a column: the segments by position of the window in its row."""
     layers: list[dict[int, _Segment]] = [{}]
     for col, (left, right) in enumerate(spans):
         edges = [left, *(end for _, end in spans[:col] if end > left), right]

@@ -8,15 +8,15 @@ from torch import Tensor
 
 from ms2hs.errors import Ms2hsError, UnknownName
 
-Work = TypeVar("Work")
+Batch = TypeVar("Batch")
 
 
 def device_named(name: str, local_rank: int = 0) -> torch.device:
-    """The torch device of a name; `auto` is the GPU if there is one, `cuda` is the GPU of this process.
+    """The torch device of a name; `auto` is a GPU, else the CPU; `cuda` is the GPU of this process, by `local_rank`.
 
     Raises
     ------
-    UnknownName : this machine has no such device.
+    UnknownName : the device does not exist on this machine.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -44,7 +44,7 @@ def native_bfloat16(device: torch.device) -> bool:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of a CUDA device that this process can still use, in bytes, with what torch has cached."""
+    """Memory of a CUDA device that this process can still use, in bytes, including torch's cache."""
     free, _ = torch.cuda.mem_get_info(device)
     return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
@@ -59,19 +59,19 @@ class AdaptiveBatch:
 
     def run(
         self,
-        batches: Sequence[Work],
-        split: Callable[[Work, int], list[Work]],
-        compute: Callable[[Work], Tensor],
-        use: Callable[[Work, Tensor], None],
+        batches: Sequence[Batch],
+        split: Callable[[Batch, int], list[Batch]],
+        compute: Callable[[Batch], Tensor],
+        use: Callable[[Batch, Tensor], None],
     ) -> None:
-        """Compute and use every batch once, in order. Results that were used stay used when memory runs out.
+        """Compute and use every batch once, in order, also after memory ran out.
 
         Parameters
         ----------
         batches : of any size.
-        split : a batch as parts of at most the given number of units, in order; the batch itself if it is small enough.
-        compute : may run out of memory; it is then called again with smaller parts.
-        use : receives each result.
+        split : returns a batch as parts of at most the given number of units, in order.
+        compute : returns the result of a part; after memory ran out it is called again with smaller parts.
+        use : receives each part and its result.
 
         Raises
         ------
@@ -93,7 +93,7 @@ class AdaptiveBatch:
                 use(batch, result)
                 del result  # frees memory before the next batch
 
-    def _attempt(self, compute: Callable[[Work], Tensor], batch: Work) -> Tensor | None:
+    def _attempt(self, compute: Callable[[Batch], Tensor], batch: Batch) -> Tensor | None:
         """The result, or None after halving the size where memory ran out."""
         try:
             return compute(batch)

@@ -1,8 +1,8 @@
-"""Blended reflectance to stored numbers on the device, and their copy to the host.
+"""Quantisation of reflectance on the device, and the copy of the stored numbers to the host.
 
-Reflectance is quantised to int16 before it leaves the device, which makes the copy half as large. Residuals against
-the measured input are summed there too, so that only sums are copied. Two strip buffers alternate: on CUDA one strip
-is copied on a stream of its own while the next is computed, and the thread that writes waits for the copy to end.
+Reflectance is quantised to int16 before it leaves the device, which halves the copy. Residuals against the measured
+input are summed on the device too, so that only sums are copied. Two strip buffers alternate: on CUDA one strip is
+copied on a stream of its own while the next strip is computed, and the thread that writes waits for the copy to end.
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ms2hs.arrays import Float32Array
+from ms2hs.raster.cog.encoding import MAX_DN
+from ms2hs.raster.cube import NODATA, SCALE
 
 # Values quantised in one step: on a CPU they stay in its cache, on a GPU they leave memory for the network.
 VALUES_PER_STEP = {"cpu": 1 << 17, "cuda": 1 << 26, "mps": 1 << 24}
-MAX_STORED = 32767.0
-"""Largest magnitude of a stored number."""
+STEPS_PER_UNIT = float(np.float32(1 / SCALE))
 
 
 @dataclass(frozen=True, eq=False)
 class StoredStrip:
-    """Finished rows of stored numbers. `numbers` and `squares` wait for the copy from the device to end."""
+    """Finished rows of stored numbers. `numbers` and `squares` wait until the copy from the device has ended."""
 
     row: int
     """First row in the raster."""
@@ -36,7 +37,7 @@ class StoredStrip:
 
     @property
     def numbers(self) -> NDArray[np.int16]:
-        """(target band, rows, width) int16; overwritten by the next `add` but one."""
+        """(target band, rows, width) int16, valid until the second call of `TileRunner.add` from now."""
         self._wait()
         array: NDArray[np.int16] = self._numbers.numpy()
         return array
@@ -56,9 +57,8 @@ class _StripBuffer:
     """Memory for one strip on the device and on the host; one tensor on a CPU."""
 
     def __init__(self, device: torch.device, size: int) -> None:
-        self.on_device = torch.empty(size, dtype=torch.int16, device=device)
         on_cuda = device.type == "cuda"
-        self.on_host = self.on_device
+        self.on_device = self.on_host = torch.empty(size, dtype=torch.int16, device=device)
         if device.type != "cpu":
             self.on_host = torch.empty(size, dtype=torch.int16, pin_memory=on_cuda)
         self.copied = torch.cuda.Event(blocking=True) if on_cuda else None  # type: ignore[no-untyped-call]
@@ -68,24 +68,22 @@ class DeviceTransfer:
     """Two strip buffers that alternate, and the CUDA stream that copies them to the host."""
 
     def __init__(self, device: torch.device, size: int) -> None:
-        """`size` : stored numbers in the largest strip."""
+        """Allocate buffers for strips of at most `size` stored numbers."""
         self._buffers = _StripBuffer(device, size), _StripBuffer(device, size)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._turn = 0
 
     def buffer(self, shape: tuple[int, int, int]) -> Tensor:
-        """(target band, rows, width) int16 on the device, to be filled with the next strip."""
+        """(target band, rows, width) int16 on the device, for the numbers of the next strip."""
         buffer = self._buffers[self._turn]
         if self._stream and buffer.copied:
             torch.cuda.current_stream(self._stream.device).wait_event(buffer.copied)
         return buffer.on_device[: int(np.prod(shape))].view(shape)
 
     def send(self, row: int, counts: NDArray[np.integer], numbers: Tensor, squares: Tensor) -> StoredStrip:
-        """Start the copy of the strip that begins at `row`; `numbers` is the buffer that `buffer` returned last.
+        """Start the copy of the strip that begins at `row`.
 
-        Parameters
-        ----------
-        squares : (compared band, row) float32 on the device.
+        `numbers` is the last result of `buffer`; `squares` is (compared band, row) float32 on the device.
         """
         buffer = self._buffers[self._turn]
         self._turn = 1 - self._turn
@@ -104,47 +102,39 @@ class DeviceTransfer:
 
 
 class ResidualSampling(NamedTuple):
-    """Which residuals against the input are computed: response matrix, source bands, one row in `every`."""
+    """The bands and rows on which residuals against the input are computed."""
 
     matrix: Float32Array
     """(compared band, target band) responses of the source."""
     bands: NDArray[np.integer]
     """(compared band,) index of the source band."""
-    every: int
-    """Rows of the raster whose index is a multiple of this are sampled."""
+    row_step: int
+    """Rows of the raster whose index is a multiple of this number are sampled."""
 
     def rows(self, top: int, rows: slice) -> slice:
         """The sampled rows among `rows`, which count from row `top` of the raster."""
-        return slice(rows.start + -(top + rows.start) % self.every, rows.stop, self.every)
+        return slice(rows.start + -(top + rows.start) % self.row_step, rows.stop, self.row_step)
 
 
 class Quantiser:
     """Quantises predictions and sums their residuals pixel by pixel, so that any tiling gives the same numbers."""
 
-    def __init__(
-        self,
-        device: torch.device,
-        scale: float,
-        nodata: int,
-        change: Float32Array | None,
-        residuals: ResidualSampling | None,
-    ) -> None:
-        """`change` : (target band, source band) `change @ reflectance` is added to every prediction."""
+    def __init__(self, device: torch.device, change: Float32Array | None, residuals: ResidualSampling | None) -> None:
+        """Copy `change` to the device: (target band, source band), `change @ reflectance` is added to predictions."""
         self.residuals = residuals
         to_device = partial(torch.as_tensor, dtype=torch.float32, device=device)
         self._values_per_step = VALUES_PER_STEP[device.type]
-        self._steps_per_unit, self._nodata = float(np.float32(1 / scale)), float(nodata)
         self._change = None if change is None else to_device(change)
         if residuals is not None:
             self._matrix, self._bands = to_device(residuals.matrix), torch.as_tensor(residuals.bands, device=device)
             self._residual_change = None if change is None else to_device(residuals.matrix @ change)
 
     def quantise(self, predicted: Tensor, reflectance: Tensor, valid: Tensor | None, out: Tensor) -> None:
-        """Fill `out` with `round(predicted / scale)`, half to even, at most ±32767; nodata where not valid.
+        """Fill `out` with the numbers of `raster.cog.encoding.quantise`.
 
         Parameters
         ----------
-        predicted : (target band, row, col) float32 reflectance; NaN becomes nodata.
+        predicted : (target band, row, col) float32 reflectance; NaN becomes NODATA.
         reflectance : (source band, row, col) float32 input, finite.
         valid : (row, col) True where usable; None: everywhere.
         out : (target band, row, col) int16.
@@ -157,9 +147,9 @@ class Quantiser:
             values = predicted[bands]
             if self._change is not None and pixels is not None:
                 values = values + (self._change[bands] @ pixels).view(values.shape)
-            dn = (values * self._steps_per_unit).round_().clamp_(-MAX_STORED, MAX_STORED).nan_to_num_(self._nodata)
+            dn = (values * STEPS_PER_UNIT).round_().clamp_(-MAX_DN, MAX_DN).nan_to_num_(NODATA)
             if invalid is not None:
-                dn.masked_fill_(invalid, self._nodata)
+                dn.masked_fill_(invalid, NODATA)
             out[bands] = dn
 
     def squares(self, predicted: Tensor, reflectance: Tensor, valid: Tensor | None) -> Tensor:

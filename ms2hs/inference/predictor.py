@@ -1,9 +1,9 @@
 """A network applied to reflectance: one source and one target sensor, windows or whole rasters of any size.
 
-A network that mixes places sees windows of the size that it was trained on; larger rasters are covered by overlapping
-windows and blended. A local network predicts each patch from that patch alone and needs no windows.
-Either way a batch holds as many patches as `TOKENS_PER_BATCH` allows: on a CPU few, which stay in its cache; on a GPU
-many, as far as its free memory holds their activations.
+A network that mixes patches receives windows of its training size; larger rasters are covered by overlapping windows
+and blended. A local network predicts each patch from that patch alone and needs no windows.
+A batch holds as many patches as `TOKENS_PER_BATCH` allows: few on a CPU, so that they stay in its cache; many on a GPU,
+limited by the free memory for their activations.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ Area = tuple[slice, slice]
 """Rows and columns."""
 # Tokens of measured bands in a batch. On a CPU `spectral` takes twice as long with 16 times as many.
 TOKENS_PER_BATCH = {"cpu": 1 << 13, "cuda": 1 << 20, "mps": 1 << 18}
-# Float32 values in memory at the peak: per token and unit of width in a transformer block (before and after GELU 4
-# each, the token at four stages), and per predicted value (prior, addition, sum, and two temporaries).
+# Float32 values in memory at the peak: per token and unit of width in a transformer block (4 before and 4 after GELU,
+# 4 stages of the token), and per predicted value (prior, addition, sum, and two temporaries).
 VALUES_PER_TOKEN, VALUES_PER_PREDICTION = 12, 5
 
 
@@ -48,12 +48,10 @@ class Predictor:
         # A network adds little to its prior, and the prior is computed in float32. On a CPU bfloat16 would save 10 to
         # 30 %, and results would differ between CPUs with and without it.
         self._bfloat16 = config.rank > 0 and self.device.type == "cuda" and native_bfloat16(self.device)
-        self.target_count = len(target)
-        self.source_count = len(source)
-        self.patch = config.patch
-        self.window = config.window
+        self.source_count, self.target_count = len(source), len(target)
+        self.patch, self.window = config.patch, config.window
         self.is_local = config.is_local
-        """Whether each patch is predicted from itself alone: windows need no overlap and may have any size."""
+        """Whether each patch is predicted from that patch alone: windows need no overlap and may have any size."""
         self.overlap = 0 if self.is_local else config.window // 4
         order = np.argsort(target.wavelength_nm, kind="stable")
         self._target = network.band_view(target).select(order)
@@ -68,7 +66,7 @@ class Predictor:
 
         Parameters
         ----------
-        reflectance : (source band, row, col) float32; anything where not valid.
+        reflectance : (source band, row, col) float32; any value where not valid.
         valid : (row, col) True where usable.
         """
         height, width = valid.shape
@@ -88,19 +86,10 @@ class Predictor:
         return result
 
     def reconstruct(self, reflectance: Float32Array, valid: BoolArray) -> Float32Array:
-        """(target band, row, col) float32 of one window of any size, NaN where not `valid`.
-
-        Parameters
-        ----------
-        reflectance : (source band, row, col) float32; anything where not valid.
-        valid : (row, col) True where usable.
-        """
-        if not self.is_local:
-            (predicted,) = self.reconstruct_windows([reflectance], [valid])
-            return np.asarray(predicted)
-        _, rows, cols = reflectance.shape
-        result = np.empty((self.target_count, rows, cols), np.float32)
-        for area in self.split_area((slice(0, rows), slice(0, cols)), self.patches_per_batch):
+        """(target band, row, col) float32 of one window of any size; arguments as of `reconstruct_raster`."""
+        whole = slice(0, valid.shape[0]), slice(0, valid.shape[1])
+        result = np.empty((self.target_count, *valid.shape), np.float32)
+        for area in self.split_area(whole, self.patches_per_batch) if self.is_local else [whole]:
             result[:, *area] = self.reconstruct_windows([reflectance[:, *area]], [valid[area]])[0]
         return result
 
@@ -122,14 +111,14 @@ class Predictor:
         return 4 * (activations + VALUES_PER_PREDICTION * self.target_count * self.patch**2)
 
     def windows_per_batch(self, rows: int, cols: int) -> int:
-        """Windows of this size in a batch, 1 or more: `patches_per_batch` together. 1 on a CPU, which is fastest."""
+        """Windows of this size in a batch: as many as `patches_per_batch` allows, at least 1; always 1 on a CPU."""
         if self.device.type == "cpu":
             return 1
         patches = -(-rows // self.patch) * -(-cols // self.patch)
         return max(1, self.patches_per_batch // patches)
 
     def split_area(self, area: Area, patches: int) -> list[Area]:
-        """An area in parts of at most this many whole patches, row by row; the area's far edges may cut patches."""
+        """Parts of an area with at most this many patches each, row by row; far edges of the area may cut patches."""
         (top, bottom), (left, right) = ((side.start, side.stop) for side in area)
         across = min(patches, -(-(right - left) // self.patch))
         height, width = self.patch * (patches // across), self.patch * across
@@ -141,22 +130,21 @@ class Predictor:
 
     def reconstruct_windows(self, reflectance: Sequence[Float32Array], valid: Sequence[BoolArray]) -> Float32Array:
         """(window, target band, row, col) float32 of windows of one size, NaN where not `valid`."""
-        known = np.stack(valid)
-        values = np.where(known[:, None], np.stack(reflectance), np.float32(0))
-        valid_tensor = None if known.all() else torch.from_numpy(known).to(self.device)
+        usable = np.stack(valid)
+        values = np.where(usable[:, None], np.stack(reflectance), np.float32(0))
+        valid_tensor = None if usable.all() else torch.from_numpy(usable).to(self.device)
         predicted = self.reconstruct_tensor(torch.from_numpy(values).to(self.device), valid_tensor)
         result = np.ascontiguousarray(predicted.cpu().numpy())
-        if valid_tensor is not None:
-            np.copyto(result, np.float32(np.nan), where=~known[:, None])
+        np.copyto(result, np.float32(np.nan), where=~usable[:, None])
         return result
 
     @torch.inference_mode()
     def reconstruct_tensor(self, reflectance: Tensor, valid: Tensor | None = None) -> Tensor:
-        """(window, target band, row, col) float32 on the device; anything where not `valid`.
+        """(window, target band, row, col) float32 on the device; arbitrary where not `valid`.
 
         Parameters
         ----------
-        reflectance : (window, source band, row, col) float32 on the device; anything finite where not valid.
+        reflectance : (window, source band, row, col) float32 on the device; any finite value where not valid.
         valid : (window, row, col) bool on the device; None: everywhere.
         """
         rows, cols = reflectance.shape[2:]

@@ -1,8 +1,8 @@
-"""Rows of windows through a network to finished strips of stored numbers, on the network's device.
+"""Conversion of rows of windows by a network to finished strips of stored numbers, on the network's device.
 
-A row of windows goes to the device once, as float32 reflectance, and comes back as int16. On the device its windows
-are predicted in batches, blended with the rows of windows above, and the rows that no later window reaches are
-quantised. A local network needs no blending: it fills the strip part by part.
+A row of windows is copied to the device once, as float32 reflectance, and its strip is copied back as int16. On the
+device its windows are predicted in batches and blended with the rows of windows above; rows that no later window covers
+are quantised. A local network needs no blending: it fills the strip part by part.
 Memory holds one row of windows and two finished strips, whatever the height of the raster.
 """
 
@@ -27,8 +27,6 @@ class TileRunner:
         self,
         predictor: Predictor,
         tiling: Tiling,
-        scale: float,
-        nodata: int,
         *,
         change: Float32Array | None = None,
         residuals: ResidualSampling | None = None,
@@ -39,8 +37,6 @@ class TileRunner:
         Parameters
         ----------
         tiling : for a local network, rows of windows that do not overlap.
-        scale : reflectance of one stored step.
-        nodata : the stored number of invalid pixels.
         change : (target band, source band) `change @ reflectance` is added to the prediction.
         residuals : None: no residuals are computed.
         start : the first row of the raster to return.
@@ -57,18 +53,16 @@ class TileRunner:
         tops = [top for top, _ in tiling.rows]
         self._ends = [*tops[1:], tiling.height]  # rows before these are finished: no later window covers them
         self.first_index = next(i for i, (_, end) in enumerate(tiling.rows) if end > start)
-        """The row of windows to begin with: the first that reaches beyond `start`. Earlier ones do not cover any
-        returned row, so that results equal the results of a run over the whole raster bit for bit."""
+        """Index of the first row of windows that covers a row from `start` on. Results therefore equal the results of
+        a run over the whole raster bit for bit."""
         self._next_index = self.first_index
         tallest = max(end - top for top, end in zip(tops, self._ends, strict=True))
         count, device = predictor.target_count, predictor.device
         self._blender = None if predictor.is_local else Blender(tiling, count, device)
-        self._quantiser = Quantiser(device, scale, nodata, change, residuals)
+        self._quantiser = Quantiser(device, change, residuals)
         self._transfer = DeviceTransfer(device, count * tallest * tiling.width)
-        (top, bottom), (left, right) = tiling.rows[0], tiling.cols[0]
-        size = predictor.patches_per_batch
-        if self._blender:
-            size = predictor.windows_per_batch(bottom - top, right - left)
+        rows, cols = (end - first for first, end in (tiling.rows[0], tiling.cols[0]))
+        size = predictor.windows_per_batch(rows, cols) if self._blender else predictor.patches_per_batch
         self._batch = AdaptiveBatch(device, size)
 
     @torch.inference_mode()
@@ -77,14 +71,14 @@ class TileRunner:
 
         Parameters
         ----------
-        index : of the row of windows: `first_index`, then one after the other.
-        reflectance : (source band, rows, width) float32 of the whole row of windows; anything where not valid.
+        index : index of the row of windows: `first_index`, then each following index.
+        reflectance : (source band, rows, width) float32 of the whole row of windows; any value where not valid.
         valid : (rows, width) True where usable.
 
         Returns
         -------
-        None if all finished rows lie before `start`. On CUDA the copy to the host may still run: the strip's arrays
-        wait for it, so access them in the thread that writes. They last until the next `add` but one.
+        None if all finished rows lie before `start`. On CUDA the copy to the host may still run: reading the strip's
+        arrays waits for its end, so read them in the thread that writes. They are valid until the second next `add`.
 
         Raises
         ------
@@ -123,26 +117,28 @@ class TileRunner:
     def _blend(self, index: int, row: "_WindowRow", blender: Blender) -> None:
         """Predict and blend the windows of a row, except those without a valid pixel."""
         areas = [(slice(0, row.height), slice(*span)) for span in self._tiling.cols]
-        cols = [col for col, area in enumerate(areas) if row.known[area].any()]
+        cols = [col for col, area in enumerate(areas) if row.host_valid[area].any()]
         blender.begin_row(index)
 
         def predict(batch: list[int]) -> Tensor:
             reflectance = torch.stack([row.reflectance[:, *areas[col]] for col in batch])
-            if all(row.known[areas[col]].all() for col in batch):
-                return self._predictor.reconstruct_tensor(reflectance)
-            valid = torch.stack([row.valid[areas[col]] for col in batch])
+            all_valid = all(row.host_valid[areas[col]].all() for col in batch)
+            valid = None if all_valid else torch.stack([row.valid[areas[col]] for col in batch])
             return self._predictor.reconstruct_tensor(reflectance, valid)
 
-        # windows of a batch have one size; the edge of the raster may cut the last
+        def split(batch: list[int], size: int) -> list[list[int]]:
+            return [batch[i : i + size] for i in range(0, len(batch), size)]
+
+        # windows of a batch have one size; the last window may be smaller
         same_size = [list(group) for _, group in groupby(cols, lambda col: areas[col][1].stop - areas[col][1].start)]
-        self._batch.run(same_size, _split_list, predict, blender.add)
+        self._batch.run(same_size, split, predict, blender.add)
 
     def _predict_parts(self, row: "_WindowRow", strip: "_StripBuilder") -> None:
         """Predict a row with a local network, in parts of whole patches."""
 
         def predict(area: Area) -> Tensor:
             reflectance, valid = row.reflectance[:, *area], row.valid_in(area)
-            if not row.known[area].any():
+            if not row.host_valid[area].any():
                 return reflectance.new_zeros(self._predictor.target_count, *reflectance.shape[1:])
             return self._predictor.reconstruct_tensor(reflectance[None], None if valid is None else valid[None])[0]
 
@@ -154,8 +150,8 @@ class _WindowRow:
     """The input of one row of windows, on the device."""
 
     def __init__(self, reflectance: Float32Array, valid: BoolArray, device: torch.device) -> None:
-        self.known = valid
-        """(rows, width) `valid` on the host, so that decisions do not wait for the device."""
+        self.host_valid = valid
+        """(rows, width) validity on the host, so that decisions do not wait for the device."""
         self.height, self.width = valid.shape
         self.valid = _to_device(valid, device)
         """(rows, width)."""
@@ -165,24 +161,24 @@ class _WindowRow:
 
     def valid_in(self, area: Area) -> Tensor | None:
         """(row, col) validity of an area; None: every pixel is valid."""
-        return None if self.known[area].all() else self.valid[area]
+        return None if self.host_valid[area].all() else self.valid[area]
 
 
 class _StripBuilder:
-    """The rows that a row of windows finishes, quantised part by part, with their residuals."""
+    """Quantises the rows that a row of windows finishes, part by part, and sums their residuals."""
 
     def __init__(self, row: _WindowRow, top: int, finished: slice, numbers: Tensor, quantiser: Quantiser) -> None:
         self.numbers = numbers
         self._row, self._top, self._finished, self._quantiser = row, top, finished, quantiser
         residuals = quantiser.residuals
-        bands = len(residuals.bands) if residuals else 0
-        self.squares = numbers.new_zeros(bands, finished.stop - finished.start, dtype=torch.float32)
+        bands, rows = len(residuals.bands) if residuals else 0, finished.stop - finished.start
+        self.squares = numbers.new_zeros(bands, rows, dtype=torch.float32)
         """(compared band, row) sums of squared residuals over the pixels of a row; 0 for a row that is not sampled."""
-        self.counts = np.zeros(finished.stop - finished.start, np.intp)
+        self.counts = np.zeros(rows, np.intp)
         """(row,) pixels in these sums."""
         if residuals:
             sampled = residuals.rows(top, finished)
-            self.counts[sampled.start - finished.start :: sampled.step] = row.known[sampled].sum(axis=1)
+            self.counts[sampled.start - finished.start :: sampled.step] = row.host_valid[sampled].sum(axis=1)
 
     def store(self, area: Area, predicted: Tensor) -> None:
         """Quantise the (target band, row, col) prediction of an area of the window row, without unfinished rows."""
@@ -210,7 +206,3 @@ def _to_device(array: Float32Array | BoolArray, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def _split_list(cols: list[int], size: int) -> list[list[int]]:
-    return [cols[i : i + size] for i in range(0, len(cols), size)]

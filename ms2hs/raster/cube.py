@@ -24,13 +24,10 @@ NODATA = -32768
 
 
 def open_cube(path: str | Path) -> xr.DataArray:
-    """Reflectance of a cube as a lazy array; pixels are read on access, for example by `cube.isel(x=7, y=9).values`.
+    """Reflectance of a cube as a lazy array. Pixels are read on access, for example by `cube.isel(x=7, y=9).values`.
 
-    Stored numbers become reflectance by the scale and offset of the file. Integers without a scale use 1e-4.
-
-    Parameters
-    ----------
-    path : a COG of ms2hs, or any raster that GDAL opens whose bands have wavelengths (see `spectral_of`).
+    The file is a COG of ms2hs, or any raster of GDAL whose bands have wavelengths (see `spectral_of`). Stored numbers
+    become reflectance by its scale and offset. Integers without a scale use 1e-4.
 
     Returns
     -------
@@ -74,8 +71,8 @@ def spectral_of(file: rasterio.DatasetReader) -> SpectralGrid | None:
     wavelengths = [wavelength for wavelength in header.wavelengths if wavelength]
     if len(wavelengths) < file.count:
         return None
-    centre_nm = np.array([wavelength.centre_nm for wavelength in wavelengths])
-    grid = grid_of(centre_nm, np.array([wavelength.fwhm_nm or np.nan for wavelength in wavelengths]))
+    centres, widths = zip(*((band.centre_nm, band.fwhm_nm or np.nan) for band in wavelengths), strict=True)
+    grid = grid_of(np.array(centres), np.array(widths))
     names = tuple((description or "").split(" ")[0] for description in file.descriptions)
     flags = re.findall(r"\d+", header.tags.get("bbl", ""))
     return SpectralGrid(
@@ -87,7 +84,7 @@ def spectral_of(file: rasterio.DatasetReader) -> SpectralGrid | None:
 
 
 class _LazyReflectance(BackendArray):
-    """Reflectance of a raster. Every read opens the file, so that threads can share the array and it can be pickled."""
+    """Reflectance of a raster. Every read opens the file, so that the array can be pickled and shared by threads."""
 
     def __init__(self, file: rasterio.DatasetReader) -> None:
         self.shape = (file.count, file.height, file.width)
@@ -104,10 +101,8 @@ class _LazyReflectance(BackendArray):
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
 
     def _read(self, key: tuple[int | slice, ...]) -> Float32Array:
-        bands, rows, cols = (
-            np.arange(size)[part if isinstance(part, slice) else [part]]
-            for size, part in zip(self.shape, key, strict=True)
-        )
+        as_arrays = (part if isinstance(part, slice) else [part] for part in key)
+        bands, rows, cols = (np.arange(size)[part] for size, part in zip(self.shape, as_arrays, strict=True))
         result_key = tuple(slice(None) if isinstance(part, slice) else 0 for part in key)
         if not (bands.size and rows.size and cols.size):
             return np.empty((len(bands), len(rows), len(cols)), np.float32)[result_key]

@@ -8,7 +8,7 @@ from typing import Protocol, Self
 from ms2hs.arrays import DnArray
 
 BlockFiller = Callable[[slice, slice, DnArray], None]
-"""Called with bands, columns and an array (band, row, col) of a row of blocks; writes the stored numbers into it."""
+"""Called with bands, columns and an array (band, row, col), into which it writes the stored numbers."""
 
 
 class CubeWriter(Protocol):
@@ -22,11 +22,11 @@ class CubeWriter(Protocol):
 
     @property
     def kept_rows(self) -> int:
-        """Rows that an interrupted writer of the same cube left in its working directory."""
+        """Rows in the working directory, left by an interrupted writer of the same cube."""
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Thread-seconds by stage."""
+        """Thread seconds by stage."""
 
     def from_row(self, row: int) -> Self:
         """Resume an interrupted run at `row`, at most `kept_rows`; returns the writer."""
@@ -49,8 +49,8 @@ class CubeWriter(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finish unless that was done or an error was raised; close and remove the working files."""
+        """Finish the file if it is not finished and no error was raised; close and remove the working files."""
 
 
 CubeFormat = Callable[..., CubeWriter]
-"""Called like `CogWriter`: path, grid, bands, tags, and `home`, a working directory that survives an interruption."""
+"""Called like `CogWriter`: path, grid, bands, tags, and `home`, a working directory that outlasts an interruption."""

@@ -27,7 +27,7 @@ from ms2hs.remote.url_policy import shown, web_address, without_secrets
 # product, with blocks of 1024 rows, these take 165 MB.
 MAX_CACHE_BYTES = 192_000_000
 CACHE_BYTES_PER_COLUMN = 512 * 4
-REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://")
+REMOTE_PREFIXES = ("/vsi", "http://", "https://", "s3://", "gs://")
 
 
 def open_dataset(href: str) -> DatasetReader:
@@ -38,9 +38,10 @@ def open_dataset(href: str) -> DatasetReader:
     SceneError : the file is missing, truncated, or not a raster that GDAL reads.
     RemoteError, AddressError, CredentialsError : the server does not deliver it.
     """
-    if not href.startswith(REMOTE) and not Path(href).exists():
+    is_local = not href.startswith(REMOTE_PREFIXES)
+    if is_local and not Path(href).exists():
         raise SceneError(f"{href}: no such file; an existing raster is needed. Check the path.")
-    if not href.startswith(REMOTE) and is_truncated_jp2(Path(href)):
+    if is_local and _is_truncated_jp2(Path(href)):
         raise SceneError(
             f"{href}: the JPEG 2000 file is truncated; a complete file is needed. Copy or download it again."
         )
@@ -58,7 +59,7 @@ def open_dataset(href: str) -> DatasetReader:
 
 @contextmanager
 def bounded_cache(width: int, bands: int) -> Iterator[None]:
-    """Limit GDAL's block cache to what reading from top to bottom needs, unless the user has set GDAL_CACHEMAX."""
+    """Limit GDAL's block cache to the need of a read from top to bottom, unless the user has set GDAL_CACHEMAX."""
     needed = min(MAX_CACHE_BYTES, CACHE_BYTES_PER_COLUMN * width * bands)
     is_set = "GDAL_CACHEMAX" in os.environ or (hasenv() and "GDAL_CACHEMAX" in getenv())
     with rasterio.Env(**({} if is_set else {"GDAL_CACHEMAX": needed})):  # in bytes here, unlike in the environment
@@ -73,8 +74,8 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def is_truncated_jp2(path: Path) -> bool:
-    """Whether a file is a truncated JPEG 2000 file, whose missing tiles GDAL would read as zeros.
+def _is_truncated_jp2(path: Path) -> bool:
+    """Whether a file is a truncated JPEG 2000 file, of which GDAL would read missing tiles as zeros.
 
     A JPEG 2000 file is a sequence of boxes that begin with length and type (ISO/IEC 15444-1, annex I). A last box of
     length 0 reaches to the end of the file; as it holds the image, it ends with the marker FF D9.
@@ -105,38 +106,29 @@ def read_pixel_grid(dataset: DatasetReader) -> PixelGrid:
     return PixelGrid(crs, tuple(dataset.transform)[:6], dataset.height, dataset.width)
 
 
-def read_valid(
-    dataset: DatasetReader, window: Window | None = None, shape: tuple[int, int] | None = None
-) -> BoolArray | None:
+def read_valid(dataset: DatasetReader, window: Window) -> BoolArray | None:
     """(row, col) False where the file's mask or alpha band excludes a pixel; None if the file has neither.
 
-    Parameters and errors as for `read_bands`. Nodata values are not considered.
+    Nodata values are not considered. Errors as for `read_bands`.
     """
-    flags = dataset.mask_flag_enums[0]
-    if MaskFlags.per_dataset not in flags:
+    if MaskFlags.per_dataset not in dataset.mask_flag_enums[0]:
         return None
     try:
         with reading(dataset):
-            return np.asarray(dataset.dataset_mask(window=window, out_shape=shape) > 0)
+            return np.asarray(dataset.dataset_mask(window=window) > 0)
     except RasterioError as error:
-        raise SceneError(
-            f"{shown(dataset.name)}: mask cannot be read ({without_secrets(str(error))}); a complete file is needed. "
-            "It is damaged or truncated: copy or download it again."
-        ) from None
+        raise _read_error(dataset, "mask", error) from None
 
 
 def read_bands(
-    dataset: DatasetReader,
-    bands: Sequence[int],
-    window: Window | None = None,
-    shape: tuple[int, int] | None = None,
+    dataset: DatasetReader, bands: Sequence[int], window: Window | None = None, shape: tuple[int, int] | None = None
 ) -> NDArray[np.generic]:
     """(band, row, col) stored numbers of the 1-based `bands`.
 
     Parameters
     ----------
     window : the part to read; None: all pixels.
-    shape : (rows, columns) of the result, subsampled by nearest pixels or read from overviews.
+    shape : (rows, columns) of the result, from overviews or nearest pixels; None: every pixel.
 
     Raises
     ------
@@ -154,8 +146,11 @@ def read_bands(
             for band in bands:
                 read_bands(dataset, [band], window, shape)
         name = dataset.descriptions[bands[0] - 1]
-        band_name = f"band {bands[0]}" + (f" ({name})" if name else "")
-        raise SceneError(
-            f"{shown(dataset.name)}: {band_name} cannot be read ({without_secrets(str(error))}); a complete file is "
-            "needed. It is damaged or truncated: copy or download it again."
-        ) from None
+        raise _read_error(dataset, f"band {bands[0]}" + (f" ({name})" if name else ""), error) from None
+
+
+def _read_error(dataset: DatasetReader, part: str, error: Exception) -> SceneError:
+    return SceneError(
+        f"{shown(dataset.name)}: {part} cannot be read ({without_secrets(str(error))}); a complete file is needed. It "
+        "is damaged or truncated: copy or download it again."
+    )

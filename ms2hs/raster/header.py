@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from rasterio.io import DatasetReader
 
-NM_PER_UM = 1000.0
 # Wavelengths without unit below this are micrometres: reflected sunlight spans 300 nm to 2.5 um.
 MAX_UM = 100.0
 
@@ -41,20 +40,18 @@ def read_header(dataset: DatasetReader, path: str) -> Header:
 
 
 def _tags(dataset: DatasetReader, band: int, domain: str | None) -> dict[str, str]:
-    """Tags of the file (band 0) or of a band, keys in lower case with `_` for spaces."""
-    tags = dataset.tags(band, ns=domain) if band else dataset.tags(ns=domain)
-    return {key.lower().replace(" ", "_"): str(value) for key, value in tags.items()}
+    """Tags of a band (0: of the file), keys in lower case with `_` for spaces."""
+    return {key.lower().replace(" ", "_"): str(value) for key, value in dataset.tags(band, ns=domain).items()}
 
 
 def _band_wavelength(dataset: DatasetReader, band: int) -> Wavelength | None:
     """Wavelength from the band's `IMAGERY` tags (GDAL 3.10 and later), or from its `wavelength` tags (ENVI)."""
-    imagery = _tags(dataset, band, "IMAGERY")
-    centre = _number(imagery.get("central_wavelength_um"))
-    if centre is not None:
+    imagery, tags = _tags(dataset, band, "IMAGERY"), _tags(dataset, band, None)
+    if (centre := _number(imagery.get("central_wavelength_um"))) is not None:
         return _wavelength(centre, _number(imagery.get("fwhm_um")), "um")
-    tags = _tags(dataset, band, None)
-    centre = _number(tags.get("wavelength"))
-    return None if centre is None else _wavelength(centre, _number(tags.get("fwhm")), tags.get("wavelength_units", ""))
+    if (centre := _number(tags.get("wavelength"))) is not None:
+        return _wavelength(centre, _number(tags.get("fwhm")), tags.get("wavelength_units", ""))
+    return None
 
 
 def _listed_wavelengths(tags: dict[str, str], count: int) -> list[Wavelength | None]:
@@ -63,14 +60,14 @@ def _listed_wavelengths(tags: dict[str, str], count: int) -> list[Wavelength | N
     if len(centres) != count:
         return [None] * count
     fwhm = widths if len(widths) == count else [None] * count
-    units = tags.get("wavelength_units", "")
-    return [_wavelength(centre, width, units) for centre, width in zip(centres, fwhm, strict=True)]
+    unit = tags.get("wavelength_units", "")
+    return [_wavelength(centre, width, unit) for centre, width in zip(centres, fwhm, strict=True)]
 
 
-def _wavelength(centre: float, width: float | None, units: str) -> Wavelength:
-    unit = units.strip().lower()
+def _wavelength(centre: float, width: float | None, unit: str) -> Wavelength:
+    unit = unit.strip().lower()
     in_um = unit in {"um", "µm", "μm"} or unit.startswith("micro") or (not unit and centre < MAX_UM)
-    factor = NM_PER_UM if in_um else 1.0
+    factor = 1000.0 if in_um else 1.0
     return Wavelength(centre * factor, width * factor if width else None)
 
 

@@ -58,8 +58,7 @@ class PixelGrid:
     def crop(self, row: int, col: int, height: int, width: int) -> "PixelGrid":
         """The grid of a window."""
         a, b, c, d, e, f = self.transform
-        corner = (a, b, c + a * col + b * row, d, e, f + d * col + e * row)
-        return PixelGrid(self.crs, corner, height, width)
+        return PixelGrid(self.crs, (a, b, c + a * col + b * row, d, e, f + d * col + e * row), height, width)
 
 
 def pixel_size_m(grid: PixelGrid) -> tuple[float, float]:
@@ -77,11 +76,7 @@ def pixel_size_m(grid: PixelGrid) -> tuple[float, float]:
 
 
 def subset(grid: PixelGrid, bbox: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
-    """Row, column, height and width of the pixels that a bounding box touches.
-
-    Parameters
-    ----------
-    bbox : west, south, east, north in degrees (WGS 84).
+    """Row, column, height, width of the pixels in a bounding box: west, south, east, north in degrees (WGS 84).
 
     Raises
     ------
@@ -109,7 +104,7 @@ def subset(grid: PixelGrid, bbox: tuple[float, float, float, float]) -> tuple[in
 
 
 def _span(positions: list[float], size: int) -> tuple[int, int]:
-    """First pixel between positions along an axis, and one past the last; a pixel that only touches is outside."""
+    """First pixel between positions along an axis, and one past the last; pixels that only touch are outside."""
     low, high = min(positions), max(positions)
     return max(0, math.floor(low + 1e-6)), min(size, math.ceil(high - 1e-6))
 

@@ -14,29 +14,24 @@ from ms2hs.raster.dataset import open_dataset
 from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM
 from ms2hs.spectra.spectral_grid import nearest_band
 
+# Maximum length of the long side of a panel, in pixels.
 LONG_SIDE = 1024
-"""Maximum length of the long side of a panel, in pixels."""
+# Transparent pixels between two panels.
 GAP = 8
-"""Transparent pixels between two panels."""
-SWIR_NM = (2200.0, 1650.0, 850.0)
-"""Red, green and blue of the second panel, sensitive to soil and minerals, dry matter, and leaves."""
-SWIR_REACH_NM = 60.0
+# Red, green and blue of the second panel, sensitive to soil and minerals, dry matter, and leaves.
+SWIR_RGB_NM, SWIR_RGB_REACH_NM = (2200.0, 1650.0, 850.0), 60.0
 STRETCH_PERCENT = (2.0, 98.0)
+# At least this many valid pixels, evenly spaced, determine the percentiles of a larger panel.
 STRETCH_PIXELS = 1 << 16
-"""At least this many valid pixels, evenly spaced, determine the percentiles of a larger panel."""
 
 
 def write_quicklook(cube_path: str | Path, png_path: str | Path) -> None:
-    """Write a PNG with a natural-colour panel and, beside it (below it for a wide cube), a short-wave infrared panel.
+    """Write a PNG with a natural-colour panel and beside it, or below for a wide cube, a short-wave infrared panel.
 
     A panel is omitted if one of its wavelengths has no band nearby. Without both, the image shows three bands spread
-    over the spectrum. The 2nd to 98th percentile of a panel's valid pixels spans black to white, the same for
-    the three bands so that hues are preserved. Invalid pixels are transparent.
-
-    Parameters
-    ----------
-    cube_path : a cube with overviews, of which the level of the image size is read.
-    png_path : an existing file is replaced.
+    over the spectrum. The 2nd to 98th percentile of a panel's valid pixels spans black to white, the same for the three
+    bands so that hues are preserved. Invalid pixels are transparent. Pixels are read from the cube's overviews; an
+    existing PNG is replaced.
 
     Raises
     ------
@@ -48,7 +43,8 @@ def write_quicklook(cube_path: str | Path, png_path: str | Path) -> None:
     gap = [4, *panels[0].shape[1:]]
     gap[axis] = GAP
     joined = np.concatenate([part for panel in panels for part in (np.zeros(gap, np.uint8), panel)][1:], axis)
-    write_bytes(Path(png_path), _png(joined))
+    pixels = np.ascontiguousarray(np.moveaxis(joined, 0, -1))
+    write_bytes(Path(png_path), bytes(imagecodecs.png_encode(pixels, level=2, filter=imagecodecs.PNG.FILTER.UP)))
 
 
 def _panel_bands(file: rasterio.DatasetReader) -> list[list[int]]:
@@ -57,7 +53,7 @@ def _panel_bands(file: rasterio.DatasetReader) -> list[list[int]]:
     if spectral is None:
         return [_spread(np.arange(file.count))]
     panels = []
-    for colours_nm, reach_nm in ((RGB_NM, RGB_REACH_NM), (SWIR_NM, SWIR_REACH_NM)):
+    for colours_nm, reach_nm in ((RGB_NM, RGB_REACH_NM), (SWIR_RGB_NM, SWIR_RGB_REACH_NM)):
         nearest = [nearest_band(spectral.wavelength_nm, colour_nm, reach_nm) for colour_nm in colours_nm]
         bands = [band for band in nearest if band is not None]
         if len(set(bands)) == len(colours_nm):
@@ -70,14 +66,13 @@ def _spread(order: NDArray[np.intp]) -> list[int]:
 
 
 def _render(file: rasterio.DatasetReader, bands: list[int]) -> NDArray[np.uint8]:
-    """(4, row, col) red, green, blue, alpha."""
+    """(4, row, col) red, green, blue, alpha of a panel."""
     factor = max(1, -(-max(file.shape) // LONG_SIDE))
     shape = (len(bands), *(-(-side // factor) for side in file.shape))
     dn = file.read([band + 1 for band in bands], out_shape=shape, resampling=Resampling.average)
-    scales = np.array([file.scales[band] for band in bands], np.float32)[:, None, None]
-    offsets = np.array([file.offsets[band] for band in bands], np.float32)[:, None, None]
+    scales, offsets = (np.array(of_file, np.float32)[bands, None, None] for of_file in (file.scales, file.offsets))
     nodata = [file.nodatavals[band] for band in bands]
-    valid = np.all([np.isfinite(plane) & (plane != missing) for plane, missing in zip(dn, nodata, strict=True)], axis=0)
+    valid = np.all([np.isfinite(plane) & (plane != value) for plane, value in zip(dn, nodata, strict=True)], axis=0)
     values = dn * scales + offsets
     image = np.zeros((4, *shape[1:]), np.uint8)
     if valid.any():
@@ -91,8 +86,3 @@ def _render(file: rasterio.DatasetReader, bands: list[int]) -> NDArray[np.uint8]
         np.copyto(image[:3], values, casting="unsafe", where=valid)
         image[3, valid] = 255
     return image
-
-
-def _png(image: NDArray[np.uint8]) -> bytes:
-    pixels = np.ascontiguousarray(np.moveaxis(image, 0, -1))
-    return bytes(imagecodecs.png_encode(pixels, level=2, filter=imagecodecs.PNG.FILTER.UP))

@@ -1,7 +1,7 @@
 """Resampling between pixel grids with the same CRS and axes: linear to finer pixels, area averages to coarser pixels.
 
-Both are separable. Along each axis an output pixel is a weighted sum of a few input pixels (`Taps`), first along rows,
-then along columns. A second set of taps holds the covered area, from which the validity of an output pixel follows.
+Both are separable: an output pixel is a weighted sum of a few input pixels (`Taps`), first along rows, then along
+columns. A second set of taps holds the covered area, which determines the validity of an output pixel.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from ms2hs.raster.pixel_grid import PixelGrid
 
 # Edges closer than this, in pixels, are equal: coordinates in degrees are not exact.
 SAME_EDGE = 1e-5
-# Valid share of a pixel's area from which the pixel is valid: one half, less rounding.
-MIN_VALID_AREA = 0.499
+# Smallest valid share of the area of a valid pixel: one half, less rounding.
+MIN_VALID_SHARE = 0.499
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class Axis:
         nearest = np.round(edges)
         return np.where(np.abs(edges - nearest) < SAME_EDGE, nearest, edges)
 
+    def centres(self, first: int, count: int) -> NDArray[np.float64]:
+        """(count,) centres of these working pixels, in pixels of the band."""
+        edges = self.edges(first, count)
+        return (edges[:-1] + edges[1:]) / 2
+
 
 def relate(grid: PixelGrid, band: PixelGrid, name: str) -> tuple[Axis, Axis]:
     """Row axis and column axis of the working `grid` in pixels of a `band`.
@@ -47,9 +52,8 @@ def relate(grid: PixelGrid, band: PixelGrid, name: str) -> tuple[Axis, Axis]:
     ------
     SceneError : the CRSs differ, or one grid is rotated against the other; the message contains the band's `name`.
     """
-    (col_step, col_skew, col_start), (row_skew, row_step, row_start), _ = np.linalg.solve(
-        band.matrix, grid.matrix
-    ).tolist()
+    band_from_grid = np.linalg.solve(band.matrix, grid.matrix).tolist()
+    (col_step, col_skew, col_start), (row_skew, row_step, row_start), _ = band_from_grid
     is_rotated = max(abs(col_skew) * grid.height, abs(row_skew) * grid.width) > 0.1
     if grid.crs != band.crs or is_rotated or col_step <= 0 or row_step <= 0:
         raise SceneError(
@@ -80,7 +84,7 @@ class AxisWeights:
     begin: int
     """First pixel of the band with a weight."""
     end: int
-    """One past the last; equal to `begin` outside the band."""
+    """One past the last pixel with a weight; equal to `begin` outside the band."""
 
 
 def axis_weights(axis: Axis, first: int, count: int) -> AxisWeights:
@@ -116,8 +120,7 @@ def value_taps(axis: Axis, first: int, count: int) -> Taps:
 
 
 def _linear_taps(axis: Axis, first: int, count: int) -> Taps:
-    edges = axis.edges(first, count)
-    centre = (edges[:-1] + edges[1:]) / 2
+    centre = axis.centres(first, count)
     left = np.floor(centre - 0.5).astype(np.intp)
     fraction = centre - 0.5 - left
     inside = (centre >= 0) & (centre <= axis.size)
@@ -126,9 +129,7 @@ def _linear_taps(axis: Axis, first: int, count: int) -> Taps:
 
 
 def _average_taps(axis: Axis, first: int, count: int) -> Taps:
-    area = area_taps(axis, first, count)
-    edges = axis.edges(first, count)
-    centre = ((edges[:-1] + edges[1:]) / 2)[:, None]
+    area, centre = area_taps(axis, first, count), axis.centres(first, count)[:, None]
     weight = _normalised(area.weight.astype(np.float64))
     position = area.index + 0.5
     centroid = (weight * position).sum(axis=1, keepdims=True)
@@ -139,9 +140,7 @@ def _average_taps(axis: Axis, first: int, count: int) -> Taps:
 
 
 def _normalised(weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    total = np.maximum(weight.sum(axis=1, keepdims=True), np.finfo(float).tiny)
-    normalised: NDArray[np.float64] = weight / total
-    return normalised
+    return np.asarray(weight / np.maximum(weight.sum(axis=1, keepdims=True), np.finfo(float).tiny))
 
 
 def regrid(
@@ -159,12 +158,15 @@ def regrid(
     (band, row, col) values, arbitrary where invalid, and (row, col) validity.
     """
     weights = valid.astype(np.float32)
-    area = _along(_along(weights, rows.area, rows.begin, -2), cols.area, cols.begin, -1)
-    result = _along(_along(values, rows.value, rows.begin, -2), cols.value, cols.begin, -1)
+    result = _interpolated(values, rows, cols)
     if not valid.all():
-        valid_weight = _along(_along(weights, rows.value, rows.begin, -2), cols.value, cols.begin, -1)
+        valid_weight = _interpolated(weights, rows, cols)
         np.divide(result, valid_weight, out=result, where=valid_weight > 0)
-    return result, area >= MIN_VALID_AREA
+    return result, covered(weights, rows, cols) >= MIN_VALID_SHARE
+
+
+def _interpolated(values: Float32Array, rows: AxisWeights, cols: AxisWeights) -> Float32Array:
+    return _along(_along(values, rows.value, rows.begin, -2), cols.value, cols.begin, -1)
 
 
 def covered(values: Float32Array, rows: AxisWeights, cols: AxisWeights) -> Float32Array:
@@ -174,13 +176,11 @@ def covered(values: Float32Array, rows: AxisWeights, cols: AxisWeights) -> Float
 
 def _along(values: Float32Array, taps: Taps, begin: int, axis: int) -> Float32Array:
     """Weighted sums along rows (axis -2) or columns (axis -1) of `values`, whose first pixel is `begin`."""
-    last = values.shape[axis] - 1
-    shape = (-1, 1) if axis == -2 else (-1,)
     total: Float32Array | None = None
     for index, weight in zip(taps.index.T, taps.weight.T, strict=True):
         # Positions without weight may be outside the values.
-        part = np.take(values, np.clip(index - begin, 0, last), axis=axis)
-        part *= weight.reshape(shape)
+        part = np.take(values, np.clip(index - begin, 0, values.shape[axis] - 1), axis=axis)
+        part *= weight[:, None] if axis == -2 else weight
         total = part if total is None else np.add(total, part, out=total)
     if total is None:
         raise ValueError("taps without an input pixel")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -12,24 +12,20 @@ from ms2hs.arrays import Float32Array
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A rectangle of pixels of a raster."""
+    """A rectangle of pixels of a raster: first row and column, number of rows and columns."""
 
     row: int
-    """First row."""
     col: int
-    """First column."""
     height: int
-    """Rows."""
     width: int
-    """Columns."""
 
 
 @dataclass(frozen=True)
 class Tiling:
     """Windows, row by row, that together cover every pixel of a raster.
 
-    With an overlap, all windows have the same size (smaller only if the raster is) and equal distances, so that
-    neighbours share at least `overlap` pixels. Without, windows at the far edges are smaller.
+    With an overlap, all windows have the same size (smaller only in a smaller raster) and equal distances, so that
+    neighbours share at least `overlap` pixels. Without overlap, windows at the far edges are smaller.
     """
 
     height: int
@@ -46,9 +42,7 @@ class Tiling:
         if min(self.height, self.width, *self.shape) < 1:
             raise ValueError(f"raster {self.height} x {self.width}, window {self.shape}: all must be at least 1")
         if not 0 <= self.overlap < min(self.shape):
-            raise ValueError(
-                f"overlap {self.overlap} of window {self.shape}: must be at least 0 and less than both sides"
-            )
+            raise ValueError(f"overlap {self.overlap} of window {self.shape}: must be from 0 to less than both sides")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -79,9 +73,8 @@ class Tiling:
 
     def __iter__(self) -> Iterator[Window]:
         """The windows, row by row, each row from left to right."""
-        for top, bottom in self.rows:
-            for left, right in self.cols:
-                yield Window(top, left, bottom - top, right - left)
+        for (top, bottom), (left, right) in product(self.rows, self.cols):
+            yield Window(top, left, bottom - top, right - left)
 
 
 def _spans(length: int, size: int, overlap: int) -> list[tuple[int, int]]:

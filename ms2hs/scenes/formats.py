@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from ms2hs.errors import SceneError
-from ms2hs.raster.dataset import REMOTE
+from ms2hs.raster.dataset import REMOTE_PREFIXES
 from ms2hs.remote.providers import owner_of
 from ms2hs.scenes.geotiff import open_geotiff
 from ms2hs.scenes.hls import granules, is_hls, open_hls
@@ -59,7 +59,7 @@ def open_scene(path: str, options: SceneOptions | None = None) -> Scene:
         return open_item(path, options)
     if path.startswith("s3://") and owner_of(urlsplit(path).netloc) is None:
         path = f"/vsis3/{path[5:]}"  # GDAL uses the user's own keys and settings
-    if path.startswith(REMOTE):
+    if path.startswith(REMOTE_PREFIXES):
         return open_geotiff(path, options)
     allowed = f"allowed are {', '.join(kind.title for kind in FORMATS)}"
     if not Path(path).exists():

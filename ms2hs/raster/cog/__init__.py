@@ -1,1 +1,1 @@
-"""Cloud-optimised GeoTIFFs written in one pass: `writer` comes first; block size and data type are in `encoding`."""
+"""Cloud-optimised GeoTIFFs written in one pass. `writer` uses all other modules; `encoding` has block size and type."""

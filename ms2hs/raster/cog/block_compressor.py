@@ -1,9 +1,9 @@
-"""Compression of blocks and their overviews in threads, handed on in the order of the file.
+"""Compression of blocks and their overviews in threads; results are passed on in the order of the file.
 
 A task is a group of bands at one location. It computes the numbers if needed, and compresses the full-size blocks and
 the overview blocks that they complete. Tasks of the same bands run in order, since each location continues the
-overviews of the previous location. Tasks of different bands run in parallel. Results are handed on in the order of
-submission: all bands of a location, then the next location. The number of unfinished tasks, and so memory, is bounded.
+overviews of the previous location. Tasks of different bands run in parallel. Results are passed on in the order of
+submission: all bands of a location, then the next location. The number of pending tasks, and so memory, is bounded.
 """
 
 import os
@@ -21,11 +21,10 @@ from ms2hs.raster.cog.encoding import BLOCK, Encoding
 from ms2hs.raster.cog.overviews import BlockIndex, Levels, Pyramid
 from ms2hs.raster.pixel_grid import PixelGrid
 
-# The bands of a location are shared out to at least this many tasks per thread, so that no thread idles, and at most
-# this many bands per task, so that their blocks stay in the processor's cache.
-TASKS_PER_THREAD = 2
-BANDS_PER_TASK = 16
-# Tasks per thread that run or wait while others are written.
+# The bands of a location are divided into at least TASKS_PER_THREAD tasks per thread, so that no thread idles, of at
+# most BANDS_PER_TASK bands, so that their blocks stay in the processor's cache.
+TASKS_PER_THREAD, BANDS_PER_TASK = 2, 16
+# Tasks per thread that run or wait while finished tasks are written.
 PENDING_PER_THREAD = 4
 # Scratch memory of a thread for halving and compressing, as a multiple of one task's blocks.
 SCRATCH_FACTOR = 6
@@ -65,9 +64,7 @@ class BlockCompressor:
         """The tasks of one row of blocks, in order."""
         self.stages: list[tuple[str, float]] = []
         """Seconds by stage; all threads append to the list."""
-        self._levels = levels
-        self._encoding = encoding
-        self._append = append
+        self._encoding, self._append = encoding, append
         self._pyramid = Pyramid(levels, bands, encoding)
         self._pool = ThreadPoolExecutor(self._threads, "blocks")
         self._free: list[DnArray] = []
@@ -79,12 +76,7 @@ class BlockCompressor:
         return self._free.pop() if self._free else np.empty((self._step, BLOCK, BLOCK), self._encoding.dtype)
 
     def submit(self, block_row: int, part: TaskRange, buffer: DnArray, fill: Callable[[], Any] | None = None) -> None:
-        """Start a task, and hand on the results of finished tasks.
-
-        Parameters
-        ----------
-        buffer : the numbers, or the array into which `fill` puts them.
-        """
+        """Start a task, and pass on the results of finished tasks; `buffer` holds the numbers, or `fill` fills it."""
         index, blocks = BlockIndex(0, block_row, part.cols.start // BLOCK), buffer[: part.bands.stop - part.bands.start]
         previous = self._previous.get(part.bands.start)
         task = self._pool.submit(self._compress, index, part.bands, blocks, fill, previous)
@@ -93,7 +85,7 @@ class BlockCompressor:
         self.wait(PENDING_PER_THREAD * self._threads)
 
     def wait(self, pending: int = 0) -> None:
-        """Hand on results until at most `pending` tasks are unfinished; a task's error is raised here."""
+        """Pass on results until at most `pending` tasks are unfinished; the error of a task is raised here."""
         while len(self._pending) > pending:
             task, buffer = self._pending[0]
             levels = task.result()
@@ -114,14 +106,9 @@ class BlockCompressor:
         self._pool.shutdown(cancel_futures=True)
 
     def _compress(
-        self,
-        index: BlockIndex,
-        bands: slice,
-        blocks: DnArray,
-        fill: Callable[[], Any] | None,
-        previous: Task | None,
+        self, index: BlockIndex, bands: slice, blocks: DnArray, fill: Callable[[], Any] | None, previous: Task | None
     ) -> list[list[bytes]]:
-        """The blocks that this location completes, compressed, by level."""
+        """The compressed blocks that this location completes, by level."""
         if fill:
             began = time.perf_counter()
             fill()
@@ -140,19 +127,17 @@ def bands_per_task(bands: int, threads: int) -> int:
 
 
 def memory_bytes(grid: PixelGrid, bands: int, *, strips: bool = True) -> int:
-    """Memory of a writer of int16, in bytes; independent of the height but for the number of overviews.
+    """Memory of a writer of int16, in bytes; grows with the height only by the number of overviews.
 
-    Parameters
-    ----------
-    strips : whether rows wait until they fill a row of blocks.
+    `strips` : whether the writer receives strips, which wait until they fill a row of blocks.
     """
     levels = Levels(grid.height, grid.width)
     waiting = levels.blocks(0)[1] * BLOCK * BLOCK if strips else 0
     widths = (levels.shape(level)[1] for level in range(1, levels.count))
     overviews = sum((width + BLOCK // 2) * BLOCK // 2 for width in widths)
     threads = processors()
-    per_task = 2 * PENDING_PER_THREAD + SCRATCH_FACTOR  # numbers and compressed blocks
-    tasks = per_task * threads * bands_per_task(bands, threads) * BLOCK * BLOCK
+    per_thread = 2 * PENDING_PER_THREAD + SCRATCH_FACTOR  # numbers and compressed blocks
+    tasks = per_thread * threads * bands_per_task(bands, threads) * BLOCK * BLOCK
     return 2 * (bands * (waiting + overviews) + tasks)
 
 

@@ -2,10 +2,10 @@
 
 Each level has a file of its own, to which blocks are appended in their final order: all bands of one location, then
 the next location of the row. A COG begins with its head and the smaller levels, whose sizes are known only at the end.
-Joining therefore copies the level files into a new file. A large full size is not copied where the file system can
-insert space at its start (ext4, XFS): copying 12 GB took 61 s, inserting 8 s. A process killed at any time can be
-resumed: the size before each block and the four bytes after it show which blocks are whole, and a full-size file that
-does not begin with a block begins with inserted space.
+Joining therefore copies the level files into a new file. A large full size is not copied if the file system can insert
+space at its start (ext4, XFS): copying 12 GB took 61 s, inserting 8 s. A process killed at any time can be resumed: the
+size before each block and the four bytes after it show which blocks are whole, and a full-size file that does not
+begin with a block begins with inserted space.
 """
 
 import ctypes
@@ -33,9 +33,9 @@ MAX_BLOCK_BYTES = 1 << 21
 """More than any compressed block, and less than the first bytes of a TIFF read as a size."""
 # Growth of one row of a block in the worst case: incompressible data, and padding beyond the image.
 MAX_ROW_GROWTH_BYTES = 8
-# The full size begins at a multiple of this: file systems insert, and share between files, only whole blocks of theirs.
+# The full size begins at a multiple of this: file systems insert, and share between files, only whole blocks.
 ALIGNMENT_BYTES = 4096
-# A full size up to this is copied: the file system waits for the disk before it inserts space.
+# A full size up to this is copied: to insert space, the file system first waits for the disk.
 MAX_COPY_BYTES = 1_000_000_000
 INSERT_RANGE = 0x20  # FALLOC_FL_INSERT_RANGE of Linux
 # Large reads and writes make the kernel allocate large pages, which are scarce: in a virtual machine 311 MB took 1.25 s
@@ -55,10 +55,7 @@ class BlockStore:
         head_bytes : length of the COG before its first block.
         block_rows : rows of full-size blocks to keep, at most `finished_block_rows`; later blocks are cut off.
         """
-        self._folder = folder
-        self._levels = levels
-        self._bands = bands
-        self._head_bytes = head_bytes
+        self._folder, self._levels, self._bands, self._head_bytes = folder, levels, bands, head_bytes
         self._inserted_bytes = _inserted_bytes(folder, levels, head_bytes) if block_rows else 0
         self._files: list[FileIO] = []
         self._sizes: list[array[int]] = []
@@ -82,14 +79,10 @@ class BlockStore:
     def read(self, level: int, location: int) -> list[bytes]:
         """The compressed blocks of all bands of the n-th location of a level."""
         file, sizes, first = self._files[level], self._sizes[level], location * self._bands
-        start = sum(sizes[:first]) + FRAME_BYTES * first
-        blocks = []
-        for size in sizes[first : first + self._bands]:
-            file.seek(start + LEADER_BYTES)
-            blocks.append(file.read(size))
-            start += size + FRAME_BYTES
+        file.seek(sum(sizes[:first]) + FRAME_BYTES * first)
+        frames = [file.read(size + FRAME_BYTES) for size in sizes[first : first + self._bands]]
         file.seek(0, os.SEEK_END)
-        return blocks
+        return [frame[LEADER_BYTES:-TRAILER_BYTES] for frame in frames]
 
     def sizes(self, level: int) -> NDArray[np.uint32]:
         """(band × location,) bytes of each block, in TIFF order: band by band."""
@@ -138,7 +131,7 @@ class BlockStore:
             _level_path(self._folder, level).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the level files, without an error if a write is still pending."""
+        """Close the level files; a write that still fails raises no error."""
         for file in self._files:
             with suppress(OSError):
                 file.close()
@@ -170,7 +163,7 @@ def disk_bytes(grid: PixelGrid, bands: int, folder: Path, encoding: Encoding = R
     """
     levels = Levels(grid.height, grid.width)
     max_copy = MAX_COPY_BYTES if _can_insert(folder) else sys.maxsize
-    needed = 20_000 + ALIGNMENT_BYTES + 1000 * bands  # georeference and the tags of every band
+    needed = 20_000 + ALIGNMENT_BYTES + 1000 * bands  # georeference, and tags of every band
     for level in range(levels.count):
         (height, width), (rows, cols) = levels.shape(level), levels.blocks(level)
         blocks = np.dtype(encoding.dtype).itemsize * height * width
@@ -233,7 +226,7 @@ def _insert(file: IO[bytes] | FileIO, size: int) -> bool:
 
 
 def _can_insert(folder: Path) -> bool:
-    """Whether the file system of a folder can insert space at the start of a file: tried with a file without a name."""
+    """Whether the file system of a folder can insert space at the start of a file, tested with a temporary file."""
     try:
         with TemporaryFile(dir=folder, buffering=0) as file:
             file.write(bytes(2 * ALIGNMENT_BYTES))
@@ -243,7 +236,7 @@ def _can_insert(folder: Path) -> bool:
 
 
 def _copy(source: FileIO, target: FileIO) -> None:
-    """Append a whole file to `target`, inside the kernel where the system and the file system can."""
+    """Append a whole file to `target`, inside the kernel if the system and the file system support it."""
     source.seek(0)
     with suppress(AttributeError, OSError):  # not Linux, or a file system that refuses: the loop below copies the rest
         while os.copy_file_range(source.fileno(), target.fileno(), COPY_BYTES):
@@ -253,7 +246,7 @@ def _copy(source: FileIO, target: FileIO) -> None:
 
 
 def _write(file: FileIO, pieces: Sequence[bytes]) -> None:
-    """Write all pieces; `writev` gathers them without a copy where the system has it."""
+    """Write all pieces, without joining them first if the system has `writev`."""
     written = os.writev(file.fileno(), pieces) if hasattr(os, "writev") else 0
     rest = memoryview(b"".join(pieces))[written:] if written < sum(map(len, pieces)) else memoryview(b"")
     while rest:

@@ -1,15 +1,16 @@
-"""How values are stored in our files: block size, reflectance as integers, compression of blocks."""
+"""Encoding of values in files of ms2hs: block size, reflectance as integers, compression of blocks, scratch arrays."""
 
+import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import imagecodecs
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from ms2hs.arrays import BoolArray, DnArray, Float32Array
-from ms2hs.raster.cog.scratch import scratch_array
 from ms2hs.raster.cube import NODATA, SCALE
 
 BLOCK = 256
@@ -20,11 +21,26 @@ ZSTD_LEVEL = 1
 COMPRESS_BUFFER_FACTOR = 2
 # Values quantised in one step: few enough to stay in the processor's cache.
 QUANTISE_VALUES = 1 << 18
-MAX_DN = np.float32(32767)
+MAX_DN = 32767.0
 # 1.5 · 2²³: added to a float32 of magnitude up to 2²², it leaves the nearest integer (half to even) in the low bits.
 ROUNDING = np.float32(12_582_912)
 # TIFF predictors: horizontal differencing for integers, byte-wise differencing for floats.
 PREDICTOR_HORIZONTAL, PREDICTOR_FLOAT = 2, 3
+_scratch = threading.local()
+
+
+def scratch_array(use: str, shape: tuple[int, ...], dtype: DTypeLike) -> DnArray:
+    """An uninitialised array of the calling thread, valid until the thread requests the same `use` again.
+
+    The first access to a new memory page takes longer than the arithmetic on it, hence the reuse. A buffer lives as
+    long as its thread: request sizes that do not grow with the scene.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    buffer: NDArray[np.uint8] | None = getattr(_scratch, use, None)
+    if buffer is None or buffer.size < size:
+        buffer = np.empty(size, np.uint8)
+        setattr(_scratch, use, buffer)
+    return buffer[:size].view(dtype).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -46,7 +62,7 @@ class Encoding:
         return PREDICTOR_FLOAT if np.dtype(self.dtype).kind == "f" else PREDICTOR_HORIZONTAL
 
     def compress(self, blocks: DnArray) -> list[bytes]:
-        """Blocks (band, row, col) differenced along their rows and compressed, each block by itself."""
+        """Blocks (band, row, col), each differenced along its rows and compressed separately."""
         encode = imagecodecs.floatpred_encode if self.predictor == PREDICTOR_FLOAT else imagecodecs.delta_encode
         differences: Any = scratch_array("differences", blocks.shape, blocks.dtype)
         encode(blocks, axis=-1, out=differences)
@@ -79,7 +95,7 @@ def quantise(reflectance: Float32Array, valid: BoolArray, out: NDArray[np.int16]
     """
     dn = np.empty(reflectance.shape, np.int16) if out is None else out
     step = max(1, QUANTISE_VALUES // max(valid.size, 1))
-    # Added after clipping: moves invalid pixels below NODATA, to which the maximum then raises them.
+    # Added after clipping: invalid pixels fall below NODATA, and the maximum raises them to NODATA.
     below_nodata = None if valid.all() else np.where(valid, np.float32(0), np.float32(-1e9))
     scratch = np.empty((min(step, len(dn)), *valid.shape), np.float32)
     for first in range(0, len(dn), step):

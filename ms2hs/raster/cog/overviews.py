@@ -1,4 +1,4 @@
-"""Overviews averaged while the blocks of the full size pass, so that no pixel is read again."""
+"""Overviews computed from the full-size blocks while these are written, so that no pixel is read again."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ms2hs.arrays import BoolArray, DnArray
-from ms2hs.raster.cog.encoding import BLOCK, Encoding
-from ms2hs.raster.cog.scratch import scratch_array
+from ms2hs.raster.cog.encoding import BLOCK, Encoding, scratch_array
 
 HALF = BLOCK // 2
 
@@ -53,13 +52,12 @@ class Levels:
 class Pyramid:
     """Turns full-size blocks, row by row, into these blocks and the overview blocks that they complete.
 
-    For each overview the pyramid keeps half a block of rows: an even row of blocks halves to the upper half of the next
+    For each overview the pyramid keeps half a block of rows: an even row of blocks gives the upper half of the next
     level's blocks, which wait for the lower half. Bands are independent: threads may add different bands at once.
     """
 
     def __init__(self, levels: Levels, bands: int, encoding: Encoding) -> None:
-        self._levels = levels
-        self._encoding = encoding
+        self._levels, self._encoding = levels, encoding
         overviews = range(1, levels.count)
         self._upper = [np.empty((bands, HALF, levels.shape(level)[1]), encoding.dtype) for level in overviews]
         self._left = [np.empty((bands, HALF, HALF), encoding.dtype) for _ in overviews]
@@ -67,12 +65,8 @@ class Pyramid:
     def add(self, bands: slice, index: BlockIndex, blocks: DnArray) -> Iterator[tuple[BlockIndex, DnArray]]:
         """The blocks, padded beyond the image with its edge pixels, then the overview blocks that they complete.
 
-        The arrays are scratch memory, valid until the next iteration.
-
-        Parameters
-        ----------
-        index : for each band, indices come in row-major order.
-        blocks : (band, BLOCK, BLOCK) of `bands`; pixels beyond the image may be anything and are overwritten.
+        `blocks` is (band, BLOCK, BLOCK) of `bands`; the indices of a band come in row-major order. Yielded arrays are
+        scratch memory, valid until the next iteration.
         """
         self._pad(index, blocks)
         yield index, blocks
@@ -83,9 +77,9 @@ class Pyramid:
             yield from self.add(bands, BlockIndex(index.level + 1, index.row // 2, index.col // 2), whole)
 
     def restore(self, bands: slice, index: BlockIndex, blocks: DnArray) -> None:
-        """Add an even row of blocks from an earlier run again, without its output.
+        """Add an even row of blocks of an interrupted run again, without output.
 
-        After the last even row of every level was restored, `add` continues where the earlier run stopped.
+        After the last even row of every level is restored, `add` continues where that run stopped.
         """
         self._join(bands, index, self._halve(blocks))
 
@@ -101,7 +95,7 @@ class Pyramid:
             blocks[:, rows:] = blocks[:, rows - 1 : rows]
 
     def _join(self, bands: slice, index: BlockIndex, quarters: DnArray) -> DnArray | None:
-        """The next level's blocks that these quarters complete; None while other quarters are missing."""
+        """The blocks of the next level that these quarters complete; None while other quarters are missing."""
         upper, left = self._upper[index.level][bands], self._left[index.level][bands]
         rows, cols = self._levels.blocks(index.level)
         is_lower, is_right = index.row % 2 == 1, index.col % 2 == 1
@@ -127,12 +121,12 @@ class Pyramid:
 def halve(numbers: DnArray, nodata: float | None) -> DnArray:
     """(..., half the rows, half the columns): mean of the valid numbers in each 2 × 2, `nodata` where none is valid.
 
-    Means of integers are rounded to the nearest, halves upwards.
+    Means of integers are rounded to the nearest integer, halves upwards.
 
     Parameters
     ----------
     numbers : (..., row, col), rows and columns even, C-contiguous; integers of at most 32 bits, or floats.
-    nodata : the number of invalid pixels, may be NaN; None: all are valid.
+    nodata : the number of invalid pixels, may be NaN; None: all pixels are valid.
     """
     invalid = _invalid(numbers, nodata)
     if invalid is None or nodata is None:
@@ -162,7 +156,7 @@ def halve(numbers: DnArray, nodata: float | None) -> DnArray:
 
 
 def _invalid(numbers: DnArray, nodata: float | None) -> BoolArray | None:
-    """Where a number is nodata; None if no number is, which the minimum and the maximum often show."""
+    """True where a number is nodata; None if no number is nodata, which minimum and maximum often show."""
     if nodata is None:
         return None
     if np.isnan(nodata):
@@ -180,7 +174,7 @@ def _is_narrow(dtype: np.dtype[Any]) -> bool:
 def _sum_of_four(numbers: DnArray, use: str) -> DnArray:
     """Sums of each 2 × 2, in integers of twice the bits or more, or in double; in scratch memory of this `use`."""
     if _is_narrow(numbers.dtype):
-        # Read two neighbours as one number of twice the bits: shifts work on whole registers, strides of two do not.
+        # Two neighbours are read as one number of twice the bits: shifts use whole registers, strides of two do not.
         bits = 8 * numbers.dtype.itemsize
         both = numbers.view(f"{numbers.dtype.kind}{2 * numbers.dtype.itemsize}")
         pairs: DnArray = np.left_shift(both, bits, out=scratch_array("pairs", both.shape, both.dtype))

@@ -1,4 +1,4 @@
-"""The head of a COG: BigTIFF directories (IFDs) parsed from a file of GDAL, completed and packed.
+"""The head of a COG: BigTIFF directories (IFDs) read from a GDAL file, completed and packed.
 
 Formats: TIFF 6.0 (Adobe, 1992); the BigTIFF design (AWare Systems); GDAL's "COG driver", header ghost area.
 """
@@ -18,15 +18,15 @@ ENTRY = struct.Struct("<HHQ8s")
 BIG_TIFF = 43
 METADATA_END = b"</GDALMetadata>"
 INTERLEAVE_ITEM = b'  <Item name="INTERLEAVE" domain="IMAGE_STRUCTURE">TILE</Item>\n'
-SUBFILE_TYPE, WIDTH, HEIGHT, METADATA, NODATA = 254, 256, 257, 42112, 42113
-TILE_OFFSETS, TILE_SIZES = 324, 325
+NEW_SUBFILE_TYPE, IMAGE_WIDTH, IMAGE_LENGTH, GDAL_METADATA, GDAL_NODATA = 254, 256, 257, 42112, 42113
+TILE_OFFSETS, TILE_BYTE_COUNTS = 324, 325
 REDUCED = 1
 """The subfile type of an overview."""
 # Tags that overviews share with the image: bits, codec, colours, planes, predictor, blocks.
-SHARED_TAGS = (258, 259, 262, 277, 284, 317, 322, 323, 338, 339, NODATA)
-# GDAL's ghost area, by which readers find blocks without the lists of sizes: each block has its size in front and its
-# last four bytes repeated behind. The last space leaves room for the YES of editors that break the layout. Identical to
-# what the COG driver of GDAL 3.12 writes with INTERLEAVE=TILE, which the metadata declares.
+SHARED_TAGS = (258, 259, 262, 277, 284, 317, 322, 323, 338, 339, GDAL_NODATA)
+# GDAL's ghost area, with which readers find blocks without the lists of sizes: each block has its size in front and its
+# last four bytes repeated behind. The last space leaves room for the YES of editors that break the layout. The COG
+# driver of GDAL 3.12 writes the same text with INTERLEAVE=TILE, which the metadata declares.
 LAYOUT = (
     b"LAYOUT=IFDS_BEFORE_DATA\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\n"
     b"BLOCK_TRAILER=LAST_4_BYTES_REPEATED\nINTERLEAVE=BAND\nKNOWN_INCOMPATIBLE_EDITION=NO\n "
@@ -72,16 +72,16 @@ def with_tile_interleave(image: Directory) -> Directory:
     ------
     ValueError : the directory has no GDAL metadata.
     """
-    metadata = image[METADATA].value if METADATA in image else b""
+    metadata = image[GDAL_METADATA].value if GDAL_METADATA in image else b""
     if METADATA_END not in metadata:
         raise ValueError("directory without GDAL metadata; expected a directory with tags that GDAL wrote")
     value = metadata.replace(METADATA_END, INTERLEAVE_ITEM + METADATA_END)
-    return image | {METADATA: Tag(image[METADATA].field_type, len(value), value)}
+    return image | {GDAL_METADATA: Tag(image[GDAL_METADATA].field_type, len(value), value)}
 
 
 def overview_directory(image: Directory) -> Directory:
     """The directory of an image's overview, without size and blocks."""
-    return {number: image[number] for number in SHARED_TAGS if number in image} | {SUBFILE_TYPE: _number(REDUCED)}
+    return {number: image[number] for number in SHARED_TAGS if number in image} | {NEW_SUBFILE_TYPE: _number(REDUCED)}
 
 
 def with_blocks(
@@ -89,10 +89,10 @@ def with_blocks(
 ) -> Directory:
     """The directory with the image's shape (rows, columns) and the offset and size of each block in bytes."""
     return directory | {
-        WIDTH: _number(shape[1]),
-        HEIGHT: _number(shape[0]),
+        IMAGE_WIDTH: _number(shape[1]),
+        IMAGE_LENGTH: _number(shape[0]),
         TILE_OFFSETS: Tag(LONG8, offsets.size, offsets.astype("<u8").tobytes()),
-        TILE_SIZES: Tag(LONG, sizes.size, sizes.astype("<u4").tobytes()),
+        TILE_BYTE_COUNTS: Tag(LONG, sizes.size, sizes.astype("<u4").tobytes()),
     }
 
 
@@ -103,15 +103,13 @@ def pack(directories: Sequence[Directory]) -> bytes:
     """
     ghost = b"GDAL_STRUCTURAL_METADATA_SIZE=%06d bytes\n" % len(LAYOUT) + LAYOUT
     ghost += b"\0" * (len(ghost) % 2)  # directories begin at even offsets
-    tables = b""
+    tables, lists = b"", b""
     begin = HEADER.size + len(ghost)
-    lists_begin = begin + sum(_table_bytes(directory) for directory in directories)
-    lists = b""
+    lists_begin = begin + sum(map(_table_bytes, directories))
     for i, directory in enumerate(directories):
         table_begin = begin + len(tables)
         next_directory = table_begin + _table_bytes(directory) if i + 1 < len(directories) else 0
-        values_begin, values = table_begin + _entries_bytes(directory), b""
-        entries = b""
+        values_begin, entries, values = table_begin + _entries_bytes(directory), b"", b""
         for number, tag in sorted(directory.items()):
             field = tag.value
             if len(tag.value) > 8 and _is_list(number):
@@ -130,7 +128,7 @@ def _number(value: int) -> Tag:
 
 
 def _is_list(number: int) -> bool:
-    return number in {TILE_OFFSETS, TILE_SIZES}
+    return number in {TILE_OFFSETS, TILE_BYTE_COUNTS}
 
 
 def _entries_bytes(directory: Directory) -> int:

@@ -14,9 +14,13 @@ from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM
 from ms2hs.spectra.spectral_grid import SpectralGrid, nearest_band
 
+# One-pixel GeoTIFF with the layout of our blocks.
+PIXEL = {"driver": "GTiff", "height": 1, "width": 1, "BIGTIFF": "YES", "ENDIANNESS": "LITTLE", "SPARSE_OK": "TRUE"}
+BLOCKS = {"TILED": "YES", "BLOCKXSIZE": BLOCK, "BLOCKYSIZE": BLOCK, "INTERLEAVE": "BAND", "COMPRESS": "ZSTD"}
+
 
 class BandLabels(Protocol):
-    """Names and tags of bands of which some have no wavelength, such as the quality band of a scene."""
+    """Names and tags of bands, some without a wavelength, such as the quality band of a scene."""
 
     def __len__(self) -> int:
         """Number of bands."""
@@ -28,32 +32,10 @@ class BandLabels(Protocol):
 def image_directory(
     grid: PixelGrid, bands: SpectralGrid | BandLabels, tags: dict[str, str], encoding: Encoding
 ) -> Directory:
-    """The TIFF directory of a cube without size and blocks, read from a one-pixel file that GDAL writes.
-
-    Parameters
-    ----------
-    bands : the bands in order, or what labels them.
-    tags : dataset tags.
-    """
+    """The TIFF directory of a cube without size and blocks, read from a one-pixel file that GDAL writes."""
     georeference = {} if grid.transform == tuple(Affine.identity())[:6] else {"transform": Affine(*grid.transform)}
-    profile = georeference | {
-        "driver": "GTiff",
-        "count": len(bands),
-        "height": 1,
-        "width": 1,
-        "crs": grid.crs,
-        "dtype": encoding.dtype,
-        "nodata": encoding.nodata,
-        "BIGTIFF": "YES",
-        "ENDIANNESS": "LITTLE",
-        "INTERLEAVE": "BAND",
-        "TILED": "YES",
-        "BLOCKXSIZE": BLOCK,
-        "BLOCKYSIZE": BLOCK,
-        "COMPRESS": "ZSTD",
-        "PREDICTOR": encoding.predictor,
-        "SPARSE_OK": "TRUE",
-    }
+    numbers = {"dtype": encoding.dtype, "nodata": encoding.nodata, "PREDICTOR": encoding.predictor}
+    profile = PIXEL | BLOCKS | numbers | georeference | {"count": len(bands), "crs": grid.crs}
     with quietly(), MemoryFile() as memory:
         with memory.open(**profile) as file:
             file.update_tags(**tags)

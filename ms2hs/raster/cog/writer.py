@@ -1,11 +1,12 @@
 """Streaming writer of cubes as cloud-optimised GeoTIFFs.
 
-Rows arrive from the top down, as strips or computed one row of blocks at a time. `BlockCompressor` compresses blocks in
-threads and averages the overviews on the way. `BlockStore` appends the blocks to one file per level, all bands of a
-location together, so that a spectrum is one short read. When all rows are there, the head and the level files, smallest
-first, are joined to a COG, which is renamed to its path. An interrupted run can be resumed from its level files.
+Rows are appended from top to bottom, as strips or as rows of blocks that threads compute. `BlockCompressor` compresses
+blocks and computes overviews in threads. `BlockStore` appends the blocks to one file per level, all bands of a location
+together, so that a spectrum is one short read. After the last row, the head and the level files, smallest first, are
+joined to a COG, which is renamed to its path. An interrupted run can be resumed from its level files.
 """
 
+import math
 import shutil
 import tempfile
 import time
@@ -62,18 +63,13 @@ class CogWriter:
         ----------
         path : the COG; an existing file is replaced.
         bands : the bands in order; `BandLabels` if some have no wavelength.
-        tags : dataset tags.
         threads : threads that compress; None: one per processor.
-        home : working directory on the same disk, which is kept when the writer is interrupted, for another writer of
-            the same cube (`from_row`); None: a temporary directory beside `path`.
+        home : working directory on the same disk, kept after an interruption, from which another writer of the same
+            cube resumes (`from_row`); None: a temporary directory beside `path`.
         """
         self.path = Path(path)
-        self._grid = grid
-        self._bands = bands
-        self._tags = tags
-        self._encoding = encoding
-        self._threads = threads
-        self._home = home
+        self._grid, self._bands, self._tags, self._encoding = grid, bands, tags, encoding
+        self._threads, self._home = threads, home
         self._levels = Levels(grid.height, grid.width)
         self._row = 0
         self._buffers: list[DnArray] = []
@@ -83,7 +79,7 @@ class CogWriter:
 
     @cached_property
     def kept_rows(self) -> int:
-        """Rows that an interrupted writer of the same cube left in `home`."""
+        """Rows in `home`, left by an interrupted writer of the same cube."""
         if self._home is None or not self._home.is_dir():
             return 0
         block_rows = finished_block_rows(self._home, self._levels, len(self._bands), len(self._head()))
@@ -104,7 +100,7 @@ class CogWriter:
     def __enter__(self) -> Self:
         """Create or reopen the level files, and start the threads."""
         check_output(self.path, overwrite=True)
-        check_space(self.path.parent, disk_bytes(self._grid, len(self._bands), self.path.parent, self._encoding))
+        check_space(self.path.parent, self._disk_bytes())
         bands, block_rows = len(self._bands), -(-self._row // BLOCK)
         with ExitStack() as stack, self._write_errors():
             self._store = BlockStore(self._make_folder(stack), self._levels, bands, len(self._head()), block_rows)
@@ -121,7 +117,7 @@ class CogWriter:
 
         Parameters
         ----------
-        row : the first row; it follows the last row written before.
+        row : the first row; it follows the last appended row.
         values : (band, row, width) stored numbers (see `quantise`).
 
         Raises
@@ -152,7 +148,7 @@ class CogWriter:
 
         Parameters
         ----------
-        row : the first row, a multiple of BLOCK; it follows the last row written before.
+        row : the first row, a multiple of BLOCK; it follows the last appended row.
         rows : BLOCK, or all remaining rows.
         fill : called once for each group of bands and each column of blocks, during this or a later call.
 
@@ -171,7 +167,7 @@ class CogWriter:
             self._compressor.submit(row // BLOCK, task_range, buffer, partial(fill, bands, cols, target))
 
     def wait(self) -> None:
-        """Return when all complete rows of blocks are compressed and in files."""
+        """Return when all complete rows of blocks are compressed and on disk."""
         self._compressor.wait()
 
     def finish(self) -> None:
@@ -188,29 +184,30 @@ class CogWriter:
         with self._write_errors():
             move_into_place(self._store.join(self._head(self._store)), self.path)
             self._store.remove()
-            # GDAL caches statistics there, which are wrong for the new file
+            # GDAL's cached statistics of a replaced file
             self.path.with_name(self.path.name + ".aux.xml").unlink(missing_ok=True)
         self._stages.append(("finish", time.perf_counter() - began))
         self._is_finished = True
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Thread-seconds to compute numbers (`model`), `compress` and `store` blocks, and `finish` the file."""
-        totals = dict.fromkeys(("model", "compress", "store", "finish"), 0.0)
-        for stage, seconds in self._stages:
-            totals[stage] += seconds
-        return totals
+        """Thread seconds to compute numbers (`model`), `compress` and `store` blocks, and `finish` the file."""
+        stages = "model", "compress", "store", "finish"
+        return {stage: sum((seconds for name, seconds in self._stages if name == stage), 0.0) for stage in stages}
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finish after success; after an error keep what another writer can resume, or nothing."""
+        """Finish after success; after an error keep complete blocks in `home`, or nothing."""
         with self._stack:
             if kind is None and not self._is_finished:
                 self.finish()
             elif kind is not None and self._home is not None:
                 with suppress(Exception):
                     self.wait()
+
+    def _disk_bytes(self) -> int:
+        return disk_bytes(self._grid, len(self._bands), self.path.parent, self._encoding)
 
     def _make_folder(self, stack: ExitStack) -> Path:
         if self._home is not None:
@@ -226,8 +223,7 @@ class CogWriter:
             row, (rows, cols) = self._levels.rows_completed(level, block_rows) - 1, self._levels.blocks(level)
             if row % 2 == 0 and row + 1 < rows:
                 for col in range(cols):
-                    blocks = self._store.read(level, row * cols + col)
-                    self._compressor.restore(BlockIndex(level, row, col), blocks)
+                    self._compressor.restore(BlockIndex(level, row, col), self._store.read(level, row * cols + col))
 
     def _check_order(self, row: int, rows: int) -> None:
         if row != self._row or row + rows > self._grid.height:
@@ -245,8 +241,7 @@ class CogWriter:
         """The file up to its first block; without a store the same length, with zeros for offsets and sizes."""
         directories = []
         for level in range(self._levels.count):
-            rows, cols = self._levels.blocks(level)
-            zeros = np.zeros(len(self._bands) * rows * cols)
+            zeros = np.zeros(len(self._bands) * math.prod(self._levels.blocks(level)))
             blocks = (store.offsets(level), store.sizes(level)) if store else (zeros, zeros)
             directory = overview_directory(self._image) if level else self._image
             directories.append(with_blocks(directory, self._levels.shape(level), *blocks))
@@ -258,8 +253,7 @@ class CogWriter:
         try:
             yield
         except WRITE_ERRORS as error:
-            free = shutil.disk_usage(self.path.parent).free
-            needed = disk_bytes(self._grid, len(self._bands), self.path.parent, self._encoding)
+            free, needed = shutil.disk_usage(self.path.parent).free, self._disk_bytes()
             raise OutputError(
                 f"{self.path} could not be written ({error}); {free / 1e9:.2f} GB are free, up to {needed / 1e9:.2f} "
                 "GB are needed. Free some space, or choose another disk."
