@@ -613,7 +613,7 @@ def test_shards_report_damaged_files(tmp_path):
         path.write_bytes(len(text).to_bytes(8, "little") + text + content[-3 * 3 * 4 * 5 * 2 :])
 
     broken = {
-        "cut short": lambda: path.write_bytes(content[:-10]),
+        "truncated": lambda: path.write_bytes(content[:-10]),
         "damaged": lambda: path.write_bytes(b"x" * 100),
         "format '2'": lambda: write(format="2"),
         "must agree": lambda: write(wavelength_nm="[1, 2]"),

@@ -5,7 +5,7 @@ geographic look-up table (GLT), which counts pixels from 1 and holds 0 outside t
 010613 (May 2023) have a mirrored table across track (github.com/nasa/EMIT-Data-Resources issue 28).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from ms2hs.errors import DataError
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
 PATTERN = "EMIT_L2A_RFL_*.nc"
-NODATA = -9999.0
+EMIT_NODATA = -9999.0
 # Layers of the MASK file that make a pixel unknown: cloud, cirrus, spacecraft, dilated cloud (user guide of
 # EMITL2ARFL.001). Layer 2, water, is a surface; layers from 5 on are not flags.
 UNKNOWN_FLAGS = (0, 1, 3, 4)
@@ -53,15 +53,13 @@ class EmitCube:
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """(band, row, col) reflectance of a window, NaN where unknown or flagged as cloud, cirrus or spacecraft.
 
-        Raises
-        ------
-        DataError : a file is damaged or cut short, or h5py is not installed.
+        DataError if a file is damaged or truncated, or h5py is not installed.
         """
         check_window(self.shape, row, col, height, width)
         window = np.s_[row : row + height, col : col + width]
         with _opened(self.path) as file:
             dn = np.moveaxis(file["reflectance"][window], -1, 0)[self.bands]
-        values = reflectance_of(dn, nodata=NODATA)
+        values = reflectance_of(dn, nodata=EMIT_NODATA)
         if self.flags:
             with _opened(self.flags) as file:
                 flagged = file["mask"][(*window, np.s_[: max(UNKNOWN_FLAGS) + 1])][..., UNKNOWN_FLAGS] > 0.5
@@ -87,9 +85,7 @@ class OrthoCube:
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """(band, row, col) reflectance of a window, NaN where unknown, read in blocks.
 
-        Raises
-        ------
-        DataError : as in `EmitCube.read`, or the table points outside the granule.
+        DataError as in `EmitCube.read`, or if the table points outside the granule.
         """
         check_window(self.shape, row, col, height, width)
         result = np.full((len(self.grid), height, width), np.nan, np.float32)
@@ -124,17 +120,10 @@ def find_granules(folder: Path) -> list[Path]:
     return sorted(folder.rglob(PATTERN))
 
 
-def open_granules(_folder: Path, paths: Sequence[Path]) -> list[EmitCube]:
-    """Granules in the geometry of the sensor."""
-    return [open_emit(path) for path in paths]
-
-
 def open_emit(path: Path) -> EmitCube:
     """An L2A reflectance granule with its good bands, in the geometry of the sensor; no pixel is read.
 
-    Raises
-    ------
-    DataError : another kind of file, a damaged file, or h5py is not installed.
+    DataError if the file is of another kind or damaged, or h5py is not installed.
     """
     with _opened(path) as file:
         bands = file["sensor_band_parameters"]
@@ -146,12 +135,7 @@ def open_emit(path: Path) -> EmitCube:
 
 
 def orthorectify(cube: EmitCube) -> OrthoCube:
-    """The granule on its geographic grid; no pixel is read.
-
-    Raises
-    ------
-    DataError : the look-up table fits lon and lat in neither direction.
-    """
+    """The granule on its geographic grid, without reading pixels; DataError if the table misses lon and lat."""
     with _opened(cube.path) as file:
         c, a, b, f, d, e = (float(number) for number in file.attrs["geotransform"])  # GDAL's order
         transform = (a, b, c, d, e, f)
@@ -164,10 +148,10 @@ def _find_flags(path: Path, shape: tuple[int, int]) -> Path | None:
     if not beside.is_file():
         return None
     with _opened(beside) as file:
-        found = file["mask"].shape
-    if found[:2] != shape or found[2] <= max(UNKNOWN_FLAGS):
+        stored = file["mask"].shape
+    if stored[:2] != shape or stored[2] <= max(UNKNOWN_FLAGS):
         raise DataError(
-            f"{beside}: flags of shape {found}; {shape} and 8 layers are needed, as in {path.name}. "
+            f"{beside}: flags of shape {stored}; {shape} and 8 layers are needed, as in {path.name}. "
             "The file belongs to another granule or is damaged: download it again, or remove it."
         )
     return beside
@@ -215,8 +199,8 @@ def _distance(file: Any, transform: tuple[float, ...], ortho: tuple[int, int], s
 
 
 def _text(file: Any, key: str) -> str:  # noqa: ANN401
-    found = file.attrs.get(key, "")
-    return found.decode() if isinstance(found, bytes) else str(found)
+    value = file.attrs.get(key, "")
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 @contextmanager

@@ -10,9 +10,9 @@ import numpy as np
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.datasets.cubes.georeferenced import GeoreferencedCube
-from ms2hs.datasets.cubes.spectra_npz import reach, view_matrix
+from ms2hs.datasets.cubes.spectra_npz import covered_bands, view_matrix
 from ms2hs.datasets.pairs.coregistration import Shift, shift_between
-from ms2hs.datasets.pairs.pair_types import seen_through
+from ms2hs.datasets.pairs.pair_types import apply_responses
 from ms2hs.datasets.pairs.radiometric_check import BandComparison, compare_bands
 from ms2hs.datasets.pairs.warping import displaced, overlap, read_onto
 from ms2hs.datasets.pairs.writer import PairWindow
@@ -92,7 +92,7 @@ class Overlap:
         """Correction of the scene in pixels of the cube: down, and to the right."""
         part = overlap(cube.pixel_grid, reader.grid)
         own = cube.cube.grid.wavelength_nm
-        self.covered = reach(own, self.source)
+        self.covered = covered_bands(own, self.source)
         if part is None or not self.covered.any():
             problem = "no common pixels" if part is None else "the cube covers none of the scene's bands"
             raise DataError(f"{problem}; common ground and bands are needed. Give other products.")
@@ -126,7 +126,7 @@ class Overlap:
     def expected(self, truth: Float32Array) -> Float32Array:
         """(source band, row, col) reflectance of the cube in the scene's bands, NaN where unknown."""
         expected = np.full((len(self.source), *truth.shape[1:]), np.nan, np.float32)
-        expected[self.covered] = seen_through(self._view, truth)
+        expected[self.covered] = apply_responses(self._view, truth)
         return expected
 
     def probes(self, windows: list[Window], seed: int) -> list[Probe]:

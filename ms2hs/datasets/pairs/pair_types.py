@@ -11,7 +11,7 @@ from ms2hs.arrays import Float32Array, FloatArray
 from ms2hs.datasets.cubes.plausibility import check_window
 from ms2hs.datasets.cubes.raster_cube import RasterCube, open_raster
 from ms2hs.datasets.cubes.registry import Cube
-from ms2hs.datasets.cubes.spectra_npz import reach, view_matrix
+from ms2hs.datasets.cubes.spectra_npz import covered_bands, view_matrix
 from ms2hs.errors import DataError
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.scene import Scene, SceneOptions
@@ -106,7 +106,7 @@ class SimulatedPair:
         to_source = view_matrix(self.source, own).astype(np.float32)
         if self.target_grid is None:
             return to_source, None
-        known = reach(own, self.target_grid)
+        known = covered_bands(own, self.target_grid)
         to_target = np.full((len(self.target_grid), len(own)), np.nan, np.float32)
         if known.any():
             to_target[known] = view_matrix(self.target_grid.select(known), own)
@@ -116,8 +116,8 @@ class SimulatedPair:
         """(source band, row, col) and (target band, row, col), NaN where unknown. Errors as in `Cube.read`."""
         values = self.cube.read(row, col, height, width)
         to_source, to_target = self._views
-        truth = values if to_target is None else seen_through(to_target, values)
-        return seen_through(to_source, values), truth
+        truth = values if to_target is None else apply_responses(to_target, values)
+        return apply_responses(to_source, values), truth
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +226,7 @@ def _describe(grid: PixelGrid) -> str:
     return f"{grid.height} x {grid.width} pixels of {grid.crs} from {grid.transform[2]:.10g}, {grid.transform[5]:.10g}"
 
 
-def seen_through(matrix: Float32Array | FloatArray, values: Float32Array) -> Float32Array:
+def apply_responses(matrix: Float32Array | FloatArray, values: Float32Array) -> Float32Array:
     """(band, row, col) `matrix @ values`; an unknown value makes only the bands with a weight for it unknown."""
     flat = values.reshape(len(values), -1)
     unknown = ~np.isfinite(flat)
