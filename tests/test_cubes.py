@@ -522,7 +522,7 @@ def test_open_cubes_reports_unusable_folders(tmp_path, make, said):
 def test_open_cubes_lists_every_format(tmp_path):
     with pytest.raises(DataError) as raised:
         open_cubes(tmp_path)
-    assert [known.layout for known in FORMATS if known.layout not in str(raised.value)] == []
+    assert [known for known in FORMATS if f"{known.name} ({known.layout})" not in str(raised.value)] == []
 
 
 def test_open_cubes_reports_missing_folders_and_splits(tmp_path):

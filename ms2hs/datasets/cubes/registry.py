@@ -64,8 +64,9 @@ CubeOpener = Callable[[Path, Sequence[Path]], Sequence[Cube]]
 class DataFormat(NamedTuple):
     """A format of cubes: how its files are recognised and opened."""
 
+    name: str
     layout: str
-    """Name and file pattern, for messages and help."""
+    """Pattern of its files, for messages and help."""
     find: Callable[[Path], Sequence[Path]]
     """Files of the format in a folder; none if the folder has another format."""
     open: CubeOpener
@@ -79,17 +80,15 @@ def _one_by_one(open_file: Callable[[Path], Sequence[Cube]]) -> CubeOpener:
 # Tried in this order; the first format that has cubes is taken. Other files may lie beside them, such as the quality
 # layers of a product.
 FORMATS = (
-    DataFormat("shards written by `ms2hs prepare`", find_shards, _one_by_one(open_shard)),
-    DataFormat("HySpecNet-11k (patches/<tile>/<patch>/)", find_hyspecnet, open_hyspecnet),
-    DataFormat("SpectralEarth (enmap/<location>/)", find_spectral_earth, open_spectral_earth),
-    DataFormat("EMIT L2A granules (EMIT_L2A_RFL_*.nc)", find_granules, _one_by_one(lambda path: [open_emit(path)])),
+    DataFormat("shards", "*.safetensors written by `ms2hs prepare`", find_shards, _one_by_one(open_shard)),
+    DataFormat("HySpecNet-11k", "patches/<tile>/<patch>/", find_hyspecnet, open_hyspecnet),
+    DataFormat("SpectralEarth", "enmap/<location>/", find_spectral_earth, open_spectral_earth),
+    DataFormat("EMIT L2A granules", "EMIT_L2A_RFL_*.nc", find_granules, lambda _, paths: [*map(open_emit, paths)]),
     DataFormat(
-        "EnMAP L2A products (ENMAP01-____L2A-*-METADATA.XML)",
-        find_products,
-        _one_by_one(lambda path: [open_enmap(path)]),
+        "EnMAP L2A products", "ENMAP*L2A*-METADATA.XML", find_products, lambda _, paths: [*map(open_enmap, paths)]
     ),
-    DataFormat("cubes in .npz (dn, scale, nodata, wavelength_nm)", find_npz, _one_by_one(open_npz)),
-    DataFormat("GeoTIFF or ENVI cubes with wavelengths", find_rasters, open_rasters),
+    DataFormat("NumPy cubes", "*.npz with dn, scale, nodata, wavelength_nm", find_npz, _one_by_one(open_npz)),
+    DataFormat("GeoTIFF or ENVI cubes", "*.tif or *.hdr with wavelengths", find_rasters, open_rasters),
 )
 
 MAX_LISTED_SCENES = 20
@@ -126,7 +125,7 @@ def open_cubes(folder: Path, split: str | None = None) -> list[Cube]:
             break
     else:
         content = "is empty" if not any(folder.iterdir()) else "holds no cubes of a known format"
-        formats = "; ".join(data_format.layout for data_format in FORMATS)
+        formats = "; ".join(f"{data_format.name} ({data_format.layout})" for data_format in FORMATS)
         raise DataError(f"{folder} {content}; known: {formats}. Give another folder, or download the data.")
     if twice := sorted({first.name for first, second in pairwise(cubes) if first.name == second.name}):
         raise DataError(f"{folder}: more than one cube is named {', '.join(twice[:3])}. Remove the copies.")

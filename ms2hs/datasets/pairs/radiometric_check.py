@@ -17,8 +17,8 @@ SPREAD_PERCENTILES = (16.0, 84.0)
 MIN_PIXELS_FOR_AXIS = 64
 # Spread in reflectance below which a band has no gain.
 MIN_SPREAD = 1e-4
-# Number of fits of the line, and the multiple of the median distance from the last line beyond which values do not count
-# (3 standard deviations of a Gaussian): undetected cloud, and changes between the two days.
+# Number of fits of the line, and the multiple of the median distance from a line beyond which the next fit leaves out
+# values (3 standard deviations of a Gaussian): undetected cloud, and changes between the two days.
 FITS = 4
 MAX_MEDIAN_DISTANCES = 4.45
 

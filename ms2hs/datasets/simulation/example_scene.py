@@ -17,7 +17,7 @@ from ms2hs.spectra.sensors import load_sensor
 
 HEIGHT, WIDTH = 230, 310
 # Reflectance of common surfaces in Sentinel-2's bands B01-B09, B11 and B12: round numbers like those in level-2A
-# products of summer scenes in central Europe. Ours; made to look right, not to measure by.
+# products of summer scenes in central Europe. Ours: for a natural look, not for measurement.
 SURFACES = {
     "water": (0.040, 0.045, 0.050, 0.030, 0.025, 0.018, 0.016, 0.015, 0.012, 0.010, 0.006, 0.004),
     "forest": (0.018, 0.024, 0.045, 0.022, 0.065, 0.210, 0.270, 0.285, 0.300, 0.305, 0.120, 0.050),
@@ -31,9 +31,7 @@ SURFACES = {
 def write_example(path: Path, *, overwrite: bool = False) -> Path:
     """Write the example scene as a GeoTIFF: 12 bands of Sentinel-2A, uint16, 10 m, nodata beyond the edge of the orbit.
 
-    Raises
-    ------
-    OutputError : the file exists, or its directory does not.
+    OutputError if the file exists, or its directory does not.
     """
     if path.suffix.lower() not in {".tif", ".tiff"}:
         raise OutputError(f"{path}: not the name of a GeoTIFF; .tif or .tiff is needed. Use a name like example.tif.")
@@ -41,9 +39,9 @@ def write_example(path: Path, *, overwrite: bool = False) -> Path:
     grid = load_sensor("sentinel2a").grid
     dn = example_dn()
     profile = {"driver": "GTiff", "dtype": "uint16", "count": len(dn), "height": HEIGHT, "width": WIDTH, "nodata": 0}
-    place = {"crs": "EPSG:32633", "transform": Affine(10, 0, 384000, 0, -10, 5806000)}
+    georeference = {"crs": "EPSG:32633", "transform": Affine(10, 0, 384000, 0, -10, 5806000)}
     with MemoryFile() as memory:
-        with memory.open(**profile, **place, compress="deflate", predictor=2) as scene:
+        with memory.open(**profile, **georeference, compress="deflate", predictor=2) as scene:
             scene.write(dn)
             scene.descriptions = grid.names
             scene.scales = (1e-4,) * len(dn)

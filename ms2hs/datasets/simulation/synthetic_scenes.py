@@ -67,13 +67,12 @@ class Landscape:
 
         `brightness * (diffuse + (1 - diffuse) * sunlit) * (members mixed by share)`.
         """
-        shape = self.brightness.shape
         mixed = self.members.T @ self.share.reshape(len(self.members), -1)
         mixed *= self.brightness.reshape(1, -1)
         if (self.sunlit != 1).any():
             for band, diffuse in zip(mixed, self.diffuse.astype(np.float32), strict=True):
                 band *= diffuse + (1 - diffuse) * self.sunlit.ravel()  # noqa: PLW2901  in place: a scene may be large
-        return mixed.reshape(-1, *shape)
+        return mixed.reshape(-1, *self.brightness.shape)
 
 
 def simulate(
@@ -81,13 +80,8 @@ def simulate(
 ) -> Float32Array:
     """(wavelength, row, col) reflectance of a random scene; the same state of `rng` gives the same scene.
 
-    Parameters
-    ----------
-    texture : the real window that the scene follows; None = a random layout.
-
-    Raises
-    ------
-    SceneError : the file of the texture is missing or damaged.
+    The scene follows `texture`, a real window, or has a random layout. SceneError if the file of the texture is missing
+    or damaged.
     """
     if texture is None:
         return landscape_of_layout(spectra, draw_layout(shape, rng), rng).reflectance()
@@ -104,7 +98,7 @@ def landscape_of_layout(spectra: Spectra, layout: Layout, rng: np.random.Generat
 def _blend(spectra: Spectra, kind: str, rng: np.random.Generator) -> Float32Array:
     """(wavelength,) a spectrum of the kind, blended with a little of two more, since few pixels are pure."""
     candidates = [np.where(spectra.kinds == name, spectra.weights, 0) for name in (kind, SUBSTITUTES.get(kind, kind))]
-    weights = next((found for found in candidates if found.any()), spectra.weights)
+    weights = next((weights for weights in candidates if weights.any()), spectra.weights)
     drawn = rng.choice(len(weights), 3, p=weights / weights.sum())
     return rng.dirichlet(BLEND).astype(np.float32) @ spectra.reflectance[drawn]
 
@@ -135,13 +129,11 @@ def landscape_like(spectra: Spectra, window: Float32Array, grid: SpectralGrid, r
     members = members * np.clip(bright / np.maximum(own, 1e-3).reshape(-1, 2, 1), *RESCALING_RANGE)
     shares = np.stack([share.T.reshape(-1, *shape) * part for part in (1 - second, second)], axis=1)
     sunlit, diffuse = _light(spectra.wavelength_nm, smooth_noise(shape, 2.0, rng), rng)
-    return Landscape(
-        members=members.reshape(-1, members.shape[-1]).astype(np.float32),
-        share=shares.reshape(-1, *shape).astype(np.float32),
-        brightness=texture.astype(np.float32),
-        sunlit=sunlit,
-        diffuse=diffuse,
+    members, share, brightness = (
+        part.astype(np.float32)
+        for part in (members.reshape(-1, members.shape[-1]), shares.reshape(-1, *shape), texture)
     )
+    return Landscape(members, share, brightness, sunlit, diffuse)
 
 
 def _unmix(pixels: FloatArray, count: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
@@ -230,13 +222,7 @@ class SimulatedCube:
         return self.spectra.grid
 
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
-        """(band, row, col) reflectance of a window, without unknown values.
-
-        Raises
-        ------
-        ValueError : the window does not lie inside the scene.
-        SceneError : the file of the texture is missing or damaged.
-        """
+        """(band, row, col) reflectance of a window, without unknown values. Errors as in `simulate` and `Cube.read`."""
         check_window(self.shape, row, col, height, width)
         return _simulate_cube(self)[:, row : row + height, col : col + width].copy()
 
@@ -255,7 +241,7 @@ def simulated_cubes(
     shape: Shape = (128, 128),
     leave_out: Collection[str] = (),
 ) -> list[SimulatedCube]:
-    """Different simulated scenes as cubes; every second one follows a real window, if the folder has scenes.
+    """Different simulated scenes as cubes; every second scene follows a real window, if the folder has scenes.
 
     Parameters
     ----------
@@ -287,5 +273,5 @@ def _draw_window(windows: "Sequence[Texture]", rng: np.random.Generator) -> "Tex
     """A random window of a random scene; all scenes have the same probability."""
     scenes = sorted({window.scene.id for window in windows})
     chosen = scenes[int(rng.integers(len(scenes)))]
-    own = [window for window in windows if window.scene.id == chosen]
-    return own[int(rng.integers(len(own)))]
+    of_scene = [window for window in windows if window.scene.id == chosen]
+    return of_scene[int(rng.integers(len(of_scene)))]
