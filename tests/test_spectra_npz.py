@@ -90,7 +90,7 @@ def test_spectra_on_equals_resample_without_gaps(tmp_path):
     np.testing.assert_allclose(truth.T[known], resample(corpus.reflectance.T, own, TARGET.select(known)), atol=1e-5)
 
 
-def test_reach_needs_the_whole_width_of_a_band():
+def test_covered_bands_need_the_whole_width_of_a_band():
     wavelength = np.array([500.0, 510, 520, 560, 570])
     target = grid_of(np.array([505.0, 510.0, 518.0, 540.0, 565.0, 569.0]), np.full(6, 8.0))
     assert covered_bands(wavelength, target).tolist() == [True, True, False, False, True, False]

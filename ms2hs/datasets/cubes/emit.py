@@ -1,8 +1,8 @@
 """EMIT L2A reflectance granules (NetCDF-4, read as HDF5), by window: a granule is 1.8 GB.
 
-By default in the geometry of the sensor, which needs no resampling; on request orthorectified through the granule's
-geographic look-up table (GLT), which counts pixels from 1 and holds 0 outside the swath. Granules of software build
-010613 (May 2023) have a mirrored table across track (github.com/nasa/EMIT-Data-Resources issue 28).
+Cubes have the geometry of the sensor, which needs no resampling, or are orthorectified through the granule's geographic
+look-up table (GLT). The table counts pixels from 1 and holds 0 outside the swath. In granules of software build 010613
+(May 2023) it is mirrored across track (github.com/nasa/EMIT-Data-Resources issue 28).
 """
 
 from collections.abc import Iterator
@@ -144,17 +144,17 @@ def orthorectify(cube: EmitCube) -> OrthoCube:
 
 
 def _find_flags(path: Path, shape: tuple[int, int]) -> Path | None:
-    beside = path.with_name(path.name.replace("_RFL_", "_MASK_"))
-    if not beside.is_file():
+    flags = path.with_name(path.name.replace("_RFL_", "_MASK_"))
+    if not flags.is_file():
         return None
-    with _opened(beside) as file:
+    with _opened(flags) as file:
         stored = file["mask"].shape
     if stored[:2] != shape or stored[2] <= max(UNKNOWN_FLAGS):
         raise DataError(
-            f"{beside}: flags of shape {stored}; {shape} and 8 layers are needed, as in {path.name}. "
+            f"{flags}: flags of shape {stored}; {shape} and 8 layers are needed, as in {path.name}. "
             "The file belongs to another granule or is damaged: download it again, or remove it."
         )
-    return beside
+    return flags
 
 
 def _read_table(file: Any, window: tuple[slice, slice]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # noqa: ANN401 - h5py has no types

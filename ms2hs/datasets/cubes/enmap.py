@@ -56,7 +56,7 @@ class _Bands:
 class AveragedCube(RasterCube):
     """A cube with SWIR bands in the overlap, each the mean of itself and the line through the VNIR bands around it.
 
-    `encoding` holds the bands of both detectors; positions are among those.
+    `encoding` holds the bands of both detectors; positions refer to these bands.
     """
 
     bands: NDArray[np.intp]

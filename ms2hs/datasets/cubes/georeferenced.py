@@ -124,7 +124,7 @@ def _metadata_of(image: Path) -> Path | None:
 def _georeferenced(cube: Cube) -> GeoreferencedCube:
     if isinstance(cube, OrthoCube):
         pixel_grid = PixelGrid(cube.crs, cube.transform, *cube.shape)
-        return GeoreferencedCube(cube, pixel_grid, _known_day(cube.name, day_of([cube.name])))
+        return GeoreferencedCube(cube, pixel_grid, _check_day(cube.name, day_of([cube.name])))
     if not isinstance(cube, RasterCube):
         raise DataError(
             f"{cube.name}: the file has no georeference; a GeoTIFF or ENVI cube with a CRS, or an EnMAP or EMIT "
@@ -140,10 +140,10 @@ def _georeferenced(cube: Cube) -> GeoreferencedCube:
     names = (cube.name.split("/")[-1], cube.path.name, cube.path.parent.name)
     day = day_of(names, _metadata_tags(cube.path) | tags)
     flags = _find_flags(cube.path, (pixel_grid.height, pixel_grid.width))
-    return GeoreferencedCube(cube, pixel_grid, _known_day(cube.name, day), flags)
+    return GeoreferencedCube(cube, pixel_grid, _check_day(cube.name, day), flags)
 
 
-def _known_day(name: str, day: date | None) -> date:
+def _check_day(name: str, day: date | None) -> date:
     if day is None:
         raise DataError(
             f"{name}: no acquisition date; a date in the file name (20240601) or a tag `acquisition_time` is needed. "

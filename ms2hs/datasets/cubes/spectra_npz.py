@@ -1,9 +1,9 @@
 """Spectra in `.npz` files (pixels of a cube, or a library), and their resampling to the bands of a sensor.
 
 A cube holds `dn` (..., band), `scale`, `nodata`, `wavelength_nm`, `fwhm_nm` (NaN = unknown) and `good`; a library holds
-what `spectra.library` reads. Both may hold `place`, a text: files of one place lie on one side of any split, or a model
-would be scored on neighbours of its training pixels. A file without it has the place that a table `places.csv`
-(file,place) in its folder or the folder above gives, else a place of its own.
+what `spectra.library` reads. Both may hold `place`, a string: files of one place lie on one side of any split, or a
+model would be scored on neighbours of its training pixels. A file without `place` has the place that a table
+`places.csv` (file,place) in its folder or the folder above gives, else a place of its own.
 """
 
 import csv

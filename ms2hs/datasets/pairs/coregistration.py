@@ -12,7 +12,7 @@ MIN_SIDE = 8
 # Share of the smaller image that must overlap the larger image at the measured shift.
 MIN_SHIFTED_OVERLAP = 0.5
 MAX_STEPS = 10
-# In pixels: steps end below the first, and are cut off at the second, beyond which an image is not a straight line.
+# In pixels: the iteration ends at steps below the first; steps are clipped to the second, since images are not linear.
 MIN_STEP, MAX_STEP = 0.002, 0.5
 
 

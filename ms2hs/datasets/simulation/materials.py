@@ -23,7 +23,7 @@ from ms2hs.spectra.library import interpolate_known
 from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of
 
 # Libraries that are not used: resamplings of other libraries, and single leaves (simulated canopies are used instead).
-LEFT_OUT = (
+UNUSED_LIBRARIES = (
     "usgs_splib06_aviris2018",
     "usgs_splib06_emit",
     "usgs_splib06_emit_research",
@@ -48,7 +48,7 @@ CLASS_WEIGHTS = {
 FINE_NM = np.arange(400.0, 2501.0, 10.0)
 FINE_FWHM_NM = 10.0
 # Weight of libraries and canopies relative to a scene, and number of canopies and of pixels of a scene.
-LIBRARIES, CANOPIES = 3.0, 2.0
+LIBRARY_WEIGHT, CANOPY_WEIGHT = 3.0, 2.0
 CANOPY_COUNT, SCENE_PIXELS = 2000, 1000
 # Floor of the brightness that spectra are divided by, as in the estimation of the prior.
 BRIGHTNESS_FLOOR = 0.2
@@ -129,11 +129,11 @@ def spectra_of_folder(folder: Path, rng: np.random.Generator, leave_out: Collect
     read, or prosail is not installed.
     """
     files = [file for file in read_spectra_folder(folder) if file.place not in leave_out]
-    libraries = [file for file in files if file.is_library and file.name not in LEFT_OUT]
+    libraries = [file for file in files if file.is_library and file.name not in UNUSED_LIBRARIES]
     scenes = [file for file in files if not file.is_library]
     parts = [_from_libraries(libraries), *(_from_scene(scene, scenes, rng) for scene in scenes)]
     canopies = canopies_over(libraries, FINE_NM, CANOPY_COUNT, rng)
-    parts.append((canopies, np.full(len(canopies), CANOPIES / CANOPY_COUNT), np.full(len(canopies), "vegetation")))
+    parts.append((canopies, np.full(len(canopies), CANOPY_WEIGHT / CANOPY_COUNT), np.full(len(canopies), "vegetation")))
     points, weights, classes = (np.concatenate(column) for column in zip(*parts, strict=True))
     usable = (brightness_of(points, FINE_NM) > MIN_BRIGHTNESS) & (weights > 0)
     if not usable.any():
@@ -149,14 +149,14 @@ _Weighted = tuple[Float32Array, FloatArray, NDArray[np.str_]]
 
 
 def _from_libraries(libraries: Sequence[SpectraFile]) -> _Weighted:
-    """Spectra, weights (`LIBRARIES` in sum) and classes of libraries."""
+    """Spectra, weights (`LIBRARY_WEIGHT` in sum) and classes of libraries."""
     if not libraries:
         return np.empty((0, len(FINE_NM)), np.float32), np.empty(0), np.empty(0, "U1")
     points = np.concatenate([interpolate_known(part.reflectance, part.wavelength_nm, FINE_NM) for part in libraries])
     classes = np.concatenate([part.classes or ("",) * len(part.reflectance) for part in libraries])
     files = np.repeat([part.name for part in libraries], [len(part.reflectance) for part in libraries])
     weights = balance(classes, files)
-    return points, weights * (LIBRARIES / max(weights.sum(), 1e-9)), classes
+    return points, weights * (LIBRARY_WEIGHT / max(weights.sum(), 1e-9)), classes
 
 
 def _from_scene(scene: SpectraFile, scenes: Sequence[SpectraFile], rng: np.random.Generator) -> _Weighted:

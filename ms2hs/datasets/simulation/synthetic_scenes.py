@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 # Number of spectra, drawn by weight, from which a scene like a real window chooses.
 POOL_SIZE = 1500
 # Smallest and largest number of archetypes of a real window.
-ARCHETYPES = (6, 12)
+ARCHETYPE_COUNT = (6, 12)
 # Ranges of the brightness of a pixel relative to its archetypes, and of the factor that scales a spectrum to its
 # archetype.
 TEXTURE_RANGE, RESCALING_RANGE = (0.4, 1.8), (0.6, 1.4)
 # Added to reflectance before the logarithm when spectra are compared: the colour of darker pixels is noise.
-DARK = 0.03
+LOG_OFFSET = 0.03
 # The kind of surface to use instead of a kind without spectra.
 SUBSTITUTES = {"urban": "soil", "npv": "soil", "mineral": "soil"}
 # Dirichlet parameters of the shares of three spectra in a blend; the first has two thirds on average.
-BLEND = (1.0, 0.25, 0.25)
+BLEND_SHARES = (1.0, 0.25, 0.25)
 # Diffuse share of the light at 550 nm under a clear sky, and the power by which it falls with wavelength, so that it is
 # about 0.25 at 450 nm and 0.02 at 1600 nm (Bird & Riordan 1986, J. Climate Appl. Meteor. 25:87).
-DIFFUSE, DIFFUSE_POWER = (0.10, 0.25), (1.5, 2.3)
+DIFFUSE_SHARE, DIFFUSE_POWER = (0.10, 0.25), (1.5, 2.3)
 # Scenes that a process keeps in memory; one of 128 x 128 pixels has 14 MB.
 MAX_CACHED_SCENES = 8
 
@@ -100,7 +100,7 @@ def _blend(spectra: Spectra, kind: str, rng: np.random.Generator) -> Float32Arra
     candidates = [np.where(spectra.kinds == name, spectra.weights, 0) for name in (kind, SUBSTITUTES.get(kind, kind))]
     weights = next((weights for weights in candidates if weights.any()), spectra.weights)
     drawn = rng.choice(len(weights), 3, p=weights / weights.sum())
-    return rng.dirichlet(BLEND).astype(np.float32) @ spectra.reflectance[drawn]
+    return rng.dirichlet(BLEND_SHARES).astype(np.float32) @ spectra.reflectance[drawn]
 
 
 def landscape_like(spectra: Spectra, window: Float32Array, grid: SpectralGrid, rng: np.random.Generator) -> Landscape:
@@ -116,10 +116,10 @@ def landscape_like(spectra: Spectra, window: Float32Array, grid: SpectralGrid, r
     """
     shape = window.shape[1:]
     pixels = window.reshape(len(window), -1).T
-    archetypes, share = _unmix(pixels, int(rng.integers(*ARCHETYPES, endpoint=True)), rng)
+    archetypes, share = _unmix(pixels, int(rng.integers(*ARCHETYPE_COUNT, endpoint=True)), rng)
     explained = share @ archetypes
     texture = np.clip(pixels.mean(axis=1) / explained.mean(axis=1), *TEXTURE_RANGE).reshape(shape)
-    second = _second_share(np.log((pixels + DARK) / (explained + DARK)), shape, rng)
+    second = _second_share(np.log((pixels + LOG_OFFSET) / (explained + LOG_OFFSET)), shape, rng)
     pool = rng.choice(len(spectra.weights), POOL_SIZE, p=spectra.weights / spectra.weights.sum())
     in_bands = view(spectra.reflectance[pool], spectra.wavelength_nm, grid)
     drawn = pool[_draw_similar(archetypes, in_bands, rng)]
@@ -142,7 +142,7 @@ def _unmix(pixels: FloatArray, count: int, rng: np.random.Generator) -> tuple[Fl
     Archetypes are drawn like the first centres of k-means++ (Arthur & Vassilvitskii 2007). Shares are Gaussian in the
     distance of logarithms.
     """
-    relative = np.log(pixels + DARK)
+    relative = np.log(pixels + LOG_OFFSET)
     relative = relative - relative.mean(axis=0)
     chosen = [int(rng.integers(len(pixels)))]
     distance = np.empty((len(pixels), count))
@@ -161,7 +161,7 @@ def _unmix(pixels: FloatArray, count: int, rng: np.random.Generator) -> tuple[Fl
 
 def _draw_similar(archetypes: FloatArray, spectra: FloatArray, rng: np.random.Generator) -> NDArray[np.intp]:
     """(archetype, 2) positions of two `spectra` (spectrum, band) for each archetype, drawn by similarity."""
-    first, second = (np.log(np.clip(part, 0, None) + DARK) for part in (archetypes, spectra))
+    first, second = (np.log(np.clip(part, 0, None) + LOG_OFFSET) for part in (archetypes, spectra))
     distance = np.square(first[:, None] - second[None]).mean(axis=2)
     tolerance = np.exp(rng.uniform(np.log(0.08), np.log(0.8)))
     similarity = np.exp((distance.min(axis=1, keepdims=True) - distance) / (2 * tolerance**2))
@@ -192,7 +192,7 @@ def _light(wavelength_nm: FloatArray, relief: FloatArray, rng: np.random.Generat
         cloud = smooth_noise(relief.shape, 2.2, rng)
         depth = rng.uniform(0.5, 1.0)
         sunlit *= 1 - depth * np.clip(3 * (cloud - rng.uniform(1.0, 1.8)), 0, 1)
-    diffuse = rng.uniform(*DIFFUSE) * (wavelength_nm / 550) ** -rng.uniform(*DIFFUSE_POWER)
+    diffuse = rng.uniform(*DIFFUSE_SHARE) * (wavelength_nm / 550) ** -rng.uniform(*DIFFUSE_POWER)
     return sunlit.astype(np.float32), diffuse
 
 
