@@ -18,7 +18,7 @@ import numpy as np
 from ms2hs.datasets.cubes.registry import open_cubes
 from ms2hs.datasets.pairs.pair_set import open_pairs
 from ms2hs.datasets.pairs.pair_types import Pair, SimulatedPair
-from ms2hs.datasets.pairs.writer import PairWindow, PairWriter
+from ms2hs.datasets.pairs.writer import PairWindow, pair_writer
 from ms2hs.evaluation.evaluator import EvaluationSettings, evaluate
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.sensors import load_sensor
@@ -46,7 +46,7 @@ def pairs_of(data: Path) -> list[SimulatedPair]:
 def write(folder: Path, pairs: Sequence[SimulatedPair], gain: float, offset: float) -> None:
     """Write a folder of pairs with a gain and an offset in every source band."""
     rows, splits = [], {name: [] for name in ("train", *SPLITS)}
-    with PairWriter(folder) as writer:
+    with pair_writer(folder) as writer:
         for number, pair in enumerate(pairs):
             measured, truth = pair.read(0, 0, *pair.shape)
             valid = np.isfinite(measured).all(axis=0) & np.isfinite(truth).any(axis=0)

@@ -27,7 +27,7 @@ from rasterio import Affine
 
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions
-from ms2hs.datasets.cubes.spectra_npz import reach, read_spectra_folder
+from ms2hs.datasets.cubes.spectra_npz import covered_bands, read_spectra_folder
 from ms2hs.datasets.simulation.materials import FINE_NM, MIN_BRIGHTNESS, Spectra, spectra_of
 from ms2hs.datasets.simulation.sensor_errors import SensorErrors, disturb
 from ms2hs.datasets.simulation.synthetic_scenes import simulate
@@ -151,7 +151,7 @@ def simulated_scene(args: argparse.Namespace, weights: Sequence[Weights], target
         np.tensordot(response_matrix(grid, FINE_NM).astype(np.float32), whole, axes=1)
         for grid in (target, load_sensor(SOURCE).grid)
     ]
-    return Simulated(*views, reach(FINE_NM[fine], target), target, origin)
+    return Simulated(*views, covered_bands(FINE_NM[fine], target), target, origin)
 
 
 def write_scene(path: Path, reflectance: Image) -> None:

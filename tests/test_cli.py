@@ -11,6 +11,7 @@ import pytest
 import rasterio
 
 from ms2hs.cli.parsers import join_numbers, name_evaluation
+from ms2hs.datasets.cubes.registry import FORMATS
 
 
 def test_convert_prints_the_paths(ms2hs, scene_path, tmp_path):
@@ -51,6 +52,14 @@ def test_info_lists_and_describes(ms2hs):
     assert json.loads(ms2hs("info", "linear", "--json")[1])["sha256"]
     assert "2445.5 nm, FWHM 7.2 nm" in ms2hs("info", "enmap")[1]
     assert ms2hs("info", "nothing")[0] == 2
+
+
+def test_info_lists_every_data_format(ms2hs):
+    listed = json.loads(ms2hs("info", "--json")[1])["data_formats"]
+    assert listed == {data_format.name: data_format.layout for data_format in FORMATS}
+    lines = ms2hs("info")[1].partition("data_formats:\n")[2].splitlines()
+    assert [line.split("  ", 2)[1] for line in lines] == list(listed)
+    assert all(line.endswith(f"  {layout}") for line, layout in zip(lines, listed.values(), strict=True))
 
 
 def test_example_writes_a_scene(ms2hs, tmp_path):

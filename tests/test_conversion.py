@@ -13,7 +13,7 @@ from rio_cogeo.cogeo import cog_validate
 from ms2hs.conversion import pipeline, planning
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions, plan
-from ms2hs.datasets.simulation.example_scene import HEIGHT, WIDTH
+from ms2hs.datasets.simulation.example_scene import SCENE_HEIGHT, SCENE_WIDTH
 from ms2hs.errors import OutputError, SceneError, UnknownName, WeightsError
 from ms2hs.inference.predictor import Predictor
 from ms2hs.models import weights
@@ -111,8 +111,8 @@ def test_item_has_assets_counts_and_residual(made):
     assert 13 < west < east < 14
     assert 52 < south < north < 53
     counts = properties["ms2hs:pixels"]
-    assert 0 <= counts["unlike_training"] <= counts["valid"] < counts["pixels"] == HEIGHT * WIDTH
-    assert 0.02 * HEIGHT * WIDTH < counts["water"] < 0.15 * HEIGHT * WIDTH  # the river
+    assert 0 <= counts["unlike_training"] <= counts["valid"] < counts["pixels"] == SCENE_HEIGHT * SCENE_WIDTH
+    assert 0.02 * SCENE_HEIGHT * SCENE_WIDTH < counts["water"] < 0.15 * SCENE_HEIGHT * SCENE_WIDTH  # the river
     assert counts["snow"] == 0
     residual = properties["ms2hs:measured_band_residual_rmse"]
     assert set(residual) == {"all", *load_sensor("sentinel2a").grid.names}
@@ -173,7 +173,7 @@ def test_bbox_is_in_degrees_and_must_meet_the_scene(scene_path, tmp_path, made):
     west, south, east, north = json.loads(made.item.read_text())["bbox"]
     middle = (west + east) / 2
     half = plan(scene_path, "enmap", tmp_path, ConvertOptions(bbox=(west, south, middle, north)))
-    assert abs(half.grid.width - WIDTH / 2) <= 3
+    assert abs(half.grid.width - SCENE_WIDTH / 2) <= 3
     with pytest.raises(SceneError, match="10"):
         plan(scene_path, "enmap", tmp_path, ConvertOptions(bbox=(10, 50, 11, 51)))
 

@@ -522,7 +522,7 @@ def test_open_cubes_reports_unusable_folders(tmp_path, make, said):
 def test_open_cubes_lists_every_format(tmp_path):
     with pytest.raises(DataError) as raised:
         open_cubes(tmp_path)
-    assert [known.layout for known in FORMATS if known.layout not in str(raised.value)] == []
+    assert [known for known in FORMATS if f"{known.name} ({known.layout})" not in str(raised.value)] == []
 
 
 def test_open_cubes_reports_missing_folders_and_splits(tmp_path):
@@ -613,7 +613,7 @@ def test_shards_report_damaged_files(tmp_path):
         path.write_bytes(len(text).to_bytes(8, "little") + text + content[-3 * 3 * 4 * 5 * 2 :])
 
     broken = {
-        "cut short": lambda: path.write_bytes(content[:-10]),
+        "truncated": lambda: path.write_bytes(content[:-10]),
         "damaged": lambda: path.write_bytes(b"x" * 100),
         "format '2'": lambda: write(format="2"),
         "must agree": lambda: write(wavelength_nm="[1, 2]"),

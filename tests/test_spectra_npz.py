@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ms2hs.datasets.cubes.spectra_npz import reach, read_spectra, read_spectra_folder, spectra_on
+from ms2hs.datasets.cubes.spectra_npz import covered_bands, read_spectra, read_spectra_folder, spectra_on
 from ms2hs.errors import DataError
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import grid_of, resample
@@ -90,10 +90,10 @@ def test_spectra_on_equals_resample_without_gaps(tmp_path):
     np.testing.assert_allclose(truth.T[known], resample(corpus.reflectance.T, own, TARGET.select(known)), atol=1e-5)
 
 
-def test_reach_needs_the_whole_width_of_a_band():
+def test_covered_bands_need_the_whole_width_of_a_band():
     wavelength = np.array([500.0, 510, 520, 560, 570])
     target = grid_of(np.array([505.0, 510.0, 518.0, 540.0, 565.0, 569.0]), np.full(6, 8.0))
-    assert reach(wavelength, target).tolist() == [True, True, False, False, True, False]
+    assert covered_bands(wavelength, target).tolist() == [True, True, False, False, True, False]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ PAIRS_EPILOG = example_epilog(
 
 def prepare_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     folder: Annotated[
-        Path, typer.Argument(help="Folder of hyperspectral cubes: HySpecNet-11k, SpectralEarth, EMIT, EnMAP, ….")
+        Path, typer.Argument(help="Folder of hyperspectral cubes, in a data format that `ms2hs info` lists.")
     ],
     output: Annotated[
         Path,

@@ -1,4 +1,4 @@
-"""The tables of `ms2hs info`: sources, targets, weights and presets."""
+"""The tables of `ms2hs info`: sources, targets, weights, presets and data formats."""
 
 from typing import Any
 
@@ -11,12 +11,15 @@ KINDS = {"linear": "spectral prior, in closed form", "mae": "masked autoencoder"
 
 
 def entries() -> dict[str, Any]:
-    """All sources, targets, weights and presets by name, with a summary of each."""
+    """All sources, targets, weights, presets and data formats by name, with a summary of each."""
+    from ms2hs.datasets.cubes.registry import FORMATS
+
     return {
         "sources": {name: load_sensor(name).title for name in sensor_names("source")},
         "targets": {name: load_sensor(name).title for name in sensor_names("target")},
         "weights": {name: _summary(load_weights(name)) for name in weights_names()},
         "presets": {name: _preset_summary(config) for name, config in PRESETS.items()},
+        "data_formats": {data_format.name: data_format.layout for data_format in FORMATS},
     }
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array
-from ms2hs.datasets.cubes.spectra_npz import reach, view_matrix
-from ms2hs.datasets.pairs.pair_types import seen_through
+from ms2hs.datasets.cubes.spectra_npz import covered_bands, view_matrix
+from ms2hs.datasets.pairs.pair_types import apply_responses
 from ms2hs.errors import DataError, GridError, UnknownName
 from ms2hs.evaluation.accumulators import LEVELS, TargetBands
 from ms2hs.evaluation.aggregation import Aggregator, MethodInfo, MethodOutput, ScoredWindow
@@ -150,7 +150,7 @@ class _CubeAndTruth:
         """A window of all cubes; the source's own values are unknown (NaN)."""
         part = {"y": slice(window.row, window.row + window.height), "x": slice(window.col, window.col + window.width)}
         estimate = self.cube.isel(part).values[self.order]
-        truth = seen_through(self.to_grid, self.truth.isel(part).values[self.true_bands])
+        truth = apply_responses(self.to_grid, self.truth.isel(part).values[self.true_bands])
         truth[np.isnan(self.to_grid).any(axis=1)] = np.nan
         valid = np.isfinite(estimate).all(axis=0) & np.isfinite(truth).any(axis=0)
         measured = np.full((len(self.source), *valid.shape), np.nan, np.float32)
@@ -165,7 +165,7 @@ def _weights_to(grid: SpectralGrid, true_grid: SpectralGrid) -> Float32Array:
 
     A band that both cubes have is copied: a second spectral response would smooth it.
     """
-    known = reach(true_grid.wavelength_nm, grid)
+    known = covered_bands(true_grid.wavelength_nm, grid)
     result = np.full((len(grid), len(true_grid)), np.nan, np.float32)
     if known.any():
         result[known] = view_matrix(grid.select(known), true_grid.wavelength_nm)

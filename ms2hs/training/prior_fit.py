@@ -13,7 +13,7 @@ import numpy as np
 
 from ms2hs.arrays import Float32Array, FloatArray
 from ms2hs.datasets.cubes.spectra_npz import SpectraFile, read_spectra_folder, spectra_on
-from ms2hs.datasets.simulation.materials import LEFT_OUT, balance, canopies_over
+from ms2hs.datasets.simulation.materials import UNUSED_LIBRARIES, balance, canopies_over
 from ms2hs.datasets.simulation.spectra_mixing import mix
 from ms2hs.errors import DataError, UnknownName
 from ms2hs.models.intervals import UNKNOWN_SCALE, bridge, quantile_over_scenes, sigma_needed
@@ -111,7 +111,7 @@ def gather(folder: Path, settings: PriorSettings) -> Evidence:
     for corpus in read_spectra_folder(folder):
         if not corpus.is_library:
             scenes.append(_scene(corpus, wavelength, settings, rng))
-        elif corpus.name not in LEFT_OUT:
+        elif corpus.name not in UNUSED_LIBRARIES:
             libraries.append(corpus)
     places = {scene.place for scene in scenes}
     scenes += [_scene(library, wavelength, settings, rng) for library in libraries if library.place in places]

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from ms2hs.arrays import Float32Array
-from ms2hs.datasets.cubes.spectra_npz import reach, view_matrix
+from ms2hs.datasets.cubes.spectra_npz import covered_bands, view_matrix
 from ms2hs.datasets.pairs.pair_sampling import Sample
-from ms2hs.datasets.pairs.pair_types import seen_through
+from ms2hs.datasets.pairs.pair_types import apply_responses
 from ms2hs.models.harmonization import Adjustment, adjusted, fit_adjustment
 from ms2hs.models.prior import refit
 from ms2hs.models.weights import Weights
@@ -17,11 +17,11 @@ from ms2hs.spectra.library import interpolate_known
 
 def seen_by_source(sample: Sample) -> Float32Array:
     """(source band, pixel) the truth as the source measures it; NaN for bands outside the truth's wavelengths."""
-    known = reach(sample.target.wavelength_nm, sample.source)
+    known = covered_bands(sample.target.wavelength_nm, sample.source)
     result = np.full(sample.measured.shape, np.nan, np.float32)
     if known.any():
         matrix = view_matrix(sample.source.select(known), sample.target.wavelength_nm)
-        result[known] = seen_through(matrix, sample.truth)
+        result[known] = apply_responses(matrix, sample.truth)
     return result
 
 

@@ -1,11 +1,11 @@
 """EMIT L2A reflectance granules (NetCDF-4, read as HDF5), by window: a granule is 1.8 GB.
 
-By default in the geometry of the sensor, which needs no resampling; on request orthorectified through the granule's
-geographic look-up table (GLT), which counts pixels from 1 and holds 0 outside the swath. Granules of software build
-010613 (May 2023) have a mirrored table across track (github.com/nasa/EMIT-Data-Resources issue 28).
+Cubes have the geometry of the sensor, which needs no resampling, or are orthorectified through the granule's geographic
+look-up table (GLT). The table counts pixels from 1 and holds 0 outside the swath. In granules of software build 010613
+(May 2023) it is mirrored across track (github.com/nasa/EMIT-Data-Resources issue 28).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from ms2hs.errors import DataError
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
 PATTERN = "EMIT_L2A_RFL_*.nc"
-NODATA = -9999.0
+EMIT_NODATA = -9999.0
 # Layers of the MASK file that make a pixel unknown: cloud, cirrus, spacecraft, dilated cloud (user guide of
 # EMITL2ARFL.001). Layer 2, water, is a surface; layers from 5 on are not flags.
 UNKNOWN_FLAGS = (0, 1, 3, 4)
@@ -53,15 +53,13 @@ class EmitCube:
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """(band, row, col) reflectance of a window, NaN where unknown or flagged as cloud, cirrus or spacecraft.
 
-        Raises
-        ------
-        DataError : a file is damaged or cut short, or h5py is not installed.
+        DataError if a file is damaged or truncated, or h5py is not installed.
         """
         check_window(self.shape, row, col, height, width)
         window = np.s_[row : row + height, col : col + width]
         with _opened(self.path) as file:
             dn = np.moveaxis(file["reflectance"][window], -1, 0)[self.bands]
-        values = reflectance_of(dn, nodata=NODATA)
+        values = reflectance_of(dn, nodata=EMIT_NODATA)
         if self.flags:
             with _opened(self.flags) as file:
                 flagged = file["mask"][(*window, np.s_[: max(UNKNOWN_FLAGS) + 1])][..., UNKNOWN_FLAGS] > 0.5
@@ -87,9 +85,7 @@ class OrthoCube:
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """(band, row, col) reflectance of a window, NaN where unknown, read in blocks.
 
-        Raises
-        ------
-        DataError : as in `EmitCube.read`, or the table points outside the granule.
+        DataError as in `EmitCube.read`, or if the table points outside the granule.
         """
         check_window(self.shape, row, col, height, width)
         result = np.full((len(self.grid), height, width), np.nan, np.float32)
@@ -124,17 +120,10 @@ def find_granules(folder: Path) -> list[Path]:
     return sorted(folder.rglob(PATTERN))
 
 
-def open_granules(_folder: Path, paths: Sequence[Path]) -> list[EmitCube]:
-    """Granules in the geometry of the sensor."""
-    return [open_emit(path) for path in paths]
-
-
 def open_emit(path: Path) -> EmitCube:
     """An L2A reflectance granule with its good bands, in the geometry of the sensor; no pixel is read.
 
-    Raises
-    ------
-    DataError : another kind of file, a damaged file, or h5py is not installed.
+    DataError if the file is of another kind or damaged, or h5py is not installed.
     """
     with _opened(path) as file:
         bands = file["sensor_band_parameters"]
@@ -146,12 +135,7 @@ def open_emit(path: Path) -> EmitCube:
 
 
 def orthorectify(cube: EmitCube) -> OrthoCube:
-    """The granule on its geographic grid; no pixel is read.
-
-    Raises
-    ------
-    DataError : the look-up table fits lon and lat in neither direction.
-    """
+    """The granule on its geographic grid, without reading pixels; DataError if the table misses lon and lat."""
     with _opened(cube.path) as file:
         c, a, b, f, d, e = (float(number) for number in file.attrs["geotransform"])  # GDAL's order
         transform = (a, b, c, d, e, f)
@@ -160,17 +144,17 @@ def orthorectify(cube: EmitCube) -> OrthoCube:
 
 
 def _find_flags(path: Path, shape: tuple[int, int]) -> Path | None:
-    beside = path.with_name(path.name.replace("_RFL_", "_MASK_"))
-    if not beside.is_file():
+    flags = path.with_name(path.name.replace("_RFL_", "_MASK_"))
+    if not flags.is_file():
         return None
-    with _opened(beside) as file:
-        found = file["mask"].shape
-    if found[:2] != shape or found[2] <= max(UNKNOWN_FLAGS):
+    with _opened(flags) as file:
+        stored = file["mask"].shape
+    if stored[:2] != shape or stored[2] <= max(UNKNOWN_FLAGS):
         raise DataError(
-            f"{beside}: flags of shape {found}; {shape} and 8 layers are needed, as in {path.name}. "
+            f"{flags}: flags of shape {stored}; {shape} and 8 layers are needed, as in {path.name}. "
             "The file belongs to another granule or is damaged: download it again, or remove it."
         )
-    return beside
+    return flags
 
 
 def _read_table(file: Any, window: tuple[slice, slice]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # noqa: ANN401 - h5py has no types
@@ -215,8 +199,8 @@ def _distance(file: Any, transform: tuple[float, ...], ortho: tuple[int, int], s
 
 
 def _text(file: Any, key: str) -> str:  # noqa: ANN401
-    found = file.attrs.get(key, "")
-    return found.decode() if isinstance(found, bytes) else str(found)
+    value = file.attrs.get(key, "")
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ detectors disagree by 0.01-0.02, which would show as a sawtooth in the spectrum.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -20,11 +19,12 @@ from ms2hs.errors import DataError, UnknownName
 from ms2hs.spectra.sensors import load_sensor
 
 # Newer downloads have suffixes in lower case, and one archive doubles the suffix.
-METADATA = re.compile(r"(ENMAP\S*L2A\S*)-METADATA(\.xml)+", re.IGNORECASE)
+ENMAP_METADATA = re.compile(r"(ENMAP\S*L2A\S*)-METADATA(\.xml)+", re.IGNORECASE)
 # One tile of one datatake; the rest of a product name describes the processing.
-TILE = re.compile(r"DT\d+_\d{8}T\d{6}Z_\d{3}")
+ENMAP_TILE = re.compile(r"DT\d+_\d{8}T\d{6}Z_\d{3}")
 OVERLAPS = ("swir", "vnir", "keep", "average")
-NODATA = -32768
+ENMAP_IMAGE = "-SPECTRAL_IMAGE"
+ENMAP_NODATA = -32768
 # The statistics of a band without data.
 EMPTY_MEAN, EMPTY_STD = -1_000_000.0, 0.0
 
@@ -56,7 +56,7 @@ class _Bands:
 class AveragedCube(RasterCube):
     """A cube with SWIR bands in the overlap, each the mean of itself and the line through the VNIR bands around it.
 
-    `encoding` holds the bands of both detectors; positions are among those.
+    `encoding` holds the bands of both detectors; positions refer to these bands.
     """
 
     bands: NDArray[np.intp]
@@ -78,12 +78,7 @@ class AveragedCube(RasterCube):
 
 def find_products(folder: Path) -> list[Path]:
     """METADATA.XML of every L2A product under the folder."""
-    return [path for path in sorted(folder.rglob("*")) if METADATA.fullmatch(path.name)]
-
-
-def open_products(_folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
-    """Products with the SWIR bands alone in the overlap."""
-    return [open_enmap(path) for path in paths]
+    return [path for path in sorted(folder.rglob("*")) if ENMAP_METADATA.fullmatch(path.name)]
 
 
 def open_enmap(path: Path, overlap: str = "swir") -> RasterCube:
@@ -101,16 +96,16 @@ def open_enmap(path: Path, overlap: str = "swir") -> RasterCube:
     UnknownName : an unknown overlap.
     """
     if overlap not in OVERLAPS:
-        raise UnknownName.of("overlap", overlap, list(OVERLAPS), "Give a known one.")
+        raise UnknownName.of("overlap", overlap, list(OVERLAPS), "Use a known overlap.")
     metadata = _metadata(Path(path))
     bands = _read_metadata(metadata)
     kept = bands.kept("keep" if overlap == "average" else overlap)
     grid, order = usable_bands(metadata, bands.wavelength_nm, bands.fwhm_nm, kept)
     numbers = tuple(int(band) + 1 for band in order)
-    encoding = ReflectanceEncoding(len(kept), numbers, bands.scale[order], bands.offset[order], NODATA)
-    found = METADATA.fullmatch(metadata.name)
-    name = found[1] if found else metadata.stem
-    tile = TILE.search(name)
+    encoding = ReflectanceEncoding(len(kept), numbers, bands.scale[order], bands.offset[order], ENMAP_NODATA)
+    match = ENMAP_METADATA.fullmatch(metadata.name)
+    name = match[1] if match else metadata.stem
+    tile = ENMAP_TILE.search(name)
     cube = RasterCube(name, tile[0] if tile else name, _image(metadata, name), grid, encoding)
     return _averaged(cube, bands, order) if overlap == "average" else cube
 
@@ -129,8 +124,8 @@ def _averaged(cube: RasterCube, bands: _Bands, order: NDArray[np.intp]) -> Avera
 
 
 def _metadata(path: Path) -> Path:
-    found = sorted(path.iterdir()) if path.is_dir() else [path]
-    files = [file for file in found if METADATA.fullmatch(file.name) and file.is_file()]
+    inside = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = [file for file in inside if ENMAP_METADATA.fullmatch(file.name) and file.is_file()]
     if len(files) != 1:
         raise DataError(
             f"{path}: {len(files)} files of EnMAP L2A metadata; one named ENMAP01-____L2A-…-METADATA.XML is needed. "
@@ -140,11 +135,11 @@ def _metadata(path: Path) -> Path:
 
 
 def _image(metadata: Path, name: str) -> Path:
-    wanted = re.compile(re.escape(name) + r"-SPECTRAL_IMAGE(_COG)?\.tiff?", re.IGNORECASE)
-    images = sorted(path for path in metadata.parent.iterdir() if wanted.fullmatch(path.name))
+    pattern = re.compile(rf"{re.escape(name)}{ENMAP_IMAGE}(_COG)?\.tiff?", re.IGNORECASE)
+    images = sorted(path for path in metadata.parent.iterdir() if pattern.fullmatch(path.name))
     if not images:
         raise DataError(
-            f"{metadata}: no {name}-SPECTRAL_IMAGE.TIF beside it; both are needed. Copy or download the product again."
+            f"{metadata}: no {name}{ENMAP_IMAGE}.TIF beside it; both are needed. Copy or download the product again."
         )
     return images[0]
 

@@ -1,5 +1,6 @@
 """Hyperspectral cubes with a pixel grid on the ground and a day, which pairs and `ms2hs fetch --for` start from."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -13,8 +14,7 @@ from rasterio.windows import Window
 
 from ms2hs.arrays import Float32Array
 from ms2hs.datasets.cubes.emit import OrthoCube, find_granules, open_emit, orthorectify
-from ms2hs.datasets.cubes.enmap import METADATA, find_products, open_enmap
-from ms2hs.datasets.cubes.hyspecnet import IMAGE
+from ms2hs.datasets.cubes.enmap import ENMAP_IMAGE, ENMAP_METADATA, find_products, open_enmap
 from ms2hs.datasets.cubes.raster_cube import RasterCube, find_rasters, open_raster
 from ms2hs.datasets.cubes.registry import Cube, open_cubes
 from ms2hs.errors import DataError, Ms2hsError
@@ -26,7 +26,6 @@ from ms2hs.raster.pixel_grid import PixelGrid
 # Layers of EnMAP L2A products in which any value but 0 hides the ground: cloud and cloud shadow are 1, cirrus is 1 to 3
 # (thin, medium, thick), background is 255. Haze and snow do not hide the ground.
 CLOUD_LAYERS = ("QL_QUALITY_CLOUD", "QL_QUALITY_CLOUDSHADOW", "QL_QUALITY_CIRRUS")
-SUFFIXES = (".TIF", ".tif", ".TIFF", ".tiff")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,27 +64,27 @@ def find_cubes(paths: Sequence[Path], left_out: dict[str, str]) -> list[Georefer
     ----------
     paths : EMIT granules, EnMAP products (folder, METADATA.XML or image), rasters with wavelengths; or folders of
         these, or in one of the `FORMATS` of `registry`.
-    left_out : reasons why other cubes are left out, by name; they are added to it.
+    left_out : receives the reasons why other cubes are left out, by name.
 
     Raises
     ------
     DataError : a path is missing, or a folder without cubes.
     """
-    found: dict[tuple[Any, ...], GeoreferencedCube] = {}
-    for name, opened in (opener for path in paths for opener in _openers(Path(path))):
+    cubes_by_key: dict[tuple[Any, ...], GeoreferencedCube] = {}
+    for name, open_product in (opener for path in paths for opener in _openers(Path(path))):
         try:
-            cubes = opened()
+            cubes = open_product()
         except Ms2hsError as error:
             left_out[name] = str(error)
             continue
         for cube in cubes:
             try:
-                known = _georeferenced(cube)
+                georeferenced = _georeferenced(cube)
             except Ms2hsError as error:
                 left_out[cube.name] = str(error)
-            else:
-                found[known.name, known.pixel_grid, known.day] = known  # a product may be given twice
-    return sorted(found.values(), key=lambda cube: (cube.name, cube.pixel_grid.bounds))
+            else:  # a product may be given twice
+                cubes_by_key[cube.name, georeferenced.pixel_grid, georeferenced.day] = georeferenced
+    return sorted(cubes_by_key.values(), key=lambda cube: (cube.name, cube.pixel_grid.bounds))
 
 
 def _openers(path: Path) -> list[tuple[str, Callable[[], Sequence[Cube]]]]:
@@ -111,21 +110,21 @@ def _open(path: Path, folder: Path) -> list[Cube]:
     """The cube in one file; the name of a raster is its path in the folder."""
     if path.suffix.lower() == ".nc":
         return [orthorectify(open_emit(path))]
-    metadata = path if METADATA.fullmatch(path.name) else _metadata_of(path)
+    metadata = path if ENMAP_METADATA.fullmatch(path.name) else _metadata_of(path)
     return [open_enmap(metadata) if metadata else open_raster(path, folder)]
 
 
 def _metadata_of(image: Path) -> Path | None:
     """METADATA.XML beside an EnMAP image; None for other rasters."""
-    product = image.name.split(IMAGE)[0]
-    found = (METADATA.fullmatch(beside.name) for beside in sorted(image.parent.iterdir()))
-    return next((image.parent / match[0] for match in found if match and match[1] == product), None)
+    product = image.name.split(ENMAP_IMAGE)[0]
+    matches = (ENMAP_METADATA.fullmatch(beside.name) for beside in sorted(image.parent.iterdir()))
+    return next((image.parent / match[0] for match in matches if match and match[1] == product), None)
 
 
 def _georeferenced(cube: Cube) -> GeoreferencedCube:
     if isinstance(cube, OrthoCube):
         pixel_grid = PixelGrid(cube.crs, cube.transform, *cube.shape)
-        return GeoreferencedCube(cube, pixel_grid, _known_day(cube.name, day_of([cube.name])))
+        return GeoreferencedCube(cube, pixel_grid, _check_day(cube.name, day_of([cube.name])))
     if not isinstance(cube, RasterCube):
         raise DataError(
             f"{cube.name}: the file has no georeference; a GeoTIFF or ENVI cube with a CRS, or an EnMAP or EMIT "
@@ -141,10 +140,10 @@ def _georeferenced(cube: Cube) -> GeoreferencedCube:
     names = (cube.name.split("/")[-1], cube.path.name, cube.path.parent.name)
     day = day_of(names, _metadata_tags(cube.path) | tags)
     flags = _find_flags(cube.path, (pixel_grid.height, pixel_grid.width))
-    return GeoreferencedCube(cube, pixel_grid, _known_day(cube.name, day), flags)
+    return GeoreferencedCube(cube, pixel_grid, _check_day(cube.name, day), flags)
 
 
-def _known_day(name: str, day: date | None) -> date:
+def _check_day(name: str, day: date | None) -> date:
     if day is None:
         raise DataError(
             f"{name}: no acquisition date; a date in the file name (20240601) or a tag `acquisition_time` is needed. "
@@ -160,19 +159,18 @@ def _metadata_tags(image: Path) -> dict[str, str]:
         return {}
     try:
         # Python's expat refuses entity bombs, and external entities are not followed.
-        found = ET.parse(metadata).getroot().find(".//temporalCoverage/startTime")  # noqa: S314
+        return {"start_time": ET.parse(metadata).findtext(".//temporalCoverage/startTime", "")}  # noqa: S314
     except ET.ParseError:
         return {}
-    return {} if found is None else {"start_time": found.text or ""}
 
 
 def _find_flags(image: Path, shape: tuple[int, int]) -> tuple[Path, ...]:
     """The cloud layers beside an EnMAP image."""
-    product, found, _ = image.name.partition(IMAGE)
-    if not found:
+    product, is_enmap, _ = image.name.partition(ENMAP_IMAGE)
+    if not is_enmap:
         return ()
-    names = [f"{product}-{layer}{cog}{suffix}" for layer in CLOUD_LAYERS for cog in ("", "_COG") for suffix in SUFFIXES]
-    paths = tuple(path for name in names if (path := image.with_name(name)).is_file())
+    pattern = re.compile(rf"{re.escape(product)}-({'|'.join(CLOUD_LAYERS)})(_COG)?\.tiff?", re.IGNORECASE)
+    paths = tuple(path for path in sorted(image.parent.iterdir()) if pattern.fullmatch(path.name))
     for path in paths:
         with open_dataset(str(path)) as file:
             if file.shape != shape:

@@ -6,17 +6,17 @@ are empty. Two public tables are wrong: one lists the bands in detector order, a
 160-166.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ms2hs.datasets.cubes.enmap import ENMAP_IMAGE, ENMAP_NODATA
 from ms2hs.datasets.cubes.raster_cube import TIFF_SUFFIXES, RasterCube, ReflectanceEncoding
 from ms2hs.errors import DataError
 from ms2hs.spectra.sensors import load_sensor
 
-SCALE, NODATA = 1e-4, -32768
-IMAGE = "-SPECTRAL_IMAGE"
+PATCH_SCALE = 1e-4
 
 
 def find_hyspecnet(folder: Path) -> list[Path]:
@@ -26,18 +26,13 @@ def find_hyspecnet(folder: Path) -> list[Path]:
 
 
 def open_hyspecnet(folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
-    """`<patch>-SPECTRAL_IMAGE.TIF` of 224 bands in these folders of patches; a scene is a tile.
-
-    Raises
-    ------
-    DataError : folders of patches without an image.
-    """
+    """`<patch>-SPECTRAL_IMAGE.TIF` of 224 bands in these folders; a scene is a tile. DataError if one is missing."""
     bands = tuple(int(band) + 1 for band in np.flatnonzero(load_sensor("enmap-224").grid.good))
-    encoding = ReflectanceEncoding(224, bands, SCALE, 0.0, NODATA)
+    encoding = ReflectanceEncoding(224, bands, PATCH_SCALE, 0.0, ENMAP_NODATA)
     grid = load_sensor("enmap").grid
     cubes, missing = [], []
     for patch in paths:
-        images = [patch / f"{patch.name}{IMAGE}{suffix}" for suffix in (".TIF", ".tif")]
+        images = [patch / f"{patch.name}{ENMAP_IMAGE}{suffix}" for suffix in (".TIF", ".tif")]
         image = next((path for path in images if path.is_file()), None)
         if image is None:
             missing.append(patch.name)
@@ -45,8 +40,8 @@ def open_hyspecnet(folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
             cubes.append(RasterCube(patch.name, patch.parent.name, image, grid, encoding))
     if missing:
         raise DataError(
-            f"{folder}: {len(missing)} of {len(paths)} patches have no {IMAGE[1:]}.TIF (the first: {min(missing)}); "
-            "each folder of a patch needs one. Unpack the archives again, or remove the folders without."
+            f"{folder}: {len(missing)} of {len(paths)} patches have no {ENMAP_IMAGE[1:]}.TIF (the first: "
+            f"{min(missing)}); each needs one. Unpack the archives again, or remove the folders without."
         )
     return cubes
 
@@ -60,9 +55,9 @@ def find_spectral_earth(folder: Path) -> list[Path]:
 def open_spectral_earth(_folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
     """Patches of 202 bands; a scene is a location."""
     grid = load_sensor("enmap").grid
-    encoding = ReflectanceEncoding(len(grid), tuple(range(1, len(grid) + 1)), SCALE, 0.0, NODATA)
+    encoding = ReflectanceEncoding(len(grid), tuple(range(1, len(grid) + 1)), PATCH_SCALE, 0.0, ENMAP_NODATA)
     return [RasterCube(f"{path.parent.name}/{path.stem}", path.parent.name, path, grid, encoding) for path in paths]
 
 
-def _folders(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else iter(())
+def _folders(folder: Path) -> Iterable[Path]:
+    return (path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else ()

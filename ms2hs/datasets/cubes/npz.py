@@ -1,6 +1,5 @@
 """Cubes in `.npz` files (layout: `spectra_npz`). A window cannot be read on its own, so a process keeps whole files."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -44,12 +43,8 @@ def find_npz(folder: Path) -> list[Path]:
     return list((inner if inner.is_dir() else folder).glob("*.npz"))
 
 
-def open_npz(_folder: Path, paths: Sequence[Path]) -> list[NpzCube]:
-    """The cubes of these files; libraries of spectra have none."""
-    return [cube for path in paths for cube in _cubes(path)]
-
-
-def _cubes(path: Path) -> list[NpzCube]:
+def open_npz(path: Path) -> list[NpzCube]:
+    """The cubes of a file; a library of spectra has none."""
     spectra = _read_cached(path)
     if spectra.is_library:
         return []

@@ -4,13 +4,14 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.datasets.cubes.registry import Cube, open_cubes
-from ms2hs.datasets.cubes.shards import NODATA, SUFFIX, encode, write_shard
+from ms2hs.datasets.cubes.shards import SHARD_NODATA, SHARD_SUFFIX, encode, write_shard
 from ms2hs.errors import DataError, OutputError
 from ms2hs.files import move_into_place
 from ms2hs.progress import Progress
@@ -73,7 +74,7 @@ def prepare(
     if window < 1:
         raise ValueError(f"window {window} is below 1")
     cubes = open_cubes(folder, split)
-    old = _check_directory(output, overwrite=overwrite)
+    old_paths = _check_directory(output, overwrite=overwrite)
     packer = _Packer(Path(folder).resolve().name, output, progress, sum(cube.shape[0] for cube in cubes))
     try:
         for group in _groups(cubes, window):
@@ -83,8 +84,8 @@ def prepare(
                 f"{folder}: {packer.left_out} windows, all with less than {MIN_KNOWN_SHARE:.0%} known pixels; at least "
                 "one window with more is needed. Check nodata and flags, or use a smaller --window."
             )
-        paths = [path.with_name(f"shard-{number:05d}{SUFFIX}") for number, path in enumerate(packer.parts)]
-        for path in set(old) - set(paths):
+        paths = [path.with_name(f"shard-{number:05d}{SHARD_SUFFIX}") for number, path in enumerate(packer.parts)]
+        for path in set(old_paths) - set(paths):
             path.unlink()
         for part, path in zip(packer.parts, paths, strict=True):
             move_into_place(part, path)
@@ -108,10 +109,10 @@ def _check_directory(output: Path, *, overwrite: bool) -> list[Path]:
         raise OutputError(
             f"{output}: no permission to write; the shards are written there. Use -o for another directory."
         )
-    old = sorted(output.glob(f"*{SUFFIX}"))
+    old = sorted(output.glob(f"*{SHARD_SUFFIX}"))
     if old and not overwrite:
         raise OutputError(
-            f"{output} has {len(old)} {SUFFIX} files. Use --overwrite to replace them, or give an empty directory."
+            f"{output} has {len(old)} {SHARD_SUFFIX} files. Use --overwrite to replace them, or an empty directory."
         )
     return [path for path in old if path.name.startswith("shard-")]
 
@@ -130,23 +131,19 @@ class _Packer:
     def __init__(self, source: str, output: Path, progress: Progress | None, rows: int) -> None:
         self.source, self.output, self.progress, self.rows = source, output, progress, rows
         self.parts: list[Path] = []
-        self.windows = self.left_out = self.done = 0
+        self.windows = self.left_out = self.rows_done = 0
 
     def add(self, group: _Group) -> None:
         """Pack every window of a group."""
-        windows: list[NDArray[np.int16]] = []
-        names: list[tuple[str, str]] = []
-        for cube in group.cubes:
-            for row, col, dn in self._cut(cube, group):
-                windows.append(dn)
-                names.append((f"{cube.name}@{row},{col}", cube.scene))
-                if len(windows) == group.per_shard:
-                    self._write(group, windows, names)
-                    windows, names = [], []
-        if windows:
-            self._write(group, windows, names)
+        windows = (window for cube in group.cubes for window in self._cut(cube, group))
+        while shard := list(islice(windows, group.per_shard)):
+            self.parts.append(self.output / f".shard-{len(self.parts):05d}.{os.getpid()}.part")
+            names = [(name, scene) for name, scene, _ in shard]
+            write_shard(self.parts[-1], [dn for *_, dn in shard], group.cubes[0].grid, names, self.source)
+            self.windows += len(shard)
 
-    def _cut(self, cube: Cube, group: _Group) -> Iterator[tuple[int, int, NDArray[np.int16]]]:
+    def _cut(self, cube: Cube, group: _Group) -> Iterator[tuple[str, str, NDArray[np.int16]]]:
+        """Name, scene and dn (band, row, col) of each window with enough known pixels."""
         rows, cols = cube.shape
         for row in range(0, rows, group.height):
             height = min(group.height, rows - row)
@@ -156,15 +153,9 @@ class _Packer:
                 if (np.isfinite(values).mean(axis=0) >= 0.5).mean() < MIN_KNOWN_SHARE:
                     self.left_out += 1
                     continue
-                dn = np.full((len(cube.grid), group.height, group.width), NODATA, np.int16)
+                dn = np.full((len(cube.grid), group.height, group.width), SHARD_NODATA, np.int16)
                 dn[:, : values.shape[1], : values.shape[2]] = encode(values)
-                yield row, col, dn
-            self.done += height
+                yield f"{cube.name}@{row},{col}", cube.scene, dn
+            self.rows_done += height
             if self.progress:
-                self.progress("prepare", self.done, self.rows)
-
-    def _write(self, group: _Group, windows: list[NDArray[np.int16]], names: list[tuple[str, str]]) -> None:
-        path = self.output / f".shard-{len(self.parts):05d}.{os.getpid()}.part"
-        self.parts.append(path)
-        write_shard(path, windows, group.cubes[0].grid, names, self.source)
-        self.windows += len(windows)
+                self.progress("prepare", self.rows_done, self.rows)

@@ -1,5 +1,7 @@
 """Checks that every cube format shares: usable bands, plausible reflectance, windows inside a cube."""
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +15,7 @@ PLAUSIBLE_REFLECTANCE = (-0.05, 1.5)
 
 
 def usable_bands(
-    where: object, wavelength_nm: FloatArray, fwhm_nm: FloatArray | None = None, good: BoolArray | None = None
+    path: Path, wavelength_nm: FloatArray, fwhm_nm: FloatArray | None = None, good: BoolArray | None = None
 ) -> tuple[SpectralGrid, NDArray[np.intp]]:
     """The grid of the good bands in ascending wavelength, and their positions in the file.
 
@@ -21,7 +23,7 @@ def usable_bands(
 
     Parameters
     ----------
-    where : the file, for the message.
+    path : the file, for the message.
     wavelength_nm, fwhm_nm, good : (band,) for every band of the file, in any order; an fwhm of NaN is unknown.
 
     Raises
@@ -33,12 +35,12 @@ def usable_bands(
     usable = np.ones(len(centre), bool) if good is None else np.asarray(good, bool)
     if not centre.shape == width.shape == usable.shape or usable.sum() < 2:
         raise DataError(
-            f"{where}: {len(centre)} wavelengths, {len(width)} widths, {len(usable)} flags of which {usable.sum()} are "
+            f"{path}: {len(centre)} wavelengths, {len(width)} widths, {len(usable)} flags of which {usable.sum()} are "
             "good; each band needs all three, and at least 2 good bands are needed. Check the product."
         )
     if not np.isfinite(centre).all() or centre.min() < MIN_NM or len(set(centre)) < 2:
         raise DataError(
-            f"{where}: wavelengths from {np.nanmin(centre):g} to {np.nanmax(centre):g}; different values in nm are "
+            f"{path}: wavelengths from {np.nanmin(centre):g} to {np.nanmax(centre):g}; different values in nm are "
             f"needed (at least {MIN_NM:g}). If these are micrometres, write the wavelength units into the file."
         )
     width = np.where(width > 0, width, _median_step(centre))

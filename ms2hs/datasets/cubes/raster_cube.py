@@ -61,9 +61,7 @@ class RasterCube:
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """(band, row, col) reflectance of a window, NaN where unknown.
 
-        Raises
-        ------
-        SceneError, DataError : the file is missing, damaged, or has another number of bands.
+        SceneError or DataError if the file is missing or damaged, or has another number of bands.
         """
         from rasterio.windows import Window
 
@@ -97,12 +95,8 @@ def find_rasters(folder: Path) -> list[Path]:
 def open_rasters(folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
     """Rasters whose bands carry wavelengths; rasters of one band are skipped.
 
-    A scene is a subfolder of the folder, or a file that lies in the folder itself.
-
-    Raises
-    ------
-    DataError : rasters without wavelengths, or outputs of a conversion.
-    SceneError : a file that cannot be read.
+    A scene is a subfolder of the folder, or a file in the folder itself. DataError for rasters without wavelengths and
+    outputs of a conversion, SceneError for unreadable files.
     """
     from ms2hs.raster.dataset import open_dataset
 
@@ -129,10 +123,7 @@ def open_rasters(folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
 def open_raster(path: Path, folder: Path | None = None) -> RasterCube:
     """The cube in one file, with the name and scene that it has in `folder` (by default its own folder).
 
-    Raises
-    ------
-    DataError : its bands carry no wavelengths, or it is the output of a conversion.
-    SceneError : the file cannot be read.
+    Errors as in `open_rasters`.
     """
     from ms2hs.raster.dataset import open_dataset
 
@@ -151,8 +142,8 @@ def _image_of(header: Path) -> list[Path]:
     if re.search(rb"file type\s*=\s*ENVI Spectral Library", header.read_bytes(), re.IGNORECASE):
         return []
     bare = header.with_suffix("")
-    beside = [bare] if bare.is_file() else sorted(header.parent.glob(f"{bare.name}.*"))
-    images = [path for path in beside if path.suffix.lower() not in {".hdr", ".xml", ".enp", ".sta", ".txt", ".png"}]
+    files = [bare] if bare.is_file() else sorted(header.parent.glob(f"{bare.name}.*"))
+    images = [path for path in files if path.suffix.lower() not in {".hdr", ".xml", ".enp", ".sta", ".txt", ".png"}]
     if not images:
         raise DataError(f"{header}: no image beside the header; both are needed. Copy {bare.name} there.")
     return images[:1]

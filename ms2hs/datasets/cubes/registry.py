@@ -12,18 +12,18 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from ms2hs.arrays import Float32Array
-from ms2hs.datasets.cubes.emit import find_granules, open_granules
-from ms2hs.datasets.cubes.enmap import find_products, open_products
+from ms2hs.datasets.cubes.emit import find_granules, open_emit
+from ms2hs.datasets.cubes.enmap import find_products, open_enmap
 from ms2hs.datasets.cubes.hyspecnet import find_hyspecnet, find_spectral_earth, open_hyspecnet, open_spectral_earth
 from ms2hs.datasets.cubes.npz import find_npz, open_npz
 from ms2hs.datasets.cubes.raster_cube import find_rasters, open_rasters
-from ms2hs.datasets.cubes.shards import find_shards, open_shards
+from ms2hs.datasets.cubes.shards import find_shards, open_shard
 from ms2hs.errors import DataError, UnknownName
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
 
-class Cube(Protocol):
-    """A cube of surface reflectance. It pickles and keeps no file open, so that processes can share it."""
+class SceneData(Protocol):
+    """What cubes and pairs have in common."""
 
     @property
     def name(self) -> str:
@@ -34,12 +34,19 @@ class Cube(Protocol):
         """The place that a split keeps on one side: a location, tile, granule or file."""
 
     @property
-    def grid(self) -> SpectralGrid:
-        """The usable bands, in ascending wavelength."""
-
-    @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
+
+
+AnySceneData = TypeVar("AnySceneData", bound=SceneData)
+
+
+class Cube(SceneData, Protocol):
+    """A cube of surface reflectance. It pickles and keeps no file open, so that processes can share it."""
+
+    @property
+    def grid(self) -> SpectralGrid:
+        """The usable bands, in ascending wavelength."""
 
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """(band, row, col) reflectance of a window, NaN where unknown. Only the window is read, if the format allows.
@@ -51,38 +58,37 @@ class Cube(Protocol):
         """
 
 
-class HasScene(Protocol):
-    """A cube or a pair."""
-
-    @property
-    def scene(self) -> str:
-        """The place that a split keeps on one side."""
+CubeOpener = Callable[[Path, Sequence[Path]], Sequence[Cube]]
 
 
-AnyWithScene = TypeVar("AnyWithScene", bound=HasScene)
-
-
-class CubeFormat(NamedTuple):
+class DataFormat(NamedTuple):
     """A format of cubes: how its files are recognised and opened."""
 
+    name: str
     layout: str
-    """Name and file pattern, for messages and help."""
+    """Pattern of its files, for messages and help."""
     find: Callable[[Path], Sequence[Path]]
     """Files of the format in a folder; none if the folder has another format."""
-    open: Callable[[Path, Sequence[Path]], Sequence[Cube]]
+    open: CubeOpener
     """The cubes in these files of the folder."""
+
+
+def _one_by_one(open_file: Callable[[Path], Sequence[Cube]]) -> CubeOpener:
+    return lambda _folder, paths: [cube for path in paths for cube in open_file(path)]
 
 
 # Tried in this order; the first format that has cubes is taken. Other files may lie beside them, such as the quality
 # layers of a product.
 FORMATS = (
-    CubeFormat("shards written by `ms2hs prepare`", find_shards, open_shards),
-    CubeFormat("HySpecNet-11k (patches/<tile>/<patch>/)", find_hyspecnet, open_hyspecnet),
-    CubeFormat("SpectralEarth (enmap/<location>/)", find_spectral_earth, open_spectral_earth),
-    CubeFormat("EMIT L2A granules (EMIT_L2A_RFL_*.nc)", find_granules, open_granules),
-    CubeFormat("EnMAP L2A products (ENMAP01-____L2A-*-METADATA.XML)", find_products, open_products),
-    CubeFormat("cubes in .npz (dn, scale, nodata, wavelength_nm)", find_npz, open_npz),
-    CubeFormat("GeoTIFF or ENVI cubes with wavelengths", find_rasters, open_rasters),
+    DataFormat("shards", "*.safetensors written by `ms2hs prepare`", find_shards, _one_by_one(open_shard)),
+    DataFormat("HySpecNet-11k", "patches/<tile>/<patch>/", find_hyspecnet, open_hyspecnet),
+    DataFormat("SpectralEarth", "enmap/<location>/", find_spectral_earth, open_spectral_earth),
+    DataFormat("EMIT L2A granules", "EMIT_L2A_RFL_*.nc", find_granules, lambda _, paths: [*map(open_emit, paths)]),
+    DataFormat(
+        "EnMAP L2A products", "ENMAP*L2A*-METADATA.XML", find_products, lambda _, paths: [*map(open_enmap, paths)]
+    ),
+    DataFormat("NumPy cubes", "*.npz with dn, scale, nodata, wavelength_nm", find_npz, _one_by_one(open_npz)),
+    DataFormat("GeoTIFF or ENVI cubes", "*.tif or *.hdr with wavelengths", find_rasters, open_rasters),
 )
 
 MAX_LISTED_SCENES = 20
@@ -112,17 +118,16 @@ def open_cubes(folder: Path, split: str | None = None) -> list[Cube]:
     nested = folder / "hyspecnet-11k"
     folder = nested if nested.is_dir() else folder
     cubes: list[Cube] = []
-    for cube_format in FORMATS:
-        if paths := cube_format.find(folder):
-            cubes = sorted(cube_format.open(folder, paths), key=lambda cube: cube.name)
+    for data_format in FORMATS:
+        if paths := data_format.find(folder):
+            cubes = sorted(data_format.open(folder, paths), key=lambda cube: cube.name)
         if cubes:
             break
     else:
         content = "is empty" if not any(folder.iterdir()) else "holds no cubes of a known format"
-        formats = "; ".join(cube_format.layout for cube_format in FORMATS)
+        formats = "; ".join(f"{data_format.name} ({data_format.layout})" for data_format in FORMATS)
         raise DataError(f"{folder} {content}; known: {formats}. Give another folder, or download the data.")
-    twice = sorted({first.name for first, second in pairwise(cubes) if first.name == second.name})
-    if twice:
+    if twice := sorted({first.name for first, second in pairwise(cubes) if first.name == second.name}):
         raise DataError(f"{folder}: more than one cube is named {', '.join(twice[:3])}. Remove the copies.")
     return cubes if split is None else _select_split(folder, cubes, split)
 
@@ -142,11 +147,10 @@ def _select_split(folder: Path, cubes: list[Cube], split: str) -> list[Cube]:
 
 def read_split(folder: Path, split: str, item: str) -> list[str]:
     """The first field of each line of `splits/<split>.csv` that is not empty; DataError if the file is missing."""
-    path = folder / "splits" / f"{split}.csv"
+    splits = folder / "splits"
+    path = splits / f"{split}.csv"
     if not path.is_file():
-        known = sorted(
-            path.relative_to(folder / "splits").with_suffix("").as_posix() for path in folder.glob("splits/**/*.csv")
-        )
+        known = sorted(path.relative_to(splits).with_suffix("").as_posix() for path in splits.glob("**/*.csv"))
         raise DataError(
             f"{folder}: no split {split!r}; known: {', '.join(known) or 'none (no splits/*.csv)'}. Give a known split, "
             f"or none to take every {item}."
@@ -164,22 +168,18 @@ def _name_in_split(line: str) -> str:
     return str(bare).removeprefix("enmap/").removeprefix("EMIT_L2A_RFL_")
 
 
-def check_scenes(cubes: Sequence[HasScene], wanted: Sequence[str], hint: str) -> None:
+def check_scenes(cubes: Sequence[SceneData], wanted: Sequence[str], hint: str) -> None:
     """UnknownName, with the known scenes, if a wanted scene has no cube or pair."""
     known = sorted({cube.scene for cube in cubes})
     if absent := sorted(set(wanted) - set(known)):
         raise UnknownName.of("scene", absent[0], known[:MAX_LISTED_SCENES], hint)
 
 
-def hold_out(cubes: Sequence[AnyWithScene], share: float, seed: int) -> tuple[list[AnyWithScene], list[AnyWithScene]]:
+def hold_out(cubes: Sequence[AnySceneData], share: float, seed: int) -> tuple[list[AnySceneData], list[AnySceneData]]:
     """Cubes to train on, and cubes of about `share` of the scenes held out; no scene is on both sides.
 
     The same scenes, share and seed give the same split, whatever the order of the cubes. Unless the share is 0, at
-    least one scene is on each side.
-
-    Raises
-    ------
-    DataError : fewer than two scenes.
+    least one scene is on each side; DataError if there are fewer than two scenes.
     """
     if not 0 <= share < 1:
         raise ValueError(f"share {share} is not in [0, 1)")

@@ -21,10 +21,9 @@ from ms2hs.datasets.cubes.plausibility import check_window
 from ms2hs.errors import DataError, OutputError
 from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of
 
-FORMAT = "1"
-SUFFIX = ".safetensors"
-SCALE, NODATA = 1e-4, -32768
-MAX_DN = 32767
+SHARD_VERSION = "1"
+SHARD_SUFFIX = ".safetensors"
+SHARD_SCALE, SHARD_NODATA = 1e-4, -32768
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,83 +48,31 @@ class ShardCube:
 
 
 def decode(dn: NDArray[np.int16]) -> Float32Array:
-    """Reflectance from the dn of a shard, NaN where unknown."""
-    values = dn.astype(np.float32) * np.float32(SCALE)
-    values[dn == NODATA] = np.nan
+    """Reflectance of the same shape from the dn of a shard, NaN where unknown."""
+    values = dn.astype(np.float32) * np.float32(SHARD_SCALE)
+    values[dn == SHARD_NODATA] = np.nan
     return values
 
 
 def encode(reflectance: Float32Array) -> NDArray[np.int16]:
-    """The dn of a shard for reflectance, clipped to the range of int16."""
-    dn = np.clip(np.rint(reflectance / np.float32(SCALE)), -MAX_DN, MAX_DN)
-    return np.where(np.isnan(dn), NODATA, dn).astype(np.int16)
+    """The dn of a shard, of the same shape as the reflectance; clipped to ±32767, -32768 where it is NaN."""
+    dn = np.clip(np.rint(reflectance / np.float32(SHARD_SCALE)), SHARD_NODATA + 1, -SHARD_NODATA - 1)
+    return np.where(np.isnan(dn), SHARD_NODATA, dn).astype(np.int16)
 
 
 def find_shards(folder: Path) -> list[Path]:
     """Every safetensors file in the folder."""
-    return sorted(folder.glob(f"*{SUFFIX}"))
+    return sorted(folder.glob(f"*{SHARD_SUFFIX}"))
 
 
-def open_shards(_folder: Path, paths: Sequence[Path]) -> list[ShardCube]:
-    """The windows of these shards.
-
-    Raises
-    ------
-    DataError : a file that is no shard, of another format version, damaged or cut short.
-    """
-    return [cube for path in paths for cube in _cubes(path)]
-
-
-def write_shard(
-    path: Path, dn: Sequence[NDArray[np.int16]], grid: SpectralGrid, windows: Sequence[tuple[str, str]], source: str
-) -> None:
-    """Write a shard window by window, without a copy of the whole in memory.
-
-    Parameters
-    ----------
-    dn : (window,) arrays (band, row, col) of one shape.
-    windows : (window,) name and scene.
-    source : name of the data set.
-
-    Raises
-    ------
-    OutputError : the file cannot be written; no part of it remains.
-    """
-    metadata = {
-        "source": source,
-        "wavelength_nm": grid.wavelength_nm.tolist(),
-        "fwhm_nm": grid.fwhm_nm.tolist(),
-        "names": [name for name, _ in windows],
-        "scenes": [scene for _, scene in windows],
-    }
-    shape = [len(dn), *dn[0].shape]
-    # Layout of a safetensors file: header length, header as JSON, arrays (github.com/huggingface/safetensors).
-    content = {
-        "__metadata__": {"format": FORMAT} | {key: json.dumps(value) for key, value in metadata.items()},
-        "dn": {"dtype": "I16", "shape": shape, "data_offsets": [0, 2 * math.prod(shape)]},
-    }
-    header = json.dumps(content).encode()
-    header += b" " * (-len(header) % 8)
-    try:
-        with path.open("wb") as file:
-            file.write(len(header).to_bytes(8, "little") + header)
-            for window in dn:
-                file.write(np.ascontiguousarray(window, "<i2").data)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise OutputError(
-            f"{path} cannot be written ({error}); its directory must be writable and have space. "
-            "Free some space, or give another directory."
-        ) from error
-
-
-def _cubes(path: Path) -> list[ShardCube]:
+def open_shard(path: Path) -> list[ShardCube]:
+    """The windows of a shard; DataError if the file is no shard, of another format version, damaged or truncated."""
     with _opened(path) as file:
         header = dict(file.metadata() or {})
-        if header.get("format") != FORMAT or "wavelength_nm" not in header or list(file.keys()) != ["dn"]:
+        if header.get("format") != SHARD_VERSION or "wavelength_nm" not in header or list(file.keys()) != ["dn"]:
             raise DataError(
                 f"{path}: a safetensors file of format {header.get('format')!r} with {', '.join(file.keys()) or 'no'} "
-                f"arrays; shards of format {FORMAT!r} are read. Remove the file, or run `ms2hs prepare` again."
+                f"arrays; shards of format {SHARD_VERSION!r} are read. Remove the file, or run `ms2hs prepare` again."
             )
         dn = file.get_slice("dn")
         shape, dtype = tuple(dn.get_shape()), dn.get_dtype()
@@ -144,6 +91,47 @@ def _cubes(path: Path) -> list[ShardCube]:
     ]
 
 
+def write_shard(
+    path: Path, dn: Sequence[NDArray[np.int16]], grid: SpectralGrid, windows: Sequence[tuple[str, str]], source: str
+) -> None:
+    """Write a shard window by window, without a copy of the whole in memory.
+
+    OutputError if the file cannot be written; no part of it remains.
+
+    Parameters
+    ----------
+    dn : (window,) arrays (band, row, col) of one shape.
+    windows : (window,) name and scene.
+    source : name of the data set.
+    """
+    metadata = {
+        "source": source,
+        "wavelength_nm": grid.wavelength_nm.tolist(),
+        "fwhm_nm": grid.fwhm_nm.tolist(),
+        "names": [name for name, _ in windows],
+        "scenes": [scene for _, scene in windows],
+    }
+    shape = [len(dn), *dn[0].shape]
+    # Layout of a safetensors file: header length, header as JSON, arrays (github.com/huggingface/safetensors).
+    content = {
+        "__metadata__": {"format": SHARD_VERSION} | {key: json.dumps(value) for key, value in metadata.items()},
+        "dn": {"dtype": "I16", "shape": shape, "data_offsets": [0, 2 * math.prod(shape)]},
+    }
+    header = json.dumps(content).encode()
+    header += b" " * (-len(header) % 8)
+    try:
+        with path.open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            for window in dn:
+                file.write(np.ascontiguousarray(window, "<i2").data)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path} cannot be written ({error}); its directory must be writable and have space. "
+            "Free some space, or give another directory."
+        ) from error
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
@@ -151,6 +139,6 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise DataError(
-            f"{path}: not a whole shard ({error}); the file was cut short or is damaged. Copy it again, or run "
+            f"{path}: not a whole shard ({error}); the file is truncated or damaged. Copy it again, or run "
             "`ms2hs prepare` again."
         ) from error

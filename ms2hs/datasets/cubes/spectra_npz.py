@@ -1,9 +1,9 @@
 """Spectra in `.npz` files (pixels of a cube, or a library), and their resampling to the bands of a sensor.
 
 A cube holds `dn` (..., band), `scale`, `nodata`, `wavelength_nm`, `fwhm_nm` (NaN = unknown) and `good`; a library holds
-what `spectra.library` reads. Both may hold `place`, a text: files of one place lie on one side of any split, or a model
-would be scored on pixels beside those it was trained on. A file without it has the place that a table `places.csv`
-(file,place) in its folder or the folder above gives, else a place of its own.
+what `spectra.library` reads. Both may hold `place`, a string: files of one place lie on one side of any split, or a
+model would be scored on neighbours of its training pixels. A file without `place` has the place that a table
+`places.csv` (file,place) in its folder or the folder above gives, else a place of its own.
 """
 
 import csv
@@ -47,9 +47,7 @@ class SpectraFile:
 def read_spectra_folder(folder: Path) -> Iterator[SpectraFile]:
     """Every `.npz` in `hyperspectral/` and `spectra/` of a folder, or else in the folder itself, sorted by name.
 
-    Raises
-    ------
-    DataError : the folder has no `.npz`, or one of them cannot be read.
+    DataError if the folder has no `.npz`, or a file cannot be read.
     """
     parts = [folder / part for part in ("hyperspectral", "spectra") if (folder / part).is_dir()] or [folder]
     paths = [path for part in parts for path in sorted(part.glob("*.npz"))]
@@ -64,9 +62,7 @@ def read_spectra_folder(folder: Path) -> Iterator[SpectraFile]:
 def read_spectra(path: Path) -> SpectraFile:
     """The spectra of one `.npz`, in ascending wavelength, without bad bands, nodata as NaN.
 
-    Raises
-    ------
-    DataError : not an `.npz`, arrays are missing or disagree in shape, or several places.
+    DataError if the file is no `.npz`, arrays are missing or disagree in shape, or it has several places.
     """
     arrays = load_npz(path)
     return _read_cube(path, arrays) if "dn" in arrays else _read_library(path, arrays)
@@ -100,10 +96,8 @@ def _listed_place(path: Path) -> str | None:
 def _read_library(path: Path, arrays: dict[str, NDArray[Any]]) -> SpectraFile:
     library = library_of(path, arrays)
     order = np.argsort(library.wavelength_nm, kind="stable")
-    reflectance = library.reflectance[:, order]
-    shape = (len(reflectance),)
-    wavelength = library.wavelength_nm[order]
-    return SpectraFile(path.stem, _place(path, arrays), wavelength, reflectance, shape, library.classes)
+    wavelength, reflectance = library.wavelength_nm[order], library.reflectance[:, order]
+    return SpectraFile(path.stem, _place(path, arrays), wavelength, reflectance, (len(reflectance),), library.classes)
 
 
 def _read_cube(path: Path, arrays: dict[str, NDArray[Any]]) -> SpectraFile:
@@ -136,7 +130,7 @@ def view_matrix(target: SpectralGrid, wavelength_nm: FloatArray) -> FloatArray:
     return held
 
 
-def reach(wavelength_nm: FloatArray, target: SpectralGrid) -> BoolArray:
+def covered_bands(wavelength_nm: FloatArray, target: SpectralGrid) -> BoolArray:
     """(target band,) True where bands at `wavelength_nm` (ascending) cover the target band.
 
     A band is covered if its whole FWHM interval lies between bands that are at most `MAX_STEP_NM` apart.
@@ -163,12 +157,12 @@ def spectra_on(
     measured = np.isfinite(spectra.reflectance)
     bands = measured.mean(axis=0) > 0.5
     wavelength = spectra.wavelength_nm[bands]
-    known = np.ones(len(target), bool) if interpolate else reach(wavelength, target)
+    known = np.ones(len(target), bool) if interpolate else covered_bands(wavelength, target)
     if not known.any() or len(wavelength) < 2:
         return result, np.zeros(len(target), bool)
     matrix = view_matrix(target.select(known), wavelength).astype(np.float32)
-    inside, holes = spectra.reflectance[:, bands], ~measured[:, bands]
-    values = np.nan_to_num(inside, nan=0.0) @ matrix.T
+    reflectance, holes = spectra.reflectance[:, bands], ~measured[:, bands]
+    values = np.nan_to_num(reflectance, nan=0.0) @ matrix.T
     if holes.any():
         values[holes.astype(np.float32) @ (matrix != 0).T.astype(np.float32) > 0] = np.nan
     result[:, known] = values

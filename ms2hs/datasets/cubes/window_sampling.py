@@ -29,7 +29,7 @@ AnyReadable = TypeVar("AnyReadable", bound=Readable)
 
 
 def read_windows(
-    cubes: Sequence[Readable], size: int, draws: Sequence[np.random.Generator], *, turned: bool = False
+    cubes: Sequence[Readable], size: int, rngs: Sequence[np.random.Generator], *, turned: bool = False
 ) -> Float32Array:
     """(window, band, row, col) a window at a random position of each cube; NaN beyond the edge of a cube.
 
@@ -37,11 +37,11 @@ def read_windows(
     ----------
     cubes : of one spectral grid.
     size : side of a window in pixels.
-    draws : (cube,) random generators.
+    rngs : (cube,) random generators.
     turned : turn and mirror the windows at random.
     """
     result: Float32Array | None = None
-    for index, (cube, rng) in enumerate(zip(cubes, draws, strict=True)):
+    for index, (cube, rng) in enumerate(zip(cubes, rngs, strict=True)):
         height, width = (min(size, length) for length in cube.shape)
         row = int(rng.integers(cube.shape[0] - height + 1))
         col = int(rng.integers(cube.shape[1] - width + 1))

@@ -9,10 +9,10 @@ from ms2hs.arrays import BoolArray, FloatArray
 # Common pixels below which no shift is measured.
 MIN_COMMON_PIXELS = 64
 MIN_SIDE = 8
-# Share of the smaller image that must overlap the other image at the measured shift.
-MIN_OVERLAP = 0.5
+# Share of the smaller image that must overlap the larger image at the measured shift.
+MIN_SHIFTED_OVERLAP = 0.5
 MAX_STEPS = 10
-# In pixels: steps end below the first, and are cut off at the second, beyond which an image is not a straight line.
+# In pixels: the iteration ends at steps below the first; steps are clipped to the second, since images are not linear.
 MIN_STEP, MAX_STEP = 0.002, 0.5
 
 
@@ -31,7 +31,7 @@ class Shift:
 def shift_between(reference: FloatArray, moving: FloatArray, valid: BoolArray | None = None) -> Shift | None:
     """The shift that brings `moving` onto `reference`; None if there are too few pixels or too little contrast.
 
-    Whole pixels: peak of the cross-correlation, or with missing pixels the normalised cross-correlation of the others
+    Whole pixels: peak of the cross-correlation, or with missing pixels the normalised cross-correlation of the rest
     (Padfield 2012, doi:10.1109/TIP.2011.2181402), both from scikit-image. Filling the gaps instead would draw the peak
     to zero, as both images have them at the same pixels. Fractions: least squares of
     `reference - (gain * moved + offset)` over valid pixels, by Gauss-Newton steps (Lucas & Kanade 1981).
@@ -70,12 +70,12 @@ def _whole_pixel_shift(fixed: FloatArray, moving: FloatArray, usable: BoolArray)
     if usable.all():
         taper = np.outer(*(np.hanning(size + 2)[1:-1] for size in fixed.shape))
         # Without division by the amplitudes, which would give noise the same weight as the signal.
-        found = phase_cross_correlation(fixed * taper, moving * taper, normalization=None)
+        shift, *_ = phase_cross_correlation(fixed * taper, moving * taper, normalization=None)
     else:
-        found = phase_cross_correlation(
-            fixed, moving, reference_mask=usable, moving_mask=usable, overlap_ratio=MIN_OVERLAP
+        shift, *_ = phase_cross_correlation(
+            fixed, moving, reference_mask=usable, moving_mask=usable, overlap_ratio=MIN_SHIFTED_OVERLAP
         )
-    return np.asarray(found[0], float)
+    return np.asarray(shift, float)
 
 
 def _refine(fixed: FloatArray, moving: FloatArray, usable: BoolArray, shift: FloatArray) -> Shift | None:

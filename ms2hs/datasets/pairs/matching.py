@@ -1,6 +1,6 @@
 """Matches of hyperspectral products and multispectral scenes: the same ground, within a few days, and its location."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -16,7 +16,7 @@ from ms2hs.errors import Ms2hsError, SceneError
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.dates import day_of
 from ms2hs.raster.header import read_header
-from ms2hs.raster.pixel_grid import lonlat_bounds
+from ms2hs.raster.pixel_grid import PixelGrid, lonlat_bounds
 from ms2hs.scenes.formats import open_scene, scene_paths
 from ms2hs.scenes.scene import Scene, SceneOptions
 
@@ -63,18 +63,14 @@ class Match:
 
 
 def find_scenes(paths: Sequence[Path], dn_offset: float | None, left_out: dict[str, str]) -> list[DatedScene]:
-    """Scenes at and under these paths that have a CRS and a day, sorted by id.
+    """Scenes at and under these paths that have a CRS and a day, sorted by id; SceneError if a path is missing.
 
     Parameters
     ----------
     dn_offset : as in `SceneOptions`.
-    left_out : reasons why other scenes are left out, by path; they are added to it.
-
-    Raises
-    ------
-    SceneError : a path is missing.
+    left_out : receives the reasons why other scenes are left out, by path.
     """
-    found: dict[tuple[Any, ...], DatedScene] = {}
+    scenes: dict[tuple[Any, ...], DatedScene] = {}
     for path in paths:
         if not Path(path).exists():
             raise SceneError(f"{path}: no such file or folder; multispectral scenes are needed. Check the path.")
@@ -84,8 +80,8 @@ def find_scenes(paths: Sequence[Path], dn_offset: float | None, left_out: dict[s
             except Ms2hsError as error:
                 left_out[str(scene_path)] = str(error)
             else:
-                found[dated.scene.id, dated.scene.grid, dated.day] = dated
-    return sorted(found.values(), key=lambda dated: (dated.scene.id, dated.scene.grid.bounds))
+                scenes[dated.scene.id, dated.scene.grid, dated.day] = dated
+    return sorted(scenes.values(), key=lambda dated: (dated.scene.id, dated.scene.grid.bounds))
 
 
 def _open_dated(path: Path, dn_offset: float | None) -> DatedScene:
@@ -104,28 +100,25 @@ def find_matches(
 ) -> list[Match]:
     """Products and scenes that overlap and are at most `days` apart.
 
-    Parameters
-    ----------
-    left_out : reasons why products and scenes have no partner, by name; they are added to it.
+    `left_out` receives the reasons why products and scenes have no partner, by name.
     """
-    boxes = _lonlat_boxes([cube.pixel_grid for cube in cubes])
-    scene_boxes = _lonlat_boxes([dated.scene.grid for dated in scenes])
+    boxes = _lonlat_boxes(cube.pixel_grid for cube in cubes)
+    scene_boxes = _lonlat_boxes(dated.scene.grid for dated in scenes)
     apart = np.array([[(dated.day - cube.day).days for dated in scenes] for cube in cubes], int)
     apart = apart.reshape(len(cubes), len(scenes))
     overlapping = np.array([_overlapping(scene_boxes, box) for box in boxes], bool).reshape(apart.shape)
     chosen = overlapping & (np.abs(apart) <= days)
-    names = [cube.name for cube in cubes], [dated.scene.id for dated in scenes]
-    for kind, own, axis in (("scene", names[0], 0), ("product", names[1], 1)):
-        for i, name in enumerate(own):
-            if not chosen.take(i, axis).any():
-                others = overlapping.take(i, axis), apart.take(i, axis), names[1 - axis]
-                left_out[name] = _why_unmatched(kind, *others, days)
+    products, ids = [cube.name for cube in cubes], [dated.scene.id for dated in scenes]
+    for i in np.flatnonzero(~chosen.any(axis=1)).tolist():
+        left_out[products[i]] = _why_unmatched("scene", overlapping[i], apart[i], ids, days)
+    for j in np.flatnonzero(~chosen.any(axis=0)).tolist():
+        left_out[ids[j]] = _why_unmatched("product", overlapping[:, j], apart[:, j], products, days)
     used = np.flatnonzero(chosen.any(axis=1)).tolist()
     locations = dict(zip(used, _locations([cubes[i] for i in used], boxes[used]), strict=True))
     matches = []
-    for i, j in zip(*(part.tolist() for part in np.nonzero(chosen)), strict=True):
-        part = overlap(cubes[i].pixel_grid, scenes[j].scene.grid)
-        matches.append(Match(cubes[i], scenes[j], f"L{locations[i]:03d}", part[2] if part else 0))
+    for i, j in zip(*(positions.tolist() for positions in np.nonzero(chosen)), strict=True):
+        common = overlap(cubes[i].pixel_grid, scenes[j].scene.grid)
+        matches.append(Match(cubes[i], scenes[j], f"L{locations[i]:03d}", common[2] if common else 0))
     return matches
 
 
@@ -140,7 +133,7 @@ def _why_unmatched(kind: str, overlapping: BoolArray, apart: NDArray[np.int_], n
     )
 
 
-def _lonlat_boxes(grids: Sequence[Any]) -> FloatArray:
+def _lonlat_boxes(grids: Iterable[PixelGrid]) -> FloatArray:
     """(grid, 4) west, south, east, north in degrees."""
     return np.array([lonlat_bounds(grid) for grid in grids], float).reshape(-1, 4)
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.datasets.cubes.georeferenced import GeoreferencedCube
-from ms2hs.datasets.cubes.spectra_npz import reach, view_matrix
+from ms2hs.datasets.cubes.spectra_npz import covered_bands, view_matrix
 from ms2hs.datasets.pairs.coregistration import Shift, shift_between
-from ms2hs.datasets.pairs.pair_types import seen_through
+from ms2hs.datasets.pairs.pair_types import apply_responses
 from ms2hs.datasets.pairs.radiometric_check import BandComparison, compare_bands
 from ms2hs.datasets.pairs.warping import displaced, overlap, read_onto
 from ms2hs.datasets.pairs.writer import PairWindow
@@ -50,7 +50,7 @@ class Registration:
     """Shift that remains after the correction."""
     residual_col: float
     spread: float
-    """Robust standard deviation of the residual estimates; NaN for a single estimate."""
+    """Robust standard deviation of the residual estimates, in pixels; NaN for a single estimate."""
     correlation: float
     """Median over the estimates."""
     estimates: int
@@ -77,33 +77,25 @@ class Overlap:
     def __init__(self, cube: GeoreferencedCube, reader: SceneReader) -> None:
         """Find the common pixels and bands; no pixel is read.
 
-        Parameters
-        ----------
-        reader : open, on the scene's own pixel grid.
-
-        Raises
-        ------
-        DataError : cube and scene do not overlap, or the cube covers none of the scene's bands.
+        The reader is open, on the scene's own pixel grid. DataError if cube and scene have no common pixels or bands.
         """
-        self.cube = cube
-        self.reader = reader
-        self.source = reader.scene.spectral
+        self.cube, self.reader, self.source = cube, reader, reader.scene.spectral
         self.shift = (0.0, 0.0)
         """Correction of the scene in pixels of the cube: down, and to the right."""
         part = overlap(cube.pixel_grid, reader.grid)
         own = cube.cube.grid.wavelength_nm
-        self.covered = reach(own, self.source)
+        self.covered = covered_bands(own, self.source)
         if part is None or not self.covered.any():
             problem = "no common pixels" if part is None else "the cube covers none of the scene's bands"
             raise DataError(f"{problem}; common ground and bands are needed. Give other products.")
         self.part = Window(*part)
-        self._view = view_matrix(self.source.select(self.covered), own).astype(np.float32)
+        self._responses = view_matrix(self.source.select(self.covered), own).astype(np.float32)
 
     def windows(self, size: int) -> list[Window]:
         """Evenly spaced windows of one size over the overlap; smaller only if the overlap is.
 
-        Their number is the side divided by the size, rounded, so they overlap or leave gaps of at most half a window in
-        all.
+        Along a side they are as many as the side divided by the size, rounded; they overlap, or leave gaps of at most
+        half a window in total.
         """
         part = self.part
         rows, cols = _starts(part.height, size), _starts(part.width, size)
@@ -126,16 +118,11 @@ class Overlap:
     def expected(self, truth: Float32Array) -> Float32Array:
         """(source band, row, col) reflectance of the cube in the scene's bands, NaN where unknown."""
         expected = np.full((len(self.source), *truth.shape[1:]), np.nan, np.float32)
-        expected[self.covered] = seen_through(self._view, truth)
+        expected[self.covered] = apply_responses(self._responses, truth)
         return expected
 
     def probes(self, windows: list[Window], seed: int) -> list[Probe]:
-        """Random windows, at most `MAX_PROBES`, that are valid enough for a pair.
-
-        Raises
-        ------
-        DataError : no window is.
-        """
+        """Random windows, at most `MAX_PROBES`, that are valid enough for a pair; DataError if no window is."""
         chosen: list[Probe] = []
         best = 0.0
         for i in np.random.default_rng(seed).permutation(len(windows)):
@@ -148,7 +135,7 @@ class Overlap:
         if not chosen:
             raise DataError(
                 f"all {len(windows)} windows have less than {MIN_VALID_SHARE:.0%} valid pixels (the best {best:.0%}); "
-                "the others are cloud or nodata, or lie outside the scene. Give a clearer scene, or use a smaller "
+                "the rest is cloud or nodata, or lies outside the scene. Give a clearer scene, or use a smaller "
                 "--window."
             )
         return chosen
@@ -156,42 +143,40 @@ class Overlap:
     def register(self, probes: list[Probe]) -> Registration:
         """Measure the shift of the scene, correct it, and measure the residual.
 
-        Raises
-        ------
-        DataError : cube and scene do not correlate, or the shift is more than `MAX_SHIFT`.
+        DataError if cube and scene do not correlate, or the shift is more than `MAX_SHIFT`.
         """
         self.shift = (0.0, 0.0)
-        found = self._estimates(probes)
+        estimates = self._estimates(probes)
         for _ in range(CORRECTIONS):
-            row, col, _ = np.median(found, axis=0)
+            row, col, _ = np.median(estimates, axis=0)
             self.shift = (self.shift[0] + float(row), self.shift[1] + float(col))
             if max(map(abs, self.shift)) > MAX_SHIFT:
                 raise DataError(
                     f"the scene is shifted by {self.shift[0]:+.2f} rows and {self.shift[1]:+.2f} columns; at most "
                     f"{MAX_SHIFT:g} pixels are corrected. Check the georeference of both."
                 )
-            found = self._estimates(probes)
-        row, col, correlation = np.median(found, axis=0)
-        deviation = np.median(np.abs(found[:, :2] - (row, col)), axis=0).max()
-        spread = SIGMA_PER_DEVIATION * float(deviation) if len(found) > 1 else float("nan")
-        return Registration(*self.shift, float(row), float(col), spread, float(correlation), len(found))
+            estimates = self._estimates(probes)
+        row, col, correlation = np.median(estimates, axis=0)
+        deviation = np.median(np.abs(estimates[:, :2] - (row, col)), axis=0).max()
+        spread = SIGMA_PER_DEVIATION * float(deviation) if len(estimates) > 1 else float("nan")
+        return Registration(*self.shift, float(row), float(col), spread, float(correlation), len(estimates))
 
     def _estimates(self, probes: list[Probe]) -> FloatArray:
         """(estimate, 3) row, column and correlation for each probe and band that correlates."""
         covered = np.flatnonzero(self.covered)
         centres = self.source.wavelength_nm[covered]
         bands = sorted({int(covered[np.argmin(np.abs(centres - nm))]) for nm in REGISTERED_NM})
-        found: list[Shift] = []
+        shifts: list[Shift] = []
         for probe in probes:
             measured, valid = self._read_scene(probe.window)
-            shifts = [shift_between(probe.expected[band], measured[band], valid) for band in bands]
-            found += [shift for shift in shifts if shift and shift.correlation >= MIN_CORRELATION]
-        if not found:
+            candidates = [shift_between(probe.expected[band], measured[band], valid) for band in bands]
+            shifts += [shift for shift in candidates if shift and shift.correlation >= MIN_CORRELATION]
+        if not shifts:
             raise DataError(
                 f"cube and scene do not match: correlation below {MIN_CORRELATION:g} in each of {len(probes)} windows, "
                 "so the shift cannot be measured. Check the georeference of both."
             )
-        return np.array([(shift.row, shift.col, shift.correlation) for shift in found])
+        return np.array([(shift.row, shift.col, shift.correlation) for shift in shifts])
 
     def compare(self, probes: list[Probe]) -> BandComparison:
         """The scene's reflectance, after correction, against that expected from the cube."""

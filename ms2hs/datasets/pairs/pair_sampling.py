@@ -34,16 +34,16 @@ class Sample:
 
 def by_scene(pairs: Sequence[Pair]) -> list[list[Pair]]:
     """Pairs grouped by scene, source and target, sorted by scene."""
-    found: dict[tuple[str, ...], list[Pair]] = {}
+    groups: dict[tuple[str, ...], list[Pair]] = {}
     for pair in pairs:
         grids = (pair.source, pair.target)
         key = (pair.scene, pair.sensor, str(pair.is_simulated), *(str(grid.wavelength_nm.tolist()) for grid in grids))
-        found.setdefault(key, []).append(pair)
-    return [found[key] for key in sorted(found)]
+        groups.setdefault(key, []).append(pair)
+    return [groups[key] for key in sorted(groups)]
 
 
 def windows_of(pairs: Sequence[Pair], seed: int) -> Iterator[tuple[Pair, Float32Array, Float32Array]]:
-    """Random windows of the pairs of one scene: the pair, (source band, row, col) and (target band, row, col)."""
+    """Random windows of one scene: the pair, and (source band, row, col) and (target band, row, col) reflectance."""
     rng = np.random.default_rng(seed)
     windows = pixels = 0
     for index in rng.permutation(len(pairs)):
@@ -51,21 +51,16 @@ def windows_of(pairs: Sequence[Pair], seed: int) -> Iterator[tuple[Pair, Float32
             return
         pair = pairs[int(index)]
         rows, cols = pair.shape
-        of_pair = max(1, MIN_WINDOWS // len(pairs))
+        count = max(1, MIN_WINDOWS // len(pairs))
         height, width = min(WINDOW_SIDE, rows), min(WINDOW_SIDE, cols)
-        corners = {(int(rng.integers(rows - height + 1)), int(rng.integers(cols - width + 1))) for _ in range(of_pair)}
+        corners = {(int(rng.integers(rows - height + 1)), int(rng.integers(cols - width + 1))) for _ in range(count)}
         for row, col in sorted(corners):
             windows, pixels = windows + 1, pixels + height * width
             yield pair, *pair.read(row, col, height, width)
 
 
 def sample_pixels(pairs: Sequence[Pair], seed: int = 0) -> list[Sample]:
-    """Random pixels of every scene that has known pixels.
-
-    Raises
-    ------
-    Ms2hsError : a pair cannot be read.
-    """
+    """Random pixels of every scene that has known pixels; Ms2hsError if a pair cannot be read."""
     rng, samples = np.random.default_rng(seed), []
     for group in by_scene(pairs):
         parts = []

@@ -42,13 +42,7 @@ class PairSet:
 def simulated_pairs(corpus: Path, source: str, target: str | None, split: str | None = None) -> PairSet:
     """Pairs of a simulated source sensor and the bands of `target`, from a folder of cubes.
 
-    Parameters
-    ----------
-    target : a sensor or a CSV; None = each cube's own bands.
-
-    Raises
-    ------
-    Ms2hsError : as in `open_cubes` and `load_sensor`.
+    `target` is a sensor or a CSV; None = each cube's own bands. Errors as in `open_cubes` and `load_sensor`.
     """
     load_sensor(source)
     grid = None if target is None else load_sensor(target).grid
@@ -110,13 +104,13 @@ def _open_usable(folder: Path, split: str | None) -> tuple[list[StoredPair], dic
 
 def _find_files(folder: Path) -> dict[str, dict[str, Path]]:
     """The files of each pair, by name of the pair and kind."""
-    found: dict[str, dict[str, Path]] = {}
+    files: dict[str, dict[str, Path]] = {}
     for path in sorted(folder.rglob("*")):
         kind = path.stem[-3:].lower()
         if path.suffix.lower() in TIFF_SUFFIXES and kind in {MULTISPECTRAL, HYPERSPECTRAL}:
             name = path.relative_to(folder).with_name(path.stem[:-3]).as_posix()
-            found.setdefault(name, {})[kind] = path
-    return found
+            files.setdefault(name, {})[kind] = path
+    return files
 
 
 def _check_partners(name: str, files: Mapping[str, Path]) -> tuple[Path, Path]:

@@ -10,8 +10,8 @@ import numpy as np
 from ms2hs.arrays import Float32Array, FloatArray
 from ms2hs.datasets.cubes.plausibility import check_window
 from ms2hs.datasets.cubes.raster_cube import RasterCube, open_raster
-from ms2hs.datasets.cubes.registry import Cube
-from ms2hs.datasets.cubes.spectra_npz import reach, view_matrix
+from ms2hs.datasets.cubes.registry import Cube, SceneData
+from ms2hs.datasets.cubes.spectra_npz import covered_bands, view_matrix
 from ms2hs.errors import DataError
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.scene import Scene, SceneOptions
@@ -22,16 +22,8 @@ from ms2hs.spectra.spectral_grid import SpectralGrid
 SENSOR_TAG = "MS2HS_SOURCE"
 
 
-class Pair(Protocol):
+class Pair(SceneData, Protocol):
     """Pixels that both sensors measured, on one pixel grid. It pickles, and keeps no file open."""
-
-    @property
-    def name(self) -> str:
-        """Unique within its folder."""
-
-    @property
-    def scene(self) -> str:
-        """The place that a split keeps on one side."""
 
     @property
     def sensor(self) -> str:
@@ -48,10 +40,6 @@ class Pair(Protocol):
     @property
     def target(self) -> SpectralGrid:
         """The target bands, in ascending wavelength."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
 
     def read(self, row: int, col: int, height: int, width: int) -> tuple[Float32Array, Float32Array]:
         """(source band, row, col) and (target band, row, col) reflectance of a window, NaN where unknown.
@@ -106,7 +94,7 @@ class SimulatedPair:
         to_source = view_matrix(self.source, own).astype(np.float32)
         if self.target_grid is None:
             return to_source, None
-        known = reach(own, self.target_grid)
+        known = covered_bands(own, self.target_grid)
         to_target = np.full((len(self.target_grid), len(own)), np.nan, np.float32)
         if known.any():
             to_target[known] = view_matrix(self.target_grid.select(known), own)
@@ -116,8 +104,8 @@ class SimulatedPair:
         """(source band, row, col) and (target band, row, col), NaN where unknown. Errors as in `Cube.read`."""
         values = self.cube.read(row, col, height, width)
         to_source, to_target = self._views
-        truth = values if to_target is None else seen_through(to_target, values)
-        return seen_through(to_source, values), truth
+        truth = values if to_target is None else apply_responses(to_target, values)
+        return apply_responses(to_source, values), truth
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,12 +142,7 @@ class StoredPair:
     def read(self, row: int, col: int, height: int, width: int) -> tuple[Float32Array, Float32Array]:
         """(source band, row, col) and (target band, row, col) reflectance, NaN where unknown.
 
-        A pixel that is unknown in one source band is unknown in all of them, as in scenes.
-
-        Raises
-        ------
-        SceneError, DataError : a file is missing or damaged.
-        ValueError : the window does not lie inside.
+        A pixel that is unknown in one source band is unknown in all, as in scenes. Errors as in `Pair.read`.
         """
         check_window(self.shape, row, col, height, width)
         return self._read_multispectral(row, col, height, width), self.cube.read(row, col, height, width)
@@ -175,20 +158,18 @@ class StoredPair:
     def has_pixels(self) -> bool:
         """True if any pixel is known to both sensors; only three bands of the cube are read."""
         bands = sorted({0, len(self.cube.grid) // 2, len(self.cube.grid) - 1})
-        every = self.cube.encoding
-        scale, offset = (np.broadcast_to(part, len(every.bands))[bands] for part in (every.scale, every.offset))
-        few = replace(every, bands=tuple(every.bands[band] for band in bands), scale=scale, offset=offset)
+        stored = self.cube.encoding
+        scale, offset = (np.broadcast_to(part, len(stored.bands))[bands] for part in (stored.scale, stored.offset))
+        three = replace(stored, bands=tuple(stored.bands[band] for band in bands), scale=scale, offset=offset)
         window = (0, 0, *self.shape)
-        known = np.isfinite(replace(self.cube, encoding=few).read(*window)).any(axis=0)
+        known = np.isfinite(replace(self.cube, encoding=three).read(*window)).any(axis=0)
         return bool((known & np.isfinite(self._read_multispectral(*window)).all(axis=0)).any())
 
 
 def open_pair(name: str, scene: str, multispectral: Path, hyperspectral: Path) -> StoredPair:
     """The measured pair in two files.
 
-    Raises
-    ------
-    SceneError, DataError : a file cannot be read, the pixel grids differ, or no pixel is known to both sensors.
+    SceneError or DataError if a file cannot be read, the pixel grids differ, or no pixel is known to both sensors.
     """
     from ms2hs.raster.dataset import open_dataset, read_pixel_grid
     from ms2hs.raster.header import read_header
@@ -226,7 +207,7 @@ def _describe(grid: PixelGrid) -> str:
     return f"{grid.height} x {grid.width} pixels of {grid.crs} from {grid.transform[2]:.10g}, {grid.transform[5]:.10g}"
 
 
-def seen_through(matrix: Float32Array | FloatArray, values: Float32Array) -> Float32Array:
+def apply_responses(matrix: Float32Array | FloatArray, values: Float32Array) -> Float32Array:
     """(band, row, col) `matrix @ values`; an unknown value makes only the bands with a weight for it unknown."""
     flat = values.reshape(len(values), -1)
     unknown = ~np.isfinite(flat)

@@ -13,7 +13,7 @@ from ms2hs.datasets.pairs.matching import Match, find_matches, find_scenes
 from ms2hs.datasets.pairs.overlap_cutting import MIN_VALID_SHARE, Overlap, Registration
 from ms2hs.datasets.pairs.radiometric_check import BASELINE_OFFSET, BandComparison
 from ms2hs.datasets.pairs.warping import is_finer
-from ms2hs.datasets.pairs.writer import PairWriter, check_folder, split_locations
+from ms2hs.datasets.pairs.writer import PairWriter, check_folder, pair_writer, split_locations
 from ms2hs.errors import DataError, GridError, Ms2hsError, NothingFound, SceneError
 from ms2hs.progress import Progress
 from ms2hs.raster.tiling import Window
@@ -77,28 +77,25 @@ class MatchResult:
     def row(self, name: str, valid: float) -> dict[str, Any]:
         """The row of a pair in `pairs.csv`; shifts in pixels of the product, `difference` in reflectance."""
         shift = self.registration
-        ids = {"id": name, "scene": self.match.location, "sensor": self.match.dated.scene.source}
-        return (
-            ids
-            | self.match.facts()
-            | {
-                "shift_row": f"{shift.row:.3f}",
-                "shift_col": f"{shift.col:.3f}",
-                "residual": f"{shift.residual:.3f}",
-                "difference": f"{np.nanmedian(self.comparison.difference):.4f}",
-                "valid": f"{valid:.4f}",
-            }
-        )
+        return {
+            "id": name,
+            "scene": self.match.location,
+            "sensor": self.match.dated.scene.source,
+            **self.match.facts(),
+            "shift_row": f"{shift.row:.3f}",
+            "shift_col": f"{shift.col:.3f}",
+            "residual": f"{shift.residual:.3f}",
+            "difference": f"{np.nanmedian(self.comparison.difference):.4f}",
+            "valid": f"{valid:.4f}",
+        }
 
     def bands(self) -> list[dict[str, Any]]:
         """Rows of `bands.csv`: measured against expected reflectance, band by band."""
-        found = self.comparison
-        numbers = zip(found.names, found.wavelength_nm, found.difference, found.gain, found.offset, strict=True)
-        both = {"product": self.match.cube.name, "multispectral": self.match.dated.scene.id}
-        keys = ("wavelength_nm", "difference", "gain", "offset")
+        products = {"product": self.match.cube.name, "multispectral": self.match.dated.scene.id}
+        columns = {key: getattr(self.comparison, key) for key in ("wavelength_nm", "difference", "gain", "offset")}
         return [
-            both | {"band": name} | dict(zip(keys, (_text_or_empty(number) for number in values), strict=True))
-            for name, *values in numbers
+            products | {"band": name} | {key: _text_or_empty(column[band]) for key, column in columns.items()}
+            for band, name in enumerate(self.comparison.names)
         ]
 
     def summary(self) -> str:
@@ -123,7 +120,7 @@ class PairingResult:
     pairs: int
     """Number of pairs."""
     matches: tuple[MatchResult, ...]
-    splits: dict[str, tuple[str, ...]]
+    splits: dict[str, list[str]]
     """Locations of each split."""
     left_out: dict[str, str]
     """Reasons why products, scenes and matches gave no pairs, by name."""
@@ -160,7 +157,7 @@ def pair(
     ------
     NothingFound : no product and scene match, or none of their windows can be used.
     DataError, SceneError : a path is missing.
-    OutputError : as in `PairWriter`.
+    OutputError : as in `pair_writer`.
     """
     options = options or PairOptions()
     if options.days < 0 or options.window < 1:
@@ -171,7 +168,7 @@ def pair(
     dated = find_scenes(scenes, options.dn_offset, left_out)
     matches = find_matches(cubes, dated, options.days, left_out)
     _check_found(matches, left_out, options.days)
-    with PairWriter(output, overwrite=overwrite) as writer:
+    with pair_writer(Path(output), overwrite=overwrite) as writer:
         pairing = _Pairing(writer, options, progress, sum(match.rows for match in matches))
         for number, match in enumerate(matches, 1):
             try:
@@ -181,14 +178,12 @@ def pair(
             pairing.rows_done += match.rows
         _check_found(pairing.results, left_out, options.days)
         splits = pairing.write_tables()
-    locations = {name: tuple(part) for name, part in splits.items()}
-    return PairingResult(
-        output, len(pairing.rows), tuple(pairing.results), locations, left_out, _split_notes(locations)
-    )
+    return PairingResult(output, len(pairing.rows), tuple(pairing.results), splits, left_out, _split_notes(splits))
 
 
-def _check_found(found: Sequence[object], left_out: dict[str, str], days: int) -> None:
-    if found:
+def _check_found(matches: Sequence[object], left_out: dict[str, str], days: int) -> None:
+    """NothingFound, with the first reasons, if there are no matches."""
+    if matches:
         return
     reasons = left_out_lines(left_out)[:MAX_LISTED_REASONS]
     more = [f"and {len(left_out) - MAX_LISTED_REASONS} more"] if len(left_out) > MAX_LISTED_REASONS else []
@@ -203,12 +198,12 @@ def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
     return [reason if name in reason else f"{name}: {reason}" for name, reason in left_out.items()]
 
 
-def _split_notes(splits: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+def _split_notes(splits: dict[str, list[str]]) -> tuple[str, ...]:
     count = sum(map(len, splits.values()))
     if count > 2:
         return ()
-    where = "all pairs are in train" if count == 1 else "one is in train and one in test; val is empty"
-    return (f"{count} location{'s' * (count > 1)} only: {where}. A split keeps the pairs of a location together.",)
+    use = "all pairs are in train" if count == 1 else "one is in train and one in test; val is empty"
+    return (f"{count} location{'s' * (count > 1)} only: {use}. A split keeps the pairs of a location together.",)
 
 
 class _Pairing:
@@ -252,15 +247,14 @@ class _Pairing:
         """Write the windows that are valid enough, and yield their rows of `pairs.csv`."""
         match = result.match
         scene = match.dated.scene
-        facts = {"PRODUCT": match.cube.name, "SCENE": scene.id, "LOCATION": match.location}
-        tags = {f"MS2HS_{key}": text for key, text in facts.items()}
+        tags = {"MS2HS_PRODUCT": match.cube.name, "MS2HS_SCENE": scene.id, "MS2HS_LOCATION": match.location}
         for done, window in enumerate(windows, 1):
-            content = overlap.cut(window)
-            valid = float(content.valid.mean())
+            reflectance = overlap.cut(window)
+            valid = float(reflectance.valid.mean())
             if valid >= MIN_VALID_SHARE:
                 name = f"{stem}-r{window.row:05d}-c{window.col:05d}"
                 result.ids.append(name)
-                self.writer.write_pair(name, content, scene.source, tags)
+                self.writer.write_pair(name, reflectance, scene.source, tags)
                 yield result.row(name, valid)
             if self.progress:
                 self.progress("pairs", self.rows_done + match.rows * done // len(windows), self.rows_due)
@@ -274,12 +268,12 @@ class _Pairing:
 
 
 def facts(paired: PairingResult) -> dict[str, Any]:
-    """The result as JSON values; unknown numbers are None."""
+    """The result as JSON values; an unknown number is None."""
     return {
         "output": str(paired.output),
         "pairs": paired.pairs,
         "windows_left_out": paired.windows_left_out,
-        "splits": {name: list(part) for name, part in paired.splits.items()},
+        "splits": paired.splits,
         "matches": [_match_facts(result) for result in paired.matches],
         "left_out": paired.left_out,
         "notes": list(paired.notes),
@@ -293,9 +287,7 @@ def _match_facts(result: MatchResult) -> dict[str, Any]:
         "location": match.location,
         "pairs": len(result.ids),
         "windows_left_out": result.windows_left_out,
-        "registration": {
-            key: value if math.isfinite(value) else None for key, value in asdict(result.registration).items()
-        },
+        "registration": {key: n if math.isfinite(n) else None for key, n in asdict(result.registration).items()},
         "constant_offset": result.comparison.constant_offset,
         "bands": result.bands(),
         "notes": list(result.notes),

@@ -10,15 +10,15 @@ from ms2hs.spectra.spectral_grid import SpectralGrid
 # From processing baseline 04.00 on, Sentinel-2's dn carry +1000, which is 0.1 in reflectance. If the offset is ignored,
 # all bands are too bright by 0.1; if it is applied twice, too dark (github.com/EnMAP-Box/enmap-box issue 1524).
 BASELINE_OFFSET = 0.1
-# Largest deviation of a band's difference from it; real products also differ by 0.01-0.03 for other reasons.
+# Largest deviation of a band's difference from this offset; real products also differ by 0.01-0.03 for other reasons.
 OFFSET_TOLERANCE = 0.03
 # Percentiles whose distance measures the spread of a band.
 SPREAD_PERCENTILES = (16.0, 84.0)
-MIN_PIXELS_FOR_LINE = 64
+MIN_PIXELS_FOR_AXIS = 64
 # Spread in reflectance below which a band has no gain.
 MIN_SPREAD = 1e-4
-# The line is fitted so many times. Each fit leaves out values further from the last line than so many times the median
-# distance (3 standard deviations of a Gaussian): undetected cloud, and changes between the two days.
+# Number of fits of the line, and the multiple of the median distance from a line beyond which the next fit leaves out
+# values (3 standard deviations of a Gaussian): undetected cloud, and changes between the two days.
 FITS = 4
 MAX_MEDIAN_DISTANCES = 4.45
 
@@ -63,7 +63,7 @@ def compare_bands(measured: FloatArray, expected: FloatArray, grid: SpectralGrid
 def _fit_line(measured: FloatArray, expected: FloatArray) -> tuple[float, float, float]:
     """Difference, gain and offset of one band."""
     known = np.isfinite(measured) & np.isfinite(expected)
-    if known.sum() < MIN_PIXELS_FOR_LINE:
+    if known.sum() < MIN_PIXELS_FOR_AXIS:
         return (float("nan"),) * 3
     measured, expected = (np.asarray(values[known], float) for values in (measured, expected))
     difference = float(np.median(measured - expected))

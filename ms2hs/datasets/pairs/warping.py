@@ -10,9 +10,9 @@ from ms2hs.errors import SceneError
 from ms2hs.raster.pixel_grid import PixelGrid, lonlat_bounds, pixel_size_m, subset
 from ms2hs.scenes.reader import SceneReader
 
-# Share of a pixel's area that must be valid: all of it, less rounding. The mean of the clear half of a pixel is not
-# what another sensor measured over the whole.
-MIN_VALID_AREA = 0.995
+# Share of a pixel's area that must be valid: the whole area, less rounding. Another sensor measures the whole pixel,
+# not its clear half.
+WHOLE_PIXEL = 0.995
 # Scene pixels read beyond the edges of the grid; interpolation needs one.
 MARGIN = 2
 # Points along an edge that are projected: an edge that is straight in one CRS is curved in another.
@@ -45,20 +45,15 @@ def is_finer(grid: PixelGrid, scene: PixelGrid) -> bool:
 def read_onto(reader: SceneReader, grid: PixelGrid) -> tuple[Float32Array, BoolArray]:
     """A scene on the pixels of `grid`: coarser pixels are averages by area, finer pixels are interpolated linearly.
 
-    Only the part of the scene under the grid is read.
+    Only the part of the scene under the grid is read. SceneError if a file of the scene is damaged.
 
     Parameters
     ----------
-    reader : open, on the scene's own pixel grid.
-    grid : has a CRS, as the scene must have.
+    reader : open, on the scene's own pixel grid. Scene and grid have a CRS.
 
     Returns
     -------
     (band, row, col) reflectance, 0 where invalid; (row, col) True where the whole area of the pixel is valid.
-
-    Raises
-    ------
-    SceneError : a file of the scene is damaged.
     """
     shape = (grid.height, grid.width)
     box = _box(reader.grid, grid)
@@ -75,7 +70,7 @@ def read_onto(reader: SceneReader, grid: PixelGrid) -> tuple[Float32Array, BoolA
         dst_crs=grid.crs,
         resampling=Resampling.bilinear if is_finer(grid, reader.grid) else Resampling.average,
     )
-    valid: BoolArray = warped[-1] >= MIN_VALID_AREA
+    valid: BoolArray = warped[-1] >= WHOLE_PIXEL
     values = np.divide(warped[:-1], warped[-1], out=np.zeros_like(warped[:-1]), where=valid)
     return values, valid
 

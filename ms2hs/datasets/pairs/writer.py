@@ -5,11 +5,11 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from ms2hs.spectra.spectral_grid import SpectralGrid
 BANDS_TABLE = "bands.csv"
 # Share of the locations in `val`, and the same again in `test`.
 HELD_OUT_SHARE = 0.15
+
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,58 +60,42 @@ def split_locations(locations: Sequence[str], seed: int = 0) -> dict[str, list[s
     return {split: sorted(names) for split, names in parts.items()}
 
 
-class PairWriter:
-    """Context manager that writes a folder of pairs under a temporary name, and renames it at the end.
-
-    An interrupted run leaves nothing.
+@contextmanager
+def pair_writer(folder: Path, *, overwrite: bool = False) -> Iterator["PairWriter"]:
+    """Yield the writer of a temporary folder, and rename that folder to `folder` at the end; an error leaves nothing.
 
     Raises
     ------
     OutputError : as in `check_folder`, or a write failed.
     """
-
-    def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
-        self.folder = Path(folder)
-        self._overwrite = overwrite
-        self._temporary: Path | None = None
-
-    def __enter__(self) -> Self:
-        """Check the folder, and create a temporary one beside it."""
-        check_folder(self.folder, overwrite=self._overwrite)
+    check_folder(folder, overwrite=overwrite)
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.absolute().parent))
+    except OSError as error:
+        raise OutputError(
+            f"{folder.parent}: cannot write the pairs here ({error.strerror}). Use -o for another directory."
+        ) from error
+    try:
+        new = temporary / "pairs"
+        new.mkdir()
+        yield PairWriter(new)
         try:
-            self._temporary = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.absolute().parent))
-            self._new.mkdir()
+            if folder.exists():
+                move_into_place(folder, temporary / "old")
+            move_into_place(new, folder)
         except OSError as error:
             raise OutputError(
-                f"{self.folder.parent}: cannot write the pairs here ({error.strerror}). Use -o for another directory."
+                f"{folder}: cannot rename the written pairs ({error}). Use -o for another directory."
             ) from error
-        return self
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Rename the folder, or after an error remove it."""
-        try:
-            if kind is None:
-                if self.folder.exists():
-                    move_into_place(self.folder, self._path("old"))
-                move_into_place(self._new, self.folder)
-        except OSError as failure:
-            raise OutputError(
-                f"{self.folder}: cannot rename the written pairs ({failure}). Use -o for another directory."
-            ) from failure
-        finally:
-            shutil.rmtree(self._path(""), ignore_errors=True)
 
-    @property
-    def _new(self) -> Path:
-        """The folder that will be renamed."""
-        return self._path("pairs")
+@dataclass(frozen=True)
+class PairWriter:
+    """Writes pairs and their tables into a folder."""
 
-    def _path(self, name: str) -> Path:
-        if self._temporary is None:
-            raise ValueError("the writer is not open; use it in a with statement")
-        return self._temporary / name
+    folder: Path
 
     def write_pair(self, name: str, window: PairWindow, sensor: str, tags: Mapping[str, str]) -> None:
         """Write the two files of a pair; pixels that are not valid are nodata in both.
@@ -119,47 +105,40 @@ class PairWriter:
         sensor : name of the multispectral sensor, written as a tag.
         tags : provenance, written into both files.
         """
-        sides: tuple[tuple[str, SpectralGrid, Float32Array, dict[str, str]], ...] = (
+        for kind, grid, values, own in (
             (MULTISPECTRAL, window.source, window.measured, {SENSOR_TAG: sensor}),
-            (HYPERSPECTRAL, window.target, window.truth, {}),
-        )
-        for kind, grid, values, own in sides:
-            with CogWriter(self._new / f"{name}{kind}.tif", window.pixel_grid, grid, dict(tags) | own) as writer:
+            (HYPERSPECTRAL, window.target, window.truth, dict[str, str]()),
+        ):
+            with CogWriter(self.folder / f"{name}{kind}.tif", window.pixel_grid, grid, dict(tags) | own) as writer:
                 writer.write(0, quantise(values, window.valid))
 
     def remove_pairs(self, names: Sequence[str]) -> None:
         """Remove the files of these pairs."""
         for name in names:
             for kind in (MULTISPECTRAL, HYPERSPECTRAL):
-                (self._new / f"{name}{kind}.tif").unlink(missing_ok=True)
+                (self.folder / f"{name}{kind}.tif").unlink(missing_ok=True)
 
-    def write_tables(
-        self,
-        pairs: Sequence[Mapping[str, Any]],
-        bands: Sequence[Mapping[str, Any]],
-        splits: Mapping[str, Sequence[str]],
-    ) -> None:
+    def write_tables(self, pairs: Sequence[Row], bands: Sequence[Row], splits: Mapping[str, Sequence[str]]) -> None:
         """Write the rows of `pairs.csv` and `bands.csv`, and the ids of each split to `splits/`."""
-        _write_csv(self._new / PAIRS_TABLE, pairs)
-        _write_csv(self._new / BANDS_TABLE, bands)
-        (self._new / "splits").mkdir()
+        _write_csv(self.folder / PAIRS_TABLE, pairs)
+        _write_csv(self.folder / BANDS_TABLE, bands)
+        folder = self.folder / "splits"
+        folder.mkdir()
         for split, names in splits.items():
-            write_bytes(self._new / "splits" / f"{split}.csv", "".join(f"{name}\n" for name in names).encode())
+            write_bytes(folder / f"{split}.csv", "".join(f"{name}\n" for name in names).encode())
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
     """Refuse a folder that pairs cannot be written to, before any work starts.
 
-    Raises
-    ------
-    OutputError : no write permission, no parent, other files in the folder, or pairs in it and not `overwrite`.
+    OutputError if the parent is missing or not writable, or the folder holds other files, or pairs and not `overwrite`.
     """
-    if folder.is_file() or not folder.absolute().parent.is_dir():
+    parent = folder.absolute().parent
+    if folder.is_file() or not parent.is_dir():
         raise OutputError(f"{folder}: cannot create this directory; its parent must exist. Use -o for another one.")
-    if not os.access(folder.absolute().parent, os.W_OK | os.X_OK):
+    if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(
-            f"{folder.absolute().parent}: no permission to write; the pairs are written there. "
-            "Use -o for another directory."
+            f"{parent}: no permission to write; the pairs are written there. Use -o for another directory."
         )
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
     foreign = [path.name for path in inside if not _is_part_of_pairs(path)]
@@ -179,7 +158,7 @@ def _is_part_of_pairs(path: Path) -> bool:
     return name in {PAIRS_TABLE, BANDS_TABLE} or name.endswith((f"{MULTISPECTRAL}.tif", f"{HYPERSPECTRAL}.tif"))
 
 
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def _write_csv(path: Path, rows: Sequence[Row]) -> None:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

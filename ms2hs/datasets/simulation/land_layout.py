@@ -2,7 +2,7 @@
 
 The largest of several noise fields decides the zone of a pixel. A zone is divided into parcels or cells, each with a
 main surface over a second one. Lines and patches lie on top, and a point-spread function blurs the shares. Ours:
-designed to have the shapes and the power spectrum of Sentinel-2 scenes, not to show a place.
+designed to have the shapes and the power spectrum of Sentinel-2 scenes, not to show a real place.
 """
 
 from dataclasses import dataclass
@@ -67,11 +67,11 @@ def draw_layout(shape: Shape, rng: np.random.Generator) -> Layout:
     zone_of = score.argmax(axis=0)
     share = np.zeros((len(kinds), *shape), np.float32)
     brightness = smooth_noise(shape, rng.uniform(0.7, 1.2), rng) * rng.uniform(*TEXTURE_SIGMA)
-    for number, make in enumerate((_farmland, _woodland, _bare, _town)):
+    for number, draw_zone in enumerate((_farmland, _woodland, _bare, _town)):
         inside = zone_of == number
         if not inside.any():
             continue
-        zone = make(shape, groups, rng)
+        zone = draw_zone(shape, groups, rng)
         row, col = np.nonzero(inside)
         second = np.clip(zone.second_share[inside], 0, 1)
         np.add.at(share, (zone.main[inside], row, col), 1 - second)
@@ -113,12 +113,7 @@ def _patchwork(
     count = int(parcel.max()) + 1
     shown = rng.beta(2 * sparse, 2 * (1 - sparse), count)[parcel]
     shown = shown + rng.uniform(0.05, 0.2) * smooth_noise((parcel.shape[0], parcel.shape[1]), 1.0, rng)
-    return _Zone(
-        _draw_uneven(main, count, rng)[parcel],
-        _draw_uneven(second, count, rng)[parcel],
-        shown,
-        parcel,
-    )
+    return _Zone(_draw_uneven(main, count, rng)[parcel], _draw_uneven(second, count, rng)[parcel], shown, parcel)
 
 
 def _farmland(shape: Shape, groups: Groups, rng: np.random.Generator) -> _Zone:

@@ -17,13 +17,13 @@ from ms2hs.datasets.cubes.spectra_npz import SpectraFile, read_spectra_folder
 from ms2hs.datasets.simulation.spectra_mixing import CANOPY_WAVELENGTH_NM, simulate_canopies
 from ms2hs.errors import DataError
 from ms2hs.models.moments import expect, moments_of, pool, scale_of, start
-from ms2hs.models.prior import SpectralPrior, brightness_of
+from ms2hs.models.prior import FILL_NOISE, SpectralPrior, brightness_of
 from ms2hs.spectra.indices import water_and_snow
 from ms2hs.spectra.library import interpolate_known
 from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of
 
 # Libraries that are not used: resamplings of other libraries, and single leaves (simulated canopies are used instead).
-LEFT_OUT = (
+UNUSED_LIBRARIES = (
     "usgs_splib06_aviris2018",
     "usgs_splib06_emit",
     "usgs_splib06_emit_research",
@@ -48,10 +48,10 @@ CLASS_WEIGHTS = {
 FINE_NM = np.arange(400.0, 2501.0, 10.0)
 FINE_FWHM_NM = 10.0
 # Weight of libraries and canopies relative to a scene, and number of canopies and of pixels of a scene.
-LIBRARIES, CANOPIES = 3.0, 2.0
+LIBRARY_WEIGHT, CANOPY_WEIGHT = 3.0, 2.0
 CANOPY_COUNT, SCENE_PIXELS = 2000, 1000
-# Relative noise of known values when unknown ones are filled, and brightness floor, as in the estimation of the prior.
-FILL_NOISE, FLOOR = 0.01, 0.2
+# Floor of the brightness that spectra are divided by, as in the estimation of the prior.
+BRIGHTNESS_FLOOR = 0.2
 # Mean reflectance below which a spectrum is left out; clear water has 0.01.
 MIN_BRIGHTNESS = 0.002
 # NDVI from which a spectrum is vegetation: pixels above 0.5 are fully vegetated, below 0.2 bare (Sobrino et al. 2004,
@@ -125,20 +125,15 @@ def spectra_of(prior: SpectralPrior) -> Spectra:
 def spectra_of_folder(folder: Path, rng: np.random.Generator, leave_out: Collection[str] = ()) -> Spectra:
     """Libraries, canopies over their soils, and pixels of cubes, on the fine grid, without gaps.
 
-    Parameters
-    ----------
-    leave_out : places whose files are not used.
-
-    Raises
-    ------
-    DataError : the folder has no cubes or spectra, a file cannot be read, or prosail is not installed.
+    Files of the places in `leave_out` are not used. DataError if the folder has no cubes or spectra, a file cannot be
+    read, or prosail is not installed.
     """
     files = [file for file in read_spectra_folder(folder) if file.place not in leave_out]
-    libraries = [file for file in files if file.is_library and file.name not in LEFT_OUT]
+    libraries = [file for file in files if file.is_library and file.name not in UNUSED_LIBRARIES]
     scenes = [file for file in files if not file.is_library]
     parts = [_from_libraries(libraries), *(_from_scene(scene, scenes, rng) for scene in scenes)]
     canopies = canopies_over(libraries, FINE_NM, CANOPY_COUNT, rng)
-    parts.append((canopies, np.full(len(canopies), CANOPIES / CANOPY_COUNT), np.full(len(canopies), "vegetation")))
+    parts.append((canopies, np.full(len(canopies), CANOPY_WEIGHT / CANOPY_COUNT), np.full(len(canopies), "vegetation")))
     points, weights, classes = (np.concatenate(column) for column in zip(*parts, strict=True))
     usable = (brightness_of(points, FINE_NM) > MIN_BRIGHTNESS) & (weights > 0)
     if not usable.any():
@@ -154,14 +149,14 @@ _Weighted = tuple[Float32Array, FloatArray, NDArray[np.str_]]
 
 
 def _from_libraries(libraries: Sequence[SpectraFile]) -> _Weighted:
-    """Spectra, weights (`LIBRARIES` in sum) and classes of libraries."""
+    """Spectra, weights (`LIBRARY_WEIGHT` in sum) and classes of libraries."""
     if not libraries:
         return np.empty((0, len(FINE_NM)), np.float32), np.empty(0), np.empty(0, "U1")
     points = np.concatenate([interpolate_known(part.reflectance, part.wavelength_nm, FINE_NM) for part in libraries])
     classes = np.concatenate([part.classes or ("",) * len(part.reflectance) for part in libraries])
     files = np.repeat([part.name for part in libraries], [len(part.reflectance) for part in libraries])
     weights = balance(classes, files)
-    return points, weights * (LIBRARIES / max(weights.sum(), 1e-9)), classes
+    return points, weights * (LIBRARY_WEIGHT / max(weights.sum(), 1e-9)), classes
 
 
 def _from_scene(scene: SpectraFile, scenes: Sequence[SpectraFile], rng: np.random.Generator) -> _Weighted:
@@ -174,7 +169,7 @@ def _from_scene(scene: SpectraFile, scenes: Sequence[SpectraFile], rng: np.rando
 
 def _filled(points: Float32Array, weights: FloatArray) -> Float32Array:
     """(spectrum, wavelength) with unknown values as expected by the Gaussian of all spectra."""
-    scale = scale_of(brightness_of(points, FINE_NM), FLOOR)
+    scale = scale_of(brightness_of(points, FINE_NM), BRIGHTNESS_FLOOR)
     sets = list(moments_of(points, scale, weights, 1.0))
     model = pool(sets, start(sets, FILL_NOISE), FILL_NOISE, iterations=2)
     whole = scale[:, None] * expect(points / scale[:, None], model, FILL_NOISE)
@@ -197,17 +192,14 @@ def balance(classes: NDArray[np.str_], files: NDArray[np.str_]) -> FloatArray:
 def canopies_over(
     libraries: Sequence[SpectraFile], wavelength_nm: FloatArray, count: int, rng: np.random.Generator
 ) -> Float32Array:
-    """(canopy, wavelength) canopies over soils of the libraries, at most 100 of each library; empty without soils.
+    """(canopy, wavelength) reflectance of canopies over soils of the libraries; empty without soils.
 
-    Raises
-    ------
-    DataError : the package prosail is not installed.
+    At most 100 soils of each library are used. DataError if the package prosail is not installed.
     """
     soils = [np.empty((0, len(CANOPY_WAVELENGTH_NM)), np.float32)]
     for library in libraries:
-        rows = interpolate_known(
-            library.reflectance[np.array(library.classes) == "soil"], library.wavelength_nm, CANOPY_WAVELENGTH_NM
-        )
+        spectra = library.reflectance[np.array(library.classes) == "soil"]
+        rows = interpolate_known(spectra, library.wavelength_nm, CANOPY_WAVELENGTH_NM)
         rows = rows[np.isfinite(rows).all(axis=1)]
         soils.append(rows[rng.permutation(len(rows))[:100]])
     ground = np.concatenate(soils)

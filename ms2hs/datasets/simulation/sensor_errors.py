@@ -14,14 +14,14 @@ from ms2hs.spectra.spectral_grid import SpectralGrid
 
 # Centres and standard deviations in nm of the water-vapour bands, where the correction leaves a residual: about their
 # half widths (Gao & Goetz 1990, J. Geophys. Res. 95:3549).
-WATER_VAPOUR_NM = ((940.0, 25.0), (1130.0, 25.0), (1380.0, 45.0), (1900.0, 60.0))
+VAPOUR_BANDS_NM = ((940.0, 25.0), (1130.0, 25.0), (1380.0, 45.0), (1900.0, 60.0))
 # Angstrom exponent of continental aerosol: extinction is proportional to wavelength ** -1.3 (Angstrom 1929).
 AEROSOL_POWER = 1.3
 AEROSOL_NM = 443.0
 # Start of the short-wave infrared, which has a detector and calibration of its own.
-SWIR_NM = 1000.0
+SWIR_START_NM = 1000.0
 # Correlation length of errors that are smooth in wavelength.
-SMOOTH_NM = 300.0
+CORRELATION_NM = 300.0
 # Largest number of detectors side by side in a scene.
 MAX_DETECTORS = 4
 
@@ -68,13 +68,7 @@ class SensorErrors:
 def disturb(
     reflectance: Float32Array, grid: SpectralGrid, errors: SensorErrors, rng: np.random.Generator
 ) -> Float32Array:
-    """(band, row, col) reflectance of one scene with random errors of a product. NaN stays NaN.
-
-    Parameters
-    ----------
-    reflectance : (band, row, col).
-    grid : the bands, in any order.
-    """
+    """(band, row, col) reflectance of one scene with random errors of a product; NaN stays NaN."""
     if reflectance.ndim != 3 or len(reflectance) != len(grid):
         raise ValueError(f"reflectance of shape {reflectance.shape}; ({len(grid)}, row, col) is needed")
     nm = grid.wavelength_nm
@@ -85,7 +79,7 @@ def disturb(
     factor = gain[:, None] + across + errors.detector * _detectors(len(grid), cols, rng)
     offset = errors.offset * _band_errors(nm, errors.smooth, rng)
     offset = offset + errors.aerosol * rng.normal() * (nm / AEROSOL_NM) ** -AEROSOL_POWER
-    offset = offset + errors.swir * rng.normal() * (nm >= SWIR_NM)
+    offset = offset + errors.swir * rng.normal() * (nm >= SWIR_START_NM)
     result = reflectance * factor[:, None, :].astype(np.float32)
     result += offset[:, None, None].astype(np.float32)
     if errors.pixel:
@@ -95,8 +89,9 @@ def disturb(
 
 def _band_errors(wavelength_nm: FloatArray, smooth: float, rng: np.random.Generator) -> FloatArray:
     """(band,) errors of unit variance; the share `smooth` of it is a Gaussian process along wavelength."""
-    knots = np.arange(wavelength_nm.min() - 3 * SMOOTH_NM, wavelength_nm.max() + 3 * SMOOTH_NM, SMOOTH_NM / 4)
-    kernel = np.exp(-(((wavelength_nm[:, None] - knots) / SMOOTH_NM) ** 2))
+    reach = 3 * CORRELATION_NM
+    knots = np.arange(wavelength_nm.min() - reach, wavelength_nm.max() + reach, CORRELATION_NM / 4)
+    kernel = np.exp(-(((wavelength_nm[:, None] - knots) / CORRELATION_NM) ** 2))
     kernel /= np.linalg.norm(kernel, axis=1, keepdims=True)
     along = kernel @ rng.normal(size=len(knots))
     own = rng.normal(size=len(wavelength_nm))
@@ -105,7 +100,7 @@ def _band_errors(wavelength_nm: FloatArray, smooth: float, rng: np.random.Genera
 
 def _water_vapour(wavelength_nm: FloatArray) -> FloatArray:
     """(band,) position in a water-vapour band: 1 at its centre, 0 outside."""
-    depth = [np.exp(-0.5 * ((wavelength_nm - nm) / width) ** 2) for nm, width in WATER_VAPOUR_NM]
+    depth = [np.exp(-0.5 * ((wavelength_nm - nm) / width) ** 2) for nm, width in VAPOUR_BANDS_NM]
     return np.asarray(np.max(depth, axis=0))
 
 

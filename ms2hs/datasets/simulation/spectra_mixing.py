@@ -37,13 +37,7 @@ def simulate_canopies(soils: FloatArray, count: int, rng: np.random.Generator) -
     Ground cover, 1 - exp(-LAI / 2), is uniform; with a uniform leaf area nearly all canopies would be closed. One in
     five canopies has brown pigment, one in ten anthocyanin.
 
-    Parameters
-    ----------
-    soils : (soil, 2101) reflectance at `CANOPY_WAVELENGTH_NM`, finite.
-
-    Raises
-    ------
-    DataError : the package prosail is not installed.
+    `soils` is (soil, 2101) reflectance at the same wavelengths, finite. DataError if prosail is not installed.
     """
     try:
         from prosail import run_prosail  # noqa: PLC0415  an optional dependency, slow to import

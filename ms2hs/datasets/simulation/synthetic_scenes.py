@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 # Number of spectra, drawn by weight, from which a scene like a real window chooses.
 POOL_SIZE = 1500
 # Smallest and largest number of archetypes of a real window.
-ARCHETYPES = (6, 12)
+ARCHETYPE_COUNT = (6, 12)
 # Ranges of the brightness of a pixel relative to its archetypes, and of the factor that scales a spectrum to its
 # archetype.
 TEXTURE_RANGE, RESCALING_RANGE = (0.4, 1.8), (0.6, 1.4)
 # Added to reflectance before the logarithm when spectra are compared: the colour of darker pixels is noise.
-DARK = 0.03
+LOG_OFFSET = 0.03
 # The kind of surface to use instead of a kind without spectra.
 SUBSTITUTES = {"urban": "soil", "npv": "soil", "mineral": "soil"}
 # Dirichlet parameters of the shares of three spectra in a blend; the first has two thirds on average.
-BLEND = (1.0, 0.25, 0.25)
+BLEND_SHARES = (1.0, 0.25, 0.25)
 # Diffuse share of the light at 550 nm under a clear sky, and the power by which it falls with wavelength, so that it is
 # about 0.25 at 450 nm and 0.02 at 1600 nm (Bird & Riordan 1986, J. Climate Appl. Meteor. 25:87).
-DIFFUSE, DIFFUSE_POWER = (0.10, 0.25), (1.5, 2.3)
+DIFFUSE_SHARE, DIFFUSE_POWER = (0.10, 0.25), (1.5, 2.3)
 # Scenes that a process keeps in memory; one of 128 x 128 pixels has 14 MB.
 MAX_CACHED_SCENES = 8
 
@@ -67,13 +67,12 @@ class Landscape:
 
         `brightness * (diffuse + (1 - diffuse) * sunlit) * (members mixed by share)`.
         """
-        shape = self.brightness.shape
         mixed = self.members.T @ self.share.reshape(len(self.members), -1)
         mixed *= self.brightness.reshape(1, -1)
         if (self.sunlit != 1).any():
             for band, diffuse in zip(mixed, self.diffuse.astype(np.float32), strict=True):
                 band *= diffuse + (1 - diffuse) * self.sunlit.ravel()  # noqa: PLW2901  in place: a scene may be large
-        return mixed.reshape(-1, *shape)
+        return mixed.reshape(-1, *self.brightness.shape)
 
 
 def simulate(
@@ -81,13 +80,8 @@ def simulate(
 ) -> Float32Array:
     """(wavelength, row, col) reflectance of a random scene; the same state of `rng` gives the same scene.
 
-    Parameters
-    ----------
-    texture : the real window that the scene follows; None = a random layout.
-
-    Raises
-    ------
-    SceneError : the file of the texture is missing or damaged.
+    The scene follows `texture`, a real window, or has a random layout. SceneError if the file of the texture is missing
+    or damaged.
     """
     if texture is None:
         return landscape_of_layout(spectra, draw_layout(shape, rng), rng).reflectance()
@@ -104,9 +98,9 @@ def landscape_of_layout(spectra: Spectra, layout: Layout, rng: np.random.Generat
 def _blend(spectra: Spectra, kind: str, rng: np.random.Generator) -> Float32Array:
     """(wavelength,) a spectrum of the kind, blended with a little of two more, since few pixels are pure."""
     candidates = [np.where(spectra.kinds == name, spectra.weights, 0) for name in (kind, SUBSTITUTES.get(kind, kind))]
-    weights = next((found for found in candidates if found.any()), spectra.weights)
+    weights = next((weights for weights in candidates if weights.any()), spectra.weights)
     drawn = rng.choice(len(weights), 3, p=weights / weights.sum())
-    return rng.dirichlet(BLEND).astype(np.float32) @ spectra.reflectance[drawn]
+    return rng.dirichlet(BLEND_SHARES).astype(np.float32) @ spectra.reflectance[drawn]
 
 
 def landscape_like(spectra: Spectra, window: Float32Array, grid: SpectralGrid, rng: np.random.Generator) -> Landscape:
@@ -122,10 +116,10 @@ def landscape_like(spectra: Spectra, window: Float32Array, grid: SpectralGrid, r
     """
     shape = window.shape[1:]
     pixels = window.reshape(len(window), -1).T
-    archetypes, share = _unmix(pixels, int(rng.integers(*ARCHETYPES, endpoint=True)), rng)
+    archetypes, share = _unmix(pixels, int(rng.integers(*ARCHETYPE_COUNT, endpoint=True)), rng)
     explained = share @ archetypes
     texture = np.clip(pixels.mean(axis=1) / explained.mean(axis=1), *TEXTURE_RANGE).reshape(shape)
-    second = _second_share(np.log((pixels + DARK) / (explained + DARK)), shape, rng)
+    second = _second_share(np.log((pixels + LOG_OFFSET) / (explained + LOG_OFFSET)), shape, rng)
     pool = rng.choice(len(spectra.weights), POOL_SIZE, p=spectra.weights / spectra.weights.sum())
     in_bands = view(spectra.reflectance[pool], spectra.wavelength_nm, grid)
     drawn = pool[_draw_similar(archetypes, in_bands, rng)]
@@ -135,13 +129,11 @@ def landscape_like(spectra: Spectra, window: Float32Array, grid: SpectralGrid, r
     members = members * np.clip(bright / np.maximum(own, 1e-3).reshape(-1, 2, 1), *RESCALING_RANGE)
     shares = np.stack([share.T.reshape(-1, *shape) * part for part in (1 - second, second)], axis=1)
     sunlit, diffuse = _light(spectra.wavelength_nm, smooth_noise(shape, 2.0, rng), rng)
-    return Landscape(
-        members=members.reshape(-1, members.shape[-1]).astype(np.float32),
-        share=shares.reshape(-1, *shape).astype(np.float32),
-        brightness=texture.astype(np.float32),
-        sunlit=sunlit,
-        diffuse=diffuse,
+    members, share, brightness = (
+        part.astype(np.float32)
+        for part in (members.reshape(-1, members.shape[-1]), shares.reshape(-1, *shape), texture)
     )
+    return Landscape(members, share, brightness, sunlit, diffuse)
 
 
 def _unmix(pixels: FloatArray, count: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
@@ -150,7 +142,7 @@ def _unmix(pixels: FloatArray, count: int, rng: np.random.Generator) -> tuple[Fl
     Archetypes are drawn like the first centres of k-means++ (Arthur & Vassilvitskii 2007). Shares are Gaussian in the
     distance of logarithms.
     """
-    relative = np.log(pixels + DARK)
+    relative = np.log(pixels + LOG_OFFSET)
     relative = relative - relative.mean(axis=0)
     chosen = [int(rng.integers(len(pixels)))]
     distance = np.empty((len(pixels), count))
@@ -169,7 +161,7 @@ def _unmix(pixels: FloatArray, count: int, rng: np.random.Generator) -> tuple[Fl
 
 def _draw_similar(archetypes: FloatArray, spectra: FloatArray, rng: np.random.Generator) -> NDArray[np.intp]:
     """(archetype, 2) positions of two `spectra` (spectrum, band) for each archetype, drawn by similarity."""
-    first, second = (np.log(np.clip(part, 0, None) + DARK) for part in (archetypes, spectra))
+    first, second = (np.log(np.clip(part, 0, None) + LOG_OFFSET) for part in (archetypes, spectra))
     distance = np.square(first[:, None] - second[None]).mean(axis=2)
     tolerance = np.exp(rng.uniform(np.log(0.08), np.log(0.8)))
     similarity = np.exp((distance.min(axis=1, keepdims=True) - distance) / (2 * tolerance**2))
@@ -200,7 +192,7 @@ def _light(wavelength_nm: FloatArray, relief: FloatArray, rng: np.random.Generat
         cloud = smooth_noise(relief.shape, 2.2, rng)
         depth = rng.uniform(0.5, 1.0)
         sunlit *= 1 - depth * np.clip(3 * (cloud - rng.uniform(1.0, 1.8)), 0, 1)
-    diffuse = rng.uniform(*DIFFUSE) * (wavelength_nm / 550) ** -rng.uniform(*DIFFUSE_POWER)
+    diffuse = rng.uniform(*DIFFUSE_SHARE) * (wavelength_nm / 550) ** -rng.uniform(*DIFFUSE_POWER)
     return sunlit.astype(np.float32), diffuse
 
 
@@ -230,13 +222,7 @@ class SimulatedCube:
         return self.spectra.grid
 
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
-        """(band, row, col) reflectance of a window, without unknown values.
-
-        Raises
-        ------
-        ValueError : the window does not lie inside the scene.
-        SceneError : the file of the texture is missing or damaged.
-        """
+        """(band, row, col) reflectance of a window, without unknown values. Errors as in `simulate` and `Cube.read`."""
         check_window(self.shape, row, col, height, width)
         return _simulate_cube(self)[:, row : row + height, col : col + width].copy()
 
@@ -255,7 +241,7 @@ def simulated_cubes(
     shape: Shape = (128, 128),
     leave_out: Collection[str] = (),
 ) -> list[SimulatedCube]:
-    """Different simulated scenes as cubes; every second one follows a real window, if the folder has scenes.
+    """Different simulated scenes as cubes; every second scene follows a real window, if the folder has scenes.
 
     Parameters
     ----------
@@ -287,5 +273,5 @@ def _draw_window(windows: "Sequence[Texture]", rng: np.random.Generator) -> "Tex
     """A random window of a random scene; all scenes have the same probability."""
     scenes = sorted({window.scene.id for window in windows})
     chosen = scenes[int(rng.integers(len(scenes)))]
-    own = [window for window in windows if window.scene.id == chosen]
-    return own[int(rng.integers(len(own)))]
+    of_scene = [window for window in windows if window.scene.id == chosen]
+    return of_scene[int(rng.integers(len(of_scene)))]

@@ -39,12 +39,7 @@ class Texture:
         return self.scene.spectral.select(texture_bands(self.scene.spectral))
 
     def read(self) -> Float32Array:
-        """(band, row, col) reflectance in the bands nearest to `TEXTURE_NM`, finite.
-
-        Raises
-        ------
-        SceneError : the file is missing or damaged.
-        """
+        """(band, row, col) reflectance in the bands nearest to `TEXTURE_NM`, finite; SceneError if it is damaged."""
         with SceneReader(self.scene, self.scene.grid) as reader:
             reflectance, _ = reader.read(self.row, self.col, self.height, self.width)
         bands = texture_bands(self.scene.spectral)
@@ -56,8 +51,8 @@ class Texture:
 
 def texture_bands(grid: SpectralGrid) -> list[int]:
     """Positions of the bands nearest to `TEXTURE_NM`, within `MAX_BAND_DISTANCE_NM`."""
-    found = [nearest_band(grid.wavelength_nm, nm, MAX_BAND_DISTANCE_NM) for nm in TEXTURE_NM]
-    return sorted({band for band in found if band is not None})
+    nearest = (nearest_band(grid.wavelength_nm, nm, MAX_BAND_DISTANCE_NM) for nm in TEXTURE_NM)
+    return sorted({band for band in nearest if band is not None})
 
 
 def find_textures(folder: Path, size: int = 128) -> list[Texture]:
@@ -66,13 +61,13 @@ def find_textures(folder: Path, size: int = 128) -> list[Texture]:
     A scene smaller than `size` is one window. Files that are no surface reflectance are skipped.
     """
     scenes = folder / "sentinel2" if (folder / "sentinel2").is_dir() else folder
-    found: list[Texture] = []
+    textures: list[Texture] = []
     for path in sorted(scenes.glob("*.tif")):
         try:
-            found += _windows(open_scene(str(path)), size)
+            textures += _windows(open_scene(str(path)), size)
         except SceneError:
             continue
-    return found
+    return textures
 
 
 def _windows(scene: Scene, size: int) -> list[Texture]:
