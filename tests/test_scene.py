@@ -211,7 +211,7 @@ def test_geotiff_of_level_2a_may_name_its_level_1c_product(tmp_path):
 
 def test_geotiff_refuses_output_of_ms2hs(tmp_path):
     path = write_raster(tmp_path / "x.tif", MIXED, descriptions=S2_BANDS, tags={"MS2HS_SYNTHETIC": "YES"})
-    with pytest.raises(SceneError, match="made by ms2hs"):
+    with pytest.raises(SceneError, match="written by ms2hs"):
         open_scene(str(path))
 
 

@@ -41,12 +41,7 @@ def cover(reflectance: FloatArray, grid: SpectralGrid) -> NDArray[np.str_]:
     """
     red, nir = (_at(reflectance, grid, nm) for nm in (RED_NM, NIR_NM))
     index = (nir - red) / np.maximum(nir + red, 1e-3)
-    cases = [
-        *water_and_snow(reflectance, grid),
-        index >= MIN_DENSE_NDVI,
-        index >= MIN_SPARSE_NDVI,
-        np.isfinite(index),
-    ]
+    cases = [*water_and_snow(reflectance, grid), index >= MIN_DENSE_NDVI, index >= MIN_SPARSE_NDVI, np.isfinite(index)]
     return np.select(cases, COVERS, "unknown")
 
 

@@ -53,10 +53,8 @@ class SpectralGrid:
             shape = getattr(self, field).shape
             if shape != (bands,):
                 raise GridError(f"{field} has shape {shape}; {(bands,)} is required. Check the table.")
-        if self.response is not None and len(self.response.value) != bands:
-            raise GridError(
-                f"the response has {len(self.response.value)} bands; {bands} are required. Check the table."
-            )
+        if self.response is not None and (rows := len(self.response.value)) != bands:
+            raise GridError(f"the response has {rows} bands; {bands} are required, one row per band. Check the table.")
         if len(set(self.names)) != bands:
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
             raise GridError(f"band names appear twice: {', '.join(twice)}; each must be unique. Rename them.")
@@ -196,7 +194,7 @@ def pasted_bands(source: SpectralGrid, target: SpectralGrid) -> NDArray[np.intp]
 
 
 def band_support(source: SpectralGrid, target: SpectralGrid) -> list[Support]:
-    """How the source supports the value of each target band.
+    """How the source supports the value of each target band: one of `Support` per target band.
 
     `measured`: a source band represents the target band (`pasted_bands`).
     `interpolated`: the target band lies between two source bands at most `MAX_GAP_NM` apart, edge to edge.

@@ -141,10 +141,7 @@ def _overall_table(title: str, rows: Sequence[MethodScores]) -> ScoreTable:
 
 
 def _cells(
-    metric: Metric,
-    values: Sequence[float],
-    bad: Sequence[bool],
-    intervals: Sequence[tuple[float, float] | None] = (),
+    metric: Metric, values: Sequence[float], bad: Sequence[bool], intervals: Sequence[tuple[float, float] | None] = ()
 ) -> list[TableCell]:
     """The cells of a column. The best value as it is shown, and its equals, are marked unless all values are equal."""
     costs = [metric.cost(value) for value in values]
@@ -152,12 +149,7 @@ def _cells(
     shown = {metric.text(value) for value, cost in zip(values, costs, strict=True) if not math.isnan(cost)}
     best = metric.text(values[costs.index(min(known))]) if len(shown) > 1 else None
     return [
-        TableCell(
-            metric.text(value),
-            _interval(metric, ends),
-            metric.text(value) == best,
-            is_bad,
-        )
+        TableCell(metric.text(value), _interval(metric, ends), metric.text(value) == best, is_bad)
         for value, is_bad, ends in zip(values, bad, intervals or [None] * len(values), strict=True)
     ]
 
