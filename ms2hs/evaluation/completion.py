@@ -4,11 +4,9 @@ From each cube a random window is read, groups of eight bands are hidden in the 
 predicts all bands from the bands that remain. All models get the same windows.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +16,8 @@ from ms2hs.datasets.cubes.registry import Cube, check_scenes, open_cubes
 from ms2hs.datasets.cubes.window_sampling import known_bands, read_windows
 from ms2hs.errors import DataError
 from ms2hs.evaluation.baselines import interpolated, training_mse
-from ms2hs.evaluation.metric_table import check_ssim_installed
+from ms2hs.evaluation.metric_table import check_ssim_installed, known_mean
+from ms2hs.evaluation.results import CompletionScores
 from ms2hs.models.masking import hide, visible_index
 from ms2hs.models.weights import Weights, load_weights
 from ms2hs.spectra.metrics import ssim
@@ -32,7 +31,7 @@ MAX_DRAWS_PER_CUBE = 4
 
 @dataclass(frozen=True)
 class CompletionOptions:
-    """Which windows are completed, and how much of each is hidden."""
+    """Options of `complete_cubes`."""
 
     corpus: Path
     split: str | None = None
@@ -44,22 +43,6 @@ class CompletionOptions:
     size: int = 64
     """Height and width of a window, in pixels."""
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class CompletionScores:
-    """Scores of one model over all valid pixels and bands of all windows, in reflectance."""
-
-    model: str
-    train_mse: float
-    """MSE of the last tenth of the training, from the weights' card; NaN if unknown."""
-    mse: float
-    masked_mse: float
-    """Over hidden bands."""
-    unmasked_mse: float
-    """Over the other bands."""
-    ssim: float
-    """Mean over windows; data range 1 (`spectra.metrics.ssim`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,19 +71,13 @@ def complete_cubes(models: Sequence[str], options: CompletionOptions) -> list[Co
     check_ssim_installed()
     weights = [load_weights(model) for model in models]
     windows = _windows(options)
-    rows = [_score("mean spectrum", float("nan"), [_mean(window) for window in windows], windows)]
-    rows.append(_score("interpolation", float("nan"), [_interpolated(window) for window in windows], windows))
-    for model in weights:
-        completed = [_completed(model, window) for window in windows]
-        rows.append(_score(model.name, training_mse(model), completed, windows))
-    return rows
-
-
-def facts(rows: Sequence[CompletionScores]) -> list[dict[str, Any]]:
-    """The scores as JSON values; None stands for NaN."""
     return [
-        {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
-        for row in map(asdict, rows)
+        _score("mean spectrum", float("nan"), [_mean_spectrum(window) for window in windows], windows),
+        _score("interpolation", float("nan"), [_interpolated(window) for window in windows], windows),
+        *(
+            _score(model.name, training_mse(model), [_completed(model, w) for w in windows], windows)
+            for model in weights
+        ),
     ]
 
 
@@ -116,14 +93,14 @@ def _windows(options: CompletionOptions) -> list[_CompletionWindow]:
         known = known_bands(read_windows([cube], min(options.size, max(cube.shape)), [rng]), cube.grid)
         if known is None or len(known[2]) <= GROUP:
             continue
-        truth, valid, grid = (known[0][0], known[1][0], known[2])
+        (truth,), (valid,), grid = known
         groups = -(-len(grid) // GROUP)
         hidden = np.repeat(hide("spectral", (1, 1, groups), options.hidden, rng)[0, 0], GROUP)[: len(grid)]
         windows.append(_CompletionWindow(truth, valid, grid, hidden))
     if not windows:
         raise DataError(
             f"{options.corpus}: none of {len(cubes)} cubes has a window with known pixels in more than {GROUP} bands; "
-            "at least one is needed. Use another folder, split or scene."
+            "one is needed. Use another folder, split or scene."
         )
     return windows
 
@@ -139,8 +116,8 @@ def _spread(cubes: Sequence[Cube], rng: np.random.Generator) -> list[Cube]:
     return [cube for _, _, cube in sorted(ranked, key=lambda entry: entry[:2])] * MAX_DRAWS_PER_CUBE
 
 
-def _mean(window: _CompletionWindow) -> Float32Array:
-    """(band, row, col) the window's own mean spectrum: the best answer without any knowledge of the pixel."""
+def _mean_spectrum(window: _CompletionWindow) -> Float32Array:
+    """(band, row, col) the true mean spectrum of the window, in every pixel: the best constant prediction."""
     mean = window.truth[:, window.valid].mean(axis=1)
     return np.broadcast_to(mean[:, None, None], window.truth.shape)
 
@@ -161,11 +138,11 @@ def _completed(weights: Weights, window: _CompletionWindow) -> Float32Array:
     pad = ((0, 0), (0, -rows % config.patch), (0, -cols % config.patch))
     values = torch.from_numpy(np.pad(window.truth, pad))[None]  # (1, band, row, col)
     valid = torch.from_numpy(np.pad(window.valid, pad[1:]))[None]
-    lens = network.band_view(window.grid)
+    bands = network.band_view(window.grid)
     with torch.inference_mode():
         if config.rank:
             visible = np.flatnonzero(~window.hidden)
-            output = network(values[:, visible], lens.select(visible), lens, valid=valid)
+            output = network(values[:, visible], bands.select(visible), bands, valid=valid)
         else:
             padded = np.pad(window.hidden, (0, -len(window.hidden) % config.group))
             hidden = padded.reshape(-1, config.group).max(axis=1)
@@ -174,10 +151,10 @@ def _completed(weights: Weights, window: _CompletionWindow) -> Float32Array:
                     f"{weights.path}: every group of {config.group} bands has hidden bands among the window's "
                     f"{len(window.grid)}; at least one group must be visible. Use a smaller --hidden, or other weights."
                 )
-            places = (values.shape[2] // config.patch) * (values.shape[3] // config.patch)
-            tokens = np.broadcast_to(hidden, (1, places, len(padded) // config.group))
+            patches = (values.shape[2] // config.patch) * (values.shape[3] // config.patch)
+            tokens = np.broadcast_to(hidden, (1, patches, len(hidden)))
             index = torch.from_numpy(visible_index(tokens, per_patch=config.per_patch))
-            output = network(values, lens, visible=index, valid=valid)
+            output = network(values, bands, visible=index, valid=valid)
     result: Float32Array = output[0, :, :rows, :cols].numpy()
     return result
 
@@ -185,7 +162,7 @@ def _completed(weights: Weights, window: _CompletionWindow) -> Float32Array:
 def _score(
     name: str, train_mse: float, estimates: Sequence[Float32Array], windows: Sequence[_CompletionWindow]
 ) -> CompletionScores:
-    hidden, visible = np.zeros(2), np.zeros(2)  # sum of squares, number of values
+    hidden, visible = np.zeros((2, 2))  # sum of squared errors, number of values
     similarities = []
     for estimate, window in zip(estimates, windows, strict=True):
         squares = np.square(estimate.astype(float) - window.truth)[:, window.valid].sum(axis=1)
@@ -193,6 +170,4 @@ def _score(
             total[:] += squares[bands].sum(), bands.sum() * window.valid.sum()
         similarities.append(ssim(estimate, window.truth, window.valid))
     mse, masked_mse, unmasked_mse = (total[0] / total[1] for total in (visible + hidden, hidden, visible))
-    known = [value for value in similarities if np.isfinite(value)]
-    mean_ssim = float(np.mean(known)) if known else float("nan")
-    return CompletionScores(name, train_mse, mse, masked_mse, unmasked_mse, mean_ssim)
+    return CompletionScores(name, train_mse, mse, masked_mse, unmasked_mse, known_mean(similarities))

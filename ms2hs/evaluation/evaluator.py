@@ -1,13 +1,13 @@
 """Scores of baselines, the prior and models on pairs, measured or simulated.
 
-`evaluate_pairs` takes a `PairSet`: `open_pairs(folder)` or `simulated_pairs(corpus, source, target)`. From every
-scene random windows of up to 128 x 128 pixels are scored by every method. The scores of a scene come from all its
+`evaluate_pairs` takes a `PairSet`: `open_pairs(folder)` or `simulated_pairs(corpus, source, target)`. In every scene
+every method is scored on the same random windows of up to 128 x 128 pixels. The scores of a scene come from all its
 windows; the scores of a method are means over scenes.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from ms2hs.spectra.spectral_grid import SpectralGrid, pasted_bands
 
 # Largest height and width of a window, in pixels.
 MAX_WINDOW_PIXELS = 128
-# Wavelengths of one band differ less than this between calibrations of one sensor.
+# The centre of a band may differ by this between calibrations of its sensor.
 SAME_BAND_NM = 1.0
 
 
@@ -39,13 +39,11 @@ class EvaluationSettings:
     """Options of an evaluation."""
 
     prior: str = "linear"
-    """Weights whose spectral prior is scored, and gives the baselines their spectra: not trained on the scenes."""
+    """Weights of the prior to score, also the source of the baselines' spectra; not trained on these scenes."""
     windows: int = 64
     """Largest number of windows per scene, each of 128 x 128 pixels or the whole pair if it is smaller."""
     seed: int = 0
     """Random seed of windows, example pixels and bootstrap."""
-    title: str = ""
-    """What is scored, in a few words."""
     command: str = ""
     """The command line, shown in the report."""
 
@@ -56,18 +54,6 @@ def evaluate_pairs(
     settings: EvaluationSettings | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Scores of baselines, the prior and models on a set of pairs, under the title of the set; see `evaluate`."""
-    settings = replace(settings or EvaluationSettings(), title=pair_set.title)
-    return evaluate(models, pair_set.pairs, settings, pair_set.left_out, progress)
-
-
-def evaluate(
-    models: Sequence[str],
-    pairs: Sequence[Pair],
-    settings: EvaluationSettings | None = None,
-    left_out: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
-) -> Evaluation:
     """Scores of baselines, the prior and models on pairs.
 
     A pair is left out, with the reason in the result, if its bands differ from the bands of most pairs, if it cannot be
@@ -76,7 +62,6 @@ def evaluate(
     Parameters
     ----------
     models : names of shipped weights, or paths.
-    left_out : pairs left out before, with the reasons.
     progress : called after each scene.
 
     Raises
@@ -87,19 +72,19 @@ def evaluate(
     check_ssim_installed()
     settings = settings or EvaluationSettings()
     weights = [load_weights(name) for name in (settings.prior, *models)]
-    selected, different = _of_same_bands(pairs)
+    selected, different = _of_same_bands(pair_set.pairs)
     evaluator = _Evaluator(selected, weights, settings)
-    evaluator.left_out |= {**(left_out or {}), **different}
+    evaluator.left_out |= {**pair_set.left_out, **different}
     scenes = sorted({pair.scene for pair in selected})
     for done, scene in enumerate(scenes, 1):
         evaluator.score_scene([pair for pair in selected if pair.scene == scene])
         if progress:
             progress("scenes", done, len(scenes))
-    return evaluator.result()
+    return evaluator.result(pair_set.title)
 
 
-def windows_of(shape: tuple[int, int], rng: np.random.Generator) -> list[Window]:
-    """Windows of similar size, at most 128 x 128 pixels, that cover a raster without overlap, in random order."""
+def random_windows(shape: tuple[int, int], rng: np.random.Generator) -> list[Window]:
+    """Windows of similar size, at most 128 x 128 pixels, in random order; they cover a raster without overlap."""
     height, width = (-(-length // -(-length // MAX_WINDOW_PIXELS)) for length in shape)
     tiling = list(Tiling(*shape, (height, width), overlap=0))
     return [tiling[i] for i in rng.permutation(len(tiling))]
@@ -107,7 +92,7 @@ def windows_of(shape: tuple[int, int], rng: np.random.Generator) -> list[Window]
 
 def spread_windows(pairs: Sequence[Pair], rng: np.random.Generator) -> Iterator[tuple[Pair, Window]]:
     """Windows of a scene in random order; the second window of a pair follows the first windows of all pairs."""
-    shuffled = [(pairs[i], windows_of(pairs[i].shape, rng)) for i in rng.permutation(len(pairs))]
+    shuffled = [(pairs[i], random_windows(pairs[i].shape, rng)) for i in rng.permutation(len(pairs))]
     for turn in range(max((len(windows) for _, windows in shuffled), default=0)):
         for pair, windows in shuffled:
             if turn < len(windows):
@@ -124,22 +109,22 @@ class _Evaluator:
     """An evaluation of pairs in progress; the first pair gives the bands."""
 
     def __init__(self, pairs: Sequence[Pair], weights: Sequence[Weights], settings: EvaluationSettings) -> None:
-        """Start without scenes; `weights` are the prior's, then the models'."""
+        """Start without scenes; the first of `weights` are the prior's."""
         self.weights, self.settings = weights, settings
         self.is_simulated = all(pair.is_simulated for pair in pairs)
         self.left_out: dict[str, str] = {}
         self.notes: list[str] = []
         self.unlike = 0
-        whole = pairs[0].target
-        low, high = max(each.range_nm[0] for each in weights), min(each.range_nm[1] for each in weights)
-        self.target_bands = np.flatnonzero((whole.wavelength_nm >= low) & (whole.wavelength_nm <= high))
+        available = pairs[0].target
+        low, high = max(part.range_nm[0] for part in weights), min(part.range_nm[1] for part in weights)
+        self.target_bands = np.flatnonzero((available.wavelength_nm >= low) & (available.wavelength_nm <= high))
         if not len(self.target_bands):
             raise DataError(
-                f"the true bands lie at {whole.wavelength_nm.min():.0f}-{whole.wavelength_nm.max():.0f} nm; the "
-                f"weights cover {low:.0f}-{high:.0f} nm. Use other pairs or weights."
+                f"the true bands lie at {available.wavelength_nm.min():.0f}-{available.wavelength_nm.max():.0f} nm; "
+                f"the weights cover {low:.0f}-{high:.0f} nm. Use other pairs or weights."
             )
-        # the source bands of other pairs may differ by some nm (Sentinel-2A and 2B)
-        self.source, self.target = pairs[0].source, whole.select(self.target_bands)
+        # Source bands of other pairs may differ by some nm (Sentinel-2A and 2B).
+        self.source, self.target = pairs[0].source, available.select(self.target_bands)
         self.measured = pasted_bands(self.source, self.target) >= 0
         methods, conditional = _methods_for(weights, pairs[0], self.target)
         self._methods = {_source_key(pairs[0]): (methods, conditional)}
@@ -148,8 +133,8 @@ class _Evaluator:
         shown = next((info.name for info in reversed(infos) if info.kind == "model"), PRIOR)
         self.selector = ExampleSelector(shown, self.target, np.random.default_rng(settings.seed))
         self.rng = np.random.default_rng(settings.seed)
-        if len(self.target_bands) < len(whole):
-            outside = len(whole) - len(self.target_bands)
+        if len(self.target_bands) < len(available):
+            outside = len(available) - len(self.target_bands)
             self.notes.append(f"{outside} true bands outside {low:.0f}-{high:.0f} nm are not scored")
         if not self.measured.any():
             self.notes.append(
@@ -195,7 +180,7 @@ class _Evaluator:
         self.aggregator.add(window, outputs)
         self.selector.add(window, outputs)
 
-    def result(self) -> Evaluation:
+    def result(self, title: str) -> Evaluation:
         """The scores of all scenes."""
         if not self.aggregator.pixels:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(self.left_out.items())[:3])
@@ -208,7 +193,7 @@ class _Evaluator:
         if self.weights[0].name in weights_names():
             self.notes.append("the shipped prior was trained on public scenes; if these are among them, use --prior")
         return Evaluation(
-            title=self.settings.title,
+            title=title,
             command=self.settings.command,
             source=self.source,
             target=self.target,

@@ -65,16 +65,15 @@ def _coverage(sums: Accumulator, level: float) -> float:
 
 def _depth(nm: int) -> Metric:
     row = list(FEATURES_NM).index(nm)
-    definition = (
-        "RMSE of 1 - R(centre) / R(line between the shoulders), and likewise the other depths" if row == 0 else ""
-    )
+    definition = "" if row else "RMSE of 1 - R(centre) / R(line between the shoulders), and likewise the other depths"
     return Metric(
         f"depth_{nm}", f"depth {nm}", "nm", lambda sums: math.sqrt(ratio(*sums.depth_sums[row])), DEPTH,
         definition=definition,
     )  # fmt: skip
 
 
-def _mean(values: Sequence[float] | np.ndarray) -> float:
+def known_mean(values: Sequence[float] | np.ndarray) -> float:
+    """Mean of the values that are not NaN; NaN without such a value."""
     known = np.asarray(values, float)
     known = known[~np.isnan(known)]
     return float(known.mean()) if len(known) else math.nan
@@ -92,12 +91,12 @@ METRICS: dict[str, Metric] = {metric.key: metric for metric in (
            definition="over bands of which the source covers less than 60 %"),
     Metric("unmasked_mse", "MSE unmasked", "1e-4", lambda sums: sums.mse(sums.bands.measured), SQUARED, 3, 1e4,
            definition="over the other bands"),
-    Metric("ssim", "SSIM", "", lambda sums: _mean(sums.window_ssim), SQUARED, better="high",
+    Metric("ssim", "SSIM", "", lambda sums: known_mean(sums.window_ssim), SQUARED, better="high",
            definition="data range 1, uniform windows of 7 x 7 pixels"),
     Metric("rmse", "RMSE", "", lambda sums: math.sqrt(sums.mse()), ERROR, has_interval=True),
     Metric("bias", "Bias", "", lambda sums: ratio(sums.error_sum.sum(), sums.count.sum()), ERROR, better="zero",
            definition="reconstructed minus true"),
-    Metric("sam_mean", "SAM mean", "°", lambda sums: _mean(sums.known_angles), ERROR, 2,
+    Metric("sam_mean", "SAM mean", "°", lambda sums: known_mean(sums.known_angles), ERROR, 2,
            definition="spectral angle; spectra of zeros are left out"),
     Metric("sam_median", "SAM median", "°", lambda sums: _median(sums.known_angles), ERROR, 2, has_interval=True),
     Metric("psnr", "PSNR", "dB", lambda sums: psnr(sums.mse()), SQUARED, 1, better="high",
@@ -126,7 +125,7 @@ def scores_of(sums: Accumulator) -> Scores:
 
 def mean_scores(scores: Sequence[Scores]) -> Scores:
     """The mean of each metric over scenes; scenes in which it is undefined are left out."""
-    return {key: _mean([scene[key] for scene in scores]) for key in METRICS}
+    return {key: known_mean([scene[key] for scene in scores]) for key in METRICS}
 
 
 def definitions(metrics: Iterable[Metric]) -> list[str]:
