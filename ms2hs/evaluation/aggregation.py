@@ -175,12 +175,8 @@ def bootstrap_intervals(scores: Sequence[Scores], rng: np.random.Generator) -> d
 
 def _mean_curve(curves: Sequence[Curve]) -> Curve:
     reliability = [curve.reliability for curve in curves if curve.reliability is not None]
-    return Curve(
-        _known_mean([curve.rmse for curve in curves]),
-        _known_mean([curve.bias for curve in curves]),
-        _known_mean([curve.sam for curve in curves]),
-        _known_mean(reliability) if reliability else None,
-    )
+    rmse, bias, sam = (_known_mean([getattr(curve, name) for curve in curves]) for name in ("rmse", "bias", "sam"))
+    return Curve(rmse, bias, sam, _known_mean(reliability) if reliability else None)
 
 
 def _known_mean(rows: Sequence[FloatArray]) -> FloatArray:

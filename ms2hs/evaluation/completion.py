@@ -4,8 +4,10 @@ From each cube a random window is read, groups of eight bands are hidden in the 
 predicts all bands from the bands that remain. All models get the same windows.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -71,14 +73,10 @@ def complete_cubes(models: Sequence[str], options: CompletionOptions) -> list[Co
     check_ssim_installed()
     weights = [load_weights(model) for model in models]
     windows = _windows(options)
-    return [
-        _score("mean spectrum", float("nan"), [_mean_spectrum(window) for window in windows], windows),
-        _score("interpolation", float("nan"), [_interpolated(window) for window in windows], windows),
-        *(
-            _score(model.name, training_mse(model), [_completed(model, w) for w in windows], windows)
-            for model in weights
-        ),
-    ]
+    scores = [_score("mean spectrum", float("nan"), _mean_spectrum, windows)]
+    scores.append(_score("interpolation", float("nan"), _interpolated, windows))
+    scores += [_score(model.name, training_mse(model), partial(_completed, model), windows) for model in weights]
+    return scores
 
 
 def _windows(options: CompletionOptions) -> list[_CompletionWindow]:
@@ -107,13 +105,13 @@ def _windows(options: CompletionOptions) -> list[_CompletionWindow]:
 
 def _spread(cubes: Sequence[Cube], rng: np.random.Generator) -> list[Cube]:
     """The cubes in random order, several times; the second cube of a scene follows the first cubes of all scenes."""
-    cubes_of_scene: dict[str, int] = {}
-    ranked: list[tuple[int, int, Cube]] = []
-    for position, index in enumerate(rng.permutation(len(cubes))):
-        cube = cubes[index]
-        cubes_of_scene[cube.scene] = cubes_of_scene.get(cube.scene, 0) + 1
-        ranked.append((cubes_of_scene[cube.scene], position, cube))
-    return [cube for _, _, cube in sorted(ranked, key=lambda entry: entry[:2])] * MAX_DRAWS_PER_CUBE
+    shuffled = [cubes[i] for i in rng.permutation(len(cubes))]
+    cubes_of_scene: Counter[str] = Counter()
+    turns = []
+    for cube in shuffled:
+        cubes_of_scene[cube.scene] += 1
+        turns.append(cubes_of_scene[cube.scene])
+    return [shuffled[i] for i in np.argsort(turns, kind="stable")] * MAX_DRAWS_PER_CUBE
 
 
 def _mean_spectrum(window: _CompletionWindow) -> Float32Array:
@@ -160,11 +158,15 @@ def _completed(weights: Weights, window: _CompletionWindow) -> Float32Array:
 
 
 def _score(
-    name: str, train_mse: float, estimates: Sequence[Float32Array], windows: Sequence[_CompletionWindow]
+    name: str,
+    train_mse: float,
+    predict: Callable[[_CompletionWindow], Float32Array],
+    windows: Sequence[_CompletionWindow],
 ) -> CompletionScores:
     hidden, visible = np.zeros((2, 2))  # sum of squared errors, number of values
     similarities = []
-    for estimate, window in zip(estimates, windows, strict=True):
+    for window in windows:
+        estimate = predict(window)
         squares = np.square(estimate.astype(float) - window.truth)[:, window.valid].sum(axis=1)
         for total, bands in ((hidden, window.hidden), (visible, ~window.hidden)):
             total[:] += squares[bands].sum(), bands.sum() * window.valid.sum()

@@ -1,6 +1,7 @@
 """Scores of a converted cube against a true cube on the same pixels. No model runs; only files are compared."""
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,20 +55,13 @@ def evaluate_cube(cube: Path, truth: Path, settings: EvaluationSettings | None =
     aggregator = Aggregator(TargetBands(opened.grid, opened.measured), [MethodInfo(name, "model")], settings.windows)
     rng = np.random.default_rng(settings.seed)
     selector = ExampleSelector(name, opened.grid, rng)
-    scored = 0
-    for window in random_windows(opened.shape, rng):
-        values, output = opened.read(window)
-        if not values.valid.any():
-            continue
-        aggregator.add(values, {name: output})
-        selector.add(values, {name: output})
-        scored += 1
-        if scored == settings.windows:
-            break
-    if not scored:
-        raise DataError(
-            f"{cube} and {truth} have no known pixel in common; one is needed. Use a cube of the same site."
-        )
+    windows = (opened.read(window) for window in random_windows(opened.shape, rng))
+    usable = ((window, output) for window, output in windows if window.valid.any())
+    for window, output in islice(usable, settings.windows):
+        aggregator.add(window, {name: output})
+        selector.add(window, {name: output})
+    if not aggregator.pixels:
+        raise DataError(f"{cube} and {truth} have no known pixel in common; one is needed. Use another true cube.")
     aggregator.close_scene(name)
     selector.close_scene()
     return Evaluation(

@@ -26,7 +26,7 @@ from ms2hs.models.weights import Weights, load_weights, weights_names
 from ms2hs.progress import Progress
 from ms2hs.raster.tiling import Tiling, Window
 from ms2hs.spectra.indices import cover
-from ms2hs.spectra.spectral_grid import SpectralGrid, pasted_bands
+from ms2hs.spectra.spectral_grid import pasted_bands
 
 # Largest height and width of a window, in pixels.
 MAX_WINDOW_PIXELS = 128
@@ -126,9 +126,8 @@ class _Evaluator:
         # Source bands of other pairs may differ by some nm (Sentinel-2A and 2B).
         self.source, self.target = pairs[0].source, available.select(self.target_bands)
         self.measured = pasted_bands(self.source, self.target) >= 0
-        methods, conditional = _methods_for(weights, pairs[0], self.target)
-        self._methods = {_source_key(pairs[0]): (methods, conditional)}
-        infos = [MethodInfo(method.name, method.kind, method.train_mse) for method in methods]
+        self._methods: dict[bytes, tuple[list[Method], Posterior]] = {}
+        infos = [MethodInfo(method.name, method.kind, method.train_mse) for method in self._methods_of(pairs[0])[0]]
         self.aggregator = Aggregator(TargetBands(self.target, self.measured), infos, settings.windows)
         shown = next((info.name for info in reversed(infos) if info.kind == "model"), PRIOR)
         self.selector = ExampleSelector(shown, self.target, np.random.default_rng(settings.seed))
@@ -169,11 +168,18 @@ class _Evaluator:
         title = window_title(", ".join(dict.fromkeys((pair.scene, pair.name))), window)
         return ScoredWindow(pair.scene, title, measured, truth, valid, cover(truth, self.target))
 
-    def _score(self, window: ScoredWindow, pair: Pair) -> None:
-        key = _source_key(pair)
+    def _methods_of(self, pair: Pair) -> tuple[list[Method], Posterior]:
+        """The methods for the source of a pair, and the prior that finds pixels unlike the training data."""
+        sensor = None if pair.is_simulated else pair.sensor
+        key = f"{sensor} ".encode() + pair.source.wavelength_nm.tobytes() + pair.source.fwhm_nm.tobytes()
         if key not in self._methods:
-            self._methods[key] = _methods_for(self.weights, pair, self.target)
-        methods, conditional = self._methods[key]
+            prior, *models = self.weights
+            methods = build_methods(prior.prior, models, pair.source, self.target, sensor)
+            self._methods[key] = methods, prior.prior.condition(pair.source, self.target)
+        return self._methods[key]
+
+    def _score(self, window: ScoredWindow, pair: Pair) -> None:
+        methods, conditional = self._methods_of(pair)
         measured = np.where(window.valid, window.measured, np.float32(0))
         self.unlike += int((conditional.unlike(measured) & window.valid).sum())
         outputs = {method.name: _run(method, measured, window) for method in methods}
@@ -210,23 +216,6 @@ class _Evaluator:
         )
 
 
-def _sensor(pair: Pair) -> str | None:
-    """The sensor of a measured source; None for a simulated source."""
-    return None if pair.is_simulated else pair.sensor
-
-
-def _source_key(pair: Pair) -> bytes:
-    """Equal for pairs that the same methods can score."""
-    return f"{_sensor(pair)} ".encode() + pair.source.wavelength_nm.tobytes() + pair.source.fwhm_nm.tobytes()
-
-
-def _methods_for(weights: Sequence[Weights], pair: Pair, target: SpectralGrid) -> tuple[list[Method], Posterior]:
-    """The methods for the source of a pair, and the prior that finds pixels unlike the training data."""
-    prior, *models = weights
-    methods = build_methods(prior.prior, models, pair.source, target, _sensor(pair))
-    return methods, prior.prior.condition(pair.source, target)
-
-
 def _run(method: Method, measured: Float32Array, window: ScoredWindow) -> MethodOutput:
     start = time.perf_counter()
     estimate = method.reconstruct(measured, window.valid)
@@ -258,6 +247,5 @@ def _of_same_bands(pairs: Sequence[Pair]) -> tuple[list[Pair], dict[str, str]]:
 
 def _same_bands(first: Pair, second: Pair) -> bool:
     """Whether two pairs have the same true wavelengths, and source bands with the same names."""
-    if first.source.names != second.source.names or len(first.target) != len(second.target):
-        return False
-    return bool(np.abs(first.target.wavelength_nm - second.target.wavelength_nm).max() <= SAME_BAND_NM)
+    same_count = first.source.names == second.source.names and len(first.target) == len(second.target)
+    return same_count and bool(np.abs(first.target.wavelength_nm - second.target.wavelength_nm).max() <= SAME_BAND_NM)
