@@ -27,7 +27,7 @@ from ms2hs.spectra.spectral_grid import SpectralGrid
 
 # Bands that are hidden together. A model's token is hidden if any of its bands is hidden.
 GROUP = 8
-# How often a cube may be drawn if there are fewer cubes than windows.
+# Largest number of windows from one cube.
 MAX_DRAWS_PER_CUBE = 4
 
 
@@ -38,7 +38,7 @@ class CompletionOptions:
     corpus: Path
     split: str | None = None
     scenes: tuple[str, ...] = ()
-    """Only these scenes; empty for all."""
+    """Scenes to use; empty for all."""
     hidden: float = 0.75
     """Share of the groups of 8 bands that are hidden, the same groups in all pixels of a window."""
     windows: int = 64

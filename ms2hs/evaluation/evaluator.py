@@ -41,7 +41,7 @@ class EvaluationSettings:
     prior: str = "linear"
     """Weights of the prior to score, also the source of the baselines' spectra; not trained on these scenes."""
     windows: int = 64
-    """Largest number of windows per scene, each of 128 x 128 pixels or the whole pair if it is smaller."""
+    """Largest number of windows per scene, each of at most 128 x 128 pixels."""
     seed: int = 0
     """Random seed of windows, example pixels and bootstrap."""
     command: str = ""

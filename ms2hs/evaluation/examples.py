@@ -39,7 +39,7 @@ class ExampleSelector:
     """Selects pixels and windows by the errors of one method."""
 
     method: str
-    """The method whose errors decide, and whose windows are shown."""
+    """Name of the method that selects by its errors and is shown in windows."""
     grid: SpectralGrid
     rng: np.random.Generator
     _sampled: dict[str, list[_Candidate]] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 The text tables, the HTML page, the CSV columns and the JSON keys are generated from this table. To add a metric, write
 a function of an `Accumulator` (the formulas are in `spectra.metrics`) and add one line to `METRICS`.
-Metrics are computed per scene; the mean over scenes, each with the same weight, is what a method is judged by.
+Metrics are computed per scene. Methods are compared by the mean over scenes, each with the same weight.
 """
 
 import math
@@ -20,7 +20,7 @@ from ms2hs.spectra.metrics import ergas, psnr, r2
 Scores = Mapping[str, float]
 """The value of each metric by its key; NaN where it is undefined."""
 
-# Titles of the tables that the metrics are shown in.
+# Titles of the tables of metrics.
 ERROR = "Error, angle and time"
 SQUARED = "Squared error and structure"
 DEPTH = "Share of values inside the intervals, and RMSE of band depths"
@@ -28,7 +28,7 @@ DEPTH = "Share of values inside the intervals, and RMSE of band depths"
 
 @dataclass(frozen=True)
 class Metric:
-    """One number per method and scene, and how it is shown."""
+    """One number per method and scene, with its column, unit and digits."""
 
     key: str
     """CSV column and JSON key."""
@@ -41,13 +41,13 @@ class Metric:
     factor: float = 1.0
     """Multiplies a value before it is shown."""
     better: Literal["low", "high", "zero", "none"] = "low"
-    """Which values are good: low ones, high ones, those near zero; `none` if none is better than another."""
+    """Good values: low, high, or near zero; `none` if no value is better than another."""
     has_interval: bool = False
     """Whether the mean over scenes gets a bootstrap interval."""
     definition: str = ""
 
     def text(self, value: float) -> str:
-        """A value as it is shown; `-` for NaN."""
+        """The text of a value in tables; `-` for NaN."""
         if not math.isfinite(value):
             return "-" if math.isnan(value) else str(value)
         number = round(self.factor * value, self.digits) or 0.0  # no negative zero

@@ -57,7 +57,7 @@ class CompletionScores:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Errors of one method by wavelength, mean over scenes; NaN where no scene knows the truth."""
+    """Errors of one method by wavelength, mean over scenes; NaN where the truth is unknown in every scene."""
 
     rmse: FloatArray
     """(target band,) reflectance."""

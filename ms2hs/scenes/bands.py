@@ -99,8 +99,8 @@ def choose_bands(
     Parameters
     ----------
     available : names of the product's files; names of other layers are ignored.
-    where, lacks, remedy : parts of the message about missing bands: the product, what it lacks (`{}` for the bands),
-        and what the user can do.
+    where, lacks, remedy : parts of the message about missing bands: the product, the fault (`{}` for the bands), and
+        the user's next step.
 
     Raises
     ------

@@ -1,11 +1,11 @@
 """How stored numbers become reflectance: the one module that decides scale, offset and nodata.
 
-Readers pass what the file, product or item declares and what the user gave. They get a `RadiometricRule`: scale, offset
-and nodata of each band, and a sentence that says which rule was applied. `scenes/reader` applies it.
+Readers pass the declarations of a file, product or item, and the user's offset. They get a `RadiometricRule`: scale,
+offset and nodata of each band, and a sentence that states the rule. `scenes/reader` applies the rule.
 
 Sentinel-2 is the difficult case. From processing baseline 04.00 on, ESA adds 1000 to the stored numbers. Some archives
-keep the 1000 and some subtract it, and what their items declare is not always true. The date decides nothing, because
-ESA reprocesses old scenes with new baselines (Collection 1).
+keep the 1000 and some subtract it, and their items do not always declare this correctly. The date is no evidence,
+because ESA reprocesses old scenes with new baselines (Collection 1).
 """
 
 import re
@@ -28,14 +28,14 @@ BOA_ADD_OFFSET = -1000.0
 
 @dataclass(frozen=True)
 class Declared:
-    """What a file or item declares about the stored numbers of one band; None where it declares nothing."""
+    """Declared scale, offset and nodata of one band in a file or item; None where undeclared."""
 
     scale: float | None = None
     offset: float | None = None
     """In reflectance: `dn * scale + offset`, as GDAL and STAC define it."""
     nodata: float | None = None
     where: str = ""
-    """The part of the file that declares them, for the rule's sentence."""
+    """The declaring part of the file, for the sentence of the rule."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _fill_of_raster(declared: float | None, dtype: str, sensor: Sensor | None) -
     """The nodata of a band: declared, else 0 for integers of sensors whose products use 0."""
     if declared is None and sensor is not None and sensor.nodata == 0 and np.dtype(dtype).kind in "iu":
         return 0.0
-    # NaN is always invalid and needs no number of its own; JSON has none.
+    # NaN is invalid in any case, and JSON has no NaN.
     return None if declared is None or np.isnan(declared) else declared
 
 
@@ -181,7 +181,7 @@ def rule_of_hls(bands: Sequence[Declared], *, sensor: Sensor, dn_offset: float |
 
 @dataclass(frozen=True)
 class ItemDeclaration:
-    """What a STAC item declares about its stored numbers."""
+    """The declarations of a STAC item about its stored numbers."""
 
     sensor: Sensor
     bands: tuple[Declared, ...]

@@ -196,7 +196,7 @@ class SceneReader:
         return _zero_invalid(reflectance, valid), valid
 
     def _usable(self, quality: Layer, layer: Layer, rows: AxisWeights, cols: AxisWeights) -> BoolArray:
-        """(row, col) whether the quality layer is valid at the centre of each of these pixels of a layer."""
+        """(row, col) True where the quality layer is valid at the centre of a layer's pixel."""
         kind = QUALITY_LAYERS[self.scene.quality_rule or ""]
         down, right = relate(layer.grid, quality.grid, quality.assets[0].name)
         row, row_inside = _nearest(down, rows.begin, rows.end)
@@ -207,7 +207,7 @@ class SceneReader:
 
 
 def _nearest(axis: Axis, begin: int, end: int) -> tuple[NDArray[np.intp], BoolArray]:
-    """The pixel of the other grid at the centre of each pixel, and whether it is inside that grid."""
+    """(pixel,) position in the other grid of the centre of each pixel, and True where it lies inside that grid."""
     edges = axis.edges(begin, end - begin)
     position = np.floor((edges[:-1] + edges[1:]) / 2).astype(np.intp)
     return np.clip(position, 0, axis.size - 1), (position >= 0) & (position < axis.size)

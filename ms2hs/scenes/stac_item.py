@@ -41,8 +41,8 @@ def base_of(item: Item) -> str | None:
 def of_file(item: Item, server: str | None = None) -> Item:
     """An item read from a file, without an origin that is not trusted.
 
-    The origin gives access to its host. Anyone can write one into a file, so a private host is accepted only if it is
-    the provider's own, or the host of `server`, which the user gives.
+    The origin gives access to its host, and any file can claim an origin. A private host is therefore accepted only if
+    it is the provider's own, or the host of `server`, which the user gives.
     """
     origin = item.get(ORIGIN)
     if not isinstance(origin, dict):
@@ -81,7 +81,7 @@ def open_item(path: str, options: SceneOptions | None = None) -> Scene:
         ) from error
     check_item(item)
     if is_web:
-        item.pop(ORIGIN, None)  # only our own search may write it
+        item.pop(ORIGIN, None)  # only the search of ms2hs may set the origin
         return scene_of(item, path, options)
     return scene_of(*_with_local_paths(of_file(item), Path(path).parent), options)
 

@@ -1,4 +1,4 @@
-"""Metadata of a STAC item: its sensor, the asset of each band, and what it declares about the bands."""
+"""Metadata of a STAC item: its sensor, the asset of each band, and their scale, offset and processing baseline."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -48,7 +48,7 @@ def _row_json(row: MethodScores) -> dict[str, Any]:
 
 
 def _nested(scores: Scores) -> dict[str, Any]:
-    """The scores, with the scores of features (`depth_670`) in a mapping of their own (`depth`: 670)."""
+    """The scores as a mapping, with `depth_670` and the other features as a mapping `depth` by wavelength."""
     depth = {key.removeprefix(_FEATURE): value for key, value in scores.items() if key.startswith(_FEATURE)}
     return {key: value for key, value in scores.items() if not key.startswith(_FEATURE)} | {"depth": depth}
 

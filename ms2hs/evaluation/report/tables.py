@@ -117,15 +117,15 @@ def _overall_table(title: str, rows: Sequence[MethodScores]) -> ScoreTable:
         values = [getattr(row, metric.key) if of_method else row.overall[metric.key] for row in rows]
         bad = [row.loses and metric.key == "to_prior" for row in rows]
         columns.append(_cells(metric, values, bad, [row.interval.get(metric.key) for row in rows]))
-    cells = zip(*columns, strict=True)
-    table_rows = (TableRow(row.method, own, row.kind, row.loses) for row, own in zip(rows, cells, strict=True))
+    by_row = zip(rows, zip(*columns, strict=True), strict=True)
+    table_rows = (TableRow(row.method, cells, row.kind, row.loses) for row, cells in by_row)
     return ScoreTable(title, headings_of(metrics), tuple(table_rows))
 
 
 def _cells(
     metric: Metric, values: Sequence[float], bad: Sequence[bool], intervals: Sequence[tuple[float, float] | None] = ()
 ) -> list[TableCell]:
-    """The cells of a column. The best value as it is shown, and its equals, are marked unless all values are equal."""
+    """The cells of a column. Cells with the text of the best value are marked, unless all cells are equal."""
     costs = [metric.cost(value) for value in values]
     known = [cost for cost in costs if not math.isnan(cost)]
     shown = {metric.text(value) for value, cost in zip(values, costs, strict=True) if not math.isnan(cost)}

@@ -79,7 +79,7 @@ def _evaluation_text(evaluation: Evaluation) -> Iterator[RenderableType]:
 
 
 def _rich_table(scores: ScoreTable) -> Table:
-    """The words of a heading stand below each other; names and headings fold in a narrow terminal, numbers never."""
+    """A table with one line per word of a heading. Names and headings fold in a narrow terminal; numbers do not."""
     table = Table(
         title=scores.title or None,
         title_justify="left",
