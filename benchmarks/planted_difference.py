@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from ms2hs.datasets.cubes.registry import open_cubes
-from ms2hs.datasets.pairs.pair_set import open_pairs
+from ms2hs.datasets.pairs.pair_set import PairSet, open_pairs
 from ms2hs.datasets.pairs.pair_types import Pair, SimulatedPair
 from ms2hs.datasets.pairs.writer import PairWindow, pair_writer
-from ms2hs.evaluation.evaluator import EvaluationSettings, evaluate
+from ms2hs.evaluation.evaluator import EvaluationSettings, evaluate_pairs
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.training.engine.loop import FitSettings
@@ -61,7 +61,7 @@ def write(folder: Path, pairs: Sequence[SimulatedPair], gain: float, offset: flo
 
 def rmse_of(models: Sequence[str], pairs: Sequence[Pair], prior: str) -> list[float]:
     """RMSE of each model, mean over scenes."""
-    found = evaluate(models, pairs, EvaluationSettings(prior=prior))
+    found = evaluate_pairs(models, PairSet("", pairs), EvaluationSettings(prior=prior))
     return [row.overall["rmse"] for row in found.rows if row.kind == "model"]
 
 

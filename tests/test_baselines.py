@@ -31,7 +31,7 @@ def methods():
 
 
 @pytest.fixture(scope="module")
-def seen():
+def scene_in_source():
     """Training spectra in the source bands (source band, row, col), of one brightness, and the valid pixels."""
     spectra = training_spectra(SOURCE)[:, 7:607:20].reshape(len(SOURCE), 5, 6)
     valid = np.ones((5, 6), bool)
@@ -46,63 +46,63 @@ def test_methods_are_baselines_then_prior_then_models(methods):
 
 
 @pytest.mark.parametrize("name", [*BASELINES, "linear"])
-def test_every_method_predicts_every_band_of_valid_pixels(name, methods, seen):
-    measured, valid = seen
-    made = methods[name].reconstruct(measured, valid)
-    assert made.shape == (60, 5, 6)
-    assert made.dtype == np.float32
-    assert np.isfinite(made[:, valid]).all()
+def test_every_method_predicts_every_band_of_valid_pixels(name, methods, scene_in_source):
+    measured, valid = scene_in_source
+    predicted = methods[name].reconstruct(measured, valid)
+    assert predicted.shape == (60, 5, 6)
+    assert predicted.dtype == np.float32
+    assert np.isfinite(predicted[:, valid]).all()
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_baselines_predict_each_pixel_alone(name, methods, seen):
-    measured, valid = seen
+def test_baselines_predict_each_pixel_alone(name, methods, scene_in_source):
+    measured, valid = scene_in_source
     whole = methods[name].reconstruct(measured, valid)
     alone = methods[name].reconstruct(measured[:, 1:2, 2:3], valid[1:2, 2:3])
     np.testing.assert_allclose(alone[:, 0, 0], whole[:, 1, 2], rtol=1e-5, atol=1e-6)
 
 
-def test_mean_spectrum_ignores_the_measurement(methods, seen):
-    made = methods["mean spectrum"].reconstruct(*seen)
+def test_mean_spectrum_ignores_the_measurement(methods, scene_in_source):
+    predicted = methods["mean spectrum"].reconstruct(*scene_in_source)
     expected = TYPICAL_SCALE * training_spectra(TARGET).mean(axis=1)
-    np.testing.assert_allclose(made[:, 3, 3], expected, rtol=1e-4)
-    assert (made == made[:, :1, :1]).all()
+    np.testing.assert_allclose(predicted[:, 3, 3], expected, rtol=1e-4)
+    assert (predicted == predicted[:, :1, :1]).all()
 
 
-def test_interpolation_equals_numpy(methods, seen):
-    measured, valid = seen
+def test_interpolation_equals_numpy(methods, scene_in_source):
+    measured, valid = scene_in_source
     order = np.argsort(SOURCE.wavelength_nm)
     expected = np.interp(TARGET.wavelength_nm, SOURCE.wavelength_nm[order], measured[order, 1, 2])
-    made = methods["interpolation"].reconstruct(measured, valid)
-    np.testing.assert_allclose(made[:, 1, 2], expected, rtol=1e-5)
+    predicted = methods["interpolation"].reconstruct(measured, valid)
+    np.testing.assert_allclose(predicted[:, 1, 2], expected, rtol=1e-5)
 
 
-def test_nearest_spectra_finds_the_nearest_of_all(methods, seen):
-    measured, valid = seen
-    made = methods["nearest spectra"].reconstruct(measured, valid)
+def test_nearest_spectra_finds_the_nearest_of_all(methods, scene_in_source):
+    measured, valid = scene_in_source
+    predicted = methods["nearest spectra"].reconstruct(measured, valid)
     scale = PRIOR.condition(SOURCE, TARGET).scale(measured)
     library, answers = training_spectra(SOURCE), training_spectra(TARGET)
     for row, col in ((0, 0), (4, 5), (3, 1)):
         bands = measured[:, row, col].astype(float) / scale[row, col]
         nearest = np.square(library - bands[:, None]).sum(axis=0).argmin()
-        np.testing.assert_allclose(made[:, row, col], answers[:, nearest] * scale[row, col], rtol=1e-4)
+        np.testing.assert_allclose(predicted[:, row, col], answers[:, nearest] * scale[row, col], rtol=1e-4)
 
 
-def test_nearest_spectra_does_not_depend_on_the_step(methods, seen, monkeypatch):
-    whole = methods["nearest spectra"].reconstruct(*seen)
+def test_nearest_spectra_does_not_depend_on_the_step(methods, scene_in_source, monkeypatch):
+    whole = methods["nearest spectra"].reconstruct(*scene_in_source)
     monkeypatch.setattr("ms2hs.evaluation.baselines.PIXELS_PER_SEARCH", 7)
-    np.testing.assert_allclose(methods["nearest spectra"].reconstruct(*seen), whole)
+    np.testing.assert_allclose(methods["nearest spectra"].reconstruct(*scene_in_source), whole)
 
 
-def test_pasted_bands_copies_covered_bands_and_predicts_the_rest(methods, seen):
-    measured, valid = seen
-    made = methods["pasted bands"].reconstruct(measured, valid)
+def test_pasted_bands_copies_covered_bands_and_predicts_the_rest(methods, scene_in_source):
+    measured, valid = scene_in_source
+    predicted = methods["pasted bands"].reconstruct(measured, valid)
     pasted = pasted_bands(SOURCE, TARGET)
     there = pasted >= 0
     assert 0 < there.sum() < len(TARGET)
-    np.testing.assert_array_equal(made[there][:, valid], measured[pasted[there]][:, valid])
+    np.testing.assert_array_equal(predicted[there][:, valid], measured[pasted[there]][:, valid])
     rest = PRIOR.condition(TARGET.select(there), TARGET).reconstruct(measured[pasted[there]])
-    np.testing.assert_allclose(made[~there][:, valid], rest[~there][:, valid], rtol=1e-5)
+    np.testing.assert_allclose(predicted[~there][:, valid], rest[~there][:, valid], rtol=1e-5)
 
 
 def test_pasted_bands_is_left_out_without_covered_bands():
@@ -112,8 +112,8 @@ def test_pasted_bands_is_left_out_without_covered_bands():
     ]
 
 
-def test_prior_and_linear_weights_predict_the_expectation(methods, seen):
-    measured, valid = seen
+def test_prior_and_linear_weights_predict_the_expectation(methods, scene_in_source):
+    measured, valid = scene_in_source
     conditional = PRIOR.condition(SOURCE, TARGET)
     for name in ("prior", "linear"):
         np.testing.assert_array_equal(
@@ -136,12 +136,12 @@ SMALL = {"width": 16, "heads": 2, "depth": 1, "decoder_width": 16, "decoder_head
 
 
 @pytest.mark.parametrize("name", ["spectral", "dlr-ibm-spatial-spectral"])
-def test_network_predicts_as_in_a_predictor(name, seen, tmp_path):
+def test_network_predicts_as_in_a_predictor(name, scene_in_source, tmp_path):
     weights = network_weights(tmp_path / "mine.safetensors", name, **SMALL, window=8)
     *_, method = build_methods(PRIOR, [weights], SOURCE, TARGET)
     assert (method.name, method.kind, method.train_mse) == ("mine", "model", 0.25)
     assert method.sigma is None
-    measured, valid = seen
+    measured, valid = scene_in_source
     alone = Predictor(weights.network, SOURCE, TARGET).reconstruct(measured, valid)
     np.testing.assert_allclose(method.reconstruct(measured, valid), alone, atol=1e-6)
 
@@ -152,10 +152,10 @@ def test_spatial_network_gets_windows_of_its_own_size(tmp_path):
     rng = np.random.default_rng(0)
     measured = (0.3 + 0.02 * rng.standard_normal((len(SOURCE), 19, 30))).astype(np.float32)
     valid = rng.random((19, 30)) < 0.9
-    made = method.reconstruct(measured, valid)
-    assert (np.isfinite(made).all(axis=0) == valid).all()
+    predicted = method.reconstruct(measured, valid)
+    assert (np.isfinite(predicted).all(axis=0) == valid).all()
     first = method.reconstruct(measured[:, :8, :8], valid[:8, :8])
-    np.testing.assert_allclose(made[:, 0, 0], first[:, 0, 0], atol=1e-5)  # no other window reaches the corner
+    np.testing.assert_allclose(predicted[:, 0, 0], first[:, 0, 0], atol=1e-5)  # no other window reaches the corner
 
 
 def test_weights_of_one_name_get_unique_names():

@@ -13,7 +13,8 @@ from test_pretraining import SIZES, assert_clear, save_cube
 from ms2hs.datasets.cubes.registry import open_cubes
 from ms2hs.errors import DataError
 from ms2hs.evaluation import completion, metric_table
-from ms2hs.evaluation.completion import GROUP, CompletionOptions, complete_cubes, facts
+from ms2hs.evaluation.completion import GROUP, CompletionOptions, complete_cubes
+from ms2hs.evaluation.report.numbers import json_values
 from ms2hs.evaluation.report.terminal import print_completion
 from ms2hs.models.config import preset
 from ms2hs.models.mae import SpectralMAE
@@ -214,7 +215,7 @@ def test_ssim_of_small_cubes_is_undefined(tmp_path, capsys):
     corpus = make_corpus(tmp_path / "corpus", 2, side=5, hole=False)
     rows = complete_cubes([], options_of(corpus))
     assert all(math.isnan(row.ssim) for row in rows)
-    assert facts(rows)[0]["ssim"] is None
+    assert json_values(rows)[0]["ssim"] is None
     print_completion(rows)
     lines = capsys.readouterr().out.splitlines()
     for name in ("mean spectrum", "interpolation"):

@@ -4,11 +4,10 @@ import csv
 
 import numpy as np
 from evaluations import evaluation_of
-from test_evaluation import make_pairs, printed
+from test_evaluation import evaluate, make_pairs, printed
 
-from ms2hs.evaluation.evaluator import evaluate
 from ms2hs.evaluation.metric_table import ERROR, METRICS, Metric
-from ms2hs.evaluation.report.numbers import csv_of, facts
+from ms2hs.evaluation.report.numbers import csv_of, evaluation_json
 from ms2hs.evaluation.report.tables import conventions, detail_tables, overall_tables
 
 COLUMNS = [
@@ -20,7 +19,7 @@ COLUMNS = [
 
 def test_csv_columns_and_json_keys_are_stable():
     assert csv_of(evaluation_of()).splitlines()[0].split(",") == COLUMNS
-    row = facts(evaluation_of())["rows"][0]
+    row = evaluation_json(evaluation_of())["rows"][0]
     assert set(row) == {
         "method", "kind", "overall", "interval", "scenes", "covers", "to_prior", "train_mse", "loses",
     }  # fmt: skip
@@ -46,7 +45,7 @@ def test_new_metric_is_computed_and_shown_everywhere(monkeypatch, capsys):
         if line["method"] == "prior" and line["scene"] == "*"
     ]
     assert float(line["worst_band"]) == expected
-    assert facts(found)["rows"][-1]["overall"]["worst_band"] == expected
+    assert evaluation_json(found)["rows"][-1]["overall"]["worst_band"] == expected
     assert ("Worst band", "") in overall_tables(found.rows)[0].headings
     assert ("Worst band", "") in detail_tables(found.rows, "scene")[0].headings
     assert "Worst band: RMSE of the worst band" in conventions()

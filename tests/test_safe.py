@@ -108,7 +108,6 @@ def test_safe_reads_the_metadata_of_the_product(safe):
     assert "05.10" in scene.offset_rule
     assert scene.grid.transform == (10, 0, WEST, 0, -10, NORTH)
     assert scene.notes == ()
-    assert Scene.from_json(scene.to_json()) == scene
 
 
 def test_safe_uses_the_finest_resolution_of_each_band(safe):

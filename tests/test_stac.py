@@ -37,9 +37,9 @@ HLS_L30 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07")
 GRID = PixelGrid("EPSG:32632", (30.0, 0.0, 600_000.0, 0.0, -30.0, 5_100_000.0), 32, 32)
 
 
-def from_provider(made, name):
+def from_provider(stac_item, name):
     """The item as `search` returns it."""
-    return made | {ORIGIN: {"provider": name, "url": BASE}}
+    return stac_item | {ORIGIN: {"provider": name, "url": BASE}}
 
 
 # What an archive does with ESA's 1000, and hence what is to be added to its stored numbers.
@@ -72,46 +72,45 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("provider", "made", "offset", "reason"), TABLE)
-def test_offset_rule_matches_the_archive(provider, made, offset, reason):
-    found = scene_of(from_provider(made, provider), BASE)
-    assert {asset.dn_offset for asset in found.assets} == {offset}
-    assert {asset.dn_scale for asset in found.assets} == {1e-4}
-    assert {asset.nodata for asset in found.assets} == ({-9999} if made["id"].startswith("HLS") else {0})
-    assert reason in found.offset_rule
-    assert made["collection"] in found.offset_rule
-    assert any("warning" in note for note in found.notes) == reason.startswith("is ")
+@pytest.mark.parametrize(("provider", "stac_item", "offset", "reason"), TABLE)
+def test_offset_rule_matches_the_archive(provider, stac_item, offset, reason):
+    scene = scene_of(from_provider(stac_item, provider), BASE)
+    assert {asset.dn_offset for asset in scene.assets} == {offset}
+    assert {asset.dn_scale for asset in scene.assets} == {1e-4}
+    assert {asset.nodata for asset in scene.assets} == ({-9999} if stac_item["id"].startswith("HLS") else {0})
+    assert reason in scene.offset_rule
+    assert stac_item["collection"] in scene.offset_rule
+    assert any("warning" in note for note in scene.notes) == reason.startswith("is ")
 
 
-@pytest.mark.parametrize(("provider", "made", "offset", "reason"), TABLE)
-def test_item_of_unknown_origin_uses_its_own_metadata(provider, made, offset, reason):
-    assert ORIGIN not in made
-    assert {asset.dn_offset for asset in scene_of(made, BASE).assets} == {offset}, (provider, reason)
+@pytest.mark.parametrize(("provider", "stac_item", "offset", "reason"), TABLE)
+def test_item_of_unknown_origin_uses_its_own_metadata(provider, stac_item, offset, reason):
+    assert ORIGIN not in stac_item
+    assert {asset.dn_offset for asset in scene_of(stac_item, BASE).assets} == {offset}, (provider, reason)
 
 
 def test_missing_offset_metadata_gives_a_warning():
-    made = planetary_computer("05.11", WEB)
-    del made["properties"]["s2:processing_baseline"]
-    found = scene_of(made, BASE)
-    assert {asset.dn_offset for asset in found.assets} == {0}
-    assert any("warning" in note and "--dn-offset -1000" in note for note in found.notes)
+    stac_item = planetary_computer("05.11", WEB)
+    del stac_item["properties"]["s2:processing_baseline"]
+    scene = scene_of(stac_item, BASE)
+    assert {asset.dn_offset for asset in scene.assets} == {0}
+    assert any("warning" in note and "--dn-offset -1000" in note for note in scene.notes)
 
 
-@pytest.mark.parametrize(("provider", "made"), [(row[0], row[1]) for row in TABLE])
-def test_assets_are_matched_to_bands(provider, made):
-    found = scene_of(from_provider(made, provider), BASE)
-    names = {"sentinel2a": S2, "hls_s30": HLS_S30, "hls_l30": HLS_L30}[found.source]
-    assert tuple(asset.name for asset in found.assets) == names
-    for asset in found.assets:
+@pytest.mark.parametrize(("provider", "stac_item"), [(row[0], row[1]) for row in TABLE])
+def test_assets_are_matched_to_bands(provider, stac_item):
+    scene = scene_of(from_provider(stac_item, provider), BASE)
+    names = {"sentinel2a": S2, "hls_s30": HLS_S30, "hls_l30": HLS_L30}[scene.source]
+    assert tuple(asset.name for asset in scene.assets) == names
+    for asset in scene.assets:
         assert re.search(rf"[._/]{asset.name}[._]", asset.href), asset
-    finest = 30 if made["id"].startswith("HLS") else 10
-    assert found.grid == PixelGrid(
+    finest = 30 if stac_item["id"].startswith("HLS") else 10
+    assert scene.grid == PixelGrid(
         "EPSG:32632", (finest, 0, 600_000, 0, -finest, 5_100_000), 960 // finest, 960 // finest
     )
-    assert found.quality_rule == ("fmask" if made["id"].startswith("HLS") else "scl")
-    assert found.datetime == "2024-06-01T10:20:30Z"
-    assert tile_of(made) == "32TNT"
-    assert type(found).from_json(found.to_json()) == found
+    assert scene.quality_rule == ("fmask" if stac_item["id"].startswith("HLS") else "scl")
+    assert scene.datetime == "2024-06-01T10:20:30Z"
+    assert tile_of(stac_item) == "32TNT"
 
 
 def test_hls_s30_drops_the_two_atmospheric_bands():
@@ -121,65 +120,65 @@ def test_hls_s30_drops_the_two_atmospheric_bands():
 
 
 def test_asset_choice_prefers_original_size_and_cog():
-    found = {asset.name: asset.href for asset in scene_of(copernicus("05.00"), BASE).assets}
-    assert found["B01"].endswith("_B01_60m.jp2")  # its 20 m were interpolated
-    assert found["B02"].endswith("_B02_10m.jp2")
-    assert found["B12"].endswith("_B12_20m.jp2")
-    assert all(href.startswith("s3://eodata/") for href in found.values())
+    hrefs = {asset.name: asset.href for asset in scene_of(copernicus("05.00"), BASE).assets}
+    assert hrefs["B01"].endswith("_B01_60m.jp2")  # its 20 m were interpolated
+    assert hrefs["B02"].endswith("_B02_10m.jp2")
+    assert hrefs["B12"].endswith("_B12_20m.jp2")
+    assert all(href.startswith("s3://eodata/") for href in hrefs.values())
     both = scene_of(earth_search("sentinel-2-l2a", "05.09", True, WEB), BASE)
     assert all(asset.href.startswith("https://files.example.org/") for asset in both.assets)
 
 
 def test_band_names_take_precedence_over_wavelengths():
-    made = hls("L30", "hls2-l30", WEB)
-    made["assets"]["B01"]["eo:bands"][0] |= {"common_name": "coastal", "center_wavelength": 0.48}
-    made["assets"]["B02"]["eo:bands"][0] |= {"common_name": "blue", "center_wavelength": 0.44}
-    assert [asset.href[-7:-4] for asset in scene_of(made, BASE).assets] == list(HLS_L30)
+    stac_item = hls("L30", "hls2-l30", WEB)
+    stac_item["assets"]["B01"]["eo:bands"][0] |= {"common_name": "coastal", "center_wavelength": 0.48}
+    stac_item["assets"]["B02"]["eo:bands"][0] |= {"common_name": "blue", "center_wavelength": 0.44}
+    assert [asset.href[-7:-4] for asset in scene_of(stac_item, BASE).assets] == list(HLS_L30)
 
 
 @pytest.mark.parametrize("key", ["common_name", "center_wavelength"])
 def test_common_names_or_wavelengths_replace_missing_band_names(key):
     """An item of a catalogue with other asset keys."""
-    made = planetary_computer("02.12", WEB)
+    stac_item = planetary_computer("02.12", WEB)
     for i, name in enumerate(S2_SIZES):
-        asset = made["assets"].pop(name)
+        asset = stac_item["assets"].pop(name)
         facts = {"center_wavelength": CENTRES[name]}
         if key == "common_name" and not asset["eo:bands"][0]["common_name"].startswith("rededge"):
             facts = {"common_name": asset["eo:bands"][0]["common_name"]}
-        made["assets"][f"layer{i}"] = asset | {"href": WEB(f"layer_{name.lower()}x.tif"), "eo:bands": [facts]}
-    found = scene_of(made, BASE)
-    assert [(asset.name, asset.href[-8:-5].upper()) for asset in found.assets] == [(name, name) for name in S2]
+        stac_item["assets"][f"layer{i}"] = asset | {"href": WEB(f"layer_{name.lower()}x.tif"), "eo:bands": [facts]}
+    scene = scene_of(stac_item, BASE)
+    assert [(asset.name, asset.href[-8:-5].upper()) for asset in scene.assets] == [(name, name) for name in S2]
 
 
 def test_missing_grid_is_read_from_a_file():
-    made = hls("S30", address=WEB)
+    stac_item = hls("S30", address=WEB)
     asked = []
     for missing in ("proj:shape", "proj:transform", "proj:epsg"):
-        bare = copy.deepcopy(made)
+        bare = copy.deepcopy(stac_item)
         del bare["properties"][missing]
         assert scene_of(bare, BASE, None, lambda href: asked.append(href) or GRID).grid == GRID
-    swapped = copy.deepcopy(made)
+    swapped = copy.deepcopy(stac_item)
     swapped["properties"]["proj:transform"] = [600_000, 30, 0, 5_100_000, 0, -30]  # GDAL's order
     scene_of(swapped, BASE, None, lambda href: asked.append(href) or GRID)
     assert len(asked) == 4
-    assert scene_of(made, BASE, None, lambda _href: pytest.fail("no file needs to be opened")).grid.width == 32
+    assert scene_of(stac_item, BASE, None, lambda _href: pytest.fail("no file needs to be opened")).grid.width == 32
 
 
 def test_user_options_override_the_item():
-    made = from_provider(earth_search("sentinel-2-l2a", "04.00", False, WEB), "earth-search")
-    found = scene_of(made, BASE, SceneOptions(source="sentinel2b", dn_offset=0, quality=False))
-    assert found.source == "sentinel2b"
-    assert {asset.dn_offset for asset in found.assets} == {0}
-    assert found.quality is None
-    assert found.notes == ()
+    stac_item = from_provider(earth_search("sentinel-2-l2a", "04.00", False, WEB), "earth-search")
+    scene = scene_of(stac_item, BASE, SceneOptions(source="sentinel2b", dn_offset=0, quality=False))
+    assert scene.source == "sentinel2b"
+    assert {asset.dn_offset for asset in scene.assets} == {0}
+    assert scene.quality is None
+    assert scene.notes == ()
 
 
-def _without(made, *keys):
-    return made | {"assets": {key: asset for key, asset in made["assets"].items() if key not in keys}}
+def _without(stac_item, *keys):
+    return stac_item | {"assets": {key: asset for key, asset in stac_item["assets"].items() if key not in keys}}
 
 
 @pytest.mark.parametrize(
-    ("made", "words"),
+    ("stac_item", "words"),
     [
         (planetary_computer("05.11") | {"collection": "sentinel-2-l1c"}, "level 1C"),
         (
@@ -191,33 +190,33 @@ def _without(made, *keys):
         ([1], "list"),
     ],
 )
-def test_unusable_item_is_an_error(made, words):
+def test_unusable_item_is_an_error(stac_item, words):
     with pytest.raises(SceneError, match=words):
-        scene_of(made, BASE)
+        scene_of(stac_item, BASE)
 
 
 def test_level_1c_item_is_refused_by_its_cirrus_band():
-    made = planetary_computer("05.11", WEB)
-    made["assets"]["B10"] = {"href": WEB("B10.tif"), "eo:bands": [{"name": "B10"}], **placed(60)}
+    stac_item = planetary_computer("05.11", WEB)
+    stac_item["assets"]["B10"] = {"href": WEB("B10.tif"), "eo:bands": [{"name": "B10"}], **placed(60)}
     with pytest.raises(SceneError, match="level 1C"):
-        scene_of(made, BASE)
+        scene_of(stac_item, BASE)
 
 
-def _on_disk(folder, made, offset):
+def _on_disk(folder, stac_item, offset):
     """The item with its files beside it: leaves, stored as the archive stores them."""
     for name, reflectance in zip(S2, LEAVES, strict=True):
         gsd_m = S2_SIZES[name]
         write_raster(folder / f"{name}.tif", dn_image(gsd_m, reflectance, offset), gsd_m, nodata=0)
-        for key, asset in made["assets"].items():
+        for key, asset in stac_item["assets"].items():
             if re.search(rf"[_/]{name}[_.]", f"/{asset['href']}") and "jp2" not in key:
                 asset["href"] = f"./{name}.tif"
-    made["assets"] = {key: asset for key, asset in made["assets"].items() if asset["href"].startswith("./")}
-    (folder / "item.json").write_text(json.dumps(made))
+    stac_item["assets"] = {key: asset for key, asset in stac_item["assets"].items() if asset["href"].startswith("./")}
+    (folder / "item.json").write_text(json.dumps(stac_item))
     return str(folder / "item.json")
 
 
 @pytest.mark.parametrize(
-    ("made", "stored"),
+    ("stac_item", "stored"),
     [
         (earth_search("sentinel-2-l2a", "05.00", True), 0),
         (earth_search("sentinel-2-l2a", "02.14", False), 0),
@@ -225,9 +224,9 @@ def _on_disk(folder, made, offset):
         (planetary_computer("02.12"), 0),
     ],
 )
-def test_reflectance_is_the_same_from_every_collection(made, stored, tmp_path):
+def test_reflectance_is_the_same_from_every_collection(stac_item, stored, tmp_path):
     first = _on_disk(tmp_path / "a", earth_search("sentinel-2-c1-l2a", "05.00"), 1000)
-    scenes = [open_item(path) for path in (first, _on_disk(tmp_path / "b", copy.deepcopy(made), stored))]
+    scenes = [open_item(path) for path in (first, _on_disk(tmp_path / "b", copy.deepcopy(stac_item), stored))]
     read = []
     for scene in scenes:
         with SceneReader(scene, scene.grid) as reader:
@@ -240,11 +239,11 @@ def test_reflectance_is_the_same_from_every_collection(made, stored, tmp_path):
 
 def test_local_files_are_read_only_for_local_items(tmp_path):
     path = tmp_path / "item.json"
-    made = planetary_computer("05.11", lambda name: str(tmp_path / name))
-    path.write_text(json.dumps(made))
+    stac_item = planetary_computer("05.11", lambda name: str(tmp_path / name))
+    path.write_text(json.dumps(stac_item))
     assert open_item(str(path)).assets[0].href == str(tmp_path / "B01_60m.tif")
     for origin in ({ORIGIN: {"provider": "custom", "url": BASE}}, {"links": [{"rel": "self", "href": f"{BASE}/i"}]}):
-        path.write_text(json.dumps(made | origin))  # then a path is one of that server
+        path.write_text(json.dumps(stac_item | origin))  # then a path is one of that server
         assert open_item(str(path)).assets[0].href.startswith("https://stac.example.org/")
         path.write_text(json.dumps(planetary_computer("05.11", f"file://{tmp_path}/{{}}".format) | origin))
         with pytest.raises(AddressError, match="local file"):
@@ -258,8 +257,8 @@ def added_by_esa(one):
     """Oracle: whether ESA added 1000, by the product name or, in old items, by the baseline field."""
     properties = one["properties"]
     texts = [properties.get("s2:product_uri"), properties.get("sentinel:product_id"), one["id"]]
-    found = next((match for text in texts if (match := re.search(r"_N(\d{4})_", text or ""))), None)
-    number = found[1] if found else str(properties["s2:processing_baseline"]).replace(".", "")
+    match = next((match for text in texts if (match := re.search(r"_N(\d{4})_", text or ""))), None)
+    number = match[1] if match else str(properties["s2:processing_baseline"]).replace(".", "")
     return 400 <= int(number) < 9900
 
 
@@ -278,30 +277,30 @@ def test_real_sentinel2_items(provider):
     wanted = None if provider is None else PROVIDERS[provider]
     items = real(lambda one: one.get("collection") and is_level_2a(one) and provider_of(one) is wanted)
     for one in items:
-        found = scene_of(one, BASE, None, lambda _href: GRID)
-        assert tuple(asset.name for asset in found.assets) == S2, one["id"]
-        for asset in found.assets:
+        scene = scene_of(one, BASE, None, lambda _href: GRID)
+        assert tuple(asset.name for asset in scene.assets) == S2, one["id"]
+        for asset in scene.assets:
             assert re.search(rf"[_/]{asset.name}[_.]", asset.href), (one["id"], asset)
             assert asset.nodata == 0
         applied = one["properties"].get("earthsearch:boa_offset_applied", False)
         expected = -1000 if added_by_esa(one) and not applied else 0
-        assert {asset.dn_offset for asset in found.assets} == {expected}, one["id"]
-        assert found.quality_rule == "scl"
-        assert found.source == source_of(one)[0]
-        assert found.source[-1] == re.search(r"S2([ABC])_|sentinel-2([abc])", one["id"])[1].lower()
+        assert {asset.dn_offset for asset in scene.assets} == {expected}, one["id"]
+        assert scene.quality_rule == "scl"
+        assert scene.source == source_of(one)[0]
+        assert scene.source[-1] == re.search(r"S2([ABC])_|sentinel-2([abc])", one["id"])[1].lower()
         assert len(tile_of(one)) == 5
 
 
 def test_real_hls_items():
     items = real(lambda one: re.search(r"HLS\.?[SL]30", f"{one['id']} {one.get('collection')}"))
     for one in items:
-        found = scene_of(one, BASE, None, lambda _href: GRID)
+        scene = scene_of(one, BASE, None, lambda _href: GRID)
         kind = "S30" if re.search(r"HLS\.?S30", f"{one['id']} {one['collection']}") else "L30"
         names = HLS_S30 if kind == "S30" else HLS_L30
-        assert tuple(asset.name for asset in found.assets) == names, one["id"]
-        assert all(f".{asset.name}.tif" in asset.href for asset in found.assets)
-        assert {(asset.dn_scale, asset.dn_offset, asset.nodata) for asset in found.assets} == {(1e-4, 0, -9999)}
-        assert found.quality.href.endswith(".Fmask.tif")
+        assert tuple(asset.name for asset in scene.assets) == names, one["id"]
+        assert all(f".{asset.name}.tif" in asset.href for asset in scene.assets)
+        assert {(asset.dn_scale, asset.dn_offset, asset.nodata) for asset in scene.assets} == {(1e-4, 0, -9999)}
+        assert scene.quality.href.endswith(".Fmask.tif")
         assert set(bands_of(one, f"hls_{kind.lower()}")) >= set(S30 if kind == "S30" else HLS_L30)
 
 

@@ -150,17 +150,17 @@ def evaluate_completion_command(  # noqa: PLR0917 - one parameter an option, as 
     as_json: AsJson = False,
 ) -> None:
     """Score how models complete cubes of which bands are hidden."""
-    from ms2hs.evaluation.completion import CompletionOptions, complete_cubes, facts
-    from ms2hs.evaluation.report.terminal import print_completion
+    from ms2hs.evaluation.completion import CompletionOptions, complete_cubes
+    from ms2hs.evaluation.report import numbers, terminal
 
     if not 0 < hidden < 1:
         raise typer.BadParameter(f"{hidden} is not a share; above 0 and below 1 is needed. Use --hidden 0.75.")
     options = CompletionOptions(folder, split, tuple(scene or ()), hidden, windows, size, seed)
     scores = complete_cubes(model or ["linear"], options)
     if as_json:
-        typer.echo(json.dumps(facts(scores), indent=1))
+        typer.echo(json.dumps(numbers.json_values(scores), indent=1))
     else:
-        print_completion(scores)
+        terminal.print_completion(scores)
 
 
 def _settings(prior: str, windows: int, seed: int) -> "EvaluationSettings":
@@ -200,7 +200,7 @@ def _print(evaluation: "Evaluation", report: Path | None, *, as_json: bool) -> N
     from ms2hs.evaluation.report import numbers, terminal
 
     if as_json:
-        typer.echo(json.dumps(numbers.facts(evaluation), indent=1))
+        typer.echo(json.dumps(numbers.evaluation_json(evaluation), indent=1))
     else:
         terminal.print_evaluation(evaluation)
     if report:

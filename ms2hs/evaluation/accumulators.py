@@ -26,16 +26,16 @@ FEATURES_NM: dict[int, tuple[float, float, float]] = {
 }
 # Nominal shares of the prediction intervals whose coverage is counted.
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.68, 0.7, 0.8, 0.9, 0.95)
-# Half the width of each of these intervals, in standard deviations.
+# Half-width of each of these intervals, in standard deviations.
 LEVEL_SIGMAS = np.array([NormalDist().inv_cdf((1 + level) / 2) for level in LEVELS])
 # Largest distance between a shoulder or centre of a feature and the band that represents it.
 MAX_FEATURE_DISTANCE_NM = 30.0
 # Below this reflectance of a shoulder the depth is a ratio of noise (water, deep shadow).
 MIN_SHOULDER_REFLECTANCE = 0.02
-# Half the width of the wavelength range of a local spectral angle.
+# Half-width of the wavelength range of a local spectral angle.
 LOCAL_ANGLE_NM = 100.0
-# Pixels per step; small enough for intermediate arrays to stay in the processor's cache.
-PIXELS_PER_STEP = 512
+# Pixels added at once; few, so that intermediate arrays stay in the processor's cache.
+PIXELS_PER_CHUNK = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,14 +49,14 @@ class TargetBands:
 
     @cached_property
     def features(self) -> dict[int, list[int]]:
-        """Positions of left shoulder, centre and right shoulder, for each feature that has three bands."""
-        result = {}
+        """Positions of left shoulder, centre and right shoulder, for each feature with three different bands."""
+        features = {}
         for name, at_nm in FEATURES_NM.items():
             nearest = [nearest_band(self.grid.wavelength_nm, nm, MAX_FEATURE_DISTANCE_NM) for nm in at_nm]
             bands = [band for band in nearest if band is not None]
             if len(set(bands)) == len(at_nm):
-                result[name] = bands
-        return result
+                features[name] = bands
+        return features
 
     @cached_property
     def local_bands(self) -> list[slice]:
@@ -84,15 +84,15 @@ class Accumulator:
         self.time = np.zeros(2)
         """Seconds of computation, and number of pixels computed."""
         self.angles: list[Float32Array] = []
-        """One array (pixel,) per step: spectral angle in degrees."""
+        """One array (pixel,) per chunk: spectral angle in degrees."""
         self.window_ssim: list[float] = []
         """Structural similarity of each window."""
 
     def add(self, estimate: Float32Array, truth: Float32Array, sigma: Float32Array | None = None) -> None:
         """Add pixels: (band, pixel) each; `truth` is NaN where unknown, `estimate` finite where the truth is known."""
-        for start in range(0, truth.shape[1], PIXELS_PER_STEP):
-            step = np.s_[:, start : start + PIXELS_PER_STEP]
-            self._add(estimate[step], truth[step], None if sigma is None else sigma[step])
+        for start in range(0, truth.shape[1], PIXELS_PER_CHUNK):
+            chunk = np.s_[:, start : start + PIXELS_PER_CHUNK]
+            self._add(estimate[chunk], truth[chunk], None if sigma is None else sigma[chunk])
 
     def _add(self, estimate: Float32Array, truth: Float32Array, sigma: Float32Array | None) -> None:
         known = np.isfinite(truth)
@@ -111,10 +111,7 @@ class Accumulator:
     def _add_depths(self, estimate: Float32Array, truth: Float32Array) -> None:
         """Add the pixels whose true shoulders are bright enough; an undefined depth of the estimate counts as 0."""
         nm = self.bands.grid.wavelength_nm
-        for index, name in enumerate(FEATURES_NM):
-            if name not in self.bands.features:
-                continue
-            bands = self.bands.features[name]
+        for name, bands in self.bands.features.items():
             estimated, true = (
                 np.clip(band_depth(values[bands].astype(float), nm[bands], FEATURES_NM[name]), -1, 1)
                 for values in (estimate, truth)
@@ -122,7 +119,7 @@ class Accumulator:
             bright = (truth[bands[0]] >= MIN_SHOULDER_REFLECTANCE) & (truth[bands[2]] >= MIN_SHOULDER_REFLECTANCE)
             known = np.isfinite(true) & bright
             error = np.nan_to_num(estimated[known]) - true[known]
-            self.depth_sums[index] += np.square(error).sum(), known.sum()
+            self.depth_sums[list(FEATURES_NM).index(name)] += np.square(error).sum(), known.sum()
 
     def _add_intervals(self, error: FloatArray, sigma: Float32Array) -> None:
         known = np.isfinite(sigma)
@@ -141,17 +138,17 @@ class Accumulator:
     @property
     def rmse(self) -> FloatArray:
         """(band,) reflectance; NaN where no value is known."""
-        return np.sqrt(_ratios(self.square_sum, self.count))
+        return np.sqrt(ratios(self.square_sum, self.count))
 
     @property
     def bias(self) -> FloatArray:
         """(band,) mean of estimate minus truth; NaN where no value is known."""
-        return _ratios(self.error_sum, self.count)
+        return ratios(self.error_sum, self.count)
 
     @property
     def truth_mean(self) -> FloatArray:
         """(band,) reflectance; NaN where no value is known."""
-        return _ratios(self.truth_sum, self.count)
+        return ratios(self.truth_sum, self.count)
 
     @property
     def truth_variation(self) -> FloatArray:
@@ -163,7 +160,7 @@ class Accumulator:
     @property
     def reliability(self) -> FloatArray | None:
         """(level,) share of values inside each interval; None if the method has no intervals."""
-        return _ratios(self.inside_counts[:-1], self.inside_counts[-1]) if self.inside_counts[-1] else None
+        return ratios(self.inside_counts[:-1], self.inside_counts[-1]) if self.inside_counts[-1] else None
 
     @property
     def known_angles(self) -> Float32Array:
@@ -214,6 +211,7 @@ def ratio(total: float, count: float) -> float:
     return float(total / count) if count else float("nan")
 
 
-def _ratios(sums: FloatArray, count: FloatArray) -> FloatArray:
+def ratios(sums: FloatArray, count: FloatArray) -> FloatArray:
+    """`sums / count` of each element, NaN where the count is 0."""
     result: FloatArray = np.divide(sums, count, out=np.full(np.shape(sums), np.nan), where=np.asarray(count) > 0)
     return result

@@ -1,4 +1,4 @@
-"""From scored windows to the scores of each method: by scene, over all scenes, by land cover and by wavelength."""
+"""Aggregation of scored windows into scores of each method: by scene, over scenes, by land cover, by wavelength."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
-from ms2hs.evaluation.accumulators import Accumulator, LocalAngles, TargetBands
+from ms2hs.evaluation.accumulators import Accumulator, LocalAngles, TargetBands, ratios
 from ms2hs.evaluation.baselines import PRIOR
 from ms2hs.evaluation.metric_table import METRICS, Scores, mean_scores, scores_of
 from ms2hs.evaluation.results import Curve, Kind, MethodScores
@@ -22,7 +22,7 @@ BOOTSTRAP_DRAWS = 1000
 
 @dataclass(frozen=True, eq=False)
 class ScoredWindow:
-    """The measured and true values of a window."""
+    """The measured and true reflectance of a window."""
 
     scene: str
     title: str
@@ -43,12 +43,13 @@ class MethodOutput:
     estimate: Float32Array
     """(target band, row, col) finite where valid."""
     sigma: Float32Array | None
+    """(target band, row, col) standard deviation; None without intervals."""
     seconds: float = float("nan")
 
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """A method as the table names it."""
+    """Name and kind of a method."""
 
     name: str
     kind: Kind
@@ -60,7 +61,7 @@ class Aggregator:
 
     Parameters
     ----------
-    max_windows : largest number of windows per scene; decides how many pixels of each window sample the local angle.
+    max_windows : largest number of windows per scene, which share `LOCAL_ANGLE_PIXELS`.
     """
 
     def __init__(self, bands: TargetBands, methods: Sequence[MethodInfo], max_windows: int) -> None:
@@ -73,7 +74,7 @@ class Aggregator:
         self._scenes: dict[str, dict[str, Scores]] = {method.name: {} for method in methods}
         self._covers: dict[str, dict[str, Accumulator]] = {method.name: {} for method in methods}
         self._curves: dict[str, list[Curve]] = {method.name: [] for method in methods}
-        # of the scene whose windows are being added, by method and land cover, and by method
+        # Of the current scene, by method and land cover, and by method.
         self._accumulators: dict[tuple[str, str], Accumulator] = {}
         self._angles: dict[str, LocalAngles] = {}
 
@@ -91,7 +92,7 @@ class Aggregator:
                 sums = self._accumulators.setdefault((method.name, cover), Accumulator(self.bands))
                 sigma = None if output.sigma is None else _pixels(output.sigma, pixels)
                 sums.add(_pixels(output.estimate, pixels), truth[cover], sigma)
-            # SSIM and time belong to the whole window: they count in its last land cover, and so once in the scene
+            # SSIM and time belong to the window: they are added to one land cover, and so count once in the scene.
             sums.window_ssim.append(reference.ssim(output.estimate))
             sums.time += output.seconds, window.valid.size
             angles = self._angles.setdefault(method.name, LocalAngles(self.bands))
@@ -146,7 +147,7 @@ class _SsimReference:
 
     def __init__(self, window: ScoredWindow) -> None:
         known = np.isfinite(window.truth)
-        # bands that are known in most pixels, and the pixels in which all these bands are known
+        # Bands that are known in most pixels, and the pixels in which all these bands are known.
         self.bands = known.sum(axis=(1, 2)) > window.valid.sum() / 2
         self.valid = window.valid & known[self.bands].all(axis=0)
         self.truth = window.truth[self.bands]
@@ -174,20 +175,12 @@ def bootstrap_intervals(scores: Sequence[Scores], rng: np.random.Generator) -> d
 
 def _mean_curve(curves: Sequence[Curve]) -> Curve:
     reliability = [curve.reliability for curve in curves if curve.reliability is not None]
-    return Curve(
-        _known_mean([curve.rmse for curve in curves]),
-        _known_mean([curve.bias for curve in curves]),
-        _known_mean([curve.sam for curve in curves]),
-        _known_mean(reliability) if reliability else None,
-    )
+    rmse, bias, sam = (_known_mean([getattr(curve, name) for curve in curves]) for name in ("rmse", "bias", "sam"))
+    return Curve(rmse, bias, sam, _known_mean(reliability) if reliability else None)
 
 
 def _known_mean(rows: Sequence[FloatArray]) -> FloatArray:
     """Mean over rows of the finite values; NaN where a column has none."""
     values = np.stack(rows)
     known = np.isfinite(values)
-    total = np.where(known, values, 0).sum(axis=0)
-    mean: FloatArray = np.divide(
-        total, known.sum(axis=0), out=np.full(values.shape[1], np.nan), where=known.any(axis=0)
-    )
-    return mean
+    return ratios(np.where(known, values, 0).sum(axis=0), known.sum(axis=0))

@@ -17,7 +17,7 @@ from ms2hs.spectra.spectral_grid import SpectralGrid, line_weights, pasted_bands
 if TYPE_CHECKING:
     from ms2hs.models.weights import Weights
 
-# Pixels per step of the nearest-spectrum search; small enough to stay in the processor's cache.
+# Pixels per step of the nearest-spectrum search; few, so that their arrays stay in the processor's cache.
 PIXELS_PER_SEARCH = 256
 PRIOR = "prior"
 
@@ -50,7 +50,7 @@ def build_methods(
     Parameters
     ----------
     prior : also gives the baselines their training spectra.
-    models : equal names are made unique by the path of the weights.
+    models : a name that is taken is replaced by the path of the weights.
     sensor : product whose gain and offset correction the models apply; None for simulated sources.
 
     Raises
@@ -67,19 +67,18 @@ def build_methods(
     if (pasted_bands(source, target) >= 0).any():
         methods.append(Method("pasted bands", "baseline", PastedBands.of(prior, source, target).reconstruct))
     methods.append(Method(PRIOR, "prior", conditional.reconstruct, conditional.sigma))
-    taken = {method.name for method in methods}
     for weights in models:
-        name = str(weights.path) if weights.name in taken else weights.name
-        name = name if name not in taken else f"{name} ({sum(other.startswith(name) for other in taken) + 1})"
+        names = {method.name for method in methods}
+        name = str(weights.path) if weights.name in names else weights.name
+        name = name if name not in names else f"{name} ({sum(other.startswith(name) for other in names) + 1})"
         methods.append(_model_method(weights, name, (source, target), sensor))
-        taken.add(name)
     return methods
 
 
 def _model_method(
     weights: "Weights", name: str, grids: tuple[SpectralGrid, SpectralGrid], sensor: str | None
 ) -> Method:
-    """The method of weights, on the CPU; `grids` are the bands of the source and of the target."""
+    """The method of a model, on the CPU; `grids` are the bands of source and target."""
     adjust = partial(adjusted, names=grids[0].names, adjustment=weights.adjustments.get(sensor) if sensor else None)
     reconstruct: Callable[[Float32Array, BoolArray], Float32Array]
     if weights.network is None:
@@ -88,12 +87,12 @@ def _model_method(
         from ms2hs.inference.predictor import Predictor  # noqa: PLC0415  torch, which no baseline needs
 
         reconstruct = Predictor(weights.network, *grids).reconstruct_raster
-    spread = None if weights.calibrated_prior is None else weights.calibrated_prior.condition(*grids).sigma
+    sigma = None if weights.calibrated_prior is None else weights.calibrated_prior.condition(*grids).sigma
     return Method(
         name,
         "model",
         lambda measured, valid: reconstruct(adjust(measured), valid),
-        None if spread is None else lambda measured: spread(adjust(measured)),
+        None if sigma is None else lambda measured: sigma(adjust(measured)),
         training_mse(weights),
     )
 
@@ -154,26 +153,26 @@ class TrainingSpectra:
 
 @dataclass(frozen=True, eq=False)
 class PastedBands:
-    """The frozen rule of arXiv 2502.19451: source bands stand for the target bands of which they cover 60 %.
+    """The baseline of arXiv 2502.19451: source bands are pasted as the target bands of which they cover 60 %.
 
-    The rest is completed from those by the prior, where the paper has its network.
+    The prior, instead of the paper's network, predicts the other target bands from the pasted bands.
     """
 
     pasted: NDArray[np.intp]
-    """(target band,) position of the source band, -1 where none."""
-    rest: Posterior
-    """From the pasted bands to all."""
+    """(target band,) position of the source band, -1 without one."""
+    completion: Posterior
+    """Predicts all target bands from the pasted bands."""
 
     @classmethod
     def of(cls, prior: SpectralPrior, source: SpectralGrid, target: SpectralGrid) -> "PastedBands":
-        """As `pasted_bands` has it."""
+        """The baseline for two sensors; at least one band must be pasted."""
         pasted = pasted_bands(source, target)
         return cls(pasted, prior.condition(target.select(pasted >= 0), target))
 
     def reconstruct(self, measured: Float32Array, valid: BoolArray) -> Float32Array:
         """(target band, row, col), NaN where not `valid`."""
-        seen = self.pasted >= 0
-        bands = measured[self.pasted[seen]]
-        made = self.rest.reconstruct(bands, valid)
-        made[seen] = np.where(valid, bands, np.float32(np.nan))
-        return made
+        is_pasted = self.pasted >= 0
+        bands = measured[self.pasted[is_pasted]]
+        predicted = self.completion.reconstruct(bands, valid)
+        predicted[is_pasted] = np.where(valid, bands, np.float32(np.nan))
+        return predicted

@@ -4,11 +4,11 @@ From each cube a random window is read, groups of eight bands are hidden in the 
 predicts all bands from the bands that remain. All models get the same windows.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from ms2hs.datasets.cubes.registry import Cube, check_scenes, open_cubes
 from ms2hs.datasets.cubes.window_sampling import known_bands, read_windows
 from ms2hs.errors import DataError
 from ms2hs.evaluation.baselines import interpolated, training_mse
-from ms2hs.evaluation.metric_table import check_ssim_installed
+from ms2hs.evaluation.metric_table import check_ssim_installed, known_mean
+from ms2hs.evaluation.results import CompletionScores
 from ms2hs.models.masking import hide, visible_index
 from ms2hs.models.weights import Weights, load_weights
 from ms2hs.spectra.metrics import ssim
@@ -26,40 +27,24 @@ from ms2hs.spectra.spectral_grid import SpectralGrid
 
 # Bands that are hidden together. A model's token is hidden if any of its bands is hidden.
 GROUP = 8
-# How often a cube may be drawn if there are fewer cubes than windows.
+# Largest number of windows from one cube.
 MAX_DRAWS_PER_CUBE = 4
 
 
 @dataclass(frozen=True)
 class CompletionOptions:
-    """Which windows are completed, and how much of each is hidden."""
+    """Options of `complete_cubes`."""
 
     corpus: Path
     split: str | None = None
     scenes: tuple[str, ...] = ()
-    """Only these scenes; empty for all."""
+    """Scenes to use; empty for all."""
     hidden: float = 0.75
     """Share of the groups of 8 bands that are hidden, the same groups in all pixels of a window."""
     windows: int = 64
     size: int = 64
     """Height and width of a window, in pixels."""
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class CompletionScores:
-    """Scores of one model over all valid pixels and bands of all windows, in reflectance."""
-
-    model: str
-    train_mse: float
-    """MSE of the last tenth of the training, from the weights' card; NaN if unknown."""
-    mse: float
-    masked_mse: float
-    """Over hidden bands."""
-    unmasked_mse: float
-    """Over the other bands."""
-    ssim: float
-    """Mean over windows; data range 1 (`spectra.metrics.ssim`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,20 +73,10 @@ def complete_cubes(models: Sequence[str], options: CompletionOptions) -> list[Co
     check_ssim_installed()
     weights = [load_weights(model) for model in models]
     windows = _windows(options)
-    rows = [_score("mean spectrum", float("nan"), [_mean(window) for window in windows], windows)]
-    rows.append(_score("interpolation", float("nan"), [_interpolated(window) for window in windows], windows))
-    for model in weights:
-        completed = [_completed(model, window) for window in windows]
-        rows.append(_score(model.name, training_mse(model), completed, windows))
-    return rows
-
-
-def facts(rows: Sequence[CompletionScores]) -> list[dict[str, Any]]:
-    """The scores as JSON values; None stands for NaN."""
-    return [
-        {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
-        for row in map(asdict, rows)
-    ]
+    scores = [_score("mean spectrum", float("nan"), _mean_spectrum, windows)]
+    scores.append(_score("interpolation", float("nan"), _interpolated, windows))
+    scores += [_score(model.name, training_mse(model), partial(_completed, model), windows) for model in weights]
+    return scores
 
 
 def _windows(options: CompletionOptions) -> list[_CompletionWindow]:
@@ -116,31 +91,31 @@ def _windows(options: CompletionOptions) -> list[_CompletionWindow]:
         known = known_bands(read_windows([cube], min(options.size, max(cube.shape)), [rng]), cube.grid)
         if known is None or len(known[2]) <= GROUP:
             continue
-        truth, valid, grid = (known[0][0], known[1][0], known[2])
+        (truth,), (valid,), grid = known
         groups = -(-len(grid) // GROUP)
         hidden = np.repeat(hide("spectral", (1, 1, groups), options.hidden, rng)[0, 0], GROUP)[: len(grid)]
         windows.append(_CompletionWindow(truth, valid, grid, hidden))
     if not windows:
         raise DataError(
             f"{options.corpus}: none of {len(cubes)} cubes has a window with known pixels in more than {GROUP} bands; "
-            "at least one is needed. Use another folder, split or scene."
+            "one is needed. Use another folder, split or scene."
         )
     return windows
 
 
 def _spread(cubes: Sequence[Cube], rng: np.random.Generator) -> list[Cube]:
     """The cubes in random order, several times; the second cube of a scene follows the first cubes of all scenes."""
-    cubes_of_scene: dict[str, int] = {}
-    ranked: list[tuple[int, int, Cube]] = []
-    for position, index in enumerate(rng.permutation(len(cubes))):
-        cube = cubes[index]
-        cubes_of_scene[cube.scene] = cubes_of_scene.get(cube.scene, 0) + 1
-        ranked.append((cubes_of_scene[cube.scene], position, cube))
-    return [cube for _, _, cube in sorted(ranked, key=lambda entry: entry[:2])] * MAX_DRAWS_PER_CUBE
+    shuffled = [cubes[i] for i in rng.permutation(len(cubes))]
+    cubes_of_scene: Counter[str] = Counter()
+    turns = []
+    for cube in shuffled:
+        cubes_of_scene[cube.scene] += 1
+        turns.append(cubes_of_scene[cube.scene])
+    return [shuffled[i] for i in np.argsort(turns, kind="stable")] * MAX_DRAWS_PER_CUBE
 
 
-def _mean(window: _CompletionWindow) -> Float32Array:
-    """(band, row, col) the window's own mean spectrum: the best answer without any knowledge of the pixel."""
+def _mean_spectrum(window: _CompletionWindow) -> Float32Array:
+    """(band, row, col) the true mean spectrum of the window, in every pixel: the best constant prediction."""
     mean = window.truth[:, window.valid].mean(axis=1)
     return np.broadcast_to(mean[:, None, None], window.truth.shape)
 
@@ -161,11 +136,11 @@ def _completed(weights: Weights, window: _CompletionWindow) -> Float32Array:
     pad = ((0, 0), (0, -rows % config.patch), (0, -cols % config.patch))
     values = torch.from_numpy(np.pad(window.truth, pad))[None]  # (1, band, row, col)
     valid = torch.from_numpy(np.pad(window.valid, pad[1:]))[None]
-    lens = network.band_view(window.grid)
+    bands = network.band_view(window.grid)
     with torch.inference_mode():
         if config.rank:
             visible = np.flatnonzero(~window.hidden)
-            output = network(values[:, visible], lens.select(visible), lens, valid=valid)
+            output = network(values[:, visible], bands.select(visible), bands, valid=valid)
         else:
             padded = np.pad(window.hidden, (0, -len(window.hidden) % config.group))
             hidden = padded.reshape(-1, config.group).max(axis=1)
@@ -174,25 +149,27 @@ def _completed(weights: Weights, window: _CompletionWindow) -> Float32Array:
                     f"{weights.path}: every group of {config.group} bands has hidden bands among the window's "
                     f"{len(window.grid)}; at least one group must be visible. Use a smaller --hidden, or other weights."
                 )
-            places = (values.shape[2] // config.patch) * (values.shape[3] // config.patch)
-            tokens = np.broadcast_to(hidden, (1, places, len(padded) // config.group))
+            patches = (values.shape[2] // config.patch) * (values.shape[3] // config.patch)
+            tokens = np.broadcast_to(hidden, (1, patches, len(hidden)))
             index = torch.from_numpy(visible_index(tokens, per_patch=config.per_patch))
-            output = network(values, lens, visible=index, valid=valid)
+            output = network(values, bands, visible=index, valid=valid)
     result: Float32Array = output[0, :, :rows, :cols].numpy()
     return result
 
 
 def _score(
-    name: str, train_mse: float, estimates: Sequence[Float32Array], windows: Sequence[_CompletionWindow]
+    name: str,
+    train_mse: float,
+    predict: Callable[[_CompletionWindow], Float32Array],
+    windows: Sequence[_CompletionWindow],
 ) -> CompletionScores:
-    hidden, visible = np.zeros(2), np.zeros(2)  # sum of squares, number of values
+    hidden, visible = np.zeros((2, 2))  # sum of squared errors, number of values
     similarities = []
-    for estimate, window in zip(estimates, windows, strict=True):
+    for window in windows:
+        estimate = predict(window)
         squares = np.square(estimate.astype(float) - window.truth)[:, window.valid].sum(axis=1)
         for total, bands in ((hidden, window.hidden), (visible, ~window.hidden)):
             total[:] += squares[bands].sum(), bands.sum() * window.valid.sum()
         similarities.append(ssim(estimate, window.truth, window.valid))
     mse, masked_mse, unmasked_mse = (total[0] / total[1] for total in (visible + hidden, hidden, visible))
-    known = [value for value in similarities if np.isfinite(value)]
-    mean_ssim = float(np.mean(known)) if known else float("nan")
-    return CompletionScores(name, train_mse, mse, masked_mse, unmasked_mse, mean_ssim)
+    return CompletionScores(name, train_mse, mse, masked_mse, unmasked_mse, known_mean(similarities))

@@ -1,6 +1,7 @@
 """Scores of a converted cube against a true cube on the same pixels. No model runs; only files are compared."""
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from ms2hs.datasets.pairs.pair_types import apply_responses
 from ms2hs.errors import DataError, GridError, UnknownName
 from ms2hs.evaluation.accumulators import LEVELS, TargetBands
 from ms2hs.evaluation.aggregation import Aggregator, MethodInfo, MethodOutput, ScoredWindow
-from ms2hs.evaluation.evaluator import SAME_BAND_NM, EvaluationSettings, window_title, windows_of
+from ms2hs.evaluation.evaluator import SAME_BAND_NM, EvaluationSettings, random_windows, window_title
 from ms2hs.evaluation.examples import ExampleSelector
 from ms2hs.evaluation.metric_table import check_ssim_installed
 from ms2hs.evaluation.results import Evaluation
@@ -54,25 +55,17 @@ def evaluate_cube(cube: Path, truth: Path, settings: EvaluationSettings | None =
     aggregator = Aggregator(TargetBands(opened.grid, opened.measured), [MethodInfo(name, "model")], settings.windows)
     rng = np.random.default_rng(settings.seed)
     selector = ExampleSelector(name, opened.grid, rng)
-    scored = 0
-    for window in windows_of(opened.shape, rng):
-        values, output = opened.read(window)
-        if not values.valid.any():
-            continue
-        aggregator.add(values, {name: output})
-        selector.add(values, {name: output})
-        scored += 1
-        if scored == settings.windows:
-            break
-    if not scored:
-        raise DataError(
-            f"{cube} and {truth} have no known pixel in common; at least one is needed. Use a true cube of the same "
-            "location."
-        )
+    windows = (opened.read(window) for window in random_windows(opened.shape, rng))
+    usable = ((window, output) for window, output in windows if window.valid.any())
+    for window, output in islice(usable, settings.windows):
+        aggregator.add(window, {name: output})
+        selector.add(window, {name: output})
+    if not aggregator.pixels:
+        raise DataError(f"{cube} and {truth} have no known pixel in common; one is needed. Use another true cube.")
     aggregator.close_scene(name)
     selector.close_scene()
     return Evaluation(
-        title=settings.title or f"{cube.name} against {truth.name}",
+        title=f"{cube.name} against {truth.name}",
         command=settings.command,
         source=opened.source,
         target=opened.grid,
@@ -102,17 +95,17 @@ class _CubeAndTruth:
     order: NDArray[np.intp]
     """(band,) positions of the bands of `grid` in the file."""
     source: SpectralGrid
-    """Of the sensor that the cube was converted from; the cube's own bands if the file does not name a sensor."""
+    """Bands of the sensor that the cube was converted from; the cube's own bands if its file names no sensor."""
     measured: BoolArray
-    """(band,) True where a band of that sensor covers the band."""
+    """(band,) True where a source band covers the band."""
     true_bands: NDArray[np.intp]
     """Positions of the good bands of the truth, in ascending wavelength."""
     to_grid: Float32Array
-    """(band, true band) weights; a row of NaN where the truth has no bands."""
+    """(band, true band) weights; a row of NaN where no true band is near."""
 
     @classmethod
     def open(cls, path: Path, truth_path: Path) -> "_CubeAndTruth":
-        """Open the files; raise GridError if they do not fit together."""
+        """Open the files; GridError if pixels or bands differ."""
         cube, truth = open_cube(path), open_cube(truth_path)
         _check_same_pixels(path, cube, truth_path, truth)
         sigma_path = path.with_name(f"{path.stem}_sigma.tif")
@@ -127,14 +120,12 @@ class _CubeAndTruth:
         good = np.flatnonzero(truth.good.values)
         true_bands = good[np.argsort(truth.wavelength_nm.values[good], kind="stable")]
         if not len(true_bands):
-            raise GridError(
-                f"{truth_path} marks all of its bands as bad (bbl); a good one is needed. Use another cube."
-            )
+            raise GridError(f"{truth_path} marks all bands as bad (bbl); a good one is needed. Use another cube.")
         to_grid = _weights_to(grid, _grid_of(truth).select(true_bands))
         if np.isnan(to_grid).all():
             low, high = grid.range_nm
             raise GridError(
-                f"{truth_path} has no bands at the wavelengths of {path}, {low:.0f}-{high:.0f} nm; some are needed. "
+                f"{truth_path} has no band within {low:.0f}-{high:.0f} nm, the range of {path}; one is needed. "
                 "Use another true cube."
             )
         source = _source(cube)
@@ -147,7 +138,7 @@ class _CubeAndTruth:
         return self.cube.shape[1], self.cube.shape[2]
 
     def read(self, window: Window) -> tuple[ScoredWindow, MethodOutput]:
-        """A window of all cubes; the source's own values are unknown (NaN)."""
+        """A window of all cubes, with NaN as the measured values of the source."""
         part = {"y": slice(window.row, window.row + window.height), "x": slice(window.col, window.col + window.width)}
         estimate = self.cube.isel(part).values[self.order]
         truth = apply_responses(self.to_grid, self.truth.isel(part).values[self.true_bands])

@@ -1,13 +1,13 @@
 """Scores of baselines, the prior and models on pairs, measured or simulated.
 
-`evaluate_pairs` takes a `PairSet`: `open_pairs(folder)` or `simulated_pairs(corpus, source, target)`. From every
-scene random windows of up to 128 x 128 pixels are scored by every method. The scores of a scene come from all its
+`evaluate_pairs` takes a `PairSet`: `open_pairs(folder)` or `simulated_pairs(corpus, source, target)`. In every scene
+every method is scored on the same random windows of up to 128 x 128 pixels. The scores of a scene come from all its
 windows; the scores of a method are means over scenes.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,11 +26,11 @@ from ms2hs.models.weights import Weights, load_weights, weights_names
 from ms2hs.progress import Progress
 from ms2hs.raster.tiling import Tiling, Window
 from ms2hs.spectra.indices import cover
-from ms2hs.spectra.spectral_grid import SpectralGrid, pasted_bands
+from ms2hs.spectra.spectral_grid import pasted_bands
 
 # Largest height and width of a window, in pixels.
 MAX_WINDOW_PIXELS = 128
-# Wavelengths of one band differ less than this between calibrations of one sensor.
+# The centre of a band may differ by this between calibrations of its sensor.
 SAME_BAND_NM = 1.0
 
 
@@ -39,13 +39,11 @@ class EvaluationSettings:
     """Options of an evaluation."""
 
     prior: str = "linear"
-    """Weights whose spectral prior is scored, and gives the baselines their spectra: not trained on the scenes."""
+    """Weights of the prior to score, also the source of the baselines' spectra; not trained on these scenes."""
     windows: int = 64
-    """Largest number of windows per scene, each of 128 x 128 pixels or the whole pair if it is smaller."""
+    """Largest number of windows per scene, each of at most 128 x 128 pixels."""
     seed: int = 0
     """Random seed of windows, example pixels and bootstrap."""
-    title: str = ""
-    """What is scored, in a few words."""
     command: str = ""
     """The command line, shown in the report."""
 
@@ -56,18 +54,6 @@ def evaluate_pairs(
     settings: EvaluationSettings | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Scores of baselines, the prior and models on a set of pairs, under the title of the set; see `evaluate`."""
-    settings = replace(settings or EvaluationSettings(), title=pair_set.title)
-    return evaluate(models, pair_set.pairs, settings, pair_set.left_out, progress)
-
-
-def evaluate(
-    models: Sequence[str],
-    pairs: Sequence[Pair],
-    settings: EvaluationSettings | None = None,
-    left_out: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
-) -> Evaluation:
     """Scores of baselines, the prior and models on pairs.
 
     A pair is left out, with the reason in the result, if its bands differ from the bands of most pairs, if it cannot be
@@ -76,7 +62,6 @@ def evaluate(
     Parameters
     ----------
     models : names of shipped weights, or paths.
-    left_out : pairs left out before, with the reasons.
     progress : called after each scene.
 
     Raises
@@ -87,19 +72,19 @@ def evaluate(
     check_ssim_installed()
     settings = settings or EvaluationSettings()
     weights = [load_weights(name) for name in (settings.prior, *models)]
-    selected, different = _of_same_bands(pairs)
+    selected, different = _of_same_bands(pair_set.pairs)
     evaluator = _Evaluator(selected, weights, settings)
-    evaluator.left_out |= {**(left_out or {}), **different}
+    evaluator.left_out |= {**pair_set.left_out, **different}
     scenes = sorted({pair.scene for pair in selected})
     for done, scene in enumerate(scenes, 1):
         evaluator.score_scene([pair for pair in selected if pair.scene == scene])
         if progress:
             progress("scenes", done, len(scenes))
-    return evaluator.result()
+    return evaluator.result(pair_set.title)
 
 
-def windows_of(shape: tuple[int, int], rng: np.random.Generator) -> list[Window]:
-    """Windows of similar size, at most 128 x 128 pixels, that cover a raster without overlap, in random order."""
+def random_windows(shape: tuple[int, int], rng: np.random.Generator) -> list[Window]:
+    """Windows of similar size, at most 128 x 128 pixels, in random order; they cover a raster without overlap."""
     height, width = (-(-length // -(-length // MAX_WINDOW_PIXELS)) for length in shape)
     tiling = list(Tiling(*shape, (height, width), overlap=0))
     return [tiling[i] for i in rng.permutation(len(tiling))]
@@ -107,7 +92,7 @@ def windows_of(shape: tuple[int, int], rng: np.random.Generator) -> list[Window]
 
 def spread_windows(pairs: Sequence[Pair], rng: np.random.Generator) -> Iterator[tuple[Pair, Window]]:
     """Windows of a scene in random order; the second window of a pair follows the first windows of all pairs."""
-    shuffled = [(pairs[i], windows_of(pairs[i].shape, rng)) for i in rng.permutation(len(pairs))]
+    shuffled = [(pairs[i], random_windows(pairs[i].shape, rng)) for i in rng.permutation(len(pairs))]
     for turn in range(max((len(windows) for _, windows in shuffled), default=0)):
         for pair, windows in shuffled:
             if turn < len(windows):
@@ -124,32 +109,31 @@ class _Evaluator:
     """An evaluation of pairs in progress; the first pair gives the bands."""
 
     def __init__(self, pairs: Sequence[Pair], weights: Sequence[Weights], settings: EvaluationSettings) -> None:
-        """Start without scenes; `weights` are the prior's, then the models'."""
+        """Start without scenes; the first of `weights` are the prior's."""
         self.weights, self.settings = weights, settings
         self.is_simulated = all(pair.is_simulated for pair in pairs)
         self.left_out: dict[str, str] = {}
         self.notes: list[str] = []
         self.unlike = 0
-        whole = pairs[0].target
-        low, high = max(each.range_nm[0] for each in weights), min(each.range_nm[1] for each in weights)
-        self.target_bands = np.flatnonzero((whole.wavelength_nm >= low) & (whole.wavelength_nm <= high))
+        available = pairs[0].target
+        low, high = max(part.range_nm[0] for part in weights), min(part.range_nm[1] for part in weights)
+        self.target_bands = np.flatnonzero((available.wavelength_nm >= low) & (available.wavelength_nm <= high))
         if not len(self.target_bands):
             raise DataError(
-                f"the true bands lie at {whole.wavelength_nm.min():.0f}-{whole.wavelength_nm.max():.0f} nm; the "
-                f"weights cover {low:.0f}-{high:.0f} nm. Use other pairs or weights."
+                f"the true bands lie at {available.wavelength_nm.min():.0f}-{available.wavelength_nm.max():.0f} nm; "
+                f"the weights cover {low:.0f}-{high:.0f} nm. Use other pairs or weights."
             )
-        # the source bands of other pairs may differ by some nm (Sentinel-2A and 2B)
-        self.source, self.target = pairs[0].source, whole.select(self.target_bands)
+        # Source bands of other pairs may differ by some nm (Sentinel-2A and 2B).
+        self.source, self.target = pairs[0].source, available.select(self.target_bands)
         self.measured = pasted_bands(self.source, self.target) >= 0
-        methods, conditional = _methods_for(weights, pairs[0], self.target)
-        self._methods = {_source_key(pairs[0]): (methods, conditional)}
-        infos = [MethodInfo(method.name, method.kind, method.train_mse) for method in methods]
+        self._methods: dict[bytes, tuple[list[Method], Posterior]] = {}
+        infos = [MethodInfo(method.name, method.kind, method.train_mse) for method in self._methods_of(pairs[0])[0]]
         self.aggregator = Aggregator(TargetBands(self.target, self.measured), infos, settings.windows)
         shown = next((info.name for info in reversed(infos) if info.kind == "model"), PRIOR)
         self.selector = ExampleSelector(shown, self.target, np.random.default_rng(settings.seed))
         self.rng = np.random.default_rng(settings.seed)
-        if len(self.target_bands) < len(whole):
-            outside = len(whole) - len(self.target_bands)
+        if len(self.target_bands) < len(available):
+            outside = len(available) - len(self.target_bands)
             self.notes.append(f"{outside} true bands outside {low:.0f}-{high:.0f} nm are not scored")
         if not self.measured.any():
             self.notes.append(
@@ -184,18 +168,25 @@ class _Evaluator:
         title = window_title(", ".join(dict.fromkeys((pair.scene, pair.name))), window)
         return ScoredWindow(pair.scene, title, measured, truth, valid, cover(truth, self.target))
 
-    def _score(self, window: ScoredWindow, pair: Pair) -> None:
-        key = _source_key(pair)
+    def _methods_of(self, pair: Pair) -> tuple[list[Method], Posterior]:
+        """The methods for the source of a pair, and the prior that finds pixels unlike the training data."""
+        sensor = None if pair.is_simulated else pair.sensor
+        key = f"{sensor} ".encode() + pair.source.wavelength_nm.tobytes() + pair.source.fwhm_nm.tobytes()
         if key not in self._methods:
-            self._methods[key] = _methods_for(self.weights, pair, self.target)
-        methods, conditional = self._methods[key]
+            prior, *models = self.weights
+            methods = build_methods(prior.prior, models, pair.source, self.target, sensor)
+            self._methods[key] = methods, prior.prior.condition(pair.source, self.target)
+        return self._methods[key]
+
+    def _score(self, window: ScoredWindow, pair: Pair) -> None:
+        methods, conditional = self._methods_of(pair)
         measured = np.where(window.valid, window.measured, np.float32(0))
         self.unlike += int((conditional.unlike(measured) & window.valid).sum())
         outputs = {method.name: _run(method, measured, window) for method in methods}
         self.aggregator.add(window, outputs)
         self.selector.add(window, outputs)
 
-    def result(self) -> Evaluation:
+    def result(self, title: str) -> Evaluation:
         """The scores of all scenes."""
         if not self.aggregator.pixels:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(self.left_out.items())[:3])
@@ -208,7 +199,7 @@ class _Evaluator:
         if self.weights[0].name in weights_names():
             self.notes.append("the shipped prior was trained on public scenes; if these are among them, use --prior")
         return Evaluation(
-            title=self.settings.title,
+            title=title,
             command=self.settings.command,
             source=self.source,
             target=self.target,
@@ -223,23 +214,6 @@ class _Evaluator:
             left_out=self.left_out,
             notes=tuple(self.notes),
         )
-
-
-def _sensor(pair: Pair) -> str | None:
-    """The sensor of a measured source; None for a simulated source."""
-    return None if pair.is_simulated else pair.sensor
-
-
-def _source_key(pair: Pair) -> bytes:
-    """Equal for pairs that the same methods can score."""
-    return f"{_sensor(pair)} ".encode() + pair.source.wavelength_nm.tobytes() + pair.source.fwhm_nm.tobytes()
-
-
-def _methods_for(weights: Sequence[Weights], pair: Pair, target: SpectralGrid) -> tuple[list[Method], Posterior]:
-    """The methods for the source of a pair, and the prior that finds pixels unlike the training data."""
-    prior, *models = weights
-    methods = build_methods(prior.prior, models, pair.source, target, _sensor(pair))
-    return methods, prior.prior.condition(pair.source, target)
 
 
 def _run(method: Method, measured: Float32Array, window: ScoredWindow) -> MethodOutput:
@@ -273,6 +247,5 @@ def _of_same_bands(pairs: Sequence[Pair]) -> tuple[list[Pair], dict[str, str]]:
 
 def _same_bands(first: Pair, second: Pair) -> bool:
     """Whether two pairs have the same true wavelengths, and source bands with the same names."""
-    if first.source.names != second.source.names or len(first.target) != len(second.target):
-        return False
-    return bool(np.abs(first.target.wavelength_nm - second.target.wavelength_nm).max() <= SAME_BAND_NM)
+    same_count = first.source.names == second.source.names and len(first.target) == len(second.target)
+    return same_count and bool(np.abs(first.target.wavelength_nm - second.target.wavelength_nm).max() <= SAME_BAND_NM)

@@ -1,7 +1,7 @@
 """Example pixels and windows for the report, selected while an evaluation runs.
 
-No scene is read twice. Typical pixels come from a random sample of each land cover (reservoir sampling); of all
-windows only the worst, and the candidates for the typical window of the current scene, are kept.
+No scene is read twice. Typical pixels come from a random sample of each land cover (reservoir sampling). Only the
+worst windows and the candidates for the typical window of the current scene are kept.
 """
 
 import heapq
@@ -16,14 +16,14 @@ from ms2hs.evaluation.results import Example, ExampleWindow
 from ms2hs.spectra.indices import COVERS
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
-# Sampled pixels per land cover, of which the one of median error is typical.
+# Sampled pixels per land cover; the pixel of median error is typical.
 SAMPLED_PIXELS = 32
 WORST_WINDOWS = 3
 # Scenes with a typical window, and candidates per scene.
 TYPICAL_SCENES, TYPICAL_CANDIDATES = 4, 64
-# Bands shown of a window, and the largest distance to a band that exists.
-SHOWN_NM = (660.0, 1250.0, 2200.0)
-MAX_SHOWN_DISTANCE_NM = 100.0
+# Wavelengths of the bands shown of a window, and the largest distance of a band from them.
+EXAMPLE_BANDS_NM = (660.0, 1250.0, 2200.0)
+MAX_EXAMPLE_DISTANCE_NM = 100.0
 # Smaller windows are shown only if all windows are smaller.
 MIN_SHOWN_PIXELS = 16
 
@@ -39,7 +39,7 @@ class ExampleSelector:
     """Selects pixels and windows by the errors of one method."""
 
     method: str
-    """The method whose errors decide, and whose windows are shown."""
+    """Name of the method that selects by its errors and is shown in windows."""
     grid: SpectralGrid
     rng: np.random.Generator
     _sampled: dict[str, list[_Candidate]] = field(default_factory=dict)
@@ -56,9 +56,9 @@ class ExampleSelector:
         self._rmse.append(error[window.valid])
         for cover in np.unique(window.cover[window.valid]):
             self._sample(str(cover), window, outputs, error)
-        worst = np.unravel_index(np.nanargmax(error), error.shape)
-        if self._worst is None or error[worst] > self._worst.rmse:
-            self._worst = _candidate(window, outputs, error, worst)
+        row, col = np.unravel_index(np.nanargmax(error), error.shape)
+        if self._worst is None or error[row, col] > self._worst.rmse:
+            self._worst = _candidate(window, outputs, error, row, col)
         shown = self._example_window(window, outputs[self.method].estimate, error)
         self._worst_windows = heapq.nlargest(WORST_WINDOWS, [*self._worst_windows, shown], key=_by_size_and_rmse)
         if len(self._typical_windows) < TYPICAL_SCENES and len(self._scene_windows) < TYPICAL_CANDIDATES:
@@ -81,9 +81,9 @@ class ExampleSelector:
             if pixels := self._sampled.get(cover):
                 typical = _nearest(pixels, float(np.median([pixel.rmse for pixel in pixels])))
                 result.append(_titled(typical, f"typical of {cover}"))
-        everything = [pixel for pixels in self._sampled.values() for pixel in pixels]
+        sampled = [pixel for pixels in self._sampled.values() for pixel in pixels]
         median = float(np.median(np.concatenate(self._rmse)))
-        result.append(_titled(_nearest(everything, median), f"median error of {self.method}"))
+        result.append(_titled(_nearest(sampled, median), f"median error of {self.method}"))
         result.append(_titled(self._worst, f"worst of {self.method}"))
         return tuple(result)
 
@@ -99,9 +99,9 @@ class ExampleSelector:
         pixels = self._sampled.setdefault(cover, [])
         self._sampled_windows[cover] = self._sampled_windows.get(cover, 0) + 1
         slot = len(pixels) if len(pixels) < SAMPLED_PIXELS else int(self.rng.integers(self._sampled_windows[cover]))
-        position = self.rng.choice(np.argwhere(window.valid & (window.cover == cover)))
+        row, col = self.rng.choice(np.argwhere(window.valid & (window.cover == cover)))
         if slot < SAMPLED_PIXELS:
-            pixels[slot : slot + 1] = [_candidate(window, outputs, error, tuple(position))]
+            pixels[slot : slot + 1] = [_candidate(window, outputs, error, row, col)]
 
     def _example_window(self, window: ScoredWindow, estimate: Float32Array, error: Float32Array) -> ExampleWindow:
         bands = _shown_bands(self.grid, np.asarray(np.isfinite(window.truth).any(axis=(1, 2))))
@@ -126,9 +126,8 @@ def _pixel_rmse(estimate: Float32Array, window: ScoredWindow) -> Float32Array:
 
 
 def _candidate(
-    window: ScoredWindow, outputs: Mapping[str, MethodOutput], error: Float32Array, position: tuple[np.intp, ...]
+    window: ScoredWindow, outputs: Mapping[str, MethodOutput], error: Float32Array, row: np.intp, col: np.intp
 ) -> _Candidate:
-    row, col = int(position[0]), int(position[1])
     example = Example(
         title=f"{window.title}, row {row}, column {col}",
         measured=window.measured[:, row, col].copy(),
@@ -140,9 +139,9 @@ def _candidate(
 
 
 def _shown_bands(grid: SpectralGrid, known: BoolArray) -> list[int]:
-    """The known bands nearest to `SHOWN_NM`; at least one band."""
-    distance = np.abs(np.where(known, grid.wavelength_nm, np.inf) - np.array(SHOWN_NM)[:, None])
-    near = [int(row.argmin()) for row in distance if row.min() <= MAX_SHOWN_DISTANCE_NM]
+    """The known bands nearest to `EXAMPLE_BANDS_NM`; at least one band."""
+    distance = np.abs(np.where(known, grid.wavelength_nm, np.inf) - np.array(EXAMPLE_BANDS_NM)[:, None])
+    near = [int(row.argmin()) for row in distance if row.min() <= MAX_EXAMPLE_DISTANCE_NM]
     return list(dict.fromkeys(near)) or [int(distance[0].argmin())]
 
 

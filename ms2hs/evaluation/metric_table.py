@@ -2,7 +2,7 @@
 
 The text tables, the HTML page, the CSV columns and the JSON keys are generated from this table. To add a metric, write
 a function of an `Accumulator` (the formulas are in `spectra.metrics`) and add one line to `METRICS`.
-Metrics are computed per scene; the mean over scenes, each with the same weight, is what a method is judged by.
+Metrics are computed per scene. Methods are compared by the mean over scenes, each with the same weight.
 """
 
 import math
@@ -20,7 +20,7 @@ from ms2hs.spectra.metrics import ergas, psnr, r2
 Scores = Mapping[str, float]
 """The value of each metric by its key; NaN where it is undefined."""
 
-# Titles of the tables that the metrics are shown in.
+# Titles of the tables of metrics.
 ERROR = "Error, angle and time"
 SQUARED = "Squared error and structure"
 DEPTH = "Share of values inside the intervals, and RMSE of band depths"
@@ -28,7 +28,7 @@ DEPTH = "Share of values inside the intervals, and RMSE of band depths"
 
 @dataclass(frozen=True)
 class Metric:
-    """One number per method and scene, and how it is shown."""
+    """One number per method and scene, with its column, unit and digits."""
 
     key: str
     """CSV column and JSON key."""
@@ -41,13 +41,13 @@ class Metric:
     factor: float = 1.0
     """Multiplies a value before it is shown."""
     better: Literal["low", "high", "zero", "none"] = "low"
-    """Which values are good: low ones, high ones, those near zero; `none` if none is better than another."""
+    """Good values: low, high, or near zero; `none` if no value is better than another."""
     has_interval: bool = False
     """Whether the mean over scenes gets a bootstrap interval."""
     definition: str = ""
 
     def text(self, value: float) -> str:
-        """A value as it is shown; `-` for NaN."""
+        """The text of a value in tables; `-` for NaN."""
         if not math.isfinite(value):
             return "-" if math.isnan(value) else str(value)
         number = round(self.factor * value, self.digits) or 0.0  # no negative zero
@@ -65,16 +65,15 @@ def _coverage(sums: Accumulator, level: float) -> float:
 
 def _depth(nm: int) -> Metric:
     row = list(FEATURES_NM).index(nm)
-    definition = (
-        "RMSE of 1 - R(centre) / R(line between the shoulders), and likewise the other depths" if row == 0 else ""
-    )
+    definition = "" if row else "RMSE of 1 - R(centre) / R(line between the shoulders), and likewise the other depths"
     return Metric(
         f"depth_{nm}", f"depth {nm}", "nm", lambda sums: math.sqrt(ratio(*sums.depth_sums[row])), DEPTH,
         definition=definition,
     )  # fmt: skip
 
 
-def _mean(values: Sequence[float] | np.ndarray) -> float:
+def known_mean(values: Sequence[float] | np.ndarray) -> float:
+    """Mean of the values that are not NaN; NaN without such a value."""
     known = np.asarray(values, float)
     known = known[~np.isnan(known)]
     return float(known.mean()) if len(known) else math.nan
@@ -92,12 +91,12 @@ METRICS: dict[str, Metric] = {metric.key: metric for metric in (
            definition="over bands of which the source covers less than 60 %"),
     Metric("unmasked_mse", "MSE unmasked", "1e-4", lambda sums: sums.mse(sums.bands.measured), SQUARED, 3, 1e4,
            definition="over the other bands"),
-    Metric("ssim", "SSIM", "", lambda sums: _mean(sums.window_ssim), SQUARED, better="high",
+    Metric("ssim", "SSIM", "", lambda sums: known_mean(sums.window_ssim), SQUARED, better="high",
            definition="data range 1, uniform windows of 7 x 7 pixels"),
     Metric("rmse", "RMSE", "", lambda sums: math.sqrt(sums.mse()), ERROR, has_interval=True),
     Metric("bias", "Bias", "", lambda sums: ratio(sums.error_sum.sum(), sums.count.sum()), ERROR, better="zero",
            definition="reconstructed minus true"),
-    Metric("sam_mean", "SAM mean", "°", lambda sums: _mean(sums.known_angles), ERROR, 2,
+    Metric("sam_mean", "SAM mean", "°", lambda sums: known_mean(sums.known_angles), ERROR, 2,
            definition="spectral angle; spectra of zeros are left out"),
     Metric("sam_median", "SAM median", "°", lambda sums: _median(sums.known_angles), ERROR, 2, has_interval=True),
     Metric("psnr", "PSNR", "dB", lambda sums: psnr(sums.mse()), SQUARED, 1, better="high",
@@ -126,7 +125,7 @@ def scores_of(sums: Accumulator) -> Scores:
 
 def mean_scores(scores: Sequence[Scores]) -> Scores:
     """The mean of each metric over scenes; scenes in which it is undefined are left out."""
-    return {key: _mean([scene[key] for scene in scores]) for key in METRICS}
+    return {key: known_mean([scene[key] for scene in scores]) for key in METRICS}
 
 
 def definitions(metrics: Iterable[Metric]) -> list[str]:

@@ -8,7 +8,7 @@ from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.evaluation.metric_table import Scores
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
-# Two methods whose errors differ by less than this share are level: the order is then chance or rounding.
+# Methods whose errors differ by at most this share are level.
 TIE = 1e-3
 Kind = Literal["baseline", "prior", "model"]
 
@@ -31,7 +31,7 @@ class MethodScores:
     to_prior: float
     """RMSE divided by the prior's RMSE."""
     train_mse: float = float("nan")
-    """MSE of the last tenth of the training, from the weights' card."""
+    """MSE of the last tenth of the training, from the weights' card; NaN if unknown."""
 
     @property
     def loses(self) -> bool:
@@ -39,9 +39,25 @@ class MethodScores:
         return self.kind == "model" and self.to_prior > 1 + TIE
 
 
+@dataclass(frozen=True)
+class CompletionScores:
+    """Scores of one model over all valid pixels and bands of all windows of which bands were hidden, in reflectance."""
+
+    model: str
+    train_mse: float
+    """As `MethodScores.train_mse`."""
+    mse: float
+    masked_mse: float
+    """Over hidden bands."""
+    unmasked_mse: float
+    """Over the other bands."""
+    ssim: float
+    """Mean over windows; data range 1 (`spectra.metrics.ssim`)."""
+
+
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Errors of one method by wavelength, mean over scenes; NaN where no scene knows the truth."""
+    """Errors of one method by wavelength, mean over scenes; NaN where the truth is unknown in every scene."""
 
     rmse: FloatArray
     """(target band,) reflectance."""

@@ -21,8 +21,8 @@ def canonical(text: str, source: str) -> str | None:
     The text may also be a common name of the source's bands, such as `nir08`.
     """
     text = load_sensor(source).common_names.get(text.strip().lower(), text)
-    found = BAND_NAME.search(text)
-    return None if found is None else f"B{found[1].upper().lstrip('0').zfill(2)}"
+    match = BAND_NAME.search(text)
+    return None if match is None else f"B{match[1].upper().lstrip('0').zfill(2)}"
 
 
 def match_names(names: Sequence[str | None], source: str) -> list[str | None]:
@@ -70,7 +70,7 @@ def check_bands(names: Sequence[str | None], source: str, where: str) -> None:
     sensor = load_sensor(source)
     known = [name for name in names if name is not None]
     if "B8A" in sensor.grid.names:
-        _refuse_landsat_numbering(known, source, where)
+        _refuse_landsat_numbers(known, source, where)
     if sensor.toa_band is not None and sensor.toa_band[0] in known:
         raise level_1c_error(where, f"band {sensor.toa_band[0]}; for HLS S30 use --source hls_s30")
     repeated = sorted({name for name in known if known.count(name) > 1})
@@ -82,11 +82,11 @@ def check_bands(names: Sequence[str | None], source: str, where: str) -> None:
     matched = [name for name in match_names(known, source) if name is not None]
     if len(matched) < sensor.min_bands:
         wanted = sensor.grid.names
-        lacking = [name for name in wanted if name not in matched]
+        missing = [name for name in wanted if name not in matched]
         raise SceneError(
             f"{where}: {len(matched)} of {len(names)} bands are recognised as {source}'s "
             f"({', '.join(matched) or 'none'}); at least {sensor.min_bands} of {', '.join(wanted)} are required "
-            f"(missing: {', '.join(lacking)}). Name the bands in file order with --bands {','.join(wanted[:3])},..., "
+            f"(missing: {', '.join(missing)}). Name the bands in file order with --bands {','.join(wanted[:3])},..., "
             "or give the sensor with --source."
         )
 
@@ -99,8 +99,8 @@ def choose_bands(
     Parameters
     ----------
     available : names of the product's files; names of other layers are ignored.
-    where, lacks, remedy : parts of the message about missing bands: the product, what it lacks (`{}` for the bands),
-        and what the user can do.
+    where, lacks, remedy : parts of the message about missing bands: the product, the fault (`{}` for the bands), and
+        the user's next step.
 
     Raises
     ------
@@ -116,20 +116,16 @@ def choose_bands(
     return tuple(name for name in known if name in chosen)
 
 
-def agree(names: Sequence[str | None], wavelengths: Sequence[Wavelength | None], source: str) -> bool:
+def names_fit_wavelengths(names: Sequence[str | None], wavelengths: Sequence[Wavelength | None], source: str) -> bool:
     """Whether no band's name contradicts its wavelength: centres within the sensor band's width, or 20 nm."""
     grid = load_sensor(source).grid
-    for own, band in zip(match_names(names, source), wavelengths, strict=True):
-        if band is None or own is None:
-            continue
-        i = grid.names.index(own)
-        if abs(band.centre_nm - grid.wavelength_nm[i]) > max(20.0, grid.fwhm_nm[i]):
-            return False
-    return True
+    pairs = zip(match_names(names, source), wavelengths, strict=True)
+    known = [(grid.names.index(name), band.centre_nm) for name, band in pairs if name is not None and band is not None]
+    return all(abs(centre - grid.wavelength_nm[i]) <= max(20.0, grid.fwhm_nm[i]) for i, centre in known)
 
 
-def _refuse_landsat_numbering(names: Sequence[str], source: str, where: str) -> None:
-    """Refuse numbers as of Landsat and HLS L30: B05 is near infrared, B06 and B07 short-wave, B10 and B11 thermal."""
+def _refuse_landsat_numbers(names: Sequence[str], source: str, where: str) -> None:
+    """Refuse band numbers of Landsat and HLS L30: B05 near infrared, B06 and B07 short-wave, B10 and B11 thermal."""
     if {f"B{i:02d}" for i in range(1, 8)} <= set(names) and not {"B08", "B8A", "B12"} & set(names):
         raise SceneError(
             f"{where}: bands {', '.join(names)} without B08, B8A and B12 have Landsat's numbering, not {source}'s (B10 "

@@ -12,11 +12,10 @@ from ms2hs.scenes.geotiff import open_geotiff
 from ms2hs.scenes.hls import granules, is_hls, open_hls
 from ms2hs.scenes.safe import is_product, is_safe, open_safe
 from ms2hs.scenes.scene import Scene, SceneOptions
-from ms2hs.scenes.stac_item import open_item
+from ms2hs.scenes.stac_item import WEB, open_item
 
 RASTER_SUFFIXES = {".tif", ".tiff", ".zip", ".jp2", ".vrt"}
 ITEM_SUFFIXES = {".json", ".geojson"}
-WEB = ("https://", "http://")
 
 
 @dataclass(frozen=True)

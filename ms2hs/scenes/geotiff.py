@@ -10,7 +10,7 @@ from rasterio.io import DatasetReader
 from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
 from ms2hs.raster.header import Header, read_header
-from ms2hs.scenes.bands import SKIP, agree, canonical, check_bands, match_names, match_wavelengths
+from ms2hs.scenes.bands import SKIP, canonical, check_bands, match_names, match_wavelengths, names_fit_wavelengths
 from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.radiometry import RadiometricRule, rule_of_raster
 from ms2hs.scenes.recognition import DEFAULT_SOURCE, TIME_TAG, platform_note, refuse_unsuitable, source_of_file
@@ -40,7 +40,7 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
         source, names = _identify_bands(header, known, options.bands)
         index = [i for i, name in enumerate(names) if name is not None]
         rule = _rule(dataset, index, source, options.dn_offset)
-        quality = _quality_band(header) if options.quality else None
+        quality, quality_band = _quality_band(header) if options.quality else (None, 0)
         wavelengths = [header.wavelengths[i] for i in index] if source == CUSTOM else []
         centres = np.array([band.centre_nm for band in wavelengths if band is not None])
         widths = np.array([band.fwhm_nm or np.nan for band in wavelengths if band is not None])
@@ -52,17 +52,17 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
             offset_rule=rule.description,
             wavelength_nm=tuple(centres.tolist()),
             fwhm_nm=tuple(grid_of(centres, widths).fwhm_nm.tolist()) if wavelengths else (),
-            quality=QUALITY_LAYERS[quality[0]].asset(path, quality[1]) if quality else None,
-            quality_rule=quality[0] if quality else None,
+            quality=QUALITY_LAYERS[quality].asset(path, quality_band) if quality else None,
+            quality_rule=quality,
             datetime=sensing_time(Path(path).name) or header.tags.get(TIME_TAG.lower()),
             notes=_notes(header, dataset, names, [platform_note(source)] if known is None and source != CUSTOM else []),
         )
 
 
-def _quality_band(header: Header) -> tuple[str, int] | None:
-    """Key in `QUALITY_LAYERS` and 1-based band of the quality layer in a file written by `ms2hs fetch`."""
+def _quality_band(header: Header) -> tuple[str | None, int]:
+    """Key in `QUALITY_LAYERS` and 1-based band of the quality layer in a file by `ms2hs fetch`; None without one."""
     layers = ((LAYER_KEYS[text], band) for band, text in enumerate(header.descriptions, 1) if text in LAYER_KEYS)
-    return next(layers, None)
+    return next(layers, (None, 0))
 
 
 def _identify_bands(header: Header, known: str | None, bands: tuple[str, ...] | None) -> tuple[str, list[str | None]]:
@@ -82,8 +82,8 @@ def _identify_bands(header: Header, known: str | None, bands: tuple[str, ...] | 
         names = [""] * len(header.descriptions)
     else:
         names = [canonical(text or "", source) for text in header.descriptions]
-        enough = _is_enough(names, source) and agree(names, header.wavelengths, source)
-        if not enough and any(header.wavelengths):
+        is_named = _is_enough(names, source) and names_fit_wavelengths(names, header.wavelengths, source)
+        if not is_named and any(header.wavelengths):
             names = match_wavelengths(header.wavelengths, source)
             if known is None and (None in names or not _is_enough(names, source)):
                 return CUSTOM, _custom_names(header, [""] * len(names))
@@ -182,5 +182,5 @@ def _notes(
 
 def sensing_time(name: str) -> str | None:
     """ISO 8601 time in the name of a Sentinel-2 product, such as `20240601T102021`."""
-    found = SENSING_TIME.search(name)
-    return None if found is None else "{}-{}-{}T{}:{}:{}Z".format(*found.groups())
+    time = SENSING_TIME.search(name)
+    return None if time is None else "{}-{}-{}T{}:{}:{}Z".format(*time.groups())

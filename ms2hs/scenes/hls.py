@@ -42,8 +42,8 @@ def granules(folder: Path) -> list[Path]:
     """One file of each granule in the folder."""
     first: dict[str, Path] = {}
     for member in sorted(folder.iterdir()):
-        if found := FILE.fullmatch(member.name):
-            first.setdefault(found[1], member)
+        if match := FILE.fullmatch(member.name):
+            first.setdefault(match[1], member)
     return list(first.values())
 
 
@@ -87,25 +87,24 @@ def open_hls(path: str, options: SceneOptions) -> Scene:
 
 
 def _granule(path: str) -> Granule:
-    given = Path(path)
-    folder = given if given.is_dir() else given.parent
-    found = [match for member in sorted(folder.iterdir()) if (match := FILE.fullmatch(member.name))]
-    ids = sorted({match[1] for match in found})
-    if given.is_file() and (own := FILE.fullmatch(given.name)):
-        ids = [own[1]]
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    files = [match for member in sorted(folder.iterdir()) if (match := FILE.fullmatch(member.name))]
+    ids = sorted({match[1] for match in files})
+    if Path(path).is_file() and (match := FILE.fullmatch(Path(path).name)):
+        ids = [match[1]]
     if len(ids) != 1:
         raise SceneError(
             f"{path}: contains {len(ids)} HLS granules ({', '.join(ids[:4])}); one is required. Give the path of one "
             "file of the granule to use."
         )
-    layers = {match[4].upper(): folder / match[0] for match in found if match[1] == ids[0]}
-    match = next(match for match in found if match[1] == ids[0])
-    time = datetime.strptime(match[3], "%Y%jT%H%M%S").replace(tzinfo=UTC)
-    return Granule(ids[0], f"hls_{match[2].lower()}", time.strftime("%Y-%m-%dT%H:%M:%SZ"), layers)
+    files = [match for match in files if match[1] == ids[0]]
+    layers = {match[4].upper(): folder / match[0] for match in files}
+    time = datetime.strptime(files[0][3], "%Y%jT%H%M%S").replace(tzinfo=UTC)
+    return Granule(ids[0], f"hls_{files[0][2].lower()}", time.strftime("%Y-%m-%dT%H:%M:%SZ"), layers)
 
 
 def _declared(dataset: DatasetReader) -> Declared:
-    """What a file declares in its GDAL header, else in the tags that HLS writes."""
+    """Scale, offset and nodata of a file, by its GDAL header, else by the tags that HLS writes."""
     tags = {key.lower(): value for key, value in dataset.tags().items()}
     scale, offset, nodata, where = dataset.scales[0], dataset.offsets[0], dataset.nodata, "the files' own"
     if scale == 1:

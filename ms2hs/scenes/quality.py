@@ -26,7 +26,7 @@ FMASK_FILL = 255
 
 
 class PixelFlags(NamedTuple):
-    """What a quality layer says about each of its pixels."""
+    """(row, col) flags of the pixels of a quality layer."""
 
     valid: BoolArray
     """True where the pixel shows the ground; water and snow are ground."""

@@ -1,11 +1,11 @@
 """How stored numbers become reflectance: the one module that decides scale, offset and nodata.
 
-Readers pass what the file, product or item declares and what the user gave. They get a `RadiometricRule`: scale, offset
-and nodata of each band, and a sentence that says which rule was applied. `scenes/reader` applies it.
+Readers pass the declarations of a file, product or item, and the user's offset. They get a `RadiometricRule`: scale,
+offset and nodata of each band, and a sentence that states the rule. `scenes/reader` applies the rule.
 
 Sentinel-2 is the difficult case. From processing baseline 04.00 on, ESA adds 1000 to the stored numbers. Some archives
-keep the 1000 and some subtract it, and what their items declare is not always true. The date decides nothing, because
-ESA reprocesses old scenes with new baselines (Collection 1).
+keep the 1000 and some subtract it, and their items do not always declare this correctly. The date is no evidence,
+because ESA reprocesses old scenes with new baselines (Collection 1).
 """
 
 import re
@@ -28,14 +28,14 @@ BOA_ADD_OFFSET = -1000.0
 
 @dataclass(frozen=True)
 class Declared:
-    """What a file or item declares about the stored numbers of one band; None where it declares nothing."""
+    """Declared scale, offset and nodata of one band in a file or item; None where undeclared."""
 
     scale: float | None = None
     offset: float | None = None
     """In reflectance: `dn * scale + offset`, as GDAL and STAC define it."""
     nodata: float | None = None
     where: str = ""
-    """The part of the file that declares them, for the rule's sentence."""
+    """The declaring part of the file, for the sentence of the rule."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class RadiometricRule:
     """Warnings for the user."""
 
     def with_offset(self, dn_offset: float | None) -> "RadiometricRule":
-        """The rule with the user's offset, which makes the notes obsolete; None changes nothing."""
+        """The rule with the user's offset and without notes; the same rule if the offset is None."""
         if dn_offset is None:
             return self
         text = f"--dn-offset {dn_offset:g} given by the user instead of {_listed(self.dn_offset)} ({self.description})"
@@ -83,7 +83,7 @@ def rule_of_raster(
     ----------
     dtypes, scales, offsets, nodata : of each band as GDAL reports them; scale 1 and offset 0 where undeclared.
     p99 : 99th percentile of the stored numbers; required for floats only.
-    dn_offset : the user's offset. Floats with a 99th percentile above 2 are then ten-thousandths.
+    dn_offset : the user's offset; with one, floats with a 99th percentile above 2 count as ten-thousandths.
 
     Raises
     ------
@@ -92,12 +92,12 @@ def rule_of_raster(
     bands = len(scales)
     dtype = np.result_type(*dtypes)
     fills = tuple(map(_fill_of_raster, nodata or (None,) * bands, dtypes, (sensor,) * bands))
-    declared = [scale != 1 for scale in scales]
-    if all(declared):
+    has_scale = [scale != 1 for scale in scales]
+    if all(has_scale):
         own = tuple(round(offset / scale, 6) for offset, scale in zip(offsets, scales, strict=True))
         text = f"the file's own scale {_listed(scales)} and offset {_listed(own)} (in stored numbers)"
         return RadiometricRule(tuple(scales), own, fills, text).with_offset(dn_offset)
-    if any(declared) or any(offsets):
+    if any(has_scale) or any(offsets):
         raise SceneError(
             f"the file declares scale {_listed(scales)} and offset {_listed(offsets)}; scale and offset are required "
             "for every band, or for none. Write them into the file (gdal_edit.py -scale 0.0001 -offset -0.1)."
@@ -130,7 +130,7 @@ def _fill_of_raster(declared: float | None, dtype: str, sensor: Sensor | None) -
     """The nodata of a band: declared, else 0 for integers of sensors whose products use 0."""
     if declared is None and sensor is not None and sensor.nodata == 0 and np.dtype(dtype).kind in "iu":
         return 0.0
-    # NaN is always invalid and needs no number of its own; JSON has none.
+    # NaN is invalid in any case, and JSON has no NaN.
     return None if declared is None or np.isnan(declared) else declared
 
 
@@ -181,7 +181,7 @@ def rule_of_hls(bands: Sequence[Declared], *, sensor: Sensor, dn_offset: float |
 
 @dataclass(frozen=True)
 class ItemDeclaration:
-    """What a STAC item declares about its stored numbers."""
+    """The declarations of a STAC item about its stored numbers."""
 
     sensor: Sensor
     bands: tuple[Declared, ...]
@@ -196,12 +196,12 @@ def rule_of_item(item: ItemDeclaration, archive_rule: str | None, dn_offset: flo
 
     Parameters
     ----------
-    archive_rule : key in `ITEM_RULES` for the item's collection; None of an unknown archive, where the item decides.
+    archive_rule : key in `ITEM_RULES` for the item's collection; None for an unknown archive: the sensor's rule.
     """
-    own = (
-        "flagged" if item.sensor.item_rule == "declared" and item.offset_removed is not None else item.sensor.item_rule
-    )
-    return ITEM_RULES[archive_rule or own](item).with_offset(dn_offset)
+    rule = archive_rule or item.sensor.item_rule
+    if archive_rule is None and rule == "declared" and item.offset_removed is not None:
+        rule = "flagged"
+    return ITEM_RULES[rule](item).with_offset(dn_offset)
 
 
 def has_offset(baseline: str) -> bool:
@@ -210,22 +210,22 @@ def has_offset(baseline: str) -> bool:
 
 
 def by_baseline(item: ItemDeclaration) -> RadiometricRule:
-    """Archives that deliver ESA's numbers unchanged: Planetary Computer, Copernicus Data Space.
+    """Offset by processing baseline, for archives with ESA's own numbers: Planetary Computer, Copernicus Data Space.
 
     Planetary Computer declares nothing. Copernicus declares -0.1 for every asset of every item, aerosol included, so
     the baseline is the better evidence.
     """
     if item.baseline is None:
-        return declared(item)
+        return by_declaration(item)
     added = has_offset(item.baseline)
     reason = "ESA adds 1000 from 04.00 on" if added else "ESA adds 1000 only from 04.00 on"
     return _uniform(item, BOA_ADD_OFFSET if added else 0.0, f"processing baseline {item.baseline}; {reason}")
 
 
-def declared(item: ItemDeclaration) -> RadiometricRule:
-    """Declared scale and offset of each band: Earth Search `sentinel-2-c1-l2a`, which is right, and unknown archives.
+def by_declaration(item: ItemDeclaration) -> RadiometricRule:
+    """Declared scale and offset of each band, for unknown archives and Earth Search's `sentinel-2-c1-l2a`.
 
-    If nothing is declared, the baseline decides. Without a baseline there is no offset, and a warning.
+    If nothing is declared, the baseline decides. Without a baseline no offset is assumed, with a warning.
     """
     if any(band.scale is None and band.offset is None for band in item.bands):
         if item.baseline is not None:
@@ -242,12 +242,12 @@ def declared(item: ItemDeclaration) -> RadiometricRule:
     return RadiometricRule(scales, offsets, _fills(item.bands, item.sensor), text)
 
 
-def flagged(item: ItemDeclaration) -> RadiometricRule:
-    """By the flag `boa_offset_applied`: Earth Search `sentinel-2-l2a`.
+def by_flag(item: ItemDeclaration) -> RadiometricRule:
+    """Offset by the flag `boa_offset_applied`, for Earth Search's `sentinel-2-l2a`.
 
-    Where the flag is true its items still declare the offset of -0.1: applied again, half the scene would be negative.
-    Where the flag is false although the baseline has an offset, it is true of some items and wrong of others
-    (Element84/earth-search issues 66 and 71, cirrus-geo/cirrus-earth-search issue 33); only the pixels show which.
+    Items with a true flag still declare the offset of -0.1: subtracted again, half the scene would be negative. Items
+    with a false flag and a baseline with offset are right or wrong (Element84/earth-search issues 66 and 71,
+    cirrus-geo/cirrus-earth-search issue 33); only the pixels show which.
     """
     if item.offset_removed:
         return _uniform(item, 0.0, "boa_offset_applied is true: the archive has already subtracted the offset")
@@ -262,7 +262,7 @@ def flagged(item: ItemDeclaration) -> RadiometricRule:
     return _uniform(item, BOA_ADD_OFFSET, reason, note)
 
 
-def harmonized(item: ItemDeclaration) -> RadiometricRule:
+def by_user_guide(item: ItemDeclaration) -> RadiometricRule:
     """HLS v1.5 and v2.0, User Guide: scale 1e-4 unless declared, no offset, whatever the item declares."""
     scales = tuple(DN_SCALE if band.scale is None else band.scale for band in item.bands)
     text = f"HLS User Guide: scale {_listed(scales)}, no offset"
@@ -271,9 +271,9 @@ def harmonized(item: ItemDeclaration) -> RadiometricRule:
 
 ITEM_RULES: dict[str, Callable[[ItemDeclaration], RadiometricRule]] = {
     "by_baseline": by_baseline,
-    "declared": declared,
-    "flagged": flagged,
-    "harmonized": harmonized,
+    "declared": by_declaration,
+    "flagged": by_flag,
+    "harmonized": by_user_guide,
 }
 
 

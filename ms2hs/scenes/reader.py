@@ -42,10 +42,9 @@ class Layer:
         `row` and `col` count the file's pixels and lie inside it.
         """
         reflectance, valid = to_reflectance(self.rows_ahead.read(row, col), self.assets)
-        inside = read_valid(self.dataset, Window.from_slices(row, col))
-        if inside is not None:
-            valid &= inside
-        return _emptied(reflectance, valid), valid
+        if (declared := read_valid(self.dataset, Window.from_slices(row, col))) is not None:
+            valid &= declared
+        return _zero_invalid(reflectance, valid), valid
 
 
 class RowsAhead:
@@ -73,10 +72,9 @@ class RowsAhead:
         if not self.is_kept or col.stop - col.start < self.dataset.width:
             return read_bands(self.dataset, self.bands, Window.from_slices(row, col))
         kept = self._kept
-        if kept is not None and self._begin <= row.start <= self._begin + kept.shape[1]:
-            kept = kept[:, row.start - self._begin :]
-        else:
-            kept = None
+        if kept is not None:
+            is_next = self._begin <= row.start <= self._begin + kept.shape[1]
+            kept = kept[:, row.start - self._begin :] if is_next else None
         end = row.start + (0 if kept is None else kept.shape[1])
         if end < row.stop:
             block_end = min(-(-row.stop // self.block_rows) * self.block_rows, self.dataset.height)
@@ -107,10 +105,10 @@ def to_reflectance(stored: NDArray[np.generic], assets: tuple[Asset, ...]) -> tu
     if len(assets) > 1 and {asset.nodata for asset in assets} != {0.0}:
         invalid |= np.all(stored == 0, axis=0)
     valid: BoolArray = ~invalid
-    return _emptied(reflectance, valid), valid
+    return _zero_invalid(reflectance, valid), valid
 
 
-def _emptied(reflectance: Float32Array, valid: BoolArray) -> Float32Array:
+def _zero_invalid(reflectance: Float32Array, valid: BoolArray) -> Float32Array:
     """The array itself, set to 0 where invalid."""
     if not valid.all():
         reflectance[:, ~valid] = 0
@@ -187,7 +185,7 @@ class SceneReader:
             values, good = layer.read(slice(rows.begin, rows.end), slice(cols.begin, cols.end))
             if self._quality is not None:
                 good &= self._usable(self._quality, layer, rows, cols)
-                _emptied(values, good)
+                _zero_invalid(values, good)
             if not (layer.rows.is_same and layer.cols.is_same and good.shape == valid.shape):
                 values, good = regrid(values, good, rows, cols)
             valid &= good
@@ -195,21 +193,21 @@ class SceneReader:
                 reflectance = values
             else:
                 reflectance[list(layer.index)] = values
-        return _emptied(reflectance, valid), valid
+        return _zero_invalid(reflectance, valid), valid
 
-    def _usable(self, source: Layer, layer: Layer, rows: AxisWeights, cols: AxisWeights) -> BoolArray:
-        """(row, col) whether the quality layer is valid at the centres of some pixels of another layer."""
+    def _usable(self, quality: Layer, layer: Layer, rows: AxisWeights, cols: AxisWeights) -> BoolArray:
+        """(row, col) True where the quality layer is valid at the centre of a layer's pixel."""
         kind = QUALITY_LAYERS[self.scene.quality_rule or ""]
-        down, right = relate(layer.grid, source.grid, source.assets[0].name)
+        down, right = relate(layer.grid, quality.grid, quality.assets[0].name)
         row, row_inside = _nearest(down, rows.begin, rows.end)
         col, col_inside = _nearest(right, cols.begin, cols.end)
-        stored = source.rows_ahead.read(_extent(row), _extent(col))[0]
+        stored = quality.rows_ahead.read(_extent(row), _extent(col))[0]
         usable = kind.flags(stored).valid[np.ix_(row - row.min(), col - col.min())]
         return usable & row_inside[:, None] & col_inside
 
 
 def _nearest(axis: Axis, begin: int, end: int) -> tuple[NDArray[np.intp], BoolArray]:
-    """The pixel of the other grid at the centre of each pixel, and whether it is inside that grid."""
+    """(pixel,) position in the other grid of the centre of each pixel, and True where it lies inside that grid."""
     edges = axis.edges(begin, end - begin)
     position = np.floor((edges[:-1] + edges[1:]) / 2).astype(np.intp)
     return np.clip(position, 0, axis.size - 1), (position >= 0) & (position < axis.size)

@@ -31,25 +31,25 @@ def sources() -> list[Sensor]:
 
 
 def source_named_in(
-    texts: Sequence[str], patterns: Sequence[str] = ("product_pattern", "platform_pattern")
+    texts: Sequence[str], fields: Sequence[str] = ("product_pattern", "platform_pattern")
 ) -> str | None:
     """The sensor named in some texts; None if they name no sensor, or several.
 
     Parameters
     ----------
-    patterns : fields of `Sensor`; the first with a match decides.
+    fields : patterns of `Sensor`; the first with a match decides.
     """
-    for pattern in patterns:
-        found = [s.name for s in sources() if any(getattr(s, pattern).search(text) for text in texts)]
-        if found:
-            return found[0] if len(found) == 1 else None
+    for field in fields:
+        names = [sensor.name for sensor in sources() if any(getattr(sensor, field).search(text) for text in texts)]
+        if names:
+            return names[0] if len(names) == 1 else None
     return None
 
 
 def source_of_file(header: Header) -> str | None:
     """The sensor named by a file's name or tags; None if they name no sensor, or several."""
-    own = header.tags.get(SOURCE_TAG.lower())
-    return own if own in sensor_names("source") else source_named_in((Path(header.path).name, *header.tags.values()))
+    tag = header.tags.get(SOURCE_TAG.lower())
+    return tag if tag in sensor_names("source") else source_named_in((Path(header.path).name, *header.tags.values()))
 
 
 def refuse_unsuitable(header: Header) -> None:
@@ -62,7 +62,7 @@ def refuse_unsuitable(header: Header) -> None:
         raise level_1c_error(header.path, (tags or names)[0])
     if header.tags.get("ms2hs_synthetic", "").upper() == "YES":
         raise SceneError(
-            f"{header.path}: was made by ms2hs (MS2HS_SYNTHETIC=YES); a measured multispectral scene is required. "
+            f"{header.path}: was written by ms2hs (MS2HS_SYNTHETIC=YES); a measured multispectral scene is required. "
             "Use the scene that it was converted from."
         )
 

@@ -16,11 +16,11 @@ from ms2hs.scenes.recognition import DEFAULT_SOURCE, level_1c_error, platform_no
 from ms2hs.scenes.scene import Scene, SceneOptions
 from ms2hs.spectra.sensors import load_sensor
 
-METADATA = "MTD_MSIL2A.xml"
+METADATA_NAME = "MTD_MSIL2A.xml"
 # Order of `band_id` in the metadata, Sentinel-2 Products Specification Document, A_BAND_ID.
 BAND_IDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 QUANTIFICATION = 10_000.0
-IMAGE = re.compile(r"GRANULE/[^/]+/IMG_DATA/(?:R\d\dm/)?[^/]*_(B\d[\dA]|SCL)_(\d\d)m\.jp2$")
+IMAGE_NAME = re.compile(r"GRANULE/[^/]+/IMG_DATA/(?:R\d\dm/)?[^/]*_(B\d[\dA]|SCL)_(\d\d)m\.jp2$")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class Metadata:
 
     id: str
     source: str | None
+    """Name of the sensor; None if the platform is unknown."""
     datetime: str | None
+    """Start of the acquisition, ISO 8601; None if unknown."""
     baseline: str
     """Processing baseline such as `05.10`; empty if unknown."""
     quantification: float
@@ -54,18 +56,17 @@ class Metadata:
 def is_safe(path: Path) -> bool:
     """Whether the path looks like a SAFE product: a folder, a zip, or its metadata file."""
     if path.is_file():
-        return path.suffix.lower() == ".zip" or path.name in {METADATA, METADATA.replace("L2A", "L1C")}
+        return path.suffix.lower() == ".zip" or path.name in {METADATA_NAME, METADATA_NAME.replace("L2A", "L1C")}
     return is_product(path) or len(_inner(path)) == 1
 
 
 def is_product(folder: Path) -> bool:
     """Whether the folder is itself a SAFE product, and not its parent."""
-    inside = any(any(folder.glob(name)) for name in ("MTD_MSIL*.xml", "GRANULE"))
-    return folder.suffix.upper() == ".SAFE" or inside
+    return folder.suffix.upper() == ".SAFE" or any(any(folder.glob(name)) for name in ("MTD_MSIL*.xml", "GRANULE"))
 
 
 def _inner(path: Path) -> list[Path]:
-    """Products inside a folder, as some archives deliver them."""
+    """The `.SAFE` folders in a folder; some archives deliver a product inside another folder."""
     return sorted(path.glob("*.SAFE"))
 
 
@@ -93,7 +94,7 @@ def open_safe(path: str, options: SceneOptions) -> Scene:
         names, metadata.quantification, metadata.offsets, metadata.baseline, sensor=sensor, dn_offset=options.dn_offset
     )
     best = min(names, key=lambda name: finest[name][0])
-    with open_dataset(product.root + finest[best][1]) as dataset:
+    with open_dataset(finest[best][1]) as dataset:
         grid = read_pixel_grid(dataset)
     has_quality = "SCL" in finest and options.quality
     notes = []
@@ -104,10 +105,10 @@ def open_safe(path: str, options: SceneOptions) -> Scene:
     return Scene(
         id=metadata.id,
         source=source,
-        assets=rule.assets(names, [product.root + finest[name][1] for name in names], [1] * len(names)),
+        assets=rule.assets(names, [finest[name][1] for name in names], [1] * len(names)),
         grid=grid,
         offset_rule=rule.description,
-        quality=QUALITY_LAYERS["scl"].asset(product.root + finest["SCL"][1]) if has_quality else None,
+        quality=QUALITY_LAYERS["scl"].asset(finest["SCL"][1]) if has_quality else None,
         quality_rule="scl" if has_quality else None,
         datetime=metadata.datetime,
         working_gsd_m=sensor.working_gsd_m,
@@ -116,13 +117,13 @@ def open_safe(path: str, options: SceneOptions) -> Scene:
 
 
 def _folder(path: str) -> Product:
-    given = Path(path).parent if Path(path).is_file() else Path(path)
-    inner = _inner(given)
-    folder = inner[0] if len(inner) == 1 else given
+    folder = Path(path).parent if Path(path).is_file() else Path(path)
+    if len(inner := _inner(folder)) == 1:
+        folder = inner[0]
     _refuse_level_1c(path, [folder.name, *(member.name for member in folder.glob("MTD_*.xml"))])
-    file = folder / METADATA
+    file = folder / METADATA_NAME
     if not file.is_file():
-        raise SceneError(f"{path}: has no {METADATA}; a whole Sentinel-2 L2A product is required. Copy it again.")
+        raise SceneError(f"{path}: has no {METADATA_NAME}; a whole Sentinel-2 L2A product is required. Copy it again.")
     members = tuple(sorted(member.relative_to(folder).as_posix() for member in folder.glob("GRANULE/*/IMG_DATA/**/*")))
     return Product(path, f"{folder.as_posix()}/", members, file.read_bytes())
 
@@ -132,24 +133,24 @@ def _zipped(path: str) -> Product:
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
             _refuse_level_1c(path, members)
-            found = [member for member in members if member.split("/")[-1] == METADATA]
-            if len(found) != 1:
+            files = [member for member in members if member.split("/")[-1] == METADATA_NAME]
+            if len(files) != 1:
                 raise SceneError(
-                    f"{path}: has {len(found)} files {METADATA}; a zip must contain one Sentinel-2 L2A product. Give "
-                    "the product's own zip, or unpack it and give the .SAFE folder."
+                    f"{path}: has {len(files)} files {METADATA_NAME}; a zip must contain one Sentinel-2 L2A product. "
+                    "Give the product's own zip, or unpack it and give the .SAFE folder."
                 )
-            metadata = archive.read(found[0])
+            metadata = archive.read(files[0])
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise SceneError(
             f"{path}: not a readable zip ({error}); the whole file is required. Copy or download it again."
         ) from error
-    prefix = found[0].removesuffix(METADATA)
+    prefix = files[0].removesuffix(METADATA_NAME)
     inside = tuple(sorted(member.removeprefix(prefix) for member in members if member.startswith(prefix)))
     return Product(path, f"/vsizip/{{{Path(path).absolute().as_posix()}}}/{prefix}", inside, metadata)
 
 
 def _refuse_level_1c(path: str, names: Sequence[str]) -> None:
-    is_2a = any(METADATA in name or "_MSIL2A_" in name for name in names)
+    is_2a = any(METADATA_NAME in name or "_MSIL2A_" in name for name in names)
     if not is_2a and any("MSIL1C" in name for name in names):
         raise level_1c_error(path)
 
@@ -161,7 +162,7 @@ def read_metadata(product: Product) -> Metadata:
         return _parsed(product.path, ET.fromstring(product.metadata))  # noqa: S314
     except (ET.ParseError, ValueError, IndexError) as error:
         raise SceneError(
-            f"{product.path}: {METADATA} is damaged ({error}); the file as delivered is required. Copy it again."
+            f"{product.path}: {METADATA_NAME} is damaged ({error}); the file as delivered is required. Copy it again."
         ) from error
 
 
@@ -188,10 +189,10 @@ def _parsed(path: str, root: ET.Element) -> Metadata:
 
 
 def _finest(product: Product) -> dict[str, tuple[int, str]]:
-    """The finest resolution of each band and of SCL, in m, and its file."""
+    """The finest resolution of each band and of SCL, in m, and the path of its file for GDAL."""
     finest: dict[str, tuple[int, str]] = {}
     for member in product.members:
-        found = IMAGE.search(member)
-        if found and int(found[2]) < finest.get(found[1], (1000, ""))[0]:
-            finest[found[1]] = int(found[2]), member
+        image = IMAGE_NAME.search(member)
+        if image and int(image[2]) < finest.get(image[1], (1000, ""))[0]:
+            finest[image[1]] = int(image[2]), product.root + member
     return finest

@@ -1,10 +1,8 @@
 """A scene without its pixels: the files of its bands, its pixel grid, and the scale and offset of stored numbers."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -35,7 +33,7 @@ class Asset:
 
 @dataclass(frozen=True)
 class Scene:
-    """A multispectral scene: its bands, its pixel grid, and its metadata. Convertible to JSON and back."""
+    """A multispectral scene: its bands, its pixel grid, and its metadata."""
 
     id: str
     source: str
@@ -75,34 +73,17 @@ class Scene:
 
         Only scale and offset of the stored numbers change.
         """
-        assets = tuple(_adjusted(asset, *lines.get(asset.name, (1.0, 0.0))) for asset in self.assets)
-        return replace(self, assets=assets)
-
-    def to_json(self) -> str:
-        """The scene as JSON text, without pixels."""
-        return json.dumps(asdict(self), indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Scene":
-        """The scene that `to_json` wrote."""
-        fields: dict[str, Any] = json.loads(text)
-        grid, quality = fields["grid"], fields["quality"]
-        fields["assets"] = tuple(Asset(**asset) for asset in fields["assets"])
-        fields["grid"] = PixelGrid(**grid | {"transform": tuple(grid["transform"])})
-        fields["quality"] = Asset(**quality) if quality else None
-        return cls(**fields | {key: tuple(fields[key]) for key in ("wavelength_nm", "fwhm_nm", "notes")})
-
-
-def _adjusted(asset: Asset, gain: float, offset: float) -> Asset:
-    if (gain, offset) == (1.0, 0.0):
-        return asset
-    scale = gain * asset.dn_scale
-    return replace(asset, dn_scale=scale, dn_offset=asset.dn_offset + offset / scale)
+        assets = []
+        for asset in self.assets:
+            gain, offset = lines.get(asset.name, (1.0, 0.0))
+            scale = gain * asset.dn_scale
+            assets.append(replace(asset, dn_scale=scale, dn_offset=asset.dn_offset + offset / scale))
+        return replace(self, assets=tuple(assets))
 
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """The user's settings for a scene; None leaves the decision to the file's metadata."""
+    """The user's options for a scene; None means that the file's metadata decide."""
 
     source: str | None = None
     """Name of the sensor, or `custom` for bands identified by their wavelengths only."""
@@ -135,12 +116,10 @@ def working_grid(scene: Scene, gsd_m: float | None = None) -> PixelGrid:
     if gsd_m is None:
         return scene.grid
     if not gsd_m > 0:
-        raise SceneError(
-            f"a ground sampling of {gsd_m:g} m; a size above 0 is required. Use --gsd 30, or --gsd native."
-        )
+        raise SceneError(f"a pixel size of {gsd_m:g} m; a size above 0 is required. Use --gsd 30, or --gsd native.")
     row_m, col_m = pixel_size_m(scene.grid)
     row_step, col_step = gsd_m / row_m, gsd_m / col_m
-    # Rounding can make 30 m in a file 30.000000000004 m here.
+    # A file may declare 30.000000000004 m instead of 30 m.
     if max(abs(row_step - 1), abs(col_step - 1)) < 1e-6:
         return scene.grid
     return scene.grid.resized(row_step, col_step)

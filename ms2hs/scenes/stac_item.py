@@ -39,28 +39,24 @@ def base_of(item: Item) -> str | None:
 
 
 def of_file(item: Item, server: str | None = None) -> Item:
-    """An item read from a file, without an origin that only the file claims.
+    """An item read from a file, without an origin that is not trusted.
 
-    The origin gives access to its host. A public host needs no access. A private host is accepted only if it is the
-    provider's own, or that of `server`, which the user gives.
+    The origin gives access to its host, and any file can claim an origin. A private host is therefore accepted only if
+    it is the provider's own, or the host of `server`, which the user gives.
     """
     origin = item.get(ORIGIN)
     if not isinstance(origin, dict):
         return {key: value for key, value in item.items() if key != ORIGIN}
     provider = PROVIDERS.get(str(origin.get("provider")))
-    own = {host_of(address) for address in (server, provider and provider.url) if address}
+    trusted = {host_of(address) for address in (server, provider and provider.url) if address}
     url = str(origin.get("url") or "")
-    if host_of(url) in own or _is_public(url):
+    if host_of(url) in trusted or _is_public(url):
         return item
     return item | {ORIGIN: {key: value for key, value in origin.items() if key != "url"}}
 
 
 def _is_public(address: str) -> bool:
     return address.startswith(WEB) and is_public(host_of(address))
-
-
-def _download(address: str) -> bytes:
-    return read_document(HttpRequest(address, Access.to_host_of(address), attempts=DOCUMENT_ATTEMPTS))
 
 
 def open_item(path: str, options: SceneOptions | None = None) -> Scene:
@@ -75,20 +71,23 @@ def open_item(path: str, options: SceneOptions | None = None) -> Scene:
     """
     is_web = path.startswith(WEB)
     try:
-        item = json.loads(_download(path) if is_web else Path(path).read_bytes())
+        if is_web:
+            item = json.loads(read_document(HttpRequest(path, Access.to_host_of(path), attempts=DOCUMENT_ATTEMPTS)))
+        else:
+            item = json.loads(Path(path).read_bytes())
     except (OSError, ValueError) as error:
         raise SceneError(
             f"{shown(path)}: not a readable JSON document ({error}); a STAC item is required. Check the path."
         ) from error
     check_item(item)
     if is_web:
-        item.pop(ORIGIN, None)  # only our own search may write it
+        item.pop(ORIGIN, None)  # only the search of ms2hs may set the origin
         return scene_of(item, path, options)
     return scene_of(*_with_local_paths(of_file(item), Path(path).parent), options)
 
 
 def _with_local_paths(item: Item, folder: Path) -> tuple[Item, str | None]:
-    """An item with its relative paths made absolute, and its address; None if it has relative paths."""
+    """An item with absolute paths instead of relative ones, and its address; None if it had relative paths."""
     relative = {
         key: asset | {"href": str((folder / asset["href"]).absolute())}
         for key, asset in item["assets"].items()
@@ -123,14 +122,14 @@ def scene_of(
     AddressError : the address of an asset is not allowed.
     """
     options = options or SceneOptions()
-    own = check_item(item)
+    item_id = check_item(item)
     source, note = (options.source, None) if options.source else source_of(item)
     available = bands_of(item, source)
     sensor = load_sensor(source)
     if sensor.toa_band is not None and sensor.toa_band[0] in available:
-        check_bands(list(available), source, own)
+        check_bands(list(available), source, item_id)
     names = choose_bands(
-        available, source, options.bands, where=own, lacks="the item has no asset of {}",
+        available, source, options.bands, where=item_id, lacks="the item has no asset of {}",
         remedy="Use another item, or give the bands to use with --bands.",
     )  # fmt: skip
     chosen = [available[name] for name in names]
@@ -144,7 +143,7 @@ def scene_of(
     if options.quality and quality is None:
         notes.append("The item has no quality layer (SCL, Fmask): clouds and shadows are not marked.")
     return Scene(
-        id=own,
+        id=item_id,
         source=source,
         assets=assets,
         grid=_grid(item, chosen, assets, grid_at),

@@ -1,4 +1,4 @@
-"""Metadata of a STAC item: its sensor, the asset of each band, and what it declares about the bands."""
+"""Metadata of a STAC item: its sensor, the asset of each band, and their scale, offset and processing baseline."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ BASELINE_IN_NAME = re.compile(r"_N(\d\d)\.?(\d\d)(?![0-9])")
 # Flags that the archive subtracted ESA's offset: Earth Search v1, and v0 before it.
 OFFSET_REMOVED_KEYS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 # A tile of the military grid, in names (`_T32TNT_`, `.T32TNT.`) and codes (`MGRS-32TNT`).
-TILE = re.compile(r"(?:^|[_.-]|MGRS-)T?(\d{1,2}[C-HJ-NP-X][A-HJ-NP-Z]{2})(?=$|[_.])")
+MGRS_TILE = re.compile(r"(?:^|[_.-]|MGRS-)T?(\d{1,2}[C-HJ-NP-X][A-HJ-NP-Z]{2})(?=$|[_.])")
 # In the name of a band's file: `T32TNT_20240601T102021_B02_10m.jp2`, `B04.tif`, `HLS….v2.0.B8A.tif`.
 BAND_IN_FILE = re.compile(r"(?:^|[._/])(B\d[\dA])(?:_\d\dm)?\.(?:tiff?|jp2)$", re.IGNORECASE)
 # Assets with fewer bands than this, and more than one, are pictures.
@@ -101,18 +101,18 @@ def bands_of(item: Item, source: str) -> dict[str, Band]:
     wavelength. Wavelengths come last because catalogues have wrong ones (the first two of HLS L30 are swapped on
     Planetary Computer).
     """
-    found: dict[str, Band] = {}
+    bands: dict[str, Band] = {}
     unknown = []
     for band in _candidates(item):
         name = _name(band, source)
         if name is None:
             unknown.append(band)
-        elif name not in found or band.rank < found[name].rank:
-            found[name] = band
+        elif name not in bands or band.rank < bands[name].rank:
+            bands[name] = band
     for name, band in zip(match_wavelengths([_wavelength(band) for band in unknown], source), unknown, strict=True):
         if name is not None:
-            found.setdefault(name, band)
-    return found
+            bands.setdefault(name, band)
+    return bands
 
 
 def _candidates(item: Item) -> Iterator[Band]:
@@ -126,16 +126,16 @@ def _candidates(item: Item) -> Iterator[Band]:
 
 def _name(band: Band, source: str) -> str | None:
     """The canonical name of a band by all of its names; None if none is known."""
-    own = str(band.facts.get("name", ""))
+    band_name = str(band.facts.get("name", ""))
     key = re.sub(r"[_-](?:\d\dm|jp2)$", "", band.key)
-    for text in (own, key) if band.position == 0 else (own,):
+    for text in (band_name, key) if band.position == 0 else (band_name,):
         if re.fullmatch(r"B\d[\dA]", text.upper()):
             return text.upper()
     file = BAND_IN_FILE.search(unquote(urlsplit(str(band.asset["href"])).path))
     if file is not None and band.position == 0:
         return file[1].upper()
     common = load_sensor(source).common_names
-    names = (common.get(text.lower()) for text in (own, key, str(band.facts.get("common_name", ""))))
+    names = (common.get(text.lower()) for text in (band_name, key, str(band.facts.get("common_name", ""))))
     return next((canonical(name, source) for name in names if name), None)
 
 
@@ -158,7 +158,7 @@ def check_item(item: Any) -> str:  # noqa: ANN401 - any JSON
 
 
 def declaration(item: Item, bands: list[Band], source: str) -> ItemDeclaration:
-    """What the item declares about the stored numbers of these bands."""
+    """The item's scale, offset, nodata, processing baseline and offset flag for these bands."""
     properties = item.get("properties", {})
     removed = next((bool(properties[key]) for key in OFFSET_REMOVED_KEYS if key in properties), None)
     return ItemDeclaration(load_sensor(source), tuple(band.declared for band in bands), baseline(item), removed)
@@ -168,11 +168,11 @@ def baseline(item: Item) -> str | None:
     """The processing baseline of a Sentinel-2 item, such as `05.10`; None if unknown."""
     properties = item.get("properties", {})
     for key in BASELINE_KEYS:
-        if found := BASELINE.fullmatch(str(properties.get(key, ""))):
-            return f"{int(found[1]):02d}.{found[2]}"
+        if match := BASELINE.fullmatch(str(properties.get(key, ""))):
+            return f"{int(match[1]):02d}.{match[2]}"
     for text in [*(properties.get(key, "") for key in PRODUCT_NAME_KEYS), item.get("id", "")]:
-        if found := BASELINE_IN_NAME.search(str(text)):
-            return f"{found[1]}.{found[2]}"
+        if match := BASELINE_IN_NAME.search(str(text)):
+            return f"{match[1]}.{match[2]}"
     return None
 
 
@@ -181,20 +181,17 @@ def tile_of(item: Item) -> str:
     properties = item.get("properties") or {}
     texts = [properties.get("grid:code"), properties.get("s2:mgrs_tile"), item.get("id")]
     texts += [asset.get("href") for asset in item["assets"].values()][:1]
-    found = next(filter(None, (TILE.search(str(text or "")) for text in texts)), None)
-    return found[1].zfill(5) if found else ""
+    tile = next(filter(None, (MGRS_TILE.search(str(text or "")) for text in texts)), None)
+    return tile[1].zfill(5) if tile else ""
 
 
 def quality_of(item: Item, source: str) -> Band | None:
     """The asset of the sensor's quality layer; None if the sensor or the item has none."""
     if not (wanted := load_sensor(source).quality):
         return None
-    found = [
-        Band(key, asset, 0)
-        for key, asset in item["assets"].items()
-        if re.fullmatch(rf"{wanted}([_-]\d\dm)?([_-]jp2)?", key.lower()) and asset.get("href")
-    ]
-    return min(found, key=lambda band: band.rank, default=None)
+    pattern = re.compile(rf"{wanted}([_-]\d\dm)?([_-]jp2)?", re.IGNORECASE)
+    assets = [(key, asset) for key, asset in item["assets"].items() if pattern.fullmatch(key) and asset.get("href")]
+    return min((Band(key, asset, 0) for key, asset in assets), key=lambda band: band.rank, default=None)
 
 
 def pixel_size(asset: Mapping[str, Any]) -> float | None:

@@ -21,7 +21,7 @@ COVERS = ("water", "snow", "vegetation", "sparse vegetation", "bare")
 
 
 def water_and_snow(reflectance: FloatArray, grid: SpectralGrid) -> tuple[BoolArray, BoolArray]:
-    """(...) True where reflectance (band, ...) is of open water, and (...) True where it is of snow or ice cloud.
+    """(...) True for spectra (band, ...) of open water, and (...) True for spectra of snow or ice cloud.
 
     Both are brighter in green than at 1610 nm; water is dark in the near infrared (a positive modified NDWI: Xu 2006,
     Int. J. Remote Sens. 27:3025, doi 10.1080/01431160600589179), snow is bright there and has an NDSI above 0.4
@@ -41,12 +41,7 @@ def cover(reflectance: FloatArray, grid: SpectralGrid) -> NDArray[np.str_]:
     """
     red, nir = (_at(reflectance, grid, nm) for nm in (RED_NM, NIR_NM))
     index = (nir - red) / np.maximum(nir + red, 1e-3)
-    cases = [
-        *water_and_snow(reflectance, grid),
-        index >= MIN_DENSE_NDVI,
-        index >= MIN_SPARSE_NDVI,
-        np.isfinite(index),
-    ]
+    cases = [*water_and_snow(reflectance, grid), index >= MIN_DENSE_NDVI, index >= MIN_SPARSE_NDVI, np.isfinite(index)]
     return np.select(cases, COVERS, "unknown")
 
 

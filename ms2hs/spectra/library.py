@@ -109,9 +109,7 @@ def _checked(path: Path, library: Library) -> Library:
     values = library.reflectance
     known = np.isfinite(values)
     if not known.any():
-        raise DataError(
-            f"{path}: {len(values)} spectra without a known value; at least one value is required. Check the file."
-        )
+        raise DataError(f"{path}: {len(values)} spectra without a known value; one is required. Check the file.")
     wavelength = library.wavelength_nm
     if not np.isfinite(wavelength).all() or wavelength.min() < MIN_NM:
         raise DataError(
@@ -143,15 +141,11 @@ def _read_csv(path: Path) -> Library:
         raise DataError(f"{path}: no spectra below the header; at least one row is required. Add spectra.")
     wavelength = np.array([_number(path, 1, cell.lower().removesuffix("nm")) for cell in header[3:]])
     if not np.isfinite(wavelength).all():
-        raise DataError(
-            f"{path}: a wavelength in the header is empty; each column requires a wavelength in nm. Add it."
-        )
+        raise DataError(f"{path}: a wavelength in the header is empty; every column requires one in nm. Add it.")
     table = np.full((len(rows) - 1, len(header)), np.nan)
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(header):
-            raise DataError(
-                f"{path}: row {number} has {len(row)} columns; {len(header)} are required. Correct the row."
-            )
+            raise DataError(f"{path}: row {number} has {len(row)} columns; {len(header)} are required. Correct it.")
         table[number - 2, 1:] = [_number(path, number, cell) for cell in row[1:]]
     ids = tuple(row[0].strip() or f"row {number}" for number, row in enumerate(rows[1:], start=2))
     return Library(wavelength, _unknown_as_nan(table[:, 3:]), ids, table[:, 1], table[:, 2])
@@ -213,15 +207,13 @@ def _read_envi(path: Path) -> Library:
     """An ENVI spectral library: a header, and a binary file of the same name."""
     header_path = path.with_suffix(".hdr") if path.with_suffix(".hdr").is_file() else Path(f"{path}.hdr")
     if not header_path.is_file():
-        raise DataError(
-            f"{path}: no header {header_path.name} beside it; an ENVI library requires both. Copy it there."
-        )
+        raise DataError(f"{path}: no header {header_path.name} beside it; both are required. Copy it there.")
     header = _envi_header(header_path)
     data_path = path if path.suffix.lower() != ".hdr" else path.with_suffix(".sli")
     if not data_path.is_file():
         data_path = path.with_suffix("")
     if not data_path.is_file():
-        raise DataError(f"{path}: no {path.stem}.sli beside the header; an ENVI library requires both. Copy it there.")
+        raise DataError(f"{path}: no {path.stem}.sli beside the header; both are required. Copy it there.")
     try:
         bands, count = int(header["samples"]), int(header["lines"])
         offset = int(header.get("header offset", "0"))

@@ -1,7 +1,4 @@
-"""Error metrics between predicted and true spectra. Unknown values are NaN and are ignored.
-
-To add a metric, add a function.
-"""
+"""Error metrics between predicted and true spectra. Unknown values are NaN and are ignored."""
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -16,26 +13,9 @@ SSIM_PIXELS = 7
 
 def rmse(estimate: FloatArray, truth: FloatArray) -> float:
     """Root mean square error in the unit of the arrays, over all values known in both; NaN without such values."""
-    errors = _errors(estimate, truth)
-    return float(np.sqrt(np.mean(errors**2))) if errors.size else float("nan")
-
-
-def mse(estimate: FloatArray, truth: FloatArray) -> float:
-    """Mean square error over all values known in both; NaN without such values."""
-    return rmse(estimate, truth) ** 2
-
-
-def bias(estimate: FloatArray, truth: FloatArray) -> float:
-    """Mean of estimate minus truth, over all values known in both; NaN without such values."""
-    errors = _errors(estimate, truth)
-    return float(errors.mean()) if errors.size else float("nan")
-
-
-def _errors(estimate: FloatArray, truth: FloatArray) -> FloatArray:
-    """(value,) estimate minus truth where both are known."""
     errors = np.asarray(estimate, float) - np.asarray(truth, float)
-    known: FloatArray = errors[np.isfinite(errors)]
-    return known
+    known = errors[np.isfinite(errors)]
+    return float(np.sqrt(np.mean(known**2))) if known.size else float("nan")
 
 
 def psnr(error: float) -> float:
@@ -43,9 +23,7 @@ def psnr(error: float) -> float:
 
     The peak is a reflectance of 1. Other definitions use each image's range, which makes scenes incomparable.
     """
-    if error == 0:
-        return float("inf")
-    return float(-10 * np.log10(error))
+    return float(-10 * np.log10(error)) if error else float("inf")
 
 
 def ergas(rmse_of_band: FloatArray, mean_of_band: FloatArray) -> float:
@@ -60,15 +38,12 @@ def ergas(rmse_of_band: FloatArray, mean_of_band: FloatArray) -> float:
     rmse_of_band, mean_of_band : (band,) NaN = unknown.
     """
     known = np.isfinite(rmse_of_band) & (mean_of_band > 0)
-    if not known.any():
-        return float("nan")
-    return float(100 * np.sqrt(np.mean(np.square(rmse_of_band[known] / mean_of_band[known]))))
+    relative = rmse_of_band[known] / mean_of_band[known]
+    return float(100 * np.sqrt(np.mean(np.square(relative)))) if known.any() else float("nan")
 
 
 def r2(error_of_band: FloatArray, variation_of_band: FloatArray) -> float:
-    """Coefficient of determination: mean over bands of 1 - SSE / SST; NaN without a band that varies.
-
-    Bands without variation are ignored.
+    """Coefficient of determination: mean over the bands that vary of 1 - SSE / SST; NaN without such a band.
 
     Parameters
     ----------
@@ -76,9 +51,7 @@ def r2(error_of_band: FloatArray, variation_of_band: FloatArray) -> float:
     variation_of_band : (band,) sum of squared deviations of the truth from its mean.
     """
     known = variation_of_band > 0
-    if not known.any():
-        return float("nan")
-    return float(np.mean(1 - error_of_band[known] / variation_of_band[known]))
+    return float(np.mean(1 - error_of_band[known] / variation_of_band[known])) if known.any() else float("nan")
 
 
 def ssim(estimate: FloatArray, truth: FloatArray, valid: BoolArray) -> float:
@@ -132,13 +105,6 @@ def sam(estimate: FloatArray, truth: FloatArray) -> float:
     angle = spectral_angle(estimate, truth)
     defined = np.isfinite(angle)
     return float(np.median(angle[defined])) if defined.any() else float("nan")
-
-
-def sam_mean(estimate: FloatArray, truth: FloatArray) -> float:
-    """Mean spectral angle in degrees of spectra (band, ...); NaN if no spectrum has a direction."""
-    angle = spectral_angle(estimate, truth)
-    defined = np.isfinite(angle)
-    return float(angle[defined].mean()) if defined.any() else float("nan")
 
 
 def coverage(estimate: FloatArray, sigma: FloatArray, truth: FloatArray, factor: float = NORMAL_90) -> float:

@@ -25,8 +25,6 @@ RANGE_NM = (370.0, 2510.0)
 # Red, green and blue of natural colour in nm, and the largest distance of a band from them.
 RGB_NM = (650.0, 550.0, 470.0)
 RGB_REACH_NM = 30.0
-
-
 # The regular expression of a table without this key: matches nothing.
 NEVER = re.compile("(?!)")
 

@@ -50,13 +50,10 @@ class SpectralGrid:
         """Check the shapes and values; GridError if they disagree."""
         bands = len(self.names)
         for field in ("wavelength_nm", "fwhm_nm", "good"):
-            found = getattr(self, field).shape
-            if found != (bands,):
-                raise GridError(
-                    f"{field} has shape {found}; {(bands,)} is required, one value per band. Check the table."
-                )
-        if self.response is not None and self.response.value.shape[0] != bands:
-            rows = self.response.value.shape[0]
+            shape = getattr(self, field).shape
+            if shape != (bands,):
+                raise GridError(f"{field} has shape {shape}; {(bands,)} is required. Check the table.")
+        if self.response is not None and (rows := len(self.response.value)) != bands:
             raise GridError(f"the response has {rows} bands; {bands} are required, one row per band. Check the table.")
         if len(set(self.names)) != bands:
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
@@ -87,8 +84,7 @@ class SpectralGrid:
         """Positions of band names; GridError if a name is unknown."""
         missing = [name for name in names if name not in self.names]
         if missing:
-            known = ", ".join(self.names)
-            raise GridError(f"no band named {', '.join(missing)}; available: {known}. Use these names.")
+            raise GridError(f"no band {', '.join(missing)}; available: {', '.join(self.names)}. Use these names.")
         return [self.names.index(name) for name in names]
 
 
@@ -149,7 +145,7 @@ def response_matrix(grid: SpectralGrid, wavelength_nm: FloatArray) -> FloatArray
 
 
 def _spread(weight: FloatArray, dense: FloatArray, samples: FloatArray) -> FloatArray:
-    """Split the weight of each dense point between its two neighbouring samples; equal samples share their weight."""
+    """(band, sample) `weight` of each dense point, split between its two neighbouring samples; equal samples share."""
     distinct, which, count = np.unique(samples, return_inverse=True, return_counts=True)
     if len(distinct) == 1:
         return np.repeat(weight.sum(axis=1, keepdims=True) / count[0], count[0], axis=1)
@@ -161,30 +157,6 @@ def _spread(weight: FloatArray, dense: FloatArray, samples: FloatArray) -> Float
     spread[rows, right] += share
     shared: FloatArray = (weight @ spread) / count
     return shared[:, which]
-
-
-def resample(reflectance: FloatArray, source: SpectralGrid, target: SpectralGrid) -> FloatArray:
-    """Reflectance in the target's bands, by the response of each target band on the line through the source's bands.
-
-    Parameters
-    ----------
-    reflectance : (source band, ...) unitless. NaN spreads to every target band that overlaps it.
-    source, target : the centres of the target must lie between the outer centres of the source.
-
-    Returns
-    -------
-    (target band, ...) unitless.
-
-    Raises
-    ------
-    GridError : the target reaches outside the source; the message gives both ranges.
-    """
-    matrix = response_matrix(target, source.wavelength_nm).astype(reflectance.dtype)
-    flat = reflectance.reshape(len(source), -1)
-    result = matrix @ np.nan_to_num(flat, nan=0.0)
-    touched = (matrix != 0).astype(np.float32) @ np.isnan(flat).astype(np.float32) > 0
-    result[touched] = np.nan
-    return result.reshape(len(target), *reflectance.shape[1:])
 
 
 def line_weights(at_nm: FloatArray, knots_nm: FloatArray) -> FloatArray:
@@ -222,7 +194,7 @@ def pasted_bands(source: SpectralGrid, target: SpectralGrid) -> NDArray[np.intp]
 
 
 def band_support(source: SpectralGrid, target: SpectralGrid) -> list[Support]:
-    """How the source supports the value of each target band.
+    """How the source supports the value of each target band: one of `Support` per target band.
 
     `measured`: a source band represents the target band (`pasted_bands`).
     `interpolated`: the target band lies between two source bands at most `MAX_GAP_NM` apart, edge to edge.

@@ -1,6 +1,6 @@
 """The figures of the report. Every axis has a label with quantity and unit, and every figure its own legend."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -21,7 +21,7 @@ from ms2hs.spectra.spectral_grid import SpectralGrid
 
 Styles = Mapping[str, LineStyle]
 WIDE_PX, HALF_PX = 1080, 530
-# Neighbouring bands with a larger distance than both of these have a gap between them: water vapour.
+# A gap (water vapour) is a distance of neighbouring bands above this, and above this many median distances.
 GAP_NM, GAP_STEPS = 40.0, 4.0
 # Larger images are shown with every n-th pixel.
 IMAGE_PIXELS = 160
@@ -49,7 +49,8 @@ def draw_overview(rows: Sequence[MethodScores], styles: Styles) -> Figure:
         if "rmse" in row.interval:
             axes.plot(row.interval["rmse"], (y, y), color=colour, linewidth=3.5, solid_capstyle="round")
         axes.plot(row.overall["rmse"], y, "o", color=colour, markersize=8)
-    values = [value for row in rows for value in _rmse_values(row)]
+    values = [scores["rmse"] for row in rows for scores in (row.overall, *row.scenes.values())]
+    values += [end for row in rows for end in row.interval.get("rmse", ())]
     _make_logarithmic(axes, axes.xaxis, axes.set_xlim, np.array(values))
     axes.set_yticks(range(len(rows)), [_shortened(row.method) for row in rows], color=INK)
     axes.set(xlabel="RMSE (reflectance, logarithmic)", ylabel="method", ylim=(len(rows) - 0.5, -0.5))
@@ -83,7 +84,7 @@ def draw_curves(evaluation: Evaluation, styles: Styles) -> Figure:
 
 
 def draw_example(example: Example, evaluation: Evaluation, shown: str, styles: Styles) -> Figure:
-    """The spectrum of a pixel, true and predicted by the method `shown`; below, the errors of all methods."""
+    """Above, the spectrum of a pixel, true and predicted by the method `shown`; below, the errors of all methods."""
     figure = new_figure(HALF_PX, 520)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     nm, source = evaluation.target.wavelength_nm, evaluation.source
@@ -119,7 +120,7 @@ def draw_example(example: Example, evaluation: Evaluation, shown: str, styles: S
 
 
 def draw_bands(window: ExampleWindow) -> Figure:
-    """Some bands of a window: true, reconstructed, and their difference."""
+    """The shown bands of a window: true, reconstructed, and reconstructed minus true."""
     height, width = window.error.shape
     figure = new_figure(HALF_PX, 56 + len(window.truth) * np.clip(138 * height / width, 96, 250))
     rows = figure.subplots(len(window.truth), 3, squeeze=False)
@@ -221,7 +222,7 @@ def draw_line(axes: Axes, nm: FloatArray, values: FloatArray, style: Mapping[str
 
 
 def show_image(axes: Axes, values: FloatArray, low: float, high: float, colours: str) -> AxesImage:
-    """Show (row, col) values with axes in pixels; unknown pixels get a colour of their own."""
+    """Show (row, col) values with axes in pixels; unknown pixels are beige."""
     rows, cols = values.shape
     step = -(-max(rows, cols) // IMAGE_PIXELS)
     colour_map = mpl.colormaps[colours].resampled(IMAGE_COLOURS)
@@ -246,14 +247,8 @@ def _fill(axes: Axes, nm: FloatArray, low: FloatArray, high: FloatArray, colour:
     axes.fill_between(wavelength_nm, lower, upper, color=colour, alpha=INTERVAL_ALPHA, linewidth=0)
 
 
-def _rmse_values(row: MethodScores) -> Iterator[float]:
-    yield row.overall["rmse"]
-    yield from row.interval.get("rmse", ())
-    yield from (scores["rmse"] for scores in row.scenes.values())
-
-
 def _make_logarithmic(axes: Axes, axis: mpl.axis.Axis, limit: Callable[..., object], values: FloatArray) -> None:
-    """Make an axis logarithmic, with plain numbers, from the 1, 2 or 5 below the values to the one above."""
+    """Make an axis logarithmic with plain numbers; its ends are 1, 2 or 5 times a power of ten around the values."""
     positive = values[np.isfinite(values) & (values > 0)]
     low, high = (float(positive.min()), float(positive.max())) if len(positive) else (1e-3, 1e-1)
     nice = np.array([step * 10.0**power for power in range(-12, 12) for step in (1, 2, 5)])
@@ -261,19 +256,19 @@ def _make_logarithmic(axes: Axes, axis: mpl.axis.Axis, limit: Callable[..., obje
     (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log", nonpositive="clip")
     limit(nice[nice <= low].max(), nice[nice >= high].min())
     axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
-    axis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
 
 
 def _largest(values: Sequence[FloatArray]) -> float:
-    """A little more than the largest absolute value; never 0."""
+    """1.15 times the largest absolute value; at least 1e-6."""
     known = np.concatenate([np.abs(np.asarray(array)[np.isfinite(array)]) for array in values])
     return max(1.15 * float(known.max() if len(known) else 1e-3), 1e-6)
 
 
 def _reflectance_limits(values: Sequence[FloatArray]) -> tuple[float, float]:
-    """From 0 or the lowest value to above the highest, with room for the bars of the source's bands."""
+    """Limits of an axis that shows 0, all values, and above them the bars of the source's bands."""
     known = np.concatenate([np.asarray(array, float)[np.isfinite(array)] for array in values])
     low, high = (min(0.0, float(known.min())), float(known.max())) if len(known) else (0.0, 1.0)
     return low, high + 0.1 * max(high - low, 1e-3)

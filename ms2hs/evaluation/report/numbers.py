@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,17 @@ from ms2hs.files import write_bytes
 _FEATURE = "depth_"
 
 
-def facts(evaluation: Evaluation) -> dict[str, Any]:
-    """All numbers as JSON values, without examples and windows; None stands for NaN."""
-    result: dict[str, Any] = _plain(
+def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
+    """All numbers of an evaluation as JSON values, without examples and windows."""
+    result: dict[str, Any] = json_values(
         {
             "title": evaluation.title,
             "command": evaluation.command,
             "source_nm": evaluation.source.wavelength_nm,
             "target_nm": evaluation.target.wavelength_nm,
             "measured": evaluation.measured,
-            "rows": [_row_facts(row) for row in evaluation.rows],
-            "curves": {name: asdict(curve) for name, curve in evaluation.curves.items()},
+            "rows": [_row_json(row) for row in evaluation.rows],
+            "curves": evaluation.curves,
             "levels": evaluation.levels,
             "scenes": evaluation.scenes,
             "pixels": evaluation.pixels,
@@ -38,7 +38,7 @@ def facts(evaluation: Evaluation) -> dict[str, Any]:
     return result
 
 
-def _row_facts(row: MethodScores) -> dict[str, Any]:
+def _row_json(row: MethodScores) -> dict[str, Any]:
     nested = {
         "overall": _nested(row.overall),
         "scenes": {name: _nested(scores) for name, scores in row.scenes.items()},
@@ -48,18 +48,21 @@ def _row_facts(row: MethodScores) -> dict[str, Any]:
 
 
 def _nested(scores: Scores) -> dict[str, Any]:
-    """The scores, with the scores of features (`depth_670`) in a mapping of their own (`depth`: 670)."""
+    """The scores as a mapping, with `depth_670` and the other features as a mapping `depth` by wavelength."""
     depth = {key.removeprefix(_FEATURE): value for key, value in scores.items() if key.startswith(_FEATURE)}
     return {key: value for key, value in scores.items() if not key.startswith(_FEATURE)} | {"depth": depth}
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401  any JSON value
+def json_values(value: Any) -> Any:  # noqa: ANN401  any JSON value
+    """Dataclasses, mappings, sequences, arrays and numbers as JSON values; None stands for NaN and infinity."""
+    if is_dataclass(value):
+        return json_values(vars(value))
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): json_values(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [json_values(inner) for inner in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return json_values(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -79,5 +82,5 @@ def write_numbers(evaluation: Evaluation, path: Path) -> tuple[Path, Path]:
     """Write `<stem>.csv` and `<stem>.json` beside a path, and return their paths; OutputError if that fails."""
     csv_path, json_path = path.with_suffix(".csv"), path.with_suffix(".json")
     write_bytes(csv_path, csv_of(evaluation).encode())
-    write_bytes(json_path, json.dumps(facts(evaluation), indent=1).encode())
+    write_bytes(json_path, json.dumps(evaluation_json(evaluation), indent=1).encode())
     return csv_path, json_path

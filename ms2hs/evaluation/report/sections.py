@@ -1,6 +1,6 @@
 """The sections of the page: figures with their titles, captions and alternative texts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from ms2hs.evaluation.report.figure_style import LineStyle, data_uri, report_sty
 from ms2hs.evaluation.report.summary import best_of
 from ms2hs.evaluation.results import Evaluation, Example, ExampleWindow, MethodScores
 
-# The page shows at most this many, worst windows first, so that it stays below 15 MB.
+# Most figures of a section, worst windows first, so that the page stays below 15 MB.
 MAX_EXAMPLES, MAX_WINDOWS, MAX_MAPS = 24, 16, 48
 
 
@@ -50,14 +50,15 @@ def draw_sections(evaluation: Evaluation) -> list[Section]:
     """The sections for which the evaluation has data."""
     styles = styles_of(evaluation.rows)
     windows = sorted(evaluation.windows, key=lambda window: (not window.is_worst, -window.rmse))
+    maps = windows[:MAX_MAPS]
     with report_style():
         sections = [
-            _overview(evaluation.rows, styles),
-            _curves(evaluation, styles),
+            Section("methods", "Methods side by side", "", tuple(_overview(evaluation.rows, styles))),
+            Section("wavelengths", "Error by wavelength", "", tuple(_curves(evaluation, styles))),
             _examples(evaluation, styles),
             _bands(windows),
-            _maps(windows),
-            _reliability(evaluation, styles),
+            Section("maps", "Maps of error", _shown_of(windows, maps).strip(), tuple(_maps(maps))),
+            Section("reliability", "Reliability of the intervals", "", tuple(_reliability(evaluation, styles)), True),
         ]
     return [section for section in sections if section.figures]
 
@@ -66,22 +67,18 @@ def _figure(figure: Figure, alt: str, caption: str, **more: Any) -> ReportFigure
     return ReportFigure(data_uri(figure), round(figure.get_figwidth() * 72), alt, caption, **more)
 
 
-def _overview(rows: Sequence[MethodScores], styles: Mapping[str, LineStyle]) -> Section:
-    shown = [row for row in rows if np.isfinite(row.overall["rmse"])]
-    drawn: tuple[ReportFigure, ...] = ()
-    if shown:
+def _overview(rows: Sequence[MethodScores], styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:
+    if shown := [row for row in rows if np.isfinite(row.overall["rmse"])]:
         alt = "RMSE by method: " + ", ".join(f"{row.method} {row.overall['rmse']:.4f}" for row in shown)
         caption = (
             "RMSE of each method. Dot: mean over scenes; bar: 90 % bootstrap interval over scenes; ticks: scenes; "
             "vertical line: the prior. Intervals overlap where scenes differ, even if one method is better in every "
             "scene."
         )
-        drawn = (_figure(figures.draw_overview(shown, styles), alt, caption),)
-    return Section("methods", "Methods side by side", "", drawn)
+        yield _figure(figures.draw_overview(shown, styles), alt, caption)
 
 
-def _curves(evaluation: Evaluation, styles: Mapping[str, LineStyle]) -> Section:
-    drawn: tuple[ReportFigure, ...] = ()
+def _curves(evaluation: Evaluation, styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:
     if evaluation.curves:
         alt = "RMSE, spectral angle and bias by wavelength. Median RMSE over bands: " + ", ".join(
             f"{method} {_median(curve.rmse)}" for method, curve in evaluation.curves.items()
@@ -91,15 +88,14 @@ def _curves(evaluation: Evaluation, styles: Mapping[str, LineStyle]) -> Section:
             "bias (reconstructed minus true) fits the prior and the models; baselines may leave it. Lines break where "
             "the target has no bands (water vapour) or the truth is unknown."
         )
-        drawn = (_figure(figures.draw_curves(evaluation, styles), alt, caption),)
-    return Section("wavelengths", "Error by wavelength", "", drawn)
+        yield _figure(figures.draw_curves(evaluation, styles), alt, caption)
 
 
 def _examples(evaluation: Evaluation, styles: Mapping[str, LineStyle]) -> Section:
     examples = [example for example in evaluation.examples if example.predicted][:MAX_EXAMPLES]
     lead = (
         "Above: reflectance, true and predicted by the best method that has an interval. Below: every method minus the "
-        "truth, on an axis that fits that method; other methods may leave it."
+        "truth; the axis fits the method above, and lines of other methods may leave it."
     )
     drawn = tuple(_example(example, evaluation, styles) for example in examples)
     return Section("spectra", "Spectra of single pixels", lead + _shown_of(evaluation.examples, examples), drawn, True)
@@ -150,27 +146,23 @@ def _window(window: ExampleWindow, number: int) -> ReportFigure:
     )
 
 
-def _maps(windows: Sequence[ExampleWindow]) -> Section:
-    shown = windows[:MAX_MAPS]
-    drawn: tuple[ReportFigure, ...] = ()
-    if shown:
+def _maps(windows: Sequence[ExampleWindow]) -> Iterator[ReportFigure]:
+    if windows:
         items = tuple(
             f"{window.title}: {window.method}, RMSE {window.rmse:.4f}{' (worst window)' if window.is_worst else ''}"
-            for window in shown
+            for window in windows
         )
-        errors = f"RMSE from {shown[-1].rmse:.4f} to {shown[0].rmse:.4f}"
-        alt = f"Maps of error of {len(shown)} windows on one scale; {errors}"
+        errors = f"RMSE from {windows[-1].rmse:.4f} to {windows[0].rmse:.4f}"
+        alt = f"Maps of error of {len(windows)} windows on one scale; {errors}"
         caption = (
             "RMSE of each pixel over all known bands, every window on one scale, numbered as listed; beige pixels are "
             "unknown:"
         )
-        drawn = (_figure(figures.draw_error_maps(shown), alt, caption, items=items),)
-    return Section("maps", "Maps of error", _shown_of(windows, shown).strip(), drawn)
+        yield _figure(figures.draw_error_maps(windows), alt, caption, items=items)
 
 
-def _reliability(evaluation: Evaluation, styles: Mapping[str, LineStyle]) -> Section:
+def _reliability(evaluation: Evaluation, styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:
     curves = {method: curve.reliability for method, curve in evaluation.curves.items() if curve.reliability is not None}
-    drawn: tuple[ReportFigure, ...] = ()
     if curves and evaluation.levels:
         shares = (f"{method} {_share_pairs(evaluation.levels, inside)}" for method, inside in curves.items())
         alt = "Share of values inside the intervals, by nominal share: " + "; ".join(shares)
@@ -178,8 +170,7 @@ def _reliability(evaluation: Evaluation, styles: Mapping[str, LineStyle]) -> Sec
             "Share of true values inside the intervals, by nominal share. On the diagonal the intervals are right; "
             "below, they are too narrow; above, too wide."
         )
-        drawn = (_figure(figures.draw_reliability(evaluation, styles), alt, caption),)
-    return Section("reliability", "Reliability of the intervals", "", drawn, True)
+        yield _figure(figures.draw_reliability(evaluation, styles), alt, caption)
 
 
 def _shown_of(available: Sequence[object], shown: Sequence[object]) -> str:

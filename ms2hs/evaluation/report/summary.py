@@ -41,7 +41,7 @@ def findings(evaluation: Evaluation) -> list[Finding]:
 
 
 def best_of(rows: Sequence[MethodScores], key: str = "rmse") -> MethodScores | None:
-    """The method with the lowest value of a metric, or the first that is level with it: the simplest."""
+    """The first method that is level with the lowest value of a metric: the simplest; None without a known value."""
     known = [row for row in rows if not math.isnan(row.overall[key])]
     lowest = min((row.overall[key] for row in known), default=0.0)
     return next((row for row in known if row.overall[key] <= (1 + TIE) * lowest), None)
@@ -74,19 +74,19 @@ def _compared_with_prior(model: MethodScores, prior: MethodScores) -> Finding:
     percent = f"{100 * difference:.1f} %" if difference >= TIE else f"less than {100 * TIE:.1f} %"
     if not model.loses and difference < TIE:
         return Finding(model.method, f"is level with the prior: their RMSE differs by {percent}.")
-    values = f"{_pair(model.overall['rmse'], prior.overall['rmse'])}{_scenes_ahead(model, prior)}"
+    values = f"{_against(model.overall['rmse'], prior.overall['rmse'])}{_scenes_ahead(model, prior)}"
     if model.loses:
         return Finding(model.method, f"loses to the prior: its RMSE is {percent} higher, {values}.", "bad")
     return Finding(model.method, f"beats the prior: its RMSE is {percent} lower, {values}.", "good")
 
 
-def _pair(first: float, second: float) -> str:
+def _against(first: float, second: float) -> str:
     digits = 4 if f"{first:.4f}" != f"{second:.4f}" else 6
     return f"{first:.{digits}f} against {second:.{digits}f}"
 
 
 def _scenes_ahead(model: MethodScores, prior: MethodScores) -> str:
-    """The number of scenes in which the model is better: a paired count, unlike the intervals of two methods."""
+    """The number of scenes in which the model is better, as text; empty for fewer than two scenes."""
     shared = [name for name in model.scenes if name in prior.scenes]
     if len(shared) < 2:
         return ""

@@ -33,7 +33,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """A table with a name column, whose heading is `rows_are`, and columns of numbers."""
+    """A column of names and columns of numbers; `rows_are` is the heading of the names."""
 
     title: str
     headings: tuple[tuple[str, str], ...]
@@ -85,37 +85,24 @@ def scene_table(rows: Sequence[MethodScores], names: Sequence[str], rows_are: st
 def interval_table(rows: Sequence[MethodScores]) -> ScoreTable:
     """The bootstrap intervals of the mean over scenes."""
     metrics = [metric for metric in METRICS.values() if metric.has_interval]
-    return ScoreTable(
-        "90 % bootstrap interval of the mean over scenes",
-        headings_of(metrics),
-        tuple(
-            TableRow(
-                row.method,
-                tuple(TableCell(_interval(metric, row.interval.get(metric.key)) or "-") for metric in metrics),
-                row.kind,
-                row.loses,
-            )
-            for row in rows
-        ),
-    )
+    table_rows = []
+    for row in rows:
+        cells = (TableCell(_interval(metric, row.interval.get(metric.key)) or "-") for metric in metrics)
+        table_rows.append(TableRow(row.method, tuple(cells), row.kind, row.loses))
+    return ScoreTable("90 % bootstrap interval of the mean over scenes", headings_of(metrics), tuple(table_rows))
 
 
 def detail_tables(rows: Sequence[MethodScores], rows_are: str) -> list[ScoreTable]:
     """All metrics in every scene or land cover, one table per method."""
-    headings = headings_of(METRICS.values())
-    return [
-        ScoreTable(
-            row.method,
-            headings,
-            tuple(
+    tables = []
+    for row in rows:
+        if by_name := _by_name(row, rows_are):
+            table_rows = (
                 TableRow(name, tuple(TableCell(metric.text(scores[key])) for key, metric in METRICS.items()))
-                for name, scores in _by_name(row, rows_are).items()
-            ),
-            rows_are,
-        )
-        for row in rows
-        if _by_name(row, rows_are)
-    ]
+                for name, scores in by_name.items()
+            )
+            tables.append(ScoreTable(row.method, headings_of(METRICS.values()), tuple(table_rows), rows_are))
+    return tables
 
 
 def _by_name(row: MethodScores, rows_are: str) -> Mapping[str, Scores]:
@@ -130,34 +117,21 @@ def _overall_table(title: str, rows: Sequence[MethodScores]) -> ScoreTable:
         values = [getattr(row, metric.key) if of_method else row.overall[metric.key] for row in rows]
         bad = [row.loses and metric.key == "to_prior" for row in rows]
         columns.append(_cells(metric, values, bad, [row.interval.get(metric.key) for row in rows]))
-    return ScoreTable(
-        title,
-        headings_of(metrics),
-        tuple(
-            TableRow(row.method, cells, row.kind, row.loses)
-            for row, cells in zip(rows, zip(*columns, strict=True), strict=True)
-        ),
-    )
+    by_row = zip(rows, zip(*columns, strict=True), strict=True)
+    table_rows = (TableRow(row.method, cells, row.kind, row.loses) for row, cells in by_row)
+    return ScoreTable(title, headings_of(metrics), tuple(table_rows))
 
 
 def _cells(
-    metric: Metric,
-    values: Sequence[float],
-    bad: Sequence[bool],
-    intervals: Sequence[tuple[float, float] | None] = (),
+    metric: Metric, values: Sequence[float], bad: Sequence[bool], intervals: Sequence[tuple[float, float] | None] = ()
 ) -> list[TableCell]:
-    """The cells of a column. The best value as it is shown, and its equals, are marked unless all values are equal."""
+    """The cells of a column. Cells with the text of the best value are marked, unless all cells are equal."""
     costs = [metric.cost(value) for value in values]
     known = [cost for cost in costs if not math.isnan(cost)]
     shown = {metric.text(value) for value, cost in zip(values, costs, strict=True) if not math.isnan(cost)}
     best = metric.text(values[costs.index(min(known))]) if len(shown) > 1 else None
     return [
-        TableCell(
-            metric.text(value),
-            _interval(metric, ends),
-            metric.text(value) == best,
-            is_bad,
-        )
+        TableCell(metric.text(value), _interval(metric, ends), metric.text(value) == best, is_bad)
         for value, is_bad, ends in zip(values, bad, intervals or [None] * len(values), strict=True)
     ]
 

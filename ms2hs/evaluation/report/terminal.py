@@ -1,7 +1,6 @@
 """Scores as text for the terminal, by `rich`."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
@@ -20,10 +19,7 @@ from ms2hs.evaluation.report.tables import (
     overall_tables,
     scene_table,
 )
-from ms2hs.evaluation.results import Evaluation
-
-if TYPE_CHECKING:
-    from ms2hs.evaluation.completion import CompletionScores
+from ms2hs.evaluation.results import CompletionScores, Evaluation
 
 # Line width where stdout is not a terminal: no table is folded.
 FILE_WIDTH = 10_000
@@ -38,19 +34,12 @@ def print_evaluation(evaluation: Evaluation) -> None:
     _print(_evaluation_text(evaluation))
 
 
-def print_completion(rows: Sequence["CompletionScores"]) -> None:
+def print_completion(rows: Sequence[CompletionScores]) -> None:
     """Print the scores of completed cubes, one line per model."""
     train_mse = next(column for column in METHOD_COLUMNS if column.key == "train_mse")
     columns = [train_mse, *(METRICS[key] for key in ("mse", "masked_mse", "unmasked_mse", "ssim"))]
-    table = ScoreTable(
-        "",
-        headings_of(columns),
-        tuple(
-            TableRow(row.model, tuple(TableCell(column.text(getattr(row, column.key))) for column in columns))
-            for row in rows
-        ),
-        "model",
-    )
+    cells = ((row.model, tuple(TableCell(column.text(getattr(row, column.key))) for column in columns)) for row in rows)
+    table = ScoreTable("", headings_of(columns), tuple(TableRow(*row) for row in cells), "model")
     _print([_rich_table(table), Text("Reflectance of 0-1; SSIM with data range 1. Masked: hidden bands.")])
 
 
@@ -85,15 +74,12 @@ def _evaluation_text(evaluation: Evaluation) -> Iterator[RenderableType]:
         yield Text(f"left out: {name}: {reason}")
     if len(evaluation.left_out) > MAX_LEFT_OUT:
         yield Text(f"left out: {len(evaluation.left_out) - MAX_LEFT_OUT} more")
-    for row in rows:
-        if row.loses:
-            yield Text(
-                f"{row.method} loses to the prior: its RMSE is {row.to_prior:.3f} times the prior's", LOSER_STYLE
-            )
+    for row in filter(lambda row: row.loses, rows):
+        yield Text(f"{row.method} loses to the prior: its RMSE is {row.to_prior:.3f} times the prior's", LOSER_STYLE)
 
 
 def _rich_table(scores: ScoreTable) -> Table:
-    """The words of a heading stand below each other; names and headings fold in a narrow terminal, numbers never."""
+    """A table with one line per word of a heading. Names and headings fold in a narrow terminal; numbers do not."""
     table = Table(
         title=scores.title or None,
         title_justify="left",
