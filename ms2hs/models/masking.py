@@ -16,28 +16,28 @@ from ms2hs.spectra.spectral_grid import SpectralGrid, pasted_bands
 
 Share = float | tuple[float, float]
 """Share of the tokens to hide, 0-1, or the range to draw the share from."""
-Shape = tuple[int, int, int]
+TokenShape = tuple[int, int, int]
 """Windows, patches, groups."""
 # A training view beside `STRATEGIES`: the input is a real sensor's bands of the target's spectra.
 SENSORS = "sensors"
 
 
-def _hide_groups(shape: Shape, share: float, rng: np.random.Generator) -> BoolArray:
+def _hide_groups(shape: TokenShape, share: float, rng: np.random.Generator) -> BoolArray:
     windows, patches, groups = shape
     return np.repeat(_choose(groups, windows, share, rng)[:, None], patches, axis=1)
 
 
-def _hide_cubes(shape: Shape, share: float, rng: np.random.Generator) -> BoolArray:
+def _hide_cubes(shape: TokenShape, share: float, rng: np.random.Generator) -> BoolArray:
     windows, patches, groups = shape
     return _choose(patches * groups, windows, share, rng).reshape(shape)
 
 
-def _hide_cubes_of_each_patch(shape: Shape, share: float, rng: np.random.Generator) -> BoolArray:
+def _hide_cubes_of_each_patch(shape: TokenShape, share: float, rng: np.random.Generator) -> BoolArray:
     windows, patches, groups = shape
     return _choose(groups, windows * patches, share, rng).reshape(shape)
 
 
-def _hide_patches(shape: Shape, share: float, rng: np.random.Generator) -> BoolArray:
+def _hide_patches(shape: TokenShape, share: float, rng: np.random.Generator) -> BoolArray:
     windows, patches, groups = shape
     return np.repeat(_choose(patches, windows, share, rng)[:, :, None], groups, axis=2)
 
@@ -46,7 +46,7 @@ def _hide_patches(shape: Shape, share: float, rng: np.random.Generator) -> BoolA
 class Strategy:
     """A way to hide tokens, and what a configuration and a batch must know of it."""
 
-    hide: Callable[[Shape, float, np.random.Generator], BoolArray]
+    hide: Callable[[TokenShape, float, np.random.Generator], BoolArray]
     """(window, patch, group) True where hidden, for a shape, a share and a generator."""
     drawn_from: tuple[str, ...]
     """Axes that the hidden tokens are drawn from, `patch` and `group`; two or more tokens must lie along them."""
@@ -77,7 +77,7 @@ def draw_share(share: Share, rng: np.random.Generator) -> float:
     return float(rng.uniform(low, high))
 
 
-def hide(strategy: str, shape: Shape, share: Share, rng: np.random.Generator) -> BoolArray:
+def hide(strategy: str, shape: TokenShape, share: Share, rng: np.random.Generator) -> BoolArray:
     """(window, patch, group) True where hidden; equally many in each window, at least one, and never all.
 
     Parameters

@@ -16,7 +16,7 @@ from ms2hs.models.prior import SpectralPrior
 from ms2hs.models.vit_init import is_vit, load_vit
 from ms2hs.models.weights import LINEAR, load_weights, save_weights
 from ms2hs.progress import FitProgress
-from ms2hs.training.engine.distributed import is_first_process
+from ms2hs.training.engine.distributed import collect_notes
 from ms2hs.training.engine.loop import FitResult, FitSettings, fit
 from ms2hs.training.masked_task import MaskedTask
 from ms2hs.training.model_card import MAX_NAMED, command_line, named_scenes, training_scores
@@ -88,13 +88,7 @@ def pretrain(
     ------
     Ms2hsError : unusable data, weights or settings; interrupted.
     """
-    notes: list[str] = []
-
-    def add_note(text: str) -> None:
-        notes.append(text)
-        if note and is_first_process():
-            note(text)
-
+    notes, add_note = collect_notes(note)
     basis = load_weights(options.prior)
     config = _config(options, basis.prior)
     network, prior = _initial_network(config, basis.prior, options, add_note)
@@ -127,7 +121,8 @@ def _config(options: PretrainOptions, prior: SpectralPrior) -> ModelConfig:
         raise UnknownName.of("setting", unknown[0], sorted(fields), "Write for example --set depth=2.")
     try:
         config = replace(config, **{name: _parsed(name, fields[name], text) for name, text in options.changes.items()})
-        _check_rank(config, prior)
+        if config.rank > (directions := prior.factors.shape[1]):
+            raise ValueError(f"rank is {config.rank}; the prior has {directions} directions")  # noqa: TRY301
     except (TypeError, ValueError, ArithmeticError) as error:
         changes = ", ".join(f"{name}={_text(value)}" for name, value in options.changes.items())
         raise DataError(
@@ -140,12 +135,6 @@ def _config(options: PretrainOptions, prior: SpectralPrior) -> ModelConfig:
             f"windows of {window} pixels; a multiple of the patch, {config.patch}, is needed. Change --window."
         )
     return config
-
-
-def _check_rank(config: ModelConfig, prior: SpectralPrior) -> None:
-    directions = prior.factors.shape[1]
-    if config.rank > directions:
-        raise ValueError(f"rank is {config.rank}; the prior has {directions} directions")
 
 
 def _parsed(name: str, current: Any, value: Any) -> Any:  # noqa: ANN401  a field of a configuration
@@ -226,8 +215,19 @@ def _initial_network(
 def _card(options: PretrainOptions, cubes: Sequence[Cube], result: FitResult, output: Path) -> dict[str, Any]:
     simulated = sum(isinstance(cube, SimulatedCube) for cube in cubes)
     scenes = named_scenes(cube.scene for cube in cubes if not isinstance(cube, SimulatedCube))
+    words = [
+        ("--preset", options.preset),
+        *(("--data", folder.resolve().name) for folder in options.data),
+        *(("--leave-out", scene) for scene in options.leave_out),
+        *(("--set", f"{name}={_text(value)}") for name, value in options.changes.items()),
+        ("--split", options.split),
+        ("--simulated", options.simulated or None),
+        ("--init", options.init.name if options.init else None),
+        ("--prior", None if options.prior == LINEAR else Path(options.prior).name),
+        ("--window", options.window),
+    ]
     return {
-        "command": _command(options, output),
+        "command": command_line("pretrain", words, options.fit, output),
         "settings": {
             "preset": options.preset,
             "window": options.window,
@@ -240,23 +240,3 @@ def _card(options: PretrainOptions, cubes: Sequence[Cube], result: FitResult, ou
         "trained_on": scenes + ([f"{simulated} simulated scenes"] if simulated else []),
         "scores": training_scores(result),
     }
-
-
-def _command(options: PretrainOptions, output: Path) -> str:
-    """The command of this run, with the names of folders and files but without their directories."""
-    return command_line(
-        "pretrain",
-        [
-            ("--preset", options.preset),
-            *(("--data", folder.resolve().name) for folder in options.data),
-            *(("--leave-out", scene) for scene in options.leave_out),
-            *(("--set", f"{name}={_text(value)}") for name, value in options.changes.items()),
-            ("--split", options.split),
-            ("--simulated", options.simulated or None),
-            ("--init", options.init.name if options.init else None),
-            ("--prior", None if options.prior == LINEAR else Path(options.prior).name),
-            ("--window", options.window),
-            *((f"--{name}", getattr(options.fit, name)) for name in ("steps", "batch", "lr", "seed", "precision")),
-            ("--output", output.name),
-        ],
-    )

@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,9 +13,16 @@ from torch.nn.parallel import DistributedDataParallel
 from ms2hs.inference.device import device_named
 
 
-def is_first_process() -> bool:
-    """Whether this is the only process, or the first one of `torchrun`: only it prints and writes."""
-    return os.environ.get("RANK", "0") == "0"
+def collect_notes(note: Callable[[str], None] | None) -> tuple[list[str], Callable[[str], None]]:
+    """The notes of a run, and a function that adds a note; in the first process it also calls `note`."""
+    notes: list[str] = []
+
+    def add(text: str) -> None:
+        notes.append(text)
+        if note and os.environ.get("RANK", "0") == "0":
+            note(text)
+
+    return notes, add
 
 
 @dataclass(frozen=True)
@@ -44,18 +51,16 @@ class Processes:
         """Wait until every process has called this."""
         self.total(torch.zeros(1, device=self.device)).tolist()
 
-    @contextmanager
-    def own_random(self) -> Iterator[None]:
-        """Restore the caller's random generators at the end."""
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            yield
+    @property
+    def gpus(self) -> list[torch.device]:
+        """The GPU of this process; empty on a CPU."""
+        return [self.device] if self.device.type == "cuda" else []
 
     def shared(self, model: nn.Module) -> nn.Module:
         """The model with gradients averaged over all processes; a batch may leave parameters unused."""
         if self.world == 1:
             return model
-        devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=True)
+        return DistributedDataParallel(model, device_ids=self.gpus or None, find_unused_parameters=True)
 
 
 @contextmanager
