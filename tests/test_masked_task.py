@@ -141,7 +141,7 @@ class _Fixed:
     def __init__(self, task, made):
         self.config, self._hidden_pixels, self._made = task.config, task._hidden_pixels, made
 
-    def _call(self, *_):
+    def reconstruct(self, *_):
         return self._made
 
 

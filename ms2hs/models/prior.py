@@ -39,7 +39,7 @@ LEAST_REACH = 0.25
 # N spectra of a site weigh N / (N + SITE_BEFORE) against the prior; a site needs MIN_SITE_SPECTRA or more.
 SITE_BEFORE = 12.0
 MIN_SITE_SPECTRA = 20
-# The source noise stands in part for differences between scenes; this share of it remains where the site is known.
+# Share of the source noise that remains for a known site: part of the noise describes differences between scenes.
 SITE_NOISE = 0.25
 # For `refit`: the prior's own weight in scenes (ten scenes, and libraries, canopies and mixtures that weigh four); the
 # relative noise of known values when unknown ones are filled, and the rounds of filling; spectra kept of each scene for
@@ -72,7 +72,7 @@ class SpectralPrior:
     noise: float
     """Standard deviation of a source band, relative to a spectrum's scale."""
     slope_doubt: float = 1.0
-    """How much the map from source to target may differ in a new scene, relative to a general prior; 1 for that."""
+    """Uncertainty of the map from source to target in a new scene, relative to a prior for all scenes (1)."""
 
     @property
     def grid(self) -> SpectralGrid:
@@ -153,13 +153,13 @@ class SpectralPrior:
         )
 
     def _sigma_ratio(self, points: Float32Array, source: SpectralGrid) -> FloatArray:
-        """(wavelength,) factor that sigma needs for these spectra (spectrum, wavelength); NaN = unknown."""
-        some = points[:: max(1, len(points) // 2000)].astype(float)
-        scale = scale_of(brightness_of(some, self.wavelength_nm), self.floor)[:, None]
-        whole = scale * expect(some / scale, self.second_moment(), self.noise)
+        """(wavelength,) factor on sigma that these spectra (spectrum, wavelength) need; NaN = unknown."""
+        points = points[:: max(1, len(points) // 2000)].astype(float)
+        scale = scale_of(brightness_of(points, self.wavelength_nm), self.floor)[:, None]
+        whole = scale * expect(points / scale, self.second_moment(), self.noise)
         measured = (response_matrix(source, self.wavelength_nm) @ whole.T).astype(np.float32)
         posterior = self.condition(source, self.grid)
-        error = some - posterior.reconstruct(measured).T
+        error = points - posterior.reconstruct(measured).T
         return sigma_needed(error, posterior.scale(measured)) / np.maximum(posterior.relative_sigma, 1e-9)
 
     def source_noise(self, wavelength_nm: FloatArray) -> FloatArray:
@@ -177,8 +177,8 @@ class SpectralPrior:
         """
         across = self.second_moment() @ to_source.T
         seen = to_source @ across + np.diag(np.square(noise))
-        wanted = np.vstack([to_target @ across, brightness_weights(self.wavelength_nm) @ across])
-        gain = np.linalg.solve(seen, wanted.T).T
+        joint = np.vstack([to_target @ across, brightness_weights(self.wavelength_nm) @ across])
+        gain = np.linalg.solve(seen, joint.T).T
         return gain[:-1], gain[-1]
 
     def condition(self, source: SpectralGrid, target: SpectralGrid, error: InputError | None = None) -> Posterior:

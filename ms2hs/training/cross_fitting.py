@@ -5,7 +5,7 @@ curves over the wavelength are fitted to these predictions: `share`, the factor 
 prior, and `sigma_scale`, the factor on its uncertainty. Each scene is scored with the curves of the other scenes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from ms2hs.progress import Progress
 from ms2hs.spectra.metrics import NORMAL_90
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.training.conformal import scale_of_scenes
+from ms2hs.training.engine.distributed import Note
 from ms2hs.training.pretraining import PretrainOptions, pretrain
 from ms2hs.training.prior_fit import Evidence, PriorSettings, calibrate, fit, gather
 
@@ -217,11 +218,7 @@ def _scores(scene: HeldOutScene, share: FloatArray, scale: Float32Array | None) 
 def cross_fit(options: PretrainOptions, folder: Path, progress: Progress | None = None) -> CrossFit:
     """Train without each scene, predict each scene, and fit share and sigma scale.
 
-    The network of a fold is saved with the share and scale of the other scenes.
-
-    Raises
-    ------
-    Ms2hsError : raised by `train_folds`.
+    The network of a fold is saved with the share and scale of the other scenes. Raises the errors of `train_folds`.
     """
     names = train_folds(options, folder, progress)
     folds = {name: load_weights(str(fold_paths(folder, name)[0])) for name in names}
@@ -241,15 +238,12 @@ def pretrain_cross_fitted(
     *,
     overwrite: bool = False,
     progress: Progress | None = None,
-    note: Callable[[str], None] | None = None,
+    note: Note | None = None,
 ) -> CrossFit:
     """Pretrain on all scenes, and write weights with the share and the sigma scale of the cross-validation.
 
-    The next call reuses the networks of the folds, in `<output stem>.folds/`.
-
-    Raises
-    ------
-    Ms2hsError : raised by `train_folds` and `pretrain`.
+    The next call reuses the networks of the folds, in `<output stem>.folds/`. Raises the errors of `train_folds` and
+    `pretrain`.
     """
     result = cross_fit(options, output.with_suffix(".folds"), progress)
     pretrain(options, output, overwrite=overwrite, note=note)

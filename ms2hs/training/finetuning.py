@@ -1,6 +1,6 @@
 """`ms2hs finetune`: weights, and corrections of products, fitted to pairs of scenes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from ms2hs.models.harmonization import Adjustment
 from ms2hs.models.weights import LINEAR, Weights, load_weights, save_weights
 from ms2hs.progress import FitProgress
 from ms2hs.training.conformal import fit_sigma_scale
-from ms2hs.training.engine.distributed import collect_notes
+from ms2hs.training.engine.distributed import Note, collect_notes
 from ms2hs.training.engine.loop import FitResult, FitSettings, fit
 from ms2hs.training.model_card import MAX_NAMED, command_line, named_scenes, training_scores
 from ms2hs.training.paired_task import PairedTask
@@ -89,7 +89,7 @@ def finetune(
     resume: bool = False,
     overwrite: bool = False,
     progress: FitProgress | None = None,
-    note: Callable[[str], None] | None = None,
+    note: Note | None = None,
 ) -> FinetuneResult:
     """Fit weights to pairs and write them; log and checkpoint go to `<output stem>.run/`.
 
@@ -150,7 +150,7 @@ def finetune(
     return FinetuneResult(output, digest, adjustments, scenes, result, tuple(notes))
 
 
-def _split_pairs(options: FinetuneOptions, note: Callable[[str], None]) -> tuple[list[Pair], list[Pair]]:
+def _split_pairs(options: FinetuneOptions, note: Note) -> tuple[list[Pair], list[Pair]]:
     """The pairs to train on, and the pairs to calibrate the uncertainty on."""
     pairs, held_out = _read_pairs(options, note)
     hint = "Give names of these scenes to --leave-out and --hold-out."
@@ -170,7 +170,7 @@ def _split_pairs(options: FinetuneOptions, note: Callable[[str], None]) -> tuple
     return train, held_out
 
 
-def _read_pairs(options: FinetuneOptions, note: Callable[[str], None]) -> tuple[Sequence[Pair], Sequence[Pair]]:
+def _read_pairs(options: FinetuneOptions, note: Note) -> tuple[Sequence[Pair], Sequence[Pair]]:
     """The pairs, and the pairs that a split `val` holds out."""
     if options.corpus:
         return simulated_pairs(options.corpus, options.source, options.target).pairs, ()
@@ -183,7 +183,7 @@ def _read_pairs(options: FinetuneOptions, note: Callable[[str], None]) -> tuple[
     return _usable(open_pairs(options.pairs, "train"), note), held_out
 
 
-def _usable(pairs: PairSet, note: Callable[[str], None]) -> Sequence[Pair]:
+def _usable(pairs: PairSet, note: Note) -> Sequence[Pair]:
     if pairs.left_out:
         note(f"{len(pairs.left_out)} of {pairs.title} left out, the first: {next(iter(pairs.left_out.values()))}")
     return pairs.pairs
@@ -214,7 +214,7 @@ def _rehearsal(weights: Weights, options: FinetuneOptions, pairs: Sequence[Pair]
     return [SimulatedPair(cube, *chosen[number % len(chosen)]) for number, cube in enumerate(cubes)]
 
 
-def _calibrated(weights: Weights, held_out: Sequence[Pair], seed: int, note: Callable[[str], None]) -> Weights:
+def _calibrated(weights: Weights, held_out: Sequence[Pair], seed: int, note: Note) -> Weights:
     scale = fit_sigma_scale(weights, held_out, seed) if held_out else None
     if scale is None:
         kept = "keeps its calibration" if weights.calibrated_prior else "is not calibrated"

@@ -1,6 +1,6 @@
 """`ms2hs pretrain`: a masked autoencoder trained on cubes, or on simulated scenes where no data are given."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ms2hs.models.prior import SpectralPrior
 from ms2hs.models.vit_init import is_vit, load_vit
 from ms2hs.models.weights import LINEAR, load_weights, save_weights
 from ms2hs.progress import FitProgress
-from ms2hs.training.engine.distributed import collect_notes
+from ms2hs.training.engine.distributed import Note, collect_notes
 from ms2hs.training.engine.loop import FitResult, FitSettings, fit
 from ms2hs.training.masked_task import MaskedTask
 from ms2hs.training.model_card import MAX_NAMED, command_line, named_scenes, training_scores
@@ -73,7 +73,7 @@ def pretrain(
     resume: bool = False,
     overwrite: bool = False,
     progress: FitProgress | None = None,
-    note: Callable[[str], None] | None = None,
+    note: Note | None = None,
 ) -> PretrainResult:
     """Train a preset and write its weights; log, checkpoint and pictures go to `<output stem>.run/`.
 
@@ -158,7 +158,7 @@ def _text(value: Any) -> str:  # noqa: ANN401  a field of a configuration
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
-def _cubes(options: PretrainOptions, window: int, prior: SpectralPrior, note: Callable[[str], None]) -> list[Cube]:
+def _cubes(options: PretrainOptions, window: int, prior: SpectralPrior, note: Note) -> list[Cube]:
     cubes = [cube for folder in options.data for cube in open_cubes(folder, options.split)]
     check_scenes(cubes, options.leave_out, "Give names of these scenes to --leave-out.")
     cubes = [cube for cube in cubes if cube.scene not in options.leave_out]
@@ -177,7 +177,7 @@ def _cubes(options: PretrainOptions, window: int, prior: SpectralPrior, note: Ca
 
 
 def _initial_network(
-    config: ModelConfig, prior: SpectralPrior, options: PretrainOptions, note: Callable[[str], None]
+    config: ModelConfig, prior: SpectralPrior, options: PretrainOptions, note: Note
 ) -> tuple[SpectralMAE, SpectralPrior]:
     """The network before training, and its prior."""
     with torch.random.fork_rng(devices=[]):

@@ -164,7 +164,9 @@ def _library(
     total = settings.libraries + settings.canopies * bool(len(canopies))
     if settings.mixtures > 0:
         whole_canopies = _completed(canopies, scale_for(canopies), model, settings.fill_noise)
-        mixtures = _mixtures(whole, weights, whole_canopies, settings, rng)
+        some = whole_canopies[: settings.simulated // 3]
+        shares = np.concatenate([weights / weights.sum(), np.full(len(some), CANOPY_SHARE / max(len(some), 1))])
+        mixtures = mix(np.concatenate([whole, some]).astype(np.float32), shares, settings.simulated, rng)
         (mixed,) = moments_of(mixtures, scale_for(mixtures), np.ones(len(mixtures)), settings.mixtures)
         model = (total * model + settings.mixtures * mixed.second) / (total + settings.mixtures)
         total += settings.mixtures
@@ -175,15 +177,6 @@ def _library(
 def _completed(spectra: FloatArray, scale: FloatArray, model: FloatArray, noise: float) -> FloatArray:
     """(spectrum, wavelength) spectra with each NaN replaced by the expectation of `model`."""
     return scale[:, None] * expect(spectra / scale[:, None], model, noise)
-
-
-def _mixtures(
-    spectra: FloatArray, weights: FloatArray, canopies: FloatArray, settings: PriorSettings, rng: np.random.Generator
-) -> Float32Array:
-    """(mixture, wavelength) mixtures of library spectra and canopies."""
-    some = canopies[: settings.simulated // 3]
-    shares = np.concatenate([weights / weights.sum(), np.full(len(some), CANOPY_SHARE / max(len(some), 1))])
-    return mix(np.concatenate([spectra, some]).astype(np.float32), shares, settings.simulated, rng)
 
 
 def fit(evidence: Evidence, leave_out: Collection[str] = ()) -> SpectralPrior:

@@ -12,8 +12,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ms2hs.inference.device import device_named
 
+Note = Callable[[str], None]
+"""Reports a sentence to the user."""
 
-def collect_notes(note: Callable[[str], None] | None) -> tuple[list[str], Callable[[str], None]]:
+
+def collect_notes(note: Note | None) -> tuple[list[str], Note]:
     """The notes of a run, and a function that adds a note; in the first process it also calls `note`."""
     notes: list[str] = []
 
@@ -65,12 +68,7 @@ class Processes:
 
 @contextmanager
 def joined(device: str = "auto") -> Iterator[Processes]:
-    """Join the processes of `torchrun` (RANK, LOCAL_RANK, WORLD_SIZE), or run as a single process; leave at the end.
-
-    Raises
-    ------
-    UnknownName : no such device.
-    """
+    """Join the processes of `torchrun` (RANK, LOCAL_RANK, WORLD_SIZE), or run as a single process; leave at the end."""
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     own = device_named(device, int(os.environ.get("LOCAL_RANK", "0")))
     if own.type == "cuda":

@@ -56,13 +56,8 @@ def batches(load: Callable[[int], Batch], steps: range, workers: int) -> Iterato
 
 def _prepare_worker(end: Semaphore, _worker: int) -> None:
     """Leave signals to the training process, and exit at once when it releases `end`."""
-
-    def exit_at_end() -> None:
-        end.acquire()
-        os._exit(0)
-
     leave_signals_to_parent()
-    threading.Thread(target=exit_at_end, daemon=True).start()
+    threading.Thread(target=lambda: end.acquire() and os._exit(0), daemon=True).start()
 
 
 @dataclass(frozen=True)

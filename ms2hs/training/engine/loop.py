@@ -172,7 +172,7 @@ class _StepResult:
     count: float
     gradient_norm: float
     stop: bool
-    """Whether any process was requested to stop: all stop together."""
+    """Whether any process received a request to stop; all stop together."""
     parts: Mapping[str, tuple[Tensor, Tensor]]
     """`Loss.parts` of this process."""
 
@@ -221,10 +221,8 @@ class Trainer:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(
-                f"cannot create {self.folder} ({error.strerror}); training writes its log and checkpoints there. Give "
-                "another folder."
-            ) from error
+            needed = "training writes its log and checkpoints there. Give another folder."
+            raise OutputError(f"cannot create {self.folder} ({error.strerror}); {needed}") from error
         return 0
 
     def train(self, start: int, stop_requested: Callable[[], bool], progress: FitProgress | None) -> list[Entry]:
