@@ -59,20 +59,20 @@ class ModelConfig:
         strategies = {name: STRATEGIES[name] for name in self.masking if name != SENSORS}
         whole = "".join([name for name, strategy in strategies.items() if strategy.hides_whole_patches][:1])
         uneven = "".join([name for name, strategy in strategies.items() if not strategy.same_for_all_patches][:1])
-        multiples = not (width % 4 or decoder_width % 4)
-        _require(multiples, f"widths {width} and {decoder_width}; multiples of 4 are needed")
-        divided = not (width % self.heads or decoder_width % self.decoder_heads)
-        _require(divided, "widths must be multiples of their numbers of heads")
-        side = f"a window of {self.window} pixels; a multiple of patches of {self.patch} is needed"
-        _require(self.window % self.patch == 0, side)
-        hidden = f"hidden is {','.join(map(str, self.hidden))}; LOW,HIGH between 0 and 1 are needed"
-        _require(0 < low <= high < 1, hidden)
-        context = "context connects patches that do not attend to each other; reach `place` is needed"
-        _require(self.per_patch or not self.context, context)
-        tokens = f"masking `{whole}` leaves hidden patches without a token; reach `window` is needed"
-        _require(not (whole and self.per_patch), tokens)
-        bands = f"masking `{uneven}` shows different bands in each patch; with a prior (rank above 0) use "
-        _require(not (self.rank and uneven), f"{bands}`sensors` or `spectral`")
+        problem = f"widths {width} and {decoder_width}; multiples of 4 are needed"
+        _require(width % 4 == decoder_width % 4 == 0, problem)
+        problem = "widths must be multiples of their numbers of heads"
+        _require(width % self.heads == decoder_width % self.decoder_heads == 0, problem)
+        problem = f"a window of {self.window} pixels; a multiple of patches of {self.patch} is needed"
+        _require(self.window % self.patch == 0, problem)
+        problem = f"hidden is {','.join(map(str, self.hidden))}; LOW,HIGH between 0 and 1 are needed"
+        _require(0 < low <= high < 1, problem)
+        problem = "context connects patches that do not attend to each other; reach `place` is needed"
+        _require(self.per_patch or not self.context, problem)
+        problem = f"masking `{whole}` leaves hidden patches without a token; reach `window` is needed"
+        _require(not (whole and self.per_patch), problem)
+        problem = f"masking `{uneven}` shows different bands in each patch; with a prior (rank above 0) use"
+        _require(not (self.rank and uneven), f"{problem} `sensors` or `spectral`")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -117,9 +117,7 @@ PRESETS: dict[str, ModelConfig] = {
     ),
     # S2MAE, CVPR 2024: cubes, 90 % hidden, learnt separable positions, four decoder blocks, targets in 0-1.
     "s2mae": ModelConfig(
-        *(8, 4),
-        *(768, 12, 12),
-        *(512, 4, 8),
+        *(8, 4, *(768, 12, 12), *(512, 4, 8)),
         window=64,
         measured="pasted",
         positions="learnt",

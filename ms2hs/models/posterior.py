@@ -77,7 +77,7 @@ class Posterior:
     floor: float
     """Brightness below which spectra count as equally bright."""
     error: InputError | None = None
-    """Errors of the source's bands that the user gave; `sigma` covers them."""
+    """Errors of the source's bands as given by the user; `sigma` covers them."""
 
     def reconstruct(
         self, reflectance: Float32Array, valid: BoolArray | None = None, out: Float32Array | None = None

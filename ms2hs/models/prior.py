@@ -300,5 +300,4 @@ def brightness_weights(wavelength_nm: FloatArray) -> FloatArray:
 
 def _inside(wavelength_nm: FloatArray, ranges_nm: Sequence[tuple[float, float]]) -> BoolArray:
     """(wavelength,) True within one of the ranges, ends included."""
-    inside = [(wavelength_nm >= low) & (wavelength_nm <= high) for low, high in ranges_nm]
-    return np.asarray(np.any(inside, axis=0))
+    return np.asarray(np.any([(wavelength_nm >= low) & (wavelength_nm <= high) for low, high in ranges_nm], axis=0))

@@ -238,13 +238,9 @@ def _card(options: FinetuneOptions, weights: Weights, pairs: Sequence[Pair], out
         ("--rehearse", options.rehearse),
         ("--window", options.window),
     ]
+    settings = {"init": weights.name, "init_sha256": weights.sha256, "train": options.train}
     return {
         "command": command_line("finetune", words, options.fit, output),
-        "settings": {
-            "init": weights.name,
-            "init_sha256": weights.sha256,
-            "train": options.train,
-            "fit": options.fit.identity(),
-        },
+        "settings": {**settings, "fit": options.fit.identity()},
         "trained_on": [*weights.card.get("trained_on", []), *named_scenes(pair.scene for pair in pairs)],
     }

@@ -25,12 +25,7 @@ def training_scores(fit: FitResult | None) -> dict[str, Any]:
 
 
 def command_line(command: str, options: Iterable[tuple[str, Any]], fit: FitSettings, output: Path) -> str:
-    """The command of a run, with the names of folders and files but without their directories.
-
-    Parameters
-    ----------
-    options : options of this command, with their values; an option whose value is None is left out.
-    """
+    """The command of a run, without the directories of files; an option whose value is None is left out."""
     settings = [(f"--{name}", getattr(fit, name)) for name in ("steps", "batch", "lr", "seed", "precision")]
     given = [pair for pair in (*options, *settings, ("--output", output.name)) if pair[1] is not None]
     return shlex.join(["ms2hs", command, *(str(word) for pair in given for word in pair)])

@@ -82,11 +82,8 @@ def _plot_bands(figure: Any, batch: Mapping[str, Any], output: Float32Array) -> 
         panels[0].set_ylabel(f"{nm[band]:.0f} nm")
         figure.colorbar(images[1], ax=list(panels[:3]), label="reflectance", extend="both", pad=0.01, shrink=0.8)
     figure.colorbar(difference, ax=list(rows[:, 3]), label="reconstructed - true, reflectance", extend="both")
-    figure.legend(
-        handles=[Patch(color=HIDDEN, label="hidden"), Patch(color=UNKNOWN, label="not known")],
-        loc="outside lower center",
-        ncols=2,
-    )
+    handles = [Patch(color=HIDDEN, label="hidden"), Patch(color=UNKNOWN, label="not known")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
 
 
 def _pixels(valid: BoolArray) -> list[tuple[int, int, int]]:

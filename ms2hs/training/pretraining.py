@@ -131,9 +131,8 @@ def _config(options: PretrainOptions, prior: SpectralPrior) -> ModelConfig:
         ) from error
     window = config.window if options.window is None else options.window
     if window < config.patch or window % config.patch:
-        raise DataError(
-            f"windows of {window} pixels; a multiple of the patch, {config.patch}, is needed. Change --window."
-        )
+        needed = f"a multiple of the patch, {config.patch}, is needed. Change --window."
+        raise DataError(f"windows of {window} pixels; {needed}")
     return config
 
 
@@ -166,10 +165,8 @@ def _cubes(options: PretrainOptions, window: int, prior: SpectralPrior, note: No
     if not options.data:
         note(NO_DATA_NOTE)
     elif not cubes:
-        raise DataError(
-            f"{', '.join(map(str, options.data))}: every scene is left out; training needs at least one. Leave out "
-            "fewer scenes."
-        )
+        needed = "training needs at least one. Leave out fewer scenes."
+        raise DataError(f"{', '.join(map(str, options.data))}: every scene is left out; {needed}")
     if count:
         side = max(window, MIN_SIMULATED_SIDE)
         cubes += simulated_cubes(count, options.fit.seed, prior=prior, shape=(side, side))
@@ -213,8 +210,8 @@ def _initial_network(
 
 
 def _card(options: PretrainOptions, cubes: Sequence[Cube], result: FitResult, output: Path) -> dict[str, Any]:
-    simulated = sum(isinstance(cube, SimulatedCube) for cube in cubes)
-    scenes = named_scenes(cube.scene for cube in cubes if not isinstance(cube, SimulatedCube))
+    real = [cube for cube in cubes if not isinstance(cube, SimulatedCube)]
+    simulated = [f"{len(cubes) - len(real)} simulated scenes"] if len(cubes) > len(real) else []
     words = [
         ("--preset", options.preset),
         *(("--data", folder.resolve().name) for folder in options.data),
@@ -237,6 +234,6 @@ def _card(options: PretrainOptions, cubes: Sequence[Cube], result: FitResult, ou
             "leave_out": list(options.leave_out),
             "fit": options.fit.identity(),
         },
-        "trained_on": scenes + ([f"{simulated} simulated scenes"] if simulated else []),
+        "trained_on": named_scenes(cube.scene for cube in real) + simulated,
         "scores": training_scores(result),
     }

@@ -13,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 from ms2hs.inference.device import device_named
 
 Note = Callable[[str], None]
-"""Reports a sentence to the user."""
 
 
 def collect_notes(note: Note | None) -> tuple[list[str], Note]:

@@ -54,10 +54,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
-    """Learning rate of a step (from 0): rises linearly to `peak`, then falls as a cosine to 0 after the last step.
-
-    The rate rises in the share `warmup` (0-1) of the steps.
-    """
+    """Learning rate of a step, from 0: linear up to `peak` in the share `warmup` of the steps, then a cosine to 0."""
     rising = round(warmup * steps)
     if step < rising:
         return peak * (step + 1) / rising

@@ -66,13 +66,12 @@ class Clock:
 def _entries(path: Path) -> list[Entry]:
     """The complete entries of a file; a killed run may have left half a line."""
     entries: list[Entry] = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                break
-            if not isinstance(entry, dict) or "step" not in entry:
-                break
-            entries.append(entry)
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if not isinstance(entry, dict) or "step" not in entry:
+            break
+        entries.append(entry)
     return entries
