@@ -64,8 +64,8 @@ def test_unknown_truth_is_ignored():
 
 def test_scene_is_scored_with_the_share_of_the_others():
     scenes = [scene_of(seed) for seed in range(6)]
-    found = fit_and_score(scenes, STEP_NM)
-    for scores in found.scores.values():
+    result = fit_and_score(scenes, STEP_NM)
+    for scores in result.scores.values():
         assert scores["blend clean"] < scores["prior clean"]
         assert 0.85 < scores["coverage"] < 0.95
     odd = replace(scenes[0], correction={k: -v for k, v in scenes[0].correction.items()})
@@ -77,27 +77,27 @@ def test_network_is_trained_without_each_scene_and_gets_a_share(folder, tmp_path
     monkeypatch.setattr(cross_fitting, "PriorSettings", lambda: replace(SETTINGS, step_nm=5))
     output = tmp_path / "n.safetensors"
     changes = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_heads": 2, "rank": 4}
-    asked = PretrainOptions(
+    options = PretrainOptions(
         "spectral", (folder,), changes=changes, window=8, fit=FitSettings(steps=3, batch=2, seed=1), simulated=3
     )
-    found = pretrain_cross_fitted(asked, output)
-    assert sorted(found.scores) == ["scene0", "scene1", "scene2", "scene3"]
+    result = pretrain_cross_fitted(options, output)
+    assert sorted(result.scores) == ["scene0", "scene1", "scene2", "scene3"]
     weights = load_weights(str(output))
-    np.testing.assert_allclose(weights.network.share, found.share, atol=1e-6)
-    np.testing.assert_array_equal(weights.sigma_scale, found.sigma_scale)
+    np.testing.assert_allclose(weights.network.share, result.share, atol=1e-6)
+    np.testing.assert_array_equal(weights.sigma_scale, result.sigma_scale)
     assert weights.card["command"].endswith("--cross-fit")
     assert "without scene0" in weights.card["scores"]
-    for scene in found.scores:
+    for scene in result.scores:
         network, prior = (load_weights(str(path)) for path in fold_paths(output.with_suffix(".folds"), scene))
         assert scene not in network.card["trained_on"]
         np.testing.assert_array_equal(network.prior.factors, prior.prior.factors)
         held_out = predict_scene(folder, scene, network, 0)
         assert held_out.truth.shape[0] == len(prior.prior.wavelength_nm)
         share = load_weights(str(network.path)).network.share
-        np.testing.assert_allclose(share, found.without_scene[scene][0], atol=1e-6)
+        np.testing.assert_allclose(share, result.without_scene[scene][0], atol=1e-6)
     before = {path: path.read_bytes() for path in output.with_suffix(".folds").glob("*.safetensors")}
     assert len(before) == 8
-    pretrain_cross_fitted(asked, output, overwrite=True)
+    pretrain_cross_fitted(options, output, overwrite=True)
     assert before == {path: path.read_bytes() for path in before}  # existing folds are not trained again
 
 

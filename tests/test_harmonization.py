@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms2hs.models.harmonization import MIN_PIXELS_FOR_LINE, adjusted, fit_adjustment
+from ms2hs.models.harmonization import MIN_PIXELS_FOR_ADJUSTMENT, adjusted, fit_adjustment
 
 
 def seen(pixels=2000, bands=3, seed=0):
@@ -53,7 +53,9 @@ def test_fit_repeats_until_close_outliers_are_left_out():
 def test_uniform_pixels_give_an_offset_alone_and_few_give_nothing():
     true = np.full((1, 500), 0.2, np.float32)
     assert fit_adjustment(true - 0.03, true, ("a",))["a"] == pytest.approx((1, 0.03), abs=1e-6)
-    assert fit_adjustment(true[:, : MIN_PIXELS_FOR_LINE - 1], true[:, : MIN_PIXELS_FOR_LINE - 1], ("a",)) == {}
+    assert (
+        fit_adjustment(true[:, : MIN_PIXELS_FOR_ADJUSTMENT - 1], true[:, : MIN_PIXELS_FOR_ADJUSTMENT - 1], ("a",)) == {}
+    )
 
 
 def test_fit_uses_the_weights():

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from ms2hs.errors import DataError, Interrupted, OutputError, UnknownName, Weigh
 from ms2hs.inference.device import device_named
 from ms2hs.training.engine import signals
 from ms2hs.training.engine.checkpointing import CHECKPOINT
+from ms2hs.training.engine.loader import batches
 from ms2hs.training.engine.loop import LOG, FitSettings, fit
 from ms2hs.training.engine.optim import BETAS, average_decay, learning_rate, parameter_groups
 
@@ -279,7 +281,7 @@ import signal, time
 from ms2hs.training.engine import signals
 signals.FINISH_S = 1.0
 with signals.stop_requests() as stop_requested:
-    signals.leave_signals_to_parent(0)
+    signals.leave_signals_to_parent()
     signal.raise_signal(signal.SIGINT)
     print(stop_requested(), flush=True)
     signal.raise_signal(signal.SIGTERM)
@@ -290,6 +292,21 @@ with signals.stop_requests() as stop_requested:
     done = subprocess.run([sys.executable, "-c", loading], capture_output=True, text=True, timeout=50, check=False)
     # the process continued after both signals and ended later: a parent that ends waits for it
     assert (done.stdout, done.returncode) == ("False\nFalse\n", 0)
+
+
+def slow_batch(step):
+    time.sleep(60 * (step > 1))
+    return {"values": np.zeros(2)}
+
+
+def test_failing_run_does_not_wait_for_slow_batches():
+    before = set(multiprocessing.active_children())
+    loading = batches(slow_batch, range(9), workers=2)
+    next(loading)
+    start = time.monotonic()
+    loading.close()
+    assert time.monotonic() - start < 4
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_second_interrupt_stops_at_once(monkeypatch):

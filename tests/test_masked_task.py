@@ -66,9 +66,9 @@ def test_loss_over_all_is_the_weighted_sum_of_hidden_and_seen(name):
         assert counts["hidden"] > 0
         assert counts["seen"] > 0
         if not config.rank:
-            made = task.reconstruct(network, batch, CPU)
+            output = task.reconstruct(network, batch, CPU)
             mse = (
-                made - torch.from_numpy(batch["truth"]).clamp(*((0, 1) if config.unit_targets else (None, 9)))
+                output - torch.from_numpy(batch["truth"]).clamp(*((0, 1) if config.unit_targets else (None, 9)))
             ).square()
             assert float((loss.total / loss.count).detach()) == pytest.approx(float(mse.mean().detach()), rel=1e-4)
             assert float(loss.total.detach()) == pytest.approx(sums["all"], rel=1e-5)
@@ -130,19 +130,19 @@ def test_unit_targets_are_clipped():
     task = MaskedTask(config, bright, 2, 10)
     batch = task.batch(0)
     assert batch["truth"].max() > 1
-    made = torch.from_numpy(batch["truth"]).clamp(0, 1)
-    loss_of = MaskedTask.loss.__get__(_Fixed(task, made))
+    output = torch.from_numpy(batch["truth"]).clamp(0, 1)
+    loss_of = MaskedTask.loss.__get__(_Fixed(task, output))
     assert float(loss_of(None, batch, CPU).total) == 0
 
 
 class _Fixed:
     """A task whose model returns the given output."""
 
-    def __init__(self, task, made):
-        self.config, self._hidden_pixels, self._made = task.config, task._hidden_pixels, made
+    def __init__(self, task, output):
+        self.config, self._hidden_pixels, self._output = task.config, task._hidden_pixels, output
 
-    def _call(self, *_):
-        return self._made
+    def reconstruct(self, *_):
+        return self._output
 
 
 def test_unknown_bands_and_pixels_are_left_out():

@@ -61,7 +61,7 @@ def test_picture_distinguishes_hidden_and_seen(drawn):
     # the column "seen" covers the patches that are hidden in these bands
     spectra, pictures = figure.subfigs
     nm = batch["target"].wavelength_nm
-    shown = [int(np.abs(nm - wanted).argmin()) for wanted in plots.SHOWN_NM]
+    shown = [int(np.abs(nm - wanted).argmin()) for wanted in plots.PLOTTED_NM]
     panels = np.array(pictures.axes[:12]).reshape(3, 4)
     for row, band in enumerate(shown):
         assert panels[row, 0].get_ylabel() == f"{nm[band]:.0f} nm"

@@ -1,4 +1,4 @@
-"""Pasting of a source's bands into a target's, for models that do not take measured bands as tokens of their own."""
+"""Pasting of source bands into target bands, for models that do not take source bands as tokens of their own."""
 
 from typing import Self
 
@@ -12,7 +12,7 @@ from ms2hs.spectra.spectral_grid import SpectralGrid, pasted_bands
 
 
 class BandMapping:
-    """Which source band stands for which target band, and which groups of target bands are visible."""
+    """The source band to paste into each target band, and the groups of target bands that are visible."""
 
     def __init__(self, config: ModelConfig, source: SpectralGrid, target: SpectralGrid) -> None:
         """`target` ascends in wavelength. GridError where the source covers none of its bands well enough."""
@@ -28,7 +28,7 @@ class BandMapping:
 
     @classmethod
     def of(cls, config: ModelConfig, source: SpectralGrid, target: SpectralGrid) -> Self | None:
-        """The mapping, or None for models that take measured bands as tokens of their own."""
+        """The mapping, or None for models that take source bands as tokens of their own."""
         return cls(config, source, target) if config.measured == "pasted" else None
 
     def visible(self, rows: int, cols: int) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from ms2hs.models.masking import SENSORS, STRATEGIES
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that distinguishes two masked autoencoders; stored in the header of their weights."""
+    """Architecture and training of a masked autoencoder; stored in the header of its weights."""
 
     patch: int
     """p: side of a token, in pixels."""
@@ -25,11 +25,11 @@ class ModelConfig:
     window: int = 128
     """Side of a window in training and conversion, in pixels; any multiple of `patch` works."""
     reach: str = "window"
-    """What a token attends to: all tokens of its `window`, or only the tokens of its own patch (`place`)."""
+    """Range of attention: all tokens of the `window`, or the tokens of the same patch (`place`)."""
     context: bool = False
     """With reach `place`: each patch has a summary token, and the summaries attend to each other over the window."""
     measured: str = "tokens"
-    """How a source's bands enter: as `tokens` of their own, or `pasted` into the target bands that they cover."""
+    """Input of a source's bands: each as `tokens` of its own, or `pasted` into the target bands that it covers."""
     positions: str = "fourier"
     """`fourier`: computed from wavelength and patch position; `learnt`: separable tables over both."""
     rank: int = 0
@@ -52,33 +52,27 @@ class ModelConfig:
             _allow("masking", name, (*STRATEGIES, SENSORS))
         for name, value in self.to_dict().items():
             least = 0 if name == "rank" else 1
-            if isinstance(value, int) and not isinstance(value, bool) and value < least:
-                raise ValueError(f"{name} is {value}; {least} or more is needed")
-        refused = next((reason for reason, holds in self._rules().items() if not holds), None)
-        if refused:
-            raise ValueError(refused)
-
-    def _rules(self) -> dict[str, bool]:
-        """Rules between fields: the error message, and whether the rule holds."""
-        widths = (self.width, self.decoder_width)
-        divided = self.width % self.heads == 0 and self.decoder_width % self.decoder_heads == 0
+            whole_number = isinstance(value, int) and not isinstance(value, bool)
+            _require(not whole_number or value >= least, f"{name} is {value}; {least} or more is needed")
+        width, decoder_width = self.width, self.decoder_width
         low, high = self.hidden if len(self.hidden) == 2 else (0.0, 0.0)
         strategies = {name: STRATEGIES[name] for name in self.masking if name != SENSORS}
-        whole = [name for name, strategy in strategies.items() if strategy.hides_whole_patches]
-        uneven = [name for name, strategy in strategies.items() if not strategy.same_for_all_patches]
-        return {
-            f"widths {widths[0]} and {widths[1]}; multiples of 4 are needed": not any(width % 4 for width in widths),
-            "widths must be multiples of their numbers of heads": divided,
-            f"a window of {self.window} pixels; a multiple of patches of {self.patch} is needed": not self.window
-            % self.patch,
-            f"hidden is {','.join(map(str, self.hidden))}; LOW,HIGH between 0 and 1 are needed": 0 < low <= high < 1,
-            "context connects patches that do not attend to each other; reach `place` is needed": not self.context
-            or self.per_patch,
-            f"masking `{''.join(whole[:1])}` leaves hidden patches without a token; reach `window` is needed": not whole
-            or not self.per_patch,
-            f"masking `{''.join(uneven[:1])}` shows different bands in each patch; with a prior (rank above 0) use "
-            "`sensors` or `spectral`": not (self.rank and uneven),
-        }
+        whole = "".join([name for name, strategy in strategies.items() if strategy.hides_whole_patches][:1])
+        uneven = "".join([name for name, strategy in strategies.items() if not strategy.same_for_all_patches][:1])
+        problem = f"widths {width} and {decoder_width}; multiples of 4 are needed"
+        _require(width % 4 == decoder_width % 4 == 0, problem)
+        problem = "widths must be multiples of their numbers of heads"
+        _require(width % self.heads == decoder_width % self.decoder_heads == 0, problem)
+        problem = f"a window of {self.window} pixels; a multiple of patches of {self.patch} is needed"
+        _require(self.window % self.patch == 0, problem)
+        problem = f"hidden is {','.join(map(str, self.hidden))}; LOW,HIGH between 0 and 1 are needed"
+        _require(0 < low <= high < 1, problem)
+        problem = "context connects patches that do not attend to each other; reach `place` is needed"
+        _require(self.per_patch or not self.context, problem)
+        problem = f"masking `{whole}` leaves hidden patches without a token; reach `window` is needed"
+        _require(not (whole and self.per_patch), problem)
+        problem = f"masking `{uneven}` shows different bands in each patch; with a prior (rank above 0) use"
+        _require(not (self.rank and uneven), f"{problem} `sensors` or `spectral`")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -105,30 +99,25 @@ class ModelConfig:
 
 
 def _allow(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; one of {', '.join(allowed)} is allowed")
+    _require(value in allowed, f"{name} is {value!r}; one of {', '.join(allowed)} is allowed")
 
 
-def _config(
-    tokens: tuple[int, int],
-    encoder: tuple[int, int, int],
-    decoder: tuple[int, int, int],
-    **others: Any,  # noqa: ANN401
-) -> ModelConfig:
-    """A configuration from (patch, group) and (width, depth, heads) of encoder and decoder."""
-    return ModelConfig(*tokens, *encoder, *decoder, **others)
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
 
 
 OURS: dict[str, Any] = {"reach": "place", "rank": 32, "masking": (SENSORS, "spectral"), "hidden": (0.85, 0.97)}
+# (patch, group), then (width, depth, heads) of the encoder and of the decoder.
 PRESETS: dict[str, ModelConfig] = {
     # arXiv 2502.19451. p and s are not published; 8 by 8 by 8 values fit into a width of 768.
-    "dlr-ibm-spectral": _config((8, 8), (768, 4, 8), (512, 2, 8), reach="place", measured="pasted"),
-    "dlr-ibm-spatial-spectral": _config(
-        (8, 8), (768, 4, 8), (512, 2, 8), measured="pasted", masking=("spatial-spectral",)
+    "dlr-ibm-spectral": ModelConfig(*(8, 8), *(768, 4, 8), *(512, 2, 8), reach="place", measured="pasted"),
+    "dlr-ibm-spatial-spectral": ModelConfig(
+        *(8, 8), *(768, 4, 8), *(512, 2, 8), measured="pasted", masking=("spatial-spectral",)
     ),
     # S2MAE, CVPR 2024: cubes, 90 % hidden, learnt separable positions, four decoder blocks, targets in 0-1.
-    "s2mae": _config(
-        *((8, 4), (768, 12, 12), (512, 4, 8)),
+    "s2mae": ModelConfig(
+        *(8, 4, *(768, 12, 12), *(512, 4, 8)),
         window=64,
         measured="pasted",
         positions="learnt",
@@ -137,22 +126,17 @@ PRESETS: dict[str, ModelConfig] = {
         unit_targets=True,
     ),
     # arXiv 2503.01628: channels by wavelength and bandwidth; spatial, then spatial-spectral masking; starts from a ViT.
-    "general": _config(
-        *((16, 1), (768, 12, 12), (512, 2, 8)), window=64, masking=("spatial", "spatial-spectral"), staged=True
+    "general": ModelConfig(
+        *(16, 1), *(768, 12, 12), *(512, 2, 8), window=64, masking=("spatial", "spatial-spectral"), staged=True
     ),
     # Ours: measured bands are tokens of their own, and the network adds a correction to the prior.
-    "spectral": _config((1, 1), (48, 2, 4), (48, 1, 4), window=16, **OURS),
-    "spatial-spectral": _config((4, 1), (96, 3, 4), (96, 1, 4), window=64, context=True, **OURS),
+    "spectral": ModelConfig(*(1, 1), *(48, 2, 4), *(48, 1, 4), window=16, **OURS),
+    "spatial-spectral": ModelConfig(*(4, 1), *(96, 3, 4), *(96, 1, 4), window=64, context=True, **OURS),
 }
 
 
 def preset(name: str) -> ModelConfig:
-    """The configuration of a preset.
-
-    Raises
-    ------
-    UnknownName : no such preset; the message lists them.
-    """
+    """The configuration of a preset; UnknownName where no such preset exists."""
     if name not in PRESETS:
         raise UnknownName.of("preset", name, sorted(PRESETS), "Give one of these.")
     return PRESETS[name]

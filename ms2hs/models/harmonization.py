@@ -17,7 +17,7 @@ Adjustment = Mapping[str, tuple[float, float]]
 MAX_DEVIATIONS = 3.0
 ROUNDS = 4
 # A line needs this many pixels of a band, and a gain this standard deviation of their reflectance.
-MIN_PIXELS_FOR_LINE = 50
+MIN_PIXELS_FOR_ADJUSTMENT = 50
 MIN_SPREAD_FOR_GAIN = 0.005
 # A median absolute deviation times this is a Gaussian's standard deviation.
 MAD_TO_SIGMA = 1.4826
@@ -50,7 +50,7 @@ def fit_adjustment(
     share = np.ones(measured.shape[1]) if weights is None else weights
     for name, x, y in zip(names, measured.astype(float), true.astype(float), strict=True):
         known = np.isfinite(x) & np.isfinite(y) & (share > 0)
-        if known.sum() >= MIN_PIXELS_FOR_LINE:
+        if known.sum() >= MIN_PIXELS_FOR_ADJUSTMENT:
             lines[name] = _line(x[known], y[known], share[known])
     return lines
 

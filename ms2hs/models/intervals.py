@@ -23,13 +23,13 @@ def sigma_needed(error: FloatArray, scale: FloatArray) -> FloatArray:
     Parameters
     ----------
     error : (pixel, wavelength) NaN = unknown.
-    scale : (pixel,) what errors are proportional to.
+    scale : (pixel,) scale of each spectrum; errors are proportional to it.
     """
     return _quantile(np.abs(error) / scale[:, None], 0.9) / NORMAL_90
 
 
 def quantile_over_scenes(values: FloatArray) -> FloatArray:
-    """(wavelength,) 80th percentile of values (scene, wavelength): for most scenes, and not ruled by the worst."""
+    """(wavelength,) 80th percentile of values (scene, wavelength): valid for most scenes, whatever the worst scene."""
     return _quantile(values, 0.8)
 
 

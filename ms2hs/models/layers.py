@@ -134,10 +134,8 @@ class SpatialPosition(nn.Module):
     def __init__(self, positions: str, width: int, side: int) -> None:
         super().__init__()
         self.width = width
-        shape = (side, width)
-        learnt = positions == "learnt"
-        self.rows = nn.Parameter(0.02 * torch.randn(shape)) if learnt else None
-        self.cols = nn.Parameter(0.02 * torch.randn(shape)) if learnt else None
+        self.rows = nn.Parameter(0.02 * torch.randn(side, width)) if positions == "learnt" else None
+        self.cols = nn.Parameter(0.02 * torch.randn(side, width)) if positions == "learnt" else None
 
     def forward(self, rows: int, cols: int, like: Tensor) -> Tensor:
         """(patch, width), row by row."""

@@ -1,11 +1,10 @@
-"""The masked autoencoder: reflectance of all target bands from some tokens of a window.
+"""The masked autoencoder: reflectance of all target bands from the visible tokens of a window.
 
-A token is a cube of reflectance, p by p pixels (a patch) by s bands (a group). Its position is that of the patch, and
-an encoding of the group's wavelength and width in nm, so no band count is part of the weights. In training a strategy
-of `masking` hides tokens; the encoder sees the visible tokens only (He et al. 2022, arXiv 2111.06377). The decoder gets
-one query for each wanted group, made from its wavelength, and predicts all bands, hidden and visible; the loss is over
-all of them. With a prior (`rank` above 0) one query for each patch predicts a correction of the prior's expectation.
-All presets are configurations of this class.
+A token is a cube of reflectance: a patch of p by p pixels by a group of s bands. Its position encodes the patch, and
+the group's wavelength and width in nm, so the weights depend on no band count. In training a strategy of `masking`
+hides tokens, and the encoder receives the visible tokens (He et al. 2022, arXiv 2111.06377). The decoder gets a query
+for each target group, computed from its wavelength, and predicts hidden and visible bands. With a prior (`rank` above
+0) one query for each patch predicts a correction of the prior's expectation.
 """
 
 from functools import cached_property
@@ -35,7 +34,7 @@ class EncodedTokens(NamedTuple):
     patches: Tensor | None
     """(window, sequence, token) patch of each token; None: the sequence is the patch."""
     centre_nm: FloatArray
-    """(group,) of the source's groups."""
+    """(group,) centres of the source's groups."""
     width_nm: FloatArray
     groups: Tensor | None
     """(window, sequence, token) group of each token; None: all groups in order."""
@@ -49,7 +48,7 @@ class PriorOfBands(NamedTuple):
     brightness: Tensor
     """(source band,)."""
     mean: Tensor
-    """(source band,) of spectra of scale 1."""
+    """(source band,) mean of spectra of scale 1."""
     deviation: Tensor
     """(source band,) standard deviation of spectra of scale 1."""
     basis: Tensor
@@ -67,7 +66,7 @@ class PriorScaling(NamedTuple):
 
 
 class SpectralMAE(nn.Module):
-    """A masked autoencoder of spectra, as its configuration describes it."""
+    """A masked autoencoder of spectra. All presets are configurations of this class."""
 
     def __init__(self, config: ModelConfig, prior: SpectralPrior | None = None) -> None:
         super().__init__()
@@ -146,8 +145,8 @@ class SpectralMAE(nn.Module):
         reflectance : (window, source band, row, col), rows and columns multiples of `patch`; any finite value where not
             valid or not visible.
         source : the input's bands, in ascending wavelength where they are cut into groups.
-        target : the wanted bands; each source band is then a token of its own. None: the source's bands, which are
-            then cut into groups of `config.group`.
+        target : the output's bands; each source band is then a token. None: the source's bands, which are then cut
+            into groups of `config.group`.
         visible : (window, sequence, token) positions of the visible tokens, from `masking.visible_index`; None: all.
         valid : (window, row, col) False where a pixel is unknown; it then counts as the mean of its patch.
         """
@@ -178,9 +177,8 @@ class SpectralMAE(nn.Module):
         embed = self.embed if group == c.group else self.embed_band
         if embed is None:
             raise ValueError("this configuration takes measured bands pasted, not as tokens of their own")
-        patch_index: Tensor | None = None
-        group_index: Tensor | None = None
         if visible is None and c.per_patch:
+            group_index = patch_index = None
             x = embed(tokens) + spectral  # (window, patch, group, width)
         else:
             if visible is None:
@@ -226,15 +224,15 @@ class SpectralMAE(nn.Module):
         # the summary token of a patch has no spectral position
         x = torch.cat([x[:, :, :1], x[:, :, 1:] + spectral], dim=2) if c.context else x + spectral
         size = bands if c.rank else c.group  # with a prior one query stands for the whole spectrum
-        wanted = self.query + self.decoder_spectral(*target.groups(size))  # (group, width)
-        # Queries start from the mean of their patch's visible tokens. Otherwise all patches have the same queries until
-        # attention has learnt where to look, and networks stay at the mean spectrum for hundreds of steps.
+        query = self.query + self.decoder_spectral(*target.groups(size))  # (group, width)
+        # Queries start from the mean of their patch's visible tokens. With equal queries for all patches, networks
+        # predict the mean spectrum for hundreds of steps, until attention distinguishes patches.
         if encoded.patches is None:
-            queries = wanted + x.mean(dim=2, keepdim=True)  # (window, patch, group, width)
+            queries = query + x.mean(dim=2, keepdim=True)  # (window, patch, group, width)
         else:
             spatial = self.decoder_spatial(*side, x)  # (patch, width)
             visible = spatial + _mean_by_patch(x[:, 0], encoded.patches[:, 0], len(spatial))  # (window, patch, width)
-            queries = (wanted + visible[:, :, None]).flatten(1, 2)[:, None]  # (window, 1, patch · group, width)
+            queries = (query + visible[:, :, None]).flatten(1, 2)[:, None]  # (window, 1, patch · group, width)
             x = x + spatial[encoded.patches]
         x = torch.cat([x, queries], dim=2).flatten(0, 1)  # (window · sequence, token + query, width)
         for block in self.decoder[:-1]:

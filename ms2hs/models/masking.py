@@ -1,10 +1,9 @@
 """Masking strategies: which tokens the encoder does not see.
 
-The tokens of a window form a table of patches (p by p pixels) by groups (s bands). A strategy draws the hidden ones
+The tokens of a window form a table of patches (p by p pixels) by groups (s bands). A strategy draws the hidden tokens
 from a random generator: equally many in each window, at least one, and never all.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,56 +15,43 @@ from ms2hs.spectra.spectral_grid import SpectralGrid, pasted_bands
 
 Share = float | tuple[float, float]
 """Share of the tokens to hide, 0-1, or the range to draw the share from."""
-Shape = tuple[int, int, int]
+TokenShape = tuple[int, int, int]
 """Windows, patches, groups."""
 # A training view beside `STRATEGIES`: the input is a real sensor's bands of the target's spectra.
 SENSORS = "sensors"
 
 
-def _hide_groups(shape: Shape, share: float, rng: np.random.Generator) -> BoolArray:
-    windows, patches, groups = shape
-    return np.repeat(_choose(groups, windows, share, rng)[:, None], patches, axis=1)
-
-
-def _hide_cubes(shape: Shape, share: float, rng: np.random.Generator) -> BoolArray:
-    windows, patches, groups = shape
-    return _choose(patches * groups, windows, share, rng).reshape(shape)
-
-
-def _hide_cubes_of_each_patch(shape: Shape, share: float, rng: np.random.Generator) -> BoolArray:
-    windows, patches, groups = shape
-    return _choose(groups, windows * patches, share, rng).reshape(shape)
-
-
-def _hide_patches(shape: Shape, share: float, rng: np.random.Generator) -> BoolArray:
-    windows, patches, groups = shape
-    return np.repeat(_choose(patches, windows, share, rng)[:, :, None], groups, axis=2)
-
-
 @dataclass(frozen=True)
 class Strategy:
-    """A way to hide tokens, and what a configuration and a batch must know of it."""
+    """A way to hide tokens."""
 
-    hide: Callable[[Shape, float, np.random.Generator], BoolArray]
-    """(window, patch, group) True where hidden, for a shape, a share and a generator."""
     drawn_from: tuple[str, ...]
     """Axes that the hidden tokens are drawn from, `patch` and `group`; two or more tokens must lie along them."""
     same_for_all_patches: bool = False
-    """Whether all patches of a window keep the same groups."""
+    """Whether all patches of a window hide the same groups."""
     for_single_patches: str | None = None
-    """The strategy that stands in where tokens attend only to tokens of their patch; None: this one."""
+    """Name of the strategy to use where tokens attend only to tokens of their patch; None: this one."""
 
     @property
     def hides_whole_patches(self) -> bool:
         """Whether a hidden patch keeps no token."""
         return self.drawn_from == ("patch",)
 
+    def hide(self, shape: TokenShape, share: float, rng: np.random.Generator) -> BoolArray:
+        """(window, patch, group) True where hidden."""
+        windows, patches, groups = shape
+        rows = 1 if self.same_for_all_patches else patches
+        cols = groups if "group" in self.drawn_from else 1
+        count = cols * (patches if "patch" in self.drawn_from else 1)
+        hidden = _choose(count, windows * rows * cols // count, share, rng)
+        return np.broadcast_to(hidden.reshape(windows, rows, cols), shape).copy()
+
 
 STRATEGIES: dict[str, Strategy] = {
-    "spectral": Strategy(_hide_groups, ("group",), same_for_all_patches=True),
-    "spatial-spectral": Strategy(_hide_cubes, ("patch", "group"), for_single_patches="place-spectral"),
-    "place-spectral": Strategy(_hide_cubes_of_each_patch, ("group",)),
-    "spatial": Strategy(_hide_patches, ("patch",)),
+    "spectral": Strategy(("group",), same_for_all_patches=True),
+    "spatial-spectral": Strategy(("patch", "group"), for_single_patches="place-spectral"),
+    "place-spectral": Strategy(("group",)),
+    "spatial": Strategy(("patch",)),
 }
 
 
@@ -77,12 +63,8 @@ def draw_share(share: Share, rng: np.random.Generator) -> float:
     return float(rng.uniform(low, high))
 
 
-def hide(strategy: str, shape: Shape, share: Share, rng: np.random.Generator) -> BoolArray:
-    """(window, patch, group) True where hidden; equally many in each window, at least one, and never all.
-
-    Parameters
-    ----------
-    strategy : a name in `STRATEGIES`.
+def hide(strategy: str, shape: TokenShape, share: Share, rng: np.random.Generator) -> BoolArray:
+    """(window, patch, group) True where `strategy` (of `STRATEGIES`) hides a token: equally many in each window.
 
     Raises
     ------
@@ -96,8 +78,8 @@ def hide(strategy: str, shape: Shape, share: Share, rng: np.random.Generator) ->
 
 def hide_unseen(source: SpectralGrid, target: SpectralGrid, group: int) -> BoolArray:
     """(group,) True for groups of target bands of which the source covers none."""
-    seen = pasted_bands(source, target) >= 0
-    padded = np.concatenate([seen, np.zeros(-len(seen) % group, bool)])
+    covered = pasted_bands(source, target) >= 0
+    padded = np.concatenate([covered, np.zeros(-len(covered) % group, bool)])
     return ~np.asarray(padded.reshape(-1, group).any(axis=1), bool)
 
 

@@ -50,7 +50,7 @@ def moments_of(spectra: FloatArray, scale: FloatArray, weights: FloatArray, tota
 
 
 def expect(spectra: FloatArray, model: FloatArray, noise: float) -> FloatArray:
-    """Spectra (spectrum, wavelength) of scale about 1 with each NaN replaced by what `model` expects there."""
+    """Spectra (spectrum, wavelength) of scale about 1 with each NaN replaced by the expectation of `model`."""
     result = np.array(spectra, float)
     for known, rows in by_pattern(np.isfinite(spectra)):
         if known.all() or not known.any():
@@ -62,7 +62,7 @@ def expect(spectra: FloatArray, model: FloatArray, noise: float) -> FloatArray:
 
 
 def complete(moments: Moments, model: FloatArray, noise: float) -> FloatArray:
-    """(wavelength, wavelength) the moments, completed where unknown by what `model` expects, with its uncertainty.
+    """(wavelength, wavelength) the moments, completed where unknown by the expectation of `model` and its uncertainty.
 
     Parameters
     ----------
@@ -85,12 +85,7 @@ def complete(moments: Moments, model: FloatArray, noise: float) -> FloatArray:
 
 
 def start(sets: Sequence[Moments], noise: float) -> FloatArray:
-    """Initial second moment for `pool`: of the set with the most known wavelengths, held constant beyond them.
-
-    Parameters
-    ----------
-    noise : as in `complete`.
-    """
+    """Initial second moment for `pool`: of the set with the most known wavelengths, held constant beyond them."""
     furthest = max(sets, key=lambda part: (part.known.sum(), part.weight))
     known = np.flatnonzero(furthest.known)
     nearest = np.abs(np.arange(len(furthest.known))[:, None] - known).argmin(axis=1)
@@ -98,12 +93,7 @@ def start(sets: Sequence[Moments], noise: float) -> FloatArray:
 
 
 def pool(sets: Sequence[Moments], model: FloatArray, noise: float, iterations: int) -> FloatArray:
-    """(wavelength, wavelength) weighted second moment of all sets, by expectation-maximisation.
-
-    Parameters
-    ----------
-    model : the initial second moment.
-    """
+    """(wavelength, wavelength) weighted second moment of all sets: expectation-maximisation from an initial `model`."""
     total = sum(part.weight for part in sets)
     for _ in range(iterations):
         updated = np.zeros_like(model)

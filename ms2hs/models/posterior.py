@@ -22,7 +22,7 @@ TYPICAL_SCALE = 0.25
 # the scatter of a residual. Half or twice of either changes the error by less than 2 %.
 CONSTANT_REFERENCES = 2.0
 DIRECTIONS_WEIGHT = 4.0
-# OpenBLAS has kernels for products of up to so many multiplications: twice as fast where one side is a dozen bands.
+# OpenBLAS multiplies matrices of up to this many multiplications twice as fast where one side is a dozen bands.
 SMALL_PRODUCT = 1_000_000
 
 
@@ -55,7 +55,7 @@ TYPICAL_INPUT_ERROR = InputError(gain=0.02, offset=0.005, pixel=0.003)
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """What the prior expects of a target's bands, given the bands of one source."""
+    """The expectation of a target's bands given the bands of one source, and its uncertainty."""
 
     gain: Float32Array
     """(target band, source band) the posterior mean is `gain @ reflectance`."""
@@ -71,13 +71,13 @@ class Posterior:
     """(source band, source band) inverse of the second moment of the source's bands, for a scale of 1, times
     `SpectralPrior.slope_doubt`."""
     limit: float
-    """Squared Mahalanobis distance that few training spectra exceed."""
+    """Squared Mahalanobis distance that 0.5 % of the training spectra exceed."""
     shift: Float32Array
     """(target band,) share, 0-1, of the squared error that is common to a scene, so that references can correct it."""
     floor: float
     """Brightness below which spectra count as equally bright."""
     error: InputError | None = None
-    """Errors of the source's bands that the user gave; `sigma` covers them."""
+    """Errors of the source's bands as given by the user; `sigma` covers them."""
 
     def reconstruct(
         self, reflectance: Float32Array, valid: BoolArray | None = None, out: Float32Array | None = None
@@ -201,8 +201,8 @@ def _multiply(gain: Float32Array, flat: Float32Array, out: Float32Array) -> None
 def _variance_left(scaled: FloatArray, before: FloatArray, after: FloatArray) -> float:
     """Mean share, 0-1, of a regression's prior variance that the other spectra leave at each spectrum.
 
-    A single reference therefore promises nothing for the rest of the scene, and unlike references promise little.
-    Leaving one out raises its leverage h to h / (1 - h) (Sherman & Morrison 1950).
+    A single reference therefore lowers no uncertainty, and dissimilar references lower it little. Leaving a spectrum
+    out raises its leverage h to h / (1 - h) (Sherman & Morrison 1950).
     """
     leverage = np.einsum("ij,jk,ik->i", scaled, after, scaled)
     prior = np.einsum("ij,jk,ik->i", scaled, before, scaled)

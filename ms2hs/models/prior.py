@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from ms2hs.arrays import Float32Array, FloatArray
+from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.errors import DataError
 from ms2hs.models.intervals import sigma_needed
 from ms2hs.models.moments import Moments, expect, moments_of, pool, scale_of
@@ -27,7 +27,7 @@ __all__ = [
 
 # Bands in the water-vapour absorption at 945 and 1380 nm are retrieved through an atmosphere that absorbs most of the
 # light; their reflectance is off by a few per cent (relative) even where the other bands are right.
-WATER_VAPOUR_NM = ((930.0, 965.0), (1350.0, 1430.0))
+NOISY_BANDS_NM = ((930.0, 965.0), (1350.0, 1430.0))
 WATER_VAPOUR_NOISE = 2.5  # times the noise of other bands, added in quadrature
 # Wavelength ranges whose mean is a spectrum's brightness: where every sensor is good.
 BRIGHTNESS_NM = ((450.0, 1300.0), (1500.0, 1750.0), (2050.0, 2300.0))
@@ -39,7 +39,7 @@ LEAST_REACH = 0.25
 # N spectra of a site weigh N / (N + SITE_BEFORE) against the prior; a site needs MIN_SITE_SPECTRA or more.
 SITE_BEFORE = 12.0
 MIN_SITE_SPECTRA = 20
-# The source noise stands in part for differences between scenes; this share of it remains where the site is known.
+# Share of the source noise that remains for a known site: part of the noise describes differences between scenes.
 SITE_NOISE = 0.25
 # For `refit`: the prior's own weight in scenes (ten scenes, and libraries, canopies and mixtures that weigh four); the
 # relative noise of known values when unknown ones are filled, and the rounds of filling; spectra kept of each scene for
@@ -72,7 +72,17 @@ class SpectralPrior:
     noise: float
     """Standard deviation of a source band, relative to a spectrum's scale."""
     slope_doubt: float = 1.0
-    """How much the map from source to target may differ in a new scene, relative to a general prior; 1 for that."""
+    """Uncertainty of the map from source to target in a new scene, relative to a prior for all scenes (1)."""
+
+    @property
+    def grid(self) -> SpectralGrid:
+        """A band at each wavelength, twice as wide as their spacing."""
+        return grid_of(self.wavelength_nm, np.full(len(self.wavelength_nm), 2 * self.step_nm))
+
+    @property
+    def step_nm(self) -> float:
+        """Spacing of the wavelengths."""
+        return float(self.wavelength_nm[1] - self.wavelength_nm[0])
 
     def second_moment(self) -> FloatArray:
         """(wavelength, wavelength) Σ in float64."""
@@ -91,10 +101,7 @@ class SpectralPrior:
         result = np.zeros((len(scaled), self.factors.shape[1]), np.float32)
         for known, rows in by_pattern(np.isfinite(scaled)):
             deviation = np.sqrt(self.residual[known] + self.noise**2)
-            factors = self.factors[known].astype(float) / deviation[:, None]
-            weighted = scaled[np.ix_(rows, known)] / deviation
-            inner = factors.T @ factors + np.eye(factors.shape[1])
-            result[rows] = np.linalg.solve(inner, factors.T @ weighted.T).T
+            result[rows] = _coefficients(scaled[np.ix_(rows, known)], self.factors[known], deviation)
         return result
 
     def with_site(self, reflectance: Float32Array, grid: SpectralGrid, source: SpectralGrid | None = None) -> Self:
@@ -146,23 +153,19 @@ class SpectralPrior:
         )
 
     def _sigma_ratio(self, points: Float32Array, source: SpectralGrid) -> FloatArray:
-        """(wavelength,) factor that sigma needs for these spectra (spectrum, wavelength); NaN = unknown."""
-        some = points[:: max(1, len(points) // 2000)].astype(float)
-        scale = scale_of(brightness_of(some, self.wavelength_nm), self.floor)[:, None]
-        whole = scale * expect(some / scale, self.second_moment(), self.noise)
+        """(wavelength,) factor on sigma that these spectra (spectrum, wavelength) need; NaN = unknown."""
+        points = points[:: max(1, len(points) // 2000)].astype(float)
+        scale = scale_of(brightness_of(points, self.wavelength_nm), self.floor)[:, None]
+        whole = scale * expect(points / scale, self.second_moment(), self.noise)
         measured = (response_matrix(source, self.wavelength_nm) @ whole.T).astype(np.float32)
-        widths = np.full(len(self.wavelength_nm), 2 * float(self.wavelength_nm[1] - self.wavelength_nm[0]))
-        posterior = self.condition(source, grid_of(self.wavelength_nm, widths))
-        error = some - posterior.reconstruct(measured).T
+        posterior = self.condition(source, self.grid)
+        error = points - posterior.reconstruct(measured).T
         return sigma_needed(error, posterior.scale(measured)) / np.maximum(posterior.relative_sigma, 1e-9)
 
     def source_noise(self, wavelength_nm: FloatArray) -> FloatArray:
         """(source band,) standard deviation of each band's error, relative to the spectrum's scale."""
-        noise = np.full(len(wavelength_nm), self.noise)
-        for low, high in WATER_VAPOUR_NM:
-            inside = (wavelength_nm >= low) & (wavelength_nm <= high)
-            noise[inside] = self.noise * np.hypot(1, WATER_VAPOUR_NOISE)
-        return noise
+        inside = _inside(wavelength_nm, NOISY_BANDS_NM)
+        return np.where(inside, self.noise * np.hypot(1, WATER_VAPOUR_NOISE), self.noise)
 
     def expectation(
         self, to_source: FloatArray, to_target: FloatArray, noise: FloatArray
@@ -174,8 +177,8 @@ class SpectralPrior:
         """
         across = self.second_moment() @ to_source.T
         seen = to_source @ across + np.diag(np.square(noise))
-        wanted = np.vstack([to_target @ across, brightness_weights(self.wavelength_nm) @ across])
-        gain = np.linalg.solve(seen, wanted.T).T
+        joint = np.vstack([to_target @ across, brightness_weights(self.wavelength_nm) @ across])
+        gain = np.linalg.solve(seen, joint.T).T
         return gain[:-1], gain[-1]
 
     def condition(self, source: SpectralGrid, target: SpectralGrid, error: InputError | None = None) -> Posterior:
@@ -248,11 +251,20 @@ def refit(prior: SpectralPrior, scenes: Sequence[Float32Array], noise: float) ->
         reach=(reach / (SCENES_BEFORE + len(scenes))).astype(np.float32),
         noise=float(np.hypot(prior.noise, noise)),
     )
-    # the sample as coefficients of the new factors
     deviation = np.sqrt(residual.astype(float) + refitted.noise**2)
-    scaled = factors.astype(float) / deviation[:, None]
-    inner = scaled.T @ scaled + np.eye(scaled.shape[1])
-    return replace(refitted, sample=np.linalg.solve(inner, scaled.T @ (spectra / deviation).T).T.astype(np.float32))
+    return replace(refitted, sample=_coefficients(spectra, factors, deviation).astype(np.float32))
+
+
+def _coefficients(spectra: FloatArray, factors: Float32Array, deviation: FloatArray) -> FloatArray:
+    """(spectrum, rank) expected coefficients of factors (wavelength, rank) for spectra (spectrum, wavelength).
+
+    Parameters
+    ----------
+    deviation : (wavelength,) standard deviation of the spectra about the factors.
+    """
+    weighted = factors.astype(float) / deviation[:, None]
+    inner = weighted.T @ weighted + np.eye(weighted.shape[1])
+    return np.asarray(np.linalg.solve(inner, weighted.T @ (spectra / deviation).T).T)
 
 
 def factorise(moment: FloatArray, rank: int) -> tuple[Float32Array, Float32Array]:
@@ -279,10 +291,13 @@ def brightness_of(spectra: FloatArray, wavelength_nm: FloatArray) -> FloatArray:
 
 def brightness_weights(wavelength_nm: FloatArray) -> FloatArray:
     """(wavelength,) summing to 1: `weights @ spectrum` is a spectrum's brightness."""
-    inside = np.zeros(len(wavelength_nm), bool)
-    for low, high in BRIGHTNESS_NM:
-        inside |= (wavelength_nm >= low) & (wavelength_nm <= high)
+    inside = _inside(wavelength_nm, BRIGHTNESS_NM)
     if not inside.any():
         raise ValueError("no wavelength lies in the ranges of brightness")
     weights: FloatArray = inside / inside.sum()
     return weights
+
+
+def _inside(wavelength_nm: FloatArray, ranges_nm: Sequence[tuple[float, float]]) -> BoolArray:
+    """(wavelength,) True within one of the ranges, ends included."""
+    return np.asarray(np.any([(wavelength_nm >= low) & (wavelength_nm <= high) for low, high in ranges_nm], axis=0))

@@ -10,7 +10,7 @@ from torch import Tensor
 from ms2hs.errors import WeightsError
 from ms2hs.models.mae import SpectralMAE
 
-# In every ViT of timm, and in no weights of ms2hs.
+# Array of every ViT of timm, and of no weights of ms2hs.
 MARKER = "blocks.0.attn.qkv.weight"
 FILTERS = "patch_embed.proj.weight"
 

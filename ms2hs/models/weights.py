@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ms2hs.models.mae import SpectralMAE
 
 T = TypeVar("T")
+Arrays = Mapping[str, NDArray[np.generic]]
 
 FORMAT = "1"
 LINEAR, NETWORK = "linear", "mae"
@@ -136,16 +137,13 @@ def load_weights(name_or_path: str = LINEAR) -> Weights:
             header = dict(file.metadata() or {})
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no mapping
     except (SafetensorError, OSError, TypeError) as error:
-        raise WeightsError(
-            f"{path}: not a readable safetensors file ({error}); weights of ms2hs are needed. Download them again, or "
-            "train them with `ms2hs pretrain`."
-        ) from error
+        hint = "Download them again, or train them with `ms2hs pretrain`."
+        raise _error(path, f"not a readable safetensors file ({error}); weights of ms2hs are needed", hint) from error
     if header.get("format") != FORMAT or header.get("kind") not in {LINEAR, NETWORK}:
-        raise WeightsError(
-            f"{path}: weights of format {header.get('format')!r}, kind {header.get('kind')!r}; format {FORMAT!r} and "
-            f"kind {LINEAR!r} or {NETWORK!r} are needed. Train them again with `ms2hs pretrain`, or use another "
-            "version of ms2hs."
-        )
+        problem = f"weights of format {header.get('format')!r}, kind {header.get('kind')!r}"
+        needed = f"format {FORMAT!r} and kind {LINEAR!r} or {NETWORK!r} are needed"
+        hint = "Train them again with `ms2hs pretrain`, or use another version of ms2hs."
+        raise _error(path, f"{problem}; {needed}", hint)
     network = sigma_scale = None
     if header["kind"] == NETWORK:
         prior = _linear(path, _part(arrays, PRIOR_PREFIX))
@@ -162,18 +160,14 @@ def load_weights(name_or_path: str = LINEAR) -> Weights:
     return Weights(path.stem, path, header["kind"], prior, digest, range_nm, network, card, sigma_scale, adjustments)
 
 
-def _by_wavelength(
-    path: Path, name: str, arrays: Mapping[str, NDArray[np.generic]], prior: SpectralPrior
-) -> Float32Array | None:
+def _by_wavelength(path: Path, name: str, arrays: Arrays, prior: SpectralPrior) -> Float32Array | None:
     """(wavelength,) array of 0 or more; None where the file has no such array."""
     if name not in arrays:
         return None
     array, size = arrays[name], len(prior.wavelength_nm)
     if array.shape != (size,) or array.dtype != np.float32 or not (np.asarray(array, float) >= 0).all():
-        raise WeightsError(
-            f"{path}: {name} is {array.dtype} {array.shape}; {size} float32 of 0 or more are needed. Download the "
-            "weights again, or calibrate them again with `ms2hs finetune --train none`."
-        )
+        hint = "Download the weights again, or calibrate them again with `ms2hs finetune --train none`."
+        raise _error(path, f"{name} is {array.dtype} {array.shape}; {size} float32 of 0 or more are needed", hint)
     return np.asarray(array, np.float32)
 
 
@@ -182,10 +176,13 @@ def _header_value(path: Path, header: Mapping[str, str], name: str, parse: Calla
     try:
         return parse(json.loads(header.get(name, "{}")))
     except (TypeError, ValueError, AttributeError) as error:
-        raise WeightsError(
-            f"{path}: cannot read {name!r} of its header ({error}); JSON of this version of ms2hs is needed. Download "
-            "the weights again, or use another version of ms2hs."
-        ) from error
+        hint = "Download the weights again, or use another version of ms2hs."
+        problem = f"cannot read {name!r} of its header ({error}); JSON of this version of ms2hs is needed"
+        raise _error(path, problem, hint) from error
+
+
+def _error(path: Path, problem: str, hint: str = "Download the weights again.") -> WeightsError:
+    return WeightsError(f"{path}: {problem}. {hint}")
 
 
 def _adjustments(stored: Any) -> dict[str, dict[str, tuple[float, float]]]:  # noqa: ANN401  JSON
@@ -198,7 +195,7 @@ def _adjustments(stored: Any) -> dict[str, dict[str, tuple[float, float]]]:  # n
     return adjustments
 
 
-def _part(arrays: Mapping[str, NDArray[np.generic]], start: str) -> dict[str, NDArray[np.generic]]:
+def _part(arrays: Arrays, start: str) -> dict[str, NDArray[np.generic]]:
     return {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
 
 
@@ -230,59 +227,47 @@ def save_weights(
         for name, tensor in network.state_dict().items():
             arrays[NETWORK_PREFIX + name] = np.ascontiguousarray(tensor.detach().cpu().numpy(), np.float32)
         metadata |= {"kind": NETWORK, "config": json.dumps(network.config.to_dict(), sort_keys=True)}
-        by_wavelength = {SIGMA_SCALE: sigma_scale, SHARE: network.share}
-        arrays |= {
-            name: np.ascontiguousarray(array, np.float32) for name, array in by_wavelength.items() if array is not None
-        }
+        for name, array in ((SIGMA_SCALE, sigma_scale), (SHARE, network.share)):
+            if array is not None:
+                arrays[name] = np.ascontiguousarray(array, np.float32)
     if adjustments:
         metadata["adjustments"] = json.dumps(adjustments, sort_keys=True)
-    content = _ordered(save(arrays, metadata))
+    content = save(arrays, metadata)
+    # safetensors writes metadata in no fixed order: sort the keys of the header
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # arrays begin at multiples of 8 bytes
+    content = len(header).to_bytes(8, "little") + header + content[end:]
     write_bytes(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
-def _ordered(content: bytes) -> bytes:
-    """The file with sorted header keys: safetensors writes metadata in no fixed order."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # arrays begin at multiples of 8 bytes
-    return len(header).to_bytes(8, "little") + header + content[end:]
-
-
-def _linear(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> SpectralPrior:
+def _linear(path: Path, arrays: Arrays) -> SpectralPrior:
+    """The prior of a file, with every array checked."""
     axes = LINEAR_AXES | dict.fromkeys(LINEAR_NUMBERS, "1")
+    train_again = "Train the weights again with `ms2hs pretrain`."
     sizes = {"1": 1}
     for name, letters in axes.items():
         if name not in arrays:
-            raise WeightsError(
-                f"{path}: no array {name!r}; a linear model has {', '.join(axes)}. Download the weights again."
-            )
+            raise _error(path, f"no array {name!r}; a linear model has {', '.join(axes)}")
         array = arrays[name]
         if array.dtype != np.float32 or array.ndim != len(letters):
-            raise WeightsError(
-                f"{path}: {name} is {array.dtype} with {array.ndim} axes; float32 with {len(letters)} is needed. "
-                "Train the weights again with `ms2hs pretrain`."
-            )
+            problem = f"{name} is {array.dtype} with {array.ndim} axes; float32 with {len(letters)} is needed"
+            raise _error(path, problem, train_again)
         for letter, size in zip(letters, array.shape, strict=True):
             if sizes.setdefault(letter, size) != size:
-                raise WeightsError(
-                    f"{path}: {name} has shape {array.shape}; {sizes[letter]} is needed on axis {letter!r}. "
-                    "Train the weights again with `ms2hs pretrain`."
-                )
+                problem = f"{name} has shape {array.shape}; {sizes[letter]} is needed on axis {letter!r}"
+                raise _error(path, problem, train_again)
         if not np.isfinite(array.astype(float)).all():
-            raise WeightsError(f"{path}: {name} is not finite; finite numbers are needed. Download the weights again.")
+            raise _error(path, f"{name} is not finite; finite numbers are needed")
     if (np.diff(np.asarray(arrays["wavelength_nm"], float)) <= 0).any():
-        raise WeightsError(
-            f"{path}: wavelength_nm does not ascend; ascending wavelengths are needed. Download the weights again."
-        )
+        raise _error(path, "wavelength_nm does not ascend; ascending wavelengths are needed")
     numbers = {name: float(np.asarray(arrays[name], float)[0]) for name in LINEAR_NUMBERS}
     known = {entry.name for entry in fields(SpectralPrior)}
     return SpectralPrior(**{name: array for name, array in arrays.items() if name in known} | numbers)  # type: ignore[arg-type]
 
 
-def _network(
-    path: Path, config: ModelConfig, arrays: Mapping[str, NDArray[np.generic]], prior: SpectralPrior
-) -> "SpectralMAE":
+def _network(path: Path, config: ModelConfig, arrays: Arrays, prior: SpectralPrior) -> "SpectralMAE":
     """The network of a file, with every array checked against its configuration."""
     import torch  # noqa: PLC0415  slow to import; the linear model does not need torch
 
@@ -292,15 +277,11 @@ def _network(
     needed = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     if needed.keys() != arrays.keys():
         missing, unknown = sorted(needed.keys() - arrays.keys()), sorted(arrays.keys() - needed.keys())
-        raise WeightsError(
-            f"{path}: {len(missing)} missing arrays ({', '.join(missing[:3])}) and {len(unknown)} unknown "
-            f"({', '.join(unknown[:3])}); the arrays of its configuration are needed. Download the weights again."
-        )
+        absent = f"{len(missing)} missing arrays ({', '.join(missing[:3])})"
+        extra = f"{len(unknown)} unknown ({', '.join(unknown[:3])})"
+        raise _error(path, f"{absent} and {extra}; the arrays of its configuration are needed")
     for name, array in arrays.items():
         if array.shape != needed[name] or array.dtype != np.float32 or not np.isfinite(array.astype(float)).all():
-            raise WeightsError(
-                f"{path}: {name} is {array.dtype} {array.shape}; finite float32 {needed[name]} is needed. "
-                "Download the weights again."
-            )
+            raise _error(path, f"{name} is {array.dtype} {array.shape}; finite float32 {needed[name]} is needed")
     network.load_state_dict({name: torch.from_numpy(np.array(array, np.float32)) for name, array in arrays.items()})
     return network.eval()

@@ -26,13 +26,7 @@ MIN_PIXELS_FOR_SIGMA_SCALE = 100
 def fit_sigma_scale(weights: Weights, pairs: Sequence[Pair], seed: int = 0) -> Float32Array | None:
     """(wavelength,) factor on the prior's posterior standard deviation that makes it this model's uncertainty.
 
-    Parameters
-    ----------
-    pairs : of scenes that the model was not trained on.
-
-    Returns
-    -------
-    None where no scene has enough pixels.
+    `pairs` are of scenes that the model was not trained on. None where no scene has enough pixels.
     """
     raw = replace(weights.prior, sigma_scale=np.ones_like(weights.prior.sigma_scale))
     return scale_of_scenes([_scale_needed(weights, raw, of_scene, seed) for of_scene in by_scene(pairs)])

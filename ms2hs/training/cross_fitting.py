@@ -1,11 +1,11 @@
-"""`ms2hs pretrain --cross-fit`: how far a network may be trusted, measured on scenes that it has not seen.
+"""`ms2hs pretrain --cross-fit`: scaling of a network's correction and uncertainty, by cross-validation over scenes.
 
-A network and a prior are trained again without each scene (a cross-validation fold) and applied to that scene. From all
-these scenes two curves over the wavelength follow: `share`, the factor on the network's correction of the prior, and
-`sigma_scale`, the factor on its uncertainty. Each scene is scored with the curves of the other scenes.
+A network and a prior are trained again without each scene (a cross-validation fold) and applied to that scene. Two
+curves over the wavelength are fitted to these predictions: `share`, the factor on the network's correction of the
+prior, and `sigma_scale`, the factor on its uncertainty. Each scene is scored with the curves of the other scenes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,38 +24,40 @@ from ms2hs.models.weights import Weights, load_weights, save_weights
 from ms2hs.progress import Progress
 from ms2hs.spectra.metrics import NORMAL_90
 from ms2hs.spectra.sensors import load_sensor
-from ms2hs.spectra.spectral_grid import grid_of
 from ms2hs.training.conformal import scale_of_scenes
+from ms2hs.training.engine.distributed import Note
 from ms2hs.training.pretraining import PretrainOptions, pretrain
 from ms2hs.training.prior_fit import Evidence, PriorSettings, calibrate, fit, gather
 
 # Source sensor of the evaluation.
 SOURCE = "sentinel2a"
+KINDS = ("clean", "noisy")
 # Pixels of a scene that are evaluated.
 PIXELS = 3000
-# Width of the smoothing of the share, and its shrinkage: as if so many more scenes had a share of 0.
-SMOOTH_NM = 60.0
+# Standard deviation of the Gaussian that smooths the share.
+SHARE_SMOOTHING_NM = 60.0
+# Shrinkage of the share: as if this many more scenes had a share of 0.
 SCENES_AGAINST = 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOutScene:
-    """Some pixels of a scene, with the prediction of a prior and a network that have not seen it."""
+    """Pixels of a scene, with predictions of a prior and a network that were trained without the scene."""
 
     scene: str
     truth: Float32Array
-    """(wavelength, pixel) NaN = unknown."""
+    """(wavelength, pixel) reflectance, NaN = unknown."""
     scale: Float32Array
-    """(pixel,) what errors are proportional to."""
+    """(pixel,) scale of each spectrum; errors are proportional to it."""
     sigma: Float32Array
     """(wavelength,) relative sigma of the posterior, not calibrated."""
     expected: Mapping[str, Float32Array]
-    """(wavelength, pixel) the prior's expectation for `clean` and `noisy` input, with the error of the latter given."""
+    """(wavelength, pixel) the prior's expectation for `clean` and `noisy` input, which is conditioned on its error."""
     correction: Mapping[str, Float32Array]
-    """(wavelength, pixel) the network's correction of the prior by input."""
+    """(wavelength, pixel) the network's correction of the prior, for `clean` and `noisy` input."""
 
     def blended(self, share: FloatArray, kind: str) -> Float32Array:
-        """(wavelength, pixel) the expectation plus `share` (wavelength,) of the correction."""
+        """(wavelength, pixel) the expectation plus the correction times `share` (wavelength,)."""
         blended: Float32Array = self.expected[kind] + share[:, None].astype(np.float32) * self.correction[kind]
         return blended
 
@@ -71,21 +73,21 @@ class CrossFit:
     scores: Mapping[str, Mapping[str, float]]
     """By scene: RMSE of prior, network and blend for clean and noisy input, and coverage of the 90 % interval."""
     without_scene: Mapping[str, tuple[Float32Array, Float32Array | None]]
-    """By scene: share and sigma scale from the other scenes alone."""
+    """By scene: share and sigma scale from the other scenes."""
 
 
 def fold_paths(folder: Path, scene: str) -> tuple[Path, Path]:
-    """Paths of the network and of the prior that have not seen a scene."""
+    """Paths of the network and of the prior that are trained without a scene."""
     return folder / f"without-{scene}.safetensors", folder / f"without-{scene}.prior.safetensors"
 
 
 def train_folds(options: PretrainOptions, folder: Path, progress: Progress | None = None) -> list[str]:
-    """Train a network and a prior without each scene, except where their files exist; the scenes, sorted.
+    """Names of the scenes, sorted, after training a network and a prior without each; existing files are kept.
 
     Raises
     ------
     DataError : the data are not one folder of cubes and libraries.
-    Ms2hsError : as `pretrain` says.
+    Ms2hsError : raised by `pretrain`.
     """
     if len(options.data) != 1:
         raise DataError(
@@ -109,11 +111,8 @@ def train_folds(options: PretrainOptions, folder: Path, progress: Progress | Non
 
 
 def predict_scene(data: Path, scene: str, weights: Weights, seed: int) -> HeldOutScene | None:
-    """A scene with the prediction of weights that have not seen it; None where no pixel is known."""
-    prior = weights.prior
-    fine = prior.wavelength_nm.astype(float)
-    source = load_sensor(SOURCE).grid
-    target = grid_of(fine, np.full(len(fine), 2 * float(fine[1] - fine[0])))
+    """A scene with the predictions of weights that were trained without the scene; None where no pixel is known."""
+    prior, source, target = weights.prior, load_sensor(SOURCE).grid, weights.prior.grid
     assert weights.network is not None  # noqa: S101  folds are networks
     weights.network.set_share(None)
     network = Predictor(weights.network, source, target)
@@ -133,52 +132,40 @@ def predict_scene(data: Path, scene: str, weights: Weights, seed: int) -> HeldOu
         clean = np.where(valid, measured, np.float32(0))
         noise = TYPICAL_INPUT_ERROR.pixel * rng.standard_normal(clean.shape)
         noisy = denoise((clean * (1 + gain) + offset + noise).astype(np.float32), valid, TYPICAL_INPUT_ERROR.pixel)
-        parts = {
-            "truth": truth,
-            "scale": plain.scale(clean)[None],
-            "clean": plain.reconstruct(clean),
-            "noisy": robust.reconstruct(noisy),
-            "correction of clean": network.reconstruct(clean, valid) - plain.reconstruct(clean),
-            "correction of noisy": network.reconstruct(noisy, valid) - plain.reconstruct(noisy),
-        }
+        parts = {"truth": truth, "scale": plain.scale(clean)[None]}
+        for kind, reflectance, posterior in zip(KINDS, (clean, noisy), (plain, robust), strict=True):
+            parts[f"expected {kind}"] = posterior.reconstruct(reflectance)
+            parts[f"correction {kind}"] = network.reconstruct(reflectance, valid) - plain.reconstruct(reflectance)
         for name, values in parts.items():
             windows.setdefault(name, []).append(values[:, valid])
     if not windows:
         return None
-    whole = {name: np.concatenate(parts, axis=1) for name, parts in windows.items()}
-    some = rng.permutation(whole["truth"].shape[1])[:PIXELS]
-    kept = {name: values[:, some] for name, values in whole.items()}
-    return HeldOutScene(
-        scene,
-        kept["truth"],
-        kept["scale"][0],
-        raw.relative_sigma,
-        {"clean": kept["clean"], "noisy": kept["noisy"]},
-        {"clean": kept["correction of clean"], "noisy": kept["correction of noisy"]},
-    )
+    whole = {name: np.concatenate(values, axis=1) for name, values in windows.items()}
+    chosen = rng.permutation(whole["truth"].shape[1])[:PIXELS]
+    kept = {name: values[:, chosen] for name, values in whole.items()}
+    expected, correction = ({kind: kept[f"{part} {kind}"] for kind in KINDS} for part in ("expected", "correction"))
+    return HeldOutScene(scene, kept["truth"], kept["scale"][0], raw.relative_sigma, expected, correction)
 
 
 def fit_share(scenes: Sequence[HeldOutScene], step_nm: float) -> FloatArray:
-    """(wavelength,) share, 0-1, of the networks' correction that brings the least squared error, with equal scenes.
+    """(wavelength,) share, 0-1, of the networks' correction with the least squared error; each scene counts equally.
 
     Least squares of the prior's errors on the network's corrections, both relative to brightness, over clean and noisy
-    input; smoothed along the wavelength, and shrunk, since it must hold in new scenes.
+    input. The share is smoothed along the wavelength and shrunk, since it must hold in new scenes.
     """
-    products, squares = [], []
-    for scene in scenes:
+    size = len(scenes[0].truth)
+    product, square = np.zeros((2, len(scenes), size))
+    for row, scene in enumerate(scenes):
         known = np.isfinite(scene.truth)
-        product, square = np.zeros(len(known)), np.zeros(len(known))
-        for kind in ("clean", "noisy"):
+        count = np.maximum(known.sum(axis=1), 1)
+        for kind in KINDS:
             correction = np.where(known, scene.correction[kind], 0) / scene.scale
             error = np.where(known, scene.truth - scene.expected[kind], 0) / scene.scale
-            count = np.maximum(known.sum(axis=1), 1)
-            product += (correction * error).sum(axis=1) / count
-            square += np.square(correction).sum(axis=1) / count
-        products.append(product)
-        squares.append(square)
-    distance_nm = np.subtract.outer(np.arange(len(products[0])), np.arange(len(products[0]))) * step_nm
-    near = np.exp(-0.5 * (distance_nm / SMOOTH_NM) ** 2)
-    total, norm = near @ np.sum(products, axis=0), near @ np.sum(squares, axis=0)
+            product[row] += (correction * error).sum(axis=1) / count
+            square[row] += np.square(correction).sum(axis=1) / count
+    distance_nm = np.subtract.outer(np.arange(size), np.arange(size)) * step_nm
+    near = np.exp(-0.5 * (distance_nm / SHARE_SMOOTHING_NM) ** 2)
+    total, norm = near @ product.sum(axis=0), near @ square.sum(axis=0)
     against = SCENES_AGAINST / len(scenes)
     share: FloatArray = np.clip(total / np.maximum((1 + against) * norm, 1e-12), 0, 1)
     return share
@@ -186,17 +173,15 @@ def fit_share(scenes: Sequence[HeldOutScene], step_nm: float) -> FloatArray:
 
 def fit_scale(scenes: Sequence[HeldOutScene], share: FloatArray) -> Float32Array | None:
     """(wavelength,) factor on the posterior's standard deviation so that intervals hold on new scenes."""
-    errors = [(scene.truth - scene.blended(share, "clean")).T.astype(float) for scene in scenes]
-    return scale_of_scenes(
-        [
-            sigma_needed(error, scene.scale.astype(float)) / scene.sigma
-            for scene, error in zip(scenes, errors, strict=True)
-        ]
-    )
+    factors = []
+    for scene in scenes:
+        error = (scene.truth - scene.blended(share, "clean")).T.astype(float)
+        factors.append(sigma_needed(error, scene.scale.astype(float)) / scene.sigma)
+    return scale_of_scenes(factors)
 
 
 def fit_and_score(scenes: Sequence[HeldOutScene], step_nm: float) -> CrossFit:
-    """Share and sigma scale from all scenes, and each scene's scores with those from the other scenes.
+    """Share and sigma scale from all scenes, and scores of each scene with the curves of the other scenes.
 
     Raises
     ------
@@ -219,12 +204,8 @@ def fit_and_score(scenes: Sequence[HeldOutScene], step_nm: float) -> CrossFit:
 def _scores(scene: HeldOutScene, share: FloatArray, scale: Float32Array | None) -> dict[str, float]:
     scores = {}
     for kind, expected in scene.expected.items():
-        predictions = {
-            "prior": expected,
-            "network": expected + scene.correction[kind],
-            "blend": scene.blended(share, kind),
-        }
-        for name, predicted in predictions.items():
+        network = expected + scene.correction[kind]
+        for name, predicted in (("prior", expected), ("network", network), ("blend", scene.blended(share, kind))):
             scores[f"{name} {kind}"] = float(np.sqrt(np.nanmean(np.square(predicted - scene.truth))))
     if scale is not None:
         error = np.abs(scene.truth - scene.blended(share, "clean"))
@@ -237,17 +218,12 @@ def _scores(scene: HeldOutScene, share: FloatArray, scale: Float32Array | None) 
 def cross_fit(options: PretrainOptions, folder: Path, progress: Progress | None = None) -> CrossFit:
     """Train without each scene, predict each scene, and fit share and sigma scale.
 
-    The network of a fold is saved with the share and scale of the other scenes: as if its scene had never existed.
-
-    Raises
-    ------
-    Ms2hsError : as `train_folds` says.
+    The network of a fold is saved with the share and scale of the other scenes. Raises the errors of `train_folds`.
     """
     names = train_folds(options, folder, progress)
     folds = {name: load_weights(str(fold_paths(folder, name)[0])) for name in names}
     scenes = [predict_scene(options.data[0], name, weights, options.fit.seed) for name, weights in folds.items()]
-    step_nm = float(np.diff(folds[names[0]].prior.wavelength_nm[:2])[0])
-    result = fit_and_score([scene for scene in scenes if scene is not None], step_nm)
+    result = fit_and_score([scene for scene in scenes if scene is not None], folds[names[0]].prior.step_nm)
     for name, (share, scale) in result.without_scene.items():
         weights = folds[name]
         assert weights.network is not None  # noqa: S101  folds are networks
@@ -262,15 +238,12 @@ def pretrain_cross_fitted(
     *,
     overwrite: bool = False,
     progress: Progress | None = None,
-    note: Callable[[str], None] | None = None,
+    note: Note | None = None,
 ) -> CrossFit:
     """Pretrain on all scenes, and write weights with the share and the sigma scale of the cross-validation.
 
-    The networks of the folds stay in `<output stem>.folds/` and are used again by the next call.
-
-    Raises
-    ------
-    Ms2hsError : as `train_folds` and `pretrain` say.
+    The next call reuses the networks of the folds, in `<output stem>.folds/`. Raises the errors of `train_folds` and
+    `pretrain`.
     """
     result = cross_fit(options, output.with_suffix(".folds"), progress)
     pretrain(options, output, overwrite=overwrite, note=note)

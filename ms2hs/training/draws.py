@@ -56,12 +56,8 @@ def choose_sources(
 ) -> tuple[Sequence[AnyReadable], int]:
     """The cubes or pairs that this process cuts its windows from, and the longest side over all processes' cubes.
 
-    All are of one group (the members with the same bands). A group is drawn by the square root of its number of scenes,
-    so that a large data set leaves room for small ones; within it all scenes are equally likely.
-
-    Parameters
-    ----------
-    groups : for each group, the members by scene.
+    Each of `groups` holds its members by scene; all have the same bands. A group is drawn by the square root of its
+    number of scenes, so that a large data set leaves room for small ones. Scenes of a group are equally likely.
     """
     rng = draws.common
     sizes = np.sqrt([len(scenes) for scenes in groups])

@@ -1,6 +1,6 @@
 """`ms2hs finetune`: weights, and corrections of products, fitted to pairs of scenes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from ms2hs.models.harmonization import Adjustment
 from ms2hs.models.weights import LINEAR, Weights, load_weights, save_weights
 from ms2hs.progress import FitProgress
 from ms2hs.training.conformal import fit_sigma_scale
-from ms2hs.training.engine.distributed import is_first_process
+from ms2hs.training.engine.distributed import Note, collect_notes
 from ms2hs.training.engine.loop import FitResult, FitSettings, fit
 from ms2hs.training.model_card import MAX_NAMED, command_line, named_scenes, training_scores
 from ms2hs.training.paired_task import PairedTask
@@ -82,12 +82,6 @@ class FinetuneResult:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _SplitPairs:
-    train: list[Pair]
-    held_out: list[Pair]
-
-
 def finetune(
     options: FinetuneOptions,
     output: Path,
@@ -95,7 +89,7 @@ def finetune(
     resume: bool = False,
     overwrite: bool = False,
     progress: FitProgress | None = None,
-    note: Callable[[str], None] | None = None,
+    note: Note | None = None,
 ) -> FinetuneResult:
     """Fit weights to pairs and write them; log and checkpoint go to `<output stem>.run/`.
 
@@ -111,19 +105,13 @@ def finetune(
     ------
     Ms2hsError : unusable pairs, weights or settings; interrupted.
     """
-    notes: list[str] = []
-
-    def add_note(text: str) -> None:
-        notes.append(text)
-        if note and is_first_process():
-            note(text)
-
+    notes, add_note = collect_notes(note)
     weights = load_weights(options.init)
-    pairs = _split_pairs(options, add_note)
-    samples = sample_pixels(pairs.train, options.fit.seed)
+    pairs, held_out = _split_pairs(options, add_note)
+    samples = sample_pixels(pairs, options.fit.seed)
     if not samples:
         raise DataError(
-            f"{options.pairs or options.corpus}: no pixel of {len(pairs.train)} pairs is known to both sensors; "
+            f"{options.pairs or options.corpus}: no pixel of {len(pairs)} pairs is known to both sensors; "
             "training needs some. Check the data (nodata, cloud), or give other pairs."
         )
     adjustments = adjustments_of(samples, add_note)
@@ -134,26 +122,36 @@ def finetune(
     elif options.train != "none":
         for name, parameter in weights.network.named_parameters():
             parameter.requires_grad_(name.startswith(TRAINED[options.train]))
+        identity = {
+            "init": weights.sha256,
+            "train": options.train,
+            "window": options.window,
+            "rehearse": options.rehearse,
+            "scenes": sorted({pair.scene for pair in pairs})[:MAX_NAMED],
+            "adjustments": {sensor: dict(bands) for sensor, bands in weights.adjustments.items()},
+        }
         result = fit(
-            *(weights.network, _task(weights, options, pairs.train), options.fit, output.with_suffix(".run")),
-            identity=_identity(weights, options, pairs.train),
+            *(weights.network, _task(weights, options, pairs), options.fit, output.with_suffix(".run")),
+            identity=identity,
             resume=resume,
             overwrite=overwrite,
             progress=progress,
         )
         weights.network.cpu().eval()
-    digest, scenes = "", tuple(sorted({pair.scene for pair in pairs.held_out}))
+    digest, scenes = "", tuple(sorted({pair.scene for pair in held_out}))
     if result is None or result.first:
-        weights = _calibrated(weights, pairs.held_out, options.fit.seed, add_note)
+        weights = _calibrated(weights, held_out, options.fit.seed, add_note)
+        scores = {"calibrated_on": list(scenes), "scores": training_scores(result)}
         digest = save_weights(
-            *(output, weights.prior, _card(options, weights, pairs, result, output), weights.network),
+            *(output, weights.prior, _card(options, weights, pairs, output) | scores, weights.network),
             sigma_scale=weights.sigma_scale,
             adjustments=weights.adjustments,
         )
     return FinetuneResult(output, digest, adjustments, scenes, result, tuple(notes))
 
 
-def _split_pairs(options: FinetuneOptions, note: Callable[[str], None]) -> _SplitPairs:
+def _split_pairs(options: FinetuneOptions, note: Note) -> tuple[list[Pair], list[Pair]]:
+    """The pairs to train on, and the pairs to calibrate the uncertainty on."""
     pairs, held_out = _read_pairs(options, note)
     hint = "Give names of these scenes to --leave-out and --hold-out."
     check_scenes([*pairs, *held_out], (*options.leave_out, *options.hold_out), hint)
@@ -169,26 +167,23 @@ def _split_pairs(options: FinetuneOptions, note: Callable[[str], None]) -> _Spli
             f"{options.pairs or options.corpus}: every scene is left out or held out; training needs at least one. "
             "Leave out fewer scenes."
         )
-    return _SplitPairs(train, held_out)
+    return train, held_out
 
 
-def _read_pairs(options: FinetuneOptions, note: Callable[[str], None]) -> tuple[Sequence[Pair], Sequence[Pair]]:
+def _read_pairs(options: FinetuneOptions, note: Note) -> tuple[Sequence[Pair], Sequence[Pair]]:
     """The pairs, and the pairs that a split `val` holds out."""
     if options.corpus:
         return simulated_pairs(options.corpus, options.source, options.target).pairs, ()
     assert options.pairs is not None  # noqa: S101  checked in __post_init__
-    splits = {split for split in ("train", "val") if _names_pairs(options.pairs / "splits" / f"{split}.csv")}
+    lists = [path for path in (options.pairs / "splits").glob("*.csv") if path.stem in {"train", "val"}]
+    splits = {path.stem for path in lists if path.read_text(encoding="utf-8-sig").strip()}
     if "train" not in splits:
         return _usable(open_pairs(options.pairs), note), ()
     held_out = _usable(open_pairs(options.pairs, "val"), note) if "val" in splits else ()
     return _usable(open_pairs(options.pairs, "train"), note), held_out
 
 
-def _names_pairs(split: Path) -> bool:
-    return split.is_file() and bool(split.read_text(encoding="utf-8-sig").strip())
-
-
-def _usable(pairs: PairSet, note: Callable[[str], None]) -> Sequence[Pair]:
+def _usable(pairs: PairSet, note: Note) -> Sequence[Pair]:
     if pairs.left_out:
         note(f"{len(pairs.left_out)} of {pairs.title} left out, the first: {next(iter(pairs.left_out.values()))}")
     return pairs.pairs
@@ -219,18 +214,7 @@ def _rehearsal(weights: Weights, options: FinetuneOptions, pairs: Sequence[Pair]
     return [SimulatedPair(cube, *chosen[number % len(chosen)]) for number, cube in enumerate(cubes)]
 
 
-def _identity(weights: Weights, options: FinetuneOptions, pairs: Sequence[Pair]) -> dict[str, Any]:
-    return {
-        "init": weights.sha256,
-        "train": options.train,
-        "window": options.window,
-        "rehearse": options.rehearse,
-        "scenes": sorted({pair.scene for pair in pairs})[:MAX_NAMED],
-        "adjustments": {sensor: dict(bands) for sensor, bands in weights.adjustments.items()},
-    }
-
-
-def _calibrated(weights: Weights, held_out: Sequence[Pair], seed: int, note: Callable[[str], None]) -> Weights:
+def _calibrated(weights: Weights, held_out: Sequence[Pair], seed: int, note: Note) -> Weights:
     scale = fit_sigma_scale(weights, held_out, seed) if held_out else None
     if scale is None:
         kept = "keeps its calibration" if weights.calibrated_prior else "is not calibrated"
@@ -241,39 +225,22 @@ def _calibrated(weights: Weights, held_out: Sequence[Pair], seed: int, note: Cal
     return replace(weights, sigma_scale=scale)
 
 
-def _card(
-    options: FinetuneOptions, weights: Weights, pairs: _SplitPairs, result: FitResult | None, output: Path
-) -> dict[str, Any]:
-    return {
-        "command": _command(options, output),
-        "settings": {
-            "init": weights.name,
-            "init_sha256": weights.sha256,
-            "train": options.train,
-            "fit": options.fit.identity(),
-        },
-        "trained_on": [*weights.card.get("trained_on", []), *named_scenes(pair.scene for pair in pairs.train)],
-        "calibrated_on": sorted({pair.scene for pair in pairs.held_out}),
-        "scores": training_scores(result),
-    }
-
-
-def _command(options: FinetuneOptions, output: Path) -> str:
-    """The command of this run, with the names of folders and files but without their directories."""
+def _card(options: FinetuneOptions, weights: Weights, pairs: Sequence[Pair], output: Path) -> dict[str, Any]:
     folder = options.pairs or options.corpus
     assert folder is not None  # noqa: S101  checked in __post_init__
-    return command_line(
-        "finetune",
-        [
-            ("--init", Path(options.init).name),
-            ("--pairs" if options.pairs else "--corpus", folder.resolve().name),
-            *((("--source", options.source), ("--target", options.target)) if options.corpus else ()),
-            *(("--leave-out", scene) for scene in options.leave_out),
-            *(("--hold-out", scene) for scene in options.hold_out),
-            ("--train", options.train),
-            ("--rehearse", options.rehearse),
-            ("--window", options.window),
-            *((f"--{name}", getattr(options.fit, name)) for name in ("steps", "batch", "lr", "seed", "precision")),
-            ("--output", output.name),
-        ],
-    )
+    words = [
+        ("--init", Path(options.init).name),
+        ("--pairs" if options.pairs else "--corpus", folder.resolve().name),
+        *((("--source", options.source), ("--target", options.target)) if options.corpus else ()),
+        *(("--leave-out", scene) for scene in options.leave_out),
+        *(("--hold-out", scene) for scene in options.hold_out),
+        ("--train", options.train),
+        ("--rehearse", options.rehearse),
+        ("--window", options.window),
+    ]
+    settings = {"init": weights.name, "init_sha256": weights.sha256, "train": options.train}
+    return {
+        "command": command_line("finetune", words, options.fit, output),
+        "settings": {**settings, "fit": options.fit.identity()},
+        "trained_on": [*weights.card.get("trained_on", []), *named_scenes(pair.scene for pair in pairs)],
+    }

@@ -17,7 +17,7 @@ from ms2hs.training.engine.loop import Loss
 
 
 class TrainingLoss:
-    """Base class of the training tasks, which are frozen dataclasses: they make batches, it computes their loss."""
+    """Base class of the training tasks, frozen dataclasses that define `batch`: the loss and the picture of a batch."""
 
     config: ModelConfig
     batch_windows: int
@@ -40,8 +40,7 @@ class TrainingLoss:
         """Squared error over all bands of valid pixels; relative to brightness for a model with a prior."""
         truth, valid = (torch.as_tensor(batch[name]).to(device, non_blocking=True) for name in ("truth", "valid"))
         wanted = truth.clamp(0, 1) if self.config.unit_targets else truth
-        output = self._call(model, batch, valid, device)
-        squares = (output.float() - wanted).square()
+        squares = (self.reconstruct(model, batch, device).float() - wanted).square()
         known = valid[:, None].to(squares.dtype)
         weight = known
         if self.config.rank:
@@ -49,30 +48,27 @@ class TrainingLoss:
             assert prior is not None  # noqa: S101  a model with rank has a prior
             weight = known / (truth.mean(dim=1, keepdim=True).square() + prior.floor**2)
         hidden = self._hidden_pixels(batch, truth)
-        total = (weight * squares).sum()
-        count = weight.sum() * truth.shape[1]
         with torch.no_grad():
             parts = {
                 "all": ((known * squares).sum(), known.sum() * truth.shape[1]),
                 "hidden": ((known * hidden * squares).sum(), (known * hidden).sum()),
                 "seen": ((known * ~hidden * squares).sum(), (known * ~hidden).sum()),
             }
-        return Loss(total, count, parts)
+        return Loss((weight * squares).sum(), weight.sum() * truth.shape[1], parts)
 
     def reconstruct(self, model: nn.Module, batch: Mapping[str, Any], device: torch.device) -> Tensor:
         """(window, target band, row, col) reflectance that the model predicts for a batch."""
-        return self._call(model, batch, torch.as_tensor(batch["valid"]).to(device), device)
-
-    def _call(self, model: nn.Module, batch: Mapping[str, Any], valid: Tensor, device: torch.device) -> Tensor:
         target = self._band_view(model, batch["target"])
-        values = torch.as_tensor(batch["values"]).to(device, non_blocking=True)
-        ok = None if batch["valid"].all() else valid
-        if batch["visible"] is None:
+        arrays = (batch["values"], batch["visible"], None if batch["valid"].all() else batch["valid"])
+        values, visible, valid = (
+            None if array is None else torch.as_tensor(array).to(device, non_blocking=True) for array in arrays
+        )
+        output: Tensor
+        if visible is None:
             source = self._band_view(model, batch["source"]) if batch["source"] else target.select(batch["bands"])
-            output: Tensor = model(values, source, target, None, ok)
+            output = model(values, source, target, None, valid)
         else:
-            visible = torch.as_tensor(batch["visible"]).to(device, non_blocking=True)
-            output = model(values, target, None, visible, ok)
+            output = model(values, target, None, visible, valid)
         return output
 
     def _band_view(self, model: nn.Module, grid: SpectralGrid) -> BandView:

@@ -1,4 +1,4 @@
-"""The pretraining task: windows of cubes, of which the model sees a part that a masking strategy chooses."""
+"""The pretraining task: windows of cubes, partly hidden from the model by a masking strategy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,14 +23,14 @@ from ms2hs.training.loss import TrainingLoss
 
 @dataclass(frozen=True, eq=False)
 class MaskedTask(TrainingLoss):
-    """Cubes, and a configuration whose strategies hide parts of them. A batch follows from (seed, step) alone."""
+    """Batches of cubes that the configuration's strategies hide in part. A batch follows from (seed, step) alone."""
 
     config: ModelConfig
     cubes: Sequence[Cube]
     batch_windows: int
     """Windows in a step."""
     steps: int
-    """Steps of the run, which the stages divide."""
+    """Steps of the run; the stages of a staged configuration have equal parts."""
     seed: int = 0
     window: int | None = None
     """Side of the windows, in pixels; None: the configuration's."""
@@ -46,10 +46,6 @@ class MaskedTask(TrainingLoss):
             grids.setdefault(key, {}).setdefault(cube.scene, []).append(cube)
         return grids
 
-    @cached_property
-    def _sources(self) -> dict[str, SpectralGrid]:
-        return {name: load_sensor(name).grid for name in sensor_names("source")}
-
     def batch(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Any]:
         """See `TrainingLoss.batch`.
 
@@ -61,14 +57,14 @@ class MaskedTask(TrainingLoss):
         strategy = self._strategy(step, draws.common)
         truth, valid, target = self._windows(draws)
         if strategy == SENSORS:
-            shown = self._through_sensor(truth, target, draws)
+            model_input = self._sensor_bands(truth, target, draws)
         elif self.config.rank:
-            shown = self._some_bands(truth, target, draws)
+            model_input = self._some_bands(truth, target, draws)
         else:
-            shown = self._masked(strategy, truth, draws)
-        known = valid & np.isfinite(shown["values"]).all(axis=1)
+            model_input = self._masked(strategy, truth, draws)
+        known = valid & np.isfinite(model_input["values"]).all(axis=1)
         unused = {"source": None, "bands": None, "visible": None}
-        return unused | shown | {"strategy": strategy, "valid": known, "truth": truth, "target": target}
+        return unused | model_input | {"strategy": strategy, "valid": known, "truth": truth, "target": target}
 
     def _strategy(self, step: int, rng: np.random.Generator) -> str:
         names = self.config.masking
@@ -80,13 +76,13 @@ class MaskedTask(TrainingLoss):
         """(window, band, row, col) reflectance, (window, row, col) valid, and the bands."""
         c = self.config
         whole_patches = any(name in STRATEGIES and STRATEGIES[name].hides_whole_patches for name in c.masking)
-        least = 2 if whole_patches else 1  # patches on a side, so that some are visible and some hidden
+        least = 2 if whole_patches else 1  # patches on a side: one patch cannot be both visible and hidden
         for _ in range(TRIES):
             cubes, side = choose_sources(list(self._grids.values()), draws)
             size = min(self.window or c.window, max(least, -(-side // c.patch)) * c.patch)
-            found = known_bands(read_windows(cubes, size, draws.own, turned=True), cubes[0].grid)
-            if found is not None:
-                return found
+            known = known_bands(read_windows(cubes, size, draws.own, turned=True), cubes[0].grid)
+            if known is not None:
+                return known
         raise no_known_pixel(self.batch_windows, f"{len(self.cubes)} cubes")
 
     def _masked(self, strategy: str, truth: Float32Array, draws: StepDraws) -> dict[str, Any]:
@@ -112,22 +108,22 @@ class MaskedTask(TrainingLoss):
     def _some_bands(self, truth: Float32Array, target: SpectralGrid, draws: StepDraws) -> dict[str, Any]:
         """Some of the target's bands, the same in all patches, as tokens of their own."""
         bands, rng = len(target), draws.common
-        seen = bands - min(max(round(draw_share(self.config.hidden, rng) * bands), 1), bands - 1)
-        chosen = np.sort(rng.choice(bands, max(seen, min(MIN_BANDS_IN_BATCH, bands - 1)), replace=False))
+        visible = bands - min(max(round(draw_share(self.config.hidden, rng) * bands), 1), bands - 1)
+        chosen = np.sort(rng.choice(bands, max(visible, min(MIN_BANDS_IN_BATCH, bands - 1)), replace=False))
         values = disturb_half(truth[:, chosen], target.select(chosen), self.sensor_errors, draws)
         hidden = ~np.isin(np.arange(bands), chosen)
         return {"bands": chosen, "values": values, "hidden": hidden[None, :, None]}
 
-    def _through_sensor(self, truth: Float32Array, target: SpectralGrid, draws: StepDraws) -> dict[str, Any]:
-        """The bands of a random sensor, simulated from the target's spectra; sensors with too few bands are skipped."""
+    def _sensor_bands(self, truth: Float32Array, target: SpectralGrid, draws: StepDraws) -> dict[str, Any]:
+        """The bands of a random sensor with enough of them, simulated from the target's spectra."""
         low, high = target.wavelength_nm[[0, -1]]
-        for name in draws.common.permutation(sorted(self._sources)):
-            grid = self._sources[str(name)]
+        for name in draws.common.permutation(sorted(sensor_names("source"))):
+            grid = load_sensor(str(name)).grid
             inside = (grid.wavelength_nm >= low) & (grid.wavelength_nm <= high)
             if inside.sum() >= MIN_BANDS_IN_BATCH:
                 source = grid.select(inside)
                 matrix = view_matrix(source, target.wavelength_nm).astype(np.float32)
-                seen = np.einsum("sb,nbij->nsij", matrix, truth, optimize=True)
-                values = disturb_half(seen, source, self.sensor_errors, draws)
+                measured = np.einsum("sb,nbij->nsij", matrix, truth, optimize=True)
+                values = disturb_half(measured, source, self.sensor_errors, draws)
                 return {"source": source, "values": values, "hidden": (pasted_bands(source, target) < 0)[None, :, None]}
         return self._some_bands(truth, target, draws)

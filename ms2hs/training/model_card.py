@@ -2,9 +2,10 @@
 
 import shlex
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from ms2hs.training.engine.loop import FitResult
+from ms2hs.training.engine.loop import FitResult, FitSettings
 
 # Scenes that a card names.
 MAX_NAMED = 60
@@ -23,7 +24,8 @@ def training_scores(fit: FitResult | None) -> dict[str, Any]:
     return {"train": {"mse": sum(known) / len(known)}} if known else {}
 
 
-def command_line(command: str, options: Iterable[tuple[str, Any]]) -> str:
-    """A command of ms2hs with its options, without the options whose value is None."""
-    words = [str(word) for option, value in options if value is not None for word in (option, value)]
-    return shlex.join(["ms2hs", command, *words])
+def command_line(command: str, options: Iterable[tuple[str, Any]], fit: FitSettings, output: Path) -> str:
+    """The command of a run, without the directories of files; an option whose value is None is left out."""
+    settings = [(f"--{name}", getattr(fit, name)) for name in ("steps", "batch", "lr", "seed", "precision")]
+    given = [pair for pair in (*options, *settings, ("--output", output.name)) if pair[1] is not None]
+    return shlex.join(["ms2hs", command, *(str(word) for pair in given for word in pair)])

@@ -1,6 +1,6 @@
 """The fine-tuning task: windows of pairs, and in some steps windows of simulated pairs, so that the model forgets less.
 
-The input is the source's bands as in use: adjusted for a product, and pasted for models that take no measured bands.
+The input is the source's bands as in conversion: adjusted for a product, and pasted for models without band tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from ms2hs.training.loss import TrainingLoss
 
 @dataclass(frozen=True, eq=False)
 class PairedTask(TrainingLoss):
-    """Pairs, and the part of them that the model sees. A batch follows from (seed, step) alone."""
+    """Batches of pairs. A batch follows from (seed, step) alone."""
 
     config: ModelConfig
     pairs: Sequence[Pair]
@@ -94,9 +94,9 @@ class PairedTask(TrainingLoss):
             windows = read_windows(joined, size, draws.own, turned=True)
             pair = joined[0].pair
             measured, truth = np.split(windows, [len(pair.source)], axis=1)
-            found = known_bands(np.where(np.isfinite(measured).all(axis=1, keepdims=True), truth, np.nan), pair.target)
-            if found is not None:
-                return measured, *found, pair
+            known = known_bands(np.where(np.isfinite(measured).all(axis=1, keepdims=True), truth, np.nan), pair.target)
+            if known is not None:
+                return measured, *known, pair
         raise no_known_pixel(self.batch_windows, f"{len(self.pairs)} pairs")
 
 

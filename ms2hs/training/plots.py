@@ -14,7 +14,7 @@ from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.files import atomic_write
 
 # Wavelengths of the bands to plot: red, leaf water and short-wave infrared.
-SHOWN_NM = (650.0, 1200.0, 2200.0)
+PLOTTED_NM = (650.0, 1200.0, 2200.0)
 SPECTRA = 4
 # Lines are broken between bands further apart than this.
 GAP_NM = 60.0
@@ -65,28 +65,25 @@ def _plot_spectra(figure: Any, batch: Mapping[str, Any], output: Float32Array) -
 
 def _plot_bands(figure: Any, batch: Mapping[str, Any], output: Float32Array) -> None:  # noqa: ANN401
     valid, nm = batch["valid"][0], batch["target"].wavelength_nm
-    rows = figure.subplots(len(SHOWN_NM), len(COLUMNS))
+    rows = figure.subplots(len(PLOTTED_NM), len(COLUMNS))
     hidden = _hidden(batch, 0)
-    for panels, wanted in zip(rows, SHOWN_NM, strict=True):
-        band = int(np.abs(nm - wanted).argmin())
+    for panels, shown_nm in zip(rows, PLOTTED_NM, strict=True):
+        band = int(np.abs(nm - shown_nm).argmin())
         true, reconstructed = (np.where(valid, image[0, band], np.nan) for image in (batch["truth"], output))
         low, high = np.nanpercentile(true, PERCENT) if valid.any() else (0, 1)
         greys = {"vmin": low, "vmax": max(high, low + 1e-3), "cmap": "gray", "interpolation": "nearest"}
-        images = [panels[column].imshow(image, **greys) for column, image in enumerate((true, true, reconstructed))]
+        images = [axes.imshow(image, **greys) for axes, image in zip(panels, (true, true, reconstructed), strict=False)]
         panels[0].imshow(np.where(hidden[band], 1.0, np.nan), cmap=ListedColormap([HIDDEN]), interpolation="nearest")
         difference = panels[3].imshow(
             reconstructed - true, vmin=-DIFFERENCE, vmax=DIFFERENCE, cmap="RdBu_r", interpolation="nearest"
         )
         for axes, name in zip(panels, COLUMNS, strict=True):
-            axes.set(xticks=[], yticks=[], title=name if wanted == SHOWN_NM[0] else "", facecolor=UNKNOWN)
+            axes.set(xticks=[], yticks=[], title=name if shown_nm == PLOTTED_NM[0] else "", facecolor=UNKNOWN)
         panels[0].set_ylabel(f"{nm[band]:.0f} nm")
         figure.colorbar(images[1], ax=list(panels[:3]), label="reflectance", extend="both", pad=0.01, shrink=0.8)
     figure.colorbar(difference, ax=list(rows[:, 3]), label="reconstructed - true, reflectance", extend="both")
-    figure.legend(
-        handles=[Patch(color=HIDDEN, label="hidden"), Patch(color=UNKNOWN, label="not known")],
-        loc="outside lower center",
-        ncols=2,
-    )
+    handles = [Patch(color=HIDDEN, label="hidden"), Patch(color=UNKNOWN, label="not known")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
 
 
 def _pixels(valid: BoolArray) -> list[tuple[int, int, int]]:

@@ -1,6 +1,6 @@
 """`ms2hs pretrain`: a masked autoencoder trained on cubes, or on simulated scenes where no data are given."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ms2hs.models.prior import SpectralPrior
 from ms2hs.models.vit_init import is_vit, load_vit
 from ms2hs.models.weights import LINEAR, load_weights, save_weights
 from ms2hs.progress import FitProgress
-from ms2hs.training.engine.distributed import is_first_process
+from ms2hs.training.engine.distributed import Note, collect_notes
 from ms2hs.training.engine.loop import FitResult, FitSettings, fit
 from ms2hs.training.masked_task import MaskedTask
 from ms2hs.training.model_card import MAX_NAMED, command_line, named_scenes, training_scores
@@ -73,7 +73,7 @@ def pretrain(
     resume: bool = False,
     overwrite: bool = False,
     progress: FitProgress | None = None,
-    note: Callable[[str], None] | None = None,
+    note: Note | None = None,
 ) -> PretrainResult:
     """Train a preset and write its weights; log, checkpoint and pictures go to `<output stem>.run/`.
 
@@ -88,13 +88,7 @@ def pretrain(
     ------
     Ms2hsError : unusable data, weights or settings; interrupted.
     """
-    notes: list[str] = []
-
-    def add_note(text: str) -> None:
-        notes.append(text)
-        if note and is_first_process():
-            note(text)
-
+    notes, add_note = collect_notes(note)
     basis = load_weights(options.prior)
     config = _config(options, basis.prior)
     network, prior = _initial_network(config, basis.prior, options, add_note)
@@ -127,7 +121,8 @@ def _config(options: PretrainOptions, prior: SpectralPrior) -> ModelConfig:
         raise UnknownName.of("setting", unknown[0], sorted(fields), "Write for example --set depth=2.")
     try:
         config = replace(config, **{name: _parsed(name, fields[name], text) for name, text in options.changes.items()})
-        _check_rank(config, prior)
+        if config.rank > (directions := prior.factors.shape[1]):
+            raise ValueError(f"rank is {config.rank}; the prior has {directions} directions")  # noqa: TRY301
     except (TypeError, ValueError, ArithmeticError) as error:
         changes = ", ".join(f"{name}={_text(value)}" for name, value in options.changes.items())
         raise DataError(
@@ -136,16 +131,9 @@ def _config(options: PretrainOptions, prior: SpectralPrior) -> ModelConfig:
         ) from error
     window = config.window if options.window is None else options.window
     if window < config.patch or window % config.patch:
-        raise DataError(
-            f"windows of {window} pixels; a multiple of the patch, {config.patch}, is needed. Change --window."
-        )
+        needed = f"a multiple of the patch, {config.patch}, is needed. Change --window."
+        raise DataError(f"windows of {window} pixels; {needed}")
     return config
-
-
-def _check_rank(config: ModelConfig, prior: SpectralPrior) -> None:
-    directions = prior.factors.shape[1]
-    if config.rank > directions:
-        raise ValueError(f"rank is {config.rank}; the prior has {directions} directions")
 
 
 def _parsed(name: str, current: Any, value: Any) -> Any:  # noqa: ANN401  a field of a configuration
@@ -169,7 +157,7 @@ def _text(value: Any) -> str:  # noqa: ANN401  a field of a configuration
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
-def _cubes(options: PretrainOptions, window: int, prior: SpectralPrior, note: Callable[[str], None]) -> list[Cube]:
+def _cubes(options: PretrainOptions, window: int, prior: SpectralPrior, note: Note) -> list[Cube]:
     cubes = [cube for folder in options.data for cube in open_cubes(folder, options.split)]
     check_scenes(cubes, options.leave_out, "Give names of these scenes to --leave-out.")
     cubes = [cube for cube in cubes if cube.scene not in options.leave_out]
@@ -177,10 +165,8 @@ def _cubes(options: PretrainOptions, window: int, prior: SpectralPrior, note: Ca
     if not options.data:
         note(NO_DATA_NOTE)
     elif not cubes:
-        raise DataError(
-            f"{', '.join(map(str, options.data))}: every scene is left out; training needs at least one. Leave out "
-            "fewer scenes."
-        )
+        needed = "training needs at least one. Leave out fewer scenes."
+        raise DataError(f"{', '.join(map(str, options.data))}: every scene is left out; {needed}")
     if count:
         side = max(window, MIN_SIMULATED_SIDE)
         cubes += simulated_cubes(count, options.fit.seed, prior=prior, shape=(side, side))
@@ -188,7 +174,7 @@ def _cubes(options: PretrainOptions, window: int, prior: SpectralPrior, note: Ca
 
 
 def _initial_network(
-    config: ModelConfig, prior: SpectralPrior, options: PretrainOptions, note: Callable[[str], None]
+    config: ModelConfig, prior: SpectralPrior, options: PretrainOptions, note: Note
 ) -> tuple[SpectralMAE, SpectralPrior]:
     """The network before training, and its prior."""
     with torch.random.fork_rng(devices=[]):
@@ -224,10 +210,21 @@ def _initial_network(
 
 
 def _card(options: PretrainOptions, cubes: Sequence[Cube], result: FitResult, output: Path) -> dict[str, Any]:
-    simulated = sum(isinstance(cube, SimulatedCube) for cube in cubes)
-    scenes = named_scenes(cube.scene for cube in cubes if not isinstance(cube, SimulatedCube))
+    real = [cube for cube in cubes if not isinstance(cube, SimulatedCube)]
+    simulated = [f"{len(cubes) - len(real)} simulated scenes"] if len(cubes) > len(real) else []
+    words = [
+        ("--preset", options.preset),
+        *(("--data", folder.resolve().name) for folder in options.data),
+        *(("--leave-out", scene) for scene in options.leave_out),
+        *(("--set", f"{name}={_text(value)}") for name, value in options.changes.items()),
+        ("--split", options.split),
+        ("--simulated", options.simulated or None),
+        ("--init", options.init.name if options.init else None),
+        ("--prior", None if options.prior == LINEAR else Path(options.prior).name),
+        ("--window", options.window),
+    ]
     return {
-        "command": _command(options, output),
+        "command": command_line("pretrain", words, options.fit, output),
         "settings": {
             "preset": options.preset,
             "window": options.window,
@@ -237,26 +234,6 @@ def _card(options: PretrainOptions, cubes: Sequence[Cube], result: FitResult, ou
             "leave_out": list(options.leave_out),
             "fit": options.fit.identity(),
         },
-        "trained_on": scenes + ([f"{simulated} simulated scenes"] if simulated else []),
+        "trained_on": named_scenes(cube.scene for cube in real) + simulated,
         "scores": training_scores(result),
     }
-
-
-def _command(options: PretrainOptions, output: Path) -> str:
-    """The command of this run, with the names of folders and files but without their directories."""
-    return command_line(
-        "pretrain",
-        [
-            ("--preset", options.preset),
-            *(("--data", folder.resolve().name) for folder in options.data),
-            *(("--leave-out", scene) for scene in options.leave_out),
-            *(("--set", f"{name}={_text(value)}") for name, value in options.changes.items()),
-            ("--split", options.split),
-            ("--simulated", options.simulated or None),
-            ("--init", options.init.name if options.init else None),
-            ("--prior", None if options.prior == LINEAR else Path(options.prior).name),
-            ("--window", options.window),
-            *((f"--{name}", getattr(options.fit, name)) for name in ("steps", "batch", "lr", "seed", "precision")),
-            ("--output", output.name),
-        ],
-    )

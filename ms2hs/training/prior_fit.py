@@ -1,10 +1,11 @@
 """`ms2hs pretrain --preset linear`: the spectral prior, estimated from cubes and spectral libraries.
 
 `gather` reads the data once and keeps their moments, so that fits without a scene cost little. `fit` pools the moments
-of all scenes, libraries, simulated canopies and mixtures by expectation-maximisation. `calibrate` leaves out one place
-of scenes (a place) at a time, and measures how much wider the intervals must be there.
+of all scenes, libraries, simulated canopies and mixtures by expectation-maximisation. `calibrate` leaves out the scenes
+of one place at a time, and measures how much wider the intervals must be there.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +23,6 @@ from ms2hs.models.prior import Posterior, SpectralPrior, brightness_of, factoris
 from ms2hs.models.weights import save_weights
 from ms2hs.spectra.library import interpolate_known
 from ms2hs.spectra.sensors import RANGE_NM, load_sensor
-from ms2hs.spectra.spectral_grid import grid_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class SceneEvidence:
 
     name: str
     place: str
-    """The place: cubes of one place are left out together."""
+    """Cubes of one place are left out together."""
     moments: tuple[Moments, ...]
     """With a total weight of 1."""
     measured: Float32Array
@@ -86,13 +86,13 @@ class Evidence:
     libraries: tuple[str, ...]
     """Names of the libraries."""
     library: Moments
-    """Libraries, canopies and mixtures together, without unknown wavelengths."""
+    """Moments of libraries, canopies and mixtures together, with all wavelengths known."""
     library_sample: Float32Array
-    """(spectrum, wavelength) some of these spectra."""
+    """(spectrum, wavelength) sample of the library spectra and mixtures."""
 
     @property
     def places(self) -> list[str]:
-        """Families of the scenes, sorted."""
+        """Places of the scenes, sorted."""
         return sorted({scene.place for scene in self.scenes})
 
 
@@ -130,10 +130,10 @@ def _scene(
     corpus: SpectraFile, wavelength_nm: FloatArray, settings: PriorSettings, rng: np.random.Generator
 ) -> SceneEvidence:
     points = interpolate_known(corpus.reflectance, corpus.wavelength_nm, wavelength_nm)
-    usable = np.isfinite(brightness_of(points, wavelength_nm))
+    brightness = brightness_of(points, wavelength_nm)
+    usable = np.isfinite(brightness)
     points = points[usable]
-    scale = scale_of(brightness_of(points, wavelength_nm), settings.floor)
-    moments = tuple(moments_of(points, scale, np.ones(len(points)), 1.0))
+    moments = tuple(moments_of(points, scale_of(brightness[usable], settings.floor), np.ones(len(points)), 1.0))
     measured, _ = spectra_on(corpus, load_sensor(CALIBRATION_SOURCE).grid, interpolate=True)
     measured = measured[usable]
     chosen = rng.permutation(np.flatnonzero(np.isfinite(measured).all(axis=1)))[: settings.pixels]
@@ -143,30 +143,31 @@ def _scene(
 def _library(
     libraries: list[SpectraFile], wavelength_nm: FloatArray, settings: PriorSettings, rng: np.random.Generator
 ) -> tuple[Moments, Float32Array]:
-    """Moments of libraries, canopies and mixtures together, and (spectrum, wavelength) some of the spectra."""
-    points = np.concatenate(
-        [interpolate_known(library.reflectance, library.wavelength_nm, wavelength_nm) for library in libraries]
-    )
+    """Moments of libraries, canopies and mixtures together, and (spectrum, wavelength) a sample of the spectra."""
+
+    def scale_for(spectra: FloatArray) -> FloatArray:
+        return scale_of(brightness_of(spectra, wavelength_nm), settings.floor)
+
+    on_grid = [interpolate_known(library.reflectance, library.wavelength_nm, wavelength_nm) for library in libraries]
+    points = np.concatenate(on_grid)
     classes = np.concatenate([library.classes for library in libraries])
     files = np.repeat([library.name for library in libraries], [len(library.reflectance) for library in libraries])
     usable = brightness_of(points, wavelength_nm) > 0.01
     points, classes, weights = points[usable], classes[usable], balance(classes[usable], files[usable])
-    scale = scale_of(brightness_of(points, wavelength_nm), settings.floor)
-    sets = list(moments_of(points, scale, weights, settings.libraries))
-    wanted = settings.simulated if settings.canopies > 0 else 0
-    canopies = canopies_over(libraries, wavelength_nm, wanted, rng)
-    scale_canopies = scale_of(brightness_of(canopies, wavelength_nm), settings.floor)
+    sets = list(moments_of(points, scale_for(points), weights, settings.libraries))
+    canopies = canopies_over(libraries, wavelength_nm, settings.simulated if settings.canopies > 0 else 0, rng)
     if len(canopies):
-        sets += moments_of(canopies, scale_canopies, np.ones(len(canopies)), settings.canopies)
+        sets += moments_of(canopies, scale_for(canopies), np.ones(len(canopies)), settings.canopies)
     model = pool(sets, start(sets, settings.fill_noise), settings.fill_noise, settings.iterations)
-    whole = _completed(points, scale, model, settings.fill_noise)
+    whole = _completed(points, scale_for(points), model, settings.fill_noise)
     sample: list[FloatArray] = [whole[rng.choice(len(whole), size=400, p=weights / weights.sum())]]
     total = settings.libraries + settings.canopies * bool(len(canopies))
     if settings.mixtures > 0:
-        whole_canopies = _completed(canopies, scale_canopies, model, settings.fill_noise)
-        mixtures = _mixtures(whole, weights, whole_canopies, settings, rng)
-        scale = scale_of(brightness_of(mixtures, wavelength_nm), settings.floor)
-        (mixed,) = moments_of(mixtures, scale, np.ones(len(mixtures)), settings.mixtures)
+        whole_canopies = _completed(canopies, scale_for(canopies), model, settings.fill_noise)
+        some = whole_canopies[: settings.simulated // 3]
+        shares = np.concatenate([weights / weights.sum(), np.full(len(some), CANOPY_SHARE / max(len(some), 1))])
+        mixtures = mix(np.concatenate([whole, some]).astype(np.float32), shares, settings.simulated, rng)
+        (mixed,) = moments_of(mixtures, scale_for(mixtures), np.ones(len(mixtures)), settings.mixtures)
         model = (total * model + settings.mixtures * mixed.second) / (total + settings.mixtures)
         total += settings.mixtures
         sample.append(mixtures[:400])
@@ -174,38 +175,25 @@ def _library(
 
 
 def _completed(spectra: FloatArray, scale: FloatArray, model: FloatArray, noise: float) -> FloatArray:
+    """(spectrum, wavelength) spectra with each NaN replaced by the expectation of `model`."""
     return scale[:, None] * expect(spectra / scale[:, None], model, noise)
-
-
-def _mixtures(
-    spectra: FloatArray, weights: FloatArray, canopies: FloatArray, settings: PriorSettings, rng: np.random.Generator
-) -> Float32Array:
-    """(mixture, wavelength) mixtures of library spectra and canopies."""
-    some = canopies[: settings.simulated // 3]
-    shares = np.concatenate([weights / weights.sum(), np.full(len(some), CANOPY_SHARE / max(len(some), 1))])
-    return mix(np.concatenate([spectra, some]).astype(np.float32), shares, settings.simulated, rng)
 
 
 def fit(evidence: Evidence, leave_out: Collection[str] = ()) -> SpectralPrior:
     """The prior of all scenes except the places left out, without calibration."""
     settings = evidence.settings
     kept = [scene for scene in evidence.scenes if scene.place not in leave_out]
-    places = [scene.place for scene in kept]
-    sets = [evidence.library]
-    reach = np.zeros(len(evidence.wavelength_nm))
-    for scene, place in zip(kept, places, strict=True):
-        weight = 1 / places.count(place)
-        for part in scene.moments:
-            sets.append(replace(part, weight=part.weight * weight))
-            reach += part.weight * weight * part.known
-    moment = pool(sets, evidence.library.second, settings.fill_noise, settings.iterations)
+    cubes = Counter(scene.place for scene in kept)
+    sets = [replace(part, weight=part.weight * (1 / cubes[scene.place])) for scene in kept for part in scene.moments]
+    reach = sum((part.weight * part.known for part in sets), np.zeros(len(evidence.wavelength_nm)))
+    moment = pool([evidence.library, *sets], evidence.library.second, settings.fill_noise, settings.iterations)
     factors, residual = factorise(moment, settings.rank)
     ones = np.ones(len(reach), np.float32)
     return SpectralPrior(
         wavelength_nm=evidence.wavelength_nm.astype(np.float32),
         factors=factors,
         residual=residual,
-        reach=(reach / max(len(set(places)), 1)).astype(np.float32),
+        reach=(reach / max(len(cubes), 1)).astype(np.float32),
         sigma_scale=ones,
         shift=0 * ones,
         sample=np.zeros((1, settings.rank), np.float32),
@@ -226,25 +214,22 @@ def calibrate(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[st
     prior : estimated without the places of `leave_out`.
     """
     source = load_sensor(CALIBRATION_SOURCE).grid
-    target = grid_of(evidence.wavelength_nm, np.full(len(evidence.wavelength_nm), 2 * evidence.settings.step_nm))
-    widths: list[tuple[FloatArray, FloatArray]] = []
-    for place in evidence.places:
-        if place in leave_out:
-            continue
-        posterior = fit(evidence, {*leave_out, place}).condition(source, target)
-        for scene in evidence.scenes:
+    kept = [scene for scene in evidence.scenes if scene.place not in leave_out]
+    factors: list[tuple[FloatArray, FloatArray]] = []
+    for place in sorted({scene.place for scene in kept}):
+        posterior = fit(evidence, {*leave_out, place}).condition(source, prior.grid)
+        for scene in kept:
             if scene.place != place or len(scene.measured) < MIN_PIXELS_FOR_CALIBRATION:
                 continue
             half = len(scene.measured) // 2
             corrected = posterior.with_references(scene.measured[:half], scene.truth[:half])
             before = _sigma_needed(scene, posterior, slice(None))
             after = _sigma_needed(scene, corrected, slice(half, None))
-            widths.append((before / posterior.relative_sigma, after / posterior.relative_sigma))
-    sample = _sample(prior, evidence, leave_out)
-    if not widths:  # no scene to measure on
+            factors.append((before / posterior.relative_sigma, after / posterior.relative_sigma))
+    sample = prior.coefficients(np.concatenate([*(scene.truth[:100] for scene in kept), evidence.library_sample]))
+    if not factors:  # no scene to measure on
         return replace(prior, sample=sample)
-    shape = (len(widths), 2, len(target))
-    scale, corrected_scale = (quantile_over_scenes(part) for part in np.moveaxis(np.array(widths).reshape(shape), 1, 0))
+    scale, corrected_scale = (quantile_over_scenes(np.array(part)) for part in zip(*factors, strict=True))
     shift = 1 - np.square(corrected_scale / scale)
     return replace(
         prior,
@@ -255,15 +240,10 @@ def calibrate(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[st
 
 
 def _sigma_needed(scene: SceneEvidence, posterior: Posterior, pixels: slice) -> FloatArray:
+    """(wavelength,) relative sigma whose 90 % interval holds 90 % of the errors of these pixels."""
     measured = np.ascontiguousarray(scene.measured[pixels].T)
     error = scene.truth[pixels] - posterior.reconstruct(measured).T
     return sigma_needed(error, posterior.scale(measured))
-
-
-def _sample(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[str]) -> Float32Array:
-    """(spectrum, rank) training spectra of scale 1, as coefficients of the prior's factors."""
-    kept = [scene.truth[:100] for scene in evidence.scenes if scene.place not in leave_out]
-    return prior.coefficients(np.concatenate([*kept, evidence.library_sample]))
 
 
 def pretrain_linear(
@@ -282,7 +262,7 @@ def pretrain_linear(
 
     Raises
     ------
-    DataError, OutputError : as `gather` and `save_weights` say.
+    DataError, OutputError : raised by `gather` and `save_weights`.
     UnknownName : no such place to leave out.
     """
     settings = settings or PriorSettings()
@@ -295,6 +275,6 @@ def pretrain_linear(
         "command": f"ms2hs pretrain --model linear --data DIR{without} -o {output.name}",
         "settings": asdict(settings),
         "trained_on": sorted(kept) + sorted(evidence.libraries),
-        "scores": {name: dict(found) for name, found in (scores or {}).items()},
+        "scores": {name: dict(values) for name, values in (scores or {}).items()},
     }
     return save_weights(output, calibrate(fit(evidence, leave_out), evidence, leave_out), card)

@@ -1,6 +1,6 @@
 """Closed-form fits to pairs: the bias of products, their noise, and the prior refitted to the spectra."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from ms2hs.models.harmonization import Adjustment, adjusted, fit_adjustment
 from ms2hs.models.prior import refit
 from ms2hs.models.weights import Weights
 from ms2hs.spectra.library import interpolate_known
+from ms2hs.training.engine.distributed import Note
 
 
 def seen_by_source(sample: Sample) -> Float32Array:
@@ -25,7 +26,7 @@ def seen_by_source(sample: Sample) -> Float32Array:
     return result
 
 
-def adjustments_of(samples: Sequence[Sample], note: Callable[[str], None]) -> dict[str, Adjustment]:
+def adjustments_of(samples: Sequence[Sample], note: Note) -> dict[str, Adjustment]:
     """By sensor, the correction of its products: from samples that are not simulated, with equal weight per scene."""
     adjustments: dict[str, Adjustment] = {}
     products = [sample for sample in samples if not sample.is_simulated]
@@ -41,9 +42,8 @@ def adjustments_of(samples: Sequence[Sample], note: Callable[[str], None]) -> di
 
 
 def _fit_band(name: str, samples: Sequence[Sample]) -> dict[str, tuple[float, float]]:
-    bands = [sample.source.names.index(name) for sample in samples]
-    measured = np.concatenate([sample.measured[band] for sample, band in zip(samples, bands, strict=True)])
-    true = np.concatenate([seen_by_source(sample)[band] for sample, band in zip(samples, bands, strict=True)])
+    measured = np.concatenate([sample.measured[sample.source.names.index(name)] for sample in samples])
+    true = np.concatenate([seen_by_source(sample)[sample.source.names.index(name)] for sample in samples])
     sizes = [sample.measured.shape[1] for sample in samples]
     return fit_adjustment(measured[None], true[None], (name,), np.repeat(1 / np.array(sizes), sizes))
 

@@ -25,16 +25,15 @@ MAX_DIFFERENCES = 5
 
 
 def save_checkpoint(path: Path, state: TrainingState, step: int, identity: Mapping[str, Any]) -> None:
-    """Write a checkpoint, and replace the one before it only when complete.
+    """Write a checkpoint after `step` steps. It replaces the previous checkpoint only when complete.
 
     Parameters
     ----------
-    step : steps taken.
     identity : JSON values that a resumed run must share.
 
     Raises
     ------
-    OutputError : the file cannot be written; the checkpoint before it stays.
+    OutputError : the file cannot be written; the previous checkpoint stays.
     """
     header = {"format": FORMAT, "kind": KIND, "step": str(step), "identity": json.dumps(identity, sort_keys=True)}
     arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in _state(state).items()}

@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,10 +12,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ms2hs.inference.device import device_named
 
+Note = Callable[[str], None]
 
-def is_first_process() -> bool:
-    """Whether this is the only process, or the first one of `torchrun`: only it prints and writes."""
-    return os.environ.get("RANK", "0") == "0"
+
+def collect_notes(note: Note | None) -> tuple[list[str], Note]:
+    """The notes of a run, and a function that adds a note; in the first process it also calls `note`."""
+    notes: list[str] = []
+
+    def add(text: str) -> None:
+        notes.append(text)
+        if note and os.environ.get("RANK", "0") == "0":
+            note(text)
+
+    return notes, add
 
 
 @dataclass(frozen=True)
@@ -44,28 +53,21 @@ class Processes:
         """Wait until every process has called this."""
         self.total(torch.zeros(1, device=self.device)).tolist()
 
-    @contextmanager
-    def own_random(self) -> Iterator[None]:
-        """Restore the caller's random generators at the end."""
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            yield
+    @property
+    def gpus(self) -> list[torch.device]:
+        """The GPU of this process; empty on a CPU."""
+        return [self.device] if self.device.type == "cuda" else []
 
     def shared(self, model: nn.Module) -> nn.Module:
         """The model with gradients averaged over all processes; a batch may leave parameters unused."""
         if self.world == 1:
             return model
-        devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=True)
+        return DistributedDataParallel(model, device_ids=self.gpus or None, find_unused_parameters=True)
 
 
 @contextmanager
 def joined(device: str = "auto") -> Iterator[Processes]:
-    """Join the processes of `torchrun` (RANK, LOCAL_RANK, WORLD_SIZE), or run as a single process; leave at the end.
-
-    Raises
-    ------
-    UnknownName : no such device.
-    """
+    """Join the processes of `torchrun` (RANK, LOCAL_RANK, WORLD_SIZE), or run as a single process; leave at the end."""
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     own = device_named(device, int(os.environ.get("LOCAL_RANK", "0")))
     if own.type == "cuda":

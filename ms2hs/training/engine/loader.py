@@ -1,7 +1,12 @@
 """Loading of batches, in the training process or ahead of time in worker processes."""
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.synchronize import Semaphore
 from typing import Any
 
 import numpy as np
@@ -28,18 +33,31 @@ def batches(load: Callable[[int], Batch], steps: range, workers: int) -> Iterato
     ------
     Ms2hsError : raised by `load`.
     """
+    end = multiprocessing.Semaphore(0)  # one release ends one worker
     loader = DataLoader(
         _Batches(load, packed=workers > 0),
         batch_size=None,
         sampler=steps,
         num_workers=workers,
         collate_fn=_unchanged,
-        worker_init_fn=leave_signals_to_parent,
+        worker_init_fn=partial(_prepare_worker, end),
     )
-    for batch in loader:
-        if isinstance(batch, Ms2hsError):
-            raise batch
-        yield {name: _unpacked(value) for name, value in batch.items()} if workers else batch
+    iterator = iter(loader)
+    try:
+        for batch in iterator:
+            if isinstance(batch, Ms2hsError):
+                raise batch
+            yield {name: _unpacked(value) for name, value in batch.items()} if workers else batch
+    finally:
+        for _ in range(workers):  # before `iterator` ends: it would wait for the batches that are being loaded
+            end.release()
+        del iterator
+
+
+def _prepare_worker(end: Semaphore, _worker: int) -> None:
+    """Leave signals to the training process, and exit at once when it releases `end`."""
+    leave_signals_to_parent()
+    threading.Thread(target=lambda: end.acquire() and os._exit(0), daemon=True).start()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ the checkpoint holds everything else (parameters, moving average, optimizer).
 """
 
 import importlib.util
-import json
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -155,11 +154,10 @@ def fit(
     UnknownName : no such device.
     Interrupted : Ctrl-C or SIGTERM; the step was finished and a checkpoint written.
     """
-    with joined(settings.device) as processes, stop_requests() as stop_requested, processes.own_random():
+    with joined(settings.device) as processes, stop_requests() as stop_requested, torch.random.fork_rng(processes.gpus):
         model.to(processes.device)
-        whole = json.loads(json.dumps({**identity, "fit": settings.identity()}))
         state = initial_state(model, settings.weight_decay, settings.ema)
-        trainer = Trainer(task, settings, folder, whole, processes, state)
+        trainer = Trainer(task, settings, folder, {**identity, "fit": settings.identity()}, processes, state)
         history = trainer.train(trainer.start(resume=resume, overwrite=overwrite), stop_requested, progress)
         model.load_state_dict(state.averaged.module.state_dict())
         del trainer  # and its references to the process group
@@ -174,7 +172,7 @@ class _StepResult:
     count: float
     gradient_norm: float
     stop: bool
-    """Whether any process was requested to stop: all stop together."""
+    """Whether any process received a request to stop; all stop together."""
     parts: Mapping[str, tuple[Tensor, Tensor]]
     """`Loss.parts` of this process."""
 
@@ -223,10 +221,8 @@ class Trainer:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(
-                f"cannot create {self.folder} ({error.strerror}); training writes its log and checkpoints there. Give "
-                "another folder."
-            ) from error
+            needed = "training writes its log and checkpoints there. Give another folder."
+            raise OutputError(f"cannot create {self.folder} ({error.strerror}); {needed}") from error
         return 0
 
     def train(self, start: int, stop_requested: Callable[[], bool], progress: FitProgress | None) -> list[Entry]:
@@ -264,7 +260,7 @@ class Trainer:
         device, processes = self.processes.device, self.processes
         torch.manual_seed(int(np.random.SeedSequence([self.settings.seed, step, processes.rank]).generate_state(1)[0]))
         for group in optimizer.param_groups:
-            group["lr"] = self._rate(step)
+            group["lr"] = learning_rate(step, self.settings.steps, self.settings.lr, self.settings.warmup)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
             loss = self.task.loss(self.network, batch, device)
         own = loss.total.detach()
@@ -278,9 +274,6 @@ class Trainer:
         total, count, stops, length = torch.cat([shared, norm.detach()[None]]).tolist()
         return _StepResult(total / count if count else math.nan, count, length, stops > 0, loss.parts)
 
-    def _rate(self, step: int) -> float:
-        return learning_rate(step, self.settings.steps, self.settings.lr, self.settings.warmup)
-
     def _entry(self, done: int, result: _StepResult) -> dict[str, float | None]:
         entry: dict[str, float | None] = {"step": done, "loss": result.loss}
         if result.parts:
@@ -288,7 +281,7 @@ class Trainer:
             sums = torch.stack([torch.stack(result.parts[name]).detach().float() for name in names])
             for name, (total, count) in zip(names, self.processes.total(sums).tolist(), strict=True):
                 entry[f"{name}_mse"] = total / count if count else None
-        return entry | {"lr": self._rate(done - 1), "gradient_norm": result.gradient_norm}
+        return entry | {"lr": self.state.optimizer.param_groups[0]["lr"], "gradient_norm": result.gradient_norm}
 
     def _save(self, done: int) -> None:
         if self.processes.first:

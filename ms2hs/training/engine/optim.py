@@ -25,12 +25,7 @@ class TrainingState:
 
 
 def initial_state(model: nn.Module, weight_decay: float, ema: float) -> TrainingState:
-    """The state before the first step, for the parameters that require a gradient.
-
-    Parameters
-    ----------
-    ema : decay of the moving average after the first steps, see `average_decay`.
-    """
+    """The state before the first step, for the parameters that require a gradient; `ema` as in `average_decay`."""
 
     def update(averaged: Any, current: Any, updates: Any) -> None:  # noqa: ANN401  as torch declares it
         get_ema_multi_avg_fn(average_decay(int(updates), ema))(averaged, current, updates)  # type: ignore[no-untyped-call]
@@ -59,12 +54,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
-    """Learning rate of a step (from 0): rises linearly to `peak`, then falls as a cosine to 0 after the last step.
-
-    Parameters
-    ----------
-    warmup : share of the steps in which the rate rises, 0-1.
-    """
+    """Learning rate of a step, from 0: linear up to `peak` in the share `warmup` of the steps, then a cosine to 0."""
     rising = round(warmup * steps)
     if step < rising:
         return peak * (step + 1) / rising

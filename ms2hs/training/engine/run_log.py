@@ -23,7 +23,7 @@ class RunLog:
         """
         self.path = path
         self.entries = [entry for entry in _entries(path) if (entry["step"] or 0) <= last_step]
-        write_bytes(path, "".join(map(_line, self.entries)).encode())
+        write_bytes(path, "".join(json.dumps(entry) + "\n" for entry in self.entries).encode())
 
     @property
     def elapsed_s(self) -> float:
@@ -40,7 +40,7 @@ class RunLog:
         self.entries.append(entry)
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(_line(entry))
+                file.write(json.dumps(entry) + "\n")
         except OSError as error:
             raise OutputError(
                 f"{self.path} could not be written ({error.strerror}); it is the log of the run. Free some space, and "
@@ -63,20 +63,15 @@ class Clock:
         return {"windows_per_s": round(rate, 3), "elapsed_s": round(now - self.start, 3)}
 
 
-def _line(entry: Entry) -> str:
-    return json.dumps(entry) + "\n"
-
-
 def _entries(path: Path) -> list[Entry]:
     """The complete entries of a file; a killed run may have left half a line."""
     entries: list[Entry] = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                break
-            if not isinstance(entry, dict) or "step" not in entry:
-                break
-            entries.append(entry)
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if not isinstance(entry, dict) or "step" not in entry:
+            break
+        entries.append(entry)
     return entries

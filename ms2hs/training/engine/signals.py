@@ -40,7 +40,7 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def leave_signals_to_parent(_worker: int) -> None:
+def leave_signals_to_parent() -> None:
     """Ignore Ctrl-C in a loading process: the terminal sends it there too, and the batch is still needed.
 
     SIGTERM, which a parent also sends when it ends, ends the process after `FINISH_S`, so that the batch is finished.
