@@ -110,11 +110,11 @@ def score_scene(data: Path, folds: Path, scene: str, target: str) -> dict[str, d
     result = {}
     for name, prior, part in (("prior", weights.prior, 0.0), ("network", calibrated, 1.0)):
         result[f"{name}, clean"] = scores(prior.condition(*grids), pixels, "clean", part)
-        result[f"{name}, noisy, told"] = scores(prior.condition(*grids, TYPICAL_INPUT_ERROR), pixels, "noisy", part)
+        result[f"{name}, noisy, given"] = scores(prior.condition(*grids, TYPICAL_INPUT_ERROR), pixels, "noisy", part)
         for count in (3, 10):
             result[f"{name}, {count} references"] = with_references(prior.condition(*grids), pixels, count, part)
     result["prior, not denoised"] = scores(weights.prior.condition(*grids, TYPICAL_INPUT_ERROR), pixels, "raw", 0.0)
-    result["network, not denoised"] = result["network, noisy, told"]
+    result["network, not denoised"] = result["network, noisy, given"]
     return result
 
 
@@ -172,7 +172,7 @@ def main() -> None:
 
 def print_table(found: dict[str, dict[str, dict[str, float]]]) -> None:
     """Print a row for each scene, the means, and the interval of the ratio of the means."""
-    kinds = ("clean", "noisy, told", "not denoised", "3 references", "10 references")
+    kinds = ("clean", "noisy, given", "not denoised", "3 references", "10 references")
     print(f"{'RMSE x 1e4 / SAM; cover':26s}" + "".join(f"{kind:>44s}" for kind in kinds))
     print(f"{'':26s}" + f"{'prior':>15s}{'network':>22s}{'ratio':>7s}" * len(kinds))
     counted = [scene for scene in found if scene not in NOT_IN_MEANS]

@@ -37,7 +37,7 @@ GROUPS = (
 )
 SCORED = tuple(scene for group in GROUPS for scene in group)
 COUNTS = (0, 2, 4, 6)
-INPUTS = ("clean", "noisy, told")
+INPUTS = ("clean", "noisy, given")
 
 
 def chosen(group: tuple[str, ...], count: int) -> tuple[str, ...]:

@@ -92,7 +92,7 @@ def tables(
         "interpolation": score(interpolated(scene.measured, view.source, view.target), scene),
         "prior": score_prior(posterior, scene, to_source=response_of(view.source, view.target)),
         "prior, noise": score_prior(posterior, scene, measured=noisy, to_source=response_of(view.source, view.target)),
-        "prior, noise told": score_prior(
+        "prior, noise given": score_prior(
             with_error, scene, measured=noisy, to_source=response_of(view.source, view.target)
         ),
         "3 references": score_references(posterior, scene, 3, DRAWS, rng),

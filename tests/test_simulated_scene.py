@@ -133,6 +133,6 @@ def test_a_small_scene_goes_the_whole_way(bench, tmp_path):
         assert 0.7 < bench["worst"](by_input["clean"]["rings"]["865"]["common"]) < 1.3
         assert 0.5 < by_input["clean"]["patches"][0] < 2
         assert 0.5 < by_input["clean"]["windows"][0] < 2
-        # where noise is more than a tenth of the signal, power is not told
+        # where noise is more than a tenth of the signal, the ratio of power is not given
         assert any(None in band["power"] for band in by_input["product"]["rings"].values())
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -263,11 +263,11 @@ def added_by_esa(one):
 
 
 def is_level_2a(one):
-    told = f"{one['collection']} {one['id']} {one['properties'].get('platform')}".lower()
+    origin = f"{one['collection']} {one['id']} {one['properties'].get('platform')}".lower()
     return (
-        re.search("sentinel-?s?-?2", told)
-        and not re.search("l1c|hls", told)
-        and "mosaic" not in told
+        re.search("sentinel-?s?-?2", origin)
+        and not re.search("l1c|hls", origin)
+        and "mosaic" not in origin
         and len(one["assets"]) > 12
     )
 

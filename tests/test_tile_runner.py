@@ -206,7 +206,7 @@ def test_windows_without_valid_pixel_are_not_computed():
     valid[2, 9] = True
     network = Toy(1)
     found, _, _ = run_tiles(network, tiling, reflectance, valid)
-    assert len(network.tried) == 2  # two of ten windows: those of the upper row that begin at columns 4 and 8
+    assert len(network.tried) == 2  # two of ten windows: the windows of the upper row that begin at columns 4 and 8
     assert (found != NODATA).sum() == BANDS
     network = Toy(4, is_local=True)
     run_tiles(network, Tiling(12, 24, (4, 24), 0), reflectance, valid)
