@@ -40,7 +40,7 @@ class TrainingLoss:
         """Squared error over all bands of valid pixels; relative to brightness for a model with a prior."""
         truth, valid = (torch.as_tensor(batch[name]).to(device, non_blocking=True) for name in ("truth", "valid"))
         wanted = truth.clamp(0, 1) if self.config.unit_targets else truth
-        squares = (self.reconstruct(model, batch, device).float() - wanted).square()
+        squares = (self.reconstruct(model, batch, device, valid).float() - wanted).square()
         known = valid[:, None].to(squares.dtype)
         weight = known
         if self.config.rank:
@@ -56,19 +56,22 @@ class TrainingLoss:
             }
         return Loss((weight * squares).sum(), weight.sum() * truth.shape[1], parts)
 
-    def reconstruct(self, model: nn.Module, batch: Mapping[str, Any], device: torch.device) -> Tensor:
-        """(window, target band, row, col) reflectance that the model predicts for a batch."""
+    def reconstruct(
+        self, model: nn.Module, batch: Mapping[str, Any], device: torch.device, valid: Tensor | None = None
+    ) -> Tensor:
+        """(window, target band, row, col) reflectance that the model predicts; `valid`: the batch's, on the device."""
         target = self._band_view(model, batch["target"])
-        arrays = (batch["values"], batch["visible"], None if batch["valid"].all() else batch["valid"])
-        values, visible, valid = (
+        known = batch["valid"] if valid is None else valid
+        arrays = (batch["values"], batch["visible"], None if batch["valid"].all() else known)
+        values, visible, some_valid = (
             None if array is None else torch.as_tensor(array).to(device, non_blocking=True) for array in arrays
         )
         output: Tensor
         if visible is None:
             source = self._band_view(model, batch["source"]) if batch["source"] else target.select(batch["bands"])
-            output = model(values, source, target, None, valid)
+            output = model(values, source, target, None, some_valid)
         else:
-            output = model(values, target, None, visible, valid)
+            output = model(values, target, None, visible, some_valid)
         return output
 
     def _band_view(self, model: nn.Module, grid: SpectralGrid) -> BandView:
