@@ -17,12 +17,12 @@ from ms2hs.progress import Progress
 from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.pixel_grid import footprint, lonlat_bounds
 from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
+from ms2hs.scenes.stac_metadata import COG_TYPE, PROJECTION_EXTENSION, projection_properties
 from ms2hs.spectra.spectral_grid import band_support
 
-COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 EXTENSIONS = [
     "https://stac-extensions.github.io/eo/v2.0.0/schema.json",
-    "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
+    PROJECTION_EXTENSION,
     "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
 ]
 # Launch of Landsat 8, the oldest source: the start of the interval of a scene without acquisition time.
@@ -104,10 +104,7 @@ def write_item(path: Path, planned: Plan, result: ConversionResult, model: Poste
     properties: dict[str, Any] = {"datetime": planned.scene.datetime, "created": now}
     if planned.scene.datetime is None:
         properties |= {"start_datetime": LANDSAT8_LAUNCH, "end_datetime": now}
-    properties |= {"proj:shape": [grid.height, grid.width], "proj:transform": list(grid.transform)}
-    if grid.crs:
-        properties["proj:code" if grid.crs.startswith("EPSG:") else "proj:wkt2"] = grid.crs
-    properties |= {f"ms2hs:{name}": text for name, text in provenance(planned).items()}
+    properties |= projection_properties(grid) | {f"ms2hs:{name}": text for name, text in provenance(planned).items()}
     properties |= {
         "ms2hs:pixels": vars(result.counts),
         "ms2hs:measured_band_residual_rmse": result.residual,

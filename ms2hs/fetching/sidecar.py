@@ -17,12 +17,9 @@ from ms2hs.errors import OutputError
 from ms2hs.raster.pixel_grid import PixelGrid, footprint, lonlat_bounds
 from ms2hs.remote.url_policy import shown
 from ms2hs.scenes.scene import Scene
+from ms2hs.scenes.stac_metadata import COG_TYPE, PROJECTION_EXTENSION, projection_properties
 
-COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
-EXTENSIONS = [
-    "https://stac-extensions.github.io/file/v2.1.0/schema.json",
-    "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
-]
+EXTENSIONS = ["https://stac-extensions.github.io/file/v2.1.0/schema.json", PROJECTION_EXTENSION]
 REQUEST_KEY = "ms2hs:request"
 # The prefix of a multihash, the checksum format of STAC's file extension: SHA-256, 32 bytes.
 SHA256 = "1220"
@@ -49,9 +46,6 @@ class Sidecar:
         bbox = lonlat_bounds(self.grid)
         item = {name: value for name, value in self.item.items() if name not in {"links", "assets", "bbox", "geometry"}}
         kept = {name: value for name, value in item.get("properties", {}).items() if not name.startswith("proj:")}
-        projection = {"proj:shape": [self.grid.height, self.grid.width], "proj:transform": list(self.grid.transform)}
-        if self.grid.crs:
-            projection["proj:code" if self.grid.crs.startswith("EPSG:") else "proj:wkt2"] = self.grid.crs
         facts = {
             REQUEST_KEY: dict(self.parameters),
             "ms2hs:version": __version__,
@@ -64,7 +58,7 @@ class Sidecar:
         document = item | {
             "stac_extensions": list(dict.fromkeys([*extensions, *EXTENSIONS])),
             **({"bbox": list(bbox), "geometry": footprint(self.grid)} if bbox else {}),
-            "properties": kept | projection | facts,
+            "properties": kept | projection_properties(self.grid) | facts,
             "links": self._links(),
             "assets": {keys.get(file.name, "data"): self._asset(file, keys) for file in files},
         }

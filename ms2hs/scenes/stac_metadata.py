@@ -1,4 +1,4 @@
-"""Metadata of a STAC item: its sensor, the asset of each band, and their scale, offset and processing baseline."""
+"""Metadata of a STAC item: its sensor, each band's asset, scale, offset, baseline; and what items of ms2hs share."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -8,11 +8,15 @@ from urllib.parse import unquote, urlsplit
 
 from ms2hs.errors import SceneError
 from ms2hs.raster.header import Wavelength
+from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import canonical, match_wavelengths
 from ms2hs.scenes.radiometry import Declared, ItemDeclaration
 from ms2hs.scenes.recognition import level_1c_error, platform_note, source_named_in
 from ms2hs.spectra.sensors import load_sensor
 
+COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
+"""Media type of a COG in STAC assets."""
+PROJECTION_EXTENSION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
 Item = dict[str, Any]
 # Properties with the product's name, which contains its level and, as `_N0510_`, its processing baseline.
 PRODUCT_NAME_KEYS = ("s2:product_uri", "sentinel:product_id", "s2:datatake_id", "eopf:datatake_id")
@@ -204,3 +208,11 @@ def pixel_size(asset: Mapping[str, Any]) -> float | None:
 
 def _number(value: Any) -> float | None:  # noqa: ANN401 - any JSON
     return float(value) if isinstance(value, int | float) else None
+
+
+def projection_properties(grid: PixelGrid) -> dict[str, Any]:
+    """The properties of STAC's projection extension for the items that ms2hs writes."""
+    properties: dict[str, Any] = {"proj:shape": [grid.height, grid.width], "proj:transform": list(grid.transform)}
+    if grid.crs:
+        properties["proj:code" if grid.crs.startswith("EPSG:") else "proj:wkt2"] = grid.crs
+    return properties
