@@ -10,8 +10,8 @@ from conftest import NORTH, S2_BANDS, WEST, write_raster
 from ms2hs.errors import SceneError
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.formats import open_scene
+from ms2hs.scenes.plausibility import offset_warnings
 from ms2hs.scenes.reader import SceneReader
-from ms2hs.scenes.reflectance_check import offset_warnings
 from ms2hs.scenes.scene import Asset, Scene, SceneOptions, working_grid
 
 NAME = "S2B_MSIL2A_20240601T102021_N0510_R065_T32TNT_20240601T140000.SAFE"

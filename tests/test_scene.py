@@ -16,9 +16,9 @@ from ms2hs.errors import SceneError, UnknownName
 from ms2hs.raster.header import Wavelength
 from ms2hs.scenes.bands import canonical, match_wavelengths
 from ms2hs.scenes.formats import open_scene
+from ms2hs.scenes.plausibility import offset_warnings
 from ms2hs.scenes.radiometry import rule_of_raster
 from ms2hs.scenes.reader import SceneReader
-from ms2hs.scenes.reflectance_check import offset_warnings
 from ms2hs.scenes.scene import SceneOptions
 from ms2hs.spectra.sensors import load_sensor
 

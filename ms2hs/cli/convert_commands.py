@@ -66,9 +66,22 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         str | None,
         INPUT(metavar="B02,B03,…", help="Band names in file order; - skips a band.", show_default="from metadata"),
     ] = None,
-    dn_offset: Annotated[
-        float | None, INPUT(help="Added to stored numbers, such as -1000.", show_default="from metadata")
+    scale: Annotated[
+        float | None, INPUT(help="Reflectance = stored × scale + offset.", show_default="from metadata")
     ] = None,
+    offset: Annotated[
+        float | None, INPUT(help="Offset in reflectance, such as -0.1.", show_default="from metadata")
+    ] = None,
+    dn_offset: Annotated[
+        float | None,
+        INPUT(help="Added to stored integers instead, such as -1000.", show_default="from metadata"),
+    ] = None,
+    granule: Annotated[
+        str | None, INPUT(metavar="TILE", help="Granule of a product with several, such as T33UUP.")
+    ] = None,
+    force: Annotated[
+        bool, INPUT("--force", help="Convert although the reflectance is implausible.", show_default=False)
+    ] = False,
     quality: Annotated[bool, INPUT("--quality/--no-quality", help="Leave out cloud and cloud shadow.")] = True,
     gsd: Annotated[  # noqa: ANN401 - a number or `native`, and Typer takes no union
         Any,
@@ -170,7 +183,11 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     options = ConvertOptions(
         source=source,
         bands=tuple(bands.split(",")) if bands else None,
+        scale=scale,
+        offset=offset,
         dn_offset=dn_offset,
+        granule=granule,
+        force=force,
         quality=quality,
         gsd_m=gsd,
         bbox=bbox,

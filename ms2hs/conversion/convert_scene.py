@@ -27,8 +27,8 @@ from ms2hs.raster.dataset import bounded_cache
 from ms2hs.raster.formats import format_of
 from ms2hs.raster.quicklook import write_quicklook
 from ms2hs.raster.tiling import Window
+from ms2hs.scenes.plausibility import offset_warnings
 from ms2hs.scenes.reader import SceneReader
-from ms2hs.scenes.reflectance_check import offset_warnings
 from ms2hs.scenes.scene import Scene
 
 if TYPE_CHECKING:

@@ -34,8 +34,16 @@ class ConvertOptions:
     """Sensor of the scene; None: from its metadata."""
     bands: tuple[str, ...] | None = None
     """Band names in the order of the file; None: from descriptions or wavelengths."""
+    scale: float | None = None
+    """`reflectance = stored * scale + offset`; None: from metadata."""
+    offset: float | None = None
+    """Offset in reflectance; None: from metadata."""
     dn_offset: float | None = None
-    """Offset added to stored numbers before scaling; None: from metadata."""
+    """Offset added to stored integers before scaling; None: from metadata."""
+    granule: str | None = None
+    """Tile or granule of a product with several."""
+    force: bool = False
+    """Convert although the reflectance is implausible."""
     quality: bool = True
     """Exclude cloud, shadow and cirrus if the product has a quality layer."""
     gsd_m: float | Literal["native"] | None = None
@@ -68,7 +76,9 @@ class ConvertOptions:
     @property
     def scene(self) -> SceneOptions:
         """The options that concern reading the scene."""
-        return SceneOptions(self.source, self.bands, self.dn_offset, self.quality)
+        return SceneOptions(
+            self.source, self.bands, self.scale, self.offset, self.dn_offset, self.quality, self.granule
+        )
 
 
 @dataclass(frozen=True)

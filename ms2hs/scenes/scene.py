@@ -1,5 +1,6 @@
 """A scene without its pixels: the files of its bands, its pixel grid, and the scale and offset of stored numbers."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -89,13 +90,35 @@ class SceneOptions:
     """Name of the sensor, or `custom` for bands identified by their wavelengths only."""
     bands: tuple[str, ...] | None = None
     """For a GeoTIFF the name of each band in file order, `-` for a band to skip; for a product the bands to use."""
+    scale: float | None = None
+    """`reflectance = stored * scale + offset`; replaces the metadata's scale."""
+    offset: float | None = None
+    """In reflectance; replaces the metadata's offset."""
     dn_offset: float | None = None
-    """Added to the stored numbers before scaling; replaces the metadata's offset."""
+    """Added to stored integers before scaling; replaces the metadata's offset. Not together with `offset`."""
     quality: bool = True
     """False keeps cloud, shadow and cirrus as valid pixels."""
+    granule: str | None = None
+    """The tile or granule to use of a product with several, such as `T33UUP`."""
 
     def __post_init__(self) -> None:
-        """Check the name of the sensor; UnknownName lists the known names."""
+        """Check the numbers and the name of the sensor.
+
+        Raises
+        ------
+        SceneError : a scale that is not above 0, a number that is not finite, or both offsets.
+        UnknownName : an unknown sensor; the message lists the known names.
+        """
+        if self.scale is not None and not 0 < self.scale < math.inf:
+            raise SceneError(f"--scale {self.scale:g}; a number above 0 is required. Use --scale 0.0001.")
+        for name, value in (("--offset", self.offset), ("--dn-offset", self.dn_offset)):
+            if value is not None and not math.isfinite(value):
+                raise SceneError(f"{name} {value:g}; a finite number is required. Leave {name} out, or use 0.")
+        if self.offset is not None and self.dn_offset is not None:
+            raise SceneError(
+                f"both --offset {self.offset:g} and --dn-offset {self.dn_offset:g}; one is allowed. Use --offset, in "
+                "reflectance."
+            )
         known = [*sensor_names("source"), CUSTOM]
         if self.source is not None and self.source not in known:
             raise UnknownName.of("source", self.source, known, "Use one of these with --source.")
