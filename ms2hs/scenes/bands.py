@@ -107,12 +107,15 @@ def choose_bands(
     SceneError : a band has no file; the message names it. Also as `check_bands`.
     """
     known = load_sensor(source).grid.names
-    chosen = known if requested is None else tuple(canonical(name, source) or name for name in requested)
+    chosen = known
+    if requested is not None:
+        own = match_names([canonical(name, source) for name in requested], source)
+        chosen = tuple(name or text for name, text in zip(own, requested, strict=True))
     missing = [name for name in chosen if name not in available]
     if missing:
         present = ", ".join(name for name in known if name in available) or "none"
         raise SceneError(f"{where}: {lacks.format(', '.join(missing))}; available: {present}. {remedy}")
-    check_bands(chosen, source, where)
+    check_bands([canonical(name, source) for name in chosen], source, where)
     return tuple(name for name in known if name in chosen)
 
 

@@ -122,7 +122,7 @@ def test_hls_names_missing_bands(tmp_path):
 def test_hls_selects_a_granule_by_its_file(tmp_path):
     make_hls(tmp_path)
     make_hls(tmp_path, tile="T33TUN")
-    with pytest.raises(SceneError, match="2 HLS granules"):
+    with pytest.raises(SceneError, match="contains 2 scenes"):
         open_scene(str(tmp_path))
     path = next(tmp_path.glob("*T33TUN*.B04.tif"))
     scene = open_scene(str(path))
