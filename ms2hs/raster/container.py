@@ -7,11 +7,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 
+from rasterio import Affine
+
 from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import open_dataset
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".img", ".vrt")
 ARCHIVE_SUFFIXES = (".zip", ".tar")
+# xarray writes x and y without these attributes, by which GDAL finds the position of the pixels.
+ADD_ATTRIBUTES = (
+    "import xarray; d = xarray.load_dataset('{path}', decode_cf=False); "
+    "d.x.attrs.update(standard_name='projection_x_coordinate', units='m'); "
+    "d.y.attrs.update(standard_name='projection_y_coordinate', units='m'); d.to_netcdf('{new}')"
+)
 
 
 @dataclass(frozen=True)
@@ -62,23 +70,35 @@ def _is_raster(name: str) -> bool:
 
 def _variables(path: Path) -> list[Raster]:
     """The variables of a NetCDF file, once for each time step; their names begin with the names of file and step."""
-    rasters = []
     with open_dataset(str(path)) as dataset:
         hrefs = dataset.subdatasets
-    for href in hrefs:
+    return [raster for href in hrefs for raster in _time_slices(path, href)]
+
+
+def _time_slices(path: Path, href: str) -> list[Raster]:
+    name = href.rsplit(":", maxsplit=1)[-1]
+    try:
         with open_dataset(href) as dataset:
-            tags = dataset.tags()
-            extra = tags.get("NETCDF_DIM_EXTRA", "").strip("{}")
-            if "," in extra:
-                raise SceneError(
-                    f"{path}: variable {href.split(':')[-1]} has the dimensions {extra} besides y and x; one of time "
-                    "is allowed. Write one variable per band."
-                )
-            steps = _time_steps(tags.get(f"NETCDF_DIM_{extra}_VALUES", ""), tags.get(f"{extra}#units", ""))
-            name = href.split(":")[-1]
-            labels = steps if len(steps) == dataset.count else [f"step{i + 1}" for i in range(dataset.count)]
-            rasters += [Raster(f"{path.stem}_{label}_{name}.nc", href, i + 1) for i, label in enumerate(labels)]
-    return rasters
+            tags, count = dataset.tags(), dataset.count
+            has_no_place = dataset.crs is not None and dataset.transform == Affine.identity()
+    except SceneError:  # not a grid, such as the text of a CRS
+        return []
+    if has_no_place:
+        command = ADD_ATTRIBUTES.format(path=path, new=path.with_suffix(".named.nc"))
+        raise SceneError(
+            f"{path}: variable {name} has a CRS, but its coordinates have no standard_name; projection_x_coordinate "
+            f'and projection_y_coordinate are required. Run `python -c "{command}"` and use the new file.'
+        )
+    extra = tags.get("NETCDF_DIM_EXTRA", "").strip("{}")
+    if "," in extra:
+        raise SceneError(
+            f"{path}: variable {name} has the dimensions {extra} besides y and x; one of time is allowed. Write one "
+            "variable per band."
+        )
+    steps = _time_steps(tags.get(f"NETCDF_DIM_{extra}_VALUES", ""), tags.get(f"{extra}#units", ""))
+    if len(steps) != count:
+        steps = [f"step{i + 1}" for i in range(count)] if count > 1 else [""]
+    return [Raster(f"{path.stem}_{step}_{name}.nc", href, i + 1) for i, step in enumerate(steps)]
 
 
 def _time_steps(values: str, units: str) -> list[str]:

@@ -104,7 +104,7 @@ def is_band_files(path: Path) -> bool:
     if path.suffix.lower() not in {*RASTER_SUFFIXES, ".nc"}:
         return False
     with open_dataset(str(path)) as dataset:
-        return dataset.count == 1 or len(dataset.subdatasets) > 1
+        return dataset.count == 1 or (path.suffix.lower() == ".nc" and bool(dataset.subdatasets))
 
 
 @cache
@@ -154,11 +154,12 @@ def open_band_files(path: str, options: SceneOptions) -> Scene:
     if safe := next((parent for parent in (place, *place.parents) if parent.suffix.upper() == ".SAFE"), None):
         raise SceneError(f"{path}: is a part of a product; a whole Sentinel-2 L2A product is required. Use {safe}.")
     is_one_band = place.is_file() and place.suffix.lower() in RASTER_SUFFIXES
-    container = place.parent if is_one_band else place
+    folder = place.parent.parent if place.parent.name in SUBFOLDERS else place.parent
+    container = folder if is_one_band else place
     rasters = list_rasters(container, SUBFOLDERS)
     scenes = band_scenes(rasters, least=1 if is_one_band else MIN_BANDS)
     if is_one_band:
-        scenes = _scene_of_file(path, scenes)
+        scenes = _scene_of_file(place, scenes)
     elif not scenes and len(rasters) == 1:
         return open_geotiff(rasters[0].href, options)
     titles = {key: key[1] or PurePosixPath(key[0]).name or container.stem for key in scenes}
@@ -166,8 +167,8 @@ def open_band_files(path: str, options: SceneOptions) -> Scene:
     return _scene(path, container, titles[key], scenes[key], options)
 
 
-def _scene_of_file(path: str, scenes: Scenes) -> Scenes:
-    found = {key: files for key, files in scenes.items() if any(file.raster.href == path for file in files)}
+def _scene_of_file(path: Path, scenes: Scenes) -> Scenes:
+    found = {key: files for key, files in scenes.items() if any(Path(file.raster.href) == path for file in files)}
     if not found:
         raise SceneError(
             f"{path}: has one band, and its name contains no band such as B02; a multispectral scene is required. Give "
@@ -180,24 +181,22 @@ def _chosen(
     path: str, titles: dict[tuple[str, str], str], granule: str | None, rasters: list[Raster]
 ) -> tuple[str, str]:
     """The only scene, or the scene whose name contains `granule`."""
-    chosen = [
-        key for key, title in titles.items() if granule is None or granule.lower() in "/".join((*key, title)).lower()
-    ]
+    names = sorted(titles.values())
+    listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    if not names:
+        found = ", ".join(raster.name for raster in rasters[:6]) or "no raster"
+        raise SceneError(
+            f"{path}: contains {found}; the bands of one scene, one per file, or one raster are required. Give the "
+            "path of one file with all bands."
+        )
+    chosen = [key for key, title in titles.items() if (granule or "").lower() in "/".join((*key, title)).lower()]
     if len(chosen) == 1:
         return chosen[0]
-    names = sorted(titles.values())
-    given = "" if granule is None else f" --granule {granule} fits {len(chosen)} of them."
-    listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-    if len(set(names)) < len(names):
-        remedy = "Unpack it and give one folder."
-    else:
-        remedy = f"Use --granule with a part of one name, such as --granule {names[0]}, or give the path of one file."
-    if not names:
-        listed = ", ".join(raster.name for raster in rasters[:6]) or "no raster"
-        raise SceneError(
-            f"{path}: contains {listed}; the bands of one scene are required, one per file, or one raster."
-        )
-    raise SceneError(f"{path}: contains {len(names)} scenes ({listed}); one is required.{given} {remedy}")
+    fault = f"contains {len(names)} scenes" if granule is None else f"--granule {granule} fits {len(chosen)} scenes"
+    raise SceneError(
+        f"{path}: {fault} of {listed}; one is required. Use --granule {names[0]}, or a part of a name that no other "
+        "contains."
+    )
 
 
 def _scene(path: str, container: Path, title: str, files: list[BandFile], options: SceneOptions) -> Scene:
@@ -265,7 +264,8 @@ def _layers(path: str, bands: list[BandFile], source: str) -> dict[str, BandFile
         name = match_names([name], source)[0] or name
         if name is None:
             continue
-        if name in best and best[name].rank == file.rank:
+        # Without a size in one name, neither is known to be the finer one.
+        if name in best and (best[name].rank == file.rank or best[name].rank == (file.rank[0], 0)):
             raise SceneError(
                 f"{path}: {best[name].raster.name} and {file.raster.name} are both {name}; one file per band is "
                 "required. Move one of them to another folder."
@@ -303,17 +303,13 @@ def common_grid(datasets: Sequence[DatasetReader], rasters: Sequence[Raster], pa
                 f"{path}: {raster.name} has {dataset.count} bands; one per file is required. Give the path of one file "
                 "with all bands, or a folder with one file per band."
             )
-        steps = np.divide(grid.transform, finest.transform, out=np.zeros(6), where=np.array(finest.transform) != 0)
-        pixel = max(abs(grid.transform[0]), abs(grid.transform[4]))
-        is_multiple = steps[0] > 0.5 and abs(steps[0] - round(steps[0])) < 1e-3 and abs(steps[4] - steps[0]) < 1e-3
-        is_same_place = np.allclose(grid.bounds, finest.bounds, rtol=0, atol=pixel * 1.01)
-        is_same_corner = np.allclose(
-            [grid.transform[2], grid.transform[5]],
-            [finest.transform[2], finest.transform[5]],
-            rtol=0,
-            atol=pixel * 1e-3,
-        )
-        if grid.crs != finest.crs or not (is_multiple and is_same_place and is_same_corner):
+        # One pixel of the file in pixels of the finest grid.
+        (step, skew, left), (other_skew, row_step, top), _ = np.linalg.solve(finest.matrix, grid.matrix).tolist()
+        count = max(round(step), 1)
+        is_aligned = max(abs(step - count), abs(row_step - count), abs(skew), abs(other_skew)) < 1e-3
+        is_same_corner = max(abs(left), abs(top)) < 1e-3 * count
+        is_same_size = max(abs(grid.width * count - finest.width), abs(grid.height * count - finest.height)) < count
+        if grid.crs != finest.crs or not (is_aligned and is_same_corner and is_same_size):
             raise SceneError(
                 f"{path}: {raster.name} has another grid ({grid.crs}, {grid.width} x {grid.height} pixels of "
                 f"{grid.transform[0]:g}) than the finest band ({finest.crs}, {finest.width} x {finest.height} of "

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from ms2hs.errors import SceneError
-from ms2hs.raster.container import archive_names, list_rasters
+from ms2hs.raster.container import ARCHIVE_SUFFIXES, archive_names, list_rasters
 from ms2hs.raster.dataset import REMOTE_PREFIXES
 from ms2hs.remote.providers import owner_of
 from ms2hs.scenes.band_files import SUBFOLDERS, BandFile, band_scenes, is_band_files, open_band_files
@@ -36,14 +36,14 @@ class SceneFormat:
 FORMATS = (
     SceneFormat("a STAC item", lambda path: is_item(str(path)), open_item),
     SceneFormat("a .SAFE folder or its zip", is_safe, open_safe),
-    SceneFormat("a folder, zip or tar with one file per band", is_band_files, open_band_files),
-    SceneFormat("a GeoTIFF", Path.is_file, open_geotiff),
+    SceneFormat("a folder, zip, tar or NetCDF file with one raster per band", is_band_files, open_band_files),
+    SceneFormat("a GeoTIFF", lambda path: path.is_file() and path.suffix.lower() not in ARCHIVE_SUFFIXES, open_geotiff),
 )
 
 
 ALLOWED = f"allowed are {', '.join(kind.title for kind in FORMATS)}"
 HYPERSPECTRAL = "Convert a multispectral scene of the same place; `ms2hs pairs` matches both."
-UNPACK = "Run `mkdir {unpacked} && tar -xf {path} -C {unpacked}` and give {unpacked}."
+UNPACK = "Run `mkdir -p {unpacked} && tar -xf {path} -C {unpacked}` and give {unpacked}."
 SURFACE = "Use the level-2A product of the same scene, or a GeoTIFF of surface reflectance."
 # Names of products and archives that are not read, the product in words, and the user's next step.
 FOREIGN = tuple(
@@ -97,13 +97,18 @@ def open_scene(path: str, options: SceneOptions | None = None) -> Scene:
         raise SceneError(f"{path}: no such file or folder; {ALLOWED}. Check the path.")
     refuse_foreign(place, options)
     kind = next((kind for kind in FORMATS if kind.matches(place)), None)
+    if options.granule is not None and kind is not None and kind.open in {open_geotiff, open_item}:
+        raise SceneError(
+            f"{path}: --granule {options.granule}, but {kind.title} is one granule; a product with several is "
+            "required. Remove --granule."
+        )
     if kind is None:
         names = (
             archive_names(place) if place.is_file() else sorted(member.name for member in islice(place.iterdir(), 100))
         )
         found = f"contains {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else "is empty"
         what = "an archive" if place.is_file() else "a folder"
-        raise SceneError(f"{path}: {what} of unknown format that {found}; {ALLOWED}. Give one of these.")
+        raise SceneError(f"{path}: {what} of unknown format that {found}; {ALLOWED}. Give the path of one scene.")
     return kind.open(path, options)
 
 
