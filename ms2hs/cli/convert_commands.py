@@ -172,6 +172,8 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     ] = None,
 ) -> None:
     """Convert multispectral scenes to hyperspectral COGs."""
+    from ms2hs.cli import listing
+    from ms2hs.conversion.contract import contract
     from ms2hs.conversion.convert_scene import run
     from ms2hs.conversion.planning import ConvertOptions, plan
     from ms2hs.models.prior import InputError
@@ -210,10 +212,8 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         return
     planned = plan(scenes[0], target, output, options)
     if dry_run:
-        facts = {"output": str(planned.final_output), "offset_rule": planned.scene.offset_rule, **planned.requirements}
-        typer.echo(
-            json.dumps(facts, indent=1) if as_json else "\n".join(f"{key}: {value}" for key, value in facts.items())
-        )
+        facts = contract(planned)
+        typer.echo(json.dumps(facts, indent=1) if as_json else listing.contract_text(facts))
         return
     if not quiet:
         note(f"{planned.scene.source} to {planned.target}, model {planned.weights.name}: {planned.scene.offset_rule}")

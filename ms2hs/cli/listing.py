@@ -1,4 +1,4 @@
-"""The tables of `ms2hs info`: sources, targets, weights, presets and data formats."""
+"""Tables on stdout: of `ms2hs info`, and the contract of a scene."""
 
 from typing import Any
 
@@ -86,3 +86,24 @@ def text(found: dict[str, Any], indent: str = "") -> str:
             shown = ", ".join(map(str, value)) if isinstance(value, list) else value
             lines.append(f"{indent}{key!s:<{width}}  {shown}")
     return "\n".join(lines)
+
+
+def contract_text(facts: dict[str, Any]) -> str:
+    """What `conversion.contract` found: a table of the bands, then one line per fact."""
+    found, quality = facts["input"], facts["input"]["quality"]
+    columns = {"band": "name", "read as": "read_as", "nm": "wavelength_nm", "FWHM": "fwhm_nm"}
+    columns |= {key: key for key in ("scale", "offset", "nodata")}
+    rows = [tuple(columns), *(tuple(_shown(band[key]) for key in columns.values()) for band in found["bands"])]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    grid = ", ".join(f"{key} {_shown(value)}" for key, value in facts["grid"].items())
+    removes = f"{quality['layer']} removes {quality['removes']:.1%} of the pixels" if quality else None
+    facts_by_name = {key: value for key, value in found.items() if key not in {"bands", "notes"}} | {"quality": removes}
+    facts_by_name |= {key: value for key, value in facts.items() if key != "input"} | {"grid": grid}
+    lines += ["", *(f"{key}: {_shown(value)}" for key, value in facts_by_name.items())]
+    return "\n".join([*lines, *(f"note: {note}" for note in found["notes"])])
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401 - any JSON
+    """A value as text: `none` without one, sides as `rows x columns`."""
+    return "none" if value is None else " x ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -30,6 +30,8 @@ class Asset:
     dn_offset: float
     nodata: float | None
     """Stored number that means no data; None without one."""
+    label: str = ""
+    """The band's name as the file or item gives it; empty: the name of the file."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Scene:
     """The finest pixel grid of its bands."""
     offset_rule: str
     """The rule from stored numbers to reflectance in words, and who declared it."""
+    rule_origin: str = ""
+    """The origin of the rule, as in `RadiometricRule.origin`."""
     wavelength_nm: tuple[float, ...] = ()
     """Centres of the bands in nm, only where `source` is `custom`."""
     fwhm_nm: tuple[float, ...] = ()

@@ -1,0 +1,91 @@
+"""The contract of a scene: how its files are read, for the user to check before converting (`convert --dry-run`)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms2hs.conversion.planning import Plan
+from ms2hs.raster.dataset import open_dataset, read_bands
+from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m
+from ms2hs.scenes.quality import QUALITY_LAYERS
+from ms2hs.scenes.scene import Asset, Scene
+
+# Side in pixels of the reduced quality layer from which the share of pixels that it removes is estimated.
+QUALITY_PIXELS = 512
+
+
+def contract(planned: Plan) -> dict[str, Any]:
+    """What a conversion reads and writes, as JSON values.
+
+    `input` holds what was found in the scene: `scene`, `sensor`, `bands` (each with `name`, `read_as`, `file`, `band`,
+    `wavelength_nm`, `fwhm_nm`, `scale`, `offset`, `nodata`), `offset_rule` and its `rule_origin`, `quality`, `crs`,
+    `pixel_size_m`, `shape`, `datetime` and `notes`. `grid` is the output's. The other keys are the plan's requirements.
+
+    Raises
+    ------
+    SceneError : the quality layer cannot be read.
+    """
+    scene = planned.scene
+    found = {
+        "scene": scene.id,
+        "sensor": scene.source,
+        "bands": _bands(scene),
+        "offset_rule": scene.offset_rule,
+        "rule_origin": scene.rule_origin,
+        "quality": _quality(scene),
+        **_grid(scene.grid),
+        "datetime": scene.datetime,
+        "notes": list(scene.notes),
+    }
+    return {
+        "input": found,
+        "target": planned.target,
+        "model": planned.weights.name,
+        "grid": _grid(planned.grid),
+        "output": str(planned.final_output),
+        "offset_rule": scene.offset_rule,
+        **planned.requirements,
+    }
+
+
+def _bands(scene: Scene) -> list[dict[str, Any]]:
+    """The bands in the order of the scene; `reflectance = stored * scale + offset`."""
+    spectral = scene.spectral
+    return [
+        {
+            "name": asset.name,
+            "read_as": asset.label or Path(asset.href).name,
+            "file": asset.href,
+            "band": asset.band,
+            "wavelength_nm": round(centre, 1),
+            "fwhm_nm": round(width, 1),
+            "scale": float(f"{asset.dn_scale:.9g}"),
+            "offset": float(f"{asset.dn_offset * asset.dn_scale:.9g}") + 0.0,
+            "nodata": asset.nodata,
+        }
+        for asset, centre, width in zip(
+            scene.assets, spectral.wavelength_nm.tolist(), spectral.fwhm_nm.tolist(), strict=True
+        )
+    ]
+
+
+def _quality(scene: Scene) -> dict[str, Any] | None:
+    """The quality layer, and the share of the scene's pixels that it removes; None without one."""
+    asset, rule = scene.quality, scene.quality_rule
+    if asset is None or rule is None:
+        return None
+    return {"layer": asset.name, "file": asset.href, "band": asset.band, "removes": _removed_share(asset, rule)}
+
+
+def _removed_share(asset: Asset, rule: str) -> float:
+    with open_dataset(asset.href) as dataset:
+        shape = min(QUALITY_PIXELS, dataset.height), min(QUALITY_PIXELS, dataset.width)
+        stored = read_bands(dataset, [asset.band], shape=shape)[0]
+    return round(float(np.mean(~QUALITY_LAYERS[rule].flags(stored).valid)), 4)
+
+
+def _grid(grid: PixelGrid) -> dict[str, Any]:
+    """CRS, height and width of a pixel in metres (None without a CRS), rows and columns."""
+    size_m = [round(metres, 6) for metres in pixel_size_m(grid)] if grid.crs else None
+    return {"crs": grid.crs, "pixel_size_m": size_m, "shape": [grid.height, grid.width]}
