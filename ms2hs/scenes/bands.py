@@ -17,13 +17,14 @@ from ms2hs.spectra.sensors import load_sensor
 
 # The user's name for a band of the file that is not used.
 SKIP = "-"
-# At most two digits, because the bands of hyperspectral cubes are called `B001`.
+# `B02`, `b2`, `B8A`, `B08A`, `Band 2`. At most two digits, because the bands of hyperspectral cubes are called `B001`.
+BAND_NAME = re.compile(r"(?<![A-Za-z0-9])B(?:and)?[ _-]?(\d{1,2}A?)(?![A-Za-z0-9])", re.IGNORECASE)
+# Without the word `Band`, by which lists of bands count, except in ESPA's `sr_band2`.
 OWN_NUMBER = re.compile(r"(?<![A-Za-z0-9])(?:B|SR[ _-]?BAND)[ _-]?(\d{1,2}A?)(?![A-Za-z0-9])", re.IGNORECASE)
-LISTED_NUMBER = re.compile(r"(?:(?<![A-Za-z0-9])BAND[ _-]?|^(?=\d+A?$))(\d{1,2}A?)(?![A-Za-z0-9])", re.IGNORECASE)
 # Default names of bands, by which GDAL, ENVI, R and others count the bands of a file.
 POSITION = re.compile(r"(?:B|BAND)?[ _-]?(\d+)", re.IGNORECASE)
 # Words of layers that are no reflectance, such as `Scene-average Water Vapour map`.
-OTHER_LAYERS = {"classi", "cloud", "index", "map", "mask", "msk", "probability", "qa", "quality", "scl", "thin"}
+OTHER_LAYERS = {"classi", "cloud", "index", "map", "mask", "msk", "probability", "qa", "quality", "scl", "thin", "wvp"}
 # Bands that many files of a sensor lack, in the order in which tools leave them out.
 OFTEN_MISSING = ("B09", "B01")
 
@@ -60,11 +61,12 @@ def _certain(bands: frozenset[str]) -> str | None:
 
 def _readings(text: str, source: str) -> frozenset[str]:
     """The bands that one text may name."""
+    text = re.sub(r"^\s*(?=\d{1,2}A?\s*$)", "B", text, flags=re.IGNORECASE)
     if own := _numbered(OWN_NUMBER, text):
         # `B05 - NIR` is a band of Landsat, and none of Sentinel-2.
         named = _by_common_name(["".join(_words(OWN_NUMBER.sub("", text)))], source)
         return own if len(own) == 1 and (not named or own <= named) else frozenset()
-    listed = _numbered(LISTED_NUMBER, text)
+    listed = _numbered(BAND_NAME, text)
     return _by_common_name(_words(text), source) or (listed if len(listed) == 1 else frozenset())
 
 
@@ -109,7 +111,7 @@ def _position(text: str, source: str) -> int | None:
     if match := POSITION.fullmatch(text.strip()):
         return int(match[1])
     names = OWN_NUMBER.search(text) or _by_common_name(_words(text), source)
-    match = None if names else LISTED_NUMBER.search(text)
+    match = None if names else BAND_NAME.search(text)
     return int(match[1]) if match and match[1].isdigit() else None
 
 
@@ -235,12 +237,13 @@ def _refuse_unnamed(texts: Sequence[str | None], source: str, where: str, *, is_
     given = [text for text in texts if text]
     called = f"are called {given[0]} to {given[-1]}, which names no band" if given else "have no names"
     others = [] if is_known else [sensor.name for sensor in sources() if "B8A" not in sensor.grid.names]
-    for candidate in (source, *sorted(others, reverse=True)):
-        if order := _usual_order(len(texts), candidate):
-            option = f"--bands {','.join(order)}" + ("" if candidate == source else f" --source {candidate}")
+    for candidates in ([source], others):
+        order = _usual_order(len(texts), candidates[0]) if candidates else None
+        if order:
+            option = "" if candidates == [source] else f" and --source {_alternatives(candidates)}"
             raise SceneError(
                 f"{where}: its {len(texts)} bands {called}; names such as {order[0]}, or wavelengths, are required. If "
-                f"the usual order of {candidate} is the order of the file, use {option}."
+                f"this is their order, use --bands {','.join(order)}{option}."
             )
 
 
@@ -309,7 +312,7 @@ def choose_bands(
 
     Parameters
     ----------
-    available : names of the product's files; names of other layers are ignored.
+    available : the sensor's own names of the product's bands; names of other layers are ignored.
     where, lacks, remedy : parts of the message about missing bands: the product, the fault (`{}` for the bands), and
         the user's next step.
 
@@ -318,12 +321,15 @@ def choose_bands(
     SceneError : a band has no file; the message names it. Also as `check_bands`.
     """
     known = load_sensor(source).grid.names
-    chosen = known if requested is None else tuple(canonical(name, source) or name for name in requested)
+    chosen = known
+    if requested is not None:
+        own = match_names(name_bands(requested, source, by_user=True), source)
+        chosen = tuple(name or text for name, text in zip(own, requested, strict=True))
     missing = [name for name in chosen if name not in available]
     if missing:
         present = ", ".join(name for name in known if name in available) or "none"
         raise SceneError(f"{where}: {lacks.format(', '.join(missing))}; available: {present}. {remedy}")
-    check_bands(chosen, source, where)
+    check_bands([canonical(name, source) for name in chosen], source, where)
     return tuple(name for name in known if name in chosen)
 
 
