@@ -12,6 +12,7 @@ from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
 from ms2hs.raster.header import Header, read_header
 from ms2hs.scenes.bands import (
     SKIP,
+    canonical,
     check_bands,
     check_names,
     check_user_names,
@@ -66,8 +67,18 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
             quality=QUALITY_LAYERS[quality].asset(path, quality_band) if quality else None,
             quality_rule=quality,
             datetime=sensing_time(Path(path).name) or header.tags.get(TIME_TAG.lower()),
-            notes=_notes(header, dataset, names, [platform_note(source)] if known is None and source != CUSTOM else []),
+            notes=_notes(header, dataset, names, _doubts(header, source, names, is_known=known is not None)),
         )
+
+
+def _doubts(header: Header, source: str, names: Sequence[str | None], *, is_known: bool) -> list[str]:
+    """Notes about a platform that is assumed, and about wavelengths that contradict the user's names."""
+    if source == CUSTOM:
+        return []
+    notes = [] if is_known else [platform_note(source)]
+    if not names_fit_wavelengths([name and canonical(name, source) for name in names], header.wavelengths, source):
+        notes.append("warning: The wavelengths in the file contradict the names of --bands, which are used.")
+    return notes
 
 
 def _quality_band(header: Header) -> tuple[str | None, int]:

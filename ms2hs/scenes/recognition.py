@@ -17,12 +17,10 @@ DEFAULT_SOURCE = "sentinel2a"
 # Tags of files written by `ms2hs fetch`: the name of the source, and the time of acquisition.
 SOURCE_TAG, TIME_TAG = "MS2HS_SOURCE", "ACQUISITION_DATETIME"
 # Names and tags of top-of-atmosphere products: Sentinel-2 level 1C, Landsat level 1, and those of other tools.
-LEVEL_1C_NAME = re.compile(r"_MSIL1C_|S2MSI1C|COPERNICUS[/_]S2(?:_HARMONIZED)?(?![A-Z_])")
+LEVEL_1C_NAME = re.compile(r"_MSIL1C_|S2MSI1C|COPERNICUS[/_]S2(?:_HARMONIZED)?(?!_?[A-Z])")
 LEVEL_1C_TAG = re.compile(r"(level[-_ ]?|l)1c", re.IGNORECASE)
-LEVEL_1_NAME = re.compile(
-    r"(?<![A-Z0-9])L[CETMO]0\d_L1(?:TP|GT|GS)(?![A-Z])|(?<![A-Z])TOA(?:RF)?(?![A-Z])|top[-_ ]of[-_ ]atmosphere",
-    re.IGNORECASE,
-)
+TOP_OF_ATMOSPHERE = re.compile(r"(?<![A-Z])TOA(?:RF)?(?![A-Z])|top[-_ ]of[-_ ]atmosphere", re.IGNORECASE)
+LEVEL_1_NAME = re.compile(r"(?<![A-Z0-9])L[CETMO]0\d_L1(?:TP|GT|GS)(?![A-Z])")
 LEVEL_1_TAG = re.compile(r"(level[-_ ]?|l)1(tp|gt|gs)?", re.IGNORECASE)
 # ESPA names surface reflectance after the product of level 1: `LC08_L1TP_..._sr_band2.tif`.
 SURFACE_NAME = re.compile(r"(?<![A-Z0-9])(?:SR|BOA)(?![A-Z0-9])", re.IGNORECASE)
@@ -66,9 +64,10 @@ def source_named_in(
 
 
 def source_of_file(header: Header) -> str | None:
-    """The sensor named by a file's name or tags; None if they name no sensor, or several."""
+    """The sensor named by a file's name, tags or descriptions of bands; None if they name no sensor, or several."""
     tag = header.tags.get(SOURCE_TAG.lower())
-    return tag if tag in sensor_names("source") else source_named_in((Path(header.path).name, *header.tags.values()))
+    texts = (Path(header.path).name, *header.tags.values(), *filter(None, header.descriptions))
+    return tag if tag in sensor_names("source") else source_named_in(texts)
 
 
 def refuse_unsuitable(header: Header) -> None:
@@ -85,6 +84,7 @@ def refuse_unsuitable(header: Header) -> None:
         raise level_1c_error(path, evidence[0])
     own = (name, *filter(None, header.descriptions))
     names = [] if any(SURFACE_NAME.search(text) for text in own) else [*filter(LEVEL_1_NAME.search, own)]
+    names += filter(TOP_OF_ATMOSPHERE.search, own)
     levels = {key: text for key, text in tags.items() if LEVEL_KEY.search(key)}
     if evidence := [f"{key}={text}" for key, text in levels.items() if LEVEL_1_TAG.fullmatch(text.strip())] + names:
         raise level_1_error(path, evidence[0])
