@@ -397,8 +397,8 @@ def test_missing_bands_are_named(tmp_path):
     ("file", "words"),
     [
         ("T33UUP_20240607T101559_{0}.jp2", "level 1C"),
-        ("LC08_L1TP_193024_20220615_20220627_02_T1_{1}.TIF", "Landsat level 1"),
-        ("LC09_L1GT_193024_20220615_20220627_02_T2_{1}.TIF", "Landsat level 1"),
+        ("LC08_L1TP_193024_20220615_20220627_02_T1_{1}.TIF", "level 1, top of atmosphere"),
+        ("LC09_L1GT_193024_20220615_20220627_02_T2_{1}.TIF", "level 1, top of atmosphere"),
     ],
 )
 def test_top_of_atmosphere_files_are_refused(tmp_path, file, words):

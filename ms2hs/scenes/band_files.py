@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -24,7 +24,7 @@ from ms2hs.raster.container import ARCHIVE_SUFFIXES, RASTER_SUFFIXES, Raster, li
 from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
 from ms2hs.raster.header import read_header
 from ms2hs.raster.pixel_grid import PixelGrid
-from ms2hs.scenes.bands import BAND_NAME, canonical, choose_bands, match_names
+from ms2hs.scenes.bands import BAND_NAME, OTHER_LAYERS, choose_bands, match_names, read_names
 from ms2hs.scenes.geotiff import SAMPLE_PIXELS, open_geotiff
 from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.radiometry import Declared, RadiometricRule, rule_of_hls, rule_of_raster
@@ -41,10 +41,12 @@ from ms2hs.spectra.sensors import Sensor, load_sensor
 
 # Sub-folders that belong to the scene of their parent: masks of MAJA, resolutions of Sen2Cor.
 SUBFOLDERS = ("MASKS", "R10m", "R20m", "R60m")
+# Words of the longest common name of a band, such as `nbart_red_edge_1`.
+MOST_WORDS = 5
 # Fewer bands with one name are no scene.
 MIN_BANDS = 4
 # Files of Landsat that are not reflectance: surface temperature and its auxiliary layers.
-OTHER_FILE = re.compile(r"(?<![A-Z0-9])ST_[A-Z]+\d*$|_(TOA|RAD)_", re.IGNORECASE)
+OTHER_FILE = re.compile(r"(?<![A-Z0-9])ST_[A-Z]+\d*$", re.IGNORECASE)
 # Reflectance with (FRE) and without (SRE) slope correction by MAJA; the first is preferred.
 VARIANTS = ("FRE", "SRE")
 VARIANT = re.compile(r"(?<![A-Z0-9])(FRE|SRE|SR|R[12]|\d\dm|\(?Raw\)?)(?![A-Z0-9])", re.IGNORECASE)
@@ -52,9 +54,8 @@ RESOLUTION = re.compile(r"(?<![A-Z0-9])(?:R?(\d\d)m|R([12]))(?![A-Z0-9])", re.IG
 SEPARATORS = "._- ()"
 # Bands of 60 m that MAJA, GEE users and others leave out; Sentinel-2 scenes may lack them.
 OPTIONAL_BANDS = {"sentinel2": ("B01", "B09")}
-# ESA's image names: level 2A ends with the resolution. Landsat's names contain the processing level.
+# ESA's image names: only those of level 2A end with the resolution.
 LEVEL_1C_IMAGE = re.compile(r"T\d{2}[A-Z]{3}_\d{8}T\d{6}_B\d[\dA]\.jp2$", re.IGNORECASE)
-LANDSAT_LEVEL_1 = re.compile(r"(?<![A-Z0-9])L[COTEM]0\d_L1[A-Z]{2}_\d{6}_", re.IGNORECASE)
 # Product families whose files declare nothing: names of scenes, and the facts from the archive's own documentation.
 PRODUCT_FACTS = (
     (re.compile(r"_\d{8}-\d{6}-\d{3}_L2A_"), Declared(1e-4, 0.0, -10000.0, "MAJA:")),
@@ -62,7 +63,10 @@ PRODUCT_FACTS = (
     (re.compile(r"^S2[A-D]_T\d{2}[A-Z]{3}_\d{8}T\d{6}_L2A"), Declared(1e-4, -0.1, 0.0, "Earth Search Collection 1:")),
 )
 # Names of layers that mark clouds. Those without a line in `QUALITY_LAYERS` are named in a note.
-QUALITY_NAME = r"SCL|Fmask|QA_PIXEL|pixel_qa|BQA|QA60|CLM|CLD|MSK_CLDPRB|MSK_CLASSI|cloud_probability|dataMask|QAI"
+QUALITY_NAME = re.compile(
+    r"(?<![A-Z0-9])(SCL|Fmask|QA_PIXEL|pixel_qa|BQA|QA60|CLM|CLD|MSK_CLDPRB|MSK_CLASSI|dataMask|QAI)(?![A-Z0-9])",
+    re.IGNORECASE,
+)
 TIMES = (
     (re.compile(r"(?<!\d)\d{8}T\d{6}(?!\d)"), "%Y%m%dT%H%M%S"),
     (re.compile(r"(?<!\d)\d{8}-\d{6}(?!\d)"), "%Y%m%d-%H%M%S"),
@@ -90,7 +94,7 @@ class BandFile:
     @property
     def is_quality(self) -> bool:
         """Whether the layer marks clouds."""
-        return re.fullmatch(QUALITY_NAME, self.layer, re.IGNORECASE) is not None
+        return QUALITY_NAME.fullmatch(self.layer) is not None
 
 
 Scenes = dict[tuple[str, str], list[BandFile]]
@@ -108,26 +112,39 @@ def is_band_files(path: Path) -> bool:
 
 
 @cache
-def _layer_pattern() -> re.Pattern[str]:
-    common = {name for sensor in sources() for name in sensor.common_names}
-    names = "|".join(sorted(map(re.escape, common), key=len, reverse=True))
-    return re.compile(rf"{BAND_NAME.pattern}|(?<![A-Z0-9])({names}|{QUALITY_NAME})(?![A-Z0-9])", re.IGNORECASE)
+def _common_names() -> frozenset[str]:
+    return frozenset(name for sensor in sources() for name in sensor.possible_bands)
+
+
+def _layer_in(stem: str) -> slice | None:
+    """The part of a name that names a layer: the last number of a band, else a common name, else a quality layer."""
+    if numbers := list(BAND_NAME.finditer(stem)):
+        return slice(*numbers[-1].span())
+    words = list(re.finditer(r"[a-z]+|\d+", stem.lower()))
+    texts = [word[0] for word in words]
+    for length in range(MOST_WORDS, 0, -1):
+        for i in range(len(words) - length, -1, -1):
+            # `SR_QA_AEROSOL` is not the band `aerosol`.
+            is_other = OTHER_LAYERS & {*texts[max(i - 1, 0) : i], *texts[i + length : i + length + 1]}
+            if "".join(texts[i : i + length]) in _common_names() and not is_other:
+                return slice(words[i].start(), words[i + length - 1].end())
+    quality = QUALITY_NAME.search(stem)
+    return None if quality is None else slice(*quality.span())
 
 
 def parsed(raster: Raster) -> BandFile | None:
     """The parts of a raster's name; None if the name contains no layer. The last layer in the name counts."""
     path = PurePosixPath(raster.name)
     stem = path.name[: -len(path.suffix)]
-    matches = list(_layer_pattern().finditer(stem))
-    if not matches or OTHER_FILE.search(stem):
+    layer = _layer_in(stem)
+    if layer is None or OTHER_FILE.search(stem):
         return None
-    layer = matches[-1]
-    before, after = VARIANT.sub("", stem[: layer.start()]), VARIANT.sub("", stem[layer.end() :])
+    before, after = VARIANT.sub("", stem[: layer.start]), VARIANT.sub("", stem[layer.stop :])
     scene = f"{before.rstrip(SEPARATORS)}_{after.strip(SEPARATORS)}".strip(SEPARATORS)
     folder = path.parent if path.parent.name not in SUBFOLDERS else path.parent.parent
     variants = [i for i, name in enumerate(VARIANTS) if f"_{name}_" in stem]
     sizes = [int(size or f"{number}0") for size, number in RESOLUTION.findall(raster.name)]
-    return BandFile(raster, (str(folder), scene), layer[0], (min(variants, default=0), min(sizes, default=0)))
+    return BandFile(raster, (str(folder), scene), stem[layer], (min(variants, default=0), min(sizes, default=0)))
 
 
 def band_scenes(rasters: Iterable[Raster], least: int = MIN_BANDS) -> Scenes:
@@ -201,11 +218,6 @@ def _chosen(
 
 def _scene(path: str, container: Path, title: str, files: list[BandFile], options: SceneOptions) -> Scene:
     texts = [title, *(file.raster.name for file in files[:1]), container.absolute().name]
-    if text := next((text for text in texts if LANDSAT_LEVEL_1.search(text)), None):
-        raise SceneError(
-            f"{path}: {text} is Landsat level 1, top of atmosphere; surface reflectance is required. Use the level-2 "
-            "product (L2SP) of the same scene."
-        )
     bands = [file for file in files if not file.is_quality]
     if any(LEVEL_1C_IMAGE.search(file.raster.name) for file in bands):
         raise level_1c_error(path, bands[0].raster.name)
@@ -220,8 +232,14 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
     rasters = [available[name].raster for name in names]
     with ExitStack() as opened:
         datasets = [opened.enter_context(open_dataset(raster.href)) for raster in rasters]
-        for dataset, raster in zip(datasets, rasters, strict=True):
-            refuse_unsuitable(read_header(dataset, raster.name))
+        headers = [
+            read_header(dataset, f"{container}/{raster.name}")
+            for dataset, raster in zip(datasets, rasters, strict=True)
+        ]
+        if source_named_in(texts[:-1]) is None:
+            headers.append(replace(headers[0], path=texts[-1]))
+        for header in headers:
+            refuse_unsuitable(header)
         grid = common_grid(datasets, rasters, path)
         is_mixed = len({dataset.width for dataset in datasets}) > 1
         facts = next((facts for pattern, facts in PRODUCT_FACTS if any(map(pattern.search, texts))), Declared())
@@ -259,9 +277,16 @@ def _source_in_tags(file: BandFile) -> str | None:
 def _layers(path: str, bands: list[BandFile], source: str) -> dict[str, BandFile]:
     """The file of each band by the sensor's own name, of the first variant and finest resolution."""
     best: dict[str, BandFile] = {}
-    for file in sorted(bands, key=lambda file: file.rank):
-        name = canonical(file.layer, source)
-        name = match_names([name], source)[0] or name
+    bands = sorted(bands, key=lambda file: file.rank)
+    for file, readings in zip(bands, read_names([file.layer for file in bands], source, by_user=True), strict=True):
+        if len(readings) > 1:
+            raise SceneError(
+                f"{path}: {file.raster.name} is {' or '.join(sorted(readings))}, because tools use the name "
+                f"{file.layer} for different bands; one meaning is required. Rename the file to end with the "
+                f"band's number, such as _{min(readings)}."
+            )
+        number = next(iter(readings), None)
+        name = match_names([number], source)[0] or number
         if name is None:
             continue
         # Without a size in one name, neither is known to be the finer one.
