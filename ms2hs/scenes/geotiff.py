@@ -10,7 +10,19 @@ from rasterio.io import DatasetReader
 from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
 from ms2hs.raster.header import Header, read_header
-from ms2hs.scenes.bands import SKIP, canonical, check_bands, match_names, match_wavelengths, names_fit_wavelengths
+from ms2hs.scenes.bands import (
+    SKIP,
+    canonical,
+    check_bands,
+    check_names,
+    check_user_names,
+    contradiction,
+    is_enough,
+    match_names,
+    match_wavelengths,
+    name_bands,
+    names_fit_wavelengths,
+)
 from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.radiometry import RadiometricRule, rule_of_raster
 from ms2hs.scenes.recognition import DEFAULT_SOURCE, TIME_TAG, platform_note, refuse_unsuitable, source_of_file
@@ -55,8 +67,18 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
             quality=QUALITY_LAYERS[quality].asset(path, quality_band) if quality else None,
             quality_rule=quality,
             datetime=sensing_time(Path(path).name) or header.tags.get(TIME_TAG.lower()),
-            notes=_notes(header, dataset, names, [platform_note(source)] if known is None and source != CUSTOM else []),
+            notes=_notes(header, dataset, names, _doubts(header, source, names, is_known=known is not None)),
         )
+
+
+def _doubts(header: Header, source: str, names: Sequence[str | None], *, is_known: bool) -> list[str]:
+    """Notes about a platform that is assumed, and about wavelengths that contradict the user's names."""
+    if source == CUSTOM:
+        return []
+    notes = [] if is_known else [platform_note(source)]
+    if not names_fit_wavelengths([name and canonical(name, source) for name in names], header.wavelengths, source):
+        notes.append("warning: The wavelengths in the file contradict the names of --bands, which are used.")
+    return notes
 
 
 def _quality_band(header: Header) -> tuple[str | None, int]:
@@ -68,7 +90,7 @@ def _quality_band(header: Header) -> tuple[str | None, int]:
 def _identify_bands(header: Header, known: str | None, bands: tuple[str, ...] | None) -> tuple[str, list[str | None]]:
     """The source, and the source's own name of each band in the file; None for a band that is not used.
 
-    The user's names come first, then descriptions, then wavelengths.
+    The user's names decide, then descriptions and wavelengths, which must agree.
 
     Parameters
     ----------
@@ -76,44 +98,29 @@ def _identify_bands(header: Header, known: str | None, bands: tuple[str, ...] | 
     bands : the user's name of each band.
     """
     source = known or DEFAULT_SOURCE
+    if bands is not None and len(bands) != len(header.descriptions):
+        raise SceneError(
+            f"{header.path}: --bands has {len(bands)} names for {len(header.descriptions)} bands; one name per band in "
+            f"file order is required. Use `{SKIP}` for a band to skip."
+        )
+    if source == CUSTOM:
+        own = ["" for _ in header.descriptions] if bands is None else [None if name == SKIP else name for name in bands]
+        return CUSTOM, _custom_names(header, own)
     if bands is not None:
-        names = _names_from_user(bands, header, source)
-    elif source == CUSTOM:
-        names = [""] * len(header.descriptions)
-    else:
-        names = [canonical(text or "", source) for text in header.descriptions]
-        is_named = _is_enough(names, source) and names_fit_wavelengths(names, header.wavelengths, source)
-        if not is_named and any(header.wavelengths):
-            names = match_wavelengths(header.wavelengths, source)
-            if known is None and (None in names or not _is_enough(names, source)):
-                return CUSTOM, _custom_names(header, [""] * len(names))
-    if source == CUSTOM:
-        return CUSTOM, _custom_names(header, names)
-    check_bands(names, source, header.path)
+        names = check_user_names(bands, source, header.path)
+        return source, match_names(names, source)
+    named = name_bands(header.descriptions, source)
+    agree = names_fit_wavelengths(named, header.wavelengths, source)
+    if any(header.wavelengths) and not (is_enough(named, source) and agree):
+        measured = match_wavelengths(header.wavelengths, source)
+        if is_enough(named, source) and is_enough(measured, source):
+            raise contradiction(named, measured, header.path)
+        if known is None and (None in measured or not is_enough(measured, source)):
+            return CUSTOM, _custom_names(header, [""] * len(measured))
+        check_bands(measured, source, header.path)
+        return source, match_names(measured, source)
+    names = check_names(header.descriptions, source, header.path, is_known=known is not None)
     return source, match_names(names, source)
-
-
-def _is_enough(names: Sequence[str | None], source: str) -> bool:
-    return len(set(match_names(names, source)) - {None}) >= load_sensor(source).min_bands
-
-
-def _names_from_user(bands: tuple[str, ...], header: Header, source: str) -> list[str | None]:
-    count = len(header.descriptions)
-    if len(bands) != count:
-        raise SceneError(
-            f"{header.path}: --bands has {len(bands)} names for {count} bands; one name per band in file order is "
-            f"required. Use `{SKIP}` for a band to skip."
-        )
-    if source == CUSTOM:
-        return [None if name == SKIP else name for name in bands]
-    names = [None if name == SKIP else canonical(name, source) for name in bands]
-    unknown = [text for text, name in zip(bands, names, strict=True) if name is None and text != SKIP]
-    if unknown:
-        raise SceneError(
-            f"{header.path}: --bands has {', '.join(unknown)}; names such as B02 and B8A are allowed. "
-            f"Use `{SKIP}` for a band to skip."
-        )
-    return names
 
 
 def _custom_names(header: Header, names: Sequence[str | None]) -> list[str | None]:

@@ -269,11 +269,22 @@ def by_user_guide(item: ItemDeclaration) -> RadiometricRule:
     return RadiometricRule(scales, (0.0,) * len(scales), _fills(item.bands, item.sensor), text)
 
 
+def by_product_guide(item: ItemDeclaration) -> RadiometricRule:
+    """Declared scale and offset of each band, else the sensor's, for Landsat Collection 2: USGS declares none."""
+    sensor = item.sensor
+    scales = tuple(sensor.scale if band.scale is None else band.scale for band in item.bands)
+    offsets = tuple(sensor.offset if band.offset is None else band.offset for band in item.bands)
+    dn_offsets = tuple(offset / scale for offset, scale in zip(offsets, scales, strict=True))
+    text = f"{sensor.title}: scale {_listed(scales)}, offset {_listed(offsets)}"
+    return RadiometricRule(scales, dn_offsets, _fills(item.bands, sensor), text)
+
+
 ITEM_RULES: dict[str, Callable[[ItemDeclaration], RadiometricRule]] = {
     "by_baseline": by_baseline,
     "declared": by_declaration,
     "flagged": by_flag,
     "harmonized": by_user_guide,
+    "product_guide": by_product_guide,
 }
 
 
