@@ -97,7 +97,8 @@ def _identify_bands(header: Header, known: str | None, bands: tuple[str, ...] | 
     elif source == CUSTOM:
         names = [""] * len(header.descriptions)
     else:
-        names = [canonical(text or "", source) for text in header.descriptions]
+        # The number in `Band 12: SCL` is the position in the file.
+        names = [None if layer_named(text or "") else canonical(text or "", source) for text in header.descriptions]
         is_named = _is_enough(names, source) and names_fit_wavelengths(names, header.wavelengths, source)
         if not is_named and any(header.wavelengths):
             names = match_wavelengths(header.wavelengths, source)

@@ -4,7 +4,7 @@ A layer is recognised by the name of its band or file. `choose_layers` decides i
 
 1. Scaled copies are undone: tools divide all bands by 10000, the classes included. A layer fits only if all its numbers
    times one factor are numbers of that layer; averaged classes do not fit.
-2. Of the layers that mark clouds, those of the lowest rank are used: the product's own classification before
+2. Of the layers that mark clouds, the layers of the lowest rank are used: the product's own classification before
    probabilities. Layers that mark only missing data are always used.
 3. A sentence says which layers are used, or why clouds are kept.
 
@@ -49,7 +49,7 @@ class QualityLayer:
     pattern: str
     """Regular expression that a band's name contains as a whole word, in any case."""
     rank: int
-    """Of the layers that mark clouds, those of the lowest rank are used, together. 0: marks no clouds, always used."""
+    """The layers of the lowest rank are used, together. 0: marks no clouds, always used."""
     marks: str
     """What is removed, in words."""
     fill: int
@@ -184,9 +184,16 @@ class QualityChoice(NamedTuple):
     """Which layers remove what, or why clouds are kept."""
 
 
-def layer_named(text: str) -> QualityLayer | None:
-    """The quality layer that a name or description names; None if it names none."""
+def layer_named(text: str, own_layer: str = "") -> QualityLayer | None:
+    """The quality layer that a name or description names; None if it names none.
+
+    Parameters
+    ----------
+    own_layer : name of the quality layer of the sensor's products; HLS v1 calls its own `QA`.
+    """
     name = AROUND_NAME.sub("", text.strip().lower())
+    if name == "qa" and own_layer == "Fmask":
+        return QUALITY_LAYERS[own_layer]
     for layer in QUALITY_LAYERS.values():
         if re.search(rf"(?<![a-z0-9])({layer.pattern})(?![a-z0-9])", name):
             return layer
@@ -202,10 +209,11 @@ def quality_note(layer: Asset | None, product: str, *, wanted: bool) -> str:
 
 def valid_by(asset: Asset, stored: DnArray) -> BoolArray:
     """True where a quality layer's stored numbers show the ground."""
-    layer = QUALITY_LAYERS[asset.name]
-    missing = (stored == asset.nodata) | ~np.isfinite(stored)
-    numbers = stored if asset.dn_scale == 1 else stored * asset.dn_scale
-    return layer.valid(np.where(missing, np.float64(layer.fill), numbers) if missing.any() else numbers)
+    # 102 / 10000 * 10000 is not 102.
+    numbers = stored if asset.dn_scale == 1 else np.round(stored * asset.dn_scale, 2)
+    with np.errstate(invalid="ignore"):
+        valid = QUALITY_LAYERS[asset.name].valid(numbers)
+    return np.asarray(valid & np.isfinite(stored) & (stored != asset.nodata))
 
 
 def choose_layers(candidates: Sequence[Candidate], kind: str, own_layer: str = "") -> QualityChoice:
@@ -216,7 +224,7 @@ def choose_layers(candidates: Sequence[Candidate], kind: str, own_layer: str = "
     kind : what the bands belong to, for the note: `file` or `folder`.
     own_layer : name of the quality layer of the sensor's products.
     """
-    named = [(layer, candidate) for candidate in candidates if (layer := layer_named(candidate.text)) is not None]
+    named = [(layer, candidate) for candidate in candidates if (layer := layer_named(candidate.text, own_layer))]
     chosen: list[Asset] = []
     used, unused = [], []
     rank = None
@@ -233,10 +241,9 @@ def choose_layers(candidates: Sequence[Candidate], kind: str, own_layer: str = "
             used.append(f"{layer.marks} by {layer.name} ({candidate.where})")
             rank = layer.rank or rank
     if rank is None:
-        likely = (band for band in candidates if LIKELY_QUALITY.search(band.text) and not SNOW_NAME.search(band.text))
-        unused += [
-            f"{band.where} ({band.text}) has an unknown meaning" for band in likely if not layer_named(band.text)
-        ]
+        others = [band for band in candidates if layer_named(band.text, own_layer) is None]
+        likely = [band for band in others if LIKELY_QUALITY.search(band.text) and not SNOW_NAME.search(band.text)]
+        unused += [f"{band.where} ({band.text}) has an unknown meaning" for band in likely]
         used.append(f"clouds are kept: {', '.join(unused) or f'the {kind} has no cloud layer'}")
         unused = []
     return QualityChoice(tuple(chosen), "; ".join([*used, *unused]))
@@ -248,18 +255,21 @@ def _checked(layer: QualityLayer, candidate: Candidate, own_layer: str) -> tuple
         sample, is_whole = _sample(dataset, candidate.band)
         declared = dataset.nodatavals[candidate.band - 1]
     # No layer has negative numbers.
-    numbers = sample[np.isfinite(sample) & (sample >= 0)]
-    if not numbers.size:
-        return None, "has no values"
-    scale, nodata = layer.scale_of(numbers), None
+    numbers, nodata = sample[np.isfinite(sample) & (sample >= 0)], None
+    scale = layer.scale_of(numbers) if numbers.size else None
     if scale is None:
         nodata, limit = declared, np.iinfo(sample.dtype).max if sample.dtype.kind in "iu" else None
         numbers = numbers[(numbers != nodata) & (numbers != limit)]
         scale = layer.scale_of(numbers) if numbers.size else None
-    # A file by another program called Fmask has classes, whose numbers differ between programs.
-    is_ambiguous = layer.name == "Fmask" != own_layer and np.isin(numbers, (*range(6), 255)).all()
-    if scale is None or is_ambiguous:
-        return None, f"is not used: its numbers are not those of {layer.name}"
+    if not numbers.size:
+        return None, "has no values"
+    if scale is None:
+        fractions = numbers[numbers != np.rint(numbers)]
+        example = fractions[0] if fractions.size else numbers.max()
+        return None, f"is not used: {example:.6g} is not a number of this layer"
+    # Other programs write classes into a layer of this name, and each program has other classes.
+    if layer.name == "Fmask" != own_layer and np.isin(numbers, (*range(6), 255)).all():
+        return None, "is not used: its numbers may be bits or classes"
     asset = layer.asset(candidate.href, candidate.band, scale, nodata)
     is_empty = layer.rank > 0 and numbers.min() == numbers.max() and valid_by(asset, numbers).all()
     return asset, ("marks nothing" if is_whole else "marks nothing in a sample") if is_empty else None
