@@ -102,10 +102,10 @@ def test_fmask_removes_cloud_and_shadow_and_keeps_water_and_snow(tmp_path, fmask
     assert read_all(open_scene(str(tmp_path), SceneOptions(quality=False)))[1][4:, 4:].all()
 
 
-def test_hls_without_fmask_has_a_note(tmp_path):
+def test_hls_without_fmask_says_that_clouds_are_kept(tmp_path):
     scene = open_scene(str(make_hls(tmp_path, fmask=None)))
-    assert scene.quality is None
-    assert "Fmask" in scene.notes[0]
+    assert scene.quality == ()
+    assert scene.quality_note == "clouds are kept: the granule has no cloud layer"
 
 
 def test_hls_names_missing_bands(tmp_path):

@@ -213,13 +213,13 @@ def test_safe_names_a_missing_band(safe, tmp_path):
         open_scene(str(safe), SceneOptions(bands=("B02", "B03", "B04")))
 
 
-def test_safe_without_scene_classification_has_a_note(tmp_path):
+def test_safe_without_scene_classification_says_that_clouds_are_kept(tmp_path):
     path = make_safe(tmp_path, driver="GTiff")
     for file in path.rglob("*_SCL_*"):
         file.unlink()
     scene = open_scene(str(path))
-    assert scene.quality is None
-    assert "SCL" in scene.notes[0]
+    assert scene.quality == ()
+    assert scene.quality_note == "clouds are kept: the product has no cloud layer"
 
 
 def test_safe_refuses_level_1c(tmp_path):

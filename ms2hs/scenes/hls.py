@@ -10,7 +10,7 @@ from rasterio.io import DatasetReader
 from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import open_dataset, read_pixel_grid
 from ms2hs.scenes.bands import choose_bands
-from ms2hs.scenes.quality import QUALITY_LAYERS
+from ms2hs.scenes.quality import QUALITY_LAYERS, quality_note
 from ms2hs.scenes.radiometry import Declared, rule_of_hls
 from ms2hs.scenes.scene import Scene, SceneOptions
 from ms2hs.spectra.sensors import load_sensor
@@ -71,18 +71,17 @@ def open_hls(path: str, options: SceneOptions) -> Scene:
             declared.append(_declared(dataset))
             grids.append(read_pixel_grid(dataset))
     rule = rule_of_hls(declared, sensor=load_sensor(source), dn_offset=options.dn_offset)
-    fmask = granule.layers.get("FMASK")
-    has_quality = fmask is not None and options.quality
+    path_of_fmask = granule.layers.get("FMASK")
+    fmask = QUALITY_LAYERS["Fmask"].asset(str(path_of_fmask)) if path_of_fmask else None
     return Scene(
         id=granule.id,
         source=source,
         assets=rule.assets(names, [str(granule.layers[name]) for name in names], [1] * len(names)),
         grid=grids[0],
         offset_rule=rule.description,
-        quality=QUALITY_LAYERS["fmask"].asset(str(fmask)) if has_quality else None,
-        quality_rule="fmask" if has_quality else None,
+        quality=(fmask,) if fmask and options.quality else (),
+        quality_note=quality_note(fmask, "the granule", wanted=options.quality),
         datetime=granule.datetime,
-        notes=() if fmask else ("The granule has no Fmask: clouds and shadows are not marked.",),
     )
 
 
