@@ -114,7 +114,7 @@ def test_sensor_requires_a_table_and_nothing_else(tmp_path, monkeypatch):
         assert {asset.nodata for asset in scene.assets} == {0.0}
         item = planetary_computer("05.11", "https://files.example.org/a/{}".format)
         made = scene_of(item | {"properties": item["properties"] | {"platform": "Sentinel-2D"}}, None)
-        assert (made.source, made.quality_rule, made.working_gsd_m) == ("sentinel2d", "scl", 30.0)
+        assert (made.source, made.quality[0].name, made.working_gsd_m) == ("sentinel2d", "SCL", 30.0)
     finally:
         load_sensor.cache_clear()
 

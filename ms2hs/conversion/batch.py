@@ -59,7 +59,7 @@ class BatchResult:
         """Every note once, each after its scene or after the number of its scenes."""
         scenes_of: defaultdict[str, list[str]] = defaultdict(list)
         for scene, result in self.made.items():
-            for note in result.notes:
+            for note in (*result.notes, *filter(None, [result.clouds])):
                 scenes_of[note].append(scene)
         return [f"{of[0] if len(of) == 1 else f'{len(of)} scenes'}: {note}" for note, of in scenes_of.items()]
 

@@ -84,7 +84,9 @@ def run(planned: Plan, progress: Progress | None = None) -> ConversionResult:
         seconds["whole"] = time.perf_counter() - began
         notes = (*scene.notes, *offset_warnings(scene, statistics.sample), *models.notes, *staging.notes)
         counts, rmse = statistics.counts, statistics.residual_rmse
-        result = ConversionResult(planned.output, quicklook, item, planned.sigma, counts, rmse, seconds, notes)
+        result = ConversionResult(
+            planned.output, quicklook, item, planned.sigma, counts, rmse, seconds, notes, scene.quality_note
+        )
         write_item(staging.path(item.name), planned, result, models.linear)
         staging.publish(path.name for path in result.paths)
     return result

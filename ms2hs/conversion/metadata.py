@@ -45,6 +45,8 @@ class ConversionResult:
     seconds: dict[str, float]
     """Thread seconds of reading, model, compressing and storing (which overlap), finishing, and `whole`."""
     notes: tuple[str, ...] = ()
+    clouds: str = ""
+    """Which quality layers remove what, or why clouds are kept."""
 
     @property
     def paths(self) -> list[OutputPath]:
@@ -111,7 +113,7 @@ def write_item(path: Path, planned: Plan, result: ConversionResult, model: Poste
         "ms2hs:pixels": vars(result.counts),
         "ms2hs:measured_band_residual_rmse": result.residual,
         "ms2hs:seconds": {stage: round(value, 2) for stage, value in result.seconds.items()},
-        "ms2hs:notes": list(result.notes),
+        "ms2hs:notes": [*result.notes, *filter(None, [result.clouds])],
     }
     item = {
         "type": "Feature",

@@ -103,8 +103,8 @@ def band_file_name(scene: Scene, asset: Asset) -> str:
 
 
 def all_assets(scene: Scene) -> list[Asset]:
-    """The bands of a scene, and the quality layer if the scene has one."""
-    return [*scene.assets, *([scene.quality] if scene.quality else [])]
+    """The bands of a scene, and the quality layers."""
+    return [*scene.assets, *scene.quality]
 
 
 def safe_name(text: str) -> str:
@@ -118,5 +118,4 @@ def local_scene(scene: Scene, folder: Path, grid: PixelGrid) -> Scene:
     def local(asset: Asset) -> Asset:
         return replace(asset, href=str(folder / band_file_name(scene, asset)), band=1)
 
-    quality = None if scene.quality is None else local(scene.quality)
-    return replace(scene, assets=tuple(map(local, scene.assets)), quality=quality, grid=grid)
+    return replace(scene, assets=tuple(map(local, scene.assets)), quality=tuple(map(local, scene.quality)), grid=grid)

@@ -231,9 +231,9 @@ class _Fetcher:
                 grid = grid.crop(*window)
             part = ScenePart(scene, grid, padded(grid, QUALITY_MARGIN_M))
         check_space(request.folder, grid.height * grid.width * (len(scene.assets) + 1) * DISK_BYTES_PER_PIXEL)
-        if scene.quality is not None:
-            path = self._copy(request, scene, scene.quality, part.quality_grid)
-            if not has_data(path, scene.quality.nodata):
+        for layer in scene.quality:
+            path = self._copy(request, scene, layer, part.quality_grid)
+            if not has_data(path, layer.nodata):
                 raise _NoData("the scene has no data in the area")
         return part
 

@@ -26,7 +26,7 @@ from ms2hs.raster.header import read_header
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import BAND_NAME, OTHER_LAYERS, choose_bands, match_names, read_names
 from ms2hs.scenes.geotiff import SAMPLE_PIXELS, open_geotiff
-from ms2hs.scenes.quality import QUALITY_LAYERS
+from ms2hs.scenes.quality import QUALITY_LAYERS, Candidate, QualityChoice, choose_layers
 from ms2hs.scenes.radiometry import Declared, RadiometricRule, rule_of_hls, rule_of_raster
 from ms2hs.scenes.recognition import (
     DEFAULT_SOURCE,
@@ -36,7 +36,7 @@ from ms2hs.scenes.recognition import (
     source_named_in,
     sources,
 )
-from ms2hs.scenes.scene import Asset, Scene, SceneOptions
+from ms2hs.scenes.scene import Scene, SceneOptions
 from ms2hs.spectra.sensors import Sensor, load_sensor
 
 # Sub-folders that belong to the scene of their parent: masks of MAJA, resolutions of Sen2Cor.
@@ -62,9 +62,10 @@ PRODUCT_FACTS = (
     # Items of sentinel-2-c1-l2a declare this offset, the files do not; their ids contain the time.
     (re.compile(r"^S2[A-D]_T\d{2}[A-Z]{3}_\d{8}T\d{6}_L2A"), Declared(1e-4, -0.1, 0.0, "Earth Search Collection 1:")),
 )
-# Names of layers that mark clouds. Those without a line in `QUALITY_LAYERS` are named in a note.
+# Names of quality layers, and words that suggest one.
 QUALITY_NAME = re.compile(
-    r"(?<![A-Z0-9])(SCL|Fmask|QA_PIXEL|pixel_qa|BQA|QA60|CLM|CLD|MSK_CLDPRB|MSK_CLASSI|dataMask|QAI)(?![A-Z0-9])",
+    rf"(?<![A-Z0-9])({'|'.join(layer.pattern for layer in QUALITY_LAYERS.values())}|[A-Z]*(mask|cloud|quality))"
+    "(?![A-Z0-9])",
     re.IGNORECASE,
 )
 TIMES = (
@@ -91,10 +92,8 @@ class BandFile:
     rank: tuple[int, int]
     """Position of the variant in `VARIANTS`, and resolution in m: the lowest is used."""
 
-    @property
-    def is_quality(self) -> bool:
-        """Whether the layer marks clouds."""
-        return QUALITY_NAME.fullmatch(self.layer) is not None
+    is_quality: bool
+    """Whether the layer may mark clouds, and is no band."""
 
 
 Scenes = dict[tuple[str, str], list[BandFile]]
@@ -116,8 +115,8 @@ def _common_names() -> frozenset[str]:
     return frozenset(name for sensor in sources() for name in sensor.possible_bands)
 
 
-def _layer_in(stem: str) -> slice | None:
-    """The part of a name that names a layer: the last number of a band, else a common name, else a quality layer."""
+def _band_in(stem: str) -> slice | None:
+    """The part of a name that names a band: the last number of a band, else a common name."""
     if numbers := list(BAND_NAME.finditer(stem)):
         return slice(*numbers[-1].span())
     words = list(re.finditer(r"[a-z]+|\d+", stem.lower()))
@@ -128,15 +127,16 @@ def _layer_in(stem: str) -> slice | None:
             is_other = OTHER_LAYERS & {*texts[max(i - 1, 0) : i], *texts[i + length : i + length + 1]}
             if "".join(texts[i : i + length]) in _common_names() and not is_other:
                 return slice(words[i].start(), words[i + length - 1].end())
-    quality = QUALITY_NAME.search(stem)
-    return None if quality is None else slice(*quality.span())
+    return None
 
 
 def parsed(raster: Raster) -> BandFile | None:
     """The parts of a raster's name; None if the name contains no layer. The last layer in the name counts."""
     path = PurePosixPath(raster.name)
     stem = path.name[: -len(path.suffix)]
-    layer = _layer_in(stem)
+    layer, quality = _band_in(stem), QUALITY_NAME.search(stem)
+    if (is_quality := layer is None) and quality:
+        layer = slice(*quality.span())
     if layer is None or OTHER_FILE.search(stem):
         return None
     before, after = VARIANT.sub("", stem[: layer.start]), VARIANT.sub("", stem[layer.stop :])
@@ -144,7 +144,8 @@ def parsed(raster: Raster) -> BandFile | None:
     folder = path.parent if path.parent.name not in SUBFOLDERS else path.parent.parent
     variants = [i for i, name in enumerate(VARIANTS) if f"_{name}_" in stem]
     sizes = [int(size or f"{number}0") for size, number in RESOLUTION.findall(raster.name)]
-    return BandFile(raster, (str(folder), scene), stem[layer], (min(variants, default=0), min(sizes, default=0)))
+    rank = min(variants, default=0), min(sizes, default=0)
+    return BandFile(raster, (str(folder), scene), stem[layer], rank, is_quality)
 
 
 def band_scenes(rasters: Iterable[Raster], least: int = MIN_BANDS) -> Scenes:
@@ -247,8 +248,8 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
             rule = _rule(datasets, rasters, facts, load_sensor(source), options.dn_offset)
         except SceneError as error:
             raise SceneError(f"{path}: {error}") from error
-    quality, key, notes = _quality(files) if options.quality else (None, None, [])
-    notes += [] if options.source or named else [platform_note(source)]
+    quality = _quality(files, source) if options.quality else QualityChoice((), "clouds are kept: --no-quality")
+    notes = [] if options.source or named else [platform_note(source)]
     missing = [name for name in load_sensor(source).grid.names if name not in names]
     if missing and options.bands is None:
         notes.append(f"The scene has no file of {', '.join(missing)}: these bands are not used.")
@@ -260,8 +261,8 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         assets=rule.assets(names, [raster.href for raster in rasters], [raster.band for raster in rasters]),
         grid=grid,
         offset_rule=rule.description,
-        quality=quality,
-        quality_rule=key,
+        quality=quality.layers,
+        quality_note=quality.note,
         datetime=_time(texts),
         # A product with several resolutions is converted as a SAFE product is, and bands on one grid as a GeoTIFF is.
         working_gsd_m=load_sensor(source).working_gsd_m if is_mixed else None,
@@ -396,16 +397,13 @@ def _number(text: str | None) -> float | None:
     return None if text is None else float(text)
 
 
-def _quality(files: list[BandFile]) -> tuple[Asset | None, str | None, list[str]]:
-    """The quality layer, its key in `QUALITY_LAYERS`, and a note about layers that are not used."""
-    found = sorted((file for file in files if file.is_quality), key=lambda file: file.rank)
-    for key, layer in QUALITY_LAYERS.items():
-        for file in found:
-            if file.layer.lower() == layer.name.lower():
-                return layer.asset(file.raster.href, file.raster.band), key, []
-    if found:
-        return None, None, [f"{found[0].raster.name} is not used: clouds and shadows are not marked."]
-    return None, None, ["The scene has no quality layer (SCL, Fmask): clouds and shadows are not marked."]
+def _quality(files: list[BandFile], source: str) -> QualityChoice:
+    """The quality layers of a scene, each at its finest resolution."""
+    finest: dict[str, BandFile] = {}
+    for file in sorted((file for file in files if file.is_quality), key=lambda file: file.rank):
+        finest.setdefault(file.layer.lower(), file)
+    candidates = [Candidate(f.layer, f.raster.href, f.raster.band, f.raster.name) for f in finest.values()]
+    return choose_layers(candidates, "scene", load_sensor(source).quality)
 
 
 def _time(texts: Sequence[str]) -> str | None:

@@ -1,7 +1,7 @@
 """Pixels of a scene on its working grid: reflectance, and which pixels are valid.
 
 Each file is a `Layer`. A window of each layer is read on the file's own grid and converted to reflectance. Pixels that
-the quality layer marks as cloud become invalid. Then the window is averaged or interpolated to the working grid.
+the quality layers mark as cloud become invalid. Then the window is averaged or interpolated to the working grid.
 """
 
 from contextlib import ExitStack
@@ -18,7 +18,7 @@ from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid, read_valid
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.raster.resampling import Axis, AxisWeights, axis_weights, regrid, relate
-from ms2hs.scenes.quality import QUALITY_LAYERS
+from ms2hs.scenes.quality import valid_by
 from ms2hs.scenes.scene import Asset, Scene
 
 
@@ -127,7 +127,7 @@ class SceneReader:
         self.grid = grid
         self._open = ExitStack()
         self._layers: list[Layer] = []
-        self._quality: Layer | None = None
+        self._quality: list[Layer] = []
 
     def __enter__(self) -> Self:
         """Open the files; SceneError if a file is missing, not a raster, or not aligned with the grid."""
@@ -139,8 +139,7 @@ class SceneReader:
                 self._layer(opened, tuple(self.scene.assets[i] for i in index), tuple(index))
                 for index in positions.values()
             ]
-            if self.scene.quality is not None:
-                self._quality = self._layer(opened, (self.scene.quality,), (0,))
+            self._quality = [self._layer(opened, (asset,), (0,)) for asset in self.scene.quality]
             self._open = opened.pop_all()
         return self
 
@@ -160,7 +159,7 @@ class SceneReader:
         """Reflectance and valid pixels of a window of the working grid.
 
         Working pixels coarser than a band's are averages of its valid pixels, finer pixels are interpolated. Before
-        that, the quality layer is applied to the band's own pixels, each with the quality at its centre.
+        that, the quality layers are applied to the band's own pixels, each with the quality at its centre.
 
         Returns
         -------
@@ -183,8 +182,9 @@ class SceneReader:
                 valid[:] = False
                 break
             values, good = layer.read(slice(rows.begin, rows.end), slice(cols.begin, cols.end))
-            if self._quality is not None:
-                good &= self._usable(self._quality, layer, rows, cols)
+            for quality in self._quality:
+                good &= _usable(quality, layer, rows, cols)
+            if self._quality:
                 _zero_invalid(values, good)
             if not (layer.rows.is_same and layer.cols.is_same and good.shape == valid.shape):
                 values, good = regrid(values, good, rows, cols)
@@ -195,15 +195,15 @@ class SceneReader:
                 reflectance[list(layer.index)] = values
         return _zero_invalid(reflectance, valid), valid
 
-    def _usable(self, quality: Layer, layer: Layer, rows: AxisWeights, cols: AxisWeights) -> BoolArray:
-        """(row, col) True where the quality layer is valid at the centre of a layer's pixel."""
-        kind = QUALITY_LAYERS[self.scene.quality_rule or ""]
-        down, right = relate(layer.grid, quality.grid, quality.assets[0].name)
-        row, row_inside = _nearest(down, rows.begin, rows.end)
-        col, col_inside = _nearest(right, cols.begin, cols.end)
-        stored = quality.rows_ahead.read(_extent(row), _extent(col))[0]
-        usable = kind.flags(stored).valid[np.ix_(row - row.min(), col - col.min())]
-        return usable & row_inside[:, None] & col_inside
+
+def _usable(quality: Layer, layer: Layer, rows: AxisWeights, cols: AxisWeights) -> BoolArray:
+    """(row, col) True where the quality layer is valid at the centre of a layer's pixel."""
+    down, right = relate(layer.grid, quality.grid, quality.assets[0].name)
+    row, row_inside = _nearest(down, rows.begin, rows.end)
+    col, col_inside = _nearest(right, cols.begin, cols.end)
+    stored = quality.rows_ahead.read(_extent(row), _extent(col))[0]
+    usable = valid_by(quality.assets[0], stored)[np.ix_(row - row.min(), col - col.min())]
+    return usable & row_inside[:, None] & col_inside
 
 
 def _nearest(axis: Axis, begin: int, end: int) -> tuple[NDArray[np.intp], BoolArray]:

@@ -11,7 +11,7 @@ from ms2hs.errors import SceneError
 from ms2hs.raster.container import archive_names
 from ms2hs.raster.dataset import open_dataset, read_pixel_grid
 from ms2hs.scenes.bands import choose_bands
-from ms2hs.scenes.quality import QUALITY_LAYERS
+from ms2hs.scenes.quality import QUALITY_LAYERS, quality_note
 from ms2hs.scenes.radiometry import rule_of_safe
 from ms2hs.scenes.recognition import DEFAULT_SOURCE, level_1c_error, platform_note, source_named_in, sources
 from ms2hs.scenes.scene import Scene, SceneOptions
@@ -109,20 +109,18 @@ def open_safe(path: str, options: SceneOptions) -> Scene:
     best = min(names, key=lambda name: finest[name][0])
     with open_dataset(finest[best][1]) as dataset:
         grid = read_pixel_grid(dataset)
-    has_quality = "SCL" in finest and options.quality
+    scl = QUALITY_LAYERS["SCL"].asset(finest["SCL"][1]) if "SCL" in finest else None
     notes = []
     if metadata.source is None and options.source is None:
         notes.append(platform_note(source))
-    if "SCL" not in finest:
-        notes.append("The product has no scene classification (SCL): clouds and shadows are not marked.")
     return Scene(
         id=f"{metadata.id}_{granule}" if granule else metadata.id,
         source=source,
         assets=rule.assets(names, [finest[name][1] for name in names], [1] * len(names)),
         grid=grid,
         offset_rule=rule.description,
-        quality=QUALITY_LAYERS["scl"].asset(finest["SCL"][1]) if has_quality else None,
-        quality_rule="scl" if has_quality else None,
+        quality=(scl,) if scl and options.quality else (),
+        quality_note=quality_note(scl, "the product", wanted=options.quality),
         datetime=metadata.datetime,
         working_gsd_m=sensor.working_gsd_m,
         notes=tuple(notes),

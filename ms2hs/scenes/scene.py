@@ -52,10 +52,10 @@ class Scene:
     """Centres of the bands in nm, only where `source` is `custom`."""
     fwhm_nm: tuple[float, ...] = ()
     """Widths of the bands in nm, only where `source` is `custom`."""
-    quality: Asset | None = None
-    """The quality layer, with cloud and shadow; its scale and offset have no meaning."""
-    quality_rule: str | None = None
-    """Key in `quality.QUALITY_LAYERS`: `scl` or `fmask`."""
+    quality: tuple[Asset, ...] = ()
+    """The quality layers; a pixel is valid where all are. `name` is a key of `quality.QUALITY_LAYERS`."""
+    quality_note: str = ""
+    """Which quality layers remove what, or why clouds are kept."""
     datetime: str | None = None
     """Time or day of acquisition, ISO 8601, if known."""
     working_gsd_m: float | None = None

@@ -66,7 +66,7 @@ class Sensor:
     toa_band: tuple[str, float, float] | None = None
     """Name, centre and width in nm of a band that only top-of-atmosphere products have."""
     quality: str = ""
-    """Key of the products' quality layer in `scenes.quality`; empty without one."""
+    """Name of the products' quality layer in `scenes.quality`; empty without one."""
     dtype: str = ""
     """Data type of files that have `scale` and `offset` without declaring them; empty if files declare them."""
     scale: float = 1e-4

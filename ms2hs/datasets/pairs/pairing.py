@@ -72,7 +72,7 @@ class MatchResult:
             notes.append("The product's pixels are finer than the scene's; the scene is interpolated.")
         if self.registration.residual > LARGE_RESIDUAL:
             notes.append(f"warning: a shift of {self.registration.residual:.2f} pixels remains after the correction.")
-        return (*notes, *scene.notes)
+        return (*notes, *scene.notes, *filter(None, [scene.quality_note]))
 
     def row(self, name: str, valid: float) -> dict[str, Any]:
         """The row of a pair in `pairs.csv`; shifts in pixels of the product, `difference` in reflectance."""
