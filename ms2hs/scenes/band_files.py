@@ -8,7 +8,7 @@
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -20,10 +20,9 @@ import numpy as np
 from rasterio.io import DatasetReader
 
 from ms2hs.errors import SceneError
-from ms2hs.raster.container import ARCHIVE_SUFFIXES, RASTER_SUFFIXES, Raster, list_rasters
-from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
+from ms2hs.raster.container import ARCHIVE_SUFFIXES, RASTER_SUFFIXES, Raster, common_grid, list_rasters
+from ms2hs.raster.dataset import open_dataset, read_bands
 from ms2hs.raster.header import read_header
-from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import BAND_NAME, OTHER_LAYERS, choose_bands, match_names, read_names
 from ms2hs.scenes.geotiff import SAMPLE_PIXELS, open_geotiff
 from ms2hs.scenes.quality import QUALITY_LAYERS, Candidate, QualityChoice, choose_layers
@@ -149,16 +148,24 @@ def parsed(raster: Raster) -> BandFile | None:
 
 
 def band_scenes(rasters: Iterable[Raster], least: int = MIN_BANDS) -> Scenes:
-    """The band files of each scene with at least `least` bands."""
-    scenes: Scenes = defaultdict(list)
+    """The band files of each scene with at least `least` bands.
+
+    A quality layer with another name belongs to the only scene of its folder.
+    """
+    groups: Scenes = defaultdict(list)
     for raster in rasters:
         if (file := parsed(raster)) is not None:
-            scenes[file.scene].append(file)
-    return {
+            groups[file.scene].append(file)
+    scenes = {
         key: files
-        for key, files in scenes.items()
+        for key, files in groups.items()
         if len({f.layer.lower() for f in files if not f.is_quality}) >= least
     }
+    unclaimed: dict[str, list[BandFile]] = defaultdict(list)
+    for key in groups.keys() - scenes.keys():
+        unclaimed[key[0]] += [file for file in groups[key] if file.is_quality]
+    in_folder = Counter(folder for folder, _ in scenes)
+    return {key: files + (unclaimed[key[0]] if in_folder[key[0]] == 1 else []) for key, files in scenes.items()}
 
 
 def open_band_files(path: str, options: SceneOptions) -> Scene:
@@ -212,7 +219,7 @@ def _chosen(
         return chosen[0]
     fault = f"contains {len(names)} scenes" if granule is None else f"--granule {granule} fits {len(chosen)} scenes"
     raise SceneError(
-        f"{path}: {fault} of {listed}; one is required. Use --granule {names[0]}, or a part of a name that no other "
+        f"{path}: {fault} ({listed}); one is required. Use --granule {names[0]}, or a part of a name that no other "
         "contains."
     )
 
@@ -317,32 +324,6 @@ def _band_names(
         f"(taken as {source})."
     )
     return choose_bands(available, source, requested, where=path, lacks=lacks, remedy=remedy)
-
-
-def common_grid(datasets: Sequence[DatasetReader], rasters: Sequence[Raster], path: str) -> PixelGrid:
-    """The finest grid; SceneError unless the others have its CRS, extent, and pixels of integer multiples."""
-    grids = [read_pixel_grid(dataset) for dataset in datasets]
-    finest = min(grids, key=lambda grid: abs(grid.transform[0]))
-    for grid, raster, dataset in zip(grids, rasters, datasets, strict=True):
-        if raster.href.lower().endswith(RASTER_SUFFIXES) and dataset.count != 1:
-            raise SceneError(
-                f"{path}: {raster.name} has {dataset.count} bands; one per file is required. Give the path of one file "
-                "with all bands, or a folder with one file per band."
-            )
-        # One pixel of the file in pixels of the finest grid.
-        (step, skew, left), (other_skew, row_step, top), _ = np.linalg.solve(finest.matrix, grid.matrix).tolist()
-        count = max(round(step), 1)
-        is_aligned = max(abs(step - count), abs(row_step - count), abs(skew), abs(other_skew)) < 1e-3
-        is_same_corner = max(abs(left), abs(top)) < 1e-3 * count
-        is_same_size = max(abs(grid.width * count - finest.width), abs(grid.height * count - finest.height)) < count
-        if grid.crs != finest.crs or not (is_aligned and is_same_corner and is_same_size):
-            raise SceneError(
-                f"{path}: {raster.name} has another grid ({grid.crs}, {grid.width} x {grid.height} pixels of "
-                f"{grid.transform[0]:g}) than the finest band ({finest.crs}, {finest.width} x {finest.height} of "
-                f"{finest.transform[0]:g}); one CRS, one extent and pixels of integer multiples are required. Warp the "
-                "files to one grid with gdalwarp."
-            )
-    return finest
 
 
 def _rule(
