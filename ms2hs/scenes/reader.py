@@ -91,9 +91,9 @@ def to_reflectance(stored: NDArray[np.generic], assets: tuple[Asset, ...]) -> tu
         with np.errstate(over="ignore", invalid="ignore"):
             np.add(dn, np.float32(asset.dn_offset), out=band, casting="unsafe")
             np.multiply(band, np.float32(asset.dn_scale), out=band)
-        low, high = dn.min(), dn.max()  # NaN if a number is NaN
-        if asset.nodata is not None and not (low > asset.nodata or high < asset.nodata):
-            missing |= dn == asset.nodata
+            low, high = dn.min(), dn.max()  # NaN if a number is NaN
+            if asset.nodata is not None and not (low > asset.nodata or high < asset.nodata):
+                missing |= dn == asset.nodata
         if np.isnan(low):
             missing |= np.isnan(dn)
     cause = impossible(reflectance, stored).astype(np.uint8)
@@ -129,14 +129,15 @@ def same_small_number(reflectance: Float32Array, stored: NDArray[np.generic]) ->
 
     Such pixels are fill to which scale and offset were applied, such as -0.1. `stored` as in `impossible`.
     """
-    if len(reflectance) < MIN_SAME_BANDS or not (is_small := reflectance[0] < MAX_SAME_REFLECTANCE).any():
+    highest = MAX_SAME_REFLECTANCE - SAME_REFLECTANCE
+    if len(reflectance) < MIN_SAME_BANDS or not (is_small := reflectance[0] < highest).any():
         return (np.zeros(0, np.intp),) * 2
     at = np.nonzero(is_small)
     for band, dn in zip(reflectance[1:], stored[1:], strict=True):
         if not at[0].size:
             break
         is_same = (dn[at] == stored[0][at]) | (np.abs(band[at] - reflectance[0][at]) <= SAME_REFLECTANCE)
-        is_same &= band[at] < MAX_SAME_REFLECTANCE
+        is_same &= band[at] < highest
         at = at[0][is_same], at[1][is_same]
     return at
 
