@@ -409,7 +409,7 @@ def test_real_scenes_open_and_only_the_raw_scene_warns():
         found = warned_of(scene)
         assert len(found) == ("rstoolbox" in path.name), (path.name, found)
         _, valid = reflectance_of(scene)
-        assert valid.mean() > 0.99
+        assert valid.mean() > (0.96 if "aquileia" in path.name else 0.99)  # 1 in every band is fill
         if "rstoolbox" in path.name:
             assert "constant of +0.1" in found[0]
             assert warned_of(open_scene(str(path), SceneOptions(dn_offset=-1000))) == ()
