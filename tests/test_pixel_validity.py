@@ -278,15 +278,30 @@ def test_fill_of_a_file_does_not_reach_the_average(tmp_path, gsd):
     assert np.allclose(pixels.reflectance[:, pixels.valid], clean.reflectance[:, pixels.valid], atol=1e-6)
 
 
-@pytest.mark.parametrize("gsd", [10, 20, 60])
-def test_same_small_number_across_files_is_impossible(tmp_path, gsd):
-    def stripe(values, _name, gsd):
-        values[120 // gsd : 240 // gsd] = -1000
+@pytest.mark.parametrize("gsd", [10, 20, 30, 60])
+@pytest.mark.parametrize("constant", [-1000, 1])
+@pytest.mark.parametrize("is_adjusted", [False, True])
+def test_same_small_number_across_files_is_as_nodata(tmp_path, gsd, constant, is_adjusted):
+    """A stripe that does not fit the working grid, and a pixel of 10 m where coarser files have another number."""
 
-    pixels = pixels_of(scene_of_files(tmp_path, stripe, nodata=-9999.0), gsd)
-    # finer pixels next to the stripe are interpolated between the bands' coarser pixels
-    inner = np.s_[120 // gsd : 240 // gsd] if gsd == 60 else np.s_[150 // gsd : 210 // gsd]
-    assert (pixels.cause[inner] == Cause.IMPOSSIBLE).all()
+    def stripe(values, _name, gsd, number=constant):
+        values[:, 120 // gsd : 240 // gsd] = number
+        if gsd == 10:
+            values[60, 40] = number
+
+    def hole(values, name, gsd):
+        stripe(values, name, gsd, -9999)
+        if gsd == 10:
+            values[60, 40] = constant
+
+    lines = {"B03": (1.02, 0.0003), "B11": (0.95, 0.001)} if is_adjusted else {}
+    found, expected = (
+        pixels_of(scene_of_files(tmp_path / change.__name__, change, nodata=-9999.0).adjusted(lines), gsd)
+        for change in (stripe, hole)
+    )
+    assert np.array_equal(found.valid, expected.valid)
+    assert np.array_equal(found.reflectance, expected.reflectance)
+    assert (found.cause[:2, 120 // gsd : 240 // gsd] == Cause.IMPOSSIBLE).all()
 
 
 def test_cause_of_a_coarser_pixel_is_the_largest(tmp_path):

@@ -39,6 +39,11 @@ MIN_SAME_BANDS = 4
 WHOLE_AREA = 0.999
 
 
+Positions = tuple[NDArray[np.intp], ...]
+"""Rows and columns of pixels."""
+NOWHERE: Positions = (np.zeros(0, np.intp),) * 2
+
+
 class Cause(IntEnum):
     """Why a pixel is invalid; of several causes the largest number counts."""
 
@@ -124,15 +129,14 @@ def impossible(reflectance: Float32Array, stored: NDArray[np.generic]) -> BoolAr
     return result
 
 
-def same_small_number(reflectance: Float32Array, stored: NDArray[np.generic]) -> tuple[NDArray[np.intp], ...]:
+def same_small_number(reflectance: Float32Array, stored: NDArray[np.generic]) -> Positions:
     """Row and column of the pixels with the same number in every band, and reflectance below `MAX_SAME_REFLECTANCE`.
 
     Such pixels are fill to which scale and offset were applied, such as -0.1. `stored` as in `impossible`.
     """
     highest = MAX_SAME_REFLECTANCE - SAME_REFLECTANCE
-    if len(reflectance) < MIN_SAME_BANDS or not (is_small := reflectance[0] < highest).any():
-        return (np.zeros(0, np.intp),) * 2
-    at = np.nonzero(is_small)
+    is_small = reflectance[0] < highest
+    at: Positions = np.nonzero(is_small) if is_small.any() else NOWHERE
     for band, dn in zip(reflectance[1:], stored[1:], strict=True):
         if not at[0].size:
             break
@@ -260,8 +264,6 @@ class SceneReader:
                 reflectance = values
             else:
                 reflectance[list(layer.index)] = values
-        if len(self._layers) > 1:
-            self._exclude_same(cause, reflectance, reflectance)
         valid = cause == Cause.VALID
         return Pixels(_zero_invalid(reflectance, valid), valid, cause)
 
@@ -277,24 +279,38 @@ class SceneReader:
             cause[zero if self._finest == [layer] else zero & self._is_outside(layer, rows, cols)] = Cause.NODATA
         if self._quality is not None:
             cause[~self._usable(self._quality, layer, rows, cols) & (cause < Cause.CLOUD)] = Cause.CLOUD
+        same = self._same_small_number(layer, rows, cols, (reflectance, stored))
+        cause[same] = np.maximum(cause[same], Cause.IMPOSSIBLE)
         if (is_impossible := cause == Cause.IMPOSSIBLE).any():
-            self._extend_range(reflectance[:, is_impossible])
-        if len(layer.assets) == len(self.scene.assets):
-            self._exclude_same(cause, reflectance, stored)
+            values = reflectance[:, is_impossible]
+            low, high = self.impossible_range
+            self.impossible_range = min(low, float(values.min())), max(high, float(values.max()))
         return _zero_invalid(reflectance, cause == Cause.VALID), cause
 
-    def _exclude_same(self, cause: NDArray[np.uint8], reflectance: Float32Array, stored: NDArray[np.generic]) -> None:
-        """Mark the valid pixels of `same_small_number` as impossible."""
-        row, col = same_small_number(reflectance, stored)
-        valid = cause[row, col] == Cause.VALID
-        at = row[valid], col[valid]
-        if at[0].size:
-            cause[at] = Cause.IMPOSSIBLE
-            self._extend_range(reflectance[:, *at])
+    def _same_small_number(
+        self, layer: Layer, rows: AxisWeights, cols: AxisWeights, pixels: tuple[Float32Array, NDArray[np.generic]]
+    ) -> Positions:
+        """Positions in a layer's window where all bands of the scene have the `same_small_number`.
 
-    def _extend_range(self, values: Float32Array) -> None:
-        low, high = self.impossible_range
-        self.impossible_range = min(low, float(values.min())), max(high, float(values.max()))
+        `pixels` are the layer's reflectance and stored numbers. Pixels of other files are the pixels at their centres.
+        """
+        reflectance, stored = pixels
+        at = same_small_number(reflectance, stored) if len(self.scene.assets) >= MIN_SAME_BANDS else NOWHERE
+        for other in self._layers:
+            if other is layer or not at[0].size:
+                continue
+            down, right = relate(layer.grid, other.grid, other.assets[0].name)
+            row, row_inside = _nearest(down, rows.begin, rows.end)
+            col, col_inside = _nearest(right, cols.begin, cols.end)
+            window = other.rows_ahead.read(_extent(row), _extent(col))
+            numbers = window[:, row[at[0]] - row.min(), col[at[1]] - col.min()][:, None]
+            both = np.concatenate([stored[0][at][None, None], numbers])
+            values = np.concatenate([reflectance[0][at][None, None], to_reflectance(numbers, other.assets)[0]])
+            kept = same_small_number(values, both)[1]
+            at = at[0][kept], at[1][kept]
+            is_inside = row_inside[at[0]] & col_inside[at[1]]
+            at = at[0][is_inside], at[1][is_inside]
+        return at
 
     def _is_outside(self, layer: Layer, rows: AxisWeights, cols: AxisWeights) -> BoolArray:
         """(row, col) True where a part of a layer's pixel is 0 in every band of the finest files, or beyond them."""
