@@ -28,6 +28,8 @@ from ms2hs.remote.url_policy import shown, web_address, without_secrets
 MAX_CACHE_BYTES = 192_000_000
 CACHE_BYTES_PER_COLUMN = 512 * 4
 REMOTE_PREFIXES = ("/vsi", "http://", "https://", "s3://", "gs://")
+# GDAL's name of a variable of a file: `netcdf:file.nc:B02`.
+NETCDF_PREFIX = "netcdf:"
 
 
 def open_dataset(href: str) -> DatasetReader:
@@ -38,7 +40,7 @@ def open_dataset(href: str) -> DatasetReader:
     SceneError : the file is missing, truncated, or not a raster that GDAL reads.
     RemoteError, AddressError, CredentialsError : the server does not deliver it.
     """
-    is_local = not href.startswith(REMOTE_PREFIXES)
+    is_local = not href.startswith((*REMOTE_PREFIXES, NETCDF_PREFIX))
     if is_local and not Path(href).exists():
         raise SceneError(f"{href}: no such file; an existing raster is needed. Check the path.")
     if is_local and _is_truncated_jp2(Path(href)):

@@ -236,7 +236,7 @@ class SceneReader:
         """The pixels of a window of the working grid.
 
         Working pixels coarser than a band's are averages of its valid pixels, finer pixels are interpolated. Before
-        that, impossible pixels and the quality layers are applied to the band's own pixels, each with the quality at its
+        that, impossible pixels and quality layers are applied to the band's own pixels, each with the quality at its
         centre.
 
         Raises

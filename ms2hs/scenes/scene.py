@@ -57,7 +57,7 @@ class Scene:
     quality_note: str = ""
     """Which quality layers remove what, or why clouds are kept."""
     datetime: str | None = None
-    """Time of acquisition, ISO 8601, if known."""
+    """Time or day of acquisition, ISO 8601, if known."""
     working_gsd_m: float | None = None
     """Default ground sampling of the conversion in m; None means the scene's own grid."""
     notes: tuple[str, ...] = ()
