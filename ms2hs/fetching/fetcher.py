@@ -17,14 +17,14 @@ from typing import Any
 
 from ms2hs.errors import AddressError, NothingFound, OutputError, QueryError, RemoteError, SceneError
 from ms2hs.fetching.assembling import ScenePart, assemble, prepare_staging
-from ms2hs.fetching.cropping import all_assets, band_file_name, grid_window, padded, source_pixels
+from ms2hs.fetching.cropping import all_assets, band_file_name, padded, source_pixels
 from ms2hs.fetching.download import copy_window, has_data, open_remote
 from ms2hs.fetching.fetch_request import FetchRequest, Gsd, plan_requests
 from ms2hs.fetching.orbit_mosaic import write_mosaics
 from ms2hs.fetching.search_query import SearchArea
 from ms2hs.files import check_space, lock_folder
 from ms2hs.progress import Progress
-from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m
+from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m, window_in
 from ms2hs.remote.client import RetryPolicy, WebClient
 from ms2hs.remote.range_file import GDAL_LOCK
 from ms2hs.scenes.scene import Asset, Scene, working_grid
@@ -225,7 +225,7 @@ class _Fetcher:
             gsd_m = self.options.gsd_m
             grid = full_grid if gsd_m == "native" else working_grid(replace(scene, grid=full_grid), gsd_m)
             if request.area is not None:
-                window = grid_window(grid, request.area.boxes)
+                window = window_in(grid, request.area.bbox)
                 if window is None:
                     raise _NoData("the scene does not reach into the area")
                 grid = grid.crop(*window)

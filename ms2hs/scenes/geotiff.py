@@ -8,7 +8,7 @@ import numpy as np
 from rasterio.io import DatasetReader
 
 from ms2hs.errors import SceneError
-from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
+from ms2hs.raster.dataset import alpha_bands, georeference_note, open_dataset, read_bands, read_pixel_grid
 from ms2hs.raster.header import Header, read_header
 from ms2hs.scenes.bands import SKIP, canonical, check_bands, match_names, match_wavelengths, names_fit_wavelengths
 from ms2hs.scenes.quality import QUALITY_LAYERS
@@ -162,12 +162,12 @@ def _notes(
     header: Header, dataset: DatasetReader, names: Sequence[str | None], notes: Sequence[str]
 ) -> tuple[str, ...]:
     notes = list(notes)
-    if dataset.crs is None:
-        notes.append("The file has no coordinate reference system, so the output has none.")
+    notes += filter(None, [georeference_note(dataset)])
+    alpha = {band - 1 for band in alpha_bands(dataset)}
     unused = [
         f"{i + 1} ({text})" if text else str(i + 1)
         for i, (name, text) in enumerate(zip(names, header.descriptions, strict=True))
-        if name is None and text not in LAYER_KEYS
+        if name is None and text not in LAYER_KEYS and i not in alpha
     ]
     if unused:
         notes.append(f"Bands of the file that are not used: {', '.join(unused)}.")

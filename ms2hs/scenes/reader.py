@@ -42,7 +42,7 @@ class Layer:
         `row` and `col` count the file's pixels and lie inside it.
         """
         reflectance, valid = to_reflectance(self.rows_ahead.read(row, col), self.assets)
-        if (declared := read_valid(self.dataset, Window.from_slices(row, col))) is not None:
+        if (declared := read_valid(self.dataset, self.rows_ahead.bands, Window.from_slices(row, col))) is not None:
             valid &= declared
         return _zero_invalid(reflectance, valid), valid
 

@@ -134,13 +134,17 @@ def _why_unmatched(kind: str, overlapping: BoolArray, apart: NDArray[np.int_], n
 
 
 def _lonlat_boxes(grids: Iterable[PixelGrid]) -> FloatArray:
-    """(grid, 4) west, south, east, north in degrees."""
-    return np.array([lonlat_bounds(grid) for grid in grids], float).reshape(-1, 4)
+    """(grid, 4) west, south, east, north in degrees; east exceeds 180 across the antimeridian."""
+    boxes = np.array([lonlat_bounds(grid) for grid in grids], float).reshape(-1, 4)
+    boxes[:, 2] += np.where(boxes[:, 2] < boxes[:, 0], 360, 0)
+    return boxes
 
 
 def _overlapping(boxes: FloatArray, box: FloatArray) -> BoolArray:
     """(box,) True where a box shares an area with `box`; touching is not enough."""
-    return np.asarray((boxes[:, :2] < box[2:]).all(axis=1) & (boxes[:, 2:] > box[:2]).all(axis=1))
+    turned = boxes[:, None] + np.array([[turn, 0, turn, 0] for turn in (-360, 0, 360)])
+    is_common = (turned[..., :2] < box[2:]).all(axis=-1) & (turned[..., 2:] > box[:2]).all(axis=-1)
+    return np.asarray(is_common.any(axis=1))
 
 
 def _locations(cubes: Sequence[GeoreferencedCube], boxes: FloatArray) -> list[int]:
