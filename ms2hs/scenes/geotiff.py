@@ -9,18 +9,18 @@ from rasterio.io import DatasetReader
 
 from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import alpha_bands, georeference_note, open_dataset, read_bands, read_pixel_grid
+from ms2hs.raster.dates import acquisition_time
 from ms2hs.raster.header import Header, read_header
 from ms2hs.scenes.bands import SKIP, canonical, check_bands, match_names, match_wavelengths, names_fit_wavelengths
 from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.radiometry import RadiometricRule, rule_of_raster
-from ms2hs.scenes.recognition import DEFAULT_SOURCE, TIME_TAG, platform_note, refuse_unsuitable, source_of_file
+from ms2hs.scenes.recognition import DEFAULT_SOURCE, platform_note, refuse_unsuitable, source_of_file
 from ms2hs.scenes.scene import CUSTOM, Scene, SceneOptions
 from ms2hs.spectra.sensors import RANGE_NM, load_sensor
 from ms2hs.spectra.spectral_grid import grid_of
 
 # With fewer bands of a custom sensor, most of the spectrum is unknown.
 MIN_CUSTOM_BANDS = 4
-SENSING_TIME = re.compile(r"(?<!\d)(20\d\d)(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)(?!\d)")
 # Side in pixels of the sample from which the 99th percentile of floats is estimated.
 SAMPLE_PIXELS = 512
 LAYER_KEYS = {layer.name: key for key, layer in QUALITY_LAYERS.items()}
@@ -44,6 +44,8 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
         wavelengths = [header.wavelengths[i] for i in index] if source == CUSTOM else []
         centres = np.array([band.centre_nm for band in wavelengths if band is not None])
         widths = np.array([band.fwhm_nm or np.nan for band in wavelengths if band is not None])
+        time, time_notes = acquisition_time(Path(path).name, header.tags)
+        platform = [platform_note(source)] if known is None and source != CUSTOM else []
         return Scene(
             id=Path(path).stem,
             source=source,
@@ -54,8 +56,8 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
             fwhm_nm=tuple(grid_of(centres, widths).fwhm_nm.tolist()) if wavelengths else (),
             quality=QUALITY_LAYERS[quality].asset(path, quality_band) if quality else None,
             quality_rule=quality,
-            datetime=sensing_time(Path(path).name) or header.tags.get(TIME_TAG.lower()),
-            notes=_notes(header, dataset, names, [platform_note(source)] if known is None and source != CUSTOM else []),
+            datetime=time,
+            notes=_notes(header, dataset, names, [*platform, *time_notes]),
         )
 
 
@@ -178,9 +180,3 @@ def _notes(
             "offset of 1000 (--dn-offset -1000)."
         )
     return tuple(notes)
-
-
-def sensing_time(name: str) -> str | None:
-    """ISO 8601 time in the name of a Sentinel-2 product, such as `20240601T102021`."""
-    time = SENSING_TIME.search(name)
-    return None if time is None else "{}-{}-{}T{}:{}:{}Z".format(*time.groups())
