@@ -1,6 +1,7 @@
 """The application: commands by name, and errors as one clear message."""
 
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -16,6 +17,9 @@ from ms2hs.cli import (
 )
 from ms2hs.cli.parsers import join_numbers, name_evaluation
 from ms2hs.errors import Ms2hsError
+
+# Warnings of numpy about NaN, overflow and empty means: results say which pixels are invalid.
+QUIET_WARNINGS = (RuntimeWarning,)
 
 app = typer.Typer(
     name="ms2hs",
@@ -57,6 +61,8 @@ def main() -> None:
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 nothing found, 4 credentials, 5 partly done, 130 interrupted (from Typer).
     """
+    for category in QUIET_WARNINGS:
+        warnings.simplefilter("ignore", category)
     sys.argv[1:] = name_evaluation(join_numbers(sys.argv[1:]))
     try:
         app()

@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from ms2hs.errors import AddressError, NothingFound, OutputError, QueryError, RemoteError, SceneError
+from ms2hs.errors import Ms2hsError, NothingFound, OutputError, QueryError, SceneError, failure
 from ms2hs.fetching.assembling import ScenePart, assemble, prepare_staging
 from ms2hs.fetching.cropping import all_assets, band_file_name, padded, source_pixels
 from ms2hs.fetching.download import copy_window, has_data, open_remote
@@ -167,7 +167,8 @@ class _Fetcher:
             elif isinstance(result, _NoData):
                 left_out.append(f"{request.name}: {result}")
             else:
-                failed.append(result)
+                is_known = isinstance(result, Ms2hsError)
+                failed.append(result if is_known else SceneError(failure(request.name, result)))
         if not paths and failed:
             raise failed[0]
         if not paths:
@@ -203,7 +204,9 @@ class _Fetcher:
         try:
             with GDAL_LOCK:
                 scene = scene_of(request.item, request.base, None, partial(self._read_grid, request))
-        except (SceneError, AddressError, RemoteError) as error:
+        except OutputError:
+            raise
+        except Exception as error:  # noqa: BLE001  one scene must not stop the others
             return error
         prepare_staging(request)
         self.counter.expect(len(all_assets(scene)))
@@ -266,15 +269,17 @@ class _Fetcher:
             part = pending.part.result()
             for future in pending.bands:
                 future.result()
+            with GDAL_LOCK:
+                return request, assemble(request, part)
         except _NoData as error:
             pending.cancel()
             shutil.rmtree(request.staging_folder, ignore_errors=True)
             return request, error
-        except (RemoteError, AddressError, SceneError) as error:
+        except OutputError:
+            raise
+        except Exception as error:  # noqa: BLE001  one scene must not stop the others
             pending.cancel()
             return request, error
-        with GDAL_LOCK:
-            return request, assemble(request, part)
 
 
 def _check_gsd(scene: Scene, grid: PixelGrid, gsd_m: float | str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.env import getenv, hasenv
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
@@ -36,6 +37,8 @@ ALPHA = re.compile(r"alpha([ _-]?(band|channel|mask))?|valid(ity)?[ _-]?mask", r
 UNNAMED = re.compile(r"(band[ _-]?\d+)?", re.IGNORECASE)
 # Masks of GDAL that `read_valid` does not need: none, from a nodata value, and from an alpha band, which it reads.
 IGNORED_MASKS = {MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha}
+# GDAL and rasterio raise some errors of damaged files without wrapping them.
+FILE_ERRORS = (RasterioError, CPLE_BaseError, ValueError, OverflowError, MemoryError)
 REMOTE_PREFIXES = ("/vsi", "http://", "https://", "s3://", "gs://")
 
 
@@ -59,7 +62,7 @@ def open_dataset(href: str) -> DatasetReader:
             if (address := web_address(href)) is not None:
                 return open_ranged(client.DEFAULT_CLIENT, address, access_to(address))
             return rasterio.open(href)
-    except RasterioError as error:
+    except FILE_ERRORS as error:
         raise SceneError(
             f"{shown(href)}: not a raster that can be read ({without_secrets(str(error))}); a complete GeoTIFF or "
             "JPEG 2000 file is needed. Check that it was copied completely."
@@ -200,7 +203,7 @@ def read_valid(dataset: DatasetReader, bands: Sequence[int], window: Window) -> 
     try:
         with reading(dataset):
             layers += [dataset.read_masks(masked, window=window)] if masked else []
-    except RasterioError as error:
+    except FILE_ERRORS as error:
         raise _read_error(dataset, "mask", error) from None
     return np.asarray(np.all([(layer > 0).all(axis=0) for layer in layers], axis=0))
 
@@ -226,7 +229,7 @@ def read_bands(
             return np.asarray(
                 dataset.read(list(bands), window=window, out_shape=out_shape, resampling=Resampling.nearest)
             )
-    except (RasterioError, ValueError) as error:
+    except FILE_ERRORS as error:
         if len(bands) > 1:
             for band in bands:
                 read_bands(dataset, [band], window, shape)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from ms2hs.errors import SceneError
+from ms2hs.errors import SceneError, input_errors
 from ms2hs.raster.dataset import REMOTE_PREFIXES
 from ms2hs.remote.providers import owner_of
+from ms2hs.remote.url_policy import shown
 from ms2hs.scenes.geotiff import open_geotiff
 from ms2hs.scenes.hls import granules, is_hls, open_hls
 from ms2hs.scenes.safe import is_product, is_safe, open_safe
@@ -53,7 +54,11 @@ def open_scene(path: str, options: SceneOptions | None = None) -> Scene:
     ------
     SceneError : missing, unknown format, not surface reflectance, or without required bands.
     """
-    options = options or SceneOptions()
+    with input_errors(shown(path), SceneError):
+        return _open(path, options or SceneOptions())
+
+
+def _open(path: str, options: SceneOptions) -> Scene:
     if path.startswith(WEB) and is_item(path):
         return open_item(path, options)
     if path.startswith("s3://") and owner_of(urlsplit(path).netloc) is None:

@@ -11,7 +11,6 @@ from rasterio.errors import CRSError
 
 from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import open_dataset, read_pixel_grid
-from ms2hs.raster.dates import rfc3339
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.remote.client import DOCUMENT_ATTEMPTS, HttpRequest, read_document
 from ms2hs.remote.providers import PROVIDERS, provider_of
@@ -139,7 +138,7 @@ def scene_of(
     assets = rule.assets(names, hrefs, [band.position + 1 for band in chosen])
     quality = quality_of(item, source) if options.quality else None
     properties = item.get("properties") or {}
-    times = (rfc3339(str(properties.get(key) or "")) for key in ("datetime", "start_datetime"))
+    time = properties.get("datetime") or properties.get("start_datetime")
     notes = [*filter(None, [note]), *rule.notes]
     if options.quality and quality is None:
         notes.append("The item has no quality layer (SCL, Fmask): clouds and shadows are not marked.")
@@ -151,7 +150,7 @@ def scene_of(
         offset_rule=f"{item.get('collection') or 'item'}: {rule.description}",
         quality=QUALITY_LAYERS[sensor.quality].asset(_checked_href(quality, base)) if quality else None,
         quality_rule=sensor.quality if quality else None,
-        datetime=next(filter(None, times), None),
+        datetime=str(time) if time else None,
         working_gsd_m=sensor.working_gsd_m,
         notes=tuple(notes),
     )

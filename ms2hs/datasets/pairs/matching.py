@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ms2hs.arrays import BoolArray, FloatArray
 from ms2hs.datasets.cubes.georeferenced import GeoreferencedCube
 from ms2hs.datasets.pairs.warping import overlap
-from ms2hs.errors import Ms2hsError, SceneError
+from ms2hs.errors import SceneError, failure
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.dates import day_of
 from ms2hs.raster.header import read_header
@@ -77,8 +77,8 @@ def find_scenes(paths: Sequence[Path], dn_offset: float | None, left_out: dict[s
         for scene_path in scene_paths(Path(path)):
             try:
                 dated = _open_dated(scene_path, dn_offset)
-            except Ms2hsError as error:
-                left_out[str(scene_path)] = str(error)
+            except Exception as error:  # noqa: BLE001  one scene must not stop the others
+                left_out[str(scene_path)] = failure(str(scene_path), error)
             else:
                 scenes[dated.scene.id, dated.scene.grid, dated.day] = dated
     return sorted(scenes.values(), key=lambda dated: (dated.scene.id, dated.scene.grid.bounds))
