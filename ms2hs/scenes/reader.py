@@ -271,7 +271,7 @@ class SceneReader:
         row, col = slice(rows.begin, rows.end), slice(cols.begin, cols.end)
         stored = layer.rows_ahead.read(row, col)
         reflectance, cause = to_reflectance(stored, layer.assets)
-        if (declared := read_valid(layer.dataset, Window.from_slices(row, col))) is not None:
+        if (declared := read_valid(layer.dataset, layer.rows_ahead.bands, Window.from_slices(row, col))) is not None:
             cause[~declared] = Cause.NODATA
         is_open = any(asset.nodata != 0 for asset in layer.assets)
         if is_open and (zero := _is_zero(stored)).any():
