@@ -53,7 +53,7 @@ RESOLUTION = re.compile(r"(?<![A-Z0-9])(?:R?(\d\d)m|R([12]))(?![A-Z0-9])", re.IG
 SEPARATORS = "._- ()"
 # Bands of 60 m that MAJA, GEE users and others leave out; Sentinel-2 scenes may lack them.
 OPTIONAL_BANDS = {"sentinel2": ("B01", "B09")}
-# ESA's image names: only those of level 2A end with the resolution.
+# ESA's names of images: names of level 2A end with the resolution.
 LEVEL_1C_IMAGE = re.compile(r"T\d{2}[A-Z]{3}_\d{8}T\d{6}_B\d[\dA]\.jp2$", re.IGNORECASE)
 # Product families whose files declare nothing: names of scenes, and the facts from the archive's own documentation.
 PRODUCT_FACTS = (

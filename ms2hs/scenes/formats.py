@@ -8,10 +8,11 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from ms2hs.errors import SceneError
+from ms2hs.errors import SceneError, input_errors
 from ms2hs.raster.container import ARCHIVE_SUFFIXES, archive_names, list_rasters
 from ms2hs.raster.dataset import REMOTE_PREFIXES
 from ms2hs.remote.providers import owner_of
+from ms2hs.remote.url_policy import shown
 from ms2hs.scenes.band_files import SUBFOLDERS, BandFile, band_scenes, is_band_files, open_band_files
 from ms2hs.scenes.geotiff import open_geotiff
 from ms2hs.scenes.safe import is_product, is_safe, open_safe
@@ -85,7 +86,11 @@ def open_scene(path: str, options: SceneOptions | None = None) -> Scene:
     ------
     SceneError : missing, unknown format, not surface reflectance, or without required bands.
     """
-    options = options or SceneOptions()
+    with input_errors(shown(path), SceneError):
+        return _open(path, options or SceneOptions())
+
+
+def _open(path: str, options: SceneOptions) -> Scene:
     if path.startswith(WEB) and is_item(path):
         return open_item(path, options)
     if path.startswith("s3://") and owner_of(urlsplit(path).netloc) is None:

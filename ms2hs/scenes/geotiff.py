@@ -8,7 +8,8 @@ import numpy as np
 from rasterio.io import DatasetReader
 
 from ms2hs.errors import SceneError
-from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
+from ms2hs.raster.dataset import alpha_bands, georeference_note, open_dataset, read_bands, read_pixel_grid
+from ms2hs.raster.dates import acquisition_time
 from ms2hs.raster.header import Header, read_header
 from ms2hs.scenes.bands import (
     SKIP,
@@ -25,14 +26,13 @@ from ms2hs.scenes.bands import (
 )
 from ms2hs.scenes.quality import Candidate, QualityChoice, choose_layers, layer_named
 from ms2hs.scenes.radiometry import RadiometricRule, rule_of_raster
-from ms2hs.scenes.recognition import DEFAULT_SOURCE, TIME_TAG, platform_note, refuse_unsuitable, source_of_file
+from ms2hs.scenes.recognition import DEFAULT_SOURCE, platform_note, refuse_unsuitable, source_of_file
 from ms2hs.scenes.scene import CUSTOM, Scene, SceneOptions
 from ms2hs.spectra.sensors import RANGE_NM, load_sensor
 from ms2hs.spectra.spectral_grid import grid_of
 
 # With fewer bands of a custom sensor, most of the spectrum is unknown.
 MIN_CUSTOM_BANDS = 4
-SENSING_TIME = re.compile(r"(?<!\d)(20\d\d)(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)(?!\d)")
 # Side in pixels of the sample from which the 99th percentile of floats is estimated.
 SAMPLE_PIXELS = 512
 # Files of FORCE: reflectance, and the quality layer beside it.
@@ -57,6 +57,7 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
         wavelengths = [header.wavelengths[i] for i in index] if source == CUSTOM else []
         centres = np.array([band.centre_nm for band in wavelengths if band is not None])
         widths = np.array([band.fwhm_nm or np.nan for band in wavelengths if band is not None])
+        time, time_notes = acquisition_time(Path(path).name, header.tags)
         return Scene(
             id=Path(path).stem,
             source=source,
@@ -67,12 +68,12 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
             fwhm_nm=tuple(grid_of(centres, widths).fwhm_nm.tolist()) if wavelengths else (),
             quality=quality.layers,
             quality_note=quality.note,
-            datetime=sensing_time(Path(path).name) or header.tags.get(TIME_TAG.lower()),
+            datetime=time,
             notes=_notes(
                 header,
                 dataset,
                 [*index, *(layer.band - 1 for layer in quality.layers if layer.href == path)],
-                _doubts(header, source, names, is_known=known is not None),
+                [*_doubts(header, source, names, is_known=known is not None), *time_notes],
             ),
         )
 
@@ -185,10 +186,12 @@ def _rule(dataset: DatasetReader, index: Sequence[int], source: str, dn_offset: 
 
 def _notes(header: Header, dataset: DatasetReader, used: Sequence[int], notes: Sequence[str]) -> tuple[str, ...]:
     notes = list(notes)
-    if dataset.crs is None:
-        notes.append("The file has no coordinate reference system, so the output has none.")
+    notes += filter(None, [georeference_note(dataset)])
+    alpha = {band - 1 for band in alpha_bands(dataset)}
     unused = [
-        f"{i + 1} ({text})" if text else str(i + 1) for i, text in enumerate(header.descriptions) if i not in used
+        f"{i + 1} ({text})" if text else str(i + 1)
+        for i, text in enumerate(header.descriptions)
+        if i not in used and i not in alpha
     ]
     if unused:
         notes.append(f"Bands of the file that are not used: {', '.join(unused)}.")
@@ -199,9 +202,3 @@ def _notes(header: Header, dataset: DatasetReader, used: Sequence[int], notes: S
             "offset of 1000 (--dn-offset -1000)."
         )
     return tuple(notes)
-
-
-def sensing_time(name: str) -> str | None:
-    """ISO 8601 time in the name of a Sentinel-2 product, such as `20240601T102021`."""
-    time = SENSING_TIME.search(name)
-    return None if time is None else "{}-{}-{}T{}:{}:{}Z".format(*time.groups())

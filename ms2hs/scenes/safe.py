@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 from ms2hs.errors import SceneError
 from ms2hs.raster.container import archive_names
 from ms2hs.raster.dataset import open_dataset, read_pixel_grid
+from ms2hs.raster.dates import rfc3339
 from ms2hs.scenes.bands import choose_bands
 from ms2hs.scenes.quality import QUALITY_LAYERS, quality_note
 from ms2hs.scenes.radiometry import rule_of_safe
@@ -193,7 +194,7 @@ def _parsed(path: str, root: ET.Element) -> Metadata:
     return Metadata(
         id=uri.removesuffix(".zip").removesuffix(".SAFE"),
         source=source_named_in([texts.get("SPACECRAFT_NAME", "")]) or source_named_in([uri]),
-        datetime=time or None,
+        datetime=rfc3339(time),
         baseline=texts.get("PROCESSING_BASELINE", ""),
         quantification=float(texts.get("BOA_QUANTIFICATION_VALUE") or QUANTIFICATION),
         offsets=offsets,

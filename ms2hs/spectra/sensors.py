@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ms2hs.errors import GridError, UnknownName
+from ms2hs.errors import GridError, UnknownName, input_errors
 from ms2hs.spectra.spectral_grid import Response, SpectralGrid
 
 TABLES = Path(__file__).parent / "tables"
@@ -115,7 +115,8 @@ def load_sensor(name: str) -> Sensor:
         if path.suffix.lower() != ".csv" or not path.is_file():
             hint = "Use one of these, or a CSV of center_nm,fwhm_nm."
             raise UnknownName.of("sensor", name, sensor_names(), hint)
-    return _read(path)
+    with input_errors(str(path), GridError):
+        return _read(path)
 
 
 def _read(path: Path) -> Sensor:
