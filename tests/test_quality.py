@@ -67,7 +67,8 @@ NUMBERS = {
 NAMES = {
     "SCL": (
         "SCL", "scl", "SCL_20m", "0_SCL", "Band 13: SCL", "B13 SCL", "Band 12: SCL", "SCL, Scene Classification",
-        "quality_scene_classification", "scene_classification", "T32TNT_20240601T102021_SCL_20m",
+        "quality_scene_classification", "quality_scene_classification_M", "Scene classification map",
+        "T32TNT_20240601T102021_SCL_20m", "scene_classification",
     ),
     "QA_PIXEL": ("QA_PIXEL", "qa_pixel", "0_QA_PIXEL", "Band 8: QA_PIXEL", "LC08_L2SP_193024_20220615_02_T1_QA_PIXEL"),
     "pixel_qa": ("pixel_qa",),
@@ -87,8 +88,9 @@ NAMES = {
     "EDG": ("EDG_R1",),
 }  # fmt: skip
 NOT_QUALITY = (
-    "cloud_mask", "mask", "qa", "QA_RADSAT", "QA10", "MSK_SNWPRB", "snow_probability", "SNW, Raster mask values", "AOT",
-    "WVP", "B02", "rededge1", "red_edge", "coastal", "TCI_R", "SR_B2", "sclera", "cloudless", "",
+    "cloud_mask", "scl_cloud_high_proba", "scl_water", "QA60_mask", "opaque_clouds_10m", "mask", "qa", "QA_RADSAT",
+    "QA10", "MSK_SNWPRB", "snow_probability", "SNW, Raster mask values", "AOT", "WVP", "B02", "rededge1", "red_edge",
+    "coastal", "TCI_R", "SR_B2", "sclera", "cloudless", "",
 )  # fmt: skip
 
 
@@ -261,10 +263,10 @@ def test_the_next_layer_is_used_where_the_first_is_unusable(tmp_path):
 def test_missing_data_is_marked_besides_clouds(tmp_path):
     layers = {"CLM": layer_of([0, 1, 0, 255]), "dataMask": layer_of([1, 1, 0, 0])}
     scene = open_scene(write_stack(tmp_path, layers))
-    assert scene.quality_note == "no data by dataMask (band 14); cloud by CLM (band 13)"
+    assert scene.quality_note == "cloud by CLM (band 13); no data by dataMask (band 14)"
     assert np.array_equal(valid_of(scene), (layers["CLM"] == 0) & (layers["dataMask"] == 1))
     alone = open_scene(write_stack(tmp_path, {"dataMask": layers["dataMask"]}))
-    assert alone.quality_note == "no data by dataMask (band 13); clouds are kept: the file has no cloud layer"
+    assert alone.quality_note == "clouds are kept: the file has no cloud layer; no data by dataMask (band 13)"
 
 
 @pytest.mark.parametrize("number", [1, 255, 65535])
@@ -279,7 +281,7 @@ def test_layers_of_one_rank_are_combined(tmp_path):
     assert np.array_equal(valid_of(scene), layer_of([1, 0, 0, 0]) > 0)
 
 
-@pytest.mark.parametrize("text", ["cloud_mask", "QA10", "clear_sky_mask", "qa", "quality"])
+@pytest.mark.parametrize("text", ["cloud_mask", "QA10", "clear_sky_mask", "qa", "quality", "scl_thin_cirrus", "shadow"])
 def test_unknown_layers_are_named(tmp_path, text):
     scene = open_scene(write_stack(tmp_path, {text: layer_of([0, 1])}))
     assert scene.quality_note == f"clouds are kept: band 13 ({text}) has an unknown meaning"
