@@ -112,7 +112,7 @@ def test_reader_strips_of_any_height_equal_the_whole_scene(noisy, heights, gsd):
 
 
 def test_reader_decodes_each_block_once_in_strips(tmp_path, monkeypatch):
-    from ms2hs.scenes import reader as module
+    from ms2hs.raster import rows_ahead as module
 
     values = dn_of([[0.2] * 12], (512, 300))
     path = write_raster(tmp_path / "x.tif", values, descriptions=S2_BANDS, tiled=True, blockxsize=128, blockysize=128)

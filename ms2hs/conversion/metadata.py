@@ -106,6 +106,8 @@ def write_item(path: Path, planned: Plan, result: ConversionResult, model: Poste
     properties: dict[str, Any] = {"datetime": planned.scene.datetime, "created": now}
     if planned.scene.datetime is None:
         properties |= {"start_datetime": LANDSAT8_LAUNCH, "end_datetime": now}
+    elif "T" not in (day := planned.scene.datetime):
+        properties |= {"datetime": None, "start_datetime": f"{day}T00:00:00Z", "end_datetime": f"{day}T23:59:59Z"}
     properties |= projection_properties(grid) | {f"ms2hs:{name}": text for name, text in provenance(planned).items()}
     properties |= {
         "ms2hs:pixels": vars(result.counts),

@@ -8,19 +8,31 @@ import numpy as np
 from rasterio.io import DatasetReader
 
 from ms2hs.errors import SceneError
-from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
+from ms2hs.raster.dataset import alpha_bands, georeference_note, open_dataset, read_bands, read_pixel_grid
+from ms2hs.raster.dates import acquisition_time
 from ms2hs.raster.header import Header, read_header
-from ms2hs.scenes.bands import SKIP, canonical, check_bands, match_names, match_wavelengths, names_fit_wavelengths
+from ms2hs.scenes.bands import (
+    SKIP,
+    canonical,
+    check_bands,
+    check_names,
+    check_user_names,
+    contradiction,
+    is_enough,
+    match_names,
+    match_wavelengths,
+    name_bands,
+    names_fit_wavelengths,
+)
 from ms2hs.scenes.quality import Candidate, QualityChoice, choose_layers, layer_named
 from ms2hs.scenes.radiometry import RadiometricRule, rule_of_raster
-from ms2hs.scenes.recognition import DEFAULT_SOURCE, TIME_TAG, platform_note, refuse_unsuitable, source_of_file
+from ms2hs.scenes.recognition import DEFAULT_SOURCE, platform_note, refuse_unsuitable, source_of_file
 from ms2hs.scenes.scene import CUSTOM, Scene, SceneOptions
 from ms2hs.spectra.sensors import RANGE_NM, load_sensor
 from ms2hs.spectra.spectral_grid import grid_of
 
 # With fewer bands of a custom sensor, most of the spectrum is unknown.
 MIN_CUSTOM_BANDS = 4
-SENSING_TIME = re.compile(r"(?<!\d)(20\d\d)(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)(?!\d)")
 # Side in pixels of the sample from which the 99th percentile of floats is estimated.
 SAMPLE_PIXELS = 512
 # Files of FORCE: reflectance, and the quality layer beside it.
@@ -45,6 +57,7 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
         wavelengths = [header.wavelengths[i] for i in index] if source == CUSTOM else []
         centres = np.array([band.centre_nm for band in wavelengths if band is not None])
         widths = np.array([band.fwhm_nm or np.nan for band in wavelengths if band is not None])
+        time, time_notes = acquisition_time(Path(path).name, header.tags)
         return Scene(
             id=Path(path).stem,
             source=source,
@@ -55,14 +68,24 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
             fwhm_nm=tuple(grid_of(centres, widths).fwhm_nm.tolist()) if wavelengths else (),
             quality=quality.layers,
             quality_note=quality.note,
-            datetime=sensing_time(Path(path).name) or header.tags.get(TIME_TAG.lower()),
+            datetime=time,
             notes=_notes(
                 header,
                 dataset,
                 [*index, *(layer.band - 1 for layer in quality.layers if layer.href == path)],
-                [platform_note(source)] if known is None and source != CUSTOM else [],
+                [*_doubts(header, source, names, is_known=known is not None), *time_notes],
             ),
         )
+
+
+def _doubts(header: Header, source: str, names: Sequence[str | None], *, is_known: bool) -> list[str]:
+    """Notes about a platform that is assumed, and about wavelengths that contradict the user's names."""
+    if source == CUSTOM:
+        return []
+    notes = [] if is_known else [platform_note(source)]
+    if not names_fit_wavelengths([name and canonical(name, source) for name in names], header.wavelengths, source):
+        notes.append("warning: The wavelengths in the file contradict the names of --bands, which are used.")
+    return notes
 
 
 def _quality(header: Header, names: Sequence[str | None], options: SceneOptions, source: str) -> QualityChoice:
@@ -84,7 +107,7 @@ def _quality(header: Header, names: Sequence[str | None], options: SceneOptions,
 def _identify_bands(header: Header, known: str | None, bands: tuple[str, ...] | None) -> tuple[str, list[str | None]]:
     """The source, and the source's own name of each band in the file; None for a band that is not used.
 
-    The user's names come first, then descriptions, then wavelengths.
+    The user's names decide, then descriptions and wavelengths, which must agree.
 
     Parameters
     ----------
@@ -92,49 +115,31 @@ def _identify_bands(header: Header, known: str | None, bands: tuple[str, ...] | 
     bands : the user's name of each band.
     """
     source = known or DEFAULT_SOURCE
+    if bands is not None and len(bands) != len(header.descriptions):
+        raise SceneError(
+            f"{header.path}: --bands has {len(bands)} names for {len(header.descriptions)} bands; one name per band in "
+            f"file order is required. Use `{SKIP}` for a band to skip."
+        )
+    if source == CUSTOM:
+        own = ["" for _ in header.descriptions] if bands is None else [None if name == SKIP else name for name in bands]
+        return CUSTOM, _custom_names(header, own)
     if bands is not None:
-        names = _names_from_user(bands, header, source)
-    elif source == CUSTOM:
-        names = [""] * len(header.descriptions)
-    else:
-        # The number in `Band 12: SCL` is the position in the file.
-        names = [None if layer_named(text or "") else canonical(text or "", source) for text in header.descriptions]
-        is_named = _is_enough(names, source) and names_fit_wavelengths(names, header.wavelengths, source)
-        if not is_named and any(header.wavelengths):
-            names = match_wavelengths(header.wavelengths, source)
-            if known is None and (None in names or not _is_enough(names, source)):
-                return CUSTOM, _custom_names(header, [""] * len(names))
-    if source == CUSTOM:
-        return CUSTOM, _custom_names(header, names)
-    check_bands(names, source, header.path)
+        # The number in `Band 12: SCL` is the position in the file, so names of quality layers are not read as bands.
+        names = check_user_names([SKIP if layer_named(name) else name for name in bands], source, header.path)
+        return source, match_names(names, source)
+    texts = [None if layer_named(text or "") else text for text in header.descriptions]
+    named = name_bands(texts, source)
+    agree = names_fit_wavelengths(named, header.wavelengths, source)
+    if any(header.wavelengths) and not (is_enough(named, source) and agree):
+        measured = match_wavelengths(header.wavelengths, source)
+        if is_enough(named, source) and is_enough(measured, source):
+            raise contradiction(named, measured, header.path)
+        if known is None and (None in measured or not is_enough(measured, source)):
+            return CUSTOM, _custom_names(header, [""] * len(measured))
+        check_bands(measured, source, header.path)
+        return source, match_names(measured, source)
+    names = check_names(texts, source, header.path, is_known=known is not None)
     return source, match_names(names, source)
-
-
-def _is_enough(names: Sequence[str | None], source: str) -> bool:
-    return len(set(match_names(names, source)) - {None}) >= load_sensor(source).min_bands
-
-
-def _names_from_user(bands: tuple[str, ...], header: Header, source: str) -> list[str | None]:
-    count = len(header.descriptions)
-    if len(bands) != count:
-        raise SceneError(
-            f"{header.path}: --bands has {len(bands)} names for {count} bands; one name per band in file order is "
-            f"required. Use `{SKIP}` for a band to skip."
-        )
-    if source == CUSTOM:
-        return [None if name == SKIP else name for name in bands]
-    names = [None if name == SKIP else canonical(name, source) for name in bands]
-    unknown = [
-        text
-        for text, name in zip(bands, names, strict=True)
-        if name is None and text != SKIP and layer_named(text) is None
-    ]
-    if unknown:
-        raise SceneError(
-            f"{header.path}: --bands has {', '.join(unknown)}; names such as B02 and B8A are allowed. "
-            f"Use `{SKIP}` for a band to skip."
-        )
-    return names
 
 
 def _custom_names(header: Header, names: Sequence[str | None]) -> list[str | None]:
@@ -181,10 +186,12 @@ def _rule(dataset: DatasetReader, index: Sequence[int], source: str, dn_offset: 
 
 def _notes(header: Header, dataset: DatasetReader, used: Sequence[int], notes: Sequence[str]) -> tuple[str, ...]:
     notes = list(notes)
-    if dataset.crs is None:
-        notes.append("The file has no coordinate reference system, so the output has none.")
+    notes += filter(None, [georeference_note(dataset)])
+    alpha = {band - 1 for band in alpha_bands(dataset)}
     unused = [
-        f"{i + 1} ({text})" if text else str(i + 1) for i, text in enumerate(header.descriptions) if i not in used
+        f"{i + 1} ({text})" if text else str(i + 1)
+        for i, text in enumerate(header.descriptions)
+        if i not in used and i not in alpha
     ]
     if unused:
         notes.append(f"Bands of the file that are not used: {', '.join(unused)}.")
@@ -195,9 +202,3 @@ def _notes(header: Header, dataset: DatasetReader, used: Sequence[int], notes: S
             "offset of 1000 (--dn-offset -1000)."
         )
     return tuple(notes)
-
-
-def sensing_time(name: str) -> str | None:
-    """ISO 8601 time in the name of a Sentinel-2 product, such as `20240601T102021`."""
-    time = SENSING_TIME.search(name)
-    return None if time is None else "{}-{}-{}T{}:{}:{}Z".format(*time.groups())

@@ -15,7 +15,7 @@ from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.remote.client import DOCUMENT_ATTEMPTS, HttpRequest, read_document
 from ms2hs.remote.providers import PROVIDERS, provider_of
 from ms2hs.remote.url_policy import Access, check_address, host_of, is_public, resolved, shown
-from ms2hs.scenes.bands import check_bands, choose_bands
+from ms2hs.scenes.bands import check_bands, choose_bands, match_names
 from ms2hs.scenes.quality import QUALITY_LAYERS, quality_note
 from ms2hs.scenes.radiometry import rule_of_item
 from ms2hs.scenes.scene import Asset, Scene, SceneOptions
@@ -124,10 +124,12 @@ def scene_of(
     options = options or SceneOptions()
     item_id = check_item(item)
     source, note = (options.source, None) if options.source else source_of(item)
-    available = bands_of(item, source)
+    found = bands_of(item, source)
     sensor = load_sensor(source)
-    if sensor.toa_band is not None and sensor.toa_band[0] in available:
-        check_bands(list(available), source, item_id)
+    if sensor.toa_band is not None and sensor.toa_band[0] in found:
+        check_bands(list(found), source, item_id)
+    own = match_names(list(found), source)
+    available = {name: band for name, band in zip(own, found.values(), strict=True) if name is not None}
     names = choose_bands(
         available, source, options.bands, where=item_id, lacks="the item has no asset of {}",
         remedy="Use another item, or give the bands to use with --bands.",
