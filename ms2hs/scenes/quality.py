@@ -159,6 +159,15 @@ QUALITY_LAYERS = {layer.name: layer for layer in (
     QualityLayer("EDG", r"edg", 0, "no data", 1, one_of(0), classes((0, 1))),
 )}
 # fmt: on
+
+
+def _name_pattern(pattern: str) -> re.Pattern[str]:
+    # `scl_water` and `qa60_mask` are other layers; `CLM_R1` and SNAP's `SCL_M` are copies.
+    return re.compile(rf"(?<![a-z0-9])({pattern})(?![a-z0-9]|_[a-z]{{2}})", re.IGNORECASE)
+
+
+# The name of a layer in the name of a file.
+QUALITY_NAME = _name_pattern("|".join(layer.pattern for layer in QUALITY_LAYERS.values()))
 # Parts of a band's text that do not belong to its name: `Band 13: SCL`, `0_SCL`, `B13 SCL`, `SCL_20m`, `scl-jp2`.
 AROUND_NAME = re.compile(r"^((band|b)?[ _-]?\d+[:_ -]+)|([ _-](\d\dm|jp2))+$")
 
@@ -194,11 +203,7 @@ def layer_named(text: str, own_layer: str = "") -> QualityLayer | None:
     name = AROUND_NAME.sub("", text.strip().lower())
     if name == "qa" and own_layer == "Fmask":
         return QUALITY_LAYERS[own_layer]
-    for layer in QUALITY_LAYERS.values():
-        # `scl_water` and `qa60_mask` are other layers; `CLM_R1` and SNAP's `SCL_M` are copies.
-        if re.search(rf"(?<![a-z0-9])({layer.pattern})(?![a-z0-9]|_[a-z]{{2}})", name):
-            return layer
-    return None
+    return next((layer for layer in QUALITY_LAYERS.values() if _name_pattern(layer.pattern).search(name)), None)
 
 
 def quality_note(layer: Asset | None, product: str, *, wanted: bool) -> str:
