@@ -25,7 +25,7 @@ from ms2hs.raster.dataset import open_dataset, read_bands
 from ms2hs.raster.header import read_header
 from ms2hs.scenes.bands import BAND_NAME, OTHER_LAYERS, choose_bands, match_names, read_names
 from ms2hs.scenes.geotiff import SAMPLE_PIXELS, open_geotiff
-from ms2hs.scenes.quality import QUALITY_LAYERS, Candidate, QualityChoice, choose_layers
+from ms2hs.scenes.quality import QUALITY_NAME, Candidate, QualityChoice, choose_layers
 from ms2hs.scenes.radiometry import Declared, RadiometricRule, rule_of_hls, rule_of_raster
 from ms2hs.scenes.recognition import (
     DEFAULT_SOURCE,
@@ -61,12 +61,8 @@ PRODUCT_FACTS = (
     # Items of sentinel-2-c1-l2a declare this offset, the files do not; their ids contain the time.
     (re.compile(r"^S2[A-D]_T\d{2}[A-Z]{3}_\d{8}T\d{6}_L2A"), Declared(1e-4, -0.1, 0.0, "Earth Search Collection 1:")),
 )
-# Names of quality layers, and words that suggest one.
-QUALITY_NAME = re.compile(
-    rf"(?<![A-Z0-9])({'|'.join(layer.pattern for layer in QUALITY_LAYERS.values())}|[A-Z]*(mask|cloud|quality))"
-    "(?![A-Z0-9])",
-    re.IGNORECASE,
-)
+# Words that suggest a quality layer.
+LIKELY_QUALITY_NAME = re.compile(r"(?<![A-Z0-9])[A-Z]*(mask|cloud|quality)(?![A-Z0-9])", re.IGNORECASE)
 TIMES = (
     (re.compile(r"(?<!\d)\d{8}T\d{6}(?!\d)"), "%Y%m%dT%H%M%S"),
     (re.compile(r"(?<!\d)\d{8}-\d{6}(?!\d)"), "%Y%m%d-%H%M%S"),
@@ -133,7 +129,7 @@ def parsed(raster: Raster) -> BandFile | None:
     """The parts of a raster's name; None if the name contains no layer. The last layer in the name counts."""
     path = PurePosixPath(raster.name)
     stem = path.name[: -len(path.suffix)]
-    layer, quality = _band_in(stem), QUALITY_NAME.search(stem)
+    layer, quality = _band_in(stem), QUALITY_NAME.search(stem) or LIKELY_QUALITY_NAME.search(stem)
     if (is_quality := layer is None) and quality:
         layer = slice(*quality.span())
     if layer is None or OTHER_FILE.search(stem):

@@ -36,7 +36,7 @@ MAX_CLOUD_PERCENT = 40
 # Clear share below which a pixel counts as cloud: the threshold in the example of Cloud Score+ in Earth Engine.
 MIN_CLEAR_SHARE = 0.6
 # Names that suggest a quality layer.
-LIKELY_QUALITY = re.compile(r"(?i)qa|mask|cloud|cld|clear|quality")
+LIKELY_QUALITY = re.compile(r"(?i)qa|mask|cloud|cld|clear|quality|shadow|scl")
 SNOW_NAME = re.compile(r"(?i)snow|snw")
 
 
@@ -139,7 +139,7 @@ SHADOW = "cloud and shadow"
 BYTE, WORD = range(1 << 8), range(1 << 16)
 # fmt: off
 QUALITY_LAYERS = {layer.name: layer for layer in (
-    QualityLayer("SCL", r"scl|scene[ _-]?class(ification)?", 1, SHADOW, 0, one_of(2, 4, 5, 6, 7, 11),
+    QualityLayer("SCL", r"scl|scene[ _-]?class(ification)?([ _-](map|layer))?", 1, SHADOW, 0, one_of(2, 4, 5, 6, 7, 11),
                  classes(range(12))),
     QualityLayer("QA_PIXEL", r"qa_?pixel", 1, SHADOW, 1, without_bits(0, 1, 2, 3, 4), classes(WORD)),
     QualityLayer("pixel_qa", r"pixel_qa", 1, SHADOW, 1, without_bits(0, 3, 5), classes(range(1 << 11))),
@@ -159,6 +159,15 @@ QUALITY_LAYERS = {layer.name: layer for layer in (
     QualityLayer("EDG", r"edg", 0, "no data", 1, one_of(0), classes((0, 1))),
 )}
 # fmt: on
+
+
+def _name_pattern(pattern: str) -> re.Pattern[str]:
+    # `scl_water` and `qa60_mask` are other layers; `CLM_R1` and SNAP's `SCL_M` are copies.
+    return re.compile(rf"(?<![a-z0-9])({pattern})(?![a-z0-9]|_[a-z]{{2}})", re.IGNORECASE)
+
+
+# The name of a layer in the name of a file.
+QUALITY_NAME = _name_pattern("|".join(layer.pattern for layer in QUALITY_LAYERS.values()))
 # Parts of a band's text that do not belong to its name: `Band 13: SCL`, `0_SCL`, `B13 SCL`, `SCL_20m`, `scl-jp2`.
 AROUND_NAME = re.compile(r"^((band|b)?[ _-]?\d+[:_ -]+)|([ _-](\d\dm|jp2))+$")
 
@@ -194,10 +203,7 @@ def layer_named(text: str, own_layer: str = "") -> QualityLayer | None:
     name = AROUND_NAME.sub("", text.strip().lower())
     if name == "qa" and own_layer == "Fmask":
         return QUALITY_LAYERS[own_layer]
-    for layer in QUALITY_LAYERS.values():
-        if re.search(rf"(?<![a-z0-9])({layer.pattern})(?![a-z0-9])", name):
-            return layer
-    return None
+    return next((layer for layer in QUALITY_LAYERS.values() if _name_pattern(layer.pattern).search(name)), None)
 
 
 def quality_note(layer: Asset | None, product: str, *, wanted: bool) -> str:
@@ -225,28 +231,27 @@ def choose_layers(candidates: Sequence[Candidate], kind: str, own_layer: str = "
     own_layer : name of the quality layer of the sensor's products.
     """
     named = [(layer, candidate) for candidate in candidates if (layer := layer_named(candidate.text, own_layer))]
-    chosen: list[Asset] = []
+    layers: list[Asset] = []
     used, unused = [], []
     rank = None
-    for layer, candidate in sorted(named, key=lambda pair: pair[0].rank):
+    for layer, candidate in sorted(named, key=lambda pair: (pair[0].rank == 0, pair[0].rank)):
         if rank is not None and layer.rank > rank:
             continue
-        name = f"{candidate.where} ({layer.name})"
         asset, fault = _checked(layer, candidate, own_layer)
         if asset is not None:
-            chosen.append(asset)
-        if fault is not None:
-            unused.append(f"{name} {fault}")
-        else:
+            layers.append(asset)
+        if fault is None:
             used.append(f"{layer.marks} by {layer.name} ({candidate.where})")
             rank = layer.rank or rank
+        else:
+            unused.append(f"{candidate.where} ({layer.name}) {fault}")
     if rank is None:
         others = [band for band in candidates if layer_named(band.text, own_layer) is None]
         likely = [band for band in others if LIKELY_QUALITY.search(band.text) and not SNOW_NAME.search(band.text)]
         unused += [f"{band.where} ({band.text}) has an unknown meaning" for band in likely]
-        used.append(f"clouds are kept: {', '.join(unused) or f'the {kind} has no cloud layer'}")
+        used.insert(0, f"clouds are kept: {', '.join(unused) or f'the {kind} has no cloud layer'}")
         unused = []
-    return QualityChoice(tuple(chosen), "; ".join([*used, *unused]))
+    return QualityChoice(tuple(layers), "; ".join([*used, *unused]))
 
 
 def _checked(layer: QualityLayer, candidate: Candidate, own_layer: str) -> tuple[Asset | None, str | None]:
