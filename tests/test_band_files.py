@@ -7,7 +7,7 @@ import sys
 import tarfile
 import time
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -225,17 +225,17 @@ FORMS = {
 }  # fmt: skip
 
 
-def write_form(folder, form, replaced=None):
+def write_form(folder, form, file=None):
     """The files of a form, 240 m by 240 m; each band is constant."""
     folder = folder / form.folder
     for i, name in enumerate(form.bands):
         gsd = GSD_M.get(name, 20) if form.is_mixed else 30
         short = name if name[1] != "0" else f"B{name[2]}"
-        file = (replaced or form.file).format(name, short, COMMON.get(name, ""), gsd)
+        path = (file or form.file).format(name, short, COMMON.get(name, ""), gsd)
         stored = (0.05 + 0.02 * i - form.offset) / form.scale
         stored = stored if form.dtype.startswith("float") else round(stored)
         side = 240 // gsd
-        write_raster(folder / file, np.full((1, side, side), stored, form.dtype), gsd, **form.options)
+        write_raster(folder / path, np.full((1, side, side), stored, form.dtype), gsd, **form.options)
     return folder
 
 
@@ -373,6 +373,27 @@ def test_bands_on_other_grids_are_refused(tmp_path, options):
     text = refusal(folder)
     assert file.name in text
     assert "another grid" in text
+
+
+def test_bands_cut_from_a_tile_one_by_one_are_one_scene(tmp_path):
+    """Earth Engine cuts each band at its own pixels, so that extents differ by parts of the largest pixel."""
+    folder = write_form(tmp_path, replace(FORMS["Earth Engine"], is_mixed=True))
+    transform = Affine(60, 0, WEST - 20, 0, -60, NORTH + 40)
+    write_raster(next(folder.glob("*.B1.tif")), np.full((1, 5, 5), 500, np.int16), 60, transform=transform)
+    scene = open_scene(str(folder))
+    assert scene.grid.transform[0] == 10
+    reflectance, valid = read_all(scene)
+    assert valid.all()
+    assert np.allclose(reflectance[0], 0.05)
+
+
+@pytest.mark.parametrize(
+    "name", ["LE07_L2SP_193024_20010615_20220627_02_T1", "LT05_L2SP_193024_20010615_20220627_02_T1"]
+)
+def test_landsat_5_and_7_are_refused_by_name(tmp_path, name):
+    folder = write_form(tmp_path, Form(name, name + "_SR_{1}.TIF", bands=("B1", "B2", "B3", "B4", "B5", "B7")))
+    assert "Landsat 4, 5 or 7" in refusal(folder)
+    assert "Landsat 4, 5 or 7" in refusal(next(folder.iterdir()))
 
 
 def test_a_file_of_several_bands_among_band_files_is_refused(tmp_path):

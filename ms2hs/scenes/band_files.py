@@ -31,6 +31,7 @@ from ms2hs.scenes.recognition import (
     DEFAULT_SOURCE,
     level_1c_error,
     platform_note,
+    refuse_other_missions,
     refuse_unsuitable,
     source_named_in,
     sources,
@@ -226,6 +227,8 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
     if any(LEVEL_1C_IMAGE.search(file.raster.name) for file in bands):
         raise level_1c_error(path, bands[0].raster.name)
     named = source_named_in(texts) or _source_in_tags(bands[0])
+    if named is None and options.source is None:
+        refuse_other_missions(texts, path)
     source = options.source or named or DEFAULT_SOURCE
     if named is not None and load_sensor(named).item_rule == "harmonized" and source != named:
         raise SceneError(

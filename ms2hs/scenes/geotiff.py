@@ -48,6 +48,11 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
     """
     with open_dataset(path) as dataset:
         header = read_header(dataset, path)
+        if dataset.count == 1:
+            raise SceneError(
+                f"{path}: has one band; a multispectral scene is required. Give a file with all bands, or a folder or "
+                "archive with one file per band."
+            )
         refuse_unsuitable(header)
         known = options.source or source_of_file(header)
         source, names = _identify_bands(header, known, options.bands)
