@@ -118,7 +118,7 @@ def _time_steps(values: str, units: str) -> list[str]:
 def common_grid(datasets: Sequence[DatasetReader], rasters: Sequence[Raster], path: str) -> PixelGrid:
     """The finest grid; SceneError unless the others have its CRS, and its extent in blocks of its pixels.
 
-    The extents may differ by less than one pixel of the coarser grid, as those of bands cut one by one do.
+    The extents may differ by less than one pixel of the coarser grid, as with bands cut one by one.
     """
     grids = [read_pixel_grid(dataset) for dataset in datasets]
     finest = min(grids, key=lambda grid: abs(grid.transform[0]))
