@@ -1,7 +1,7 @@
 """A granule of Harmonized Landsat Sentinel-2 (HLS v2.0), a folder with one GeoTIFF per band, as a scene."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,9 +9,10 @@ from rasterio.io import DatasetReader
 
 from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import open_dataset, read_pixel_grid
+from ms2hs.raster.header import Declared, declared_in, number_of
 from ms2hs.scenes.bands import choose_bands
 from ms2hs.scenes.quality import QUALITY_LAYERS
-from ms2hs.scenes.radiometry import Declared, rule_of_hls
+from ms2hs.scenes.radiometry import rule_of_hls
 from ms2hs.scenes.scene import Scene, SceneOptions
 from ms2hs.spectra.sensors import load_sensor
 
@@ -70,7 +71,7 @@ def open_hls(path: str, options: SceneOptions) -> Scene:
         with open_dataset(str(granule.layers[name])) as dataset:
             declared.append(_declared(dataset))
             grids.append(read_pixel_grid(dataset))
-    rule = rule_of_hls(declared, sensor=load_sensor(source), dn_offset=options.dn_offset)
+    rule = rule_of_hls(declared, sensor=load_sensor(source), options=options, where=path)
     fmask = granule.layers.get("FMASK")
     has_quality = fmask is not None and options.quality
     return Scene(
@@ -105,12 +106,6 @@ def _granule(path: str) -> Granule:
 
 def _declared(dataset: DatasetReader) -> Declared:
     """Scale, offset and nodata of a file, by its GDAL header, else by the tags that HLS writes."""
-    tags = {key.lower(): value for key, value in dataset.tags().items()}
-    scale, offset, nodata, where = dataset.scales[0], dataset.offsets[0], dataset.nodata, "the files' own"
-    if scale == 1:
-        scale, offset, where = _number(tags.get("scale_factor")), _number(tags.get("add_offset")), "the files' tags:"
-    return Declared(scale, offset, _number(tags.get("_fillvalue")) if nodata is None else nodata, where)
-
-
-def _number(text: str | None) -> float | None:
-    return None if text is None else float(text)
+    (declared,) = declared_in(dataset, [1])
+    fill = {key.lower(): value for key, value in dataset.tags().items()}.get("_fillvalue")
+    return declared if declared.nodata is not None or fill is None else replace(declared, nodata=number_of(fill))
