@@ -314,7 +314,7 @@ def test_cause_of_a_coarser_pixel_is_the_largest(tmp_path):
         if name == "B02":
             values[:20] = -9999
 
-    scene = replace(scene_of_files(tmp_path, spoil, nodata=0.0), quality=quality, quality_rule="scl")
+    scene = replace(scene_of_files(tmp_path, spoil, nodata=0.0), quality=(quality,))
     pixels = pixels_of(scene, 60)
     assert np.array_equal(pixels.valid, pixels.cause == Cause.VALID)
     assert pixels.cause[2].tolist() == [1, *[2] * 2, *[1] * 8, 3]
