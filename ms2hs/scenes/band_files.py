@@ -27,7 +27,7 @@ from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import BAND_NAME, OTHER_LAYERS, choose_bands, match_names, read_names
 from ms2hs.scenes.geotiff import open_geotiff
 from ms2hs.scenes.plausibility import most_plausible, stored_sample
-from ms2hs.scenes.quality import Candidate, QualityChoice, choose_layers, layer_named
+from ms2hs.scenes.quality import QUALITY_NAME, Candidate, QualityChoice, choose_layers, layer_named
 from ms2hs.scenes.radiometry import RadiometricRule, rule_of_hls, rules_of_raster
 from ms2hs.scenes.recognition import (
     DEFAULT_SOURCE,
@@ -62,11 +62,6 @@ PRODUCT_FACTS = (
     (re.compile(r"_\d{8}-\d{6}-\d{3}_L2A_"), Declared(1e-4, 0.0, -10000.0, "MAJA:")),
     # Items of sentinel-2-c1-l2a declare this offset, the files do not; their ids contain the time.
     (re.compile(r"^S2[A-D]_T\d{2}[A-Z]{3}_\d{8}T\d{6}_L2A"), Declared(1e-4, -0.1, 0.0, "Earth Search Collection 1:")),
-)
-# Names of quality layers in names of files.
-QUALITY_NAME = re.compile(
-    r"(?<![A-Z0-9])(SCL|Fmask|QA_PIXEL|pixel_qa|BQA|QA60|CLM|CLD|MSK_CLDPRB|MSK_CLASSI|dataMask|QAI)(?![A-Z0-9])",
-    re.IGNORECASE,
 )
 TIMES = (
     (re.compile(r"(?<!\d)\d{8}T\d{6}(?!\d)"), "%Y%m%dT%H%M%S"),

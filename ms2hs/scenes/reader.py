@@ -24,7 +24,7 @@ from ms2hs.raster.dataset import open_dataset, read_pixel_grid, read_valid
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.raster.resampling import Axis, AxisWeights, axis_weights, covered, regrid, relate
 from ms2hs.raster.rows_ahead import RowsAhead
-from ms2hs.scenes.quality import valid_by
+from ms2hs.scenes.quality import QUALITY_LAYERS, valid_by
 from ms2hs.scenes.scene import Asset, Scene
 from ms2hs.spectra.library import MAX_REFLECTANCE
 
@@ -51,7 +51,7 @@ class Cause(IntEnum):
     IMPOSSIBLE = 1
     """No surface has this reflectance (`impossible`)."""
     CLOUD = 2
-    """Excluded by the quality layer."""
+    """Excluded by a quality layer that marks clouds."""
     NODATA = 3
 
 
@@ -277,7 +277,8 @@ class SceneReader:
         if is_open and (zero := _is_zero(stored)).any():
             cause[zero if self._finest == [layer] else zero & self._is_outside(layer, rows, cols)] = Cause.NODATA
         for quality in self._quality:
-            cause[~_usable(quality, layer, rows, cols) & (cause < Cause.CLOUD)] = Cause.CLOUD
+            kind = Cause.CLOUD if QUALITY_LAYERS[quality.assets[0].name].rank else Cause.NODATA
+            cause[~_usable(quality, layer, rows, cols) & (cause < kind)] = kind
         same = self._same_small_number(layer, rows, cols, (reflectance, stored))
         cause[same] = np.maximum(cause[same], Cause.IMPOSSIBLE)
         if (is_impossible := cause == Cause.IMPOSSIBLE).any():
