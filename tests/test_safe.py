@@ -342,7 +342,7 @@ def test_safe_of_the_old_format_is_read(tmp_path):
         assert tuple(asset.name for asset in scene.assets) == S2_BANDS
         assert scene.id == f"{path.stem}_T32TNT"
         assert {asset.dn_offset for asset in scene.assets} == {0.0}
-        assert scene.quality
+        assert len(scene.quality) == 1
         assert read_all(scene)[1].all()
 
 
