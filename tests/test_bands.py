@@ -170,6 +170,13 @@ def test_bands_without_names_and_without_usual_order_require_names(tmp_path, cou
         assert "level 1C" not in str(error.value)
 
 
+def test_other_layers_beside_numbers_are_skipped_in_the_usual_order(tmp_path):
+    path = write(tmp_path / "S2A_x.tif", [*(f"Band {i}" for i in range(1, 11)), "SCL", "dataMask"])
+    with pytest.raises(SceneError, match=rf"--bands {','.join(TEN)},-,-\.") as error:
+        open_scene(path)
+    assert names_of(open_scene(path, remedies_in(error)[0])) == TEN
+
+
 # --- names with two readings ------------------------------------------------------------------------------------
 
 

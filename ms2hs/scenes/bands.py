@@ -24,14 +24,22 @@ OWN_NUMBER = re.compile(r"(?<![A-Za-z0-9])(?:B|SR[ _-]?BAND)[ _-]?(\d{1,2}A?)(?!
 # Default names of bands, by which GDAL, ENVI, R and others count the bands of a file.
 POSITION = re.compile(r"(?:B|BAND)?[ _-]?(\d+)", re.IGNORECASE)
 # Words of layers that are no reflectance, such as `Scene-average Water Vapour map`.
-OTHER_LAYERS = {"classi", "cloud", "index", "map", "mask", "msk", "probability", "qa", "quality", "scl", "thin", "wvp"}
+OTHER_LAYERS = {
+    "aot", "classi", "clm", "clp", "cloud", "datamask", "fmask", "index", "map", "mask", "msk", "probability", "qa",
+    "quality", "scl", "thin", "wvp",
+}  # fmt: skip
 # Bands that many files of a sensor lack, in the order in which tools leave them out.
 OFTEN_MISSING = ("B09", "B01")
 
 
 def canonical(text: str, source: str) -> str | None:
-    """The band name in a text, written as Sentinel-2 and HLS do (`B02`, `B8A`); None without one certain name."""
-    return _certain(_readings(text, source))
+    """The band name in one text, written as Sentinel-2 and HLS do (`B02`, `B8A`); None without a name.
+
+    A name that tools use for different bands has its meaning in STAC. For the names of a whole file use `read_names`.
+    """
+    bands = _readings(text, source)
+    stac = load_sensor(source).common_names.get("".join(_words(text)), "")
+    return _certain(bands) or _certain(bands & _numbered(OWN_NUMBER, stac))
 
 
 def read_names(texts: Sequence[str | None], source: str, *, by_user: bool = False) -> list[frozenset[str]]:
@@ -216,14 +224,16 @@ def contradiction(named: Sequence[str | None], measured: Sequence[str | None], w
 
 def _other_sources(texts: Sequence[str | None], source: str, *, by_user: bool) -> list[str]:
     """Landsat and HLS L30, where the names fit them at least as well as the source."""
-
-    def count(other: str) -> int:
-        names = name_bands(texts, other, by_user=by_user)
-        return sum(name is not None for name in match_names(names, other)) if is_enough(names, other) else 0
-
-    own = sum(name is not None for name in match_names(name_bands(texts, source, by_user=by_user), source))
-    others = [sensor.name for sensor in sources() if sensor.name != source and "B8A" not in sensor.grid.names]
-    return [other for other in others if count(other) >= max(own, 1)]
+    found = {
+        sensor.name: len(set(match_names(name_bands(texts, sensor.name, by_user=by_user), sensor.name)) - {None})
+        for sensor in sources()
+    }
+    return [
+        name
+        for name, count in found.items()
+        if name != source and "B8A" not in load_sensor(name).grid.names
+        if count >= max(found[source], load_sensor(name).min_bands)
+    ]
 
 
 def _order(names: Sequence[str | None], meanings: Mapping[int, str]) -> str:
@@ -236,14 +246,16 @@ def _refuse_unnamed(texts: Sequence[str | None], source: str, where: str, *, is_
     """Refuse bands without names, with the usual order of so many bands as a proposal."""
     given = [text for text in texts if text]
     called = f"are called {given[0]} to {given[-1]}, which names no band" if given else "have no names"
-    others = [] if is_known else [sensor.name for sensor in sources() if "B8A" not in sensor.grid.names]
-    for candidates in ([source], others):
-        order = _usual_order(len(texts), candidates[0]) if candidates else None
-        if order:
+    is_band = [not OTHER_LAYERS & set(_words(text or "")) for text in texts]
+    landsat = [] if is_known else [sensor.name for sensor in sources() if "B8A" not in sensor.grid.names]
+    for candidates in filter(None, ([source], landsat)):
+        if usual := _usual_order(sum(is_band), candidates[0]):
+            names = iter(usual)
+            order = ",".join(next(names) if is_one else SKIP for is_one in is_band)
             option = "" if candidates == [source] else f" and --source {_alternatives(candidates)}"
             raise SceneError(
-                f"{where}: its {len(texts)} bands {called}; names such as {order[0]}, or wavelengths, are required. If "
-                f"this is their order, use --bands {','.join(order)}{option}."
+                f"{where}: its {len(texts)} bands {called}; names such as B02, or wavelengths, are required. If "
+                f"this is their order, use --bands {order}{option}."
             )
 
 

@@ -16,7 +16,7 @@ from ms2hs.spectra.sensors import Sensor, load_sensor, sensor_names
 DEFAULT_SOURCE = "sentinel2a"
 # Tags of files written by `ms2hs fetch`: the name of the source, and the time of acquisition.
 SOURCE_TAG, TIME_TAG = "MS2HS_SOURCE", "ACQUISITION_DATETIME"
-# Names and tags of top-of-atmosphere products: Sentinel-2 level 1C, Landsat level 1, and those of other tools.
+# Names and tags of top-of-atmosphere products: Sentinel-2 level 1C, Landsat level 1, and others.
 LEVEL_1C_NAME = re.compile(r"_MSIL1C_|S2MSI1C|COPERNICUS[/_]S2(?:_HARMONIZED)?(?!_?[A-Z])")
 LEVEL_1C_TAG = re.compile(r"(level[-_ ]?|l)1c", re.IGNORECASE)
 TOP_OF_ATMOSPHERE = re.compile(r"(?<![A-Z])TOA(?:RF)?(?![A-Z])|top[-_ ]of[-_ ]atmosphere", re.IGNORECASE)
