@@ -7,7 +7,7 @@ read where the other names of the file leave one band, and refused where they le
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from itertools import product
 
 from ms2hs.errors import SceneError
@@ -23,13 +23,15 @@ BAND_NAME = re.compile(r"(?<![A-Za-z0-9])B(?:and)?[ _-]?(\d{1,2}A?)(?![A-Za-z0-9
 OWN_NUMBER = re.compile(r"(?<![A-Za-z0-9])(?:B|SR[ _-]?BAND)[ _-]?(\d{1,2}A?)(?![A-Za-z0-9])", re.IGNORECASE)
 # Default names of bands, by which GDAL, ENVI, R and others count the bands of a file.
 POSITION = re.compile(r"(?:B|BAND)?[ _-]?(\d+)", re.IGNORECASE)
-# Words of layers that are no reflectance, such as `Scene-average Water Vapour map`.
+# Words of layers that are no reflectance, such as `Scene-average Water Vapour map, WVP` and `view_zenith_B2`.
 OTHER_LAYERS = {
-    "aot", "classi", "clm", "clp", "cloud", "datamask", "fmask", "index", "map", "mask", "msk", "probability", "qa",
-    "quality", "scl", "thin", "wvp",
+    "angle", "aot", "azimuth", "clm", "clp", "count", "datamask", "fmask", "footprint", "mask", "msk", "probability",
+    "qa", "quality", "scl", "std", "stddev", "stdev", "variance", "wvp", "zenith",
 }  # fmt: skip
 # Bands that many files of a sensor lack, in the order in which tools leave them out.
 OFTEN_MISSING = ("B09", "B01")
+# With more unclear names, the message would list more orders than a user can compare.
+MAX_UNCLEAR = 4
 
 
 def canonical(text: str, source: str) -> str | None:
@@ -69,6 +71,8 @@ def _certain(bands: frozenset[str]) -> str | None:
 
 def _readings(text: str, source: str) -> frozenset[str]:
     """The bands that one text may name."""
+    if OTHER_LAYERS & set(_words(text)):
+        return frozenset()
     text = re.sub(r"^\s*(?=\d{1,2}A?\s*$)", "B", text, flags=re.IGNORECASE)
     if own := _numbered(OWN_NUMBER, text):
         # `B05 - NIR` is a band of Landsat, and none of Sentinel-2.
@@ -89,8 +93,6 @@ def _words(text: str) -> list[str]:
 def _by_common_name(words: Sequence[str], source: str) -> frozenset[str]:
     """The bands with the longest common name in some words; none if the words name several."""
     names = load_sensor(source).possible_bands
-    if OTHER_LAYERS & set(words):
-        return frozenset()
     for length in range(len(words), 0, -1):
         phrases = {"".join(words[i : i + length]) for i in range(len(words) - length + 1)}
         if found := {names[phrase] for phrase in phrases if phrase in names}:
@@ -181,14 +183,12 @@ def check_names(
             f"{where}: {_found(names, source)}; the names also fit {_alternatives(others)}. Use --source "
             f"{_alternatives(others)} if that sensor took the scene."
         )
-    unclear = [i for i, bands in enumerate(readings) if len(bands) > 1]
-    if unclear:
-        meanings = "; ".join(f"{texts[i]} is {_alternatives(sorted(readings[i]))}" for i in unclear)
-        choices = product(*(sorted(readings[i]) for i in unclear))
-        orders = [_order(names, dict(zip(unclear, choice, strict=True))) for choice in choices]
+    if orders := _orders(readings, source):
+        unclear = {texts[i]: sorted(bands) for i, bands in enumerate(readings) if len(bands) > 1}
+        meanings = "; ".join(f"{text} is {_alternatives(bands)}" for text, bands in unclear.items())
         raise SceneError(
             f"{where}: tools use names for different bands ({meanings}); one meaning is required. Use "
-            f"{_alternatives([f'--bands {order}' for order in orders if order][:4])}."
+            f"{_alternatives([f'--bands {order}' for order in orders[:4]])}."
         )
     if not by_user and not any(names):
         _refuse_unnamed(texts, source, where, is_known=is_known)
@@ -236,26 +236,35 @@ def _other_sources(texts: Sequence[str | None], source: str, *, by_user: bool) -
     ]
 
 
-def _order(names: Sequence[str | None], meanings: Mapping[int, str]) -> str:
-    """The value of `--bands` with these meanings of unclear names; empty if a band would appear twice."""
-    order = [meanings.get(i) or name or SKIP for i, name in enumerate(names)]
-    return ",".join(order) if len(set(meanings.values())) == len(meanings) else ""
+def _orders(readings: Sequence[frozenset[str]], source: str) -> list[str]:
+    """The values of `--bands` for each meaning of unclear names; none if all are clear, or no meaning is a scene."""
+    if not 0 < sum(len(bands) > 1 for bands in readings) <= MAX_UNCLEAR:
+        return []
+    orders = []
+    for order in product(*(sorted(bands) or [SKIP] for bands in readings)):
+        names = [name for name in order if name != SKIP]
+        if len(set(names)) == len(names) and is_enough(names, source):
+            orders.append(",".join(order))
+    return orders
 
 
 def _refuse_unnamed(texts: Sequence[str | None], source: str, where: str, *, is_known: bool) -> None:
     """Refuse bands without names, with the usual order of so many bands as a proposal."""
     given = [text for text in texts if text]
-    called = f"are called {given[0]} to {given[-1]}, which names no band" if given else "have no names"
+    called = f"are called {given[0]} to {given[-1]}, which only counts them" if given else "have no names"
     is_band = [not OTHER_LAYERS & set(_words(text or "")) for text in texts]
     landsat = [] if is_known else [sensor.name for sensor in sources() if "B8A" not in sensor.grid.names]
     for candidates in filter(None, ([source], landsat)):
         if usual := _usual_order(sum(is_band), candidates[0]):
             names = iter(usual)
-            order = ",".join(next(names) if is_one else SKIP for is_one in is_band)
+            orders = [",".join(next(names) if is_one else SKIP for is_one in is_band)]
+            own = [_certain(_numbered(OWN_NUMBER, text or "")) for text in texts]
+            if is_enough(own, source) and None not in match_names(own, source):
+                orders.append(",".join(filter(None, match_names(own, source))))
             option = "" if candidates == [source] else f" and --source {_alternatives(candidates)}"
             raise SceneError(
-                f"{where}: its {len(texts)} bands {called}; names such as B02, or wavelengths, are required. If "
-                f"this is their order, use --bands {order}{option}."
+                f"{where}: its {len(texts)} bands {called}; names such as B02, or wavelengths, are required. If this "
+                f"is their order, use {_alternatives([f'--bands {order}' for order in orders])}{option}."
             )
 
 
@@ -296,9 +305,10 @@ def check_bands(names: Sequence[str | None], source: str, where: str) -> None:
             f"--bands, `{SKIP}` for a band to skip."
         )
     if not is_enough(names, source):
+        too_few = "Use a file with the missing bands, or name" if len(names) < sensor.min_bands else "Name"
         raise SceneError(
-            f"{where}: {_found(names, source)}. Name each band in file order with --bands (`{SKIP}` skips a band), or "
-            "give the sensor with --source."
+            f"{where}: {_found(names, source)}. {too_few} each band in file order with --bands (`{SKIP}` skips a "
+            "band), or give the sensor with --source."
         )
 
 

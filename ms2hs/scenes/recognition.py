@@ -32,7 +32,7 @@ OTHER_MISSIONS = {
         r"(?i)(?<![A-Z0-9])(L[ET]0?[457]|LND0[457]|LANDSAT[-_ ]?[457]|L[ET][457]\d{13}\w*)(?![A-Z0-9])"
     ),
     "Landsat MSS": re.compile(r"(?i)(?<![A-Z0-9])(LM0?[1-5]|LANDSAT[-_ ]?[123]|LM[1-5]\d{13}\w*)(?![A-Z0-9])"),
-    "MODIS": re.compile(r"(?i)(?<![A-Z0-9])(M[OYC]D\d\d[A-Z]\w*|sur_refl_b\d\d|MODIS)(?![A-Z0-9])"),
+    "MODIS": re.compile(r"(?i)(?<![A-Z0-9])(M[OYC]D\d\d\w*|sur_refl_b\d\d|MODIS)(?![A-Z0-9])"),
     "VIIRS": re.compile(r"(?i)(?<![A-Z0-9])(V(NP|J1)\d\d\w*|VIIRS)(?![A-Z0-9])"),
 }
 
