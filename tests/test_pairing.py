@@ -128,7 +128,7 @@ def test_pair_reports_an_offset_that_was_not_applied(world, tmp_path):
     assert "Use --dn-offset -1000." in match.notes[0]
     again = pair([world / "hs"], [scene], tmp_path / "corrected", PairOptions(window=24, dn_offset=-1000))
     assert again.matches[0].comparison.constant_offset is None
-    assert again.matches[0].notes == ()
+    assert again.matches[0].notes == ("clouds are kept: the file has no cloud layer",)
     assert np.nanmax(np.abs(again.matches[0].comparison.difference)) < 0.01
     twice = pair([world / "hs"], [scene], tmp_path / "twice", PairOptions(window=24, dn_offset=-2000))
     assert "was applied twice" in twice.matches[0].notes[0]

@@ -70,7 +70,7 @@ def conversion_inputs(
     scene: Scene, grid: PixelGrid, spectral: SpectralGrid, options: Mapping[str, Any], provenance: Mapping[str, str]
 ) -> dict[str, Any]:
     """Everything that determines the result of a conversion: pixels, bands, options and input files."""
-    files = [asset.href for asset in (*scene.assets, scene.quality) if asset]
+    files = [asset.href for asset in (*scene.assets, *scene.quality)]
     files += [str(path) for path in (options["reference"], options["site"]) if path]
     return {
         "facts": provenance,

@@ -33,7 +33,7 @@ class Header:
 
 def read_header(dataset: DatasetReader, path: str) -> Header:
     """Tags, descriptions and wavelengths of an opened raster."""
-    tags = {**_tags(dataset, 0, "ENVI"), **_tags(dataset, 0, None)}
+    tags = {**_tags(dataset, 0, "IMAGERY"), **_tags(dataset, 0, "ENVI"), **_tags(dataset, 0, None)}
     from_lists = _listed_wavelengths(tags, dataset.count)
     wavelengths = tuple(_band_wavelength(dataset, band) or from_lists[band - 1] for band in dataset.indexes)
     return Header(path, tags, dataset.descriptions, wavelengths)

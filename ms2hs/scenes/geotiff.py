@@ -8,7 +8,8 @@ import numpy as np
 from rasterio.io import DatasetReader
 
 from ms2hs.errors import SceneError
-from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
+from ms2hs.raster.dataset import alpha_bands, georeference_note, open_dataset, read_bands, read_pixel_grid
+from ms2hs.raster.dates import acquisition_time
 from ms2hs.raster.header import Header, read_header
 from ms2hs.scenes.bands import (
     SKIP,
@@ -23,19 +24,19 @@ from ms2hs.scenes.bands import (
     name_bands,
     names_fit_wavelengths,
 )
-from ms2hs.scenes.quality import QUALITY_LAYERS
+from ms2hs.scenes.quality import Candidate, QualityChoice, choose_layers, layer_named
 from ms2hs.scenes.radiometry import RadiometricRule, rule_of_raster
-from ms2hs.scenes.recognition import DEFAULT_SOURCE, TIME_TAG, platform_note, refuse_unsuitable, source_of_file
+from ms2hs.scenes.recognition import DEFAULT_SOURCE, platform_note, refuse_unsuitable, source_of_file
 from ms2hs.scenes.scene import CUSTOM, Scene, SceneOptions
 from ms2hs.spectra.sensors import RANGE_NM, load_sensor
 from ms2hs.spectra.spectral_grid import grid_of
 
 # With fewer bands of a custom sensor, most of the spectrum is unknown.
 MIN_CUSTOM_BANDS = 4
-SENSING_TIME = re.compile(r"(?<!\d)(20\d\d)(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)(?!\d)")
 # Side in pixels of the sample from which the 99th percentile of floats is estimated.
 SAMPLE_PIXELS = 512
-LAYER_KEYS = {layer.name: key for key, layer in QUALITY_LAYERS.items()}
+# Files of FORCE: reflectance, and the quality layer beside it.
+FORCE_FILE = re.compile(r"(.*)_BOA\.(tif|dat)", re.IGNORECASE)
 
 
 def open_geotiff(path: str, options: SceneOptions) -> Scene:
@@ -52,10 +53,11 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
         source, names = _identify_bands(header, known, options.bands)
         index = [i for i, name in enumerate(names) if name is not None]
         rule = _rule(dataset, index, source, options.dn_offset)
-        quality, quality_band = _quality_band(header) if options.quality else (None, 0)
+        quality = _quality(header, names, options, source)
         wavelengths = [header.wavelengths[i] for i in index] if source == CUSTOM else []
         centres = np.array([band.centre_nm for band in wavelengths if band is not None])
         widths = np.array([band.fwhm_nm or np.nan for band in wavelengths if band is not None])
+        time, time_notes = acquisition_time(Path(path).name, header.tags)
         return Scene(
             id=Path(path).stem,
             source=source,
@@ -64,10 +66,15 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
             offset_rule=rule.description,
             wavelength_nm=tuple(centres.tolist()),
             fwhm_nm=tuple(grid_of(centres, widths).fwhm_nm.tolist()) if wavelengths else (),
-            quality=QUALITY_LAYERS[quality].asset(path, quality_band) if quality else None,
-            quality_rule=quality,
-            datetime=sensing_time(Path(path).name) or header.tags.get(TIME_TAG.lower()),
-            notes=_notes(header, dataset, names, _doubts(header, source, names, is_known=known is not None)),
+            quality=quality.layers,
+            quality_note=quality.note,
+            datetime=time,
+            notes=_notes(
+                header,
+                dataset,
+                [*index, *(layer.band - 1 for layer in quality.layers if layer.href == path)],
+                [*_doubts(header, source, names, is_known=known is not None), *time_notes],
+            ),
         )
 
 
@@ -81,10 +88,20 @@ def _doubts(header: Header, source: str, names: Sequence[str | None], *, is_know
     return notes
 
 
-def _quality_band(header: Header) -> tuple[str | None, int]:
-    """Key in `QUALITY_LAYERS` and 1-based band of the quality layer in a file by `ms2hs fetch`; None without one."""
-    layers = ((LAYER_KEYS[text], band) for band, text in enumerate(header.descriptions, 1) if text in LAYER_KEYS)
-    return next(layers, (None, 0))
+def _quality(header: Header, names: Sequence[str | None], options: SceneOptions, source: str) -> QualityChoice:
+    """The quality layers among the bands that have no spectral name, or in FORCE's file beside the scene."""
+    if not options.quality:
+        return QualityChoice((), "clouds are kept: --no-quality")
+    given = options.bands or (SKIP,) * len(names)
+    candidates = [
+        Candidate(text, header.path, band, f"band {band}")
+        for band, (name, own, user) in enumerate(zip(names, header.descriptions, given, strict=True), 1)
+        if name is None and (text := (own or "") if user == SKIP else user)
+    ]
+    match = FORCE_FILE.fullmatch(header.path)
+    if match and (beside := Path(f"{match[1]}_QAI.{match[2]}")).is_file():
+        candidates.append(Candidate("QAI", str(beside), 1, beside.name))
+    return choose_layers(candidates, "file", "" if source == CUSTOM else load_sensor(source).quality)
 
 
 def _identify_bands(header: Header, known: str | None, bands: tuple[str, ...] | None) -> tuple[str, list[str | None]]:
@@ -107,9 +124,11 @@ def _identify_bands(header: Header, known: str | None, bands: tuple[str, ...] | 
         own = ["" for _ in header.descriptions] if bands is None else [None if name == SKIP else name for name in bands]
         return CUSTOM, _custom_names(header, own)
     if bands is not None:
-        names = check_user_names(bands, source, header.path)
+        # The number in `Band 12: SCL` is the position in the file, so names of quality layers are not read as bands.
+        names = check_user_names([SKIP if layer_named(name) else name for name in bands], source, header.path)
         return source, match_names(names, source)
-    named = name_bands(header.descriptions, source)
+    texts = [None if layer_named(text or "") else text for text in header.descriptions]
+    named = name_bands(texts, source)
     agree = names_fit_wavelengths(named, header.wavelengths, source)
     if any(header.wavelengths) and not (is_enough(named, source) and agree):
         measured = match_wavelengths(header.wavelengths, source)
@@ -119,7 +138,7 @@ def _identify_bands(header: Header, known: str | None, bands: tuple[str, ...] | 
             return CUSTOM, _custom_names(header, [""] * len(measured))
         check_bands(measured, source, header.path)
         return source, match_names(measured, source)
-    names = check_names(header.descriptions, source, header.path, is_known=known is not None)
+    names = check_names(texts, source, header.path, is_known=known is not None)
     return source, match_names(names, source)
 
 
@@ -165,16 +184,14 @@ def _rule(dataset: DatasetReader, index: Sequence[int], source: str, dn_offset: 
         raise SceneError(f"{dataset.name}: {error}") from error
 
 
-def _notes(
-    header: Header, dataset: DatasetReader, names: Sequence[str | None], notes: Sequence[str]
-) -> tuple[str, ...]:
+def _notes(header: Header, dataset: DatasetReader, used: Sequence[int], notes: Sequence[str]) -> tuple[str, ...]:
     notes = list(notes)
-    if dataset.crs is None:
-        notes.append("The file has no coordinate reference system, so the output has none.")
+    notes += filter(None, [georeference_note(dataset)])
+    alpha = {band - 1 for band in alpha_bands(dataset)}
     unused = [
         f"{i + 1} ({text})" if text else str(i + 1)
-        for i, (name, text) in enumerate(zip(names, header.descriptions, strict=True))
-        if name is None and text not in LAYER_KEYS
+        for i, text in enumerate(header.descriptions)
+        if i not in used and i not in alpha
     ]
     if unused:
         notes.append(f"Bands of the file that are not used: {', '.join(unused)}.")
@@ -185,9 +202,3 @@ def _notes(
             "offset of 1000 (--dn-offset -1000)."
         )
     return tuple(notes)
-
-
-def sensing_time(name: str) -> str | None:
-    """ISO 8601 time in the name of a Sentinel-2 product, such as `20240601T102021`."""
-    time = SENSING_TIME.search(name)
-    return None if time is None else "{}-{}-{}T{}:{}:{}Z".format(*time.groups())

@@ -45,7 +45,7 @@ class RadiometricRule:
     dn_scale: tuple[float, ...]
     dn_offset: tuple[float, ...]
     nodata: tuple[float | None, ...]
-    """Stored number that means no data; None without one."""
+    """Declared stored number that means no data; None without one."""
     description: str
     """The rule in words, and who declared it."""
     notes: tuple[str, ...] = ()
@@ -60,7 +60,12 @@ class RadiometricRule:
 
     def assets(self, names: Sequence[str], hrefs: Sequence[str], bands: Sequence[int]) -> tuple[Asset, ...]:
         """The bands of a scene with this rule; `bands` are 1-based positions in the files."""
-        columns = zip(names, hrefs, bands, self.dn_scale, self.dn_offset, self.nodata, strict=True)
+        # Products with an offset below 0 keep 0 for fill. Without such an offset, 0 is reflectance, as of water.
+        fills = [
+            0.0 if nodata is None and offset < 0 else nodata
+            for nodata, offset in zip(self.nodata, self.dn_offset, strict=True)
+        ]
+        columns = zip(names, hrefs, bands, self.dn_scale, self.dn_offset, fills, strict=True)
         return tuple(Asset(*fields) for fields in columns)
 
 
@@ -91,7 +96,8 @@ def rule_of_raster(
     """
     bands = len(scales)
     dtype = np.result_type(*dtypes)
-    fills = tuple(map(_fill_of_raster, nodata or (None,) * bands, dtypes, (sensor,) * bands))
+    # NaN is invalid in any case, and JSON has no NaN.
+    fills = tuple(None if fill is None or np.isnan(fill) else fill for fill in nodata or (None,) * bands)
     has_scale = [scale != 1 for scale in scales]
     if all(has_scale):
         own = tuple(round(offset / scale, 6) for offset, scale in zip(offsets, scales, strict=True))
@@ -124,14 +130,6 @@ def rule_of_raster(
             "baseline 04.00 and later)."
         )
     return RadiometricRule((scale,) * bands, (offset,) * bands, fills, text).with_offset(dn_offset)
-
-
-def _fill_of_raster(declared: float | None, dtype: str, sensor: Sensor | None) -> float | None:
-    """The nodata of a band: declared, else 0 for integers of sensors whose products use 0."""
-    if declared is None and sensor is not None and sensor.nodata == 0 and np.dtype(dtype).kind in "iu":
-        return 0.0
-    # NaN is invalid in any case, and JSON has no NaN.
-    return None if declared is None or np.isnan(declared) else declared
 
 
 def rule_of_safe(

@@ -16,7 +16,7 @@ from ms2hs.remote.client import DOCUMENT_ATTEMPTS, HttpRequest, read_document
 from ms2hs.remote.providers import PROVIDERS, provider_of
 from ms2hs.remote.url_policy import Access, check_address, host_of, is_public, resolved, shown
 from ms2hs.scenes.bands import check_bands, choose_bands, match_names
-from ms2hs.scenes.quality import QUALITY_LAYERS
+from ms2hs.scenes.quality import QUALITY_LAYERS, quality_note
 from ms2hs.scenes.radiometry import rule_of_item
 from ms2hs.scenes.scene import Asset, Scene, SceneOptions
 from ms2hs.scenes.stac_metadata import Band, Item, bands_of, check_item, declaration, pixel_size, quality_of, source_of
@@ -138,20 +138,20 @@ def scene_of(
     rule = rule_of_item(declaration(item, chosen, source), _archive_rule(item), options.dn_offset)
     hrefs = [_checked_href(band, base) for band in chosen]
     assets = rule.assets(names, hrefs, [band.position + 1 for band in chosen])
-    quality = quality_of(item, source) if options.quality else None
+    layers = [
+        QUALITY_LAYERS[name].asset(_checked_href(band, base), band.position + 1) for name, band in quality_of(item)[:1]
+    ]
     properties = item.get("properties") or {}
     time = properties.get("datetime") or properties.get("start_datetime")
     notes = [*filter(None, [note]), *rule.notes]
-    if options.quality and quality is None:
-        notes.append("The item has no quality layer (SCL, Fmask): clouds and shadows are not marked.")
     return Scene(
         id=item_id,
         source=source,
         assets=assets,
         grid=_grid(item, chosen, assets, grid_at),
         offset_rule=f"{item.get('collection') or 'item'}: {rule.description}",
-        quality=QUALITY_LAYERS[sensor.quality].asset(_checked_href(quality, base)) if quality else None,
-        quality_rule=sensor.quality if quality else None,
+        quality=tuple(layers) if options.quality else (),
+        quality_note=quality_note(next(iter(layers), None), "the item", wanted=options.quality),
         datetime=str(time) if time else None,
         working_gsd_m=sensor.working_gsd_m,
         notes=tuple(notes),

@@ -10,6 +10,7 @@ from ms2hs.errors import SceneError
 from ms2hs.raster.header import Wavelength
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import canonical, match_wavelengths
+from ms2hs.scenes.quality import layer_named
 from ms2hs.scenes.radiometry import Declared, ItemDeclaration
 from ms2hs.scenes.recognition import (
     level_1_error,
@@ -205,13 +206,18 @@ def tile_of(item: Item) -> str:
     return tile[1].zfill(5) if tile else ""
 
 
-def quality_of(item: Item, source: str) -> Band | None:
-    """The asset of the sensor's quality layer; None if the sensor or the item has none."""
-    if not (wanted := load_sensor(source).quality):
-        return None
-    pattern = re.compile(rf"{wanted}([_-]\d\dm)?([_-]jp2)?", re.IGNORECASE)
-    assets = [(key, asset) for key, asset in item["assets"].items() if pattern.fullmatch(key) and asset.get("href")]
-    return min((Band(key, asset, 0) for key, asset in assets), key=lambda band: band.rank, default=None)
+def quality_of(item: Item) -> list[tuple[str, Band]]:
+    """The name and band of each quality layer of an item that marks clouds, the best first."""
+    found = []
+    for key, asset in item["assets"].items():
+        rows = asset.get("eo:bands") or asset.get("bands") or ()
+        for position in range(max(len(rows), 1) if asset.get("href") else 0):
+            band = Band(key, asset, position)
+            layer = layer_named(str(band.facts.get("name", "")) if len(rows) > 1 else key)
+            if layer is not None and layer.rank > 0:
+                found.append((layer, band))
+    found.sort(key=lambda pair: (pair[0].rank, pair[1].rank))
+    return [(layer.name, band) for layer, band in found]
 
 
 def pixel_size(asset: Mapping[str, Any]) -> float | None:

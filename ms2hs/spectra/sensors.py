@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ms2hs.errors import GridError, UnknownName
+from ms2hs.errors import GridError, UnknownName, input_errors
 from ms2hs.spectra.spectral_grid import Response, SpectralGrid
 
 TABLES = Path(__file__).parent / "tables"
@@ -66,7 +66,7 @@ class Sensor:
     toa_band: tuple[str, float, float] | None = None
     """Name, centre and width in nm of a band that only top-of-atmosphere products have."""
     quality: str = ""
-    """Key of the products' quality layer in `scenes.quality`; empty without one."""
+    """Name of the products' quality layer in `scenes.quality`; empty without one."""
     dtype: str = ""
     """Data type of files that have `scale` and `offset` without declaring them; empty if files declare them."""
     scale: float = 1e-4
@@ -115,7 +115,8 @@ def load_sensor(name: str) -> Sensor:
         if path.suffix.lower() != ".csv" or not path.is_file():
             hint = "Use one of these, or a CSV of center_nm,fwhm_nm."
             raise UnknownName.of("sensor", name, sensor_names(), hint)
-    return _read(path)
+    with input_errors(str(path), GridError):
+        return _read(path)
 
 
 def _read(path: Path) -> Sensor:

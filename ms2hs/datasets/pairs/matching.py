@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ms2hs.arrays import BoolArray, FloatArray
 from ms2hs.datasets.cubes.georeferenced import GeoreferencedCube
 from ms2hs.datasets.pairs.warping import overlap
-from ms2hs.errors import Ms2hsError, SceneError
+from ms2hs.errors import SceneError, failure
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.dates import day_of
 from ms2hs.raster.header import read_header
@@ -77,8 +77,8 @@ def find_scenes(paths: Sequence[Path], dn_offset: float | None, left_out: dict[s
         for scene_path in scene_paths(Path(path)):
             try:
                 dated = _open_dated(scene_path, dn_offset)
-            except Ms2hsError as error:
-                left_out[str(scene_path)] = str(error)
+            except Exception as error:  # noqa: BLE001  one scene must not stop the others
+                left_out[str(scene_path)] = failure(str(scene_path), error)
             else:
                 scenes[dated.scene.id, dated.scene.grid, dated.day] = dated
     return sorted(scenes.values(), key=lambda dated: (dated.scene.id, dated.scene.grid.bounds))
@@ -134,13 +134,17 @@ def _why_unmatched(kind: str, overlapping: BoolArray, apart: NDArray[np.int_], n
 
 
 def _lonlat_boxes(grids: Iterable[PixelGrid]) -> FloatArray:
-    """(grid, 4) west, south, east, north in degrees."""
-    return np.array([lonlat_bounds(grid) for grid in grids], float).reshape(-1, 4)
+    """(grid, 4) west, south, east, north in degrees; east exceeds 180 across the antimeridian."""
+    boxes = np.array([lonlat_bounds(grid) for grid in grids], float).reshape(-1, 4)
+    boxes[:, 2] += np.where(boxes[:, 2] < boxes[:, 0], 360, 0)
+    return boxes
 
 
 def _overlapping(boxes: FloatArray, box: FloatArray) -> BoolArray:
     """(box,) True where a box shares an area with `box`; touching is not enough."""
-    return np.asarray((boxes[:, :2] < box[2:]).all(axis=1) & (boxes[:, 2:] > box[:2]).all(axis=1))
+    turned = boxes[:, None] + np.array([[turn, 0, turn, 0] for turn in (-360, 0, 360)])
+    is_common = (turned[..., :2] < box[2:]).all(axis=-1) & (turned[..., 2:] > box[:2]).all(axis=-1)
+    return np.asarray(is_common.any(axis=1))
 
 
 def _locations(cubes: Sequence[GeoreferencedCube], boxes: FloatArray) -> list[int]:

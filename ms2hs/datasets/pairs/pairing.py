@@ -14,7 +14,7 @@ from ms2hs.datasets.pairs.overlap_cutting import MIN_VALID_SHARE, Overlap, Regis
 from ms2hs.datasets.pairs.radiometric_check import BASELINE_OFFSET, BandComparison
 from ms2hs.datasets.pairs.warping import is_finer
 from ms2hs.datasets.pairs.writer import PairWriter, check_folder, pair_writer, split_locations
-from ms2hs.errors import DataError, GridError, Ms2hsError, NothingFound, SceneError
+from ms2hs.errors import DataError, NothingFound, OutputError, failure
 from ms2hs.progress import Progress
 from ms2hs.raster.tiling import Window
 from ms2hs.scenes.reader import SceneReader
@@ -72,7 +72,7 @@ class MatchResult:
             notes.append("The product's pixels are finer than the scene's; the scene is interpolated.")
         if self.registration.residual > LARGE_RESIDUAL:
             notes.append(f"warning: a shift of {self.registration.residual:.2f} pixels remains after the correction.")
-        return (*notes, *scene.notes)
+        return (*notes, *scene.notes, *filter(None, [scene.quality_note]))
 
     def row(self, name: str, valid: float) -> dict[str, Any]:
         """The row of a pair in `pairs.csv`; shifts in pixels of the product, `difference` in reflectance."""
@@ -173,8 +173,10 @@ def pair(
         for number, match in enumerate(matches, 1):
             try:
                 pairing.add(match, f"{match.location}-{number:03d}")
-            except (DataError, GridError, SceneError) as error:
-                left_out[match.name] = str(error)
+            except OutputError:
+                raise
+            except Exception as error:  # noqa: BLE001  one match must not stop the others
+                left_out[match.name] = failure(match.name, error)
             pairing.rows_done += match.rows
         _check_found(pairing.results, left_out, options.days)
         splits = pairing.write_tables()
@@ -229,7 +231,7 @@ class _Pairing:
             result = MatchResult(match, registration, overlap.compare(probes), len(windows))
             try:
                 rows = list(self._write_windows(result, overlap, windows, stem))
-            except Ms2hsError:
+            except Exception:
                 self.writer.remove_pairs(result.ids)
                 raise
         if not rows:
