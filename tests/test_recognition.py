@@ -178,9 +178,18 @@ def test_surface_reflectance_may_name_its_product_of_level_1(tmp_path, name, tag
 @pytest.mark.parametrize("source", [None, "landsat8"])
 def test_missions_without_a_table_are_refused_by_name(tmp_path, name, tags, bands, mission, source):
     path = write(tmp_path / name, bands, tags=tags)
-    with pytest.raises(SceneError, match=rf"is a scene of .*{mission}.* are allowed.* Use") as error:
+    with pytest.raises(SceneError, match=rf"is a (scene|product) of .*{mission}.* Use") as error:
         open_scene(path, SceneOptions(source=source))
     assert "--source" not in str(error.value)
+
+
+@pytest.mark.parametrize("source", [None, "landsat8", "hls_l30"])
+@pytest.mark.parametrize("style", ["SR_B{}", "B{}", "sr_band{}"])
+@pytest.mark.parametrize("thermal", [[], ["ST_B6", "QA_PIXEL"], ["B6_VCID_1", "B6_VCID_2"]])
+def test_numbers_of_landsat_4_to_7_are_refused(tmp_path, style, thermal, source):
+    path = write(tmp_path / "x.tif", [*(style.format(i) for i in (1, 2, 3, 4, 5, 7)), *thermal])
+    with pytest.raises(SceneError, match=r"Landsat 4 to 7.* are required\. Use"):
+        open_scene(path, SceneOptions(source=source))
 
 
 def test_missions_without_a_table_are_read_by_wavelength(tmp_path):

@@ -18,18 +18,21 @@ from ms2hs.spectra.sensors import load_sensor
 # The user's name for a band of the file that is not used.
 SKIP = "-"
 # `B02`, `b2`, `B8A`, `B08A`, `Band 2`. At most two digits, because the bands of hyperspectral cubes are called `B001`.
-BAND_NAME = re.compile(r"(?<![A-Za-z0-9])B(?:and)?[ _-]?(\d{1,2}A?)(?![A-Za-z0-9])", re.IGNORECASE)
+# `ST_B10` is surface temperature.
+BAND_NAME = re.compile(r"(?<![A-Za-z0-9])(?<!ST_)B(?:and)?[ _-]?(\d{1,2}A?)(?![A-Za-z0-9])", re.IGNORECASE)
 # Without the word `Band`, by which lists of bands count, except in ESPA's `sr_band2`.
-OWN_NUMBER = re.compile(r"(?<![A-Za-z0-9])(?:B|SR[ _-]?BAND)[ _-]?(\d{1,2}A?)(?![A-Za-z0-9])", re.IGNORECASE)
+OWN_NUMBER = re.compile(r"(?<![A-Za-z0-9])(?<!ST_)(?:B|SR[ _-]?BAND)[ _-]?(\d{1,2}A?)(?![A-Za-z0-9])", re.IGNORECASE)
 # Default names of bands, by which GDAL, ENVI, R and others count the bands of a file.
 POSITION = re.compile(r"(?:B|BAND)?[ _-]?(\d+)", re.IGNORECASE)
 # Words of layers that are no reflectance, such as `Scene-average Water Vapour map, WVP` and `view_zenith_B2`.
 OTHER_LAYERS = {
     "angle", "aot", "azimuth", "clm", "clp", "count", "datamask", "fmask", "footprint", "mask", "msk", "probability",
-    "qa", "quality", "scl", "std", "stddev", "stdev", "variance", "wvp", "zenith",
+    "qa", "quality", "scl", "std", "stddev", "stdev", "variance", "vcid", "wvp", "zenith",
 }  # fmt: skip
 # Bands that many files of a sensor lack, in the order in which tools leave them out.
 OFTEN_MISSING = ("B09", "B01")
+# The numbers of Landsat 4 to 7, where B06 is thermal and B04 near infrared.
+TM_NUMBERS = {"B01", "B02", "B03", "B04", "B05", "B07"}
 # With more unclear names, the message would list more orders than a user can compare.
 MAX_UNCLEAR = 4
 
@@ -177,6 +180,13 @@ def check_names(
     """
     readings = read_names(texts, source, by_user=by_user)
     names = [_certain(bands) for bands in readings]
+    numbered = {_certain(_numbered(OWN_NUMBER, text or "")) for text, name in zip(texts, names, strict=True) if name}
+    if not by_user and numbered == TM_NUMBERS:
+        raise SceneError(
+            f"{where}: bands {', '.join(sorted(TM_NUMBERS))} without B06 have the numbering of Landsat 4 to 7, whose "
+            f"spectral responses are not available; bands of Sentinel-2, HLS, Landsat 8 or Landsat 9 are required. Use "
+            "a scene of these sensors, or name each band in file order with --bands if one of them took the scene."
+        )
     if not is_enough(names, source) and (others := _other_sources(texts, source, by_user=by_user)):
         _refuse_landsat_numbers([*filter(None, names)], source, where)
         raise SceneError(
@@ -250,9 +260,9 @@ def _orders(readings: Sequence[frozenset[str]], source: str) -> list[str]:
 
 def _refuse_unnamed(texts: Sequence[str | None], source: str, where: str, *, is_known: bool) -> None:
     """Refuse bands without names, with the usual order of so many bands as a proposal."""
-    given = [text for text in texts if text]
+    given = [text for text in texts if text and text != SKIP]
     called = f"are called {given[0]} to {given[-1]}, which only counts them" if given else "have no names"
-    is_band = [not OTHER_LAYERS & set(_words(text or "")) for text in texts]
+    is_band = [text != SKIP and not OTHER_LAYERS & set(_words(text or "")) for text in texts]
     landsat = [] if is_known else [sensor.name for sensor in sources() if "B8A" not in sensor.grid.names]
     for candidates in filter(None, ([source], landsat)):
         if usual := _usual_order(sum(is_band), candidates[0]):

@@ -64,10 +64,13 @@ def source_named_in(
 
 
 def source_of_file(header: Header) -> str | None:
-    """The sensor named by a file's name, tags or descriptions of bands; None if they name no sensor, or several."""
+    """The sensor named by a file's name or tags, or by each description of a band; None if several are named."""
     tag = header.tags.get(SOURCE_TAG.lower())
-    texts = (Path(header.path).name, *header.tags.values(), *filter(None, header.descriptions))
-    return tag if tag in sensor_names("source") else source_named_in(texts)
+    if tag in sensor_names("source"):
+        return tag
+    described = {source_named_in([text]) for text in header.descriptions if text}
+    from_bands = described.pop() if len(described) == 1 else None
+    return source_named_in((Path(header.path).name, *header.tags.values())) or from_bands
 
 
 def refuse_unsuitable(header: Header) -> None:
