@@ -133,7 +133,7 @@ def _identify_bands(header: Header, known: str | None, bands: tuple[str, ...] | 
         # The number in `Band 12: SCL` is the position in the file, so names of quality layers are not read as bands.
         names = check_user_names([SKIP if layer_named(name) else name for name in bands], source, header.path)
         return source, match_names(names, source)
-    texts = [None if layer_named(text or "") else text for text in header.descriptions]
+    texts = [SKIP if layer_named(text or "") else text for text in header.descriptions]
     named = name_bands(texts, source)
     agree = names_fit_wavelengths(named, header.wavelengths, source)
     if any(header.wavelengths) and not (is_enough(named, source) and agree):
