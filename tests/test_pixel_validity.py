@@ -354,6 +354,15 @@ def test_scene_without_valid_pixels_names_the_cause(tmp_path):
         convert(path, "enmap", tmp_path / "o.tif", ConvertOptions(model="linear"))
 
 
+@pytest.mark.parametrize(
+    ("seen", "text"), [((-0.1, -0.1), " (-0.1)."), ((-1, 6.5), " (-1 to 6.5)."), ((np.inf, -np.inf), "reflectance.")]
+)
+def test_counts_warn_of_impossible_reflectance(seen, text):
+    (warning,) = Counts(10, 5, impossible=2).warnings(*seen)
+    assert f"reflectance{text}" in warning if text[0] == " " else text in warning
+    assert Counts(10, 10).warnings(*seen) == ()
+
+
 def test_counts_add_each_class():
     total = Counts(10, 5, 2, 1, 2)
     total.add(Counts(4, 1, 1, 1, 1, 1, 0, 0))

@@ -54,12 +54,12 @@ class Counts:
         return f"{text}; invalid: {self.invalid}" if self.invalid else text
 
     def warnings(self, lowest: float, highest: float) -> tuple[str, ...]:
-        """A warning about impossible pixels, if any, with their lowest and highest reflectance."""
+        """A warning about impossible pixels, if any, with their lowest and highest reflectance if known."""
         if not self.impossible:
             return ()
-        seen = f"{lowest:.4g}" if lowest == highest else f"{lowest:.4g} to {highest:.4g}"
+        seen = f" ({lowest:.4g} to {highest:.4g})" if lowest < highest else f" ({lowest:.4g})" * (lowest == highest)
         text = (
-            f"warning: {self.impossible} pixels are invalid with impossible reflectance ({seen}). Possible is more "
+            f"warning: {self.impossible} pixels are invalid with impossible reflectance{seen}. Possible is more "
             f"than {MIN_REFLECTANCE:g} and less than {MAX_REFLECTANCE:g}, except integers at the limit of their type "
             f"and the same number below {MAX_SAME_REFLECTANCE:g} in every band."
         )
