@@ -265,6 +265,7 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         assets=rule.assets(names, [raster.href for raster in rasters], [raster.band for raster in rasters]),
         grid=grid,
         offset_rule=rule.description,
+        rule_origin=rule.origin,
         quality=quality.layers,
         quality_note=quality.note,
         datetime=_time(texts),
