@@ -135,7 +135,7 @@ def scene_of(
         remedy="Use another item, or give the bands to use with --bands.",
     )  # fmt: skip
     chosen = [available[name] for name in names]
-    rule = rule_of_item(declaration(item, chosen, source), _archive_rule(item), options.dn_offset)
+    rule = rule_of_item(declaration(item, chosen, source), _archive_rule(item), options, item_id)
     hrefs = [_checked_href(band, base) for band in chosen]
     assets = rule.assets(names, hrefs, [band.position + 1 for band in chosen])
     layers = [
