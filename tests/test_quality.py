@@ -129,7 +129,7 @@ def test_layer_reads_every_number_like_the_product_guide(name):
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in NAMES.items() for text in texts])
 def test_geotiff_uses_a_layer_under_each_of_its_names(tmp_path, name, text):
     numbers = layer_of(NUMBERS[name])
-    scene = open_scene(write_stack(tmp_path, {text: numbers}))
+    scene = open_scene(write_stack(tmp_path, {text: numbers}), SceneOptions(source="sentinel2a"))
     assert [(layer.name, layer.band) for layer in scene.quality] == [(name, 13)]
     assert "not used" not in " ".join(scene.notes)
     assert np.array_equal(valid_of(scene), expected(name, numbers))
@@ -334,14 +334,21 @@ def test_force_has_its_layer_in_a_file_beside_the_scene(tmp_path):
     assert np.array_equal(valid_of(scene), expected("QAI", numbers))
 
 
-def test_large_layers_are_sampled(tmp_path, monkeypatch):
+@pytest.mark.parametrize("others", [[4], [4, 5], [0], [np.nan], [-9999]])
+def test_large_layers_are_sampled_and_read_where_the_sample_shows_a_fault(tmp_path, monkeypatch, others):
     monkeypatch.setattr(quality, "MAX_WHOLE_PIXELS", 100)
     monkeypatch.setattr(quality, "SAMPLE_PIXELS", 4)
-    numbers = layer_of([4])
-    numbers[5, 5] = 9  # outside the sample
+    numbers = layer_of(others).astype(float)
+    numbers[5, 5:7] = 9, 4  # outside the sample
     scene = open_scene(write_stack(tmp_path, {"SCL": numbers / 1e4}, "float32"))
-    assert scene.quality_note == "clouds are kept: band 13 (SCL) marks nothing in a sample"
-    assert np.array_equal(valid_of(scene), numbers == 4)
+    assert scene.quality_note == "cloud and shadow by SCL (band 13)"
+    assert np.array_equal(valid_of(scene), (numbers == 4) | (numbers == 5))
+
+
+def test_convert_counts_missing_data_and_clouds(ms2hs, tmp_path):
+    path = write_stack(tmp_path, {"SCL": layer_of([4, 9, 4, 4]), "dataMask": layer_of([1, 1, 1, 0])})
+    _, _, err = ms2hs("convert", path, "-o", tmp_path / "cube.tif", "--model", "linear")
+    assert "25.0 % nodata, 25.0 % cloud; cloud and shadow by SCL (band 13); no data by dataMask (band 14)" in err
 
 
 @pytest.mark.parametrize(

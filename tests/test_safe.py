@@ -168,7 +168,7 @@ def test_safe_uses_quantification_and_the_users_offset(tmp_path):
     assert {asset.dn_scale for asset in open_scene(str(path)).assets} == {5e-5}
     scene = open_scene(str(path), SceneOptions(dn_offset=0))
     assert {asset.dn_offset for asset in scene.assets} == {0.0}
-    assert "given by the user instead of -1000" in scene.offset_rule
+    assert "given by the user instead of scale 5e-05 and offset -0.05" in scene.offset_rule
 
 
 @pytest.mark.parametrize(
@@ -273,13 +273,13 @@ def test_safe_reports_damaged_metadata_and_images(tmp_path):
         read_all(scene)
     metadata = path / "MTD_MSIL2A.xml"
     text = metadata.read_text()
-    for damaged in (
-        text[: len(text) // 2],
-        text.replace('band_id="3"', 'band_id="77"'),
-        text.replace(">10000<", ">x<"),
+    for damaged, message in (
+        (text[: len(text) // 2], r"SAFE: MTD_MSIL2A\.xml is damaged"),
+        (text.replace('band_id="3"', 'band_id="77"'), r"SAFE: MTD_MSIL2A\.xml is damaged"),
+        (text.replace(">10000<", ">x<"), "SAFE: quantification nan"),
     ):
         metadata.write_text(damaged)
-        with pytest.raises(SceneError, match=r"SAFE: MTD_MSIL2A\.xml is damaged"):
+        with pytest.raises(SceneError, match=message):
             open_scene(str(path))
 
 

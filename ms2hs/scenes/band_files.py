@@ -21,12 +21,14 @@ from rasterio.io import DatasetReader
 
 from ms2hs.errors import SceneError
 from ms2hs.raster.container import ARCHIVE_SUFFIXES, RASTER_SUFFIXES, Raster, common_grid, list_rasters
-from ms2hs.raster.dataset import open_dataset, read_bands
-from ms2hs.raster.header import read_header
+from ms2hs.raster.dataset import open_dataset
+from ms2hs.raster.header import Declared, declared_in, number_of, read_header
+from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import BAND_NAME, OTHER_LAYERS, choose_bands, match_names, read_names
-from ms2hs.scenes.geotiff import SAMPLE_PIXELS, open_geotiff
+from ms2hs.scenes.geotiff import open_geotiff
+from ms2hs.scenes.plausibility import most_plausible, stored_sample
 from ms2hs.scenes.quality import QUALITY_NAME, Candidate, QualityChoice, choose_layers
-from ms2hs.scenes.radiometry import Declared, RadiometricRule, rule_of_hls, rule_of_raster
+from ms2hs.scenes.radiometry import RadiometricRule, rule_of_hls, rules_of_raster
 from ms2hs.scenes.recognition import (
     DEFAULT_SOURCE,
     level_1c_error,
@@ -250,10 +252,9 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         grid = common_grid(datasets, rasters, path)
         is_mixed = len({dataset.width for dataset in datasets}) > 1
         facts = next((facts for pattern, facts in PRODUCT_FACTS if any(map(pattern.search, texts))), Declared())
-        try:
-            rule = _rule(datasets, rasters, facts, load_sensor(source), options.dn_offset)
-        except SceneError as error:
-            raise SceneError(f"{path}: {error}") from error
+        rule = _rule(
+            path, names, datasets, rasters, known=facts, grid=grid, sensor=load_sensor(source), options=options
+        )
     quality = _quality(files, source) if options.quality else QualityChoice((), "clouds are kept: --no-quality")
     notes = [] if options.source or named else [platform_note(source)]
     missing = [name for name in load_sensor(source).grid.names if name not in names]
@@ -267,6 +268,7 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         assets=rule.assets(names, [raster.href for raster in rasters], [raster.band for raster in rasters]),
         grid=grid,
         offset_rule=rule.description,
+        rule_origin=rule.origin,
         quality=quality.layers,
         quality_note=quality.note,
         datetime=_time(texts),
@@ -326,55 +328,36 @@ def _band_names(
 
 
 def _rule(
+    path: str,
+    names: Sequence[str],
     datasets: Sequence[DatasetReader],
     rasters: Sequence[Raster],
+    *,
     known: Declared,
+    grid: PixelGrid,
     sensor: Sensor,
-    dn_offset: float | None,
+    options: SceneOptions,
 ) -> RadiometricRule:
     """The rule by what the files declare, else by the `known` facts of their product."""
+    spectral = sensor.grid.select(sensor.grid.index(names))
     declared = [_declared(dataset, raster.band, known) for dataset, raster in zip(datasets, rasters, strict=True)]
     if sensor.item_rule == "harmonized":
-        return rule_of_hls(declared, sensor=sensor, dn_offset=dn_offset)
-    dtypes = [dataset.dtypes[raster.band - 1] for dataset, raster in zip(datasets, rasters, strict=True)]
-    return rule_of_raster(
-        dtypes,
-        [1.0 if band.scale is None else band.scale for band in declared],
-        [band.offset or 0.0 for band in declared],
-        nodata=[band.nodata for band in declared],
-        p99=_p99(datasets, rasters) if np.result_type(*dtypes).kind == "f" else None,
-        dn_offset=dn_offset,
-        sensor=sensor,
-    )
-
-
-def _p99(datasets: Sequence[DatasetReader], rasters: Sequence[Raster]) -> float:
-    """The 99th percentile of a sample of the stored numbers, of all bands."""
-    samples = []
-    for dataset, raster in zip(datasets, rasters, strict=True):
-        shape = (min(SAMPLE_PIXELS, dataset.height), min(SAMPLE_PIXELS, dataset.width))
-        stored = read_bands(dataset, [raster.band], shape=shape)
-        nodata = dataset.nodatavals[raster.band - 1]
-        samples.append(stored[np.isfinite(stored) & (stored != (0 if nodata is None else nodata))])
-    usable = np.concatenate(samples)
-    return float(np.percentile(usable, 99)) if usable.size else 0.0
+        return rule_of_hls(declared, sensor=sensor, options=options, where=path)
+    rules = rules_of_raster(declared, options=options, sensor=sensor, where=path)
+    assets = rules[0].assets(spectral.names, [raster.href for raster in rasters], [raster.band for raster in rasters])
+    rule = most_plausible(rules, lambda: stored_sample(assets, grid), spectral)
+    is_float = any(np.dtype(band.dtype).kind == "f" for band in declared)
+    return rule.with_options(options, path, is_float=is_float)
 
 
 def _declared(dataset: DatasetReader, band: int, known: Declared) -> Declared:
-    """Scale, offset and nodata of a file: by its GDAL header, its tags as HLS writes them, else the product's facts."""
-    tags = {key.lower(): value for key, value in dataset.tags().items()}
-    scale, offset, where = dataset.scales[band - 1], dataset.offsets[band - 1], "the files' own"
-    nodata = dataset.nodatavals[band - 1]
-    if scale == 1:
-        scale, offset, where = _number(tags.get("scale_factor")), _number(tags.get("add_offset")), "the files' tags:"
-    if scale is None:
-        scale, offset, where = known.scale, known.offset, known.where
-    fill = _number(tags.get("_fillvalue"))
-    return Declared(scale, offset, next((x for x in (nodata, fill, known.nodata) if x is not None), None), where)
-
-
-def _number(text: str | None) -> float | None:
-    return None if text is None else float(text)
+    """Scale, offset and nodata of a file: by its header or tags, else the facts of its product."""
+    (declared,) = declared_in(dataset, [band])
+    if declared.scale is None and declared.offset is None:
+        declared = replace(declared, scale=known.scale, offset=known.offset, where=known.where)
+    fill = {key.lower(): value for key, value in dataset.tags().items()}.get("_fillvalue")
+    fills = declared.nodata, None if fill is None else number_of(fill), known.nodata
+    return replace(declared, nodata=next((nodata for nodata in fills if nodata is not None), None))
 
 
 def _quality(files: list[BandFile], source: str) -> QualityChoice:
