@@ -168,6 +168,16 @@ COMMON = dict(
         strict=True,
     )
 )  # fmt: skip
+# Names of Geoscience Australia; the last two are not in its products.
+NBART = dict(
+    zip(
+        S2_BANDS,
+        ("coastal_aerosol", "blue", "green", "red", "red_edge_1", "red_edge_2", "red_edge_3", "nir_1", "nir_2", "B09",
+         "swir_2", "swir_3"),
+        strict=True,
+    )
+)  # fmt: skip
+COMMON |= {"B1": "coastal", "B2": "blue", "B3": "green", "B4": "red", "B5": "nir08", "B6": "swir16", "B7": "swir22"}
 LANDSAT = ("B1", "B2", "B3", "B4", "B5", "B6", "B7")
 GSD_M = {"B02": 10, "B03": 10, "B04": 10, "B08": 10, "B01": 60, "B09": 60}
 BIGEARTHNET = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57"
@@ -221,6 +231,22 @@ FORMS = {
                                                                              "REVERSIBLE": "YES"}),
     "AWS": Form("aws", "R{3}m/{0}.jp2", id="aws", is_mixed=True, dtype="uint16",
                 options={"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}),
+    "baseline in the folder": Form("S2B_MSIL2A_20240607T101559_N0510_R065_T33UUP_20240607T120000", "{0}.tif", "sentinel2b",
+                                   datetime="2024-06-07T10:15:59Z", offset=-0.1, dtype="uint16"),
+    "Planetary Computer": Form("x", "T33UUP_20240607T101559_{0}_{3}m.tif", datetime="2024-06-07T10:15:59Z",
+                               dtype="uint16", id="T33UUP_20240607T101559", is_mixed=True),
+    "openEO": Form("x", "openEO_2024-06-07Z_{0}.tif", datetime="2024-06-07", id="openEO_2024-06-07Z"),
+    "Sentinel Hub": Form("1f2e3d", "{0}.tif", dtype="float32", scale=1.0, id="1f2e3d"),
+    "stackstac": Form("x", "{2}_2024-06-07.tif", datetime="2024-06-07", id="2024-06-07"),
+    "Landsat ARD": Form("x", "LC08_CU_003010_20220615_20220701_02_SR_{1}.TIF", "landsat8", LANDSAT, "2022-06-15", 2.75e-5,
+                        -0.2, "uint16", "LC08_CU_003010_20220615_20220701_02"),
+    "Landsat 8 by common name": Form(LC08, "{2}.tif", "landsat8", LANDSAT, "2022-06-15", 2.75e-5, -0.2, "uint16", LC08),
+    "MAJA of Landsat 8": Form("x", "LANDSAT8-OLITIRS-XS_20160315-104812-000_L2A_T31TCJ_C_V2-2_FRE_{1}.tif", "landsat8",
+                              LANDSAT, "2016-03-15T10:48:12Z",
+                              id="LANDSAT8-OLITIRS-XS_20160315-104812-000_L2A_T31TCJ_C_V2-2"),
+    "Geoscience Australia": Form("x", "ga_s2bm_nbart_3-2-1_56JKT_2018-02-10_final_nbart_{4}.tif", "sentinel2b",
+                                 S2_BANDS, "2018-02-10", id="ga_s2bm_nbart_3-2-1_56JKT_2018-02-10_final"),
+    "SNAP ENVI": Form("x", "subset_S2A_{1}.img", datetime=None, id="subset_S2A", options={"driver": "ENVI"}),
     "band within the name": Form("x", "site_20240607_{0}_clip.tif", datetime="2024-06-07", id="site_20240607_clip"),
 }  # fmt: skip
 
@@ -231,7 +257,7 @@ def write_form(folder, form, file=None):
     for i, name in enumerate(form.bands):
         gsd = GSD_M.get(name, 20) if form.is_mixed else 30
         short = name if name[1] != "0" else f"B{name[2]}"
-        path = (file or form.file).format(name, short, COMMON.get(name, ""), gsd)
+        path = (file or form.file).format(name, short, COMMON.get(name, ""), gsd, NBART.get(name, ""))
         stored = (0.05 + 0.02 * i - form.offset) / form.scale
         stored = stored if form.dtype.startswith("float") else round(stored)
         side = 240 // gsd
