@@ -163,7 +163,7 @@ def test_numbers_of_bands_with_wavelengths_are_read_by_wavelength(tmp_path):
     assert names_of(open_scene(path)) == S2_BANDS
 
 
-@pytest.mark.parametrize("count", [3, 8, 13, 16])
+@pytest.mark.parametrize("count", [2, 3, 8, 13, 16])
 def test_bands_without_names_and_without_usual_order_require_names(tmp_path, count):
     for style in ("Band {}", "{}", "B{}"):
         with pytest.raises(SceneError, match=f"of {count} bands are recognised .* required .*--bands") as error:
