@@ -231,21 +231,23 @@ FORMS = {
                                                                              "REVERSIBLE": "YES"}),
     "AWS": Form("aws", "R{3}m/{0}.jp2", id="aws", is_mixed=True, dtype="uint16",
                 options={"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}),
-    "baseline in the folder": Form("S2B_MSIL2A_20240607T101559_N0510_R065_T33UUP_20240607T120000", "{0}.tif", "sentinel2b",
+    "baseline in the folder": Form("S2B_MSIL2A_20240607T101559_N0510_R065_T33UUP_20240607T120000", "{0}.tif",
+                                   "sentinel2b",
                                    datetime="2024-06-07T10:15:59Z", offset=-0.1, dtype="uint16"),
     "Planetary Computer": Form("x", "T33UUP_20240607T101559_{0}_{3}m.tif", datetime="2024-06-07T10:15:59Z",
                                dtype="uint16", id="T33UUP_20240607T101559", is_mixed=True),
     "openEO": Form("x", "openEO_2024-06-07Z_{0}.tif", datetime="2024-06-07", id="openEO_2024-06-07Z"),
     "Sentinel Hub": Form("1f2e3d", "{0}.tif", dtype="float32", scale=1.0, id="1f2e3d"),
     "stackstac": Form("x", "{2}_2024-06-07.tif", datetime="2024-06-07", id="2024-06-07"),
-    "Landsat ARD": Form("x", "LC08_CU_003010_20220615_20220701_02_SR_{1}.TIF", "landsat8", LANDSAT, "2022-06-15", 2.75e-5,
+    "Landsat ARD": Form("x", "LC08_CU_003010_20220615_20220701_02_SR_{1}.TIF", "landsat8", LANDSAT, "2022-06-15",
+                        2.75e-5,
                         -0.2, "uint16", "LC08_CU_003010_20220615_20220701_02"),
     "Landsat 8 by common name": Form(LC08, "{2}.tif", "landsat8", LANDSAT, "2022-06-15", 2.75e-5, -0.2, "uint16", LC08),
     "MAJA of Landsat 8": Form("x", "LANDSAT8-OLITIRS-XS_20160315-104812-000_L2A_T31TCJ_C_V2-2_FRE_{1}.tif", "landsat8",
                               LANDSAT, "2016-03-15T10:48:12Z",
                               id="LANDSAT8-OLITIRS-XS_20160315-104812-000_L2A_T31TCJ_C_V2-2"),
     "Geoscience Australia": Form("x", "ga_s2bm_nbart_3-2-1_56JKT_2018-02-10_final_nbart_{4}.tif", "sentinel2b",
-                                 S2_BANDS, "2018-02-10", id="ga_s2bm_nbart_3-2-1_56JKT_2018-02-10_final"),
+                                 S2_BANDS, "2018-02-10", id="ga_s2bm_nbart_3-2-1_56JKT_2018-02-10_final_nbart"),
     "SNAP ENVI": Form("x", "subset_S2A_{1}.img", datetime=None, id="subset_S2A", options={"driver": "ENVI"}),
     "band within the name": Form("x", "site_20240607_{0}_clip.tif", datetime="2024-06-07", id="site_20240607_clip"),
 }  # fmt: skip
@@ -652,3 +654,18 @@ def test_unknown_cloud_masks_are_named(tmp_path):
     folder = write_form(tmp_path, form)
     write_raster(folder / f"{form.id}.my_cloudmask.tif", np.ones((1, 8, 8), np.uint8), 30)
     assert "my_cloudmask.tif" in open_scene(str(folder)).quality_note
+
+
+@pytest.mark.parametrize(
+    ("form", "tags", "expected"),
+    [
+        ("Earth Search", {"ACQUISITION_DATETIME": "2024-06-07T10:15:59Z"}, "2024-06-07T10:15:59Z"),
+        ("Earth Search", {"TIFFTAG_DATETIME": "2024:06:07 12:00:00"}, "2024-06-07"),
+        ("Earth Engine", {"ACQUISITION_DATETIME": "2024-06-07"}, "2024-06-07T10:15:59Z"),
+        ("Sentinel Hub", {"ACQUISITION_DATETIME": "2024-06-07T10:15:59Z"}, "2024-06-07T10:15:59Z"),
+        ("Sentinel Hub", {}, None),
+    ],
+)
+def test_acquisition_time_comes_from_names_then_tags(tmp_path, form, tags, expected):
+    folder = write_form(tmp_path, replace(FORMS[form], is_mixed=False, options={"tags": tags}))
+    assert open_scene(str(folder)).datetime == expected

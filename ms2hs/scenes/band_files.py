@@ -21,7 +21,8 @@ from rasterio.io import DatasetReader
 
 from ms2hs.errors import SceneError
 from ms2hs.raster.container import ARCHIVE_SUFFIXES, RASTER_SUFFIXES, Raster, common_grid, list_rasters
-from ms2hs.raster.dataset import open_dataset
+from ms2hs.raster.dataset import georeference_note, open_dataset
+from ms2hs.raster.dates import WRITTEN_TAG, acquisition_time
 from ms2hs.raster.header import Declared, declared_in, number_of, read_header
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import BAND_NAME, OTHER_LAYERS, choose_bands, match_names, read_names
@@ -251,6 +252,10 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         for header in headers if source_named_in(texts[:-1]) else [*headers, of_folder]:
             refuse_unsuitable(header)
         baseline = baseline_of(headers[0]) or baseline_of(of_folder)
+        # Tags add the time of day to the day in a name. TIFF's DateTime may be the time of writing.
+        time, tags = _time(texts), {key: text for key, text in headers[0].tags.items() if key != WRITTEN_TAG}
+        tagged, _ = acquisition_time("", tags)
+        notes = [*filter(None, [georeference_note(datasets[0])])]
         grid = common_grid(datasets, rasters, path)
         is_mixed = len({dataset.width for dataset in datasets}) > 1
         facts = next((facts for pattern, facts in PRODUCT_FACTS if any(map(pattern.search, texts))), Declared())
@@ -258,7 +263,7 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
             path, names, datasets, rasters, known=facts, baseline=baseline, grid=grid, sensor=sensor, options=options
         )
     quality = _quality(files, source) if options.quality else QualityChoice((), "clouds are kept: --no-quality")
-    notes = [] if options.source or named else [platform_note(source)]
+    notes += [] if options.source or named else [platform_note(source)]
     if rule.origin == "default" and any(map(ESA_IMAGE.search, texts)):
         notes.append(
             "The names of the images contain no processing baseline, so no offset is assumed. For baseline 04.00 or "
@@ -278,7 +283,7 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         rule_origin=rule.origin,
         quality=quality.layers,
         quality_note=quality.note,
-        datetime=_time(texts),
+        datetime=time if time and not (tagged or "").startswith(time) else tagged,
         # A product with several resolutions is converted as a SAFE product is, and bands on one grid as a GeoTIFF is.
         working_gsd_m=sensor.working_gsd_m if is_mixed else None,
         notes=(*notes, *rule.notes),
