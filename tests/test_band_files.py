@@ -15,8 +15,10 @@ import pytest
 from conftest import NORTH, S2_BANDS, WEST, write_raster
 from rasterio import Affine
 from rasterio.crs import CRS
+from test_safe import make_safe
 
 from ms2hs.errors import SceneError
+from ms2hs.raster.container import file_of
 from ms2hs.scenes.formats import open_scene, scene_paths
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import SceneOptions, working_grid
@@ -482,9 +484,20 @@ def test_a_folder_or_archive_with_one_raster_is_this_scene(tmp_path, kind):
     assert read_all(scene)[1].all()
 
 
+def test_folder_of_force_with_one_date_is_a_scene(tmp_path):
+    folder = tmp_path / "X0055_Y0053"
+    write_raster(folder / "20180615_LEVEL2_SEN2A_BOA.tif", np.full((12, 4, 4), 1000, np.int16), descriptions=S2_BANDS)
+    write_raster(folder / "20180615_LEVEL2_SEN2A_QAI.tif", np.full((1, 4, 4), 1 << 3, np.int16))
+    scene = open_scene(str(folder))
+    assert scene.id == "20180615_LEVEL2_SEN2A_BOA"
+    assert "QAI" in scene.quality_note
+    write_raster(folder / "20180620_LEVEL2_SEN2B_BOA.tif", np.full((12, 4, 4), 1000, np.int16), descriptions=S2_BANDS)
+    assert "20180620_LEVEL2_SEN2B_BOA.tif" in refusal(folder)
+
+
 def test_unknown_folders_and_archives_say_what_they_contain(tmp_path):
     folder = tmp_path / "tile"
-    for name in ("20180615_LEVEL2_SEN2A_BOA.tif", "20180615_LEVEL2_SEN2A_QAI.tif", "readme.txt"):
+    for name in ("20180615_LEVEL2_SEN2A_BOA.tif", "20180620_LEVEL2_SEN2A_BOA.tif", "readme.txt"):
         folder.mkdir(exist_ok=True)
         (folder / name).touch()
     text = refusal(folder)
@@ -669,3 +682,28 @@ def test_unknown_cloud_masks_are_named(tmp_path):
 def test_acquisition_time_comes_from_names_then_tags(tmp_path, form, tags, expected):
     folder = write_form(tmp_path, replace(FORMS[form], is_mixed=False, options={"tags": tags}))
     assert open_scene(str(folder)).datetime == expected
+
+
+def test_a_folder_in_a_folder_is_opened(tmp_path):
+    form = FORMS["MAJA FRE"]
+    write_form(tmp_path / "unpacked", form)
+    (tmp_path / "unpacked" / "readme.txt").touch()
+    assert open_scene(str(tmp_path / "unpacked")) == open_scene(str(tmp_path / "unpacked" / form.folder))
+
+
+def test_tar_with_a_safe_product_is_refused_with_a_command_that_unpacks_it(tmp_path):
+    product = make_safe(tmp_path, driver="GTiff")
+    path = shutil.make_archive(str(tmp_path / "a.b" / "product"), "tar", tmp_path, product.name)
+    text = refusal(path)
+    assert "SAFE" in text
+    subprocess.run(["bash", "-c", re.search(r"`(.*)`", text)[1]], check=True)
+    assert open_scene(re.search(r"give (\S+)\.$", text)[1]).id == product.stem
+
+
+def test_files_of_archives_and_netcdf_are_known_to_resume(tmp_path):
+    form = FORMS["BigEarthNet v1"]
+    archive = shutil.make_archive(str(tmp_path / "a"), "zip", write_form(tmp_path, form))
+    path = write_netcdf(tmp_path / "a.nc")
+    for container in (archive, path):
+        assert {file_of(asset.href) for asset in open_scene(str(container)).assets} == {Path(container)}
+    assert file_of(str(tmp_path / "B02.tif")) == tmp_path / "B02.tif"

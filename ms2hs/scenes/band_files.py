@@ -103,7 +103,7 @@ def is_band_files(path: Path) -> bool:
     """Whether the path is a raster of one band, a NetCDF file of variables, or a folder or archive of band files."""
     if path.is_dir() or path.suffix.lower() in ARCHIVE_SUFFIXES:
         rasters = list_rasters(path, SUBFOLDERS)
-        return bool(band_scenes(rasters)) or len(rasters) == 1
+        return bool(band_scenes(rasters)) or _only_raster(rasters) is not None
     if path.suffix.lower() not in {*RASTER_SUFFIXES, ".nc"}:
         return False
     with open_dataset(str(path)) as dataset:
@@ -186,11 +186,17 @@ def open_band_files(path: str, options: SceneOptions) -> Scene:
     scenes = band_scenes(rasters, least=1 if is_one_band else MIN_BANDS)
     if is_one_band:
         scenes = _scene_of_file(place, scenes)
-    elif not scenes and len(rasters) == 1:
-        return open_geotiff(rasters[0].href, options)
+    elif not scenes and (raster := _only_raster(rasters)) is not None:
+        return open_geotiff(raster.href, options)
     titles = {key: key[1] or PurePosixPath(key[0]).name or container.stem for key in scenes}
     key = _chosen(path, titles, options.granule, rasters)
     return _scene(path, container, titles[key], scenes[key], options)
+
+
+def _only_raster(rasters: list[Raster]) -> Raster | None:
+    """The only raster that is no quality layer; None if there are several, or none."""
+    found = [raster for raster in rasters if not QUALITY_NAME.search(PurePosixPath(raster.name).stem)]
+    return found[0] if len(found) == 1 else None
 
 
 def _scene_of_file(path: Path, scenes: Scenes) -> Scenes:
