@@ -353,7 +353,7 @@ def test_convert_counts_missing_data_and_clouds(ms2hs, tmp_path):
 
 @pytest.mark.parametrize(
     ("key", "name"),
-    [("scl", "SCL"), ("SCL_20m", "SCL"), ("scl-jp2", "SCL"), ("qa_pixel", "QA_PIXEL"), ("fmask", "Fmask"),
+    [("scl", "SCL"), ("SCL_20m", "SCL"), ("scl-jp2", "SCL"), ("qa_pixel", "QA_PIXEL"), ("QA_PIXEL", "QA_PIXEL"),
      ("cloud", "MSK_CLDPRB"), ("MSK_CLDPRB", "MSK_CLDPRB"), ("oa_fmask", "oa_fmask")],
 )  # fmt: skip
 def test_items_use_the_asset_of_a_layer_by_its_key(key, name):
@@ -362,7 +362,8 @@ def test_items_use_the_asset_of_a_layer_by_its_key(key, name):
     scene = scene_of(item | {"assets": assets | {key: {"href": "https://files.example.org/q.tif"}}}, None)
     assert [layer.name for layer in scene.quality] == [name]
     assert scene.quality_note == f"{QUALITY_LAYERS[name].marks} by {name}"
-    assert scene_of(item | {"assets": assets}, None).quality_note == "clouds are kept: the item has no cloud layer"
+    for others in (assets, assets | {"Fmask": {"href": "https://files.example.org/f.tif"}}):
+        assert scene_of(item | {"assets": others}, None).quality_note == "clouds are kept: the item has no cloud layer"
 
 
 def test_items_prefer_the_classification():

@@ -139,7 +139,8 @@ def scene_of(
     hrefs = [_checked_href(band, base) for band in chosen]
     assets = rule.assets(names, hrefs, [band.position + 1 for band in chosen])
     layers = [
-        QUALITY_LAYERS[name].asset(_checked_href(band, base), band.position + 1) for name, band in quality_of(item)[:1]
+        QUALITY_LAYERS[name].asset(_checked_href(band, base), band.position + 1)
+        for name, band in quality_of(item, source)[:1]
     ]
     properties = item.get("properties") or {}
     time = properties.get("datetime") or properties.get("start_datetime")
