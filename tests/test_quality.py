@@ -129,7 +129,7 @@ def test_layer_reads_every_number_like_the_product_guide(name):
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in NAMES.items() for text in texts])
 def test_geotiff_uses_a_layer_under_each_of_its_names(tmp_path, name, text):
     numbers = layer_of(NUMBERS[name])
-    scene = open_scene(write_stack(tmp_path, {text: numbers}))
+    scene = open_scene(write_stack(tmp_path, {text: numbers}), SceneOptions(source="sentinel2a"))
     assert [(layer.name, layer.band) for layer in scene.quality] == [(name, 13)]
     assert "not used" not in " ".join(scene.notes)
     assert np.array_equal(valid_of(scene), expected(name, numbers))

@@ -96,7 +96,7 @@ def test_missing_offset_metadata_gives_a_warning():
     del stac_item["properties"]["s2:processing_baseline"]
     scene = scene_of(stac_item, BASE)
     assert {asset.dn_offset for asset in scene.assets} == {0}
-    assert any("warning" in note and "--dn-offset -1000" in note for note in scene.notes)
+    assert any("warning" in note and "--offset -0.1" in note for note in scene.notes)
 
 
 @pytest.mark.parametrize(("provider", "stac_item"), [(row[0], row[1]) for row in TABLE])

@@ -74,7 +74,7 @@ def conversion_inputs(
     files += [str(path) for path in (options["reference"], options["site"]) if path]
     return {
         "facts": provenance,
-        "choices": {name: value for name, value in options.items() if name not in {"overwrite", "resume"}},
+        "choices": {name: value for name, value in options.items() if name not in {"overwrite", "resume", "force"}},
         "scene": scene,
         "grid": grid,
         "bands": [list(map(str, spectral.names)), spectral.wavelength_nm.tolist()],

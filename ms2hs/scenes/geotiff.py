@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from rasterio.io import DatasetReader
 
 from ms2hs.errors import SceneError
-from ms2hs.raster.dataset import alpha_bands, georeference_note, open_dataset, read_bands, read_pixel_grid
+from ms2hs.raster.dataset import alpha_bands, georeference_note, open_dataset, read_pixel_grid
 from ms2hs.raster.dates import acquisition_time
-from ms2hs.raster.header import Header, read_header
+from ms2hs.raster.header import Header, declared_in, read_header
 from ms2hs.scenes.bands import (
     SKIP,
     canonical,
@@ -24,17 +25,16 @@ from ms2hs.scenes.bands import (
     name_bands,
     names_fit_wavelengths,
 )
+from ms2hs.scenes.plausibility import most_plausible, stored_sample
 from ms2hs.scenes.quality import Candidate, QualityChoice, choose_layers, layer_named
-from ms2hs.scenes.radiometry import RadiometricRule, rule_of_raster
+from ms2hs.scenes.radiometry import BASELINE_IN_NAME, RadiometricRule, rules_of_raster
 from ms2hs.scenes.recognition import DEFAULT_SOURCE, platform_note, refuse_unsuitable, source_of_file
-from ms2hs.scenes.scene import CUSTOM, Scene, SceneOptions
+from ms2hs.scenes.scene import CUSTOM, Asset, Scene, SceneOptions
 from ms2hs.spectra.sensors import RANGE_NM, load_sensor
-from ms2hs.spectra.spectral_grid import grid_of
+from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of
 
 # With fewer bands of a custom sensor, most of the spectrum is unknown.
 MIN_CUSTOM_BANDS = 4
-# Side in pixels of the sample from which the 99th percentile of floats is estimated.
-SAMPLE_PIXELS = 512
 # Files of FORCE: reflectance, and the quality layer beside it.
 FORCE_FILE = re.compile(r"(.*)_BOA\.(tif|dat)", re.IGNORECASE)
 
@@ -52,20 +52,23 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
         known = options.source or source_of_file(header)
         source, names = _identify_bands(header, known, options.bands)
         index = [i for i, name in enumerate(names) if name is not None]
-        rule = _rule(dataset, index, source, options.dn_offset)
-        quality = _quality(header, names, options, source)
+        chosen = [name for name in names if name is not None]
         wavelengths = [header.wavelengths[i] for i in index] if source == CUSTOM else []
         centres = np.array([band.centre_nm for band in wavelengths if band is not None])
         widths = np.array([band.fwhm_nm or np.nan for band in wavelengths if band is not None])
+        spectral = grid_of(centres, widths) if wavelengths else _grid_of_source(source, chosen)
+        rule = _rule(dataset, header, [i + 1 for i in index], spectral, options=options, source=source)
+        quality = _quality(header, names, options, source)
         time, time_notes = acquisition_time(Path(path).name, header.tags)
         return Scene(
             id=Path(path).stem,
             source=source,
-            assets=rule.assets([*filter(None, names)], [path] * len(index), [i + 1 for i in index]),
+            assets=_labelled(rule.assets(chosen, [path] * len(index), [i + 1 for i in index]), header),
             grid=read_pixel_grid(dataset),
             offset_rule=rule.description,
+            rule_origin=rule.origin,
             wavelength_nm=tuple(centres.tolist()),
-            fwhm_nm=tuple(grid_of(centres, widths).fwhm_nm.tolist()) if wavelengths else (),
+            fwhm_nm=tuple(spectral.fwhm_nm.tolist()) if wavelengths else (),
             quality=quality.layers,
             quality_note=quality.note,
             datetime=time,
@@ -73,9 +76,23 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
                 header,
                 dataset,
                 [*index, *(layer.band - 1 for layer in quality.layers if layer.href == path)],
-                [*_doubts(header, source, names, is_known=known is not None), *time_notes],
+                [*_doubts(header, source, names, is_known=known is not None), *time_notes, *rule.notes],
             ),
         )
+
+
+def _labelled(assets: Sequence[Asset], header: Header) -> tuple[Asset, ...]:
+    """The bands, each with its position and description in the file."""
+    texts = {band: text for band, text in enumerate(header.descriptions, 1) if text}
+    return tuple(
+        replace(asset, label=f"band {asset.band}" + (f" ({texts[asset.band]})" if asset.band in texts else ""))
+        for asset in assets
+    )
+
+
+def _grid_of_source(source: str, names: Sequence[str]) -> SpectralGrid:
+    grid = load_sensor(source).grid
+    return grid.select(grid.index(names))
 
 
 def _doubts(header: Header, source: str, names: Sequence[str | None], *, is_known: bool) -> list[str]:
@@ -127,7 +144,7 @@ def _identify_bands(header: Header, known: str | None, bands: tuple[str, ...] | 
         # The number in `Band 12: SCL` is the position in the file, so names of quality layers are not read as bands.
         names = check_user_names([SKIP if layer_named(name) else name for name in bands], source, header.path)
         return source, match_names(names, source)
-    texts = [None if layer_named(text or "") else text for text in header.descriptions]
+    texts = [SKIP if layer_named(text or "") else text for text in header.descriptions]
     named = name_bands(texts, source)
     agree = names_fit_wavelengths(named, header.wavelengths, source)
     if any(header.wavelengths) and not (is_enough(named, source) and agree):
@@ -162,26 +179,31 @@ def _custom_names(header: Header, names: Sequence[str | None]) -> list[str | Non
     return chosen
 
 
-def _rule(dataset: DatasetReader, index: Sequence[int], source: str, dn_offset: float | None) -> RadiometricRule:
-    dtypes = [dataset.dtypes[i] for i in index]
-    p99 = None
-    if np.result_type(*dtypes).kind == "f":
-        shape = (min(SAMPLE_PIXELS, dataset.height), min(SAMPLE_PIXELS, dataset.width))
-        stored = read_bands(dataset, [i + 1 for i in index], shape=shape)
-        usable = np.isfinite(stored) & (stored != (0 if dataset.nodata is None else dataset.nodata))
-        p99 = float(np.percentile(stored[usable], 99)) if usable.any() else 0.0
-    try:
-        return rule_of_raster(
-            dtypes,
-            [dataset.scales[i] for i in index],
-            [dataset.offsets[i] for i in index],
-            nodata=[dataset.nodatavals[i] for i in index],
-            p99=p99,
-            dn_offset=dn_offset,
-            sensor=None if source == CUSTOM else load_sensor(source),
-        )
-    except SceneError as error:
-        raise SceneError(f"{dataset.name}: {error}") from error
+def _rule(
+    dataset: DatasetReader, header: Header, bands: Sequence[int], spectral: SpectralGrid, *, source: str,
+    options: SceneOptions,
+) -> RadiometricRule:  # fmt: skip
+    """The rule of the 1-based `bands`, whose spectral grid is `spectral`."""
+    declared, where = declared_in(dataset, bands), Path(header.path).name
+    rules = rules_of_raster(
+        declared,
+        options=options,
+        sensor=None if source == CUSTOM else load_sensor(source),
+        baseline=_baseline(header),
+        where=where,
+    )
+    is_float = any(np.dtype(band.dtype).kind == "f" for band in declared)
+    assets = rules[0].assets(spectral.names, [header.path] * len(bands), bands)
+    rule = most_plausible(rules, lambda: stored_sample(assets, read_pixel_grid(dataset)), spectral)
+    return rule.with_options(options, where, is_float=is_float)
+
+
+def _baseline(header: Header) -> str | None:
+    """The processing baseline of Sentinel-2 by a file's tags or name, such as `05.10`; None if unknown."""
+    tag = re.fullmatch(r"0?(\d)\.(\d\d)", header.tags.get("processing_baseline", "").strip())
+    names = (BASELINE_IN_NAME.search(text) for text in (Path(header.path).name, *header.tags.values()))
+    found = tag or next(filter(None, names), None)
+    return None if found is None else f"{int(found[1]):02d}.{found[2]}"
 
 
 def _notes(header: Header, dataset: DatasetReader, used: Sequence[int], notes: Sequence[str]) -> tuple[str, ...]:
@@ -195,10 +217,4 @@ def _notes(header: Header, dataset: DatasetReader, used: Sequence[int], notes: S
     ]
     if unused:
         notes.append(f"Bands of the file that are not used: {', '.join(unused)}.")
-    baseline = header.tags.get("processing_baseline", "").strip()
-    if re.fullmatch(r"0?[4-9]\.\d\d", baseline):
-        notes.append(
-            f"The processing baseline is {baseline}: unless the archive subtracted it, the stored numbers contain an "
-            "offset of 1000 (--dn-offset -1000)."
-        )
     return tuple(notes)

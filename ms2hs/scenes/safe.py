@@ -11,6 +11,7 @@ from ms2hs.errors import SceneError
 from ms2hs.raster.container import archive_names
 from ms2hs.raster.dataset import open_dataset, read_pixel_grid
 from ms2hs.raster.dates import rfc3339
+from ms2hs.raster.header import number_of
 from ms2hs.scenes.bands import choose_bands
 from ms2hs.scenes.quality import QUALITY_LAYERS, quality_note
 from ms2hs.scenes.radiometry import rule_of_safe
@@ -105,7 +106,7 @@ def open_safe(path: str, options: SceneOptions) -> Scene:
     remedy = "Get the whole product, or give the bands to use with --bands (10 or more of Sentinel-2's 12)."
     names = choose_bands(finest, source, options.bands, where=path, lacks="has no image of {}", remedy=remedy)
     rule = rule_of_safe(
-        names, metadata.quantification, metadata.offsets, metadata.baseline, sensor=sensor, dn_offset=options.dn_offset
+        names, metadata.quantification, metadata.offsets, metadata.baseline, sensor=sensor, options=options, where=path
     )
     best = min(names, key=lambda name: finest[name][0])
     with open_dataset(finest[best][1]) as dataset:
@@ -120,6 +121,7 @@ def open_safe(path: str, options: SceneOptions) -> Scene:
         assets=rule.assets(names, [finest[name][1] for name in names], [1] * len(names)),
         grid=grid,
         offset_rule=rule.description,
+        rule_origin=rule.origin,
         quality=(scl,) if scl and options.quality else (),
         quality_note=quality_note(scl, "the product", wanted=options.quality),
         datetime=metadata.datetime,
@@ -187,16 +189,26 @@ def _parsed(path: str, root: ET.Element) -> Metadata:
     uri = texts.get("PRODUCT_URI") or texts.get("PRODUCT_URI_2A") or Path(path).name
     time = texts.get("DATATAKE_SENSING_START") or texts.get("PRODUCT_START_TIME")
     offsets = {
-        BAND_IDS[int(element.get("band_id", ""))]: float(element.text or "")
+        BAND_IDS[int(element.get("band_id", ""))]: number_of(element.text)
         for element in root.iter()
         if element.tag.split("}")[-1] == "BOA_ADD_OFFSET"
     }
+    quantifications = {
+        (element.text or "").strip()
+        for element in root.iter()
+        if element.tag.split("}")[-1].removeprefix("L2A_") == "BOA_QUANTIFICATION_VALUE"
+    }
+    if len(quantifications) > 1:
+        raise SceneError(
+            f"{path}: has {len(quantifications)} values BOA_QUANTIFICATION_VALUE "
+            f"({', '.join(sorted(quantifications))}); one is required. Use the product as ESA delivers it."
+        )
     return Metadata(
         id=uri.removesuffix(".zip").removesuffix(".SAFE"),
         source=source_named_in([texts.get("SPACECRAFT_NAME", "")]) or source_named_in([uri]),
         datetime=rfc3339(time),
         baseline=texts.get("PROCESSING_BASELINE", ""),
-        quantification=float(texts.get("BOA_QUANTIFICATION_VALUE") or QUANTIFICATION),
+        quantification=number_of(texts.get("BOA_QUANTIFICATION_VALUE") or QUANTIFICATION),
         offsets=offsets,
     )
 

@@ -105,6 +105,11 @@ class SceneOptions:
     granule: str | None = None
     """The tile or granule to use of a product with several, such as `T33UUP`."""
 
+    @property
+    def has_offset(self) -> bool:
+        """Whether the user gives an offset, in reflectance or in stored numbers."""
+        return self.offset is not None or self.dn_offset is not None
+
     def __post_init__(self) -> None:
         """Check the numbers and the name of the sensor.
 
@@ -114,7 +119,9 @@ class SceneOptions:
         UnknownName : an unknown sensor; the message lists the known names.
         """
         if self.scale is not None and not 0 < self.scale < math.inf:
-            raise SceneError(f"--scale {self.scale:g}; a number above 0 is required. Use --scale 0.0001.")
+            raise SceneError(
+                f"--scale {self.scale:g}; a number above 0 is required. Use --scale 0.0001, or leave it out."
+            )
         for name, value in (("--offset", self.offset), ("--dn-offset", self.dn_offset)):
             if value is not None and not math.isfinite(value):
                 raise SceneError(f"{name} {value:g}; a finite number is required. Leave {name} out, or use 0.")

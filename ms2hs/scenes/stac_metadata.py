@@ -7,11 +7,11 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ms2hs.errors import SceneError
-from ms2hs.raster.header import Wavelength
+from ms2hs.raster.header import Declared, Wavelength, number_of
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import canonical, match_wavelengths
 from ms2hs.scenes.quality import layer_named
-from ms2hs.scenes.radiometry import Declared, ItemDeclaration
+from ms2hs.scenes.radiometry import BASELINE_IN_NAME, ItemDeclaration
 from ms2hs.scenes.recognition import (
     level_1_error,
     level_1c_error,
@@ -30,7 +30,6 @@ PRODUCT_NAME_KEYS = ("s2:product_uri", "sentinel:product_id", "s2:datatake_id", 
 # Properties with the processing baseline, which some catalogues have in the product's name only.
 BASELINE_KEYS = ("s2:processing_baseline", "processing:version", "sentinel:processing_baseline")
 BASELINE = re.compile(r"(\d\d?)\.(\d\d)")
-BASELINE_IN_NAME = re.compile(r"_N(\d\d)\.?(\d\d)(?![0-9])")
 # Flags that the archive subtracted ESA's offset: Earth Search v1, and v0 before it.
 OFFSET_REMOVED_KEYS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 # A tile of the military grid, in names (`_T32TNT_`, `.T32TNT.`) and codes (`MGRS-32TNT`).
@@ -43,6 +42,8 @@ LANDSAT_LEVEL_1 = re.compile(r"L[CETMO]0\d_L1|landsat[-_]?(?:8-)?c\d-?l1", re.IG
 BAND_IN_FILE = re.compile(r"(?:^|[._/])(B\d[\dA]|B\d(?=\.))(?:_\d\dm)?\.(?:tiff?|jp2)$", re.IGNORECASE)
 # Assets with fewer bands than this, and more than one, are pictures.
 MIN_BANDS_IN_STACK = 5
+# STAC's names of data types that are also numpy's.
+DATA_TYPES = {"int8", "int16", "int32", "uint8", "uint16", "uint32", "float16", "float32", "float64"}
 PICTURE_ROLES = {"visual", "overview", "thumbnail", "metadata"}
 
 
@@ -65,7 +66,9 @@ class Band:
                 fields |= rows[self.position]
         scale = fields.get("raster:scale", fields.get("scale"))
         offset = fields.get("raster:offset", fields.get("offset"))
-        return Declared(_number(scale), _number(offset), _number(fields.get("nodata")))
+        dtype = str(fields.get("data_type") or "")
+        scale, offset = (None if number is None else number_of(number) for number in (scale, offset))
+        return Declared(scale, offset, _number(fields.get("nodata")), dtype=dtype if dtype in DATA_TYPES else "")
 
     @property
     def facts(self) -> Mapping[str, Any]:

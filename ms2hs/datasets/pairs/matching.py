@@ -18,6 +18,7 @@ from ms2hs.raster.dates import day_of
 from ms2hs.raster.header import read_header
 from ms2hs.raster.pixel_grid import PixelGrid, lonlat_bounds
 from ms2hs.scenes.formats import open_scene, scene_paths
+from ms2hs.scenes.plausibility import check_reflectance
 from ms2hs.scenes.scene import Scene, SceneOptions
 
 
@@ -62,12 +63,12 @@ class Match:
         }
 
 
-def find_scenes(paths: Sequence[Path], dn_offset: float | None, left_out: dict[str, str]) -> list[DatedScene]:
+def find_scenes(paths: Sequence[Path], options: SceneOptions, left_out: dict[str, str]) -> list[DatedScene]:
     """Scenes at and under these paths that have a CRS and a day, sorted by id; SceneError if a path is missing.
 
     Parameters
     ----------
-    dn_offset : as in `SceneOptions`.
+    options : scale and offset of every scene, instead of the metadata's.
     left_out : receives the reasons why other scenes are left out, by path.
     """
     scenes: dict[tuple[Any, ...], DatedScene] = {}
@@ -76,7 +77,7 @@ def find_scenes(paths: Sequence[Path], dn_offset: float | None, left_out: dict[s
             raise SceneError(f"{path}: no such file or folder; multispectral scenes are needed. Check the path.")
         for scene_path in scene_paths(Path(path)):
             try:
-                dated = _open_dated(scene_path, dn_offset)
+                dated = _open_dated(scene_path, options)
             except Exception as error:  # noqa: BLE001  one scene must not stop the others
                 left_out[str(scene_path)] = failure(str(scene_path), error)
             else:
@@ -84,14 +85,15 @@ def find_scenes(paths: Sequence[Path], dn_offset: float | None, left_out: dict[s
     return sorted(scenes.values(), key=lambda dated: (dated.scene.id, dated.scene.grid.bounds))
 
 
-def _open_dated(path: Path, dn_offset: float | None) -> DatedScene:
-    scene = open_scene(str(path), SceneOptions(dn_offset=dn_offset))
+def _open_dated(path: Path, options: SceneOptions) -> DatedScene:
+    scene = open_scene(str(path), options)
     with open_dataset(scene.assets[0].href) as file:
         tags = read_header(file, path.name).tags
     day = day_of([scene.datetime or ""], None) or day_of([path.name, path.parent.name], tags)
     if day is None or scene.grid.crs is None:
         missing = "no acquisition date; a date in the name (20240601)" if day is None else "no CRS; a CRS"
         raise SceneError(f"{path}: {missing} is needed. Rename the file, or write it into the file.")
+    check_reflectance(scene, scene.grid)
     return DatedScene(scene, day)
 
 

@@ -18,6 +18,7 @@ from ms2hs.errors import DataError, NothingFound, OutputError, failure
 from ms2hs.progress import Progress
 from ms2hs.raster.tiling import Window
 from ms2hs.scenes.reader import SceneReader
+from ms2hs.scenes.scene import SceneOptions
 
 MAX_LISTED_REASONS = 5
 # Shift in pixels after correction that is worth a warning.
@@ -32,8 +33,12 @@ class PairOptions:
     """Largest difference in calendar days (UTC)."""
     window: int = 128
     """Side of a window in pixels of the hyperspectral product."""
+    scale: float | None = None
+    """`reflectance = stored * scale + offset` in all scenes, instead of their metadata's scale."""
+    offset: float | None = None
+    """Offset in reflectance, instead of their metadata's."""
     dn_offset: float | None = None
-    """Offset added to the scenes' dn, instead of the offset in their metadata."""
+    """Offset added to stored integers before scaling, instead of `offset`."""
     seed: int = 0
     """Random seed of the splits and of the windows in which the shift is measured."""
 
@@ -62,11 +67,11 @@ class MatchResult:
         notes = []
         if constant is not None:
             asset = scene.assets[0]
-            remedy = asset.dn_offset - math.copysign(BASELINE_OFFSET, constant) / asset.dn_scale
+            remedy = round(asset.dn_offset * asset.dn_scale - math.copysign(BASELINE_OFFSET, constant), 6)
             cause = "was not applied" if constant > 0 else "was applied twice"
             notes.append(
                 f"warning: looks like an offset that {cause}: {constant:+.3f} in every band ({scene.offset_rule}). "
-                f"Use --dn-offset {remedy:.0f}."
+                f"Use --offset {remedy:g} for this scene."
             )
         if is_finer(self.match.cube.pixel_grid, scene.grid):
             notes.append("The product's pixels are finer than the scene's; the scene is interpolated.")
@@ -162,10 +167,11 @@ def pair(
     options = options or PairOptions()
     if options.days < 0 or options.window < 1:
         raise ValueError(f"{options.days} days, windows of {options.window} pixels; at least 0 and 1 are needed")
+    scene_options = SceneOptions(scale=options.scale, offset=options.offset, dn_offset=options.dn_offset)
     check_folder(output, overwrite=overwrite)
     left_out: dict[str, str] = {}
     cubes = find_cubes(hyperspectral, left_out)
-    dated = find_scenes(scenes, options.dn_offset, left_out)
+    dated = find_scenes(scenes, scene_options, left_out)
     matches = find_matches(cubes, dated, options.days, left_out)
     _check_found(matches, left_out, options.days)
     with pair_writer(Path(output), overwrite=overwrite) as writer:
