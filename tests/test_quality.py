@@ -348,7 +348,9 @@ def test_large_layers_are_sampled_and_read_where_the_sample_shows_a_fault(tmp_pa
 def test_convert_counts_missing_data_and_clouds(ms2hs, tmp_path):
     path = write_stack(tmp_path, {"SCL": layer_of([4, 9, 4, 4]), "dataMask": layer_of([1, 1, 1, 0])})
     _, _, err = ms2hs("convert", path, "-o", tmp_path / "cube.tif", "--model", "linear")
-    assert "25.0 % nodata, 25.0 % cloud; cloud and shadow by SCL (band 13); no data by dataMask (band 14)" in err
+    last = err.splitlines()[-1]
+    assert "invalid: 25.0 % nodata, 25.0 % cloud;" in last
+    assert "; cloud and shadow by SCL (band 13); no data by dataMask (band 14); " in last
 
 
 @pytest.mark.parametrize(
