@@ -347,3 +347,16 @@ def damaged_item(content, rng):
             parent = parent[key]
         parent[key] = rng.choice(ODD_JSON)
     return json.dumps(document).encode()
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("where", [(slice(None), slice(3, 9)), (4,), (slice(None),)], ids=["some", "band", "all"])
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 3e38, -3e38, -9999])
+def test_reader_reads_numbers_without_warnings(tmp_path, number, where):
+    values = DN * np.float32(1e-4)
+    values[where] = number
+    scene = open_scene(str(write_raster(tmp_path / "scene.tif", values, descriptions=S2_BANDS)))
+    with SceneReader(scene, scene.grid) as reader:
+        reflectance, valid = reader.read(0, 0, *values.shape[1:])
+    assert np.isfinite(reflectance).all()
+    assert valid.any() == (where == (slice(None), slice(3, 9)))
