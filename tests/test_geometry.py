@@ -280,6 +280,20 @@ def test_geotiff_takes_the_time_of_tags_before_the_name(tmp_path, tags, time, is
     assert any(next(iter(tags), "-").upper() in note and "2023-06-01" in note for note in scene.notes) == is_noted
 
 
+@pytest.mark.parametrize(
+    ("date", "expected"),
+    [
+        ("2024-06-08T12:15:59+02:00", ("2024-06-08T10:15:59Z", None)),
+        ("2024-06-08", (None, "2024-06-08T00:00:00Z")),
+        ("2024-13-08", (None, "2013-02-11T00:00:00Z")),
+    ],
+)
+def test_convert_writes_valid_times(tmp_path, convert, date, expected):
+    _, _, item, _ = convert(make(tmp_path / "scene.tif", tags={"ACQUISITION_DATE": date}))
+    properties = item["properties"]
+    assert (properties["datetime"], properties.get("start_datetime")) == expected
+
+
 def test_convert_serially_reports_an_unexpected_error_and_goes_on(tmp_path, monkeypatch):
     made = []
 
