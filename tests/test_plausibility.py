@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rasterio
 from conftest import LEAVES, S2_BANDS, SAND, WATER, dn_of, write_raster
-from test_hls import make_hls
+from test_band_files import make_hls
 from test_safe import make_safe
 
 from ms2hs.conversion.planning import ConvertOptions, plan
@@ -192,8 +191,8 @@ def test_a_large_file_without_overviews_is_read_in_windows(tmp_path, monkeypatch
     monkeypatch.setattr("ms2hs.scenes.plausibility.MAX_WHOLE_READ", 1000)
     values = dn_of([LEAVES, WATER, SAND], (300, 400))
     path = write_raster(tmp_path / "x.tif", values, descriptions=S2_BANDS, tiled=True, blockxsize=64, blockysize=64)
-    with rasterio.open(path) as dataset:
-        sample = stored_sample(dataset, dataset.indexes)
+    scene = open_scene(str(path))
+    sample = stored_sample(scene.assets, scene.grid)
     assert sample.shape == (12, 36 * 16 * 16)
     assert {tuple(pixel) for pixel in sample.T} <= {tuple(pixel) for pixel in values.reshape(12, -1).T}
 

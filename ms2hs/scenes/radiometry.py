@@ -371,12 +371,17 @@ def by_user_guide(item: ItemDeclaration) -> RadiometricRule:
 
 def by_product_guide(item: ItemDeclaration) -> RadiometricRule:
     """Declared scale and offset of each band, else the sensor's, for Landsat Collection 2: USGS declares none."""
-    sensor = item.sensor
+    sensor, is_declared = item.sensor, [band.scale is not None for band in item.bands]
     scales = tuple(sensor.scale if band.scale is None else band.scale for band in item.bands)
-    offsets = tuple(sensor.offset if band.offset is None else band.offset for band in item.bands)
-    dn_offsets = tuple(offset / scale for offset, scale in zip(offsets, scales, strict=True))
-    text = f"{sensor.title}: scale {_listed(scales)}, offset {_listed(offsets)}"
-    return RadiometricRule(scales, dn_offsets, _fills(item.bands, sensor), text, origin="sensor")
+    offsets = tuple(
+        (0.0 if own else sensor.offset) if band.offset is None else band.offset
+        for own, band in zip(is_declared, item.bands, strict=True)
+    )
+    dn_offsets = tuple(_in_stored(offset, scale) for offset, scale in zip(offsets, scales, strict=True))
+    origin = "item" if all(is_declared) else "sensor"
+    title = "the item's own" if all(is_declared) else f"{sensor.title}:"
+    text = f"{title} scale {_listed(scales)} and offset {_listed(offsets)}"
+    return RadiometricRule(scales, dn_offsets, _fills(item.bands, sensor), text, origin=origin)
 
 
 ITEM_RULES: dict[str, Callable[[ItemDeclaration], RadiometricRule]] = {
