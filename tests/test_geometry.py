@@ -374,3 +374,13 @@ def test_reader_reads_numbers_without_warnings(tmp_path, number, where):
         reflectance, valid = reader.read(0, 0, *values.shape[1:])
     assert np.isfinite(reflectance).all()
     assert valid.any() == (where == (slice(None), slice(3, 9)))
+
+
+def test_convert_of_band_files_says_that_they_have_no_crs(tmp_path, convert):
+    folder = tmp_path / "S2A_MSIL2A_20240601T102021_N0510_R065_T32TNT_20240601T140000"
+    for name, values in zip(S2_BANDS, DN, strict=True):
+        write_raster(folder / f"{folder.name}_{name}.tif", values[None] + np.uint16(1000), crs=LOCAL, transform=SITE)
+    code, text, _, profile = convert(folder, "--gsd", "native")
+    assert code == 0, text
+    assert profile["crs"] is None
+    assert "counts as no CRS" in " ".join(text.split())
