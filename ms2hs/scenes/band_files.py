@@ -21,7 +21,7 @@ from rasterio.io import DatasetReader
 
 from ms2hs.errors import SceneError
 from ms2hs.raster.container import ARCHIVE_SUFFIXES, RASTER_SUFFIXES, Raster, common_grid, list_rasters
-from ms2hs.raster.dataset import open_dataset
+from ms2hs.raster.dataset import georeference_note, open_dataset
 from ms2hs.raster.header import Declared, declared_in, number_of, read_header
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import BAND_NAME, OTHER_LAYERS, choose_bands, match_names, read_names
@@ -247,13 +247,15 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         for header in headers:
             refuse_unsuitable(header)
         grid = common_grid(datasets, rasters, path)
+        unplaced = georeference_note(datasets[0])
         is_mixed = len({dataset.width for dataset in datasets}) > 1
         facts = next((facts for pattern, facts in PRODUCT_FACTS if any(map(pattern.search, texts))), Declared())
         rule = _rule(
             path, names, datasets, rasters, known=facts, grid=grid, sensor=load_sensor(source), options=options
         )
     quality = _quality(files, source) if options.quality else QualityChoice((), "clouds are kept: --no-quality")
-    notes = [] if options.source or named else [platform_note(source)]
+    platform = None if options.source or named else platform_note(source)
+    notes = [*filter(None, [platform, unplaced])]
     missing = [name for name in load_sensor(source).grid.names if name not in names]
     if missing and options.bands is None:
         notes.append(f"The scene has no file of {', '.join(missing)}: these bands are not used.")

@@ -140,7 +140,8 @@ def same_small_number(reflectance: Float32Array, stored: NDArray[np.generic]) ->
     for band, dn in zip(reflectance[1:], stored[1:], strict=True):
         if not at[0].size:
             break
-        is_same = (dn[at] == stored[0][at]) | (np.abs(band[at] - reflectance[0][at]) <= SAME_REFLECTANCE)
+        with np.errstate(invalid="ignore"):  # -inf - -inf
+            is_same = (dn[at] == stored[0][at]) | (np.abs(band[at] - reflectance[0][at]) <= SAME_REFLECTANCE)
         is_same &= band[at] < highest
         at = at[0][is_same], at[1][is_same]
     return at
