@@ -101,8 +101,9 @@ def to_reflectance(stored: NDArray[np.generic], assets: tuple[Asset, ...]) -> tu
                 missing |= dn == asset.nodata
         if np.isnan(low):
             missing |= np.isnan(dn)
-    cause = impossible(reflectance, stored).astype(np.uint8)
-    cause[missing] = Cause.NODATA
+    cause = impossible(reflectance, stored).view(np.uint8)  # Cause.IMPOSSIBLE is 1
+    if missing.any():
+        cause[missing] = Cause.NODATA
     return reflectance, cause
 
 
@@ -164,8 +165,9 @@ def _regrid_cause(
 
     A single cause within the file needs no areas.
     """
-    result = np.where(valid, np.uint8(Cause.VALID), np.uint8(Cause.NODATA))
+    result = np.zeros(valid.shape, np.uint8)
     if not valid.all():
+        result[~valid] = Cause.NODATA
         present = [kind for kind in (Cause.NODATA, Cause.CLOUD, Cause.IMPOSSIBLE) if (cause == kind).any()]
         inside = rows.area.weight.sum(axis=1)[:, None] * cols.area.weight.sum(axis=1)
         largest = 1 - inside
@@ -288,6 +290,8 @@ class SceneReader:
                 if other is not layer and at[0].size:
                     at = self._same_in(other, layer, rows, cols, at)
             cause[at] = Cause.IMPOSSIBLE
+        if not cause.any():
+            return reflectance, cause
         if (is_impossible := cause == Cause.IMPOSSIBLE).any():
             values = reflectance[:, is_impossible]
             low, high = self.impossible_range
