@@ -48,6 +48,11 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
     """
     with open_dataset(path) as dataset:
         header = read_header(dataset, path)
+        if dataset.count == 1:
+            raise SceneError(
+                f"{path}: has one band; a multispectral scene is required. Give a file with all bands, or a folder or "
+                "archive with one file per band."
+            )
         refuse_unsuitable(header)
         known = options.source or source_of_file(header)
         source, names = _identify_bands(header, known, options.bands)
@@ -190,7 +195,7 @@ def _rule(
         declared,
         options=options,
         sensor=None if source == CUSTOM else load_sensor(source),
-        baseline=_baseline(header),
+        baseline=baseline_of(header),
         where=where,
     )
     is_float = any(np.dtype(band.dtype).kind == "f" for band in declared)
@@ -199,7 +204,7 @@ def _rule(
     return rule.with_options(options, where, is_float=is_float)
 
 
-def _baseline(header: Header) -> str | None:
+def baseline_of(header: Header) -> str | None:
     """The processing baseline of Sentinel-2 by a file's tags or name, such as `05.10`; None if unknown."""
     tag = re.fullmatch(r"0?(\d)\.(\d\d)", header.tags.get("processing_baseline", "").strip())
     names = (BASELINE_IN_NAME.search(text) for text in (Path(header.path).name, *header.tags.values()))
