@@ -81,8 +81,8 @@ def test_hls_has_no_sentinel2_offset(tmp_path):
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
-        ({"scale": 2e-4, "offset": 0.01}, "files' own"),
-        ({"scale": None, "tags": {"scale_factor": "0.0002", "add_offset": "0.01"}}, "files' tags"),
+        ({"scale": 2e-4, "offset": 0.01}, "file's own"),
+        ({"scale": None, "tags": {"scale_factor": "0.0002", "add_offset": "0.01"}}, "file's tags"),
     ],
 )
 def test_hls_uses_the_scale_and_offset_of_the_files(tmp_path, options, rule):

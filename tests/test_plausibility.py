@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rasterio
 from conftest import LEAVES, S2_BANDS, SAND, WATER, dn_of, write_raster
-from test_hls import make_hls
+from test_band_files import make_hls
 from test_safe import make_safe
 
 from ms2hs.conversion.planning import ConvertOptions, plan
@@ -192,8 +191,8 @@ def test_a_large_file_without_overviews_is_read_in_windows(tmp_path, monkeypatch
     monkeypatch.setattr("ms2hs.scenes.plausibility.MAX_WHOLE_READ", 1000)
     values = dn_of([LEAVES, WATER, SAND], (300, 400))
     path = write_raster(tmp_path / "x.tif", values, descriptions=S2_BANDS, tiled=True, blockxsize=64, blockysize=64)
-    with rasterio.open(path) as dataset:
-        sample = stored_sample(dataset, dataset.indexes)
+    scene = open_scene(str(path))
+    sample = stored_sample(scene.assets, scene.grid)
     assert sample.shape == (12, 36 * 16 * 16)
     assert {tuple(pixel) for pixel in sample.T} <= {tuple(pixel) for pixel in values.reshape(12, -1).T}
 
@@ -218,8 +217,8 @@ def warnings_of(tmp_path, spectra, constant=0.0, *, dtype="int32", **choices):
 def test_offset_warnings_find_a_remaining_offset(tmp_path, spectra, dtype):
     text = warnings_of(tmp_path, spectra, 0.1, dtype=dtype)
     assert "constant of +0.1" in text
-    assert "Use --offset -0.1," in text
-    assert not warnings_of(tmp_path, spectra, 0.1, dtype=dtype, offset=advised(text).offset)
+    assert "--offset -0.1," in text
+    assert not warnings_of(tmp_path, spectra, 0.1, dtype=dtype, **vars(advised(text)))
     assert not warnings_of(tmp_path, spectra, dtype=dtype)
 
 
@@ -231,7 +230,7 @@ def test_offset_warnings_accept_bright_and_hazy_scenes(tmp_path, spectra):
 
 
 def test_offset_warnings_find_negative_reflectance(tmp_path):
-    assert "Use --offset 0," in warnings_of(tmp_path, [LEAVES], dn_offset=-1000)
+    assert "Use --scale 0.0001 --offset 0," in warnings_of(tmp_path, [LEAVES], dn_offset=-1000)
     assert "negative" not in warnings_of(tmp_path, [LEAVES] * 25 + [tuple(np.subtract(WATER, 0.01))])
 
 
@@ -263,7 +262,7 @@ def test_real_scenes_pass_and_only_the_raw_scene_warns(real_data):
         if "rawDN" in path.name:
             raw = open_scene(str(path))
             assert not refusal_of(raw)
-            assert "Use --offset -0.1," in warned_of(raw)[0]
+            assert "Use --scale 0.0001 --offset -0.1," in warned_of(raw)[0]
 
 
 def test_real_scenes_at_a_wrong_scale_are_refused_with_the_right_one(real_data):

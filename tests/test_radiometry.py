@@ -10,7 +10,7 @@ from conftest import LEAVES, S2_BANDS, SAND, WATER, dn_of, write_raster
 from hypothesis import given
 from hypothesis import strategies as st
 from stac_items import planetary_computer
-from test_hls import make_hls
+from test_band_files import make_hls
 from test_safe import make_safe, offsets_xml
 
 from ms2hs.errors import SceneError

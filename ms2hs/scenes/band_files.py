@@ -26,11 +26,12 @@ from ms2hs.raster.header import Declared, declared_in, number_of, read_header
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import BAND_NAME, OTHER_LAYERS, choose_bands, match_names, read_names
 from ms2hs.scenes.geotiff import open_geotiff
-from ms2hs.scenes.plausibility import most_plausible, stored_sample
+from ms2hs.scenes.plausibility import most_plausible
 from ms2hs.scenes.quality import Candidate, QualityChoice, choose_layers, layer_named
 from ms2hs.scenes.radiometry import RadiometricRule, rule_of_hls, rules_of_raster
 from ms2hs.scenes.recognition import (
     DEFAULT_SOURCE,
+    baseline_of_file,
     level_1c_error,
     platform_note,
     refuse_unsuitable,
@@ -228,15 +229,13 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         raise SceneError(
             f"{path}: --source {source}, but the files are {named}'s; only that is allowed. Remove --source."
         )
-    available = _layers(path, bands, source)
+    sensor, available = load_sensor(source), _layers(path, bands, source)
     names = _band_names(path, title, available, source, options.bands)
     rasters = [available[name].raster for name in names]
     with ExitStack() as opened:
         datasets = [opened.enter_context(open_dataset(raster.href)) for raster in rasters]
-        headers = [
-            read_header(dataset, f"{container}/{raster.name}")
-            for dataset, raster in zip(datasets, rasters, strict=True)
-        ]
+        files_of = zip(datasets, rasters, strict=True)
+        headers = [read_header(dataset, f"{container}/{raster.name}") for dataset, raster in files_of]
         if source_named_in(texts[:-1]) is None:
             headers.append(replace(headers[0], path=texts[-1]))
         for header in headers:
@@ -244,12 +243,13 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         grid = common_grid(datasets, rasters, path)
         is_mixed = len({dataset.width for dataset in datasets}) > 1
         facts = next((facts for pattern, facts in PRODUCT_FACTS if any(map(pattern.search, texts))), Declared())
+        baseline = baseline_of_file(headers[0], texts)
         rule = _rule(
-            path, names, datasets, rasters, known=facts, grid=grid, sensor=load_sensor(source), options=options
+            path, names, datasets, rasters, known=facts, baseline=baseline, grid=grid, sensor=sensor, options=options
         )
-    quality = _quality(files, options, load_sensor(source))
+    quality = _quality(files, options, sensor)
     notes = [] if options.source or named else [platform_note(source)]
-    missing = [name for name in load_sensor(source).grid.names if name not in names]
+    missing = [name for name in sensor.grid.names if name not in names]
     if missing and options.bands is None:
         notes.append(f"The scene has no file of {', '.join(missing)}: these bands are not used.")
     if len({file.rank[0] for file in bands}) > 1:
@@ -264,7 +264,7 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         quality_note=quality.note,
         datetime=_time(texts),
         # A product with several resolutions is converted as a SAFE product is, and bands on one grid as a GeoTIFF is.
-        working_gsd_m=load_sensor(source).working_gsd_m if is_mixed else None,
+        working_gsd_m=sensor.working_gsd_m if is_mixed else None,
         notes=(*notes, *rule.notes),
     )
 
@@ -351,6 +351,7 @@ def _rule(
     rasters: Sequence[Raster],
     *,
     known: Declared,
+    baseline: str | None,
     grid: PixelGrid,
     sensor: Sensor,
     options: SceneOptions,
@@ -360,11 +361,9 @@ def _rule(
     declared = [_declared(dataset, raster.band, known) for dataset, raster in zip(datasets, rasters, strict=True)]
     if sensor.item_rule == "harmonized":
         return rule_of_hls(declared, sensor=sensor, options=options, where=path)
-    rules = rules_of_raster(declared, options=options, sensor=sensor, where=path)
-    assets = rules[0].assets(spectral.names, [raster.href for raster in rasters], [raster.band for raster in rasters])
-    rule = most_plausible(rules, lambda: stored_sample(assets, grid), spectral)
-    is_float = any(np.dtype(band.dtype).kind == "f" for band in declared)
-    return rule.with_options(options, path, is_float=is_float)
+    rules = rules_of_raster(declared, options=options, sensor=sensor, baseline=baseline, where=path)
+    hrefs, bands = [raster.href for raster in rasters], [raster.band for raster in rasters]
+    return most_plausible(rules, hrefs, bands, grid, spectral).with_options(options, path)
 
 
 def _declared(dataset: DatasetReader, band: int, known: Declared) -> Declared:
