@@ -8,6 +8,7 @@ import tarfile
 import time
 import zipfile
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,7 +115,7 @@ def test_fmask_removes_cloud_and_shadow_and_keeps_water_and_snow(tmp_path, fmask
 def test_hls_without_fmask_says_that_clouds_are_kept(tmp_path):
     scene = open_scene(str(make_hls(tmp_path, fmask=None)))
     assert scene.quality == ()
-    assert scene.quality_note == "clouds are kept: the folder has no cloud layer"
+    assert scene.quality_note == "clouds are kept: the scene has no cloud layer"
 
 
 def test_hls_names_missing_bands(tmp_path):
@@ -564,3 +565,43 @@ def test_netcdf_without_position_is_refused_with_a_working_command(tmp_path):
 
 def test_netcdf_with_more_dimensions_is_refused(tmp_path):
     assert "dimensions t,band" in refusal(write_netcdf(tmp_path / "a.nc", dims=("t", "band", "y", "x")))
+
+
+@pytest.mark.parametrize(
+    ("form", "file", "cloud", "clear"),
+    [
+        ("Landsat 8", LC08 + "_QA_PIXEL.TIF", 1 << 3, 1 << 6),
+        ("AppEEARS S30", "HLSS30.020_Fmask_doy2024159_aid0001_33N.tif", 2, 64),
+        ("MAJA FRE", f"MASKS/{MAJA}_CLM_R1.tif", 2, 0),
+        ("Earth Search", "scl.tif", 9, 4),
+        ("AWS", "R20m/SCL.jp2", 9, 4),
+        ("ESA images", "T33UUP_20240607T101559_SCL_20m.jp2", 9, 4),
+        ("Earth Engine", "20240607T101559_20240607T102113_T33UUP.SCL.tif", 9, 4),
+        ("Earth Engine", "20240607T101559_20240607T102113_T33UUP.MSK_CLDPRB.tif", 90, 10),
+        ("Copernicus Browser", BROWSER + "_SCL_(Raw).tiff", 9, 4),
+    ],
+)
+def test_quality_layers_beside_the_bands_remove_clouds(tmp_path, form, file, cloud, clear):
+    form = FORMS[form]
+    folder = write_form(tmp_path, form)
+    side = 24 if "R1" in file else 12
+    layer = np.full((1, side, side), clear, np.uint16)
+    layer[0, : side // 2] = cloud
+    options = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"} if file.endswith("jp2") else {}
+    write_raster(folder / file, layer, 240 / side, **options)
+    scene = open_scene(str(folder))
+    assert len(scene.quality) == 1
+    assert Path(file).name in scene.quality_note
+    valid = read_all(scene)[1]
+    assert not valid[: len(valid) // 2 - 1].any()
+    assert valid[len(valid) // 2 + 1 :].all()
+    scene = open_scene(str(folder), SceneOptions(quality=False))
+    assert read_all(scene)[1].all()
+    assert "--no-quality" in scene.quality_note
+
+
+def test_unknown_cloud_masks_are_named(tmp_path):
+    form = FORMS["Earth Engine"]
+    folder = write_form(tmp_path, form)
+    write_raster(folder / f"{form.id}.my_cloudmask.tif", np.ones((1, 8, 8), np.uint8), 30)
+    assert "my_cloudmask.tif" in open_scene(str(folder)).quality_note

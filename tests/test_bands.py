@@ -105,6 +105,7 @@ def test_names_are_read_in_any_order(data, tool):
     [
         ["SCL"], ["QA_PIXEL", "SR_QA_AEROSOL"], [None], ["WVP, Scene-average Water Vapour map"], ["MSK_CLASSI_CIRRUS"],
         ["NDVI"], ["B08_B04_ratio"], ["AOT, Aerosol Optical Thickness map (at 550nm)"], ["WVP"], ["cloud_mask_red"],
+        ["view_zenith_B2", "sun_azimuth"], [f"{name}_std" for name in TEN], ["QA60", "MSK_CLDPRB", "TCI_R", "TCI_G"],
     ],
 )  # fmt: skip
 def test_other_layers_are_no_bands(tmp_path, extra):
@@ -162,12 +163,37 @@ def test_numbers_of_bands_with_wavelengths_are_read_by_wavelength(tmp_path):
     assert names_of(open_scene(path)) == S2_BANDS
 
 
-@pytest.mark.parametrize("count", [1, 3, 8, 13, 16])
+@pytest.mark.parametrize("count", [2, 3, 8, 13, 16])
 def test_bands_without_names_and_without_usual_order_require_names(tmp_path, count):
     for style in ("Band {}", "{}", "B{}"):
         with pytest.raises(SceneError, match=f"of {count} bands are recognised .* required .*--bands") as error:
             open_scene(write(tmp_path / "x.tif", [style.format(i) for i in range(1, count + 1)]))
         assert "level 1C" not in str(error.value)
+
+
+def test_other_layers_beside_numbers_are_skipped_in_the_usual_order(tmp_path):
+    path = write(tmp_path / "S2A_x.tif", [*(f"Band {i}" for i in range(1, 11)), "SCL", "dataMask"])
+    with pytest.raises(SceneError, match=rf"--bands {','.join(TEN)},-,-\.") as error:
+        open_scene(path)
+    assert names_of(open_scene(path, remedies_in(error)[0])) == TEN
+
+
+def test_first_names_of_landsat_are_refused_with_both_readings(tmp_path):
+    path = write(tmp_path / "LC08_x.tif", OLI[:6])
+    with pytest.raises(SceneError, match="only counts them") as error:
+        open_scene(path)
+    assert [names_of(open_scene(path, options)) for options in remedies_in(error)] == [OLI[1:], OLI[:6]]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    ["Coastal Blue Green Yellow Red RedEdge NIR1 NIR2", "blue green red nir", "SWIR " * 200],
+)
+def test_sensors_with_few_bands_are_refused_without_a_proposal(tmp_path, texts):
+    with pytest.raises(
+        SceneError, match=r"at least 10 of .* are required.*(Use a file with the missing bands|--bands)"
+    ):
+        open_scene(write(tmp_path / "x.tif", words(texts)))
 
 
 # --- names with two readings ------------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from conftest import S2_BANDS, write_raster
 from rio_cogeo.cogeo import cog_validate
 
 from ms2hs.conversion import pipeline, planning
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions, plan
-from ms2hs.datasets.simulation.example_scene import SCENE_HEIGHT, SCENE_WIDTH
+from ms2hs.datasets.simulation.example_scene import SCENE_HEIGHT, SCENE_WIDTH, example_dn
 from ms2hs.errors import OutputError, SceneError, UnknownName, WeightsError
 from ms2hs.inference.predictor import Predictor
 from ms2hs.models import weights
@@ -313,6 +314,20 @@ def test_network_converts_part_of_a_scene(networks, name, scene_path, tmp_path):
     assert (found != linear).any()
     assert result.counts == replace(result.counts, pixels=70 * 83)
     assert cog_validate(result.output, strict=True, quiet=True)[0]
+
+
+@pytest.mark.parametrize("name", ["spectral", "spatial-spectral"])
+def test_undeclared_fill_is_as_nodata_to_a_network(networks, name, tmp_path):
+    """16 pixels of fill change no other pixel more than declared nodata does."""
+    fills = []
+    for nodata in (None, -9999):
+        dn = example_dn()[:, :64, :64].astype(np.int16)
+        dn[:, 30:34, 30:34] = -9999
+        path = write_raster(tmp_path / f"{nodata}.tif", dn, descriptions=S2_BANDS, nodata=nodata)
+        options = ConvertOptions(model=networks[name], overwrite=True)
+        fills.append(read(convert(path, "enmap", tmp_path / "o.tif", options).output))
+    assert (fills[0][:, 30:34, 30:34] == NODATA).all()
+    np.testing.assert_array_equal(*fills)
 
 
 def test_local_network_does_not_depend_on_strips(networks, scene_path, tmp_path, monkeypatch):

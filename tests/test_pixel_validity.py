@@ -314,7 +314,7 @@ def test_cause_of_a_coarser_pixel_is_the_largest(tmp_path):
         if name == "B02":
             values[:20] = -9999
 
-    scene = replace(scene_of_files(tmp_path, spoil, nodata=0.0), quality=quality, quality_rule="scl")
+    scene = replace(scene_of_files(tmp_path, spoil, nodata=0.0), quality=(quality,))
     pixels = pixels_of(scene, 60)
     assert np.array_equal(pixels.valid, pixels.cause == Cause.VALID)
     assert pixels.cause[2].tolist() == [1, *[2] * 2, *[1] * 8, 3]
@@ -336,7 +336,7 @@ def test_counts_name_the_causes_of_invalid_pixels(tmp_path):
     assert counts.valid == 2000 - 198 - 400 - 22
     assert "1380 of 2000 pixels valid" in counts.summary()
     assert "invalid: 9.9 % nodata, 20.0 % cloud, 1.1 % impossible reflectance" in counts.summary()
-    (text,) = [note for note in made.notes if "impossible" in note]
+    (text,) = [note for note in made.notes if "no surface" in note]
     assert text.startswith("warning: 22 pixels")
     assert "-0.9999 to " in text
 
@@ -345,13 +345,22 @@ def test_counts_without_invalid_pixels_name_no_cause(s2_tif, tmp_path):
     made = convert(s2_tif, "enmap", tmp_path / "o.tif", ConvertOptions(model="linear"))
     assert made.counts.valid == made.counts.pixels
     assert "invalid" not in made.counts.summary()
-    assert not any("impossible" in note for note in made.notes)
+    assert not any("no surface" in note for note in made.notes)
 
 
 def test_scene_without_valid_pixels_names_the_cause(tmp_path):
     path = write_raster(tmp_path / "x.tif", np.full((12, 20, 20), 65535, np.uint16), descriptions=S2_BANDS)
     with pytest.raises(SceneError, match=r"100\.0 % impossible reflectance"):
         convert(path, "enmap", tmp_path / "o.tif", ConvertOptions(model="linear"))
+
+
+@pytest.mark.parametrize(
+    ("seen", "text"), [((-0.1, -0.1), " (-0.1)."), ((-1, 6.5), " (-1 to 6.5)."), ((np.inf, -np.inf), ".")]
+)
+def test_counts_warn_of_impossible_reflectance(seen, text):
+    (warning,) = Counts(10, 5, impossible=2).warnings(*seen)
+    assert f"their reflectance{text}" in warning
+    assert Counts(10, 10).warnings(*seen) == ()
 
 
 def test_counts_add_each_class():

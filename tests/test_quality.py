@@ -16,7 +16,7 @@ from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.errors import SceneError
 from ms2hs.scenes import quality
 from ms2hs.scenes.formats import open_scene
-from ms2hs.scenes.quality import QUALITY_LAYERS, layer_named
+from ms2hs.scenes.quality import QUALITY_LAYERS, QUALITY_NAME, layer_named
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import SceneOptions
 from ms2hs.scenes.stac_item import scene_of
@@ -67,13 +67,14 @@ NUMBERS = {
 NAMES = {
     "SCL": (
         "SCL", "scl", "SCL_20m", "0_SCL", "Band 13: SCL", "B13 SCL", "Band 12: SCL", "SCL, Scene Classification",
-        "quality_scene_classification", "scene_classification", "T32TNT_20240601T102021_SCL_20m",
+        "quality_scene_classification", "quality_scene_classification_M", "Scene classification map",
+        "T32TNT_20240601T102021_SCL_20m", "scene_classification",
     ),
-    "QA_PIXEL": ("QA_PIXEL", "qa_pixel", "0_QA_PIXEL", "Band 8: QA_PIXEL", "LC08_L2SP_193024_20220615_02_T1_QA_PIXEL"),
+    "QA_PIXEL": ("QA_PIXEL", "qa_pixel", "0_QA_PIXEL", "Band 8: QA_PIXEL"),
     "pixel_qa": ("pixel_qa",),
     "QAI": ("QAI", "20190701_LEVEL2_SEN2B_QAI"),
     "oa_fmask": ("oa_fmask",),
-    "Fmask": ("Fmask", "fmask", "HLS.S30.T32TNT.2024153T102021.v2.0.Fmask"),
+    "Fmask": ("Fmask", "fmask"),
     "MSK_CLDPRB": (
         "MSK_CLDPRB", "MSK_CLDPRB_20m", "cloud_probability", "cloud-probability", "CLD", "quality_cloud_confidence",
         "CLD, Raster mask values range from 0 for high confidence clear sky to 100 for high confidence cloudy",
@@ -87,8 +88,9 @@ NAMES = {
     "EDG": ("EDG_R1",),
 }  # fmt: skip
 NOT_QUALITY = (
-    "cloud_mask", "mask", "qa", "QA_RADSAT", "QA10", "MSK_SNWPRB", "snow_probability", "SNW, Raster mask values", "AOT",
-    "WVP", "B02", "rededge1", "red_edge", "coastal", "TCI_R", "SR_B2", "sclera", "cloudless", "",
+    "cloud_mask", "scl_cloud_high_proba", "scl_water", "QA60_mask", "opaque_clouds_10m", "mask", "qa", "QA_RADSAT",
+    "QA10", "MSK_SNWPRB", "snow_probability", "SNW, Raster mask values", "AOT", "WVP", "B02", "rededge1", "red_edge",
+    "coastal", "TCI_R", "SR_B2", "sclera", "cloudless", "",
 )  # fmt: skip
 
 
@@ -127,10 +129,27 @@ def test_layer_reads_every_number_like_the_product_guide(name):
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in NAMES.items() for text in texts])
 def test_geotiff_uses_a_layer_under_each_of_its_names(tmp_path, name, text):
     numbers = layer_of(NUMBERS[name])
-    scene = open_scene(write_stack(tmp_path, {text: numbers}))
+    scene = open_scene(write_stack(tmp_path, {text: numbers}), SceneOptions(source="sentinel2a"))
     assert [(layer.name, layer.band) for layer in scene.quality] == [(name, 13)]
     assert "not used" not in " ".join(scene.notes)
     assert np.array_equal(valid_of(scene), expected(name, numbers))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("LC08_L2SP_193024_20220615_20220627_02_T1_QA_PIXEL", "QA_PIXEL"),
+        ("HLS.S30.T32TNT.2024153T102021.v2.0.Fmask", "Fmask"),
+        ("SENTINEL2A_20170706-090107-511_L2A_T33KWP_C_V1-0_CLM_R1", "CLM"),
+        ("SENTINEL2A_20170706-090107-511_L2A_T33KWP_C_V1-0_MG2_R2", "MG2"),
+        ("20190701_LEVEL2_SEN2B_QAI", "QAI"),
+        ("ga_ls8c_oa_3-2-1_092084_2016-06-28_final_oa_fmask", "oa_fmask"),
+        ("T32TNT_20240601T102021_CLD_20m", "MSK_CLDPRB"),
+    ],
+)
+def test_names_of_files_name_a_layer(text, name):
+    assert layer_named(text).name == name
+    assert layer_named(QUALITY_NAME.search(text)[0]).name == name
 
 
 @pytest.mark.parametrize("text", NOT_QUALITY)
@@ -261,10 +280,10 @@ def test_the_next_layer_is_used_where_the_first_is_unusable(tmp_path):
 def test_missing_data_is_marked_besides_clouds(tmp_path):
     layers = {"CLM": layer_of([0, 1, 0, 255]), "dataMask": layer_of([1, 1, 0, 0])}
     scene = open_scene(write_stack(tmp_path, layers))
-    assert scene.quality_note == "no data by dataMask (band 14); cloud by CLM (band 13)"
+    assert scene.quality_note == "cloud by CLM (band 13); no data by dataMask (band 14)"
     assert np.array_equal(valid_of(scene), (layers["CLM"] == 0) & (layers["dataMask"] == 1))
     alone = open_scene(write_stack(tmp_path, {"dataMask": layers["dataMask"]}))
-    assert alone.quality_note == "no data by dataMask (band 13); clouds are kept: the file has no cloud layer"
+    assert alone.quality_note == "clouds are kept: the file has no cloud layer; no data by dataMask (band 13)"
 
 
 @pytest.mark.parametrize("number", [1, 255, 65535])
@@ -279,7 +298,7 @@ def test_layers_of_one_rank_are_combined(tmp_path):
     assert np.array_equal(valid_of(scene), layer_of([1, 0, 0, 0]) > 0)
 
 
-@pytest.mark.parametrize("text", ["cloud_mask", "QA10", "clear_sky_mask", "qa", "quality"])
+@pytest.mark.parametrize("text", ["cloud_mask", "QA10", "clear_sky_mask", "qa", "quality", "scl_thin_cirrus", "shadow"])
 def test_unknown_layers_are_named(tmp_path, text):
     scene = open_scene(write_stack(tmp_path, {text: layer_of([0, 1])}))
     assert scene.quality_note == f"clouds are kept: band 13 ({text}) has an unknown meaning"
@@ -315,14 +334,21 @@ def test_force_has_its_layer_in_a_file_beside_the_scene(tmp_path):
     assert np.array_equal(valid_of(scene), expected("QAI", numbers))
 
 
-def test_large_layers_are_sampled(tmp_path, monkeypatch):
+@pytest.mark.parametrize("others", [[4], [4, 5], [0], [np.nan], [-9999]])
+def test_large_layers_are_sampled_and_read_where_the_sample_shows_a_fault(tmp_path, monkeypatch, others):
     monkeypatch.setattr(quality, "MAX_WHOLE_PIXELS", 100)
     monkeypatch.setattr(quality, "SAMPLE_PIXELS", 4)
-    numbers = layer_of([4])
-    numbers[5, 5] = 9  # outside the sample
+    numbers = layer_of(others).astype(float)
+    numbers[5, 5:7] = 9, 4  # outside the sample
     scene = open_scene(write_stack(tmp_path, {"SCL": numbers / 1e4}, "float32"))
-    assert scene.quality_note == "clouds are kept: band 13 (SCL) marks nothing in a sample"
-    assert np.array_equal(valid_of(scene), numbers == 4)
+    assert scene.quality_note == "cloud and shadow by SCL (band 13)"
+    assert np.array_equal(valid_of(scene), (numbers == 4) | (numbers == 5))
+
+
+def test_convert_counts_missing_data_and_clouds(ms2hs, tmp_path):
+    path = write_stack(tmp_path, {"SCL": layer_of([4, 9, 4, 4]), "dataMask": layer_of([1, 1, 1, 0])})
+    _, _, err = ms2hs("convert", path, "-o", tmp_path / "cube.tif", "--model", "linear")
+    assert "25.0 % nodata, 25.0 % cloud; cloud and shadow by SCL (band 13); no data by dataMask (band 14)" in err
 
 
 @pytest.mark.parametrize(
@@ -365,3 +391,26 @@ def test_convert_leaves_out_clouds_of_a_divided_layer(tmp_path):
     assert result.clouds == "cloud and shadow by SCL (band 13)"
     with rasterio.open(tmp_path / "cube.tif") as cube:
         assert np.array_equal(cube.read(1) != cube.nodata, numbers < 0.0005)
+
+
+def test_layers_in_files_of_a_folder_are_combined(tmp_path):
+    """MAJA has cloud and shadow in CLM, cloud shadow in MG2, and the edge of the image in EDG."""
+    stem = (
+        tmp_path
+        / "SENTINEL2A_20170706-090107-511_L2A_T33KWP_C_V1-0"
+        / "SENTINEL2A_20170706-090107-511_L2A_T33KWP_C_V1-0"
+    )
+    layers = {
+        "CLM_R1": layer_of([0, 3, 0, 0, 0]),
+        "MG2_R1": layer_of([0, 2, 8, 5, 0]),
+        "EDG_R1": layer_of([0, 0, 0, 0, 1]),
+    }
+    for name, values in zip(S2_BANDS, BANDS, strict=True):
+        if name not in {"B01", "B09"}:
+            text = name.replace("B0", "B")
+            write_raster(stem.with_name(f"{stem.name}_FRE_{text}.tif"), values[None].astype("int16"), nodata=-10000)
+    for name, values in layers.items():
+        write_raster(stem.parent / "MASKS" / f"{stem.name}_{name}.tif", values[None].astype("uint8"))
+    scene = open_scene(str(stem.parent))
+    assert {layer.name for layer in scene.quality} == {"CLM", "MG2", "EDG"}
+    assert np.array_equal(valid_of(scene), layer_of([1, 0, 0, 1, 0]) > 0)

@@ -5,9 +5,11 @@ import pytest
 from conftest import LEAVES, S2_BANDS, SAND, WATER, dn_of, write_raster
 
 from ms2hs.errors import SceneError, UnknownName
+from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.formats import open_scene
 from ms2hs.scenes.recognition import source_named_in
 from ms2hs.scenes.scene import SceneOptions
+from ms2hs.scenes.stac_item import scene_of
 from ms2hs.scenes.stac_metadata import bands_of, source_of
 
 MIXED = dn_of([LEAVES, WATER, SAND])
@@ -178,9 +180,18 @@ def test_surface_reflectance_may_name_its_product_of_level_1(tmp_path, name, tag
 @pytest.mark.parametrize("source", [None, "landsat8"])
 def test_missions_without_a_table_are_refused_by_name(tmp_path, name, tags, bands, mission, source):
     path = write(tmp_path / name, bands, tags=tags)
-    with pytest.raises(SceneError, match=rf"is a scene of .*{mission}.* are allowed.* Use") as error:
+    with pytest.raises(SceneError, match=rf"is a (scene|product) of .*{mission}.* Use") as error:
         open_scene(path, SceneOptions(source=source))
     assert "--source" not in str(error.value)
+
+
+@pytest.mark.parametrize("source", [None, "landsat8", "hls_l30"])
+@pytest.mark.parametrize("style", ["SR_B{}", "B{}", "sr_band{}"])
+@pytest.mark.parametrize("thermal", [[], ["ST_B6", "QA_PIXEL"], ["B6_VCID_1", "B6_VCID_2"]])
+def test_numbers_of_landsat_4_to_7_are_refused(tmp_path, style, thermal, source):
+    path = write(tmp_path / "x.tif", [*(style.format(i) for i in (1, 2, 3, 4, 5, 7)), *thermal])
+    with pytest.raises(SceneError, match=r"Landsat 4 to 7.* are required\. Use"):
+        open_scene(path, SceneOptions(source=source))
 
 
 def test_missions_without_a_table_are_read_by_wavelength(tmp_path):
@@ -242,3 +253,20 @@ def test_items_of_landsat_with_file_names_for_keys_are_recognised():
 def test_other_items_are_refused_by_name(platform, name, collection, text):
     with pytest.raises(SceneError, match=text):
         source_of(landsat_item(platform, name, collection))
+
+
+@pytest.mark.parametrize(
+    ("declared", "scale", "offset"),
+    [({}, 2.75e-5, -0.2), ({"scale": 2.75e-5, "offset": -0.2}, 2.75e-5, -0.2), ({"scale": 1e-4}, 1e-4, 0.0),
+     ({"scale": 1e-4, "offset": -0.1}, 1e-4, -0.1)],
+)  # fmt: skip
+def test_items_of_landsat_have_declared_or_known_scale_and_offset(declared, scale, offset):
+    item = landsat_item()
+    for asset in item["assets"].values():
+        asset["raster:bands"] = [declared]
+    grid = PixelGrid("EPSG:32633", (30.0, 0.0, 0.0, 0.0, -30.0, 0.0), 8, 8)
+    scene = scene_of(item, None, None, lambda _href: grid)
+    assert (scene.source, len(scene.assets)) == ("landsat8", 7)
+    for asset, key in zip(scene.assets, ASSETS.values(), strict=True):
+        assert (asset.name, asset.href.endswith(f"_{key}.TIF")) == (key[3:], True)
+        assert (asset.dn_scale, asset.dn_scale * asset.dn_offset) == pytest.approx((scale, offset))

@@ -50,18 +50,19 @@ class Counts:
     def summary(self) -> str:
         """The counts as one line of text."""
         classes = {"unlike the training data": self.unlike_training, "water": self.water, "snow": self.snow}
-        text = f"{self.valid} of {self.pixels} pixels valid; of these {_shares(classes, self.valid)}"
-        return f"{text}; invalid: {self.invalid}" if self.invalid else text
+        invalid = f"; invalid: {self.invalid}" if self.invalid else ""
+        whole = f"{self.valid} of {self.pixels} pixels valid{invalid}"
+        return f"{whole}; of the valid pixels {_shares(classes, self.valid)}"
 
     def warnings(self, lowest: float, highest: float) -> tuple[str, ...]:
-        """A warning about impossible pixels, if any, with their lowest and highest reflectance."""
+        """A warning about impossible pixels, if any, with their lowest and highest reflectance if known."""
         if not self.impossible:
             return ()
-        seen = f"{lowest:.4g}" if lowest == highest else f"{lowest:.4g} to {highest:.4g}"
+        seen = f" ({lowest:.4g} to {highest:.4g})" if lowest < highest else f" ({lowest:.4g})" * (lowest == highest)
         text = (
-            f"warning: {self.impossible} pixels are invalid with impossible reflectance ({seen}). Possible is more "
-            f"than {MIN_REFLECTANCE:g} and less than {MAX_REFLECTANCE:g}, except integers at the limit of their type "
-            f"and the same number below {MAX_SAME_REFLECTANCE:g} in every band."
+            f"warning: {self.impossible} pixels are invalid: no surface has their reflectance{seen}. Impossible are "
+            f"{MIN_REFLECTANCE:g} or less, {MAX_REFLECTANCE:g} or more, integers at the limit of their type, and the "
+            f"same number below {MAX_SAME_REFLECTANCE:g} in every band."
         )
         return (text,)
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 from rasterio import Affine
+from rasterio.io import DatasetReader
 
 from ms2hs.errors import SceneError
-from ms2hs.raster.dataset import open_dataset
+from ms2hs.raster.dataset import open_dataset, read_pixel_grid
+from ms2hs.raster.pixel_grid import PixelGrid
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".img", ".vrt")
 ARCHIVE_SUFFIXES = (".zip", ".tar")
@@ -110,3 +113,29 @@ def _time_steps(values: str, units: str) -> list[str]:
     except (ValueError, TypeError, OverflowError):
         return []
     return [step.strftime("%Y-%m-%d" if step.time() == first.min.time() else "%Y-%m-%dT%H:%M:%S") for step in steps]
+
+
+def common_grid(datasets: Sequence[DatasetReader], rasters: Sequence[Raster], path: str) -> PixelGrid:
+    """The finest grid; SceneError unless the others have its CRS, extent, and pixels of integer multiples."""
+    grids = [read_pixel_grid(dataset) for dataset in datasets]
+    finest = min(grids, key=lambda grid: abs(grid.transform[0]))
+    for grid, raster, dataset in zip(grids, rasters, datasets, strict=True):
+        if raster.href.lower().endswith(RASTER_SUFFIXES) and dataset.count != 1:
+            raise SceneError(
+                f"{path}: {raster.name} has {dataset.count} bands; one per file is required. Give the path of one file "
+                "with all bands, or a folder with one file per band."
+            )
+        # One pixel of the file in pixels of the finest grid.
+        (step, skew, left), (other_skew, row_step, top), _ = np.linalg.solve(finest.matrix, grid.matrix).tolist()
+        count = max(round(step), 1)
+        is_aligned = max(abs(step - count), abs(row_step - count), abs(skew), abs(other_skew)) < 1e-3
+        is_same_corner = max(abs(left), abs(top)) < 1e-3 * count
+        is_same_size = max(abs(grid.width * count - finest.width), abs(grid.height * count - finest.height)) < count
+        if grid.crs != finest.crs or not (is_aligned and is_same_corner and is_same_size):
+            raise SceneError(
+                f"{path}: {raster.name} has another grid ({grid.crs}, {grid.width} x {grid.height} pixels of "
+                f"{grid.transform[0]:g}) than the finest band ({finest.crs}, {finest.width} x {finest.height} of "
+                f"{finest.transform[0]:g}); one CRS, one extent and pixels of integer multiples are required. Warp the "
+                "files to one grid with gdalwarp."
+            )
+    return finest

@@ -39,6 +39,8 @@ UNNAMED = re.compile(r"(band[ _-]?\d+)?", re.IGNORECASE)
 IGNORED_MASKS = {MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha}
 # GDAL and rasterio raise some errors of damaged files without wrapping them.
 FILE_ERRORS = (RasterioError, CPLE_BaseError, ValueError, OverflowError, MemoryError)
+# Larger numbers of a geotransform are damage, in any unit of length.
+MAX_COORDINATE = 1e12
 REMOTE_PREFIXES = ("/vsi", "http://", "https://", "s3://", "gs://")
 # GDAL's name of a variable of a file: `netcdf:file.nc:B02`.
 NETCDF_PREFIX = "netcdf:"
@@ -124,7 +126,7 @@ def read_pixel_grid(dataset: DatasetReader) -> PixelGrid:
     SceneError : the transform is not invertible or not finite.
     """
     transform = tuple(dataset.transform)[:6]
-    if not all(map(math.isfinite, transform)) or dataset.transform.determinant == 0:
+    if not all(abs(number) < MAX_COORDINATE for number in transform) or dataset.transform.determinant == 0:
         raise SceneError(
             f"{shown(dataset.name)}: the geotransform {transform} gives pixels no size; a finite, invertible one is "
             "needed. Correct the file, such as with gdal_edit.py -a_ullr."

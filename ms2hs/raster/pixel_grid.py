@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
-from rasterio.warp import transform, transform_bounds
+from rasterio.warp import transform
 
 from ms2hs.arrays import FloatArray
 from ms2hs.errors import SceneError
@@ -22,7 +22,7 @@ DEGREE_M = 111_133.0
 # Points per side of a footprint: eight describe an MGRS tile to within a few metres.
 SIDE_POINTS = 8
 # Points per side of a box that is projected to a grid.
-BOX_SIDE_POINTS = 23
+BOX_SIDE_POINTS = 22
 # Degrees around a grid's box: edges that are straight in its projection are curved in degrees.
 MARGIN_DEG = 0.1
 # A box with west > east crosses the antimeridian if it is narrower than this, in degrees; else its numbers are swapped.
@@ -175,7 +175,7 @@ def _parts_near(bounds: Box, bbox: Box) -> list[Box]:
 def _pixel_edges(grid: PixelGrid, box: Box) -> Iterator[tuple[int, int, int, int]]:
     """First row and column of the pixels in a box, and one past the last."""
     west, south, east, north = box
-    along = np.linspace(0, 1, BOX_SIDE_POINTS)
+    along = np.linspace(0, 1, BOX_SIDE_POINTS + 1)
     zero, one = np.zeros_like(along), np.ones_like(along)
     lon = west + (east - west) * np.concatenate([along, one, 1 - along, zero])
     lat = south + (north - south) * np.concatenate([zero, along, one, 1 - along])
@@ -242,7 +242,7 @@ def is_on_earth(grid: PixelGrid) -> bool:
     except CRSError:
         return False
     x, y, _ = (grid.matrix @ (grid.width / 2, grid.height / 2, 1.0)).tolist()
-    lon, lat = np.column_stack([_outline(grid), position(grid.crs or WGS84, x, y)])
+    lon, lat = np.column_stack([_outline(grid, SIDE_POINTS), position(grid.crs or WGS84, x, y)])
     on_earth = np.isfinite(lon) & (np.abs(lon) <= MAX_LONGITUDE) & (np.abs(lat) <= MAX_LATITUDE)
     return bool((crs.is_geographic or crs.is_projected) and on_earth.any())
 
@@ -254,16 +254,13 @@ def lonlat_bounds(grid: PixelGrid) -> Box | None:
     """
     if grid.crs is None:
         return None
-    with rasterio.Env():
-        try:
-            west, south, east, north = transform_bounds(grid.crs, WGS84, *grid.bounds)
-        except UNKNOWN_POSITION:
-            west = south = east = north = math.inf
-    if not all(map(math.isfinite, (west, south, east, north))):  # corners of a world map are not on the Earth
-        lon, lat = (axis[np.isfinite(axis)] for axis in _outline(grid))
-        if not len(lon):
-            return None
-        west, south, east, north = (float(edge) for edge in (lon.min(), lat.min(), lon.max(), lat.max()))
+    ring, is_around_pole = _ring(grid, BOX_SIDE_POINTS)
+    if not len(ring):
+        return None
+    (west, south), (east, north) = ring.min(axis=0).tolist(), ring.max(axis=0).tolist()
+    if is_around_pole:
+        west, east = -180.0, 180.0
+        south, north = (south, 90.0) if south + north > 0 else (-90.0, north)
     if east - west > 360 - 1e-6:
         west, east = -180.0, 180.0
     turns = math.floor((west + 180) / 360)
@@ -271,32 +268,47 @@ def lonlat_bounds(grid: PixelGrid) -> Box | None:
     return west, max(south, -90.0), east - 360 * (east > 180), min(north, 90.0)
 
 
-def _outline(grid: PixelGrid) -> tuple[FloatArray, FloatArray]:
+def _outline(grid: PixelGrid, side_points: int) -> tuple[FloatArray, FloatArray]:
     """(point,) longitudes and latitudes of a closed line along the edges, counterclockwise if rows count to the south.
 
     Sides that are straight in the grid's CRS are curves in degrees, hence the points between the corners.
     """
-    along = np.linspace(0, 1, SIDE_POINTS, endpoint=False)
-    zero, one = np.zeros(SIDE_POINTS), np.ones(SIDE_POINTS)
+    along = np.linspace(0, 1, side_points, endpoint=False)
+    zero, one = np.zeros(side_points), np.ones(side_points)
     cols = np.concatenate([along, one, 1 - along, zero, [0]]) * grid.width
     rows = np.concatenate([one, 1 - along, zero, along, [1]]) * grid.height
     x, y, _ = grid.matrix @ np.array([cols, rows, np.ones_like(cols)])
     return _project(grid.crs or WGS84, WGS84, x, y)
 
 
+def _ring(grid: PixelGrid, side_points: int) -> tuple[NDArray[np.float64], bool]:
+    """(point, 2) outline in degrees, without jumps of the longitude; and whether it runs around a pole.
+
+    Corners of world maps that are not on the Earth are left out; a point at a pole gets the longitude between its
+    neighbours. Empty if too little of the outline is on the Earth.
+    """
+    lon, lat = _outline(grid, side_points)
+    known = np.isfinite(lon)
+    at_pole = (np.abs(lat) > 90 - 1e-9) & (not CRS.from_user_input(grid.crs).is_geographic)
+    sure, point = known & ~at_pole, np.arange(len(lon))
+    if sure.sum() < 4:
+        return np.empty((0, 2)), False
+    lon = np.interp(point, point[sure], np.unwrap(lon[sure], period=360.0))
+    turn = 360 * round((lon.min() + lon.max()) / 720)
+    ring = np.column_stack([lon - turn, lat])[known]
+    is_around_pole = bool(sure.all()) and abs(ring[-1, 0] - ring[0, 0]) > 1
+    is_open = not is_around_pole and ring[0].tolist() != ring[-1].tolist()
+    return np.vstack([ring, ring[:1]]) if is_open else ring, is_around_pole
+
+
 def footprint(grid: PixelGrid) -> dict[str, Any] | None:
     """Outline of a grid as GeoJSON in degrees, cut at the antimeridian (RFC 7946, 3.1.9); None without a CRS."""
     if grid.crs is None:
         return None
-    lon, lat = _outline(grid)
-    known = np.isfinite(lon)
-    if known.sum() < 4:
+    ring, is_around_pole = _ring(grid, SIDE_POINTS)
+    if not len(ring):
         return None
-    ring = np.column_stack([np.unwrap(lon[known], period=360.0), lat[known]])
-    ring[:, 0] -= 360 * round((ring[:, 0].min() + ring[:, 0].max()) / 720)
-    if not known.all():
-        ring = np.vstack([ring, ring[:1]])
-    elif abs(ring[-1, 0] - ring[0, 0]) > 1:  # around a pole
+    if is_around_pole:
         west, south, east, north = lonlat_bounds(grid) or (-180.0, -90.0, 180.0, 90.0)
         ring = np.array([[west, south], [east, south], [east, north], [west, north], [west, south]])
     if (np.diff(ring[:, 0]) * (ring[1:, 1] + ring[:-1, 1])).sum() > 0:  # clockwise

@@ -32,18 +32,20 @@ class RowsAhead:
 
     def read(self, row: slice, col: slice) -> NDArray[np.generic]:
         """(band, row, col) stored numbers of rows and columns inside the file. Do not write to the result."""
-        if not self.is_kept or col.stop - col.start < self.dataset.width:
-            return read_bands(self.dataset, self.bands, Window.from_slices(row, col))
         begin, kept = self._begin, self._kept
-        if kept is None or not begin <= row.start <= begin + kept.shape[1]:
+        is_next = kept is not None and begin <= row.start <= begin + kept.shape[1]
+        is_full = col.stop - col.start == self.dataset.width
+        if not self.is_kept or not (is_full or is_next):
+            return read_bands(self.dataset, self.bands, Window.from_slices(row, col))
+        if not is_next:
             begin, kept = row.start, None
         end = begin + (0 if kept is None else kept.shape[1])
         if end < row.stop:
             block_end = min(-(-row.stop // self.block_rows) * self.block_rows, self.dataset.height)
-            more = read_bands(self.dataset, self.bands, Window.from_slices((end, block_end), col))
+            more = read_bands(self.dataset, self.bands, Window(0, end, self.dataset.width, block_end - end))
             kept = more if kept is None else np.concatenate([kept, more], axis=1)
         if kept is None:
             raise ValueError(f"no rows in {row}")
         self._begin = max(begin, row.start - self.ROWS_ABOVE)
         self._kept = kept[:, self._begin - begin :]
-        return kept[:, row.start - begin : row.stop - begin]
+        return kept[:, row.start - begin : row.stop - begin, col]

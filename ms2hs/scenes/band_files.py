@@ -8,7 +8,7 @@
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,18 +16,17 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 from rasterio.io import DatasetReader
 
 from ms2hs.errors import SceneError
-from ms2hs.raster.container import ARCHIVE_SUFFIXES, RASTER_SUFFIXES, Raster, list_rasters
-from ms2hs.raster.dataset import open_dataset, read_pixel_grid
+from ms2hs.raster.container import ARCHIVE_SUFFIXES, RASTER_SUFFIXES, Raster, common_grid, list_rasters
+from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.header import Declared, declared_in, number_of, read_header
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import BAND_NAME, OTHER_LAYERS, choose_bands, match_names, read_names
 from ms2hs.scenes.geotiff import open_geotiff
 from ms2hs.scenes.plausibility import most_plausible
-from ms2hs.scenes.quality import Candidate, QualityChoice, choose_layers, layer_named
+from ms2hs.scenes.quality import QUALITY_NAME, Candidate, QualityChoice, choose_layers
 from ms2hs.scenes.radiometry import RadiometricRule, rule_of_hls, rules_of_raster
 from ms2hs.scenes.recognition import (
     DEFAULT_SOURCE,
@@ -56,7 +55,7 @@ RESOLUTION = re.compile(r"(?<![A-Z0-9])(?:R?(\d\d)m|R([12]))(?![A-Z0-9])", re.IG
 SEPARATORS = "._- ()"
 # Bands of 60 m that MAJA, GEE users and others leave out; Sentinel-2 scenes may lack them.
 OPTIONAL_BANDS = {"sentinel2": ("B01", "B09")}
-# ESA's image names: only those of level 2A end with the resolution.
+# ESA's names of images: names of level 2A end with the resolution.
 LEVEL_1C_IMAGE = re.compile(r"T\d{2}[A-Z]{3}_\d{8}T\d{6}_B\d[\dA]\.jp2$", re.IGNORECASE)
 # Product families whose files declare nothing: names of scenes, and the facts from the archive's own documentation.
 PRODUCT_FACTS = (
@@ -64,11 +63,8 @@ PRODUCT_FACTS = (
     # Items of sentinel-2-c1-l2a declare this offset, the files do not; their ids contain the time.
     (re.compile(r"^S2[A-D]_T\d{2}[A-Z]{3}_\d{8}T\d{6}_L2A"), Declared(1e-4, -0.1, 0.0, "Earth Search Collection 1:")),
 )
-# Names of quality layers in names of files.
-QUALITY_NAME = re.compile(
-    r"(?<![A-Z0-9])(SCL|Fmask|QA_PIXEL|pixel_qa|BQA|QA60|CLM|CLD|MSK_CLDPRB|MSK_CLASSI|dataMask|QAI)(?![A-Z0-9])",
-    re.IGNORECASE,
-)
+# Words that suggest a quality layer.
+LIKELY_QUALITY_NAME = re.compile(r"(?<![A-Z0-9])[A-Z]*(mask|cloud|quality)(?![A-Z0-9])", re.IGNORECASE)
 TIMES = (
     (re.compile(r"(?<!\d)\d{8}T\d{6}(?!\d)"), "%Y%m%dT%H%M%S"),
     (re.compile(r"(?<!\d)\d{8}-\d{6}(?!\d)"), "%Y%m%d-%H%M%S"),
@@ -93,10 +89,8 @@ class BandFile:
     rank: tuple[int, int]
     """Position of the variant in `VARIANTS`, and resolution in m: the lowest is used."""
 
-    @property
-    def is_quality(self) -> bool:
-        """Whether the layer marks clouds."""
-        return layer_named(self.layer) is not None
+    is_quality: bool
+    """Whether the layer may mark clouds, and is no band."""
 
 
 Scenes = dict[tuple[str, str], list[BandFile]]
@@ -118,8 +112,8 @@ def _common_names() -> frozenset[str]:
     return frozenset(name for sensor in sources() for name in sensor.possible_bands)
 
 
-def _layer_in(stem: str) -> slice | None:
-    """The part of a name that names a layer: the last number of a band, else a common name, else a quality layer."""
+def _band_in(stem: str) -> slice | None:
+    """The part of a name that names a band: the last number of a band, else a common name."""
     if numbers := list(BAND_NAME.finditer(stem)):
         return slice(*numbers[-1].span())
     words = list(re.finditer(r"[a-z]+|\d+", stem.lower()))
@@ -130,15 +124,16 @@ def _layer_in(stem: str) -> slice | None:
             is_other = OTHER_LAYERS & {*texts[max(i - 1, 0) : i], *texts[i + length : i + length + 1]}
             if "".join(texts[i : i + length]) in _common_names() and not is_other:
                 return slice(words[i].start(), words[i + length - 1].end())
-    quality = QUALITY_NAME.search(stem)
-    return None if quality is None else slice(*quality.span())
+    return None
 
 
 def parsed(raster: Raster) -> BandFile | None:
     """The parts of a raster's name; None if the name contains no layer. The last layer in the name counts."""
     path = PurePosixPath(raster.name)
     stem = path.name[: -len(path.suffix)]
-    layer = _layer_in(stem)
+    layer, quality = _band_in(stem), QUALITY_NAME.search(stem) or LIKELY_QUALITY_NAME.search(stem)
+    if (is_quality := layer is None) and quality:
+        layer = slice(*quality.span())
     if layer is None or OTHER_FILE.search(stem):
         return None
     before, after = VARIANT.sub("", stem[: layer.start]), VARIANT.sub("", stem[layer.stop :])
@@ -146,20 +141,29 @@ def parsed(raster: Raster) -> BandFile | None:
     folder = path.parent if path.parent.name not in SUBFOLDERS else path.parent.parent
     variants = [i for i, name in enumerate(VARIANTS) if f"_{name}_" in stem]
     sizes = [int(size or f"{number}0") for size, number in RESOLUTION.findall(raster.name)]
-    return BandFile(raster, (str(folder), scene), stem[layer], (min(variants, default=0), min(sizes, default=0)))
+    rank = min(variants, default=0), min(sizes, default=0)
+    return BandFile(raster, (str(folder), scene), stem[layer], rank, is_quality)
 
 
 def band_scenes(rasters: Iterable[Raster], least: int = MIN_BANDS) -> Scenes:
-    """The band files of each scene with at least `least` bands."""
-    scenes: Scenes = defaultdict(list)
+    """The band files of each scene with at least `least` bands.
+
+    A quality layer with another name belongs to the only scene of its folder.
+    """
+    groups: Scenes = defaultdict(list)
     for raster in rasters:
         if (file := parsed(raster)) is not None:
-            scenes[file.scene].append(file)
-    return {
+            groups[file.scene].append(file)
+    scenes = {
         key: files
-        for key, files in scenes.items()
+        for key, files in groups.items()
         if len({f.layer.lower() for f in files if not f.is_quality}) >= least
     }
+    unclaimed: dict[str, list[BandFile]] = defaultdict(list)
+    for key in groups.keys() - scenes.keys():
+        unclaimed[key[0]] += [file for file in groups[key] if file.is_quality]
+    in_folder = Counter(folder for folder, _ in scenes)
+    return {key: files + (unclaimed[key[0]] if in_folder[key[0]] == 1 else []) for key, files in scenes.items()}
 
 
 def open_band_files(path: str, options: SceneOptions) -> Scene:
@@ -213,7 +217,7 @@ def _chosen(
         return chosen[0]
     fault = f"contains {len(names)} scenes" if granule is None else f"--granule {granule} fits {len(chosen)} scenes"
     raise SceneError(
-        f"{path}: {fault} of {listed}; one is required. Use --granule {names[0]}, or a part of a name that no other "
+        f"{path}: {fault} ({listed}); one is required. Use --granule {names[0]}, or a part of a name that no other "
         "contains."
     )
 
@@ -247,7 +251,7 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         rule = _rule(
             path, names, datasets, rasters, known=facts, baseline=baseline, grid=grid, sensor=sensor, options=options
         )
-    quality = _quality(files, options, sensor)
+    quality = _quality(files, source) if options.quality else QualityChoice((), "clouds are kept: --no-quality")
     notes = [] if options.source or named else [platform_note(source)]
     missing = [name for name in sensor.grid.names if name not in names]
     if missing and options.bands is None:
@@ -260,6 +264,7 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         assets=rule.assets(names, [raster.href for raster in rasters], [raster.band for raster in rasters]),
         grid=grid,
         offset_rule=rule.description,
+        rule_origin=rule.origin,
         quality=quality.layers,
         quality_note=quality.note,
         datetime=_time(texts),
@@ -318,32 +323,6 @@ def _band_names(
     return choose_bands(available, source, requested, where=path, lacks=lacks, remedy=remedy)
 
 
-def common_grid(datasets: Sequence[DatasetReader], rasters: Sequence[Raster], path: str) -> PixelGrid:
-    """The finest grid; SceneError unless the others have its CRS, extent, and pixels of integer multiples."""
-    grids = [read_pixel_grid(dataset) for dataset in datasets]
-    finest = min(grids, key=lambda grid: abs(grid.transform[0]))
-    for grid, raster, dataset in zip(grids, rasters, datasets, strict=True):
-        if raster.href.lower().endswith(RASTER_SUFFIXES) and dataset.count != 1:
-            raise SceneError(
-                f"{path}: {raster.name} has {dataset.count} bands; one per file is required. Give the path of one file "
-                "with all bands, or a folder with one file per band."
-            )
-        # One pixel of the file in pixels of the finest grid.
-        (step, skew, left), (other_skew, row_step, top), _ = np.linalg.solve(finest.matrix, grid.matrix).tolist()
-        count = max(round(step), 1)
-        is_aligned = max(abs(step - count), abs(row_step - count), abs(skew), abs(other_skew)) < 1e-3
-        is_same_corner = max(abs(left), abs(top)) < 1e-3 * count
-        is_same_size = max(abs(grid.width * count - finest.width), abs(grid.height * count - finest.height)) < count
-        if grid.crs != finest.crs or not (is_aligned and is_same_corner and is_same_size):
-            raise SceneError(
-                f"{path}: {raster.name} has another grid ({grid.crs}, {grid.width} x {grid.height} pixels of "
-                f"{grid.transform[0]:g}) than the finest band ({finest.crs}, {finest.width} x {finest.height} of "
-                f"{finest.transform[0]:g}); one CRS, one extent and pixels of integer multiples are required. Warp the "
-                "files to one grid with gdalwarp."
-            )
-    return finest
-
-
 def _rule(
     path: str,
     names: Sequence[str],
@@ -376,14 +355,13 @@ def _declared(dataset: DatasetReader, band: int, known: Declared) -> Declared:
     return replace(declared, nodata=next((nodata for nodata in fills if nodata is not None), None))
 
 
-def _quality(files: Sequence[BandFile], options: SceneOptions, sensor: Sensor) -> QualityChoice:
-    """The quality layers among the files of a scene."""
-    if not options.quality:
-        return QualityChoice((), "clouds are kept: --no-quality")
-    found = sorted((file for file in files if file.is_quality), key=lambda file: file.rank)
-    finest = {file.layer.lower(): file for file in reversed(found)}.values()
-    candidates = [Candidate(file.layer, file.raster.href, file.raster.band, file.raster.name) for file in finest]
-    return choose_layers(candidates, "folder", sensor.quality)
+def _quality(files: list[BandFile], source: str) -> QualityChoice:
+    """The quality layers of a scene, each at its finest resolution."""
+    finest: dict[str, BandFile] = {}
+    for file in sorted((file for file in files if file.is_quality), key=lambda file: file.rank):
+        finest.setdefault(file.layer.lower(), file)
+    candidates = [Candidate(f.layer, f.raster.href, f.raster.band, f.raster.name) for f in finest.values()]
+    return choose_layers(candidates, "scene", load_sensor(source).quality)
 
 
 def _time(texts: Sequence[str]) -> str | None:

@@ -7,7 +7,7 @@ read where the other names of the file leave one band, and refused where they le
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from itertools import product
 
 from ms2hs.errors import SceneError
@@ -18,20 +18,33 @@ from ms2hs.spectra.sensors import load_sensor
 # The user's name for a band of the file that is not used.
 SKIP = "-"
 # `B02`, `b2`, `B8A`, `B08A`, `Band 2`. At most two digits, because the bands of hyperspectral cubes are called `B001`.
-BAND_NAME = re.compile(r"(?<![A-Za-z0-9])B(?:and)?[ _-]?(\d{1,2}A?)(?![A-Za-z0-9])", re.IGNORECASE)
+# `ST_B10` is surface temperature.
+BAND_NAME = re.compile(r"(?<![A-Za-z0-9])(?<!ST_)B(?:and)?[ _-]?(\d{1,2}A?)(?![A-Za-z0-9])", re.IGNORECASE)
 # Without the word `Band`, by which lists of bands count, except in ESPA's `sr_band2`.
-OWN_NUMBER = re.compile(r"(?<![A-Za-z0-9])(?:B|SR[ _-]?BAND)[ _-]?(\d{1,2}A?)(?![A-Za-z0-9])", re.IGNORECASE)
+OWN_NUMBER = re.compile(r"(?<![A-Za-z0-9])(?<!ST_)(?:B|SR[ _-]?BAND)[ _-]?(\d{1,2}A?)(?![A-Za-z0-9])", re.IGNORECASE)
 # Default names of bands, by which GDAL, ENVI, R and others count the bands of a file.
 POSITION = re.compile(r"(?:B|BAND)?[ _-]?(\d+)", re.IGNORECASE)
-# Words of layers that are no reflectance, such as `Scene-average Water Vapour map`.
-OTHER_LAYERS = {"classi", "cloud", "index", "map", "mask", "msk", "probability", "qa", "quality", "scl", "thin", "wvp"}
+# Words of layers that are no reflectance, such as `Scene-average Water Vapour map, WVP` and `view_zenith_B2`.
+OTHER_LAYERS = {
+    "angle", "aot", "azimuth", "clm", "clp", "count", "datamask", "fmask", "footprint", "mask", "msk", "probability",
+    "qa", "quality", "scl", "std", "stddev", "stdev", "variance", "vcid", "wvp", "zenith",
+}  # fmt: skip
 # Bands that many files of a sensor lack, in the order in which tools leave them out.
 OFTEN_MISSING = ("B09", "B01")
+# The numbers of Landsat 4 to 7, where B06 is thermal and B04 near infrared.
+TM_NUMBERS = {"B01", "B02", "B03", "B04", "B05", "B07"}
+# With more unclear names, the message would list more orders than a user can compare.
+MAX_UNCLEAR = 4
 
 
 def canonical(text: str, source: str) -> str | None:
-    """The band name in a text, written as Sentinel-2 and HLS do (`B02`, `B8A`); None without one certain name."""
-    return _certain(_readings(text, source))
+    """The band name in one text, written as Sentinel-2 and HLS do (`B02`, `B8A`); None without a name.
+
+    A name that tools use for different bands has its meaning in STAC. For the names of a whole file use `read_names`.
+    """
+    bands = _readings(text, source)
+    stac = load_sensor(source).common_names.get("".join(_words(text)), "")
+    return _certain(bands) or _certain(bands & _numbered(OWN_NUMBER, stac))
 
 
 def read_names(texts: Sequence[str | None], source: str, *, by_user: bool = False) -> list[frozenset[str]]:
@@ -61,6 +74,8 @@ def _certain(bands: frozenset[str]) -> str | None:
 
 def _readings(text: str, source: str) -> frozenset[str]:
     """The bands that one text may name."""
+    if OTHER_LAYERS & set(_words(text)):
+        return frozenset()
     text = re.sub(r"^\s*(?=\d{1,2}A?\s*$)", "B", text, flags=re.IGNORECASE)
     if own := _numbered(OWN_NUMBER, text):
         # `B05 - NIR` is a band of Landsat, and none of Sentinel-2.
@@ -81,8 +96,6 @@ def _words(text: str) -> list[str]:
 def _by_common_name(words: Sequence[str], source: str) -> frozenset[str]:
     """The bands with the longest common name in some words; none if the words name several."""
     names = load_sensor(source).possible_bands
-    if OTHER_LAYERS & set(words):
-        return frozenset()
     for length in range(len(words), 0, -1):
         phrases = {"".join(words[i : i + length]) for i in range(len(words) - length + 1)}
         if found := {names[phrase] for phrase in phrases if phrase in names}:
@@ -167,20 +180,25 @@ def check_names(
     """
     readings = read_names(texts, source, by_user=by_user)
     names = [_certain(bands) for bands in readings]
+    numbered = {_certain(_numbered(OWN_NUMBER, text or "")) for text, name in zip(texts, names, strict=True) if name}
+    if not by_user and numbered == TM_NUMBERS:
+        raise SceneError(
+            f"{where}: bands {', '.join(sorted(TM_NUMBERS))} without B06 have the numbering of Landsat 4 to 7, whose "
+            f"spectral responses are not available; bands of Sentinel-2, HLS, Landsat 8 or Landsat 9 are required. Use "
+            "a scene of these sensors, or name each band in file order with --bands if one of them took the scene."
+        )
     if not is_enough(names, source) and (others := _other_sources(texts, source, by_user=by_user)):
         _refuse_landsat_numbers([*filter(None, names)], source, where)
         raise SceneError(
             f"{where}: {_found(names, source)}; the names also fit {_alternatives(others)}. Use --source "
             f"{_alternatives(others)} if that sensor took the scene."
         )
-    unclear = [i for i, bands in enumerate(readings) if len(bands) > 1]
-    if unclear:
-        meanings = "; ".join(f"{texts[i]} is {_alternatives(sorted(readings[i]))}" for i in unclear)
-        choices = product(*(sorted(readings[i]) for i in unclear))
-        orders = [_order(names, dict(zip(unclear, choice, strict=True))) for choice in choices]
+    if orders := _orders(readings, source):
+        unclear = {texts[i]: sorted(bands) for i, bands in enumerate(readings) if len(bands) > 1}
+        meanings = "; ".join(f"{text} is {_alternatives(bands)}" for text, bands in unclear.items())
         raise SceneError(
             f"{where}: tools use names for different bands ({meanings}); one meaning is required. Use "
-            f"{_alternatives([f'--bands {order}' for order in orders if order][:4])}."
+            f"{_alternatives([f'--bands {order}' for order in orders[:4]])}."
         )
     if not by_user and not any(names):
         _refuse_unnamed(texts, source, where, is_known=is_known)
@@ -216,34 +234,47 @@ def contradiction(named: Sequence[str | None], measured: Sequence[str | None], w
 
 def _other_sources(texts: Sequence[str | None], source: str, *, by_user: bool) -> list[str]:
     """Landsat and HLS L30, where the names fit them at least as well as the source."""
+    found = {
+        sensor.name: len(set(match_names(name_bands(texts, sensor.name, by_user=by_user), sensor.name)) - {None})
+        for sensor in sources()
+    }
+    return [
+        name
+        for name, count in found.items()
+        if name != source and "B8A" not in load_sensor(name).grid.names
+        if count >= max(found[source], load_sensor(name).min_bands)
+    ]
 
-    def count(other: str) -> int:
-        names = name_bands(texts, other, by_user=by_user)
-        return sum(name is not None for name in match_names(names, other)) if is_enough(names, other) else 0
 
-    own = sum(name is not None for name in match_names(name_bands(texts, source, by_user=by_user), source))
-    others = [sensor.name for sensor in sources() if sensor.name != source and "B8A" not in sensor.grid.names]
-    return [other for other in others if count(other) >= max(own, 1)]
-
-
-def _order(names: Sequence[str | None], meanings: Mapping[int, str]) -> str:
-    """The value of `--bands` with these meanings of unclear names; empty if a band would appear twice."""
-    order = [meanings.get(i) or name or SKIP for i, name in enumerate(names)]
-    return ",".join(order) if len(set(meanings.values())) == len(meanings) else ""
+def _orders(readings: Sequence[frozenset[str]], source: str) -> list[str]:
+    """The values of `--bands` for each meaning of unclear names; none if all are clear, or no meaning is a scene."""
+    if not 0 < sum(len(bands) > 1 for bands in readings) <= MAX_UNCLEAR:
+        return []
+    orders = []
+    for order in product(*(sorted(bands) or [SKIP] for bands in readings)):
+        names = [name for name in order if name != SKIP]
+        if len(set(names)) == len(names) and is_enough(names, source):
+            orders.append(",".join(order))
+    return orders
 
 
 def _refuse_unnamed(texts: Sequence[str | None], source: str, where: str, *, is_known: bool) -> None:
     """Refuse bands without names, with the usual order of so many bands as a proposal."""
-    given = [text for text in texts if text]
-    called = f"are called {given[0]} to {given[-1]}, which names no band" if given else "have no names"
-    others = [] if is_known else [sensor.name for sensor in sources() if "B8A" not in sensor.grid.names]
-    for candidates in ([source], others):
-        order = _usual_order(len(texts), candidates[0]) if candidates else None
-        if order:
+    given = [text for text in texts if text and text != SKIP]
+    called = f"are called {given[0]} to {given[-1]}, which only counts them" if given else "have no names"
+    is_band = [text != SKIP and not OTHER_LAYERS & set(_words(text or "")) for text in texts]
+    landsat = [] if is_known else [sensor.name for sensor in sources() if "B8A" not in sensor.grid.names]
+    for candidates in filter(None, ([source], landsat)):
+        if usual := _usual_order(sum(is_band), candidates[0]):
+            names = iter(usual)
+            orders = [",".join(next(names) if is_one else SKIP for is_one in is_band)]
+            own = [_certain(_numbered(OWN_NUMBER, text or "")) for text in texts]
+            if is_enough(own, source) and None not in match_names(own, source):
+                orders.append(",".join(filter(None, match_names(own, source))))
             option = "" if candidates == [source] else f" and --source {_alternatives(candidates)}"
             raise SceneError(
-                f"{where}: its {len(texts)} bands {called}; names such as {order[0]}, or wavelengths, are required. If "
-                f"this is their order, use --bands {','.join(order)}{option}."
+                f"{where}: its {len(texts)} bands {called}; names such as B02, or wavelengths, are required. If this "
+                f"is their order, use {_alternatives([f'--bands {order}' for order in orders])}{option}."
             )
 
 
@@ -284,9 +315,10 @@ def check_bands(names: Sequence[str | None], source: str, where: str) -> None:
             f"--bands, `{SKIP}` for a band to skip."
         )
     if not is_enough(names, source):
+        too_few = "Use a file with the missing bands, or name" if len(names) < sensor.min_bands else "Name"
         raise SceneError(
-            f"{where}: {_found(names, source)}. Name each band in file order with --bands (`{SKIP}` skips a band), or "
-            "give the sensor with --source."
+            f"{where}: {_found(names, source)}. {too_few} each band in file order with --bands (`{SKIP}` skips a "
+            "band), or give the sensor with --source."
         )
 
 

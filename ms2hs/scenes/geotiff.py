@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from ms2hs.scenes.plausibility import most_plausible
 from ms2hs.scenes.quality import Candidate, QualityChoice, choose_layers, layer_named
 from ms2hs.scenes.radiometry import RadiometricRule, rules_of_raster
 from ms2hs.scenes.recognition import DEFAULT_SOURCE, baseline_of_file, platform_note, refuse_unsuitable, source_of_file
-from ms2hs.scenes.scene import CUSTOM, Scene, SceneOptions
+from ms2hs.scenes.scene import CUSTOM, Asset, Scene, SceneOptions
 from ms2hs.spectra.sensors import RANGE_NM, load_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of
 
@@ -62,9 +63,10 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
         return Scene(
             id=Path(path).stem,
             source=source,
-            assets=rule.assets(chosen, [path] * len(index), [i + 1 for i in index]),
+            assets=_labelled(rule.assets(chosen, [path] * len(index), [i + 1 for i in index]), header),
             grid=read_pixel_grid(dataset),
             offset_rule=rule.description,
+            rule_origin=rule.origin,
             wavelength_nm=tuple(centres.tolist()),
             fwhm_nm=tuple(spectral.fwhm_nm.tolist()) if wavelengths else (),
             quality=quality.layers,
@@ -77,6 +79,15 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
                 [*_doubts(header, source, names, is_known=known is not None), *time_notes, *rule.notes],
             ),
         )
+
+
+def _labelled(assets: Sequence[Asset], header: Header) -> tuple[Asset, ...]:
+    """The bands, each with its position and description in the file."""
+    texts = {band: text for band, text in enumerate(header.descriptions, 1) if text}
+    return tuple(
+        replace(asset, label=f"band {asset.band}" + (f" ({texts[asset.band]})" if asset.band in texts else ""))
+        for asset in assets
+    )
 
 
 def _grid_of_source(source: str, names: Sequence[str]) -> SpectralGrid:
@@ -133,7 +144,7 @@ def _identify_bands(header: Header, known: str | None, bands: tuple[str, ...] | 
         # The number in `Band 12: SCL` is the position in the file, so names of quality layers are not read as bands.
         names = check_user_names([SKIP if layer_named(name) else name for name in bands], source, header.path)
         return source, match_names(names, source)
-    texts = [None if layer_named(text or "") else text for text in header.descriptions]
+    texts = [SKIP if layer_named(text or "") else text for text in header.descriptions]
     named = name_bands(texts, source)
     agree = names_fit_wavelengths(named, header.wavelengths, source)
     if any(header.wavelengths) and not (is_enough(named, source) and agree):

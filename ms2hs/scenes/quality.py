@@ -12,7 +12,7 @@ Water and snow are ground. To add a layer, add its line in `QUALITY_LAYERS`.
 """
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ from ms2hs.scenes.scene import Asset
 NO_DATA = -1
 # Factors from stored numbers to the layer's own; copies of a layer are divided or multiplied like reflectance.
 COPY_SCALES = (1.0, 1e4, 1e-4)
-# Larger layers are sampled in 3x3 windows of this side, in pixels.
+# Larger layers are sampled in 3x3 windows of this side in pixels; if the sample shows a fault, all is read.
 SAMPLE_PIXELS = 512
 MAX_WHOLE_PIXELS = 1 << 22
 # Cloud probability in percent above which a pixel counts as cloud: the default threshold of s2cloudless (0.4).
@@ -36,7 +36,7 @@ MAX_CLOUD_PERCENT = 40
 # Clear share below which a pixel counts as cloud: the threshold in the example of Cloud Score+ in Earth Engine.
 MIN_CLEAR_SHARE = 0.6
 # Names that suggest a quality layer.
-LIKELY_QUALITY = re.compile(r"(?i)qa|mask|cloud|cld|clear|quality")
+LIKELY_QUALITY = re.compile(r"(?i)qa|mask|cloud|cld|clear|quality|shadow|scl")
 SNOW_NAME = re.compile(r"(?i)snow|snw")
 
 
@@ -57,7 +57,7 @@ class QualityLayer:
     valid: Callable[[DnArray], BoolArray]
     """True where the pixel shows the ground; water and snow are ground."""
     scale_of: Callable[[DnArray], float | None]
-    """The factor from stored numbers to the layer's own; None if the numbers cannot be this layer's."""
+    """The factor from distinct stored numbers to the layer's own; None if the numbers cannot be this layer's."""
 
     def asset(self, href: str, band: int = 1, scale: float = 1.0, nodata: float | None = None) -> Asset:
         """The layer in a file; the stored number times `scale` is the layer's own."""
@@ -89,9 +89,8 @@ def classes(members: Collection[int]) -> Callable[[DnArray], float | None]:
     """The scale of a layer of whole numbers: the first with which all numbers are members."""
 
     def scale_of(numbers: DnArray) -> float | None:
-        distinct = np.unique(numbers)
         for scale in COPY_SCALES:
-            own = distinct * scale
+            own = numbers * scale
             # Integers are exact, and float32 has seven digits.
             is_whole = np.abs(own - np.rint(own)) <= (0 if scale == 1 else 1e-6 * scale)
             if is_whole.all() and all(int(number) in members for number in np.rint(own)):
@@ -109,7 +108,7 @@ def shares(top: int) -> Callable[[DnArray], float | None]:
         scale, high = scale_of_whole(numbers), float(numbers.max())
         if scale == 1 and high == 1 < top:
             return None  # a mask of 0 and 1, not shares
-        if scale is not None or numbers.min() < 0:
+        if scale is not None:
             return scale
         return top if high <= 1 else 1.0 if high <= top else None
 
@@ -139,7 +138,7 @@ SHADOW = "cloud and shadow"
 BYTE, WORD = range(1 << 8), range(1 << 16)
 # fmt: off
 QUALITY_LAYERS = {layer.name: layer for layer in (
-    QualityLayer("SCL", r"scl|scene[ _-]?class(ification)?", 1, SHADOW, 0, one_of(2, 4, 5, 6, 7, 11),
+    QualityLayer("SCL", r"scl|scene[ _-]?class(ification)?([ _-](map|layer))?", 1, SHADOW, 0, one_of(2, 4, 5, 6, 7, 11),
                  classes(range(12))),
     QualityLayer("QA_PIXEL", r"qa_?pixel", 1, SHADOW, 1, without_bits(0, 1, 2, 3, 4), classes(WORD)),
     QualityLayer("pixel_qa", r"pixel_qa", 1, SHADOW, 1, without_bits(0, 3, 5), classes(range(1 << 11))),
@@ -159,6 +158,15 @@ QUALITY_LAYERS = {layer.name: layer for layer in (
     QualityLayer("EDG", r"edg", 0, "no data", 1, one_of(0), classes((0, 1))),
 )}
 # fmt: on
+
+
+def _name_pattern(pattern: str) -> re.Pattern[str]:
+    # `scl_water` and `qa60_mask` are other layers; `CLM_R1` and SNAP's `SCL_M` are copies.
+    return re.compile(rf"(?<![a-z0-9])({pattern})(?![a-z0-9]|_[a-z]{{2}})", re.IGNORECASE)
+
+
+# The name of a layer in the name of a file.
+QUALITY_NAME = _name_pattern("|".join(layer.pattern for layer in QUALITY_LAYERS.values()))
 # Parts of a band's text that do not belong to its name: `Band 13: SCL`, `0_SCL`, `B13 SCL`, `SCL_20m`, `scl-jp2`.
 AROUND_NAME = re.compile(r"^((band|b)?[ _-]?\d+[:_ -]+)|([ _-](\d\dm|jp2))+$")
 
@@ -194,10 +202,7 @@ def layer_named(text: str, own_layer: str = "") -> QualityLayer | None:
     name = AROUND_NAME.sub("", text.strip().lower())
     if name == "qa" and own_layer == "Fmask":
         return QUALITY_LAYERS[own_layer]
-    for layer in QUALITY_LAYERS.values():
-        if re.search(rf"(?<![a-z0-9])({layer.pattern})(?![a-z0-9])", name):
-            return layer
-    return None
+    return next((layer for layer in QUALITY_LAYERS.values() if _name_pattern(layer.pattern).search(name)), None)
 
 
 def quality_note(layer: Asset | None, product: str, *, wanted: bool) -> str:
@@ -225,61 +230,76 @@ def choose_layers(candidates: Sequence[Candidate], kind: str, own_layer: str = "
     own_layer : name of the quality layer of the sensor's products.
     """
     named = [(layer, candidate) for candidate in candidates if (layer := layer_named(candidate.text, own_layer))]
-    chosen: list[Asset] = []
+    layers: list[Asset] = []
     used, unused = [], []
     rank = None
-    for layer, candidate in sorted(named, key=lambda pair: pair[0].rank):
+    for layer, candidate in sorted(named, key=lambda pair: (pair[0].rank == 0, pair[0].rank)):
         if rank is not None and layer.rank > rank:
             continue
-        name = f"{candidate.where} ({layer.name})"
         asset, fault = _checked(layer, candidate, own_layer)
         if asset is not None:
-            chosen.append(asset)
-        if fault is not None:
-            unused.append(f"{name} {fault}")
-        else:
+            layers.append(asset)
+        if fault is None:
             used.append(f"{layer.marks} by {layer.name} ({candidate.where})")
             rank = layer.rank or rank
+        else:
+            unused.append(f"{candidate.where} ({layer.name}) {fault}")
     if rank is None:
         others = [band for band in candidates if layer_named(band.text, own_layer) is None]
         likely = [band for band in others if LIKELY_QUALITY.search(band.text) and not SNOW_NAME.search(band.text)]
         unused += [f"{band.where} ({band.text}) has an unknown meaning" for band in likely]
-        used.append(f"clouds are kept: {', '.join(unused) or f'the {kind} has no cloud layer'}")
+        used.insert(0, f"clouds are kept: {', '.join(unused) or f'the {kind} has no cloud layer'}")
         unused = []
-    return QualityChoice(tuple(chosen), "; ".join([*used, *unused]))
+    return QualityChoice(tuple(layers), "; ".join([*used, *unused]))
 
 
 def _checked(layer: QualityLayer, candidate: Candidate, own_layer: str) -> tuple[Asset | None, str | None]:
     """The layer in the file, if its numbers fit; and the fault for which it marks no clouds, if any."""
+    checked: tuple[Asset | None, str | None] = None, None
     with open_dataset(candidate.href) as dataset:
-        sample, is_whole = _sample(dataset, candidate.band)
-        declared = dataset.nodatavals[candidate.band - 1]
-    # No layer has negative numbers.
-    numbers, nodata = sample[np.isfinite(sample) & (sample >= 0)], None
-    scale = layer.scale_of(numbers) if numbers.size else None
+        dtype, declared = np.dtype(dataset.dtypes[candidate.band - 1]), dataset.nodatavals[candidate.band - 1]
+        limit = np.iinfo(dtype).max if dtype.kind in "iu" else None
+        for numbers in _distinct_numbers(dataset, candidate.band):
+            checked = _fitted(layer, candidate, numbers, (declared, limit), own_layer)
+            if checked[1] is None:
+                break
+    return checked
+
+
+def _fitted(
+    layer: QualityLayer, candidate: Candidate, numbers: DnArray, fills: tuple[float | None, int | None], own_layer: str
+) -> tuple[Asset | None, str | None]:
+    """As `_checked`, by the distinct numbers of the band; `fills`: its nodata, and the limit of its data type."""
+    scale, nodata = layer.scale_of(numbers) if numbers.size else None, None
     if scale is None:
-        nodata, limit = declared, np.iinfo(sample.dtype).max if sample.dtype.kind in "iu" else None
-        numbers = numbers[(numbers != nodata) & (numbers != limit)]
+        nodata, numbers = fills[0], numbers[(numbers != fills[0]) & (numbers != fills[1])]
         scale = layer.scale_of(numbers) if numbers.size else None
     if not numbers.size:
         return None, "has no values"
     if scale is None:
         fractions = numbers[numbers != np.rint(numbers)]
-        example = fractions[0] if fractions.size else numbers.max()
-        return None, f"is not used: {example:.6g} is not a number of this layer"
+        return None, f"is not used: {[*fractions, numbers.max()][0]:.6g} is not a number of this layer"
     # Other programs write classes into a layer of this name, and each program has other classes.
     if layer.name == "Fmask" != own_layer and np.isin(numbers, (*range(6), 255)).all():
         return None, "is not used: its numbers may be bits or classes"
     asset = layer.asset(candidate.href, candidate.band, scale, nodata)
-    is_empty = layer.rank > 0 and numbers.min() == numbers.max() and valid_by(asset, numbers).all()
-    return asset, ("marks nothing" if is_whole else "marks nothing in a sample") if is_empty else None
+    is_empty = layer.rank > 0 and numbers.size == 1 and valid_by(asset, numbers).all()
+    return asset, "marks nothing" if is_empty else None
 
 
-def _sample(dataset: DatasetReader, band: int) -> tuple[DnArray, bool]:
-    """(n,) stored numbers of a band, and whether they are all of the band."""
+def _distinct_numbers(dataset: DatasetReader, band: int) -> Iterator[DnArray]:
+    """(n,) distinct finite numbers from 0 on, as no layer has negative numbers: of a sample, then of the whole band."""
     height, width = dataset.shape
-    if height * width <= MAX_WHOLE_PIXELS:
-        return read_bands(dataset, [band]).ravel(), True
-    rows, cols = (np.linspace(0, max(size - SAMPLE_PIXELS, 0), 3).astype(int) for size in (height, width))
-    windows = [Window(col, row, min(width, SAMPLE_PIXELS), min(height, SAMPLE_PIXELS)) for row in rows for col in cols]
-    return np.concatenate([read_bands(dataset, [band], window).ravel() for window in windows]), False
+    side = SAMPLE_PIXELS
+    if height * width > MAX_WHOLE_PIXELS:
+        tops, lefts = (np.linspace(0, max(size - side, 0), 3).astype(int) for size in (height, width))
+        windows = [Window(left, top, min(side, width), min(side, height)) for top in tops for left in lefts]
+        if (numbers := _distinct(dataset, band, windows)).size > 1:
+            yield numbers
+    yield _distinct(dataset, band, [Window(0, top, width, min(side, height - top)) for top in range(0, height, side)])
+
+
+def _distinct(dataset: DatasetReader, band: int, windows: Sequence[Window]) -> DnArray:
+    parts = [np.unique(read_bands(dataset, [band], window)) for window in windows]
+    numbers: DnArray = np.unique(np.concatenate(parts))
+    return np.asarray(numbers[np.isfinite(numbers) & (numbers >= 0)])

@@ -173,17 +173,16 @@ def _checked(bands: Sequence[Declared], options: SceneOptions, where: str) -> li
     remedy = "Correct it, or give the right numbers with --scale and --offset."
     checked = []
     for band in bands:
-        if band.scale is not None and not low < band.scale < high:
-            if options.scale is None:
-                raise SceneError(
-                    f"{where}: declares the scale {band.scale:g}; a finite number above 0 is required. {remedy}"
-                )
-            band = replace(band, scale=None)  # noqa: PLW2901
-        if band.offset is not None and not math.isfinite(band.offset):
-            if not options.has_offset:
-                raise SceneError(f"{where}: declares the offset {band.offset:g}; a finite number is required. {remedy}")
-            band = replace(band, offset=None)  # noqa: PLW2901
-        checked.append(band)
+        has_bad_scale = band.scale is not None and not low < band.scale < high
+        has_bad_offset = band.offset is not None and not math.isfinite(band.offset)
+        if has_bad_scale and options.scale is None:
+            raise SceneError(
+                f"{where}: declares the scale {band.scale:g}; a finite number above 0 is required. {remedy}"
+            )
+        if has_bad_offset and not options.has_offset:
+            raise SceneError(f"{where}: declares the offset {band.offset:g}; a finite number is required. {remedy}")
+        scale, offset = None if has_bad_scale else band.scale, None if has_bad_offset else band.offset
+        checked.append(replace(band, scale=scale, offset=offset))
     return checked
 
 
@@ -258,12 +257,9 @@ def rule_of_hls(bands: Sequence[Declared], *, sensor: Sensor, options: SceneOpti
     bands = _checked(bands, options, where)
     scales = tuple(sensor.scale if band.scale is None else band.scale for band in bands)
     offsets = tuple(band.offset or 0.0 for band in bands)
-    texts = [
-        f"{band.where if band.scale is not None else 'User Guide:'} scale {scale:g} and offset {offset:g}"
-        for band, scale, offset in zip(bands, scales, offsets, strict=True)
-    ]
     dn_offsets = tuple(_in_stored(offset, scale) for offset, scale in zip(offsets, scales, strict=True))
-    text = f"HLS: {'; '.join(dict.fromkeys(texts))}"
+    sources = dict.fromkeys("User Guide:" if band.scale is None else band.where for band in bands)
+    text = f"HLS: {', '.join(sources)} scale {_listed(scales)} and offset {_listed(offsets)}"
     origin = "file" if any(band.scale is not None or band.offset for band in bands) else "sensor"
     rule = RadiometricRule(scales, dn_offsets, _fills(bands, sensor), text, (), origin, _has_floats(bands))
     return rule.with_options(options, where)
@@ -361,12 +357,16 @@ def by_user_guide(item: ItemDeclaration) -> RadiometricRule:
 
 def by_product_guide(item: ItemDeclaration) -> RadiometricRule:
     """Declared scale and offset of each band, else the sensor's, for Landsat Collection 2: USGS declares none."""
-    sensor = item.sensor
+    sensor, is_declared = item.sensor, [band.scale is not None for band in item.bands]
     scales = tuple(sensor.scale if band.scale is None else band.scale for band in item.bands)
-    offsets = tuple(sensor.offset if band.offset is None else band.offset for band in item.bands)
-    dn_offsets = tuple(offset / scale for offset, scale in zip(offsets, scales, strict=True))
-    text = f"{sensor.title}: scale {_listed(scales)}, offset {_listed(offsets)}"
-    origin = "item" if any(band.scale is not None or band.offset for band in item.bands) else "sensor"
+    offsets = tuple(
+        (0.0 if own else sensor.offset) if band.offset is None else band.offset
+        for own, band in zip(is_declared, item.bands, strict=True)
+    )
+    dn_offsets = tuple(_in_stored(offset, scale) for offset, scale in zip(offsets, scales, strict=True))
+    origin = "item" if all(is_declared) else "sensor"
+    title = "the item's own" if all(is_declared) else f"{sensor.title}:"
+    text = f"{title} scale {_listed(scales)} and offset {_listed(offsets)}"
     return RadiometricRule(scales, dn_offsets, _fills(item.bands, sensor), text, origin=origin)
 
 

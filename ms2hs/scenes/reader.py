@@ -24,7 +24,7 @@ from ms2hs.raster.dataset import open_dataset, read_pixel_grid, read_valid
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.raster.resampling import Axis, AxisWeights, axis_weights, covered, regrid, relate
 from ms2hs.raster.rows_ahead import RowsAhead
-from ms2hs.scenes.quality import valid_by
+from ms2hs.scenes.quality import QUALITY_LAYERS, valid_by
 from ms2hs.scenes.scene import Asset, Scene
 from ms2hs.spectra.library import MAX_REFLECTANCE
 
@@ -51,7 +51,7 @@ class Cause(IntEnum):
     IMPOSSIBLE = 1
     """No surface has this reflectance (`impossible`)."""
     CLOUD = 2
-    """Excluded by the quality layer."""
+    """Excluded by a quality layer that marks clouds."""
     NODATA = 3
 
 
@@ -277,39 +277,35 @@ class SceneReader:
         if is_open and (zero := _is_zero(stored)).any():
             cause[zero if self._finest == [layer] else zero & self._is_outside(layer, rows, cols)] = Cause.NODATA
         for quality in self._quality:
-            cause[~_usable(quality, layer, rows, cols) & (cause < Cause.CLOUD)] = Cause.CLOUD
-        same = self._same_small_number(layer, rows, cols, (reflectance, stored))
-        cause[same] = np.maximum(cause[same], Cause.IMPOSSIBLE)
+            kind = Cause.CLOUD if QUALITY_LAYERS[quality.assets[0].name].rank else Cause.NODATA
+            cause[~_usable(quality, layer, rows, cols) & (cause < kind)] = kind
+        if len(self.scene.assets) >= MIN_SAME_BANDS:
+            at = same_small_number(reflectance, stored)
+            is_valid = cause[at] == Cause.VALID
+            at = at[0][is_valid], at[1][is_valid]
+            for other in self._layers:
+                if other is not layer and at[0].size:
+                    at = self._same_in(other, layer, rows, cols, at)
+            cause[at] = Cause.IMPOSSIBLE
         if (is_impossible := cause == Cause.IMPOSSIBLE).any():
             values = reflectance[:, is_impossible]
             low, high = self.impossible_range
             self.impossible_range = min(low, float(values.min())), max(high, float(values.max()))
         return _zero_invalid(reflectance, cause == Cause.VALID), cause
 
-    def _same_small_number(
-        self, layer: Layer, rows: AxisWeights, cols: AxisWeights, pixels: tuple[Float32Array, NDArray[np.generic]]
-    ) -> Positions:
-        """Positions in a layer's window where all bands of the scene have the `same_small_number`.
-
-        `pixels` are the layer's reflectance and stored numbers. Pixels of other files are the pixels at their centres.
-        """
-        reflectance, stored = pixels
-        at = same_small_number(reflectance, stored) if len(self.scene.assets) >= MIN_SAME_BANDS else NOWHERE
-        for other in self._layers:
-            if other is layer or not at[0].size:
-                continue
-            down, right = relate(layer.grid, other.grid, other.assets[0].name)
-            row, row_inside = _nearest(down, rows.begin, rows.end)
-            col, col_inside = _nearest(right, cols.begin, cols.end)
-            window = other.rows_ahead.read(_extent(row), _extent(col))
-            numbers = window[:, row[at[0]] - row.min(), col[at[1]] - col.min()][:, None]
-            both = np.concatenate([stored[0][at][None, None], numbers])
-            values = np.concatenate([reflectance[0][at][None, None], to_reflectance(numbers, other.assets)[0]])
-            kept = same_small_number(values, both)[1]
-            at = at[0][kept], at[1][kept]
-            is_inside = row_inside[at[0]] & col_inside[at[1]]
-            at = at[0][is_inside], at[1][is_inside]
-        return at
+    def _same_in(self, other: Layer, layer: Layer, rows: AxisWeights, cols: AxisWeights, at: Positions) -> Positions:
+        """The positions `at` in a layer's window where another file has the `same_small_number` at their centres."""
+        down, right = relate(layer.grid, other.grid, other.assets[0].name)
+        row, row_inside = _nearest(down, rows.begin, rows.end)
+        col, col_inside = _nearest(right, cols.begin, cols.end)
+        is_inside = row_inside[at[0]] & col_inside[at[1]]
+        at = at[0][is_inside], at[1][is_inside]
+        own = layer.rows_ahead.read(slice(rows.begin, rows.end), slice(cols.begin, cols.end))[0][at][None, None]
+        others = other.rows_ahead.read(_extent(row), _extent(col))
+        others = others[:, row[at[0]] - row.min(), col[at[1]] - col.min()][:, None]
+        values = [to_reflectance(own, layer.assets[:1])[0], to_reflectance(others, other.assets)[0]]
+        _, same = same_small_number(np.concatenate(values), np.concatenate([own, others]))
+        return at[0][same], at[1][same]
 
     def _is_outside(self, layer: Layer, rows: AxisWeights, cols: AxisWeights) -> BoolArray:
         """(row, col) True where a part of a layer's pixel is 0 in every band of the finest files, or beyond them."""

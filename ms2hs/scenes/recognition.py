@@ -16,7 +16,7 @@ from ms2hs.spectra.sensors import Sensor, load_sensor, sensor_names
 DEFAULT_SOURCE = "sentinel2a"
 # Tags of files written by `ms2hs fetch`: the name of the source, and the time of acquisition.
 SOURCE_TAG, TIME_TAG = "MS2HS_SOURCE", "ACQUISITION_DATETIME"
-# Names and tags of top-of-atmosphere products: Sentinel-2 level 1C, Landsat level 1, and those of other tools.
+# Names and tags of top-of-atmosphere products: Sentinel-2 level 1C, Landsat level 1, and others.
 LEVEL_1C_NAME = re.compile(r"_MSIL1C_|S2MSI1C|COPERNICUS[/_]S2(?:_HARMONIZED)?(?!_?[A-Z])")
 LEVEL_1C_TAG = re.compile(r"(level[-_ ]?|l)1c", re.IGNORECASE)
 TOP_OF_ATMOSPHERE = re.compile(r"(?<![A-Z])TOA(?:RF)?(?![A-Z])|top[-_ ]of[-_ ]atmosphere", re.IGNORECASE)
@@ -37,7 +37,7 @@ OTHER_MISSIONS = {
         r"(?i)(?<![A-Z0-9])(L[ET]0?[457]|LND0[457]|LANDSAT[-_ ]?[457]|L[ET][457]\d{13}\w*)(?![A-Z0-9])"
     ),
     "Landsat MSS": re.compile(r"(?i)(?<![A-Z0-9])(LM0?[1-5]|LANDSAT[-_ ]?[123]|LM[1-5]\d{13}\w*)(?![A-Z0-9])"),
-    "MODIS": re.compile(r"(?i)(?<![A-Z0-9])(M[OYC]D\d\d[A-Z]\w*|sur_refl_b\d\d|MODIS)(?![A-Z0-9])"),
+    "MODIS": re.compile(r"(?i)(?<![A-Z0-9])(M[OYC]D\d\d\w*|sur_refl_b\d\d|MODIS)(?![A-Z0-9])"),
     "VIIRS": re.compile(r"(?i)(?<![A-Z0-9])(V(NP|J1)\d\d\w*|VIIRS)(?![A-Z0-9])"),
 }
 
@@ -69,10 +69,13 @@ def source_named_in(
 
 
 def source_of_file(header: Header) -> str | None:
-    """The sensor named by a file's name, tags or descriptions of bands; None if they name no sensor, or several."""
+    """The sensor named by a file's name or tags, or by each description of a band; None if several are named."""
     tag = header.tags.get(SOURCE_TAG.lower())
-    texts = (Path(header.path).name, *header.tags.values(), *filter(None, header.descriptions))
-    return tag if tag in sensor_names("source") else source_named_in(texts)
+    if tag in sensor_names("source"):
+        return tag
+    described = {source_named_in([text]) for text in header.descriptions if text}
+    from_bands = described.pop() if len(described) == 1 else None
+    return source_named_in((Path(header.path).name, *header.tags.values())) or from_bands
 
 
 def baseline_of(declared: Sequence[str], names: Sequence[str]) -> str | None:

@@ -121,6 +121,7 @@ def open_safe(path: str, options: SceneOptions) -> Scene:
         assets=rule.assets(names, [finest[name][1] for name in names], [1] * len(names)),
         grid=grid,
         offset_rule=rule.description,
+        rule_origin=rule.origin,
         quality=(scl,) if scl and options.quality else (),
         quality_note=quality_note(scl, "the product", wanted=options.quality),
         datetime=metadata.datetime,

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -138,6 +139,7 @@ def scene_of(
     rule = rule_of_item(declaration(item, chosen, source), _archive_rule(item), options, item_id)
     hrefs = [_checked_href(band, base) for band in chosen]
     assets = rule.assets(names, hrefs, [band.position + 1 for band in chosen])
+    assets = tuple(replace(asset, label=band.key) for asset, band in zip(assets, chosen, strict=True))
     layers = [
         QUALITY_LAYERS[name].asset(_checked_href(band, base), band.position + 1) for name, band in quality_of(item)[:1]
     ]
@@ -150,6 +152,7 @@ def scene_of(
         assets=assets,
         grid=_grid(item, chosen, assets, grid_at),
         offset_rule=f"{item.get('collection') or 'item'}: {rule.description}",
+        rule_origin=rule.origin,
         quality=tuple(layers) if options.quality else (),
         quality_note=quality_note(next(iter(layers), None), "the item", wanted=options.quality),
         datetime=str(time) if time else None,
