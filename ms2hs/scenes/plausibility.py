@@ -51,9 +51,9 @@ NEGATIVE = -0.02
 # Sentinel-2 from baseline 04.00 on.
 SCALES_IN_USE = (1.0, DN_SCALE, 0.01, 0.001, 1 / 65535, 1 / 255)
 LANDSAT_RULE, SENTINEL2_RULE = (2.75e-5, -0.2), (DN_SCALE, -ADDED_REFLECTANCE)
-# Other multiples of the present scale, and an offset of Sentinel-2 that no name declares, are advised only if they fit
-# better by this (log10 of brightness); an offset that the name declares, even if it fits worse.
-UNUSUAL, UNDECLARED_OFFSET = 0.25, 0.3
+# Other multiples of the present scale, an offset of Sentinel-2 that no name declares, and Landsat's rule for another
+# sensor are advised only if they fit better by this (log10 of brightness). An offset in the name may fit worse by it.
+UNUSUAL, UNDECLARED_OFFSET, OTHER_SENSOR = 0.25, 0.3, 0.1
 # Largest distance of a class from its typical brightness that counts, in log10.
 MAX_DISTANCE = 0.6
 # A rule takes precedence over the next unless that fits better by this.
@@ -290,12 +290,10 @@ def _remedy(scene: Scene, stored: FloatArray) -> str:
     sensor = None if scene.source == CUSTOM else load_sensor(scene.source)
     present = {(asset.dn_scale, round(asset.dn_offset * asset.dn_scale, 9)) for asset in scene.assets}
     candidates = [(scale, 0.0, 0.0) for scale in SCALES_IN_USE]
-    if sensor is None or sensor.dtype:
-        candidates.append((*LANDSAT_RULE, 0.0))
-    if sensor is None or sensor.family == "sentinel2":
-        baseline = baseline_of([], [scene.id])
-        is_named = baseline is not None and has_offset(baseline)
-        candidates.append((*SENTINEL2_RULE, -UNDECLARED_OFFSET if is_named else UNDECLARED_OFFSET))
+    candidates.append((*LANDSAT_RULE, 0.0 if sensor is None or sensor.dtype else OTHER_SENSOR))
+    baseline = baseline_of([], [scene.id])
+    is_named = baseline is not None and has_offset(baseline)
+    candidates.append((*SENTINEL2_RULE, -UNDECLARED_OFFSET if is_named else UNDECLARED_OFFSET))
     if len(present) == 1:
         ((scale, offset),) = present
         factors = [10.0**power for power in range(-5, 6) if power] + [6.5535, 1 / 6.5535]
