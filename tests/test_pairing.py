@@ -127,7 +127,7 @@ def test_pair_reports_an_offset_that_was_not_applied(world, tmp_path):
     (match,) = pair([world / "hs"], [scene], tmp_path / "out", SMALL).matches
     assert match.comparison.constant_offset == pytest.approx(0.1, abs=0.01)
     assert "looks like an offset that was not applied: +0.1" in match.notes[0]
-    assert "Use --offset -0.1 for" in match.notes[0]
+    assert "Use --scale 0.0001 --offset -0.1," in match.notes[0]
     again = pair([world / "hs"], [scene], tmp_path / "corrected", PairOptions(window=24, dn_offset=-1000))
     assert again.matches[0].comparison.constant_offset is None
     assert again.matches[0].notes == ("clouds are kept: the file has no cloud layer",)
