@@ -249,7 +249,6 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         of_folder = replace(headers[0], path=texts[-1])
         for header in headers if source_named_in(texts[:-1]) else [*headers, of_folder]:
             refuse_unsuitable(header)
-        baseline = baseline_of_file(headers[0]) or baseline_of_file(of_folder)
         # Tags add the time of day to the day in a name. TIFF's DateTime may be the time of writing.
         time, tags = _time(texts), {key: text for key, text in headers[0].tags.items() if key != WRITTEN_TAG}
         tagged, _ = acquisition_time("", tags)
