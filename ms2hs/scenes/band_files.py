@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 from rasterio.io import DatasetReader
 
 from ms2hs.errors import SceneError
@@ -26,12 +25,13 @@ from ms2hs.raster.dates import WRITTEN_TAG, acquisition_time
 from ms2hs.raster.header import Declared, declared_in, number_of, read_header
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import BAND_NAME, OTHER_LAYERS, choose_bands, match_names, read_names
-from ms2hs.scenes.geotiff import baseline_of, open_geotiff
-from ms2hs.scenes.plausibility import most_plausible, stored_sample
+from ms2hs.scenes.geotiff import open_geotiff
+from ms2hs.scenes.plausibility import most_plausible
 from ms2hs.scenes.quality import QUALITY_NAME, Candidate, QualityChoice, choose_layers
 from ms2hs.scenes.radiometry import RadiometricRule, rule_of_hls, rules_of_raster
 from ms2hs.scenes.recognition import (
     DEFAULT_SOURCE,
+    baseline_of_file,
     level_1c_error,
     platform_note,
     refuse_other_missions,
@@ -245,19 +245,16 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         raise SceneError(
             f"{path}: --source {source}, but the files are {named}'s; only that is allowed. Remove --source."
         )
-    available = _layers(path, bands, source)
+    sensor, available = load_sensor(source), _layers(path, bands, source)
     names = _band_names(path, title, available, source, options.bands)
     rasters = [available[name].raster for name in names]
     with ExitStack() as opened:
         datasets = [opened.enter_context(open_dataset(raster.href)) for raster in rasters]
-        headers = [
-            read_header(dataset, f"{container}/{raster.name}")
-            for dataset, raster in zip(datasets, rasters, strict=True)
-        ]
+        files_of = zip(datasets, rasters, strict=True)
+        headers = [read_header(dataset, f"{container}/{raster.name}") for dataset, raster in files_of]
         of_folder = replace(headers[0], path=texts[-1])
         for header in headers if source_named_in(texts[:-1]) else [*headers, of_folder]:
             refuse_unsuitable(header)
-        baseline = baseline_of(headers[0]) or baseline_of(of_folder)
         # Tags add the time of day to the day in a name. TIFF's DateTime may be the time of writing.
         time, tags = _time(texts), {key: text for key, text in headers[0].tags.items() if key != WRITTEN_TAG}
         tagged, _ = acquisition_time("", tags)
@@ -265,6 +262,7 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         grid = common_grid(datasets, rasters, path)
         is_mixed = len({dataset.width for dataset in datasets}) > 1
         facts = next((facts for pattern, facts in PRODUCT_FACTS if any(map(pattern.search, texts))), Declared())
+        baseline = baseline_of_file(headers[0], texts)
         rule = _rule(
             path, names, datasets, rasters, known=facts, baseline=baseline, grid=grid, sensor=sensor, options=options
         )
@@ -363,12 +361,11 @@ def _rule(
     if sensor.item_rule == "harmonized":
         return rule_of_hls(declared, sensor=sensor, options=options, where=path)
     rules = rules_of_raster(declared, options=options, sensor=sensor, baseline=baseline, where=path)
-    assets = rules[0].assets(spectral.names, [raster.href for raster in rasters], [raster.band for raster in rasters])
-    rule = most_plausible(rules, lambda: stored_sample(assets, grid), spectral)
+    hrefs, bands = [raster.href for raster in rasters], [raster.band for raster in rasters]
+    rule = most_plausible(rules, hrefs, bands, grid, spectral)
     if known.scale is not None and all(band.where == known.where for band in declared):
         rule = replace(rule, origin="product")
-    is_float = any(np.dtype(band.dtype).kind == "f" for band in declared)
-    return rule.with_options(options, path, is_float=is_float)
+    return rule.with_options(options, path)
 
 
 def _declared(dataset: DatasetReader, band: int, known: Declared) -> Declared:
