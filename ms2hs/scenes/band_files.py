@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +20,7 @@ from rasterio.io import DatasetReader
 from ms2hs.errors import SceneError
 from ms2hs.raster.container import ARCHIVE_SUFFIXES, RASTER_SUFFIXES, Raster, common_grid, list_rasters
 from ms2hs.raster.dataset import georeference_note, open_dataset
-from ms2hs.raster.dates import WRITTEN_TAG, acquisition_time
+from ms2hs.raster.dates import WRITTEN_TAG, acquisition_time, named_time
 from ms2hs.raster.header import Declared, declared_in, number_of, read_header
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import BAND_NAME, OTHER_LAYERS, choose_bands, match_names, read_names
@@ -68,16 +67,6 @@ PRODUCT_FACTS = (
 )
 # Words that suggest a quality layer.
 LIKELY_QUALITY_NAME = re.compile(r"(?<![A-Z0-9])[A-Z]*(mask|cloud|quality)(?![A-Z0-9])", re.IGNORECASE)
-TIMES = (
-    (re.compile(r"(?<!\d)\d{8}T\d{6}(?!\d)"), "%Y%m%dT%H%M%S"),
-    (re.compile(r"(?<!\d)\d{8}-\d{6}(?!\d)"), "%Y%m%d-%H%M%S"),
-    (re.compile(r"(?<!\d)\d{7}T\d{6}(?!\d)"), "%Y%jT%H%M%S"),
-    (re.compile(r"doy\d{13}(?!\d)"), "doy%Y%j%H%M%S"),
-    (re.compile(r"(?<!\d)\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"), "%Y-%m-%dT%H:%M:%S"),
-    (re.compile(r"doy\d{7}(?!\d)"), "doy%Y%j"),
-    (re.compile(r"(?<!\d)\d{4}-\d\d-\d\d(?!\d)"), "%Y-%m-%d"),
-    (re.compile(r"(?<!\d)20\d{6}(?!\d)"), "%Y%m%d"),
-)
 
 
 @dataclass(frozen=True)
@@ -256,7 +245,7 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         for header in headers if source_named_in(texts[:-1]) else [*headers, of_folder]:
             refuse_unsuitable(header)
         # Tags add the time of day to the day in a name. TIFF's DateTime may be the time of writing.
-        time, tags = _time(texts), {key: text for key, text in headers[0].tags.items() if key != WRITTEN_TAG}
+        time, tags = named_time(texts), {key: text for key, text in headers[0].tags.items() if key != WRITTEN_TAG}
         tagged, _ = acquisition_time("", tags)
         notes = [*filter(None, [georeference_note(datasets[0])])]
         grid = common_grid(datasets, rasters, path)
@@ -385,16 +374,3 @@ def _quality(files: list[BandFile], source: str) -> QualityChoice:
         finest.setdefault(file.layer.lower(), file)
     candidates = [Candidate(f.layer, f.raster.href, f.raster.band, f.raster.name) for f in finest.values()]
     return choose_layers(candidates, "scene", load_sensor(source).quality)
-
-
-def _time(texts: Sequence[str]) -> str | None:
-    """The ISO 8601 time or day in the first text with one; None without any."""
-    for text in texts:
-        for pattern, form in TIMES:
-            for match in pattern.finditer(text):
-                try:
-                    time = datetime.strptime(match[0], form).replace(tzinfo=UTC)
-                except ValueError:  # a number such as 20241399
-                    continue
-                return time.strftime("%Y-%m-%dT%H:%M:%SZ" if "%H" in form else "%Y-%m-%d")
-    return None
