@@ -1,5 +1,6 @@
 """Scenes with one raster per band, as tools write them: HLS granules, folders, archives, NetCDF."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -17,6 +18,8 @@ from rasterio import Affine
 from rasterio.crs import CRS
 from test_safe import make_safe
 
+from ms2hs.conversion.convert_scene import convert
+from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.errors import SceneError
 from ms2hs.raster.container import file_of
 from ms2hs.scenes.formats import open_scene, scene_paths
@@ -345,7 +348,9 @@ def test_several_scenes_are_refused_and_chosen_by_granule_or_file(tmp_path, name
 
 def test_granule_is_refused_for_products_of_one_granule(tmp_path):
     path = write_raster(tmp_path / "a.tif", np.full((12, 4, 4), 1000, np.uint16), descriptions=S2_BANDS)
-    assert "Remove --granule" in refusal(path, granule="T33UUP")
+    (tmp_path / "item.json").write_text("{}")
+    for scene in (path, tmp_path / "item.json"):
+        assert "Remove --granule" in refusal(scene, granule="T33UUP")
     assert "--granule T33UUP fits 0 scenes" in refusal(write_form(tmp_path, FORMS["BigEarthNet v1"]), granule="T33UUP")
 
 
@@ -449,6 +454,7 @@ def test_missing_bands_are_named(tmp_path):
     ("file", "words"),
     [
         ("T33UUP_20240607T101559_{0}.jp2", "level 1C"),
+        (BROWSER.replace("L2A", "L1C") + "_{0}_(Raw).tiff", "level 1C"),
         ("LC08_L1TP_193024_20220615_20220627_02_T1_{1}.TIF", "level 1, top of atmosphere"),
         ("LC09_L1GT_193024_20220615_20220627_02_T2_{1}.TIF", "level 1, top of atmosphere"),
     ],
@@ -475,6 +481,7 @@ def test_a_folder_or_archive_with_one_raster_is_this_scene(tmp_path, kind):
     folder = tmp_path / "1f2e3d"
     path = write_raster(folder / "response.tiff", np.full((12, 4, 4), 1000, np.uint16), descriptions=S2_BANDS)
     (folder / "request.json").write_text("{}")
+    assert "Remove --granule" in refusal(folder, granule="T33UUP")
     whole = open_scene(str(path))
     if kind != "folder":
         shutil.make_archive(str(tmp_path / "a"), kind, folder)
@@ -707,3 +714,13 @@ def test_files_of_archives_and_netcdf_are_known_to_resume(tmp_path):
     for container in (archive, path):
         assert {file_of(asset.href) for asset in open_scene(str(container)).assets} == {Path(container)}
     assert file_of(str(tmp_path / "B02.tif")) == tmp_path / "B02.tif"
+
+
+def test_item_of_a_scene_with_a_day_covers_this_day(tmp_path):
+    form = FORMS["Landsat 8"]
+    folder = write_form(tmp_path, form)
+    convert(str(folder), "enmap", tmp_path / "o.tif", ConvertOptions(model="linear", force=True))
+    properties = json.loads((tmp_path / "o.json").read_text())["properties"]
+    assert properties["datetime"] is None
+    assert properties["start_datetime"] == "2022-06-15T00:00:00Z"
+    assert properties["end_datetime"] == "2022-06-15T23:59:59Z"

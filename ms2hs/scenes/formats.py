@@ -74,7 +74,7 @@ def is_item(path: str) -> bool:
 
 
 def open_scene(path: str, options: SceneOptions | None = None) -> Scene:
-    """The scene at a path: a GeoTIFF, a `.SAFE` folder or its zip, a folder of HLS files, a STAC item or its address.
+    """The scene at a path of one of `FORMATS`, or at the address of a STAC item or raster.
 
     Reads metadata only, and for floats a small sample of pixels; no dataset stays open.
 
@@ -101,11 +101,6 @@ def _open(path: str, options: SceneOptions) -> Scene:
         kind = next((kind for kind in FORMATS if kind.matches(place)), None)
     if kind is None:
         return _open_inner(place, options)
-    if options.granule is not None and kind.open in {open_geotiff, open_item}:
-        raise SceneError(
-            f"{path}: --granule {options.granule}, but {kind.title} is one granule; a product with several is "
-            "required. Remove --granule."
-        )
     return kind.open(path, options)
 
 
