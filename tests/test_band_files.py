@@ -555,11 +555,24 @@ def test_products_that_are_not_read_are_refused_by_their_own_name(tmp_path, name
 
 def test_band_file_of_a_safe_product_names_the_product(tmp_path):
     safe = tmp_path / "S2A_MSIL2A_20240607T101559_N0510_R065_T33UUP_20240607T000000.SAFE"
-    folder = write_form(safe / "GRANULE" / "L2A_T33UUP", FORMS["ESA images"])
-    for path in (folder, next(folder.iterdir())):
+    folder = write_form(safe / "GRANULE" / "L2A_T33UUP", replace(FORMS["ESA images"], folder="IMG_DATA/R10m"))
+    renamed = tmp_path / "renamed"
+    shutil.copytree(safe, renamed)
+    flat = write_form(tmp_path / "flat", FORMS["ESA images"])
+    (flat / "MTD_MSIL2A.xml").touch()
+    for product, path in [
+        (safe, folder), (safe, next(folder.iterdir())), (renamed, next(renamed.rglob("*.jp2"))),
+        (flat, next(flat.glob("*.jp2"))),
+    ]:  # fmt: skip
         text = refusal(path)
         assert "part of a product" in text
-        assert f"Use {safe}" in text
+        assert f"Use {product}." in text
+
+
+def test_metadata_of_another_product_beside_a_folder_do_not_matter(tmp_path):
+    folder = write_form(tmp_path, FORMS["BigEarthNet v1"])
+    (tmp_path / "MTD_MSIL2A.xml").touch()
+    assert open_scene(str(folder)) == open_scene(str(next(folder.iterdir())))
 
 
 def test_folders_with_thousands_of_files_are_refused_fast(tmp_path):

@@ -38,6 +38,7 @@ from ms2hs.scenes.recognition import (
     source_named_in,
     sources,
 )
+from ms2hs.scenes.safe import is_product
 from ms2hs.scenes.scene import Scene, SceneOptions
 from ms2hs.spectra.sensors import Sensor, load_sensor
 
@@ -166,8 +167,8 @@ def open_band_files(path: str, options: SceneOptions) -> Scene:
     SceneError : several scenes, missing bands, or bands on different grids; the message names them.
     """
     place = Path(path)
-    if safe := next((parent for parent in (place, *place.parents) if parent.suffix.upper() == ".SAFE"), None):
-        raise SceneError(f"{path}: is a part of a product; a whole Sentinel-2 L2A product is required. Use {safe}.")
+    if product := _product_of(place):
+        raise SceneError(f"{path}: is a part of a product; a whole Sentinel-2 L2A product is required. Use {product}.")
     is_one_band = place.is_file() and place.suffix.lower() in RASTER_SUFFIXES
     folder = place.parent.parent if place.parent.name in SUBFOLDERS else place.parent
     container = folder if is_one_band else place
@@ -180,6 +181,16 @@ def open_band_files(path: str, options: SceneOptions) -> Scene:
     titles = {key: key[1] or PurePosixPath(key[0]).name or container.stem for key in scenes}
     key = _chosen(path, titles, options.granule, rasters)
     return _scene(path, container, titles[key], scenes[key], options)
+
+
+def _product_of(path: Path) -> Path | None:
+    """The SAFE product whose metadata, such as the offset, are above or beside an image; None for other files."""
+    for folder in path.parents:
+        inside = path.relative_to(folder).parts
+        is_image = inside[0] == "GRANULE" or (len(inside) == 1 and path.is_file())
+        if folder.suffix.upper() == ".SAFE" or (is_image and is_product(folder)):
+            return folder
+    return None
 
 
 def _only_raster(rasters: list[Raster]) -> Raster | None:
