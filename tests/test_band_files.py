@@ -553,7 +553,7 @@ def test_products_that_are_not_read_are_refused_by_their_own_name(tmp_path, name
     assert words in refusal(tmp_path / name)
 
 
-def test_band_file_of_a_safe_product_names_the_product(tmp_path):
+def test_band_file_of_a_safe_product_names_the_product(tmp_path, monkeypatch):
     safe = tmp_path / "S2A_MSIL2A_20240607T101559_N0510_R065_T33UUP_20240607T000000.SAFE"
     folder = write_form(safe / "GRANULE" / "L2A_T33UUP", replace(FORMS["ESA images"], folder="IMG_DATA/R10m"))
     renamed = tmp_path / "renamed"
@@ -567,6 +567,8 @@ def test_band_file_of_a_safe_product_names_the_product(tmp_path):
         text = refusal(path)
         assert "part of a product" in text
         assert f"Use {product}." in text
+    monkeypatch.chdir(folder)
+    assert f"Use {safe}." in refusal(next(Path().glob("*.jp2")))
 
 
 def test_metadata_of_another_product_beside_a_folder_do_not_matter(tmp_path):

@@ -185,6 +185,7 @@ def open_band_files(path: str, options: SceneOptions) -> Scene:
 
 def _product_of(path: Path) -> Path | None:
     """The SAFE product whose metadata, such as the offset, are above or beside an image; None for other files."""
+    path = path.absolute()
     for folder in path.parents:
         inside = path.relative_to(folder).parts
         is_image = inside[0] == "GRANULE" or (len(inside) == 1 and path.is_file())
