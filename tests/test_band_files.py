@@ -7,7 +7,7 @@ import sys
 import tarfile
 import time
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +168,16 @@ COMMON = dict(
         strict=True,
     )
 )  # fmt: skip
+# Names of Geoscience Australia; the last two are not in its products.
+NBART = dict(
+    zip(
+        S2_BANDS,
+        ("coastal_aerosol", "blue", "green", "red", "red_edge_1", "red_edge_2", "red_edge_3", "nir_1", "nir_2", "B09",
+         "swir_2", "swir_3"),
+        strict=True,
+    )
+)  # fmt: skip
+COMMON |= {"B1": "coastal", "B2": "blue", "B3": "green", "B4": "red", "B5": "nir08", "B6": "swir16", "B7": "swir22"}
 LANDSAT = ("B1", "B2", "B3", "B4", "B5", "B6", "B7")
 GSD_M = {"B02": 10, "B03": 10, "B04": 10, "B08": 10, "B01": 60, "B09": 60}
 BIGEARTHNET = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57"
@@ -221,21 +231,39 @@ FORMS = {
                                                                              "REVERSIBLE": "YES"}),
     "AWS": Form("aws", "R{3}m/{0}.jp2", id="aws", is_mixed=True, dtype="uint16",
                 options={"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}),
+    "baseline in the folder": Form("S2B_MSIL2A_20240607T101559_N0510_R065_T33UUP_20240607T120000", "{0}.tif",
+                                   "sentinel2b",
+                                   datetime="2024-06-07T10:15:59Z", offset=-0.1, dtype="uint16"),
+    "Planetary Computer": Form("x", "T33UUP_20240607T101559_{0}_{3}m.tif", datetime="2024-06-07T10:15:59Z",
+                               dtype="uint16", id="T33UUP_20240607T101559", is_mixed=True),
+    "openEO": Form("x", "openEO_2024-06-07Z_{0}.tif", datetime="2024-06-07", id="openEO_2024-06-07Z"),
+    "Sentinel Hub": Form("1f2e3d", "{0}.tif", dtype="float32", scale=1.0, id="1f2e3d"),
+    "stackstac": Form("x", "{2}_2024-06-07.tif", datetime="2024-06-07", id="2024-06-07"),
+    "Landsat ARD": Form("x", "LC08_CU_003010_20220615_20220701_02_SR_{1}.TIF", "landsat8", LANDSAT, "2022-06-15",
+                        2.75e-5,
+                        -0.2, "uint16", "LC08_CU_003010_20220615_20220701_02"),
+    "Landsat 8 by common name": Form(LC08, "{2}.tif", "landsat8", LANDSAT, "2022-06-15", 2.75e-5, -0.2, "uint16", LC08),
+    "MAJA of Landsat 8": Form("x", "LANDSAT8-OLITIRS-XS_20160315-104812-000_L2A_T31TCJ_C_V2-2_FRE_{1}.tif", "landsat8",
+                              LANDSAT, "2016-03-15T10:48:12Z",
+                              id="LANDSAT8-OLITIRS-XS_20160315-104812-000_L2A_T31TCJ_C_V2-2"),
+    "Geoscience Australia": Form("x", "ga_s2bm_nbart_3-2-1_56JKT_2018-02-10_final_nbart_{4}.tif", "sentinel2b",
+                                 S2_BANDS, "2018-02-10", id="ga_s2bm_nbart_3-2-1_56JKT_2018-02-10_final_nbart"),
+    "SNAP ENVI": Form("x", "subset_S2A_{1}.img", datetime=None, id="subset_S2A", options={"driver": "ENVI"}),
     "band within the name": Form("x", "site_20240607_{0}_clip.tif", datetime="2024-06-07", id="site_20240607_clip"),
 }  # fmt: skip
 
 
-def write_form(folder, form, replaced=None):
+def write_form(folder, form, file=None):
     """The files of a form, 240 m by 240 m; each band is constant."""
     folder = folder / form.folder
     for i, name in enumerate(form.bands):
         gsd = GSD_M.get(name, 20) if form.is_mixed else 30
         short = name if name[1] != "0" else f"B{name[2]}"
-        file = (replaced or form.file).format(name, short, COMMON.get(name, ""), gsd)
+        path = (file or form.file).format(name, short, COMMON.get(name, ""), gsd, NBART.get(name, ""))
         stored = (0.05 + 0.02 * i - form.offset) / form.scale
         stored = stored if form.dtype.startswith("float") else round(stored)
         side = 240 // gsd
-        write_raster(folder / file, np.full((1, side, side), stored, form.dtype), gsd, **form.options)
+        write_raster(folder / path, np.full((1, side, side), stored, form.dtype), gsd, **form.options)
     return folder
 
 
@@ -373,6 +401,27 @@ def test_bands_on_other_grids_are_refused(tmp_path, options):
     text = refusal(folder)
     assert file.name in text
     assert "another grid" in text
+
+
+def test_bands_cut_from_a_tile_one_by_one_are_one_scene(tmp_path):
+    """Earth Engine cuts each band at its own pixels, so that extents differ by parts of the largest pixel."""
+    folder = write_form(tmp_path, replace(FORMS["Earth Engine"], is_mixed=True))
+    transform = Affine(60, 0, WEST - 20, 0, -60, NORTH + 40)
+    write_raster(next(folder.glob("*.B1.tif")), np.full((1, 5, 5), 500, np.int16), 60, transform=transform)
+    scene = open_scene(str(folder))
+    assert scene.grid.transform[0] == 10
+    reflectance, valid = read_all(scene)
+    assert valid.all()
+    assert np.allclose(reflectance[0], 0.05)
+
+
+@pytest.mark.parametrize(
+    "name", ["LE07_L2SP_193024_20010615_20220627_02_T1", "LT05_L2SP_193024_20010615_20220627_02_T1"]
+)
+def test_landsat_5_and_7_are_refused_by_name(tmp_path, name):
+    folder = write_form(tmp_path, Form(name, name + "_SR_{1}.TIF", bands=("B1", "B2", "B3", "B4", "B5", "B7")))
+    assert "Landsat 4, 5 or 7" in refusal(folder)
+    assert "Landsat 4, 5 or 7" in refusal(next(folder.iterdir()))
 
 
 def test_a_file_of_several_bands_among_band_files_is_refused(tmp_path):
@@ -605,3 +654,18 @@ def test_unknown_cloud_masks_are_named(tmp_path):
     folder = write_form(tmp_path, form)
     write_raster(folder / f"{form.id}.my_cloudmask.tif", np.ones((1, 8, 8), np.uint8), 30)
     assert "my_cloudmask.tif" in open_scene(str(folder)).quality_note
+
+
+@pytest.mark.parametrize(
+    ("form", "tags", "expected"),
+    [
+        ("Earth Search", {"ACQUISITION_DATETIME": "2024-06-07T10:15:59Z"}, "2024-06-07T10:15:59Z"),
+        ("Earth Search", {"TIFFTAG_DATETIME": "2024:06:07 12:00:00"}, "2024-06-07"),
+        ("Earth Engine", {"ACQUISITION_DATETIME": "2024-06-07"}, "2024-06-07T10:15:59Z"),
+        ("Sentinel Hub", {"ACQUISITION_DATETIME": "2024-06-07T10:15:59Z"}, "2024-06-07T10:15:59Z"),
+        ("Sentinel Hub", {}, None),
+    ],
+)
+def test_acquisition_time_comes_from_names_then_tags(tmp_path, form, tags, expected):
+    folder = write_form(tmp_path, replace(FORMS[form], is_mixed=False, options={"tags": tags}))
+    assert open_scene(str(folder)).datetime == expected

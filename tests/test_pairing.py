@@ -1,6 +1,7 @@
 """`ms2hs pairs` on products in their real layouts: matching, registration, windows, reports."""
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -163,6 +164,24 @@ def test_compare_bands_fits_gain_and_offset():
     np.testing.assert_allclose(found.offset[known], offset[known], atol=0.01)
     assert np.isnan([found.difference[3], found.gain[3], found.offset[3]]).all()
     assert found.constant_offset is None
+
+
+@pytest.mark.parametrize("function", ["georeferenced._open", "georeferenced._georeferenced", "pairing.Overlap"])
+def test_pair_continues_after_an_unexpected_error(world, tmp_path, monkeypatch, function):
+    package = "ms2hs.datasets.pairs" if function.startswith("pairing") else "ms2hs.datasets.cubes"
+    module, name = function.split(".")
+    original, calls = getattr(sys.modules[f"{package}.{module}"], name), []
+
+    def fail_first(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise KeyError("startTime")
+        return original(*arguments)
+
+    monkeypatch.setattr(f"{package}.{function}", fail_first)
+    made = pair([world / "hs"], [world / "ms"], tmp_path / "out", SMALL)
+    assert made.matches
+    assert any("KeyError: 'startTime'" in text for text in made.left_out.values())
 
 
 def test_pair_applies_cloud_flags_of_the_product(world, tmp_path):

@@ -173,7 +173,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
 ) -> None:
     """Convert multispectral scenes to hyperspectral COGs."""
     from ms2hs.cli import listing
-    from ms2hs.conversion.contract import contract
+    from ms2hs.conversion.scene_contract import contract
     from ms2hs.conversion.convert_scene import run
     from ms2hs.conversion.planning import ConvertOptions, plan
     from ms2hs.models.prior import InputError

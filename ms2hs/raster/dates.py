@@ -56,10 +56,12 @@ def parse_time(text: str) -> datetime | None:
 
 
 def rfc3339(text: str | None) -> str | None:
-    """A time as STAC items have it, such as `2024-06-08T10:15:59Z`; None if the text is no time."""
+    """A time such as `2024-06-08T10:15:59Z`, or a day such as `2024-06-08`; None if the text is neither."""
     time = parse_time(text or "")
     if time is None or text is None:
         return None
+    if _is_day(text):
+        return f"{time:%Y-%m-%d}"
     return text if RFC_3339.fullmatch(text) else time.isoformat().replace("+00:00", "Z")
 
 
@@ -114,7 +116,7 @@ def _tagged_time(tags: Mapping[str, str]) -> tuple[str, str] | None:
 
 def _is_day(text: str) -> bool:
     """Whether a time has no time of day."""
-    found = TIME_TEXT.fullmatch(text)
+    found = TIME_TEXT.fullmatch(text.strip())
     return found is not None and found["clock"] is None
 
 

@@ -20,7 +20,8 @@ from rasterio.io import DatasetReader
 
 from ms2hs.errors import SceneError
 from ms2hs.raster.container import ARCHIVE_SUFFIXES, RASTER_SUFFIXES, Raster, common_grid, list_rasters
-from ms2hs.raster.dataset import open_dataset
+from ms2hs.raster.dataset import georeference_note, open_dataset
+from ms2hs.raster.dates import WRITTEN_TAG, acquisition_time
 from ms2hs.raster.header import Declared, declared_in, number_of, read_header
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import BAND_NAME, OTHER_LAYERS, choose_bands, match_names, read_names
@@ -33,6 +34,7 @@ from ms2hs.scenes.recognition import (
     baseline_of_file,
     level_1c_error,
     platform_note,
+    refuse_other_missions,
     refuse_unsuitable,
     source_named_in,
     sources,
@@ -56,6 +58,7 @@ SEPARATORS = "._- ()"
 # Bands of 60 m that MAJA, GEE users and others leave out; Sentinel-2 scenes may lack them.
 OPTIONAL_BANDS = {"sentinel2": ("B01", "B09")}
 # ESA's names of images: names of level 2A end with the resolution.
+ESA_IMAGE = re.compile(r"^T\d{2}[A-Z]{3}_\d{8}T\d{6}", re.IGNORECASE)
 LEVEL_1C_IMAGE = re.compile(r"T\d{2}[A-Z]{3}_\d{8}T\d{6}_B\d[\dA]\.jp2$", re.IGNORECASE)
 # Product families whose files declare nothing: names of scenes, and the facts from the archive's own documentation.
 PRODUCT_FACTS = (
@@ -228,7 +231,10 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
     if any(LEVEL_1C_IMAGE.search(file.raster.name) for file in bands):
         raise level_1c_error(path, bands[0].raster.name)
     named = source_named_in(texts) or _source_in_tags(bands[0])
+    if named is None and options.source is None:
+        refuse_other_missions(texts, path)
     source = options.source or named or DEFAULT_SOURCE
+    sensor = load_sensor(source)
     if named is not None and load_sensor(named).item_rule == "harmonized" and source != named:
         raise SceneError(
             f"{path}: --source {source}, but the files are {named}'s; only that is allowed. Remove --source."
@@ -240,10 +246,13 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         datasets = [opened.enter_context(open_dataset(raster.href)) for raster in rasters]
         files_of = zip(datasets, rasters, strict=True)
         headers = [read_header(dataset, f"{container}/{raster.name}") for dataset, raster in files_of]
-        if source_named_in(texts[:-1]) is None:
-            headers.append(replace(headers[0], path=texts[-1]))
-        for header in headers:
+        of_folder = replace(headers[0], path=texts[-1])
+        for header in headers if source_named_in(texts[:-1]) else [*headers, of_folder]:
             refuse_unsuitable(header)
+        # Tags add the time of day to the day in a name. TIFF's DateTime may be the time of writing.
+        time, tags = _time(texts), {key: text for key, text in headers[0].tags.items() if key != WRITTEN_TAG}
+        tagged, _ = acquisition_time("", tags)
+        notes = [*filter(None, [georeference_note(datasets[0])])]
         grid = common_grid(datasets, rasters, path)
         is_mixed = len({dataset.width for dataset in datasets}) > 1
         facts = next((facts for pattern, facts in PRODUCT_FACTS if any(map(pattern.search, texts))), Declared())
@@ -252,7 +261,12 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
             path, names, datasets, rasters, known=facts, baseline=baseline, grid=grid, sensor=sensor, options=options
         )
     quality = _quality(files, source) if options.quality else QualityChoice((), "clouds are kept: --no-quality")
-    notes = [] if options.source or named else [platform_note(source)]
+    notes += [] if options.source or named else [platform_note(source)]
+    if rule.origin == "default" and any(map(ESA_IMAGE.search, texts)):
+        notes.append(
+            "The names of the images contain no processing baseline, so no offset is assumed. For baseline 04.00 or "
+            "later, use --dn-offset -1000."
+        )
     missing = [name for name in sensor.grid.names if name not in names]
     if missing and options.bands is None:
         notes.append(f"The scene has no file of {', '.join(missing)}: these bands are not used.")
@@ -267,7 +281,7 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         rule_origin=rule.origin,
         quality=quality.layers,
         quality_note=quality.note,
-        datetime=_time(texts),
+        datetime=time if time and not (tagged or "").startswith(time) else tagged,
         # A product with several resolutions is converted as a SAFE product is, and bands on one grid as a GeoTIFF is.
         working_gsd_m=sensor.working_gsd_m if is_mixed else None,
         notes=(*notes, *rule.notes),
@@ -342,7 +356,10 @@ def _rule(
         return rule_of_hls(declared, sensor=sensor, options=options, where=path)
     rules = rules_of_raster(declared, options=options, sensor=sensor, baseline=baseline, where=path)
     hrefs, bands = [raster.href for raster in rasters], [raster.band for raster in rasters]
-    return most_plausible(rules, hrefs, bands, grid, spectral).with_options(options, path)
+    rule = most_plausible(rules, hrefs, bands, grid, spectral)
+    if known.scale is not None and all(band.where == known.where for band in declared):
+        rule = replace(rule, origin="product")
+    return rule.with_options(options, path)
 
 
 def _declared(dataset: DatasetReader, band: int, known: Declared) -> Declared:

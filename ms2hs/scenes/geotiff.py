@@ -48,6 +48,11 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
     """
     with open_dataset(path) as dataset:
         header = read_header(dataset, path)
+        if dataset.count == 1:
+            raise SceneError(
+                f"{path}: has one band; a multispectral scene is required. Give a file with all bands, or a folder or "
+                "archive with one file per band."
+            )
         refuse_unsuitable(header)
         known = options.source or source_of_file(header)
         source, names = _identify_bands(header, known, options.bands)
@@ -142,7 +147,8 @@ def _identify_bands(header: Header, known: str | None, bands: tuple[str, ...] | 
         return CUSTOM, _custom_names(header, own)
     if bands is not None:
         # The number in `Band 12: SCL` is the position in the file, so names of quality layers are not read as bands.
-        names = check_user_names([SKIP if layer_named(name) else name for name in bands], source, header.path)
+        given = [SKIP if layer_named(name) else name for name in bands]
+        names = check_user_names(given, source, header.path, is_known=known is not None)
         return source, match_names(names, source)
     texts = [SKIP if layer_named(text or "") else text for text in header.descriptions]
     named = name_bands(texts, source)

@@ -141,7 +141,8 @@ def scene_of(
     assets = rule.assets(names, hrefs, [band.position + 1 for band in chosen])
     assets = tuple(replace(asset, label=band.key) for asset, band in zip(assets, chosen, strict=True))
     layers = [
-        QUALITY_LAYERS[name].asset(_checked_href(band, base), band.position + 1) for name, band in quality_of(item)[:1]
+        QUALITY_LAYERS[name].asset(_checked_href(band, base), band.position + 1)
+        for name, band in quality_of(item, source)[:1]
     ]
     properties = item.get("properties") or {}
     time = properties.get("datetime") or properties.get("start_datetime")

@@ -205,15 +205,18 @@ def tile_of(item: Item) -> str:
     return tile[1].zfill(5) if tile else ""
 
 
-def quality_of(item: Item) -> list[tuple[str, Band]]:
-    """The name and band of each quality layer of an item that marks clouds, the best first."""
-    found = []
+def quality_of(item: Item, source: str) -> list[tuple[str, Band]]:
+    """The name and band of each quality layer of an item that marks clouds, the best first.
+
+    An Fmask counts only for the sensors that have one: other programs write classes into a layer of this name.
+    """
+    own_layer, found = load_sensor(source).quality, []
     for key, asset in item["assets"].items():
         rows = asset.get("eo:bands") or asset.get("bands") or ()
         for position in range(max(len(rows), 1) if asset.get("href") else 0):
             band = Band(key, asset, position)
-            layer = layer_named(str(band.facts.get("name", "")) if len(rows) > 1 else key)
-            if layer is not None and layer.rank > 0:
+            layer = layer_named(str(band.facts.get("name", "")) if len(rows) > 1 else key, own_layer)
+            if layer is not None and layer.rank > 0 and not layer.name == "Fmask" != own_layer:
                 found.append((layer, band))
     found.sort(key=lambda pair: (pair[0].rank, pair[1].rank))
     return [(layer.name, band) for layer, band in found]
