@@ -29,14 +29,16 @@ BURNT = (0.025, 0.03, 0.04, 0.045, 0.055, 0.065, 0.07, 0.075, 0.08, 0.08, 0.17, 
 SPRUCE = (0.015, 0.018, 0.03, 0.02, 0.045, 0.12, 0.14, 0.15, 0.16, 0.16, 0.07, 0.03)
 GYPSUM = (0.5, 0.55, 0.65, 0.7, 0.72, 0.73, 0.74, 0.75, 0.76, 0.75, 0.7, 0.45)
 BLACK_LAKE = (0.008, 0.007, 0.008, 0.006, 0.005, 0.004, 0.004, 0.004, 0.004, 0.004, 0.002, 0.002)
+TURBID_LAKE = (0.02, 0.022, 0.028, 0.026, 0.027, 0.026, 0.027, 0.027, 0.027, 0.02, 0.008, 0.006)
 DESERT, SHADED_LEAVES, SHADED_SAND = (tuple(np.multiply(*row)) for row in ((SAND, 1.3), (LEAVES, 0.3), (SAND, 0.3)))
 LAND = {
     "leaves": [LEAVES], "sand": [SAND], "leaves, water, sand": [LEAVES, WATER, SAND], "grey sand": [GREY_SAND],
-    "sparse": [SPARSE], "spruce": [SPRUCE], "burnt": [BURNT], "snow and spruce": [SNOW] * 9 + [SPRUCE],
+    "sparse": [SPARSE], "spruce": [SPRUCE], "burnt": [BURNT], "snow and spruce": [SNOW, SNOW, SPRUCE],
     "leaves under haze": [HAZY_LEAVES, LEAVES], "snow, shaded slopes": [SNOW, SHADED_LEAVES, SPRUCE],
 }  # fmt: skip
 OTHER = {
-    "lake": [WATER], "black lake": [BLACK_LAKE], "lake with shore": [BLACK_LAKE] * 9 + [SPRUCE], "snow": [SNOW],
+    "lake": [WATER], "black lake": [BLACK_LAKE], "turbid lake": [TURBID_LAKE],
+    "lake with shore": [BLACK_LAKE] * 9 + [SPRUCE], "snow": [SNOW],
     "cloud": [CLOUD], "ice": [ICE], "lava": [LAVA], "gypsum": [GYPSUM], "desert": [DESERT],
     "shaded leaves": [SHADED_LEAVES], "shaded sand": [SHADED_SAND], "cloud with gaps": [CLOUD] * 9 + [LEAVES],
 }  # fmt: skip
@@ -270,6 +272,20 @@ def test_real_scenes_pass_and_only_the_raw_scene_warns(real_data):
             raw = open_scene(str(path))
             assert not refusal_of(raw)
             assert "Use --scale 0.0001 --offset -0.1," in warned_of(raw)[0]
+
+
+def test_no_part_of_a_real_scene_is_refused(real_data):
+    for path, options in real_scenes(real_data):
+        scene = open_scene(str(path), options)
+        with SceneReader(scene, scene.grid) as reader:
+            reflectance, valid = reader.read(0, 0, scene.grid.height, scene.grid.width)[:2]
+        reflectance[:, ~valid] = np.nan
+        for side in (8, 20):
+            for row in range(0, scene.grid.height - side, 5 * side):
+                for col in range(0, scene.grid.width - side, 5 * side):
+                    part = reflectance[:, row : row + side, col : col + side].reshape(len(reflectance), -1)
+                    found = fit_of(part[:, np.isfinite(part).all(axis=0)], scene.spectral)
+                    assert not found.problem, (path.name, row, col, found.problem)
 
 
 def test_real_scenes_at_a_wrong_scale_are_refused_with_the_right_one(real_data):

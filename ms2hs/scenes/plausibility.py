@@ -68,20 +68,21 @@ class SurfaceClass:
     darkest: float
     typical: float
     brightest: float
-    min_share_dark: float
+    min_share: float
     """Share of the pixels from which on the class shows that a scene is too dark."""
+    unsure_below: float
+    """Below this brightness, noise and adjacent land over dark water have the same shape."""
+    min_share_if_unsure: float
 
 
 CLASSES = (
-    SurfaceClass("vegetation", 0.097, 0.4, 0.9, 0.1),
-    SurfaceClass("bare ground", 0.085, 0.4, 1.1, 0.1),
-    SurfaceClass("snow", 0.16, 0.8, 1.7, 0.6),
-    SurfaceClass("water", 0.0, 0.05, 1.0, 1.0),
+    SurfaceClass("vegetation", 0.097, 0.4, 0.9, 0.1, 0.02, 0.3),
+    SurfaceClass("bare ground", 0.085, 0.4, 1.1, 0.1, 0.02, 0.3),
+    SurfaceClass("snow", 0.16, 0.8, 1.7, 0.6, 0.05, np.inf),
+    SurfaceClass("water", 0.0, 0.05, 1.0, 1.0, 0.0, np.inf),
 )
 # Share of the pixels from which on a class shows that a scene is too bright.
 MIN_SHARE_BRIGHT = 0.01
-# Land darker than this needs a larger share: noise over black water has any shape.
-NOISE, MIN_SHARE_NOISE = 0.02, 0.3
 # No whole scene is brighter or darker than this in the brightest band (median; 98th percentile).
 BRIGHTEST_SCENE, DARKEST_SCENE = 1.7, 0.002
 
@@ -199,7 +200,7 @@ def fit_of(reflectance: FloatArray, grid: SpectralGrid) -> Fit:
         classified += share
         if upper > surface.brightest and share >= MIN_SHARE_BRIGHT:
             problems.append(f"{words}; at most {surface.brightest:g} is possible")
-        is_enough = share >= (MIN_SHARE_NOISE if upper < NOISE else surface.min_share_dark)
+        is_enough = share >= (surface.min_share_if_unsure if upper < surface.unsure_below else surface.min_share)
         lowest = min(surface.darkest, darkest)
         if surface.darkest and is_enough:
             dark.append(f"{words}; at least {lowest:.2g} is usual" if upper < lowest else "")

@@ -58,9 +58,8 @@ class RadiometricRule:
     def with_options(self, options: SceneOptions, where: str) -> "RadiometricRule":
         """The rule with the user's scale and offset and without notes; the same rule if the user gives neither.
 
-        A scale alone replaces the offset by 0, unless the file, item or product declares an offset.
-
-        `where` names the scene in messages.
+        A scale alone replaces the offset by 0, unless the file, item or product declares an offset. `where` names the
+        scene in messages.
 
         Raises
         ------
@@ -115,7 +114,7 @@ def rules_of_raster(
 ) -> list[RadiometricRule]:
     """The possible rules of a raster without product metadata, the most likely first; without the user's options.
 
-    Several rules are possible for integers without declared scale only:
+    Several rules are possible for integers without declared offset only:
 
     - a baseline in the name says that 1000 was added, but many tools subtract the 1000 and keep the name;
     - a sensor with a rule of its own (Landsat Collection 2), whose numbers others bring to ten-thousandths.
@@ -142,29 +141,30 @@ def rules_of_raster(
             f"{where}: the data type is {dtype}; integers of at least 16 bits, or floats, are required. 8-bit files "
             "are pictures stretched for display. Use the surface reflectance product."
         )
+
+    def uniform(scale: float, offset: float, text: str, origin: str) -> RadiometricRule:
+        count, dn_offset = len(bands), _in_stored(offset, scale)
+        return RadiometricRule((scale,) * count, (dn_offset,) * count, fills, text, (), origin, dtype.kind == "f")
+
     if is_declared:
-        return [_rule_of_declarations(bands, fills, dtype, options, where)]
-
-    def uniform(scale: float, offset: float, text: str, origin: str, *notes: str) -> RadiometricRule:
-        count = len(bands)
-        dn_offsets = (_in_stored(offset, scale),) * count
-        return RadiometricRule((scale,) * count, dn_offsets, fills, text, notes, origin, dtype.kind == "f")
-
-    if dtype.kind == "f":
-        return [uniform(1.0, 0.0, f"floats ({dtype}) without scale in the file: scale 1, no offset", "default")]
-    plain = uniform(
-        DN_SCALE, 0.0, f"integers ({dtype}) without scale in the file: scale {DN_SCALE:g}, no offset", "default"
-    )
-    if sensor is not None and sensor.dtype:
-        text = f"{sensor.title} ({dtype}): scale {sensor.scale:g} and offset {sensor.offset:g}"
-        return [uniform(sensor.scale, sensor.offset, text, "sensor"), plain]
-    if baseline is not None and has_offset(baseline) and (sensor is None or sensor.family == "sentinel2"):
-        offset = BOA_ADD_OFFSET * DN_SCALE
-        text = f"name or tags of the file: processing baseline {baseline}, so scale {DN_SCALE:g} and offset {offset:g}"
-        note = f"The offset {offset:g} is due to the processing baseline {baseline} in the name or tags of the file."
-        removed = f"The processing baseline is {baseline}, but the pixels show that the offset was already subtracted."
-        return [uniform(DN_SCALE, offset, text, "name", note), replace(plain, notes=(removed,))]
-    return [plain]
+        own = _rule_of_declarations(bands, fills, dtype, options, where)
+    elif dtype.kind == "f":
+        own = uniform(1.0, 0.0, f"floats ({dtype}) without scale in the file: scale 1, no offset", "default")
+    else:
+        text = f"integers ({dtype}) without scale in the file: scale {DN_SCALE:g}, no offset"
+        own = uniform(DN_SCALE, 0.0, text, "default")
+        if sensor is not None and sensor.dtype:
+            text = f"{sensor.title} ({dtype}): scale {sensor.scale:g} and offset {sensor.offset:g}"
+            return [uniform(sensor.scale, sensor.offset, text, "sensor"), own]
+    is_plain = not own.is_float and {*own.dn_scale, *own.dn_offset} == {DN_SCALE, 0.0}
+    is_sentinel2 = sensor is None or sensor.family == "sentinel2"
+    if baseline is None or not (is_plain and is_sentinel2 and has_offset(baseline)):
+        return [own]
+    added = f"offset {BOA_ADD_OFFSET * DN_SCALE:g} by the processing baseline {baseline} in the name or tags"
+    text, note, dn_offsets = f"{own.description}; {added}", f"The scene has {added}.", (BOA_ADD_OFFSET,) * len(bands)
+    named = RadiometricRule(own.dn_scale, dn_offsets, fills, text, (note,), "name")
+    removed = f"The processing baseline is {baseline}, but the pixels show that the offset was already subtracted."
+    return [own, named] if is_declared else [named, replace(own, notes=(removed,))]
 
 
 def _checked(bands: Sequence[Declared], options: SceneOptions, where: str) -> list[Declared]:
