@@ -243,6 +243,7 @@ FORMS = {
                                dtype="uint16", id="T33UUP_20240607T101559", is_mixed=True),
     "openEO": Form("x", "openEO_2024-06-07Z_{0}.tif", datetime="2024-06-07", id="openEO_2024-06-07Z"),
     "Sentinel Hub": Form("1f2e3d", "{0}.tif", dtype="float32", scale=1.0, id="1f2e3d"),
+    "dots in the folder": Form("S2B_33UUP_20240607.v1.0", "{2}.tif", "sentinel2b", datetime="2024-06-07"),
     "stackstac": Form("x", "{2}_2024-06-07.tif", datetime="2024-06-07", id="2024-06-07"),
     "Landsat ARD": Form("x", "LC08_CU_003010_20220615_20220701_02_SR_{1}.TIF", "landsat8", LANDSAT, "2022-06-15",
                         2.75e-5,

@@ -81,7 +81,6 @@ class BandFile:
     """As written, such as `B2`, `blue` or `QA_PIXEL`."""
     rank: tuple[int, int]
     """Position of the variant in `VARIANTS`, and resolution in m: the lowest is used."""
-
     is_quality: bool
     """Whether the layer may mark clouds, and is no band."""
 
@@ -178,7 +177,8 @@ def open_band_files(path: str, options: SceneOptions) -> Scene:
         scenes = _scene_of_file(place, scenes)
     elif not scenes and (raster := _only_raster(rasters)) is not None:
         return open_geotiff(raster.href, options)
-    titles = {key: key[1] or PurePosixPath(key[0]).name or container.stem for key in scenes}
+    name = container.absolute().name if container.is_dir() else container.stem
+    titles = {key: key[1] or PurePosixPath(key[0]).name or name for key in scenes}
     key = _chosen(path, titles, options.granule, rasters)
     return _scene(path, container, titles[key], scenes[key], options)
 
