@@ -1,5 +1,6 @@
 """Scenes with one raster per band, as tools write them: HLS granules, folders, archives, NetCDF."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -15,8 +16,12 @@ import pytest
 from conftest import NORTH, S2_BANDS, WEST, write_raster
 from rasterio import Affine
 from rasterio.crs import CRS
+from test_safe import make_safe
 
+from ms2hs.conversion.convert_scene import convert
+from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.errors import SceneError
+from ms2hs.raster.container import file_of
 from ms2hs.scenes.formats import open_scene, scene_paths
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import SceneOptions, working_grid
@@ -343,7 +348,9 @@ def test_several_scenes_are_refused_and_chosen_by_granule_or_file(tmp_path, name
 
 def test_granule_is_refused_for_products_of_one_granule(tmp_path):
     path = write_raster(tmp_path / "a.tif", np.full((12, 4, 4), 1000, np.uint16), descriptions=S2_BANDS)
-    assert "Remove --granule" in refusal(path, granule="T33UUP")
+    (tmp_path / "item.json").write_text("{}")
+    for scene in (path, tmp_path / "item.json"):
+        assert "Remove --granule" in refusal(scene, granule="T33UUP")
     assert "--granule T33UUP fits 0 scenes" in refusal(write_form(tmp_path, FORMS["BigEarthNet v1"]), granule="T33UUP")
 
 
@@ -447,6 +454,7 @@ def test_missing_bands_are_named(tmp_path):
     ("file", "words"),
     [
         ("T33UUP_20240607T101559_{0}.jp2", "level 1C"),
+        (BROWSER.replace("L2A", "L1C") + "_{0}_(Raw).tiff", "level 1C"),
         ("LC08_L1TP_193024_20220615_20220627_02_T1_{1}.TIF", "level 1, top of atmosphere"),
         ("LC09_L1GT_193024_20220615_20220627_02_T2_{1}.TIF", "level 1, top of atmosphere"),
     ],
@@ -473,6 +481,7 @@ def test_a_folder_or_archive_with_one_raster_is_this_scene(tmp_path, kind):
     folder = tmp_path / "1f2e3d"
     path = write_raster(folder / "response.tiff", np.full((12, 4, 4), 1000, np.uint16), descriptions=S2_BANDS)
     (folder / "request.json").write_text("{}")
+    assert "Remove --granule" in refusal(folder, granule="T33UUP")
     whole = open_scene(str(path))
     if kind != "folder":
         shutil.make_archive(str(tmp_path / "a"), kind, folder)
@@ -482,9 +491,20 @@ def test_a_folder_or_archive_with_one_raster_is_this_scene(tmp_path, kind):
     assert read_all(scene)[1].all()
 
 
+def test_folder_of_force_with_one_date_is_a_scene(tmp_path):
+    folder = tmp_path / "X0055_Y0053"
+    write_raster(folder / "20180615_LEVEL2_SEN2A_BOA.tif", np.full((12, 4, 4), 1000, np.int16), descriptions=S2_BANDS)
+    write_raster(folder / "20180615_LEVEL2_SEN2A_QAI.tif", np.full((1, 4, 4), 1 << 3, np.int16))
+    scene = open_scene(str(folder))
+    assert scene.id == "20180615_LEVEL2_SEN2A_BOA"
+    assert "QAI" in scene.quality_note
+    write_raster(folder / "20180620_LEVEL2_SEN2B_BOA.tif", np.full((12, 4, 4), 1000, np.int16), descriptions=S2_BANDS)
+    assert "20180620_LEVEL2_SEN2B_BOA.tif" in refusal(folder)
+
+
 def test_unknown_folders_and_archives_say_what_they_contain(tmp_path):
     folder = tmp_path / "tile"
-    for name in ("20180615_LEVEL2_SEN2A_BOA.tif", "20180615_LEVEL2_SEN2A_QAI.tif", "readme.txt"):
+    for name in ("20180615_LEVEL2_SEN2A_BOA.tif", "20180620_LEVEL2_SEN2A_BOA.tif", "readme.txt"):
         folder.mkdir(exist_ok=True)
         (folder / name).touch()
     text = refusal(folder)
@@ -535,11 +555,24 @@ def test_products_that_are_not_read_are_refused_by_their_own_name(tmp_path, name
 
 def test_band_file_of_a_safe_product_names_the_product(tmp_path):
     safe = tmp_path / "S2A_MSIL2A_20240607T101559_N0510_R065_T33UUP_20240607T000000.SAFE"
-    folder = write_form(safe / "GRANULE" / "L2A_T33UUP", FORMS["ESA images"])
-    for path in (folder, next(folder.iterdir())):
+    folder = write_form(safe / "GRANULE" / "L2A_T33UUP", replace(FORMS["ESA images"], folder="IMG_DATA/R10m"))
+    renamed = tmp_path / "renamed"
+    shutil.copytree(safe, renamed)
+    flat = write_form(tmp_path / "flat", FORMS["ESA images"])
+    (flat / "MTD_MSIL2A.xml").touch()
+    for product, path in [
+        (safe, folder), (safe, next(folder.iterdir())), (renamed, next(renamed.rglob("*.jp2"))),
+        (flat, next(flat.glob("*.jp2"))),
+    ]:  # fmt: skip
         text = refusal(path)
         assert "part of a product" in text
-        assert f"Use {safe}" in text
+        assert f"Use {product}." in text
+
+
+def test_metadata_of_another_product_beside_a_folder_do_not_matter(tmp_path):
+    folder = write_form(tmp_path, FORMS["BigEarthNet v1"])
+    (tmp_path / "MTD_MSIL2A.xml").touch()
+    assert open_scene(str(folder)) == open_scene(str(next(folder.iterdir())))
 
 
 def test_folders_with_thousands_of_files_are_refused_fast(tmp_path):
@@ -669,3 +702,38 @@ def test_unknown_cloud_masks_are_named(tmp_path):
 def test_acquisition_time_comes_from_names_then_tags(tmp_path, form, tags, expected):
     folder = write_form(tmp_path, replace(FORMS[form], is_mixed=False, options={"tags": tags}))
     assert open_scene(str(folder)).datetime == expected
+
+
+def test_a_folder_in_a_folder_is_opened(tmp_path):
+    form = FORMS["MAJA FRE"]
+    write_form(tmp_path / "unpacked", form)
+    (tmp_path / "unpacked" / "readme.txt").touch()
+    assert open_scene(str(tmp_path / "unpacked")) == open_scene(str(tmp_path / "unpacked" / form.folder))
+
+
+def test_tar_with_a_safe_product_is_refused_with_a_command_that_unpacks_it(tmp_path):
+    product = make_safe(tmp_path, driver="GTiff")
+    path = shutil.make_archive(str(tmp_path / "a.b" / "product"), "tar", tmp_path, product.name)
+    text = refusal(path)
+    assert "SAFE" in text
+    subprocess.run(["bash", "-c", re.search(r"`(.*)`", text)[1]], check=True)
+    assert open_scene(re.search(r"give (\S+)\.$", text)[1]).id == product.stem
+
+
+def test_files_of_archives_and_netcdf_are_known_to_resume(tmp_path):
+    form = FORMS["BigEarthNet v1"]
+    archive = shutil.make_archive(str(tmp_path / "a"), "zip", write_form(tmp_path, form))
+    path = write_netcdf(tmp_path / "a.nc")
+    for container in (archive, path):
+        assert {file_of(asset.href) for asset in open_scene(str(container)).assets} == {Path(container)}
+    assert file_of(str(tmp_path / "B02.tif")) == tmp_path / "B02.tif"
+
+
+def test_item_of_a_scene_with_a_day_covers_this_day(tmp_path):
+    form = FORMS["Landsat 8"]
+    folder = write_form(tmp_path, form)
+    convert(str(folder), "enmap", tmp_path / "o.tif", ConvertOptions(model="linear", force=True))
+    properties = json.loads((tmp_path / "o.json").read_text())["properties"]
+    assert properties["datetime"] is None
+    assert properties["start_datetime"] == "2022-06-15T00:00:00Z"
+    assert properties["end_datetime"] == "2022-06-15T23:59:59Z"

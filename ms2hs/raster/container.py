@@ -1,5 +1,6 @@
 """Rasters in a folder, zip, tar or NetCDF file, listed by name: nothing outside the container is opened."""
 
+import re
 import tarfile
 import zipfile
 from collections.abc import Sequence
@@ -50,6 +51,12 @@ def archive_names(path: Path) -> list[str]:
             f"{path}: not a readable {path.suffix[1:]} ({error}); the whole file is required. Copy or download it "
             "again."
         ) from error
+
+
+def file_of(href: str) -> Path:
+    """The file on disk that contains a raster: the archive, the NetCDF file, or the raster's own."""
+    found = re.match(r"/vsi(?:zip|tar)/\{(.*)\}/|netcdf:(.*):", href)
+    return Path(href if found is None else found[1] or found[2])
 
 
 def list_rasters(path: Path, subfolders: Sequence[str] = ()) -> list[Raster]:

@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +20,7 @@ from rasterio.io import DatasetReader
 from ms2hs.errors import SceneError
 from ms2hs.raster.container import ARCHIVE_SUFFIXES, RASTER_SUFFIXES, Raster, common_grid, list_rasters
 from ms2hs.raster.dataset import georeference_note, open_dataset
-from ms2hs.raster.dates import WRITTEN_TAG, acquisition_time
+from ms2hs.raster.dates import WRITTEN_TAG, acquisition_time, named_time
 from ms2hs.raster.header import Declared, declared_in, number_of, read_header
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import BAND_NAME, OTHER_LAYERS, choose_bands, match_names, read_names
@@ -39,6 +38,7 @@ from ms2hs.scenes.recognition import (
     source_named_in,
     sources,
 )
+from ms2hs.scenes.safe import is_product
 from ms2hs.scenes.scene import Scene, SceneOptions
 from ms2hs.spectra.sensors import Sensor, load_sensor
 
@@ -68,16 +68,6 @@ PRODUCT_FACTS = (
 )
 # Words that suggest a quality layer.
 LIKELY_QUALITY_NAME = re.compile(r"(?<![A-Z0-9])[A-Z]*(mask|cloud|quality)(?![A-Z0-9])", re.IGNORECASE)
-TIMES = (
-    (re.compile(r"(?<!\d)\d{8}T\d{6}(?!\d)"), "%Y%m%dT%H%M%S"),
-    (re.compile(r"(?<!\d)\d{8}-\d{6}(?!\d)"), "%Y%m%d-%H%M%S"),
-    (re.compile(r"(?<!\d)\d{7}T\d{6}(?!\d)"), "%Y%jT%H%M%S"),
-    (re.compile(r"doy\d{13}(?!\d)"), "doy%Y%j%H%M%S"),
-    (re.compile(r"(?<!\d)\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"), "%Y-%m-%dT%H:%M:%S"),
-    (re.compile(r"doy\d{7}(?!\d)"), "doy%Y%j"),
-    (re.compile(r"(?<!\d)\d{4}-\d\d-\d\d(?!\d)"), "%Y-%m-%d"),
-    (re.compile(r"(?<!\d)20\d{6}(?!\d)"), "%Y%m%d"),
-)
 
 
 @dataclass(frozen=True)
@@ -103,7 +93,7 @@ def is_band_files(path: Path) -> bool:
     """Whether the path is a raster of one band, a NetCDF file of variables, or a folder or archive of band files."""
     if path.is_dir() or path.suffix.lower() in ARCHIVE_SUFFIXES:
         rasters = list_rasters(path, SUBFOLDERS)
-        return bool(band_scenes(rasters)) or len(rasters) == 1
+        return bool(band_scenes(rasters)) or _only_raster(rasters) is not None
     if path.suffix.lower() not in {*RASTER_SUFFIXES, ".nc"}:
         return False
     with open_dataset(str(path)) as dataset:
@@ -177,8 +167,8 @@ def open_band_files(path: str, options: SceneOptions) -> Scene:
     SceneError : several scenes, missing bands, or bands on different grids; the message names them.
     """
     place = Path(path)
-    if safe := next((parent for parent in (place, *place.parents) if parent.suffix.upper() == ".SAFE"), None):
-        raise SceneError(f"{path}: is a part of a product; a whole Sentinel-2 L2A product is required. Use {safe}.")
+    if product := _product_of(place):
+        raise SceneError(f"{path}: is a part of a product; a whole Sentinel-2 L2A product is required. Use {product}.")
     is_one_band = place.is_file() and place.suffix.lower() in RASTER_SUFFIXES
     folder = place.parent.parent if place.parent.name in SUBFOLDERS else place.parent
     container = folder if is_one_band else place
@@ -186,11 +176,27 @@ def open_band_files(path: str, options: SceneOptions) -> Scene:
     scenes = band_scenes(rasters, least=1 if is_one_band else MIN_BANDS)
     if is_one_band:
         scenes = _scene_of_file(place, scenes)
-    elif not scenes and len(rasters) == 1:
-        return open_geotiff(rasters[0].href, options)
+    elif not scenes and (raster := _only_raster(rasters)) is not None:
+        return open_geotiff(raster.href, options)
     titles = {key: key[1] or PurePosixPath(key[0]).name or container.stem for key in scenes}
     key = _chosen(path, titles, options.granule, rasters)
     return _scene(path, container, titles[key], scenes[key], options)
+
+
+def _product_of(path: Path) -> Path | None:
+    """The SAFE product whose metadata, such as the offset, are above or beside an image; None for other files."""
+    for folder in path.parents:
+        inside = path.relative_to(folder).parts
+        is_image = inside[0] == "GRANULE" or (len(inside) == 1 and path.is_file())
+        if folder.suffix.upper() == ".SAFE" or (is_image and is_product(folder)):
+            return folder
+    return None
+
+
+def _only_raster(rasters: list[Raster]) -> Raster | None:
+    """The only raster that is no quality layer; None if there are several, or none."""
+    found = [raster for raster in rasters if not QUALITY_NAME.search(PurePosixPath(raster.name).stem)]
+    return found[0] if len(found) == 1 else None
 
 
 def _scene_of_file(path: Path, scenes: Scenes) -> Scenes:
@@ -250,7 +256,7 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         for header in headers if source_named_in(texts[:-1]) else [*headers, of_folder]:
             refuse_unsuitable(header)
         # Tags add the time of day to the day in a name. TIFF's DateTime may be the time of writing.
-        time, tags = _time(texts), {key: text for key, text in headers[0].tags.items() if key != WRITTEN_TAG}
+        time, tags = named_time(texts), {key: text for key, text in headers[0].tags.items() if key != WRITTEN_TAG}
         tagged, _ = acquisition_time("", tags)
         notes = [*filter(None, [georeference_note(datasets[0])])]
         grid = common_grid(datasets, rasters, path)
@@ -379,16 +385,3 @@ def _quality(files: list[BandFile], source: str) -> QualityChoice:
         finest.setdefault(file.layer.lower(), file)
     candidates = [Candidate(f.layer, f.raster.href, f.raster.band, f.raster.name) for f in finest.values()]
     return choose_layers(candidates, "scene", load_sensor(source).quality)
-
-
-def _time(texts: Sequence[str]) -> str | None:
-    """The ISO 8601 time or day in the first text with one; None without any."""
-    for text in texts:
-        for pattern, form in TIMES:
-            for match in pattern.finditer(text):
-                try:
-                    time = datetime.strptime(match[0], form).replace(tzinfo=UTC)
-                except ValueError:  # a number such as 20241399
-                    continue
-                return time.strftime("%Y-%m-%dT%H:%M:%SZ" if "%H" in form else "%Y-%m-%d")
-    return None

@@ -46,6 +46,11 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
     ------
     SceneError : missing, not a raster, level 1C, too few bands, or numbers that cannot be identified as reflectance.
     """
+    if options.granule is not None:
+        raise SceneError(
+            f"{path}: --granule {options.granule}, but a raster file is one scene; a product with several granules is "
+            "required. Remove --granule."
+        )
     with open_dataset(path) as dataset:
         header = read_header(dataset, path)
         if dataset.count == 1:

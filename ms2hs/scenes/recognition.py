@@ -17,7 +17,7 @@ DEFAULT_SOURCE = "sentinel2a"
 # Tags of files written by `ms2hs fetch`: the name of the source, and the time of acquisition.
 SOURCE_TAG, TIME_TAG = "MS2HS_SOURCE", "ACQUISITION_DATETIME"
 # Names and tags of top-of-atmosphere products: Sentinel-2 level 1C, Landsat level 1, and others.
-LEVEL_1C_NAME = re.compile(r"_MSIL1C_|S2MSI1C|COPERNICUS[/_]S2(?:_HARMONIZED)?(?!_?[A-Z])")
+LEVEL_1C_NAME = re.compile(r"_MSIL1C_|S2MSI1C|Sentinel-2[_ -]L1C|S2L1C|COPERNICUS[/_]S2(?:_HARMONIZED)?(?!_?[A-Z])")
 LEVEL_1C_TAG = re.compile(r"(level[-_ ]?|l)1c", re.IGNORECASE)
 TOP_OF_ATMOSPHERE = re.compile(r"(?<![A-Z])TOA(?:RF)?(?![A-Z])|top[-_ ]of[-_ ]atmosphere", re.IGNORECASE)
 LEVEL_1_NAME = re.compile(r"(?<![A-Z0-9])L[CETMO]0\d_L1(?:TP|GT|GS)(?![A-Z])")

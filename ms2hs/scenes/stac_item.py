@@ -70,6 +70,11 @@ def open_item(path: str, options: SceneOptions | None = None) -> Scene:
     ------
     SceneError, AddressError : as `scene_of`. RemoteError, CredentialsError : the server does not deliver the item.
     """
+    if options is not None and options.granule is not None:
+        raise SceneError(
+            f"{shown(path)}: --granule {options.granule}, but an item is one scene; a product with several granules is "
+            "required. Remove --granule."
+        )
     is_web = path.startswith(WEB)
     try:
         if is_web:
