@@ -235,7 +235,7 @@ def rule_of_safe(
     """
     scale = 1 / quantification if quantification > 0 else math.nan
     declared = [Declared(scale, offsets.get(name, 0.0)) for name in names]
-    kept = _checked(declared, options, f"{where}: quantification {quantification:g}, BOA_ADD_OFFSET")
+    kept = _checked(declared, options, f"{where}: product metadata")
     scales = tuple(DN_SCALE if band.scale is None else band.scale for band in kept)
     stated = f"processing baseline {baseline or 'unknown'}"
     text = f"product metadata: quantification {quantification:g}"
