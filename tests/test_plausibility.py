@@ -165,6 +165,21 @@ def test_fill_does_not_count(tmp_path, fill):
     assert "Use --scale 0.01," in refusal_of(scene_of(tmp_path, values))
 
 
+@pytest.mark.parametrize("fill", [64536, 55537, 20000])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
+def test_fill_in_one_band_does_not_count(tmp_path, fill, share):
+    """Wrapped and saturated numbers that no list of fills contains."""
+    values = dn_of([LEAVES, WATER, SAND], (40, 50))
+    values[3, :, : round(50 * share)] = fill
+    assert refusal_of(scene_of(tmp_path, values)) == ""
+
+
+def test_numbers_ten_times_too_large_are_refused_with_the_scale(tmp_path):
+    """Not with 1/65535, although that scale is more usual."""
+    text = refusal_of(scene_of(tmp_path, dn_of([LEAVES, WATER, SAND], (40, 50), dtype="int32") * 10))
+    assert "Use --scale 1e-05," in text
+
+
 def test_force_turns_the_refusal_into_a_warning(tmp_path, ms2hs):
     path = write_raster(tmp_path / "x.tif", dn_of([LEAVES, SAND]) // 10, descriptions=S2_BANDS)
     planned = plan(path, "enmap", tmp_path / "o.tif", ConvertOptions(force=True, model="linear"))

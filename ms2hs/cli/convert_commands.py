@@ -77,7 +77,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         INPUT(help="Added to stored integers instead, such as -1000.", show_default="from metadata"),
     ] = None,
     granule: Annotated[
-        str | None, INPUT(metavar="TILE", help="Granule of a product with several, such as T33UUP.")
+        str | None, INPUT(metavar="TILE", help="Tile, scene or day of a product with several, such as T33UUP.")
     ] = None,
     force: Annotated[
         bool, INPUT("--force", help="Convert although the reflectance is implausible.", show_default=False)

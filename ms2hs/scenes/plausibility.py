@@ -42,6 +42,8 @@ SAMPLE_SIDE, LATTICE, WINDOW_SIDE = 128, 6, 16
 MAX_WHOLE_READ = 16_000_000
 # Stored numbers that files use as fill without declaring it, and the largest number that counts as measured.
 FILLS, MAX_STORED = (-9999.0, 65535.0), 1e6
+# Share of a sample from which on a repeated extreme is a fill; also of the other numbers.
+MIN_SHARE_FILL = 0.05
 MIN_PIXELS = 16
 # Share of pixels below 0 from which on a scene is suspect.
 MAX_SHARE_BELOW_ZERO = 0.05
@@ -53,7 +55,7 @@ SCALES_IN_USE = (1.0, DN_SCALE, 0.01, 0.001, 1 / 65535, 1 / 255)
 LANDSAT_RULE, SENTINEL2_RULE = (2.75e-5, -0.2), (DN_SCALE, -ADDED_REFLECTANCE)
 # Other multiples of the present scale, an offset of Sentinel-2 that no name declares, and Landsat's rule for another
 # sensor are advised only if they fit better by this (log10 of brightness). An offset in the name may fit worse by it.
-UNUSUAL, UNDECLARED_OFFSET, OTHER_SENSOR = 0.25, 0.3, 0.1
+POWER_OF_TEN, UNUSUAL, UNDECLARED_OFFSET, OTHER_SENSOR = 0.1, 0.25, 0.3, 0.1
 # Largest distance of a class from its typical brightness that counts, in log10.
 MAX_DISTANCE = 0.6
 # A rule takes precedence over the next unless that fits better by this.
@@ -291,6 +293,7 @@ def _remedy(scene: Scene, stored: FloatArray) -> str:
     sensor = None if scene.source == CUSTOM else load_sensor(scene.source)
     present = {(asset.dn_scale, round(asset.dn_offset * asset.dn_scale, 9)) for asset in scene.assets}
     candidates = [(scale, 0.0, 0.0) for scale in SCALES_IN_USE]
+    candidates += [(10.0**power, 0.0, POWER_OF_TEN) for power in range(-7, 5)]
     candidates.append((*LANDSAT_RULE, 0.0 if sensor is None or sensor.dtype else OTHER_SENSOR))
     baseline = baseline_of([], [scene.id])
     is_named = baseline is not None and has_offset(baseline)
@@ -388,4 +391,10 @@ def _is_measured(stored: FloatArray, nodata: Sequence[float | None], dtype: str)
     bad = ~(np.abs(stored) <= MAX_STORED) | np.isin(stored, (*FILLS, *limits))
     bad |= stored == np.array([np.nan if number is None else number for number in nodata])[:, None]
     is_fill = (stored == stored[:1]).all(axis=0) if len(stored) > 1 else False
+    # A fill that no list contains: the extreme of a band, often repeated, and far from the other numbers.
+    for numbers in np.abs(np.where(bad, np.nan, stored)):
+        repeated = numbers == np.fmax.reduce(numbers, initial=0.0)
+        others = np.fmax.reduce(numbers[~repeated], initial=0.0)
+        is_far = 0 < others < np.fmax.reduce(numbers, initial=0.0) / 3
+        bad[0] |= repeated & is_far & (MIN_SHARE_FILL < repeated.mean() < 1 - MIN_SHARE_FILL)
     return np.asarray(~bad.any(axis=0) & ~np.asarray(is_fill))
