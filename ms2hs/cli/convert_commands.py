@@ -56,7 +56,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     scenes: Annotated[
         list[str],
         typer.Argument(
-            help="GeoTIFF, .SAFE folder or zip, HLS folder, or STAC item (file or URL). Several scenes are a batch."
+            help="GeoTIFF, .SAFE, folder or archive of band files, or STAC item (file or URL). Several are a batch."
         ),
     ],
     source: Annotated[
