@@ -14,6 +14,7 @@ from rasterio.io import DatasetReader
 
 from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import open_dataset, read_pixel_grid
+from ms2hs.raster.driver_policy import VRT_SUFFIX
 from ms2hs.raster.pixel_grid import PixelGrid
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".img", ".vrt")
@@ -75,7 +76,12 @@ def list_rasters(path: Path, subfolders: Sequence[str] = ()) -> list[Raster]:
 
 
 def _is_raster(name: str) -> bool:
-    return name.lower().endswith(RASTER_SUFFIXES) and not PurePosixPath(name).name.startswith("._")
+    """Whether a name is that of a raster; a VRT inside a product could name any other file."""
+    return (
+        name.lower().endswith(RASTER_SUFFIXES)
+        and not name.lower().endswith(VRT_SUFFIX)
+        and not PurePosixPath(name).name.startswith("._")
+    )
 
 
 def _variables(path: Path) -> list[Raster]:

@@ -23,6 +23,7 @@ from rasterio.windows import Window
 
 from ms2hs.arrays import BoolArray
 from ms2hs.errors import SceneError
+from ms2hs.raster.driver_policy import DRIVERS, drivers_of
 from ms2hs.raster.pixel_grid import PixelGrid, is_on_earth, position
 from ms2hs.remote import client
 from ms2hs.remote.providers import access_to
@@ -64,12 +65,20 @@ def open_dataset(href: str) -> DatasetReader:
         with quietly():
             if (address := web_address(href)) is not None:
                 return open_ranged(client.DEFAULT_CLIENT, address, access_to(address))
-            return rasterio.open(href)
+            with rasterio.Env():  # rasterio.open takes one driver only
+                dataset = DatasetReader(href, driver=drivers_of(href) if is_local else DRIVERS)
     except FILE_ERRORS as error:
         raise SceneError(
             f"{shown(href)}: not a raster that can be read ({without_secrets(str(error))}); a complete GeoTIFF or "
             "JPEG 2000 file is needed. Check that it was copied completely."
         ) from None
+    if file := dataset.tags(ns="OVERVIEWS").get("OVERVIEW_FILE"):
+        dataset.close()
+        raise SceneError(
+            f"{shown(href)}: names a file of overviews, {file[:200]!r}, which may be anywhere; overviews inside the "
+            "file or in a file .ovr are allowed. Remove the name with `gdal_edit.py -unsetmd`, or write the raster again."
+        )
+    return dataset
 
 
 @contextmanager
