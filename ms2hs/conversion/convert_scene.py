@@ -64,13 +64,15 @@ def run(planned: Plan, progress: Progress | None = None) -> ConversionResult:
     if planned.address:
         with TemporaryDirectory(prefix="ms2hs.") as folder:
             local_plan = replace(planned, output=Path(folder) / planned.output.name, address=None)
-            return run(local_plan, progress).moved(planned.address, progress)
+            return run(local_plan, progress).moved(planned.address, progress, overwrite=planned.options.overwrite)
     began = time.perf_counter()
     report = progress or (lambda _stage, _done, _total: None)
     scene, bands, grid, options = planned.scene, planned.scene.spectral, planned.grid, planned.options
     inputs = conversion_inputs(scene, grid, planned.spectral, vars(options), provenance(planned))
     with (
-        Staging(planned.output, inputs, resume=options.resume) as staging,
+        Staging(
+            planned.output, inputs, resume=options.resume, overwrite=options.overwrite, sources=planned.inputs
+        ) as staging,
         bounded_cache(scene.grid.width, len(scene.assets)),
         SceneReader(scene, grid) as reader,
     ):

@@ -6,7 +6,9 @@ and a worker that is wrongly presumed dead does not disturb the worker that repe
 """
 
 import asyncio
+import glob
 import logging
+import re
 import secrets
 import signal
 from collections.abc import Iterator, Sequence
@@ -14,14 +16,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ms2hs._version import __version__
 from ms2hs.conversion.batch import BatchResult, Job, Outcome, convert_serially, open_batch, select_shard, writable_jobs
-from ms2hs.conversion.convert_scene import convert
+from ms2hs.conversion.convert_scene import run
 from ms2hs.conversion.metadata import ConversionResult
-from ms2hs.conversion.planning import ConvertOptions
-from ms2hs.conversion.staging import is_complete, private_folder, remove_private_folders
+from ms2hs.conversion.planning import ConvertOptions, plan
+from ms2hs.conversion.result_files import MAX_STEM, is_complete, placed_by_run, private_folder, remove_private_folders
 from ms2hs.errors import ClusterError, Ms2hsError
 from ms2hs.models.weights import load_weights
 from ms2hs.progress import Progress
@@ -100,14 +103,16 @@ def convert_all(
     if executor:
         _check_executor(executor)
     load_weights(options.model)
-    opened, unreadable = open_batch(names, target, folder, options, progress)
+    opened, unreadable, inputs = open_batch(names, target, folder, options, progress)
     selected = select_shard(names, shard) if shard else names
     jobs = [job for job in opened if job.scene in set(selected)]
     keep = options.resume and not options.overwrite
     existing = {job.scene: job.output for job in jobs if keep and is_complete(job.output)}
-    jobs, failed = writable_jobs([job for job in jobs if job.scene not in existing], options)
+    jobs, failed = writable_jobs([job for job in jobs if job.scene not in existing], options, inputs)
     outcomes: dict[str, Outcome] = {**unreadable, **failed}
     if executor and jobs:
+        if executor.workers:
+            executor = Executor(workers=min(executor.workers, len(jobs)))
         outcomes |= _convert_on(executor, jobs, target, options, progress)
     else:
         outcomes |= convert_serially(jobs, target, options, progress)
@@ -134,10 +139,10 @@ def _absolute_path(name: str) -> str:
 
 
 def _absolute_options(options: ConvertOptions) -> ConvertOptions:
-    """The options with absolute paths and `overwrite`: a repeated task must replace files of its first attempt."""
+    """The options with absolute paths."""
     model = _absolute_path(options.model) if Path(options.model).is_file() else options.model
     paths = {name: path.absolute() for name in ("reference", "site") if (path := getattr(options, name))}
-    return replace(options, model=model, overwrite=True, **paths)
+    return replace(options, model=model, **paths)
 
 
 def _shared_paths(options: ConvertOptions, folder: OutputPath) -> list[str]:
@@ -151,9 +156,12 @@ def _check_executor(executor: Executor) -> None:
     """Refuse an unusable executor before any work starts."""
     try:
         import distributed  # noqa: F401, PLC0415  an optional dependency
+
+        if executor.workers:
+            import cryptography  # noqa: F401, PLC0415  makes the key of local processes
     except ImportError as error:
         raise ClusterError(
-            f"dask.distributed is not installed ({error}); several processes need it. Install it with "
+            f"dask.distributed is not installed completely ({error}); several processes need it. Install it with "
             "pip install 'ms2hs[dask]', or omit --workers and --scheduler."
         ) from error
     if executor.scheduler is None:
@@ -186,14 +194,23 @@ def _connect(executor: Executor) -> "Iterator[Client]":
         with Client(executor.scheduler, timeout=CONNECT_S) as client:
             yield client
     else:
-        with _start_workers(executor.workers) as local, Client(local) as client:
+        with (
+            TemporaryDirectory(prefix="ms2hs.", ignore_cleanup_errors=True) as folder,
+            _start_workers(executor.workers, folder) as local,
+            Client(local) as client,
+        ):
             _ignore_interrupts(client)
             yield client
 
 
-def _start_workers(workers: int) -> "LocalCluster":
-    """Processes that end with this one and that accept connections from this machine only."""
-    from distributed import LocalCluster  # noqa: PLC0415  an optional dependency
+def _start_workers(workers: int, folder: str) -> "LocalCluster":
+    """Processes that end with this one; only holders of a temporary key can connect, no other user of this machine.
+
+    Parameters
+    ----------
+    folder : for files of dask.
+    """
+    from distributed import LocalCluster, Security  # noqa: PLC0415  an optional dependency
 
     try:
         return LocalCluster(
@@ -201,6 +218,8 @@ def _start_workers(workers: int) -> "LocalCluster":
             threads_per_worker=1,
             memory_limit=0,  # restarting a worker would not reduce the memory that a scene needs
             dashboard_address="127.0.0.1:0",
+            security=Security.temporary(),
+            local_directory=folder,
             silence_logs=logging.CRITICAL,
         )
     except (OSError, RuntimeError) as error:
@@ -265,6 +284,7 @@ def _collect(client: "Client", tasks: dict[Job, _Task], progress: Progress | Non
         outcomes[job.scene] = _outcome(future, job)
         # A result stays in the worker's memory until it is released. If that worker died, dask would repeat the task.
         future.release()
+        remove_private_folders(tasks[job].job.output, tasks[job].run_id, glob.escape(job.output.stem[:MAX_STEM]))
         report("convert", len(outcomes), len(tasks))
     return outcomes
 
@@ -294,10 +314,15 @@ def _convert_task(task: _Task) -> Outcome:
     if task.version != __version__:
         return _version_message("of this task", __version__)
     output = task.job.output
-    with private_folder(output, task.run_id) as folder:
-        try:
+    try:
+        with private_folder(output, task.run_id) as folder:
             if isinstance(output, RemotePath):
                 ObjectStore(output.parent)  # fails before the work if this worker cannot reach the store
-            return convert(task.job.scene, task.target, folder / output.name, task.options).moved(output)
-        except Ms2hsError as error:
-            return str(error).replace(str(folder), str(folder.parent))
+            planned = plan(task.job.scene, task.target, folder / output.name, task.options)
+            result = run(planned)
+            # A store has no second names: files that an earlier attempt uploaded are replaced.
+            overwrite = task.options.overwrite or isinstance(output, RemotePath)
+            own = placed_by_run(output, task.run_id)
+            return result.moved(output, overwrite=overwrite, inputs=planned.inputs, own=own)
+    except Ms2hsError as error:
+        return re.sub(rf"/\.[^/]*\.{task.run_id}\.[^/]*/", "/", str(error))  # without the private folder
