@@ -53,6 +53,13 @@ def file_ids(paths: Iterable[str | Path]) -> FileIds:
     return frozenset(ids)
 
 
+def files_in(paths: Iterable[str | Path | None]) -> Iterator[Path]:
+    """The given files, and all files in the given folders; None and names of no file are left out."""
+    for path in (Path(path) for path in paths if path is not None):
+        with suppress(OSError):  # a name may be too long for a file
+            yield from (inside for inside in path.rglob("*") if inside.is_file()) if path.is_dir() else [path]
+
+
 def check_output(path: str | Path, *, overwrite: bool = False, inputs: FileIds = NO_FILES) -> None:
     """Refuse an output path that cannot be written to, before any work starts.
 

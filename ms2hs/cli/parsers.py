@@ -61,7 +61,12 @@ def parse_bbox(text: str) -> BBox:
 
 def parse_pixel_window(text: str) -> PixelWindow:
     """Parse ROW,COL,HEIGHT,WIDTH."""
-    return PixelWindow(*map(int, _numbers(text, "ROW,COL,HEIGHT,WIDTH", "0,0,512,512")))
+    numbers = _numbers(text, "ROW,COL,HEIGHT,WIDTH", "0,0,512,512")
+    if fractions := [number for number in numbers if not number.is_integer()]:
+        raise typer.BadParameter(
+            f"{text!r} has {fractions[0]:g}; whole numbers of pixels are needed. Write for example 0,0,512,512."
+        )
+    return PixelWindow(*map(int, numbers))
 
 
 def parse_error_levels(text: str) -> ErrorLevels:

@@ -28,6 +28,8 @@ SITE_WINDOW = 32
 MIN_SITE_PIXELS = 100
 # Pixels of the scene that are compared with spectra without coordinates, from evenly spaced strips.
 SEARCH_PIXELS, SEARCH_STRIPS = 250_000, 8
+# Each reference is compared with all others and with the searched pixels.
+MAX_REFERENCES = 1000
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ def references_in_scene(path: Path, reader: SceneReader, target: SpectralGrid) -
     DataError : no spectrum lies on a valid pixel of the scene.
     """
     library = read_library(path)
+    if (count := len(library.reflectance)) > MAX_REFERENCES:
+        raise DataError(
+            f"{path}: {count} reference spectra; at most {MAX_REFERENCES} are used. Give the spectra of this scene, or "
+            "their means."
+        )
     located = np.isfinite(library.lon) & np.isfinite(library.lat)
     measured = np.full((len(library.reflectance), len(reader.scene.spectral)), np.nan, np.float32)
     for index in np.flatnonzero(located):
