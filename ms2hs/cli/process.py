@@ -61,6 +61,8 @@ def run_process(start: Callable[[], None]) -> None:
             "complete. Redirect stdout to a disk with free space.",
             file=err,
         )
+    if was_stopped():
+        os._exit(code if isinstance(code, int) else 1)  # what half-started libraries do at the end may fail
     raise SystemExit(code)
 
 

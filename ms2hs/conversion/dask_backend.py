@@ -11,10 +11,13 @@ import logging
 import re
 import secrets
 import signal
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -188,7 +191,8 @@ async def _identity(scheduler: str) -> object:
 
 @contextmanager
 def _connect(executor: Executor) -> "Iterator[Client]":
-    from distributed import Client  # noqa: PLC0415  an optional dependency
+    import dask  # noqa: PLC0415  an optional dependency
+    from distributed import Client  # noqa: PLC0415  likewise
 
     if executor.workers is None:
         with Client(executor.scheduler, timeout=CONNECT_S) as client:
@@ -196,37 +200,60 @@ def _connect(executor: Executor) -> "Iterator[Client]":
     else:
         with (
             TemporaryDirectory(prefix="ms2hs.", ignore_cleanup_errors=True) as folder,
-            _start_workers(executor.workers, folder) as local,
+            dask.config.set({"temporary-directory": folder}),
+            _start_workers(executor.workers) as local,
             Client(local) as client,
         ):
             _ignore_interrupts(client)
             yield client
 
 
-def _start_workers(workers: int, folder: str) -> "LocalCluster":
-    """Processes that end with this one; only holders of a temporary key can connect, no other user of this machine.
-
-    Parameters
-    ----------
-    folder : for files of dask.
-    """
+def _start_workers(workers: int) -> "LocalCluster":
+    """Processes that end with this one; only holders of a temporary key can connect, no other user of this machine."""
     from distributed import LocalCluster, Security  # noqa: PLC0415  an optional dependency
 
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of a start that fails; the error below is enough
     try:
-        return LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            memory_limit=0,  # restarting a worker would not reduce the memory that a scene needs
-            dashboard_address="127.0.0.1:0",
-            security=Security.temporary(),
-            local_directory=folder,
-            silence_logs=logging.CRITICAL,
-        )
+        with _signals_delayed():
+            return LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                memory_limit=0,  # restarting a worker would not reduce the memory that a scene needs
+                dashboard_address="127.0.0.1:0",
+                security=Security.temporary(),
+                silence_logs=logging.CRITICAL,
+            )
     except (OSError, RuntimeError) as error:
         raise ClusterError(
             f"{workers} processes could not be started ({error}); each needs memory of its own, and a script needs "
             '`if __name__ == "__main__":`. Use fewer --workers.'
         ) from error
+
+
+@contextmanager
+def _signals_delayed() -> Iterator[None]:
+    """Deliver signals after the block: half-started processes cannot be closed in order.
+
+    Processes that are started in the block do not receive Ctrl-C.
+    """
+    if threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
+        yield
+        return
+    # It would unblock SIGINT if it started later. Its warning about processes that were stopped early is no news.
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+    resource_tracker.ensure_running()
+    received: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda number, _frame: received.append(number)) for number in numbers}
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which new threads and processes inherit
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if received:
+            signal.raise_signal(received[0])
 
 
 def _ignore_interrupts(client: "Client") -> None:
