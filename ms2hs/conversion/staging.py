@@ -109,19 +109,20 @@ class Staging:
             self._refuse_other_files()
             with ExitStack() as stack:
                 stack.enter_context(lock_folder(self.folder))
-                placed = placed_files(self._output, result_names(self._output, uncertainty=True))
-                if self._can_resume():
-                    self._placed = placed
-                else:
-                    self._refuse_placed(placed)
-                    self._remove_files()
-                    self.path("stamp").write_text(self._digest, encoding="utf-8")
-                self._journal.touch()
+                try:
+                    self._begin()
+                except BaseException:
+                    if not self._has_rows():
+                        self._remove_folder()
+                    raise
                 self._stack = stack.pop_all()
         except OSError as error:
             raise OutputError(
                 f"{self.folder} cannot be created ({error}); results are staged there. Use a writable directory."
             ) from error
+        finally:
+            with suppress(OSError):
+                self.folder.rmdir()  # an empty folder, after an error
         return self
 
     def __exit__(
@@ -131,6 +132,17 @@ class Staging:
         with self._stack:
             if kind is None or not self._resume or not self._has_rows():
                 self._remove_folder()
+
+    def _begin(self) -> None:
+        """Keep the files of the same conversion, or remove all."""
+        placed = placed_files(self._output, result_names(self._output, uncertainty=True))
+        if self._can_resume():
+            self._placed = placed
+        else:
+            self._refuse_placed(placed)
+            self._remove_files()
+            self.path("stamp").write_text(self._digest, encoding="utf-8")
+        self._journal.touch()
 
     def path(self, name: str) -> Path:
         """Path of a staged file."""
