@@ -30,7 +30,8 @@ def file_name(text: str) -> str:
 
     A name that differs from its id ends in a part of the checksum of the id: different ids give different names.
     """
-    name = re.sub(r"[^\w.+ (),@=~-]", "_", text).lstrip(". ").rstrip()
+    name = re.sub(r"[^\w.+ (),@=~\u00a1-\U0010ffff-]", "_", text)
+    name = "".join(letter if letter.isprintable() else "_" for letter in name).lstrip(". ").rstrip()
     if name and name == text and len(name.encode()) <= MAX_NAME_BYTES:
         return name
     checksum = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
