@@ -6,6 +6,9 @@ from typing import Any, Literal, NamedTuple
 
 import typer
 
+# Smallest and largest pixel size, from a drone's to a climate model's.
+GSDS_M = (0.001, 100_000.0)
+
 
 class BBox(NamedTuple):
     """An area in degrees."""
@@ -92,9 +95,10 @@ def parse_gsd(text: str) -> float | Literal["native"]:
     """Parse a pixel size in metres, or `native`."""
     if text == "native":
         return "native"
-    if not is_number(text) or float(text) <= 0:
+    if not is_number(text) or not GSDS_M[0] <= float(text) <= GSDS_M[1]:
         raise typer.BadParameter(
-            f"{text!r} is not a pixel size; a number of metres above 0, or `native`, is allowed. Write for example 30."
+            f"{text!r} is not a pixel size; {GSDS_M[0]:g} to {GSDS_M[1]:g} metres, or `native`, is allowed. Write for "
+            "example 30."
         )
     return float(text)
 

@@ -17,6 +17,7 @@ from ms2hs.raster.cube import open_cube
 from ms2hs.raster.pixel_grid import pixel_at
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.spectra.library import Library, by_pattern, read_library
+from ms2hs.spectra.sensors import MAX_BANDS
 from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of, response_matrix
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def sharpen_to_site(prior: SpectralPrior, cube_path: Path, source: SpectralGrid)
     DataError : the cube has fewer than MIN_SITE_PIXELS valid pixels.
     """
     cube = open_cube(cube_path)
+    if (count := len(cube.wavelength_nm)) > MAX_BANDS:
+        raise DataError(f"{cube_path}: {count} bands; at most {MAX_BANDS} are used. Use a --site cube of fewer bands.")
     grid = grid_of(cube.wavelength_nm.values, cube.fwhm_nm.values)
     per_side = int(np.sqrt(SITE_PIXELS // SITE_WINDOW**2))
     tops, lefts = (_evenly_spaced(max(0, side - SITE_WINDOW), per_side) for side in cube.shape[1:])

@@ -7,7 +7,7 @@ from typing import Any, Self
 from ms2hs.errors import UnknownName
 from ms2hs.models.masking import SENSORS, STRATEGIES
 
-# Largest whole numbers of a configuration: several times those of published models.
+# Largest whole numbers of a configuration: published models have a fraction of each.
 MOST = {"patch": 64, "group": 1024, "width": 8192, "depth": 100, "heads": 256, "window": 1024, "rank": 1000}
 MOST |= {f"decoder_{name}": MOST[name] for name in ("width", "depth", "heads")}
 

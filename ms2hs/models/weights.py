@@ -52,7 +52,7 @@ LINEAR_AXES = {
     "sample": "nr",
 }
 LINEAR_NUMBERS = ("floor", "noise")
-# Allowed values of each array, far beyond those of real spectra; with them no later number overflows.
+# Allowed values of each array, far beyond real spectra; with them no later number overflows.
 LINEAR_RANGES = {
     "wavelength_nm": (100, 100_000),
     "factors": (-100, 100),
