@@ -22,6 +22,7 @@ from stac_server import FAULT_KINDS, Faults, StacServer
 from stac_world import World, cog, signer, smooth, within
 
 from ms2hs.errors import AddressError, CredentialsError, NothingFound, OutputError, QueryError, RemoteError, SceneError
+from ms2hs.fetching import fetcher
 from ms2hs.fetching.fetcher import FetchOptions, fetch
 from ms2hs.fetching.search_query import parse_bbox
 from ms2hs.remote.client import RetryPolicy
@@ -72,7 +73,7 @@ def test_fetched_scene_converts_like_its_files(world, tmp_path):
     assert (result.kept, result.failed, result.left_out) == (0, (), ())
     scene, reflectance, valid = read_all(result.paths[0])
     assert scene.source == "sentinel2a"
-    assert scene.quality_rule == "scl"
+    assert [layer.name for layer in scene.quality] == ["SCL"]
     assert scene.datetime.startswith("2024-06-01")
     native = fetch([item], None, tmp_path / "native", FetchOptions("native", retries=QUICK)).paths[0]
     files = scene_of(json.loads(native.read_text()) | {"assets": absolute(native)}, None)
@@ -147,7 +148,7 @@ def test_fetch_then_convert(layout, world, tmp_path, monkeypatch, caplog):
     result = fetch([item], area, tmp_path / "out", FetchOptions(retries=QUICK), lambda *step: steps.append(step))
     scene = open_scene(str(result.paths[0]))
     assert scene.source == ("hls_s30" if layout is lp_daac else "sentinel2a")
-    assert scene.quality_rule == ("fmask" if layout is lp_daac else "scl")
+    assert [layer.name for layer in scene.quality] == ["Fmask" if layout is lp_daac else "SCL"]
     assert (scene.grid.transform[2] - 600_000) % 30 == (5_100_000 - scene.grid.transform[5]) % 30 == 0
     cube = convert(result.paths[0], "enmap", tmp_path / "cube.tif")
     with rasterio.open(cube.output) as file:
@@ -419,6 +420,32 @@ def test_fetch_continues_after_a_missing_file(world, tmp_path):
     assert [path.stem for path in result.paths] == [items[1]["id"]]
     assert len(result.failed) == 1
     assert "no such file" in result.failed[0]
+
+
+def test_fetch_continues_after_a_refused_scene(world, tmp_path):
+    items = [world.sentinel2(f"S2A_32TNT_2024060{day}_0_L2A", seed=day) for day in (1, 2)]
+    refused = items[0]["assets"]["red"]["href"].removeprefix(world.server.address(""))
+    world.server.fault = lambda path: "expired" if refused in path else None
+    result = fetch(items, None, tmp_path / "out", FetchOptions(retries=QUICK))
+    assert [path.stem for path in result.paths] == [items[1]["id"]]
+    assert "refuses access" in result.failed[0]
+
+
+@pytest.mark.parametrize("step", ["scene_of", "assemble"])
+def test_fetch_continues_after_an_unexpected_error(world, tmp_path, monkeypatch, step):
+    items = [world.sentinel2(f"S2A_32TNT_2024060{day}_0_L2A", seed=day) for day in (1, 2)]
+    original, calls = getattr(fetcher, step), []
+
+    def fail_first(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise KeyError("proj:shape")
+        return original(*arguments)
+
+    monkeypatch.setattr(fetcher, step, fail_first)
+    result = fetch(items, None, tmp_path / "out", FetchOptions(retries=QUICK))
+    assert [path.stem for path in result.paths] == [items[1]["id"]]
+    assert "S2A_32TNT_20240601_0_L2A: KeyError: 'proj:shape'" in result.failed[0]
 
 
 def test_fetch_at_other_ground_samplings(world, tmp_path):

@@ -173,9 +173,9 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
 ) -> None:
     """Convert multispectral scenes to hyperspectral COGs."""
     from ms2hs.cli import listing
-    from ms2hs.conversion.contract import contract
     from ms2hs.conversion.convert_scene import run
     from ms2hs.conversion.planning import ConvertOptions, plan
+    from ms2hs.conversion.scene_contract import contract
     from ms2hs.models.prior import InputError
     from ms2hs.models.weights import load_weights
     from ms2hs.progress import progress_bar
@@ -222,7 +222,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     if not quiet:
         for text in result.notes:
             note(text)
-        note(f"{result.counts.summary()}; {result.seconds['whole']:.1f} s")
+        note(f"{result.counts.summary()}; {result.clouds}; {result.seconds['whole']:.1f} s")
     if as_json:
         typer.echo(json.dumps(asdict(result), indent=1, default=str))
     else:

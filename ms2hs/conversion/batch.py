@@ -14,7 +14,7 @@ from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.metadata import ConversionResult
 from ms2hs.conversion.planning import ConvertOptions, cube_name, input_files
 from ms2hs.conversion.result_files import check_new_output, result_names
-from ms2hs.errors import Ms2hsError, OutputError, PartlyDone, SceneError, UnknownName
+from ms2hs.errors import OutputError, PartlyDone, SceneError, UnknownName, failure
 from ms2hs.files import FileIds, file_ids
 from ms2hs.progress import Progress
 from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath, parse_output
@@ -60,7 +60,7 @@ class BatchResult:
         """Every note once, each after its scene or after the number of its scenes."""
         scenes_of: defaultdict[str, list[str]] = defaultdict(list)
         for scene, result in self.made.items():
-            for note in result.notes:
+            for note in (*result.notes, *filter(None, [result.clouds])):
                 scenes_of[note].append(scene)
         return [f"{of[0] if len(of) == 1 else f'{len(of)} scenes'}: {note}" for note, of in scenes_of.items()]
 
@@ -123,16 +123,6 @@ def open_batch(
             failed[scene] = failure(scene, error)
     _check_outputs_differ(jobs)
     return jobs, failed, inputs
-
-
-def failure(scene: str, error: Exception) -> str:
-    """The message of a scene that could not be converted."""
-    if isinstance(error, Ms2hsError):
-        return str(error)
-    return (
-        f"{scene}: {type(error).__name__}: {' '.join(str(error).split())}; an unexpected error. Convert it without "
-        "workers, and report the error if it occurs again."
-    )
 
 
 def _create_folder(folder: OutputPath) -> OutputPath:

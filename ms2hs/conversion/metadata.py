@@ -15,6 +15,7 @@ from ms2hs.files import NO_FILES, FileIds, write_bytes
 from ms2hs.models.prior import Posterior
 from ms2hs.progress import Progress
 from ms2hs.raster.cube import NODATA, SCALE
+from ms2hs.raster.dates import rfc3339
 from ms2hs.raster.pixel_grid import footprint, lonlat_bounds
 from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
 from ms2hs.scenes.stac_metadata import COG_TYPE, PROJECTION_EXTENSION, projection_properties
@@ -45,6 +46,8 @@ class ConversionResult:
     seconds: dict[str, float]
     """Thread seconds of reading, model, compressing and storing (which overlap), finishing, and `whole`."""
     notes: tuple[str, ...] = ()
+    clouds: str = ""
+    """Which quality layers remove what, or why clouds are kept."""
 
     @property
     def paths(self) -> list[OutputPath]:
@@ -115,15 +118,18 @@ def write_item(path: Path, planned: Plan, result: ConversionResult, model: Poste
     """Write the STAC 1.1 item of a result; `model` is the adapted spectral prior."""
     grid, bbox = planned.grid, lonlat_bounds(planned.grid)
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    properties: dict[str, Any] = {"datetime": planned.scene.datetime, "created": now}
-    if planned.scene.datetime is None:
+    time = rfc3339(planned.scene.datetime)
+    properties: dict[str, Any] = {"datetime": time, "created": now}
+    if time is None:
         properties |= {"start_datetime": LANDSAT8_LAUNCH, "end_datetime": now}
+    elif "T" not in time:
+        properties |= {"datetime": None, "start_datetime": f"{time}T00:00:00Z", "end_datetime": f"{time}T23:59:59Z"}
     properties |= projection_properties(grid) | {f"ms2hs:{name}": text for name, text in provenance(planned).items()}
     properties |= {
         "ms2hs:pixels": vars(result.counts),
         "ms2hs:measured_band_residual_rmse": result.residual,
         "ms2hs:seconds": {stage: round(value, 2) for stage, value in result.seconds.items()},
-        "ms2hs:notes": list(result.notes),
+        "ms2hs:notes": [*result.notes, *filter(None, [result.clouds])],
     }
     item = {
         "type": "Feature",

@@ -18,10 +18,12 @@ from ms2hs.models.weights import DEFAULT, Weights, load_weights
 from ms2hs.raster.cog.block_compressor import memory_bytes
 from ms2hs.raster.cog.block_store import disk_bytes
 from ms2hs.raster.cog.encoding import BLOCK
+from ms2hs.raster.container import file_of
 from ms2hs.raster.dataset import REMOTE_PREFIXES, open_dataset
 from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m, subset
 from ms2hs.remote.object_store import OutputPath, RemotePath, parse_output
 from ms2hs.scenes.formats import open_scene
+from ms2hs.scenes.plausibility import check_reflectance
 from ms2hs.scenes.scene import Scene, SceneOptions, working_grid
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid
@@ -171,7 +173,6 @@ def plan(
     given = [] if isinstance(scene, Scene) else [str(scene)]
     if not isinstance(scene, Scene):
         scene = open_scene(str(scene), options.scene)
-    scene = _adjust(scene, weights, options)
     grid = _crop(_working_grid(scene, options.gsd_m), options)
     name = cube_name(scene.id, sensor.name)
     path = parse_output(output or name)
@@ -184,6 +185,8 @@ def plan(
     if isinstance(path, RemotePath):
         address, other_disk = path, "set TMPDIR to a directory of another disk"
         path = Path(tempfile.gettempdir(), path.name)
+    warnings = check_reflectance(scene, grid, force=options.force)
+    scene = _adjust(replace(scene, notes=(*scene.notes, *warnings)), weights, options)
     planned = Plan(scene, sensor.name, spectral, grid, path, weights, options, address, inputs)
     check_space(path.parent, planned.requirements["disk_bytes_peak"], other_disk)
     _check_memory(planned)
@@ -198,7 +201,7 @@ def cube_name(scene_id: str, sensor_name: str) -> str:
 def input_files(scene: Scene, given: Iterable[str | Path], options: ConvertOptions) -> FileIds:
     """The local files that a conversion reads: bands, also of a VRT, archives, `given` paths and references."""
     site = [str(options.site)] if options.site else []
-    rasters = {asset.href for asset in (*scene.assets, scene.quality) if asset} | set(site)
+    rasters = {asset.href for asset in (*scene.assets, *scene.quality)} | set(site)
     files = [*given, *site, *([options.reference] if options.reference else [])]
     return file_ids([*files, *(file for href in rasters for file in _raster_files(href))])
 
@@ -211,9 +214,9 @@ def _raster_files(href: str) -> list[str]:
         return []
     try:
         with open_dataset(href) as dataset:
-            return [href, *dataset.files]
+            return [str(file_of(href)), *dataset.files]
     except Ms2hsError:  # raised again where the file is read
-        return [href]
+        return [str(file_of(href))]
 
 
 def _check_memory(planned: Plan) -> None:

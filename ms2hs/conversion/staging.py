@@ -29,6 +29,7 @@ from ms2hs.conversion.result_files import (
 )
 from ms2hs.errors import OutputError
 from ms2hs.files import LOCK_NAME, NO_FILES, FileIds, check_output, file_ids, lock_folder, write_error
+from ms2hs.raster.container import file_of
 from ms2hs.raster.cube_writer import CubeWriter
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.scene import Scene
@@ -44,16 +45,16 @@ def conversion_inputs(
     scene: Scene, grid: PixelGrid, spectral: SpectralGrid, options: Mapping[str, Any], provenance: Mapping[str, str]
 ) -> dict[str, Any]:
     """Everything that determines the result of a conversion: pixels, bands, options and input files."""
-    files = [asset.href for asset in (*scene.assets, scene.quality) if asset]
+    files = [asset.href for asset in (*scene.assets, *scene.quality)]
     files += [str(path) for path in (options["reference"], options["site"]) if path]
     return {
         "facts": provenance,
-        "choices": {name: value for name, value in options.items() if name not in {"overwrite", "resume"}},
+        "choices": {name: value for name, value in options.items() if name not in {"overwrite", "resume", "force"}},
         "scene": scene,
         "grid": grid,
         "bands": [list(map(str, spectral.names)), spectral.wavelength_nm.tolist()],
         "widths": spectral.fwhm_nm.tolist(),
-        "files": {file: _size_and_time(Path(file)) for file in files},
+        "files": {file: _size_and_time(file_of(file)) for file in files},
     }
 
 

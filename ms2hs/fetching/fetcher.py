@@ -15,16 +15,16 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from ms2hs.errors import AddressError, NothingFound, OutputError, QueryError, RemoteError, SceneError
+from ms2hs.errors import Ms2hsError, NothingFound, OutputError, QueryError, SceneError, failure
 from ms2hs.fetching.assembling import ScenePart, assemble, prepare_staging
-from ms2hs.fetching.cropping import all_assets, band_file_name, grid_window, padded, source_pixels
+from ms2hs.fetching.cropping import all_assets, band_file_name, padded, source_pixels
 from ms2hs.fetching.download import copy_window, has_data, open_remote
 from ms2hs.fetching.fetch_request import FetchRequest, Gsd, plan_requests
 from ms2hs.fetching.orbit_mosaic import write_mosaics
 from ms2hs.fetching.search_query import SearchArea
 from ms2hs.files import check_space, lock_folder
 from ms2hs.progress import Progress
-from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m
+from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m, window_in
 from ms2hs.remote.client import RetryPolicy, WebClient
 from ms2hs.remote.range_file import GDAL_LOCK
 from ms2hs.scenes.scene import Asset, Scene, working_grid
@@ -167,7 +167,8 @@ class _Fetcher:
             elif isinstance(result, _NoData):
                 left_out.append(f"{request.name}: {result}")
             else:
-                failed.append(result)
+                is_known = isinstance(result, Ms2hsError)
+                failed.append(result if is_known else SceneError(failure(request.name, result)))
         if not paths and failed:
             raise failed[0]
         if not paths:
@@ -203,7 +204,9 @@ class _Fetcher:
         try:
             with GDAL_LOCK:
                 scene = scene_of(request.item, request.base, None, partial(self._read_grid, request))
-        except (SceneError, AddressError, RemoteError) as error:
+        except OutputError:
+            raise
+        except Exception as error:  # noqa: BLE001  one scene must not stop the others
             return error
         prepare_staging(request)
         self.counter.expect(len(all_assets(scene)))
@@ -225,15 +228,15 @@ class _Fetcher:
             gsd_m = self.options.gsd_m
             grid = full_grid if gsd_m == "native" else working_grid(replace(scene, grid=full_grid), gsd_m)
             if request.area is not None:
-                window = grid_window(grid, request.area.boxes)
+                window = window_in(grid, request.area.bbox)
                 if window is None:
                     raise _NoData("the scene does not reach into the area")
                 grid = grid.crop(*window)
             part = ScenePart(scene, grid, padded(grid, QUALITY_MARGIN_M))
         check_space(request.folder, grid.height * grid.width * (len(scene.assets) + 1) * DISK_BYTES_PER_PIXEL)
-        if scene.quality is not None:
-            path = self._copy(request, scene, scene.quality, part.quality_grid)
-            if not has_data(path, scene.quality.nodata):
+        for layer in scene.quality:
+            path = self._copy(request, scene, layer, part.quality_grid)
+            if not has_data(path, layer.nodata):
                 raise _NoData("the scene has no data in the area")
         return part
 
@@ -266,15 +269,17 @@ class _Fetcher:
             part = pending.part.result()
             for future in pending.bands:
                 future.result()
+            with GDAL_LOCK:
+                return request, assemble(request, part)
         except _NoData as error:
             pending.cancel()
             shutil.rmtree(request.staging_folder, ignore_errors=True)
             return request, error
-        except (RemoteError, AddressError, SceneError) as error:
+        except OutputError:
+            raise
+        except Exception as error:  # noqa: BLE001  one scene must not stop the others
             pending.cancel()
             return request, error
-        with GDAL_LOCK:
-            return request, assemble(request, part)
 
 
 def _check_gsd(scene: Scene, grid: PixelGrid, gsd_m: float | str) -> None:

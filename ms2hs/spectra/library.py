@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
-from ms2hs.errors import DataError
+from ms2hs.errors import DataError, input_errors
 
 # Spectra are not interpolated across wider gaps. Detector joins and single missing bands leave up to 30 nm; the removed
 # water-vapour bands (1350-1430, 1800-1950 nm) leave at least 60 nm.
@@ -70,13 +70,8 @@ def read_library(path: str | Path) -> Library:
         raise DataError(f"{path}: unknown format of spectra {path.suffix!r}; {known} are allowed. Convert the file.")
     if not path.is_file():
         raise DataError(f"{path}: no such file; a .csv, .sli or .npz file is required. Check the path.")
-    try:
+    with input_errors(str(path), DataError):
         return _checked(path, reader(path))
-    except (OSError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(
-            f"{path}: not a spectral library that can be read ({str(error)[:200]}); numbers in the layout of "
-            f"{path.suffix} are required. Export the file again."
-        ) from error
 
 
 def _check_size(path: Path, size: int, limit: int) -> None:
