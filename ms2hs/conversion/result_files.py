@@ -64,10 +64,10 @@ def check_new_output(
     OutputError : a suffix that is not written; files exist and may not be replaced, or the folder cannot be written to.
     CredentialsError : the store refuses the credentials.
     """
-    if PurePath(cube.name).suffix.lower() not in FORMATS:
+    if (suffix := PurePath(cube.name).suffix).lower() not in FORMATS:
         raise OutputError(
-            f"{cube}: cubes are not written as {PurePath(cube.name).suffix or 'files without a suffix'!r}; "
-            f"{', '.join(FORMATS)} are allowed. Use for example -o {cube.stem or 'cube'}.tif, or an existing directory."
+            f"{cube}: cubes are not written {f'as {suffix}' if suffix else 'without a suffix'}; {', '.join(FORMATS)} "
+            f"are allowed. Use for example -o {cube.stem or 'cube'}.tif, or an existing directory."
         )
     names = result_names(cube, uncertainty=uncertainty)
     if isinstance(cube, RemotePath):
