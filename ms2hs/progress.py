@@ -28,7 +28,7 @@ class _Rate(ProgressColumn):
 @contextmanager
 def progress_bar(*, shown: bool, unit: str = "rows") -> Iterator[Progress | None]:
     """Yield a callback that updates a progress bar; None, without a bar, if stderr is not a terminal."""
-    if not shown or not sys.stderr.isatty():
+    if not shown or not sys.stderr or not sys.stderr.isatty():
         yield None
         return
     with _bar(unit) as bar:
@@ -45,7 +45,7 @@ def progress_bar(*, shown: bool, unit: str = "rows") -> Iterator[Progress | None
 @contextmanager
 def fit_bar(*, shown: bool) -> Iterator[FitProgress | None]:
     """Yield a callback for a training run; None, without a bar, if stderr is not a terminal."""
-    if not shown or not sys.stderr.isatty():
+    if not shown or not sys.stderr or not sys.stderr.isatty():
         yield None
         return
     with _bar("steps") as bar:

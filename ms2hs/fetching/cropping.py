@@ -1,10 +1,10 @@
 """The pixels of a scene's files that a search area needs, and the local copies of these files."""
 
 import math
-import re
 from dataclasses import replace
 from pathlib import Path
 
+from ms2hs.files import file_name
 from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m
 from ms2hs.raster.resampling import axis_weights, relate
 from ms2hs.scenes.scene import Asset, Scene
@@ -38,17 +38,12 @@ def padded(grid: PixelGrid, margin_m: float) -> PixelGrid:
 def band_file_name(scene: Scene, asset: Asset) -> str:
     """File name of one band, as its archive names files: `HLS….v2.0.B04.tif`, else `<id>_B04.tif`."""
     separator = "." if scene.source.startswith("hls_") else "_"
-    return f"{safe_name(scene.id)}{separator}{safe_name(asset.name)}.tif"
+    return f"{file_name(scene.id)}{separator}{file_name(asset.name)}.tif"
 
 
 def all_assets(scene: Scene) -> list[Asset]:
     """The bands of a scene, and the quality layers."""
     return [*scene.assets, *scene.quality]
-
-
-def safe_name(text: str) -> str:
-    """A name given by a server as a file name: no path, not hidden, at most 150 characters."""
-    return re.sub(r"[^\w.+-]", "_", text).lstrip(".")[:150] or "item"
 
 
 def local_scene(scene: Scene, folder: Path, grid: PixelGrid) -> Scene:
