@@ -146,6 +146,8 @@ def test_overviews_in_a_named_file_are_refused(tmp_path, requests):
     with pytest.raises(SceneError, match="names a file of overviews"):
         open_dataset(str(path))
     assert not requests
+    copy(path, tmp_path / "copy.tif", driver="GTiff")  # as gdal_translate does
+    open_dataset(str(tmp_path / "copy.tif")).close()
 
 
 def test_pipes_and_folders_are_refused_at_once(tmp_path):

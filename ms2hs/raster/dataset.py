@@ -76,7 +76,7 @@ def open_dataset(href: str) -> DatasetReader:
         dataset.close()
         raise SceneError(
             f"{shown(href)}: names a file of overviews, {file[:200]!r}, which may be anywhere; overviews inside the "
-            "file or in a file .ovr are allowed. Remove the name with `gdal_edit.py -unsetmd`, or write the raster again."
+            "file or in a file .ovr are allowed. Copy the file with `gdal_translate`, and use the copy."
         )
     return dataset
 
