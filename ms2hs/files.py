@@ -4,7 +4,9 @@ Every file of ms2hs is written under a temporary name beside its final name, and
 final name is complete, also after a crash. This module holds the only renames of the package.
 """
 
+import hashlib
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -14,6 +16,21 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ms2hs.errors import OutputError
+
+MAX_NAME_BYTES = 150
+"""Longest name of a scene: file systems allow 255 bytes, with suffixes and the names of temporary files."""
+
+
+def file_name(text: str) -> str:
+    """An id as a file name: no separators, no control characters, not hidden, at most MAX_NAME_BYTES long.
+
+    A name that differs from its id ends in a part of the checksum of the id: different ids give different names.
+    """
+    name = re.sub(r"[^\w.+-]", "_", text).lstrip(".")
+    if name and name == text and len(name.encode()) <= MAX_NAME_BYTES:
+        return name
+    checksum = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{name.encode()[: MAX_NAME_BYTES - 9].decode(errors='ignore')}-{checksum}".lstrip("-")
 
 
 def check_output(path: str | Path, *, overwrite: bool = False) -> None:

@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ms2hs.errors import OutputError
-from ms2hs.files import atomic_write, lock_folder, write_bytes
+from ms2hs.files import MAX_NAME_BYTES, atomic_write, file_name, lock_folder, write_bytes
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -82,3 +84,25 @@ def test_lock_folder_needs_a_writable_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be created"), lock_folder(tmp_path / "file"):
         pass
+
+
+@pytest.mark.parametrize("text", ["S2A_32TNT_20240601_0_L2A", "HLS.S30.T32TNT.2024153T102021.v2.0", "Zürich", "a+b-1"])
+def test_file_name_keeps_names_of_products(text):
+    assert file_name(text) == text
+
+
+@given(
+    st.text() | st.sampled_from(["", ".", "..", "../../x", "a/b", "C:\\x", "\x1b]0;x\x07", "é" * 200, "\udcff", "\0"])
+)
+def test_file_name_has_no_path_no_control_character_and_a_bound(text):
+    name = file_name(text)
+    assert name and not name.startswith(".") and Path(name).name == name
+    assert name.isprintable() and len(name.encode()) <= MAX_NAME_BYTES
+    assert file_name(name) == name
+
+
+@given(
+    st.sets(st.text(alphabet="a /:\n.", min_size=1) | st.sampled_from(["A" * 160 + "1", "A" * 160 + "2"]), min_size=2)
+)
+def test_file_name_differs_for_different_ids(texts):
+    assert len({file_name(text) for text in texts}) == len(texts)

@@ -5,7 +5,6 @@ scene's projection, so `grid_window` first clips every box to the surroundings o
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from rasterio.warp import transform_bounds
 
 from ms2hs.errors import SceneError
 from ms2hs.fetching.search_query import Box
+from ms2hs.files import file_name
 from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m, subset
 from ms2hs.raster.resampling import axis_weights, relate
 from ms2hs.scenes.scene import Asset, Scene
@@ -99,17 +99,12 @@ def padded(grid: PixelGrid, margin_m: float) -> PixelGrid:
 def band_file_name(scene: Scene, asset: Asset) -> str:
     """File name of one band, as its archive names files: `HLS….v2.0.B04.tif`, else `<id>_B04.tif`."""
     separator = "." if scene.source.startswith("hls_") else "_"
-    return f"{safe_name(scene.id)}{separator}{safe_name(asset.name)}.tif"
+    return f"{file_name(scene.id)}{separator}{file_name(asset.name)}.tif"
 
 
 def all_assets(scene: Scene) -> list[Asset]:
     """The bands of a scene, and the quality layer if the scene has one."""
     return [*scene.assets, *([scene.quality] if scene.quality else [])]
-
-
-def safe_name(text: str) -> str:
-    """A name given by a server as a file name: no path, not hidden, at most 150 characters."""
-    return re.sub(r"[^\w.+-]", "_", text).lstrip(".")[:150] or "item"
 
 
 def local_scene(scene: Scene, folder: Path, grid: PixelGrid) -> Scene:

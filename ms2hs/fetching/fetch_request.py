@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ms2hs.fetching.cropping import safe_name
 from ms2hs.fetching.search_query import SearchArea
 from ms2hs.fetching.sidecar import is_output_complete
+from ms2hs.files import file_name
 from ms2hs.remote.providers import PROVIDERS, Provider, access_to, provider_of
 from ms2hs.remote.url_policy import Access
 from ms2hs.scenes.stac_item import ORIGIN, base_of
@@ -71,7 +71,7 @@ def plan_requests(
     """
     requests: dict[str, FetchRequest] = {}
     for item in items:
-        name = safe_name(check_item(item))
+        name = check_item(item)
         parameters = {
             "item": item["id"],
             "collection": item.get("collection"),
@@ -80,7 +80,7 @@ def plan_requests(
             "gsd_m": gsd_m,
         }
         if name in requests and requests[name].parameters != parameters:
-            name = safe_name(f"{name}_{item.get('collection')}")
+            name = file_name(f"{name}_{item.get('collection')}")
         origin = item.get(ORIGIN) or {}
         provider = PROVIDERS.get(str(origin.get("provider"))) or provider_of(item)
         is_native = gsd_m == "native"

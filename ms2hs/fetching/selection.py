@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ms2hs.datasets.cubes.georeferenced import find_cubes
 from ms2hs.errors import NothingFound, QueryError
-from ms2hs.fetching.cropping import safe_name
 from ms2hs.fetching.footprints import coverage
 from ms2hs.fetching.search_query import SearchArea, parse_bbox, parse_period, read_geojson
 from ms2hs.fetching.stac_search import Candidate, StacQuery, read_items, search
+from ms2hs.files import file_name
 from ms2hs.raster.pixel_grid import lonlat_bounds
 from ms2hs.remote.providers import provider_named, provider_of
 from ms2hs.scenes.stac_metadata import Item
@@ -166,4 +166,4 @@ def find_scene_matches(
         except NothingFound as error:
             left_out[cube.name] = str(error)
             continue
-        yield SceneMatches(safe_name(cube.name), area, tuple(candidate.item for candidate in candidates))
+        yield SceneMatches(file_name(cube.name), area, tuple(candidate.item for candidate in candidates))

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ms2hs.errors import SceneError
+from ms2hs.files import file_name
 from ms2hs.raster.header import Wavelength
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import canonical, match_wavelengths
@@ -158,7 +159,7 @@ def check_item(item: Any) -> str:  # noqa: ANN401 - any JSON
             f"a JSON document of type {kind!r}; a STAC item (a Feature with assets) is required. Give one item, or a "
             "collection of items to `ms2hs fetch --items FILE`."
         )
-    return re.sub(r"[^\w.+-]", "_", str(item.get("id") or "item"))
+    return file_name(str(item.get("id") or "item"))
 
 
 def declaration(item: Item, bands: list[Band], source: str) -> ItemDeclaration:
