@@ -7,9 +7,10 @@ rejects items that catalogues serve, and rewrites their times and versions.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ms2hs._version import __version__
@@ -21,6 +22,8 @@ from ms2hs.scenes.stac_metadata import COG_TYPE, PROJECTION_EXTENSION, projectio
 
 EXTENSIONS = ["https://stac-extensions.github.io/file/v2.1.0/schema.json", PROJECTION_EXTENSION]
 REQUEST_KEY = "ms2hs:request"
+REQUEST_FILE = "request.json"
+"""File in a staging folder, with the request that the folder belongs to."""
 # The prefix of a multihash, the checksum format of STAC's file extension: SHA-256, 32 bytes.
 SHA256 = "1220"
 
@@ -80,39 +83,94 @@ def is_output_complete(
 ) -> bool:
     """Whether a previous run completed the output of a request; False with `overwrite`.
 
+    Only files of `fetch` are replaced without `overwrite`: the item says which these are. A folder of files is replaced
+    only if it has no others.
+
     Parameters
     ----------
-    target : output file or folder. A run that was killed may leave it without an item, but keeps `staging`.
+    target : output file, or folder with the item in it.
+    staging : a run that was killed may leave a file without its item, which is still in this folder.
 
     Raises
     ------
-    OutputError : the output has other content, and `overwrite` is False.
+    OutputError : the output has other content, and `overwrite` is False; or a folder has other files.
     """
-    if overwrite:
-        return False
-    files: list[tuple[Path, int, str]] = []
-    is_different = target.exists() and not staging.exists()
-    if item_path.is_file():
-        try:
-            item = json.loads(item_path.read_text(encoding="utf-8"))
-            is_different = item["properties"][REQUEST_KEY] != json.loads(json.dumps(parameters))
-            files = [
-                (item_path.parent / asset["href"], int(asset["file:size"]), asset["file:checksum"])
-                for asset in item["assets"].values()
-            ]
-        except (OSError, ValueError):
-            return False
-        except (KeyError, TypeError, AttributeError):
-            is_different = True
-    if is_different:
-        raise OutputError(
-            f"{target} exists, with other content: another part, sampling or set of scenes, or a file that fetch did "
-            "not write; it is replaced only on request. Use --overwrite, or choose another directory."
-        )
-    is_complete = (
+    item = _own_item(item_path)
+    is_ours = item is not None and item["properties"][REQUEST_KEY] == json.loads(json.dumps(parameters))
+    if not overwrite:
+        if item is not None and is_ours and _is_complete(item_path, item):
+            return True
+        if not is_ours and _is_taken(target, item_path, staging):
+            raise OutputError(
+                f"{target} exists, with other content: another part, sampling or set of scenes, or a file that fetch "
+                "did not write; it is replaced only on request. Use --overwrite, or choose another directory."
+            )
+    _check_replaceable(target, item_path)
+    return False
+
+
+def files_of_output(target: Path, item_path: Path) -> list[Path]:
+    """The files of a folder that `fetch` wrote, the item first, and GDAL's statistics of them."""
+    item = _own_item(item_path)
+    names = [file.name for file, _, _ in _files_of(item_path, item)] if item else []
+    names += [f"{name}.aux.xml" for name in names]
+    return [item_path, target / REQUEST_FILE, *(target / name for name in names)]
+
+
+def _own_item(path: Path) -> dict[str, Any] | None:
+    """The item that `fetch` wrote; None if the file does not exist, or is another."""
+    try:
+        item = json.loads(path.read_text(encoding="utf-8"))
+        _files_of(path, item)
+        return item if isinstance(item["properties"][REQUEST_KEY], dict) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _files_of(item_path: Path, item: Mapping[str, Any]) -> list[tuple[Path, int, str]]:
+    """Path, size and checksum of the files of an item."""
+    return [
+        (item_path.parent / PurePosixPath(asset["href"]).name, int(asset["file:size"]), asset["file:checksum"])
+        for asset in item["assets"].values()
+    ]
+
+
+def _is_complete(item_path: Path, item: Mapping[str, Any]) -> bool:
+    files = _files_of(item_path, item)
+    return bool(files) and all(
         file.is_file() and file.stat().st_size == size and checksum(file) == sha for file, size, sha in files
     )
-    return bool(files) and all(is_complete)
+
+
+def _is_taken(target: Path, item_path: Path, staging: Path) -> bool:
+    """Whether another file or folder has the name of an output; a file whose item is still in `staging` is ours."""
+    if item_path.parent == target:
+        return os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir()))
+    staged = _own_item(staging / item_path.name)
+    names = [item_path, target.with_name(f"{target.name}.aux.xml")]
+    if staged is not None and _is_complete(item_path, staged):
+        return os.path.lexists(item_path)
+    return any(map(os.path.lexists, [target, *names]))
+
+
+def _check_replaceable(target: Path, item_path: Path) -> None:
+    """Refuse to replace a folder that has files of others, or a folder by a file."""
+    is_folder, others = item_path.parent == target, []
+    if target.is_dir() and is_folder:
+        others = sorted(
+            {path.name for path in target.iterdir()} - {path.name for path in files_of_output(target, item_path)}
+        )
+    wrong = target.is_symlink() or (os.path.lexists(target) and target.is_dir() != is_folder) or item_path.is_dir()
+    if wrong or others:
+        reason = (
+            f"has files that fetch did not write ({', '.join(others[:3])})"
+            if others
+            else "is a link or has another type"
+        )
+        raise OutputError(
+            f"{target} {reason}; such a path is never replaced, also with --overwrite. Move it, or choose another "
+            "directory."
+        )
 
 
 def checksum(path: Path) -> str:
