@@ -9,8 +9,9 @@ from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import open_dataset, read_pixel_grid
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.remote.client import DOCUMENT_ATTEMPTS, HttpRequest, read_document
+from ms2hs.remote.hosts import is_public
 from ms2hs.remote.providers import PROVIDERS, provider_of
-from ms2hs.remote.url_policy import Access, check_address, host_of, is_public, resolved, shown
+from ms2hs.remote.url_policy import Access, check_address, host_of, resolved, shown
 from ms2hs.scenes.bands import check_bands, choose_bands
 from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.radiometry import rule_of_item
