@@ -1,8 +1,16 @@
 """The errors that a user can correct. The command line prints their message and exits with their `exit_code`.
 
 A message says what is wrong with its value, what is allowed, and what to do.
-Programming mistakes raise ValueError or TypeError.
+Programming mistakes raise ValueError or TypeError. Text of others, such as ids, may be part of a message: `visible`
+makes it harmless for a terminal.
 """
+
+
+def visible(text: str) -> str:
+    """A text on one line without control characters: each is replaced by its escape."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 class Ms2hsError(Exception):

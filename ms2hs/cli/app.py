@@ -14,6 +14,7 @@ from ms2hs.cli import (
     info_commands,
     training_commands,
 )
+from ms2hs.cli.messages import print_error
 from ms2hs.cli.parsers import join_numbers, name_evaluation
 from ms2hs.errors import Ms2hsError
 
@@ -61,5 +62,5 @@ def main() -> None:
     try:
         app()
     except Ms2hsError as error:
-        typer.secho(f"ms2hs: {error}", fg="red", err=True)
+        print_error(error)
         raise SystemExit(error.exit_code) from None

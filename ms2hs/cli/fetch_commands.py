@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ms2hs.cli.messages import note, print_failed, print_left_out, warn
+from ms2hs.cli.messages import note, print_failed, print_left_out, print_waits, warn
 from ms2hs.cli.options import INPUT, OUTPUT, AsJson, Overwrite, Quiet, complete_provider, example_epilog, panel, refuse
 from ms2hs.cli.parsers import BBox, parse_bbox, parse_gsd
 from ms2hs.errors import NothingFound, PartlyDone
@@ -96,6 +96,8 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     from ms2hs.files import check_output
     from ms2hs.progress import progress_bar
 
+    if not quiet:
+        print_waits()
     if not products:
         refuse(context, ["days"], "it needs --for PRODUCT")
     else:

@@ -4,6 +4,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ms2hs.errors import visible
 from ms2hs.fetching.band_stack import StackLayout, StackStrip, read_strips, write_stack
 from ms2hs.fetching.cropping import all_assets, band_file_name, local_scene
 from ms2hs.fetching.fetch_request import FetchRequest
@@ -101,4 +102,4 @@ def _tags(request: FetchRequest, scene: Scene) -> dict[str, str]:
         "MS2HS_OFFSET_RULE": f"{scene.offset_rule}; applied: what is stored is reflectance in ten-thousandths",
         TIME_TAG: scene.datetime or "",
     }
-    return {name: text for name, text in tags.items() if text}
+    return {name: visible(text) for name, text in tags.items() if text}

@@ -11,13 +11,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from ms2hs.errors import AddressError, CredentialsError, NothingFound, OutputError, QueryError, RemoteError, SceneError
 from ms2hs.fetching.assembling import ScenePart, assemble
-from ms2hs.fetching.cropping import all_assets, band_file_name, grid_window, padded, source_pixels
-from ms2hs.fetching.download import copy_window, has_data, open_remote
+from ms2hs.fetching.cropping import band_file_name, grid_window, padded, source_pixels
+from ms2hs.fetching.download import ByteCounter, copy_window, has_data, open_remote
 from ms2hs.fetching.fetch_request import FetchRequest, Gsd, plan_requests
 from ms2hs.fetching.orbit_mosaic import write_mosaics
 from ms2hs.fetching.search_query import SearchArea
@@ -164,7 +163,7 @@ class _Fetcher:
     def __init__(self, client: WebClient, options: FetchOptions, progress: Progress | None) -> None:
         self.client = client
         self.options = options
-        self.counter = _ByteCounter(progress)
+        self.progress = progress
 
     def fetch(self, requests: list[FetchRequest]) -> FetchResult:
         """Fetch all requests that are not complete."""
@@ -172,7 +171,10 @@ class _Fetcher:
         kept = len(paths)
         failed: list[Exception] = []
         left_out: list[str] = []
-        for request, result in self._fetch_in_order([request for request in requests if not request.is_complete]):
+        missing = [request for request in requests if not request.is_complete]
+        self.counter = ByteCounter(len(missing), self.progress)
+        for request, result in self._fetch_in_order(missing):
+            self.counter.scene_ended(request.name)
             if isinstance(result, Path):
                 paths[request.name] = result
             elif isinstance(result, _NoData):
@@ -210,7 +212,7 @@ class _Fetcher:
     def _plan(self, pool: ThreadPoolExecutor, request: FetchRequest) -> _PlannedScene:
         """Plan a scene, copy its quality layer, and start to copy its bands."""
         scene = scene_of(request.item, request.base, None, partial(self._read_grid, request))
-        self.counter.expect(len(all_assets(scene)))
+        self.counter.scene_started(request.name, scene)
         part = self._plan_part(request, scene)
         return _PlannedScene(part, [pool.submit(self._copy, request, scene, band, part.grid) for band in scene.assets])
 
@@ -241,7 +243,7 @@ class _Fetcher:
         """Copy the pixels of a file from which a grid is computed; a file from an earlier run is kept."""
         path = request.staging_folder / band_file_name(scene, asset)
         if path.exists():
-            self.counter.file_opened(0)
+            self.counter.file_opened(request.name, scene.source, asset, None)
             return path
         with open_remote(self.client, asset.href, request.access) as raster:
             pixels = source_pixels(grid, raster.grid, asset.name)
@@ -249,7 +251,7 @@ class _Fetcher:
                 raise _NoData(f"band {asset.name} does not reach into the area")
             rows, cols = pixels
             size = raster.blocks_bytes(asset.band, rows, cols)
-            self.counter.file_opened(size)
+            self.counter.file_opened(request.name, scene.source, asset, size)
             for copied in copy_window(raster, asset, rows, cols, path):
                 self.counter.bytes_read(size * copied / (rows.stop - rows.start))
         return path
@@ -277,36 +279,3 @@ def _check_gsd(scene: Scene, gsd_m: float | str) -> None:
             f"{scene.id}: --gsd {gsd_m:g} is finer than its pixels of {finest:g} m; {finest:g} m or coarser is "
             f"allowed. Use --gsd {finest:g}, or --gsd native."
         )
-
-
-class _ByteCounter:
-    """Reports the bytes read, and the estimated total. Thread-safe.
-
-    Files that are not open yet are estimated at the mean size of the opened files.
-    """
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-        self._lock = Lock()
-        self._expected_files = self._opened_files = self._opened_bytes = 0
-        self._bytes_read = 0.0
-
-    def expect(self, files: int) -> None:
-        """Add files that will be read."""
-        with self._lock:
-            self._expected_files += files
-
-    def file_opened(self, size: int) -> None:
-        """Add the size of a file."""
-        with self._lock:
-            self._opened_files += 1
-            self._opened_bytes += size
-
-    def bytes_read(self, size: float) -> None:
-        """Add bytes, and report progress."""
-        with self._lock:
-            self._bytes_read += size
-            mean_bytes = self._opened_bytes / max(1, self._opened_files)
-            remaining = max(0, self._expected_files - self._opened_files) * mean_bytes
-            if self._progress is not None:
-                self._progress("fetch", int(self._bytes_read), int(self._opened_bytes + remaining))

@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from ms2hs.datasets.cubes.georeferenced import find_cubes
-from ms2hs.errors import NothingFound, QueryError
+from ms2hs.errors import NothingFound, QueryError, visible
 from ms2hs.fetching.footprints import coverage
 from ms2hs.fetching.search_query import SearchArea, parse_bbox, parse_period, read_geojson
 from ms2hs.fetching.stac_search import Candidate, StacQuery, read_items, search
@@ -124,13 +124,13 @@ def _select_saved(request: SearchRequest, path: Path, area: SearchArea | None, *
 
 
 def format_table(candidates: Sequence[Candidate]) -> str:
-    """The scenes as an aligned text table, one line per scene; no text is cut."""
+    """The scenes as an aligned text table, one line per scene."""
     rows = [("scene", "time", "tile", "cloud %", "covers %")]
     for candidate in candidates:
         facts = candidate.facts
         cloud = "" if candidate.cloud is None else f"{candidate.cloud:.1f}"
         time = facts["datetime"].replace("T", " ")[:16]
-        rows.append((facts["id"], time, facts["tile"], cloud, f"{100 * candidate.coverage:.0f}"))
+        rows.append((visible(facts["id"]), visible(time), facts["tile"], cloud, f"{100 * candidate.coverage:.0f}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 

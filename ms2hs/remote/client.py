@@ -62,7 +62,7 @@ class RetryPolicy:
     """Timeout for the next bytes of an answer."""
     total_s: float = 70.0
     """Longest time for all attempts of one request, besides waits and the time of its bytes at MIN_BYTES_PER_S."""
-    unreachable_s: float = 30.0
+    unreachable_s: float = 25.0
     """Longest time for attempts to connect to a host that refuses, or does not answer."""
     max_retry_after_s: float = 300.0
     """Longest sum of the waits by Retry-After of one request; a longer wait is an error."""
@@ -187,7 +187,7 @@ class WebClient:
                 self._given_up.add(host)
             if refusals == self.retries.refusals or number == attempts or left_s <= 0.0:
                 break
-            self._log_wait(host, f"waiting {wait_s:.0f} s for {host} ({reason}), attempt {number} of {attempts}")
+            self._log_wait(host, f"waiting {wait_s:.1f} s for {host} ({reason}), attempt {number} of {attempts}")
             self._stopped.wait(wait_s)
             self._check_running()
         raise _final_error(address, reason, number)
@@ -322,12 +322,15 @@ def _transient(error: BaseException) -> TransientError:
 
 
 def _kind_of(error: BaseException) -> str:
-    """The class name of the innermost error in words: messages of connection errors hold signed addresses."""
+    """The innermost error in words: messages of connection errors hold signed addresses."""
     inner = error
     while inner.args and isinstance(inner.args[-1], BaseException):
         inner = inner.args[-1]
     reason = getattr(inner, "reason", None)
-    name = type(reason if isinstance(reason, BaseException) else inner).__name__
+    inner = reason if isinstance(reason, BaseException) else inner
+    if isinstance(inner.__cause__, OSError) and inner.__cause__.strerror:
+        return inner.__cause__.strerror.lower()
+    name = type(inner).__name__
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
 
 

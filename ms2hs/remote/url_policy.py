@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
-from ms2hs.errors import AddressError
+from ms2hs.errors import AddressError, visible
 from ms2hs.remote.hosts import addresses_of, is_public
 
 SCHEMES = ("https", "http", "s3")
@@ -22,6 +22,14 @@ HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?")
 # Addresses in messages of libraries; a query may hold a signature.
 URL_IN_TEXT = re.compile(r"(?:https?|s3)://[^\s'\"<>]+", re.IGNORECASE)
 QUERY = re.compile(r"\?[^\s'\"<>]+")
+# User and password before a host, with a scheme or without.
+USER = re.compile(r"(?<=://)[^\s/@'\"<>]+@|(?<![\w./:@-])[^\s/@:'\"<>]+:[^\s/@'\"<>]+@(?=[\w\[])")
+# Fields that hold a secret, also percent-encoded, as in GDAL's paths.
+SECRET_FIELD = re.compile(
+    r"(?P<key>\b(?:sig|signature|token|access_token|(?:api|subscription)[_-]?key|pass(?:word|wd)|pwd|secret"
+    r"|credentials?|x-(?:amz|goog)-[\w-]+|aws[_-]\w+)(?:=|%3D))[^\s&'\"<>,;)]+",
+    re.IGNORECASE,
+)
 # Loggers of libraries that log addresses, some as warnings, which Python prints by default.
 URL_LOGGERS = (
     *(f"urllib3.{name}" for name in ("connection", "connectionpool", "poolmanager", "response", "util.retry")),
@@ -33,23 +41,34 @@ URL_LOGGERS = (
 def shown(href: str) -> str:
     """An address for messages, logs and files: without user, query and fragment, which may hold secrets."""
     prefix, rest = _vsi(href)
-    parts = urlsplit(rest)
+    try:
+        parts = urlsplit(rest)
+    except ValueError:
+        return without_secrets(href)
     if not parts.netloc:
-        return href
+        return without_secrets(href) if href.startswith("/vsi") else href
     return prefix + urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def without_secrets(text: str) -> str:
-    """A message of a library, with every address as `shown` returns it; of cut addresses, without the query."""
-    return QUERY.sub("?…", URL_IN_TEXT.sub(lambda match: shown(match[0]), text))
+    """A text in which no address has a user, a password, a query, or another field with a secret."""
+    text = URL_IN_TEXT.sub(lambda match: shown(match[0]) if _is_valid(match[0]) else match[0].partition("?")[0], text)
+    return SECRET_FIELD.sub(r"\g<key>…", USER.sub("", QUERY.sub("?…", text)))
+
+
+def _is_valid(address: str) -> bool:
+    try:
+        return bool(urlsplit(address).netloc)
+    except ValueError:
+        return False
 
 
 class _SecretFilter(logging.Filter):
-    """Removes secrets from the messages of log records."""
+    """Removes secrets and control characters from the messages of log records."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Keep every record."""
-        record.msg, record.args = without_secrets(record.getMessage()), ()
+        record.msg, record.args = visible(without_secrets(record.getMessage())), ()
         return True
 
 
@@ -116,7 +135,7 @@ def host_of(href: str) -> str:
 def web_address(href: str) -> str | None:
     """The https, http or s3 address of a remote file, without GDAL's prefix `/vsicurl/`; None for all other files."""
     rest = _vsi(href)[1]
-    return rest if urlsplit(rest).scheme.lower() in SCHEMES else None
+    return rest if rest.partition("://")[0].lower() in SCHEMES else None
 
 
 def _vsi(href: str) -> tuple[str, str]:
