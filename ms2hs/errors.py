@@ -1,9 +1,15 @@
 """The errors that a user can correct. The command line prints their message and exits with their `exit_code`.
 
 A message says what is wrong with its value, what is allowed, and what to do.
-Programming mistakes raise ValueError or TypeError. Text of others, such as ids, may be part of a message: `visible`
-makes it harmless for a terminal.
+Programming mistakes raise ValueError or TypeError. Where a file enters, `input_errors` turns whatever a parser raises
+into one message: there, the cause is the file. Text of others, such as ids, may be part of a message: `visible` makes
+it harmless for a terminal.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+MAX_REASON = 200
 
 
 def visible(text: str) -> str:
@@ -90,3 +96,29 @@ class Interrupted(Ms2hsError):
     """The user stopped the run, and its progress was saved. Unlike KeyboardInterrupt, this error has a message."""
 
     exit_code = 130
+
+
+@contextmanager
+def input_errors(name: str, kind: type[Ms2hsError]) -> Iterator[None]:
+    """Turn an unexpected error while a file is opened into one message with the name of the file."""
+    try:
+        yield
+    except (Ms2hsError, ImportError):
+        raise
+    except Exception as error:
+        raise kind(
+            f"{name}: cannot be read ({reason(error)}); a complete file of a known format is needed. Check that it was "
+            "copied completely, or write it again."
+        ) from error
+
+
+def reason(error: BaseException) -> str:
+    """The type and the text of an error, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:MAX_REASON]
+
+
+def failure(name: str, error: Exception) -> str:
+    """The message of one input of several that failed, which does not stop the others."""
+    if isinstance(error, Ms2hsError):
+        return str(error)
+    return f"{name}: {reason(error)}; an unexpected error. Check the input, and report the error if it is valid."

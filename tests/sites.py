@@ -5,8 +5,8 @@ import numpy as np
 from conftest import S2_BANDS, write_raster
 from rasterio import Affine
 from rasterio.warp import transform
+from test_band_files import ALL_S30
 from test_cubes import enmap_metadata
-from test_hls import ALL_S30
 from test_safe import GRANULE, IDS, XML, offsets_xml
 
 from ms2hs.spectra.sensors import load_sensor

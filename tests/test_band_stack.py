@@ -15,7 +15,7 @@ def test_write_stack_keeps_pixels_and_band_descriptions(tmp_path):
     grid = PixelGrid("EPSG:32632", (30.0, 0.0, 600_000.0, 0.0, -30.0, 5_100_000.0), 700, 531)
     spectral = load_sensor("sentinel2a").grid
     spectral = spectral.select(spectral.index(["B02", "B03", "B04", "B8A"]))
-    layout = StackLayout(grid, spectral, "scl", {"MS2HS_ITEM": "item"})
+    layout = StackLayout(grid, spectral, "SCL", {"MS2HS_ITEM": "item"})
     dn = np.random.default_rng(0).integers(-2000, 12_000, (5, grid.height, grid.width)).astype(np.int16)
     dn[-1] %= 12
     strips = (StackStrip(row, dn[:, row : row + 128], 3, 2) for row in range(0, grid.height, 128))

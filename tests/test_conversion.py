@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from conftest import S2_BANDS, write_raster
 from rio_cogeo.cogeo import cog_validate
 
 from ms2hs.conversion import pipeline, planning
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions, plan
-from ms2hs.datasets.simulation.example_scene import SCENE_HEIGHT, SCENE_WIDTH
+from ms2hs.datasets.simulation.example_scene import SCENE_HEIGHT, SCENE_WIDTH, example_dn
 from ms2hs.errors import OutputError, SceneError, UnknownName, WeightsError
 from ms2hs.inference.predictor import Predictor
 from ms2hs.models import weights
@@ -315,6 +316,20 @@ def test_network_converts_part_of_a_scene(networks, name, scene_path, tmp_path):
     assert cog_validate(result.output, strict=True, quiet=True)[0]
 
 
+@pytest.mark.parametrize("name", ["spectral", "spatial-spectral"])
+def test_undeclared_fill_is_as_nodata_to_a_network(networks, name, tmp_path):
+    """16 pixels of fill change no other pixel more than declared nodata does."""
+    fills = []
+    for nodata in (None, -9999):
+        dn = example_dn()[:, :64, :64].astype(np.int16)
+        dn[:, 30:34, 30:34] = -9999
+        path = write_raster(tmp_path / f"{nodata}.tif", dn, descriptions=S2_BANDS, nodata=nodata)
+        options = ConvertOptions(model=networks[name], overwrite=True)
+        fills.append(read(convert(path, "enmap", tmp_path / "o.tif", options).output))
+    assert (fills[0][:, 30:34, 30:34] == NODATA).all()
+    np.testing.assert_array_equal(*fills)
+
+
 def test_local_network_does_not_depend_on_strips(networks, scene_path, tmp_path, monkeypatch):
     options = ConvertOptions(model=networks["spectral"], window=(0, 0, 70, 83))
     once = read(convert(scene_path, "enmap", tmp_path / "a.tif", options).output)
@@ -478,7 +493,7 @@ def test_real_vegetation_has_its_spectral_features(real_data, tmp_path):
 def test_uncorrected_offset_is_reported(real_data, tmp_path):
     path = real_data / "sentinel2" / "rstoolbox_sen2_L2A_rawDN_with_offset.tif"
     made = convert(path, "enmap", tmp_path)
-    assert any("--dn-offset -1000" in note for note in made.notes)
+    assert any("--offset -0.1" in note for note in made.notes)
 
 
 @pytest.mark.slow

@@ -72,7 +72,7 @@ def test_fetched_scene_converts_like_its_files(world, tmp_path):
     assert (result.kept, result.failed, result.left_out) == (0, (), ())
     scene, reflectance, valid = read_all(result.paths[0])
     assert scene.source == "sentinel2a"
-    assert scene.quality_rule == "scl"
+    assert [layer.name for layer in scene.quality] == ["SCL"]
     assert scene.datetime.startswith("2024-06-01")
     native = fetch([item], None, tmp_path / "native", FetchOptions("native", retries=QUICK)).paths[0]
     files = scene_of(json.loads(native.read_text()) | {"assets": absolute(native)}, None)
@@ -147,7 +147,7 @@ def test_fetch_then_convert(layout, world, tmp_path, monkeypatch, caplog):
     result = fetch([item], area, tmp_path / "out", FetchOptions(retries=QUICK), lambda *step: steps.append(step))
     scene = open_scene(str(result.paths[0]))
     assert scene.source == ("hls_s30" if layout is lp_daac else "sentinel2a")
-    assert scene.quality_rule == ("fmask" if layout is lp_daac else "scl")
+    assert [layer.name for layer in scene.quality] == ["Fmask" if layout is lp_daac else "SCL"]
     assert (scene.grid.transform[2] - 600_000) % 30 == (5_100_000 - scene.grid.transform[5]) % 30 == 0
     cube = convert(result.paths[0], "enmap", tmp_path / "cube.tif")
     with rasterio.open(cube.output) as file:

@@ -1,6 +1,7 @@
 """`ms2hs pairs` on products in their real layouts: matching, registration, windows, reports."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,14 +126,27 @@ def test_pair_reports_an_offset_that_was_not_applied(world, tmp_path):
     (match,) = pair([world / "hs"], [scene], tmp_path / "out", SMALL).matches
     assert match.comparison.constant_offset == pytest.approx(0.1, abs=0.01)
     assert "looks like an offset that was not applied: +0.1" in match.notes[0]
-    assert "Use --dn-offset -1000." in match.notes[0]
+    assert "Use --offset -0.1 for" in match.notes[0]
     again = pair([world / "hs"], [scene], tmp_path / "corrected", PairOptions(window=24, dn_offset=-1000))
     assert again.matches[0].comparison.constant_offset is None
-    assert again.matches[0].notes == ()
+    assert again.matches[0].notes == ("clouds are kept: the file has no cloud layer",)
     assert np.nanmax(np.abs(again.matches[0].comparison.difference)) < 0.01
-    twice = pair([world / "hs"], [scene], tmp_path / "twice", PairOptions(window=24, dn_offset=-2000))
-    assert "was applied twice" in twice.matches[0].notes[0]
-    assert "--dn-offset -1000" in twice.matches[0].notes[0]
+    twice = replace(match, comparison=replace(match.comparison, difference=-match.comparison.difference))
+    assert "was applied twice" in twice.notes[0]
+
+
+@pytest.mark.parametrize("options", [{"offset": -0.1}, {"scale": 1e-4, "offset": -0.1}, {"dn_offset": -1000}])
+def test_pair_applies_the_users_scale_and_offset(world, tmp_path, options):
+    scene = make_sentinel2_tif(tmp_path, HERE, plus=1000)
+    (match,) = pair([world / "hs"], [scene], tmp_path / "out", PairOptions(window=24, **options)).matches
+    assert match.comparison.constant_offset is None
+
+
+@pytest.mark.parametrize("options", [{"dn_offset": -3000}, {"scale": 1e-3}])
+def test_pair_leaves_out_an_implausible_scene(world, tmp_path, options):
+    scene = make_sentinel2_tif(tmp_path, HERE)
+    with pytest.raises(NothingFound, match=r"wrong\. Use --scale 0\.0001"):
+        pair([world / "hs"], [scene], tmp_path / "out", PairOptions(window=24, **options))
 
 
 def test_compare_bands_fits_gain_and_offset():

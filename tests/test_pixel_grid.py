@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from rasterio.warp import transform
 
+from ms2hs.errors import SceneError
 from ms2hs.fetching.footprints import coverage
 from ms2hs.fetching.search_query import SearchArea, parse_bbox
-from ms2hs.raster.pixel_grid import PixelGrid, footprint, lonlat_bounds, subset
+from ms2hs.raster.pixel_grid import PixelGrid, footprint, is_on_earth, lonlat_bounds, pixel_at, subset, window_in
 
 
 def tile(west, north, epsg, size=3660):
@@ -72,3 +73,71 @@ def test_footprint_of_a_grid_in_degrees_is_its_bounds():
     (ring,) = footprint(grid)["coordinates"]
     assert area(ring) == pytest.approx(6.0)
     assert subset(grid, (10.0, 48.0, 13.0, 50.0)) == (0, 0, 20, 30)
+
+
+DEGREES = {
+    "across": (0.01, 179.5, (179.5, -179.5)),
+    "beyond 180": (0.01, 200, (-160, -159)),
+    "before -180": (0.01, -190, (170, 171)),
+    "west": (0.01, -180, (-180, -179)),
+    "world": (3.6, -180, (-180, 180)),
+    "world from Greenwich": (3.6, 0, (-180, 180)),
+}
+
+
+@pytest.mark.parametrize("kind", DEGREES)
+def test_bounds_and_pixels_of_grids_in_degrees_are_within_180(kind):
+    step, west, expected = DEGREES[kind]
+    grid = PixelGrid("EPSG:4326", (step, 0.0, west, 0.0, -0.01, 50.0), 100, 100)
+    bounds = lonlat_bounds(grid)
+    assert (bounds[0], bounds[2]) == pytest.approx(expected)
+    assert window_in(grid, bounds) == (0, 0, 100, 100)
+    assert window_in(grid, (-180, -90, 180, 90)) == (0, 0, 100, 100)
+    for col in (0, 30, 99):
+        lon = (west + (col + 0.5) * step + 180) % 360 - 180
+        assert pixel_at(grid, lon, 49.995) == (0, col)
+        assert window_in(grid, (lon - step / 4, 49, lon + step / 4, 50)) == (0, col, 100, 1)
+    lons = [np.array(part[0])[:, 0] for part in _polygons(footprint(grid))]
+    assert max(np.abs(lon).max() for lon in lons) <= 180
+    assert sum(np.ptp(lon) for lon in lons) == pytest.approx(100 * step)
+
+
+def _polygons(shape):
+    return shape["coordinates"] if shape["type"] == "MultiPolygon" else [shape["coordinates"]]
+
+
+@pytest.mark.parametrize("bbox", [(-180, -90, 180, 90), (-170, 0, 170, 89), (100, 40, -10, 50), (0, 45, 20, 47)])
+def test_window_in_takes_boxes_that_the_projection_does_not_hold(bbox):
+    assert window_in(tile(600_000, 5_100_000, 32632), bbox) == (0, 0, 3660, 3660) or bbox == (100, 40, -10, 50)
+    assert window_in(tile(600_000, 5_100_000, 32632), (100, 40, -10, 50)) is None
+
+
+@pytest.mark.parametrize(
+    "bbox", [(10, 5, 10, 6), (0, 6, 1, 5), (float("nan"), 5, 1, 6), (0, -91, 1, 5), (400, 5, 401, 6)]
+)
+def test_subset_refuses_boxes_that_are_not_on_the_earth(bbox):
+    with pytest.raises(SceneError, match=r"west < east and south < north.*Give"):
+        subset(tile(600_000, 5_100_000, 32632), bbox)
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (-960_000, 0), (-480_000, 480_000), (-2_000_000, 2_000_000)])
+@pytest.mark.parametrize("epsg", [3413, 3031])
+def test_bounds_of_polar_grids_hold_every_pixel(corner, epsg):
+    west, north = corner
+    grid = PixelGrid(f"EPSG:{epsg}", (8000.0, 0.0, west, 0.0, -8000.0, north), 120, 120)
+    left, south, right, top = lonlat_bounds(grid)
+    cols, rows = np.meshgrid(np.arange(5, 120, 10) + 0.5, np.arange(5, 120, 10) + 0.5)
+    x, y = west + 8000 * cols.ravel(), north - 8000 * rows.ravel()
+    lon, lat = map(np.array, transform(grid.crs, "EPSG:4326", x.tolist(), y.tolist()))
+    assert ((lat >= south) & (lat <= top)).all()
+    is_inside = (lon >= left) & (lon <= right) if left < right else (lon >= left) | (lon <= right)
+    assert is_inside.all()
+    assert window_in(grid, (left, south, right, top)) == (0, 0, 120, 120)
+    assert [pixel_at(grid, *point) for point in zip(lon[:3], lat[:3], strict=True)] == [(5, 5), (5, 15), (5, 25)]
+
+
+def test_is_on_earth_refuses_other_systems():
+    far = PixelGrid("EPSG:4326", (30.0, 0.0, 384_000.0, 0.0, -30.0, 5_806_000.0), 10, 10)
+    local = PixelGrid('LOCAL_CS["grid",UNIT["metre",1]]', (30.0, 0.0, 0.0, 0.0, -30.0, 0.0), 10, 10)
+    assert not any(map(is_on_earth, (far, local)))
+    assert is_on_earth(tile(600_000, 5_100_000, 32632))

@@ -26,15 +26,14 @@ def make_scene(folder, bands, scl=None, nodata=0.0, dtype="uint16"):
     for name, (gsd, values) in zip(NAMES, bands.items(), strict=False):
         path = write_raster(folder / f"{name}.tif", values[None].astype(dtype), gsd)
         assets.append(Asset(name, str(path), 1, 1e-4, 0.0, nodata))
-    quality = None
+    quality = ()
     if scl is not None:
         path = write_raster(folder / "SCL.tif", scl[None].astype(np.uint8), ROWS_M / scl.shape[0])
-        quality = Asset("SCL", str(path), 1, 1.0, 0.0, 0.0)
+        quality = (QUALITY_LAYERS["SCL"].asset(str(path)),)
     finest = min(bands)
     shape = bands[finest].shape
     grid = PixelGrid("EPSG:32632", (finest, 0, WEST, 0, -finest, NORTH), *shape)
-    rule = "scl" if quality else None
-    return Scene("x", "sentinel2a", tuple(assets), grid, "test", quality=quality, quality_rule=rule)
+    return Scene("x", "sentinel2a", tuple(assets), grid, "test", quality=quality)
 
 
 def read_all(scene, grid):
@@ -113,7 +112,7 @@ def test_reader_strips_of_any_height_equal_the_whole_scene(noisy, heights, gsd):
 
 
 def test_reader_decodes_each_block_once_in_strips(tmp_path, monkeypatch):
-    from ms2hs.scenes import reader as module
+    from ms2hs.raster import rows_ahead as module
 
     values = dn_of([[0.2] * 12], (512, 300))
     path = write_raster(tmp_path / "x.tif", values, descriptions=S2_BANDS, tiled=True, blockxsize=128, blockysize=128)
@@ -139,7 +138,7 @@ def test_reader_averages_valid_pixels_for_coarser_grids(noisy):
     reflectance, valid = wholes[30]
     with SceneReader(scene, scene.grid) as reader:
         dn = np.round(reader._layers[0].dataset.read(1)).astype(int)
-        scl = reader._quality.dataset.read(1)
+        scl = reader._quality[0].dataset.read(1)
     for row in range(ROWS_M // 30):
         for col in range(COLS_M // 30):
             good = [
@@ -164,7 +163,7 @@ def test_reader_pixel_is_valid_from_half_of_its_area_in_every_band(noisy):
 
     with SceneReader(scene, scene.grid) as reader:
         stored = [layer.dataset.read(1) for layer in reader._layers]
-        usable = QUALITY_LAYERS["scl"].flags(reader._quality.dataset.read(1)).valid
+        usable = QUALITY_LAYERS["SCL"].valid(reader._quality[0].dataset.read(1))
     for gsd, (_, valid) in wholes.items():
         expected = np.ones(valid.shape, bool)
         for size, dn in zip(SIZES, stored, strict=True):
@@ -298,20 +297,6 @@ def test_reader_names_a_missing_file(tmp_path):
     (tmp_path / "B05.tif").unlink()
     with pytest.raises(SceneError, match=r"B05.tif: no such file"):
         SceneReader(scene, scene.grid).__enter__()
-
-
-def test_quality_layers_flag_valid_pixels_and_snow():
-    scl = np.arange(12, dtype=np.uint8)
-    assert [int(i) for i in scl[QUALITY_LAYERS["scl"].flags(scl).valid]] == [2, 4, 5, 6, 7, 11]
-    assert [int(i) for i in scl[QUALITY_LAYERS["scl"].flags(scl).snow]] == [11]
-    fmask = np.arange(256).astype(np.uint8)
-    valid = QUALITY_LAYERS["fmask"].flags(fmask).valid
-    for number in range(256):
-        cloudy = bool(number & 1 or number & 2 or number & 4 or number & 8)
-        assert valid[number] == (not cloudy and number != 255)
-    assert valid[[0, 16, 32, 64, 128, 192]].all()  # clear, snow, water, and any aerosol level
-    assert QUALITY_LAYERS["fmask"].flags(fmask).snow[[16, 48, 208]].all()
-    assert not QUALITY_LAYERS["fmask"].flags(fmask).snow[[0, 32, 255]].any()
 
 
 def test_subset_finds_the_pixels_of_a_box():

@@ -40,6 +40,7 @@ def make_scene(path, width):
     dn = example_dn()
     dn = np.concatenate([dn, dn[:, ::-1]], axis=1)
     dn = np.tile(dn, (1, -(-HEIGHT // dn.shape[1]), 1))[:, :HEIGHT, 40 : 40 + width]
+    dn[3, 200:700:50, 5:7] = 65535  # impossible pixels in several rows of blocks
     return write_raster(path, dn, descriptions=S2_BANDS, nodata=0)
 
 
@@ -121,6 +122,9 @@ def test_interrupted_conversion_resumes_with_the_same_files(
     assert any("resuming an interrupted conversion at row" in note for note in made.notes) == (notes > 1)
     assert files_of(made) == expected
     assert not left.exists()
+    counts = made.counts
+    assert counts.impossible == 20
+    assert counts.valid + counts.nodata + counts.cloud + counts.impossible == counts.pixels == HEIGHT * 48
 
 
 @pytest.mark.parametrize("placed", range(5))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from conftest import NORTH, S2_BANDS, WEST, write_raster
 
 from ms2hs.errors import SceneError
@@ -167,7 +168,7 @@ def test_safe_uses_quantification_and_the_users_offset(tmp_path):
     assert {asset.dn_scale for asset in open_scene(str(path)).assets} == {5e-5}
     scene = open_scene(str(path), SceneOptions(dn_offset=0))
     assert {asset.dn_offset for asset in scene.assets} == {0.0}
-    assert "given by the user instead of -1000" in scene.offset_rule
+    assert "given by the user instead of scale 5e-05 and offset -0.05" in scene.offset_rule
 
 
 @pytest.mark.parametrize(
@@ -213,13 +214,13 @@ def test_safe_names_a_missing_band(safe, tmp_path):
         open_scene(str(safe), SceneOptions(bands=("B02", "B03", "B04")))
 
 
-def test_safe_without_scene_classification_has_a_note(tmp_path):
+def test_safe_without_scene_classification_says_that_clouds_are_kept(tmp_path):
     path = make_safe(tmp_path, driver="GTiff")
     for file in path.rglob("*_SCL_*"):
         file.unlink()
     scene = open_scene(str(path))
-    assert scene.quality is None
-    assert "SCL" in scene.notes[0]
+    assert scene.quality == ()
+    assert scene.quality_note == "clouds are kept: the product has no cloud layer"
 
 
 def test_safe_refuses_level_1c(tmp_path):
@@ -272,11 +273,83 @@ def test_safe_reports_damaged_metadata_and_images(tmp_path):
         read_all(scene)
     metadata = path / "MTD_MSIL2A.xml"
     text = metadata.read_text()
-    for damaged in (
-        text[: len(text) // 2],
-        text.replace('band_id="3"', 'band_id="77"'),
-        text.replace(">10000<", ">x<"),
+    for damaged, message in (
+        (text[: len(text) // 2], r"SAFE: MTD_MSIL2A\.xml is damaged"),
+        (text.replace('band_id="3"', 'band_id="77"'), r"SAFE: MTD_MSIL2A\.xml is damaged"),
+        (text.replace(">10000<", ">x<"), "SAFE: quantification nan"),
     ):
         metadata.write_text(damaged)
-        with pytest.raises(SceneError, match=r"SAFE: MTD_MSIL2A\.xml is damaged"):
+        with pytest.raises(SceneError, match=message):
             open_scene(str(path))
+
+
+def make_two_granules(folder, driver="GTiff"):
+    """A product with the tiles T32TNT and T33UUP; the second is brighter by 0.1."""
+    path = make_safe(folder, driver=driver)
+    for file in list(path.rglob("*.jp2")):
+        copy = path / str(file.relative_to(path)).replace("T32TNT", "T33UUP")
+        with rasterio.open(file) as dataset:
+            values, gsd = dataset.read(), dataset.transform.a
+        brighter = values if "SCL" in file.name else values + np.uint16(1000)
+        write_raster(copy, brighter, gsd, driver=driver, crs="EPSG:32633")
+    return path
+
+
+@pytest.mark.parametrize("driver", ["GTiff", "JP2OpenJPEG"])
+@pytest.mark.parametrize("is_zip", [False, True])
+def test_safe_with_several_granules_needs_a_choice(tmp_path, driver, is_zip):
+    path = make_two_granules(tmp_path, driver)
+    path = zip_of(path, tmp_path / "a.zip") if is_zip else path
+    with pytest.raises(SceneError, match=r"2 granules \(T32TNT, T33UUP\).*Use --granule T32TNT"):
+        open_scene(str(path))
+    for granule in ("T33UUP", "t33uup", "33UUP", "L2A_T33UUP_A037800_20240601T102021"):
+        scene = open_scene(str(path), SceneOptions(granule=granule))
+        assert scene.grid.crs == "EPSG:32633"
+        assert scene.id.endswith("_T33UUP")
+        assert all("T33UUP" in asset.href for asset in (*scene.assets, *scene.quality))
+    assert read_all(scene)[0][0, 0, 0] == pytest.approx(reflectance_of_band("B01") + 0.1)
+    with pytest.raises(SceneError, match=r"--granule T31ABC is no granule of the product; T32TNT, T33UUP"):
+        open_scene(str(path), SceneOptions(granule="T31ABC"))
+
+
+def test_safe_with_one_granule_accepts_its_name_only(safe):
+    assert open_scene(str(safe), SceneOptions(granule="T32TNT")) == open_scene(str(safe))
+    with pytest.raises(SceneError, match="T31ABC is no granule"):
+        open_scene(str(safe), SceneOptions(granule="T31ABC"))
+
+
+def test_safe_of_the_old_format_is_read(tmp_path):
+    """Names of products before December 2016."""
+    new = make_two_granules(tmp_path / "new").parent
+    path = tmp_path / "S2A_USER_PRD_MSIL2A_PDMC_20160301T101559_R065_V20160301T101559_20160301T101559.SAFE"
+    for file in new.rglob("*.jp2"):
+        tile, gsd = ("T33UUP" if "T33UUP" in file.name else "T32TNT"), file.stem[-3:]
+        layer = file.stem.split("_")[-2]
+        stem = f"L2A_TL_SGS__20160301T120000_A002500_{tile}"
+        name = f"S2A_USER_SCL_{stem}_{gsd}" if layer == "SCL" else f"R{gsd}/S2A_USER_MSI_{stem}_{layer}_{gsd}"
+        target = path / "GRANULE" / f"S2A_USER_MSI_{stem}_N02.01" / "IMG_DATA" / f"{name}.jp2"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+    xml = XML.replace("<PRODUCT_URI>{name}</PRODUCT_URI>", "<PRODUCT_URI_2A>{name}</PRODUCT_URI_2A>")
+    xml = xml.replace("BOA_QUANT", "L2A_BOA_QUANT").format(
+        name=path.name, baseline="02.01", spacecraft="Sentinel-2A", quantification="10000", offsets=""
+    )
+    (path / "S2A_USER_MTD_SAFL2A_PDMC_20160301T101559_R065_V20160301T101559_20160301T101559.xml").write_text(xml)
+    for product in (path, zip_of(path, tmp_path / "old.zip")):
+        with pytest.raises(SceneError, match="2 granules"):
+            open_scene(str(product))
+        scene = open_scene(str(product), SceneOptions(granule="T32TNT"))
+        assert tuple(asset.name for asset in scene.assets) == S2_BANDS
+        assert scene.id == f"{path.stem}_T32TNT"
+        assert {asset.dn_offset for asset in scene.assets} == {0.0}
+        assert len(scene.quality) == 1
+        assert read_all(scene)[1].all()
+
+
+def test_safe_images_beside_the_metadata_file_are_read(safe, tmp_path):
+    """The offset stands in the metadata file only."""
+    for file in safe.rglob("*.*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    scene, whole = open_scene(str(tmp_path)), open_scene(str(safe))
+    assert (scene.id, scene.offset_rule, scene.grid) == (whole.id, whole.offset_rule, whole.grid)
+    assert {asset.dn_offset for asset in scene.assets} == {-1000.0}

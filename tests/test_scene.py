@@ -9,18 +9,11 @@ import numpy as np
 import pytest
 import rasterio
 from conftest import LEAVES, S2_BANDS, SAND, WATER, dn_of, write_raster
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from ms2hs.errors import SceneError, UnknownName
-from ms2hs.raster.header import Wavelength
-from ms2hs.scenes.bands import canonical, match_wavelengths
+from ms2hs.errors import SceneError
 from ms2hs.scenes.formats import open_scene
-from ms2hs.scenes.plausibility import offset_warnings
-from ms2hs.scenes.radiometry import rule_of_raster
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import SceneOptions
-from ms2hs.spectra.sensors import load_sensor
 
 MIXED = dn_of([LEAVES, WATER, SAND])
 DATA = os.environ.get("MS2HS_DATA")
@@ -35,266 +28,6 @@ def reflectance_of(scene):
         return reader.read(0, 0, scene.grid.height, scene.grid.width)
 
 
-# --- bands ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("B02", "B02"), ("b2", "B02"), ("B8A", "B8A"), ("b08a", "B8A"), ("B02 490 nm", "B02"), ("Band 11", "B11"),
-        ("band_4 (665 nm)", "B04"), ("T32TNT_20240601T102021_B12_20m", "B12"), ("S2A_B8A", None), ("rededge1", "B05"),
-        ("NIR08", "B8A"), ("B001", None), ("B043 650.1 nm", None), ("NDVI", None), ("", None), ("SCL", None),
-    ],
-)  # fmt: skip
-def test_canonical_finds_the_band_name_in_a_description(text, name):
-    found = canonical(text, "sentinel2a")
-    assert found == (name if text != "S2A_B8A" else "B8A")
-
-
-@given(st.permutations(range(12)), st.sampled_from(["sentinel2a", "sentinel2b", "sentinel2c"]))
-@settings(max_examples=30, deadline=None)
-def test_match_wavelengths_works_in_any_order(order, source):
-    grid = load_sensor(source).grid
-    found = [Wavelength(float(grid.wavelength_nm[i]), float(grid.fwhm_nm[i])) for i in order]
-    # Whichever of the three took the scene, sentinel2a's table finds the same bands.
-    assert match_wavelengths(found, "sentinel2a") == [grid.names[i] for i in order]
-
-
-def test_match_wavelengths_accepts_nominal_centres():
-    nominal = [443, 490, 560, 665, 705, 740, 783, 842, 865, 945, 1610, 2190]
-    assert match_wavelengths([Wavelength(nm, None) for nm in nominal], "sentinel2a") == list(S2_BANDS)
-
-
-@pytest.mark.parametrize("style", ["B{}", "b{}", "Band {}", "{} reflectance of B{}"])
-def test_geotiff_identifies_bands_by_description(tmp_path, style):
-    short = [name[0] + name[1:].lstrip("0") for name in S2_BANDS]
-    texts = [style.format(name[1:], name[1:]) for name in short]
-    scene = open_scene(str(write_raster(tmp_path / "x.tif", MIXED, descriptions=texts)))
-    assert names_of(scene) == S2_BANDS
-    assert scene.spectral.names == S2_BANDS
-
-
-def test_geotiff_keeps_the_band_order_of_the_file(tmp_path):
-    order = [8, 2, 11, 0, 1, 3, 4, 5, 6, 7, 9, 10]
-    names = tuple(S2_BANDS[i] for i in order)
-    scene = open_scene(str(write_raster(tmp_path / "x.tif", MIXED[order], descriptions=names)))
-    assert names_of(scene) == names
-    assert np.array_equal(reflectance_of(scene)[0], MIXED[order].astype(np.float32) * np.float32(1e-4))
-
-
-def test_geotiff_identifies_bands_by_imagery_wavelengths(tmp_path):
-    grid = load_sensor("sentinel2b").grid
-    tags = [
-        {"CENTRAL_WAVELENGTH_UM": f"{nm / 1000:.5f}", "FWHM_UM": f"{width / 1000:.5f}"}
-        for nm, width in zip(grid.wavelength_nm, grid.fwhm_nm, strict=True)
-    ]
-    scene = open_scene(str(write_raster(tmp_path / "S2B_x.tif", MIXED, band_tags={"IMAGERY": tags})))
-    assert (scene.source, names_of(scene)) == ("sentinel2b", S2_BANDS)
-
-
-def test_geotiff_takes_the_users_band_names_in_file_order(tmp_path):
-    values = np.concatenate([MIXED[:1] * 0 + 7, MIXED])
-    path = str(write_raster(tmp_path / "x.tif", values))
-    scene = open_scene(path, SceneOptions(bands=("-", *S2_BANDS)))
-    assert names_of(scene) == S2_BANDS
-    assert [asset.band for asset in scene.assets] == list(range(2, 14))
-    assert "not used: 1" in " ".join(scene.notes)
-    with pytest.raises(SceneError, match="12 names for 13 bands"):
-        open_scene(path, SceneOptions(bands=S2_BANDS))
-    with pytest.raises(SceneError, match=r"red; names such as B02|has teal"):
-        open_scene(path, SceneOptions(bands=("teal", *S2_BANDS)))
-    with pytest.raises(SceneError, match="twice: B02"):
-        open_scene(path, SceneOptions(bands=("B02", *S2_BANDS)))
-
-
-def test_geotiff_requires_ten_sentinel2_bands(tmp_path):
-    path = write_raster(tmp_path / "ten.tif", MIXED[:10], descriptions=S2_BANDS[:10])
-    assert len(open_scene(str(path)).assets) == 10
-    path = write_raster(tmp_path / "nine.tif", MIXED[:9], descriptions=S2_BANDS[:9])
-    with pytest.raises(SceneError, match=r"9 of 9 bands .*at least 10 of .*missing: B09, B11, B12"):
-        open_scene(str(path))
-    path = write_raster(tmp_path / "rgb.tif", MIXED[:3])
-    with pytest.raises(SceneError, match=r"0 of 3 bands .*\(none\).*--bands"):
-        open_scene(str(path))
-
-
-def test_geotiff_with_other_wavelengths_is_custom(tmp_path):
-    nm = [450, 550, 660, 830, 1640, 2600]
-    tags = [{"wavelength": str(value), "wavelength_units": "Nanometers"} for value in nm]
-    scene = open_scene(str(write_raster(tmp_path / "x.tif", MIXED[:6], band_tags={"": tags})))
-    assert scene.source == "custom"
-    assert scene.wavelength_nm == (450, 550, 660, 830, 1640)
-    assert len(scene.fwhm_nm) == 5
-    assert all(width > 0 for width in scene.fwhm_nm)
-    assert "not used: 6" in " ".join(scene.notes)
-    assert len(scene.spectral) == 5
-
-
-def test_geotiff_does_not_mistake_a_hyperspectral_cube_for_sentinel2(tmp_path):
-    """Bands named `Band 1` ... whose wavelengths contradict the names, some near each Sentinel-2 band."""
-    nm = np.linspace(420, 2450, 200)
-    cube = np.full((200, 3, 4), 2000, np.uint16)
-    tags = [{"CENTRAL_WAVELENGTH_UM": f"{value / 1000:.4f}", "FWHM_UM": "0.010"} for value in nm]
-    names = [f"Band {i}" for i in range(1, 201)]
-    scene = open_scene(str(write_raster(tmp_path / "c.tif", cube, descriptions=names, band_tags={"IMAGERY": tags})))
-    assert (scene.source, len(scene.assets)) == ("custom", 200)
-    assert scene.fwhm_nm == pytest.approx([10.0] * 200)
-
-
-# --- sensor -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "tags", "source"),
-    [
-        ("S2B_MSIL2A_20170924T093019_N0205_R050_T35VPJ.tif", {}, "sentinel2b"),
-        ("crop.tif", {"platform": "Sentinel-2C"}, "sentinel2c"),
-        ("crop.tif", {"SPACECRAFT_NAME": "sentinel-2a"}, "sentinel2a"),
-        ("HLS.S30.T32TNT.2024153T102021.v2.0.tif", {}, "hls_s30"),
-        ("T32TNT_20240601.tif", {}, None),
-        ("mosaic_S2A_S2B.tif", {}, None),
-        ("S2_composite.tif", {}, None),
-    ],
-)
-def test_recognition_reads_the_platform_from_name_and_tags(tmp_path, name, tags, source):
-    scene = open_scene(str(write_raster(tmp_path / name, MIXED, descriptions=S2_BANDS, tags=tags)))
-    assert scene.source == (source or "sentinel2a")
-    assert any("taken as sentinel2a" in note for note in scene.notes) == (source is None)
-
-
-def test_source_of_the_user_takes_precedence(s2_tif):
-    assert open_scene(str(s2_tif), SceneOptions(source="sentinel2c")).source == "sentinel2c"
-    scene = open_scene(str(s2_tif), SceneOptions(source="hls_s30"))
-    assert len(scene.assets) == 11  # B09 is top of atmosphere there
-    with pytest.raises(UnknownName, match=r"known: .*sentinel2a.*custom"):
-        open_scene(str(s2_tif), SceneOptions(source="sentinel3"))
-    with pytest.raises(UnknownName):
-        open_scene(str(s2_tif), SceneOptions(source="enmap"))
-
-
-L30 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B09", "B10", "B11")
-
-
-def test_landsat_numbering_requires_a_source(tmp_path):
-    path = str(write_raster(tmp_path / "hls_L30_chip.tif", MIXED[:10], descriptions=L30))
-    with pytest.raises(SceneError, match="--source hls_l30"):
-        open_scene(path)
-    scene = open_scene(path, SceneOptions(source="hls_l30"))
-    assert names_of(scene) == L30[:7]
-    assert names_of(open_scene(path, SceneOptions(source="landsat8"))) == tuple(f"B{i}" for i in range(1, 8))
-    with pytest.raises(SceneError, match="--source hls_l30"):
-        open_scene(str(write_raster(tmp_path / "oli.tif", MIXED[:7], descriptions=L30[:7])))
-
-
-@pytest.mark.parametrize(
-    ("name", "tags", "bands"),
-    [
-        ("S2A_MSIL1C_20240601T102021_N0510_R065_T32TNT_20240601T140000.tif", {}, S2_BANDS),
-        ("x.tif", {"level": "L1C"}, S2_BANDS),
-        ("x.tif", {"PROCESSING_LEVEL": "Level-1C"}, S2_BANDS),
-        ("x.tif", {"PRODUCT_TYPE": "S2MSI1C"}, S2_BANDS),
-        ("x.tif", {}, (*S2_BANDS[:10], "B10", *S2_BANDS[10:])),
-    ],
-)
-def test_geotiff_refuses_level_1c(tmp_path, name, tags, bands):
-    values = np.resize(MIXED, (len(bands), *MIXED.shape[1:]))
-    path = write_raster(tmp_path / name, values, descriptions=bands, tags=tags)
-    with pytest.raises(SceneError, match=r"level 1C.*(level 2A)"):
-        open_scene(str(path))
-
-
-def test_geotiff_of_level_2a_may_name_its_level_1c_product(tmp_path):
-    tags = {"PRODUCT_URI_1C": "S2A_MSIL1C_20170617T113321.SAFE", "PRODUCT_URI_2A": "S2A_MSIL2A_20170617T113321.SAFE"}
-    path = write_raster(tmp_path / "x.tif", MIXED, descriptions=S2_BANDS, tags=tags)
-    assert open_scene(str(path)).source == "sentinel2a"
-
-
-def test_geotiff_refuses_output_of_ms2hs(tmp_path):
-    path = write_raster(tmp_path / "x.tif", MIXED, descriptions=S2_BANDS, tags={"MS2HS_SYNTHETIC": "YES"})
-    with pytest.raises(SceneError, match="written by ms2hs"):
-        open_scene(str(path))
-
-
-# --- scale and offset -------------------------------------------------------------------------------------------
-
-
-@given(scale=st.sampled_from([1e-4, 2e-4, 1e-5, 0.01]), dn_offset=st.integers(-2000, 2000))
-def test_radiometry_uses_the_scale_and_offset_of_the_file(scale, dn_offset):
-    found = rule_of_raster(["uint16"] * 3, [scale] * 3, [dn_offset * scale] * 3)
-    assert found.dn_scale == (scale,) * 3
-    assert found.dn_offset == pytest.approx((dn_offset,) * 3, abs=1e-5)
-    assert "own scale" in found.description
-
-
-def test_reader_applies_each_offset_rule(tmp_path):
-    plain = reflectance_of(open_scene(str(write_raster(tmp_path / "a.tif", MIXED, descriptions=S2_BANDS))))[0]
-    own = write_raster(tmp_path / "b.tif", MIXED + np.uint16(1000), descriptions=S2_BANDS, scale=1e-4, offset=-0.1)
-    scene = open_scene(str(own))
-    assert scene.assets[0].dn_offset == pytest.approx(-1000)
-    assert np.allclose(reflectance_of(scene)[0], plain, atol=1e-7)
-    raw = write_raster(tmp_path / "c.tif", MIXED + np.uint16(1000), descriptions=S2_BANDS)
-    scene = open_scene(str(raw), SceneOptions(dn_offset=-1000))
-    assert np.allclose(reflectance_of(scene)[0], plain, atol=1e-7)
-    assert "given by the user" in scene.offset_rule
-    floats = write_raster(tmp_path / "d.tif", plain, descriptions=S2_BANDS)
-    assert np.array_equal(reflectance_of(open_scene(str(floats)))[0], plain)
-
-
-def test_radiometry_ignores_the_date(tmp_path):
-    """Old scenes of Collection 1 have the offset, and some archives subtract it from new scenes."""
-    tags = {"DATATAKE_SENSING_START": "2024-06-01T10:20:21Z"}
-    path = write_raster(tmp_path / "S2A_MSIL2A_20240601T102021.tif", MIXED, descriptions=S2_BANDS, tags=tags)
-    assert {asset.dn_offset for asset in open_scene(str(path)).assets} == {0.0}
-    tags = {"PROCESSING_BASELINE": "05.10"}
-    path = write_raster(tmp_path / "b.tif", MIXED, descriptions=S2_BANDS, tags=tags)
-    assert any("05.10" in note and "--dn-offset -1000" in note for note in open_scene(str(path)).notes)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "scales", "offsets", "p99", "text"),
-    [
-        ("float32", [1, 1], [0, 0], 3700.0, "99th percentile 3700 .*--dn-offset"),
-        ("uint8", [1, 1], [0, 0], None, "8-bit"),
-        ("complex64", [1, 1], [0, 0], None, "complex64"),
-        ("uint16", [1e-4, 1], [0, 0], None, "every band, or for none"),
-        ("uint16", [1, 1], [-1000, -1000], None, "offset -1000"),
-    ],
-)
-def test_radiometry_refuses_numbers_that_may_not_be_reflectance(dtype, scales, offsets, p99, text):
-    with pytest.raises(SceneError, match=text):
-        rule_of_raster([dtype] * 2, scales, offsets, p99=p99)
-
-
-def test_radiometry_takes_large_floats_only_with_an_offset(tmp_path):
-    path = str(write_raster(tmp_path / "x.tif", MIXED.astype(np.float32), descriptions=S2_BANDS))
-    with pytest.raises(SceneError, match=r"x.tif: floats"):
-        open_scene(path)
-    scene = open_scene(path, SceneOptions(dn_offset=0))
-    assert np.allclose(reflectance_of(scene)[0], MIXED * 1e-4)
-
-
-def test_nodata_is_the_declared_value_else_zero(tmp_path):
-    values = MIXED.copy()
-    values[4, 0, 0] = 0
-    values[:, 1, 1] = 0
-    bare = open_scene(str(write_raster(tmp_path / "a.tif", values, descriptions=S2_BANDS)))
-    valid = reflectance_of(bare)[1]
-    assert not valid[0, 0]
-    assert not valid[1, 1]
-    assert valid.sum() == valid.size - 2
-    declared = open_scene(str(write_raster(tmp_path / "b.tif", values, descriptions=S2_BANDS, nodata=65535)))
-    valid = reflectance_of(declared)[1]
-    assert valid[0, 0]  # a measured 0
-    assert not valid[1, 1]  # no surface is 0 in every band
-    floats = values.astype(np.float32) * 1e-4
-    floats[3, 2, 2], floats[3, 3, 3] = np.nan, np.inf
-    scene = open_scene(str(write_raster(tmp_path / "c.tif", floats, descriptions=S2_BANDS, nodata=np.nan)))
-    reflectance, valid = reflectance_of(scene)
-    assert [bool(valid[i, i]) for i in range(4)] == [True, False, False, False]
-    assert np.isfinite(reflectance).all()
-    assert {asset.nodata for asset in scene.assets} == {None}
-
-
 def test_reader_applies_the_mask_of_the_file(tmp_path):
     path = write_raster(tmp_path / "x.tif", MIXED, descriptions=S2_BANDS, nodata=None)
     drawn = np.full(MIXED.shape[1:], 255, np.uint8)
@@ -305,66 +38,6 @@ def test_reader_applies_the_mask_of_the_file(tmp_path):
     reflectance, valid = reflectance_of(scene)
     assert np.array_equal(valid, drawn > 0)
     assert (reflectance[:, ~valid] == 0).all()
-
-
-def test_radiometry_uses_the_scale_of_landsat(tmp_path):
-    """USGS files do not declare it: with 1e-4 they would be four times too bright."""
-    names = [f"SR_B{i}" for i in range(1, 8)]
-    path = write_raster(tmp_path / "LC08_L2SP_193027_20240601_20240611_02_T1.tif", MIXED[:7], descriptions=names)
-    scene = open_scene(str(path))
-    assert scene.source == "landsat8"
-    assert names_of(scene) == tuple(f"B{i}" for i in range(1, 8))
-    assert np.allclose(reflectance_of(scene)[0], MIXED[:7] * 2.75e-5 - 0.2, atol=1e-6)
-    assert "Collection 2" in scene.offset_rule
-
-
-# --- warnings about the offset ----------------------------------------------------------------------------------
-
-
-def warned_of(scene):
-    reflectance, valid = reflectance_of(scene)
-    return offset_warnings(scene, reflectance[:, valid])
-
-
-def warnings_of(tmp_path, spectra, constant=0.0, **choices):
-    values = (dn_of(spectra, dtype="int32") + round(constant * 1e4)).clip(-30000, 65535)
-    path = write_raster(tmp_path / "w.tif", values, descriptions=S2_BANDS, nodata=-32768)
-    return " ".join(warned_of(open_scene(str(path), SceneOptions(**choices))))
-
-
-SNOW = (0.9, 0.92, 0.93, 0.92, 0.91, 0.9, 0.88, 0.87, 0.85, 0.7, 0.12, 0.11)
-GREY_SAND = (0.18, 0.21, 0.26, 0.32, 0.34, 0.35, 0.36, 0.36, 0.37, 0.37, 0.43, 0.4)
-HAZY_LEAVES = (0.13, 0.125, 0.13, 0.11, 0.15, 0.3, 0.34, 0.35, 0.36, 0.36, 0.18, 0.06)
-SPARSE = (0.095, 0.1, 0.13, 0.16, 0.2, 0.28, 0.31, 0.33, 0.34, 0.35, 0.34, 0.28)
-LAVA = (0.105, 0.106, 0.108, 0.11, 0.112, 0.115, 0.118, 0.12, 0.12, 0.12, 0.15, 0.15)
-
-
-@pytest.mark.parametrize("spectra", [[LEAVES], [WATER], [LEAVES, WATER, SAND], [LEAVES, SAND]])
-def test_offset_warnings_find_a_remaining_offset(tmp_path, spectra):
-    assert "constant of +0.1" in warnings_of(tmp_path, spectra, 0.1)
-    assert not warnings_of(tmp_path, spectra, 0.1, dn_offset=-1000)
-    assert not warnings_of(tmp_path, spectra)
-
-
-@pytest.mark.parametrize(
-    "spectra", [[SAND], [SNOW], [GREY_SAND], [SPARSE], [HAZY_LEAVES], [LAVA], [LEAVES, SNOW], [GREY_SAND, SPARSE]]
-)
-def test_offset_warnings_accept_bright_and_hazy_scenes(tmp_path, spectra):
-    assert "constant" not in warnings_of(tmp_path, spectra)
-
-
-def test_offset_warnings_find_negative_reflectance(tmp_path):
-    assert "negative" in warnings_of(tmp_path, [LEAVES], dn_offset=-1000)
-    assert "negative" not in warnings_of(tmp_path, [LEAVES] * 25 + [tuple(np.subtract(WATER, 0.01))])
-
-
-def test_offset_warnings_find_a_scale_of_65535(tmp_path):
-    assert "scale" in warnings_of(tmp_path, [np.multiply(SAND, 6.5535)])
-
-
-def test_offset_warnings_of_an_empty_scene_are_empty(tmp_path):
-    path = write_raster(tmp_path / "x.tif", MIXED * 0, descriptions=S2_BANDS)
-    assert warned_of(open_scene(str(path))) == ()
 
 
 # --- the file and its grid --------------------------------------------------------------------------------------
@@ -419,7 +92,7 @@ def test_truncated_tiff_is_an_error(tmp_path, options, interleave):
 
 
 @pytest.mark.skipif(not DATA, reason="MS2HS_DATA is not set: no real scenes")
-def test_real_scenes_open_and_only_the_raw_scene_warns():
+def test_real_scenes_open():
     files = sorted(Path(DATA, "sentinel2").glob("*.tif"))
     assert len(files) == 12
     for path in files:
@@ -432,10 +105,5 @@ def test_real_scenes_open_and_only_the_raw_scene_warns():
         assert len(scene.assets) == (7 if "L30" in path.name else 11 if "barbellino" in path.name else 12)
         if path.name.startswith(("ben_S2", "S2A")):
             assert scene.source == ("sentinel2b" if "S2B" in path.name else "sentinel2a")
-        found = warned_of(scene)
-        assert len(found) == ("rstoolbox" in path.name), (path.name, found)
         _, valid = reflectance_of(scene)
-        assert valid.mean() > 0.99
-        if "rstoolbox" in path.name:
-            assert "constant of +0.1" in found[0]
-            assert warned_of(open_scene(str(path), SceneOptions(dn_offset=-1000))) == ()
+        assert valid.mean() > (0.96 if "aquileia" in path.name else 0.99)  # 1 in every band is fill

@@ -112,12 +112,12 @@ def test_sensor_requires_a_table_and_nothing_else(tmp_path, monkeypatch):
         path = write_raster(tmp_path / "S2D_MSIL2A.tif", dn_of([LEAVES]), descriptions=S2_BANDS)
         scene = open_scene(str(path))
         assert (scene.source, scene.notes) == ("sentinel2d", ())
-        assert {asset.nodata for asset in scene.assets} == {0.0}
+        assert {asset.nodata for asset in scene.assets} == {None}
         item = planetary_computer("05.11", "https://files.example.org/a/{}".format)
         grid = PixelGrid(None, (1.0, 0.0, 0.0, 0.0, -1.0, 0.0), 1, 1)
         item["properties"]["platform"] = "Sentinel-2D"
         made = scene_of(item, None, None, lambda _href: grid)
-        assert (made.source, made.quality_rule, made.working_gsd_m) == ("sentinel2d", "scl", 30.0)
+        assert (made.source, made.quality[0].name, made.working_gsd_m) == ("sentinel2d", "SCL", 30.0)
     finally:
         load_sensor.cache_clear()
 

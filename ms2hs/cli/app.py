@@ -1,6 +1,8 @@
 """The application: commands by name, and errors as one clear message."""
 
 import sys
+import warnings
+from types import TracebackType
 from typing import Annotated
 
 import typer
@@ -17,6 +19,9 @@ from ms2hs.cli import (
 from ms2hs.cli.messages import print_error
 from ms2hs.cli.parsers import join_numbers, name_evaluation
 from ms2hs.errors import Ms2hsError
+
+# Warnings of numpy about NaN, overflow and empty means: results say which pixels are invalid.
+QUIET_WARNINGS = (RuntimeWarning,)
 
 app = typer.Typer(
     name="ms2hs",
@@ -53,11 +58,26 @@ def start(
     del version  # its callback has printed it
 
 
+def print_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error that ends the program, but none of rasterio about a message of GDAL that is not UTF-8."""
+    if kind is not UnicodeDecodeError or trace is None or "rasterio" not in trace.tb_frame.f_code.co_filename:
+        sys.__excepthook__(kind, error, trace)
+
+
+def print_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """The same for errors that Python cannot raise."""
+    if "rasterio" not in str(unraisable.object):
+        sys.__unraisablehook__(unraisable)
+
+
 def main() -> None:
     """Run the command line.
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 nothing found, 4 credentials, 5 partly done, 130 interrupted (from Typer).
     """
+    sys.excepthook, sys.unraisablehook = print_uncaught, print_unraisable
+    for category in QUIET_WARNINGS:
+        warnings.simplefilter("ignore", category)
     sys.argv[1:] = name_evaluation(join_numbers(sys.argv[1:]))
     try:
         app()

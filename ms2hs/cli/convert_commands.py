@@ -224,7 +224,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     if not quiet:
         for text in result.notes:
             note(text)
-        note(f"{result.counts.summary()}; {result.seconds['whole']:.1f} s")
+        note(f"{result.counts.summary()}; {result.clouds}; {result.seconds['whole']:.1f} s")
     if as_json:
         typer.echo(json.dumps(asdict(result), indent=1, default=str))
     else:

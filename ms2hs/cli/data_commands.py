@@ -61,8 +61,15 @@ def pairs_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         Path,
         OUTPUT("-o", "--output", help="Directory for the pairs; its parent must exist."),
     ],
+    scale: Annotated[
+        float | None, INPUT(help="Reflectance = stored × scale + offset.", show_default="from metadata")
+    ] = None,
+    offset: Annotated[
+        float | None, INPUT(help="Offset in reflectance, such as -0.1.", show_default="from metadata")
+    ] = None,
     dn_offset: Annotated[
-        float | None, INPUT(help="Added to the scenes' stored numbers, such as -1000.", show_default="from metadata")
+        float | None,
+        INPUT(help="Added to stored integers instead, such as -1000.", show_default="from metadata"),
     ] = None,
     days: Annotated[int, DATA(min=0, help="Largest difference in calendar days.")] = 3,
     window: Annotated[int, DATA(min=16, help="Window size, in pixels.")] = 128,
@@ -75,7 +82,7 @@ def pairs_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     from ms2hs.datasets.pairs import pairing
     from ms2hs.progress import progress_bar
 
-    options = pairing.PairOptions(days, window, dn_offset, seed)
+    options = pairing.PairOptions(days, window, scale, offset, dn_offset, seed)
     with progress_bar(shown=not quiet) as progress:
         result = pairing.pair(hyperspectral, scenes, output, options, progress, overwrite=overwrite)
     if not quiet:

@@ -97,7 +97,7 @@ def contract_text(facts: dict[str, Any]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     grid = ", ".join(f"{key} {_shown(value)}" for key, value in facts["grid"].items())
-    removes = f"{quality['layer']} removes {quality['removes']:.1%} of the pixels" if quality else None
+    removes = ", ".join(f"{layer['layer']} removes {layer['removes']:.1%} of the pixels" for layer in quality) or None
     facts_by_name = {key: value for key, value in found.items() if key not in {"bands", "notes"}} | {"quality": removes}
     facts_by_name |= {key: value for key, value in facts.items() if key != "input"} | {"grid": grid}
     lines += ["", *(f"{key}: {_shown(value)}" for key, value in facts_by_name.items())]

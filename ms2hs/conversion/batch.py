@@ -14,7 +14,7 @@ from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.metadata import ConversionResult
 from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.conversion.staging import check_new_output
-from ms2hs.errors import Ms2hsError, OutputError, PartlyDone, SceneError, UnknownName
+from ms2hs.errors import OutputError, PartlyDone, SceneError, UnknownName, failure
 from ms2hs.progress import Progress
 from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath, parse_output
 from ms2hs.scenes.formats import open_scene
@@ -59,7 +59,7 @@ class BatchResult:
         """Every note once, each after its scene or after the number of its scenes."""
         scenes_of: defaultdict[str, list[str]] = defaultdict(list)
         for scene, result in self.made.items():
-            for note in result.notes:
+            for note in (*result.notes, *filter(None, [result.clouds])):
                 scenes_of[note].append(scene)
         return [f"{of[0] if len(of) == 1 else f'{len(of)} scenes'}: {note}" for note, of in scenes_of.items()]
 
@@ -114,8 +114,8 @@ def open_batch(
             jobs.append(Job(scene, parent / f"{open_scene(scene, options.scene).id}_{sensor.name}.tif"))
         except UnknownName:
             raise
-        except Ms2hsError as error:
-            failed[scene] = str(error)
+        except Exception as error:  # noqa: BLE001  one scene must not stop the others
+            failed[scene] = failure(scene, error)
     _check_outputs_differ(jobs)
     return jobs, failed
 
@@ -174,8 +174,8 @@ def convert_serially(
     for job in _reported("convert", jobs, progress):
         try:
             outcomes[job.scene] = convert(job.scene, target, job.output, options)
-        except Ms2hsError as error:
-            outcomes[job.scene] = str(error)
+        except Exception as error:  # noqa: BLE001  one scene must not stop the others
+            outcomes[job.scene] = failure(job.scene, error)
     return outcomes
 
 

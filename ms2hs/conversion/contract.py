@@ -8,7 +8,7 @@ import numpy as np
 from ms2hs.conversion.planning import Plan
 from ms2hs.raster.dataset import open_dataset, read_bands
 from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m
-from ms2hs.scenes.quality import QUALITY_LAYERS
+from ms2hs.scenes.quality import valid_by
 from ms2hs.scenes.scene import Asset, Scene
 
 # Side in pixels of the reduced quality layer from which the share of pixels that it removes is estimated.
@@ -19,12 +19,13 @@ def contract(planned: Plan) -> dict[str, Any]:
     """What a conversion reads and writes, as JSON values.
 
     `input` holds what was found in the scene: `scene`, `sensor`, `bands` (each with `name`, `read_as`, `file`, `band`,
-    `wavelength_nm`, `fwhm_nm`, `scale`, `offset`, `nodata`), `offset_rule` and its `rule_origin`, `quality`, `crs`,
-    `pixel_size_m`, `shape`, `datetime` and `notes`. `grid` is the output's. The other keys are the plan's requirements.
+    `wavelength_nm`, `fwhm_nm`, `scale`, `offset`, `nodata`), `offset_rule` and its `rule_origin`, `quality`, `clouds`,
+    `crs`, `pixel_size_m`, `shape`, `datetime` and `notes`. `grid` is the output's. The other keys are the plan's
+    requirements.
 
     Raises
     ------
-    SceneError : the quality layer cannot be read.
+    SceneError : a quality layer cannot be read.
     """
     scene = planned.scene
     found = {
@@ -33,7 +34,8 @@ def contract(planned: Plan) -> dict[str, Any]:
         "bands": _bands(scene),
         "offset_rule": scene.offset_rule,
         "rule_origin": scene.rule_origin,
-        "quality": _quality(scene),
+        "quality": [_quality(asset) for asset in scene.quality],
+        "clouds": scene.quality_note,
         **_grid(scene.grid),
         "datetime": scene.datetime,
         "notes": list(scene.notes),
@@ -70,19 +72,13 @@ def _bands(scene: Scene) -> list[dict[str, Any]]:
     ]
 
 
-def _quality(scene: Scene) -> dict[str, Any] | None:
-    """The quality layer, and the share of the scene's pixels that it removes; None without one."""
-    asset, rule = scene.quality, scene.quality_rule
-    if asset is None or rule is None:
-        return None
-    return {"layer": asset.name, "file": asset.href, "band": asset.band, "removes": _removed_share(asset, rule)}
-
-
-def _removed_share(asset: Asset, rule: str) -> float:
+def _quality(asset: Asset) -> dict[str, Any]:
+    """A quality layer, and the share of its pixels that it removes."""
     with open_dataset(asset.href) as dataset:
         shape = min(QUALITY_PIXELS, dataset.height), min(QUALITY_PIXELS, dataset.width)
         stored = read_bands(dataset, [asset.band], shape=shape)[0]
-    return round(float(np.mean(~QUALITY_LAYERS[rule].flags(stored).valid)), 4)
+    removes = round(float(np.mean(~valid_by(asset, stored))), 4)
+    return {"layer": asset.name, "file": asset.href, "band": asset.band, "removes": removes}
 
 
 def _grid(grid: PixelGrid) -> dict[str, Any]:

@@ -82,9 +82,12 @@ def run(planned: Plan, progress: Progress | None = None) -> ConversionResult:
         quicklook, item = planned.output.with_suffix(".png"), planned.output.with_suffix(".json")
         write_quicklook(staging.path(planned.output.name), staging.path(quicklook.name))
         seconds["whole"] = time.perf_counter() - began
-        notes = (*scene.notes, *offset_warnings(scene, statistics.sample), *models.notes, *staging.notes)
         counts, rmse = statistics.counts, statistics.residual_rmse
-        result = ConversionResult(planned.output, quicklook, item, planned.sigma, counts, rmse, seconds, notes)
+        warnings = *offset_warnings(scene, statistics.sample), *counts.warnings(*reader.impossible_range)
+        notes = (*scene.notes, *warnings, *models.notes, *staging.notes)
+        result = ConversionResult(
+            planned.output, quicklook, item, planned.sigma, counts, rmse, seconds, notes, scene.quality_note
+        )
         write_item(staging.path(item.name), planned, result, models.linear)
         staging.publish(path.name for path in result.paths)
     return result
@@ -145,7 +148,7 @@ def _write_cubes(pipeline: Pipeline, staging: Staging, report: Progress) -> dict
     if state:
         statistics.restore(state)
         for row in range(0, first_row, statistics.step):  # the journal does not hold the sample
-            statistics.sample_rows(row, *pipeline.reader.read(Window(row, 0, 1, grid.width)))
+            statistics.sample_rows(row, *pipeline.reader.read(Window(row, 0, 1, grid.width))[:2])
     if not pending:
         return {}
     with pipeline.threads(), ExitStack() as stack:
@@ -155,8 +158,9 @@ def _write_cubes(pipeline: Pipeline, staging: Staging, report: Progress) -> dict
             pipeline.run(pending, first_row, lambda rows: staging.record(rows, statistics.state()), report)
         if statistics.counts.valid == 0:
             raise SceneError(
-                f"{planned.scene.id}: no valid pixel in the requested part (all nodata, cloud or shadow); at least 1 "
-                "is needed. Use another --bbox or --window, or --no-quality to keep cloudy pixels."
+                f"{planned.scene.id}: no valid pixel in the requested part ({statistics.counts.invalid}); at least 1 "
+                "is needed. Use another --bbox or --window, --no-quality to keep cloudy pixels, or another --scale if "
+                "reflectance is impossible."
             )
         report("finish", 0, 0)
     report("finish", grid.height, grid.height)

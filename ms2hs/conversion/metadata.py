@@ -45,6 +45,8 @@ class ConversionResult:
     seconds: dict[str, float]
     """Thread seconds of reading, model, compressing and storing (which overlap), finishing, and `whole`."""
     notes: tuple[str, ...] = ()
+    clouds: str = ""
+    """Which quality layers remove what, or why clouds are kept."""
 
     @property
     def paths(self) -> list[OutputPath]:
@@ -104,12 +106,14 @@ def write_item(path: Path, planned: Plan, result: ConversionResult, model: Poste
     properties: dict[str, Any] = {"datetime": planned.scene.datetime, "created": now}
     if planned.scene.datetime is None:
         properties |= {"start_datetime": LANDSAT8_LAUNCH, "end_datetime": now}
+    elif "T" not in (day := planned.scene.datetime):
+        properties |= {"datetime": None, "start_datetime": f"{day}T00:00:00Z", "end_datetime": f"{day}T23:59:59Z"}
     properties |= projection_properties(grid) | {f"ms2hs:{name}": text for name, text in provenance(planned).items()}
     properties |= {
         "ms2hs:pixels": vars(result.counts),
         "ms2hs:measured_band_residual_rmse": result.residual,
         "ms2hs:seconds": {stage: round(value, 2) for stage, value in result.seconds.items()},
-        "ms2hs:notes": list(result.notes),
+        "ms2hs:notes": [*result.notes, *filter(None, [result.clouds])],
     }
     item = {
         "type": "Feature",

@@ -29,7 +29,7 @@ from ms2hs.progress import Progress
 from ms2hs.raster.cog.encoding import BLOCK, quantise
 from ms2hs.raster.cube_writer import CubeWriter
 from ms2hs.raster.tiling import Tiling, Window
-from ms2hs.scenes.reader import SceneReader
+from ms2hs.scenes.reader import Pixels, SceneReader
 
 if TYPE_CHECKING:
     from ms2hs.inference.device_transfer import StoredStrip
@@ -52,29 +52,31 @@ class StripReader:
     seconds: float = 0.0
     """Time of reading."""
 
-    def read_ahead(self, windows: list[Window]) -> Iterator[tuple[Window, Float32Array, BoolArray]]:
-        """Each window with its (source band, row, col) reflectance and (row, col) validity."""
+    def read_ahead(self, windows: list[Window]) -> Iterator[tuple[Window, Pixels]]:
+        """Each window with its pixels."""
         with ThreadPoolExecutor(1, "reader") as thread:
             pending = [thread.submit(self.read, window) for window in windows[:1]]
             for number, window in enumerate(windows, 1):
-                reflectance, valid = pending.pop().result()
+                pixels = pending.pop().result()
                 pending += [thread.submit(self.read, following) for following in windows[number : number + 1]]
-                yield window, reflectance, valid
+                yield window, pixels
 
-    def read(self, window: Window) -> tuple[Float32Array, BoolArray]:
-        """(source band, row, col) reflectance and (row, col) validity of a window."""
+    def read(self, window: Window) -> Pixels:
+        """The pixels of a window."""
         began = time.perf_counter()
         error = self.planned.options.input_error
         # The noise filter also reads rows beyond the window, so that results do not depend on the windows.
         reach = REACH if error and error.pixel else 0
         above = min(reach, window.row)
         below = min(reach, self.planned.grid.height - window.row - window.height)
-        values, valid = self.reader.read(window.row - above, window.col, above + window.height + below, window.width)
+        height = above + window.height + below
+        pixels = self.reader.read_pixels(window.row - above, window.col, height, window.width)
         if error and error.pixel:
             rows = slice(above, above + window.height)
-            values, valid = np.ascontiguousarray(denoise(values, valid, error.pixel)[:, rows]), valid[rows]
+            denoised = denoise(pixels.reflectance, pixels.valid, error.pixel)
+            pixels = pixels._replace(reflectance=denoised).rows(rows)
         self.seconds += time.perf_counter() - began
-        return values, valid
+        return pixels
 
 
 @dataclass(eq=False)
@@ -112,9 +114,9 @@ class LinearPipeline(Pipeline):
         models = self._values, self._sigma
         tops = range(first_row, grid.height, BLOCK)
         windows = [Window(top, 0, min(BLOCK, grid.height - top), grid.width) for top in tops]
-        for window, reflectance, valid in self.reader.read_ahead(windows):
-            self.statistics.sample_rows(window.row, reflectance, valid)
-            blocks = [_BlockPixels.at(reflectance, valid, left) for left in range(0, grid.width, BLOCK)]
+        for window, pixels in self.reader.read_ahead(windows):
+            self.statistics.sample_rows(window.row, pixels.reflectance, pixels.valid)
+            blocks = [_BlockPixels.at(pixels, left) for left in range(0, grid.width, BLOCK)]
             for writer, model in zip(writers, models, strict=False):
                 writer.write_blocks(window.row, window.height, partial(_fill_block, blocks, model))
             for block in blocks:
@@ -134,7 +136,7 @@ class LinearPipeline(Pipeline):
         return self.model.select(slice(first, stop))
 
     def _count(self, block: "_BlockPixels") -> None:
-        self.statistics.count_pixels(block.reflectance, block.valid)
+        self.statistics.count_pixels(block.reflectance, block.cause)
         reflectance, valid = block.sample_rows(RESIDUAL_ROW_STEP)
         residual = self._residual @ reflectance[:, valid]
         self.statistics.add_residuals(np.square(residual).sum(axis=1, dtype=float), int(valid.sum()))
@@ -152,15 +154,17 @@ class _BlockPixels:
     """(source band, pixel)."""
     valid: BoolArray
     """(pixel,)."""
+    cause: NDArray[np.uint8]
+    """(pixel,) `Cause`."""
     shape: tuple[int, int]
     """Rows and columns."""
 
     @classmethod
-    def at(cls, reflectance: Float32Array, valid: BoolArray, left: int) -> "_BlockPixels":
+    def at(cls, strip: Pixels, left: int) -> "_BlockPixels":
         """The block of a strip that begins at column `left`."""
         cols = slice(left, left + BLOCK)
-        shape = valid[:, cols].shape
-        return cls(reflectance[:, :, cols].reshape(len(reflectance), -1), valid[:, cols].reshape(-1), shape)
+        reflectance, valid, cause = strip.reflectance[:, :, cols], strip.valid[:, cols], strip.cause[:, cols]
+        return cls(reflectance.reshape(len(reflectance), -1), valid.reshape(-1), cause.reshape(-1), valid.shape)
 
     def sample_rows(self, step: int) -> tuple[Float32Array, BoolArray]:
         """Reflectance and validity of every `step`-th row."""
@@ -207,15 +211,15 @@ class NetworkPipeline(Pipeline):
         takes_turns = predictor.device.type == "cpu"
         with ThreadPoolExecutor(1, "writer") as thread:
             writing: Future[None] | None = None
-            for index, (window, reflectance, valid) in enumerate(self.reader.read_ahead(windows), runner.first_index):
+            for index, (window, pixels) in enumerate(self.reader.read_ahead(windows), runner.first_index):
                 began = time.perf_counter()
-                strip = runner.add(index, reflectance, valid)
+                strip = runner.add(index, pixels.reflectance, pixels.valid)
                 self.seconds += time.perf_counter() - began
                 if writing:
                     writing.result()
                 if strip:
                     rows = slice(strip.row - window.row, None)
-                    writing = thread.submit(self._write, writers, strip, reflectance[:, rows], valid[rows], record)
+                    writing = thread.submit(self._write, writers, strip, pixels.rows(rows), record)
                     report("convert", strip.row, grid.height)
                     if takes_turns:
                         writing.result()
@@ -225,23 +229,17 @@ class NetworkPipeline(Pipeline):
                 writing.result()
             report("convert", grid.height, grid.height)
 
-    def _write(
-        self,
-        writers: list[CubeWriter],
-        strip: "StoredStrip",
-        reflectance: Float32Array,
-        valid: BoolArray,
-        record: Record,
-    ) -> None:
+    def _write(self, writers: list[CubeWriter], strip: "StoredStrip", pixels: Pixels, record: Record) -> None:
         """Count and write a strip, cut at block boundaries: only whole rows of blocks are recorded."""
         numbers, squares = strip.numbers, strip.squares
-        self.statistics.sample_rows(strip.row, reflectance[:, : numbers.shape[1]], valid[: numbers.shape[1]])
         first, last = strip.row, strip.row + numbers.shape[1]
+        finished = pixels.rows(slice(last - first))
+        self.statistics.sample_rows(strip.row, finished.reflectance, finished.valid)
         for row in (first, *range(-(-(first + 1) // BLOCK) * BLOCK, last, BLOCK)):
             end = min((row // BLOCK + 1) * BLOCK, last)
             rows = slice(row - first, end - first)
-            measured, usable = reflectance[:, rows], valid[rows]
-            self.statistics.count_pixels(np.ascontiguousarray(measured), usable)
+            measured, usable, cause = pixels.rows(rows)
+            self.statistics.count_pixels(measured, cause)
             self.statistics.add_residuals(squares[:, rows].sum(axis=1), int(strip.counts[rows].sum()))
             writers[0].write(row, numbers[:, rows])
             for writer in writers[1:]:

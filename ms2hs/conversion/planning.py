@@ -18,6 +18,7 @@ from ms2hs.raster.cog.encoding import BLOCK
 from ms2hs.raster.pixel_grid import PixelGrid, subset
 from ms2hs.remote.object_store import OutputPath, RemotePath, parse_output
 from ms2hs.scenes.formats import open_scene
+from ms2hs.scenes.plausibility import check_reflectance
 from ms2hs.scenes.scene import Scene, SceneOptions, working_grid
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid
@@ -162,8 +163,9 @@ def plan(
         )
     if not isinstance(scene, Scene):
         scene = open_scene(str(scene), options.scene)
-    scene = _adjust(scene, weights, options)
     grid = _crop(scene.grid if options.gsd_m == "native" else working_grid(scene, options.gsd_m), options)
+    warnings = check_reflectance(scene, grid, force=options.force)
+    scene = _adjust(replace(scene, notes=(*scene.notes, *warnings)), weights, options)
     name = f"{scene.id}_{sensor.name}.tif"
     path = parse_output(output or name)
     is_folder = not path.is_cube if isinstance(path, RemotePath) else path.is_dir()

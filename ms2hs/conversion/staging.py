@@ -70,11 +70,11 @@ def conversion_inputs(
     scene: Scene, grid: PixelGrid, spectral: SpectralGrid, options: Mapping[str, Any], provenance: Mapping[str, str]
 ) -> dict[str, Any]:
     """Everything that determines the result of a conversion: pixels, bands, options and input files."""
-    files = [asset.href for asset in (*scene.assets, scene.quality) if asset]
+    files = [asset.href for asset in (*scene.assets, *scene.quality)]
     files += [str(path) for path in (options["reference"], options["site"]) if path]
     return {
         "facts": provenance,
-        "choices": {name: value for name, value in options.items() if name not in {"overwrite", "resume"}},
+        "choices": {name: value for name, value in options.items() if name not in {"overwrite", "resume", "force"}},
         "scene": scene,
         "grid": grid,
         "bands": [list(map(str, spectral.names)), spectral.wavelength_nm.tolist()],

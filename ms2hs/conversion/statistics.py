@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.models.prior import Posterior
+from ms2hs.scenes.reader import MAX_SAME_REFLECTANCE, MIN_REFLECTANCE, Cause
 from ms2hs.spectra.indices import water_and_snow
+from ms2hs.spectra.library import MAX_REFLECTANCE
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
 RESIDUAL_ROW_STEP = 8
@@ -28,6 +30,11 @@ class Counts:
 
     pixels: int = 0
     valid: int = 0
+    nodata: int = 0
+    cloud: int = 0
+    """Pixels excluded by the quality layer."""
+    impossible: int = 0
+    """Pixels with a reflectance that no surface can have (`scenes.reader`)."""
     unlike_training: int = 0
     """Valid pixels whose measured bands are unlike nearly all training spectra."""
     water: int = 0
@@ -43,8 +50,31 @@ class Counts:
     def summary(self) -> str:
         """The counts as one line of text."""
         classes = {"unlike the training data": self.unlike_training, "water": self.water, "snow": self.snow}
-        shares = ", ".join(f"{100 * count / max(self.valid, 1):.1f} % {name}" for name, count in classes.items())
-        return f"{self.valid} of {self.pixels} pixels valid; of these {shares}"
+        invalid = f"; invalid: {self.invalid}" if self.invalid else ""
+        whole = f"{self.valid} of {self.pixels} pixels valid{invalid}"
+        return f"{whole}; of the valid pixels {_shares(classes, self.valid)}"
+
+    def warnings(self, lowest: float, highest: float) -> tuple[str, ...]:
+        """A warning about impossible pixels, if any, with their lowest and highest reflectance if known."""
+        if not self.impossible:
+            return ()
+        seen = f" ({lowest:.4g} to {highest:.4g})" if lowest < highest else f" ({lowest:.4g})" * (lowest == highest)
+        text = (
+            f"warning: {self.impossible} pixels are invalid: no surface has their reflectance{seen}. Impossible are "
+            f"{MIN_REFLECTANCE:g} or less, {MAX_REFLECTANCE:g} or more, integers at the limit of their type, and the "
+            f"same number below {MAX_SAME_REFLECTANCE:g} in every band."
+        )
+        return (text,)
+
+    @property
+    def invalid(self) -> str:
+        """Shares of all pixels by cause of being invalid; empty if all are valid."""
+        causes = {"nodata": self.nodata, "cloud": self.cloud, "impossible reflectance": self.impossible}
+        return _shares({name: count for name, count in causes.items() if count}, self.pixels)
+
+
+def _shares(counts: dict[str, int], whole: int) -> str:
+    return ", ".join(f"{100 * count / max(whole, 1):.1f} % {name}" for name, count in counts.items())
 
 
 class InputResidual:
@@ -100,13 +130,15 @@ class Statistics:
         """(source band, pixel) reflectance of the sampled valid pixels."""
         return np.concatenate([np.zeros((len(self.source), 0), np.float32), *self._sample], axis=1)
 
-    def count_pixels(self, reflectance: Float32Array, valid: BoolArray) -> None:
-        """Count pixels: reflectance (source band, ...), valid (...)."""
-        pixels, usable = reflectance.reshape(len(reflectance), -1), valid.ravel()
-        for first in range(0, usable.size, PIXELS_PER_COUNT):
-            part, ok = pixels[:, first : first + PIXELS_PER_COUNT], usable[first : first + PIXELS_PER_COUNT]
-            classes = (ok, self.model.unlike(part), *water_and_snow(part, self.source))  # in the order of `Counts`
-            self.counts.add(Counts(ok.size, *(int((members & ok).sum()) for members in classes)))
+    def count_pixels(self, reflectance: Float32Array, cause: NDArray[np.uint8]) -> None:
+        """Count pixels: reflectance (source band, ...), `Cause` (...)."""
+        pixels, causes = reflectance.reshape(len(reflectance), -1), cause.ravel()
+        for first in range(0, causes.size, PIXELS_PER_COUNT):
+            part, why = pixels[:, first : first + PIXELS_PER_COUNT], causes[first : first + PIXELS_PER_COUNT]
+            valid, impossible, cloud, nodata = np.bincount(why, minlength=len(Cause)).tolist()
+            classes = self.model.unlike(part), *water_and_snow(part, self.source)
+            unlike, water, snow = (int((members & (why == Cause.VALID)).sum()) for members in classes)
+            self.counts.add(Counts(why.size, valid, nodata, cloud, impossible, unlike, water, snow))
 
     def add_residuals(self, squares: NDArray[np.float64], pixels: int) -> None:
         """Add (k,) sums of squared residuals over a number of pixels."""

@@ -41,7 +41,9 @@ def assemble(request: FetchRequest, part: ScenePart) -> Path:
     if request.is_native:
         _keep_band_files(request, scene, sidecar)
     else:
-        layout = StackLayout(part.grid, scene.spectral, scene.quality_rule, _tags(request, scene))
+        layout = StackLayout(
+            part.grid, scene.spectral, scene.quality[0].name if scene.quality else None, _tags(request, scene)
+        )
         write_scene(request.scene_path, request.staging_folder, layout, read_strips(scene, part.grid), sidecar)
     return request.scene_path
 

@@ -23,13 +23,15 @@ from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.raster.resampling import axis_weights, covered, relate
 from ms2hs.remote.range_file import GDAL_LOCK
-from ms2hs.scenes.quality import QUALITY_LAYERS
+from ms2hs.scenes.quality import QUALITY_LAYERS, valid_by
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import Asset, Scene
 from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM
 from ms2hs.spectra.spectral_grid import SpectralGrid, nearest_band
 
 ROWS_PER_STRIP = 128
+# Bits of a quality layer that int16 holds; no rule of `scenes.quality` needs the sign bit.
+STORED_BITS = 0x7FFF
 # Overviews take every second pixel: means of quality classes would be other classes.
 STACK_ENCODING = Encoding(averages=False)
 
@@ -54,17 +56,18 @@ class StackLayout:
 
     grid: PixelGrid
     spectral: SpectralGrid
-    quality_rule: str | None
+    quality: str | None
+    """Name of the quality layer in the last band; None without one."""
     tags: dict[str, str]
 
     def __len__(self) -> int:
         """Number of bands, with the quality layer."""
-        return len(self.spectral) + (self.quality_rule is not None)
+        return len(self.spectral) + (self.quality is not None)
 
     def write_to(self, file: Any) -> None:  # noqa: ANN401 - rasterio has no types
         """Set scale, colour, name and wavelength of every band of an opened rasterio dataset."""
         spectral = self.spectral
-        extra = [] if self.quality_rule is None else [QUALITY_LAYERS[self.quality_rule].name]
+        extra = [] if self.quality is None else [self.quality]
         file.scales = [SCALE for _ in spectral.names] + [1.0 for _ in extra]
         file.offsets = [0.0] * len(self)
         rgb = [nearest_band(spectral.wavelength_nm, nm, RGB_REACH_NM) for nm in RGB_NM]
@@ -89,9 +92,9 @@ def read_strips(scene: Scene, grid: PixelGrid) -> Generator[StackStrip, None, No
     SceneError : a file is damaged.
     """
     with ExitStack() as opened:
-        all_reader = opened.enter_context(SceneReader(replace(scene, quality=None, quality_rule=None), grid))
+        all_reader = opened.enter_context(SceneReader(replace(scene, quality=()), grid))
         clear_reader = opened.enter_context(SceneReader(scene, grid)) if scene.quality else None
-        quality_reader = _QualityReader(opened, scene.quality, scene.quality_rule, grid) if scene.quality else None
+        quality_reader = _QualityReader(opened, scene.quality[0], grid) if scene.quality else None
         for row in range(0, grid.height, ROWS_PER_STRIP):
             rows = min(ROWS_PER_STRIP, grid.height - row)
             reflectance, known = all_reader.read(row, 0, rows, grid.width)
@@ -109,26 +112,26 @@ def read_strips(scene: Scene, grid: PixelGrid) -> Generator[StackStrip, None, No
 class _QualityReader:
     """Reads the quality layer of a scene on a grid."""
 
-    def __init__(self, opened: ExitStack, asset: Asset, rule: str | None, grid: PixelGrid) -> None:
+    def __init__(self, opened: ExitStack, asset: Asset, grid: PixelGrid) -> None:
         self._dataset, self._band = opened.enter_context(open_dataset(asset.href)), asset.band
         self._down, self._right = relate(grid, read_pixel_grid(self._dataset), asset.name)
-        self._layer = QUALITY_LAYERS[rule or ""]
+        self._asset, self._fill = asset, QUALITY_LAYERS[asset.name].fill
 
     def read(self, row: int, known: BoolArray, clear: BoolArray) -> DnArray:
         """(row, col) for each pixel the class with the largest area, among the clear classes only where `clear`."""
         down, right = axis_weights(self._down, row, len(known)), axis_weights(self._right, 0, known.shape[1])
-        result = np.full(known.shape, self._layer.fill, np.int16)
+        result = np.full(known.shape, self._fill, np.int16)
         if down.begin == down.end or right.begin == right.end:
             return result
         window = Window.from_slices((down.begin, down.end), (right.begin, right.end))
         classes = read_bands(self._dataset, [self._band], window)[0]
         largest = np.zeros(known.shape, np.float32)
         for label in np.unique(classes):
-            is_usable = bool(self._layer.flags(np.array([label])).valid[0])
+            is_usable = bool(valid_by(self._asset, np.array([label]))[0])
             area = covered((classes == label).astype(np.float32), down, right)
             area[clear != is_usable] *= 1e-3  # wins only where no class agrees with the pixel
             wins = known & (area > largest)
-            result[wins], largest[wins] = label, area[wins]
+            result[wins], largest[wins] = int(label) & STORED_BITS, area[wins]
         return result
 
 

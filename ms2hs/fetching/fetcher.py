@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ms2hs.errors import AddressError, CredentialsError, NothingFound, OutputError, QueryError, RemoteError, SceneError
+from ms2hs.errors import Ms2hsError, NothingFound, OutputError, QueryError, SceneError, failure
 from ms2hs.fetching.assembling import ScenePart, assemble
-from ms2hs.fetching.cropping import band_file_name, grid_window, padded, source_pixels
+from ms2hs.fetching.cropping import band_file_name, padded, source_pixels
 from ms2hs.fetching.download import ByteCounter, copy_window, has_data, open_remote
 from ms2hs.fetching.fetch_request import FetchRequest, Gsd, plan_requests
 from ms2hs.fetching.orbit_mosaic import write_mosaics
@@ -23,7 +23,7 @@ from ms2hs.fetching.search_query import SearchArea
 from ms2hs.fetching.staging_folder import prepare_staging, remove_staging
 from ms2hs.files import check_space, lock_folder
 from ms2hs.progress import Progress
-from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m
+from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m, window_in
 from ms2hs.remote.client import RetryPolicy, WebClient
 from ms2hs.remote.range_file import GDAL_LOCK
 from ms2hs.scenes.scene import Asset, Scene, working_grid
@@ -180,7 +180,8 @@ class _Fetcher:
             elif isinstance(result, _NoData):
                 left_out.append(f"{request.name}: {result}")
             else:
-                failed.append(result)
+                is_known = isinstance(result, Ms2hsError)
+                failed.append(result if is_known else SceneError(failure(request.name, result)))
         if not paths and failed:
             raise failed[0]
         if not paths:
@@ -227,15 +228,15 @@ class _Fetcher:
             _check_gsd(scene, gsd_m)
             grid = scene.grid if gsd_m == "native" else working_grid(scene, gsd_m)
             if request.area is not None:
-                window = grid_window(grid, request.area.boxes)
+                window = window_in(grid, request.area.bbox)
                 if window is None:
                     raise _NoData("the scene does not reach into the area")
                 grid = grid.crop(*window)
             part = ScenePart(scene, grid, padded(grid, QUALITY_MARGIN_M))
         check_space(request.folder, grid.height * grid.width * (len(scene.assets) + 1) * DISK_BYTES_PER_PIXEL)
-        if scene.quality is not None:
-            path = self._copy(request, scene, scene.quality, part.quality_grid)
-            if not has_data(path, scene.quality.nodata):
+        for layer in scene.quality:
+            path = self._copy(request, scene, layer, part.quality_grid)
+            if not has_data(path, layer.nodata):
                 raise _NoData("the scene has no data in the area")
         return part
 
@@ -262,14 +263,16 @@ class _Fetcher:
             planned = pending.planned.result()
             for future in planned.bands:
                 future.result()
+            return request, assemble(request, planned.part)
         except _NoData as error:
             pending.cancel()
             remove_staging(request.staging_folder)
             return request, error
-        except (RemoteError, AddressError, CredentialsError, SceneError) as error:
+        except OutputError:
+            raise
+        except Exception as error:  # noqa: BLE001  one scene must not stop the others
             pending.cancel()
             return request, error
-        return request, assemble(request, planned.part)
 
 
 def _check_gsd(scene: Scene, gsd_m: float | str) -> None:

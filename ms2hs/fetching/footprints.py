@@ -9,7 +9,8 @@ from rasterio.features import rasterize
 from rasterio.transform import Affine
 
 from ms2hs.arrays import BoolArray
-from ms2hs.fetching.search_query import WIDEST_CROSSING, Box, SearchArea, polygons_of
+from ms2hs.fetching.search_query import SearchArea, polygons_of
+from ms2hs.raster.pixel_grid import WIDEST_CROSSING, Box
 
 # Number of cells along a side of a box: shares are accurate to about 1 %.
 CELLS = 128

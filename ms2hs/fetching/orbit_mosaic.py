@@ -58,9 +58,14 @@ class MosaicScene:
         return datetime.fromisoformat(self.scene.datetime or "1970-01-01T00:00:00+00:00")
 
     @property
+    def quality(self) -> str | None:
+        """Name of the quality layer in the last band; None without one."""
+        return self.scene.quality[0].name if self.scene.quality else None
+
+    @property
     def kind(self) -> tuple[object, ...]:
-        """Sensor, quality rule and bands, which all scenes of a mosaic share."""
-        return self.scene.source, self.scene.quality_rule, self.scene.spectral.names
+        """Sensor, quality layer and bands, which all scenes of a mosaic share."""
+        return self.scene.source, self.quality, self.scene.spectral.names
 
 
 def common_grid(scenes: Sequence[MosaicScene]) -> PixelGrid:
@@ -100,14 +105,14 @@ def mosaic_strips(scenes: Sequence[MosaicScene], grid: PixelGrid) -> Generator[S
     SceneError : a scene cannot be opened.
     """
     ordered = sorted(scenes, key=lambda member: -member.clear_share)
-    rule = ordered[0].scene.quality_rule
+    layer = ordered[0].quality
     with ExitStack() as opened:
         readers = [_WarpedReader(opened, member, grid) for member in ordered]
         for row in range(0, grid.height, ROWS_PER_STRIP):
             rows = min(ROWS_PER_STRIP, grid.height - row)
-            dn = np.full((len(ordered[0].scene.assets) + (rule is not None), rows, grid.width), NODATA, np.int16)
-            if rule is not None:
-                dn[-1] = QUALITY_LAYERS[rule].fill
+            dn = np.full((len(ordered[0].scene.assets) + (layer is not None), rows, grid.width), NODATA, np.int16)
+            if layer is not None:
+                dn[-1] = QUALITY_LAYERS[layer].fill
             rank = np.zeros((rows, grid.width), np.int8)  # 0: no value, 1: known, 2: clear
             for reader in readers:
                 scene_dn, known, clear = reader.read(Window(0, row, grid.width, rows))
@@ -122,7 +127,7 @@ class _WarpedReader:
 
     def __init__(self, opened: ExitStack, source: MosaicScene, grid: PixelGrid) -> None:
         dataset = opened.enter_context(open_dataset(str(source.path)))
-        self._rule = source.scene.quality_rule
+        self._layer = source.quality
         self._bands = list(range(1, len(source.scene.assets) + 1))
         options = {
             "crs": grid.crs,
@@ -140,12 +145,12 @@ class _WarpedReader:
         """(band, row, col) stored numbers with quality last; (row, col) known and clear."""
         values = self._values.read(self._bands, window=window)
         known = (values != NODATA).all(axis=0)
-        if self._rule is None:
+        if self._layer is None:
             return values, known, known
         classes = self._classes.read(len(self._bands) + 1, window=window)
         known &= classes != NODATA
-        layer = QUALITY_LAYERS[self._rule]
-        clear = layer.flags(np.where(known, classes, layer.fill)).valid
+        layer = QUALITY_LAYERS[self._layer]
+        clear = layer.valid(np.where(known, classes, layer.fill))
         return np.concatenate([values, classes[None]]), known, clear
 
 
@@ -204,7 +209,7 @@ def _write_mosaic(scenes: list[MosaicScene], folder: Path, *, overwrite: bool) -
         "MS2HS_OFFSET_RULE": "; ".join(dict.fromkeys(member.scene.offset_rule for member in scenes)),
         TIME_TAG: first.datetime or "",
     }
-    layout = StackLayout(grid, first.spectral, first.quality_rule, tags)
+    layout = StackLayout(grid, first.spectral, scenes[0].quality, tags)
     properties = {"datetime": first.datetime, "platform": first.source}
     item = {"type": "Feature", "stac_version": "1.1.0", "id": name, "properties": properties}
     sidecar = Sidecar(parameters, item, first, grid)

@@ -11,11 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ms2hs.errors import QueryError
-
-Box = tuple[float, float, float, float]
-"""West, south, east, north in degrees (WGS 84)."""
-# A box with west > east crosses the antimeridian if it is narrower than this, in degrees; else its numbers are swapped.
-WIDEST_CROSSING = 180.0
+from ms2hs.raster.pixel_grid import WIDEST_CROSSING, Box
 
 
 @dataclass(frozen=True)

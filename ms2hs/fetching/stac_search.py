@@ -1,8 +1,8 @@
 """Searches of STAC APIs, and items in files.
 
 pystac-client pages through the results, with every request sent by our own client, so that links to further pages are
-checked like all other addresses. Items stay JSON, which `parse_item` checks: a `pystac.Item` of an invalid item ends the
-whole search.
+checked like all other addresses. Items stay JSON, which `parse_item` checks: a `pystac.Item` of an invalid item would
+end the whole search.
 """
 
 import json

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ms2hs.arrays import Float32Array
-from ms2hs.errors import UnknownName, WeightsError
+from ms2hs.errors import UnknownName, WeightsError, input_errors
 from ms2hs.files import write_bytes
 from ms2hs.models.config import PRESETS, ModelConfig
 from ms2hs.models.harmonization import Adjustment
@@ -131,6 +131,11 @@ def load_weights(name_or_path: str = LINEAR) -> Weights:
         or type.
     """
     path = find_weights(name_or_path)
+    with input_errors(str(path), WeightsError):
+        return _load(path)
+
+
+def _load(path: Path) -> Weights:
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         with safe_open(path, framework="numpy") as file:

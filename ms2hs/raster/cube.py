@@ -12,7 +12,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from ms2hs.arrays import Float32Array
-from ms2hs.errors import SceneError
+from ms2hs.errors import SceneError, input_errors
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.header import read_header
 from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of
@@ -39,7 +39,7 @@ def open_cube(path: str | Path) -> xr.DataArray:
     ------
     SceneError : not a raster, or a raster with bands without a wavelength.
     """
-    with open_dataset(str(path)) as file:
+    with input_errors(str(path), SceneError), open_dataset(str(path)) as file:
         spectral = spectral_of(file)
         pixels = _LazyReflectance(file)
         affine = file.transform

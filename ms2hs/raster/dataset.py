@@ -1,23 +1,28 @@
 """Raster files and URLs opened and read through GDAL, with errors that name the file and the band."""
 
+import math
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.enums import MaskFlags, Resampling
+from rasterio._err import CPLE_BaseError
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.env import getenv, hasenv
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ms2hs.arrays import BoolArray
 from ms2hs.errors import SceneError
-from ms2hs.raster.pixel_grid import PixelGrid
+from ms2hs.raster.pixel_grid import PixelGrid, is_on_earth, position
 from ms2hs.remote import client
 from ms2hs.remote.providers import access_to
 from ms2hs.remote.range_file import JP2_SIGNATURE, open_ranged, reading
@@ -27,7 +32,18 @@ from ms2hs.remote.url_policy import shown, web_address, without_secrets
 # product, with blocks of 1024 rows, these take 165 MB.
 MAX_CACHE_BYTES = 192_000_000
 CACHE_BYTES_PER_COLUMN = 512 * 4
+# Descriptions of bands that hold transparency or validity, and of bands without a name of their own.
+ALPHA = re.compile(r"alpha([ _-]?(band|channel|mask))?|valid(ity)?[ _-]?mask", re.IGNORECASE)
+UNNAMED = re.compile(r"(band[ _-]?\d+)?", re.IGNORECASE)
+# Masks of GDAL that `read_valid` does not need: none, from a nodata value, and from an alpha band, which it reads.
+IGNORED_MASKS = {MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha}
+# GDAL and rasterio raise some errors of damaged files without wrapping them.
+FILE_ERRORS = (RasterioError, CPLE_BaseError, ValueError, OverflowError, MemoryError)
+# Larger numbers of a geotransform are damage, in any unit of length.
+MAX_COORDINATE = 1e12
 REMOTE_PREFIXES = ("/vsi", "http://", "https://", "s3://", "gs://")
+# GDAL's name of a variable of a file: `netcdf:file.nc:B02`.
+NETCDF_PREFIX = "netcdf:"
 
 
 def open_dataset(href: str) -> DatasetReader:
@@ -38,7 +54,7 @@ def open_dataset(href: str) -> DatasetReader:
     SceneError : the file is missing, truncated, or not a raster that GDAL reads.
     RemoteError, AddressError, CredentialsError : the server does not deliver it.
     """
-    is_local = not href.startswith(REMOTE_PREFIXES)
+    is_local = not href.startswith((*REMOTE_PREFIXES, NETCDF_PREFIX))
     if is_local and not Path(href).exists():
         raise SceneError(f"{href}: no such file; an existing raster is needed. Check the path.")
     if is_local and _is_truncated_jp2(Path(href)):
@@ -50,7 +66,7 @@ def open_dataset(href: str) -> DatasetReader:
             if (address := web_address(href)) is not None:
                 return open_ranged(client.DEFAULT_CLIENT, address, access_to(address))
             return rasterio.open(href)
-    except RasterioError as error:
+    except FILE_ERRORS as error:
         raise SceneError(
             f"{shown(href)}: not a raster that can be read ({without_secrets(str(error))}); a complete GeoTIFF or "
             "JPEG 2000 file is needed. Check that it was copied completely."
@@ -101,23 +117,99 @@ def _is_truncated_jp2(path: Path) -> bool:
 
 
 def read_pixel_grid(dataset: DatasetReader) -> PixelGrid:
-    """The pixel grid of an open raster; without a georeference the CRS is None and pixels are 1 by 1."""
-    crs = dataset.crs.to_string() if dataset.crs else None
-    return PixelGrid(crs, tuple(dataset.transform)[:6], dataset.height, dataset.width)
+    """The pixel grid of an open raster; without a georeference the CRS is None and pixels are 1 by 1.
+
+    A CRS that does not place the pixels on the Earth, such as a local site grid, counts as none; the transform stays.
+
+    Raises
+    ------
+    SceneError : the transform is not invertible or not finite.
+    """
+    transform = tuple(dataset.transform)[:6]
+    if not all(abs(number) < MAX_COORDINATE for number in transform) or dataset.transform.determinant == 0:
+        raise SceneError(
+            f"{shown(dataset.name)}: the geotransform {transform} gives pixels no size; a finite, invertible one is "
+            "needed. Correct the file, such as with gdal_edit.py -a_ullr."
+        )
+    grid = PixelGrid(declared_crs(dataset), transform, dataset.height, dataset.width)
+    is_usable = grid.crs and not dataset.transform.is_identity and is_on_earth(grid)
+    return grid if is_usable else replace(grid, crs=None)
 
 
-def read_valid(dataset: DatasetReader, window: Window) -> BoolArray | None:
-    """(row, col) False where the file's mask or alpha band excludes a pixel; None if the file has neither.
+def declared_crs(dataset: DatasetReader) -> str | None:
+    """The CRS that a file declares, whether it can be used or not; None if it declares none that can be parsed."""
+    try:
+        return dataset.crs.to_string() if dataset.crs else None
+    except CRSError:
+        return None
+
+
+def georeference_note(dataset: DatasetReader) -> str | None:
+    """A note why the output has no CRS, with the command that rectifies the file; None for a georeferenced file."""
+    if read_pixel_grid(dataset).crs is not None:
+        return None
+    crs, (points, points_crs), file = declared_crs(dataset), dataset.gcps, Path(dataset.name).name
+    if points and points_crs:
+        x, y = (float(np.mean([getattr(point, axis) for point in points])) for axis in "xy")
+        centre = position(points_crs.to_string(), x, y)
+        note = _rectification(f"{len(points)} ground control points", "", centre, file)
+    elif dataset.rpcs:
+        note = _rectification("RPCs", "-rpc ", (dataset.rpcs.long_off, dataset.rpcs.lat_off), file)
+    elif points:
+        note = f"The file has {len(points)} ground control points without a CRS: the output has no CRS, and loses them."
+    elif crs is None:
+        note = "The file has no coordinate reference system, so the output has none."
+    elif dataset.transform.is_identity:
+        note = f"The file has a CRS ({crs[:40]}) but no geotransform, so the output has no CRS."
+    else:
+        note = (
+            f"The file's CRS ({crs[:40]}) does not relate its pixels to longitude and latitude: it counts as no CRS, "
+            "and the output has none."
+        )
+    return note
+
+
+def _rectification(kind: str, option: str, lonlat: tuple[float, float], file: str) -> str:
+    """The note on a file that must be warped to a CRS: the UTM zone of its centre."""
+    lon, lat = lonlat
+    code = (32600 if lat >= 0 else 32700) + math.floor((lon + 180) / 6) % 60 + 1 if math.isfinite(lon) else 4326
+    return (
+        f"The file has {kind} instead of a geotransform: the output has no CRS, and loses them. To keep the position, "
+        f"rectify the scene first: gdalwarp {option}-t_srs EPSG:{code} {file} rectified.tif"
+    )
+
+
+def alpha_bands(dataset: DatasetReader) -> list[int]:
+    """1-based bands that hold transparency or validity, at any position: pixels with 0 there are invalid.
+
+    The colour interpretation declares them unless a band has a description of its own, because GDAL takes the fourth
+    band of 8-bit files for alpha.
+    """
+    return [
+        band
+        for band, (text, colour) in enumerate(zip(dataset.descriptions, dataset.colorinterp, strict=True), 1)
+        if ALPHA.fullmatch(text or "") or (colour == ColorInterp.alpha and UNNAMED.fullmatch(text or ""))
+    ]
+
+
+def read_valid(dataset: DatasetReader, bands: Sequence[int], window: Window) -> BoolArray | None:
+    """(row, col) False where a mask of the file or of these bands, or an alpha band, is 0; None if the file has none.
 
     Nodata values are not considered. Errors as for `read_bands`.
     """
-    if MaskFlags.per_dataset not in dataset.mask_flag_enums[0]:
+    masked = [band for band in bands if not {*dataset.mask_flag_enums[band - 1]} & IGNORED_MASKS]
+    if any(MaskFlags.per_dataset in dataset.mask_flag_enums[band - 1] for band in masked):
+        masked = masked[:1]
+    alpha = alpha_bands(dataset)
+    if not (masked or alpha):
         return None
+    layers: list[NDArray[Any]] = [read_bands(dataset, alpha, window)] if alpha else []
     try:
         with reading(dataset):
-            return np.asarray(dataset.dataset_mask(window=window) > 0)
-    except RasterioError as error:
+            layers += [dataset.read_masks(masked, window=window)] if masked else []
+    except FILE_ERRORS as error:
         raise _read_error(dataset, "mask", error) from None
+    return np.asarray(np.all([(layer > 0).all(axis=0) for layer in layers], axis=0))
 
 
 def read_bands(
@@ -141,7 +233,7 @@ def read_bands(
             return np.asarray(
                 dataset.read(list(bands), window=window, out_shape=out_shape, resampling=Resampling.nearest)
             )
-    except (RasterioError, ValueError) as error:
+    except FILE_ERRORS as error:
         if len(bands) > 1:
             for band in bands:
                 read_bands(dataset, [band], window, shape)

@@ -1,13 +1,19 @@
-"""Headers of raster files: tags, band descriptions and wavelengths."""
+"""Headers of raster files: tags, band descriptions, wavelengths, and the declared scale and offset."""
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rasterio.io import DatasetReader
 
 # Wavelengths without unit below this are micrometres: reflected sunlight spans 300 nm to 2.5 um.
 MAX_UM = 100.0
+# Tags with the scale: of a file, or of a band. `scale_factor` is the CF conventions' name; FORCE writes `Scale`.
+FILE_SCALE_TAGS, FILE_OFFSET_TAGS = ("scale_factor",), ("add_offset",)
+BAND_SCALE_TAGS, BAND_OFFSET_TAGS = ("scale_factor", "scale"), ("add_offset", "offset")
+# A scale in tags from this number on divides, such as FORCE's 10000.
+MIN_DIVISOR = 100.0
 
 
 @dataclass(frozen=True)
@@ -31,9 +37,23 @@ class Header:
     """(band,)"""
 
 
+@dataclass(frozen=True)
+class Declared:
+    """Declared scale, offset and nodata of one band in a file or item; None where undeclared."""
+
+    scale: float | None = None
+    offset: float | None = None
+    """In reflectance: `dn * scale + offset`, as GDAL and STAC define it."""
+    nodata: float | None = None
+    where: str = ""
+    """The declaring part of the file, for the sentence of the rule."""
+    dtype: str = ""
+    """Data type of the stored numbers; empty if unknown."""
+
+
 def read_header(dataset: DatasetReader, path: str) -> Header:
     """Tags, descriptions and wavelengths of an opened raster."""
-    tags = {**_tags(dataset, 0, "ENVI"), **_tags(dataset, 0, None)}
+    tags = {**_tags(dataset, 0, "IMAGERY"), **_tags(dataset, 0, "ENVI"), **_tags(dataset, 0, None)}
     from_lists = _listed_wavelengths(tags, dataset.count)
     wavelengths = tuple(_band_wavelength(dataset, band) or from_lists[band - 1] for band in dataset.indexes)
     return Header(path, tags, dataset.descriptions, wavelengths)
@@ -84,3 +104,57 @@ def _numbers(text: str) -> list[float]:
     except ValueError:
         return []
     return numbers if all(math.isfinite(number) and number > 0 for number in numbers) else []
+
+
+def declared_in(dataset: DatasetReader, bands: Sequence[int]) -> list[Declared]:
+    """What an open raster declares about its 1-based `bands`.
+
+    ENVI's `reflectance scale factor` comes first, as gains may give radiance; then GDAL's scale and offset of the band,
+    the band's tags, and the file's tags.
+    """
+    file_tags = _scale_tags(dataset, 0)
+    in_file = _tagged(file_tags, FILE_SCALE_TAGS, FILE_OFFSET_TAGS)
+    declared = []
+    for band in bands:
+        in_band = _tagged(_scale_tags(dataset, band), BAND_SCALE_TAGS, BAND_OFFSET_TAGS)
+        sources = (
+            (_divisor(file_tags.get("reflectance_scale_factor")), None, "the header's reflectance scale factor:"),
+            (dataset.scales[band - 1], dataset.offsets[band - 1], "the file's own"),
+            (*in_band, "the bands' tags:"),
+            (*in_file, "the file's tags:"),
+        )
+        # GDAL reports scale 1 and offset 0 where nothing is declared.
+        known = [(None if scale == 1 else scale, offset or None, where) for scale, offset, where in sources]
+        scale, offset, where = next((row for row in known if row[:2] != (None, None)), (None, None, ""))
+        declared.append(Declared(scale, offset, dataset.nodatavals[band - 1], where, dataset.dtypes[band - 1]))
+    return declared
+
+
+def _scale_tags(dataset: DatasetReader, band: int) -> dict[str, str]:
+    """Tags of a band (0: of the file) that may hold a scale."""
+    return {**_tags(dataset, band, "ENVI"), **_tags(dataset, band, "FORCE"), **_tags(dataset, band, None)}
+
+
+def _tagged(
+    tags: Mapping[str, str], scale_keys: Sequence[str], offset_keys: Sequence[str]
+) -> tuple[float | None, float | None]:
+    """Scale and offset in some tags; None where undeclared."""
+    scale = next((number_of(tags[key]) for key in scale_keys if key in tags), None)
+    offset = next((number_of(tags[key]) for key in offset_keys if key in tags), None)
+    if scale is not None and scale >= MIN_DIVISOR:
+        scale = 1 / scale
+    return scale, offset
+
+
+def _divisor(text: str | None) -> float | None:
+    """1 / number; NaN for a text that is no number above 0, None for None."""
+    number = None if text is None else number_of(text)
+    return None if number is None else 1 / number if number > 0 else math.nan
+
+
+def number_of(value: object) -> float:
+    """A declared number; NaN, which every rule refuses, for a text that is no number."""
+    try:
+        return float(str(value).strip())
+    except ValueError:
+        return math.nan

@@ -1,22 +1,40 @@
 """Pixel grids of rasters: CRS, affine transform and shape, and their position on the Earth."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.errors import RasterioError
-from rasterio.warp import transform, transform_bounds
+from rasterio.errors import CRSError, RasterioError
+from rasterio.warp import transform
 
+from ms2hs.arrays import FloatArray
 from ms2hs.errors import SceneError
 
 # Length of one degree of latitude in m: a quarter of the WGS 84 meridian, 10 001 966 m, over 90.
 DEGREE_M = 111_133.0
 # Points per side of a footprint: eight describe an MGRS tile to within a few metres.
 SIDE_POINTS = 8
+# Points per side of a box that is projected to a grid.
+BOX_SIDE_POINTS = 22
+# Degrees around a grid's box: edges that are straight in its projection are curved in degrees.
+MARGIN_DEG = 0.1
+# A box with west > east crosses the antimeridian if it is narrower than this, in degrees; else its numbers are swapped.
+WIDEST_CROSSING = 180.0
+# Degrees beyond which no raster is on the Earth: some reach around the antimeridian, or half a pixel past a pole.
+MAX_LONGITUDE, MAX_LATITUDE = 540.0, 91.0
+WGS84 = "EPSG:4326"
+# rasterio raises some errors of PROJ without wrapping them.
+UNKNOWN_POSITION = (RasterioError, CRSError, CPLE_BaseError, ValueError, OverflowError)
+
+Box = tuple[float, float, float, float]
+"""West, south, east, north in degrees (WGS 84)."""
 
 
 @dataclass(frozen=True)
@@ -68,79 +86,229 @@ def pixel_size_m(grid: PixelGrid) -> tuple[float, float]:
     if grid.crs is None:
         return height, width
     crs = CRS.from_user_input(grid.crs)
-    if crs.is_geographic:
-        _, south, _, north = grid.bounds
-        return height * DEGREE_M, width * DEGREE_M * float(np.cos(np.radians((south + north) / 2)))
-    metres = float(crs.linear_units_factor[1])
-    return height * metres, width * metres
+    unit = float(crs.units_factor[1])  # metres, or radians
+    if not crs.is_geographic:
+        return height * unit, width * unit
+    _, south, _, north = grid.bounds
+    metres = DEGREE_M * float(np.degrees(unit))
+    return height * metres, width * metres * float(np.cos(unit * (south + north) / 2))
 
 
-def subset(grid: PixelGrid, bbox: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
-    """Row, column, height, width of the pixels in a bounding box: west, south, east, north in degrees (WGS 84).
+def check_box(bbox: Box) -> None:
+    """Refuse a box that is not on the Earth; west > east crosses the antimeridian (RFC 7946, 5.2).
+
+    Raises
+    ------
+    SceneError : other than finite numbers, south >= north, or west and east swapped.
+    """
+    west, south, east, north = bbox
+    is_on_globe = -90 <= south < north <= 90 and -360 <= west <= 360 and -360 <= east <= 360
+    if not is_on_globe or west == east:
+        raise SceneError(
+            f"bounding box {_text(bbox)}; west < east and south < north in degrees are needed. Give "
+            "west,south,east,north."
+        )
+    if 0 < west - east < 360 - WIDEST_CROSSING:
+        raise SceneError(
+            f"bounding box {_text(bbox)} has its west at {west:g} and its east at {east:g} degrees; west < east is "
+            f"needed, unless it crosses the antimeridian and is less than {WIDEST_CROSSING:g} degrees wide. Swap the "
+            "two."
+        )
+
+
+def _text(bbox: Box) -> str:
+    return ",".join(f"{value:g}" for value in bbox)
+
+
+def subset(grid: PixelGrid, bbox: Box) -> tuple[int, int, int, int]:
+    """Row, column, height, width of the pixels in a bounding box of the user; west > east over the antimeridian.
 
     Raises
     ------
     SceneError : the bounding box is invalid or outside the scene, or the scene has no CRS.
     """
-    west, south, east, north = bbox
-    text = ",".join(f"{value:g}" for value in bbox)
-    if not (west < east and south < north and south >= -90 and north <= 90):
+    check_box(bbox)
+    bounds = lonlat_bounds(grid)
+    if bounds is None:
         raise SceneError(
-            f"bounding box {text}; west < east and south < north in degrees are needed. Give west,south,east,north."
+            f"bounding box {_text(bbox)}: the scene has no CRS that relates pixels to degrees; a georeference is "
+            "needed. Use --window with pixels instead."
         )
-    if grid.crs is None:
-        raise SceneError(f"bounding box {text}: the scene has no CRS. Use a window in pixels instead.")
-    try:
-        left, bottom, right, top = transform_bounds("EPSG:4326", grid.crs, *bbox, densify_pts=21)
-        corners = [[x, y, 1.0] for x in (left, right) for y in (bottom, top)]
-        cols, rows, _ = np.linalg.solve(grid.matrix, np.array(corners).T).tolist()
-        (row0, row1), (col0, col1) = _span(rows, grid.height), _span(cols, grid.width)
-    except (RasterioError, ValueError, OverflowError):
-        row0 = row1 = col0 = col1 = 0
-    if row0 >= row1 or col0 >= col1:
-        bounds = ",".join(f"{value:.4f}" for value in transform_bounds(grid.crs, "EPSG:4326", *grid.bounds))
-        raise SceneError(f"bounding box {text} is outside the scene, which covers {bounds} (west,south,east,north).")
+    window = window_in(grid, bbox)
+    if window is None:
+        covered = ",".join(f"{value:.4f}" for value in bounds)
+        raise SceneError(
+            f"bounding box {_text(bbox)} is outside the scene, which covers {covered} (west,south,east,north). Use a "
+            "--bbox inside it."
+        )
+    return window
+
+
+def window_in(grid: PixelGrid, bbox: Box) -> tuple[int, int, int, int] | None:
+    """Row, column, height, width of the smallest window that covers a box; None without a common pixel or a CRS.
+
+    Only the part of the box near the grid is projected: positions far away have none in the grid's CRS.
+    """
+    bounds = lonlat_bounds(grid)
+    if bounds is None:
+        return None
+    corners = [corner for part in _parts_near(bounds, bbox) for corner in _pixel_edges(grid, part)]
+    if not corners:
+        return None
+    windows = np.array(corners)
+    (row0, col0), (row1, col1) = windows[:, :2].min(axis=0).tolist(), windows[:, 2:].max(axis=0).tolist()
     return row0, col0, row1 - row0, col1 - col0
 
 
-def _span(positions: list[float], size: int) -> tuple[int, int]:
+def _parts_near(bounds: Box, bbox: Box) -> list[Box]:
+    """The parts of a box, also moved by whole turns, within a margin around the bounds of a grid."""
+    west, south, east, north = bounds
+    east += 360 * (east < west)
+    left, bottom, right, top = bbox
+    right += 360 * (right < left)
+    bottom, top = max(bottom, south - MARGIN_DEG, -90), min(top, north + MARGIN_DEG, 90)
+    turned = [(left + turn, right + turn) for turn in (-720, -360, 0, 360, 720)]
+    sides = [(max(low, west - MARGIN_DEG), min(high, east + MARGIN_DEG)) for low, high in turned]
+    return [(low, bottom, high, top) for low, high in sides if low < high and bottom < top]
+
+
+def _pixel_edges(grid: PixelGrid, box: Box) -> Iterator[tuple[int, int, int, int]]:
+    """First row and column of the pixels in a box, and one past the last."""
+    west, south, east, north = box
+    along = np.linspace(0, 1, BOX_SIDE_POINTS + 1)
+    zero, one = np.zeros_like(along), np.ones_like(along)
+    lon = west + (east - west) * np.concatenate([along, one, 1 - along, zero])
+    lat = south + (north - south) * np.concatenate([zero, along, one, 1 - along])
+    for rows, cols in _pixels(grid, lon, lat):
+        known = np.isfinite(rows) & np.isfinite(cols)
+        if known.any():
+            (row0, row1), (col0, col1) = _span(rows[known], grid.height), _span(cols[known], grid.width)
+            if row0 < row1 and col0 < col1:
+                yield row0, col0, row1, col1
+
+
+def _span(positions: FloatArray, size: int) -> tuple[int, int]:
     """First pixel between positions along an axis, and one past the last; pixels that only touch are outside."""
-    low, high = min(positions), max(positions)
+    low, high = float(positions.min()), float(positions.max())
     return max(0, math.floor(low + 1e-6)), min(size, math.ceil(high - 1e-6))
+
+
+def _pixels(grid: PixelGrid, lon: FloatArray, lat: FloatArray) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """(point,) rows and columns of neighbouring points in degrees; not finite where the CRS has no position.
+
+    The longitudes of a grid in degrees may exceed 180, so points moved by a whole turn follow.
+    """
+    x, y = _project(WGS84, grid.crs or WGS84, lon, lat)
+    crs = CRS.from_user_input(grid.crs)
+    turn, turns = 0.0, [0]
+    if crs.is_geographic and np.isfinite(x).all():
+        turn, turns = math.tau / float(crs.units_factor[1]), [-1, 0, 1]
+        x = np.unwrap(x, period=turn)
+    for times in turns:
+        cols, rows, _ = np.linalg.solve(grid.matrix, np.array([x + times * turn, y, np.ones_like(x)]))
+        yield rows, cols
+
+
+def _project(source: str, target: str, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Positions in another CRS, infinite where it has none."""
+    with rasterio.Env():  # without one, GDAL prints its errors
+        try:
+            projected = np.array(transform(source, target, x.tolist(), y.tolist()), float)
+        except UNKNOWN_POSITION:
+            projected = np.full((2, len(x)), np.inf)
+    return projected[0], projected[1]
+
+
+def position(crs: str, x: float, y: float) -> tuple[float, float]:
+    """Longitude and latitude of a point of a CRS; infinite if it has none."""
+    (lon,), (lat,) = _project(crs, WGS84, np.array([x]), np.array([y]))
+    return float(lon), float(lat)
 
 
 def pixel_at(grid: PixelGrid, lon: float, lat: float) -> tuple[int, int] | None:
     """Row and column of the pixel at a point (degrees, WGS 84); None outside the grid or without a CRS."""
     if grid.crs is None:
         return None
-    (x,), (y,) = transform("EPSG:4326", grid.crs, [lon], [lat])
-    col, row, _ = np.floor(np.linalg.solve(grid.matrix, (x, y, 1.0))).astype(int).tolist()
-    return (row, col) if 0 <= row < grid.height and 0 <= col < grid.width else None
+    for (row,), (col,) in _pixels(grid, np.array([lon]), np.array([lat])):
+        if 0 <= row < grid.height and 0 <= col < grid.width:
+            return math.floor(row), math.floor(col)
+    return None
 
 
-def lonlat_bounds(grid: PixelGrid) -> tuple[float, float, float, float] | None:
-    """West, south, east, north of a grid in degrees (WGS 84); None without a CRS."""
-    if grid.crs is None:
-        return None
-    west, south, east, north = transform_bounds(grid.crs, "EPSG:4326", *grid.bounds)
-    return west, south, east, north
+def is_on_earth(grid: PixelGrid) -> bool:
+    """Whether the CRS of a grid places its pixels on the Earth."""
+    try:
+        crs = CRS.from_user_input(grid.crs)
+    except CRSError:
+        return False
+    x, y, _ = (grid.matrix @ (grid.width / 2, grid.height / 2, 1.0)).tolist()
+    lon, lat = np.column_stack([_outline(grid, SIDE_POINTS), position(grid.crs or WGS84, x, y)])
+    on_earth = np.isfinite(lon) & (np.abs(lon) <= MAX_LONGITUDE) & (np.abs(lat) <= MAX_LATITUDE)
+    return bool((crs.is_geographic or crs.is_projected) and on_earth.any())
 
 
-def footprint(grid: PixelGrid) -> dict[str, Any] | None:
-    """Outline of a grid as GeoJSON in degrees (WGS 84), cut at the antimeridian (RFC 7946, 3.1.9); None without a CRS.
+def lonlat_bounds(grid: PixelGrid) -> Box | None:
+    """West, south, east, north of a grid in degrees (WGS 84), -180 to 180; None without a CRS.
 
-    Sides that are straight in the grid's CRS are curves in degrees, hence the points between the corners.
+    As in RFC 7946, 5.2, west > east across the antimeridian, and a grid around a pole reaches from -180 to 180.
     """
     if grid.crs is None:
         return None
-    along = np.linspace(0, 1, SIDE_POINTS, endpoint=False)
-    zero, one = np.zeros(SIDE_POINTS), np.ones(SIDE_POINTS)
+    ring, is_around_pole = _ring(grid, BOX_SIDE_POINTS)
+    if not len(ring):
+        return None
+    (west, south), (east, north) = ring.min(axis=0).tolist(), ring.max(axis=0).tolist()
+    if is_around_pole:
+        west, east = -180.0, 180.0
+        south, north = (south, 90.0) if south + north > 0 else (-90.0, north)
+    if east - west > 360 - 1e-6:
+        west, east = -180.0, 180.0
+    turns = math.floor((west + 180) / 360)
+    west, east = west - 360 * turns, east - 360 * turns
+    return west, max(south, -90.0), east - 360 * (east > 180), min(north, 90.0)
+
+
+def _outline(grid: PixelGrid, side_points: int) -> tuple[FloatArray, FloatArray]:
+    """(point,) longitudes and latitudes of a closed line along the edges, counterclockwise if rows count to the south.
+
+    Sides that are straight in the grid's CRS are curves in degrees, hence the points between the corners.
+    """
+    along = np.linspace(0, 1, side_points, endpoint=False)
+    zero, one = np.zeros(side_points), np.ones(side_points)
     cols = np.concatenate([along, one, 1 - along, zero, [0]]) * grid.width
     rows = np.concatenate([one, 1 - along, zero, along, [1]]) * grid.height
     x, y, _ = grid.matrix @ np.array([cols, rows, np.ones_like(cols)])
-    lon, lat = transform(grid.crs, "EPSG:4326", x.tolist(), y.tolist())
-    ring = np.column_stack([np.unwrap(lon, period=360.0), lat])
-    if abs(ring[-1, 0] - ring[0, 0]) > 1:  # around a pole
+    return _project(grid.crs or WGS84, WGS84, x, y)
+
+
+def _ring(grid: PixelGrid, side_points: int) -> tuple[NDArray[np.float64], bool]:
+    """(point, 2) outline in degrees, without jumps of the longitude; and whether it runs around a pole.
+
+    Corners of world maps that are not on the Earth are left out; a point at a pole gets the longitude between its
+    neighbours. Empty if too little of the outline is on the Earth.
+    """
+    lon, lat = _outline(grid, side_points)
+    known = np.isfinite(lon)
+    at_pole = (np.abs(lat) > 90 - 1e-9) & (not CRS.from_user_input(grid.crs).is_geographic)
+    sure, point = known & ~at_pole, np.arange(len(lon))
+    if sure.sum() < 4:
+        return np.empty((0, 2)), False
+    lon = np.interp(point, point[sure], np.unwrap(lon[sure], period=360.0))
+    turn = 360 * round((lon.min() + lon.max()) / 720)
+    ring = np.column_stack([lon - turn, lat])[known]
+    is_around_pole = bool(sure.all()) and abs(ring[-1, 0] - ring[0, 0]) > 1
+    is_open = not is_around_pole and ring[0].tolist() != ring[-1].tolist()
+    return np.vstack([ring, ring[:1]]) if is_open else ring, is_around_pole
+
+
+def footprint(grid: PixelGrid) -> dict[str, Any] | None:
+    """Outline of a grid as GeoJSON in degrees, cut at the antimeridian (RFC 7946, 3.1.9); None without a CRS."""
+    if grid.crs is None:
+        return None
+    ring, is_around_pole = _ring(grid, SIDE_POINTS)
+    if not len(ring):
+        return None
+    if is_around_pole:
         west, south, east, north = lonlat_bounds(grid) or (-180.0, -90.0, 180.0, 90.0)
         ring = np.array([[west, south], [east, south], [east, north], [west, north], [west, south]])
     if (np.diff(ring[:, 0]) * (ring[1:, 1] + ring[:-1, 1])).sum() > 0:  # clockwise

@@ -1,20 +1,25 @@
 """The formats of scenes. To add a format, add its functions and its line in `FORMATS`."""
 
+import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from ms2hs.errors import SceneError
+from ms2hs.errors import SceneError, input_errors
+from ms2hs.raster.container import ARCHIVE_SUFFIXES, archive_names, list_rasters
 from ms2hs.raster.dataset import REMOTE_PREFIXES
 from ms2hs.remote.providers import owner_of
+from ms2hs.remote.url_policy import shown
+from ms2hs.scenes.band_files import SUBFOLDERS, BandFile, band_scenes, is_band_files, open_band_files
 from ms2hs.scenes.geotiff import open_geotiff
-from ms2hs.scenes.hls import granules, is_hls, open_hls
 from ms2hs.scenes.safe import is_product, is_safe, open_safe
-from ms2hs.scenes.scene import Scene, SceneOptions
+from ms2hs.scenes.scene import CUSTOM, Scene, SceneOptions
 from ms2hs.scenes.stac_item import WEB, open_item
 
-RASTER_SUFFIXES = {".tif", ".tiff", ".zip", ".jp2", ".vrt"}
+RASTER_SUFFIXES = {".tif", ".tiff", ".zip", ".tar", ".jp2", ".vrt", ".nc"}
 ITEM_SUFFIXES = {".json", ".geojson"}
 
 
@@ -31,9 +36,37 @@ class SceneFormat:
 # The first format that matches is used.
 FORMATS = (
     SceneFormat("a STAC item", lambda path: is_item(str(path)), open_item),
-    SceneFormat("a folder of HLS files", is_hls, open_hls),
     SceneFormat("a .SAFE folder or its zip", is_safe, open_safe),
-    SceneFormat("a GeoTIFF", Path.is_file, open_geotiff),
+    SceneFormat("a folder, zip, tar or NetCDF file with one raster per band", is_band_files, open_band_files),
+    SceneFormat("a GeoTIFF", lambda path: path.is_file() and path.suffix.lower() not in ARCHIVE_SUFFIXES, open_geotiff),
+)
+
+
+ALLOWED = f"allowed are {', '.join(kind.title for kind in FORMATS)}"
+HYPERSPECTRAL = "Convert a multispectral scene of the same place; `ms2hs pairs` matches both."
+UNPACK = "Run `mkdir -p {unpacked} && tar -xf {path} -C {unpacked}` and give {unpacked}."
+SURFACE = "Use the level-2A product of the same scene, or a GeoTIFF of surface reflectance."
+# Names of products and archives that are not read, the product in words, and the user's next step.
+FOREIGN = tuple(
+    (re.compile(pattern, re.IGNORECASE), what, remedy)
+    for pattern, what, remedy in (
+        (r"\.(tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz)$", "a compressed tar", UNPACK),
+        (r"\.7z$", "a 7z archive", "Run `7z x {path} -o{unpacked}` and give {unpacked}."),
+        (r"\.(tiff?|nc|jp2)\.gz$", "a gzip file", "Run `gunzip -k {path}` and give the unpacked file."),
+        (
+            r"\.zarr$",
+            "a Zarr store",
+            "Run `python -c \"import xarray; xarray.open_zarr('{path}').to_netcdf('{unpacked}.nc')\"`.",
+        ),
+        (r"(?<![A-Z0-9])S2._MSIL2[FH]_", "a Sen2Like product (level 2F or 2H)", SURFACE),
+        (r"\.(dim|data)$", "a BEAM-DIMAP product of SNAP", "Export it with SNAP: File > Export > GeoTIFF."),
+        (r"\.SEN3(\.zip)?$", "a Sentinel-3 product", SURFACE),
+        (r"^ENMAP\d\d-", "a hyperspectral product of EnMAP", HYPERSPECTRAL),
+        (r"^PRS_L\d", "a hyperspectral product of PRISMA", HYPERSPECTRAL),
+        (r"^EMIT_L\d", "a hyperspectral product of EMIT", HYPERSPECTRAL),
+        (r"^DESIS-HSI-", "a hyperspectral product of DESIS", HYPERSPECTRAL),
+        (r"^(MOD|MYD|VNP|VJ1)\d\d", "a product of MODIS or VIIRS", SURFACE),
+    )
 )
 
 
@@ -53,27 +86,73 @@ def open_scene(path: str, options: SceneOptions | None = None) -> Scene:
     ------
     SceneError : missing, unknown format, not surface reflectance, or without required bands.
     """
-    options = options or SceneOptions()
+    with input_errors(shown(path), SceneError):
+        return _open(path, options or SceneOptions())
+
+
+def _open(path: str, options: SceneOptions) -> Scene:
     if path.startswith(WEB) and is_item(path):
         return open_item(path, options)
     if path.startswith("s3://") and owner_of(urlsplit(path).netloc) is None:
         path = f"/vsis3/{path[5:]}"  # GDAL uses the user's own keys and settings
     if path.startswith(REMOTE_PREFIXES):
         return open_geotiff(path, options)
-    allowed = f"allowed are {', '.join(kind.title for kind in FORMATS)}"
-    if not Path(path).exists():
-        raise SceneError(f"{path}: no such file or folder; {allowed}. Check the path.")
-    kind = next((kind for kind in FORMATS if kind.matches(Path(path))), None)
+    place = Path(path)
+    if not place.exists():
+        raise SceneError(f"{path}: no such file or folder; {ALLOWED}. Check the path.")
+    refuse_foreign(place, options)
+    kind = next((kind for kind in FORMATS if kind.matches(place)), None)
+    if options.granule is not None and kind is not None and kind.open in {open_geotiff, open_item}:
+        raise SceneError(
+            f"{path}: --granule {options.granule}, but {kind.title} is one granule; a product with several is "
+            "required. Remove --granule."
+        )
     if kind is None:
-        raise SceneError(f"{path}: a folder of unknown format; {allowed}. Give one of these.")
+        names = (
+            archive_names(place) if place.is_file() else sorted(member.name for member in islice(place.iterdir(), 100))
+        )
+        found = f"contains {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else "is empty"
+        what = "an archive" if place.is_file() else "a folder"
+        raise SceneError(f"{path}: {what} of unknown format that {found}; {ALLOWED}. Give the path of one scene.")
     return kind.open(path, options)
 
 
+def refuse_foreign(path: Path, options: SceneOptions) -> None:
+    """Refuse products that are not scenes by their own name, and archives that must be unpacked first."""
+    name = path.absolute().name
+    for pattern, what, remedy in FOREIGN:
+        if pattern.search(name) and not (options.source == CUSTOM and path.suffix.lower() in {".tif", ".tiff", ".bsq"}):
+            unpacked = shlex.quote(str(path.parent / name.split(".")[0]))
+            command = remedy.format(path=shlex.quote(str(path)), unpacked=unpacked)
+            raise SceneError(f"{path}: is {what}; {ALLOWED}. {command}")
+
+
 def scene_paths(path: Path) -> list[Path]:
-    """Paths for `open_scene` at a path and in its sub-folders, by name and suffix only: some may not be scenes."""
+    """Paths for `open_scene` at a path and in its sub-folders, by name and suffix only: some may not be scenes.
+
+    A scene with one file per band is listed once, by one of its files.
+    """
     if path.is_file() or is_product(path):
         return [path]
-    members = sorted(path.iterdir())
-    files = [file for file in members if file.suffix.lower() in RASTER_SUFFIXES and file.is_file() and not is_hls(file)]
-    folders = [scene for folder in members if folder.is_dir() for scene in scene_paths(folder)]
-    return [*granules(path), *files, *folders]
+    scenes = band_scenes(list_rasters(path, SUBFOLDERS))
+    of_scenes = {file.raster.href for files in scenes.values() for file in files}
+    stems = tuple(scene for _, scene in scenes if scene)
+    rasters = [
+        file
+        for file in sorted(path.iterdir())
+        if file.suffix.lower() in RASTER_SUFFIXES
+        and file.is_file()
+        and str(file) not in of_scenes
+        and not (stems and file.name.startswith(stems))
+    ]
+    folders = [
+        scene
+        for folder in sorted(path.iterdir())
+        if folder.is_dir() and not (scenes and folder.name in SUBFOLDERS)
+        for scene in scene_paths(folder)
+    ]
+    return [*(_band_path(files) for files in scenes.values()), *rasters, *folders]
+
+
+def _band_path(files: list[BandFile]) -> Path:
+    return Path(next(file.raster.href for file in files if not file.is_quality))

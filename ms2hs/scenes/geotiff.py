@@ -2,28 +2,41 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from rasterio.io import DatasetReader
 
 from ms2hs.errors import SceneError
-from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
-from ms2hs.raster.header import Header, read_header
-from ms2hs.scenes.bands import SKIP, canonical, check_bands, match_names, match_wavelengths, names_fit_wavelengths
-from ms2hs.scenes.quality import QUALITY_LAYERS
-from ms2hs.scenes.radiometry import RadiometricRule, rule_of_raster
-from ms2hs.scenes.recognition import DEFAULT_SOURCE, TIME_TAG, platform_note, refuse_unsuitable, source_of_file
-from ms2hs.scenes.scene import CUSTOM, Scene, SceneOptions
+from ms2hs.raster.dataset import alpha_bands, georeference_note, open_dataset, read_pixel_grid
+from ms2hs.raster.dates import acquisition_time
+from ms2hs.raster.header import Header, declared_in, read_header
+from ms2hs.scenes.bands import (
+    SKIP,
+    canonical,
+    check_bands,
+    check_names,
+    check_user_names,
+    contradiction,
+    is_enough,
+    match_names,
+    match_wavelengths,
+    name_bands,
+    names_fit_wavelengths,
+)
+from ms2hs.scenes.plausibility import most_plausible, stored_sample
+from ms2hs.scenes.quality import Candidate, QualityChoice, choose_layers, layer_named
+from ms2hs.scenes.radiometry import BASELINE_IN_NAME, RadiometricRule, rules_of_raster
+from ms2hs.scenes.recognition import DEFAULT_SOURCE, platform_note, refuse_unsuitable, source_of_file
+from ms2hs.scenes.scene import CUSTOM, Asset, Scene, SceneOptions
 from ms2hs.spectra.sensors import RANGE_NM, load_sensor
-from ms2hs.spectra.spectral_grid import grid_of
+from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of
 
 # With fewer bands of a custom sensor, most of the spectrum is unknown.
 MIN_CUSTOM_BANDS = 4
-SENSING_TIME = re.compile(r"(?<!\d)(20\d\d)(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)(?!\d)")
-# Side in pixels of the sample from which the 99th percentile of floats is estimated.
-SAMPLE_PIXELS = 512
-LAYER_KEYS = {layer.name: key for key, layer in QUALITY_LAYERS.items()}
+# Files of FORCE: reflectance, and the quality layer beside it.
+FORCE_FILE = re.compile(r"(.*)_BOA\.(tif|dat)", re.IGNORECASE)
 
 
 def open_geotiff(path: str, options: SceneOptions) -> Scene:
@@ -39,36 +52,79 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
         known = options.source or source_of_file(header)
         source, names = _identify_bands(header, known, options.bands)
         index = [i for i, name in enumerate(names) if name is not None]
-        rule = _rule(dataset, index, source, options.dn_offset)
-        quality, quality_band = _quality_band(header) if options.quality else (None, 0)
+        chosen = [name for name in names if name is not None]
         wavelengths = [header.wavelengths[i] for i in index] if source == CUSTOM else []
         centres = np.array([band.centre_nm for band in wavelengths if band is not None])
         widths = np.array([band.fwhm_nm or np.nan for band in wavelengths if band is not None])
+        spectral = grid_of(centres, widths) if wavelengths else _grid_of_source(source, chosen)
+        rule = _rule(dataset, header, [i + 1 for i in index], spectral, options=options, source=source)
+        quality = _quality(header, names, options, source)
+        time, time_notes = acquisition_time(Path(path).name, header.tags)
         return Scene(
             id=Path(path).stem,
             source=source,
-            assets=rule.assets([*filter(None, names)], [path] * len(index), [i + 1 for i in index]),
+            assets=_labelled(rule.assets(chosen, [path] * len(index), [i + 1 for i in index]), header),
             grid=read_pixel_grid(dataset),
             offset_rule=rule.description,
+            rule_origin=rule.origin,
             wavelength_nm=tuple(centres.tolist()),
-            fwhm_nm=tuple(grid_of(centres, widths).fwhm_nm.tolist()) if wavelengths else (),
-            quality=QUALITY_LAYERS[quality].asset(path, quality_band) if quality else None,
-            quality_rule=quality,
-            datetime=sensing_time(Path(path).name) or header.tags.get(TIME_TAG.lower()),
-            notes=_notes(header, dataset, names, [platform_note(source)] if known is None and source != CUSTOM else []),
+            fwhm_nm=tuple(spectral.fwhm_nm.tolist()) if wavelengths else (),
+            quality=quality.layers,
+            quality_note=quality.note,
+            datetime=time,
+            notes=_notes(
+                header,
+                dataset,
+                [*index, *(layer.band - 1 for layer in quality.layers if layer.href == path)],
+                [*_doubts(header, source, names, is_known=known is not None), *time_notes, *rule.notes],
+            ),
         )
 
 
-def _quality_band(header: Header) -> tuple[str | None, int]:
-    """Key in `QUALITY_LAYERS` and 1-based band of the quality layer in a file by `ms2hs fetch`; None without one."""
-    layers = ((LAYER_KEYS[text], band) for band, text in enumerate(header.descriptions, 1) if text in LAYER_KEYS)
-    return next(layers, (None, 0))
+def _labelled(assets: Sequence[Asset], header: Header) -> tuple[Asset, ...]:
+    """The bands, each with its position and description in the file."""
+    texts = {band: text for band, text in enumerate(header.descriptions, 1) if text}
+    return tuple(
+        replace(asset, label=f"band {asset.band}" + (f" ({texts[asset.band]})" if asset.band in texts else ""))
+        for asset in assets
+    )
+
+
+def _grid_of_source(source: str, names: Sequence[str]) -> SpectralGrid:
+    grid = load_sensor(source).grid
+    return grid.select(grid.index(names))
+
+
+def _doubts(header: Header, source: str, names: Sequence[str | None], *, is_known: bool) -> list[str]:
+    """Notes about a platform that is assumed, and about wavelengths that contradict the user's names."""
+    if source == CUSTOM:
+        return []
+    notes = [] if is_known else [platform_note(source)]
+    if not names_fit_wavelengths([name and canonical(name, source) for name in names], header.wavelengths, source):
+        notes.append("warning: The wavelengths in the file contradict the names of --bands, which are used.")
+    return notes
+
+
+def _quality(header: Header, names: Sequence[str | None], options: SceneOptions, source: str) -> QualityChoice:
+    """The quality layers among the bands that have no spectral name, or in FORCE's file beside the scene."""
+    if not options.quality:
+        return QualityChoice((), "clouds are kept: --no-quality")
+    given = options.bands or (SKIP,) * len(names)
+    candidates = [
+        Candidate(text, header.path, band, f"band {band}")
+        for band, (name, own, user) in enumerate(zip(names, header.descriptions, given, strict=True), 1)
+        if name is None and (text := (own or "") if user == SKIP else user)
+    ]
+    match = FORCE_FILE.fullmatch(header.path)
+    if match and (beside := Path(f"{match[1]}_QAI.{match[2]}")).is_file():
+        candidates.append(Candidate("QAI", str(beside), 1, beside.name))
+    return choose_layers(candidates, "file", "" if source == CUSTOM else load_sensor(source).quality)
 
 
 def _identify_bands(header: Header, known: str | None, bands: tuple[str, ...] | None) -> tuple[str, list[str | None]]:
     """The source, and the source's own name of each band in the file; None for a band that is not used.
 
-    The user's names come first, then descriptions, then wavelengths.
+    The user's names decide, then descriptions and wavelengths, which must agree.
 
     Parameters
     ----------
@@ -76,44 +132,31 @@ def _identify_bands(header: Header, known: str | None, bands: tuple[str, ...] | 
     bands : the user's name of each band.
     """
     source = known or DEFAULT_SOURCE
+    if bands is not None and len(bands) != len(header.descriptions):
+        raise SceneError(
+            f"{header.path}: --bands has {len(bands)} names for {len(header.descriptions)} bands; one name per band in "
+            f"file order is required. Use `{SKIP}` for a band to skip."
+        )
+    if source == CUSTOM:
+        own = ["" for _ in header.descriptions] if bands is None else [None if name == SKIP else name for name in bands]
+        return CUSTOM, _custom_names(header, own)
     if bands is not None:
-        names = _names_from_user(bands, header, source)
-    elif source == CUSTOM:
-        names = [""] * len(header.descriptions)
-    else:
-        names = [canonical(text or "", source) for text in header.descriptions]
-        is_named = _is_enough(names, source) and names_fit_wavelengths(names, header.wavelengths, source)
-        if not is_named and any(header.wavelengths):
-            names = match_wavelengths(header.wavelengths, source)
-            if known is None and (None in names or not _is_enough(names, source)):
-                return CUSTOM, _custom_names(header, [""] * len(names))
-    if source == CUSTOM:
-        return CUSTOM, _custom_names(header, names)
-    check_bands(names, source, header.path)
+        # The number in `Band 12: SCL` is the position in the file, so names of quality layers are not read as bands.
+        names = check_user_names([SKIP if layer_named(name) else name for name in bands], source, header.path)
+        return source, match_names(names, source)
+    texts = [SKIP if layer_named(text or "") else text for text in header.descriptions]
+    named = name_bands(texts, source)
+    agree = names_fit_wavelengths(named, header.wavelengths, source)
+    if any(header.wavelengths) and not (is_enough(named, source) and agree):
+        measured = match_wavelengths(header.wavelengths, source)
+        if is_enough(named, source) and is_enough(measured, source):
+            raise contradiction(named, measured, header.path)
+        if known is None and (None in measured or not is_enough(measured, source)):
+            return CUSTOM, _custom_names(header, [""] * len(measured))
+        check_bands(measured, source, header.path)
+        return source, match_names(measured, source)
+    names = check_names(texts, source, header.path, is_known=known is not None)
     return source, match_names(names, source)
-
-
-def _is_enough(names: Sequence[str | None], source: str) -> bool:
-    return len(set(match_names(names, source)) - {None}) >= load_sensor(source).min_bands
-
-
-def _names_from_user(bands: tuple[str, ...], header: Header, source: str) -> list[str | None]:
-    count = len(header.descriptions)
-    if len(bands) != count:
-        raise SceneError(
-            f"{header.path}: --bands has {len(bands)} names for {count} bands; one name per band in file order is "
-            f"required. Use `{SKIP}` for a band to skip."
-        )
-    if source == CUSTOM:
-        return [None if name == SKIP else name for name in bands]
-    names = [None if name == SKIP else canonical(name, source) for name in bands]
-    unknown = [text for text, name in zip(bands, names, strict=True) if name is None and text != SKIP]
-    if unknown:
-        raise SceneError(
-            f"{header.path}: --bands has {', '.join(unknown)}; names such as B02 and B8A are allowed. "
-            f"Use `{SKIP}` for a band to skip."
-        )
-    return names
 
 
 def _custom_names(header: Header, names: Sequence[str | None]) -> list[str | None]:
@@ -136,51 +179,42 @@ def _custom_names(header: Header, names: Sequence[str | None]) -> list[str | Non
     return chosen
 
 
-def _rule(dataset: DatasetReader, index: Sequence[int], source: str, dn_offset: float | None) -> RadiometricRule:
-    dtypes = [dataset.dtypes[i] for i in index]
-    p99 = None
-    if np.result_type(*dtypes).kind == "f":
-        shape = (min(SAMPLE_PIXELS, dataset.height), min(SAMPLE_PIXELS, dataset.width))
-        stored = read_bands(dataset, [i + 1 for i in index], shape=shape)
-        usable = np.isfinite(stored) & (stored != (0 if dataset.nodata is None else dataset.nodata))
-        p99 = float(np.percentile(stored[usable], 99)) if usable.any() else 0.0
-    try:
-        return rule_of_raster(
-            dtypes,
-            [dataset.scales[i] for i in index],
-            [dataset.offsets[i] for i in index],
-            nodata=[dataset.nodatavals[i] for i in index],
-            p99=p99,
-            dn_offset=dn_offset,
-            sensor=None if source == CUSTOM else load_sensor(source),
-        )
-    except SceneError as error:
-        raise SceneError(f"{dataset.name}: {error}") from error
+def _rule(
+    dataset: DatasetReader, header: Header, bands: Sequence[int], spectral: SpectralGrid, *, source: str,
+    options: SceneOptions,
+) -> RadiometricRule:  # fmt: skip
+    """The rule of the 1-based `bands`, whose spectral grid is `spectral`."""
+    declared, where = declared_in(dataset, bands), Path(header.path).name
+    rules = rules_of_raster(
+        declared,
+        options=options,
+        sensor=None if source == CUSTOM else load_sensor(source),
+        baseline=_baseline(header),
+        where=where,
+    )
+    is_float = any(np.dtype(band.dtype).kind == "f" for band in declared)
+    assets = rules[0].assets(spectral.names, [header.path] * len(bands), bands)
+    rule = most_plausible(rules, lambda: stored_sample(assets, read_pixel_grid(dataset)), spectral)
+    return rule.with_options(options, where, is_float=is_float)
 
 
-def _notes(
-    header: Header, dataset: DatasetReader, names: Sequence[str | None], notes: Sequence[str]
-) -> tuple[str, ...]:
+def _baseline(header: Header) -> str | None:
+    """The processing baseline of Sentinel-2 by a file's tags or name, such as `05.10`; None if unknown."""
+    tag = re.fullmatch(r"0?(\d)\.(\d\d)", header.tags.get("processing_baseline", "").strip())
+    names = (BASELINE_IN_NAME.search(text) for text in (Path(header.path).name, *header.tags.values()))
+    found = tag or next(filter(None, names), None)
+    return None if found is None else f"{int(found[1]):02d}.{found[2]}"
+
+
+def _notes(header: Header, dataset: DatasetReader, used: Sequence[int], notes: Sequence[str]) -> tuple[str, ...]:
     notes = list(notes)
-    if dataset.crs is None:
-        notes.append("The file has no coordinate reference system, so the output has none.")
+    notes += filter(None, [georeference_note(dataset)])
+    alpha = {band - 1 for band in alpha_bands(dataset)}
     unused = [
         f"{i + 1} ({text})" if text else str(i + 1)
-        for i, (name, text) in enumerate(zip(names, header.descriptions, strict=True))
-        if name is None and text not in LAYER_KEYS
+        for i, text in enumerate(header.descriptions)
+        if i not in used and i not in alpha
     ]
     if unused:
         notes.append(f"Bands of the file that are not used: {', '.join(unused)}.")
-    baseline = header.tags.get("processing_baseline", "").strip()
-    if re.fullmatch(r"0?[4-9]\.\d\d", baseline):
-        notes.append(
-            f"The processing baseline is {baseline}: unless the archive subtracted it, the stored numbers contain an "
-            "offset of 1000 (--dn-offset -1000)."
-        )
     return tuple(notes)
-
-
-def sensing_time(name: str) -> str | None:
-    """ISO 8601 time in the name of a Sentinel-2 product, such as `20240601T102021`."""
-    time = SENSING_TIME.search(name)
-    return None if time is None else "{}-{}-{}T{}:{}:{}Z".format(*time.groups())

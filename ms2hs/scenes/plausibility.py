@@ -1,22 +1,124 @@
-"""Checks of a scene's reflectance: signs that its scale or offset is wrong."""
+"""Checks of a scene's reflectance: can its scale and offset be right, and which scale would be.
+
+A wrong scale changes the brightness of a spectrum and not its shape. So the check divides a sample of the pixels by
+shape, and compares the brightness of the brighter pixels of each class with what these surfaces reflect:
+
+- vegetation (the near infrared well above red) and bare ground (the short-wave infrared above green) at any scale;
+- snow (bright to the near infrared, dark beyond) and water (falling to the infrared) as far as they differ from others:
+  water ten times too bright looks like ice, and dark water is no error.
+
+Where the rule of a scene cannot be right, other scales in use are applied to the same sample, and the one that fits
+best becomes the advice. Without enough evidence a scene passes.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
 
-from ms2hs.arrays import Float32Array, FloatArray
-from ms2hs.scenes.radiometry import BOA_ADD_OFFSET, DN_SCALE
-from ms2hs.scenes.scene import Scene
-from ms2hs.spectra.library import MAX_REFLECTANCE
-from ms2hs.spectra.spectral_grid import nearest_band
+from ms2hs.arrays import BoolArray, Float32Array, FloatArray
+from ms2hs.errors import SceneError
+from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
+from ms2hs.raster.pixel_grid import PixelGrid
+from ms2hs.raster.resampling import relate
+from ms2hs.scenes.radiometry import BASELINE_IN_NAME, BOA_ADD_OFFSET, DN_SCALE, RadiometricRule, has_offset
+from ms2hs.scenes.scene import CUSTOM, Asset, Scene
+from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.spectral_grid import SpectralGrid, nearest_band
 
 # The offset that ESA adds from processing baseline 04.00 on, in reflectance.
 ADDED_REFLECTANCE = -BOA_ADD_OFFSET * DN_SCALE
-# Wavelengths of the bands that the check for an offset uses, in nm, and the largest distance of a band from them.
-BLUE_NM, GREEN_NM, RED_NM, NIR_NM, SWIR_NM = 490.0, 560.0, 660.0, 865.0, 2200.0
+# Wavelengths of the bands that the checks use, in nm, and the largest distance of a band from them.
+BLUE_NM, GREEN_NM, RED_NM, NIR_NM, SWIR_1_NM, SWIR_2_NM = 490.0, 560.0, 660.0, 865.0, 1610.0, 2200.0
 REACH_NM = 40.0
+# Largest number of rows and columns in a sample. Files that are slow to decimate are read in LATTICE x LATTICE windows.
+SAMPLE_SIDE, LATTICE, WINDOW_SIDE = 128, 6, 16
+# Stored numbers (pixels times bands) that are read whole, where a file has no overviews.
+MAX_WHOLE_READ = 16_000_000
+# Stored numbers that files use as fill without declaring it, and the largest number that counts as measured.
+FILLS, MAX_STORED = (-9999.0, 65535.0), 1e6
+MIN_PIXELS = 16
+# Share of pixels below 0 from which on a scene is suspect.
+MAX_SHARE_BELOW_ZERO = 0.05
+# A pixel below this in a band is negative: more than noise and errors of atmospheric correction over water.
+NEGATIVE = -0.02
+# Scales and offsets in use: reflectance, ten-thousandths, percent, thousandths, 16 and 8 bits; Landsat Collection 2;
+# Sentinel-2 from baseline 04.00 on.
+SCALES_IN_USE = (1.0, DN_SCALE, 0.01, 0.001, 1 / 65535, 1 / 255)
+LANDSAT_RULE, SENTINEL2_RULE = (2.75e-5, -0.2), (DN_SCALE, -ADDED_REFLECTANCE)
+# Other multiples of the present scale, and an offset of Sentinel-2 that no name declares, are advised only if they fit
+# better by this (log10 of brightness).
+UNUSUAL, UNDECLARED_OFFSET = 0.25, 0.3
+# Largest distance of a class from its typical brightness that counts, in log10.
+MAX_DISTANCE = 0.6
+# A rule takes precedence over the next unless that fits better by this.
+CLEARLY_BETTER = 0.15
+
+
+@dataclass(frozen=True)
+class SurfaceClass:
+    """Plausible brightness of the pixels of one spectral shape: the 90th percentile of their brightest band."""
+
+    name: str
+    darkest: float
+    typical: float
+    brightest: float
+    min_share_dark: float
+    """Share of the pixels from which on the class shows that a scene is too dark."""
+
+
+CLASSES = (
+    SurfaceClass("vegetation", 0.097, 0.4, 0.9, 0.1),
+    SurfaceClass("bare ground", 0.085, 0.4, 1.1, 0.1),
+    SurfaceClass("snow", 0.16, 0.8, 1.7, 0.6),
+    SurfaceClass("water", 0.0, 0.05, 1.0, 1.0),
+)
+# Share of the pixels from which on a class shows that a scene is too bright.
+MIN_SHARE_BRIGHT = 0.01
+# Land darker than this needs a larger share: noise over black water has any shape.
+NOISE, MIN_SHARE_NOISE = 0.02, 0.3
+# No whole scene is brighter or darker than this in the brightest band (median; 98th percentile).
+BRIGHTEST_SCENE, DARKEST_SCENE = 1.7, 0.002
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well reflectance agrees with what surfaces reflect."""
+
+    problem: str
+    """What is impossible, with the number; empty if nothing is."""
+    misfit: float
+    """Distance of the classes' brightness from the typical, in log10, plus penalties."""
+
+
+def check_reflectance(scene: Scene, grid: PixelGrid, *, force: bool = False) -> tuple[str, ...]:
+    """Refuse a scene whose reflectance cannot be right; returns the refusal as a warning with `force`.
+
+    Reads a sample of the stored numbers over the pixels of `grid`.
+
+    Raises
+    ------
+    SceneError : the scale or offset is wrong; the message says which options make the sample plausible, if any do.
+    """
+    stored = stored_sample(scene.assets, grid)
+    scales, offsets = (np.array([getattr(asset, key) for asset in scene.assets]) for key in ("dn_scale", "dn_offset"))
+    fit = fit_of((stored + offsets[:, None]) * scales[:, None], scene.spectral)
+    if not fit.problem:
+        return ()
+    remedy = _remedy(scene, stored)
+    advice = f"Use {remedy}, which fits the pixels." if remedy else "Give the right --scale and --offset."
+    text = f"{fit.problem} ({scene.offset_rule})"
+    if force:
+        return (f"warning: {text}. {advice}",)
+    raise SceneError(f"{scene.id}: {text}; so the scale or offset is wrong. {advice} (--force converts all the same.)")
 
 
 def offset_warnings(scene: Scene, pixels: Float32Array) -> tuple[str, ...]:
-    """Warnings about the scale and offset of a scene, one sentence or more each.
+    """Warnings about the offset of a converted scene, one sentence or more each.
 
     Parameters
     ----------
@@ -25,28 +127,123 @@ def offset_warnings(scene: Scene, pixels: Float32Array) -> tuple[str, ...]:
     if not pixels.size:
         return ()
     warnings = []
-    negative = float((pixels < 0).any(axis=0).mean())
-    if negative > 0.05:
+    negative = _share_below_zero(pixels)
+    if negative > MAX_SHARE_BELOW_ZERO:
         warnings.append(
             f"{negative:.0%} of the valid pixels have negative reflectance ({scene.offset_rule}); at most 5 % are "
-            "usual, on water and in shadow. If the archive already subtracted the offset, use --dn-offset 0."
-        )
-    bright = float((pixels > MAX_REFLECTANCE).any(axis=0).mean())
-    if bright > 0.01:
-        warnings.append(
-            f"{bright:.0%} of the valid pixels have a reflectance above {MAX_REFLECTANCE:g} ({scene.offset_rule}); the "
-            "scale cannot be right. Some exports store reflectance times 65535: write the scale into the file."
+            "usual, on water and in shadow." + _offset_advice(scene, pixels, ADDED_REFLECTANCE)
         )
     if has_added_offset(pixels, scene.spectral.wavelength_nm):
         warnings.append(
             f"the reflectance seems to contain a constant of +{ADDED_REFLECTANCE:g} ({scene.offset_rule}): no pixel is "
-            "dark, although the scene has vegetation or water. For processing baseline 04.00 or later, use "
-            "--dn-offset -1000."
+            "dark, although the scene has vegetation or water." + _offset_advice(scene, pixels, -ADDED_REFLECTANCE)
         )
     return tuple(warnings)
 
 
-def has_added_offset(pixels: Float32Array, wavelength_nm: FloatArray) -> bool:
+def _share_below_zero(pixels: FloatArray) -> float:
+    return float((pixels < 0).any(axis=0).mean())
+
+
+def _offset_advice(scene: Scene, pixels: Float32Array, change: float) -> str:
+    """The option that changes the offset, if the bands have one offset and the sample is plausible afterwards."""
+    offsets = {round(asset.dn_offset * asset.dn_scale, 6) for asset in scene.assets}
+    changed = pixels + np.float32(change)
+    is_right = not (
+        _share_below_zero(changed) > MAX_SHARE_BELOW_ZERO
+        or has_added_offset(changed, scene.spectral.wavelength_nm)
+        or fit_of(changed, scene.spectral).problem
+    )
+    return (
+        f" Use --offset {round(offsets.pop() + change, 6):g}, which fits the pixels."
+        if len(offsets) == 1 and is_right
+        else ""
+    )
+
+
+def most_plausible(
+    rules: Sequence[RadiometricRule], sample: Callable[[], FloatArray], grid: SpectralGrid
+) -> RadiometricRule:
+    """The first rule, unless a later one fits clearly better to the sample of stored numbers."""
+    if len(rules) == 1:
+        return rules[0]
+    stored = sample()
+    columns = [(np.array(rule.dn_scale)[:, None], np.array(rule.dn_offset)[:, None]) for rule in rules]
+    misfits = [fit_of((stored + offset) * scale, grid).misfit for scale, offset in columns]
+    best = int(np.argmin(misfits))
+    return rules[best] if misfits[best] < misfits[0] - CLEARLY_BETTER else rules[0]
+
+
+def fit_of(reflectance: FloatArray, grid: SpectralGrid) -> Fit:
+    """How well the reflectance (band, pixel) of a sample fits; no problem and no misfit with too few pixels."""
+    if reflectance.shape[1] < MIN_PIXELS:
+        return Fit("", 0.0)
+    top = reflectance.max(axis=0)
+    negative = float((reflectance < NEGATIVE).any(axis=0).mean())
+    problems, dark, misfit, classified = [], [], 0.0, 0.0
+    if negative > 0.5:
+        problems.append(f"{negative:.0%} of the pixels have negative reflectance")
+    for surface, (members, brightness, darkest) in zip(CLASSES, _classes(reflectance, grid), strict=True):
+        share = float(members.mean())
+        if members.sum() < min(MIN_PIXELS, 0.25 * top.size):
+            continue
+        upper = float(np.quantile(brightness[members], 0.9))
+        words = f"{surface.name} reflects {upper:.2g} (90th percentile of {share:.0%} of the pixels)"
+        misfit += share * min(abs(np.log10(max(upper, 1e-9) / surface.typical)), MAX_DISTANCE)
+        classified += share
+        if upper > surface.brightest and share >= MIN_SHARE_BRIGHT:
+            problems.append(f"{words}; at most {surface.brightest:g} is possible")
+        is_enough = share >= (MIN_SHARE_NOISE if upper < NOISE else surface.min_share_dark)
+        lowest = min(surface.darkest, darkest)
+        if surface.darkest and is_enough:
+            dark.append(f"{words}; at least {lowest:.2g} is usual" if upper < lowest else "")
+    if float(np.median(top)) > BRIGHTEST_SCENE:
+        problems.append(f"half of the pixels reflect more than {np.median(top):.3g}; at most 1 is usual")
+    if float(np.quantile(top, 0.98)) < DARKEST_SCENE:
+        dark = [f"98 % of the pixels reflect less than {np.quantile(top, 0.98):.2g}; even water reflects more"]
+    if dark and all(dark):
+        problems.append(dark[0])
+    misfit += (
+        (1 - classified) * 0.5 + 2 * negative + bool(problems) + 0.5 * has_added_offset(reflectance, grid.wavelength_nm)
+    )
+    return Fit(problems[0] if problems else "", misfit)
+
+
+def _classes(reflectance: FloatArray, grid: SpectralGrid) -> list[tuple[BoolArray, FloatArray, float]]:
+    """Members (pixel), brightness (pixel) and darkest plausible brightness of each of `CLASSES`.
+
+    A band that the sensor lacks decides nothing: without the short-wave infrared, water and snow are not recognised.
+    """
+    centres = (BLUE_NM, GREEN_NM, RED_NM, NIR_NM, SWIR_1_NM, SWIR_2_NM)
+    index = [nearest_band(grid.wavelength_nm, nm, REACH_NM) for nm in centres]
+    blue, green, red, nir, swir, swir_2 = (
+        np.full(reflectance.shape[1], np.nan) if band is None else np.asarray(reflectance[band], float)
+        for band in index
+    )
+    has_swir = bool(np.isfinite(swir).all()) and swir.size > 0
+    positive = (red >= 0) & (nir > 0)
+    vegetation = positive & (nir > 4 * red) & (nir > 2 * green)
+    bare = positive & ~vegetation & (nir > 1.1 * green)
+    if has_swir:
+        vegetation &= (swir > 0.25 * nir) & (swir < nir)
+        bare &= (swir > 1.2 * green) & (swir > 1.1 * red) & (swir > 0.5 * nir)
+    else:
+        bare &= (red > 1.1 * green) & (nir > 1.1 * red)
+    snow = (green > 2 * swir) & (nir > 0.7 * green) & (blue > 0.7 * green)
+    water = (green > 1.5 * swir) & (nir < 0.7 * np.maximum(green, blue)) & (green > 0)
+    infrared = np.fmax(np.fmax(nir, swir), swir_2)
+    # Lava and asphalt are darker than sand, and flatter. Without the short-wave infrared, burnt ground is dark, too.
+    slope = float(np.median((infrared / np.maximum(blue, 1e-9))[bare])) if bare.any() and has_swir else 1.5
+    darkest_bare = max(0.035 * slope, 0.04) if np.isfinite(slope) else 1.0
+    return [
+        (vegetation, nir, 1.0),
+        (bare, infrared, darkest_bare),
+        (snow, green, 1.0),
+        (water, np.fmax(green, blue), 1.0),
+    ]
+
+
+def has_added_offset(pixels: FloatArray, wavelength_nm: FloatArray) -> bool:
     """Whether every band contains +0.1 that must be subtracted.
 
     Both conditions must hold:
@@ -69,7 +266,7 @@ def has_added_offset(pixels: Float32Array, wavelength_nm: FloatArray) -> bool:
 
     Source: ours; thresholds from the spectra of leaves, water and soils named above.
     """
-    bands = [nearest_band(wavelength_nm, nm, REACH_NM) for nm in (BLUE_NM, GREEN_NM, RED_NM, NIR_NM, SWIR_NM)]
+    bands = [nearest_band(wavelength_nm, nm, REACH_NM) for nm in (BLUE_NM, GREEN_NM, RED_NM, NIR_NM, SWIR_2_NM)]
     darkest = float(np.quantile(pixels.min(axis=0), 0.01))
     if any(band is None for band in bands) or darkest < ADDED_REFLECTANCE - 0.01:
         return False
@@ -80,3 +277,110 @@ def has_added_offset(pixels: Float32Array, wavelength_nm: FloatArray) -> bool:
     vegetation = dark & (np.abs(blue - red) < 0.025) & (green >= red) & (ndvi >= 0.7) & (nir >= 0.15)
     water = (rest.min(axis=0) > -0.02) & (rest.max(axis=0) < 0.07) & (swir <= blue) & (swir < 0.02)
     return float((vegetation | water).mean()) >= 0.01
+
+
+def _remedy(scene: Scene, stored: FloatArray) -> str:
+    """The options that make the sample plausible, such as `--scale 0.01`; empty if none do."""
+    sensor = None if scene.source == CUSTOM else load_sensor(scene.source)
+    present = {(asset.dn_scale, round(asset.dn_offset * asset.dn_scale, 9)) for asset in scene.assets}
+    candidates = [(scale, 0.0, 0.0) for scale in SCALES_IN_USE]
+    if sensor is None or sensor.dtype:
+        candidates.append((*LANDSAT_RULE, 0.0))
+    if sensor is None or sensor.family == "sentinel2":
+        baseline = BASELINE_IN_NAME.search(scene.id)
+        is_declared = baseline is not None and has_offset(f"{baseline[1]}.{baseline[2]}")
+        candidates.append((*SENTINEL2_RULE, 0.0 if is_declared else UNDECLARED_OFFSET))
+    if len(present) == 1:
+        ((scale, offset),) = present
+        factors = [10.0**power for power in range(-5, 6) if power] + [6.5535, 1 / 6.5535]
+        offsets = {0.0, offset}
+        candidates += [(scale * factor, each, UNUSUAL) for factor, each in product(factors, offsets)]
+    best = (np.inf, "")
+    for scale, offset, penalty in candidates:
+        scale = float(f"{scale:.5g}")  # noqa: PLW2901 - as the user will write it
+        fit = fit_of(stored * scale + offset, scene.spectral)
+        names_offset = offset != 0 or any(asset.dn_offset for asset in scene.assets)
+        text = f"--scale {scale:g} --offset {offset:g}" if names_offset else f"--scale {scale:g}"
+        if not fit.problem and (scale, offset) not in present:
+            best = min(best, (fit.misfit + penalty, text))
+    return best[1]
+
+
+# --- the sample -------------------------------------------------------------------------------------------------
+
+
+def stored_sample(assets: Sequence[Asset], grid: PixelGrid) -> FloatArray:
+    """(band, pixel) stored numbers of a sample of some bands over a grid; pixels without measurement are left out."""
+    files: dict[str, list[int]] = {}
+    for position, asset in enumerate(assets):
+        files.setdefault(asset.href, []).append(position)
+    with ExitStack() as opened:
+        layers = []
+        for href, positions in files.items():
+            dataset = opened.enter_context(open_dataset(href))
+            axes = relate(grid, read_pixel_grid(dataset), assets[positions[0]].name)
+            sizes = (grid.height, grid.width)
+            rows, cols = ((axis.start, axis.start + size * axis.step) for axis, size in zip(axes, sizes, strict=True))
+            layers.append((dataset, positions, rows, cols))
+        is_whole = all(_is_quick(dataset, len(index), rows, cols) for dataset, index, rows, cols in layers)
+        parts = _parts(grid.height, grid.width, is_whole=is_whole)
+        columns: list[list[FloatArray]] = [[] for _ in assets]
+        valid: list[BoolArray] = []
+        for dataset, positions, rows, cols in layers:
+            bands = [assets[i].band for i in positions]
+            stored = np.concatenate([_read_part(dataset, bands, rows, cols, part) for part in parts], axis=1)
+            nodata = [assets[i].nodata for i in positions]
+            valid.append(_is_measured(stored, nodata, dataset.dtypes[bands[0] - 1]))
+            for i, values in zip(positions, stored, strict=True):
+                columns[i] = values
+    sample = np.stack(columns)
+    is_valid = np.all(valid, axis=0) & ~(sample == sample[:1]).all(axis=0)
+    return sample[:, is_valid]
+
+
+Part = tuple[float, float, float, float, int, int]
+"""First and last row, first and last column, as shares of a grid; rows and columns of the sample."""
+
+
+def _parts(height: int, width: int, *, is_whole: bool) -> list[Part]:
+    """The whole grid, or windows spread over it."""
+    if is_whole:
+        return [(0.0, 1.0, 0.0, 1.0, min(SAMPLE_SIDE, height), min(SAMPLE_SIDE, width))]
+    spans = []
+    for size in (height, width):
+        side = min(WINDOW_SIDE, max(1, size // LATTICE))
+        begin = [int((i + 0.5) * size / LATTICE - side / 2) for i in range(LATTICE)]
+        spans.append([(max(0, first) / size, (max(0, first) + side) / size, side) for first in begin])
+    return [(top, bottom, left, right, rows, cols) for (top, bottom, rows), (left, right, cols) in product(*spans)]
+
+
+def _is_quick(dataset: DatasetReader, bands: int, rows: tuple[float, float], cols: tuple[float, float]) -> bool:
+    """Whether a file can be read decimated in little time: it has overviews, or few pixels in this part."""
+    return bool(dataset.overviews(1)) or (rows[1] - rows[0]) * (cols[1] - cols[0]) * bands <= MAX_WHOLE_READ
+
+
+def _read_part(
+    dataset: DatasetReader, bands: Sequence[int], rows: tuple[float, float], cols: tuple[float, float], part: Part
+) -> FloatArray:
+    """(band, pixel) stored numbers of a part of the rows and columns, clipped to the file."""
+    top, bottom, left, right, height, width = part
+    spans = []
+    for (begin, end), shares, size in ((rows, (top, bottom), dataset.height), (cols, (left, right), dataset.width)):
+        first, last = (begin + (end - begin) * share for share in shares)
+        first = min(max(first, 0.0), size - 1.0)
+        spans.append((first, max(min(last, float(size)) - first, 1e-3)))
+    (row, row_count), (col, col_count) = spans
+    window = Window(col, row, col_count, row_count)
+    return np.asarray(read_bands(dataset, bands, window, (height, width)), float).reshape(len(bands), -1)
+
+
+def _is_measured(stored: FloatArray, nodata: Sequence[float | None], dtype: str) -> BoolArray:
+    """(pixel,) False for nodata, fill, saturated and infinite numbers, and for one number in all bands."""
+    limits: tuple[float, ...] = ()
+    if np.dtype(dtype).kind in "iu":
+        info = np.iinfo(dtype)
+        limits = (float(info.max), float(info.min)) if info.min else (float(info.max),)
+    bad = ~(np.abs(stored) <= MAX_STORED) | np.isin(stored, (*FILLS, *limits))
+    bad |= stored == np.array([np.nan if number is None else number for number in nodata])[:, None]
+    is_fill = (stored == stored[:1]).all(axis=0) if len(stored) > 1 else False
+    return np.asarray(~bad.any(axis=0) & ~np.asarray(is_fill))

@@ -1,13 +1,16 @@
 """How stored numbers become reflectance: the one module that decides scale, offset and nodata.
 
-Readers pass the declarations of a file, product or item, and the user's offset. They get a `RadiometricRule`: scale,
-offset and nodata of each band, and a sentence that states the rule. `scenes/reader` applies the rule.
+Readers pass the declarations of a file, product or item, and the user's options. They get a `RadiometricRule`: scale,
+offset and nodata of each band, and a sentence that states the rule. `scenes/reader` applies the rule. The order is: the
+user's options; what file, item or product declares; the baseline in the product's name; the sensor's rule; 1e-4 for
+integers and 1 for floats. Where two rules are possible, the pixels decide (`scenes.plausibility.most_plausible`).
 
 Sentinel-2 is the difficult case. From processing baseline 04.00 on, ESA adds 1000 to the stored numbers. Some archives
 keep the 1000 and some subtract it, and their items do not always declare this correctly. The date is no evidence,
 because ESA reprocesses old scenes with new baselines (Collection 1).
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +18,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ms2hs.errors import SceneError
-from ms2hs.scenes.scene import Asset
-from ms2hs.spectra.library import MAX_REFLECTANCE
+from ms2hs.raster.header import Declared
+from ms2hs.scenes.scene import Asset, SceneOptions
 from ms2hs.spectra.sensors import Sensor
 
 # Sentinel-2, HLS and most other products store reflectance in ten-thousandths.
@@ -24,18 +27,12 @@ DN_SCALE = 1e-4
 # From this processing baseline on BOA_ADD_OFFSET is -1000. Sen2Cor outside ESA writes baseline 99.99 and adds nothing.
 FIRST_BASELINE_WITH_OFFSET, FIRST_LOCAL_BASELINE = 4.0, 99.0
 BOA_ADD_OFFSET = -1000.0
-
-
-@dataclass(frozen=True)
-class Declared:
-    """Declared scale, offset and nodata of one band in a file or item; None where undeclared."""
-
-    scale: float | None = None
-    offset: float | None = None
-    """In reflectance: `dn * scale + offset`, as GDAL and STAC define it."""
-    nodata: float | None = None
-    where: str = ""
-    """The declaring part of the file, for the sentence of the rule."""
+# `_N0510_` in the name of a product is processing baseline 05.10.
+BASELINE_IN_NAME = re.compile(r"_N(\d\d)\.?(\d\d)(?![0-9])")
+# A declared scale outside this range is an error of the file.
+SCALE_RANGE = (1e-30, 1e30)
+# Origins of a rule whose offset is a fact about the stored numbers.
+DECLARING_ORIGINS = ("file", "item", "product", "name")
 
 
 @dataclass(frozen=True)
@@ -45,93 +42,180 @@ class RadiometricRule:
     dn_scale: tuple[float, ...]
     dn_offset: tuple[float, ...]
     nodata: tuple[float | None, ...]
-    """Stored number that means no data; None without one."""
+    """Declared stored number that means no data; None without one."""
     description: str
     """The rule in words, and who declared it."""
     notes: tuple[str, ...] = ()
     """Warnings for the user."""
+    origin: str = "default"
+    """Source of scale and offset: `option`, `file`, `item`, `product`, `name`, `sensor` or `default`."""
 
-    def with_offset(self, dn_offset: float | None) -> "RadiometricRule":
-        """The rule with the user's offset and without notes; the same rule if the offset is None."""
-        if dn_offset is None:
+    @property
+    def offset(self) -> tuple[float, ...]:
+        """Offset of each band in reflectance: `dn * dn_scale + offset`."""
+        return tuple(round(dn * scale, 9) for dn, scale in zip(self.dn_offset, self.dn_scale, strict=True))
+
+    def with_options(self, options: SceneOptions, where: str, *, is_float: bool = False) -> "RadiometricRule":
+        """The rule with the user's scale and offset and without notes; the same rule if the user gives neither.
+
+        A scale alone replaces the offset by 0, unless the file, item or product declares an offset.
+
+        Parameters
+        ----------
+        where : the scene, for messages.
+        is_float : whether the stored numbers are floats, to which `--dn-offset` does not apply.
+
+        Raises
+        ------
+        SceneError : `--dn-offset` for floats, or a scale without offset where an offset is declared.
+        """
+        scale, offset, dn_offset = options.scale, options.offset, options.dn_offset
+        if scale is None and not options.has_offset:
             return self
-        text = f"--dn-offset {dn_offset:g} given by the user instead of {_listed(self.dn_offset)} ({self.description})"
-        return replace(self, dn_offset=(float(dn_offset),) * len(self.dn_scale), description=text, notes=())
+        if dn_offset is not None and is_float:
+            remedy = dn_offset * min(DN_SCALE, *self.dn_scale)
+            raise SceneError(
+                f"{where}: --dn-offset {dn_offset:g}, but the stored numbers are floats; it is allowed for integers "
+                f"only. Use --offset {remedy:g} instead, or for floats in ten-thousandths --scale {DN_SCALE:g} "
+                f"--offset {remedy:g} instead."
+            )
+        if not options.has_offset and any(self.dn_offset) and self.origin in DECLARING_ORIGINS:
+            with_scale = f"--scale {scale:g} --offset"
+            keep = f"{with_scale} {self.offset[0]:g} to keep it, or " if len(set(self.offset)) == 1 else ""
+            raise SceneError(
+                f"{where}: --scale {scale:g} without offset, but offset {_listed(self.offset)} is declared "
+                f"({self.description}); both are required. Use {keep}{with_scale} 0 to drop it."
+            )
+        scales = self.dn_scale if scale is None else (float(scale),) * len(self.dn_scale)
+        if dn_offset is not None:
+            dn_offsets = (float(dn_offset),) * len(scales)
+        else:
+            dn_offsets = tuple(_in_stored(offset or 0.0, each) for each in scales)
+        given = {"--scale": scale, "--offset": offset, "--dn-offset": dn_offset}
+        words = " ".join(f"{name} {value:g}" for name, value in given.items() if value is not None)
+        text = f"{words} given by the user instead of scale {_listed(self.dn_scale)} and offset {_listed(self.offset)}"
+        text += f" ({self.description})"
+        return RadiometricRule(scales, dn_offsets, self.nodata, text, origin="option")
 
     def assets(self, names: Sequence[str], hrefs: Sequence[str], bands: Sequence[int]) -> tuple[Asset, ...]:
         """The bands of a scene with this rule; `bands` are 1-based positions in the files."""
-        columns = zip(names, hrefs, bands, self.dn_scale, self.dn_offset, self.nodata, strict=True)
+        # Products with an offset below 0 keep 0 for fill. Without such an offset, 0 is reflectance, as of water.
+        fills = [
+            0.0 if nodata is None and offset < 0 else nodata
+            for nodata, offset in zip(self.nodata, self.dn_offset, strict=True)
+        ]
+        columns = zip(names, hrefs, bands, self.dn_scale, self.dn_offset, fills, strict=True)
         return tuple(Asset(*fields) for fields in columns)
 
 
-def rule_of_raster(
-    dtypes: Sequence[str],
-    scales: Sequence[float],
-    offsets: Sequence[float],
+def rules_of_raster(
+    bands: Sequence[Declared],
     *,
-    p99: float | None = None,
-    dn_offset: float | None = None,
-    nodata: Sequence[float | None] | None = None,
+    options: SceneOptions | None = None,
     sensor: Sensor | None = None,
-) -> RadiometricRule:
-    """The rule of a raster without product metadata.
+    baseline: str | None = None,
+    where: str = "the file",
+) -> list[RadiometricRule]:
+    """The possible rules of a raster without product metadata, the most likely first; without the user's options.
 
-    The raster's own scale and offset, if declared; else the sensor's, for the data type of its products; else 1e-4 for
-    integers, and 1 for floats with a 99th percentile of at most 2.
+    Several rules are possible for integers without declared scale only:
+
+    - a baseline in the name says that 1000 was added, but many tools subtract the 1000 and keep the name;
+    - a sensor with a rule of its own (Landsat Collection 2), whose numbers others bring to ten-thousandths.
 
     Parameters
     ----------
-    dtypes, scales, offsets, nodata : of each band as GDAL reports them; scale 1 and offset 0 where undeclared.
-    p99 : 99th percentile of the stored numbers; required for floats only.
-    dn_offset : the user's offset; with one, floats with a 99th percentile above 2 count as ten-thousandths.
+    bands : what each band declares, with its data type.
+    options : whatever the user gives replaces the declaration, so that a wrong declaration is then no error.
+    baseline : processing baseline of Sentinel-2 by the name or tags of the file, such as `05.10`; None if unknown.
 
     Raises
     ------
-    SceneError : the numbers cannot be identified as reflectance.
+    SceneError : the numbers cannot be identified as reflectance, or a declared number is impossible.
     """
-    bands = len(scales)
-    dtype = np.result_type(*dtypes)
-    fills = tuple(map(_fill_of_raster, nodata or (None,) * bands, dtypes, (sensor,) * bands))
-    has_scale = [scale != 1 for scale in scales]
-    if all(has_scale):
-        own = tuple(round(offset / scale, 6) for offset, scale in zip(offsets, scales, strict=True))
-        text = f"the file's own scale {_listed(scales)} and offset {_listed(own)} (in stored numbers)"
-        return RadiometricRule(tuple(scales), own, fills, text).with_offset(dn_offset)
-    if any(has_scale) or any(offsets):
-        raise SceneError(
-            f"the file declares scale {_listed(scales)} and offset {_listed(offsets)}; scale and offset are required "
-            "for every band, or for none. Write them into the file (gdal_edit.py -scale 0.0001 -offset -0.1)."
-        )
-    scale, offset = DN_SCALE, 0.0
-    if sensor is not None and dtype.name == sensor.dtype:
-        scale, offset = sensor.scale, sensor.offset / sensor.scale
-        text = f"{sensor.title} ({dtype}): scale {sensor.scale:g} and offset {sensor.offset:g}"
-    elif dtype.kind not in "iuf" or dtype.itemsize == 1:
-        raise SceneError(
-            f"the data type is {dtype}; integers of at least 16 bits, or floats, are required. 8-bit files are "
-            "pictures stretched for display. Use the surface reflectance product."
-        )
-    elif dtype.kind in "iu":
-        text = f"integers ({dtype}) without scale in the file: scale {DN_SCALE:g}, no offset"
-    elif p99 is not None and p99 <= MAX_REFLECTANCE:
-        scale, text = 1.0, f"floats with 99th percentile {p99:.3g}: taken as reflectance, no scale and no offset"
-    elif dn_offset is not None:
-        text = f"floats with 99th percentile {p99:.4g}: taken as numbers of {DN_SCALE:g}"
-    else:
-        raise SceneError(
-            f"floats with 99th percentile {p99:.4g} and no scale in the file; reflectance is at most "
-            f"{MAX_REFLECTANCE:g}. If they are ten-thousandths, give the offset with --dn-offset (0, or -1000 for "
-            "baseline 04.00 and later)."
-        )
-    return RadiometricRule((scale,) * bands, (offset,) * bands, fills, text).with_offset(dn_offset)
-
-
-def _fill_of_raster(declared: float | None, dtype: str, sensor: Sensor | None) -> float | None:
-    """The nodata of a band: declared, else 0 for integers of sensors whose products use 0."""
-    if declared is None and sensor is not None and sensor.nodata == 0 and np.dtype(dtype).kind in "iu":
-        return 0.0
+    options = options or SceneOptions()
+    bands = _checked(bands, options, where)
+    dtype = np.result_type(*(band.dtype for band in bands))
     # NaN is invalid in any case, and JSON has no NaN.
-    return None if declared is None or np.isnan(declared) else declared
+    fills = tuple(None if band.nodata is None or np.isnan(band.nodata) else band.nodata for band in bands)
+    is_declared = any(band.scale is not None or band.offset for band in bands)
+    has_eight_bits = dtype.itemsize == 1 and options.scale is None and not is_declared
+    if dtype.kind not in "iuf" or has_eight_bits:
+        raise SceneError(
+            f"{where}: the data type is {dtype}; integers of at least 16 bits, or floats, are required. 8-bit files "
+            "are pictures stretched for display. Use the surface reflectance product."
+        )
+    if is_declared:
+        return [_rule_of_declarations(bands, fills, dtype, options, where)]
+
+    def uniform(scale: float, offset: float, text: str, origin: str, *notes: str) -> RadiometricRule:
+        count = len(bands)
+        dn_offsets = (_in_stored(offset, scale),) * count
+        return RadiometricRule((scale,) * count, dn_offsets, fills, text, notes, origin)
+
+    if dtype.kind == "f":
+        return [uniform(1.0, 0.0, f"floats ({dtype}) without scale in the file: scale 1, no offset", "default")]
+    plain = uniform(
+        DN_SCALE, 0.0, f"integers ({dtype}) without scale in the file: scale {DN_SCALE:g}, no offset", "default"
+    )
+    if sensor is not None and sensor.dtype:
+        text = f"{sensor.title} ({dtype}): scale {sensor.scale:g} and offset {sensor.offset:g}"
+        return [uniform(sensor.scale, sensor.offset, text, "sensor"), plain]
+    if baseline is not None and has_offset(baseline) and (sensor is None or sensor.family == "sentinel2"):
+        offset = BOA_ADD_OFFSET * DN_SCALE
+        text = f"name or tags of the file: processing baseline {baseline}, so scale {DN_SCALE:g} and offset {offset:g}"
+        note = f"The offset {offset:g} is due to the processing baseline {baseline} in the name or tags of the file."
+        removed = f"The processing baseline is {baseline}, but the pixels show that the offset was already subtracted."
+        return [uniform(DN_SCALE, offset, text, "name", note), replace(plain, notes=(removed,))]
+    return [plain]
+
+
+def _checked(bands: Sequence[Declared], options: SceneOptions, where: str) -> list[Declared]:
+    """The declarations; SceneError for an impossible scale or offset, which is left out where the user replaces it."""
+    low, high = SCALE_RANGE
+    remedy = "Correct it, or give the right numbers with --scale and --offset."
+    checked = []
+    for band in bands:
+        if band.scale is not None and not low < band.scale < high:
+            if options.scale is None:
+                raise SceneError(
+                    f"{where}: declares the scale {band.scale:g}; a finite number above 0 is required. {remedy}"
+                )
+            band = replace(band, scale=None)  # noqa: PLW2901
+        if band.offset is not None and not math.isfinite(band.offset):
+            if not options.has_offset:
+                raise SceneError(f"{where}: declares the offset {band.offset:g}; a finite number is required. {remedy}")
+            band = replace(band, offset=None)  # noqa: PLW2901
+        checked.append(band)
+    return checked
+
+
+def _rule_of_declarations(
+    bands: Sequence[Declared], fills: tuple[float | None, ...], dtype: np.dtype, options: SceneOptions, where: str
+) -> RadiometricRule:
+    """The rule by the declarations of a raster: scale and offset of every band, or offsets alone."""
+    offsets = [band.offset or 0.0 for band in bands]
+    default = 1.0 if dtype.kind == "f" else DN_SCALE
+    scales = [default if band.scale is None else band.scale for band in bands]
+    declaring = sum(band.scale is not None for band in bands)
+    is_in_reflectance = dtype.kind == "f" or max(map(abs, offsets)) <= 1
+    is_clear = declaring == len(bands) or (not declaring and is_in_reflectance)
+    if not is_clear and not (options.scale is not None and options.has_offset):
+        unscaled = [1.0 if band.scale is None else band.scale for band in bands]
+        raise SceneError(
+            f"{where}: the file declares scale {_listed(unscaled)} and offset {_listed(offsets)}; scale and offset are "
+            f"required for every band, or for none. Give both for all bands, such as --scale {DN_SCALE:g} --offset 0 "
+            f"or --scale {DN_SCALE:g} --offset {BOA_ADD_OFFSET * DN_SCALE:g} in reflectance."
+        )
+    dn_offsets = tuple(_in_stored(offset, scale) for offset, scale in zip(offsets, scales, strict=True))
+    source = bands[0].where or "the file's own"
+    text = f"{source} scale {_listed(scales)} and offset {_listed(offsets)}"
+    return RadiometricRule(tuple(scales), dn_offsets, fills, text, origin="file")
+
+
+def _in_stored(offset: float, scale: float) -> float:
+    """An offset in reflectance as an offset of stored numbers."""
+    return round(offset / scale, 9)
 
 
 def rule_of_safe(
@@ -141,20 +225,26 @@ def rule_of_safe(
     baseline: str,
     *,
     sensor: Sensor,
-    dn_offset: float | None,
+    options: SceneOptions,
+    where: str,
 ) -> RadiometricRule:
     """The rule of a SAFE product: its quantification and offsets; without listed offsets, by its baseline.
 
     Parameters
     ----------
     names : of the bands.
-    offsets : BOA_ADD_OFFSET by band; empty if the product lists none.
+    quantification, offsets : as declared; NaN for a text that is no number. `offsets` is BOA_ADD_OFFSET by band, empty
+        if the product lists none.
     baseline : processing baseline such as `05.10`; empty if unknown.
     """
+    scale = 1 / quantification if quantification > 0 else math.nan
+    declared = [Declared(scale, offsets.get(name, 0.0)) for name in names]
+    kept = _checked(declared, options, f"{where}: quantification {quantification:g}, BOA_ADD_OFFSET")
+    scales = tuple(DN_SCALE if band.scale is None else band.scale for band in kept)
     stated = f"processing baseline {baseline or 'unknown'}"
     text = f"product metadata: quantification {quantification:g}"
     if offsets:
-        values = tuple(offsets.get(name, 0.0) for name in names)
+        values = tuple(band.offset or 0.0 for band in kept)
         text += f", BOA_ADD_OFFSET {_listed(values)} ({stated})"
     elif re.fullmatch(r"\d\d\.\d\d", baseline) and has_offset(baseline):
         values = (BOA_ADD_OFFSET,) * len(names)
@@ -163,20 +253,24 @@ def rule_of_safe(
         values = (0.0,) * len(names)
         text += f", no offset listed ({stated})"
     fills = (sensor.nodata,) * len(names)
-    return RadiometricRule((1 / quantification,) * len(names), values, fills, text).with_offset(dn_offset)
+    return RadiometricRule(scales, values, fills, text, origin="product").with_options(options, where)
 
 
-def rule_of_hls(bands: Sequence[Declared], *, sensor: Sensor, dn_offset: float | None) -> RadiometricRule:
+def rule_of_hls(bands: Sequence[Declared], *, sensor: Sensor, options: SceneOptions, where: str) -> RadiometricRule:
     """The rule of an HLS granule: what each file declares, else the HLS User Guide."""
+    bands = _checked(bands, options, where)
     scales = tuple(sensor.scale if band.scale is None else band.scale for band in bands)
     offsets = tuple(band.offset or 0.0 for band in bands)
     texts = [
         f"{band.where if band.scale is not None else 'User Guide:'} scale {scale:g} and offset {offset:g}"
         for band, scale, offset in zip(bands, scales, offsets, strict=True)
     ]
-    dn_offsets = tuple(offset / scale for offset, scale in zip(offsets, scales, strict=True))
+    dn_offsets = tuple(_in_stored(offset, scale) for offset, scale in zip(offsets, scales, strict=True))
     text = f"HLS: {'; '.join(dict.fromkeys(texts))}"
-    return RadiometricRule(scales, dn_offsets, _fills(bands, sensor), text).with_offset(dn_offset)
+    origin = "file" if any(band.scale is not None or band.offset for band in bands) else "sensor"
+    is_float = any(np.dtype(band.dtype).kind == "f" for band in bands if band.dtype)
+    rule = RadiometricRule(scales, dn_offsets, _fills(bands, sensor), text, origin=origin)
+    return rule.with_options(options, where, is_float=is_float)
 
 
 @dataclass(frozen=True)
@@ -191,17 +285,22 @@ class ItemDeclaration:
     """Whether the archive subtracted ESA's 1000, by `boa_offset_applied`; None without that flag."""
 
 
-def rule_of_item(item: ItemDeclaration, archive_rule: str | None, dn_offset: float | None) -> RadiometricRule:
+def rule_of_item(
+    item: ItemDeclaration, archive_rule: str | None, options: SceneOptions, where: str = "the item"
+) -> RadiometricRule:
     """The rule of a STAC item.
 
     Parameters
     ----------
     archive_rule : key in `ITEM_RULES` for the item's collection; None for an unknown archive: the sensor's rule.
+    where : the item, for messages.
     """
-    rule = archive_rule or item.sensor.item_rule
-    if archive_rule is None and rule == "declared" and item.offset_removed is not None:
-        rule = "flagged"
-    return ITEM_RULES[rule](item).with_offset(dn_offset)
+    item = replace(item, bands=tuple(_checked(item.bands, options, where)))
+    key = archive_rule or item.sensor.item_rule
+    if archive_rule is None and key == "declared" and item.offset_removed is not None:
+        key = "flagged"
+    is_float = any(np.dtype(band.dtype).kind == "f" for band in item.bands if band.dtype)
+    return ITEM_RULES[key](item).with_options(options, where, is_float=is_float)
 
 
 def has_offset(baseline: str) -> bool:
@@ -232,14 +331,15 @@ def by_declaration(item: ItemDeclaration) -> RadiometricRule:
             return by_baseline(item)
         note = (
             "warning: the item declares no scale, offset or processing baseline; no offset is assumed. If the scene "
-            "looks 0.1 too bright, use --dn-offset -1000."
+            "looks 0.1 too bright, use --offset -0.1 instead."
         )
-        return _uniform(item, 0.0, "no scale, offset or processing baseline declared", note)
+        rule = _uniform(item, 0.0, "no scale, offset or processing baseline declared", note)
+        return replace(rule, origin="default")
     scales = tuple(DN_SCALE if band.scale is None else band.scale for band in item.bands)
-    offsets = tuple(round((band.offset or 0.0) / scale, 6) for band, scale in zip(item.bands, scales, strict=True))
+    offsets = tuple(_in_stored(band.offset or 0.0, scale) for band, scale in zip(item.bands, scales, strict=True))
     pairs = ", ".join(f"{scale:g} and {offset:g}" for scale, offset in dict.fromkeys(zip(scales, offsets, strict=True)))
     text = f"the item's own scale and offset (in stored numbers) {pairs}"
-    return RadiometricRule(scales, offsets, _fills(item.bands, item.sensor), text)
+    return RadiometricRule(scales, offsets, _fills(item.bands, item.sensor), text, origin="item")
 
 
 def by_flag(item: ItemDeclaration) -> RadiometricRule:
@@ -257,7 +357,7 @@ def by_flag(item: ItemDeclaration) -> RadiometricRule:
     reason = f"boa_offset_applied {flag}, processing baseline {item.baseline or 'unknown'}"
     note = (
         f"warning: {reason}; this is wrong for some items of this collection. If many pixels are negative, use "
-        "--dn-offset 0, or the collection sentinel-2-c1-l2a."
+        "--offset 0, or the collection sentinel-2-c1-l2a."
     )
     return _uniform(item, BOA_ADD_OFFSET, reason, note)
 
@@ -266,7 +366,22 @@ def by_user_guide(item: ItemDeclaration) -> RadiometricRule:
     """HLS v1.5 and v2.0, User Guide: scale 1e-4 unless declared, no offset, whatever the item declares."""
     scales = tuple(DN_SCALE if band.scale is None else band.scale for band in item.bands)
     text = f"HLS User Guide: scale {_listed(scales)}, no offset"
-    return RadiometricRule(scales, (0.0,) * len(scales), _fills(item.bands, item.sensor), text)
+    return RadiometricRule(scales, (0.0,) * len(scales), _fills(item.bands, item.sensor), text, origin="sensor")
+
+
+def by_product_guide(item: ItemDeclaration) -> RadiometricRule:
+    """Declared scale and offset of each band, else the sensor's, for Landsat Collection 2: USGS declares none."""
+    sensor, is_declared = item.sensor, [band.scale is not None for band in item.bands]
+    scales = tuple(sensor.scale if band.scale is None else band.scale for band in item.bands)
+    offsets = tuple(
+        (0.0 if own else sensor.offset) if band.offset is None else band.offset
+        for own, band in zip(is_declared, item.bands, strict=True)
+    )
+    dn_offsets = tuple(_in_stored(offset, scale) for offset, scale in zip(offsets, scales, strict=True))
+    origin = "item" if all(is_declared) else "sensor"
+    title = "the item's own" if all(is_declared) else f"{sensor.title}:"
+    text = f"{title} scale {_listed(scales)} and offset {_listed(offsets)}"
+    return RadiometricRule(scales, dn_offsets, _fills(item.bands, sensor), text, origin=origin)
 
 
 ITEM_RULES: dict[str, Callable[[ItemDeclaration], RadiometricRule]] = {
@@ -274,6 +389,7 @@ ITEM_RULES: dict[str, Callable[[ItemDeclaration], RadiometricRule]] = {
     "declared": by_declaration,
     "flagged": by_flag,
     "harmonized": by_user_guide,
+    "product_guide": by_product_guide,
 }
 
 
@@ -281,7 +397,7 @@ def _uniform(item: ItemDeclaration, offset: float, reason: str, *notes: str) -> 
     """Ten-thousandths with one offset for all bands."""
     count = len(item.bands)
     text = f"scale {DN_SCALE:g}, offset {offset:g}: {reason}"
-    return RadiometricRule((DN_SCALE,) * count, (offset,) * count, _fills(item.bands, item.sensor), text, notes)
+    return RadiometricRule((DN_SCALE,) * count, (offset,) * count, _fills(item.bands, item.sensor), text, notes, "item")
 
 
 def _fills(bands: Sequence[Declared], sensor: Sensor) -> tuple[float | None, ...]:

@@ -16,8 +16,25 @@ from ms2hs.spectra.sensors import Sensor, load_sensor, sensor_names
 DEFAULT_SOURCE = "sentinel2a"
 # Tags of files written by `ms2hs fetch`: the name of the source, and the time of acquisition.
 SOURCE_TAG, TIME_TAG = "MS2HS_SOURCE", "ACQUISITION_DATETIME"
-LEVEL_1C_NAME = re.compile(r"_MSIL1C_|S2MSI1C")
+# Names and tags of top-of-atmosphere products: Sentinel-2 level 1C, Landsat level 1, and others.
+LEVEL_1C_NAME = re.compile(r"_MSIL1C_|S2MSI1C|COPERNICUS[/_]S2(?:_HARMONIZED)?(?!_?[A-Z])")
 LEVEL_1C_TAG = re.compile(r"(level[-_ ]?|l)1c", re.IGNORECASE)
+TOP_OF_ATMOSPHERE = re.compile(r"(?<![A-Z])TOA(?:RF)?(?![A-Z])|top[-_ ]of[-_ ]atmosphere", re.IGNORECASE)
+LEVEL_1_NAME = re.compile(r"(?<![A-Z0-9])L[CETMO]0\d_L1(?:TP|GT|GS)(?![A-Z])")
+LEVEL_1_TAG = re.compile(r"(level[-_ ]?|l)1(tp|gt|gs)?", re.IGNORECASE)
+# ESPA names surface reflectance after the product of level 1: `LC08_L1TP_..._sr_band2.tif`.
+SURFACE_NAME = re.compile(r"(?<![A-Z0-9])(?:SR|BOA)(?![A-Z0-9])", re.IGNORECASE)
+LEVEL_KEY = re.compile(r"level|data_type|product_type")
+# Missions without a sensor's table, in file names, descriptions of bands and tags with these keys.
+MISSION_KEY = re.compile(r"platform|spacecraft|satellite|mission|sensor")
+OTHER_MISSIONS = {
+    "Landsat 4, 5 or 7": re.compile(
+        r"(?i)(?<![A-Z0-9])(L[ET]0?[457]|LND0[457]|LANDSAT[-_ ]?[457]|L[ET][457]\d{13}\w*)(?![A-Z0-9])"
+    ),
+    "Landsat MSS": re.compile(r"(?i)(?<![A-Z0-9])(LM0?[1-5]|LANDSAT[-_ ]?[123]|LM[1-5]\d{13}\w*)(?![A-Z0-9])"),
+    "MODIS": re.compile(r"(?i)(?<![A-Z0-9])(M[OYC]D\d\d\w*|sur_refl_b\d\d|MODIS)(?![A-Z0-9])"),
+    "VIIRS": re.compile(r"(?i)(?<![A-Z0-9])(V(NP|J1)\d\d\w*|VIIRS)(?![A-Z0-9])"),
+}
 
 
 def platform_note(source: str) -> str:
@@ -47,24 +64,59 @@ def source_named_in(
 
 
 def source_of_file(header: Header) -> str | None:
-    """The sensor named by a file's name or tags; None if they name no sensor, or several."""
+    """The sensor named by a file's name or tags, or by each description of a band; None if several are named."""
     tag = header.tags.get(SOURCE_TAG.lower())
-    return tag if tag in sensor_names("source") else source_named_in((Path(header.path).name, *header.tags.values()))
+    if tag in sensor_names("source"):
+        return tag
+    described = {source_named_in([text]) for text in header.descriptions if text}
+    from_bands = described.pop() if len(described) == 1 else None
+    return source_named_in((Path(header.path).name, *header.tags.values())) or from_bands
 
 
 def refuse_unsuitable(header: Header) -> None:
-    """Refuse files whose name or tags say level 1C, and files written by ms2hs."""
-    texts = (Path(header.path).name, *header.tags.values())
+    """Refuse top-of-atmosphere files, files of missions without a table, and files written by ms2hs.
+
+    Level and mission are read from the file's name, its tags and the descriptions of its bands. The mission does not
+    matter if the bands have wavelengths.
+    """
+    path, name, tags = header.path, Path(header.path).name, header.tags
+    texts = (name, *tags.values())
     # Products of level 2A also name the level-1C product that they come from.
     names = [] if any("MSIL2A" in text for text in texts) else [text for text in texts if LEVEL_1C_NAME.search(text)]
-    tags = [f"{key}={text}" for key, text in header.tags.items() if LEVEL_1C_TAG.fullmatch(text.strip())]
-    if tags or names:
-        raise level_1c_error(header.path, (tags or names)[0])
-    if header.tags.get("ms2hs_synthetic", "").upper() == "YES":
+    if evidence := [f"{key}={text}" for key, text in tags.items() if LEVEL_1C_TAG.fullmatch(text.strip())] + names:
+        raise level_1c_error(path, evidence[0])
+    own = (name, *filter(None, header.descriptions))
+    names = [] if any(SURFACE_NAME.search(text) for text in own) else [*filter(LEVEL_1_NAME.search, own)]
+    names += filter(TOP_OF_ATMOSPHERE.search, own)
+    levels = {key: text for key, text in tags.items() if LEVEL_KEY.search(key)}
+    if evidence := [f"{key}={text}" for key, text in levels.items() if LEVEL_1_TAG.fullmatch(text.strip())] + names:
+        raise level_1_error(path, evidence[0])
+    if tags.get("ms2hs_synthetic", "").upper() == "YES":
         raise SceneError(
-            f"{header.path}: was written by ms2hs (MS2HS_SYNTHETIC=YES); a measured multispectral scene is required. "
+            f"{path}: was written by ms2hs (MS2HS_SYNTHETIC=YES); a measured multispectral scene is required. "
             "Use the scene that it was converted from."
         )
+    if source_of_file(header) is None and not any(header.wavelengths):
+        refuse_other_missions((*own, *(text for key, text in tags.items() if MISSION_KEY.search(key))), path)
+
+
+def refuse_other_missions(texts: Sequence[str], where: str) -> None:
+    """Refuse a scene of a mission without a sensor's table, by texts such as its name and platform."""
+    for mission, pattern in OTHER_MISSIONS.items():
+        if match := next(filter(None, map(pattern.search, texts)), None):
+            raise SceneError(
+                f"{where}: is a scene of {mission} ({match[0]}), whose spectral responses are not available; scenes of "
+                "Sentinel-2, HLS, Landsat 8 and Landsat 9 are allowed, and files whose bands have wavelengths. Use a "
+                "scene of these sensors, or write CENTRAL_WAVELENGTH_UM into the bands' IMAGERY domain."
+            )
+
+
+def level_1_error(where: str, evidence: str) -> SceneError:
+    """The error for a product of Landsat's level 1, or any other top-of-atmosphere reflectance."""
+    return SceneError(
+        f"{where}: is level 1, top of atmosphere ({evidence}); surface reflectance (level 2) is required. Use the "
+        "level-2 product of the same scene, such as LC08_L2SP."
+    )
 
 
 def level_1c_error(where: str, evidence: str = "") -> SceneError:

@@ -8,19 +8,30 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from ms2hs.errors import SceneError
+from ms2hs.raster.container import archive_names
 from ms2hs.raster.dataset import open_dataset, read_pixel_grid
+from ms2hs.raster.dates import rfc3339
+from ms2hs.raster.header import number_of
 from ms2hs.scenes.bands import choose_bands
-from ms2hs.scenes.quality import QUALITY_LAYERS
+from ms2hs.scenes.quality import QUALITY_LAYERS, quality_note
 from ms2hs.scenes.radiometry import rule_of_safe
 from ms2hs.scenes.recognition import DEFAULT_SOURCE, level_1c_error, platform_note, source_named_in, sources
 from ms2hs.scenes.scene import Scene, SceneOptions
 from ms2hs.spectra.sensors import load_sensor
 
 METADATA_NAME = "MTD_MSIL2A.xml"
+# Products before December 2016 write `S2A_USER_MTD_SAFL2A_PDMC_20160301T101559_R065_V2016....xml`.
+METADATA_FILE = re.compile(r"MTD_MSIL2A\.xml|S2._USER_MTD_SAFL2A_[^/]*\.xml", re.IGNORECASE)
+LEVEL_1C_FILE = re.compile(r"MTD_MSIL1C\.xml|S2._OPER_MTD_SAFL1C_[^/]*\.xml", re.IGNORECASE)
 # Order of `band_id` in the metadata, Sentinel-2 Products Specification Document, A_BAND_ID.
 BAND_IDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 QUANTIFICATION = 10_000.0
-IMAGE_NAME = re.compile(r"GRANULE/[^/]+/IMG_DATA/(?:R\d\dm/)?[^/]*_(B\d[\dA]|SCL)_(\d\d)m\.jp2$")
+# Granule, layer and resolution. Images beside the metadata file belong to no granule; older products have
+# `_SCL_L2A_..._20m`.
+IMAGE_NAME = re.compile(
+    r"(?:GRANULE/([^/]+)/IMG_DATA/(?:R\d\dm/)?)?[^/]*_(B\d[\dA]|SCL)(?:_L2A_[^/]*)?_(\d\d)m\.jp2", re.IGNORECASE
+)
+TILE = re.compile(r"(?<![A-Z0-9])T\d{2}[A-Z]{3}(?![A-Z0-9])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -55,14 +66,18 @@ class Metadata:
 
 def is_safe(path: Path) -> bool:
     """Whether the path looks like a SAFE product: a folder, a zip, or its metadata file."""
+    if path.is_file() and path.suffix.lower() == ".zip":
+        names = [name.split("/")[-1] for name in archive_names(path)]
+        return any(METADATA_FILE.fullmatch(name) or LEVEL_1C_FILE.fullmatch(name) for name in names)
     if path.is_file():
-        return path.suffix.lower() == ".zip" or path.name in {METADATA_NAME, METADATA_NAME.replace("L2A", "L1C")}
+        return bool(METADATA_FILE.fullmatch(path.name) or LEVEL_1C_FILE.fullmatch(path.name))
     return is_product(path) or len(_inner(path)) == 1
 
 
 def is_product(folder: Path) -> bool:
     """Whether the folder is itself a SAFE product, and not its parent."""
-    return folder.suffix.upper() == ".SAFE" or any(any(folder.glob(name)) for name in ("MTD_MSIL*.xml", "GRANULE"))
+    markers = ("MTD_MSIL*.xml", "S2?_USER_MTD_SAFL2A_*.xml", "GRANULE")
+    return folder.suffix.upper() == ".SAFE" or any(any(folder.glob(name)) for name in markers)
 
 
 def _inner(path: Path) -> list[Path]:
@@ -87,29 +102,28 @@ def open_safe(path: str, options: SceneOptions) -> Scene:
             "--source."
         )
     sensor = load_sensor(source)
-    finest = _finest(product)
+    granule, finest = _granule_images(product, options.granule)
     remedy = "Get the whole product, or give the bands to use with --bands (10 or more of Sentinel-2's 12)."
     names = choose_bands(finest, source, options.bands, where=path, lacks="has no image of {}", remedy=remedy)
     rule = rule_of_safe(
-        names, metadata.quantification, metadata.offsets, metadata.baseline, sensor=sensor, dn_offset=options.dn_offset
+        names, metadata.quantification, metadata.offsets, metadata.baseline, sensor=sensor, options=options, where=path
     )
     best = min(names, key=lambda name: finest[name][0])
     with open_dataset(finest[best][1]) as dataset:
         grid = read_pixel_grid(dataset)
-    has_quality = "SCL" in finest and options.quality
+    scl = QUALITY_LAYERS["SCL"].asset(finest["SCL"][1]) if "SCL" in finest else None
     notes = []
     if metadata.source is None and options.source is None:
         notes.append(platform_note(source))
-    if "SCL" not in finest:
-        notes.append("The product has no scene classification (SCL): clouds and shadows are not marked.")
     return Scene(
-        id=metadata.id,
+        id=f"{metadata.id}_{granule}" if granule else metadata.id,
         source=source,
         assets=rule.assets(names, [finest[name][1] for name in names], [1] * len(names)),
         grid=grid,
         offset_rule=rule.description,
-        quality=QUALITY_LAYERS["scl"].asset(finest["SCL"][1]) if has_quality else None,
-        quality_rule="scl" if has_quality else None,
+        rule_origin=rule.origin,
+        quality=(scl,) if scl and options.quality else (),
+        quality_note=quality_note(scl, "the product", wanted=options.quality),
         datetime=metadata.datetime,
         working_gsd_m=sensor.working_gsd_m,
         notes=tuple(notes),
@@ -120,38 +134,39 @@ def _folder(path: str) -> Product:
     folder = Path(path).parent if Path(path).is_file() else Path(path)
     if len(inner := _inner(folder)) == 1:
         folder = inner[0]
-    _refuse_level_1c(path, [folder.name, *(member.name for member in folder.glob("MTD_*.xml"))])
-    file = folder / METADATA_NAME
-    if not file.is_file():
+    _refuse_level_1c(path, [folder.name, *(member.name for member in folder.glob("*.xml"))])
+    file = next((member for member in folder.glob("*.xml") if METADATA_FILE.fullmatch(member.name)), None)
+    if file is None:
         raise SceneError(f"{path}: has no {METADATA_NAME}; a whole Sentinel-2 L2A product is required. Copy it again.")
-    members = tuple(sorted(member.relative_to(folder).as_posix() for member in folder.glob("GRANULE/*/IMG_DATA/**/*")))
+    images = [*folder.glob("GRANULE/*/IMG_DATA/**/*"), *folder.glob("*.jp2")]
+    members = tuple(sorted(member.relative_to(folder).as_posix() for member in images))
     return Product(path, f"{folder.as_posix()}/", members, file.read_bytes())
 
 
 def _zipped(path: str) -> Product:
+    members = archive_names(Path(path))
+    _refuse_level_1c(path, members)
+    files = [member for member in members if METADATA_FILE.fullmatch(member.split("/")[-1])]
+    if len(files) != 1:
+        raise SceneError(
+            f"{path}: has {len(files)} files {METADATA_NAME}; a zip must contain one Sentinel-2 L2A product. "
+            "Give the product's own zip, or unpack it and give the .SAFE folder."
+        )
     try:
         with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
-            _refuse_level_1c(path, members)
-            files = [member for member in members if member.split("/")[-1] == METADATA_NAME]
-            if len(files) != 1:
-                raise SceneError(
-                    f"{path}: has {len(files)} files {METADATA_NAME}; a zip must contain one Sentinel-2 L2A product. "
-                    "Give the product's own zip, or unpack it and give the .SAFE folder."
-                )
             metadata = archive.read(files[0])
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise SceneError(
             f"{path}: not a readable zip ({error}); the whole file is required. Copy or download it again."
         ) from error
-    prefix = files[0].removesuffix(METADATA_NAME)
+    prefix = files[0].removesuffix(files[0].split("/")[-1])
     inside = tuple(sorted(member.removeprefix(prefix) for member in members if member.startswith(prefix)))
     return Product(path, f"/vsizip/{{{Path(path).absolute().as_posix()}}}/{prefix}", inside, metadata)
 
 
 def _refuse_level_1c(path: str, names: Sequence[str]) -> None:
-    is_2a = any(METADATA_NAME in name or "_MSIL2A_" in name for name in names)
-    if not is_2a and any("MSIL1C" in name for name in names):
+    is_2a = any("MSIL2A" in name or "SAFL2A" in name for name in names)
+    if not is_2a and any("MSIL1C" in name or "SAFL1C" in name for name in names):
         raise level_1c_error(path)
 
 
@@ -174,25 +189,59 @@ def _parsed(path: str, root: ET.Element) -> Metadata:
     uri = texts.get("PRODUCT_URI") or texts.get("PRODUCT_URI_2A") or Path(path).name
     time = texts.get("DATATAKE_SENSING_START") or texts.get("PRODUCT_START_TIME")
     offsets = {
-        BAND_IDS[int(element.get("band_id", ""))]: float(element.text or "")
+        BAND_IDS[int(element.get("band_id", ""))]: number_of(element.text)
         for element in root.iter()
         if element.tag.split("}")[-1] == "BOA_ADD_OFFSET"
     }
+    quantifications = {
+        (element.text or "").strip()
+        for element in root.iter()
+        if element.tag.split("}")[-1].removeprefix("L2A_") == "BOA_QUANTIFICATION_VALUE"
+    }
+    if len(quantifications) > 1:
+        raise SceneError(
+            f"{path}: has {len(quantifications)} values BOA_QUANTIFICATION_VALUE "
+            f"({', '.join(sorted(quantifications))}); one is required. Use the product as ESA delivers it."
+        )
     return Metadata(
         id=uri.removesuffix(".zip").removesuffix(".SAFE"),
         source=source_named_in([texts.get("SPACECRAFT_NAME", "")]) or source_named_in([uri]),
-        datetime=time or None,
+        datetime=rfc3339(time),
         baseline=texts.get("PROCESSING_BASELINE", ""),
-        quantification=float(texts.get("BOA_QUANTIFICATION_VALUE") or QUANTIFICATION),
+        quantification=number_of(texts.get("BOA_QUANTIFICATION_VALUE") or QUANTIFICATION),
         offsets=offsets,
     )
 
 
-def _finest(product: Product) -> dict[str, tuple[int, str]]:
-    """The finest resolution of each band and of SCL, in m, and the path of its file for GDAL."""
+def _granule_images(product: Product, wanted: str | None) -> tuple[str, dict[str, tuple[int, str]]]:
+    """The tile of the chosen granule, empty if the product has one only, and its images.
+
+    The images are the finest resolution in m and the path for GDAL of each band and of SCL.
+
+    Raises
+    ------
+    SceneError : several granules and none chosen, or no such granule; the message lists the tiles.
+    """
+    images = [(image, product.root + member) for member in product.members if (image := IMAGE_NAME.fullmatch(member))]
+    tiles = {
+        image[1]: tile[0].upper() if (tile := TILE.search(image[1])) else image[1] for image, _ in images if image[1]
+    }
+    chosen = [name for name, tile in tiles.items() if wanted and wanted.upper() in {tile, tile[1:], name.upper()}]
+    if len(tiles) > 1 and wanted is None:
+        raise SceneError(
+            f"{product.path}: contains {len(tiles)} granules ({', '.join(sorted(tiles.values()))}); one is required. "
+            f"Use --granule {min(tiles.values())}."
+        )
+    if wanted and len(chosen) != 1:
+        raise SceneError(
+            f"{product.path}: --granule {wanted} is no granule of the product; {', '.join(sorted(tiles.values()))} is "
+            f"allowed. Use --granule {min(tiles.values(), default='')}."
+        )
     finest: dict[str, tuple[int, str]] = {}
-    for member in product.members:
-        image = IMAGE_NAME.search(member)
-        if image and int(image[2]) < finest.get(image[1], (1000, ""))[0]:
-            finest[image[1]] = int(image[2]), product.root + member
-    return finest
+    for image, href in images:
+        if chosen and image[1] != chosen[0]:
+            continue
+        band = image[2].upper()
+        if int(image[3]) < finest.get(band, (1000, ""))[0]:
+            finest[band] = int(image[3]), href
+    return tiles[chosen[0]] if chosen and len(tiles) > 1 else "", finest

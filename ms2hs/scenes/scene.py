@@ -52,12 +52,12 @@ class Scene:
     """Centres of the bands in nm, only where `source` is `custom`."""
     fwhm_nm: tuple[float, ...] = ()
     """Widths of the bands in nm, only where `source` is `custom`."""
-    quality: Asset | None = None
-    """The quality layer, with cloud and shadow; its scale and offset have no meaning."""
-    quality_rule: str | None = None
-    """Key in `quality.QUALITY_LAYERS`: `scl` or `fmask`."""
+    quality: tuple[Asset, ...] = ()
+    """The quality layers; a pixel is valid where all are. `name` is a key of `quality.QUALITY_LAYERS`."""
+    quality_note: str = ""
+    """Which quality layers remove what, or why clouds are kept."""
     datetime: str | None = None
-    """Time of acquisition, ISO 8601, if known."""
+    """Time or day of acquisition, ISO 8601, if known."""
     working_gsd_m: float | None = None
     """Default ground sampling of the conversion in m; None means the scene's own grid."""
     notes: tuple[str, ...] = ()
@@ -105,6 +105,11 @@ class SceneOptions:
     granule: str | None = None
     """The tile or granule to use of a product with several, such as `T33UUP`."""
 
+    @property
+    def has_offset(self) -> bool:
+        """Whether the user gives an offset, in reflectance or in stored numbers."""
+        return self.offset is not None or self.dn_offset is not None
+
     def __post_init__(self) -> None:
         """Check the numbers and the name of the sensor.
 
@@ -114,7 +119,9 @@ class SceneOptions:
         UnknownName : an unknown sensor; the message lists the known names.
         """
         if self.scale is not None and not 0 < self.scale < math.inf:
-            raise SceneError(f"--scale {self.scale:g}; a number above 0 is required. Use --scale 0.0001.")
+            raise SceneError(
+                f"--scale {self.scale:g}; a number above 0 is required. Use --scale 0.0001, or leave it out."
+            )
         for name, value in (("--offset", self.offset), ("--dn-offset", self.dn_offset)):
             if value is not None and not math.isfinite(value):
                 raise SceneError(f"{name} {value:g}; a finite number is required. Leave {name} out, or use 0.")
@@ -137,13 +144,18 @@ def working_grid(scene: Scene, gsd_m: float | None = None) -> PixelGrid:
 
     Raises
     ------
-    SceneError : the size is not above 0.
+    SceneError : the size is not above 0, or the scene has no CRS.
     """
     gsd_m = scene.working_gsd_m if gsd_m is None else gsd_m
     if gsd_m is None:
         return scene.grid
     if not gsd_m > 0:
         raise SceneError(f"a pixel size of {gsd_m:g} m; a size above 0 is required. Use --gsd 30, or --gsd native.")
+    if scene.grid.crs is None:
+        raise SceneError(
+            f"a pixel size of {gsd_m:g} m: the scene has no CRS, so the size of its pixels in metres is unknown; a "
+            "georeference is needed. Use --gsd native."
+        )
     row_m, col_m = pixel_size_m(scene.grid)
     row_step, col_step = gsd_m / row_m, gsd_m / col_m
     # A file may declare 30.000000000004 m instead of 30 m.

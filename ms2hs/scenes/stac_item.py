@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,8 +13,8 @@ from ms2hs.remote.client import DOCUMENT_ATTEMPTS, HttpRequest, read_document
 from ms2hs.remote.hosts import is_public
 from ms2hs.remote.providers import PROVIDERS, provider_of
 from ms2hs.remote.url_policy import Access, check_address, host_of, resolved, shown
-from ms2hs.scenes.bands import check_bands, choose_bands
-from ms2hs.scenes.quality import QUALITY_LAYERS
+from ms2hs.scenes.bands import check_bands, choose_bands, match_names
+from ms2hs.scenes.quality import QUALITY_LAYERS, quality_note
 from ms2hs.scenes.radiometry import rule_of_item
 from ms2hs.scenes.scene import Asset, Scene, SceneOptions
 from ms2hs.scenes.stac_metadata import (
@@ -141,33 +142,36 @@ def scene_of(
     item = parse_item(item)
     item_id = scene_name(item)
     source, note = (options.source, None) if options.source else source_of(item)
-    available = bands_of(item, source)
+    found = bands_of(item, source)
     sensor = load_sensor(source)
-    if sensor.toa_band is not None and sensor.toa_band[0] in available:
-        check_bands(list(available), source, item_id)
+    if sensor.toa_band is not None and sensor.toa_band[0] in found:
+        check_bands(list(found), source, item_id)
+    own = match_names(list(found), source)
+    available = {name: band for name, band in zip(own, found.values(), strict=True) if name is not None}
     names = choose_bands(
         available, source, options.bands, where=item_id, lacks="the item has no asset of {}",
         remedy="Use another item, or give the bands to use with --bands.",
     )  # fmt: skip
     chosen = [available[name] for name in names]
-    rule = rule_of_item(declaration(item, chosen, source), _archive_rule(item), options.dn_offset)
+    rule = rule_of_item(declaration(item, chosen, source), _archive_rule(item), options, item_id)
     hrefs = [_checked_href(band, base) for band in chosen]
     assets = rule.assets(names, hrefs, [band.position + 1 for band in chosen])
-    quality = quality_of(item, source) if options.quality else None
-    quality_href = _checked_href(quality, base) if quality else ""
+    assets = tuple(replace(asset, label=band.key) for asset, band in zip(assets, chosen, strict=True))
+    layers = [
+        QUALITY_LAYERS[name].asset(_checked_href(band, base), band.position + 1) for name, band in quality_of(item)[:1]
+    ]
     finest = _finest(chosen, assets)
     grid = grid_at(assets[finest].href)
     notes = [*filter(None, [note, _contradiction(item, chosen[finest], grid)]), *rule.notes]
-    if options.quality and quality is None:
-        notes.append("The item has no quality layer (SCL, Fmask): clouds and shadows are not marked.")
     return Scene(
         id=item_id,
         source=source,
         assets=assets,
         grid=grid,
         offset_rule=f"{item.get('collection') or 'item'}: {rule.description}",
-        quality=QUALITY_LAYERS[sensor.quality].asset(quality_href) if quality else None,
-        quality_rule=sensor.quality if quality else None,
+        rule_origin=rule.origin,
+        quality=tuple(layers) if options.quality else (),
+        quality_note=quality_note(next(iter(layers), None), "the item", wanted=options.quality),
         datetime=sensing_time(item),
         working_gsd_m=sensor.working_gsd_m,
         notes=tuple(notes),

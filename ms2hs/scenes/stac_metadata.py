@@ -1,5 +1,6 @@
 """Metadata of a STAC item: its sensor, each band's asset, scale, offset, baseline; and what items of ms2hs share."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,11 +10,18 @@ from urllib.parse import unquote, urlsplit
 
 from ms2hs.errors import SceneError
 from ms2hs.files import file_name
-from ms2hs.raster.header import Wavelength
+from ms2hs.raster.header import Declared, Wavelength, number_of
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import canonical, match_wavelengths
-from ms2hs.scenes.radiometry import Declared, ItemDeclaration
-from ms2hs.scenes.recognition import level_1c_error, platform_note, source_named_in
+from ms2hs.scenes.quality import layer_named
+from ms2hs.scenes.radiometry import BASELINE_IN_NAME, ItemDeclaration
+from ms2hs.scenes.recognition import (
+    level_1_error,
+    level_1c_error,
+    platform_note,
+    refuse_other_missions,
+    source_named_in,
+)
 from ms2hs.spectra.sensors import load_sensor
 
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
@@ -25,15 +33,20 @@ PRODUCT_NAME_KEYS = ("s2:product_uri", "sentinel:product_id", "s2:datatake_id", 
 # Properties with the processing baseline, which some catalogues have in the product's name only.
 BASELINE_KEYS = ("s2:processing_baseline", "processing:version", "sentinel:processing_baseline")
 BASELINE = re.compile(r"(\d\d?)\.(\d\d)")
-BASELINE_IN_NAME = re.compile(r"_N(\d\d)\.?(\d\d)(?![0-9])")
 # Flags that the archive subtracted ESA's offset: Earth Search v1, and v0 before it.
 OFFSET_REMOVED_KEYS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 # A tile of the military grid, in names (`_T32TNT_`, `.T32TNT.`) and codes (`MGRS-32TNT`).
 MGRS_TILE = re.compile(r"(?:^|[_.-]|MGRS-)T?(\d{1,2}[C-HJ-NP-X][A-HJ-NP-Z]{2})(?=$|[_.])")
+# The name of a band or the key of its asset: `B02`, `SR_B2`, `OLI_B2`.
+BAND_IN_ITEM = re.compile(r"(?:SR_|OLI_)?B\d{1,2}A?", re.IGNORECASE)
+# In items of Landsat: `LC08_L1TP_...`, `landsat-c2-l1`, `landsat-c2l1`.
+LANDSAT_LEVEL_1 = re.compile(r"L[CETMO]0\d_L1|landsat[-_]?(?:8-)?c\d-?l1", re.IGNORECASE)
 # In the name of a band's file: `T32TNT_20240601T102021_B02_10m.jp2`, `B04.tif`, `HLS….v2.0.B8A.tif`.
-BAND_IN_FILE = re.compile(r"(?:^|[._/])(B\d[\dA])(?:_\d\dm)?\.(?:tiff?|jp2)$", re.IGNORECASE)
+BAND_IN_FILE = re.compile(r"(?:^|[._/])(B\d[\dA]|B\d(?=\.))(?:_\d\dm)?\.(?:tiff?|jp2)$", re.IGNORECASE)
 # Assets with fewer bands than this, and more than one, are pictures.
 MIN_BANDS_IN_STACK = 5
+# STAC's names of data types that are also numpy's.
+DATA_TYPES = {"int8", "int16", "int32", "uint8", "uint16", "uint32", "float16", "float32", "float64"}
 PICTURE_ROLES = {"visual", "overview", "thumbnail", "metadata"}
 
 
@@ -56,7 +69,9 @@ class Band:
                 fields |= rows[self.position]
         scale = fields.get("raster:scale", fields.get("scale"))
         offset = fields.get("raster:offset", fields.get("offset"))
-        return Declared(_number(scale), _number(offset), _number(fields.get("nodata")))
+        dtype = str(fields.get("data_type") or "")
+        scale, offset = (None if number is None else number_of(number) for number in (scale, offset))
+        return Declared(scale, offset, _number(fields.get("nodata")), dtype=dtype if dtype in DATA_TYPES else "")
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -78,25 +93,28 @@ def source_of(item: Item) -> tuple[str, str | None]:
 
     Raises
     ------
-    SceneError : neither Sentinel-2 level 2A nor HLS.
+    SceneError : neither Sentinel-2 level 2A, HLS, nor level 2 of Landsat 8 or 9.
     """
     properties, name = item.get("properties") or {}, str(item.get("id", ""))
     collection = str(item.get("collection") or "")
     for text in (name, collection, str(properties.get("hls:product", ""))):
         if source := source_named_in([text], ["collection_pattern"]):
             return source, None
+    refuse_other_missions([name, str(properties.get("platform") or properties.get("eo:platform") or "")], name)
+    if LANDSAT_LEVEL_1.search(f"{name} {collection}"):
+        raise level_1_error(name, collection or name)
     product = " ".join([collection, *(str(properties.get(key, "")) for key in ("s2:product_type", *PRODUCT_NAME_KEYS))])
     if re.search(r"l1c", f"{product} {name}", re.IGNORECASE):
         raise level_1c_error(name)
-    platform = str(properties.get("platform") or properties.get("constellation") or "")
+    platform = str(properties.get("platform") or properties.get("eo:platform") or properties.get("constellation") or "")
     for text in (platform, name):
         if source := source_named_in([text], ["platform_pattern"]):
             return source, None
     if source := source_named_in([f"{platform} {collection}"], ["family_pattern"]):
         return source, platform_note(source)
     raise SceneError(
-        f"{name}: collection {collection or '(none)'}, platform {platform or '(none)'}; only Sentinel-2 level 2A "
-        "and HLS can be converted. Use an item of these, or give the sensor with --source."
+        f"{name}: collection {collection or '(none)'}, platform {platform or '(none)'}; level 2 of Sentinel-2, "
+        "HLS, Landsat 8 and Landsat 9 is required. Use such an item, or give the sensor with --source."
     )
 
 
@@ -135,13 +153,16 @@ def _name(band: Band, source: str) -> str | None:
     band_name = str(band.facts.get("name", ""))
     key = re.sub(r"[_-](?:\d\dm|jp2)$", "", band.key)
     for text in (band_name, key) if band.position == 0 else (band_name,):
-        if re.fullmatch(r"B\d[\dA]", text.upper()):
-            return text.upper()
+        if BAND_IN_ITEM.fullmatch(text):
+            return canonical(text, source)
     file = BAND_IN_FILE.search(unquote(urlsplit(str(band.asset["href"])).path))
     if file is not None and band.position == 0:
-        return file[1].upper()
+        return canonical(file[1], source)
     common = load_sensor(source).common_names
-    names = (common.get(text.lower()) for text in (band_name, key, str(band.facts.get("common_name", ""))))
+    names = (
+        common.get(re.sub(r"[^a-z0-9]", "", text.lower()))
+        for text in (band_name, key, str(band.facts.get("common_name", "")))
+    )
     return next((canonical(name, source) for name in names if name), None)
 
 
@@ -180,11 +201,12 @@ def _is_address(value: Any) -> bool:  # noqa: ANN401 - any JSON
         return False
 
 
-TEXT: Rule = (lambda value: isinstance(value, str) and value != "", "a text")
+TEXT: Rule = (lambda value: isinstance(value, str), "a text")
 ADDRESS: Rule = (_is_address, "a valid address without control characters")
 TIME: Rule = (_is_time, "a time such as 2024-06-01T10:20:30Z")
 NUMBER: Rule = (_is_number, "a number")
-SCALE: Rule = (lambda value: _is_number(value) and value > 0, "a number above 0")
+FINITE: Rule = (lambda value: math.isfinite(number_of(value)), "a number")
+SCALE: Rule = (lambda value: 0 < number_of(value) < math.inf, "a number above 0")
 FLAG: Rule = (lambda value: isinstance(value, bool), "true or false")
 OBJECT: Rule = (lambda value: isinstance(value, dict), "an object")
 LIST: Rule = (lambda value: isinstance(value, list), "a list")
@@ -200,7 +222,7 @@ GRID_RULES = {"proj:shape": _numbers(2), "proj:transform": _numbers(6, 9)}
 ITEM_RULES = {"id": TEXT, "collection": TEXT, "properties": OBJECT, "links": OBJECTS, "assets": OBJECT}
 PROPERTY_RULES = {"datetime": TIME, "start_datetime": TIME} | dict.fromkeys(OFFSET_REMOVED_KEYS, FLAG) | GRID_RULES
 LINK_RULES = {"rel": TEXT, "href": ADDRESS}
-BAND_RULES = {"scale": SCALE, "raster:scale": SCALE, "offset": NUMBER, "raster:offset": NUMBER}
+BAND_RULES = {"scale": SCALE, "raster:scale": SCALE, "offset": FINITE, "raster:offset": FINITE}
 ASSET_RULES = {
     "href": ADDRESS, "roles": TEXTS, "eo:bands": LIST, "bands": LIST, "raster:bands": OBJECTS, "gsd": NUMBER,
 }  # fmt: skip
@@ -221,7 +243,7 @@ def parse_item(document: Any) -> Item:  # noqa: ANN401 - any JSON
             "collection of items to `ms2hs fetch --items FILE`."
         )
     for key in ("id", "properties"):
-        if item.get(key) is None:
+        if item.get(key) in (None, ""):
             raise SceneError(f"a STAC item without {key}; this field is required. Use another item.")
     name = str(item["id"])[:100]
     item = {"links": [], **_checked(item, ITEM_RULES, name)}
@@ -326,13 +348,18 @@ def tile_of(item: Item) -> str:
     return tile[1].zfill(5) if tile else ""
 
 
-def quality_of(item: Item, source: str) -> Band | None:
-    """The asset of the sensor's quality layer; None if the sensor or the item has none."""
-    if not (wanted := load_sensor(source).quality):
-        return None
-    pattern = re.compile(rf"{wanted}([_-]\d\dm)?([_-]jp2)?", re.IGNORECASE)
-    assets = [(key, asset) for key, asset in item["assets"].items() if pattern.fullmatch(key) and asset.get("href")]
-    return min((Band(key, asset, 0) for key, asset in assets), key=lambda band: band.rank, default=None)
+def quality_of(item: Item) -> list[tuple[str, Band]]:
+    """The name and band of each quality layer of an item that marks clouds, the best first."""
+    found = []
+    for key, asset in item["assets"].items():
+        rows = asset.get("eo:bands") or asset.get("bands") or ()
+        for position in range(max(len(rows), 1) if asset.get("href") else 0):
+            band = Band(key, asset, position)
+            layer = layer_named(str(band.facts.get("name", "")) if len(rows) > 1 else key)
+            if layer is not None and layer.rank > 0:
+                found.append((layer, band))
+    found.sort(key=lambda pair: (pair[0].rank, pair[1].rank))
+    return [(layer.name, band) for layer, band in found]
 
 
 def pixel_size(asset: Mapping[str, Any]) -> float | None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
-from ms2hs.errors import DataError
+from ms2hs.errors import DataError, input_errors
 
 # Spectra are not interpolated across wider gaps. Detector joins and single missing bands leave up to 30 nm; the removed
 # water-vapour bands (1350-1430, 1800-1950 nm) leave at least 60 nm.
@@ -64,7 +64,8 @@ def read_library(path: str | Path) -> Library:
         raise DataError(f"{path}: unknown format of spectra {path.suffix!r}; {known} are allowed. Convert the file.")
     if not path.is_file():
         raise DataError(f"{path}: no such file; a .csv, .sli or .npz file is required. Check the path.")
-    return _checked(path, reader(path))
+    with input_errors(str(path), DataError):
+        return _checked(path, reader(path))
 
 
 def by_pattern(known: BoolArray) -> Iterator[tuple[BoolArray, NDArray[np.intp]]]:

@@ -3,7 +3,9 @@
 To add a sensor, add its table `tables/NAME.csv`: comment lines `# key: value`, then one row per band. Every table has
 the keys `title`, `role`, `gsd_m` and `source`, and the columns `band,center_nm,fwhm_nm,good`. The table of a source
 also says how its products are recognised and stored: its other keys are fields of `Sensor`, and the column
-`common_names` holds the bands' names in STAC. Other modules read these fields instead of comparing sensor names.
+`common_names` holds the bands' other names, the first as in STAC. Lower-case letters and digits only; `nir?` marks a
+name that some tools use for this band and others for another one. Other modules read these fields instead of comparing
+sensor names.
 """
 
 import csv
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ms2hs.errors import GridError, UnknownName
+from ms2hs.errors import GridError, UnknownName, input_errors
 from ms2hs.spectra.spectral_grid import Response, SpectralGrid
 
 TABLES = Path(__file__).parent / "tables"
@@ -39,6 +41,8 @@ class Sensor:
     grid: SpectralGrid
     common_names: Mapping[str, str]
     """Band by common name, such as `nir08`: `B8A`."""
+    possible_bands: Mapping[str, frozenset[str]]
+    """Bands that tools call by one common name, such as `nir`: `B08` in STAC, `B8A` in FORCE."""
     title: str
     """One line for users."""
     role: str = "target"
@@ -62,7 +66,7 @@ class Sensor:
     toa_band: tuple[str, float, float] | None = None
     """Name, centre and width in nm of a band that only top-of-atmosphere products have."""
     quality: str = ""
-    """Key of the products' quality layer in `scenes.quality`; empty without one."""
+    """Name of the products' quality layer in `scenes.quality`; empty without one."""
     dtype: str = ""
     """Data type of files that have `scale` and `offset` without declaring them; empty if files declare them."""
     scale: float = 1e-4
@@ -111,7 +115,8 @@ def load_sensor(name: str) -> Sensor:
         if path.suffix.lower() != ".csv" or not path.is_file():
             hint = "Use one of these, or a CSV of center_nm,fwhm_nm."
             raise UnknownName.of("sensor", name, sensor_names(), hint)
-    return _read(path)
+    with input_errors(str(path), GridError):
+        return _read(path)
 
 
 def _read(path: Path) -> Sensor:
@@ -137,11 +142,15 @@ def _read(path: Path) -> Sensor:
         )
     names = tuple(row.get("band") or f"B{i + 1:03d}" for i, row in enumerate(rows))
     common = [(text, row["band"]) for row in rows for text in (row.get("common_names") or "").split()]
+    possible = {"cirrus": frozenset(keys["toa_band"].split()[:1])} if "toa_band" in keys else {}
+    for text, band in common:
+        possible[text.rstrip("?")] = possible.get(text.rstrip("?"), frozenset()) | {band}
     return Sensor(
         name=path.stem,
         citation=keys.get("source", str(path)),
         grid=SpectralGrid(names, centre, width, good, _read_response(path)),
-        common_names=dict(common),
+        common_names={text: band for text, band in common if not text.endswith("?")},
+        possible_bands=possible,
         **{"title": path.stem} | {key: parse(keys[key]) for key, parse in parsers.items() if key in keys},
     )
 

@@ -17,7 +17,7 @@ from ms2hs.datasets.cubes.emit import OrthoCube, find_granules, open_emit, ortho
 from ms2hs.datasets.cubes.enmap import ENMAP_IMAGE, ENMAP_METADATA, find_products, open_enmap
 from ms2hs.datasets.cubes.raster_cube import RasterCube, find_rasters, open_raster
 from ms2hs.datasets.cubes.registry import Cube, open_cubes
-from ms2hs.errors import DataError, Ms2hsError
+from ms2hs.errors import DataError, Ms2hsError, failure
 from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
 from ms2hs.raster.dates import day_of
 from ms2hs.raster.header import read_header
@@ -74,14 +74,14 @@ def find_cubes(paths: Sequence[Path], left_out: dict[str, str]) -> list[Georefer
     for name, open_product in (opener for path in paths for opener in _openers(Path(path))):
         try:
             cubes = open_product()
-        except Ms2hsError as error:
-            left_out[name] = str(error)
+        except Exception as error:  # noqa: BLE001  one product must not stop the others
+            left_out[name] = failure(name, error)
             continue
         for cube in cubes:
             try:
                 georeferenced = _georeferenced(cube)
-            except Ms2hsError as error:
-                left_out[cube.name] = str(error)
+            except Exception as error:  # noqa: BLE001  one product must not stop the others
+                left_out[cube.name] = failure(cube.name, error)
             else:  # a product may be given twice
                 cubes_by_key[cube.name, georeferenced.pixel_grid, georeferenced.day] = georeferenced
     return sorted(cubes_by_key.values(), key=lambda cube: (cube.name, cube.pixel_grid.bounds))

@@ -165,7 +165,7 @@ def _cube(folder: Path, path: Path, file: "DatasetReader") -> RasterCube | None:
     listed = _numbers(header.tags.get("bbl", ""))
     good = np.array(listed) != 0 if len(listed) == file.count else spectral.good
     grid, order = usable_bands(path, spectral.wavelength_nm, widths, good)
-    scale, offset = _scale_and_offset(path, file, header.tags)
+    scale, offset = _scale_and_offset(path, file)
     bands = tuple(int(band) + 1 for band in order)
     relative = path.relative_to(folder)
     scene = relative.parts[0] if len(relative.parts) > 1 else path.stem
@@ -182,26 +182,24 @@ def _widths(wavelength_nm: FloatArray, header: "Header") -> FloatArray:
     return widths
 
 
-def _scale_and_offset(path: Path, file: "DatasetReader", tags: dict[str, str]) -> tuple[FloatArray, FloatArray]:
-    """(band,) from ENVI's reflectance scale factor, else by the rule for scenes (`scenes.radiometry`)."""
-    from ms2hs.scenes.radiometry import rule_of_raster
+def _scale_and_offset(path: Path, file: "DatasetReader") -> tuple[FloatArray, FloatArray]:
+    """(band,) by the rule for scenes (`scenes.radiometry`); DataError for floats that are no reflectance."""
+    from ms2hs.raster.header import declared_in
+    from ms2hs.scenes.radiometry import rules_of_raster
     from ms2hs.spectra.library import MAX_REFLECTANCE
 
-    factor = _numbers(tags.get("reflectance_scale_factor", ""))
-    if len(factor) == 1 and factor[0] > 0:
-        return np.full(file.count, 1 / factor[0]), np.zeros(file.count)
+    declared = declared_in(file, file.indexes)
     p99 = _p99(file)
-    if p99 is not None and p99 > MAX_REFLECTANCE and set(file.scales) == {1.0}:
+    if p99 is not None and p99 > MAX_REFLECTANCE and declared[0].scale is None:
         raise DataError(
             f"{path}: floats with 99th percentile {p99:.4g} and no scale; reflectance is at most {MAX_REFLECTANCE:g}. "
             "Write the scale into the file (`gdal_edit.py -scale 0.0001`, or `reflectance scale factor` in the header)."
         )
     try:
-        rule = rule_of_raster(file.dtypes[:1] * file.count, file.scales, file.offsets, p99=p99)
+        (rule,) = rules_of_raster(declared, where=str(path))
     except SceneError as error:
-        raise DataError(f"{path}: {error}") from error
-    scale = np.array(rule.dn_scale)
-    return scale, np.array(rule.dn_offset) * scale
+        raise DataError(str(error)) from error
+    return np.array(rule.dn_scale), np.array(rule.offset)
 
 
 def _p99(file: "DatasetReader") -> float | None:

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from ms2hs.arrays import BoolArray, FloatArray
 from ms2hs.datasets.cubes.georeferenced import GeoreferencedCube
 from ms2hs.datasets.pairs.warping import overlap
-from ms2hs.errors import Ms2hsError, SceneError
+from ms2hs.errors import SceneError, failure
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.dates import day_of
 from ms2hs.raster.header import read_header
 from ms2hs.raster.pixel_grid import PixelGrid, lonlat_bounds
 from ms2hs.scenes.formats import open_scene, scene_paths
+from ms2hs.scenes.plausibility import check_reflectance
 from ms2hs.scenes.scene import Scene, SceneOptions
 
 
@@ -62,12 +63,12 @@ class Match:
         }
 
 
-def find_scenes(paths: Sequence[Path], dn_offset: float | None, left_out: dict[str, str]) -> list[DatedScene]:
+def find_scenes(paths: Sequence[Path], options: SceneOptions, left_out: dict[str, str]) -> list[DatedScene]:
     """Scenes at and under these paths that have a CRS and a day, sorted by id; SceneError if a path is missing.
 
     Parameters
     ----------
-    dn_offset : as in `SceneOptions`.
+    options : scale and offset of every scene, instead of the metadata's.
     left_out : receives the reasons why other scenes are left out, by path.
     """
     scenes: dict[tuple[Any, ...], DatedScene] = {}
@@ -76,22 +77,23 @@ def find_scenes(paths: Sequence[Path], dn_offset: float | None, left_out: dict[s
             raise SceneError(f"{path}: no such file or folder; multispectral scenes are needed. Check the path.")
         for scene_path in scene_paths(Path(path)):
             try:
-                dated = _open_dated(scene_path, dn_offset)
-            except Ms2hsError as error:
-                left_out[str(scene_path)] = str(error)
+                dated = _open_dated(scene_path, options)
+            except Exception as error:  # noqa: BLE001  one scene must not stop the others
+                left_out[str(scene_path)] = failure(str(scene_path), error)
             else:
                 scenes[dated.scene.id, dated.scene.grid, dated.day] = dated
     return sorted(scenes.values(), key=lambda dated: (dated.scene.id, dated.scene.grid.bounds))
 
 
-def _open_dated(path: Path, dn_offset: float | None) -> DatedScene:
-    scene = open_scene(str(path), SceneOptions(dn_offset=dn_offset))
+def _open_dated(path: Path, options: SceneOptions) -> DatedScene:
+    scene = open_scene(str(path), options)
     with open_dataset(scene.assets[0].href) as file:
         tags = read_header(file, path.name).tags
     day = day_of([scene.datetime or ""], None) or day_of([path.name, path.parent.name], tags)
     if day is None or scene.grid.crs is None:
         missing = "no acquisition date; a date in the name (20240601)" if day is None else "no CRS; a CRS"
         raise SceneError(f"{path}: {missing} is needed. Rename the file, or write it into the file.")
+    check_reflectance(scene, scene.grid)
     return DatedScene(scene, day)
 
 
@@ -134,13 +136,17 @@ def _why_unmatched(kind: str, overlapping: BoolArray, apart: NDArray[np.int_], n
 
 
 def _lonlat_boxes(grids: Iterable[PixelGrid]) -> FloatArray:
-    """(grid, 4) west, south, east, north in degrees."""
-    return np.array([lonlat_bounds(grid) for grid in grids], float).reshape(-1, 4)
+    """(grid, 4) west, south, east, north in degrees; east exceeds 180 across the antimeridian."""
+    boxes = np.array([lonlat_bounds(grid) for grid in grids], float).reshape(-1, 4)
+    boxes[:, 2] += np.where(boxes[:, 2] < boxes[:, 0], 360, 0)
+    return boxes
 
 
 def _overlapping(boxes: FloatArray, box: FloatArray) -> BoolArray:
     """(box,) True where a box shares an area with `box`; touching is not enough."""
-    return np.asarray((boxes[:, :2] < box[2:]).all(axis=1) & (boxes[:, 2:] > box[:2]).all(axis=1))
+    turned = boxes[:, None] + np.array([[turn, 0, turn, 0] for turn in (-360, 0, 360)])
+    is_common = (turned[..., :2] < box[2:]).all(axis=-1) & (turned[..., 2:] > box[:2]).all(axis=-1)
+    return np.asarray(is_common.any(axis=1))
 
 
 def _locations(cubes: Sequence[GeoreferencedCube], boxes: FloatArray) -> list[int]:

@@ -14,10 +14,11 @@ from ms2hs.datasets.pairs.overlap_cutting import MIN_VALID_SHARE, Overlap, Regis
 from ms2hs.datasets.pairs.radiometric_check import BASELINE_OFFSET, BandComparison
 from ms2hs.datasets.pairs.warping import is_finer
 from ms2hs.datasets.pairs.writer import PairWriter, check_folder, pair_writer, split_locations
-from ms2hs.errors import DataError, GridError, Ms2hsError, NothingFound, SceneError
+from ms2hs.errors import DataError, NothingFound, OutputError, failure
 from ms2hs.progress import Progress
 from ms2hs.raster.tiling import Window
 from ms2hs.scenes.reader import SceneReader
+from ms2hs.scenes.scene import SceneOptions
 
 MAX_LISTED_REASONS = 5
 # Shift in pixels after correction that is worth a warning.
@@ -32,8 +33,12 @@ class PairOptions:
     """Largest difference in calendar days (UTC)."""
     window: int = 128
     """Side of a window in pixels of the hyperspectral product."""
+    scale: float | None = None
+    """`reflectance = stored * scale + offset` in all scenes, instead of their metadata's scale."""
+    offset: float | None = None
+    """Offset in reflectance, instead of their metadata's."""
     dn_offset: float | None = None
-    """Offset added to the scenes' dn, instead of the offset in their metadata."""
+    """Offset added to stored integers before scaling, instead of `offset`."""
     seed: int = 0
     """Random seed of the splits and of the windows in which the shift is measured."""
 
@@ -62,17 +67,17 @@ class MatchResult:
         notes = []
         if constant is not None:
             asset = scene.assets[0]
-            remedy = asset.dn_offset - math.copysign(BASELINE_OFFSET, constant) / asset.dn_scale
+            remedy = round(asset.dn_offset * asset.dn_scale - math.copysign(BASELINE_OFFSET, constant), 6)
             cause = "was not applied" if constant > 0 else "was applied twice"
             notes.append(
                 f"warning: looks like an offset that {cause}: {constant:+.3f} in every band ({scene.offset_rule}). "
-                f"Use --dn-offset {remedy:.0f}."
+                f"Use --offset {remedy:g} for this scene."
             )
         if is_finer(self.match.cube.pixel_grid, scene.grid):
             notes.append("The product's pixels are finer than the scene's; the scene is interpolated.")
         if self.registration.residual > LARGE_RESIDUAL:
             notes.append(f"warning: a shift of {self.registration.residual:.2f} pixels remains after the correction.")
-        return (*notes, *scene.notes)
+        return (*notes, *scene.notes, *filter(None, [scene.quality_note]))
 
     def row(self, name: str, valid: float) -> dict[str, Any]:
         """The row of a pair in `pairs.csv`; shifts in pixels of the product, `difference` in reflectance."""
@@ -162,10 +167,11 @@ def pair(
     options = options or PairOptions()
     if options.days < 0 or options.window < 1:
         raise ValueError(f"{options.days} days, windows of {options.window} pixels; at least 0 and 1 are needed")
+    scene_options = SceneOptions(scale=options.scale, offset=options.offset, dn_offset=options.dn_offset)
     check_folder(output, overwrite=overwrite)
     left_out: dict[str, str] = {}
     cubes = find_cubes(hyperspectral, left_out)
-    dated = find_scenes(scenes, options.dn_offset, left_out)
+    dated = find_scenes(scenes, scene_options, left_out)
     matches = find_matches(cubes, dated, options.days, left_out)
     _check_found(matches, left_out, options.days)
     with pair_writer(Path(output), overwrite=overwrite) as writer:
@@ -173,8 +179,10 @@ def pair(
         for number, match in enumerate(matches, 1):
             try:
                 pairing.add(match, f"{match.location}-{number:03d}")
-            except (DataError, GridError, SceneError) as error:
-                left_out[match.name] = str(error)
+            except OutputError:
+                raise
+            except Exception as error:  # noqa: BLE001  one match must not stop the others
+                left_out[match.name] = failure(match.name, error)
             pairing.rows_done += match.rows
         _check_found(pairing.results, left_out, options.days)
         splits = pairing.write_tables()
@@ -229,7 +237,7 @@ class _Pairing:
             result = MatchResult(match, registration, overlap.compare(probes), len(windows))
             try:
                 rows = list(self._write_windows(result, overlap, windows, stem))
-            except Ms2hsError:
+            except Exception:
                 self.writer.remove_pairs(result.ids)
                 raise
         if not rows:

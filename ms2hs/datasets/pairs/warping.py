@@ -6,8 +6,7 @@ from rasterio.transform import Affine
 from rasterio.warp import reproject, transform
 
 from ms2hs.arrays import BoolArray, Float32Array
-from ms2hs.errors import SceneError
-from ms2hs.raster.pixel_grid import PixelGrid, lonlat_bounds, pixel_size_m, subset
+from ms2hs.raster.pixel_grid import PixelGrid, lonlat_bounds, pixel_size_m, window_in
 from ms2hs.scenes.reader import SceneReader
 
 # Share of a pixel's area that must be valid: the whole area, less rounding. Another sensor measures the whole pixel,
@@ -22,12 +21,7 @@ EDGE_POINTS = 33
 def overlap(grid: PixelGrid, other: PixelGrid) -> tuple[int, int, int, int] | None:
     """Row, column, height and width of the part of `grid` within the box around `other`; None without overlap."""
     bounds = lonlat_bounds(other)
-    if bounds is None or grid.crs is None:
-        return None
-    try:
-        return subset(grid, bounds)
-    except SceneError:
-        return None
+    return None if bounds is None else window_in(grid, bounds)
 
 
 def displaced(grid: PixelGrid, row: float, col: float) -> PixelGrid:

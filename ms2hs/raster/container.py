@@ -1,0 +1,141 @@
+"""Rasters in a folder, zip, tar or NetCDF file, listed by name: nothing outside the container is opened."""
+
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from rasterio import Affine
+from rasterio.io import DatasetReader
+
+from ms2hs.errors import SceneError
+from ms2hs.raster.dataset import open_dataset, read_pixel_grid
+from ms2hs.raster.pixel_grid import PixelGrid
+
+RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".img", ".vrt")
+ARCHIVE_SUFFIXES = (".zip", ".tar")
+# xarray writes x and y without these attributes, by which GDAL finds the position of the pixels.
+ADD_ATTRIBUTES = (
+    "import xarray; d = xarray.load_dataset('{path}', decode_cf=False); "
+    "d.x.attrs.update(standard_name='projection_x_coordinate', units='m'); "
+    "d.y.attrs.update(standard_name='projection_y_coordinate', units='m'); d.to_netcdf('{new}')"
+)
+
+
+@dataclass(frozen=True)
+class Raster:
+    """A raster of a folder, archive or NetCDF file."""
+
+    name: str
+    """Name inside the folder or archive, with `/`."""
+    href: str
+    """Path for `open_dataset`."""
+    band: int = 1
+    """1-based position of the layer in the raster."""
+
+
+def archive_names(path: Path) -> list[str]:
+    """Names of the files in a zip or tar, without `./`; SceneError if the archive cannot be read."""
+    try:
+        if path.suffix.lower() == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                return archive.namelist()
+        with tarfile.open(path, "r:") as tar:
+            return [member.name.removeprefix("./") for member in tar if member.isfile()]
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+        raise SceneError(
+            f"{path}: not a readable {path.suffix[1:]} ({error}); the whole file is required. Copy or download it "
+            "again."
+        ) from error
+
+
+def list_rasters(path: Path, subfolders: Sequence[str] = ()) -> list[Raster]:
+    """The rasters of a folder with its `subfolders`, of an archive, or the variables of a NetCDF file, by name."""
+    if path.is_dir():
+        folders = [path, *(path / name for name in subfolders)]
+        files = [file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir())]
+        rasters = [Raster(file.relative_to(path).as_posix(), str(file)) for file in files if _is_raster(file.name)]
+    elif path.suffix.lower() in ARCHIVE_SUFFIXES:
+        root = f"/vsi{path.suffix[1:].lower()}/{{{path.absolute().as_posix()}}}/"
+        names = [name for name in sorted(archive_names(path)) if ".." not in name.split("/")]
+        rasters = [Raster(name, root + name) for name in names if _is_raster(name)]
+    else:
+        rasters = _variables(path)
+    return rasters
+
+
+def _is_raster(name: str) -> bool:
+    return name.lower().endswith(RASTER_SUFFIXES) and not PurePosixPath(name).name.startswith("._")
+
+
+def _variables(path: Path) -> list[Raster]:
+    """The variables of a NetCDF file, once for each time step; their names begin with the names of file and step."""
+    with open_dataset(str(path)) as dataset:
+        hrefs = dataset.subdatasets
+    return [raster for href in hrefs for raster in _time_slices(path, href)]
+
+
+def _time_slices(path: Path, href: str) -> list[Raster]:
+    name = href.rsplit(":", maxsplit=1)[-1]
+    try:
+        with open_dataset(href) as dataset:
+            tags, count = dataset.tags(), dataset.count
+            has_no_place = dataset.crs is not None and dataset.transform == Affine.identity()
+    except SceneError:  # not a grid, such as the text of a CRS
+        return []
+    if has_no_place:
+        command = ADD_ATTRIBUTES.format(path=path, new=path.with_suffix(".named.nc"))
+        raise SceneError(
+            f"{path}: variable {name} has a CRS, but its coordinates have no standard_name; projection_x_coordinate "
+            f'and projection_y_coordinate are required. Run `python -c "{command}"` and use the new file.'
+        )
+    extra = tags.get("NETCDF_DIM_EXTRA", "").strip("{}")
+    if "," in extra:
+        raise SceneError(
+            f"{path}: variable {name} has the dimensions {extra} besides y and x; one of time is allowed. Write one "
+            "variable per band."
+        )
+    steps = _time_steps(tags.get(f"NETCDF_DIM_{extra}_VALUES", ""), tags.get(f"{extra}#units", ""))
+    if len(steps) != count:
+        steps = [f"step{i + 1}" for i in range(count)] if count > 1 else [""]
+    return [Raster(f"{path.stem}_{step}_{name}.nc", href, i + 1) for i, step in enumerate(steps)]
+
+
+def _time_steps(values: str, units: str) -> list[str]:
+    """ISO 8601 times of a CF time axis: `{0,5}` and `days since 2024-06-07`; empty if they cannot be read."""
+    try:
+        unit, start = units.split(" since ")
+        first = datetime.fromisoformat(start.strip())
+        steps = [first + timedelta(**{unit.strip(): float(text)}) for text in values.strip("{}").split(",")]
+    except (ValueError, TypeError, OverflowError):
+        return []
+    return [step.strftime("%Y-%m-%d" if step.time() == first.min.time() else "%Y-%m-%dT%H:%M:%S") for step in steps]
+
+
+def common_grid(datasets: Sequence[DatasetReader], rasters: Sequence[Raster], path: str) -> PixelGrid:
+    """The finest grid; SceneError unless the others have its CRS, extent, and pixels of integer multiples."""
+    grids = [read_pixel_grid(dataset) for dataset in datasets]
+    finest = min(grids, key=lambda grid: abs(grid.transform[0]))
+    for grid, raster, dataset in zip(grids, rasters, datasets, strict=True):
+        if raster.href.lower().endswith(RASTER_SUFFIXES) and dataset.count != 1:
+            raise SceneError(
+                f"{path}: {raster.name} has {dataset.count} bands; one per file is required. Give the path of one file "
+                "with all bands, or a folder with one file per band."
+            )
+        # One pixel of the file in pixels of the finest grid.
+        (step, skew, left), (other_skew, row_step, top), _ = np.linalg.solve(finest.matrix, grid.matrix).tolist()
+        count = max(round(step), 1)
+        is_aligned = max(abs(step - count), abs(row_step - count), abs(skew), abs(other_skew)) < 1e-3
+        is_same_corner = max(abs(left), abs(top)) < 1e-3 * count
+        is_same_size = max(abs(grid.width * count - finest.width), abs(grid.height * count - finest.height)) < count
+        if grid.crs != finest.crs or not (is_aligned and is_same_corner and is_same_size):
+            raise SceneError(
+                f"{path}: {raster.name} has another grid ({grid.crs}, {grid.width} x {grid.height} pixels of "
+                f"{grid.transform[0]:g}) than the finest band ({finest.crs}, {finest.width} x {finest.height} of "
+                f"{finest.transform[0]:g}); one CRS, one extent and pixels of integer multiples are required. Warp the "
+                "files to one grid with gdalwarp."
+            )
+    return finest

@@ -1,0 +1,274 @@
+"""The check of a scene's reflectance: land covers times wrong scales, the advice, and warnings about the offset."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import LEAVES, S2_BANDS, SAND, WATER, dn_of, write_raster
+from test_band_files import make_hls
+from test_safe import make_safe
+
+from ms2hs.conversion.planning import ConvertOptions, plan
+from ms2hs.errors import SceneError
+from ms2hs.scenes.formats import open_scene
+from ms2hs.scenes.plausibility import check_reflectance, fit_of, offset_warnings, stored_sample
+from ms2hs.scenes.reader import SceneReader
+from ms2hs.scenes.scene import SceneOptions
+from ms2hs.spectra.sensors import load_sensor
+
+SNOW = (0.9, 0.92, 0.93, 0.92, 0.91, 0.9, 0.88, 0.87, 0.85, 0.7, 0.12, 0.11)
+CLOUD = (0.75, 0.72, 0.7, 0.72, 0.74, 0.75, 0.76, 0.76, 0.77, 0.7, 0.45, 0.35)
+ICE = (0.7, 0.72, 0.68, 0.55, 0.48, 0.42, 0.38, 0.33, 0.28, 0.2, 0.01, 0.01)
+GREY_SAND = (0.18, 0.21, 0.26, 0.32, 0.34, 0.35, 0.36, 0.36, 0.37, 0.37, 0.43, 0.4)
+HAZY_LEAVES = (0.13, 0.125, 0.13, 0.11, 0.15, 0.3, 0.34, 0.35, 0.36, 0.36, 0.18, 0.06)
+SPARSE = (0.095, 0.1, 0.13, 0.16, 0.2, 0.28, 0.31, 0.33, 0.34, 0.35, 0.34, 0.28)
+LAVA = (0.105, 0.106, 0.108, 0.11, 0.112, 0.115, 0.118, 0.12, 0.12, 0.12, 0.15, 0.15)
+BURNT = (0.025, 0.03, 0.04, 0.045, 0.055, 0.065, 0.07, 0.075, 0.08, 0.08, 0.17, 0.19)
+SPRUCE = (0.015, 0.018, 0.03, 0.02, 0.045, 0.12, 0.14, 0.15, 0.16, 0.16, 0.07, 0.03)
+GYPSUM = (0.5, 0.55, 0.65, 0.7, 0.72, 0.73, 0.74, 0.75, 0.76, 0.75, 0.7, 0.45)
+BLACK_LAKE = (0.008, 0.007, 0.008, 0.006, 0.005, 0.004, 0.004, 0.004, 0.004, 0.004, 0.002, 0.002)
+DESERT, SHADED_LEAVES, SHADED_SAND = (tuple(np.multiply(*row)) for row in ((SAND, 1.3), (LEAVES, 0.3), (SAND, 0.3)))
+LAND = {
+    "leaves": [LEAVES], "sand": [SAND], "leaves, water, sand": [LEAVES, WATER, SAND], "grey sand": [GREY_SAND],
+    "sparse": [SPARSE], "spruce": [SPRUCE], "burnt": [BURNT], "snow and spruce": [SNOW] * 9 + [SPRUCE],
+    "leaves under haze": [HAZY_LEAVES, LEAVES], "snow, shaded slopes": [SNOW, SHADED_LEAVES, SPRUCE],
+}  # fmt: skip
+OTHER = {
+    "lake": [WATER], "black lake": [BLACK_LAKE], "lake with shore": [BLACK_LAKE] * 9 + [SPRUCE], "snow": [SNOW],
+    "cloud": [CLOUD], "ice": [ICE], "lava": [LAVA], "gypsum": [GYPSUM], "desert": [DESERT],
+    "shaded leaves": [SHADED_LEAVES], "shaded sand": [SHADED_SAND], "cloud with gaps": [CLOUD] * 9 + [LEAVES],
+}  # fmt: skip
+FACTORS = (10, 100, 1000, 1e4, 6.5535, 0.1, 0.01, 1e-3, 1e-4, 1 / 6.5535)
+BOUNDS = ([0, 1, 2, 3, 8, 10, 11], [0, 1, 2, 3, 7], [1, 2, 3, 8, 10], list(range(12)))
+
+
+def sample_of(spectra, noise=0.002):
+    """(band, pixel) reflectance of Sentinel-2's bands, with noise, never negative."""
+    values = dn_of(spectra, dtype="int32").reshape(12, -1) * 1e-4
+    return np.maximum(values + np.random.default_rng(0).normal(0, noise, values.shape), 1e-4)
+
+
+def scene_of(tmp_path, values, *, options=None, name="x.tif", **raster):
+    shape = values.shape if values.ndim == 3 else (len(values), 1, -1)
+    path = write_raster(tmp_path / name, values.reshape(shape), **({"descriptions": S2_BANDS} | raster))
+    return open_scene(str(path), options)
+
+
+def refusal_of(scene):
+    """The text of the refusal; empty if the scene passes."""
+    try:
+        check_reflectance(scene, scene.grid)
+    except SceneError as error:
+        return str(error)
+    return ""
+
+
+def advised(text):
+    """The options that a message advises."""
+    found = re.search(r"Use ((?:--scale \S+)?(?: ?--offset \S+)?), which", text)
+    words = found[1].split() if found else []
+    return SceneOptions(**{key[2:]: float(number) for key, number in zip(words[::2], words[1::2], strict=True)})
+
+
+# --- land covers times scales -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bands", BOUNDS, ids=["landsat", "vnir", "five bands", "all"])
+@pytest.mark.parametrize("cover", [*LAND, *OTHER])
+def test_any_land_cover_at_the_right_scale_passes(cover, bands):
+    grid = load_sensor("sentinel2a").grid
+    reflectance = sample_of((LAND | OTHER)[cover])
+    assert not fit_of(reflectance[bands], grid.select(np.array(bands))).problem
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("cover", LAND)
+def test_land_at_a_wrong_scale_is_refused_with_the_right_one(tmp_path, cover, factor):
+    """The advice is tried."""
+    values = np.round(sample_of(LAND[cover]) * 1e4).astype("uint16")
+    text = refusal_of(scene_of(tmp_path, values, options=SceneOptions(scale=1e-4 * factor)))
+    assert "Use --scale 0.0001," in text, text
+    assert not refusal_of(scene_of(tmp_path, values, options=advised(text)))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "int32", "float32"])
+@pytest.mark.parametrize(("scale", "offset"), [(0.01, 0), (1e-3, 0), (1e-4, 0), (1, 0), (1 / 65535, 0), (1e-4, -0.1)])
+def test_numbers_of_each_convention_are_right_or_refused_with_the_scale(tmp_path, dtype, scale, offset):
+    reflectance = dn_of([LEAVES, WATER, SAND]).reshape(12, -1) * 1e-4
+    stored = (reflectance - offset) / scale
+    if dtype != "float32":
+        if scale == 1:
+            pytest.skip("reflectance is no integer")
+        if stored.max() > np.iinfo(dtype).max:
+            pytest.skip("does not fit")
+        stored = np.round(stored)
+    options = None
+    text = refusal_of(scene_of(tmp_path, stored.astype(dtype)))
+    if text:
+        options = advised(text)
+    scene = scene_of(tmp_path, stored.astype(dtype), options=options)
+    assert not refusal_of(scene)
+    with SceneReader(scene, scene.grid) as reader:
+        found, valid = reader.read(0, 0, scene.grid.height, scene.grid.width)
+    constant = 0.1 if offset and dtype != "float32" else 0  # a warning after the conversion
+    np.testing.assert_allclose(found[:, valid], reflectance[:, valid.ravel()] + constant, atol=max(scale, 1e-4))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_landsat_floats_of_collection_2_are_refused_with_scale_and_offset(tmp_path, dtype):
+    reflectance = sample_of([LEAVES, WATER, SAND])[[0, 1, 2, 3, 8, 10, 11]]
+    stored = ((reflectance + 0.2) / 2.75e-5).astype(dtype)
+    names = [f"SR_B{i}" for i in range(1, 8)]
+    scene = scene_of(tmp_path, stored, descriptions=names, options=SceneOptions("landsat8"))
+    assert "Use --scale 2.75e-05 --offset -0.2," in refusal_of(scene)
+
+
+def test_scale_applied_twice_is_refused(tmp_path):
+    stored = sample_of([LEAVES, WATER, SAND]).astype("float32")
+    text = refusal_of(scene_of(tmp_path, stored, scale=1e-4, offset=-0.1))
+    assert "Use --scale 1 --offset 0," in text
+    assert not refusal_of(scene_of(tmp_path, stored, scale=1e-4, offset=-0.1, options=advised(text)))
+
+
+def test_custom_bands_are_checked(tmp_path):
+    grid = load_sensor("sentinel2a").grid
+    tags = [{"CENTRAL_WAVELENGTH_UM": f"{nm / 1000:.4f}"} for nm in grid.wavelength_nm[[1, 2, 3, 7]]]
+    stored = np.round(sample_of([LEAVES, SAND])[[1, 2, 3, 7]] * 1e3).astype("uint16")
+    raster = {"descriptions": (), "band_tags": {"IMAGERY": tags}}
+    scene = scene_of(tmp_path, stored, options=SceneOptions("custom"), **raster)
+    assert "Use --scale 0.001," in refusal_of(scene)
+    assert not refusal_of(scene_of(tmp_path, stored, options=SceneOptions("custom", scale=1e-3), **raster))
+
+
+@pytest.mark.parametrize("values", [np.zeros((12, 9, 9), "uint16"), dn_of([LEAVES], (3, 3)) // 1000])
+def test_too_little_evidence_is_no_refusal(tmp_path, values):
+    assert not refusal_of(scene_of(tmp_path, values))
+
+
+@pytest.mark.parametrize("fill", [-9999.0, 65535.0, np.nan, np.inf, -3.4e38, 1e20])
+def test_fill_does_not_count(tmp_path, fill):
+    values = sample_of([LEAVES, WATER, SAND]).astype("float32")
+    values[:, ::2] = fill
+    assert not refusal_of(scene_of(tmp_path, values))
+    values[:, 1::2] *= 100
+    assert "Use --scale 0.01," in refusal_of(scene_of(tmp_path, values))
+
+
+def test_force_turns_the_refusal_into_a_warning(tmp_path, ms2hs):
+    path = write_raster(tmp_path / "x.tif", dn_of([LEAVES, SAND]) // 10, descriptions=S2_BANDS)
+    planned = plan(path, "enmap", tmp_path / "o.tif", ConvertOptions(force=True, model="linear"))
+    (warning,) = [note for note in planned.scene.notes if note.startswith("warning")]
+    assert "Use --scale 0.001," in warning
+    code, _, err = ms2hs("convert", path, "-o", tmp_path / "o.tif", "--model", "linear", "--dry-run")
+    assert (code, "Use --scale 0.001," in err.replace("\n", " ")) == (1, True)
+    assert not (tmp_path / "o.tif").exists()
+
+
+# --- the sample -------------------------------------------------------------------------------------------------
+
+
+def test_check_concerns_the_requested_part_only(tmp_path):
+    values = dn_of([LEAVES, WATER, SAND], (60, 60))
+    values[:, 30:] //= 100
+    path = str(write_raster(tmp_path / "x.tif", values, descriptions=S2_BANDS))
+    plan(path, "enmap", tmp_path / "o.tif", ConvertOptions(window=(0, 0, 30, 60), model="linear"))
+    with pytest.raises(SceneError, match=r"Use --scale 0.01,"):
+        plan(path, "enmap", tmp_path / "o.tif", ConvertOptions(window=(30, 0, 30, 60), model="linear"))
+
+
+@pytest.mark.parametrize("make", [make_safe, make_hls])
+def test_bands_in_many_files_are_sampled_at_one_place(tmp_path, make):
+    """Both products are constant, so each pixel of the sample has the same spectrum."""
+    scene = open_scene(str(make(tmp_path, **({"driver": "GTiff"} if make is make_safe else {}))))
+    assert not refusal_of(scene)
+    wrong = replace(scene, assets=tuple(replace(asset, dn_scale=asset.dn_scale * 100) for asset in scene.assets))
+    assert "so the scale or offset is wrong" in refusal_of(wrong)
+
+
+def test_a_large_file_without_overviews_is_read_in_windows(tmp_path, monkeypatch):
+    monkeypatch.setattr("ms2hs.scenes.plausibility.MAX_WHOLE_READ", 1000)
+    values = dn_of([LEAVES, WATER, SAND], (300, 400))
+    path = write_raster(tmp_path / "x.tif", values, descriptions=S2_BANDS, tiled=True, blockxsize=64, blockysize=64)
+    scene = open_scene(str(path))
+    sample = stored_sample(scene.assets, scene.grid)
+    assert sample.shape == (12, 36 * 16 * 16)
+    assert {tuple(pixel) for pixel in sample.T} <= {tuple(pixel) for pixel in values.reshape(12, -1).T}
+
+
+# --- warnings about the offset ----------------------------------------------------------------------------------
+
+
+def warned_of(scene):
+    with SceneReader(scene, scene.grid) as reader:
+        reflectance, valid = reader.read(0, 0, scene.grid.height, scene.grid.width)
+    return offset_warnings(scene, reflectance[:, valid])
+
+
+def warnings_of(tmp_path, spectra, constant=0.0, *, dtype="int32", **choices):
+    values = (dn_of(spectra, dtype="int32") + round(constant * 1e4)).clip(-30000, 65535)
+    values = values * np.float32(1e-4) if dtype == "float32" else values
+    return " ".join(warned_of(scene_of(tmp_path, values, nodata=-32768, options=SceneOptions(**choices))))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+@pytest.mark.parametrize("spectra", [[LEAVES], [WATER], [LEAVES, WATER, SAND], [LEAVES, SAND]])
+def test_offset_warnings_find_a_remaining_offset(tmp_path, spectra, dtype):
+    text = warnings_of(tmp_path, spectra, 0.1, dtype=dtype)
+    assert "constant of +0.1" in text
+    assert "Use --offset -0.1," in text
+    assert not warnings_of(tmp_path, spectra, 0.1, dtype=dtype, offset=advised(text).offset)
+    assert not warnings_of(tmp_path, spectra, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "spectra", [[SAND], [SNOW], [GREY_SAND], [SPARSE], [HAZY_LEAVES], [LAVA], [LEAVES, SNOW], [GREY_SAND, SPARSE]]
+)
+def test_offset_warnings_accept_bright_and_hazy_scenes(tmp_path, spectra):
+    assert "constant" not in warnings_of(tmp_path, spectra)
+
+
+def test_offset_warnings_find_negative_reflectance(tmp_path):
+    assert "Use --offset 0," in warnings_of(tmp_path, [LEAVES], dn_offset=-1000)
+    assert "negative" not in warnings_of(tmp_path, [LEAVES] * 25 + [tuple(np.subtract(WATER, 0.01))])
+
+
+def test_offset_warnings_advise_only_what_holds(tmp_path):
+    """An offset of +0.1 would not make a scene with -0.2 plausible."""
+    text = warnings_of(tmp_path, [LEAVES], offset=-0.2)
+    assert "negative" in text
+    assert "Use" not in text
+
+
+def test_offset_warnings_of_an_empty_scene_are_empty(tmp_path):
+    assert warned_of(scene_of(tmp_path, np.zeros((12, 5, 5), "uint16"))) == ()
+
+
+# --- real files -------------------------------------------------------------------------------------------------
+
+
+def real_scenes(folder):
+    for path in sorted(Path(folder, "sentinel2").glob("*.tif")):
+        options = SceneOptions("hls_l30") if "hls_L30" in path.name else SceneOptions()
+        yield path, replace(options, offset=-0.1) if "rawDN" in path.name else options
+
+
+def test_real_scenes_pass_and_only_the_raw_scene_warns(real_data):
+    for path, options in real_scenes(real_data):
+        scene = open_scene(str(path), options)
+        assert not refusal_of(scene), path.name
+        assert warned_of(scene) == ()
+        if "rawDN" in path.name:
+            raw = open_scene(str(path))
+            assert not refusal_of(raw)
+            assert "Use --offset -0.1," in warned_of(raw)[0]
+
+
+def test_real_scenes_at_a_wrong_scale_are_refused_with_the_right_one(real_data):
+    for path, options in real_scenes(real_data):
+        for factor in FACTORS:
+            scene = open_scene(str(path), options)
+            assets = tuple(replace(asset, dn_scale=asset.dn_scale * factor) for asset in scene.assets)
+            text = refusal_of(replace(scene, assets=assets))
+            assert "Use --scale 0.0001" in text, (path.name, factor, text)
