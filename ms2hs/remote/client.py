@@ -162,6 +162,8 @@ class WebClient:
                 with WATCH.watching(attempt):
                     start = self._final_address.get(address) or access.sign(address, fresh=is_refused)
                     result, final = self._follow_redirects(start, request, read, attempt)
+                    if attempt.is_too_slow:  # the end of the connection may look like the end of the content
+                        raise TransientError("slow")
             except TransientError as error:
                 reason = error
             except (requests.RequestException, HTTPError, OSError) as error:

@@ -34,9 +34,9 @@ def addresses_of(host: str) -> tuple[str, ...]:
     if ip := _parse_ip(host):
         return (ip,)
     name = _normal(host)
-    if name not in _ADDRESSES and (found := _resolve(name)):
-        _ADDRESSES.setdefault(name, found)
-    return _ADDRESSES.get(name, ())
+    if name not in _ADDRESSES:
+        _ADDRESSES.setdefault(name, _resolve(name))
+    return _ADDRESSES[name]
 
 
 def addresses_to_try(host: str) -> Iterator[str]:
