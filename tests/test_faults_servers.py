@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -91,11 +92,11 @@ def test_connection_goes_to_the_checked_address(connections, answers, kind):
         if kind == "redirect":
             server.redirects["start"] = address
             address = f"http://stac.example.org:{server.port}/files/start"
+        read = partial(read_range, client, address, access, 0, 100)
+        if kind != "range":
+            read = partial(read_document, HttpRequest(address, access), client)
         with pytest.raises((RemoteError, AddressError)):
-            if kind == "range":
-                read_range(client, address, access, 0, 100)
-            else:
-                read_document(HttpRequest(address, access), client)
+            read()
         assert [request.path for request in server.requests if request.path == "a.tif"] == []
         assert set(reached) <= ({PUBLIC} if kind != "redirect" else {PUBLIC, PRIVATE})
 
@@ -192,9 +193,6 @@ def test_slow_server_with_enough_bytes_is_read(monkeypatch):
             handler.wfile.write(body[begin : begin + 4000])
             time.sleep(0.1)
 
-    with serving(answer) as address, WebClient(RetryPolicy(read_s=0.4, total_s=0.6)) as client:
-        with pytest.raises(RemoteError):
-            read_document(HttpRequest(address, Access.to_host_of(address), attempts=1), client)
     with serving(answer) as address, WebClient(RetryPolicy(read_s=0.4, total_s=5)) as client:
         assert read_document(HttpRequest(address, Access.to_host_of(address)), client) == body
 

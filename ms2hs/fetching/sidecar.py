@@ -12,15 +12,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 from ms2hs._version import __version__
 from ms2hs.errors import OutputError
 from ms2hs.raster.pixel_grid import PixelGrid, footprint, lonlat_bounds
 from ms2hs.remote.url_policy import shown
 from ms2hs.scenes.scene import Scene
+from ms2hs.scenes.stac_item import ORIGIN
 from ms2hs.scenes.stac_metadata import COG_TYPE, PROJECTION_EXTENSION, projection_properties
 
 EXTENSIONS = ["https://stac-extensions.github.io/file/v2.1.0/schema.json", PROJECTION_EXTENSION]
+# Extensions whose fields stand in assets, by the begin of their fields.
+ASSET_EXTENSIONS = {
+    "eo": "eo:", "raster": "raster:", "classification": "classification:", "storage": "storage:",
+    "alternate-assets": "alternate",
+}  # fmt: skip
 REQUEST_KEY = "ms2hs:request"
 REQUEST_FILE = "request.json"
 """File in a staging folder, with the request that the folder belongs to."""
@@ -57,25 +64,37 @@ class Sidecar:
             "ms2hs:known_pixels": known,
             "ms2hs:clear_pixels": clear,
         }
-        extensions = [name for name in item.get("stac_extensions", []) if "/projection/" not in name]
         document = item | {
-            "stac_extensions": list(dict.fromkeys([*extensions, *EXTENSIONS])),
             **({"bbox": list(bbox), "geometry": footprint(self.grid)} if bbox else {}),
             "properties": kept | projection_properties(self.grid) | facts,
             "links": self._links(),
             "assets": {keys.get(file.name, "data"): self._asset(file, keys) for file in files},
         }
+        extensions = [*_extensions_in_use(item.get("stac_extensions"), json.dumps(document)), *EXTENSIONS]
+        document["stac_extensions"] = list(dict.fromkeys(extensions))
         return (json.dumps(document, indent=1) + "\n").encode()
 
     def _links(self) -> list[dict[str, Any]]:
-        origin = next((link["href"] for link in self.item.get("links", []) if link.get("rel") == "self"), None)
-        return [{"rel": "derived_from", "href": shown(origin)}] if origin else []
+        """The catalogue's item, and its collection, which STAC wants of an item that names one."""
+        addresses = {link.get("rel"): link["href"] for link in self.item.get("links", []) if link.get("href")}
+        server, collection = (self.item.get(ORIGIN) or {}).get("url"), self.item.get("collection")
+        if collection and server:
+            addresses = {"collection": f"{server}/collections/{quote(collection, safe='')}"} | addresses
+        rels = {"self": "derived_from", "collection": "collection"}
+        return [{"rel": rels[rel], "href": shown(href)} for rel, href in addresses.items() if rel in rels]
 
     def _asset(self, file: Path, keys: Mapping[str, str]) -> dict[str, Any]:
         original = self.item.get("assets", {}).get(keys.get(file.name, ""), {})
         kept = {name: value for name, value in original.items() if not name.startswith(("proj:", "file:", "alternate"))}
         facts = {"href": f"./{file.name}", "type": COG_TYPE, "roles": original.get("roles", ["data"])}
         return kept | facts | {"file:size": file.stat().st_size, "file:checksum": checksum(file)}
+
+
+def _extensions_in_use(extensions: Any, text: str) -> list[str]:  # noqa: ANN401 - any JSON
+    """The catalogue's extensions, without those whose fields went with the catalogue's assets."""
+    names = [name for name in extensions if isinstance(name, str)] if isinstance(extensions, list) else []
+    unused = ["projection", *(name for name, field in ASSET_EXTENSIONS.items() if f'"{field}' not in text)]
+    return [name for name in names if not any(f"/{one}/" in name for one in unused)]
 
 
 def is_output_complete(

@@ -159,23 +159,12 @@ class WebClient:
             silent_s = time.monotonic() - unreachable_from if unreachable_from else 0.0
             attempt = Attempt(left_s, min(self.retries.connect_s, left_s, self.retries.unreachable_s - silent_s))
             try:
-                with WATCH.watching(attempt):
-                    start = self._final_address.get(address) or access.sign(address, fresh=is_refused)
-                    result, final = self._follow_redirects(start, request, read, attempt)
-                    if attempt.is_too_slow:  # the end of the connection may look like the end of the content
-                        raise TransientError("slow")
+                result = self._attempt(request, read, attempt, fresh=is_refused)
             except TransientError as error:
                 reason = error
-            except (requests.RequestException, HTTPError, OSError) as error:
-                reason = _transient(error)
             else:
-                if final != start:
-                    self._final_address[address] = final
                 self._given_up.discard(host)
                 return result
-            if attempt.is_too_slow:
-                reason = TransientError(f"{attempt.received} bytes in {time.monotonic() - attempt.began:.0f} s")
-            self._final_address.pop(address, None)
             is_refused = reason.is_refusal
             refusals += is_refused
             left_s -= attempt.spent_s
@@ -193,6 +182,31 @@ class WebClient:
             self._stopped.wait(wait_s)
             self._check_running()
         raise _final_error(address, reason, number)
+
+    def _attempt(
+        self, request: HttpRequest, read: Callable[[requests.Response], T], attempt: Attempt, *, fresh: bool
+    ) -> T:
+        """Send a request once; TransientError if the attempt failed."""
+        address = request.address
+        try:
+            with WATCH.watching(attempt):
+                if start := self._final_address.get(address, ""):
+                    request.access.check(start)
+                start = start or request.access.sign(address, fresh=fresh)
+                result, final = self._follow_redirects(start, request, read, attempt)
+        except TransientError as error:
+            reason = error
+        except (requests.RequestException, HTTPError, OSError) as error:
+            reason = _transient(error)
+        else:
+            if not attempt.is_too_slow:  # the end of a closed connection may look like the end of the answer
+                if final != start:
+                    self._final_address[address] = final
+                return result
+        self._final_address.pop(address, None)
+        if attempt.is_too_slow:
+            reason = TransientError(f"{attempt.received} bytes in {time.monotonic() - attempt.began:.0f} s")
+        raise reason
 
     def _log_wait(self, host: str, text: str) -> None:
         """Log what is waited for, but not for every request to the same host."""

@@ -26,7 +26,7 @@ QUERY = re.compile(r"\?[^\s'\"<>]+")
 USER = re.compile(r"(?<=://)[^\s/@'\"<>]+@|(?<![\w./:@-])[^\s/@:'\"<>]+:[^\s/@'\"<>]+@(?=[\w\[])")
 # Fields that hold a secret, also percent-encoded, as in GDAL's paths.
 SECRET_FIELD = re.compile(
-    r"(?P<key>\b(?:sig|signature|token|access_token|(?:api|subscription)[_-]?key|pass(?:word|wd)|pwd|secret"
+    r"(?P<key>(?:\b|%3F|%26)(?:sig|signature|token|access_token|(?:api|subscription)[_-]?key|pass(?:word|wd)|pwd|secret"
     r"|credentials?|x-(?:amz|goog)-[\w-]+|aws[_-]\w+)(?:=|%3D))[^\s&'\"<>,;)]+",
     re.IGNORECASE,
 )
