@@ -225,7 +225,7 @@ class ByteCounter:
 
 
 def _relative_pixels(source: str, asset: Asset) -> float:
-    """Pixels of a band for its area, in those of a band of 10 m; 0 for a quality layer, which compresses otherwise."""
+    """Pixels of a band, relative to a band of 10 m; 0 for a quality layer, which compresses otherwise."""
     if asset.name in QUALITY_NAMES:
         return 0.0
     return 1.0 if source.startswith("hls_") else (10.0 / SENTINEL2_PIXEL_M.get(asset.name, 20.0)) ** 2
