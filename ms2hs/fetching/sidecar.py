@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +21,7 @@ from ms2hs.raster.pixel_grid import PixelGrid, footprint, lonlat_bounds
 from ms2hs.remote.url_policy import shown
 from ms2hs.scenes.scene import Scene
 from ms2hs.scenes.stac_item import ORIGIN
-from ms2hs.scenes.stac_metadata import COG_TYPE, PROJECTION_EXTENSION, projection_properties
+from ms2hs.scenes.stac_metadata import COG_TYPE, LANDSAT8_LAUNCH, PROJECTION_EXTENSION, projection_properties
 
 EXTENSIONS = ["https://stac-extensions.github.io/file/v2.1.0/schema.json", PROJECTION_EXTENSION]
 # Extensions whose fields stand in assets, by the begin of their fields.
@@ -55,7 +56,9 @@ class Sidecar:
         """
         bbox = lonlat_bounds(self.grid)
         item = {name: value for name, value in self.item.items() if name not in {"links", "assets", "bbox", "geometry"}}
-        kept = {name: value for name, value in item.get("properties", {}).items() if not name.startswith("proj:")}
+        item = {name: value for name, value in item.items() if name != "collection" or value}
+        kept = {name: value for name, value in item["properties"].items() if not name.startswith("proj:")}
+        kept = {name: value for name, value in kept.items() if name not in KEPT_IF or KEPT_IF[name](value)}
         facts = {
             REQUEST_KEY: dict(self.parameters),
             "ms2hs:version": __version__,
@@ -66,7 +69,7 @@ class Sidecar:
         }
         document = item | {
             **({"bbox": list(bbox), "geometry": footprint(self.grid)} if bbox else {}),
-            "properties": kept | projection_properties(self.grid) | facts,
+            "properties": kept | self._times() | projection_properties(self.grid) | facts,
             "links": self._links(),
             "assets": {keys.get(file.name, "data"): self._asset(file, keys) for file in files},
         }
@@ -74,11 +77,20 @@ class Sidecar:
         document["stac_extensions"] = list(dict.fromkeys(extensions))
         return (json.dumps(document, indent=1) + "\n").encode()
 
+    def _times(self) -> dict[str, Any]:
+        """The time of acquisition; for an unknown time the interval that STAC wants instead."""
+        if self.scene.datetime is not None:
+            return {"datetime": self.scene.datetime}
+        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return {"datetime": None, "start_datetime": LANDSAT8_LAUNCH, "end_datetime": now}
+
     def _links(self) -> list[dict[str, Any]]:
         """The catalogue's item, and its collection, which STAC wants of an item that names one."""
         addresses = {link.get("rel"): link["href"] for link in self.item.get("links", []) if link.get("href")}
         server, collection = (self.item.get(ORIGIN) or {}).get("url"), self.item.get("collection")
-        if collection and server:
+        if not collection:
+            addresses.pop("collection", None)
+        elif server:
             addresses = {"collection": f"{server}/collections/{quote(collection, safe='')}"} | addresses
         rels = {"self": "derived_from", "collection": "collection"}
         return [{"rel": rels[rel], "href": shown(href)} for rel, href in addresses.items() if rel in rels]
@@ -91,10 +103,29 @@ class Sidecar:
 
 
 def _extensions_in_use(extensions: Any, text: str) -> list[str]:  # noqa: ANN401 - any JSON
-    """The catalogue's extensions, without those whose fields went with the catalogue's assets."""
+    """The catalogue's extensions that are in use, and extensions of fields that it does not declare."""
     names = [name for name in extensions if isinstance(name, str)] if isinstance(extensions, list) else []
     unused = ["projection", *(name for name, field in ASSET_EXTENSIONS.items() if f'"{field}' not in text)]
-    return [name for name in names if not any(f"/{one}/" in name for one in unused)]
+    names = [name for name in names if not any(f"/{one}/" in name for one in unused)]
+    version = "v1.1.0" if "eo:bands" in text or "raster:bands" in text else "v2.0.0"
+    missing = [one for one in ("eo", "raster") if one not in unused and not any(f"/{one}/" in name for name in names)]
+    return names + [f"https://stac-extensions.github.io/{one}/{version}/schema.json" for one in missing]
+
+
+def _is_utc(text: Any) -> bool:  # noqa: ANN401 - any JSON
+    try:
+        return str(text).endswith(("Z", "+00:00")) and datetime.fromisoformat(text).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_percent(value: Any) -> bool:  # noqa: ANN401 - any JSON
+    return isinstance(value, int | float) and 0 <= value <= 100
+
+
+# Properties of the catalogue that are kept only if they are valid.
+KEPT_IF = dict.fromkeys(("created", "updated", "start_datetime", "end_datetime"), _is_utc)
+KEPT_IF |= {"eo:cloud_cover": _is_percent}
 
 
 def is_output_complete(

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -27,6 +27,8 @@ from ms2hs.spectra.sensors import load_sensor
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 """Media type of a COG in STAC assets."""
 PROJECTION_EXTENSION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
+# Launch of Landsat 8, the oldest source: the start of the interval of a scene without acquisition time.
+LANDSAT8_LAUNCH = "2013-02-11T00:00:00Z"
 Item = dict[str, Any]
 # Properties with the product's name, which contains its level and, as `_N0510_`, its processing baseline.
 PRODUCT_NAME_KEYS = ("s2:product_uri", "sentinel:product_id", "s2:datatake_id", "eopf:datatake_id")
@@ -220,7 +222,10 @@ TEXTS: Rule = (
 )
 GRID_RULES = {"proj:shape": _numbers(2), "proj:transform": _numbers(6, 9)}
 ITEM_RULES = {"id": TEXT, "collection": TEXT, "properties": OBJECT, "links": OBJECTS, "assets": OBJECT}
-PROPERTY_RULES = {"datetime": TIME, "start_datetime": TIME} | dict.fromkeys(OFFSET_REMOVED_KEYS, FLAG) | GRID_RULES
+PROPERTY_RULES = dict.fromkeys(("datetime", "start_datetime", "end_datetime"), TIME)
+PROPERTY_RULES |= (
+    dict.fromkeys(("platform", "constellation"), TEXT) | dict.fromkeys(OFFSET_REMOVED_KEYS, FLAG) | GRID_RULES
+)
 LINK_RULES = {"rel": TEXT, "href": ADDRESS}
 BAND_RULES = {"scale": SCALE, "raster:scale": SCALE, "offset": FINITE, "raster:offset": FINITE}
 ASSET_RULES = {
@@ -312,12 +317,14 @@ def scene_name(item: Item) -> str:
 
 
 def sensing_time(item: Item) -> str | None:
-    """The time of acquisition, ISO 8601 with zone; None if unknown."""
+    """The time of acquisition, ISO 8601 in UTC; None if unknown."""
     text = item["properties"].get("datetime") or item["properties"].get("start_datetime")
     if not text:
         return None
     time = datetime.fromisoformat(text)
-    return str(text) if time.tzinfo else f"{time.isoformat()}Z"
+    time = time if time.tzinfo else time.replace(tzinfo=UTC)
+    is_utc = str(text).endswith(("Z", "+00:00"))
+    return str(text) if is_utc else time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def declaration(item: Item, bands: list[Band], source: str) -> ItemDeclaration:
