@@ -315,6 +315,22 @@ def test_items_of_fetch_are_valid(world, tmp_path, gsd_m):
     check_item_is_valid(path.with_suffix(".json"))
 
 
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"datetime": None}, {"datetime": "2024-06-01T10:20"}, {"datetime": "2024-06-01T12:20:00+02:00"},
+        {"datetime": None, "start_datetime": "2024-06-01T10:20:00Z"}, {"updated": "x"}, {"created": 7},
+        {"eo:cloud_cover": -5}, {"eo:cloud_cover": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_items_of_fetch_are_valid_for_invalid_ones(world, tmp_path, properties):
+    item = world.sentinel2(NAME)
+    item["properties"] |= properties
+    path = fetch([item], None, tmp_path / "out", FetchOptions(60.0, retries=QUICK)).paths[0]
+    check_item_is_valid(path.with_suffix(".json"))
+
+
 @pytest.mark.parametrize("crs", ["EPSG:32632", None])
 def test_items_of_convert_are_valid(tmp_path, ms2hs, crs):
     from conftest import LEAVES, S2_BANDS, dn_of

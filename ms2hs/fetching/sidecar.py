@@ -8,7 +8,7 @@ rejects items that catalogues serve, and rewrites their times and versions.
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -124,7 +124,9 @@ def _is_percent(value: Any) -> bool:  # noqa: ANN401 - any JSON
 
 
 # Properties of the catalogue that are kept only if they are valid.
-KEPT_IF = dict.fromkeys(("created", "updated", "start_datetime", "end_datetime"), _is_utc)
+KEPT_IF: dict[str, Callable[[Any], bool]] = dict.fromkeys(
+    ("created", "updated", "start_datetime", "end_datetime"), _is_utc
+)
 KEPT_IF |= {"eo:cloud_cover": _is_percent}
 
 
