@@ -39,7 +39,7 @@ def convert(
 
     Parameters
     ----------
-    scene : GeoTIFF, Sentinel-2 L2A SAFE folder or zip, HLS folder, STAC item (file or URL), or an opened scene.
+    scene : GeoTIFF, SAFE folder or zip, folder or archive of band files, STAC item (file or URL), or an opened scene.
     target : name of a sensor, or path of a CSV of center_nm,fwhm_nm.
     output : output .tif; or a directory or URL of a directory, where the file becomes `<scene>_<target>.tif`.
     options : everything else, such as `ConvertOptions(uncertainty=True)`.

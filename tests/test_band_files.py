@@ -1,5 +1,6 @@
 """Scenes with one raster per band, as tools write them: HLS granules, folders, archives, NetCDF."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -7,7 +8,7 @@ import sys
 import tarfile
 import time
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,12 @@ import pytest
 from conftest import NORTH, S2_BANDS, WEST, write_raster
 from rasterio import Affine
 from rasterio.crs import CRS
+from test_safe import make_safe
 
+from ms2hs.conversion.convert_scene import convert
+from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.errors import SceneError
+from ms2hs.raster.container import file_of
 from ms2hs.scenes.formats import open_scene, scene_paths
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import SceneOptions, working_grid
@@ -168,6 +173,16 @@ COMMON = dict(
         strict=True,
     )
 )  # fmt: skip
+# Names of Geoscience Australia; the last two are not in its products.
+NBART = dict(
+    zip(
+        S2_BANDS,
+        ("coastal_aerosol", "blue", "green", "red", "red_edge_1", "red_edge_2", "red_edge_3", "nir_1", "nir_2", "B09",
+         "swir_2", "swir_3"),
+        strict=True,
+    )
+)  # fmt: skip
+COMMON |= {"B1": "coastal", "B2": "blue", "B3": "green", "B4": "red", "B5": "nir08", "B6": "swir16", "B7": "swir22"}
 LANDSAT = ("B1", "B2", "B3", "B4", "B5", "B6", "B7")
 GSD_M = {"B02": 10, "B03": 10, "B04": 10, "B08": 10, "B01": 60, "B09": 60}
 BIGEARTHNET = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57"
@@ -221,21 +236,40 @@ FORMS = {
                                                                              "REVERSIBLE": "YES"}),
     "AWS": Form("aws", "R{3}m/{0}.jp2", id="aws", is_mixed=True, dtype="uint16",
                 options={"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}),
+    "baseline in the folder": Form("S2B_MSIL2A_20240607T101559_N0510_R065_T33UUP_20240607T120000", "{0}.tif",
+                                   "sentinel2b",
+                                   datetime="2024-06-07T10:15:59Z", offset=-0.1, dtype="uint16"),
+    "Planetary Computer": Form("x", "T33UUP_20240607T101559_{0}_{3}m.tif", datetime="2024-06-07T10:15:59Z",
+                               dtype="uint16", id="T33UUP_20240607T101559", is_mixed=True),
+    "openEO": Form("x", "openEO_2024-06-07Z_{0}.tif", datetime="2024-06-07", id="openEO_2024-06-07Z"),
+    "Sentinel Hub": Form("1f2e3d", "{0}.tif", dtype="float32", scale=1.0, id="1f2e3d"),
+    "dots in the folder": Form("S2B_33UUP_20240607.v1.0", "{2}.tif", "sentinel2b", datetime="2024-06-07"),
+    "stackstac": Form("x", "{2}_2024-06-07.tif", datetime="2024-06-07", id="2024-06-07"),
+    "Landsat ARD": Form("x", "LC08_CU_003010_20220615_20220701_02_SR_{1}.TIF", "landsat8", LANDSAT, "2022-06-15",
+                        2.75e-5,
+                        -0.2, "uint16", "LC08_CU_003010_20220615_20220701_02"),
+    "Landsat 8 by common name": Form(LC08, "{2}.tif", "landsat8", LANDSAT, "2022-06-15", 2.75e-5, -0.2, "uint16", LC08),
+    "MAJA of Landsat 8": Form("x", "LANDSAT8-OLITIRS-XS_20160315-104812-000_L2A_T31TCJ_C_V2-2_FRE_{1}.tif", "landsat8",
+                              LANDSAT, "2016-03-15T10:48:12Z",
+                              id="LANDSAT8-OLITIRS-XS_20160315-104812-000_L2A_T31TCJ_C_V2-2"),
+    "Geoscience Australia": Form("x", "ga_s2bm_nbart_3-2-1_56JKT_2018-02-10_final_nbart_{4}.tif", "sentinel2b",
+                                 S2_BANDS, "2018-02-10", id="ga_s2bm_nbart_3-2-1_56JKT_2018-02-10_final_nbart"),
+    "SNAP ENVI": Form("x", "subset_S2A_{1}.img", datetime=None, id="subset_S2A", options={"driver": "ENVI"}),
     "band within the name": Form("x", "site_20240607_{0}_clip.tif", datetime="2024-06-07", id="site_20240607_clip"),
 }  # fmt: skip
 
 
-def write_form(folder, form, replaced=None):
+def write_form(folder, form, file=None):
     """The files of a form, 240 m by 240 m; each band is constant."""
     folder = folder / form.folder
     for i, name in enumerate(form.bands):
         gsd = GSD_M.get(name, 20) if form.is_mixed else 30
         short = name if name[1] != "0" else f"B{name[2]}"
-        file = (replaced or form.file).format(name, short, COMMON.get(name, ""), gsd)
+        path = (file or form.file).format(name, short, COMMON.get(name, ""), gsd, NBART.get(name, ""))
         stored = (0.05 + 0.02 * i - form.offset) / form.scale
         stored = stored if form.dtype.startswith("float") else round(stored)
         side = 240 // gsd
-        write_raster(folder / file, np.full((1, side, side), stored, form.dtype), gsd, **form.options)
+        write_raster(folder / path, np.full((1, side, side), stored, form.dtype), gsd, **form.options)
     return folder
 
 
@@ -315,7 +349,9 @@ def test_several_scenes_are_refused_and_chosen_by_granule_or_file(tmp_path, name
 
 def test_granule_is_refused_for_products_of_one_granule(tmp_path):
     path = write_raster(tmp_path / "a.tif", np.full((12, 4, 4), 1000, np.uint16), descriptions=S2_BANDS)
-    assert "Remove --granule" in refusal(path, granule="T33UUP")
+    (tmp_path / "item.json").write_text("{}")
+    for scene in (path, tmp_path / "item.json"):
+        assert "Remove --granule" in refusal(scene, granule="T33UUP")
     assert "--granule T33UUP fits 0 scenes" in refusal(write_form(tmp_path, FORMS["BigEarthNet v1"]), granule="T33UUP")
 
 
@@ -375,6 +411,27 @@ def test_bands_on_other_grids_are_refused(tmp_path, options):
     assert "another grid" in text
 
 
+def test_bands_cut_from_a_tile_one_by_one_are_one_scene(tmp_path):
+    """Earth Engine cuts each band at its own pixels, so that extents differ by parts of the largest pixel."""
+    folder = write_form(tmp_path, replace(FORMS["Earth Engine"], is_mixed=True))
+    transform = Affine(60, 0, WEST - 20, 0, -60, NORTH + 40)
+    write_raster(next(folder.glob("*.B1.tif")), np.full((1, 5, 5), 500, np.int16), 60, transform=transform)
+    scene = open_scene(str(folder))
+    assert scene.grid.transform[0] == 10
+    reflectance, valid = read_all(scene)
+    assert valid.all()
+    assert np.allclose(reflectance[0], 0.05)
+
+
+@pytest.mark.parametrize(
+    "name", ["LE07_L2SP_193024_20010615_20220627_02_T1", "LT05_L2SP_193024_20010615_20220627_02_T1"]
+)
+def test_landsat_5_and_7_are_refused_by_name(tmp_path, name):
+    folder = write_form(tmp_path, Form(name, name + "_SR_{1}.TIF", bands=("B1", "B2", "B3", "B4", "B5", "B7")))
+    assert "Landsat 4, 5 or 7" in refusal(folder)
+    assert "Landsat 4, 5 or 7" in refusal(next(folder.iterdir()))
+
+
 def test_a_file_of_several_bands_among_band_files_is_refused(tmp_path):
     folder = write_form(tmp_path, GEE)
     write_raster(next(folder.glob("*.B11.tif")), np.full((3, 8, 8), 1000, np.int16), 30)
@@ -398,6 +455,7 @@ def test_missing_bands_are_named(tmp_path):
     ("file", "words"),
     [
         ("T33UUP_20240607T101559_{0}.jp2", "level 1C"),
+        (BROWSER.replace("L2A", "L1C") + "_{0}_(Raw).tiff", "level 1C"),
         ("LC08_L1TP_193024_20220615_20220627_02_T1_{1}.TIF", "level 1, top of atmosphere"),
         ("LC09_L1GT_193024_20220615_20220627_02_T2_{1}.TIF", "level 1, top of atmosphere"),
     ],
@@ -424,6 +482,7 @@ def test_a_folder_or_archive_with_one_raster_is_this_scene(tmp_path, kind):
     folder = tmp_path / "1f2e3d"
     path = write_raster(folder / "response.tiff", np.full((12, 4, 4), 1000, np.uint16), descriptions=S2_BANDS)
     (folder / "request.json").write_text("{}")
+    assert "Remove --granule" in refusal(folder, granule="T33UUP")
     whole = open_scene(str(path))
     if kind != "folder":
         shutil.make_archive(str(tmp_path / "a"), kind, folder)
@@ -433,9 +492,20 @@ def test_a_folder_or_archive_with_one_raster_is_this_scene(tmp_path, kind):
     assert read_all(scene)[1].all()
 
 
+def test_folder_of_force_with_one_date_is_a_scene(tmp_path):
+    folder = tmp_path / "X0055_Y0053"
+    write_raster(folder / "20180615_LEVEL2_SEN2A_BOA.tif", np.full((12, 4, 4), 1000, np.int16), descriptions=S2_BANDS)
+    write_raster(folder / "20180615_LEVEL2_SEN2A_QAI.tif", np.full((1, 4, 4), 1 << 3, np.int16))
+    scene = open_scene(str(folder))
+    assert scene.id == "20180615_LEVEL2_SEN2A_BOA"
+    assert "QAI" in scene.quality_note
+    write_raster(folder / "20180620_LEVEL2_SEN2B_BOA.tif", np.full((12, 4, 4), 1000, np.int16), descriptions=S2_BANDS)
+    assert "20180620_LEVEL2_SEN2B_BOA.tif" in refusal(folder)
+
+
 def test_unknown_folders_and_archives_say_what_they_contain(tmp_path):
     folder = tmp_path / "tile"
-    for name in ("20180615_LEVEL2_SEN2A_BOA.tif", "20180615_LEVEL2_SEN2A_QAI.tif", "readme.txt"):
+    for name in ("20180615_LEVEL2_SEN2A_BOA.tif", "20180620_LEVEL2_SEN2A_BOA.tif", "readme.txt"):
         folder.mkdir(exist_ok=True)
         (folder / name).touch()
     text = refusal(folder)
@@ -484,13 +554,28 @@ def test_products_that_are_not_read_are_refused_by_their_own_name(tmp_path, name
     assert words in refusal(tmp_path / name)
 
 
-def test_band_file_of_a_safe_product_names_the_product(tmp_path):
+def test_band_file_of_a_safe_product_names_the_product(tmp_path, monkeypatch):
     safe = tmp_path / "S2A_MSIL2A_20240607T101559_N0510_R065_T33UUP_20240607T000000.SAFE"
-    folder = write_form(safe / "GRANULE" / "L2A_T33UUP", FORMS["ESA images"])
-    for path in (folder, next(folder.iterdir())):
+    folder = write_form(safe / "GRANULE" / "L2A_T33UUP", replace(FORMS["ESA images"], folder="IMG_DATA/R10m"))
+    renamed = tmp_path / "renamed"
+    shutil.copytree(safe, renamed)
+    flat = write_form(tmp_path / "flat", FORMS["ESA images"])
+    (flat / "MTD_MSIL2A.xml").touch()
+    for product, path in [
+        (safe, folder), (safe, next(folder.iterdir())), (renamed, next(renamed.rglob("*.jp2"))),
+        (flat, next(flat.glob("*.jp2"))),
+    ]:  # fmt: skip
         text = refusal(path)
         assert "part of a product" in text
-        assert f"Use {safe}" in text
+        assert f"Use {product}." in text
+    monkeypatch.chdir(folder)
+    assert f"Use {safe}." in refusal(next(Path().glob("*.jp2")))
+
+
+def test_metadata_of_another_product_beside_a_folder_do_not_matter(tmp_path):
+    folder = write_form(tmp_path, FORMS["BigEarthNet v1"])
+    (tmp_path / "MTD_MSIL2A.xml").touch()
+    assert open_scene(str(folder)) == open_scene(str(next(folder.iterdir())))
 
 
 def test_folders_with_thousands_of_files_are_refused_fast(tmp_path):
@@ -605,3 +690,53 @@ def test_unknown_cloud_masks_are_named(tmp_path):
     folder = write_form(tmp_path, form)
     write_raster(folder / f"{form.id}.my_cloudmask.tif", np.ones((1, 8, 8), np.uint8), 30)
     assert "my_cloudmask.tif" in open_scene(str(folder)).quality_note
+
+
+@pytest.mark.parametrize(
+    ("form", "tags", "expected"),
+    [
+        ("Earth Search", {"ACQUISITION_DATETIME": "2024-06-07T10:15:59Z"}, "2024-06-07T10:15:59Z"),
+        ("Earth Search", {"TIFFTAG_DATETIME": "2024:06:07 12:00:00"}, "2024-06-07"),
+        ("Earth Engine", {"ACQUISITION_DATETIME": "2024-06-07"}, "2024-06-07T10:15:59Z"),
+        ("Sentinel Hub", {"ACQUISITION_DATETIME": "2024-06-07T10:15:59Z"}, "2024-06-07T10:15:59Z"),
+        ("Sentinel Hub", {}, None),
+    ],
+)
+def test_acquisition_time_comes_from_names_then_tags(tmp_path, form, tags, expected):
+    folder = write_form(tmp_path, replace(FORMS[form], is_mixed=False, options={"tags": tags}))
+    assert open_scene(str(folder)).datetime == expected
+
+
+def test_a_folder_in_a_folder_is_opened(tmp_path):
+    form = FORMS["MAJA FRE"]
+    write_form(tmp_path / "unpacked", form)
+    (tmp_path / "unpacked" / "readme.txt").touch()
+    assert open_scene(str(tmp_path / "unpacked")) == open_scene(str(tmp_path / "unpacked" / form.folder))
+
+
+def test_tar_with_a_safe_product_is_refused_with_a_command_that_unpacks_it(tmp_path):
+    product = make_safe(tmp_path, driver="GTiff")
+    path = shutil.make_archive(str(tmp_path / "a.b" / "product"), "tar", tmp_path, product.name)
+    text = refusal(path)
+    assert "SAFE" in text
+    subprocess.run(["bash", "-c", re.search(r"`(.*)`", text)[1]], check=True)
+    assert open_scene(re.search(r"give (\S+)\.$", text)[1]).id == product.stem
+
+
+def test_files_of_archives_and_netcdf_are_known_to_resume(tmp_path):
+    form = FORMS["BigEarthNet v1"]
+    archive = shutil.make_archive(str(tmp_path / "a"), "zip", write_form(tmp_path, form))
+    path = write_netcdf(tmp_path / "a.nc")
+    for container in (archive, path):
+        assert {file_of(asset.href) for asset in open_scene(str(container)).assets} == {Path(container)}
+    assert file_of(str(tmp_path / "B02.tif")) == tmp_path / "B02.tif"
+
+
+def test_item_of_a_scene_with_a_day_covers_this_day(tmp_path):
+    form = FORMS["Landsat 8"]
+    folder = write_form(tmp_path, form)
+    convert(str(folder), "enmap", tmp_path / "o.tif", ConvertOptions(model="linear", force=True))
+    properties = json.loads((tmp_path / "o.json").read_text())["properties"]
+    assert properties["datetime"] is None
+    assert properties["start_datetime"] == "2022-06-15T00:00:00Z"
+    assert properties["end_datetime"] == "2022-06-15T23:59:59Z"

@@ -196,6 +196,29 @@ def test_sensors_with_few_bands_are_refused_without_a_proposal(tmp_path, texts):
         open_scene(write(tmp_path / "x.tif", words(texts)))
 
 
+@pytest.mark.parametrize("extra", [["Red", "Green"], ["B02_20m", "SCL", "B8A_20m"]])
+def test_repeated_bands_are_refused_with_the_first_of_each(tmp_path, extra):
+    path = write(tmp_path / "S2A_x.tif", [*TEN, *extra])
+    with pytest.raises(SceneError, match="appear twice") as error:
+        open_scene(path)
+    assert names_of(open_scene(path, remedies_in(error)[0])) == TEN
+
+
+@pytest.mark.parametrize("texts", ["blue green red nir swir1 swir2", "B2 B3 B4 B5 B6 B7"])
+def test_user_names_of_landsat_without_source_name_it(tmp_path, texts):
+    path = write(tmp_path / "x.tif", [None] * 6)
+    with pytest.raises(SceneError, match="--source hls_l30, landsat8 or landsat9"):
+        open_scene(path, SceneOptions(bands=tuple(words(texts))))
+    assert len(open_scene(path, SceneOptions(bands=tuple(words(texts)), source="landsat9")).assets) == 6
+
+
+@pytest.mark.parametrize("texts", ["blue green red nir swir1 swir2", "B2 B3 B4 B5 B6 B7"])
+def test_file_of_sentinel2_is_not_proposed_as_landsat(tmp_path, texts):
+    with pytest.raises(SceneError, match="at least 10 of") as error:
+        open_scene(write(tmp_path / "S2A_x.tif", words(texts)))
+    assert "landsat" not in str(error.value)
+
+
 # --- names with two readings ------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from stac_server import FAULT_KINDS, Faults, StacServer
 from stac_world import World, cog, signer, smooth, within
 
 from ms2hs.errors import AddressError, CredentialsError, NothingFound, OutputError, QueryError, RemoteError, SceneError
+from ms2hs.fetching import fetcher
 from ms2hs.fetching.fetcher import FetchOptions, fetch
 from ms2hs.fetching.search_query import parse_bbox
 from ms2hs.remote.client import RetryPolicy
@@ -419,6 +420,32 @@ def test_fetch_continues_after_a_missing_file(world, tmp_path):
     assert [path.stem for path in result.paths] == [items[1]["id"]]
     assert len(result.failed) == 1
     assert "no such file" in result.failed[0]
+
+
+def test_fetch_continues_after_a_refused_scene(world, tmp_path):
+    items = [world.sentinel2(f"S2A_32TNT_2024060{day}_0_L2A", seed=day) for day in (1, 2)]
+    refused = items[0]["assets"]["red"]["href"].removeprefix(world.server.address(""))
+    world.server.fault = lambda path: "expired" if refused in path else None
+    result = fetch(items, None, tmp_path / "out", FetchOptions(retries=QUICK))
+    assert [path.stem for path in result.paths] == [items[1]["id"]]
+    assert "refuses access" in result.failed[0]
+
+
+@pytest.mark.parametrize("step", ["scene_of", "assemble"])
+def test_fetch_continues_after_an_unexpected_error(world, tmp_path, monkeypatch, step):
+    items = [world.sentinel2(f"S2A_32TNT_2024060{day}_0_L2A", seed=day) for day in (1, 2)]
+    original, calls = getattr(fetcher, step), []
+
+    def fail_first(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise KeyError("proj:shape")
+        return original(*arguments)
+
+    monkeypatch.setattr(fetcher, step, fail_first)
+    result = fetch(items, None, tmp_path / "out", FetchOptions(retries=QUICK))
+    assert [path.stem for path in result.paths] == [items[1]["id"]]
+    assert "S2A_32TNT_20240601_0_L2A: KeyError: 'proj:shape'" in result.failed[0]
 
 
 def test_fetch_at_other_ground_samplings(world, tmp_path):

@@ -280,6 +280,20 @@ def test_geotiff_takes_the_time_of_tags_before_the_name(tmp_path, tags, time, is
     assert any(next(iter(tags), "-").upper() in note and "2023-06-01" in note for note in scene.notes) == is_noted
 
 
+@pytest.mark.parametrize(
+    ("date", "expected"),
+    [
+        ("2024-06-08T12:15:59+02:00", ("2024-06-08T10:15:59Z", None)),
+        ("2024-06-08", (None, "2024-06-08T00:00:00Z")),
+        ("2024-13-08", (None, "2013-02-11T00:00:00Z")),
+    ],
+)
+def test_convert_writes_valid_times(tmp_path, convert, date, expected):
+    _, _, item, _ = convert(make(tmp_path / "scene.tif", tags={"ACQUISITION_DATE": date}))
+    properties = item["properties"]
+    assert (properties["datetime"], properties.get("start_datetime")) == expected
+
+
 def test_convert_serially_reports_an_unexpected_error_and_goes_on(tmp_path, monkeypatch):
     made = []
 
@@ -347,3 +361,26 @@ def damaged_item(content, rng):
             parent = parent[key]
         parent[key] = rng.choice(ODD_JSON)
     return json.dumps(document).encode()
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("where", [(slice(None), slice(3, 9)), (4,), (slice(None),)], ids=["some", "band", "all"])
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 3e38, -3e38, -9999])
+def test_reader_reads_numbers_without_warnings(tmp_path, number, where):
+    values = DN * np.float32(1e-4)
+    values[where] = number
+    scene = open_scene(str(write_raster(tmp_path / "scene.tif", values, descriptions=S2_BANDS)))
+    with SceneReader(scene, scene.grid) as reader:
+        reflectance, valid = reader.read(0, 0, *values.shape[1:])
+    assert np.isfinite(reflectance).all()
+    assert valid.any() == (where == (slice(None), slice(3, 9)))
+
+
+def test_convert_of_band_files_says_that_they_have_no_crs(tmp_path, convert):
+    folder = tmp_path / "S2A_MSIL2A_20240601T102021_N0510_R065_T32TNT_20240601T140000"
+    for name, values in zip(S2_BANDS, DN, strict=True):
+        write_raster(folder / f"{folder.name}_{name}.tif", values[None] + np.uint16(1000), crs=LOCAL, transform=SITE)
+    code, text, _, profile = convert(folder, "--gsd", "native")
+    assert code == 0, text
+    assert profile["crs"] is None
+    assert "counts as no CRS" in " ".join(text.split())

@@ -1,6 +1,7 @@
 """`ms2hs pairs` on products in their real layouts: matching, registration, windows, reports."""
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -126,7 +127,7 @@ def test_pair_reports_an_offset_that_was_not_applied(world, tmp_path):
     (match,) = pair([world / "hs"], [scene], tmp_path / "out", SMALL).matches
     assert match.comparison.constant_offset == pytest.approx(0.1, abs=0.01)
     assert "looks like an offset that was not applied: +0.1" in match.notes[0]
-    assert "Use --offset -0.1 for" in match.notes[0]
+    assert "Use --scale 0.0001 --offset -0.1," in match.notes[0]
     again = pair([world / "hs"], [scene], tmp_path / "corrected", PairOptions(window=24, dn_offset=-1000))
     assert again.matches[0].comparison.constant_offset is None
     assert again.matches[0].notes == ("clouds are kept: the file has no cloud layer",)
@@ -163,6 +164,24 @@ def test_compare_bands_fits_gain_and_offset():
     np.testing.assert_allclose(found.offset[known], offset[known], atol=0.01)
     assert np.isnan([found.difference[3], found.gain[3], found.offset[3]]).all()
     assert found.constant_offset is None
+
+
+@pytest.mark.parametrize("function", ["georeferenced._open", "georeferenced._georeferenced", "pairing.Overlap"])
+def test_pair_continues_after_an_unexpected_error(world, tmp_path, monkeypatch, function):
+    package = "ms2hs.datasets.pairs" if function.startswith("pairing") else "ms2hs.datasets.cubes"
+    module, name = function.split(".")
+    original, calls = getattr(sys.modules[f"{package}.{module}"], name), []
+
+    def fail_first(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise KeyError("startTime")
+        return original(*arguments)
+
+    monkeypatch.setattr(f"{package}.{function}", fail_first)
+    made = pair([world / "hs"], [world / "ms"], tmp_path / "out", SMALL)
+    assert made.matches
+    assert any("KeyError: 'startTime'" in text for text in made.left_out.values())
 
 
 def test_pair_applies_cloud_flags_of_the_product(world, tmp_path):

@@ -143,7 +143,7 @@ def _damaged(folder):
 
 def _nameless(folder):
     write_ms(folder, "bad_1", descriptions=())
-    return "0 of 12 bands are recognised"
+    return "its 12 bands have no names"
 
 
 BAD = [

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from rasterio.warp import transform
 
+from ms2hs.datasets.pairs.matching import _lonlat_boxes, _overlapping
+from ms2hs.datasets.pairs.warping import overlap
 from ms2hs.errors import SceneError
 from ms2hs.fetching.footprints import coverage
 from ms2hs.fetching.search_query import SearchArea, parse_bbox
@@ -134,6 +136,20 @@ def test_bounds_of_polar_grids_hold_every_pixel(corner, epsg):
     assert is_inside.all()
     assert window_in(grid, (left, south, right, top)) == (0, 0, 120, 120)
     assert [pixel_at(grid, *point) for point in zip(lon[:3], lat[:3], strict=True)] == [(5, 5), (5, 15), (5, 25)]
+
+
+def test_products_and_scenes_overlap_across_the_antimeridian():
+    west, east = tile(799_980, 100_020, 32660), tile(199_980 - 109_800, 100_020, 32601)
+    here = PixelGrid("EPSG:4326", (0.001, 0.0, 179.9, 0.0, -0.001, 0.5), 200, 200)
+    far = tile(600_000, 5_100_000, 32632)
+    boxes = _lonlat_boxes([west, east, here, far])
+    assert [_overlapping(boxes, box).tolist() for box in boxes] == [[True, True, True, False]] * 3 + [
+        [False, False, False, True]
+    ]
+    height = overlap(west, east)[2]
+    assert height == pytest.approx(3660, abs=20)
+    assert overlap(here, west) == (0, 0, 200, 200)
+    assert overlap(far, west) is None
 
 
 def test_is_on_earth_refuses_other_systems():

@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import rasterio
 from conftest import LEAVES, NORTH, S2_BANDS, SAND, WATER, WEST, dn_of, write_raster
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_safe import GRANULE, make_safe
 
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions
@@ -378,3 +380,21 @@ def test_reader_keeps_the_range_of_impossible_reflectance(tmp_path):
         reader.read(0, 0, 5, 5)
         reader.read(5, 0, 10, 20)
         assert reader.impossible_range == pytest.approx((-0.9999, 3.2))
+
+
+@pytest.mark.parametrize(("baseline", "offset", "is_value"), [("02.14", 0, True), ("05.10", -1000, False)])
+def test_zero_of_a_band_is_a_value_in_a_safe_without_offset(tmp_path, baseline, offset, is_value):
+    offsets = {"offsets": ""} if is_value else {}
+    path = make_safe(tmp_path, offset=offset, baseline=baseline, driver="GTiff", **offsets)
+    (band,) = path.glob(f"{GRANULE}/R20m/*_B11_20m.jp2")
+    with rasterio.open(band, "r+") as dataset:
+        values = dataset.read(1)
+        values[6:9, 6:9] = 0
+        dataset.write(values, 1)
+    for gsd in (10, 20, 60):
+        pixels = pixels_of(open_scene(str(path)), gsd)
+        lake = np.s_[120 // gsd : 180 // gsd, 120 // gsd : 180 // gsd]
+        assert (pixels.cause[lake] == (Cause.VALID if is_value else Cause.NODATA)).all()
+        if is_value:
+            assert pixels.valid.all()
+            assert pixels.reflectance[10][lake].min() == 0

@@ -348,12 +348,14 @@ def test_large_layers_are_sampled_and_read_where_the_sample_shows_a_fault(tmp_pa
 def test_convert_counts_missing_data_and_clouds(ms2hs, tmp_path):
     path = write_stack(tmp_path, {"SCL": layer_of([4, 9, 4, 4]), "dataMask": layer_of([1, 1, 1, 0])})
     _, _, err = ms2hs("convert", path, "-o", tmp_path / "cube.tif", "--model", "linear")
-    assert "25.0 % nodata, 25.0 % cloud; cloud and shadow by SCL (band 13); no data by dataMask (band 14)" in err
+    last = err.splitlines()[-1]
+    assert "invalid: 25.0 % nodata, 25.0 % cloud;" in last
+    assert "; cloud and shadow by SCL (band 13); no data by dataMask (band 14); " in last
 
 
 @pytest.mark.parametrize(
     ("key", "name"),
-    [("scl", "SCL"), ("SCL_20m", "SCL"), ("scl-jp2", "SCL"), ("qa_pixel", "QA_PIXEL"), ("fmask", "Fmask"),
+    [("scl", "SCL"), ("SCL_20m", "SCL"), ("scl-jp2", "SCL"), ("qa_pixel", "QA_PIXEL"), ("QA_PIXEL", "QA_PIXEL"),
      ("cloud", "MSK_CLDPRB"), ("MSK_CLDPRB", "MSK_CLDPRB"), ("oa_fmask", "oa_fmask")],
 )  # fmt: skip
 def test_items_use_the_asset_of_a_layer_by_its_key(key, name):
@@ -362,7 +364,8 @@ def test_items_use_the_asset_of_a_layer_by_its_key(key, name):
     scene = scene_of(item | {"assets": assets | {key: {"href": "https://files.example.org/q.tif"}}}, None)
     assert [layer.name for layer in scene.quality] == [name]
     assert scene.quality_note == f"{QUALITY_LAYERS[name].marks} by {name}"
-    assert scene_of(item | {"assets": assets}, None).quality_note == "clouds are kept: the item has no cloud layer"
+    for others in (assets, assets | {"Fmask": {"href": "https://files.example.org/f.tif"}}):
+        assert scene_of(item | {"assets": others}, None).quality_note == "clouds are kept: the item has no cloud layer"
 
 
 def test_items_prefer_the_classification():

@@ -199,6 +199,17 @@ def test_offset_alone_keeps_the_scale(tmp_path, where):
         assert (asset.dn_scale, asset.dn_offset) == (2e-4, -500)
 
 
+def test_item_of_floats_refuses_dn_offset_and_a_text_is_a_number(tmp_path):
+    item = planetary_computer("05.10", lambda name: str(tmp_path / name))
+    for asset in item["assets"].values():
+        asset["raster:bands"] = [{"scale": "0.0002", "data_type": "float32"}]
+    (tmp_path / "item.json").write_text(json.dumps(item))
+    path = str(tmp_path / "item.json")
+    assert {asset.dn_scale for asset in open_scene(path).assets} == {2e-4}
+    with pytest.raises(SceneError, match=r"stored numbers are floats.* Use --offset -0.1 "):
+        open_scene(path, SceneOptions(dn_offset=-1000))
+
+
 @pytest.mark.parametrize("where", ["raster", "hls"])
 def test_dn_offset_of_floats_is_refused_with_the_offset(tmp_path, where):
     if where == "hls":
@@ -216,8 +227,8 @@ def test_dn_offset_of_floats_is_refused_with_the_offset(tmp_path, where):
 @pytest.mark.parametrize(
     ("name", "tags", "spectra", "plus", "offset", "note"),
     [
-        (N0510, {}, [LEAVES, SAND], 1000, -1000, "due to the processing baseline 05.10"),
-        (N0510, {}, [SAND], 1000, -1000, "due to the processing baseline 05.10"),
+        (N0510, {}, [LEAVES, SAND], 1000, -1000, "by the processing baseline 05.10"),
+        (N0510, {}, [SAND], 1000, -1000, "by the processing baseline 05.10"),
         (N0510, {}, [LEAVES, WATER, SAND], 0, 0, "already subtracted"),
         ("x.tif", {"PROCESSING_BASELINE": "05.10"}, [LEAVES, SAND], 1000, -1000, "05.10"),
         ("x.tif", {"PRODUCT_URI": N0510}, [SAND], 1000, -1000, "05.10"),
@@ -234,6 +245,13 @@ def test_baseline_in_name_or_tags_gives_the_offset(tmp_path, name, tags, spectra
     assert {asset.dn_offset for asset in scene.assets} == {offset}
     assert note in " ".join(scene.notes)
     assert bool(note) == ("baseline" in " ".join(scene.notes))
+
+
+@pytest.mark.parametrize(("plus", "offset"), [(1000, -1000), (0, 0)])
+def test_baseline_in_the_name_adds_to_a_declared_scale_only_what_the_pixels_show(tmp_path, plus, offset):
+    values = dn_of([LEAVES, SAND]) + np.uint16(plus)
+    scene = open_scene(str(write_raster(tmp_path / N0510, values, descriptions=S2_BANDS, scale=1e-4)))
+    assert {(asset.dn_scale, asset.dn_offset) for asset in scene.assets} == {(1e-4, offset)}
 
 
 def landsat_dn(dtype, scale=2.75e-5, offset=-0.2):

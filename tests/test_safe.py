@@ -276,7 +276,7 @@ def test_safe_reports_damaged_metadata_and_images(tmp_path):
     for damaged, message in (
         (text[: len(text) // 2], r"SAFE: MTD_MSIL2A\.xml is damaged"),
         (text.replace('band_id="3"', 'band_id="77"'), r"SAFE: MTD_MSIL2A\.xml is damaged"),
-        (text.replace(">10000<", ">x<"), "SAFE: quantification nan"),
+        (text.replace(">10000<", ">x<"), "SAFE: product metadata: declares the scale nan"),
     ):
         metadata.write_text(damaged)
         with pytest.raises(SceneError, match=message):

@@ -56,7 +56,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     scenes: Annotated[
         list[str],
         typer.Argument(
-            help="GeoTIFF, .SAFE folder or zip, HLS folder, or STAC item (file or URL). Several scenes are a batch."
+            help="GeoTIFF, .SAFE, folder or archive of band files, or STAC item (file or URL). Several are a batch."
         ),
     ],
     source: Annotated[
@@ -77,7 +77,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         INPUT(help="Added to stored integers instead, such as -1000.", show_default="from metadata"),
     ] = None,
     granule: Annotated[
-        str | None, INPUT(metavar="TILE", help="Granule of a product with several, such as T33UUP.")
+        str | None, INPUT(metavar="TILE", help="Tile, scene or day of a product with several, such as T33UUP.")
     ] = None,
     force: Annotated[
         bool, INPUT("--force", help="Convert although the reflectance is implausible.", show_default=False)
@@ -173,9 +173,9 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
 ) -> None:
     """Convert multispectral scenes to hyperspectral COGs."""
     from ms2hs.cli import listing
-    from ms2hs.conversion.contract import contract
     from ms2hs.conversion.convert_scene import run
     from ms2hs.conversion.planning import ConvertOptions, plan
+    from ms2hs.conversion.scene_contract import contract
     from ms2hs.models.prior import InputError
     from ms2hs.models.weights import load_weights
     from ms2hs.progress import progress_bar

@@ -89,7 +89,7 @@ def text(found: dict[str, Any], indent: str = "") -> str:
 
 
 def contract_text(facts: dict[str, Any]) -> str:
-    """What `conversion.contract` found: a table of the bands, then one line per fact."""
+    """What `conversion.scene_contract` found: a table of the bands, then one line per fact."""
     found, quality = facts["input"], facts["input"]["quality"]
     columns = {"band": "name", "read as": "read_as", "nm": "wavelength_nm", "FWHM": "fwhm_nm"}
     columns |= {key: key for key in ("scale", "offset", "nodata")}

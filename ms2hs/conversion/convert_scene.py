@@ -46,7 +46,7 @@ def convert(
 
     Parameters
     ----------
-    scene : a GeoTIFF, a Sentinel-2 L2A SAFE folder or zip, an HLS folder, or a Scene.
+    scene : a GeoTIFF, SAFE folder or zip, folder or archive of band files, STAC item, or a Scene.
     target : name of a sensor, or a CSV of centres and widths in nm.
     output : path of the COG. A directory, or None for the working directory, gives `<scene>_<target>.tif` there. Also
         an fsspec address of a file (s3://bucket/folder/cube.tif) or of a folder, which does not end in .tif.

@@ -15,6 +15,7 @@ from ms2hs.files import write_bytes
 from ms2hs.models.prior import Posterior
 from ms2hs.progress import Progress
 from ms2hs.raster.cube import NODATA, SCALE
+from ms2hs.raster.dates import rfc3339
 from ms2hs.raster.pixel_grid import footprint, lonlat_bounds
 from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
 from ms2hs.scenes.stac_metadata import COG_TYPE, LANDSAT8_LAUNCH, PROJECTION_EXTENSION, projection_properties
@@ -101,11 +102,12 @@ def write_item(path: Path, planned: Plan, result: ConversionResult, model: Poste
     """Write the STAC 1.1 item of a result; `model` is the adapted spectral prior."""
     grid, bbox = planned.grid, lonlat_bounds(planned.grid)
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    properties: dict[str, Any] = {"datetime": planned.scene.datetime, "created": now}
-    if planned.scene.datetime is None:
+    time = rfc3339(planned.scene.datetime)
+    properties: dict[str, Any] = {"datetime": time, "created": now}
+    if time is None:
         properties |= {"start_datetime": LANDSAT8_LAUNCH, "end_datetime": now}
-    elif "T" not in (day := planned.scene.datetime):
-        properties |= {"datetime": None, "start_datetime": f"{day}T00:00:00Z", "end_datetime": f"{day}T23:59:59Z"}
+    elif "T" not in time:
+        properties |= {"datetime": None, "start_datetime": f"{time}T00:00:00Z", "end_datetime": f"{time}T23:59:59Z"}
     properties |= projection_properties(grid) | {f"ms2hs:{name}": text for name, text in provenance(planned).items()}
     properties |= {
         "ms2hs:pixels": vars(result.counts),

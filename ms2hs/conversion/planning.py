@@ -164,8 +164,6 @@ def plan(
     if not isinstance(scene, Scene):
         scene = open_scene(str(scene), options.scene)
     grid = _crop(scene.grid if options.gsd_m == "native" else working_grid(scene, options.gsd_m), options)
-    warnings = check_reflectance(scene, grid, force=options.force)
-    scene = _adjust(replace(scene, notes=(*scene.notes, *warnings)), weights, options)
     name = f"{scene.id}_{sensor.name}.tif"
     path = parse_output(output or name)
     is_folder = not path.is_cube if isinstance(path, RemotePath) else path.is_dir()
@@ -175,6 +173,8 @@ def plan(
     if isinstance(path, RemotePath):
         address, other_disk = path, "set TMPDIR to a directory of another disk"
         path = Path(tempfile.gettempdir(), path.name)
+    warnings = check_reflectance(scene, grid, force=options.force)
+    scene = _adjust(replace(scene, notes=(*scene.notes, *warnings)), weights, options)
     planned = Plan(scene, sensor.name, spectral, grid, path, weights, options, address)
     check_space(path.parent, planned.requirements["disk_bytes_peak"], other_disk)
     return planned

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from ms2hs.errors import OutputError
 from ms2hs.files import check_output, lock_folder, move_into_place
+from ms2hs.raster.container import file_of
 from ms2hs.raster.cube_writer import CubeWriter
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
@@ -79,7 +80,7 @@ def conversion_inputs(
         "grid": grid,
         "bands": [list(map(str, spectral.names)), spectral.wavelength_nm.tolist()],
         "widths": spectral.fwhm_nm.tolist(),
-        "files": {file: _size_and_time(Path(file)) for file in files},
+        "files": {file: _size_and_time(file_of(file)) for file in files},
     }
 
 

@@ -1,5 +1,6 @@
 """Rasters in a folder, zip, tar or NetCDF file, listed by name: nothing outside the container is opened."""
 
+import re
 import tarfile
 import zipfile
 from collections.abc import Sequence
@@ -50,6 +51,12 @@ def archive_names(path: Path) -> list[str]:
             f"{path}: not a readable {path.suffix[1:]} ({error}); the whole file is required. Copy or download it "
             "again."
         ) from error
+
+
+def file_of(href: str) -> Path:
+    """The file on disk that contains a raster: the archive, the NetCDF file, or the raster's own."""
+    found = re.match(r"/vsi(?:zip|tar)/\{(.*)\}/|netcdf:(.*):", href)
+    return Path(href if found is None else found[1] or found[2])
 
 
 def list_rasters(path: Path, subfolders: Sequence[str] = ()) -> list[Raster]:
@@ -116,7 +123,10 @@ def _time_steps(values: str, units: str) -> list[str]:
 
 
 def common_grid(datasets: Sequence[DatasetReader], rasters: Sequence[Raster], path: str) -> PixelGrid:
-    """The finest grid; SceneError unless the others have its CRS, extent, and pixels of integer multiples."""
+    """The finest grid; SceneError unless the others have its CRS, and its extent in blocks of its pixels.
+
+    The extents may differ by less than one pixel of the coarser grid, as with bands cut one by one.
+    """
     grids = [read_pixel_grid(dataset) for dataset in datasets]
     finest = min(grids, key=lambda grid: abs(grid.transform[0]))
     for grid, raster, dataset in zip(grids, rasters, datasets, strict=True):
@@ -125,13 +135,13 @@ def common_grid(datasets: Sequence[DatasetReader], rasters: Sequence[Raster], pa
                 f"{path}: {raster.name} has {dataset.count} bands; one per file is required. Give the path of one file "
                 "with all bands, or a folder with one file per band."
             )
-        # One pixel of the file in pixels of the finest grid.
+        # Pixels and corner of the file, in pixels of the finest grid.
         (step, skew, left), (other_skew, row_step, top), _ = np.linalg.solve(finest.matrix, grid.matrix).tolist()
-        count = max(round(step), 1)
-        is_aligned = max(abs(step - count), abs(row_step - count), abs(skew), abs(other_skew)) < 1e-3
-        is_same_corner = max(abs(left), abs(top)) < 1e-3 * count
-        is_same_size = max(abs(grid.width * count - finest.width), abs(grid.height * count - finest.height)) < count
-        if grid.crs != finest.crs or not (is_aligned and is_same_corner and is_same_size):
+        size = max(round(step), 1)
+        numbers = np.array([step - size, row_step - size, skew, other_skew, left - round(left), top - round(top)])
+        right, bottom = left + grid.width * size - finest.width, top + grid.height * size - finest.height
+        is_multiple = np.abs(numbers).max() < 1e-3 and max(map(abs, (left, top, right, bottom))) < size - 1e-3
+        if grid.crs != finest.crs or not is_multiple:
             raise SceneError(
                 f"{path}: {raster.name} has another grid ({grid.crs}, {grid.width} x {grid.height} pixels of "
                 f"{grid.transform[0]:g}) than the finest band ({finest.crs}, {finest.width} x {finest.height} of "

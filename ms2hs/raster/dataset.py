@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import shlex
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,8 +40,6 @@ UNNAMED = re.compile(r"(band[ _-]?\d+)?", re.IGNORECASE)
 IGNORED_MASKS = {MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha}
 # GDAL and rasterio raise some errors of damaged files without wrapping them.
 FILE_ERRORS = (RasterioError, CPLE_BaseError, ValueError, OverflowError, MemoryError)
-# Larger numbers of a geotransform are damage, in any unit of length.
-MAX_COORDINATE = 1e12
 REMOTE_PREFIXES = ("/vsi", "http://", "https://", "s3://", "gs://")
 # GDAL's name of a variable of a file: `netcdf:file.nc:B02`.
 NETCDF_PREFIX = "netcdf:"
@@ -126,12 +125,13 @@ def read_pixel_grid(dataset: DatasetReader) -> PixelGrid:
     SceneError : the transform is not invertible or not finite.
     """
     transform = tuple(dataset.transform)[:6]
-    if not all(abs(number) < MAX_COORDINATE for number in transform) or dataset.transform.determinant == 0:
+    try:
+        grid = PixelGrid(declared_crs(dataset), transform, dataset.height, dataset.width)
+    except ValueError:
         raise SceneError(
             f"{shown(dataset.name)}: the geotransform {transform} gives pixels no size; a finite, invertible one is "
             "needed. Correct the file, such as with gdal_edit.py -a_ullr."
-        )
-    grid = PixelGrid(declared_crs(dataset), transform, dataset.height, dataset.width)
+        ) from None
     is_usable = grid.crs and not dataset.transform.is_identity and is_on_earth(grid)
     return grid if is_usable else replace(grid, crs=None)
 
@@ -175,7 +175,7 @@ def _rectification(kind: str, option: str, lonlat: tuple[float, float], file: st
     code = (32600 if lat >= 0 else 32700) + math.floor((lon + 180) / 6) % 60 + 1 if math.isfinite(lon) else 4326
     return (
         f"The file has {kind} instead of a geotransform: the output has no CRS, and loses them. To keep the position, "
-        f"rectify the scene first: gdalwarp {option}-t_srs EPSG:{code} {file} rectified.tif"
+        f"rectify the scene first: gdalwarp {option}-t_srs EPSG:{code} {shlex.quote(file)} rectified.tif"
     )
 
 

@@ -5,7 +5,7 @@ the future, are ignored: other programs write anything into tags.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
 
 # `20240601T102021`, as in names of Sentinel-2, EnMAP and EMIT; the first time in a name is the acquisition time.
@@ -31,6 +31,17 @@ TIME_TEXT = re.compile(
 )
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 MONTHS = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"]
+# Times and days in names of products, the surest first: ESA and USGS, MAJA, HLS, AppEEARS, ISO 8601.
+NAMED_TIMES = (
+    (re.compile(r"(?<!\d)\d{8}T\d{6}(?!\d)"), "%Y%m%dT%H%M%S"),
+    (re.compile(r"(?<!\d)\d{8}-\d{6}(?!\d)"), "%Y%m%d-%H%M%S"),
+    (re.compile(r"(?<!\d)\d{7}T\d{6}(?!\d)"), "%Y%jT%H%M%S"),
+    (re.compile(r"doy\d{13}(?!\d)"), "doy%Y%j%H%M%S"),
+    (re.compile(r"(?<!\d)\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"), "%Y-%m-%dT%H:%M:%S"),
+    (re.compile(r"doy\d{7}(?!\d)"), "doy%Y%j"),
+    (re.compile(r"(?<!\d)\d{4}-\d\d-\d\d(?!\d)"), "%Y-%m-%d"),
+    (re.compile(r"(?<!\d)20\d{6}(?!\d)"), "%Y%m%d"),
+)
 # Launch of Landsat 1.
 FIRST_YEAR = 1972
 
@@ -56,10 +67,12 @@ def parse_time(text: str) -> datetime | None:
 
 
 def rfc3339(text: str | None) -> str | None:
-    """A time as STAC items have it, such as `2024-06-08T10:15:59Z`; None if the text is no time."""
+    """A time such as `2024-06-08T10:15:59Z`, or a day such as `2024-06-08`; None if the text is neither."""
     time = parse_time(text or "")
     if time is None or text is None:
         return None
+    if _is_day(text):
+        return f"{time:%Y-%m-%d}"
     return text if RFC_3339.fullmatch(text) else time.isoformat().replace("+00:00", "Z")
 
 
@@ -81,6 +94,19 @@ def acquisition_time(name: str, tags: Mapping[str, str]) -> tuple[str | None, li
         return rfc3339(text), [f"{difference}; the tag is used.{remedy}"]
     is_day = _is_day(text) and tagged.date() == named.date()
     return rfc3339(named.isoformat() if is_day else text), []
+
+
+def named_time(texts: Sequence[str]) -> str | None:
+    """The ISO 8601 time or day in the first of these names with one; None without any."""
+    for text in texts:
+        for pattern, form in NAMED_TIMES:
+            for match in pattern.finditer(text):
+                try:
+                    time = datetime.strptime(match[0], form).replace(tzinfo=UTC)
+                except ValueError:  # a number such as 20241399
+                    continue
+                return time.strftime("%Y-%m-%dT%H:%M:%SZ" if "%H" in form else "%Y-%m-%d")
+    return None
 
 
 def day_of(names: Iterable[str], tags: Mapping[str, str] | None = None) -> date | None:
@@ -114,7 +140,7 @@ def _tagged_time(tags: Mapping[str, str]) -> tuple[str, str] | None:
 
 def _is_day(text: str) -> bool:
     """Whether a time has no time of day."""
-    found = TIME_TEXT.fullmatch(text)
+    found = TIME_TEXT.fullmatch(text.strip())
     return found is not None and found["clock"] is None
 
 

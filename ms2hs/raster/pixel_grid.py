@@ -29,6 +29,8 @@ MARGIN_DEG = 0.1
 WIDEST_CROSSING = 180.0
 # Degrees beyond which no raster is on the Earth: some reach around the antimeridian, or half a pixel past a pole.
 MAX_LONGITUDE, MAX_LATITUDE = 540.0, 91.0
+# Larger numbers of a transform are damage, in any unit of length.
+MAX_COORDINATE = 1e12
 WGS84 = "EPSG:4326"
 # rasterio raises some errors of PROJ without wrapping them.
 UNKNOWN_POSITION = (RasterioError, CRSError, CPLE_BaseError, ValueError, OverflowError)
@@ -49,6 +51,12 @@ class PixelGrid:
     """Rows."""
     width: int
     """Columns."""
+
+    def __post_init__(self) -> None:
+        """Refuse a transform that gives pixels no size."""
+        a, b, _, d, e, _ = self.transform
+        if not all(abs(number) < MAX_COORDINATE for number in self.transform) or a * e == b * d:
+            raise ValueError(f"the transform {self.transform} is not finite, or not invertible")
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:

@@ -12,31 +12,33 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 from rasterio.io import DatasetReader
 
 from ms2hs.errors import SceneError
 from ms2hs.raster.container import ARCHIVE_SUFFIXES, RASTER_SUFFIXES, Raster, common_grid, list_rasters
-from ms2hs.raster.dataset import open_dataset
+from ms2hs.raster.dataset import georeference_note, open_dataset
+from ms2hs.raster.dates import WRITTEN_TAG, acquisition_time, named_time
 from ms2hs.raster.header import Declared, declared_in, number_of, read_header
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import BAND_NAME, OTHER_LAYERS, choose_bands, match_names, read_names
 from ms2hs.scenes.geotiff import open_geotiff
-from ms2hs.scenes.plausibility import most_plausible, stored_sample
+from ms2hs.scenes.plausibility import most_plausible
 from ms2hs.scenes.quality import QUALITY_NAME, Candidate, QualityChoice, choose_layers
 from ms2hs.scenes.radiometry import RadiometricRule, rule_of_hls, rules_of_raster
 from ms2hs.scenes.recognition import (
     DEFAULT_SOURCE,
+    baseline_of_file,
     level_1c_error,
     platform_note,
+    refuse_other_missions,
     refuse_unsuitable,
     source_named_in,
     sources,
 )
+from ms2hs.scenes.safe import is_product
 from ms2hs.scenes.scene import Scene, SceneOptions
 from ms2hs.spectra.sensors import Sensor, load_sensor
 
@@ -56,6 +58,7 @@ SEPARATORS = "._- ()"
 # Bands of 60 m that MAJA, GEE users and others leave out; Sentinel-2 scenes may lack them.
 OPTIONAL_BANDS = {"sentinel2": ("B01", "B09")}
 # ESA's names of images: names of level 2A end with the resolution.
+ESA_IMAGE = re.compile(r"^T\d{2}[A-Z]{3}_\d{8}T\d{6}", re.IGNORECASE)
 LEVEL_1C_IMAGE = re.compile(r"T\d{2}[A-Z]{3}_\d{8}T\d{6}_B\d[\dA]\.jp2$", re.IGNORECASE)
 # Product families whose files declare nothing: names of scenes, and the facts from the archive's own documentation.
 PRODUCT_FACTS = (
@@ -65,16 +68,6 @@ PRODUCT_FACTS = (
 )
 # Words that suggest a quality layer.
 LIKELY_QUALITY_NAME = re.compile(r"(?<![A-Z0-9])[A-Z]*(mask|cloud|quality)(?![A-Z0-9])", re.IGNORECASE)
-TIMES = (
-    (re.compile(r"(?<!\d)\d{8}T\d{6}(?!\d)"), "%Y%m%dT%H%M%S"),
-    (re.compile(r"(?<!\d)\d{8}-\d{6}(?!\d)"), "%Y%m%d-%H%M%S"),
-    (re.compile(r"(?<!\d)\d{7}T\d{6}(?!\d)"), "%Y%jT%H%M%S"),
-    (re.compile(r"doy\d{13}(?!\d)"), "doy%Y%j%H%M%S"),
-    (re.compile(r"(?<!\d)\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"), "%Y-%m-%dT%H:%M:%S"),
-    (re.compile(r"doy\d{7}(?!\d)"), "doy%Y%j"),
-    (re.compile(r"(?<!\d)\d{4}-\d\d-\d\d(?!\d)"), "%Y-%m-%d"),
-    (re.compile(r"(?<!\d)20\d{6}(?!\d)"), "%Y%m%d"),
-)
 
 
 @dataclass(frozen=True)
@@ -88,7 +81,6 @@ class BandFile:
     """As written, such as `B2`, `blue` or `QA_PIXEL`."""
     rank: tuple[int, int]
     """Position of the variant in `VARIANTS`, and resolution in m: the lowest is used."""
-
     is_quality: bool
     """Whether the layer may mark clouds, and is no band."""
 
@@ -100,7 +92,7 @@ def is_band_files(path: Path) -> bool:
     """Whether the path is a raster of one band, a NetCDF file of variables, or a folder or archive of band files."""
     if path.is_dir() or path.suffix.lower() in ARCHIVE_SUFFIXES:
         rasters = list_rasters(path, SUBFOLDERS)
-        return bool(band_scenes(rasters)) or len(rasters) == 1
+        return bool(band_scenes(rasters)) or _only_raster(rasters) is not None
     if path.suffix.lower() not in {*RASTER_SUFFIXES, ".nc"}:
         return False
     with open_dataset(str(path)) as dataset:
@@ -174,8 +166,8 @@ def open_band_files(path: str, options: SceneOptions) -> Scene:
     SceneError : several scenes, missing bands, or bands on different grids; the message names them.
     """
     place = Path(path)
-    if safe := next((parent for parent in (place, *place.parents) if parent.suffix.upper() == ".SAFE"), None):
-        raise SceneError(f"{path}: is a part of a product; a whole Sentinel-2 L2A product is required. Use {safe}.")
+    if product := _product_of(place):
+        raise SceneError(f"{path}: is a part of a product; a whole Sentinel-2 L2A product is required. Use {product}.")
     is_one_band = place.is_file() and place.suffix.lower() in RASTER_SUFFIXES
     folder = place.parent.parent if place.parent.name in SUBFOLDERS else place.parent
     container = folder if is_one_band else place
@@ -183,11 +175,29 @@ def open_band_files(path: str, options: SceneOptions) -> Scene:
     scenes = band_scenes(rasters, least=1 if is_one_band else MIN_BANDS)
     if is_one_band:
         scenes = _scene_of_file(place, scenes)
-    elif not scenes and len(rasters) == 1:
-        return open_geotiff(rasters[0].href, options)
-    titles = {key: key[1] or PurePosixPath(key[0]).name or container.stem for key in scenes}
+    elif not scenes and (raster := _only_raster(rasters)) is not None:
+        return open_geotiff(raster.href, options)
+    name = container.absolute().name if container.is_dir() else container.stem
+    titles = {key: key[1] or PurePosixPath(key[0]).name or name for key in scenes}
     key = _chosen(path, titles, options.granule, rasters)
     return _scene(path, container, titles[key], scenes[key], options)
+
+
+def _product_of(path: Path) -> Path | None:
+    """The SAFE product whose metadata, such as the offset, are above or beside an image; None for other files."""
+    path = path.absolute()
+    for folder in path.parents:
+        inside = path.relative_to(folder).parts
+        is_image = inside[0] == "GRANULE" or (len(inside) == 1 and path.is_file())
+        if folder.suffix.upper() == ".SAFE" or (is_image and is_product(folder)):
+            return folder
+    return None
+
+
+def _only_raster(rasters: list[Raster]) -> Raster | None:
+    """The only raster that is no quality layer; None if there are several, or none."""
+    found = [raster for raster in rasters if not QUALITY_NAME.search(PurePosixPath(raster.name).stem)]
+    return found[0] if len(found) == 1 else None
 
 
 def _scene_of_file(path: Path, scenes: Scenes) -> Scenes:
@@ -228,33 +238,43 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
     if any(LEVEL_1C_IMAGE.search(file.raster.name) for file in bands):
         raise level_1c_error(path, bands[0].raster.name)
     named = source_named_in(texts) or _source_in_tags(bands[0])
+    if named is None and options.source is None:
+        refuse_other_missions(texts, path)
     source = options.source or named or DEFAULT_SOURCE
+    sensor = load_sensor(source)
     if named is not None and load_sensor(named).item_rule == "harmonized" and source != named:
         raise SceneError(
             f"{path}: --source {source}, but the files are {named}'s; only that is allowed. Remove --source."
         )
-    available = _layers(path, bands, source)
+    sensor, available = load_sensor(source), _layers(path, bands, source)
     names = _band_names(path, title, available, source, options.bands)
     rasters = [available[name].raster for name in names]
     with ExitStack() as opened:
         datasets = [opened.enter_context(open_dataset(raster.href)) for raster in rasters]
-        headers = [
-            read_header(dataset, f"{container}/{raster.name}")
-            for dataset, raster in zip(datasets, rasters, strict=True)
-        ]
-        if source_named_in(texts[:-1]) is None:
-            headers.append(replace(headers[0], path=texts[-1]))
-        for header in headers:
+        files_of = zip(datasets, rasters, strict=True)
+        headers = [read_header(dataset, f"{container}/{raster.name}") for dataset, raster in files_of]
+        of_folder = replace(headers[0], path=texts[-1])
+        for header in headers if source_named_in(texts[:-1]) else [*headers, of_folder]:
             refuse_unsuitable(header)
+        # Tags add the time of day to the day in a name. TIFF's DateTime may be the time of writing.
+        time, tags = named_time(texts), {key: text for key, text in headers[0].tags.items() if key != WRITTEN_TAG}
+        tagged, _ = acquisition_time("", tags)
+        notes = [*filter(None, [georeference_note(datasets[0])])]
         grid = common_grid(datasets, rasters, path)
         is_mixed = len({dataset.width for dataset in datasets}) > 1
         facts = next((facts for pattern, facts in PRODUCT_FACTS if any(map(pattern.search, texts))), Declared())
+        baseline = baseline_of_file(headers[0], texts)
         rule = _rule(
-            path, names, datasets, rasters, known=facts, grid=grid, sensor=load_sensor(source), options=options
+            path, names, datasets, rasters, known=facts, baseline=baseline, grid=grid, sensor=sensor, options=options
         )
     quality = _quality(files, source) if options.quality else QualityChoice((), "clouds are kept: --no-quality")
-    notes = [] if options.source or named else [platform_note(source)]
-    missing = [name for name in load_sensor(source).grid.names if name not in names]
+    notes += [] if options.source or named else [platform_note(source)]
+    if rule.origin == "default" and any(map(ESA_IMAGE.search, texts)):
+        notes.append(
+            "The names of the images contain no processing baseline, so no offset is assumed. For baseline 04.00 or "
+            "later, use --dn-offset -1000."
+        )
+    missing = [name for name in sensor.grid.names if name not in names]
     if missing and options.bands is None:
         notes.append(f"The scene has no file of {', '.join(missing)}: these bands are not used.")
     if len({file.rank[0] for file in bands}) > 1:
@@ -268,9 +288,9 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         rule_origin=rule.origin,
         quality=quality.layers,
         quality_note=quality.note,
-        datetime=_time(texts),
+        datetime=time if time and not (tagged or "").startswith(time) else tagged,
         # A product with several resolutions is converted as a SAFE product is, and bands on one grid as a GeoTIFF is.
-        working_gsd_m=load_sensor(source).working_gsd_m if is_mixed else None,
+        working_gsd_m=sensor.working_gsd_m if is_mixed else None,
         notes=(*notes, *rule.notes),
     )
 
@@ -331,6 +351,7 @@ def _rule(
     rasters: Sequence[Raster],
     *,
     known: Declared,
+    baseline: str | None,
     grid: PixelGrid,
     sensor: Sensor,
     options: SceneOptions,
@@ -340,11 +361,12 @@ def _rule(
     declared = [_declared(dataset, raster.band, known) for dataset, raster in zip(datasets, rasters, strict=True)]
     if sensor.item_rule == "harmonized":
         return rule_of_hls(declared, sensor=sensor, options=options, where=path)
-    rules = rules_of_raster(declared, options=options, sensor=sensor, where=path)
-    assets = rules[0].assets(spectral.names, [raster.href for raster in rasters], [raster.band for raster in rasters])
-    rule = most_plausible(rules, lambda: stored_sample(assets, grid), spectral)
-    is_float = any(np.dtype(band.dtype).kind == "f" for band in declared)
-    return rule.with_options(options, path, is_float=is_float)
+    rules = rules_of_raster(declared, options=options, sensor=sensor, baseline=baseline, where=path)
+    hrefs, bands = [raster.href for raster in rasters], [raster.band for raster in rasters]
+    rule = most_plausible(rules, hrefs, bands, grid, spectral)
+    if known.scale is not None and all(band.where == known.where for band in declared):
+        rule = replace(rule, origin="product")
+    return rule.with_options(options, path)
 
 
 def _declared(dataset: DatasetReader, band: int, known: Declared) -> Declared:
@@ -364,16 +386,3 @@ def _quality(files: list[BandFile], source: str) -> QualityChoice:
         finest.setdefault(file.layer.lower(), file)
     candidates = [Candidate(f.layer, f.raster.href, f.raster.band, f.raster.name) for f in finest.values()]
     return choose_layers(candidates, "scene", load_sensor(source).quality)
-
-
-def _time(texts: Sequence[str]) -> str | None:
-    """The ISO 8601 time or day in the first text with one; None without any."""
-    for text in texts:
-        for pattern, form in TIMES:
-            for match in pattern.finditer(text):
-                try:
-                    time = datetime.strptime(match[0], form).replace(tzinfo=UTC)
-                except ValueError:  # a number such as 20241399
-                    continue
-                return time.strftime("%Y-%m-%dT%H:%M:%SZ" if "%H" in form else "%Y-%m-%d")
-    return None

@@ -187,7 +187,7 @@ def check_names(
             f"spectral responses are not available; bands of Sentinel-2, HLS, Landsat 8 or Landsat 9 are required. Use "
             "a scene of these sensors, or name each band in file order with --bands if one of them took the scene."
         )
-    if not is_enough(names, source) and (others := _other_sources(texts, source, by_user=by_user)):
+    if not is_known and not is_enough(names, source) and (others := _other_sources(texts, source, by_user=by_user)):
         _refuse_landsat_numbers([*filter(None, names)], source, where)
         raise SceneError(
             f"{where}: {_found(names, source)}; the names also fit {_alternatives(others)}. Use --source "
@@ -206,7 +206,7 @@ def check_names(
     return names
 
 
-def check_user_names(bands: Sequence[str], source: str, where: str) -> list[str | None]:
+def check_user_names(bands: Sequence[str], source: str, where: str, *, is_known: bool = True) -> list[str | None]:
     """As `check_names` for the value of `--bands`, where every name must be a name of a band or `SKIP`."""
     readings = read_names(bands, source, by_user=True)
     unknown = [text for text, read in zip(bands, readings, strict=True) if not read and text != SKIP]
@@ -215,7 +215,7 @@ def check_user_names(bands: Sequence[str], source: str, where: str) -> list[str 
             f"{where}: --bands has {', '.join(unknown)}; names such as B02 and B8A are allowed. Use `{SKIP}` for a "
             "band to skip."
         )
-    return check_names(bands, source, where, by_user=True)
+    return check_names(bands, source, where, is_known=is_known, by_user=True)
 
 
 def contradiction(named: Sequence[str | None], measured: Sequence[str | None], where: str) -> SceneError:
@@ -310,9 +310,10 @@ def check_bands(names: Sequence[str | None], source: str, where: str) -> None:
         raise level_1c_error(where, f"band {sensor.toa_band[0]}; for HLS S30 use --source hls_s30")
     repeated = sorted({name for name in known if known.count(name) > 1})
     if repeated:
+        first = ",".join(SKIP if name is None or name in names[:i] else name for i, name in enumerate(names))
         raise SceneError(
-            f"{where}: bands appear twice: {', '.join(repeated)}; each band is allowed once. Name the bands with "
-            f"--bands, `{SKIP}` for a band to skip."
+            f"{where}: bands appear twice: {', '.join(repeated)}; each band is allowed once. Use --bands {first} for "
+            f"the first of each, with `{SKIP}` for a band to skip."
         )
     if not is_enough(names, source):
         too_few = "Use a file with the missing bands, or name" if len(names) < sensor.min_bands else "Name"
@@ -356,7 +357,7 @@ def choose_bands(
     chosen = known
     if requested is not None:
         own = match_names(name_bands(requested, source, by_user=True), source)
-        chosen = tuple(name or text for name, text in zip(own, requested, strict=True))
+        chosen = tuple(dict.fromkeys(name or text for name, text in zip(own, requested, strict=True)))
     missing = [name for name in chosen if name not in available]
     if missing:
         present = ", ".join(name for name in known if name in available) or "none"

@@ -4,7 +4,6 @@ import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -51,13 +50,10 @@ FOREIGN = tuple(
     (re.compile(pattern, re.IGNORECASE), what, remedy)
     for pattern, what, remedy in (
         (r"\.(tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz)$", "a compressed tar", UNPACK),
+        (r"\.SAFE/", "a tar with a SAFE product", UNPACK),
         (r"\.7z$", "a 7z archive", "Run `7z x {path} -o{unpacked}` and give {unpacked}."),
         (r"\.(tiff?|nc|jp2)\.gz$", "a gzip file", "Run `gunzip -k {path}` and give the unpacked file."),
-        (
-            r"\.zarr$",
-            "a Zarr store",
-            "Run `python -c \"import xarray; xarray.open_zarr('{path}').to_netcdf('{unpacked}.nc')\"`.",
-        ),
+        (r"\.zarr$", "a Zarr store", "Write it as NetCDF, with xarray.open_zarr(...).to_netcdf(...), or as GeoTIFF."),
         (r"(?<![A-Z0-9])S2._MSIL2[FH]_", "a Sen2Like product (level 2F or 2H)", SURFACE),
         (r"\.(dim|data)$", "a BEAM-DIMAP product of SNAP", "Export it with SNAP: File > Export > GeoTIFF."),
         (r"\.SEN3(\.zip)?$", "a Sentinel-3 product", SURFACE),
@@ -78,7 +74,7 @@ def is_item(path: str) -> bool:
 
 
 def open_scene(path: str, options: SceneOptions | None = None) -> Scene:
-    """The scene at a path: a GeoTIFF, a `.SAFE` folder or its zip, a folder of HLS files, a STAC item or its address.
+    """The scene at a path of one of `FORMATS`, or at the address of a STAC item or raster.
 
     Reads metadata only, and for floats a small sample of pixels; no dataset stays open.
 
@@ -95,35 +91,39 @@ def _open(path: str, options: SceneOptions) -> Scene:
         return open_item(path, options)
     if path.startswith("s3://") and owner_of(urlsplit(path).netloc) is None:
         path = f"/vsis3/{path[5:]}"  # GDAL uses the user's own keys and settings
-    if path.startswith(REMOTE_PREFIXES):
-        return open_geotiff(path, options)
     place = Path(path)
-    if not place.exists():
+    if path.startswith(REMOTE_PREFIXES):
+        kind: SceneFormat | None = FORMATS[-1]
+    elif not place.exists():
         raise SceneError(f"{path}: no such file or folder; {ALLOWED}. Check the path.")
-    refuse_foreign(place, options)
-    kind = next((kind for kind in FORMATS if kind.matches(place)), None)
-    if options.granule is not None and kind is not None and kind.open in {open_geotiff, open_item}:
-        raise SceneError(
-            f"{path}: --granule {options.granule}, but {kind.title} is one granule; a product with several is "
-            "required. Remove --granule."
-        )
+    else:
+        refuse_foreign(place, options)
+        kind = next((kind for kind in FORMATS if kind.matches(place)), None)
     if kind is None:
-        names = (
-            archive_names(place) if place.is_file() else sorted(member.name for member in islice(place.iterdir(), 100))
-        )
-        found = f"contains {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else "is empty"
-        what = "an archive" if place.is_file() else "a folder"
-        raise SceneError(f"{path}: {what} of unknown format that {found}; {ALLOWED}. Give the path of one scene.")
+        return _open_inner(place, options)
     return kind.open(path, options)
+
+
+def _open_inner(path: Path, options: SceneOptions) -> Scene:
+    """The scene in the only sub-folder of a folder, as archives are often unpacked."""
+    members = [] if path.is_file() else list(path.iterdir())
+    if len(folders := [member for member in members if member.is_dir()]) == 1:
+        return _open(str(folders[0]), options)
+    names = archive_names(path) if path.is_file() else sorted(member.name for member in members)
+    found = f"contains {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else "is empty"
+    what = "an archive" if path.is_file() else "a folder"
+    raise SceneError(f"{path}: {what} of unknown format that {found}; {ALLOWED}. Give the path of one scene.")
 
 
 def refuse_foreign(path: Path, options: SceneOptions) -> None:
     """Refuse products that are not scenes by their own name, and archives that must be unpacked first."""
-    name = path.absolute().name
+    name, suffix = path.absolute().name, path.suffix.lower()
+    own_names = [name, *(archive_names(path) if suffix == ".tar" and path.is_file() else ())]
     for pattern, what, remedy in FOREIGN:
-        if pattern.search(name) and not (options.source == CUSTOM and path.suffix.lower() in {".tif", ".tiff", ".bsq"}):
-            unpacked = shlex.quote(str(path.parent / name.split(".")[0]))
-            command = remedy.format(path=shlex.quote(str(path)), unpacked=unpacked)
+        is_custom = options.source == CUSTOM and suffix in {".tif", ".tiff", ".bsq"}
+        if any(map(pattern.search, own_names)) and not is_custom:
+            unpacked = path.parent / re.sub(r"\.(tar|tgz|tbz2?|txz|7z)(\.\w+)?$", "", name, flags=re.IGNORECASE)
+            command = remedy.format(path=shlex.quote(str(path)), unpacked=shlex.quote(str(unpacked)))
             raise SceneError(f"{path}: is {what}; {ALLOWED}. {command}")
 
 

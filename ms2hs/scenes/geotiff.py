@@ -25,10 +25,10 @@ from ms2hs.scenes.bands import (
     name_bands,
     names_fit_wavelengths,
 )
-from ms2hs.scenes.plausibility import most_plausible, stored_sample
+from ms2hs.scenes.plausibility import most_plausible
 from ms2hs.scenes.quality import Candidate, QualityChoice, choose_layers, layer_named
-from ms2hs.scenes.radiometry import BASELINE_IN_NAME, RadiometricRule, rules_of_raster
-from ms2hs.scenes.recognition import DEFAULT_SOURCE, platform_note, refuse_unsuitable, source_of_file
+from ms2hs.scenes.radiometry import RadiometricRule, rules_of_raster
+from ms2hs.scenes.recognition import DEFAULT_SOURCE, baseline_of_file, platform_note, refuse_unsuitable, source_of_file
 from ms2hs.scenes.scene import CUSTOM, Asset, Scene, SceneOptions
 from ms2hs.spectra.sensors import RANGE_NM, load_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of
@@ -46,8 +46,18 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
     ------
     SceneError : missing, not a raster, level 1C, too few bands, or numbers that cannot be identified as reflectance.
     """
+    if options.granule is not None:
+        raise SceneError(
+            f"{path}: --granule {options.granule}, but a raster file is one scene; a product with several granules is "
+            "required. Remove --granule."
+        )
     with open_dataset(path) as dataset:
         header = read_header(dataset, path)
+        if dataset.count == 1:
+            raise SceneError(
+                f"{path}: has one band; a multispectral scene is required. Give a file with all bands, or a folder or "
+                "archive with one file per band."
+            )
         refuse_unsuitable(header)
         known = options.source or source_of_file(header)
         source, names = _identify_bands(header, known, options.bands)
@@ -142,7 +152,8 @@ def _identify_bands(header: Header, known: str | None, bands: tuple[str, ...] | 
         return CUSTOM, _custom_names(header, own)
     if bands is not None:
         # The number in `Band 12: SCL` is the position in the file, so names of quality layers are not read as bands.
-        names = check_user_names([SKIP if layer_named(name) else name for name in bands], source, header.path)
+        given = [SKIP if layer_named(name) else name for name in bands]
+        names = check_user_names(given, source, header.path, is_known=known is not None)
         return source, match_names(names, source)
     texts = [SKIP if layer_named(text or "") else text for text in header.descriptions]
     named = name_bands(texts, source)
@@ -189,21 +200,11 @@ def _rule(
         declared,
         options=options,
         sensor=None if source == CUSTOM else load_sensor(source),
-        baseline=_baseline(header),
+        baseline=baseline_of_file(header),
         where=where,
     )
-    is_float = any(np.dtype(band.dtype).kind == "f" for band in declared)
-    assets = rules[0].assets(spectral.names, [header.path] * len(bands), bands)
-    rule = most_plausible(rules, lambda: stored_sample(assets, read_pixel_grid(dataset)), spectral)
-    return rule.with_options(options, where, is_float=is_float)
-
-
-def _baseline(header: Header) -> str | None:
-    """The processing baseline of Sentinel-2 by a file's tags or name, such as `05.10`; None if unknown."""
-    tag = re.fullmatch(r"0?(\d)\.(\d\d)", header.tags.get("processing_baseline", "").strip())
-    names = (BASELINE_IN_NAME.search(text) for text in (Path(header.path).name, *header.tags.values()))
-    found = tag or next(filter(None, names), None)
-    return None if found is None else f"{int(found[1]):02d}.{found[2]}"
+    rule = most_plausible(rules, [header.path] * len(bands), bands, read_pixel_grid(dataset), spectral)
+    return rule.with_options(options, where)
 
 
 def _notes(header: Header, dataset: DatasetReader, used: Sequence[int], notes: Sequence[str]) -> tuple[str, ...]:

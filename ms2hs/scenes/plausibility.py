@@ -11,7 +11,7 @@ Where the rule of a scene cannot be right, other scales in use are applied to th
 best becomes the advice. Without enough evidence a scene passes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
@@ -25,7 +25,8 @@ from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.raster.resampling import relate
-from ms2hs.scenes.radiometry import BASELINE_IN_NAME, BOA_ADD_OFFSET, DN_SCALE, RadiometricRule, has_offset
+from ms2hs.scenes.radiometry import BOA_ADD_OFFSET, DN_SCALE, RadiometricRule
+from ms2hs.scenes.recognition import baseline_of, has_offset
 from ms2hs.scenes.scene import CUSTOM, Asset, Scene
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid, nearest_band
@@ -41,6 +42,8 @@ SAMPLE_SIDE, LATTICE, WINDOW_SIDE = 128, 6, 16
 MAX_WHOLE_READ = 16_000_000
 # Stored numbers that files use as fill without declaring it, and the largest number that counts as measured.
 FILLS, MAX_STORED = (-9999.0, 65535.0), 1e6
+# Share of a sample from which on a repeated extreme is a fill; also of the other numbers.
+MIN_SHARE_FILL = 0.05
 MIN_PIXELS = 16
 # Share of pixels below 0 from which on a scene is suspect.
 MAX_SHARE_BELOW_ZERO = 0.05
@@ -50,9 +53,9 @@ NEGATIVE = -0.02
 # Sentinel-2 from baseline 04.00 on.
 SCALES_IN_USE = (1.0, DN_SCALE, 0.01, 0.001, 1 / 65535, 1 / 255)
 LANDSAT_RULE, SENTINEL2_RULE = (2.75e-5, -0.2), (DN_SCALE, -ADDED_REFLECTANCE)
-# Other multiples of the present scale, and an offset of Sentinel-2 that no name declares, are advised only if they fit
-# better by this (log10 of brightness).
-UNUSUAL, UNDECLARED_OFFSET = 0.25, 0.3
+# Other multiples of the present scale, an offset of Sentinel-2 that no name declares, and Landsat's rule for another
+# sensor are advised only if they fit better by this (log10 of brightness). An offset in the name may fit worse by it.
+POWER_OF_TEN, UNUSUAL, UNDECLARED_OFFSET, OTHER_SENSOR = 0.1, 0.25, 0.3, 0.1
 # Largest distance of a class from its typical brightness that counts, in log10.
 MAX_DISTANCE = 0.6
 # A rule takes precedence over the next unless that fits better by this.
@@ -67,20 +70,21 @@ class SurfaceClass:
     darkest: float
     typical: float
     brightest: float
-    min_share_dark: float
+    min_share: float
     """Share of the pixels from which on the class shows that a scene is too dark."""
+    unsure_below: float
+    """Below this brightness, noise and adjacent land over dark water have the same shape."""
+    min_share_if_unsure: float
 
 
 CLASSES = (
-    SurfaceClass("vegetation", 0.097, 0.4, 0.9, 0.1),
-    SurfaceClass("bare ground", 0.085, 0.4, 1.1, 0.1),
-    SurfaceClass("snow", 0.16, 0.8, 1.7, 0.6),
-    SurfaceClass("water", 0.0, 0.05, 1.0, 1.0),
+    SurfaceClass("vegetation", 0.097, 0.4, 0.9, 0.1, 0.02, 0.3),
+    SurfaceClass("bare ground", 0.085, 0.4, 1.1, 0.1, 0.02, 0.3),
+    SurfaceClass("snow", 0.16, 0.8, 1.7, 0.6, 0.05, np.inf),
+    SurfaceClass("water", 0.0, 0.05, 1.0, 1.0, 0.0, np.inf),
 )
 # Share of the pixels from which on a class shows that a scene is too bright.
 MIN_SHARE_BRIGHT = 0.01
-# Land darker than this needs a larger share: noise over black water has any shape.
-NOISE, MIN_SHARE_NOISE = 0.02, 0.3
 # No whole scene is brighter or darker than this in the brightest band (median; 98th percentile).
 BRIGHTEST_SCENE, DARKEST_SCENE = 1.7, 0.002
 
@@ -146,30 +150,35 @@ def _share_below_zero(pixels: FloatArray) -> float:
 
 
 def _offset_advice(scene: Scene, pixels: Float32Array, change: float) -> str:
-    """The option that changes the offset, if the bands have one offset and the sample is plausible afterwards."""
-    offsets = {round(asset.dn_offset * asset.dn_scale, 6) for asset in scene.assets}
+    """The options that change the offset, if the bands have one rule and the sample is plausible afterwards."""
     changed = pixels + np.float32(change)
-    is_right = not (
+    is_wrong = (
         _share_below_zero(changed) > MAX_SHARE_BELOW_ZERO
         or has_added_offset(changed, scene.spectral.wavelength_nm)
-        or fit_of(changed, scene.spectral).problem
+        or bool(fit_of(changed, scene.spectral).problem)
     )
-    return (
-        f" Use --offset {round(offsets.pop() + change, 6):g}, which fits the pixels."
-        if len(offsets) == 1 and is_right
-        else ""
-    )
+    return "" if is_wrong else offset_remedy(scene, change)
+
+
+def offset_remedy(scene: Scene, change: float) -> str:
+    """The sentence with the options that change the offset by this reflectance; empty for bands with several rules."""
+    rules = {(asset.dn_scale, round(asset.dn_scale * asset.dn_offset, 6)) for asset in scene.assets}
+    if len(rules) != 1:
+        return ""
+    ((scale, offset),) = rules
+    return f" Use --scale {scale:.5g} --offset {round(offset + change, 6):g}, which fits the pixels."
 
 
 def most_plausible(
-    rules: Sequence[RadiometricRule], sample: Callable[[], FloatArray], grid: SpectralGrid
-) -> RadiometricRule:
-    """The first rule, unless a later one fits clearly better to the sample of stored numbers."""
+    rules: Sequence[RadiometricRule], hrefs: Sequence[str], bands: Sequence[int], grid: PixelGrid,
+    spectral: SpectralGrid,
+) -> RadiometricRule:  # fmt: skip
+    """The first rule, unless a later one fits clearly better to a sample of the pixels of the `bands` in some files."""
     if len(rules) == 1:
         return rules[0]
-    stored = sample()
+    stored = stored_sample(rules[0].assets(spectral.names, hrefs, bands), grid)
     columns = [(np.array(rule.dn_scale)[:, None], np.array(rule.dn_offset)[:, None]) for rule in rules]
-    misfits = [fit_of((stored + offset) * scale, grid).misfit for scale, offset in columns]
+    misfits = [fit_of((stored + offset) * scale, spectral).misfit for scale, offset in columns]
     best = int(np.argmin(misfits))
     return rules[best] if misfits[best] < misfits[0] - CLEARLY_BETTER else rules[0]
 
@@ -193,7 +202,7 @@ def fit_of(reflectance: FloatArray, grid: SpectralGrid) -> Fit:
         classified += share
         if upper > surface.brightest and share >= MIN_SHARE_BRIGHT:
             problems.append(f"{words}; at most {surface.brightest:g} is possible")
-        is_enough = share >= (MIN_SHARE_NOISE if upper < NOISE else surface.min_share_dark)
+        is_enough = share >= (surface.min_share_if_unsure if upper < surface.unsure_below else surface.min_share)
         lowest = min(surface.darkest, darkest)
         if surface.darkest and is_enough:
             dark.append(f"{words}; at least {lowest:.2g} is usual" if upper < lowest else "")
@@ -284,12 +293,11 @@ def _remedy(scene: Scene, stored: FloatArray) -> str:
     sensor = None if scene.source == CUSTOM else load_sensor(scene.source)
     present = {(asset.dn_scale, round(asset.dn_offset * asset.dn_scale, 9)) for asset in scene.assets}
     candidates = [(scale, 0.0, 0.0) for scale in SCALES_IN_USE]
-    if sensor is None or sensor.dtype:
-        candidates.append((*LANDSAT_RULE, 0.0))
-    if sensor is None or sensor.family == "sentinel2":
-        baseline = BASELINE_IN_NAME.search(scene.id)
-        is_declared = baseline is not None and has_offset(f"{baseline[1]}.{baseline[2]}")
-        candidates.append((*SENTINEL2_RULE, 0.0 if is_declared else UNDECLARED_OFFSET))
+    candidates += [(10.0**power, 0.0, POWER_OF_TEN) for power in range(-7, 5)]
+    candidates.append((*LANDSAT_RULE, 0.0 if sensor is None or sensor.dtype else OTHER_SENSOR))
+    baseline = baseline_of([], [scene.id])
+    is_named = baseline is not None and has_offset(baseline)
+    candidates.append((*SENTINEL2_RULE, -UNDECLARED_OFFSET if is_named else UNDECLARED_OFFSET))
     if len(present) == 1:
         ((scale, offset),) = present
         factors = [10.0**power for power in range(-5, 6) if power] + [6.5535, 1 / 6.5535]
@@ -383,4 +391,10 @@ def _is_measured(stored: FloatArray, nodata: Sequence[float | None], dtype: str)
     bad = ~(np.abs(stored) <= MAX_STORED) | np.isin(stored, (*FILLS, *limits))
     bad |= stored == np.array([np.nan if number is None else number for number in nodata])[:, None]
     is_fill = (stored == stored[:1]).all(axis=0) if len(stored) > 1 else False
+    # A fill that no list contains: the extreme of a band, often repeated, and far from the other numbers.
+    for numbers in np.abs(np.where(bad, np.nan, stored)):
+        repeated = numbers == np.fmax.reduce(numbers, initial=0.0)
+        others = np.fmax.reduce(numbers[~repeated], initial=0.0)
+        is_far = 0 < others < np.fmax.reduce(numbers, initial=0.0) / 3
+        bad[0] |= repeated & is_far & (MIN_SHARE_FILL < repeated.mean() < 1 - MIN_SHARE_FILL)
     return np.asarray(~bad.any(axis=0) & ~np.asarray(is_fill))

@@ -19,16 +19,14 @@ import numpy as np
 
 from ms2hs.errors import SceneError
 from ms2hs.raster.header import Declared
+from ms2hs.scenes.recognition import has_offset
 from ms2hs.scenes.scene import Asset, SceneOptions
 from ms2hs.spectra.sensors import Sensor
 
 # Sentinel-2, HLS and most other products store reflectance in ten-thousandths.
 DN_SCALE = 1e-4
-# From this processing baseline on BOA_ADD_OFFSET is -1000. Sen2Cor outside ESA writes baseline 99.99 and adds nothing.
-FIRST_BASELINE_WITH_OFFSET, FIRST_LOCAL_BASELINE = 4.0, 99.0
+# In products of Sentinel-2 whose baseline has an offset (`recognition.has_offset`).
 BOA_ADD_OFFSET = -1000.0
-# `_N0510_` in the name of a product is processing baseline 05.10.
-BASELINE_IN_NAME = re.compile(r"_N(\d\d)\.?(\d\d)(?![0-9])")
 # A declared scale outside this range is an error of the file.
 SCALE_RANGE = (1e-30, 1e30)
 # Origins of a rule whose offset is a fact about the stored numbers.
@@ -49,21 +47,19 @@ class RadiometricRule:
     """Warnings for the user."""
     origin: str = "default"
     """Source of scale and offset: `option`, `file`, `item`, `product`, `name`, `sensor` or `default`."""
+    is_float: bool = False
+    """Whether the stored numbers are floats, to which `--dn-offset` does not apply."""
 
     @property
     def offset(self) -> tuple[float, ...]:
         """Offset of each band in reflectance: `dn * dn_scale + offset`."""
         return tuple(round(dn * scale, 9) for dn, scale in zip(self.dn_offset, self.dn_scale, strict=True))
 
-    def with_options(self, options: SceneOptions, where: str, *, is_float: bool = False) -> "RadiometricRule":
+    def with_options(self, options: SceneOptions, where: str) -> "RadiometricRule":
         """The rule with the user's scale and offset and without notes; the same rule if the user gives neither.
 
-        A scale alone replaces the offset by 0, unless the file, item or product declares an offset.
-
-        Parameters
-        ----------
-        where : the scene, for messages.
-        is_float : whether the stored numbers are floats, to which `--dn-offset` does not apply.
+        A scale alone replaces the offset by 0, unless the file, item or product declares an offset. `where` names the
+        scene in messages.
 
         Raises
         ------
@@ -72,7 +68,7 @@ class RadiometricRule:
         scale, offset, dn_offset = options.scale, options.offset, options.dn_offset
         if scale is None and not options.has_offset:
             return self
-        if dn_offset is not None and is_float:
+        if dn_offset is not None and self.is_float:
             remedy = dn_offset * min(DN_SCALE, *self.dn_scale)
             raise SceneError(
                 f"{where}: --dn-offset {dn_offset:g}, but the stored numbers are floats; it is allowed for integers "
@@ -118,7 +114,7 @@ def rules_of_raster(
 ) -> list[RadiometricRule]:
     """The possible rules of a raster without product metadata, the most likely first; without the user's options.
 
-    Several rules are possible for integers without declared scale only:
+    Several rules are possible for integers without declared offset only:
 
     - a baseline in the name says that 1000 was added, but many tools subtract the 1000 and keep the name;
     - a sensor with a rule of its own (Landsat Collection 2), whose numbers others bring to ten-thousandths.
@@ -145,29 +141,30 @@ def rules_of_raster(
             f"{where}: the data type is {dtype}; integers of at least 16 bits, or floats, are required. 8-bit files "
             "are pictures stretched for display. Use the surface reflectance product."
         )
+
+    def uniform(scale: float, offset: float, text: str, origin: str) -> RadiometricRule:
+        count, dn_offset = len(bands), _in_stored(offset, scale)
+        return RadiometricRule((scale,) * count, (dn_offset,) * count, fills, text, (), origin, dtype.kind == "f")
+
     if is_declared:
-        return [_rule_of_declarations(bands, fills, dtype, options, where)]
-
-    def uniform(scale: float, offset: float, text: str, origin: str, *notes: str) -> RadiometricRule:
-        count = len(bands)
-        dn_offsets = (_in_stored(offset, scale),) * count
-        return RadiometricRule((scale,) * count, dn_offsets, fills, text, notes, origin)
-
-    if dtype.kind == "f":
-        return [uniform(1.0, 0.0, f"floats ({dtype}) without scale in the file: scale 1, no offset", "default")]
-    plain = uniform(
-        DN_SCALE, 0.0, f"integers ({dtype}) without scale in the file: scale {DN_SCALE:g}, no offset", "default"
-    )
-    if sensor is not None and sensor.dtype:
-        text = f"{sensor.title} ({dtype}): scale {sensor.scale:g} and offset {sensor.offset:g}"
-        return [uniform(sensor.scale, sensor.offset, text, "sensor"), plain]
-    if baseline is not None and has_offset(baseline) and (sensor is None or sensor.family == "sentinel2"):
-        offset = BOA_ADD_OFFSET * DN_SCALE
-        text = f"name or tags of the file: processing baseline {baseline}, so scale {DN_SCALE:g} and offset {offset:g}"
-        note = f"The offset {offset:g} is due to the processing baseline {baseline} in the name or tags of the file."
-        removed = f"The processing baseline is {baseline}, but the pixels show that the offset was already subtracted."
-        return [uniform(DN_SCALE, offset, text, "name", note), replace(plain, notes=(removed,))]
-    return [plain]
+        own = _rule_of_declarations(bands, fills, dtype, options, where)
+    elif dtype.kind == "f":
+        own = uniform(1.0, 0.0, f"floats ({dtype}) without scale in the file: scale 1, no offset", "default")
+    else:
+        text = f"integers ({dtype}) without scale in the file: scale {DN_SCALE:g}, no offset"
+        own = uniform(DN_SCALE, 0.0, text, "default")
+        if sensor is not None and sensor.dtype:
+            text = f"{sensor.title} ({dtype}): scale {sensor.scale:g} and offset {sensor.offset:g}"
+            return [uniform(sensor.scale, sensor.offset, text, "sensor"), own]
+    is_plain = not own.is_float and {*own.dn_scale, *own.dn_offset} == {DN_SCALE, 0.0}
+    is_sentinel2 = sensor is None or sensor.family == "sentinel2"
+    if baseline is None or not (is_plain and is_sentinel2 and has_offset(baseline)):
+        return [own]
+    added = f"offset {BOA_ADD_OFFSET * DN_SCALE:g} by the processing baseline {baseline} in the name or tags"
+    text, note, dn_offsets = f"{own.description}; {added}", f"The scene has {added}.", (BOA_ADD_OFFSET,) * len(bands)
+    named = RadiometricRule(own.dn_scale, dn_offsets, fills, text, (note,), "name")
+    removed = f"The processing baseline is {baseline}, but the pixels show that the offset was already subtracted."
+    return [own, named] if is_declared else [named, replace(own, notes=(removed,))]
 
 
 def _checked(bands: Sequence[Declared], options: SceneOptions, where: str) -> list[Declared]:
@@ -176,17 +173,16 @@ def _checked(bands: Sequence[Declared], options: SceneOptions, where: str) -> li
     remedy = "Correct it, or give the right numbers with --scale and --offset."
     checked = []
     for band in bands:
-        if band.scale is not None and not low < band.scale < high:
-            if options.scale is None:
-                raise SceneError(
-                    f"{where}: declares the scale {band.scale:g}; a finite number above 0 is required. {remedy}"
-                )
-            band = replace(band, scale=None)  # noqa: PLW2901
-        if band.offset is not None and not math.isfinite(band.offset):
-            if not options.has_offset:
-                raise SceneError(f"{where}: declares the offset {band.offset:g}; a finite number is required. {remedy}")
-            band = replace(band, offset=None)  # noqa: PLW2901
-        checked.append(band)
+        has_bad_scale = band.scale is not None and not low < band.scale < high
+        has_bad_offset = band.offset is not None and not math.isfinite(band.offset)
+        if has_bad_scale and options.scale is None:
+            raise SceneError(
+                f"{where}: declares the scale {band.scale:g}; a finite number above 0 is required. {remedy}"
+            )
+        if has_bad_offset and not options.has_offset:
+            raise SceneError(f"{where}: declares the offset {band.offset:g}; a finite number is required. {remedy}")
+        scale, offset = None if has_bad_scale else band.scale, None if has_bad_offset else band.offset
+        checked.append(replace(band, scale=scale, offset=offset))
     return checked
 
 
@@ -210,7 +206,7 @@ def _rule_of_declarations(
     dn_offsets = tuple(_in_stored(offset, scale) for offset, scale in zip(offsets, scales, strict=True))
     source = bands[0].where or "the file's own"
     text = f"{source} scale {_listed(scales)} and offset {_listed(offsets)}"
-    return RadiometricRule(tuple(scales), dn_offsets, fills, text, origin="file")
+    return RadiometricRule(tuple(scales), dn_offsets, fills, text, (), "file", dtype.kind == "f")
 
 
 def _in_stored(offset: float, scale: float) -> float:
@@ -239,7 +235,7 @@ def rule_of_safe(
     """
     scale = 1 / quantification if quantification > 0 else math.nan
     declared = [Declared(scale, offsets.get(name, 0.0)) for name in names]
-    kept = _checked(declared, options, f"{where}: quantification {quantification:g}, BOA_ADD_OFFSET")
+    kept = _checked(declared, options, f"{where}: product metadata")
     scales = tuple(DN_SCALE if band.scale is None else band.scale for band in kept)
     stated = f"processing baseline {baseline or 'unknown'}"
     text = f"product metadata: quantification {quantification:g}"
@@ -261,16 +257,12 @@ def rule_of_hls(bands: Sequence[Declared], *, sensor: Sensor, options: SceneOpti
     bands = _checked(bands, options, where)
     scales = tuple(sensor.scale if band.scale is None else band.scale for band in bands)
     offsets = tuple(band.offset or 0.0 for band in bands)
-    texts = [
-        f"{band.where if band.scale is not None else 'User Guide:'} scale {scale:g} and offset {offset:g}"
-        for band, scale, offset in zip(bands, scales, offsets, strict=True)
-    ]
     dn_offsets = tuple(_in_stored(offset, scale) for offset, scale in zip(offsets, scales, strict=True))
-    text = f"HLS: {'; '.join(dict.fromkeys(texts))}"
+    sources = dict.fromkeys("User Guide:" if band.scale is None else band.where for band in bands)
+    text = f"HLS: {', '.join(sources)} scale {_listed(scales)} and offset {_listed(offsets)}"
     origin = "file" if any(band.scale is not None or band.offset for band in bands) else "sensor"
-    is_float = any(np.dtype(band.dtype).kind == "f" for band in bands if band.dtype)
-    rule = RadiometricRule(scales, dn_offsets, _fills(bands, sensor), text, origin=origin)
-    return rule.with_options(options, where, is_float=is_float)
+    rule = RadiometricRule(scales, dn_offsets, _fills(bands, sensor), text, (), origin, _has_floats(bands))
+    return rule.with_options(options, where)
 
 
 @dataclass(frozen=True)
@@ -299,13 +291,7 @@ def rule_of_item(
     key = archive_rule or item.sensor.item_rule
     if archive_rule is None and key == "declared" and item.offset_removed is not None:
         key = "flagged"
-    is_float = any(np.dtype(band.dtype).kind == "f" for band in item.bands if band.dtype)
-    return ITEM_RULES[key](item).with_options(options, where, is_float=is_float)
-
-
-def has_offset(baseline: str) -> bool:
-    """Whether ESA adds 1000 to the stored numbers of this processing baseline."""
-    return FIRST_BASELINE_WITH_OFFSET <= float(baseline) < FIRST_LOCAL_BASELINE
+    return replace(ITEM_RULES[key](item), is_float=_has_floats(item.bands)).with_options(options, where)
 
 
 def by_baseline(item: ItemDeclaration) -> RadiometricRule:
@@ -402,6 +388,10 @@ def _uniform(item: ItemDeclaration, offset: float, reason: str, *notes: str) -> 
 
 def _fills(bands: Sequence[Declared], sensor: Sensor) -> tuple[float | None, ...]:
     return tuple(sensor.nodata if band.nodata is None else band.nodata for band in bands)
+
+
+def _has_floats(bands: Sequence[Declared]) -> bool:
+    return any(np.dtype(band.dtype).kind == "f" for band in bands if band.dtype)
 
 
 def _listed(values: Sequence[float]) -> str:

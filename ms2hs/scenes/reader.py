@@ -101,8 +101,9 @@ def to_reflectance(stored: NDArray[np.generic], assets: tuple[Asset, ...]) -> tu
                 missing |= dn == asset.nodata
         if np.isnan(low):
             missing |= np.isnan(dn)
-    cause = impossible(reflectance, stored).astype(np.uint8)
-    cause[missing] = Cause.NODATA
+    cause = impossible(reflectance, stored).view(np.uint8)  # Cause.IMPOSSIBLE is 1
+    if missing.any():
+        cause[missing] = Cause.NODATA
     return reflectance, cause
 
 
@@ -140,7 +141,8 @@ def same_small_number(reflectance: Float32Array, stored: NDArray[np.generic]) ->
     for band, dn in zip(reflectance[1:], stored[1:], strict=True):
         if not at[0].size:
             break
-        is_same = (dn[at] == stored[0][at]) | (np.abs(band[at] - reflectance[0][at]) <= SAME_REFLECTANCE)
+        with np.errstate(invalid="ignore"):  # -inf - -inf
+            is_same = (dn[at] == stored[0][at]) | (np.abs(band[at] - reflectance[0][at]) <= SAME_REFLECTANCE)
         is_same &= band[at] < highest
         at = at[0][is_same], at[1][is_same]
     return at
@@ -163,8 +165,9 @@ def _regrid_cause(
 
     A single cause within the file needs no areas.
     """
-    result = np.where(valid, np.uint8(Cause.VALID), np.uint8(Cause.NODATA))
+    result = np.zeros(valid.shape, np.uint8)
     if not valid.all():
+        result[~valid] = Cause.NODATA
         present = [kind for kind in (Cause.NODATA, Cause.CLOUD, Cause.IMPOSSIBLE) if (cause == kind).any()]
         inside = rows.area.weight.sum(axis=1)[:, None] * cols.area.weight.sum(axis=1)
         largest = 1 - inside
@@ -287,6 +290,8 @@ class SceneReader:
                 if other is not layer and at[0].size:
                     at = self._same_in(other, layer, rows, cols, at)
             cause[at] = Cause.IMPOSSIBLE
+        if not cause.any():
+            return reflectance, cause
         if (is_impossible := cause == Cause.IMPOSSIBLE).any():
             values = reflectance[:, is_impossible]
             low, high = self.impossible_range

@@ -17,13 +17,18 @@ DEFAULT_SOURCE = "sentinel2a"
 # Tags of files written by `ms2hs fetch`: the name of the source, and the time of acquisition.
 SOURCE_TAG, TIME_TAG = "MS2HS_SOURCE", "ACQUISITION_DATETIME"
 # Names and tags of top-of-atmosphere products: Sentinel-2 level 1C, Landsat level 1, and others.
-LEVEL_1C_NAME = re.compile(r"_MSIL1C_|S2MSI1C|COPERNICUS[/_]S2(?:_HARMONIZED)?(?!_?[A-Z])")
+LEVEL_1C_NAME = re.compile(r"_MSIL1C_|S2MSI1C|Sentinel-2[_ -]L1C|S2L1C|COPERNICUS[/_]S2(?:_HARMONIZED)?(?!_?[A-Z])")
 LEVEL_1C_TAG = re.compile(r"(level[-_ ]?|l)1c", re.IGNORECASE)
 TOP_OF_ATMOSPHERE = re.compile(r"(?<![A-Z])TOA(?:RF)?(?![A-Z])|top[-_ ]of[-_ ]atmosphere", re.IGNORECASE)
 LEVEL_1_NAME = re.compile(r"(?<![A-Z0-9])L[CETMO]0\d_L1(?:TP|GT|GS)(?![A-Z])")
 LEVEL_1_TAG = re.compile(r"(level[-_ ]?|l)1(tp|gt|gs)?", re.IGNORECASE)
 # ESPA names surface reflectance after the product of level 1: `LC08_L1TP_..._sr_band2.tif`.
 SURFACE_NAME = re.compile(r"(?<![A-Z0-9])(?:SR|BOA)(?![A-Z0-9])", re.IGNORECASE)
+# `_N0510_` in the name of a product of Sentinel-2 is processing baseline 05.10.
+BASELINE_IN_NAME = re.compile(r"_N(\d\d)\.?(\d\d)(?![0-9])")
+BASELINE = re.compile(r"0?(\d\d?)\.(\d\d)")
+# ESA adds 1000 from this baseline on. Sen2Cor outside ESA writes baseline 99.99 and adds nothing.
+FIRST_BASELINE_WITH_OFFSET, FIRST_LOCAL_BASELINE = 4.0, 99.0
 LEVEL_KEY = re.compile(r"level|data_type|product_type")
 # Missions without a sensor's table, in file names, descriptions of bands and tags with these keys.
 MISSION_KEY = re.compile(r"platform|spacecraft|satellite|mission|sensor")
@@ -71,6 +76,24 @@ def source_of_file(header: Header) -> str | None:
     described = {source_named_in([text]) for text in header.descriptions if text}
     from_bands = described.pop() if len(described) == 1 else None
     return source_named_in((Path(header.path).name, *header.tags.values())) or from_bands
+
+
+def baseline_of(declared: Sequence[str], names: Sequence[str]) -> str | None:
+    """The processing baseline of Sentinel-2 that is declared, else in a product's name, such as `05.10`; or None."""
+    found = (*(BASELINE.fullmatch(text.strip()) for text in declared), *map(BASELINE_IN_NAME.search, names))
+    first = next(filter(None, found), None)
+    return None if first is None else f"{int(first[1]):02d}.{first[2]}"
+
+
+def baseline_of_file(header: Header, names: Sequence[str] = ()) -> str | None:
+    """The processing baseline by a file's tags and name, and by other `names` of its product; None if unknown."""
+    declared = [text for key, text in header.tags.items() if key.endswith("processing_baseline")]
+    return baseline_of(declared, (Path(header.path).name, *names, *header.tags.values()))
+
+
+def has_offset(baseline: str) -> bool:
+    """Whether ESA adds 1000 to the stored numbers of this processing baseline."""
+    return FIRST_BASELINE_WITH_OFFSET <= float(baseline) < FIRST_LOCAL_BASELINE
 
 
 def refuse_unsuitable(header: Header) -> None:

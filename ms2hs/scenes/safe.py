@@ -71,7 +71,7 @@ def is_safe(path: Path) -> bool:
         return any(METADATA_FILE.fullmatch(name) or LEVEL_1C_FILE.fullmatch(name) for name in names)
     if path.is_file():
         return bool(METADATA_FILE.fullmatch(path.name) or LEVEL_1C_FILE.fullmatch(path.name))
-    return is_product(path) or len(_inner(path)) == 1
+    return is_product(path) or (len(_inner(path)) == 1 and not any(path.glob("*.tif")))
 
 
 def is_product(folder: Path) -> bool:

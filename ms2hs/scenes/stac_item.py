@@ -80,6 +80,11 @@ def open_item(path: str, options: SceneOptions | None = None) -> Scene:
     ------
     SceneError, AddressError : as `scene_of`. RemoteError, CredentialsError : the server does not deliver the item.
     """
+    if options is not None and options.granule is not None:
+        raise SceneError(
+            f"{shown(path)}: --granule {options.granule}, but an item is one scene; a product with several granules is "
+            "required. Remove --granule."
+        )
     is_web = path.startswith(WEB)
     try:
         if is_web:
@@ -158,7 +163,8 @@ def scene_of(
     assets = rule.assets(names, hrefs, [band.position + 1 for band in chosen])
     assets = tuple(replace(asset, label=band.key) for asset, band in zip(assets, chosen, strict=True))
     layers = [
-        QUALITY_LAYERS[name].asset(_checked_href(band, base), band.position + 1) for name, band in quality_of(item)[:1]
+        QUALITY_LAYERS[name].asset(_checked_href(band, base), band.position + 1)
+        for name, band in quality_of(item, source)[:1]
     ]
     finest = _finest(chosen, assets)
     grid = grid_at(assets[finest].href)

@@ -14,8 +14,9 @@ from ms2hs.raster.header import Declared, Wavelength, number_of
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.bands import canonical, match_wavelengths
 from ms2hs.scenes.quality import layer_named
-from ms2hs.scenes.radiometry import BASELINE_IN_NAME, ItemDeclaration
+from ms2hs.scenes.radiometry import ItemDeclaration
 from ms2hs.scenes.recognition import (
+    baseline_of,
     level_1_error,
     level_1c_error,
     platform_note,
@@ -34,7 +35,6 @@ Item = dict[str, Any]
 PRODUCT_NAME_KEYS = ("s2:product_uri", "sentinel:product_id", "s2:datatake_id", "eopf:datatake_id")
 # Properties with the processing baseline, which some catalogues have in the product's name only.
 BASELINE_KEYS = ("s2:processing_baseline", "processing:version", "sentinel:processing_baseline")
-BASELINE = re.compile(r"(\d\d?)\.(\d\d)")
 # Flags that the archive subtracted ESA's offset: Earth Search v1, and v0 before it.
 OFFSET_REMOVED_KEYS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 # A tile of the military grid, in names (`_T32TNT_`, `.T32TNT.`) and codes (`MGRS-32TNT`).
@@ -337,13 +337,9 @@ def declaration(item: Item, bands: list[Band], source: str) -> ItemDeclaration:
 def baseline(item: Item) -> str | None:
     """The processing baseline of a Sentinel-2 item, such as `05.10`; None if unknown."""
     properties = item.get("properties", {})
-    for key in BASELINE_KEYS:
-        if match := BASELINE.fullmatch(str(properties.get(key, ""))):
-            return f"{int(match[1]):02d}.{match[2]}"
-    for text in [*(properties.get(key, "") for key in PRODUCT_NAME_KEYS), item.get("id", "")]:
-        if match := BASELINE_IN_NAME.search(str(text)):
-            return f"{match[1]}.{match[2]}"
-    return None
+    texts = ([str(properties.get(key, "")) for key in keys] for keys in (BASELINE_KEYS, PRODUCT_NAME_KEYS))
+    declared, names = texts
+    return baseline_of(declared, [*names, str(item.get("id", ""))])
 
 
 def tile_of(item: Item) -> str:
@@ -355,15 +351,18 @@ def tile_of(item: Item) -> str:
     return tile[1].zfill(5) if tile else ""
 
 
-def quality_of(item: Item) -> list[tuple[str, Band]]:
-    """The name and band of each quality layer of an item that marks clouds, the best first."""
-    found = []
+def quality_of(item: Item, source: str) -> list[tuple[str, Band]]:
+    """The name and band of each quality layer of an item that marks clouds, the best first.
+
+    An Fmask counts only for the sensors that have one: other programs write classes into a layer of this name.
+    """
+    own_layer, found = load_sensor(source).quality, []
     for key, asset in item["assets"].items():
         rows = asset.get("eo:bands") or asset.get("bands") or ()
         for position in range(max(len(rows), 1) if asset.get("href") else 0):
             band = Band(key, asset, position)
-            layer = layer_named(str(band.facts.get("name", "")) if len(rows) > 1 else key)
-            if layer is not None and layer.rank > 0:
+            layer = layer_named(str(band.facts.get("name", "")) if len(rows) > 1 else key, own_layer)
+            if layer is not None and layer.rank > 0 and not layer.name == "Fmask" != own_layer:
                 found.append((layer, band))
     found.sort(key=lambda pair: (pair[0].rank, pair[1].rank))
     return [(layer.name, band) for layer, band in found]

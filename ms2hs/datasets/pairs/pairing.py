@@ -17,6 +17,7 @@ from ms2hs.datasets.pairs.writer import PairWriter, check_folder, pair_writer, s
 from ms2hs.errors import DataError, NothingFound, OutputError, failure
 from ms2hs.progress import Progress
 from ms2hs.raster.tiling import Window
+from ms2hs.scenes.plausibility import offset_remedy
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import SceneOptions
 
@@ -66,12 +67,10 @@ class MatchResult:
         scene, constant = self.match.dated.scene, self.comparison.constant_offset
         notes = []
         if constant is not None:
-            asset = scene.assets[0]
-            remedy = round(asset.dn_offset * asset.dn_scale - math.copysign(BASELINE_OFFSET, constant), 6)
             cause = "was not applied" if constant > 0 else "was applied twice"
             notes.append(
-                f"warning: looks like an offset that {cause}: {constant:+.3f} in every band ({scene.offset_rule}). "
-                f"Use --offset {remedy:g} for this scene."
+                f"warning: looks like an offset that {cause}: {constant:+.3f} in every band ({scene.offset_rule})."
+                + offset_remedy(scene, -math.copysign(BASELINE_OFFSET, constant))
             )
         if is_finer(self.match.cube.pixel_grid, scene.grid):
             notes.append("The product's pixels are finer than the scene's; the scene is interpolated.")
