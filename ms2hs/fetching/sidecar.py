@@ -24,6 +24,7 @@ from ms2hs.scenes.stac_item import ORIGIN
 from ms2hs.scenes.stac_metadata import COG_TYPE, LANDSAT8_LAUNCH, PROJECTION_EXTENSION, projection_properties
 
 EXTENSIONS = ["https://stac-extensions.github.io/file/v2.1.0/schema.json", PROJECTION_EXTENSION]
+INTERVAL = ("start_datetime", "end_datetime")
 # Extensions whose fields stand in assets, by the begin of their fields.
 ASSET_EXTENSIONS = {
     "eo": "eo:", "raster": "raster:", "classification": "classification:", "storage": "storage:",
@@ -59,6 +60,8 @@ class Sidecar:
         item = {name: value for name, value in item.items() if name != "collection" or value}
         kept = {name: value for name, value in item["properties"].items() if not name.startswith("proj:")}
         kept = {name: value for name, value in kept.items() if name not in KEPT_IF or KEPT_IF[name](value)}
+        if not kept.keys() >= set(INTERVAL):  # STAC allows both or none
+            kept = {name: value for name, value in kept.items() if name not in INTERVAL}
         facts = {
             REQUEST_KEY: dict(self.parameters),
             "ms2hs:version": __version__,
