@@ -247,10 +247,10 @@ def parse_item(document: Any) -> Item:  # noqa: ANN401 - any JSON
             f"a JSON document of type {kind!r}; a STAC item (a Feature with assets) is required. Give one item, or a "
             "collection of items to `ms2hs fetch --items FILE`."
         )
+    name = str(item.get("id") or "an item")[:100]
     for key in ("id", "properties"):
         if item.get(key) in (None, ""):
-            raise SceneError(f"a STAC item without {key}; this field is required. Use another item.")
-    name = str(item["id"])[:100]
+            raise SceneError(f"{name}: has no {key}; a STAC item has one. Report it to its catalogue, or use another.")
     item = {"links": [], **_checked(item, ITEM_RULES, name)}
     item["properties"] = _checked(item["properties"], PROPERTY_RULES, name)
     item["links"] = [_checked(link, LINK_RULES, f"{name}, link") for link in item["links"]]
