@@ -1,7 +1,10 @@
-"""Output paths: checks before work starts, atomic writes, and a lock per folder.
+"""Output paths: names from ids, checks before work starts, atomic writes, and a lock per folder.
 
-Every file of ms2hs is written under a temporary name beside its final name, and renamed when complete: a file with a
-final name is complete, also after a crash. This module holds the only renames of the package.
+Every file of ms2hs is written under a temporary name beside its final name, and moved into place when complete: a file
+with a final name is complete, also after a crash. This module holds the only renames of the package.
+A path is checked twice, before work starts and when its file is moved into place. An existing file is replaced only
+with `overwrite`, and never if it is an input: the two are compared by device and inode, not by name. Without
+`overwrite` the move is a hard link, which fails if a file of that name was created in the meantime.
 """
 
 import hashlib
@@ -9,7 +12,8 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,30 +30,82 @@ def file_name(text: str) -> str:
 
     A name that differs from its id ends in a part of the checksum of the id: different ids give different names.
     """
-    name = re.sub(r"[^\w.+-]", "_", text).lstrip(".")
+    name = re.sub(r"[^\w.+ (),@=~\u00a1-\U0010ffff-]", "_", text)
+    name = "".join(letter if letter.isprintable() else "_" for letter in name).lstrip(". ").rstrip()
     if name and name == text and len(name.encode()) <= MAX_NAME_BYTES:
         return name
     checksum = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
     return f"{name.encode()[: MAX_NAME_BYTES - 9].decode(errors='ignore')}-{checksum}".lstrip("-")
 
 
-def check_output(path: str | Path, *, overwrite: bool = False) -> None:
+FileIds = frozenset[tuple[int, int]]
+"""Identities of files: device and inode."""
+NO_FILES: FileIds = frozenset()
+LOCK_NAME = ".ms2hs.lock"
+
+
+def file_ids(paths: Iterable[str | Path]) -> FileIds:
+    """The identities of these files; missing files have none."""
+    ids = set()
+    for path in paths:
+        with suppress(OSError, ValueError):  # ValueError: a name with a zero byte
+            status = Path(path).stat()
+            ids.add((status.st_dev, status.st_ino))
+    return frozenset(ids)
+
+
+def files_in(paths: Iterable[str | Path | None]) -> Iterator[Path]:
+    """The given files, and all files in the given folders; None and names of no file are left out."""
+    for path in (Path(path) for path in paths if path is not None):
+        with suppress(OSError):  # a name may be too long for a file
+            yield from (inside for inside in path.rglob("*") if inside.is_file()) if path.is_dir() else [path]
+
+
+def check_output(path: str | Path, *, overwrite: bool = False, inputs: FileIds = NO_FILES) -> None:
     """Refuse an output path that cannot be written to, before any work starts.
+
+    Parameters
+    ----------
+    inputs : files that the output must not replace, also with `overwrite`.
 
     Raises
     ------
-    OutputError : the file exists and `overwrite` is False, or its directory is missing or not writable.
+    OutputError : the file exists and `overwrite` is False, or is an input, a device or a pipe; or its directory is
+        missing or not writable.
     """
     path = Path(path)
     folder = path.parent
-    if path.is_dir():
-        raise OutputError(f"{path} is a directory; a file is needed. Give a name such as {path / 'cube.tif'}.")
-    if not folder.is_dir():
-        raise OutputError(f"there is no directory {folder}; an existing one is needed. Create it, or choose another.")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists; it is replaced only on request. Use --overwrite, or give another name.")
+    try:
+        if path.is_dir():
+            raise OutputError(f"{path} is a directory; a file is needed. Give a name such as {path / 'cube.tif'}.")
+        if not folder.is_dir():
+            raise OutputError(
+                f"there is no directory {folder}; an existing one is needed. Create it, or choose another."
+            )
+        _check_replaceable(path, overwrite=overwrite, inputs=inputs)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: not a possible output ({error.strerror}); a name of up to 255 bytes in a directory that can be "
+            "read is needed. Give another name."
+        ) from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{folder} is not writable; the output is written there. Choose another directory.")
+
+
+def _check_replaceable(path: Path, *, overwrite: bool, inputs: FileIds) -> None:
+    """Refuse to replace an input, a device, a pipe, or without `overwrite` any file."""
+    if not os.path.lexists(path):
+        return
+    if path.exists():
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            raise OutputError(f"{path} is a device or a pipe; outputs are regular files. Give another name.")
+        if file_ids([path]) & inputs:
+            raise OutputError(
+                f"{path} is an input of this command; an output never replaces an input. Give another name or "
+                "directory."
+            )
+    if not overwrite:
+        raise OutputError(f"{path} exists; it is replaced only on request. Use --overwrite, or give another name.")
 
 
 def check_space(folder: str | Path, needed_bytes: int, elsewhere: str = "choose another disk") -> None:
@@ -69,38 +125,50 @@ def check_space(folder: str | Path, needed_bytes: int, elsewhere: str = "choose 
 
 @contextmanager
 def atomic_write(
-    path: Path, *, durable: bool = False, errors: tuple[type[Exception], ...] = (), hint: str = "choose another disk"
+    path: Path,
+    *,
+    durable: bool = False,
+    overwrite: bool = True,
+    inputs: FileIds = NO_FILES,
+    errors: tuple[type[Exception], ...] = (),
+    hint: str = "choose another disk",
 ) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, and rename it to `path` when the block ends without an error.
+    """Yield a temporary path beside `path`, and move it to `path` when the block ends without an error.
 
-    An existing file is replaced. After an error neither the temporary file nor a changed `path` remains.
+    After an error neither the temporary file nor a changed `path` remains.
 
     Parameters
     ----------
-    durable : wait until the content is on the disk before renaming, so that also a power cut leaves no partial file.
+    durable : wait until the content is on the disk before moving, so that also a power cut leaves no partial file.
+    overwrite, inputs : as in `move_into_place`.
     errors : exceptions, besides OSError, that mean a failed write.
     hint : what the user can do, besides freeing space.
 
     Raises
     ------
-    OutputError : the file cannot be written.
+    OutputError : the file cannot be written, or must not be replaced.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     failures: tuple[type[Exception], ...] = (OSError, *errors)
     try:
+        if temporary.is_symlink():  # writing would follow the link
+            temporary.unlink()
         yield temporary
         if durable:
             flush_to_disk(temporary)
-        move_into_place(temporary, path)
+        move_into_place(temporary, path, overwrite=overwrite, inputs=inputs)
     except failures as error:
         raise write_error(path, error, hint) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error is raised
+            temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
-    """Write a small file atomically; OutputError if that fails."""
-    with atomic_write(path, durable=durable) as temporary:
+def write_bytes(
+    path: Path, content: bytes, *, durable: bool = False, overwrite: bool = True, inputs: FileIds = NO_FILES
+) -> None:
+    """Write a small file atomically; parameters and errors as in `atomic_write`."""
+    with atomic_write(path, durable=durable, overwrite=overwrite, inputs=inputs) as temporary:
         temporary.write_bytes(content)
 
 
@@ -110,9 +178,92 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def move_into_place(temporary: Path, path: Path) -> None:
-    """Rename a complete file or folder on the same disk; an existing file is replaced. OSError if that fails."""
-    temporary.replace(path)
+def move_into_place(temporary: Path, path: Path, *, overwrite: bool = True, inputs: FileIds = NO_FILES) -> None:
+    """Rename a complete file or folder on the same disk; OSError if that fails.
+
+    Parameters
+    ----------
+    overwrite : replace an existing file; False: also a file that is created at the same moment stays.
+    inputs : files that are not replaced, also with `overwrite`.
+
+    Raises
+    ------
+    OutputError : `path` exists and must not be replaced.
+    """
+    _check_replaceable(path, overwrite=overwrite or temporary.is_dir(), inputs=inputs)
+    if overwrite or temporary.is_dir():  # a folder replaces no file, and no folder that is not empty
+        temporary.replace(path)
+    elif _link(temporary, path):
+        temporary.unlink()
+
+
+def place_files(
+    files: Sequence[tuple[Path, Path]],
+    *,
+    overwrite: bool,
+    inputs: FileIds = NO_FILES,
+    is_own: Callable[[Path], bool] = lambda _path: False,
+) -> None:
+    """Move complete files, pairs of temporary and final path, into place in this order: all, or after an error none.
+
+    Without `overwrite` the temporary files stay as second names of the placed files, if the file system has hard links.
+    With `overwrite` an error leaves the files that were replaced before it.
+
+    Parameters
+    ----------
+    overwrite, inputs : as in `move_into_place`.
+    is_own : whether an existing file was placed by an earlier attempt of this work, and may be replaced.
+
+    Raises
+    ------
+    OutputError : as in `move_into_place`. OSError : a file cannot be moved.
+    """
+    placed: list[tuple[Path, Path]] = []
+    try:
+        for temporary, path in files:
+            if overwrite or (path.exists() and is_own(path)):
+                move_into_place(temporary, path, inputs=inputs)
+            else:
+                placed.append((temporary, path))
+                _check_replaceable(path, overwrite=False, inputs=inputs)
+                _link(temporary, path)
+    except BaseException:
+        _take_back(placed)
+        raise
+
+
+def _take_back(placed: Sequence[tuple[Path, Path]]) -> None:
+    """Undo `_link` for pairs of temporary and final path; a final path that is another file stays."""
+    for temporary, path in placed:
+        with suppress(OSError):
+            if not temporary.exists():
+                path.replace(temporary)
+            elif temporary.samefile(path):
+                path.unlink()
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    """Give a file a second name that does not exist; False if the file system has no hard links: the file was renamed.
+
+    Raises
+    ------
+    OutputError : the name exists.
+    """
+    try:
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            raise
+        except OSError:  # no hard links here: claim the name, then replace the empty file
+            path.open("xb").close()
+            temporary.replace(path)
+            return False
+    except FileExistsError as error:
+        raise OutputError(
+            f"{path} was created in the meantime; it is replaced only on request. Use --overwrite, or give another "
+            "name."
+        ) from error
+    return True
 
 
 def write_error(path: Path, error: Exception, hint: str = "choose another disk") -> OutputError:
@@ -132,7 +283,12 @@ def lock_folder(folder: Path) -> Iterator[None]:
     ------
     OutputError : another process, named in the message, holds the lock; or the lock file cannot be created.
     """
-    path = folder / ".ms2hs.lock"
+    path = folder / LOCK_NAME
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+        raise OutputError(
+            f"{path} is a link or another special file; the lock is a regular file. Remove it, or choose another "
+            "directory."
+        )
     lock = FileLock(path, timeout=0.2)  # long enough for a process that is about to end
     try:
         lock.acquire()
@@ -147,7 +303,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         ) from error
     try:
         with suppress(OSError):  # Windows locks the content too
-            path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8", errors="replace")
         yield
     finally:
         with suppress(OSError):

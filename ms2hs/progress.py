@@ -47,7 +47,7 @@ def progress_bar(*, shown: bool, unit: str = "rows") -> Iterator[Progress | None
     ----------
     unit : of the numbers that the callback gets; `bytes` are shown as MB.
     """
-    if not shown or not sys.stderr.isatty():
+    if not shown or not sys.stderr or not sys.stderr.isatty():
         yield None
         return
     with _bar(unit) as bar:
@@ -64,7 +64,7 @@ def progress_bar(*, shown: bool, unit: str = "rows") -> Iterator[Progress | None
 @contextmanager
 def fit_bar(*, shown: bool) -> Iterator[FitProgress | None]:
     """Yield a callback for a training run; None, without a bar, if stderr is not a terminal."""
-    if not shown or not sys.stderr.isatty():
+    if not shown or not sys.stderr or not sys.stderr.isatty():
         yield None
         return
     with _bar("steps") as bar:

@@ -458,7 +458,7 @@ def test_command_scores_pairs_of_a_folder(pairs, ms2hs, monkeypatch, tmp_path):
 
 
 def test_command_writes_report_csv_and_json(corpus, ms2hs, monkeypatch, tmp_path):
-    monkeypatch.setattr(report, "write_report", lambda evaluation, path: path.write_text(evaluation.title))
+    monkeypatch.setattr(report, "write_report", lambda run, path, **_: path.write_text(run.title) and path)
     page = tmp_path / "page.html"
     code, out, _ = ms2hs("evaluate", "--corpus", corpus, "--report", page)
     assert code == 0

@@ -96,8 +96,11 @@ def test_file_name_keeps_names_of_products(text):
 )
 def test_file_name_has_no_path_no_control_character_and_a_bound(text):
     name = file_name(text)
-    assert name and not name.startswith(".") and Path(name).name == name
-    assert name.isprintable() and len(name.encode()) <= MAX_NAME_BYTES
+    assert name
+    assert not name.startswith(".")
+    assert Path(name).name == name
+    assert name.isprintable()
+    assert len(name.encode()) <= MAX_NAME_BYTES
     assert file_name(name) == name
 
 

@@ -304,7 +304,7 @@ def test_worker_checks_the_store_before_the_conversion(scene, monkeypatch):
     task = dask_backend._Task(
         dask_backend.Job(str(scene), RemotePath("s3://nowhere/a.tif")), "enmap", QUICK, "cafe", package.__version__
     )
-    monkeypatch.setattr(dask_backend, "convert", no_pixels)
+    monkeypatch.setattr(dask_backend, "run", no_pixels)
     assert "there is no bucket nowhere" in dask_backend._convert_task(task)
     assert dask_backend._shared_paths(QUICK, RemotePath("s3://bucket/")) == []
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -130,24 +129,22 @@ def test_interrupted_conversion_resumes_with_the_same_files(
 @pytest.mark.parametrize("placed", range(5))
 def test_interruption_while_files_are_moved_resumes_with_the_same_files(tall, whole, tmp_path, monkeypatch, placed):
     """Interruptions after no file, some files, or all files; after all files, only the staging folder remains."""
-    moved, replace_file, remove = [], Path.replace, shutil.rmtree
+    moved, link = [], Path.hardlink_to
 
     def stop(path, other):
-        if path.parent == left and path.name in names:
-            if len(moved) == placed:
-                raise Stop
-            moved.append(path.name)
-        return replace_file(path, other)
-
-    def stop_before_removing(folder, **how):
-        if folder == left:
+        if len(moved) == placed:
             raise Stop
-        return remove(folder, **how)
+        moved.append(path.name)
+        return link(path, other)
+
+    def stop_before_removing(_staging):
+        raise Stop
 
     left, names = staging_folder(tmp_path / "cube.tif"), {"cube.tif", "cube_sigma.tif", "cube.png", "cube.json"}
     with monkeypatch.context() as patch, suppress(Stop):
-        patch.setattr(Path, "replace", stop)
-        patch.setattr("ms2hs.conversion.staging.shutil.rmtree", stop_before_removing)
+        patch.setattr(Path, "hardlink_to", stop)
+        patch.setattr("ms2hs.files._take_back", lambda _placed: None)  # a killed process takes nothing back
+        patch.setattr("ms2hs.conversion.staging.Staging._remove_folder", stop_before_removing)
         convert(tall, "enmap", tmp_path / "cube.tif", options_for("linear", resume=True))
     assert left.is_dir()
     assert len(moved) == placed

@@ -453,6 +453,7 @@ def test_vrt_from_a_server_is_refused(command, scene_address, server, ms2hs, tmp
     <SourceFilename>{secret}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"""
     server.add_file("B04.tif", vrt.encode())
     output = tmp_path / "made"
+    output.mkdir()
     if command == "convert":
         code, _, err = ms2hs("convert", scene_address, "-o", output)
     else:

@@ -16,7 +16,7 @@ def stage(path, *, resume, inputs=INPUTS):
 
 def interrupt(path, *, resume, rows=(256,), error=KeyboardInterrupt):
     with suppress(error), stage(path, resume=resume) as staging:
-        staging.path("blocks").mkdir()
+        staging.path("cube.blocks").mkdir()
         for row in rows:
             staging.record(row, {"valid": row})
         raise error
@@ -28,13 +28,13 @@ def test_publish_moves_the_output_last(tmp_path, monkeypatch):
     with stage(path, resume=False) as staging:
         for name in ("cube.tif", "cube.json"):
             staging.path(name).write_text(name)
-        replace = type(path).replace
+        link = type(path).hardlink_to
 
-        def watch(source, target):
-            seen.append(source.name)
-            return replace(source, target)
+        def watch(target, source):
+            seen.append(target.name)
+            return link(target, source)
 
-        monkeypatch.setattr(type(path), "replace", watch)
+        monkeypatch.setattr(type(path), "hardlink_to", watch)
         staging.publish(["cube.tif", "cube.json"])
     assert seen == ["cube.json", "cube.tif"]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["cube.json", "cube.tif"]
@@ -57,7 +57,7 @@ def test_states_skip_an_incomplete_line_of_the_journal(tmp_path):
         journal.write('\n{"rows": 768, "sta')
     with suppress(KeyboardInterrupt), stage(path, resume=True) as staging:
         assert staging.states() == {256: {"valid": 256}, 512: {"valid": 512}}
-        assert staging.path("blocks").is_dir()
+        assert staging.path("cube.blocks").is_dir()
         staging.record(768, {"valid": 1})
         raise KeyboardInterrupt
     with stage(path, resume=True) as staging:
@@ -72,7 +72,7 @@ def test_staging_starts_over_with_other_inputs_or_without_resume(tmp_path, how):
     inputs = INPUTS | {"scene": "b"} if how == "another scene" else INPUTS
     with stage(path, resume=how == "another scene", inputs=inputs) as staging:
         assert staging.states() == {}
-        assert not staging.path("blocks").exists()
+        assert not staging.path("cube.blocks").exists()
         assert bool(staging.notes) == (how == "another scene")
 
 

@@ -1,5 +1,5 @@
 """`python -m ms2hs.cli`."""
 
-from ms2hs.cli.app import main
+from ms2hs.cli import main
 
 main()

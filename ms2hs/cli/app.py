@@ -1,11 +1,16 @@
 """The application: commands by name, and errors as one clear message."""
 
+import errno
+import os
 import sys
+import traceback
 import warnings
+from pathlib import Path
 from types import TracebackType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ms2hs._version import __version__
 from ms2hs.cli import (
@@ -18,13 +23,30 @@ from ms2hs.cli import (
 )
 from ms2hs.cli.messages import print_error
 from ms2hs.cli.parsers import join_numbers, name_evaluation
+from ms2hs.cli.process import was_stopped
 from ms2hs.errors import Ms2hsError
 
+PACKAGE = str(Path(__file__).parents[1])
+MAX_ERROR_LETTERS = 400
 # Warnings of numpy about NaN, overflow and empty means: results say which pixels are invalid.
 QUIET_WARNINGS = (RuntimeWarning,)
 
+
+class CommandGroup(TyperGroup):
+    """The commands. Errors of the system become messages here: Typer would call some of them `Aborted`."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  as Typer calls it
+        """Run the command that was given."""
+        _check_words(sys.argv[1:])
+        try:
+            return super().invoke(ctx)
+        except (EOFError, OSError) as error:
+            raise unexpected(error) from error
+
+
 app = typer.Typer(
     name="ms2hs",
+    cls=CommandGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -73,7 +95,7 @@ def print_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
 def main() -> None:
     """Run the command line.
 
-    Exit codes: 0 done, 1 failed, 2 usage, 3 nothing found, 4 credentials, 5 partly done, 130 interrupted (from Typer).
+    Exit codes: 0 done, 1 failed, 2 usage, 3 nothing found, 4 credentials, 5 partly done, 130 interrupted.
     """
     sys.excepthook, sys.unraisablehook = print_uncaught, print_unraisable
     for category in QUIET_WARNINGS:
@@ -81,6 +103,35 @@ def main() -> None:
     sys.argv[1:] = name_evaluation(join_numbers(sys.argv[1:]))
     try:
         app()
-    except Ms2hsError as error:
-        print_error(error)
-        raise SystemExit(error.exit_code) from None
+    except Exception as error:
+        if was_stopped():
+            raise KeyboardInterrupt from error
+        if os.environ.get("MS2HS_TRACEBACK"):
+            traceback.print_exception(error)
+        known = error if isinstance(error, Ms2hsError) else unexpected(error)
+        print_error(known)
+        raise SystemExit(known.exit_code) from None
+
+
+def _check_words(words: list[str]) -> None:
+    """Refuse names that GDAL and the tags of a file cannot hold."""
+    for word in words:
+        if not word.isascii() and any("\udc80" <= letter <= "\udcff" for letter in word):
+            raise typer.BadParameter(f"{word!a} is not UTF-8; names of files must be. Rename the file.")
+
+
+def unexpected(error: Exception) -> Ms2hsError:
+    """The message for an error that no part of ms2hs expects: of the system, or a defect."""
+    text = " ".join(str(error).split())[:MAX_ERROR_LETTERS]
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        limit = " (a name has at most 255 bytes)" if error.errno == errno.ENAMETOOLONG else ""
+        name = ascii(str(error.filename))[1 : MAX_ERROR_LETTERS + 1]
+        return Ms2hsError(f"{name}: {error.strerror}{limit}; a file or folder that can be used is needed. Check it.")
+    if isinstance(error, MemoryError):
+        return Ms2hsError(f"not enough memory ({text}); less is needed for a part. Use --window or a smaller input.")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(PACKAGE)]
+    at = f" at {Path(frames[-1].filename).relative_to(PACKAGE)}:{frames[-1].lineno}" if frames else ""
+    return Ms2hsError(
+        f"{type(error).__name__}{at}: {text}; this error is not expected. Check the input files, and report it with "
+        "the output of MS2HS_TRACEBACK=1."
+    )

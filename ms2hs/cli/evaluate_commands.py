@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from ms2hs.datasets.pairs.pair_set import PairSet
     from ms2hs.evaluation.evaluator import EvaluationSettings
     from ms2hs.evaluation.results import Evaluation
+
+REPORT_SUFFIXES = (".html", ".htm")
 
 app = typer.Typer(
     help="Score models beside the baselines they have to beat. `evaluate --pairs DIR` is `evaluate pairs DIR`.",
@@ -67,10 +70,10 @@ def evaluate_pairs_command(  # noqa: PLR0917 - one parameter an option, as Typer
     """Score models on measured pairs."""
     from ms2hs.datasets.pairs.pair_set import open_pairs
 
-    _check_report(report, overwrite=overwrite)
+    write = _report_writer(report, [folder, prior, *(model or [])], overwrite=overwrite)
     settings = _settings(prior, windows, seed)
     evaluation = _score(model, open_pairs(folder, split), scene, settings, quiet=quiet)
-    _print(evaluation, report, as_json=as_json)
+    _print(evaluation, write, as_json=as_json)
 
 
 @app.command(
@@ -99,10 +102,10 @@ def evaluate_corpus_command(  # noqa: PLR0917 - one parameter an option, as Type
     """Score models on hyperspectral cubes, with a simulated source."""
     from ms2hs.datasets.pairs.pair_set import simulated_pairs
 
-    _check_report(report, overwrite=overwrite)
+    write = _report_writer(report, [folder, target, prior, *(model or [])], overwrite=overwrite)
     settings = _settings(prior, windows, seed)
     evaluation = _score(model, simulated_pairs(folder, source, target, split), scene, settings, quiet=quiet)
-    _print(evaluation, report, as_json=as_json)
+    _print(evaluation, write, as_json=as_json)
 
 
 @app.command(
@@ -126,8 +129,8 @@ def evaluate_cube_command(  # noqa: PLR0917 - one parameter an option, as Typer 
     """Score a finished conversion beside its truth."""
     from ms2hs.evaluation.cube_evaluation import evaluate_cube
 
-    _check_report(report, overwrite=overwrite)
-    _print(evaluate_cube(cube, truth, _settings(prior, windows, seed)), report, as_json=as_json)
+    write = _report_writer(report, [cube, cube.with_suffix(".json"), truth, prior], overwrite=overwrite)
+    _print(evaluate_cube(cube, truth, _settings(prior, windows, seed)), write, as_json=as_json)
 
 
 @app.command(
@@ -184,18 +187,33 @@ def _score(
         return evaluate_pairs(models or [], pairs.of_scenes(scenes or []), settings, progress)
 
 
-def _check_report(report: Path | None, *, overwrite: bool) -> None:
-    """Check before any work that the report can be written."""
-    if report:
-        from ms2hs.evaluation.report.page import check_report
-        from ms2hs.files import check_output
+def _report_writer(
+    report: Path | None, inputs: Iterable[str | Path | None], *, overwrite: bool
+) -> Callable[["Evaluation"], list[Path]]:
+    """A function that writes the report and its tables; before any work it is checked that they can be written."""
+    if report is None:
+        return lambda _evaluation: []
+    from ms2hs.evaluation.report import numbers
+    from ms2hs.evaluation.report.page import check_report, write_report
+    from ms2hs.files import check_output, file_ids, files_in
 
-        check_report()
-        for path in (report, report.with_suffix(".csv"), report.with_suffix(".json")):
-            check_output(path, overwrite=overwrite)
+    check_report()
+    if report.suffix.lower() not in REPORT_SUFFIXES:
+        raise typer.BadParameter(
+            f"--report {report} is no HTML file; {', '.join(REPORT_SUFFIXES)} are allowed. Use --report report.html."
+        )
+    protected = file_ids(files_in(inputs))
+    for path in (report, report.with_suffix(".csv"), report.with_suffix(".json")):
+        check_output(path, overwrite=overwrite, inputs=protected)
+
+    def write(evaluation: "Evaluation") -> list[Path]:
+        page = write_report(evaluation, report, overwrite=overwrite, inputs=protected)
+        return [page, *numbers.write_numbers(evaluation, report, overwrite=overwrite, inputs=protected)]
+
+    return write
 
 
-def _print(evaluation: "Evaluation", report: Path | None, *, as_json: bool) -> None:
+def _print(evaluation: "Evaluation", write: Callable[["Evaluation"], list[Path]], *, as_json: bool) -> None:
     """Print the scores, and write the report where one is wanted."""
     from ms2hs.evaluation.report import numbers, terminal
 
@@ -203,9 +221,5 @@ def _print(evaluation: "Evaluation", report: Path | None, *, as_json: bool) -> N
         typer.echo(json.dumps(numbers.evaluation_json(evaluation), indent=1))
     else:
         terminal.print_evaluation(evaluation)
-    if report:
-        from ms2hs.evaluation.report.page import write_report
-
-        write_report(evaluation, report)
-        written = report, *numbers.write_numbers(evaluation, report)
+    if written := write(evaluation):
         typer.echo("\n".join(map(str, written)), err=as_json)

@@ -93,7 +93,7 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     from ms2hs.fetching import selection
     from ms2hs.fetching.fetcher import FetchOptions, fetch
     from ms2hs.fetching.stac_search import write_items
-    from ms2hs.files import check_output
+    from ms2hs.files import check_output, file_ids, files_in
     from ms2hs.progress import progress_bar
 
     if not quiet:
@@ -111,7 +111,7 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     )
     options = FetchOptions(gsd_m=gsd, mosaic=mosaic, jobs=jobs, overwrite=overwrite)
     if save is not None:
-        check_output(save, overwrite=overwrite)
+        check_output(save, overwrite=overwrite, inputs=file_ids(files_in([items, intersects])))
     if products:
         _fetch_for_products(products, days, request, output, options, quiet=quiet, as_json=as_json)
         return

@@ -118,7 +118,7 @@ Steps = Annotated[int, TRAINING(min=1, help="Optimizer steps (length of the cosi
 BatchSize = Annotated[int, TRAINING("--batch", min=1, help="Windows a step, over all processes.")]
 LearningRate = Annotated[float, TRAINING("--lr", callback=check_learning_rate, help="Peak learning rate.")]
 TrainingSeed = Annotated[int, TRAINING("--seed", min=0, help="Random seed; equal seeds give equal weights.")]
-Workers = Annotated[int, TRAINING(min=0, help="Loader processes; 0 loads in the training process.")]
+Workers = Annotated[int, TRAINING(min=0, max=64, help="Loader processes; 0 loads in the training process.")]
 CheckpointEvery = Annotated[int, TRAINING(min=1, help="Steps between checkpoints.")]
 TrainingPrecision = Annotated[
     Precision, TRAINING("--precision", help="Number format; `auto` is bfloat16 where the device supports it.")

@@ -6,6 +6,9 @@ from typing import Any, Literal, NamedTuple
 
 import typer
 
+# Smallest and largest pixel size, from a drone's to a climate model's.
+GSDS_M = (0.001, 100_000.0)
+
 
 class BBox(NamedTuple):
     """An area in degrees."""
@@ -61,7 +64,12 @@ def parse_bbox(text: str) -> BBox:
 
 def parse_pixel_window(text: str) -> PixelWindow:
     """Parse ROW,COL,HEIGHT,WIDTH."""
-    return PixelWindow(*map(int, _numbers(text, "ROW,COL,HEIGHT,WIDTH", "0,0,512,512")))
+    numbers = _numbers(text, "ROW,COL,HEIGHT,WIDTH", "0,0,512,512")
+    if fractions := [number for number in numbers if not number.is_integer()]:
+        raise typer.BadParameter(
+            f"{text!r} has {fractions[0]:g}; whole numbers of pixels are needed. Write for example 0,0,512,512."
+        )
+    return PixelWindow(*map(int, numbers))
 
 
 def parse_error_levels(text: str) -> ErrorLevels:
@@ -87,9 +95,10 @@ def parse_gsd(text: str) -> float | Literal["native"]:
     """Parse a pixel size in metres, or `native`."""
     if text == "native":
         return "native"
-    if not is_number(text) or float(text) <= 0:
+    if not is_number(text) or not GSDS_M[0] <= float(text) <= GSDS_M[1]:
         raise typer.BadParameter(
-            f"{text!r} is not a pixel size; a number of metres above 0, or `native`, is allowed. Write for example 30."
+            f"{text!r} is not a pixel size; {GSDS_M[0]:g} to {GSDS_M[1]:g} metres, or `native`, is allowed. Write for "
+            "example 30."
         )
     return float(text)
 

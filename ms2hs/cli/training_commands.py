@@ -127,8 +127,7 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     quiet: Quiet = False,
 ) -> None:
     """Train weights on hyperspectral data, also under torchrun on several GPUs."""
-    del recipe  # its callback has used it
-    from ms2hs.files import check_output
+    from ms2hs.files import check_output, file_ids
     from ms2hs.progress import fit_bar, progress_bar
 
     if preset == "linear":
@@ -138,13 +137,13 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     if cross_fit:
         refuse(context, ["resume"], "--cross-fit trains from the beginning")
     output = output or Path(f"{preset}.safetensors")
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, inputs=file_ids([recipe] if recipe else []))
     if preset == "linear":
         from ms2hs.training.prior_fit import pretrain_linear
 
         if not data or len(data) > 1:
             raise typer.BadParameter("the linear model is estimated from one folder of .npz. Use --data DIR once.")
-        pretrain_linear(data[0], output, leave_out=tuple(leave_out or ()))
+        pretrain_linear(data[0], output, leave_out=tuple(leave_out or ()), overwrite=overwrite)
         typer.echo(output)
         return
     from ms2hs.training import pretraining
@@ -248,12 +247,11 @@ def finetune_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     quiet: Quiet = False,
 ) -> None:
     """Fit weights to pairs of scenes, and calibrate their uncertainty."""
-    del recipe  # its callback has used it
     if (pairs is None) == (corpus is None):
         raise typer.BadParameter("one source of pairs is needed. Use either --pairs DIR, or --corpus DIR of cubes.")
     if corpus is None:
         refuse(context, ["source", "target"], "pairs have their own bands; it needs --corpus DIR")
-    from ms2hs.files import check_output
+    from ms2hs.files import check_output, file_ids
     from ms2hs.models.weights import load_weights
     from ms2hs.progress import fit_bar
     from ms2hs.training import finetuning
@@ -262,7 +260,7 @@ def finetune_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     options = [name for name in (*GRADIENT_OPTIONS, "train", "rehearse") if given(context, name)]
     if options and load_weights(init).network is None:
         refuse(context, options, f"{init} is a linear model, which is fitted in closed form")
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, inputs=file_ids([recipe] if recipe else []))
     settings = finetuning.FinetuneOptions(
         init=init,
         pairs=pairs,

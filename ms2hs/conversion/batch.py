@@ -4,7 +4,7 @@ A failing scene does not stop the others; failures are listed at the end. `dask_
 """
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import TypeVar
 
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.metadata import ConversionResult
-from ms2hs.conversion.planning import ConvertOptions
-from ms2hs.conversion.staging import check_new_output
+from ms2hs.conversion.planning import ConvertOptions, cube_name, input_files
+from ms2hs.conversion.result_files import check_new_output, result_names
 from ms2hs.errors import OutputError, PartlyDone, SceneError, UnknownName, failure
+from ms2hs.files import FileIds, file_ids
 from ms2hs.progress import Progress
 from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath, parse_output
 from ms2hs.scenes.formats import open_scene
@@ -97,8 +98,10 @@ def select_shard(scenes: Sequence[str], shard: tuple[int, int]) -> list[str]:
 
 def open_batch(
     scenes: Sequence[str], target: str, folder: str | Path | None, options: ConvertOptions, progress: Progress | None
-) -> tuple[list[Job], dict[str, str]]:
-    """Jobs of the scenes that can be opened, with outputs named as by `convert`, and the error message of each other.
+) -> tuple[list[Job], dict[str, str], FileIds]:
+    """Jobs of the scenes that can be opened, with outputs named as by `convert`; the error message of each other.
+
+    The third value holds the input files of all scenes, which no output of the batch replaces.
 
     Raises
     ------
@@ -108,16 +111,18 @@ def open_batch(
     """
     sensor = load_sensor(target)
     parent = _create_folder(parse_output(folder or Path()))
-    jobs, failed = [], {}
+    jobs, failed, inputs = [], {}, file_ids([target, options.model])
     for scene in _reported("open", scenes, progress):
         try:
-            jobs.append(Job(scene, parent / f"{open_scene(scene, options.scene).id}_{sensor.name}.tif"))
+            opened = open_scene(scene, options.scene)
+            jobs.append(Job(scene, parent / cube_name(opened.id, sensor.name)))
+            inputs |= input_files(opened, [scene], options)
         except UnknownName:
             raise
         except Exception as error:  # noqa: BLE001  one scene must not stop the others
             failed[scene] = failure(scene, error)
     _check_outputs_differ(jobs)
-    return jobs, failed
+    return jobs, failed, inputs
 
 
 def _create_folder(folder: OutputPath) -> OutputPath:
@@ -134,13 +139,15 @@ def _create_folder(folder: OutputPath) -> OutputPath:
 
 
 def _check_outputs_differ(jobs: Sequence[Job]) -> None:
-    repeated = [output for output, count in Counter(job.output for job in jobs).items() if count > 1]
-    if repeated:
-        first, second = [job.scene for job in jobs if job.output == repeated[0]][:2]
-        raise OutputError(
-            f"{first} and {second} have the same output {repeated[0]}; every scene needs its own. Omit one, or convert "
-            "it separately with -o."
-        )
+    scene_of: dict[OutputPath, str] = {}
+    for job in jobs:
+        for path in (job.output.with_name(name) for name in result_names(job.output, uncertainty=True)):
+            if path in scene_of:
+                raise OutputError(
+                    f"{scene_of[path]} and {job.scene} have the same output {path}; every scene needs its own. Omit "
+                    "one, or convert it separately with -o."
+                )
+            scene_of[path] = job.scene
     scenes = {os.path.realpath(job.scene): job.scene for job in jobs}
     for job in jobs:
         if os.path.realpath(job.output) in scenes:
@@ -150,15 +157,20 @@ def _check_outputs_differ(jobs: Sequence[Job]) -> None:
             )
 
 
-def writable_jobs(jobs: Sequence[Job], options: ConvertOptions) -> tuple[list[Job], dict[str, str]]:
-    """Jobs whose outputs, all in one folder, can be written, and the error message of each other scene."""
+def writable_jobs(jobs: Sequence[Job], options: ConvertOptions, inputs: FileIds) -> tuple[list[Job], dict[str, str]]:
+    """Jobs whose outputs, all in one folder, can be written, and the error message of each other scene.
+
+    Parameters
+    ----------
+    inputs : files that no output replaces.
+    """
     writable, failed = [], {}
     folder = jobs[0].output.parent if jobs else None
     store = ObjectStore(folder) if isinstance(folder, RemotePath) else None
     flags = {name: getattr(options, name) for name in ("uncertainty", "overwrite", "resume")}
     for job in jobs:
         try:
-            check_new_output(job.output, **flags, store=store)
+            check_new_output(job.output, **flags, inputs=inputs, store=store)
         except OutputError as error:
             failed[job.scene] = str(error)
         else:

@@ -20,7 +20,7 @@ from ms2hs.conversion.planning import ConvertOptions, Plan, plan
 from ms2hs.conversion.site_adaptation import network_addition, references_in_scene, sharpen_to_site
 from ms2hs.conversion.staging import Staging, conversion_inputs
 from ms2hs.conversion.statistics import InputResidual, Statistics
-from ms2hs.errors import SceneError
+from ms2hs.errors import SceneError, WeightsError
 from ms2hs.models.prior import Posterior
 from ms2hs.progress import Progress
 from ms2hs.raster.dataset import bounded_cache
@@ -33,6 +33,9 @@ from ms2hs.scenes.scene import Scene
 
 if TYPE_CHECKING:
     from ms2hs.inference.predictor import Predictor
+
+# Results beyond this are no reflectance, for any weights.
+LARGEST_REFLECTANCE = 100.0
 
 
 def convert(
@@ -64,13 +67,15 @@ def run(planned: Plan, progress: Progress | None = None) -> ConversionResult:
     if planned.address:
         with TemporaryDirectory(prefix="ms2hs.") as folder:
             local_plan = replace(planned, output=Path(folder) / planned.output.name, address=None)
-            return run(local_plan, progress).moved(planned.address, progress)
+            return run(local_plan, progress).moved(planned.address, progress, overwrite=planned.options.overwrite)
     began = time.perf_counter()
     report = progress or (lambda _stage, _done, _total: None)
     scene, bands, grid, options = planned.scene, planned.scene.spectral, planned.grid, planned.options
     inputs = conversion_inputs(scene, grid, planned.spectral, vars(options), provenance(planned))
     with (
-        Staging(planned.output, inputs, resume=options.resume) as staging,
+        Staging(
+            planned.output, inputs, resume=options.resume, overwrite=options.overwrite, sources=planned.inputs
+        ) as staging,
         bounded_cache(scene.grid.width, len(scene.assets)),
         SceneReader(scene, grid) as reader,
     ):
@@ -111,7 +116,10 @@ class _Models:
         prior = planned.weights.calibrated_prior or planned.weights.prior
         if options.site:
             prior = sharpen_to_site(prior, options.site, planned.scene.spectral)
-        linear, notes = prior.condition(*grids, options.input_error), []
+        try:
+            linear, notes = prior.condition(*grids, options.input_error), []
+        except np.linalg.LinAlgError as error:
+            raise _unusable(planned, f"the prior cannot be inverted ({error})") from error
         network = None
         if planned.weights.network is not None:
             from ms2hs.inference.device import device_named  # noqa: PLC0415  the linear model needs no torch
@@ -119,6 +127,7 @@ class _Models:
 
             network = Predictor(planned.weights.network, *grids, device_named(options.device))
         unadapted = planned.weights.prior.condition(*grids) if network else linear
+        _check_finite(planned, linear, network)
         if options.reference:
             pairs = references_in_scene(options.reference, reader, planned.spectral)
             addition = network_addition(network, unadapted, pairs.measured) if network else np.float32(0)
@@ -133,6 +142,30 @@ class _Models:
         if self.network is None:
             return LinearPipeline(planned, self.linear, reader, statistics)
         return NetworkPipeline(planned, self.linear, reader, statistics, self.network, self.change)
+
+
+def _check_finite(planned: Plan, linear: Posterior, network: "Predictor | None") -> None:
+    """Refuse weights whose numbers overflow: a pixel of typical reflectance gives a bounded spectrum.
+
+    Raises
+    ------
+    WeightsError : the spectrum is not finite, or beyond LARGEST_REFLECTANCE.
+    """
+    side = network.patch if network else 1
+    patch = np.full((len(planned.scene.spectral), side, side), 0.25, np.float32)
+    spectra = [linear.reconstruct(patch), linear.sigma(patch)]
+    if network:
+        spectra.append(network.reconstruct_windows([patch], [np.ones((side, side), bool)])[0])
+    largest = float(np.max([np.abs(spectrum).max() for spectrum in spectra]))
+    if not largest <= LARGEST_REFLECTANCE:  # also NaN
+        raise _unusable(planned, f"a reflectance of 0.25 gives {largest:g}")
+
+
+def _unusable(planned: Plan, problem: str) -> WeightsError:
+    return WeightsError(
+        f"{planned.weights.path}: {problem}; finite numbers of at most {LARGEST_REFLECTANCE:g} are needed. Download "
+        "the weights again, or use other weights with --model."
+    )
 
 
 def _write_cubes(pipeline: Pipeline, staging: Staging, report: Progress) -> dict[str, float]:

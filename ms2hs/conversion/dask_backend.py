@@ -6,22 +6,28 @@ and a worker that is wrongly presumed dead does not disturb the worker that repe
 """
 
 import asyncio
+import glob
 import logging
+import re
 import secrets
 import signal
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ms2hs._version import __version__
 from ms2hs.conversion.batch import BatchResult, Job, Outcome, convert_serially, open_batch, select_shard, writable_jobs
-from ms2hs.conversion.convert_scene import convert
+from ms2hs.conversion.convert_scene import run
 from ms2hs.conversion.metadata import ConversionResult
-from ms2hs.conversion.planning import ConvertOptions
-from ms2hs.conversion.staging import is_complete, private_folder, remove_private_folders
+from ms2hs.conversion.planning import ConvertOptions, plan
+from ms2hs.conversion.result_files import MAX_STEM, is_complete, placed_by_run, private_folder, remove_private_folders
 from ms2hs.errors import ClusterError, Ms2hsError
 from ms2hs.models.weights import load_weights
 from ms2hs.progress import Progress
@@ -100,14 +106,16 @@ def convert_all(
     if executor:
         _check_executor(executor)
     load_weights(options.model)
-    opened, unreadable = open_batch(names, target, folder, options, progress)
+    opened, unreadable, inputs = open_batch(names, target, folder, options, progress)
     selected = select_shard(names, shard) if shard else names
     jobs = [job for job in opened if job.scene in set(selected)]
     keep = options.resume and not options.overwrite
     existing = {job.scene: job.output for job in jobs if keep and is_complete(job.output)}
-    jobs, failed = writable_jobs([job for job in jobs if job.scene not in existing], options)
+    jobs, failed = writable_jobs([job for job in jobs if job.scene not in existing], options, inputs)
     outcomes: dict[str, Outcome] = {**unreadable, **failed}
     if executor and jobs:
+        if executor.workers:
+            executor = Executor(workers=min(executor.workers, len(jobs)))
         outcomes |= _convert_on(executor, jobs, target, options, progress)
     else:
         outcomes |= convert_serially(jobs, target, options, progress)
@@ -134,10 +142,10 @@ def _absolute_path(name: str) -> str:
 
 
 def _absolute_options(options: ConvertOptions) -> ConvertOptions:
-    """The options with absolute paths and `overwrite`: a repeated task must replace files of its first attempt."""
+    """The options with absolute paths."""
     model = _absolute_path(options.model) if Path(options.model).is_file() else options.model
     paths = {name: path.absolute() for name in ("reference", "site") if (path := getattr(options, name))}
-    return replace(options, model=model, overwrite=True, **paths)
+    return replace(options, model=model, **paths)
 
 
 def _shared_paths(options: ConvertOptions, folder: OutputPath) -> list[str]:
@@ -151,9 +159,12 @@ def _check_executor(executor: Executor) -> None:
     """Refuse an unusable executor before any work starts."""
     try:
         import distributed  # noqa: F401, PLC0415  an optional dependency
+
+        if executor.workers:
+            import cryptography  # noqa: F401, PLC0415  makes the key of local processes
     except ImportError as error:
         raise ClusterError(
-            f"dask.distributed is not installed ({error}); several processes need it. Install it with "
+            f"dask.distributed is not installed completely ({error}); several processes need it. Install it with "
             "pip install 'ms2hs[dask]', or omit --workers and --scheduler."
         ) from error
     if executor.scheduler is None:
@@ -180,34 +191,69 @@ async def _identity(scheduler: str) -> object:
 
 @contextmanager
 def _connect(executor: Executor) -> "Iterator[Client]":
-    from distributed import Client  # noqa: PLC0415  an optional dependency
+    import dask  # noqa: PLC0415  an optional dependency
+    from distributed import Client  # noqa: PLC0415  likewise
 
     if executor.workers is None:
         with Client(executor.scheduler, timeout=CONNECT_S) as client:
             yield client
     else:
-        with _start_workers(executor.workers) as local, Client(local) as client:
+        with (
+            TemporaryDirectory(prefix="ms2hs.", ignore_cleanup_errors=True) as folder,
+            dask.config.set({"temporary-directory": folder}),
+            _start_workers(executor.workers) as local,
+            Client(local) as client,
+        ):
             _ignore_interrupts(client)
             yield client
 
 
 def _start_workers(workers: int) -> "LocalCluster":
-    """Processes that end with this one and that accept connections from this machine only."""
-    from distributed import LocalCluster  # noqa: PLC0415  an optional dependency
+    """Processes that end with this one; only holders of a temporary key can connect, no other user of this machine."""
+    from distributed import LocalCluster, Security  # noqa: PLC0415  an optional dependency
 
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of a start that fails; the error below is enough
     try:
-        return LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            memory_limit=0,  # restarting a worker would not reduce the memory that a scene needs
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        )
+        with _signals_delayed():
+            return LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                memory_limit=0,  # restarting a worker would not reduce the memory that a scene needs
+                dashboard_address="127.0.0.1:0",
+                security=Security.temporary(),
+                silence_logs=logging.CRITICAL,
+            )
     except (OSError, RuntimeError) as error:
         raise ClusterError(
             f"{workers} processes could not be started ({error}); each needs memory of its own, and a script needs "
             '`if __name__ == "__main__":`. Use fewer --workers.'
         ) from error
+
+
+@contextmanager
+def _signals_delayed() -> Iterator[None]:
+    """Deliver signals after the block: half-started processes cannot be closed in order.
+
+    Processes that are started in the block do not receive Ctrl-C.
+    """
+    if threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
+        yield
+        return
+    # It would unblock SIGINT if it started later. Its warning about processes that were stopped early is no news.
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+    resource_tracker.ensure_running()
+    received: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda number, _frame: received.append(number)) for number in numbers}
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which new threads and processes inherit
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if received:
+            signal.raise_signal(received[0])
 
 
 def _ignore_interrupts(client: "Client") -> None:
@@ -265,6 +311,7 @@ def _collect(client: "Client", tasks: dict[Job, _Task], progress: Progress | Non
         outcomes[job.scene] = _outcome(future, job)
         # A result stays in the worker's memory until it is released. If that worker died, dask would repeat the task.
         future.release()
+        remove_private_folders(tasks[job].job.output, tasks[job].run_id, glob.escape(job.output.stem[:MAX_STEM]))
         report("convert", len(outcomes), len(tasks))
     return outcomes
 
@@ -294,10 +341,15 @@ def _convert_task(task: _Task) -> Outcome:
     if task.version != __version__:
         return _version_message("of this task", __version__)
     output = task.job.output
-    with private_folder(output, task.run_id) as folder:
-        try:
+    try:
+        with private_folder(output, task.run_id) as folder:
             if isinstance(output, RemotePath):
                 ObjectStore(output.parent)  # fails before the work if this worker cannot reach the store
-            return convert(task.job.scene, task.target, folder / output.name, task.options).moved(output)
-        except Ms2hsError as error:
-            return str(error).replace(str(folder), str(folder.parent))
+            planned = plan(task.job.scene, task.target, folder / output.name, task.options)
+            result = run(planned)
+            # A store has no second names: files that an earlier attempt uploaded are replaced.
+            overwrite = task.options.overwrite or isinstance(output, RemotePath)
+            own = placed_by_run(output, task.run_id)
+            return result.moved(output, overwrite=overwrite, inputs=planned.inputs, own=own)
+    except Ms2hsError as error:
+        return re.sub(rf"/\.[^/]*\.{task.run_id}\.[^/]*/", "/", str(error))  # without the private folder

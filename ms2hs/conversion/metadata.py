@@ -9,9 +9,9 @@ from typing import Any
 
 from ms2hs._version import __version__
 from ms2hs.conversion.planning import Plan
-from ms2hs.conversion.staging import publish_files
+from ms2hs.conversion.result_files import publish_files
 from ms2hs.conversion.statistics import Counts
-from ms2hs.files import write_bytes
+from ms2hs.files import NO_FILES, FileIds, write_bytes
 from ms2hs.models.prior import Posterior
 from ms2hs.progress import Progress
 from ms2hs.raster.cube import NODATA, SCALE
@@ -58,19 +58,33 @@ class ConversionResult:
         sigma = self.sigma and output.with_name(self.sigma.name)
         return replace(self, output=output, quicklook=quicklook, item=item, sigma=sigma)
 
-    def moved(self, output: OutputPath, progress: Progress | None = None) -> "ConversionResult":
-        """Upload the files to an address, or rename them on the same disk; the cube comes last.
+    def moved(
+        self,
+        output: OutputPath,
+        progress: Progress | None = None,
+        *,
+        overwrite: bool,
+        inputs: FileIds = NO_FILES,
+        own: FileIds = NO_FILES,
+    ) -> "ConversionResult":
+        """Upload the files to an address, or move them on the same disk; the cube comes last.
+
+        Parameters
+        ----------
+        overwrite, inputs, own : as in `publish_files`.
 
         Raises
         ------
-        CredentialsError, OutputError : the store refuses the files; none of them is left there.
+        CredentialsError, OutputError : files exist, or the store refuses the files; none of them is left there.
         """
         began = time.perf_counter()
         paths = [Path(path) for path in reversed(self.paths)]
         if isinstance(output, RemotePath):
-            ObjectStore(output.parent).put(paths, progress)
+            store = ObjectStore(output.parent)
+            store.check([path.name for path in paths], overwrite=overwrite)
+            store.put(paths, progress)
         else:
-            publish_files(paths, output)
+            publish_files(paths, output, overwrite=overwrite, inputs=inputs, own=own)
         spent = time.perf_counter() - began
         seconds = self.seconds | {"place": spent, "whole": self.seconds["whole"] + spent}
         return replace(self.beside(output), seconds=seconds)

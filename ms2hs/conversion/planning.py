@@ -1,21 +1,26 @@
 """Options of a conversion, and its plan: everything that is decided and checked before any pixel is read."""
 
+import os
+import re
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from ms2hs.conversion.staging import check_new_output, sigma_name
-from ms2hs.errors import GridError, SceneError, WeightsError
-from ms2hs.files import check_space
+from ms2hs.conversion.result_files import check_new_output, sigma_name
+from ms2hs.errors import GridError, Ms2hsError, SceneError, WeightsError
+from ms2hs.files import NO_FILES, FileIds, check_space, file_ids, file_name
 from ms2hs.models.prior import InputError
 from ms2hs.models.weights import DEFAULT, Weights, load_weights
 from ms2hs.raster.cog.block_compressor import memory_bytes
 from ms2hs.raster.cog.block_store import disk_bytes
 from ms2hs.raster.cog.encoding import BLOCK
-from ms2hs.raster.pixel_grid import PixelGrid, subset
+from ms2hs.raster.container import file_of
+from ms2hs.raster.dataset import REMOTE_PREFIXES, open_dataset
+from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m, subset
 from ms2hs.remote.object_store import OutputPath, RemotePath, parse_output
 from ms2hs.scenes.formats import open_scene
 from ms2hs.scenes.plausibility import check_reflectance
@@ -25,6 +30,8 @@ from ms2hs.spectra.spectral_grid import SpectralGrid
 
 # Largest strip of a local network: rows, and bytes in a wide scene; its rows are a multiple of STRIP_ROW_STEP.
 MAX_STRIP_ROWS, MAX_STRIP_BYTES, STRIP_ROW_STEP = 32, 64_000_000, 8
+# Output pixels are at most this many times finer than the scene's.
+MAX_REFINEMENT = 10.0
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,8 @@ class Plan:
     options: ConvertOptions
     address: RemotePath | None = None
     """Address to which the complete cube is uploaded; None: the cube stays at `output`."""
+    inputs: FileIds = NO_FILES
+    """The local files that are read: no output replaces them."""
 
     @property
     def final_output(self) -> OutputPath:
@@ -161,23 +170,78 @@ def plan(
             f"--uncertainty: {weights.name} has no uncertainty calibrated on held-out scenes; calibrated weights are "
             "needed. Calibrate with `ms2hs finetune --train none`, or use --model linear."
         )
+    given = [] if isinstance(scene, Scene) else [str(scene)]
     if not isinstance(scene, Scene):
         scene = open_scene(str(scene), options.scene)
-    grid = _crop(scene.grid if options.gsd_m == "native" else working_grid(scene, options.gsd_m), options)
-    name = f"{scene.id}_{sensor.name}.tif"
+    grid = _crop(_working_grid(scene, options.gsd_m), options)
+    name = cube_name(scene.id, sensor.name)
     path = parse_output(output or name)
     is_folder = not path.is_cube if isinstance(path, RemotePath) else path.is_dir()
     path = path / name if is_folder else path
-    check_new_output(path, uncertainty=options.uncertainty, overwrite=options.overwrite, resume=options.resume)
+    inputs = input_files(scene, [*given, target, weights.path], options)
+    flags = {flag: getattr(options, flag) for flag in ("uncertainty", "overwrite", "resume")}
+    check_new_output(path, **flags, inputs=inputs)
     address, other_disk = None, "choose another disk"
     if isinstance(path, RemotePath):
         address, other_disk = path, "set TMPDIR to a directory of another disk"
         path = Path(tempfile.gettempdir(), path.name)
     warnings = check_reflectance(scene, grid, force=options.force)
     scene = _adjust(replace(scene, notes=(*scene.notes, *warnings)), weights, options)
-    planned = Plan(scene, sensor.name, spectral, grid, path, weights, options, address)
+    planned = Plan(scene, sensor.name, spectral, grid, path, weights, options, address, inputs)
     check_space(path.parent, planned.requirements["disk_bytes_peak"], other_disk)
+    _check_memory(planned)
     return planned
+
+
+def cube_name(scene_id: str, sensor_name: str) -> str:
+    """File name of the cube of a scene."""
+    return f"{file_name(f'{scene_id}_{sensor_name}')}.tif"
+
+
+def input_files(scene: Scene, given: Iterable[str | Path], options: ConvertOptions) -> FileIds:
+    """The local files that a conversion reads: bands, also of a VRT, archives, `given` paths and references."""
+    site = [str(options.site)] if options.site else []
+    rasters = {asset.href for asset in (*scene.assets, *scene.quality)} | set(site)
+    files = [*given, *site, *([options.reference] if options.reference else [])]
+    return file_ids([*files, *(file for href in rasters for file in _raster_files(href))])
+
+
+def _raster_files(href: str) -> list[str]:
+    if href.startswith("/vsi"):  # a member of an archive: every part of its path may be the archive
+        path = Path(re.sub(r"^(?:/vsi\w+)+/", "", href).replace("{", "").replace("}", ""))
+        return [str(part) for part in (path, *path.parents)]
+    if href.startswith(REMOTE_PREFIXES):
+        return []
+    try:
+        with open_dataset(href) as dataset:
+            return [str(file_of(href)), *dataset.files]
+    except Ms2hsError:  # raised again where the file is read
+        return [str(file_of(href))]
+
+
+def _check_memory(planned: Plan) -> None:
+    """Refuse a conversion that needs more memory than the machine has."""
+    needed = planned.requirements["memory_bytes"]
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else needed
+    if needed > available:
+        raise SceneError(
+            f"{planned.scene.id}: {needed / 1e9:.1f} GB of memory are needed for rows of {planned.grid.width} pixels; "
+            f"the machine has {available / 1e9:.1f} GB. Use --window or --bbox to convert a narrower part."
+        )
+
+
+def _working_grid(scene: Scene, gsd_m: float | Literal["native"] | None) -> PixelGrid:
+    if gsd_m == "native":
+        return scene.grid
+    if gsd_m is not None and scene.grid.crs:
+        finest, (row_m, col_m) = min(pixel_size_m(scene.grid)), pixel_size_m(scene.grid)
+        low, high = finest / MAX_REFINEMENT, min(scene.grid.height * row_m, scene.grid.width * col_m)
+        if not low <= gsd_m <= max(high, finest):
+            raise SceneError(
+                f"a pixel size of {gsd_m:g} m; the scene has pixels of {finest:g} m, and {low:g} to "
+                f"{max(high, finest):g} m are allowed. Use --gsd 30, or --gsd native."
+            )
+    return working_grid(scene, gsd_m)
 
 
 def _select_bands(grid: SpectralGrid, ranges_nm: tuple[tuple[float, float], ...]) -> SpectralGrid:

@@ -17,6 +17,7 @@ from ms2hs.raster.cube import open_cube
 from ms2hs.raster.pixel_grid import pixel_at
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.spectra.library import Library, by_pattern, read_library
+from ms2hs.spectra.sensors import MAX_BANDS
 from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of, response_matrix
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ SITE_WINDOW = 32
 MIN_SITE_PIXELS = 100
 # Pixels of the scene that are compared with spectra without coordinates, from evenly spaced strips.
 SEARCH_PIXELS, SEARCH_STRIPS = 250_000, 8
+# Each reference is compared with all others and with the searched pixels.
+MAX_REFERENCES = 1000
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ def sharpen_to_site(prior: SpectralPrior, cube_path: Path, source: SpectralGrid)
     DataError : the cube has fewer than MIN_SITE_PIXELS valid pixels.
     """
     cube = open_cube(cube_path)
+    if (count := len(cube.wavelength_nm)) > MAX_BANDS:
+        raise DataError(f"{cube_path}: {count} bands; at most {MAX_BANDS} are used. Use a --site cube of fewer bands.")
     grid = grid_of(cube.wavelength_nm.values, cube.fwhm_nm.values)
     per_side = int(np.sqrt(SITE_PIXELS // SITE_WINDOW**2))
     tops, lefts = (_evenly_spaced(max(0, side - SITE_WINDOW), per_side) for side in cube.shape[1:])
@@ -76,6 +81,11 @@ def references_in_scene(path: Path, reader: SceneReader, target: SpectralGrid) -
     DataError : no spectrum lies on a valid pixel of the scene.
     """
     library = read_library(path)
+    if (count := len(library.reflectance)) > MAX_REFERENCES:
+        raise DataError(
+            f"{path}: {count} reference spectra; at most {MAX_REFERENCES} are used. Give the spectra of this scene, or "
+            "their means."
+        )
     located = np.isfinite(library.lon) & np.isfinite(library.lat)
     measured = np.full((len(library.reflectance), len(reader.scene.spectral)), np.nan, np.float32)
     for index in np.flatnonzero(located):

@@ -5,66 +5,40 @@ inputs and options; `journal.jsonl`, a line for each finished row of blocks with
 for each cube; and the complete files. A later run with `resume` and the same digest continues after the last row that
 is in the journal and in every block store; with another digest it starts over. The cube is moved last: if the cube
 exists, the other files exist too. Every worker of a cluster converts in a private folder of its own.
+A folder with other files, or a link in its place, is refused: nothing that ms2hs did not write is deleted. Every line
+of the journal has a digest; a damaged journal or stamp means that the conversion starts over.
 """
 
 import hashlib
 import json
+import re
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ms2hs.conversion.result_files import (
+    placed_files,
+    publish_files,
+    refuse_link,
+    result_names,
+    sigma_name,
+    staging_folder,
+)
 from ms2hs.errors import OutputError
-from ms2hs.files import check_output, lock_folder, move_into_place
+from ms2hs.files import LOCK_NAME, NO_FILES, FileIds, check_output, file_ids, lock_folder, write_error
 from ms2hs.raster.container import file_of
 from ms2hs.raster.cube_writer import CubeWriter
 from ms2hs.raster.pixel_grid import PixelGrid
-from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
 from ms2hs.scenes.scene import Scene
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
-
-def staging_folder(output: Path) -> Path:
-    """The folder in which an output is staged."""
-    return output.with_name(f".{output.name}.part")
-
-
-def sigma_name(cube: OutputPath) -> str:
-    """File name of a cube's uncertainty."""
-    return f"{cube.stem}_sigma.tif"
-
-
-def is_complete(output: OutputPath) -> bool:
-    """Whether a local output exists and no conversion to it was interrupted."""
-    return isinstance(output, Path) and output.exists() and not staging_folder(output).exists()
-
-
-def check_new_output(
-    cube: OutputPath, *, uncertainty: bool, overwrite: bool, resume: bool, store: ObjectStore | None = None
-) -> None:
-    """Refuse an output that cannot be written, before any work starts; `store` is its folder, if already open.
-
-    Raises
-    ------
-    OutputError : files exist and may not be replaced, or the folder cannot be written to.
-    CredentialsError : the store refuses the credentials.
-    """
-    names = [cube.name, sigma_name(cube)] if uncertainty else [cube.name]
-    if isinstance(cube, RemotePath):
-        if resume:
-            raise OutputError(
-                f"{cube}: --resume needs an output on a local disk, and this output is in an object store. Use a local "
-                "directory, or omit --resume."
-            )
-        store = store or ObjectStore(cube.parent)
-        store.check([*names, f"{cube.stem}.png", f"{cube.stem}.json"], overwrite=overwrite)
-        return
-    may_replace = overwrite or (resume and staging_folder(cube).exists())
-    for name in names:
-        check_output(cube.with_name(name), overwrite=may_replace)
+# A line of the journal that an interruption cut short begins like this.
+ENTRY_START = b'{"rows": '
+STAMP = re.compile(rb"[0-9a-f]{64}")
+BLOCK_FILE = re.compile(r"level\d+|cog")
 
 
 def conversion_inputs(
@@ -96,7 +70,15 @@ def _size_and_time(path: Path) -> tuple[int, int] | None:
 class Staging:
     """The staging folder of one output, locked by one process at a time. A context manager."""
 
-    def __init__(self, output: Path, inputs: dict[str, Any], *, resume: bool) -> None:
+    def __init__(
+        self,
+        output: Path,
+        inputs: dict[str, Any],
+        *,
+        resume: bool,
+        overwrite: bool = False,
+        sources: FileIds = NO_FILES,
+    ) -> None:
         """Prepare staging; no file is created yet.
 
         Parameters
@@ -104,10 +86,13 @@ class Staging:
         output : the file that is moved into place last.
         inputs : everything that determines the result (`conversion_inputs`), as JSON values or with a `str`.
         resume : continue an interrupted conversion of the same inputs, and keep the folder after an interruption.
+        overwrite : replace existing files, though none of `sources`.
         """
-        self._output, self._resume = output, resume
+        self._output, self._resume, self._overwrite, self._sources = output, resume, overwrite, sources
         self._digest = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
         self.folder = staging_folder(output)
+        self._placed: FileIds = NO_FILES
+        """Files at their final names that the interrupted conversion placed."""
         self.notes: list[str] = []
         """Messages for the user about resuming."""
         self._stack = ExitStack()
@@ -117,20 +102,28 @@ class Staging:
 
         Raises
         ------
-        OutputError : the folder cannot be created, or another process holds the lock.
+        OutputError : the folder cannot be created, holds other files, or another process holds the lock.
         """
         try:
+            refuse_link(self._output)
             self.folder.mkdir(exist_ok=True)
+            self._refuse_other_files()
+            with ExitStack() as stack:
+                stack.enter_context(lock_folder(self.folder))
+                try:
+                    self._begin()
+                except BaseException:
+                    if not self._has_rows():
+                        self._remove_folder()
+                    raise
+                self._stack = stack.pop_all()
         except OSError as error:
             raise OutputError(
                 f"{self.folder} cannot be created ({error}); results are staged there. Use a writable directory."
             ) from error
-        with ExitStack() as stack:
-            stack.enter_context(lock_folder(self.folder))
-            if not self._can_resume():
-                self._empty()
-            self._journal.touch()
-            self._stack = stack.pop_all()
+        finally:
+            with suppress(OSError):
+                self.folder.rmdir()  # an empty folder, after an error
         return self
 
     def __exit__(
@@ -138,8 +131,19 @@ class Staging:
     ) -> None:
         """Remove the folder, unless an interrupted conversion can be resumed from it."""
         with self._stack:
-            if kind is None or not self._resume or not self._journal.stat().st_size:
-                shutil.rmtree(self.folder, ignore_errors=True)
+            if kind is None or not self._resume or not self._has_rows():
+                self._remove_folder()
+
+    def _begin(self) -> None:
+        """Keep the files of the same conversion, or remove all."""
+        placed = placed_files(self._output, result_names(self._output, uncertainty=True))
+        if self._can_resume():
+            self._placed = placed
+        else:
+            self._refuse_placed(placed)
+            self._remove_files()
+            self.path("stamp").write_text(self._digest, encoding="utf-8")
+        self._journal.touch()
 
     def path(self, name: str) -> Path:
         """Path of a staged file."""
@@ -147,17 +151,33 @@ class Staging:
 
     def record(self, rows: int, state: dict[str, Any]) -> None:
         """Append to the journal that the first `rows` rows are finished, with the statistics of these rows."""
-        with self._journal.open("a", encoding="utf-8") as journal:
-            # The line break comes first: an interruption may have cut the line before.
-            journal.write("\n" + json.dumps({"rows": rows, "state": state}))
+        entry = {"rows": rows, "state": state}
+        try:
+            with self._journal.open("a", encoding="utf-8") as journal:
+                # The line break comes first: an interruption may have cut the line before.
+                journal.write("\n" + json.dumps({**entry, "digest": _entry_digest(entry)}))
+        except OSError as error:
+            raise write_error(self._journal, error) from error
 
     def states(self) -> dict[int, dict[str, Any]]:
-        """Recorded statistics by number of finished rows."""
+        """Recorded statistics by number of finished rows; without a last line that was cut short.
+
+        Raises
+        ------
+        ValueError : a damaged line.
+        """
         states = {}
-        for line in self._journal.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):  # a line that was cut short
+        for line in filter(None, self._journal.read_bytes().split(b"\n")):
+            try:
                 entry = json.loads(line)
+                if entry.pop("digest") != _entry_digest(entry):
+                    raise ValueError("a line with another digest")
                 states[int(entry["rows"])] = entry["state"]
+            except json.JSONDecodeError:
+                if not line.startswith(ENTRY_START[: len(line)]):
+                    raise
+            except (AttributeError, KeyError, TypeError, RecursionError) as error:
+                raise ValueError(f"not a line of a journal: {error}") from error
         return states
 
     def resume_point(
@@ -180,62 +200,83 @@ class Staging:
 
     def publish(self, names: Iterable[str]) -> None:
         """Move staged files into place, the output last."""
-        publish_files((self.path(name) for name in names), self._output)
+        publish_files(
+            [self.path(name) for name in names],
+            self._output,
+            overwrite=self._overwrite,
+            inputs=self._sources,
+            own=self._placed,
+        )
 
     @property
     def _journal(self) -> Path:
         return self.path("journal.jsonl")
 
+    def _has_rows(self) -> bool:
+        return self._journal.is_file() and self._journal.stat().st_size > 0
+
     def _can_resume(self) -> bool:
         stamp = self.path("stamp")
         if not self._resume or not stamp.exists():
             return False
-        if stamp.read_text(encoding="utf-8") == self._digest:
+        found = stamp.read_bytes()
+        if found == self._digest.encode():
+            try:
+                self.states()
+            except (ValueError, OSError):
+                self.notes.append(f"{self._output.name}: cannot resume: the journal is damaged. Starting over.")
+                return False
             return True
-        self.notes.append(f"{self._output.name}: cannot resume: inputs or options changed. Starting over.")
+        reason = "inputs or options changed" if STAMP.fullmatch(found) else "the stamp is damaged"
+        self.notes.append(f"{self._output.name}: cannot resume: {reason}. Starting over.")
         return False
 
-    def _empty(self) -> None:
+    def _is_own(self, path: Path) -> bool:
+        """Whether ms2hs may have written a file or folder in the staging folder."""
+        if path.is_symlink():
+            return False
+        if path.is_dir():
+            is_named = path.name in {f"{self._output.stem}.blocks", f"{Path(sigma_name(self._output)).stem}.blocks"}
+            inside = list(path.iterdir()) if is_named else []
+            return is_named and all(BLOCK_FILE.fullmatch(file.name) and _is_regular(file) for file in inside)
+        name = re.sub(r"^\.(.*)\.\d+\.part$", r"\1", path.name)  # of an atomic write
+        names = {"stamp", "journal.jsonl", LOCK_NAME, *result_names(self._output, uncertainty=True)}
+        return name in names and path.is_file()
+
+    def _refuse_placed(self, placed: FileIds) -> None:
+        """Refuse to start over where the interrupted conversion had moved files into place."""
+        for name in result_names(self._output, uncertainty=True):
+            path = self._output.with_name(name)
+            if file_ids([path]) & placed:
+                check_output(path, overwrite=self._overwrite, inputs=self._sources)
+
+    def _refuse_other_files(self) -> None:
+        if other := [path.name for path in self.folder.iterdir() if not self._is_own(path)]:
+            raise OutputError(
+                f"{self.folder} holds {min(other)!r}, which ms2hs did not write; results are staged in a "
+                "directory of their own. Move it elsewhere, or give another output."
+            )
+
+    def _remove_files(self) -> None:
+        """Remove the files of ms2hs, except the lock."""
         for path in self.folder.iterdir():
+            if not self._is_own(path) or path.name == LOCK_NAME:
+                continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
-            elif not path.name.startswith("."):  # the lock
-                path.unlink()
-        self.path("stamp").write_text(self._digest, encoding="utf-8")
+            else:
+                path.unlink(missing_ok=True)
+
+    def _remove_folder(self) -> None:
+        with suppress(OSError):  # files of others stay
+            self._remove_files()
+            self.path(LOCK_NAME).unlink(missing_ok=True)
+            self.folder.rmdir()
 
 
-def publish_files(files: Iterable[Path], output: Path) -> None:
-    """Rename files of the same disk to their names beside `output`; the file with the name of `output` comes last.
-
-    Raises
-    ------
-    OutputError : a file cannot be renamed.
-    """
-    try:
-        for file in sorted(files, key=lambda file: file.name == output.name):
-            move_into_place(file, output.with_name(file.name))
-    except OSError as error:
-        raise OutputError(
-            f"{output} cannot be moved into place ({error}); its directory must be writable. Change its permissions, "
-            "or use another directory."
-        ) from error
+def _entry_digest(entry: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(entry).encode()).hexdigest()[:16]
 
 
-@contextmanager
-def private_folder(output: OutputPath, run_id: str) -> Iterator[Path]:
-    """Yield a folder for one attempt of a worker; for a local output, on the same disk. It is removed afterwards."""
-    folder = Path(tempfile.mkdtemp(dir=_private_parent(output), prefix=f".{output.stem}.{run_id}."))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def remove_private_folders(output: OutputPath, run_id: str) -> None:
-    """Remove the folders of a run that killed workers left."""
-    for folder in _private_parent(output).glob(f".*.{run_id}.*"):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _private_parent(output: OutputPath) -> Path:
-    return Path(tempfile.gettempdir()) if isinstance(output, RemotePath) else output.parent
+def _is_regular(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()

@@ -7,6 +7,10 @@ from typing import Any, Self
 from ms2hs.errors import UnknownName
 from ms2hs.models.masking import SENSORS, STRATEGIES
 
+# Largest whole numbers of a configuration: published models have a fraction of each.
+MOST = {"patch": 64, "group": 1024, "width": 8192, "depth": 100, "heads": 256, "window": 1024, "rank": 1000}
+MOST |= {f"decoder_{name}": MOST[name] for name in ("width", "depth", "heads")}
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -51,9 +55,11 @@ class ModelConfig:
         for name in self.masking:
             _allow("masking", name, (*STRATEGIES, SENSORS))
         for name, value in self.to_dict().items():
-            least = 0 if name == "rank" else 1
-            whole_number = isinstance(value, int) and not isinstance(value, bool)
-            _require(not whole_number or value >= least, f"{name} is {value}; {least} or more is needed")
+            _require(isinstance(value, TYPES[name]), f"{name} is {value!r}; {TYPES[name].__name__} is needed")
+            if TYPES[name] is int:
+                least, most = 0 if name == "rank" else 1, MOST[name]
+                problem = f"{name} is {value}; {least} or more is needed, and at most {most}"
+                _require(least <= value <= most and not isinstance(value, bool), problem)
         width, decoder_width = self.width, self.decoder_width
         low, high = self.hidden if len(self.hidden) == 2 else (0.0, 0.0)
         strategies = {name: STRATEGIES[name] for name in self.masking if name != SENSORS}
@@ -96,6 +102,13 @@ class ModelConfig:
     def is_local(self) -> bool:
         """Whether a patch's result depends on that patch alone, so that windows need no overlap."""
         return self.per_patch and not self.context
+
+
+TYPES: dict[str, type] = {
+    entry.name: {"int": int, "str": str, "bool": bool}.get(str(getattr(entry.type, "__name__", entry.type)), tuple)
+    for entry in fields(ModelConfig)
+}
+"""The type of each field of a configuration."""
 
 
 def _allow(name: str, value: str, allowed: tuple[str, ...]) -> None:

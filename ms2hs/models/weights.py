@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from ms2hs.arrays import Float32Array
 from ms2hs.errors import UnknownName, WeightsError, input_errors
-from ms2hs.files import write_bytes
+from ms2hs.files import NO_FILES, FileIds, write_bytes
 from ms2hs.models.config import PRESETS, ModelConfig
 from ms2hs.models.harmonization import Adjustment
 from ms2hs.models.prior import SpectralPrior
@@ -52,6 +52,24 @@ LINEAR_AXES = {
     "sample": "nr",
 }
 LINEAR_NUMBERS = ("floor", "noise")
+# Allowed values of each array, far beyond real spectra; with them no later number overflows.
+LINEAR_RANGES = {
+    "wavelength_nm": (100, 100_000),
+    "factors": (-100, 100),
+    "residual": (0, 100),
+    "reach": (0, 1),
+    "sigma_scale": (0, 1000),
+    "shift": (0, 1),
+    "sample": (-10_000, 10_000),
+    "floor": (0, 10),
+    "noise": (0, 10),
+}
+LEAST_SIZES = {"w": 2, "r": 1, "n": 1, "1": 1}
+# Limits before memory is taken. The second moment has a number for each pair of wavelengths.
+MAX_FILE_BYTES = 2_000_000_000
+MAX_WAVELENGTHS = 5000
+# A gain and an offset that pairs can teach.
+GAINS, MAX_OFFSET = (0.1, 10.0), 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +155,10 @@ def load_weights(name_or_path: str = LINEAR) -> Weights:
 
 def _load(path: Path) -> Weights:
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if (size := path.stat().st_size) > MAX_FILE_BYTES:
+            raise _error(path, f"{size / 1e9:.1f} GB; weights of at most {MAX_FILE_BYTES / 1e9:g} GB are read")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         with safe_open(path, framework="numpy") as file:
             header = dict(file.metadata() or {})
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no mapping
@@ -180,9 +201,9 @@ def _header_value(path: Path, header: Mapping[str, str], name: str, parse: Calla
     """A JSON value of the header, parsed."""
     try:
         return parse(json.loads(header.get(name, "{}")))
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         hint = "Download the weights again, or use another version of ms2hs."
-        problem = f"cannot read {name!r} of its header ({error}); JSON of this version of ms2hs is needed"
+        problem = f"cannot read {name!r} of its header ({str(error)[:200]}); JSON of this version of ms2hs is needed"
         raise _error(path, problem, hint) from error
 
 
@@ -195,8 +216,13 @@ def _adjustments(stored: Any) -> dict[str, dict[str, tuple[float, float]]]:  # n
         str(sensor): {str(band): (float(gain), float(offset)) for band, (gain, offset) in bands.items()}
         for sensor, bands in stored.items()
     }
-    if not np.isfinite([pair for bands in adjustments.values() for pair in bands.values()]).all():
-        raise ValueError("a gain or an offset is not finite")
+    for bands in adjustments.values():
+        for gain, offset in bands.values():
+            if not (GAINS[0] <= gain <= GAINS[1] and abs(offset) <= MAX_OFFSET):
+                raise ValueError(
+                    f"gain {gain:g}, offset {offset:g}; a finite gain of {GAINS[0]:g} to {GAINS[1]:g} and an offset of "
+                    f"up to {MAX_OFFSET:g} are allowed"
+                )
     return adjustments
 
 
@@ -212,6 +238,8 @@ def save_weights(
     *,
     sigma_scale: Float32Array | None = None,
     adjustments: Mapping[str, Adjustment] | None = None,
+    overwrite: bool = True,
+    inputs: FileIds = NO_FILES,
 ) -> str:
     """Write a model and its card; the SHA-256 of the file. The same model and card give the same bytes.
 
@@ -219,6 +247,7 @@ def save_weights(
     ----------
     prior : the model, or the prior of the network.
     sigma_scale, adjustments : as in `Weights`.
+    overwrite, inputs : as in `files.move_into_place`.
 
     Raises
     ------
@@ -243,7 +272,7 @@ def save_weights(
     header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # arrays begin at multiples of 8 bytes
     content = len(header).to_bytes(8, "little") + header + content[end:]
-    write_bytes(path, content)
+    write_bytes(path, content, overwrite=overwrite, inputs=inputs)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -263,8 +292,12 @@ def _linear(path: Path, arrays: Arrays) -> SpectralPrior:
             if sizes.setdefault(letter, size) != size:
                 problem = f"{name} has shape {array.shape}; {sizes[letter]} is needed on axis {letter!r}"
                 raise _error(path, problem, train_again)
-        if not np.isfinite(array.astype(float)).all():
-            raise _error(path, f"{name} is not finite; finite numbers are needed")
+            if size < LEAST_SIZES[letter] or (letter == "w" and size > MAX_WAVELENGTHS):
+                problem = f"{name} has shape {array.shape}; {LEAST_SIZES[letter]} or more are needed on axis {letter!r}"
+                raise _error(path, f"{problem}, and at most {MAX_WAVELENGTHS} wavelengths", train_again)
+        (low, high), values = LINEAR_RANGES[name], np.asarray(array, float)
+        if not ((low <= values) & (values <= high)).all():
+            raise _error(path, f"{name} has values that are not finite or beyond {low:g} to {high:g}", train_again)
     if (np.diff(np.asarray(arrays["wavelength_nm"], float)) <= 0).any():
         raise _error(path, "wavelength_nm does not ascend; ascending wavelengths are needed")
     numbers = {name: float(np.asarray(arrays[name], float)[0]) for name in LINEAR_NUMBERS}
@@ -278,8 +311,10 @@ def _network(path: Path, config: ModelConfig, arrays: Arrays, prior: SpectralPri
 
     from ms2hs.models.mae import SpectralMAE  # noqa: PLC0415
 
-    network = SpectralMAE(config, prior)
-    needed = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    if config.rank > (rank := prior.factors.shape[1]):
+        raise _error(path, f"rank {config.rank} in its configuration; its prior has {rank}, and at most that is needed")
+    with torch.device("meta"):  # shapes without memory: a configuration may be wrong
+        needed = {name: tuple(tensor.shape) for name, tensor in SpectralMAE(config, prior).state_dict().items()}
     if needed.keys() != arrays.keys():
         missing, unknown = sorted(needed.keys() - arrays.keys()), sorted(arrays.keys() - needed.keys())
         absent = f"{len(missing)} missing arrays ({', '.join(missing[:3])})"
@@ -288,5 +323,6 @@ def _network(path: Path, config: ModelConfig, arrays: Arrays, prior: SpectralPri
     for name, array in arrays.items():
         if array.shape != needed[name] or array.dtype != np.float32 or not np.isfinite(array.astype(float)).all():
             raise _error(path, f"{name} is {array.dtype} {array.shape}; finite float32 {needed[name]} is needed")
+    network = SpectralMAE(config, prior)
     network.load_state_dict({name: torch.from_numpy(np.array(array, np.float32)) for name, array in arrays.items()})
     return network.eval()

@@ -62,10 +62,11 @@ OutputPath = Path | RemotePath
 
 
 def parse_output(text: str | Path) -> OutputPath:
-    """The output path that a user gives: remote if the text has a protocol other than file://."""
+    """The output path that a user gives: remote if the text has a protocol other than file:// and local://."""
     if isinstance(text, Path) or "://" not in text:
         return Path(text)
-    return Path(text.removeprefix("file://")) if text.startswith("file://") else RemotePath(text)
+    protocol, _, path = text.partition("://")
+    return Path(path) if protocol in {"file", "local"} else RemotePath(text)
 
 
 class ObjectStore:

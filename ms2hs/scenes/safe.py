@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 from xml.etree import ElementTree as ET
 
 from ms2hs.errors import SceneError
@@ -26,6 +27,7 @@ LEVEL_1C_FILE = re.compile(r"MTD_MSIL1C\.xml|S2._OPER_MTD_SAFL1C_[^/]*\.xml", re
 # Order of `band_id` in the metadata, Sentinel-2 Products Specification Document, A_BAND_ID.
 BAND_IDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 QUANTIFICATION = 10_000.0
+MAX_METADATA_BYTES = 20_000_000
 # Granule, layer and resolution. Images beside the metadata file belong to no granule; older products have
 # `_SCL_L2A_..._20m`.
 IMAGE_NAME = re.compile(
@@ -140,7 +142,19 @@ def _folder(path: str) -> Product:
         raise SceneError(f"{path}: has no {METADATA_NAME}; a whole Sentinel-2 L2A product is required. Copy it again.")
     images = [*folder.glob("GRANULE/*/IMG_DATA/**/*"), *folder.glob("*.jp2")]
     members = tuple(sorted(member.relative_to(folder).as_posix() for member in images))
-    return Product(path, f"{folder.as_posix()}/", members, file.read_bytes())
+    with file.open("rb") as stream:
+        return Product(path, f"{folder.as_posix()}/", members, _bounded(path, stream))
+
+
+def _bounded(path: str, file: IO[bytes]) -> bytes:
+    """The content of a metadata file; SceneError beyond MAX_METADATA_BYTES, which zips can hold in a few bytes."""
+    content = file.read(MAX_METADATA_BYTES + 1)
+    if len(content) > MAX_METADATA_BYTES:
+        raise SceneError(
+            f"{path}: {METADATA_NAME} has more than {MAX_METADATA_BYTES / 1e6:g} MB; the file as delivered has less "
+            "than 1. Copy it again."
+        )
+    return content
 
 
 def _zipped(path: str) -> Product:
@@ -153,8 +167,8 @@ def _zipped(path: str) -> Product:
             "Give the product's own zip, or unpack it and give the .SAFE folder."
         )
     try:
-        with zipfile.ZipFile(path) as archive:
-            metadata = archive.read(files[0])
+        with zipfile.ZipFile(path) as archive, archive.open(files[0]) as file:
+            metadata = _bounded(path, file)
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise SceneError(
             f"{path}: not a readable zip ({error}); the whole file is required. Copy or download it again."

@@ -3,6 +3,7 @@
 import csv
 import math
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,11 @@ MAX_STEP_NM = 30.0
 MAX_REFLECTANCE = 2.0
 # Smaller wavelengths are not in nm: optical sensors begin at about 200 nm, and 100 um would read as 100.
 MIN_NM = 150.0
+# Larger wavelengths are not in nm either: libraries of thermal spectra end at 25 um.
+MAX_NM = 50_000.0
+# Limits before memory is taken: bytes of a file, of unpacked arrays, of a header, and wavelengths of a library.
+MAX_TEXT_BYTES, MAX_ARRAY_BYTES, MAX_HEADER_BYTES = 200_000_000, 4_000_000_000, 10_000_000
+MAX_WAVELENGTHS = 20_000
 # Stored numbers up to this mean unknown (USGS writes -1.23e34, ENVI often -9999).
 MAX_UNKNOWN = -1.0
 # Data types of ENVI libraries.
@@ -68,6 +74,13 @@ def read_library(path: str | Path) -> Library:
         return _checked(path, reader(path))
 
 
+def _check_size(path: Path, size: int, limit: int) -> None:
+    if size > limit:
+        raise DataError(
+            f"{path}: {size / 1e6:.0f} MB of spectra; at most {limit / 1e6:.0f} MB are read. Give a part of them."
+        )
+
+
 def by_pattern(known: BoolArray) -> Iterator[tuple[BoolArray, NDArray[np.intp]]]:
     """Each distinct row of (spectrum, wavelength) booleans, and the positions of the spectra with that row."""
     _, first, which = np.unique(np.packbits(known, axis=1), axis=0, return_index=True, return_inverse=True)
@@ -109,14 +122,20 @@ def interpolate_known(reflectance: FloatArray, wavelength_nm: FloatArray, at_nm:
 def _checked(path: Path, library: Library) -> Library:
     values = library.reflectance
     known = np.isfinite(values)
-    if not known.any():
+    if values.size == 0 or not known.any():
         raise DataError(f"{path}: {len(values)} spectra without a known value; one is required. Check the file.")
     wavelength = library.wavelength_nm
-    if not np.isfinite(wavelength).all() or wavelength.min() < MIN_NM:
+    if not np.isfinite(wavelength).all() or wavelength.min() < MIN_NM or wavelength.max() > MAX_NM:
         raise DataError(
             f"{path}: wavelengths from {np.nanmin(wavelength):g} to {np.nanmax(wavelength):g}; nm are "
-            f"required (at least {MIN_NM:g}). If these are micrometres, multiply them by 1000."
+            f"required ({MIN_NM:g} to {MAX_NM:g}). If these are micrometres, multiply them by 1000."
         )
+    if len(wavelength) > MAX_WAVELENGTHS:
+        raise DataError(f"{path}: {len(wavelength)} wavelengths; at most {MAX_WAVELENGTHS} are read. Resample them.")
+    for name, degrees, limit in (("lon", library.lon, 360), ("lat", library.lat, 90)):
+        if (beyond := np.abs(degrees[np.isfinite(degrees)]) > limit).any():
+            number = degrees[np.isfinite(degrees)][beyond][0]
+            raise DataError(f"{path}: {name} {number:g}; -{limit} to {limit} degrees are required. Correct the column.")
     highest = float(values[known].max())
     if highest > MAX_REFLECTANCE:
         raise DataError(
@@ -127,11 +146,14 @@ def _checked(path: Path, library: Library) -> Library:
 
 
 def _read_csv(path: Path) -> Library:
+    _check_size(path, path.stat().st_size, MAX_TEXT_BYTES)
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not text ({error}); a CSV in UTF-8 is required. Save the file in UTF-8.") from error
-    rows = [row for row in csv.reader(text.splitlines()) if row and any(cell.strip() for cell in row)]
+        rows = [row for row in csv.reader(text.splitlines()) if row and any(cell.strip() for cell in row)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path}: not text or not a table ({str(error)[:200]}); a CSV in UTF-8 is required. Save the file in UTF-8."
+        ) from error
     header = [cell.strip() for cell in rows[0]] if rows else []
     if [cell.lower() for cell in header[:3]] != ["id", "lon", "lat"] or len(header) < 4:
         raise DataError(
@@ -171,10 +193,24 @@ def _unknown_as_nan(values: FloatArray) -> Float32Array:
 def load_npz(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of an `.npz` by name; DataError if the file cannot be read."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            _check_size(path, sum(member.file_size for member in archive.infolist()), MAX_ARRAY_BYTES)
+            for member in archive.infolist():
+                _check_member(archive, member)
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{path}: not a readable .npz ({error}); arrays without pickle are required.") from error
+
+
+def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """ValueError if the header of an array in an `.npz` promises another size than the array has."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = reader(file)
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
+            raise ValueError(f"{member.filename}: shape {shape} of {dtype} does not fit {member.file_size} bytes")
 
 
 def _read_npz(path: Path) -> Library:
@@ -190,7 +226,13 @@ def _from_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> Library:
     missing = [key for key in ("wavelength_nm", "reflectance") if key not in arrays]
     if missing:
         raise DataError(f"{path}: no {', '.join(missing)}; wavelength_nm and reflectance are required. Add them.")
-    wavelength, reflectance = arrays["wavelength_nm"].astype(float), arrays["reflectance"]
+    wavelength, reflectance = arrays["wavelength_nm"], arrays["reflectance"]
+    if wavelength.dtype.kind not in "iuf" or reflectance.dtype.kind not in "iuf":
+        raise DataError(
+            f"{path}: wavelength_nm is {wavelength.dtype}, reflectance {reflectance.dtype}; numbers are required. "
+            "Correct the arrays."
+        )
+    wavelength = wavelength.astype(float)
     if reflectance.ndim != 2 or wavelength.shape != reflectance.shape[1:]:
         raise DataError(
             f"{path}: reflectance has shape {reflectance.shape}, wavelength_nm {wavelength.shape}; (spectrum, band) "
@@ -199,6 +241,8 @@ def _from_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> Library:
     count = len(reflectance)
     names = arrays.get("names", np.arange(count).astype(str))
     classes = arrays.get("class", np.full(count, "other"))
+    if len(np.atleast_1d(names)) != count or len(np.atleast_1d(classes)) != count:
+        raise DataError(f"{path}: names and class have other lengths than the {count} spectra. Correct the arrays.")
     unknown = np.full(count, np.nan)
     ids = tuple(map(str, names.tolist()))
     return Library(wavelength, _unknown_as_nan(reflectance), ids, unknown, unknown, tuple(map(str, classes.tolist())))
@@ -215,12 +259,14 @@ def _read_envi(path: Path) -> Library:
         data_path = path.with_suffix("")
     if not data_path.is_file():
         raise DataError(f"{path}: no {path.stem}.sli beside the header; both are required. Copy it there.")
+    _check_size(data_path, data_path.stat().st_size, MAX_ARRAY_BYTES)
     try:
         bands, count = int(header["samples"]), int(header["lines"])
         offset = int(header.get("header offset", "0"))
         kind = np.dtype(ENVI_TYPES[header["data type"].strip()])
         wavelength = np.array([float(cell) for cell in _envi_list(header["wavelength"])])
         factor = float(header.get("reflectance scale factor", "1"))
+        ignored = float(header.get("data ignore value", "nan"))
     except (KeyError, ValueError) as error:
         raise DataError(
             f"{header_path}: not the header of a spectral library ({error}); samples, lines, data type and wavelength "
@@ -228,14 +274,18 @@ def _read_envi(path: Path) -> Library:
         ) from error
     kind = kind.newbyteorder(">" if header.get("byte order", "0").strip() == "1" else "<")
     raw = data_path.read_bytes()[offset:]
+    if min(bands, count) < 1 or offset < 0 or not 0 < abs(factor) < math.inf:
+        raise DataError(
+            f"{header_path}: samples {bands}, lines {count}, header offset {offset}, scale factor {factor:g}; positive "
+            "numbers are required. Export the library again."
+        )
     if len(raw) < bands * count * kind.itemsize or len(wavelength) != bands:
         raise DataError(
             f"{data_path}: {len(raw)} bytes and {len(wavelength)} wavelengths; {count} spectra of {bands} bands need "
             f"{bands * count * kind.itemsize} and {bands}. The file is truncated, or the header is of another file."
         )
     values = np.frombuffer(raw, kind, bands * count).reshape(count, bands).astype(float)
-    if "data ignore value" in header:
-        values = np.where(values == float(header["data ignore value"]), np.nan, values)
+    values = np.where(values == ignored, np.nan, values)
     units = header.get("wavelength units", "").strip().lower()
     if units in MICROMETRES:
         wavelength = wavelength * 1000
@@ -253,6 +303,7 @@ def _envi_list(text: str) -> list[str]:
 
 def _envi_header(path: Path) -> dict[str, str]:
     """Keys (lower case) and values of an ENVI header; a value in braces may span lines."""
+    _check_size(path, path.stat().st_size, MAX_HEADER_BYTES)
     fields: dict[str, str] = {}
     key, value = "", ""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -260,7 +311,7 @@ def _envi_header(path: Path) -> dict[str, str]:
             value += " " + line
         elif "=" in line:
             key, value = (part.strip() for part in line.split("=", 1))
-        if key and (not value.startswith("{") or "}" in value):
+        if key and (not value.startswith("{") or "}" in line):
             fields[key.lower()] = value
             key, value = "", ""
     return fields

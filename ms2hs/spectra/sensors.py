@@ -27,6 +27,8 @@ RANGE_NM = (370.0, 2510.0)
 # Red, green and blue of natural colour in nm, and the largest distance of a band from them.
 RGB_NM = (650.0, 550.0, 470.0)
 RGB_REACH_NM = 30.0
+# Limits of a user's table: its bytes, its bands (a TIFF holds 65535), and the width of a band in nm.
+MAX_TABLE_BYTES, MAX_BANDS, WIDTHS_NM = 2_000_000, 4096, (0.1, 1000.0)
 # The regular expression of a table without this key: matches nothing.
 NEVER = re.compile("(?!)")
 
@@ -120,19 +122,33 @@ def load_sensor(name: str) -> Sensor:
 
 
 def _read(path: Path) -> Sensor:
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    try:
+        return _parsed(path, _read_text(path))
+    except (csv.Error, KeyError, OSError, TypeError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+        raise GridError(
+            f"{path}: not a table of bands ({str(error)[:200]}); columns center_nm and fwhm_nm in nm, in UTF-8, are "
+            "required, band and good (0 or 1) are optional. Correct the table."
+        ) from error
+
+
+def _read_text(path: Path) -> str:
+    if (size := path.stat().st_size) > MAX_TABLE_BYTES:
+        raise GridError(
+            f"{path}: a table of {size / 1e6:.1f} MB; at most {MAX_TABLE_BYTES / 1e6:g} MB are read. Use fewer bands."
+        )
+    return path.read_text(encoding="utf-8-sig")
+
+
+def _parsed(path: Path, table: str) -> Sensor:
+    lines = table.splitlines()
     keys = dict(line[1:].strip().split(": ", 1) for line in lines if line.startswith("#") and ": " in line)
     parsers = KEYS if path.parent == TABLES else USER_KEYS
     rows = list(csv.DictReader(line for line in lines if line.strip() and not line.startswith("#")))
-    try:
-        centre = np.array([float(row["center_nm"]) for row in rows])
-        width = np.array([float(row["fwhm_nm"]) for row in rows])
-        good = np.array([int(row.get("good") or 1) == 1 for row in rows], dtype=bool)
-    except (KeyError, TypeError, ValueError) as error:
-        raise GridError(
-            f"{path}: not a table of bands ({error}); columns center_nm and fwhm_nm in nm are required, band and "
-            "good (0 or 1) are optional. Correct the table."
-        ) from error
+    if len(rows) > MAX_BANDS:
+        raise GridError(f"{path}: {len(rows)} bands; at most {MAX_BANDS} are allowed. Use fewer bands.")
+    centre = np.array([float(row["center_nm"]) for row in rows])
+    width = np.array([float(row["fwhm_nm"]) for row in rows])
+    good = np.array([int(row.get("good") or 1) == 1 for row in rows], dtype=bool)
     low, high = RANGE_NM
     outside = centre[(centre < low) | (centre > high)]
     if len(outside):
@@ -140,6 +156,9 @@ def _read(path: Path) -> Sensor:
         raise GridError(
             f"{path}: bands at {which} nm; {low:.0f}-{high:.0f} nm is allowed. Remove them, or give centres in nm."
         )
+    narrow, wide = WIDTHS_NM
+    if odd := [nm for nm in width.tolist() if nm > 0 and not narrow <= nm <= wide]:
+        raise GridError(f"{path}: a band is {odd[0]:g} nm wide; {narrow:g}-{wide:g} nm is allowed. Give fwhm_nm in nm.")
     names = tuple(row.get("band") or f"B{i + 1:03d}" for i, row in enumerate(rows))
     common = [(text, row["band"]) for row in rows for text in (row.get("common_names") or "").split()]
     possible = {"cirrus": frozenset(keys["toa_band"].split()[:1])} if "toa_band" in keys else {}

@@ -19,6 +19,8 @@ FWHM_PER_SIGMA = 2.354820045
 MAX_GAP_NM = 120.0
 # Share of a target band's FWHM interval that a source band must cover to represent it (arXiv 2502.19451).
 MIN_OVERLAP = 0.6
+# Numbers in a response matrix while it is computed, before memory is taken: 2000 bands of 2 nm need 2e7.
+MAX_RESPONSE_VALUES = 40_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +133,13 @@ def response_matrix(grid: SpectralGrid, wavelength_nm: FloatArray) -> FloatArray
             f"bands at {which} nm are outside the known spectrum; {low:.1f}-{high:.1f} nm is allowed. Remove them."
         )
     step = min(0.5, float(grid.fwhm_nm.min()) / 10)
-    dense = np.linspace(low, high, max(2, int(np.ceil((high - low) / step)) + 1))
+    count = (high - low) / step
+    if not count * len(grid) <= MAX_RESPONSE_VALUES:
+        raise GridError(
+            f"{len(grid)} bands of {grid.fwhm_nm.min():g} nm and more, on a spectrum of {low:g}-{high:g} nm, are too "
+            f"many; {MAX_RESPONSE_VALUES / 1e6:g} million numbers are allowed. Use fewer or wider bands."
+        )
+    dense = np.linspace(low, high, max(2, int(np.ceil(count)) + 1))
     if grid.response is None:
         sigma = grid.fwhm_nm[:, None] / FWHM_PER_SIGMA
         weight = np.exp(-0.5 * ((dense[None] - grid.wavelength_nm[:, None]) / sigma) ** 2)

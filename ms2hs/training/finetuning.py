@@ -11,6 +11,7 @@ from ms2hs.datasets.pairs.pair_set import PairSet, open_pairs, simulated_pairs
 from ms2hs.datasets.pairs.pair_types import Pair, SimulatedPair
 from ms2hs.datasets.simulation.synthetic_scenes import simulated_cubes
 from ms2hs.errors import DataError, UnknownName
+from ms2hs.files import check_output, file_ids, files_in
 from ms2hs.models.harmonization import Adjustment
 from ms2hs.models.weights import LINEAR, Weights, load_weights, save_weights
 from ms2hs.progress import FitProgress
@@ -105,6 +106,8 @@ def finetune(
     ------
     Ms2hsError : unusable pairs, weights or settings; interrupted.
     """
+    inputs = file_ids(files_in([options.pairs, options.corpus, options.init, options.target]))
+    check_output(output, overwrite=overwrite, inputs=inputs)
     notes, add_note = collect_notes(note)
     weights = load_weights(options.init)
     pairs, held_out = _split_pairs(options, add_note)
@@ -146,6 +149,8 @@ def finetune(
             *(output, weights.prior, _card(options, weights, pairs, output) | scores, weights.network),
             sigma_scale=weights.sigma_scale,
             adjustments=weights.adjustments,
+            overwrite=overwrite,
+            inputs=inputs,
         )
     return FinetuneResult(output, digest, adjustments, scenes, result, tuple(notes))
 

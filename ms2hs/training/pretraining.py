@@ -10,6 +10,7 @@ import torch
 from ms2hs.datasets.cubes.registry import Cube, check_scenes, open_cubes
 from ms2hs.datasets.simulation.synthetic_scenes import SimulatedCube, simulated_cubes
 from ms2hs.errors import DataError, UnknownName, WeightsError
+from ms2hs.files import check_output, file_ids, files_in
 from ms2hs.models.config import ModelConfig, preset
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior import SpectralPrior
@@ -88,6 +89,8 @@ def pretrain(
     ------
     Ms2hsError : unusable data, weights or settings; interrupted.
     """
+    inputs = file_ids(files_in([*options.data, options.init, options.prior]))
+    check_output(output, overwrite=overwrite, inputs=inputs)
     notes, add_note = collect_notes(note)
     basis = load_weights(options.prior)
     config = _config(options, basis.prior)
@@ -110,7 +113,8 @@ def pretrain(
     )
     digest = ""
     if result.first:
-        digest = save_weights(output, prior, _card(options, cubes, result, output), network.cpu())
+        card = _card(options, cubes, result, output)
+        digest = save_weights(output, prior, card, network.cpu(), overwrite=overwrite, inputs=inputs)
     return PretrainResult(output, digest, result, tuple(notes))
 
 

@@ -17,6 +17,7 @@ from ms2hs.datasets.cubes.spectra_npz import SpectraFile, read_spectra_folder, s
 from ms2hs.datasets.simulation.materials import UNUSED_LIBRARIES, balance, canopies_over
 from ms2hs.datasets.simulation.spectra_mixing import mix
 from ms2hs.errors import DataError, UnknownName
+from ms2hs.files import check_output, file_ids, files_in
 from ms2hs.models.intervals import UNKNOWN_SCALE, bridge, quantile_over_scenes, sigma_needed
 from ms2hs.models.moments import Moments, expect, moments_of, pool, scale_of, start
 from ms2hs.models.prior import Posterior, SpectralPrior, brightness_of, factorise
@@ -252,6 +253,8 @@ def pretrain_linear(
     settings: PriorSettings | None = None,
     scores: Mapping[str, Mapping[str, float]] | None = None,
     leave_out: Collection[str] = (),
+    *,
+    overwrite: bool = True,
 ) -> str:
     """Estimate the prior of a folder and write it; the file's SHA-256.
 
@@ -259,12 +262,15 @@ def pretrain_linear(
     ----------
     leave_out : places of scenes that are neither trained on nor calibrated on.
     scores : scores of left-out scenes for the card, as benchmarks/leave_one_scene_out.py measures them.
+    overwrite : replace an existing file, though none of the folder.
 
     Raises
     ------
     DataError, OutputError : raised by `gather` and `save_weights`.
     UnknownName : no such place to leave out.
     """
+    inputs = file_ids(files_in([folder]))
+    check_output(output, overwrite=overwrite, inputs=inputs)
     settings = settings or PriorSettings()
     evidence = gather(folder, settings)
     if absent := sorted(set(leave_out) - set(evidence.places)):
@@ -277,4 +283,5 @@ def pretrain_linear(
         "trained_on": sorted(kept) + sorted(evidence.libraries),
         "scores": {name: dict(values) for name, values in (scores or {}).items()},
     }
-    return save_weights(output, calibrate(fit(evidence, leave_out), evidence, leave_out), card)
+    prior = calibrate(fit(evidence, leave_out), evidence, leave_out)
+    return save_weights(output, prior, card, overwrite=overwrite, inputs=inputs)

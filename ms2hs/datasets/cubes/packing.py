@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ms2hs.datasets.cubes.registry import Cube, open_cubes
 from ms2hs.datasets.cubes.shards import SHARD_NODATA, SHARD_SUFFIX, encode, write_shard
 from ms2hs.errors import DataError, OutputError
-from ms2hs.files import move_into_place
+from ms2hs.files import file_ids, files_in, move_into_place
 from ms2hs.progress import Progress
 
 SHARD_BYTES = 256_000_000
@@ -75,6 +75,11 @@ def prepare(
         raise ValueError(f"window {window} is below 1")
     cubes = open_cubes(folder, split)
     old_paths = _check_directory(output, overwrite=overwrite)
+    if old_paths and file_ids(old_paths) & file_ids(files_in([folder])):
+        raise OutputError(
+            f"{output} holds shards that are read from {folder}; an output never replaces an input. Use -o for another "
+            "directory."
+        )
     packer = _Packer(Path(folder).resolve().name, output, progress, sum(cube.shape[0] for cube in cubes))
     try:
         for group in _groups(cubes, window):
@@ -88,7 +93,7 @@ def prepare(
         for path in set(old_paths) - set(paths):
             path.unlink()
         for part, path in zip(packer.parts, paths, strict=True):
-            move_into_place(part, path)
+            move_into_place(part, path, overwrite=overwrite)
     finally:
         for part in packer.parts:
             part.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from ms2hs.datasets.pairs.radiometric_check import BASELINE_OFFSET, BandComparis
 from ms2hs.datasets.pairs.warping import is_finer
 from ms2hs.datasets.pairs.writer import PairWriter, check_folder, pair_writer, split_locations
 from ms2hs.errors import DataError, NothingFound, OutputError, failure
+from ms2hs.files import file_ids, file_name, files_in
 from ms2hs.progress import Progress
 from ms2hs.raster.tiling import Window
 from ms2hs.scenes.plausibility import offset_remedy
@@ -167,17 +168,18 @@ def pair(
     if options.days < 0 or options.window < 1:
         raise ValueError(f"{options.days} days, windows of {options.window} pixels; at least 0 and 1 are needed")
     scene_options = SceneOptions(scale=options.scale, offset=options.offset, dn_offset=options.dn_offset)
-    check_folder(output, overwrite=overwrite)
+    inputs = file_ids(files_in([*hyperspectral, *scenes]))
+    check_folder(output, overwrite=overwrite, inputs=inputs)
     left_out: dict[str, str] = {}
     cubes = find_cubes(hyperspectral, left_out)
     dated = find_scenes(scenes, scene_options, left_out)
     matches = find_matches(cubes, dated, options.days, left_out)
     _check_found(matches, left_out, options.days)
-    with pair_writer(Path(output), overwrite=overwrite) as writer:
+    with pair_writer(Path(output), overwrite=overwrite, inputs=inputs) as writer:
         pairing = _Pairing(writer, options, progress, sum(match.rows for match in matches))
         for number, match in enumerate(matches, 1):
             try:
-                pairing.add(match, f"{match.location}-{number:03d}")
+                pairing.add(match, f"{file_name(match.location)}-{number:03d}")
             except OutputError:
                 raise
             except Exception as error:  # noqa: BLE001  one match must not stop the others

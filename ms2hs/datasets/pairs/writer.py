@@ -17,7 +17,7 @@ from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.datasets.pairs.pair_set import HYPERSPECTRAL, MULTISPECTRAL, PAIRS_TABLE
 from ms2hs.datasets.pairs.pair_types import SENSOR_TAG
 from ms2hs.errors import OutputError
-from ms2hs.files import move_into_place, write_bytes
+from ms2hs.files import NO_FILES, FileIds, file_ids, files_in, move_into_place, write_bytes
 from ms2hs.raster.cog.encoding import quantise
 from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.pixel_grid import PixelGrid
@@ -61,14 +61,14 @@ def split_locations(locations: Sequence[str], seed: int = 0) -> dict[str, list[s
 
 
 @contextmanager
-def pair_writer(folder: Path, *, overwrite: bool = False) -> Iterator["PairWriter"]:
+def pair_writer(folder: Path, *, overwrite: bool = False, inputs: FileIds = NO_FILES) -> Iterator["PairWriter"]:
     """Yield the writer of a temporary folder, and rename that folder to `folder` at the end; an error leaves nothing.
 
     Raises
     ------
     OutputError : as in `check_folder`, or a write failed.
     """
-    check_folder(folder, overwrite=overwrite)
+    check_folder(folder, overwrite=overwrite, inputs=inputs)
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.absolute().parent))
     except OSError as error:
@@ -79,6 +79,7 @@ def pair_writer(folder: Path, *, overwrite: bool = False) -> Iterator["PairWrite
         new = temporary / "pairs"
         new.mkdir()
         yield PairWriter(new)
+        check_folder(folder, overwrite=overwrite, inputs=inputs)  # it may hold other files by now
         try:
             if folder.exists():
                 move_into_place(folder, temporary / "old")
@@ -128,10 +129,11 @@ class PairWriter:
             write_bytes(folder / f"{split}.csv", "".join(f"{name}\n" for name in names).encode())
 
 
-def check_folder(folder: Path, *, overwrite: bool) -> None:
+def check_folder(folder: Path, *, overwrite: bool, inputs: FileIds = NO_FILES) -> None:
     """Refuse a folder that pairs cannot be written to, before any work starts.
 
-    OutputError if the parent is missing or not writable, or the folder holds other files, or pairs and not `overwrite`.
+    OutputError if the parent is missing or not writable, or the folder holds other files, inputs, or pairs and not
+    `overwrite`.
     """
     parent = folder.absolute().parent
     if folder.is_file() or not parent.is_dir():
@@ -147,6 +149,8 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
             f"{folder} holds files other than pairs ({(foreign or [inside[0].name])[0]}); an empty or new directory is "
             "needed. Use -o for another one."
         )
+    if inside and file_ids(files_in([folder])) & inputs:
+        raise OutputError(f"{folder} holds inputs of this command; none is replaced. Use -o for another directory.")
     if inside and not overwrite:
         raise OutputError(f"{folder} holds pairs. Use --overwrite to replace them, or give a new directory.")
 

@@ -47,7 +47,7 @@ def write_example(path: Path, *, overwrite: bool = False) -> Path:
             scene.descriptions = grid.names
             scene.scales = (1e-4,) * len(dn)
             scene.update_tags(SPACECRAFT_NAME="Sentinel-2A", LEVEL="L2A", NOTE="made up by ms2hs; no real place")
-        write_bytes(path, bytes(memory.read()))
+        write_bytes(path, bytes(memory.read()), overwrite=overwrite)
     return path
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ms2hs.evaluation.metric_table import METRICS, Scores
 from ms2hs.evaluation.results import Evaluation, MethodScores
-from ms2hs.files import write_bytes
+from ms2hs.files import NO_FILES, FileIds, write_bytes
 
 _FEATURE = "depth_"
 
@@ -78,9 +78,17 @@ def csv_of(evaluation: Evaluation) -> str:
     return text.getvalue()
 
 
-def write_numbers(evaluation: Evaluation, path: Path) -> tuple[Path, Path]:
-    """Write `<stem>.csv` and `<stem>.json` beside a path, and return their paths; OutputError if that fails."""
+def write_numbers(
+    evaluation: Evaluation, path: Path, *, overwrite: bool = True, inputs: FileIds = NO_FILES
+) -> tuple[Path, Path]:
+    """Write `<stem>.csv` and `<stem>.json` beside a path, and return their paths; OutputError if that fails.
+
+    Parameters
+    ----------
+    overwrite, inputs : as in `files.move_into_place`.
+    """
     csv_path, json_path = path.with_suffix(".csv"), path.with_suffix(".json")
-    write_bytes(csv_path, csv_of(evaluation).encode())
-    write_bytes(json_path, json.dumps(evaluation_json(evaluation), indent=1).encode())
+    numbers = json.dumps(evaluation_json(evaluation), indent=1)
+    for file, text in ((csv_path, csv_of(evaluation)), (json_path, numbers)):
+        write_bytes(file, text.encode("utf-8", "replace"), overwrite=overwrite, inputs=inputs)
     return csv_path, json_path

@@ -10,7 +10,7 @@ from ms2hs.errors import OutputError
 from ms2hs.evaluation.report.summary import findings
 from ms2hs.evaluation.report.tables import conventions, detail_tables, overall_tables, scene_table
 from ms2hs.evaluation.results import Evaluation
-from ms2hs.files import write_bytes
+from ms2hs.files import NO_FILES, FileIds, write_bytes
 
 TEMPLATE = Path(__file__).with_name("report.html")
 # Longer tables of scenes are closed at first.
@@ -29,8 +29,12 @@ def check_report() -> None:
             )
 
 
-def write_report(evaluation: Evaluation, path: Path) -> Path:
+def write_report(evaluation: Evaluation, path: Path, *, overwrite: bool = True, inputs: FileIds = NO_FILES) -> Path:
     """Write the page, and return its path; an existing file is replaced when the new one is complete.
+
+    Parameters
+    ----------
+    overwrite, inputs : as in `files.move_into_place`.
 
     Raises
     ------
@@ -38,7 +42,7 @@ def write_report(evaluation: Evaluation, path: Path) -> Path:
     """
     check_report()
     path = Path(path)
-    write_bytes(path, render(evaluation).encode("utf-8", "replace"))
+    write_bytes(path, render(evaluation).encode("utf-8", "replace"), overwrite=overwrite, inputs=inputs)
     return path
 
 

@@ -60,7 +60,7 @@ def restore_checkpoint(path: Path, state: TrainingState, identity: Mapping[str, 
     header, arrays = _read(path)
     try:
         step, stored = int(header["step"]), json.loads(header["identity"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _unreadable(path, f"its header lacks a step or an identity: {error}") from error
     current = json.loads(json.dumps(identity))
     if different := _differences(stored, current) or _misfits(arrays, state):

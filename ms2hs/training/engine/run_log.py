@@ -69,9 +69,11 @@ def _entries(path: Path) -> list[Entry]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             break
-        if not isinstance(entry, dict) or "step" not in entry:
+        if not isinstance(entry, dict) or not isinstance(entry.get("step", ""), int | None):
+            break
+        if not isinstance(entry.get("elapsed_s"), int | float | None):
             break
         entries.append(entry)
     return entries

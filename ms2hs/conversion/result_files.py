@@ -1,0 +1,167 @@
+"""The files of a result: their names, checks before work starts, moves into place, and private folders of workers.
+
+A result is placed as a whole: files that exist are replaced only with `overwrite`, and inputs never. Files that an
+earlier attempt of the same conversion placed are known by their second names in its staging or private folder.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+
+from ms2hs.errors import OutputError
+from ms2hs.files import NO_FILES, FileIds, check_output, file_ids, place_files
+from ms2hs.raster.formats import FORMATS
+from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
+
+# Characters of an output's name in the name of a private folder.
+MAX_STEM = 100
+
+
+def staging_folder(output: Path) -> Path:
+    """The folder in which an output is staged."""
+    return output.with_name(f".{output.name}.part")
+
+
+def sigma_name(cube: OutputPath) -> str:
+    """File name of a cube's uncertainty."""
+    return f"{cube.stem}_sigma.tif"
+
+
+def result_names(cube: OutputPath, *, uncertainty: bool) -> list[str]:
+    """File names of a result, the cube first."""
+    sigma = [sigma_name(cube)] if uncertainty else []
+    return [cube.name, *sigma, f"{cube.stem}.png", f"{cube.stem}.json"]
+
+
+def is_complete(output: OutputPath) -> bool:
+    """Whether a local output exists and no conversion to it was interrupted."""
+    return isinstance(output, Path) and output.exists() and not os.path.lexists(staging_folder(output))
+
+
+def check_new_output(
+    cube: OutputPath,
+    *,
+    uncertainty: bool,
+    overwrite: bool,
+    resume: bool,
+    inputs: FileIds = NO_FILES,
+    store: ObjectStore | None = None,
+) -> None:
+    """Refuse an output that cannot be written, before any work starts.
+
+    Parameters
+    ----------
+    cube : its suffix is one of `raster.formats.FORMATS`.
+    resume : files that an interrupted conversion moved into place may exist.
+    inputs : files of which none is replaced.
+    store : the output's folder, if already open.
+
+    Raises
+    ------
+    OutputError : a suffix that is not written; files exist and may not be replaced, or the folder cannot be written to.
+    CredentialsError : the store refuses the credentials.
+    """
+    if (suffix := PurePath(cube.name).suffix).lower() not in FORMATS:
+        raise OutputError(
+            f"{cube}: cubes are not written {f'as {suffix}' if suffix else 'without a suffix'}; {', '.join(FORMATS)} "
+            f"are allowed. Use for example -o {cube.stem or 'cube'}.tif, or an existing directory."
+        )
+    names = result_names(cube, uncertainty=uncertainty)
+    if isinstance(cube, RemotePath):
+        if resume:
+            raise OutputError(
+                f"{cube}: --resume needs an output on a local disk, and this output is in an object store. Use a local "
+                "directory, or omit --resume."
+            )
+        store = store or ObjectStore(cube.parent)
+        store.check(names, overwrite=overwrite)
+        return
+    refuse_link(cube)
+    placed = placed_files(cube, names) if resume else NO_FILES
+    for name in names:
+        path = cube.with_name(name)
+        check_output(path, overwrite=overwrite or bool(file_ids([path]) & placed), inputs=inputs)
+
+
+def refuse_link(cube: Path) -> None:
+    """Refuse a link or a file in the place of the staging folder."""
+    folder = staging_folder(cube)
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise OutputError(
+            f"{folder} is a link or a file; results are staged in a directory of that name. Remove it, or give another "
+            "output."
+        )
+
+
+def placed_files(cube: Path, names: Iterable[str]) -> FileIds:
+    """Files at their final names that an interrupted conversion placed: second names of its staged files."""
+    return file_ids(staging_folder(cube) / name for name in names) & file_ids(cube.with_name(name) for name in names)
+
+
+def publish_files(
+    files: Sequence[Path],
+    output: Path,
+    *,
+    overwrite: bool,
+    inputs: FileIds = NO_FILES,
+    own: FileIds = NO_FILES,
+) -> None:
+    """Move files of the same disk to their names beside `output`; the file with the name of `output` comes last.
+
+    Parameters
+    ----------
+    inputs : files that are not replaced, also with `overwrite`.
+    own : existing files that an earlier attempt of this conversion placed, and that are replaced.
+
+    Raises
+    ------
+    OutputError : a file cannot be moved, or exists and must not be replaced.
+    """
+    ordered = sorted(files, key=lambda file: file.name == output.name)
+    try:
+        place_files(
+            [(file, output.with_name(file.name)) for file in ordered],
+            overwrite=overwrite,
+            inputs=inputs,
+            is_own=lambda path: bool(file_ids([path]) & own),
+        )
+    except OSError as error:
+        raise OutputError(
+            f"{output} cannot be moved into place ({error}); its directory must be writable. Change its permissions, "
+            "or use another directory."
+        ) from error
+
+
+@contextmanager
+def private_folder(output: OutputPath, run_id: str) -> Iterator[Path]:
+    """Yield a folder for one attempt of a worker; for a local output, on the same disk.
+
+    After an error it is removed. After success it keeps second names of the placed files, by which a repeated attempt
+    knows them (`placed_by_run`), until `remove_private_folders`.
+    """
+    folder = Path(tempfile.mkdtemp(dir=_private_parent(output), prefix=f".{output.stem[:MAX_STEM]}.{run_id}."))
+    is_kept = False
+    try:
+        yield folder
+        is_kept = not isinstance(output, RemotePath)
+    finally:
+        if not is_kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def placed_by_run(output: OutputPath, run_id: str) -> FileIds:
+    """Files that attempts of a run have moved into place."""
+    return file_ids(_private_parent(output).glob(f".*.{run_id}.*/*"))
+
+
+def remove_private_folders(output: OutputPath, run_id: str, stem: str = "*") -> None:
+    """Remove the folders that attempts of a run left, of one output or of all."""
+    for folder in _private_parent(output).glob(f".{stem}.{run_id}.*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _private_parent(output: OutputPath) -> Path:
+    return Path(tempfile.gettempdir()) if isinstance(output, RemotePath) else output.parent
