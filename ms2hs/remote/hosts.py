@@ -29,13 +29,20 @@ def is_public(host: str) -> bool:
     return all(map(_is_global, addresses_of(host)))
 
 
-def addresses_of(host: str) -> tuple[str, ...]:
-    """The IP addresses of a host, from the first time that it was resolved; empty if it cannot be resolved."""
+def addresses_of(host: str, *, retry: bool = False) -> tuple[str, ...]:
+    """The IP addresses of a host, from the first time that it was resolved; empty if it cannot be resolved.
+
+    Parameters
+    ----------
+    retry : resolve a name again that had no address.
+    """
     if ip := _parse_ip(host):
         return (ip,)
     name = _normal(host)
     if name not in _ADDRESSES:
-        _ADDRESSES.setdefault(name, _resolve(name))
+        _ADDRESSES.setdefault(name, _resolve(name))  # the first answer counts, also of several threads
+    elif retry and not _ADDRESSES[name]:
+        _ADDRESSES[name] = _resolve(name)
     return _ADDRESSES[name]
 
 
@@ -45,9 +52,12 @@ def addresses_to_try(host: str) -> Iterator[str]:
     After these the name is resolved again, as addresses change in a long run. New addresses must be public, and never
     replace private ones.
     """
-    known = (_parse_ip(host) or "",) if _parse_ip(host) else _ADDRESSES.get(_normal(host), ())
+    if ip := _parse_ip(host):
+        yield ip
+        return
+    known = _ADDRESSES.get(_normal(host), ())
     yield from known
-    if _parse_ip(host) or not all(map(_is_global, known)):
+    if not all(map(_is_global, known)):
         return
     fresh = _resolve(_normal(host))
     if fresh and all(map(_is_global, fresh)):

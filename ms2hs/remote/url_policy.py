@@ -114,7 +114,7 @@ def check_address(href: str, base: str | None) -> None:
     host = host_of(href)
     is_plain = HOST.fullmatch(parts.netloc) is not None
     if is_plain and base is not None and host == host_of(base):
-        addresses_of(host)
+        addresses_of(host, retry=True)  # to these the connection goes
         return
     if not is_plain or not is_public(host):
         raise AddressError(
