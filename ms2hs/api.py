@@ -125,7 +125,7 @@ def search(
     from ms2hs.fetching import selection
 
     request = _request(bbox, intersects, date, provider, stac, collection, max_cloud, limit, sort)
-    return [candidate.item for candidate in selection.select(request, to_fetch=False)]
+    return selection.select(request, to_fetch=False).items
 
 
 def fetch(
@@ -166,10 +166,11 @@ def fetch(
     from ms2hs.fetching import fetcher, selection
 
     request = _request(bbox, intersects, date, provider, stac, collection, max_cloud, limit, sort)
+    area = request.given_area
     if items is None:
-        items = [candidate.item for candidate in selection.select(request, to_fetch=True)]
+        items = selection.select(request, to_fetch=True).items
     options = fetcher.FetchOptions(gsd_m=gsd_m, mosaic=mosaic, jobs=jobs, overwrite=overwrite)
-    return fetcher.fetch(items, request.area, Path(output), options, progress)
+    return fetcher.fetch(items, area, Path(output), options, progress)
 
 
 def pretrain(

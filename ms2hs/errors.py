@@ -2,13 +2,21 @@
 
 A message says what is wrong with its value, what is allowed, and what to do.
 Programming mistakes raise ValueError or TypeError. Where a file enters, `input_errors` turns whatever a parser raises
-into one message: there, the cause is the file.
+into one message: there, the cause is the file. Text of others, such as ids, may be part of a message: `visible` makes
+it harmless for a terminal.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 MAX_REASON = 200
+
+
+def visible(text: str) -> str:
+    """A text on one line without control characters: each is replaced by its escape."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 class Ms2hsError(Exception):

@@ -5,7 +5,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.progress import Progress as Bar
 from rich.text import Text
 
@@ -13,6 +23,10 @@ Progress = Callable[[str, int, int], None]
 """Called with the stage, and the completed and total number of its units, such as rows; a total of 0 is unknown."""
 FitProgress = Callable[[int, int, float], None]
 """Called after every training step with the completed and total number of steps, and the loss."""
+
+
+# Seconds over which rate and remaining time are estimated: steps may be minutes apart.
+RATE_PERIOD_S = 1800.0
 
 
 class _Rate(ProgressColumn):
@@ -27,7 +41,12 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def progress_bar(*, shown: bool, unit: str = "rows") -> Iterator[Progress | None]:
-    """Yield a callback that updates a progress bar; None, without a bar, if stderr is not a terminal."""
+    """Yield a callback that updates a progress bar; None, without a bar, if stderr is not a terminal.
+
+    Parameters
+    ----------
+    unit : of the numbers that the callback gets; `bytes` are shown as MB.
+    """
     if not shown or not sys.stderr or not sys.stderr.isatty():
         yield None
         return
@@ -58,5 +77,6 @@ def fit_bar(*, shown: bool) -> Iterator[FitProgress | None]:
 
 
 def _bar(unit: str) -> Bar:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeRemainingColumn())
-    return Bar(*columns, console=Console(stderr=True))
+    numbers = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), _Rate(unit))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *numbers, TimeRemainingColumn())
+    return Bar(*columns, console=Console(stderr=True), speed_estimate_period=RATE_PERIOD_S)

@@ -8,6 +8,7 @@ from conftest import LEAVES, S2_BANDS, dn_of, write_raster
 from stac_items import planetary_computer
 
 from ms2hs.errors import GridError, UnknownName
+from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.formats import open_scene
 from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.radiometry import ITEM_RULES
@@ -113,7 +114,9 @@ def test_sensor_requires_a_table_and_nothing_else(tmp_path, monkeypatch):
         assert (scene.source, scene.notes) == ("sentinel2d", ())
         assert {asset.nodata for asset in scene.assets} == {None}
         item = planetary_computer("05.11", "https://files.example.org/a/{}".format)
-        made = scene_of(item | {"properties": item["properties"] | {"platform": "Sentinel-2D"}}, None)
+        grid = PixelGrid(None, (1.0, 0.0, 0.0, 0.0, -1.0, 0.0), 1, 1)
+        item["properties"]["platform"] = "Sentinel-2D"
+        made = scene_of(item, None, None, lambda _href: grid)
         assert (made.source, made.quality[0].name, made.working_gsd_m) == ("sentinel2d", "SCL", 30.0)
     finally:
         load_sensor.cache_clear()

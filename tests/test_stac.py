@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from contextlib import nullcontext
 
 import pytest
 from conftest import LEAVES, write_raster
@@ -26,7 +27,8 @@ from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.remote.providers import PROVIDERS, provider_of
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import SceneOptions
-from ms2hs.scenes.stac_item import ORIGIN, open_item, scene_of
+from ms2hs.scenes.stac_item import ORIGIN, open_item
+from ms2hs.scenes.stac_item import scene_of as scene_by
 from ms2hs.scenes.stac_metadata import bands_of, baseline, source_of, tile_of
 
 WEB = "https://files.example.org/a/{}".format
@@ -35,6 +37,11 @@ S2 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11
 HLS_S30 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 HLS_L30 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07")
 GRID = PixelGrid("EPSG:32632", (30.0, 0.0, 600_000.0, 0.0, -30.0, 5_100_000.0), 32, 32)
+
+
+def scene_of(item, base, options=None, grid_at=lambda _href: GRID):
+    """The scene of an item whose files have the grid GRID."""
+    return scene_by(item, base, options, grid_at)
 
 
 def from_provider(stac_item, name):
@@ -106,10 +113,7 @@ def test_assets_are_matched_to_bands(provider, stac_item):
     assert tuple(asset.name for asset in scene.assets) == names
     for asset in scene.assets:
         assert re.search(rf"[._/]{asset.name}[._]", asset.href), asset
-    finest = 30 if stac_item["id"].startswith("HLS") else 10
-    assert scene.grid == PixelGrid(
-        "EPSG:32632", (finest, 0, 600_000, 0, -finest, 5_100_000), 960 // finest, 960 // finest
-    )
+    assert scene.grid == GRID
     assert [layer.name for layer in scene.quality] == ["Fmask" if stac_item["id"].startswith("HLS") else "SCL"]
     assert scene.datetime == "2024-06-01T10:20:30Z"
     assert tile_of(stac_item) == "32TNT"
@@ -152,23 +156,39 @@ def test_common_names_or_wavelengths_replace_missing_band_names(key):
     assert [(asset.name, asset.href[-8:-5].upper()) for asset in scene.assets] == [(name, name) for name in S2]
 
 
-def test_missing_grid_is_read_from_a_file():
+@pytest.mark.parametrize("change", [{}, {"proj:shape": None}, {"proj:shape": [6, 6]}, {"proj:epsg": 4326}])
+def test_grid_is_read_from_the_finest_file(change):
+    """What the item declares may be wrong."""
     stac_item = hls("S30", address=WEB)
+    stac_item["properties"] |= change
     asked = []
-    for missing in ("proj:shape", "proj:transform", "proj:epsg"):
-        bare = copy.deepcopy(stac_item)
-        del bare["properties"][missing]
-        assert scene_of(bare, BASE, None, lambda href: asked.append(href) or GRID).grid == GRID
-    swapped = copy.deepcopy(stac_item)
-    swapped["properties"]["proj:transform"] = [600_000, 30, 0, 5_100_000, 0, -30]  # GDAL's order
-    scene_of(swapped, BASE, None, lambda href: asked.append(href) or GRID)
-    assert len(asked) == 4
-    assert scene_of(stac_item, BASE, None, lambda _href: pytest.fail("no file needs to be opened")).grid.width == 32
+    scene = scene_of(stac_item, BASE, None, lambda href: asked.append(href) or GRID)
+    assert scene.grid == GRID
+    assert [href[-7:] for href in asked] == ["B02.tif"]
+    assert any("6 x 6 pixels instead of 32 x 32" in note for note in scene.notes) == (
+        change.get("proj:shape") == [6, 6]
+    )
+
+
+@pytest.mark.parametrize(
+    ("numbers", "is_right"),
+    [
+        ([30, 0, 600_000, 0, -30, 5_100_000, 0, 0, 1], True),
+        ([600_000, 30, 0, 5_100_000, 0, -30], True),  # GDAL's order
+        ([30, 0, 660_000, 0, -30, 5_100_000], False),
+    ],
+)
+def test_another_corner_than_that_of_the_file_is_a_note(numbers, is_right):
+    stac_item = hls("S30", address=WEB)
+    stac_item["properties"]["proj:transform"] = numbers
+    assert any("instead of 600000, 5.1e+06" in note for note in scene_of(stac_item, BASE).notes) != is_right
 
 
 def test_user_options_override_the_item():
     stac_item = from_provider(earth_search("sentinel-2-l2a", "04.00", False, WEB), "earth-search")
-    scene = scene_of(stac_item, BASE, SceneOptions(source="sentinel2b", dn_offset=0, quality=False))
+    fine = PixelGrid("EPSG:32632", (10.0, 0.0, 600_000.0, 0.0, -10.0, 5_100_000.0), 96, 96)
+    options = SceneOptions(source="sentinel2b", dn_offset=0, quality=False)
+    scene = scene_of(stac_item, BASE, options, lambda _href: fine)
     assert scene.source == "sentinel2b"
     assert {asset.dn_offset for asset in scene.assets} == {0}
     assert (scene.quality, scene.quality_note) == ((), "clouds are kept: --no-quality")
@@ -239,7 +259,9 @@ def test_reflectance_is_the_same_from_every_collection(stac_item, stored, tmp_pa
     assert abs(read[0][0][1][read[0][1]].mean() - LEAVES[1]) < 0.001
 
 
-def test_local_files_are_read_only_for_local_items(tmp_path):
+def test_local_files_are_read_only_for_local_items(tmp_path, monkeypatch):
+    monkeypatch.setattr("ms2hs.scenes.stac_item.open_dataset", lambda _href: nullcontext())
+    monkeypatch.setattr("ms2hs.scenes.stac_item.read_pixel_grid", lambda _dataset: GRID)
     path = tmp_path / "item.json"
     stac_item = planetary_computer("05.11", lambda name: str(tmp_path / name))
     path.write_text(json.dumps(stac_item))

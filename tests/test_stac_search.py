@@ -365,7 +365,7 @@ def test_fetch_lists_saves_and_reads_items(server, ms2hs, tmp_path):
     requested = len(server.requests)
     code, out, _ = ms2hs("fetch", "--items", path, "--list")
     assert (code, len(out.splitlines()), len(server.requests)) == (0, 5, requested)
-    assert [item["id"] for item in read_items(path)] == [f"S2A_T32TNT_{i:03d}" for i in range(4)]
+    assert [item["id"] for item in read_items(path).items] == [f"S2A_T32TNT_{i:03d}" for i in range(4)]
     code, _, err = ms2hs("fetch", *place, "--date", "2024-06", "--save", path)
     assert (code, "--overwrite" in err) == (1, True)
     assert ms2hs("fetch", "--items", path, "--bbox", "20,40,21,41", "--list")[0] == 3

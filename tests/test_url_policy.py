@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ms2hs.errors import AddressError
-from ms2hs.remote import url_policy
-from ms2hs.remote.url_policy import check_address, is_public, resolved, shown, web_address, without_secrets
+from ms2hs.remote import hosts, url_policy
+from ms2hs.remote.hosts import is_public
+from ms2hs.remote.url_policy import check_address, resolved, shown, web_address, without_secrets
 
 BASE = "https://stac.example.org/v1/collections/c/items/i"
 
@@ -26,10 +27,10 @@ def _names(monkeypatch):
         both = [known[host], "192.168.0.1"] if host.startswith("both") else [known[host]]
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (number, 0)) for number in both]
 
-    url_policy._resolve.cache_clear()
+    hosts.forget_addresses()
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     yield
-    url_policy._resolve.cache_clear()
+    hosts.forget_addresses()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from ms2hs.cli import (
     info_commands,
     training_commands,
 )
+from ms2hs.cli.messages import print_error
 from ms2hs.cli.parsers import join_numbers, name_evaluation
 from ms2hs.cli.process import was_stopped
 from ms2hs.errors import Ms2hsError
@@ -108,7 +109,7 @@ def main() -> None:
         if os.environ.get("MS2HS_TRACEBACK"):
             traceback.print_exception(error)
         known = error if isinstance(error, Ms2hsError) else unexpected(error)
-        typer.secho(f"ms2hs: {known}", fg="red", err=True)
+        print_error(known)
         raise SystemExit(known.exit_code) from None
 
 

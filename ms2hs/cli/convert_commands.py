@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ms2hs.cli.messages import note, print_failed
+from ms2hs.cli.messages import note, print_failed, print_waits
 from ms2hs.cli.options import (
     BATCH,
     INPUT,
@@ -180,6 +180,8 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     from ms2hs.models.weights import load_weights
     from ms2hs.progress import progress_bar
 
+    if not quiet:
+        print_waits()
     if given(context, "device") and load_weights(model).network is None:
         refuse(context, ["device"], "the linear model always runs on the processor")
     options = ConvertOptions(

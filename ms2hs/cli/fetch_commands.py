@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ms2hs.cli.messages import note, print_failed, print_left_out, warn
+from ms2hs.cli.messages import note, print_failed, print_left_out, print_waits, warn
 from ms2hs.cli.options import INPUT, OUTPUT, AsJson, Overwrite, Quiet, complete_provider, example_epilog, panel, refuse
 from ms2hs.cli.parsers import BBox, parse_bbox, parse_gsd
 from ms2hs.errors import NothingFound, PartlyDone
@@ -96,6 +96,8 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     from ms2hs.files import check_output, file_ids, files_in
     from ms2hs.progress import progress_bar
 
+    if not quiet:
+        print_waits()
     if not products:
         refuse(context, ["days"], "it needs --for PRODUCT")
     else:
@@ -113,22 +115,22 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     if products:
         _fetch_for_products(products, days, request, output, options, quiet=quiet, as_json=as_json)
         return
-    candidates = selection.select(request, to_fetch=not (list_only or save is not None))
-    scenes = [candidate.item for candidate in candidates]
+    selected = selection.select(request, to_fetch=not (list_only or save is not None))
+    print_left_out(selected.left_out)  # also with --quiet: the server has scenes that are not in the result
     if save is not None:
-        write_items(save, scenes)
+        write_items(save, selected.items, selected.area)
     if list_only or save is not None:
-        facts = [candidate.facts for candidate in candidates]
-        typer.echo(json.dumps(facts, indent=1) if as_json else selection.format_table(candidates))
+        facts = [candidate.facts for candidate in selected.candidates]
+        typer.echo(json.dumps(facts, indent=1) if as_json else selection.format_table(selected.candidates))
         return
     with progress_bar(shown=not quiet, unit="bytes") as progress:
-        result = fetch(scenes, request.area, output, options, progress)
+        result = fetch(selected.items, selected.area, output, options, progress)
     if not quiet:
         print_left_out(result.left_out)
         note(f"{len(result.paths)} scenes, {result.kept} already existed; {result.bytes_read / 1e6:.1f} MB read")
     print_failed(result.failed)
     typer.echo(json.dumps(asdict(result), indent=1, default=str) if as_json else "\n".join(map(str, result.paths)))
-    _check_failed(len(result.failed), len(scenes))
+    _check_failed(len(result.failed), len(selected.items))
 
 
 def _fetch_for_products(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ms2hs.errors import UnknownName
+from ms2hs.errors import UnknownName, visible
 from ms2hs.models.config import PRESETS, ModelConfig
 from ms2hs.models.weights import SUFFIX, Weights, load_weights, weights_names
 from ms2hs.spectra.sensors import Sensor, load_sensor, sensor_names
@@ -81,10 +81,10 @@ def text(found: dict[str, Any], indent: str = "") -> str:
     lines = []
     for key, value in found.items():
         if isinstance(value, dict):
-            lines += [f"{indent}{key}:", text(value, indent + "  ")]
+            lines += [f"{indent}{visible(str(key))}:", text(value, indent + "  ")]
         else:
             shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-            lines.append(f"{indent}{key!s:<{width}}  {shown}")
+            lines.append(f"{indent}{visible(str(key)):<{width}}  {visible(str(shown))}")
     return "\n".join(lines)
 
 
@@ -101,9 +101,9 @@ def contract_text(facts: dict[str, Any]) -> str:
     facts_by_name = {key: value for key, value in found.items() if key not in {"bands", "notes"}} | {"quality": removes}
     facts_by_name |= {key: value for key, value in facts.items() if key != "input"} | {"grid": grid}
     lines += ["", *(f"{key}: {_shown(value)}" for key, value in facts_by_name.items())]
-    return "\n".join([*lines, *(f"note: {note}" for note in found["notes"])])
+    return "\n".join([*lines, *(f"note: {visible(note)}" for note in found["notes"])])
 
 
 def _shown(value: Any) -> str:  # noqa: ANN401 - any JSON
     """A value as text: `none` without one, sides as `rows x columns`."""
-    return "none" if value is None else " x ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return visible("none" if value is None else " x ".join(map(str, value)) if isinstance(value, list) else str(value))

@@ -18,7 +18,7 @@ from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.dates import rfc3339
 from ms2hs.raster.pixel_grid import footprint, lonlat_bounds
 from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
-from ms2hs.scenes.stac_metadata import COG_TYPE, PROJECTION_EXTENSION, projection_properties
+from ms2hs.scenes.stac_metadata import COG_TYPE, LANDSAT8_LAUNCH, PROJECTION_EXTENSION, projection_properties
 from ms2hs.spectra.spectral_grid import band_support
 
 EXTENSIONS = [
@@ -26,8 +26,6 @@ EXTENSIONS = [
     PROJECTION_EXTENSION,
     "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
 ]
-# Launch of Landsat 8, the oldest source: the start of the interval of a scene without acquisition time.
-LANDSAT8_LAUNCH = "2013-02-11T00:00:00Z"
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
 """The output files of a fetched scene: written in a staging folder, then moved into place, the STAC item last."""
 
-import json
-import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ms2hs.errors import visible
 from ms2hs.fetching.band_stack import StackLayout, StackStrip, read_strips, write_stack
 from ms2hs.fetching.cropping import all_assets, band_file_name, local_scene
 from ms2hs.fetching.fetch_request import FetchRequest
-from ms2hs.fetching.sidecar import Sidecar
+from ms2hs.fetching.sidecar import REQUEST_FILE, Sidecar, files_of_output
+from ms2hs.fetching.staging_folder import remove_staging
 from ms2hs.files import move_into_place, write_bytes, write_error
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.recognition import SOURCE_TAG, TIME_TAG
@@ -27,28 +27,10 @@ class ScenePart:
     """`grid` with a margin, for the quality layer."""
 
 
-def prepare_staging(request: FetchRequest) -> None:
-    """Create the staging folder; files of the same request from an earlier run are kept, all others are deleted.
-
-    Raises
-    ------
-    OutputError : the folder cannot be written to.
-    """
-    folder, parameters = request.staging_folder, json.dumps(request.parameters, sort_keys=True)
-    path = folder / "request.json"
-    try:
-        if path.is_file() and path.read_text(encoding="utf-8") != parameters:
-            shutil.rmtree(folder)
-        folder.mkdir(exist_ok=True)
-        for partial in folder.glob(".*.part"):  # of a process that was killed while writing
-            partial.unlink()
-    except OSError as error:
-        raise write_error(folder, error) from error
-    write_bytes(path, parameters.encode(), durable=True)
-
-
 def assemble(request: FetchRequest, part: ScenePart) -> Path:
     """Write the output files from the bands in the staging folder, and return the path to give to `convert`.
+
+    Other threads call GDAL between two strips, so that their scenes arrive meanwhile.
 
     Raises
     ------
@@ -66,8 +48,12 @@ def assemble(request: FetchRequest, part: ScenePart) -> Path:
     return request.scene_path
 
 
-def write_scene(path: Path, staging: Path, layout: StackLayout, strips: Iterator[StackStrip], sidecar: Sidecar) -> None:
+def write_scene(
+    path: Path, staging: Path, layout: StackLayout, strips: Generator[StackStrip, None, None], sidecar: Sidecar
+) -> None:
     """Write a COG and its STAC item in a staging folder, move them to `path`, the item last, and delete the folder.
+
+    `is_output_complete` has checked that existing files may be replaced.
 
     Raises
     ------
@@ -76,14 +62,13 @@ def write_scene(path: Path, staging: Path, layout: StackLayout, strips: Iterator
     item_path = path.with_suffix(".json")
     staged, staged_item = staging / path.name, staging / item_path.name
     try:
-        staging.mkdir(exist_ok=True)
         known, clear = write_stack(staged, layout, strips)
         write_bytes(staged_item, sidecar.to_json([staged], {}, known, clear), durable=True)
         item_path.unlink(missing_ok=True)
         move_into_place(staged, path)
         path.with_name(f"{path.name}.aux.xml").unlink(missing_ok=True)
         move_into_place(staged_item, item_path)
-        shutil.rmtree(staging)
+        remove_staging(staging)
     except OSError as error:
         raise write_error(path, error) from error
 
@@ -94,10 +79,12 @@ def _keep_band_files(request: FetchRequest, scene: Scene, sidecar: Sidecar) -> N
     staging, target = request.staging_folder, request.target_folder
     try:
         write_bytes(staging / request.item_path.name, sidecar.to_json(files, keys, 0, 0), durable=True)
-        (staging / "request.json").unlink(missing_ok=True)
         if target.exists():
-            shutil.rmtree(target)
+            for path in files_of_output(target, request.item_path):
+                path.unlink(missing_ok=True)
+            target.rmdir()
         move_into_place(staging, target)
+        (target / REQUEST_FILE).unlink(missing_ok=True)
     except OSError as error:
         raise write_error(request.scene_path, error) from error
 
@@ -117,4 +104,4 @@ def _tags(request: FetchRequest, scene: Scene) -> dict[str, str]:
         "MS2HS_OFFSET_RULE": f"{scene.offset_rule}; applied: what is stored is reflectance in ten-thousandths",
         TIME_TAG: scene.datetime or "",
     }
-    return {name: text for name, text in tags.items() if text}
+    return {name: visible(text) for name, text in tags.items() if text}

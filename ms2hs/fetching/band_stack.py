@@ -4,7 +4,7 @@
 strips to the COG writer of the package and counts the known and the clear pixels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from ms2hs.raster.cube import SCALE
 from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.raster.resampling import axis_weights, covered, relate
+from ms2hs.remote.range_file import GDAL_LOCK
 from ms2hs.scenes.quality import QUALITY_LAYERS, valid_by
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import Asset, Scene
@@ -79,7 +80,7 @@ class StackLayout:
             file.update_tags(band, ns="IMAGERY", **micrometres)
 
 
-def read_strips(scene: Scene, grid: PixelGrid) -> Iterator[StackStrip]:
+def read_strips(scene: Scene, grid: PixelGrid) -> Generator[StackStrip, None, None]:
     """A scene resampled to a grid, strip by strip.
 
     A pixel of which at least half is clear is the mean of its clear parts. Any other pixel is the mean of all its
@@ -134,7 +135,21 @@ class _QualityReader:
         return result
 
 
-def write_stack(path: Path, layout: StackLayout, strips: Iterator[StackStrip]) -> tuple[int, int]:
+def _take_turns(strips: Generator[StackStrip, None, None]) -> Iterator[StackStrip]:
+    """The strips; GDAL_LOCK is held while a strip is read, and free while it is compressed and written."""
+    try:
+        while True:
+            with GDAL_LOCK:
+                strip = next(strips, None)
+            if strip is None:
+                return
+            yield strip
+    finally:
+        with GDAL_LOCK:
+            strips.close()
+
+
+def write_stack(path: Path, layout: StackLayout, strips: Generator[StackStrip, None, None]) -> tuple[int, int]:
     """Write strips as a COG: int16, scale 1e-4, nodata -32768. Returns the numbers of known and of clear pixels.
 
     Raises
@@ -142,8 +157,11 @@ def write_stack(path: Path, layout: StackLayout, strips: Iterator[StackStrip]) -
     OutputError : the file cannot be written; no file remains.
     """
     known = clear = 0
-    with CogWriter(path, layout.grid, layout, layout.tags, encoding=STACK_ENCODING) as writer:
-        for strip in strips:
+    with ExitStack() as opened:
+        with GDAL_LOCK:
+            writer = CogWriter(path, layout.grid, layout, layout.tags, encoding=STACK_ENCODING)
+            opened.enter_context(writer)
+        for strip in _take_turns(strips):
             writer.write(strip.row, strip.dn)
             known, clear = known + strip.known, clear + strip.clear
     flush_to_disk(path)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import rasterio
@@ -15,15 +16,20 @@ from rasterio.windows import Window
 
 from ms2hs.arrays import DnArray
 from ms2hs.files import atomic_write
+from ms2hs.progress import Progress
 from ms2hs.raster.dataset import open_dataset, quietly, read_bands, read_pixel_grid
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.remote.client import WebClient
 from ms2hs.remote.range_file import GDAL_LOCK, RangedFile, file_of, open_ranged
 from ms2hs.remote.url_policy import Access, shown, web_address
-from ms2hs.scenes.scene import Asset
+from ms2hs.scenes.quality import QUALITY_LAYERS
+from ms2hs.scenes.scene import Asset, Scene
 
 # Size of the uncompressed pixels that are read together.
 STRIP_BYTES = 64_000_000
+# Pixels of Sentinel-2 in m; the other bands have 20 m.
+SENTINEL2_PIXEL_M = {"B02": 10.0, "B03": 10.0, "B04": 10.0, "B08": 10.0, "B01": 60.0, "B09": 60.0}
+QUALITY_NAMES = {layer.name for layer in QUALITY_LAYERS.values()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,3 +169,63 @@ def has_data(path: Path, nodata: float | None) -> bool:
     """Whether any pixel of the first band of a local file has data."""
     with GDAL_LOCK, open_dataset(str(path)) as dataset:
         return any((dataset.read(1, window=window) != nodata).any() for _, window in dataset.block_windows(1))
+
+
+class ByteCounter:
+    """Reports the bytes read, and an estimate of all bytes. Thread-safe.
+
+    Bands compress alike, so their bytes are in proportion to their pixels: the bands opened so far give the size of
+    all others, also of the scenes that come later. The estimate therefore does not jump with each file and scene.
+    """
+
+    def __init__(self, scenes: int, progress: Progress | None) -> None:
+        self._scenes, self._progress = scenes, progress
+        self._lock = Lock()
+        self._sizes: dict[str, float] = {}
+        self._missing: dict[str, float] = {}
+        self._opened_bytes = self._other_bytes = 0
+        self._opened_pixels = self._bytes_read = 0.0
+
+    def scene_started(self, name: str, scene: Scene) -> None:
+        """Add a scene whose files will be read."""
+        pixels = sum(_relative_pixels(scene.source, asset) for asset in scene.assets)
+        with self._lock:
+            self._sizes[name] = self._missing[name] = pixels
+
+    def scene_ended(self, name: str) -> None:
+        """Expect no further file of a scene, which may have failed."""
+        with self._lock:
+            self._sizes.setdefault(name, 0.0)
+            self._missing[name] = 0.0
+
+    def file_opened(self, name: str, source: str, asset: Asset, size: int | None) -> None:
+        """Add the size of a file that is read now; None: of an earlier run."""
+        pixels = _relative_pixels(source, asset)
+        with self._lock:
+            self._missing[name] -= pixels
+            if size is not None and pixels:
+                self._opened_bytes, self._opened_pixels = self._opened_bytes + size, self._opened_pixels + pixels
+            elif size is not None:
+                self._other_bytes += size
+
+    def bytes_read(self, size: float) -> None:
+        """Add bytes, and report progress."""
+        with self._lock:
+            self._bytes_read += size
+            if self._progress is not None:
+                self._progress("fetch", int(self._bytes_read), self._total())
+
+    def _total(self) -> int:
+        """The estimate; 0, which is unknown, before the first band is opened."""
+        if not self._opened_pixels:
+            return 0
+        later = (self._scenes - len(self._sizes)) * sum(self._sizes.values()) / max(1, len(self._sizes))
+        missing = (sum(self._missing.values()) + later) * self._opened_bytes / self._opened_pixels
+        return max(int(self._bytes_read), int(self._opened_bytes + self._other_bytes + missing))
+
+
+def _relative_pixels(source: str, asset: Asset) -> float:
+    """Pixels of a band, relative to a band of 10 m; 0 for a quality layer, which compresses otherwise."""
+    if asset.name in QUALITY_NAMES:
+        return 0.0
+    return 1.0 if source.startswith("hls_") else (10.0 / SENTINEL2_PIXEL_M.get(asset.name, 20.0)) ** 2

@@ -1,18 +1,19 @@
 """The part of each item that is requested, its output paths, and whether a previous run completed them."""
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 from ms2hs.fetching.search_query import SearchArea
 from ms2hs.fetching.sidecar import is_output_complete
+from ms2hs.fetching.staging_folder import check_staging, remove_staging
 from ms2hs.files import file_name
 from ms2hs.remote.providers import PROVIDERS, Provider, access_to, provider_of
 from ms2hs.remote.url_policy import Access
 from ms2hs.scenes.stac_item import ORIGIN, base_of
-from ms2hs.scenes.stac_metadata import check_item
+from ms2hs.scenes.stac_metadata import Item
 
 Gsd = float | Literal["native"]
 """Ground sampling in m, or `native`: one file per band, with unchanged pixels."""
@@ -60,8 +61,16 @@ class FetchRequest:
         return access_to(self.base, () if self.provider is None else (self.provider,))
 
 
+def _names(item: Item) -> Iterator[str]:
+    """Names for the output of an item: its id, then names that also depend on its collection and its version."""
+    name, collection, updated = item["id"], item.get("collection"), item["properties"].get("updated")
+    yield file_name(name)
+    yield file_name(f"{name}_{collection}")
+    yield from (file_name(f"{name}_{collection}_{updated}_{number}") for number in count())
+
+
 def plan_requests(
-    items: Sequence[dict[str, Any]], area: SearchArea | None, folder: Path, gsd_m: Gsd, *, overwrite: bool
+    items: Sequence[Item], area: SearchArea | None, folder: Path, gsd_m: Gsd, *, overwrite: bool
 ) -> list[FetchRequest]:
     """One request for each distinct item; requests that a previous run completed are marked.
 
@@ -71,16 +80,14 @@ def plan_requests(
     """
     requests: dict[str, FetchRequest] = {}
     for item in items:
-        name = check_item(item)
         parameters = {
             "item": item["id"],
             "collection": item.get("collection"),
-            "updated": item.get("properties", {}).get("updated"),
+            "updated": item["properties"].get("updated"),
             "boxes": [list(box) for box in area.boxes] if area else None,
             "gsd_m": gsd_m,
         }
-        if name in requests and requests[name].parameters != parameters:
-            name = file_name(f"{name}_{item.get('collection')}")
+        name = next(name for name in _names(item) if name not in requests or requests[name].parameters == parameters)
         origin = item.get(ORIGIN) or {}
         provider = PROVIDERS.get(str(origin.get("provider"))) or provider_of(item)
         is_native = gsd_m == "native"
@@ -88,8 +95,9 @@ def plan_requests(
             item, name, folder, parameters, area, provider, base_of(item), is_native, is_complete=False
         )
         target, staging = request.target_folder if is_native else request.scene_path, request.staging_folder
+        check_staging(staging)
         if is_output_complete(target, request.item_path, staging, parameters, overwrite=overwrite):
             request = replace(request, is_complete=True)
-            shutil.rmtree(staging, ignore_errors=True)
+            remove_staging(staging)
         requests[name] = request
     return list(requests.values())

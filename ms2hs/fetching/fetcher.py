@@ -5,23 +5,22 @@ scenes in order, while the bands of at most SCENES_AHEAD further scenes arrive. 
 first: a scene without data in the area needs no other band. A failing scene does not stop the others.
 """
 
-import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from ms2hs.errors import Ms2hsError, NothingFound, OutputError, QueryError, SceneError, failure
-from ms2hs.fetching.assembling import ScenePart, assemble, prepare_staging
-from ms2hs.fetching.cropping import all_assets, band_file_name, padded, source_pixels
-from ms2hs.fetching.download import copy_window, has_data, open_remote
+from ms2hs.fetching.assembling import ScenePart, assemble
+from ms2hs.fetching.cropping import band_file_name, padded, source_pixels
+from ms2hs.fetching.download import ByteCounter, copy_window, has_data, open_remote
 from ms2hs.fetching.fetch_request import FetchRequest, Gsd, plan_requests
 from ms2hs.fetching.orbit_mosaic import write_mosaics
 from ms2hs.fetching.search_query import SearchArea
+from ms2hs.fetching.staging_folder import prepare_staging, remove_staging
 from ms2hs.files import check_space, lock_folder
 from ms2hs.progress import Progress
 from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m, window_in
@@ -29,10 +28,9 @@ from ms2hs.remote.client import RetryPolicy, WebClient
 from ms2hs.remote.range_file import GDAL_LOCK
 from ms2hs.scenes.scene import Asset, Scene, working_grid
 from ms2hs.scenes.stac_item import scene_of
+from ms2hs.scenes.stac_metadata import valid_items
 
 SCENES_AHEAD = 2
-# The first of these bands gives the grid of a scene: they are the finest bands of Sentinel-2.
-FINEST_BANDS = ("B02", "B03", "B04")
 # Twice the coarsest pixels of Sentinel-2: interpolation and quality look that far around a pixel.
 QUALITY_MARGIN_M = 120.0
 # Disk space for a pixel of a band while a scene is assembled: band file, COG writer and result.
@@ -84,7 +82,7 @@ def fetch(
 
     Parameters
     ----------
-    items : STAC items, as `stac_search.search` returns them.
+    items : STAC items, as `stac_search.search` returns them; invalid items are left out.
     area : None fetches whole scenes.
     output : the folder; its parent must exist.
     progress : called with the bytes read and the estimated total.
@@ -104,14 +102,19 @@ def fetch(
             "--mosaic with --gsd native: files of single bands cannot be combined; a ground sampling in m is needed. "
             "Use --gsd 10, 20 or 30."
         )
+    left_out: list[str] = []
+    valid = valid_items(items, left_out)
+    if left_out and not valid:
+        raise SceneError(left_out[0])
     make_folder(output)
     with lock_folder(output):
-        requests = plan_requests(items, area, output, options.gsd_m, overwrite=options.overwrite)
+        requests = plan_requests(valid, area, output, options.gsd_m, overwrite=options.overwrite)
         for request in requests:
             if request.provider is not None and not request.is_complete:
                 request.provider.check_credentials()
         with WebClient(options.retries, options.jobs) as client:
             result = _Fetcher(client, options, progress).fetch(requests)
+        result = replace(result, left_out=(*left_out, *result.left_out))
         if not options.mosaic:
             return result
         return replace(result, paths=tuple(write_mosaics(result.paths, output, overwrite=options.overwrite)))
@@ -133,18 +136,25 @@ class _NoData(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class _PendingScene:
+class _PlannedScene:
     """A scene whose bands are being read."""
 
+    part: ScenePart
+    bands: "list[Future[Path]]"
+
+
+@dataclass(frozen=True, eq=False)
+class _PendingScene:
+    """A scene that is being planned and read."""
+
     request: FetchRequest
-    part: "Future[ScenePart]"
-    bands: "list[Future[None]]"
+    planned: "Future[_PlannedScene]"
 
     def cancel(self) -> None:
         """Cancel the bands that are not being read yet."""
-        self.part.cancel()
-        for future in self.bands:
-            future.cancel()
+        if not self.planned.cancel() and self.planned.exception() is None:
+            for future in self.planned.result().bands:
+                future.cancel()
 
 
 class _Fetcher:
@@ -153,7 +163,7 @@ class _Fetcher:
     def __init__(self, client: WebClient, options: FetchOptions, progress: Progress | None) -> None:
         self.client = client
         self.options = options
-        self.counter = _ByteCounter(progress)
+        self.progress = progress
 
     def fetch(self, requests: list[FetchRequest]) -> FetchResult:
         """Fetch all requests that are not complete."""
@@ -161,7 +171,10 @@ class _Fetcher:
         kept = len(paths)
         failed: list[Exception] = []
         left_out: list[str] = []
-        for request, result in self._fetch_in_order([request for request in requests if not request.is_complete]):
+        missing = [request for request in requests if not request.is_complete]
+        self.counter = ByteCounter(len(missing), self.progress)
+        for request, result in self._fetch_in_order(missing):
+            self.counter.scene_ended(request.name)
             if isinstance(result, Path):
                 paths[request.name] = result
             elif isinstance(result, _NoData):
@@ -186,11 +199,8 @@ class _Fetcher:
         pending: deque[_PendingScene] = deque()
         try:
             for request in requests:
-                started = self._start(pool, request)
-                if isinstance(started, Exception):
-                    yield request, started
-                    continue
-                pending.append(started)
+                prepare_staging(request.staging_folder, request.parameters)
+                pending.append(_PendingScene(request, pool.submit(self._plan, pool, request)))
                 if len(pending) > SCENES_AHEAD:
                     yield self._finish(pending.popleft())
             while pending:
@@ -200,20 +210,12 @@ class _Fetcher:
                 self.client.stop()
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _start(self, pool: ThreadPoolExecutor, request: FetchRequest) -> _PendingScene | Exception:
-        try:
-            with GDAL_LOCK:
-                scene = scene_of(request.item, request.base, None, partial(self._read_grid, request))
-        except OutputError:
-            raise
-        except Exception as error:  # noqa: BLE001  one scene must not stop the others
-            return error
-        prepare_staging(request)
-        self.counter.expect(len(all_assets(scene)))
-        part = pool.submit(self._plan_part, request, scene)
-        # Tasks start in the order of submission: `part` is running or done when a band waits for it.
-        bands = [pool.submit(self._copy_band, request, asset, part) for asset in scene.assets]
-        return _PendingScene(request, part, bands)
+    def _plan(self, pool: ThreadPoolExecutor, request: FetchRequest) -> _PlannedScene:
+        """Plan a scene, copy its quality layer, and start to copy its bands."""
+        scene = scene_of(request.item, request.base, None, partial(self._read_grid, request))
+        self.counter.scene_started(request.name, scene)
+        part = self._plan_part(request, scene)
+        return _PlannedScene(part, [pool.submit(self._copy, request, scene, band, part.grid) for band in scene.assets])
 
     def _read_grid(self, request: FetchRequest, href: str) -> PixelGrid:
         with open_remote(self.client, href, request.access) as raster:
@@ -221,12 +223,10 @@ class _Fetcher:
 
     def _plan_part(self, request: FetchRequest, scene: Scene) -> ScenePart:
         """Find the part of the scene inside the area, and copy its quality layer."""
-        finest = next((asset for name in FINEST_BANDS for asset in scene.assets if asset.name == name), scene.assets[0])
-        full_grid = self._read_grid(request, finest.href)
+        gsd_m = self.options.gsd_m
         with GDAL_LOCK:
-            _check_gsd(scene, full_grid, self.options.gsd_m)
-            gsd_m = self.options.gsd_m
-            grid = full_grid if gsd_m == "native" else working_grid(replace(scene, grid=full_grid), gsd_m)
+            _check_gsd(scene, gsd_m)
+            grid = scene.grid if gsd_m == "native" else working_grid(scene, gsd_m)
             if request.area is not None:
                 window = window_in(grid, request.area.bbox)
                 if window is None:
@@ -240,17 +240,11 @@ class _Fetcher:
                 raise _NoData("the scene has no data in the area")
         return part
 
-    def _copy_band(self, request: FetchRequest, asset: Asset, planned: "Future[ScenePart]") -> None:
-        """Copy a band once the part of the scene is known; do nothing if planning failed."""
-        if planned.exception() is None:
-            part = planned.result()
-            self._copy(request, part.scene, asset, part.grid)
-
     def _copy(self, request: FetchRequest, scene: Scene, asset: Asset, grid: PixelGrid) -> Path:
         """Copy the pixels of a file from which a grid is computed; a file from an earlier run is kept."""
         path = request.staging_folder / band_file_name(scene, asset)
         if path.exists():
-            self.counter.file_opened(0)
+            self.counter.file_opened(request.name, scene.source, asset, None)
             return path
         with open_remote(self.client, asset.href, request.access) as raster:
             pixels = source_pixels(grid, raster.grid, asset.name)
@@ -258,7 +252,7 @@ class _Fetcher:
                 raise _NoData(f"band {asset.name} does not reach into the area")
             rows, cols = pixels
             size = raster.blocks_bytes(asset.band, rows, cols)
-            self.counter.file_opened(size)
+            self.counter.file_opened(request.name, scene.source, asset, size)
             for copied in copy_window(raster, asset, rows, cols, path):
                 self.counter.bytes_read(size * copied / (rows.stop - rows.start))
         return path
@@ -266,14 +260,13 @@ class _Fetcher:
     def _finish(self, pending: _PendingScene) -> tuple[FetchRequest, Path | Exception]:
         request = pending.request
         try:
-            part = pending.part.result()
-            for future in pending.bands:
+            planned = pending.planned.result()
+            for future in planned.bands:
                 future.result()
-            with GDAL_LOCK:
-                return request, assemble(request, part)
+            return request, assemble(request, planned.part)
         except _NoData as error:
             pending.cancel()
-            shutil.rmtree(request.staging_folder, ignore_errors=True)
+            remove_staging(request.staging_folder)
             return request, error
         except OutputError:
             raise
@@ -282,43 +275,10 @@ class _Fetcher:
             return request, error
 
 
-def _check_gsd(scene: Scene, grid: PixelGrid, gsd_m: float | str) -> None:
-    finest = min(pixel_size_m(grid))
+def _check_gsd(scene: Scene, gsd_m: float | str) -> None:
+    finest = min(pixel_size_m(scene.grid))
     if isinstance(gsd_m, float | int) and gsd_m < 0.99 * finest:
         raise SceneError(
             f"{scene.id}: --gsd {gsd_m:g} is finer than its pixels of {finest:g} m; {finest:g} m or coarser is "
             f"allowed. Use --gsd {finest:g}, or --gsd native."
         )
-
-
-class _ByteCounter:
-    """Reports the bytes read, and the estimated total. Thread-safe.
-
-    Files that are not open yet are estimated at the mean size of the opened files.
-    """
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-        self._lock = Lock()
-        self._expected_files = self._opened_files = self._opened_bytes = 0
-        self._bytes_read = 0.0
-
-    def expect(self, files: int) -> None:
-        """Add files that will be read."""
-        with self._lock:
-            self._expected_files += files
-
-    def file_opened(self, size: int) -> None:
-        """Add the size of a file."""
-        with self._lock:
-            self._opened_files += 1
-            self._opened_bytes += size
-
-    def bytes_read(self, size: float) -> None:
-        """Add bytes, and report progress."""
-        with self._lock:
-            self._bytes_read += size
-            mean_bytes = self._opened_bytes / max(1, self._opened_files)
-            remaining = max(0, self._expected_files - self._opened_files) * mean_bytes
-            if self._progress is not None:
-                self._progress("fetch", int(self._bytes_read), int(self._opened_bytes + remaining))

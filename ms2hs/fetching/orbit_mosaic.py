@@ -5,7 +5,7 @@ the scenes that are clear there, else of the scenes with a value. The mosaic lie
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,6 +23,7 @@ from ms2hs.arrays import BoolArray, DnArray
 from ms2hs.fetching.assembling import write_scene
 from ms2hs.fetching.band_stack import ROWS_PER_STRIP, StackLayout, StackStrip
 from ms2hs.fetching.sidecar import Sidecar, checksum, is_output_complete
+from ms2hs.fetching.staging_folder import check_staging, prepare_staging
 from ms2hs.raster.cube import NODATA
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.pixel_grid import PixelGrid
@@ -93,7 +94,7 @@ def _bounds_in(grid: PixelGrid, crs: str | None) -> tuple[float, float, float, f
     return west, south, east, north
 
 
-def mosaic_strips(scenes: Sequence[MosaicScene], grid: PixelGrid) -> Iterator[StackStrip]:
+def mosaic_strips(scenes: Sequence[MosaicScene], grid: PixelGrid) -> Generator[StackStrip, None, None]:
     """The mosaic of scenes on a grid, strip by strip.
 
     Scenes in the CRS of the grid keep their pixels. Other scenes are interpolated linearly, and their quality classes
@@ -198,6 +199,7 @@ def _write_mosaic(scenes: list[MosaicScene], folder: Path, *, overwrite: bool) -
     name = f"{first.source}_{scenes[0].time:%Y%m%dT%H%M%S}_mosaic"
     path, staging = folder / f"{name}.tif", folder / f".{name}.part"
     parameters = {"mosaic_of": {member.path.name: checksum(member.path) for member in scenes}}
+    check_staging(staging)
     if is_output_complete(path, path.with_suffix(".json"), staging, parameters, overwrite=overwrite):
         return path
     grid = common_grid(scenes)
@@ -211,5 +213,6 @@ def _write_mosaic(scenes: list[MosaicScene], folder: Path, *, overwrite: bool) -
     properties = {"datetime": first.datetime, "platform": first.source}
     item = {"type": "Feature", "stac_version": "1.1.0", "id": name, "properties": properties}
     sidecar = Sidecar(parameters, item, first, grid)
+    prepare_staging(staging, parameters)
     write_scene(path, staging, layout, mosaic_strips(scenes, grid), sidecar)
     return path

@@ -86,15 +86,22 @@ def read_geojson(path: Path) -> SearchArea:
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise QueryError(f"{path}: cannot be read as JSON ({error}); a GeoJSON file is needed. Check it.") from error
     try:
-        polygons = polygons_of(document)
-        positions = [(float(lon), float(lat)) for rings in polygons for lon, lat, *_ in rings[0]]
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        return polygon_area(document)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise QueryError(f"{path}: invalid GeoJSON ({error!r}); RFC 7946 is required. Correct it.") from error
+    except QueryError as error:
+        raise QueryError(f"{path}: {error}") from error
+
+
+def polygon_area(document: Mapping[str, Any]) -> SearchArea:
+    """The area of all polygons in a GeoJSON object; QueryError if it has none, other errors if it is invalid."""
+    polygons = polygons_of(document)
+    positions = [(float(lon), float(lat)) for rings in polygons for lon, lat, *_ in rings[0]]
     if not positions:
-        raise QueryError(f"{path}: has no polygon; a GeoJSON Polygon or MultiPolygon is needed. Draw an area.")
+        raise QueryError("has no polygon; a GeoJSON Polygon or MultiPolygon is needed. Draw an area.")
     lons, lats = zip(*positions, strict=True)
     box = parse_bbox((min(lons), min(lats), max(lons), max(lats))).bbox
     # RFC 7946 cuts an area at the antimeridian into parts on both sides.

@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from ms2hs.datasets.cubes.georeferenced import find_cubes
-from ms2hs.errors import NothingFound, QueryError
+from ms2hs.errors import NothingFound, QueryError, visible
 from ms2hs.fetching.footprints import coverage
 from ms2hs.fetching.search_query import SearchArea, parse_bbox, parse_period, read_geojson
 from ms2hs.fetching.stac_search import Candidate, StacQuery, read_items, search
@@ -41,7 +41,7 @@ class SearchRequest:
     """A file of saved items, used instead of a search."""
 
     @property
-    def area(self) -> SearchArea | None:
+    def given_area(self) -> SearchArea | None:
         """The area of `bbox` or `intersects`; QueryError if both are given or the area is invalid."""
         if self.bbox is not None and self.intersects is not None:
             raise QueryError("both --bbox and --intersects were given; one area is allowed. Leave one out.")
@@ -50,8 +50,25 @@ class SearchRequest:
         return None if self.bbox is None else parse_bbox(self.bbox)
 
 
-def select(request: SearchRequest, *, to_fetch: bool) -> list[Candidate]:
-    """The scenes that match a request, best first. Everything is checked before the first HTTP request.
+@dataclass(frozen=True)
+class Selection:
+    """The scenes that match a request."""
+
+    candidates: tuple[Candidate, ...]
+    """Best first."""
+    area: SearchArea | None
+    """The requested area, else the area of the search that found the saved items; None: whole scenes."""
+    left_out: tuple[str, ...] = ()
+    """One message for each invalid item."""
+
+    @property
+    def items(self) -> list[Item]:
+        """The STAC items of the scenes."""
+        return [candidate.item for candidate in self.candidates]
+
+
+def select(request: SearchRequest, *, to_fetch: bool) -> Selection:
+    """The scenes that match a request. Everything is checked before the first HTTP request.
 
     Parameters
     ----------
@@ -62,7 +79,7 @@ def select(request: SearchRequest, *, to_fetch: bool) -> list[Candidate]:
     QueryError, UnknownName, CredentialsError : an invalid request; no server was contacted.
     NothingFound, RemoteError, AddressError : as `stac_search.search`.
     """
-    area = request.area
+    area = request.given_area
     if request.items is not None:
         return _select_saved(request, request.items, area, to_fetch=to_fetch)
     if area is None:
@@ -83,35 +100,37 @@ def select(request: SearchRequest, *, to_fetch: bool) -> list[Candidate]:
     )
     if to_fetch:
         provider.check_credentials()
-    return search(query)
+    left_out: list[str] = []
+    return Selection(tuple(search(query, left_out)), area, tuple(left_out))
 
 
-def _select_saved(request: SearchRequest, path: Path, area: SearchArea | None, *, to_fetch: bool) -> list[Candidate]:
+def _select_saved(request: SearchRequest, path: Path, area: SearchArea | None, *, to_fetch: bool) -> Selection:
     options = ("date", "provider", "collection", "max_cloud")
     _refuse_options(request, options, "--items: saved items are not searched again")
     server = provider_named(None, request.stac).url if request.stac else None
-    items = read_items(path, server)[: request.limit]
+    saved = read_items(path, server)
+    items, area = saved.items[: request.limit], area or saved.area
     if to_fetch:
         for provider in filter(None, map(provider_of, items)):
             provider.check_credentials()
     candidates = [Candidate(item, 1.0 if area is None else coverage(item, area)) for item in items]
-    covering = [candidate for candidate in candidates if candidate.coverage > 0]
+    covering = tuple(candidate for candidate in candidates if candidate.coverage > 0)
     if not covering:
         raise NothingFound(
-            f"{path}: none of its {len(items)} scenes covers the area; at least one is needed. Give another area, or "
-            "none."
+            f"{path}: none of its {len(items)} scenes covers the area; at least one is needed. Give another area "
+            "with --bbox."
         )
-    return covering
+    return Selection(covering, area, saved.left_out)
 
 
 def format_table(candidates: Sequence[Candidate]) -> str:
-    """The scenes as an aligned text table, one line per scene; no text is cut."""
+    """The scenes as an aligned text table, one line per scene."""
     rows = [("scene", "time", "tile", "cloud %", "covers %")]
     for candidate in candidates:
         facts = candidate.facts
         cloud = "" if candidate.cloud is None else f"{candidate.cloud:.1f}"
         time = facts["datetime"].replace("T", " ")[:16]
-        rows.append((facts["id"], time, facts["tile"], cloud, f"{100 * candidate.coverage:.0f}"))
+        rows.append((visible(facts["id"]), visible(time), facts["tile"], cloud, f"{100 * candidate.coverage:.0f}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
@@ -142,7 +161,7 @@ def find_scene_matches(
     ----------
     products : as `georeferenced.find_cubes` takes them.
     request : without area and date, which come from the products.
-    left_out : receives products without position, day or scene, by name, with the reason.
+    left_out : receives products without position, day or scene, and invalid items, with the reason.
 
     Raises
     ------
@@ -162,8 +181,9 @@ def find_scene_matches(
         area = parse_bbox(bounds)
         first, last = cube.day - timedelta(days=days), cube.day + timedelta(days=days)
         try:
-            candidates = select(replace(request, bbox=area.bbox, date=f"{first}/{last}"), to_fetch=True)
+            found = select(replace(request, bbox=area.bbox, date=f"{first}/{last}"), to_fetch=True)
         except NothingFound as error:
             left_out[cube.name] = str(error)
             continue
-        yield SceneMatches(file_name(cube.name), area, tuple(candidate.item for candidate in candidates))
+        left_out |= {message: message for message in found.left_out}
+        yield SceneMatches(file_name(cube.name), area, tuple(found.items))

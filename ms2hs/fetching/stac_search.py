@@ -1,8 +1,8 @@
 """Searches of STAC APIs, and items in files.
 
 pystac-client pages through the results, with every request sent by our own client, so that links to further pages are
-checked like all other addresses. Items stay JSON until they have passed `check_item`: creating a `pystac.Item` of an
-invalid item would end the whole search.
+checked like all other addresses. Items stay JSON, which `parse_item` checks: a `pystac.Item` of an invalid item would
+end the whole search.
 """
 
 import json
@@ -13,27 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pystac
 import requests
 from pystac_client import Client
 from pystac_client.conformance import ConformanceClasses
-from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 
 from ms2hs.errors import Ms2hsError, NothingFound, QueryError, RemoteError, SceneError
 from ms2hs.fetching.footprints import coverage
-from ms2hs.fetching.search_query import Period, SearchArea
+from ms2hs.fetching.search_query import Period, SearchArea, parse_bbox, polygon_area
 from ms2hs.files import write_bytes
 from ms2hs.remote.client import DOCUMENT_ATTEMPTS, HttpRequest, read_document
 from ms2hs.remote.providers import Provider
 from ms2hs.remote.url_policy import Access, shown, without_secrets
 from ms2hs.scenes.stac_item import ORIGIN, of_file
-from ms2hs.scenes.stac_metadata import Item, baseline, check_item, tile_of
+from ms2hs.scenes.stac_metadata import Item, baseline, sensing_time, tile_of, valid_items
 
 PAGE_ITEMS = 100
 # Limit of items read before sorting; a search of a town and a month returns some tens.
 MAX_ITEMS = 2000
 CLOUD_COVER = "eo:cloud_cover"
+AREA = "ms2hs:area"
+"""Field of saved items with the area of their search."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,19 @@ class Candidate:
     @property
     def cloud(self) -> float | None:
         """Cloud cover of the whole scene in percent; None if unknown."""
-        cloud = self.item.get("properties", {}).get(CLOUD_COVER)
+        cloud = self.item["properties"].get(CLOUD_COVER)
         return float(cloud) if isinstance(cloud, int | float) else None
 
     @property
     def time(self) -> str:
         """Sensing time in ISO 8601, to the second; empty if unknown."""
-        properties = self.item.get("properties", {})
-        return str(properties.get("datetime") or properties.get("start_datetime") or "")[:19]
+        return (sensing_time(self.item) or "")[:19]
 
     @property
     def facts(self) -> dict[str, Any]:
         """The facts that a listing shows."""
         return {
-            "id": str(self.item["id"]),
+            "id": self.item["id"],
             "datetime": self.time,
             "tile": tile_of(self.item),
             "cloud_cover": self.cloud,
@@ -101,8 +100,12 @@ SORT_KEYS: dict[str, Callable[[Candidate], tuple[Any, ...]]] = {
 }
 
 
-def search(query: StacQuery) -> list[Candidate]:
+def search(query: StacQuery, left_out: list[str] | None = None) -> list[Candidate]:
     """The scenes that match, best first. Of a scene that was processed twice, only the newer version is returned.
+
+    Parameters
+    ----------
+    left_out : receives a message for each invalid item, which does not stop the search.
 
     Raises
     ------
@@ -110,7 +113,7 @@ def search(query: StacQuery) -> list[Candidate]:
     RemoteError, AddressError : the server does not answer as a STAC API, or redirects to a refused address.
     """
     max_cloud = math.inf if query.max_cloud is None else query.max_cloud
-    matches = [scene for scene in _read_candidates(query) if scene.cloud is None or scene.cloud <= max_cloud]
+    matches = [scene for scene in _read_candidates(query, left_out) if scene.cloud is None or scene.cloud <= max_cloud]
     if not matches:
         cloud = "" if query.max_cloud is None else f" with at most {query.max_cloud:g} % cloud"
         higher = "" if query.max_cloud is None else ", give a higher --max-cloud"
@@ -122,34 +125,34 @@ def search(query: StacQuery) -> list[Candidate]:
     return ordered[: query.limit]
 
 
-def _read_candidates(query: StacQuery) -> list[Candidate]:
+def _read_candidates(query: StacQuery, left_out: list[str] | None) -> list[Candidate]:
     """Every item of the server whose footprint overlaps the area."""
     base = shown(query.provider.url)
     regions: list[dict[str, Any]] = [{"bbox": list(box)} for box in query.area.boxes]
     if query.area.geometry is not None:
         regions = [{"intersects": query.area.geometry}]
-    candidates: dict[str, Candidate] = {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about conformance classes that we do not use
             client = Client.open(query.provider.url, stac_io=_CheckedStacIO(base))
-            for region in regions:
-                for item in _read_items(client, query, region):
-                    item[ORIGIN] = {"provider": query.provider.name, "url": base}
-                    candidate = Candidate(item, coverage(item, query.area))
-                    if candidate.coverage > 0:
-                        candidates.setdefault(str(item["id"]), candidate)
+            documents = [document for region in regions for document in _read_items(client, query, region)]
     except Ms2hsError:
         raise
-    except (APIError, pystac.STACError, requests.RequestException, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001 - pystac-client raises any error where a document has a wrong type
         raise RemoteError(
             f"{base}: the answer is not that of a STAC API ({_short_reason(error)}); a server with /search is needed. "
             "Try again later, or use another --provider."
         ) from None
+    candidates: dict[str, Candidate] = {}
+    for item in valid_items(documents, left_out):
+        item[ORIGIN] = {"provider": query.provider.name, "url": base}
+        candidate = Candidate(item, coverage(item, query.area))
+        if candidate.coverage > 0:
+            candidates.setdefault(item["id"], candidate)
     return list(candidates.values())
 
 
-def _read_items(client: Client, query: StacQuery, region: Mapping[str, Any]) -> Iterator[Item]:
+def _read_items(client: Client, query: StacQuery, region: Mapping[str, Any]) -> Iterator[Any]:
     options = dict(region)
     # Servers that do not support queries return clouded scenes too; `search` drops these.
     if query.max_cloud is not None and client.conforms_to(ConformanceClasses.QUERY):
@@ -163,10 +166,6 @@ def _read_items(client: Client, query: StacQuery, region: Mapping[str, Any]) -> 
                 f"{query.provider.name} has more than {MAX_ITEMS} scenes of this area within {query.period.text}; at "
                 f"most {MAX_ITEMS} can be sorted. Narrow --date or the area, or give a lower --max-cloud."
             )
-        try:
-            check_item(item)
-        except SceneError:  # an invalid item does not stop the search
-            continue
         yield item
 
 
@@ -174,17 +173,16 @@ def _newest_versions(candidates: list[Candidate]) -> list[Candidate]:
     """For each satellite, tile and minute the scene with the highest processing baseline."""
     newest: dict[tuple[str, ...], Candidate] = {}
     for scene in candidates:
-        tile, platform = tile_of(scene.item), str(scene.item.get("properties", {}).get("platform", "")).lower()
-        key = (platform, tile, scene.time[:16]) if tile and scene.time else (str(scene.item["id"]),)
+        tile, platform = tile_of(scene.item), str(scene.item["properties"].get("platform", "")).lower()
+        key = (platform, tile, scene.time[:16]) if tile and scene.time else (scene.item["id"],)
         if key not in newest or _version_key(scene.item) > _version_key(newest[key].item):
             newest[key] = scene
     return list(newest.values())
 
 
 def _version_key(item: Item) -> tuple[str, str, str]:
-    properties = item.get("properties", {})
-    updated = str(properties.get("updated") or properties.get("created") or "")
-    return baseline(item) or "", updated, str(item["id"])
+    updated = str(item["properties"].get("updated") or item["properties"].get("created") or "")
+    return baseline(item) or "", updated, item["id"]
 
 
 class _CheckedStacIO(StacApiIO):
@@ -216,12 +214,25 @@ def _short_reason(error: BaseException) -> str:
     return without_secrets(str(error).splitlines()[0] if str(error) else type(error).__name__)[:200]
 
 
-def write_items(path: Path, items: list[Item]) -> None:
-    """Write items as a STAC ItemCollection, for `read_items`; OutputError if that fails."""
-    write_bytes(path, (json.dumps({"type": "FeatureCollection", "features": items}, indent=1) + "\n").encode())
+def write_items(path: Path, items: list[Item], area: SearchArea | None = None) -> None:
+    """Write items and the area of their search as a STAC ItemCollection; OutputError if that fails."""
+    place = {AREA: {"bbox": list(area.bbox), "geometry": area.geometry}} if area else {}
+    document = {"type": "FeatureCollection", **place, "features": items}
+    write_bytes(path, (json.dumps(document, indent=1) + "\n").encode())
 
 
-def read_items(path: Path, server: str | None = None) -> list[Item]:
+@dataclass(frozen=True)
+class SavedItems:
+    """The items in a file."""
+
+    items: tuple[Item, ...]
+    area: SearchArea | None
+    """The area of the search that found them; None if the file has none."""
+    left_out: tuple[str, ...]
+    """One message for each invalid item."""
+
+
+def read_items(path: Path, server: str | None = None) -> SavedItems:
     """The items in a file that holds an ItemCollection or one item.
 
     Parameters
@@ -230,18 +241,34 @@ def read_items(path: Path, server: str | None = None) -> list[Item]:
 
     Raises
     ------
-    QueryError : the file cannot be read, or has no items. SceneError : an item is invalid.
+    QueryError : the file cannot be read, or its area is invalid. SceneError : the file has no valid item.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise QueryError(
             f"{path}: cannot be read as JSON ({error}); a file of STAC items is needed. Check it."
         ) from error
     is_collection = isinstance(document, dict) and document.get("type") == "FeatureCollection"
-    items = document.get("features") if is_collection else [document]
-    if not isinstance(items, list) or not items:
+    documents = document.get("features") if is_collection else [document]
+    if not isinstance(documents, list) or not documents:
         raise QueryError(f"{path}: has no items; at least one is needed. Write some with `ms2hs fetch … --save FILE`.")
-    for item in items:
-        check_item(item)
-    return [of_file(item, server) for item in items]
+    left_out: list[str] = []
+    items = valid_items(documents, left_out)
+    if not items:
+        raise SceneError(f"{path}: {left_out[0]}")
+    area = _saved_area(path, document.get(AREA)) if is_collection else None
+    return SavedItems(tuple(of_file(item, server) for item in items), area, tuple(left_out))
+
+
+def _saved_area(path: Path, place: Any) -> SearchArea | None:  # noqa: ANN401 - any JSON
+    if place is None:
+        return None
+    try:
+        area, geometry = parse_bbox([float(number) for number in place["bbox"]]), place.get("geometry")
+        return SearchArea(area.bbox, geometry and polygon_area(geometry).geometry)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, QueryError) as error:
+        raise QueryError(
+            f"{path}: its area {AREA} is invalid ({error}); the area of a search is needed. Write the file again with "
+            "`ms2hs fetch … --save FILE`, or give --bbox."
+        ) from error

@@ -2,12 +2,16 @@
 
 All requests go through `WebClient.send`: searches, items, and byte ranges of rasters. A request is repeated after
 network errors, after the status codes in RETRY_STATUS, and after an answer that its reader rejects by `TransientError`.
-After a refusal (REFUSED_STATUS) the address is signed again. Every redirect is checked like the first address.
+After a refusal (REFUSED_STATUS) the address is signed again. Every redirect is checked like the first address. The
+time for a request is limited as a whole, and a host that cannot be reached is given up: its later requests get one
+attempt. Before the first wait for a host, and then every few seconds, a log record says what is waited for.
 """
 
+import logging
 import random
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,13 +21,14 @@ from typing import Any, Self, TypeVar
 from urllib.parse import urljoin
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from ms2hs.errors import AddressError, CredentialsError, RemoteError
-from ms2hs.remote.url_policy import Access, shown
+from ms2hs.remote.connections import WATCH, Attempt, CheckedAdapter
+from ms2hs.remote.url_policy import Access, host_of, shown
 
+LOGGER = logging.getLogger(__name__)
 RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
 REFUSED_STATUS = {401, 403}
 MISSING_STATUS = {404, 410}
@@ -32,6 +37,10 @@ MAX_REDIRECTS = 6
 # Attempts for a search page or an item, while a user waits.
 DOCUMENT_ATTEMPTS = 6
 MAX_DOCUMENT_BYTES = 20_000_000
+# Seconds between two log records about waits for the same host.
+LOG_STEP_S = 10.0
+# Seconds for a request to a host that was given up before.
+GIVEN_UP_S = 5.0
 T = TypeVar("T")
 
 
@@ -49,10 +58,14 @@ class RetryPolicy:
     """Longest wait."""
     connect_s: float = 20.0
     """Timeout for a connection."""
-    read_s: float = 60.0
+    read_s: float = 30.0
     """Timeout for the next bytes of an answer."""
+    total_s: float = 70.0
+    """Longest time for all attempts of one request, besides waits and the time of its bytes at MIN_BYTES_PER_S."""
+    unreachable_s: float = 25.0
+    """Longest time for attempts to connect to a host that refuses, or does not answer."""
     max_retry_after_s: float = 300.0
-    """Longest Retry-After that is obeyed; a longer wait is an error."""
+    """Longest sum of the waits by Retry-After of one request; a longer wait is an error."""
 
     def wait_s(self, failures: int) -> float:
         """Seconds to wait after this number of failures."""
@@ -76,10 +89,13 @@ class HttpRequest:
 class TransientError(Exception):
     """A failed attempt that is worth repeating."""
 
-    def __init__(self, reason: str, wait_s: float | None = None, *, is_refusal: bool = False) -> None:
+    def __init__(
+        self, reason: str, wait_s: float | None = None, *, is_refusal: bool = False, is_unreachable: bool = False
+    ) -> None:
         super().__init__(reason)
         self.wait_s = wait_s
         self.is_refusal = is_refusal
+        self.is_unreachable = is_unreachable
 
 
 class _NoAuth(AuthBase):
@@ -100,9 +116,11 @@ class WebClient:
         self._stopped = threading.Event()
         # The final address of earlier requests: a login takes three redirects, which every range would repeat.
         self._final_address: dict[str, str] = {}
+        self._given_up: set[str] = set()
+        self._logged: dict[str, float] = {}
         self._session = requests.Session()
         self._session.auth = _NoAuth()
-        adapter = HTTPAdapter(pool_maxsize=connections)
+        adapter = CheckedAdapter(pool_maxsize=connections)
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
 
@@ -130,29 +148,82 @@ class WebClient:
         AddressError : the address, or the target of a redirect, must not be requested.
         CredentialsError : the server refuses access, also with new signatures.
         """
-        address, access = request.address, request.access
+        address, access, host = request.address, request.access, host_of(request.address)
         access.check(address)
-        refusals, is_refused, attempts = 0, False, request.attempts or self.retries.attempts
-        for attempt in range(1, attempts + 1):
+        is_given_up = host in self._given_up
+        attempts = 1 if is_given_up else request.attempts or self.retries.attempts
+        left_s = GIVEN_UP_S if is_given_up else self.retries.total_s
+        is_refused, refusals, asked_s = False, 0, 0.0
+        unreachable_from: float | None = None
+        for number in range(1, attempts + 1):
+            silent_s = time.monotonic() - unreachable_from if unreachable_from else 0.0
+            attempt = Attempt(left_s, min(self.retries.connect_s, left_s, self.retries.unreachable_s - silent_s))
             try:
-                start = self._final_address.get(address) or access.sign(address, fresh=is_refused)
-                result, final = self._follow_redirects(start, request, read)
+                result = self._attempt(request, read, attempt, fresh=is_refused)
             except TransientError as error:
                 reason = error
-            except (requests.RequestException, HTTPError, OSError) as error:
-                reason = TransientError(_kind_of(error))
             else:
+                self._given_up.discard(host)
+                return result
+            is_refused = reason.is_refusal
+            refusals += is_refused
+            left_s -= attempt.spent_s
+            wait_s = self.retries.wait_s(number) if reason.wait_s is None else reason.wait_s
+            asked_s += reason.wait_s or 0.0
+            self._check_retry_after(address, asked_s)
+            unreachable_from = (unreachable_from or attempt.began) if reason.is_unreachable else None
+            if unreachable_from and time.monotonic() + wait_s - unreachable_from > self.retries.unreachable_s:
+                left_s = 0.0
+            if left_s <= 0.0:
+                self._given_up.add(host)
+            if refusals == self.retries.refusals or number == attempts or left_s <= 0.0:
+                break
+            self._log_wait(host, f"waiting {wait_s:.1f} s for {host} ({reason}), attempt {number} of {attempts}")
+            self._stopped.wait(wait_s)
+            self._check_running()
+        raise _final_error(address, reason, number)
+
+    def _attempt(
+        self, request: HttpRequest, read: Callable[[requests.Response], T], attempt: Attempt, *, fresh: bool
+    ) -> T:
+        """Send a request once; TransientError if the attempt failed."""
+        address = request.address
+        try:
+            with WATCH.watching(attempt):
+                if start := self._final_address.get(address, ""):
+                    request.access.check(start)
+                start = start or request.access.sign(address, fresh=fresh)
+                result, final = self._follow_redirects(start, request, read, attempt)
+        except TransientError as error:
+            reason = error
+        except (requests.RequestException, HTTPError, OSError) as error:
+            reason = _transient(error)
+        else:
+            if not attempt.is_too_slow:  # the end of a closed connection may look like the end of the answer
                 if final != start:
                     self._final_address[address] = final
                 return result
-            self._final_address.pop(address, None)
-            is_refused = reason.is_refusal
-            refusals += is_refused
-            if refusals == self.retries.refusals or attempt == attempts:
-                break
-            self._stopped.wait(self.retries.wait_s(attempt) if reason.wait_s is None else reason.wait_s)
-            self._check_running()
-        raise _final_error(address, reason, attempt)
+        self._final_address.pop(address, None)
+        if attempt.is_too_slow:
+            reason = TransientError(f"{attempt.received} bytes in {time.monotonic() - attempt.began:.0f} s")
+        raise reason
+
+    def _log_wait(self, host: str, text: str) -> None:
+        """Log what is waited for, but not for every request to the same host."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._logged.get(host, -LOG_STEP_S) < LOG_STEP_S:
+                return
+            self._logged[host] = now
+        LOGGER.info(text)
+
+    def _check_retry_after(self, address: str, asked_s: float) -> None:
+        if asked_s > self.retries.max_retry_after_s:
+            raise RemoteError(
+                f"{shown(address)}: the server asks to wait {asked_s:.0f} s in all; at most "
+                f"{self.retries.max_retry_after_s:.0f} s are allowed. Try again later, with fewer --jobs; complete "
+                "scenes are kept."
+            )
 
     def read_body(self, response: requests.Response, limit: int) -> bytes:
         """The body of an answer; of a body longer than `limit` bytes, the first `limit + 1` bytes."""
@@ -163,6 +234,7 @@ class WebClient:
             ):
                 chunks.append(chunk)
                 length += len(chunk)
+                WATCH.count(len(chunk))
                 self._check_running()
         finally:
             with self._lock:
@@ -170,7 +242,7 @@ class WebClient:
         return b"".join(chunks)
 
     def _follow_redirects(
-        self, address: str, request: HttpRequest, read: Callable[[requests.Response], T]
+        self, address: str, request: HttpRequest, read: Callable[[requests.Response], T], attempt: Attempt
     ) -> tuple[T, str]:
         """Send one attempt; returns `read(answer)` and the final address."""
         for _ in range(MAX_REDIRECTS):
@@ -182,7 +254,7 @@ class WebClient:
                 headers={**request.headers, **request.access.headers(address)},
                 stream=True,
                 allow_redirects=False,
-                timeout=(self.retries.connect_s, self.retries.read_s),
+                timeout=(max(0.1, attempt.connect_s), self.retries.read_s),
             ) as response:
                 if response.status_code not in REDIRECT_STATUS:
                     return self._read(response, read), address
@@ -207,7 +279,7 @@ class WebClient:
         if status in REFUSED_STATUS:
             raise TransientError(f"status {status}", is_refusal=True)
         if status in RETRY_STATUS:
-            raise TransientError(f"status {status}", self._retry_after(response))
+            raise TransientError(f"status {status}", parse_retry_after(response.headers.get("Retry-After", "")))
         if status in MISSING_STATUS:
             raise RemoteError(
                 f"{shown(response.url)}: the server has no such file (status {status}); an existing file is needed. "
@@ -218,17 +290,6 @@ class WebClient:
                 f"{shown(response.url)}: the server rejects the request (status {status}); status 200 or 206 is "
                 "needed. Check the address."
             )
-
-    def _retry_after(self, response: requests.Response) -> float | None:
-        """Seconds of the Retry-After header; None without one."""
-        wait_s = parse_retry_after(response.headers.get("Retry-After", ""))
-        if wait_s is not None and wait_s > self.retries.max_retry_after_s:
-            raise RemoteError(
-                f"{shown(response.url)}: the server asks to wait {wait_s:.0f} s; at most "
-                f"{self.retries.max_retry_after_s:.0f} s are allowed. Try again later, with fewer --jobs; complete "
-                "scenes are kept."
-            )
-        return wait_s
 
     def _check_running(self) -> None:
         if self._stopped.is_set():
@@ -265,13 +326,27 @@ def _final_error(address: str, reason: TransientError, attempts: int) -> Excepti
     )
 
 
+def _transient(error: BaseException) -> TransientError:
+    """The reason of a failed attempt, and whether there was no connection at all."""
+    chain = [error]
+    while (inner := getattr(chain[-1], "reason", None) or next(iter(chain[-1].args[-1:]), None)) is not None:
+        if not isinstance(inner, BaseException):
+            break
+        chain.append(inner)
+    is_unreachable = any(isinstance(one, NewConnectionError | ConnectTimeoutError) for one in chain)
+    return TransientError(_kind_of(error), is_unreachable=is_unreachable)
+
+
 def _kind_of(error: BaseException) -> str:
-    """The class name of the innermost error in words: messages of connection errors hold signed addresses."""
+    """The innermost error in words: messages of connection errors hold signed addresses."""
     inner = error
     while inner.args and isinstance(inner.args[-1], BaseException):
         inner = inner.args[-1]
     reason = getattr(inner, "reason", None)
-    name = type(reason if isinstance(reason, BaseException) else inner).__name__
+    inner = reason if isinstance(reason, BaseException) else inner
+    if isinstance(inner.__cause__, OSError) and inner.__cause__.strerror:
+        return inner.__cause__.strerror.lower()
+    name = type(inner).__name__
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
 
 

@@ -27,8 +27,8 @@ from ms2hs.errors import Ms2hsError, RemoteError, SceneError
 from ms2hs.remote.client import HttpRequest, TransientError, WebClient
 from ms2hs.remote.url_policy import Access, shown
 
-# Content types of pages that servers send instead of a raster.
-PAGE_TYPES = ("text/", "application/xml", "application/json", "application/xhtml")
+# Content types of pages that servers send instead of a raster. Some servers call a raster `text/plain`.
+PAGE_TYPES = ("text/html", "text/xml", "application/xml", "application/json", "application/xhtml")
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 JP2_SIGNATURE = bytes.fromhex("0000000c6a5020200d0a870a")
 # First bytes of the allowed formats, with GDAL's driver. Other formats, such as VRT, can name local files.

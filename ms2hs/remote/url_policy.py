@@ -5,22 +5,16 @@ that gives the keys of a cloud machine. Such addresses are refused before they a
 `Access` combines the check with the signature and headers that a provider's files need.
 """
 
-import ipaddress
 import logging
 import re
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
-from ms2hs.errors import AddressError
+from ms2hs.errors import AddressError, visible
+from ms2hs.remote.hosts import addresses_of, is_public
 
 SCHEMES = ("https", "http", "s3")
-# Host names of this machine or its local network: RFC 6761, RFC 6762, RFC 8375, and cloud platforms.
-LOCAL_NAMES = ("localhost", "local", "internal", "intranet", "lan", "home.arpa", "localdomain")
-# Public addresses of IPv6 (RFC 4291), and the prefix of IPv4 addresses in networks without IPv4 (RFC 6052).
-UNICAST, NAT64 = ipaddress.IPv6Network("2000::/3"), ipaddress.IPv6Network("64:ff9b::/96")
 # Bucket names: Amazon S3 User Guide.
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,62}")
 # A host and port that every URL parser reads alike: no user, no backslash, no space.
@@ -28,6 +22,14 @@ HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?")
 # Addresses in messages of libraries; a query may hold a signature.
 URL_IN_TEXT = re.compile(r"(?:https?|s3)://[^\s'\"<>]+", re.IGNORECASE)
 QUERY = re.compile(r"\?[^\s'\"<>]+")
+# User and password before a host, with a scheme or without.
+USER = re.compile(r"(?<=://)[^\s/@'\"<>]+@|(?<![\w./:@-])[^\s/@:'\"<>]+:[^\s/@'\"<>]+@(?=[\w\[])")
+# Fields that hold a secret, also percent-encoded, as in GDAL's paths.
+SECRET_FIELD = re.compile(
+    r"(?P<key>(?:\b|%3F|%26)(?:sig|signature|token|access_token|(?:api|subscription)[_-]?key|pass(?:word|wd)|pwd|secret"
+    r"|credentials?|x-(?:amz|goog)-[\w-]+|aws[_-]\w+)(?:=|%3D))[^\s&'\"<>,;)]+",
+    re.IGNORECASE,
+)
 # Loggers of libraries that log addresses, some as warnings, which Python prints by default.
 URL_LOGGERS = (
     *(f"urllib3.{name}" for name in ("connection", "connectionpool", "poolmanager", "response", "util.retry")),
@@ -39,23 +41,34 @@ URL_LOGGERS = (
 def shown(href: str) -> str:
     """An address for messages, logs and files: without user, query and fragment, which may hold secrets."""
     prefix, rest = _vsi(href)
-    parts = urlsplit(rest)
+    try:
+        parts = urlsplit(rest)
+    except ValueError:
+        return without_secrets(href)
     if not parts.netloc:
-        return href
+        return without_secrets(href) if href.startswith("/vsi") else href
     return prefix + urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def without_secrets(text: str) -> str:
-    """A message of a library, with every address as `shown` returns it; of cut addresses, without the query."""
-    return QUERY.sub("?…", URL_IN_TEXT.sub(lambda match: shown(match[0]), text))
+    """A text in which no address has a user, a password, a query, or another field with a secret."""
+    text = URL_IN_TEXT.sub(lambda match: shown(match[0]) if _is_valid(match[0]) else match[0].partition("?")[0], text)
+    return SECRET_FIELD.sub(r"\g<key>…", USER.sub("", QUERY.sub("?…", text)))
+
+
+def _is_valid(address: str) -> bool:
+    try:
+        return bool(urlsplit(address).netloc)
+    except ValueError:
+        return False
 
 
 class _SecretFilter(logging.Filter):
-    """Removes secrets from the messages of log records."""
+    """Removes secrets and control characters from the messages of log records."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Keep every record."""
-        record.msg, record.args = without_secrets(record.getMessage()), ()
+        record.msg, record.args = visible(without_secrets(record.getMessage())), ()
         return True
 
 
@@ -101,6 +114,7 @@ def check_address(href: str, base: str | None) -> None:
     host = host_of(href)
     is_plain = HOST.fullmatch(parts.netloc) is not None
     if is_plain and base is not None and host == host_of(base):
+        addresses_of(host, retry=True)  # to these the connection goes
         return
     if not is_plain or not is_public(host):
         raise AddressError(
@@ -118,55 +132,10 @@ def host_of(href: str) -> str:
         return ""
 
 
-def is_public(host: str) -> bool:
-    """Whether a host is on the public internet, by its IP address, or by its name and all IP addresses of the name.
-
-    A name that cannot be resolved counts as public: a connection to it fails, or goes through a proxy.
-    """
-    ip = _parse_ip(host)
-    if not host or ("." not in host and ":" not in host and ip is None):
-        return False
-    if any(host == name or host.endswith(f".{name}") for name in LOCAL_NAMES):
-        return False
-    return all(map(_is_global, (ip,) if ip else _resolve(host)))
-
-
-def _parse_ip(host: str) -> str | None:
-    """The IP address of a host that is written as one, also in old forms that C libraries accept: 127.1, 0x7f000001."""
-    try:
-        return str(ipaddress.ip_address(host.partition("%")[0]))
-    except ValueError:
-        pass
-    try:
-        return socket.inet_ntoa(socket.inet_aton(host)) if re.fullmatch(r"[0-9a-fx.]+", host) else None
-    except OSError:
-        return None
-
-
-@lru_cache(maxsize=256)
-def _resolve(host: str) -> tuple[str, ...]:
-    try:
-        answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return ()
-    return tuple(sorted({str(address[0]).partition("%")[0] for *_, address in answers}))
-
-
-def _is_global(ip: str) -> bool:
-    address = ipaddress.ip_address(ip)
-    if isinstance(address, ipaddress.IPv6Address):
-        translated = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in NAT64 else None
-        inner = address.ipv4_mapped or address.sixtofour or translated
-        if inner is None:
-            return address in UNICAST and address.is_global
-        address = inner
-    return address.is_global and not address.is_multicast
-
-
 def web_address(href: str) -> str | None:
     """The https, http or s3 address of a remote file, without GDAL's prefix `/vsicurl/`; None for all other files."""
     rest = _vsi(href)[1]
-    return rest if urlsplit(rest).scheme.lower() in SCHEMES else None
+    return rest if rest.partition("://")[0].lower() in SCHEMES else None
 
 
 def _vsi(href: str) -> tuple[str, str]:

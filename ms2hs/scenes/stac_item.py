@@ -1,31 +1,41 @@
 """An item of a STAC catalogue as a scene: the files of its bands, and the meaning of their numbers."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
-
-from rasterio.crs import CRS
-from rasterio.errors import CRSError
 
 from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import open_dataset, read_pixel_grid
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.remote.client import DOCUMENT_ATTEMPTS, HttpRequest, read_document
+from ms2hs.remote.hosts import is_public
 from ms2hs.remote.providers import PROVIDERS, provider_of
-from ms2hs.remote.url_policy import Access, check_address, host_of, is_public, resolved, shown
+from ms2hs.remote.url_policy import Access, check_address, host_of, resolved, shown
 from ms2hs.scenes.bands import check_bands, choose_bands, match_names
 from ms2hs.scenes.quality import QUALITY_LAYERS, quality_note
 from ms2hs.scenes.radiometry import rule_of_item
 from ms2hs.scenes.scene import Asset, Scene, SceneOptions
-from ms2hs.scenes.stac_metadata import Band, Item, bands_of, check_item, declaration, pixel_size, quality_of, source_of
+from ms2hs.scenes.stac_metadata import (
+    Band,
+    Item,
+    bands_of,
+    declaration,
+    parse_item,
+    pixel_size,
+    quality_of,
+    scene_name,
+    sensing_time,
+    source_of,
+)
 from ms2hs.spectra.sensors import load_sensor
 
 ORIGIN = "ms2hs:from"
 """Field that the search adds to an item, with its server: `{"provider": name, "url": address}`."""
 WEB = ("https://", "http://")
+# One of these bands gives the grid of a scene: they are the finest bands of Sentinel-2.
+FINEST_BANDS = ("B02", "B03", "B04")
 
 
 def base_of(item: Item) -> str | None:
@@ -78,14 +88,18 @@ def open_item(path: str, options: SceneOptions | None = None) -> Scene:
     is_web = path.startswith(WEB)
     try:
         if is_web:
-            item = json.loads(read_document(HttpRequest(path, Access.to_host_of(path), attempts=DOCUMENT_ATTEMPTS)))
+            text = read_document(HttpRequest(path, Access.to_host_of(path), attempts=DOCUMENT_ATTEMPTS))
         else:
-            item = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
+            text = Path(path).read_bytes()
+        document = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
         raise SceneError(
             f"{shown(path)}: not a readable JSON document ({error}); a STAC item is required. Check the path."
         ) from error
-    check_item(item)
+    try:
+        item = parse_item(document)
+    except SceneError as error:
+        raise SceneError(f"{shown(path)}: {error}") from error
     if is_web:
         item.pop(ORIGIN, None)  # only the search of ms2hs may set the origin
         return scene_of(item, path, options)
@@ -114,13 +128,15 @@ def scene_of(
     options: SceneOptions | None = None,
     grid_at: Callable[[str], PixelGrid] = grid_of_file,
 ) -> Scene:
-    """The scene that an item describes. Reads no pixel, and opens no file if the item contains its pixel grid.
+    """The scene that an item describes. Reads no pixel, and of one file the header.
+
+    The header gives the pixel grid: what the item declares may be wrong, and its CRS may be an address.
 
     Parameters
     ----------
     item : a STAC item of version 0.9 to 1.1.
     base : the item's address, from which relative addresses start; None for an item on the user's own disk.
-    grid_at : reads the pixel grid of a file if the item lacks it; for servers that GDAL alone cannot read.
+    grid_at : reads the pixel grid of a file; for servers that GDAL alone cannot read.
 
     Raises
     ------
@@ -128,7 +144,8 @@ def scene_of(
     AddressError : the address of an asset is not allowed.
     """
     options = options or SceneOptions()
-    item_id = check_item(item)
+    item = parse_item(item)
+    item_id = scene_name(item)
     source, note = (options.source, None) if options.source else source_of(item)
     found = bands_of(item, source)
     sensor = load_sensor(source)
@@ -149,19 +166,19 @@ def scene_of(
         QUALITY_LAYERS[name].asset(_checked_href(band, base), band.position + 1)
         for name, band in quality_of(item, source)[:1]
     ]
-    properties = item.get("properties") or {}
-    time = properties.get("datetime") or properties.get("start_datetime")
-    notes = [*filter(None, [note]), *rule.notes]
+    finest = _finest(chosen, assets)
+    grid = grid_at(assets[finest].href)
+    notes = [*filter(None, [note, _contradiction(item, chosen[finest], grid)]), *rule.notes]
     return Scene(
         id=item_id,
         source=source,
         assets=assets,
-        grid=_grid(item, chosen, assets, grid_at),
+        grid=grid,
         offset_rule=f"{item.get('collection') or 'item'}: {rule.description}",
         rule_origin=rule.origin,
         quality=tuple(layers) if options.quality else (),
         quality_note=quality_note(next(iter(layers), None), "the item", wanted=options.quality),
-        datetime=str(time) if time else None,
+        datetime=sensing_time(item),
         working_gsd_m=sensor.working_gsd_m,
         notes=tuple(notes),
     )
@@ -181,31 +198,23 @@ def _checked_href(band: Band, base: str | None) -> str:
     return href
 
 
-def _grid(item: Item, bands: list[Band], assets: tuple[Asset, ...], grid_at: Callable[[str], PixelGrid]) -> PixelGrid:
-    """The finest grid among the bands, by the item; else by the header of a file."""
-    grids = [grid for band in bands if (grid := _declared_grid(item, band.asset)) is not None]
-    if len(grids) == len(bands):
-        return min(grids, key=lambda grid: abs(grid.transform[0]))
-    finest = min(range(len(bands)), key=lambda i: pixel_size(bands[i].asset) or 0.0)
-    return grid_at(assets[finest].href)
+def _finest(bands: Sequence[Band], assets: Sequence[Asset]) -> int:
+    """Position of the band with the finest pixels: by its name, else by what the item declares."""
+    named = [position for position, asset in enumerate(assets) if asset.name in FINEST_BANDS]
+    return named[0] if named else min(range(len(bands)), key=lambda i: pixel_size(bands[i].asset) or 0.0)
 
 
-def _declared_grid(item: Item, asset: Mapping[str, Any]) -> PixelGrid | None:
-    """The grid by the projection extension; None if it is incomplete or not north up."""
-    properties = item.get("properties") or {}
-    fields = {**properties, **asset}
-    epsg = asset.get("proj:epsg") or properties.get("proj:epsg")
-    code = fields.get("proj:code") or (f"EPSG:{epsg}" if epsg else None)
-    shape: Sequence[int] = fields.get("proj:shape") or ()
-    numbers: Sequence[float] = fields.get("proj:transform") or ()
-    if code is None or len(shape) != 2 or len(numbers) not in {6, 9}:
+def _contradiction(item: Item, band: Band, grid: PixelGrid) -> str | None:
+    """A note if the item declares another shape or corner than the file has; None if they agree."""
+    fields = item["properties"] | dict(band.asset)
+    shape, numbers = fields.get("proj:shape"), fields.get("proj:transform")
+    (col_size, _, west, _, row_size, north), found = grid.transform, []
+    if shape and shape != [grid.height, grid.width]:
+        found.append(f"{shape[0]} x {shape[1]} pixels instead of {grid.height} x {grid.width}")
+    # The corner in the order of STAC, or in GDAL's order.
+    corners = [(numbers[i], numbers[j]) for i, j in ((2, 5), (0, 3))] if numbers else [(west, north)]
+    if not any(abs(x - west) <= abs(col_size) and abs(y - north) <= abs(row_size) for x, y in corners):
+        found.append(f"the corner {corners[0][0]:g}, {corners[0][1]:g} instead of {west:g}, {north:g}")
+    if not found:
         return None
-    a, b, c, d, e, f = (float(number) for number in numbers[:6])
-    # These rasters are north up. Another order means that the item has GDAL's order of the six numbers.
-    if not a > 0 > e or b != 0 or d != 0:
-        return None
-    try:
-        crs = CRS.from_user_input(str(code)).to_string()
-    except CRSError:
-        return None
-    return PixelGrid(crs, (a, b, c, d, e, f), int(shape[0]), int(shape[1]))
+    return f"The item declares {' and '.join(found)} for its asset {band.key}: the pixels are placed by the file."

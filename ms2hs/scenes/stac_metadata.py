@@ -1,8 +1,10 @@
 """Metadata of a STAC item: its sensor, each band's asset, scale, offset, baseline; and what items of ms2hs share."""
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -26,6 +28,8 @@ from ms2hs.spectra.sensors import load_sensor
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 """Media type of a COG in STAC assets."""
 PROJECTION_EXTENSION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
+# Launch of Landsat 8, the oldest source: the start of the interval of a scene without acquisition time.
+LANDSAT8_LAUNCH = "2013-02-11T00:00:00Z"
 Item = dict[str, Any]
 # Properties with the product's name, which contains its level and, as `_N0510_`, its processing baseline.
 PRODUCT_NAME_KEYS = ("s2:product_uri", "sentinel:product_id", "s2:datatake_id", "eopf:datatake_id")
@@ -170,16 +174,157 @@ def _wavelength(band: Band) -> Wavelength | None:
     return None if centre is None else Wavelength(centre * 1000, None)
 
 
-def check_item(item: Any) -> str:  # noqa: ANN401 - any JSON
-    """The id of an item, safe as a file name; SceneError if the document is not an item."""
-    is_item = isinstance(item, dict) and item.get("type") == "Feature" and isinstance(item.get("assets"), dict)
-    if not is_item or not all(isinstance(asset, dict) for asset in item["assets"].values()):
-        kind = item.get("type", "unknown") if isinstance(item, dict) else type(item).__name__
+# Deepest nesting of an item, and the largest number: JSON text may hold others, which no item needs.
+MAX_DEPTH, MAX_NUMBER = 60, 1e300
+# A check of a value, and what it asks for in words.
+Rule = tuple[Callable[[Any], bool], str]
+
+
+def _is_number(value: Any) -> bool:  # noqa: ANN401 - any JSON
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _numbers(*counts: int) -> Rule:
+    text = f"a list of {' or '.join(map(str, counts))} numbers"
+    return lambda value: isinstance(value, list) and len(value) in counts and all(map(_is_number, value)), text
+
+
+def _is_time(value: Any) -> bool:  # noqa: ANN401 - any JSON
+    try:
+        return datetime.fromisoformat(value) is not None
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_address(value: Any) -> bool:  # noqa: ANN401 - any JSON
+    try:
+        return isinstance(value, str) and value.isprintable() and urlsplit(value).port != 0
+    except ValueError:
+        return False
+
+
+TEXT: Rule = (lambda value: isinstance(value, str), "a text")
+ADDRESS: Rule = (_is_address, "a valid address without control characters")
+TIME: Rule = (_is_time, "a time such as 2024-06-01T10:20:30Z")
+NUMBER: Rule = (_is_number, "a number")
+FINITE: Rule = (lambda value: math.isfinite(number_of(value)), "a number")
+SCALE: Rule = (lambda value: 0 < number_of(value) < math.inf, "a number above 0")
+FLAG: Rule = (lambda value: isinstance(value, bool), "true or false")
+OBJECT: Rule = (lambda value: isinstance(value, dict), "an object")
+LIST: Rule = (lambda value: isinstance(value, list), "a list")
+OBJECTS: Rule = (
+    lambda value: isinstance(value, list) and all(isinstance(row, dict) for row in value),
+    "a list of objects",
+)
+TEXTS: Rule = (
+    lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value),
+    "a list of texts",
+)
+GRID_RULES = {"proj:shape": _numbers(2), "proj:transform": _numbers(6, 9)}
+ITEM_RULES = {"id": TEXT, "collection": TEXT, "properties": OBJECT, "links": OBJECTS, "assets": OBJECT}
+PROPERTY_RULES = dict.fromkeys(("datetime", "start_datetime", "end_datetime"), TIME)
+PROPERTY_RULES |= (
+    dict.fromkeys(("platform", "constellation"), TEXT) | dict.fromkeys(OFFSET_REMOVED_KEYS, FLAG) | GRID_RULES
+)
+LINK_RULES = {"rel": TEXT, "href": ADDRESS}
+BAND_RULES = {"scale": SCALE, "raster:scale": SCALE, "offset": FINITE, "raster:offset": FINITE}
+ASSET_RULES = {
+    "href": ADDRESS, "roles": TEXTS, "eo:bands": LIST, "bands": LIST, "raster:bands": OBJECTS, "gsd": NUMBER,
+}  # fmt: skip
+
+
+def parse_item(document: Any) -> Item:  # noqa: ANN401 - any JSON
+    """A JSON document as an item: every field that ms2hs reads has its type, or is absent instead of null.
+
+    Raises
+    ------
+    SceneError : not an item; the message names the first field of another type.
+    """
+    item = _plain(document)
+    if not isinstance(item, dict) or item.get("type") != "Feature" or not isinstance(item.get("assets"), dict):
+        kind = str(item.get("type", "unknown"))[:40] if isinstance(item, dict) else type(item).__name__
         raise SceneError(
             f"a JSON document of type {kind!r}; a STAC item (a Feature with assets) is required. Give one item, or a "
             "collection of items to `ms2hs fetch --items FILE`."
         )
-    return file_name(str(item.get("id") or "item"))
+    name = str(item.get("id") or "an item")[:100]
+    for key in ("id", "properties"):
+        if item.get(key) in (None, ""):
+            raise SceneError(f"{name}: has no {key}; a STAC item has one. Report it to its catalogue, or use another.")
+    item = {"links": [], **_checked(item, ITEM_RULES, name)}
+    item["properties"] = _checked(item["properties"], PROPERTY_RULES, name)
+    item["links"] = [_checked(link, LINK_RULES, f"{name}, link") for link in item["links"]]
+    item["assets"] = {key: _checked_asset(asset, f"{name}, asset {key[:40]}") for key, asset in item["assets"].items()}
+    return item
+
+
+def valid_items(documents: Iterable[Any], left_out: list[str] | None = None) -> list[Item]:
+    """The documents that are items; `left_out` receives a message for each of the others."""
+    items, messages = [], dict.fromkeys(left_out or ())
+    for document in documents:
+        try:
+            items.append(parse_item(document))
+        except SceneError as error:
+            messages[str(error)] = None
+    if left_out is not None:
+        left_out[:] = messages
+    return items
+
+
+def _checked_asset(asset: Any, where: str) -> dict[str, Any]:  # noqa: ANN401 - any JSON
+    if not isinstance(asset, dict):
+        raise _wrong_field(where, "the asset", asset, OBJECT[1])
+    fields = _checked(asset, ASSET_RULES | GRID_RULES | BAND_RULES, where)
+    for key in ("eo:bands", "bands", "raster:bands"):
+        if key in fields:
+            rows = fields[key]
+            fields[key] = [_checked(row, BAND_RULES, where) if isinstance(row, dict) else row for row in rows]
+    return fields
+
+
+def _checked(fields: Mapping[str, Any], rules: Mapping[str, Rule], where: str) -> dict[str, Any]:
+    """The fields without those that are null; SceneError if a field breaks its rule."""
+    for key, (is_right, allowed) in rules.items():
+        if fields.get(key) is not None and not is_right(fields[key]):
+            raise _wrong_field(where, key, fields[key], allowed)
+    return {key: value for key, value in fields.items() if value is not None or key not in rules}
+
+
+def _wrong_field(where: str, key: str, value: Any, allowed: str) -> SceneError:  # noqa: ANN401 - any JSON
+    return SceneError(
+        f"{where}: {key} is {repr(value)[:60]}; {allowed} is needed. Report the item to its catalogue, or use another."
+    )
+
+
+def _plain(value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - any JSON
+    """A copy of a JSON value in which texts are Unicode, and numbers that JSON does not allow are texts."""
+    if depth > MAX_DEPTH:
+        raise SceneError(
+            f"a JSON document with more than {MAX_DEPTH} levels; a STAC item has fewer. Check that it is an item."
+        )
+    if isinstance(value, dict):
+        return {_plain(key): _plain(one, depth + 1) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one, depth + 1) for one in value]
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode(errors="replace").decode()
+    return str(value) if _is_number(value) and not abs(value) < MAX_NUMBER else value
+
+
+def scene_name(item: Item) -> str:
+    """The id of an item as a file name."""
+    return file_name(str(item["id"]))
+
+
+def sensing_time(item: Item) -> str | None:
+    """The time of acquisition, ISO 8601 in UTC; None if unknown."""
+    text = item["properties"].get("datetime") or item["properties"].get("start_datetime")
+    if not text:
+        return None
+    time = datetime.fromisoformat(text)
+    time = time if time.tzinfo else time.replace(tzinfo=UTC)
+    is_utc = str(text).endswith(("Z", "+00:00"))
+    return str(text) if is_utc else time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def declaration(item: Item, bands: list[Band], source: str) -> ItemDeclaration:
