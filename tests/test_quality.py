@@ -14,12 +14,13 @@ from stac_items import planetary_computer
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.errors import SceneError
+from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes import quality
 from ms2hs.scenes.formats import open_scene
 from ms2hs.scenes.quality import QUALITY_LAYERS, QUALITY_NAME, layer_named
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import SceneOptions
-from ms2hs.scenes.stac_item import scene_of
+from ms2hs.scenes.stac_item import scene_of as scene_by
 
 BANDS = dn_of([LEAVES])
 SHAPE = BANDS.shape[1:]
@@ -353,6 +354,12 @@ def test_convert_counts_missing_data_and_clouds(ms2hs, tmp_path):
     assert "; cloud and shadow by SCL (band 13); no data by dataMask (band 14); " in last
 
 
+def scene_of(item):
+    """The scene of an item whose files have one grid."""
+    grid = PixelGrid("EPSG:32632", (30.0, 0.0, 600_000.0, 0.0, -30.0, 5_100_000.0), 32, 32)
+    return scene_by(item, None, None, lambda _href: grid)
+
+
 @pytest.mark.parametrize(
     ("key", "name"),
     [("scl", "SCL"), ("SCL_20m", "SCL"), ("scl-jp2", "SCL"), ("qa_pixel", "QA_PIXEL"), ("QA_PIXEL", "QA_PIXEL"),
@@ -361,11 +368,11 @@ def test_convert_counts_missing_data_and_clouds(ms2hs, tmp_path):
 def test_items_use_the_asset_of_a_layer_by_its_key(key, name):
     item = planetary_computer("05.11", "https://files.example.org/a/{}".format)
     assets = {other: asset for other, asset in item["assets"].items() if other != "SCL"}
-    scene = scene_of(item | {"assets": assets | {key: {"href": "https://files.example.org/q.tif"}}}, None)
+    scene = scene_of(item | {"assets": assets | {key: {"href": "https://files.example.org/q.tif"}}})
     assert [layer.name for layer in scene.quality] == [name]
     assert scene.quality_note == f"{QUALITY_LAYERS[name].marks} by {name}"
     for others in (assets, assets | {"Fmask": {"href": "https://files.example.org/f.tif"}}):
-        assert scene_of(item | {"assets": others}, None).quality_note == "clouds are kept: the item has no cloud layer"
+        assert scene_of(item | {"assets": others}).quality_note == "clouds are kept: the item has no cloud layer"
 
 
 def test_items_prefer_the_classification():
@@ -374,7 +381,7 @@ def test_items_prefer_the_classification():
         "cloud": {"href": "https://files.example.org/c.tif"},
         "dataMask": {"href": "https://files.example.org/d.tif"},
     }
-    scene = scene_of(item | {"assets": more | item["assets"]}, None)
+    scene = scene_of(item | {"assets": more | item["assets"]})
     assert [layer.name for layer in scene.quality] == ["SCL"]
 
 

@@ -112,6 +112,7 @@ def scene_with(folder, where, scale="0.0002", offset="0"):
         for asset in item["assets"].values():
             asset["raster:bands"] = [{"scale": number, "offset": float(offset)}]
         (folder / "item.json").write_text(json.dumps(item))
+        write_raster(folder / "B02_10m.tif", MIXED[:1])
         return str(folder / "item.json")
     if where == "envi":
         path = write_raster(folder / "x.dat", MIXED, descriptions=S2_BANDS, driver="ENVI")
@@ -204,6 +205,7 @@ def test_item_of_floats_refuses_dn_offset_and_a_text_is_a_number(tmp_path):
     for asset in item["assets"].values():
         asset["raster:bands"] = [{"scale": "0.0002", "data_type": "float32"}]
     (tmp_path / "item.json").write_text(json.dumps(item))
+    write_raster(tmp_path / "B02_10m.tif", MIXED[:1])
     path = str(tmp_path / "item.json")
     assert {asset.dn_scale for asset in open_scene(path).assets} == {2e-4}
     with pytest.raises(SceneError, match=r"stored numbers are floats.* Use --offset -0.1 "):

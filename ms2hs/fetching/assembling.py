@@ -9,7 +9,7 @@ from ms2hs.fetching.band_stack import StackLayout, StackStrip, read_strips, writ
 from ms2hs.fetching.cropping import all_assets, band_file_name, local_scene
 from ms2hs.fetching.fetch_request import FetchRequest
 from ms2hs.fetching.sidecar import REQUEST_FILE, Sidecar, files_of_output
-from ms2hs.fetching.staging_folder import remove_staging
+from ms2hs.fetching.staged_scene import remove_staging
 from ms2hs.files import move_into_place, write_bytes, write_error
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.recognition import SOURCE_TAG, TIME_TAG

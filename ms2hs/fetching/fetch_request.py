@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ms2hs.fetching.search_query import SearchArea
 from ms2hs.fetching.sidecar import is_output_complete
-from ms2hs.fetching.staging_folder import check_staging, remove_staging
+from ms2hs.fetching.staged_scene import check_staging, remove_staging
 from ms2hs.files import file_name
 from ms2hs.remote.providers import PROVIDERS, Provider, access_to, provider_of
 from ms2hs.remote.url_policy import Access

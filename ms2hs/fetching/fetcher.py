@@ -20,7 +20,7 @@ from ms2hs.fetching.download import ByteCounter, copy_window, has_data, open_rem
 from ms2hs.fetching.fetch_request import FetchRequest, Gsd, plan_requests
 from ms2hs.fetching.orbit_mosaic import write_mosaics
 from ms2hs.fetching.search_query import SearchArea
-from ms2hs.fetching.staging_folder import prepare_staging, remove_staging
+from ms2hs.fetching.staged_scene import prepare_staging, remove_staging
 from ms2hs.files import check_space, lock_folder
 from ms2hs.progress import Progress
 from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m, window_in

@@ -23,7 +23,7 @@ from ms2hs.arrays import BoolArray, DnArray
 from ms2hs.fetching.assembling import write_scene
 from ms2hs.fetching.band_stack import ROWS_PER_STRIP, StackLayout, StackStrip
 from ms2hs.fetching.sidecar import Sidecar, checksum, is_output_complete
-from ms2hs.fetching.staging_folder import check_staging, prepare_staging
+from ms2hs.fetching.staged_scene import check_staging, prepare_staging
 from ms2hs.raster.cube import NODATA
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.pixel_grid import PixelGrid

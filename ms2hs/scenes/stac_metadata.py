@@ -1,6 +1,5 @@
 """Metadata of a STAC item: its sensor, each band's asset, scale, offset, baseline; and what items of ms2hs share."""
 
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -207,8 +206,6 @@ TEXT: Rule = (lambda value: isinstance(value, str), "a text")
 ADDRESS: Rule = (_is_address, "a valid address without control characters")
 TIME: Rule = (_is_time, "a time such as 2024-06-01T10:20:30Z")
 NUMBER: Rule = (_is_number, "a number")
-FINITE: Rule = (lambda value: math.isfinite(number_of(value)), "a number")
-SCALE: Rule = (lambda value: 0 < number_of(value) < math.inf, "a number above 0")
 FLAG: Rule = (lambda value: isinstance(value, bool), "true or false")
 OBJECT: Rule = (lambda value: isinstance(value, dict), "an object")
 LIST: Rule = (lambda value: isinstance(value, list), "a list")
@@ -227,7 +224,6 @@ PROPERTY_RULES |= (
     dict.fromkeys(("platform", "constellation"), TEXT) | dict.fromkeys(OFFSET_REMOVED_KEYS, FLAG) | GRID_RULES
 )
 LINK_RULES = {"rel": TEXT, "href": ADDRESS}
-BAND_RULES = {"scale": SCALE, "raster:scale": SCALE, "offset": FINITE, "raster:offset": FINITE}
 ASSET_RULES = {
     "href": ADDRESS, "roles": TEXTS, "eo:bands": LIST, "bands": LIST, "raster:bands": OBJECTS, "gsd": NUMBER,
 }  # fmt: skip
@@ -274,12 +270,7 @@ def valid_items(documents: Iterable[Any], left_out: list[str] | None = None) -> 
 def _checked_asset(asset: Any, where: str) -> dict[str, Any]:  # noqa: ANN401 - any JSON
     if not isinstance(asset, dict):
         raise _wrong_field(where, "the asset", asset, OBJECT[1])
-    fields = _checked(asset, ASSET_RULES | GRID_RULES | BAND_RULES, where)
-    for key in ("eo:bands", "bands", "raster:bands"):
-        if key in fields:
-            rows = fields[key]
-            fields[key] = [_checked(row, BAND_RULES, where) if isinstance(row, dict) else row for row in rows]
-    return fields
+    return _checked(asset, ASSET_RULES | GRID_RULES, where)  # `scenes.radiometry` checks scale and offset
 
 
 def _checked(fields: Mapping[str, Any], rules: Mapping[str, Rule], where: str) -> dict[str, Any]:
