@@ -146,8 +146,9 @@ def test_pair_applies_the_users_scale_and_offset(world, tmp_path, options):
 @pytest.mark.parametrize("options", [{"dn_offset": -3000}, {"scale": 1e-3}])
 def test_pair_leaves_out_an_implausible_scene(world, tmp_path, options):
     scene = make_sentinel2_tif(tmp_path, HERE)
-    with pytest.raises(NothingFound, match=r"wrong\. Use --scale 0\.0001"):
+    with pytest.raises(NothingFound, match=r"wrong\. Use --scale 0\.0001") as error:
         pair([world / "hs"], [scene], tmp_path / "out", PairOptions(window=24, **options))
+    assert "--force" not in str(error.value)  # an option of `convert` only
 
 
 def test_compare_bands_fits_gain_and_offset():

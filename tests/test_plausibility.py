@@ -186,7 +186,7 @@ def test_force_turns_the_refusal_into_a_warning(tmp_path, ms2hs):
     (warning,) = [note for note in planned.scene.notes if note.startswith("warning")]
     assert "Use --scale 0.001," in warning
     code, _, err = ms2hs("convert", path, "-o", tmp_path / "o.tif", "--model", "linear", "--dry-run")
-    assert (code, "Use --scale 0.001," in err.replace("\n", " ")) == (1, True)
+    assert (code, "Use --scale 0.001," in err.replace("\n", " "), "--force" in err) == (1, True, True)
     assert not (tmp_path / "o.tif").exists()
 
 

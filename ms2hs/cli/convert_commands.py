@@ -17,8 +17,11 @@ from ms2hs.cli.options import (
     REGION,
     SITE,
     AsJson,
+    DnOffset,
+    Offset,
     Overwrite,
     Quiet,
+    Scale,
     complete_model,
     complete_source,
     complete_target,
@@ -66,16 +69,9 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         str | None,
         INPUT(metavar="B02,B03,…", help="Band names in file order; - skips a band.", show_default="from metadata"),
     ] = None,
-    scale: Annotated[
-        float | None, INPUT(help="Reflectance = stored × scale + offset.", show_default="from metadata")
-    ] = None,
-    offset: Annotated[
-        float | None, INPUT(help="Offset in reflectance, such as -0.1.", show_default="from metadata")
-    ] = None,
-    dn_offset: Annotated[
-        float | None,
-        INPUT(help="Added to stored integers instead, such as -1000.", show_default="from metadata"),
-    ] = None,
+    scale: Scale = None,
+    offset: Offset = None,
+    dn_offset: DnOffset = None,
     granule: Annotated[
         str | None, INPUT(metavar="TILE", help="Tile, scene or day of a product with several, such as T33UUP.")
     ] = None,

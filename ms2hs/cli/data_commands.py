@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from ms2hs.cli.messages import note, print_left_out
-from ms2hs.cli.options import DATA, INPUT, OUTPUT, AsJson, Overwrite, Quiet, Seed, example_epilog
+from ms2hs.cli.options import (
+    DATA,
+    INPUT,
+    OUTPUT,
+    AsJson,
+    DnOffset,
+    Offset,
+    Overwrite,
+    Quiet,
+    Scale,
+    Seed,
+    example_epilog,
+)
 
 PREPARE_EPILOG = example_epilog(
     "ms2hs prepare HySpecNet-11k/ -o shards/",
@@ -61,16 +73,9 @@ def pairs_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         Path,
         OUTPUT("-o", "--output", help="Directory for the pairs; its parent must exist."),
     ],
-    scale: Annotated[
-        float | None, INPUT(help="Reflectance = stored × scale + offset.", show_default="from metadata")
-    ] = None,
-    offset: Annotated[
-        float | None, INPUT(help="Offset in reflectance, such as -0.1.", show_default="from metadata")
-    ] = None,
-    dn_offset: Annotated[
-        float | None,
-        INPUT(help="Added to stored integers instead, such as -1000.", show_default="from metadata"),
-    ] = None,
+    scale: Scale = None,
+    offset: Offset = None,
+    dn_offset: DnOffset = None,
     days: Annotated[int, DATA(min=0, help="Largest difference in calendar days.")] = 3,
     window: Annotated[int, DATA(min=16, help="Window size, in pixels.")] = 128,
     seed: Seed = 0,

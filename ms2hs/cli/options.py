@@ -110,6 +110,11 @@ Overwrite = Annotated[bool, OUTPUT("--overwrite", help="Replace existing files."
 AsJson = Annotated[bool, OUTPUT("--json", help="Print JSON on stdout.", show_default=False)]
 Quiet = Annotated[bool, OUTPUT("-q", "--quiet", help="No progress bar and no notes.", show_default=False)]
 Seed = Annotated[int, DATA(min=0, help="Random seed.")]
+Scale = Annotated[float | None, INPUT(help="Reflectance = stored × scale + offset.", show_default="from metadata")]
+Offset = Annotated[float | None, INPUT(help="Offset in reflectance, such as -0.1.", show_default="from metadata")]
+DnOffset = Annotated[
+    float | None, INPUT(help="Added to stored integers instead, such as -1000.", show_default="from metadata")
+]
 
 # Training: shared by pretrain and finetune.
 LeaveOut = Annotated[list[str] | None, DATA(metavar="SCENE", help="Scene that is not used at all. Repeatable.")]

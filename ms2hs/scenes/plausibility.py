@@ -99,10 +99,10 @@ class Fit:
     """Distance of the classes' brightness from the typical, in log10, plus penalties."""
 
 
-def check_reflectance(scene: Scene, grid: PixelGrid, *, force: bool = False) -> tuple[str, ...]:
+def check_reflectance(scene: Scene, grid: PixelGrid, *, force: bool | None = None) -> tuple[str, ...]:
     """Refuse a scene whose reflectance cannot be right; returns the refusal as a warning with `force`.
 
-    Reads a sample of the stored numbers over the pixels of `grid`.
+    Reads a sample of the stored numbers over the pixels of `grid`. Without the option --force, `force` is None.
 
     Raises
     ------
@@ -118,7 +118,8 @@ def check_reflectance(scene: Scene, grid: PixelGrid, *, force: bool = False) -> 
     text = f"{fit.problem} ({scene.offset_rule})"
     if force:
         return (f"warning: {text}. {advice}",)
-    raise SceneError(f"{scene.id}: {text}; so the scale or offset is wrong. {advice} (--force converts all the same.)")
+    other = "" if force is None else " (--force converts all the same.)"
+    raise SceneError(f"{scene.id}: {text}; so the scale or offset is wrong. {advice}{other}")
 
 
 def offset_warnings(scene: Scene, pixels: Float32Array) -> tuple[str, ...]:
@@ -312,9 +313,6 @@ def _remedy(scene: Scene, stored: FloatArray) -> str:
         if not fit.problem and (scale, offset) not in present:
             best = min(best, (fit.misfit + penalty, text))
     return best[1]
-
-
-# --- the sample -------------------------------------------------------------------------------------------------
 
 
 def stored_sample(assets: Sequence[Asset], grid: PixelGrid) -> FloatArray:
