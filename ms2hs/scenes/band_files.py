@@ -23,7 +23,7 @@ from ms2hs.raster.dataset import georeference_note, open_dataset
 from ms2hs.raster.dates import WRITTEN_TAG, acquisition_time, named_time
 from ms2hs.raster.header import Declared, declared_in, number_of, read_header
 from ms2hs.raster.pixel_grid import PixelGrid
-from ms2hs.scenes.bands import BAND_NAME, OTHER_LAYERS, choose_bands, match_names, read_names
+from ms2hs.scenes.bands import BAND_NAME, OFTEN_MISSING, OTHER_LAYERS, choose_bands, match_names, read_names
 from ms2hs.scenes.geotiff import open_geotiff
 from ms2hs.scenes.plausibility import most_plausible
 from ms2hs.scenes.quality import QUALITY_NAME, Candidate, QualityChoice, choose_layers
@@ -55,8 +55,6 @@ VARIANTS = ("FRE", "SRE")
 VARIANT = re.compile(r"(?<![A-Z0-9])(FRE|SRE|SR|R[12]|\d\dm|\(?Raw\)?)(?![A-Z0-9])", re.IGNORECASE)
 RESOLUTION = re.compile(r"(?<![A-Z0-9])(?:R?(\d\d)m|R([12]))(?![A-Z0-9])", re.IGNORECASE)
 SEPARATORS = "._- ()"
-# Bands of 60 m that MAJA, GEE users and others leave out; Sentinel-2 scenes may lack them.
-OPTIONAL_BANDS = {"sentinel2": ("B01", "B09")}
 # ESA's names of images: names of level 2A end with the resolution.
 ESA_IMAGE = re.compile(r"^T\d{2}[A-Z]{3}_\d{8}T\d{6}", re.IGNORECASE)
 LEVEL_1C_IMAGE = re.compile(r"T\d{2}[A-Z]{3}_\d{8}T\d{6}_B\d[\dA]\.jp2$", re.IGNORECASE)
@@ -119,7 +117,7 @@ def _band_in(stem: str) -> slice | None:
     return None
 
 
-def parsed(raster: Raster) -> BandFile | None:
+def parse_name(raster: Raster) -> BandFile | None:
     """The parts of a raster's name; None if the name contains no layer. The last layer in the name counts."""
     path = PurePosixPath(raster.name)
     stem = path.name[: -len(path.suffix)]
@@ -144,7 +142,7 @@ def band_scenes(rasters: Iterable[Raster], least: int = MIN_BANDS) -> Scenes:
     """
     groups: Scenes = defaultdict(list)
     for raster in rasters:
-        if (file := parsed(raster)) is not None:
+        if (file := parse_name(raster)) is not None:
             groups[file.scene].append(file)
     scenes = {
         key: files
@@ -179,7 +177,7 @@ def open_band_files(path: str, options: SceneOptions) -> Scene:
         return open_geotiff(raster.href, options)
     name = container.absolute().name if container.is_dir() else container.stem
     titles = {key: key[1] or PurePosixPath(key[0]).name or name for key in scenes}
-    key = _chosen(path, titles, options.granule, rasters)
+    key = _choose_scene(path, titles, options.granule, rasters)
     return _scene(path, container, titles[key], scenes[key], options)
 
 
@@ -201,6 +199,7 @@ def _only_raster(rasters: list[Raster]) -> Raster | None:
 
 
 def _scene_of_file(path: Path, scenes: Scenes) -> Scenes:
+    """The scene with this file; SceneError if the file's name contains no band."""
     found = {key: files for key, files in scenes.items() if any(Path(file.raster.href) == path for file in files)}
     if not found:
         raise SceneError(
@@ -210,7 +209,7 @@ def _scene_of_file(path: Path, scenes: Scenes) -> Scenes:
     return found
 
 
-def _chosen(
+def _choose_scene(
     path: str, titles: dict[tuple[str, str], str], granule: str | None, rasters: list[Raster]
 ) -> tuple[str, str]:
     """The only scene, or the scene whose name contains `granule`."""
@@ -233,19 +232,12 @@ def _chosen(
 
 
 def _scene(path: str, container: Path, title: str, files: list[BandFile], options: SceneOptions) -> Scene:
+    """The scene of some band files in a folder or archive."""
     texts = [title, *(file.raster.name for file in files[:1]), container.absolute().name]
     bands = [file for file in files if not file.is_quality]
     if any(LEVEL_1C_IMAGE.search(file.raster.name) for file in bands):
         raise level_1c_error(path, bands[0].raster.name)
-    named = source_named_in(texts) or _source_in_tags(bands[0])
-    if named is None and options.source is None:
-        refuse_other_missions(texts, path)
-    source = options.source or named or DEFAULT_SOURCE
-    sensor = load_sensor(source)
-    if named is not None and load_sensor(named).item_rule == "harmonized" and source != named:
-        raise SceneError(
-            f"{path}: --source {source}, but the files are {named}'s; only that is allowed. Remove --source."
-        )
+    source, platform = _source_of(path, texts, bands[0], options.source)
     sensor, available = load_sensor(source), _layers(path, bands, source)
     names = _band_names(path, title, available, source, options.bands)
     rasters = [available[name].raster for name in names]
@@ -259,7 +251,7 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         # Tags add the time of day to the day in a name. TIFF's DateTime may be the time of writing.
         time, tags = named_time(texts), {key: text for key, text in headers[0].tags.items() if key != WRITTEN_TAG}
         tagged, _ = acquisition_time("", tags)
-        notes = [*filter(None, [georeference_note(datasets[0])])]
+        notes = [*filter(None, [georeference_note(datasets[0]), platform])]
         grid = common_grid(datasets, rasters, path)
         is_mixed = len({dataset.width for dataset in datasets}) > 1
         facts = next((facts for pattern, facts in PRODUCT_FACTS if any(map(pattern.search, texts))), Declared())
@@ -268,17 +260,8 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
             path, names, datasets, rasters, known=facts, baseline=baseline, grid=grid, sensor=sensor, options=options
         )
     quality = _quality(files, source) if options.quality else QualityChoice((), "clouds are kept: --no-quality")
-    notes += [] if options.source or named else [platform_note(source)]
-    if rule.origin == "default" and any(map(ESA_IMAGE.search, texts)):
-        notes.append(
-            "The names of the images contain no processing baseline, so no offset is assumed. For baseline 04.00 or "
-            "later, use --dn-offset -1000."
-        )
-    missing = [name for name in sensor.grid.names if name not in names]
-    if missing and options.bands is None:
-        notes.append(f"The scene has no file of {', '.join(missing)}: these bands are not used.")
-    if len({file.rank[0] for file in bands}) > 1:
-        notes.append("The files with slope correction (FRE) are used, not the files without (SRE).")
+    missing = [] if options.bands else [name for name in sensor.grid.names if name not in names]
+    notes += [*_notes(texts, bands, missing, rule), *rule.notes]
     return Scene(
         id=title,
         source=source,
@@ -291,13 +274,39 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         datetime=time if time and not (tagged or "").startswith(time) else tagged,
         # A product with several resolutions is converted as a SAFE product is, and bands on one grid as a GeoTIFF is.
         working_gsd_m=sensor.working_gsd_m if is_mixed else None,
-        notes=(*notes, *rule.notes),
+        notes=tuple(notes),
     )
 
 
-def _source_in_tags(file: BandFile) -> str | None:
-    with open_dataset(file.raster.href) as dataset:
-        return source_named_in([*read_header(dataset, file.raster.name).tags.values()])
+def _notes(texts: Sequence[str], bands: list[BandFile], missing: list[str], rule: RadiometricRule) -> list[str]:
+    """Notes about an unknown baseline, bands without a file, and files that are not used."""
+    notes = []
+    if rule.origin == "default" and any(map(ESA_IMAGE.search, texts)):
+        notes.append(
+            "The names of the images contain no processing baseline, so no offset is assumed. For baseline 04.00 or "
+            "later, use --dn-offset -1000."
+        )
+    if missing:
+        notes.append(f"The scene has no file of {', '.join(missing)}: these bands are not used.")
+    if len({file.rank[0] for file in bands}) > 1:
+        notes.append("The files with slope correction (FRE) are used, not the files without (SRE).")
+    return notes
+
+
+def _source_of(path: str, texts: Sequence[str], band: BandFile, given: str | None) -> tuple[str, str | None]:
+    """The sensor that the user gives, or that names or tags name; and a note if its platform is assumed."""
+    named = source_named_in(texts)
+    if named is None:
+        with open_dataset(band.raster.href) as dataset:
+            named = source_named_in([*read_header(dataset, band.raster.name).tags.values()])
+    if given and named is not None and load_sensor(named).item_rule == "harmonized" and given != named:
+        raise SceneError(
+            f"{path}: --source {given}, but the files are {named}'s; only that is allowed. Remove --source."
+        )
+    if source := given or named:
+        return source, None
+    refuse_other_missions(texts, path)
+    return DEFAULT_SOURCE, platform_note(DEFAULT_SOURCE)
 
 
 def _layers(path: str, bands: list[BandFile], source: str) -> dict[str, BandFile]:
@@ -334,7 +343,7 @@ def _band_names(
     if sensor.toa_band is not None and sensor.toa_band[0] in available:
         raise level_1c_error(path, available[sensor.toa_band[0]].raster.name)
     if requested is None:
-        optional = OPTIONAL_BANDS.get(sensor.family, ())
+        optional = OFTEN_MISSING if sensor.family == "sentinel2" else ()
         requested = [name for name in sensor.grid.names if name in available or name not in optional]
     lacks = f"has no file of {{}} of {title.translate({ord('{'): '(', ord('}'): ')'})}"
     remedy = (

@@ -29,7 +29,7 @@ OTHER_LAYERS = {
     "angle", "aot", "azimuth", "clm", "clp", "count", "datamask", "fmask", "footprint", "mask", "msk", "probability",
     "qa", "quality", "scl", "std", "stddev", "stdev", "variance", "vcid", "wvp", "zenith",
 }  # fmt: skip
-# Bands that many files of a sensor lack, in the order in which tools leave them out.
+# Bands of 60 m that MAJA, users of Earth Engine and others leave out, in the order in which tools leave them out.
 OFTEN_MISSING = ("B09", "B01")
 # The numbers of Landsat 4 to 7, where B06 is thermal and B04 near infrared.
 TM_NUMBERS = {"B01", "B02", "B03", "B04", "B05", "B07"}
