@@ -117,6 +117,26 @@ def test_signal_during_imports_is_one_message(scenes, tmp_path, number, after_s)
     assert [path.name for path in tmp_path.rglob("*")] == ["tmp"]
 
 
+CALLBACK = """
+import os, time, weakref
+from ms2hs.cli.process import run_process
+def start():
+    thing, wait = type("Thing", (), {})(), lambda _: (os.kill(os.getpid(), 15), time.sleep(0.1))
+    watch = weakref.ref(thing, wait)
+    del thing
+    time.sleep(20)
+run_process(start)
+"""
+
+
+def test_signal_in_a_callback_whose_errors_python_ignores_is_not_lost():
+    ended = subprocess.run(
+        [sys.executable, "-c", CALLBACK], capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=60
+    )
+    assert (ended.returncode, ended.stderr.count("\n")) == (130, 1), ended.stderr
+    assert ended.stderr.startswith("ms2hs: stopped by SIGTERM")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_during_the_work_leaves_nothing(scenes, tmp_path, number):
     (tmp_path / "tmp").mkdir()

@@ -6,7 +6,6 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any
 
 import typer
@@ -28,8 +27,6 @@ from ms2hs.errors import Ms2hsError
 
 PACKAGE = str(Path(__file__).parents[1])
 MAX_ERROR_LETTERS = 400
-# Warnings of numpy about NaN, overflow and empty means: results say which pixels are invalid.
-QUIET_WARNINGS = (RuntimeWarning,)
 
 
 class CommandGroup(TyperGroup):
@@ -80,26 +77,12 @@ def start(
     del version  # its callback has printed it
 
 
-def print_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an error that ends the program, but none of rasterio about a message of GDAL that is not UTF-8."""
-    if kind is not UnicodeDecodeError or trace is None or "rasterio" not in trace.tb_frame.f_code.co_filename:
-        sys.__excepthook__(kind, error, trace)
-
-
-def print_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """The same for errors that Python cannot raise."""
-    if "rasterio" not in str(unraisable.object):
-        sys.__unraisablehook__(unraisable)
-
-
 def main() -> None:
     """Run the command line.
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 nothing found, 4 credentials, 5 partly done, 130 interrupted.
     """
-    sys.excepthook, sys.unraisablehook = print_uncaught, print_unraisable
-    for category in QUIET_WARNINGS:
-        warnings.simplefilter("ignore", category)
+    warnings.simplefilter("ignore", RuntimeWarning)  # of numpy about NaN and overflow: results say what is invalid
     sys.argv[1:] = name_evaluation(join_numbers(sys.argv[1:]))
     try:
         app()
@@ -117,18 +100,20 @@ def _check_words(words: list[str]) -> None:
     """Refuse names that GDAL and the tags of a file cannot hold."""
     for word in words:
         if not word.isascii() and any("\udc80" <= letter <= "\udcff" for letter in word):
-            raise typer.BadParameter(f"{word!a} is not UTF-8; names of files must be. Rename the file.")
+            raise typer.BadParameter(f"{word!a} is not UTF-8; names of files in UTF-8 are allowed. Rename the file.")
 
 
 def unexpected(error: Exception) -> Ms2hsError:
-    """The message for an error that no part of ms2hs expects: of the system, or a defect."""
+    """The message for an error of the operating system, or for a defect of ms2hs."""
     text = " ".join(str(error).split())[:MAX_ERROR_LETTERS]
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         limit = " (a name has at most 255 bytes)" if error.errno == errno.ENAMETOOLONG else ""
         name = ascii(str(error.filename))[1 : MAX_ERROR_LETTERS + 1]
-        return Ms2hsError(f"{name}: {error.strerror}{limit}; a file or folder that can be used is needed. Check it.")
+        return Ms2hsError(
+            f"{name}: {error.strerror}{limit}; an accessible file or folder is needed. Check its name and permissions."
+        )
     if isinstance(error, MemoryError):
-        return Ms2hsError(f"not enough memory ({text}); less is needed for a part. Use --window or a smaller input.")
+        return Ms2hsError(f"not enough memory ({text}); a smaller input needs less. Use a part of the input.")
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(PACKAGE)]
     at = f" at {Path(frames[-1].filename).relative_to(PACKAGE)}:{frames[-1].lineno}" if frames else ""
     return Ms2hsError(

@@ -9,14 +9,17 @@ import errno
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 # Signals that follow within this time are ignored: terminals and process managers often send several together.
 REPEATED_S = 5.0
+# An interrupt that arrives in a callback, as of an import, is lost; it is repeated after this time.
+REPEAT_S = 0.05
 INTERRUPTED = 130
 _received: list[tuple[int, float]] = []
 """Signals with their times."""
@@ -39,6 +42,7 @@ def run_process(start: Callable[[], None]) -> None:
     _open_missing_streams()
     out, err = _Stream(sys.stdout), _Stream(sys.stderr)
     sys.stdout, sys.stderr = out, err
+    sys.excepthook, sys.unraisablehook = _print_uncaught, _print_unraisable
     _catch_signals()
     code: Any = 0
     try:
@@ -78,6 +82,21 @@ def stop_message(words: Sequence[str]) -> str:
     key = f"{command} --resume" if "--resume" in words else command
     remedy = REMEDIES.get(key) or REMEDIES.get(command) or "Run the same command again."
     return f"stopped by {name}; complete files are kept, no incomplete file has a final name. {remedy}"
+
+
+def _print_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error that ends the program, but none of rasterio about a message of GDAL that is not UTF-8."""
+    if kind is not UnicodeDecodeError or trace is None or "rasterio" not in trace.tb_frame.f_code.co_filename:
+        sys.__excepthook__(kind, error, trace)
+
+
+def _print_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Print an error in a callback, which Python ignores, but none of rasterio; an interrupt is repeated soon after."""
+    if unraisable.exc_type is KeyboardInterrupt and _received:
+        number, _ = _received.pop()
+        threading.Timer(REPEAT_S, os.kill, (os.getpid(), number)).start()
+    elif "rasterio" not in str(unraisable.object):
+        sys.__unraisablehook__(unraisable)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
