@@ -64,11 +64,10 @@ def connections(monkeypatch):
             return CONNECT(self, address)
         raise ConnectionRefusedError(111, "Connection refused")
 
-    hosts.forget_addresses()
+    monkeypatch.setattr(hosts, "_ADDRESSES", {})
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     monkeypatch.setattr(socket.socket, "connect", connect)
-    yield answers, reached
-    hosts.forget_addresses()
+    return answers, reached
 
 
 @pytest.mark.parametrize(

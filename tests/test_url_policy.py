@@ -27,10 +27,8 @@ def _names(monkeypatch):
         both = [known[host], "192.168.0.1"] if host.startswith("both") else [known[host]]
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (number, 0)) for number in both]
 
-    hosts.forget_addresses()
+    monkeypatch.setattr(hosts, "_ADDRESSES", {})
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    yield
-    hosts.forget_addresses()
 
 
 @pytest.mark.parametrize(

@@ -327,27 +327,20 @@ def _final_error(address: str, reason: TransientError, attempts: int) -> Excepti
 
 
 def _transient(error: BaseException) -> TransientError:
-    """The reason of a failed attempt, and whether there was no connection at all."""
+    """The reason of a failed attempt, and whether there was no connection at all.
+
+    The innermost error gives the words: messages of the others hold signed addresses.
+    """
     chain = [error]
     while (inner := getattr(chain[-1], "reason", None) or next(iter(chain[-1].args[-1:]), None)) is not None:
         if not isinstance(inner, BaseException):
             break
         chain.append(inner)
     is_unreachable = any(isinstance(one, NewConnectionError | ConnectTimeoutError) for one in chain)
-    return TransientError(_kind_of(error), is_unreachable=is_unreachable)
-
-
-def _kind_of(error: BaseException) -> str:
-    """The innermost error in words: messages of connection errors hold signed addresses."""
-    inner = error
-    while inner.args and isinstance(inner.args[-1], BaseException):
-        inner = inner.args[-1]
-    reason = getattr(inner, "reason", None)
-    inner = reason if isinstance(reason, BaseException) else inner
-    if isinstance(inner.__cause__, OSError) and inner.__cause__.strerror:
-        return inner.__cause__.strerror.lower()
-    name = type(inner).__name__
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    cause = chain[-1].__cause__
+    words = cause.strerror if isinstance(cause, OSError) else None
+    words = words or re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(chain[-1]).__name__)
+    return TransientError(words.lower(), is_unreachable=is_unreachable)
 
 
 def parse_retry_after(text: str) -> float | None:

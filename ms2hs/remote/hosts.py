@@ -65,11 +65,6 @@ def addresses_to_try(host: str) -> Iterator[str]:
         yield from (address for address in fresh if address not in known)
 
 
-def forget_addresses() -> None:
-    """Resolve every name again."""
-    _ADDRESSES.clear()
-
-
 def _normal(host: str) -> str:
     return host.rstrip(".").lower()
 
