@@ -24,7 +24,7 @@ def presentable(text: str) -> str:
 
 
 def _shortened(line: str) -> str:
-    """The begin and the end of a long line: what is wrong, and what to do."""
+    """The beginning and the end of a long line: what is wrong, and what to do."""
     return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE // 2]} … {line[-MAX_LINE // 2 :]}"
 
 

@@ -238,7 +238,9 @@ class Staging:
         if path.is_dir():
             is_named = path.name in {f"{self._output.stem}.blocks", f"{Path(sigma_name(self._output)).stem}.blocks"}
             inside = list(path.iterdir()) if is_named else []
-            return is_named and all(BLOCK_FILE.fullmatch(file.name) and _is_regular(file) for file in inside)
+            return is_named and all(
+                BLOCK_FILE.fullmatch(file.name) and file.is_file() and not file.is_symlink() for file in inside
+            )
         name = re.sub(r"^\.(.*)\.\d+\.part$", r"\1", path.name)  # of an atomic write
         names = {"stamp", "journal.jsonl", LOCK_NAME, *result_names(self._output, uncertainty=True)}
         return name in names and path.is_file()
@@ -276,7 +278,3 @@ class Staging:
 
 def _entry_digest(entry: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(entry).encode()).hexdigest()[:16]
-
-
-def _is_regular(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()

@@ -25,7 +25,7 @@ from ms2hs.files import write_bytes
 from ms2hs.remote.client import DOCUMENT_ATTEMPTS, HttpRequest, read_document
 from ms2hs.remote.providers import Provider
 from ms2hs.remote.url_policy import Access, shown, without_secrets
-from ms2hs.scenes.stac_item import ORIGIN, of_file
+from ms2hs.scenes.stac_item import ORIGIN, without_untrusted_origin
 from ms2hs.scenes.stac_metadata import Item, baseline, sensing_time, tile_of, valid_items
 
 PAGE_ITEMS = 100
@@ -237,7 +237,7 @@ def read_items(path: Path, server: str | None = None) -> SavedItems:
 
     Parameters
     ----------
-    server : the URL of the API that the items came from, as the user gives it; see `stac_item.of_file`.
+    server : the URL of the API that the items came from, as the user gives it. Its host may be private.
 
     Raises
     ------
@@ -258,7 +258,7 @@ def read_items(path: Path, server: str | None = None) -> SavedItems:
     if not items:
         raise SceneError(f"{path}: {left_out[0]}")
     area = _saved_area(path, document.get(AREA)) if is_collection else None
-    return SavedItems(tuple(of_file(item, server) for item in items), area, tuple(left_out))
+    return SavedItems(tuple(without_untrusted_origin(item, server) for item in items), area, tuple(left_out))
 
 
 def _saved_area(path: Path, place: Any) -> SearchArea | None:  # noqa: ANN401 - any JSON

@@ -335,6 +335,7 @@ def _found(names: Sequence[str | None], source: str) -> str:
 
 
 def _alternatives(texts: Sequence[str]) -> str:
+    """The texts as `a, b or c`."""
     return " or ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
 
 

@@ -12,7 +12,7 @@ from ms2hs.raster.container import ARCHIVE_SUFFIXES, archive_names, list_rasters
 from ms2hs.raster.dataset import REMOTE_PREFIXES
 from ms2hs.remote.providers import owner_of
 from ms2hs.remote.url_policy import shown
-from ms2hs.scenes.band_files import SUBFOLDERS, BandFile, band_scenes, is_band_files, open_band_files
+from ms2hs.scenes.band_files import SUBFOLDERS, band_scenes, is_band_files, open_band_files
 from ms2hs.scenes.geotiff import open_geotiff
 from ms2hs.scenes.safe import is_product, is_safe, open_safe
 from ms2hs.scenes.scene import CUSTOM, Scene, SceneOptions
@@ -151,8 +151,5 @@ def scene_paths(path: Path) -> list[Path]:
         if folder.is_dir() and not (scenes and folder.name in SUBFOLDERS)
         for scene in scene_paths(folder)
     ]
-    return [*(_band_path(files) for files in scenes.values()), *rasters, *folders]
-
-
-def _band_path(files: list[BandFile]) -> Path:
-    return Path(next(file.raster.href for file in files if not file.is_quality))
+    of_bands = [Path(next(file.raster.href for file in files if not file.is_quality)) for files in scenes.values()]
+    return [*of_bands, *rasters, *folders]

@@ -86,7 +86,7 @@ class RadiometricRule:
         if dn_offset is not None:
             dn_offsets = (float(dn_offset),) * len(scales)
         else:
-            dn_offsets = tuple(_in_stored(offset or 0.0, each) for each in scales)
+            dn_offsets = _in_stored((offset or 0.0,) * len(scales), scales)
         given = {"--scale": scale, "--offset": offset, "--dn-offset": dn_offset}
         words = " ".join(f"{name} {value:g}" for name, value in given.items() if value is not None)
         text = f"{words} given by the user instead of scale {_listed(self.dn_scale)} and offset {_listed(self.offset)}"
@@ -143,8 +143,9 @@ def rules_of_raster(
         )
 
     def uniform(scale: float, offset: float, text: str, origin: str) -> RadiometricRule:
-        count, dn_offset = len(bands), _in_stored(offset, scale)
-        return RadiometricRule((scale,) * count, (dn_offset,) * count, fills, text, (), origin, dtype.kind == "f")
+        scales = (scale,) * len(bands)
+        dn_offsets = _in_stored((offset,) * len(bands), scales)
+        return RadiometricRule(scales, dn_offsets, fills, text, (), origin, dtype.kind == "f")
 
     if is_declared:
         own = _rule_of_declarations(bands, fills, dtype, options, where)
@@ -203,15 +204,15 @@ def _rule_of_declarations(
             f"required for every band, or for none. Give both for all bands, such as --scale {DN_SCALE:g} --offset 0 "
             f"or --scale {DN_SCALE:g} --offset {BOA_ADD_OFFSET * DN_SCALE:g} in reflectance."
         )
-    dn_offsets = tuple(_in_stored(offset, scale) for offset, scale in zip(offsets, scales, strict=True))
+    dn_offsets = _in_stored(offsets, scales)
     source = bands[0].where or "the file's own"
     text = f"{source} scale {_listed(scales)} and offset {_listed(offsets)}"
     return RadiometricRule(tuple(scales), dn_offsets, fills, text, (), "file", dtype.kind == "f")
 
 
-def _in_stored(offset: float, scale: float) -> float:
-    """An offset in reflectance as an offset of stored numbers."""
-    return round(offset / scale, 9)
+def _in_stored(offsets: Sequence[float], scales: Sequence[float]) -> tuple[float, ...]:
+    """(band,) offsets in reflectance as offsets of stored numbers."""
+    return tuple(round(offset / scale, 9) for offset, scale in zip(offsets, scales, strict=True))
 
 
 def rule_of_safe(
@@ -257,7 +258,7 @@ def rule_of_hls(bands: Sequence[Declared], *, sensor: Sensor, options: SceneOpti
     bands = _checked(bands, options, where)
     scales = tuple(sensor.scale if band.scale is None else band.scale for band in bands)
     offsets = tuple(band.offset or 0.0 for band in bands)
-    dn_offsets = tuple(_in_stored(offset, scale) for offset, scale in zip(offsets, scales, strict=True))
+    dn_offsets = _in_stored(offsets, scales)
     sources = dict.fromkeys("User Guide:" if band.scale is None else band.where for band in bands)
     text = f"HLS: {', '.join(sources)} scale {_listed(scales)} and offset {_listed(offsets)}"
     origin = "file" if any(band.scale is not None or band.offset for band in bands) else "sensor"
@@ -322,7 +323,7 @@ def by_declaration(item: ItemDeclaration) -> RadiometricRule:
         rule = _uniform(item, 0.0, "no scale, offset or processing baseline declared", note)
         return replace(rule, origin="default")
     scales = tuple(DN_SCALE if band.scale is None else band.scale for band in item.bands)
-    offsets = tuple(_in_stored(band.offset or 0.0, scale) for band, scale in zip(item.bands, scales, strict=True))
+    offsets = _in_stored([band.offset or 0.0 for band in item.bands], scales)
     pairs = ", ".join(f"{scale:g} and {offset:g}" for scale, offset in dict.fromkeys(zip(scales, offsets, strict=True)))
     text = f"the item's own scale and offset (in stored numbers) {pairs}"
     return RadiometricRule(scales, offsets, _fills(item.bands, item.sensor), text, origin="item")
@@ -363,7 +364,7 @@ def by_product_guide(item: ItemDeclaration) -> RadiometricRule:
         (0.0 if own else sensor.offset) if band.offset is None else band.offset
         for own, band in zip(is_declared, item.bands, strict=True)
     )
-    dn_offsets = tuple(_in_stored(offset, scale) for offset, scale in zip(offsets, scales, strict=True))
+    dn_offsets = _in_stored(offsets, scales)
     origin = "item" if all(is_declared) else "sensor"
     title = "the item's own" if all(is_declared) else f"{sensor.title}:"
     text = f"{title} scale {_listed(scales)} and offset {_listed(offsets)}"

@@ -114,9 +114,7 @@ def open_safe(path: str, options: SceneOptions) -> Scene:
     with open_dataset(finest[best][1]) as dataset:
         grid = read_pixel_grid(dataset)
     scl = QUALITY_LAYERS["SCL"].asset(finest["SCL"][1]) if "SCL" in finest else None
-    notes = []
-    if metadata.source is None and options.source is None:
-        notes.append(platform_note(source))
+    is_assumed = metadata.source is None and options.source is None
     return Scene(
         id=f"{metadata.id}_{granule}" if granule else metadata.id,
         source=source,
@@ -128,7 +126,7 @@ def open_safe(path: str, options: SceneOptions) -> Scene:
         quality_note=quality_note(scl, "the product", wanted=options.quality),
         datetime=metadata.datetime,
         working_gsd_m=sensor.working_gsd_m,
-        notes=tuple(notes),
+        notes=(platform_note(source),) if is_assumed else (),
     )
 
 
@@ -143,10 +141,10 @@ def _folder(path: str) -> Product:
     images = [*folder.glob("GRANULE/*/IMG_DATA/**/*"), *folder.glob("*.jp2")]
     members = tuple(sorted(member.relative_to(folder).as_posix() for member in images))
     with file.open("rb") as stream:
-        return Product(path, f"{folder.as_posix()}/", members, _bounded(path, stream))
+        return Product(path, f"{folder.as_posix()}/", members, _read_bounded(path, stream))
 
 
-def _bounded(path: str, file: IO[bytes]) -> bytes:
+def _read_bounded(path: str, file: IO[bytes]) -> bytes:
     """The content of a metadata file; SceneError beyond MAX_METADATA_BYTES, which zips can hold in a few bytes."""
     content = file.read(MAX_METADATA_BYTES + 1)
     if len(content) > MAX_METADATA_BYTES:
@@ -168,7 +166,7 @@ def _zipped(path: str) -> Product:
         )
     try:
         with zipfile.ZipFile(path) as archive, archive.open(files[0]) as file:
-            metadata = _bounded(path, file)
+            metadata = _read_bounded(path, file)
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise SceneError(
             f"{path}: not a readable zip ({error}); the whole file is required. Copy or download it again."

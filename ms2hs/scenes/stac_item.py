@@ -49,7 +49,7 @@ def base_of(item: Item) -> str | None:
     return next((link for link in links if _is_public(link)), None)
 
 
-def of_file(item: Item, server: str | None = None) -> Item:
+def without_untrusted_origin(item: Item, server: str | None = None) -> Item:
     """An item read from a file, without an origin that is not trusted.
 
     The origin gives access to its host, and any file can claim an origin. A private host is therefore accepted only if
@@ -103,7 +103,7 @@ def open_item(path: str, options: SceneOptions | None = None) -> Scene:
     if is_web:
         item.pop(ORIGIN, None)  # only the search of ms2hs may set the origin
         return scene_of(item, path, options)
-    return scene_of(*_with_local_paths(of_file(item), Path(path).parent), options)
+    return scene_of(*_with_local_paths(without_untrusted_origin(item), Path(path).parent), options)
 
 
 def _with_local_paths(item: Item, folder: Path) -> tuple[Item, str | None]:
