@@ -52,7 +52,7 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
             help="EnMAP or EMIT product whose area and date are searched, instead. Repeatable.",
         ),
     ] = None,
-    days: Annotated[int, AREA(min=0, help="With --for: largest difference in calendar days.")] = 3,
+    days: Annotated[int, AREA(min=0, max=36_500, help="With --for: largest difference in calendar days.")] = 3,
     provider: Annotated[
         str | None,
         SEARCH(
@@ -151,8 +151,8 @@ def _fetch_for_products(
 
     left_out: dict[str, str] = {}
     results: dict[str, FetchResult] = {}
-    make_folder(output)
     for match in find_scene_matches(products, request, days, left_out):
+        make_folder(output)
         try:
             with progress_bar(shown=not quiet, unit="bytes") as progress:
                 results[match.product] = fetch(match.items, match.area, output / match.product, options, progress)
