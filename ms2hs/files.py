@@ -82,10 +82,12 @@ def check_output(path: str | Path, *, overwrite: bool = False, inputs: FileIds =
             raise OutputError(
                 f"there is no directory {folder}; an existing one is needed. Create it, or choose another."
             )
+        with suppress(FileNotFoundError):
+            _temporary(path).lstat()  # OSError: the name is too long
         _check_replaceable(path, overwrite=overwrite, inputs=inputs)
     except OSError as error:
         raise OutputError(
-            f"{path}: not a possible output ({error.strerror}); a name of up to 255 bytes in a directory that can be "
+            f"{path}: not a possible output ({error.strerror}); a name of up to 240 bytes in a directory that can be "
             "read is needed. Give another name."
         ) from error
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -148,7 +150,7 @@ def atomic_write(
     ------
     OutputError : the file cannot be written, or must not be replaced.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = _temporary(path)
     failures: tuple[type[Exception], ...] = (OSError, *errors)
     try:
         if temporary.is_symlink():  # writing would follow the link
@@ -162,6 +164,10 @@ def atomic_write(
     finally:
         with suppress(OSError):  # the first error is raised
             temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 def write_bytes(

@@ -354,3 +354,21 @@ def test_response_matrix_is_bounded():
 
     with pytest.raises(GridError, match="million numbers are allowed"):
         response_matrix(grid_of(np.array([500.0, 600]), np.array([1e-9, 10])), np.arange(400.0, 2500))
+
+
+@pytest.mark.parametrize("name", ["é" * 120 + ".tif", "w" * 245 + ".tif"])
+def test_name_without_room_for_a_temporary_name_is_refused_before_work(ms2hs, scene, tmp_path, name):
+    code, _, err = ms2hs("convert", scene, "--model", "linear", "-q", "--resume", "-o", tmp_path / name)
+    assert (code, "240 bytes" in err) == (1, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize(
+    "words", [("--bbox", "1,2,3,4", "--for", "x"), ("--for", "x", "--days", "999999999"), ("--collection=",)]
+)
+def test_fetch_refuses_wrong_options_and_writes_nothing(ms2hs, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    area = () if "--for" in words else ("--bbox", "1,2,3,4", "--date", "2024-06")
+    code, _, err = ms2hs("fetch", "--stac", "http://127.0.0.1:9/", *area, *words)
+    assert (code, "not expected" in err) == (2, False)
+    assert not list(tmp_path.iterdir())

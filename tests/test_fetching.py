@@ -194,6 +194,25 @@ def test_fetch_does_not_replace_other_files(world, tmp_path):
     assert mine.read_text() == "mine"
 
 
+@pytest.mark.parametrize("gsd_m", [30.0, "native"])
+def test_fetch_does_not_replace_a_file_created_in_the_meantime(world, tmp_path, monkeypatch, gsd_m):
+    item, out = world.sentinel2("S2A_32TNT_20240601_0_L2A"), tmp_path / "out"
+    mine = out / item["id"] / "a.json" if gsd_m == "native" else out / f"{item['id']}.json"
+
+    def assemble(request, part, write=fetcher.assemble):
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("mine")
+        return write(request, part)
+
+    monkeypatch.setattr(fetcher, "assemble", assemble)
+    with pytest.raises(OutputError, match="--overwrite"):
+        fetch([item], None, out, FetchOptions(gsd_m=gsd_m))
+    assert mine.read_text() == "mine"
+    monkeypatch.undo()
+    mine.unlink()
+    assert fetch([item], None, out, FetchOptions(gsd_m=gsd_m)).paths
+
+
 def test_fetch_ignores_paths_in_item_ids(world, tmp_path):
     item = world.sentinel2("S2A_32TNT_20240601_0_L2A")
     for name in ("../../evil", "/etc/evil", ".hidden", "a" * 300):

@@ -52,7 +52,7 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
             help="EnMAP or EMIT product whose area and date are searched, instead. Repeatable.",
         ),
     ] = None,
-    days: Annotated[int, AREA(min=0, help="With --for: largest difference in calendar days.")] = 3,
+    days: Annotated[int, AREA(min=0, max=36_500, help="With --for: largest difference in calendar days.")] = 3,
     provider: Annotated[
         str | None,
         SEARCH(
@@ -110,15 +110,16 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         bbox, intersects, date, provider, stac, collection, max_cloud, limit, sort.value, items
     )
     options = FetchOptions(gsd_m=gsd, mosaic=mosaic, jobs=jobs, overwrite=overwrite)
+    inputs = file_ids(files_in([items, intersects]))
     if save is not None:
-        check_output(save, overwrite=overwrite, inputs=file_ids(files_in([items, intersects])))
+        check_output(save, overwrite=overwrite, inputs=inputs)
     if products:
         _fetch_for_products(products, days, request, output, options, quiet=quiet, as_json=as_json)
         return
     selected = selection.select(request, to_fetch=not (list_only or save is not None))
     print_left_out(selected.left_out)  # also with --quiet: the server has scenes that are not in the result
     if save is not None:
-        write_items(save, selected.items, selected.area)
+        write_items(save, selected.items, selected.area, overwrite=overwrite, inputs=inputs)
     if list_only or save is not None:
         facts = [candidate.facts for candidate in selected.candidates]
         typer.echo(json.dumps(facts, indent=1) if as_json else selection.format_table(selected.candidates))
@@ -150,8 +151,8 @@ def _fetch_for_products(
 
     left_out: dict[str, str] = {}
     results: dict[str, FetchResult] = {}
-    make_folder(output)
     for match in find_scene_matches(products, request, days, left_out):
+        make_folder(output)
         try:
             with progress_bar(shown=not quiet, unit="bytes") as progress:
                 results[match.product] = fetch(match.items, match.area, output / match.product, options, progress)

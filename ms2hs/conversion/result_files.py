@@ -79,11 +79,11 @@ def check_new_output(
         store = store or ObjectStore(cube.parent)
         store.check(names, overwrite=overwrite)
         return
-    refuse_link(cube)
     placed = placed_files(cube, names) if resume else NO_FILES
     for name in names:
         path = cube.with_name(name)
         check_output(path, overwrite=overwrite or bool(file_ids([path]) & placed), inputs=inputs)
+    refuse_link(cube)
 
 
 def refuse_link(cube: Path) -> None:

@@ -8,7 +8,7 @@ from ms2hs.errors import visible
 from ms2hs.fetching.band_stack import StackLayout, StackStrip, read_strips, write_stack
 from ms2hs.fetching.cropping import all_assets, band_file_name, local_scene
 from ms2hs.fetching.fetch_request import FetchRequest
-from ms2hs.fetching.sidecar import REQUEST_FILE, Sidecar, files_of_output
+from ms2hs.fetching.sidecar import REQUEST_FILE, Sidecar, files_of_output, is_output_complete
 from ms2hs.fetching.staged_scene import remove_staging
 from ms2hs.files import move_into_place, write_bytes, write_error
 from ms2hs.raster.pixel_grid import PixelGrid
@@ -44,30 +44,43 @@ def assemble(request: FetchRequest, part: ScenePart) -> Path:
         layout = StackLayout(
             part.grid, scene.spectral, scene.quality[0].name if scene.quality else None, _tags(request, scene)
         )
-        write_scene(request.scene_path, request.staging_folder, layout, read_strips(scene, part.grid), sidecar)
+        write_scene(
+            request.scene_path,
+            request.staging_folder,
+            layout,
+            read_strips(scene, part.grid),
+            sidecar,
+            overwrite=request.overwrite,
+        )
     return request.scene_path
 
 
 def write_scene(
-    path: Path, staging: Path, layout: StackLayout, strips: Generator[StackStrip, None, None], sidecar: Sidecar
+    path: Path,
+    staging: Path,
+    layout: StackLayout,
+    strips: Generator[StackStrip, None, None],
+    sidecar: Sidecar,
+    *,
+    overwrite: bool,
 ) -> None:
     """Write a COG and its STAC item in a staging folder, move them to `path`, the item last, and delete the folder.
 
-    `is_output_complete` has checked that existing files may be replaced.
-
     Raises
     ------
-    OutputError : a file cannot be written.
+    OutputError : a file cannot be written, or a file of others appeared at its place in the meantime.
     """
     item_path = path.with_suffix(".json")
     staged, staged_item = staging / path.name, staging / item_path.name
     try:
         known, clear = write_stack(staged, layout, strips)
         write_bytes(staged_item, sidecar.to_json([staged], {}, known, clear), durable=True)
-        item_path.unlink(missing_ok=True)
-        move_into_place(staged, path)
+        is_output_complete(path, item_path, staging, sidecar.parameters, overwrite=overwrite)
+        for own in (item_path, path):
+            own.unlink(missing_ok=True)
+        move_into_place(staged, path, overwrite=overwrite)
         path.with_name(f"{path.name}.aux.xml").unlink(missing_ok=True)
-        move_into_place(staged_item, item_path)
+        move_into_place(staged_item, item_path, overwrite=overwrite)
         remove_staging(staging)
     except OSError as error:
         raise write_error(path, error) from error
@@ -79,6 +92,7 @@ def _keep_band_files(request: FetchRequest, scene: Scene, sidecar: Sidecar) -> N
     staging, target = request.staging_folder, request.target_folder
     try:
         write_bytes(staging / request.item_path.name, sidecar.to_json(files, keys, 0, 0), durable=True)
+        is_output_complete(target, request.item_path, staging, request.parameters, overwrite=request.overwrite)
         if target.exists():
             for path in files_of_output(target, request.item_path):
                 path.unlink(missing_ok=True)

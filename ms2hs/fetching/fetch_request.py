@@ -33,7 +33,8 @@ class FetchRequest:
     base: str | None
     """Address of the item, as `check_address` takes it."""
     is_native: bool
-    is_complete: bool
+    overwrite: bool
+    is_complete: bool = False
 
     @property
     def staging_folder(self) -> Path:
@@ -92,7 +93,7 @@ def plan_requests(
         provider = PROVIDERS.get(str(origin.get("provider"))) or provider_of(item)
         is_native = gsd_m == "native"
         request = FetchRequest(
-            item, name, folder, parameters, area, provider, base_of(item), is_native, is_complete=False
+            item, name, folder, parameters, area, provider, base_of(item), is_native, overwrite=overwrite
         )
         target, staging = request.target_folder if is_native else request.scene_path, request.staging_folder
         check_staging(staging)

@@ -214,5 +214,5 @@ def _write_mosaic(scenes: list[MosaicScene], folder: Path, *, overwrite: bool) -
     item = {"type": "Feature", "stac_version": "1.1.0", "id": name, "properties": properties}
     sidecar = Sidecar(parameters, item, first, grid)
     prepare_staging(staging, parameters)
-    write_scene(path, staging, layout, mosaic_strips(scenes, grid), sidecar)
+    write_scene(path, staging, layout, mosaic_strips(scenes, grid), sidecar, overwrite=overwrite)
     return path

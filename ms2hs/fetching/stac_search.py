@@ -21,7 +21,7 @@ from pystac_client.stac_api_io import StacApiIO
 from ms2hs.errors import Ms2hsError, NothingFound, QueryError, RemoteError, SceneError
 from ms2hs.fetching.footprints import coverage
 from ms2hs.fetching.search_query import Period, SearchArea, parse_bbox, polygon_area
-from ms2hs.files import write_bytes
+from ms2hs.files import NO_FILES, FileIds, write_bytes
 from ms2hs.remote.client import DOCUMENT_ATTEMPTS, HttpRequest, read_document
 from ms2hs.remote.providers import Provider
 from ms2hs.remote.url_policy import Access, shown, without_secrets
@@ -214,11 +214,18 @@ def _short_reason(error: BaseException) -> str:
     return without_secrets(str(error).splitlines()[0] if str(error) else type(error).__name__)[:200]
 
 
-def write_items(path: Path, items: list[Item], area: SearchArea | None = None) -> None:
-    """Write items and the area of their search as a STAC ItemCollection; OutputError if that fails."""
+def write_items(
+    path: Path,
+    items: list[Item],
+    area: SearchArea | None = None,
+    *,
+    overwrite: bool = True,
+    inputs: FileIds = NO_FILES,
+) -> None:
+    """Write items and the area of their search as a STAC ItemCollection; the rest as in `files.move_into_place`."""
     place = {AREA: {"bbox": list(area.bbox), "geometry": area.geometry}} if area else {}
     document = {"type": "FeatureCollection", **place, "features": items}
-    write_bytes(path, (json.dumps(document, indent=1) + "\n").encode())
+    write_bytes(path, (json.dumps(document, indent=1) + "\n").encode(), overwrite=overwrite, inputs=inputs)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Provider:
 
     def collection(self, name: str | None = None) -> str:
         """The collection of this name, or the default; QueryError lists the known collections."""
-        if name is None and not self.rules:
+        if not name and not self.rules:
             raise QueryError(f"--stac {shown(self.url)}: no collection was given; a name is needed. Use --collection.")
         if name is not None and self.rules and name not in self.rules:
             raise QueryError(
