@@ -245,6 +245,8 @@ FORMS = {
     "Sentinel Hub": Form("1f2e3d", "{0}.tif", dtype="float32", scale=1.0, id="1f2e3d"),
     "dots in the folder": Form("S2B_33UUP_20240607.v1.0", "{2}.tif", "sentinel2b", datetime="2024-06-07"),
     "stackstac": Form("x", "{2}_2024-06-07.tif", datetime="2024-06-07", id="2024-06-07"),
+    "AppEEARS Landsat": Form("aid0001", "L09.002_SR_{1}_CU_doy2022166_aid0001.tif", "landsat9", LANDSAT, "2022-06-15",
+                             2.75e-5, -0.2, "uint16", "L09.002_CU_doy2022166_aid0001"),
     "Landsat ARD": Form("x", "LC08_CU_003010_20220615_20220701_02_SR_{1}.TIF", "landsat8", LANDSAT, "2022-06-15",
                         2.75e-5,
                         -0.2, "uint16", "LC08_CU_003010_20220615_20220701_02"),
@@ -461,9 +463,54 @@ def test_missing_bands_are_named(tmp_path):
     ],
 )
 def test_top_of_atmosphere_files_are_refused(tmp_path, file, words):
-    folder = write_form(tmp_path, Form("x", file))
+    folder = write_form(tmp_path, Form("x", file, bands=LANDSAT if file.startswith("LC") else S2_BANDS))
     assert words in refusal(folder)
     assert words in refusal(next(folder.iterdir()))
+
+
+@pytest.mark.parametrize("source", ["landsat8", "landsat9", "hls_l30"])
+def test_files_of_sentinel2_are_refused_as_landsat(tmp_path, source):
+    assert "have Sentinel-2's numbering" in refusal(write_form(tmp_path, GEE), source=source)
+
+
+def test_files_of_landsat_without_its_name_are_refused_with_the_sources(tmp_path):
+    assert "Use --source hls_l30, landsat8 or landsat9" in refusal(
+        write_form(tmp_path, Form("x", "x_{1}.tif", bands=LANDSAT))
+    )
+
+
+@pytest.mark.parametrize("site", ["green_valley", "site_B12", "red sea"])
+def test_last_layer_of_a_name_counts_for_quality_too(tmp_path, site):
+    folder = write_form(tmp_path, Form("x", site + "_{0}.tif"))
+    write_raster(folder / f"{site}_SCL.tif", np.full((1, 8, 8), 4, "uint8"), 30)
+    scene = open_scene(str(folder))
+    assert names_of(scene) == S2_BANDS
+    assert "SCL" in scene.quality_note
+
+
+@pytest.mark.parametrize(
+    "name", ["L2F_T31TFJ_20171030T102100_LS8_R197_{0}_10m.TIF", "L2H_T31TFJ_20171023T102100_S2A_R008_{0}_10m.TIF"]
+)
+def test_sen2like_files_are_refused_by_name(tmp_path, name):
+    folder = write_form(tmp_path, Form("IMG_DATA", name))
+    assert "Sen2Like" in refusal(folder)
+    assert "Sen2Like" in refusal(next(folder.iterdir()))
+
+
+@pytest.mark.parametrize("name", ["ü" * 3, "long" * 26])
+def test_tar_names_that_gdal_cannot_read_are_refused_with_the_command(tmp_path, name):
+    folder = write_form(tmp_path, Form(name, "x_{0}.tif"))
+    with tarfile.open(tmp_path / "x y.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.add(folder, name)
+    subprocess.run(["bash", "-c", refusal(tmp_path / "x y.tar").split("`")[1]], check=True)
+    assert names_of(open_scene(str(tmp_path / "x y"))) == S2_BANDS
+
+
+def test_integers_and_floats_without_scale_are_refused(tmp_path):
+    folder = write_form(tmp_path, GEE)
+    write_raster(next(folder.glob("*.B8A.tif")), np.full((1, 8, 8), 0.3, "float32"), 30)
+    assert "integers and floats" in refusal(folder)
+    assert {asset.dn_scale for asset in open_scene(str(folder), SceneOptions(scale=1e-4)).assets} == {1e-4}
 
 
 def test_level_1c_of_sentinel2_is_known_by_its_cirrus_band(tmp_path):

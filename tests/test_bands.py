@@ -163,7 +163,7 @@ def test_numbers_of_bands_with_wavelengths_are_read_by_wavelength(tmp_path):
     assert names_of(open_scene(path)) == S2_BANDS
 
 
-@pytest.mark.parametrize("count", [2, 3, 8, 13, 16])
+@pytest.mark.parametrize("count", [2, 3, 8, 14, 16])
 def test_bands_without_names_and_without_usual_order_require_names(tmp_path, count):
     for style in ("Band {}", "{}", "B{}"):
         with pytest.raises(SceneError, match=f"of {count} bands are recognised .* required .*--bands") as error:
@@ -176,6 +176,35 @@ def test_other_layers_beside_numbers_are_skipped_in_the_usual_order(tmp_path):
     with pytest.raises(SceneError, match=rf"--bands {','.join(TEN)},-,-\.") as error:
         open_scene(path)
     assert names_of(open_scene(path, remedies_in(error)[0])) == TEN
+
+
+@pytest.mark.parametrize("style", [None, "Band {}", "B{}"])
+def test_thirteen_unnamed_bands_are_level_1c_or_have_a_mask(tmp_path, style):
+    path = write(tmp_path / "S2A_x.tif", [style and style.format(i) for i in range(1, 14)])
+    with pytest.raises(SceneError, match="With B10 they are level 1C") as error:
+        open_scene(path)
+    assert len(open_scene(path, remedies_in(error)[0]).assets) == 12
+
+
+@pytest.mark.parametrize(
+    "name", ["S2A_33UUP_20240607_0_L1C.tif", "L1C_T33UUP_A025900_20240607T101559.tif", "s2_l1c.tif"]
+)
+def test_level_1c_in_a_name_is_refused(tmp_path, name):
+    with pytest.raises(SceneError, match="level 1C"):
+        open_scene(write(tmp_path / name, TEN))
+
+
+def test_level_1c_in_descriptions_is_refused(tmp_path):
+    with pytest.raises(SceneError, match="level 1C"):
+        open_scene(write(tmp_path / "x.tif", [f"L1C_{name}" for name in TEN]))
+    assert names_of(open_scene(write(tmp_path / "S2_L2A_from_L1C.tif", TEN))) == TEN
+
+
+def test_user_names_that_contradict_the_file_are_said(tmp_path):
+    path = write(tmp_path / "S2A_x.tif", TEN)
+    (note,) = open_scene(path, SceneOptions(bands=tuple(TEN[::-1]))).notes
+    assert note.startswith("warning: The names of --bands contradict the file's")
+    assert open_scene(path, SceneOptions(bands=tuple(TEN))).notes == ()
 
 
 def test_first_names_of_landsat_are_refused_with_both_readings(tmp_path):

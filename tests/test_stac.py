@@ -217,6 +217,13 @@ def test_unusable_item_is_an_error(stac_item, words):
         scene_of(stac_item, BASE)
 
 
+@pytest.mark.parametrize("source", ["landsat8", "hls_l30"])
+@pytest.mark.parametrize("stac_item", [planetary_computer("05.11", WEB), hls("S30", address=WEB), copernicus("05.00")])
+def test_item_of_sentinel2_is_refused_as_landsat(stac_item, source):
+    with pytest.raises(SceneError, match=r"Sentinel-2's numbering|level 1C"):
+        scene_of(stac_item, BASE, SceneOptions(source=source))
+
+
 def test_level_1c_item_is_refused_by_its_cirrus_band():
     stac_item = planetary_computer("05.11", WEB)
     stac_item["assets"]["B10"] = {"href": WEB("B10.tif"), "eo:bands": [{"name": "B10"}], **placed(60)}

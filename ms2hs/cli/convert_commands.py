@@ -182,7 +182,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         refuse(context, ["device"], "the linear model always runs on the processor")
     options = ConvertOptions(
         source=source,
-        bands=tuple(bands.split(",")) if bands else None,
+        bands=tuple(map(str.strip, bands.split(","))) if bands else None,
         scale=scale,
         offset=offset,
         dn_offset=dn_offset,

@@ -1,6 +1,7 @@
 """Rasters in a folder, zip, tar or NetCDF file, listed by name: nothing outside the container is opened."""
 
 import re
+import shlex
 import tarfile
 import zipfile
 from collections.abc import Sequence
@@ -46,12 +47,21 @@ def archive_names(path: Path) -> list[str]:
             with zipfile.ZipFile(path) as archive:
                 return archive.namelist()
         with tarfile.open(path, "r:") as tar:
-            return [member.name.removeprefix("./") for member in tar if member.isfile()]
+            members = [member for member in tar if member.isfile()]
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
         raise SceneError(
             f"{path}: not a readable {path.suffix[1:]} ({error}); the whole file is required. Copy or download it "
             "again."
         ) from error
+    # GDAL reads GNU's long names, and no names of POSIX's extended headers.
+    if extended := next((member.name for member in members if "path" in member.pax_headers), None):
+        folder = path.with_suffix("")
+        raise SceneError(
+            f"{path}: a tar in POSIX format with the name {extended[:200]}; names of at most 100 ASCII characters are "
+            f"required. Run `mkdir -p {shlex.quote(str(folder))} && tar -xf {shlex.quote(str(path))} -C "
+            f"{shlex.quote(str(folder))}` and give {shlex.quote(str(folder))}."
+        )
+    return [member.name.removeprefix("./") for member in members]
 
 
 def file_of(href: str) -> Path:

@@ -121,7 +121,10 @@ def parse_name(raster: Raster) -> BandFile | None:
     """The parts of a raster's name; None if the name contains no layer. The last layer in the name counts."""
     path = PurePosixPath(raster.name)
     stem = path.name[: -len(path.suffix)]
-    layer, quality = _band_in(stem), QUALITY_NAME.search(stem) or LIKELY_QUALITY_NAME.search(stem)
+    layer, quality = _band_in(stem), QUALITY_NAME.search(stem)
+    if layer is not None and quality and quality.start() >= layer.stop:
+        layer = None
+    quality = quality or LIKELY_QUALITY_NAME.search(stem)
     if (is_quality := layer is None) and quality:
         layer = slice(*quality.span())
     if layer is None or OTHER_FILE.search(stem):

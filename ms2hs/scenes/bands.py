@@ -33,6 +33,8 @@ OTHER_LAYERS = {
 OFTEN_MISSING = ("B09", "B01")
 # The numbers of Landsat 4 to 7, where B06 is thermal and B04 near infrared.
 TM_NUMBERS = {"B01", "B02", "B03", "B04", "B05", "B07"}
+# The numbers of Landsat 8 and 9, and of HLS L30.
+OLI_NUMBERS = {f"B{i:02d}" for i in range(1, 8)}
 # With more unclear names, the message would list more orders than a user can compare.
 MAX_UNCLEAR = 4
 
@@ -188,7 +190,7 @@ def check_names(
             "a scene of these sensors, or name each band in file order with --bands if one of them took the scene."
         )
     if not is_known and not is_enough(names, source) and (others := _other_sources(texts, source, by_user=by_user)):
-        _refuse_landsat_numbers([*filter(None, names)], source, where)
+        _refuse_other_numbering([*filter(None, names)], source, where)
         raise SceneError(
             f"{where}: {_found(names, source)}; the names also fit {_alternatives(others)}. Use --source "
             f"{_alternatives(others)} if that sensor took the scene."
@@ -264,10 +266,16 @@ def _refuse_unnamed(texts: Sequence[str | None], source: str, where: str, *, is_
     called = f"are called {given[0]} to {given[-1]}, which only counts them" if given else "have no names"
     is_band = [text != SKIP and not OTHER_LAYERS & set(_words(text or "")) for text in texts]
     landsat = [] if is_known else [sensor.name for sensor in sources() if "B8A" not in sensor.grid.names]
+    names = load_sensor(source).grid.names
+    if load_sensor(source).toa_band and sum(is_band) == len(names) + 1 == len(texts):
+        raise SceneError(
+            f"{where}: its {len(texts)} bands {called}; names such as B02, or wavelengths, are required. With B10 they "
+            f"are level 1C: use the L2A product. If the last is a mask, use --bands {','.join(names)},{SKIP}."
+        )
     for candidates in filter(None, ([source], landsat)):
         if usual := _usual_order(sum(is_band), candidates[0]):
-            names = iter(usual)
-            orders = [",".join(next(names) if is_one else SKIP for is_one in is_band)]
+            ordered = iter(usual)
+            orders = [",".join(next(ordered) if is_one else SKIP for is_one in is_band)]
             own = [_certain(_numbered(OWN_NUMBER, text or "")) for text in texts]
             if is_enough(own, source) and None not in match_names(own, source):
                 orders.append(",".join(filter(None, match_names(own, source))))
@@ -300,12 +308,7 @@ def check_bands(names: Sequence[str | None], source: str, where: str) -> None:
     """
     sensor = load_sensor(source)
     known = [name for name in names if name is not None]
-    _refuse_landsat_numbers(known, source, where)
-    if "B8A" not in sensor.grid.names and {"B8A", "B12"} & set(known):
-        raise SceneError(
-            f"{where}: bands {', '.join(known)} with B8A or B12 have Sentinel-2's numbering, not {source}'s; "
-            f"{', '.join(sensor.grid.names)} are required. Use --source sentinel2a, sentinel2b, sentinel2c or hls_s30."
-        )
+    _refuse_other_numbering(known, source, where)
     if sensor.toa_band is not None and sensor.toa_band[0] in known:
         raise level_1c_error(where, f"band {sensor.toa_band[0]}; for HLS S30 use --source hls_s30")
     repeated = sorted({name for name in known if known.count(name) > 1})
@@ -354,6 +357,7 @@ def choose_bands(
     ------
     SceneError : a band has no file; the message names it. Also as `check_bands`.
     """
+    _refuse_other_numbering([name for text in available if (name := canonical(text, source))], source, where)
     known = load_sensor(source).grid.names
     chosen = known
     if requested is not None:
@@ -375,11 +379,19 @@ def names_fit_wavelengths(names: Sequence[str | None], wavelengths: Sequence[Wav
     return all(abs(centre - grid.wavelength_nm[i]) <= max(20.0, grid.fwhm_nm[i]) for i, centre in known)
 
 
-def _refuse_landsat_numbers(names: Sequence[str], source: str, where: str) -> None:
-    """Refuse band numbers of Landsat and HLS L30: B05 near infrared, B06 and B07 short-wave, B10 and B11 thermal."""
-    if "B8A" not in load_sensor(source).grid.names:
-        return
-    if {f"B{i:02d}" for i in range(1, 8)} <= set(names) and not {"B08", "B8A", "B12"} & set(names):
+def _refuse_other_numbering(names: Sequence[str], source: str, where: str) -> None:
+    """Refuse canonical names with the numbering of the other family.
+
+    Landsat and HLS L30 have B05 near infrared, B06 and B07 short-wave, B10 and B11 thermal; Sentinel-2 alone has B8A
+    and B12.
+    """
+    own = load_sensor(source).grid.names
+    if "B8A" not in own and {"B8A", "B12"} & set(names):
+        raise SceneError(
+            f"{where}: bands {', '.join(names)} with B8A or B12 have Sentinel-2's numbering, not {source}'s; "
+            f"{', '.join(own)} are required. Use --source sentinel2a, sentinel2b, sentinel2c or hls_s30."
+        )
+    if "B8A" in own and set(names) >= OLI_NUMBERS and not {"B08", "B8A", "B12"} & set(names):
         raise SceneError(
             f"{where}: bands {', '.join(names)} without B08, B8A and B12 have Landsat's numbering, not {source}'s (B10 "
             "and B11 are thermal in Landsat); Sentinel-2's surface bands are required. Use --source hls_l30, landsat8 "

@@ -14,6 +14,7 @@ from ms2hs.remote.providers import owner_of
 from ms2hs.remote.url_policy import shown
 from ms2hs.scenes.band_files import SUBFOLDERS, band_scenes, is_band_files, open_band_files
 from ms2hs.scenes.geotiff import open_geotiff
+from ms2hs.scenes.recognition import SEN2LIKE_NAME
 from ms2hs.scenes.safe import is_product, is_safe, open_safe
 from ms2hs.scenes.scene import CUSTOM, Scene, SceneOptions
 from ms2hs.scenes.stac_item import WEB, open_item
@@ -54,7 +55,7 @@ FOREIGN = tuple(
         (r"\.7z$", "a 7z archive", "Run `7z x {path} -o{unpacked}` and give {unpacked}."),
         (r"\.(tiff?|nc|jp2)\.gz$", "a gzip file", "Run `gunzip -k {path}` and give the unpacked file."),
         (r"\.zarr$", "a Zarr store", "Write it as NetCDF, with xarray.open_zarr(...).to_netcdf(...), or as GeoTIFF."),
-        (r"(?<![A-Z0-9])S2._MSIL2[FH]_", "a Sen2Like product (level 2F or 2H)", SURFACE),
+        (SEN2LIKE_NAME.pattern, "a Sen2Like product (level 2F or 2H)", SURFACE),
         (r"\.(dim|data)$", "a BEAM-DIMAP product of SNAP", "Export it with SNAP: File > Export > GeoTIFF."),
         (r"\.SEN3(\.zip)?$", "a Sentinel-3 product", SURFACE),
         (r"^ENMAP\d\d-", "a hyperspectral product of EnMAP", HYPERSPECTRAL),

@@ -86,7 +86,7 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
                 header,
                 dataset,
                 [*index, *(layer.band - 1 for layer in quality.layers if layer.href == path)],
-                [*_doubts(header, source, names, is_known=known is not None), *time_notes, *rule.notes],
+                [*_doubts(header, source, names, options, is_known=known is not None), *time_notes, *rule.notes],
             ),
         )
 
@@ -105,11 +105,17 @@ def _grid_of_source(source: str, names: Sequence[str]) -> SpectralGrid:
     return grid.select(grid.index(names))
 
 
-def _doubts(header: Header, source: str, names: Sequence[str | None], *, is_known: bool) -> list[str]:
-    """Notes about a platform that is assumed, and about wavelengths that contradict the user's names."""
+def _doubts(
+    header: Header, source: str, names: Sequence[str | None], options: SceneOptions, *, is_known: bool
+) -> list[str]:
+    """Notes about a platform that is assumed, and about names and wavelengths that contradict the user's names."""
     if source == CUSTOM:
         return []
     notes = [] if is_known else [platform_note(source)]
+    if options.bands and not any(header.wavelengths):
+        described = match_names(name_bands(header.descriptions, source), source)
+        if other := [f"{b} of the file is {a}" for a, b in zip(names, described, strict=True) if a and b and a != b]:
+            notes.append(f"warning: The names of --bands contradict the file's, and are used ({', '.join(other[:3])}).")
     if not names_fit_wavelengths([name and canonical(name, source) for name in names], header.wavelengths, source):
         notes.append("warning: The wavelengths in the file contradict the names of --bands, which are used.")
     return notes

@@ -142,6 +142,13 @@ def rules_of_raster(
             "are pictures stretched for display. Use the surface reflectance product."
         )
 
+    kinds = {np.dtype(band.dtype).kind == "f" for band in bands}
+    if len(kinds) > 1 and not is_declared and options.scale is None:
+        raise SceneError(
+            f"{where}: has integers and floats without a declared scale; one scale for all bands is required. Use "
+            f"--scale {DN_SCALE:g} if all are ten-thousandths, or write all bands with one data type."
+        )
+
     def uniform(scale: float, offset: float, text: str, origin: str) -> RadiometricRule:
         scales = (scale,) * len(bands)
         dn_offsets = _in_stored((offset,) * len(bands), scales)
@@ -216,15 +223,9 @@ def _in_stored(offsets: Sequence[float], scales: Sequence[float]) -> tuple[float
 
 
 def rule_of_safe(
-    names: Sequence[str],
-    quantification: float,
-    offsets: Mapping[str, float],
-    baseline: str,
-    *,
-    sensor: Sensor,
-    options: SceneOptions,
-    where: str,
-) -> RadiometricRule:
+    names: Sequence[str], quantification: float, offsets: Mapping[str, float], baseline: str, *, sensor: Sensor,
+    options: SceneOptions, where: str,
+) -> RadiometricRule:  # fmt: skip
     """The rule of a SAFE product: its quantification and offsets; without listed offsets, by its baseline.
 
     Parameters

@@ -18,6 +18,7 @@ DEFAULT_SOURCE = "sentinel2a"
 SOURCE_TAG, TIME_TAG = "MS2HS_SOURCE", "ACQUISITION_DATETIME"
 # Names and tags of top-of-atmosphere products: Sentinel-2 level 1C, Landsat level 1, and others.
 LEVEL_1C_NAME = re.compile(r"_MSIL1C_|S2MSI1C|Sentinel-2[_ -]L1C|S2L1C|COPERNICUS[/_]S2(?:_HARMONIZED)?(?!_?[A-Z])")
+LEVEL_1C_WORD = re.compile(r"(?<![A-Z0-9])L1C(?![A-Z0-9])", re.IGNORECASE)
 LEVEL_1C_TAG = re.compile(r"(level[-_ ]?|l)1c", re.IGNORECASE)
 TOP_OF_ATMOSPHERE = re.compile(r"(?<![A-Z])TOA(?:RF)?(?![A-Z])|top[-_ ]of[-_ ]atmosphere", re.IGNORECASE)
 LEVEL_1_NAME = re.compile(r"(?<![A-Z0-9])L[CETMO]0\d_L1(?:TP|GT|GS)(?![A-Z])")
@@ -29,6 +30,8 @@ BASELINE_IN_NAME = re.compile(r"_N(\d\d)\.?(\d\d)(?![0-9])")
 BASELINE = re.compile(r"0?(\d\d?)\.(\d\d)")
 # ESA adds 1000 from this baseline on. Sen2Cor outside ESA writes baseline 99.99 and adds nothing.
 FIRST_BASELINE_WITH_OFFSET, FIRST_LOCAL_BASELINE = 4.0, 99.0
+# Sen2Like adjusts scenes of several sensors to one (level 2H) and mixes their pixels (2F).
+SEN2LIKE_NAME = re.compile(r"(?<![A-Z0-9])(?:S2._MSIL2[FH]|L2[FH]_T\d{2}[A-Z]{3})_", re.IGNORECASE)
 LEVEL_KEY = re.compile(r"level|data_type|product_type")
 # Missions without a sensor's table, in file names, descriptions of bands and tags with these keys.
 MISSION_KEY = re.compile(r"platform|spacecraft|satellite|mission|sensor")
@@ -103,12 +106,17 @@ def refuse_unsuitable(header: Header) -> None:
     matter if the bands have wavelengths.
     """
     path, name, tags = header.path, Path(header.path).name, header.tags
-    texts = (name, *tags.values())
+    own, texts = (name, *filter(None, header.descriptions)), (name, *tags.values())
+    if found := next(filter(SEN2LIKE_NAME.search, own), None):
+        raise SceneError(
+            f"{path}: is a Sen2Like product of level 2H or 2F ({found}), which mixes sensors; surface reflectance of "
+            "one sensor is required. Use the level-2A product of the same scene."
+        )
     # Products of level 2A also name the level-1C product that they come from.
     names = [] if any("MSIL2A" in text for text in texts) else [text for text in texts if LEVEL_1C_NAME.search(text)]
+    names += [] if any("L2A" in text for text in texts) else filter(LEVEL_1C_WORD.search, own)
     if evidence := [f"{key}={text}" for key, text in tags.items() if LEVEL_1C_TAG.fullmatch(text.strip())] + names:
         raise level_1c_error(path, evidence[0])
-    own = (name, *filter(None, header.descriptions))
     names = [] if any(SURFACE_NAME.search(text) for text in own) else [*filter(LEVEL_1_NAME.search, own)]
     names += filter(TOP_OF_ATMOSPHERE.search, own)
     levels = {key: text for key, text in tags.items() if LEVEL_KEY.search(key)}

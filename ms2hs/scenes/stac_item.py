@@ -152,7 +152,7 @@ def scene_of(
     if sensor.toa_band is not None and sensor.toa_band[0] in found:
         check_bands(list(found), source, item_id)
     own = match_names(list(found), source)
-    available = {name: band for name, band in zip(own, found.values(), strict=True) if name is not None}
+    available = {name or other: band for name, (other, band) in zip(own, found.items(), strict=True)}
     names = choose_bands(
         available, source, options.bands, where=item_id, lacks="the item has no asset of {}",
         remedy="Use another item, or give the bands to use with --bands.",
