@@ -1,5 +1,7 @@
 """Scenes from small Sentinel-2 SAFE products: folders and zips, offsets, resolutions, clouds."""
 
+import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -310,6 +312,18 @@ def test_safe_with_several_granules_needs_a_choice(tmp_path, driver, is_zip):
     assert read_all(scene)[0][0, 0, 0] == pytest.approx(reflectance_of_band("B01") + 0.1)
     with pytest.raises(SceneError, match=r"--granule T31ABC is no granule of the product; T32TNT, T33UUP"):
         open_scene(str(path), SceneOptions(granule="T31ABC"))
+
+
+def test_safe_with_two_granules_of_one_tile_needs_a_whole_name(tmp_path):
+    path = make_safe(tmp_path, driver="GTiff")
+    first = path / GRANULE.removesuffix("/IMG_DATA")
+    shutil.copytree(first, first.with_name(first.name[:-6] + "102135"))
+    with pytest.raises(SceneError, match="2 granules") as error:
+        open_scene(str(path))
+    (granule,) = re.findall(r"--granule (\S+)\.", str(error.value))
+    assert {Path(asset.href).parts[-4] for asset in open_scene(str(path), SceneOptions(granule=granule)).assets} == {
+        first.name
+    }
 
 
 def test_safe_with_one_granule_accepts_its_name_only(safe):

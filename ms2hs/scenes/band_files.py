@@ -23,7 +23,15 @@ from ms2hs.raster.dataset import georeference_note, open_dataset
 from ms2hs.raster.dates import WRITTEN_TAG, acquisition_time, named_time
 from ms2hs.raster.header import Declared, declared_in, number_of, read_header
 from ms2hs.raster.pixel_grid import PixelGrid
-from ms2hs.scenes.bands import BAND_NAME, OFTEN_MISSING, OTHER_LAYERS, choose_bands, match_names, read_names
+from ms2hs.scenes.bands import (
+    BAND_NAME,
+    OFTEN_MISSING,
+    OTHER_LAYERS,
+    choose_bands,
+    match_names,
+    other_sources,
+    read_names,
+)
 from ms2hs.scenes.geotiff import open_geotiff
 from ms2hs.scenes.plausibility import most_plausible
 from ms2hs.scenes.quality import QUALITY_NAME, Candidate, QualityChoice, choose_layers
@@ -242,7 +250,7 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
         raise level_1c_error(path, bands[0].raster.name)
     source, platform = _source_of(path, texts, bands[0], options.source)
     sensor, available = load_sensor(source), _layers(path, bands, source)
-    names = _band_names(path, title, available, source, options.bands)
+    names = _band_names(path, title, available, source, options, is_known=platform is None)
     rasters = [available[name].raster for name in names]
     with ExitStack() as opened:
         datasets = [opened.enter_context(open_dataset(raster.href)) for raster in rasters]
@@ -338,20 +346,23 @@ def _layers(path: str, bands: list[BandFile], source: str) -> dict[str, BandFile
 
 
 def _band_names(
-    path: str, title: str, available: dict[str, BandFile], source: str, requested: Sequence[str] | None
+    path: str, title: str, available: dict[str, BandFile], source: str, options: SceneOptions, *, is_known: bool
 ) -> tuple[str, ...]:
     # S30's B09 and B10 and L30's B09 are top of atmosphere, and L30's B10 and B11 thermal. The sensors' tables do not
     # contain these bands, so their files are ignored.
     sensor = load_sensor(source)
     if sensor.toa_band is not None and sensor.toa_band[0] in available:
         raise level_1c_error(path, available[sensor.toa_band[0]].raster.name)
+    requested: Sequence[str] | None = options.bands
     if requested is None:
         optional = OFTEN_MISSING if sensor.family == "sentinel2" else ()
         requested = [name for name in sensor.grid.names if name in available or name not in optional]
     lacks = f"has no file of {{}} of {title.translate({ord('{'): '(', ord('}'): ')'})}"
+    layers = [file.layer for file in available.values()]
+    others = [] if is_known else other_sources(layers, source, by_user=True)
     remedy = (
         "Download the missing files, give the bands to use with --bands, or the sensor with --source "
-        f"(taken as {source})."
+        f"{' or '.join(others) or f'(taken as {source})'}."
     )
     return choose_bands(available, source, requested, where=path, lacks=lacks, remedy=remedy)
 

@@ -189,7 +189,7 @@ def check_names(
             f"spectral responses are not available; bands of Sentinel-2, HLS, Landsat 8 or Landsat 9 are required. Use "
             "a scene of these sensors, or name each band in file order with --bands if one of them took the scene."
         )
-    if not is_known and not is_enough(names, source) and (others := _other_sources(texts, source, by_user=by_user)):
+    if not is_known and not is_enough(names, source) and (others := other_sources(texts, source, by_user=by_user)):
         _refuse_other_numbering([*filter(None, names)], source, where)
         raise SceneError(
             f"{where}: {_found(names, source)}; the names also fit {_alternatives(others)}. Use --source "
@@ -234,7 +234,7 @@ def contradiction(named: Sequence[str | None], measured: Sequence[str | None], w
     )
 
 
-def _other_sources(texts: Sequence[str | None], source: str, *, by_user: bool) -> list[str]:
+def other_sources(texts: Sequence[str | None], source: str, *, by_user: bool) -> list[str]:
     """Landsat and HLS L30, where the names fit them at least as well as the source."""
     found = {
         sensor.name: len(set(match_names(name_bands(texts, sensor.name, by_user=by_user), sensor.name)) - {None})
@@ -357,7 +357,7 @@ def choose_bands(
     ------
     SceneError : a band has no file; the message names it. Also as `check_bands`.
     """
-    _refuse_other_numbering([name for text in available if (name := canonical(text, source))], source, where)
+    _refuse_other_numbering(sorted(filter(None, (canonical(text, source) for text in available))), source, where)
     known = load_sensor(source).grid.names
     chosen = known
     if requested is not None:

@@ -52,12 +52,12 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
             "required. Remove --granule."
         )
     with open_dataset(path) as dataset:
-        header = read_header(dataset, path)
-        if dataset.count == 1:
+        if dataset.count < 2:
             raise SceneError(
-                f"{path}: has one band; a multispectral scene is required. Give a file with all bands, or a folder or "
-                "archive with one file per band."
+                f"{path}: has {'one band' if dataset.count else 'no bands'}; a multispectral scene is required. Give a "
+                "file with all bands, a folder or archive with one file per band, or a NetCDF file with the suffix .nc."
             )
+        header = read_header(dataset, path)
         refuse_unsuitable(header)
         known = options.source or source_of_file(header)
         source, names = _identify_bands(header, known, options.bands)

@@ -235,10 +235,13 @@ def _granule_images(product: Product, wanted: str | None) -> tuple[str, dict[str
     SceneError : several granules and none chosen, or no such granule; the message lists the tiles.
     """
     images = [(image, product.root + member) for member in product.members if (image := IMAGE_NAME.fullmatch(member))]
-    tiles = {
-        image[1]: tile[0].upper() if (tile := TILE.search(image[1])) else image[1] for image, _ in images if image[1]
-    }
-    chosen = [name for name, tile in tiles.items() if wanted and wanted.upper() in {tile, tile[1:], name.upper()}]
+    granules = dict.fromkeys(image[1] for image, _ in images if image[1])
+    tiles = {name: tile[0].upper() if (tile := TILE.search(name)) else name for name in granules}
+    # Two granules of one tile, as of two passes, are chosen by their whole names.
+    tiles = {name: tile if [*tiles.values()].count(tile) == 1 else name for name, tile in tiles.items()}
+    chosen = [
+        name for name, tile in tiles.items() if wanted and wanted.upper() in {tile.upper(), tile[1:], name.upper()}
+    ]
     if len(tiles) > 1 and wanted is None:
         raise SceneError(
             f"{product.path}: contains {len(tiles)} granules ({', '.join(sorted(tiles.values()))}); one is required. "
