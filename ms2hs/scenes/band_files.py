@@ -46,16 +46,14 @@ from ms2hs.scenes.recognition import (
     source_named_in,
     sources,
 )
-from ms2hs.scenes.safe import is_product
+from ms2hs.scenes.safe import product_of
 from ms2hs.scenes.scene import Scene, SceneOptions
 from ms2hs.spectra.sensors import Sensor, load_sensor
 
 # Sub-folders that belong to the scene of their parent: masks of MAJA, resolutions of Sen2Cor.
 SUBFOLDERS = ("MASKS", "R10m", "R20m", "R60m")
-# Words of the longest common name of a band, such as `nbart_red_edge_1`.
-MOST_WORDS = 5
-# Fewer bands with one name are no scene.
-MIN_BANDS = 4
+# Words of the longest common name of a band, such as `nbart_red_edge_1`. Fewer bands with one name are no scene.
+MOST_WORDS, MIN_BANDS = 5, 4
 # Files of Landsat that are not reflectance: surface temperature and its auxiliary layers.
 OTHER_FILE = re.compile(r"(?<![A-Z0-9])ST_[A-Z]+\d*$", re.IGNORECASE)
 # Reflectance with (FRE) and without (SRE) slope correction by MAJA; the first is preferred.
@@ -175,7 +173,7 @@ def open_band_files(path: str, options: SceneOptions) -> Scene:
     SceneError : several scenes, missing bands, or bands on different grids; the message names them.
     """
     place = Path(path)
-    if product := _product_of(place):
+    if product := product_of(place):
         raise SceneError(f"{path}: is a part of a product; a whole Sentinel-2 L2A product is required. Use {product}.")
     is_one_band = place.is_file() and place.suffix.lower() in RASTER_SUFFIXES
     folder = place.parent.parent if place.parent.name in SUBFOLDERS else place.parent
@@ -190,17 +188,6 @@ def open_band_files(path: str, options: SceneOptions) -> Scene:
     titles = {key: key[1] or PurePosixPath(key[0]).name or name for key in scenes}
     key = _choose_scene(path, titles, options.granule, rasters)
     return _scene(path, container, titles[key], scenes[key], options)
-
-
-def _product_of(path: Path) -> Path | None:
-    """The SAFE product whose metadata, such as the offset, are above or beside an image; None for other files."""
-    path = path.absolute()
-    for folder in path.parents:
-        inside = path.relative_to(folder).parts
-        is_image = inside[0] == "GRANULE" or (len(inside) == 1 and path.is_file())
-        if folder.suffix.upper() == ".SAFE" or (is_image and is_product(folder)):
-            return folder
-    return None
 
 
 def _only_raster(rasters: list[Raster]) -> Raster | None:

@@ -82,6 +82,17 @@ def is_product(folder: Path) -> bool:
     return folder.suffix.upper() == ".SAFE" or any(any(folder.glob(name)) for name in markers)
 
 
+def product_of(path: Path) -> Path | None:
+    """The SAFE product whose metadata, such as the offset, are above or beside an image; None for other files."""
+    path = path.absolute()
+    for folder in path.parents:
+        inside = path.relative_to(folder).parts
+        is_image = inside[0] == "GRANULE" or (len(inside) == 1 and path.is_file())
+        if folder.suffix.upper() == ".SAFE" or (is_image and is_product(folder)):
+            return folder
+    return None
+
+
 def _inner(path: Path) -> list[Path]:
     """The `.SAFE` folders in a folder; some archives deliver a product inside another folder."""
     return sorted(path.glob("*.SAFE"))
