@@ -62,9 +62,9 @@ def write_raster(path: Path, values: np.ndarray, gsd_m: float = 10.0, **options:
             for band, row in enumerate(rows, 1):
                 dataset.update_tags(band, ns=domain or None, **row)
         if scale is not None:
-            dataset.scales = [scale] * dataset.count
+            dataset.scales = np.broadcast_to(scale, dataset.count).tolist()
         if offset is not None:
-            dataset.offsets = [offset] * dataset.count
+            dataset.offsets = np.broadcast_to(offset, dataset.count).tolist()
     return path
 
 

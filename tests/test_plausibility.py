@@ -134,6 +134,58 @@ def test_landsat_floats_of_collection_2_are_refused_with_scale_and_offset(tmp_pa
     assert "Use --scale 2.75e-05 --offset -0.2," in refusal_of(scene)
 
 
+DARK = {
+    "snow": [SNOW],
+    "cloud": [CLOUD],
+    "gypsum": [GYPSUM],
+    "desert": [DESERT],
+    "cloud with gaps": [CLOUD] * 9 + [LEAVES],
+}
+CLEAR_SEA = (0.035, 0.03, 0.014, 0.005, 0.003, 0.002, 0.002, 0.002, 0.002, 0.002, 0.001, 0.001)
+BRIGHT = {"clear sea": [CLEAR_SEA], "cloud over sea": [CLOUD, CLEAR_SEA]}
+
+
+@pytest.mark.parametrize(("cover", "factor"), [*((name, 0.01) for name in DARK), *((name, 10) for name in BRIGHT)])
+def test_scenes_of_one_cover_at_a_wrong_scale_are_refused(tmp_path, cover, factor):
+    """Only water is as dark as percent that are read as hundredths of percent, and not as bright as ten times water."""
+    values = np.round(sample_of((DARK | BRIGHT)[cover]) * 1e4).astype("uint16")
+    assert not refusal_of(scene_of(tmp_path, values))
+    assert "scale or offset is wrong" in refusal_of(
+        scene_of(tmp_path, values, options=SceneOptions(scale=1e-4 * factor))
+    )
+
+
+@pytest.mark.parametrize("factor", [10, 100, 0.1, 0.01])
+@pytest.mark.parametrize("band", [0, 1, 3, 7, 8, 11])
+def test_one_band_with_another_scale_is_refused(tmp_path, band, factor):
+    values = dn_of([LEAVES, WATER, SAND], (20, 20))
+    scales = [1e-4 * (factor if i == band else 1) for i in range(12)]
+    text = refusal_of(scene_of(tmp_path, values, scale=scales))
+    assert "Use --scale 0.0001," in text, text
+    stored = np.round(values / np.array(scales)[:, None, None] * 1e-4).astype("uint32")
+    assert not refusal_of(scene_of(tmp_path, stored, scale=scales)), "stored with these scales"
+
+
+@pytest.mark.parametrize("band", [1, 3, 7, 10])
+@pytest.mark.parametrize("offset", [-0.1, -1000])
+def test_one_band_with_another_offset_is_refused(tmp_path, band, offset):
+    values = dn_of([LEAVES, WATER, SAND], (20, 20)) + (1000 if offset == -1000 else 0)
+    usual = -0.1 if offset == -1000 else 0
+    offsets = [offset if i == band else usual for i in range(12)]
+    assert f"Use --scale 0.0001 --offset {usual:g}," in refusal_of(
+        scene_of(tmp_path, values, scale=1e-4, offset=offsets)
+    )
+
+
+def test_bands_packed_by_their_own_ranges_pass(tmp_path):
+    """Scale and offset of each band differ, as xarray and CF tools pack."""
+    reflectance = dn_of([LEAVES, WATER, SAND], (20, 20)) * 1e-4
+    low, high = reflectance.min(axis=(1, 2)), reflectance.max(axis=(1, 2))
+    scales = (high - low) / 60000
+    stored = np.round((reflectance - low[:, None, None]) / scales[:, None, None] + 1).astype("uint16")
+    assert not refusal_of(scene_of(tmp_path, stored, scale=[*scales], offset=[*(low - scales)]))
+
+
 def test_scale_applied_twice_is_refused(tmp_path):
     stored = sample_of([LEAVES, WATER, SAND]).astype("float32")
     text = refusal_of(scene_of(tmp_path, stored, scale=1e-4, offset=-0.1))
@@ -212,7 +264,7 @@ def test_bands_in_many_files_are_sampled_at_one_place(tmp_path, make):
 
 
 def test_a_large_file_without_overviews_is_read_in_windows(tmp_path, monkeypatch):
-    monkeypatch.setattr("ms2hs.scenes.plausibility.MAX_WHOLE_READ", 1000)
+    monkeypatch.setattr("ms2hs.raster.sample.MAX_WHOLE_READ", 1000)
     values = dn_of([LEAVES, WATER, SAND], (300, 400))
     path = write_raster(tmp_path / "x.tif", values, descriptions=S2_BANDS, tiled=True, blockxsize=64, blockysize=64)
     scene = open_scene(str(path))
@@ -251,6 +303,13 @@ def test_offset_warnings_find_a_remaining_offset(tmp_path, spectra, dtype):
 )
 def test_offset_warnings_accept_bright_and_hazy_scenes(tmp_path, spectra):
     assert "constant" not in warnings_of(tmp_path, spectra)
+
+
+@pytest.mark.parametrize("spectra", [[LEAVES], [LEAVES, SAND]])
+def test_offset_warnings_find_an_offset_of_the_wrong_sign(tmp_path, spectra):
+    text = warnings_of(tmp_path, spectra, 0.1, offset=0.1)
+    assert "constant of +0.2" in text
+    assert "Use --scale 0.0001 --offset -0.1," in text
 
 
 def test_offset_warnings_find_negative_reflectance(tmp_path):

@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from rasterio.io import DatasetReader
-from rasterio.windows import Window
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.errors import SceneError
-from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
+from ms2hs.raster.dataset import open_dataset, read_pixel_grid
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.raster.resampling import relate
+from ms2hs.raster.sample import is_quick, read_part, sample_parts
 from ms2hs.scenes.radiometry import BOA_ADD_OFFSET, DN_SCALE, RadiometricRule
 from ms2hs.scenes.recognition import baseline_of, has_offset
 from ms2hs.scenes.scene import CUSTOM, Asset, Scene
@@ -33,13 +32,11 @@ from ms2hs.spectra.spectral_grid import SpectralGrid, nearest_band
 
 # The offset that ESA adds from processing baseline 04.00 on, in reflectance.
 ADDED_REFLECTANCE = -BOA_ADD_OFFSET * DN_SCALE
+# Constants that every band contains if that offset, or Landsat's, was not subtracted; 0.2 also if 0.1 was added.
+ADDED_CONSTANTS = (ADDED_REFLECTANCE, 0.2)
 # Wavelengths of the bands that the checks use, in nm, and the largest distance of a band from them.
 BLUE_NM, GREEN_NM, RED_NM, NIR_NM, SWIR_1_NM, SWIR_2_NM = 490.0, 560.0, 660.0, 865.0, 1610.0, 2200.0
 REACH_NM = 40.0
-# Largest number of rows and columns in a sample. Files that are slow to decimate are read in LATTICE x LATTICE windows.
-SAMPLE_SIDE, LATTICE, WINDOW_SIDE = 128, 6, 16
-# Stored numbers (pixels times bands) that are read whole, where a file has no overviews.
-MAX_WHOLE_READ = 16_000_000
 # Stored numbers that files use as fill without declaring it, and the largest number that counts as measured.
 FILLS, MAX_STORED = (-9999.0, 65535.0), 1e6
 # Share of a sample from which on a repeated extreme is a fill; also of the other numbers.
@@ -75,18 +72,21 @@ class SurfaceClass:
     unsure_below: float
     """Below this brightness, noise and adjacent land over dark water have the same shape."""
     min_share_if_unsure: float
+    min_share_bright: float = 0.01
+    """Share of the pixels from which on the class shows that a scene is too bright."""
 
 
 CLASSES = (
     SurfaceClass("vegetation", 0.097, 0.4, 0.9, 0.1, 0.02, 0.3),
     SurfaceClass("bare ground", 0.085, 0.4, 1.1, 0.1, 0.02, 0.3),
-    SurfaceClass("snow", 0.16, 0.8, 1.7, 0.6, 0.05, np.inf),
+    SurfaceClass("snow", 0.2, 0.8, 1.7, 0.6, 0.05, np.inf),
     SurfaceClass("water", 0.0, 0.05, 1.0, 1.0, 0.0, np.inf),
+    SurfaceClass("deep water", 0.0, 0.05, 0.25, 1.0, 0.0, np.inf, 0.5),
 )
-# Share of the pixels from which on a class shows that a scene is too bright.
-MIN_SHARE_BRIGHT = 0.01
-# No whole scene is brighter or darker than this in the brightest band (median; 98th percentile).
-BRIGHTEST_SCENE, DARKEST_SCENE = 1.7, 0.002
+# No whole scene is brighter than these in the brightest band (quantile: limit), nor darker than DARKEST_SCENE (98th
+# percentile), nor than DARKEST_LAND unless it has this share of water.
+BRIGHTEST_SCENE = {0.5: 1.7, 0.9: 2.0}
+DARKEST_SCENE, DARKEST_LAND, MIN_SHARE_WATER = 0.002, 0.015, 0.4
 
 
 @dataclass(frozen=True)
@@ -110,16 +110,38 @@ def check_reflectance(scene: Scene, grid: PixelGrid, *, force: bool | None = Non
     """
     stored = stored_sample(scene.assets, grid)
     scales, offsets = (np.array([getattr(asset, key) for asset in scene.assets]) for key in ("dn_scale", "dn_offset"))
-    fit = fit_of((stored + offsets[:, None]) * scales[:, None], scene.spectral)
-    if not fit.problem:
+    problem = fit_of((stored + offsets[:, None]) * scales[:, None], scene.spectral).problem or _odd_bands(scene, stored)
+    if not problem:
         return ()
     remedy = _remedy(scene, stored)
-    advice = f"Use {remedy}, which fits the pixels." if remedy else "Give the right --scale and --offset."
-    text = f"{fit.problem} ({scene.offset_rule})"
+    advice = f"Use {remedy}, {_fits(scene)}." if remedy else "Give the right --scale and --offset."
+    text = f"{problem} ({scene.offset_rule})"
     if force:
         return (f"warning: {text}. {advice}",)
     other = "" if force is None else " (--force converts all the same.)"
     raise SceneError(f"{scene.id}: {text}; so the scale or offset is wrong. {advice}{other}")
+
+
+def _odd_bands(scene: Scene, stored: FloatArray) -> str:
+    """The problem of bands whose own rule is an error; empty without such bands.
+
+    Their scales differ from those of most bands by powers of ten, or their offsets do, and the spectra are smoother
+    with the rule of most bands. Scales that a packing computes from the range of each band are no powers of ten.
+    """
+    rules = [(asset.dn_scale, round(asset.dn_offset * asset.dn_scale, 9)) for asset in scene.assets]
+    scale, offset = max(dict.fromkeys(rules), key=rules.count)
+    own, own_offset = (np.array(column)[:, None] for column in zip(*rules, strict=True))
+    powers = np.log10(own / scale)
+    if stored.shape[1] < MIN_PIXELS or len({*rules}) == 1 or np.abs(powers - powers.round()).max() > 0.01:
+        return ""
+    order = np.argsort(scene.spectral.wavelength_nm)
+    steps = [
+        np.median(np.abs(np.diff(np.log10(np.maximum(values[order], 1e-3)), axis=0)).sum(axis=0))
+        for values in (stored * own + own_offset, stored * scale + offset)
+    ]
+    odd = [asset.name for asset, rule in zip(scene.assets, rules, strict=True) if rule != (scale, offset)]
+    is_error = steps[1] < steps[0] - CLEARLY_BETTER
+    return f"{', '.join(odd)}: scale or offset of other bands would give smoother spectra" if is_error else ""
 
 
 def offset_warnings(scene: Scene, pixels: Float32Array) -> tuple[str, ...]:
@@ -138,10 +160,10 @@ def offset_warnings(scene: Scene, pixels: Float32Array) -> tuple[str, ...]:
             f"{negative:.0%} of the valid pixels have negative reflectance ({scene.offset_rule}); at most 5 % are "
             "usual, on water and in shadow." + _offset_advice(scene, pixels, ADDED_REFLECTANCE)
         )
-    if has_added_offset(pixels, scene.spectral.wavelength_nm):
+    if constant := added_constant(pixels, scene.spectral.wavelength_nm):
         warnings.append(
-            f"the reflectance seems to contain a constant of +{ADDED_REFLECTANCE:g} ({scene.offset_rule}): no pixel is "
-            "dark, although the scene has vegetation or water." + _offset_advice(scene, pixels, -ADDED_REFLECTANCE)
+            f"the reflectance seems to contain a constant of +{constant:g} ({scene.offset_rule}): no pixel is "
+            "dark, although the scene has vegetation or water." + _offset_advice(scene, pixels, -constant)
         )
     return tuple(warnings)
 
@@ -155,7 +177,7 @@ def _offset_advice(scene: Scene, pixels: Float32Array, change: float) -> str:
     changed = pixels + np.float32(change)
     is_wrong = (
         _share_below_zero(changed) > MAX_SHARE_BELOW_ZERO
-        or has_added_offset(changed, scene.spectral.wavelength_nm)
+        or bool(added_constant(changed, scene.spectral.wavelength_nm))
         or bool(fit_of(changed, scene.spectral).problem)
     )
     return "" if is_wrong else offset_remedy(scene, change)
@@ -167,7 +189,11 @@ def offset_remedy(scene: Scene, change: float) -> str:
     if len(rules) != 1:
         return ""
     ((scale, offset),) = rules
-    return f" Use --scale {scale:.5g} --offset {round(offset + change, 6):g}, which fits the pixels."
+    return f" Use --scale {scale:.5g} --offset {round(offset + change, 6):g}, {_fits(scene)}."
+
+
+def _fits(scene: Scene) -> str:
+    return "which fits the pixels" + (", instead of the given options" if scene.rule_origin == "option" else "")
 
 
 def most_plausible(
@@ -190,7 +216,7 @@ def fit_of(reflectance: FloatArray, grid: SpectralGrid) -> Fit:
         return Fit("", 0.0)
     top = reflectance.max(axis=0)
     negative = float((reflectance < NEGATIVE).any(axis=0).mean())
-    problems, dark, misfit, classified = [], [], 0.0, 0.0
+    problems, dark, misfit, classified, water = [], [], 0.0, 0.0, 0.0
     if negative > 0.5:
         problems.append(f"{negative:.0%} of the pixels have negative reflectance")
     for surface, (members, brightness, darkest) in zip(CLASSES, _classes(reflectance, grid), strict=True):
@@ -201,34 +227,35 @@ def fit_of(reflectance: FloatArray, grid: SpectralGrid) -> Fit:
         words = f"{surface.name} reflects {upper:.2g} (90th percentile of {share:.0%} of the pixels)"
         misfit += share * min(abs(np.log10(max(upper, 1e-9) / surface.typical)), MAX_DISTANCE)
         classified += share
-        if upper > surface.brightest and share >= MIN_SHARE_BRIGHT:
+        water += share if not surface.darkest else 0.0
+        if upper > surface.brightest and share >= surface.min_share_bright:
             problems.append(f"{words}; at most {surface.brightest:g} is possible")
         is_enough = share >= (surface.min_share_if_unsure if upper < surface.unsure_below else surface.min_share)
         lowest = min(surface.darkest, darkest)
         if surface.darkest and is_enough:
             dark.append(f"{words}; at least {lowest:.2g} is usual" if upper < lowest else "")
-    if float(np.median(top)) > BRIGHTEST_SCENE:
-        problems.append(f"half of the pixels reflect more than {np.median(top):.3g}; at most 1 is usual")
-    if float(np.quantile(top, 0.98)) < DARKEST_SCENE:
-        dark = [f"98 % of the pixels reflect less than {np.quantile(top, 0.98):.2g}; even water reflects more"]
-    if dark and all(dark):
-        problems.append(dark[0])
-    misfit += (
-        (1 - classified) * 0.5 + 2 * negative + bool(problems) + 0.5 * has_added_offset(reflectance, grid.wavelength_nm)
-    )
+    problems += [
+        f"{1 - quantile:.0%} of the pixels reflect more than {upper:.3g}; at most 1 is usual"
+        for quantile, highest in BRIGHTEST_SCENE.items()
+        if (upper := float(np.quantile(top, quantile))) > highest
+    ]
+    if (upper := float(np.quantile(top, 0.98))) < (DARKEST_SCENE if water >= MIN_SHARE_WATER else DARKEST_LAND):
+        dark = [f"98 % of the pixels reflect less than {upper:.2g}; even {'water' if water else 'shade'} reflects more"]
+    problems += dark[:1] if all(dark) else []
+    misfit += (1 - classified) * 0.5 + 2 * negative + bool(problems)
+    misfit += 0.5 * bool(added_constant(reflectance, grid.wavelength_nm))
     return Fit(problems[0] if problems else "", misfit)
 
 
 def _classes(reflectance: FloatArray, grid: SpectralGrid) -> list[tuple[BoolArray, FloatArray, float]]:
     """Members (pixel), brightness (pixel) and darkest plausible brightness of each of `CLASSES`.
 
-    A band that the sensor lacks decides nothing: without the short-wave infrared, water and snow are not recognised.
+    A band that the sensor lacks decides nothing: without the short-wave infrared, snow is not recognised.
     """
-    centres = (BLUE_NM, GREEN_NM, RED_NM, NIR_NM, SWIR_1_NM, SWIR_2_NM)
-    index = [nearest_band(grid.wavelength_nm, nm, REACH_NM) for nm in centres]
     blue, green, red, nir, swir, swir_2 = (
         np.full(reflectance.shape[1], np.nan) if band is None else np.asarray(reflectance[band], float)
-        for band in index
+        for nm in (BLUE_NM, GREEN_NM, RED_NM, NIR_NM, SWIR_1_NM, SWIR_2_NM)
+        for band in [nearest_band(grid.wavelength_nm, nm, REACH_NM)]
     )
     has_swir = bool(np.isfinite(swir).all()) and swir.size > 0
     positive = (red >= 0) & (nir > 0)
@@ -240,7 +267,11 @@ def _classes(reflectance: FloatArray, grid: SpectralGrid) -> list[tuple[BoolArra
     else:
         bare &= (red > 1.1 * green) & (nir > 1.1 * red)
     snow = (green > 2 * swir) & (nir > 0.7 * green) & (blue > 0.7 * green)
-    water = (green > 1.5 * swir) & (nir < 0.7 * np.maximum(green, blue)) & (green > 0)
+    visible = np.fmax(green, blue)
+    water = (nir < 0.7 * visible) & (green > 0)
+    if has_swir:
+        water &= green > 1.5 * swir
+    deep = water & (nir < 0.12 * visible)
     infrared = np.fmax(np.fmax(nir, swir), swir_2)
     # Lava and asphalt are darker than sand, and flatter. Without the short-wave infrared, burnt ground is dark, too.
     slope = float(np.median((infrared / np.maximum(blue, 1e-9))[bare])) if bare.any() and has_swir else 1.5
@@ -249,14 +280,15 @@ def _classes(reflectance: FloatArray, grid: SpectralGrid) -> list[tuple[BoolArra
         (vegetation, nir, 1.0),
         (bare, infrared, darkest_bare),
         (snow, green, 1.0),
-        (water, np.fmax(green, blue), 1.0),
+        (water & ~deep, visible, 1.0),
+        (deep, visible, 1.0),
     ]
 
 
-def has_added_offset(pixels: FloatArray, wavelength_nm: FloatArray) -> bool:
-    """Whether every band contains +0.1 that must be subtracted.
+def added_constant(pixels: FloatArray, wavelength_nm: FloatArray) -> float:
+    """The constant of `ADDED_CONSTANTS` that every band contains and that must be subtracted; 0 if none.
 
-    Both conditions must hold:
+    Both conditions must hold, here for 0.1:
 
     1. No pixel is dark: 99 % of the pixels are above 0.09 even in their darkest band. Green leaves in blue and red,
        water in the infrared, and shadows reflect 0.00 to 0.05. So the scene has none of these (bright desert, snow,
@@ -267,7 +299,7 @@ def has_added_offset(pixels: FloatArray, wavelength_nm: FloatArray) -> bool:
        from blue to red, and haze leaves the short-wave infrared dark (condition 1).
        Water: every band within -0.02-0.07, and 2200 nm not above blue nor above 0.02. Plus 0.1 this is a flat grey
        that falls towards the infrared, where dark rock, asphalt and ash rise. Grey roofs may fall too, so the result is
-       a warning and not an error.
+       a warning and not an error. Plus 0.2 it is thin cloud, which does not count.
 
     Parameters
     ----------
@@ -278,26 +310,30 @@ def has_added_offset(pixels: FloatArray, wavelength_nm: FloatArray) -> bool:
     """
     bands = [nearest_band(wavelength_nm, nm, REACH_NM) for nm in (BLUE_NM, GREEN_NM, RED_NM, NIR_NM, SWIR_2_NM)]
     darkest = float(np.quantile(pixels.min(axis=0), 0.01))
-    if any(band is None for band in bands) or darkest < ADDED_REFLECTANCE - 0.01:
-        return False
-    rest = pixels - ADDED_REFLECTANCE
-    blue, green, red, nir, swir = (rest[band] for band in bands if band is not None)
-    dark = (red > -0.02) & (red < 0.06) & (blue > -0.02) & (blue < 0.06)
-    ndvi = (nir - red) / np.maximum(nir + red, 0.01)
-    vegetation = dark & (np.abs(blue - red) < 0.025) & (green >= red) & (ndvi >= 0.7) & (nir >= 0.15)
-    water = (rest.min(axis=0) > -0.02) & (rest.max(axis=0) < 0.07) & (swir <= blue) & (swir < 0.02)
-    return float((vegetation | water).mean()) >= 0.01
+    for constant in ADDED_CONSTANTS:
+        if any(band is None for band in bands) or darkest < constant - 0.01:
+            break
+        rest = pixels - constant
+        blue, green, red, nir, swir = (rest[band] for band in bands if band is not None)
+        dark = (red > -0.02) & (red < 0.06) & (blue > -0.02) & (blue < 0.06)
+        ndvi = (nir - red) / np.maximum(nir + red, 0.01)
+        found = dark & (np.abs(blue - red) < 0.025) & (green >= red) & (ndvi >= 0.7) & (nir >= 0.15)
+        if constant == ADDED_REFLECTANCE:
+            found |= (rest.min(axis=0) > -0.02) & (rest.max(axis=0) < 0.07) & (swir <= blue) & (swir < 0.02)
+        if float(found.mean()) >= 0.01:
+            return constant
+    return 0.0
 
 
 def _remedy(scene: Scene, stored: FloatArray) -> str:
     """The options that make the sample plausible, such as `--scale 0.01`; empty if none do."""
     sensor = None if scene.source == CUSTOM else load_sensor(scene.source)
     present = {(asset.dn_scale, round(asset.dn_offset * asset.dn_scale, 9)) for asset in scene.assets}
-    candidates = [(scale, 0.0, 0.0) for scale in SCALES_IN_USE]
+    candidates = [(*rule, 0.0) for rule in present] if len(present) > 1 else []
+    candidates += [(scale, 0.0, 0.0) for scale in SCALES_IN_USE]
     candidates += [(10.0**power, 0.0, POWER_OF_TEN) for power in range(-7, 5)]
     candidates.append((*LANDSAT_RULE, 0.0 if sensor is None or sensor.dtype else OTHER_SENSOR))
-    baseline = baseline_of([], [scene.id])
-    is_named = baseline is not None and has_offset(baseline)
+    is_named = (baseline := baseline_of([], [scene.id])) is not None and has_offset(baseline)
     candidates.append((*SENTINEL2_RULE, -UNDECLARED_OFFSET if is_named else UNDECLARED_OFFSET))
     if len(present) == 1:
         ((scale, offset),) = present
@@ -310,7 +346,7 @@ def _remedy(scene: Scene, stored: FloatArray) -> str:
         fit = fit_of(stored * scale + offset, scene.spectral)
         names_offset = offset != 0 or any(asset.dn_offset for asset in scene.assets)
         text = f"--scale {scale:g} --offset {offset:g}" if names_offset else f"--scale {scale:g}"
-        if not fit.problem and (scale, offset) not in present:
+        if not fit.problem and {(scale, offset)} != present:
             best = min(best, (fit.misfit + penalty, text))
     return best[1]
 
@@ -328,13 +364,13 @@ def stored_sample(assets: Sequence[Asset], grid: PixelGrid) -> FloatArray:
             sizes = (grid.height, grid.width)
             rows, cols = ((axis.start, axis.start + size * axis.step) for axis, size in zip(axes, sizes, strict=True))
             layers.append((dataset, positions, rows, cols))
-        is_whole = all(_is_quick(dataset, len(index), rows, cols) for dataset, index, rows, cols in layers)
-        parts = _parts(grid.height, grid.width, is_whole=is_whole)
+        is_whole = all(is_quick(dataset, len(index), rows, cols) for dataset, index, rows, cols in layers)
+        parts = sample_parts(grid.height, grid.width, is_whole=is_whole)
         columns: list[list[FloatArray]] = [[] for _ in assets]
         valid: list[BoolArray] = []
         for dataset, positions, rows, cols in layers:
             bands = [assets[i].band for i in positions]
-            stored = np.concatenate([_read_part(dataset, bands, rows, cols, part) for part in parts], axis=1)
+            stored = np.concatenate([read_part(dataset, bands, rows, cols, part) for part in parts], axis=1)
             nodata = [assets[i].nodata for i in positions]
             valid.append(_is_measured(stored, nodata, dataset.dtypes[bands[0] - 1]))
             for i, values in zip(positions, stored, strict=True):
@@ -342,42 +378,6 @@ def stored_sample(assets: Sequence[Asset], grid: PixelGrid) -> FloatArray:
     sample = np.stack(columns)
     is_valid = np.all(valid, axis=0) & ~(sample == sample[:1]).all(axis=0)
     return sample[:, is_valid]
-
-
-Part = tuple[float, float, float, float, int, int]
-"""First and last row, first and last column, as shares of a grid; rows and columns of the sample."""
-
-
-def _parts(height: int, width: int, *, is_whole: bool) -> list[Part]:
-    """The whole grid, or windows spread over it."""
-    if is_whole:
-        return [(0.0, 1.0, 0.0, 1.0, min(SAMPLE_SIDE, height), min(SAMPLE_SIDE, width))]
-    spans = []
-    for size in (height, width):
-        side = min(WINDOW_SIDE, max(1, size // LATTICE))
-        begin = [int((i + 0.5) * size / LATTICE - side / 2) for i in range(LATTICE)]
-        spans.append([(max(0, first) / size, (max(0, first) + side) / size, side) for first in begin])
-    return [(top, bottom, left, right, rows, cols) for (top, bottom, rows), (left, right, cols) in product(*spans)]
-
-
-def _is_quick(dataset: DatasetReader, bands: int, rows: tuple[float, float], cols: tuple[float, float]) -> bool:
-    """Whether a file can be read decimated in little time: it has overviews, or few pixels in this part."""
-    return bool(dataset.overviews(1)) or (rows[1] - rows[0]) * (cols[1] - cols[0]) * bands <= MAX_WHOLE_READ
-
-
-def _read_part(
-    dataset: DatasetReader, bands: Sequence[int], rows: tuple[float, float], cols: tuple[float, float], part: Part
-) -> FloatArray:
-    """(band, pixel) stored numbers of a part of the rows and columns, clipped to the file."""
-    top, bottom, left, right, height, width = part
-    spans = []
-    for (begin, end), shares, size in ((rows, (top, bottom), dataset.height), (cols, (left, right), dataset.width)):
-        first, last = (begin + (end - begin) * share for share in shares)
-        first = min(max(first, 0.0), size - 1.0)
-        spans.append((first, max(min(last, float(size)) - first, 1e-3)))
-    (row, row_count), (col, col_count) = spans
-    window = Window(col, row, col_count, row_count)
-    return np.asarray(read_bands(dataset, bands, window, (height, width)), float).reshape(len(bands), -1)
 
 
 def _is_measured(stored: FloatArray, nodata: Sequence[float | None], dtype: str) -> BoolArray:
