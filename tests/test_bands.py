@@ -311,7 +311,7 @@ def test_names_that_contradict_wavelengths_are_refused(tmp_path):
     assert not any("contradict" in note for note in by_wavelength.notes)
 
 
-def test_cirrus_is_level_1c(tmp_path):
+def test_cirrus_band_is_refused_as_level_1c(tmp_path):
     names = [*STACKS["TerraTorch"][2][:10], "CIRRUS", "SWIR_1", "SWIR_2"]
     with pytest.raises(SceneError, match="level 1C"):
         open_scene(write(tmp_path / "x.tif", names))

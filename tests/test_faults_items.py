@@ -132,7 +132,7 @@ def test_null_means_absent():
     ("text", "time"),
     [("2024-06-01T10:20:30.123Z", "2024-06-01T10:20:30.123Z"), ("2024-06-01T10:20", "2024-06-01T10:20:00Z")],
 )
-def test_time_has_a_zone(text, time):
+def test_sensing_time_has_a_zone(text, time):
     assert sensing_time({"properties": {"datetime": text}}) == time
 
 

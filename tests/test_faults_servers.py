@@ -214,19 +214,19 @@ def test_refused_connections_are_given_up_and_reported(monkeypatch, caplog):
 
 
 def test_waits_by_retry_after_are_bounded_in_total(server):
-    server.fault, server.retry_after = (lambda _path: "busy"), "1"
-    policy = RetryPolicy(first_s=0.01, max_retry_after_s=2.5)
+    server.fault, server.retry_after = (lambda _path: "busy"), "0.3"
+    policy = RetryPolicy(first_s=0.01, max_retry_after_s=1.0)
     with WebClient(policy) as client:
         began = time.monotonic()
-        with pytest.raises(RemoteError, match="asks to wait 3 s in all"):
+        with pytest.raises(RemoteError, match="asks to wait 1 s in all"):
             read_range(client, server.address("a.tif"), Access.to_host_of(server.root), 0, 10)
-        assert time.monotonic() - began < 4
+        assert 0.8 <= time.monotonic() - began < 4
 
 
 @pytest.mark.parametrize(
     ("kind", "is_read"), [("text/plain", True), ("text/plain; charset=x", True), ("text/html", False)]
 )
-def test_content_type_of_a_right_range(monkeypatch, kind, is_read):
+def test_range_is_read_unless_its_content_type_is_a_page(monkeypatch, kind, is_read):
     allow_sockets(monkeypatch, "127.")
 
     def answer(handler):

@@ -62,7 +62,7 @@ TARGETS = {
 
 
 @pytest.mark.parametrize("label", TARGETS)
-def test_target_table_that_cannot_be_used(tmp_path, label):
+def test_target_table_that_cannot_be_used_is_one_message(tmp_path, label):
     (tmp_path / "t.csv").write_bytes(TARGETS[label])
     with pytest.raises(GridError) as error:
         load_sensor(str(tmp_path / "t.csv"))
@@ -120,7 +120,7 @@ REFERENCES = {
 
 
 @pytest.mark.parametrize("label", REFERENCES)
-def test_reference_spectra_that_cannot_be_used(tmp_path, label):
+def test_reference_spectra_that_cannot_be_used_are_one_message(tmp_path, label):
     suffix, content = REFERENCES[label]
     (tmp_path / f"r.{suffix}").write_bytes(content)
     with pytest.raises(DataError) as error:
@@ -144,7 +144,7 @@ def test_reference_spectra_that_cannot_be_used(tmp_path, label):
     ],
     ids=str,
 )
-def test_envi_library_that_cannot_be_used(tmp_path, change):
+def test_envi_library_that_cannot_be_used_is_one_message(tmp_path, change):
     fields = {"samples": "2", "lines": "1", "data type": "4", "wavelength": "{500, 600}"} | change
     (tmp_path / "r.hdr").write_text("ENVI\n" + "".join(f"{key} = {value}\n" for key, value in fields.items()))
     (tmp_path / "r.sli").write_bytes(np.full(2, 0.2, "<f4").tobytes())
@@ -200,7 +200,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("label", HEADERS)
-def test_header_of_weights_that_cannot_be_used(tmp_path, label):
+def test_header_of_weights_that_cannot_be_used_is_one_message(tmp_path, label):
     arrays, metadata = unpacked("linear")
     with pytest.raises(WeightsError) as error:
         load_weights(write_weights(tmp_path / "w.safetensors", arrays, metadata | HEADERS[label]))
@@ -222,7 +222,7 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("label", ARRAYS)
-def test_arrays_of_weights_that_cannot_be_used(tmp_path, label):
+def test_arrays_of_weights_that_cannot_be_used_are_one_message(tmp_path, label):
     arrays, metadata = unpacked("linear")
     name, change = ARRAYS[label]
     arrays[name] = change(arrays[name])

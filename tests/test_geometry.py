@@ -294,7 +294,7 @@ def test_convert_writes_valid_times(tmp_path, convert, date, expected):
     assert (properties["datetime"], properties.get("start_datetime")) == expected
 
 
-def test_convert_serially_reports_an_unexpected_error_and_goes_on(tmp_path, monkeypatch):
+def test_convert_serially_reports_an_unexpected_error_and_continues(tmp_path, monkeypatch):
     made = []
 
     def convert(scene, *_):

@@ -326,7 +326,7 @@ def test_the_user_may_name_a_layer(tmp_path):
         open_scene(str(path), SceneOptions(bands=(*S2_BANDS, "cloudy")))
 
 
-def test_force_has_its_layer_in_a_file_beside_the_scene(tmp_path):
+def test_geotiff_of_force_uses_the_layer_in_the_file_beside_it(tmp_path):
     numbers = layer_of(NUMBERS["QAI"])
     path = write_raster(tmp_path / "20190701_LEVEL2_SEN2B_BOA.tif", BANDS, descriptions=S2_BANDS)
     write_raster(tmp_path / "20190701_LEVEL2_SEN2B_QAI.tif", numbers[None].astype("int16"), nodata=1)

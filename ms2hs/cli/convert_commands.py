@@ -155,7 +155,9 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
             show_default=False,
         ),
     ] = False,
-    dry_run: Annotated[bool, OUTPUT("--dry-run", help="Print the plan and write nothing.", show_default=False)] = False,
+    dry_run: Annotated[
+        bool, OUTPUT("--dry-run", help="Print how the scene is read, and the plan; write nothing.", show_default=False)
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     workers: Annotated[int | None, BATCH(min=1, help="Local processes, one scene and one thread each.")] = None,

@@ -30,7 +30,7 @@ class SearchRequest:
     """As `search_query.parse_period` takes it."""
     provider: str | None = None
     stac: str | None = None
-    """URL of another STAC API; with `items`, of their API, whose host may be private."""
+    """URL of another STAC API; with `items`, the API that they came from, whose host may be private."""
     collection: str | None = None
     max_cloud: float | None = None
     """In percent; the default is 20."""

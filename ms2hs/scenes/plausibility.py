@@ -76,6 +76,7 @@ class SurfaceClass:
     """Share of the pixels from which on the class shows that a scene is too bright."""
 
 
+# Source: ours. `tests/test_plausibility.py` has the spectra of surfaces that pass, and the wrong scales that do not.
 CLASSES = (
     SurfaceClass("vegetation", 0.097, 0.4, 0.9, 0.1, 0.02, 0.3),
     SurfaceClass("bare ground", 0.085, 0.4, 1.1, 0.1, 0.02, 0.3),

@@ -113,14 +113,14 @@ def refuse_unsuitable(header: Header) -> None:
             "one sensor is required. Use the level-2A product of the same scene."
         )
     # Products of level 2A also name the level-1C product that they come from.
-    names = [] if any("MSIL2A" in text for text in texts) else [text for text in texts if LEVEL_1C_NAME.search(text)]
-    names += [] if any("L2A" in text for text in texts) else filter(LEVEL_1C_WORD.search, own)
-    if evidence := [f"{key}={text}" for key, text in tags.items() if LEVEL_1C_TAG.fullmatch(text.strip())] + names:
+    level_1c = [] if any("MSIL2A" in text for text in texts) else [*filter(LEVEL_1C_NAME.search, texts)]
+    level_1c += [] if any("L2A" in text for text in texts) else filter(LEVEL_1C_WORD.search, own)
+    if evidence := [f"{key}={text}" for key, text in tags.items() if LEVEL_1C_TAG.fullmatch(text.strip())] + level_1c:
         raise level_1c_error(path, evidence[0])
-    names = [] if any(SURFACE_NAME.search(text) for text in own) else [*filter(LEVEL_1_NAME.search, own)]
-    names += filter(TOP_OF_ATMOSPHERE.search, own)
+    level_1 = [] if any(map(SURFACE_NAME.search, own)) else [*filter(LEVEL_1_NAME.search, own)]
+    level_1 += filter(TOP_OF_ATMOSPHERE.search, own)
     levels = {key: text for key, text in tags.items() if LEVEL_KEY.search(key)}
-    if evidence := [f"{key}={text}" for key, text in levels.items() if LEVEL_1_TAG.fullmatch(text.strip())] + names:
+    if evidence := [f"{key}={text}" for key, text in levels.items() if LEVEL_1_TAG.fullmatch(text.strip())] + level_1:
         raise level_1_error(path, evidence[0])
     if tags.get("ms2hs_synthetic", "").upper() == "YES":
         raise SceneError(

@@ -155,7 +155,7 @@ def scene_of(
     available = {name or other: band for name, (other, band) in zip(own, found.items(), strict=True)}
     names = choose_bands(
         available, source, options.bands, where=item_id, lacks="the item has no asset of {}",
-        remedy="Use another item, or give the bands to use with --bands.",
+        remedy="Use another item, or give the bands to use with --bands of `ms2hs convert`.",
     )  # fmt: skip
     chosen = [available[name] for name in names]
     rule = rule_of_item(declaration(item, chosen, source), _archive_rule(item), options, item_id)

@@ -115,7 +115,7 @@ def source_of(item: Item) -> tuple[str, str | None]:
         return source, platform_note(source)
     raise SceneError(
         f"{name}: collection {collection or '(none)'}, platform {platform or '(none)'}; level 2 of Sentinel-2, "
-        "HLS, Landsat 8 and Landsat 9 is required. Use such an item, or give the sensor with --source."
+        "HLS, Landsat 8 and Landsat 9 is required. Use such an item, or give `ms2hs convert` the sensor with --source."
     )
 
 
@@ -328,8 +328,7 @@ def declaration(item: Item, bands: list[Band], source: str) -> ItemDeclaration:
 def baseline(item: Item) -> str | None:
     """The processing baseline of a Sentinel-2 item, such as `05.10`; None if unknown."""
     properties = item.get("properties", {})
-    texts = ([str(properties.get(key, "")) for key in keys] for keys in (BASELINE_KEYS, PRODUCT_NAME_KEYS))
-    declared, names = texts
+    declared, names = ([str(properties.get(key, "")) for key in keys] for keys in (BASELINE_KEYS, PRODUCT_NAME_KEYS))
     return baseline_of(declared, [*names, str(item.get("id", ""))])
 
 
