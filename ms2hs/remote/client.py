@@ -10,6 +10,7 @@ attempt. Before the first wait for a host, and then every few seconds, a log rec
 import logging
 import random
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -196,7 +197,7 @@ class WebClient:
                 result, final = self._follow_redirects(start, request, read, attempt)
         except TransientError as error:
             reason = error
-        except (requests.RequestException, HTTPError, OSError) as error:
+        except (requests.RequestException, HTTPError, OSError, ValueError, OverflowError) as error:  # of any answer
             reason = _transient(error)
         else:
             if not attempt.is_too_slow:  # the end of a closed connection may look like the end of the answer
@@ -344,6 +345,8 @@ def _kind_of(error: BaseException) -> str:
         inner = inner.args[-1]
     reason = getattr(inner, "reason", None)
     inner = reason if isinstance(reason, BaseException) else inner
+    if inner.args and isinstance(inner.args[0], ssl.SSLCertVerificationError):
+        return f"invalid certificate: {inner.args[0].verify_message}"
     if isinstance(inner.__cause__, OSError) and inner.__cause__.strerror:
         return inner.__cause__.strerror.lower()
     name = type(inner).__name__
@@ -356,7 +359,7 @@ def parse_retry_after(text: str) -> float | None:
         return float(text)
     try:
         at = parsedate_to_datetime(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return max(0.0, (at - datetime.now(UTC)).total_seconds())
