@@ -8,6 +8,7 @@ with `overwrite`, and never if it is an input: the two are compared by device an
 """
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -42,6 +44,15 @@ FileIds = frozenset[tuple[int, int]]
 """Identities of files: device and inode."""
 NO_FILES: FileIds = frozenset()
 LOCK_NAME = ".ms2hs.lock"
+
+
+def read_json(path: Path, max_bytes: int) -> Any:  # noqa: ANN401 - any JSON
+    """The JSON document in a file; OSError, ValueError or RecursionError if it cannot be read, or is too long."""
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"more than {max_bytes / 1e6:.0f} MB")
+    return json.loads(content)
 
 
 def file_ids(paths: Iterable[str | Path]) -> FileIds:

@@ -787,3 +787,15 @@ def test_item_of_a_scene_with_a_day_covers_this_day(tmp_path):
     assert properties["datetime"] is None
     assert properties["start_datetime"] == "2022-06-15T00:00:00Z"
     assert properties["end_datetime"] == "2022-06-15T23:59:59Z"
+
+
+def test_scene_paths_lists_a_folder_once(tmp_path):
+    folders = [tmp_path / "scenes" / f"{number}" for number in range(30)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    for folder, target in zip(folders, [*folders[1:], tmp_path], strict=True):
+        for name in "ab":
+            (folder / name).symlink_to(target)
+    scene = folders[-1] / "scene.tif"
+    scene.touch()
+    assert [path.resolve() for path in scene_paths(tmp_path)] == [scene]

@@ -156,3 +156,30 @@ def test_pipes_and_folders_are_refused_at_once(tmp_path):
         open_dataset(str(tmp_path / "pipe.tif"))
     with pytest.raises(SceneError, match="is a folder"):
         open_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", [".ovr", ".msk", ".OVR", ".msk.ovr", ".ovr.msk"])
+@pytest.mark.parametrize("kind", ["vrt", "wcs", "redirect", "pipe"])
+@pytest.mark.parametrize("place", ["folder", "zip"])
+def test_sidecar_that_leads_elsewhere_is_refused(tmp_path, suffix, kind, place):
+    target = "/vsicurl/http://127.0.0.1:9/x.tif"
+    scene = write_raster(tmp_path / "scene.tif", VALUES, descriptions=S2_BANDS)
+    sidecar = tmp_path / f"scene.tif{suffix}"
+    if kind == "pipe":
+        os.mkfifo(sidecar)
+        if place == "zip":
+            return
+    elif kind == "redirect":
+        write_raster(sidecar, VALUES[:, ::2, ::2])
+        with rasterio.open(sidecar, "r+", driver="GTiff") as file:
+            file.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=target)
+    else:
+        wcs = "<WCS_GDAL><ServiceURL>http://127.0.0.1:9/?</ServiceURL><CoverageName>x</CoverageName></WCS_GDAL>"
+        sidecar.write_text(wcs if kind == "wcs" else vrt_of(*[target] * len(S2_BANDS)))
+    if place == "zip":
+        with zipfile.ZipFile(tmp_path / "scene.zip", "w") as archive:
+            for file in (scene, sidecar):
+                archive.write(file, file.name)
+        scene = tmp_path / "scene.zip"
+    with pytest.raises(SceneError, match="scene.tif" + suffix):
+        read_scene(scene)

@@ -4,6 +4,7 @@ import copy
 import json
 import re
 from contextlib import suppress
+from pathlib import Path
 
 import pystac
 import pytest
@@ -16,9 +17,9 @@ from stac_world import World
 from ms2hs.errors import Ms2hsError, NothingFound, SceneError, visible
 from ms2hs.fetching.fetcher import FetchOptions, fetch
 from ms2hs.fetching.footprints import coverage
-from ms2hs.fetching.search_query import parse_bbox
+from ms2hs.fetching.search_query import parse_bbox, read_geojson
 from ms2hs.fetching.selection import SearchRequest, select
-from ms2hs.fetching.stac_search import write_items
+from ms2hs.fetching.stac_search import read_items, write_items
 from ms2hs.files import file_name
 from ms2hs.remote.client import RetryPolicy
 from ms2hs.remote.url_policy import shown, without_secrets
@@ -154,6 +155,15 @@ def test_search_leaves_out_invalid_items(world):
     found = select(request, to_fetch=False)
     assert [item["id"] for item in found.items] == [NAME]
     assert "bad: links is 'self'" in found.left_out[0]
+
+
+def test_documents_on_disk_are_bounded(tmp_path):
+    huge = tmp_path / "huge.json"
+    with huge.open("wb") as file:
+        file.truncate(2_000_000_000)
+    for read in (open_item, lambda path: read_items(Path(path)), lambda path: read_geojson(Path(path))):
+        with pytest.raises(Ms2hsError, match="huge.json: .*more than (20|100) MB"):
+            read(str(huge))
 
 
 def test_fetch_of_ids_that_give_one_name_keeps_all(world, tmp_path):

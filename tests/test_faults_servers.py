@@ -2,24 +2,31 @@
 
 import json
 import socket
+import ssl
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from conftest import CONNECT, allow_sockets
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from stac_server import StacServer
 from stac_world import World
 
-from ms2hs.errors import AddressError, OutputError, RemoteError
+from ms2hs.errors import AddressError, Ms2hsError, OutputError, RemoteError
 from ms2hs.fetching.download import ByteCounter
 from ms2hs.fetching.fetcher import FetchOptions, fetch
 from ms2hs.progress import RATE_PERIOD_S, _bar
 from ms2hs.remote import hosts
 from ms2hs.remote.client import HttpRequest, RetryPolicy, WebClient, read_document
-from ms2hs.remote.range_file import read_range
+from ms2hs.remote.range_file import open_ranged, read_range
 from ms2hs.remote.url_policy import Access
 from ms2hs.scenes.scene import Asset, Scene
 
@@ -242,6 +249,68 @@ def test_range_is_read_unless_its_content_type_is_a_page(monkeypatch, kind, is_r
         else:
             with pytest.raises(RemoteError, match="instead of a raster"):
                 read_range(client, address, Access.to_host_of(address), 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (503, {"Retry-After": "Mon, 01 Jan 10000000000000000000 00:00:00 GMT"}),
+        (503, {"Retry-After": "Mon, 01 Jan 2030 00:00:00 +9999999999"}),
+        (302, {"Location": "http://["}),
+        (302, {"Location": "http://a:99999999999/"}),
+        (200, {"Location": "\xff\xfe"}),
+        (206, {"Content-Range": f"bytes 0-3/{'9' * 5000}"}),
+        (206, {"Content-Range": f"bytes 0-3/{'9' * 30}"}),
+        (206, {"Content-Encoding": "gzip"}),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_odd_header_is_one_message(monkeypatch, status, headers):
+    allow_sockets(monkeypatch, "127.")
+
+    def answer(handler):
+        handler.send_response(status)
+        for key, value in ({"Content-Range": "bytes 0-3/4", "Content-Length": "4"} | headers).items():
+            handler.send_header(key, value)
+        handler.end_headers()
+        handler.wfile.write(b"II*\0")
+
+    policy = RetryPolicy(attempts=2, first_s=0.001, longest_s=0.001, read_s=0.25, max_retry_after_s=0)
+    with serving(answer) as address, WebClient(policy) as client:
+        for read in (read_document, lambda request, client: open_ranged(client, request.address, request.access)):
+            with suppress(Ms2hsError):
+                read(HttpRequest(address, Access.to_host_of(address)), client)
+
+
+@pytest.mark.parametrize(("name", "is_trusted"), [("stac.example.org", True), ("other.example.org", False)])
+def test_certificate_is_that_of_the_name(connections, monkeypatch, tmp_path, name, is_trusted):
+    answers_of, reached = connections
+    answers_of["stac.example.org"] = [[PRIVATE]]
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    made = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
+    made = made.serial_number(1).not_valid_before(now - timedelta(1)).not_valid_after(now + timedelta(1))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    certificate, private = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    certificate.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    context, asked = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), set()
+    context.load_cert_chain(certificate, private)
+    context.sni_callback = lambda _socket, host, _context: asked.add(host)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    with StacServer() as server, WebClient(QUICK) as client:
+        server.files["a.json"] = b"{}"
+        server._server.socket = context.wrap_socket(server._server.socket, server_side=True)
+        address = f"https://stac.example.org:{server.port}/files/a.json"
+        request = HttpRequest(address, Access.to_host_of(address), attempts=2)
+        if is_trusted:
+            assert read_document(request, client) == b"{}"
+        else:
+            with pytest.raises(RemoteError, match="certificate"):
+                read_document(request, client)
+    assert asked == {"stac.example.org"}
+    assert set(reached) == {PRIVATE}
 
 
 # ---- files of the user ----------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """The area and the period of a search, parsed and checked before any request is sent."""
 
-import json
 import math
 import re
 from calendar import monthrange
@@ -11,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ms2hs.errors import QueryError
+from ms2hs.files import read_json
 from ms2hs.raster.pixel_grid import WIDEST_CROSSING, Box
+from ms2hs.remote.client import MAX_DOCUMENT_BYTES
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def read_geojson(path: Path) -> SearchArea:
     QueryError : the file cannot be read, is not GeoJSON, has no polygon, or has positions that are not on the Earth.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path, MAX_DOCUMENT_BYTES)
     except (OSError, ValueError, RecursionError) as error:
         raise QueryError(f"{path}: cannot be read as JSON ({error}); a GeoJSON file is needed. Check it.") from error
     try:

@@ -21,7 +21,7 @@ from pystac_client.stac_api_io import StacApiIO
 from ms2hs.errors import Ms2hsError, NothingFound, QueryError, RemoteError, SceneError
 from ms2hs.fetching.footprints import coverage
 from ms2hs.fetching.search_query import Period, SearchArea, parse_bbox, polygon_area
-from ms2hs.files import NO_FILES, FileIds, write_bytes
+from ms2hs.files import NO_FILES, FileIds, read_json, write_bytes
 from ms2hs.remote.client import DOCUMENT_ATTEMPTS, HttpRequest, read_document
 from ms2hs.remote.providers import Provider
 from ms2hs.remote.url_policy import Access, shown, without_secrets
@@ -31,6 +31,8 @@ from ms2hs.scenes.stac_metadata import Item, baseline, sensing_time, tile_of, va
 PAGE_ITEMS = 100
 # Limit of items read before sorting; a search of a town and a month returns some tens.
 MAX_ITEMS = 2000
+# Limit of a file of saved items, which holds up to MAX_ITEMS.
+MAX_SAVED_BYTES = 100_000_000
 CLOUD_COVER = "eo:cloud_cover"
 AREA = "ms2hs:area"
 """Field of saved items with the area of their search."""
@@ -251,7 +253,7 @@ def read_items(path: Path, server: str | None = None) -> SavedItems:
     QueryError : the file cannot be read, or its area is invalid. SceneError : the file has no valid item.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path, MAX_SAVED_BYTES)
     except (OSError, ValueError, RecursionError) as error:
         raise QueryError(
             f"{path}: cannot be read as JSON ({error}); a file of STAC items is needed. Check it."

@@ -15,7 +15,7 @@ from rasterio.io import DatasetReader
 
 from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import open_dataset, read_pixel_grid
-from ms2hs.raster.driver_policy import VRT_SUFFIX
+from ms2hs.raster.driver_policy import SIDECAR_SUFFIXES, VRT_SUFFIX
 from ms2hs.raster.pixel_grid import PixelGrid
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".img", ".vrt")
@@ -64,6 +64,13 @@ def archive_names(path: Path) -> list[str]:
     return [member.name.removeprefix("./") for member in members]
 
 
+def check_sidecars(root: str, names: Sequence[str]) -> None:
+    """SceneError if an overview or mask in an archive is not a raster that may be opened; GDAL tries any driver."""
+    for name in names:
+        if name.lower().endswith(SIDECAR_SUFFIXES):
+            open_dataset(root + name).close()
+
+
 def file_of(href: str) -> Path:
     """The file on disk that contains a raster: the archive, the NetCDF file, or the raster's own."""
     found = re.match(r"/vsi(?:zip|tar)/\{(.*)\}/|netcdf:(.*):", href)
@@ -79,6 +86,7 @@ def list_rasters(path: Path, subfolders: Sequence[str] = ()) -> list[Raster]:
     elif path.suffix.lower() in ARCHIVE_SUFFIXES:
         root = f"/vsi{path.suffix[1:].lower()}/{{{path.absolute().as_posix()}}}/"
         names = [name for name in sorted(archive_names(path)) if ".." not in name.split("/")]
+        check_sidecars(root, names)
         rasters = [Raster(name, root + name) for name in names if _is_raster(name)]
     else:
         rasters = _variables(path)

@@ -23,7 +23,7 @@ from rasterio.windows import Window
 
 from ms2hs.arrays import BoolArray
 from ms2hs.errors import SceneError
-from ms2hs.raster.driver_policy import DRIVERS, drivers_of
+from ms2hs.raster.driver_policy import DRIVERS, drivers_of, sidecars_of
 from ms2hs.raster.pixel_grid import PixelGrid, is_on_earth, position
 from ms2hs.remote import client
 from ms2hs.remote.providers import access_to
@@ -61,6 +61,8 @@ def open_dataset(href: str) -> DatasetReader:
         raise SceneError(
             f"{href}: the JPEG 2000 file is truncated; a complete file is needed. Copy or download it again."
         )
+    for sidecar in sidecars_of(Path(href)) if is_local else ():
+        open_dataset(str(sidecar)).close()
     try:
         with quietly():
             if (address := web_address(href)) is not None:

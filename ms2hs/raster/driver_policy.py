@@ -6,6 +6,7 @@ A VRT is allowed where its own path is given as a scene, since users stack bands
 local raster by the same rule.
 """
 
+import os
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -14,6 +15,8 @@ from ms2hs.errors import SceneError
 # Drivers that read a file and, for ENVI, its header.
 DRIVERS = ["GTiff", "JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "ENVI", "HFA", "netCDF", "HDF5", "HDF5Image"]
 VRT_SUFFIX = ".vrt"
+# Files beside a raster, such as `a.tif.ovr`, that GDAL opens by any driver: overviews and masks.
+SIDECAR_SUFFIXES = (".ovr", ".msk")
 # Size and depth of virtual rasters: a mosaic of 10,000 files takes about 10 MB.
 MAX_VRT_BYTES, MAX_DEPTH = 50_000_000, 4
 SOURCE_TAGS = {"SourceFilename", "SourceDataset"}
@@ -51,6 +54,14 @@ def drivers_of(path: str, *, depth: int = 0) -> list[str]:
                 "Rename the source, and build the VRT again."
             )
     return ["VRT"]
+
+
+def sidecars_of(file: Path) -> list[Path]:
+    """The overviews and masks beside a local raster, and those beside them, in any case of letters."""
+    start = f"{file.name.lower()}."
+    with os.scandir(file.parent) as entries:  # faster than paths in folders of many files
+        names = [entry.name for entry in entries if entry.name.lower().endswith(SIDECAR_SUFFIXES)]
+    return [file.parent / name for name in names if name.lower().startswith(start)]
 
 
 def _sources(file: Path) -> list[Path]:

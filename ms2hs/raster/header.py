@@ -9,6 +9,8 @@ from rasterio.io import DatasetReader
 
 # Wavelengths without unit below this are micrometres: reflected sunlight spans 300 nm to 2.5 um.
 MAX_UM = 100.0
+# Longest text of a tag that is searched for names and numbers; wavelengths of 10,000 bands have fewer characters.
+MAX_TAG = 100_000
 # Tags with the scale: of a file, or of a band. `scale_factor` is the CF conventions' name; FORCE writes `Scale`.
 FILE_SCALE_TAGS, FILE_OFFSET_TAGS = ("scale_factor",), ("add_offset",)
 BAND_SCALE_TAGS, BAND_OFFSET_TAGS = ("scale_factor", "scale"), ("add_offset", "offset")
@@ -61,7 +63,8 @@ def read_header(dataset: DatasetReader, path: str) -> Header:
 
 def _tags(dataset: DatasetReader, band: int, domain: str | None) -> dict[str, str]:
     """Tags of a band (0: of the file), keys in lower case with `_` for spaces."""
-    return {key.lower().replace(" ", "_"): str(value) for key, value in dataset.tags(band, ns=domain).items()}
+    tags = dataset.tags(band, ns=domain)
+    return {key.lower().replace(" ", "_"): str(value)[:MAX_TAG] for key, value in tags.items()}
 
 
 def _band_wavelength(dataset: DatasetReader, band: int) -> Wavelength | None:

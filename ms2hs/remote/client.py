@@ -10,6 +10,7 @@ attempt. Before the first wait for a host, and then every few seconds, a log rec
 import logging
 import random
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -196,7 +197,7 @@ class WebClient:
                 result, final = self._follow_redirects(start, request, read, attempt)
         except TransientError as error:
             reason = error
-        except (requests.RequestException, HTTPError, OSError) as error:
+        except (requests.RequestException, HTTPError, OSError, ValueError, OverflowError) as error:  # of any answer
             reason = _transient(error)
         else:
             if not attempt.is_too_slow:  # the end of a closed connection may look like the end of the answer
@@ -338,7 +339,10 @@ def _transient(error: BaseException) -> TransientError:
         chain.append(inner)
     is_unreachable = any(isinstance(one, NewConnectionError | ConnectTimeoutError) for one in chain)
     cause = chain[-1].__cause__
+    certificate = next((one for one in chain if isinstance(one, ssl.SSLCertVerificationError)), None)
     words = cause.strerror if isinstance(cause, OSError) else None
+    if certificate is not None:
+        words = f"invalid certificate: {certificate.verify_message}"
     words = words or re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(chain[-1]).__name__)
     return TransientError(words.lower(), is_unreachable=is_unreachable)
 
@@ -349,7 +353,7 @@ def parse_retry_after(text: str) -> float | None:
         return float(text)
     try:
         at = parsedate_to_datetime(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return max(0.0, (at - datetime.now(UTC)).total_seconds())

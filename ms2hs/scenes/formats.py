@@ -1,5 +1,6 @@
 """The formats of scenes. To add a format, add its functions and its line in `FORMATS`."""
 
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -128,11 +129,15 @@ def refuse_foreign(path: Path, options: SceneOptions) -> None:
             raise SceneError(f"{path}: is {what}; {ALLOWED}. {command}")
 
 
-def scene_paths(path: Path) -> list[Path]:
+def scene_paths(path: Path, seen: set[str] | None = None) -> list[Path]:
     """Paths for `open_scene` at a path and in its sub-folders, by name and suffix only: some may not be scenes.
 
-    A scene with one file per band is listed once, by one of its files.
+    A scene with one file per band is listed once, by one of its files. A folder is listed once: links may form loops.
     """
+    seen = set() if seen is None else seen
+    if (place := os.path.realpath(path)) in seen:
+        return []
+    seen.add(place)
     if path.is_file() or is_product(path):
         return [path]
     scenes = band_scenes(list_rasters(path, SUBFOLDERS))
@@ -150,7 +155,7 @@ def scene_paths(path: Path) -> list[Path]:
         scene
         for folder in sorted(path.iterdir())
         if folder.is_dir() and not (scenes and folder.name in SUBFOLDERS)
-        for scene in scene_paths(folder)
+        for scene in scene_paths(folder, seen)
     ]
     of_bands = [Path(next(file.raster.href for file in files if not file.is_quality)) for files in scenes.values()]
     return [*of_bands, *rasters, *folders]

@@ -58,8 +58,7 @@ class RadiometricRule:
     def with_options(self, options: SceneOptions, where: str) -> "RadiometricRule":
         """The rule with the user's scale and offset and without notes; the same rule if the user gives neither.
 
-        A scale alone replaces the offset by 0, unless the file, item or product declares an offset. `where` names the
-        scene in messages.
+        A scale alone replaces the offset by 0, unless an offset is declared. `where` names the scene in messages.
 
         Raises
         ------

@@ -9,7 +9,7 @@ from typing import IO
 from xml.etree import ElementTree as ET
 
 from ms2hs.errors import SceneError
-from ms2hs.raster.container import archive_names
+from ms2hs.raster.container import archive_names, check_sidecars
 from ms2hs.raster.dataset import open_dataset, read_pixel_grid
 from ms2hs.raster.dates import rfc3339
 from ms2hs.raster.header import number_of
@@ -184,7 +184,9 @@ def _zipped(path: str) -> Product:
         ) from error
     prefix = files[0].removesuffix(files[0].split("/")[-1])
     inside = tuple(sorted(member.removeprefix(prefix) for member in members if member.startswith(prefix)))
-    return Product(path, f"/vsizip/{{{Path(path).absolute().as_posix()}}}/{prefix}", inside, metadata)
+    root = f"/vsizip/{{{Path(path).absolute().as_posix()}}}/{prefix}"
+    check_sidecars(root, inside)
+    return Product(path, root, inside, metadata)
 
 
 def _refuse_level_1c(path: str, names: Sequence[str]) -> None:

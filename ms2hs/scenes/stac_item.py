@@ -7,9 +7,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ms2hs.errors import SceneError
+from ms2hs.files import read_json
 from ms2hs.raster.dataset import open_dataset, read_pixel_grid
 from ms2hs.raster.pixel_grid import PixelGrid
-from ms2hs.remote.client import DOCUMENT_ATTEMPTS, HttpRequest, read_document
+from ms2hs.remote.client import DOCUMENT_ATTEMPTS, MAX_DOCUMENT_BYTES, HttpRequest, read_document
 from ms2hs.remote.hosts import is_public
 from ms2hs.remote.providers import PROVIDERS, provider_of
 from ms2hs.remote.url_policy import Access, check_address, host_of, resolved, shown
@@ -89,9 +90,9 @@ def open_item(path: str, options: SceneOptions | None = None) -> Scene:
     try:
         if is_web:
             text = read_document(HttpRequest(path, Access.to_host_of(path), attempts=DOCUMENT_ATTEMPTS))
+            document = json.loads(text)
         else:
-            text = Path(path).read_bytes()
-        document = json.loads(text)
+            document = read_json(Path(path), MAX_DOCUMENT_BYTES)
     except (OSError, ValueError, RecursionError) as error:
         raise SceneError(
             f"{shown(path)}: not a readable JSON document ({error}); a STAC item is required. Check the path."
