@@ -54,7 +54,7 @@ def archive_names(path: Path) -> list[str]:
             "again."
         ) from error
     # GDAL reads GNU's long names, and no names of POSIX's extended headers.
-    if extended := next((member.name for member in members if "path" in member.pax_headers), None):
+    if extended := next((file.name for file in members if "path" in file.pax_headers and _is_raster(file.name)), None):
         folder = path.with_suffix("")
         raise SceneError(
             f"{path}: a tar in POSIX format with the name {extended[:200]}; names of at most 100 ASCII characters are "
