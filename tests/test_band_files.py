@@ -321,6 +321,21 @@ def test_archives_of_band_files_are_scenes(tmp_path, form, kind):
     assert np.allclose(reflectance[:, 0, 0], 0.05 + 0.02 * np.arange(len(form.bands)), atol=1e-4)
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_damaged_files_in_a_zip_are_refused(tmp_path, compression):
+    """GDAL reads the pixels of a file with a wrong checksum."""
+    folder, archive = write_form(tmp_path, GEE), tmp_path / "scene.zip"
+    with zipfile.ZipFile(archive, "w", compression) as zipped:
+        for file in folder.iterdir():
+            zipped.write(file, file.name)
+    damaged = bytearray(archive.read_bytes())
+    name = zipfile.ZipFile(archive).namelist()[0].encode()
+    for at, before in ((damaged.index(name), 16), (damaged.rindex(name), 30)):  # the checksum before both names
+        damaged[at - before] ^= 0xFF
+    archive.write_bytes(damaged)
+    assert f"{name.decode()} is damaged (Bad CRC-32" in refusal(archive)
+
+
 GEE = FORMS["Earth Engine"]
 
 

@@ -70,6 +70,13 @@ def test_footprint_of_a_polar_grid_and_of_a_grid_without_crs():
     assert footprint(PixelGrid(None, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), 10, 10)) is None
 
 
+def test_footprint_ends_at_the_poles():
+    made = footprint(PixelGrid("EPSG:4326", (3.0, 0.0, -181.5, 0.0, -1.5, 90.75), 121, 121))
+    rings = [ring for (ring,) in made["coordinates"]] if made["type"] == "MultiPolygon" else made["coordinates"]
+    points = np.concatenate(rings)
+    assert np.abs(points).max(axis=0).tolist() == [180, 90]
+
+
 def test_footprint_of_a_grid_in_degrees_is_its_bounds():
     grid = PixelGrid("EPSG:4326", (0.1, 0.0, 10.0, 0.0, -0.1, 50.0), 20, 30)
     (ring,) = footprint(grid)["coordinates"]

@@ -12,7 +12,8 @@ from conftest import LEAVES, S2_BANDS, dn_of, write_raster
 from stac_items import planetary_computer
 
 from ms2hs.conversion.convert_scene import convert
-from ms2hs.conversion.planning import ConvertOptions
+from ms2hs.conversion.planning import ConvertOptions, plan
+from ms2hs.conversion.scene_contract import contract
 from ms2hs.errors import SceneError
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes import quality
@@ -71,7 +72,7 @@ NAMES = {
         "quality_scene_classification", "quality_scene_classification_M", "Scene classification map",
         "T32TNT_20240601T102021_SCL_20m", "scene_classification",
     ),
-    "QA_PIXEL": ("QA_PIXEL", "qa_pixel", "0_QA_PIXEL", "Band 8: QA_PIXEL"),
+    "QA_PIXEL": ("QA_PIXEL", "qa_pixel", "QA Pixel", "0_QA_PIXEL", "Band 8: QA_PIXEL"),
     "pixel_qa": ("pixel_qa",),
     "QAI": ("QAI", "20190701_LEVEL2_SEN2B_QAI"),
     "oa_fmask": ("oa_fmask",),
@@ -424,3 +425,70 @@ def test_layers_in_files_of_a_folder_are_combined(tmp_path):
     scene = open_scene(str(stem.parent))
     assert {layer.name for layer in scene.quality} == {"CLM", "MG2", "EDG"}
     assert np.array_equal(valid_of(scene), layer_of([1, 0, 0, 1, 0]) > 0)
+
+
+@pytest.mark.parametrize("numbers", [(0, 2), (0, 1, 2, 3), (5, 40)])
+@pytest.mark.parametrize("text", ["cloud", "MSK_CLDPRB", "CLP"])
+def test_few_numbers_that_are_all_ground_mark_nothing(tmp_path, text, numbers):
+    scene = open_scene(write_stack(tmp_path, {text: layer_of(numbers)}))
+    assert scene.quality_note == f"clouds are kept: band 13 ({scene.quality[0].name}) marks nothing"
+
+
+@pytest.mark.parametrize("text", ["valid_mask", "alpha"])
+def test_validity_is_no_layer_of_unknown_meaning(tmp_path, text):
+    scene = open_scene(write_stack(tmp_path, {text: layer_of([0, 1])}))
+    assert scene.quality_note == "clouds are kept: the file has no cloud layer"
+    assert np.array_equal(valid_of(scene), layer_of([0, 1]) == 1)
+
+
+def write_folder(folder, layer, **options):
+    """Bands of Sentinel-2, each in a file, and a classification."""
+    folder.mkdir()
+    for name, values in zip(S2_BANDS, BANDS, strict=True):
+        write_raster(folder / f"scene_{name}.tif", values[None].astype("uint16"))
+    write_raster(folder / "scene_SCL.tif", layer[None].astype("uint8"), **options)
+    return str(folder)
+
+
+def planned(path, **options):
+    return plan(path, "enmap", None, ConvertOptions(model="linear", **options))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "nodata_share", "cloud_share"),
+    [(np.full(SHAPE, 4)[: SHAPE[0] // 2], 0.5, 0), (layer_of([4, 9])[: SHAPE[0] // 2], 0.5, 0.25),
+     (layer_of([4, 0]), 0.5, 0), (layer_of([4, 9, 0, 5]), 0.25, 0.25)],
+)  # fmt: skip
+def test_pixels_beyond_a_layer_and_in_its_fill_are_nodata_and_no_cloud(tmp_path, numbers, nodata_share, cloud_share):
+    path = write_folder(tmp_path / "scene", numbers)
+    result = convert(path, "enmap", tmp_path / "cube.tif", ConvertOptions(model="linear"))
+    counts = result.counts
+    assert (counts.nodata, counts.cloud) == (nodata_share * counts.pixels, cloud_share * counts.pixels)
+    (layer,) = contract(planned(path))["input"]["quality"]
+    assert layer["removes"] == nodata_share + cloud_share
+
+
+@pytest.mark.parametrize("window", [(0, 0, 8, 8), (4, 6, 20, 9), (16, 0, 8, 30)])
+def test_dry_run_gives_the_share_that_the_conversion_removes(tmp_path, window):
+    path = write_stack(tmp_path, {"SCL": np.where(np.arange(SHAPE[0])[:, None] < 12, 9, layer_of([4, 6, 5]))})
+    (layer,) = contract(planned(path, window=window))["input"]["quality"]
+    options = ConvertOptions(model="linear", window=window)
+    if layer["removes"] == 1:
+        with pytest.raises(SceneError, match=r"no valid pixel .*100.0 % cloud"):
+            convert(path, "enmap", tmp_path / "cube.tif", options)
+    else:
+        counts = convert(path, "enmap", tmp_path / "cube.tif", options).counts
+        assert layer["removes"] == pytest.approx(counts.cloud / counts.pixels, abs=1e-4)
+
+
+def test_dry_run_refuses_a_layer_on_another_grid_as_the_conversion_does(tmp_path):
+    path = write_folder(tmp_path / "scene", layer_of([4, 9]), crs="EPSG:32634")
+    for act in (lambda: contract(planned(path)), lambda: convert(path, "enmap", tmp_path / "cube.tif")):
+        with pytest.raises(SceneError, match="band SCL has another grid"):
+            act()
+
+
+@pytest.mark.parametrize("nodata", [np.inf, -np.inf, np.nan, -9999.0])
+def test_dry_run_gives_valid_json(tmp_path, nodata):
+    path = write_stack(tmp_path, {}, "float32", nodata=nodata)
+    json.dumps(contract(planned(path)), allow_nan=False)

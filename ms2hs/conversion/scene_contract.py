@@ -1,17 +1,20 @@
 """The contract of a scene: how its files are read, for the user to check before converting (`convert --dry-run`)."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rasterio.windows import Window
 
 from ms2hs.conversion.planning import Plan
-from ms2hs.raster.dataset import open_dataset, read_bands
+from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
 from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m
+from ms2hs.raster.resampling import Axis, relate
 from ms2hs.scenes.quality import valid_by
 from ms2hs.scenes.scene import Asset, Scene
 
-# Side in pixels of the reduced quality layer from which the share of pixels that it removes is estimated.
+# Side in pixels of the part of a quality layer from which the share of pixels that it removes is estimated.
 QUALITY_PIXELS = 512
 
 
@@ -25,7 +28,7 @@ def contract(planned: Plan) -> dict[str, Any]:
 
     Raises
     ------
-    SceneError : a quality layer cannot be read.
+    SceneError : a quality layer cannot be read, or has another grid.
     """
     scene = planned.scene
     found = {
@@ -34,7 +37,7 @@ def contract(planned: Plan) -> dict[str, Any]:
         "bands": _bands(scene),
         "offset_rule": scene.offset_rule,
         "rule_origin": scene.rule_origin,
-        "quality": [_quality(asset) for asset in scene.quality],
+        "quality": [_quality(asset, planned.grid) for asset in scene.quality],
         "clouds": scene.quality_note,
         **_grid(scene.grid),
         "datetime": scene.datetime,
@@ -64,7 +67,7 @@ def _bands(scene: Scene) -> list[dict[str, Any]]:
             "fwhm_nm": round(width, 1),
             "scale": float(f"{asset.dn_scale:.9g}"),
             "offset": float(f"{asset.dn_offset * asset.dn_scale:.9g}") + 0.0,
-            "nodata": asset.nodata,
+            "nodata": asset.nodata if asset.nodata is None or math.isfinite(asset.nodata) else None,
         }
         for asset, centre, width in zip(
             scene.assets, spectral.wavelength_nm.tolist(), spectral.fwhm_nm.tolist(), strict=True
@@ -72,13 +75,24 @@ def _bands(scene: Scene) -> list[dict[str, Any]]:
     ]
 
 
-def _quality(asset: Asset) -> dict[str, Any]:
-    """A quality layer, and the share of its pixels that it removes."""
+def _quality(asset: Asset, grid: PixelGrid) -> dict[str, Any]:
+    """A quality layer, and the share of the output's pixels that it removes; pixels beyond the layer are removed."""
     with open_dataset(asset.href) as dataset:
-        shape = min(QUALITY_PIXELS, dataset.height), min(QUALITY_PIXELS, dataset.width)
-        stored = read_bands(dataset, [asset.band], shape=shape)[0]
-    removes = round(float(np.mean(~valid_by(asset, stored))), 4)
-    return {"layer": asset.name, "file": asset.href, "band": asset.band, "removes": removes}
+        rows, cols = relate(grid, read_pixel_grid(dataset), asset.name)
+        (row, inside_rows), (col, inside_cols) = _overlap(rows, grid.height), _overlap(cols, grid.width)
+        ground = 0.0
+        if inside_rows and inside_cols:
+            shape = min(QUALITY_PIXELS, row.stop - row.start), min(QUALITY_PIXELS, col.stop - col.start)
+            stored = read_bands(dataset, [asset.band], Window.from_slices(row, col), shape)[0]
+            ground = inside_rows * inside_cols * float(np.mean(valid_by(asset, stored)))
+    return {"layer": asset.name, "file": asset.href, "band": asset.band, "removes": round(1 - ground, 4)}
+
+
+def _overlap(axis: Axis, size: int) -> tuple[slice, float]:
+    """The pixels of a layer under `size` pixels of the output, and the share of these that lies inside the layer."""
+    whole = axis.step * size
+    low, high = max(axis.start, 0.0), min(axis.start + whole, float(axis.size))
+    return slice(math.floor(round(low, 3)), math.ceil(round(high, 3))), max(0.0, high - low) / whole
 
 
 def _grid(grid: PixelGrid) -> dict[str, Any]:

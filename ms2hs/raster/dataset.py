@@ -5,9 +5,12 @@ import os
 import re
 import shlex
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,8 @@ IGNORED_MASKS = {MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha}
 # GDAL and rasterio raise some errors of damaged files without wrapping them.
 FILE_ERRORS = (RasterioError, CPLE_BaseError, ValueError, OverflowError, MemoryError)
 REMOTE_PREFIXES = ("/vsi", "http://", "https://", "s3://", "gs://")
+# A file in a zip, and the largest whose checksum is compared.
+ZIP_MEMBER, MAX_CHECKED_BYTES = re.compile(r"/vsizip/\{(.*)\}/(.*)"), 4_000_000_000
 # GDAL's name of a variable of a file: `netcdf:file.nc:B02`.
 NETCDF_PREFIX = "netcdf:"
 
@@ -51,7 +56,7 @@ def open_dataset(href: str) -> DatasetReader:
 
     Raises
     ------
-    SceneError : the file is missing, truncated, or not a raster that GDAL reads.
+    SceneError : the file is missing, truncated, not a raster that GDAL reads, or differs from its checksum in a zip.
     RemoteError, AddressError, CredentialsError : the server does not deliver it.
     """
     is_local = not href.startswith((*REMOTE_PREFIXES, NETCDF_PREFIX))
@@ -63,6 +68,9 @@ def open_dataset(href: str) -> DatasetReader:
         )
     for sidecar in sidecars_of(Path(href)) if is_local else ():
         open_dataset(str(sidecar)).close()
+    member = ZIP_MEMBER.fullmatch(href)
+    if member and Path(member[1]).is_file():
+        _check_member(member[1], member[2], Path(member[1]).stat().st_mtime_ns)
     try:
         with quietly():
             if (address := web_address(href)) is not None:
@@ -124,6 +132,22 @@ def _is_truncated_jp2(path: Path) -> bool:
                 return True
             position += length
     return False
+
+
+@lru_cache(maxsize=1024)
+def _check_member(archive: str, member: str, _modified_ns: int) -> None:
+    """Refuse a file in a zip that differs from its checksum: GDAL reads wrong bytes without an error."""
+    try:
+        with zipfile.ZipFile(archive) as files, files.open(member) as file:
+            is_checked = files.getinfo(member).file_size <= MAX_CHECKED_BYTES
+            while is_checked and file.read(1 << 20):
+                pass
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise SceneError(
+            f"{archive}: {member} is damaged ({error}); a complete archive is needed. Copy or download it again."
+        ) from None
+    except (KeyError, NotImplementedError, RuntimeError):  # a name, method or password for which GDAL has a message
+        return
 
 
 def read_pixel_grid(dataset: DatasetReader) -> PixelGrid:

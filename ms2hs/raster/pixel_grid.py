@@ -113,8 +113,8 @@ def check_box(bbox: Box) -> None:
     is_on_globe = -90 <= south < north <= 90 and -360 <= west <= 360 and -360 <= east <= 360
     if not is_on_globe or west == east:
         raise SceneError(
-            f"bounding box {_text(bbox)}; west < east and south < north in degrees are needed. Give "
-            "west,south,east,north."
+            f"bounding box {_text(bbox)}; west < east and south < north are needed, from -360 to 360 and from "
+            "-90 to 90 degrees. Give west,south,east,north."
         )
     if 0 < west - east < 360 - WIDEST_CROSSING:
         raise SceneError(
@@ -303,7 +303,7 @@ def _ring(grid: PixelGrid, side_points: int) -> tuple[NDArray[np.float64], bool]
         return np.empty((0, 2)), False
     lon = np.interp(point, point[sure], np.unwrap(lon[sure], period=360.0))
     turn = 360 * round((lon.min() + lon.max()) / 720)
-    ring = np.column_stack([lon - turn, lat])[known]
+    ring = np.column_stack([lon - turn, np.clip(lat, -90, 90)])[known]
     is_around_pole = bool(sure.all()) and abs(ring[-1, 0] - ring[0, 0]) > 1
     is_open = not is_around_pole and ring[0].tolist() != ring[-1].tolist()
     return np.vstack([ring, ring[:1]]) if is_open else ring, is_around_pole

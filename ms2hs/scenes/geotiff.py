@@ -9,7 +9,7 @@ import numpy as np
 from rasterio.io import DatasetReader
 
 from ms2hs.errors import SceneError
-from ms2hs.raster.dataset import alpha_bands, georeference_note, open_dataset, read_pixel_grid
+from ms2hs.raster.dataset import ALPHA, alpha_bands, georeference_note, open_dataset, read_pixel_grid
 from ms2hs.raster.dates import acquisition_time
 from ms2hs.raster.header import Header, declared_in, read_header
 from ms2hs.scenes.bands import (
@@ -129,7 +129,7 @@ def _quality(header: Header, names: Sequence[str | None], options: SceneOptions,
     candidates = [
         Candidate(text, header.path, band, f"band {band}")
         for band, (name, own, user) in enumerate(zip(names, header.descriptions, given, strict=True), 1)
-        if name is None and (text := (own or "") if user == SKIP else user)
+        if name is None and (text := (own or "") if user == SKIP else user) and not ALPHA.fullmatch(text)
     ]
     match = FORCE_FILE.fullmatch(header.path)
     if match and (beside := Path(f"{match[1]}_QAI.{match[2]}")).is_file():

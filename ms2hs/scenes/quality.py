@@ -33,6 +33,8 @@ SAMPLE_PIXELS = 512
 MAX_WHOLE_PIXELS = 1 << 22
 # Cloud probability in percent above which a pixel counts as cloud: the default threshold of s2cloudless (0.4).
 MAX_CLOUD_PERCENT = 40
+# Layers of probabilities and masks with fewer distinct numbers, all of them ground, mark nothing.
+FEW_NUMBERS = 10
 # Clear share below which a pixel counts as cloud: the threshold in the example of Cloud Score+ in Earth Engine.
 MIN_CLEAR_SHARE = 0.6
 # Names that suggest a quality layer.
@@ -140,7 +142,7 @@ BYTE, WORD = range(1 << 8), range(1 << 16)
 QUALITY_LAYERS = {layer.name: layer for layer in (
     QualityLayer("SCL", r"scl|scene[ _-]?class(ification)?([ _-](map|layer))?", 1, SHADOW, 0, one_of(2, 4, 5, 6, 7, 11),
                  classes(range(12))),
-    QualityLayer("QA_PIXEL", r"qa_?pixel", 1, SHADOW, 1, without_bits(0, 1, 2, 3, 4), classes(WORD)),
+    QualityLayer("QA_PIXEL", r"qa[ _-]?pixel", 1, SHADOW, 1, without_bits(0, 1, 2, 3, 4), classes(WORD)),
     QualityLayer("pixel_qa", r"pixel_qa", 1, SHADOW, 1, without_bits(0, 3, 5), classes(range(1 << 11))),
     QualityLayer("QAI", r"qai", 1, SHADOW, 1, without_bits(0, 1, 2, 3), classes(WORD)),
     QualityLayer("oa_fmask", r"oa_fmask", 1, SHADOW, 0, one_of(1, 4, 5), classes(range(6))),
@@ -218,7 +220,12 @@ def valid_by(asset: Asset, stored: DnArray) -> BoolArray:
     numbers = stored if asset.dn_scale == 1 else np.round(stored * asset.dn_scale, 2)
     with np.errstate(invalid="ignore"):
         valid = QUALITY_LAYERS[asset.name].valid(numbers)
-    return np.asarray(valid & np.isfinite(stored) & (stored != asset.nodata))
+    return np.asarray(valid & has_value(asset, stored))
+
+
+def has_value(asset: Asset, stored: DnArray) -> BoolArray:
+    """True where a quality layer has a number that is not its nodata."""
+    return np.asarray(np.isfinite(stored) & (stored != asset.nodata))
 
 
 def choose_layers(candidates: Sequence[Candidate], kind: str, own_layer: str = "") -> QualityChoice:
@@ -283,7 +290,9 @@ def _fitted(
     if layer.name == "Fmask" != own_layer and np.isin(numbers, (*range(6), 255)).all():
         return None, "is not used: its numbers may be bits or classes"
     asset = layer.asset(candidate.href, candidate.band, scale, nodata)
-    is_empty = layer.rank > 0 and numbers.size == 1 and valid_by(asset, numbers).all()
+    # Few numbers that mark nothing may be classes of another program.
+    is_few = numbers.size < (FEW_NUMBERS if layer.rank > 1 else 2)
+    is_empty = layer.rank > 0 and is_few and valid_by(asset, numbers).all()
     return asset, "marks nothing" if is_empty else None
 
 

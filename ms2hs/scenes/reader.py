@@ -24,7 +24,7 @@ from ms2hs.raster.dataset import open_dataset, read_pixel_grid, read_valid
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.raster.resampling import Axis, AxisWeights, axis_weights, covered, regrid, relate
 from ms2hs.raster.rows_ahead import RowsAhead
-from ms2hs.scenes.quality import QUALITY_LAYERS, valid_by
+from ms2hs.scenes.quality import QUALITY_LAYERS, has_value, valid_by
 from ms2hs.scenes.scene import Asset, Scene
 from ms2hs.spectra.library import MAX_REFLECTANCE
 
@@ -280,8 +280,7 @@ class SceneReader:
         if is_open and (zero := _is_zero(stored)).any():
             cause[zero if self._finest == [layer] else zero & self._is_outside(layer, rows, cols)] = Cause.NODATA
         for quality in self._quality:
-            kind = Cause.CLOUD if QUALITY_LAYERS[quality.assets[0].name].rank else Cause.NODATA
-            cause[~_usable(quality, layer, rows, cols) & (cause < kind)] = kind
+            np.maximum(cause, _quality_cause(quality, layer, rows, cols), out=cause)
         if len(self.scene.assets) >= MIN_SAME_BANDS:
             at = same_small_number(reflectance, stored)
             is_valid = cause[at] == Cause.VALID
@@ -324,14 +323,20 @@ class SceneReader:
         return np.asarray(covered((~zero).astype(np.float32), finer_rows, finer_cols) < WHOLE_AREA)
 
 
-def _usable(quality: Layer, layer: Layer, rows: AxisWeights, cols: AxisWeights) -> BoolArray:
-    """(row, col) True where the quality layer is valid at the centre of a layer's pixel."""
-    down, right = relate(layer.grid, quality.grid, quality.assets[0].name)
+def _quality_cause(quality: Layer, layer: Layer, rows: AxisWeights, cols: AxisWeights) -> NDArray[np.uint8]:
+    """(row, col) `Cause` by the quality layer at the centre of a layer's pixel; nodata in and beyond its own nodata."""
+    asset = quality.assets[0]
+    down, right = relate(layer.grid, quality.grid, asset.name)
     row, row_inside = _nearest(down, rows.begin, rows.end)
     col, col_inside = _nearest(right, cols.begin, cols.end)
     stored = quality.rows_ahead.read(_extent(row), _extent(col))[0]
-    usable = valid_by(quality.assets[0], stored)[np.ix_(row - row.min(), col - col.min())]
-    return usable & row_inside[:, None] & col_inside
+    kind = Cause.CLOUD if QUALITY_LAYERS[asset.name].rank else Cause.NODATA
+    cause = np.where(valid_by(asset, stored), np.uint8(Cause.VALID), np.uint8(kind))
+    cause[~has_value(asset, stored)] = Cause.NODATA
+    cause = cause[np.ix_(row - row.min(), col - col.min())]
+    cause[~row_inside] = Cause.NODATA
+    cause[:, ~col_inside] = Cause.NODATA
+    return cause
 
 
 def _nearest(axis: Axis, begin: int, end: int) -> tuple[NDArray[np.intp], BoolArray]:
