@@ -1,5 +1,7 @@
 """`ms2hs prepare`: shards hold the values of the cubes, and a failed run leaves none."""
 
+import json
+
 import numpy as np
 import pytest
 from conftest import write_raster
@@ -155,3 +157,17 @@ def test_prepare_packs_real_cubes(tmp_path, real_data):
     for part in parts[:: max(1, len(parts) // 50)]:
         np.testing.assert_allclose(whole(part), whole(cubes[part.name.rpartition("@")[0]]), atol=5.1e-5)
     assert packed.windows + packed.left_out == len(cubes)
+
+
+@pytest.mark.parametrize("key", ["wavelength_nm", "fwhm_nm", "names", "scenes"])
+@pytest.mark.parametrize("value", ["", "-1", "{}", "[]", "[[]]", "[1e999]", "[{}]"])
+def test_damaged_header_of_a_shard_is_one_message(tmp_path, key, value):
+    (path,) = prepare(make_corpus(tmp_path / "corpus", shapes=((4, 4),)), tmp_path / "shards", window=4).paths
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"][key] = value
+    changed = json.dumps(header).encode()
+    path.write_bytes(len(changed).to_bytes(8, "little") + changed + content[end:])
+    with pytest.raises(Ms2hsError, match=path.name):
+        open_cubes(path.parent)

@@ -18,7 +18,7 @@ from ms2hs.datasets.cubes.hyspecnet import find_hyspecnet, find_spectral_earth, 
 from ms2hs.datasets.cubes.npz import find_npz, open_npz
 from ms2hs.datasets.cubes.raster_cube import find_rasters, open_rasters
 from ms2hs.datasets.cubes.shards import find_shards, open_shard
-from ms2hs.errors import DataError, UnknownName
+from ms2hs.errors import DataError, GridError, UnknownName, input_errors
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
 
@@ -74,7 +74,17 @@ class DataFormat(NamedTuple):
 
 
 def _one_by_one(open_file: Callable[[Path], Sequence[Cube]]) -> CubeOpener:
-    return lambda _folder, paths: [cube for path in paths for cube in open_file(path)]
+    def open_all(_folder: Path, paths: Sequence[Path]) -> list[Cube]:
+        cubes: list[Cube] = []
+        for path in paths:
+            try:
+                with input_errors(str(path), DataError):
+                    cubes += open_file(path)
+            except GridError as error:
+                raise DataError(f"{path}: {error}") from error
+        return cubes
+
+    return open_all
 
 
 # Tried in this order; the first format that has cubes is taken. Other files may lie beside them, such as the quality
@@ -83,9 +93,9 @@ FORMATS = (
     DataFormat("shards", "*.safetensors written by `ms2hs prepare`", find_shards, _one_by_one(open_shard)),
     DataFormat("HySpecNet-11k", "patches/<tile>/<patch>/", find_hyspecnet, open_hyspecnet),
     DataFormat("SpectralEarth", "enmap/<location>/", find_spectral_earth, open_spectral_earth),
-    DataFormat("EMIT L2A granules", "EMIT_L2A_RFL_*.nc", find_granules, lambda _, paths: [*map(open_emit, paths)]),
+    DataFormat("EMIT L2A granules", "EMIT_L2A_RFL_*.nc", find_granules, _one_by_one(lambda path: [open_emit(path)])),
     DataFormat(
-        "EnMAP L2A products", "ENMAP*L2A*-METADATA.XML", find_products, lambda _, paths: [*map(open_enmap, paths)]
+        "EnMAP L2A products", "ENMAP*L2A*-METADATA.XML", find_products, _one_by_one(lambda path: [open_enmap(path)])
     ),
     DataFormat("NumPy cubes", "*.npz with dn, scale, nodata, wavelength_nm", find_npz, _one_by_one(open_npz)),
     DataFormat("GeoTIFF or ENVI cubes", "*.tif or *.hdr with wavelengths", find_rasters, open_rasters),

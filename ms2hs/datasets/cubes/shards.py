@@ -84,6 +84,8 @@ def open_shard(path: Path) -> list[ShardCube]:
             f"{path}: {dtype} numbers of shape {shape}, {len(names)} names, {len(scenes)} scenes and "
             f"{len(wavelength)} wavelengths; they must agree. Run `ms2hs prepare` again."
         )
+    if not all(isinstance(text, str) for text in (*names, *scenes)):
+        raise DataError(f"{path}: names of windows that are no texts; texts are needed. Run `ms2hs prepare` again.")
     grid = grid_of(np.array(wavelength), np.array(width))
     return [
         ShardCube(name, scene, path, grid, shape[2:], index)
