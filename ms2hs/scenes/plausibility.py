@@ -126,8 +126,8 @@ def check_reflectance(scene: Scene, grid: PixelGrid, *, force: bool | None = Non
 def _odd_bands(scene: Scene, stored: FloatArray) -> str:
     """The problem of bands whose own rule is an error; empty without such bands.
 
-    Their scales differ from most bands' scales by powers of ten, or their offsets do, and the spectra are smoother
-    with the rule of most bands. Scales that a packing computes from the range of each band are no powers of ten.
+    Their scale differs from the scale of most bands by a power of ten, or their offset differs, and the rule of most
+    bands gives smoother spectra. Scales that a packing computes from the range of each band are no powers of ten.
     """
     rules = [(asset.dn_scale, round(asset.dn_offset * asset.dn_scale, 9)) for asset in scene.assets]
     scale, offset = max(dict.fromkeys(rules), key=rules.count)
