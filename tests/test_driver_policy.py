@@ -183,3 +183,20 @@ def test_sidecar_that_leads_elsewhere_is_refused(tmp_path, suffix, kind, place):
         scene = tmp_path / "scene.zip"
     with pytest.raises(SceneError, match="scene.tif" + suffix):
         read_scene(scene)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tiled": True, "blockxsize": 32768, "blockysize": 32768, "interleave": "band"},
+        {"blockysize": 20_000, "interleave": "pixel"},
+        {"width": 1_000_000_000, "blockysize": 1},
+    ],
+)
+def test_blocks_are_bounded(tmp_path, options):
+    size = {"width": 20_000, "height": 20_000, "count": 12, "dtype": "uint16", "compress": "deflate"}
+    size |= {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 600_000, 0, -10, 5_100_000)}
+    with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", sparse_ok=True, BIGTIFF="YES", **(size | options)):
+        pass
+    with pytest.raises(SceneError, match=r"a\.tif: its pixels are stored in blocks"):
+        open_dataset(str(tmp_path / "a.tif"))

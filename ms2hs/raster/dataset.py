@@ -18,7 +18,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.enums import ColorInterp, Interleaving, MaskFlags, Resampling
 from rasterio.env import getenv, hasenv
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
@@ -37,6 +37,8 @@ from ms2hs.remote.url_policy import shown, web_address, without_secrets
 # product, with blocks of 1024 rows, these take 165 MB.
 MAX_CACHE_BYTES = 192_000_000
 CACHE_BYTES_PER_COLUMN = 512 * 4
+# GDAL decodes a block as a whole; a band of a whole Sentinel-2 tile has 121 million numbers.
+MAX_BLOCK_NUMBERS = 150_000_000
 # Descriptions of bands that hold transparency or validity, and of bands without a name of their own.
 ALPHA = re.compile(r"alpha([ _-]?(band|channel|mask))?|valid(ity)?[ _-]?mask", re.IGNORECASE)
 UNNAMED = re.compile(r"(band[ _-]?\d+)?", re.IGNORECASE)
@@ -74,14 +76,24 @@ def open_dataset(href: str) -> DatasetReader:
     try:
         with quietly():
             if (address := web_address(href)) is not None:
-                return open_ranged(client.DEFAULT_CLIENT, address, access_to(address))
-            with rasterio.Env():  # rasterio.open takes one driver only
-                dataset = DatasetReader(href, driver=drivers_of(href) if is_local else DRIVERS)
+                dataset = open_ranged(client.DEFAULT_CLIENT, address, access_to(address))
+            else:
+                with rasterio.Env():  # rasterio.open takes one driver only
+                    dataset = DatasetReader(href, driver=drivers_of(href) if is_local else DRIVERS)
     except FILE_ERRORS as error:
         raise SceneError(
             f"{shown(href)}: not a raster that can be read ({without_secrets(str(error))}); a complete GeoTIFF or "
             "JPEG 2000 file is needed. Check that it was copied completely."
         ) from None
+    height, width = max(dataset.block_shapes, default=(0, 0))
+    numbers = height * width * (dataset.count if dataset.interleaving == Interleaving.pixel else 1)
+    if numbers > MAX_BLOCK_NUMBERS:
+        dataset.close()
+        raise SceneError(
+            f"{shown(href)}: its pixels are stored in blocks of {width} x {height}, {numbers / 1e6:.0f} million "
+            f"numbers each; at most {MAX_BLOCK_NUMBERS / 1e6:.0f} million are allowed. Write it in tiles with "
+            "`gdal_translate -co TILED=YES`."
+        )
     if file := dataset.tags(ns="OVERVIEWS").get("OVERVIEW_FILE"):
         dataset.close()
         raise SceneError(
