@@ -3,6 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -74,6 +75,7 @@ def prepare(
     if window < 1:
         raise ValueError(f"window {window} is below 1")
     cubes = open_cubes(folder, split)
+    is_new = not output.exists()
     old_paths = _check_directory(output, overwrite=overwrite)
     if old_paths and file_ids(old_paths) & file_ids(files_in([folder])):
         raise OutputError(
@@ -97,6 +99,9 @@ def prepare(
     finally:
         for part in packer.parts:
             part.unlink(missing_ok=True)
+        if is_new:
+            with suppress(OSError):  # it has shards
+                output.rmdir()
     return PackingResult(paths, packer.windows, packer.left_out)
 
 
