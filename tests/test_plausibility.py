@@ -142,7 +142,13 @@ DARK = {
     "cloud with gaps": [CLOUD] * 9 + [LEAVES],
 }
 CLEAR_SEA = (0.035, 0.03, 0.014, 0.005, 0.003, 0.002, 0.002, 0.002, 0.002, 0.002, 0.001, 0.001)
-BRIGHT = {"clear sea": [CLEAR_SEA], "cloud over sea": [CLOUD, CLEAR_SEA]}
+# Shallow water over white sand, which is no clear sea of ten times its brightness.
+LAGOON = (0.25, 0.33, 0.36, 0.12, 0.06, 0.03, 0.03, 0.02, 0.02, 0.01, 0.005, 0.004)
+BRIGHT = {"cloud over sea": [CLOUD, CLEAR_SEA]}
+
+
+def test_a_bright_lagoon_passes(tmp_path):
+    assert refusal_of(scene_of(tmp_path, dn_of([LAGOON], (20, 36)))) == ""
 
 
 @pytest.mark.parametrize(("cover", "factor"), [*((name, 0.01) for name in DARK), *((name, 10) for name in BRIGHT)])

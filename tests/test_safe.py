@@ -1,5 +1,6 @@
 """Scenes from small Sentinel-2 SAFE products: folders and zips, offsets, resolutions, clouds."""
 
+import os
 import re
 import shutil
 import zipfile
@@ -367,3 +368,11 @@ def test_safe_images_beside_the_metadata_file_are_read(safe, tmp_path):
     scene, whole = open_scene(str(tmp_path)), open_scene(str(safe))
     assert (scene.id, scene.offset_rule, scene.grid) == (whole.id, whole.offset_rule, whole.grid)
     assert {asset.dn_offset for asset in scene.assets} == {-1000.0}
+
+
+def test_open_safe_does_not_wait_for_a_pipe(tmp_path):
+    root = make_safe(tmp_path)
+    (root / "MTD_MSIL2A.xml").unlink()
+    os.mkfifo(root / "MTD_MSIL2A.xml")
+    with pytest.raises(SceneError, match=r"has no MTD_MSIL2A\.xml"):
+        open_scene(str(root))

@@ -82,7 +82,7 @@ CLASSES = (
     SurfaceClass("bare ground", 0.085, 0.4, 1.1, 0.1, 0.02, 0.3),
     SurfaceClass("snow", 0.2, 0.8, 1.7, 0.6, 0.05, np.inf),
     SurfaceClass("water", 0.0, 0.05, 1.0, 1.0, 0.0, np.inf),
-    SurfaceClass("deep water", 0.0, 0.05, 0.25, 1.0, 0.0, np.inf, 0.5),
+    SurfaceClass("deep water", 0.0, 0.05, 0.45, 1.0, 0.0, np.inf, 0.5),
 )
 # No whole scene is brighter than these in the brightest band (quantile: limit), nor darker than DARKEST_SCENE (98th
 # percentile), nor than DARKEST_LAND unless it has this share of water.

@@ -146,7 +146,8 @@ def _folder(path: str) -> Product:
     if len(inner := _inner(folder)) == 1:
         folder = inner[0]
     _refuse_level_1c(path, [folder.name, *(member.name for member in folder.glob("*.xml"))])
-    file = next((member for member in folder.glob("*.xml") if METADATA_FILE.fullmatch(member.name)), None)
+    files = (member for member in folder.glob("*.xml") if METADATA_FILE.fullmatch(member.name))
+    file = next((member for member in files if member.is_file()), None)  # a pipe would be waited for
     if file is None:
         raise SceneError(f"{path}: has no {METADATA_NAME}; a whole Sentinel-2 L2A product is required. Copy it again.")
     images = [*folder.glob("GRANULE/*/IMG_DATA/**/*"), *folder.glob("*.jp2")]
