@@ -161,6 +161,14 @@ def test_scenes_of_one_cover_at_a_wrong_scale_are_refused(tmp_path, cover, facto
     )
 
 
+@pytest.mark.parametrize("cover", ["cloud", "gypsum", "snow", "lake", "desert"])
+@pytest.mark.parametrize("factor", [100, 1e4])
+def test_advice_for_scenes_of_one_cover_is_right(tmp_path, cover, factor):
+    """Percent, not thousandths nor 8 bits, whose spectra have the same shape."""
+    text = refusal_of(scene_of(tmp_path, (sample_of((LAND | OTHER)[cover]) * factor).astype("float32")))
+    assert not text or f"Use --scale {1 / factor:g}," in text, text
+
+
 @pytest.mark.parametrize("factor", [10, 100, 0.1, 0.01])
 @pytest.mark.parametrize("band", [0, 1, 3, 7, 8, 11])
 def test_one_band_with_another_scale_is_refused(tmp_path, band, factor):

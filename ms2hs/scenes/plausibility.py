@@ -48,11 +48,11 @@ MAX_SHARE_BELOW_ZERO = 0.05
 NEGATIVE = -0.02
 # Scales and offsets in use: reflectance, ten-thousandths, percent, thousandths, 16 and 8 bits; Landsat Collection 2;
 # Sentinel-2 from baseline 04.00 on.
-SCALES_IN_USE = (1.0, DN_SCALE, 0.01, 0.001, 1 / 65535, 1 / 255)
+SCALES_IN_USE = (1.0, DN_SCALE, 0.01, 0.001, 1 / 65535)
 LANDSAT_RULE, SENTINEL2_RULE = (2.75e-5, -0.2), (DN_SCALE, -ADDED_REFLECTANCE)
 # Other multiples of the present scale, an offset of Sentinel-2 that no name declares, and Landsat's rule for another
 # sensor are advised only if they fit better by this (log10 of brightness). An offset in the name may fit worse by it.
-POWER_OF_TEN, UNUSUAL, UNDECLARED_OFFSET, OTHER_SENSOR = 0.1, 0.25, 0.3, 0.1
+POWER_OF_TEN, UNUSUAL, UNDECLARED_OFFSET, OTHER_SENSOR, EIGHT_BITS_AS_FLOATS = 0.1, 0.25, 0.3, 0.1, 0.5
 # Largest distance of a class from its typical brightness that counts, in log10.
 MAX_DISTANCE = 0.6
 # A rule takes precedence over the next unless that fits better by this.
@@ -83,6 +83,7 @@ CLASSES = (
     SurfaceClass("snow", 0.2, 0.8, 1.7, 0.6, 0.05, np.inf),
     SurfaceClass("water", 0.0, 0.05, 1.0, 1.0, 0.0, np.inf),
     SurfaceClass("deep water", 0.0, 0.05, 0.45, 1.0, 0.0, np.inf, 0.5),
+    SurfaceClass("another surface", 0.015, 0.6, np.inf, 0.6, 0.0, np.inf),
 )
 # No whole scene is brighter than these in the brightest band (quantile: limit), nor darker than DARKEST_SCENE (98th
 # percentile), nor than DARKEST_LAND unless it has this share of water.
@@ -155,8 +156,7 @@ def offset_warnings(scene: Scene, pixels: Float32Array) -> tuple[str, ...]:
     if not pixels.size:
         return ()
     warnings = []
-    negative = _share_below_zero(pixels)
-    if negative > MAX_SHARE_BELOW_ZERO:
+    if (negative := _share_below_zero(pixels)) > MAX_SHARE_BELOW_ZERO:
         warnings.append(
             f"{negative:.0%} of the valid pixels have negative reflectance ({scene.offset_rule}); at most 5 % are "
             "usual, on water and in shadow." + _offset_advice(scene, pixels, ADDED_REFLECTANCE)
@@ -217,7 +217,7 @@ def fit_of(reflectance: FloatArray, grid: SpectralGrid) -> Fit:
         return Fit("", 0.0)
     top = reflectance.max(axis=0)
     negative = float((reflectance < NEGATIVE).any(axis=0).mean())
-    problems, dark, misfit, classified, water = [], [], 0.0, 0.0, 0.0
+    problems, dark, misfit, water = [], [], 0.0, 0.0
     if negative > 0.5:
         problems.append(f"{negative:.0%} of the pixels have negative reflectance")
     for surface, (members, brightness, darkest) in zip(CLASSES, _classes(reflectance, grid), strict=True):
@@ -227,7 +227,7 @@ def fit_of(reflectance: FloatArray, grid: SpectralGrid) -> Fit:
         upper = float(np.quantile(brightness[members], 0.9))
         words = f"{surface.name} reflects {upper:.2g} (90th percentile of {share:.0%} of the pixels)"
         misfit += share * min(abs(np.log10(max(upper, 1e-9) / surface.typical)), MAX_DISTANCE)
-        classified += share
+        misfit += 0.5 * share if surface is CLASSES[-1] else 0.0
         water += share if not surface.darkest else 0.0
         if upper > surface.brightest and share >= surface.min_share_bright:
             problems.append(f"{words}; at most {surface.brightest:g} is possible")
@@ -243,8 +243,7 @@ def fit_of(reflectance: FloatArray, grid: SpectralGrid) -> Fit:
     if (upper := float(np.quantile(top, 0.98))) < (DARKEST_SCENE if water >= MIN_SHARE_WATER else DARKEST_LAND):
         dark = [f"98 % of the pixels reflect less than {upper:.2g}; even {'water' if water else 'shade'} reflects more"]
     problems += dark[:1] if all(dark) else []
-    misfit += (1 - classified) * 0.5 + 2 * negative + bool(problems)
-    misfit += 0.5 * bool(added_constant(reflectance, grid.wavelength_nm))
+    misfit += 2 * negative + bool(problems) + 0.5 * bool(added_constant(reflectance, grid.wavelength_nm))
     return Fit(problems[0] if problems else "", misfit)
 
 
@@ -283,6 +282,7 @@ def _classes(reflectance: FloatArray, grid: SpectralGrid) -> list[tuple[BoolArra
         (snow, green, 1.0),
         (water & ~deep, visible, 1.0),
         (deep, visible, 1.0),
+        (~(vegetation | bare | snow | water), reflectance.max(axis=0), 1.0),
     ]
 
 
@@ -330,8 +330,8 @@ def _remedy(scene: Scene, stored: FloatArray) -> str:
     """The options that make the sample plausible, such as `--scale 0.01`; empty if none do."""
     sensor = None if scene.source == CUSTOM else load_sensor(scene.source)
     present = {(asset.dn_scale, round(asset.dn_offset * asset.dn_scale, 9)) for asset in scene.assets}
-    candidates = [(*rule, 0.0) for rule in present] if len(present) > 1 else []
-    candidates += [(scale, 0.0, 0.0) for scale in SCALES_IN_USE]
+    candidates = [(*rule, 0.0) for rule in present] + [(scale, 0.0, 0.0) for scale in SCALES_IN_USE]
+    candidates.append((1 / 255, 0.0, 0.0 if (stored == stored.round()).all() else EIGHT_BITS_AS_FLOATS))
     candidates += [(10.0**power, 0.0, POWER_OF_TEN) for power in range(-7, 5)]
     candidates.append((*LANDSAT_RULE, 0.0 if sensor is None or sensor.dtype else OTHER_SENSOR))
     is_named = (baseline := baseline_of([], [scene.id])) is not None and has_offset(baseline)
