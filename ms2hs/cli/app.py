@@ -101,8 +101,8 @@ def _check_words(words: list[str]) -> None:
     for word in words:
         if not word.isascii() and any("\udc80" <= letter <= "\udcff" for letter in word):
             raise typer.BadParameter(
-                f"{word!a} is not UTF-8; names of files in UTF-8 are allowed. Rename the file, or use PYTHONUTF8=1 if it "
-                "is UTF-8."
+                f"{word!a} is not UTF-8; names of files in UTF-8 are allowed. Rename the file, or use PYTHONUTF8=1 if "
+                "it is UTF-8."
             )
 
 

@@ -4,18 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rasterio.windows import Window
-
 from ms2hs.conversion.planning import Plan
-from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
 from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m
-from ms2hs.raster.resampling import Axis, relate
-from ms2hs.scenes.quality import valid_by
+from ms2hs.scenes.quality import removed_share
 from ms2hs.scenes.scene import Asset, Scene
-
-# Side in pixels of the part of a quality layer from which the share of pixels that it removes is estimated.
-QUALITY_PIXELS = 512
 
 
 def contract(planned: Plan) -> dict[str, Any]:
@@ -76,23 +68,9 @@ def _bands(scene: Scene) -> list[dict[str, Any]]:
 
 
 def _quality(asset: Asset, grid: PixelGrid) -> dict[str, Any]:
-    """A quality layer, and the share of the output's pixels that it removes; pixels beyond the layer are removed."""
-    with open_dataset(asset.href) as dataset:
-        rows, cols = relate(grid, read_pixel_grid(dataset), asset.name)
-        (row, inside_rows), (col, inside_cols) = _overlap(rows, grid.height), _overlap(cols, grid.width)
-        ground = 0.0
-        if inside_rows and inside_cols:
-            shape = min(QUALITY_PIXELS, row.stop - row.start), min(QUALITY_PIXELS, col.stop - col.start)
-            stored = read_bands(dataset, [asset.band], Window.from_slices(row, col), shape)[0]
-            ground = inside_rows * inside_cols * float(np.mean(valid_by(asset, stored)))
-    return {"layer": asset.name, "file": asset.href, "band": asset.band, "removes": round(1 - ground, 4)}
-
-
-def _overlap(axis: Axis, size: int) -> tuple[slice, float]:
-    """The pixels of a layer under `size` pixels of the output, and the share of these that lies inside the layer."""
-    whole = axis.step * size
-    low, high = max(axis.start, 0.0), min(axis.start + whole, float(axis.size))
-    return slice(math.floor(round(low, 3)), math.ceil(round(high, 3))), max(0.0, high - low) / whole
+    """A quality layer, and the share of the output's pixels that it removes."""
+    removes = round(removed_share(asset, grid), 4)
+    return {"layer": asset.name, "file": asset.href, "band": asset.band, "removes": removes}
 
 
 def _grid(grid: PixelGrid) -> dict[str, Any]:

@@ -11,6 +11,7 @@ A layer is recognised by the name of its band or file. `choose_layers` decides i
 Water and snow are ground. To add a layer, add its line in `QUALITY_LAYERS`.
 """
 
+import math
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ms2hs.arrays import BoolArray, DnArray
-from ms2hs.raster.dataset import open_dataset, read_bands
+from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
+from ms2hs.raster.pixel_grid import PixelGrid
+from ms2hs.raster.resampling import Axis, relate
 from ms2hs.scenes.scene import Asset
 
 # A number that no layer contains: the fill of layers without a fill of their own.
@@ -312,3 +315,27 @@ def _distinct(dataset: DatasetReader, band: int, windows: Sequence[Window]) -> D
     parts = [np.unique(read_bands(dataset, [band], window)) for window in windows]
     numbers: DnArray = np.unique(np.concatenate(parts))
     return np.asarray(numbers[np.isfinite(numbers) & (numbers >= 0)])
+
+
+def removed_share(asset: Asset, grid: PixelGrid) -> float:
+    """The share of a grid's pixels that a quality layer removes, by a sample; pixels beyond the layer are removed.
+
+    Raises
+    ------
+    SceneError : the layer cannot be read, or has another grid.
+    """
+    with open_dataset(asset.href) as dataset:
+        rows, cols = relate(grid, read_pixel_grid(dataset), asset.name)
+        (row, inside_rows), (col, inside_cols) = _overlap(rows, grid.height), _overlap(cols, grid.width)
+        if not inside_rows or not inside_cols:
+            return 1.0
+        shape = min(SAMPLE_PIXELS, row.stop - row.start), min(SAMPLE_PIXELS, col.stop - col.start)
+        stored = read_bands(dataset, [asset.band], Window.from_slices(row, col), shape)[0]
+    return 1 - inside_rows * inside_cols * float(np.mean(valid_by(asset, stored)))
+
+
+def _overlap(axis: Axis, size: int) -> tuple[slice, float]:
+    """The pixels of a layer under `size` pixels of the output, and the share of these that lies inside the layer."""
+    whole = axis.step * size
+    low, high = max(axis.start, 0.0), min(axis.start + whole, float(axis.size))
+    return slice(math.floor(round(low, 3)), math.ceil(round(high, 3))), max(0.0, high - low) / whole
