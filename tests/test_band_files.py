@@ -163,7 +163,7 @@ def test_hls_names_a_truncated_file(tmp_path):
         open_scene(str(tmp_path))
 
 
-# Bands, sensor and value of each form. The names are those of the tools' own files.
+# Bands, sensor and value of each form. The names of files are as the tools write them.
 MAJA_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 COMMON = dict(
     zip(
