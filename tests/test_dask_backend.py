@@ -325,9 +325,9 @@ def test_workers_that_do_not_see_the_weights_are_refused(scheduler, tmp_path):
 def test_shared_paths_are_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mine.safetensors").touch()
-    absolute = dask_backend._absolute_options(ConvertOptions(model="mine.safetensors", site=Path("site.tif")))
+    absolute = dask_backend._absolute_options(ConvertOptions(model="mine.safetensors", site=("a.tif", "b.tif")))
     needed = dask_backend._shared_paths(absolute, tmp_path / "out")
-    assert needed == [str(tmp_path / name) for name in ("out", "mine.safetensors", "site.tif")]
+    assert needed == [str(tmp_path / name) for name in ("out", "mine.safetensors", "a.tif", "b.tif")]
     assert dask_backend._shared_paths(QUICK, tmp_path) == [str(tmp_path)]
 
 

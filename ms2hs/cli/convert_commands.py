@@ -129,7 +129,10 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     reference: Annotated[
         Path | None, SITE(help="Spectra measured in the scene: CSV of id,lon,lat,<nm>,… or an ENVI spectral library.")
     ] = None,
-    site: Annotated[Path | None, SITE(help="Hyperspectral cube of the same site, from any date.")] = None,
+    site: Annotated[
+        list[Path] | None,
+        SITE(help="Hyperspectral cube of the same site, from any date, or a folder of cubes. Repeatable."),
+    ] = None,
     output: Annotated[
         str | None,
         OUTPUT(
@@ -200,7 +203,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         uncertainty=uncertainty,
         input_error=InputError(*input_error) if input_error else None,
         reference=reference,
-        site=site,
+        site=tuple(site or ()),
         adjust=adjustment,
         overwrite=overwrite,
         resume=resume,

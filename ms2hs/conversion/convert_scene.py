@@ -16,7 +16,7 @@ import numpy as np
 from ms2hs.arrays import Float32Array
 from ms2hs.conversion.metadata import ConversionResult, provenance, write_item
 from ms2hs.conversion.pipeline import LinearPipeline, NetworkPipeline, Pipeline, StripReader
-from ms2hs.conversion.planning import ConvertOptions, Plan, plan
+from ms2hs.conversion.planning import AUTO, ConvertOptions, Plan, plan
 from ms2hs.conversion.site_adaptation import network_addition, references_in_scene, sharpen_to_site
 from ms2hs.conversion.staging import Staging, conversion_inputs
 from ms2hs.conversion.statistics import InputResidual, Statistics
@@ -63,7 +63,9 @@ def convert(
 
 
 def run(planned: Plan, progress: Progress | None = None) -> ConversionResult:
-    """Carry out a planned conversion."""
+    """Carry out a planned conversion; ValueError if its `site` is still `auto`, which only `ms2hs.convert` resolves."""
+    if planned.options.site == AUTO:
+        raise ValueError("the passes of `site` auto are not known; call ms2hs.convert, or give cubes")
     if planned.address:
         with TemporaryDirectory(prefix="ms2hs.") as folder:
             local_plan = replace(planned, output=Path(folder) / planned.output.name, address=None)
@@ -114,10 +116,12 @@ class _Models:
         """Load and adapt the models of a plan."""
         options, grids = planned.options, (planned.scene.spectral, planned.spectral)
         prior = planned.weights.calibrated_prior or planned.weights.prior
-        if options.site:
-            prior = sharpen_to_site(prior, options.site, planned.scene.spectral)
+        notes = list(options.site_notes)
+        if options.site_cubes:
+            prior, site_notes = sharpen_to_site(prior, options.site_cubes, planned.scene.spectral)
+            notes += site_notes
         try:
-            linear, notes = prior.condition(*grids, options.input_error), []
+            linear = prior.condition(*grids, options.input_error)
         except np.linalg.LinAlgError as error:
             raise _unusable(planned, f"the prior cannot be inverted ({error})") from error
         network = None
@@ -133,7 +137,7 @@ class _Models:
             addition = network_addition(network, unadapted, pairs.measured) if network else np.float32(0)
             linear = linear.with_references(pairs.measured, pairs.truth - addition)
             notes += pairs.notes
-        is_adapted = any((options.reference, options.site, options.input_error))
+        is_adapted = any((options.reference, options.site_cubes, options.input_error))
         change = linear.gain - unadapted.gain if network and is_adapted else None
         return cls(linear, network, change, notes)
 

@@ -26,7 +26,7 @@ from ms2hs._version import __version__
 from ms2hs.conversion.batch import BatchResult, Job, Outcome, convert_serially, open_batch, select_shard, writable_jobs
 from ms2hs.conversion.convert_scene import run
 from ms2hs.conversion.metadata import ConversionResult
-from ms2hs.conversion.planning import ConvertOptions, plan
+from ms2hs.conversion.planning import ConvertOptions, plan, with_site_cubes
 from ms2hs.conversion.result_files import MAX_STEM, is_complete, placed_by_run, private_folder, remove_private_folders
 from ms2hs.errors import ClusterError, Ms2hsError
 from ms2hs.models.weights import load_weights
@@ -101,7 +101,7 @@ def convert_all(
     CredentialsError : the store refuses the credentials.
     ClusterError : dask, the scheduler or its workers cannot be used.
     """
-    options = options or ConvertOptions()
+    options = with_site_cubes(options or ConvertOptions())
     names = [str(scene) for scene in scenes]
     if executor:
         _check_executor(executor)
@@ -144,14 +144,14 @@ def _absolute_path(name: str) -> str:
 def _absolute_options(options: ConvertOptions) -> ConvertOptions:
     """The options with absolute paths."""
     model = _absolute_path(options.model) if Path(options.model).is_file() else options.model
-    paths = {name: path.absolute() for name in ("reference", "site") if (path := getattr(options, name))}
-    return replace(options, model=model, **paths)
+    reference = options.reference and options.reference.absolute()
+    return replace(options, model=model, reference=reference, site=tuple(map(Path.absolute, options.site_cubes)))
 
 
 def _shared_paths(options: ConvertOptions, folder: OutputPath) -> list[str]:
     """Local paths that every worker must see."""
     model = options.model if Path(options.model).is_absolute() else None
-    files = (model, options.reference, options.site)
+    files = (model, options.reference, *options.site_cubes)
     return [str(path) for path in (folder, *files) if path and not isinstance(path, RemotePath)]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from ms2hs._version import __version__
 from ms2hs.conversion.planning import Plan
 from ms2hs.conversion.result_files import publish_files
+from ms2hs.conversion.site_adaptation import site_text
 from ms2hs.conversion.statistics import Counts
 from ms2hs.files import NO_FILES, FileIds, write_bytes
 from ms2hs.models.prior import Posterior
@@ -107,8 +108,8 @@ def provenance(planned: Plan) -> dict[str, str]:
         facts["input_error"] = f"gain {error.gain:g}, offset {error.offset:g}, pixel {error.pixel:g}"
     if options.reference:
         facts["reference"] = options.reference.name
-    if options.site:
-        facts["site"] = options.site.name
+    if options.site_cubes:
+        facts["site"] = ", ".join(map(site_text, options.site_cubes))
     return facts
 
 

@@ -6,11 +6,12 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
 from ms2hs.conversion.result_files import check_new_output, sigma_name
+from ms2hs.conversion.site_adaptation import find_site_cubes
 from ms2hs.errors import GridError, Ms2hsError, SceneError, WeightsError
 from ms2hs.files import NO_FILES, FileIds, check_space, file_ids, file_name
 from ms2hs.models.prior import InputError
@@ -32,6 +33,8 @@ from ms2hs.spectra.spectral_grid import SpectralGrid
 MAX_STRIP_ROWS, MAX_STRIP_BYTES, STRIP_ROW_STEP = 32, 64_000_000, 8
 # Output pixels are at most this many times finer than the scene's.
 MAX_REFINEMENT = 10.0
+# The `site` that stands for passes over the scene.
+AUTO: Final = "auto"
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,15 @@ class ConvertOptions:
     """Also write `<stem>_sigma.tif`."""
     reference: Path | None = None
     """Spectra measured in the scene."""
-    site: Path | None = None
-    """A hyperspectral cube of the same site, from any date."""
+    site: tuple[Path, ...] | Literal["auto"] = ()
+    """Hyperspectral cubes of the same site, from any date, or folders of cubes; a single path is allowed. `auto`: the
+    cubes of passes over the scene, which `ms2hs.convert` fetches."""
+    site_date: str | None = None
+    """Period of the passes of `auto`, such as 2023 or 2022-06/2024-09; None: any."""
+    site_limit: int = 3
+    """Largest number of passes of `auto`."""
+    site_notes: tuple[str, ...] = ()
+    """Notes about the choice of the cubes, for the result."""
     input_error: InputError | None = None
     """Uncertainty of the input reflectance (1 sigma), added to the output uncertainty."""
     adjust: bool = True
@@ -80,6 +90,17 @@ class ConvertOptions:
     """Replace existing files."""
     resume: bool = False
     """Continue an interrupted conversion of the same inputs, and keep the finished part if this one is interrupted."""
+
+    def __post_init__(self) -> None:
+        """Take a single path as a tuple."""
+        if self.site != AUTO:
+            paths = [self.site] if isinstance(self.site, str | Path) else self.site or ()
+            object.__setattr__(self, "site", tuple(map(Path, paths)))
+
+    @property
+    def site_cubes(self) -> tuple[Path, ...]:
+        """The cubes of the site; none before `auto` is resolved."""
+        return () if self.site == AUTO else self.site
 
     @property
     def scene(self) -> SceneOptions:
@@ -161,7 +182,7 @@ def plan(
     ------
     Ms2hsError : an unusable scene, target, model or output.
     """
-    options = options or ConvertOptions()
+    options = with_site_cubes(options or ConvertOptions())
     sensor = load_sensor(target)
     spectral = _select_bands(sensor.grid, options.wavelengths_nm)
     weights = load_weights(options.model)
@@ -193,6 +214,11 @@ def plan(
     return planned
 
 
+def with_site_cubes(options: ConvertOptions) -> ConvertOptions:
+    """The options with the cubes of each folder of `site` instead of the folder; DataError for one without cubes."""
+    return options if options.site == AUTO else replace(options, site=find_site_cubes(options.site))
+
+
 def cube_name(scene_id: str, sensor_name: str) -> str:
     """File name of the cube of a scene."""
     return f"{file_name(f'{scene_id}_{sensor_name}')}.tif"
@@ -200,7 +226,7 @@ def cube_name(scene_id: str, sensor_name: str) -> str:
 
 def input_files(scene: Scene, given: Iterable[str | Path], options: ConvertOptions) -> FileIds:
     """The local files that a conversion reads: bands, also of a VRT, archives, `given` paths and references."""
-    site = [str(options.site)] if options.site else []
+    site = [str(path) for path in options.site_cubes]
     rasters = {asset.href for asset in (*scene.assets, *scene.quality)} | set(site)
     files = [*given, *site, *([options.reference] if options.reference else [])]
     return file_ids([*files, *(file for href in rasters for file in _raster_files(href))])

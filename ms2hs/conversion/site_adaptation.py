@@ -1,22 +1,29 @@
-"""Adaptation of a conversion to a site: spectra measured in the scene, or a hyperspectral cube of the same site.
+"""Adaptation of a conversion to a site: spectra measured in the scene, or hyperspectral cubes of the same site.
 
-A site cube changes the prior's second moment before conversion. Reference spectra correct the conditioned model: each
+Site cubes change the prior's second moment before conversion. Reference spectra correct the conditioned model: each
 is paired with the pixel at its coordinates, or without coordinates with the most similar pixel of the scene.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ms2hs.arrays import BoolArray, Float32Array
-from ms2hs.errors import DataError
+from ms2hs.datasets.cubes.emit import find_granules
+from ms2hs.datasets.cubes.enmap import ENMAP_METADATA, find_products
+from ms2hs.datasets.cubes.georeferenced import find_cubes
+from ms2hs.datasets.cubes.raster_cube import find_rasters
+from ms2hs.errors import DataError, SceneError
 from ms2hs.models.prior import Posterior, SpectralPrior
 from ms2hs.raster.cube import open_cube
+from ms2hs.raster.dates import day_of
 from ms2hs.raster.pixel_grid import pixel_at
 from ms2hs.scenes.reader import SceneReader
-from ms2hs.spectra.library import Library, by_pattern, read_library
+from ms2hs.spectra.library import Library, by_pattern, interpolate_known, read_library
 from ms2hs.spectra.sensors import MAX_BANDS
 from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of, response_matrix
 
@@ -44,33 +51,106 @@ class References:
     notes: list[str]
 
 
-def sharpen_to_site(prior: SpectralPrior, cube_path: Path, source: SpectralGrid) -> SpectralPrior:
-    """The prior with the second moment of a site, from its hyperspectral cube, for conversions from this source.
+def find_site_cubes(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """The cubes at these paths; a folder gives its EMIT granules, its EnMAP products, and its rasters with wavelengths.
+
+    Results of conversions in a folder are left out.
 
     Raises
     ------
-    DataError : the cube has fewer than MIN_SITE_PIXELS valid pixels.
+    DataError : a folder without cubes.
     """
-    cube = open_cube(cube_path)
-    if (count := len(cube.wavelength_nm)) > MAX_BANDS:
-        raise DataError(f"{cube_path}: {count} bands; at most {MAX_BANDS} are used. Use a --site cube of fewer bands.")
-    grid = grid_of(cube.wavelength_nm.values, cube.fwhm_nm.values)
-    per_side = int(np.sqrt(SITE_PIXELS // SITE_WINDOW**2))
-    tops, lefts = (_evenly_spaced(max(0, side - SITE_WINDOW), per_side) for side in cube.shape[1:])
-    parts = [
-        cube[:, top : top + SITE_WINDOW, left : left + SITE_WINDOW].values.reshape(len(grid), -1)
-        for top in tops
-        for left in lefts
-    ]
-    good = np.asarray(cube.good.values, bool)
-    spectra = np.concatenate(parts, axis=1)[good].T
+    cubes: list[Path] = []
+    for path in paths:
+        found = _cubes_in(path) if path.is_dir() else [path]
+        if not found:
+            raise DataError(
+                f"{path}: the folder has no cube; rasters with wavelengths, EMIT granules or EnMAP products are "
+                "needed. Give other cubes with --site."
+            )
+        cubes += found
+    return tuple(dict.fromkeys(cubes))
+
+
+def _cubes_in(folder: Path) -> list[Path]:
+    cubes = [*find_granules(folder), *find_products(folder)]
+    for path in find_rasters(folder):
+        with suppress(SceneError):
+            cubes += [] if open_cube(path).attrs.get("MS2HS_SYNTHETIC") else [path]
+    return cubes
+
+
+def site_text(path: Path) -> str:
+    """The name of a site's cube, and its day of acquisition if known."""
+    tags = {} if _is_product(path) else open_cube(path).attrs
+    day = day_of([path.name], {key.lower(): str(text) for key, text in tags.items()})
+    return f"{path.name} ({day})" if day else path.name
+
+
+def sharpen_to_site(
+    prior: SpectralPrior, cube_paths: Sequence[Path], source: SpectralGrid
+) -> tuple[SpectralPrior, list[str]]:
+    """The prior with the second moment of a site, from its hyperspectral cubes, for conversions from this source.
+
+    Returns
+    -------
+    The prior, and notes for the result.
+
+    Raises
+    ------
+    DataError : a cube has fewer than MIN_SITE_PIXELS valid pixels.
+    """
+    wavelength_nm = prior.wavelength_nm.astype(float)
+    spectra = [_site_spectra(path, SITE_PIXELS // len(cube_paths)) for path in cube_paths]
+    points = [interpolate_known(values, grid.wavelength_nm, wavelength_nm) for values, grid in spectra]
+    return prior.with_site(np.concatenate(points), grid_of(wavelength_nm), source), []
+
+
+def _site_spectra(path: Path, pixels: int) -> tuple[Float32Array, SpectralGrid]:
+    """(pixel, band) reflectance of about this number of valid pixels in evenly spaced windows, and the bands."""
+    read, shape, grid = _open_product(path) if _is_product(path) else _open_raster(path)
+    if len(grid) > MAX_BANDS:
+        raise DataError(f"{path}: {len(grid)} bands; at most {MAX_BANDS} are used. Use a --site cube of fewer bands.")
+    per_side = max(1, int(np.sqrt(pixels // SITE_WINDOW**2)))
+    tops, lefts = (_evenly_spaced(max(0, side - SITE_WINDOW), per_side) for side in shape)
+    height, width = (min(SITE_WINDOW, side) for side in shape)
+    parts = [read(top, left, height, width).reshape(len(grid), -1) for top in tops for left in lefts]
+    spectra = np.concatenate(parts, axis=1)[grid.good].T
     spectra = spectra[np.isfinite(spectra).all(axis=1)]
     if len(spectra) < MIN_SITE_PIXELS:
         raise DataError(
-            f"{cube_path}: {len(spectra)} valid pixels; at least {MIN_SITE_PIXELS} are needed. Use another "
-            "--site cube, or omit --site."
+            f"{path}: {len(spectra)} valid pixels; at least {MIN_SITE_PIXELS} are needed. Use another --site cube, or "
+            "omit --site."
         )
-    return prior.with_site(spectra, grid.select(good), source)
+    return spectra, grid.select(grid.good)
+
+
+WindowReader = Callable[[int, int, int, int], Float32Array]
+"""Row, column, height and width to (band, row, col) reflectance, NaN where invalid."""
+
+
+def _open_raster(path: Path) -> tuple[WindowReader, tuple[int, int], SpectralGrid]:
+    cube = open_cube(path)
+    grid = replace(grid_of(cube.wavelength_nm.values, cube.fwhm_nm.values), good=np.asarray(cube.good.values, bool))
+
+    def read(row: int, col: int, height: int, width: int) -> Float32Array:
+        values: Float32Array = cube[:, row : row + height, col : col + width].values
+        return values
+
+    return read, (cube.sizes["y"], cube.sizes["x"]), grid
+
+
+def _open_product(path: Path) -> tuple[WindowReader, tuple[int, int], SpectralGrid]:
+    left_out: dict[str, str] = {}
+    cubes = find_cubes([path], left_out)
+    if not cubes:
+        raise DataError(next(iter(left_out.values())))
+    return cubes[0].read, cubes[0].cube.shape, cubes[0].cube.grid
+
+
+def _is_product(path: Path) -> bool:
+    """Whether a path is an EMIT granule or the metadata of an EnMAP product, which GDAL does not open as cubes."""
+    return path.suffix.lower() == ".nc" or ENMAP_METADATA.fullmatch(path.name) is not None
 
 
 def references_in_scene(path: Path, reader: SceneReader, target: SpectralGrid) -> References:

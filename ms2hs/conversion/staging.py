@@ -38,6 +38,8 @@ from ms2hs.spectra.spectral_grid import SpectralGrid
 # A line of the journal that an interruption cut short begins like this.
 ENTRY_START = b'{"rows": '
 STAMP = re.compile(rb"[0-9a-f]{64}")
+# Options that do not change the pixels of a result.
+NO_CHOICES = {"overwrite", "resume", "force", "site_date", "site_limit", "site_notes"}
 BLOCK_FILE = re.compile(r"level\d+|cog")
 
 
@@ -46,10 +48,10 @@ def conversion_inputs(
 ) -> dict[str, Any]:
     """Everything that determines the result of a conversion: pixels, bands, options and input files."""
     files = [asset.href for asset in (*scene.assets, *scene.quality)]
-    files += [str(path) for path in (options["reference"], options["site"]) if path]
+    files += [str(path) for path in (options["reference"], *options["site"]) if path]
     return {
         "facts": provenance,
-        "choices": {name: value for name, value in options.items() if name not in {"overwrite", "resume", "force"}},
+        "choices": {name: value for name, value in options.items() if name not in NO_CHOICES},
         "scene": scene,
         "grid": grid,
         "bands": [list(map(str, spectral.names)), spectral.wavelength_nm.tolist()],

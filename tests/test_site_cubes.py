@@ -1,0 +1,112 @@
+"""Several cubes of a site: given one by one or as folders, read, and named in the result."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import rasterio
+from conftest import write_raster
+from sites import Site, make_emit, make_enmap
+
+from ms2hs.conversion.convert_scene import convert
+from ms2hs.conversion.planning import ConvertOptions, plan
+from ms2hs.conversion.site_adaptation import find_site_cubes, sharpen_to_site
+from ms2hs.errors import DataError
+from ms2hs.files import file_ids
+from ms2hs.models.weights import load_weights
+from ms2hs.raster.cube import open_cube
+from ms2hs.spectra.sensors import load_sensor
+
+GRID = load_sensor("enmap").grid
+NM_TAGS = {"IMAGERY": [{"CENTRAL_WAVELENGTH_UM": str(nm / 1000)} for nm in GRID.wavelength_nm]}
+QUICK = ConvertOptions(model="linear", window=(0, 0, 8, 8))
+
+
+def write_cube(path, brightness=1.0, **options):
+    """A cube of mixtures of two materials."""
+    share = np.linspace(0, 1, 24 * 20).reshape(24, 20)
+    slope = (GRID.wavelength_nm - 400) / 2000
+    values = (0.1 + 0.3 * slope)[:, None, None] * share + (0.4 - 0.2 * slope)[:, None, None] * (1 - share)
+    return write_raster(path, np.round(brightness * values * 1e4).astype(np.int16), band_tags=NM_TAGS, **options)
+
+
+@pytest.fixture
+def cubes(tmp_path):
+    return write_cube(tmp_path / "a_20230701.tif"), write_cube(tmp_path / "b.tif", 0.6, tags={"DATETIME": "2022-08-02"})
+
+
+def test_one_path_counts_as_one_cube(cubes):
+    assert ConvertOptions(site=cubes[0]).site == ConvertOptions(site=str(cubes[0])).site == (cubes[0],)
+    assert ConvertOptions(site=None).site == ConvertOptions().site == ()
+    assert ConvertOptions(site=list(map(str, cubes))).site == cubes
+
+
+def test_pixels_of_several_cubes_are_pooled(cubes):
+    prior, source = load_weights("linear").prior, load_sensor("sentinel2a").grid
+    pooled, first = (sharpen_to_site(prior, given, source)[0].second_moment() for given in (cubes, cubes[:1]))
+    assert np.abs(pooled - first).max() > 1e-6
+    assert np.abs(first - prior.second_moment()).max() > 1e-6
+
+
+def test_a_folder_gives_its_cubes_without_results_of_conversions(cubes, tmp_path):
+    write_raster(tmp_path / "bands.tif", np.ones((4, 8, 8), np.int16))
+    write_cube(tmp_path / "made.tif", tags={"MS2HS_SYNTHETIC": "YES"})
+    site = Site()
+    product = make_enmap(tmp_path, site)
+    granule = make_emit(tmp_path, site)
+    found = find_site_cubes([tmp_path, cubes[0]])
+    assert sorted(found) == sorted([*cubes, granule, *product.glob("*METADATA.XML")])
+
+
+def test_a_folder_without_cubes_is_refused(tmp_path, ms2hs, scene_path):
+    write_raster(tmp_path / "in" / "bands.tif", np.ones((4, 8, 8), np.int16))
+    code, _, err = ms2hs("convert", scene_path, "--model", "linear", "--site", tmp_path / "in", "-o", tmp_path)
+    assert code == 1
+    assert "in: the folder has no cube" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_products_of_emit_and_enmap_are_read(tmp_path):
+    site = Site()
+    paths = [make_emit(tmp_path, site), *make_enmap(tmp_path, site).glob("*METADATA.XML")]
+    prior = load_weights("linear").prior
+    assert sharpen_to_site(prior, paths, load_sensor("sentinel2a").grid)[0] is not prior
+
+
+def test_cubes_with_few_valid_pixels_are_named(cubes, tmp_path):
+    small = write_raster(tmp_path / "small.tif", np.ones((len(GRID), 9, 9), np.int16), band_tags=NM_TAGS)
+    with pytest.raises(DataError, match=r"small\.tif: 81 valid pixels; at least 100"):
+        sharpen_to_site(load_weights("linear").prior, [cubes[0], small], load_sensor("sentinel2a").grid)
+
+
+def test_convert_names_the_cubes_and_their_days(ms2hs, cubes, scene_path, tmp_path):
+    words = ["--model", "linear", "--window", "0,0,8,8", "--site", cubes[0], "--site", cubes[1]]
+    code, out, err = ms2hs("convert", scene_path, *words, "-o", tmp_path / "out.tif")
+    assert code == 0, err
+    named = "a_20230701.tif (2023-07-01), b.tif (2022-08-02)"
+    with rasterio.open(out.splitlines()[0]) as cube:
+        assert cube.tags()["MS2HS_SITE"] == named
+    assert json.loads((tmp_path / "out.json").read_text())["properties"]["ms2hs:site"] == named
+
+
+def test_every_cube_is_an_input(cubes, scene_path, tmp_path):
+    planned = plan(scene_path, "enmap", tmp_path / "out.tif", replace(QUICK, site=(tmp_path,)))
+    assert planned.options.site == cubes
+    assert file_ids(cubes) <= planned.inputs
+
+
+def test_site_notes_are_in_result_and_item(cubes, scene_path, tmp_path):
+    options = replace(QUICK, site=cubes, site_notes=("site: chosen by hand",))
+    result = convert(scene_path, "enmap", tmp_path / "out.tif", options)
+    assert "site: chosen by hand" in result.notes
+    assert "site: chosen by hand" in json.loads(result.item.read_text())["properties"]["ms2hs:notes"]
+    assert not np.array_equal(
+        open_cube(result.output).values, open_cube(convert(scene_path, "enmap", tmp_path / "x.tif", QUICK).output)
+    )
+
+
+def test_passes_of_auto_are_resolved_before_a_conversion(scene_path, tmp_path):
+    with pytest.raises(ValueError, match=r"ms2hs\.convert"):
+        convert(scene_path, "enmap", tmp_path / "out.tif", replace(QUICK, site="auto"))
+    assert list(tmp_path.iterdir()) == []
