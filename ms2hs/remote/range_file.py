@@ -204,6 +204,19 @@ class RangedFile:
         return part.content
 
 
+@dataclass(frozen=True, eq=False)
+class RangeRequest:
+    """A byte range that can be read and kept ahead of its use."""
+
+    file: RangedFile
+    begin: int
+    end: int
+
+    def send(self) -> None:
+        """Read the range, and keep it for later reads; RemoteError, AddressError or CredentialsError if that fails."""
+        self.file.fetch_ahead([(self.begin, self.end - self.begin)])
+
+
 class _FileHandle(IOBase):
     """An open file with a position, as GDAL reads it. Closing it has no effect: the operating system has no file."""
 
