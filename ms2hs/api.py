@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ms2hs.conversion.batch import BatchResult
     from ms2hs.conversion.dask_backend import Executor
     from ms2hs.conversion.metadata import ConversionResult
-    from ms2hs.conversion.planning import ConvertOptions
+    from ms2hs.conversion.planning import ConvertOptions, Plan
     from ms2hs.evaluation.results import Evaluation
     from ms2hs.fetching.fetcher import FetchResult
     from ms2hs.fetching.selection import SearchRequest
@@ -42,7 +42,7 @@ def convert(
     scene : GeoTIFF, SAFE folder or zip, folder or archive of band files, STAC item (file or URL), or an opened scene.
     target : name of a sensor, or path of a CSV of center_nm,fwhm_nm.
     output : output .tif; or a directory or URL of a directory, where the file becomes `<scene>_<target>.tif`.
-    options : everything else, such as `ConvertOptions(uncertainty=True)`.
+    options : everything else, such as `ConvertOptions(uncertainty=True, site="auto")`.
     progress : called with the stage, the rows done and all rows.
     choices : deprecated name of `options`.
 
@@ -51,8 +51,34 @@ def convert(
     Ms2hsError : bad input, or an output that cannot be written. No file is left then.
     """
     from ms2hs.conversion import convert_scene
+    from ms2hs.conversion.planning import plan
 
-    return convert_scene.convert(scene, target, output, _renamed(options, choices, "choices", "options"), progress)
+    planned = plan(scene, target, output, _renamed(options, choices, "choices", "options"))
+    return convert_scene.run(with_site(planned, progress=progress), progress)
+
+
+def with_site(planned: "Plan", *, to_fetch: bool = True, progress: "Progress | None" = None) -> "Plan":
+    """The plan with the cubes of passes over its scene, if its `site` is `auto`.
+
+    Parameters
+    ----------
+    to_fetch : sample the passes; False only names them in the note.
+    progress : called with the number of passes that were sampled.
+
+    Raises
+    ------
+    QueryError : a period or limit of passes that cannot be searched.
+    """
+    from ms2hs.conversion.planning import AUTO, with_found_site
+    from ms2hs.fetching.cubes.site_search import SiteFinder
+    from ms2hs.files import file_ids
+
+    if planned.options.site != AUTO:
+        return planned
+    finder = SiteFinder(planned.options.site_date, planned.options.site_limit, progress)
+    site = finder.find(planned.grid, planned.scene.datetime, to_fetch=to_fetch)
+    inputs = planned.inputs | file_ids(site.cubes)
+    return replace(planned, options=with_found_site(planned.options, site), inputs=inputs)
 
 
 def convert_all(
@@ -83,15 +109,20 @@ def convert_all(
     Ms2hsError : a target, weights, folder or cluster that no scene can be converted with.
     """
     from ms2hs.conversion import dask_backend
+    from ms2hs.conversion.planning import AUTO
+    from ms2hs.fetching.cubes.site_search import SiteFinder
 
+    options = _renamed(options, choices, "choices", "options")
+    finder = SiteFinder(options.site_date, options.site_limit) if options and options.site == AUTO else None
     return dask_backend.convert_all(
         scenes,
         target,
         folder,
-        _renamed(options, choices, "choices", "options"),
+        options,
         executor=_renamed(executor, crew, "crew", "executor"),
         shard=shard,
         progress=progress,
+        find_site=finder.find if finder else None,
     )
 
 

@@ -4,7 +4,7 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -130,9 +130,17 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         Path | None, SITE(help="Spectra measured in the scene: CSV of id,lon,lat,<nm>,… or an ENVI spectral library.")
     ] = None,
     site: Annotated[
-        list[Path] | None,
-        SITE(help="Hyperspectral cube of the same site, from any date, or a folder of cubes. Repeatable."),
+        list[str] | None,
+        SITE(
+            metavar="PATH",
+            help="Hyperspectral cube of the site, from any date, or a folder of cubes; repeatable. `auto` fetches EMIT "
+            "and EnMAP passes.",
+        ),
     ] = None,
+    site_date: Annotated[
+        str | None, SITE(metavar="DATE", help="With auto: period of the passes, such as 2023.", show_default="any")
+    ] = None,
+    site_limit: Annotated[int, SITE(min=1, help="With auto: largest number of passes.")] = 3,
     output: Annotated[
         str | None,
         OUTPUT(
@@ -173,6 +181,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     ] = None,
 ) -> None:
     """Convert multispectral scenes to hyperspectral COGs."""
+    from ms2hs.api import with_site
     from ms2hs.cli import listing
     from ms2hs.conversion.convert_scene import run
     from ms2hs.conversion.planning import ConvertOptions, plan
@@ -203,7 +212,9 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         uncertainty=uncertainty,
         input_error=InputError(*input_error) if input_error else None,
         reference=reference,
-        site=tuple(site or ()),
+        site=_site(context, site or []),
+        site_date=site_date,
+        site_limit=site_limit,
         adjust=adjustment,
         overwrite=overwrite,
         resume=resume,
@@ -214,6 +225,8 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         _convert_batch(scenes, target, output, options, executor, shard, quiet=quiet, as_json=as_json)
         return
     planned = plan(scenes[0], target, output, options)
+    with progress_bar(shown=not quiet, unit="passes") as progress:
+        planned = with_site(planned, to_fetch=not dry_run, progress=progress)
     if dry_run:
         facts = contract(planned)
         typer.echo(json.dumps(facts, indent=1) if as_json else listing.contract_text(facts))
@@ -230,6 +243,19 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         typer.echo(json.dumps(asdict(result), indent=1, default=str))
     else:
         typer.echo("\n".join(str(path) for path in result.paths))
+
+
+def _site(context: typer.Context, values: list[str]) -> tuple[Path, ...] | Literal["auto"]:
+    """The cubes of --site, or `auto`."""
+    if "auto" not in values:
+        refuse(context, ["site_date", "site_limit"], "it needs --site auto")
+        return tuple(map(Path, values))
+    if len(values) > 1:
+        raise typer.BadParameter(
+            f"--site auto with {len(values) - 1} other values: auto, or cubes, are allowed. Leave one kind out; a file "
+            "of this name is ./auto."
+        )
+    return "auto"
 
 
 def _executor(workers: int | None, scheduler: str | None) -> "Executor | None":
@@ -254,7 +280,7 @@ def _convert_batch(  # noqa: PLR0917 - called once, with all that the command ha
     as_json: bool,
 ) -> None:
     """Convert several scenes. A failing scene does not stop the others; failures are listed at the end."""
-    from ms2hs.conversion.dask_backend import convert_all
+    from ms2hs.api import convert_all
     from ms2hs.progress import progress_bar
 
     start = time.perf_counter()

@@ -99,7 +99,8 @@ def contract_text(facts: dict[str, Any]) -> str:
     grid = ", ".join(f"{key} {_shown(value)}" for key, value in facts["grid"].items())
     removes = ", ".join(f"{layer['layer']} removes {layer['removes']:.1%} of the pixels" for layer in quality) or None
     facts_by_name = {key: value for key, value in found.items() if key not in {"bands", "notes"}} | {"quality": removes}
-    facts_by_name |= {key: value for key, value in facts.items() if key != "input"} | {"grid": grid}
+    facts_by_name |= {key: value for key, value in facts.items() if key != "input"}
+    facts_by_name |= {"grid": grid, "site": ", ".join(facts["site"]) or None}
     lines += ["", *(f"{key}: {_shown(value)}" for key, value in facts_by_name.items())]
     return "\n".join([*lines, *(f"note: {visible(note)}" for note in found["notes"])])
 

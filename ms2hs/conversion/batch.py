@@ -5,18 +5,20 @@ A failing scene does not stop the others; failures are listed at the end. `dask_
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.metadata import ConversionResult
-from ms2hs.conversion.planning import ConvertOptions, cube_name, input_files
+from ms2hs.conversion.planning import ConvertOptions, FoundSite, cube_name, input_files, output_grid, with_found_site
 from ms2hs.conversion.result_files import check_new_output, result_names
-from ms2hs.errors import OutputError, PartlyDone, SceneError, UnknownName, failure
+from ms2hs.errors import Ms2hsError, OutputError, PartlyDone, SceneError, UnknownName, failure
 from ms2hs.files import FileIds, file_ids
 from ms2hs.progress import Progress
+from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath, parse_output
 from ms2hs.scenes.formats import open_scene
 from ms2hs.spectra.sensors import load_sensor
@@ -24,6 +26,8 @@ from ms2hs.spectra.sensors import load_sensor
 Outcome = ConversionResult | str
 """The result of a conversion, or its error message."""
 Element = TypeVar("Element")
+SiteSearch = Callable[[PixelGrid, str | None], FoundSite]
+"""Called with the output pixels of a scene and the time of its acquisition, ISO 8601."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Job:
     scene: str
     """Path or address as the user gave it."""
     output: OutputPath
+    options: ConvertOptions = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ def open_batch(
     for scene in _reported("open", scenes, progress):
         try:
             opened = open_scene(scene, options.scene)
-            jobs.append(Job(scene, parent / cube_name(opened.id, sensor.name)))
+            jobs.append(Job(scene, parent / cube_name(opened.id, sensor.name), options))
             inputs |= input_files(opened, [scene], options)
         except UnknownName:
             raise
@@ -178,14 +183,24 @@ def writable_jobs(jobs: Sequence[Job], options: ConvertOptions, inputs: FileIds)
     return writable, failed
 
 
-def convert_serially(
-    jobs: Sequence[Job], target: str, options: ConvertOptions, progress: Progress | None
-) -> dict[str, Outcome]:
+def with_sites(jobs: Sequence[Job], find_site: SiteSearch, progress: Progress | None) -> list[Job]:
+    """The jobs with the sites of their scenes instead of `auto`."""
+    found = []
+    for job in _reported("site", jobs, progress):
+        options = replace(job.options, site=())
+        with suppress(Ms2hsError):  # raised again where the scene is converted
+            scene = open_scene(job.scene, options.scene)
+            options = with_found_site(options, find_site(output_grid(scene, options), scene.datetime))
+        found.append(replace(job, options=options))
+    return found
+
+
+def convert_serially(jobs: Sequence[Job], target: str, progress: Progress | None) -> dict[str, Outcome]:
     """Convert one scene after the other in this process; a failing scene does not stop the others."""
     outcomes: dict[str, Outcome] = {}
     for job in _reported("convert", jobs, progress):
         try:
-            outcomes[job.scene] = convert(job.scene, target, job.output, options)
+            outcomes[job.scene] = convert(job.scene, target, job.output, job.options)
         except Exception as error:  # noqa: BLE001  one scene must not stop the others
             outcomes[job.scene] = failure(job.scene, error)
     return outcomes

@@ -23,10 +23,20 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ms2hs._version import __version__
-from ms2hs.conversion.batch import BatchResult, Job, Outcome, convert_serially, open_batch, select_shard, writable_jobs
+from ms2hs.conversion.batch import (
+    BatchResult,
+    Job,
+    Outcome,
+    SiteSearch,
+    convert_serially,
+    open_batch,
+    select_shard,
+    with_sites,
+    writable_jobs,
+)
 from ms2hs.conversion.convert_scene import run
 from ms2hs.conversion.metadata import ConversionResult
-from ms2hs.conversion.planning import ConvertOptions, plan, with_site_cubes
+from ms2hs.conversion.planning import AUTO, ConvertOptions, plan, with_site_cubes
 from ms2hs.conversion.result_files import MAX_STEM, is_complete, placed_by_run, private_folder, remove_private_folders
 from ms2hs.errors import ClusterError, Ms2hsError
 from ms2hs.models.weights import load_weights
@@ -65,7 +75,6 @@ class _Task:
 
     job: Job
     target: str
-    options: ConvertOptions
     run_id: str
     """Unique in the names of this run's private folders."""
     version: str
@@ -80,6 +89,7 @@ def convert_all(
     executor: Executor | None = None,
     shard: tuple[int, int] | None = None,
     progress: Progress | None = None,
+    find_site: SiteSearch | None = None,
 ) -> BatchResult:
     """Convert several scenes to hyperspectral COGs, named as `convert` names them.
 
@@ -93,6 +103,7 @@ def convert_all(
     executor : processes that convert; None: this process, one scene after the other.
     shard : (i, n): only every n-th of the sorted scenes, beginning with the i-th (1 to n), for n independent processes.
     progress : called with the number of opened and converted scenes.
+    find_site : resolves the `site` `auto`, in this process; needed for it.
 
     Raises
     ------
@@ -102,6 +113,8 @@ def convert_all(
     ClusterError : dask, the scheduler or its workers cannot be used.
     """
     options = with_site_cubes(options or ConvertOptions())
+    if options.site == AUTO and find_site is None:
+        raise ValueError("find_site is needed for `site` auto; call ms2hs.convert_all")
     names = [str(scene) for scene in scenes]
     if executor:
         _check_executor(executor)
@@ -112,25 +125,28 @@ def convert_all(
     keep = options.resume and not options.overwrite
     existing = {job.scene: job.output for job in jobs if keep and is_complete(job.output)}
     jobs, failed = writable_jobs([job for job in jobs if job.scene not in existing], options, inputs)
+    if find_site and options.site == AUTO:
+        jobs = with_sites(jobs, find_site, progress)
     outcomes: dict[str, Outcome] = {**unreadable, **failed}
     if executor and jobs:
         if executor.workers:
             executor = Executor(workers=min(executor.workers, len(jobs)))
-        outcomes |= _convert_on(executor, jobs, target, options, progress)
+        outcomes |= _convert_on(executor, jobs, target, progress)
     else:
-        outcomes |= convert_serially(jobs, target, options, progress)
+        outcomes |= convert_serially(jobs, target, progress)
     return BatchResult.of(selected, outcomes, existing)
 
 
-def _convert_on(
-    executor: Executor, jobs: Sequence[Job], target: str, options: ConvertOptions, progress: Progress | None
-) -> dict[str, Outcome]:
-    run_id, options = secrets.token_hex(4), _absolute_options(options)
-    absolute_jobs = [Job(_absolute_path(job.scene), job.output.absolute()) for job in jobs]
-    tasks = [_Task(job, target, options, run_id, __version__) for job in absolute_jobs]
+def _convert_on(executor: Executor, jobs: Sequence[Job], target: str, progress: Progress | None) -> dict[str, Outcome]:
+    run_id = secrets.token_hex(4)
+    absolute_jobs = [
+        Job(_absolute_path(job.scene), job.output.absolute(), _absolute_options(job.options)) for job in jobs
+    ]
+    tasks = [_Task(job, target, run_id, __version__) for job in absolute_jobs]
     try:
         with _connect(executor) as client:
-            _check_workers(client, _shared_paths(options, tasks[0].job.output.parent))
+            shared = (path for job in absolute_jobs for path in _shared_paths(job.options, job.output.parent))
+            _check_workers(client, list(dict.fromkeys(shared)))
             return _collect(client, dict(zip(jobs, tasks, strict=True)), progress)
     finally:
         remove_private_folders(tasks[0].job.output, run_id)
@@ -345,10 +361,10 @@ def _convert_task(task: _Task) -> Outcome:
         with private_folder(output, task.run_id) as folder:
             if isinstance(output, RemotePath):
                 ObjectStore(output.parent)  # fails before the work if this worker cannot reach the store
-            planned = plan(task.job.scene, task.target, folder / output.name, task.options)
+            planned = plan(task.job.scene, task.target, folder / output.name, task.job.options)
             result = run(planned)
             # A store has no second names: files that an earlier attempt uploaded are replaced.
-            overwrite = task.options.overwrite or isinstance(output, RemotePath)
+            overwrite = task.job.options.overwrite or isinstance(output, RemotePath)
             own = placed_by_run(output, task.run_id)
             return result.moved(output, overwrite=overwrite, inputs=planned.inputs, own=own)
     except Ms2hsError as error:

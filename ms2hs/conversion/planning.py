@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import numpy as np
 
@@ -194,7 +194,7 @@ def plan(
     given = [] if isinstance(scene, Scene) else [str(scene)]
     if not isinstance(scene, Scene):
         scene = open_scene(str(scene), options.scene)
-    grid = _crop(_working_grid(scene, options.gsd_m), options)
+    grid = output_grid(scene, options)
     name = cube_name(scene.id, sensor.name)
     path = parse_output(output or name)
     is_folder = not path.is_cube if isinstance(path, RemotePath) else path.is_dir()
@@ -217,6 +217,23 @@ def plan(
 def with_site_cubes(options: ConvertOptions) -> ConvertOptions:
     """The options with the cubes of each folder of `site` instead of the folder; DataError for one without cubes."""
     return options if options.site == AUTO else replace(options, site=find_site_cubes(options.site))
+
+
+class FoundSite(Protocol):
+    """The site of a scene, as a search found it."""
+
+    @property
+    def cubes(self) -> tuple[Path, ...]:
+        """Cubes of the site; none if the search found none."""
+
+    @property
+    def note(self) -> str:
+        """One line: the cubes, or why there is none."""
+
+
+def with_found_site(options: ConvertOptions, site: FoundSite) -> ConvertOptions:
+    """The options with a site instead of `auto`."""
+    return replace(options, site=site.cubes, site_notes=(site.note,))
 
 
 def cube_name(scene_id: str, sensor_name: str) -> str:
@@ -254,6 +271,11 @@ def _check_memory(planned: Plan) -> None:
             f"{planned.scene.id}: {needed / 1e9:.1f} GB of memory are needed for rows of {planned.grid.width} pixels; "
             f"the machine has {available / 1e9:.1f} GB. Use --window or --bbox to convert a narrower part."
         )
+
+
+def output_grid(scene: Scene, options: ConvertOptions) -> PixelGrid:
+    """The output pixels of a scene; SceneError for a pixel size, window or box that the scene does not allow."""
+    return _crop(_working_grid(scene, options.gsd_m), options)
 
 
 def _working_grid(scene: Scene, gsd_m: float | Literal["native"] | None) -> PixelGrid:

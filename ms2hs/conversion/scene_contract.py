@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ms2hs.conversion.planning import Plan
+from ms2hs.conversion.site_adaptation import site_text
 from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m
 from ms2hs.scenes.quality import removed_share
 from ms2hs.scenes.scene import Asset, Scene
@@ -15,8 +16,8 @@ def contract(planned: Plan) -> dict[str, Any]:
 
     `input` holds what was found in the scene: `scene`, `sensor`, `bands` (each with `name`, `read_as`, `file`, `band`,
     `wavelength_nm`, `fwhm_nm`, `scale`, `offset`, `nodata`), `offset_rule` and its `rule_origin`, `quality`, `clouds`,
-    `crs`, `pixel_size_m`, `shape`, `datetime` and `notes`. `grid` is the output's. The other keys are the plan's
-    requirements.
+    `crs`, `pixel_size_m`, `shape`, `datetime` and `notes`. `site` names the cubes of the site. `grid` is
+    the output's. The other keys are the plan's requirements.
 
     Raises
     ------
@@ -33,12 +34,13 @@ def contract(planned: Plan) -> dict[str, Any]:
         "clouds": scene.quality_note,
         **_grid(scene.grid),
         "datetime": scene.datetime,
-        "notes": list(scene.notes),
+        "notes": [*scene.notes, *planned.options.site_notes],
     }
     return {
         "input": found,
         "target": planned.target,
         "model": planned.weights.name,
+        "site": [site_text(path) for path in planned.options.site_cubes],
         "grid": _grid(planned.grid),
         "output": str(planned.final_output),
         "offset_rule": scene.offset_rule,

@@ -22,7 +22,7 @@ from ms2hs.errors import Ms2hsError, NothingFound, QueryError, RemoteError, Scen
 from ms2hs.fetching.footprints import coverage
 from ms2hs.fetching.search_query import Period, SearchArea, parse_bbox, polygon_area
 from ms2hs.files import NO_FILES, FileIds, read_json, write_bytes
-from ms2hs.remote.client import DOCUMENT_ATTEMPTS, HttpRequest, read_document
+from ms2hs.remote.client import DOCUMENT_ATTEMPTS, HttpRequest, WebClient, read_document
 from ms2hs.remote.providers import Provider
 from ms2hs.remote.url_policy import Access, shown, without_secrets
 from ms2hs.scenes.stac_item import ORIGIN, without_untrusted_origin
@@ -102,12 +102,13 @@ SORT_KEYS: dict[str, Callable[[Candidate], tuple[Any, ...]]] = {
 }
 
 
-def search(query: StacQuery, left_out: list[str] | None = None) -> list[Candidate]:
+def search(query: StacQuery, left_out: list[str] | None = None, client: WebClient | None = None) -> list[Candidate]:
     """The scenes that match, best first. Of a scene that was processed twice, only the newer version is returned.
 
     Parameters
     ----------
     left_out : receives a message for each invalid item, which does not stop the search.
+    client : sends the requests; None: the default client.
 
     Raises
     ------
@@ -115,7 +116,9 @@ def search(query: StacQuery, left_out: list[str] | None = None) -> list[Candidat
     RemoteError, AddressError : the server does not answer as a STAC API, or redirects to a refused address.
     """
     max_cloud = math.inf if query.max_cloud is None else query.max_cloud
-    matches = [scene for scene in _read_candidates(query, left_out) if scene.cloud is None or scene.cloud <= max_cloud]
+    matches = [
+        scene for scene in _read_candidates(query, left_out, client) if scene.cloud is None or scene.cloud <= max_cloud
+    ]
     if not matches:
         cloud = "" if query.max_cloud is None else f" with at most {query.max_cloud:g} % cloud"
         higher = "" if query.max_cloud is None else ", give a higher --max-cloud"
@@ -127,7 +130,7 @@ def search(query: StacQuery, left_out: list[str] | None = None) -> list[Candidat
     return ordered[: query.limit]
 
 
-def _read_candidates(query: StacQuery, left_out: list[str] | None) -> list[Candidate]:
+def _read_candidates(query: StacQuery, left_out: list[str] | None, client: WebClient | None) -> list[Candidate]:
     """Every item of the server whose footprint overlaps the area."""
     base = shown(query.provider.url)
     regions: list[dict[str, Any]] = [{"bbox": list(box)} for box in query.area.boxes]
@@ -136,8 +139,8 @@ def _read_candidates(query: StacQuery, left_out: list[str] | None) -> list[Candi
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about conformance classes that we do not use
-            client = Client.open(query.provider.url, stac_io=_CheckedStacIO(base))
-            documents = [document for region in regions for document in _read_items(client, query, region)]
+            api = Client.open(query.provider.url, stac_io=_CheckedStacIO(base, client))
+            documents = [document for region in regions for document in _read_items(api, query, region)]
     except Ms2hsError:
         raise
     except Exception as error:  # noqa: BLE001 - pystac-client raises any error where a document has a wrong type
@@ -154,12 +157,12 @@ def _read_candidates(query: StacQuery, left_out: list[str] | None) -> list[Candi
     return list(candidates.values())
 
 
-def _read_items(client: Client, query: StacQuery, region: Mapping[str, Any]) -> Iterator[Any]:
+def _read_items(api: Client, query: StacQuery, region: Mapping[str, Any]) -> Iterator[Any]:
     options = dict(region)
     # Servers that do not support queries return clouded scenes too; `search` drops these.
-    if query.max_cloud is not None and client.conforms_to(ConformanceClasses.QUERY):
+    if query.max_cloud is not None and api.conforms_to(ConformanceClasses.QUERY):
         options["query"] = {CLOUD_COVER: {"lte": query.max_cloud}}
-    results = client.search(
+    results = api.search(
         collections=[query.collection], datetime=query.period.text, limit=PAGE_ITEMS, max_items=MAX_ITEMS + 1, **options
     )
     for count, item in enumerate(results.items_as_dicts()):
@@ -190,9 +193,9 @@ def _version_key(item: Item) -> tuple[str, str, str]:
 class _CheckedStacIO(StacApiIO):
     """Sends the requests of pystac-client through our own client, which checks addresses and retries."""
 
-    def __init__(self, base: str) -> None:
+    def __init__(self, base: str, client: WebClient | None) -> None:
         super().__init__()
-        self.access = Access.to_host_of(base)
+        self.access, self.client = Access.to_host_of(base), client
 
     def request(
         self,
@@ -205,7 +208,8 @@ class _CheckedStacIO(StacApiIO):
         body = (parameters or {}) if (method or "GET").upper() == "POST" else None
         if body is None and parameters:
             href = str(requests.Request("GET", href, params=parameters).prepare().url)
-        return read_document(HttpRequest(href, self.access, headers or {}, body, DOCUMENT_ATTEMPTS)).decode()
+        request = HttpRequest(href, self.access, headers or {}, body, DOCUMENT_ATTEMPTS)
+        return read_document(request, self.client).decode()
 
 
 def _short_reason(error: BaseException) -> str:

@@ -110,8 +110,9 @@ class _NoAuth(AuthBase):
 class WebClient:
     """Sends requests, and repeats failed ones. Thread-safe; closing it ends the requests of all threads."""
 
-    def __init__(self, retries: RetryPolicy | None = None, connections: int = 4) -> None:
+    def __init__(self, retries: RetryPolicy | None = None, connections: int = 4, *, logs_waits: bool = True) -> None:
         self.retries = retries or RetryPolicy()
+        self._logs_waits = logs_waits
         self.bytes_read = 0
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -213,7 +214,7 @@ class WebClient:
         """Log what is waited for, but not for every request to the same host."""
         now = time.monotonic()
         with self._lock:
-            if now - self._logged.get(host, -LOG_STEP_S) < LOG_STEP_S:
+            if not self._logs_waits or now - self._logged.get(host, -LOG_STEP_S) < LOG_STEP_S:
                 return
             self._logged[host] = now
         LOGGER.info(text)
