@@ -30,6 +30,7 @@ BANDS = {
     "emit-285": 285,
     "prisma": 233,
     "desis": 235,
+    "tanager": 426,
 }
 
 

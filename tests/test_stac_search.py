@@ -34,6 +34,7 @@ TOKEN = "PLANTED-d41d8cd98f00b204"  # noqa: S105 - of nothing
 CREDENTIALS = (
     *("EARTHDATA_TOKEN", "EARTHDATA_USERNAME", "EARTHDATA_PASSWORD"),
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    *("EOC_USERNAME", "EOC_PASSWORD", "EOC_COOKIE", "EOC_COOKIE_FILE"),
 )
 INSIDE = (10.285, 46.035, 10.305, 46.055)
 
@@ -170,6 +171,10 @@ def test_bbox_accepts_spaces_and_negative_numbers(ms2hs, server):
         ("lpdaac", {"NETRC": "netrc"}, None),
         ("copernicus", {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}, None),
         ("copernicus", {"AWS_ACCESS_KEY_ID": "k"}, "AWS_SECRET_ACCESS_KEY"),
+        ("dlr", {"EOC_USERNAME": "u", "EOC_PASSWORD": "p"}, None),
+        ("dlr", {"EOC_COOKIE": "session=x"}, None),
+        ("dlr", {}, "EOC_COOKIE_FILE"),
+        ("planet", {}, None),
         ("planetary-computer", {}, None),
         ("earth-search", {}, None),
     ],

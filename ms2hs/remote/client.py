@@ -107,6 +107,16 @@ class _NoAuth(AuthBase):
         return request
 
 
+def new_session(connections: int = 1) -> requests.Session:
+    """A session that connects to checked addresses only, and adds no credentials."""
+    session = requests.Session()
+    session.auth = _NoAuth()
+    adapter = CheckedAdapter(pool_maxsize=connections)
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    return session
+
+
 class WebClient:
     """Sends requests, and repeats failed ones. Thread-safe; closing it ends the requests of all threads."""
 
@@ -120,11 +130,7 @@ class WebClient:
         self._final_address: dict[str, str] = {}
         self._given_up: set[str] = set()
         self._logged: dict[str, float] = {}
-        self._session = requests.Session()
-        self._session.auth = _NoAuth()
-        adapter = CheckedAdapter(pool_maxsize=connections)
-        self._session.mount("https://", adapter)
-        self._session.mount("http://", adapter)
+        self._session = new_session(connections)
 
     def __enter__(self) -> Self:
         """The client itself."""
@@ -261,6 +267,8 @@ class WebClient:
                 if response.status_code not in REDIRECT_STATUS:
                     return self._read(response, read), address
                 address = urljoin(address, response.headers.get("Location", ""))
+            if request.access.is_login(address):
+                raise TransientError(f"redirect to the login at {host_of(address)}", is_refusal=True)
             try:
                 request.access.check(address)
             except AddressError as error:  # a server in between may fail once; the redirect is never followed

@@ -5,16 +5,15 @@ whose files need credentials sets `sign` (signed addresses), `headers` (tokens) 
 """
 
 import base64
-import netrc
 import os
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ms2hs.errors import CredentialsError, QueryError, RemoteError, UnknownName
+from ms2hs.remote.logins import CasLogin, stored_login
 from ms2hs.remote.s3_signing import Keys, Store, presigned, public
 from ms2hs.remote.url_policy import Access, check_address, shown, unsigned
 
@@ -39,6 +38,8 @@ class Provider:
     """Headers for the host of an address only."""
     check_credentials: Callable[[], None] = lambda: None
     """Raises CredentialsError if a needed login is missing. Sends no request."""
+    is_login: Callable[[str], bool] = lambda _address: False
+    """Whether a redirect to this address means that the login is missing or expired."""
     store: Store | None = None
     """S3 store of the buckets in `hosts`."""
 
@@ -90,36 +91,30 @@ def _earthdata_headers(address: str) -> Mapping[str, str]:
         return {}
     if token := os.environ.get("EARTHDATA_TOKEN"):
         return {"Authorization": f"Bearer {token}"}
-    login = _earthdata_login()
+    login = stored_login("EARTHDATA", EARTHDATA_LOGIN)
     if host == EARTHDATA_LOGIN and login:
         return {"Authorization": "Basic " + base64.b64encode(":".join(login).encode()).decode()}
     return {}
 
 
-def _earthdata_login() -> tuple[str, str] | None:
-    """User and password from the environment, else from the netrc file; None if neither has them."""
-    user, password = os.environ.get("EARTHDATA_USERNAME"), os.environ.get("EARTHDATA_PASSWORD")
-    if user and password:
-        return user, password
-    file = os.environ.get("NETRC")
-    for path in [Path(file)] if file else [Path.home() / name for name in (".netrc", "_netrc")]:
-        try:
-            entry = netrc.netrc(path).hosts.get(EARTHDATA_LOGIN)
-        except (OSError, netrc.NetrcParseError):
-            continue
-        if entry:
-            return entry[0], entry[2] or ""
-    return None
-
-
 def _check_earthdata() -> None:
-    if not os.environ.get("EARTHDATA_TOKEN") and _earthdata_login() is None:
+    if not os.environ.get("EARTHDATA_TOKEN") and stored_login("EARTHDATA", EARTHDATA_LOGIN) is None:
         raise CredentialsError(
             "lpdaac: no Earthdata login found; EARTHDATA_TOKEN, or EARTHDATA_USERNAME and EARTHDATA_PASSWORD, in the "
             f"environment, or a line `machine {EARTHDATA_LOGIN} login … password …` in ~/.netrc is needed. "
             f"Register at https://{EARTHDATA_LOGIN} (free), or use --provider planetary-computer --collection "
             "hls2-s30, which needs no login."
         )
+
+
+# DLR's EOC geoservice: the search is open, and each account needs access to the collection.
+EOC_LOGIN = CasLogin(
+    "dlr",
+    "EOC",
+    page_host="sso.eoc.dlr.de",
+    file_host="download.geoservice.dlr.de",
+    register="https://sso.eoc.dlr.de/geoservice/selfservice/register",
+)
 
 
 def _check_copernicus() -> None:
@@ -161,9 +156,9 @@ PROVIDERS = {
         ),
         Provider(
             "lpdaac",
-            "NASA LP DAAC through CMR-STAC: HLS v2.0 as COGs, with an Earthdata login",
+            "NASA LP DAAC through CMR-STAC: HLS v2.0 as COGs and EMIT cubes, with an Earthdata login",
             "https://cmr.earthdata.nasa.gov/stac/LPCLOUD",
-            {"HLSS30_2.0": "harmonized", "HLSL30_2.0": "harmonized"},
+            {"HLSS30_2.0": "harmonized", "HLSL30_2.0": "harmonized", "EMITL2ARFL_001": "declared"},
             ("cmr.earthdata.nasa.gov", "data.lpdaac.earthdatacloud.nasa.gov", "lpdaac.earthdata.nasa.gov"),
             headers=_earthdata_headers,
             check_credentials=_check_earthdata,
@@ -176,6 +171,24 @@ PROVIDERS = {
             ("stac.dataspace.copernicus.eu", "eodata"),
             check_credentials=_check_copernicus,
             store=Store("eodata.dataspace.copernicus.eu"),
+        ),
+        Provider(
+            "dlr",
+            "DLR EOC geoservice: EnMAP L2A cubes as COGs, with an EOC login",
+            "https://geoservice.dlr.de/eoc/ogc/stac/v1",
+            {"ENMAP_HSI_L2A": "declared"},
+            ("geoservice.dlr.de", "download.geoservice.dlr.de"),
+            sign=EOC_LOGIN.sign,
+            headers=EOC_LOGIN.headers,
+            check_credentials=EOC_LOGIN.check,
+            is_login=EOC_LOGIN.is_page,
+        ),
+        Provider(
+            "planet",
+            "Planet open data: Tanager-1 cubes in HDF5, in a static catalogue, no login",
+            "https://www.planet.com/data/stac/tanager-core-imagery/catalog.json",
+            {"tanager-core-imagery": "declared"},
+            ("www.planet.com",),
         ),
     )
 }
@@ -229,7 +242,10 @@ def access_to(base: str | None, providers: Collection[Provider] | None = None) -
     def headers(address: str) -> Mapping[str, str]:
         return {key: value for provider in allowed for key, value in provider.headers(address).items()}
 
-    return Access(lambda address: check_address(address, base), sign, headers)
+    def is_login(address: str) -> bool:
+        return any(provider.is_login(address) for provider in allowed)
+
+    return Access(lambda address: check_address(address, base), sign, headers, is_login)
 
 
 def _web_address_of_object(address: str) -> str:

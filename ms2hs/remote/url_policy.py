@@ -158,6 +158,8 @@ class Access:
     """`sign(address, fresh=...)`: the address with its signature; `fresh` requests a new signature."""
     headers: Callable[[str], Mapping[str, str]] = lambda _address: {}
     """Headers, such as a token, for the host of this address only."""
+    is_login: Callable[[str], bool] = lambda _address: False
+    """Whether a redirect to this address means that the login is missing or expired."""
 
     @classmethod
     def to_host_of(cls, base: str) -> "Access":
