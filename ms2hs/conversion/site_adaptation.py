@@ -112,7 +112,9 @@ def _site_spectra(path: Path, pixels: int) -> tuple[Float32Array, SpectralGrid]:
     if len(grid) > MAX_BANDS:
         raise DataError(f"{path}: {len(grid)} bands; at most {MAX_BANDS} are used. Use a --site cube of fewer bands.")
     per_side = max(1, int(np.sqrt(pixels // SITE_WINDOW**2)))
-    tops, lefts = (_evenly_spaced(max(0, side - SITE_WINDOW), per_side) for side in shape)
+    tops, lefts = (  # windows that do not overlap, but by a part of one
+        _evenly_spaced(max(0, side - SITE_WINDOW), min(per_side, -(-side // SITE_WINDOW))) for side in shape
+    )
     height, width = (min(SITE_WINDOW, side) for side in shape)
     parts = [read(top, left, height, width).reshape(len(grid), -1) for top in tops for left in lefts]
     spectra = np.concatenate(parts, axis=1)[grid.good].T

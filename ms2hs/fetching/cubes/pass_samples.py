@@ -115,7 +115,9 @@ def _clear_pixels(cube: RemoteCube, name: str, area: SearchArea) -> Float32Array
     window = window_in(cube.grid, area.bbox)
     if window is None:
         raise NothingFound(f"{name}: the pass does not reach into the scene; an overlap is needed. Use another pass.")
-    blocks = list(_blocks(window, cube.block_shape))
+    row, col, height, width = window
+    (top, bottom), (left, right) = _widened(row, height, cube.grid.height), _widened(col, width, cube.grid.width)
+    blocks = list(_blocks((top, left, bottom - top, right - left), cube.block_shape))
     most = -(-PIXELS // min(MIN_BLOCKS, len(blocks)))
     parts: list[Float32Array] = []
     clear = read = 0
@@ -135,6 +137,12 @@ def _clear_pixels(cube: RemoteCube, name: str, area: SearchArea) -> Float32Array
             "pass."
         )
     return np.concatenate(parts)[:PIXELS]
+
+
+def _widened(first: int, size: int, limit: int) -> tuple[int, int]:
+    """Begin and end of a range around these pixels that has at least COLUMNS pixels, if the limit allows."""
+    begin = max(0, first - max(0, COLUMNS - size) // 2)
+    return begin, min(limit, max(first + size, begin + COLUMNS))
 
 
 def _blocks(window: tuple[int, int, int, int], shape: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:

@@ -85,13 +85,17 @@ class SitePass:
 
 def preference(candidate: Candidate, moment: datetime | None) -> tuple[float, ...]:
     """The key by which passes are sorted: clear passes first, then the season of the scene, then the nearest date."""
-    cloud = UNKNOWN_CLOUD if candidate.cloud is None else candidate.cloud
+    cloud = _cloud(candidate)
     taken = parse_time(candidate.time)
     if taken is None or moment is None:
         return cloud // CLOUD_STEP, 0.0, 0.0, cloud
     days = abs((taken - moment).total_seconds()) / 86_400
     of_year = abs(taken.timetuple().tm_yday - moment.timetuple().tm_yday)
     return cloud // CLOUD_STEP, min(of_year, 365 - of_year) // SEASON_DAYS, days, cloud
+
+
+def _cloud(candidate: Candidate) -> float:
+    return UNKNOWN_CLOUD if candidate.cloud is None else candidate.cloud
 
 
 @dataclass(frozen=True)
@@ -132,13 +136,12 @@ class SiteFinder:
         self._found: dict[SearchArea, tuple[list[SitePass], list[str]]] = {}
         self._failed: dict[str, str] = {}
         """Why a product is not searched, by its name."""
-        known = [name for name in SITE_PRODUCTS if PRODUCTS[name].provider in PROVIDERS]
-        for name in known:
+        for name in SITE_PRODUCTS:
             try:
                 PROVIDERS[PRODUCTS[name].provider].check_credentials()
             except CredentialsError as error:
                 self._failed[name] = _reason(error)
-        self._with_login = tuple(name for name in known if name not in self._failed)
+        self._with_login = tuple(name for name in SITE_PRODUCTS if name not in self._failed)
 
     def find(self, grid: PixelGrid, taken: str | None, *, to_fetch: bool = True) -> Site:
         """The passes over a scene.
@@ -265,7 +268,7 @@ class _Search(threading.Thread):
         self.passes: list[SitePass] = []
         self.problem: str | None = None
         provider = PROVIDERS[self.product.provider]
-        self._query = StacQuery(provider, self.product.collection, area, period, MAX_CLOUD, None)
+        self._query = StacQuery(provider, self.product.collection, area, period, None, None)
 
     def run(self) -> None:
         """Search; an error becomes `problem`."""
@@ -276,7 +279,8 @@ class _Search(threading.Thread):
         except Exception as error:  # noqa: BLE001  a server must not stop the conversion
             self.problem = _reason(error)
         else:
-            self.passes = [SitePass(self.product, one) for one in found if one.coverage >= MIN_COVERAGE]
+            usable = [one for one in found if one.coverage >= MIN_COVERAGE and _cloud(one) <= MAX_CLOUD]
+            self.passes = [SitePass(self.product, one) for one in usable]
 
 
 def _reason(error: Exception, name: str = "") -> str:
