@@ -163,6 +163,8 @@ class PlannedItem:
     parts: "Sequence[Future[Any]]"
     finish: Callable[[], Path]
     """Writes the output when all parts are read, and returns the path to give to `convert`."""
+    close: Callable[[], None] = lambda: None
+    """Closes the files of the item, also after an error."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +179,11 @@ class _PendingItem:
         if not self.planned.cancel() and self.planned.exception() is None:
             for future in self.planned.result().parts:
                 future.cancel()
+
+    def close(self) -> None:
+        """Close the files of an item that was planned."""
+        if self.planned.done() and not self.planned.cancelled() and self.planned.exception() is None:
+            self.planned.result().close()
 
 
 class ItemFetcher(ABC):
@@ -243,6 +250,8 @@ class ItemFetcher(ABC):
             if pending:
                 self.client.stop()
             pool.shutdown(wait=True, cancel_futures=True)
+            for waiting in pending:
+                waiting.close()
 
     def _finish(self, pending: _PendingItem) -> tuple[FetchRequest, Path | Exception]:
         request = pending.request
@@ -260,6 +269,8 @@ class ItemFetcher(ABC):
         except Exception as error:  # noqa: BLE001  one item must not stop the others
             pending.cancel()
             return request, error
+        finally:
+            pending.close()
 
 
 class _SceneFetcher(ItemFetcher):
