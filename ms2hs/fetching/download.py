@@ -1,6 +1,6 @@
 """Windows of remote rasters, copied to disk as GeoTIFFs with unchanged stored numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ class RemoteRaster:
     def read(self, band: int, rows: slice, cols: slice) -> DnArray:
         """(row, col) stored numbers of a band; RemoteError, AddressError or CredentialsError if the server fails."""
         if self.file is not None:
-            self.file.fetch_ahead(self._blocks(band, rows, cols))
+            self.file.fetch_ahead(self.blocks([band], rows, cols))
         with GDAL_LOCK:
             dn: DnArray = read_bands(self.dataset, [band], Window.from_slices(rows, cols))[0]
         return dn
@@ -53,11 +53,11 @@ class RemoteRaster:
     def blocks_bytes(self, band: int, rows: slice, cols: slice) -> int:
         """Bytes to read for a window: compressed size of its blocks; uncompressed size of its pixels in JPEG 2000."""
         uncompressed = (rows.stop - rows.start) * (cols.stop - cols.start) * np.dtype(self.dataset.dtypes[0]).itemsize
-        return sum(size for _, size in self._blocks(band, rows, cols)) or uncompressed
+        return sum(size for _, size in self.blocks([band], rows, cols)) or uncompressed
 
-    def _blocks(self, band: int, rows: slice, cols: slice) -> list[tuple[int, int]]:
-        """First byte and size of every block that a window touches; empty for JPEG 2000."""
-        height, width = self.dataset.block_shapes[band - 1]
+    def blocks(self, bands: Sequence[int], rows: slice, cols: slice) -> list[tuple[int, int]]:
+        """Offset and size of every block of these bands that a window touches; empty for JPEG 2000."""
+        height, width = self.dataset.block_shapes[bands[0] - 1]
         blocks = [
             f"{x}_{y}"
             for y in range(rows.start // height, -(-rows.stop // height))
@@ -66,6 +66,7 @@ class RemoteRaster:
         with GDAL_LOCK:
             ranges = [
                 [self.dataset.get_tag_item(f"BLOCK_{key}_{block}", "TIFF", bidx=band) for key in ("OFFSET", "SIZE")]
+                for band in bands
                 for block in blocks
             ]
         return list(dict.fromkeys((int(offset), int(size)) for offset, size in ranges if offset and size))
@@ -83,12 +84,13 @@ class RemoteRaster:
 
 
 @contextmanager
-def open_remote(client: WebClient, href: str, access: Access) -> Iterator[RemoteRaster]:
+def open_remote(client: WebClient, href: str, access: Access, kept: Path | None = None) -> Iterator[RemoteRaster]:
     """Open a raster on a server, or on the local disk.
 
     Parameters
     ----------
     href : unsigned address, as in a `Scene`.
+    kept : as in `RangedFile`.
 
     Raises
     ------
@@ -100,14 +102,17 @@ def open_remote(client: WebClient, href: str, access: Access) -> Iterator[Remote
             yield RemoteRaster(href, dataset, None, read_pixel_grid(dataset))
         return
     with quietly():
-        dataset = open_ranged(client, address, access)
+        dataset = open_ranged(client, address, access, kept)
+    file = file_of(dataset)
     try:
         with GDAL_LOCK:
             grid = read_pixel_grid(dataset)
-        yield RemoteRaster(shown(address), dataset, file_of(dataset), grid)
+        yield RemoteRaster(shown(address), dataset, file, grid)
     finally:
         with GDAL_LOCK:
             dataset.close()
+        if file is not None:
+            file.close()
 
 
 def copy_window(raster: RemoteRaster, asset: Asset, rows: slice, cols: slice, path: Path) -> Iterator[int]:
