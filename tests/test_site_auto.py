@@ -10,21 +10,28 @@ import numpy as np
 import pytest
 import rasterio
 from conftest import S2_BANDS, allow_sockets, dn_of, write_raster
+from emit_granules import Layout, write_granule
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sites import EMIT_NM, Site
-from stac_server import StacServer
+from stac_server import Faults, StacServer
+from stac_world import World as GranuleWorld
 
 import ms2hs
+import ms2hs.datasets.cubes.emit
 from ms2hs.conversion import dask_backend
 from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.errors import QueryError, RemoteError
 from ms2hs.fetching.cubes import pass_samples, site_search
-from ms2hs.fetching.cubes.pass_samples import PIXELS, _blocks, _spread
+from ms2hs.fetching.cubes.pass_samples import PIXELS, _spread
 from ms2hs.fetching.cubes.products import PRODUCTS
+from ms2hs.fetching.cubes.remote_cube import open_remote_cube
 from ms2hs.fetching.cubes.site_search import SiteFinder, preference
 from ms2hs.fetching.search_query import SearchArea
 from ms2hs.fetching.stac_search import Candidate
 from ms2hs.raster.cube import open_cube
 from ms2hs.raster.pixel_grid import PixelGrid, lonlat_bounds
+from ms2hs.remote.client import RetryPolicy
 from ms2hs.remote.providers import PROVIDERS
 from ms2hs.scenes.formats import open_scene
 from ms2hs.spectra.spectral_grid import grid_of
@@ -254,18 +261,36 @@ def test_a_cloudy_pass_is_left_early_and_the_next_is_used(world, scene):
     assert len(partly) >= pass_samples.MIN_PIXELS
 
 
-def test_blocks_tile_the_window_and_spread_over_it():
-    blocks = list(_blocks((5, 7, 40, 33), (16, 16)))
-    covered = np.zeros((60, 60), int)
-    for row, col, height, width in blocks:
+WINDOWS = st.tuples(*[st.integers(0, 90)] * 2, *[st.integers(1, 90)] * 2)
+
+
+@settings(max_examples=40)
+@given(WINDOWS, st.tuples(*[st.integers(8, 100)] * 2), st.integers(1, 4096))
+def test_cells_tile_a_window_and_lie_in_one_block(window, block_shape, pixels):
+    cells = pass_samples._cells(window, block_shape)
+    covered = np.zeros((180, 180), np.uint8)
+    for row, col, height, width in cells:
         covered[row : row + height, col : col + width] += 1
-    assert covered[5:45, 7:40].min() == covered.max() == 1
-    assert covered.sum() == 40 * 33
-    assert all(row // 16 == (row + height - 1) // 16 for row, _, height, _ in blocks)
-    order = list(_spread(blocks))
-    assert sorted(order) == sorted(blocks)
-    rows, cols = zip(*((row, col) for row, col, _, _ in order[:5]), strict=True)
-    assert (min(rows), max(rows), min(cols), max(cols)) == (5, 32, 7, 32)
+        for first, size, block in ((row, height, block_shape[0]), (col, width, block_shape[1])):
+            assert first // block == (first + size - 1) // block
+        top, left, rows, cols = pass_samples._middle((row, col, height, width), pixels)
+        assert 0 < rows * cols <= pixels
+        assert row <= top <= top + rows <= row + height
+        assert col <= left <= left + cols <= col + width
+    top, left, height, width = window
+    assert covered[top : top + height, left : left + width].min() == covered.max() == 1
+    assert covered.sum() == height * width
+    assert sorted(_spread(cells)) == sorted(cells)
+
+
+def test_large_blocks_are_sampled_all_over_the_scene():
+    cells = list(_spread(pass_samples._cells((100, 30, 300, 310), (256, 256))))
+    rows, cols = zip(*((row, col) for row, col, _, _ in cells[:8]), strict=True)
+    assert min(rows) == 100
+    assert max(rows) >= 256
+    assert min(cols) == 30
+    assert max(cols) >= 256
+    assert pass_samples._middle((0, 0, 256, 256), 512) == (117, 116, 22, 23)
 
 
 def test_without_a_login_the_scene_is_converted_in_one_line(world, scene, tmp_path, ms2hs, monkeypatch):
@@ -422,3 +447,44 @@ def test_the_cache_may_not_be_writable(world, scene, tmp_path):
     site = find(scene)
     assert site.cubes == ()
     assert "cache/site cannot be created" in site.note
+
+
+@pytest.fixture
+def granules(world, tmp_path, monkeypatch):
+    """EMIT granules on a server, a scene in the middle of them, and their world."""
+    monkeypatch.setattr(pass_samples, "open_remote_cube", open_remote_cube)
+    monkeypatch.setattr(site_search, "RETRIES", RetryPolicy(first_s=0.002, longest_s=0.01, read_s=0.5, connect_s=0.5))
+    granules = GranuleWorld(world.server, tmp_path / "making")
+    (x,), (y,) = rasterio.warp.transform("EPSG:4326", "EPSG:32632", [10.32], [46.03])
+    return granules, write_scene(tmp_path / "scene_20240604.tif", (x - 600, y + 600), 40)
+
+
+def test_granules_are_sampled_through_a_faulty_server(granules, tmp_path):
+    world, scene = granules
+    item = world.emit(layout=Layout(chunks=None))
+    first = find(scene)
+    world.server.fault = Faults(0.3, kinds=("busy", "failed", "cut", "short", "shifted", "whole", "page"))
+    world.server.requests.clear()
+    for path in (tmp_path / "cache").rglob("*.tif"):
+        path.unlink()
+    again = find(scene)
+    assert again == first
+    assert sum(world.server.fault.drawn.values()) > 0
+    (sample,) = again.cubes
+    spectra = np.round(open_cube(sample).values * 1e4).reshape(27, -1).T
+    spectra = spectra[np.isfinite(spectra).all(axis=1)]
+    assert len(spectra) >= pass_samples.MIN_PIXELS
+    write_granule(tmp_path / "whole", item["id"].removeprefix("EMIT_L2A_RFL_"))
+    whole = ms2hs.datasets.cubes.emit.open_emit(tmp_path / "whole" / f"{item['id']}.nc")
+    known = np.round(whole.read(0, 0, *whole.shape) * 1e4).reshape(27, -1).T
+    known = {tuple(row) for row in known[np.isfinite(known).all(axis=1)].astype(int).tolist()}
+    assert {tuple(row) for row in spectra.astype(int).tolist()} <= known
+
+
+def test_a_sample_reads_a_part_of_a_granule(granules):
+    world, scene = granules
+    world.emit(layout=Layout(rows=512, cols=480, chunks=None, lon=10.2, lat=46.1))
+    assert find(scene).passes
+    sizes = [len(content) for name, content in world.server.files.items() if "RFL_" in name]
+    read = sum(size for name, size in world.server.sent.items() if "RFL_" in name)
+    assert read < 0.15 * sum(sizes)

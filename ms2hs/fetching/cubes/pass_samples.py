@@ -1,20 +1,22 @@
 """Samples of hyperspectral passes over a scene: a few thousand clear pixels each, kept as small cubes in a cache.
 
-Of a pass, whole blocks are read in an order that spreads over the scene, until enough clear pixels are known. A block
-gives at most a part of the pixels, so that several blocks count. A cloudy pass is given up after the blocks that would
-have sufficed for a clear pass.
+The scene is cut along the blocks of a pass into cells. A square in the middle of each cell is read, in an order that
+spreads over the scene, until enough clear pixels are known. No square lies in two blocks, so that few blocks are read.
+A cloudy pass is given up after the squares that would have sufficed for a clear pass.
 A sample is a COG of pixels side by side, without a position, and a JSON file with its facts and its checksum, which is
 written last: a sample without it, or with another checksum, is fetched again.
 """
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -37,12 +39,14 @@ COLUMNS = 64
 PIXELS = 64 * COLUMNS
 # A pass with fewer clear pixels is not used.
 MIN_PIXELS = 500
-# Blocks that give the pixels, if the scene has as many.
-MIN_BLOCKS = 4
+# Cells that give the pixels, and the side of a cell that is not cut any further, in pixels.
+CELLS, MIN_SIDE = 8, 16
 # A pass is given up if fewer than this share of the pixels that were read is clear, or after this multiple of PIXELS.
 MIN_CLEAR, MAX_READ = 0.1, 3
 # Simultaneous requests.
 JOBS = 4
+Window = tuple[int, int, int, int]
+"""Row, column, height, width."""
 # Changes with the layout of a sample, so that samples of other versions are fetched again.
 LAYOUT = 1
 
@@ -103,7 +107,11 @@ def sample_pass(client: WebClient, item: Item, product: str, day: str, area: Sea
     if sample := read_sample(path):
         return sample
     provider = PROVIDERS[item["ms2hs:from"]["provider"]]
-    with closing(open_remote_cube(client, item, access_to(base_of(item), (provider,)))) as cube:
+    access = access_to(base_of(item), (provider,))
+    with (
+        TemporaryDirectory(prefix="ms2hs.") as folder,  # keeps what was read: cells share blocks
+        closing(open_remote_cube(client, item, access, Path(folder))) as cube,
+    ):
         spectra = _clear_pixels(cube, item["id"], area)
         sample = Sample(item["id"], product, day, len(spectra), path)
         _write(sample, spectra, cube, area)
@@ -111,26 +119,23 @@ def sample_pass(client: WebClient, item: Item, product: str, day: str, area: Sea
 
 
 def _clear_pixels(cube: RemoteCube, name: str, area: SearchArea) -> Float32Array:
-    """(pixel, band) reflectance of at most PIXELS clear pixels, in the order of the blocks."""
+    """(pixel, band) reflectance of at most PIXELS clear pixels, in the order of the cells."""
     window = window_in(cube.grid, area.bbox)
     if window is None:
         raise NothingFound(f"{name}: the pass does not reach into the scene; an overlap is needed. Use another pass.")
-    row, col, height, width = window
-    (top, bottom), (left, right) = _widened(row, height, cube.grid.height), _widened(col, width, cube.grid.width)
-    blocks = list(_blocks((top, left, bottom - top, right - left), cube.block_shape))
-    most = -(-PIXELS // min(MIN_BLOCKS, len(blocks)))
+    cells = _cells(_widened(window, cube.grid), cube.block_shape)
+    most = -(-PIXELS // min(CELLS, len(cells)))
     parts: list[Float32Array] = []
     clear = read = 0
     with ThreadPoolExecutor(JOBS, "sample") as pool:
-        for row, col, height, width in _spread(blocks):
+        for cell in _spread(cells):
             if clear >= PIXELS or read >= MAX_READ * PIXELS or (read >= PIXELS and clear < MIN_CLEAR * read):
                 break
-            list(pool.map(lambda request: request.send(), cube.requests(row, col, height, width)))
-            pixels = cube.read(row, col, height, width).reshape(len(cube.spectral), -1).T
-            pixels = pixels[np.isfinite(pixels).all(axis=1)]
-            kept = np.linspace(0, len(pixels) - 1, min(most, len(pixels))).astype(int)
-            parts.append(pixels[kept])
-            clear, read = clear + len(kept), read + min(most, height * width)
+            square = _middle(cell, most)
+            list(pool.map(lambda request: request.send(), cube.requests(*square)))
+            pixels = cube.read(*square).reshape(len(cube.spectral), -1).T
+            parts.append(pixels[np.isfinite(pixels).all(axis=1)])
+            clear, read = clear + len(parts[-1]), read + len(pixels)
     if clear < MIN_PIXELS:
         raise NothingFound(
             f"{name}: {clear} of {read} pixels over the scene are clear; at least {MIN_PIXELS} are needed. Use another "
@@ -139,30 +144,59 @@ def _clear_pixels(cube: RemoteCube, name: str, area: SearchArea) -> Float32Array
     return np.concatenate(parts)[:PIXELS]
 
 
-def _widened(first: int, size: int, limit: int) -> tuple[int, int]:
-    """Begin and end of a range around these pixels that has at least COLUMNS pixels, if the limit allows."""
-    begin = max(0, first - max(0, COLUMNS - size) // 2)
-    return begin, min(limit, max(first + size, begin + COLUMNS))
+def _widened(window: Window, grid: PixelGrid) -> Window:
+    """A window with at least COLUMNS rows and columns, if the grid has as many."""
+    (top, height), (left, width) = (
+        (max(0, min(first - (COLUMNS - size) // 2, limit - COLUMNS)), min(COLUMNS, limit))
+        if size < COLUMNS
+        else (first, size)
+        for first, size, limit in ((window[0], window[2], grid.height), (window[1], window[3], grid.width))
+    )
+    return top, left, height, width
 
 
-def _blocks(window: tuple[int, int, int, int], shape: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
-    """Row, column, height and width of the parts of all blocks of this shape inside a window."""
-    top, left, height, width = window
-    for row in range(top - top % shape[0], top + height, shape[0]):
-        for col in range(left - left % shape[1], left + width, shape[1]):
+def _cells(window: Window, block_shape: tuple[int, int]) -> list[Window]:
+    """The parts of all blocks inside a window; large parts are halved until there are CELLS cells."""
+    (top, left, height, width), (rows, cols) = window, block_shape
+    cells = []
+    for row in range(top - top % rows, top + height, rows):
+        for col in range(left - left % cols, left + width, cols):
             first, start = max(row, top), max(col, left)
-            end, stop = min(row + shape[0], top + height), min(col + shape[1], left + width)
-            yield first, start, end - first, stop - start
+            end, stop = min(row + rows, top + height), min(col + cols, left + width)
+            cells.append((first, start, end - first, stop - start))
+    count = 0
+    while count < len(cells) < CELLS:
+        count = len(cells)
+        cells = [half for cell in cells for half in _halves(cell)]
+    return cells
 
 
-def _spread(blocks: list[tuple[int, int, int, int]]) -> Iterator[tuple[int, int, int, int]]:
-    """The blocks from the middle one on, each as far as possible from those before it."""
-    corners = np.array(blocks, float)
+def _halves(cell: Window) -> list[Window]:
+    """The halves of a cell along its longer side; a small cell stays whole."""
+    row, col, height, width = cell
+    if max(height, width) < 2 * MIN_SIDE:
+        return [cell]
+    if height >= width:
+        return [(row, col, height // 2, width), (row + height // 2, col, height - height // 2, width)]
+    return [(row, col, height, width // 2), (row, col + width // 2, height, width - width // 2)]
+
+
+def _middle(cell: Window, pixels: int) -> Window:
+    """The square, or the strip, in the middle of a cell, of at most this number of pixels."""
+    row, col, height, width = cell
+    rows = min(height, max(math.isqrt(pixels), pixels // width))
+    cols = min(width, pixels // rows)
+    return row + (height - rows) // 2, col + (width - cols) // 2, rows, cols
+
+
+def _spread(cells: list[Window]) -> Iterator[Window]:
+    """The cells from the middle one on, each as far as possible from those before it."""
+    corners = np.array(cells, float)
     centres = corners[:, :2] + corners[:, 2:] / 2
     near = -np.hypot(*(centres - (centres.min(axis=0) + centres.max(axis=0)) / 2).T)
-    for number in range(len(blocks)):
+    for number in range(len(cells)):
         at = int(near.argmax())
-        yield blocks[at]
+        yield cells[at]
         distance = np.hypot(*(centres - centres[at]).T)
         near = np.minimum(near, distance) if number else distance
         near[at] = -1.0
