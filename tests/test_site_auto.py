@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ import ms2hs
 import ms2hs.datasets.cubes.emit
 from ms2hs.conversion import dask_backend
 from ms2hs.conversion.planning import ConvertOptions
+from ms2hs.conversion.site_adaptation import site_text
 from ms2hs.errors import QueryError, RemoteError
 from ms2hs.fetching.cubes import pass_samples, site_search
 from ms2hs.fetching.cubes.pass_samples import PIXELS, _spread
@@ -151,8 +153,7 @@ def test_passes_are_sampled_and_named_in_the_result(world, scene, tmp_path):
     assert note.startswith(f"site: {name} (2023-07-14, {PIXELS} pixels); enmap: dlr: no login")
     properties = json.loads(result.item.read_text())["properties"]
     assert note in properties["ms2hs:notes"]
-    assert name in properties["ms2hs:site"]
-    assert properties["ms2hs:site"].endswith(".tif (2023-07-14)")
+    assert properties["ms2hs:site"] == f"{name} (2023-07-14, {PIXELS} pixels)"
     with rasterio.open(result.output) as cube:
         assert cube.tags()["MS2HS_SITE"] == properties["ms2hs:site"]
     assert world.passes[name].closed
@@ -174,10 +175,10 @@ def test_a_sample_holds_pixels_of_the_pass_and_its_facts(world, scene):
     known = {tuple(row) for row in np.round(source.values.reshape(len(EMIT_NM), -1).T * 1e4).astype(int).tolist()}
     assert {tuple(row) for row in np.round(spectra * 1e4).astype(int).tolist()} <= known
     assert np.allclose(cube.wavelength_nm, EMIT_NM)
-    west, south, east, north = map(float, cube.attrs["bbox"].split(","))
+    west, south, east, north = map(float, cube.attrs["MS2HS_BBOX"].split(","))
     assert 10.28 < west < east < 10.36
     assert 46.0 < south < north < 46.07
-    assert (cube.attrs["item"], cube.attrs["acquisition_date"]) == (name, "2023-07-14")
+    assert site_text(path) == f"{name} (2023-07-14, {PIXELS} pixels)"
 
 
 def test_a_second_search_needs_no_network(world, scene):
@@ -283,14 +284,39 @@ def test_cells_tile_a_window_and_lie_in_one_block(window, block_shape, pixels):
     assert sorted(_spread(cells)) == sorted(cells)
 
 
-def test_large_blocks_are_sampled_all_over_the_scene():
+def test_cells_spread_over_the_scene():
     cells = list(_spread(pass_samples._cells((100, 30, 300, 310), (256, 256))))
     rows, cols = zip(*((row, col) for row, col, _, _ in cells[:8]), strict=True)
-    assert min(rows) == 100
-    assert max(rows) >= 256
-    assert min(cols) == 30
-    assert max(cols) >= 256
+    assert (min(rows), max(rows), min(cols), max(cols)) == (100, 384, 30, 320)
     assert pass_samples._middle((0, 0, 256, 256), 512) == (117, 116, 22, 23)
+
+
+def test_few_large_blocks_are_read(scene, monkeypatch):
+    """Blocks of 30 MB: five are read, and more cells of these."""
+
+    class LargeBlocks(FakePass):
+        block_shape, kept = (32, 32), ()
+
+        def requests(self, row, col, *_shape):
+            return [] if (row // 32, col // 32) in self.kept else [Request(0, 30_000_000)]
+
+        def read(self, row, col, height, width):
+            self.kept = {*self.kept, (row // 32, col // 32)}
+            return super().read(row, col, height, width)
+
+    monkeypatch.setattr(pass_samples, "CELL_SIDE", 16)
+    cube = LargeBlocks("large")
+    area = SearchArea(lonlat_bounds(open_scene(str(scene)).grid))
+    assert len(pass_samples._clear_pixels(cube, "large", area)) > 1000
+    assert len(cube.kept) == 5
+
+
+class Request(NamedTuple):
+    begin: int
+    end: int
+
+    def send(self):
+        """Nothing to read."""
 
 
 def test_without_a_login_the_scene_is_converted_in_one_line(world, scene, tmp_path, ms2hs, monkeypatch):

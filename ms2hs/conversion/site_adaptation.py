@@ -81,10 +81,12 @@ def _cubes_in(folder: Path) -> list[Path]:
 
 
 def site_text(path: Path) -> str:
-    """The name of a site's cube, and its day of acquisition if known."""
-    tags = {} if _is_product(path) else open_cube(path).attrs
-    day = day_of([path.name], {key.lower(): str(text) for key, text in tags.items()})
-    return f"{path.name} ({day})" if day else path.name
+    """The item or the file of a site's cube; its day of acquisition and, of a sample, its pixels, if known."""
+    tags = {} if _is_product(path) else {key: str(text) for key, text in open_cube(path).attrs.items()}
+    day, pixels = day_of([path.name], {key.lower(): text for key, text in tags.items()}), tags.get("MS2HS_PIXELS")
+    facts = ", ".join(filter(None, [str(day or ""), f"{pixels} pixels" if pixels else ""]))
+    name = tags.get("MS2HS_ITEM", path.name)
+    return f"{name} ({facts})" if facts else name
 
 
 def sharpen_to_site(

@@ -1,8 +1,8 @@
 """Samples of hyperspectral passes over a scene: a few thousand clear pixels each, kept as small cubes in a cache.
 
 The scene is cut along the blocks of a pass into cells. A square in the middle of each cell is read, in an order that
-spreads over the scene, until enough clear pixels are known. No square lies in two blocks, so that few blocks are read.
-A cloudy pass is given up after the squares that would have sufficed for a clear pass.
+spreads over the scene, until enough clear pixels are known. No square lies in two blocks, and large blocks are read
+only up to MAX_BYTES. A cloudy pass is given up after the squares that would have sufficed for a clear pass.
 A sample is a COG of pixels side by side, without a position, and a JSON file with its facts and its checksum, which is
 written last: a sample without it, or with another checksum, is fetched again.
 """
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ms2hs.arrays import Float32Array
-from ms2hs.errors import NothingFound, OutputError
+from ms2hs.errors import NothingFound, OutputError, visible
 from ms2hs.fetching.cubes.remote_cube import RemoteCube, open_remote_cube
 from ms2hs.fetching.search_query import SearchArea
 from ms2hs.files import file_name, read_json, write_bytes
@@ -31,7 +32,8 @@ from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.pixel_grid import PixelGrid, window_in
 from ms2hs.remote.client import MAX_DOCUMENT_BYTES, WebClient
 from ms2hs.remote.providers import PROVIDERS, access_to
-from ms2hs.scenes.stac_item import base_of
+from ms2hs.scenes.recognition import TIME_TAG
+from ms2hs.scenes.stac_item import ORIGIN, base_of
 from ms2hs.scenes.stac_metadata import Item
 
 # Columns of a sample, and its clear pixels: many more than the rank of the prior.
@@ -39,8 +41,10 @@ COLUMNS = 64
 PIXELS = 64 * COLUMNS
 # A pass with fewer clear pixels is not used.
 MIN_PIXELS = 500
-# Cells that give the pixels, and the side of a cell that is not cut any further, in pixels.
-CELLS, MIN_SIDE = 8, 16
+# Cells that give the pixels, if the scene has as many; and the largest side of a cell, in pixels.
+CELLS, CELL_SIDE = 8, 64
+# Bytes of a pass after which only cells in blocks that were read are sampled: blocks of some files hold 70 MB.
+MAX_BYTES = 150_000_000
 # A pass is given up if fewer than this share of the pixels that were read is clear, or after this multiple of PIXELS.
 MIN_CLEAR, MAX_READ = 0.1, 3
 # Simultaneous requests.
@@ -106,7 +110,7 @@ def sample_pass(client: WebClient, item: Item, product: str, day: str, area: Sea
     path = sample_path(item, area)
     if sample := read_sample(path):
         return sample
-    provider = PROVIDERS[item["ms2hs:from"]["provider"]]
+    provider = PROVIDERS[item[ORIGIN]["provider"]]
     access = access_to(base_of(item), (provider,))
     with (
         TemporaryDirectory(prefix="ms2hs.") as folder,  # keeps what was read: cells share blocks
@@ -124,15 +128,24 @@ def _clear_pixels(cube: RemoteCube, name: str, area: SearchArea) -> Float32Array
     if window is None:
         raise NothingFound(f"{name}: the pass does not reach into the scene; an overlap is needed. Use another pass.")
     cells = _cells(_widened(window, cube.grid), cube.block_shape)
+    largest = max(height * width for *_, height, width in cells)
+    cells = [cell for cell in cells if cell[2] * cell[3] >= largest / 4]  # slivers at the edges cost as much
     most = -(-PIXELS // min(CELLS, len(cells)))
     parts: list[Float32Array] = []
-    clear = read = 0
+    clear = read = size = 0
+    left_out: set[tuple[int, int]] = set()
     with ThreadPoolExecutor(JOBS, "sample") as pool:
         for cell in _spread(cells):
             if clear >= PIXELS or read >= MAX_READ * PIXELS or (read >= PIXELS and clear < MIN_CLEAR * read):
                 break
             square = _middle(cell, most)
-            list(pool.map(lambda request: request.send(), cube.requests(*square)))
+            block = square[0] // cube.block_shape[0], square[1] // cube.block_shape[1]
+            requests = [] if block in left_out else cube.requests(*square)
+            size += sum(request.end - request.begin for request in requests)
+            if block in left_out or (parts and requests and size > MAX_BYTES):
+                left_out.add(block)
+                continue
+            list(pool.map(lambda request: request.send(), requests))
             pixels = cube.read(*square).reshape(len(cube.spectral), -1).T
             parts.append(pixels[np.isfinite(pixels).all(axis=1)])
             clear, read = clear + len(parts[-1]), read + len(pixels)
@@ -156,29 +169,12 @@ def _widened(window: Window, grid: PixelGrid) -> Window:
 
 
 def _cells(window: Window, block_shape: tuple[int, int]) -> list[Window]:
-    """The parts of all blocks inside a window; large parts are halved until there are CELLS cells."""
-    (top, left, height, width), (rows, cols) = window, block_shape
-    cells = []
-    for row in range(top - top % rows, top + height, rows):
-        for col in range(left - left % cols, left + width, cols):
-            first, start = max(row, top), max(col, left)
-            end, stop = min(row + rows, top + height), min(col + cols, left + width)
-            cells.append((first, start, end - first, stop - start))
-    count = 0
-    while count < len(cells) < CELLS:
-        count = len(cells)
-        cells = [half for cell in cells for half in _halves(cell)]
-    return cells
-
-
-def _halves(cell: Window) -> list[Window]:
-    """The halves of a cell along its longer side; a small cell stays whole."""
-    row, col, height, width = cell
-    if max(height, width) < 2 * MIN_SIDE:
-        return [cell]
-    if height >= width:
-        return [(row, col, height // 2, width), (row + height // 2, col, height - height // 2, width)]
-    return [(row, col, height, width // 2), (row, col + width // 2, height, width - width // 2)]
+    """A window, cut at the edges of blocks, and every CELL_SIDE pixels of a block."""
+    rows, cols = (
+        [first, *(at for at in range(first + 1, first + size) if at % block % CELL_SIDE == 0), first + size]
+        for first, size, block in zip(window[:2], window[2:], block_shape, strict=True)
+    )
+    return [(top, left, end - top, stop - left) for top, end in pairwise(rows) for left, stop in pairwise(cols)]
 
 
 def _middle(cell: Window, pixels: int) -> Window:
@@ -216,7 +212,12 @@ def _write(sample: Sample, spectra: Float32Array, cube: RemoteCube, area: Search
     values[: len(spectra)] = spectra
     image = np.ascontiguousarray(values.T).reshape(-1, rows, COLUMNS)
     west, south, east, north = area.bbox
-    tags = {"item": sample.name, "acquisition_date": sample.day, "bbox": f"{west},{south},{east},{north}"}
+    tags = {
+        "MS2HS_ITEM": visible(sample.name),
+        "MS2HS_PIXELS": str(sample.pixels),
+        "MS2HS_BBOX": f"{west},{south},{east},{north}",
+        TIME_TAG: visible(sample.day),
+    }
     grid = PixelGrid(None, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), rows, COLUMNS)
     with CogWriter(sample.cube, grid, cube.spectral, tags, threads=1) as writer:
         writer.write(0, quantise(image, np.isfinite(image[0])))

@@ -31,8 +31,8 @@ from ms2hs.remote.url_policy import host_of
 
 SITE_PRODUCTS = ("emit", "enmap")
 # Seconds to the first answer of a server, and for a whole search. Without a network, a conversion waits for the first.
-FIRST_ANSWER_S, SEARCH_S = 7.0, 45.0
-RETRIES = RetryPolicy(attempts=4, connect_s=5.0, unreachable_s=5.0, total_s=40.0)
+FIRST_ANSWER_S, SEARCH_S = 6.0, 45.0
+RETRIES = RetryPolicy(attempts=4, connect_s=4.0, unreachable_s=4.0, read_s=15.0, total_s=30.0)
 # The first spaceborne imaging spectrometer, Hyperion, began in 2000. A search needs one end of its period.
 ANY_PERIOD = Period(datetime(2000, 1, 1, tzinfo=UTC), None)
 # Percent of cloud: the most in a pass, a step of the order, and what counts for a pass of unknown cloud.
