@@ -22,6 +22,7 @@ FLOORS = {
 BESIDE = {
     ("datasets.pairs", "datasets.cubes"),
     ("datasets.simulation", "datasets.cubes"),
+    ("datasets.cubes", "datasets"),
     ("raster.cog", "raster"),
     ("raster.formats", "raster"),
     ("raster.formats", "raster.cog"),
@@ -56,7 +57,7 @@ LIBRARIES = {
     "s3fs": {"remote"},
     "requests": {"remote", "fetching"},
     "urllib3": {"remote"},
-    "h5py": {"datasets.cubes"},
+    "h5py": {"datasets", "datasets.cubes"},
     "matplotlib": {"training", "evaluation.report"},
     "jinja2": {"evaluation.report"},
     "safetensors": {"models", "datasets.cubes", "training.engine"},

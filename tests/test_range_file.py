@@ -1,22 +1,24 @@
 """range_file, client and s3_signing: signatures, waits, cached ranges."""
 
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ms2hs.remote import range_file
+from ms2hs.remote.byte_cache import ByteCache, KeptBytes
 from ms2hs.remote.client import RetryPolicy, parse_retry_after
 from ms2hs.remote.range_file import (
     BLOCK_MARGIN_BYTES,
     MAX_REQUEST_BYTES,
     ByteRange,
+    FileHandle,
     RangedFile,
-    _ByteCache,
-    _FileHandle,
     _merge_ranges,
 )
 from ms2hs.remote.s3_signing import Keys, Store, presigned, public, signed_query
@@ -62,7 +64,7 @@ def test_merge_ranges_covers_every_block_without_overlap(ranges):
     requested = _merge_ranges(ranges, len(content))
     for (begin, end), (following, _) in pairwise(requested):
         assert begin < end <= following
-    pieces = _ByteCache()
+    pieces = ByteCache()
     for begin, end in requested:
         assert end - begin <= MAX_REQUEST_BYTES
         pieces.add(begin, content[begin:end])
@@ -72,7 +74,7 @@ def test_merge_ranges_covers_every_block_without_overlap(ranges):
 
 
 def test_byte_cache_finds_only_cached_bytes():
-    pieces = _ByteCache()
+    pieces = ByteCache()
     pieces.add(10, b"abc")
     pieces.add(14, b"e")
     assert pieces.find(9, 2) is None
@@ -88,7 +90,7 @@ def served(monkeypatch, content, requested):
         return ByteRange(content[begin : begin + size], len(content), "")
 
     monkeypatch.setattr(range_file, "read_range", read)
-    return _FileHandle(RangedFile(None, "https://h.org/a.jp2", None))
+    return FileHandle(RangedFile(None, "https://h.org/a.jp2", None))
 
 
 def test_file_handle_reads_ahead_in_growing_steps(monkeypatch):
@@ -116,3 +118,36 @@ def test_file_handle_returns_the_content_in_any_order(places):
             known = [(first, min(length, len(content) - first)) for first, length in ranges if first < len(content)]
             contents = handle.get_byte_ranges(*zip(*known, strict=True)) if known else []
             assert contents == [content[first : first + length] for first, length in known]
+
+
+places = st.lists(st.tuples(st.integers(0, 900), st.integers(1, 200)), min_size=1, max_size=10)
+
+
+@given(places, places)
+def test_kept_bytes_outlast_a_restart_and_drop_damage(tmp_path_factory, added, asked):
+    content = bytes(number % 251 for number in range(1200))
+    path = tmp_path_factory.mktemp("kept") / "granule.nc"
+    known = np.zeros(len(content), bool)
+    with closing(KeptBytes(path, len(content), "v1")) as kept:
+        for begin, size in added:
+            kept.add(begin, content[begin : begin + size])
+            known[begin : begin + size] = True
+    for _ in range(2):
+        with closing(KeptBytes(path, len(content), "v1")) as kept:
+            for begin, size in asked:
+                is_known = known[begin : begin + size].all()
+                assert kept.find(begin, size) == (content[begin : begin + size] if is_known else None)
+    begin = added[0][0]
+    with path.open("r+b") as file:
+        file.seek(begin)
+        file.write(bytes([content[begin] ^ 1]))
+    with closing(KeptBytes(path, len(content), "v1")) as kept:
+        assert kept.find(begin, 1) is None
+
+
+@pytest.mark.parametrize(("size", "version"), [(9, "v2"), (8, "v1"), (9, "")])
+def test_kept_bytes_of_another_version_are_dropped(tmp_path, size, version):
+    for known_size, known_version, expected in ((9, "v1", None), (9, "v1", b"abc"), (size, version, None)):
+        with closing(KeptBytes(tmp_path / "a.nc", known_size, known_version)) as kept:
+            assert kept.find(0, 3) == expected
+            kept.add(0, b"abc")

@@ -1,18 +1,16 @@
-"""Remote rasters for GDAL: every byte is read by checked range requests.
+"""Remote rasters for GDAL and h5py: every byte is read by checked range requests.
 
 GDAL's own HTTP reader accepts truncated bodies, login pages and ranges that were not requested. `RangedFile` therefore
 reads and caches byte ranges through `WebClient`, and rasterio passes the file to GDAL as an opener. Errors must not be
-raised into GDAL: the file keeps its first error, and `open_ranged` and `reading` raise it afterwards.
+raised into GDAL or HDF5: the file keeps its first error, and `open_ranged`, `reading` and `check` raise it afterwards.
 """
 
-import bisect
 import re
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import IOBase
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from threading import RLock
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -24,6 +22,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from ms2hs.errors import Ms2hsError, RemoteError, SceneError
+from ms2hs.remote.byte_cache import ByteCache, KeptBytes
 from ms2hs.remote.client import HttpRequest, TransientError, WebClient
 from ms2hs.remote.url_policy import Access, shown
 
@@ -33,6 +32,7 @@ CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 JP2_SIGNATURE = bytes.fromhex("0000000c6a5020200d0a870a")
 # First bytes of the allowed formats, with GDAL's driver. Other formats, such as VRT, can name local files.
 DRIVERS = dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "GTiff") | {JP2_SIGNATURE: "JP2OpenJPEG"}
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # Size of the first request, and of small reads of headers: holds the headers of a COG of a whole tile.
 HEADER_BYTES = 16_384
 # Sequential small reads, as of JPEG 2000, grow by a factor of four up to this size.
@@ -96,59 +96,31 @@ def _check_range(response: requests.Response, begin: int, size: int) -> int:
     return file_size
 
 
-class _ByteCache:
-    """Chunks of a file; beyond `limit` bytes in all, the oldest are dropped."""
-
-    def __init__(self, limit: int | None = None) -> None:
-        self._begins: list[int] = []
-        self._contents: list[bytes] = []
-        self._limit, self._size = limit, 0
-        self._order: deque[int] = deque()
-
-    def add(self, begin: int, content: bytes) -> None:
-        """Add the chunk that begins at this offset."""
-        at = bisect.bisect_right(self._begins, begin)
-        self._begins.insert(at, begin)
-        self._contents.insert(at, content)
-        self._order.append(begin)
-        self._size += len(content)
-        while self._limit is not None and self._size > self._limit and len(self._order) > 1:
-            oldest = bisect.bisect_left(self._begins, self._order.popleft())
-            self._size -= len(self._contents.pop(oldest))
-            del self._begins[oldest]
-
-    def find(self, begin: int, size: int) -> bytes | None:
-        """These bytes, from one chunk or several adjacent ones; None if some are missing."""
-        parts, end = [], begin + size
-        at = bisect.bisect_right(self._begins, begin) - 1
-        while begin < end:
-            if not 0 <= at < len(self._begins) or self._begins[at] > begin:
-                return None
-            first = begin - self._begins[at]
-            part = self._contents[at][first : first + end - begin]
-            if not part:
-                return None
-            parts.append(part)
-            begin += len(part)
-            at += 1
-        return b"".join(parts)
-
-
 class RangedFile:
     """A remote file, read and cached by ranges. Thread-safe.
 
     `error` holds the first error; after it, all reads return no bytes.
     """
 
-    def __init__(self, client: WebClient, address: str, access: Access) -> None:
+    def __init__(self, client: WebClient, address: str, access: Access, kept: Path | None = None) -> None:
+        """Read the first bytes.
+
+        Parameters
+        ----------
+        kept : sparse file on disk that keeps everything that is read, for a later run too; None: memory.
+        """
         self.error: Ms2hsError | None = None
         self.name = shown(address)
         self.size = 0
         self._client, self._address, self._access = client, address, access
         self._lock = RLock()
-        self._headers, self._steps, self._blocks = _ByteCache(CACHE_BYTES), _ByteCache(CACHE_BYTES), _ByteCache()
+        self._headers, self._steps, self._blocks = ByteCache(CACHE_BYTES), ByteCache(CACHE_BYTES), ByteCache()
         self._version: str | None = None
-        self._headers.add(0, self._fetch(0, HEADER_BYTES))
+        self._kept: KeptBytes | None = None
+        start = self._fetch(0, HEADER_BYTES)
+        self._headers.add(0, start)
+        if kept is not None and self.error is None:
+            self._kept = KeptBytes(kept, self.size, self._version or "")
 
     def read(self, begin: int, size: int, step: int) -> bytes:
         """These bytes; if they are not cached, at least `step` bytes are read and cached."""
@@ -164,43 +136,73 @@ class RangedFile:
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Several ranges, as (offset, size); neighbours are read by one request."""
         with self._lock:
-            fetched = _ByteCache()
+            fetched = ByteCache()
             for begin, end in _merge_ranges([part for part in ranges if self.cached(*part) is None], self.size):
                 fetched.add(begin, self._fetch(begin, end - begin))
             return [self.cached(*part) or fetched.find(*part) or b"" for part in ranges]
 
     def fetch_ahead(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Read and cache ranges, as (offset, size), and drop the ranges of the previous call.
+        """Read and cache ranges, as (offset, size); in memory, other ranges of earlier calls are dropped.
 
         Raises
         ------
         RemoteError, AddressError, CredentialsError : as `read_range`.
         """
-        self._blocks = _ByteCache()
+        blocks = ByteCache()
         for begin, end in _merge_ranges(ranges, self.size):
-            if self._headers.find(begin, end - begin) is None:
-                self._blocks.add(begin, self._fetch(begin, end - begin))
-        if self.error is not None:
-            raise self.error
+            content = self.cached(begin, end - begin) or self._fetch(begin, end - begin)
+            if self._kept is None:
+                blocks.add(begin, content)
+        with self._lock:
+            self._blocks = blocks
+        self.check()
+
+    def requests(self, ranges: Sequence[tuple[int, int]]) -> list["RangeRequest"]:
+        """Requests for the ranges, as (offset, size), that are not cached; neighbours are one request."""
+        missing = [part for part in ranges if self.cached(*part) is None]
+        return [RangeRequest(self, begin, end) for begin, end in _merge_ranges(missing, self.size)]
+
+    def keep(self, begin: int, end: int) -> None:
+        """Read and cache one range, besides all others; errors as in `fetch_ahead`."""
+        content = self._fetch(begin, end - begin)
+        self.check()
+        if self._kept is None:
+            with self._lock:
+                self._blocks.add(begin, content)
 
     def cached(self, begin: int, size: int) -> bytes | None:
         """These bytes from the cache; None if some are missing."""
-        caches = self._headers, self._steps, self._blocks
-        return next((content for cache in caches if (content := cache.find(begin, size))), None)
+        with self._lock:
+            caches = [cache for cache in (self._headers, self._steps, self._blocks, self._kept) if cache is not None]
+            return next((content for cache in caches if (content := cache.find(begin, size))), None)
+
+    def check(self) -> None:
+        """Raise the first error, if any."""
+        if self.error is not None:
+            raise self.error
+
+    def close(self) -> None:
+        """Close the file on disk."""
+        if self._kept is not None:
+            self._kept.close()
 
     def _fetch(self, begin: int, size: int) -> bytes:
+        """Bytes from the server; none after an error. Several threads may read at the same time."""
         if self.error is not None:
             return b""
         try:
             part = read_range(self._client, self._address, self._access, begin, size)
-            if self._version is not None and (part.size, part.version) != (self.size, self._version):
-                raise RemoteError(
-                    f"{self.name}: changed on the server while it was read; one version is needed. Start again."
-                )
+            with self._lock:
+                if self._version is not None and (part.size, part.version) != (self.size, self._version):
+                    raise RemoteError(
+                        f"{self.name}: changed on the server while it was read; one version is needed. Start again."
+                    )
+                self.size, self._version = part.size, part.version
+                if self._kept is not None:
+                    self._kept.add(begin, part.content)
         except Ms2hsError as error:
-            self.error = error
+            self.error = self.error or error
             return b""
-        self.size, self._version = part.size, part.version
         return part.content
 
 
@@ -214,34 +216,35 @@ class RangeRequest:
 
     def send(self) -> None:
         """Read the range, and keep it for later reads; RemoteError, AddressError or CredentialsError if that fails."""
-        self.file.fetch_ahead([(self.begin, self.end - self.begin)])
+        self.file.keep(self.begin, self.end)
 
 
-class _FileHandle(IOBase):
-    """An open file with a position, as GDAL reads it. Closing it has no effect: the operating system has no file."""
+class FileHandle(IOBase):
+    """An open file with a position, as GDAL and h5py read it. Closing it has no effect."""
 
     def __init__(self, file: RangedFile) -> None:
-        self._file = file
+        self.file = file
+        self.name = file.name
         self._position = 0
         self._last_end, self._step = -1, HEADER_BYTES
 
     def read(self, size: int = -1) -> bytes:
         """Bytes from the position on; fewer at the end of the file, or after an error."""
-        size = max(0, min(size if size >= 0 else self._file.size, self._file.size - self._position))
+        size = max(0, min(size if size >= 0 else self.file.size, self.file.size - self._position))
         if not size:
             return b""
         if self._position != self._last_end:
             self._step = HEADER_BYTES // 4
-        content = self._file.cached(self._position, size)
+        content = self.file.cached(self._position, size)
         if content is None:
             self._step = min(4 * self._step, MAX_STEP_BYTES)
-            content = self._file.read(self._position, size, self._step)
+            content = self.file.read(self._position, size, self._step)
         self._position = self._last_end = self._position + len(content)
         return content
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Set the position, in bytes, and return it."""
-        self._position = offset + (0, self._position, self._file.size)[whence]
+        self._position = offset + (0, self._position, self.file.size)[whence]
         return self._position
 
     def tell(self) -> int:
@@ -250,7 +253,7 @@ class _FileHandle(IOBase):
 
     def get_byte_ranges(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
         """Several ranges; GDAL reads the blocks of a window by this method."""
-        return self._file.read_many(list(zip(offsets, sizes, strict=True)))
+        return self.file.read_many(list(zip(offsets, sizes, strict=True)))
 
 
 def _merge_ranges(ranges: Sequence[tuple[int, int]], file_size: int) -> list[tuple[int, int]]:
@@ -271,10 +274,10 @@ class _SingleFile(MultiByteRangeResourceContainer):  # type: ignore[misc]  # ras
     def __init__(self, name: str, file: RangedFile) -> None:
         self._name, self._file = name, file
 
-    def open(self, path: str, mode: str = "r", **_options: object) -> _FileHandle:
+    def open(self, path: str, mode: str = "r", **_options: object) -> FileHandle:
         if not self.isfile(path) or "w" in mode:
             raise FileNotFoundError(path)
-        return _FileHandle(self._file)
+        return FileHandle(self._file)
 
     def isfile(self, path: str) -> bool:
         return path.endswith(self._name)
@@ -307,8 +310,7 @@ def open_ranged(client: WebClient, address: str, access: Access) -> DatasetReade
     SceneError : the file is not a GeoTIFF or JPEG 2000 file.
     """
     file = RangedFile(client, address, access)
-    if file.error is not None:
-        raise file.error
+    file.check()
     driver = gdal_driver(file.cached(0, len(JP2_SIGNATURE)) or b"", file.name)
     name = PurePosixPath(urlsplit(address).path).name or "raster.tif"
     try:
@@ -318,6 +320,30 @@ def open_ranged(client: WebClient, address: str, access: Access) -> DatasetReade
         raise file.error or _unreadable(file.name, error) from None
     _FILES[dataset] = file
     return dataset
+
+
+def open_hdf5(client: WebClient, address: str, access: Access, kept: Path | None = None) -> FileHandle:
+    """A remote HDF5 or NetCDF-4 file as a binary file object, as h5py takes it.
+
+    `file.check()` raises what a read could not raise.
+
+    Parameters
+    ----------
+    kept : as in `RangedFile`.
+
+    Raises
+    ------
+    RemoteError, AddressError, CredentialsError : as `read_range`. OutputError : `kept` cannot be written.
+    SceneError : the file is not an HDF5 file.
+    """
+    file = RangedFile(client, address, access, kept)
+    file.check()
+    if not (file.cached(0, len(HDF5_SIGNATURE)) or b"").startswith(HDF5_SIGNATURE):
+        raise SceneError(
+            f"{file.name}: the server sent no HDF5 file; one is needed. Open the address in a browser: it may be a "
+            "login page."
+        )
+    return FileHandle(file)
 
 
 def file_of(dataset: DatasetReader) -> RangedFile | None:
@@ -344,8 +370,7 @@ def reading(dataset: DatasetReader) -> Iterator[None]:
             yield
     except RasterioError as error:
         raise file.error or _unreadable(file.name, error) from None
-    if file.error is not None:
-        raise file.error
+    file.check()
 
 
 def _unreadable(name: str, error: Exception) -> RemoteError:

@@ -1,28 +1,35 @@
 """EMIT L2A reflectance granules (NetCDF-4, read as HDF5), by window: a granule is 1.8 GB.
 
-Cubes have the geometry of the sensor, which needs no resampling, or are orthorectified through the granule's geographic
-look-up table (GLT). The table counts pixels from 1 and holds 0 outside the swath. In granules of software build 010613
-(May 2023) it is mirrored across track (github.com/nasa/EMIT-Data-Resources issue 28).
+Granules of version 1 have the geometry of the sensor. Their cubes need no resampling (`EmitCube`), or are
+orthorectified through the granule's geographic look-up table (GLT, `OrthoCube`). The table counts pixels from 1 and
+holds 0 outside the swath. In granules of software build 010613 (May 2023) it is mirrored across track
+(github.com/nasa/EMIT-Data-Resources issue 28). Granules of version 2 are orthorectified, without pixels under cloud
+(`GriddedCube`). A granule is a path, or an open binary file object, such as a remote file.
 """
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ms2hs.arrays import Float32Array
+from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.datasets.cubes.plausibility import check_window, reflectance_of, usable_bands
+from ms2hs.datasets.hdf5_file import Source, name_of, opened, stored_dataset
 from ms2hs.errors import DataError
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
 PATTERN = "EMIT_L2A_RFL_*.nc"
+KIND, NEEDS = "EMIT L2A", "reflectance, sensor_band_parameters and location"
 EMIT_NODATA = -9999.0
-# Layers of the MASK file that make a pixel unknown: cloud, cirrus, spacecraft, dilated cloud (user guide of
-# EMITL2ARFL.001). Layer 2, water, is a surface; layers from 5 on are not flags.
+# Layers of the MASK file that make a pixel unknown, by their names in `mask_bands`: cloud, cirrus, spacecraft, dilated
+# cloud, SpecTf cloud. Water is a surface, and the aggregate flag contains it.
+UNKNOWN_FLAG = re.compile(r"(?=.*(cloud|cirrus|spacecraft)).*flag", re.IGNORECASE)
+# Their positions in files without `mask_bands` (user guide of EMITL2ARFL.001).
 UNKNOWN_FLAGS = (0, 1, 3, 4)
 # Side in pixels of the blocks that are orthorectified at once: their sensor pixels lie in a box not much larger.
 ORTHO_BLOCK = 64
@@ -31,8 +38,18 @@ UNFLIPPED_ORIENTATION = "as seen on ground"
 # Largest distance, in ortho pixels, between an ortho pixel and the sensor pixel that the table gives for it. The table
 # points to the nearest sensor pixel, so about 1 is usual.
 MAX_TABLE_ERROR = 3.0
-# Rows, and pixels in each, at which the direction of the table is checked.
-PROBE_ROWS, PROBE_COLS = 12, 8
+# Number of sensor rows at which the direction of the table is checked.
+PROBE_ROWS = 6
+Window = tuple[slice, slice]
+"""Rows and columns, with start and stop."""
+
+
+@dataclass(frozen=True, eq=False)
+class EmitFiles:
+    """The open files of a granule."""
+
+    granule: Any
+    flags: Any | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +59,15 @@ class EmitCube:
     name: str
     """Time, orbit and number of the granule."""
     scene: str
-    path: Path
+    source: Source
     grid: SpectralGrid
     shape: tuple[int, int]
     bands: NDArray[np.intp]
     """(band,) positions in the file."""
-    flags: Path | None
-    """The MASK file beside the granule, if there is one."""
+    flags: Source | None
+    """The MASK file of the granule, if it exists."""
+    flag_layers: tuple[int, ...]
+    """Positions of the flags in the MASK file that make a pixel unknown."""
 
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """(band, row, col) reflectance of a window, NaN where unknown or flagged as cloud, cirrus or spacecraft.
@@ -56,15 +75,47 @@ class EmitCube:
         DataError if a file is damaged or truncated, or h5py is not installed.
         """
         check_window(self.shape, row, col, height, width)
-        window = np.s_[row : row + height, col : col + width]
-        with _opened(self.path) as file:
-            dn = np.moveaxis(file["reflectance"][window], -1, 0)[self.bands]
-        values = reflectance_of(dn, nodata=EMIT_NODATA)
-        if self.flags:
-            with _opened(self.flags) as file:
-                flagged = file["mask"][(*window, np.s_[: max(UNKNOWN_FLAGS) + 1])][..., UNKNOWN_FLAGS] > 0.5
-            values[:, flagged.any(axis=-1)] = np.nan
+        with self.opened() as files:
+            return self.read_open(files, np.s_[row : row + height, col : col + width])
+
+    @contextmanager
+    def opened(self) -> Iterator[EmitFiles]:
+        """The open files of the granule, for several reads."""
+        with ExitStack() as stack:
+            granule = stack.enter_context(opened(self.source, KIND, NEEDS))
+            flags = stack.enter_context(opened(self.flags, KIND, "flags")) if self.flags else None
+            yield EmitFiles(granule, flags)
+
+    def read_open(self, files: EmitFiles, window: Window) -> Float32Array:
+        """As `read`, from open files."""
+        stored = stored_dataset(files.granule, "reflectance")
+        dn = np.concatenate([stored[*window, run] for run in band_runs(self.bands)], axis=-1)
+        order = np.argsort(np.argsort(self.bands))  # the bands in the file ascend
+        values = reflectance_of(np.moveaxis(dn, -1, 0)[order], nodata=EMIT_NODATA)
+        if files.flags is not None:
+            layers = stored_dataset(files.flags, "mask")[*window, : max(self.flag_layers) + 1]
+            values[:, (layers[..., self.flag_layers] > 0.5).any(axis=-1)] = np.nan
         return values
+
+
+@dataclass(frozen=True, eq=False)
+class _Lookup:
+    """A block of ortho pixels, and the sensor pixels that the table gives for it."""
+
+    rows: slice
+    cols: slice
+    """Position in the window that is read."""
+    known: BoolArray
+    """(row, col) True inside the swath."""
+    sensor_rows: NDArray[np.int64]
+    sensor_cols: NDArray[np.int64]
+    """(known pixel,)"""
+
+    @property
+    def box(self) -> Window:
+        """The smallest window of the sensor with all pixels."""
+        rows, cols = self.sensor_rows, self.sensor_cols
+        return slice(int(rows.min()), int(rows.max()) + 1), slice(int(cols.min()), int(cols.max()) + 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,30 +140,63 @@ class OrthoCube:
         """
         check_window(self.shape, row, col, height, width)
         result = np.full((len(self.grid), height, width), np.nan, np.float32)
-        for top in range(0, height, ORTHO_BLOCK):
-            for left in range(0, width, ORTHO_BLOCK):
-                block = result[:, top : top + ORTHO_BLOCK, left : left + ORTHO_BLOCK]
-                self._fill(block, row + top, col + left)
+        with self.sensor_cube.opened() as files:
+            for part in self._lookups(files, row, col, height, width):
+                top, left = (side.start for side in part.box)
+                box = self.sensor_cube.read_open(files, part.box)
+                block = result[:, part.rows, part.cols]
+                block[:, part.known] = box[:, part.sensor_rows - top, part.sensor_cols - left]
         return result
 
-    def _fill(self, block: Float32Array, row: int, col: int) -> None:
-        height, width = block.shape[1:]
-        with _opened(self.sensor_cube.path) as file:
-            rows, cols = _read_table(file, np.s_[row : row + height, col : col + width])
-        known = (rows >= 0) & (cols >= 0)
-        if not known.any():
-            return
-        rows, cols = rows[known], cols[known]
-        if rows.max() >= self.sensor_cube.shape[0] or cols.max() >= self.sensor_cube.shape[1]:
+    def sensor_windows(self, row: int, col: int, height: int, width: int) -> list[Window]:
+        """The windows of the sensor that `read` reads for a window; errors as in `read`."""
+        check_window(self.shape, row, col, height, width)
+        with self.sensor_cube.opened() as files:
+            return [part.box for part in self._lookups(files, row, col, height, width)]
+
+    def _lookups(self, files: EmitFiles, row: int, col: int, height: int, width: int) -> Iterator[_Lookup]:
+        """The blocks of a window inside the swath. Blocks above each other follow: they share chunks of the sensor."""
+        for left in range(0, width, ORTHO_BLOCK):
+            for top in range(0, height, ORTHO_BLOCK):
+                block = slice(top, min(top + ORTHO_BLOCK, height)), slice(left, min(left + ORTHO_BLOCK, width))
+                rows, cols = read_table(files.granule, _moved(block, row, col))
+                known = (rows >= 0) & (cols >= 0)
+                if known.any():
+                    yield _Lookup(*block, known, *self._checked(rows[known], cols[known]))
+
+    def _checked(self, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        height, width = self.sensor_cube.shape
+        if rows.max() >= height or cols.max() >= width:
             raise DataError(
-                f"{self.sensor_cube.path}: the look-up table points to row {rows.max() + 1}, column {cols.max() + 1} "
-                f"of {self.sensor_cube.shape}. The file is damaged: download it again."
+                f"{name_of(self.sensor_cube.source)}: the look-up table points to row {rows.max() + 1}, column "
+                f"{cols.max() + 1} of {(height, width)}. The file is damaged: download it again."
             )
-        if self.flipped:
-            cols = self.sensor_cube.shape[1] - 1 - cols
-        top, left = int(rows.min()), int(cols.min())
-        box = self.sensor_cube.read(top, left, int(rows.max()) - top + 1, int(cols.max()) - left + 1)
-        block[:, known] = box[:, rows - top, cols - left]
+        return rows, width - 1 - cols if self.flipped else cols
+
+
+@dataclass(frozen=True, eq=False)
+class GriddedCube:
+    """A granule of version 2: (band, lat, lon) on a geographic grid, without pixels under cloud."""
+
+    name: str
+    scene: str
+    source: Source
+    grid: SpectralGrid
+    shape: tuple[int, int]
+    bands: NDArray[np.intp]
+    """(band,) positions in the file."""
+    transform: tuple[float, float, float, float, float, float]
+    """As in `OrthoCube`."""
+    crs: str = "EPSG:4326"
+
+    def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
+        """(band, row, col) reflectance of a window, NaN where unknown; DataError if the file is damaged."""
+        check_window(self.shape, row, col, height, width)
+        window = np.s_[row : row + height, col : col + width]
+        with opened(self.source, KIND, NEEDS) as file:
+            stored = stored_dataset(file, "reflectance")
+            dn = np.concatenate([stored[run, *window] for run in band_runs(self.bands)])
+        return reflectance_of(dn[np.argsort(np.argsort(self.bands))], nodata=EMIT_NODATA)
 
 
 def find_granules(folder: Path) -> list[Path]:
@@ -120,103 +204,158 @@ def find_granules(folder: Path) -> list[Path]:
     return sorted(folder.rglob(PATTERN))
 
 
-def open_emit(path: Path) -> EmitCube:
-    """An L2A reflectance granule with its good bands, in the geometry of the sensor; no pixel is read.
+def open_emit(source: Source, flags: Source | None = None) -> EmitCube | GriddedCube:
+    """An L2A reflectance granule with its good bands; no pixel is read.
 
-    DataError if the file is of another kind or damaged, or h5py is not installed.
+    Parameters
+    ----------
+    source : the reflectance file.
+    flags : the MASK file of a granule of version 1; None: the file beside a path, if it exists.
+
+    Raises
+    ------
+    DataError : the file is of another kind or damaged, or h5py is not installed. Others: as `hdf5_file.opened`.
     """
-    with _opened(path) as file:
-        bands = file["sensor_band_parameters"]
-        good = np.asarray(bands["good_wavelengths"]) > 0.5
-        grid, order = usable_bands(path, np.asarray(bands["wavelengths"]), np.asarray(bands["fwhm"]), good)
-        rows, cols, _ = file["reflectance"].shape
-        name = path.stem.removeprefix("EMIT_L2A_RFL_")
-    return EmitCube(name, name, path, grid, (rows, cols), order, _find_flags(path, (rows, cols)))
-
-
-def orthorectify(cube: EmitCube) -> OrthoCube:
-    """The granule on its geographic grid, without reading pixels; DataError if the table misses lon and lat."""
-    with _opened(cube.path) as file:
-        c, a, b, f, d, e = (float(number) for number in file.attrs["geotransform"])  # GDAL's order
-        transform = (a, b, c, d, e, f)
-        flipped = _is_flipped(cube.path, file, transform)
-        return OrthoCube(cube.name, cube.scene, cube.grid, file["location/glt_x"].shape, cube, transform, flipped)
-
-
-def _find_flags(path: Path, shape: tuple[int, int]) -> Path | None:
-    flags = path.with_name(path.name.replace("_RFL_", "_MASK_"))
-    if not flags.is_file():
-        return None
-    with _opened(flags) as file:
-        stored = file["mask"].shape
-    if stored[:2] != shape or stored[2] <= max(UNKNOWN_FLAGS):
-        raise DataError(
-            f"{flags}: flags of shape {stored}; {shape} and 8 layers are needed, as in {path.name}. "
-            "The file belongs to another granule or is damaged: download it again, or remove it."
+    with opened(source, KIND, NEEDS) as file:
+        bands = (
+            np.asarray(stored_dataset(file, f"sensor_band_parameters/{key}"))
+            for key in ("wavelengths", "fwhm", "good_wavelengths")
         )
-    return flags
+        centre, width, good = bands
+        shape = stored_dataset(file, "reflectance").shape
+        is_gridded = "location" not in file and len(shape) == 3 and shape[0] == len(centre)
+        if len(shape) != 3 or shape[0 if is_gridded else 2] != len(centre):
+            raise DataError(
+                f"{name_of(source)}: reflectance of shape {shape} with {len(centre)} wavelengths; rows, columns and "
+                "bands are needed. The file is damaged: download it again."
+            )
+        transform = _transform_of_axes(file, shape[1:]) if is_gridded else None
+    grid, order = usable_bands(name_of(source), centre, width, good > 0.5)
+    name = PurePosixPath(name_of(source)).stem.removeprefix("EMIT_L2A_RFL_")
+    if transform is not None:
+        return GriddedCube(name, name, source, grid, shape[1:], order, transform)
+    if isinstance(source, Path):
+        beside = source.with_name(source.name.replace("_RFL_", "_MASK_"))
+        flags = beside if flags is None and beside != source and beside.is_file() else flags
+    layers = _flag_layers(flags, shape[:2]) if flags else ()
+    return EmitCube(name, name, source, grid, shape[:2], order, flags, layers)
 
 
-def _read_table(file: Any, window: tuple[slice, slice]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # noqa: ANN401 - h5py has no types
-    """Rows and columns of the sensor, from 0, and negative outside the swath."""
-    rows, cols = (np.asarray(file[f"location/glt_{axis}"][window], np.int64) - 1 for axis in "yx")
+def table_grid(cube: EmitCube) -> tuple[tuple[float, float, float, float, float, float], tuple[int, int]]:
+    """Transform and shape of a granule's geographic grid, by the header of its look-up table."""
+    with cube.opened() as files:
+        c, a, b, f, d, e = (float(number) for number in files.granule.attrs["geotransform"])  # GDAL's order
+        rows, cols = (stored_dataset(files.granule, f"location/glt_{axis}").shape for axis in "yx")
+    if rows != cols or len(rows) != 2 or not np.isfinite([a, b, c, d, e, f]).all() or a * e == 0:
+        raise DataError(
+            f"{name_of(cube.source)}: look-up tables of shape {rows} and {cols} with the geotransform "
+            f"{(c, a, b, f, d, e)}; one shape and pixels with a size are needed. Download the file again."
+        )
+    return (a, b, c, d, e, f), rows
+
+
+def orthorectify(cube: EmitCube | GriddedCube, window: Window | None = None) -> OrthoCube | GriddedCube:
+    """The granule on its geographic grid, without reading pixels of reflectance.
+
+    Parameters
+    ----------
+    window : the part of the grid in which the direction of the table is checked; None: the whole grid.
+
+    Raises
+    ------
+    DataError : the table misses lon and lat.
+    """
+    if isinstance(cube, GriddedCube):
+        return cube
+    transform, shape = table_grid(cube)
+    with cube.opened() as files:
+        flipped = _is_flipped(cube, files.granule, transform, window or (slice(0, shape[0]), slice(0, shape[1])))
+    return OrthoCube(cube.name, cube.scene, cube.grid, shape, cube, transform, flipped)
+
+
+def band_runs(bands: NDArray[np.intp]) -> list[slice]:
+    """The positions of bands in a file as slices of neighbours, ascending."""
+    runs = np.split(np.sort(bands), np.flatnonzero(np.diff(np.sort(bands)) > 1) + 1)
+    return [slice(int(run[0]), int(run[-1]) + 1) for run in runs]
+
+
+def _transform_of_axes(file: Any, shape: tuple[int, int]) -> tuple[float, float, float, float, float, float]:  # noqa: ANN401 - h5py has no types
+    """The transform of a grid with the pixel centres `lat` and `lon`, evenly spaced."""
+    ends = []
+    for axis, size in zip(("lon", "lat"), shape[::-1], strict=True):
+        centres = np.asarray(stored_dataset(file, axis), float)
+        steps = np.diff(centres)
+        if centres.shape != (size,) or size < 2 or not np.ptp(steps) < abs(steps.mean()) / 10:
+            raise DataError(
+                f"{file.filename}: {axis} of shape {centres.shape}; {size} evenly spaced values are needed. The file "
+                "is damaged: download it again."
+            )
+        ends += [(centres[-1] - centres[0]) / (size - 1), centres[0]]
+    a, lon, e, lat = (float(number) for number in ends)
+    return a, 0.0, lon - a / 2, 0.0, e, lat - e / 2
+
+
+def _flag_layers(flags: Source, shape: tuple[int, int]) -> tuple[int, ...]:
+    """Positions in a MASK file of the flags that make a pixel unknown."""
+    with opened(flags, KIND, "flags") as file:
+        stored = stored_dataset(file, "mask").shape
+        names: list[str] = []
+        if "sensor_band_parameters/mask_bands" in file:
+            texts = np.asarray(stored_dataset(file, "sensor_band_parameters/mask_bands")).ravel().tolist()
+            names = [text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in texts]
+    layers = tuple(at for at, name in enumerate(names) if UNKNOWN_FLAG.fullmatch(name)) if names else UNKNOWN_FLAGS
+    if len(stored) != 3 or stored[:2] != shape or not layers or stored[2] <= max(layers):
+        raise DataError(
+            f"{name_of(flags)}: flags of shape {stored} with the names {', '.join(names) or 'of version 1'}; "
+            f"{shape} and flags of cloud are needed. The file belongs to another granule or is damaged: download it "
+            "again, or remove it."
+        )
+    return layers
+
+
+def read_table(file: Any, window: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # noqa: ANN401
+    """(row, col) rows and columns of the sensor, from 0, and negative outside the swath."""
+    rows, cols = (np.asarray(stored_dataset(file, f"location/glt_{axis}")[window], np.int64) - 1 for axis in "yx")
     return rows, cols
 
 
-def _is_flipped(path: Path, file: Any, transform: tuple[float, ...]) -> bool:  # noqa: ANN401
+def _moved(window: Window, row: int, col: int) -> Window:
+    rows, cols = window
+    return slice(rows.start + row, rows.stop + row), slice(cols.start + col, cols.stop + col)
+
+
+def _is_flipped(cube: EmitCube, file: Any, transform: tuple[float, ...], window: Window) -> bool:  # noqa: ANN401
     """Whether the columns of the table are mirrored, judged by longitude and latitude of the pixels it points to.
 
     Where both directions fit (a granule a few pixels wide), software build and orientation decide.
     """
-    rows, cols = file["location/glt_x"].shape
-    width = file["location/lon"].shape[1]
-    distances: list[tuple[float, float]] = []
-    for row in np.unique(np.linspace(0, rows - 1, PROBE_ROWS).astype(int)):
-        lines, samples = (axis[0] for axis in _read_table(file, np.s_[row : row + 1, :cols]))
-        known = np.flatnonzero((lines >= 0) & (samples >= 0))
-        for col in known[:: max(1, len(known) // PROBE_COLS)]:
-            line, sample = int(lines[col]), int(samples[col])
-            both = (_distance(file, transform, (row, col), (line, at)) for at in (sample, width - 1 - sample))
-            distances.append((next(both), next(both)))
-    straight, mirrored = np.median(distances, axis=0) if distances else (0.0, 0.0)
-    if min(straight, mirrored) > MAX_TABLE_ERROR:
+    rows, cols = read_table(file, window)
+    known = (rows >= 0) & (cols >= 0)
+    a, b, c, d, e, f = transform
+    straight, mirrored = [np.zeros(1)], [np.zeros(1)]
+    if known.any():
+        straight, mirrored = [], []
+        for line in np.unique(np.quantile(rows[known], np.linspace(0, 1, PROBE_ROWS), method="nearest")):
+            lon, lat = (np.asarray(stored_dataset(file, f"location/{key}")[int(line)], float) for key in ("lon", "lat"))
+            top, left = np.nonzero(known & (rows == line))
+            row, col, at = top + window[0].start + 0.5, left + window[1].start + 0.5, cols[top, left]
+            for distances, samples in ((straight, at), (mirrored, len(lon) - 1 - at)):
+                east = np.abs(a * col + b * row + c - lon[samples]) / abs(a)
+                north = np.abs(d * col + e * row + f - lat[samples]) / abs(e)
+                distances.append(np.maximum(east, north))
+    straight_error, mirrored_error = (float(np.median(np.concatenate(part))) for part in (straight, mirrored))
+    if not min(straight_error, mirrored_error) <= MAX_TABLE_ERROR:
         raise DataError(
-            f"{path}: the look-up table misses lon and lat by {straight:.0f} pixels, mirrored by {mirrored:.0f}; at "
-            f"most {MAX_TABLE_ERROR:g} are allowed. Read it without orthorectification, or download it again."
+            f"{name_of(cube.source)}: the look-up table misses lon and lat by {straight_error:.0f} pixels, mirrored by "
+            f"{mirrored_error:.0f}; at most {MAX_TABLE_ERROR:g} are allowed. Read it without orthorectification, or "
+            "download it again."
         )
-    if max(straight, mirrored) > MAX_TABLE_ERROR:
-        return bool(mirrored < straight)
+    if max(straight_error, mirrored_error) > MAX_TABLE_ERROR:
+        return mirrored_error < straight_error
     build, orientation = (_text(file, key) for key in ("software_build_version", "crosstrack_orientation"))
     return build == FLIPPED_BUILD and orientation != UNFLIPPED_ORIENTATION
-
-
-def _distance(file: Any, transform: tuple[float, ...], ortho: tuple[int, int], sensor: tuple[int, int]) -> float:  # noqa: ANN401
-    """Distance in ortho pixels between the centres of an ortho pixel and a sensor pixel, each (row, col)."""
-    a, b, c, d, e, f = transform
-    row, col = ortho[0] + 0.5, ortho[1] + 0.5
-    lon, lat = (float(file[f"location/{name}"][sensor]) for name in ("lon", "lat"))
-    return max(abs(a * col + b * row + c - lon) / abs(a), abs(d * col + e * row + f - lat) / abs(e))
 
 
 def _text(file: Any, key: str) -> str:  # noqa: ANN401
     value = file.attrs.get(key, "")
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        import h5py
-    except ImportError as error:
-        raise DataError(
-            f"{path}: EMIT granules are read with h5py, which is not installed. Install ms2hs[train]."
-        ) from error
-    try:
-        # Without locks, which shared file systems often refuse; products are never written.
-        with h5py.File(path, "r", locking=False) as file:
-            yield file
-    except (OSError, KeyError, IndexError) as error:
-        raise DataError(
-            f"{path}: not a whole EMIT L2A file ({error}); reflectance, sensor_band_parameters and location are "
-            "needed. Download it again."
-        ) from error

@@ -13,7 +13,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from ms2hs.arrays import Float32Array
-from ms2hs.datasets.cubes.emit import OrthoCube, find_granules, open_emit, orthorectify
+from ms2hs.datasets.cubes.emit import GriddedCube, OrthoCube, find_granules, open_emit, orthorectify
 from ms2hs.datasets.cubes.enmap import ENMAP_IMAGE, ENMAP_METADATA, find_products, open_enmap
 from ms2hs.datasets.cubes.raster_cube import RasterCube, find_rasters, open_raster
 from ms2hs.datasets.cubes.registry import Cube, open_cubes
@@ -122,7 +122,7 @@ def _metadata_of(image: Path) -> Path | None:
 
 
 def _georeferenced(cube: Cube) -> GeoreferencedCube:
-    if isinstance(cube, OrthoCube):
+    if isinstance(cube, OrthoCube | GriddedCube):
         pixel_grid = PixelGrid(cube.crs, cube.transform, *cube.shape)
         return GeoreferencedCube(cube, pixel_grid, _check_day(cube.name, day_of([cube.name])))
     if not isinstance(cube, RasterCube):

@@ -15,7 +15,7 @@ PLAUSIBLE_REFLECTANCE = (-0.05, 1.5)
 
 
 def usable_bands(
-    path: Path, wavelength_nm: FloatArray, fwhm_nm: FloatArray | None = None, good: BoolArray | None = None
+    path: Path | str, wavelength_nm: FloatArray, fwhm_nm: FloatArray | None = None, good: BoolArray | None = None
 ) -> tuple[SpectralGrid, NDArray[np.intp]]:
     """The grid of the good bands in ascending wavelength, and their positions in the file.
 
