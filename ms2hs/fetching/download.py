@@ -1,6 +1,6 @@
 """Windows of remote rasters, copied to disk as GeoTIFFs with unchanged stored numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from threading import Lock
 import numpy as np
 import rasterio
 from rasterio.dtypes import in_dtype_range
+from rasterio.enums import Interleaving
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine
@@ -20,7 +21,7 @@ from ms2hs.progress import Progress
 from ms2hs.raster.dataset import open_dataset, quietly, read_bands, read_pixel_grid
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.remote.client import WebClient
-from ms2hs.remote.range_file import GDAL_LOCK, RangedFile, file_of, open_ranged
+from ms2hs.remote.range_file import GDAL_LOCK, RangedFile, RangeRequest, file_of, open_ranged
 from ms2hs.remote.url_policy import Access, shown, web_address
 from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.scene import Asset, Scene
@@ -44,28 +45,38 @@ class RemoteRaster:
 
     def read(self, band: int, rows: slice, cols: slice) -> DnArray:
         """(row, col) stored numbers of a band; RemoteError, AddressError or CredentialsError if the server fails."""
-        if self.file is not None:
-            self.file.fetch_ahead(self._blocks(band, rows, cols))
-        with GDAL_LOCK:
-            dn: DnArray = read_bands(self.dataset, [band], Window.from_slices(rows, cols))[0]
+        dn: DnArray = self.read_cube([band], rows, cols)[0]
         return dn
+
+    def read_cube(self, bands: Sequence[int], rows: slice, cols: slice) -> DnArray:
+        """(band, row, col) stored numbers; errors as in `read`."""
+        if self.file is not None and self.requests(bands, rows, cols):
+            self.file.fetch_ahead(self._blocks(bands, rows, cols))
+        with GDAL_LOCK:
+            return read_bands(self.dataset, bands, Window.from_slices(rows, cols))
+
+    def requests(self, bands: Sequence[int], rows: slice, cols: slice) -> list[RangeRequest]:
+        """The requests that `read_cube` needs for a window and that are not cached."""
+        return [] if self.file is None else self.file.requests(self._blocks(bands, rows, cols))
 
     def blocks_bytes(self, band: int, rows: slice, cols: slice) -> int:
         """Bytes to read for a window: compressed size of its blocks; uncompressed size of its pixels in JPEG 2000."""
         uncompressed = (rows.stop - rows.start) * (cols.stop - cols.start) * np.dtype(self.dataset.dtypes[0]).itemsize
-        return sum(size for _, size in self._blocks(band, rows, cols)) or uncompressed
+        return sum(size for _, size in self._blocks([band], rows, cols)) or uncompressed
 
-    def _blocks(self, band: int, rows: slice, cols: slice) -> list[tuple[int, int]]:
+    def _blocks(self, bands: Sequence[int], rows: slice, cols: slice) -> list[tuple[int, int]]:
         """First byte and size of every block that a window touches; empty for JPEG 2000."""
-        height, width = self.dataset.block_shapes[band - 1]
+        height, width = self.dataset.block_shapes[bands[0] - 1]
         blocks = [
             f"{x}_{y}"
             for y in range(rows.start // height, -(-rows.stop // height))
             for x in range(cols.start // width, -(-cols.stop // width))
         ]
+        is_shared = self.dataset.interleaving is Interleaving.pixel  # a block has all bands
         with GDAL_LOCK:
             ranges = [
                 [self.dataset.get_tag_item(f"BLOCK_{key}_{block}", "TIFF", bidx=band) for key in ("OFFSET", "SIZE")]
+                for band in (bands[:1] if is_shared else bands)
                 for block in blocks
             ]
         return list(dict.fromkeys((int(offset), int(size)) for offset, size in ranges if offset and size))
@@ -83,12 +94,13 @@ class RemoteRaster:
 
 
 @contextmanager
-def open_remote(client: WebClient, href: str, access: Access) -> Iterator[RemoteRaster]:
+def open_remote(client: WebClient, href: str, access: Access, kept: Path | None = None) -> Iterator[RemoteRaster]:
     """Open a raster on a server, or on the local disk.
 
     Parameters
     ----------
     href : unsigned address, as in a `Scene`.
+    kept : as in `RangedFile`.
 
     Raises
     ------
@@ -100,14 +112,17 @@ def open_remote(client: WebClient, href: str, access: Access) -> Iterator[Remote
             yield RemoteRaster(href, dataset, None, read_pixel_grid(dataset))
         return
     with quietly():
-        dataset = open_ranged(client, address, access)
+        dataset = open_ranged(client, address, access, kept)
+    file = file_of(dataset)
     try:
         with GDAL_LOCK:
             grid = read_pixel_grid(dataset)
-        yield RemoteRaster(shown(address), dataset, file_of(dataset), grid)
+        yield RemoteRaster(shown(address), dataset, file, grid)
     finally:
         with GDAL_LOCK:
             dataset.close()
+        if file is not None:
+            file.close()
 
 
 def copy_window(raster: RemoteRaster, asset: Asset, rows: slice, cols: slice, path: Path) -> Iterator[int]:

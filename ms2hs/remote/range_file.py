@@ -301,15 +301,19 @@ class _SingleFile(MultiByteRangeResourceContainer):  # type: ignore[misc]  # ras
 _FILES: WeakKeyDictionary[DatasetReader, RangedFile] = WeakKeyDictionary()
 
 
-def open_ranged(client: WebClient, address: str, access: Access) -> DatasetReader:
+def open_ranged(client: WebClient, address: str, access: Access, kept: Path | None = None) -> DatasetReader:
     """An open dataset of a remote raster; the caller closes it. Its pixels may be read by one thread at a time.
+
+    Parameters
+    ----------
+    kept : as in `RangedFile`; the caller closes the file too (`file_of`).
 
     Raises
     ------
     RemoteError, AddressError, CredentialsError : as `read_range`, or GDAL cannot read the file.
     SceneError : the file is not a GeoTIFF or JPEG 2000 file.
     """
-    file = RangedFile(client, address, access)
+    file = RangedFile(client, address, access, kept)
     file.check()
     driver = gdal_driver(file.cached(0, len(JP2_SIGNATURE)) or b"", file.name)
     name = PurePosixPath(urlsplit(address).path).name or "raster.tif"

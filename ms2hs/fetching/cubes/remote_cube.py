@@ -5,13 +5,15 @@ class that implements `RemoteCube` in a module of its own, and add one line to t
 """
 
 import re
-from collections.abc import Callable, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
 
 from ms2hs.arrays import Float32Array
+from ms2hs.datasets.cubes.enmap import ENMAP_METADATA
 from ms2hs.errors import SceneError
+from ms2hs.fetching.cubes.enmap_item import EnmapItem
+from ms2hs.fetching.cubes.item_files import file_name_of
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.remote.client import WebClient
 from ms2hs.remote.range_file import RangeRequest
@@ -51,7 +53,9 @@ class RemoteCube(Protocol):
 CubeReader = Callable[[WebClient, dict[str, Any], Access, Path | None], RemoteCube]
 """Called with client, item, access to its files, and the folder that keeps the bytes that were read (None: memory)."""
 
-READERS: dict[re.Pattern[str], CubeReader] = {}
+READERS: dict[re.Pattern[str], CubeReader] = {
+    ENMAP_METADATA: EnmapItem,
+}
 """By the name of a file of the item, such as `EMIT_L2A_RFL_….nc`; the first that matches reads the item."""
 
 
@@ -76,8 +80,3 @@ def open_remote_cube(client: WebClient, item: dict[str, Any], access: Access, fo
         f"{item['id']}: none of its files is a hyperspectral cube ({', '.join(sorted(names)[:5])}); EMIT, EnMAP or "
         "Tanager reflectance, or a COG with wavelengths, is needed. Use another item."
     )
-
-
-def file_name_of(asset: Mapping[str, Any]) -> str:
-    """The file name in the address of an asset."""
-    return PurePosixPath(unquote(urlsplit(str(asset.get("href", ""))).path)).name
