@@ -2,6 +2,7 @@
 
 import numpy as np
 import rasterio
+from emit_granules import Layout, place, write_granule
 from rasterio.transform import Affine
 from rasterio.warp import transform, transform_bounds
 
@@ -108,6 +109,23 @@ class World:
         properties = {"platform": "sentinel-2a", "processing:version": "05.10", "s2:processing_baseline": "05.10"}
         return self._item(name, assets, corner, epsg, {"collection": "sentinel-2-l2a", **facts}, properties)
 
+    def emit(self, name="001_20240603T092122_2415506_042", layout=None, seed=0, **facts):
+        """An item of LP DAAC with the files of an EMIT granule; the names of its assets are those of CMR-STAC."""
+        layout = layout or Layout()
+        paths = write_granule(self.folder, name, layout, seed)
+        prefix = facts.pop("prefix", "")
+        hrefs = [self.server.add_file(f"{prefix}{path.name}", path.read_bytes()) for path in paths]
+        for path in paths:
+            path.unlink()
+        uncertainty = f"EMIT_L2A_RFLUNCERT_{name}.nc"
+        hrefs = [hrefs[0].replace(paths[0].name, uncertainty), *hrefs, f"https://opendap.earthdata.nasa.gov/{name}"]
+        assets = {f"data{number or ''}": {"href": href, "roles": ["data"]} for number, href in enumerate(hrefs)}
+        lon, lat, _, _ = place(layout)
+        bounds = float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())
+        properties = {"datetime": "2024-06-03T09:21:22Z", **facts.pop("properties", {})}
+        facts = {"collection": "EMITL2ARFL_001", **facts}
+        return self._placed(f"EMIT_L2A_RFL_{name}", assets, bounds, facts, properties)
+
     def _object(self, assets, name, band, values, gsd, corner):
         self.values[name, band] = values
         path = self.folder / "file.jp2"
@@ -145,6 +163,9 @@ class World:
     def _item(self, name, assets, corner, epsg, facts, properties):
         west, north = corner
         bounds = transform_bounds(f"EPSG:{epsg}", "EPSG:4326", west, north - self.side_m, west + self.side_m, north)
+        return self._placed(name, assets, bounds, facts, properties)
+
+    def _placed(self, name, assets, bounds, facts, properties):
         ring = [[bounds[i], bounds[j]] for i, j in ((0, 1), (2, 1), (2, 3), (0, 3), (0, 1))]
         item = {
             "type": "Feature", "stac_version": "1.0.0", "id": name, "bbox": list(bounds),

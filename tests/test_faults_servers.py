@@ -25,8 +25,9 @@ from ms2hs.fetching.download import ByteCounter
 from ms2hs.fetching.fetcher import FetchOptions, fetch
 from ms2hs.progress import RATE_PERIOD_S, _bar
 from ms2hs.remote import hosts
+from ms2hs.remote.byte_range import read_range
 from ms2hs.remote.client import HttpRequest, RetryPolicy, WebClient, read_document
-from ms2hs.remote.range_file import open_ranged, read_range
+from ms2hs.remote.range_file import open_ranged
 from ms2hs.remote.url_policy import Access
 from ms2hs.scenes.scene import Asset, Scene
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from ms2hs.remote import range_file
 from ms2hs.remote.byte_cache import ByteCache, KeptBytes
+from ms2hs.remote.byte_range import ByteRange
 from ms2hs.remote.client import RetryPolicy, parse_retry_after
 from ms2hs.remote.range_file import (
     BLOCK_MARGIN_BYTES,
     MAX_REQUEST_BYTES,
-    ByteRange,
     FileHandle,
     RangedFile,
     _merge_ranges,

@@ -7,13 +7,14 @@ a part of a dataset is stored, so that a remote file can read them ahead.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import IOBase
 from itertools import product
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ms2hs.errors import DataError
 
-Source = Path | BinaryIO
+Source = Path | IOBase
 """A path, or an open binary file with a `name`; a remote file (`remote.range_file.FileHandle`) raises its own error."""
 # Cache for the uncompressed chunks of a dataset: chunks of EMIT granules have 15 MB, and a spectrum is in five of them.
 CHUNK_CACHE_BYTES = 400_000_000
@@ -23,7 +24,7 @@ CHUNK_CACHE_SLOTS = 10_007
 
 def name_of(source: Source) -> str:
     """The path of a file, or the address of a remote file without secrets."""
-    return str(source) if isinstance(source, Path) else str(source.name)
+    return str(getattr(source, "name", source) if isinstance(source, IOBase) else source)
 
 
 @contextmanager

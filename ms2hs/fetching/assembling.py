@@ -1,14 +1,15 @@
 """The output files of a fetched scene: written in a staging folder, then moved into place, the STAC item last."""
 
-from collections.abc import Generator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ms2hs.errors import visible
-from ms2hs.fetching.band_stack import StackLayout, StackStrip, read_strips, write_stack
+from ms2hs.fetching.band_stack import StackLayout, read_strips, write_stack
 from ms2hs.fetching.cropping import all_assets, band_file_name, local_scene
 from ms2hs.fetching.fetch_request import FetchRequest
-from ms2hs.fetching.sidecar import REQUEST_FILE, Sidecar, files_of_output, is_output_complete
+from ms2hs.fetching.sidecar import REQUEST_FILE, Sidecar, files_of_output, is_output_complete, scene_facts
 from ms2hs.fetching.staged_scene import remove_staging
 from ms2hs.files import move_into_place, write_bytes, write_error
 from ms2hs.raster.pixel_grid import PixelGrid
@@ -37,34 +38,26 @@ def assemble(request: FetchRequest, part: ScenePart) -> Path:
     OutputError : a file cannot be written.
     """
     scene = local_scene(part.scene, request.staging_folder, part.grid)
-    sidecar = Sidecar(request.parameters, request.item, part.scene, part.grid)
+    sidecar = Sidecar(request.parameters, request.item, part.scene.datetime, part.grid, scene_facts(part.scene))
     if request.is_native:
-        _keep_band_files(request, scene, sidecar)
+        _keep_band_files(request, part.scene, scene, sidecar)
     else:
         layout = StackLayout(
             part.grid, scene.spectral, scene.quality[0].name if scene.quality else None, _tags(request, scene)
         )
-        write_scene(
-            request.scene_path,
-            request.staging_folder,
-            layout,
-            read_strips(scene, part.grid),
-            sidecar,
-            overwrite=request.overwrite,
-        )
+        write = partial(write_stack, layout=layout, strips=read_strips(scene, part.grid))
+        write_scene(request.scene_path, request.staging_folder, sidecar, write, overwrite=request.overwrite)
     return request.scene_path
 
 
 def write_scene(
-    path: Path,
-    staging: Path,
-    layout: StackLayout,
-    strips: Generator[StackStrip, None, None],
-    sidecar: Sidecar,
-    *,
-    overwrite: bool,
+    path: Path, staging: Path, sidecar: Sidecar, write: Callable[[Path], tuple[int, int]], *, overwrite: bool
 ) -> None:
     """Write a COG and its STAC item in a staging folder, move them to `path`, the item last, and delete the folder.
+
+    Parameters
+    ----------
+    write : writes the COG to a path, and returns the numbers of known and of clear pixels.
 
     Raises
     ------
@@ -73,7 +66,7 @@ def write_scene(
     item_path = path.with_suffix(".json")
     staged, staged_item = staging / path.name, staging / item_path.name
     try:
-        known, clear = write_stack(staged, layout, strips)
+        known, clear = write(staged)
         write_bytes(staged_item, sidecar.to_json([staged], {}, known, clear), durable=True)
         is_output_complete(path, item_path, staging, sidecar.parameters, overwrite=overwrite)
         for own in (item_path, path):
@@ -86,9 +79,9 @@ def write_scene(
         raise write_error(path, error) from error
 
 
-def _keep_band_files(request: FetchRequest, scene: Scene, sidecar: Sidecar) -> None:
-    files = [Path(asset.href) for asset in all_assets(scene)]
-    keys = {file.name: key for file in files if (key := _asset_key(request, sidecar.scene, file))}
+def _keep_band_files(request: FetchRequest, remote: Scene, local: Scene, sidecar: Sidecar) -> None:
+    files = [Path(asset.href) for asset in all_assets(local)]
+    keys = {file.name: key for file in files if (key := _asset_key(request, remote, file))}
     staging, target = request.staging_folder, request.target_folder
     try:
         write_bytes(staging / request.item_path.name, sidecar.to_json(files, keys, 0, 0), durable=True)

@@ -9,7 +9,6 @@ from threading import Lock
 import numpy as np
 import rasterio
 from rasterio.dtypes import in_dtype_range
-from rasterio.enums import Interleaving
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine
@@ -51,32 +50,31 @@ class RemoteRaster:
     def read_cube(self, bands: Sequence[int], rows: slice, cols: slice) -> DnArray:
         """(band, row, col) stored numbers; errors as in `read`."""
         if self.file is not None and self.requests(bands, rows, cols):
-            self.file.fetch_ahead(self._blocks(bands, rows, cols))
+            self.file.fetch_ahead(self.blocks(bands, rows, cols))
         with GDAL_LOCK:
             return read_bands(self.dataset, bands, Window.from_slices(rows, cols))
 
     def requests(self, bands: Sequence[int], rows: slice, cols: slice) -> list[RangeRequest]:
         """The requests that `read_cube` needs for a window and that are not cached."""
-        return [] if self.file is None else self.file.requests(self._blocks(bands, rows, cols))
+        return [] if self.file is None else self.file.requests(self.blocks(bands, rows, cols))
 
     def blocks_bytes(self, band: int, rows: slice, cols: slice) -> int:
         """Bytes to read for a window: compressed size of its blocks; uncompressed size of its pixels in JPEG 2000."""
         uncompressed = (rows.stop - rows.start) * (cols.stop - cols.start) * np.dtype(self.dataset.dtypes[0]).itemsize
-        return sum(size for _, size in self._blocks([band], rows, cols)) or uncompressed
+        return sum(size for _, size in self.blocks([band], rows, cols)) or uncompressed
 
-    def _blocks(self, bands: Sequence[int], rows: slice, cols: slice) -> list[tuple[int, int]]:
-        """First byte and size of every block that a window touches; empty for JPEG 2000."""
+    def blocks(self, bands: Sequence[int], rows: slice, cols: slice) -> list[tuple[int, int]]:
+        """Offset and size of every block of these bands that a window touches; empty for JPEG 2000."""
         height, width = self.dataset.block_shapes[bands[0] - 1]
         blocks = [
             f"{x}_{y}"
             for y in range(rows.start // height, -(-rows.stop // height))
             for x in range(cols.start // width, -(-cols.stop // width))
         ]
-        is_shared = self.dataset.interleaving is Interleaving.pixel  # a block has all bands
         with GDAL_LOCK:
             ranges = [
                 [self.dataset.get_tag_item(f"BLOCK_{key}_{block}", "TIFF", bidx=band) for key in ("OFFSET", "SIZE")]
-                for band in (bands[:1] if is_shared else bands)
+                for band in bands
                 for block in blocks
             ]
         return list(dict.fromkeys((int(offset), int(size)) for offset, size in ranges if offset and size))

@@ -71,9 +71,13 @@ def _names(item: Item) -> Iterator[str]:
 
 
 def plan_requests(
-    items: Sequence[Item], area: SearchArea | None, folder: Path, gsd_m: Gsd, *, overwrite: bool
+    items: Sequence[Item], area: SearchArea | None, folder: Path, gsd_m: Gsd | None, *, overwrite: bool
 ) -> list[FetchRequest]:
     """One request for each distinct item; requests that a previous run completed are marked.
+
+    Parameters
+    ----------
+    gsd_m : None for hyperspectral items, which become one cube on their own grid.
 
     Raises
     ------

@@ -3,11 +3,14 @@
 Several bands are read at once, on `jobs` threads, into the staging folder of their scene. The main thread assembles the
 scenes in order, while the bands of at most SCENES_AHEAD further scenes arrive. The quality layer of a scene is read
 first: a scene without data in the area needs no other band. A failing scene does not stop the others.
+`fetching.cubes` fetches hyperspectral items by the same steps (`planned_requests`, `ItemFetcher`).
 """
 
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -102,22 +105,40 @@ def fetch(
             "--mosaic with --gsd native: files of single bands cannot be combined; a ground sampling in m is needed. "
             "Use --gsd 10, 20 or 30."
         )
+    with planned_requests(items, area, output, options.gsd_m, overwrite=options.overwrite) as (requests, left_out):
+        with WebClient(options.retries, options.jobs) as client:
+            result = _SceneFetcher(client, options, progress).fetch(requests)
+        result = replace(result, left_out=(*left_out, *result.left_out))
+        if not options.mosaic:
+            return result
+        return replace(result, paths=tuple(write_mosaics(result.paths, output, overwrite=options.overwrite)))
+
+
+@contextmanager
+def planned_requests(
+    items: Sequence[dict[str, Any]], area: SearchArea | None, output: Path, gsd_m: Gsd | None, *, overwrite: bool
+) -> Iterator[tuple[list[FetchRequest], list[str]]]:
+    """The requests for the valid items, and a message for each other item; meanwhile the folder is locked.
+
+    Parameters
+    ----------
+    gsd_m : as in `plan_requests`; the others as for `fetch`.
+
+    Raises
+    ------
+    SceneError : no item is valid. CredentialsError : an item needs a login. OutputError : as for `fetch`.
+    """
     left_out: list[str] = []
     valid = valid_items(items, left_out)
     if left_out and not valid:
         raise SceneError(left_out[0])
     make_folder(output)
     with lock_folder(output):
-        requests = plan_requests(valid, area, output, options.gsd_m, overwrite=options.overwrite)
+        requests = plan_requests(valid, area, output, gsd_m, overwrite=overwrite)
         for request in requests:
             if request.provider is not None and not request.is_complete:
                 request.provider.check_credentials()
-        with WebClient(options.retries, options.jobs) as client:
-            result = _Fetcher(client, options, progress).fetch(requests)
-        result = replace(result, left_out=(*left_out, *result.left_out))
-        if not options.mosaic:
-            return result
-        return replace(result, paths=tuple(write_mosaics(result.paths, output, overwrite=options.overwrite)))
+        yield requests, left_out
 
 
 def make_folder(output: Path) -> None:
@@ -131,39 +152,59 @@ def make_folder(output: Path) -> None:
         ) from error
 
 
-class _NoData(Exception):
-    """The scene has no data in the area."""
+class NoData(Exception):
+    """The item has no data in the area."""
 
 
 @dataclass(frozen=True, eq=False)
-class _PlannedScene:
-    """A scene whose bands are being read."""
+class PlannedItem:
+    """An item whose parts are being read."""
 
-    part: ScenePart
-    bands: "list[Future[Path]]"
+    parts: "Sequence[Future[Any]]"
+    finish: Callable[[], Path]
+    """Writes the output when all parts are read, and returns the path to give to `convert`."""
+    close: Callable[[], None] = lambda: None
+    """Closes the files of the item, also after an error."""
 
 
 @dataclass(frozen=True, eq=False)
-class _PendingScene:
-    """A scene that is being planned and read."""
+class _PendingItem:
+    """An item that is being planned and read."""
 
     request: FetchRequest
-    planned: "Future[_PlannedScene]"
+    planned: "Future[PlannedItem]"
 
     def cancel(self) -> None:
-        """Cancel the bands that are not being read yet."""
+        """Cancel the parts that are not being read yet."""
         if not self.planned.cancel() and self.planned.exception() is None:
-            for future in self.planned.result().bands:
+            for future in self.planned.result().parts:
                 future.cancel()
 
+    def close(self) -> None:
+        """Close the files of an item that was planned."""
+        if self.planned.done() and not self.planned.cancelled() and self.planned.exception() is None:
+            self.planned.result().close()
 
-class _Fetcher:
-    """The state of one call of `fetch`."""
+
+class ItemFetcher(ABC):
+    """The state of one call of `fetch`; a kind of items is a subclass that plans one item."""
 
     def __init__(self, client: WebClient, options: FetchOptions, progress: Progress | None) -> None:
         self.client = client
         self.options = options
         self.progress = progress
+
+    @abstractmethod
+    def count(self, items: int) -> None:
+        """Prepare to report the progress of this number of items."""
+
+    @abstractmethod
+    def plan(self, pool: ThreadPoolExecutor, request: FetchRequest) -> PlannedItem:
+        """Open an item, and start to read its parts in the threads of `pool`; NoData if it has none in the area."""
+
+    @abstractmethod
+    def item_ended(self, name: str) -> None:
+        """Report that an item is complete, or has failed."""
 
     def fetch(self, requests: list[FetchRequest]) -> FetchResult:
         """Fetch all requests that are not complete."""
@@ -172,12 +213,12 @@ class _Fetcher:
         failed: list[Exception] = []
         left_out: list[str] = []
         missing = [request for request in requests if not request.is_complete]
-        self.counter = ByteCounter(len(missing), self.progress)
+        self.count(len(missing))
         for request, result in self._fetch_in_order(missing):
-            self.counter.scene_ended(request.name)
+            self.item_ended(request.name)
             if isinstance(result, Path):
                 paths[request.name] = result
-            elif isinstance(result, _NoData):
+            elif isinstance(result, NoData):
                 left_out.append(f"{request.name}: {result}")
             else:
                 is_known = isinstance(result, Ms2hsError)
@@ -196,11 +237,11 @@ class _Fetcher:
     def _fetch_in_order(self, requests: list[FetchRequest]) -> Iterator[tuple[FetchRequest, Path | Exception]]:
         """Each request with its path, or with the error."""
         pool = ThreadPoolExecutor(self.options.jobs, "fetch")
-        pending: deque[_PendingScene] = deque()
+        pending: deque[_PendingItem] = deque()
         try:
             for request in requests:
                 prepare_staging(request.staging_folder, request.parameters)
-                pending.append(_PendingScene(request, pool.submit(self._plan, pool, request)))
+                pending.append(_PendingItem(request, pool.submit(self.plan, pool, request)))
                 if len(pending) > SCENES_AHEAD:
                     yield self._finish(pending.popleft())
             while pending:
@@ -209,13 +250,47 @@ class _Fetcher:
             if pending:
                 self.client.stop()
             pool.shutdown(wait=True, cancel_futures=True)
+            for waiting in pending:
+                waiting.close()
 
-    def _plan(self, pool: ThreadPoolExecutor, request: FetchRequest) -> _PlannedScene:
+    def _finish(self, pending: _PendingItem) -> tuple[FetchRequest, Path | Exception]:
+        request = pending.request
+        try:
+            planned = pending.planned.result()
+            for future in planned.parts:
+                future.result()
+            return request, planned.finish()
+        except NoData as error:
+            pending.cancel()
+            remove_staging(request.staging_folder)
+            return request, error
+        except OutputError:
+            raise
+        except Exception as error:  # noqa: BLE001  one item must not stop the others
+            pending.cancel()
+            return request, error
+        finally:
+            pending.close()
+
+
+class _SceneFetcher(ItemFetcher):
+    """Fetches multispectral scenes."""
+
+    def count(self, items: int) -> None:
+        """Count the bytes of this number of scenes."""
+        self.counter = ByteCounter(items, self.progress)
+
+    def item_ended(self, name: str) -> None:
+        """Expect no further file of a scene."""
+        self.counter.scene_ended(name)
+
+    def plan(self, pool: ThreadPoolExecutor, request: FetchRequest) -> PlannedItem:
         """Plan a scene, copy its quality layer, and start to copy its bands."""
         scene = scene_of(request.item, request.base, None, partial(self._read_grid, request))
         self.counter.scene_started(request.name, scene)
         part = self._plan_part(request, scene)
-        return _PlannedScene(part, [pool.submit(self._copy, request, scene, band, part.grid) for band in scene.assets])
+        bands = [pool.submit(self._copy, request, scene, band, part.grid) for band in scene.assets]
+        return PlannedItem(bands, partial(assemble, request, part))
 
     def _read_grid(self, request: FetchRequest, href: str) -> PixelGrid:
         with open_remote(self.client, href, request.access) as raster:
@@ -230,14 +305,14 @@ class _Fetcher:
             if request.area is not None:
                 window = window_in(grid, request.area.bbox)
                 if window is None:
-                    raise _NoData("the scene does not reach into the area")
+                    raise NoData("the scene does not reach into the area")
                 grid = grid.crop(*window)
             part = ScenePart(scene, grid, padded(grid, QUALITY_MARGIN_M))
         check_space(request.folder, grid.height * grid.width * (len(scene.assets) + 1) * DISK_BYTES_PER_PIXEL)
         for layer in scene.quality:
             path = self._copy(request, scene, layer, part.quality_grid)
             if not has_data(path, layer.nodata):
-                raise _NoData("the scene has no data in the area")
+                raise NoData("the scene has no data in the area")
         return part
 
     def _copy(self, request: FetchRequest, scene: Scene, asset: Asset, grid: PixelGrid) -> Path:
@@ -249,30 +324,13 @@ class _Fetcher:
         with open_remote(self.client, asset.href, request.access) as raster:
             pixels = source_pixels(grid, raster.grid, asset.name)
             if pixels is None:
-                raise _NoData(f"band {asset.name} does not reach into the area")
+                raise NoData(f"band {asset.name} does not reach into the area")
             rows, cols = pixels
             size = raster.blocks_bytes(asset.band, rows, cols)
             self.counter.file_opened(request.name, scene.source, asset, size)
             for copied in copy_window(raster, asset, rows, cols, path):
                 self.counter.bytes_read(size * copied / (rows.stop - rows.start))
         return path
-
-    def _finish(self, pending: _PendingScene) -> tuple[FetchRequest, Path | Exception]:
-        request = pending.request
-        try:
-            planned = pending.planned.result()
-            for future in planned.bands:
-                future.result()
-            return request, assemble(request, planned.part)
-        except _NoData as error:
-            pending.cancel()
-            remove_staging(request.staging_folder)
-            return request, error
-        except OutputError:
-            raise
-        except Exception as error:  # noqa: BLE001  one scene must not stop the others
-            pending.cancel()
-            return request, error
 
 
 def _check_gsd(scene: Scene, gsd_m: float | str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,8 @@ from rasterio.windows import Window
 
 from ms2hs.arrays import BoolArray, DnArray
 from ms2hs.fetching.assembling import write_scene
-from ms2hs.fetching.band_stack import ROWS_PER_STRIP, StackLayout, StackStrip
-from ms2hs.fetching.sidecar import Sidecar, checksum, is_output_complete
+from ms2hs.fetching.band_stack import ROWS_PER_STRIP, StackLayout, StackStrip, write_stack
+from ms2hs.fetching.sidecar import Sidecar, checksum, is_output_complete, scene_facts
 from ms2hs.fetching.staged_scene import check_staging, prepare_staging
 from ms2hs.raster.cube import NODATA
 from ms2hs.raster.dataset import open_dataset
@@ -212,7 +213,8 @@ def _write_mosaic(scenes: list[MosaicScene], folder: Path, *, overwrite: bool) -
     layout = StackLayout(grid, first.spectral, scenes[0].quality, tags)
     properties = {"datetime": first.datetime, "platform": first.source}
     item = {"type": "Feature", "stac_version": "1.1.0", "id": name, "properties": properties}
-    sidecar = Sidecar(parameters, item, first, grid)
+    sidecar = Sidecar(parameters, item, first.datetime, grid, scene_facts(first))
     prepare_staging(staging, parameters)
-    write_scene(path, staging, layout, mosaic_strips(scenes, grid), sidecar, overwrite=overwrite)
+    write = partial(write_stack, layout=layout, strips=mosaic_strips(scenes, grid))
+    write_scene(path, staging, sidecar, write, overwrite=overwrite)
     return path

@@ -17,11 +17,13 @@ from urllib.parse import quote
 
 from ms2hs._version import __version__
 from ms2hs.errors import OutputError
+from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.pixel_grid import PixelGrid, footprint, lonlat_bounds
 from ms2hs.remote.url_policy import shown
 from ms2hs.scenes.scene import Scene
 from ms2hs.scenes.stac_item import ORIGIN
 from ms2hs.scenes.stac_metadata import COG_TYPE, LANDSAT8_LAUNCH, PROJECTION_EXTENSION, projection_properties
+from ms2hs.spectra.spectral_grid import SpectralGrid
 
 EXTENSIONS = ["https://stac-extensions.github.io/file/v2.1.0/schema.json", PROJECTION_EXTENSION]
 INTERVAL = ("start_datetime", "end_datetime")
@@ -45,8 +47,13 @@ class Sidecar:
     """What was requested, as JSON values."""
     item: Mapping[str, Any]
     """The catalogue's item."""
-    scene: Scene
+    time: str | None
+    """Of acquisition, ISO 8601."""
     grid: PixelGrid
+    facts: Mapping[str, Any]
+    """Further properties."""
+    spectral: SpectralGrid | None = None
+    """Bands of a cube, which are written into its asset."""
 
     def to_json(self, files: Sequence[Path], keys: Mapping[str, str], known: int, clear: int) -> bytes:
         """The STAC item of `files`, as JSON text, with the numbers of known and of clear pixels.
@@ -65,8 +72,7 @@ class Sidecar:
         facts = {
             REQUEST_KEY: dict(self.parameters),
             "ms2hs:version": __version__,
-            "ms2hs:source": self.scene.source,
-            "ms2hs:offset_rule": self.scene.offset_rule,
+            **self.facts,
             "ms2hs:known_pixels": known,
             "ms2hs:clear_pixels": clear,
         }
@@ -82,8 +88,8 @@ class Sidecar:
 
     def _times(self) -> dict[str, Any]:
         """The time of acquisition; for an unknown time the interval that STAC wants instead."""
-        if self.scene.datetime is not None:
-            return {"datetime": self.scene.datetime}
+        if self.time is not None:
+            return {"datetime": self.time}
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         return {"datetime": None, "start_datetime": LANDSAT8_LAUNCH, "end_datetime": now}
 
@@ -102,7 +108,23 @@ class Sidecar:
         original = self.item.get("assets", {}).get(keys.get(file.name, ""), {})
         kept = {name: value for name, value in original.items() if not name.startswith(("proj:", "file:", "alternate"))}
         facts = {"href": f"./{file.name}", "type": COG_TYPE, "roles": original.get("roles", ["data"])}
+        facts |= {"bands": cube_bands(self.spectral)} if self.spectral else {}
         return kept | facts | {"file:size": file.stat().st_size, "file:checksum": checksum(file)}
+
+
+def cube_bands(spectral: SpectralGrid) -> list[dict[str, Any]]:
+    """The bands of a cube in the form of STAC 1.1."""
+    return [
+        {
+            "name": name,
+            "eo:center_wavelength": round(float(centre) / 1000, 7),
+            "eo:full_width_half_max": round(float(width) / 1000, 7),
+            "data_type": "int16",
+            "nodata": NODATA,
+            "raster:scale": SCALE,
+        }
+        for name, centre, width in zip(spectral.names, spectral.wavelength_nm, spectral.fwhm_nm, strict=True)
+    ]
 
 
 def _extensions_in_use(extensions: Any, text: str) -> list[str]:  # noqa: ANN401 - any JSON
@@ -131,6 +153,11 @@ KEPT_IF: dict[str, Callable[[Any], bool]] = dict.fromkeys(
     ("created", "updated", "start_datetime", "end_datetime"), _is_utc
 )
 KEPT_IF |= {"eo:cloud_cover": _is_percent}
+
+
+def scene_facts(scene: Scene) -> dict[str, Any]:
+    """The facts of a multispectral scene."""
+    return {"ms2hs:source": scene.source, "ms2hs:offset_rule": scene.offset_rule}
 
 
 def is_output_complete(

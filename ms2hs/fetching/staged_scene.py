@@ -15,8 +15,10 @@ from ms2hs.fetching.sidecar import REQUEST_FILE
 from ms2hs.files import write_bytes, write_error
 
 LOGGER = logging.getLogger(__name__)
+KEPT_FOLDER = "ranges"
+"""Folder in a staging folder, with byte ranges of remote files."""
 # Names in a staging folder: the request, band files and results, and hidden ones while they are written.
-STAGED = re.compile(rf"{re.escape(REQUEST_FILE)}|\..*|.*\.(tif|json|tif\.aux\.xml)")
+STAGED = re.compile(rf"{re.escape(REQUEST_FILE)}|{KEPT_FOLDER}|\..*|.*\.(tif|json|tif\.aux\.xml)")
 
 
 def check_staging(folder: Path) -> None:

@@ -5,7 +5,6 @@ reads and caches byte ranges through `WebClient`, and rasterio passes the file t
 raised into GDAL or HDF5: the file keeps its first error, and `open_ranged`, `reading` and `check` raise it afterwards.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,19 +15,16 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import rasterio
-import requests
 from rasterio.abc import MultiByteRangeResourceContainer
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from ms2hs.errors import Ms2hsError, RemoteError, SceneError
 from ms2hs.remote.byte_cache import ByteCache, KeptBytes
-from ms2hs.remote.client import HttpRequest, TransientError, WebClient
+from ms2hs.remote.byte_range import read_range
+from ms2hs.remote.client import WebClient
 from ms2hs.remote.url_policy import Access, shown
 
-# Content types of pages that servers send instead of a raster. Some servers call a raster `text/plain`.
-PAGE_TYPES = ("text/html", "text/xml", "application/xml", "application/json", "application/xhtml")
-CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 JP2_SIGNATURE = bytes.fromhex("0000000c6a5020200d0a870a")
 # First bytes of the allowed formats, with GDAL's driver. Other formats, such as VRT, can name local files.
 DRIVERS = dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "GTiff") | {JP2_SIGNATURE: "JP2OpenJPEG"}
@@ -46,54 +42,6 @@ BLOCK_MARGIN_BYTES = 8
 # GDAL finds our files in a table without a lock, which rasterio changes on every open. During a fetch, only one thread
 # at a time may call GDAL; no thread holds this lock while it waits for the network, except for headers.
 GDAL_LOCK = RLock()
-
-
-@dataclass(frozen=True)
-class ByteRange:
-    """The answer to a range request."""
-
-    content: bytes
-    size: int
-    """Size of the whole file."""
-    version: str
-    """ETag or Last-Modified; empty if the server sends neither."""
-
-
-def read_range(client: WebClient, address: str, access: Access, begin: int, size: int) -> ByteRange:
-    """`size` bytes of a file from offset `begin`; fewer only at the end of the file.
-
-    Raises
-    ------
-    RemoteError, AddressError, CredentialsError : as `WebClient.send`.
-    """
-    if begin < 0 or size < 1:
-        raise ValueError(f"{size} bytes from {begin}: at least 1 byte, from 0, is allowed")
-
-    def read(response: requests.Response) -> ByteRange:
-        file_size = _check_range(response, begin, size)
-        expected = min(begin + size, file_size) - begin
-        body = client.read_body(response, expected)
-        if len(body) != expected:
-            more = " and more" if len(body) > expected else ""
-            raise TransientError(f"{len(body)} bytes{more} instead of {expected}")
-        return ByteRange(body, file_size, response.headers.get("ETag", "") or response.headers.get("Last-Modified", ""))
-
-    headers = {"Range": f"bytes={begin}-{begin + size - 1}", "Accept-Encoding": "identity"}
-    return client.send(HttpRequest(address, access, headers), read)
-
-
-def _check_range(response: requests.Response, begin: int, size: int) -> int:
-    """Size of the whole file; TransientError unless the answer is the requested range."""
-    content_type = response.headers.get("Content-Type", "").lower()
-    if content_type.startswith(PAGE_TYPES):
-        raise TransientError(f"{content_type.split(';')[0]} instead of a raster")
-    match = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if response.status_code != requests.codes.partial_content or match is None:
-        raise TransientError(f"status {response.status_code} without the requested range")
-    first, last, file_size = (int(number) for number in match.groups())
-    if (first, last) != (begin, min(begin + size, file_size) - 1):
-        raise TransientError(f"bytes {first} to {last} of {file_size} instead of {size} from {begin}")
-    return file_size
 
 
 class RangedFile:
@@ -222,8 +170,10 @@ class RangeRequest:
 class FileHandle(IOBase):
     """An open file with a position, as GDAL and h5py read it. Closing it has no effect."""
 
-    def __init__(self, file: RangedFile) -> None:
+    def __init__(self, file: RangedFile, page_bytes: int = 1) -> None:
+        """A handle at the begin of the file; what it reads ahead begins at a multiple of `page_bytes`."""
         self.file = file
+        self._page_bytes = page_bytes
         self.name = file.name
         self._position = 0
         self._last_end, self._step = -1, HEADER_BYTES
@@ -238,7 +188,8 @@ class FileHandle(IOBase):
         content = self.file.cached(self._position, size)
         if content is None:
             self._step = min(4 * self._step, MAX_STEP_BYTES)
-            content = self.file.read(self._position, size, self._step)
+            skipped = self._position % self._page_bytes
+            content = self.file.read(self._position - skipped, skipped + size, self._step)[skipped:]
         self._position = self._last_end = self._position + len(content)
         return content
 
@@ -306,7 +257,7 @@ def open_ranged(client: WebClient, address: str, access: Access, kept: Path | No
 
     Parameters
     ----------
-    kept : as in `RangedFile`; the caller closes the file too (`file_of`).
+    kept : as in `RangedFile`; then the caller closes also `file_of(dataset)`.
 
     Raises
     ------
@@ -347,7 +298,7 @@ def open_hdf5(client: WebClient, address: str, access: Access, kept: Path | None
             f"{file.name}: the server sent no HDF5 file; one is needed. Open the address in a browser: it may be a "
             "login page."
         )
-    return FileHandle(file)
+    return FileHandle(file, HEADER_BYTES)
 
 
 def file_of(dataset: DatasetReader) -> RangedFile | None:

@@ -131,6 +131,8 @@ class OrthoCube:
     """Affine a to f: the centre of a pixel is at `lon = a (col + 0.5) + b (row + 0.5) + c`."""
     flipped: bool
     """Whether the columns of the table are mirrored."""
+    is_direction_measured: bool
+    """Whether longitudes and latitudes tell `flipped`; else the software build does."""
     crs: str = "EPSG:4326"
 
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
@@ -269,8 +271,9 @@ def orthorectify(cube: EmitCube | GriddedCube, window: Window | None = None) -> 
         return cube
     transform, shape = table_grid(cube)
     with cube.opened() as files:
-        flipped = _is_flipped(cube, files.granule, transform, window or (slice(0, shape[0]), slice(0, shape[1])))
-    return OrthoCube(cube.name, cube.scene, cube.grid, shape, cube, transform, flipped)
+        whole = slice(0, shape[0]), slice(0, shape[1])
+        flipped, is_measured = _is_flipped(cube, files.granule, transform, window or whole)
+    return OrthoCube(cube.name, cube.scene, cube.grid, shape, cube, transform, flipped, is_measured)
 
 
 def band_runs(bands: NDArray[np.intp]) -> list[slice]:
@@ -324,10 +327,16 @@ def _moved(window: Window, row: int, col: int) -> Window:
     return slice(rows.start + row, rows.stop + row), slice(cols.start + col, cols.stop + col)
 
 
-def _is_flipped(cube: EmitCube, file: Any, transform: tuple[float, ...], window: Window) -> bool:  # noqa: ANN401
-    """Whether the columns of the table are mirrored, judged by longitude and latitude of the pixels it points to.
+def _is_flipped(
+    cube: EmitCube,
+    file: Any,  # noqa: ANN401
+    transform: tuple[float, ...],
+    window: Window,
+) -> tuple[bool, bool]:
+    """Whether the columns of the table are mirrored, and whether that is measured.
 
-    Where both directions fit (a granule a few pixels wide), software build and orientation decide.
+    Judged by longitude and latitude of the pixels that the table points to, on some rows of the sensor. Where both
+    directions fit (a granule a few pixels wide), software build and orientation decide.
     """
     rows, cols = read_table(file, window)
     known = (rows >= 0) & (cols >= 0)
@@ -351,9 +360,9 @@ def _is_flipped(cube: EmitCube, file: Any, transform: tuple[float, ...], window:
             "download it again."
         )
     if max(straight_error, mirrored_error) > MAX_TABLE_ERROR:
-        return mirrored_error < straight_error
+        return mirrored_error < straight_error, True
     build, orientation = (_text(file, key) for key in ("software_build_version", "crosstrack_orientation"))
-    return build == FLIPPED_BUILD and orientation != UNFLIPPED_ORIENTATION
+    return build == FLIPPED_BUILD and orientation != UNFLIPPED_ORIENTATION, False
 
 
 def _text(file: Any, key: str) -> str:  # noqa: ANN401

@@ -105,7 +105,7 @@ def open_rasters(folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
         with open_dataset(str(path)) as file:
             if file.count == 1:
                 continue
-            cube = _cube(folder, path, file)
+            cube = read_cube(folder, path, file)
             if cube is None:
                 counts[path] = file.count
             else:
@@ -128,7 +128,7 @@ def open_raster(path: Path, folder: Path | None = None) -> RasterCube:
     from ms2hs.raster.dataset import open_dataset
 
     with open_dataset(str(path)) as file:
-        cube = _cube(folder or path.parent, path, file)
+        cube = read_cube(folder or path.parent, path, file)
         if cube is None:
             raise DataError(
                 f"{path}: {file.count} bands without wavelengths; each band needs a wavelength tag. Write the tags, "
@@ -149,7 +149,8 @@ def _image_of(header: Path) -> list[Path]:
     return images[:1]
 
 
-def _cube(folder: Path, path: Path, file: "DatasetReader") -> RasterCube | None:
+def read_cube(folder: Path, path: Path, file: "DatasetReader") -> RasterCube | None:
+    """The cube in an open file, by its header; None if its bands have no wavelengths. Errors as in `open_rasters`."""
     from ms2hs.raster.cube import spectral_of
     from ms2hs.raster.header import read_header
 

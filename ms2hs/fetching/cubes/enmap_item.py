@@ -5,6 +5,7 @@ quality layer flags are invalid.
 """
 
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from ms2hs.datasets.cubes.enmap import ENMAP_IMAGE, ENMAP_METADATA, parse_bands
 from ms2hs.datasets.cubes.georeferenced import CLOUD_LAYERS
 from ms2hs.datasets.cubes.plausibility import check_window, reflectance_of
 from ms2hs.errors import SceneError
-from ms2hs.fetching.cubes.item_files import files_of
+from ms2hs.fetching.cubes.item_files import addresses_of, file_name_of, kept_path
 from ms2hs.fetching.download import RemoteRaster, open_remote
 from ms2hs.remote.client import DOCUMENT_ATTEMPTS, HttpRequest, WebClient, read_document
 from ms2hs.remote.range_file import RangeRequest
@@ -53,8 +54,8 @@ class EnmapItem:
         with ExitStack() as stack:
 
             def opened(part: str) -> RemoteRaster:
-                kept = None if folder is None else folder / f"{part}.bytes"
-                return stack.enter_context(open_remote(client, files.addresses[part], access, kept))
+                address = files.addresses[part]
+                return stack.enter_context(open_remote(client, address, access, kept_path(folder, address)))
 
             self._image = opened(IMAGE)
             self._flags = [opened(layer) for layer in FLAG_LAYERS if layer in files.addresses]
@@ -112,12 +113,12 @@ class _ProductFiles:
 
 def _product_files(item: Item) -> _ProductFiles:
     """SceneError if the item lacks a needed file, or has several products."""
-    metadata = files_of(item, ENMAP_METADATA)
+    metadata = _by_name(addresses_of(item, ENMAP_METADATA))
     names = {match[1] for name in metadata if (match := ENMAP_METADATA.fullmatch(name))}
     addresses = dict(zip([METADATA], metadata.values(), strict=False))
     for name in names:
-        # A COG (`…_COG.TIF`) follows a plain file of the same part, and replaces it.
-        for file, address in files_of(item, re.compile(rf"{re.escape(name)}-\w+\.tiff?", re.IGNORECASE)).items():
+        rasters = _by_name(addresses_of(item, re.compile(rf"{re.escape(name)}-\w+\.tiff?", re.IGNORECASE)))
+        for file, address in rasters.items():
             addresses[re.sub(r"(_COG)?\.tiff?$", "", file[len(name) + 1 :], flags=re.IGNORECASE).upper()] = address
     missing = [part for part in (METADATA, IMAGE, *CLOUD_LAYERS) if part not in addresses]
     if len(names) != 1 or missing:
@@ -126,6 +127,11 @@ def _product_files(item: Item) -> _ProductFiles:
             f"product with its {METADATA}.XML, {IMAGE} and cloud layers is needed. Use another item."
         )
     return _ProductFiles(names.pop(), {part: _with_folder(at, str(item["id"])) for part, at in addresses.items()})
+
+
+def _by_name(addresses: Sequence[str]) -> dict[str, str]:
+    """The first address of each file, in the order of names: a COG (`…_COG.TIF`) follows a plain file of its part."""
+    return dict(sorted({file_name_of({"href": address}): address for address in reversed(addresses)}.items()))
 
 
 def _with_folder(address: str, product: str) -> str:

@@ -1,14 +1,16 @@
-"""The files of a STAC item, chosen by their names: catalogues give the same files different keys."""
+"""The files of a hyperspectral item, found by name: the names of assets differ between servers."""
 
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ms2hs.remote.url_policy import resolved
+from ms2hs.datasets.hdf5_file import Source
+from ms2hs.remote.client import WebClient
+from ms2hs.remote.range_file import open_hdf5
+from ms2hs.remote.url_policy import Access, resolved, web_address
 from ms2hs.scenes.stac_item import base_of
-from ms2hs.scenes.stac_metadata import Item
 
 
 def file_name_of(asset: Mapping[str, Any]) -> str:
@@ -16,8 +18,27 @@ def file_name_of(asset: Mapping[str, Any]) -> str:
     return PurePosixPath(unquote(urlsplit(str(asset.get("href", ""))).path)).name
 
 
-def files_of(item: Item, pattern: re.Pattern[str]) -> dict[str, str]:
-    """Address of each file of an item whose whole name matches, by name, in the order of names."""
-    base = base_of(item)
-    files = {file_name_of(asset): resolved(str(asset.get("href", "")), base) for asset in item["assets"].values()}
-    return {name: files[name] for name in sorted(files) if pattern.fullmatch(name)}
+def addresses_of(item: Mapping[str, Any], pattern: re.Pattern[str]) -> list[str]:
+    """The addresses of the item's files whose names match, https before other schemes; none may be checked yet."""
+    base = base_of(dict(item))
+    hrefs = [
+        resolved(str(asset["href"]), base)
+        for asset in item["assets"].values()
+        if asset.get("href") and pattern.fullmatch(file_name_of(asset))
+    ]
+    return sorted(dict.fromkeys(hrefs), key=lambda href: urlsplit(href).scheme not in {"https", "http"})
+
+
+def kept_path(folder: Path | None, address: str) -> Path | None:
+    """Where the bytes of a file are kept in a folder; None: in memory."""
+    return folder and folder / file_name_of({"href": address})
+
+
+def open_source(client: WebClient, address: str, access: Access, folder: Path | None) -> Source:
+    """An HDF5 file of an item: a file object that reads byte ranges, or the path of a file on this machine.
+
+    Errors as in `range_file.open_hdf5`.
+    """
+    access.check(address)
+    remote = web_address(address)
+    return Path(address) if remote is None else open_hdf5(client, remote, access, kept_path(folder, remote))

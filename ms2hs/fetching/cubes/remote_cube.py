@@ -12,8 +12,10 @@ from typing import Any, Protocol
 from ms2hs.arrays import Float32Array
 from ms2hs.datasets.cubes.enmap import ENMAP_METADATA
 from ms2hs.errors import SceneError
+from ms2hs.fetching.cubes.emit_item import GRANULE, EmitItem
 from ms2hs.fetching.cubes.enmap_item import EnmapItem
 from ms2hs.fetching.cubes.item_files import file_name_of
+from ms2hs.fetching.cubes.raster_item import RASTER, RasterItem
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.remote.client import WebClient
 from ms2hs.remote.range_file import RangeRequest
@@ -54,7 +56,9 @@ CubeReader = Callable[[WebClient, dict[str, Any], Access, Path | None], RemoteCu
 """Called with client, item, access to its files, and the folder that keeps the bytes that were read (None: memory)."""
 
 READERS: dict[re.Pattern[str], CubeReader] = {
+    GRANULE: EmitItem,
     ENMAP_METADATA: EnmapItem,
+    RASTER: RasterItem,
 }
 """By the name of a file of the item, such as `EMIT_L2A_RFL_….nc`; the first that matches reads the item."""
 

@@ -1,0 +1,129 @@
+"""EMIT L2A granules on a server: only the chunks of their files that a window needs are read.
+
+The look-up table of the window comes first. It gives the pixels of the sensor, and so the chunks of reflectance and
+flags; their byte ranges stand in the index of the HDF5 file. They are read ahead, neighbours by one request, and h5py
+then reads the same bytes through the same file object.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ms2hs.arrays import Float32Array
+from ms2hs.datasets.cubes.emit import (
+    KIND,
+    NEEDS,
+    EmitCube,
+    GriddedCube,
+    OrthoCube,
+    band_runs,
+    open_emit,
+    orthorectify,
+    table_grid,
+)
+from ms2hs.datasets.hdf5_file import Source, opened, stored_dataset, stored_ranges
+from ms2hs.errors import SceneError
+from ms2hs.fetching.cubes.item_files import addresses_of, open_source
+from ms2hs.raster.pixel_grid import WGS84, PixelGrid
+from ms2hs.remote.client import WebClient
+from ms2hs.remote.range_file import FileHandle, RangeRequest
+from ms2hs.remote.url_policy import Access
+
+GRANULE = re.compile(r"EMIT_L2A_RFL_.+\.nc")
+FLAGS = re.compile(r"EMIT_L2A_MASK_.+\.nc")
+Ranges = list[tuple[int, int]]
+EmitOrtho = OrthoCube | GriddedCube
+
+
+class EmitItem:
+    """An EMIT granule, opened by byte ranges; implements `RemoteCube`."""
+
+    block_shape = (256, 256)
+
+    def __init__(self, client: WebClient, item: Mapping[str, Any], access: Access, folder: Path | None = None) -> None:
+        """Open the files of an item; parameters and errors as in `open_remote_cube`."""
+        self.name = str(item["id"])
+        self._sources: dict[str, Source] = {}
+        try:
+            for kind, pattern in (("granule", GRANULE), ("flags", FLAGS)):
+                if addresses := addresses_of(item, pattern):
+                    self._sources[kind] = open_source(client, addresses[0], access, folder)
+            self._cube = open_emit(self._sources["granule"], self._sources.get("flags"))
+            self._ortho: EmitOrtho | None = None
+            if isinstance(self._cube, GriddedCube):
+                transform, shape = self._cube.transform, self._cube.shape
+            else:
+                self._check_flags(self._cube)
+                transform, shape = table_grid(self._cube)
+        except BaseException:
+            self.close()
+            raise
+        self.grid = PixelGrid(WGS84, transform, *shape)
+        self.spectral = self._cube.grid
+
+    def requests(self, row: int, col: int, height: int, width: int) -> list[RangeRequest]:
+        """As in `RemoteCube`; reads the look-up table of the window."""
+        needed = self._needed(row, col, height, width)
+        return [
+            request
+            for source, ranges in needed
+            if isinstance(source, FileHandle)
+            for request in source.file.requests(ranges)
+        ]
+
+    def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
+        """As in `RemoteCube`."""
+        for source, ranges in self._needed(row, col, height, width):
+            _fetch_ahead(source, ranges)
+        assert self._ortho is not None  # noqa: S101 - `_needed` sets it
+        return self._ortho.read(row, col, height, width)
+
+    def close(self) -> None:
+        """Close the files."""
+        for source in self._sources.values():
+            if isinstance(source, FileHandle):
+                source.file.close()
+
+    def _check_flags(self, cube: EmitCube) -> None:
+        if cube.flags is None:
+            raise SceneError(
+                f"{self.name}: has no file EMIT_L2A_MASK_….nc; clouds cannot be left out. Use another item."
+            )
+
+    def _needed(self, row: int, col: int, height: int, width: int) -> list[tuple[Source, Ranges]]:
+        """The byte ranges of a window in each file."""
+        cube, window = self._cube, (slice(row, row + height), slice(col, col + width))
+        if isinstance(cube, GriddedCube):
+            self._ortho = cube
+            with opened(cube.source, KIND, NEEDS) as file:
+                stored = stored_dataset(file, "reflectance")
+                return [
+                    (cube.source, _distinct(stored_ranges(stored, (run, *window)) for run in band_runs(cube.bands)))
+                ]
+        with cube.opened() as files:
+            tables = [stored_dataset(files.granule, f"location/glt_{axis}") for axis in "xy"]
+            table = _distinct(stored_ranges(each, window) for each in tables)
+        _fetch_ahead(cube.source, table)
+        if not (isinstance(self._ortho, OrthoCube) and self._ortho.is_direction_measured):
+            self._ortho = orthorectify(cube, window)
+        assert isinstance(self._ortho, OrthoCube)  # noqa: S101 - the cube is in the geometry of the sensor
+        boxes = self._ortho.sensor_windows(row, col, height, width)
+        with cube.opened() as files:
+            stored = stored_dataset(files.granule, "reflectance")
+            chunks = _distinct(stored_ranges(stored, (*box, run)) for box in boxes for run in band_runs(cube.bands))
+            needed = [(cube.source, [*table, *chunks])]
+            if files.flags is not None and cube.flags is not None:
+                layers = slice(0, max(cube.flag_layers) + 1)
+                stored = stored_dataset(files.flags, "mask")
+                needed.append((cube.flags, _distinct(stored_ranges(stored, (*box, layers)) for box in boxes)))
+        return needed
+
+
+def _distinct(parts: Iterable[Ranges]) -> Ranges:
+    return sorted({chunk for part in parts for chunk in part})
+
+
+def _fetch_ahead(source: Source, ranges: Ranges) -> None:
+    if isinstance(source, FileHandle):
+        source.file.fetch_ahead(ranges)
