@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 from conftest import write_raster
+from enmap_world import GAIN, OFFSET, enmap_metadata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_spectra_npz import write_cube
@@ -318,31 +319,6 @@ def test_emit_orthorectifies_in_blocks(granule, read, monkeypatch):
 WAVELENGTH = np.array([800.0, 890, 902, 904, 912, 915, 921, 928, 993, 994, 1010, 1400, 1650, 2200])
 # Of those, by channel from 1: the VNIR detector ends at 993 nm, the SWIR one begins at 902.
 VNIR, SWIR = (1, 2, 4, 6, 8, 9), (3, 5, 7, 10, 11, 12, 13, 14)
-GAIN, OFFSET = 2e-4, 0.01
-
-
-def enmap_metadata(wavelength, vnir, swir, empty=(), gain=GAIN, offset=OFFSET):
-    """The text of METADATA.XML; `vnir` and `swir` are the bands of the detectors, counted from 1."""
-    bands = "".join(
-        f'<bandID number="{i}"><wavelengthCenterOfBand>{nm}</wavelengthCenterOfBand>'
-        f"<FWHMOfBand>{6 + i / 10}</FWHMOfBand><GainOfBand>{gain}</GainOfBand>"
-        f"<OffsetOfBand>{offset}</OffsetOfBand></bandID>"
-        for i, nm in enumerate(wavelength, 1)
-    )
-    statistics = "".join(
-        f'<bandID number="{i}"><mean>{-1000000 if i in empty else 1200.5}</mean>'
-        f"<stdDeviation>{0 if i in empty else 33.1}</stdDeviation></bandID>"
-        for i in range(1, len(wavelength) + 1)
-    )
-    lists = "".join(
-        f"<{detector}ProductQuality><expectedChannelsList>{','.join(map(str, channels))}</expectedChannelsList>"
-        f"</{detector}ProductQuality>"
-        for detector, channels in (("vnir", vnir), ("swir", swir))
-    )
-    return (
-        f"<level_X><product><bandStatistics>{statistics}</bandStatistics></product>"
-        f"<specific><bandCharacterisation>{bands}</bandCharacterisation>{lists}</specific></level_X>"
-    )
 
 
 def make_enmap(folder, suffix=".TIF", metadata="-METADATA.XML", image="-SPECTRAL_IMAGE", name=PRODUCT, empty=(13,)):

@@ -20,7 +20,7 @@ from ms2hs.progress import Progress
 from ms2hs.raster.dataset import open_dataset, quietly, read_bands, read_pixel_grid
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.remote.client import WebClient
-from ms2hs.remote.range_file import GDAL_LOCK, RangedFile, file_of, open_ranged
+from ms2hs.remote.range_file import GDAL_LOCK, RangedFile, RangeRequest, file_of, open_ranged
 from ms2hs.remote.url_policy import Access, shown, web_address
 from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.scene import Asset, Scene
@@ -44,11 +44,19 @@ class RemoteRaster:
 
     def read(self, band: int, rows: slice, cols: slice) -> DnArray:
         """(row, col) stored numbers of a band; RemoteError, AddressError or CredentialsError if the server fails."""
-        if self.file is not None:
-            self.file.fetch_ahead(self.blocks([band], rows, cols))
-        with GDAL_LOCK:
-            dn: DnArray = read_bands(self.dataset, [band], Window.from_slices(rows, cols))[0]
+        dn: DnArray = self.read_cube([band], rows, cols)[0]
         return dn
+
+    def read_cube(self, bands: Sequence[int], rows: slice, cols: slice) -> DnArray:
+        """(band, row, col) stored numbers; errors as in `read`."""
+        if self.file is not None and self.requests(bands, rows, cols):
+            self.file.fetch_ahead(self.blocks(bands, rows, cols))
+        with GDAL_LOCK:
+            return read_bands(self.dataset, bands, Window.from_slices(rows, cols))
+
+    def requests(self, bands: Sequence[int], rows: slice, cols: slice) -> list[RangeRequest]:
+        """The requests that `read_cube` needs for a window and that are not cached."""
+        return [] if self.file is None else self.file.requests(self.blocks(bands, rows, cols))
 
     def blocks_bytes(self, band: int, rows: slice, cols: slice) -> int:
         """Bytes to read for a window: compressed size of its blocks; uncompressed size of its pixels in JPEG 2000."""

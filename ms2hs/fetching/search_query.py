@@ -46,6 +46,14 @@ class Period:
         """The period in STAC's notation: `2024-06-01T00:00:00Z/..`."""
         return "/".join(".." if end is None else end.strftime("%Y-%m-%dT%H:%M:%SZ") for end in (self.start, self.end))
 
+    def overlaps(self, start: datetime | None, end: datetime | None) -> bool:
+        """Whether another period, open at an end that is None, has a second in common."""
+        return not (start and self.end and start > self.end) and not (end and self.start and end < self.start)
+
+    def contains(self, time: datetime | None) -> bool:
+        """Whether a time is in the period; an unknown time is not."""
+        return time is not None and self.overlaps(time, time)
+
 
 def parse_bbox(numbers: Sequence[float]) -> SearchArea:
     """The area of a box: west, south, east, north in degrees.

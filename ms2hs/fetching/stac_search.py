@@ -1,7 +1,8 @@
-"""Searches of STAC APIs, and items in files.
+"""Searches of STAC APIs and static catalogues, and items in files.
 
 pystac-client pages through the results, with every request sent by our own client, so that links to further pages are
-checked like all other addresses. Items stay JSON, which `parse_item` checks: a `pystac.Item` of an invalid item would
+checked like all other addresses. A catalogue whose landing page offers no search is read by its links, and its items
+are filtered here. Items stay JSON, which `parse_item` checks: a `pystac.Item` of an invalid item would
 end the whole search.
 """
 
@@ -10,6 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,10 @@ from ms2hs.errors import Ms2hsError, NothingFound, QueryError, RemoteError, Scen
 from ms2hs.fetching.footprints import coverage
 from ms2hs.fetching.search_query import Period, SearchArea, parse_bbox, polygon_area
 from ms2hs.files import NO_FILES, FileIds, read_json, write_bytes
+from ms2hs.raster.dates import parse_time
 from ms2hs.remote.client import DOCUMENT_ATTEMPTS, HttpRequest, WebClient, read_document
 from ms2hs.remote.providers import Provider
+from ms2hs.remote.static_catalogue import walk_items
 from ms2hs.remote.url_policy import Access, shown, without_secrets
 from ms2hs.scenes.stac_item import ORIGIN, without_untrusted_origin
 from ms2hs.scenes.stac_metadata import Item, baseline, sensing_time, tile_of, valid_items
@@ -34,6 +38,8 @@ MAX_ITEMS = 2000
 # Limit of a file of saved items, which holds up to MAX_ITEMS.
 MAX_SAVED_BYTES = 100_000_000
 CLOUD_COVER = "eo:cloud_cover"
+# Planet's items have their own property.
+CLOUD_KEYS = (CLOUD_COVER, "cloud_percent", "pl:cloud_percent")
 AREA = "ms2hs:area"
 """Field of saved items with the area of their search."""
 
@@ -74,7 +80,8 @@ class Candidate:
     @property
     def cloud(self) -> float | None:
         """Cloud cover of the whole scene in percent; None if unknown."""
-        cloud = self.item["properties"].get(CLOUD_COVER)
+        properties = self.item["properties"]
+        cloud = next((properties[key] for key in CLOUD_KEYS if properties.get(key) is not None), None)
         return float(cloud) if isinstance(cloud, int | float) else None
 
     @property
@@ -140,7 +147,11 @@ def _read_candidates(query: StacQuery, left_out: list[str] | None, client: WebCl
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about conformance classes that we do not use
             api = Client.open(query.provider.url, stac_io=_CheckedStacIO(base, client))
-            documents = [document for region in regions for document in _read_items(api, query, region)]
+            is_static = api.get_search_link() is None and not api.conforms_to(ConformanceClasses.ITEM_SEARCH)
+            if is_static:
+                documents = walk_items(query.provider.url, query.collection, partial(_may_match, query), left_out)
+            else:
+                documents = [document for region in regions for document in _read_items(api, query, region)]
     except Ms2hsError:
         raise
     except Exception as error:  # noqa: BLE001 - pystac-client raises any error where a document has a wrong type
@@ -152,9 +163,24 @@ def _read_candidates(query: StacQuery, left_out: list[str] | None, client: WebCl
     for item in valid_items(documents, left_out):
         item[ORIGIN] = {"provider": query.provider.name, "url": base}
         candidate = Candidate(item, coverage(item, query.area))
-        if candidate.coverage > 0:
+        if candidate.coverage > 0 and (not is_static or query.period.contains(parse_time(candidate.time))):
             candidates.setdefault(item["id"], candidate)
     return list(candidates.values())
+
+
+def _may_match(query: StacQuery, document: Mapping[str, Any]) -> bool:
+    """Whether the extent of a catalogue or collection, where it has a valid one, reaches into the query's."""
+    extent: Any = document.get("extent")
+    try:
+        box = extent["spatial"]["bbox"][0]
+        start, end = (parse_time(str(time or "")) for time in extent["temporal"]["interval"][0])
+        west, south, east, north = box if len(box) == 4 else (*box[:2], *box[3:5])
+        is_near = any(
+            max(west, a) <= min(east, c) and max(south, b) <= min(north, d) for a, b, c, d in query.area.boxes
+        )
+    except (TypeError, KeyError, IndexError, ValueError):
+        return True
+    return (is_near or west > east) and query.period.overlaps(start, end)
 
 
 def _read_items(api: Client, query: StacQuery, region: Mapping[str, Any]) -> Iterator[Any]:

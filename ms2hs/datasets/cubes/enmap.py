@@ -17,6 +17,7 @@ from ms2hs.datasets.cubes.plausibility import usable_bands
 from ms2hs.datasets.cubes.raster_cube import RasterCube, ReflectanceEncoding
 from ms2hs.errors import DataError, UnknownName
 from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.spectral_grid import SpectralGrid
 
 # Newer downloads have suffixes in lower case, and one archive doubles the suffix.
 ENMAP_METADATA = re.compile(r"(ENMAP\S*L2A\S*)-METADATA(\.xml)+", re.IGNORECASE)
@@ -30,7 +31,7 @@ EMPTY_MEAN, EMPTY_STD = -1_000_000.0, 0.0
 
 
 @dataclass(frozen=True, eq=False)
-class _Bands:
+class EnmapBands:
     """The band table of METADATA.XML, (band,) in the order of the image."""
 
     wavelength_nm: FloatArray
@@ -50,6 +51,16 @@ class _Bands:
             "vnir": self.swir & (self.wavelength_nm < last_vnir),
         }
         return np.asarray(self.good & ~dropped.get(overlap, np.False_))
+
+    def choose(self, overlap: str, where: str) -> tuple[SpectralGrid, ReflectanceEncoding, NDArray[np.intp]]:
+        """Grid and encoding of the bands that remain with this `overlap`, and their positions in the image.
+
+        DataError if fewer than two bands remain; `where` names the file.
+        """
+        grid, order = usable_bands(where, self.wavelength_nm, self.fwhm_nm, self.kept(overlap))
+        numbers = tuple(int(band) + 1 for band in order)
+        encoding = ReflectanceEncoding(len(self.good), numbers, self.scale[order], self.offset[order], ENMAP_NODATA)
+        return grid, encoding, order
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,11 +109,8 @@ def open_enmap(path: Path, overlap: str = "swir") -> RasterCube:
     if overlap not in OVERLAPS:
         raise UnknownName.of("overlap", overlap, list(OVERLAPS), "Use a known overlap.")
     metadata = _metadata(Path(path))
-    bands = _read_metadata(metadata)
-    kept = bands.kept("keep" if overlap == "average" else overlap)
-    grid, order = usable_bands(metadata, bands.wavelength_nm, bands.fwhm_nm, kept)
-    numbers = tuple(int(band) + 1 for band in order)
-    encoding = ReflectanceEncoding(len(kept), numbers, bands.scale[order], bands.offset[order], ENMAP_NODATA)
+    bands = parse_bands(metadata.read_bytes(), str(metadata))
+    grid, encoding, order = bands.choose("keep" if overlap == "average" else overlap, str(metadata))
     match = ENMAP_METADATA.fullmatch(metadata.name)
     name = match[1] if match else metadata.stem
     tile = ENMAP_TILE.search(name)
@@ -110,7 +118,7 @@ def open_enmap(path: Path, overlap: str = "swir") -> RasterCube:
     return _averaged(cube, bands, order) if overlap == "average" else cube
 
 
-def _averaged(cube: RasterCube, bands: _Bands, order: NDArray[np.intp]) -> AveragedCube:
+def _averaged(cube: RasterCube, bands: EnmapBands, order: NDArray[np.intp]) -> AveragedCube:
     centre, vnir = bands.wavelength_nm[order], np.flatnonzero(bands.vnir[order])
     chosen = np.flatnonzero(bands.kept("swir")[order])
     right = np.clip(np.searchsorted(centre[vnir], centre[chosen]), 1, len(vnir) - 1)
@@ -144,9 +152,10 @@ def _image(metadata: Path, name: str) -> Path:
     return images[0]
 
 
-def _read_metadata(path: Path) -> _Bands:
+def parse_bands(metadata: bytes, where: str) -> EnmapBands:
+    """The bands of a product by the content of its METADATA.XML; DataError if it is damaged. `where` names the file."""
     try:
-        root = ET.parse(path).getroot()  # noqa: S314 - expat here expands no external entities
+        root = ET.fromstring(metadata)  # noqa: S314 - expat here expands no external entities
         characterised = root.findall("specific/bandCharacterisation/bandID")
         fields = ("wavelengthCenterOfBand", "FWHMOfBand", "GainOfBand", "OffsetOfBand")
         centre, width, gain, offset = (
@@ -154,17 +163,17 @@ def _read_metadata(path: Path) -> _Bands:
         )
         vnir, swir = (_channels(root, detector, len(centre)) for detector in ("vnir", "swir"))
         empty = _empty(root, len(centre))
-    except (ET.ParseError, ValueError, IndexError) as error:
-        raise DataError(f"{path}: metadata cannot be read ({error}). Download the product again.") from error
+    except (ET.ParseError, LookupError, ValueError) as error:
+        raise DataError(f"{where}: metadata cannot be read ({error}). Download the product again.") from error
     numbers = np.array([centre, width, gain, offset])
     if not (len(centre) and np.isfinite(numbers).all() and vnir.any() and swir.any()):
         raise DataError(
-            f"{path}: {len(centre)} bands, {vnir.sum()} of them VNIR and {swir.sum()} SWIR; each band needs "
+            f"{where}: {len(centre)} bands, {vnir.sum()} of them VNIR and {swir.sum()} SWIR; each band needs "
             f"{', '.join(fields)}, and both detectors need an expectedChannelsList. Download the product again."
         )
     known = load_sensor("enmap-224").grid
     nearest = np.abs(centre[:, None] - known.wavelength_nm).argmin(axis=1)
-    return _Bands(centre, width, gain, offset, known.good[nearest] & ~empty, vnir, swir)
+    return EnmapBands(centre, width, gain, offset, known.good[nearest] & ~empty, vnir, swir)
 
 
 def _channels(root: ET.Element, detector: str, count: int) -> BoolArray:

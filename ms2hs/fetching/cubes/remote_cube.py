@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ms2hs.arrays import Float32Array
+from ms2hs.datasets.cubes.enmap import ENMAP_METADATA
 from ms2hs.errors import SceneError
 from ms2hs.fetching.cubes.emit_item import GRANULE, EmitItem
+from ms2hs.fetching.cubes.enmap_item import EnmapItem
 from ms2hs.fetching.cubes.item_files import file_name_of
 from ms2hs.fetching.cubes.raster_item import RASTER, RasterItem
 from ms2hs.raster.pixel_grid import PixelGrid
@@ -55,6 +57,7 @@ CubeReader = Callable[[WebClient, dict[str, Any], Access, Path | None], RemoteCu
 
 READERS: dict[re.Pattern[str], CubeReader] = {
     GRANULE: EmitItem,
+    ENMAP_METADATA: EnmapItem,
     RASTER: RasterItem,
 }
 """By the name of a file of the item, such as `EMIT_L2A_RFL_….nc`; the first that matches reads the item."""
