@@ -28,9 +28,8 @@ from ms2hs.fetching.cubes import pass_samples, site_search
 from ms2hs.fetching.cubes.pass_samples import PIXELS, _spread
 from ms2hs.fetching.cubes.products import PRODUCTS
 from ms2hs.fetching.cubes.remote_cube import open_remote_cube
-from ms2hs.fetching.cubes.site_search import SiteFinder, preference
+from ms2hs.fetching.cubes.site_search import SiteFinder
 from ms2hs.fetching.search_query import SearchArea
-from ms2hs.fetching.stac_search import Candidate
 from ms2hs.raster.cube import open_cube
 from ms2hs.raster.pixel_grid import PixelGrid, lonlat_bounds
 from ms2hs.remote.client import RetryPolicy
@@ -232,16 +231,6 @@ def test_a_new_version_of_an_item_is_fetched(world, scene, monkeypatch):
     world.add(updated="2024-01-01T00:00:00Z")
     assert find(scene).cubes != old
     assert world.opened == [name, name]
-
-
-def test_passes_are_sorted_by_cloud_season_and_date():
-    def passed(day, cloud):
-        return Candidate({"id": day, "properties": {"datetime": f"{day}T10:00:00Z", "eo:cloud_cover": cloud}}, 1.0)
-
-    moment = site_search.parse_time("2024-06-04")
-    days = [("2024-06-20", 55.0), ("2023-12-01", 0.0), ("2022-06-10", 12.0), ("2023-05-20", 18.0), ("2024-05-20", None)]
-    ordered = sorted((passed(*one) for one in days), key=lambda one: preference(one, moment))
-    assert [one.item["id"] for one in ordered] == ["2023-05-20", "2022-06-10", "2023-12-01", "2024-05-20", "2024-06-20"]
 
 
 def test_the_limit_and_the_period_select_passes(world, scene):

@@ -1,7 +1,7 @@
 """Passes of hyperspectral sensors over a scene, for `convert --site auto`.
 
 All products in SITE_PRODUCTS whose provider has a login are searched at the same time, within a deadline. Passes are
-sorted by cloud, season and date (`preference`) and sampled in this order, until enough of them have clear pixels.
+sorted by cloud, season and date (`pass_order`) and sampled in this order, until enough of them have clear pixels.
 The choice is kept in the cache beside the samples, so that a second conversion needs no network.
 No error of a server or file is raised: it becomes a part of the one note about the passes.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ms2hs.errors import AddressError, CredentialsError, NothingFound, OutputError, QueryError, RemoteError, failure
 from ms2hs.fetching.cubes.pass_samples import JOBS, Sample, cache_folder, cache_key, read_sample, sample_pass
+from ms2hs.fetching.cubes.product_search import EVERY_DATE, pass_order
 from ms2hs.fetching.cubes.products import PRODUCTS, Product
 from ms2hs.fetching.search_query import Period, SearchArea, parse_period
 from ms2hs.fetching.stac_search import Candidate, StacQuery, search
@@ -33,14 +34,8 @@ SITE_PRODUCTS = ("emit", "enmap")
 # Seconds to the first answer of a server, and for a whole search. Without a network, a conversion waits for the first.
 FIRST_ANSWER_S, SEARCH_S = 6.0, 45.0
 RETRIES = RetryPolicy(attempts=4, connect_s=4.0, unreachable_s=4.0, read_s=15.0, total_s=30.0)
-# The first spaceborne imaging spectrometer, Hyperion, began in 2000. A search needs one end of its period.
-ANY_PERIOD = Period(datetime(2000, 1, 1, tzinfo=UTC), None)
-# Percent of cloud: the most in a pass, a step of the order, and what counts for a pass of unknown cloud.
-MAX_CLOUD, CLOUD_STEP, UNKNOWN_CLOUD = 80.0, 20.0, 30.0
-# Days between two days of the year that count as one season: a step of the order.
-SEASON_DAYS = 45
-# Share of the scene that a pass must cover.
-MIN_COVERAGE = 0.05
+# Largest cloud cover of a pass, in percent, and smallest share of the scene that it covers.
+MAX_CLOUD, MIN_COVERAGE = 80.0, 0.05
 # Passes that are sampled at most, as a multiple of the limit.
 MAX_TRIED = 2
 # A choice of passes is used again for so many days: newer passes appear.
@@ -83,21 +78,6 @@ class SitePass:
         return f"{self.candidate.item['id']} ({self.day}, {cloud})"
 
 
-def preference(candidate: Candidate, moment: datetime | None) -> tuple[float, ...]:
-    """The key by which passes are sorted: clear passes first, then the season of the scene, then the nearest date."""
-    cloud = _cloud(candidate)
-    taken = parse_time(candidate.time)
-    if taken is None or moment is None:
-        return cloud // CLOUD_STEP, 0.0, 0.0, cloud
-    days = abs((taken - moment).total_seconds()) / 86_400
-    of_year = abs(taken.timetuple().tm_yday - moment.timetuple().tm_yday)
-    return cloud // CLOUD_STEP, min(of_year, 365 - of_year) // SEASON_DAYS, days, cloud
-
-
-def _cloud(candidate: Candidate) -> float:
-    return UNKNOWN_CLOUD if candidate.cloud is None else candidate.cloud
-
-
 @dataclass(frozen=True)
 class _Choice:
     """The passes that were chosen for a scene."""
@@ -129,7 +109,7 @@ class SiteFinder:
         if limit < 1:
             raise QueryError(f"--site-limit {limit}; at least 1 pass is needed. Use --site-limit 3.")
         try:
-            self._period = parse_period(date) if date else ANY_PERIOD
+            self._period = parse_period(date or EVERY_DATE)
         except QueryError as error:
             raise QueryError(str(error).replace("--date", "--site-date")) from error
         self._limit, self._progress = limit, progress or (lambda _stage, _done, _total: None)
@@ -180,8 +160,9 @@ class SiteFinder:
             names = [name for name in self._with_login if name not in self._failed]
             self._found[area] = _search_products(names, area, self._period, self._failed)
         passes, missing = self._found[area]
-        moment = parse_time(taken or "")
-        return sorted(passes, key=lambda one: (*preference(one.candidate, moment), one.text)), missing
+        moment = parse_time(taken or "") or datetime.now(UTC)
+        order = pass_order(moment.date())
+        return sorted(passes, key=lambda one: order(one.candidate)), missing
 
     def _sample(self, area: SearchArea, taken: str | None, path: Path) -> _Choice:
         """Sample passes over an area, and keep the choice if every server answered; else an old choice counts."""
@@ -279,7 +260,7 @@ class _Search(threading.Thread):
         except Exception as error:  # noqa: BLE001  a server must not stop the conversion
             self.problem = _reason(error)
         else:
-            usable = [one for one in found if one.coverage >= MIN_COVERAGE and _cloud(one) <= MAX_CLOUD]
+            usable = [one for one in found if one.coverage >= MIN_COVERAGE and (one.cloud or 0.0) <= MAX_CLOUD]
             self.passes = [SitePass(self.product, one) for one in usable]
 
 
