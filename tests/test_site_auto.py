@@ -12,6 +12,8 @@ import pytest
 import rasterio
 from conftest import S2_BANDS, allow_sockets, dn_of, write_raster
 from emit_granules import Layout, write_granule
+from enmap_world import CORNER as ENMAP_CORNER
+from enmap_world import GAIN, KEPT, OFFSET, enmap_item
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sites import EMIT_NM, Site
@@ -503,3 +505,21 @@ def test_a_sample_reads_a_part_of_a_granule(granules):
     sizes = [len(content) for name, content in world.server.files.items() if "RFL_" in name]
     read = sum(size for name, size in world.server.sent.items() if "RFL_" in name)
     assert read < 0.15 * sum(sizes)
+
+
+def test_passes_of_both_products_are_sampled(granules, tmp_path, monkeypatch):
+    world, _ = granules
+    monkeypatch.setenv("EOC_COOKIE", "session=1")
+    item, dn, _ = enmap_item(world.server.add_file, tmp_path)
+    world.server.add_item(item)
+    (x,), (y,) = rasterio.warp.transform("EPSG:32632", "EPSG:4326", [ENMAP_CORNER[0] + 2000], [ENMAP_CORNER[1] - 2000])
+    world.emit(layout=Layout(lon=x - 0.03, lat=y + 0.02))
+    site = find(write_scene(tmp_path / "both_20240604.tif", (ENMAP_CORNER[0] + 300, ENMAP_CORNER[1] - 300), 120))
+    assert len(site.cubes) == 2, site.note
+    assert site.note.count("pixels)") == 2
+    assert ";" not in site.note
+    (path,) = [path for path in site.cubes if path.name.startswith("ENMAP")]
+    spectra = open_cube(path).values.reshape(len(KEPT), -1).T
+    known = {tuple(pixel) for pixel in dn[KEPT].reshape(len(KEPT), -1).T.tolist()}
+    stored = np.round((spectra[np.isfinite(spectra).all(axis=1)] - OFFSET) / GAIN).astype(int)
+    assert {tuple(pixel) for pixel in stored.tolist()} <= known
