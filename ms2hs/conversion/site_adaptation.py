@@ -5,7 +5,6 @@ is paired with the pixel at its coordinates, or without coordinates with the mos
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +16,10 @@ from ms2hs.datasets.cubes.emit import find_granules
 from ms2hs.datasets.cubes.enmap import ENMAP_METADATA, find_products
 from ms2hs.datasets.cubes.georeferenced import find_cubes
 from ms2hs.datasets.cubes.raster_cube import find_rasters
-from ms2hs.errors import DataError, SceneError
+from ms2hs.errors import DataError
 from ms2hs.models.prior import Posterior, SpectralPrior
-from ms2hs.raster.cube import open_cube
+from ms2hs.raster.cube import open_cube, spectral_of
+from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.dates import day_of
 from ms2hs.raster.pixel_grid import pixel_at
 from ms2hs.scenes.reader import SceneReader
@@ -58,7 +58,7 @@ def find_site_cubes(paths: Iterable[Path]) -> tuple[Path, ...]:
 
     Raises
     ------
-    DataError : a folder without cubes.
+    DataError : a folder without cubes. SceneError : a damaged raster in a folder.
     """
     cubes: list[Path] = []
     for path in paths:
@@ -75,8 +75,8 @@ def find_site_cubes(paths: Iterable[Path]) -> tuple[Path, ...]:
 def _cubes_in(folder: Path) -> list[Path]:
     cubes = [*find_granules(folder), *find_products(folder)]
     for path in find_rasters(folder):
-        with suppress(SceneError):
-            cubes += [] if open_cube(path).attrs.get("MS2HS_SYNTHETIC") else [path]
+        with open_dataset(str(path)) as file:
+            cubes += [path] if spectral_of(file) and "MS2HS_SYNTHETIC" not in file.tags() else []
     return cubes
 
 

@@ -19,6 +19,7 @@ import requests
 from pystac_client import Client
 from pystac_client.conformance import ConformanceClasses
 from pystac_client.stac_api_io import StacApiIO
+from pystac_client.warnings import PystacClientWarning
 
 from ms2hs.errors import Ms2hsError, NothingFound, QueryError, RemoteError, SceneError
 from ms2hs.fetching.footprints import coverage
@@ -144,14 +145,14 @@ def _read_candidates(query: StacQuery, left_out: list[str] | None, client: WebCl
     if query.area.geometry is not None:
         regions = [{"intersects": query.area.geometry}]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about conformance classes that we do not use
-            api = Client.open(query.provider.url, stac_io=_CheckedStacIO(base, client))
-            is_static = api.get_search_link() is None and not api.conforms_to(ConformanceClasses.ITEM_SEARCH)
-            if is_static:
-                documents = walk_items(query.provider.url, query.collection, partial(_may_match, query), left_out)
-            else:
-                documents = [document for region in regions for document in _read_items(api, query, region)]
+        # About conformance classes that we do not use. A context would also restore the filters of other threads.
+        warnings.filterwarnings("ignore", category=PystacClientWarning)
+        api = Client.open(query.provider.url, stac_io=_CheckedStacIO(base, client))
+        is_static = api.get_search_link() is None and not api.conforms_to(ConformanceClasses.ITEM_SEARCH)
+        if is_static:
+            documents = walk_items(query.provider.url, query.collection, partial(_may_match, query), left_out)
+        else:
+            documents = [document for region in regions for document in _read_items(api, query, region)]
     except Ms2hsError:
         raise
     except Exception as error:  # noqa: BLE001 - pystac-client raises any error where a document has a wrong type
