@@ -370,17 +370,18 @@ def test_without_network_one_line_comes_in_time(scene, tmp_path, ms2hs, black_ho
     assert "waiting" not in err
 
 
-def test_a_failing_server_of_files_is_asked_once(world, scene, tmp_path):
+def test_a_failing_server_of_files_is_asked_twice(world, scene, tmp_path):
     world.add()
     world.add("2022-06-01")
+    world.add("2022-07-01")
     world.fault = RemoteError("http://x/y.nc: could not be read (reset) in 4 attempts; a server is needed. Try later.")
     site = find(scene)
     assert site.cubes == ()
-    assert "emit: http://x/y.nc: could not be read (reset) in 4 attempts; a server is needed" in site.note
-    assert len(world.opened) == 1
+    assert "; http://x/y.nc: could not be read (reset) in 4 attempts; a server is needed" in site.note
+    assert len(world.opened) == 2
     assert files(tmp_path / "cache") == []
     world.fault = None
-    assert len(find(scene).cubes) == 2
+    assert len(find(scene).cubes) == 3
 
 
 def test_scenes_of_a_batch_share_searches_of_their_footprints(world, tmp_path):

@@ -10,13 +10,14 @@ import json
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ms2hs.errors import AddressError, CredentialsError, NothingFound, OutputError, QueryError, RemoteError, failure
+from ms2hs.errors import CredentialsError, NothingFound, OutputError, QueryError, RemoteError, failure
 from ms2hs.fetching.cubes.pass_samples import JOBS, Sample, cache_folder, cache_key, read_sample, sample_pass
 from ms2hs.fetching.cubes.product_search import EVERY_DATE, pass_order
 from ms2hs.fetching.cubes.products import PRODUCTS, Product
@@ -36,8 +37,8 @@ FIRST_ANSWER_S, SEARCH_S = 6.0, 45.0
 RETRIES = RetryPolicy(attempts=4, connect_s=4.0, unreachable_s=4.0, read_s=15.0, total_s=30.0)
 # Largest cloud cover of a pass, in percent, and smallest share of the scene that it covers.
 MAX_CLOUD, MIN_COVERAGE = 80.0, 0.05
-# Passes that are sampled at most, as a multiple of the limit.
-MAX_TRIED = 2
+# Passes that are tried at most, as a multiple of the limit; and failed passes after which a server is given up.
+MAX_TRIED, MAX_LOST = 2, 2
 # A choice of passes is used again for so many days: newer passes appear.
 MAX_AGE_DAYS = 30
 
@@ -168,23 +169,28 @@ class SiteFinder:
         """Sample passes over an area, and keep the choice if every server answered; else an old choice counts."""
         passes, missing = self._search(area, taken)
         samples: list[Sample] = []
-        reasons = list(missing)
+        reasons, tried, lost = list(missing), 0, Counter[str]()
         with WebClient(RETRIES, JOBS, logs_waits=False) as client:
-            for one in passes[: MAX_TRIED * self._limit]:
-                if len(samples) == self._limit or one.product.name in self._failed:
+            for one in passes:
+                if len(samples) == self._limit or tried == MAX_TRIED * self._limit:
+                    break
+                if one.product.name in self._failed:
                     continue
                 self._progress("site", len(samples), self._limit)
+                tried += 1
                 try:
                     samples.append(sample_pass(client, one.candidate.item, one.product.name, one.day, area))
-                except (RemoteError, AddressError, CredentialsError, OutputError) as error:
-                    self._failed[one.product.name] = _reason(error)
                 except Exception as error:  # noqa: BLE001  one pass must not stop the conversion
-                    reasons.append(_reason(error, one.candidate.item["id"]))
+                    lost[one.product.name] += isinstance(error, RemoteError)
+                    if isinstance(error, CredentialsError | OutputError) or lost[one.product.name] == MAX_LOST:
+                        self._failed[one.product.name] = _reason(error)
+                    else:
+                        reasons.append(_reason(error, one.candidate.item["id"]))
         self._progress("site", self._limit, self._limit)
         choice = _Choice(tuple(samples), tuple(reasons))
         if not samples:
             return _read_choice(path) or choice
-        if not self._failed.keys() & {*self._with_login}:
+        if not lost.total() and not self._failed.keys() & {*self._with_login}:
             facts = {"samples": [sample.cube.name for sample in samples], "missing": reasons}
             with suppress(OutputError):  # the next conversion searches again
                 write_bytes(path, (json.dumps(facts, indent=1) + "\n").encode())
