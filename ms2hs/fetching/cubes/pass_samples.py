@@ -48,7 +48,7 @@ MAX_BYTES = 150_000_000
 # A pass is given up if fewer than this share of the pixels that were read is clear, or after this multiple of PIXELS.
 MIN_CLEAR, MAX_READ = 0.1, 3
 # Simultaneous requests.
-JOBS = 4
+JOBS = 8
 Window = tuple[int, int, int, int]
 """Row, column, height, width."""
 # Changes with the layout of a sample, so that samples of other versions are fetched again.
