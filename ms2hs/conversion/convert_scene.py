@@ -117,7 +117,7 @@ class _Models:
         if options.site:
             prior = sharpen_to_site(prior, options.site, planned.scene.spectral)
         try:
-            linear, notes = prior.condition(*grids, options.input_error), []
+            linear, notes = prior.condition(*grids, planned.input_error), []
         except np.linalg.LinAlgError as error:
             raise _unusable(planned, f"the prior cannot be inverted ({error})") from error
         network = None
@@ -133,7 +133,7 @@ class _Models:
             addition = network_addition(network, unadapted, pairs.measured) if network else np.float32(0)
             linear = linear.with_references(pairs.measured, pairs.truth - addition)
             notes += pairs.notes
-        is_adapted = any((options.reference, options.site, options.input_error))
+        is_adapted = any((options.reference, options.site, planned.input_error))
         change = linear.gain - unadapted.gain if network and is_adapted else None
         return cls(linear, network, change, notes)
 

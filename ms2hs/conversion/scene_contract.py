@@ -39,6 +39,7 @@ def contract(planned: Plan) -> dict[str, Any]:
         "input": found,
         "target": planned.target,
         "model": planned.weights.name,
+        "input_error": str(planned.input_error),
         "grid": _grid(planned.grid),
         "output": str(planned.final_output),
         "offset_rule": scene.offset_rule,
