@@ -50,7 +50,7 @@ def main() -> None:
     mpl.use("Agg")
     with TemporaryDirectory() as folder:
         scene = write_example(Path(folder) / "example.tif")
-        options = ms2hs.ConvertOptions(uncertainty=True)
+        options = ms2hs.ConvertOptions(uncertainty=True, input_error="none")  # the scene is simulated
         result = ms2hs.convert(scene, output=Path(folder) / "cube.tif", options=options)
         figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), width_ratios=(1, 2), layout="constrained")
         picture = plt.imread(result.quicklook)

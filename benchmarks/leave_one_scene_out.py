@@ -30,6 +30,7 @@ from known_truth import (
 
 from ms2hs.evaluation.baselines import interpolated
 from ms2hs.models.prior import TYPICAL_INPUT_ERROR, SpectralPrior
+from ms2hs.spectra.product_error import input_error_named
 from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of
 from ms2hs.training.prior_fit import Evidence, PriorSettings, calibrate, fit, gather, pretrain_linear
@@ -85,6 +86,7 @@ def tables(
     rng = np.random.default_rng(seed)
     posterior = prior.condition(view.source, view.target)
     with_error = prior.condition(view.source, view.target, TYPICAL_INPUT_ERROR)
+    measured_errors = prior.condition(view.source, view.target, input_error_named("sentinel2"))
     noisy = perturbed(scene.measured, rng)
     pixels = scene.measured.shape[1]
     found = {
@@ -95,6 +97,8 @@ def tables(
         "prior, noise given": score_prior(
             with_error, scene, measured=noisy, to_source=response_of(view.source, view.target)
         ),
+        "prior, sentinel2 errors assumed": score_prior(measured_errors, scene),
+        "the same, noise": score_prior(measured_errors, scene, measured=noisy),
         "3 references": score_references(posterior, scene, 3, DRAWS, rng),
         "10 references": score_references(posterior, scene, 10, DRAWS, rng),
     }
@@ -113,14 +117,14 @@ def show(results: dict[str, dict[str, Score]]) -> None:
     """Print a row for each method and a column for each scene: RMSE x 1e4 / SAM, then coverage."""
     methods = list(dict.fromkeys(method for found in results.values() for method in found))
     print(
-        f"{'RMSE x 1e4 / SAM deg':22s}{'mean RMSE':>10s}{'SAM':>7s}  "
+        f"{'RMSE x 1e4 / SAM deg':32s}{'mean RMSE':>10s}{'SAM':>7s}  "
         + " ".join(f"{name[:11]:>11s}" for name in results)
     )
     for method in methods:
         found = {name: scores[method] for name, scores in results.items() if method in scores}
         mean = mean_score(list(found.values()))
         cells = [f"{1e4 * found[n].rmse:.0f}/{found[n].sam:.2f}" if n in found else "" for n in results]
-        print(f"{method:22s}{mean.rmse:10.5f}{mean.sam:7.2f}  " + " ".join(f"{cell:>11s}" for cell in cells))
+        print(f"{method:32s}{mean.rmse:10.5f}{mean.sam:7.2f}  " + " ".join(f"{cell:>11s}" for cell in cells))
     print("\ncoverage of the 90 % interval; residual at the measured bands")
     for method in methods:
         found = [scores[method] for scores in results.values() if method in scores]
@@ -129,7 +133,7 @@ def show(results: dict[str, dict[str, Score]]) -> None:
             cells = " ".join(f"{100 * value:11.1f}" for value in inside)
             residual = mean_score(found).residual
             print(
-                f"{method:22s}{100 * np.mean(inside):8.1f} %, worst {100 * min(inside):.1f} %; {residual:.4f}  {cells}"
+                f"{method:32s}{100 * np.mean(inside):8.1f} %, worst {100 * min(inside):.1f} %; {residual:.4f}  {cells}"
             )
     sites = {n: s["half, site"].rmse / s["half, no site"].rmse for n, s in results.items() if "half, site" in s}
     print(f"\nsite / no site: mean {np.mean(list(sites.values())):.3f}, worst {max(sites.values()):.3f}  {sites}")

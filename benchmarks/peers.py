@@ -193,7 +193,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.run:
         with contextlib.redirect_stdout(sys.stderr):
-            options = ConvertOptions(overwrite=True, model=args.model, device=args.device)
+            options = ConvertOptions(overwrite=True, model=args.model, device=args.device, input_error="none")
             result = METHODS[args.run](args.folder / "scene.tif", args.folder / f"{args.run}.tif", options)
         print(json.dumps(result))
         return

@@ -285,7 +285,7 @@ def convert_all(
             off = SensorErrors.plain(error.gain, error.offset, error.pixel) if error else SensorErrors.none()
             write_scene(path, disturb(scene.seen, load_sensor(SOURCE).grid, off, rng))
             for name, model in models.items():
-                choices = ConvertOptions(source=SOURCE, model=model, input_error=error, overwrite=True)
+                choices = ConvertOptions(source=SOURCE, model=model, input_error=error or "none", overwrite=True)
                 output = read(convert(path, args.target, Path(scratch, "made.tif"), choices).output)
                 scores[name][kind] = score(output, scene, error.pixel if error else 0.0, layout)
                 pictures[name][kind] = output[plotted]

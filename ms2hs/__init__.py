@@ -39,9 +39,9 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from ms2hs.evaluation.report.page import write_report
-    from ms2hs.models.prior import InputError
     from ms2hs.raster.cube import open_cube
     from ms2hs.scenes.formats import open_scene
+    from ms2hs.spectra.product_error import InputError
     from ms2hs.spectra.sensors import load_sensor
     from ms2hs.training.engine.loop import FitSettings
 
@@ -60,9 +60,9 @@ _HOMES = {
         "WeightsError",
     ),
     "ms2hs.evaluation.report.page": ("write_report",),
-    "ms2hs.models.prior": ("InputError",),
     "ms2hs.raster.cube": ("open_cube",),
     "ms2hs.scenes.formats": ("open_scene",),
+    "ms2hs.spectra.product_error": ("InputError",),
     "ms2hs.spectra.sensors": ("load_sensor",),
     "ms2hs.training.engine.loop": ("FitSettings",),
 }

@@ -67,8 +67,9 @@ def test_broken_scene_does_not_stop_the_others(ms2hs, tmp_path):
         f"s{number:02}_enmap{end}" for number in (0, 1, 2, 4, 5) for end in (".tif", "_sigma.tif", ".png", ".json")
     ]
     assert all(Path(line).is_file() for line in out.splitlines())
-    note, clouds, entry, summary, message = err.splitlines()
+    note, assumed, clouds, entry, summary, message = err.splitlines()
     assert note.startswith("note: 5 scenes: ")
+    assert assumed.startswith("note: 5 scenes: input errors sentinel2 are assumed")
     assert clouds == "note: 5 scenes: clouds are kept: the file has no cloud layer"
     assert entry.startswith("failed: ")
     assert "s03.tif" in entry

@@ -36,8 +36,8 @@ from ms2hs.cli.parsers import (
     Ranges,
     Shard,
     parse_bbox,
-    parse_error_levels,
     parse_gsd,
+    parse_input_error,
     parse_pixel_window,
     parse_ranges,
     parse_shard,
@@ -118,12 +118,13 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
             "--adjustment/--no-adjustment", help="Apply the per-sensor gain and offset correction learned from pairs."
         ),
     ] = True,
-    input_error: Annotated[
-        ErrorLevels | None,
+    input_error: Annotated[  # noqa: ANN401 - a name or levels, and Typer takes no union
+        Any,
         SITE(
-            parser=parse_error_levels,
-            metavar="GAIN,OFFSET,PIXEL",
-            help="Input uncertainty (1σ): relative gain, offset, per-pixel noise; such as 0.02,0.005,0.003.",
+            parser=parse_input_error,
+            metavar="none|sentinel2|GAIN,OFFSET,PIXEL",
+            help="Input uncertainty (1σ): as measured for Sentinel-2, or relative gain, offset, per-pixel noise.",
+            show_default="sentinel2 for Sentinel-2 products, else none",
         ),
     ] = None,
     reference: Annotated[
@@ -186,9 +187,9 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     from ms2hs.conversion.convert_scene import run
     from ms2hs.conversion.planning import ConvertOptions, plan
     from ms2hs.conversion.scene_contract import contract
-    from ms2hs.models.prior import InputError
     from ms2hs.models.weights import load_weights
     from ms2hs.progress import progress_bar
+    from ms2hs.spectra.product_error import InputError
 
     if not quiet:
         print_waits()
@@ -210,7 +211,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         model=model,
         device=device,
         uncertainty=uncertainty,
-        input_error=InputError(*input_error) if input_error else None,
+        input_error=InputError(*input_error) if isinstance(input_error, ErrorLevels) else input_error,
         reference=reference,
         site=_site(context, site or []),
         site_date=site_date,

@@ -72,8 +72,17 @@ def parse_pixel_window(text: str) -> PixelWindow:
     return PixelWindow(*map(int, numbers))
 
 
-def parse_error_levels(text: str) -> ErrorLevels:
-    """Parse GAIN,OFFSET,PIXEL; each is 0 or more."""
+def parse_input_error(text: str) -> ErrorLevels | str:
+    """Parse `none`, the name of measured errors, or GAIN,OFFSET,PIXEL; each is 0 or more."""
+    from ms2hs.spectra.product_error import error_table_names
+
+    if text in {"none", *error_table_names()}:
+        return text
+    if text.isidentifier():
+        raise typer.BadParameter(
+            f"{text!r} is unknown; none, {', '.join(error_table_names())}, or GAIN,OFFSET,PIXEL is allowed. Write for "
+            "example 0.02,0.005,0.003."
+        )
     levels = _numbers(text, "GAIN,OFFSET,PIXEL", "0.02,0.005,0.003")
     if min(levels) < 0:
         raise typer.BadParameter(f"{text!r}: a standard deviation is 0 or more. Write for example 0.02,0.005,0.003.")

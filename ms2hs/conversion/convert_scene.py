@@ -121,7 +121,7 @@ class _Models:
             prior, site_notes = sharpen_to_site(prior, options.site_cubes, planned.scene.spectral)
             notes += site_notes
         try:
-            linear = prior.condition(*grids, options.input_error)
+            linear = prior.condition(*grids, planned.input_error)
         except np.linalg.LinAlgError as error:
             raise _unusable(planned, f"the prior cannot be inverted ({error})") from error
         network = None
@@ -137,7 +137,7 @@ class _Models:
             addition = network_addition(network, unadapted, pairs.measured) if network else np.float32(0)
             linear = linear.with_references(pairs.measured, pairs.truth - addition)
             notes += pairs.notes
-        is_adapted = any((options.reference, options.site_cubes, options.input_error))
+        is_adapted = any((options.reference, options.site_cubes, planned.input_error))
         change = linear.gain - unadapted.gain if network and is_adapted else None
         return cls(linear, network, change, notes)
 

@@ -104,8 +104,8 @@ def provenance(planned: Plan) -> dict[str, str]:
         "weights_sha256": weights.sha256,
         "offset_rule": scene.offset_rule,
     }
-    if error := options.input_error:
-        facts["input_error"] = f"gain {error.gain:g}, offset {error.offset:g}, pixel {error.pixel:g}"
+    if planned.input_error:
+        facts["input_error"] = str(planned.input_error)
     if options.reference:
         facts["reference"] = options.reference.name
     if options.site_cubes:

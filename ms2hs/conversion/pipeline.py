@@ -64,16 +64,16 @@ class StripReader:
     def read(self, window: Window) -> Pixels:
         """The pixels of a window."""
         began = time.perf_counter()
-        error = self.planned.options.input_error
+        noise = self.planned.input_error.pixel
         # The noise filter also reads rows beyond the window, so that results do not depend on the windows.
-        reach = REACH if error and error.pixel else 0
+        reach = REACH if noise else 0
         above = min(reach, window.row)
         below = min(reach, self.planned.grid.height - window.row - window.height)
         height = above + window.height + below
         pixels = self.reader.read_pixels(window.row - above, window.col, height, window.width)
-        if error and error.pixel:
+        if noise:
             rows = slice(above, above + window.height)
-            denoised = denoise(pixels.reflectance, pixels.valid, error.pixel)
+            denoised = denoise(pixels.reflectance, pixels.valid, noise)
             pixels = pixels._replace(reflectance=denoised).rows(rows)
         self.seconds += time.perf_counter() - began
         return pixels

@@ -14,7 +14,6 @@ from ms2hs.conversion.result_files import check_new_output, sigma_name
 from ms2hs.conversion.site_adaptation import find_site_cubes
 from ms2hs.errors import GridError, Ms2hsError, SceneError, WeightsError
 from ms2hs.files import NO_FILES, FileIds, check_space, file_ids, file_name
-from ms2hs.models.prior import InputError
 from ms2hs.models.weights import DEFAULT, Weights, load_weights
 from ms2hs.raster.cog.block_compressor import memory_bytes
 from ms2hs.raster.cog.block_store import disk_bytes
@@ -25,7 +24,8 @@ from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m, subset
 from ms2hs.remote.object_store import OutputPath, RemotePath, parse_output
 from ms2hs.scenes.formats import open_scene
 from ms2hs.scenes.plausibility import check_reflectance
-from ms2hs.scenes.scene import Scene, SceneOptions, working_grid
+from ms2hs.scenes.scene import CUSTOM, Scene, SceneOptions, working_grid
+from ms2hs.spectra.product_error import InputError, input_error_named
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
@@ -82,8 +82,9 @@ class ConvertOptions:
     """Largest number of passes of `auto`."""
     site_notes: tuple[str, ...] = ()
     """Notes about the choice of the cubes, for the result."""
-    input_error: InputError | None = None
-    """Uncertainty of the input reflectance (1 sigma), added to the output uncertainty."""
+    input_error: InputError | str | None = None
+    """Errors of the input reflectance (1 sigma), which the output's uncertainty covers: levels, `none`, or the name of
+    measured errors such as `sentinel2`; None: the measured errors of the sensor's products, if any."""
     adjust: bool = True
     """Apply the per-sensor gain and offset that the weights learned from pairs."""
     overwrite: bool = False
@@ -124,6 +125,8 @@ class Plan:
     """The cube on the local disk; for an address, a temporary file."""
     weights: Weights
     options: ConvertOptions
+    input_error: InputError
+    """Errors of the input that the conversion assumes."""
     address: RemotePath | None = None
     """Address to which the complete cube is uploaded; None: the cube stays at `output`."""
     inputs: FileIds = NO_FILES
@@ -207,8 +210,9 @@ def plan(
         address, other_disk = path, "set TMPDIR to a directory of another disk"
         path = Path(tempfile.gettempdir(), path.name)
     warnings = check_reflectance(scene, grid, force=options.force)
-    scene = _adjust(replace(scene, notes=(*scene.notes, *warnings)), weights, options)
-    planned = Plan(scene, sensor.name, spectral, grid, path, weights, options, address, inputs)
+    error, assumed = _input_error(scene, weights, options)
+    scene = _adjust(replace(scene, notes=(*scene.notes, *warnings, *assumed)), weights, options)
+    planned = Plan(scene, sensor.name, spectral, grid, path, weights, options, error, address, inputs)
     check_space(path.parent, planned.requirements["disk_bytes_peak"], other_disk)
     _check_memory(planned)
     return planned
@@ -314,6 +318,23 @@ def _adjust(scene: Scene, weights: Weights, options: ConvertOptions) -> Scene:
     bands = ", ".join(f"{name} {gain:.3f} {offset:+.4f}" for name, (gain, offset) in lines.items())
     note = f"bands adjusted by gain and offset that {weights.name} learned from pairs of {scene.source}: {bands}"
     return replace(scene.adjusted(lines), notes=(*scene.notes, note))
+
+
+def _input_error(scene: Scene, weights: Weights, options: ConvertOptions) -> tuple[InputError, list[str]]:
+    """The errors of the input as given, or as measured for the sensor's products, with a note about the latter.
+
+    Weights that learned adjustments from pairs of the sensor are calibrated with these errors already.
+    """
+    given, notes = options.input_error, []
+    if given is None:
+        assumed = "" if scene.source == CUSTOM else load_sensor(scene.source).product_error
+        given = assumed if assumed and scene.source not in weights.adjustments else "none"
+    error = input_error_named(given) if isinstance(given, str) else given
+    error.product_covariance(scene.spectral.wavelength_nm)  # refuses bands whose errors were not measured
+    if options.input_error is None and error.product:
+        use = "Use --input-error none for simulated reflectance."
+        notes = [f"input errors {error} are assumed: {error.product.title}. {use}"]
+    return error, notes
 
 
 def _crop(grid: PixelGrid, options: ConvertOptions) -> PixelGrid:

@@ -41,6 +41,7 @@ def contract(planned: Plan) -> dict[str, Any]:
         "target": planned.target,
         "model": planned.weights.name,
         "site": [site_text(path) for path in planned.options.site_cubes],
+        "input_error": str(planned.input_error),
         "grid": _grid(planned.grid),
         "output": str(planned.final_output),
         "offset_rule": scene.offset_rule,

@@ -13,10 +13,8 @@ from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.errors import DataError
 from ms2hs.models.moments import scale_of
 from ms2hs.spectra.library import by_pattern
+from ms2hs.spectra.product_error import InputError
 
-# Scale (about the brightness) of a common spectrum, which turns an error in reflectance into a relative error: the mean
-# of the public scenes.
-TYPICAL_SCALE = 0.25
 # Strength of the correction by references: the mean of K residuals is shrunk by K / (K + CONSTANT_REFERENCES).
 # DIRECTIONS_WEIGHT is the variance of the map's errors along all directions of the source's bands together, relative to
 # the scatter of a residual. Half or twice of either changes the error by less than 2 %.
@@ -26,33 +24,6 @@ DIRECTIONS_WEIGHT = 4.0
 SMALL_PRODUCT = 1_000_000
 
 
-@dataclass(frozen=True)
-class InputError:
-    """Errors of a product's reflectance: one gain and one offset for each band and scene, and noise for each pixel."""
-
-    gain: float
-    """Standard deviation, relative to the value."""
-    offset: float
-    """Standard deviation, in reflectance."""
-    pixel: float
-    """Standard deviation, in reflectance."""
-
-    def variance(self, reflectance: FloatArray) -> FloatArray:
-        """(...) variance of the error of each value."""
-        variance: FloatArray = np.square(self.gain * reflectance) + (self.offset**2 + self.pixel**2)
-        return variance
-
-    def relative_variance(self, second_moment: FloatArray) -> FloatArray:
-        """(band,) variance relative to a spectrum's scale, for bands of these second moments at scale 1."""
-        absolute = self.offset**2 + self.pixel**2
-        relative: FloatArray = np.square(self.gain) * second_moment + absolute / TYPICAL_SCALE**2
-        return relative
-
-
-# Errors of real products (standard deviations), which simulated sources are given.
-TYPICAL_INPUT_ERROR = InputError(gain=0.02, offset=0.005, pixel=0.003)
-
-
 @dataclass(frozen=True, eq=False)
 class Posterior:
     """The expectation of a target's bands given the bands of one source, and its uncertainty."""
@@ -60,7 +31,7 @@ class Posterior:
     gain: Float32Array
     """(target band, source band) the posterior mean is `gain @ reflectance`."""
     relative_sigma: Float32Array
-    """(target band,) calibrated standard deviation for a spectrum of scale 1."""
+    """(target band,) calibrated standard deviation for a spectrum of scale 1, with the product's measured errors."""
     known: BoolArray
     """(target band,) False where few training scenes have data."""
     brightness: Float32Array
@@ -77,7 +48,7 @@ class Posterior:
     floor: float
     """Brightness below which spectra count as equally bright."""
     error: InputError | None = None
-    """Errors of the source's bands as given by the user; `sigma` covers them."""
+    """Errors of the source's bands; `sigma` covers its gain, offset and noise, which depend on the pixel."""
 
     def reconstruct(
         self, reflectance: Float32Array, valid: BoolArray | None = None, out: Float32Array | None = None
@@ -117,11 +88,11 @@ class Posterior:
     def sigma(self, reflectance: Float32Array) -> Float32Array:
         """(target band, ...) float32 such that the value ± 1.645 sigma is the calibrated 90 % interval.
 
-        Covers the conversion, and the source's own errors where `error` gives them.
+        Covers the conversion and the source's own errors.
         """
         scale = self.scale(reflectance)
         result: Float32Array = np.multiply.outer(self.relative_sigma, scale)
-        if self.error:
+        if self.error and self.error.has_levels:
             variance = self.error.variance(reflectance).astype(np.float32)
             result = np.sqrt(np.square(result) + np.tensordot(np.square(self.gain), variance, axes=1))
         return result

@@ -76,6 +76,8 @@ class Sensor:
     """In reflectance: `dn * scale + offset`."""
     nodata: float | None = None
     """Stored number that means no data where a product declares none."""
+    product_error: str = ""
+    """Table in `tables/errors/` with the measured errors of its products, which conversions assume; empty without."""
     item_rule: str = "declared"
     """Key in `scenes.radiometry.ITEM_RULES` for STAC items of unknown archives."""
 
@@ -90,7 +92,7 @@ USER_KEYS = {"title": str, "role": str, "gsd_m": float}
 KEYS: dict[str, Callable[[str], Any]] = USER_KEYS | {
     **dict.fromkeys(("working_gsd_m", "scale", "offset", "nodata"), float),
     **dict.fromkeys(("product_pattern", "platform_pattern", "collection_pattern", "family_pattern"), re.compile),
-    **dict.fromkeys(("family", "quality", "dtype", "item_rule"), str),
+    **dict.fromkeys(("family", "quality", "dtype", "item_rule", "product_error"), str),
     "min_bands": int,
     "toa_band": _band,
 }

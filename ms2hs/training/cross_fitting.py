@@ -19,10 +19,10 @@ from ms2hs.errors import DataError
 from ms2hs.inference.predictor import Predictor
 from ms2hs.models.denoising import denoise
 from ms2hs.models.intervals import sigma_needed
-from ms2hs.models.prior import TYPICAL_INPUT_ERROR
 from ms2hs.models.weights import Weights, load_weights, save_weights
 from ms2hs.progress import Progress
 from ms2hs.spectra.metrics import NORMAL_90
+from ms2hs.spectra.product_error import TYPICAL_INPUT_ERROR
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.training.conformal import scale_of_scenes
 from ms2hs.training.engine.distributed import Note
