@@ -17,7 +17,7 @@ from ms2hs.arrays import Float32Array
 from ms2hs.conversion.metadata import ConversionResult, provenance, write_item
 from ms2hs.conversion.pipeline import LinearPipeline, NetworkPipeline, Pipeline, StripReader
 from ms2hs.conversion.planning import AUTO, ConvertOptions, Plan, plan
-from ms2hs.conversion.site_adaptation import network_addition, references_in_scene, sharpen_to_site
+from ms2hs.conversion.site_adaptation import adapt_to_site, network_addition, references_in_scene
 from ms2hs.conversion.staging import Staging, conversion_inputs
 from ms2hs.conversion.statistics import InputResidual, Statistics
 from ms2hs.errors import SceneError, WeightsError
@@ -117,11 +117,11 @@ class _Models:
         options, grids = planned.options, (planned.scene.spectral, planned.spectral)
         prior = planned.weights.calibrated_prior or planned.weights.prior
         notes = list(options.site_notes)
-        if options.site_cubes:
-            prior, site_notes = sharpen_to_site(prior, options.site_cubes, planned.scene.spectral)
-            notes += site_notes
         try:
             linear = prior.condition(*grids, planned.input_error)
+            if options.site_cubes:
+                linear, adapted = adapt_to_site(prior, options.site_cubes, reader, grids[1], planned.input_error)
+                notes += adapted
         except np.linalg.LinAlgError as error:
             raise _unusable(planned, f"the prior cannot be inverted ({error})") from error
         network = None

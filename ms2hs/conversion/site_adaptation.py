@@ -1,6 +1,6 @@
 """Adaptation of a conversion to a site: spectra measured in the scene, or hyperspectral cubes of the same site.
 
-Site cubes change the prior's second moment before conversion. Reference spectra correct the conditioned model: each
+Site cubes change the prior and correct the bands (`site_fit`). Reference spectra correct the conditioned model: each
 is paired with the pixel at its coordinates, or without coordinates with the most similar pixel of the scene.
 """
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ms2hs.arrays import BoolArray, Float32Array
+from ms2hs.arrays import BoolArray, Float32Array, FloatArray
+from ms2hs.conversion.site_fit import fit_site
 from ms2hs.datasets.cubes.emit import find_granules
 from ms2hs.datasets.cubes.enmap import ENMAP_METADATA, find_products
 from ms2hs.datasets.cubes.georeferenced import find_cubes
@@ -24,6 +25,7 @@ from ms2hs.raster.dates import day_of
 from ms2hs.raster.pixel_grid import pixel_at
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.spectra.library import Library, by_pattern, interpolate_known, read_library
+from ms2hs.spectra.product_error import InputError
 from ms2hs.spectra.sensors import MAX_BANDS
 from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of, response_matrix
 
@@ -34,8 +36,9 @@ if TYPE_CHECKING:
 SITE_PIXELS = 20_000
 SITE_WINDOW = 32
 MIN_SITE_PIXELS = 100
-# Pixels of the scene that are compared with spectra without coordinates, from evenly spaced strips.
-SEARCH_PIXELS, SEARCH_STRIPS = 250_000, 8
+# Pixels of the scene that are fitted to a site, and that are compared with spectra without coordinates, from evenly
+# spaced strips.
+FIT_PIXELS, SEARCH_PIXELS, SEARCH_STRIPS = 50_000, 250_000, 8
 # Each reference is compared with all others and with the searched pixels.
 MAX_REFERENCES = 1000
 
@@ -89,27 +92,57 @@ def site_text(path: Path) -> str:
     return f"{name} ({facts})" if facts else name
 
 
-def sharpen_to_site(
-    prior: SpectralPrior, cube_paths: Sequence[Path], source: SpectralGrid
-) -> tuple[SpectralPrior, list[str]]:
-    """The prior with the second moment of a site, from its hyperspectral cubes, for conversions from this source.
+def adapt_to_site(
+    prior: SpectralPrior,
+    cube_paths: Sequence[Path],
+    reader: SceneReader,
+    target: SpectralGrid,
+    error: InputError | None = None,
+) -> tuple[Posterior, list[str]]:
+    """The posterior of `target` given the bands of a scene, fitted to hyperspectral cubes of its site.
+
+    Cubes that do not fit the scene are left out, and the others are pooled.
 
     Returns
     -------
-    The prior, and notes for the result.
+    The posterior, and notes for the result: which cubes are used, and what they change.
 
     Raises
     ------
     DataError : a cube has fewer than MIN_SITE_PIXELS valid pixels.
     """
-    wavelength_nm = prior.wavelength_nm.astype(float)
-    spectra = [_site_spectra(path, SITE_PIXELS // len(cube_paths)) for path in cube_paths]
-    points = [interpolate_known(values, grid.wavelength_nm, wavelength_nm) for values, grid in spectra]
-    return prior.with_site(np.concatenate(points), grid_of(wavelength_nm), source), []
+    source = reader.scene.spectral
+    spectra = [_site_spectra(path, SITE_PIXELS // len(cube_paths), prior.wavelength_nm) for path in cube_paths]
+    pixels = _pixels_of_strips(reader, FIT_PIXELS)
+    plain = prior.condition(source, target, error)
+    if len(pixels) < MIN_SITE_PIXELS:
+        return plain, [f"site: not used; {len(pixels)} valid pixels in the scene, {MIN_SITE_PIXELS} are needed"]
+    fits = [fit_site(prior, points, source, pixels, error) for points in spectra]
+    fitting = [number for number, fit in enumerate(fits) if fit.is_used]
+    notes = [
+        f"site: {site_text(path)} is not used, since the scene does not look like it: another place, or other land, "
+        "such as snow, flood or another season"
+        for path, fit in zip(cube_paths, fits, strict=True)
+        if not fit.is_used
+    ]
+    if not fitting:
+        return plain, notes
+    fit = fits[fitting[0]]
+    if len(fitting) > 1:
+        fit = fit_site(prior, np.concatenate([spectra[number] for number in fitting]), source, pixels, error)
+    posterior, names = fit.condition(target), ", ".join(site_text(cube_paths[number]) for number in fitting)
+    bands = np.ascontiguousarray(pixels.T)
+    change = np.sqrt(np.mean(np.square(posterior.reconstruct(bands) - plain.reconstruct(bands))))
+    before, after = (float(np.mean(one.sigma(bands))) for one in (plain, posterior))
+    notes.append(
+        f"site: {names} used; reflectance changes by {change:.4f} (root mean square), and its uncertainty from "
+        f"{before:.4f} to {after:.4f} (mean)"
+    )
+    return posterior, notes
 
 
-def _site_spectra(path: Path, pixels: int) -> tuple[Float32Array, SpectralGrid]:
-    """(pixel, band) reflectance of about this number of valid pixels in evenly spaced windows, and the bands."""
+def _site_spectra(path: Path, pixels: int, wavelength_nm: FloatArray) -> Float32Array:
+    """(pixel, wavelength) reflectance of about this number of valid pixels, from evenly spaced windows."""
     read, shape, grid = _open_product(path) if _is_product(path) else _open_raster(path)
     if len(grid) > MAX_BANDS:
         raise DataError(f"{path}: {len(grid)} bands; at most {MAX_BANDS} are used. Use a --site cube of fewer bands.")
@@ -126,7 +159,7 @@ def _site_spectra(path: Path, pixels: int) -> tuple[Float32Array, SpectralGrid]:
             f"{path}: {len(spectra)} valid pixels; at least {MIN_SITE_PIXELS} are needed. Use another --site cube, or "
             "omit --site."
         )
-    return spectra, grid.select(grid.good)
+    return interpolate_known(spectra, grid.select(grid.good).wavelength_nm, wavelength_nm)
 
 
 WindowReader = Callable[[int, int, int, int], Float32Array]
@@ -223,10 +256,7 @@ def _on_target(library: Library, target: SpectralGrid) -> Float32Array:
 
 def _most_similar(reader: SceneReader, library: Library, chosen: BoolArray) -> Float32Array:
     """(chosen spectrum, source band) reflectance of the scene's pixel that is nearest to each chosen spectrum."""
-    source, grid = reader.scene.spectral, reader.grid
-    height = max(1, min(grid.height, SEARCH_PIXELS // grid.width // SEARCH_STRIPS))
-    strips = [reader.read(top, 0, height, grid.width) for top in _evenly_spaced(grid.height - height, SEARCH_STRIPS)]
-    pixels = np.concatenate([reflectance[:, valid] for reflectance, valid in strips], axis=1).T
+    source, pixels = reader.scene.spectral, _pixels_of_strips(reader, SEARCH_PIXELS)
     spectra = library.reflectance[chosen]
     nearest = np.full((len(spectra), len(source)), np.nan, np.float32)
     for known, rows in by_pattern(np.isfinite(spectra)):
@@ -237,6 +267,15 @@ def _most_similar(reader: SceneReader, library: Library, chosen: BoolArray) -> F
             for row, bands in zip(rows, measured, strict=True):
                 nearest[row] = pixels[((pixels[:, covered] - bands) ** 2).sum(axis=1).argmin()]
     return nearest
+
+
+def _pixels_of_strips(reader: SceneReader, count: int) -> Float32Array:
+    """(pixel, source band) reflectance of valid pixels, at most about `count`, from evenly spaced strips of a scene."""
+    grid = reader.grid
+    height = max(1, min(grid.height, count // grid.width // SEARCH_STRIPS))
+    strips = [reader.read(top, 0, height, grid.width) for top in _evenly_spaced(grid.height - height, SEARCH_STRIPS)]
+    pixels: Float32Array = np.concatenate([reflectance[:, valid] for reflectance, valid in strips], axis=1).T
+    return pixels
 
 
 def _evenly_spaced(last: int, count: int) -> list[int]:
