@@ -9,9 +9,9 @@ from eoc_world import FILES, LOGIN, OTHER_PAGE, PAGE, EocServer
 
 from ms2hs.errors import CredentialsError, RemoteError
 from ms2hs.remote import logins
+from ms2hs.remote.byte_range import read_range
 from ms2hs.remote.client import HttpRequest, RetryPolicy, WebClient, new_session, read_document
 from ms2hs.remote.logins import CasLogin
-from ms2hs.remote.byte_range import read_range
 from ms2hs.remote.url_policy import Access, check_address
 
 ADDRESS = f"https://{FILES}/ENMAP/files/L2A/a.tif"

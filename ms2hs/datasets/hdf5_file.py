@@ -54,7 +54,7 @@ def opened(source: Source, kind: str, needs: str) -> Iterator[Any]:
             yield file
         if remote := getattr(source, "file", None):
             remote.check()
-    except (OSError, KeyError, IndexError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         if remote := getattr(source, "file", None):
             remote.check()
         raise DataError(
