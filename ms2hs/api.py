@@ -106,6 +106,8 @@ def search(
     max_cloud: float | None = None,
     limit: int | None = None,
     sort: Literal["cloud", "date", "coverage"] = "cloud",
+    product: str | None = None,
+    near: str | None = None,
 ) -> list[Item]:
     """STAC items of the scenes that cover an area at a date, the best first.
 
@@ -116,16 +118,16 @@ def search(
     provider : a name in `ms2hs.remote.providers.PROVIDERS`; or `stac`, the URL of another STAC API.
     max_cloud : largest cloud cover of a scene, in percent; None is 20.
     limit : largest number of scenes; None is 10.
+    product : hyperspectral product, a name in `ms2hs.fetching.cubes.products.PRODUCTS`; the date is optional then.
+    near : with `product`, a day such as 2024-06-15: order by cloud cover, then by the season and distance of this day.
 
     Raises
     ------
     QueryError, UnknownName : an area, date or name that cannot be searched. NothingFound : no scene.
     RemoteError : the server fails.
     """
-    from ms2hs.fetching import selection
-
     request = _request(bbox, intersects, date, provider, stac, collection, max_cloud, limit, sort)
-    return selection.select(request, to_fetch=False).items
+    return _select(request, product, near, to_fetch=False)
 
 
 def fetch(
@@ -141,6 +143,8 @@ def fetch(
     max_cloud: float | None = None,
     limit: int | None = None,
     sort: Literal["cloud", "date", "coverage"] = "cloud",
+    product: str | None = None,
+    near: str | None = None,
     gsd_m: float | Literal["native"] = 30.0,
     mosaic: bool = False,
     jobs: int = 4,
@@ -148,6 +152,8 @@ def fetch(
     progress: "Progress | None" = None,
 ) -> "FetchResult":
     """Fetch scenes of an area and a date as files that `convert` takes; complete files are kept.
+
+    With `product`, fetch hyperspectral passes as cubes that `open_cube` opens; `gsd_m` and `mosaic` do not apply.
 
     Parameters
     ----------
@@ -163,14 +169,16 @@ def fetch(
     Ms2hsError : as `search`; CredentialsError : the provider needs a login; OutputError : the directory cannot be
         written. A scene that fails is listed in `FetchResult.failed`.
     """
-    from ms2hs.fetching import fetcher, selection
+    from ms2hs.fetching import fetcher
+    from ms2hs.fetching.cubes import cube_fetcher
 
     request = _request(bbox, intersects, date, provider, stac, collection, max_cloud, limit, sort)
     area = request.given_area
     if items is None:
-        items = selection.select(request, to_fetch=True).items
+        items = _select(request, product, near, to_fetch=True)
     options = fetcher.FetchOptions(gsd_m=gsd_m, mosaic=mosaic, jobs=jobs, overwrite=overwrite)
-    return fetcher.fetch(items, area, Path(output), options, progress)
+    fetch_items = fetcher.fetch if product is None else cube_fetcher.fetch_cubes
+    return fetch_items(items, area, Path(output), options, progress)
 
 
 def pretrain(
@@ -320,6 +328,20 @@ def _request(
     from ms2hs.fetching.selection import SearchRequest
 
     return SearchRequest(bbox, _path(intersects), *search)
+
+
+def _select(request: "SearchRequest", product: str | None, near: str | None, *, to_fetch: bool) -> list[Item]:
+    """The items of a search of scenes, or of a hyperspectral product."""
+    from datetime import date
+
+    from ms2hs.fetching.cubes.product_search import select_passes
+    from ms2hs.fetching.cubes.products import product_named
+    from ms2hs.fetching.selection import select
+
+    if product is None:
+        return select(request, to_fetch=to_fetch).items
+    day = None if near is None else date.fromisoformat(near)
+    return select_passes(request, product_named(product), day, to_fetch=to_fetch).items
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -1,7 +1,8 @@
-"""`ms2hs fetch`: Sentinel-2 and HLS scenes from STAC servers."""
+"""`ms2hs fetch`: multispectral scenes and hyperspectral cubes from STAC servers."""
 
 import json
 from dataclasses import asdict
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from ms2hs.cli.messages import note, print_failed, print_left_out, print_waits, 
 from ms2hs.cli.options import INPUT, OUTPUT, AsJson, Overwrite, Quiet, complete_provider, example_epilog, panel, refuse
 from ms2hs.cli.parsers import BBox, parse_bbox, parse_gsd
 from ms2hs.errors import NothingFound, PartlyDone
+from ms2hs.fetching.cubes.products import PRODUCTS
 from ms2hs.remote.providers import DEFAULT_PROVIDER, PROVIDERS
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ AREA, SEARCH = panel("Area and date"), panel("Search")
 EPILOG = example_epilog(
     "ms2hs fetch --bbox 7.1,46.2,7.3,46.4 --date 2024-06 --list",
     "ms2hs fetch --bbox 7.1,46.2,7.3,46.4 --date 2024-06-01/2024-06-30 --max-cloud 5 -o scenes/",
-    "ms2hs fetch --intersects field.geojson --date 2024-06 --provider planetary-computer --collection hls2-s30",
+    "ms2hs fetch --product emit --bbox 7.1,46.2,7.3,46.4 --near 2024-06-15 -o cubes/",
 )
 
 
@@ -32,6 +34,9 @@ class Sort(StrEnum):
     cloud = "cloud"
     date = "date"
     coverage = "coverage"
+
+
+ProductName = StrEnum("ProductName", {name: name for name in PRODUCTS})  # type: ignore[misc]  # names from a table
 
 
 def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
@@ -53,6 +58,18 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         ),
     ] = None,
     days: Annotated[int, AREA(min=0, max=36_500, help="With --for: largest difference in calendar days.")] = 3,
+    product: Annotated[
+        ProductName | None,
+        SEARCH(help="Fetch a hyperspectral product as cubes, by default of any date since 2022.", show_default=False),
+    ] = None,
+    near: Annotated[
+        datetime | None,
+        SEARCH(
+            formats=["%Y-%m-%d"],
+            metavar="DAY",
+            help="With --product: order by cloud cover, then by the season and distance of this day.",
+        ),
+    ] = None,
     provider: Annotated[
         str | None,
         SEARCH(
@@ -89,8 +106,10 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fetch Sentinel-2 and HLS scenes of an area and a date, ready to convert."""
+    """Fetch Sentinel-2 and HLS scenes of an area and a date, ready to convert, or hyperspectral cubes (--product)."""
     from ms2hs.fetching import selection
+    from ms2hs.fetching.cubes.cube_fetcher import fetch_cubes
+    from ms2hs.fetching.cubes.product_search import select_passes
     from ms2hs.fetching.fetcher import FetchOptions, fetch
     from ms2hs.fetching.stac_search import write_items
     from ms2hs.files import check_output, file_ids, files_in
@@ -98,14 +117,7 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
 
     if not quiet:
         print_waits()
-    if not products:
-        refuse(context, ["days"], "it needs --for PRODUCT")
-    else:
-        refuse(context, ["list_only", "save"], "--for always fetches")
-    if items is not None:
-        refuse(context, ["sort"], "the items of --items keep their order")
-    if list_only or save is not None:
-        refuse(context, ["output", "gsd", "mosaic", "jobs"], "--list and --save fetch nothing")
+    _check_options(context)
     request = selection.SearchRequest(
         bbox, intersects, date, provider, stac, collection, max_cloud, limit, sort.value, items
     )
@@ -116,22 +128,44 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     if products:
         _fetch_for_products(products, days, request, output, options, quiet=quiet, as_json=as_json)
         return
-    selected = selection.select(request, to_fetch=not (list_only or save is not None))
+    to_fetch = not (list_only or save is not None)
+    if product is None:
+        selected = selection.select(request, to_fetch=to_fetch)
+    else:
+        selected = select_passes(request, PRODUCTS[product.value], near and near.date(), to_fetch=to_fetch)
     print_left_out(selected.left_out)  # also with --quiet: the server has scenes that are not in the result
     if save is not None:
         write_items(save, selected.items, selected.area, overwrite=overwrite, inputs=inputs)
-    if list_only or save is not None:
+    if not to_fetch:
         facts = [candidate.facts for candidate in selected.candidates]
         typer.echo(json.dumps(facts, indent=1) if as_json else selection.format_table(selected.candidates))
         return
     with progress_bar(shown=not quiet, unit="bytes") as progress:
-        result = fetch(selected.items, selected.area, output, options, progress)
+        fetch_items = fetch if product is None else fetch_cubes
+        result = fetch_items(selected.items, selected.area, output, options, progress)
     if not quiet:
         print_left_out(result.left_out)
         note(f"{len(result.paths)} scenes, {result.kept} already existed; {result.bytes_read / 1e6:.1f} MB read")
     print_failed(result.failed)
     typer.echo(json.dumps(asdict(result), indent=1, default=str) if as_json else "\n".join(map(str, result.paths)))
     _check_failed(len(result.failed), len(selected.items))
+
+
+def _check_options(context: typer.Context) -> None:
+    """Refuse options that do not apply to each other."""
+    values = context.params
+    for is_so, names, reason in (
+        (not values["products"], ["days"], "it needs --for PRODUCT"),
+        (values["products"], ["list_only", "save"], "--for always fetches"),
+        (values["product"] is None, ["near"], "it needs --product NAME"),
+        (values["product"] is not None, ["products"], "--product searches no multispectral scenes"),
+        (values["product"] is not None, ["gsd", "mosaic"], "cubes keep their own grid"),
+        (values["near"] is not None, ["sort"], "--near gives the order"),
+        (values["items"] is not None, ["sort", "near"], "the items of --items keep their order"),
+        (values["list_only"] or values["save"], ["output", "gsd", "mosaic", "jobs"], "--list and --save fetch nothing"),
+    ):
+        if is_so:
+            refuse(context, names, reason)
 
 
 def _fetch_for_products(

@@ -12,7 +12,7 @@ from ms2hs.fetching.search_query import SearchArea, parse_bbox, parse_period, re
 from ms2hs.fetching.stac_search import Candidate, StacQuery, read_items, search
 from ms2hs.files import file_name
 from ms2hs.raster.pixel_grid import lonlat_bounds
-from ms2hs.remote.providers import provider_named, provider_of
+from ms2hs.remote.providers import Provider, provider_named, provider_of
 from ms2hs.scenes.stac_metadata import Item
 
 DEFAULT_MAX_CLOUD, DEFAULT_LIMIT = 20.0, 10
@@ -79,29 +79,43 @@ def select(request: SearchRequest, *, to_fetch: bool) -> Selection:
     QueryError, UnknownName, CredentialsError : an invalid request; no server was contacted.
     NothingFound, RemoteError, AddressError : as `stac_search.search`.
     """
-    area = request.given_area
     if request.items is not None:
-        return _select_saved(request, request.items, area, to_fetch=to_fetch)
-    if area is None:
-        raise QueryError(
-            "no area was given; one is needed. Use --bbox W,S,E,N in degrees, or --intersects FILE.geojson."
-        )
+        return _select_saved(request, request.items, request.given_area, to_fetch=to_fetch)
     if request.date is None:
+        _check_area(request.given_area)
         raise QueryError("no date was given; one is needed. Use for example --date 2024-06 or 2024-06-01/2024-06-30.")
     provider = provider_named(request.provider, request.stac)
+    limited = replace(request, limit=DEFAULT_LIMIT if request.limit is None else request.limit)
+    return search_provider(limited, provider, provider.collection(request.collection), to_fetch=to_fetch)
+
+
+def search_provider(request: SearchRequest, provider: Provider, collection: str, *, to_fetch: bool) -> Selection:
+    """The scenes of a collection that match a request with an area and a date; the rest as in `select`.
+
+    Without a limit all of them.
+    """
+    area = _check_area(request.given_area)
     query = StacQuery(
         provider,
-        provider.collection(request.collection),
+        collection,
         area,
-        parse_period(request.date),
+        parse_period(request.date or ""),
         DEFAULT_MAX_CLOUD if request.max_cloud is None else request.max_cloud,
-        DEFAULT_LIMIT if request.limit is None else request.limit,
+        request.limit,
         request.sort,
     )
     if to_fetch:
         provider.check_credentials()
     left_out: list[str] = []
     return Selection(tuple(search(query, left_out)), area, tuple(left_out))
+
+
+def _check_area(area: SearchArea | None) -> SearchArea:
+    if area is None:
+        raise QueryError(
+            "no area was given; one is needed. Use --bbox W,S,E,N in degrees, or --intersects FILE.geojson."
+        )
+    return area
 
 
 def _select_saved(request: SearchRequest, path: Path, area: SearchArea | None, *, to_fetch: bool) -> Selection:
