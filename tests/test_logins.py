@@ -108,6 +108,17 @@ def test_a_given_cookie_needs_no_login(eoc, login, monkeypatch, tmp_path, source
     assert not eoc.posted()
 
 
+@pytest.mark.parametrize("expires", ["0", "", "4102444800"])
+@pytest.mark.parametrize("prefix", ["", "#HttpOnly_"])
+def test_a_cookie_file_of_a_browser_or_curl_is_read(eoc, login, monkeypatch, tmp_path, expires, prefix):
+    eoc.sessions.add("abc")
+    line = "\t".join([f"{prefix}{FILES}", "FALSE", "/", "TRUE", expires, "session", "abc|1|x"])
+    (tmp_path / "cookies.txt").write_text(f"# Netscape HTTP Cookie File\n\n{line}\n")
+    monkeypatch.setenv("EOC_COOKIE_FILE", str(tmp_path / "cookies.txt"))
+    login.check()
+    assert login.headers(ADDRESS) == {"Cookie": "session=abc|1|x"}
+
+
 @pytest.mark.parametrize("source", ["EOC_COOKIE", "EOC_COOKIE_FILE"])
 def test_an_expired_cookie_is_reported_and_not_repeated(eoc, login, monkeypatch, tmp_path, source):
     value = f"{SECRET}|1|x"
