@@ -53,14 +53,14 @@ def write_granule(folder, name, layout=None, seed=0, flags=None):
     lon, lat, table, corner = place(layout)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"EMIT_L2A_{kind}_{name}.nc" for kind in ("RFL", "MASK")]
-    deflate = {"compression": "gzip", "compression_opts": 4}
+    deflate = {"compression": "gzip", "compression_opts": 1}
     for path, variable, values in zip(paths, ("reflectance", "mask"), (rfl, flags.astype(np.float32)), strict=True):
         with h5py.File(path, "w", track_order=True) as file:
             file.attrs["geotransform"] = np.array([corner[0], STEP, -0.0, corner[1], -0.0, -STEP])
             file.attrs["spatial_ref"] = 'GEOGCS["WGS 84",DATUM["WGS_1984"],AUTHORITY["EPSG","4326"]]'
             file.attrs["software_build_version"] = layout.build
             file.attrs["time_coverage_start"] = "2024-06-03T09:21:22+0000"
-            chunks = layout.chunks and (*layout.chunks[:2], min(layout.chunks[2], values.shape[2]))
+            chunks = layout.chunks and tuple(map(min, layout.chunks, values.shape))
             options = {"chunks": chunks, **deflate} if chunks else {}
             file.create_dataset(variable, data=values, fillvalue=-9999.0, **options)
             bands = file.create_group("sensor_band_parameters")
@@ -73,7 +73,9 @@ def write_granule(folder, name, layout=None, seed=0, flags=None):
             location = file.create_group("location")
             location["lon"], location["lat"], location["elev"] = lon, lat, np.zeros(shape)
             for axis, numbers in (("x", table[1]), ("y", table[0])):
-                location.create_dataset(f"glt_{axis}", data=numbers, chunks=(64, 64), **deflate)
+                location.create_dataset(
+                    f"glt_{axis}", data=numbers, chunks=tuple(map(min, (64, 64), numbers.shape)), **deflate
+                )
     return paths
 
 

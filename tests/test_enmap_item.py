@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -12,12 +13,16 @@ from enmap_world import EPSG, GAIN, KEPT, OFFSET, PRODUCT, WAVELENGTH, enmap_ite
 from eoc_world import FILES, EocServer
 from stac_server import Faults, StacServer
 
+from ms2hs.datasets.cubes.raster_cube import open_raster
 from ms2hs.errors import CredentialsError, DataError, RemoteError, SceneError
+from ms2hs.fetching.cubes.cube_fetcher import fetch_cubes
 from ms2hs.fetching.cubes.enmap_item import FLAG_LAYERS, EnmapItem
 from ms2hs.fetching.cubes.remote_cube import open_remote_cube
-from ms2hs.remote import logins
+from ms2hs.fetching.fetcher import FetchOptions
+from ms2hs.remote import logins, range_file
 from ms2hs.remote.client import RetryPolicy, WebClient, new_session
-from ms2hs.remote.providers import access_to
+from ms2hs.remote.providers import PROVIDERS, access_to
+from ms2hs.scenes.stac_item import ORIGIN
 
 QUICK = RetryPolicy(attempts=6, first_s=0.001, longest_s=0.01)
 
@@ -229,3 +234,30 @@ def test_enmap_item_reads_with_a_login_at_dlr(tmp_path, monkeypatch):
         monkeypatch.setenv("EOC_COOKIE", "session=old|1|x")
         with WebClient(QUICK) as client, pytest.raises(CredentialsError, match="refuses the session cookie"):
             open_remote_cube(client, item, access_to("https://geoservice.dlr.de/eoc/ogc/stac/v1"))
+
+
+def test_product_option_lists_enmap_items_of_dlr(server, tmp_path, ms2hs, monkeypatch):
+    """The search needs no login."""
+    item, *_ = on(server, tmp_path)
+    monkeypatch.setitem(PROVIDERS, "dlr", replace(PROVIDERS["dlr"], url=server.root))
+    west, south, east, north = item["bbox"]
+    code, out, err = ms2hs("fetch", "--product", "enmap", f"--bbox={west},{south},{east},{north}", "--list")
+    assert (code, PRODUCT in out) == (0, True), err
+
+
+def test_fetch_writes_an_enmap_cube_and_continues_after_an_interruption(server, tmp_path, monkeypatch):
+    item, dn, layers = on(server, tmp_path, shape=(256, 320), interleave="band")
+    item |= {ORIGIN: {"provider": "custom", "url": server.root}}
+    monkeypatch.setattr(range_file, "MAX_REQUEST_BYTES", 50_000)
+    options, numbers = FetchOptions(retries=RetryPolicy(attempts=2, first_s=0.001)), iter(range(10**6))
+    server.fault = lambda path: "failed" if "SPECTRAL" in path and next(numbers) > 12 else None
+    with pytest.raises(RemoteError):
+        fetch_cubes([item], None, tmp_path / "out", options)
+    assert not list((tmp_path / "out").glob("*.tif"))
+    assert server.sent.total() > 100_000
+    server.fault = None
+    result = fetch_cubes([item], None, tmp_path / "out", options)
+    cube = open_raster(result.paths[0])
+    np.testing.assert_allclose(cube.grid.wavelength_nm, WAVELENGTH[KEPT])
+    np.testing.assert_allclose(cube.read(0, 0, 256, 320), truth(dn, layers), atol=6e-5)
+    assert server.sent.total() < 1.1 * sum(len(content) for content in server.files.values())

@@ -9,9 +9,9 @@ from eoc_world import FILES, LOGIN, OTHER_PAGE, PAGE, EocServer
 
 from ms2hs.errors import CredentialsError, RemoteError
 from ms2hs.remote import logins
+from ms2hs.remote.byte_range import read_range
 from ms2hs.remote.client import HttpRequest, RetryPolicy, WebClient, new_session, read_document
 from ms2hs.remote.logins import CasLogin
-from ms2hs.remote.byte_range import read_range
 from ms2hs.remote.url_policy import Access, check_address
 
 ADDRESS = f"https://{FILES}/ENMAP/files/L2A/a.tif"
@@ -106,6 +106,17 @@ def test_a_given_cookie_needs_no_login(eoc, login, monkeypatch, tmp_path, source
     login.check()
     assert read(login) == CONTENT[:8]
     assert not eoc.posted()
+
+
+@pytest.mark.parametrize("expires", ["0", "", "4102444800"])
+@pytest.mark.parametrize("prefix", ["", "#HttpOnly_"])
+def test_a_cookie_file_of_a_browser_or_curl_is_read(eoc, login, monkeypatch, tmp_path, expires, prefix):
+    eoc.sessions.add("abc")
+    line = "\t".join([f"{prefix}{FILES}", "FALSE", "/", "TRUE", expires, "session", "abc|1|x"])
+    (tmp_path / "cookies.txt").write_text(f"# Netscape HTTP Cookie File\n\n{line}\n")
+    monkeypatch.setenv("EOC_COOKIE_FILE", str(tmp_path / "cookies.txt"))
+    login.check()
+    assert login.headers(ADDRESS) == {"Cookie": "session=abc|1|x"}
 
 
 @pytest.mark.parametrize("source", ["EOC_COOKIE", "EOC_COOKIE_FILE"])

@@ -17,8 +17,8 @@ from ms2hs.remote.client import RetryPolicy, parse_retry_after
 from ms2hs.remote.range_file import (
     BLOCK_MARGIN_BYTES,
     MAX_REQUEST_BYTES,
-    FileHandle,
     RangedFile,
+    _FileHandle,
     _merge_ranges,
 )
 from ms2hs.remote.s3_signing import Keys, Store, presigned, public, signed_query
@@ -90,7 +90,7 @@ def served(monkeypatch, content, requested):
         return ByteRange(content[begin : begin + size], len(content), "")
 
     monkeypatch.setattr(range_file, "read_range", read)
-    return FileHandle(RangedFile(None, "https://h.org/a.jp2", None))
+    return _FileHandle(RangedFile(None, "https://h.org/a.jp2", None))
 
 
 def test_file_handle_reads_ahead_in_growing_steps(monkeypatch):

@@ -281,11 +281,11 @@ def test_cells_tile_a_window_and_lie_in_one_block(window, block_shape, pixels):
 def test_cells_spread_over_the_scene():
     cells = list(_spread(pass_samples._cells((100, 30, 300, 310), (256, 256))))
     rows, cols = zip(*((row, col) for row, col, _, _ in cells[:8]), strict=True)
-    assert (min(rows), max(rows), min(cols), max(cols)) == (100, 384, 30, 320)
+    assert (min(rows), max(rows), min(cols), max(cols)) == (100, 384, 30, 336)
     assert pass_samples._middle((0, 0, 256, 256), 512) == (117, 116, 22, 23)
 
 
-def test_few_large_blocks_are_read(scene, monkeypatch):
+def test_few_large_blocks_are_read(scene):
     """Blocks of 30 MB: five are read, and more cells of these."""
 
     class LargeBlocks(FakePass):
@@ -298,10 +298,9 @@ def test_few_large_blocks_are_read(scene, monkeypatch):
             self.kept = {*self.kept, (row // 32, col // 32)}
             return super().read(row, col, height, width)
 
-    monkeypatch.setattr(pass_samples, "CELL_SIDE", 16)
     cube = LargeBlocks("large")
     area = SearchArea(lonlat_bounds(open_scene(str(scene)).grid))
-    assert len(pass_samples._clear_pixels(cube, "large", area)) > 1000
+    assert len(pass_samples._clear_pixels(cube, "large", area)) > 900
     assert len(cube.kept) == 5
 
 

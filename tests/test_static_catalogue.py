@@ -12,7 +12,7 @@ from stac_server import StacServer
 
 from ms2hs.errors import NothingFound, QueryError, RemoteError
 from ms2hs.fetching.search_query import parse_bbox, parse_period
-from ms2hs.fetching.stac_search import StacQuery, search
+from ms2hs.fetching.stac_search import Candidate, StacQuery, search
 from ms2hs.remote import client, static_catalogue
 from ms2hs.remote.providers import PROVIDERS, provider_named
 from ms2hs.remote.static_catalogue import walk_items
@@ -156,6 +156,23 @@ def test_search_filters_a_static_catalogue_by_area_period_and_cloud(server):
     for choices in ({"area": parse_bbox((20, 46, 21, 47))}, {"period": parse_period("2022")}):
         with pytest.raises(NothingFound):
             search(query(server, **choices))
+
+
+@pytest.mark.parametrize(
+    ("properties", "cloud"),
+    [
+        ({"eo:cloud_cover": "12"}, 12.0),
+        ({"eo:cloud_cover": 7, "cloud_percent": 3}, 7.0),
+        ({"eo:cloud_cover": None, "cloud_percent": 3}, 3.0),
+        ({"pl:cloud_percent": 0}, 0.0),
+        ({"eo:cloud_cover": "none"}, None),
+        ({"eo:cloud_cover": "nan"}, None),
+        ({"eo:cloud_cover": [1]}, None),
+        ({}, None),
+    ],
+)
+def test_cloud_cover_is_read_from_the_property_of_the_archive(properties, cloud):
+    assert Candidate({"id": "a", "properties": properties}, 1.0).cloud == cloud
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ms2hs.errors import DataError
+from ms2hs.errors import DataError, Ms2hsError
 
 Source = Path | IOBase
-"""A path, or an open binary file with a `name`; a remote file (`remote.range_file.FileHandle`) raises its own error."""
+"""A path, or an open binary file with a `name`; a remote file (`remote.hdf5_handle`) raises its own error."""
 # Cache for the uncompressed chunks of a dataset: chunks of EMIT granules have 15 MB, and a spectrum is in five of them.
 CHUNK_CACHE_BYTES = 400_000_000
 # Slots of the cache's hash table: a prime, about 100 times the number of chunks in the cache (h5py's advice).
@@ -37,8 +37,7 @@ def opened(source: Source, kind: str, needs: str) -> Iterator[Any]:
 
     Raises
     ------
-    DataError : a damaged file, a file of another kind, or h5py is not installed. RemoteError, AddressError,
-        CredentialsError, OutputError : as the remote file raises them.
+    DataError : h5py is not installed. Others: as `hdf5_errors`, also for reads of the file.
     """
     try:
         import h5py  # noqa: PLC0415  only readers of HDF5 files need it
@@ -46,21 +45,39 @@ def opened(source: Source, kind: str, needs: str) -> Iterator[Any]:
         raise DataError(
             f"{name_of(source)}: {kind} files are read with h5py, which is not installed. Install ms2hs[train]."
         ) from error
+    cache = {"rdcc_nbytes": CHUNK_CACHE_BYTES, "rdcc_nslots": CHUNK_CACHE_SLOTS}
+    # Without locks, which shared file systems often refuse; products are never written.
+    with hdf5_errors(source, kind, needs), h5py.File(source, "r", locking=False, **cache) as file:
+        yield file
+
+
+@contextmanager
+def hdf5_errors(source: Source, kind: str, needs: str) -> Iterator[None]:
+    """Turn the errors of h5py into one message that names the file.
+
+    Raises
+    ------
+    DataError : a damaged file, or a file of another kind. RemoteError, AddressError, CredentialsError, OutputError : as
+        the remote file raises them.
+    """
     try:
-        # Without locks, which shared file systems often refuse; products are never written.
-        with h5py.File(
-            source, "r", locking=False, rdcc_nbytes=CHUNK_CACHE_BYTES, rdcc_nslots=CHUNK_CACHE_SLOTS
-        ) as file:
-            yield file
-        if remote := getattr(source, "file", None):
-            remote.check()
-    except (OSError, KeyError, IndexError, ValueError, RuntimeError) as error:
-        if remote := getattr(source, "file", None):
-            remote.check()
+        yield
+    except (OSError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        _check_remote(source)
         raise DataError(
             f"{name_of(source)}: not a whole {kind} file ({error}); {needs} are needed. Download it again, or use "
             "another file."
         ) from error
+    except Ms2hsError:
+        _check_remote(source)
+        raise
+    _check_remote(source)
+
+
+def _check_remote(source: Source) -> None:
+    """Raise the error of a remote file, if any: it is the cause of what HDF5 reports."""
+    if remote := getattr(source, "file", None):
+        remote.check()
 
 
 def stored_dataset(file: Any, name: str) -> Any:  # noqa: ANN401 - h5py has no types

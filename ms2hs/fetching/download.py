@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -112,13 +113,14 @@ def open_remote(client: WebClient, href: str, access: Access, kept: Path | None 
     with quietly():
         dataset = open_ranged(client, address, access, kept)
     file = file_of(dataset)
+    opening = copy_context()  # only in the context of the opening thread rasterio can close a file of an opener
     try:
         with GDAL_LOCK:
             grid = read_pixel_grid(dataset)
         yield RemoteRaster(shown(address), dataset, file, grid)
     finally:
         with GDAL_LOCK:
-            dataset.close()
+            opening.run(dataset.close)
         if file is not None:
             file.close()
 

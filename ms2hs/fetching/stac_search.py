@@ -26,6 +26,7 @@ from ms2hs.fetching.footprints import coverage
 from ms2hs.fetching.search_query import Period, SearchArea, parse_bbox, polygon_area
 from ms2hs.files import NO_FILES, FileIds, read_json, write_bytes
 from ms2hs.raster.dates import parse_time
+from ms2hs.raster.header import number_of
 from ms2hs.remote.client import DOCUMENT_ATTEMPTS, HttpRequest, WebClient, read_document
 from ms2hs.remote.providers import Provider
 from ms2hs.remote.static_catalogue import walk_items
@@ -83,7 +84,8 @@ class Candidate:
         """Cloud cover of the whole scene in percent; None if unknown."""
         properties = self.item["properties"]
         cloud = next((properties[key] for key in CLOUD_KEYS if properties.get(key) is not None), None)
-        return float(cloud) if isinstance(cloud, int | float) else None
+        percent = number_of(cloud)  # some of DLR's items have texts
+        return percent if math.isfinite(percent) else None
 
     @property
     def time(self) -> str:

@@ -135,12 +135,14 @@ class CasLogin:
             return ""
         jar = MozillaCookieJar(path)
         try:
-            jar.load(ignore_discard=True)
+            jar.load(ignore_discard=True, ignore_expires=True)
         except (OSError, LoadError, ValueError) as error:
             raise CredentialsError(
                 f"{path}: cannot be read as a cookie file ({type(error).__name__}); Netscape format is needed. Export "
                 f"the cookies of {self._file_host} again, or correct {prefix}_COOKIE_FILE."
             ) from None
+        for each in jar:
+            each.expires = each.expires or None  # browsers and curl write 0 for a session cookie
         cookie = _cookie_header(jar, address)
         if not cookie:
             raise CredentialsError(

@@ -1,8 +1,8 @@
-"""Remote rasters for GDAL and h5py: every byte is read by checked range requests.
+"""Remote files, and rasters for GDAL: every byte is read by checked range requests.
 
 GDAL's own HTTP reader accepts truncated bodies, login pages and ranges that were not requested. `RangedFile` therefore
 reads and caches byte ranges through `WebClient`, and rasterio passes the file to GDAL as an opener. Errors must not be
-raised into GDAL or HDF5: the file keeps its first error, and `open_ranged`, `reading` and `check` raise it afterwards.
+raised into GDAL: the file keeps its first error, and `open_ranged`, `reading` and `check` raise it afterwards.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,6 @@ from ms2hs.remote.url_policy import Access, shown
 JP2_SIGNATURE = bytes.fromhex("0000000c6a5020200d0a870a")
 # First bytes of the allowed formats, with GDAL's driver. Other formats, such as VRT, can name local files.
 DRIVERS = dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "GTiff") | {JP2_SIGNATURE: "JP2OpenJPEG"}
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # Size of the first request, and of small reads of headers: holds the headers of a COG of a whole tile.
 HEADER_BYTES = 16_384
 # Sequential small reads, as of JPEG 2000, grow by a factor of four up to this size.
@@ -62,7 +61,8 @@ class RangedFile:
         self.size = 0
         self._client, self._address, self._access = client, address, access
         self._lock = RLock()
-        self._headers, self._steps, self._blocks = ByteCache(CACHE_BYTES), ByteCache(CACHE_BYTES), ByteCache()
+        self._headers, self._steps = ByteCache(CACHE_BYTES), ByteCache(CACHE_BYTES)
+        self._blocks, self._pinned = ByteCache(), ByteCache()
         self._version: str | None = None
         self._kept: KeptBytes | None = None
         start = self._fetch(0, HEADER_BYTES)
@@ -110,19 +110,24 @@ class RangedFile:
         missing = [part for part in ranges if self.cached(*part) is None]
         return [RangeRequest(self, begin, end) for begin, end in _merge_ranges(missing, self.size)]
 
-    def keep(self, begin: int, end: int) -> None:
-        """Read and cache one range, besides all others; errors as in `fetch_ahead`."""
+    def keep(self, begin: int, end: int, *, for_good: bool = False) -> None:
+        """Read and cache one range, besides all others; errors as in `fetch_ahead`.
+
+        Parameters
+        ----------
+        for_good : as long as the file is open; else until the next `fetch_ahead`.
+        """
         content = self._fetch(begin, end - begin)
         self.check()
         if self._kept is None:
             with self._lock:
-                self._blocks.add(begin, content)
+                (self._pinned if for_good else self._blocks).add(begin, content)
 
     def cached(self, begin: int, size: int) -> bytes | None:
         """These bytes from the cache; None if some are missing."""
         with self._lock:
-            caches = [cache for cache in (self._headers, self._steps, self._blocks, self._kept) if cache is not None]
-            return next((content for cache in caches if (content := cache.find(begin, size))), None)
+            caches = self._headers, self._steps, self._blocks, self._pinned, self._kept
+            return next((content for cache in caches if cache and (content := cache.find(begin, size))), None)
 
     def check(self) -> None:
         """Raise the first error, if any."""
@@ -167,35 +172,31 @@ class RangeRequest:
         self.file.keep(self.begin, self.end)
 
 
-class FileHandle(IOBase):
-    """An open file with a position, as GDAL and h5py read it. Closing it has no effect."""
+class _FileHandle(IOBase):
+    """An open file with a position, as GDAL reads it. Closing it has no effect: the operating system has no file."""
 
-    def __init__(self, file: RangedFile, page_bytes: int = 1) -> None:
-        """A handle at the begin of the file; what it reads ahead begins at a multiple of `page_bytes`."""
-        self.file = file
-        self._page_bytes = page_bytes
-        self.name = file.name
+    def __init__(self, file: RangedFile) -> None:
+        self._file = file
         self._position = 0
         self._last_end, self._step = -1, HEADER_BYTES
 
     def read(self, size: int = -1) -> bytes:
         """Bytes from the position on; fewer at the end of the file, or after an error."""
-        size = max(0, min(size if size >= 0 else self.file.size, self.file.size - self._position))
+        size = max(0, min(size if size >= 0 else self._file.size, self._file.size - self._position))
         if not size:
             return b""
         if self._position != self._last_end:
             self._step = HEADER_BYTES // 4
-        content = self.file.cached(self._position, size)
+        content = self._file.cached(self._position, size)
         if content is None:
             self._step = min(4 * self._step, MAX_STEP_BYTES)
-            skipped = self._position % self._page_bytes
-            content = self.file.read(self._position - skipped, skipped + size, self._step)[skipped:]
+            content = self._file.read(self._position, size, self._step)
         self._position = self._last_end = self._position + len(content)
         return content
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Set the position, in bytes, and return it."""
-        self._position = offset + (0, self._position, self.file.size)[whence]
+        self._position = offset + (0, self._position, self._file.size)[whence]
         return self._position
 
     def tell(self) -> int:
@@ -204,7 +205,7 @@ class FileHandle(IOBase):
 
     def get_byte_ranges(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
         """Several ranges; GDAL reads the blocks of a window by this method."""
-        return self.file.read_many(list(zip(offsets, sizes, strict=True)))
+        return self._file.read_many(list(zip(offsets, sizes, strict=True)))
 
 
 def _merge_ranges(ranges: Sequence[tuple[int, int]], file_size: int) -> list[tuple[int, int]]:
@@ -225,10 +226,10 @@ class _SingleFile(MultiByteRangeResourceContainer):  # type: ignore[misc]  # ras
     def __init__(self, name: str, file: RangedFile) -> None:
         self._name, self._file = name, file
 
-    def open(self, path: str, mode: str = "r", **_options: object) -> FileHandle:
+    def open(self, path: str, mode: str = "r", **_options: object) -> _FileHandle:
         if not self.isfile(path) or "w" in mode:
             raise FileNotFoundError(path)
-        return FileHandle(self._file)
+        return _FileHandle(self._file)
 
     def isfile(self, path: str) -> bool:
         return path.endswith(self._name)
@@ -275,30 +276,6 @@ def open_ranged(client: WebClient, address: str, access: Access, kept: Path | No
         raise file.error or _unreadable(file.name, error) from None
     _FILES[dataset] = file
     return dataset
-
-
-def open_hdf5(client: WebClient, address: str, access: Access, kept: Path | None = None) -> FileHandle:
-    """A remote HDF5 or NetCDF-4 file as a binary file object, as h5py takes it.
-
-    `file.check()` raises what a read could not raise.
-
-    Parameters
-    ----------
-    kept : as in `RangedFile`.
-
-    Raises
-    ------
-    RemoteError, AddressError, CredentialsError : as `read_range`. OutputError : `kept` cannot be written.
-    SceneError : the file is not an HDF5 file.
-    """
-    file = RangedFile(client, address, access, kept)
-    file.check()
-    if not (file.cached(0, len(HDF5_SIGNATURE)) or b"").startswith(HDF5_SIGNATURE):
-        raise SceneError(
-            f"{file.name}: the server sent no HDF5 file; one is needed. Open the address in a browser: it may be a "
-            "login page."
-        )
-    return FileHandle(file, HEADER_BYTES)
 
 
 def file_of(dataset: DatasetReader) -> RangedFile | None:

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms2hs.arrays import BoolArray, Float32Array
+from ms2hs.arrays import Float32Array
 from ms2hs.datasets.cubes.plausibility import check_window, reflectance_of, usable_bands
-from ms2hs.datasets.hdf5_file import Source, name_of, opened, stored_dataset
+from ms2hs.datasets.hdf5_file import Source, hdf5_errors, name_of, opened, stored_dataset
 from ms2hs.errors import DataError
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
@@ -82,9 +82,8 @@ class EmitCube:
     def opened(self) -> Iterator[EmitFiles]:
         """The open files of the granule, for several reads."""
         with ExitStack() as stack:
-            granule = stack.enter_context(opened(self.source, KIND, NEEDS))
             flags = stack.enter_context(opened(self.flags, KIND, "flags")) if self.flags else None
-            yield EmitFiles(granule, flags)
+            yield EmitFiles(stack.enter_context(opened(self.source, KIND, NEEDS)), flags)
 
     def read_open(self, files: EmitFiles, window: Window) -> Float32Array:
         """As `read`, from open files."""
@@ -92,30 +91,36 @@ class EmitCube:
         dn = np.concatenate([stored[*window, run] for run in band_runs(self.bands)], axis=-1)
         order = np.argsort(np.argsort(self.bands))  # the bands in the file ascend
         values = reflectance_of(np.moveaxis(dn, -1, 0)[order], nodata=EMIT_NODATA)
-        if files.flags is not None:
-            layers = stored_dataset(files.flags, "mask")[*window, : max(self.flag_layers) + 1]
+        if files.flags is not None and self.flags is not None:
+            with hdf5_errors(self.flags, KIND, "flags"):
+                layers = stored_dataset(files.flags, "mask")[*window, : max(self.flag_layers) + 1]
             values[:, (layers[..., self.flag_layers] > 0.5).any(axis=-1)] = np.nan
         return values
 
 
 @dataclass(frozen=True, eq=False)
 class _Lookup:
-    """A block of ortho pixels, and the sensor pixels that the table gives for it."""
+    """Ortho pixels, and the sensor pixels that the table gives for them, all (pixel,) and inside the swath."""
 
-    rows: slice
-    cols: slice
+    rows: NDArray[np.intp]
+    cols: NDArray[np.intp]
     """Position in the window that is read."""
-    known: BoolArray
-    """(row, col) True inside the swath."""
     sensor_rows: NDArray[np.int64]
     sensor_cols: NDArray[np.int64]
-    """(known pixel,)"""
 
     @property
     def box(self) -> Window:
         """The smallest window of the sensor with all pixels."""
         rows, cols = self.sensor_rows, self.sensor_cols
         return slice(int(rows.min()), int(rows.max()) + 1), slice(int(cols.min()), int(cols.max()) + 1)
+
+    def split(self, cell: tuple[int, int]) -> Iterator["_Lookup"]:
+        """The parts in each cell (rows, columns) of the sensor, such as a chunk of the file."""
+        cells = np.stack([self.sensor_rows // cell[0], self.sensor_cols // cell[1]])
+        found, which = np.unique(cells, axis=1, return_inverse=True)
+        for number in range(found.shape[1]):
+            part = which.ravel() == number
+            yield _Lookup(self.rows[part], self.cols[part], self.sensor_rows[part], self.sensor_cols[part])
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,8 +151,7 @@ class OrthoCube:
             for part in self._lookups(files, row, col, height, width):
                 top, left = (side.start for side in part.box)
                 box = self.sensor_cube.read_open(files, part.box)
-                block = result[:, part.rows, part.cols]
-                block[:, part.known] = box[:, part.sensor_rows - top, part.sensor_cols - left]
+                result[:, part.rows, part.cols] = box[:, part.sensor_rows - top, part.sensor_cols - left]
         return result
 
     def sensor_windows(self, row: int, col: int, height: int, width: int) -> list[Window]:
@@ -157,14 +161,19 @@ class OrthoCube:
             return [part.box for part in self._lookups(files, row, col, height, width)]
 
     def _lookups(self, files: EmitFiles, row: int, col: int, height: int, width: int) -> Iterator[_Lookup]:
-        """The blocks of a window inside the swath. Blocks above each other follow: they share chunks of the sensor."""
+        """The pixels of a window inside the swath, by blocks, and by chunks of the file: no other chunk is read.
+
+        Blocks above each other follow: they share chunks of the sensor.
+        """
+        chunks = stored_dataset(files.granule, "reflectance").chunks
         for left in range(0, width, ORTHO_BLOCK):
             for top in range(0, height, ORTHO_BLOCK):
-                block = slice(top, min(top + ORTHO_BLOCK, height)), slice(left, min(left + ORTHO_BLOCK, width))
-                rows, cols = read_table(files.granule, _moved(block, row, col))
-                known = (rows >= 0) & (cols >= 0)
-                if known.any():
-                    yield _Lookup(*block, known, *self._checked(rows[known], cols[known]))
+                bottom, right = min(top + ORTHO_BLOCK, height), min(left + ORTHO_BLOCK, width)
+                rows, cols = read_table(files.granule, np.s_[row + top : row + bottom, col + left : col + right])
+                known = np.nonzero((rows >= 0) & (cols >= 0))
+                if known[0].size:
+                    block = _Lookup(known[0] + top, known[1] + left, *self._checked(rows[known], cols[known]))
+                    yield from block.split(chunks[:2]) if chunks else [block]
 
     def _checked(self, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         height, width = self.sensor_cube.shape
@@ -320,11 +329,6 @@ def read_table(file: Any, window: Window) -> tuple[NDArray[np.int64], NDArray[np
     """(row, col) rows and columns of the sensor, from 0, and negative outside the swath."""
     rows, cols = (np.asarray(stored_dataset(file, f"location/glt_{axis}")[window], np.int64) - 1 for axis in "yx")
     return rows, cols
-
-
-def _moved(window: Window, row: int, col: int) -> Window:
-    rows, cols = window
-    return slice(rows.start + row, rows.stop + row), slice(cols.start + col, cols.stop + col)
 
 
 def _is_flipped(

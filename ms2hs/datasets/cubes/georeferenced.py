@@ -17,6 +17,7 @@ from ms2hs.datasets.cubes.emit import GriddedCube, OrthoCube, find_granules, ope
 from ms2hs.datasets.cubes.enmap import ENMAP_IMAGE, ENMAP_METADATA, find_products, open_enmap
 from ms2hs.datasets.cubes.raster_cube import RasterCube, find_rasters, open_raster
 from ms2hs.datasets.cubes.registry import Cube, open_cubes
+from ms2hs.datasets.cubes.tanager import GriddedTanager, find_tanager, open_tanager
 from ms2hs.errors import DataError, Ms2hsError, failure
 from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
 from ms2hs.raster.dates import day_of
@@ -62,8 +63,8 @@ def find_cubes(paths: Sequence[Path], left_out: dict[str, str]) -> list[Georefer
 
     Parameters
     ----------
-    paths : EMIT granules, EnMAP products (folder, METADATA.XML or image), rasters with wavelengths; or folders of
-        these, or in one of the `FORMATS` of `registry`.
+    paths : EMIT granules, EnMAP products (folder, METADATA.XML or image), Tanager ortho products, rasters with
+        wavelengths; or folders of these, or in one of the `FORMATS` of `registry`.
     left_out : receives the reasons why other cubes are left out, by name.
 
     Raises
@@ -93,7 +94,7 @@ def _openers(path: Path) -> list[tuple[str, Callable[[], Sequence[Cube]]]]:
         raise DataError(f"{path}: no such file or folder; hyperspectral products are needed. Check the path.")
     if not path.is_dir():
         return [(path.name, partial(_open, path, path.parent))]
-    products = sorted([*find_granules(path), *find_products(path)])
+    products = sorted([*find_granules(path), *find_products(path), *find_tanager(path)])
     if not products:
         try:
             cubes = open_cubes(path)
@@ -110,6 +111,8 @@ def _open(path: Path, folder: Path) -> list[Cube]:
     """The cube in one file; the name of a raster is its path in the folder."""
     if path.suffix.lower() == ".nc":
         return [orthorectify(open_emit(path))]
+    if path.suffix.lower() == ".h5":
+        return [open_tanager(path)]
     metadata = path if ENMAP_METADATA.fullmatch(path.name) else _metadata_of(path)
     return [open_enmap(metadata) if metadata else open_raster(path, folder)]
 
@@ -122,13 +125,13 @@ def _metadata_of(image: Path) -> Path | None:
 
 
 def _georeferenced(cube: Cube) -> GeoreferencedCube:
-    if isinstance(cube, OrthoCube | GriddedCube):
+    if isinstance(cube, OrthoCube | GriddedCube | GriddedTanager):
         pixel_grid = PixelGrid(cube.crs, cube.transform, *cube.shape)
         return GeoreferencedCube(cube, pixel_grid, _check_day(cube.name, day_of([cube.name])))
     if not isinstance(cube, RasterCube):
         raise DataError(
-            f"{cube.name}: the file has no georeference; a GeoTIFF or ENVI cube with a CRS, or an EnMAP or EMIT "
-            "product is needed. Give the original product."
+            f"{cube.name}: the file has no georeference; a GeoTIFF or ENVI cube with a CRS, or an EnMAP, EMIT "
+            "or Tanager ortho product is needed. Give the original product."
         )
     with open_dataset(str(cube.path)) as file:
         pixel_grid, tags = read_pixel_grid(file), read_header(file, str(cube.path)).tags

@@ -18,6 +18,7 @@ from ms2hs.datasets.cubes.hyspecnet import find_hyspecnet, find_spectral_earth, 
 from ms2hs.datasets.cubes.npz import find_npz, open_npz
 from ms2hs.datasets.cubes.raster_cube import find_rasters, open_rasters
 from ms2hs.datasets.cubes.shards import find_shards, open_shard
+from ms2hs.datasets.cubes.tanager import find_tanager, open_tanager
 from ms2hs.errors import DataError, GridError, UnknownName, input_errors
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
@@ -97,6 +98,7 @@ FORMATS = (
     DataFormat(
         "EnMAP L2A products", "ENMAP*L2A*-METADATA.XML", find_products, _one_by_one(lambda path: [open_enmap(path)])
     ),
+    DataFormat("Tanager products", "*_sr_hdf5.h5", find_tanager, _one_by_one(lambda path: [open_tanager(path)])),
     DataFormat("NumPy cubes", "*.npz with dn, scale, nodata, wavelength_nm", find_npz, _one_by_one(open_npz)),
     DataFormat("GeoTIFF or ENVI cubes", "*.tif or *.hdr with wavelengths", find_rasters, open_rasters),
 )

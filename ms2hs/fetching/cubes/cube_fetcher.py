@@ -8,6 +8,7 @@ the ranges of further items arrive.
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -81,6 +82,14 @@ class _CubeFetcher(ItemFetcher):
 
     def plan(self, pool: ThreadPoolExecutor, request: FetchRequest) -> PlannedItem:
         """Open an item, and start to read the byte ranges of its window."""
+        # rasterio finds an open remote file only in the context in which it was opened, and another thread writes.
+        context = copy_context()
+        cube, window, ranges = context.run(self._open, request)
+        parts = [pool.submit(self._send, request.name, part) for part in ranges]
+        return PlannedItem(parts, partial(context.run, _write, request, cube, window), partial(context.run, cube.close))
+
+    def _open(self, request: FetchRequest) -> tuple[RemoteCube, Window, list[RangeRequest]]:
+        """An open item, the pixels in the area, and the byte ranges that they need."""
         cube = open_remote_cube(self.client, request.item, request.access, request.staging_folder / KEPT_FOLDER)
         try:
             window = _window(cube.grid, request.area)
@@ -88,12 +97,11 @@ class _CubeFetcher(ItemFetcher):
             size = sum(part.end - part.begin for part in ranges)
             values = window[2] * window[3] * len(cube.spectral)
             check_space(request.folder, size + values * DISK_BYTES_PER_PIXEL)
-            self._counter.item_planned(request.name, size)
-            parts = [pool.submit(self._send, request.name, part) for part in ranges]
         except BaseException:
             cube.close()
             raise
-        return PlannedItem(parts, partial(_write, request, cube, window), cube.close)
+        self._counter.item_planned(request.name, size)
+        return cube, window, ranges
 
     def _send(self, name: str, part: RangeRequest) -> None:
         part.send()

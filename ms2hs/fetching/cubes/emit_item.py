@@ -6,9 +6,10 @@ then reads the same bytes through the same file object.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ms2hs.arrays import Float32Array
 from ms2hs.datasets.cubes.emit import (
@@ -17,6 +18,7 @@ from ms2hs.datasets.cubes.emit import (
     EmitCube,
     GriddedCube,
     OrthoCube,
+    Window,
     band_runs,
     open_emit,
     orthorectify,
@@ -27,13 +29,15 @@ from ms2hs.errors import SceneError
 from ms2hs.fetching.cubes.item_files import addresses_of, open_source
 from ms2hs.raster.pixel_grid import WGS84, PixelGrid
 from ms2hs.remote.client import WebClient
-from ms2hs.remote.range_file import FileHandle, RangeRequest
+from ms2hs.remote.hdf5_handle import Hdf5Handle, with_bytes
+from ms2hs.remote.range_file import RangeRequest
 from ms2hs.remote.url_policy import Access
 
 GRANULE = re.compile(r"EMIT_L2A_RFL_.+\.nc")
 FLAGS = re.compile(r"EMIT_L2A_MASK_.+\.nc")
 Ranges = list[tuple[int, int]]
 EmitOrtho = OrthoCube | GriddedCube
+T = TypeVar("T")
 
 
 class EmitItem:
@@ -49,13 +53,13 @@ class EmitItem:
             for kind, pattern in (("granule", GRANULE), ("flags", FLAGS)):
                 if addresses := addresses_of(item, pattern):
                     self._sources[kind] = open_source(client, addresses[0], access, folder)
-            self._cube = open_emit(self._sources["granule"], self._sources.get("flags"))
+            self._cube = self._run(partial(open_emit, self._sources["granule"], self._sources.get("flags")))
             self._ortho: EmitOrtho | None = None
             if isinstance(self._cube, GriddedCube):
                 transform, shape = self._cube.transform, self._cube.shape
             else:
                 self._check_flags(self._cube)
-                transform, shape = table_grid(self._cube)
+                transform, shape = self._run(partial(table_grid, self._cube))
         except BaseException:
             self.close()
             raise
@@ -68,7 +72,7 @@ class EmitItem:
         return [
             request
             for source, ranges in needed
-            if isinstance(source, FileHandle)
+            if isinstance(source, Hdf5Handle)
             for request in source.file.requests(ranges)
         ]
 
@@ -77,12 +81,12 @@ class EmitItem:
         for source, ranges in self._needed(row, col, height, width):
             _fetch_ahead(source, ranges)
         assert self._ortho is not None  # noqa: S101 - `_needed` sets it
-        return self._ortho.read(row, col, height, width)
+        return self._run(partial(self._ortho.read, row, col, height, width))
 
     def close(self) -> None:
         """Close the files."""
         for source in self._sources.values():
-            if isinstance(source, FileHandle):
+            if isinstance(source, Hdf5Handle):
                 source.file.close()
 
     def _check_flags(self, cube: EmitCube) -> None:
@@ -91,33 +95,48 @@ class EmitItem:
                 f"{self.name}: has no file EMIT_L2A_MASK_….nc; clouds cannot be left out. Use another item."
             )
 
+    def _run(self, operation: Callable[[], T]) -> T:
+        """The result of an operation that reads the files."""
+        return with_bytes(self._sources.values(), operation)
+
     def _needed(self, row: int, col: int, height: int, width: int) -> list[tuple[Source, Ranges]]:
         """The byte ranges of a window in each file."""
         cube, window = self._cube, (slice(row, row + height), slice(col, col + width))
         if isinstance(cube, GriddedCube):
             self._ortho = cube
-            with opened(cube.source, KIND, NEEDS) as file:
-                stored = stored_dataset(file, "reflectance")
-                return [
-                    (cube.source, _distinct(stored_ranges(stored, (run, *window)) for run in band_runs(cube.bands)))
-                ]
-        with cube.opened() as files:
-            tables = [stored_dataset(files.granule, f"location/glt_{axis}") for axis in "xy"]
-            table = _distinct(stored_ranges(each, window) for each in tables)
+            return [(cube.source, self._run(partial(_gridded_ranges, cube, window)))]
+        table = self._run(partial(_table_ranges, cube, window))
         _fetch_ahead(cube.source, table)
         if not (isinstance(self._ortho, OrthoCube) and self._ortho.is_direction_measured):
-            self._ortho = orthorectify(cube, window)
+            self._ortho = self._run(partial(orthorectify, cube, window))
         assert isinstance(self._ortho, OrthoCube)  # noqa: S101 - the cube is in the geometry of the sensor
-        boxes = self._ortho.sensor_windows(row, col, height, width)
-        with cube.opened() as files:
-            stored = stored_dataset(files.granule, "reflectance")
-            chunks = _distinct(stored_ranges(stored, (*box, run)) for box in boxes for run in band_runs(cube.bands))
-            needed = [(cube.source, [*table, *chunks])]
-            if files.flags is not None and cube.flags is not None:
-                layers = slice(0, max(cube.flag_layers) + 1)
-                stored = stored_dataset(files.flags, "mask")
-                needed.append((cube.flags, _distinct(stored_ranges(stored, (*box, layers)) for box in boxes)))
-        return needed
+        boxes = self._run(partial(self._ortho.sensor_windows, row, col, height, width))
+        chunks, flags = self._run(partial(_chunk_ranges, cube, boxes))
+        return [(cube.source, [*table, *chunks]), *([(cube.flags, flags)] if cube.flags else [])]
+
+
+def _gridded_ranges(cube: GriddedCube, window: Window) -> Ranges:
+    with opened(cube.source, KIND, NEEDS) as file:
+        stored = stored_dataset(file, "reflectance")
+        return _distinct(stored_ranges(stored, (run, *window)) for run in band_runs(cube.bands))
+
+
+def _table_ranges(cube: EmitCube, window: Window) -> Ranges:
+    with cube.opened() as files:
+        tables = [stored_dataset(files.granule, f"location/glt_{axis}") for axis in "xy"]
+        return _distinct(stored_ranges(table, window) for table in tables)
+
+
+def _chunk_ranges(cube: EmitCube, boxes: Sequence[Window]) -> tuple[Ranges, Ranges]:
+    """The byte ranges of reflectance, and of flags."""
+    with cube.opened() as files:
+        stored = stored_dataset(files.granule, "reflectance")
+        chunks = _distinct(stored_ranges(stored, (*box, run)) for box in boxes for run in band_runs(cube.bands))
+        if files.flags is None:
+            return chunks, []
+        layers = slice(0, max(cube.flag_layers) + 1)
+        stored = stored_dataset(files.flags, "mask")
+        return chunks, _distinct(stored_ranges(stored, (*box, layers)) for box in boxes)
 
 
 def _distinct(parts: Iterable[Ranges]) -> Ranges:
@@ -125,5 +144,5 @@ def _distinct(parts: Iterable[Ranges]) -> Ranges:
 
 
 def _fetch_ahead(source: Source, ranges: Ranges) -> None:
-    if isinstance(source, FileHandle):
+    if isinstance(source, Hdf5Handle):
         source.file.fetch_ahead(ranges)

@@ -1,7 +1,7 @@
 """EnMAP L2A items: a spectral image with METADATA.XML and quality layers, read by the blocks of their GeoTIFFs.
 
-The bands, their scales and the choice where the detectors overlap are those of `datasets.cubes.enmap`. Pixels that a
-quality layer flags are invalid.
+`datasets.cubes.enmap` gives the bands, their scales, and the choice where the detectors overlap. Pixels that a quality
+layer flags are invalid.
 """
 
 import re

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from ms2hs.datasets.hdf5_file import Source
 from ms2hs.remote.client import WebClient
-from ms2hs.remote.range_file import open_hdf5
+from ms2hs.remote.hdf5_handle import open_hdf5
 from ms2hs.remote.url_policy import Access, resolved, web_address
 from ms2hs.scenes.stac_item import base_of
 
@@ -37,7 +37,7 @@ def kept_path(folder: Path | None, address: str) -> Path | None:
 def open_source(client: WebClient, address: str, access: Access, folder: Path | None) -> Source:
     """An HDF5 file of an item: a file object that reads byte ranges, or the path of a file on this machine.
 
-    Errors as in `range_file.open_hdf5`.
+    Errors as in `hdf5_handle.open_hdf5`.
     """
     access.check(address)
     remote = web_address(address)

@@ -2,7 +2,7 @@
 
 The scene is cut along the blocks of a pass into cells. A square in the middle of each cell is read, in an order that
 spreads over the scene, until enough clear pixels are known. No square lies in two blocks, and large blocks are read
-only up to MAX_BYTES. A cloudy pass is given up after the squares that would have sufficed for a clear pass.
+only up to MAX_BYTES. A cloudy pass is given up early.
 A sample is a COG of pixels side by side, without a position, and a JSON file with its facts and its checksum, which is
 written last: a sample without it, or with another checksum, is fetched again.
 """
@@ -41,11 +41,12 @@ COLUMNS = 64
 PIXELS = 64 * COLUMNS
 # A pass with fewer clear pixels is not used.
 MIN_PIXELS = 500
-# Cells that give the pixels, if the scene has as many; and the largest side of a cell, in pixels.
-CELLS, CELL_SIDE = 8, 64
+# Cells that give the pixels, if the scene has as many; and the largest side of a cell, in pixels. With a tenth of one
+# half of an image as the site of the other half, the RMSE relative to no site was .73 with 8 and .70 with 32 cells.
+CELLS, CELL_SIDE = 32, 16
 # Bytes of a pass after which only cells in blocks that were read are sampled: blocks of some files hold 70 MB.
 MAX_BYTES = 150_000_000
-# A pass is given up if fewer than this share of the pixels that were read is clear, or after this multiple of PIXELS.
+# A pass is given up if less than this share of a quarter of PIXELS or more is clear, or after this multiple of PIXELS.
 MIN_CLEAR, MAX_READ = 0.1, 3
 # Simultaneous requests.
 JOBS = 8
@@ -136,7 +137,7 @@ def _clear_pixels(cube: RemoteCube, name: str, area: SearchArea) -> Float32Array
     left_out: set[tuple[int, int]] = set()
     with ThreadPoolExecutor(JOBS, "sample") as pool:
         for cell in _spread(cells):
-            if clear >= PIXELS or read >= MAX_READ * PIXELS or (read >= PIXELS and clear < MIN_CLEAR * read):
+            if clear >= PIXELS or read >= MAX_READ * PIXELS or (4 * read >= PIXELS and clear < MIN_CLEAR * read):
                 break
             square = _middle(cell, most)
             block = square[0] // cube.block_shape[0], square[1] // cube.block_shape[1]

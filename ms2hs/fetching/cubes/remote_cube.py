@@ -16,6 +16,7 @@ from ms2hs.fetching.cubes.emit_item import GRANULE, EmitItem
 from ms2hs.fetching.cubes.enmap_item import EnmapItem
 from ms2hs.fetching.cubes.item_files import file_name_of
 from ms2hs.fetching.cubes.raster_item import RASTER, RasterItem
+from ms2hs.fetching.cubes.tanager_item import ORTHO, TanagerItem
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.remote.client import WebClient
 from ms2hs.remote.range_file import RangeRequest
@@ -58,6 +59,7 @@ CubeReader = Callable[[WebClient, dict[str, Any], Access, Path | None], RemoteCu
 READERS: dict[re.Pattern[str], CubeReader] = {
     GRANULE: EmitItem,
     ENMAP_METADATA: EnmapItem,
+    ORTHO: TanagerItem,
     RASTER: RasterItem,
 }
 """By the name of a file of the item, such as `EMIT_L2A_RFL_….nc`; the first that matches reads the item."""

@@ -1,0 +1,426 @@
+"""fetch --product: cubes of EMIT granules from an unreliable server equal the local reader's, read by few bytes."""
+
+import json
+from datetime import date, timedelta
+from itertools import product as all_of
+
+import h5py
+import numpy as np
+import pytest
+import rasterio
+from conftest import allow_sockets
+from emit_granules import FLAG_NAMES, Layout, place, write_granule
+from hypothesis import given
+from hypothesis import strategies as st
+from rio_cogeo.cogeo import cog_validate
+from stac_server import Faults, StacServer
+from stac_world import World
+
+from ms2hs import open_cube
+from ms2hs.datasets.cubes.emit import open_emit, orthorectify
+from ms2hs.datasets.cubes.georeferenced import find_cubes
+from ms2hs.errors import AddressError, CredentialsError, DataError, NothingFound, RemoteError, SceneError
+from ms2hs.fetching.cubes.cube_fetcher import fetch_cubes
+from ms2hs.fetching.cubes.product_search import pass_order
+from ms2hs.fetching.cubes.products import PRODUCTS
+from ms2hs.fetching.cubes.remote_cube import open_remote_cube
+from ms2hs.fetching.fetcher import FetchOptions
+from ms2hs.fetching.search_query import parse_bbox
+from ms2hs.fetching.stac_search import Candidate
+from ms2hs.raster.pixel_grid import PixelGrid, window_in
+from ms2hs.remote.client import RetryPolicy, WebClient
+from ms2hs.remote.providers import access_to
+
+QUICK = RetryPolicy(first_s=0.002, longest_s=0.01, read_s=2.0, connect_s=2.0)
+OPTIONS = FetchOptions(retries=QUICK)
+NAME = "001_20240603T092122_2415506_042"
+BOX = (10.315, 45.985, 10.34, 46.005)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """Allow connections to this machine only."""
+    allow_sockets(monkeypatch, "127.")
+
+
+@pytest.fixture
+def server():
+    with StacServer(slow_s=0.5) as server:
+        yield server
+
+
+@pytest.fixture
+def world(server, tmp_path):
+    return World(server, tmp_path / "making")
+
+
+def local_reader(folder, layout=None, seed=0):
+    """The cube of the same granule on disk."""
+    return orthorectify(open_emit(write_granule(folder / "local", NAME, layout, seed)[0]))
+
+
+def grid_of(cube):
+    return PixelGrid(cube.crs, cube.transform, *cube.shape)
+
+
+def check_equal(path, cube, box=BOX):
+    """The cube in a file equals a window of the local reader, within the step of the stored numbers."""
+    row, col, height, width = window_in(grid_of(cube), box)
+    expected = cube.read(row, col, height, width)
+    found = open_cube(path)
+    np.testing.assert_array_equal(np.isnan(found.values), np.isnan(expected))
+    np.testing.assert_allclose(found.values, expected, atol=0.51e-4)
+    np.testing.assert_allclose(found.wavelength_nm, cube.grid.wavelength_nm, rtol=1e-6)
+    np.testing.assert_allclose(found.fwhm_nm, cube.grid.fwhm_nm, rtol=1e-6)
+    a, _, c, _, e, f = cube.transform
+    np.testing.assert_allclose(found.x, c + a * (col + 0.5 + np.arange(width)), rtol=1e-12)
+    np.testing.assert_allclose(found.y, f + e * (row + 0.5 + np.arange(height)), rtol=1e-12)
+    return expected
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout(),
+        Layout(flipped=True, build="010613", turn_degrees=-20),
+        Layout(chunks=None),
+        Layout(chunks=(7, 80, 30), flags_version=3, turn_degrees=10, lon=10.317),
+    ],
+)
+def test_fetched_cube_equals_the_local_reader(world, tmp_path, layout):
+    item = world.emit(NAME, layout)
+    result = fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS)
+    assert (result.kept, result.failed, result.left_out) == (0, (), ())
+    (path,) = result.paths
+    assert path == tmp_path / "out" / f"{item['id']}.tif"
+    assert cog_validate(path)[0]
+    expected = check_equal(path, local_reader(tmp_path, layout))
+    assert 0.3 < np.isfinite(expected).mean() < 0.99
+    properties = json.loads(path.with_suffix(".json").read_text())["properties"]
+    assert properties["ms2hs:known_pixels"] == np.isfinite(expected).any(axis=0).sum()
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [path.with_suffix(".json").name, path.name]
+    with rasterio.open(path) as file:
+        assert file.tags()["ACQUISITION_DATETIME"] == "2024-06-03T09:21:22Z"
+        assert (file.tags()["MS2HS_ITEM"], file.tags()["MS2HS_ORIGIN"]) == (item["id"], world.server.root)
+    left_out = {}
+    (cube,) = find_cubes([path], left_out)
+    assert (cube.day, left_out) == (date(2024, 6, 3), {})
+
+
+def test_fetched_cube_without_area_is_the_whole_granule(world, tmp_path):
+    layout = Layout(rows=300, cols=40, bands=12, turn_degrees=0)
+    (path,) = fetch_cubes([world.emit(NAME, layout)], None, tmp_path / "out", OPTIONS).paths
+    cube = local_reader(tmp_path, layout)
+    np.testing.assert_allclose(open_cube(path).values, cube.read(0, 0, *cube.shape), atol=0.51e-4)
+
+
+def test_flags_are_chosen_by_name(tmp_path):
+    for version, names in FLAG_NAMES.items():
+        flags = np.zeros((20, 20, len(names)))
+        for layer in range(len(names)):
+            flags[layer, 2, layer] = 1
+        layout = Layout(rows=20, cols=20, flags_version=version)
+        cube = open_emit(write_granule(tmp_path / str(version), NAME, layout, flags=flags)[0])
+        hidden = np.isnan(cube.read(0, 2, len(names), 1)).all(axis=(0, 2))
+        expected = {"cloud flag", "cirrus flag", "spacecraft flag", "dilated cloud flag", "spectf-cloud flag"}
+        found = {name.lower() for name, is_hidden in zip(names, hidden, strict=True) if is_hidden}
+        assert found == expected & {name.lower() for name in names}
+
+
+def chunk_bytes(path, variable, windows):
+    """Sum of the sizes of the chunks with a pixel in one of the (row, col) positions."""
+    with h5py.File(path) as file:
+        stored = file[variable].id
+        chunks = [stored.get_chunk_info(number) for number in range(stored.get_num_chunks())]
+        high, wide, _ = file[variable].chunks
+        needed = {(row // high, col // wide) for row, col in windows}
+        return sum(one.size for one in chunks if (one.chunk_offset[0] // high, one.chunk_offset[1] // wide) in needed)
+
+
+def test_fetch_reads_little_more_than_the_needed_chunks(world, tmp_path):
+    layout = Layout(rows=256, cols=200, bands=40, chunks=(32, 40, 10))
+    box = (10.33, 45.95, 10.38, 46.0)
+    result = fetch_cubes([world.emit(NAME, layout)], parse_bbox(box), tmp_path / "out", OPTIONS)
+    granule, flags = write_granule(tmp_path / "local", NAME, layout)
+    cube = orthorectify(open_emit(granule))
+    row, col, height, width = window_in(grid_of(cube), box)
+    table = place(layout)[2][:, row : row + height, col : col + width]
+    pixels = set(zip(*(table[:, table[0] > 0] - 1), strict=True))
+    needed = chunk_bytes(granule, "reflectance", pixels) + chunk_bytes(flags, "mask", pixels)
+    assert needed < 0.6 * granule.stat().st_size
+    assert result.bytes_read == sum(world.server.sent.values())
+    assert result.bytes_read < 1.3 * needed
+    check_equal(result.paths[0], cube, box)
+
+
+def test_remote_cube_reads_windows_in_memory(world, tmp_path):
+    item, cube = world.emit(NAME), local_reader(tmp_path)
+    with WebClient(QUICK) as client:
+        remote = open_remote_cube(client, item, access_to(world.server.root))
+        assert (remote.grid.height, remote.grid.width) == cube.shape
+        assert client.bytes_read < 0.2 * sum(map(len, world.server.files.values()))
+        for row, col in all_of((20, 45), (30, 50)):
+            np.testing.assert_array_equal(remote.read(row, col, 9, 13), cube.read(row, col, 9, 13))
+        remote.close()
+
+
+@pytest.mark.parametrize("kind", ["busy", "failed", "cut", "short", "shifted", "whole", "page", "slow", "expired"])
+def test_transient_faults_do_not_change_the_cube(world, tmp_path, kind):
+    world.server.slow_s = 0.3
+    item = world.emit(NAME)
+    world.server.fault = Faults(0.3, seed=1, kinds=(kind,))
+    result = fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS)
+    assert world.server.fault.drawn[kind]
+    check_equal(result.paths[0], local_reader(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "words"),
+    [
+        ("failed", RemoteError, "status 50"),
+        ("page", RemoteError, "text/html instead of"),
+        ("cut", RemoteError, "incomplete read"),
+        ("whole", RemoteError, "without the requested range"),
+        ("expired", CredentialsError, "refuses access"),
+        ("redirected", AddressError, "private"),
+    ],
+)
+@pytest.mark.parametrize("after", [0, 3, 9])
+def test_permanent_faults_are_one_message(world, tmp_path, kind, error, words, after):
+    item, requested = world.emit(NAME), []
+
+    def fail(path):
+        requested.append(path)
+        return kind if len(requested) > after else None
+
+    world.server.fault = fail
+    with pytest.raises(error, match=words) as caught:
+        fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS)
+    assert "?" not in str(caught.value)
+    assert not list((tmp_path / "out").glob("[!.]*"))
+
+
+def test_fetch_resumes_with_the_bytes_that_it_has(world, tmp_path):
+    item = world.emit(NAME, Layout(rows=128, cols=120, bands=40))
+    whole = fetch_cubes([item], parse_bbox(BOX), tmp_path / "whole", OPTIONS)
+    requested, count = [], len([request for request in world.server.requests if request.path.endswith(".nc")])
+
+    def fail(path):
+        requested.append(path)
+        return "failed" if len(requested) > count - 1 else None
+
+    world.server.fault = fail
+    world.server.sent.clear()
+    with pytest.raises(RemoteError):
+        fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", FetchOptions(jobs=1, retries=QUICK))
+    world.server.fault = None
+    first = sum(size for path, size in world.server.sent.items() if path.endswith(".nc"))
+    assert first > 0.4 * whole.bytes_read
+    result = fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS)
+    assert result.paths[0].read_bytes() == whole.paths[0].read_bytes()
+    # Only the first bytes of both files are read again: they have the version.
+    assert result.bytes_read <= whole.bytes_read - first + 2 * 16_384
+    assert fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS).kept == 1
+
+
+def test_fetch_starts_over_when_the_file_has_changed(world, tmp_path):
+    item, requested = world.emit(NAME), []
+
+    def fail(path):
+        requested.append(path)
+        return "failed" if len(requested) > 12 else None
+
+    world.server.fault = fail
+    with pytest.raises(RemoteError):
+        fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", FetchOptions(jobs=1, retries=QUICK))
+    world.server.fault = None
+    world.emit(NAME, seed=5)
+    result = fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS)
+    check_equal(result.paths[0], local_reader(tmp_path, seed=5))
+
+
+def test_file_changed_while_it_is_read_is_an_error(world, tmp_path):
+    item, requested = world.emit(NAME), []
+
+    def change(path):
+        requested.append(path)
+        if len(requested) == 6:
+            world.server.files[path] = world.server.files[path][:-1] + b"!"
+
+    world.server.fault = change
+    with pytest.raises(RemoteError, match="changed on the server while it was read"):
+        fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS)
+    assert not list((tmp_path / "out").glob("[!.]*"))
+
+
+def damage(world, item, variable="reflectance"):
+    """Overwrite the chunks of a variable."""
+    name = next(name for name in world.server.files if name == f"{item['id']}.nc")
+    content = bytearray(world.server.files[name])
+    path = world.folder / name
+    path.write_bytes(content)
+    with h5py.File(path) as file:
+        chunks = [file[variable].id.get_chunk_info(at) for at in range(file[variable].id.get_num_chunks())]
+    for chunk in chunks:
+        content[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
+    world.server.files[name] = bytes(content)
+
+
+@pytest.mark.parametrize("variable", ["reflectance", "location/glt_x"])
+def test_a_damaged_chunk_fails_its_item_only(world, tmp_path, ms2hs, variable):
+    items = [world.emit(NAME), world.emit("001_20230610T092122_2315506_042", seed=1)]
+    damage(world, items[0], variable)
+    words = ("fetch", "--product", "emit", "--stac", world.server.root, "-c", "EMITL2ARFL_001", "--json")
+    code, out, err = ms2hs(*words, "--bbox", ",".join(map(str, BOX)), "-o", tmp_path / "out")
+    found = json.loads(out)
+    assert (code, [path.split("/")[-1] for path in found["paths"]]) == (5, [f"{items[1]['id']}.tif"])
+    assert len(found["failed"]) == 1
+    assert f"{items[0]['id']}.nc: not a whole EMIT L2A file" in found["failed"][0]
+    assert "Traceback" not in err
+
+
+def test_items_without_valid_pixels_are_left_out(world, tmp_path):
+    items = [world.emit(NAME), world.emit("001_20230610T092122_2315506_042", seed=1)]
+    name = f"EMIT_L2A_MASK_{NAME}.nc"
+    flags = np.ones((96, 80, 8))
+    world.server.files[name] = write_granule(tmp_path / "flags", NAME, flags=flags)[1].read_bytes()
+    result = fetch_cubes(items, parse_bbox(BOX), tmp_path / "out", OPTIONS)
+    assert [path.stem for path in result.paths] == [items[1]["id"]]
+    reason = "the item has no valid pixel in the area: outside the swath, or under cloud"
+    assert result.left_out == (f"{items[0]['id']}: {reason}",)
+    assert not list((tmp_path / "out").glob(".*.part"))
+    with pytest.raises(NothingFound, match="none of 1 scenes has data"):
+        fetch_cubes([items[0]], parse_bbox((10.2, 45.0, 10.3, 45.1)), tmp_path / "none", OPTIONS)
+
+
+def test_granule_without_flags_is_refused(world, tmp_path):
+    item = world.emit(NAME)
+    item["assets"] = {key: one for key, one in item["assets"].items() if "MASK" not in one["href"]}
+    with pytest.raises(SceneError, match="has no file EMIT_L2A_MASK_"):
+        fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS)
+
+
+def test_links_to_other_files_are_refused(tmp_path):
+    granule = write_granule(tmp_path, NAME)[0]
+    for link in (h5py.ExternalLink(str(tmp_path / "secret.h5"), "/x"), h5py.SoftLink("/location/lon")):
+        with h5py.File(granule, "r+") as file:
+            del file["reflectance"]
+            file["reflectance"] = link
+        with h5py.File(tmp_path / "secret.h5", "w") as file:
+            file["x"] = np.zeros((96, 80, 30), np.float32)
+        with pytest.raises(DataError, match="no reflectance in the file itself"):
+            open_emit(granule)
+
+
+def write_gridded(path, values, west=10.3, north=46.0, step=0.00055):
+    """A granule of version 2: (band, lat, lon)."""
+    bands, height, width = values.shape
+    with h5py.File(path, "w") as file:
+        file.create_dataset("reflectance", data=values, fillvalue=-9999.0, chunks=(4, 16, 16), compression="gzip")
+        file["lon"] = west + step * (np.arange(width) + 0.5)
+        file["lat"] = north - step * (np.arange(height) + 0.5)
+        file["sensor_band_parameters/wavelengths"] = np.linspace(381, 2493, bands).astype(np.float32)
+        file["sensor_band_parameters/fwhm"] = np.full(bands, 8.5, np.float32)
+        file["sensor_band_parameters/good_wavelengths"] = np.array([1, 1, 0] + [1] * (bands - 3), np.uint8)
+
+
+def test_granule_of_version_2_is_on_its_grid(world, tmp_path):
+    item = world.emit("002_20240603T092122_2415506_042")
+    values = np.random.default_rng(0).random((12, 70, 60), np.float32) * 0.5
+    values[:, 20, 20] = -9999
+    path = tmp_path / "granule.nc"
+    write_gridded(path, values)
+    world.server.files[f"{item['id']}.nc"] = path.read_bytes()
+    item["assets"] = {key: one for key, one in item["assets"].items() if "MASK" not in one["href"]}
+    (cube,) = fetch_cubes([item], None, tmp_path / "out", OPTIONS).paths
+    found = open_cube(cube)
+    expected = np.where(values == -9999, np.nan, values)[np.r_[0:2, 3:12]]
+    np.testing.assert_allclose(found.values, expected, atol=0.51e-4)
+    np.testing.assert_allclose(found.x[0], 10.3 + 0.00055 / 2, rtol=1e-9)
+
+
+def test_cog_with_wavelengths_is_a_cube(world, tmp_path):
+    first = world.emit(NAME)
+    (path,) = fetch_cubes([first], parse_bbox(BOX), tmp_path / "first", OPTIONS).paths
+    address = world.server.add_file("cubes/mirror.tif", path.read_bytes())
+    item = first | {"id": "mirror", "collection": "mirror", "assets": {"image": {"href": address}}}
+    world.server.add_item(item)
+    inner = (10.32, 45.99, 10.33, 46.0)
+    (copy,) = fetch_cubes([item], parse_bbox(inner), tmp_path / "out", OPTIONS).paths
+    check_equal(copy, local_reader(tmp_path), inner)
+    item["assets"] = {"image": {"href": world.server.add_file("plain.txt", b"no cube")}}
+    with pytest.raises(SceneError, match=r"none of its files is a hyperspectral cube \(plain.txt\)"):
+        fetch_cubes([item], parse_bbox(inner), tmp_path / "none", OPTIONS)
+
+
+def test_fetch_product_lists_saves_and_fetches(world, tmp_path, ms2hs):
+    for seed, (name, cloud) in enumerate({"001_20240603T092122_1_1": 12, "001_20230610T092122_2_2": 14}.items()):
+        day = f"{name[4:8]}-{name[8:10]}-{name[10:12]}T09:21:22Z"
+        world.emit(name, seed=seed, properties={"datetime": day, "eo:cloud_cover": cloud})
+    words = ("fetch", "--product", "emit", "--stac", world.server.root, "-c", "EMITL2ARFL_001")
+    words = (*words, "--bbox", ",".join(map(str, BOX)))
+    code, out, err = ms2hs(*words, "--list")
+    assert (code, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()[1:]] == [
+        "EMIT_L2A_RFL_001_20240603T092122_1_1", "EMIT_L2A_RFL_001_20230610T092122_2_2"
+    ]  # fmt: skip
+    code, out, _ = ms2hs(*words, "--list", "--json", "--near", "2023-06-01")
+    assert [facts["datetime"][:4] for facts in json.loads(out)] == ["2023", "2024"]
+    assert not any(request.path.endswith(".nc") for request in world.server.requests)
+    assert ms2hs(*words, "--date", "2023", "--save", tmp_path / "items.json")[0] == 0
+    saved = ("fetch", "--product", "emit", "--items", tmp_path / "items.json", "--stac", world.server.root)
+    code, out, err = ms2hs(*saved, "-o", tmp_path / "out")
+    assert (code, out.strip()) == (0, str(tmp_path / "out" / "EMIT_L2A_RFL_001_20230610T092122_2_2.tif"))
+    assert "note: 1 scenes, 0 already existed" in err
+    code, out, _ = ms2hs(*saved, "-o", tmp_path / "out", "--json", "-q")
+    assert (code, json.loads(out)["kept"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--product", "emit", "--gsd", "10"), 2, "cubes keep their own grid"),
+        (("--near", "2024-06-01", "--date", "2024"), 2, "it needs --product"),
+        (("--product", "other"), 2, "--product other without a server"),
+        (("--product", "nosuch"), 2, "nosuch"),
+        (("--product", "emit"), 4, "no Earthdata login found"),
+        (("--product", "emit", "--stac", "{}", "-c", "EMITL2ARFL_001", "--date", "2021"), 3, "no scene of this area"),
+    ],
+)
+def test_fetch_product_exit_codes(world, tmp_path, ms2hs, monkeypatch, words, code, message):
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    for name in ("EARTHDATA_TOKEN", "EARTHDATA_USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    world.emit(NAME)
+    words = [word.format(world.server.root) for word in words]
+    found, out, err = ms2hs("fetch", "--bbox", "10.31,45.99,10.33,46.0", "-o", tmp_path / "out", *words)
+    assert (found, out) == (code, "")
+    assert message in err
+
+
+def candidate(days, cloud, coverage):
+    time = f"{date(2024, 6, 1) + timedelta(days=days)}T00:00:00Z"
+    properties = {"datetime": time} if cloud is None else {"datetime": time, "eo:cloud_cover": cloud}
+    return Candidate({"id": f"{days} {cloud} {coverage}", "properties": properties, "assets": {}}, coverage)
+
+
+passes = st.builds(
+    candidate, st.integers(-800, 800), st.none() | st.floats(0, 100), st.floats(0.01, 1, allow_subnormal=False)
+)
+
+
+@given(st.lists(passes, min_size=2, max_size=8))
+def test_pass_order_puts_clear_then_season_then_date_first(found):
+    key = pass_order(date(2024, 6, 1))
+    ordered = sorted(found, key=key)
+    clouds = [101.0 if one.cloud is None else one.cloud for one in ordered]
+    assert [cloud // 10 for cloud in clouds] == sorted(cloud // 10 for cloud in clouds)
+    assert key(candidate(365, 3.0, 0.1)) < key(candidate(180, 3.0, 1.0))  # the same season of another year
+    assert key(candidate(365, 3.0, 0.1)) < key(candidate(730, 3.0, 1.0))
+    assert key(candidate(180, 3.0, 0.1)) < key(candidate(0, 33.0, 1.0))
+
+
+def test_products_have_one_line():
+    for name, product in PRODUCTS.items():
+        assert (product.name, bool(product.provider)) == (name, bool(product.collection))
+        assert "\n" not in product.title
