@@ -14,7 +14,7 @@ from eoc_world import FILES, EocServer
 from stac_server import Faults, StacServer
 
 from ms2hs.datasets.cubes.raster_cube import open_raster
-from ms2hs.errors import CredentialsError, DataError, RemoteError, SceneError
+from ms2hs.errors import AddressError, CredentialsError, DataError, RemoteError, SceneError
 from ms2hs.fetching.cubes.cube_fetcher import fetch_cubes
 from ms2hs.fetching.cubes.enmap_item import FLAG_LAYERS, EnmapItem
 from ms2hs.fetching.cubes.remote_cube import open_remote_cube
@@ -170,6 +170,18 @@ def test_enmap_item_without_haze_layer_is_read(server, tmp_path):
     del item["assets"]["quality_haze"], layers["QL_QUALITY_HAZE"]
     with WebClient(QUICK) as client:
         np.testing.assert_allclose(opened(server, item, client).read(0, 0, 160, 200), truth(dn, layers), rtol=1e-6)
+
+
+@pytest.mark.parametrize("key", ["metadata", "image", "quality_cirrus"])
+@pytest.mark.parametrize("scheme", ["", "file://", "/vsizip/"])
+def test_enmap_item_refuses_files_of_this_machine(server, tmp_path, key, scheme):
+    item, *_ = enmap_item(server.add_file, tmp_path)
+    asset = item["assets"][key]
+    path = tmp_path / urlsplit(asset["href"]).path.rpartition("/")[2]
+    path.write_bytes(server.files[urlsplit(asset["href"]).path[7:]])
+    asset["href"] = f"{scheme}{path}"
+    with WebClient(QUICK) as client, pytest.raises(AddressError, match=r"only https, http, s3 are allowed"):
+        opened(server, item, client)
 
 
 @pytest.mark.parametrize("missing", ["image", "quality_cloud", "quality_cirrus", "quality_cloud_shadow"])

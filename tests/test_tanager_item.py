@@ -14,7 +14,7 @@ from tanager_world import EPSG, KEPT, SCENE, WAVELENGTH, make_tanager, tanager_i
 
 from ms2hs.datasets.cubes.raster_cube import open_raster
 from ms2hs.datasets.hdf5_file import stored_dataset, stored_ranges
-from ms2hs.errors import DataError, RemoteError, SceneError
+from ms2hs.errors import AddressError, DataError, RemoteError, SceneError
 from ms2hs.fetching.cubes.cube_fetcher import fetch_cubes
 from ms2hs.fetching.cubes.remote_cube import open_remote_cube
 from ms2hs.fetching.cubes.tanager_item import TanagerItem
@@ -120,6 +120,16 @@ def test_tanager_item_reports_damaged_files(server, tmp_path, damage, error, exp
     server.files[name] = damage(server.files[name])
     with WebClient(QUICK) as client, pytest.raises(error, match=expected):
         opened(server, item, client).read(0, 0, 60, 80)
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_tanager_item_refuses_a_file_of_this_machine(server, tmp_path, scheme):
+    item, *_ = tanager_item(server.add_file, tmp_path, (20, 20))
+    path = tmp_path / f"{SCENE}_ortho_sr_hdf5.h5"
+    make_tanager(path, (20, 20))
+    item["assets"] = {"product": {"href": f"{scheme}{path}"}}
+    with WebClient(QUICK) as client, pytest.raises(AddressError, match=r"is a local file; only https, http, s3 are"):
+        opened(server, item, client)
 
 
 def test_tanager_item_reports_a_missing_or_basic_file(server, tmp_path):

@@ -63,7 +63,7 @@ def prepare_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
 def pairs_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     hyperspectral: Annotated[
         list[Path],
-        typer.Argument(help="EnMAP or EMIT L2A products, HySpecNet-11k, georeferenced cubes; or folders of them."),
+        typer.Argument(help="EnMAP, EMIT or Tanager products, HySpecNet-11k, georeferenced cubes; or folders of them."),
     ],
     scenes: Annotated[
         list[Path],

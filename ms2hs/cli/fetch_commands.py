@@ -54,7 +54,7 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         AREA(
             "--for",
             metavar="PRODUCT",
-            help="EnMAP or EMIT product whose area and date are searched, instead. Repeatable.",
+            help="EnMAP, EMIT or Tanager product whose area and date are searched, instead. Repeatable.",
         ),
     ] = None,
     days: Annotated[int, AREA(min=0, max=36_500, help="With --for: largest difference in calendar days.")] = 3,

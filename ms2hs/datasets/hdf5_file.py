@@ -16,8 +16,8 @@ from ms2hs.errors import DataError, Ms2hsError
 
 Source = Path | IOBase
 """A path, or an open binary file with a `name`; a remote file (`remote.hdf5_handle`) raises its own error."""
-# Cache for the uncompressed chunks of a dataset: chunks of EMIT granules have 15 MB, and a spectrum is in five of them.
-CHUNK_CACHE_BYTES = 400_000_000
+# Cache for the uncompressed chunks of an open dataset: one of an EMIT granule may have 15 MB.
+CHUNK_CACHE_BYTES = 100_000_000
 # Slots of the cache's hash table: a prime, about 100 times the number of chunks in the cache (h5py's advice).
 CHUNK_CACHE_SLOTS = 10_007
 

@@ -31,8 +31,9 @@ EMIT_NODATA = -9999.0
 UNKNOWN_FLAG = re.compile(r"(?=.*(cloud|cirrus|spacecraft)).*flag", re.IGNORECASE)
 # Their positions in files without `mask_bands` (user guide of EMITL2ARFL.001).
 UNKNOWN_FLAGS = (0, 1, 3, 4)
-# Side in pixels of the blocks that are orthorectified at once: their sensor pixels lie in a box not much larger.
-ORTHO_BLOCK = 64
+# Sides in pixels of the blocks that are orthorectified at once: in a file without chunks, the sensor pixels of a small
+# block lie in a box not much larger; in a file with chunks, a large block decodes each chunk once.
+ORTHO_BLOCK, CHUNKED_BLOCK = 64, 1024
 FLIPPED_BUILD = "010613"
 UNFLIPPED_ORIENTATION = "as seen on ground"
 # Largest distance, in ortho pixels, between an ortho pixel and the sensor pixel that the table gives for it. The table
@@ -46,10 +47,11 @@ Window = tuple[slice, slice]
 
 @dataclass(frozen=True, eq=False)
 class EmitFiles:
-    """The open files of a granule."""
+    """The open files of a granule, and datasets that stay open: HDF5 caches the chunks of an open dataset only."""
 
     granule: Any
-    flags: Any | None
+    reflectance: Any
+    mask: Any | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,17 +85,18 @@ class EmitCube:
         """The open files of the granule, for several reads."""
         with ExitStack() as stack:
             flags = stack.enter_context(opened(self.flags, KIND, "flags")) if self.flags else None
-            yield EmitFiles(stack.enter_context(opened(self.source, KIND, NEEDS)), flags)
+            granule = stack.enter_context(opened(self.source, KIND, NEEDS))
+            mask = None if flags is None else stored_dataset(flags, "mask")
+            yield EmitFiles(granule, stored_dataset(granule, "reflectance"), mask)
 
     def read_open(self, files: EmitFiles, window: Window) -> Float32Array:
         """As `read`, from open files."""
-        stored = stored_dataset(files.granule, "reflectance")
-        dn = np.concatenate([stored[*window, run] for run in band_runs(self.bands)], axis=-1)
+        dn = np.concatenate([files.reflectance[*window, run] for run in band_runs(self.bands)], axis=-1)
         order = np.argsort(np.argsort(self.bands))  # the bands in the file ascend
         values = reflectance_of(np.moveaxis(dn, -1, 0)[order], nodata=EMIT_NODATA)
-        if files.flags is not None and self.flags is not None:
+        if files.mask is not None and self.flags is not None:
             with hdf5_errors(self.flags, KIND, "flags"):
-                layers = stored_dataset(files.flags, "mask")[*window, : max(self.flag_layers) + 1]
+                layers = files.mask[*window, : max(self.flag_layers) + 1]
             values[:, (layers[..., self.flag_layers] > 0.5).any(axis=-1)] = np.nan
         return values
 
@@ -116,10 +119,10 @@ class _Lookup:
 
     def split(self, cell: tuple[int, int]) -> Iterator["_Lookup"]:
         """The parts in each cell (rows, columns) of the sensor, such as a chunk of the file."""
-        cells = np.stack([self.sensor_rows // cell[0], self.sensor_cols // cell[1]])
-        found, which = np.unique(cells, axis=1, return_inverse=True)
-        for number in range(found.shape[1]):
-            part = which.ravel() == number
+        width = self.sensor_cols.max() // cell[1] + 1
+        which = self.sensor_rows // cell[0] * width + self.sensor_cols // cell[1]
+        for number in np.unique(which):
+            part = which == number
             yield _Lookup(self.rows[part], self.cols[part], self.sensor_rows[part], self.sensor_cols[part])
 
 
@@ -161,15 +164,13 @@ class OrthoCube:
             return [part.box for part in self._lookups(files, row, col, height, width)]
 
     def _lookups(self, files: EmitFiles, row: int, col: int, height: int, width: int) -> Iterator[_Lookup]:
-        """The pixels of a window inside the swath, by blocks, and by chunks of the file: no other chunk is read.
-
-        Blocks above each other follow: they share chunks of the sensor.
-        """
-        chunks = stored_dataset(files.granule, "reflectance").chunks
-        for left in range(0, width, ORTHO_BLOCK):
-            for top in range(0, height, ORTHO_BLOCK):
-                bottom, right = min(top + ORTHO_BLOCK, height), min(left + ORTHO_BLOCK, width)
-                rows, cols = read_table(files.granule, np.s_[row + top : row + bottom, col + left : col + right])
+        """The pixels of a window inside the swath, by blocks, and in each block by chunks of the file."""
+        chunks, tables = files.reflectance.chunks, open_tables(files.granule)
+        side = CHUNKED_BLOCK if chunks else ORTHO_BLOCK
+        for top in range(0, height, side):
+            for left in range(0, width, side):
+                bottom, right = min(top + side, height), min(left + side, width)
+                rows, cols = read_table(tables, np.s_[row + top : row + bottom, col + left : col + right])
                 known = np.nonzero((rows >= 0) & (cols >= 0))
                 if known[0].size:
                     block = _Lookup(known[0] + top, known[1] + left, *self._checked(rows[known], cols[known]))
@@ -256,7 +257,7 @@ def table_grid(cube: EmitCube) -> tuple[tuple[float, float, float, float, float,
     """Transform and shape of a granule's geographic grid, by the header of its look-up table."""
     with cube.opened() as files:
         c, a, b, f, d, e = (float(number) for number in files.granule.attrs["geotransform"])  # GDAL's order
-        rows, cols = (stored_dataset(files.granule, f"location/glt_{axis}").shape for axis in "yx")
+        rows, cols = (table.shape for table in open_tables(files.granule))
     if rows != cols or len(rows) != 2 or not np.isfinite([a, b, c, d, e, f]).all() or a * e == 0:
         raise DataError(
             f"{name_of(cube.source)}: look-up tables of shape {rows} and {cols} with the geotransform "
@@ -325,9 +326,14 @@ def _flag_layers(flags: Source, shape: tuple[int, int]) -> tuple[int, ...]:
     return layers
 
 
-def read_table(file: Any, window: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # noqa: ANN401
+def open_tables(file: Any) -> tuple[Any, Any]:  # noqa: ANN401
+    """The look-up tables of a granule, for rows and columns of the sensor."""
+    return stored_dataset(file, "location/glt_y"), stored_dataset(file, "location/glt_x")
+
+
+def read_table(tables: tuple[Any, Any], window: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(row, col) rows and columns of the sensor, from 0, and negative outside the swath."""
-    rows, cols = (np.asarray(stored_dataset(file, f"location/glt_{axis}")[window], np.int64) - 1 for axis in "yx")
+    rows, cols = (np.asarray(table[window], np.int64) - 1 for table in tables)
     return rows, cols
 
 
@@ -342,7 +348,7 @@ def _is_flipped(
     Judged by longitude and latitude of the pixels that the table points to, on some rows of the sensor. Where both
     directions fit (a granule a few pixels wide), software build and orientation decide.
     """
-    rows, cols = read_table(file, window)
+    rows, cols = read_table(open_tables(file), window)
     known = (rows >= 0) & (cols >= 0)
     a, b, c, d, e, f = transform
     straight, mirrored = [np.zeros(1)], [np.zeros(1)]

@@ -44,6 +44,8 @@ from ms2hs.scenes.recognition import TIME_TAG
 from ms2hs.scenes.stac_item import ORIGIN
 from ms2hs.scenes.stac_metadata import sensing_time
 
+# Reflectance that is read at once: wide windows share chunks that are large, or cut the swath at an angle.
+READ_BYTES = 256_000_000
 Window = tuple[int, int, int, int]
 """Row, column, height, width."""
 
@@ -144,6 +146,7 @@ def _write_cube(path: Path, cube: RemoteCube, window: Window, tags: dict[str, st
     NoData : no pixel of the window has a value; no file remains.
     """
     top, left, height, width = window
+    step = max(1, READ_BYTES // (4 * BLOCK * BLOCK * len(cube.spectral))) * BLOCK
     known = 0
     with ExitStack() as opened:
         with GDAL_LOCK:
@@ -152,8 +155,8 @@ def _write_cube(path: Path, cube: RemoteCube, window: Window, tags: dict[str, st
         for row in range(0, height, BLOCK):
             rows = min(BLOCK, height - row)
             strip = np.empty((len(cube.spectral), rows, width), np.int16)
-            for col in range(0, width, BLOCK):
-                cols = min(BLOCK, width - col)
+            for col in range(0, width, step):
+                cols = min(step, width - col)
                 reflectance = cube.read(top + row, left + col, rows, cols)
                 valid = np.asarray(np.isfinite(reflectance).any(axis=0))
                 quantise(reflectance, valid, out=strip[:, :, col : col + cols])

@@ -21,6 +21,7 @@ from ms2hs.datasets.cubes.emit import (
     Window,
     band_runs,
     open_emit,
+    open_tables,
     orthorectify,
     table_grid,
 )
@@ -123,20 +124,18 @@ def _gridded_ranges(cube: GriddedCube, window: Window) -> Ranges:
 
 def _table_ranges(cube: EmitCube, window: Window) -> Ranges:
     with cube.opened() as files:
-        tables = [stored_dataset(files.granule, f"location/glt_{axis}") for axis in "xy"]
-        return _distinct(stored_ranges(table, window) for table in tables)
+        return _distinct(stored_ranges(table, window) for table in open_tables(files.granule))
 
 
 def _chunk_ranges(cube: EmitCube, boxes: Sequence[Window]) -> tuple[Ranges, Ranges]:
     """The byte ranges of reflectance, and of flags."""
     with cube.opened() as files:
-        stored = stored_dataset(files.granule, "reflectance")
+        stored = files.reflectance
         chunks = _distinct(stored_ranges(stored, (*box, run)) for box in boxes for run in band_runs(cube.bands))
-        if files.flags is None:
+        if files.mask is None:
             return chunks, []
         layers = slice(0, max(cube.flag_layers) + 1)
-        stored = stored_dataset(files.flags, "mask")
-        return chunks, _distinct(stored_ranges(stored, (*box, layers)) for box in boxes)
+        return chunks, _distinct(stored_ranges(files.mask, (*box, layers)) for box in boxes)
 
 
 def _distinct(parts: Iterable[Ranges]) -> Ranges:

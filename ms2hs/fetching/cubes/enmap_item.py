@@ -21,7 +21,7 @@ from ms2hs.errors import SceneError
 from ms2hs.fetching.cubes.item_files import addresses_of, file_name_of, kept_path
 from ms2hs.fetching.download import RemoteRaster, open_remote
 from ms2hs.remote.client import DOCUMENT_ATTEMPTS, HttpRequest, WebClient, read_document
-from ms2hs.remote.range_file import RangeRequest
+from ms2hs.remote.range_file import GDAL_LOCK, RangeRequest
 from ms2hs.remote.url_policy import Access, host_of, shown
 from ms2hs.scenes.stac_metadata import Item
 
@@ -55,6 +55,7 @@ class EnmapItem:
 
             def opened(part: str) -> RemoteRaster:
                 address = files.addresses[part]
+                access.check(address)
                 return stack.enter_context(open_remote(client, address, access, kept_path(folder, address)))
 
             self._image = opened(IMAGE)
@@ -62,7 +63,8 @@ class EnmapItem:
             self.grid = self._image.grid
             self._check()
             self._files = stack.pop_all()
-        self.block_shape: tuple[int, int] = self._image.dataset.block_shapes[0]
+        with GDAL_LOCK:
+            self.block_shape: tuple[int, int] = self._image.dataset.block_shapes[0]
 
     def requests(self, row: int, col: int, height: int, width: int) -> list[RangeRequest]:
         """As in `RemoteCube`."""
