@@ -14,10 +14,12 @@ team calls mediocre weigh half. Match-ups are means over a field: the noise of s
 """
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import multivariate_normal
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.models.prior import SpectralPrior
@@ -35,6 +37,8 @@ MEDIOCRE_WEIGHT = 0.5
 # Shrinkage towards a variance equal in all bands and a correlation exp(-|distance in log wavelength| / LENGTH), with
 # this share of independent error.
 SHRINKAGE, LENGTH, INDEPENDENT = 0.5, 2.0, 0.02
+# Smallest share of a band's variance that its common directions leave.
+LEAST_OWN = 0.05
 # Noise of single pixels relative to a spectrum's scale.
 PIXEL_NOISE = TYPICAL_INPUT_ERROR.pixel / TYPICAL_SCALE
 # B09, in water vapour, has no match-ups: its variance is this many times that between its neighbours.
@@ -129,23 +133,64 @@ def truth_of(
     return truth
 
 
-def covariance_of(bands: Bands, prior: SpectralPrior, chosen: BoolArray) -> FloatArray:
-    """(band, band) shrunk second moment of the errors of some dates, relative to the squared scale of the spectrum."""
-    scale = prior.condition(bands.grid, bands.grid).scale(bands.field.T.astype(np.float32)).astype(float)
-    error = ((bands.measured - bands.field) / scale[:, None])[chosen]
-    place, weight = bands.place[chosen], bands.weight[chosen]
+def relative_errors(bands: Bands, prior: SpectralPrior) -> FloatArray:
+    """(date, band) errors relative to the scale of the field's spectrum."""
+    scale = prior.condition(bands.grid, bands.grid).scale(bands.field.T.astype(np.float32))
+    return (bands.measured - bands.field) / scale[:, None]
+
+
+def second_moment(bands: Bands, prior: SpectralPrior, chosen: BoolArray) -> FloatArray:
+    """(band, band) weighted second moment of the relative errors of some dates."""
+    error, place = relative_errors(bands, prior)[chosen], bands.place[chosen]
     dates = np.array([(place == one).sum() for one in place])
-    weight = weight / (1 + (dates - 1) * WITHIN_PLACE)
-    second = (weight[:, None] * error).T @ error / weight.sum()
-    distance = np.abs(np.subtract.outer(*[np.log(bands.grid.wavelength_nm)] * 2))
+    weight = bands.weight[chosen] / (1 + (dates - 1) * WITHIN_PLACE)
+    return (weight[:, None] * error).T @ error / weight.sum()
+
+
+def shrunk(second: FloatArray, wavelength_nm: FloatArray) -> FloatArray:
+    """A second moment halfway between itself and a smooth covariance, with the noise of pixels."""
+    distance = np.abs(np.subtract.outer(*[np.log(wavelength_nm)] * 2))
     correlation = (1 - INDEPENDENT) * np.exp(-distance / LENGTH) + INDEPENDENT * np.eye(len(second))
     smooth = np.trace(second) / len(second) * correlation
     return (1 - SHRINKAGE) * second + SHRINKAGE * smooth + PIXEL_NOISE**2 * np.eye(len(second))
 
 
+def in_directions(second: FloatArray, count: int) -> FloatArray:
+    """Variances and the leading `count` common directions of a second moment; 0: independent bands."""
+    values, vectors = np.linalg.eigh(second)
+    common = (vectors[:, -count:] * values[-count:]) @ vectors[:, -count:].T if count else np.zeros_like(second)
+    own = np.diag(second)
+    return common + np.diag(np.maximum(own - np.diag(common), LEAST_OWN * own))
+
+
+ESTIMATORS: dict[str, Callable[[FloatArray, FloatArray], FloatArray]] = {
+    "independent bands": lambda second, _nm: in_directions(second, 0),
+    "one common direction": lambda second, _nm: in_directions(second, 1),
+    "two common directions": lambda second, _nm: in_directions(second, 2),
+    "second moment, not shrunk": lambda second, _nm: second + PIXEL_NOISE**2 * np.eye(len(second)),
+    "shrunk (the table)": shrunk,
+}
+
+
+def likelihoods(bands: Bands, prior: SpectralPrior) -> dict[str, float]:
+    """Log likelihood of a left-out date's errors by estimator: mean over the dates of a place, then over places."""
+    errors, nm = relative_errors(bands, prior), bands.grid.wavelength_nm
+    typical = TYPICAL_INPUT_ERROR.relative_variance(np.ones(len(nm)))
+    models = {"0.02,0.005,0.003": lambda _second, _nm: np.diag(typical)} | ESTIMATORS
+    found: dict[str, list[float]] = {name: [] for name in models}
+    for place in sorted(set(bands.place)):
+        left_out = np.asarray(bands.place == place, bool)
+        second = second_moment(bands, prior, ~left_out)
+        for name, estimate in models.items():
+            model = multivariate_normal(np.zeros(len(nm)), estimate(second, nm))
+            found[name].append(float(np.mean(model.logpdf(errors[left_out]))))
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
 def table_of(bands: Bands, prior: SpectralPrior, chosen: BoolArray) -> ErrorTable:
     """The covariance of some dates as a table, with the water-vapour band between its neighbours."""
-    measured = ErrorTable("", "", "", bands.grid.wavelength_nm, covariance_of(bands, prior, chosen))
+    covariance = shrunk(second_moment(bands, prior, chosen), bands.grid.wavelength_nm)
+    measured = ErrorTable("", "", "", bands.grid.wavelength_nm, covariance)
     whole = load_sensor(SENSOR).grid
     covariance = measured.covariance_at(whole.wavelength_nm)
     band = whole.index([WATER_VAPOUR_BAND])[0]
@@ -250,6 +295,9 @@ def main() -> None:
     print("\nthe source's own bands, mean over 12 left-out places: RMSE, SAM, 90 %")
     for method, (error, angle, inside) in band_scores(bands, prior).items():
         print(f"{method:30s}{error:8.4f}{angle:7.2f}{100 * inside:7.0f}")
+    print("\nlog likelihood of a left-out date's bands by model of their errors")
+    for name, value in likelihoods(bands, prior).items():
+        print(f"{name:30s}{value:8.1f}")
     if arguments.write:
         write_table(arguments.write, table_of(bands, prior, np.ones(len(bands.place), bool)), bands)
 

@@ -198,7 +198,7 @@ def test_shipped_table_is_the_benchmarks(real_data):
 
 
 @pytest.mark.slow
-def test_left_out_match_ups_are_better_with_measured_errors(real_data):
+def test_left_out_match_ups_are_better_with_measured_errors(real_data, capsys):
     weights, target = load_weights("linear"), load_sensor("enmap").grid
     prior = weights.calibrated_prior or weights.prior
     match_ups = benchmark.read_match_ups(real_data, target)
@@ -208,3 +208,5 @@ def test_left_out_match_ups_are_better_with_measured_errors(real_data):
     assert np.sqrt(np.mean(measured[:, 0] ** 2)) < 0.95 * np.sqrt(np.mean(plain[:, 0] ** 2))
     assert plain[:, 2].mean() < 0.6
     assert 0.85 <= measured[:, 2].mean() <= 0.97
+    benchmark.show(match_ups, scores)
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(scores)
