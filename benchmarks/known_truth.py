@@ -136,19 +136,21 @@ def halves(shape: tuple[int, ...]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]
     return upper.ravel(), ~upper.ravel()
 
 
-def score_site(scene: TruthScene, condition: Callable[[NDArray[np.bool_] | None], Posterior]) -> tuple[Score, Score]:
+def score_site(
+    scene: TruthScene, plain: Posterior, fitted: Callable[[NDArray[np.bool_]], Posterior]
+) -> tuple[Score, Score]:
     """Scores of an image's halves without and with the other half as a site: means over both halves.
 
     Parameters
     ----------
-    condition : the posterior of the prior updated by these pixels; None: of the prior itself.
+    fitted : the posterior fitted to these pixels as a site, for the other pixels.
     """
-    plain, sharp = [], []
-    without = condition(None)
-    for half in halves(scene.shape):
-        plain.append(score_prior(without, scene, pixels=~half))
-        sharp.append(score_prior(condition(half), scene, pixels=~half))
-    return mean_score(plain), mean_score(sharp)
+    pairs = [
+        (score_prior(plain, scene, pixels=~half), score_prior(fitted(half), scene, pixels=~half))
+        for half in halves(scene.shape)
+    ]
+    without, with_site = zip(*pairs, strict=True)
+    return mean_score(list(without)), mean_score(list(with_site))
 
 
 def response_of(source: SpectralGrid, target: SpectralGrid) -> FloatArray:

@@ -28,11 +28,13 @@ from known_truth import (
     score_site,
 )
 
+from ms2hs.conversion.site_fit import fit_site
 from ms2hs.evaluation.baselines import interpolated
-from ms2hs.models.prior import TYPICAL_INPUT_ERROR, SpectralPrior
+from ms2hs.models.prior import TYPICAL_INPUT_ERROR, Posterior, SpectralPrior
+from ms2hs.spectra.library import interpolate_known
 from ms2hs.spectra.product_error import input_error_named
 from ms2hs.spectra.sensors import load_sensor, sensor_names
-from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of
+from ms2hs.spectra.spectral_grid import SpectralGrid
 from ms2hs.training.prior_fit import Evidence, PriorSettings, calibrate, fit, gather, pretrain_linear
 
 SCENES = (
@@ -103,13 +105,12 @@ def tables(
         "10 references": score_references(posterior, scene, 10, DRAWS, rng),
     }
     if len(scene.shape) == 2:
-        own = grid_of(scene.wavelength_nm)
+        points = interpolate_known(scene.spectra, scene.wavelength_nm, prior.wavelength_nm.astype(float))
 
-        def sharpened(half: np.ndarray | None) -> object:
-            site = prior if half is None else prior.with_site(scene.spectra[half], own, view.source)
-            return site.condition(view.source, view.target)
+        def fitted(half: np.ndarray) -> Posterior:
+            return fit_site(prior, points[half], view.source, scene.measured[:, ~half].T).condition(view.target)
 
-        found["half, no site"], found["half, site"] = score_site(scene, sharpened)
+        found["half, no site"], found["half, site"] = score_site(scene, posterior, fitted)
     return found
 
 

@@ -83,6 +83,7 @@ class SiteScene:
 
     @classmethod
     def of(cls, corpus: SpectraFile) -> "SiteScene":
+        """From the spectra of a file."""
         shape = corpus.shape if len(corpus.shape) == 3 else (1, *corpus.shape)
         measured, _ = spectra_on(corpus, SOURCE, interpolate=True)
         truth, known = spectra_on(corpus, TARGET)

@@ -233,54 +233,6 @@ def test_references_keep_unknown_bands_and_need_one_usable_spectrum():
         posterior.with_references(measured * np.nan, truth)
 
 
-def test_site_moves_the_prior_to_its_spectra():
-    prior = make_prior()
-    other = make_prior(smooth_moment(seed=9), rank=20)
-    spectra = 0.3 * spectra_of(other, 400).T.astype(np.float32)
-    sharp = prior.with_site(spectra[:200], grid_of(WAVELENGTH))
-    measured = np.ascontiguousarray((response_matrix(SOURCE, WAVELENGTH) @ spectra[200:].T).astype(np.float32))
-    truth = response_matrix(TARGET, WAVELENGTH) @ spectra[200:].T
-    before, after = (
-        np.abs(one.condition(SOURCE, TARGET).reconstruct(measured) - truth).mean() for one in (prior, sharp)
-    )
-    assert after < 0.7 * before
-
-
-def test_references_after_a_site_correct_a_constant_and_no_slope():
-    prior = make_prior()
-    points = 0.25 * spectra_of(prior, 2000).T
-    sharpened = prior.with_site(points, grid_of(WAVELENGTH), SOURCE)
-    posterior = sharpened.condition(SOURCE, TARGET)
-    rng = np.random.default_rng(4)
-    measured = (response_matrix(SOURCE, WAVELENGTH) @ points[:10].T).T
-    truth = posterior.reconstruct(measured.T.astype(np.float32)).T + rng.normal(0, 0.01, (10, len(TARGET)))
-    mended = posterior.with_references(measured, truth)
-    some = (response_matrix(SOURCE, WAVELENGTH) @ points[100:400].T).astype(np.float32)
-    change = mended.reconstruct(some) - posterior.reconstruct(some)
-    bright = posterior.brightness @ some
-    constant = np.outer(change @ bright / (bright @ bright), bright)
-    assert np.square(change - constant).mean() < 0.1 * np.square(change).mean()
-    np.testing.assert_allclose(mended.relative_sigma, posterior.relative_sigma, rtol=0.02)
-
-
-def test_site_uncertainty_covers_the_difference_of_its_halves():
-    prior = make_prior()
-    spectra = 0.3 * spectra_of(make_prior(smooth_moment(seed=9), rank=20), 300).T.astype(np.float32)
-    rng = np.random.default_rng(0)
-    # the second half differs from the first where the source has little information
-    spectra[150:] *= 1 + 0.2 * np.sin(WAVELENGTH / 60) + 0.02 * rng.standard_normal(spectra[150:].shape)
-    loose = prior.with_site(spectra, grid_of(WAVELENGTH))
-    calibrated = prior.with_site(spectra, grid_of(WAVELENGTH), SOURCE)
-    np.testing.assert_array_equal(loose.factors, calibrated.factors)
-    assert (calibrated.sigma_scale >= loose.sigma_scale).all()
-    assert calibrated.sigma_scale.max() > 1.5
-
-
-def test_site_needs_enough_spectra():
-    with pytest.raises(DataError, match="20 or more"):
-        make_prior().with_site(np.full((5, len(WAVELENGTH)), 0.3, np.float32), grid_of(WAVELENGTH))
-
-
 def test_bands_that_few_scenes_reach_are_not_known():
     prior = make_prior()
     prior = replace(prior, reach=np.where(WAVELENGTH < 420, 0.0, 1.0).astype(np.float32))

@@ -19,11 +19,12 @@ from known_truth import (
 from safetensors import safe_open
 from test_spectra_npz import write_cube
 
+from ms2hs.conversion.site_fit import fit_site
 from ms2hs.errors import DataError
 from ms2hs.evaluation.baselines import interpolated
 from ms2hs.models.weights import load_weights
+from ms2hs.spectra.library import interpolate_known
 from ms2hs.spectra.sensors import load_sensor
-from ms2hs.spectra.spectral_grid import grid_of
 from ms2hs.training.prior_fit import PriorSettings, calibrate, fit, gather, pretrain_linear
 
 SOURCE, TARGET = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
@@ -108,11 +109,11 @@ def test_references_and_site_help_on_the_left_out_scene(prior, scene):
     three, ten = (score_references(conditional, scene, count, 3, rng).rmse for count in (3, 10))
     assert ten < three < plain
 
-    def sharpened(half):
-        site = prior if half is None else prior.with_site(scene.spectra[half], grid_of(scene.wavelength_nm), SOURCE)
-        return site.condition(SOURCE, TARGET)
+    def fitted(half):
+        points = interpolate_known(scene.spectra[half], scene.wavelength_nm, prior.wavelength_nm.astype(float))
+        return fit_site(prior, points, SOURCE, scene.measured[:, ~half].T).condition(TARGET)
 
-    before, after = score_site(scene, sharpened)
+    before, after = score_site(scene, conditional, fitted)
     assert after.rmse < 0.5 * before.rmse
     assert after.coverage > 0.8
 

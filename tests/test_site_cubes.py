@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import rasterio
 from conftest import write_raster
-from sites import Site, make_emit, make_enmap
+from sites import Site, make_emit, make_enmap, make_sentinel2_tif
 
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions, plan
-from ms2hs.conversion.site_adaptation import find_site_cubes, sharpen_to_site
+from ms2hs.conversion.site_adaptation import adapt_to_site, find_site_cubes, site_text
 from ms2hs.errors import DataError
 from ms2hs.files import file_ids
 from ms2hs.models.weights import load_weights
-from ms2hs.raster.cube import open_cube
+from ms2hs.scenes.formats import open_scene
+from ms2hs.scenes.reader import SceneReader
 from ms2hs.spectra.sensors import load_sensor
 
 GRID = load_sensor("enmap").grid
@@ -42,11 +43,11 @@ def test_one_path_counts_as_one_cube(cubes):
     assert ConvertOptions(site=list(map(str, cubes))).site == cubes
 
 
-def test_pixels_of_several_cubes_are_pooled(cubes):
-    prior, source = load_weights("linear").prior, load_sensor("sentinel2a").grid
-    pooled, first = (sharpen_to_site(prior, given, source)[0].second_moment() for given in (cubes, cubes[:1]))
-    assert np.abs(pooled - first).max() > 1e-6
-    assert np.abs(first - prior.second_moment()).max() > 1e-6
+def fitted(cubes, scene_path, **options):
+    """The posterior of a scene and the notes, with these cubes as its site."""
+    scene = open_scene(str(scene_path))
+    with SceneReader(scene, scene.grid) as reader:
+        return adapt_to_site(load_weights("linear").prior, cubes, reader, GRID, **options)
 
 
 def test_a_folder_gives_its_cubes_without_results_of_conversions(cubes, tmp_path):
@@ -67,17 +68,37 @@ def test_a_folder_without_cubes_is_refused(tmp_path, ms2hs, scene_path):
     assert len(err.splitlines()) == 1
 
 
-def test_products_of_emit_and_enmap_are_read(tmp_path):
+def test_products_of_emit_and_enmap_fit_a_scene_of_their_site(tmp_path):
     site = Site()
     paths = [make_emit(tmp_path, site), *make_enmap(tmp_path, site).glob("*METADATA.XML")]
-    prior = load_weights("linear").prior
-    assert sharpen_to_site(prior, paths, load_sensor("sentinel2a").grid)[0] is not prior
+    scene = make_sentinel2_tif(tmp_path, site)
+    posterior, (note,) = fitted(paths, scene)
+    plain = load_weights("linear").prior.condition(open_scene(str(scene)).spectral, GRID)
+    assert np.abs(posterior.gain - plain.gain).max() > 0.01
+    assert note.startswith(f"site: {site_text(paths[0])}, {site_text(paths[1])} used; reflectance changes by 0.0")
+    assert posterior.relative_sigma.mean() < 0.7 * plain.relative_sigma.mean()
 
 
-def test_cubes_with_few_valid_pixels_are_named(cubes, tmp_path):
+def test_cubes_of_other_land_are_named_and_left_out(cubes, tmp_path):
+    site = Site()
+    scene, granule = make_sentinel2_tif(tmp_path, site), make_emit(tmp_path, site)
+    both, notes = fitted([cubes[0], granule], scene)
+    assert [note.split("; ")[0].split(", since")[0] for note in notes] == [
+        "site: a_20230701.tif (2023-07-01) is not used",
+        f"site: {site_text(granule)} used",
+    ]
+    alone, _ = fitted([granule], scene)
+    assert np.abs(both.gain - alone.gain).max() < 0.1
+    nothing, notes = fitted([cubes[0]], scene)
+    assert len(notes) == 1
+    plain = load_weights("linear").prior.condition(open_scene(str(scene)).spectral, GRID)
+    np.testing.assert_array_equal(nothing.gain, plain.gain)
+
+
+def test_cubes_with_few_valid_pixels_are_named(cubes, tmp_path, scene_path):
     small = write_raster(tmp_path / "small.tif", np.ones((len(GRID), 9, 9), np.int16), band_tags=NM_TAGS)
     with pytest.raises(DataError, match=r"small\.tif: 81 valid pixels; at least 100"):
-        sharpen_to_site(load_weights("linear").prior, [cubes[0], small], load_sensor("sentinel2a").grid)
+        fitted([cubes[0], small], scene_path)
 
 
 def test_convert_names_the_cubes_and_their_days(ms2hs, cubes, scene_path, tmp_path):
@@ -101,9 +122,7 @@ def test_site_notes_are_in_result_and_item(cubes, scene_path, tmp_path):
     result = convert(scene_path, "enmap", tmp_path / "out.tif", options)
     assert "site: chosen by hand" in result.notes
     assert "site: chosen by hand" in json.loads(result.item.read_text())["properties"]["ms2hs:notes"]
-    assert not np.array_equal(
-        open_cube(result.output).values, open_cube(convert(scene_path, "enmap", tmp_path / "x.tif", QUICK).output)
-    )
+    assert any(note.startswith("site: not used; 64 valid pixels") for note in result.notes)
 
 
 def test_passes_of_auto_are_resolved_before_a_conversion(scene_path, tmp_path):

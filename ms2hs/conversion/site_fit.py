@@ -54,7 +54,7 @@ class SiteFit:
 
     scene: "SceneBands"
     share: float
-    """Share, 0-1, of the prior in the second moment; 1: the site does not fit, and is not used."""
+    """Share, 0-1, of the prior in the second moment."""
     change: float
     """Variance of the change of land between site and scene, relative to the site's spread."""
     evidence: float
@@ -67,11 +67,8 @@ class SiteFit:
     """(source band, source band) the same if the scene has the known errors at their full size."""
     band_gain: FloatArray
     """(source band,) factor that corrects the scene's bands."""
-
-    @property
-    def is_used(self) -> bool:
-        """Whether the site fits the scene."""
-        return self.share < 1
+    is_used: bool = True
+    """False: the site does not fit the scene, and the prior alone is used."""
 
     def condition(self, target: SpectralGrid) -> Posterior:
         """The posterior of `target` in this scene, as `SpectralPrior.condition` gives it for any scene.
@@ -141,13 +138,7 @@ class SceneBands:
     def fits(self, spectra: FloatArray) -> list[SiteFit]:
         """The fit to spectra (spectrum, wavelength) of a site, for a scale of 1, with each share of the prior."""
         mean, second = spectra.mean(axis=0), spectra.T @ spectra / len(spectra)
-        return [*(self._fit(mean, second, share) for share in PRIOR_SHARES), self._alone()]
-
-    def _alone(self) -> SiteFit:
-        """The prior without a site."""
-        moment, ones = self.prior.second_moment(), np.ones(len(self.mean))
-        noise, likelihood = self._with_pixel_error(moment, self.common, ones)
-        return SiteFit(self, 1.0, 0.0, INDEPENDENT_PIXELS * likelihood, moment, noise, noise, ones)
+        return [self._fit(mean, second, share) for share in PRIOR_SHARES]
 
     def _fit(self, mean: FloatArray, second: FloatArray, share: float) -> SiteFit:
         """The fit to a site of this mean (wavelength,) and second moment."""
@@ -222,13 +213,11 @@ def fit_site(
     spectra = expect(site / scale, prior.second_moment(), prior.noise)
     fits = SceneBands.of(prior, source, measured, error).fits(spectra)
     best = max(fits, key=lambda fit: fit.evidence)
-    if best.share > LARGEST_SHARE:
-        return fits[-1]
-    if best.change < OUTSIDE:
-        return best
-    errors = _half_errors(prior, spectra * scale, np.isfinite(site), source)
-    number = max(fits.index(best), int(np.argmin(np.square(errors).mean(axis=0))))
-    return fits[number] if errors[:, number].max() <= LARGEST_HALF_ERROR else fits[-1]
+    if best.share <= LARGEST_SHARE and best.change >= OUTSIDE:
+        errors = _half_errors(prior, spectra * scale, np.isfinite(site), source)
+        number = max(fits.index(best), int(np.argmin(np.square(errors).mean(axis=0))))
+        return replace(fits[number], is_used=bool(errors[:, number].max() <= LARGEST_HALF_ERROR))
+    return replace(best, is_used=best.share <= LARGEST_SHARE)
 
 
 def _half_errors(prior: SpectralPrior, spectra: FloatArray, known: BoolArray, source: SpectralGrid) -> FloatArray:
@@ -244,9 +233,10 @@ def _half_errors(prior: SpectralPrior, spectra: FloatArray, known: BoolArray, so
     for own, other in (halves, halves[::-1]):
         measured = (spectra[other] @ response_matrix(source, prior.wavelength_nm).T).astype(np.float32)
         fits = SceneBands.of(prior, source, measured, None).fits(spectra[own] / scale[own])
-        estimates = (fit.condition(prior.grid).reconstruct(np.ascontiguousarray(measured.T)).T for fit in fits)
+        posteriors = [prior.condition(source, prior.grid), *(fit.condition(prior.grid) for fit in fits)]
+        estimates = (posterior.reconstruct(np.ascontiguousarray(measured.T)).T for posterior in posteriors)
         squares = np.array([np.square(one - spectra[other])[known[other]].mean() for one in estimates])
-        errors.append(np.sqrt(squares / squares[-1]))
+        errors.append(np.sqrt(squares[1:] / squares[0]))
     return np.array(errors)
 
 

@@ -39,8 +39,8 @@ class Posterior:
     whitening: Float32Array
     """(source band, source band) the squared length of `whitening @ reflectance` is Mahalanobis' for a scale of 1."""
     precision: Float32Array
-    """(source band, source band) inverse of the second moment of the source's bands, for a scale of 1, times
-    `SpectralPrior.slope_doubt`."""
+    """(source band, source band) inverse of the second moment of the source's bands, for a scale of 1; smaller
+    where the map to the target is better known than for all scenes."""
     limit: float
     """Squared Mahalanobis distance that 0.5 % of the training spectra exceed."""
     shift: Float32Array

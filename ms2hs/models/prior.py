@@ -3,21 +3,18 @@
 A spectrum is modelled as a Gaussian of unknown brightness: x = s z, where z has second moment Σ and s is any scale.
 Given the bands of a source sensor, the expected bands of a target are a linear map of them without a constant term, so
 a pixel twice as bright gives a spectrum twice as bright. The mean spectrum is nearly the first direction of Σ. Spectra
-of a site, or of more scenes, update Σ in closed form too.
+of more scenes update Σ in closed form too.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 import numpy as np
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
-from ms2hs.errors import DataError
-from ms2hs.models.intervals import sigma_needed
-from ms2hs.models.moments import Moments, expect, moments_of, pool, scale_of
+from ms2hs.models.moments import Moments, moments_of, pool, scale_of
 from ms2hs.models.posterior import Posterior
-from ms2hs.spectra.library import by_pattern, interpolate_known
+from ms2hs.spectra.library import by_pattern
 from ms2hs.spectra.product_error import TYPICAL_INPUT_ERROR, TYPICAL_SCALE, InputError
 from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of, response_matrix
 
@@ -40,11 +37,6 @@ OUTLIER_TOLERANCE = 0.03
 PRODUCT_SHARE = 0.5
 # A wavelength is known where at least this share of the training scenes has data.
 LEAST_REACH = 0.25
-# N spectra of a site weigh N / (N + SITE_BEFORE) against the prior; a site needs MIN_SITE_SPECTRA or more.
-SITE_BEFORE = 12.0
-MIN_SITE_SPECTRA = 20
-# Share of the source noise that remains for a known site: part of the noise describes differences between scenes.
-SITE_NOISE = 0.25
 # For `refit`: the prior's own weight in scenes (ten scenes, and libraries, canopies and mixtures that weigh four); the
 # relative noise of known values when unknown ones are filled, and the rounds of filling; spectra kept of each scene for
 # the outlier limit.
@@ -75,8 +67,6 @@ class SpectralPrior:
     """Brightness below which spectra count as equally bright."""
     noise: float
     """Standard deviation of a source band, relative to a spectrum's scale."""
-    slope_doubt: float = 1.0
-    """Uncertainty of the map from source to target in a new scene, relative to a prior for all scenes (1)."""
 
     @property
     def grid(self) -> SpectralGrid:
@@ -107,64 +97,6 @@ class SpectralPrior:
             deviation = np.sqrt(self.residual[known] + self.noise**2)
             result[rows] = _coefficients(scaled[np.ix_(rows, known)], self.factors[known], deviation)
         return result
-
-    def with_site(self, reflectance: Float32Array, grid: SpectralGrid, source: SpectralGrid | None = None) -> Self:
-        """The prior updated in closed form by spectra of one site, from any date.
-
-        Parameters
-        ----------
-        reflectance : (spectrum, band) of the site, in the order of its pixels, NaN = unknown.
-        grid : its bands. Gaps between them that are wider than `MAX_STEP_NM` stay unknown.
-        source : the sensor whose posterior follows. With it the uncertainty is calibrated between the two halves of the
-            site; without it the uncertainty may be too small.
-
-        Raises
-        ------
-        DataError : too few spectra with a known brightness.
-        """
-        points = interpolate_known(reflectance, grid.wavelength_nm, self.wavelength_nm.astype(float))
-        points = points[np.isfinite(brightness_of(points, self.wavelength_nm))]
-        if len(points) < MIN_SITE_SPECTRA:
-            raise DataError(
-                f"{len(points)} of the site's {len(reflectance)} spectra are complete between 450 and 2300 nm; "
-                f"{MIN_SITE_SPECTRA} or more are needed. Give a cube with more valid pixels and with these bands."
-            )
-        updated = self._mixed_with(points)
-        if source is None:
-            return updated
-        half = len(points) // 2
-        parts = (points[:half], points[half:])
-        ratios = [self._mixed_with(parts[i])._sigma_ratio(parts[1 - i], source) for i in (0, 1)]  # noqa: SLF001
-        needed = np.where(np.isfinite(ratios), ratios, 1).max(axis=0)
-        return replace(updated, sigma_scale=(updated.sigma_scale * np.maximum(needed, 1)).astype(np.float32))
-
-    def _mixed_with(self, points: Float32Array) -> Self:
-        """The prior with the moments of spectra (spectrum, wavelength) of one site mixed in."""
-        scale = scale_of(brightness_of(points, self.wavelength_nm), self.floor)
-        sets = list(moments_of(points, scale, np.ones(len(points)), 1.0))
-        before = self.second_moment()
-        share = len(points) / (len(points) + SITE_BEFORE)
-        moment = (1 - share) * before + share * pool(sets, before, self.noise, 1)
-        factors, residual = factorise(moment, self.factors.shape[1])
-        # the site has corrected the error common to a scene: references still remove a constant, but lower sigma less
-        return replace(
-            self,
-            factors=factors,
-            residual=residual,
-            shift=((1 - share) * self.shift).astype(np.float32),
-            noise=SITE_NOISE * self.noise,
-            slope_doubt=1 - share,
-        )
-
-    def _sigma_ratio(self, points: Float32Array, source: SpectralGrid) -> FloatArray:
-        """(wavelength,) factor on sigma that these spectra (spectrum, wavelength) need; NaN = unknown."""
-        points = points[:: max(1, len(points) // 2000)].astype(float)
-        scale = scale_of(brightness_of(points, self.wavelength_nm), self.floor)[:, None]
-        whole = scale * expect(points / scale, self.second_moment(), self.noise)
-        measured = (response_matrix(source, self.wavelength_nm) @ whole.T).astype(np.float32)
-        posterior = self.condition(source, self.grid)
-        error = points - posterior.reconstruct(measured).T
-        return sigma_needed(error, posterior.scale(measured)) / np.maximum(posterior.relative_sigma, 1e-9)
 
     def source_noise(self, wavelength_nm: FloatArray) -> FloatArray:
         """(source band,) standard deviation of each band's error, relative to the spectrum's scale."""
@@ -223,7 +155,7 @@ class SpectralPrior:
             known=to_target @ self.reach >= LEAST_REACH,
             brightness=brightness.astype(np.float32),
             whitening=whitening.astype(np.float32),
-            precision=(self.slope_doubt * np.linalg.inv(seen)).astype(np.float32),
+            precision=np.linalg.inv(seen).astype(np.float32),
             limit=float(np.quantile(distance, 0.995)),
             shift=(shift + (1 - shift) * share).astype(np.float32),
             floor=self.floor,
