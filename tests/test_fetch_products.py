@@ -166,7 +166,7 @@ def test_remote_cube_reads_windows_in_memory(world, tmp_path):
 
 @pytest.mark.parametrize("kind", ["busy", "failed", "cut", "short", "shifted", "whole", "page", "slow", "expired"])
 def test_transient_faults_do_not_change_the_cube(world, tmp_path, kind):
-    world.server.slow_s = 0.3
+    world.server.slow_s = 0.03
     item = world.emit(NAME)
     world.server.fault = Faults(0.3, seed=1, kinds=(kind,))
     result = fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS)
@@ -289,6 +289,8 @@ def test_items_without_valid_pixels_are_left_out(world, tmp_path):
     reason = "the item has no valid pixel in the area: outside the swath, or under cloud"
     assert result.left_out == (f"{items[0]['id']}: {reason}",)
     assert not list((tmp_path / "out").glob(".*.part"))
+    # Of the granule under cloud, no reflectance was read.
+    assert world.server.sent[f"{items[0]['id']}.nc"] < 0.3 * world.server.sent[f"{items[1]['id']}.nc"]
     with pytest.raises(NothingFound, match="none of 1 scenes has data"):
         fetch_cubes([items[0]], parse_bbox((10.2, 45.0, 10.3, 45.1)), tmp_path / "none", OPTIONS)
 

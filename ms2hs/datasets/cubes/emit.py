@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms2hs.arrays import Float32Array
+from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.datasets.cubes.plausibility import check_window, reflectance_of, usable_bands
 from ms2hs.datasets.hdf5_file import Source, hdf5_errors, name_of, opened, stored_dataset
 from ms2hs.errors import DataError
@@ -94,11 +94,16 @@ class EmitCube:
         dn = np.concatenate([files.reflectance[*window, run] for run in band_runs(self.bands)], axis=-1)
         order = np.argsort(np.argsort(self.bands))  # the bands in the file ascend
         values = reflectance_of(np.moveaxis(dn, -1, 0)[order], nodata=EMIT_NODATA)
-        if files.mask is not None and self.flags is not None:
-            with hdf5_errors(self.flags, KIND, "flags"):
-                layers = files.mask[*window, : max(self.flag_layers) + 1]
-            values[:, (layers[..., self.flag_layers] > 0.5).any(axis=-1)] = np.nan
+        values[:, self.read_flags(files, window)] = np.nan
         return values
+
+    def read_flags(self, files: EmitFiles, window: Window) -> BoolArray:
+        """(row, col) True where a pixel is flagged as cloud, cirrus or spacecraft."""
+        if files.mask is None or self.flags is None:
+            return np.zeros([side.stop - side.start for side in window], np.bool_)
+        with hdf5_errors(self.flags, KIND, "flags"):
+            layers = files.mask[*window, : max(self.flag_layers) + 1]
+        return np.asarray((layers[..., self.flag_layers] > 0.5).any(axis=-1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +121,12 @@ class _Lookup:
         """The smallest window of the sensor with all pixels."""
         rows, cols = self.sensor_rows, self.sensor_cols
         return slice(int(rows.min()), int(rows.max()) + 1), slice(int(cols.min()), int(cols.max()) + 1)
+
+    @property
+    def in_box(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(pixel,) rows and columns of the sensor pixels in `box`."""
+        rows, cols = self.box
+        return self.sensor_rows - rows.start, self.sensor_cols - cols.start
 
     def split(self, cell: tuple[int, int]) -> Iterator["_Lookup"]:
         """The parts in each cell (rows, columns) of the sensor, such as a chunk of the file."""
@@ -152,16 +163,26 @@ class OrthoCube:
         result = np.full((len(self.grid), height, width), np.nan, np.float32)
         with self.sensor_cube.opened() as files:
             for part in self._lookups(files, row, col, height, width):
-                top, left = (side.start for side in part.box)
-                box = self.sensor_cube.read_open(files, part.box)
-                result[:, part.rows, part.cols] = box[:, part.sensor_rows - top, part.sensor_cols - left]
+                if self._is_clear(files, part):
+                    box = self.sensor_cube.read_open(files, part.box)
+                    result[:, part.rows, part.cols] = box[:, *part.in_box]
         return result
 
-    def sensor_windows(self, row: int, col: int, height: int, width: int) -> list[Window]:
-        """The windows of the sensor that `read` reads for a window; errors as in `read`."""
+    def sensor_windows(self, row: int, col: int, height: int, width: int, *, clear: bool) -> list[Window]:
+        """The windows of the sensor that `read` reads for a window; errors as in `read`.
+
+        Parameters
+        ----------
+        clear : only windows of which reflectance is read: those with a pixel that is not flagged.
+        """
         check_window(self.shape, row, col, height, width)
         with self.sensor_cube.opened() as files:
-            return [part.box for part in self._lookups(files, row, col, height, width)]
+            parts = self._lookups(files, row, col, height, width)
+            return [part.box for part in parts if not clear or self._is_clear(files, part)]
+
+    def _is_clear(self, files: EmitFiles, part: _Lookup) -> bool:
+        """Whether one of the pixels is not flagged."""
+        return not self.sensor_cube.read_flags(files, part.box)[part.in_box].all()
 
     def _lookups(self, files: EmitFiles, row: int, col: int, height: int, width: int) -> Iterator[_Lookup]:
         """The pixels of a window inside the swath, by blocks, and in each block by chunks of the file."""
@@ -229,11 +250,8 @@ def open_emit(source: Source, flags: Source | None = None) -> EmitCube | Gridded
     DataError : the file is of another kind or damaged, or h5py is not installed. Others: as `hdf5_file.opened`.
     """
     with opened(source, KIND, NEEDS) as file:
-        bands = (
-            np.asarray(stored_dataset(file, f"sensor_band_parameters/{key}"))
-            for key in ("wavelengths", "fwhm", "good_wavelengths")
-        )
-        centre, width, good = bands
+        names = "wavelengths", "fwhm", "good_wavelengths"
+        centre, width, good = (np.asarray(stored_dataset(file, f"sensor_band_parameters/{name}")) for name in names)
         shape = stored_dataset(file, "reflectance").shape
         is_gridded = "location" not in file and len(shape) == 3 and shape[0] == len(centre)
         if len(shape) != 3 or shape[0 if is_gridded else 2] != len(centre):
@@ -269,13 +287,8 @@ def table_grid(cube: EmitCube) -> tuple[tuple[float, float, float, float, float,
 def orthorectify(cube: EmitCube | GriddedCube, window: Window | None = None) -> OrthoCube | GriddedCube:
     """The granule on its geographic grid, without reading pixels of reflectance.
 
-    Parameters
-    ----------
-    window : the part of the grid in which the direction of the table is checked; None: the whole grid.
-
-    Raises
-    ------
-    DataError : the table misses lon and lat.
+    `window` is the part of the grid in which the direction of the table is checked; None: the whole grid. DataError if
+    the table misses lon and lat.
     """
     if isinstance(cube, GriddedCube):
         return cube
@@ -354,8 +367,8 @@ def _is_flipped(
     straight, mirrored = [np.zeros(1)], [np.zeros(1)]
     if known.any():
         straight, mirrored = [], []
-        for line in np.unique(np.quantile(rows[known], np.linspace(0, 1, PROBE_ROWS), method="nearest")):
-            lon, lat = (np.asarray(stored_dataset(file, f"location/{key}")[int(line)], float) for key in ("lon", "lat"))
+        for line in np.unique(np.linspace(rows[known].min(), rows[known].max(), PROBE_ROWS).astype(int)):
+            lon, lat = (np.asarray(stored_dataset(file, f"location/{key}")[line], float) for key in ("lon", "lat"))
             top, left = np.nonzero(known & (rows == line))
             row, col, at = top + window[0].start + 0.5, left + window[1].start + 0.5, cols[top, left]
             for distances, samples in ((straight, at), (mirrored, len(lon) - 1 - at)):

@@ -45,7 +45,7 @@ from ms2hs.scenes.stac_item import ORIGIN
 from ms2hs.scenes.stac_metadata import sensing_time
 
 # Reflectance that is read at once: wide windows share chunks that are large, or cut the swath at an angle.
-READ_BYTES = 256_000_000
+READ_BYTES = 128_000_000
 Window = tuple[int, int, int, int]
 """Row, column, height, width."""
 
