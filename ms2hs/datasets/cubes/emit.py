@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms2hs.arrays import BoolArray, Float32Array
+from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.datasets.cubes.plausibility import check_window, reflectance_of, usable_bands
 from ms2hs.datasets.hdf5_file import Source, hdf5_errors, name_of, opened, stored_dataset
 from ms2hs.errors import DataError
@@ -43,6 +43,7 @@ MAX_TABLE_ERROR = 3.0
 PROBE_ROWS = 6
 Window = tuple[slice, slice]
 """Rows and columns, with start and stop."""
+Pixels = tuple[slice, slice] | tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,12 +90,13 @@ class EmitCube:
             mask = None if flags is None else stored_dataset(flags, "mask")
             yield EmitFiles(granule, stored_dataset(granule, "reflectance"), mask)
 
-    def read_open(self, files: EmitFiles, window: Window) -> Float32Array:
-        """As `read`, from open files."""
-        dn = np.concatenate([files.reflectance[*window, run] for run in band_runs(self.bands)], axis=-1)
+    def read_open(self, files: EmitFiles, window: Window, pixels: Pixels = np.s_[:, :]) -> Float32Array:
+        """As `read`, from open files; or (band, pixel) values of some pixels, by rows and columns in the window."""
+        runs = [files.reflectance[*window, run][pixels] for run in band_runs(self.bands)]
         order = np.argsort(np.argsort(self.bands))  # the bands in the file ascend
-        values = reflectance_of(np.moveaxis(dn, -1, 0)[order], nodata=EMIT_NODATA)
-        values[:, self.read_flags(files, window)] = np.nan
+        dn = np.moveaxis(np.concatenate(runs, axis=-1), -1, 0)[order]
+        values = reflectance_of(dn.reshape(len(dn), -1, 1), nodata=EMIT_NODATA).reshape(dn.shape)
+        values[:, self.read_flags(files, window)[pixels]] = np.nan
         return values
 
     def read_flags(self, files: EmitFiles, window: Window) -> BoolArray:
@@ -164,8 +166,7 @@ class OrthoCube:
         with self.sensor_cube.opened() as files:
             for part in self._lookups(files, row, col, height, width):
                 if self._is_clear(files, part):
-                    box = self.sensor_cube.read_open(files, part.box)
-                    result[:, part.rows, part.cols] = box[:, *part.in_box]
+                    result[:, part.rows, part.cols] = self.sensor_cube.read_open(files, part.box, part.in_box)
         return result
 
     def sensor_windows(self, row: int, col: int, height: int, width: int, *, clear: bool) -> list[Window]:
@@ -240,14 +241,8 @@ def find_granules(folder: Path) -> list[Path]:
 def open_emit(source: Source, flags: Source | None = None) -> EmitCube | GriddedCube:
     """An L2A reflectance granule with its good bands; no pixel is read.
 
-    Parameters
-    ----------
-    source : the reflectance file.
-    flags : the MASK file of a granule of version 1; None: the file beside a path, if it exists.
-
-    Raises
-    ------
-    DataError : the file is of another kind or damaged, or h5py is not installed. Others: as `hdf5_file.opened`.
+    `flags` is the MASK file of a granule of version 1; None: the file beside a path, if it exists. DataError if a file
+    is of another kind or damaged, or h5py is not installed; other errors as in `hdf5_file.opened`.
     """
     with opened(source, KIND, NEEDS) as file:
         names = "wavelengths", "fwhm", "good_wavelengths"
@@ -361,21 +356,17 @@ def _is_flipped(
     Judged by longitude and latitude of the pixels that the table points to, on some rows of the sensor. Where both
     directions fit (a granule a few pixels wide), software build and orientation decide.
     """
-    rows, cols = read_table(open_tables(file), window)
-    known = (rows >= 0) & (cols >= 0)
     a, b, c, d, e, f = transform
-    straight, mirrored = [np.zeros(1)], [np.zeros(1)]
-    if known.any():
-        straight, mirrored = [], []
-        for line in np.unique(np.linspace(rows[known].min(), rows[known].max(), PROBE_ROWS).astype(int)):
-            lon, lat = (np.asarray(stored_dataset(file, f"location/{key}")[line], float) for key in ("lon", "lat"))
-            top, left = np.nonzero(known & (rows == line))
-            row, col, at = top + window[0].start + 0.5, left + window[1].start + 0.5, cols[top, left]
-            for distances, samples in ((straight, at), (mirrored, len(lon) - 1 - at)):
-                east = np.abs(a * col + b * row + c - lon[samples]) / abs(a)
-                north = np.abs(d * col + e * row + f - lat[samples]) / abs(e)
-                distances.append(np.maximum(east, north))
-    straight_error, mirrored_error = (float(np.median(np.concatenate(part))) for part in (straight, mirrored))
+    straight, mirrored = [np.zeros(0)], [np.zeros(0)]
+    for line, row, col, sample in _probes(file, window):
+        lon, lat = (np.asarray(stored_dataset(file, f"location/{key}")[line], float) for key in ("lon", "lat"))
+        for distances, samples in ((straight, sample), (mirrored, len(lon) - 1 - sample)):
+            east = np.abs(a * col + b * row + c - lon[samples]) / abs(a)
+            north = np.abs(d * col + e * row + f - lat[samples]) / abs(e)
+            distances.append(np.maximum(east, north))
+    straight_error, mirrored_error = (
+        float(np.median(np.concatenate(part))) if len(part) > 1 else 0.0 for part in (straight, mirrored)
+    )
     if not min(straight_error, mirrored_error) <= MAX_TABLE_ERROR:
         raise DataError(
             f"{name_of(cube.source)}: the look-up table misses lon and lat by {straight_error:.0f} pixels, mirrored by "
@@ -386,6 +377,21 @@ def _is_flipped(
         return mirrored_error < straight_error, True
     build, orientation = (_text(file, key) for key in ("software_build_version", "crosstrack_orientation"))
     return build == FLIPPED_BUILD and orientation != UNFLIPPED_ORIENTATION, False
+
+
+def _probes(file: Any, window: Window) -> list[tuple[int, FloatArray, FloatArray, NDArray[np.int64]]]:  # noqa: ANN401
+    """Some rows of the sensor, each with rows and columns of its ortho pixel centres, and with their sensor columns."""
+    rows, cols = read_table(open_tables(file), window)
+    known = (rows >= 0) & (cols >= 0)
+    if not known.any():
+        return []
+    probes = []
+    for line in np.unique(np.linspace(rows[known].min(), rows[known].max(), PROBE_ROWS).astype(int)).tolist():
+        top, left = np.nonzero(known & (rows == line))
+        if top.size:
+            row, col = (at + side.start + 0.5 for at, side in zip((top, left), window, strict=True))
+            probes.append((line, row, col, cols[top, left]))
+    return probes
 
 
 def _text(file: Any, key: str) -> str:  # noqa: ANN401
