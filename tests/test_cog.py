@@ -101,6 +101,19 @@ def test_writer_produces_a_valid_cog_with_the_written_numbers(tmp_path, shape):
         assert file.tags().items() >= TAGS.items()
 
 
+def test_blocks_and_strips_give_the_same_file(tmp_path):
+    grid = utm(300, 530)
+    cube = cube_of(grid, 6)
+    write(tmp_path / "strips.tif", grid, cube)
+    with CogWriter(tmp_path / "blocks.tif", grid, SPECTRAL, TAGS) as writer:
+        for row in (0, 256):
+            for col in (0, 256, 512):
+                writer.write_block(row, col, cube[:, row : row + 256, col : col + 256])
+    assert (tmp_path / "blocks.tif").read_bytes() == (tmp_path / "strips.tif").read_bytes()
+    with pytest.raises(ValueError, match="column 0"), CogWriter(tmp_path / "a.tif", grid, SPECTRAL, {}) as writer:
+        writer.write_block(0, 256, cube[:, :256, 256:512])
+
+
 def test_writer_tags_every_band_with_its_wavelength(tmp_path):
     grid, path, spectral = utm(20, 20), tmp_path / "cube.tif", load_sensor("enmap").grid
     write(path, grid, cube_of(grid, len(spectral)), spectral)

@@ -13,7 +13,7 @@ from emit_granules import FLAG_NAMES, Layout, place, write_granule
 from hypothesis import given
 from hypothesis import strategies as st
 from rio_cogeo.cogeo import cog_validate
-from stac_server import Faults, StacServer
+from stac_server import FAULT_KINDS, Faults, StacServer
 from stac_world import World
 
 from ms2hs import open_cube
@@ -28,8 +28,9 @@ from ms2hs.fetching.fetcher import FetchOptions
 from ms2hs.fetching.search_query import parse_bbox
 from ms2hs.fetching.stac_search import Candidate
 from ms2hs.raster.pixel_grid import PixelGrid, window_in
+from ms2hs.remote import range_file
 from ms2hs.remote.client import RetryPolicy, WebClient
-from ms2hs.remote.providers import access_to
+from ms2hs.remote.providers import PROVIDERS, Provider, access_to
 
 QUICK = RetryPolicy(first_s=0.002, longest_s=0.01, read_s=2.0, connect_s=2.0)
 OPTIONS = FetchOptions(retries=QUICK)
@@ -164,9 +165,9 @@ def test_remote_cube_reads_windows_in_memory(world, tmp_path):
         remote.close()
 
 
-@pytest.mark.parametrize("kind", ["busy", "failed", "cut", "short", "shifted", "whole", "page", "slow", "expired"])
+@pytest.mark.parametrize("kind", FAULT_KINDS)
 def test_transient_faults_do_not_change_the_cube(world, tmp_path, kind):
-    world.server.slow_s = 0.3
+    world.server.slow_s, world.server.other_host = 0.03, "127.0.0.1"
     item = world.emit(NAME)
     world.server.fault = Faults(0.3, seed=1, kinds=(kind,))
     result = fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS)
@@ -253,6 +254,35 @@ def test_file_changed_while_it_is_read_is_an_error(world, tmp_path):
     assert not list((tmp_path / "out").glob("[!.]*"))
 
 
+def test_token_of_a_login_is_sent_and_not_kept(world, tmp_path, monkeypatch, caplog):
+    def headers(address):
+        return {"Authorization": "Bearer planted-token"} if f":{world.server.port}/" in address else {}
+
+    caplog.set_level("DEBUG")
+    monkeypatch.setitem(PROVIDERS, "guarded", Provider("guarded", "of a test", world.server.root, {}, headers=headers))
+    item = world.emit(NAME)
+    for asset in item["assets"].values():  # as the login does: on to where the file lies
+        path = asset["href"].removeprefix(world.server.address(""))
+        world.server.redirects[f"protected/{path}"] = asset["href"]
+        asset["href"] = world.server.address(f"protected/{path}")
+    item["ms2hs:from"]["provider"] = "guarded"
+    steps = []
+    (path,) = fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS, lambda *step: steps.append(step)).paths
+    check_equal(path, local_reader(tmp_path))
+    assert steps[-1][1] == steps[-1][2] > 0
+    files = [file.read_bytes().decode("latin1") for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    assert "planted-token" not in caplog.text + "".join(files)
+    assert any(request.headers.get("authorization") == "Bearer planted-token" for request in world.server.requests)
+
+
+def test_ranges_are_read_by_as_many_connections_as_jobs(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(range_file, "MAX_REQUEST_BYTES", 10_000)
+    world.server.fault, world.server.slow_s = lambda _path: "slow", 0.01
+    (path,) = fetch_cubes([world.emit(NAME)], parse_bbox(BOX), tmp_path / "out", FetchOptions(jobs=3)).paths
+    assert world.server.max_active == 3
+    check_equal(path, local_reader(tmp_path))
+
+
 def damage(world, item, variable="reflectance"):
     """Overwrite the chunks of a variable."""
     name = next(name for name in world.server.files if name == f"{item['id']}.nc")
@@ -289,6 +319,8 @@ def test_items_without_valid_pixels_are_left_out(world, tmp_path):
     reason = "the item has no valid pixel in the area: outside the swath, or under cloud"
     assert result.left_out == (f"{items[0]['id']}: {reason}",)
     assert not list((tmp_path / "out").glob(".*.part"))
+    # Of the granule under cloud, no reflectance was read.
+    assert world.server.sent[f"{items[0]['id']}.nc"] < 0.3 * world.server.sent[f"{items[1]['id']}.nc"]
     with pytest.raises(NothingFound, match="none of 1 scenes has data"):
         fetch_cubes([items[0]], parse_bbox((10.2, 45.0, 10.3, 45.1)), tmp_path / "none", OPTIONS)
 

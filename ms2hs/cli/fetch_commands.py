@@ -60,7 +60,12 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     days: Annotated[int, AREA(min=0, max=36_500, help="With --for: largest difference in calendar days.")] = 3,
     product: Annotated[
         ProductName | None,
-        SEARCH(help="Fetch a hyperspectral product as cubes, by default of any date since 2022.", show_default=False),
+        SEARCH(
+            help="Fetch cubes of a hyperspectral product, by default of any date since 2022: "
+            + "; ".join(f"{product.name} ({product.title})" for product in PRODUCTS.values())
+            + ".",
+            show_default=False,
+        ),
     ] = None,
     near: Annotated[
         datetime | None,

@@ -99,8 +99,12 @@ class KeptBytes:
 
     def find(self, begin: int, size: int) -> bytes | None:
         """These bytes; None if some are missing."""
+        return self._read(begin, size) if self.has(begin, size) else None
+
+    def has(self, begin: int, size: int) -> bool:
+        """Whether none of these bytes is missing."""
         at = bisect.bisect_right(self._begins, begin) - 1
-        return self._read(begin, size) if at >= 0 and begin + size <= self._ends[at] else None
+        return at >= 0 and begin + size <= self._ends[at]
 
     def close(self) -> None:
         """Close both files."""

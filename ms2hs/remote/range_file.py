@@ -96,19 +96,27 @@ class RangedFile:
         ------
         RemoteError, AddressError, CredentialsError : as `read_range`.
         """
+        if self._kept is not None:
+            for request in self.requests(ranges):
+                request.send()
+            return
         blocks = ByteCache()
         for begin, end in _merge_ranges(ranges, self.size):
-            content = self.cached(begin, end - begin) or self._fetch(begin, end - begin)
-            if self._kept is None:
-                blocks.add(begin, content)
+            blocks.add(begin, self.cached(begin, end - begin) or self._fetch(begin, end - begin))
         with self._lock:
             self._blocks = blocks
         self.check()
 
     def requests(self, ranges: Sequence[tuple[int, int]]) -> list["RangeRequest"]:
         """Requests for the ranges, as (offset, size), that are not cached; neighbours are one request."""
-        missing = [part for part in ranges if self.cached(*part) is None]
+        missing = [part for part in ranges if not self._has(*part)]
         return [RangeRequest(self, begin, end) for begin, end in _merge_ranges(missing, self.size)]
+
+    def _has(self, begin: int, size: int) -> bool:
+        if self._kept is None:
+            return self.cached(begin, size) is not None
+        with self._lock:
+            return self._kept.has(begin, size)
 
     def keep(self, begin: int, end: int, *, for_good: bool = False) -> None:
         """Read and cache one range, besides all others; errors as in `fetch_ahead`.

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms2hs.arrays import Float32Array
+from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.datasets.cubes.plausibility import check_window, reflectance_of, usable_bands
 from ms2hs.datasets.hdf5_file import Source, hdf5_errors, name_of, opened, stored_dataset
 from ms2hs.errors import DataError
@@ -43,6 +43,7 @@ MAX_TABLE_ERROR = 3.0
 PROBE_ROWS = 6
 Window = tuple[slice, slice]
 """Rows and columns, with start and stop."""
+Pixels = tuple[slice, slice] | tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,16 +90,22 @@ class EmitCube:
             mask = None if flags is None else stored_dataset(flags, "mask")
             yield EmitFiles(granule, stored_dataset(granule, "reflectance"), mask)
 
-    def read_open(self, files: EmitFiles, window: Window) -> Float32Array:
-        """As `read`, from open files."""
-        dn = np.concatenate([files.reflectance[*window, run] for run in band_runs(self.bands)], axis=-1)
+    def read_open(self, files: EmitFiles, window: Window, pixels: Pixels = np.s_[:, :]) -> Float32Array:
+        """As `read`, from open files; or (band, pixel) values of some pixels, by rows and columns in the window."""
+        runs = [files.reflectance[*window, run][pixels] for run in band_runs(self.bands)]
         order = np.argsort(np.argsort(self.bands))  # the bands in the file ascend
-        values = reflectance_of(np.moveaxis(dn, -1, 0)[order], nodata=EMIT_NODATA)
-        if files.mask is not None and self.flags is not None:
-            with hdf5_errors(self.flags, KIND, "flags"):
-                layers = files.mask[*window, : max(self.flag_layers) + 1]
-            values[:, (layers[..., self.flag_layers] > 0.5).any(axis=-1)] = np.nan
+        dn = np.moveaxis(np.concatenate(runs, axis=-1), -1, 0)[order]
+        values = reflectance_of(dn.reshape(len(dn), -1, 1), nodata=EMIT_NODATA).reshape(dn.shape)
+        values[:, self.read_flags(files, window)[pixels]] = np.nan
         return values
+
+    def read_flags(self, files: EmitFiles, window: Window) -> BoolArray:
+        """(row, col) True where a pixel is flagged as cloud, cirrus or spacecraft."""
+        if files.mask is None or self.flags is None:
+            return np.zeros([side.stop - side.start for side in window], np.bool_)
+        with hdf5_errors(self.flags, KIND, "flags"):
+            layers = files.mask[*window, : max(self.flag_layers) + 1]
+        return np.asarray((layers[..., self.flag_layers] > 0.5).any(axis=-1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +123,12 @@ class _Lookup:
         """The smallest window of the sensor with all pixels."""
         rows, cols = self.sensor_rows, self.sensor_cols
         return slice(int(rows.min()), int(rows.max()) + 1), slice(int(cols.min()), int(cols.max()) + 1)
+
+    @property
+    def in_box(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(pixel,) rows and columns of the sensor pixels in `box`."""
+        rows, cols = self.box
+        return self.sensor_rows - rows.start, self.sensor_cols - cols.start
 
     def split(self, cell: tuple[int, int]) -> Iterator["_Lookup"]:
         """The parts in each cell (rows, columns) of the sensor, such as a chunk of the file."""
@@ -152,16 +165,25 @@ class OrthoCube:
         result = np.full((len(self.grid), height, width), np.nan, np.float32)
         with self.sensor_cube.opened() as files:
             for part in self._lookups(files, row, col, height, width):
-                top, left = (side.start for side in part.box)
-                box = self.sensor_cube.read_open(files, part.box)
-                result[:, part.rows, part.cols] = box[:, part.sensor_rows - top, part.sensor_cols - left]
+                if self._is_clear(files, part):
+                    result[:, part.rows, part.cols] = self.sensor_cube.read_open(files, part.box, part.in_box)
         return result
 
-    def sensor_windows(self, row: int, col: int, height: int, width: int) -> list[Window]:
-        """The windows of the sensor that `read` reads for a window; errors as in `read`."""
+    def sensor_windows(self, row: int, col: int, height: int, width: int, *, clear: bool) -> list[Window]:
+        """The windows of the sensor that `read` reads for a window; errors as in `read`.
+
+        Parameters
+        ----------
+        clear : only windows of which reflectance is read: those with a pixel that is not flagged.
+        """
         check_window(self.shape, row, col, height, width)
         with self.sensor_cube.opened() as files:
-            return [part.box for part in self._lookups(files, row, col, height, width)]
+            parts = self._lookups(files, row, col, height, width)
+            return [part.box for part in parts if not clear or self._is_clear(files, part)]
+
+    def _is_clear(self, files: EmitFiles, part: _Lookup) -> bool:
+        """Whether one of the pixels is not flagged."""
+        return not self.sensor_cube.read_flags(files, part.box)[part.in_box].all()
 
     def _lookups(self, files: EmitFiles, row: int, col: int, height: int, width: int) -> Iterator[_Lookup]:
         """The pixels of a window inside the swath, by blocks, and in each block by chunks of the file."""
@@ -219,21 +241,12 @@ def find_granules(folder: Path) -> list[Path]:
 def open_emit(source: Source, flags: Source | None = None) -> EmitCube | GriddedCube:
     """An L2A reflectance granule with its good bands; no pixel is read.
 
-    Parameters
-    ----------
-    source : the reflectance file.
-    flags : the MASK file of a granule of version 1; None: the file beside a path, if it exists.
-
-    Raises
-    ------
-    DataError : the file is of another kind or damaged, or h5py is not installed. Others: as `hdf5_file.opened`.
+    `flags` is the MASK file of a granule of version 1; None: the file beside a path, if it exists. DataError if a file
+    is of another kind or damaged, or h5py is not installed; other errors as in `hdf5_file.opened`.
     """
     with opened(source, KIND, NEEDS) as file:
-        bands = (
-            np.asarray(stored_dataset(file, f"sensor_band_parameters/{key}"))
-            for key in ("wavelengths", "fwhm", "good_wavelengths")
-        )
-        centre, width, good = bands
+        names = "wavelengths", "fwhm", "good_wavelengths"
+        centre, width, good = (np.asarray(stored_dataset(file, f"sensor_band_parameters/{name}")) for name in names)
         shape = stored_dataset(file, "reflectance").shape
         is_gridded = "location" not in file and len(shape) == 3 and shape[0] == len(centre)
         if len(shape) != 3 or shape[0 if is_gridded else 2] != len(centre):
@@ -269,13 +282,8 @@ def table_grid(cube: EmitCube) -> tuple[tuple[float, float, float, float, float,
 def orthorectify(cube: EmitCube | GriddedCube, window: Window | None = None) -> OrthoCube | GriddedCube:
     """The granule on its geographic grid, without reading pixels of reflectance.
 
-    Parameters
-    ----------
-    window : the part of the grid in which the direction of the table is checked; None: the whole grid.
-
-    Raises
-    ------
-    DataError : the table misses lon and lat.
+    `window` is the part of the grid in which the direction of the table is checked; None: the whole grid. DataError if
+    the table misses lon and lat.
     """
     if isinstance(cube, GriddedCube):
         return cube
@@ -348,21 +356,17 @@ def _is_flipped(
     Judged by longitude and latitude of the pixels that the table points to, on some rows of the sensor. Where both
     directions fit (a granule a few pixels wide), software build and orientation decide.
     """
-    rows, cols = read_table(open_tables(file), window)
-    known = (rows >= 0) & (cols >= 0)
     a, b, c, d, e, f = transform
-    straight, mirrored = [np.zeros(1)], [np.zeros(1)]
-    if known.any():
-        straight, mirrored = [], []
-        for line in np.unique(np.quantile(rows[known], np.linspace(0, 1, PROBE_ROWS), method="nearest")):
-            lon, lat = (np.asarray(stored_dataset(file, f"location/{key}")[int(line)], float) for key in ("lon", "lat"))
-            top, left = np.nonzero(known & (rows == line))
-            row, col, at = top + window[0].start + 0.5, left + window[1].start + 0.5, cols[top, left]
-            for distances, samples in ((straight, at), (mirrored, len(lon) - 1 - at)):
-                east = np.abs(a * col + b * row + c - lon[samples]) / abs(a)
-                north = np.abs(d * col + e * row + f - lat[samples]) / abs(e)
-                distances.append(np.maximum(east, north))
-    straight_error, mirrored_error = (float(np.median(np.concatenate(part))) for part in (straight, mirrored))
+    straight, mirrored = [np.zeros(0)], [np.zeros(0)]
+    for line, row, col, sample in _probes(file, window):
+        lon, lat = (np.asarray(stored_dataset(file, f"location/{key}")[line], float) for key in ("lon", "lat"))
+        for distances, samples in ((straight, sample), (mirrored, len(lon) - 1 - sample)):
+            east = np.abs(a * col + b * row + c - lon[samples]) / abs(a)
+            north = np.abs(d * col + e * row + f - lat[samples]) / abs(e)
+            distances.append(np.maximum(east, north))
+    straight_error, mirrored_error = (
+        float(np.median(np.concatenate(part))) if len(part) > 1 else 0.0 for part in (straight, mirrored)
+    )
     if not min(straight_error, mirrored_error) <= MAX_TABLE_ERROR:
         raise DataError(
             f"{name_of(cube.source)}: the look-up table misses lon and lat by {straight_error:.0f} pixels, mirrored by "
@@ -373,6 +377,21 @@ def _is_flipped(
         return mirrored_error < straight_error, True
     build, orientation = (_text(file, key) for key in ("software_build_version", "crosstrack_orientation"))
     return build == FLIPPED_BUILD and orientation != UNFLIPPED_ORIENTATION, False
+
+
+def _probes(file: Any, window: Window) -> list[tuple[int, FloatArray, FloatArray, NDArray[np.int64]]]:  # noqa: ANN401
+    """Some rows of the sensor, each with rows and columns of its ortho pixel centres, and with their sensor columns."""
+    rows, cols = read_table(open_tables(file), window)
+    known = (rows >= 0) & (cols >= 0)
+    if not known.any():
+        return []
+    probes = []
+    for line in np.unique(np.linspace(rows[known].min(), rows[known].max(), PROBE_ROWS).astype(int)).tolist():
+        top, left = np.nonzero(known & (rows == line))
+        if top.size:
+            row, col = (at + side.start + 0.5 for at, side in zip((top, left), window, strict=True))
+            probes.append((line, row, col, cols[top, left]))
+    return probes
 
 
 def _text(file: Any, key: str) -> str:  # noqa: ANN401

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -45,7 +46,7 @@ from ms2hs.scenes.stac_item import ORIGIN
 from ms2hs.scenes.stac_metadata import sensing_time
 
 # Reflectance that is read at once: wide windows share chunks that are large, or cut the swath at an angle.
-READ_BYTES = 256_000_000
+READ_BYTES = 128_000_000
 Window = tuple[int, int, int, int]
 """Row, column, height, width."""
 
@@ -152,16 +153,14 @@ def _write_cube(path: Path, cube: RemoteCube, window: Window, tags: dict[str, st
         with GDAL_LOCK:
             writer = CogWriter(path, cube.grid.crop(*window), cube.spectral, tags)
             opened.enter_context(writer)
-        for row in range(0, height, BLOCK):
-            rows = min(BLOCK, height - row)
-            strip = np.empty((len(cube.spectral), rows, width), np.int16)
-            for col in range(0, width, step):
-                cols = min(step, width - col)
-                reflectance = cube.read(top + row, left + col, rows, cols)
-                valid = np.asarray(np.isfinite(reflectance).any(axis=0))
-                quantise(reflectance, valid, out=strip[:, :, col : col + cols])
-                known += int(valid.sum())
-            writer.write(row, strip)
+        for row, col in product(range(0, height, BLOCK), range(0, width, step)):
+            rows, cols = min(BLOCK, height - row), min(step, width - col)
+            reflectance = cube.read(top + row, left + col, rows, cols)
+            valid = np.asarray(np.isfinite(reflectance).any(axis=0))
+            known += int(valid.sum())
+            for begin in range(0, cols, BLOCK):
+                block = slice(begin, begin + BLOCK)
+                writer.write_block(row, col + begin, quantise(reflectance[:, :, block], valid[:, block]))
         if not known:
             raise NoData("the item has no valid pixel in the area: outside the swath, or under cloud")
     flush_to_disk(path)

@@ -1,8 +1,8 @@
 """EMIT L2A granules on a server: only the chunks of their files that a window needs are read.
 
-The look-up table of the window comes first. It gives the pixels of the sensor, and so the chunks of reflectance and
-flags; their byte ranges stand in the index of the HDF5 file. They are read ahead, neighbours by one request, and h5py
-then reads the same bytes through the same file object.
+The look-up table of the window comes first. It gives the pixels of the sensor, and so the chunks of flags, and the
+chunks of reflectance with a pixel that is not flagged; their byte ranges stand in the index of the HDF5 file. They are
+read ahead, neighbours by one request, and h5py then reads the same bytes through the same file object.
 """
 
 import re
@@ -68,7 +68,7 @@ class EmitItem:
         self.spectral = self._cube.grid
 
     def requests(self, row: int, col: int, height: int, width: int) -> list[RangeRequest]:
-        """As in `RemoteCube`; reads the look-up table of the window."""
+        """As in `RemoteCube`; reads the look-up table and the flags of the window."""
         needed = self._needed(row, col, height, width)
         return [
             request
@@ -111,8 +111,12 @@ class EmitItem:
         if not (isinstance(self._ortho, OrthoCube) and self._ortho.is_direction_measured):
             self._ortho = self._run(partial(orthorectify, cube, window))
         assert isinstance(self._ortho, OrthoCube)  # noqa: S101 - the cube is in the geometry of the sensor
-        boxes = self._run(partial(self._ortho.sensor_windows, row, col, height, width))
-        chunks, flags = self._run(partial(_chunk_ranges, cube, boxes))
+        windows = partial(self._ortho.sensor_windows, row, col, height, width)
+        flags: Ranges = []
+        if cube.flags is not None:
+            flags = self._run(partial(_flag_ranges, cube, self._run(partial(windows, clear=False))))
+            _fetch_ahead(cube.flags, flags)
+        chunks = self._run(partial(_chunk_ranges, cube, self._run(partial(windows, clear=True))))
         return [(cube.source, [*table, *chunks]), *([(cube.flags, flags)] if cube.flags else [])]
 
 
@@ -127,15 +131,16 @@ def _table_ranges(cube: EmitCube, window: Window) -> Ranges:
         return _distinct(stored_ranges(table, window) for table in open_tables(files.granule))
 
 
-def _chunk_ranges(cube: EmitCube, boxes: Sequence[Window]) -> tuple[Ranges, Ranges]:
-    """The byte ranges of reflectance, and of flags."""
+def _flag_ranges(cube: EmitCube, boxes: Sequence[Window]) -> Ranges:
+    layers = slice(0, max(cube.flag_layers) + 1)
     with cube.opened() as files:
-        stored = files.reflectance
-        chunks = _distinct(stored_ranges(stored, (*box, run)) for box in boxes for run in band_runs(cube.bands))
-        if files.mask is None:
-            return chunks, []
-        layers = slice(0, max(cube.flag_layers) + 1)
-        return chunks, _distinct(stored_ranges(files.mask, (*box, layers)) for box in boxes)
+        return _distinct(stored_ranges(files.mask, (*box, layers)) for box in boxes)
+
+
+def _chunk_ranges(cube: EmitCube, boxes: Sequence[Window]) -> Ranges:
+    with cube.opened() as files:
+        runs = band_runs(cube.bands)
+        return _distinct(stored_ranges(files.reflectance, (*box, run)) for box in boxes for run in runs)
 
 
 def _distinct(parts: Iterable[Ranges]) -> Ranges:

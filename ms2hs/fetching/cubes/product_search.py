@@ -63,7 +63,7 @@ def pass_order(near: date) -> Callable[[Candidate], tuple[Any, ...]]:
         time = sensing_time(candidate.item)
         days = abs((date.fromisoformat(time[:10]) - near).days) if time else 10**6
         season_days = min(days % YEAR_DAYS, YEAR_DAYS - days % YEAR_DAYS)
-        cloud = 101.0 if candidate.cloud is None else candidate.cloud
+        cloud = 100 + CLOUD_STEP if candidate.cloud is None else candidate.cloud
         return cloud // CLOUD_STEP, season_days // SEASON_STEP_DAYS, days, -candidate.coverage, candidate.item["id"]
 
     return key

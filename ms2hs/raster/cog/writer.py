@@ -71,7 +71,7 @@ class CogWriter:
         self._grid, self._bands, self._tags, self._encoding = grid, bands, tags, encoding
         self._threads, self._home = threads, home
         self._levels = Levels(grid.height, grid.width)
-        self._row = 0
+        self._row = self._col = 0
         self._buffers: list[DnArray] = []
         self._stages: list[tuple[str, float]] = []
         self._is_finished = False
@@ -165,6 +165,31 @@ class CogWriter:
             buffer = self._compressor.buffer()
             target = buffer[: bands.stop - bands.start, :rows, : cols.stop - cols.start]
             self._compressor.submit(row // BLOCK, task_range, buffer, partial(fill, bands, cols, target))
+
+    def write_block(self, row: int, col: int, values: DnArray) -> None:
+        """Append the blocks of all bands at one location: no row of blocks has to wait in memory.
+
+        Parameters
+        ----------
+        row, col : the first pixel, multiples of BLOCK; locations follow each other from left to right, then downwards.
+        values : (band, BLOCK, BLOCK) stored numbers; fewer rows or columns at the lower and right edge.
+
+        Raises
+        ------
+        ValueError : out of order, or another shape.
+        """
+        _, rows, cols = values.shape
+        self._check_order(row, rows)
+        expected = len(self._bands), min(BLOCK, self._grid.height - row), min(BLOCK, self._grid.width - col)
+        if values.shape != expected or row % BLOCK or col != self._col:
+            raise ValueError(f"values {values.shape} at column {col}; expected {expected} at column {self._col}")
+        for task_range in self._compressor.ranges:
+            if task_range.cols.start == col:
+                buffer = self._compressor.buffer()
+                buffer[: task_range.bands.stop - task_range.bands.start, :rows, :cols] = values[task_range.bands]
+                self._compressor.submit(row // BLOCK, task_range, buffer)
+        is_last = col + cols == self._grid.width
+        self._row, self._col = (self._row + rows, 0) if is_last else (self._row, col + cols)
 
     def wait(self) -> None:
         """Return when all complete rows of blocks are compressed and on disk."""
