@@ -16,6 +16,7 @@ from cubes_of_arrays import smooth_cubes
 from sites import Site, make_enmap, make_sentinel2_tif
 from stac_items import S2_REFLECTANCE, earth_search, hls, planetary_computer, serve
 from stac_server import StacServer
+from stac_world import World
 from test_safe import make_safe
 
 from ms2hs.conversion.planning import ConvertOptions
@@ -94,6 +95,7 @@ def catalogue(tmp_path_factory):
         made = earth_search("sentinel-2-c1-l2a", "05.10", address=here)
         serve(server, folder / "s2", made, S2_REFLECTANCE, 1000)
         serve(server, folder / "hls", hls("S30", "hls2-s30", here), S2_REFLECTANCE, 0)
+        World(server, folder).emit()
         yield server
 
 
@@ -101,6 +103,7 @@ def catalogue(tmp_path_factory):
 def asked(catalogue, monkeypatch):
     """Every provider is that server."""
     monkeypatch.setattr(socket.socket, "connect", CONNECT)
+    monkeypatch.setenv("EARTHDATA_TOKEN", "for NASA's hosts only")
     for name, provider in PROVIDERS.items():
         monkeypatch.setitem(PROVIDERS, name, replace(provider, url=catalogue.root))
     return catalogue
