@@ -153,7 +153,8 @@ def find(path, *request, **options):
 def test_passes_are_sampled_and_named_in_the_result(world, scene, tmp_path):
     name = world.add()
     result = ms2hs.convert(scene, "enmap", tmp_path / "out.tif", QUICK)
-    (note,) = [note for note in result.notes if note.startswith("site:")]
+    note, effect = [note for note in result.notes if note.startswith("site:")]
+    assert f"{name} (2023-07-14, {PIXELS} pixels) used; reflectance changes by 0.0" in effect
     assert note.startswith(f"site: {name} (2023-07-14, {PIXELS} pixels); enmap: dlr: no login")
     properties = json.loads(result.item.read_text())["properties"]
     assert note in properties["ms2hs:notes"]

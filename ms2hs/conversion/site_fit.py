@@ -50,7 +50,7 @@ LARGEST_SHARE, OUTSIDE, LARGEST_HALF_ERROR = 0.1, 0.3, 0.7
 
 @dataclass(frozen=True, eq=False)
 class SiteFit:
-    """What a site tells about a scene, for the bands of one source."""
+    """The scene as its site and its bands describe it, for one source."""
 
     scene: "SceneBands"
     share: float
@@ -117,7 +117,7 @@ class SceneBands:
     separate: float
     """Variance of the known error of a pixel."""
     weight: FloatArray
-    """(source band,) unknown errors relative to those of other bands: more in water vapour."""
+    """(source band,) unknown errors relative to other bands: more in water vapour."""
 
     @classmethod
     def of(
