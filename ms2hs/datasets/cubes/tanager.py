@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.arrays import Float32Array
-from ms2hs.datasets.cubes.emit import band_runs
 from ms2hs.datasets.cubes.plausibility import check_window, reflectance_of, usable_bands
-from ms2hs.datasets.hdf5_file import Source, name_of, opened, stored_dataset, stored_ranges
+from ms2hs.datasets.hdf5_file import Source, band_runs, name_of, opened, stored_dataset, stored_ranges
 from ms2hs.errors import DataError
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
@@ -138,7 +137,7 @@ def _stored_field(file: Any) -> tuple[str, Any]:  # noqa: ANN401 - h5py has no t
 
 def _georeference(where: str, file: Any, stored: Any) -> tuple[str, tuple[float, float, float, float, float, float]]:  # noqa: ANN401
     """CRS and transform of an ortho product, by the text of its structure."""
-    structure = stored_dataset(file, STRUCTURE)
+    structure = stored_dataset(file, STRUCTURE, is_text=True)
     text = bytes(structure[()]).decode("ascii", "replace") if structure.nbytes <= MAX_STRUCTURE_BYTES else ""
     corners = [re.search(CORNER.format(key), text) for key in ("UpperLeftPointMtrs", "LowerRightMtrs")]
     (west, north), (east, south) = (
