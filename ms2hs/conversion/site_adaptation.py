@@ -118,19 +118,20 @@ def adapt_to_site(
     if len(pixels) < MIN_SITE_PIXELS:
         return plain, [f"site: not used; {len(pixels)} valid pixels in the scene, {MIN_SITE_PIXELS} are needed"]
     fits = [fit_site(prior, points, source, pixels, error) for points in spectra]
-    fitting = [number for number, fit in enumerate(fits) if fit.is_used]
+    used = [number for number, fit in enumerate(fits) if fit.is_used]
+    fit = max(fits, key=lambda one: (one.is_used, one.evidence))
+    if len(used) > 1:
+        pooled = fit_site(prior, np.concatenate([spectra[number] for number in used]), source, pixels, error)
+        fit, used = (pooled, used) if pooled.is_used else (fit, [fits.index(fit)])
     notes = [
         f"site: {site_text(path)} is not used, since the scene does not look like it: another place, or other land, "
         "such as snow, flood or another season"
-        for path, fit in zip(cube_paths, fits, strict=True)
-        if not fit.is_used
+        for number, path in enumerate(cube_paths)
+        if number not in used
     ]
-    if not fitting:
+    if not used:
         return plain, notes
-    fit = fits[fitting[0]]
-    if len(fitting) > 1:
-        fit = fit_site(prior, np.concatenate([spectra[number] for number in fitting]), source, pixels, error)
-    posterior, names = fit.condition(target), ", ".join(site_text(cube_paths[number]) for number in fitting)
+    posterior, names = fit.condition(target), ", ".join(site_text(cube_paths[number]) for number in used)
     bands = np.ascontiguousarray(pixels.T)
     change = np.sqrt(np.mean(np.square(posterior.reconstruct(bands) - plain.reconstruct(bands))))
     before, after = (float(np.mean(one.sigma(bands))) for one in (plain, posterior))
