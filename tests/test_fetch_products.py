@@ -2,6 +2,7 @@
 
 import json
 from datetime import date, timedelta
+from functools import partial
 from itertools import product as all_of
 
 import h5py
@@ -17,7 +18,7 @@ from stac_server import FAULT_KINDS, Faults, StacServer
 from stac_world import World
 
 from ms2hs import open_cube
-from ms2hs.datasets.cubes.emit import open_emit, orthorectify
+from ms2hs.datasets.cubes.emit import find_granules, open_emit, orthorectify
 from ms2hs.datasets.cubes.georeferenced import find_cubes
 from ms2hs.errors import AddressError, CredentialsError, DataError, NothingFound, RemoteError, SceneError
 from ms2hs.fetching.cubes.cube_fetcher import fetch_cubes
@@ -283,30 +284,41 @@ def test_ranges_are_read_by_as_many_connections_as_jobs(world, tmp_path, monkeyp
     check_equal(path, local_reader(tmp_path))
 
 
-def damage(world, item, variable="reflectance"):
-    """Overwrite the chunks of a variable."""
-    name = next(name for name in world.server.files if name == f"{item['id']}.nc")
-    content = bytearray(world.server.files[name])
-    path = world.folder / name
+def overwrite_chunks(variable, content, path):
+    """The content of a granule whose chunks of a variable are zeros."""
     path.write_bytes(content)
+    damaged = bytearray(content)
     with h5py.File(path) as file:
-        chunks = [file[variable].id.get_chunk_info(at) for at in range(file[variable].id.get_num_chunks())]
-    for chunk in chunks:
-        content[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
-    world.server.files[name] = bytes(content)
+        for number in range(file[variable].id.get_num_chunks()):
+            chunk = file[variable].id.get_chunk_info(number)
+            damaged[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
+    return bytes(damaged)
 
 
-@pytest.mark.parametrize("variable", ["reflectance", "location/glt_x"])
-def test_a_damaged_chunk_fails_its_item_only(world, tmp_path, ms2hs, variable):
+DAMAGES = {
+    "reflectance": (partial(overwrite_chunks, "reflectance"), "not a whole EMIT L2A file"),
+    "table": (partial(overwrite_chunks, "location/glt_x"), "not a whole EMIT L2A file"),
+    "truncated": (lambda content, _path: content[: len(content) // 2], "not a whole EMIT L2A file"),
+    "page": (lambda _content, _path: b"<html>Please log in</html>" * 900, "the server sent no HDF5 file"),
+    "empty": (lambda _content, _path: b"", "status 416"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_granule_fails_its_item_only(world, tmp_path, ms2hs, kind):
     items = [world.emit(NAME), world.emit("001_20230610T092122_2315506_042", seed=1)]
-    damage(world, items[0], variable)
-    words = ("fetch", "--product", "emit", "--stac", world.server.root, "-c", "EMITL2ARFL_001", "--json")
-    code, out, err = ms2hs(*words, "--bbox", ",".join(map(str, BOX)), "-o", tmp_path / "out")
+    damage, words = DAMAGES[kind]
+    name = f"{items[0]['id']}.nc"
+    world.server.files[name] = damage(world.server.files[name], tmp_path / "granule.nc")
+    command = ("fetch", "--product", "emit", "--stac", world.server.root, "-c", "EMITL2ARFL_001", "--json")
+    code, out, err = ms2hs(*command, "--bbox", ",".join(map(str, BOX)), "-o", tmp_path / "out")
     found = json.loads(out)
     assert (code, [path.split("/")[-1] for path in found["paths"]]) == (5, [f"{items[1]['id']}.tif"])
     assert len(found["failed"]) == 1
-    assert f"{items[0]['id']}.nc: not a whole EMIT L2A file" in found["failed"][0]
+    assert name in found["failed"][0]
+    assert words in found["failed"][0]
     assert "Traceback" not in err
+    assert not find_granules(tmp_path / "out")  # what is kept for the next run is no product
 
 
 def test_items_without_valid_pixels_are_left_out(world, tmp_path):

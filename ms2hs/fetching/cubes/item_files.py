@@ -30,8 +30,8 @@ def addresses_of(item: Mapping[str, Any], pattern: re.Pattern[str]) -> list[str]
 
 
 def kept_path(folder: Path | None, address: str) -> Path | None:
-    """Where the bytes of a file are kept in a folder; None: in memory."""
-    return folder and folder / file_name_of({"href": address})
+    """Where the bytes of a file are kept in a folder; None: in memory. No reader takes the name for a product's."""
+    return folder and folder / f"{file_name_of({'href': address})}.bytes"
 
 
 def open_source(client: WebClient, address: str, access: Access, folder: Path | None) -> Source:
