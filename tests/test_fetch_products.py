@@ -11,7 +11,7 @@ import pytest
 import rasterio
 from conftest import allow_sockets
 from emit_granules import FLAG_NAMES, Layout, place, write_granule
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rio_cogeo.cogeo import cog_validate
 from stac_server import FAULT_KINDS, Faults, StacServer
@@ -22,6 +22,7 @@ from ms2hs.datasets.cubes.emit import find_granules, open_emit, orthorectify
 from ms2hs.datasets.cubes.georeferenced import find_cubes
 from ms2hs.errors import AddressError, CredentialsError, DataError, NothingFound, RemoteError, SceneError
 from ms2hs.fetching.cubes.cube_fetcher import fetch_cubes
+from ms2hs.fetching.cubes.emit_item import EmitItem
 from ms2hs.fetching.cubes.product_search import pass_order
 from ms2hs.fetching.cubes.products import PRODUCTS
 from ms2hs.fetching.cubes.remote_cube import open_remote_cube
@@ -30,8 +31,10 @@ from ms2hs.fetching.search_query import parse_bbox
 from ms2hs.fetching.stac_search import Candidate
 from ms2hs.raster.pixel_grid import PixelGrid, window_in
 from ms2hs.remote import range_file
+from ms2hs.remote.byte_range import ByteRange
 from ms2hs.remote.client import RetryPolicy, WebClient
 from ms2hs.remote.providers import PROVIDERS, Provider, access_to
+from ms2hs.remote.url_policy import Access
 
 QUICK = RetryPolicy(first_s=0.002, longest_s=0.01, read_s=2.0, connect_s=2.0)
 OPTIONS = FetchOptions(retries=QUICK)
@@ -164,6 +167,49 @@ def test_remote_cube_reads_windows_in_memory(world, tmp_path):
         for row, col in all_of((20, 45), (30, 50)):
             np.testing.assert_array_equal(remote.read(row, col, 9, 13), cube.read(row, col, 9, 13))
         remote.close()
+
+
+layouts = st.builds(
+    Layout,
+    rows=st.integers(8, 60),
+    cols=st.integers(8, 50),
+    bands=st.just(6),
+    chunks=st.none() | st.tuples(st.integers(3, 60), st.integers(3, 50), st.integers(1, 6)),
+    flipped=st.booleans(),
+    turn_degrees=st.floats(-85, 85),
+)
+
+
+@settings(max_examples=20)
+@given(layouts, st.tuples(*[st.floats(0, 1)] * 4), st.booleans())
+def test_remote_windows_equal_local_windows(tmp_path_factory, layout, corners, is_kept):
+    folder = tmp_path_factory.mktemp("granule")
+    flags = np.zeros((layout.rows, layout.cols, 8), np.float32)
+    flags[2:5, 3:6, 0] = 1
+    paths = write_granule(folder, NAME, layout, flags=flags)
+    contents = {path.name: path.read_bytes() for path in paths}
+    cube = orthorectify(open_emit(paths[0]))
+    (height, width), (top, bottom, left, right) = cube.shape, corners
+    row, col = int(top * (height - 1)), int(left * (width - 1))
+    window = row, col, 1 + int(bottom * (height - row - 1)), 1 + int(right * (width - col - 1))
+    sent = []
+
+    def read_range(_client, address, _access, begin, size):
+        content = contents[address.split("/")[-1]]
+        sent.append((begin, size))
+        return ByteRange(content[begin : begin + size], len(content), "v1")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(range_file, "read_range", read_range)
+        item = {"id": NAME, "links": [], "assets": {name: {"href": f"https://h.org/{name}"} for name in contents}}
+        remote = EmitItem(None, item, Access(lambda _address: None), folder / "kept" if is_kept else None)
+        for request in remote.requests(*window):
+            request.send()
+        sent.clear()
+        values = remote.read(*window)
+        remote.close()
+    np.testing.assert_array_equal(values, cube.read(*window))
+    assert sent == []  # the requests were complete
 
 
 @pytest.mark.parametrize("kind", FAULT_KINDS)
