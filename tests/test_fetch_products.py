@@ -17,10 +17,19 @@ from rio_cogeo.cogeo import cog_validate
 from stac_server import FAULT_KINDS, Faults, StacServer
 from stac_world import World
 
-from ms2hs import open_cube
+from ms2hs import fetch, open_cube, search
 from ms2hs.datasets.cubes.emit import find_granules, open_emit, orthorectify
 from ms2hs.datasets.cubes.georeferenced import find_cubes
-from ms2hs.errors import AddressError, CredentialsError, DataError, NothingFound, RemoteError, SceneError
+from ms2hs.errors import (
+    AddressError,
+    CredentialsError,
+    DataError,
+    NothingFound,
+    QueryError,
+    RemoteError,
+    SceneError,
+    UnknownName,
+)
 from ms2hs.fetching.cubes.cube_fetcher import fetch_cubes
 from ms2hs.fetching.cubes.emit_item import EmitItem
 from ms2hs.fetching.cubes.product_search import pass_order
@@ -310,8 +319,9 @@ def test_token_of_a_login_is_sent_and_not_kept(world, tmp_path, monkeypatch, cap
     item = world.emit(NAME)
     for asset in item["assets"].values():  # as the login does: on to where the file lies
         path = asset["href"].removeprefix(world.server.address(""))
-        world.server.redirects[f"protected/{path}"] = asset["href"]
-        asset["href"] = world.server.address(f"protected/{path}")
+        if path != asset["href"]:
+            world.server.redirects[f"protected/{path}"] = asset["href"]
+            asset["href"] = world.server.address(f"protected/{path}")
     item["ms2hs:from"]["provider"] = "guarded"
     steps = []
     (path,) = fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS, lambda *step: steps.append(step)).paths
@@ -461,9 +471,21 @@ def test_fetch_product_lists_saves_and_fetches(world, tmp_path, ms2hs):
     saved = ("fetch", "--product", "emit", "--items", tmp_path / "items.json", "--stac", world.server.root)
     code, out, err = ms2hs(*saved, "-o", tmp_path / "out")
     assert (code, out.strip()) == (0, str(tmp_path / "out" / "EMIT_L2A_RFL_001_20230610T092122_2_2.tif"))
-    assert "note: 1 scenes, 0 already existed" in err
+    assert "note: 1 cubes, 0 already existed" in err
     code, out, _ = ms2hs(*saved, "-o", tmp_path / "out", "--json", "-q")
     assert (code, json.loads(out)["kept"]) == (0, 1)
+
+
+def test_api_searches_and_fetches_products(world, tmp_path):
+    world.emit(NAME)
+    server = {"stac": world.server.root, "collection": "EMITL2ARFL_001", "product": "emit"}
+    assert [item["id"] for item in search(BOX, near="2024-06", **server)] == [f"EMIT_L2A_RFL_{NAME}"]
+    (path,) = fetch(BOX, output=tmp_path / "out", **server).paths
+    check_equal(path, local_reader(tmp_path))
+    with pytest.raises(QueryError, match="'soon' is not a date"):
+        search(BOX, near="soon", **server)
+    with pytest.raises(UnknownName, match="unknown product 'x'; known: emit, enmap"):
+        search(BOX, product="x")
 
 
 @pytest.mark.parametrize(
