@@ -2,6 +2,7 @@
 
 import json
 from datetime import date, timedelta
+from functools import partial
 from itertools import product as all_of
 
 import h5py
@@ -10,17 +11,27 @@ import pytest
 import rasterio
 from conftest import allow_sockets
 from emit_granules import FLAG_NAMES, Layout, place, write_granule
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rio_cogeo.cogeo import cog_validate
 from stac_server import FAULT_KINDS, Faults, StacServer
 from stac_world import World
 
-from ms2hs import open_cube
-from ms2hs.datasets.cubes.emit import open_emit, orthorectify
+from ms2hs import fetch, open_cube, search
+from ms2hs.datasets.cubes.emit import find_granules, open_emit, orthorectify
 from ms2hs.datasets.cubes.georeferenced import find_cubes
-from ms2hs.errors import AddressError, CredentialsError, DataError, NothingFound, RemoteError, SceneError
+from ms2hs.errors import (
+    AddressError,
+    CredentialsError,
+    DataError,
+    NothingFound,
+    QueryError,
+    RemoteError,
+    SceneError,
+    UnknownName,
+)
 from ms2hs.fetching.cubes.cube_fetcher import fetch_cubes
+from ms2hs.fetching.cubes.emit_item import EmitItem
 from ms2hs.fetching.cubes.product_search import pass_order
 from ms2hs.fetching.cubes.products import PRODUCTS
 from ms2hs.fetching.cubes.remote_cube import open_remote_cube
@@ -29,8 +40,10 @@ from ms2hs.fetching.search_query import parse_bbox
 from ms2hs.fetching.stac_search import Candidate
 from ms2hs.raster.pixel_grid import PixelGrid, window_in
 from ms2hs.remote import range_file
+from ms2hs.remote.byte_range import ByteRange
 from ms2hs.remote.client import RetryPolicy, WebClient
 from ms2hs.remote.providers import PROVIDERS, Provider, access_to
+from ms2hs.remote.url_policy import Access
 
 QUICK = RetryPolicy(first_s=0.002, longest_s=0.01, read_s=2.0, connect_s=2.0)
 OPTIONS = FetchOptions(retries=QUICK)
@@ -165,6 +178,49 @@ def test_remote_cube_reads_windows_in_memory(world, tmp_path):
         remote.close()
 
 
+layouts = st.builds(
+    Layout,
+    rows=st.integers(8, 60),
+    cols=st.integers(8, 50),
+    bands=st.just(6),
+    chunks=st.none() | st.tuples(st.integers(3, 60), st.integers(3, 50), st.integers(1, 6)),
+    flipped=st.booleans(),
+    turn_degrees=st.floats(-85, 85),
+)
+
+
+@settings(max_examples=20)
+@given(layouts, st.tuples(*[st.floats(0, 1)] * 4), st.booleans())
+def test_remote_windows_equal_local_windows(tmp_path_factory, layout, corners, is_kept):
+    folder = tmp_path_factory.mktemp("granule")
+    flags = np.zeros((layout.rows, layout.cols, 8), np.float32)
+    flags[2:5, 3:6, 0] = 1
+    paths = write_granule(folder, NAME, layout, flags=flags)
+    contents = {path.name: path.read_bytes() for path in paths}
+    cube = orthorectify(open_emit(paths[0]))
+    (height, width), (top, bottom, left, right) = cube.shape, corners
+    row, col = int(top * (height - 1)), int(left * (width - 1))
+    window = row, col, 1 + int(bottom * (height - row - 1)), 1 + int(right * (width - col - 1))
+    sent = []
+
+    def read_range(_client, address, _access, begin, size):
+        content = contents[address.split("/")[-1]]
+        sent.append((begin, size))
+        return ByteRange(content[begin : begin + size], len(content), "v1")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(range_file, "read_range", read_range)
+        item = {"id": NAME, "links": [], "assets": {name: {"href": f"https://h.org/{name}"} for name in contents}}
+        remote = EmitItem(None, item, Access(lambda _address: None), folder / "kept" if is_kept else None)
+        for request in remote.requests(*window):
+            request.send()
+        sent.clear()
+        values = remote.read(*window)
+        remote.close()
+    np.testing.assert_array_equal(values, cube.read(*window))
+    assert sent == []  # the requests were complete
+
+
 @pytest.mark.parametrize("kind", FAULT_KINDS)
 def test_transient_faults_do_not_change_the_cube(world, tmp_path, kind):
     world.server.slow_s, world.server.other_host = 0.03, "127.0.0.1"
@@ -263,8 +319,9 @@ def test_token_of_a_login_is_sent_and_not_kept(world, tmp_path, monkeypatch, cap
     item = world.emit(NAME)
     for asset in item["assets"].values():  # as the login does: on to where the file lies
         path = asset["href"].removeprefix(world.server.address(""))
-        world.server.redirects[f"protected/{path}"] = asset["href"]
-        asset["href"] = world.server.address(f"protected/{path}")
+        if path != asset["href"]:
+            world.server.redirects[f"protected/{path}"] = asset["href"]
+            asset["href"] = world.server.address(f"protected/{path}")
     item["ms2hs:from"]["provider"] = "guarded"
     steps = []
     (path,) = fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS, lambda *step: steps.append(step)).paths
@@ -283,30 +340,41 @@ def test_ranges_are_read_by_as_many_connections_as_jobs(world, tmp_path, monkeyp
     check_equal(path, local_reader(tmp_path))
 
 
-def damage(world, item, variable="reflectance"):
-    """Overwrite the chunks of a variable."""
-    name = next(name for name in world.server.files if name == f"{item['id']}.nc")
-    content = bytearray(world.server.files[name])
-    path = world.folder / name
+def overwrite_chunks(variable, content, path):
+    """The content of a granule whose chunks of a variable are zeros."""
     path.write_bytes(content)
+    damaged = bytearray(content)
     with h5py.File(path) as file:
-        chunks = [file[variable].id.get_chunk_info(at) for at in range(file[variable].id.get_num_chunks())]
-    for chunk in chunks:
-        content[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
-    world.server.files[name] = bytes(content)
+        for number in range(file[variable].id.get_num_chunks()):
+            chunk = file[variable].id.get_chunk_info(number)
+            damaged[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
+    return bytes(damaged)
 
 
-@pytest.mark.parametrize("variable", ["reflectance", "location/glt_x"])
-def test_a_damaged_chunk_fails_its_item_only(world, tmp_path, ms2hs, variable):
+DAMAGES = {
+    "reflectance": (partial(overwrite_chunks, "reflectance"), "not a whole EMIT L2A file"),
+    "table": (partial(overwrite_chunks, "location/glt_x"), "not a whole EMIT L2A file"),
+    "truncated": (lambda content, _path: content[: len(content) // 2], "not a whole EMIT L2A file"),
+    "page": (lambda _content, _path: b"<html>Please log in</html>" * 900, "the server sent no HDF5 file"),
+    "empty": (lambda _content, _path: b"", "status 416"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_granule_fails_its_item_only(world, tmp_path, ms2hs, kind):
     items = [world.emit(NAME), world.emit("001_20230610T092122_2315506_042", seed=1)]
-    damage(world, items[0], variable)
-    words = ("fetch", "--product", "emit", "--stac", world.server.root, "-c", "EMITL2ARFL_001", "--json")
-    code, out, err = ms2hs(*words, "--bbox", ",".join(map(str, BOX)), "-o", tmp_path / "out")
+    damage, words = DAMAGES[kind]
+    name = f"{items[0]['id']}.nc"
+    world.server.files[name] = damage(world.server.files[name], tmp_path / "granule.nc")
+    command = ("fetch", "--product", "emit", "--stac", world.server.root, "-c", "EMITL2ARFL_001", "--json")
+    code, out, err = ms2hs(*command, "--bbox", ",".join(map(str, BOX)), "-o", tmp_path / "out")
     found = json.loads(out)
     assert (code, [path.split("/")[-1] for path in found["paths"]]) == (5, [f"{items[1]['id']}.tif"])
     assert len(found["failed"]) == 1
-    assert f"{items[0]['id']}.nc: not a whole EMIT L2A file" in found["failed"][0]
+    assert name in found["failed"][0]
+    assert words in found["failed"][0]
     assert "Traceback" not in err
+    assert not find_granules(tmp_path / "out")  # what is kept for the next run is no product
 
 
 def test_items_without_valid_pixels_are_left_out(world, tmp_path):
@@ -403,9 +471,21 @@ def test_fetch_product_lists_saves_and_fetches(world, tmp_path, ms2hs):
     saved = ("fetch", "--product", "emit", "--items", tmp_path / "items.json", "--stac", world.server.root)
     code, out, err = ms2hs(*saved, "-o", tmp_path / "out")
     assert (code, out.strip()) == (0, str(tmp_path / "out" / "EMIT_L2A_RFL_001_20230610T092122_2_2.tif"))
-    assert "note: 1 scenes, 0 already existed" in err
+    assert "note: 1 cubes, 0 already existed" in err
     code, out, _ = ms2hs(*saved, "-o", tmp_path / "out", "--json", "-q")
     assert (code, json.loads(out)["kept"]) == (0, 1)
+
+
+def test_api_searches_and_fetches_products(world, tmp_path):
+    world.emit(NAME)
+    server = {"stac": world.server.root, "collection": "EMITL2ARFL_001", "product": "emit"}
+    assert [item["id"] for item in search(BOX, near="2024-06", **server)] == [f"EMIT_L2A_RFL_{NAME}"]
+    (path,) = fetch(BOX, output=tmp_path / "out", **server).paths
+    check_equal(path, local_reader(tmp_path))
+    with pytest.raises(QueryError, match="'soon' is not a date"):
+        search(BOX, near="soon", **server)
+    with pytest.raises(UnknownName, match="unknown product 'x'; known: emit, enmap"):
+        search(BOX, product="x")
 
 
 @pytest.mark.parametrize(

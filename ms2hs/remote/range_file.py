@@ -100,9 +100,15 @@ class RangedFile:
             for request in self.requests(ranges):
                 request.send()
             return
-        blocks = ByteCache()
-        for begin, end in _merge_ranges(ranges, self.size):
-            blocks.add(begin, self.cached(begin, end - begin) or self._fetch(begin, end - begin))
+        blocks, missing = ByteCache(), []
+        for begin, size in ranges:
+            content = self.cached(begin, size)
+            if content is None:
+                missing.append((begin, size))
+            else:
+                blocks.add(begin, content)
+        for begin, end in _merge_ranges(missing, self.size):
+            blocks.add(begin, self._fetch(begin, end - begin))
         with self._lock:
             self._blocks = blocks
         self.check()

@@ -80,7 +80,8 @@ class EmitItem:
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """As in `RemoteCube`."""
         for source, ranges in self._needed(row, col, height, width):
-            _fetch_ahead(source, ranges)
+            if isinstance(source, Hdf5Handle):
+                source.file.fetch_ahead(ranges)
         assert self._ortho is not None  # noqa: S101 - `_needed` sets it
         return self._run(partial(self._ortho.read, row, col, height, width))
 
@@ -107,17 +108,26 @@ class EmitItem:
             self._ortho = cube
             return [(cube.source, self._run(partial(_gridded_ranges, cube, window)))]
         table = self._run(partial(_table_ranges, cube, window))
-        _fetch_ahead(cube.source, table)
-        if not (isinstance(self._ortho, OrthoCube) and self._ortho.is_direction_measured):
-            self._ortho = self._run(partial(orthorectify, cube, window))
+        _keep(cube.source, table)
+        if self._ortho is None:
+            self._ortho = self._orthorectified(cube, window)
         assert isinstance(self._ortho, OrthoCube)  # noqa: S101 - the cube is in the geometry of the sensor
         windows = partial(self._ortho.sensor_windows, row, col, height, width)
         flags: Ranges = []
         if cube.flags is not None:
             flags = self._run(partial(_flag_ranges, cube, self._run(partial(windows, clear=False))))
-            _fetch_ahead(cube.flags, flags)
+            _keep(cube.flags, flags)
         chunks = self._run(partial(_chunk_ranges, cube, self._run(partial(windows, clear=True))))
         return [(cube.source, [*table, *chunks]), *([(cube.flags, flags)] if cube.flags else [])]
+
+    def _orthorectified(self, cube: EmitCube, window: Window) -> EmitOrtho:
+        """The granule on its grid. In the middle of the swath, only the whole table tells its direction."""
+        ortho = self._run(partial(orthorectify, cube, window))
+        if isinstance(ortho, OrthoCube) and not ortho.is_direction_measured:
+            whole = slice(0, self.grid.height), slice(0, self.grid.width)
+            _keep(cube.source, self._run(partial(_table_ranges, cube, whole)))
+            ortho = self._run(partial(orthorectify, cube))
+        return ortho
 
 
 def _gridded_ranges(cube: GriddedCube, window: Window) -> Ranges:
@@ -147,6 +157,8 @@ def _distinct(parts: Iterable[Ranges]) -> Ranges:
     return sorted({chunk for part in parts for chunk in part})
 
 
-def _fetch_ahead(source: Source, ranges: Ranges) -> None:
+def _keep(source: Source, ranges: Ranges) -> None:
+    """Read ranges of a remote file besides those that it has."""
     if isinstance(source, Hdf5Handle):
-        source.file.fetch_ahead(ranges)
+        for request in source.file.requests(ranges):
+            request.send()
