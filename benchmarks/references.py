@@ -3,11 +3,12 @@
     python benchmarks/references.py --data DIR [--counts 3,10] [--draws 5] [--details]
 
 Sentinel-2A is simulated from every cube of `hyperspectral/` and `points/`: exact, with a product's typical errors
-(`TYPICAL_INPUT_ERROR`), and with errors drawn from the measured covariance of Sentinel-2. The errors are given to the
-prior. References are random pixels, or the pixels nearest to the centres of a k-means clustering of the source's bands.
-The prior of a scene, with its calibration, is estimated without the scene's place. Compared are no references, the
-regression with one strength for all scenes, the correction of `Posterior.with_references`, and two
-limits that use the truth of all pixels: the scene's own mean residual, and its own linear map.
+(`TYPICAL_INPUT_ERROR`), and with errors drawn from the measured covariance of Sentinel-2. The prior is given these
+errors, and for exact input also the measured errors, which `convert` assumes by default. The references are random
+pixels, or the pixels nearest to the centres of a k-means clustering of the source's bands. The prior of a scene, with
+its calibration, is estimated without the scene's place. Compared are no references, the regression with one strength
+for all scenes, the correction of `Posterior.with_references`, and two limits that use the truth of all pixels: the
+scene's own mean residual, and its own linear map.
 """
 
 import argparse
@@ -29,7 +30,13 @@ from ms2hs.training.prior_fit import PriorSettings, calibrate, fit, gather
 
 SOURCE, TARGET = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
 MEASURED = input_error_named("sentinel2")
-INPUTS = {"exact": None, "typical errors": TYPICAL_INPUT_ERROR, "measured errors": MEASURED}
+# Errors of the simulated input, and errors that the prior is given.
+INPUTS = {
+    ("exact", "none"): None,
+    ("exact", "measured errors"): MEASURED,
+    ("typical errors", "the same"): TYPICAL_INPUT_ERROR,
+    ("measured errors", "the same"): MEASURED,
+}
 MEASURED_NOISE = 0.003  # of a pixel, beside the measured errors
 MOST_PIXELS = 2000
 RANGES_NM = ((400, 950), (950, 1300), (1450, 1800), (1930, 2450))
@@ -156,7 +163,7 @@ def main() -> None:
         without = frozenset({place} & set(evidence.places))
         if without not in priors:
             priors[without] = calibrate(fit(evidence, without), evidence, without)
-    for kind, error in INPUTS.items():
+    for (kind, given), error in INPUTS.items():
         results: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
         for scene in scenes:
             posterior = priors[frozenset({scene.place} & set(evidence.places))].condition(SOURCE, TARGET, error)
@@ -165,7 +172,7 @@ def main() -> None:
                 found[method].append(values)
             for method, values in found.items():
                 results[method][scene.name] = np.mean(values, axis=0)
-        print(f"\n{kind}, given to the prior; {len(scenes)} scenes")
+        print(f"\ninput: {kind}; given to the prior: {given}; {len(scenes)} scenes")
         show(dict(results), details=arguments.details)
 
 
