@@ -141,7 +141,7 @@ def test_references_after_a_site_correct_a_constant_and_no_slope(prior):
     bright = posterior.brightness @ some
     constant = np.outer(change @ bright / (bright @ bright), bright)
     assert np.square(change - constant).mean() < 0.1 * np.square(change).mean()
-    np.testing.assert_allclose(mended.relative_sigma, posterior.relative_sigma, rtol=0.05)
+    np.testing.assert_allclose(mended.relative_sigma, posterior.relative_sigma, rtol=0.06)
 
 
 def test_unknown_wavelengths_of_a_site_are_filled(prior, spectra):
