@@ -24,6 +24,7 @@ from ms2hs.errors import (
     AddressError,
     CredentialsError,
     DataError,
+    Ms2hsError,
     NothingFound,
     QueryError,
     RemoteError,
@@ -375,6 +376,49 @@ def test_a_damaged_granule_fails_its_item_only(world, tmp_path, ms2hs, kind):
     assert words in found["failed"][0]
     assert "Traceback" not in err
     assert not find_granules(tmp_path / "out")  # what is kept for the next run is no product
+
+
+def put(file, name, values):
+    """Replace a dataset."""
+    del file[name]
+    file[name] = values
+
+
+HOSTILE = {
+    "no transform": lambda file: file.attrs.pop("geotransform"),
+    "short transform": lambda file: file.attrs.update(geotransform=[1.0, 2.0]),
+    "transform of text": lambda file: file.attrs.update(geotransform="here"),
+    "pixels without size": lambda file: file.attrs.update(geotransform=np.zeros(6)),
+    "huge transform": lambda file: file.attrs.update(geotransform=[1e300, 1, 0, 1e300, 0, -1]),
+    "unknown transform": lambda file: file.attrs.update(geotransform=np.full(6, np.nan)),
+    "no good band": lambda file: put(file, "sensor_band_parameters/good_wavelengths", np.zeros(30, np.uint8)),
+    "few wavelengths": lambda file: put(file, "sensor_band_parameters/wavelengths", np.arange(400.0, 410)),
+    "micrometres": lambda file: put(file, "sensor_band_parameters/wavelengths", np.linspace(0.4, 2.4, 30)),
+    "wavelengths of text": lambda file: put(file, "sensor_band_parameters/wavelengths", ["a"] * 30),
+    "two axes": lambda file: put(file, "reflectance", np.zeros((96, 80), np.float32)),
+    "no pixels": lambda file: put(file, "reflectance", np.zeros((0, 80, 30), np.float32)),
+    "reflectance of text": lambda file: put(file, "reflectance", np.full((96, 80, 30), b"x")),
+    "short longitudes": lambda file: put(file, "location/lon", np.zeros(3)),
+    "other table": lambda file: put(file, "location/glt_x", np.zeros((3, 3), np.int32)),
+    "table beyond": lambda file: put(file, "location/glt_y", np.full(file["location/glt_y"].shape, 9999)),
+    "table of text": lambda file: put(file, "location/glt_y", np.full(file["location/glt_y"].shape, b"x")),
+    "group for data": lambda file: (file.pop("reflectance"), file.create_group("reflectance")),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_granule_is_one_message(world, tmp_path, kind):
+    item = world.emit(NAME)
+    path = tmp_path / "granule.nc"
+    name = f"{item['id']}.nc"
+    path.write_bytes(world.server.files[name])
+    with h5py.File(path, "r+") as file:
+        HOSTILE[kind](file)
+    world.server.files[name] = path.read_bytes()
+    with pytest.raises(Ms2hsError) as caught:
+        fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS)
+    assert "unexpected error" not in str(caught.value)
+    assert not list((tmp_path / "out").glob("[!.]*"))
 
 
 def test_items_without_valid_pixels_are_left_out(world, tmp_path):

@@ -62,7 +62,7 @@ def hdf5_errors(source: Source, kind: str, needs: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, KeyError, IndexError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         _check_remote(source)
         raise DataError(
             f"{name_of(source)}: not a whole {kind} file ({error}); {needs} are needed. Download it again, or use "

@@ -41,6 +41,8 @@ UNFLIPPED_ORIENTATION = "as seen on ground"
 MAX_TABLE_ERROR = 3.0
 # Number of sensor rows at which the direction of the table is checked.
 PROBE_ROWS = 6
+MAX_DEGREES = 1000.0
+Transform = tuple[float, float, float, float, float, float]
 Window = tuple[slice, slice]
 """Rows and columns, with start and stop."""
 Pixels = tuple[slice, slice] | tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -148,7 +150,7 @@ class OrthoCube:
     grid: SpectralGrid
     shape: tuple[int, int]
     sensor_cube: EmitCube
-    transform: tuple[float, float, float, float, float, float]
+    transform: Transform
     """Affine a to f: the centre of a pixel is at `lon = a (col + 0.5) + b (row + 0.5) + c`."""
     flipped: bool
     """Whether the columns of the table are mirrored."""
@@ -219,7 +221,7 @@ class GriddedCube:
     shape: tuple[int, int]
     bands: NDArray[np.intp]
     """(band,) positions in the file."""
-    transform: tuple[float, float, float, float, float, float]
+    transform: Transform
     """As in `OrthoCube`."""
     crs: str = "EPSG:4326"
 
@@ -246,13 +248,15 @@ def open_emit(source: Source, flags: Source | None = None) -> EmitCube | Gridded
     """
     with opened(source, KIND, NEEDS) as file:
         names = "wavelengths", "fwhm", "good_wavelengths"
-        centre, width, good = (np.asarray(stored_dataset(file, f"sensor_band_parameters/{name}")) for name in names)
-        shape = stored_dataset(file, "reflectance").shape
+        tables = (stored_dataset(file, f"sensor_band_parameters/{name}") for name in names)
+        centre, width, good = (np.asarray(table, float) for table in tables)
+        stored = stored_dataset(file, "reflectance")
+        shape, dtype = stored.shape, stored.dtype
         is_gridded = "location" not in file and len(shape) == 3 and shape[0] == len(centre)
-        if len(shape) != 3 or shape[0 if is_gridded else 2] != len(centre):
+        if len(shape) != 3 or shape[0 if is_gridded else 2] != len(centre) or dtype.kind not in "fiu":
             raise DataError(
-                f"{name_of(source)}: reflectance of shape {shape} with {len(centre)} wavelengths; rows, columns and "
-                "bands are needed. The file is damaged: download it again."
+                f"{name_of(source)}: reflectance of shape {shape} and type {dtype} with {len(centre)} wavelengths; "
+                "numbers by row, column and band are needed. The file is damaged: download it again."
             )
         transform = _transform_of_axes(file, shape[1:]) if is_gridded else None
     grid, order = usable_bands(name_of(source), centre, width, good > 0.5)
@@ -266,12 +270,12 @@ def open_emit(source: Source, flags: Source | None = None) -> EmitCube | Gridded
     return EmitCube(name, name, source, grid, shape[:2], order, flags, layers)
 
 
-def table_grid(cube: EmitCube) -> tuple[tuple[float, float, float, float, float, float], tuple[int, int]]:
+def table_grid(cube: EmitCube) -> tuple[Transform, tuple[int, int]]:
     """Transform and shape of a granule's geographic grid, by the header of its look-up table."""
     with cube.opened() as files:
         c, a, b, f, d, e = (float(number) for number in files.granule.attrs["geotransform"])  # GDAL's order
         rows, cols = (table.shape for table in open_tables(files.granule))
-    if rows != cols or len(rows) != 2 or not np.isfinite([a, b, c, d, e, f]).all() or a * e == 0:
+    if rows != cols or len(rows) != 2 or not np.abs([a, b, c, d, e, f]).max() <= MAX_DEGREES or a * e == 0:
         raise DataError(
             f"{name_of(cube.source)}: look-up tables of shape {rows} and {cols} with the geotransform "
             f"{(c, a, b, f, d, e)}; one shape and pixels with a size are needed. Download the file again."
@@ -300,7 +304,7 @@ def band_runs(bands: NDArray[np.intp]) -> list[slice]:
     return [slice(int(run[0]), int(run[-1]) + 1) for run in runs]
 
 
-def _transform_of_axes(file: Any, shape: tuple[int, int]) -> tuple[float, float, float, float, float, float]:  # noqa: ANN401 - h5py has no types
+def _transform_of_axes(file: Any, shape: tuple[int, int]) -> Transform:  # noqa: ANN401 - h5py has no types
     """The transform of a grid with the pixel centres `lat` and `lon`, evenly spaced."""
     ends = []
     for axis, size in zip(("lon", "lat"), shape[::-1], strict=True):
@@ -345,12 +349,7 @@ def read_table(tables: tuple[Any, Any], window: Window) -> tuple[NDArray[np.int6
     return rows, cols
 
 
-def _is_flipped(
-    cube: EmitCube,
-    file: Any,  # noqa: ANN401
-    transform: tuple[float, ...],
-    window: Window,
-) -> tuple[bool, bool]:
+def _is_flipped(cube: EmitCube, file: Any, transform: Transform, window: Window) -> tuple[bool, bool]:  # noqa: ANN401
     """Whether the columns of the table are mirrored, and whether that is measured.
 
     Judged by longitude and latitude of the pixels that the table points to, on some rows of the sensor. Where both
