@@ -384,6 +384,13 @@ def put(file, name, values):
     file[name] = values
 
 
+def put_huge(file):
+    """Tables that would take terabytes, without a stored number."""
+    for axis in "xy":
+        del file[f"location/glt_{axis}"]
+        file.create_dataset(f"location/glt_{axis}", (10**6, 10**6), np.int32, chunks=(64, 64))
+
+
 HOSTILE = {
     "no transform": lambda file: file.attrs.pop("geotransform"),
     "short transform": lambda file: file.attrs.update(geotransform=[1.0, 2.0]),
@@ -402,6 +409,7 @@ HOSTILE = {
     "other table": lambda file: put(file, "location/glt_x", np.zeros((3, 3), np.int32)),
     "table beyond": lambda file: put(file, "location/glt_y", np.full(file["location/glt_y"].shape, 9999)),
     "table of text": lambda file: put(file, "location/glt_y", np.full(file["location/glt_y"].shape, b"x")),
+    "huge table": put_huge,
     "group for data": lambda file: (file.pop("reflectance"), file.create_group("reflectance")),
 }
 

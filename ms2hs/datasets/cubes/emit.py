@@ -41,7 +41,8 @@ UNFLIPPED_ORIENTATION = "as seen on ground"
 MAX_TABLE_ERROR = 3.0
 # Number of sensor rows at which the direction of the table is checked.
 PROBE_ROWS = 6
-MAX_DEGREES = 1000.0
+# Limits of a geographic grid; granules have about 2000 pixels a side.
+MAX_DEGREES, MAX_SIDE = 1000.0, 20_000
 Transform = tuple[float, float, float, float, float, float]
 Window = tuple[slice, slice]
 """Rows and columns, with start and stop."""
@@ -243,8 +244,8 @@ def find_granules(folder: Path) -> list[Path]:
 def open_emit(source: Source, flags: Source | None = None) -> EmitCube | GriddedCube:
     """An L2A reflectance granule with its good bands; no pixel is read.
 
-    `flags` is the MASK file of a granule of version 1; None: the file beside a path, if it exists. DataError if a file
-    is of another kind or damaged, or h5py is not installed; other errors as in `hdf5_file.opened`.
+    `flags` is the MASK file of a granule of version 1; None: the file beside a path, if it exists. Errors as in
+    `hdf5_file.opened`.
     """
     with opened(source, KIND, NEEDS) as file:
         names = "wavelengths", "fwhm", "good_wavelengths"
@@ -275,10 +276,12 @@ def table_grid(cube: EmitCube) -> tuple[Transform, tuple[int, int]]:
     with cube.opened() as files:
         c, a, b, f, d, e = (float(number) for number in files.granule.attrs["geotransform"])  # GDAL's order
         rows, cols = (table.shape for table in open_tables(files.granule))
-    if rows != cols or len(rows) != 2 or not np.abs([a, b, c, d, e, f]).max() <= MAX_DEGREES or a * e == 0:
+    is_table = rows == cols and len(rows) == 2 and max(rows) <= MAX_SIDE
+    if not is_table or not np.abs([a, b, c, d, e, f]).max() <= MAX_DEGREES or a * e == 0:
         raise DataError(
             f"{name_of(cube.source)}: look-up tables of shape {rows} and {cols} with the geotransform "
-            f"{(c, a, b, f, d, e)}; one shape and pixels with a size are needed. Download the file again."
+            f"{(c, a, b, f, d, e)}; one shape of at most {MAX_SIDE} a side and pixels with a size are needed. Download "
+            "the file again."
         )
     return (a, b, c, d, e, f), rows
 
@@ -286,8 +289,7 @@ def table_grid(cube: EmitCube) -> tuple[Transform, tuple[int, int]]:
 def orthorectify(cube: EmitCube | GriddedCube, window: Window | None = None) -> OrthoCube | GriddedCube:
     """The granule on its geographic grid, without reading pixels of reflectance.
 
-    `window` is the part of the grid in which the direction of the table is checked; None: the whole grid. DataError if
-    the table misses lon and lat.
+    `window` is the part in which the direction of the table is checked. DataError if the table misses lon and lat.
     """
     if isinstance(cube, GriddedCube):
         return cube
@@ -310,7 +312,7 @@ def _transform_of_axes(file: Any, shape: tuple[int, int]) -> Transform:  # noqa:
     for axis, size in zip(("lon", "lat"), shape[::-1], strict=True):
         centres = np.asarray(stored_dataset(file, axis), float)
         steps = np.diff(centres)
-        if centres.shape != (size,) or size < 2 or not np.ptp(steps) < abs(steps.mean()) / 10:
+        if centres.shape != (size,) or not 2 <= size <= MAX_SIDE or not np.ptp(steps) < abs(steps.mean()) / 10:
             raise DataError(
                 f"{file.filename}: {axis} of shape {centres.shape}; {size} evenly spaced values are needed. The file "
                 "is damaged: download it again."
