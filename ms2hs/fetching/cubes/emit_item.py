@@ -121,7 +121,7 @@ class EmitItem:
         return [(cube.source, [*table, *chunks]), *([(cube.flags, flags)] if cube.flags else [])]
 
     def _orthorectified(self, cube: EmitCube, window: Window) -> EmitOrtho:
-        """The granule on its grid. In the middle of the swath, only the whole table tells its direction."""
+        """The granule on its grid. In the middle of the swath, the direction needs the whole table."""
         ortho = self._run(partial(orthorectify, cube, window))
         if isinstance(ortho, OrthoCube) and not ortho.is_direction_measured:
             whole = slice(0, self.grid.height), slice(0, self.grid.width)
