@@ -168,6 +168,22 @@ def test_fetch_reads_little_more_than_the_needed_chunks(world, tmp_path):
     check_equal(result.paths[0], cube, box)
 
 
+@pytest.mark.parametrize("box", [(10.33, 45.95, 10.38, 46.0), (10.345, 45.97, 10.36, 45.985)])
+def test_fetch_reads_little_more_than_the_needed_rows(world, tmp_path, box):
+    """Reflectance of LP DAAC's files of version 1 has no chunks, and is not compressed."""
+    layout = Layout(rows=256, cols=200, bands=40, chunks=None)
+    result = fetch_cubes([world.emit(NAME, layout)], parse_bbox(box), tmp_path / "out", OPTIONS)
+    cube = local_reader(tmp_path, layout)
+    row, col, height, width = window_in(grid_of(cube), box)
+    table = place(layout)[2][:, row : row + height, col : col + width]
+    lines, samples = table[:, table[0] > 0] - 1
+    needed = sum(np.ptp(samples[lines == line]) + 1 for line in np.unique(lines)) * layout.bands * 4
+    flags = (np.ptp(lines) + 1) * layout.cols * 8 * 4  # whole rows, by few requests: a 36th of reflectance
+    assert result.bytes_read < 1.3 * needed + flags + 16 * 16_384
+    assert len(world.server.requests) < 2 * len(np.unique(lines))
+    check_equal(result.paths[0], cube, box)
+
+
 def test_remote_cube_reads_windows_in_memory(world, tmp_path):
     item, cube = world.emit(NAME), local_reader(tmp_path)
     with WebClient(QUICK) as client:

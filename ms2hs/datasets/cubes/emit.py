@@ -31,9 +31,8 @@ EMIT_NODATA = -9999.0
 UNKNOWN_FLAG = re.compile(r"(?=.*(cloud|cirrus|spacecraft)).*flag", re.IGNORECASE)
 # Their positions in files without `mask_bands` (user guide of EMITL2ARFL.001).
 UNKNOWN_FLAGS = (0, 1, 3, 4)
-# Sides in pixels of the blocks that are orthorectified at once: in a file without chunks, the sensor pixels of a small
-# block lie in a box not much larger; in a file with chunks, a large block decodes each chunk once.
-ORTHO_BLOCK, CHUNKED_BLOCK = 64, 1024
+# Side in pixels of the blocks that are orthorectified at once: large, so that each chunk of the sensor is decoded once.
+ORTHO_BLOCK = 1024
 FLIPPED_BUILD = "010613"
 UNFLIPPED_ORIENTATION = "as seen on ground"
 # Largest distance, in ortho pixels, between an ortho pixel and the sensor pixel that the table gives for it. The table
@@ -137,8 +136,8 @@ class _Lookup:
         """The parts in each cell (rows, columns) of the sensor, such as a chunk of the file."""
         width = self.sensor_cols.max() // cell[1] + 1
         which = self.sensor_rows // cell[0] * width + self.sensor_cols // cell[1]
-        for number in np.unique(which):
-            part = which == number
+        order = np.argsort(which, kind="stable")
+        for part in np.split(order, np.flatnonzero(np.diff(which[order])) + 1):
             yield _Lookup(self.rows[part], self.cols[part], self.sensor_rows[part], self.sensor_cols[part])
 
 
@@ -189,17 +188,16 @@ class OrthoCube:
         return not self.sensor_cube.read_flags(files, part.box)[part.in_box].all()
 
     def _lookups(self, files: EmitFiles, row: int, col: int, height: int, width: int) -> Iterator[_Lookup]:
-        """The pixels of a window inside the swath, by blocks, and in each block by chunks of the file."""
-        chunks, tables = files.reflectance.chunks, open_tables(files.granule)
-        side = CHUNKED_BLOCK if chunks else ORTHO_BLOCK
-        for top in range(0, height, side):
-            for left in range(0, width, side):
-                bottom, right = min(top + side, height), min(left + side, width)
+        """The pixels of a window inside the swath, by blocks, and in each block by chunks, or rows, of the file."""
+        cell, tables = (files.reflectance.chunks or (1, self.sensor_cube.shape[1]))[:2], open_tables(files.granule)
+        for top in range(0, height, ORTHO_BLOCK):
+            for left in range(0, width, ORTHO_BLOCK):
+                bottom, right = min(top + ORTHO_BLOCK, height), min(left + ORTHO_BLOCK, width)
                 rows, cols = read_table(tables, np.s_[row + top : row + bottom, col + left : col + right])
                 known = np.nonzero((rows >= 0) & (cols >= 0))
                 if known[0].size:
-                    block = _Lookup(known[0] + top, known[1] + left, *self._checked(rows[known], cols[known]))
-                    yield from block.split(chunks[:2]) if chunks else [block]
+                    sensor = self._checked(rows[known], cols[known])
+                    yield from _Lookup(known[0] + top, known[1] + left, *sensor).split(cell)
 
     def _checked(self, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         height, width = self.sensor_cube.shape
