@@ -304,14 +304,14 @@ def test_emit_reads_only_the_window(granule, read):
     assert read == [4 * 5 * 10, 4 * 5 * 17]  # the good bands, in two runs
 
 
-def test_emit_orthorectifies_in_blocks(granule, read, monkeypatch):
+def test_emit_orthorectifies_in_blocks_by_rows_of_the_sensor(granule, read, monkeypatch):
     cube = orthorectify(open_emit(granule[0]))
     at_once = whole(cube)
     monkeypatch.setattr(emit, "ORTHO_BLOCK", 8)
     read.clear()
     np.testing.assert_array_equal(whole(cube), at_once)
-    # The sensor's box around a turned square of 8 pixels is at most 8 (cos 30 + sin 30) = 11 wide, plus rounding.
-    assert max(read) <= 13 * 13 * 30
+    # A row of the sensor crosses a turned square of 8 pixels in at most 8 / cos 30 = 9.2 pixels, plus rounding.
+    assert max(read) <= 11 * 30
 
 
 # EnMAP products

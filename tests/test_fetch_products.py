@@ -24,6 +24,7 @@ from ms2hs.errors import (
     AddressError,
     CredentialsError,
     DataError,
+    Ms2hsError,
     NothingFound,
     QueryError,
     RemoteError,
@@ -164,6 +165,22 @@ def test_fetch_reads_little_more_than_the_needed_chunks(world, tmp_path):
     assert needed < 0.6 * granule.stat().st_size
     assert result.bytes_read == sum(world.server.sent.values())
     assert result.bytes_read < 1.3 * needed
+    check_equal(result.paths[0], cube, box)
+
+
+@pytest.mark.parametrize("box", [(10.33, 45.95, 10.38, 46.0), (10.345, 45.97, 10.36, 45.985)])
+def test_fetch_reads_little_more_than_the_needed_rows(world, tmp_path, box):
+    """Reflectance of LP DAAC's files of version 1 has no chunks, and is not compressed."""
+    layout = Layout(rows=256, cols=200, bands=40, chunks=None)
+    result = fetch_cubes([world.emit(NAME, layout)], parse_bbox(box), tmp_path / "out", OPTIONS)
+    cube = local_reader(tmp_path, layout)
+    row, col, height, width = window_in(grid_of(cube), box)
+    table = place(layout)[2][:, row : row + height, col : col + width]
+    lines, samples = table[:, table[0] > 0] - 1
+    needed = sum(np.ptp(samples[lines == line]) + 1 for line in np.unique(lines)) * layout.bands * 4
+    flags = (np.ptp(lines) + 1) * layout.cols * 8 * 4  # whole rows, by few requests: a 36th of reflectance
+    assert result.bytes_read < 1.3 * needed + flags + 16 * 16_384
+    assert len(world.server.requests) < 2 * len(np.unique(lines))
     check_equal(result.paths[0], cube, box)
 
 
@@ -375,6 +392,57 @@ def test_a_damaged_granule_fails_its_item_only(world, tmp_path, ms2hs, kind):
     assert words in found["failed"][0]
     assert "Traceback" not in err
     assert not find_granules(tmp_path / "out")  # what is kept for the next run is no product
+
+
+def put(file, name, values):
+    """Replace a dataset."""
+    del file[name]
+    file[name] = values
+
+
+def put_huge(file):
+    """Tables that would take terabytes, without a stored number."""
+    for axis in "xy":
+        del file[f"location/glt_{axis}"]
+        file.create_dataset(f"location/glt_{axis}", (10**6, 10**6), np.int32, chunks=(64, 64))
+
+
+HOSTILE = {
+    "no transform": lambda file: file.attrs.pop("geotransform"),
+    "short transform": lambda file: file.attrs.update(geotransform=[1.0, 2.0]),
+    "transform of text": lambda file: file.attrs.update(geotransform="here"),
+    "pixels without size": lambda file: file.attrs.update(geotransform=np.zeros(6)),
+    "huge transform": lambda file: file.attrs.update(geotransform=[1e300, 1, 0, 1e300, 0, -1]),
+    "unknown transform": lambda file: file.attrs.update(geotransform=np.full(6, np.nan)),
+    "no good band": lambda file: put(file, "sensor_band_parameters/good_wavelengths", np.zeros(30, np.uint8)),
+    "few wavelengths": lambda file: put(file, "sensor_band_parameters/wavelengths", np.arange(400.0, 410)),
+    "micrometres": lambda file: put(file, "sensor_band_parameters/wavelengths", np.linspace(0.4, 2.4, 30)),
+    "wavelengths of text": lambda file: put(file, "sensor_band_parameters/wavelengths", ["a"] * 30),
+    "two axes": lambda file: put(file, "reflectance", np.zeros((96, 80), np.float32)),
+    "no pixels": lambda file: put(file, "reflectance", np.zeros((0, 80, 30), np.float32)),
+    "reflectance of text": lambda file: put(file, "reflectance", np.full((96, 80, 30), b"x")),
+    "short longitudes": lambda file: put(file, "location/lon", np.zeros(3)),
+    "other table": lambda file: put(file, "location/glt_x", np.zeros((3, 3), np.int32)),
+    "table beyond": lambda file: put(file, "location/glt_y", np.full(file["location/glt_y"].shape, 9999)),
+    "table of text": lambda file: put(file, "location/glt_y", np.full(file["location/glt_y"].shape, b"x")),
+    "huge table": put_huge,
+    "group for data": lambda file: (file.pop("reflectance"), file.create_group("reflectance")),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_granule_is_one_message(world, tmp_path, kind):
+    item = world.emit(NAME)
+    path = tmp_path / "granule.nc"
+    name = f"{item['id']}.nc"
+    path.write_bytes(world.server.files[name])
+    with h5py.File(path, "r+") as file:
+        HOSTILE[kind](file)
+    world.server.files[name] = path.read_bytes()
+    with pytest.raises(Ms2hsError) as caught:
+        fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS)
+    assert "unexpected error" not in str(caught.value)
+    assert not list((tmp_path / "out").glob("[!.]*"))
 
 
 def test_items_without_valid_pixels_are_left_out(world, tmp_path):

@@ -36,6 +36,8 @@ from ms2hs.remote.url_policy import Access
 
 GRANULE = re.compile(r"EMIT_L2A_RFL_.+\.nc")
 FLAGS = re.compile(r"EMIT_L2A_MASK_.+\.nc")
+# Flags and tables without chunks have small gaps between the rows of a window. Requests take longer than these.
+GAP_BYTES = 40_000
 Ranges = list[tuple[int, int]]
 EmitOrtho = OrthoCube | GriddedCube
 T = TypeVar("T")
@@ -121,7 +123,7 @@ class EmitItem:
         return [(cube.source, [*table, *chunks]), *([(cube.flags, flags)] if cube.flags else [])]
 
     def _orthorectified(self, cube: EmitCube, window: Window) -> EmitOrtho:
-        """The granule on its grid. In the middle of the swath, only the whole table tells its direction."""
+        """The granule on its grid. In the middle of the swath, the direction needs the whole table."""
         ortho = self._run(partial(orthorectify, cube, window))
         if isinstance(ortho, OrthoCube) and not ortho.is_direction_measured:
             whole = slice(0, self.grid.height), slice(0, self.grid.width)
@@ -160,5 +162,5 @@ def _distinct(parts: Iterable[Ranges]) -> Ranges:
 def _keep(source: Source, ranges: Ranges) -> None:
     """Read ranges of a remote file besides those that it has."""
     if isinstance(source, Hdf5Handle):
-        for request in source.file.requests(ranges):
+        for request in source.file.requests(ranges, GAP_BYTES):
             request.send()

@@ -21,7 +21,7 @@ def file_name_of(asset: Mapping[str, Any]) -> str:
 def addresses_of(item: Mapping[str, Any], pattern: re.Pattern[str]) -> list[str]:
     """The addresses of the item's files whose names match; the caller checks them.
 
-    Web addresses come before those of S3, and services that compute an answer (OPeNDAP) last: they send no ranges.
+    Web addresses come before S3 addresses, and services that compute an answer (OPeNDAP) last: they send no ranges.
     """
     base = base_of(dict(item))
     hrefs = [
