@@ -660,12 +660,6 @@ def test_shards_open_without_rasterio_and_h5py(tmp_path):
     assert run.stdout.strip() == "(3, 4, 5)"
 
 
-def test_emit_without_h5py_names_the_extra_to_install(granule, monkeypatch):
-    monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(DataError, match=r"h5py, which is not installed. Install ms2hs\[train\]"):
-        open_emit(granule[0])
-
-
 @given(st.integers(2, 12), st.floats(0.01, 0.99), st.integers(0, 5), st.randoms(use_true_random=False))
 @settings(max_examples=50)
 def test_hold_out_keeps_scenes_on_one_side(scenes, share, seed, random):

@@ -1,6 +1,7 @@
 """fetch --product: cubes of EMIT granules from an unreliable server equal the local reader's, read by few bytes."""
 
 import json
+import os
 from datetime import date, timedelta
 from functools import partial
 from itertools import product as all_of
@@ -604,3 +605,49 @@ def test_products_have_one_line():
     for name, product in PRODUCTS.items():
         assert (product.name, bool(product.provider)) == (name, bool(product.collection))
         assert "\n" not in product.title
+
+
+def replaced(file, name, **options):
+    del file[name]
+    return file.create_dataset(name, **options)
+
+
+ODD_STORAGE = {
+    "complex": lambda file: replaced(file, "reflectance", shape=(96, 80, 30), dtype="c8"),
+    "chunk": lambda file: replaced(
+        file, "reflectance", shape=(96, 80, 30), dtype="f4", chunks=(9000, 2000, 30), maxshape=(None, None, 30)
+    ),
+    "empty": lambda file: replaced(file, "reflectance", data=h5py.Empty("f4")),
+    "wavelengths": lambda file: replaced(
+        file, "sensor_band_parameters/wavelengths", shape=(10**10,), dtype="f8", chunks=(1000,)
+    ),
+    "nothing": lambda file: [replaced(file, f"location/glt_{axis}", shape=(0, 0), dtype="i4") for axis in "xy"],
+    "positions": lambda file: replaced(file, "location/lon", shape=(96, 10**10), dtype="f8", chunks=(1, 1000)),
+}
+
+
+@pytest.mark.parametrize("damage", ODD_STORAGE)
+def test_hostile_shapes_and_types_are_refused_before_they_are_read(tmp_path, damage):
+    granule, _ = write_granule(tmp_path, NAME)
+    with h5py.File(granule, "r+") as file:
+        ODD_STORAGE[damage](file)
+    with pytest.raises(DataError, match=granule.name):
+        orthorectify(open_emit(granule)).read(0, 0, 20, 20)
+
+
+def test_flag_names_behind_a_link_are_not_opened(tmp_path):
+    granule, flags = write_granule(tmp_path, NAME)
+    os.mkfifo(tmp_path / "other.h5")  # to open it would block
+    with h5py.File(flags, "r+") as file:
+        del file["sensor_band_parameters"]
+        file["sensor_band_parameters"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/")
+    assert open_emit(granule).flag_layers == (0, 1, 3, 4)
+
+
+def test_flags_that_are_nan_hide_a_pixel(tmp_path):
+    granule, flags = write_granule(tmp_path, NAME)
+    with h5py.File(flags, "r+") as file:
+        file["mask"][5, 6, 0] = np.nan
+    values = open_emit(granule).read(5, 5, 1, 3)
+    assert np.isnan(values[:, 0, 1]).all()
+    assert np.isfinite(values[:, 0, [0, 2]]).all()

@@ -1,16 +1,21 @@
 """HDF5 and NetCDF-4 files of others, opened from a path or from a binary file object such as a remote file.
 
-A file may be hostile: an external link, external storage or a virtual dataset would read other files of this machine.
-`stored_dataset` gives only datasets that are stored in the file itself. `stored_ranges` gives the byte ranges in which
-a part of a dataset is stored, so that a remote file can read them ahead.
+A file may be hostile: an external link, external storage or a virtual dataset would read other files of this machine,
+and a small file may declare tables and chunks that fill the memory. `stored_dataset` gives only datasets that are
+stored in the file itself, of the needed type and in chunks of a bounded size. `stored_ranges` gives the byte ranges in
+which a part of a dataset is stored, so that a remote file can read them ahead.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import IOBase
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ms2hs.errors import DataError, Ms2hsError
 
@@ -18,6 +23,12 @@ Source = Path | IOBase
 """A path, or an open binary file with a `name`; a remote file (`remote.hdf5_handle`) raises its own error."""
 # Cache for the uncompressed chunks of an open dataset: one of an EMIT granule may have 15 MB.
 CHUNK_CACHE_BYTES = 100_000_000
+# Largest uncompressed chunk, which HDF5 holds in memory as a whole; archives have chunks of up to 70 MB.
+MAX_CHUNK_BYTES = 500_000_000
+# Largest number of values in a table that is read as a whole, such as wavelengths or names of flags.
+MAX_TABLE_VALUES = 100_000
+# Kinds of data types of NumPy.
+NUMBERS, TEXTS = "fiu", "SO"
 # Slots of the cache's hash table: a prime, about 100 times the number of chunks in the cache (h5py's advice).
 CHUNK_CACHE_SLOTS = 10_007
 
@@ -37,14 +48,10 @@ def opened(source: Source, kind: str, needs: str) -> Iterator[Any]:
 
     Raises
     ------
-    DataError : h5py is not installed. Others: as `hdf5_errors`, also for reads of the file.
+    DataError and others : as `hdf5_errors`, also for reads of the file.
     """
-    try:
-        import h5py  # noqa: PLC0415  only readers of HDF5 files need it
-    except ImportError as error:
-        raise DataError(
-            f"{name_of(source)}: {kind} files are read with h5py, which is not installed. Install ms2hs[train]."
-        ) from error
+    import h5py  # noqa: PLC0415  only readers of HDF5 files need it
+
     cache = {"rdcc_nbytes": CHUNK_CACHE_BYTES, "rdcc_nslots": CHUNK_CACHE_SLOTS}
     # Without locks, which shared file systems often refuse; products are never written.
     with hdf5_errors(source, kind, needs), h5py.File(source, "r", locking=False, **cache) as file:
@@ -80,8 +87,11 @@ def _check_remote(source: Source) -> None:
         remote.check()
 
 
-def stored_dataset(file: Any, name: str) -> Any:  # noqa: ANN401 - h5py has no types
-    """A dataset that is stored in the file itself; KeyError if the file has none of this name."""
+def stored_dataset(file: Any, name: str, *, is_text: bool = False) -> Any:  # noqa: ANN401 - h5py has no types
+    """A dataset that is stored in the file itself.
+
+    KeyError if the file has none of this name, ValueError for another kind of data type, or chunks that are too large.
+    """
     import h5py  # noqa: PLC0415
 
     node = file
@@ -91,7 +101,24 @@ def stored_dataset(file: Any, name: str) -> Any:  # noqa: ANN401 - h5py has no t
         node = node[part]
     if not isinstance(node, h5py.Dataset) or node.is_virtual or node.external:
         raise KeyError(f"no {name} in the file itself")
+    chunk_bytes = prod(node.chunks) * node.dtype.itemsize if node.chunks else 0
+    if node.shape is None or node.dtype.kind not in (TEXTS if is_text else NUMBERS) or chunk_bytes > MAX_CHUNK_BYTES:
+        raise ValueError(f"{name} of type {node.dtype}, shape {node.shape} and {chunk_bytes} bytes a chunk")
     return node
+
+
+def stored_table(file: Any, name: str, *, is_text: bool = False) -> NDArray[Any]:  # noqa: ANN401
+    """The values of a small dataset; ValueError if it is large, others as `stored_dataset`."""
+    dataset = stored_dataset(file, name, is_text=is_text)
+    if dataset.size > MAX_TABLE_VALUES:
+        raise ValueError(f"{name} of shape {dataset.shape}")
+    return np.asarray(dataset)
+
+
+def band_runs(bands: NDArray[np.intp]) -> list[slice]:
+    """The positions of bands in a file as slices of neighbours, ascending."""
+    runs = np.split(np.sort(bands), np.flatnonzero(np.diff(np.sort(bands)) > 1) + 1)
+    return [slice(int(run[0]), int(run[-1]) + 1) for run in runs]
 
 
 def stored_ranges(dataset: Any, window: Sequence[slice]) -> list[tuple[int, int]]:  # noqa: ANN401

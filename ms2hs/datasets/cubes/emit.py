@@ -9,7 +9,7 @@ holds 0 outside the swath. In granules of software build 010613 (May 2023) it is
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.datasets.cubes.plausibility import check_window, reflectance_of, usable_bands
-from ms2hs.datasets.hdf5_file import Source, hdf5_errors, name_of, opened, stored_dataset
+from ms2hs.datasets.hdf5_file import Source, band_runs, hdf5_errors, name_of, opened, stored_dataset, stored_table
 from ms2hs.errors import DataError
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
@@ -77,7 +77,7 @@ class EmitCube:
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """(band, row, col) reflectance of a window, NaN where unknown or flagged as cloud, cirrus or spacecraft.
 
-        DataError if a file is damaged or truncated, or h5py is not installed.
+        DataError if a file is damaged or truncated.
         """
         check_window(self.shape, row, col, height, width)
         with self.opened() as files:
@@ -107,7 +107,7 @@ class EmitCube:
             return np.zeros([side.stop - side.start for side in window], np.bool_)
         with hdf5_errors(self.flags, KIND, "flags"):
             layers = files.mask[*window, : max(self.flag_layers) + 1]
-        return np.asarray((layers[..., self.flag_layers] > 0.5).any(axis=-1))
+        return np.asarray((~(layers[..., self.flag_layers] <= 0.5)).any(axis=-1))  # a flag of NaN too
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,8 +247,7 @@ def open_emit(source: Source, flags: Source | None = None) -> EmitCube | Gridded
     """
     with opened(source, KIND, NEEDS) as file:
         names = "wavelengths", "fwhm", "good_wavelengths"
-        tables = (stored_dataset(file, f"sensor_band_parameters/{name}") for name in names)
-        centre, width, good = (np.asarray(table, float) for table in tables)
+        centre, width, good = (stored_table(file, f"sensor_band_parameters/{name}") for name in names)
         stored = stored_dataset(file, "reflectance")
         shape, dtype = stored.shape, stored.dtype
         is_gridded = "location" not in file and len(shape) == 3 and shape[0] == len(centre)
@@ -274,7 +273,7 @@ def table_grid(cube: EmitCube) -> tuple[Transform, tuple[int, int]]:
     with cube.opened() as files:
         c, a, b, f, d, e = (float(number) for number in files.granule.attrs["geotransform"])  # GDAL's order
         rows, cols = (table.shape for table in open_tables(files.granule))
-    is_table = rows == cols and len(rows) == 2 and max(rows) <= MAX_SIDE
+    is_table = rows == cols and len(rows) == 2 and 0 < min(rows) <= max(rows) <= MAX_SIDE
     if not is_table or not np.abs([a, b, c, d, e, f]).max() <= MAX_DEGREES or a * e == 0:
         raise DataError(
             f"{name_of(cube.source)}: look-up tables of shape {rows} and {cols} with the geotransform "
@@ -298,17 +297,11 @@ def orthorectify(cube: EmitCube | GriddedCube, window: Window | None = None) -> 
     return OrthoCube(cube.name, cube.scene, cube.grid, shape, cube, transform, flipped, is_measured)
 
 
-def band_runs(bands: NDArray[np.intp]) -> list[slice]:
-    """The positions of bands in a file as slices of neighbours, ascending."""
-    runs = np.split(np.sort(bands), np.flatnonzero(np.diff(np.sort(bands)) > 1) + 1)
-    return [slice(int(run[0]), int(run[-1]) + 1) for run in runs]
-
-
 def _transform_of_axes(file: Any, shape: tuple[int, int]) -> Transform:  # noqa: ANN401 - h5py has no types
     """The transform of a grid with the pixel centres `lat` and `lon`, evenly spaced."""
     ends = []
     for axis, size in zip(("lon", "lat"), shape[::-1], strict=True):
-        centres = np.asarray(stored_dataset(file, axis), float)
+        centres = stored_table(file, axis).astype(float)
         steps = np.diff(centres)
         if centres.shape != (size,) or not 2 <= size <= MAX_SIDE or not np.ptp(steps) < abs(steps.mean()) / 10:
             raise DataError(
@@ -325,8 +318,8 @@ def _flag_layers(flags: Source, shape: tuple[int, int]) -> tuple[int, ...]:
     with opened(flags, KIND, "flags") as file:
         stored = stored_dataset(file, "mask").shape
         names: list[str] = []
-        if "sensor_band_parameters/mask_bands" in file:
-            texts = np.asarray(stored_dataset(file, "sensor_band_parameters/mask_bands")).ravel().tolist()
+        with suppress(KeyError):
+            texts = stored_table(file, "sensor_band_parameters/mask_bands", is_text=True).ravel().tolist()
             names = [text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in texts]
     layers = tuple(at for at, name in enumerate(names) if UNKNOWN_FLAG.fullmatch(name)) if names else UNKNOWN_FLAGS
     if len(stored) != 3 or stored[:2] != shape or not layers or stored[2] <= max(layers):
@@ -356,9 +349,12 @@ def _is_flipped(cube: EmitCube, file: Any, transform: Transform, window: Window)
     directions fit (a granule a few pixels wide), software build and orientation decide.
     """
     a, b, c, d, e, f = transform
+    positions = [stored_dataset(file, f"location/{key}") for key in ("lon", "lat")]
+    if not positions[0].shape == positions[1].shape == cube.shape:
+        raise ValueError(f"lon of shape {positions[0].shape}, lat of {positions[1].shape}, reflectance of {cube.shape}")
     straight, mirrored = [np.zeros(0)], [np.zeros(0)]
     for line, row, col, sample in _probes(file, window):
-        lon, lat = (np.asarray(stored_dataset(file, f"location/{key}")[line], float) for key in ("lon", "lat"))
+        lon, lat = (np.asarray(position[line], float) for position in positions)
         for distances, samples in ((straight, sample), (mirrored, len(lon) - 1 - sample)):
             east = np.abs(a * col + b * row + c - lon[samples]) / abs(a)
             north = np.abs(d * col + e * row + f - lat[samples]) / abs(e)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.errors import DataError
-from ms2hs.spectra.library import MIN_NM
+from ms2hs.spectra.library import MAX_NM, MIN_NM
 from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of
 
 # Surface reflectance outside this range is an artefact of atmospheric correction.
@@ -19,7 +19,8 @@ def usable_bands(
 ) -> tuple[SpectralGrid, NDArray[np.intp]]:
     """The grid of the good bands in ascending wavelength, and their positions in the file.
 
-    An unknown width becomes the median step between neighbouring bands, so that gaps and detector joins do not count.
+    A width that is unknown or impossible becomes the median step between neighbouring bands, so that gaps and detector
+    joins do not count.
 
     Parameters
     ----------
@@ -38,12 +39,14 @@ def usable_bands(
             f"{path}: {len(centre)} wavelengths, {len(width)} widths, {len(usable)} flags of which {usable.sum()} are "
             "good; each band needs all three, and at least 2 good bands are needed. Check the product."
         )
-    if not np.isfinite(centre).all() or centre.min() < MIN_NM or len(set(centre)) < 2:
+    in_range = (centre >= MIN_NM) & (centre <= MAX_NM)
+    if not in_range.all() or len(set(centre)) < 2:
+        wrong = centre[~in_range] if not in_range.all() else centre
         raise DataError(
-            f"{path}: wavelengths from {np.nanmin(centre):g} to {np.nanmax(centre):g}; different values in nm are "
-            f"needed (at least {MIN_NM:g}). If these are micrometres, write the wavelength units into the file."
+            f"{path}: a wavelength of {wrong[0]:g}; different values in nm are needed ({MIN_NM:g} to {MAX_NM:g}). If "
+            "these are micrometres, write the wavelength units into the file."
         )
-    width = np.where(width > 0, width, _median_step(centre))
+    width = np.where((width > 0) & (width < np.ptp(centre)), width, _median_step(centre))
     order = np.argsort(centre, kind="stable")
     order = order[usable[order]]
     return grid_of(centre, width).select(order), order

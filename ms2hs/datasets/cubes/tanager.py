@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms2hs.arrays import Float32Array
-from ms2hs.datasets.cubes.emit import band_runs
 from ms2hs.datasets.cubes.plausibility import check_window, reflectance_of, usable_bands
-from ms2hs.datasets.hdf5_file import Source, name_of, opened, stored_dataset, stored_ranges
+from ms2hs.datasets.hdf5_file import Source, band_runs, name_of, opened, stored_dataset, stored_ranges
 from ms2hs.errors import DataError
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
@@ -59,7 +58,7 @@ class TanagerCube:
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """(band, row, col) reflectance of a window, NaN where unknown or flagged as cloud or cirrus.
 
-        DataError if the file is damaged or truncated, or h5py is not installed. Others: as `hdf5_file.opened`.
+        DataError if the file is damaged or truncated. Others: as `hdf5_file.opened`.
         """
         check_window(self.shape, row, col, height, width)
         window = np.s_[row : row + height, col : col + width]
@@ -104,7 +103,7 @@ def open_tanager(source: Source) -> TanagerCube:
 
     Raises
     ------
-    DataError : the file is of another kind or damaged, or h5py is not installed. Others: as `hdf5_file.opened`.
+    DataError : the file is of another kind or damaged. Others: as `hdf5_file.opened`.
     """
     with opened(source, KIND, NEEDS) as file:
         fields, stored = _stored_field(file)
@@ -138,7 +137,7 @@ def _stored_field(file: Any) -> tuple[str, Any]:  # noqa: ANN401 - h5py has no t
 
 def _georeference(where: str, file: Any, stored: Any) -> tuple[str, tuple[float, float, float, float, float, float]]:  # noqa: ANN401
     """CRS and transform of an ortho product, by the text of its structure."""
-    structure = stored_dataset(file, STRUCTURE)
+    structure = stored_dataset(file, STRUCTURE, is_text=True)
     text = bytes(structure[()]).decode("ascii", "replace") if structure.nbytes <= MAX_STRUCTURE_BYTES else ""
     corners = [re.search(CORNER.format(key), text) for key in ("UpperLeftPointMtrs", "LowerRightMtrs")]
     (west, north), (east, south) = (

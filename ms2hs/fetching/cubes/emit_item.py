@@ -19,13 +19,12 @@ from ms2hs.datasets.cubes.emit import (
     GriddedCube,
     OrthoCube,
     Window,
-    band_runs,
     open_emit,
     open_tables,
     orthorectify,
     table_grid,
 )
-from ms2hs.datasets.hdf5_file import Source, opened, stored_dataset, stored_ranges
+from ms2hs.datasets.hdf5_file import Source, band_runs, opened, stored_dataset, stored_ranges
 from ms2hs.errors import SceneError
 from ms2hs.fetching.cubes.item_files import addresses_of, open_source
 from ms2hs.raster.pixel_grid import WGS84, PixelGrid
