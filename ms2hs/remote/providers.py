@@ -117,7 +117,7 @@ def _check_earthdata() -> None:
         raise CredentialsError(
             "lpdaac: no Earthdata login found; EARTHDATA_TOKEN, or EARTHDATA_USERNAME and EARTHDATA_PASSWORD, in the "
             f"environment, or a line `machine {EARTHDATA_LOGIN} login … password …` in ~/.netrc is needed. "
-            f"Register at https://{EARTHDATA_LOGIN} (free), or use --provider planetary-computer --collection "
+            f"Register at https://{EARTHDATA_LOGIN} (free); for HLS, use --provider planetary-computer --collection "
             "hls2-s30, which needs no login."
         )
 
