@@ -465,8 +465,21 @@ def test_items_without_valid_pixels_are_left_out(world, tmp_path):
 def test_granule_without_flags_is_refused(world, tmp_path):
     item = world.emit(NAME)
     item["assets"] = {key: one for key, one in item["assets"].items() if "MASK" not in one["href"]}
-    with pytest.raises(SceneError, match="has no file EMIT_L2A_MASK_"):
+    with pytest.raises(SceneError, match=r"no file EMIT_L2A_MASK_….nc was found \(.*no such file"):
         fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS)
+
+
+@pytest.mark.parametrize("version", ["003", "002"])
+def test_flags_of_version_2_are_a_collection_of_their_own(world, tmp_path, version):
+    layout = Layout(flags_version=3)
+    item = world.emit("002_20240603T092122", layout)
+    name = f"EMIT_L2A_MASK_{version}_20240603T092122"
+    address = world.server.add_file(f"{name}.nc", world.server.files.pop("EMIT_L2A_MASK_002_20240603T092122.nc"))
+    flags = {"id": name, "collection": f"EMITL2AMASK_{version}", "assets": {"data": {"href": address}}}
+    world.server.add_item(item | flags)
+    item["assets"] = {key: one for key, one in item["assets"].items() if "MASK" not in one["href"]}
+    (path,) = fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS).paths
+    check_equal(path, local_reader(tmp_path, layout))
 
 
 def test_links_to_other_files_are_refused(tmp_path):
@@ -482,7 +495,7 @@ def test_links_to_other_files_are_refused(tmp_path):
 
 
 def write_gridded(path, values, west=10.3, north=46.0, step=0.00055):
-    """A granule of version 2: (band, lat, lon)."""
+    """A gridded granule: (band, lat, lon)."""
     bands, height, width = values.shape
     with h5py.File(path, "w") as file:
         file.create_dataset("reflectance", data=values, fillvalue=-9999.0, chunks=(4, 16, 16), compression="gzip")
@@ -493,7 +506,7 @@ def write_gridded(path, values, west=10.3, north=46.0, step=0.00055):
         file["sensor_band_parameters/good_wavelengths"] = np.array([1, 1, 0] + [1] * (bands - 3), np.uint8)
 
 
-def test_granule_of_version_2_is_on_its_grid(world, tmp_path):
+def test_gridded_granule_keeps_its_grid(world, tmp_path):
     item = world.emit("002_20240603T092122_2415506_042")
     values = np.random.default_rng(0).random((12, 70, 60), np.float32) * 0.5
     values[:, 20, 20] = -9999

@@ -1,10 +1,10 @@
 """EMIT L2A reflectance granules (NetCDF-4, read as HDF5), by window: a granule is 1.8 GB.
 
-Granules of version 1 have the geometry of the sensor. Their cubes need no resampling (`EmitCube`), or are
+Granules of versions 1 and 2 have the geometry of the sensor. Their cubes need no resampling (`EmitCube`), or are
 orthorectified through the granule's geographic look-up table (GLT, `OrthoCube`). The table counts pixels from 1 and
 holds 0 outside the swath. In granules of software build 010613 (May 2023) it is mirrored across track
-(github.com/nasa/EMIT-Data-Resources issue 28). Granules of version 2 are orthorectified, without pixels under cloud
-(`GriddedCube`). A granule is a path, or an open binary file object, such as a remote file.
+(github.com/nasa/EMIT-Data-Resources issue 28). Gridded granules (emit-sds-l3) are orthorectified, without pixels under
+cloud (`GriddedCube`). A granule is a path, or an open binary file object, such as a remote file.
 """
 
 import re
@@ -211,7 +211,7 @@ class OrthoCube:
 
 @dataclass(frozen=True, eq=False)
 class GriddedCube:
-    """A granule of version 2: (band, lat, lon) on a geographic grid, without pixels under cloud."""
+    """A gridded granule: (band, lat, lon) on a geographic grid, without pixels under cloud."""
 
     name: str
     scene: str
@@ -242,7 +242,7 @@ def find_granules(folder: Path) -> list[Path]:
 def open_emit(source: Source, flags: Source | None = None) -> EmitCube | GriddedCube:
     """An L2A reflectance granule with its good bands; no pixel is read.
 
-    `flags` is the MASK file of a granule of version 1; None: the file beside a path, if it exists. Errors as in
+    `flags` is the MASK file of a granule; None: the file beside a path, if it exists. Errors as in
     `hdf5_file.opened`.
     """
     with opened(source, KIND, NEEDS) as file:
