@@ -1,6 +1,7 @@
 """Several cubes of a site: given one by one or as folders, read, and named in the result."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import rasterio
 from conftest import write_raster
 from sites import Site, make_emit, make_enmap, make_sentinel2_tif
+from tanager_world import make_tanager
 
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions, plan
@@ -96,8 +98,9 @@ def test_cubes_of_other_land_are_named_and_left_out(cubes, tmp_path):
 
 
 def test_cubes_with_few_valid_pixels_are_named(cubes, tmp_path, scene_path):
-    small = write_raster(tmp_path / "small.tif", np.ones((len(GRID), 9, 9), np.int16), band_tags=NM_TAGS)
-    with pytest.raises(DataError, match=r"small\.tif: 81 valid pixels; at least 100"):
+    values = np.broadcast_to(1000 + np.arange(len(GRID), dtype=np.int16)[:, None, None], (len(GRID), 9, 9))
+    small = write_raster(tmp_path / "small.tif", values, band_tags=NM_TAGS)
+    with pytest.raises(DataError, match=r"small\.tif: 81 valid pixels, .*; at least 100"):
         fitted([cubes[0], small], scene_path)
 
 
@@ -129,3 +132,64 @@ def test_passes_of_auto_are_resolved_before_a_conversion(scene_path, tmp_path):
     with pytest.raises(ValueError, match=r"ms2hs\.convert"):
         convert(scene_path, "enmap", tmp_path / "out.tif", replace(QUICK, site="auto"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("factor", "options", "problem"),
+    [
+        (1e2, {}, "is not used, .* its pixels are 0.0[0-9]* times as bright"),
+        (1e3, {}, "is not used, .* its pixels are 0.[1-3][0-9]* times as bright"),
+        (1e4, {"scale": 0.01}, "0 valid pixels, with reflectance from -0.05 to 1.5"),
+        (1e4, {"dtype": "float32"}, "floats with 99th percentile"),
+    ],
+)
+def test_cubes_of_a_wrong_scale_are_not_used(tmp_path, factor, options, problem):
+    site = Site()
+    scene = make_sentinel2_tif(tmp_path, site)
+    values = site.seen(GRID, site.place(30), (40, 40)) * factor
+    values = values.astype(options.get("dtype", "int16"))
+    cube = write_raster(tmp_path / "cube.tif", values, band_tags=NM_TAGS, **options)
+    try:
+        _, (text,) = fitted([cube], scene)
+    except DataError as error:
+        text = str(error)
+    assert re.search(problem, text)
+    assert "cube.tif" in text
+
+
+def test_fill_that_no_cube_declares_is_not_read(tmp_path):
+    site = Site()
+    scene = make_sentinel2_tif(tmp_path, site)
+    values = np.round(site.seen(GRID, site.place(30), (40, 40)) * 1e4).astype(np.int16)
+    filled = np.concatenate([values, np.zeros_like(values)], axis=1)
+    filled[np.abs(GRID.wavelength_nm - 1600) < 10] = -32768  # as bands in water vapour
+    cubes = [
+        write_raster(tmp_path / f"{name}.tif", cube, band_tags=NM_TAGS, nodata=-32768)
+        for name, cube in (("whole", values), ("filled", filled))
+    ]
+    whole, some = (fitted([cube], scene)[0] for cube in cubes)
+    bands = site.seen(load_sensor("sentinel2b").grid, site.place(30), (9, 9)).astype(np.float32)
+    np.testing.assert_allclose(whole.reconstruct(bands), some.reconstruct(bands), atol=0.005)
+
+
+def test_result_of_a_conversion_is_no_site(cubes, scene_path, tmp_path):
+    made = write_cube(tmp_path / "made.tif", tags={"MS2HS_SYNTHETIC": "YES"})
+    with pytest.raises(DataError, match=r"made\.tif: is the output of a conversion"):
+        fitted([cubes[0], made], scene_path)
+
+
+def test_a_cube_without_the_needed_bands_is_named(cubes, scene_path, tmp_path):
+    tags = {"IMAGERY": NM_TAGS["IMAGERY"][:3]}
+    values = np.random.default_rng(0).integers(900, 4000, (3, 24, 20)).astype(np.int16)
+    narrow = write_raster(tmp_path / "narrow.tif", values, band_tags=tags)
+    with pytest.raises(DataError, match=r"narrow\.tif: 0 of the site's 480 spectra are complete"):
+        fitted([cubes[0], narrow], scene_path)
+
+
+def test_tanager_products_are_site_cubes(tmp_path):
+    path = tmp_path / "20250511_074311_00_4001_ortho_sr_hdf5.h5"
+    make_tanager(path)
+    assert find_site_cubes([tmp_path]) == (path,)
+    assert site_text(path) == f"{path.name} (2025-05-11)"
+    with pytest.raises(DataError, match="spectra are complete"):  # of its few bands
+        fitted([path], make_sentinel2_tif(tmp_path, Site()))

@@ -4,7 +4,7 @@ Site cubes change the prior and correct the bands (`site_fit`). Reference spectr
 is paired with the pixel at its coordinates, or without coordinates with the most similar pixel of the scene.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
-from ms2hs.conversion.site_fit import fit_site
+from ms2hs.conversion.site_fit import SiteFit, fit_site
 from ms2hs.datasets.cubes.emit import find_granules
 from ms2hs.datasets.cubes.enmap import ENMAP_METADATA, find_products
-from ms2hs.datasets.cubes.georeferenced import find_cubes
-from ms2hs.datasets.cubes.raster_cube import find_rasters
+from ms2hs.datasets.cubes.georeferenced import GeoreferencedCube, find_cubes
+from ms2hs.datasets.cubes.plausibility import PLAUSIBLE_REFLECTANCE
+from ms2hs.datasets.cubes.raster_cube import find_rasters, open_raster
+from ms2hs.datasets.cubes.tanager import find_tanager
 from ms2hs.errors import DataError
-from ms2hs.models.prior import Posterior, SpectralPrior
+from ms2hs.models.prior import Posterior, SpectralPrior, brightness_of
 from ms2hs.raster.cube import open_cube, spectral_of
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.dates import day_of
@@ -27,7 +29,7 @@ from ms2hs.scenes.reader import SceneReader
 from ms2hs.spectra.library import Library, by_pattern, interpolate_known, read_library
 from ms2hs.spectra.product_error import InputError
 from ms2hs.spectra.sensors import MAX_BANDS
-from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of, response_matrix
+from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
 if TYPE_CHECKING:
     from ms2hs.inference.predictor import Predictor
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 SITE_PIXELS = 20_000
 SITE_WINDOW = 32
 MIN_SITE_PIXELS = 100
+# Nearly all pixels of a site are darker or brighter than the scene by this factor only if their scale is wrong.
+# Surfaces much darker than DARK (reflectance) count as equally bright.
+LARGEST_RATIO, DARK = 2.0, 0.02
 # Pixels of the scene that are fitted to a site, and that are compared with spectra without coordinates, from evenly
 # spaced strips.
 FIT_PIXELS, SEARCH_PIXELS, SEARCH_STRIPS = 50_000, 250_000, 8
@@ -55,7 +60,7 @@ class References:
 
 
 def find_site_cubes(paths: Iterable[Path]) -> tuple[Path, ...]:
-    """The cubes at these paths; a folder gives its EMIT granules, its EnMAP products, and its rasters with wavelengths.
+    """The cubes at these paths; a folder gives its EMIT, EnMAP and Tanager products, and its rasters with wavelengths.
 
     Results of conversions in a folder are left out.
 
@@ -68,15 +73,15 @@ def find_site_cubes(paths: Iterable[Path]) -> tuple[Path, ...]:
         found = _cubes_in(path) if path.is_dir() else [path]
         if not found:
             raise DataError(
-                f"{path}: the folder has no cube; rasters with wavelengths, EMIT granules or EnMAP products are "
-                "needed. Give other cubes with --site."
+                f"{path}: the folder has no cube; rasters with wavelengths, or products of EMIT, EnMAP or Tanager, "
+                "are needed. Give other cubes with --site."
             )
         cubes += found
     return tuple(dict.fromkeys(cubes))
 
 
 def _cubes_in(folder: Path) -> list[Path]:
-    cubes = [*find_granules(folder), *find_products(folder)]
+    cubes = [*find_granules(folder), *find_products(folder), *find_tanager(folder)]
     for path in find_rasters(folder):
         with open_dataset(str(path)) as file:
             cubes += [path] if spectral_of(file) and "MS2HS_SYNTHETIC" not in file.tags() else []
@@ -117,22 +122,24 @@ def adapt_to_site(
     plain = prior.condition(source, target, error)
     if len(pixels) < MIN_SITE_PIXELS:
         return plain, [f"site: not used; {len(pixels)} valid pixels in the scene, {MIN_SITE_PIXELS} are needed"]
-    fits = [fit_site(prior, points, source, pixels, error) for points in spectra]
+    bands, fits, notes = np.ascontiguousarray(pixels.T), [], []
+    brightness = float(np.median(plain.brightness @ bands))
+    for path, points in zip(cube_paths, spectra, strict=True):
+        try:
+            fits.append(fit_site(prior, points, source, pixels, error))
+        except DataError as problem:
+            raise DataError(f"{path}: {problem}") from problem
+        if reason := _misfit(fits[-1], points, brightness):
+            notes.append(f"site: {site_text(path)} is not used, since {reason}")
+            fits[-1] = replace(fits[-1], is_used=False)
     used = [number for number, fit in enumerate(fits) if fit.is_used]
-    fit = max(fits, key=lambda one: (one.is_used, one.evidence))
+    if not used:
+        return plain, notes
+    fit = max((fits[number] for number in used), key=lambda one: one.evidence)
     if len(used) > 1:
         pooled = fit_site(prior, np.concatenate([spectra[number] for number in used]), source, pixels, error)
         fit, used = (pooled, used) if pooled.is_used else (fit, [fits.index(fit)])
-    notes = [
-        f"site: {site_text(path)} is not used, since the scene does not look like it: another place, or other land, "
-        "such as snow, flood or another season"
-        for number, path in enumerate(cube_paths)
-        if number not in used
-    ]
-    if not used:
-        return plain, notes
     posterior, names = fit.condition(target), ", ".join(site_text(cube_paths[number]) for number in used)
-    bands = np.ascontiguousarray(pixels.T)
     change = np.sqrt(np.mean(np.square(posterior.reconstruct(bands) - plain.reconstruct(bands))))
     before, after = (float(np.mean(one.sigma(bands))) for one in (plain, posterior))
     notes.append(
@@ -142,9 +149,29 @@ def adapt_to_site(
     return posterior, notes
 
 
+def _misfit(fit: SiteFit, spectra: Float32Array, scene_brightness: float) -> str:
+    """Why a site is not used; empty if it fits. Spectra are fitted relative to their brightness, which hides a scale.
+
+    Parameters
+    ----------
+    spectra : (pixel, wavelength) reflectance of the site.
+    scene_brightness : median of the scene.
+    """
+    brightness = np.nanquantile(brightness_of(spectra, fit.scene.prior.wavelength_nm), (0.02, 0.98))
+    low, high = np.hypot(brightness, DARK) / np.hypot(scene_brightness, DARK)
+    ratio = low if low > LARGEST_RATIO else high
+    is_alike = low <= LARGEST_RATIO and high >= 1 / LARGEST_RATIO
+    other_scale = f"its pixels are {ratio:.2g} times as bright as the scene: the scale of its numbers seems wrong"
+    if fit.is_used:
+        return "" if is_alike else other_scale
+    land = "the scene does not look like it: another place, or other land, such as snow, flood or another season"
+    return land if is_alike else f"{land}; or {other_scale}"
+
+
 def _site_spectra(path: Path, pixels: int, wavelength_nm: FloatArray) -> Float32Array:
     """(pixel, wavelength) reflectance of about this number of valid pixels, from evenly spaced windows."""
-    read, shape, grid = _open_product(path) if _is_product(path) else _open_raster(path)
+    cube = _open_product(path) if _is_product(path) else open_raster(path)
+    shape, grid = (cube.cube.shape, cube.cube.grid) if isinstance(cube, GeoreferencedCube) else (cube.shape, cube.grid)
     if len(grid) > MAX_BANDS:
         raise DataError(f"{path}: {len(grid)} bands; at most {MAX_BANDS} are used. Use a --site cube of fewer bands.")
     per_side = max(1, int(np.sqrt(pixels // SITE_WINDOW**2)))
@@ -152,43 +179,32 @@ def _site_spectra(path: Path, pixels: int, wavelength_nm: FloatArray) -> Float32
         _evenly_spaced(max(0, side - SITE_WINDOW), min(per_side, -(-side // SITE_WINDOW))) for side in shape
     )
     height, width = (min(SITE_WINDOW, side) for side in shape)
-    parts = [read(top, left, height, width).reshape(len(grid), -1) for top in tops for left in lefts]
-    spectra = np.concatenate(parts, axis=1)[grid.good].T
+    parts = [cube.read(top, left, height, width).reshape(len(grid), -1) for top in tops for left in lefts]
+    values = np.concatenate(parts, axis=1)
+    known = np.isfinite(values)
+    has_data = grid.good & (known.any(axis=1) | ~known.any())  # bands in water vapour may be empty
+    spectra = values[has_data].T
     spectra = spectra[np.isfinite(spectra).all(axis=1)]
     if len(spectra) < MIN_SITE_PIXELS:
+        low, high = PLAUSIBLE_REFLECTANCE
         raise DataError(
-            f"{path}: {len(spectra)} valid pixels; at least {MIN_SITE_PIXELS} are needed. Use another --site cube, or "
-            "omit --site."
+            f"{path}: {len(spectra)} valid pixels, with reflectance from {low:g} to {high:g} in every band; at least "
+            f"{MIN_SITE_PIXELS} are needed. Check the scale of its numbers, use another --site cube, or omit --site."
         )
-    return interpolate_known(spectra, grid.select(grid.good).wavelength_nm, wavelength_nm)
+    return interpolate_known(spectra, grid.select(has_data).wavelength_nm, wavelength_nm)
 
 
-WindowReader = Callable[[int, int, int, int], Float32Array]
-"""Row, column, height and width to (band, row, col) reflectance, NaN where invalid."""
-
-
-def _open_raster(path: Path) -> tuple[WindowReader, tuple[int, int], SpectralGrid]:
-    cube = open_cube(path)
-    grid = replace(grid_of(cube.wavelength_nm.values, cube.fwhm_nm.values), good=np.asarray(cube.good.values, bool))
-
-    def read(row: int, col: int, height: int, width: int) -> Float32Array:
-        values: Float32Array = cube[:, row : row + height, col : col + width].values
-        return values
-
-    return read, (cube.sizes["y"], cube.sizes["x"]), grid
-
-
-def _open_product(path: Path) -> tuple[WindowReader, tuple[int, int], SpectralGrid]:
+def _open_product(path: Path) -> GeoreferencedCube:
     left_out: dict[str, str] = {}
     cubes = find_cubes([path], left_out)
     if not cubes:
         raise DataError(next(iter(left_out.values())))
-    return cubes[0].read, cubes[0].cube.shape, cubes[0].cube.grid
+    return cubes[0]
 
 
 def _is_product(path: Path) -> bool:
-    """Whether a path is an EMIT granule or the metadata of an EnMAP product, which GDAL does not open as cubes."""
-    return path.suffix.lower() == ".nc" or ENMAP_METADATA.fullmatch(path.name) is not None
+    """Whether a path is an EMIT or Tanager file or metadata of EnMAP, which GDAL does not open as cubes."""
+    return path.suffix.lower() in {".nc", ".h5"} or ENMAP_METADATA.fullmatch(path.name) is not None
 
 
 def references_in_scene(path: Path, reader: SceneReader, target: SpectralGrid) -> References:
