@@ -363,16 +363,15 @@ def _request(
 
 def _select(request: "SearchRequest", product: str | None, near: str | None, *, to_fetch: bool) -> list[Item]:
     """The items of a search of scenes, or of a hyperspectral product."""
-    from datetime import date
-
     from ms2hs.fetching.cubes.product_search import select_passes
     from ms2hs.fetching.cubes.products import product_named
+    from ms2hs.fetching.search_query import parse_period
     from ms2hs.fetching.selection import select
 
     if product is None:
         return select(request, to_fetch=to_fetch).items
-    day = None if near is None else date.fromisoformat(near)
-    return select_passes(request, product_named(product), day, to_fetch=to_fetch).items
+    start = parse_period(near).start if near else None
+    return select_passes(request, product_named(product), start and start.date(), to_fetch=to_fetch).items
 
 
 def _path(path: str | Path | None) -> Path | None:

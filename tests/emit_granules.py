@@ -14,6 +14,9 @@ FLAG_NAMES = {
 }  # fmt: skip
 
 
+CACHE = {}
+
+
 @dataclass(frozen=True)
 class Layout:
     """Size and storage of a granule."""
@@ -37,6 +40,21 @@ def write_granule(folder, name, layout=None, seed=0, flags=None):
     `flags`: (row, col, flag) of the MASK file; by default a cloud, a dilated cloud and water.
     """
     layout = layout or Layout()
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"EMIT_L2A_{kind}_{name}.nc" for kind in ("RFL", "MASK")]
+    if flags is not None:
+        _write(paths, layout, seed, flags)
+        return paths
+    key = layout, seed
+    if key not in CACHE:
+        _write(paths, layout, seed, None)
+        CACHE[key] = [path.read_bytes() for path in paths]
+    for path, content in zip(paths, CACHE[key], strict=True):
+        path.write_bytes(content)
+    return paths
+
+
+def _write(paths, layout, seed, flags):
     rng = np.random.default_rng(seed)
     shape = layout.rows, layout.cols
     good = np.ones(layout.bands, np.uint8)
@@ -51,8 +69,6 @@ def write_granule(folder, name, layout=None, seed=0, flags=None):
         flags[40:50, 5:15, names.index("dilated cloud flag")] = 1
         flags[60:80, 20:50, names.index("water flag")] = 1
     lon, lat, table, corner = place(layout)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"EMIT_L2A_{kind}_{name}.nc" for kind in ("RFL", "MASK")]
     deflate = {"compression": "gzip", "compression_opts": 1}
     for path, variable, values in zip(paths, ("reflectance", "mask"), (rfl, flags.astype(np.float32)), strict=True):
         with h5py.File(path, "w", track_order=True) as file:

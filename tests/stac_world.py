@@ -118,7 +118,8 @@ class World:
         for path in paths:
             path.unlink()
         uncertainty = f"EMIT_L2A_RFLUNCERT_{name}.nc"
-        hrefs = [hrefs[0].replace(paths[0].name, uncertainty), *hrefs, f"https://opendap.earthdata.nasa.gov/{name}"]
+        others = [f"https://opendap.earthdata.nasa.gov/{paths[0].name}", f"s3://lp-prod-protected/{paths[0].name}"]
+        hrefs = [hrefs[0].replace(paths[0].name, uncertainty), *others, *hrefs]
         assets = {f"data{number or ''}": {"href": href, "roles": ["data"]} for number, href in enumerate(hrefs)}
         lon, lat, _, _ = place(layout)
         bounds = float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())

@@ -246,7 +246,7 @@ def test_references_correct_a_constant_error(made, scene_path, tmp_path, placed)
     assert any("8 of 8" in note for note in better.notes)
     shift = np.nanmean(open_cube(better.output).values - cube.values, axis=(1, 2))
     near = np.abs(nm - 1150).argmin()
-    assert 0.5 * planted[near] < shift[near] < 1.2 * planted[near]  # shrunk by 8 / 10, scaled by brightness
+    assert 0.5 * planted[near] < shift[near] < 1.3 * planted[near]  # the map scales it by brightness
     assert np.abs(shift[np.abs(nm - 1150) > 300]).max() < 0.005
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 from datetime import date, timedelta
+from functools import partial
 from itertools import product as all_of
 
 import h5py
@@ -11,17 +12,28 @@ import pytest
 import rasterio
 from conftest import allow_sockets
 from emit_granules import FLAG_NAMES, Layout, place, write_granule
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rio_cogeo.cogeo import cog_validate
 from stac_server import FAULT_KINDS, Faults, StacServer
 from stac_world import World
 
-from ms2hs import open_cube
-from ms2hs.datasets.cubes.emit import open_emit, orthorectify
+from ms2hs import fetch, open_cube, search
+from ms2hs.datasets.cubes.emit import find_granules, open_emit, orthorectify
 from ms2hs.datasets.cubes.georeferenced import find_cubes
-from ms2hs.errors import AddressError, CredentialsError, DataError, NothingFound, RemoteError, SceneError
+from ms2hs.errors import (
+    AddressError,
+    CredentialsError,
+    DataError,
+    Ms2hsError,
+    NothingFound,
+    QueryError,
+    RemoteError,
+    SceneError,
+    UnknownName,
+)
 from ms2hs.fetching.cubes.cube_fetcher import fetch_cubes
+from ms2hs.fetching.cubes.emit_item import EmitItem
 from ms2hs.fetching.cubes.product_search import pass_order
 from ms2hs.fetching.cubes.products import PRODUCTS
 from ms2hs.fetching.cubes.remote_cube import open_remote_cube
@@ -30,8 +42,10 @@ from ms2hs.fetching.search_query import parse_bbox
 from ms2hs.fetching.stac_search import Candidate
 from ms2hs.raster.pixel_grid import PixelGrid, window_in
 from ms2hs.remote import range_file
+from ms2hs.remote.byte_range import ByteRange
 from ms2hs.remote.client import RetryPolicy, WebClient
 from ms2hs.remote.providers import PROVIDERS, Provider, access_to
+from ms2hs.remote.url_policy import Access
 
 QUICK = RetryPolicy(first_s=0.002, longest_s=0.01, read_s=2.0, connect_s=2.0)
 OPTIONS = FetchOptions(retries=QUICK)
@@ -155,6 +169,22 @@ def test_fetch_reads_little_more_than_the_needed_chunks(world, tmp_path):
     check_equal(result.paths[0], cube, box)
 
 
+@pytest.mark.parametrize("box", [(10.33, 45.95, 10.38, 46.0), (10.345, 45.97, 10.36, 45.985)])
+def test_fetch_reads_little_more_than_the_needed_rows(world, tmp_path, box):
+    """Reflectance of LP DAAC's files of version 1 has no chunks, and is not compressed."""
+    layout = Layout(rows=256, cols=200, bands=40, chunks=None)
+    result = fetch_cubes([world.emit(NAME, layout)], parse_bbox(box), tmp_path / "out", OPTIONS)
+    cube = local_reader(tmp_path, layout)
+    row, col, height, width = window_in(grid_of(cube), box)
+    table = place(layout)[2][:, row : row + height, col : col + width]
+    lines, samples = table[:, table[0] > 0] - 1
+    needed = sum(np.ptp(samples[lines == line]) + 1 for line in np.unique(lines)) * layout.bands * 4
+    flags = (np.ptp(lines) + 1) * layout.cols * 8 * 4  # whole rows, by few requests: a 36th of reflectance
+    assert result.bytes_read < 1.3 * needed + flags + 16 * 16_384
+    assert len(world.server.requests) < 2 * len(np.unique(lines))
+    check_equal(result.paths[0], cube, box)
+
+
 def test_remote_cube_reads_windows_in_memory(world, tmp_path):
     item, cube = world.emit(NAME), local_reader(tmp_path)
     with WebClient(QUICK) as client:
@@ -164,6 +194,49 @@ def test_remote_cube_reads_windows_in_memory(world, tmp_path):
         for row, col in all_of((20, 45), (30, 50)):
             np.testing.assert_array_equal(remote.read(row, col, 9, 13), cube.read(row, col, 9, 13))
         remote.close()
+
+
+layouts = st.builds(
+    Layout,
+    rows=st.integers(8, 60),
+    cols=st.integers(8, 50),
+    bands=st.just(6),
+    chunks=st.none() | st.tuples(st.integers(3, 60), st.integers(3, 50), st.integers(1, 6)),
+    flipped=st.booleans(),
+    turn_degrees=st.floats(-85, 85),
+)
+
+
+@settings(max_examples=20)
+@given(layouts, st.tuples(*[st.floats(0, 1)] * 4), st.booleans())
+def test_remote_windows_equal_local_windows(tmp_path_factory, layout, corners, is_kept):
+    folder = tmp_path_factory.mktemp("granule")
+    flags = np.zeros((layout.rows, layout.cols, 8), np.float32)
+    flags[2:5, 3:6, 0] = 1
+    paths = write_granule(folder, NAME, layout, flags=flags)
+    contents = {path.name: path.read_bytes() for path in paths}
+    cube = orthorectify(open_emit(paths[0]))
+    (height, width), (top, bottom, left, right) = cube.shape, corners
+    row, col = int(top * (height - 1)), int(left * (width - 1))
+    window = row, col, 1 + int(bottom * (height - row - 1)), 1 + int(right * (width - col - 1))
+    sent = []
+
+    def read_range(_client, address, _access, begin, size):
+        content = contents[address.split("/")[-1]]
+        sent.append((begin, size))
+        return ByteRange(content[begin : begin + size], len(content), "v1")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(range_file, "read_range", read_range)
+        item = {"id": NAME, "links": [], "assets": {name: {"href": f"https://h.org/{name}"} for name in contents}}
+        remote = EmitItem(None, item, Access(lambda _address: None), folder / "kept" if is_kept else None)
+        for request in remote.requests(*window):
+            request.send()
+        sent.clear()
+        values = remote.read(*window)
+        remote.close()
+    np.testing.assert_array_equal(values, cube.read(*window))
+    assert sent == []  # the requests were complete
 
 
 @pytest.mark.parametrize("kind", FAULT_KINDS)
@@ -264,8 +337,9 @@ def test_token_of_a_login_is_sent_and_not_kept(world, tmp_path, monkeypatch, cap
     item = world.emit(NAME)
     for asset in item["assets"].values():  # as the login does: on to where the file lies
         path = asset["href"].removeprefix(world.server.address(""))
-        world.server.redirects[f"protected/{path}"] = asset["href"]
-        asset["href"] = world.server.address(f"protected/{path}")
+        if path != asset["href"]:
+            world.server.redirects[f"protected/{path}"] = asset["href"]
+            asset["href"] = world.server.address(f"protected/{path}")
     item["ms2hs:from"]["provider"] = "guarded"
     steps = []
     (path,) = fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS, lambda *step: steps.append(step)).paths
@@ -284,30 +358,92 @@ def test_ranges_are_read_by_as_many_connections_as_jobs(world, tmp_path, monkeyp
     check_equal(path, local_reader(tmp_path))
 
 
-def damage(world, item, variable="reflectance"):
-    """Overwrite the chunks of a variable."""
-    name = next(name for name in world.server.files if name == f"{item['id']}.nc")
-    content = bytearray(world.server.files[name])
-    path = world.folder / name
+def overwrite_chunks(variable, content, path):
+    """The content of a granule whose chunks of a variable are zeros."""
     path.write_bytes(content)
+    damaged = bytearray(content)
     with h5py.File(path) as file:
-        chunks = [file[variable].id.get_chunk_info(at) for at in range(file[variable].id.get_num_chunks())]
-    for chunk in chunks:
-        content[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
-    world.server.files[name] = bytes(content)
+        for number in range(file[variable].id.get_num_chunks()):
+            chunk = file[variable].id.get_chunk_info(number)
+            damaged[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
+    return bytes(damaged)
 
 
-@pytest.mark.parametrize("variable", ["reflectance", "location/glt_x"])
-def test_a_damaged_chunk_fails_its_item_only(world, tmp_path, ms2hs, variable):
+DAMAGES = {
+    "reflectance": (partial(overwrite_chunks, "reflectance"), "not a whole EMIT L2A file"),
+    "table": (partial(overwrite_chunks, "location/glt_x"), "not a whole EMIT L2A file"),
+    "truncated": (lambda content, _path: content[: len(content) // 2], "not a whole EMIT L2A file"),
+    "page": (lambda _content, _path: b"<html>Please log in</html>" * 900, "the server sent no HDF5 file"),
+    "empty": (lambda _content, _path: b"", "status 416"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_granule_fails_its_item_only(world, tmp_path, ms2hs, kind):
     items = [world.emit(NAME), world.emit("001_20230610T092122_2315506_042", seed=1)]
-    damage(world, items[0], variable)
-    words = ("fetch", "--product", "emit", "--stac", world.server.root, "-c", "EMITL2ARFL_001", "--json")
-    code, out, err = ms2hs(*words, "--bbox", ",".join(map(str, BOX)), "-o", tmp_path / "out")
+    damage, words = DAMAGES[kind]
+    name = f"{items[0]['id']}.nc"
+    world.server.files[name] = damage(world.server.files[name], tmp_path / "granule.nc")
+    command = ("fetch", "--product", "emit", "--stac", world.server.root, "-c", "EMITL2ARFL_001", "--json")
+    code, out, err = ms2hs(*command, "--bbox", ",".join(map(str, BOX)), "-o", tmp_path / "out")
     found = json.loads(out)
     assert (code, [path.split("/")[-1] for path in found["paths"]]) == (5, [f"{items[1]['id']}.tif"])
     assert len(found["failed"]) == 1
-    assert f"{items[0]['id']}.nc: not a whole EMIT L2A file" in found["failed"][0]
+    assert name in found["failed"][0]
+    assert words in found["failed"][0]
     assert "Traceback" not in err
+    assert not find_granules(tmp_path / "out")  # what is kept for the next run is no product
+
+
+def put(file, name, values):
+    """Replace a dataset."""
+    del file[name]
+    file[name] = values
+
+
+def put_huge(file):
+    """Tables that would take terabytes, without a stored number."""
+    for axis in "xy":
+        del file[f"location/glt_{axis}"]
+        file.create_dataset(f"location/glt_{axis}", (10**6, 10**6), np.int32, chunks=(64, 64))
+
+
+HOSTILE = {
+    "no transform": lambda file: file.attrs.pop("geotransform"),
+    "short transform": lambda file: file.attrs.update(geotransform=[1.0, 2.0]),
+    "transform of text": lambda file: file.attrs.update(geotransform="here"),
+    "pixels without size": lambda file: file.attrs.update(geotransform=np.zeros(6)),
+    "huge transform": lambda file: file.attrs.update(geotransform=[1e300, 1, 0, 1e300, 0, -1]),
+    "unknown transform": lambda file: file.attrs.update(geotransform=np.full(6, np.nan)),
+    "no good band": lambda file: put(file, "sensor_band_parameters/good_wavelengths", np.zeros(30, np.uint8)),
+    "few wavelengths": lambda file: put(file, "sensor_band_parameters/wavelengths", np.arange(400.0, 410)),
+    "micrometres": lambda file: put(file, "sensor_band_parameters/wavelengths", np.linspace(0.4, 2.4, 30)),
+    "wavelengths of text": lambda file: put(file, "sensor_band_parameters/wavelengths", ["a"] * 30),
+    "two axes": lambda file: put(file, "reflectance", np.zeros((96, 80), np.float32)),
+    "no pixels": lambda file: put(file, "reflectance", np.zeros((0, 80, 30), np.float32)),
+    "reflectance of text": lambda file: put(file, "reflectance", np.full((96, 80, 30), b"x")),
+    "short longitudes": lambda file: put(file, "location/lon", np.zeros(3)),
+    "other table": lambda file: put(file, "location/glt_x", np.zeros((3, 3), np.int32)),
+    "table beyond": lambda file: put(file, "location/glt_y", np.full(file["location/glt_y"].shape, 9999)),
+    "table of text": lambda file: put(file, "location/glt_y", np.full(file["location/glt_y"].shape, b"x")),
+    "huge table": put_huge,
+    "group for data": lambda file: (file.pop("reflectance"), file.create_group("reflectance")),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_granule_is_one_message(world, tmp_path, kind):
+    item = world.emit(NAME)
+    path = tmp_path / "granule.nc"
+    name = f"{item['id']}.nc"
+    path.write_bytes(world.server.files[name])
+    with h5py.File(path, "r+") as file:
+        HOSTILE[kind](file)
+    world.server.files[name] = path.read_bytes()
+    with pytest.raises(Ms2hsError) as caught:
+        fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS)
+    assert "unexpected error" not in str(caught.value)
+    assert not list((tmp_path / "out").glob("[!.]*"))
 
 
 def test_items_without_valid_pixels_are_left_out(world, tmp_path):
@@ -329,8 +465,21 @@ def test_items_without_valid_pixels_are_left_out(world, tmp_path):
 def test_granule_without_flags_is_refused(world, tmp_path):
     item = world.emit(NAME)
     item["assets"] = {key: one for key, one in item["assets"].items() if "MASK" not in one["href"]}
-    with pytest.raises(SceneError, match="has no file EMIT_L2A_MASK_"):
+    with pytest.raises(SceneError, match=r"no file EMIT_L2A_MASK_….nc was found \(.*no such file"):
         fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS)
+
+
+@pytest.mark.parametrize("version", ["003", "002"])
+def test_flags_of_version_2_are_a_collection_of_their_own(world, tmp_path, version):
+    layout = Layout(flags_version=3)
+    item = world.emit("002_20240603T092122", layout)
+    name = f"EMIT_L2A_MASK_{version}_20240603T092122"
+    address = world.server.add_file(f"{name}.nc", world.server.files.pop("EMIT_L2A_MASK_002_20240603T092122.nc"))
+    flags = {"id": name, "collection": f"EMITL2AMASK_{version}", "assets": {"data": {"href": address}}}
+    world.server.add_item(item | flags)
+    item["assets"] = {key: one for key, one in item["assets"].items() if "MASK" not in one["href"]}
+    (path,) = fetch_cubes([item], parse_bbox(BOX), tmp_path / "out", OPTIONS).paths
+    check_equal(path, local_reader(tmp_path, layout))
 
 
 def test_links_to_other_files_are_refused(tmp_path):
@@ -346,7 +495,7 @@ def test_links_to_other_files_are_refused(tmp_path):
 
 
 def write_gridded(path, values, west=10.3, north=46.0, step=0.00055):
-    """A granule of version 2: (band, lat, lon)."""
+    """A gridded granule: (band, lat, lon)."""
     bands, height, width = values.shape
     with h5py.File(path, "w") as file:
         file.create_dataset("reflectance", data=values, fillvalue=-9999.0, chunks=(4, 16, 16), compression="gzip")
@@ -357,7 +506,7 @@ def write_gridded(path, values, west=10.3, north=46.0, step=0.00055):
         file["sensor_band_parameters/good_wavelengths"] = np.array([1, 1, 0] + [1] * (bands - 3), np.uint8)
 
 
-def test_granule_of_version_2_is_on_its_grid(world, tmp_path):
+def test_gridded_granule_keeps_its_grid(world, tmp_path):
     item = world.emit("002_20240603T092122_2415506_042")
     values = np.random.default_rng(0).random((12, 70, 60), np.float32) * 0.5
     values[:, 20, 20] = -9999
@@ -404,9 +553,21 @@ def test_fetch_product_lists_saves_and_fetches(world, tmp_path, ms2hs):
     saved = ("fetch", "--product", "emit", "--items", tmp_path / "items.json", "--stac", world.server.root)
     code, out, err = ms2hs(*saved, "-o", tmp_path / "out")
     assert (code, out.strip()) == (0, str(tmp_path / "out" / "EMIT_L2A_RFL_001_20230610T092122_2_2.tif"))
-    assert "note: 1 scenes, 0 already existed" in err
+    assert "note: 1 cubes, 0 already existed" in err
     code, out, _ = ms2hs(*saved, "-o", tmp_path / "out", "--json", "-q")
     assert (code, json.loads(out)["kept"]) == (0, 1)
+
+
+def test_api_searches_and_fetches_products(world, tmp_path):
+    world.emit(NAME)
+    server = {"stac": world.server.root, "collection": "EMITL2ARFL_001", "product": "emit"}
+    assert [item["id"] for item in search(BOX, near="2024-06", **server)] == [f"EMIT_L2A_RFL_{NAME}"]
+    (path,) = fetch(BOX, output=tmp_path / "out", **server).paths
+    check_equal(path, local_reader(tmp_path))
+    with pytest.raises(QueryError, match="'soon' is not a date"):
+        search(BOX, near="soon", **server)
+    with pytest.raises(UnknownName, match="unknown product 'x'; known: emit, enmap"):
+        search(BOX, product="x")
 
 
 @pytest.mark.parametrize(
@@ -464,8 +625,7 @@ def replaced(file, name, **options):
     return file.create_dataset(name, **options)
 
 
-HOSTILE = {
-    "texts": lambda file: replaced(file, "reflectance", shape=(96, 80, 30), dtype=h5py.string_dtype()),
+ODD_STORAGE = {
     "complex": lambda file: replaced(file, "reflectance", shape=(96, 80, 30), dtype="c8"),
     "chunk": lambda file: replaced(
         file, "reflectance", shape=(96, 80, 30), dtype="f4", chunks=(9000, 2000, 30), maxshape=(None, None, 30)
@@ -474,20 +634,16 @@ HOSTILE = {
     "wavelengths": lambda file: replaced(
         file, "sensor_band_parameters/wavelengths", shape=(10**10,), dtype="f8", chunks=(1000,)
     ),
-    "names": lambda file: replaced(file, "sensor_band_parameters/wavelengths", data=["a"] * 30),
-    "table": lambda file: [
-        replaced(file, f"location/glt_{axis}", shape=(10**6, 10**6), dtype="i4", chunks=(64, 64)) for axis in "xy"
-    ],
     "nothing": lambda file: [replaced(file, f"location/glt_{axis}", shape=(0, 0), dtype="i4") for axis in "xy"],
     "positions": lambda file: replaced(file, "location/lon", shape=(96, 10**10), dtype="f8", chunks=(1, 1000)),
 }
 
 
-@pytest.mark.parametrize("damage", HOSTILE)
+@pytest.mark.parametrize("damage", ODD_STORAGE)
 def test_hostile_shapes_and_types_are_refused_before_they_are_read(tmp_path, damage):
     granule, _ = write_granule(tmp_path, NAME)
     with h5py.File(granule, "r+") as file:
-        HOSTILE[damage](file)
+        ODD_STORAGE[damage](file)
     with pytest.raises(DataError, match=granule.name):
         orthorectify(open_emit(granule)).read(0, 0, 20, 20)
 

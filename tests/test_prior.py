@@ -185,22 +185,6 @@ def test_unlike_flags_sawteeth_and_not_samples_of_the_prior():
     assert (posterior.unlike(usual * 3) == posterior.unlike(usual * 4)).mean() > 0.95
 
 
-def test_references_equal_a_bayesian_regression_on_the_bands():
-    """Compared with Gaussian-process regression, which solves for references where the code solves for bands."""
-    prior = make_prior()
-    posterior = prior.condition(SOURCE, TARGET)
-    rng = np.random.default_rng(0)
-    bands = (response_matrix(SOURCE, WAVELENGTH) @ spectra_of(prior, 8)).T
-    truth = bands @ posterior.gain.T.astype(float) + 0.02 * rng.standard_normal((8, 202))
-    bright, precision = posterior.brightness.astype(float), posterior.precision.astype(float)
-    kernel = bands @ (np.outer(bright, bright) / 2 + precision * 4 / 12) @ bands.T
-    scale = posterior.scale(bands.T).astype(float)
-    residual = truth - bands @ posterior.gain.T.astype(float)
-    expected = kernel @ np.linalg.solve(kernel + np.diag(scale**2), residual)
-    corrected = posterior.with_references(bands, truth)
-    np.testing.assert_allclose(bands @ (corrected.gain - posterior.gain).T.astype(float), expected, atol=2e-5)
-
-
 def test_more_references_correct_more_of_a_constant_error():
     prior = make_prior(noise=1e-3)
     posterior = prior.condition(SOURCE, TARGET)

@@ -91,8 +91,7 @@ def test_levels_add_to_measured_errors():
 
 def test_references_correct_measured_errors():
     prior = make_prior()
-    plain, wide = prior.condition(SOURCE, TARGET), prior.condition(SOURCE, TARGET, MEASURED)
-    assert (wide.shift > plain.shift).all()
+    wide = prior.condition(SOURCE, TARGET, MEASURED)
     truth = (0.25 * spectra_of(prior, 40)).astype(np.float32)
     to_source, to_target = (response_matrix(grid, WAVELENGTH) for grid in (SOURCE, TARGET))
     measured = (1.05 * (to_source @ truth)).astype(np.float32)  # all bands are 5 % too bright

@@ -52,7 +52,7 @@ def test_posterior_is_the_conditional_of_the_joint_gaussian(prior, spectra):
     both = np.vstack([TO_SOURCE, TO_TARGET])
     joint = both @ fit.moment @ both.T
     count = len(SOURCE)
-    joint[:count, :count] += fit.noise
+    joint[:count, :count] += fit.common_error + fit.pixel_error
     gain = joint[count:, :count] @ np.linalg.inv(joint[:count, :count]) * fit.band_gain
     posterior = fit.condition(TARGET)
     np.testing.assert_allclose(posterior.gain, gain, atol=1e-3)
@@ -141,7 +141,7 @@ def test_references_after_a_site_correct_a_constant_and_no_slope(prior):
     bright = posterior.brightness @ some
     constant = np.outer(change @ bright / (bright @ bright), bright)
     assert np.square(change - constant).mean() < 0.1 * np.square(change).mean()
-    np.testing.assert_allclose(mended.relative_sigma, posterior.relative_sigma, rtol=0.02)
+    np.testing.assert_allclose(mended.relative_sigma, posterior.relative_sigma, rtol=0.06)
 
 
 def test_unknown_wavelengths_of_a_site_are_filled(prior, spectra):

@@ -150,7 +150,8 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         result = fetch_items(selected.items, selected.area, output, options, progress)
     if not quiet:
         print_left_out(result.left_out)
-        note(f"{len(result.paths)} scenes, {result.kept} already existed; {result.bytes_read / 1e6:.1f} MB read")
+        kind = "scenes" if product is None else "cubes"
+        note(f"{len(result.paths)} {kind}, {result.kept} already existed; {result.bytes_read / 1e6:.1f} MB read")
     print_failed(result.failed)
     typer.echo(json.dumps(asdict(result), indent=1, default=str) if as_json else "\n".join(map(str, result.paths)))
     _check_failed(len(result.failed), len(selected.items))

@@ -135,10 +135,10 @@ def adapt_to_site(
     fitting = [number for number, fit in enumerate(fits) if fit.is_used]
     if not fitting:
         return plain, [], notes
-    best = max(fitting, key=lambda number: fits[number].evidence)
-    fit = fit_site(prior, np.concatenate([spectra[number] for number in fitting]), source, pixels, error)
-    if not fit.is_used:  # cubes that differ too much from each other
-        fitting, fit = [best], fits[best]
+    fit = max((fits[number] for number in fitting), key=lambda one: one.evidence)
+    if len(fitting) > 1:
+        pooled = fit_site(prior, np.concatenate([spectra[number] for number in fitting]), source, pixels, error)
+        fit, fitting = (pooled, fitting) if pooled.is_used else (fit, [fits.index(fit)])
     used = [cube_paths[number] for number in fitting]
     posterior, names = fit.condition(target), ", ".join(map(site_text, used))
     change = np.sqrt(np.mean(np.square(posterior.reconstruct(bands) - plain.reconstruct(bands))))

@@ -61,10 +61,13 @@ class SiteFit:
     """Logarithm of the likelihood of the scene, up to a constant."""
     moment: FloatArray
     """(wavelength, wavelength) second moment of the scene's spectra, for a scale of 1."""
-    noise: FloatArray
-    """(source band, source band) likely covariance of the bands' errors after their correction, for a scale of 1."""
-    doubt: FloatArray
+    common_error: FloatArray
+    """(source band, source band) likely covariance of the errors that all pixels have in common, after the correction
+    of the bands, for a scale of 1."""
+    largest_common_error: FloatArray
     """(source band, source band) the same if the scene has the known errors at their full size."""
+    pixel_error: FloatArray
+    """(source band, source band) covariance of the errors of a pixel, for a scale of 1."""
     band_gain: FloatArray
     """(source band,) factor that corrects the scene's bands."""
     is_used: bool = True
@@ -83,10 +86,11 @@ class SiteFit:
             return posterior
         to_target = response_matrix(target, prior.wavelength_nm)
         across = self.moment @ to_source.T
-        seen, joint = to_source @ across + self.noise, to_target @ across
+        seen, joint = to_source @ across + self.common_error + self.pixel_error, to_target @ across
         gain = np.linalg.solve(seen, joint.T).T
         variance = ((to_target @ self.moment) * to_target).sum(axis=1) - (gain * joint).sum(axis=1)
-        variance += np.maximum(((gain @ (self.doubt - self.noise)) * gain).sum(axis=1), 0)
+        more = self.largest_common_error - self.common_error
+        variance += np.maximum(((gain @ more) * gain).sum(axis=1), 0)
         # the site has corrected the error common to a scene: references still remove a constant, but lower sigma less
         return replace(
             posterior,
@@ -94,7 +98,8 @@ class SiteFit:
             relative_sigma=np.sqrt(np.maximum(variance, 0)).astype(np.float32),
             precision=(self.share * np.linalg.inv(seen)).astype(np.float32),
             shift=(self.share * posterior.shift).astype(np.float32),
-            error=None,  # the noise contains it
+            input_covariance=self.largest_common_error.astype(np.float32),
+            error=None,  # `relative_sigma` covers it
         )
 
 
@@ -167,17 +172,17 @@ class SceneBands:
         band_gain = _bounded(1 - band_part @ difference / self.mean)
         moment = moment * np.outer(pass_gain, pass_gain) + calibration - pass_part @ across.T
         remaining = errors - band_part @ errors
-        noise, likelihood = self._with_pixel_error(moment, remaining, band_gain)
         full = of_bands(1.0, band_error)
-        doubt = noise - remaining + full - full @ np.linalg.solve(of_both + full, full)
+        largest = full - full @ np.linalg.solve(of_both + full, full)
+        pixel_error, likelihood = self._pixel_error(moment, remaining, band_gain)
         whole = INDEPENDENT_PIXELS * likelihood + evidence(sizes)
-        return SiteFit(self, share, change, whole, moment, noise, doubt, band_gain)
+        return SiteFit(self, share, change, whole, moment, remaining, largest, pixel_error, band_gain)
 
-    def _with_pixel_error(self, moment: FloatArray, noise: FloatArray, gain: FloatArray) -> tuple[FloatArray, float]:
-        """The noise with the likeliest error of single pixels, and the mean log-likelihood of a pixel."""
+    def _pixel_error(self, moment: FloatArray, common: FloatArray, gain: FloatArray) -> tuple[FloatArray, float]:
+        """The likeliest covariance of the errors of a pixel, and the mean log-likelihood of a pixel."""
         second = self.second * np.outer(gain, gain)
-        seen = self.to_source @ moment @ self.to_source.T
-        tried = [noise + np.diag(np.square(size * self.weight) + self.separate) for size in PIXEL_ERRORS]
+        seen = self.to_source @ moment @ self.to_source.T + common
+        tried = [np.diag(np.square(size * self.weight) + self.separate) for size in PIXEL_ERRORS]
         likelihoods = [_log_likelihood(seen + one, second) + float(np.log(gain).sum()) for one in tried]
         best = int(np.argmax(likelihoods))
         return tried[best], likelihoods[best]

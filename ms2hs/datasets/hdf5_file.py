@@ -23,7 +23,7 @@ Source = Path | IOBase
 """A path, or an open binary file with a `name`; a remote file (`remote.hdf5_handle`) raises its own error."""
 # Cache for the uncompressed chunks of an open dataset: one of an EMIT granule may have 15 MB.
 CHUNK_CACHE_BYTES = 100_000_000
-# Largest uncompressed chunk, which HDF5 holds in memory as a whole; those of archives have up to 70 MB.
+# Largest uncompressed chunk, which HDF5 holds in memory as a whole; archives have chunks of up to 70 MB.
 MAX_CHUNK_BYTES = 500_000_000
 # Largest number of values in a table that is read as a whole, such as wavelengths or names of flags.
 MAX_TABLE_VALUES = 100_000
@@ -48,14 +48,10 @@ def opened(source: Source, kind: str, needs: str) -> Iterator[Any]:
 
     Raises
     ------
-    DataError : h5py is not installed. Others: as `hdf5_errors`, also for reads of the file.
+    DataError and others : as `hdf5_errors`, also for reads of the file.
     """
-    try:
-        import h5py  # noqa: PLC0415  only readers of HDF5 files need it
-    except ImportError as error:
-        raise DataError(
-            f"{name_of(source)}: {kind} files are read with h5py, which is not installed. Install ms2hs[train]."
-        ) from error
+    import h5py  # noqa: PLC0415  only readers of HDF5 files need it
+
     cache = {"rdcc_nbytes": CHUNK_CACHE_BYTES, "rdcc_nslots": CHUNK_CACHE_SLOTS}
     # Without locks, which shared file systems often refuse; products are never written.
     with hdf5_errors(source, kind, needs), h5py.File(source, "r", locking=False, **cache) as file:

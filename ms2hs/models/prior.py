@@ -143,8 +143,6 @@ class SpectralPrior:
         deviation = np.sqrt(np.maximum(variance, 0)) * (to_target @ self.sigma_scale)
         by_product = np.sqrt(np.maximum(((gain @ product) * gain).sum(axis=1), 0))
         sigma = np.hypot(deviation, by_product)
-        share = np.square(by_product / np.maximum(sigma, 1e-9))
-        shift = np.clip(to_target @ self.shift, 0, 1)
         brightness = np.linalg.solve(seen, across.T @ brightness_weights(self.wavelength_nm))
         whitening = np.linalg.inv(np.linalg.cholesky(seen + OUTLIER_TOLERANCE**2 * np.eye(len(source))))
         sample = (to_source @ self.factors.astype(float)) @ self.sample.T.astype(float)
@@ -157,8 +155,9 @@ class SpectralPrior:
             whitening=whitening.astype(np.float32),
             precision=np.linalg.inv(seen).astype(np.float32),
             limit=float(np.quantile(distance, 0.995)),
-            shift=(shift + (1 - shift) * share).astype(np.float32),
+            shift=np.clip(to_target @ self.shift, 0, 1).astype(np.float32),
             floor=self.floor,
+            input_covariance=product.astype(np.float32),
             error=error,
         )
 

@@ -100,17 +100,28 @@ class RangedFile:
             for request in self.requests(ranges):
                 request.send()
             return
-        blocks = ByteCache()
-        for begin, end in _merge_ranges(ranges, self.size):
-            blocks.add(begin, self.cached(begin, end - begin) or self._fetch(begin, end - begin))
+        blocks, missing = ByteCache(), []
+        for begin, size in ranges:
+            content = self.cached(begin, size)
+            if content is None:
+                missing.append((begin, size))
+            else:
+                blocks.add(begin, content)
+        for begin, end in _merge_ranges(missing, self.size):
+            blocks.add(begin, self._fetch(begin, end - begin))
         with self._lock:
             self._blocks = blocks
         self.check()
 
-    def requests(self, ranges: Sequence[tuple[int, int]]) -> list["RangeRequest"]:
-        """Requests for the ranges, as (offset, size), that are not cached; neighbours are one request."""
+    def requests(self, ranges: Sequence[tuple[int, int]], gap_bytes: int = 0) -> list["RangeRequest"]:
+        """Requests for the ranges, as (offset, size), that are not cached; neighbours are one request.
+
+        Parameters
+        ----------
+        gap_bytes : largest gap between neighbours, which is read too.
+        """
         missing = [part for part in ranges if not self._has(*part)]
-        return [RangeRequest(self, begin, end) for begin, end in _merge_ranges(missing, self.size)]
+        return [RangeRequest(self, begin, end) for begin, end in _merge_ranges(missing, self.size, gap_bytes)]
 
     def _has(self, begin: int, size: int) -> bool:
         if self._kept is None:
@@ -216,12 +227,12 @@ class _FileHandle(IOBase):
         return self._file.read_many(list(zip(offsets, sizes, strict=True)))
 
 
-def _merge_ranges(ranges: Sequence[tuple[int, int]], file_size: int) -> list[tuple[int, int]]:
+def _merge_ranges(ranges: Sequence[tuple[int, int]], file_size: int, gap_bytes: int = 0) -> list[tuple[int, int]]:
     """First byte and end of the requests for these ranges, with the margins that GDAL reads around blocks."""
     merged: list[tuple[int, int]] = []
     for first, length in sorted(ranges):
         begin, end = max(0, first - BLOCK_MARGIN_BYTES), min(file_size, first + length + BLOCK_MARGIN_BYTES)
-        if merged and begin <= merged[-1][1] and end - merged[-1][0] <= MAX_REQUEST_BYTES:
+        if merged and begin <= merged[-1][1] + gap_bytes and end - merged[-1][0] <= MAX_REQUEST_BYTES:
             merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
         else:
             merged.append((max(begin, merged[-1][1]) if merged else begin, end))

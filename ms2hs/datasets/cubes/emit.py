@@ -1,17 +1,16 @@
 """EMIT L2A reflectance granules (NetCDF-4, read as HDF5), by window: a granule is 1.8 GB.
 
-Granules of version 1 have the geometry of the sensor. Their cubes need no resampling (`EmitCube`), or are
+Granules of versions 1 and 2 have the geometry of the sensor. Their cubes need no resampling (`EmitCube`), or are
 orthorectified through the granule's geographic look-up table (GLT, `OrthoCube`). The table counts pixels from 1 and
 holds 0 outside the swath. In granules of software build 010613 (May 2023) it is mirrored across track
-(github.com/nasa/EMIT-Data-Resources issue 28). Granules of version 2 are orthorectified, without pixels under cloud
-(`GriddedCube`). A granule is a path, or an open binary file object, such as a remote file.
+(github.com/nasa/EMIT-Data-Resources issue 28). Gridded granules (emit-sds-l3) are orthorectified, without pixels under
+cloud (`GriddedCube`). A granule is a path, or an open binary file object, such as a remote file.
 """
 
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -32,10 +31,8 @@ EMIT_NODATA = -9999.0
 UNKNOWN_FLAG = re.compile(r"(?=.*(cloud|cirrus|spacecraft)).*flag", re.IGNORECASE)
 # Their positions in files without `mask_bands` (user guide of EMITL2ARFL.001).
 UNKNOWN_FLAGS = (0, 1, 3, 4)
-# Sides in pixels of the blocks that are orthorectified at once: in a file without chunks, the sensor pixels of a small
-# block lie in a box not much larger; in a file with chunks, a large block decodes each chunk once.
-ORTHO_BLOCK, CHUNKED_BLOCK = 64, 1024
-MAX_GRID_PIXELS = 50_000_000  # a granule has about 6 million
+# Side in pixels of the blocks that are orthorectified at once: large, so that each chunk of the sensor is decoded once.
+ORTHO_BLOCK = 1024
 FLIPPED_BUILD = "010613"
 UNFLIPPED_ORIENTATION = "as seen on ground"
 # Largest distance, in ortho pixels, between an ortho pixel and the sensor pixel that the table gives for it. The table
@@ -43,6 +40,9 @@ UNFLIPPED_ORIENTATION = "as seen on ground"
 MAX_TABLE_ERROR = 3.0
 # Number of sensor rows at which the direction of the table is checked.
 PROBE_ROWS = 6
+# Limits of a geographic grid; granules have about 2000 pixels a side.
+MAX_DEGREES, MAX_SIDE = 1000.0, 20_000
+Transform = tuple[float, float, float, float, float, float]
 Window = tuple[slice, slice]
 """Rows and columns, with start and stop."""
 Pixels = tuple[slice, slice] | tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -77,7 +77,7 @@ class EmitCube:
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """(band, row, col) reflectance of a window, NaN where unknown or flagged as cloud, cirrus or spacecraft.
 
-        DataError if a file is damaged or truncated, or h5py is not installed.
+        DataError if a file is damaged or truncated.
         """
         check_window(self.shape, row, col, height, width)
         with self.opened() as files:
@@ -136,8 +136,8 @@ class _Lookup:
         """The parts in each cell (rows, columns) of the sensor, such as a chunk of the file."""
         width = self.sensor_cols.max() // cell[1] + 1
         which = self.sensor_rows // cell[0] * width + self.sensor_cols // cell[1]
-        for number in np.unique(which):
-            part = which == number
+        order = np.argsort(which, kind="stable")
+        for part in np.split(order, np.flatnonzero(np.diff(which[order])) + 1):
             yield _Lookup(self.rows[part], self.cols[part], self.sensor_rows[part], self.sensor_cols[part])
 
 
@@ -150,7 +150,7 @@ class OrthoCube:
     grid: SpectralGrid
     shape: tuple[int, int]
     sensor_cube: EmitCube
-    transform: tuple[float, float, float, float, float, float]
+    transform: Transform
     """Affine a to f: the centre of a pixel is at `lon = a (col + 0.5) + b (row + 0.5) + c`."""
     flipped: bool
     """Whether the columns of the table are mirrored."""
@@ -188,17 +188,16 @@ class OrthoCube:
         return not self.sensor_cube.read_flags(files, part.box)[part.in_box].all()
 
     def _lookups(self, files: EmitFiles, row: int, col: int, height: int, width: int) -> Iterator[_Lookup]:
-        """The pixels of a window inside the swath, by blocks, and in each block by chunks of the file."""
-        chunks, tables = files.reflectance.chunks, open_tables(files.granule)
-        side = CHUNKED_BLOCK if chunks else ORTHO_BLOCK
-        for top in range(0, height, side):
-            for left in range(0, width, side):
-                bottom, right = min(top + side, height), min(left + side, width)
+        """The pixels of a window inside the swath, by blocks, and in each block by chunks, or rows, of the file."""
+        cell, tables = (files.reflectance.chunks or (1, self.sensor_cube.shape[1]))[:2], open_tables(files.granule)
+        for top in range(0, height, ORTHO_BLOCK):
+            for left in range(0, width, ORTHO_BLOCK):
+                bottom, right = min(top + ORTHO_BLOCK, height), min(left + ORTHO_BLOCK, width)
                 rows, cols = read_table(tables, np.s_[row + top : row + bottom, col + left : col + right])
                 known = np.nonzero((rows >= 0) & (cols >= 0))
                 if known[0].size:
-                    block = _Lookup(known[0] + top, known[1] + left, *self._checked(rows[known], cols[known]))
-                    yield from block.split(chunks[:2]) if chunks else [block]
+                    sensor = self._checked(rows[known], cols[known])
+                    yield from _Lookup(known[0] + top, known[1] + left, *sensor).split(cell)
 
     def _checked(self, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         height, width = self.sensor_cube.shape
@@ -212,7 +211,7 @@ class OrthoCube:
 
 @dataclass(frozen=True, eq=False)
 class GriddedCube:
-    """A granule of version 2: (band, lat, lon) on a geographic grid, without pixels under cloud."""
+    """A gridded granule: (band, lat, lon) on a geographic grid, without pixels under cloud."""
 
     name: str
     scene: str
@@ -221,7 +220,7 @@ class GriddedCube:
     shape: tuple[int, int]
     bands: NDArray[np.intp]
     """(band,) positions in the file."""
-    transform: tuple[float, float, float, float, float, float]
+    transform: Transform
     """As in `OrthoCube`."""
     crs: str = "EPSG:4326"
 
@@ -243,18 +242,19 @@ def find_granules(folder: Path) -> list[Path]:
 def open_emit(source: Source, flags: Source | None = None) -> EmitCube | GriddedCube:
     """An L2A reflectance granule with its good bands; no pixel is read.
 
-    `flags` is the MASK file of a granule of version 1; None: the file beside a path, if it exists. DataError if a file
-    is of another kind or damaged, or h5py is not installed; other errors as in `hdf5_file.opened`.
+    `flags` is the MASK file of a granule; None: the file beside a path, if it exists. Errors as in
+    `hdf5_file.opened`.
     """
     with opened(source, KIND, NEEDS) as file:
         names = "wavelengths", "fwhm", "good_wavelengths"
         centre, width, good = (stored_table(file, f"sensor_band_parameters/{name}") for name in names)
-        shape = stored_dataset(file, "reflectance").shape
+        stored = stored_dataset(file, "reflectance")
+        shape, dtype = stored.shape, stored.dtype
         is_gridded = "location" not in file and len(shape) == 3 and shape[0] == len(centre)
-        if len(shape) != 3 or shape[0 if is_gridded else 2] != len(centre):
+        if len(shape) != 3 or shape[0 if is_gridded else 2] != len(centre) or dtype.kind not in "fiu":
             raise DataError(
-                f"{name_of(source)}: reflectance of shape {shape} with {len(centre)} wavelengths; rows, columns and "
-                "bands are needed. The file is damaged: download it again."
+                f"{name_of(source)}: reflectance of shape {shape} and type {dtype} with {len(centre)} wavelengths; "
+                "numbers by row, column and band are needed. The file is damaged: download it again."
             )
         transform = _transform_of_axes(file, shape[1:]) if is_gridded else None
     grid, order = usable_bands(name_of(source), centre, width, good > 0.5)
@@ -268,16 +268,17 @@ def open_emit(source: Source, flags: Source | None = None) -> EmitCube | Gridded
     return EmitCube(name, name, source, grid, shape[:2], order, flags, layers)
 
 
-def table_grid(cube: EmitCube) -> tuple[tuple[float, float, float, float, float, float], tuple[int, int]]:
+def table_grid(cube: EmitCube) -> tuple[Transform, tuple[int, int]]:
     """Transform and shape of a granule's geographic grid, by the header of its look-up table."""
     with cube.opened() as files:
         c, a, b, f, d, e = (float(number) for number in files.granule.attrs["geotransform"])  # GDAL's order
         rows, cols = (table.shape for table in open_tables(files.granule))
-    is_grid = rows == cols and len(rows) == 2 and 0 < prod(rows) <= MAX_GRID_PIXELS
-    if not is_grid or not np.isfinite([a, b, c, d, e, f]).all() or a * e == 0:
+    is_table = rows == cols and len(rows) == 2 and 0 < min(rows) <= max(rows) <= MAX_SIDE
+    if not is_table or not np.abs([a, b, c, d, e, f]).max() <= MAX_DEGREES or a * e == 0:
         raise DataError(
-            f"{name_of(cube.source)}: look-up tables of shape {rows} and {cols}, geotransform {(c, a, b, f, d, e)}; "
-            f"one shape, at most {MAX_GRID_PIXELS} pixels, with a size, are needed. Download the file again."
+            f"{name_of(cube.source)}: look-up tables of shape {rows} and {cols} with the geotransform "
+            f"{(c, a, b, f, d, e)}; one shape of at most {MAX_SIDE} a side and pixels with a size are needed. Download "
+            "the file again."
         )
     return (a, b, c, d, e, f), rows
 
@@ -285,8 +286,7 @@ def table_grid(cube: EmitCube) -> tuple[tuple[float, float, float, float, float,
 def orthorectify(cube: EmitCube | GriddedCube, window: Window | None = None) -> OrthoCube | GriddedCube:
     """The granule on its geographic grid, without reading pixels of reflectance.
 
-    `window` is the part of the grid in which the direction of the table is checked; None: the whole grid. DataError if
-    the table misses lon and lat.
+    `window` is the part in which the direction of the table is checked. DataError if the table misses lon and lat.
     """
     if isinstance(cube, GriddedCube):
         return cube
@@ -297,13 +297,13 @@ def orthorectify(cube: EmitCube | GriddedCube, window: Window | None = None) -> 
     return OrthoCube(cube.name, cube.scene, cube.grid, shape, cube, transform, flipped, is_measured)
 
 
-def _transform_of_axes(file: Any, shape: tuple[int, int]) -> tuple[float, float, float, float, float, float]:  # noqa: ANN401 - h5py has no types
+def _transform_of_axes(file: Any, shape: tuple[int, int]) -> Transform:  # noqa: ANN401 - h5py has no types
     """The transform of a grid with the pixel centres `lat` and `lon`, evenly spaced."""
     ends = []
     for axis, size in zip(("lon", "lat"), shape[::-1], strict=True):
         centres = stored_table(file, axis).astype(float)
         steps = np.diff(centres)
-        if centres.shape != (size,) or size < 2 or not np.ptp(steps) < abs(steps.mean()) / 10:
+        if centres.shape != (size,) or not 2 <= size <= MAX_SIDE or not np.ptp(steps) < abs(steps.mean()) / 10:
             raise DataError(
                 f"{file.filename}: {axis} of shape {centres.shape}; {size} evenly spaced values are needed. The file "
                 "is damaged: download it again."
@@ -342,12 +342,7 @@ def read_table(tables: tuple[Any, Any], window: Window) -> tuple[NDArray[np.int6
     return rows, cols
 
 
-def _is_flipped(
-    cube: EmitCube,
-    file: Any,  # noqa: ANN401
-    transform: tuple[float, ...],
-    window: Window,
-) -> tuple[bool, bool]:
+def _is_flipped(cube: EmitCube, file: Any, transform: Transform, window: Window) -> tuple[bool, bool]:  # noqa: ANN401
     """Whether the columns of the table are mirrored, and whether that is measured.
 
     Judged by longitude and latitude of the pixels that the table points to, on some rows of the sensor. Where both

@@ -58,7 +58,7 @@ class TanagerCube:
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """(band, row, col) reflectance of a window, NaN where unknown or flagged as cloud or cirrus.
 
-        DataError if the file is damaged or truncated, or h5py is not installed. Others: as `hdf5_file.opened`.
+        DataError if the file is damaged or truncated. Others: as `hdf5_file.opened`.
         """
         check_window(self.shape, row, col, height, width)
         window = np.s_[row : row + height, col : col + width]
@@ -103,7 +103,7 @@ def open_tanager(source: Source) -> TanagerCube:
 
     Raises
     ------
-    DataError : the file is of another kind or damaged, or h5py is not installed. Others: as `hdf5_file.opened`.
+    DataError : the file is of another kind or damaged. Others: as `hdf5_file.opened`.
     """
     with opened(source, KIND, NEEDS) as file:
         fields, stored = _stored_field(file)

@@ -5,10 +5,11 @@ chunks of reflectance with a pixel that is not flagged; their byte ranges stand 
 read ahead, neighbours by one request, and h5py then reads the same bytes through the same file object.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from ms2hs.arrays import Float32Array
@@ -24,17 +25,24 @@ from ms2hs.datasets.cubes.emit import (
     orthorectify,
     table_grid,
 )
-from ms2hs.datasets.hdf5_file import Source, band_runs, opened, stored_dataset, stored_ranges
-from ms2hs.errors import SceneError
+from ms2hs.datasets.hdf5_file import Source, band_runs, name_of, opened, stored_dataset, stored_ranges
+from ms2hs.errors import RemoteError, SceneError
 from ms2hs.fetching.cubes.item_files import addresses_of, open_source
 from ms2hs.raster.pixel_grid import WGS84, PixelGrid
-from ms2hs.remote.client import WebClient
+from ms2hs.remote.client import DOCUMENT_ATTEMPTS, HttpRequest, WebClient, read_document
 from ms2hs.remote.hdf5_handle import Hdf5Handle, with_bytes
 from ms2hs.remote.range_file import RangeRequest
 from ms2hs.remote.url_policy import Access
+from ms2hs.scenes.stac_item import ORIGIN
+from ms2hs.scenes.stac_metadata import Item, parse_item
 
+# The collections of flags of granules of version 2, the newest first.
+FLAGS_VERSIONS = ("003", "002")
+TIME = re.compile(r"\d{8}T\d{6}")
 GRANULE = re.compile(r"EMIT_L2A_RFL_.+\.nc")
 FLAGS = re.compile(r"EMIT_L2A_MASK_.+\.nc")
+# Flags and tables without chunks have small gaps between the rows of a window. Requests take longer than these.
+GAP_BYTES = 40_000
 Ranges = list[tuple[int, int]]
 EmitOrtho = OrthoCube | GriddedCube
 T = TypeVar("T")
@@ -48,18 +56,21 @@ class EmitItem:
     def __init__(self, client: WebClient, item: Mapping[str, Any], access: Access, folder: Path | None = None) -> None:
         """Open the files of an item; parameters and errors as in `open_remote_cube`."""
         self.name = str(item["id"])
-        self._sources: dict[str, Source] = {}
+        self._client, self._access, self._folder = client, access, folder
+        self._sources: list[Source] = []
+        self._ortho: EmitOrtho | None = None
         try:
-            for kind, pattern in (("granule", GRANULE), ("flags", FLAGS)):
-                if addresses := addresses_of(item, pattern):
-                    self._sources[kind] = open_source(client, addresses[0], access, folder)
-            self._cube = self._run(partial(open_emit, self._sources["granule"], self._sources.get("flags")))
-            self._ortho: EmitOrtho | None = None
-            if isinstance(self._cube, GriddedCube):
-                transform, shape = self._cube.transform, self._cube.shape
+            granule = self._open(item, GRANULE)
+            cube = self._run(partial(open_emit, granule))
+            if isinstance(cube, EmitCube) and cube.flags is None:
+                own = addresses_of(item, FLAGS)
+                flags = self._open(item if own else self._flags_item(item, granule), FLAGS)
+                cube = self._run(partial(open_emit, granule, flags))
+            self._cube = cube
+            if isinstance(cube, GriddedCube):
+                transform, shape = cube.transform, cube.shape
             else:
-                self._check_flags(self._cube)
-                transform, shape = self._run(partial(table_grid, self._cube))
+                transform, shape = self._run(partial(table_grid, cube))
         except BaseException:
             self.close()
             raise
@@ -79,25 +90,47 @@ class EmitItem:
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """As in `RemoteCube`."""
         for source, ranges in self._needed(row, col, height, width):
-            _fetch_ahead(source, ranges)
+            if isinstance(source, Hdf5Handle):
+                source.file.fetch_ahead(ranges)
         assert self._ortho is not None  # noqa: S101 - `_needed` sets it
         return self._run(partial(self._ortho.read, row, col, height, width))
 
     def close(self) -> None:
         """Close the files."""
-        for source in self._sources.values():
+        for source in self._sources:
             if isinstance(source, Hdf5Handle):
                 source.file.close()
 
-    def _check_flags(self, cube: EmitCube) -> None:
-        if cube.flags is None:
-            raise SceneError(
-                f"{self.name}: has no file EMIT_L2A_MASK_….nc; clouds cannot be left out. Use another item."
-            )
+    def _open(self, item: Mapping[str, Any], pattern: re.Pattern[str]) -> Source:
+        """The file of an item with this name."""
+        source = open_source(self._client, addresses_of(item, pattern)[0], self._access, self._folder)
+        self._sources.append(source)
+        return source
+
+    def _flags_item(self, item: Mapping[str, Any], granule: Source) -> Item:
+        """The item with the flags of a granule of version 2, in a collection of its own on the same server."""
+        server, time = (item.get(ORIGIN) or {}).get("url"), TIME.search(PurePosixPath(name_of(granule)).name)
+        reason = "the item has no server, or its file no time"
+        for version in FLAGS_VERSIONS if server and time else ():
+            name = f"EMIT_L2A_MASK_{version}_{time[0] if time else ''}"
+            address = f"{server}/collections/EMITL2AMASK_{version}/items/{name}"
+            try:
+                text = read_document(HttpRequest(address, self._access, attempts=DOCUMENT_ATTEMPTS), self._client)
+                found = parse_item(json.loads(text))
+            except (RemoteError, SceneError, ValueError, RecursionError) as error:
+                reason = str(error)
+                continue
+            found.pop(ORIGIN, None)  # only a search may set the origin
+            if addresses_of(found, FLAGS):
+                return found
+        raise SceneError(
+            f"{self.name}: no file EMIT_L2A_MASK_….nc was found ({reason}); without flags, clouds cannot be left out. "
+            "Use another item."
+        )
 
     def _run(self, operation: Callable[[], T]) -> T:
         """The result of an operation that reads the files."""
-        return with_bytes(self._sources.values(), operation)
+        return with_bytes(self._sources, operation)
 
     def _needed(self, row: int, col: int, height: int, width: int) -> list[tuple[Source, Ranges]]:
         """The byte ranges of a window in each file."""
@@ -106,17 +139,26 @@ class EmitItem:
             self._ortho = cube
             return [(cube.source, self._run(partial(_gridded_ranges, cube, window)))]
         table = self._run(partial(_table_ranges, cube, window))
-        _fetch_ahead(cube.source, table)
-        if not (isinstance(self._ortho, OrthoCube) and self._ortho.is_direction_measured):
-            self._ortho = self._run(partial(orthorectify, cube, window))
+        _keep(cube.source, table)
+        if self._ortho is None:
+            self._ortho = self._orthorectified(cube, window)
         assert isinstance(self._ortho, OrthoCube)  # noqa: S101 - the cube is in the geometry of the sensor
         windows = partial(self._ortho.sensor_windows, row, col, height, width)
         flags: Ranges = []
         if cube.flags is not None:
             flags = self._run(partial(_flag_ranges, cube, self._run(partial(windows, clear=False))))
-            _fetch_ahead(cube.flags, flags)
+            _keep(cube.flags, flags)
         chunks = self._run(partial(_chunk_ranges, cube, self._run(partial(windows, clear=True))))
         return [(cube.source, [*table, *chunks]), *([(cube.flags, flags)] if cube.flags else [])]
+
+    def _orthorectified(self, cube: EmitCube, window: Window) -> EmitOrtho:
+        """The granule on its grid. In the middle of the swath, the direction needs the whole table."""
+        ortho = self._run(partial(orthorectify, cube, window))
+        if isinstance(ortho, OrthoCube) and not ortho.is_direction_measured:
+            whole = slice(0, self.grid.height), slice(0, self.grid.width)
+            _keep(cube.source, self._run(partial(_table_ranges, cube, whole)))
+            ortho = self._run(partial(orthorectify, cube))
+        return ortho
 
 
 def _gridded_ranges(cube: GriddedCube, window: Window) -> Ranges:
@@ -146,6 +188,8 @@ def _distinct(parts: Iterable[Ranges]) -> Ranges:
     return sorted({chunk for part in parts for chunk in part})
 
 
-def _fetch_ahead(source: Source, ranges: Ranges) -> None:
+def _keep(source: Source, ranges: Ranges) -> None:
+    """Read ranges of a remote file besides those that it has."""
     if isinstance(source, Hdf5Handle):
-        source.file.fetch_ahead(ranges)
+        for request in source.file.requests(ranges, GAP_BYTES):
+            request.send()

@@ -19,19 +19,27 @@ def file_name_of(asset: Mapping[str, Any]) -> str:
 
 
 def addresses_of(item: Mapping[str, Any], pattern: re.Pattern[str]) -> list[str]:
-    """The addresses of the item's files whose names match, https before other schemes; none may be checked yet."""
+    """The addresses of the item's files whose names match; the caller checks them.
+
+    Web addresses come before S3 addresses, and services that compute an answer (OPeNDAP) last: they send no ranges.
+    """
     base = base_of(dict(item))
     hrefs = [
         resolved(str(asset["href"]), base)
         for asset in item["assets"].values()
         if asset.get("href") and pattern.fullmatch(file_name_of(asset))
     ]
-    return sorted(dict.fromkeys(hrefs), key=lambda href: urlsplit(href).scheme not in {"https", "http"})
+
+    def rank(href: str) -> tuple[bool, bool]:
+        parts = urlsplit(href)
+        return "opendap" in parts.netloc, parts.scheme not in {"https", "http"}
+
+    return sorted(dict.fromkeys(hrefs), key=rank)
 
 
 def kept_path(folder: Path | None, address: str) -> Path | None:
-    """Where the bytes of a file are kept in a folder; None: in memory."""
-    return folder and folder / file_name_of({"href": address})
+    """Where the bytes of a file are kept in a folder; None: in memory. No reader takes the name for a product's."""
+    return folder and folder / f"{file_name_of({'href': address})}.bytes"
 
 
 def open_source(client: WebClient, address: str, access: Access, folder: Path | None) -> Source:

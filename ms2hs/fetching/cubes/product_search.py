@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from ms2hs.errors import QueryError
+from ms2hs.errors import NothingFound, QueryError
 from ms2hs.fetching.cubes.products import Product
 from ms2hs.fetching.selection import DEFAULT_LIMIT, SearchRequest, Selection, search_provider, select
 from ms2hs.fetching.stac_search import Candidate
@@ -47,7 +47,15 @@ def select_passes(request: SearchRequest, product: Product, near: date | None = 
     collection = request.collection or product.collection or provider.collection()
     limit = DEFAULT_LIMIT if request.limit is None else request.limit
     request = replace(request, date=request.date or EVERY_DATE, limit=None if near else limit)
-    found = search_provider(request, provider, collection, to_fetch=to_fetch)
+    try:
+        found = search_provider(request, provider, collection, to_fetch=to_fetch)
+    except NothingFound as error:
+        hint = (
+            ""
+            if request.date == EVERY_DATE
+            else " Without --date, every pass since 2022 counts; --near DAY sorts them."
+        )
+        raise NothingFound(f"{error}{hint}") from error
     if near is None:
         return found
     return replace(found, candidates=tuple(sorted(found.candidates, key=pass_order(near))[:limit]))

@@ -25,10 +25,15 @@ class Product:
 PRODUCTS = {
     product.name: product
     for product in (
-        Product("emit", "EMIT L2A reflectance, 60 m, NASA LP DAAC", "lpdaac", "EMITL2ARFL_001"),
-        Product("enmap", "EnMAP L2A reflectance, 30 m, DLR", "dlr", "ENMAP_HSI_L2A"),
-        Product("tanager", "Tanager-1 surface reflectance, 30 m, Planet's open data", "planet", "tanager-core-imagery"),
-        Product("other", "Cubes with wavelengths on any server; needs --stac and --collection", "", ""),
+        Product("emit", "EMIT L2A reflectance, 60 m, NASA LP DAAC, Earthdata login", "lpdaac", "EMITL2ARFL_001"),
+        Product("enmap", "EnMAP L2A reflectance, 30 m, DLR, EOC login", "dlr", "ENMAP_HSI_L2A"),
+        Product(
+            "tanager",
+            "Tanager-1 surface reflectance, 30 m, Planet's open data, no login",
+            "planet",
+            "tanager-core-imagery",
+        ),
+        Product("other", "COGs with wavelengths, without cloud flags; needs --stac and --collection", "", ""),
     )
 }
 """By name."""
