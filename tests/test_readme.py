@@ -168,7 +168,8 @@ def _prepare_items(words, folder, request):
         server = request.getfixturevalue("asked")
         if "--save" not in words:
             origin = {ORIGIN: {"provider": "earth-search", "url": server.root}}
-            found = {"type": "FeatureCollection", "features": [item | origin for item in server.items]}
+            scenes = [item | origin for item in server.items if not item["id"].startswith("EMIT")]
+            found = {"type": "FeatureCollection", "features": scenes}
             (folder / "found.json").write_text(json.dumps(found))
     if words[:2] == ["convert", "item.json"]:
         asset = {"eo:bands": [{"name": name} for name in S2_BANDS], "href": "./scene.tif"}
