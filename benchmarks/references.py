@@ -115,6 +115,7 @@ def score_scene(
         for count in counts:
             if pixels < 2 * count:
                 continue
+            rng = np.random.default_rng([draw, count, *map(ord, scene.name)])
             chosen = {
                 "random": random_pixels(measured, count, rng),
                 "central": central_pixels(posterior, measured, count, rng),
