@@ -284,10 +284,17 @@ def test_noise_is_removed_first_however_the_scene_is_cut(networks, name, scene_p
     assert np.abs(strips.astype(int) - once).max() <= 1
 
 
+def measured(path, result):
+    """A cube with the pixels of a result, as if a sensor had measured them."""
+    wavelengths = [{"CENTRAL_WAVELENGTH_UM": str(nm / 1000)} for nm in open_cube(result).wavelength_nm.values]
+    return write_raster(path, read(result), nodata=NODATA, band_tags={"IMAGERY": wavelengths})
+
+
 def test_site_cube_adapts_the_prior(made, scene_path, tmp_path):
-    better = convert(scene_path, "enmap", tmp_path, ConvertOptions(site=made.output))
+    site = measured(tmp_path / "site.tif", made.output)
+    better = convert(scene_path, "enmap", tmp_path, ConvertOptions(site=site))
     with rasterio.open(better.output) as cube:
-        assert cube.tags()["MS2HS_SITE"] == made.output.name
+        assert cube.tags()["MS2HS_SITE"] == "site.tif"
     difference = open_cube(better.output).values - open_cube(made.output).values
     assert np.nanmean(np.abs(difference)) < 0.01  # a site cube that agrees changes little
 
@@ -358,10 +365,10 @@ def test_overlapping_windows_leave_no_seam(networks, scene_path, tmp_path):
 def adaptations(scene_path, tmp_path_factory):
     """Options for a part of the scene; adapted options, each with valid and its change of the linear model's values."""
     folder, window = tmp_path_factory.mktemp("adaptations"), ConvertOptions(window=(0, 0, 40, 50))
-    plain = convert(scene_path, "enmap", folder / "site.tif", window).output
-    values = read(plain)
+    plain = convert(scene_path, "enmap", folder / "plain.tif", window).output
+    values, site = read(plain), measured(folder / "site.tif", plain)
     changes = []
-    for known in ({"site": plain}, {"input_error": InputError(0.02, 0.005, 0)}):  # noise would be removed first
+    for known in ({"site": site}, {"input_error": InputError(0.02, 0.005, 0)}):  # noise would be removed first
         adapted = replace(window, **known)
         output = convert(scene_path, "enmap", folder / f"{len(changes)}.tif", adapted).output
         changes.append((adapted, values[0] != NODATA, read(output).astype(int) - values))

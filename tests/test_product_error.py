@@ -165,7 +165,12 @@ def test_weights_that_learned_from_pairs_assume_no_errors(s2_tif, tmp_path):
 def test_option_takes_names_and_levels():
     assert [parse_input_error(text) for text in ("none", "sentinel2")] == ["none", "sentinel2"]
     assert parse_input_error("0.02,0.005,0") == ErrorLevels(0.02, 0.005, 0)
-    for wrong, said in (("sentinel3", "none, sentinel2"), ("0.02", "3 numbers"), ("-1,0,0", "0 or more")):
+    for wrong, said in (
+        ("sentinel3", "none, sentinel2"),
+        ("0.02", "3 numbers"),
+        ("-1,0,0", "from 0"),
+        ("2,0.5,0.3", "not in percent"),
+    ):
         with pytest.raises(typer.BadParameter, match=said):
             parse_input_error(wrong)
 

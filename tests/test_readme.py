@@ -71,7 +71,7 @@ def world(tmp_path_factory, scene_path):
     (folder / "june").mkdir()
     for name in ("a", "b"):
         write_raster(folder / "june" / f"{name}.tif", dn_of([LEAVES, SAND]), descriptions=S2_BANDS)
-    made = convert(folder / "scene.tif", "enmap", folder / "cube_of_the_same_place.tif", ConvertOptions(model="linear"))
+    made = convert(folder / "scene.tif", "enmap", folder / "made.tif", ConvertOptions(model="linear"))
     made_safe = make_safe(folder)
     safes = set(re.findall(r"S2B_\S+?\.SAFE", " ".join(COMMANDS))) | {"scene.SAFE"}
     for name in safes - {made_safe.name}:
@@ -81,6 +81,9 @@ def world(tmp_path_factory, scene_path):
     make_sentinel2_tif(folder / "multispectral", Site())
     pair([folder / "hyperspectral"], [folder / "multispectral"], folder / "paired")
     cube = open_cube(made.output)
+    wavelengths = [{"CENTRAL_WAVELENGTH_UM": str(nm / 1000)} for nm in cube.wavelength_nm.values]
+    values = np.where(np.isnan(cube.values), -1, cube.values).astype(np.float32)
+    write_raster(folder / "cube_of_the_same_place.tif", values, nodata=-1, band_tags={"IMAGERY": wavelengths})
     nm = ",".join(f"{x:.1f}" for x in cube.wavelength_nm.values)
     spectrum = ",".join(f"{x:.4f}" for x in cube.values[:, 40, 60])
     (folder / "field.csv").write_text(f"id,lon,lat,{nm}\nplot 1,,,{spectrum}\n")

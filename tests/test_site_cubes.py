@@ -49,7 +49,8 @@ def fitted(cubes, scene_path, **options):
     """The posterior of a scene and the notes, with these cubes as its site."""
     scene = open_scene(str(scene_path))
     with SceneReader(scene, scene.grid) as reader:
-        return adapt_to_site(load_weights("linear").prior, cubes, reader, GRID, **options)
+        posterior, _, notes = adapt_to_site(load_weights("linear").prior, cubes, reader, GRID, **options)
+        return posterior, notes
 
 
 def test_a_folder_gives_its_cubes_without_results_of_conversions(cubes, tmp_path):
@@ -104,11 +105,13 @@ def test_cubes_with_few_valid_pixels_are_named(cubes, tmp_path, scene_path):
         fitted([cubes[0], small], scene_path)
 
 
-def test_convert_names_the_cubes_and_their_days(ms2hs, cubes, scene_path, tmp_path):
-    words = ["--model", "linear", "--window", "0,0,8,8", "--site", cubes[0], "--site", cubes[1]]
-    code, out, err = ms2hs("convert", scene_path, *words, "-o", tmp_path / "out.tif")
+def test_convert_names_the_cubes_that_it_uses_and_their_days(ms2hs, cubes, tmp_path):
+    site = Site()
+    scene, granule = make_sentinel2_tif(tmp_path, site, gsd_m=30.0), make_emit(tmp_path, site)
+    words = ["--model", "linear", "--site", cubes[0], "--site", granule]  # the first shows other land
+    code, out, err = ms2hs("convert", scene, *words, "-o", tmp_path / "out.tif")
     assert code == 0, err
-    named = "a_20230701.tif (2023-07-01), b.tif (2022-08-02)"
+    named = f"{granule.name} (2024-06-03)"
     with rasterio.open(out.splitlines()[0]) as cube:
         assert cube.tags()["MS2HS_SITE"] == named
     assert json.loads((tmp_path / "out.json").read_text())["properties"]["ms2hs:site"] == named

@@ -305,6 +305,12 @@ def test_search_keeps_the_newest_processing_version(server):
     assert [scene.item["id"] for scene in search(query())] == ["S2A_new", "S2B_same"]
 
 
+def test_search_that_finds_only_invalid_items_says_so(server):
+    server.add_item(earth_search("sentinel-2-c1-l2a", "05.00") | {"id": "bad", "assets": 7})
+    with pytest.raises(NothingFound, match=r"1 invalid items, the first: .*; at least one is needed\. Widen"):
+        search(query())
+
+
 def test_search_without_results_says_what_to_widen(server, ms2hs):
     with pytest.raises(NothingFound, match="Widen --date or the area"):
         search(query())

@@ -73,7 +73,7 @@ def parse_pixel_window(text: str) -> PixelWindow:
 
 
 def parse_input_error(text: str) -> ErrorLevels | str:
-    """Parse `none`, the name of measured errors, or GAIN,OFFSET,PIXEL; each is 0 or more."""
+    """Parse `none`, the name of measured errors, or GAIN,OFFSET,PIXEL; each is 0 or more, and below 1."""
     from ms2hs.spectra.product_error import error_table_names
 
     if text in {"none", *error_table_names()}:
@@ -84,8 +84,11 @@ def parse_input_error(text: str) -> ErrorLevels | str:
             "example 0.02,0.005,0.003."
         )
     levels = _numbers(text, "GAIN,OFFSET,PIXEL", "0.02,0.005,0.003")
-    if min(levels) < 0:
-        raise typer.BadParameter(f"{text!r}: a standard deviation is 0 or more. Write for example 0.02,0.005,0.003.")
+    if min(levels) < 0 or max(levels) >= 1:
+        raise typer.BadParameter(
+            f"{text!r}: standard deviations from 0 to below 1 are allowed, as shares and reflectance, not in percent. "
+            "Write for example 0.02,0.005,0.003."
+        )
     return ErrorLevels(*levels)
 
 

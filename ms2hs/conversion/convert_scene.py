@@ -82,6 +82,7 @@ def run(planned: Plan, progress: Progress | None = None) -> ConversionResult:
         SceneReader(scene, grid) as reader,
     ):
         models = _Models.prepare(planned, reader)
+        planned = replace(planned, options=replace(options, site=models.site))
         residual = InputResidual(bands, planned.spectral)
         statistics = Statistics(bands, models.linear, residual, (grid.height, grid.width))
         pipeline = models.pipeline(planned, StripReader(planned, reader), statistics)
@@ -109,6 +110,8 @@ class _Models:
     network: "Predictor | None"
     change: Float32Array | None
     """(target band, source band) change of the linear model's gain by adaptation, for a network."""
+    site: tuple[Path, ...]
+    """The cubes of the site that are used."""
     notes: list[str]
 
     @classmethod
@@ -116,11 +119,11 @@ class _Models:
         """Load and adapt the models of a plan."""
         options, grids = planned.options, (planned.scene.spectral, planned.spectral)
         prior = planned.weights.calibrated_prior or planned.weights.prior
-        notes = list(options.site_notes)
+        notes, site = list(options.site_notes), list[Path]()
         try:
             linear = prior.condition(*grids, planned.input_error)
             if options.site_cubes:
-                linear, adapted = adapt_to_site(prior, options.site_cubes, reader, grids[1], planned.input_error)
+                linear, site, adapted = adapt_to_site(prior, options.site_cubes, reader, grids[1], planned.input_error)
                 notes += adapted
         except np.linalg.LinAlgError as error:
             raise _unusable(planned, f"the prior cannot be inverted ({error})") from error
@@ -137,9 +140,9 @@ class _Models:
             addition = network_addition(network, unadapted, pairs.measured) if network else np.float32(0)
             linear = linear.with_references(pairs.measured, pairs.truth - addition)
             notes += pairs.notes
-        is_adapted = any((options.reference, options.site_cubes, planned.input_error))
+        is_adapted = any((options.reference, site, planned.input_error))
         change = linear.gain - unadapted.gain if network and is_adapted else None
-        return cls(linear, network, change, notes)
+        return cls(linear, network, change, tuple(site), notes)
 
     def pipeline(self, planned: Plan, reader: StripReader, statistics: Statistics) -> Pipeline:
         """A pipeline with these models."""

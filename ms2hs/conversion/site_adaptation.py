@@ -103,14 +103,14 @@ def adapt_to_site(
     reader: SceneReader,
     target: SpectralGrid,
     error: InputError | None = None,
-) -> tuple[Posterior, list[str]]:
+) -> tuple[Posterior, list[Path], list[str]]:
     """The posterior of `target` given the bands of a scene, fitted to hyperspectral cubes of its site.
 
     Cubes that do not fit the scene are left out, and the others are pooled.
 
     Returns
     -------
-    The posterior, and notes for the result: which cubes are used, and what they change.
+    The posterior, the cubes that are used, and notes for the result: which these are, and what they change.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def adapt_to_site(
     pixels = _pixels_of_strips(reader, FIT_PIXELS)
     plain = prior.condition(source, target, error)
     if len(pixels) < MIN_SITE_PIXELS:
-        return plain, [f"site: not used; {len(pixels)} valid pixels in the scene, {MIN_SITE_PIXELS} are needed"]
+        return plain, [], [f"site: not used; {len(pixels)} valid pixels in the scene, {MIN_SITE_PIXELS} are needed"]
     bands, fits, notes = np.ascontiguousarray(pixels.T), [], []
     brightness = float(np.median(plain.brightness @ bands))
     for path, points in zip(cube_paths, spectra, strict=True):
@@ -132,21 +132,22 @@ def adapt_to_site(
         if reason := _misfit(fits[-1], points, brightness):
             notes.append(f"site: {site_text(path)} is not used, since {reason}")
             fits[-1] = replace(fits[-1], is_used=False)
-    used = [number for number, fit in enumerate(fits) if fit.is_used]
-    if not used:
-        return plain, notes
-    fit = max((fits[number] for number in used), key=lambda one: one.evidence)
-    if len(used) > 1:
-        pooled = fit_site(prior, np.concatenate([spectra[number] for number in used]), source, pixels, error)
-        fit, used = (pooled, used) if pooled.is_used else (fit, [fits.index(fit)])
-    posterior, names = fit.condition(target), ", ".join(site_text(cube_paths[number]) for number in used)
+    fitting = [number for number, fit in enumerate(fits) if fit.is_used]
+    if not fitting:
+        return plain, [], notes
+    fit = max((fits[number] for number in fitting), key=lambda one: one.evidence)
+    if len(fitting) > 1:
+        pooled = fit_site(prior, np.concatenate([spectra[number] for number in fitting]), source, pixels, error)
+        fit, fitting = (pooled, fitting) if pooled.is_used else (fit, [fits.index(fit)])
+    used = [cube_paths[number] for number in fitting]
+    posterior, names = fit.condition(target), ", ".join(map(site_text, used))
     change = np.sqrt(np.mean(np.square(posterior.reconstruct(bands) - plain.reconstruct(bands))))
     before, after = (float(np.mean(one.sigma(bands))) for one in (plain, posterior))
     notes.append(
         f"site: {names} used; reflectance changes by {change:.4f} (root mean square), and its uncertainty from "
         f"{before:.4f} to {after:.4f} (mean)"
     )
-    return posterior, notes
+    return posterior, used, notes
 
 
 def _misfit(fit: SiteFit, spectra: Float32Array, scene_brightness: float) -> str:

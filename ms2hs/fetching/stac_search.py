@@ -126,15 +126,18 @@ def search(query: StacQuery, left_out: list[str] | None = None, client: WebClien
     RemoteError, AddressError : the server does not answer as a STAC API, or redirects to a refused address.
     """
     max_cloud = math.inf if query.max_cloud is None else query.max_cloud
+    left_out = [] if left_out is None else left_out
     matches = [
         scene for scene in _read_candidates(query, left_out, client) if scene.cloud is None or scene.cloud <= max_cloud
     ]
     if not matches:
         cloud = "" if query.max_cloud is None else f" with at most {query.max_cloud:g} % cloud"
         higher = "" if query.max_cloud is None else ", give a higher --max-cloud"
+        invalid = f" ({len(left_out)} invalid items, the first: {left_out[0]})" if left_out else ""
         raise NothingFound(
-            f"{query.provider.name}, {query.collection}: no scene of this area within {query.period.text}{cloud}; at "
-            f"least one is needed. Widen --date or the area{higher}, or use another --provider or --collection."
+            f"{query.provider.name}, {query.collection}: no scene of this area within {query.period.text}{cloud}"
+            f"{invalid}; at least one is needed. Widen --date or the area{higher}, or use another --provider or "
+            "--collection."
         )
     ordered = sorted(_newest_versions(matches), key=lambda scene: (*SORT_KEYS[query.sort](scene), scene.item["id"]))
     return ordered[: query.limit]
