@@ -115,6 +115,7 @@ def score_scene(
         for count in counts:
             if pixels < 2 * count:
                 continue
+            rng = np.random.default_rng([draw, count, *map(ord, scene.name)])
             chosen = {
                 "random": random_pixels(measured, count, rng),
                 "central": central_pixels(posterior, measured, count, rng),
@@ -139,7 +140,7 @@ def show(results: dict[str, dict[str, np.ndarray]], *, details: bool) -> None:
         inside = " ".join(
             f"{100 * value:5.1f}" for part in (nine, every) for value in (part[:, 1].mean(), min(part[:, 1]))
         )
-        ranges = " ".join(f"{100 * value:5.1f}" for value in np.nanmin(every[:, 2:], axis=0))
+        ranges = " ".join(f"{100 * value:5.1f}" for value in np.fmin.reduce(every[:, 2:]))
         error = 1e4 * np.array([nine[:, 0].mean(), nine[:, 0].max(), every[:, 0].mean()])
         print(f"{method:32s}{error[0]:5.1f} {error[1]:5.0f} {error[2]:5.1f} | {inside} | {ranges}", flush=True)
         if details:

@@ -106,7 +106,7 @@ def test_references_and_site_help_on_the_left_out_scene(prior, scene):
     conditional = prior.condition(SOURCE, TARGET)
     rng = np.random.default_rng(0)
     plain = score_prior(conditional, scene).rmse
-    three, ten = (score_references(conditional, scene, count, 3, rng).rmse for count in (3, 10))
+    three, ten = (score_references(conditional, scene, count, 10, rng).rmse for count in (3, 10))
     assert ten < three < plain
 
     def fitted(half):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from test_prior import SOURCE, TARGET, WAVELENGTH, make_prior, spectra_of
 
 from ms2hs.models.posterior import (
+    COMMON_STRENGTHS,
     CONSTANT_VARIANCES,
     DIRECTIONS_VARIANCES,
     EFFECTIVE_BANDS,
@@ -60,7 +61,10 @@ def test_common_input_error_equals_the_conditional_of_all_residuals():
     residual = (truth[:, :200:8] / scale - scaled @ gain.T).ravel()
     # brute force: the covariance of all residuals of all references, and theirs with the input's errors
     scatter = LOCAL_INPUT_NOISE**2 * gain @ gain.T + np.diag(posterior.relative_sigma.astype(float) ** 2)
-    of_map = np.eye(3) + scaled @ (np.outer(bright, bright) / 2 + precision * 4 / len(SOURCE)) @ scaled.T
+    constant, directions = COMMON_STRENGTHS
+    of_map = (
+        np.eye(3) + scaled @ (constant * np.outer(bright, bright) + precision * directions / len(SOURCE)) @ scaled.T
+    )
     share = scaled @ bright
     joint = np.kron(np.outer(share, share), gain @ prior @ gain.T) + np.kron(of_map, scatter)
     across = -np.kron(share, prior @ gain.T)

@@ -6,6 +6,7 @@ Errors scale with a pixel's brightness. Reference spectra of a scene correct the
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Self
 
 import numpy as np
@@ -23,6 +24,7 @@ from ms2hs.spectra.product_error import InputError
 CONSTANT_VARIANCES = (0.5, 2.0)
 DIRECTIONS_VARIANCES = (2.0, 8.0, 32.0)
 EFFECTIVE_BANDS = 4.0
+COMMON_STRENGTHS = (0.5, 4.0)  # of both, where errors of the source's bands that are common to a scene are estimated
 # Scatter of a source band's error at one reference, relative to a spectrum's scale: noise of 0.003 at a scale of 0.25.
 LOCAL_INPUT_NOISE = 0.012
 # OpenBLAS multiplies matrices of up to this many multiplications twice as fast where one side is a dozen bands.
@@ -145,16 +147,11 @@ class Posterior:
         bands = np.asarray(measured, float)[usable]
         scale = self.scale(bands.T).astype(float)[:, None]
         scaled, gain, brightness = bands / scale, self.gain.astype(float), self.brightness.astype(float)
-        residual = np.asarray(truth, float)[usable] / scale - scaled @ gain.T
-        input_error, covariance = self._input_error(scaled, residual)
+        expected = np.asarray(truth, float)[usable] / scale
+        input_error, covariance = self._input_error(scaled, expected - scaled @ gain.T)
         gain -= np.outer(gain @ input_error, brightness)
-        residual = np.asarray(truth, float)[usable] / scale - scaled @ gain.T
-        precision = self.precision.astype(float) / len(brightness)
-        priors = [
-            constant * np.outer(brightness, brightness) + directions * precision
-            for constant in CONSTANT_VARIANCES
-            for directions in DIRECTIONS_VARIANCES
-        ]
+        residual = expected - scaled @ gain.T
+        priors = [self._map_variance(*strengths) for strengths in product(CONSTANT_VARIANCES, DIRECTIONS_VARIANCES)]
         left = np.ones(len(gain))
         for known, columns in by_pattern(np.isfinite(residual).T):
             if known.any():
@@ -186,21 +183,28 @@ class Posterior:
         prior = self.input_covariance.astype(float)
         if not prior.any():
             return np.zeros(len(prior)), prior
-        brightness, precision = self.brightness.astype(float), self.precision.astype(float)
-        variance = np.outer(brightness, brightness) / 2 + precision * (4 / len(prior))
+        root = _root(self._map_variance(*COMMON_STRENGTHS))
         mean, weight = np.zeros(len(self.gain)), np.zeros(len(self.gain))
         for known, columns in by_pattern(np.isfinite(residual).T):
-            some = scaled[known]
-            solved = np.linalg.solve(some @ variance @ some.T + np.eye(len(some)), some @ brightness)
-            weight[columns] = solved @ (some @ brightness)
+            features, share = scaled[known] @ root, scaled[known] @ self.brightness.astype(float)
+            inner = features.T @ features + np.eye(len(root))
+            solved = share - features @ np.linalg.solve(inner, features.T @ share)
+            weight[columns] = solved @ share
             mean[columns] = solved @ residual[np.ix_(known, columns)]  # times weight
         sigma = np.maximum(self.relative_sigma.astype(float), 1e-6)
         evidence = (self.gain.T * (weight / sigma**2)) @ self.gain
         toward = -self.gain.T @ (mean / sigma**2)
         seen = prior + np.eye(len(prior)) * (LOCAL_INPUT_NOISE**2 / weight.max())
-        share = np.linalg.solve(seen, prior).T
+        common = np.linalg.solve(seen, prior).T
         posterior = np.linalg.inv(np.linalg.inv(seen) + evidence)
-        return share @ posterior @ toward, prior - share @ prior + share @ posterior @ share.T
+        return common @ posterior @ toward, prior - common @ prior + common @ posterior @ common.T
+
+    def _map_variance(self, constant: float, directions: float) -> FloatArray:
+        """(source band, source band) prior variance of the map's change, of these strengths."""
+        brightness = self.brightness.astype(float)
+        precision = self.precision.astype(float) / len(brightness)
+        variance: FloatArray = constant * np.outer(brightness, brightness) + directions * precision
+        return variance
 
 
 def _multiply(gain: Float32Array, flat: Float32Array, out: Float32Array) -> None:
@@ -227,10 +231,9 @@ def _mean_regression(
     """
     changes, parts, evidence = [], [], []
     for prior in priors:
-        values, vectors = np.linalg.eigh(prior)
-        root = vectors * np.sqrt(np.maximum(values, 0))
+        root = _root(prior)
         features = scaled @ root
-        inner = features.T @ features + np.eye(len(values))
+        inner = features.T @ features + np.eye(len(root))
         solved = np.linalg.solve(inner, features.T)
         changes.append((root @ solved @ residual).T)
         parts.append(_variance_left(scaled, prior, root @ np.linalg.solve(inner, root.T)))
@@ -239,6 +242,13 @@ def _mean_regression(
     weights = np.exp(np.array(evidence) - max(evidence))
     weights /= weights.sum()
     return np.tensordot(weights, changes, axes=1), float(weights @ parts)
+
+
+def _root(variance: FloatArray) -> FloatArray:
+    """(band, band) root with `root @ root.T` the variance, whose rounding may leave slightly negative eigenvalues."""
+    values, vectors = np.linalg.eigh(variance)
+    root: FloatArray = vectors * np.sqrt(np.maximum(values, 0))
+    return root
 
 
 def _variance_left(scaled: FloatArray, before: FloatArray, after: FloatArray) -> float:
