@@ -303,8 +303,8 @@ def test_convert_serially_reports_an_unexpected_error_and_continues(tmp_path, mo
             raise KeyError("quantification")
 
     monkeypatch.setattr("ms2hs.conversion.batch.convert", convert)
-    jobs = [Job(name, tmp_path / name) for name in ("good", "bad", "other")]
-    outcomes = convert_serially(jobs, "enmap", ConvertOptions(), None)
+    jobs = [Job(name, tmp_path / name, ConvertOptions()) for name in ("good", "bad", "other")]
+    outcomes = convert_serially(jobs, "enmap", None)
     assert made == ["good", "bad", "other"]
     assert outcomes["bad"].startswith("bad: KeyError: 'quantification'")
 

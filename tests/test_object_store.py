@@ -302,7 +302,7 @@ def test_worker_checks_the_store_before_the_conversion(scene, monkeypatch):
     from ms2hs.conversion import dask_backend
 
     task = dask_backend._Task(
-        dask_backend.Job(str(scene), RemotePath("s3://nowhere/a.tif")), "enmap", QUICK, "cafe", package.__version__
+        dask_backend.Job(str(scene), RemotePath("s3://nowhere/a.tif"), QUICK), "enmap", "cafe", package.__version__
     )
     monkeypatch.setattr(dask_backend, "run", no_pixels)
     assert "there is no bucket nowhere" in dask_backend._convert_task(task)
