@@ -8,7 +8,7 @@ half while water or snow covers a third of the scene; and a scene of another pla
 other parts of itself, shifted by 0.3 pixel, with a gain error of 2 % and an offset error of 0.003, both smooth in
 wavelength (100 nm), and noise of 0.003. The source is exact, or has the typical errors of a product, which the model
 knows or not; or the model assumes the measured errors of Sentinel-2. Printed is the ratio of the RMSE to that without a
-site under the same errors. Takes ten minutes on a core.
+site under the same errors. Takes a quarter of an hour on a core.
 """
 
 import argparse
