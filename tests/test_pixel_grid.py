@@ -1,5 +1,7 @@
 """PixelGrid: outlines, bounds and subsets in degrees."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from rasterio.warp import transform
@@ -9,7 +11,16 @@ from ms2hs.datasets.pairs.warping import overlap
 from ms2hs.errors import SceneError
 from ms2hs.fetching.footprints import coverage
 from ms2hs.fetching.search_query import SearchArea, parse_bbox
-from ms2hs.raster.pixel_grid import PixelGrid, footprint, is_on_earth, lonlat_bounds, pixel_at, subset, window_in
+from ms2hs.raster.pixel_grid import (
+    PixelGrid,
+    distance_km,
+    footprint,
+    is_on_earth,
+    lonlat_bounds,
+    pixel_at,
+    subset,
+    window_in,
+)
 
 
 def tile(west, north, epsg, size=3660):
@@ -164,3 +175,31 @@ def test_is_on_earth_refuses_other_systems():
     local = PixelGrid('LOCAL_CS["grid",UNIT["metre",1]]', (30.0, 0.0, 0.0, 0.0, -30.0, 0.0), 10, 10)
     assert not any(map(is_on_earth, (far, local)))
     assert is_on_earth(tile(600_000, 5_100_000, 32632))
+
+
+@pytest.mark.parametrize(
+    ("west", "south", "expected_km"),
+    [
+        (10.0, 50.0, 0),
+        (10.5, 50.5, 0),
+        (10.0, 52.0, 111.2),
+        (13.0, 50.0, 2 * 70.8),
+        (9.0, 50.0, 0),
+        (-171.5, 50.0, None),
+    ],
+)
+def test_distance_of_boxes(west, south, expected_km):
+    first, second = (
+        PixelGrid("EPSG:4326", (0.01, 0, corner[0], 0, -0.01, corner[1] + 1), 100, 100)
+        for corner in ((10.0, 50.0), (west, south))
+    )
+    found = distance_km(first, second)
+    assert found == pytest.approx(distance_km(second, first))
+    if expected_km is not None:
+        assert found == pytest.approx(expected_km, rel=0.02)
+
+
+def test_distance_across_the_antimeridian_and_without_a_crs():
+    east, west = (PixelGrid("EPSG:4326", (0.01, 0, lon, 0, -0.01, 1), 100, 100) for lon in (178.5, -179.5))
+    assert distance_km(east, west) == pytest.approx(111.2, rel=0.02)
+    assert distance_km(replace(east, crs=None), west) == 0

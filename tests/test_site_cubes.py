@@ -82,6 +82,12 @@ def test_products_of_emit_and_enmap_fit_a_scene_of_their_site(tmp_path):
     assert posterior.relative_sigma.mean() < 0.7 * plain.relative_sigma.mean()
 
 
+def test_a_cube_far_from_the_scene_is_named(tmp_path):
+    granule = make_emit(tmp_path, Site())
+    *_, notes = fitted([granule], make_sentinel2_tif(tmp_path, Site(x=600_000.0, y=5_300_000.0)))
+    assert re.search(r" lies 19\d km from the scene; a cube of the same place is needed$", notes[-1])
+
+
 def test_cubes_of_other_land_are_named_and_left_out(cubes, tmp_path):
     site = Site()
     scene, granule = make_sentinel2_tif(tmp_path, site), make_emit(tmp_path, site)

@@ -22,9 +22,9 @@ from ms2hs.datasets.cubes.tanager import find_tanager
 from ms2hs.errors import DataError
 from ms2hs.models.prior import Posterior, SpectralPrior, brightness_of
 from ms2hs.raster.cube import open_cube, spectral_of
-from ms2hs.raster.dataset import open_dataset
+from ms2hs.raster.dataset import open_dataset, read_pixel_grid
 from ms2hs.raster.dates import day_of
-from ms2hs.raster.pixel_grid import pixel_at
+from ms2hs.raster.pixel_grid import PixelGrid, distance_km, pixel_at
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.spectra.library import Library, by_pattern, interpolate_known, read_library
 from ms2hs.spectra.product_error import InputError
@@ -41,6 +41,8 @@ MIN_SITE_PIXELS = 100
 # Nearly all pixels of a site are darker or brighter than the scene by this factor only if their scale is wrong.
 # Surfaces much darker than DARK (reflectance) count as equally bright.
 LARGEST_RATIO, DARK = 2.0, 0.02
+# Distance from which a cube cannot be of the same site.
+FAR_KM = 50.0
 # Pixels of the scene that are fitted to a site, and that are compared with spectra without coordinates, from evenly
 # spaced strips.
 FIT_PIXELS, SEARCH_PIXELS, SEARCH_STRIPS = 50_000, 250_000, 8
@@ -147,6 +149,12 @@ def adapt_to_site(
         f"site: {names} used; reflectance changes by {change:.4f} (root mean square), and its uncertainty from "
         f"{before:.4f} to {after:.4f} (mean)"
     )
+    distances = [(path, distance_km(_pixel_grid(path), reader.grid)) for path in used]
+    notes += [
+        f"site: {site_text(path)} lies {distance:.0f} km from the scene; a cube of the same place is needed"
+        for path, distance in distances
+        if distance > FAR_KM
+    ]
     return posterior, used, notes
 
 
@@ -193,6 +201,13 @@ def _site_spectra(path: Path, pixels: int, wavelength_nm: FloatArray) -> Float32
             f"{MIN_SITE_PIXELS} are needed. Check the scale of its numbers, use another --site cube, or omit --site."
         )
     return interpolate_known(spectra, grid.select(has_data).wavelength_nm, wavelength_nm)
+
+
+def _pixel_grid(path: Path) -> PixelGrid:
+    if _is_product(path):
+        return _open_product(path).pixel_grid
+    with open_dataset(str(path)) as file:
+        return read_pixel_grid(file)
 
 
 def _open_product(path: Path) -> GeoreferencedCube:

@@ -31,6 +31,8 @@ WIDEST_CROSSING = 180.0
 MAX_LONGITUDE, MAX_LATITUDE = 540.0, 91.0
 # Larger numbers of a transform are damage, in any unit of length.
 MAX_COORDINATE = 1e12
+# Length of a degree of latitude.
+KM_PER_DEGREE = 111.2
 WGS84 = "EPSG:4326"
 # rasterio raises some errors of PROJ without wrapping them.
 UNKNOWN_POSITION = (RasterioError, CRSError, CPLE_BaseError, ValueError, OverflowError)
@@ -274,6 +276,20 @@ def lonlat_bounds(grid: PixelGrid) -> Box | None:
     turns = math.floor((west + 180) / 360)
     west, east = west - 360 * turns, east - 360 * turns
     return west, max(south, -90.0), east - 360 * (east > 180), min(north, 90.0)
+
+
+def distance_km(first: PixelGrid, second: PixelGrid) -> float:
+    """Distance between the boxes of two grids, within a few percent; 0 where they overlap, or one has no CRS."""
+    boxes = [box for box in map(lonlat_bounds, (first, second)) if box]
+    if len(boxes) < 2:
+        return 0.0
+    (west, south, east, north), (other_west, other_south, other_east, other_north) = boxes
+    lat = max(0.0, south - other_north, other_south - north)
+    widths = (east - west) % 360, (other_east - other_west) % 360
+    meet = (other_west - west) % 360 <= widths[0] or (west - other_west) % 360 <= widths[1]
+    lon = 0.0 if meet else min((other_west - east) % 360, (west - other_east) % 360)
+    middle = math.radians((max(south, other_south) + min(north, other_north)) / 2)
+    return KM_PER_DEGREE * math.hypot(lat, lon * math.cos(middle))
 
 
 def _outline(grid: PixelGrid, side_points: int) -> tuple[FloatArray, FloatArray]:
