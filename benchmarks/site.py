@@ -1,6 +1,6 @@
 """What a hyperspectral pass of the same site is worth, on places that the prior has not seen.
 
-    python benchmarks/site.py --data DIR [--draws 4] [--scene NAME ...] [--json]
+    python benchmarks/site.py --data DIR [--draws 2] [--scene NAME ...] [--json]
 
 Every image scene is converted (simulated Sentinel-2A to EnMAP's bands) without and with a site, by a prior without the
 place. Sites: the other half of the scene; a simulated old pass after a mild and a strong change of the land; the other
@@ -8,7 +8,7 @@ half while water or snow covers a third of the scene; and a scene of another pla
 other parts of itself, shifted by 0.3 pixel, with a gain error of 2 % and an offset error of 0.003, both smooth in
 wavelength (100 nm), and noise of 0.003. The source is exact, or has the typical errors of a product, which the model
 knows or not; or the model assumes the measured errors of Sentinel-2. Printed is the ratio of the RMSE to that without a
-site under the same errors. Takes a quarter of an hour on a core.
+site under the same errors. Takes ten minutes on a core.
 """
 
 import argparse
@@ -255,7 +255,7 @@ def main() -> None:
     """Score every scene, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with hyperspectral/ and spectra/")
-    parser.add_argument("--draws", type=int, default=4, help="old passes and errors of each scene")
+    parser.add_argument("--draws", type=int, default=2, help="old passes and errors of each scene")
     parser.add_argument("--scene", action="append", choices=SCENES, help="only these scenes")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     arguments = parser.parse_args()

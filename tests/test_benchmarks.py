@@ -126,8 +126,10 @@ def test_accuracy_on_left_out_scenes_is_as_the_readme_states(real_data):
     images = [scores for scores in found.values() if "half, site" in scores]
     ratios = [scores["half, site"]["rmse"] / scores["half, no site"]["rmse"] for scores in images]
     assert len(images) == 6
-    assert np.mean(ratios) <= 0.5
-    assert max(ratios) < 1
+    # Halves of other land are not used as a site: their ratio is 1. With every half used, the mean was 0.5, and 1.15 in
+    # the worst half with errors of the product.
+    assert np.mean(ratios) <= 0.6
+    assert max(ratios) <= 1.02
 
 
 def test_learning_curve_keeps_test_scenes_out_of_training(monkeypatch):

@@ -29,11 +29,12 @@ MIN_SITE_SPECTRA = 20
 # Calibration error of a pass: standard deviation relative to the spectrum, offset relative to its scale, and the
 # distance over which both stay alike. Ours: a third more than the errors of the passes in `benchmarks/site.py`.
 PASS_GAIN, PASS_OFFSET, PASS_LENGTH_NM = 0.03, 0.01, 100.0
-# Tried: share of the prior; variance of the change of land, relative to the site's spread; share of the known common
-# errors that this scene has; standard deviation of the bands' other common errors, and of their errors in each pixel,
-# relative to a spectrum's scale.
+# Tried: share of the prior; variance of the change of land, relative to the site's spread; variance of the calibration
+# error, relative to the above; share of the known common errors that this scene has; standard deviation of the bands'
+# other common errors, and of their errors in each pixel, relative to a spectrum's scale.
 PRIOR_SHARES = (0.03, 0.1, 0.3, 0.6)
 CHANGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+PASS_SHARES = (0.03, 1.0)
 KNOWN_SHARES = (0.03, 0.3, 1.0)
 BAND_ERRORS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.045)
 PIXEL_ERRORS = (0.001, 0.002, 0.004, 0.008, 0.012, 0.016, 0.024)
@@ -158,14 +159,17 @@ class SceneBands:
         def of_bands(known_share: float, band_error: float) -> FloatArray:
             return known_share * self.common + np.diag(np.square(band_error * self.weight))
 
-        def evidence(sizes: tuple[float, float, float]) -> float:
-            surprise = np.log(sizes[2] / EXPECTED_BAND_ERROR) / np.log(BAND_ERROR_RATIO)
-            total = sizes[0] * of_land + of_pass + of_bands(*sizes[1:])
+        def evidence(sizes: tuple[float, float, float, float]) -> float:
+            surprise = np.log(sizes[3] / EXPECTED_BAND_ERROR) / np.log(BAND_ERROR_RATIO)
+            total = sizes[0] * of_land + sizes[1] * of_pass + of_bands(*sizes[2:])
             return _log_likelihood(total, np.outer(difference, difference)) - 0.5 * float(surprise) ** 2
 
-        shares = KNOWN_SHARES if self.common.any() else KNOWN_SHARES[-1:]
-        change, known_share, band_error = sizes = max(product(CHANGES, shares, BAND_ERRORS), key=evidence)
-        errors, of_both = of_bands(known_share, band_error), change * of_land + of_pass
+        # Beside known errors of the bands, the difference does not show the size of the pass's error.
+        parts = (PASS_SHARES[-1:], KNOWN_SHARES) if self.common.any() else (PASS_SHARES, KNOWN_SHARES[-1:])
+        sizes = max(product(CHANGES, *parts, BAND_ERRORS), key=evidence)
+        change, pass_share, known_share, band_error = sizes
+        calibration, across = pass_share * calibration, pass_share * across
+        errors, of_both = of_bands(known_share, band_error), change * of_land + pass_share * of_pass
         precision = np.linalg.inv(of_both + errors)
         pass_part, band_part = across @ precision, errors @ precision
         pass_gain = _bounded(1 + pass_part @ difference / mean)
