@@ -160,7 +160,7 @@ def read_cube(folder: Path, path: Path, file: "DatasetReader") -> RasterCube | N
     header = read_header(file, str(path))
     if SYNTHETIC_TAG in header.tags:
         raise DataError(
-            f"{path}: is the output of a conversion, not a measurement; measured cubes are needed. Remove the file."
+            f"{path}: is the output of a conversion, not a measurement; measured cubes are needed. Use another cube."
         )
     widths = _widths(spectral.wavelength_nm, header)
     listed = _numbers(header.tags.get("bbl", ""))
