@@ -110,7 +110,7 @@ class World:
         return self._item(name, assets, corner, epsg, {"collection": "sentinel-2-l2a", **facts}, properties)
 
     def emit(self, name="001_20240603T092122_2415506_042", layout=None, seed=0, **facts):
-        """An item of LP DAAC with the files of an EMIT granule; the names of its assets are those of CMR-STAC."""
+        """An item of LP DAAC with the files of an EMIT granule; its assets have the names that CMR-STAC gives."""
         layout = layout or Layout()
         paths = write_granule(self.folder, name, layout, seed)
         prefix = facts.pop("prefix", "")

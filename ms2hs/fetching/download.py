@@ -50,8 +50,8 @@ class RemoteRaster:
 
     def read_cube(self, bands: Sequence[int], rows: slice, cols: slice) -> DnArray:
         """(band, row, col) stored numbers; errors as in `read`."""
-        if self.file is not None and self.requests(bands, rows, cols):
-            self.file.fetch_ahead(self.blocks(bands, rows, cols))
+        if self.file is not None and self.file.requests(blocks := self.blocks(bands, rows, cols)):
+            self.file.fetch_ahead(blocks)
         with GDAL_LOCK:
             return read_bands(self.dataset, bands, Window.from_slices(rows, cols))
 

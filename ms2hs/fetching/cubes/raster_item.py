@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rasterio.windows import Window
+import numpy as np
 
 from ms2hs.arrays import Float32Array
 from ms2hs.datasets.cubes.plausibility import check_window, reflectance_of
@@ -14,7 +14,6 @@ from ms2hs.datasets.cubes.raster_cube import RasterCube, read_cube
 from ms2hs.errors import SceneError
 from ms2hs.fetching.cubes.item_files import addresses_of, file_name_of, kept_path
 from ms2hs.fetching.download import RemoteRaster, open_remote
-from ms2hs.raster.dataset import read_bands
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.remote.client import WebClient
 from ms2hs.remote.range_file import GDAL_LOCK, RangeRequest
@@ -48,17 +47,13 @@ class RasterItem:
 
     def requests(self, row: int, col: int, height: int, width: int) -> list[RangeRequest]:
         """As in `RemoteCube`."""
-        file = self._raster.file
-        return [] if file is None else file.requests(self._blocks(row, col, height, width))
+        return self._raster.requests(self._cube.encoding.bands, *np.s_[row : row + height, col : col + width])
 
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """As in `RemoteCube`."""
         check_window((self.grid.height, self.grid.width), row, col, height, width)
         encoding = self._cube.encoding
-        if self._raster.file is not None:
-            self._raster.file.fetch_ahead(self._blocks(row, col, height, width))
-        with GDAL_LOCK:
-            dn = read_bands(self._raster.dataset, encoding.bands, Window(col, row, width, height))
+        dn = self._raster.read_cube(encoding.bands, *np.s_[row : row + height, col : col + width])
         return reflectance_of(dn, encoding.scale, encoding.offset, encoding.nodata)
 
     def close(self) -> None:
@@ -81,6 +76,3 @@ class RasterItem:
         raise SceneError(
             f"{self.name}: no raster has a CRS and wavelengths; a hyperspectral cube is needed. Use another item."
         )
-
-    def _blocks(self, row: int, col: int, height: int, width: int) -> list[tuple[int, int]]:
-        return self._raster.blocks(self._cube.encoding.bands, slice(row, row + height), slice(col, col + width))
