@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ms2hs.datasets.cubes.spectra_npz import covered_bands, read_spectra, read_spectra_folder, spectra_on
+from ms2hs.datasets.cubes.spectra_npz import covered_bands, read_places, read_spectra, read_spectra_folder, spectra_on
 from ms2hs.errors import DataError
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import grid_of, response_matrix
@@ -143,11 +143,55 @@ def test_places_csv_gives_the_place_of_files_without_one(tmp_path):
         list(read_spectra_folder(tmp_path))
 
 
-@pytest.mark.parametrize("place", [["a", "b"], "", []])
-def test_place_must_be_one_per_file(tmp_path, place):
+def test_points_are_a_scene_and_images_come_first(tmp_path):
     wavelength = np.arange(400.0, 500.0, 5.0)
-    with pytest.raises(DataError, match=r"a\.npz: \d places .*a file needs one name"):
-        read_spectra(write_cube(tmp_path / "a.npz", wavelength, lines(wavelength), place=place))
+    for part in ("points", "hyperspectral", "spectra"):
+        (tmp_path / part).mkdir()
+    write_cube(tmp_path / "points/crowns.npz", wavelength, lines(wavelength, (7,)), place="forest")
+    write_cube(tmp_path / "hyperspectral/image.npz", wavelength, lines(wavelength))
+    np.savez(tmp_path / "spectra/lab.npz", wavelength_nm=wavelength, reflectance=lines(wavelength, (3,)))
+    found = [(part.name, part.place, part.shape, part.is_library) for part in read_spectra_folder(tmp_path)]
+    assert found == [
+        ("image", "image", (4, 5), False), ("crowns", "forest", (7,), False), ("lab", "lab", (3,), True)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("library", [True, False])
+def test_each_place_of_a_file_is_read_on_its_own(tmp_path, library):
+    wavelength, places = np.arange(400.0, 500.0, 5.0), np.array(["b", "a", "b", "a", "a"])
+    spectra, path = lines(wavelength, (5,)), tmp_path / "plots.npz"
+    if library:
+        classes = np.array(["soil", "water", "snow", "npv", "urban"])
+        np.savez(path, wavelength_nm=wavelength, reflectance=spectra, place=places, **{"class": classes})
+    else:
+        write_cube(path, wavelength, spectra, place=places)
+    first, second = read_places(path)
+    assert (first.place, second.place, first.shape, second.shape) == ("a", "b", (3,), (2,))
+    assert (first.name, first.is_library) == ("plots", library)
+    np.testing.assert_allclose(first.reflectance, spectra[places == "a"], atol=1e-4)
+    assert second.classes == (("soil", "snow") if library else ())
+    with pytest.raises(DataError, match=r"plots\.npz: 2 places \(a, b\)"):
+        read_spectra(path)
+
+
+def test_bands_of_overlapping_detectors_are_sorted_and_may_coincide(tmp_path):
+    wavelength = np.concatenate([np.arange(400.0, 700.0, 10.0), np.arange(670.0, 1000.0, 10.0)])
+    cube = lines(wavelength)
+    corpus = read_spectra(write_cube(tmp_path / "a.npz", wavelength, cube))
+    assert (np.diff(corpus.wavelength_nm) >= 0).all()
+    target = grid_of(np.arange(450.0, 950.0, 7.0), np.full(72, 8.0))
+    seen, known = spectra_on(corpus, target)
+    assert known.all()
+    first = cube[..., :1] + (cube[..., 10:11] - cube[..., :1]) / 100 * (target.wavelength_nm - 400)
+    np.testing.assert_allclose(seen, first.reshape(20, -1), atol=3e-4)
+
+
+@pytest.mark.parametrize("place", [["a", "b"], "", [], ["a", "b", "", "a"]])
+def test_places_must_be_one_or_one_for_each_point(tmp_path, place):
+    wavelength = np.arange(400.0, 500.0, 5.0)
+    for shape in ((4, 5), (4,)):
+        with pytest.raises(DataError, match=r"a\.npz: \d places .*one for each spectrum"):
+            read_spectra(write_cube(tmp_path / "a.npz", wavelength, lines(wavelength, shape), place=place))
 
 
 def test_place_keeps_real_cubes_together(real_data):

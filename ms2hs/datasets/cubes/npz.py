@@ -8,11 +8,11 @@ import numpy as np
 
 from ms2hs.arrays import Float32Array
 from ms2hs.datasets.cubes.plausibility import check_window, usable_bands
-from ms2hs.datasets.cubes.spectra_npz import read_spectra
+from ms2hs.datasets.cubes.spectra_npz import read_places
 from ms2hs.spectra.library import load_npz
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
-_read_cached = lru_cache(maxsize=64)(read_spectra)
+_read_cached = lru_cache(maxsize=64)(read_places)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class NpzCube:
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """(band, row, col) reflectance of a window, NaN where unknown. DataError if the file cannot be read."""
         check_window(self.shape, row, col, height, width)
-        spectra = _read_cached(self.path)
+        (spectra,) = _read_cached(self.path)
         cube = spectra.reflectance.reshape(*spectra.shape, -1)
         image = cube if self.plot is None else cube[self.plot]
         return np.moveaxis(image[row : row + height, col : col + width], -1, 0).copy()
@@ -44,9 +44,9 @@ def find_npz(folder: Path) -> list[Path]:
 
 
 def open_npz(path: Path) -> list[NpzCube]:
-    """The cubes of a file; a library of spectra has none."""
-    spectra = _read_cached(path)
-    if spectra.is_library:
+    """The cubes of a file; a library of spectra, and points of a scene, have none."""
+    spectra, *_ = _read_cached(path)
+    if len(spectra.shape) == 1:
         return []
     arrays = load_npz(path)
     grid, _ = usable_bands(path, arrays["wavelength_nm"], arrays.get("fwhm_nm"), arrays.get("good"))

@@ -1,14 +1,15 @@
 """Spectra in `.npz` files (pixels of a cube, or a library), and their resampling to the bands of a sensor.
 
-A cube holds `dn` (..., band), `scale`, `nodata`, `wavelength_nm`, `fwhm_nm` (NaN = unknown) and `good`; a library holds
-what `spectra.library` reads. Both may hold `place`, a string: files of one place lie on one side of any split, or a
-model would be scored on neighbours of its training pixels. A file without `place` has the place that a table
-`places.csv` (file,place) in its folder or the folder above gives, else a place of its own.
+A cube holds `dn` (..., band), `scale`, `nodata`, `wavelength_nm`, `fwhm_nm` (NaN = unknown) and `good`; points of a scene
+that are not contiguous are a cube with `dn` (spectrum, band). A library holds what `spectra.library` reads. All may hold
+`place`, a string, or one for each spectrum: spectra of one place lie on one side of any split, or a model would be
+scored on neighbours of its training pixels. A file without `place` has the place that a table `places.csv` (file,place)
+in its folder or the folder above gives, else a place of its own.
 """
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
 @dataclass(frozen=True, eq=False)
 class SpectraFile:
-    """The spectra of one file: the pixels of a cube, or a library."""
+    """The spectra of one file: the pixels of a cube, points of a scene, or a library."""
 
     name: str
     place: str
@@ -37,26 +38,28 @@ class SpectraFile:
     """Arrangement of the spectra in the file: (row, col), (plot, row, col) or (spectrum,)."""
     classes: tuple[str, ...] = ()
     """(spectrum,) class of surface, if the file has them."""
+    is_library: bool = False
+    """True for spectra that were measured one by one, False for pixels of a scene."""
 
-    @property
-    def is_library(self) -> bool:
-        """True for single spectra, False for pixels of an image."""
-        return len(self.shape) == 1
+
+# Folders of images, points of scenes, and libraries.
+PARTS = ("hyperspectral", "points", "spectra")
 
 
 def read_spectra_folder(folder: Path) -> Iterator[SpectraFile]:
-    """Every `.npz` in `hyperspectral/` and `spectra/` of a folder, or else in the folder itself, sorted by name.
+    """Every `.npz` in the `PARTS` of a folder, or else in the folder itself, sorted by name; each place on its own.
 
     DataError if the folder has no `.npz`, or a file cannot be read.
     """
-    parts = [folder / part for part in ("hyperspectral", "spectra") if (folder / part).is_dir()] or [folder]
+    parts = [folder / part for part in PARTS if (folder / part).is_dir()] or [folder]
     paths = [path for part in parts for path in sorted(part.glob("*.npz"))]
     if not paths:
         raise DataError(
-            f"{folder}: no .npz of cubes or spectra; the folder, or its hyperspectral/ and spectra/, must hold some. "
+            f"{folder}: no .npz of cubes or spectra; the folder, or its {', '.join(PARTS)}, must hold some. "
             "Give another folder with --data."
         )
-    yield from map(read_spectra, paths)
+    for path in paths:
+        yield from read_places(path)
 
 
 def read_spectra(path: Path) -> SpectraFile:
@@ -64,19 +67,37 @@ def read_spectra(path: Path) -> SpectraFile:
 
     DataError if the file is no `.npz`, arrays are missing or disagree in shape, or it has several places.
     """
-    arrays = load_npz(path)
-    return _read_cube(path, arrays) if "dn" in arrays else _read_library(path, arrays)
-
-
-def _place(path: Path, arrays: dict[str, NDArray[Any]]) -> str:
-    listed = _listed_place(path) or path.stem
-    places = np.unique(arrays.get("place", listed)).astype(str).tolist()
-    if len(places) != 1 or not places[0]:
+    first, *others = read_places(path)
+    if others:
         raise DataError(
-            f"{path}: {len(places)} places ({', '.join(map(repr, places[:3]))}); a file needs one name, as splits keep "
-            "files together. Write a file for each place."
+            f"{path}: {1 + len(others)} places ({', '.join(part.place for part in (first, *others)[:3])}); one is "
+            "needed here. Write a file for each place."
         )
-    return str(places[0])
+    return first
+
+
+def read_places(path: Path) -> list[SpectraFile]:
+    """The spectra of one `.npz` as `read_spectra`, a list of one for each place; points and libraries may have several.
+
+    DataError if the file is no `.npz`, or arrays are missing or disagree in shape.
+    """
+    arrays = load_npz(path)
+    places = np.atleast_1d(arrays.get("place", _listed_place(path) or path.stem)).astype(str).ravel()
+    file = _read_cube(path, arrays) if "dn" in arrays else _read_library(path, arrays)
+    names = np.unique(places).tolist()
+    if not names or not all(names) or (len(names) > 1 and places.shape != file.shape):
+        raise DataError(
+            f"{path}: {len(names)} places ({', '.join(map(repr, names[:3]))}) for spectra of shape {file.shape}; one "
+            "name, or for points and libraries one for each spectrum, is needed. Correct place."
+        )
+    if len(names) == 1:
+        return [replace(file, place=names[0])]
+    return [_part(file, name, np.flatnonzero(places == name)) for name in names]
+
+
+def _part(file: SpectraFile, place: str, rows: NDArray[np.intp]) -> SpectraFile:
+    classes = tuple(file.classes[row] for row in rows) if file.classes else ()
+    return replace(file, place=place, reflectance=file.reflectance[rows], shape=(len(rows),), classes=classes)
 
 
 def _listed_place(path: Path) -> str | None:
@@ -97,7 +118,7 @@ def _read_library(path: Path, arrays: dict[str, NDArray[Any]]) -> SpectraFile:
     library = library_of(path, arrays)
     order = np.argsort(library.wavelength_nm, kind="stable")
     wavelength, reflectance = library.wavelength_nm[order], library.reflectance[:, order]
-    return SpectraFile(path.stem, _place(path, arrays), wavelength, reflectance, (len(reflectance),), library.classes)
+    return SpectraFile(path.stem, "", wavelength, reflectance, (len(reflectance),), library.classes, is_library=True)
 
 
 def _read_cube(path: Path, arrays: dict[str, NDArray[Any]]) -> SpectraFile:
@@ -116,7 +137,7 @@ def _read_cube(path: Path, arrays: dict[str, NDArray[Any]]) -> SpectraFile:
     bands_first = dn.reshape(-1, 1, dn.shape[-1])[..., order].transpose(2, 0, 1)
     values = reflectance_of(bands_first, float(arrays["scale"]), nodata=float(arrays["nodata"]))
     reflectance = np.asfortranarray(values[..., 0].T)  # sums over spectra run along memory
-    return SpectraFile(path.stem, _place(path, arrays), wavelength[order], reflectance, dn.shape[:-1])
+    return SpectraFile(path.stem, "", wavelength[order], reflectance, dn.shape[:-1])
 
 
 def view_matrix(target: SpectralGrid, wavelength_nm: FloatArray) -> FloatArray:
