@@ -23,9 +23,10 @@ from ms2hs.conversion.site_fit import fit_site
 from ms2hs.errors import DataError
 from ms2hs.evaluation.baselines import interpolated
 from ms2hs.models.weights import load_weights
+from ms2hs.spectra.indices import cover
 from ms2hs.spectra.library import interpolate_known
 from ms2hs.spectra.sensors import load_sensor
-from ms2hs.training.prior_fit import PriorSettings, calibrate, fit, gather, pretrain_linear
+from ms2hs.training.prior_fit import PriorSettings, calibrate, fit, gather, place_weights, pretrain_linear
 
 SOURCE, TARGET = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
 SETTINGS = PriorSettings(step_nm=20, rank=12, canopies=0, simulated=200, pixels=250)
@@ -116,6 +117,69 @@ def test_references_and_site_help_on_the_left_out_scene(prior, scene):
     before, after = score_site(scene, conditional, fitted)
     assert after.rmse < 0.5 * before.rmse
     assert after.coverage > 0.8
+
+
+@pytest.fixture(scope="module")
+def many_places(tmp_path_factory):
+    """Nine places of points, a quarter dark in the visible as vegetation; the last has errors of its product."""
+    path = tmp_path_factory.mktemp("many")
+    for part in ("points", "spectra"):
+        (path / part).mkdir()
+    for number in range(9):
+        points = world(120, number, 0.3 if number == 8 else 0.005 * (number % 3))
+        points[::4] *= 0.15 + 0.85 / (1 + np.exp((715 - WAVELENGTH) / 12))
+        write_cube(path / f"points/place{number}.npz", WAVELENGTH, points)
+    np.savez(
+        path / "spectra/lab.npz",
+        wavelength_nm=WAVELENGTH,
+        reflectance=world(60, 99),
+        **{"class": np.full(60, "soil")},
+    )
+    return path
+
+
+def test_points_are_scenes_that_are_left_out(many_places):
+    evidence = gather(many_places, SETTINGS)
+    assert evidence.places == [f"place{number}" for number in range(9)]
+    assert evidence.libraries == ("lab",)
+    assert (fit(evidence, {"place0"}).factors != fit(evidence).factors).any()
+
+
+def test_trust_lowers_the_weight_of_a_place_with_errors_of_its_product(many_places):
+    evidence = gather(many_places, SETTINGS)
+    weights = place_weights(evidence, evidence.scenes)
+    assert np.mean(weights) == pytest.approx(1)
+    assert weights[8] < 0.3 * min(weights[:8])
+    without = replace(evidence, settings=replace(SETTINGS, trust=0.0))
+    assert place_weights(without, evidence.scenes) == pytest.approx([1] * 9)
+    few = evidence.scenes[2:]
+    assert place_weights(evidence, few) == pytest.approx([1] * 7)
+
+
+def test_cover_share_weighs_pixels_or_covers_alike(many_places):
+    weights = []
+    for exponent in (1.0, 0.0):
+        (scene, *_) = gather(many_places, replace(SETTINGS, cover_share=exponent)).scenes
+        weights.append({kind: sum(part.weight for part in parts) for kind, parts in scene.moments.items()})
+        assert sum(weights[-1].values()) == pytest.approx(1)
+    by_pixels, alike = weights
+    assert by_pixels["vegetation"] == pytest.approx(0.25)
+    assert list(alike.values()) == pytest.approx([1 / len(alike)] * len(alike))
+
+
+def test_prior_of_a_land_cover_is_better_on_it(many_places):
+    evidence = gather(many_places, SETTINGS)
+    scene = read_scene(many_places / "points/place1.npz", SOURCE, TARGET)
+    vegetation = cover(scene.measured, SOURCE) == "vegetation"
+    assert vegetation.sum() == 30
+
+    def error(kind):
+        posterior = fit(evidence, {"place1"}, kind).condition(SOURCE, TARGET)
+        return score(posterior.reconstruct(scene.measured[:, vegetation]), scene, vegetation).rmse
+
+    assert error("vegetation") < error(None)
+    unseen = fit(evidence, (), "a cover without spectra")
+    np.testing.assert_allclose(unseen.second_moment(), fit(evidence).second_moment(), rtol=1e-3, atol=1e-5)
 
 
 def test_same_seed_gives_the_same_weights(folder, tmp_path):

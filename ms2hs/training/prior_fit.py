@@ -1,206 +1,138 @@
 """`ms2hs pretrain --preset linear`: the spectral prior, estimated from cubes and spectral libraries.
 
-`gather` reads the data once and keeps their moments, so that fits without a scene cost little. `fit` pools the moments
-of all scenes, libraries, simulated canopies and mixtures by expectation-maximisation. `calibrate` leaves out the scenes
-of one place at a time, and measures how much wider the intervals must be there.
+`gather` reads the data once. `fit` pools the moments
+of all scenes, libraries, simulated canopies and mixtures by expectation-maximisation; places that the others predict
+badly weigh less, since their products have artefacts. `calibrate` leaves out the scenes of one place at a time, and
+measures how much wider the intervals must be there.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
-from ms2hs.arrays import Float32Array, FloatArray
-from ms2hs.datasets.cubes.spectra_npz import SpectraFile, read_spectra_folder, spectra_on
-from ms2hs.datasets.simulation.materials import UNUSED_LIBRARIES, balance, canopies_over
-from ms2hs.datasets.simulation.spectra_mixing import mix
-from ms2hs.errors import DataError, UnknownName
+from ms2hs.arrays import FloatArray
+from ms2hs.errors import UnknownName
 from ms2hs.files import check_output, file_ids, files_in
 from ms2hs.models.intervals import UNKNOWN_SCALE, bridge, quantile_over_scenes, sigma_needed
-from ms2hs.models.moments import Moments, expect, moments_of, pool, scale_of, start
-from ms2hs.models.prior import Posterior, SpectralPrior, brightness_of, factorise
+from ms2hs.models.moments import Moments, pool
+from ms2hs.models.prior import Posterior, SpectralPrior, factorise
 from ms2hs.models.weights import save_weights
-from ms2hs.spectra.library import interpolate_known
-from ms2hs.spectra.sensors import RANGE_NM, load_sensor
+from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.spectral_grid import response_matrix
+from ms2hs.training.prior_evidence import (
+    CALIBRATION_SOURCE,
+    Evidence,
+    PriorSettings,
+    SceneEvidence,
+    gather,
+    library_moments,
+)
 
+__all__ = [
+    "Evidence",
+    "PriorSettings",
+    "SceneEvidence",
+    "calibrate",
+    "fit",
+    "gather",
+    "place_weights",
+    "pretrain_linear",
+]
 
-@dataclass(frozen=True)
-class PriorSettings:
-    """Settings of the estimation. The defaults were chosen on inner splits (benchmarks/leave_one_scene_out.py)."""
-
-    step_nm: float = 5.0
-    """Spacing of the prior's wavelengths."""
-    rank: int = 60
-    floor: float = 0.2
-    """Brightness below which spectra count as equally bright."""
-    noise: float = 0.008
-    """Relative noise of a source band: between 0.004, best on clean input, and 0.03, best with a product's errors."""
-    fill_noise: float = 0.01
-    """Relative noise of known values when unknown ones are filled from them."""
-    libraries: float = 1.0
-    """Weight of all libraries together, in scenes."""
-    canopies: float = 2.0
-    """Weight of the simulated canopies, in scenes."""
-    mixtures: float = 1.0
-    """Weight of the mixtures, in scenes."""
-    simulated: int = 6000
-    """Number of canopies, and number of mixtures."""
-    pixels: int = 2000
-    """Pixels of each scene for the calibration."""
-    iterations: int = 2
-    seed: int = 0
-
-
-# Source sensor of the calibration.
-CALIBRATION_SOURCE = "sentinel2a"
-# Probability of a canopy relative to a library spectrum, as a member of a mixture.
-CANOPY_SHARE = 0.5
+# Least number of places for `trust`: fewer predict each other badly for other reasons than their products' errors.
+# Largest factor of the mean weight, and rounds of its estimation.
+MIN_PLACES_FOR_TRUST, MOST_TRUST, TRUST_ROUNDS = 8, 3.0, 2
 # Pixels that a scene, or a library of a scene's place, needs for the calibration.
 MIN_PIXELS_FOR_CALIBRATION = 200
 
 
-@dataclass(frozen=True, eq=False)
-class SceneEvidence:
-    """Moments of one cube, and some of its pixels for the calibration."""
+def fit(evidence: Evidence, leave_out: Collection[str] = (), cover: str | None = None) -> SpectralPrior:
+    """The prior of all scenes except the places left out, without calibration.
 
-    name: str
-    place: str
-    """Cubes of one place are left out together."""
-    moments: tuple[Moments, ...]
-    """With a total weight of 1."""
-    measured: Float32Array
-    """(pixel, source band) simulated bands of `CALIBRATION_SOURCE`."""
-    truth: Float32Array
-    """(pixel, wavelength) on the prior's wavelengths, NaN = unknown."""
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """Moments of all data that the prior is estimated from."""
-
-    settings: PriorSettings
-    wavelength_nm: FloatArray
-    """(wavelength,) the prior's wavelengths, 370-2510 nm."""
-    scenes: tuple[SceneEvidence, ...]
-    libraries: tuple[str, ...]
-    """Names of the libraries."""
-    library: Moments
-    """Moments of libraries, canopies and mixtures together, with all wavelengths known."""
-    library_sample: Float32Array
-    """(spectrum, wavelength) sample of the library spectra and mixtures."""
-
-    @property
-    def places(self) -> list[str]:
-        """Places of the scenes, sorted."""
-        return sorted({scene.place for scene in self.scenes})
-
-
-def gather(folder: Path, settings: PriorSettings) -> Evidence:
-    """Read the cubes and libraries of a folder, and simulate canopies and mixtures.
-
-    Raises
-    ------
-    DataError : no cube, or no library, in the folder; prosail is not installed.
+    Parameters
+    ----------
+    cover : the land cover (`spectra.indices.COVERS`) whose spectra are used, beside the prior of all; None: all.
     """
-    rng = np.random.default_rng(settings.seed)
-    low, high = RANGE_NM
-    wavelength = np.arange(low, high + settings.step_nm / 2, settings.step_nm)
-    scenes: list[SceneEvidence] = []
-    libraries: list[SpectraFile] = []
-    for corpus in read_spectra_folder(folder):
-        if not corpus.is_library:
-            scenes.append(_scene(corpus, wavelength, settings, rng))
-        elif corpus.name not in UNUSED_LIBRARIES:
-            libraries.append(corpus)
-    places = {scene.place for scene in scenes}
-    scenes += [_scene(library, wavelength, settings, rng) for library in libraries if library.place in places]
-    libraries = [library for library in libraries if library.place not in places]
-    if not scenes or not libraries:
-        raise DataError(
-            f"{folder}: {len(scenes)} cubes and {len(libraries)} libraries; at least one of each is needed. "
-            "Add .npz files (their format: ms2hs/datasets/cubes/spectra_npz.py)."
-        )
-    names = tuple(library.name for library in libraries)
-    library, sample = _library(libraries, wavelength, settings, rng)
-    return Evidence(settings, wavelength, tuple(scenes), names, library, sample)
-
-
-def _scene(
-    corpus: SpectraFile, wavelength_nm: FloatArray, settings: PriorSettings, rng: np.random.Generator
-) -> SceneEvidence:
-    points = interpolate_known(corpus.reflectance, corpus.wavelength_nm, wavelength_nm)
-    brightness = brightness_of(points, wavelength_nm)
-    usable = np.isfinite(brightness)
-    points = points[usable]
-    moments = tuple(moments_of(points, scale_of(brightness[usable], settings.floor), np.ones(len(points)), 1.0))
-    measured, _ = spectra_on(corpus, load_sensor(CALIBRATION_SOURCE).grid, interpolate=True)
-    measured = measured[usable]
-    chosen = rng.permutation(np.flatnonzero(np.isfinite(measured).all(axis=1)))[: settings.pixels]
-    return SceneEvidence(corpus.name, corpus.place, moments, measured[chosen], points[chosen])
-
-
-def _library(
-    libraries: list[SpectraFile], wavelength_nm: FloatArray, settings: PriorSettings, rng: np.random.Generator
-) -> tuple[Moments, Float32Array]:
-    """Moments of libraries, canopies and mixtures together, and (spectrum, wavelength) a sample of the spectra."""
-
-    def scale_for(spectra: FloatArray) -> FloatArray:
-        return scale_of(brightness_of(spectra, wavelength_nm), settings.floor)
-
-    on_grid = [interpolate_known(library.reflectance, library.wavelength_nm, wavelength_nm) for library in libraries]
-    points = np.concatenate(on_grid)
-    classes = np.concatenate([library.classes for library in libraries])
-    files = np.repeat([library.name for library in libraries], [len(library.reflectance) for library in libraries])
-    usable = brightness_of(points, wavelength_nm) > 0.01
-    points, classes, weights = points[usable], classes[usable], balance(classes[usable], files[usable])
-    sets = list(moments_of(points, scale_for(points), weights, settings.libraries))
-    canopies = canopies_over(libraries, wavelength_nm, settings.simulated if settings.canopies > 0 else 0, rng)
-    if len(canopies):
-        sets += moments_of(canopies, scale_for(canopies), np.ones(len(canopies)), settings.canopies)
-    model = pool(sets, start(sets, settings.fill_noise), settings.fill_noise, settings.iterations)
-    whole = _completed(points, scale_for(points), model, settings.fill_noise)
-    sample: list[FloatArray] = [whole[rng.choice(len(whole), size=400, p=weights / weights.sum())]]
-    total = settings.libraries + settings.canopies * bool(len(canopies))
-    if settings.mixtures > 0:
-        whole_canopies = _completed(canopies, scale_for(canopies), model, settings.fill_noise)
-        some = whole_canopies[: settings.simulated // 3]
-        shares = np.concatenate([weights / weights.sum(), np.full(len(some), CANOPY_SHARE / max(len(some), 1))])
-        mixtures = mix(np.concatenate([whole, some]).astype(np.float32), shares, settings.simulated, rng)
-        (mixed,) = moments_of(mixtures, scale_for(mixtures), np.ones(len(mixtures)), settings.mixtures)
-        model = (total * model + settings.mixtures * mixed.second) / (total + settings.mixtures)
-        total += settings.mixtures
-        sample.append(mixtures[:400])
-    return Moments(np.ones(len(wavelength_nm), bool), model, total), np.concatenate(sample).astype(np.float32)
-
-
-def _completed(spectra: FloatArray, scale: FloatArray, model: FloatArray, noise: float) -> FloatArray:
-    """(spectrum, wavelength) spectra with each NaN replaced by the expectation of `model`."""
-    return scale[:, None] * expect(spectra / scale[:, None], model, noise)
-
-
-def fit(evidence: Evidence, leave_out: Collection[str] = ()) -> SpectralPrior:
-    """The prior of all scenes except the places left out, without calibration."""
     settings = evidence.settings
+    size = len(evidence.wavelength_nm)
     kept = [scene for scene in evidence.scenes if scene.place not in leave_out]
-    cubes = Counter(scene.place for scene in kept)
-    sets = [replace(part, weight=part.weight * (1 / cubes[scene.place])) for scene in kept for part in scene.moments]
-    reach = sum((part.weight * part.known for part in sets), np.zeros(len(evidence.wavelength_nm)))
-    moment = pool([evidence.library, *sets], evidence.library.second, settings.fill_noise, settings.iterations)
+    library = library_moments(evidence.library)
+    sets = {kind: [part] for kind, part in evidence.library.items()}
+    for scene, weight in zip(kept, place_weights(evidence, kept), strict=True):
+        for kind, parts in scene.moments.items():
+            sets.setdefault(kind, []).extend(replace(part, weight=part.weight * weight) for part in parts)
+    every = [part for parts in sets.values() for part in parts]
+    moment = pool(every, library.second, settings.fill_noise, settings.iterations)
+    if cover is not None:
+        general = Moments(np.ones(size, bool), moment, settings.general)
+        moment = pool([general, *sets.get(cover, [])], moment, settings.fill_noise, settings.iterations)
+    places = {scene.place for scene in kept}
+    reach = sum((weight * scene.reach for scene, weight in zip(kept, _shares(kept), strict=True)), np.zeros(size))
     factors, residual = factorise(moment, settings.rank)
     ones = np.ones(len(reach), np.float32)
     return SpectralPrior(
         wavelength_nm=evidence.wavelength_nm.astype(np.float32),
         factors=factors,
         residual=residual,
-        reach=(reach / max(len(cubes), 1)).astype(np.float32),
+        reach=(reach / max(len(places), 1)).astype(np.float32),
         sigma_scale=ones,
         shift=0 * ones,
         sample=np.zeros((1, settings.rank), np.float32),
         floor=settings.floor,
         noise=settings.noise,
     )
+
+
+def _shares(scenes: Sequence[SceneEvidence]) -> list[float]:
+    """Share of each file in the weight of its place: by the square root of its number of spectra."""
+    totals: Counter[str] = Counter()
+    for scene in scenes:
+        totals[scene.place] += np.sqrt(scene.spectra)
+    return [float(np.sqrt(scene.spectra) / totals[scene.place]) for scene in scenes]
+
+
+def place_weights(evidence: Evidence, scenes: Sequence[SceneEvidence]) -> list[float]:
+    """Weight of each file, 1 for a place in the mean; less where the other places' prior errs more.
+
+    The errors of products are common to a scene: they make a prior worse elsewhere, and differ by a factor of four. The
+    weight is the inverse of the squared error to the power of `trust`, relative to the geometric mean.
+    """
+    shares = _shares(scenes)
+    places = sorted({scene.place for scene in scenes})
+    if len(places) < MIN_PLACES_FOR_TRUST or evidence.settings.trust == 0:
+        return shares
+    size = len(evidence.wavelength_nm)
+    moments, reach = ({place: np.zeros(shape) for place in places} for shape in ((size, size), size))
+    for scene, share in zip(scenes, shares, strict=True):
+        moments[scene.place] += share * scene.whole
+        reach[scene.place] += share * scene.reach
+    library = library_moments(evidence.library)
+    seen = response_matrix(load_sensor(CALIBRATION_SOURCE).grid, evidence.wavelength_nm)
+    noise = np.diag(np.full(len(seen), evidence.settings.noise**2 * (len(places) + library.weight)))
+    weight = dict.fromkeys(places, 1.0)
+    for _ in range(TRUST_ROUNDS):
+        total = library.weight * library.second + sum(weight[place] * moments[place] for place in places)
+        errors = np.array(
+            [
+                _error(moments[place], total - weight[place] * moments[place], seen, noise)[reach[place] >= 0.5].mean()
+                for place in places
+            ]
+        )
+        trust = np.clip((np.exp(np.log(errors).mean()) / errors) ** evidence.settings.trust, MOST_TRUST**-2, MOST_TRUST)
+        weight = dict(zip(places, (trust / trust.mean()).tolist(), strict=True))
+    return [share * weight[scene.place] for scene, share in zip(scenes, shares, strict=True)]
+
+
+def _error(truth: FloatArray, moment: FloatArray, seen: FloatArray, noise: FloatArray) -> FloatArray:
+    """(wavelength,) squared error of the expectation by `moment` from bands `seen`, of spectra with moment `truth`."""
+    across = moment @ seen.T
+    gain = np.linalg.solve(seen @ across + noise, across.T).T
+    mapped = truth @ seen.T
+    result: FloatArray = np.diag(truth) + ((gain @ (seen @ mapped) - 2 * mapped) * gain).sum(axis=1)
+    return result
 
 
 def calibrate(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[str] = ()) -> SpectralPrior:

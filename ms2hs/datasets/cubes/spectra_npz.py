@@ -1,10 +1,10 @@
 """Spectra in `.npz` files (pixels of a cube, or a library), and their resampling to the bands of a sensor.
 
-A cube holds `dn` (..., band), `scale`, `nodata`, `wavelength_nm`, `fwhm_nm` (NaN = unknown) and `good`; points of a scene
-that are not contiguous are a cube with `dn` (spectrum, band). A library holds what `spectra.library` reads. All may hold
-`place`, a string, or one for each spectrum: spectra of one place lie on one side of any split, or a model would be
-scored on neighbours of its training pixels. A file without `place` has the place that a table `places.csv` (file,place)
-in its folder or the folder above gives, else a place of its own.
+A cube holds `dn` (..., band), `scale`, `nodata`, `wavelength_nm`, `fwhm_nm` (NaN = unknown) and `good`; points of a
+scene are a cube with `dn` (spectrum, band). A library holds what `spectra.library` reads. All may hold `place`, a
+string, or one for each spectrum: spectra of one place lie on one side of any split, or a model would be scored on
+neighbours of its training pixels. A file without `place` has the place that a table `places.csv` (file,place) in its
+folder or the folder above gives, else a place of its own.
 """
 
 import csv

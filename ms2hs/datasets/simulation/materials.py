@@ -32,6 +32,8 @@ UNUSED_LIBRARIES = (
     "pecan_testspec_leaf",
     "spectratrait_ely_crops",
     "spectrolab_leaf",
+    "ecostress_vegetation_npv",
+    "pef_maine_tree_leaves",
 )
 # Total weight of the spectra of a class: about its share of the land.
 CLASS_WEIGHTS = {

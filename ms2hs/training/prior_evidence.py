@@ -1,0 +1,236 @@
+"""Evidence for the spectral prior: moments of cubes, points, libraries, simulated canopies and mixtures by land cover.
+
+They are kept for each file, so that fits without a place, or of one land cover, cost little.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms2hs.arrays import Float32Array, FloatArray
+from ms2hs.datasets.cubes.spectra_npz import SpectraFile, read_spectra_folder, spectra_on
+from ms2hs.datasets.simulation.materials import UNUSED_LIBRARIES, balance, canopies_over
+from ms2hs.datasets.simulation.spectra_mixing import mix
+from ms2hs.errors import DataError
+from ms2hs.models.moments import Moments, complete, expect, moments_of, pool, scale_of, start
+from ms2hs.models.prior import brightness_of
+from ms2hs.spectra.indices import cover
+from ms2hs.spectra.library import interpolate_known
+from ms2hs.spectra.sensors import RANGE_NM, load_sensor
+from ms2hs.spectra.spectral_grid import grid_of
+
+
+@dataclass(frozen=True)
+class PriorSettings:
+    """Settings of the estimation, chosen by leaving places out (benchmarks/places.py)."""
+
+    step_nm: float = 5.0
+    """Spacing of the prior's wavelengths."""
+    rank: int = 60
+    floor: float = 0.2
+    """Brightness below which spectra count as equally bright."""
+    noise: float = 0.008
+    """Relative noise of a source band: between 0.004, best on clean input, and 0.03, best with a product's errors."""
+    fill_noise: float = 0.01
+    """Relative noise of known values when unknown ones are filled from them."""
+    libraries: float = 3.0
+    """Weight of all libraries together, in scenes."""
+    canopies: float = 2.0
+    """Weight of the simulated canopies, in scenes."""
+    mixtures: float = 1.0
+    """Weight of the mixtures, in scenes."""
+    cover_share: float = 0.5
+    """Exponent of a land cover's share of a scene in its weight: 1 weighs pixels alike, 0 covers."""
+    trust: float = 1.5
+    """Exponent of the weight of a place, by the inverse of the squared error of the other places' prior; 0: none."""
+    general: float = 1.0
+    """Weight of the prior of all land covers in the prior of one, in scenes."""
+    simulated: int = 6000
+    """Number of canopies, and number of mixtures."""
+    pixels: int = 2000
+    """Pixels of each scene for the calibration."""
+    iterations: int = 2
+    seed: int = 0
+
+
+# Source sensor of the calibration.
+CALIBRATION_SOURCE = "sentinel2a"
+# Probability of a canopy relative to a library spectrum, as a member of a mixture.
+CANOPY_SHARE = 0.5
+# Least share of a land cover in a scene that counts for `cover_share`.
+LEAST_SHARE = 0.002
+
+
+@dataclass(frozen=True, eq=False)
+class SceneEvidence:
+    """Moments of one cube, and some of its pixels for the calibration."""
+
+    name: str
+    place: str
+    """Cubes of one place are left out together."""
+    spectra: int
+    """Number of spectra in the file."""
+    moments: Mapping[str, tuple[Moments, ...]]
+    """By land cover, with a total weight of 1."""
+    whole: FloatArray
+    """(wavelength, wavelength) their sum, completed by the expectation of the libraries."""
+    measured: Float32Array
+    """(pixel, source band) simulated bands of `CALIBRATION_SOURCE`."""
+    truth: Float32Array
+    """(pixel, wavelength) on the prior's wavelengths, NaN = unknown."""
+
+    @property
+    def reach(self) -> FloatArray:
+        """(wavelength,) share, 0-1, of the scene with data there."""
+        return sum(
+            (part.weight * part.known for parts in self.moments.values() for part in parts), np.zeros(len(self.whole))
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Moments of all data that the prior is estimated from."""
+
+    settings: PriorSettings
+    wavelength_nm: FloatArray
+    """(wavelength,) the prior's wavelengths, 370-2510 nm."""
+    scenes: tuple[SceneEvidence, ...]
+    libraries: tuple[str, ...]
+    """Names of the libraries."""
+    library: Mapping[str, Moments]
+    """By land cover: moments of libraries, canopies and mixtures together, with all wavelengths known."""
+    library_sample: Float32Array
+    """(spectrum, wavelength) sample of the library spectra and mixtures."""
+
+    @property
+    def places(self) -> list[str]:
+        """Places of the scenes, sorted."""
+        return sorted({scene.place for scene in self.scenes})
+
+
+def gather(folder: Path, settings: PriorSettings) -> Evidence:
+    """Read the cubes, points and libraries of a folder, and simulate canopies and mixtures.
+
+    Raises
+    ------
+    DataError : no cube, or no library, in the folder; prosail is not installed.
+    """
+    rng = np.random.default_rng(settings.seed)
+    low, high = RANGE_NM
+    wavelength = np.arange(low, high + settings.step_nm / 2, settings.step_nm)
+    files = list(read_spectra_folder(folder))
+    places = {file.place for file in files if not file.is_library}
+    libraries = [
+        file for file in files if file.is_library and file.place not in places and file.name not in UNUSED_LIBRARIES
+    ]
+    if not places or not libraries:
+        raise DataError(
+            f"{folder}: {sum(not file.is_library for file in files)} cubes and {len(libraries)} libraries; at least "
+            "one of each is needed. Add .npz files (their format: ms2hs/datasets/cubes/spectra_npz.py)."
+        )
+    library, sample = _library(libraries, wavelength, settings, rng)
+    filled = library_moments(library).second
+    used = [file for file in files if file.place in places and file.name not in UNUSED_LIBRARIES]
+    scenes = tuple(_scene(file, wavelength, filled, settings, rng) for file in used)
+    names = tuple(dict.fromkeys(file.name for file in libraries))
+    return Evidence(settings, wavelength, scenes, names, library, sample)
+
+
+def _whole(parts: Iterable[Moments], model: FloatArray, noise: float) -> FloatArray:
+    """(wavelength, wavelength) weighted sum of moments, each completed by the expectation of `model`."""
+    result = np.zeros_like(model)
+    for part in parts:
+        result += part.weight * complete(part, model, noise)
+    return result
+
+
+def library_moments(library: Mapping[str, Moments]) -> Moments:
+    """The moments of all land covers together."""
+    weight = sum(part.weight for part in library.values())
+    second = sum((part.weight * part.second for part in library.values()), np.zeros(1)) / weight
+    return Moments(np.ones(len(second), bool), second, weight)
+
+
+def _by_cover(spectra: FloatArray, wavelength_nm: FloatArray) -> dict[str, NDArray[np.intp]]:
+    """The rows of the spectra (spectrum, wavelength) of each land cover."""
+    kinds = cover(spectra.T, grid_of(wavelength_nm))
+    return {str(kind): np.flatnonzero(kinds == kind) for kind in np.unique(kinds)}
+
+
+def _scene(
+    corpus: SpectraFile,
+    wavelength_nm: FloatArray,
+    filled: FloatArray,
+    settings: PriorSettings,
+    rng: np.random.Generator,
+) -> SceneEvidence:
+    points = interpolate_known(corpus.reflectance, corpus.wavelength_nm, wavelength_nm)
+    brightness = brightness_of(points, wavelength_nm)
+    usable = np.isfinite(brightness)
+    points, scale = points[usable], scale_of(brightness[usable], settings.floor)
+    covers = _by_cover(points, wavelength_nm)
+    shares = {kind: max(len(rows) / len(points), LEAST_SHARE) ** settings.cover_share for kind, rows in covers.items()}
+    moments = {
+        kind: tuple(moments_of(points[rows], scale[rows], np.ones(len(rows)), shares[kind] / sum(shares.values())))
+        for kind, rows in covers.items()
+    }
+    whole = _whole(chain.from_iterable(moments.values()), filled, settings.fill_noise)
+    measured, _ = spectra_on(corpus, load_sensor(CALIBRATION_SOURCE).grid, interpolate=True)
+    measured = measured[usable]
+    chosen = rng.permutation(np.flatnonzero(np.isfinite(measured).all(axis=1)))[: settings.pixels]
+    return SceneEvidence(corpus.name, corpus.place, len(points), moments, whole, measured[chosen], points[chosen])
+
+
+def _library(
+    libraries: list[SpectraFile], wavelength_nm: FloatArray, settings: PriorSettings, rng: np.random.Generator
+) -> tuple[dict[str, Moments], Float32Array]:
+    """Moments of libraries, canopies and mixtures by land cover, and (spectrum, wavelength) a sample of the spectra."""
+
+    def scale_for(spectra: FloatArray) -> FloatArray:
+        return scale_of(brightness_of(spectra, wavelength_nm), settings.floor)
+
+    on_grid = [interpolate_known(library.reflectance, library.wavelength_nm, wavelength_nm) for library in libraries]
+    points = np.concatenate(on_grid)
+    classes = np.concatenate([library.classes for library in libraries])
+    files = np.repeat([library.name for library in libraries], [len(library.reflectance) for library in libraries])
+    usable = brightness_of(points, wavelength_nm) > 0.01
+    points, classes, weights = points[usable], classes[usable], balance(classes[usable], files[usable])
+    sets = list(moments_of(points, scale_for(points), weights, settings.libraries))
+    canopies = canopies_over(libraries, wavelength_nm, settings.simulated if settings.canopies > 0 else 0, rng)
+    if len(canopies):
+        sets += moments_of(canopies, scale_for(canopies), np.ones(len(canopies)), settings.canopies)
+    model = pool(sets, start(sets, settings.fill_noise), settings.fill_noise, settings.iterations)
+    whole = _completed(points, scale_for(points), model, settings.fill_noise)
+    whole_canopies = _completed(canopies, scale_for(canopies), model, settings.fill_noise)
+    sample: list[FloatArray] = [whole[rng.choice(len(whole), size=400, p=weights / weights.sum())]]
+    parts = [
+        (points, whole, weights * (settings.libraries / weights.sum())),
+        (canopies, whole_canopies, np.full(len(canopies), settings.canopies / max(len(canopies), 1))),
+    ]
+    if settings.mixtures > 0:
+        some = whole_canopies[: settings.simulated // 3]
+        shares = np.concatenate([weights / weights.sum(), np.full(len(some), CANOPY_SHARE / max(len(some), 1))])
+        mixtures = mix(np.concatenate([whole, some]).astype(np.float32), shares, settings.simulated, rng)
+        parts.append((mixtures, mixtures, np.full(len(mixtures), settings.mixtures / len(mixtures))))
+        sample.append(mixtures[:400])
+    sums: dict[str, tuple[FloatArray, float]] = {}
+    for measured, completed, share in parts:
+        for kind, rows in _by_cover(completed, wavelength_nm).items():
+            weight = float(share[rows].sum())
+            if weight > 0:
+                found = moments_of(measured[rows], scale_for(measured[rows]), share[rows], weight)
+                total, before = sums.get(kind, (np.zeros_like(model), 0.0))
+                sums[kind] = total + _whole(found, model, settings.fill_noise), before + weight
+    return {
+        kind: Moments(np.ones(len(wavelength_nm), bool), total / weight, weight)
+        for kind, (total, weight) in sums.items()
+    }, np.concatenate(sample).astype(np.float32)
+
+
+def _completed(spectra: FloatArray, scale: FloatArray, model: FloatArray, noise: float) -> FloatArray:
+    """(spectrum, wavelength) spectra with each NaN replaced by the expectation of `model`."""
+    return scale[:, None] * expect(spectra / scale[:, None], model, noise)
