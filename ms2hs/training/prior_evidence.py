@@ -45,7 +45,7 @@ class PriorSettings:
     """Weight of the mixtures, in scenes."""
     cover_share: float = 0.5
     """Exponent of a land cover's share of a scene in its weight: 1 weighs pixels alike, 0 covers."""
-    trust: float = 1.5
+    trust: float = 0.75
     """Exponent of the weight of a place, by the inverse of the squared error of the other places' prior; 0: none."""
     general: float = 1.0
     """Weight of the prior of all land covers in the prior of one, in scenes."""

@@ -45,6 +45,8 @@ __all__ = [
 # Least number of places for `trust`: fewer predict each other badly for other reasons than their products' errors.
 # Largest factor of the mean weight, and rounds of its estimation.
 MIN_PLACES_FOR_TRUST, MOST_TRUST, TRUST_ROUNDS = 8, 3.0, 2
+# Bands that are scored for it, and the share of a place's spectra that must have data in a band.
+TRUST_TARGET, LEAST_KNOWN = "enmap", 0.9
 # Pixels that a scene, or a library of a scene's place, needs for the calibration.
 MIN_PIXELS_FOR_CALIBRATION = 200
 
@@ -98,26 +100,32 @@ def place_weights(evidence: Evidence, scenes: Sequence[SceneEvidence]) -> list[f
     """Weight of each file, 1 for a place in the mean; less where the other places' prior errs more.
 
     The errors of products are common to a scene: they make a prior worse elsewhere, and differ by a factor of four. The
-    weight is the inverse of the squared error to the power of `trust`, relative to the geometric mean.
+    weight is the inverse of the squared error to the power of `trust`, relative to the geometric mean; scored are the
+    bands of `TRUST_TARGET` that the place has.
     """
     shares = _shares(scenes)
     places = sorted({scene.place for scene in scenes})
     if len(places) < MIN_PLACES_FOR_TRUST or evidence.settings.trust == 0:
         return shares
-    size = len(evidence.wavelength_nm)
-    moments, reach = ({place: np.zeros(shape) for place in places} for shape in ((size, size), size))
+    to_source = response_matrix(load_sensor(CALIBRATION_SOURCE).grid, evidence.wavelength_nm)
+    to_target = response_matrix(load_sensor(TRUST_TARGET).grid, evidence.wavelength_nm)
+    both = np.vstack([to_source, to_target])
+    moments = {place: np.zeros((len(both), len(both))) for place in places}
+    known = {place: np.zeros(len(to_target)) for place in places}
     for scene, share in zip(scenes, shares, strict=True):
-        moments[scene.place] += share * scene.whole
-        reach[scene.place] += share * scene.reach
+        moments[scene.place] += share * (both @ scene.whole @ both.T)
+        known[scene.place] += share * (to_target @ scene.reach)
     library = library_moments(evidence.library)
-    seen = response_matrix(load_sensor(CALIBRATION_SOURCE).grid, evidence.wavelength_nm)
-    noise = np.diag(np.full(len(seen), evidence.settings.noise**2 * (len(places) + library.weight)))
+    fixed = library.weight * (both @ library.second @ both.T)
+    noise = evidence.settings.noise**2 * (len(places) + library.weight)
     weight = dict.fromkeys(places, 1.0)
     for _ in range(TRUST_ROUNDS):
-        total = library.weight * library.second + sum(weight[place] * moments[place] for place in places)
+        total = fixed + sum(weight[place] * moments[place] for place in places)
         errors = np.array(
             [
-                _error(moments[place], total - weight[place] * moments[place], seen, noise)[reach[place] >= 0.5].mean()
+                _error(moments[place], total - weight[place] * moments[place], len(to_source), noise)[
+                    known[place] >= LEAST_KNOWN
+                ].mean()
                 for place in places
             ]
         )
@@ -126,12 +134,14 @@ def place_weights(evidence: Evidence, scenes: Sequence[SceneEvidence]) -> list[f
     return [share * weight[scene.place] for scene, share in zip(scenes, shares, strict=True)]
 
 
-def _error(truth: FloatArray, moment: FloatArray, seen: FloatArray, noise: FloatArray) -> FloatArray:
-    """(wavelength,) squared error of the expectation by `moment` from bands `seen`, of spectra with moment `truth`."""
-    across = moment @ seen.T
-    gain = np.linalg.solve(seen @ across + noise, across.T).T
-    mapped = truth @ seen.T
-    result: FloatArray = np.diag(truth) + ((gain @ (seen @ mapped) - 2 * mapped) * gain).sum(axis=1)
+def _error(truth: FloatArray, moment: FloatArray, count: int, noise: float) -> FloatArray:
+    """(target band,) squared error of the expectation by `moment`, of spectra with moment `truth`.
+
+    Both are (band, band) of the source's bands, `count`, and the target's after them; `noise` is a variance.
+    """
+    gain = np.linalg.solve(moment[:count, :count] + noise * np.eye(count), moment[:count, count:]).T
+    seen, across = truth[:count, :count], truth[count:, :count]
+    result: FloatArray = np.diag(truth)[count:] + ((gain @ seen - 2 * across) * gain).sum(axis=1)
     return result
 
 
