@@ -138,7 +138,7 @@ class LinearPipeline(Pipeline):
     def _count(self, block: "_BlockPixels") -> None:
         self.statistics.count_pixels(block.reflectance, block.cause)
         reflectance, valid = block.sample_rows(RESIDUAL_ROW_STEP)
-        residual = self._residual @ reflectance[:, valid]
+        residual = self._residual @ self.model.features(reflectance[:, valid])
         self.statistics.add_residuals(np.square(residual).sum(axis=1, dtype=float), int(valid.sum()))
 
     @cached_property
@@ -192,8 +192,8 @@ class NetworkPipeline(Pipeline):
     """Converts by a network, one row of windows at a time on its device."""
 
     predictor: "Predictor"
-    change: Float32Array | None = None
-    """(target band, source band) change of the linear model's gain by adaptation, applied to predictions too."""
+    change: Posterior | None = None
+    """Its gain is the change of the linear model's gain by adaptation, applied to predictions too."""
 
     def run(self, writers: list[CubeWriter], first_row: int, record: Record, report: Progress) -> None:
         """Convert one row of windows at a time (see `Pipeline.run`)."""
