@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from functools import cache, cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,8 +24,9 @@ from ms2hs.arrays import BoolArray, DnArray, Float32Array
 from ms2hs.conversion.planning import Plan
 from ms2hs.conversion.statistics import RESIDUAL_ROW_STEP, Statistics
 from ms2hs.models.denoising import REACH, denoise
-from ms2hs.models.prior import Posterior
+from ms2hs.models.posterior import Features, Posterior
 from ms2hs.progress import Progress
+from ms2hs.raster.cog.block_compressor import processors
 from ms2hs.raster.cog.encoding import BLOCK, quantise
 from ms2hs.raster.cube_writer import CubeWriter
 from ms2hs.raster.tiling import Tiling, Window
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 PIXELS_PER_TASK = 1 << 14
 Record = Callable[[int], None]
 """Called with the number of rows that are finished and counted."""
-PixelModel = Callable[[Float32Array, BoolArray], Float32Array]
-"""(source band, pixel) reflectance and (pixel,) validity to (target band, pixel) values of some target bands."""
+BlockModel = Callable[["_BlockPixels", int], Float32Array]
+"""A block and the number of its step to (target band, pixel) values of some target bands."""
 
 
 @dataclass
@@ -111,7 +112,8 @@ class LinearPipeline(Pipeline):
     def run(self, writers: list[CubeWriter], first_row: int, record: Record, report: Progress) -> None:
         """Convert block by block (see `Pipeline.run`)."""
         grid = self.planned.grid
-        models = self._values, self._sigma
+        features = lru_cache(maxsize=processors() + 1)(self._features)  # all groups of bands need them, one by one
+        models: list[Callable[[slice], BlockModel]] = [partial(self._values, features), self._sigma]
         tops = range(first_row, grid.height, BLOCK)
         windows = [Window(top, 0, min(BLOCK, grid.height - top), grid.width) for top in tops]
         for window, pixels in self.reader.read_ahead(windows):
@@ -124,12 +126,17 @@ class LinearPipeline(Pipeline):
             record(window.row + window.height)
             report("convert", window.row + window.height, grid.height)
 
-    def _values(self, bands: slice) -> PixelModel:
-        return self._select(bands.start, bands.stop).reconstruct
+    def _features(self, block: "_BlockPixels") -> list[list[Features]]:
+        """Of each step of a block."""
+        return [self.model.features(block.reflectance[:, step]) for step in block.steps]
 
-    def _sigma(self, bands: slice) -> PixelModel:
+    def _values(self, features: Callable[["_BlockPixels"], list[list[Features]]], bands: slice) -> BlockModel:
         model = self._select(bands.start, bands.stop)
-        return lambda reflectance, _valid: model.sigma(reflectance)
+        return lambda block, step: model.apply(features(block)[step], block.valid[block.steps[step]])
+
+    def _sigma(self, bands: slice) -> BlockModel:
+        model = self._select(bands.start, bands.stop)
+        return lambda block, step: model.sigma(block.reflectance[:, block.steps[step]])
 
     @cache  # noqa: B019  lives as long as the conversion
     def _select(self, first: int, stop: int) -> Posterior:
@@ -138,12 +145,12 @@ class LinearPipeline(Pipeline):
     def _count(self, block: "_BlockPixels") -> None:
         self.statistics.count_pixels(block.reflectance, block.cause)
         reflectance, valid = block.sample_rows(RESIDUAL_ROW_STEP)
-        residual = self._residual @ self.model.features(reflectance[:, valid])
+        residual = self._residual_model.reconstruct(reflectance[:, valid])
         self.statistics.add_residuals(np.square(residual).sum(axis=1, dtype=float), int(valid.sum()))
 
     @cached_property
-    def _residual(self) -> Float32Array:
-        return self.statistics.input_residual.of_linear(self.model.gain)
+    def _residual_model(self) -> Posterior:
+        return replace(self.model, gain=self.statistics.input_residual.of_linear(self.model.gain))
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +173,13 @@ class _BlockPixels:
         reflectance, valid, cause = strip.reflectance[:, :, cols], strip.valid[:, cols], strip.cause[:, cols]
         return cls(reflectance.reshape(len(reflectance), -1), valid.reshape(-1), cause.reshape(-1), valid.shape)
 
+    @cached_property
+    def steps(self) -> list[slice]:
+        """Pixels of a few rows each, about `PIXELS_PER_TASK`."""
+        rows, width = self.shape
+        step = width * max(1, PIXELS_PER_TASK // width)
+        return [slice(first, first + step) for first in range(0, rows * width, step)]
+
     def sample_rows(self, step: int) -> tuple[Float32Array, BoolArray]:
         """Reflectance and validity of every `step`-th row."""
         rows = self.reflectance.reshape(-1, *self.shape)[:, ::step]
@@ -173,18 +187,15 @@ class _BlockPixels:
 
 
 def _fill_block(
-    blocks: list[_BlockPixels], models: Callable[[slice], PixelModel], bands: slice, cols: slice, out: DnArray
+    blocks: list[_BlockPixels], models: Callable[[slice], BlockModel], bands: slice, cols: slice, out: DnArray
 ) -> None:
     """Predict and quantise some bands of a block into `out`, (band, row, col), a few rows at a time."""
     block, model = blocks[cols.start // BLOCK], models(bands)
-    rows, width = block.shape
-    step = max(1, PIXELS_PER_TASK // width)
-    for top in range(0, rows, step):
-        part = slice(top * width, (top + step) * width)
-        valid = block.valid[part]
-        values = model(block.reflectance[:, part], valid)
-        shape = -1, width
-        quantise(values.reshape(len(values), *shape), valid.reshape(shape), out=out[:, top : top + step])
+    width = block.shape[1]
+    for number, step in enumerate(block.steps):
+        rows = slice(step.start // width, step.stop // width)
+        values = model(block, number).reshape(len(out), -1, width)
+        quantise(values, block.valid[step].reshape(-1, width), out=out[:, rows])
 
 
 @dataclass(eq=False)
