@@ -1,8 +1,8 @@
 """Reflectance of snow and ice, from grain size, impurities, liquid water and the sun's height.
 
 Single scattering by grains of mixed shapes is parametrised by Räisänen et al. (2015, doi:10.5194/tc-9-1277-2015),
-multiple scattering of a deep layer by van de Hulst's similarity parameter (King 1987, J. Atmos. Sci. 44:1734), direction
-by the asymptotic theory of Kokhanovsky & Zege (2004, doi:10.1364/AO.43.001589).
+multiple scattering of a deep layer by van de Hulst's similarity parameter (King 1987, J. Atmos. Sci. 44:1734),
+direction by the asymptotic theory of Kokhanovsky & Zege (2004, doi:10.1364/AO.43.001589).
 """
 
 import numpy as np
