@@ -8,10 +8,9 @@ import torch
 
 from ms2hs.errors import UnknownName
 from ms2hs.models.config import PRESETS, ModelConfig, preset
-from ms2hs.models.layers import BandView
+from ms2hs.models.layers import BandView, patchify, unpatchify
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.masking import hide, visible_index
-from ms2hs.models.patches import patchify, unpatchify
 from ms2hs.models.weights import load_weights
 from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.spectra.spectral_grid import grid_of

@@ -14,9 +14,9 @@ import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor
 
 from ms2hs.arrays import BoolArray, Float32Array
+from ms2hs.inference.band_mapping import BandMapping
 from ms2hs.inference.blending import Blender
 from ms2hs.inference.device import free_bytes, native_bfloat16
-from ms2hs.inference.band_mapping import BandMapping
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.raster.tiling import Tiling
 from ms2hs.spectra.spectral_grid import SpectralGrid

@@ -154,7 +154,7 @@ PRESETS: dict[str, ModelConfig] = {
     "general": ModelConfig(
         *(16, 1), *(768, 12, 12), *(512, 2, 8), window=64, masking=("spatial", "spatial-spectral"), staged=True
     ),
-    # Ours: the network adds a correction to the prior. Tokens are measured bands, or patches of the prior's coefficients.
+    # Ours: the network adds a correction to the prior. Tokens are measured bands, or patches of expected coefficients.
     "spectral": ModelConfig(*(1, 1), *(48, 2, 4), *(48, 1, 4), window=16, reach="place", **OURS),
     "spatial-spectral": ModelConfig(*(8, 1), *(128, 3, 4), *(128, 1, 4), measured=COEFFICIENTS, **OURS),
 }

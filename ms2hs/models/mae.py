@@ -12,38 +12,34 @@ pixels are interpolated between patches and scaled by the brightness of each pix
 products, as with the prior alone, and the network's cost is that of its few tokens.
 """
 
-from functools import cached_property
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor, nn
 
 from ms2hs.arrays import FloatArray
 from ms2hs.models.config import ModelConfig
-from ms2hs.models.layers import BandView, Block, SpatialPosition, SpectralPosition
-from ms2hs.models.masking import SENSORS
-from ms2hs.models.patches import (
+from ms2hs.models.layers import (
+    BandView,
+    Block,
+    SpatialPosition,
+    SpectralPosition,
     between_patches,
     fill_invalid,
     mean_by_patch,
-    patch_means,
     patchify,
     per_pixel,
     smoothed,
     unpatchify,
 )
+from ms2hs.models.masking import SENSORS
 from ms2hs.models.prior import SpectralPrior
+from ms2hs.models.prior_tensors import PriorOfBands, content_size
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
 # Without a prior, reflectance of land is scaled to about -1 … 1: (x - MIDDLE) / SPREAD.
 MIDDLE, SPREAD = 0.25, 0.25
-# Coefficients and their deviations are limited to this many standard deviations, so that a few pixels that are unlike
-# any training spectrum do not change the whole window.
-LARGEST_CONTENT = 10.0
-# With a prior, inputs are scaled by their standard deviation, or by the root of this variance if it is larger.
-LEAST_VARIANCE = 1e-4
 
 
 class EncodedTokens(NamedTuple):
@@ -60,32 +56,6 @@ class EncodedTokens(NamedTuple):
     """(window, sequence, token) group of each token; None: all groups in order."""
 
 
-class PriorOfBands(NamedTuple):
-    """The prior between the bands of a source and of a target, as tensors."""
-
-    gain: Tensor
-    """(target band, source band)."""
-    brightness: Tensor
-    """(source band,)."""
-    mean: Tensor
-    """(source band,) mean of spectra of scale 1."""
-    deviation: Tensor
-    """(source band,) standard deviation of spectra of scale 1."""
-    basis: Tensor
-    """(target band, rank)."""
-    coefficients: Tensor
-    """(rank, source band) expected coefficients of a spectrum of scale 1, scaled to a standard deviation of 1."""
-    offset: Tensor
-    """(rank,) mean of these coefficients."""
-    certainty: Tensor
-    """(rank,) share, 0-1, of a coefficient's second moment that the source's bands explain."""
-
-    def scale(self, reflectance: Tensor, floor: float) -> Tensor:
-        """(window, 1, row, col) scale of pixels (window, source band, row, col)."""
-        brightness = torch.einsum("s,nsij->nij", self.brightness, reflectance)
-        return torch.sqrt(brightness.square() + floor**2)[:, None]
-
-
 class PriorScaling(NamedTuple):
     """The prior's expectation of a batch, and the scale of its patches."""
 
@@ -94,11 +64,6 @@ class PriorScaling(NamedTuple):
     scale: Tensor
     """(window, patch)."""
     prior: PriorOfBands
-
-
-def content_size(rank: int) -> int:
-    """Number of values that `SpectralMAE.content` returns for each patch."""
-    return 3 * rank + 2
 
 
 class SpectralMAE(nn.Module):
@@ -137,16 +102,6 @@ class SpectralMAE(nn.Module):
         self.apply(_initialise)
         # training starts at the prior's expectation, or near the middle of reflectance
         nn.init.normal_(self.head.weight, std=0.0 if c.rank else 0.02)
-
-    @cached_property
-    def _prior_statistics(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """(wavelength,) mean and deviation, and (wavelength, rank) basis, of the prior's spectra of scale 1."""
-        assert self.prior is not None  # noqa: S101  called only with a prior
-        factors = self.prior.factors.astype(float)
-        coefficients = self.prior.sample.mean(axis=0).astype(float)
-        mean = factors @ coefficients
-        variance = np.square(factors).sum(axis=1) - np.square(mean)
-        return mean, np.sqrt(np.maximum(variance, LEAST_VARIANCE)), factors[:, : self.config.rank]
 
     def set_share(self, share: FloatArray | None) -> None:
         """Scale the network's correction of the prior by `share`.
@@ -297,51 +252,22 @@ class SpectralMAE(nn.Module):
         c = self.config
         values = reflectance if valid is None else fill_invalid(reflectance, valid, c.patch)
         prior = self.prior_between(source, target, values.device)
-        content = self.content(values, prior, valid)
+        content = prior.content(values, c.patch, valid)
         if visible is not None:
             shown = torch.zeros_like(content[..., 0]).flatten(1).scatter(1, visible[:, 0], 1.0)
             content = content * shown.view(*content.shape[:3], 1)
         coefficients = between_patches(self.correct(content).float(), c.patch)
         with torch.autocast(values.device.type, enabled=False):
-            added = coefficients * prior.scale(values.float(), self.floor)  # (window, rank, row, col)
-            predicted = prior.gain @ values.float().flatten(2) + prior.basis @ added.flatten(2)
+            added = coefficients * prior.scale(values.float())  # (window, rank, row, col)
+            predicted = prior.gain @ prior.features(values.float().flatten(2)) + prior.basis @ added.flatten(2)
         return predicted.view(len(values), -1, *values.shape[2:])
-
-    @torch.no_grad()
-    def content(self, reflectance: Tensor, prior: PriorOfBands, valid: Tensor | None = None) -> Tensor:
-        """(window, patch row, patch col, `content_size`) the input of `correct`, float32 also under autocast.
-
-        Of the coefficients that the prior expects of the valid pixels of a patch, relative to each pixel's scale: mean,
-        standard deviation and certainty. Then the mean logarithm of the scale, and the share of valid pixels.
-
-        Parameters
-        ----------
-        reflectance : (window, source band, row, col), rows and columns multiples of `patch`; any value where not valid.
-        valid : (window, row, col); None: everywhere.
-        """
-        c, known = self.config, None
-        with torch.autocast(reflectance.device.type, enabled=False):
-            values = reflectance.float()
-            if valid is not None:
-                known, values = valid[:, None].float(), torch.where(valid[:, None], values, 0.0)
-            scale = prior.scale(values, self.floor)
-            coefficients = prior.coefficients @ (values / scale).flatten(2) - prior.offset[:, None]
-            coefficients = coefficients.view(len(values), -1, *values.shape[2:])
-            mean = patch_means(coefficients, c.patch, known)
-            variance = patch_means(coefficients.square_(), c.patch, known) - mean.square()
-            deviation = variance.clamp_(0, LARGEST_CONTENT**2).sqrt_()
-            mean.clamp_(-LARGEST_CONTENT, LARGEST_CONTENT)
-            certainty = prior.certainty[:, None, None].expand_as(mean)
-            log_scale = patch_means(torch.log(4 * scale), c.patch, known)
-            share = torch.ones_like(log_scale) if known is None else F.avg_pool2d(known, c.patch)
-            return torch.cat([mean, deviation, certainty, log_scale, share], dim=1).permute(0, 2, 3, 1)
 
     def correct(self, content: Tensor) -> Tensor:
         """(window, rank, patch row, patch col) corrections of the prior's coefficients, for spectra of scale 1.
 
         Parameters
         ----------
-        content : as `content` returns it; a patch whose last value is 0 is unknown, and predicted from the others.
+        content : from `PriorOfBands.content`; a patch whose last value is 0 is unknown, and predicted from the others.
         """
         windows, rows, cols, _ = content.shape
         known = (content[..., -1:] > 0).flatten(1, 2)  # (window, patch, 1)
@@ -355,54 +281,24 @@ class SpectralMAE(nn.Module):
         corrections: Tensor = self.head(self.decoder_norm(x))
         return corrections.view(windows, rows, cols, -1).permute(0, 3, 1, 2)
 
-    @property
-    def floor(self) -> float:
-        """Brightness below which the prior counts spectra as equally bright."""
-        assert self.prior is not None  # noqa: S101  called only with a prior
-        return self.prior.floor
-
     def _scaling(self, values: Tensor, source: BandView, target: BandView) -> PriorScaling:
         """The prior's expectation and scale, in float32 also under autocast."""
         prior = self.prior_between(source, target, values.device)
         with torch.autocast(values.device.type, enabled=False):
             flat = values.float().flatten(2)  # (window, source band, pixel)
-            expected = (prior.gain @ flat).view(len(flat), -1, *values.shape[2:])  # (window, target band, row, col)
-            scale = F.avg_pool2d(prior.scale(values.float(), self.floor), self.config.patch).flatten(1)
+            expected = prior.gain @ prior.features(flat)  # (window, target band, pixel)
+            expected = expected.view(len(flat), -1, *values.shape[2:])
+            scale = F.avg_pool2d(prior.scale(values.float()), self.config.patch).flatten(1)
         return PriorScaling(expected, scale, prior)
 
     def prior_between(self, source: BandView, target: BandView, device: torch.device) -> PriorOfBands:
         """The prior between two sets of bands; cached for the last two, since a conversion uses no others."""
         if self._cached is not None and self._cached[:3] == (source, target, device):
             return self._cached[3]
-        assert self.prior is not None and source.response is not None and target.response is not None  # noqa: S101, PT018
-        mean, deviation, basis = self._prior_statistics
-        noise = self.prior.source_noise(source.wavelength_nm)
-        gain, brightness = self.prior.expectation(source.response, target.response, noise)
-        if self.share is not None:
-            basis = self.share[:, None] * basis
-        arrays = (gain, brightness, source.response @ mean, source.response @ deviation, target.response @ basis)
-        arrays += self._coefficients(source.response, noise)
-        with torch.inference_mode(mode=False):  # training may use the cached tensors later
-            prior = PriorOfBands(*(torch.as_tensor(array, dtype=torch.float32).to(device) for array in arrays))
+        assert self.prior is not None  # noqa: S101  called only with a prior
+        prior = PriorOfBands.of(self.prior, source, target, device, rank=self.config.rank, share=self.share)
         self._cached = (source, target, device, prior)
         return prior
-
-    def _coefficients(self, to_source: FloatArray, noise: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """`coefficients`, `offset` and `certainty` of `PriorOfBands`: E[z|x] = Fᵀ R_sᵀ (R_s Σ R_sᵀ + N)⁻¹ x, Σ = F Fᵀ + …
-
-        Parameters
-        ----------
-        to_source : (source band, wavelength) responses.
-        noise : (source band,) relative standard deviation of each band's error.
-        """
-        assert self.prior is not None  # noqa: S101  called only with a prior
-        factors, rank = to_source @ self.prior.factors.astype(float), self.config.rank  # (source band, direction)
-        seen = to_source @ self.prior.second_moment() @ to_source.T + np.diag(np.square(noise))
-        expected = np.linalg.solve(seen, factors[:, :rank]).T  # (rank, source band)
-        certainty = (expected * factors[:, :rank].T).sum(axis=1)
-        mean = expected @ factors @ self.prior.sample.mean(axis=0).astype(float)
-        deviation = np.sqrt(np.maximum(certainty - np.square(mean), LEAST_VARIANCE))
-        return expected / deviation[:, None], mean / deviation, certainty
 
 
 def _initialise(module: nn.Module) -> None:
