@@ -7,6 +7,8 @@ from typing import Any, Self
 from ms2hs.errors import UnknownName
 from ms2hs.models.masking import SENSORS, STRATEGIES
 
+# Side of the windows of a conversion by a network that looks beyond its patch, in pixels.
+WINDOW = 128
 # Input of a network that corrects the prior's coefficients.
 COEFFICIENTS = "coefficients"
 # Largest whole numbers of a configuration: published models have a fraction of each.
@@ -78,6 +80,8 @@ class ModelConfig:
         _require(0 < low <= high < 1, problem)
         problem = "context connects patches that do not attend to each other; reach `place` is needed"
         _require(self.per_patch or not self.context, problem)
+        problem = f"a patch of {self.patch} pixels; with `coefficients`, a divisor of 256 is needed"
+        _require(not self.by_patch or 256 % self.patch == 0, problem)
         problem = f"masking `{whole}` leaves hidden patches without a token; reach `window` is needed"
         _require(not (whole and self.per_patch), problem)
         problem = f"masking `{uneven}` shows different bands in each patch; with a prior (rank above 0) use"
@@ -109,6 +113,19 @@ class ModelConfig:
     def by_patch(self) -> bool:
         """Whether a token is a patch, with the coefficients of the prior as its content."""
         return self.measured == COEFFICIENTS
+
+    def windows(self, side: int | None = None) -> tuple[int, int]:
+        """Side and least overlap, in pixels, of the windows of a conversion; (patch, 0) for a local network.
+
+        `side` : a multiple of the patch; None: `WINDOW`, or the larger window of the training.
+        """
+        if self.is_local:
+            return self.patch, 0
+        side = side or max(self.window, WINDOW // self.patch * self.patch)
+        overlap = side // 4
+        if self.by_patch:  # windows begin at patches
+            overlap = max(overlap // self.patch, 1) * self.patch if side > self.patch else 0
+        return side, overlap
 
     @property
     def is_local(self) -> bool:

@@ -256,11 +256,7 @@ class SpectralMAE(nn.Module):
         if visible is not None:
             shown = torch.zeros_like(content[..., 0]).flatten(1).scatter(1, visible[:, 0], 1.0)
             content = content * shown.view(*content.shape[:3], 1)
-        coefficients = between_patches(self.correct(content).float(), c.patch)
-        with torch.autocast(values.device.type, enabled=False):
-            added = coefficients * prior.scale(values.float())  # (window, rank, row, col)
-            predicted = prior.gain @ prior.features(values.float().flatten(2)) + prior.basis @ added.flatten(2)
-        return predicted.view(len(values), -1, *values.shape[2:])
+        return prior.corrected(values, between_patches(self.correct(content).float(), c.patch))
 
     def correct(self, content: Tensor) -> Tensor:
         """(window, rank, patch row, patch col) corrections of the prior's coefficients, for spectra of scale 1.

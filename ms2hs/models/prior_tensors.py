@@ -93,6 +93,20 @@ class PriorOfBands(NamedTuple):
         brightness = self.brightness @ reflectance.flatten(2)
         return torch.sqrt(brightness.square() + self.floor**2).view(len(reflectance), 1, *reflectance.shape[2:])
 
+    def corrected(self, reflectance: Tensor, coefficients: Tensor) -> Tensor:
+        """(window, target band, row, col) expectation and correction, float32 also under autocast.
+
+        Parameters
+        ----------
+        reflectance : (window, source band, row, col).
+        coefficients : (window, rank, row, col) corrections for spectra of scale 1.
+        """
+        with torch.autocast(reflectance.device.type, enabled=False):
+            values = reflectance.float()
+            added = coefficients.float() * self.scale(values)
+            predicted = self.gain @ self.features(values.flatten(2)) + self.basis @ added.flatten(2)
+        return predicted.view(len(values), -1, *values.shape[2:])
+
     @torch.no_grad()
     def content(self, reflectance: Tensor, patch: int, valid: Tensor | None = None) -> Tensor:
         """(window, patch row, patch col, `content_size`) description of patches, float32 also under autocast.
