@@ -35,7 +35,9 @@ def scene_of(seed, useful=0.5, noise=0.002):
     added[WAVES // 2 :] = rng.normal(0, 0.01, (WAVES // 2, PIXELS))
     both = {"clean": truth - missed, "noisy": truth - missed}
     ones = np.ones(PIXELS, np.float32)
-    return HeldOutScene(f"scene {seed}", truth, ones, np.full(WAVES, 0.01), both, {"clean": added, "noisy": added})
+    return HeldOutScene(
+        f"scene {seed}", truth, ones, np.full(truth.shape, 0.01), both, {"clean": added, "noisy": added}
+    )
 
 
 def test_share_minimises_the_error_over_scenes():

@@ -35,7 +35,7 @@ from ms2hs.models.layers import (
 )
 from ms2hs.models.masking import SENSORS
 from ms2hs.models.prior import SpectralPrior
-from ms2hs.models.prior_tensors import PriorOfBands, content_size
+from ms2hs.models.prior_tensors import PriorOfBands, content_size, features
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
 # Without a prior, reflectance of land is scaled to about -1 … 1: (x - MIDDLE) / SPREAD.
@@ -282,7 +282,7 @@ class SpectralMAE(nn.Module):
         prior = self.prior_between(source, target, values.device)
         with torch.autocast(values.device.type, enabled=False):
             flat = values.float().flatten(2)  # (window, source band, pixel)
-            expected = prior.gain @ prior.features(flat)  # (window, target band, pixel)
+            expected = prior.gain @ features(flat, prior.covers)  # (window, target band, pixel)
             expected = expected.view(len(flat), -1, *values.shape[2:])
             scale = F.avg_pool2d(prior.scale(values.float()), self.config.patch).flatten(1)
         return PriorScaling(expected, scale, prior)

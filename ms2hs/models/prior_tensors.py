@@ -82,12 +82,6 @@ class PriorOfBands(NamedTuple):
         with torch.inference_mode(mode=False):  # training may use cached tensors later
             return cls(covers, prior.floor, *(torch.as_tensor(a, dtype=torch.float32).to(device) for a in arrays))
 
-    def features(self, reflectance: Tensor) -> Tensor:
-        """(window, feature, pixel) of reflectance (window, source band, pixel): as `Posterior.features`."""
-        if self.covers is None:
-            return reflectance
-        return torch.cat(by_cover(reflectance, self.covers.shares(reflectance)), dim=1)
-
     def scale(self, reflectance: Tensor) -> Tensor:
         """(window, 1, row, col) scale of pixels (window, source band, row, col)."""
         brightness = self.brightness @ reflectance.flatten(2)
@@ -104,7 +98,7 @@ class PriorOfBands(NamedTuple):
         with torch.autocast(reflectance.device.type, enabled=False):
             values = reflectance.float()
             added = coefficients.float() * self.scale(values)
-            predicted = self.gain @ self.features(values.flatten(2)) + self.basis @ added.flatten(2)
+            predicted = self.gain @ features(values.flatten(2), self.covers) + self.basis @ added.flatten(2)
         return predicted.view(len(values), -1, *values.shape[2:])
 
     @torch.no_grad()
@@ -143,3 +137,8 @@ class PriorOfBands(NamedTuple):
             return [torch.zeros_like(reflectance[:, :1])] * len(COVERS)
         shape = len(reflectance), 1, *reflectance.shape[2:]
         return [share.reshape(shape) for share in self.covers.shares(reflectance.flatten(2))]
+
+
+def features(reflectance: Tensor, covers: CoverShares | None) -> Tensor:
+    """(..., feature, pixel) of reflectance (..., source band, pixel): `Posterior.features` of tensors."""
+    return reflectance if covers is None else torch.cat(by_cover(reflectance, covers.shares(reflectance)), dim=-2)

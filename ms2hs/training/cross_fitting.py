@@ -18,7 +18,7 @@ from ms2hs.datasets.pairs.pair_types import SimulatedPair
 from ms2hs.errors import DataError
 from ms2hs.inference.predictor import Predictor
 from ms2hs.models.denoising import denoise
-from ms2hs.models.intervals import sigma_needed
+from ms2hs.models.intervals import scale_needed
 from ms2hs.models.weights import Weights, load_weights, save_weights
 from ms2hs.progress import Progress
 from ms2hs.spectra.metrics import NORMAL_90
@@ -50,7 +50,7 @@ class HeldOutScene:
     scale: Float32Array
     """(pixel,) scale of each spectrum; errors are proportional to it."""
     sigma: Float32Array
-    """(wavelength,) relative sigma of the posterior, not calibrated."""
+    """(wavelength, pixel) standard deviation of the posterior, not calibrated."""
     expected: Mapping[str, Float32Array]
     """(wavelength, pixel) the prior's expectation for `clean` and `noisy` input, which is conditioned on its error."""
     correction: Mapping[str, Float32Array]
@@ -117,7 +117,7 @@ def predict_scene(data: Path, scene: str, weights: Weights, seed: int) -> HeldOu
     weights.network.set_share(None)
     network = Predictor(weights.network, source, target)
     plain, robust = (prior.condition(source, target, error) for error in (None, TYPICAL_INPUT_ERROR))
-    raw = replace(prior, sigma_scale=np.ones_like(prior.sigma_scale)).condition(source, target)
+    raw = prior.with_sigma_scale(np.ones_like(prior.sigma_scale)).condition(source, target)
     rng = np.random.default_rng(seed)
     gain, offset = (
         part * rng.standard_normal((len(source), 1, 1))
@@ -132,7 +132,7 @@ def predict_scene(data: Path, scene: str, weights: Weights, seed: int) -> HeldOu
         clean = np.where(valid, measured, np.float32(0))
         noise = TYPICAL_INPUT_ERROR.pixel * rng.standard_normal(clean.shape)
         noisy = denoise((clean * (1 + gain) + offset + noise).astype(np.float32), valid, TYPICAL_INPUT_ERROR.pixel)
-        parts = {"truth": truth, "scale": plain.scale(clean)[None]}
+        parts = {"truth": truth, "scale": plain.scale(clean)[None], "sigma": raw.sigma(clean)}
         for kind, reflectance, posterior in zip(KINDS, (clean, noisy), (plain, robust), strict=True):
             parts[f"expected {kind}"] = posterior.reconstruct(reflectance)
             parts[f"correction {kind}"] = network.reconstruct(reflectance, valid) - plain.reconstruct(reflectance)
@@ -144,7 +144,7 @@ def predict_scene(data: Path, scene: str, weights: Weights, seed: int) -> HeldOu
     chosen = rng.permutation(whole["truth"].shape[1])[:PIXELS]
     kept = {name: values[:, chosen] for name, values in whole.items()}
     expected, correction = ({kind: kept[f"{part} {kind}"] for kind in KINDS} for part in ("expected", "correction"))
-    return HeldOutScene(scene, kept["truth"], kept["scale"][0], raw.relative_sigma, expected, correction)
+    return HeldOutScene(scene, kept["truth"], kept["scale"][0], kept["sigma"], expected, correction)
 
 
 def fit_share(scenes: Sequence[HeldOutScene], step_nm: float) -> FloatArray:
@@ -175,8 +175,8 @@ def fit_scale(scenes: Sequence[HeldOutScene], share: FloatArray) -> Float32Array
     """(wavelength,) factor on the posterior's standard deviation so that intervals hold on new scenes."""
     factors = []
     for scene in scenes:
-        error = (scene.truth - scene.blended(share, "clean")).T.astype(float)
-        factors.append(sigma_needed(error, scene.scale.astype(float)) / scene.sigma)
+        error = (scene.truth - scene.blended(share, "clean")).astype(float)
+        factors.append(scale_needed(error, scene.sigma))
     return scale_of_scenes(factors)
 
 
@@ -210,7 +210,7 @@ def _scores(scene: HeldOutScene, share: FloatArray, scale: Float32Array | None) 
     if scale is not None:
         error = np.abs(scene.truth - scene.blended(share, "clean"))
         known = np.isfinite(error)
-        inside = error <= NORMAL_90 * np.outer(scene.sigma * scale, scene.scale)
+        inside = error <= NORMAL_90 * scale[:, None] * scene.sigma
         scores["coverage"] = float(inside[known].mean())
     return scores
 
