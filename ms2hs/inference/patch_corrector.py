@@ -116,7 +116,7 @@ class PatchCorrector:
         first = max(0, start // patch - 1)  # interpolation reaches one patch further
         self._next = next(index for index, end in enumerate(self._ends) if end > first)
         self.first_row = spans[self._next][0] * patch
-        """First row of pixels that `run` needs, so that results equal those of a whole run bit for bit."""
+        """First row of pixels that `run` needs, so that results equal the results of a whole run bit for bit."""
         self._content: Tensor | None = None
         """(patch row, patch col, value) of the patches that the next row of windows needs."""
         self._content_first = 0
