@@ -515,7 +515,9 @@ def test_calibrated_network_writes_its_uncertainty(networks, scene_path, tmp_pat
     save_weights(path, found.prior, {}, found.network, sigma_scale=twice)
     options = ConvertOptions(model=str(path), window=(0, 0, 40, 50), uncertainty=True, input_error="none")
     found = read(convert(scene_path, "enmap", tmp_path / "n.tif", options).sigma)
-    linear = read(convert(scene_path, "enmap", tmp_path / "l.tif", replace(options, model="linear")).sigma)
+    save_weights(tmp_path / "prior.safetensors", found.prior, {})
+    options = replace(options, model=str(tmp_path / "prior.safetensors"))
+    linear = read(convert(scene_path, "enmap", tmp_path / "l.tif", options).sigma)
     known = linear != NODATA
     np.testing.assert_allclose(found[known], 2.0 * linear[known], atol=1.01)
     with pytest.raises(WeightsError, match="no uncertainty calibrated on held-out scenes"):
