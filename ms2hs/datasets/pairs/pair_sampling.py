@@ -42,17 +42,25 @@ def by_scene(pairs: Sequence[Pair]) -> list[list[Pair]]:
     return [groups[key] for key in sorted(groups)]
 
 
-def windows_of(pairs: Sequence[Pair], seed: int) -> Iterator[tuple[Pair, Float32Array, Float32Array]]:
-    """Random windows of one scene: the pair, and (source band, row, col) and (target band, row, col) reflectance."""
+def windows_of(
+    pairs: Sequence[Pair], seed: int, side: int = WINDOW_SIDE, least: int = MIN_WINDOWS
+) -> Iterator[tuple[Pair, Float32Array, Float32Array]]:
+    """Random windows of one scene: the pair, and (source band, row, col) and (target band, row, col) reflectance.
+
+    Parameters
+    ----------
+    side : of a window, in pixels.
+    least : windows, if the pairs have as many; more where these have fewer than `MIN_WINDOW_PIXELS`.
+    """
     rng = np.random.default_rng(seed)
     windows = pixels = 0
     for index in rng.permutation(len(pairs)):
-        if windows >= MIN_WINDOWS and pixels >= MIN_WINDOW_PIXELS:
+        if windows >= least and pixels >= MIN_WINDOW_PIXELS:
             return
         pair = pairs[int(index)]
         rows, cols = pair.shape
-        count = max(1, MIN_WINDOWS // len(pairs))
-        height, width = min(WINDOW_SIDE, rows), min(WINDOW_SIDE, cols)
+        count = max(1, least // len(pairs))
+        height, width = min(side, rows), min(side, cols)
         corners = {(int(rng.integers(rows - height + 1)), int(rng.integers(cols - width + 1))) for _ in range(count)}
         for row, col in sorted(corners):
             windows, pixels = windows + 1, pixels + height * width
