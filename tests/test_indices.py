@@ -1,9 +1,15 @@
 """Water, snow and land cover from a few bands."""
 
-import numpy as np
-from conftest import LEAVES, SAND, WATER
+from itertools import combinations
 
-from ms2hs.spectra.indices import COVERS, cover, water_and_snow
+import numpy as np
+import pytest
+import torch
+from conftest import LEAVES, SAND, WATER
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ms2hs.spectra.indices import COVERS, CoverShares, by_cover, cover, water_and_snow
 from ms2hs.spectra.sensors import load_sensor
 
 GRID = load_sensor("sentinel2a").grid
@@ -42,6 +48,52 @@ def test_cover_without_short_wave_bands_finds_vegetation():
     near = GRID.select(GRID.index(["B03", "B04", "B8A"]))
     assert cover(PIXELS[[2, 3, 8]], near).tolist()[:2] == ["vegetation", "bare"]
     assert set(cover(PIXELS[[2, 3]], near.select([0, 1])).tolist()) == {"unknown"}
+
+
+SHARES = CoverShares.of(GRID.wavelength_nm)
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=12, max_size=12))
+def test_shares_of_covers_sum_to_one(bands):
+    with np.errstate(over="ignore"):
+        shares = np.array(SHARES.shares(np.array(bands, np.float32)[:, None]))
+    assert shares.min() >= -1e-6
+    assert shares.sum() == pytest.approx(1, abs=1e-6)
+
+
+def test_shares_are_one_for_a_pure_cover_and_change_continuously():
+    found = np.array(SHARES.shares(PIXELS))
+    np.testing.assert_allclose(found, np.eye(5)[:, [COVERS.index(kind) for kind in cover(PIXELS, GRID)]], atol=1e-6)
+    for first, second in combinations(PIXELS.T, 2):
+        between = np.linspace(first, second, 5001, dtype=np.float32).T
+        assert np.abs(np.diff(np.array(SHARES.shares(between)))).max() < 0.02
+
+
+def test_shares_do_not_depend_on_brightness():
+    lit = PIXELS[:, [0, 1, 3]]
+    for factor in (0.5, 2.0):
+        np.testing.assert_allclose(SHARES.shares(np.float32(factor) * lit), SHARES.shares(lit), atol=1e-6)
+
+
+def test_shares_are_the_same_for_tensors():
+    windows = np.stack([PIXELS, 0.7 * PIXELS])
+    shares = SHARES.shares(torch.from_numpy(windows))
+    for window, values in enumerate(windows):
+        expected = SHARES.shares(values)
+        np.testing.assert_allclose([share[window] for share in shares], expected, atol=1e-6)
+        weighted = torch.cat(by_cover(torch.from_numpy(windows), shares), dim=1)[window]
+        np.testing.assert_allclose(weighted, np.concatenate(by_cover(values, expected)), atol=1e-6)
+
+
+@pytest.mark.parametrize("sensor", ["sentinel2b", "hls_s30", "hls_l30", "landsat8", "landsat9"])
+def test_shares_agree_between_sensors(sensor):
+    grid = load_sensor(sensor).grid
+    seen = PIXELS[[int(np.abs(GRID.wavelength_nm - nm).argmin()) for nm in grid.wavelength_nm]]
+    np.testing.assert_allclose(CoverShares.of(grid.wavelength_nm).shares(seen), SHARES.shares(PIXELS), atol=1e-6)
+
+
+def test_shares_need_four_bands():
+    assert CoverShares.of(GRID.select(GRID.index(["B02", "B03", "B04", "B8A"])).wavelength_nm) is None
 
 
 def test_real_water_is_found_and_desert_is_dry(real_data):

@@ -47,7 +47,7 @@ def test_posterior_with_a_covariance_is_the_conditional_of_the_joint_gaussian():
     gain, variance = brute_force(prior, PRODUCT_SHARE * covariance)
     np.testing.assert_allclose(posterior.gain, gain, atol=2e-3)
     variance = variance + np.diag(gain @ ((1 - PRODUCT_SHARE) * covariance) @ gain.T)
-    np.testing.assert_allclose(posterior.relative_sigma, np.sqrt(variance), rtol=2e-3)
+    np.testing.assert_allclose(posterior.relative_sigma[:, 0], np.sqrt(variance), rtol=2e-3)
     x = np.full((len(SOURCE), 3), 0.25, np.float32)
     np.testing.assert_allclose(posterior.sigma(x), np.outer(np.sqrt(variance), posterior.scale(x)), rtol=2e-3)
 

@@ -60,7 +60,7 @@ def test_common_input_error_equals_the_conditional_of_all_residuals():
     scaled = bands / scale
     residual = (truth[:, :200:8] / scale - scaled @ gain.T).ravel()
     # brute force: the covariance of all residuals of all references, and theirs with the input's errors
-    scatter = LOCAL_INPUT_NOISE**2 * gain @ gain.T + np.diag(posterior.relative_sigma.astype(float) ** 2)
+    scatter = LOCAL_INPUT_NOISE**2 * gain @ gain.T + np.diag(posterior.relative_sigma[:, 0].astype(float) ** 2)
     constant, directions = COMMON_STRENGTHS
     of_map = (
         np.eye(3) + scaled @ (constant * np.outer(bright, bright) + precision * directions / len(SOURCE)) @ scaled.T

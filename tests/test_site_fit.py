@@ -57,7 +57,7 @@ def test_posterior_is_the_conditional_of_the_joint_gaussian(prior, spectra):
     posterior = fit.condition(TARGET)
     np.testing.assert_allclose(posterior.gain, gain, atol=1e-3)
     left = joint[count:, count:] - joint[count:, :count] @ np.linalg.solve(joint[:count, :count], joint[:count, count:])
-    np.testing.assert_allclose(np.square(posterior.relative_sigma), np.diag(left), rtol=0.01, atol=1e-7)
+    np.testing.assert_allclose(np.square(posterior.relative_sigma[:, 0]), np.diag(left), rtol=0.01, atol=1e-7)
 
 
 def test_other_land_falls_back_to_the_prior(prior, spectra):

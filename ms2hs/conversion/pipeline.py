@@ -138,7 +138,7 @@ class LinearPipeline(Pipeline):
     def _count(self, block: "_BlockPixels") -> None:
         self.statistics.count_pixels(block.reflectance, block.cause)
         reflectance, valid = block.sample_rows(RESIDUAL_ROW_STEP)
-        residual = self._residual @ reflectance[:, valid]
+        residual = self._residual @ self.model.features(reflectance[:, valid])
         self.statistics.add_residuals(np.square(residual).sum(axis=1, dtype=float), int(valid.sum()))
 
     @cached_property

@@ -96,11 +96,12 @@ class SiteFit:
         return replace(
             posterior,
             gain=(gain * self.band_gain).astype(np.float32),
-            relative_sigma=np.sqrt(np.maximum(variance, 0)).astype(np.float32),
+            relative_sigma=np.sqrt(np.maximum(variance, 0))[:, None].astype(np.float32),
             precision=(self.share * np.linalg.inv(seen)).astype(np.float32),
             shift=(self.share * posterior.shift).astype(np.float32),
             input_covariance=self.largest_common_error.astype(np.float32),
             error=None,  # `relative_sigma` covers it
+            covers=None,
         )
 
 

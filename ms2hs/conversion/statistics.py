@@ -86,17 +86,19 @@ class InputResidual:
         inside = (source.wavelength_nm - half >= low) & (source.wavelength_nm + half <= high)
         self.bands = np.flatnonzero(inside)
         """(k,) source bands within the wavelengths of the target."""
+        self.source_count = len(source)
         self.names = [source.names[i] for i in self.bands]
         compared = source.select(self.bands) if len(self.bands) else None
         self.matrix = response_matrix(compared, target.wavelength_nm).astype(np.float32) if compared else None
         """(k, target band) responses of these bands; None if there are none."""
 
     def of_linear(self, gain: Float32Array) -> Float32Array:
-        """(k, source band) matrix from reflectance to the residual of a linear model, gain (target, source band)."""
+        """(k, feature) matrix from a linear model's features to its residual, for its gain (target band, feature)."""
         if self.matrix is None:
             return np.zeros((0, gain.shape[1]), np.float32)
         residual = self.matrix @ gain
-        residual[np.arange(len(self.bands)), self.bands] -= 1
+        covers = residual.reshape(len(residual), -1, self.source_count)  # in the same memory
+        covers[np.arange(len(self.bands)), :, self.bands] -= 1  # the shares of the covers sum to 1
         return residual
 
 

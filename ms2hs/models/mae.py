@@ -20,6 +20,7 @@ from ms2hs.models.config import ModelConfig
 from ms2hs.models.layers import BandView, Block, SpatialPosition, SpectralPosition
 from ms2hs.models.masking import SENSORS
 from ms2hs.models.prior import SpectralPrior
+from ms2hs.spectra.indices import CoverShares, by_cover
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
 # Without a prior, reflectance of land is scaled to about -1 … 1: (x - MIDDLE) / SPREAD.
@@ -43,8 +44,9 @@ class EncodedTokens(NamedTuple):
 class PriorOfBands(NamedTuple):
     """The prior between the bands of a source and of a target, as tensors."""
 
+    covers: CoverShares | None
     gain: Tensor
-    """(target band, source band)."""
+    """(target band, feature)."""
     brightness: Tensor
     """(source band,)."""
     mean: Tensor
@@ -53,6 +55,12 @@ class PriorOfBands(NamedTuple):
     """(source band,) standard deviation of spectra of scale 1."""
     basis: Tensor
     """(target band, rank)."""
+
+    def features(self, reflectance: Tensor) -> Tensor:
+        """(window, feature, pixel) of reflectance (window, source band, pixel): as `Posterior.features`."""
+        if self.covers is None:
+            return reflectance
+        return torch.cat(by_cover(reflectance, self.covers.shares(reflectance)), dim=1)
 
 
 class PriorScaling(NamedTuple):
@@ -254,7 +262,8 @@ class SpectralMAE(nn.Module):
         prior = self._prior_for(source, target, values.device)
         with torch.autocast(values.device.type, enabled=False):
             flat = values.float().flatten(2)  # (window, source band, pixel)
-            expected = (prior.gain @ flat).view(len(flat), -1, *values.shape[2:])  # (window, target band, row, col)
+            expected = prior.gain @ prior.features(flat)  # (window, target band, pixel)
+            expected = expected.view(len(flat), -1, *values.shape[2:])
             brightness = (prior.brightness @ flat).view(len(flat), *values.shape[2:])  # (window, row, col)
             scale = torch.sqrt(brightness.square() + self.prior.floor**2)
             scale = F.avg_pool2d(scale[:, None], self.config.patch).flatten(1)  # (window, patch)
@@ -266,13 +275,13 @@ class SpectralMAE(nn.Module):
             return self._cached[3]
         assert self.prior is not None and source.response is not None and target.response is not None  # noqa: S101, PT018
         mean, deviation, basis = self._prior_statistics
-        noise = self.prior.source_noise(source.wavelength_nm)
-        gain, brightness = self.prior.expectation(source.response, target.response, noise)
+        gain, brightness, covers = self.prior.expectation(source.wavelength_nm, source.response, target.response)
         if self.share is not None:
             basis = self.share[:, None] * basis
         arrays = (gain, brightness, source.response @ mean, source.response @ deviation, target.response @ basis)
         with torch.inference_mode(mode=False):  # training may use the cached tensors later
-            prior = PriorOfBands(*(torch.as_tensor(array, dtype=torch.float32).to(device) for array in arrays))
+            tensors = [torch.as_tensor(array, dtype=torch.float32).to(device) for array in arrays]
+            prior = PriorOfBands(covers, *tensors)
         self._cached = (source, target, device, prior)
         return prior
 

@@ -1,7 +1,9 @@
 """The posterior of a target's bands given the bands of one source: a linear map, its uncertainty, and its correction.
 
 `SpectralPrior.condition` computes it once for each source and target; converting a pixel is then one matrix product.
-Errors scale with a pixel's brightness. Reference spectra of a scene correct the map by a Bayesian regression.
+With land covers there is a map for each, blended by the shares of the covers in a pixel: y = Σ_k w_k(x) G_k x, which is
+one product of all maps with the features (w_1 x, …, w_K x). Errors scale with a pixel's brightness. Reference spectra
+of a scene correct the map by a Bayesian regression; the correction is the same for all covers.
 """
 
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ import numpy as np
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.errors import DataError
 from ms2hs.models.moments import scale_of
+from ms2hs.spectra.indices import CoverShares, by_cover
 from ms2hs.spectra.library import by_pattern
 from ms2hs.spectra.product_error import InputError
 
@@ -36,9 +39,10 @@ class Posterior:
     """The expectation of a target's bands given the bands of one source, and its uncertainty."""
 
     gain: Float32Array
-    """(target band, source band) the posterior mean is `gain @ reflectance`."""
+    """(target band, cover · source band) the posterior mean is `gain @ features(reflectance)`."""
     relative_sigma: Float32Array
-    """(target band,) calibrated standard deviation for a spectrum of scale 1, with the product's measured errors."""
+    """(target band, cover) calibrated standard deviation for a spectrum of scale 1, with the product's measured errors;
+    a pixel's is the mean by its shares."""
     known: BoolArray
     """(target band,) False where few training scenes have data."""
     brightness: Float32Array
@@ -59,6 +63,20 @@ class Posterior:
     its squared scale; `relative_sigma` covers it."""
     error: InputError | None = None
     """Errors of the source's bands; `sigma` covers its gain, offset and noise, which depend on the pixel."""
+    covers: CoverShares | None = None
+    """Shares of the land covers in a pixel; None: one map for all pixels."""
+
+    def shares(self, reflectance: Float32Array) -> Float32Array:
+        """(cover, pixel) shares of the land covers of pixels (source band, pixel); 1 without covers."""
+        if self.covers is None:
+            return np.ones((1, reflectance.shape[1]), np.float32)
+        return np.stack(self.covers.shares(reflectance))
+
+    def features(self, reflectance: Float32Array) -> Float32Array:
+        """(cover · source band, pixel) reflectance (source band, pixel) times the share of each cover."""
+        if self.covers is None:
+            return reflectance
+        return np.concatenate(by_cover(reflectance, self.covers.shares(reflectance)))
 
     def reconstruct(
         self, reflectance: Float32Array, valid: BoolArray | None = None, out: Float32Array | None = None
@@ -78,7 +96,7 @@ class Posterior:
             raise ValueError(f"out must be float32, C-contiguous, of shape {shape}")
         flat = np.asarray(reflectance, np.float32).reshape(len(reflectance), -1)
         with np.errstate(invalid="ignore", over="ignore"):  # invalid pixels may hold any value
-            _multiply(self.gain, flat, out.reshape(len(self.gain), -1))
+            _multiply(self.gain, self.features(flat), out.reshape(len(self.gain), -1))
         if valid is not None and not valid.all():
             np.copyto(out, np.float32(np.nan), where=~valid)
         return out
@@ -100,12 +118,16 @@ class Posterior:
 
         Covers the conversion and the source's own errors.
         """
-        scale = self.scale(reflectance)
-        result: Float32Array = np.multiply.outer(self.relative_sigma, scale)
-        if self.error and self.error.has_levels:
-            variance = self.error.variance(reflectance).astype(np.float32)
-            result = np.sqrt(np.square(result) + np.tensordot(np.square(self.gain), variance, axes=1))
-        return result
+        flat = reflectance.reshape(len(reflectance), -1)
+        with np.errstate(invalid="ignore", over="ignore"):  # invalid pixels may hold any value
+            shares = self.shares(flat)
+            result = self.relative_sigma @ (shares * self.scale(flat))
+            if self.error and self.error.has_levels:
+                variance = self.error.variance(flat).astype(np.float32)
+                # the square of the mean gain is at most the mean of the squares
+                variance = np.concatenate(by_cover(variance, shares))
+                result = np.sqrt(np.square(result) + np.square(self.gain) @ variance)
+        return result.reshape(-1, *reflectance.shape[1:])
 
     def unlike(self, reflectance: Float32Array) -> BoolArray:
         """(...) True for pixels whose bands are unlike nearly all training spectra, at any brightness.
@@ -146,22 +168,25 @@ class Posterior:
             )
         bands = np.asarray(measured, float)[usable]
         scale = self.scale(bands.T).astype(float)[:, None]
-        scaled, gain, brightness = bands / scale, self.gain.astype(float), self.brightness.astype(float)
-        expected = np.asarray(truth, float)[usable] / scale
-        input_error, covariance = self._input_error(scaled, expected - scaled @ gain.T)
-        gain -= np.outer(gain @ input_error, brightness)
-        residual = expected - scaled @ gain.T
+        scaled, brightness = bands / scale, self.brightness.astype(float)
+        features, expected = self.features(bands.T).T / scale, np.asarray(truth, float)[usable] / scale
+        gain, shares = self.gain.astype(float), self.shares(bands.T).mean(axis=1)
+        maps = gain.reshape(len(gain), len(shares), -1)  # (target band, cover, source band) in the same memory
+        input_error, covariance = self._input_error(scaled, expected - features @ gain.T, shares)
+        maps -= (maps @ input_error)[..., None] * brightness
+        residual = expected - features @ gain.T
         priors = [self._map_variance(*strengths) for strengths in product(CONSTANT_VARIANCES, DIRECTIONS_VARIANCES)]
         left = np.ones(len(gain))
         for known, columns in by_pattern(np.isfinite(residual).T):
             if known.any():
                 change, left[columns] = _mean_regression(scaled[known], residual[np.ix_(known, columns)], priors)
-                gain[columns] += change
+                maps[columns] += change[:, None]
+        before = self.gain.reshape(maps.shape)
         by_input, by_input_left = (
-            ((self.gain @ part) * self.gain).sum(axis=1) for part in (self.input_covariance, covariance)
+            ((before @ part) * before).sum(axis=2) for part in (self.input_covariance, covariance)
         )
         error = 1 - self.shift + self.shift * left
-        variance = np.maximum(np.square(self.relative_sigma) - by_input, 0) * error + by_input_left
+        variance = np.maximum(np.square(self.relative_sigma) - by_input, 0) * error[:, None] + by_input_left
         return replace(
             self,
             gain=gain.astype(np.float32),
@@ -170,7 +195,9 @@ class Posterior:
             input_covariance=covariance.astype(np.float32),
         )
 
-    def _input_error(self, scaled: FloatArray, residual: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _input_error(
+        self, scaled: FloatArray, residual: FloatArray, shares: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
         """(source band,) expected error of the bands, relative to scale, and (source band, source band) its covariance.
 
         The mean residual of the references, by generalised least squares, is the gain times the error, with the scatter
@@ -179,6 +206,7 @@ class Posterior:
         Parameters
         ----------
         scaled, residual : (K, source band) and (K, target band) of references scaled to 1, NaN = unknown.
+        shares : (cover,) mean shares of the land covers in the references, whose mean map is used.
         """
         prior = self.input_covariance.astype(float)
         if not prior.any():
@@ -191,9 +219,10 @@ class Posterior:
             solved = share - features @ np.linalg.solve(inner, features.T @ share)
             weight[columns] = solved @ share
             mean[columns] = solved @ residual[np.ix_(known, columns)]  # times weight
-        sigma = np.maximum(self.relative_sigma.astype(float), 1e-6)
-        evidence = (self.gain.T * (weight / sigma**2)) @ self.gain
-        toward = -self.gain.T @ (mean / sigma**2)
+        sigma = np.maximum(self.relative_sigma @ shares.astype(float), 1e-6)
+        gain = shares @ self.gain.reshape(len(sigma), len(shares), -1).astype(float)
+        evidence = (gain.T * (weight / sigma**2)) @ gain
+        toward = -gain.T @ (mean / sigma**2)
         seen = prior + np.eye(len(prior)) * (LOCAL_INPUT_NOISE**2 / weight.max())
         common = np.linalg.solve(seen, prior).T
         posterior = np.linalg.inv(np.linalg.inv(seen) + evidence)

@@ -4,22 +4,27 @@ A spectrum is modelled as a Gaussian of unknown brightness: x = s z, where z has
 Given the bands of a source sensor, the expected bands of a target are a linear map of them without a constant term, so
 a pixel twice as bright gives a spectrum twice as bright. The mean spectrum is nearly the first direction of Σ. Spectra
 of more scenes update Σ in closed form too.
+
+A prior may have a Σ for each land cover. The maps of the covers are then blended by the shares of the covers in each
+pixel, which the source's bands give (`spectra.indices`). A source without the bands for that uses the Σ of all covers.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.models.moments import Moments, moments_of, pool, scale_of
 from ms2hs.models.posterior import Posterior
+from ms2hs.spectra.indices import CoverShares
 from ms2hs.spectra.library import by_pattern
 from ms2hs.spectra.product_error import TYPICAL_INPUT_ERROR, TYPICAL_SCALE, InputError
 from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of, response_matrix
 
 __all__ = [
-    "TYPICAL_INPUT_ERROR", "TYPICAL_SCALE", "InputError", "Posterior", "SpectralPrior", "brightness_of",
+    "TYPICAL_INPUT_ERROR", "TYPICAL_SCALE", "CoverFactors", "InputError", "Posterior", "SpectralPrior", "brightness_of",
     "brightness_weights", "factorise", "refit",
 ]  # fmt: skip
 
@@ -46,6 +51,18 @@ KEPT_SPECTRA = 100
 
 
 @dataclass(frozen=True, eq=False)
+class CoverFactors:
+    """Second moments of the land covers of `spectra.indices.COVERS`, as low-rank factors, and their calibration."""
+
+    factors: Float32Array
+    """(cover, wavelength, rank)."""
+    residual: Float32Array
+    """(cover, wavelength)."""
+    sigma_scale: Float32Array
+    """(cover, wavelength)."""
+
+
+@dataclass(frozen=True, eq=False)
 class SpectralPrior:
     """Second moment of brightness-scaled spectra, as low-rank factors, and its calibration."""
 
@@ -67,6 +84,8 @@ class SpectralPrior:
     """Brightness below which spectra count as equally bright."""
     noise: float
     """Standard deviation of a source band, relative to a spectrum's scale."""
+    covers: CoverFactors | None = None
+    """The same for each land cover; None: `factors` for all covers."""
 
     @property
     def grid(self) -> SpectralGrid:
@@ -83,6 +102,28 @@ class SpectralPrior:
         factors = self.factors.astype(float)
         moment: FloatArray = factors @ factors.T + np.diag(self.residual.astype(float))
         return moment
+
+    def with_sigma_scale(self, sigma_scale: FloatArray) -> Self:
+        """The prior with this calibration (wavelength,) for every land cover."""
+        scale = np.asarray(sigma_scale, np.float32)
+        covers = self.covers
+        if covers is not None:
+            covers = replace(covers, sigma_scale=np.broadcast_to(scale, covers.residual.shape))
+        return replace(self, sigma_scale=scale, covers=covers)
+
+    def of_covers(self, wavelength_nm: FloatArray) -> tuple[CoverShares | None, tuple[Self, ...]]:
+        """The shares of the land covers and a prior for each, given a source's band centres.
+
+        None and this prior alone if it has no covers or if the source lacks bands for the shares.
+        """
+        shares = CoverShares.of(wavelength_nm)
+        if self.covers is None or shares is None:
+            return None, (self,)
+        arrays = zip(self.covers.factors, self.covers.residual, self.covers.sigma_scale, strict=True)
+        return shares, tuple(
+            replace(self, factors=factors, residual=residual, sigma_scale=scale, covers=None)
+            for factors, residual, scale in arrays
+        )
 
     def coefficients(self, spectra: Float32Array) -> Float32Array:
         """(spectrum, rank) expected coefficients of `factors`, of spectra (spectrum, wavelength) scaled to 1.
@@ -104,18 +145,32 @@ class SpectralPrior:
         return np.where(inside, self.noise * np.hypot(1, WATER_VAPOUR_NOISE), self.noise)
 
     def expectation(
-        self, to_source: FloatArray, to_target: FloatArray, noise: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """(target band, source band) gain of the posterior mean, and (source band,) weights of the brightness.
+        self, wavelength_nm: FloatArray, to_source: FloatArray, to_target: FloatArray
+    ) -> tuple[FloatArray, FloatArray, CoverShares | None]:
+        """Gain of the posterior mean, (source band,) weights of the brightness, and the shares, as in `Posterior`.
 
-        The same as in `condition`, without the uncertainty, for response matrices (band, wavelength) and the relative
-        noise of the source's bands: training calls it for many sets of bands.
+        The same as in `condition`, without the uncertainty, for a source's band centres and response matrices (band,
+        wavelength): training calls it for many sets of bands.
         """
-        across = self.second_moment() @ to_source.T
-        seen = to_source @ across + np.diag(np.square(noise))
-        joint = np.vstack([to_target @ across, brightness_weights(self.wavelength_nm) @ across])
-        gain = np.linalg.solve(seen, joint.T).T
-        return gain[:-1], gain[-1]
+        noise = np.diag(np.square(self.source_noise(wavelength_nm)))
+        shares, priors = self.of_covers(wavelength_nm)
+        gains = [
+            np.linalg.solve(prior.between(to_source, to_source) + noise, prior.between(to_source, to_target)).T
+            for prior in priors
+        ]
+        return np.concatenate(gains, axis=1), self._brightness(to_source, noise), shares
+
+    def between(self, first: FloatArray, second: FloatArray) -> FloatArray:
+        """(first band, second band) second moment between bands of two response matrices (band, wavelength)."""
+        factors = self.factors.astype(float)
+        moment: FloatArray = (first @ factors) @ (second @ factors).T + (first * self.residual) @ second.T
+        return moment
+
+    def _brightness(self, to_source: FloatArray, noise: FloatArray) -> FloatArray:
+        """(source band,) weights of the bands in the expected brightness."""
+        joint = self.between(to_source, brightness_weights(self.wavelength_nm)[None])[:, 0]
+        weights: FloatArray = np.linalg.solve(self.between(to_source, to_source) + noise, joint)
+        return weights
 
     def condition(self, source: SpectralGrid, target: SpectralGrid, error: InputError | None = None) -> Posterior:
         """The posterior of `target` given `source`, in closed form.
@@ -123,7 +178,7 @@ class SpectralPrior:
         E[y|x] = R_t Σ R_sᵀ (R_s Σ R_sᵀ + N)⁻¹ x, and its variance (Rasmussen & Williams 2006, A.6), where R are
         response matrices and N is the source's noise, to which `error` adds. Measured errors of a product add half of
         their covariance to N and all of it to the uncertainty; they are common to a scene, so that references can
-        correct them.
+        correct them. With land covers, for the Σ of each.
 
         Raises
         ------
@@ -131,27 +186,20 @@ class SpectralPrior:
         """
         to_source = response_matrix(source, self.wavelength_nm)
         to_target = response_matrix(target, self.wavelength_nm)
-        moment = self.second_moment()
-        across = moment @ to_source.T
-        seen = to_source @ across + np.diag(self.source_noise(source.wavelength_nm) ** 2)
-        joint = to_target @ across
         error = error or InputError()
-        extra, product = error.relative_variance(np.diag(seen)), error.product_covariance(source.wavelength_nm)
-        gain = np.linalg.solve(seen + np.diag(extra) + PRODUCT_SHARE * product, joint.T).T
-        # variance of this gain on bands without errors; the share of gain, offset and noise is added in `sigma`
-        variance = ((to_target @ moment) * to_target).sum(axis=1) + ((gain @ seen - 2 * joint) * gain).sum(axis=1)
-        deviation = np.sqrt(np.maximum(variance, 0)) * (to_target @ self.sigma_scale)
-        by_product = np.sqrt(np.maximum(((gain @ product) * gain).sum(axis=1), 0))
-        sigma = np.hypot(deviation, by_product)
-        brightness = np.linalg.solve(seen, across.T @ brightness_weights(self.wavelength_nm))
+        noise = np.diag(self.source_noise(source.wavelength_nm) ** 2)
+        product = error.product_covariance(source.wavelength_nm)
+        shares, priors = self.of_covers(source.wavelength_nm)
+        maps = [prior._map(to_source, to_target, noise, product, error) for prior in priors]  # noqa: SLF001
+        seen = self.between(to_source, to_source) + noise
         whitening = np.linalg.inv(np.linalg.cholesky(seen + OUTLIER_TOLERANCE**2 * np.eye(len(source))))
         sample = (to_source @ self.factors.astype(float)) @ self.sample.T.astype(float)
         distance = np.square(whitening @ sample).sum(axis=0)
         return Posterior(
-            gain=gain.astype(np.float32),
-            relative_sigma=sigma.astype(np.float32),
+            gain=np.concatenate([gain for gain, _ in maps], axis=1).astype(np.float32),
+            relative_sigma=np.stack([sigma for _, sigma in maps], axis=1).astype(np.float32),
             known=to_target @ self.reach >= LEAST_REACH,
-            brightness=brightness.astype(np.float32),
+            brightness=self._brightness(to_source, noise).astype(np.float32),
             whitening=whitening.astype(np.float32),
             precision=np.linalg.inv(seen).astype(np.float32),
             limit=float(np.quantile(distance, 0.995)),
@@ -159,7 +207,23 @@ class SpectralPrior:
             floor=self.floor,
             input_covariance=product.astype(np.float32),
             error=error,
+            covers=shares,
         )
+
+    def _map(
+        self, to_source: FloatArray, to_target: FloatArray, noise: FloatArray, product: FloatArray, error: InputError
+    ) -> tuple[FloatArray, FloatArray]:
+        """(target band, source band) gain and (target band,) sigma for a scale of 1, without land covers."""
+        seen, joint = self.between(to_source, to_source) + noise, self.between(to_target, to_source)
+        extra = np.diag(error.relative_variance(np.diag(seen)))
+        gain = np.linalg.solve(seen + extra + PRODUCT_SHARE * product, joint.T).T
+        # variance of this gain on bands without errors; the share of gain, offset and noise is added in `sigma`
+        factors = to_target @ self.factors.astype(float)
+        variance = np.square(factors).sum(axis=1) + np.square(to_target) @ self.residual
+        variance += ((gain @ seen - 2 * joint) * gain).sum(axis=1)
+        deviation = np.sqrt(np.maximum(variance, 0)) * (to_target @ self.sigma_scale)
+        by_product = np.sqrt(np.maximum(((gain @ product) * gain).sum(axis=1), 0))
+        return gain, np.hypot(deviation, by_product)
 
 
 def refit(prior: SpectralPrior, scenes: Sequence[Float32Array], noise: float) -> SpectralPrior:

@@ -9,7 +9,7 @@ its correction of the prior. Both kinds may have the `adjustments` of products a
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +23,8 @@ from ms2hs.errors import UnknownName, WeightsError, input_errors
 from ms2hs.files import NO_FILES, FileIds, write_bytes
 from ms2hs.models.config import PRESETS, ModelConfig
 from ms2hs.models.harmonization import Adjustment
-from ms2hs.models.prior import SpectralPrior
+from ms2hs.models.prior import CoverFactors, SpectralPrior
+from ms2hs.spectra.indices import COVERS
 
 if TYPE_CHECKING:
     from ms2hs.models.mae import SpectralMAE
@@ -52,6 +53,8 @@ LINEAR_AXES = {
     "sample": "nr",
 }
 LINEAR_NUMBERS = ("floor", "noise")
+# Arrays of the land covers, all or none.
+COVER_PREFIX, COVER_AXES = "cover_", {"factors": "cwr", "residual": "cw", "sigma_scale": "cw"}
 # Allowed values of each array, far beyond real spectra; with them no later number overflows.
 LINEAR_RANGES = {
     "wavelength_nm": (100, 100_000),
@@ -64,7 +67,7 @@ LINEAR_RANGES = {
     "floor": (0, 10),
     "noise": (0, 10),
 }
-LEAST_SIZES = {"w": 2, "r": 1, "n": 1, "1": 1}
+LEAST_SIZES = {"w": 2, "r": 1, "n": 1, "1": 1, "c": len(COVERS)}
 # Limits before memory is taken. The second moment has a number for each pair of wavelengths.
 MAX_FILE_BYTES = 2_000_000_000
 MAX_WAVELENGTHS = 5000
@@ -104,7 +107,7 @@ class Weights:
         """
         if self.network is None:
             return self.prior
-        return None if self.sigma_scale is None else replace(self.prior, sigma_scale=self.sigma_scale)
+        return None if self.sigma_scale is None else self.prior.with_sigma_scale(self.sigma_scale)
 
 
 def weights_names() -> list[str]:
@@ -255,6 +258,10 @@ def save_weights(
     """
     arrays = {name: np.ascontiguousarray(getattr(prior, name), np.float32) for name in LINEAR_AXES}
     arrays |= {name: np.array([getattr(prior, name)], np.float32) for name in LINEAR_NUMBERS}
+    if prior.covers is not None:
+        arrays |= {
+            COVER_PREFIX + name: np.ascontiguousarray(getattr(prior.covers, name), np.float32) for name in COVER_AXES
+        }
     metadata = {"format": FORMAT, "kind": LINEAR, "card": json.dumps(card, sort_keys=True)}
     if network is not None:
         arrays = {PRIOR_PREFIX + name: array for name, array in arrays.items()}
@@ -279,8 +286,10 @@ def save_weights(
 def _linear(path: Path, arrays: Arrays) -> SpectralPrior:
     """The prior of a file, with every array checked."""
     axes = LINEAR_AXES | dict.fromkeys(LINEAR_NUMBERS, "1")
+    if of_covers := _part(arrays, COVER_PREFIX):
+        axes |= {COVER_PREFIX + name: letters for name, letters in COVER_AXES.items()}
     train_again = "Train the weights again with `ms2hs pretrain`."
-    sizes = {"1": 1}
+    sizes = {"1": 1, "c": len(COVERS)}
     for name, letters in axes.items():
         if name not in arrays:
             raise _error(path, f"no array {name!r}; a linear model has {', '.join(axes)}")
@@ -295,14 +304,15 @@ def _linear(path: Path, arrays: Arrays) -> SpectralPrior:
             if size < LEAST_SIZES[letter] or (letter == "w" and size > MAX_WAVELENGTHS):
                 problem = f"{name} has shape {array.shape}; {LEAST_SIZES[letter]} or more are needed on axis {letter!r}"
                 raise _error(path, f"{problem}, and at most {MAX_WAVELENGTHS} wavelengths", train_again)
-        (low, high), values = LINEAR_RANGES[name], np.asarray(array, float)
+        (low, high), values = LINEAR_RANGES[name.removeprefix(COVER_PREFIX)], np.asarray(array, float)
         if not ((low <= values) & (values <= high)).all():
             raise _error(path, f"{name} has values that are not finite or beyond {low:g} to {high:g}", train_again)
     if (np.diff(np.asarray(arrays["wavelength_nm"], float)) <= 0).any():
         raise _error(path, "wavelength_nm does not ascend; ascending wavelengths are needed")
     numbers = {name: float(np.asarray(arrays[name], float)[0]) for name in LINEAR_NUMBERS}
-    known = {entry.name for entry in fields(SpectralPrior)}
-    return SpectralPrior(**{name: array for name, array in arrays.items() if name in known} | numbers)  # type: ignore[arg-type]
+    known = {name: arrays[name] for name in LINEAR_AXES}
+    covers = CoverFactors(**{name: of_covers[name] for name in COVER_AXES}) if of_covers else None  # type: ignore[arg-type]
+    return SpectralPrior(**known, **numbers, covers=covers)  # type: ignore[arg-type]
 
 
 def _network(path: Path, config: ModelConfig, arrays: Arrays, prior: SpectralPrior) -> "SpectralMAE":

@@ -1,4 +1,12 @@
-"""Spectral indices that classify surfaces: water, snow, vegetation and bare ground."""
+"""Spectral indices that classify surfaces: water, snow, vegetation and bare ground.
+
+`cover` names one land cover for each pixel. `CoverShares` gives the share of each cover instead, which changes
+gradually from cover to cover, so that models of the covers can be blended without seams.
+"""
+
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +26,13 @@ MIN_SNOW_INDEX = 0.4
 # 112:1835, doi 10.1016/j.rse.2007.09.007 (soils up to 0.25 and more).
 MIN_SPARSE_NDVI, MIN_DENSE_NDVI = 0.25, 0.5
 COVERS = ("water", "snow", "vegetation", "sparse vegetation", "bare")
+# Where shares of covers change: NDVI of bare ground, of sparse and of dense vegetation, linear in between (ours, chosen
+# by leaving places out); green-SWIR index of land and water; near infrared of water and snow; index of water and snow.
+BARE_NDVI, SPARSE_NDVI, DENSE_NDVI = 0.1, 0.4, 0.7
+WATER_INDEX, SNOW_INDEX, SNOW_NIR = (-0.1, 0.1), (0.3, 0.5), (0.09, 0.13)
+
+Array = TypeVar("Array", bound=Any)
+"""A NumPy array or a PyTorch tensor."""
 
 
 def water_and_snow(reflectance: FloatArray, grid: SpectralGrid) -> tuple[BoolArray, BoolArray]:
@@ -43,6 +58,55 @@ def cover(reflectance: FloatArray, grid: SpectralGrid) -> NDArray[np.str_]:
     index = (nir - red) / np.maximum(nir + red, 1e-3)
     cases = [*water_and_snow(reflectance, grid), index >= MIN_DENSE_NDVI, index >= MIN_SPARSE_NDVI, np.isfinite(index)]
     return np.select(cases, COVERS, "unknown")
+
+
+@dataclass(frozen=True)
+class CoverShares:
+    """The shares of the land covers in each pixel, computed from four bands of a source.
+
+    Water and snow by the indices of `water_and_snow`, other covers by the NDVI as in `cover`, with linear transitions.
+    Shares are 0-1, sum to 1 and change continuously; a pixel and one twice as bright have the same shares, except near
+    the absolute limits `SNOW_NIR`, and where the bands' sum is below 0.001. Non-finite bands give non-finite shares.
+    """
+
+    green: int
+    """Position of the band nearest to `GREEN_NM`; the other bands likewise."""
+    red: int
+    nir: int
+    swir: int
+
+    @classmethod
+    def of(cls, wavelength_nm: FloatArray) -> Self | None:
+        """For a source with these band centres; None if it lacks one of the four bands."""
+        bands = [nearest_band(wavelength_nm, nm, REACH_NM) for nm in (GREEN_NM, RED_NM, NIR_NM, SWIR_NM)]
+        return cls(*(band for band in bands if band is not None)) if None not in bands else None
+
+    def shares(self, reflectance: Array) -> tuple[Array, ...]:
+        """(..., pixel) share of each cover of `COVERS`, from reflectance (..., source band, pixel)."""
+        green, red, nir, swir = (reflectance[..., band, :] for band in astuple(self))
+        ndvi, wetness = _index(nir, red), _index(green, swir)
+        snowy = _ramp(nir, *SNOW_NIR)
+        water, snow = _ramp(wetness, *WATER_INDEX) * (1 - snowy), _ramp(wetness, *SNOW_INDEX) * snowy
+        land = 1 - water - snow
+        vegetated, dense = _ramp(ndvi, BARE_NDVI, SPARSE_NDVI), _ramp(ndvi, SPARSE_NDVI, DENSE_NDVI)
+        return water, snow, land * dense, land * (vegetated - dense), land * (1 - vegetated)
+
+
+def by_cover(values: Array, shares: Iterable[Array]) -> list[Array]:
+    """For each cover (..., band, pixel) values times the cover's share (..., pixel)."""
+    return [share[..., None, :] * values for share in shares]
+
+
+def _index(first: Array, second: Array) -> Array:
+    """Normalised difference of two bands."""
+    index: Array = (first - second) / (first + second).clip(min=1e-3)
+    return index
+
+
+def _ramp(values: Array, low: float, high: float) -> Array:
+    """0 up to `low`, 1 from `high` on, and linear in between."""
+    ramp: Array = ((values - low) * (1 / (high - low))).clip(0, 1)
+    return ramp
 
 
 def _at(reflectance: FloatArray, grid: SpectralGrid, nm: float) -> FloatArray:

@@ -168,7 +168,7 @@ def calibrate(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[st
             corrected = posterior.with_references(scene.measured[:half], scene.truth[:half])
             before = _sigma_needed(scene, posterior, slice(None))
             after = _sigma_needed(scene, corrected, slice(half, None))
-            factors.append((before / posterior.relative_sigma, after / posterior.relative_sigma))
+            factors.append((before / posterior.relative_sigma[:, 0], after / posterior.relative_sigma[:, 0]))
     sample = prior.coefficients(np.concatenate([*(scene.truth[:100] for scene in kept), evidence.library_sample]))
     if not factors:  # no scene to measure on
         return replace(prior, sample=sample)
