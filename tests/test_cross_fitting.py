@@ -8,6 +8,7 @@ from test_pretraining import assert_clear
 from test_prior_fit import SETTINGS, folder
 
 from ms2hs.datasets.cubes.registry import open_cubes
+from ms2hs.datasets.pairs.pair_sampling import Kind, held_out_windows
 from ms2hs.datasets.pairs.pair_types import SimulatedPair
 from ms2hs.errors import DataError
 from ms2hs.models.weights import FOLDERS, load_weights
@@ -17,7 +18,6 @@ from ms2hs.spectra.sensors import load_sensor
 from ms2hs.training import cross_fitting
 from ms2hs.training.cross_fitting import (
     HeldOutPlace,
-    Kind,
     Predictions,
     fit_and_score,
     fit_share,
@@ -138,10 +138,15 @@ def test_network_is_trained_without_the_places_of_each_fold_and_gets_a_share(fol
 
 def test_predictions_of_a_prior_have_the_errors_of_their_kind(folder):
     evidence = gather(folder, SETTINGS)
-    prior, target = fit(evidence, {"scene0"}), load_sensor("enmap").grid
+    prior, source, target = fit(evidence, {"scene0"}), *(load_sensor(name).grid for name in ("sentinel2a", "enmap"))
     pairs = [SimulatedPair(cube, "sentinel2a", target) for cube in open_cubes(folder) if cube.scene == "scene0"]
-    kinds = {name: Kind(InputError(gain=0.05), given) for name, given in (("given", True), ("not given", False))}
-    found = predict(pairs, prior, None, {"clean": Kind(InputError()), **kinds}, draws=3, pixels=100)
+    kinds = {
+        "clean": Kind(InputError()),
+        "given": Kind(InputError(gain=0.05), draws=3),
+        "not given": Kind(InputError(gain=0.05), given=False, draws=3),
+    }
+    windows = held_out_windows(pairs, kinds, prior.condition(source, source).scale, seed=0, pixels=100)
+    found = predict(windows, prior, None, (source, target))
     assert found["clean"].truth.shape == (202, 100)
     assert found["given"].truth.shape == (202, 300)
     error = {kind: rmse(part.expected, part.truth) for kind, part in found.items()}

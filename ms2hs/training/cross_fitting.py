@@ -9,17 +9,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ms2hs.arrays import Float32Array, FloatArray
 from ms2hs.datasets.cubes.registry import open_cubes
-from ms2hs.datasets.pairs.pair_sampling import WINDOW_SIDE, windows_of
-from ms2hs.datasets.pairs.pair_types import Pair, SimulatedPair
+from ms2hs.datasets.pairs.pair_sampling import HeldOutWindow, Kind, held_out_windows
+from ms2hs.datasets.pairs.pair_types import SimulatedPair
 from ms2hs.errors import DataError, WeightsError
 from ms2hs.inference.predictor import Predictor
-from ms2hs.models.denoising import denoise
 from ms2hs.models.intervals import sigma_needed
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior import SpectralPrior
@@ -27,6 +26,8 @@ from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.progress import FitProgress
 from ms2hs.spectra.metrics import coverage, ratio_interval, rmse
 from ms2hs.spectra.product_error import TYPICAL_INPUT_ERROR, InputError, input_error_named
+from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.spectral_grid import SpectralGrid
 from ms2hs.training.conformal import scale_of_scenes
 from ms2hs.training.engine.checkpointing import CHECKPOINT
 from ms2hs.training.engine.distributed import Note
@@ -37,27 +38,16 @@ from ms2hs.training.prior_fit import Evidence, PriorSettings, calibrate, fit, ga
 SOURCE = "sentinel2a"
 # Folds by default: three of 18 places in each.
 FOLDS = 6
-# Random errors of the input for each window, windows of a place at least, and pixels of a place that are evaluated.
-DRAWS, WINDOWS, PIXELS = 2, 4, 1000
 # Standard deviation of the Gaussian that smooths the share.
 SHARE_SMOOTHING_NM = 60.0
 # Shrinkage of the share: as if this many more places had a share of 0.
 PLACES_AGAINST = 1.0
 
 
-class Kind(NamedTuple):
-    """A kind of input."""
-
-    error: InputError
-    """Errors of the source's bands."""
-    given: bool = True
-    """Whether the models know these errors, as with `convert --input-error`."""
-
-
 KINDS = {
     "clean": Kind(InputError()),
-    "noisy": Kind(TYPICAL_INPUT_ERROR),
-    "sentinel2": Kind(input_error_named("sentinel2")),
+    "noisy": Kind(TYPICAL_INPUT_ERROR, draws=2),
+    "sentinel2": Kind(input_error_named("sentinel2"), draws=2),
 }
 
 
@@ -185,54 +175,28 @@ def _part_of(progress: FitProgress | None, done: int, total: int) -> FitProgress
 
 
 def predict(
-    pairs: Sequence[Pair],
+    windows: Mapping[str, Sequence[HeldOutWindow]],
     prior: SpectralPrior,
     network: SpectralMAE | None,
-    kinds: Mapping[str, Kind] = KINDS,
-    *,
-    seed: int = 0,
-    draws: int = DRAWS,
-    pixels: int = PIXELS,
+    grids: tuple[SpectralGrid, SpectralGrid],
 ) -> dict[str, Predictions]:
-    """Predictions for random pixels by kind of input, as `convert` makes them; empty where no pixel is known.
-
-    Each window is a scene with errors of its own. Noise that is given is filtered.
-
-    Parameters
-    ----------
-    pairs : simulated, of one place, source and target.
-    draws : random errors of each window.
-    """
-    source, target = pairs[0].source, pairs[0].target
-    rng = np.random.default_rng(seed)
-    plain = prior.condition(source, target)
-    predictor = None if network is None else Predictor(network, source, target)
-    side = max(WINDOW_SIDE, predictor.window if predictor else 0)
-    windows = list(windows_of(pairs, seed, side, WINDOWS))
-    parts: dict[str, list[tuple[Float32Array, ...]]] = {kind: [] for kind in kinds}
-    for _, measured, truth in windows:
-        valid = np.asarray(np.isfinite(measured).all(axis=0) & np.isfinite(truth).any(axis=0), bool)
-        chosen = rng.permutation(np.flatnonzero(valid))[: -(-pixels // len(windows))]
-        exact = np.where(valid, measured, np.float32(0))
-        for name, (error, given) in kinds.items() if len(chosen) else ():
-            posterior = prior.condition(source, target, error) if given and error else plain
-            for _ in range(draws if error else 1):
-                values = error.disturb(exact, plain.scale(exact), source.wavelength_nm, rng)
-                if given and error.pixel:
-                    values = denoise(values, valid, error.pixel)
-                some = np.ascontiguousarray(values.reshape(len(values), -1)[:, chosen])
-                expected = posterior.reconstruct(some)
-                correction = np.zeros_like(expected)
-                if predictor:
-                    whole = predictor.reconstruct_raster(values, valid).reshape(len(expected), -1)
-                    correction = whole[:, chosen] - plain.reconstruct(some)
-                own = truth.reshape(len(truth), -1)[:, chosen]
-                parts[name].append((own, plain.scale(some), posterior.sigma(some), expected, correction))
-    return {
-        name: Predictions(*(np.concatenate(column, axis=-1) for column in zip(*rows, strict=True)))
-        for name, rows in parts.items()
-        if rows
-    }
+    """Predictions of a target from a source for the chosen pixels of the windows, by kind of input, as by `convert`."""
+    plain = prior.condition(*grids)
+    predictor = None if network is None else Predictor(network, *grids)
+    result = {}
+    for kind, of_kind in windows.items():
+        posterior = prior.condition(*grids, of_kind[0].assumed) if of_kind[0].assumed else plain
+        parts = []
+        for window in of_kind:
+            some = np.ascontiguousarray(window.at_pixels(window.measured))
+            expected = posterior.reconstruct(some)
+            correction = np.zeros_like(expected)
+            if predictor:
+                whole = predictor.reconstruct_raster(window.measured, window.valid)
+                correction = window.at_pixels(whole) - plain.reconstruct(some)
+            parts.append((window.truth, plain.scale(some), posterior.sigma(some), expected, correction))
+        result[kind] = Predictions(*(np.concatenate(column, axis=-1) for column in zip(*parts, strict=True)))
+    return result
 
 
 def fit_share(places: Sequence[HeldOutPlace], step_nm: float) -> FloatArray:
@@ -333,24 +297,27 @@ def cross_fit(
     folder.mkdir(parents=True, exist_ok=True)
     train_folds(options, folds, progress)
     held_out: list[list[HeldOutPlace]] = []
+    source = load_sensor(SOURCE).grid
     for fold in folds:
         weights = load_weights(str(fold.network))
         assert weights.network is not None  # noqa: S101  folds are networks
         weights.network.set_share(None)
-        raw = replace(weights.prior, sigma_scale=np.ones_like(weights.prior.sigma_scale))
+        raw = weights.prior.with_sigma_scale(np.ones_like(weights.prior.sigma_scale))
         held_out.append([])
         for place in fold.places:
             pairs = [SimulatedPair(cube, SOURCE, raw.grid) for cube in cubes if cube.scene == place]
-            if inputs := predict(pairs, raw, weights.network, seed=options.fit.seed):
+            windows = held_out_windows(pairs, KINDS, raw.condition(source, source).scale, options.fit.seed)
+            if windows["clean"]:
+                inputs = predict(windows, raw, weights.network, (source, raw.grid))
                 held_out[-1].append(HeldOutPlace(place, inputs))
     result = fit_and_score(held_out, raw.step_nm)
     for fold in folds:
         weights = load_weights(str(fold.network))
         assert weights.network is not None  # noqa: S101  folds are networks
-        share, scale = next(result.without_place[place] for place in fold.places if place in result.without_place)
+        share, sigma_scale = next(result.without_place[place] for place in fold.places if place in result.without_place)
         weights.network.set_share(share.astype(float))
         card = {**weights.card, "places": list(fold.places)}
-        save_weights(weights.path, weights.prior, card, weights.network, sigma_scale=scale)
+        save_weights(weights.path, weights.prior, card, weights.network, sigma_scale=sigma_scale)
     return result
 
 
