@@ -17,15 +17,14 @@ MIN_VALUES = 3
 UNKNOWN_SCALE = 1.5
 
 
-def sigma_needed(error: FloatArray, scale: FloatArray) -> FloatArray:
-    """(wavelength,) relative sigma whose 90 % interval, times each pixel's scale, holds 90 % of the errors.
+def scale_needed(error: FloatArray, sigma: FloatArray) -> FloatArray:
+    """(wavelength,) factor on sigma with which the 90 % interval holds 90 % of the errors.
 
     Parameters
     ----------
-    error : (pixel, wavelength) NaN = unknown.
-    scale : (pixel,) scale of each spectrum; errors are proportional to it.
+    error, sigma : (wavelength, pixel) error, NaN = unknown, and its standard deviation.
     """
-    return _quantile(np.abs(error) / scale[:, None], 0.9) / NORMAL_90
+    return _quantile((np.abs(error) / sigma).T, 0.9) / NORMAL_90
 
 
 def quantile_over_scenes(values: FloatArray) -> FloatArray:

@@ -6,7 +6,6 @@ should lie within the interval in most cases. `models.intervals` has the statist
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.datasets.pairs.pair_sampling import by_scene, windows_of
 from ms2hs.datasets.pairs.pair_types import Pair
 from ms2hs.models.harmonization import adjusted
-from ms2hs.models.intervals import MIN_VALUES, UNKNOWN_SCALE, bridge, quantile_over_scenes, sigma_needed
+from ms2hs.models.intervals import MIN_VALUES, UNKNOWN_SCALE, bridge, quantile_over_scenes, scale_needed
 from ms2hs.models.prior import SpectralPrior
 from ms2hs.models.weights import Weights
 from ms2hs.spectra.library import interpolate_known
@@ -28,7 +27,7 @@ def fit_sigma_scale(weights: Weights, pairs: Sequence[Pair], seed: int = 0) -> F
 
     `pairs` are of scenes that the model was not trained on. None where no scene has enough pixels.
     """
-    raw = replace(weights.prior, sigma_scale=np.ones_like(weights.prior.sigma_scale))
+    raw = weights.prior.with_sigma_scale(np.ones_like(weights.prior.sigma_scale))
     return scale_of_scenes([_scale_needed(weights, raw, of_scene, seed) for of_scene in by_scene(pairs)])
 
 
@@ -55,16 +54,16 @@ def _scale_needed(weights: Weights, raw: SpectralPrior, pairs: Sequence[Pair], s
         reconstruct = Predictor(weights.network, source, target).reconstruct
     adjustment = None if pairs[0].is_simulated else weights.adjustments.get(sensor)
     posterior = raw.condition(source, target)
-    errors, scales = [], []
+    errors, sigmas = [], []
     for _, measured, truth in windows_of(pairs, seed):
         valid = np.asarray(np.isfinite(measured).all(axis=0) & np.isfinite(truth).any(axis=0), bool)
         if not valid.any():
             continue
         seen = np.where(valid, adjusted(measured, source.names, adjustment), np.float32(0))
-        errors.append((truth - reconstruct(seen, valid))[:, valid].T)
-        scales.append(posterior.scale(seen[:, valid]))
-    if sum(map(len, scales)) < MIN_PIXELS_FOR_SIGMA_SCALE:
+        errors.append((truth - reconstruct(seen, valid))[:, valid])
+        sigmas.append(posterior.sigma(seen[:, valid]))
+    if sum(error.shape[1] for error in errors) < MIN_PIXELS_FOR_SIGMA_SCALE:
         return None
-    ratio = sigma_needed(np.concatenate(errors).astype(float), np.concatenate(scales)) / posterior.relative_sigma
+    ratio = scale_needed(np.concatenate(errors, axis=1).astype(float), np.concatenate(sigmas, axis=1))
     fine = raw.wavelength_nm.astype(float)
     return np.asarray(interpolate_known(ratio[None].astype(np.float32), target.wavelength_nm, fine)[0], float)

@@ -19,7 +19,7 @@ from ms2hs.datasets.pairs.pair_sampling import HeldOutWindow, Kind, held_out_win
 from ms2hs.datasets.pairs.pair_types import SimulatedPair
 from ms2hs.errors import DataError, WeightsError
 from ms2hs.inference.predictor import Predictor
-from ms2hs.models.intervals import sigma_needed
+from ms2hs.models.intervals import scale_needed
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior import SpectralPrior
 from ms2hs.models.weights import load_weights, save_weights
@@ -226,8 +226,7 @@ def fit_scale(places: Sequence[HeldOutPlace], share: FloatArray) -> Float32Array
     factors = []
     for place in places:
         clean = place.inputs["clean"]
-        error = (clean.truth - clean.blended(share)) / clean.sigma
-        factors.append(sigma_needed(error.T.astype(float), np.ones(len(clean.scale))))
+        factors.append(scale_needed((clean.truth - clean.blended(share)).astype(float), clean.sigma))
     return scale_of_scenes(factors)
 
 

@@ -9,7 +9,6 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ms2hs.arrays import Float32Array, FloatArray
 from ms2hs.datasets.cubes.spectra_npz import SpectraFile, read_spectra_folder, spectra_on
@@ -18,10 +17,9 @@ from ms2hs.datasets.simulation.spectra_mixing import mix
 from ms2hs.errors import DataError
 from ms2hs.models.moments import Moments, complete, expect, moments_of, pool, scale_of, start
 from ms2hs.models.prior import brightness_of
-from ms2hs.spectra.indices import cover
+from ms2hs.spectra.indices import COVERS, CoverShares
 from ms2hs.spectra.library import interpolate_known
 from ms2hs.spectra.sensors import RANGE_NM, load_sensor
-from ms2hs.spectra.spectral_grid import grid_of
 
 
 @dataclass(frozen=True)
@@ -155,10 +153,13 @@ def library_moments(library: Mapping[str, Moments]) -> Moments:
     return Moments(np.ones(len(second), bool), second, weight)
 
 
-def _by_cover(spectra: FloatArray, wavelength_nm: FloatArray) -> dict[str, NDArray[np.intp]]:
-    """The rows of the spectra (spectrum, wavelength) of each land cover."""
-    kinds = cover(spectra.T, grid_of(wavelength_nm))
-    return {str(kind): np.flatnonzero(kinds == kind) for kind in np.unique(kinds)}
+def _shares(spectra: FloatArray, wavelength_nm: FloatArray) -> dict[str, FloatArray]:
+    """(spectrum,) share of each land cover in spectra (spectrum, wavelength); `unknown`: a band for it is unknown."""
+    covers = CoverShares.of(wavelength_nm)
+    assert covers is not None  # noqa: S101  the prior's wavelengths include the bands for it
+    shares = np.array(covers.shares(spectra.T.astype(float)))
+    known = np.isfinite(shares).all(axis=0)
+    return dict(zip((*COVERS, "unknown"), (*np.where(known, shares, 0), 1.0 - known), strict=True))
 
 
 def _scene(
@@ -172,11 +173,16 @@ def _scene(
     brightness = brightness_of(points, wavelength_nm)
     usable = np.isfinite(brightness)
     points, scale = points[usable], scale_of(brightness[usable], settings.floor)
-    covers = _by_cover(points, wavelength_nm)
-    shares = {kind: max(len(rows) / len(points), LEAST_SHARE) ** settings.cover_share for kind, rows in covers.items()}
+    shares = _shares(points, wavelength_nm)
+    weights = sum(
+        (share * max(share.mean(), LEAST_SHARE) ** (settings.cover_share - 1) for share in shares.values()),
+        np.zeros(len(points)),
+    )
+    weights /= weights.sum()
     moments = {
-        kind: tuple(moments_of(points[rows], scale[rows], np.ones(len(rows)), shares[kind] / sum(shares.values())))
-        for kind, rows in covers.items()
+        kind: tuple(moments_of(points, scale, weights * share, float(weights @ share)))
+        for kind, share in shares.items()
+        if share.any()
     }
     whole = _whole(chain.from_iterable(moments.values()), filled, settings.fill_noise)
     measured, _ = spectra_on(corpus, load_sensor(CALIBRATION_SOURCE).grid, interpolate=True)
@@ -219,10 +225,10 @@ def _library(
         sample.append(mixtures[:400])
     sums: dict[str, tuple[FloatArray, float]] = {}
     for measured, completed, share in parts:
-        for kind, rows in _by_cover(completed, wavelength_nm).items():
-            weight = float(share[rows].sum())
+        for kind, of_kind in _shares(completed, wavelength_nm).items():
+            weight = float(share @ of_kind)
             if weight > 0:
-                found = moments_of(measured[rows], scale_for(measured[rows]), share[rows], weight)
+                found = moments_of(measured, scale_for(measured), share * of_kind, weight)
                 total, before = sums.get(kind, (np.zeros_like(model), 0.0))
                 sums[kind] = total + _whole(found, model, settings.fill_noise), before + weight
     return {

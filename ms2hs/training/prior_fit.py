@@ -1,9 +1,9 @@
 """`ms2hs pretrain --preset linear`: the spectral prior, estimated from cubes and spectral libraries.
 
-`gather` reads the data once. `fit` pools the moments
-of all scenes, libraries, simulated canopies and mixtures by expectation-maximisation; places that the others predict
-badly weigh less, since their products have artefacts. `calibrate` leaves out the scenes of one place at a time, and
-measures how much wider the intervals must be there.
+`gather` reads the data once. `fit` pools the moments of all scenes, libraries, simulated canopies and mixtures by
+expectation-maximisation, for all land covers and for each; places that the others predict badly weigh less, since their
+products have artefacts. `calibrate` leaves out the scenes of one place at a time, and measures how much wider the
+intervals must be there.
 """
 
 from collections import Counter
@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ms2hs.arrays import FloatArray
+from ms2hs.arrays import BoolArray, FloatArray
 from ms2hs.errors import UnknownName
 from ms2hs.files import check_output, file_ids, files_in
-from ms2hs.models.intervals import UNKNOWN_SCALE, bridge, quantile_over_scenes, sigma_needed
+from ms2hs.models.intervals import UNKNOWN_SCALE, bridge, quantile_over_scenes, scale_needed
 from ms2hs.models.moments import Moments, pool
-from ms2hs.models.prior import Posterior, SpectralPrior, factorise
+from ms2hs.models.prior import CoverFactors, Posterior, SpectralPrior, factorise
 from ms2hs.models.weights import save_weights
+from ms2hs.spectra.indices import COVERS
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import response_matrix
 from ms2hs.training.prior_evidence import (
@@ -49,15 +50,12 @@ MIN_PLACES_FOR_TRUST, MOST_TRUST, TRUST_ROUNDS = 8, 3.0, 2
 TRUST_TARGET, LEAST_KNOWN = "enmap", 0.9
 # Pixels that a scene, or a library of a scene's place, needs for the calibration.
 MIN_PIXELS_FOR_CALIBRATION = 200
+# Pixels of a scene that a land cover must dominate for a factor of its own.
+MIN_PIXELS_OF_COVER = 50
 
 
-def fit(evidence: Evidence, leave_out: Collection[str] = (), cover: str | None = None) -> SpectralPrior:
-    """The prior of all scenes except the places left out, without calibration.
-
-    Parameters
-    ----------
-    cover : the land cover (`spectra.indices.COVERS`) whose spectra are used, beside the prior of all; None: all.
-    """
+def fit(evidence: Evidence, leave_out: Collection[str] = ()) -> SpectralPrior:
+    """The prior of all scenes except the places left out, with land covers, without calibration."""
     settings = evidence.settings
     size = len(evidence.wavelength_nm)
     kept = [scene for scene in evidence.scenes if scene.place not in leave_out]
@@ -68,13 +66,15 @@ def fit(evidence: Evidence, leave_out: Collection[str] = (), cover: str | None =
             sets.setdefault(kind, []).extend(replace(part, weight=part.weight * weight) for part in parts)
     every = [part for parts in sets.values() for part in parts]
     moment = pool(every, library.second, settings.fill_noise, settings.iterations)
-    if cover is not None:
-        general = Moments(np.ones(size, bool), moment, settings.general)
-        moment = pool([general, *sets.get(cover, [])], moment, settings.fill_noise, settings.iterations)
+    general = Moments(np.ones(size, bool), moment, settings.general)
+    of_covers = [
+        factorise(pool([general, *sets.get(kind, [])], moment, settings.fill_noise, settings.iterations), settings.rank)
+        for kind in COVERS
+    ]
     places = {scene.place for scene in kept}
     reach = sum((weight * scene.reach for scene, weight in zip(kept, _shares(kept), strict=True)), np.zeros(size))
     factors, residual = factorise(moment, settings.rank)
-    ones = np.ones(len(reach), np.float32)
+    ones = np.ones(size, np.float32)
     return SpectralPrior(
         wavelength_nm=evidence.wavelength_nm.astype(np.float32),
         factors=factors,
@@ -85,6 +85,11 @@ def fit(evidence: Evidence, leave_out: Collection[str] = (), cover: str | None =
         sample=np.zeros((1, settings.rank), np.float32),
         floor=settings.floor,
         noise=settings.noise,
+        covers=CoverFactors(
+            factors=np.stack([factors for factors, _ in of_covers]),
+            residual=np.stack([residual for _, residual in of_covers]),
+            sigma_scale=np.ones((len(COVERS), size), np.float32),
+        ),
     )
 
 
@@ -148,9 +153,11 @@ def _error(truth: FloatArray, moment: FloatArray, count: int, noise: float) -> F
 def calibrate(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[str] = ()) -> SpectralPrior:
     """The prior with `sigma_scale` and `shift`, measured on places of scenes that are left out one at a time.
 
-    `sigma_scale` is, for each wavelength, the 80th percentile over places of the factor that makes the 90 % interval
-    hold 90 % of the values: the raw posterior is too narrow, since a new scene differs from all others as a whole.
-    `shift` is the share of the squared error that half of a scene's pixels, as references, remove in the other half.
+    `sigma_scale` is, for each wavelength, the 80th percentile over scenes of the factor that makes the 90 % interval
+    hold 90 % of the values: the raw posterior is too narrow, since a new scene differs from all others as a whole. It
+    is measured for the moment of all covers alone, and for each land cover on pixels that it dominates; a cover of few
+    scenes has the factor of all pixels. `shift` is the share of the squared error that half of a scene's pixels, as
+    references, remove in the other half.
 
     Parameters
     ----------
@@ -158,35 +165,37 @@ def calibrate(prior: SpectralPrior, evidence: Evidence, leave_out: Collection[st
     """
     source = load_sensor(CALIBRATION_SOURCE).grid
     kept = [scene for scene in evidence.scenes if scene.place not in leave_out]
-    factors: list[tuple[FloatArray, FloatArray]] = []
+    factors: list[list[FloatArray]] = []
     for place in sorted({scene.place for scene in kept}):
-        posterior = fit(evidence, {*leave_out, place}).condition(source, prior.grid)
+        fitted = fit(evidence, {*leave_out, place})
+        posterior, general = (one.condition(source, prior.grid) for one in (fitted, replace(fitted, covers=None)))
         for scene in kept:
             if scene.place != place or len(scene.measured) < MIN_PIXELS_FOR_CALIBRATION:
                 continue
             half = len(scene.measured) // 2
             corrected = posterior.with_references(scene.measured[:half], scene.truth[:half])
-            before = _sigma_needed(scene, posterior, slice(None))
-            after = _sigma_needed(scene, corrected, slice(half, None))
-            factors.append((before / posterior.relative_sigma[:, 0], after / posterior.relative_sigma[:, 0]))
+            raw = replace(corrected, relative_sigma=posterior.relative_sigma)
+            rows = [_scale_needed(scene, one) for one in (general, posterior)]
+            rows.append(_scale_needed(scene, raw, slice(half, None)))
+            dominant = posterior.shares(scene.measured.T) > 0.5
+            factors.append(rows + [_scale_needed(scene, posterior, pixels) for pixels in dominant])
     sample = prior.coefficients(np.concatenate([*(scene.truth[:100] for scene in kept), evidence.library_sample]))
     if not factors:  # no scene to measure on
         return replace(prior, sample=sample)
-    scale, corrected_scale = (quantile_over_scenes(np.array(part)) for part in zip(*factors, strict=True))
-    shift = 1 - np.square(corrected_scale / scale)
-    return replace(
-        prior,
-        sigma_scale=bridge(scale, UNKNOWN_SCALE).astype(np.float32),
-        shift=np.clip(bridge(shift, 1.0), 0, 1).astype(np.float32),
-        sample=sample,
-    )
+    of_all, before, after, *of_covers = (quantile_over_scenes(np.array(rows)) for rows in zip(*factors, strict=True))
+    shift = np.clip(bridge(1 - np.square(after / before), 1.0), 0, 1)
+    calibrated = prior.with_sigma_scale(bridge(of_all, UNKNOWN_SCALE))
+    scales = [bridge(np.where(np.isfinite(scale), scale, before), UNKNOWN_SCALE) for scale in of_covers]
+    covers = calibrated.covers and replace(calibrated.covers, sigma_scale=np.array(scales, np.float32))
+    return replace(calibrated, covers=covers, shift=shift.astype(np.float32), sample=sample)
 
 
-def _sigma_needed(scene: SceneEvidence, posterior: Posterior, pixels: slice) -> FloatArray:
-    """(wavelength,) relative sigma whose 90 % interval holds 90 % of the errors of these pixels."""
-    measured = np.ascontiguousarray(scene.measured[pixels].T)
-    error = scene.truth[pixels] - posterior.reconstruct(measured).T
-    return sigma_needed(error, posterior.scale(measured))
+def _scale_needed(scene: SceneEvidence, posterior: Posterior, pixels: slice | BoolArray = slice(None)) -> FloatArray:
+    """(wavelength,) factor with which the 90 % interval holds 90 % of the errors of some pixels; NaN for few pixels."""
+    measured, truth = np.ascontiguousarray(scene.measured[pixels].T), scene.truth[pixels].T
+    if truth.shape[1] < MIN_PIXELS_OF_COVER:
+        return np.full(len(truth), np.nan)
+    return scale_needed(truth - posterior.reconstruct(measured), posterior.sigma(measured))
 
 
 def pretrain_linear(
