@@ -3,7 +3,7 @@
 They are kept for each file, so that fits without a place, or of one land cover, cost little.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,9 @@ import numpy as np
 from ms2hs.arrays import Float32Array, FloatArray
 from ms2hs.datasets.cubes.spectra_npz import SpectraFile, read_spectra_folder, spectra_on
 from ms2hs.datasets.simulation.materials import UNUSED_LIBRARIES, balance, canopies_over
+from ms2hs.datasets.simulation.snow import simulate_snow
 from ms2hs.datasets.simulation.spectra_mixing import mix
+from ms2hs.datasets.simulation.water import simulate_water, simulate_wet_soils
 from ms2hs.errors import DataError
 from ms2hs.models.moments import Moments, complete, expect, moments_of, pool, scale_of, start
 from ms2hs.models.prior import brightness_of
@@ -41,6 +43,10 @@ class PriorSettings:
     """Weight of the simulated canopies, in scenes."""
     mixtures: float = 1.0
     """Weight of the mixtures, in scenes."""
+    water: float = 0.3
+    """Weight of simulated open water, in scenes; so for the next two."""
+    snow: float = 0.3
+    wet_soils: float = 0.0
     cover_share: float = 0.5
     """Exponent of a land cover's share of a scene in its weight: 1 weighs pixels alike, 0 covers."""
     trust: float = 0.75
@@ -48,7 +54,7 @@ class PriorSettings:
     general: float = 1.0
     """Weight of the prior of all land covers in the prior of one, in scenes."""
     simulated: int = 6000
-    """Number of canopies, and number of mixtures."""
+    """Number of canopies, and number of mixtures; a third of it of water, snow and wet soils."""
     pixels: int = 2000
     """Pixels of each scene for the calibration."""
     iterations: int = 2
@@ -223,6 +229,9 @@ def _library(
         mixtures = mix(np.concatenate([whole, some]).astype(np.float32), shares, settings.simulated, rng)
         parts.append((mixtures, mixtures, np.full(len(mixtures), settings.mixtures / len(mixtures))))
         sample.append(mixtures[:400])
+    soils = whole[rng.choice(np.flatnonzero(classes == "soil"), size=500)] if (classes == "soil").any() else whole
+    for surfaces, weight in _surfaces(soils, wavelength_nm, settings, rng):
+        parts.append((surfaces, surfaces, np.full(len(surfaces), weight / len(surfaces))))
     sums: dict[str, tuple[FloatArray, float]] = {}
     for measured, completed, share in parts:
         for kind, of_kind in _shares(completed, wavelength_nm).items():
@@ -235,6 +244,22 @@ def _library(
         kind: Moments(np.ones(len(wavelength_nm), bool), total / weight, weight)
         for kind, (total, weight) in sums.items()
     }, np.concatenate(sample).astype(np.float32)
+
+
+def _surfaces(
+    soils: FloatArray, wavelength_nm: FloatArray, settings: PriorSettings, rng: np.random.Generator
+) -> Iterator[tuple[Float32Array, float]]:
+    """Simulated water, snow and wet soils of complete soils, and their weights; half of the snow covers soil partly."""
+    count = settings.simulated // 3
+    if settings.water > 0:
+        yield simulate_water(soils, wavelength_nm, count, rng), settings.water
+    if settings.snow > 0:
+        snow = simulate_snow(wavelength_nm, count, rng)
+        covered = rng.uniform(0, 2, (count, 1)).clip(0, 1)
+        ground = soils[rng.integers(len(soils), size=count)]
+        yield (covered * snow + (1 - covered) * ground).astype(np.float32), settings.snow
+    if settings.wet_soils > 0:
+        yield simulate_wet_soils(soils, wavelength_nm, count, rng), settings.wet_soils
 
 
 def _completed(spectra: FloatArray, scale: FloatArray, model: FloatArray, noise: float) -> FloatArray:
