@@ -3,7 +3,7 @@
 They are kept for each file, so that fits without a place, or of one land cover, cost little.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -116,8 +116,12 @@ class Evidence:
         return sorted({scene.place for scene in self.scenes})
 
 
-def gather(folder: Path, settings: PriorSettings) -> Evidence:
-    """Read the cubes, points and libraries of a folder, and simulate canopies and mixtures.
+def gather(folder: Path, settings: PriorSettings, without: Collection[str] = ()) -> Evidence:
+    """Read the cubes, points and libraries of a folder; simulate canopies, water, snow and mixtures.
+
+    Parameters
+    ----------
+    without : beginnings of the names of files that are not used.
 
     Raises
     ------
@@ -126,11 +130,10 @@ def gather(folder: Path, settings: PriorSettings) -> Evidence:
     rng = np.random.default_rng(settings.seed)
     low, high = RANGE_NM
     wavelength = np.arange(low, high + settings.step_nm / 2, settings.step_nm)
-    files = list(read_spectra_folder(folder))
+    unused = (*UNUSED_LIBRARIES, *without)
+    files = [file for file in read_spectra_folder(folder) if not file.name.startswith(unused)]
     places = {file.place for file in files if not file.is_library}
-    libraries = [
-        file for file in files if file.is_library and file.place not in places and file.name not in UNUSED_LIBRARIES
-    ]
+    libraries = [file for file in files if file.is_library and file.place not in places]
     if not places or not libraries:
         raise DataError(
             f"{folder}: {sum(not file.is_library for file in files)} cubes and {len(libraries)} libraries; at least "
@@ -138,8 +141,8 @@ def gather(folder: Path, settings: PriorSettings) -> Evidence:
         )
     library, sample = _library(libraries, wavelength, settings, rng)
     filled = library_moments(library).second
-    used = [file for file in files if file.place in places and file.name not in UNUSED_LIBRARIES]
-    scenes = tuple(_scene(file, wavelength, filled, settings, rng) for file in used)
+    of_places = (file for file in files if file.place in places)
+    scenes = tuple(_scene(file, wavelength, filled, settings, rng) for file in of_places)
     names = tuple(dict.fromkeys(file.name for file in libraries))
     return Evidence(settings, wavelength, scenes, names, library, sample)
 
