@@ -1,6 +1,7 @@
 """TileRunner: stored numbers of finished strips, against the same arithmetic in numpy on the whole raster."""
 
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from ms2hs.inference.tile_runner import TileRunner
 from ms2hs.raster.cog.encoding import quantise
 from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.tiling import Tiling
+from ms2hs.spectra.indices import COVERS, CoverShares, by_cover
 
 CPU = torch.device("cpu")
 SOURCES, BANDS = 2, 5
@@ -162,16 +164,19 @@ def test_first_index_is_the_first_row_of_windows_beyond_the_start():
 
 
 @some
-@given(tilings(), batches, seeds, st.integers(1, 8))
-def test_residual_sums_equal_numpy(tiling, batch, seed, every):
+@given(tilings(), batches, seeds, st.integers(1, 8), st.sampled_from([None, CoverShares(0, 1, 1, 0)]))
+def test_residual_sums_equal_numpy(tiling, batch, seed, every, covers):
     reflectance, valid = scene(tiling.height, tiling.width, seed)
     rng = np.random.default_rng(seed)
-    change = rng.normal(0, 0.2, (BANDS, SOURCES)).astype(np.float32)
+    gain = rng.normal(0, 0.2, (BANDS, SOURCES * (len(COVERS) if covers else 1))).astype(np.float32)
+    change = SimpleNamespace(gain=gain, covers=covers)
     matrix = rng.uniform(0, 0.5, (3, BANDS)).astype(np.float32)
     residuals = ResidualSampling(matrix, np.array([1, 0, 1]), every)
     found, squares, count = run_tiles(Toy(batch), tiling, reflectance, valid, change=change, residuals=residuals)
     clean = np.where(valid, reflectance, np.float32(0))
-    made = blend(Toy(), tiling, reflectance, valid) + np.tensordot(change, clean, 1)
+    flat = clean.reshape(SOURCES, -1)
+    added = gain @ (np.concatenate(by_cover(flat, covers.shares(flat))) if covers else flat)
+    made = blend(Toy(), tiling, reflectance, valid) + added.reshape(BANDS, *valid.shape)
     assert np.abs(found.astype(int) - quantise(made, valid)).max() <= 1
     few = valid[::every]
     seen, true = made[:, ::every][:, few].astype(float), clean[residuals.bands][:, ::every][:, few]

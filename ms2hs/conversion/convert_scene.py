@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ms2hs.arrays import Float32Array
 from ms2hs.conversion.metadata import ConversionResult, provenance, write_item
 from ms2hs.conversion.pipeline import LinearPipeline, NetworkPipeline, Pipeline, StripReader
 from ms2hs.conversion.planning import AUTO, ConvertOptions, Plan, plan
@@ -108,8 +107,8 @@ class _Models:
     linear: Posterior
     """The adapted spectral prior given the source; with a network only its uncertainty is used."""
     network: "Predictor | None"
-    change: Float32Array | None
-    """(target band, source band) change of the linear model's gain by adaptation, for a network."""
+    change: Posterior | None
+    """Its gain is the change of the linear model's gain by adaptation, for a network."""
     site: tuple[Path, ...]
     """The cubes of the site that are used."""
     notes: list[str]
@@ -141,7 +140,7 @@ class _Models:
             linear = linear.with_references(pairs.measured, pairs.truth - addition)
             notes += pairs.notes
         is_adapted = any((options.reference, site, planned.input_error))
-        change = linear.gain - unadapted.gain if network and is_adapted else None
+        change = linear.minus(unadapted) if network and is_adapted else None
         return cls(linear, network, change, tuple(site), notes)
 
     def pipeline(self, planned: Plan, reader: StripReader, statistics: Statistics) -> Pipeline:

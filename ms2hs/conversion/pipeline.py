@@ -192,8 +192,8 @@ class NetworkPipeline(Pipeline):
     """Converts by a network, one row of windows at a time on its device."""
 
     predictor: "Predictor"
-    change: Float32Array | None = None
-    """(target band, source band) change of the linear model's gain by adaptation, applied to predictions too."""
+    change: Posterior | None = None
+    """Its gain is the change of the linear model's gain by adaptation, applied to predictions too."""
 
     def run(self, writers: list[CubeWriter], first_row: int, record: Record, report: Progress) -> None:
         """Convert one row of windows at a time (see `Pipeline.run`)."""

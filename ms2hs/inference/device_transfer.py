@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ms2hs.arrays import Float32Array
+from ms2hs.models.mae import features
+from ms2hs.models.posterior import Posterior
 from ms2hs.raster.cog.encoding import MAX_DN
 from ms2hs.raster.cube import NODATA, SCALE
 
@@ -119,15 +121,16 @@ class ResidualSampling(NamedTuple):
 class Quantiser:
     """Quantises predictions and sums their residuals pixel by pixel, so that any tiling gives the same numbers."""
 
-    def __init__(self, device: torch.device, change: Float32Array | None, residuals: ResidualSampling | None) -> None:
-        """Copy `change` to the device: (target band, source band), `change @ reflectance` is added to predictions."""
+    def __init__(self, device: torch.device, change: Posterior | None, residuals: ResidualSampling | None) -> None:
+        """Copy the gain of `change` to the device; `change.reconstruct(reflectance)` is added to predictions."""
         self.residuals = residuals
         to_device = partial(torch.as_tensor, dtype=torch.float32, device=device)
         self._values_per_step = VALUES_PER_STEP[device.type]
-        self._change = None if change is None else to_device(change)
+        self._change = None if change is None else to_device(change.gain)
+        self._covers = None if change is None else change.covers
         if residuals is not None:
             self._matrix, self._bands = to_device(residuals.matrix), torch.as_tensor(residuals.bands, device=device)
-            self._residual_change = None if change is None else to_device(residuals.matrix @ change)
+            self._residual_change = None if change is None else to_device(residuals.matrix @ change.gain)
 
     def quantise(self, predicted: Tensor, reflectance: Tensor, valid: Tensor | None, out: Tensor) -> None:
         """Fill `out` with the numbers of `raster.cog.encoding.quantise`.
@@ -140,7 +143,7 @@ class Quantiser:
         out : (target band, row, col) int16.
         """
         invalid = None if valid is None else ~valid
-        pixels = None if self._change is None else reflectance.flatten(1)
+        pixels = None if self._change is None else features(reflectance.flatten(1), self._covers)
         step = max(1, self._values_per_step // predicted[0].numel())
         for first in range(0, len(predicted), step):
             bands = slice(first, first + step)
@@ -158,7 +161,7 @@ class Quantiser:
         pixels = reflectance.flatten(1)
         residual = self._matrix @ predicted.flatten(1) - pixels[self._bands]
         if self._residual_change is not None:
-            residual += self._residual_change @ pixels
+            residual += self._residual_change @ features(pixels, self._covers)
         if valid is not None:
             residual.masked_fill_(~valid.flatten(), 0.0)
         return residual.square_().view(-1, rows, cols).sum(dim=2)

@@ -17,6 +17,7 @@ from ms2hs.inference.blending import Blender
 from ms2hs.inference.device import AdaptiveBatch
 from ms2hs.inference.device_transfer import DeviceTransfer, Quantiser, ResidualSampling, StoredStrip
 from ms2hs.inference.predictor import Area, Predictor
+from ms2hs.models.posterior import Posterior
 from ms2hs.raster.tiling import Tiling
 
 
@@ -28,7 +29,7 @@ class TileRunner:
         predictor: Predictor,
         tiling: Tiling,
         *,
-        change: Float32Array | None = None,
+        change: Posterior | None = None,
         residuals: ResidualSampling | None = None,
         start: int = 0,
     ) -> None:
@@ -37,7 +38,7 @@ class TileRunner:
         Parameters
         ----------
         tiling : for a local network, rows of windows that do not overlap.
-        change : (target band, source band) `change @ reflectance` is added to the prediction.
+        change : `change.reconstruct(reflectance)` is added to the prediction.
         residuals : None: no residuals are computed.
         start : the first row of the raster to return.
 

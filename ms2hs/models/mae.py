@@ -45,6 +45,7 @@ class PriorOfBands(NamedTuple):
     """The prior between the bands of a source and of a target, as tensors."""
 
     covers: CoverShares | None
+    """Shares of the land covers; None: one map for all pixels."""
     gain: Tensor
     """(target band, feature)."""
     brightness: Tensor
@@ -55,12 +56,6 @@ class PriorOfBands(NamedTuple):
     """(source band,) standard deviation of spectra of scale 1."""
     basis: Tensor
     """(target band, rank)."""
-
-    def features(self, reflectance: Tensor) -> Tensor:
-        """(window, feature, pixel) of reflectance (window, source band, pixel): as `Posterior.features`."""
-        if self.covers is None:
-            return reflectance
-        return torch.cat(by_cover(reflectance, self.covers.shares(reflectance)), dim=1)
 
 
 class PriorScaling(NamedTuple):
@@ -262,7 +257,7 @@ class SpectralMAE(nn.Module):
         prior = self._prior_for(source, target, values.device)
         with torch.autocast(values.device.type, enabled=False):
             flat = values.float().flatten(2)  # (window, source band, pixel)
-            expected = prior.gain @ prior.features(flat)  # (window, target band, pixel)
+            expected = prior.gain @ features(flat, prior.covers)  # (window, target band, pixel)
             expected = expected.view(len(flat), -1, *values.shape[2:])
             brightness = (prior.brightness @ flat).view(len(flat), *values.shape[2:])  # (window, row, col)
             scale = torch.sqrt(brightness.square() + self.prior.floor**2)
@@ -284,6 +279,11 @@ class SpectralMAE(nn.Module):
             prior = PriorOfBands(covers, *tensors)
         self._cached = (source, target, device, prior)
         return prior
+
+
+def features(reflectance: Tensor, covers: CoverShares | None) -> Tensor:
+    """(..., feature, pixel) of reflectance (..., source band, pixel): `Posterior.features` of tensors."""
+    return reflectance if covers is None else torch.cat(by_cover(reflectance, covers.shares(reflectance)), dim=-2)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -101,6 +101,11 @@ class Posterior:
             np.copyto(out, np.float32(np.nan), where=~valid)
         return out
 
+    def minus(self, other: Self) -> Self:
+        """The posterior whose mean is the difference of both means; `other` has land covers if this one has."""
+        maps = other.gain.shape[1] // self.gain.shape[1]
+        return replace(other, gain=np.tile(self.gain, (1, maps)) - other.gain)  # shares sum to 1
+
     def select(self, bands: slice) -> Self:
         """The posterior of some of the target's bands."""
         per_band = ("gain", "relative_sigma", "known", "shift")

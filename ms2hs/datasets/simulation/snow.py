@@ -35,7 +35,7 @@ ICE_KG_M3 = 917.0
 # of a sphere with the grains' ratio of volume to projected area, mass fractions of soot and dust, share of liquid
 # water, and zenith angle of the sun.
 GRAIN_RADIUS_UM, SOOT, DUST = (30.0, 5000.0), (1e-9, 1e-5), (1e-6, 1e-3)
-MAX_LIQUID, SUN_ZENITH_DEG = 0.25, (20.0, 75.0)
+DUST_POWER, MAX_LIQUID, SUN_ZENITH_DEG = (2.5, 5.0), 0.25, (20.0, 75.0)
 # Fresnel's reflectance of facets at the surface at nadir, ((n - 1) / (n + 1))² with n = 1.3.
 FACET_REFLECTANCE = 0.017
 
@@ -46,14 +46,15 @@ def snow_reflectance(
     grain_radius_um: ArrayLike,
     soot: ArrayLike = 0.0,
     dust: ArrayLike = 0.0,
+    dust_power: ArrayLike = 3.0,
     liquid: ArrayLike = 0.0,
     sun_zenith_deg: ArrayLike = 60.0,
 ) -> FloatArray:
     """(snow, wavelength) reflectance of a deep, even layer seen from above.
 
     Soot absorbs 7500 m²/kg at 550 nm, in inverse proportion to wavelength (Bond & Bergstrom 2006,
-    doi:10.1080/02786820500421521); dust 100 m²/kg at 400 nm, by the power -3 (Caponi et al. 2017,
-    doi:10.5194/acp-17-7175-2017). Ice and liquid water absorb by their shares (Green et al. 2002,
+    doi:10.1080/02786820500421521); dust 100 m²/kg at 400 nm, falling with a power of wavelength of 2.5 to 5 (Caponi et
+    al. 2017, doi:10.5194/acp-17-7175-2017). Ice and liquid water absorb by their shares (Green et al. 2002,
     doi:10.1029/2001WR000736).
 
     Parameters
@@ -63,14 +64,14 @@ def snow_reflectance(
     sun_zenith_deg : (snow,) zenith angle of the sun.
     """
     nm = wavelength_nm
-    radius, soot, dust, liquid, zenith = (
+    radius, soot, dust, power, liquid, zenith = (
         np.atleast_1d(np.asarray(value, float))[:, None]
-        for value in (grain_radius_um, soot, dust, liquid, sun_zenith_deg)
+        for value in (grain_radius_um, soot, dust, dust_power, liquid, sun_zenith_deg)
     )
     ice_nm, ice = np.array(ICE_ABSORBING).T
     real = np.interp(nm, *np.array(ICE_REFRACTING).T)
     wave_m = nm * 1e-9
-    impurities_per_m = ICE_KG_M3 * (soot * 7500 * (550 / nm) + dust * 100 * (400 / nm) ** 3)
+    impurities_per_m = ICE_KG_M3 * (soot * 7500 * (550 / nm) + dust * 100 * (400 / nm) ** power)
     imaginary = (1 - liquid) * np.exp(np.interp(nm, ice_nm, np.log(ice))) + (
         liquid * water_absorption_per_m(nm) + impurities_per_m
     ) * wave_m / (4 * np.pi)
@@ -106,6 +107,7 @@ def simulate_snow(wavelength_nm: FloatArray, count: int, rng: np.random.Generato
         grain_radius_um=radius,
         soot=soot * dirty,
         dust=dust * dirty,
+        dust_power=rng.uniform(*DUST_POWER, count),
         liquid=rng.uniform(0, MAX_LIQUID, count) * wet,
         sun_zenith_deg=rng.uniform(*SUN_ZENITH_DEG, count),
     )
