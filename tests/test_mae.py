@@ -8,8 +8,8 @@ import torch
 
 from ms2hs.errors import UnknownName
 from ms2hs.models.config import PRESETS, ModelConfig, preset
-from ms2hs.models.layers import BandView
-from ms2hs.models.mae import SpectralMAE, patchify, unpatchify
+from ms2hs.models.layers import BandView, patchify, unpatchify
+from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.masking import hide, visible_index
 from ms2hs.models.weights import load_weights
 from ms2hs.spectra.sensors import load_sensor, sensor_names
@@ -217,7 +217,7 @@ def test_output_does_not_depend_on_invalid_pixels(name):
 
 
 def test_invalid_pixel_counts_as_the_mean_of_its_patch():
-    network = small("spatial-spectral")
+    network = small("spectral", patch=4)
     source, target = network.band_view(load_sensor("sentinel2a").grid), network.band_view(load_sensor("enmap").grid)
     x = window(12, windows=1)
     valid = torch.ones(1, 16, 16, dtype=torch.bool)

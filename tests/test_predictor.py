@@ -8,9 +8,9 @@ import torch
 
 from ms2hs.errors import GridError, UnknownName
 from ms2hs.inference import predictor
+from ms2hs.inference.band_mapping import _fill_groups
 from ms2hs.inference.device import device_named
 from ms2hs.inference.predictor import TOKENS_PER_BATCH, Predictor
-from ms2hs.models.band_mapping import _fill_groups
 from ms2hs.models.config import preset
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights

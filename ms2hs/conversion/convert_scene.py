@@ -131,7 +131,7 @@ class _Models:
             from ms2hs.inference.device import device_named  # noqa: PLC0415  the linear model needs no torch
             from ms2hs.inference.predictor import Predictor  # noqa: PLC0415
 
-            network = Predictor(planned.weights.network, *grids, device_named(options.device))
+            network = Predictor(planned.weights.network, *grids, device_named(options.device), options.window_size)
         unadapted = planned.weights.prior.condition(*grids) if network else linear
         _check_finite(planned, linear, network)
         if options.reference:
@@ -145,8 +145,9 @@ class _Models:
 
     def pipeline(self, planned: Plan, reader: StripReader, statistics: Statistics) -> Pipeline:
         """A pipeline with these models."""
-        if self.network is None:
-            return LinearPipeline(planned, self.linear, reader, statistics)
+        if self.network is None or self.network.patch_network:
+            patch_network = self.network.patch_network if self.network else None
+            return LinearPipeline(planned, self.linear, reader, statistics, patch_network)
         return NetworkPipeline(planned, self.linear, reader, statistics, self.network, self.change)
 
 

@@ -2,7 +2,8 @@
 
 `StripReader` reads full-width strips, one strip ahead of its use: reflectance and validity, denoised if the noise is
 given. One of two pipelines converts each strip.
-`LinearPipeline` multiplies each 256×256 block by a matrix and quantises it in the thread that then compresses it.
+`LinearPipeline` multiplies each 256×256 block by a matrix and quantises it in the thread that then compresses it; a
+network of patch tokens adds a term to that product, and computes the next strip's meanwhile.
 `NetworkPipeline` predicts, blends and quantises rows of windows on the network's device (`inference.tile_runner`); a
 GPU computes the next row while the finished strip is written.
 Both count the pixels of a strip, pass stored numbers to the writers, and record each finished row of blocks.
@@ -13,8 +14,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING
+from functools import cache, cached_property, lru_cache, partial
+from threading import Lock
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,7 @@ from ms2hs.arrays import BoolArray, DnArray, Float32Array
 from ms2hs.conversion.planning import Plan
 from ms2hs.conversion.statistics import RESIDUAL_ROW_STEP, Statistics
 from ms2hs.models.denoising import REACH, denoise
+from ms2hs.models.posterior import multiply
 from ms2hs.models.prior import Posterior
 from ms2hs.progress import Progress
 from ms2hs.raster.cog.encoding import BLOCK, quantise
@@ -33,14 +36,18 @@ from ms2hs.scenes.reader import Pixels, SceneReader
 
 if TYPE_CHECKING:
     from ms2hs.inference.device_transfer import StoredStrip
+    from ms2hs.inference.patch_corrector import PatchCorrections, PatchNetwork
     from ms2hs.inference.predictor import Predictor
 
+T = TypeVar("T")
 # Pixels that the linear model computes in one step: their bands stay in the processor's cache.
 PIXELS_PER_TASK = 1 << 14
+# Blocks whose corrections are kept: more than the writers' threads work on at a time.
+RECENT_BLOCKS = 8
 Record = Callable[[int], None]
 """Called with the number of rows that are finished and counted."""
-PixelModel = Callable[[Float32Array, BoolArray], Float32Array]
-"""(source band, pixel) reflectance and (pixel,) validity to (target band, pixel) values of some target bands."""
+BlockModel = Callable[["_BlockPixels", slice], Float32Array]
+"""(target band, pixel) values of some target bands at some pixels of a block."""
 
 
 @dataclass
@@ -54,12 +61,7 @@ class StripReader:
 
     def read_ahead(self, windows: list[Window]) -> Iterator[tuple[Window, Pixels]]:
         """Each window with its pixels."""
-        with ThreadPoolExecutor(1, "reader") as thread:
-            pending = [thread.submit(self.read, window) for window in windows[:1]]
-            for number, window in enumerate(windows, 1):
-                pixels = pending.pop().result()
-                pending += [thread.submit(self.read, following) for following in windows[number : number + 1]]
-                yield window, pixels
+        return _one_ahead((window, self.read(window)) for window in windows)
 
     def read(self, window: Window) -> Pixels:
         """The pixels of a window."""
@@ -77,6 +79,15 @@ class StripReader:
             pixels = pixels._replace(reflectance=denoised).rows(rows)
         self.seconds += time.perf_counter() - began
         return pixels
+
+
+def _one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items, each computed in a thread while the item before is used."""
+    with ThreadPoolExecutor(1, "ahead") as thread:
+        pending = thread.submit(next, items, None)
+        while (item := pending.result()) is not None:
+            pending = thread.submit(next, items, None)
+            yield item
 
 
 @dataclass(eq=False)
@@ -100,8 +111,12 @@ class Pipeline:
         raise NotImplementedError
 
 
+@dataclass(eq=False)
 class LinearPipeline(Pipeline):
     """Converts by the linear model, one block in each task of the writers' threads."""
+
+    network: "PatchNetwork | None" = None
+    """A network that corrects the linear model."""
 
     def threads(self) -> AbstractContextManager[object]:
         """One BLAS thread in each task: several would split a product and round it differently from run to run."""
@@ -112,24 +127,59 @@ class LinearPipeline(Pipeline):
         """Convert block by block (see `Pipeline.run`)."""
         grid = self.planned.grid
         models = self._values, self._sigma
-        tops = range(first_row, grid.height, BLOCK)
-        windows = [Window(top, 0, min(BLOCK, grid.height - top), grid.width) for top in tops]
-        for window, pixels in self.reader.read_ahead(windows):
-            self.statistics.sample_rows(window.row, pixels.reflectance, pixels.valid)
-            blocks = [_BlockPixels.at(pixels, left) for left in range(0, grid.width, BLOCK)]
+        for top, pixels, corrections in self._strips(first_row):
+            self.statistics.sample_rows(top, pixels.reflectance, pixels.valid)
+            blocks = [_BlockPixels.at(pixels, top, left, corrections) for left in range(0, grid.width, BLOCK)]
+            end = top + len(pixels.valid)
             for writer, model in zip(writers, models, strict=False):
-                writer.write_blocks(window.row, window.height, partial(_fill_block, blocks, model))
+                writer.write_blocks(top, end - top, partial(_fill_block, blocks, model))
             for block in blocks:
                 self._count(block)
-            record(window.row + window.height)
-            report("convert", window.row + window.height, grid.height)
+            record(end)
+            report("convert", end, grid.height)
 
-    def _values(self, bands: slice) -> PixelModel:
-        return self._select(bands.start, bands.stop).reconstruct
+    def _strips(self, first_row: int) -> "Iterator[tuple[int, Pixels, PatchCorrections | None]]":
+        """First row, pixels and corrections, if any, of the rows of blocks from `first_row`."""
+        grid, corrector = self.planned.grid, None
+        if self.network:
+            from ms2hs.inference.patch_corrector import PatchCorrector  # noqa: PLC0415  the linear model needs no torch
 
-    def _sigma(self, bands: slice) -> PixelModel:
+            corrector = PatchCorrector(self.network, grid.height, grid.width, first_row)
+        begin = corrector.first_row // BLOCK * BLOCK if corrector else first_row
+        tops = range(begin, grid.height, BLOCK)
+        windows = [Window(top, 0, min(BLOCK, grid.height - top), grid.width) for top in tops]
+        strips = ((window.row, pixels) for window, pixels in self.reader.read_ahead(windows))
+        if corrector is None:
+            return ((top, pixels, None) for top, pixels in strips)
+        return _one_ahead(corrector.run(strips))
+
+    def _values(self, bands: slice) -> BlockModel:
+        model, basis = self._select(bands.start, bands.stop), None if self._basis is None else self._basis[bands]
+
+        def predict(block: _BlockPixels, part: slice) -> Float32Array:
+            reflectance = block.reflectance[:, part]
+            predicted = model.reconstruct(reflectance, block.valid[part])
+            if basis is not None:
+                with block.lock:  # all bands of a block need the same corrections
+                    added = self._added(block)
+                predicted += multiply(basis, added[:, part])
+            return predicted
+
+        return predict
+
+    @lru_cache(maxsize=RECENT_BLOCKS)  # noqa: B019  lives as long as the conversion
+    def _added(self, block: "_BlockPixels") -> Float32Array:
+        """(rank, pixel) coefficients that the network adds."""
+        return block.added(self.model, 1)
+
+    def _sigma(self, bands: slice) -> BlockModel:
         model = self._select(bands.start, bands.stop)
-        return lambda reflectance, _valid: model.sigma(reflectance)
+        return lambda block, part: model.sigma(block.reflectance[:, part])
+
+    @cached_property
+    def _basis(self) -> Float32Array | None:
+        """(target band, rank) directions of the network's corrections."""
+        return self.network.prior.basis.cpu().numpy() if self.network else None
 
     @cache  # noqa: B019  lives as long as the conversion
     def _select(self, first: int, stop: int) -> Posterior:
@@ -139,6 +189,9 @@ class LinearPipeline(Pipeline):
         self.statistics.count_pixels(block.reflectance, block.cause)
         reflectance, valid = block.sample_rows(RESIDUAL_ROW_STEP)
         residual = self._residual @ self.model.features(reflectance[:, valid])
+        matrix = self.statistics.input_residual.matrix
+        if self._basis is not None and matrix is not None:
+            residual += (matrix @ self._basis) @ block.added(self.model, RESIDUAL_ROW_STEP)[:, valid]
         self.statistics.add_residuals(np.square(residual).sum(axis=1, dtype=float), int(valid.sum()))
 
     @cached_property
@@ -158,13 +211,28 @@ class _BlockPixels:
     """(pixel,) `Cause`."""
     shape: tuple[int, int]
     """Rows and columns."""
+    corner: tuple[int, int]
+    """First row and column in the raster."""
+    corrections: "PatchCorrections | None"
+    """The network's corrections of the strip."""
+    lock: Lock = field(default_factory=Lock)
 
     @classmethod
-    def at(cls, strip: Pixels, left: int) -> "_BlockPixels":
-        """The block of a strip that begins at column `left`."""
+    def at(cls, strip: Pixels, top: int, left: int, corrections: "PatchCorrections | None") -> "_BlockPixels":
+        """The block that begins at column `left`, of a strip that begins at row `top`."""
         cols = slice(left, left + BLOCK)
         reflectance, valid, cause = strip.reflectance[:, :, cols], strip.valid[:, cols], strip.cause[:, cols]
-        return cls(reflectance.reshape(len(reflectance), -1), valid.reshape(-1), cause.reshape(-1), valid.shape)
+        flat = reflectance.reshape(len(reflectance), -1), valid.reshape(-1), cause.reshape(-1)
+        return cls(*flat, valid.shape, (top, left), corrections)
+
+    def added(self, model: Posterior, row_step: int) -> Float32Array:
+        """(rank, pixel) coefficients that the network adds to those of the prior, of every `row_step`-th row."""
+        assert self.corrections is not None  # noqa: S101  of a network of patch tokens
+        rows, cols = (np.arange(start, start + size) for start, size in zip(self.corner, self.shape, strict=True))
+        added = self.corrections.between(rows[::row_step], cols)
+        reflectance, _ = self.sample_rows(row_step)
+        added *= model.scale(reflectance).reshape(added.shape[1:])
+        return added.reshape(len(added), -1)
 
     def sample_rows(self, step: int) -> tuple[Float32Array, BoolArray]:
         """Reflectance and validity of every `step`-th row."""
@@ -173,7 +241,7 @@ class _BlockPixels:
 
 
 def _fill_block(
-    blocks: list[_BlockPixels], models: Callable[[slice], PixelModel], bands: slice, cols: slice, out: DnArray
+    blocks: list[_BlockPixels], models: Callable[[slice], BlockModel], bands: slice, cols: slice, out: DnArray
 ) -> None:
     """Predict and quantise some bands of a block into `out`, (band, row, col), a few rows at a time."""
     block, model = blocks[cols.start // BLOCK], models(bands)
@@ -182,7 +250,7 @@ def _fill_block(
     for top in range(0, rows, step):
         part = slice(top * width, (top + step) * width)
         valid = block.valid[part]
-        values = model(block.reflectance[:, part], valid)
+        values = model(block, part)
         shape = -1, width
         quantise(values.reshape(len(values), *shape), valid.reshape(shape), out=out[:, top : top + step])
 

@@ -69,6 +69,8 @@ class ConvertOptions:
     """Name of shipped weights (`default`: the best installed), or a path."""
     device: str = "auto"
     """Device of a network: `cpu`, `cuda`, `mps`, or `auto`."""
+    window_size: int | None = None
+    """Side of the windows of a network that looks beyond its patch, in pixels; None: 128."""
     uncertainty: bool = False
     """Also write `<stem>_sigma.tif`."""
     reference: Path | None = None
@@ -145,11 +147,11 @@ class Plan:
     @property
     def rows_per_strip(self) -> int:
         """Rows that are read and converted together."""
-        if self.weights.network is None:
+        if self.weights.network is None or self.weights.network.config.by_patch:
             return BLOCK
         config = self.weights.network.config
         if not config.is_local:
-            return config.window
+            return config.windows(self.options.window_size)[0]
         rows = MAX_STRIP_BYTES // (2 * len(self.spectral) * self.grid.width)
         return min(MAX_STRIP_ROWS, max(STRIP_ROW_STEP, rows - rows % STRIP_ROW_STEP))
 

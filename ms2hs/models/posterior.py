@@ -96,7 +96,7 @@ class Posterior:
             raise ValueError(f"out must be float32, C-contiguous, of shape {shape}")
         flat = np.asarray(reflectance, np.float32).reshape(len(reflectance), -1)
         with np.errstate(invalid="ignore", over="ignore"):  # invalid pixels may hold any value
-            _multiply(self.gain, self.features(flat), out.reshape(len(self.gain), -1))
+            multiply(self.gain, self.features(flat), out.reshape(len(self.gain), -1))
         if valid is not None and not valid.all():
             np.copyto(out, np.float32(np.nan), where=~valid)
         return out
@@ -241,9 +241,10 @@ class Posterior:
         return variance
 
 
-def _multiply(gain: Float32Array, flat: Float32Array, out: Float32Array) -> None:
-    """Write `gain @ flat` into `out`, (target band, pixel), in steps of `SMALL_PRODUCT`."""
-    bands, pixels = out.shape
+def multiply(gain: Float32Array, flat: Float32Array, out: Float32Array | None = None) -> Float32Array:
+    """(target band, pixel) `gain @ flat`, written into `out` if given, in steps of `SMALL_PRODUCT`."""
+    bands, pixels = len(gain), flat.shape[1]
+    out = np.empty((bands, pixels), np.float32) if out is None else out
     step = 1 << max(0, (SMALL_PRODUCT // max(gain.size, 1)).bit_length() - 1)
     whole = pixels - pixels % step
     if whole:
@@ -251,6 +252,7 @@ def _multiply(gain: Float32Array, flat: Float32Array, out: Float32Array) -> None
         np.matmul(gain, parts[0].transpose(1, 0, 2), out=parts[1].transpose(1, 0, 2))
     if whole < pixels:
         np.matmul(gain, flat[:, whole:], out=out[:, whole:])
+    return out
 
 
 def _mean_regression(
