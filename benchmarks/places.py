@@ -1,6 +1,6 @@
 """Accuracy on unseen places, images and points: of the prior, its variants, and networks of cross-fitting.
 
-    python benchmarks/places.py --data DIR [--variant NAME ...] [--folds DIR ...]
+    python benchmarks/places.py --data DIR [--variant NAME ...] [--folds DIR ...] [--curve] [--choose] [--write FILE]
         [--source NAME ...] [--target NAME ...] [--every-sensor] [--sensor-out] [--calibrate] [--json]
 
 A variant is a setting of the prior's estimation: each place is scored by a prior that was estimated without its files.
@@ -11,10 +11,14 @@ what the others are compared with; a network is compared with the prior of its f
 The source is simulated through its response functions, over windows of up to 128 pixels. Of the target's bands, those
 that the place's own sensor measured are scored. Inputs: without errors; with a product's typical errors that the model
 does not know, or knows and filters as `convert --input-error` does; and with errors drawn from the measured covariance
-of Sentinel-2, which the model knows. A place's score is the mean over its files. Intervals are 95 % bootstrap intervals
-over places. With --sensor-out all places of a sensor are left out together, since products of one sensor share their
-errors: the answer for a target whose sensor has no training data. --calibrate measures coverage of variants too (15
-minutes). One variant takes two minutes on a core.
+of Sentinel-2, which the model knows. References are random pixels, of input without errors. A place's score is the mean
+over its files. Intervals are 95 % bootstrap intervals over places.
+
+--sensor-out leaves all places of a sensor out together, since products of one sensor share their errors: the answer
+for a target whose sensor has no training data. --calibrate measures the coverage of variants too (10 minutes). --curve
+estimates the prior from fewer places, in random order. --choose scores `CANDIDATES` of the settings, and each place
+with the candidate that is best for the other places (an hour). --write writes the prior of all places, with the scores
+of the default in its card. One variant takes two minutes on a core.
 """
 
 import argparse
@@ -33,14 +37,14 @@ from ms2hs.datasets.pairs.pair_sampling import Kind, held_out_windows
 from ms2hs.datasets.pairs.pair_types import SimulatedPair
 from ms2hs.evaluation.accumulators import FEATURES_NM, MAX_FEATURE_DISTANCE_NM, MIN_SHOULDER_REFLECTANCE
 from ms2hs.models.mae import SpectralMAE
-from ms2hs.models.prior import TYPICAL_INPUT_ERROR, InputError, SpectralPrior
+from ms2hs.models.prior import TYPICAL_INPUT_ERROR, InputError, Posterior, SpectralPrior
 from ms2hs.models.weights import load_weights
 from ms2hs.spectra.metrics import band_depth, coverage, ratio_interval, rmse, sam
 from ms2hs.spectra.product_error import input_error_named
 from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.spectra.spectral_grid import SpectralGrid, nearest_band
 from ms2hs.training.cross_fitting import Predictions, predict, read_folds
-from ms2hs.training.prior_fit import PriorSettings, calibrate, fit, gather
+from ms2hs.training.prior_fit import Evidence, PriorSettings, calibrate, fit, gather, pretrain_linear
 
 # Files that `today` does not have: the places and libraries that were added with land covers.
 ADDED = (
@@ -78,6 +82,20 @@ VARIANTS = {
     "one map": Variant(covers=False),
     "default": Variant(),
 }
+# Settings that were chosen by these scores; --choose tells what the choice is worth.
+CANDIDATES = (
+    *({"trust": value} for value in (0.0, 0.375, 0.75, 1.5)),
+    *({"general": value} for value in (0.3, 3.0)),
+    *({"cover_share": value} for value in (0.25, 1.0)),
+    *({"libraries": value} for value in (1.0, 5.0)),
+    *({"noise": value} for value in (0.004, 0.012)),
+)
+# Weight of the RMSE on clean input in the minimised score; the rest is the RMSE with typical errors that are known.
+CLEAN_SHARE = 0.75
+# Numbers of places of the learning curve.
+COUNTS = (0, 3, 6, 9, 12, 15)
+# Settings that `gather` does not use, so that evidence serves all their values; the candidate that is the default.
+NOT_GATHERED, DEFAULT_CANDIDATE = ("trust", "general", "noise"), "trust 0.75"
 # Places of one airborne sensor; other places have a sensor of their own.
 SENSORS = (
     {"jerc", "osbs_mlbs", "sjer", "soap"},
@@ -86,7 +104,7 @@ SENSORS = (
 )
 # Liquid water in leaves and wet ground, beside the features of `ms2hs evaluate`.
 FEATURES = {970: (900.0, 970.0, 1070.0), **FEATURES_NM}
-PIXELS, DRAWS = 2000, 3
+PIXELS, DRAWS, REFERENCES = 2000, 3, (3, 10)
 # A ratio to this is rounding.
 NOT_WORSE = 1.0005
 CLEAN, UNKNOWN, KNOWN, MEASURED = "clean", "errors", "errors known", "measured errors"
@@ -108,22 +126,46 @@ class Contender:
 
 def contenders(arguments: argparse.Namespace) -> Iterator[Contender]:
     """The variants, and the prior and network of each folder of folds."""
-    variants = arguments.variant or ([] if arguments.folds else list(VARIANTS))
+    if arguments.choose:
+        for settings in CANDIDATES:
+            name = ", ".join(f"{key} {value:g}" for key, value in settings.items())
+            yield Contender(name, estimate(Variant(settings), arguments), DEFAULT_CANDIDATE, is_calibrated=False)
+        return
+    variants = arguments.variant or (["default"] if arguments.curve else [] if arguments.folds else list(VARIANTS))
     for name in variants:
         yield Contender(name, estimate(VARIANTS[name], arguments), variants[0], arguments.calibrate)
+    for count in COUNTS if arguments.curve else ():
+        without = estimate(VARIANTS[variants[0]], arguments, count)
+        yield Contender(f"{count} places", without, variants[0], arguments.calibrate)
     for folder in arguments.folds:
         prior = f"prior of {folder.stem}"
         yield Contender(prior, of_folds(folder, network=False), variants[0] if variants else prior, is_calibrated=True)
         yield Contender(folder.stem, of_folds(folder, network=True), prior, is_calibrated=True)
 
 
-def estimate(variant: Variant, arguments: argparse.Namespace) -> Callable[[str], Model]:
-    """A function that estimates the prior without a place, or without all places of its sensor."""
-    evidence = gather(arguments.data, replace(PriorSettings(), **variant.settings), variant.without)
+@cache
+def evidence_of(data: Path, settings: PriorSettings, without: tuple[str, ...]) -> Evidence:
+    """The evidence for these settings, gathered once."""
+    return gather(data, settings, without)
+
+
+def estimate(variant: Variant, arguments: argparse.Namespace, count: int | None = None) -> Callable[[str], Model]:
+    """A function that estimates the prior without a place, or without all places of its sensor.
+
+    Parameters
+    ----------
+    count : number of places that are used, in random order; None: all.
+    """
+    settings = replace(PriorSettings(), **variant.settings)
+    evidence = evidence_of(arguments.data, replace(settings, **dict.fromkeys(NOT_GATHERED, 0.0)), variant.without)
+    evidence = replace(evidence, settings=settings)
 
     def without(place: str) -> Model:
         sensors = SENSORS if arguments.sensor_out else ()
         out = next((set(sensor) for sensor in sensors if place in sensor), {place})
+        others = [other for other in evidence.places if other not in out]
+        order = np.random.default_rng(list(map(ord, place))).permutation(others)
+        out |= set(order[count:].tolist()) if count is not None else set()
         prior = fit(evidence, out)
         prior = calibrate(prior, evidence, out) if arguments.calibrate else prior
         return prior if variant.covers else replace(prior, covers=None), None
@@ -166,14 +208,34 @@ def depth_error(
     return rmse(*(band_depth(one[:, bright], target.wavelength_nm, feature_nm) for one in (found, truth)))
 
 
-def scores(found: dict[str, Predictions], target: SpectralGrid, *, is_calibrated: bool) -> Scores:
-    """All scores of one file, by name."""
+def score_references(part: Predictions, posterior: Posterior, count: int) -> tuple[float, float]:
+    """RMSE and angle after a correction by random pixels as references, which are not scored: mean over draws."""
+    found = []
+    for draw in range(DRAWS):
+        order = np.random.default_rng((count, draw)).permutation(part.truth.shape[1])
+        some, rest = order[:count], order[count:]
+        corrected = posterior.with_references(part.measured[:, some].T, (part.truth - part.correction)[:, some].T)
+        predicted = corrected.reconstruct(part.measured[:, rest]) + part.correction[:, rest]
+        found.append((rmse(predicted, part.truth[:, rest]), sam(predicted, part.truth[:, rest])))
+    error, angle = np.mean(found, axis=0)
+    return error, angle
+
+
+def scores(found: dict[str, Predictions], posterior: Posterior, target: SpectralGrid, *, is_calibrated: bool) -> Scores:
+    """All scores of one file, by name; `posterior` is of input without errors."""
     result: Scores = {}
+    for count in REFERENCES:
+        error, angle = score_references(found[CLEAN], posterior, count)
+        result |= {f"{count} references, rmse": error, f"{count} references, sam": angle}
     for kind, part in found.items():
         predicted = part.expected + part.correction
         result |= {f"{kind}, rmse": rmse(predicted, part.truth), f"{kind}, sam": sam(predicted, part.truth)}
         if is_calibrated:
             result[f"{kind}, coverage"] = coverage(predicted, part.sigma, part.truth)
+        known = np.isfinite(part.truth)
+        error = np.where(known, part.truth - predicted, 0) / part.scale
+        mean = error.sum(axis=1, keepdims=True) / np.maximum(known.sum(axis=1, keepdims=True), 1)
+        result[f"{kind}, mean error off, rmse"] = rmse(predicted + mean * part.scale, part.truth)
         if kind == CLEAN:
             depths = {nm: depth_error(predicted, part.truth, target, at_nm) for nm, at_nm in FEATURES.items()}
             result |= {f"depth {nm}": depth for nm, depth in depths.items()}
@@ -202,12 +264,12 @@ def score_places(
                 windows = held_out_windows([pair], kinds_for(source), scale, number, PIXELS)
                 for model, own, rows in zip(models, fitted, files, strict=True):
                     found = predict(windows, *own, grids)
-                    rows.append(scores(found, grids[1], is_calibrated=model.is_calibrated))
+                    rows.append(scores(found, own[0].condition(*grids), grids[1], is_calibrated=model.is_calibrated))
             for model, rows in zip(models, files, strict=True):
                 columns = {name: [row[name] for row in rows] for name in rows[0]}
+                known = {name: [value for value in values if np.isfinite(value)] for name, values in columns.items()}
                 results[f"{source} to {target}"][model.name][place] = {
-                    name: float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-                    for name, values in columns.items()
+                    name: float(np.mean(values)) if values else float("nan") for name, values in known.items()
                 }
     return results
 
@@ -247,7 +309,7 @@ def show_places(results: dict[str, dict[str, Scores]], models: Sequence[Contende
         table(f"{kind}: RMSE × 10⁴ / angle", [model.name for model in models], rows)
     rows = []
     for model in compared:
-        for kind in (*kinds, UNKNOWN):
+        for kind in (*kinds, UNKNOWN, *(f"{count} references" for count in REFERENCES)):
             own, reference = (values(name, f"{kind}, rmse") for name in (model.name, model.reference))
             (low, high), ratios = ratio_interval(own, reference), own / reference
             ratio = f"{own.mean() / reference.mean():.3f} ({low:.3f}–{high:.3f})"
@@ -257,7 +319,8 @@ def show_places(results: dict[str, dict[str, Scores]], models: Sequence[Contende
             )
             rows.append([f"{model.name} to {model.reference}, {kind}", ratio, worst, better])
     table("ratio of RMSE", ["of means (95 % interval)", "worst place", "not worse on"], rows)
-    depths = {model.name: [np.nanmean(values(model.name, f"depth {nm}")) for nm in FEATURES] for model in models}
+    features = [nm for nm in FEATURES if np.isfinite(values(models[0].name, f"depth {nm}")).any()]
+    depths = {model.name: [np.nanmean(values(model.name, f"depth {nm}")) for nm in features] for model in models}
     rows = [
         [
             model.name,
@@ -265,7 +328,7 @@ def show_places(results: dict[str, dict[str, Scores]], models: Sequence[Contende
         ]
         for model in models
     ]
-    table("error of depth (ratio)", [f"{nm} nm" for nm in FEATURES], rows)
+    table("error of depth (ratio)", [f"{nm} nm" for nm in features], rows)
     rows = []
     for model in models:
         inside = [100 * values(model.name, f"{kind}, coverage") for kind in kinds] if model.is_calibrated else []
@@ -293,6 +356,18 @@ def show_sensors(results: Results, models: Sequence[Contender]) -> None:
     table("RMSE / angle (ratio)", heads, rows)
 
 
+def show_choice(results: dict[str, dict[str, Scores]]) -> None:
+    """Print the mean score of each candidate, and of the candidate that is best for the other places of each place."""
+    error = {kind: np.array([column(found, f"{kind}, rmse") for found in results.values()]) for kind in (CLEAN, KNOWN)}
+    score = CLEAN_SHARE * error[CLEAN] + (1 - CLEAN_SHARE) * error[KNOWN]  # (candidate, place)
+    best = (score.sum(axis=1, keepdims=True) - score).argmin(axis=0)
+    names, chosen = list(results), np.arange(score.shape[1])
+    rows = [[name, *(f"{1e4 * error[kind][at].mean():.2f}" for kind in error)] for at, name in enumerate(names)]
+    rows.append(["best for the other places", *(f"{1e4 * part[best, chosen].mean():.2f}" for part in error.values())])
+    table("RMSE × 10⁴", list(error), rows)
+    print("chosen:", ", ".join(f"{name} {(best == at).sum()}" for at, name in enumerate(names) if (best == at).any()))
+
+
 def main() -> None:
     """Score every place with every model, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -306,6 +381,9 @@ def main() -> None:
     parser.add_argument("--every-sensor", action="store_true", help="all sources, to EnMAP and EMIT")
     parser.add_argument("--sensor-out", action="store_true", help="leave all places of a sensor out together")
     parser.add_argument("--calibrate", action="store_true", help="calibrate the variants without each place too")
+    parser.add_argument("--curve", action="store_true", help="score the prior of fewer places too")
+    parser.add_argument("--choose", action="store_true", help="score candidates of the settings")
+    parser.add_argument("--write", type=Path, help="write weights of all places, with the scores of the default")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     arguments = parser.parse_args()
     sources = sensor_names("source") if arguments.every_sensor else arguments.source or ["sentinel2a"]
@@ -313,13 +391,21 @@ def main() -> None:
     models = list(contenders(arguments))
     views = [(source, target) for source in sources for target in targets]
     results = score_places(arguments, models, views)
+    first = next(iter(results.values()))
+    if arguments.write:
+        card = {
+            place: {what: round(found[f"{CLEAN}, {what}"], 5) for what in ("rmse", "sam")}
+            for place, found in first["default"].items()
+        }
+        pretrain_linear(arguments.data, arguments.write, scores=card)
     if arguments.json:
         print(json.dumps(results))
-        return
-    for view, of_models in list(results.items())[:1]:
-        print(view)
-        show_places(of_models, models)
-    if len(views) > 1:
+    elif arguments.choose:
+        show_choice(first)
+    else:
+        print(next(iter(results)))
+        show_places(first, models)
+    if len(views) > 1 and not arguments.json:
         show_sensors(results, models)
 
 

@@ -42,7 +42,7 @@ def place_of(seed, useful=0.5, noise=0.002):
     missed = rng.normal(0, 0.01, truth.shape).astype(np.float32)
     added = missed / np.float32(useful) + rng.normal(0, noise, truth.shape).astype(np.float32)
     added[WAVES // 2 :] = rng.normal(0, 0.01, (WAVES // 2, PIXELS))
-    part = Predictions(truth, np.ones(PIXELS, np.float32), np.full(truth.shape, 0.01), truth - missed, added)
+    part = Predictions(truth[:3], truth, np.ones(PIXELS, np.float32), np.full(truth.shape, 0.01), truth - missed, added)
     return HeldOutPlace(f"place {seed}", {"clean": part, "noisy": part})
 
 

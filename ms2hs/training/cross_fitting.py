@@ -55,6 +55,8 @@ KINDS = {
 class Predictions:
     """Pixels with the predictions of a prior and of a network."""
 
+    measured: Float32Array
+    """(source band, pixel) reflectance with errors."""
     truth: Float32Array
     """(wavelength, pixel) reflectance, NaN = unknown."""
     scale: Float32Array
@@ -194,7 +196,7 @@ def predict(
             if predictor:
                 whole = predictor.reconstruct_raster(window.measured, window.valid)
                 correction = window.at_pixels(whole) - plain.reconstruct(some)
-            parts.append((window.truth, plain.scale(some), posterior.sigma(some), expected, correction))
+            parts.append((some, window.truth, plain.scale(some), posterior.sigma(some), expected, correction))
         result[kind] = Predictions(*(np.concatenate(column, axis=-1) for column in zip(*parts, strict=True)))
     return result
 
