@@ -3,7 +3,7 @@
 `StripReader` reads full-width strips, one strip ahead of its use: reflectance and validity, denoised if the noise is
 given. One of two pipelines converts each strip.
 `LinearPipeline` multiplies each 256×256 block by a matrix and quantises it in the thread that then compresses it; a
-network of patch tokens adds a term to that product, and computes the next strip's meanwhile.
+network of patch tokens adds a term to that product, and computes the terms of the next strip in the meantime.
 `NetworkPipeline` predicts, blends and quantises rows of windows on the network's device (`inference.tile_runner`); a
 GPU computes the next row while the finished strip is written.
 Both count the pixels of a strip, pass stored numbers to the writers, and record each finished row of blocks.
@@ -226,7 +226,7 @@ class _BlockPixels:
         return cls(*flat, valid.shape, (top, left), corrections)
 
     def added(self, model: Posterior, row_step: int) -> Float32Array:
-        """(rank, pixel) coefficients that the network adds to those of the prior, of every `row_step`-th row."""
+        """(rank, pixel) coefficients that the network adds to the prior, of every `row_step`-th row."""
         assert self.corrections is not None  # noqa: S101  of a network of patch tokens
         rows, cols = (np.arange(start, start + size) for start, size in zip(self.corner, self.shape, strict=True))
         added = self.corrections.between(rows[::row_step], cols)

@@ -114,9 +114,9 @@ class PatchCorrector:
         spans = self._tiling.rows
         self._ends = [*(top for top, _ in spans[1:]), self._rows]  # patches before these are in no later window
         first = max(0, start // patch - 1)  # interpolation reaches one patch further
-        self._next = next(index for index, end in enumerate(self._ends) if end > first)
+        self._next = next(index for index, (_, end) in enumerate(spans) if end > first)
         self.first_row = spans[self._next][0] * patch
-        """First row of pixels that `run` needs, so that results equal those of a whole run bit for bit."""
+        """First row of pixels that `run` needs, so that results equal the results of a whole run bit for bit."""
         self._content: Tensor | None = None
         """(patch row, patch col, value) of the patches that the next row of windows needs."""
         self._content_first = 0
@@ -134,8 +134,7 @@ class PatchCorrector:
             self._content, self._content_first = content, top // self._patch
         else:
             self._content = torch.cat([self._content, content])
-        while self._next < len(self._ends):
-            begin, end = self._tiling.rows[self._next]
+        for begin, end in self._tiling.rows[self._next :]:
             if end > self._content_first + len(self._content):
                 break
             self._content = self._content[begin - self._content_first :]
@@ -157,25 +156,20 @@ class PatchCorrector:
             return self._network.prior.content(values, self._patch, usable)[0]
 
     def _predict(self, content: Tensor, each: Callable[..., Iterator[Tensor]]) -> None:
-        """Predict and blend a row of windows, except windows without a valid pixel."""
-        spans = self._tiling.cols
-        cols = [col for col, span in enumerate(spans) if bool((content[:, slice(*span), -1] > 0).any())]
-        across = spans[0][1] - spans[0][0]
-        size = max(1, PATCHES_PER_CALL[self._network.device.type] // (len(content) * across))
-        batches = [cols[first : first + size] for first in range(0, len(cols), size)]
-
-        def correct(batch: list[int]) -> Tensor:
-            windows = torch.stack([content[:, slice(*spans[col])] for col in batch])
-            return self._network.correct(windows)
-
+        """Predict and blend a row of windows; a window without a valid pixel corrects nothing."""
+        windows = torch.stack([content[:, slice(*span)] for span in self._tiling.cols])  # (window, row, col, value)
+        known = torch.nonzero((windows[..., -1] > 0).flatten(1).any(dim=1))[:, 0]
+        size = max(1, PATCHES_PER_CALL[content.device.type] // windows[0, ..., 0].numel())
+        corrections = windows.new_zeros(len(windows), self._network.network.config.rank, *windows.shape[1:3])
+        batches = known.split(size) if len(known) else ()
+        for batch, found in zip(batches, each(self._network.correct, (windows[b] for b in batches)), strict=True):
+            corrections[batch] = found
         self._blender.begin_row(self._next)
-        for batch, corrections in zip(batches, each(correct, batches), strict=True):
-            self._blender.add(batch, corrections)
+        self._blender.add(range(len(windows)), corrections)
         top = self._tiling.rows[self._next][0]
         finished = self._blender.mean(slice(0, self._ends[self._next] - top)).cpu().numpy()
-        finished = np.nan_to_num(finished, posinf=0, neginf=0)  # memory of patches that no window covers
         if self._blended is None:
-            self._blended, self._blended_first = finished, top
+            self._blended, self._blended_first = finished.copy(), top
         else:
             self._blended = np.concatenate([self._blended, finished], axis=1)
 

@@ -88,7 +88,7 @@ class ModelConfig:
         _require(
             not (self.rank and uneven) or (self.by_patch and uneven == whole), f"{problem} `sensors` or `spectral`"
         )
-        problem = "measured `coefficients` are those of a prior, for all patches of a window; rank above 0 and reach"
+        problem = "measured `coefficients` belong to a prior and to all patches of a window; rank above 0 and reach"
         _require(not self.by_patch or (self.rank > 0 and not self.per_patch), f"{problem} `window` are needed")
 
     @classmethod

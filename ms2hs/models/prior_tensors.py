@@ -2,7 +2,7 @@
 
 For a network of patch tokens the prior also describes each patch. Its expected coefficients z, with Σ = F Fᵀ + …, are
 E[z|x] = Fᵀ R_sᵀ (R_s Σ R_sᵀ + N)⁻¹ x for pixels x scaled to 1: the same directions for any source, so that one network
-serves every sensor. `certainty` tells how much of each direction the source's bands determine.
+serves every sensor. `certainty` is the part of each direction that the source's bands determine.
 """
 
 from typing import NamedTuple, Self
