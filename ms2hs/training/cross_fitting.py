@@ -194,7 +194,7 @@ def predict(
             expected = posterior.reconstruct(some)
             correction = np.zeros_like(expected)
             if predictor:
-                whole = predictor.reconstruct_raster(window.measured, window.valid)
+                whole = predictor.reconstruct(window.measured, window.valid)
                 correction = window.at_pixels(whole) - plain.reconstruct(some)
             parts.append((some, window.truth, plain.scale(some), posterior.sigma(some), expected, correction))
         result[kind] = Predictions(*(np.concatenate(column, axis=-1) for column in zip(*parts, strict=True)))
