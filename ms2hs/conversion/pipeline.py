@@ -2,8 +2,8 @@
 
 `StripReader` reads full-width strips, one strip ahead of its use: reflectance and validity, denoised if the noise is
 given. One of two pipelines converts each strip.
-`LinearPipeline` multiplies each 256×256 block by a matrix and quantises it in the thread that then compresses it; a
-network of patch tokens adds a term to that product, and computes the terms of the next strip in the meantime.
+`LinearPipeline` multiplies each 256×256 block by a matrix and quantises it in the thread that then compresses it. A
+network of patch tokens adds columns to that matrix; it computes their factors for the next strip in the meantime.
 `NetworkPipeline` predicts, blends and quantises rows of windows on the network's device (`inference.tile_runner`); a
 GPU computes the next row while the finished strip is written.
 Both count the pixels of a strip, pass stored numbers to the writers, and record each finished row of blocks.
@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from functools import cache, cached_property, lru_cache, partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache, partial
 from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,9 +26,9 @@ from ms2hs.arrays import BoolArray, DnArray, Float32Array
 from ms2hs.conversion.planning import Plan
 from ms2hs.conversion.statistics import RESIDUAL_ROW_STEP, Statistics
 from ms2hs.models.denoising import REACH, denoise
-from ms2hs.models.posterior import multiply
-from ms2hs.models.prior import Posterior
+from ms2hs.models.posterior import Features, Posterior
 from ms2hs.progress import Progress
+from ms2hs.raster.cog.block_compressor import processors
 from ms2hs.raster.cog.encoding import BLOCK, quantise
 from ms2hs.raster.cube_writer import CubeWriter
 from ms2hs.raster.tiling import Tiling, Window
@@ -42,12 +42,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # Pixels that the linear model computes in one step: their bands stay in the processor's cache.
 PIXELS_PER_TASK = 1 << 14
-# Blocks whose corrections are kept: more than the writers' threads work on at a time.
-RECENT_BLOCKS = 8
 Record = Callable[[int], None]
 """Called with the number of rows that are finished and counted."""
-BlockModel = Callable[["_BlockPixels", slice], Float32Array]
-"""(target band, pixel) values of some target bands at some pixels of a block."""
+BlockModel = Callable[["_BlockPixels", int], Float32Array]
+"""A block and the number of its step to (target band, pixel) values of some target bands."""
 
 
 @dataclass
@@ -126,7 +124,8 @@ class LinearPipeline(Pipeline):
     def run(self, writers: list[CubeWriter], first_row: int, record: Record, report: Progress) -> None:
         """Convert block by block (see `Pipeline.run`)."""
         grid = self.planned.grid
-        models = self._values, self._sigma
+        features = lru_cache(maxsize=processors() + 1)(self._features)  # all groups of bands need them, one by one
+        models: list[Callable[[slice], BlockModel]] = [partial(self._values, features), self._sigma]
         for top, pixels, corrections in self._strips(first_row):
             self.statistics.sample_rows(top, pixels.reflectance, pixels.valid)
             blocks = [_BlockPixels.at(pixels, top, left, corrections) for left in range(0, grid.width, BLOCK)]
@@ -153,50 +152,67 @@ class LinearPipeline(Pipeline):
             return ((top, pixels, None) for top, pixels in strips)
         return _one_ahead(corrector.run(strips))
 
-    def _values(self, bands: slice) -> BlockModel:
-        model, basis = self._select(bands.start, bands.stop), None if self._basis is None else self._basis[bands]
+    def _features(self, block: "_BlockPixels") -> list[list[Features]]:
+        """Of each step of a block."""
+        added = self._added(block)
+        return [
+            self._joined(block.reflectance[:, step], None if added is None else added[:, step]) for step in block.steps
+        ]
 
-        def predict(block: _BlockPixels, part: slice) -> Float32Array:
-            reflectance = block.reflectance[:, part]
-            predicted = model.reconstruct(reflectance, block.valid[part])
-            if basis is not None:
-                with block.lock:  # all bands of a block need the same corrections
-                    added = self._added(block)
-                predicted += multiply(basis, added[:, part])
-            return predicted
+    def _joined(self, reflectance: Float32Array, added: Float32Array | None) -> list[Features]:
+        """The features of pixels (source band, pixel), with the coefficients (rank, pixel) that a network adds."""
+        first, *rare = self.model.features(reflectance)
+        if added is not None:
+            before, after = self.model.gain.shape[1], self._model.gain.shape[1]
+            columns = np.concatenate([np.arange(before)[first.columns], np.arange(before, after)])
+            first = Features(columns, first.pixels, np.concatenate([first.values, added]))
+        return [first, *rare]
+
+    def _added(self, block: "_BlockPixels", row_step: int = 1) -> Float32Array | None:
+        """(rank, pixel) coefficients that a network adds, in every `row_step`-th row; None without a network."""
+        if block.corrections is None:
+            return None
+        rows, cols = (np.arange(start, start + size) for start, size in zip(block.corner, block.shape, strict=True))
+        added = block.corrections.between(rows[::row_step], cols)
+        added *= self.model.scale(block.sample_rows(row_step)[0]).reshape(added.shape[1:])
+        return added.reshape(len(added), -1)
+
+    @cached_property
+    def _model(self) -> Posterior:
+        """The model with a column for each coefficient that a network adds."""
+        if self.network is None:
+            return self.model
+        return replace(self.model, gain=np.concatenate([self.model.gain, self.network.prior.basis.cpu()], axis=1))
+
+    def _values(self, features: Callable[["_BlockPixels"], list[list[Features]]], bands: slice) -> BlockModel:
+        model = self._model.select(bands)
+
+        def predict(block: _BlockPixels, step: int) -> Float32Array:
+            with block.lock:  # the first task computes the features of its block
+                parts = features(block)[step]
+            return model.apply(parts, block.valid[block.steps[step]])
 
         return predict
 
-    @lru_cache(maxsize=RECENT_BLOCKS)  # noqa: B019  lives as long as the conversion
-    def _added(self, block: "_BlockPixels") -> Float32Array:
-        """(rank, pixel) coefficients that the network adds."""
-        return block.added(self.model, 1)
-
     def _sigma(self, bands: slice) -> BlockModel:
-        model = self._select(bands.start, bands.stop)
-        return lambda block, part: model.sigma(block.reflectance[:, part])
-
-    @cached_property
-    def _basis(self) -> Float32Array | None:
-        """(target band, rank) directions of the network's corrections."""
-        return self.network.prior.basis.cpu().numpy() if self.network else None
-
-    @cache  # noqa: B019  lives as long as the conversion
-    def _select(self, first: int, stop: int) -> Posterior:
-        return self.model.select(slice(first, stop))
+        model = self.model.select(bands)
+        return lambda block, step: model.sigma(block.reflectance[:, block.steps[step]])
 
     def _count(self, block: "_BlockPixels") -> None:
         self.statistics.count_pixels(block.reflectance, block.cause)
         reflectance, valid = block.sample_rows(RESIDUAL_ROW_STEP)
-        residual = self._residual @ self.model.features(reflectance[:, valid])
-        matrix = self.statistics.input_residual.matrix
-        if self._basis is not None and matrix is not None:
-            residual += (matrix @ self._basis) @ block.added(self.model, RESIDUAL_ROW_STEP)[:, valid]
+        added = self._added(block, RESIDUAL_ROW_STEP)
+        features = self._joined(reflectance[:, valid], None if added is None else added[:, valid])
+        residual = self._residual_model.apply(features)
         self.statistics.add_residuals(np.square(residual).sum(axis=1, dtype=float), int(valid.sum()))
 
     @cached_property
-    def _residual(self) -> Float32Array:
-        return self.statistics.input_residual.of_linear(self.model.gain)
+    def _residual_model(self) -> Posterior:
+        residual = self.statistics.input_residual
+        gain = residual.of_linear(self.model.gain)
+        if self.network and residual.matrix is not None:
+            gain = np.concatenate([gain, residual.matrix @ self.network.prior.basis.cpu().numpy()], axis=1)
+        return replace(self.model, gain=gain)
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +230,7 @@ class _BlockPixels:
     corner: tuple[int, int]
     """First row and column in the raster."""
     corrections: "PatchCorrections | None"
-    """The network's corrections of the strip."""
+    """A network's corrections of the strip."""
     lock: Lock = field(default_factory=Lock)
 
     @classmethod
@@ -225,14 +241,12 @@ class _BlockPixels:
         flat = reflectance.reshape(len(reflectance), -1), valid.reshape(-1), cause.reshape(-1)
         return cls(*flat, valid.shape, (top, left), corrections)
 
-    def added(self, model: Posterior, row_step: int) -> Float32Array:
-        """(rank, pixel) coefficients that the network adds to the prior, of every `row_step`-th row."""
-        assert self.corrections is not None  # noqa: S101  of a network of patch tokens
-        rows, cols = (np.arange(start, start + size) for start, size in zip(self.corner, self.shape, strict=True))
-        added = self.corrections.between(rows[::row_step], cols)
-        reflectance, _ = self.sample_rows(row_step)
-        added *= model.scale(reflectance).reshape(added.shape[1:])
-        return added.reshape(len(added), -1)
+    @cached_property
+    def steps(self) -> list[slice]:
+        """Pixels of a few rows each, about `PIXELS_PER_TASK`."""
+        rows, width = self.shape
+        step = width * max(1, PIXELS_PER_TASK // width)
+        return [slice(first, first + step) for first in range(0, rows * width, step)]
 
     def sample_rows(self, step: int) -> tuple[Float32Array, BoolArray]:
         """Reflectance and validity of every `step`-th row."""
@@ -245,14 +259,11 @@ def _fill_block(
 ) -> None:
     """Predict and quantise some bands of a block into `out`, (band, row, col), a few rows at a time."""
     block, model = blocks[cols.start // BLOCK], models(bands)
-    rows, width = block.shape
-    step = max(1, PIXELS_PER_TASK // width)
-    for top in range(0, rows, step):
-        part = slice(top * width, (top + step) * width)
-        valid = block.valid[part]
-        values = model(block, part)
-        shape = -1, width
-        quantise(values.reshape(len(values), *shape), valid.reshape(shape), out=out[:, top : top + step])
+    width = block.shape[1]
+    for number, step in enumerate(block.steps):
+        rows = slice(step.start // width, step.stop // width)
+        values = model(block, number).reshape(len(out), -1, width)
+        quantise(values, block.valid[step].reshape(-1, width), out=out[:, rows])
 
 
 @dataclass(eq=False)

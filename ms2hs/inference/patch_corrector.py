@@ -161,7 +161,7 @@ class PatchCorrector:
         known = torch.nonzero((windows[..., -1] > 0).flatten(1).any(dim=1))[:, 0]
         size = max(1, PATCHES_PER_CALL[content.device.type] // windows[0, ..., 0].numel())
         corrections = windows.new_zeros(len(windows), self._network.network.config.rank, *windows.shape[1:3])
-        batches = known.split(size) if len(known) else ()
+        batches = [known[first : first + size] for first in range(0, len(known), size)]
         for batch, found in zip(batches, each(self._network.correct, (windows[b] for b in batches)), strict=True):
             corrections[batch] = found
         self._blender.begin_row(self._next)

@@ -9,9 +9,10 @@ of a scene correct the map by a Bayesian regression; the correction is the same 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.errors import DataError
@@ -30,8 +31,21 @@ EFFECTIVE_BANDS = 4.0
 COMMON_STRENGTHS = (0.5, 4.0)  # of both, where errors of the source's bands that are common to a scene are estimated
 # Scatter of a source band's error at one reference, relative to a spectrum's scale: noise of 0.003 at a scale of 0.25.
 LOCAL_INPUT_NOISE = 0.012
+# Land covers in at most this share of some pixels are added separately: a product of all pixels would be mostly zeros.
+RARE = 0.125
 # OpenBLAS multiplies matrices of up to this many multiplications twice as fast where one side is a dozen bands.
 SMALL_PRODUCT = 1_000_000
+
+
+class Features(NamedTuple):
+    """What the maps of some land covers are applied to, in some pixels."""
+
+    columns: slice | NDArray[np.intp]
+    """The columns of `Posterior.gain` of these covers."""
+    pixels: slice | NDArray[np.intp]
+    """The pixels."""
+    values: Float32Array
+    """(column, pixel) reflectance times the share of a cover."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +53,7 @@ class Posterior:
     """The expectation of a target's bands given the bands of one source, and its uncertainty."""
 
     gain: Float32Array
-    """(target band, cover · source band) the posterior mean is `gain @ features(reflectance)`."""
+    """(target band, cover · source band) the maps of the land covers, side by side; see `features`."""
     relative_sigma: Float32Array
     """(target band, cover) calibrated standard deviation for a spectrum of scale 1, with the product's measured errors;
     a pixel's is the mean by its shares."""
@@ -72,11 +86,22 @@ class Posterior:
             return np.ones((1, reflectance.shape[1]), np.float32)
         return np.stack(self.covers.shares(reflectance))
 
-    def features(self, reflectance: Float32Array) -> Float32Array:
-        """(cover · source band, pixel) reflectance (source band, pixel) times the share of each cover."""
+    def features(self, reflectance: Float32Array) -> list[Features]:
+        """The features of pixels (source band, pixel): in all pixels, and of rare covers only where they are."""
         if self.covers is None:
-            return reflectance
-        return np.concatenate(by_cover(reflectance, self.covers.shares(reflectance)))
+            return [Features(slice(None), slice(None), reflectance)]
+        columns = np.arange(self.gain.shape[1]).reshape(-1, len(reflectance))
+        with np.errstate(invalid="ignore", over="ignore"):  # invalid pixels may hold any value
+            shares = self.shares(reflectance)
+            present = shares != 0
+            number = present.sum(axis=1)
+            common = number > RARE * shares.shape[1]
+            result = [Features(columns[common].ravel(), slice(None), _weighted(reflectance, shares[common]))]
+            if (rare := ~common & (number > 0)).any():
+                some = np.flatnonzero(present[rare].any(axis=0))
+                values = _weighted(reflectance[:, some], shares[np.ix_(rare, some)])
+                result.append(Features(columns[rare].ravel(), some, values))
+        return result
 
     def reconstruct(
         self, reflectance: Float32Array, valid: BoolArray | None = None, out: Float32Array | None = None
@@ -95,11 +120,23 @@ class Posterior:
         if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
             raise ValueError(f"out must be float32, C-contiguous, of shape {shape}")
         flat = np.asarray(reflectance, np.float32).reshape(len(reflectance), -1)
-        with np.errstate(invalid="ignore", over="ignore"):  # invalid pixels may hold any value
-            multiply(self.gain, self.features(flat), out.reshape(len(self.gain), -1))
-        if valid is not None and not valid.all():
-            np.copyto(out, np.float32(np.nan), where=~valid)
+        flags = None if valid is None else valid.reshape(-1)
+        self.apply(self.features(flat), flags, out.reshape(len(self.gain), -1))
         return out
+
+    def apply(
+        self, features: Sequence[Features], valid: BoolArray | None = None, out: Float32Array | None = None
+    ) -> Float32Array:
+        """(target band, pixel) as `reconstruct`, from `features`; `valid` is (pixel,), `out` (target band, pixel)."""
+        first, *rare = features
+        result = np.empty((len(self.gain), first.values.shape[1]), np.float32) if out is None else out
+        with np.errstate(invalid="ignore", over="ignore"):  # invalid pixels may hold any value
+            _multiply(np.ascontiguousarray(self.gain[:, first.columns]), first.values, result)
+            for part in rare:
+                result[:, part.pixels] += self.gain[:, part.columns] @ part.values
+        if valid is not None and not valid.all():
+            np.copyto(result, np.float32(np.nan), where=~valid)
+        return result
 
     def minus(self, other: Self) -> Self:
         """The posterior whose mean is the difference of both means; `other` has land covers if this one has."""
@@ -130,7 +167,7 @@ class Posterior:
             if self.error and self.error.has_levels:
                 variance = self.error.variance(flat).astype(np.float32)
                 # the square of the mean gain is at most the mean of the squares
-                variance = np.concatenate(by_cover(variance, shares))
+                variance = _weighted(variance, shares)
                 result = np.sqrt(np.square(result) + np.square(self.gain) @ variance)
         return result.reshape(-1, *reflectance.shape[1:])
 
@@ -174,12 +211,13 @@ class Posterior:
         bands = np.asarray(measured, float)[usable]
         scale = self.scale(bands.T).astype(float)[:, None]
         scaled, brightness = bands / scale, self.brightness.astype(float)
-        features, expected = self.features(bands.T).T / scale, np.asarray(truth, float)[usable] / scale
-        gain, shares = self.gain.astype(float), self.shares(bands.T).mean(axis=1)
+        shares, expected = self.shares(bands.T), np.asarray(truth, float)[usable] / scale
+        weighted, shares = _weighted(scaled.T, shares).T, shares.mean(axis=1)
+        gain = self.gain.astype(float)
         maps = gain.reshape(len(gain), len(shares), -1)  # (target band, cover, source band) in the same memory
-        input_error, covariance = self._input_error(scaled, expected - features @ gain.T, shares)
+        input_error, covariance = self._input_error(scaled, expected - weighted @ gain.T, shares)
         maps -= (maps @ input_error)[..., None] * brightness
-        residual = expected - features @ gain.T
+        residual = expected - weighted @ gain.T
         priors = [self._map_variance(*strengths) for strengths in product(CONSTANT_VARIANCES, DIRECTIONS_VARIANCES)]
         left = np.ones(len(gain))
         for known, columns in by_pattern(np.isfinite(residual).T):
@@ -241,10 +279,14 @@ class Posterior:
         return variance
 
 
-def multiply(gain: Float32Array, flat: Float32Array, out: Float32Array | None = None) -> Float32Array:
-    """(target band, pixel) `gain @ flat`, written into `out` if given, in steps of `SMALL_PRODUCT`."""
-    bands, pixels = len(gain), flat.shape[1]
-    out = np.empty((bands, pixels), np.float32) if out is None else out
+def _weighted(values: FloatArray, shares: FloatArray) -> FloatArray:
+    """(cover · band, pixel) values (band, pixel) times the share of each cover (cover, pixel)."""
+    return np.concatenate(by_cover(values, shares))
+
+
+def _multiply(gain: Float32Array, flat: Float32Array, out: Float32Array) -> None:
+    """Write `gain @ flat` into `out`, (target band, pixel), in steps of `SMALL_PRODUCT`."""
+    bands, pixels = out.shape
     step = 1 << max(0, (SMALL_PRODUCT // max(gain.size, 1)).bit_length() - 1)
     whole = pixels - pixels % step
     if whole:
@@ -252,7 +294,6 @@ def multiply(gain: Float32Array, flat: Float32Array, out: Float32Array | None = 
         np.matmul(gain, parts[0].transpose(1, 0, 2), out=parts[1].transpose(1, 0, 2))
     if whole < pixels:
         np.matmul(gain, flat[:, whole:], out=out[:, whole:])
-    return out
 
 
 def _mean_regression(
