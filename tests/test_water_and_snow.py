@@ -3,14 +3,9 @@
 import numpy as np
 import pytest
 
-from ms2hs.datasets.simulation.snow import ICE_ABSORBING, simulate_snow, snow_reflectance
-from ms2hs.datasets.simulation.water import (
-    simulate_water,
-    simulate_wet_soils,
-    water_absorption_per_m,
-    water_reflectance,
-    wet_reflectance,
-)
+from ms2hs.datasets.simulation.snow import ICE_ABSORBING, snow_reflectance
+from ms2hs.datasets.simulation.surfaces import simulate_snow, simulate_water, simulate_wet_soils
+from ms2hs.datasets.simulation.water import water_absorption_per_m, water_reflectance, wet_reflectance
 from ms2hs.spectra.indices import water_and_snow
 from ms2hs.spectra.spectral_grid import grid_of
 
@@ -31,21 +26,22 @@ def test_water_absorption_agrees_with_pope_and_fry(nm, per_m):
     assert water_absorption_per_m(np.array([float(nm)]))[0] == pytest.approx(per_m, rel=0.1)
 
 
-@pytest.mark.parametrize("simulate", [simulate_water, simulate_wet_soils])
-def test_simulated_water_and_wet_soil_are_reflectance_and_reproducible(simulate):
+@pytest.mark.parametrize(
+    ("simulate", "highest"), [(simulate_water, 0.9), (simulate_wet_soils, 0.7), (simulate_snow, 1.6)]
+)
+def test_simulated_surfaces_are_reflectance_and_reproducible(simulate, highest):
     spectra = simulate(SOILS, NM, 300, np.random.default_rng(0))
     np.testing.assert_array_equal(spectra, simulate(SOILS, NM, 300, np.random.default_rng(0)))
     assert spectra.shape == (300, len(NM))
     assert spectra.dtype == np.float32
     assert (spectra >= 0).all()
-    assert (spectra < 0.8).all()
+    assert (spectra < highest).all()
 
 
-def test_simulated_snow_is_reflectance_and_snow():
-    spectra = simulate_snow(NM, 300, np.random.default_rng(0))
-    assert (spectra >= 0).all()
-    assert (spectra < 1.2).all()  # towards nadir, bright snow reflects more than a white surface
-    assert water_and_snow(spectra.T, GRID)[1].mean() > 0.9
+def test_simulate_snow_is_mostly_snow_and_simulate_water_mostly_water():
+    snow, water = (simulate(SOILS, NM, 400, np.random.default_rng(1)).T for simulate in (simulate_snow, simulate_water))
+    assert water_and_snow(snow, GRID)[1].mean() > 0.7  # the rest covers little of its ground
+    assert water_and_snow(water, GRID)[0].mean() > 0.7  # the rest is turbid or shallow
 
 
 def test_water_reflectance_rises_with_sediment_at_all_wavelengths_of_the_red():

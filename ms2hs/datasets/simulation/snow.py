@@ -1,4 +1,4 @@
-"""Simulated spectra of snow and ice: grain size, impurities, liquid water and the sun's height.
+"""Reflectance of snow and ice, from grain size, impurities, liquid water and the sun's height.
 
 Single scattering by grains of mixed shapes is parametrised by Räisänen et al. (2015, doi:10.5194/tc-9-1277-2015),
 multiple scattering of a deep layer by van de Hulst's similarity parameter (King 1987, doi:10.1175/1520-0469(1987)044
@@ -8,8 +8,8 @@ multiple scattering of a deep layer by van de Hulst's similarity parameter (King
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ms2hs.arrays import Float32Array, FloatArray
-from ms2hs.datasets.simulation.water import log_uniform, water_absorption_per_m
+from ms2hs.arrays import FloatArray
+from ms2hs.datasets.simulation.water import water_absorption_per_m
 
 # Refractive index of ice: Warren & Brandt 2008, doi:10.1029/2007JD009744. Of their table, the wavelengths (nm) from
 # which interpolation has the rest of the imaginary part (linear in its logarithm) within 4 %, the real within 0.002.
@@ -31,13 +31,6 @@ ICE_REFRACTING = (
     (2500, 1.2270), (2600, 1.2043),
 )  # fmt: skip
 ICE_KG_M3 = 917.0
-# Ranges of simulated snow, from fresh snow to bare glacier ice (Gardner & Sharp 2010, doi:10.1029/2009JF001444): radius
-# of a sphere with the grains' ratio of volume to projected area, mass fractions of soot and dust, share of liquid
-# water, and zenith angle of the sun.
-GRAIN_RADIUS_UM, SOOT, DUST = (30.0, 5000.0), (1e-9, 1e-5), (1e-6, 1e-3)
-DUST_POWER, MAX_LIQUID, SUN_ZENITH_DEG = (2.5, 5.0), 0.25, (20.0, 75.0)
-# Fresnel's reflectance of facets at the surface at nadir, ((n - 1) / (n + 1))² with n = 1.3.
-FACET_REFLECTANCE = 0.017
 
 
 def snow_reflectance(
@@ -93,22 +86,3 @@ def _towards_nadir(albedo: FloatArray, sun_zenith_deg: FloatArray) -> FloatArray
     escape = 3 / 7 * (1 + 2 * sun) * 9 / 7
     result: FloatArray = white * albedo ** (escape / white)
     return result
-
-
-def simulate_snow(wavelength_nm: FloatArray, count: int, rng: np.random.Generator) -> Float32Array:
-    """(count, wavelength) reflectance of snow and ice, a third of it clean, a third dry, with glitter of its surface.
-
-    DataError if prosail is not installed.
-    """
-    radius, soot, dust = (log_uniform(limits, count, rng) for limits in (GRAIN_RADIUS_UM, SOOT, DUST))
-    dirty, wet = (rng.uniform(size=count) < 2 / 3 for _ in range(2))
-    snow = snow_reflectance(
-        wavelength_nm,
-        grain_radius_um=radius,
-        soot=soot * dirty,
-        dust=dust * dirty,
-        dust_power=rng.uniform(*DUST_POWER, count),
-        liquid=rng.uniform(0, MAX_LIQUID, count) * wet,
-        sun_zenith_deg=rng.uniform(*SUN_ZENITH_DEG, count),
-    )
-    return (snow + rng.uniform(0, FACET_REFLECTANCE, (count, 1))).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Simulated spectra of open water and of wet soil.
+"""Reflectance of open water and of wet soil, from their optical properties.
 
 Water absorbs, particles scatter: reflectance follows from the absorption and backscattering coefficients by the
 semi-analytical model of Lee et al. (1999, Appl. Opt. 38:3831, doi:10.1364/AO.38.003831). Wet soil is dry soil below a
@@ -9,7 +9,7 @@ prosail), within 10 % of Pope & Fry (1997, doi:10.1364/AO.36.008710) at 550-700 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ms2hs.arrays import Float32Array, FloatArray
+from ms2hs.arrays import FloatArray
 from ms2hs.datasets.simulation.spectra_mixing import CANOPY_WAVELENGTH_NM, import_prosail
 
 # Absorption of phytoplankton relative to 440 nm, a0 + a1 ln(absorption at 440 nm): Lee et al. 1998, Appl. Opt. 37:6329,
@@ -25,16 +25,8 @@ PHYTOPLANKTON_A1 = np.array([
     0.0865, 0.0981, 0.0969, 0.0900, 0.0781, 0.0659, 0.0600, 0.0581, 0.0540, 0.0495, 0.0578, 0.0674,
     0.0718, 0.0685, 0.0713, 0.1128, 0.1595, 0.1388, 0.0812, 0.0317, 0.0128, 0.0050, 0.0,
 ])  # fmt: skip
-# Ranges of simulated water, from clear ocean to eutrophic lakes and turbid rivers (Spyrakos et al. 2018,
-# doi:10.1002/lno.10674): chlorophyll in mg/m³, sediment in g/m³, absorption of dissolved matter at 440 nm in 1/m.
-CHLOROPHYLL_MG_M3, SEDIMENT_G_M3, DISSOLVED_PER_M = (0.05, 200.0), (0.1, 1000.0), (0.01, 10.0)
-# Share of waters whose bottom is seen, and the range of their depth in m.
-SHALLOW_SHARE, DEPTH_M = 0.3, (0.05, 10.0)
-# Mean of the exponential distribution of sun glint, largest share of skylight at 500 nm, and reflectance of the surface
-# at nadir (Gege 2012, doi:10.1364/AO.51.001407).
-MEAN_GLINT, MAX_SKYLIGHT, SURFACE_REFLECTANCE = 0.008, 0.5, 0.02
-# Refractive index of water, and range of the thickness of films in cm (Bablet et al. 2018: up to 0.2 cm).
-WATER_INDEX, FILM_CM = 1.33, (0.001, 0.2)
+# Refractive index of water.
+WATER_INDEX = 1.33
 
 
 def water_absorption_per_m(wavelength_nm: FloatArray) -> FloatArray:
@@ -102,36 +94,6 @@ def water_reflectance(
     return above
 
 
-def log_uniform(limits: tuple[float, float], count: int, rng: np.random.Generator) -> FloatArray:
-    """(count,) random numbers whose logarithm is uniform between two limits."""
-    return np.exp(rng.uniform(np.log(limits[0]), np.log(limits[1]), count))
-
-
-def simulate_water(
-    bottoms: FloatArray, wavelength_nm: FloatArray, count: int, rng: np.random.Generator
-) -> Float32Array:
-    """(count, wavelength) reflectance of waters with glint and skylight, some over random bottoms.
-
-    `bottoms` is (bottom, wavelength) reflectance, finite. DataError if prosail is not installed.
-    """
-    chlorophyll, sediment, dissolved, depth = (
-        log_uniform(limits, count, rng) for limits in (CHLOROPHYLL_MG_M3, SEDIMENT_G_M3, DISSOLVED_PER_M, DEPTH_M)
-    )
-    water = water_reflectance(
-        wavelength_nm,
-        chlorophyll_mg_m3=chlorophyll,
-        sediment_g_m3=sediment,
-        dissolved_per_m=dissolved,
-        backscatter_slope=rng.uniform(0, 1, count),
-        backscatter_factor=rng.uniform(0.5, 1.5, count),
-        depth_m=np.where(rng.uniform(size=count) < SHALLOW_SHARE, depth, np.inf),
-        bottom=bottoms[rng.integers(len(bottoms), size=count)],
-    )
-    sky = rng.uniform(0, MAX_SKYLIGHT, (count, 1)) * (500 / wavelength_nm) ** rng.uniform(1, 4, (count, 1))
-    glint = rng.exponential(MEAN_GLINT, (count, 1))
-    return (water + glint + SURFACE_REFLECTANCE * sky).astype(np.float32)
-
-
 def wet_reflectance(dry: FloatArray, wavelength_nm: FloatArray, film_cm: ArrayLike, share: ArrayLike) -> FloatArray:
     """(soil, wavelength) reflectance of soils of which a share is below a film of water.
 
@@ -148,12 +110,3 @@ def wet_reflectance(dry: FloatArray, wavelength_nm: FloatArray, film_cm: ArrayLi
     below = np.exp(-2 * film / 100 * water_absorption_per_m(wavelength_nm)) * dry
     wet: FloatArray = entering * (1 - returned) * below / (1 - returned * below)
     return covered * wet + (1 - covered) * dry
-
-
-def simulate_wet_soils(
-    soils: FloatArray, wavelength_nm: FloatArray, count: int, rng: np.random.Generator
-) -> Float32Array:
-    """(count, wavelength) reflectance of random soils, (soil, wavelength) and finite, with films of water."""
-    dry = soils[rng.integers(len(soils), size=count)]
-    film = log_uniform(FILM_CM, count, rng)
-    return wet_reflectance(dry, wavelength_nm, film, rng.uniform(0.2, 1, count)).astype(np.float32)
