@@ -89,7 +89,7 @@ def test_reconstruct_tensor_equals_reconstruct_windows(name, size):
 
 
 def test_windows_per_batch_fills_half_of_the_free_gpu_memory(monkeypatch):
-    applied = Predictor(network_of("spatial-spectral"), SOURCE, TARGET)
+    applied = Predictor(network_of("spatial-spectral", measured="tokens"), SOURCE, TARGET)
     assert applied.windows_per_batch(16, 16) == 1
     applied.device = torch.device("cuda", 0)
     free = {"bytes": 0}
