@@ -204,18 +204,22 @@ def predict(
 def fit_share(places: Sequence[HeldOutPlace], step_nm: float) -> FloatArray:
     """(wavelength,) share, 0-1, of the networks' correction with the least squared error; each place counts equally.
 
-    Least squares of the prior's errors on the network's corrections, both relative to brightness, over all kinds of
-    input. The share is smoothed along the wavelength and shrunk, since it must hold in new places.
+    Least squares of the prior's errors on the network's corrections, both relative to brightness. Kinds of input count
+    equally too: each by its errors relative to the prior's. The share is smoothed along the wavelength and shrunk,
+    since it must hold in new places.
     """
-    size = len(next(iter(places[0].inputs.values())).truth)
+    size = len(places[0].inputs["clean"].truth)
     product, square = np.zeros((2, size))
-    for part in (part for place in places for part in place.inputs.values()):
-        known = np.isfinite(part.truth)
-        count = np.maximum(known.sum(axis=1), 1)
-        correction = np.where(known, part.correction, 0) / part.scale
-        error = np.where(known, part.truth - part.expected, 0) / part.scale
-        product += (correction * error).sum(axis=1) / count
-        square += np.square(correction).sum(axis=1) / count
+    for kind in places[0].inputs:
+        sums = np.zeros((3, size))
+        for part in (place.inputs[kind] for place in places):
+            known = np.isfinite(part.truth)
+            correction = np.where(known, part.correction, 0) / part.scale
+            error = np.where(known, part.truth - part.expected, 0) / part.scale
+            pairs = (correction, error), (correction, correction), (error, error)
+            sums += np.array([(a * b).sum(axis=1) for a, b in pairs]) / np.maximum(known.sum(axis=1), 1)
+        product += sums[0] / max(sums[2].sum(), 1e-12)
+        square += sums[1] / max(sums[2].sum(), 1e-12)
     distance_nm = np.subtract.outer(np.arange(size), np.arange(size)) * step_nm
     near = np.exp(-0.5 * (distance_nm / SHARE_SMOOTHING_NM) ** 2)
     against = PLACES_AGAINST / len(places)
