@@ -11,6 +11,7 @@ copies or mixtures of its spectra, a place with all its files. Takes five minute
 import argparse
 import json
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -79,16 +80,16 @@ def main() -> None:
     for variant in arguments.variant or VARIANTS:
         settings, by_cover = VARIANTS[variant]
         table = rows[variant] = {}
+        evidence_without = cache(
+            partial(gather, arguments.corpus or arguments.data, replace(PriorSettings(), **settings))
+        )
         for origin in dict.fromkeys(name for name, *_ in spectra):
-            without = ORIGINS.get(origin, ())
-            evidence = gather(arguments.corpus or arguments.data, replace(PriorSettings(), **settings), without)
-            prior = fit(evidence, () if without else {origin})
+            prior = fit(evidence_without(ORIGINS.get(origin, ())), {origin})
             posterior = (prior if by_cover else replace(prior, covers=None)).condition(SOURCE, TARGET)
             for (name, file, kind), (measured, truth) in spectra.items():
                 if name == origin:
                     estimate = posterior.reconstruct(measured)
-                    errors = rmse(estimate, truth), sam(estimate, truth)
-                    table[f"{kind} {file}"] = (measured.shape[1], *errors)
+                    table[f"{kind} {file}"] = (measured.shape[1], rmse(estimate, truth), sam(estimate, truth))
     if arguments.json:
         print(json.dumps(rows))
         return

@@ -1,4 +1,4 @@
-"""Evidence for the spectral prior: moments of cubes, points, libraries, simulated canopies and mixtures by land cover.
+"""Evidence for the spectral prior by land cover: moments of cubes, points, libraries, simulated surfaces and mixtures.
 
 They are kept for each file, so that fits without a place, or of one land cover, cost little.
 """

@@ -1,8 +1,8 @@
 """Reflectance of snow and ice, from grain size, impurities, liquid water and the sun's height.
 
 Single scattering by grains of mixed shapes is parametrised by Räisänen et al. (2015, doi:10.5194/tc-9-1277-2015),
-multiple scattering of a deep layer by van de Hulst's similarity parameter (King 1987, doi:10.1175/1520-0469(1987)044
-<1734:DOTSSA>2.0.CO;2), direction by the asymptotic theory of Kokhanovsky & Zege (2004, doi:10.1364/AO.43.001589).
+multiple scattering of a deep layer by van de Hulst's similarity parameter (King 1987, J. Atmos. Sci. 44:1734),
+direction by the asymptotic theory of Kokhanovsky & Zege (2004, doi:10.1364/AO.43.001589).
 """
 
 import numpy as np
@@ -48,7 +48,7 @@ def snow_reflectance(
     Soot absorbs 7500 m²/kg at 550 nm, in inverse proportion to wavelength (Bond & Bergstrom 2006,
     doi:10.1080/02786820500421521); dust 100 m²/kg at 400 nm, falling with a power of wavelength of 2.5 to 5 (Caponi et
     al. 2017, doi:10.5194/acp-17-7175-2017). Ice and liquid water absorb by their shares (Green et al. 2002,
-    doi:10.1029/2001WR000736).
+    doi:10.3189/172756402781817987).
 
     Parameters
     ----------
@@ -78,7 +78,10 @@ def snow_reflectance(
 
 
 def _towards_nadir(albedo: FloatArray, sun_zenith_deg: FloatArray) -> FloatArray:
-    """Reflectance seen from above of layers with a spherical albedo, by the reflectance without absorption."""
+    """Reflectance seen from above of layers with a spherical albedo, by the reflectance without absorption.
+
+    The latter is parametrised by Kokhanovsky (2005, doi:10.1016/j.jqsrt.2004.12.008).
+    """
     sun = np.cos(np.radians(sun_zenith_deg))
     angle = 180 - sun_zenith_deg
     phase = 11.1 * np.exp(-0.087 * angle) + 1.1 * np.exp(-0.014 * angle)

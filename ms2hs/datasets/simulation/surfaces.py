@@ -18,9 +18,9 @@ SHALLOW_SHARE, DEPTH_M = 0.3, (0.05, 10.0)
 # at nadir (Gege 2012, doi:10.1364/AO.51.001407).
 MEAN_GLINT, MAX_SKYLIGHT, SURFACE_REFLECTANCE = 0.008, 0.5, 0.02
 # Fresh to coarse wet snow: radius of spheres with a surface of 2 to 160 m² in a kilogram (Domine et al. 2007,
-# doi:10.1029/2006JF000512). Mass fractions of soot and dust (Warren & Wiscombe 1980, doi:10.1175/1520-0469(1980)037
-# <2734:AMFTSA>2.0.CO;2), powers of wavelength of the absorption by dust (Caponi et al. 2017,
-# doi:10.5194/acp-17-7175-2017), largest share of liquid water, and zenith angle of the sun.
+# doi:10.1029/2006JF000512). Mass fractions of soot and dust (Warren & Wiscombe 1980, J. Atmos. Sci. 37:2734), powers of
+# wavelength of the absorption by dust (Caponi et al. 2017, doi:10.5194/acp-17-7175-2017), largest share of liquid
+# water, and zenith angle of the sun.
 GRAIN_RADIUS_UM, SOOT, DUST = (20.0, 1600.0), (1e-9, 1e-5), (1e-6, 1e-3)
 DUST_POWER, MAX_LIQUID, SUN_ZENITH_DEG = (2.5, 5.0), 0.25, (20.0, 75.0)
 # Fresnel's reflectance at nadir of facets at the surface of snow, ((n - 1) / (n + 1))² with n = 1.3.

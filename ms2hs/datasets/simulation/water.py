@@ -52,10 +52,11 @@ def water_reflectance(
 ) -> FloatArray:
     """(water, wavelength) reflectance above the surface, for sun and view near nadir, without glint and skylight.
 
-    Phytoplankton absorbs 0.06 chlorophyll^0.65 at 440 nm and scatters 0.30 chlorophyll^0.62 at 550 nm, 0.5 % of it
-    backwards (Morel 1991, doi:10.1016/0079-6611(91)90004-6; Gordon & Morel 1983). A gram of sediment absorbs 0.031 m²
-    at 443 nm and scatters 0.51 m² at 555 nm (Babin et al. 2003, doi:10.1029/2001JC000882 and doi:10.4319/lo.2003.48.2.
-    0843), 1.83 % of it backwards (Petzold 1972). Water backscatters 0.00144 /m at 500 nm (Morel 1974).
+    Phytoplankton absorbs 0.06 chlorophyll^0.65 at 440 nm (Morel 1991, doi:10.1016/0079-6611(91)90004-6) and scatters
+    0.30 chlorophyll^0.62 at 550 nm, 0.5 % of it backwards (Gordon & Morel 1983). A gram of sediment absorbs 0.041 m² at
+    443 nm (Babin et al. 2003, doi:10.1029/2001JC000882) and scatters 0.51 m² at 555 nm (the same authors,
+    doi:10.4319/lo.2003.48.2.0843), 1.83 % of it backwards (Petzold 1972). Water backscatters 0.00144 /m at 500 nm
+    (Morel 1974).
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ def water_reflectance(
     absorption = (
         water_absorption_per_m(nm)
         + np.clip(a0 + a1 * np.log(blue), 0, None) * blue
-        + 0.031 * sediment * np.exp(-0.0123 * (nm - 443))
+        + 0.041 * sediment * np.exp(-0.0123 * (nm - 443))
         + dissolved * np.exp(-0.015 * (nm - 440))
     )
     backscatter = (
