@@ -1,6 +1,6 @@
 """Errors of Sentinel-2 surface reflectance, from match-ups with field measurements: covariance, and left-out scores.
 
-    python benchmarks/product_error.py --data DIR [--target NAME] [--write FILE]
+    python benchmarks/product_error.py --data DIR [--target NAME] [--weights NAME] [--write FILE]
 
 Each place is left out in turn: the covariance of the other places is the error model with which the spectra of this
 place are predicted from real Sentinel-2 bands, and scored against the field spectra. The table shows today's choices
@@ -286,9 +286,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with pairs/")
     parser.add_argument("--target", default="enmap")
+    parser.add_argument("--weights", default="linear", help="name or file of the prior's weights")
     parser.add_argument("--write", type=Path, help="write the covariance of all places to this CSV")
     arguments = parser.parse_args()
-    target, weights = load_sensor(arguments.target).grid, load_weights("linear")
+    target, weights = load_sensor(arguments.target).grid, load_weights(arguments.weights)
     prior = weights.calibrated_prior or weights.prior
     bands, match_ups = read_bands(arguments.data), read_match_ups(arguments.data, target)
     show(match_ups, score(match_ups, bands, prior, target))

@@ -214,3 +214,18 @@ def test_left_out_match_ups_are_better_with_measured_errors(real_data, capsys):
     assert 0.85 <= measured[:, 2].mean() <= 0.97
     benchmark.show(match_ups, scores)
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(scores)
+
+
+def test_disturbed_bands_have_the_stated_errors():
+    grid, rng = load_sensor("sentinel2a").grid, np.random.default_rng(0)
+    flat = np.full((len(grid), 40, 5), 0.2, np.float32)
+    scale = np.full(flat.shape[1:], 0.25)
+    errors = [InputError(gain=0.1, offset=0.01, pixel=0.003), input_error_named("sentinel2")]
+    for error in errors:
+        found = np.array([error.disturb(flat, scale, grid.wavelength_nm, rng) - flat for _ in range(400)])
+        common, noise = found.mean(axis=(2, 3)), found.std(axis=(2, 3))
+        assert noise.mean() == pytest.approx(error.pixel, abs=1e-5)
+        expected = (0.1 * 0.2) ** 2 + 0.01**2 if error.has_levels else 0
+        expected = expected * np.eye(len(grid)) + 0.25**2 * error.product_covariance(grid.wavelength_nm)
+        np.testing.assert_allclose(common.T @ common / 400, expected, atol=0.2 * expected.max())
+    np.testing.assert_array_equal(InputError().disturb(flat, scale, grid.wavelength_nm, rng), flat)

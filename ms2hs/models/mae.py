@@ -36,6 +36,7 @@ from ms2hs.models.layers import (
 from ms2hs.models.masking import SENSORS
 from ms2hs.models.prior import SpectralPrior
 from ms2hs.models.prior_tensors import PriorOfBands, content_size, features
+from ms2hs.spectra.product_error import InputError
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
 # Without a prior, reflectance of land is scaled to about -1 … 1: (x - MIDDLE) / SPREAD.
@@ -114,15 +115,19 @@ class SpectralMAE(nn.Module):
             raise ValueError("a network without a prior has no correction to scale")
         self.share, self._cached = share, None
 
-    def band_view(self, grid: SpectralGrid) -> BandView:
+    def band_view(self, grid: SpectralGrid, error: InputError | None = None) -> BandView:
         """The bands of a grid as input or output of this model. Takes some 10 ms, so keep it.
+
+        Parameters
+        ----------
+        error : errors of the input, which a network of the prior's coefficients then corrects.
 
         Raises
         ------
         GridError : bands outside the prior's wavelengths, where the model has a prior.
         """
         response = None if self.prior is None else response_matrix(grid, self.prior.wavelength_nm)
-        return BandView(grid.wavelength_nm, grid.fwhm_nm, response)
+        return BandView(grid.wavelength_nm, grid.fwhm_nm, response, error or InputError())
 
     def forward(
         self,
@@ -256,15 +261,17 @@ class SpectralMAE(nn.Module):
         if visible is not None:
             shown = torch.zeros_like(content[..., 0]).flatten(1).scatter(1, visible[:, 0], 1.0)
             content = content * shown.view(*content.shape[:3], 1)
-        return prior.corrected(values, between_patches(self.correct(content).float(), c.patch))
+        return prior.corrected(values, between_patches(self.correct(content, prior).float(), c.patch))
 
-    def correct(self, content: Tensor) -> Tensor:
+    def correct(self, content: Tensor, prior: PriorOfBands) -> Tensor:
         """(window, rank, patch row, patch col) corrections of the prior's coefficients, for spectra of scale 1.
 
         Parameters
         ----------
-        content : from `PriorOfBands.content`; a patch whose last value is 0 is unknown, and predicted from the others.
+        content : from `prior.content`; a patch whose last value is 0 is unknown, and predicted from the others.
         """
+        with torch.autocast(content.device.type, enabled=False):
+            content, change = prior.without_errors(content)
         windows, rows, cols, _ = content.shape
         known = (content[..., -1:] > 0).flatten(1, 2)  # (window, patch, 1)
         x = torch.where(known, self.embed(content.flatten(1, 2)), self.unseen) + self.spatial(rows, cols, content)
@@ -274,8 +281,8 @@ class SpectralMAE(nn.Module):
         x = x + self.decoder_spatial(rows, cols, x)
         for block in self.decoder:
             x = block(x)
-        corrections: Tensor = self.head(self.decoder_norm(x))
-        return corrections.view(windows, rows, cols, -1).permute(0, 3, 1, 2)
+        corrections: Tensor = self.head(self.decoder_norm(x)).view(windows, rows, cols, -1).permute(0, 3, 1, 2)
+        return corrections if change is None else corrections + change
 
     def _scaling(self, values: Tensor, source: BandView, target: BandView) -> PriorScaling:
         """The prior's expectation and scale, in float32 also under autocast."""
