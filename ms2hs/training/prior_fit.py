@@ -66,11 +66,12 @@ def fit(evidence: Evidence, leave_out: Collection[str] = ()) -> SpectralPrior:
             sets.setdefault(kind, []).extend(replace(part, weight=part.weight * weight) for part in parts)
     every = [part for parts in sets.values() for part in parts]
     moment = pool(every, library.second, settings.fill_noise, settings.iterations)
-    general = Moments(np.ones(size, bool), moment, settings.general)
-    of_covers = [
-        factorise(pool([general, *sets.get(kind, [])], moment, settings.fill_noise, settings.iterations), settings.rank)
-        for kind in COVERS
-    ]
+    of_covers = []
+    for kind in COVERS:
+        simulated = [evidence.rare[kind]] if kind in evidence.rare else []
+        general = Moments(np.ones(size, bool), moment, settings.general_rare if simulated else settings.general)
+        of_cover = [general, *sets.get(kind, []), *simulated]
+        of_covers.append(factorise(pool(of_cover, moment, settings.fill_noise, settings.iterations), settings.rank))
     places = {scene.place for scene in kept}
     reach = sum((weight * scene.reach for scene, weight in zip(kept, _shares(kept), strict=True)), np.zeros(size))
     factors, residual = factorise(moment, settings.rank)
