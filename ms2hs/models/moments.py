@@ -95,9 +95,23 @@ def start(sets: Sequence[Moments], noise: float) -> FloatArray:
 def pool(sets: Sequence[Moments], model: FloatArray, noise: float, iterations: int) -> FloatArray:
     """(wavelength, wavelength) weighted second moment of all sets: expectation-maximisation from an initial `model`."""
     total = sum(part.weight for part in sets)
+    merged = _merged(sets)
     for _ in range(iterations):
         updated = np.zeros_like(model)
-        for part in sets:
+        for part in merged:
             updated += (part.weight / total) * complete(part, model, noise)
         model = (updated + updated.T) / 2
     return model
+
+
+def _merged(sets: Sequence[Moments]) -> list[Moments]:
+    """One set for all sets with the same known wavelengths: completing it costs a matrix inversion."""
+    alike: dict[bytes, list[Moments]] = {}
+    for part in sets:
+        alike.setdefault(part.known.tobytes(), []).append(part)
+    result = []
+    for parts in alike.values():
+        weight = sum(part.weight for part in parts)
+        second = sum((part.weight / weight * part.second for part in parts), np.zeros(1))
+        result.append(Moments(parts[0].known, second, weight))
+    return result
