@@ -135,6 +135,8 @@ class _Models:
             known = None if options.reference or site else planned.input_error
             settings = device_named(options.device), options.window_size
             network = Predictor(planned.weights.network, *grids, *settings, error=known)
+            if network.patch_network and known:
+                linear = replace(linear, gain=network.patch_network.prior.gain.cpu().numpy())
         unadapted = planned.weights.prior.condition(*grids) if network else linear
         _check_finite(planned, linear, network)
         if options.reference:
