@@ -268,7 +268,7 @@ def layout_of(weights: Sequence[Weights], side: int) -> Layout:
     for one in weights:
         if one.network and not one.network.config.is_local:
             config = one.network.config
-            return Layout(config.patch, Tiling(side, side, config.window, config.window // 4))
+            return Layout(config.patch, Tiling(side, side, *config.windows()))
     return Layout(PATCH, Tiling(side, side, WINDOW, OVERLAP))
 
 

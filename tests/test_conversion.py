@@ -14,6 +14,7 @@ from rio_cogeo.cogeo import cog_validate
 from ms2hs.conversion import pipeline, planning
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions, plan
+from ms2hs.conversion.statistics import InputResidual
 from ms2hs.datasets.simulation.example_scene import SCENE_HEIGHT, SCENE_WIDTH, example_dn
 from ms2hs.errors import OutputError, SceneError, UnknownName, WeightsError
 from ms2hs.inference.predictor import Predictor
@@ -24,6 +25,7 @@ from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.raster.cog import block_compressor
 from ms2hs.raster.cog.block_compressor import BlockCompressor
+from ms2hs.raster.cog.encoding import quantise
 from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.cube import NODATA, SCALE, open_cube
 from ms2hs.scenes.reader import SceneReader
@@ -313,7 +315,7 @@ def network_file(path, name, **changes):
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("networks")
-    kinds = {"spectral": {}, "spatial-spectral": {"window": 32}, "dlr-ibm-spatial-spectral": {"window": 32}}
+    kinds = {"spectral": {}, "spatial-spectral": {}, "dlr-ibm-spatial-spectral": {}}
     return {name: network_file(folder / f"{name}.safetensors", name, **changes) for name, changes in kinds.items()}
 
 
@@ -352,12 +354,14 @@ def test_local_network_does_not_depend_on_strips(networks, scene_path, tmp_path,
 
 def test_overlapping_windows_leave_no_seam(networks, scene_path, tmp_path):
     # the network adds a smooth correction to its prior, so a seam would stand out in differences of neighbours
-    options = ConvertOptions(model=networks["spatial-spectral"], window=(100, 60, 96, 96))
+    options = ConvertOptions(model=networks["spatial-spectral"], window=(100, 60, 96, 96), window_size=32)
     found = read(convert(scene_path, "enmap", tmp_path / "n.tif", options).output).astype(float)
-    plain = read(convert(scene_path, "enmap", tmp_path / "l.tif", replace(options, model="linear")).output)
+    plain = read(
+        convert(scene_path, "enmap", tmp_path / "l.tif", replace(options, model="linear", window_size=None)).output
+    )
     added = np.where(plain == NODATA, np.nan, found - plain)
     steps = np.nanmean(np.abs(np.diff(added, axis=2)), axis=(0, 1))
-    edges = list(range(3, 95, 4))  # edges of patches, and of windows
+    edges = list(range(7, 95, 8))  # edges of patches, and of windows
     assert steps[edges].max() < 4 * np.median(steps[edges])
 
 
@@ -399,7 +403,7 @@ def test_references_correct_a_network(networks, scene_path, tmp_path):
     assert errors[1] < 0.5 * errors[0]
 
 
-@pytest.mark.parametrize("name", ["spectral", "spatial-spectral"])
+@pytest.mark.parametrize("name", ["spectral", "dlr-ibm-spatial-spectral"])
 def test_writers_wait_for_a_network_on_the_cpu(networks, name, scene_path, tmp_path, monkeypatch):
     compressed, at_work, beside = [], [], []
     compress, reconstruct = BlockCompressor._compress, Predictor.reconstruct_tensor
@@ -438,6 +442,48 @@ def test_network_converts_scenes_smaller_than_its_overlap(networks, window, scen
     linear = read(convert(scene_path, "enmap", tmp_path / "l.tif", replace(options, model="linear")).output)
     assert found.shape == (202, *window[2:])
     np.testing.assert_array_equal(found == NODATA, linear == NODATA)
+
+
+def test_network_of_patch_tokens_converts_as_its_predictor(networks, scene_path, tmp_path):
+    """A part with more than one window on each side, and the uncertainty of the linear model."""
+    options = ConvertOptions(
+        model=networks["spatial-spectral"], window=(90, 60, 70, 75), window_size=32, input_error="none"
+    )
+    made = convert(scene_path, "enmap", tmp_path / "n.tif", options)
+    planned = plan(scene_path, "enmap", tmp_path / "p.tif", options)
+    predictor = Predictor(planned.weights.network, planned.scene.spectral, planned.spectral, window=32)
+    with SceneReader(planned.scene, planned.grid) as reader:
+        reflectance, valid = reader.read(0, 0, 70, 75)
+    expected = quantise(predictor.reconstruct(reflectance, valid), valid)
+    assert np.abs(read(made.output).astype(int) - expected).max() <= 1
+    linear = convert(scene_path, "enmap", tmp_path / "l.tif", replace(options, model="linear", window_size=None))
+    assert linear.residual["all"] < made.residual["all"]
+    matrix = InputResidual(planned.scene.spectral, planned.spectral).matrix
+    squares = np.square(matrix @ (expected * SCALE)[:, ::8][:, valid[::8]] - reflectance[:, ::8][:, valid[::8]])
+    assert made.residual["all"] == pytest.approx(np.sqrt(squares.mean()), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("linear", 64, "linear converts each pixel alone; .* Leave --window-size out"),
+        ("spectral", 64, "converts each patch alone"),
+        ("spatial-spectral", 100, r"patches of 8 pixels; a multiple of 8 up to 1024 is needed. Use --window-size 96\."),
+        ("spatial-spectral", 4, r"Use --window-size 8\."),
+        ("spatial-spectral", 4096, r"Use --window-size 1024\."),
+    ],
+)
+def test_window_size_that_a_model_cannot_use_is_refused(networks, scene_path, name, size, message):
+    with pytest.raises(WeightsError, match=message):
+        plan(scene_path, "enmap", "out.tif", ConvertOptions(model=networks.get(name, name), window_size=size))
+
+
+def test_window_size_is_recorded(networks, scene_path, tmp_path):
+    for size, expected in ((None, "128"), (16, "16")):
+        options = ConvertOptions(model=networks["spatial-spectral"], window=(0, 0, 40, 40), window_size=size)
+        made = convert(scene_path, "enmap", tmp_path / f"{size}.tif", options)
+        with rasterio.open(made.output) as cube:
+            assert cube.tags()["MS2HS_WINDOW_SIZE"] == expected
 
 
 def test_bands_are_adjusted_by_gain_and_offset_of_the_weights(scene_path, tmp_path):

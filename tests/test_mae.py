@@ -1,6 +1,7 @@
 """Properties of the masked autoencoder that hold for any weights."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import torch
 
 from ms2hs.errors import UnknownName
 from ms2hs.models.config import PRESETS, ModelConfig, preset
-from ms2hs.models.layers import BandView
-from ms2hs.models.mae import SpectralMAE, patchify, unpatchify
+from ms2hs.models.layers import BandView, patchify, unpatchify
+from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.masking import hide, visible_index
+from ms2hs.models.prior_tensors import LARGEST_CONTENT
 from ms2hs.models.weights import load_weights
 from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.spectra.spectral_grid import grid_of
@@ -217,7 +219,7 @@ def test_output_does_not_depend_on_invalid_pixels(name):
 
 
 def test_invalid_pixel_counts_as_the_mean_of_its_patch():
-    network = small("spatial-spectral")
+    network = small("spectral", patch=4)
     source, target = network.band_view(load_sensor("sentinel2a").grid), network.band_view(load_sensor("enmap").grid)
     x = window(12, windows=1)
     valid = torch.ones(1, 16, 16, dtype=torch.bool)
@@ -228,6 +230,49 @@ def test_invalid_pixel_counts_as_the_mean_of_its_patch():
     filled[:, :, 5, 6] = others
     with torch.no_grad():
         torch.testing.assert_close(network(x, source, target, valid=valid), network(filled, source, target))
+
+
+def test_hidden_patches_are_predicted_from_the_others():
+    network = small("spatial-spectral")
+    source, target = network.band_view(load_sensor("sentinel2a").grid), network.band_view(load_sensor("enmap").grid)
+    prior = network.prior_between(source, target, torch.device("cpu"))
+    x = window(12, windows=1)
+    other = x.clone()
+    other[:, :, 4:8, 8:12] += 0.2  # the patch in row 1 and column 2 of 4 by 4 patches
+    visible = torch.tensor([[[patch for patch in range(16) if patch != 6]]])
+    with torch.no_grad():
+        added = [
+            network(y, source, target, shown) - prior.corrected(y, torch.zeros(1, 32, 16, 16))
+            for y, shown in product((x, other), (visible, None))
+        ]
+    outside = np.s_[:, :, :, :4]  # pixels of other patches, beyond the interpolation
+    torch.testing.assert_close(added[0][outside], added[2][outside])
+    assert (added[1][outside] - added[3][outside]).abs().max() > 1e-4
+    assert (added[0] - added[1]).abs().max() > 1e-4
+
+
+def test_content_is_proportional_to_the_coefficients_of_the_prior():
+    prior = load_weights("linear").prior
+    network = SpectralMAE(preset("spatial-spectral"), prior)
+    nm = prior.wavelength_nm.astype(float)
+    measured = np.flatnonzero((nm > 500) & (nm < 900))[::4]
+    view = BandView(nm[measured], np.full(len(measured), 10.0), np.eye(len(nm))[measured])
+    of_bands = network.prior_between(view, view, torch.device("cpu"))
+    coefficients = np.random.default_rng(0).normal(size=(64, prior.factors.shape[1])).astype(np.float32)
+    coefficients[:, 0] += 4
+    spectra = coefficients @ prior.factors.T
+    image = torch.from_numpy(spectra[:, measured].T.reshape(1, -1, 8, 8).copy())
+    content = of_bands.content(image, 1)[0].flatten(0, 1)[:, :32].numpy()
+    known = np.full_like(spectra, np.nan)
+    known[:, measured] = spectra[:, measured] / of_bands.scale(image).numpy().reshape(-1, 1)
+    with pytest.MonkeyPatch.context() as patch:  # the spectra are scaled already
+        patch.setattr("ms2hs.models.prior.brightness_of", lambda spectra, _: np.ones(len(spectra)))
+        expected = replace(prior, floor=0.0).coefficients(known)[:, :32]
+    found = content + of_bands.offset.numpy()
+    slopes = (found * expected).sum(axis=0) / np.square(expected).sum(axis=0)
+    inside = np.abs(content).max(axis=0) < LARGEST_CONTENT
+    assert inside.sum() > 16
+    np.testing.assert_allclose(found[:, inside], (expected * slopes)[:, inside], atol=2e-2)
 
 
 def test_patches_of_a_local_network_are_independent():
@@ -277,6 +322,9 @@ def test_config_round_trips_through_a_header():
         ({"hidden": (0.5, 1.0)}, "between 0 and 1"),
         ({"reach": "place", "masking": ("spatial",)}, "reach"),
         ({"rank": 8, "masking": ("spatial",)}, "prior"),
+        ({"measured": "coefficients"}, "rank above 0"),
+        ({"measured": "coefficients", "rank": 8, "masking": ("spectral",), "reach": "place"}, "reach"),
+        ({"measured": "coefficients", "rank": 8, "masking": ("spectral",), "patch": 12, "window": 120}, "256"),
     ],
 )
 def test_config_rejects_inconsistent_fields(changes, message):

@@ -8,9 +8,9 @@ import torch
 
 from ms2hs.errors import GridError, UnknownName
 from ms2hs.inference import predictor
+from ms2hs.inference.band_mapping import _fill_groups
 from ms2hs.inference.device import device_named
 from ms2hs.inference.predictor import TOKENS_PER_BATCH, Predictor
-from ms2hs.models.band_mapping import _fill_groups
 from ms2hs.models.config import preset
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights
@@ -89,7 +89,7 @@ def test_reconstruct_tensor_equals_reconstruct_windows(name, size):
 
 
 def test_windows_per_batch_fills_half_of_the_free_gpu_memory(monkeypatch):
-    applied = Predictor(network_of("spatial-spectral"), SOURCE, TARGET)
+    applied = Predictor(network_of("spatial-spectral", measured="tokens"), SOURCE, TARGET)
     assert applied.windows_per_batch(16, 16) == 1
     applied.device = torch.device("cuda", 0)
     free = {"bytes": 0}

@@ -112,6 +112,15 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     device: Annotated[
         str, MODEL(metavar="DEVICE", help="Device: `auto` (the fastest available), cpu, cuda, cuda:1, mps.")
     ] = "auto",
+    window_size: Annotated[
+        int | None,
+        MODEL(
+            min=1,
+            metavar="PIXELS",
+            help="Side of a network's windows, a multiple of its patch; smaller windows need less memory.",
+            show_default="128",
+        ),
+    ] = None,
     adjustment: Annotated[
         bool,
         MODEL(
@@ -210,6 +219,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         wavelengths_nm=wavelengths or (),
         model=model,
         device=device,
+        window_size=window_size,
         uncertainty=uncertainty,
         input_error=InputError(*input_error) if isinstance(input_error, ErrorLevels) else input_error,
         reference=reference,

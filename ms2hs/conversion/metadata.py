@@ -104,6 +104,8 @@ def provenance(planned: Plan) -> dict[str, str]:
         "weights_sha256": weights.sha256,
         "offset_rule": scene.offset_rule,
     }
+    if planned.window_size:
+        facts["window_size"] = str(planned.window_size)
     if planned.input_error:
         facts["input_error"] = str(planned.input_error)
     if options.reference:

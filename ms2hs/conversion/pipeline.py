@@ -2,7 +2,8 @@
 
 `StripReader` reads full-width strips, one strip ahead of its use: reflectance and validity, denoised if the noise is
 given. One of two pipelines converts each strip.
-`LinearPipeline` multiplies each 256×256 block by a matrix and quantises it in the thread that then compresses it.
+`LinearPipeline` multiplies each 256×256 block by a matrix and quantises it in the thread that then compresses it. A
+network of patch tokens adds columns to that matrix; it computes their factors for the next strip in the meantime.
 `NetworkPipeline` predicts, blends and quantises rows of windows on the network's device (`inference.tile_runner`); a
 GPU computes the next row while the finished strip is written.
 Both count the pixels of a strip, pass stored numbers to the writers, and record each finished row of blocks.
@@ -13,8 +14,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, lru_cache, partial
-from typing import TYPE_CHECKING
+from functools import cached_property, lru_cache, partial
+from threading import Lock
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +36,10 @@ from ms2hs.scenes.reader import Pixels, SceneReader
 
 if TYPE_CHECKING:
     from ms2hs.inference.device_transfer import StoredStrip
+    from ms2hs.inference.patch_corrector import PatchCorrections, PatchNetwork
     from ms2hs.inference.predictor import Predictor
 
+T = TypeVar("T")
 # Pixels that the linear model computes in one step: their bands stay in the processor's cache.
 PIXELS_PER_TASK = 1 << 14
 Record = Callable[[int], None]
@@ -55,12 +59,7 @@ class StripReader:
 
     def read_ahead(self, windows: list[Window]) -> Iterator[tuple[Window, Pixels]]:
         """Each window with its pixels."""
-        with ThreadPoolExecutor(1, "reader") as thread:
-            pending = [thread.submit(self.read, window) for window in windows[:1]]
-            for number, window in enumerate(windows, 1):
-                pixels = pending.pop().result()
-                pending += [thread.submit(self.read, following) for following in windows[number : number + 1]]
-                yield window, pixels
+        return _one_ahead((window, self.read(window)) for window in windows)
 
     def read(self, window: Window) -> Pixels:
         """The pixels of a window."""
@@ -78,6 +77,15 @@ class StripReader:
             pixels = pixels._replace(reflectance=denoised).rows(rows)
         self.seconds += time.perf_counter() - began
         return pixels
+
+
+def _one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items, each computed in a thread while the item before is used."""
+    with ThreadPoolExecutor(1, "ahead") as thread:
+        pending = thread.submit(next, items, None)
+        while (item := pending.result()) is not None:
+            pending = thread.submit(next, items, None)
+            yield item
 
 
 @dataclass(eq=False)
@@ -101,8 +109,12 @@ class Pipeline:
         raise NotImplementedError
 
 
+@dataclass(eq=False)
 class LinearPipeline(Pipeline):
     """Converts by the linear model, one block in each task of the writers' threads."""
+
+    network: "PatchNetwork | None" = None
+    """A network that corrects the linear model."""
 
     def threads(self) -> AbstractContextManager[object]:
         """One BLAS thread in each task: several would split a product and round it differently from run to run."""
@@ -114,43 +126,93 @@ class LinearPipeline(Pipeline):
         grid = self.planned.grid
         features = lru_cache(maxsize=processors() + 1)(self._features)  # all groups of bands need them, one by one
         models: list[Callable[[slice], BlockModel]] = [partial(self._values, features), self._sigma]
-        tops = range(first_row, grid.height, BLOCK)
-        windows = [Window(top, 0, min(BLOCK, grid.height - top), grid.width) for top in tops]
-        for window, pixels in self.reader.read_ahead(windows):
-            self.statistics.sample_rows(window.row, pixels.reflectance, pixels.valid)
-            blocks = [_BlockPixels.at(pixels, left) for left in range(0, grid.width, BLOCK)]
+        for top, pixels, corrections in self._strips(first_row):
+            self.statistics.sample_rows(top, pixels.reflectance, pixels.valid)
+            blocks = [_BlockPixels.at(pixels, top, left, corrections) for left in range(0, grid.width, BLOCK)]
+            end = top + len(pixels.valid)
             for writer, model in zip(writers, models, strict=False):
-                writer.write_blocks(window.row, window.height, partial(_fill_block, blocks, model))
+                writer.write_blocks(top, end - top, partial(_fill_block, blocks, model))
             for block in blocks:
                 self._count(block)
-            record(window.row + window.height)
-            report("convert", window.row + window.height, grid.height)
+            record(end)
+            report("convert", end, grid.height)
+
+    def _strips(self, first_row: int) -> "Iterator[tuple[int, Pixels, PatchCorrections | None]]":
+        """First row, pixels and corrections, if any, of the rows of blocks from `first_row`."""
+        grid, corrector = self.planned.grid, None
+        if self.network:
+            from ms2hs.inference.patch_corrector import PatchCorrector  # noqa: PLC0415  the linear model needs no torch
+
+            corrector = PatchCorrector(self.network, grid.height, grid.width, first_row)
+        begin = corrector.first_row // BLOCK * BLOCK if corrector else first_row
+        tops = range(begin, grid.height, BLOCK)
+        windows = [Window(top, 0, min(BLOCK, grid.height - top), grid.width) for top in tops]
+        strips = ((window.row, pixels) for window, pixels in self.reader.read_ahead(windows))
+        if corrector is None:
+            return ((top, pixels, None) for top, pixels in strips)
+        return _one_ahead(corrector.run(strips))
 
     def _features(self, block: "_BlockPixels") -> list[list[Features]]:
         """Of each step of a block."""
-        return [self.model.features(block.reflectance[:, step]) for step in block.steps]
+        added = self._added(block)
+        return [
+            self._joined(block.reflectance[:, step], None if added is None else added[:, step]) for step in block.steps
+        ]
+
+    def _joined(self, reflectance: Float32Array, added: Float32Array | None) -> list[Features]:
+        """The features of pixels (source band, pixel), with the coefficients (rank, pixel) that a network adds."""
+        first, *rare = self.model.features(reflectance)
+        if added is not None:
+            before, after = self.model.gain.shape[1], self._model.gain.shape[1]
+            columns = np.concatenate([np.arange(before)[first.columns], np.arange(before, after)])
+            first = Features(columns, first.pixels, np.concatenate([first.values, added]))
+        return [first, *rare]
+
+    def _added(self, block: "_BlockPixels", row_step: int = 1) -> Float32Array | None:
+        """(rank, pixel) coefficients that a network adds, in every `row_step`-th row; None without a network."""
+        if block.corrections is None:
+            return None
+        rows, cols = (np.arange(start, start + size) for start, size in zip(block.corner, block.shape, strict=True))
+        added = block.corrections.between(rows[::row_step], cols)
+        added *= self.model.scale(block.sample_rows(row_step)[0]).reshape(added.shape[1:])
+        return added.reshape(len(added), -1)
+
+    @cached_property
+    def _model(self) -> Posterior:
+        """The model with a column for each coefficient that a network adds."""
+        if self.network is None:
+            return self.model
+        return replace(self.model, gain=np.concatenate([self.model.gain, self.network.prior.basis.cpu()], axis=1))
 
     def _values(self, features: Callable[["_BlockPixels"], list[list[Features]]], bands: slice) -> BlockModel:
-        model = self._select(bands.start, bands.stop)
-        return lambda block, step: model.apply(features(block)[step], block.valid[block.steps[step]])
+        model = self._model.select(bands)
+
+        def predict(block: _BlockPixels, step: int) -> Float32Array:
+            with block.lock:  # the first task computes the features of its block
+                parts = features(block)[step]
+            return model.apply(parts, block.valid[block.steps[step]])
+
+        return predict
 
     def _sigma(self, bands: slice) -> BlockModel:
-        model = self._select(bands.start, bands.stop)
+        model = self.model.select(bands)
         return lambda block, step: model.sigma(block.reflectance[:, block.steps[step]])
-
-    @cache  # noqa: B019  lives as long as the conversion
-    def _select(self, first: int, stop: int) -> Posterior:
-        return self.model.select(slice(first, stop))
 
     def _count(self, block: "_BlockPixels") -> None:
         self.statistics.count_pixels(block.reflectance, block.cause)
         reflectance, valid = block.sample_rows(RESIDUAL_ROW_STEP)
-        residual = self._residual_model.reconstruct(reflectance[:, valid])
+        added = self._added(block, RESIDUAL_ROW_STEP)
+        features = self._joined(reflectance[:, valid], None if added is None else added[:, valid])
+        residual = self._residual_model.apply(features)
         self.statistics.add_residuals(np.square(residual).sum(axis=1, dtype=float), int(valid.sum()))
 
     @cached_property
     def _residual_model(self) -> Posterior:
-        return replace(self.model, gain=self.statistics.input_residual.of_linear(self.model.gain))
+        residual = self.statistics.input_residual
+        gain = residual.of_linear(self.model.gain)
+        if self.network and residual.matrix is not None:
+            gain = np.concatenate([gain, residual.matrix @ self.network.prior.basis.cpu().numpy()], axis=1)
+        return replace(self.model, gain=gain)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,13 +227,19 @@ class _BlockPixels:
     """(pixel,) `Cause`."""
     shape: tuple[int, int]
     """Rows and columns."""
+    corner: tuple[int, int]
+    """First row and column in the raster."""
+    corrections: "PatchCorrections | None"
+    """A network's corrections of the strip."""
+    lock: Lock = field(default_factory=Lock)
 
     @classmethod
-    def at(cls, strip: Pixels, left: int) -> "_BlockPixels":
-        """The block of a strip that begins at column `left`."""
+    def at(cls, strip: Pixels, top: int, left: int, corrections: "PatchCorrections | None") -> "_BlockPixels":
+        """The block that begins at column `left`, of a strip that begins at row `top`."""
         cols = slice(left, left + BLOCK)
         reflectance, valid, cause = strip.reflectance[:, :, cols], strip.valid[:, cols], strip.cause[:, cols]
-        return cls(reflectance.reshape(len(reflectance), -1), valid.reshape(-1), cause.reshape(-1), valid.shape)
+        flat = reflectance.reshape(len(reflectance), -1), valid.reshape(-1), cause.reshape(-1)
+        return cls(*flat, valid.shape, (top, left), corrections)
 
     @cached_property
     def steps(self) -> list[slice]:

@@ -14,6 +14,7 @@ from ms2hs.conversion.result_files import check_new_output, sigma_name
 from ms2hs.conversion.site_adaptation import find_site_cubes
 from ms2hs.errors import GridError, Ms2hsError, SceneError, WeightsError
 from ms2hs.files import NO_FILES, FileIds, check_space, file_ids, file_name
+from ms2hs.models.config import MOST
 from ms2hs.models.weights import DEFAULT, Weights, load_weights
 from ms2hs.raster.cog.block_compressor import memory_bytes
 from ms2hs.raster.cog.block_store import disk_bytes
@@ -69,6 +70,9 @@ class ConvertOptions:
     """Name of shipped weights (`default`: the best installed), or a path."""
     device: str = "auto"
     """Device of a network: `cpu`, `cuda`, `mps`, or `auto`."""
+    window_size: int | None = None
+    """Side of the windows of a network that looks beyond its patch, in pixels, a multiple of its patch; None: 128, or
+    the window of its training if that is larger."""
     uncertainty: bool = False
     """Also write `<stem>_sigma.tif`."""
     reference: Path | None = None
@@ -143,13 +147,24 @@ class Plan:
         return self.output.with_name(sigma_name(self.output)) if self.options.uncertainty else None
 
     @property
+    def window_size(self) -> int | None:
+        """Side of the windows of a network that looks beyond its patch, in pixels; None for other models."""
+        if self.weights.network is None or self.weights.network.config.is_local:
+            return None
+        return self.weights.network.config.windows(self.options.window_size)[0]
+
+    @property
+    def by_block(self) -> bool:
+        """Whether the model is the linear model, which a network may correct, and not a network alone."""
+        return self.weights.network is None or self.weights.network.config.by_patch
+
+    @property
     def rows_per_strip(self) -> int:
         """Rows that are read and converted together."""
-        if self.weights.network is None:
+        if self.by_block:
             return BLOCK
-        config = self.weights.network.config
-        if not config.is_local:
-            return config.window
+        if self.window_size:
+            return self.window_size
         rows = MAX_STRIP_BYTES // (2 * len(self.spectral) * self.grid.width)
         return min(MAX_STRIP_ROWS, max(STRIP_ROW_STEP, rows - rows % STRIP_ROW_STEP))
 
@@ -159,9 +174,9 @@ class Plan:
         files = 2 if self.options.uncertainty else 1
         bands, rows, pixels = len(self.spectral), self.rows_per_strip, self.grid.height * self.grid.width
         strip = rows * self.grid.width
-        strips = 3 * strip * len(self.scene.assets) * 4  # read ahead, being converted, being written
-        is_linear = self.weights.network is None
-        if not is_linear:
+        count = 3 + (3 + self.window_size // BLOCK if self.by_block and self.window_size else 0)
+        strips = count * strip * len(self.scene.assets) * 4  # read ahead, waiting for corrections, converted, written
+        if not self.by_block:
             strips += strip * bands * (4 + 2 * 2)  # blended reflectance, and two strips of stored numbers
         return {
             "rows_at_a_time": rows,
@@ -169,7 +184,7 @@ class Plan:
             "bands": bands,
             "output_bytes_uncompressed": files * bands * pixels * 2,
             "disk_bytes_peak": files * disk_bytes(self.grid, bands, self.output.parent),
-            "memory_bytes": strips + files * memory_bytes(self.grid, bands, strips=not is_linear) + 300_000_000,
+            "memory_bytes": strips + files * memory_bytes(self.grid, bands, strips=not self.by_block) + 300_000_000,
         }
 
 
@@ -194,6 +209,7 @@ def plan(
             f"--uncertainty: {weights.name} has no uncertainty calibrated on held-out scenes; calibrated weights are "
             "needed. Calibrate with `ms2hs finetune --train none`, or use --model linear."
         )
+    _check_window_size(weights, options.window_size)
     given = [] if isinstance(scene, Scene) else [str(scene)]
     if not isinstance(scene, Scene):
         scene = open_scene(str(scene), options.scene)
@@ -216,6 +232,24 @@ def plan(
     check_space(path.parent, planned.requirements["disk_bytes_peak"], other_disk)
     _check_memory(planned)
     return planned
+
+
+def _check_window_size(weights: Weights, size: int | None) -> None:
+    """Refuse a window that the model has no use for, or that its patches do not divide."""
+    if size is None:
+        return
+    network = weights.network
+    if network is None or network.config.is_local:
+        raise WeightsError(
+            f"--window-size {size}: {weights.name} converts each {'patch' if network else 'pixel'} alone; windows are "
+            "allowed for networks that look beyond their patch. Leave --window-size out."
+        )
+    patch, largest = network.config.patch, MOST["window"]
+    if size % patch or not patch <= size <= largest:
+        raise WeightsError(
+            f"--window-size {size}: {weights.name} has patches of {patch} pixels; a multiple of {patch} up to "
+            f"{largest} is needed. Use --window-size {min(max(size // patch, 1), largest // patch) * patch}."
+        )
 
 
 def with_site_cubes(options: ConvertOptions) -> ConvertOptions:

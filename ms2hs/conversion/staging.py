@@ -38,8 +38,8 @@ from ms2hs.spectra.spectral_grid import SpectralGrid
 # A line of the journal that an interruption cut short begins like this.
 ENTRY_START = b'{"rows": '
 STAMP = re.compile(rb"[0-9a-f]{64}")
-# Options that do not change the pixels of a result.
-NO_CHOICES = {"overwrite", "resume", "force", "site_date", "site_limit", "site_notes"}
+# Options that do not change the pixels of a result; the provenance has the window's size.
+NO_CHOICES = {"overwrite", "resume", "force", "site_date", "site_limit", "site_notes", "window_size"}
 BLOCK_FILE = re.compile(r"level\d+|cog")
 
 

@@ -86,7 +86,7 @@ def _model_method(
     else:
         from ms2hs.inference.predictor import Predictor  # noqa: PLC0415  torch, which no baseline needs
 
-        reconstruct = Predictor(weights.network, *grids).reconstruct_raster
+        reconstruct = Predictor(weights.network, *grids).reconstruct
     sigma = None if weights.calibrated_prior is None else weights.calibrated_prior.condition(*grids).sigma
     return Method(
         name,

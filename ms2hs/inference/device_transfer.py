@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ms2hs.arrays import Float32Array
-from ms2hs.models.mae import features
 from ms2hs.models.posterior import Posterior
+from ms2hs.models.prior_tensors import features
 from ms2hs.raster.cog.encoding import MAX_DN
 from ms2hs.raster.cube import NODATA, SCALE
 

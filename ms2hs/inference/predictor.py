@@ -1,12 +1,13 @@
 """A network applied to reflectance: one source and one target sensor, windows or whole rasters of any size.
 
-A network that mixes patches receives windows of its training size; larger rasters are covered by overlapping windows
-and blended. A local network predicts each patch from that patch alone and needs no windows.
+A network that mixes patches receives windows; larger rasters are covered by overlapping windows and blended
+(`patch_corrector` for a network of patch tokens). A local network predicts each patch alone and needs no windows.
 A batch holds as many patches as `TOKENS_PER_BATCH` allows: few on a CPU, so that they stay in its cache; many on a GPU,
 limited by the free memory for their activations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,11 +15,13 @@ import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor
 
 from ms2hs.arrays import BoolArray, Float32Array
+from ms2hs.inference.band_mapping import BandMapping
 from ms2hs.inference.blending import Blender
 from ms2hs.inference.device import free_bytes, native_bfloat16
-from ms2hs.models.band_mapping import BandMapping
+from ms2hs.inference.patch_corrector import PatchCorrector, PatchNetwork
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.raster.tiling import Tiling
+from ms2hs.spectra.product_error import InputError
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
 Area = tuple[slice, slice]
@@ -28,15 +31,38 @@ TOKENS_PER_BATCH = {"cpu": 1 << 13, "cuda": 1 << 20, "mps": 1 << 18}
 # Float32 values in memory at the peak: per token and unit of width in a transformer block (4 before and 4 after GELU,
 # 4 stages of the token), and per predicted value (prior, addition, sum, and two temporaries).
 VALUES_PER_TOKEN, VALUES_PER_PREDICTION = 12, 5
+# Rows that `reconstruct` corrects together.
+STRIP_ROWS = 256
+
+
+class _Rows(NamedTuple):
+    """Rows of a raster, as `patch_corrector.Strip`."""
+
+    reflectance: Float32Array
+    valid: BoolArray
 
 
 class Predictor:
     """A network with the bands of one source and one target, on one device."""
 
     def __init__(
-        self, network: SpectralMAE, source: SpectralGrid, target: SpectralGrid, device: torch.device | None = None
+        self,
+        network: SpectralMAE,
+        source: SpectralGrid,
+        target: SpectralGrid,
+        device: torch.device | None = None,
+        window: int | None = None,
+        *,
+        error: InputError | None = None,
     ) -> None:
-        """Move the network to the device; None: the CPU.
+        """Move the network to the device.
+
+        Parameters
+        ----------
+        device : None: the CPU.
+        window : side of the windows of a network that mixes patches, in pixels, a multiple of its patch; None: as of
+            `ModelConfig.windows`.
+        error : errors of the input, for a network of patch tokens, which then adds to the expectation given these.
 
         Raises
         ------
@@ -49,19 +75,24 @@ class Predictor:
         # 30 %, and results would differ between CPUs with and without it.
         self._bfloat16 = config.rank > 0 and self.device.type == "cuda" and native_bfloat16(self.device)
         self.source_count, self.target_count = len(source), len(target)
-        self.patch, self.window = config.patch, config.window
+        self.patch, (self.window, self.overlap) = config.patch, config.windows(window)
         self.is_local = config.is_local
         """Whether each patch is predicted from that patch alone: windows need no overlap and may have any size."""
-        self.overlap = 0 if self.is_local else config.window // 4
         order = np.argsort(target.wavelength_nm, kind="stable")
         self._target = network.band_view(target).select(order)
-        self._source = network.band_view(source)
+        self._source = network.band_view(source, error if config.by_patch else None)
         self._band_mapping = BandMapping.of(config, source, target.select(order))
         is_sorted = np.array_equal(order, np.arange(self.target_count))
+        self.patch_network: PatchNetwork | None = None
+        """The network where it is one of patch tokens."""
+        if config.by_patch:
+            prior = network.prior_between(self._source, network.band_view(target), self.device)
+            settings = self.device, self.window, self.overlap, self._bfloat16
+            self.patch_network = PatchNetwork(self.network, prior, *settings)
         self._output_order = None if is_sorted else torch.as_tensor(np.argsort(order), device=self.device)
         """(target band,) index into the network's output, which is sorted by wavelength; None: the same order."""
 
-    def reconstruct_raster(self, reflectance: Float32Array, valid: BoolArray) -> Float32Array:
+    def reconstruct(self, reflectance: Float32Array, valid: BoolArray) -> Float32Array:
         """(target band, row, col) float32 of a raster of any size, NaN where not `valid`, blended as in `convert`.
 
         Parameters
@@ -70,11 +101,22 @@ class Predictor:
         valid : (row, col) True where usable.
         """
         height, width = valid.shape
-        if self.is_local or max(height, width) <= self.window:
-            return self.reconstruct(reflectance, valid)
+        result = np.empty((self.target_count, height, width), np.float32)
+        if not self.is_local and max(height, width) > self.window:
+            parts = self._corrected(reflectance, valid) if self.patch_network else self._blended(reflectance, valid)
+            for top, values in parts:
+                result[:, top : top + values.shape[1]] = values
+            return result
+        whole = slice(0, height), slice(0, width)
+        for area in self.split_area(whole, self.patches_per_batch) if self.is_local else [whole]:
+            result[:, *area] = self.reconstruct_windows([reflectance[:, *area]], [valid[area]])[0]
+        return result
+
+    def _blended(self, reflectance: Float32Array, valid: BoolArray) -> Iterator[tuple[int, Float32Array]]:
+        """First row, and (target band, row, col), of the parts of a raster that rows of overlapping windows finish."""
+        height, width = valid.shape
         tiling = Tiling(height, width, self.window, self.overlap)
         blender = Blender(tiling, self.target_count, self.device)
-        result = np.empty((self.target_count, height, width), np.float32)
         for i, (top, bottom) in enumerate(tiling.rows):
             blender.begin_row(i)
             for col, (left, right) in enumerate(tiling.cols):
@@ -82,16 +124,22 @@ class Predictor:
                 predicted = self.reconstruct_windows([reflectance[:, *area]], [valid[area]])
                 blender.add([col], torch.from_numpy(predicted).to(self.device))
             end = tiling.rows[i + 1][0] if i + 1 < len(tiling.rows) else height
-            result[:, top:end] = blender.mean(slice(0, end - top)).cpu().numpy()
-        return result
+            yield top, blender.mean(slice(0, end - top)).cpu().numpy()
 
-    def reconstruct(self, reflectance: Float32Array, valid: BoolArray) -> Float32Array:
-        """(target band, row, col) float32 of one window of any size; arguments as of `reconstruct_raster`."""
-        whole = slice(0, valid.shape[0]), slice(0, valid.shape[1])
-        result = np.empty((self.target_count, *valid.shape), np.float32)
-        for area in self.split_area(whole, self.patches_per_batch) if self.is_local else [whole]:
-            result[:, *area] = self.reconstruct_windows([reflectance[:, *area]], [valid[area]])[0]
-        return result
+    def _corrected(self, reflectance: Float32Array, valid: BoolArray) -> Iterator[tuple[int, Float32Array]]:
+        """The same for a network of patch tokens, in strips."""
+        assert self.patch_network is not None  # noqa: S101  called only for such a network
+        height, width = valid.shape
+        strips = (
+            (top, _Rows(reflectance[:, top : top + STRIP_ROWS], valid[top : top + STRIP_ROWS]))
+            for top in range(0, height, STRIP_ROWS)
+        )
+        for top, rows, corrections in PatchCorrector(self.patch_network, height, width).run(strips):
+            coefficients = corrections.between(top + np.arange(len(rows.valid)), np.arange(width))
+            values = np.where(rows.valid, rows.reflectance, np.float32(0))
+            tensors = (torch.from_numpy(array)[None].to(self.device) for array in (values, coefficients))
+            predicted = self.patch_network.prior.corrected(*tensors)[0].cpu().numpy()
+            yield top, np.where(rows.valid, predicted, np.float32(np.nan))
 
     @property
     def patches_per_batch(self) -> int:

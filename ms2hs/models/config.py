@@ -7,6 +7,10 @@ from typing import Any, Self
 from ms2hs.errors import UnknownName
 from ms2hs.models.masking import SENSORS, STRATEGIES
 
+# Side of the windows of a conversion by a network that looks beyond its patch, in pixels.
+WINDOW = 128
+# Input of a network that corrects the prior's coefficients.
+COEFFICIENTS = "coefficients"
 # Largest whole numbers of a configuration: published models have a fraction of each.
 MOST = {"patch": 64, "group": 1024, "width": 8192, "depth": 100, "heads": 256, "window": 1024, "rank": 1000}
 MOST |= {f"decoder_{name}": MOST[name] for name in ("width", "depth", "heads")}
@@ -33,7 +37,8 @@ class ModelConfig:
     context: bool = False
     """With reach `place`: each patch has a summary token, and the summaries attend to each other over the window."""
     measured: str = "tokens"
-    """Input of a source's bands: each as `tokens` of its own, or `pasted` into the target bands that it covers."""
+    """Input of a source's bands: each as `tokens` of its own, `pasted` into the target bands that it covers, or as the
+    prior's `coefficients`, one token for each patch."""
     positions: str = "fourier"
     """`fourier`: computed from wavelength and patch position; `learnt`: separable tables over both."""
     rank: int = 0
@@ -50,7 +55,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """ValueError for a configuration that cannot be built or trained."""
         _allow("reach", self.reach, ("window", "place"))
-        _allow("measured", self.measured, ("tokens", "pasted"))
+        _allow("measured", self.measured, ("tokens", "pasted", COEFFICIENTS))
         _allow("positions", self.positions, ("fourier", "learnt"))
         for name in self.masking:
             _allow("masking", name, (*STRATEGIES, SENSORS))
@@ -75,10 +80,16 @@ class ModelConfig:
         _require(0 < low <= high < 1, problem)
         problem = "context connects patches that do not attend to each other; reach `place` is needed"
         _require(self.per_patch or not self.context, problem)
+        problem = f"a patch of {self.patch} pixels; with `coefficients`, a divisor of 256 is needed"
+        _require(not self.by_patch or 256 % self.patch == 0, problem)
         problem = f"masking `{whole}` leaves hidden patches without a token; reach `window` is needed"
         _require(not (whole and self.per_patch), problem)
         problem = f"masking `{uneven}` shows different bands in each patch; with a prior (rank above 0) use"
-        _require(not (self.rank and uneven), f"{problem} `sensors` or `spectral`")
+        _require(
+            not (self.rank and uneven) or (self.by_patch and uneven == whole), f"{problem} `sensors` or `spectral`"
+        )
+        problem = "measured `coefficients` belong to a prior and to all patches of a window; rank above 0 and reach"
+        _require(not self.by_patch or (self.rank > 0 and not self.per_patch), f"{problem} `window` are needed")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -97,6 +108,31 @@ class ModelConfig:
     def per_patch(self) -> bool:
         """Whether tokens attend only to tokens of their own patch, a sequence for each patch."""
         return self.reach == "place"
+
+    @property
+    def least_parameters(self) -> int:
+        """A lower bound of the number of parameters: the matrices of the blocks, of the first and of the last layer."""
+        blocks = 12 * (self.depth * self.width**2 + self.decoder_depth * self.decoder_width**2)
+        pixels, values = (1, self.rank) if self.by_patch else (self.patch**2, self.rank or self.group)
+        return blocks + pixels * (self.group * self.width + values * self.decoder_width)
+
+    @property
+    def by_patch(self) -> bool:
+        """Whether a token is a patch, with the coefficients of the prior as its content."""
+        return self.measured == COEFFICIENTS
+
+    def windows(self, side: int | None = None) -> tuple[int, int]:
+        """Side and least overlap, in pixels, of the windows of a conversion; (patch, 0) for a local network.
+
+        `side` : a multiple of the patch; None: `WINDOW`, or the larger window of the training.
+        """
+        if self.is_local:
+            return self.patch, 0
+        side = side or max(self.window, WINDOW // self.patch * self.patch)
+        overlap = side // 4
+        if self.by_patch:  # windows begin at patches
+            overlap = max(overlap // self.patch, 1) * self.patch if side > self.patch else 0
+        return side, overlap
 
     @property
     def is_local(self) -> bool:
@@ -120,7 +156,7 @@ def _require(holds: bool, message: str) -> None:
         raise ValueError(message)
 
 
-OURS: dict[str, Any] = {"reach": "place", "rank": 32, "masking": (SENSORS, "spectral"), "hidden": (0.85, 0.97)}
+OURS: dict[str, Any] = {"rank": 32, "masking": (SENSORS, "spectral"), "hidden": (0.85, 0.97)}
 # (patch, group), then (width, depth, heads) of the encoder and of the decoder.
 PRESETS: dict[str, ModelConfig] = {
     # arXiv 2502.19451. p and s are not published; 8 by 8 by 8 values fit into a width of 768.
@@ -142,9 +178,9 @@ PRESETS: dict[str, ModelConfig] = {
     "general": ModelConfig(
         *(16, 1), *(768, 12, 12), *(512, 2, 8), window=64, masking=("spatial", "spatial-spectral"), staged=True
     ),
-    # Ours: measured bands are tokens of their own, and the network adds a correction to the prior.
-    "spectral": ModelConfig(*(1, 1), *(48, 2, 4), *(48, 1, 4), window=16, **OURS),
-    "spatial-spectral": ModelConfig(*(4, 1), *(96, 3, 4), *(96, 1, 4), window=64, context=True, **OURS),
+    # Ours: the network adds a correction to the prior. Tokens are measured bands, or patches of expected coefficients.
+    "spectral": ModelConfig(*(1, 1), *(48, 2, 4), *(48, 1, 4), window=16, reach="place", **OURS),
+    "spatial-spectral": ModelConfig(*(8, 1), *(128, 3, 4), *(128, 1, 4), measured=COEFFICIENTS, **OURS),
 }
 
 

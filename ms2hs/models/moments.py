@@ -5,7 +5,7 @@ expectation-maximisation of a Gaussian with missing values (Little & Rubin 2002,
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -95,7 +95,8 @@ def start(sets: Sequence[Moments], noise: float) -> FloatArray:
 def pool(sets: Sequence[Moments], model: FloatArray, noise: float, iterations: int) -> FloatArray:
     """(wavelength, wavelength) weighted second moment of all sets: expectation-maximisation from an initial `model`."""
     total = sum(part.weight for part in sets)
-    merged = _merged(sets)
+    groups = by_pattern(np.array([part.known for part in sets]))  # completion is linear, and costs most
+    merged = [_merge([sets[row] for row in rows]) for _, rows in groups]
     for _ in range(iterations):
         updated = np.zeros_like(model)
         for part in merged:
@@ -104,14 +105,8 @@ def pool(sets: Sequence[Moments], model: FloatArray, noise: float, iterations: i
     return model
 
 
-def _merged(sets: Sequence[Moments]) -> list[Moments]:
-    """One set for all sets with the same known wavelengths: completing it costs a matrix inversion."""
-    alike: dict[bytes, list[Moments]] = {}
-    for part in sets:
-        alike.setdefault(part.known.tobytes(), []).append(part)
-    result = []
-    for parts in alike.values():
-        weight = sum(part.weight for part in parts)
-        second = sum((part.weight / weight * part.second for part in parts), np.zeros(1))
-        result.append(Moments(parts[0].known, second, weight))
-    return result
+def _merge(sets: Sequence[Moments]) -> Moments:
+    """The sum of sets with the same known wavelengths."""
+    weight = sum(part.weight for part in sets)
+    second = sum((part.weight * part.second for part in sets), np.zeros(1)) / (weight or 1)
+    return replace(sets[0], second=second, weight=weight)

@@ -14,7 +14,7 @@ from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.datasets.cubes.window_sampling import known_bands, read_windows
 from ms2hs.datasets.pairs.pair_types import Pair
 from ms2hs.datasets.simulation.sensor_errors import SensorErrors
-from ms2hs.models.band_mapping import BandMapping
+from ms2hs.inference.band_mapping import BandMapping
 from ms2hs.models.config import ModelConfig
 from ms2hs.models.harmonization import Adjustment, adjusted
 from ms2hs.spectra.spectral_grid import SpectralGrid, pasted_bands

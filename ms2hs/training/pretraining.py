@@ -213,6 +213,20 @@ def _initial_network(
     return network, weights.prior
 
 
+def settings_of(options: PretrainOptions) -> dict[str, Any]:
+    """The settings of a run in the card of its weights."""
+    return {
+        "preset": options.preset,
+        "window": options.window,
+        "changes": options.changes,
+        "simulated": options.simulated,
+        "init": options.init.name if options.init else None,
+        "prior": Path(options.prior).name,
+        "leave_out": list(options.leave_out),
+        "fit": options.fit.identity(),
+    }
+
+
 def _card(options: PretrainOptions, cubes: Sequence[Cube], result: FitResult, output: Path) -> dict[str, Any]:
     real = [cube for cube in cubes if not isinstance(cube, SimulatedCube)]
     simulated = [f"{len(cubes) - len(real)} simulated scenes"] if len(cubes) > len(real) else []
@@ -229,15 +243,7 @@ def _card(options: PretrainOptions, cubes: Sequence[Cube], result: FitResult, ou
     ]
     return {
         "command": command_line("pretrain", words, options.fit, output),
-        "settings": {
-            "preset": options.preset,
-            "window": options.window,
-            "changes": options.changes,
-            "init": options.init.name if options.init else None,
-            "prior": Path(options.prior).name,
-            "leave_out": list(options.leave_out),
-            "fit": options.fit.identity(),
-        },
+        "settings": settings_of(options),
         "trained_on": named_scenes(cube.scene for cube in real) + simulated,
         "scores": training_scores(result),
     }

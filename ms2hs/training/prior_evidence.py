@@ -18,7 +18,7 @@ from ms2hs.datasets.simulation.surfaces import simulate_snow, simulate_water, si
 from ms2hs.errors import DataError
 from ms2hs.models.moments import Moments, complete, expect, moments_of, pool, scale_of, start
 from ms2hs.models.prior import brightness_of
-from ms2hs.spectra.indices import COVERS, CoverShares
+from ms2hs.spectra.indices import COVERS, LAND, CoverShares
 from ms2hs.spectra.library import interpolate_known
 from ms2hs.spectra.sensors import RANGE_NM, load_sensor
 
@@ -72,6 +72,8 @@ CALIBRATION_SOURCE = "sentinel2a"
 CANOPY_SHARE = 0.5
 # Least share of a land cover in a scene that counts for `cover_share`.
 LEAST_SHARE = 0.002
+# Least number of a scene's spectra, and share of them, for the mean spectrum of a land cover.
+LEAST_SPECTRA, LEAST_COVER = 8, 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,8 @@ class SceneEvidence:
     """(pixel, source band) simulated bands of `CALIBRATION_SOURCE`."""
     truth: Float32Array
     """(pixel, wavelength) on the prior's wavelengths, NaN = unknown."""
+    land: Mapping[str, tuple[Float32Array, Float32Array]]
+    """By cover of `LAND`: (wavelength,) mean of these pixels, scaled to 1, and (wavelength, wavelength) covariance."""
 
     @property
     def reach(self) -> FloatArray:
@@ -204,7 +208,21 @@ def _scene(
     measured, _ = spectra_on(corpus, load_sensor(CALIBRATION_SOURCE).grid, interpolate=True)
     measured = measured[usable]
     chosen = rng.permutation(np.flatnonzero(np.isfinite(measured).all(axis=1)))[: settings.pixels]
-    return SceneEvidence(corpus.name, corpus.place, len(points), moments, whole, measured[chosen], points[chosen])
+    spectra = _completed(points[chosen], scale[chosen], filled, settings.fill_noise) / scale[chosen, None]
+    land = _spread(spectra, {kind: shares[kind][chosen] for kind in LAND})
+    return SceneEvidence(corpus.name, corpus.place, len(points), moments, whole, measured[chosen], points[chosen], land)
+
+
+def _spread(spectra: FloatArray, shares: Mapping[str, FloatArray]) -> dict[str, tuple[Float32Array, Float32Array]]:
+    """Mean and covariance of spectra (spectrum, wavelength) by cover; covers with few spectra are left out."""
+    least = max(LEAST_SPECTRA, LEAST_COVER * len(spectra))
+    covers = {kind: share for kind, share in shares.items() if share.sum() > least}
+    means = {kind: share @ spectra / share.sum() for kind, share in covers.items()}
+    deviation = spectra - sum((np.outer(share, means[kind]) for kind, share in covers.items()), np.zeros(1))
+    return {
+        kind: (means[kind].astype(np.float32), ((deviation.T * share) @ deviation / share.sum()).astype(np.float32))
+        for kind, share in covers.items()
+    }
 
 
 _Part = tuple[FloatArray, FloatArray, FloatArray]
