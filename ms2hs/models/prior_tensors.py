@@ -61,10 +61,8 @@ class CommonErrors(NamedTuple):
     """Standard deviation of a band's offset, in reflectance."""
     product: Tensor
     """(source band, source band) covariance of the product's errors, relative to scale."""
-    given: Tensor
-    """(cover of `COVERS`, rank, source band) expected coefficients of a spectrum with the given errors."""
-    remaining: Tensor
-    """The same with the errors that remain after correction."""
+    coefficients: Tensor
+    """(cover of `COVERS`, rank, source band) expected coefficients of a spectrum, given the errors that remain."""
 
     @classmethod
     def of(cls, prior: SpectralPrior, source: BandView, device: torch.device, rank: int) -> Self | None:
@@ -79,21 +77,18 @@ class CommonErrors(NamedTuple):
         factors = to_source @ places.within
         directions = np.linalg.pinv(prior.factors[:, :rank].astype(float))
         grid = np.eye(len(prior.wavelength_nm))
-        maps = [
-            (directions @ prior.expectation(source.wavelength_nm, to_source, grid, error, part)[0])
-            .reshape(rank, -1, bands)
-            .swapaxes(0, 1)
-            for part in (1.0, REMAINING)
-        ]
+        maps = directions @ _trusting(prior, source, grid)
         arrays = (
             places.mean @ to_source.T,
             BETWEEN_PLACES * deviations.T @ deviations + UNEXPLAINED * np.eye(covers * bands),
             factors @ factors.swapaxes(1, 2) + WITHIN_PLACE * np.eye(bands),
             PRODUCT_SHARE * error.product_covariance(source.wavelength_nm),
+            maps.reshape(rank, -1, bands).swapaxes(0, 1),
         )
-        tensors = (torch.as_tensor(array, dtype=torch.float32).to(device) for array in (*arrays, *maps))
-        mean, between, within, product, given, remaining = tensors
-        return cls(mean, between, within, error.gain, error.offset, product, given, remaining)
+        mean, between, within, product, coefficients = (
+            torch.as_tensor(array, dtype=torch.float32).to(device) for array in arrays
+        )
+        return cls(mean, between, within, error.gain, error.offset, product, coefficients)
 
     def estimate(self, spectra: Tensor, inverse: Tensor, shares: Tensor) -> Tensor:
         """(window, patch, source band) expected errors of the patches' mean spectra.
@@ -125,12 +120,22 @@ class CommonErrors(NamedTuple):
         product = _limited(solved.sum(1) @ self.product, self.product.diagonal().sqrt())
         return z * gain[:, None] + q[..., None] * offset[:, None] + product[:, None]
 
-    def corrections(self, spectra: Tensor, errors: Tensor, shares: Tensor) -> Tensor:
+    def corrections(self, errors: Tensor, shares: Tensor) -> Tensor:
         """(window, patch, rank) change of the expected coefficients, for spectra of scale 1; arguments as above."""
-        before, after = shares @ self.given.flatten(1), shares @ self.remaining.flatten(1)
-        shape = *shares.shape[:2], *self.given.shape[1:]
-        corrected = after.view(shape) @ (spectra - errors)[..., None] - before.view(shape) @ spectra[..., None]
-        return corrected[..., 0]
+        maps = (shares @ self.coefficients.flatten(1)).unflatten(2, self.coefficients.shape[1:])
+        return -(maps @ errors[..., None])[..., 0]
+
+
+def _trusting(prior: SpectralPrior, source: BandView, to_target: FloatArray) -> FloatArray:
+    """(target band, feature) gain given the errors that remain after correction; on land, where these are estimated."""
+    assert source.response is not None  # noqa: S101  of a model with a prior
+    given, trusting = (
+        prior.expectation(source.wavelength_nm, source.response, to_target, source.error, part)[0]
+        for part in (1.0, REMAINING)
+    )
+    land = slice((len(COVERS) - len(LAND)) * len(source.response), None)
+    given[:, land] = trusting[:, land]
+    return given
 
 
 def _limited(values: Tensor, deviation: float | Tensor) -> Tensor:
@@ -149,7 +154,7 @@ class PriorOfBands(NamedTuple):
     errors: CommonErrors | None
     """Errors that are common to a window; None: none are given."""
     gain: Tensor
-    """(target band, feature)."""
+    """(target band, feature) of the posterior mean; where common errors are corrected, given those that remain."""
     brightness: Tensor
     """(source band,)."""
     mean: Tensor
@@ -184,6 +189,10 @@ class PriorOfBands(NamedTuple):
         deviation = np.sqrt(np.maximum(np.square(factors).sum(axis=1) - np.square(mean), LEAST_VARIANCE))
         nm, error = source.wavelength_nm, source.error
         gain, brightness, covers = prior.expectation(nm, to_source, to_target, error)
+        errors = CommonErrors.of(prior, source, device, rank)
+        if errors:
+            share_of_target = 1.0 if share is None else (to_target @ share)[:, None]
+            gain = gain + share_of_target * (_trusting(prior, source, to_target) - gain)
         seen = prior.between(to_source, to_source) + np.diag(np.square(prior.source_noise(nm)))
         seen += assumed_variance(error, error.product_covariance(nm), seen)
         in_source = to_source @ factors  # (source band, direction)
@@ -195,7 +204,7 @@ class PriorOfBands(NamedTuple):
         arrays += [expected / spread[:, None], offset / spread, certainty]
         with torch.inference_mode(mode=False):  # training may use cached tensors later
             tensors = [torch.as_tensor(array, dtype=torch.float32).to(device) for array in arrays]
-            return cls(covers, prior.floor, CommonErrors.of(prior, source, device, rank), *tensors)
+            return cls(covers, prior.floor, errors, *tensors)
 
     def scale(self, reflectance: Tensor) -> Tensor:
         """(window, 1, row, col) scale of pixels (window, source band, row, col)."""
@@ -263,7 +272,7 @@ class PriorOfBands(NamedTuple):
         shares = described[..., -1 - len(COVERS) : -1].flatten(1, 2) * described[..., -1:].flatten(1, 2)
         errors = self.errors.estimate(flat[..., :-1], flat[..., -1], shares)
         corrected = described[..., :rank] - (errors @ self.coefficients.T).view(sides)
-        change = self.errors.corrections(flat[..., :-1], errors, shares).view(sides).permute(0, 3, 1, 2)
+        change = self.errors.corrections(errors, shares).view(sides).permute(0, 3, 1, 2)
         return torch.cat([corrected.clamp(-LARGEST_CONTENT, LARGEST_CONTENT), described[..., rank:]], dim=-1), change
 
     def _cover_images(self, reflectance: Tensor) -> list[Tensor]:

@@ -183,11 +183,11 @@ def predict(
     grids: tuple[SpectralGrid, SpectralGrid],
 ) -> dict[str, Predictions]:
     """Predictions of a target from a source for the chosen pixels of the windows, by kind of input, as by `convert`."""
-    plain = prior.condition(*grids)
-    predictor = None if network is None else Predictor(network, *grids)
     result = {}
     for kind, of_kind in windows.items():
-        posterior = prior.condition(*grids, of_kind[0].assumed) if of_kind[0].assumed else plain
+        posterior = prior.condition(*grids, of_kind[0].assumed)
+        predictor = None if network is None else Predictor(network, *grids, error=of_kind[0].assumed)
+        given = posterior if predictor and predictor.patch_network else prior.condition(*grids)
         parts = []
         for window in of_kind:
             some = np.ascontiguousarray(window.at_pixels(window.measured))
@@ -195,8 +195,8 @@ def predict(
             correction = np.zeros_like(expected)
             if predictor:
                 whole = predictor.reconstruct(window.measured, window.valid)
-                correction = window.at_pixels(whole) - plain.reconstruct(some)
-            parts.append((some, window.truth, plain.scale(some), posterior.sigma(some), expected, correction))
+                correction = window.at_pixels(whole) - given.reconstruct(some)
+            parts.append((some, window.truth, posterior.scale(some), posterior.sigma(some), expected, correction))
         result[kind] = Predictions(*(np.concatenate(column, axis=-1) for column in zip(*parts, strict=True)))
     return result
 
