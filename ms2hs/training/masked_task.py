@@ -15,10 +15,21 @@ from ms2hs.datasets.simulation.sensor_errors import SensorErrors
 from ms2hs.errors import DataError
 from ms2hs.models.config import ModelConfig
 from ms2hs.models.masking import SENSORS, STRATEGIES, draw_share, hide, visible_index
+from ms2hs.models.moments import scale_of
+from ms2hs.models.prior import brightness_weights
+from ms2hs.spectra.product_error import TYPICAL_INPUT_ERROR, InputError, input_error_named
 from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.spectra.spectral_grid import SpectralGrid, pasted_bands
-from ms2hs.training.draws import TRIES, StepDraws, choose_sources, disturb_half, no_known_pixel
+from ms2hs.training.draws import (
+    TRIES,
+    StepDraws,
+    choose_sources,
+    disturb_as_given,
+    disturb_half,
+    no_known_pixel,
+)
 from ms2hs.training.loss import TrainingLoss
+from ms2hs.training.prior_evidence import PriorSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +74,7 @@ class MaskedTask(TrainingLoss):
         else:
             model_input = self._masked(strategy, truth, draws)
         known = valid & np.isfinite(model_input["values"]).all(axis=1)
-        unused = {"source": None, "bands": None, "visible": None}
+        unused = {"source": None, "bands": None, "visible": None, "error": InputError()}
         return unused | model_input | {"strategy": strategy, "valid": known, "truth": truth, "target": target}
 
     def _strategy(self, step: int, rng: np.random.Generator) -> str:
@@ -124,6 +135,26 @@ class MaskedTask(TrainingLoss):
                 source = grid.select(inside)
                 matrix = view_matrix(source, target.wavelength_nm).astype(np.float32)
                 measured = np.einsum("sb,nbij->nsij", matrix, truth, optimize=True)
-                values = disturb_half(measured, source, self.sensor_errors, draws)
-                return {"source": source, "values": values, "hidden": (pasted_bands(source, target) < 0)[None, :, None]}
+                hidden = (pasted_bands(source, target) < 0)[None, :, None]
+                error = self._given_error(str(name), draws.common)
+                if error:
+                    values = disturb_as_given(measured, _scale(truth, target), source, error, draws)
+                else:
+                    values = disturb_half(measured, source, self.sensor_errors, draws)
+                return {"source": source, "values": values, "hidden": hidden, "error": error}
         return self._some_bands(truth, target, draws)
+
+    def _given_error(self, sensor: str, rng: np.random.Generator) -> InputError:
+        """The errors that the network is given in this step: none, typical errors, or a product's; each as often."""
+        kind = int(rng.integers(3)) if self.config.by_patch else 0
+        product = load_sensor(sensor).product_error
+        if kind == 0 or (kind == 2 and not product):
+            return InputError()
+        return TYPICAL_INPUT_ERROR if kind == 1 else input_error_named(product)
+
+
+def _scale(truth: Float32Array, target: SpectralGrid) -> Float32Array:
+    """(window, row, col) scale of spectra (window, target band, row, col)."""
+    inside = brightness_weights(target.wavelength_nm).astype(np.float32)
+    scale: Float32Array = scale_of(np.tensordot(inside, truth, (0, 1)), PriorSettings().floor).astype(np.float32)
+    return scale
