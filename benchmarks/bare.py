@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,8 @@ from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.inference.device import device_named
 from ms2hs.models.mae import SpectralMAE
+from ms2hs.models.prior_tensors import PriorOfBands
+from ms2hs.models.weights import load_weights
 
 # Side of the matrices whose products measure a device's rate, and number of products in a measurement.
 SIDE, PRODUCTS = {"cpu": 2048, "cuda": 8192}, 4
@@ -38,10 +40,10 @@ class Call:
 
     network: Callable[[], Tensor]
     """With its arguments."""
-    shape: torch.Size
-    """(window, band, row, col) of its first argument."""
-    is_whole: bool
-    """Whether every pixel was valid."""
+    kind: tuple[str, torch.Size, bool]
+    """Name of the method, shape of its first argument, and whether every pixel was valid."""
+    pixels: int
+    """Pixels of the scene that it reads; 0 for a method that reads the output of another."""
     device: torch.device
     bfloat16: bool
     caller: int
@@ -58,19 +60,34 @@ class Call:
 def calls_of(scene: Path, weights: str, device: torch.device) -> list[Call]:
     """All calls of the network during the conversion of a scene."""
     calls: list[Call] = []
-    forward = SpectralMAE.forward
 
     def copied(value: object) -> object:
         return value.clone() if isinstance(value, Tensor) else value
 
-    def recording(self: SpectralMAE, x: Tensor, *others: object, **named: object) -> Tensor:
-        own = {name: copied(value) for name, value in named.items()}
-        network = partial(self, copied(x), *map(copied, others), **own)
-        how = own.get("valid") is None, x.device, torch.is_autocast_enabled(x.device.type)
-        calls.append(Call(network, x.shape, *how, threading.get_ident(), torch.get_num_threads()))
-        return forward(self, x, *others, **named)
+    def recorded(owner: type, name: str) -> AbstractContextManager[object]:
+        method = getattr(owner, name)
 
-    with mock.patch.object(SpectralMAE, "forward", recording):
+        def recording(self: object, x: Tensor, *others: object, **named: object) -> Tensor:
+            own = {key: copied(value) for key, value in named.items()}
+            network = partial(method, self, copied(x), *map(copied, others), **own)
+            # `valid` is a Tensor of bool, by name or by position
+            is_whole = not any(
+                isinstance(value, Tensor) and value.dtype == torch.bool for value in (*others, *own.values())
+            )
+            how = x.device, torch.is_autocast_enabled(x.device.type), threading.get_ident(), torch.get_num_threads()
+            pixels = 0 if name == "correct" else len(x) * x.shape[2] * x.shape[3]
+            calls.append(Call(network, (name, x.shape, is_whole), pixels, *how))
+            result: Tensor = method(self, x, *others, **named)
+            return result
+
+        return mock.patch.object(owner, name, recording)
+
+    network = load_weights(weights).network
+    by_patch = network is not None and network.config.by_patch
+    methods = [(PriorOfBands, "content"), (SpectralMAE, "correct")] if by_patch else [(SpectralMAE, "forward")]
+    with ExitStack() as stack:
+        for owner, name in methods:
+            stack.enter_context(recorded(owner, name))
         convert(
             scene,
             "enmap",
@@ -79,19 +96,20 @@ def calls_of(scene: Path, weights: str, device: torch.device) -> list[Call]:
         )
     if not calls:
         raise SystemExit(f"{weights}: not a network; weights of a network are needed. Use another --model.")
-    return calls
+    # the check of the weights runs in this thread, a network of patch tokens in others
+    return [call for call in calls if call.caller != threading.get_ident()] or calls
 
 
 def operations(calls: list[Call]) -> int:
     """Floating point operations of all calls: matrix products and attention, the same for equal shapes."""
     flop_registry.setdefault(CPU_ATTENTION, flop_registry[ATTENTION])  # missing in torch
-    known: dict[tuple[torch.Size, bool], int] = {}
+    known: dict[object, int] = {}
     for call in calls:
-        if (call.shape, call.is_whole) not in known:
+        if call.kind not in known:
             with FlopCounterMode(display=False) as counter:
                 call.again()
-            known[call.shape, call.is_whole] = counter.get_total_flops()
-    return sum(known[call.shape, call.is_whole] for call in calls)
+            known[call.kind] = counter.get_total_flops()
+    return sum(known[call.kind] for call in calls)
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
@@ -131,10 +149,11 @@ def device_seconds(calls: list[Call]) -> dict[str, float]:
         return result
 
     for call in calls:
-        inputs = torch.zeros(call.shape[0], SCENE_BANDS, *call.shape[2:])
-        timed("copied_in", partial(inputs.to, call.device))
+        if call.pixels:
+            timed("copied_in", partial(torch.zeros(SCENE_BANDS, call.pixels).to, call.device))
         outputs = timed("device_seconds", call.again).float()
-        timed("copied_out", outputs.cpu)
+        if call.kind[0] != "content":
+            timed("copied_out", outputs.cpu)
     return seconds
 
 
@@ -145,7 +164,7 @@ def main() -> None:
     calls = calls_of(Path(scene), weights, device)
     callers, threads = len({call.caller for call in calls}), calls[0].threads
     facts = {"device": str(device), "callers": callers, "threads": threads, "calls": len(calls)}
-    facts["pixels"] = sum(call.shape[0] * call.shape[2] * call.shape[3] for call in calls)
+    facts["pixels"] = sum(call.pixels for call in calls)
     facts["precision"] = "bfloat16" if calls[0].bfloat16 else "float32"
     print(json.dumps(facts | {"operations": operations(calls)}), flush=True)
     torch.set_num_threads(callers * threads)

@@ -12,6 +12,9 @@ records the arguments of each call. It then repeats the same calls with the same
 with whole conversions in further processes. It holds 50 to 90 bytes per pixel, or 0.8 to 1.4 kB for models with mapped
 bands.
 
+A network of patch tokens corrects the linear model: each turn also converts with its prior alone, and the table shows
+the whole conversion over the sum of the bare forward and the linear conversion.
+
 In each turn that process also multiplies large matrices. The share of the matrix rate is the rate of the forward
 (matrix products and attention, as `torch.utils.flop_counter` counts them) over the rate of these products. The table
 shows medians over the turns, also of ratios, which are taken within a turn because a machine's speed varies. The order
@@ -61,7 +64,9 @@ def measure(model: str, folder: Path, args: argparse.Namespace) -> dict[str, Any
     """Measure conversions and bare forwards of one model in turns; medians over the turns."""
     scene, weights = folder / "scene.tif", weights_of(model, folder)
     command = [sys.executable, str(BARE), str(scene), weights, args.device]
-    runs = []
+    loaded, prior, runs = load_weights(weights), folder / "prior.safetensors", []
+    by_patch = loaded.network is not None and loaded.network.config.by_patch
+    save_weights(prior, loaded.prior, {})
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as bare:
         assert bare.stdin and bare.stdout  # noqa: S101, PT018  both are pipes
         line = bare.stdout.readline()
@@ -82,6 +87,9 @@ def measure(model: str, folder: Path, args: argparse.Namespace) -> dict[str, Any
             run = first() | second()
             run["rate"] = run[f"rate_{facts['precision']}"]
             run["whole_over_bare"] = run["whole"] / run["bare"]
+            if by_patch:
+                run["linear"] = converted(scene, folder / "cube.tif", str(prior))["whole"]
+                run["whole_over_parts"] = run["whole"] / (run["bare"] + run["linear"])
             run["besides_over_bare"] = run["whole_over_bare"] - 1
             run["share_of_matrix_rate"] = facts["operations"] / run["bare"] / run["rate"]
             runs.append(run)
@@ -108,6 +116,9 @@ def show(row: dict[str, Any]) -> None:
         end="",
     )
     print(f"overhead {row['besides_over_bare']:.0%}")
+    if "linear" in row:
+        print(f"  linear conversion        {row['linear']:8.2f} s  whole `convert`: ", end="")
+        print(f"{row['whole_over_parts']:.2f} times bare forward and linear conversion")
     stages = ", ".join(f"{stage} {row[stage]:.2f}" for stage in ("read", "model", "compress", "store", "finish"))
     print(f"    thread seconds by stage (overlapping): {stages}")
     for key, name in ON_A_GPU.items() if "copied_in" in row else ():

@@ -30,7 +30,7 @@ from ms2hs.raster.tiling import Tiling
 from ms2hs.spectra.spectral_grid import line_weights
 
 # Columns of pixels in one task, a multiple of every patch.
-TASK_COLS = 256
+TASK_COLS = 128
 # Patches in one call of the network.
 PATCHES_PER_CALL = {"cpu": 1 << 10, "cuda": 1 << 18, "mps": 1 << 15}
 

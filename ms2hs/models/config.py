@@ -110,6 +110,13 @@ class ModelConfig:
         return self.reach == "place"
 
     @property
+    def least_parameters(self) -> int:
+        """A lower bound of the number of parameters: the matrices of the blocks, of the first and of the last layer."""
+        blocks = 12 * (self.depth * self.width**2 + self.decoder_depth * self.decoder_width**2)
+        pixels, values = (1, self.rank) if self.by_patch else (self.patch**2, self.rank or self.group)
+        return blocks + pixels * (self.group * self.width + values * self.decoder_width)
+
+    @property
     def by_patch(self) -> bool:
         """Whether a token is a patch, with the coefficients of the prior as its content."""
         return self.measured == COEFFICIENTS

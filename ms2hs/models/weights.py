@@ -335,8 +335,11 @@ def _network(path: Path, config: ModelConfig, arrays: Arrays, prior: SpectralPri
 
     if config.rank > (rank := prior.factors.shape[1]):
         raise _error(path, f"rank {config.rank} in its configuration; its prior has {rank}, and at most that is needed")
-    with torch.device("meta"):  # shapes without memory: a configuration may be wrong
-        needed = {name: tuple(tensor.shape) for name, tensor in SpectralMAE(config, prior).state_dict().items()}
+    # A wrong configuration may be huge: then only shapes are built, without memory, for which torch loads a second.
+    is_plausible = config.least_parameters <= sum(array.size for array in arrays.values())
+    with torch.device("cpu" if is_plausible else "meta"):
+        network = SpectralMAE(config, prior)
+    needed = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     if needed.keys() != arrays.keys():
         missing, unknown = sorted(needed.keys() - arrays.keys()), sorted(arrays.keys() - needed.keys())
         absent = f"{len(missing)} missing arrays ({', '.join(missing[:3])})"
@@ -345,6 +348,5 @@ def _network(path: Path, config: ModelConfig, arrays: Arrays, prior: SpectralPri
     for name, array in arrays.items():
         if array.shape != needed[name] or array.dtype != np.float32 or not np.isfinite(array.astype(float)).all():
             raise _error(path, f"{name} is {array.dtype} {array.shape}; finite float32 {needed[name]} is needed")
-    network = SpectralMAE(config, prior)
     network.load_state_dict({name: torch.from_numpy(np.array(array, np.float32)) for name, array in arrays.items()})
     return network.eval()
