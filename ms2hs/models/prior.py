@@ -267,32 +267,54 @@ def refit(prior: SpectralPrior, scenes: Sequence[Float32Array], noise: float) ->
     scenes : for each scene (spectrum, wavelength) reflectance on the prior's wavelengths, NaN = unknown.
     noise : standard deviation of a source band, relative to a spectrum's scale, in addition to the prior's.
     """
-    before = prior.second_moment()
-    size = len(prior.wavelength_nm)
-    sets = [Moments(np.ones(size, bool), before, SCENES_BEFORE)]
-    reach, sample = SCENES_BEFORE * prior.reach.astype(float), [prior.sample]
-    for spectra in scenes:
-        brightness = brightness_of(spectra, prior.wavelength_nm)
-        usable = np.isfinite(brightness)
-        if not usable.any():
-            continue
-        points = spectra[usable]
-        parts = list(moments_of(points, scale_of(brightness[usable], prior.floor), np.ones(len(points)), 1.0))
-        sets += parts
-        reach += sum(part.weight * part.known for part in parts)
-        sample.append(prior.coefficients(points[:: max(1, len(points) // KEPT_SPECTRA)][:KEPT_SPECTRA]))
-    moment = pool(sets, before, FILL_NOISE, FILL_ROUNDS)
-    factors, residual = factorise(moment, prior.factors.shape[1])
-    spectra = np.concatenate(sample) @ prior.factors.T
+    usable = [spectra[np.isfinite(brightness_of(spectra, prior.wavelength_nm))] for spectra in scenes]
+    usable = [spectra for spectra in usable if len(spectra)]
+    factors, residual, reach = _refit_moment(prior, [(spectra, np.ones(len(spectra))) for spectra in usable])
+    shares, priors = prior.of_covers(prior.wavelength_nm)
+    covers = prior.covers
+    if shares is not None and covers is not None:
+        weights = [np.nan_to_num(shares.shares(spectra.T.astype(float))) for spectra in usable]
+        refits = [
+            _refit_moment(member, [(spectra, own[cover]) for spectra, own in zip(usable, weights, strict=True)])
+            for cover, member in enumerate(priors)
+        ]
+        covers = replace(
+            covers,
+            factors=np.stack([factors for factors, _, _ in refits]),
+            residual=np.stack([residual for _, residual, _ in refits]),
+        )
+    some = [spectra[:: max(1, len(spectra) // KEPT_SPECTRA)][:KEPT_SPECTRA] for spectra in usable]
+    sample = np.concatenate([prior.sample, *map(prior.coefficients, some)]) @ prior.factors.T
     refitted = replace(
         prior,
         factors=factors,
         residual=residual,
-        reach=(reach / (SCENES_BEFORE + len(scenes))).astype(np.float32),
+        reach=((SCENES_BEFORE * prior.reach + reach) / (SCENES_BEFORE + len(scenes))).astype(np.float32),
         noise=float(np.hypot(prior.noise, noise)),
+        covers=covers,
     )
     deviation = np.sqrt(residual.astype(float) + refitted.noise**2)
-    return replace(refitted, sample=_coefficients(spectra, factors, deviation).astype(np.float32))
+    return replace(refitted, sample=_coefficients(sample, factors, deviation).astype(np.float32))
+
+
+def _refit_moment(
+    prior: SpectralPrior, scenes: Sequence[tuple[Float32Array, FloatArray]]
+) -> tuple[Float32Array, Float32Array, FloatArray]:
+    """Factors and residual with the moments of spectra (spectrum, wavelength) pooled in, and (wavelength,) their reach.
+
+    Parameters
+    ----------
+    scenes : spectra of each scene and their weights (spectrum,); the weight of a scene is the mean of its weights.
+    """
+    before = prior.second_moment()
+    sets, reach = [Moments(np.ones(len(before), bool), before, SCENES_BEFORE)], np.zeros(len(before))
+    for spectra, weights in scenes:
+        if weights.any():
+            scale = scale_of(brightness_of(spectra, prior.wavelength_nm), prior.floor)
+            found = list(moments_of(spectra, scale, weights, float(weights.mean())))
+            sets += found
+            reach += sum(part.weight * part.known for part in found)
+    return *factorise(pool(sets, before, FILL_NOISE, FILL_ROUNDS), prior.factors.shape[1]), reach
 
 
 def _coefficients(spectra: FloatArray, factors: Float32Array, deviation: FloatArray) -> FloatArray:
