@@ -35,6 +35,12 @@ BETWEEN_PLACES, UNEXPLAINED, INDEPENDENT_SPECTRA, WITHIN_PLACE = 4.0, 3e-4, 2.0,
 REMAINING, LARGEST_ERROR = 0.2, 3.0
 
 
+# Scales that bring common deviations of gain, offset and product to about 1; and values of a band's evidence.
+DEVIATION_SCALES = torch.tensor([50.0, 200.0, 20.0])
+ERRORS = ("gain", "offset", "product")
+EVIDENCE = 4 * len(LAND) + 2 * len(ERRORS)
+
+
 def content_size(rank: int) -> int:
     """Number of values, the last of those that `PriorOfBands.content` returns, that describe a patch to a network."""
     return 3 * rank + len(COVERS) + 2
@@ -63,6 +69,8 @@ class CommonErrors(NamedTuple):
     """(source band, source band) covariance of the product's errors, relative to scale."""
     coefficients: Tensor
     """(cover of `COVERS`, rank, source band) expected coefficients of a spectrum, given the errors that remain."""
+    bands: tuple[FloatArray, FloatArray]
+    """(source band,) centres and widths in nm."""
 
     @classmethod
     def of(cls, prior: SpectralPrior, source: BandView, device: torch.device, rank: int) -> Self | None:
@@ -88,10 +96,27 @@ class CommonErrors(NamedTuple):
         mean, between, within, product, coefficients = (
             torch.as_tensor(array, dtype=torch.float32).to(device) for array in arrays
         )
-        return cls(mean, between, within, error.gain, error.offset, product, coefficients)
+        return cls(
+            mean,
+            between,
+            within,
+            error.gain,
+            error.offset,
+            product,
+            coefficients,
+            (source.wavelength_nm, source.fwhm_nm),
+        )
 
-    def estimate(self, spectra: Tensor, inverse: Tensor, shares: Tensor) -> Tensor:
-        """(window, patch, source band) expected errors of the patches' mean spectra.
+    @property
+    def deviation(self) -> Tensor:
+        """(source band, 3) standard deviations of gain, offset, and the product's error relative to scale."""
+        product = self.product.diagonal().sqrt()
+        return torch.stack([torch.full_like(product, self.gain), torch.full_like(product, self.offset), product], 1)
+
+    def estimate(self, spectra: Tensor, inverse: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """(window, source band, 3) expected errors in units of `deviation`, limited to `LARGEST_ERROR`.
+
+        Also (window, source band, `EVIDENCE`) what they were estimated from, for a network.
 
         Parameters
         ----------
@@ -99,31 +124,42 @@ class CommonErrors(NamedTuple):
         inverse : (window, patch) mean of 1 / scale.
         shares : (window, patch, cover of `COVERS`) shares, times the share of valid pixels.
         """
-        z, q, land = spectra, inverse, shares[..., -len(LAND) :]
+        land = shares[..., -len(LAND) :]
         total = land.sum(1)  # (window, cover)
         weight = (land / total[:, None].clamp(min=1e-6)).swapaxes(1, 2)
-        present = total[..., None] > 0
-        mean = torch.where(present, weight @ z, self.mean)  # (window, cover, band)
-        inverse_mean = (weight @ q[..., None])[..., 0]
-        independent = INDEPENDENT_SPECTRA * total / shares.sum((1, 2))[:, None].clamp(min=1e-6)
+        mean = torch.where(total[..., None] > 0, weight @ spectra, self.mean)  # (window, cover, band)
+        inverse = weight @ inverse[..., None]  # (window, cover, 1)
+        share = total / shares.sum((1, 2))[:, None].clamp(min=1e-6)
         windows, covers, bands = mean.shape
-        gains = self.gain**2 * mean[:, :, None] * mean[:, None]
-        offsets = self.offset**2 * (inverse_mean[:, :, None] * inverse_mean[:, None])[..., None]
-        errors = torch.diag_embed(gains + offsets) + self.product  # (window, cover, cover, band, band)
-        scatter = self.within / independent.clamp(min=1e-4)[..., None, None]
-        errors += torch.diag_embed(scatter.permute(0, 2, 3, 1)).permute(0, 3, 4, 1, 2)
-        covariance = self.between + errors.permute(0, 1, 3, 2, 4).reshape(windows, covers * bands, covers * bands)
-        residual = (mean - self.mean).reshape(windows, -1)
-        solved = torch.linalg.solve(covariance, residual).view(mean.shape)
-        gain = _limited(self.gain**2 * (mean * solved).sum(1), self.gain)
-        offset = _limited(self.offset**2 * (inverse_mean[..., None] * solved).sum(1), self.offset)
-        product = _limited(solved.sum(1) @ self.product, self.product.diagonal().sqrt())
-        return z * gain[:, None] + q[..., None] * offset[:, None] + product[:, None]
+        errors = (
+            self.gain**2 * mean[:, :, None] * mean[:, None] + self.offset**2 * inverse[:, :, None] * inverse[:, None]
+        )
+        variance = torch.diag_embed(errors) + self.product  # (window, cover, cover, band, band)
+        scatter = self.within / (INDEPENDENT_SPECTRA * share).clamp(min=1e-4)[..., None, None]
+        variance += torch.diag_embed(scatter.permute(0, 2, 3, 1)).permute(0, 3, 4, 1, 2)
+        variance = self.between + variance.permute(0, 1, 3, 2, 4).reshape(windows, covers * bands, covers * bands)
+        residual = mean - self.mean
+        solved = torch.linalg.solve(variance, residual.flatten(1)).view(mean.shape)
+        gain, offset, product = (mean * solved).sum(1), (inverse * solved).sum(1), solved.sum(1) @ self.product
+        expected = torch.stack([self.gain * gain, self.offset * offset, product], -1)
+        expected[..., 2] /= self.deviation[:, 2].clamp(min=1e-9)
+        spread = self.between.diagonal().view(mean.shape[1:]).sqrt()
+        per_cover = [residual / spread, mean, (inverse / 4).expand_as(mean), share[..., None].expand_as(mean)]
+        size = (self.deviation * DEVIATION_SCALES.to(mean.device)).expand_as(expected)
+        evidence = torch.cat([torch.cat(per_cover, 1).swapaxes(1, 2), expected, size], -1)
+        return expected.clamp(-LARGEST_ERROR, LARGEST_ERROR), evidence.clamp(-LARGEST_CONTENT, LARGEST_CONTENT)
 
-    def corrections(self, errors: Tensor, shares: Tensor) -> Tensor:
-        """(window, patch, rank) change of the expected coefficients, for spectra of scale 1; arguments as above."""
-        maps = (shares @ self.coefficients.flatten(1)).unflatten(2, self.coefficients.shape[1:])
-        return -(maps @ errors[..., None])[..., 0]
+    def corrections(self, errors: Tensor, spectra: Tensor, inverse: Tensor, shares: Tensor) -> Tensor:
+        """(window, patch, rank) change of the expected coefficients of spectra of scale 1.
+
+        Parameters
+        ----------
+        errors : (window, source band, 3) in units of `deviation`; other arguments as of `estimate`.
+        """
+        gain, offset, product = (errors * self.deviation)[:, None].unbind(-1)  # (window, 1, band)
+        relative = spectra * gain + inverse[..., None] * offset + product
+        maps = (shares @ self.coefficients.flatten(1)).view(*shares.shape[:2], *self.coefficients.shape[1:])
+        return -(maps @ relative[..., None])[..., 0]
 
 
 def _trusting(prior: SpectralPrior, source: BandView, to_target: FloatArray) -> FloatArray:
@@ -136,12 +172,6 @@ def _trusting(prior: SpectralPrior, source: BandView, to_target: FloatArray) -> 
     land = slice((len(COVERS) - len(LAND)) * len(source.response), None)
     given[:, land] = trusting[:, land]
     return given
-
-
-def _limited(values: Tensor, deviation: float | Tensor) -> Tensor:
-    """Values limited to `LARGEST_ERROR` standard deviations: a window of clouds has no errors of a band."""
-    limit = torch.as_tensor(LARGEST_ERROR * deviation, dtype=values.dtype)
-    return torch.minimum(torch.maximum(values, -limit), limit)
 
 
 class PriorOfBands(NamedTuple):
@@ -258,22 +288,12 @@ class PriorOfBands(NamedTuple):
             parts += [mean.clamp_(-LARGEST_CONTENT, LARGEST_CONTENT), deviation, certainty, pooled, share]
             return torch.cat(parts, dim=1).permute(0, 2, 3, 1)
 
-    def without_errors(self, content: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(window, patch row, patch col, `content_size`) content for a network, corrected for common errors.
-
-        Also (window, rank, patch row, patch col) their effect on the expected coefficients, or None.
-        """
+    def split(self, content: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(window, patch row, patch col, `content_size`) for a network, and arguments of `CommonErrors.estimate`."""
         size = content_size(len(self.certainty))
-        source, described = content[..., :-size], content[..., -size:]
-        if self.errors is None:
-            return described, None
-        rank, sides = len(self.certainty), (*content.shape[:3], -1)
-        flat = source.flatten(1, 2)
+        source, described = content[..., :-size].flatten(1, 2), content[..., -size:]
         shares = described[..., -1 - len(COVERS) : -1].flatten(1, 2) * described[..., -1:].flatten(1, 2)
-        errors = self.errors.estimate(flat[..., :-1], flat[..., -1], shares)
-        corrected = described[..., :rank] - (errors @ self.coefficients.T).view(sides)
-        change = self.errors.corrections(errors, shares).view(sides).permute(0, 3, 1, 2)
-        return torch.cat([corrected.clamp(-LARGEST_CONTENT, LARGEST_CONTENT), described[..., rank:]], dim=-1), change
+        return described, source[..., :-1], source[..., -1], shares
 
     def _cover_images(self, reflectance: Tensor) -> list[Tensor]:
         """(window, 1, row, col) share of each land cover in each pixel."""
