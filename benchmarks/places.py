@@ -194,7 +194,7 @@ def kinds_for(source: str) -> dict[str, Kind]:
         KNOWN: Kind(TYPICAL_INPUT_ERROR, draws=DRAWS),
     }
     measured = load_sensor(source).product_error
-    return kinds | ({MEASURED: Kind(input_error_named(measured), draws=DRAWS)} if measured else {})
+    return kinds | ({MEASURED: Kind(input_error_named(measured), draws=2 * DRAWS)} if measured else {})
 
 
 def depth_error(

@@ -510,7 +510,7 @@ def test_bands_are_adjusted_by_gain_and_offset_of_the_weights(scene_path, tmp_pa
 
 def test_calibrated_network_writes_its_uncertainty(networks, scene_path, tmp_path):
     weights = load_weights(networks["spectral"])
-    prior = weights.prior.with_sigma_scale(weights.prior.sigma_scale)  # the same for all land covers
+    prior = weights.prior
     path = tmp_path / "sure.safetensors"
     save_weights(path, prior, {}, weights.network, sigma_scale=2 * prior.sigma_scale)
     options = ConvertOptions(model=str(path), window=(0, 0, 40, 50), uncertainty=True, input_error="none")

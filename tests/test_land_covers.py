@@ -137,3 +137,10 @@ def test_refit_updates_the_covers_of_the_spectra():
     assert change[COVERS.index("bare")] > 0.05
     assert np.delete(change, COVERS.index("bare")).max() < 1e-3
     np.testing.assert_array_equal(learnt.sigma_scale, PRIOR.covers.sigma_scale)
+
+
+def test_calibration_keeps_the_ratios_of_land_covers():
+    twice = PRIOR.with_sigma_scale(2 * PRIOR.sigma_scale)
+    np.testing.assert_allclose(twice.covers.sigma_scale, 2 * PRIOR.covers.sigma_scale, rtol=1e-6)
+    again = twice.with_sigma_scale(PRIOR.sigma_scale)
+    np.testing.assert_allclose(again.covers.sigma_scale, PRIOR.covers.sigma_scale, rtol=1e-6)
