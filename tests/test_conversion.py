@@ -509,13 +509,13 @@ def test_bands_are_adjusted_by_gain_and_offset_of_the_weights(scene_path, tmp_pa
 
 
 def test_calibrated_network_writes_its_uncertainty(networks, scene_path, tmp_path):
-    found = load_weights(networks["spectral"])
-    twice = 2 * found.prior.sigma_scale
+    weights = load_weights(networks["spectral"])
+    prior = weights.prior.with_sigma_scale(weights.prior.sigma_scale)  # the same for all land covers
     path = tmp_path / "sure.safetensors"
-    save_weights(path, found.prior, {}, found.network, sigma_scale=twice)
+    save_weights(path, prior, {}, weights.network, sigma_scale=2 * prior.sigma_scale)
     options = ConvertOptions(model=str(path), window=(0, 0, 40, 50), uncertainty=True, input_error="none")
     found = read(convert(scene_path, "enmap", tmp_path / "n.tif", options).sigma)
-    save_weights(tmp_path / "prior.safetensors", found.prior, {})
+    save_weights(tmp_path / "prior.safetensors", prior, {})
     options = replace(options, model=str(tmp_path / "prior.safetensors"))
     linear = read(convert(scene_path, "enmap", tmp_path / "l.tif", options).sigma)
     known = linear != NODATA

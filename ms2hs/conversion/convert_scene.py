@@ -131,7 +131,12 @@ class _Models:
             from ms2hs.inference.device import device_named  # noqa: PLC0415  the linear model needs no torch
             from ms2hs.inference.predictor import Predictor  # noqa: PLC0415
 
-            network = Predictor(planned.weights.network, *grids, device_named(options.device), options.window_size)
+            # references and cubes of the site tell these errors better
+            known = None if options.reference or site else planned.input_error
+            settings = device_named(options.device), options.window_size
+            network = Predictor(planned.weights.network, *grids, *settings, error=known)
+            if network.patch_network and known:
+                linear = replace(linear, gain=network.patch_network.prior.gain.cpu().numpy())
         unadapted = planned.weights.prior.condition(*grids) if network else linear
         _check_finite(planned, linear, network)
         if options.reference:

@@ -99,7 +99,7 @@ class PatchNetwork:
     def correct(self, content: Tensor) -> Tensor:
         """(window, rank, patch row, patch col) float32 corrections; see `SpectralMAE.correct`."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            return self.network.correct(content).float()
+            return self.network.correct(content, self.prior).float()
 
 
 class PatchCorrector:
