@@ -8,7 +8,7 @@ from conftest import LEAVES, SAND, WATER
 from test_indices import SNOW
 from test_prior import SOURCE, TARGET, WAVELENGTH, make_prior, smooth_moment
 
-from ms2hs.models.prior import CoverFactors, refit
+from ms2hs.models.prior import CoverFactors, PlaceSpread, refit
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.spectra.indices import COVERS, CoverShares
 from ms2hs.spectra.product_error import TYPICAL_INPUT_ERROR, InputError, input_error_named
@@ -110,6 +110,17 @@ def test_weights_keep_the_covers(tmp_path):
         np.testing.assert_array_equal(getattr(loaded.covers, name), getattr(PRIOR.covers, name))
     save_weights(path, make_prior(), {})  # as written before there were covers
     assert load_weights(str(path)).prior.covers is None
+
+
+def test_weights_keep_the_spread_of_places(tmp_path):
+    path, rng = tmp_path / "places.safetensors", np.random.default_rng(0)
+    size = len(WAVELENGTH)
+    sizes = {"mean": (3, size), "between": (7, 3, size), "within": (3, size, 4)}
+    spread = PlaceSpread(**{name: rng.normal(size=shape).astype(np.float32) for name, shape in sizes.items()})
+    save_weights(path, replace(PRIOR, places=spread), {})
+    loaded = load_weights(str(path)).prior.places
+    for name in sizes:
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(spread, name))
 
 
 def test_sigma_scale_is_replaced_for_every_cover():

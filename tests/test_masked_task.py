@@ -198,7 +198,7 @@ def test_batch_needs_a_window_for_every_process():
         task.batch(0, 0, 3)
 
 
-@pytest.mark.parametrize("name", ["dlr-ibm-spatial-spectral", "spectral", "spatial-spectral"])
+@pytest.mark.parametrize("name", ["dlr-ibm-spatial-spectral", "spectral"])
 def test_network_overfits_eight_windows(name):
     # with all of them in every batch, hidden bands too
     changes = {"width": 64, "decoder_width": 64, "depth": 2, "patch": 4 if preset(name).rank else 8}

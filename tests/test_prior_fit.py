@@ -23,10 +23,10 @@ from ms2hs.conversion.site_fit import fit_site
 from ms2hs.errors import DataError
 from ms2hs.evaluation.baselines import interpolated
 from ms2hs.models.weights import load_weights
-from ms2hs.spectra.indices import COVERS, cover
+from ms2hs.spectra.indices import COVERS, LAND, cover
 from ms2hs.spectra.library import interpolate_known
 from ms2hs.spectra.sensors import load_sensor
-from ms2hs.training.prior_fit import PriorSettings, calibrate, fit, gather, place_weights, pretrain_linear
+from ms2hs.training.prior_fit import PriorSettings, calibrate, fit, gather, place_spread, place_weights, pretrain_linear
 
 SOURCE, TARGET = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
 SETTINGS = PriorSettings(step_nm=20, rank=12, canopies=0, wet_soils=0, water=0, snow=0, simulated=200, pixels=250)
@@ -179,6 +179,19 @@ def test_land_covers_improve_the_prior(many_places):
         return score(posterior.reconstruct(scene.measured[:, pixels]), scene, pixels).rmse
 
     assert error(prior, vegetation) < error(replace(prior, covers=None), vegetation)
+
+
+def test_place_spread_is_the_covariance_of_places_with_equal_weights(many_places):
+    scenes = gather(many_places, SETTINGS).scenes
+    spread = place_spread(scenes)
+    means = np.array([[scene.land[kind][0] for kind in LAND] for scene in scenes])
+    np.testing.assert_allclose(spread.mean, means.mean(axis=0), rtol=1e-5)
+    covariance = np.einsum("pkw,plv->kwlv", *(means - means.mean(axis=0),) * 2) / len(scenes)
+    np.testing.assert_allclose(np.einsum("pkw,plv->kwlv", *(spread.between,) * 2), covariance, atol=1e-6)
+    within = np.mean([scene.land["bare"][1] for scene in scenes], axis=0)
+    found = spread.within[LAND.index("bare")]
+    np.testing.assert_allclose(found @ found.T, within, atol=0.02 * within.max())
+    assert place_spread(scenes[:3]) is None
 
 
 def test_land_cover_without_spectra_has_the_moment_of_all(many_places):
