@@ -95,7 +95,7 @@ def test_untrained_network_is_linear_in_brightness(name):
     # an untrained network: a trained one also depends on the brightness
     network = SpectralMAE(preset(name), load_weights("linear").prior)
     source, target = network.band_view(load_sensor("sentinel2a").grid), network.band_view(load_sensor("enmap").grid)
-    x = window(12)
+    x = 0.2 + 0.2 * window(12)  # no water or snow: their limits are absolute
     with torch.no_grad():
         torch.testing.assert_close(network(2 * x, source, target), 2 * network(x, source, target))
 

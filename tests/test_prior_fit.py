@@ -182,15 +182,19 @@ def test_land_covers_improve_the_prior(many_places):
 
 
 def test_place_spread_is_the_covariance_of_places_with_equal_weights(many_places):
-    scenes = gather(many_places, SETTINGS).scenes
+    rng = np.random.default_rng(0)
+    means, factors = rng.normal(size=(9, 3, 12)), rng.normal(size=(9, 3, 12, 2))
+    scenes = [
+        replace(scene, land={kind: (means[i, k], factors[i, k] @ factors[i, k].T) for k, kind in enumerate(LAND)})
+        for i, scene in enumerate(gather(many_places, SETTINGS).scenes)
+    ]
     spread = place_spread(scenes)
-    means = np.array([[scene.land[kind][0] for kind in LAND] for scene in scenes])
-    np.testing.assert_allclose(spread.mean, means.mean(axis=0), rtol=1e-5)
-    covariance = np.einsum("pkw,plv->kwlv", *(means - means.mean(axis=0),) * 2) / len(scenes)
-    np.testing.assert_allclose(np.einsum("pkw,plv->kwlv", *(spread.between,) * 2), covariance, atol=1e-6)
-    within = np.mean([scene.land["bare"][1] for scene in scenes], axis=0)
-    found = spread.within[LAND.index("bare")]
-    np.testing.assert_allclose(found @ found.T, within, atol=0.02 * within.max())
+    np.testing.assert_allclose(spread.mean, means.mean(axis=0))
+    deviations = means - means.mean(axis=0)
+    covariance = np.einsum("pkw,plv->kwlv", deviations, deviations) / 9
+    np.testing.assert_allclose(np.einsum("pkw,plv->kwlv", spread.between, spread.between), covariance, atol=1e-9)
+    within = np.mean(factors[:, 0] @ factors[:, 0].swapaxes(1, 2), axis=0)
+    np.testing.assert_allclose(spread.within[0] @ spread.within[0].T, within, atol=1e-5)
     assert place_spread(scenes[:3]) is None
 
 
