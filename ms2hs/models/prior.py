@@ -123,8 +123,8 @@ class SpectralPrior:
         scale = np.asarray(sigma_scale, np.float32)
         covers = self.covers
         if covers is not None:
-            ratio = scale / np.maximum(self.sigma_scale, np.float32(1e-6))
-            covers = replace(covers, sigma_scale=covers.sigma_scale * ratio)
+            ratio = scale / np.maximum(self.sigma_scale, 1e-6)
+            covers = replace(covers, sigma_scale=(covers.sigma_scale * ratio).astype(np.float32))
         return replace(self, sigma_scale=scale, covers=covers)
 
     def of_covers(self, wavelength_nm: FloatArray) -> tuple[CoverShares | None, tuple[Self, ...]]:
