@@ -24,22 +24,36 @@ of the default in its card. One variant takes two minutes on a core.
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from place_tables import (
+    CLEAN,
+    FEATURES,
+    KNOWN,
+    MEASURED,
+    REFERENCES,
+    UNKNOWN,
+    Compared,
+    Results,
+    Scores,
+    show_choice,
+    show_places,
+    show_sensors,
+)  # fmt: skip
 
-from ms2hs.arrays import Float32Array, FloatArray
+from ms2hs.arrays import Float32Array
 from ms2hs.datasets.cubes.registry import open_cubes
 from ms2hs.datasets.pairs.pair_sampling import Kind, held_out_windows
 from ms2hs.datasets.pairs.pair_types import SimulatedPair
-from ms2hs.evaluation.accumulators import FEATURES_NM, MAX_FEATURE_DISTANCE_NM, MIN_SHOULDER_REFLECTANCE
+from ms2hs.evaluation.accumulators import MAX_FEATURE_DISTANCE_NM, MIN_SHOULDER_REFLECTANCE
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior import TYPICAL_INPUT_ERROR, InputError, Posterior, SpectralPrior
 from ms2hs.models.weights import load_weights
-from ms2hs.spectra.metrics import band_depth, coverage, ratio_interval, rmse, sam
+from ms2hs.spectra.metrics import band_depth, coverage, rmse, sam
 from ms2hs.spectra.product_error import input_error_named
 from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.spectra.spectral_grid import SpectralGrid, nearest_band
@@ -90,8 +104,6 @@ CANDIDATES = (
     *({"libraries": value} for value in (1.0, 5.0)),
     *({"noise": value} for value in (0.004, 0.012)),
 )
-# Weight of the RMSE on clean input in the minimised score; the rest is the RMSE with typical errors that are known.
-CLEAN_SHARE = 0.75
 # Numbers of places of the learning curve.
 COUNTS = (0, 3, 6, 9, 12, 15)
 # Settings that `gather` does not use, so that evidence serves all their values; the candidate that is the default.
@@ -102,26 +114,16 @@ SENSORS = (
     {"jasper_ridge", "salton_sea", "san_diego", "cuprite", "fft_forests", "bay_area"},
     {"four_corners", "seward"},
 )
-# Liquid water in leaves and wet ground, beside the features of `ms2hs evaluate`.
-FEATURES = {970: (900.0, 970.0, 1070.0), **FEATURES_NM}
-PIXELS, DRAWS, REFERENCES = 2000, 3, (3, 10)
-# A ratio to this is rounding.
-NOT_WORSE = 1.0005
-CLEAN, UNKNOWN, KNOWN, MEASURED = "clean", "errors", "errors known", "measured errors"
-Scores = dict[str, float]
+PIXELS, DRAWS = 2000, 3
 Model = tuple[SpectralPrior, SpectralMAE | None]
 
 
 @dataclass(frozen=True)
-class Contender:
+class Contender(Compared):
     """A model that is trained without the place that it is scored on."""
 
-    name: str
     without: Callable[[str], Model]
     """The prior, with its calibration, and the network, from the name of the place."""
-    reference: str
-    """Name of the model that it is compared with."""
-    is_calibrated: bool
 
 
 def contenders(arguments: argparse.Namespace) -> Iterator[Contender]:
@@ -129,18 +131,18 @@ def contenders(arguments: argparse.Namespace) -> Iterator[Contender]:
     if arguments.choose:
         for settings in CANDIDATES:
             name = ", ".join(f"{key} {value:g}" for key, value in settings.items())
-            yield Contender(name, estimate(Variant(settings), arguments), DEFAULT_CANDIDATE, is_calibrated=False)
+            yield Contender(name, DEFAULT_CANDIDATE, False, estimate(Variant(settings), arguments))
         return
     variants = arguments.variant or (["default"] if arguments.curve else [] if arguments.folds else list(VARIANTS))
     for name in variants:
-        yield Contender(name, estimate(VARIANTS[name], arguments), variants[0], arguments.calibrate)
+        yield Contender(name, variants[0], arguments.calibrate, estimate(VARIANTS[name], arguments))
     for count in COUNTS if arguments.curve else ():
         without = estimate(VARIANTS[variants[0]], arguments, count)
-        yield Contender(f"{count} places", without, variants[0], arguments.calibrate)
+        yield Contender(f"{count} places", variants[0], arguments.calibrate, without)
     for folder in arguments.folds:
         prior = f"prior of {folder.stem}"
-        yield Contender(prior, of_folds(folder, network=False), variants[0] if variants else prior, is_calibrated=True)
-        yield Contender(folder.stem, of_folds(folder, network=True), prior, is_calibrated=True)
+        yield Contender(prior, variants[0] if variants else prior, True, of_folds(folder, network=False))
+        yield Contender(folder.stem, prior, True, of_folds(folder, network=True))
 
 
 @cache
@@ -186,6 +188,14 @@ def of_folds(folder: Path, *, network: bool) -> Callable[[str], Model]:
     return weights_of
 
 
+class Conditioned:
+    """A prior that keeps its posteriors."""
+
+    def __init__(self, condition: Callable[..., Posterior]) -> None:
+        """Keep the results of `SpectralPrior.condition`."""
+        self.condition = cache(condition)
+
+
 def kinds_for(source: str) -> dict[str, Kind]:
     """The kinds of input of a source; measured errors only where convert assumes some."""
     kinds = {
@@ -194,7 +204,7 @@ def kinds_for(source: str) -> dict[str, Kind]:
         KNOWN: Kind(TYPICAL_INPUT_ERROR, draws=DRAWS),
     }
     measured = load_sensor(source).product_error
-    return kinds | ({MEASURED: Kind(input_error_named(measured), draws=DRAWS)} if measured else {})
+    return kinds | ({MEASURED: Kind(input_error_named(measured), draws=2 * DRAWS)} if measured else {})
 
 
 def depth_error(
@@ -242,10 +252,6 @@ def scores(found: dict[str, Predictions], posterior: Posterior, target: Spectral
     return result
 
 
-Results = dict[str, dict[str, dict[str, Scores]]]
-"""By source and target, model and place."""
-
-
 def score_places(
     arguments: argparse.Namespace, models: Sequence[Contender], views: Sequence[tuple[str, str]]
 ) -> Results:
@@ -254,7 +260,7 @@ def score_places(
     results: Results = {f"{source} to {target}": {model.name: {} for model in models} for source, target in views}
     for number, place in enumerate(sorted({cube.scene for cube in cubes})):
         print(place, file=sys.stderr)
-        fitted = [model.without(place) for model in models]
+        fitted = [(Conditioned(prior.condition), network) for prior, network in (one.without(place) for one in models)]
         for source, target in views:
             grids = load_sensor(source).grid, load_sensor(target).grid
             scale = fitted[0][0].condition(grids[0], grids[0]).scale
@@ -272,100 +278,6 @@ def score_places(
                     name: float(np.mean(values)) if values else float("nan") for name, values in known.items()
                 }
     return results
-
-
-def column(of_model: dict[str, Scores], name: str) -> FloatArray:
-    """(place,) one score of a model; NaN where there is none."""
-    return np.array([of_place.get(name, np.nan) for of_place in of_model.values()])
-
-
-def table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table in Markdown."""
-    print(f"\n| {title} | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}")
-    for row in rows:
-        print(f"| {' | '.join(row)} |")
-
-
-def show_places(results: dict[str, dict[str, Scores]], models: Sequence[Contender]) -> None:
-    """Print a table with a row for each place, and the comparisons."""
-    kinds = [
-        kind for kind in (CLEAN, KNOWN, MEASURED) if f"{kind}, rmse" in next(iter(results[models[0].name].values()))
-    ]
-    places = list(results[models[0].name])
-    compared = [model for model in models if model.reference != model.name]
-
-    def values(name: str, what: str) -> FloatArray:
-        return column(results[name], what)
-
-    def cell(model: Contender, kind: str, at: int) -> str:
-        error, angle = (values(model.name, f"{kind}, {what}") for what in ("rmse", "sam"))
-        reference = values(model.reference, f"{kind}, rmse")
-        error, angle, reference = (np.append(part, part.mean())[at] for part in (error, angle, reference))
-        ratio = f" ({error / reference:.3f})" if model in compared else ""
-        return f"{1e4 * error:.1f} / {angle:.2f}{ratio}"
-
-    for kind in kinds:
-        rows = ([place, *(cell(model, kind, at) for model in models)] for at, place in enumerate([*places, "mean"]))
-        table(f"{kind}: RMSE × 10⁴ / angle", [model.name for model in models], rows)
-    rows = []
-    for model in compared:
-        for kind in (*kinds, UNKNOWN, *(f"{count} references" for count in REFERENCES)):
-            own, reference = (values(name, f"{kind}, rmse") for name in (model.name, model.reference))
-            (low, high), ratios = ratio_interval(own, reference), own / reference
-            ratio = f"{own.mean() / reference.mean():.3f} ({low:.3f}–{high:.3f})"
-            worst, better = (
-                f"{ratios.max():.3f} {places[ratios.argmax()]}",
-                f"{(ratios <= NOT_WORSE).sum()} of {len(places)}",
-            )
-            rows.append([f"{model.name} to {model.reference}, {kind}", ratio, worst, better])
-    table("ratio of RMSE", ["of means (95 % interval)", "worst place", "not worse on"], rows)
-    features = [nm for nm in FEATURES if np.isfinite(values(models[0].name, f"depth {nm}")).any()]
-    depths = {model.name: [np.nanmean(values(model.name, f"depth {nm}")) for nm in features] for model in models}
-    rows = [
-        [
-            model.name,
-            *(f"{a:.4f} ({a / b:.3f})" for a, b in zip(depths[model.name], depths[model.reference], strict=True)),
-        ]
-        for model in models
-    ]
-    table("error of depth (ratio)", [f"{nm} nm" for nm in features], rows)
-    rows = []
-    for model in models:
-        inside = [100 * values(model.name, f"{kind}, coverage") for kind in kinds] if model.is_calibrated else []
-        if inside:
-            cells = (f"{part.mean():.0f} % ({part.min():.0f} % {places[part.argmin()]})" for part in inside)
-            rows.append([model.name, *cells])
-    if rows:
-        table("in the 90 % interval (worst place)", kinds, rows)
-
-
-def show_sensors(results: Results, models: Sequence[Contender]) -> None:
-    """Print a table with a row for each source and target."""
-    rows = []
-    for view, of_models in results.items():
-        cells = []
-        for model in models:
-            for kind in (CLEAN, KNOWN):
-                error, angle = (column(of_models[model.name], f"{kind}, {what}").mean() for what in ("rmse", "sam"))
-                ratio = error / column(of_models[model.reference], f"{kind}, rmse").mean()
-                cells.append(
-                    f"{error:.4f} / {angle:.2f}°" + (f" ({ratio:.3f})" if model.reference != model.name else "")
-                )
-        rows.append([view, *cells])
-    heads = [f"{model.name}, {kind}" for model in models for kind in (CLEAN, KNOWN)]
-    table("RMSE / angle (ratio)", heads, rows)
-
-
-def show_choice(results: dict[str, dict[str, Scores]]) -> None:
-    """Print the mean score of each candidate, and of the candidate that is best for the other places of each place."""
-    error = {kind: np.array([column(found, f"{kind}, rmse") for found in results.values()]) for kind in (CLEAN, KNOWN)}
-    score = CLEAN_SHARE * error[CLEAN] + (1 - CLEAN_SHARE) * error[KNOWN]  # (candidate, place)
-    best = (score.sum(axis=1, keepdims=True) - score).argmin(axis=0)
-    names, chosen = list(results), np.arange(score.shape[1])
-    rows = [[name, *(f"{1e4 * error[kind][at].mean():.2f}" for kind in error)] for at, name in enumerate(names)]
-    rows.append(["best for the other places", *(f"{1e4 * part[best, chosen].mean():.2f}" for part in error.values())])
-    table("RMSE × 10⁴", list(error), rows)
-    print("chosen:", ", ".join(f"{name} {(best == at).sum()}" for at, name in enumerate(names) if (best == at).any()))
 
 
 def main() -> None:

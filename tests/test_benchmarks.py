@@ -154,7 +154,7 @@ def test_half_of_a_scene_as_a_site_halves_the_error(real_data, monkeypatch):
     # Halves of other land are not used as a site: their ratio is 1. With every half used, the mean was 0.5, and 1.15 in
     # the worst half with errors of the product.
     assert len(ratios) == len(IMAGES)
-    assert np.mean(ratios) <= 0.65
+    assert np.mean(ratios) <= 0.61  # 0.59 before land covers: the prior alone has improved more than with a site
     assert max(ratios) <= 1.02
 
 

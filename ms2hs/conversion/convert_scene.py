@@ -150,9 +150,11 @@ class _Models:
 
     def pipeline(self, planned: Plan, reader: StripReader, statistics: Statistics) -> Pipeline:
         """A pipeline with these models."""
-        if self.network is None or self.network.patch_network:
-            patch_network = self.network.patch_network if self.network else None
-            return LinearPipeline(planned, self.linear, reader, statistics, patch_network)
+        if self.network is None:
+            return LinearPipeline(planned, self.linear, reader, statistics)
+        if patch_network := self.network.patch_network:
+            corrects = patch_network.prior.errors is not None
+            return LinearPipeline(planned, self.linear, reader, statistics, patch_network if corrects else None)
         return NetworkPipeline(planned, self.linear, reader, statistics, self.network, self.change)
 
 

@@ -87,7 +87,7 @@ class ModelConfig:
         problem = f"masking `{uneven}` shows different bands in each patch; with a prior (rank above 0) use"
         _require(not (self.rank and uneven), f"{problem} `sensors` or `spectral`")
         problem = (
-            "measured `coefficients` are those of a prior, for all patches of a window given a sensor's bands; rank"
+            "measured `coefficients` belong to a prior and to all patches of a window given a sensor's bands; rank"
         )
         fits = self.rank > 0 and not self.per_patch and self.masking == (SENSORS,)
         _require(not self.by_patch or fits, f"{problem} above 0, reach `window` and masking `sensors` are needed")

@@ -36,7 +36,7 @@ from ms2hs.models.layers import (
 )
 from ms2hs.models.masking import SENSORS
 from ms2hs.models.prior import SpectralPrior
-from ms2hs.models.prior_tensors import ERRORS, EVIDENCE, PriorOfBands, content_size, features
+from ms2hs.models.prior_tensors import ERRORS, EVIDENCE, LARGEST_ERROR, PriorOfBands, content_size, features
 from ms2hs.spectra.product_error import InputError
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
@@ -150,11 +150,11 @@ class SpectralMAE(nn.Module):
         target : the output's bands; each source band is then a token. None: the source's bands, which are then cut
             into groups of `config.group`.
         visible : (window, sequence, token) positions of the visible tokens, from `masking.visible_index`; None: all.
-            For a network of `coefficients`, the visible patches of each window's one sequence.
+            Not of a network of `coefficients`.
         valid : (window, row, col) False where a pixel is unknown; it then counts as the mean of its patch.
         """
         if self.config.by_patch:
-            return self._corrected(reflectance, source, target or source, visible, valid)
+            return self._corrected(reflectance, source, target or source, valid)
         group = self.config.group if target is None else 1
         target = source if target is None else target
         values = reflectance if valid is None else fill_invalid(reflectance, valid, self.config.patch)
@@ -253,17 +253,12 @@ class SpectralMAE(nn.Module):
         correction = (scaling.prior.basis @ image.flatten(2)).view(windows, bands, *image.shape[2:])
         return scaling.expected + correction
 
-    def _corrected(
-        self, reflectance: Tensor, source: BandView, target: BandView, visible: Tensor | None, valid: Tensor | None
-    ) -> Tensor:
+    def _corrected(self, reflectance: Tensor, source: BandView, target: BandView, valid: Tensor | None) -> Tensor:
         """The prior's expectation plus the network's correction; arguments and result as of `forward`."""
         c = self.config
         values = reflectance if valid is None else fill_invalid(reflectance, valid, c.patch)
         prior = self.prior_between(source, target, values.device)
         content = prior.content(values, c.patch, valid)
-        if visible is not None:
-            shown = torch.zeros_like(content[..., 0]).flatten(1).scatter(1, visible[:, 0], 1.0)
-            content = content * shown.view(*content.shape[:3], 1)
         return prior.corrected(values, between_patches(self.correct(content, prior).float(), c.patch))
 
     def correct(self, content: Tensor, prior: PriorOfBands) -> Tensor:
@@ -291,7 +286,7 @@ class SpectralMAE(nn.Module):
         for block in self.decoder[:-1]:
             x = block(x)
         x = self.decoder[-1](x, last=queries.shape[1])  # (window, source band, decoder width)
-        errors = expected + self.head(self.decoder_norm(x)).float()
+        errors = (expected + self.head(self.decoder_norm(x)).float()).clamp(-LARGEST_ERROR, LARGEST_ERROR)
         with torch.autocast(content.device.type, enabled=False):
             corrections = prior.errors.corrections(errors, *evidence)
         return corrections.view(windows, rows, cols, -1).permute(0, 3, 1, 2)

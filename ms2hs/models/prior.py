@@ -119,11 +119,12 @@ class SpectralPrior:
         return moment
 
     def with_sigma_scale(self, sigma_scale: FloatArray) -> Self:
-        """The prior with this calibration (wavelength,) for every land cover."""
+        """The prior with this calibration (wavelength,); the land covers' own keep their ratio to it."""
         scale = np.asarray(sigma_scale, np.float32)
         covers = self.covers
         if covers is not None:
-            covers = replace(covers, sigma_scale=np.broadcast_to(scale, covers.residual.shape))
+            ratio = scale / np.maximum(self.sigma_scale, 1e-6)
+            covers = replace(covers, sigma_scale=(covers.sigma_scale * ratio).astype(np.float32))
         return replace(self, sigma_scale=scale, covers=covers)
 
     def of_covers(self, wavelength_nm: FloatArray) -> tuple[CoverShares | None, tuple[Self, ...]]:

@@ -29,6 +29,10 @@ NO_DATA_NOTE = (
     "training on simulated scenes; real scenes give better weights: HySpecNet-11k (hyspecnet.rsim.berlin, 11,483 "
     "patches of EnMAP, CC0), SpectralEarth (EnMAP, geoservice.dlr.de), EMIT L2A (EMITL2ARFL, search.earthdata.nasa.gov)"
 )
+FEW_PLACES_NOTE = (
+    "the prior comes from too few places to estimate errors of the input: the network will equal its prior. Use "
+    "another --prior, or estimate one from more places"
+)
 # Fields of a configuration that describe the training and not the network.
 TRAINING_FIELDS = {"masking", "staged", "hidden", "unit_targets", "measured"}
 
@@ -95,6 +99,8 @@ def pretrain(
     basis = load_weights(options.prior)
     config = _config(options, basis.prior)
     network, prior = _initial_network(config, basis.prior, options, add_note)
+    if config.by_patch and prior.places is None:
+        add_note(FEW_PLACES_NOTE)
     cubes = _cubes(options, options.window or config.window, prior, add_note)
     task = MaskedTask(config, cubes, options.fit.batch, options.fit.steps, options.fit.seed, options.window)
     identity = {
