@@ -46,8 +46,8 @@ PLACES_AGAINST = 1.0
 
 KINDS = {
     "clean": Kind(InputError()),
-    "noisy": Kind(TYPICAL_INPUT_ERROR, draws=2),
-    "sentinel2": Kind(input_error_named("sentinel2"), draws=2),
+    "noisy": Kind(TYPICAL_INPUT_ERROR, draws=8),
+    "sentinel2": Kind(input_error_named("sentinel2"), draws=8),
 }
 
 
