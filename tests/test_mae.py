@@ -307,6 +307,9 @@ def test_config_round_trips_through_a_header():
     for config in PRESETS.values():
         stored = {k: list(v) if isinstance(v, tuple) else v for k, v in config.to_dict().items()}
         assert ModelConfig.from_dict(stored) == config
+        assert ModelConfig.from_dict(stored | {"context": False}) == config  # of an earlier version
+    with pytest.raises(ValueError, match="unknown: context"):
+        ModelConfig.from_dict(stored | {"context": True})
 
 
 @pytest.mark.parametrize(
@@ -317,7 +320,6 @@ def test_config_round_trips_through_a_header():
         ({"width": 25}, "multiple"),
         ({"heads": 5}, "heads"),
         ({"patch": 3}, "multiple of patches"),
-        ({"context": True}, "reach"),
         ({"depth": 0}, "1 or more"),
         ({"hidden": (0.5, 1.0)}, "between 0 and 1"),
         ({"reach": "place", "masking": ("spatial",)}, "reach"),
