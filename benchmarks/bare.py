@@ -92,7 +92,7 @@ def calls_of(scene: Path, weights: str, device: torch.device) -> list[Call]:
             scene,
             "enmap",
             scene.with_name("recorded.tif"),
-            ConvertOptions(overwrite=True, model=weights, device=str(device), input_error="none"),
+            ConvertOptions(overwrite=True, model=weights, device=str(device)),
         )
     if not calls:
         raise SystemExit(f"{weights}: not a network; weights of a network are needed. Use another --model.")

@@ -29,18 +29,15 @@ SPLITS = {
     "test": ("jasper_ridge", "salton_sea", "sjer"),
     "val": ("bavaria", "osbs_mlbs", "urban_texas"),
 }
-# Smallest side of a plot in pixels, and largest number of plots of a scene.
-MIN_SIDE, MAX_PLOTS = 10, 10
+# Smallest side of an image in pixels.
+MIN_SIDE = 10
 
 
 def pairs_of(data: Path) -> list[SimulatedPair]:
-    """Pairs of the scenes' cubes, or of their first plots, with simulated Sentinel-2A bands."""
+    """Pairs of the scenes' cubes with simulated Sentinel-2A bands."""
     target = load_sensor("enmap").grid
-    found: dict[str, list[SimulatedPair]] = {}
-    for cube in open_cubes(data / "hyperspectral"):
-        if min(cube.shape) >= MIN_SIDE:
-            found.setdefault(cube.scene, []).append(SimulatedPair(cube, "sentinel2a", target))
-    return [pair for several in found.values() for pair in several[:MAX_PLOTS]]
+    cubes = open_cubes(data / "hyperspectral")
+    return [SimulatedPair(cube, "sentinel2a", target) for cube in cubes if min(cube.shape) >= MIN_SIDE]
 
 
 def write(folder: Path, pairs: Sequence[SimulatedPair], gain: float, offset: float) -> None:

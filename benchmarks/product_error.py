@@ -1,6 +1,6 @@
 """Errors of Sentinel-2 surface reflectance, from match-ups with field measurements: covariance, and left-out scores.
 
-    python benchmarks/product_error.py --data DIR [--target NAME] [--write FILE]
+    python benchmarks/product_error.py --data DIR [--target NAME] [--weights NAME] [--write FILE]
 
 Each place is left out in turn: the covariance of the other places is the error model with which the spectra of this
 place are predicted from real Sentinel-2 bands, and scored against the field spectra. The table shows today's choices
@@ -22,8 +22,9 @@ import numpy as np
 from scipy.stats import multivariate_normal
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
+from ms2hs.inference.predictor import Predictor
 from ms2hs.models.prior import SpectralPrior
-from ms2hs.models.weights import load_weights
+from ms2hs.models.weights import Weights, load_weights
 from ms2hs.spectra.metrics import coverage, rmse, spectral_angle
 from ms2hs.spectra.product_error import TYPICAL_INPUT_ERROR, TYPICAL_SCALE, ErrorTable, InputError
 from ms2hs.spectra.sensors import load_sensor
@@ -220,8 +221,12 @@ def write_table(path: Path, table: ErrorTable, bands: Bands) -> None:
 Scores = dict[str, list[tuple[float, float, float]]]
 
 
-def score(match_ups: list[MatchUp], bands: Bands, prior: SpectralPrior, target: SpectralGrid) -> Scores:
-    """RMSE, SAM and coverage of each match-up by method; the error model does not know the match-up's place."""
+def score(match_ups: list[MatchUp], bands: Bands, weights: Weights, target: SpectralGrid) -> Scores:
+    """RMSE, SAM and coverage of each match-up by method; the error model does not know the match-up's place.
+
+    A network has a window of one pixel, the mean over the field.
+    """
+    prior = weights.calibrated_prior or weights.prior
     tables = {
         place: table_of(bands, prior, np.asarray(bands.place != place, bool))
         for place in {one.place for one in match_ups}
@@ -238,11 +243,15 @@ def score(match_ups: list[MatchUp], bands: Bands, prior: SpectralPrior, target: 
         }
         for method, (measured, error) in models.items():
             posterior = prior.condition(one.source, target, error)
-            estimate, sigma = posterior.reconstruct(measured[:, None])[:, 0], posterior.sigma(measured[:, None])[:, 0]
-            angle = float(spectral_angle(estimate, one.truth))
-            found.setdefault(method, []).append(
-                (rmse(estimate, one.truth), angle, coverage(estimate, sigma, one.truth))
-            )
+            estimates = {method: posterior.reconstruct(measured[:, None])[:, 0]}
+            if weights.network is not None:
+                network = Predictor(weights.network, one.source, target, error=error)
+                window = measured[:, None, None]
+                estimates[f"{method}; network"] = network.reconstruct(window, np.ones((1, 1), bool))[:, 0, 0]
+            sigma = posterior.sigma(measured[:, None])[:, 0]
+            for name, estimate in estimates.items():
+                angle, inside = float(spectral_angle(estimate, one.truth)), coverage(estimate, sigma, one.truth)
+                found.setdefault(name, []).append((rmse(estimate, one.truth), angle, inside))
     return found
 
 
@@ -272,13 +281,13 @@ def show(match_ups: list[MatchUp], scores: Scores) -> None:
     groups = [site == name for name in dict.fromkeys(site)]
     groups += [(site == "several") & (place == name) for name in sorted(set(place))]
     heads = [*dict.fromkeys(site), *sorted(set(place))]
-    print(f"{'RMSE / SAM / 90 %':30s}" + "".join(f"{name:>20s}" for name in heads))
+    print(f"{'RMSE / SAM / 90 %':40s}" + "".join(f"{name:>20s}" for name in heads))
     for method, rows in scores.items():
         cells = []
         for group in groups:
             error, angle, inside = np.array(rows)[group].T
             cells.append(f"{np.sqrt(np.mean(error**2)):.4f} / {angle.mean():.2f} / {100 * inside.mean():.0f}")
-        print(f"{method:30s}" + "".join(f"{cell:>20s}" for cell in cells))
+        print(f"{method:40s}" + "".join(f"{cell:>20s}" for cell in cells))
 
 
 def main() -> None:
@@ -286,12 +295,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with pairs/")
     parser.add_argument("--target", default="enmap")
+    parser.add_argument("--weights", default="linear", help="name or file of a prior, or of a network and its prior")
     parser.add_argument("--write", type=Path, help="write the covariance of all places to this CSV")
     arguments = parser.parse_args()
-    target, weights = load_sensor(arguments.target).grid, load_weights("linear")
+    target, weights = load_sensor(arguments.target).grid, load_weights(arguments.weights)
     prior = weights.calibrated_prior or weights.prior
     bands, match_ups = read_bands(arguments.data), read_match_ups(arguments.data, target)
-    show(match_ups, score(match_ups, bands, prior, target))
+    show(match_ups, score(match_ups, bands, weights, target))
     print("\nthe source's own bands, mean over 12 left-out places: RMSE, SAM, 90 %")
     for method, (error, angle, inside) in band_scores(bands, prior).items():
         print(f"{method:30s}{error:8.4f}{angle:7.2f}{100 * inside:7.0f}")

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 from known_truth import TruthScene, perturbed, read_scene
-from leave_one_scene_out import SCENES
 from scipy.cluster.vq import kmeans2
 
 from ms2hs.models.posterior import Posterior
@@ -28,6 +27,11 @@ from ms2hs.spectra.product_error import input_error_named
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.training.prior_fit import PriorSettings, calibrate, fit, gather
 
+# Scenes of the first column.
+SCENES = (
+    *("jasper_ridge_aviris", "bavaria_hyspex", "berlin_enmap_simulated", "salton_sea_aviris", "urban_hydice"),
+    *("sjer_neon", "osbs_mlbs_neon_plots", "franschhoek_airborne_3x3", "four_corners_aviris_ng"),
+)
 SOURCE, TARGET = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
 MEASURED = input_error_named("sentinel2")
 # Errors of the simulated input, and errors that the prior is given.
@@ -53,28 +57,34 @@ def simulated(scene: TruthScene, kind: str, posterior: Posterior, rng: np.random
     return (scene.measured + np.outer(common, posterior.scale(scene.measured)) + noise).astype(np.float32)
 
 
+def residual_of(posterior: Posterior, measured: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(target band, pixel) truth minus expectation, 0 where unknown."""
+    return np.nan_to_num(truth - posterior.reconstruct(np.ascontiguousarray(measured)))
+
+
 def one_strength(posterior: Posterior, measured: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(target band, source band) gain by the regression with one strength; references (band, K)."""
+    """(target band, source band) change of the map by the regression with one strength; references (band, K)."""
     bright, precision = posterior.brightness.astype(float), posterior.precision.astype(float)
     before = np.outer(bright, bright) / 2 + precision * 4 / len(bright)
     scaled = measured / posterior.scale(measured)
-    residual = np.nan_to_num(truth - posterior.gain @ measured) / posterior.scale(measured)
+    residual = residual_of(posterior, measured, truth) / posterior.scale(measured)
     inner = np.eye(scaled.shape[1]) + scaled.T @ before @ scaled
-    return posterior.gain + residual @ np.linalg.solve(inner, scaled.T @ before)
+    return residual @ np.linalg.solve(inner, scaled.T @ before)
 
 
 def own_mean(posterior: Posterior, measured: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(target band, source band) gain with the mean residual of all pixels removed."""
+    """(target band, source band) change of the map that removes the mean residual of all pixels."""
     bright = posterior.brightness @ measured
-    residual = np.nan_to_num(truth - posterior.gain @ measured)
     weight = 1 / np.square(posterior.scale(measured))
-    return posterior.gain + np.outer(residual @ (weight * bright) / (weight @ bright**2), posterior.brightness)
+    residual = residual_of(posterior, measured, truth)
+    return np.outer(residual @ (weight * bright) / (weight @ bright**2), posterior.brightness)
 
 
 def own_map(posterior: Posterior, measured: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(target band, source band) gain by least squares over all pixels."""
+    """(target band, source band) change of the map by least squares over all pixels."""
     scale = posterior.scale(measured)
-    return np.linalg.lstsq((measured / scale).T, (np.nan_to_num(truth) / scale).T, rcond=None)[0].T
+    residual = residual_of(posterior, measured, truth)
+    return np.linalg.lstsq((measured / scale).T, (residual / scale).T, rcond=None)[0].T
 
 
 def random_pixels(measured: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -109,9 +119,11 @@ def score_scene(
         measured = simulated(scene, kind, posterior, rng)
         everything = rng.permutation(pixels)[:MOST_PIXELS]
         everywhere = np.ascontiguousarray(measured[:, everything])
-        yield "none", scores(posterior.reconstruct(everywhere), posterior.sigma(everywhere), scene, everything)
+        expected = posterior.reconstruct(everywhere)
+        yield "none", scores(expected, posterior.sigma(everywhere), scene, everything)
         for name, limit in (("own mean (limit)", own_mean), ("own map (limit)", own_map)):
-            yield name, scores(limit(posterior, measured, scene.truth) @ everywhere, None, scene, everything)
+            change = limit(posterior, measured, scene.truth)
+            yield name, scores(expected + change @ everywhere, None, scene, everything)
         for count in counts:
             if pixels < 2 * count:
                 continue
@@ -123,7 +135,7 @@ def score_scene(
             for way, indices in chosen.items():
                 rest = np.setdiff1d(everything, indices)
                 seen, some = np.ascontiguousarray(measured[:, rest]), (measured[:, indices], scene.truth[:, indices])
-                before = one_strength(posterior, *some) @ seen
+                before = posterior.reconstruct(seen) + one_strength(posterior, *some) @ seen
                 after = posterior.with_references(some[0].T, some[1].T)
                 yield f"{count} {way}, one strength", scores(before, None, scene, rest)
                 yield (

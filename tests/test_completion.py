@@ -107,7 +107,7 @@ def numbers(row):
 
 
 def test_linear_weights_predict_the_expectation_of_the_prior(corpus, windows):
-    row = complete_cubes(["linear"], options_of(corpus))[2]
+    mean, _, row = complete_cubes(["linear"], options_of(corpus, hidden=0.5))
     prior = load_weights("linear").prior
     made = []
     for window in windows[0]:
@@ -115,7 +115,7 @@ def test_linear_weights_predict_the_expectation_of_the_prior(corpus, windows):
         source = grid_of(window.grid.wavelength_nm[seen], window.grid.fwhm_nm[seen])
         made.append(prior.condition(source, window.grid).reconstruct(window.truth[seen]))
     np.testing.assert_allclose(numbers(row), scored(made, windows[0]), rtol=1e-5)
-    assert row.masked_mse < complete_cubes(["linear"], options_of(corpus))[0].masked_mse
+    assert row.masked_mse < mean.masked_mse
 
 
 @pytest.mark.parametrize("name", ["spectral", "spatial-spectral"])
@@ -328,5 +328,5 @@ def test_missing_scikit_image_is_named_with_its_extra(corpus, monkeypatch):
 def test_prior_completes_real_cubes_best(real_data):
     # it was estimated from these scenes among others: this says that the numbers make sense, not how good it is
     mean, between, prior = complete_cubes(["linear"], CompletionOptions(real_data, windows=12, size=32))
-    assert prior.masked_mse < between.masked_mse < mean.masked_mse
+    assert prior.masked_mse < min(between.masked_mse, mean.masked_mse)
     assert prior.ssim > 0.8

@@ -379,7 +379,7 @@ def adaptations(scene_path, tmp_path_factory):
     return window, changes
 
 
-@pytest.mark.parametrize("name", ["spectral", "spatial-spectral", "dlr-ibm-spatial-spectral"])
+@pytest.mark.parametrize("name", ["spectral", "dlr-ibm-spatial-spectral"])
 def test_adaptation_changes_network_and_linear_model_alike(networks, name, adaptations, scene_path, tmp_path):
     window, changes = adaptations
     plain = read(convert(scene_path, "enmap", tmp_path / "plain.tif", replace(window, model=networks[name])).output)
@@ -446,21 +446,36 @@ def test_network_converts_scenes_smaller_than_its_overlap(networks, window, scen
 
 def test_network_of_patch_tokens_converts_as_its_predictor(networks, scene_path, tmp_path):
     """A part with more than one window on each side, and the uncertainty of the linear model."""
+    error = InputError(0.02, 0.005, 0)
     options = ConvertOptions(
-        model=networks["spatial-spectral"], window=(90, 60, 70, 75), window_size=32, input_error="none"
+        model=networks["spatial-spectral"], window=(90, 60, 70, 75), window_size=32, input_error=error
     )
     made = convert(scene_path, "enmap", tmp_path / "n.tif", options)
     planned = plan(scene_path, "enmap", tmp_path / "p.tif", options)
-    predictor = Predictor(planned.weights.network, planned.scene.spectral, planned.spectral, window=32)
+    grids = planned.scene.spectral, planned.spectral
+    predictor = Predictor(planned.weights.network, *grids, window=32, error=error)
     with SceneReader(planned.scene, planned.grid) as reader:
         reflectance, valid = reader.read(0, 0, 70, 75)
     expected = quantise(predictor.reconstruct(reflectance, valid), valid)
     assert np.abs(read(made.output).astype(int) - expected).max() <= 1
     linear = convert(scene_path, "enmap", tmp_path / "l.tif", replace(options, model="linear", window_size=None))
-    assert linear.residual["all"] < made.residual["all"]
-    matrix = InputResidual(planned.scene.spectral, planned.spectral).matrix
+    assert (read(linear.output) != read(made.output)).mean() > 0.5
+    matrix = InputResidual(*grids).matrix
     squares = np.square(matrix @ (expected * SCALE)[:, ::8][:, valid[::8]] - reflectance[:, ::8][:, valid[::8]])
     assert made.residual["all"] == pytest.approx(np.sqrt(squares.mean()), rel=1e-3)
+
+
+@pytest.mark.parametrize("known", ["site", "no errors"])
+def test_network_of_patch_tokens_leaves_known_errors_to_the_linear_model(
+    networks, adaptations, scene_path, tmp_path, known
+):
+    window, (adapted, _) = adaptations
+    options = adapted[0] if known == "site" else replace(window, input_error="none")
+    made = [
+        read(convert(scene_path, "enmap", tmp_path / "c.tif", replace(options, model=model, overwrite=True)).output)
+        for model in ("linear", networks["spatial-spectral"])
+    ]
+    np.testing.assert_array_equal(*made)
 
 
 @pytest.mark.parametrize(
@@ -509,13 +524,13 @@ def test_bands_are_adjusted_by_gain_and_offset_of_the_weights(scene_path, tmp_pa
 
 
 def test_calibrated_network_writes_its_uncertainty(networks, scene_path, tmp_path):
-    found = load_weights(networks["spectral"])
-    twice = 2 * found.prior.sigma_scale
+    weights = load_weights(networks["spectral"])
+    prior = weights.prior
     path = tmp_path / "sure.safetensors"
-    save_weights(path, found.prior, {}, found.network, sigma_scale=twice)
+    save_weights(path, prior, {}, weights.network, sigma_scale=2 * prior.sigma_scale)
     options = ConvertOptions(model=str(path), window=(0, 0, 40, 50), uncertainty=True, input_error="none")
     found = read(convert(scene_path, "enmap", tmp_path / "n.tif", options).sigma)
-    save_weights(tmp_path / "prior.safetensors", found.prior, {})
+    save_weights(tmp_path / "prior.safetensors", prior, {})
     options = replace(options, model=str(tmp_path / "prior.safetensors"))
     linear = read(convert(scene_path, "enmap", tmp_path / "l.tif", options).sigma)
     known = linear != NODATA

@@ -4,7 +4,6 @@ import json
 import pickle
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import h5py
@@ -20,6 +19,7 @@ from test_spectra_npz import write_cube
 from ms2hs.datasets.cubes import emit
 from ms2hs.datasets.cubes.emit import open_emit, orthorectify
 from ms2hs.datasets.cubes.enmap import open_enmap
+from ms2hs.datasets.cubes.npz import arrange
 from ms2hs.datasets.cubes.plausibility import reflectance_of, usable_bands
 from ms2hs.datasets.cubes.raster_cube import RasterCube
 from ms2hs.datasets.cubes.registry import FORMATS, hold_out, open_cubes
@@ -520,35 +520,70 @@ def test_raster_cube_reports_a_truncated_file(tmp_path):
 # Archives
 
 
-def test_npz_plots_are_cubes_of_one_scene(tmp_path):
+def test_npz_images_are_read_as_stored(tmp_path):
     wavelength = np.array([700.0, 500, 600, 1400])
-    cube = np.random.default_rng(0).uniform(0.1, 0.4, (3, 4, 5, 4))
+    values = np.random.default_rng(0).uniform(0.1, 0.4, (4, 5, 4))
     good = np.array([True, True, True, False])
-    path = write_cube(tmp_path / "plots.npz", wavelength, cube, good=good)
-    write_cube(tmp_path / "berlin_hymap.npz", wavelength, cube[0], fwhm_nm=np.array([7.0, 5, 6, 14]), place="berlin")
-    np.savez(tmp_path / "library.npz", wavelength_nm=wavelength, reflectance=cube[0, 0])
-    cubes = open_cubes(tmp_path)
-    assert [cube.name for cube in cubes] == ["berlin_hymap", "plots/0000", "plots/0001", "plots/0002"]
-    assert [cube.scene for cube in cubes] == ["berlin", "plots", "plots", "plots"]
-    np.testing.assert_array_equal(cubes[0].grid.fwhm_nm, [5, 6, 7, 14])
-    truth = read_spectra(path).reflectance.reshape(3, 4, 5, 3)
-    np.testing.assert_array_equal(whole(cubes[2]), np.moveaxis(truth[1], -1, 0))
+    write_cube(tmp_path / "a.npz", wavelength, values, good=good, fwhm_nm=np.array([7.0, 5, 6, 14]), place="berlin")
+    np.savez(tmp_path / "library.npz", wavelength_nm=wavelength, reflectance=values[0])
+    (cube,) = open_cubes(tmp_path)
+    assert (cube.name, cube.scene, cube.shape) == ("a", "berlin", (4, 5))
+    np.testing.assert_array_equal(cube.grid.fwhm_nm, [5, 6, 7])
+    np.testing.assert_allclose(whole(cube), np.moveaxis(values[..., [1, 2, 0]], -1, 0), atol=1e-4)
+
+
+def test_npz_plots_and_points_of_a_place_become_one_image(tmp_path):
+    rng, wavelength = np.random.default_rng(0), np.array([500.0, 600, 700])
+    for part in ("hyperspectral", "points"):
+        (tmp_path / part).mkdir()
+    plots = rng.uniform(0.1, 0.4, (5, 2, 3, 3))
+    plots[1, 0, 0] = -3.2768  # nodata
+    write_cube(tmp_path / "hyperspectral/plots.npz", wavelength, plots)
+    points, places = rng.uniform(0.1, 0.4, (11, 3)), np.repeat(["a", "b"], [7, 4])
+    write_cube(tmp_path / "points/crowns.npz", wavelength, points, place=places)
+    first, second, image = open_cubes(tmp_path)
+    assert [cube.name for cube in (first, second, image)] == ["crowns/a", "crowns/b", "plots"]
+    assert [cube.scene for cube in (first, second, image)] == ["a", "b", "plots"]
+    assert [cube.shape for cube in (first, second, image)] == [(3, 3), (2, 2), (6, 6)]
+    for cube, expected in ((first, points[:7]), (second, points[7:]), (image, plots.reshape(-1, 3))):
+        spectra = whole(cube).reshape(3, -1).T
+        known = [np.unique(part[(part > 0).all(axis=1)].round(4), axis=0) for part in (spectra, expected)]
+        np.testing.assert_allclose(*known, atol=1e-4)
+    plots[1, 0, 0] = np.nan
+    pixels = whole(image)  # each plot is whole
+    places = [pixels[0, row : row + 2, col : col + 3] for row in (0, 2, 4) for col in (0, 3)]
+    for plot in plots[..., 0]:
+        assert any(np.allclose(plot, place, atol=1e-4, equal_nan=True) for place in places)
+
+
+@given(st.integers(1, 60), st.integers(1, 4), st.integers(0, 9))
+def test_arrangement_has_each_item_once(count, features, seed):
+    order = arrange(np.random.default_rng(seed).uniform(0, 1, (count, features)))
+    np.testing.assert_array_equal(np.sort(order[order >= 0]), np.arange(count))
+    assert order.size < count + order.shape[0]
+
+
+def test_arrangement_puts_like_items_beside_each_other():
+    rows, cols = np.mgrid[:8, :8].reshape(2, -1)
+    shuffled = np.random.default_rng(0).permutation(64)
+    features = np.stack([10 * cols, rows, 0.01 * rows], axis=1)[shuffled].astype(float)
+    values = features[arrange(features)]
+    assert np.unique(np.abs(np.diff(values[..., 0], axis=1))).tolist() == [10]
+    assert np.unique(np.abs(np.diff(values[..., 1], axis=0))).tolist() == [1]
 
 
 def test_npz_cubes_equal_their_spectra_in_real_files(real_data):
     names = set()
-    read = cache(read_spectra)
     for cube in open_cubes(real_data):
-        corpus = read(cube.path)
+        corpus = read_spectra(cube.path)
         np.testing.assert_array_equal(cube.grid.wavelength_nm, corpus.wavelength_nm)
-        values = corpus.reflectance.reshape(*corpus.shape, -1)
-        image = values if cube.plot is None else values[cube.plot]
         top, left = cube.shape[0] // 3, cube.shape[1] // 2
-        found = cube.read(top, left, cube.shape[0] - top, 1)
-        np.testing.assert_array_equal(found, np.moveaxis(image[top:, left : left + 1], -1, 0))
+        found = cube.read(top, left, cube.shape[0] - top, 1)[:, :, 0].T
+        index = cube.layout[top:, left]
+        np.testing.assert_array_equal(found[index >= 0], corpus.reflectance[index[index >= 0]])
         assert (cube.grid.fwhm_nm < 30).all()
         names.add(cube.path.name)
-    assert names == {path.name for path in (real_data / "hyperspectral").glob("*.npz")}
+    assert names == {path.name for part in ("hyperspectral", "points") for path in (real_data / part).glob("*.npz")}
 
 
 # Shards

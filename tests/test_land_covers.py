@@ -8,7 +8,7 @@ from conftest import LEAVES, SAND, WATER
 from test_indices import SNOW
 from test_prior import SOURCE, TARGET, WAVELENGTH, make_prior, smooth_moment
 
-from ms2hs.models.prior import CoverFactors
+from ms2hs.models.prior import CoverFactors, PlaceSpread, refit
 from ms2hs.models.weights import load_weights, save_weights
 from ms2hs.spectra.indices import COVERS, CoverShares
 from ms2hs.spectra.product_error import TYPICAL_INPUT_ERROR, InputError, input_error_named
@@ -112,7 +112,35 @@ def test_weights_keep_the_covers(tmp_path):
     assert load_weights(str(path)).prior.covers is None
 
 
+def test_weights_keep_the_spread_of_places(tmp_path):
+    path, rng = tmp_path / "places.safetensors", np.random.default_rng(0)
+    size = len(WAVELENGTH)
+    sizes = {"mean": (3, size), "between": (7, 3, size), "within": (3, size, 4)}
+    spread = PlaceSpread(**{name: rng.normal(size=shape).astype(np.float32) for name, shape in sizes.items()})
+    save_weights(path, replace(PRIOR, places=spread), {})
+    loaded = load_weights(str(path)).prior.places
+    for name in sizes:
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(spread, name))
+
+
 def test_sigma_scale_is_replaced_for_every_cover():
     wide = PRIOR.with_sigma_scale(np.full(len(WAVELENGTH), 2.0)).condition(SOURCE, TARGET)
     narrow = PRIOR.with_sigma_scale(np.ones(len(WAVELENGTH))).condition(SOURCE, TARGET)
     np.testing.assert_allclose(wide.relative_sigma, 2 * narrow.relative_sigma, rtol=1e-5)
+
+
+def test_refit_updates_the_covers_of_the_spectra():
+    rng = np.random.default_rng(0)
+    desert = np.interp(WAVELENGTH, SOURCE.wavelength_nm, SAND) * rng.uniform(0.8, 1.2, (50, 1))
+    learnt = refit(PRIOR, [desert.astype(np.float32)] * 5, 0.0).covers
+    change = np.abs(learnt.factors - PRIOR.covers.factors).max(axis=(1, 2))
+    assert change[COVERS.index("bare")] > 0.05
+    assert np.delete(change, COVERS.index("bare")).max() < 1e-3
+    np.testing.assert_array_equal(learnt.sigma_scale, PRIOR.covers.sigma_scale)
+
+
+def test_calibration_keeps_the_ratios_of_land_covers():
+    twice = PRIOR.with_sigma_scale(2 * PRIOR.sigma_scale)
+    np.testing.assert_allclose(twice.covers.sigma_scale, 2 * PRIOR.covers.sigma_scale, rtol=1e-6)
+    again = twice.with_sigma_scale(PRIOR.sigma_scale)
+    np.testing.assert_allclose(again.covers.sigma_scale, PRIOR.covers.sigma_scale, rtol=1e-6)

@@ -1,25 +1,27 @@
 """Properties of the masked autoencoder that hold for any weights."""
 
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 - the usual name
 
 from ms2hs.errors import UnknownName
 from ms2hs.models.config import PRESETS, ModelConfig, preset
 from ms2hs.models.layers import BandView, patchify, unpatchify
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.masking import hide, visible_index
-from ms2hs.models.prior_tensors import LARGEST_CONTENT
+from ms2hs.models.prior_tensors import LARGEST_CONTENT, CommonErrors
 from ms2hs.models.weights import load_weights
+from ms2hs.spectra.product_error import TYPICAL_INPUT_ERROR, InputError
 from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.spectra.spectral_grid import grid_of
 
 SMALL = {"width": 24, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_depth": 2, "decoder_heads": 2, "window": 16}
 PLAIN = ["dlr-ibm-spectral", "dlr-ibm-spatial-spectral", "s2mae", "general"]
 OURS = ["spectral", "spatial-spectral"]
+ERROR = replace(TYPICAL_INPUT_ERROR, pixel=0.0)
 
 
 def small(name, **changes) -> SpectralMAE:
@@ -62,23 +64,24 @@ def test_untrained_network_predicts_the_prior(name, target):
 @pytest.mark.parametrize("name", OURS)
 def test_trained_network_differs_from_the_prior(name):
     network = small(name)
-    grids = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
+    source, target = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
     x = window(12)
     with torch.no_grad():
-        made = network(x, *map(network.band_view, grids)).numpy()
-    assert np.abs(made[0] - network.prior.condition(*grids).reconstruct(x[0].numpy())).max() > 1e-3
+        made = network(x, network.band_view(source, ERROR), network.band_view(target)).numpy()
+    assert np.abs(made[0] - network.prior.condition(source, target).reconstruct(x[0].numpy())).max() > 1e-3
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_share_scales_the_correction_of_the_prior(name):
     network = small(name)
     x, source, target = window(12), load_sensor("sentinel2a").grid, load_sensor("enmap").grid
-    expected = network.prior.condition(source, target).reconstruct(x.numpy()[0])
+    given = ERROR if network.config.by_patch else None
+    expected = network.prior.condition(source, target, given).reconstruct(x.numpy()[0])
     added = []
     for share in (None, 1.0, 0.5, 0.0):
         network.set_share(None if share is None else np.full(len(network.prior.wavelength_nm), share))
         with torch.no_grad():
-            made = network(x, network.band_view(source), network.band_view(target))[0].numpy()
+            made = network(x, network.band_view(source, given), network.band_view(target))[0].numpy()
         added.append(made - expected)
     assert np.abs(added[0]).max() > 1e-3
     for found, part in zip(added[1:], (1, 0.5, 0), strict=True):
@@ -92,7 +95,7 @@ def test_untrained_network_is_linear_in_brightness(name):
     # an untrained network: a trained one also depends on the brightness
     network = SpectralMAE(preset(name), load_weights("linear").prior)
     source, target = network.band_view(load_sensor("sentinel2a").grid), network.band_view(load_sensor("enmap").grid)
-    x = window(12)
+    x = 0.2 + 0.2 * window(12)  # no water or snow: their limits are absolute
     with torch.no_grad():
         torch.testing.assert_close(network(2 * x, source, target), 2 * network(x, source, target))
 
@@ -232,23 +235,35 @@ def test_invalid_pixel_counts_as_the_mean_of_its_patch():
         torch.testing.assert_close(network(x, source, target, valid=valid), network(filled, source, target))
 
 
-def test_hidden_patches_are_predicted_from_the_others():
+def test_network_of_patches_is_the_prior_without_given_errors():
     network = small("spatial-spectral")
-    source, target = network.band_view(load_sensor("sentinel2a").grid), network.band_view(load_sensor("enmap").grid)
-    prior = network.prior_between(source, target, torch.device("cpu"))
-    x = window(12, windows=1)
-    other = x.clone()
-    other[:, :, 4:8, 8:12] += 0.2  # the patch in row 1 and column 2 of 4 by 4 patches
-    visible = torch.tensor([[[patch for patch in range(16) if patch != 6]]])
+    source, target = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
+    x = window(12)
     with torch.no_grad():
-        added = [
-            network(y, source, target, shown) - prior.corrected(y, torch.zeros(1, 32, 16, 16))
-            for y, shown in product((x, other), (visible, None))
-        ]
-    outside = np.s_[:, :, :, :4]  # pixels of other patches, beyond the interpolation
-    torch.testing.assert_close(added[0][outside], added[2][outside])
-    assert (added[1][outside] - added[3][outside]).abs().max() > 1e-4
-    assert (added[0] - added[1]).abs().max() > 1e-4
+        made = network(x, network.band_view(source), network.band_view(target))[0].numpy()
+    np.testing.assert_allclose(made, network.prior.condition(source, target).reconstruct(x.numpy()[0]), atol=1e-5)
+
+
+@pytest.mark.parametrize(("error", "kind"), [(InputError(gain=0.05), 0), (InputError(offset=0.01), 1)])
+def test_common_errors_are_found_in_spectra_of_the_prior(error, kind):
+    # soil and vegetation of average places, with an error in one band
+    prior = load_weights("linear").prior
+    source = SpectralMAE(preset("spatial-spectral"), prior).band_view(load_sensor("sentinel2a").grid, error)
+    common = CommonErrors.of(prior, source, torch.device("cpu"), 32)
+    spectra = common.mean.repeat_interleave(4, 0)[None].repeat(2, 1, 1)  # (window, patch, band)
+    inverse = torch.tensor([1.0, 2.0, 3.0, 4.0]).repeat(3)[None].repeat(2, 1)
+    shares = F.pad(torch.eye(3), (2, 0)).repeat_interleave(4, 0)[None].repeat(2, 1, 1)
+    size = 2 * common.deviation[0, kind]
+    spectra[1, :, 3] += size * (spectra[1, :, 3] if kind == 0 else inverse[1])
+    expected, _ = common.estimate(spectra, inverse, shares)
+    torch.testing.assert_close(expected[0], torch.zeros_like(expected[0]), atol=1e-3, rtol=0)
+    assert expected[1, :, kind].argmax() == 3
+    assert 0.5 < expected[1, 3, kind] < 2
+    before, after = (
+        common.corrections(part, spectra[1:], inverse[1:], shares[1:]) for part in (0 * expected[1:], expected[1:])
+    )
+    assert (before == 0).all()
+    assert after.abs().max() > 0
 
 
 def test_content_is_proportional_to_the_coefficients_of_the_prior():
@@ -283,7 +298,7 @@ def test_patches_of_a_local_network_are_independent():
     other[:, :, 8:] = 0.7
     with torch.no_grad():
         torch.testing.assert_close(network(x, source, target)[:, :, :8], network(other, source, target)[:, :, :8])
-        wide = small("spatial-spectral")
+        wide, source = small("spatial-spectral"), network.band_view(load_sensor("sentinel2a").grid, ERROR)
         assert not torch.allclose(wide(x, source, target)[:, :, :8], wide(other, source, target)[:, :, :8])
 
 

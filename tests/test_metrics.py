@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms2hs.spectra.metrics import band_depth, coverage, ergas, psnr, r2, rmse, sam, spectral_angle, ssim
+from ms2hs.spectra.metrics import band_depth, coverage, ergas, psnr, r2, ratio_interval, rmse, sam, spectral_angle, ssim
 
 
 @given(st.floats(-0.3, 0.3), st.integers(1, 20))
@@ -201,3 +201,13 @@ def test_r2_of_a_shrunken_truth_is_its_remaining_variance(share):
 def test_spectral_angle_is_nan_without_direction():
     estimate, truth = np.ones((2, 3)), np.array([[1.0, 0.0, 0.0], [1.0, 0.0, 1.0]])
     np.testing.assert_allclose(spectral_angle(estimate, truth), [0, np.nan, 45], atol=1e-12)
+
+
+def test_interval_of_a_ratio_of_means():
+    prior = np.arange(1.0, 10)
+    np.testing.assert_allclose(ratio_interval(0.9 * prior, prior), 0.9)  # the same ratio in every place
+    values = prior * np.tile([0.8, 1.0, 1.2], 3)
+    low, high = ratio_interval(values, prior)
+    assert 0.8 < low < values.mean() / prior.mean() < high < 1.2
+    narrow = ratio_interval(values, prior, level=0.5)
+    assert low < narrow[0] < narrow[1] < high

@@ -254,7 +254,7 @@ def test_prior_of_real_spectra_beats_interpolation_on_a_left_out_scene(tmp_path)
     from ms2hs.training.prior_fit import PriorSettings, calibrate, fit, gather
 
     for name in ("hyperspectral/sjer_neon", "hyperspectral/bavaria_hyspex", "hyperspectral/jasper_ridge_aviris",
-                 "spectra/earthlib_optimized", "spectra/prosail_soil_ossl"):  # fmt: skip
+                 "spectra/earthlib_asd_urban_npv", "spectra/prosail_soil_ossl"):  # fmt: skip
         (tmp_path / Path(name).parent).mkdir(exist_ok=True)
         (tmp_path / f"{name}.npz").symlink_to(Path(DATA, f"{name}.npz").resolve())
     evidence = gather(tmp_path, PriorSettings(step_nm=10, rank=30, simulated=300))

@@ -23,13 +23,13 @@ from ms2hs.conversion.site_fit import fit_site
 from ms2hs.errors import DataError
 from ms2hs.evaluation.baselines import interpolated
 from ms2hs.models.weights import load_weights
-from ms2hs.spectra.indices import COVERS, cover
+from ms2hs.spectra.indices import COVERS, LAND, cover
 from ms2hs.spectra.library import interpolate_known
 from ms2hs.spectra.sensors import load_sensor
-from ms2hs.training.prior_fit import PriorSettings, calibrate, fit, gather, place_weights, pretrain_linear
+from ms2hs.training.prior_fit import PriorSettings, calibrate, fit, gather, place_spread, place_weights, pretrain_linear
 
 SOURCE, TARGET = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
-SETTINGS = PriorSettings(step_nm=20, rank=12, canopies=0, simulated=200, pixels=250)
+SETTINGS = PriorSettings(step_nm=20, rank=12, canopies=0, wet_soils=0, water=0, snow=0, simulated=200, pixels=250)
 WAVELENGTH = np.arange(380.0, 2500.0, 8.0)
 
 
@@ -181,6 +181,23 @@ def test_land_covers_improve_the_prior(many_places):
     assert error(prior, vegetation) < error(replace(prior, covers=None), vegetation)
 
 
+def test_place_spread_is_the_covariance_of_places_with_equal_weights(many_places):
+    rng = np.random.default_rng(0)
+    means, factors = rng.normal(size=(9, 3, 12)), rng.normal(size=(9, 3, 12, 2))
+    scenes = [
+        replace(scene, land={kind: (means[i, k], factors[i, k] @ factors[i, k].T) for k, kind in enumerate(LAND)})
+        for i, scene in enumerate(gather(many_places, SETTINGS).scenes)
+    ]
+    spread = place_spread(scenes)
+    np.testing.assert_allclose(spread.mean, means.mean(axis=0))
+    deviations = means - means.mean(axis=0)
+    covariance = np.einsum("pkw,plv->kwlv", deviations, deviations) / 9
+    np.testing.assert_allclose(np.einsum("pkw,plv->kwlv", spread.between, spread.between), covariance, atol=1e-9)
+    within = np.mean(factors[:, 0] @ factors[:, 0].swapaxes(1, 2), axis=0)
+    np.testing.assert_allclose(spread.within[0] @ spread.within[0].T, within, atol=1e-5)
+    assert place_spread(scenes[:3]) is None
+
+
 def test_land_cover_without_spectra_has_the_moment_of_all(many_places):
     evidence = gather(many_places, SETTINGS)
 
@@ -192,6 +209,24 @@ def test_land_cover_without_spectra_has_the_moment_of_all(many_places):
     snow = COVERS.index("snow")
     unseen = replace(prior, factors=prior.covers.factors[snow], residual=prior.covers.residual[snow])
     np.testing.assert_allclose(unseen.second_moment(), prior.second_moment(), rtol=1e-3, atol=1e-5)
+
+
+def test_simulated_water_and_snow_count_for_their_own_covers_only(folder):
+    pytest.importorskip("prosail")
+    without, simulated = (
+        fit(gather(folder, replace(SETTINGS, water=weight, snow=weight, mixtures=0))) for weight in (0, 1)
+    )
+    np.testing.assert_array_equal(simulated.second_moment(), without.second_moment())
+    moments = zip(COVERS, simulated.covers.factors, without.covers.factors, strict=True)
+    changed = [kind for kind, after, before in moments if not np.array_equal(after, before)]
+    assert changed == ["water", "snow"]
+
+
+def test_gather_leaves_out_files_by_the_beginning_of_their_names(folder):
+    evidence = gather(folder, SETTINGS, ["scene1", "scene2"])
+    assert {scene.name for scene in evidence.scenes} == {"scene0", "scene3"}
+    with pytest.raises(DataError, match="0 libraries"):
+        gather(folder, SETTINGS, ["lab"])
 
 
 def test_same_seed_gives_the_same_weights(folder, tmp_path):

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from test_land_covers import with_covers as land_covers
 from test_prior import SOURCE, TARGET, WAVELENGTH, make_prior, smooth_moment, spectra_of
 
 from ms2hs.conversion.site_fit import SceneBands, fit_site
 from ms2hs.errors import DataError
+from ms2hs.spectra.indices import COVERS, CoverShares
 from ms2hs.spectra.product_error import InputError, input_error_named
 from ms2hs.spectra.spectral_grid import response_matrix
 
@@ -50,7 +52,9 @@ def test_site_moves_the_prior_to_its_spectra(prior, spectra):
 def test_posterior_is_the_conditional_of_the_joint_gaussian(prior, spectra):
     fit = fit_site(prior, spectra[:300], SOURCE, bands_of(spectra[300:]))
     both = np.vstack([TO_SOURCE, TO_TARGET])
-    joint = both @ fit.moment @ both.T
+    (moment,) = fit.of_covers
+    np.testing.assert_array_equal(moment, fit.moment)
+    joint = both @ moment @ both.T
     count = len(SOURCE)
     joint[:count, :count] += fit.common_error + fit.pixel_error
     gain = joint[count:, :count] @ np.linalg.inv(joint[:count, :count]) * fit.band_gain
@@ -58,6 +62,22 @@ def test_posterior_is_the_conditional_of_the_joint_gaussian(prior, spectra):
     np.testing.assert_allclose(posterior.gain, gain, atol=1e-3)
     left = joint[count:, count:] - joint[count:, :count] @ np.linalg.solve(joint[:count, :count], joint[:count, count:])
     np.testing.assert_allclose(np.square(posterior.relative_sigma[:, 0]), np.diag(left), rtol=0.01, atol=1e-7)
+
+
+def test_site_has_a_moment_for_each_land_cover(prior, spectra):
+    with_covers = land_covers()
+    fit = fit_site(with_covers, spectra[:300], SOURCE, bands_of(spectra[300:]))
+    posterior = fit.condition(TARGET)
+    assert posterior.covers == CoverShares.of(SOURCE.wavelength_nm)
+    of_covers = posterior.gain.reshape(len(TARGET), len(COVERS), -1)
+    for number, moment in enumerate(fit.of_covers):
+        seen = TO_SOURCE @ moment @ TO_SOURCE.T + fit.common_error + fit.pixel_error
+        gain = TO_TARGET @ moment @ TO_SOURCE.T @ np.linalg.inv(seen) * fit.band_gain
+        np.testing.assert_allclose(of_covers[:, number], gain, atol=1e-3)
+    visible = SOURCE.select(SOURCE.index(["B02", "B03", "B04", "B8A"]))
+    (moment,) = fit_site(with_covers, spectra[:300], visible, bands_of(spectra[300:])[:, [1, 2, 3, 8]]).of_covers
+    alone = fit_site(prior, spectra[:300], visible, bands_of(spectra[300:])[:, [1, 2, 3, 8]])
+    np.testing.assert_array_equal(moment, alone.moment)
 
 
 def test_other_land_falls_back_to_the_prior(prior, spectra):

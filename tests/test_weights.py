@@ -119,7 +119,7 @@ def test_shipped_weights_serve_every_sensor():
     shipped = load_weights()
     assert shipped.path.stat().st_size < 2_000_000
     assert shipped.card["trained_on"]
-    assert len(shipped.card["scores"]) == 9
+    assert len(shipped.card["scores"]) == 18
     source = load_sensor("sentinel2a").grid
     for target in ("enmap", "emit", "emit-285", "prisma"):
         conditional = shipped.prior.condition(source, load_sensor(target).grid)

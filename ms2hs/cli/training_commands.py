@@ -53,7 +53,7 @@ GRADIENT_OPTIONS = (
 )
 PRETRAIN_NETWORK_OPTIONS = (
     *GRADIENT_OPTIONS,
-    *("seed", "split", "simulated", "init", "prior", "change", "picture_every", "cross_fit", "compiled"),
+    *("seed", "split", "simulated", "init", "prior", "change", "picture_every", "cross_fit", "folds", "compiled"),
 )
 
 
@@ -105,11 +105,14 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
         bool,
         TRAINING(
             "--cross-fit",
-            help="Also train without each scene in turn, to fit how far the network can be trusted. Takes many times "
-            "as long.",
+            help="Also train without each fold of places, to fit how far the network can be trusted. An interrupted "
+            "run continues.",
             show_default=False,
         ),
     ] = False,
+    folds: Annotated[
+        int, TRAINING(min=2, help="With --cross-fit: number of folds, each with a training of its own.")
+    ] = 6,
     checkpoint_every: CheckpointEvery = 500,
     picture_every: Annotated[int, TRAINING(min=0, help="Steps between pictures in <stem>.run/; 0 draws none.")] = 0,
     resume: Resume = False,
@@ -128,14 +131,16 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
 ) -> None:
     """Train weights on hyperspectral data, also under torchrun on several GPUs."""
     from ms2hs.files import check_output, file_ids
-    from ms2hs.progress import fit_bar, progress_bar
+    from ms2hs.progress import fit_bar
 
     if preset == "linear":
         refuse(context, PRETRAIN_NETWORK_OPTIONS, "the linear model is estimated in closed form from one folder")
     if not data:
         refuse(context, ["split", "leave_out"], "it needs --data DIR")
     if cross_fit:
-        refuse(context, ["resume"], "--cross-fit trains from the beginning")
+        refuse(context, ["resume"], "--cross-fit continues by itself")
+    else:
+        refuse(context, ["folds"], "it needs --cross-fit")
     output = output or Path(f"{preset}.safetensors")
     check_output(output, overwrite=overwrite, inputs=file_ids([recipe] if recipe else []))
     if preset == "linear":
@@ -176,8 +181,8 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     if cross_fit:
         from ms2hs.training.cross_fitting import pretrain_cross_fitted
 
-        with progress_bar(shown=not quiet, unit="scenes") as scenes_progress:
-            pretrain_cross_fitted(settings, output, overwrite=overwrite, progress=scenes_progress, note=notes)
+        with fit_bar(shown=not quiet) as progress:
+            pretrain_cross_fitted(settings, output, folds, overwrite=overwrite, progress=progress, note=notes)
         typer.echo(output)
         return
     with fit_bar(shown=not quiet) as progress:

@@ -131,7 +131,12 @@ class _Models:
             from ms2hs.inference.device import device_named  # noqa: PLC0415  the linear model needs no torch
             from ms2hs.inference.predictor import Predictor  # noqa: PLC0415
 
-            network = Predictor(planned.weights.network, *grids, device_named(options.device), options.window_size)
+            # references and cubes of the site tell these errors better
+            known = None if options.reference or site else planned.input_error
+            settings = device_named(options.device), options.window_size
+            network = Predictor(planned.weights.network, *grids, *settings, error=known)
+            if network.patch_network and known:
+                linear = replace(linear, gain=network.patch_network.prior.gain.cpu().numpy())
         unadapted = planned.weights.prior.condition(*grids) if network else linear
         _check_finite(planned, linear, network)
         if options.reference:
@@ -145,9 +150,11 @@ class _Models:
 
     def pipeline(self, planned: Plan, reader: StripReader, statistics: Statistics) -> Pipeline:
         """A pipeline with these models."""
-        if self.network is None or self.network.patch_network:
-            patch_network = self.network.patch_network if self.network else None
-            return LinearPipeline(planned, self.linear, reader, statistics, patch_network)
+        if self.network is None:
+            return LinearPipeline(planned, self.linear, reader, statistics)
+        if patch_network := self.network.patch_network:
+            corrects = patch_network.prior.errors is not None
+            return LinearPipeline(planned, self.linear, reader, statistics, patch_network if corrects else None)
         return NetworkPipeline(planned, self.linear, reader, statistics, self.network, self.change)
 
 

@@ -8,11 +8,13 @@ is off by a curve that is smooth in wavelength, and by the errors of the scene's
    corrected by its part, and the bands of the scene by theirs.
 2. The share of the prior and the sizes of the parts are those with the highest evidence: the likelihood of the
    difference, and of the scene's pixels.
-3. Where more than a little of the prior is likelier, the scene holds land that the site does not: the site does not
+3. Each land cover has the mixture of its own second moments of site and prior, with the parts found for all.
+4. Where more than a little of the prior is likelier, the scene holds land that the site does not: the site does not
    fit, and the prior alone is used. Where the mean of the scene lies outside the spread of the site, the site must
    carry over to other land: its halves must predict each other far better than the prior does.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -22,6 +24,7 @@ from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.errors import DataError
 from ms2hs.models.moments import expect, scale_of
 from ms2hs.models.prior import Posterior, SpectralPrior, brightness_of
+from ms2hs.spectra.indices import CoverShares
 from ms2hs.spectra.product_error import TYPICAL_SCALE, InputError
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
@@ -44,6 +47,8 @@ EXPECTED_BAND_ERROR, BAND_ERROR_RATIO = 0.005, 4.0
 LARGEST_GAIN = 1.5
 # Pixels that count as independent in the likelihood of all pixels.
 INDEPENDENT_PIXELS = 50
+# Weight of the moment of all spectra of a site in the moment of a land cover, in spectra.
+SPECTRA_OF_ALL = 30
 # A site fits a scene up to this share of the prior. A change of land from OUTSIDE on puts the scene outside the spread
 # of the site; then each half must predict the other with at most this part of the prior's error.
 LARGEST_SHARE, OUTSIDE, LARGEST_HALF_ERROR = 0.1, 0.3, 0.7
@@ -62,6 +67,8 @@ class SiteFit:
     """Logarithm of the likelihood of the scene, up to a constant."""
     moment: FloatArray
     """(wavelength, wavelength) second moment of the scene's spectra, for a scale of 1."""
+    of_covers: tuple[FloatArray, ...]
+    """The same for each map of the posterior: one, or one for each land cover."""
     common_error: FloatArray
     """(source band, source band) likely covariance of the errors that all pixels have in common, after the correction
     of the bands, for a scale of 1."""
@@ -86,22 +93,25 @@ class SiteFit:
         if not self.is_used:
             return posterior
         to_target = response_matrix(target, prior.wavelength_nm)
-        across = self.moment @ to_source.T
-        seen, joint = to_source @ across + self.common_error + self.pixel_error, to_target @ across
-        gain = np.linalg.solve(seen, joint.T).T
-        variance = ((to_target @ self.moment) * to_target).sum(axis=1) - (gain * joint).sum(axis=1)
-        more = self.largest_common_error - self.common_error
-        variance += np.maximum(((gain @ more) * gain).sum(axis=1), 0)
+        error, more = self.common_error + self.pixel_error, self.largest_common_error - self.common_error
+        maps = []
+        for moment in self.of_covers:
+            across = moment @ to_source.T
+            joint = to_target @ across
+            gain = np.linalg.solve(to_source @ across + error, joint.T).T
+            variance = ((to_target @ moment) * to_target).sum(axis=1) - (gain * joint).sum(axis=1)
+            variance += np.maximum(((gain @ more) * gain).sum(axis=1), 0)
+            maps.append((gain * self.band_gain, np.sqrt(np.maximum(variance, 0))))
+        seen = to_source @ self.moment @ to_source.T + error
         # the site has corrected the error common to a scene: references still remove a constant, but lower sigma less
         return replace(
             posterior,
-            gain=(gain * self.band_gain).astype(np.float32),
-            relative_sigma=np.sqrt(np.maximum(variance, 0))[:, None].astype(np.float32),
+            gain=np.concatenate([gain for gain, _ in maps], axis=1).astype(np.float32),
+            relative_sigma=np.stack([sigma for _, sigma in maps], axis=1).astype(np.float32),
             precision=(self.share * np.linalg.inv(seen)).astype(np.float32),
             shift=(self.share * posterior.shift).astype(np.float32),
             input_covariance=self.largest_common_error.astype(np.float32),
             error=None,  # `relative_sigma` covers it
-            covers=None,
         )
 
 
@@ -110,6 +120,8 @@ class SceneBands:
     """The bands of a scene under a prior and a model of their errors, all for a spectrum of scale 1."""
 
     prior: SpectralPrior
+    priors: tuple[SpectralPrior, ...]
+    """One for each map of the posterior (`SpectralPrior.of_covers`)."""
     source: SpectralGrid
     error: InputError | None
     """Known errors of the bands."""
@@ -140,15 +152,24 @@ class SceneBands:
         separate = (known.pixel / TYPICAL_SCALE) ** 2
         weight = prior.source_noise(source.wavelength_nm) / prior.noise
         to_source = response_matrix(source, prior.wavelength_nm)
-        return cls(prior, source, error, mean, second, to_source, common, separate, weight)
+        priors = prior.of_covers(source.wavelength_nm)[1]
+        return cls(prior, priors, source, error, mean, second, to_source, common, separate, weight)
 
-    def fits(self, spectra: FloatArray) -> list[SiteFit]:
-        """The fit to spectra (spectrum, wavelength) of a site, for a scale of 1, with each share of the prior."""
+    def fits(self, spectra: FloatArray, scale: FloatArray) -> list[SiteFit]:
+        """The fit to a site with each share of the prior.
+
+        Parameters
+        ----------
+        spectra, scale : (spectrum, wavelength) divided by their scale, and (spectrum, 1) this scale.
+        """
         mean, second = spectra.mean(axis=0), spectra.T @ spectra / len(spectra)
-        return [self._fit(mean, second, share) for share in PRIOR_SHARES]
+        shares = CoverShares.of(self.prior.wavelength_nm) if len(self.priors) > 1 else None
+        weights = shares.shares((spectra * scale).T) if shares else ()
+        of_covers = [_of_cover(spectra, weight, second) for weight in weights] or [second]
+        return [self._fit(mean, second, of_covers, share) for share in PRIOR_SHARES]
 
-    def _fit(self, mean: FloatArray, second: FloatArray, share: float) -> SiteFit:
-        """The fit to a site of this mean (wavelength,) and second moment."""
+    def _fit(self, mean: FloatArray, second: FloatArray, of_covers: Sequence[FloatArray], share: float) -> SiteFit:
+        """The fit to a site of this mean (wavelength,) and second moment, of all and of each land cover."""
         moment = (1 - share) * second + share * self.prior.second_moment()
         spread = moment - (1 - share) * np.outer(mean, mean)
         distance = np.subtract.outer(self.prior.wavelength_nm, self.prior.wavelength_nm) / PASS_LENGTH_NM
@@ -175,13 +196,18 @@ class SceneBands:
         pass_part, band_part = across @ precision, errors @ precision
         pass_gain = _bounded(1 + pass_part @ difference / mean)
         band_gain = _bounded(1 - band_part @ difference / self.mean)
-        moment = moment * np.outer(pass_gain, pass_gain) + calibration - pass_part @ across.T
+        factor, left = np.outer(pass_gain, pass_gain), calibration - pass_part @ across.T
+        moment = moment * factor + left
+        covers = tuple(
+            ((1 - share) * own + share * prior.second_moment()) * factor + left
+            for own, prior in zip(of_covers, self.priors, strict=True)
+        )
         remaining = errors - band_part @ errors
         full = of_bands(1.0, band_error)
         largest = full - full @ np.linalg.solve(of_both + full, full)
         pixel_error, likelihood = self._pixel_error(moment, remaining, band_gain)
         whole = INDEPENDENT_PIXELS * likelihood + evidence(sizes)
-        return SiteFit(self, share, change, whole, moment, remaining, largest, pixel_error, band_gain)
+        return SiteFit(self, share, change, whole, moment, covers, remaining, largest, pixel_error, band_gain)
 
     def _pixel_error(self, moment: FloatArray, common: FloatArray, gain: FloatArray) -> tuple[FloatArray, float]:
         """The likeliest covariance of the errors of a pixel, and the mean log-likelihood of a pixel."""
@@ -221,7 +247,7 @@ def fit_site(
     site = site[usable]
     scale = scale_of(brightness_of(site, prior.wavelength_nm), prior.floor)[:, None]
     spectra = expect(site / scale, prior.second_moment(), prior.noise)
-    fits = SceneBands.of(prior, source, measured, error).fits(spectra)
+    fits = SceneBands.of(prior, source, measured, error).fits(spectra, scale)
     best = max(fits, key=lambda fit: fit.evidence)
     if best.share <= LARGEST_SHARE and best.change >= OUTSIDE:
         errors = _half_errors(prior, spectra * scale, np.isfinite(site), source)
@@ -242,12 +268,19 @@ def _half_errors(prior: SpectralPrior, spectra: FloatArray, known: BoolArray, so
     errors = []
     for own, other in (halves, halves[::-1]):
         measured = (spectra[other] @ response_matrix(source, prior.wavelength_nm).T).astype(np.float32)
-        fits = SceneBands.of(prior, source, measured, None).fits(spectra[own] / scale[own])
+        fits = SceneBands.of(prior, source, measured, None).fits(spectra[own] / scale[own], scale[own])
         posteriors = [prior.condition(source, prior.grid), *(fit.condition(prior.grid) for fit in fits)]
         estimates = (posterior.reconstruct(np.ascontiguousarray(measured.T)).T for posterior in posteriors)
         squares = np.array([np.square(one - spectra[other])[known[other]].mean() for one in estimates])
         errors.append(np.sqrt(squares[1:] / squares[0]))
     return np.array(errors)
+
+
+def _of_cover(spectra: FloatArray, weights: FloatArray, second: FloatArray) -> FloatArray:
+    """(wavelength, wavelength) second moment of a land cover with the weights (spectrum,) of its spectra."""
+    some = spectra[weights > 0] * np.sqrt(weights[weights > 0])[:, None]
+    moment: FloatArray = (some.T @ some + SPECTRA_OF_ALL * second) / (weights.sum() + SPECTRA_OF_ALL)
+    return moment
 
 
 def _bounded(gain: FloatArray) -> FloatArray:

@@ -38,9 +38,9 @@ class Counts:
     unlike_training: int = 0
     """Valid pixels whose measured bands are unlike nearly all training spectra."""
     water: int = 0
-    """Valid pixels of open water (`spectra.indices`); training data contain few."""
+    """Valid pixels of open water (`spectra.indices`); their training data are mostly simulated."""
     snow: int = 0
-    """Valid pixels of snow or ice cloud; training data contain few."""
+    """Valid pixels of snow or ice cloud; their training data are mostly simulated."""
 
     def add(self, other: "Counts") -> None:
         """Add the counts of other pixels."""

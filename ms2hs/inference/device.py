@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.errors import Ms2hsError, UnknownName
 
 Batch = TypeVar("Batch")
@@ -47,6 +49,14 @@ def free_bytes(device: torch.device) -> int:
     """Memory of a CUDA device that this process can still use, in bytes, including torch's cache."""
     free, _ = torch.cuda.mem_get_info(device)
     return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def to_device(array: Float32Array | BoolArray, device: torch.device) -> Tensor:
+    """The array as a tensor: without a copy on a CPU, by an asynchronous copy on CUDA."""
+    tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class AdaptiveBatch:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.inference.blending import Blender
+from ms2hs.inference.device import to_device
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior_tensors import PriorOfBands
 from ms2hs.raster.cog.block_compressor import processors
@@ -98,7 +99,7 @@ class PatchNetwork:
     def correct(self, content: Tensor) -> Tensor:
         """(window, rank, patch row, patch col) float32 corrections; see `SpectralMAE.correct`."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            return self.network.correct(content).float()
+            return self.network.correct(content, self.prior).float()
 
 
 class PatchCorrector:
@@ -150,8 +151,8 @@ class PatchCorrector:
         padding = (0, -width % self._patch, 0, -rows % self._patch)
         usable = None
         if any(padding) or not valid.all():
-            usable = F.pad(torch.from_numpy(valid).to(device), padding)[None]
-        values = F.pad(torch.from_numpy(np.ascontiguousarray(reflectance)).to(device), padding)[None]
+            usable = F.pad(to_device(valid, device), padding)[None]
+        values = F.pad(to_device(reflectance, device), padding)[None]
         with torch.inference_mode():
             return self._network.prior.content(values, self._patch, usable)[0]
 

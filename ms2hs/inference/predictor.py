@@ -21,6 +21,7 @@ from ms2hs.inference.device import free_bytes, native_bfloat16
 from ms2hs.inference.patch_corrector import PatchCorrector, PatchNetwork
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.raster.tiling import Tiling
+from ms2hs.spectra.product_error import InputError
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
 Area = tuple[slice, slice]
@@ -51,6 +52,8 @@ class Predictor:
         target: SpectralGrid,
         device: torch.device | None = None,
         window: int | None = None,
+        *,
+        error: InputError | None = None,
     ) -> None:
         """Move the network to the device.
 
@@ -59,6 +62,7 @@ class Predictor:
         device : None: the CPU.
         window : side of the windows of a network that mixes patches, in pixels, a multiple of its patch; None: as of
             `ModelConfig.windows`.
+        error : errors of the input, for a network of patch tokens, which then adds to the expectation given these.
 
         Raises
         ------
@@ -76,7 +80,7 @@ class Predictor:
         """Whether each patch is predicted from that patch alone: windows need no overlap and may have any size."""
         order = np.argsort(target.wavelength_nm, kind="stable")
         self._target = network.band_view(target).select(order)
-        self._source = network.band_view(source)
+        self._source = network.band_view(source, error if config.by_patch else None)
         self._band_mapping = BandMapping.of(config, source, target.select(order))
         is_sorted = np.array_equal(order, np.arange(self.target_count))
         self.patch_network: PatchNetwork | None = None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.inference.blending import Blender
-from ms2hs.inference.device import AdaptiveBatch
+from ms2hs.inference.device import AdaptiveBatch, to_device
 from ms2hs.inference.device_transfer import DeviceTransfer, Quantiser, ResidualSampling, StoredStrip
 from ms2hs.inference.predictor import Area, Predictor
 from ms2hs.models.posterior import Posterior
@@ -154,9 +154,9 @@ class _WindowRow:
         self.host_valid = valid
         """(rows, width) validity on the host, so that decisions do not wait for the device."""
         self.height, self.width = valid.shape
-        self.valid = _to_device(valid, device)
+        self.valid = to_device(valid, device)
         """(rows, width)."""
-        values = _to_device(reflectance, device)
+        values = to_device(reflectance, device)
         self.reflectance = values if valid.all() else torch.where(self.valid, values, 0.0)
         """(source band, rows, width), 0 where not valid."""
 
@@ -199,11 +199,3 @@ class _StripBuilder:
                     row.reflectance[:, sampled, cols],
                     row.valid_in((sampled, cols)),
                 )
-
-
-def _to_device(array: Float32Array | BoolArray, device: torch.device) -> Tensor:
-    """The array as a tensor: without a copy on a CPU, by an asynchronous copy on CUDA."""
-    tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)

@@ -83,11 +83,12 @@ class ModelConfig:
         problem = f"masking `{whole}` leaves hidden patches without a token; reach `window` is needed"
         _require(not (whole and self.per_patch), problem)
         problem = f"masking `{uneven}` shows different bands in each patch; with a prior (rank above 0) use"
-        _require(
-            not (self.rank and uneven) or (self.by_patch and uneven == whole), f"{problem} `sensors` or `spectral`"
+        _require(not (self.rank and uneven), f"{problem} `sensors` or `spectral`")
+        problem = (
+            "measured `coefficients` belong to a prior and to all patches of a window given a sensor's bands; rank"
         )
-        problem = "measured `coefficients` belong to a prior and to all patches of a window; rank above 0 and reach"
-        _require(not self.by_patch or (self.rank > 0 and not self.per_patch), f"{problem} `window` are needed")
+        fits = self.rank > 0 and not self.per_patch and self.masking == (SENSORS,)
+        _require(not self.by_patch or fits, f"{problem} above 0, reach `window` and masking `sensors` are needed")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -179,7 +180,9 @@ PRESETS: dict[str, ModelConfig] = {
     ),
     # Ours: the network adds a correction to the prior. Tokens are measured bands, or patches of expected coefficients.
     "spectral": ModelConfig(*(1, 1), *(48, 2, 4), *(48, 1, 4), window=16, reach="place", **OURS),
-    "spatial-spectral": ModelConfig(*(8, 1), *(128, 3, 4), *(128, 1, 4), measured=COEFFICIENTS, **OURS),
+    "spatial-spectral": ModelConfig(
+        *(8, 1, *(128, 3, 4), *(128, 1, 4)), measured=COEFFICIENTS, **(OURS | {"masking": (SENSORS,)})
+    ),
 }
 
 

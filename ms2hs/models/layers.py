@@ -3,7 +3,7 @@
 Modules of the block have timm's names, so that checkpoints of its vision transformers fit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ms2hs.arrays import FloatArray
+from ms2hs.spectra.product_error import InputError
 from ms2hs.spectra.spectral_grid import line_weights
 
 # Periods of the Fourier encoding: of the wavelength, from the whole solar range to finer than a band, in nm; of the
@@ -85,11 +86,13 @@ class BandView:
     """(band,)."""
     response: FloatArray | None = None
     """(band, wavelength) response on the prior's wavelengths, for models with a prior."""
+    error: InputError = field(default_factory=InputError)
+    """Errors of the input that a network of the prior's coefficients is given."""
 
     def select(self, bands: NDArray[np.integer]) -> "BandView":
         """The view of these bands, by position."""
         response = None if self.response is None else self.response[bands]
-        return BandView(self.wavelength_nm[bands], self.fwhm_nm[bands], response)
+        return BandView(self.wavelength_nm[bands], self.fwhm_nm[bands], response, self.error)
 
     def groups(self, size: int) -> tuple[FloatArray, FloatArray]:
         """(group,) centres and widths in nm of every `size` bands; the last group may have fewer."""

@@ -7,9 +7,10 @@ for each target group, computed from its wavelength, and predicts hidden and vis
 0) one query for each patch predicts a correction of the prior's expectation.
 
 With `measured` as `coefficients` a token is a patch: what the prior expects of its pixels, given the visible bands, as
-coefficients of the prior's directions. The network corrects these coefficients, once for each patch; corrections of the
-pixels are interpolated between patches and scaled by the brightness of each pixel. A pixel then costs two matrix
-products, as with the prior alone, and the network's cost is that of its few tokens.
+coefficients of the prior's directions. The decoder is queried by the source's bands: it predicts the errors of each
+band that all pixels of the window have in common, from the patches and from a closed-form estimate, to which it adds.
+These errors correct the coefficients of each patch; corrections of the pixels are interpolated between patches. A pixel
+then costs two matrix products, as with the prior alone, and the network's cost is that of its few tokens.
 """
 
 from typing import NamedTuple
@@ -35,7 +36,8 @@ from ms2hs.models.layers import (
 )
 from ms2hs.models.masking import SENSORS
 from ms2hs.models.prior import SpectralPrior
-from ms2hs.models.prior_tensors import PriorOfBands, content_size, features
+from ms2hs.models.prior_tensors import ERRORS, EVIDENCE, PriorOfBands, content_size, features
+from ms2hs.spectra.product_error import InputError
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
 # Without a prior, reflectance of land is scaled to about -1 … 1: (x - MIDDLE) / SPREAD.
@@ -81,6 +83,7 @@ class SpectralMAE(nn.Module):
         if c.by_patch:
             self.embed = nn.Linear(content_size(c.rank), c.width)
             self.unseen = nn.Parameter(0.02 * torch.randn(c.width))  # content of a patch that is hidden or invalid
+            self.embed_evidence = nn.Linear(EVIDENCE, c.decoder_width)
         else:
             extra = 1 if c.rank else 0  # the logarithm of the scale
             self.embed = nn.Linear(c.group * pixels + extra, c.width)
@@ -88,15 +91,16 @@ class SpectralMAE(nn.Module):
             self.embed_band = nn.Linear(pixels + extra, c.width) if single_bands else None
             self.spectral = SpectralPosition(c.positions, c.width)
             self.query = nn.Parameter(0.02 * torch.randn(c.decoder_width))
-            self.decoder_spectral = SpectralPosition(c.positions, c.decoder_width)
+            self.decoder_spatial = SpatialPosition(c.positions, c.decoder_width, side)
+        self.decoder_spectral = SpectralPosition(c.positions, c.decoder_width)
         self.spatial = SpatialPosition(c.positions, c.width, side)
         self.encoder = nn.ModuleList(Block(c.width, c.heads) for _ in range(c.depth))
         self.norm = nn.LayerNorm(c.width, eps=1e-6)
         self.to_decoder = nn.Linear(c.width, c.decoder_width)
-        self.decoder_spatial = SpatialPosition(c.positions, c.decoder_width, side)
         self.decoder = nn.ModuleList(Block(c.decoder_width, c.decoder_heads) for _ in range(c.decoder_depth))
         self.decoder_norm = nn.LayerNorm(c.decoder_width, eps=1e-6)
-        self.head = nn.Linear(c.decoder_width, c.rank if c.by_patch else pixels * (c.rank or c.group))
+        values = len(ERRORS) if c.by_patch else pixels * (c.rank or c.group)
+        self.head = nn.Linear(c.decoder_width, values)
         self.apply(_initialise)
         # training starts at the prior's expectation, or near the middle of reflectance
         nn.init.normal_(self.head.weight, std=0.0 if c.rank else 0.02)
@@ -112,15 +116,19 @@ class SpectralMAE(nn.Module):
             raise ValueError("a network without a prior has no correction to scale")
         self.share, self._cached = share, None
 
-    def band_view(self, grid: SpectralGrid) -> BandView:
+    def band_view(self, grid: SpectralGrid, error: InputError | None = None) -> BandView:
         """The bands of a grid as input or output of this model. Takes some 10 ms, so keep it.
+
+        Parameters
+        ----------
+        error : errors of the input, which a network of the prior's coefficients then corrects.
 
         Raises
         ------
         GridError : bands outside the prior's wavelengths, where the model has a prior.
         """
         response = None if self.prior is None else response_matrix(grid, self.prior.wavelength_nm)
-        return BandView(grid.wavelength_nm, grid.fwhm_nm, response)
+        return BandView(grid.wavelength_nm, grid.fwhm_nm, response, error or InputError())
 
     def forward(
         self,
@@ -140,11 +148,11 @@ class SpectralMAE(nn.Module):
         target : the output's bands; each source band is then a token. None: the source's bands, which are then cut
             into groups of `config.group`.
         visible : (window, sequence, token) positions of the visible tokens, from `masking.visible_index`; None: all.
-            For a network of `coefficients`, the visible patches of each window's one sequence.
+            Not of a network of `coefficients`.
         valid : (window, row, col) False where a pixel is unknown; it then counts as the mean of its patch.
         """
         if self.config.by_patch:
-            return self._corrected(reflectance, source, target or source, visible, valid)
+            return self._corrected(reflectance, source, target or source, valid)
         group = self.config.group if target is None else 1
         target = source if target is None else target
         values = reflectance if valid is None else fill_invalid(reflectance, valid, self.config.patch)
@@ -226,36 +234,42 @@ class SpectralMAE(nn.Module):
         correction = (scaling.prior.basis @ image.flatten(2)).view(windows, bands, *image.shape[2:])
         return scaling.expected + correction
 
-    def _corrected(
-        self, reflectance: Tensor, source: BandView, target: BandView, visible: Tensor | None, valid: Tensor | None
-    ) -> Tensor:
+    def _corrected(self, reflectance: Tensor, source: BandView, target: BandView, valid: Tensor | None) -> Tensor:
         """The prior's expectation plus the network's correction; arguments and result as of `forward`."""
         c = self.config
         values = reflectance if valid is None else fill_invalid(reflectance, valid, c.patch)
         prior = self.prior_between(source, target, values.device)
         content = prior.content(values, c.patch, valid)
-        if visible is not None:
-            shown = torch.zeros_like(content[..., 0]).flatten(1).scatter(1, visible[:, 0], 1.0)
-            content = content * shown.view(*content.shape[:3], 1)
-        return prior.corrected(values, between_patches(self.correct(content).float(), c.patch))
+        return prior.corrected(values, between_patches(self.correct(content, prior).float(), c.patch))
 
-    def correct(self, content: Tensor) -> Tensor:
+    def correct(self, content: Tensor, prior: PriorOfBands) -> Tensor:
         """(window, rank, patch row, patch col) corrections of the prior's coefficients, for spectra of scale 1.
+
+        They are 0 without given errors: what a window adds to a pixel is the errors that its pixels have in common.
 
         Parameters
         ----------
-        content : from `PriorOfBands.content`; a patch whose last value is 0 is unknown, and predicted from the others.
+        content : from `prior.content`; a patch whose last value is 0 is unknown.
         """
         windows, rows, cols, _ = content.shape
-        known = (content[..., -1:] > 0).flatten(1, 2)  # (window, patch, 1)
-        x = torch.where(known, self.embed(content.flatten(1, 2)), self.unseen) + self.spatial(rows, cols, content)
+        if prior.errors is None:
+            nothing = 0 * self.head.bias.sum()  # training stays possible
+            return nothing.expand(windows, self.config.rank, rows, cols)
+        described, *evidence = prior.split(content)
+        with torch.autocast(content.device.type, enabled=False):
+            expected, features = prior.errors.estimate(*evidence)
+        known = described[..., -1:].flatten(1, 2) > 0  # (window, patch, 1)
+        x = torch.where(known, self.embed(described.flatten(1, 2)), self.unseen) + self.spatial(rows, cols, content)
         for block in self.encoder:
             x = block(x)
-        x = self.to_decoder(self.norm(x))
-        x = x + self.decoder_spatial(rows, cols, x)
-        for block in self.decoder:
+        queries = self.embed_evidence(features) + self.decoder_spectral(*prior.errors.bands)
+        x = torch.cat([self.to_decoder(self.norm(x)), queries], dim=1)
+        for block in self.decoder[:-1]:
             x = block(x)
-        corrections: Tensor = self.head(self.decoder_norm(x))
+        x = self.decoder[-1](x, last=queries.shape[1])  # (window, source band, decoder width)
+        errors = expected + self.head(self.decoder_norm(x)).float()
+        with torch.autocast(content.device.type, enabled=False):
+            corrections = prior.errors.corrections(errors, *evidence)
         return corrections.view(windows, rows, cols, -1).permute(0, 3, 1, 2)
 
     def _scaling(self, values: Tensor, source: BandView, target: BandView) -> PriorScaling:

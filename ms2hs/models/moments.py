@@ -5,7 +5,7 @@ expectation-maximisation of a Gaussian with missing values (Little & Rubin 2002,
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -95,9 +95,18 @@ def start(sets: Sequence[Moments], noise: float) -> FloatArray:
 def pool(sets: Sequence[Moments], model: FloatArray, noise: float, iterations: int) -> FloatArray:
     """(wavelength, wavelength) weighted second moment of all sets: expectation-maximisation from an initial `model`."""
     total = sum(part.weight for part in sets)
+    groups = by_pattern(np.array([part.known for part in sets]))  # completion is linear, and costs most
+    merged = [_merge([sets[row] for row in rows]) for _, rows in groups]
     for _ in range(iterations):
         updated = np.zeros_like(model)
-        for part in sets:
+        for part in merged:
             updated += (part.weight / total) * complete(part, model, noise)
         model = (updated + updated.T) / 2
     return model
+
+
+def _merge(sets: Sequence[Moments]) -> Moments:
+    """The sum of sets with the same known wavelengths."""
+    weight = sum(part.weight for part in sets)
+    second = sum((part.weight * part.second for part in sets), np.zeros(1)) / (weight or 1)
+    return replace(sets[0], second=second, weight=weight)

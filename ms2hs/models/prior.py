@@ -24,8 +24,8 @@ from ms2hs.spectra.product_error import TYPICAL_INPUT_ERROR, TYPICAL_SCALE, Inpu
 from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of, response_matrix
 
 __all__ = [
-    "TYPICAL_INPUT_ERROR", "TYPICAL_SCALE", "CoverFactors", "InputError", "Posterior", "SpectralPrior", "brightness_of",
-    "brightness_weights", "factorise", "refit",
+    "TYPICAL_INPUT_ERROR", "TYPICAL_SCALE", "CoverFactors", "InputError", "PlaceSpread", "Posterior", "SpectralPrior",
+    "brightness_of", "brightness_weights", "factorise", "refit",
 ]  # fmt: skip
 
 # Bands in the water-vapour absorption at 945 and 1380 nm are retrieved through an atmosphere that absorbs most of the
@@ -63,6 +63,19 @@ class CoverFactors:
 
 
 @dataclass(frozen=True, eq=False)
+class PlaceSpread:
+    """Mean spectra of the covers `spectra.indices.LAND`, scaled to 1, and how they differ between and within places."""
+
+    mean: Float32Array
+    """(cover, wavelength) mean over places."""
+    between: Float32Array
+    """(place, cover, wavelength) deviation of a place's mean, divided by the root of the number of places with the
+    cover: their outer products sum to the covariance between places. 0 where a place has no such cover."""
+    within: Float32Array
+    """(cover, wavelength, rank) factors of the covariance within a place."""
+
+
+@dataclass(frozen=True, eq=False)
 class SpectralPrior:
     """Second moment of brightness-scaled spectra, as low-rank factors, and its calibration."""
 
@@ -86,6 +99,8 @@ class SpectralPrior:
     """Standard deviation of a source band, relative to a spectrum's scale."""
     covers: CoverFactors | None = None
     """The same for each land cover; None: `factors` for all covers."""
+    places: PlaceSpread | None = None
+    """Spread of the training places, from which networks estimate the errors of a window; None: too few places."""
 
     @property
     def grid(self) -> SpectralGrid:
@@ -104,11 +119,12 @@ class SpectralPrior:
         return moment
 
     def with_sigma_scale(self, sigma_scale: FloatArray) -> Self:
-        """The prior with this calibration (wavelength,) for every land cover."""
+        """The prior with this calibration (wavelength,); the land covers' own keep their ratio to it."""
         scale = np.asarray(sigma_scale, np.float32)
         covers = self.covers
         if covers is not None:
-            covers = replace(covers, sigma_scale=np.broadcast_to(scale, covers.residual.shape))
+            ratio = scale / np.maximum(self.sigma_scale, 1e-6)
+            covers = replace(covers, sigma_scale=(covers.sigma_scale * ratio).astype(np.float32))
         return replace(self, sigma_scale=scale, covers=covers)
 
     def of_covers(self, wavelength_nm: FloatArray) -> tuple[CoverShares | None, tuple[Self, ...]]:
@@ -145,19 +161,26 @@ class SpectralPrior:
         return np.where(inside, self.noise * np.hypot(1, WATER_VAPOUR_NOISE), self.noise)
 
     def expectation(
-        self, wavelength_nm: FloatArray, to_source: FloatArray, to_target: FloatArray
+        self,
+        wavelength_nm: FloatArray,
+        to_source: FloatArray,
+        to_target: FloatArray,
+        error: InputError | None = None,
+        part: float = 1.0,
     ) -> tuple[FloatArray, FloatArray, CoverShares | None]:
         """Gain of the posterior mean, (source band,) weights of the brightness, and the shares, as in `Posterior`.
 
         The same as in `condition`, without the uncertainty, for a source's band centres and response matrices (band,
-        wavelength): training calls it for many sets of bands.
+        wavelength): training calls it for many sets of bands. `part` scales the variance of `error`.
         """
         noise = np.diag(np.square(self.source_noise(wavelength_nm)))
         shares, priors = self.of_covers(wavelength_nm)
-        gains = [
-            np.linalg.solve(prior.between(to_source, to_source) + noise, prior.between(to_source, to_target)).T
-            for prior in priors
-        ]
+        error, gains = error or InputError(), []
+        product = error.product_covariance(wavelength_nm)
+        for prior in priors:
+            seen = prior.between(to_source, to_source) + noise
+            seen += part * assumed_variance(error, product, seen)
+            gains.append(np.linalg.solve(seen, prior.between(to_source, to_target)).T)
         return np.concatenate(gains, axis=1), self._brightness(to_source, noise), shares
 
     def between(self, first: FloatArray, second: FloatArray) -> FloatArray:
@@ -215,8 +238,7 @@ class SpectralPrior:
     ) -> tuple[FloatArray, FloatArray]:
         """(target band, source band) gain and (target band,) sigma for a scale of 1, without land covers."""
         seen, joint = self.between(to_source, to_source) + noise, self.between(to_target, to_source)
-        extra = np.diag(error.relative_variance(np.diag(seen)))
-        gain = np.linalg.solve(seen + extra + PRODUCT_SHARE * product, joint.T).T
+        gain = np.linalg.solve(seen + assumed_variance(error, product, seen), joint.T).T
         # variance of this gain on bands without errors; the share of gain, offset and noise is added in `sigma`
         factors = to_target @ self.factors.astype(float)
         variance = np.square(factors).sum(axis=1) + np.square(to_target) @ self.residual
@@ -224,6 +246,18 @@ class SpectralPrior:
         deviation = np.sqrt(np.maximum(variance, 0)) * (to_target @ self.sigma_scale)
         by_product = np.sqrt(np.maximum(((gain @ product) * gain).sum(axis=1), 0))
         return gain, np.hypot(deviation, by_product)
+
+
+def assumed_variance(error: InputError, product: FloatArray, seen: FloatArray) -> FloatArray:
+    """(source band, source band) covariance that N has for errors of a product, relative to the scale of a spectrum.
+
+    Parameters
+    ----------
+    product : (source band, source band) covariance of the measured errors, `error.product_covariance`.
+    seen : (source band, source band) second moment of the bands at scale 1.
+    """
+    variance: FloatArray = np.diag(error.relative_variance(np.diag(seen))) + PRODUCT_SHARE * product
+    return variance
 
 
 def refit(prior: SpectralPrior, scenes: Sequence[Float32Array], noise: float) -> SpectralPrior:
@@ -234,32 +268,54 @@ def refit(prior: SpectralPrior, scenes: Sequence[Float32Array], noise: float) ->
     scenes : for each scene (spectrum, wavelength) reflectance on the prior's wavelengths, NaN = unknown.
     noise : standard deviation of a source band, relative to a spectrum's scale, in addition to the prior's.
     """
-    before = prior.second_moment()
-    size = len(prior.wavelength_nm)
-    sets = [Moments(np.ones(size, bool), before, SCENES_BEFORE)]
-    reach, sample = SCENES_BEFORE * prior.reach.astype(float), [prior.sample]
-    for spectra in scenes:
-        brightness = brightness_of(spectra, prior.wavelength_nm)
-        usable = np.isfinite(brightness)
-        if not usable.any():
-            continue
-        points = spectra[usable]
-        parts = list(moments_of(points, scale_of(brightness[usable], prior.floor), np.ones(len(points)), 1.0))
-        sets += parts
-        reach += sum(part.weight * part.known for part in parts)
-        sample.append(prior.coefficients(points[:: max(1, len(points) // KEPT_SPECTRA)][:KEPT_SPECTRA]))
-    moment = pool(sets, before, FILL_NOISE, FILL_ROUNDS)
-    factors, residual = factorise(moment, prior.factors.shape[1])
-    spectra = np.concatenate(sample) @ prior.factors.T
+    usable = [spectra[np.isfinite(brightness_of(spectra, prior.wavelength_nm))] for spectra in scenes]
+    usable = [spectra for spectra in usable if len(spectra)]
+    factors, residual, reach = _refit_moment(prior, [(spectra, np.ones(len(spectra))) for spectra in usable])
+    shares, priors = prior.of_covers(prior.wavelength_nm)
+    covers = prior.covers
+    if shares is not None and covers is not None:
+        weights = [np.nan_to_num(shares.shares(spectra.T.astype(float))) for spectra in usable]
+        refits = [
+            _refit_moment(member, [(spectra, own[cover]) for spectra, own in zip(usable, weights, strict=True)])
+            for cover, member in enumerate(priors)
+        ]
+        covers = replace(
+            covers,
+            factors=np.stack([factors for factors, _, _ in refits]),
+            residual=np.stack([residual for _, residual, _ in refits]),
+        )
+    some = [spectra[:: max(1, len(spectra) // KEPT_SPECTRA)][:KEPT_SPECTRA] for spectra in usable]
+    sample = np.concatenate([prior.sample, *map(prior.coefficients, some)]) @ prior.factors.T
     refitted = replace(
         prior,
         factors=factors,
         residual=residual,
-        reach=(reach / (SCENES_BEFORE + len(scenes))).astype(np.float32),
+        reach=((SCENES_BEFORE * prior.reach + reach) / (SCENES_BEFORE + len(scenes))).astype(np.float32),
         noise=float(np.hypot(prior.noise, noise)),
+        covers=covers,
     )
     deviation = np.sqrt(residual.astype(float) + refitted.noise**2)
-    return replace(refitted, sample=_coefficients(spectra, factors, deviation).astype(np.float32))
+    return replace(refitted, sample=_coefficients(sample, factors, deviation).astype(np.float32))
+
+
+def _refit_moment(
+    prior: SpectralPrior, scenes: Sequence[tuple[Float32Array, FloatArray]]
+) -> tuple[Float32Array, Float32Array, FloatArray]:
+    """Factors and residual with the moments of spectra (spectrum, wavelength) pooled in, and (wavelength,) their reach.
+
+    Parameters
+    ----------
+    scenes : spectra of each scene and their weights (spectrum,); the weight of a scene is the mean of its weights.
+    """
+    before = prior.second_moment()
+    sets, reach = [Moments(np.ones(len(before), bool), before, SCENES_BEFORE)], np.zeros(len(before))
+    for spectra, weights in scenes:
+        if weights.any():
+            scale = scale_of(brightness_of(spectra, prior.wavelength_nm), prior.floor)
+            found = list(moments_of(spectra, scale, weights, float(weights.mean())))
+            sets += found
+            reach += sum(part.weight * part.known for part in found)
+    return *factorise(pool(sets, before, FILL_NOISE, FILL_ROUNDS), prior.factors.shape[1]), reach
 
 
 def _coefficients(spectra: FloatArray, factors: Float32Array, deviation: FloatArray) -> FloatArray:

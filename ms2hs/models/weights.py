@@ -23,8 +23,8 @@ from ms2hs.errors import UnknownName, WeightsError, input_errors
 from ms2hs.files import NO_FILES, FileIds, write_bytes
 from ms2hs.models.config import PRESETS, ModelConfig
 from ms2hs.models.harmonization import Adjustment
-from ms2hs.models.prior import CoverFactors, SpectralPrior
-from ms2hs.spectra.indices import COVERS
+from ms2hs.models.prior import CoverFactors, PlaceSpread, SpectralPrior
+from ms2hs.spectra.indices import COVERS, LAND
 
 if TYPE_CHECKING:
     from ms2hs.models.mae import SpectralMAE
@@ -55,6 +55,8 @@ LINEAR_AXES = {
 LINEAR_NUMBERS = ("floor", "noise")
 # Arrays of the land covers, all or none.
 COVER_PREFIX, COVER_AXES = "cover_", {"factors": "cwr", "residual": "cw", "sigma_scale": "cw"}
+# Arrays of the spread of places, all or none.
+PLACE_PREFIX, PLACE_AXES = "place_", {"mean": "lw", "between": "plw", "within": "lwq"}
 # Allowed values of each array, far beyond real spectra; with them no later number overflows.
 LINEAR_RANGES = {
     "wavelength_nm": (100, 100_000),
@@ -66,8 +68,11 @@ LINEAR_RANGES = {
     "sample": (-10_000, 10_000),
     "floor": (0, 10),
     "noise": (0, 10),
+    "mean": (-100, 100),
+    "between": (-100, 100),
+    "within": (-100, 100),
 }
-LEAST_SIZES = {"w": 2, "r": 1, "n": 1, "1": 1, "c": len(COVERS)}
+LEAST_SIZES = {"w": 2, "r": 1, "n": 1, "1": 1, "c": len(COVERS), "l": len(LAND), "p": 1, "q": 1}
 # Limits before memory is taken. The second moment has a number for each pair of wavelengths.
 MAX_FILE_BYTES = 2_000_000_000
 MAX_WAVELENGTHS = 5000
@@ -258,10 +263,12 @@ def save_weights(
     """
     arrays = {name: np.ascontiguousarray(getattr(prior, name), np.float32) for name in LINEAR_AXES}
     arrays |= {name: np.array([getattr(prior, name)], np.float32) for name in LINEAR_NUMBERS}
-    if prior.covers is not None:
-        arrays |= {
-            COVER_PREFIX + name: np.ascontiguousarray(getattr(prior.covers, name), np.float32) for name in COVER_AXES
-        }
+    for prefix, axes, part in (
+        (COVER_PREFIX, COVER_AXES, prior.covers),
+        (PLACE_PREFIX, PLACE_AXES, prior.places),
+    ):
+        if part is not None:
+            arrays |= {prefix + name: np.ascontiguousarray(getattr(part, name), np.float32) for name in axes}
     metadata = {"format": FORMAT, "kind": LINEAR, "card": json.dumps(card, sort_keys=True)}
     if network is not None:
         arrays = {PRIOR_PREFIX + name: array for name, array in arrays.items()}
@@ -286,10 +293,11 @@ def save_weights(
 def _linear(path: Path, arrays: Arrays) -> SpectralPrior:
     """The prior of a file, with every array checked."""
     axes = LINEAR_AXES | dict.fromkeys(LINEAR_NUMBERS, "1")
-    if of_covers := _part(arrays, COVER_PREFIX):
-        axes |= {COVER_PREFIX + name: letters for name, letters in COVER_AXES.items()}
+    of_covers, of_places = _part(arrays, COVER_PREFIX), _part(arrays, PLACE_PREFIX)
+    for prefix, part, of_part in ((COVER_PREFIX, of_covers, COVER_AXES), (PLACE_PREFIX, of_places, PLACE_AXES)):
+        axes |= {prefix + name: letters for name, letters in of_part.items() if part}
     train_again = "Train the weights again with `ms2hs pretrain`."
-    sizes = {"1": 1, "c": len(COVERS)}
+    sizes = {"1": 1, "c": len(COVERS), "l": len(LAND)}
     for name, letters in axes.items():
         if name not in arrays:
             raise _error(path, f"no array {name!r}; a linear model has {', '.join(axes)}")
@@ -304,7 +312,10 @@ def _linear(path: Path, arrays: Arrays) -> SpectralPrior:
             if size < LEAST_SIZES[letter] or (letter == "w" and size > MAX_WAVELENGTHS):
                 problem = f"{name} has shape {array.shape}; {LEAST_SIZES[letter]} or more are needed on axis {letter!r}"
                 raise _error(path, f"{problem}, and at most {MAX_WAVELENGTHS} wavelengths", train_again)
-        (low, high), values = LINEAR_RANGES[name.removeprefix(COVER_PREFIX)], np.asarray(array, float)
+        (low, high), values = (
+            LINEAR_RANGES[name.removeprefix(COVER_PREFIX).removeprefix(PLACE_PREFIX)],
+            np.asarray(array, float),
+        )
         if not ((low <= values) & (values <= high)).all():
             raise _error(path, f"{name} has values that are not finite or beyond {low:g} to {high:g}", train_again)
     if (np.diff(np.asarray(arrays["wavelength_nm"], float)) <= 0).any():
@@ -312,7 +323,8 @@ def _linear(path: Path, arrays: Arrays) -> SpectralPrior:
     numbers = {name: float(np.asarray(arrays[name], float)[0]) for name in LINEAR_NUMBERS}
     known = {name: arrays[name] for name in LINEAR_AXES}
     covers = CoverFactors(**{name: of_covers[name] for name in COVER_AXES}) if of_covers else None  # type: ignore[arg-type]
-    return SpectralPrior(**known, **numbers, covers=covers)  # type: ignore[arg-type]
+    places = PlaceSpread(**{name: of_places[name] for name in PLACE_AXES}) if of_places else None  # type: ignore[arg-type]
+    return SpectralPrior(**known, **numbers, covers=covers, places=places)  # type: ignore[arg-type]
 
 
 def _network(path: Path, config: ModelConfig, arrays: Arrays, prior: SpectralPrior) -> "SpectralMAE":

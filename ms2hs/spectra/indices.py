@@ -26,6 +26,7 @@ MIN_SNOW_INDEX = 0.4
 # 112:1835, doi 10.1016/j.rse.2007.09.007 (soils up to 0.25 and more).
 MIN_SPARSE_NDVI, MIN_DENSE_NDVI = 0.25, 0.5
 COVERS = ("water", "snow", "vegetation", "sparse vegetation", "bare")
+LAND = COVERS[2:]
 # Where shares of covers change: NDVI of bare ground, of sparse and of dense vegetation, linear in between (ours, chosen
 # by leaving places out); green-SWIR index of land and water; near infrared of water and snow; index of water and snow.
 BARE_NDVI, SPARSE_NDVI, DENSE_NDVI = 0.1, 0.4, 0.7

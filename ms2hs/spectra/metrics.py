@@ -7,6 +7,8 @@ from ms2hs.arrays import BoolArray, FloatArray
 
 # Half-width of the central 90 % of a Gaussian, in standard deviations.
 NORMAL_90 = 1.645
+# Resampled sets of places behind an interval.
+BOOTSTRAPS = 10_000
 # Side of the windows of structural similarity, in pixels.
 SSIM_PIXELS = 7
 
@@ -16,6 +18,21 @@ def rmse(estimate: FloatArray, truth: FloatArray) -> float:
     errors = np.asarray(estimate, float) - np.asarray(truth, float)
     known = errors[np.isfinite(errors)]
     return float(np.sqrt(np.mean(known**2))) if known.size else float("nan")
+
+
+def ratio_interval(values: FloatArray, others: FloatArray, level: float = 0.95) -> tuple[float, float]:
+    """Ends of the bootstrap interval of mean(values) / mean(others) over places, drawn with replacement (percentiles).
+
+    Parameters
+    ----------
+    values, others : (place,).
+
+    Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+    """
+    drawn = np.random.default_rng(0).integers(len(values), size=(BOOTSTRAPS, len(values)))
+    ratios = values[drawn].mean(axis=1) / others[drawn].mean(axis=1)
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def psnr(error: float) -> float:

@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 
-from ms2hs.arrays import FloatArray
+from ms2hs.arrays import Float32Array, FloatArray
 from ms2hs.errors import GridError, UnknownName
 from ms2hs.spectra.sensors import TABLES
 from ms2hs.spectra.spectral_grid import line_weights
@@ -99,6 +99,29 @@ class InputError:
         absolute = self.offset**2 + self.pixel**2
         relative: FloatArray = np.square(self.gain) * second_moment + absolute / TYPICAL_SCALE**2
         return relative
+
+    def disturb(
+        self, reflectance: Float32Array, scale: FloatArray, wavelength_nm: FloatArray, rng: np.random.Generator
+    ) -> Float32Array:
+        """(band, ...) reflectance of one scene with random errors: of each band by Gaussians, and noise of each pixel.
+
+        Parameters
+        ----------
+        scale : (...) scale of each spectrum, which the measured errors are relative to.
+        wavelength_nm : (band,) of the reflectance.
+
+        Raises
+        ------
+        GridError : bands outside the table of measured errors.
+        """
+        bands = (-1, *(1,) * (reflectance.ndim - 1))
+        gain, offset = (
+            size * rng.standard_normal(len(reflectance)).reshape(bands) for size in (self.gain, self.offset)
+        )
+        covariance = self.product_covariance(wavelength_nm)
+        common = rng.multivariate_normal(np.zeros(len(covariance)), covariance).reshape(bands)
+        noise = self.pixel * rng.standard_normal(reflectance.shape)
+        return (reflectance * (1 + gain) + offset + common * scale + noise).astype(np.float32)
 
     def product_covariance(self, wavelength_nm: FloatArray) -> FloatArray:
         """(band, band) covariance of the measured errors relative to a spectrum's scale; 0 without them.

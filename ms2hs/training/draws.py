@@ -5,7 +5,7 @@ reads and disturbs only its own windows.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -14,10 +14,13 @@ from ms2hs.arrays import Float32Array
 from ms2hs.datasets.cubes.window_sampling import AnyReadable
 from ms2hs.datasets.simulation.sensor_errors import SensorErrors, disturb
 from ms2hs.errors import DataError
+from ms2hs.spectra.product_error import InputError
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
 # Draws of a step's windows before training fails because no pixel is known.
 TRIES = 20
+# Share of a pixel's noise that `models.denoising` leaves on average.
+FILTERED_NOISE = 0.5
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,22 @@ def disturb_half(values: Float32Array, grid: SpectralGrid, errors: SensorErrors,
         if rng.random() < 0.5:
             result[window] = disturb(values[window], grid, errors, rng)
     return result
+
+
+def disturb_as_given(
+    values: Float32Array, scale: Float32Array, grid: SpectralGrid, error: InputError, draws: StepDraws
+) -> Float32Array:
+    """(window, band, row, col) values with errors of the given size, drawn anew for each window.
+
+    Of the noise, the part remains that a conversion leaves when it filters the noise that it is given.
+
+    Parameters
+    ----------
+    scale : (window, row, col) scale of the spectra.
+    """
+    filtered = replace(error, pixel=FILTERED_NOISE * error.pixel)
+    parts = zip(values, scale, draws.own, strict=True)
+    return np.stack([filtered.disturb(part, size, grid.wavelength_nm, rng) for part, size, rng in parts])
 
 
 def no_known_pixel(windows: int, data: str) -> DataError:

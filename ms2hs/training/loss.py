@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ms2hs.models.config import ModelConfig
 from ms2hs.models.layers import BandView
 from ms2hs.models.mae import SpectralMAE
+from ms2hs.spectra.product_error import InputError
 from ms2hs.spectra.spectral_grid import SpectralGrid
 from ms2hs.training.engine.loop import Loss
 
@@ -24,7 +25,7 @@ class TrainingLoss:
     """Windows in a step."""
 
     @cached_property
-    def _band_views(self) -> dict[tuple[bytes, bytes], BandView]:
+    def _band_views(self) -> dict[tuple[bytes, bytes, InputError | None], BandView]:
         return {}
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Any]:
@@ -32,6 +33,7 @@ class TrainingLoss:
 
         `source`, `target` (SpectralGrid) and `bands` (positions in the target that are the source, or None);
         `values` (window, source band, row, col), `truth` (window, target band, row, col), `valid` (window, row, col);
+        `error` (InputError) that the network is given;
         `visible` (window, sequence, token) or None; `hidden` (window or 1, target band, patch or 1); `strategy`.
         """
         raise NotImplementedError
@@ -68,16 +70,17 @@ class TrainingLoss:
         )
         output: Tensor
         if visible is None:
-            source = self._band_view(model, batch["source"]) if batch["source"] else target.select(batch["bands"])
+            grid, error = batch["source"], batch.get("error", InputError())
+            source = self._band_view(model, grid, error) if grid else target.select(batch["bands"])
             output = model(values, source, target, None, some_valid)
         else:
             output = model(values, target, None, visible, some_valid)
         return output
 
-    def _band_view(self, model: nn.Module, grid: SpectralGrid) -> BandView:
-        key = grid.wavelength_nm.tobytes(), grid.fwhm_nm.tobytes()
+    def _band_view(self, model: nn.Module, grid: SpectralGrid, error: InputError | None = None) -> BandView:
+        key = grid.wavelength_nm.tobytes(), grid.fwhm_nm.tobytes(), error
         if key not in self._band_views:
-            self._band_views[key] = _unwrapped(model).band_view(grid)
+            self._band_views[key] = _unwrapped(model).band_view(grid, error)
         return self._band_views[key]
 
     def _hidden_pixels(self, batch: Mapping[str, Any], like: Tensor) -> Tensor:

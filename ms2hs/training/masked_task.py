@@ -15,10 +15,25 @@ from ms2hs.datasets.simulation.sensor_errors import SensorErrors
 from ms2hs.errors import DataError
 from ms2hs.models.config import ModelConfig
 from ms2hs.models.masking import SENSORS, STRATEGIES, draw_share, hide, visible_index
+from ms2hs.models.moments import scale_of
+from ms2hs.models.prior import brightness_weights
+from ms2hs.spectra.indices import CoverShares
+from ms2hs.spectra.product_error import TYPICAL_INPUT_ERROR, InputError, input_error_named
 from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.spectra.spectral_grid import SpectralGrid, pasted_bands
-from ms2hs.training.draws import TRIES, StepDraws, choose_sources, disturb_half, no_known_pixel
+from ms2hs.training.draws import (
+    TRIES,
+    StepDraws,
+    choose_sources,
+    disturb_as_given,
+    disturb_half,
+    no_known_pixel,
+)
 from ms2hs.training.loss import TrainingLoss
+from ms2hs.training.prior_evidence import PriorSettings
+
+# Factors of the typical input error.
+ERROR_SIZES = (0.5, 1.0, 1.0, 2.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +78,7 @@ class MaskedTask(TrainingLoss):
         else:
             model_input = self._masked(strategy, truth, draws)
         known = valid & np.isfinite(model_input["values"]).all(axis=1)
-        unused = {"source": None, "bands": None, "visible": None}
+        unused = {"source": None, "bands": None, "visible": None, "error": InputError()}
         return unused | model_input | {"strategy": strategy, "valid": known, "truth": truth, "target": target}
 
     def _strategy(self, step: int, rng: np.random.Generator) -> str:
@@ -120,10 +135,36 @@ class MaskedTask(TrainingLoss):
         for name in draws.common.permutation(sorted(sensor_names("source"))):
             grid = load_sensor(str(name)).grid
             inside = (grid.wavelength_nm >= low) & (grid.wavelength_nm <= high)
-            if inside.sum() >= MIN_BANDS_IN_BATCH:
-                source = grid.select(inside)
+            source = grid.select(inside)
+            if len(source) >= MIN_BANDS_IN_BATCH and (CoverShares.of(source.wavelength_nm) or not self.config.by_patch):
                 matrix = view_matrix(source, target.wavelength_nm).astype(np.float32)
                 measured = np.einsum("sb,nbij->nsij", matrix, truth, optimize=True)
-                values = disturb_half(measured, source, self.sensor_errors, draws)
-                return {"source": source, "values": values, "hidden": (pasted_bands(source, target) < 0)[None, :, None]}
+                hidden = (pasted_bands(source, target) < 0)[None, :, None]
+                if not self.config.by_patch:
+                    values = disturb_half(measured, source, self.sensor_errors, draws)
+                    return {"source": source, "values": values, "hidden": hidden}
+                error = _given_error(str(name), draws.common)
+                values = disturb_as_given(measured, _scale(truth, target), source, error, draws)
+                return {"source": source, "values": values, "hidden": hidden, "error": error}
+        if self.config.by_patch:
+            raise DataError(
+                f"a cube of {low:.0f}-{high:.0f} nm; green, red, near infrared and 1610 nm are needed to find the land "
+                "cover. Leave this cube out, or train another preset."
+            )
         return self._some_bands(truth, target, draws)
+
+
+def _given_error(sensor: str, rng: np.random.Generator) -> InputError:
+    """The errors that a network is given in a step: typical errors of random size, or, as often, a product's errors."""
+    product = load_sensor(sensor).product_error
+    if product and rng.random() < 0.5:
+        return input_error_named(product)
+    size, typical = float(rng.choice(ERROR_SIZES)), TYPICAL_INPUT_ERROR
+    return InputError(size * typical.gain, size * typical.offset, size * typical.pixel)
+
+
+def _scale(truth: Float32Array, target: SpectralGrid) -> Float32Array:
+    """(window, row, col) scale of spectra (window, target band, row, col)."""
+    inside = brightness_weights(target.wavelength_nm).astype(np.float32)
+    scale: Float32Array = scale_of(np.tensordot(inside, truth, (0, 1)), PriorSettings().floor).astype(np.float32)
+    return scale

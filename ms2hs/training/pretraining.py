@@ -29,6 +29,10 @@ NO_DATA_NOTE = (
     "training on simulated scenes; real scenes give better weights: HySpecNet-11k (hyspecnet.rsim.berlin, 11,483 "
     "patches of EnMAP, CC0), SpectralEarth (EnMAP, geoservice.dlr.de), EMIT L2A (EMITL2ARFL, search.earthdata.nasa.gov)"
 )
+FEW_PLACES_NOTE = (
+    "the prior comes from too few places to estimate errors of the input: the network will equal its prior. Use "
+    "another --prior, or estimate one from more places"
+)
 # Fields of a configuration that describe the training and not the network.
 TRAINING_FIELDS = {"masking", "staged", "hidden", "unit_targets", "measured"}
 
@@ -95,6 +99,8 @@ def pretrain(
     basis = load_weights(options.prior)
     config = _config(options, basis.prior)
     network, prior = _initial_network(config, basis.prior, options, add_note)
+    if config.by_patch and prior.places is None:
+        add_note(FEW_PLACES_NOTE)
     cubes = _cubes(options, options.window or config.window, prior, add_note)
     task = MaskedTask(config, cubes, options.fit.batch, options.fit.steps, options.fit.seed, options.window)
     identity = {
@@ -213,6 +219,20 @@ def _initial_network(
     return network, weights.prior
 
 
+def settings_of(options: PretrainOptions) -> dict[str, Any]:
+    """The settings of a run in the card of its weights."""
+    return {
+        "preset": options.preset,
+        "window": options.window,
+        "changes": options.changes,
+        "simulated": options.simulated,
+        "init": options.init.name if options.init else None,
+        "prior": Path(options.prior).name,
+        "leave_out": list(options.leave_out),
+        "fit": options.fit.identity(),
+    }
+
+
 def _card(options: PretrainOptions, cubes: Sequence[Cube], result: FitResult, output: Path) -> dict[str, Any]:
     real = [cube for cube in cubes if not isinstance(cube, SimulatedCube)]
     simulated = [f"{len(cubes) - len(real)} simulated scenes"] if len(cubes) > len(real) else []
@@ -229,15 +249,7 @@ def _card(options: PretrainOptions, cubes: Sequence[Cube], result: FitResult, ou
     ]
     return {
         "command": command_line("pretrain", words, options.fit, output),
-        "settings": {
-            "preset": options.preset,
-            "window": options.window,
-            "changes": options.changes,
-            "init": options.init.name if options.init else None,
-            "prior": Path(options.prior).name,
-            "leave_out": list(options.leave_out),
-            "fit": options.fit.identity(),
-        },
+        "settings": settings_of(options),
         "trained_on": named_scenes(cube.scene for cube in real) + simulated,
         "scores": training_scores(result),
     }

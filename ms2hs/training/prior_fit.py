@@ -18,9 +18,9 @@ from ms2hs.errors import UnknownName
 from ms2hs.files import check_output, file_ids, files_in
 from ms2hs.models.intervals import UNKNOWN_SCALE, bridge, quantile_over_scenes, scale_needed
 from ms2hs.models.moments import Moments, pool
-from ms2hs.models.prior import CoverFactors, Posterior, SpectralPrior, factorise
+from ms2hs.models.prior import CoverFactors, PlaceSpread, Posterior, SpectralPrior, factorise
 from ms2hs.models.weights import save_weights
-from ms2hs.spectra.indices import COVERS
+from ms2hs.spectra.indices import COVERS, LAND
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import response_matrix
 from ms2hs.training.prior_evidence import (
@@ -50,6 +50,8 @@ MIN_PLACES_FOR_TRUST, MOST_TRUST, TRUST_ROUNDS = 8, 3.0, 2
 TRUST_TARGET, LEAST_KNOWN = "enmap", 0.9
 # Pixels that a scene, or a library of a scene's place, needs for the calibration.
 MIN_PIXELS_FOR_CALIBRATION = 200
+# Places that a land cover needs for the spread of places, and number of factors of the spread within a place.
+LEAST_PLACES, WITHIN_RANK = 4, 16
 # Pixels of a scene that a land cover must dominate for a factor of its own.
 MIN_PIXELS_OF_COVER = 50
 
@@ -66,11 +68,12 @@ def fit(evidence: Evidence, leave_out: Collection[str] = ()) -> SpectralPrior:
             sets.setdefault(kind, []).extend(replace(part, weight=part.weight * weight) for part in parts)
     every = [part for parts in sets.values() for part in parts]
     moment = pool(every, library.second, settings.fill_noise, settings.iterations)
-    general = Moments(np.ones(size, bool), moment, settings.general)
-    of_covers = [
-        factorise(pool([general, *sets.get(kind, [])], moment, settings.fill_noise, settings.iterations), settings.rank)
-        for kind in COVERS
-    ]
+    of_covers = []
+    for kind in COVERS:
+        simulated = [evidence.rare[kind]] if kind in evidence.rare else []
+        general = Moments(np.ones(size, bool), moment, settings.general_rare if simulated else settings.general)
+        of_cover = [general, *sets.get(kind, []), *simulated]
+        of_covers.append(factorise(pool(of_cover, moment, settings.fill_noise, settings.iterations), settings.rank))
     places = {scene.place for scene in kept}
     reach = sum((weight * scene.reach for scene, weight in zip(kept, _shares(kept), strict=True)), np.zeros(size))
     factors, residual = factorise(moment, settings.rank)
@@ -90,7 +93,31 @@ def fit(evidence: Evidence, leave_out: Collection[str] = ()) -> SpectralPrior:
             residual=np.stack([residual for _, residual in of_covers]),
             sigma_scale=np.ones((len(COVERS), size), np.float32),
         ),
+        places=place_spread(kept),
     )
+
+
+def place_spread(scenes: Sequence[SceneEvidence]) -> PlaceSpread | None:
+    """Means of the land covers and their spread, each place with the same weight; None: too few places of a cover."""
+    places = sorted({scene.place for scene in scenes})
+    mean, between, within = [], [], []
+    for kind in LAND:
+        parts = {
+            place: [scene.land[kind] for scene in scenes if scene.place == place and kind in scene.land]
+            for place in places
+        }
+        means = {
+            place: np.mean([mean for mean, _ in of_place], axis=0) for place, of_place in parts.items() if of_place
+        }
+        if len(means) < LEAST_PLACES:
+            return None
+        covariance = np.mean(
+            [np.mean([covariance for _, covariance in parts[place]], axis=0) for place in means], axis=0
+        )
+        mean.append(np.mean(list(means.values()), axis=0))
+        between.append([(means.get(place, mean[-1]) - mean[-1]) / np.sqrt(len(means)) for place in places])
+        within.append(factorise(covariance.astype(float), WITHIN_RANK)[0])
+    return PlaceSpread(np.array(mean), np.array(between).swapaxes(0, 1), np.array(within))
 
 
 def _shares(scenes: Sequence[SceneEvidence]) -> list[float]:

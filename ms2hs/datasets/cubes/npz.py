@@ -1,14 +1,19 @@
-"""Cubes in `.npz` files (layout: `spectra_npz`). A window cannot be read on its own, so a process keeps whole files."""
+"""Cubes in `.npz` files (layout: `spectra_npz`). A window cannot be read on its own, so a process keeps whole files.
+
+Points and plots have no neighbours in the file. They become one image, in which neighbours are alike as on the ground:
+sorted by their first principal component into columns, and within a column by the second.
+"""
 
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ms2hs.arrays import Float32Array
+from ms2hs.arrays import Float32Array, FloatArray
 from ms2hs.datasets.cubes.plausibility import check_window, usable_bands
-from ms2hs.datasets.cubes.spectra_npz import read_places
+from ms2hs.datasets.cubes.spectra_npz import PARTS, SpectraFile, read_places
 from ms2hs.spectra.library import load_npz
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
@@ -17,43 +22,74 @@ _read_cached = lru_cache(maxsize=64)(read_places)
 
 @dataclass(frozen=True, eq=False)
 class NpzCube:
-    """The image in a file, or one of its plots."""
+    """The image in a file, or its plots or points of one place, arranged to an image."""
 
     name: str
     scene: str
-    """The file's place."""
+    """The place."""
     path: Path
+    part: int
+    """Index of the place in the file."""
     grid: SpectralGrid
-    shape: tuple[int, int]
-    plot: int | None
-    """Index of the plot; None in a file of one image."""
+    layout: NDArray[np.intp]
+    """(row, col) index of each pixel's spectrum; -1 = no spectrum."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        rows, cols = self.layout.shape
+        return rows, cols
 
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """(band, row, col) reflectance of a window, NaN where unknown. DataError if the file cannot be read."""
         check_window(self.shape, row, col, height, width)
-        (spectra,) = _read_cached(self.path)
-        cube = spectra.reflectance.reshape(*spectra.shape, -1)
-        image = cube if self.plot is None else cube[self.plot]
-        return np.moveaxis(image[row : row + height, col : col + width], -1, 0).copy()
+        index = self.layout[row : row + height, col : col + width]
+        spectra = _read_cached(self.path)[self.part].reflectance
+        return np.where(index >= 0, np.moveaxis(spectra[index], -1, 0), np.float32(np.nan))
 
 
 def find_npz(folder: Path) -> list[Path]:
-    """Every `.npz` of the folder, or of its `hyperspectral/`."""
-    inner = folder / "hyperspectral"
-    return list((inner if inner.is_dir() else folder).glob("*.npz"))
+    """Every `.npz` of the folder, or of its folders of images and points."""
+    inner = [folder / part for part in PARTS[:2] if (folder / part).is_dir()] or [folder]
+    return [path for part in inner for path in sorted(part.glob("*.npz"))]
 
 
 def open_npz(path: Path) -> list[NpzCube]:
-    """The cubes of a file; a library of spectra, and points of a scene, have none."""
-    spectra, *_ = _read_cached(path)
-    if len(spectra.shape) == 1:
+    """The cubes of a file, one for each place; a library of spectra has none."""
+    parts = [part for part in _read_cached(path) if not part.is_library]
+    if not parts:
         return []
     arrays = load_npz(path)
     grid, _ = usable_bands(path, arrays["wavelength_nm"], arrays.get("fwhm_nm"), arrays.get("good"))
-    rows, cols = spectra.shape[-2:]
-    if len(spectra.shape) == 2:
-        return [NpzCube(path.stem, spectra.place, path, grid, (rows, cols), None)]
+    names = [path.stem] if len(parts) == 1 else [f"{path.stem}/{part.place}" for part in parts]
     return [
-        NpzCube(f"{path.stem}/{plot:04d}", spectra.place, path, grid, (rows, cols), plot)
-        for plot in range(spectra.shape[0])
+        NpzCube(name, part.place, path, number, grid, _layout(part))
+        for number, (name, part) in enumerate(zip(names, parts, strict=True))
     ]
+
+
+def _layout(spectra: SpectraFile) -> NDArray[np.intp]:
+    """(row, col) index of the spectrum of each pixel of one image; -1 = no spectrum."""
+    index = np.arange(len(spectra.reflectance))
+    if len(spectra.shape) == 2:
+        return index.reshape(spectra.shape)
+    rows, cols = spectra.shape[1:] or (1, 1)
+    plots = index.reshape(-1, rows, cols)
+    reflectance = spectra.reflectance.reshape(*plots.shape, -1)
+    order = arrange(np.where(np.isfinite(reflectance), reflectance, 0).mean(axis=(1, 2)))
+    image = np.where(order[..., None, None] >= 0, plots[order], -1)
+    return image.transpose(0, 2, 1, 3).reshape(order.shape[0] * rows, -1)
+
+
+def arrange(features: FloatArray) -> NDArray[np.intp]:
+    """(row, col) index of each item of (item, feature) in a square where neighbours are alike; -1 = no item."""
+    count = len(features)
+    rows = int(np.ceil(np.sqrt(count)))
+    centred = features - features.mean(axis=0)
+    first, *others = (centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T).T
+    order = np.full((-(-count // rows), rows), -1)
+    order.ravel()[:count] = np.argsort(first, kind="stable")
+    for column in order if others else ():
+        items = column[column >= 0]
+        column[: len(items)] = items[np.argsort(others[0][items], kind="stable")]
+    return order.T

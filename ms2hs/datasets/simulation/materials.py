@@ -22,7 +22,8 @@ from ms2hs.spectra.indices import water_and_snow
 from ms2hs.spectra.library import interpolate_known
 from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of
 
-# Libraries that are not used: resamplings of other libraries, and single leaves (simulated canopies are used instead).
+# Libraries that are not used: copies, parts or resamplings of others, and single leaves (simulated canopies are used
+# instead).
 UNUSED_LIBRARIES = (
     "usgs_splib06_aviris2018",
     "usgs_splib06_emit",
@@ -34,6 +35,10 @@ UNUSED_LIBRARIES = (
     "spectrolab_leaf",
     "ecostress_vegetation_npv",
     "pef_maine_tree_leaves",
+    "emit_surface_liquids",
+    "soilspec_minerals",
+    "spectacles_oz_soil",
+    "earthlib_optimized",
 )
 # Total weight of the spectra of a class: about its share of the land.
 CLASS_WEIGHTS = {

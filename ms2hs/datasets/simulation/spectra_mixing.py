@@ -5,6 +5,8 @@ Canopies are PROSPECT-D leaves (Feret et al. 2017, doi:10.1016/j.rse.2017.03.004
 scattering.
 """
 
+from types import ModuleType
+
 import numpy as np
 
 from ms2hs.arrays import Float32Array, FloatArray
@@ -31,6 +33,16 @@ CANOPY_RANGES = {
 MAX_LAI = 6.0
 
 
+def import_prosail() -> ModuleType:
+    """The package prosail, an optional dependency that is slow to import; DataError if it is not installed."""
+    try:
+        import prosail  # noqa: PLC0415
+    except ImportError as error:
+        raise DataError("spectra are simulated with prosail, which is not installed. Install ms2hs[train].") from error
+    package: ModuleType = prosail
+    return package
+
+
 def simulate_canopies(soils: FloatArray, count: int, rng: np.random.Generator) -> Float32Array:
     """(count, 2101) directional reflectance of canopies over random soils, at `CANOPY_WAVELENGTH_NM`.
 
@@ -39,10 +51,7 @@ def simulate_canopies(soils: FloatArray, count: int, rng: np.random.Generator) -
 
     `soils` is (soil, 2101) reflectance at the same wavelengths, finite. DataError if prosail is not installed.
     """
-    try:
-        from prosail import run_prosail  # noqa: PLC0415  an optional dependency, slow to import
-    except ImportError as error:
-        raise DataError("canopies are simulated with prosail, which is not installed. Install ms2hs[train].") from error
+    run_prosail = import_prosail().run_prosail
     result = np.empty((count, len(CANOPY_WAVELENGTH_NM)), np.float32)
     densest = 1 - np.exp(-MAX_LAI / 2)
     for row in result:
