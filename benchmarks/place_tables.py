@@ -101,19 +101,17 @@ def show_places(results: dict[str, dict[str, Scores]], models: Sequence[Compared
 
 def show_sensors(results: Results, models: Sequence[Compared]) -> None:
     """Print a table with a row for each source and target."""
-    rows = []
+    rows, kinds = [], (CLEAN, KNOWN, MEASURED)
     for view, of_models in results.items():
         cells = []
-        for model in models:
-            for kind in (CLEAN, KNOWN):
+        for kind in kinds:
+            for model in models:
                 error, angle = (column(of_models[model.name], f"{kind}, {what}").mean() for what in ("rmse", "sam"))
                 ratio = error / column(of_models[model.reference], f"{kind}, rmse").mean()
-                cells.append(
-                    f"{error:.4f} / {angle:.2f}°" + (f" ({ratio:.3f})" if model.reference != model.name else "")
-                )
+                compared = f" ({ratio:.3f})" if model.reference != model.name else ""
+                cells.append(f"{error:.4f} / {angle:.2f}°{compared}" if np.isfinite(error) else "")
         rows.append([view, *cells])
-    heads = [f"{model.name}, {kind}" for model in models for kind in (CLEAN, KNOWN)]
-    table("RMSE / angle (ratio)", heads, rows)
+    table("RMSE / angle (ratio)", [f"{model.name}, {kind}" for kind in kinds for model in models], rows)
 
 
 def show_choice(results: dict[str, dict[str, Scores]]) -> None:

@@ -196,15 +196,15 @@ class Conditioned:
         self.condition = cache(condition)
 
 
-def kinds_for(source: str) -> dict[str, Kind]:
+def kinds_for(source: str, draws: int) -> dict[str, Kind]:
     """The kinds of input of a source; measured errors only where convert assumes some."""
     kinds = {
         CLEAN: Kind(InputError()),
-        UNKNOWN: Kind(TYPICAL_INPUT_ERROR, given=False, draws=DRAWS),
-        KNOWN: Kind(TYPICAL_INPUT_ERROR, draws=DRAWS),
+        UNKNOWN: Kind(TYPICAL_INPUT_ERROR, given=False, draws=draws),
+        KNOWN: Kind(TYPICAL_INPUT_ERROR, draws=draws),
     }
     measured = load_sensor(source).product_error
-    return kinds | ({MEASURED: Kind(input_error_named(measured), draws=2 * DRAWS)} if measured else {})
+    return kinds | ({MEASURED: Kind(input_error_named(measured), draws=2 * draws)} if measured else {})
 
 
 def depth_error(
@@ -267,7 +267,7 @@ def score_places(
             files: list[list[Scores]] = [[] for _ in models]
             for cube in (cube for cube in cubes if cube.scene == place):
                 pair = SimulatedPair(cube, source, grids[1])
-                windows = held_out_windows([pair], kinds_for(source), scale, number, PIXELS)
+                windows = held_out_windows([pair], kinds_for(source, arguments.draws), scale, number, PIXELS)
                 for model, own, rows in zip(models, fitted, files, strict=True):
                     found = predict(windows, *own, grids)
                     rows.append(scores(found, own[0].condition(*grids), grids[1], is_calibrated=model.is_calibrated))
@@ -291,6 +291,7 @@ def main() -> None:
     parser.add_argument("--source", action="append", choices=sensor_names("source"), help="default: sentinel2a")
     parser.add_argument("--target", action="append", choices=sensor_names("target"), help="default: enmap")
     parser.add_argument("--every-sensor", action="store_true", help="all sources, to EnMAP and EMIT")
+    parser.add_argument("--draws", type=int, default=DRAWS, help="random errors of each window")
     parser.add_argument("--sensor-out", action="store_true", help="leave all places of a sensor out together")
     parser.add_argument("--calibrate", action="store_true", help="calibrate the variants without each place too")
     parser.add_argument("--curve", action="store_true", help="score the prior of fewer places too")

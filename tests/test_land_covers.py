@@ -78,6 +78,18 @@ def test_result_is_continuous_between_covers():
     assert (steps <= 40 / 4000 * (1e-3 + np.ptp(values, axis=1))).all()
 
 
+def test_result_does_not_depend_on_other_pixels():
+    posterior = PRIOR.condition(SOURCE, TARGET)
+    whole = posterior.reconstruct(PIXELS)
+    for pixels in (slice(0, 0), slice(0, 1), slice(5, 60)):  # covers that are rare in one set are not in another
+        np.testing.assert_allclose(posterior.reconstruct(PIXELS[:, pixels]), whole[:, pixels], atol=1e-6)
+    spoilt, valid = PIXELS.copy(), np.arange(300) % 3 > 0
+    spoilt[:, ~valid] = [[np.nan, np.inf, -3e38, 3e38, 0.0] * 20] * len(SOURCE)
+    found = posterior.reconstruct(spoilt, valid)
+    np.testing.assert_allclose(found[:, valid], whole[:, valid], atol=1e-6)
+    assert np.isnan(found[:, ~valid]).all()
+
+
 def test_expectation_equals_the_posterior():
     to_source, to_target = (response_matrix(grid, WAVELENGTH) for grid in (SOURCE, TARGET))
     gain, brightness, shares = PRIOR.expectation(SOURCE.wavelength_nm, to_source, to_target)

@@ -118,7 +118,7 @@ def test_edges_lie_where_patches_and_windows_end(bench):
 def test_a_small_scene_goes_the_whole_way(bench, tmp_path):
     write_raster(tmp_path / "place.tif", example_dn()[:, :200, :200], descriptions=S2_BANDS, nodata=0, scale=1e-4)
     picture = tmp_path / "scene.png"
-    options = ("--sentinel2", tmp_path, "--weights", "spatial-spectral", "--side", 80, "--output", picture, "--json")
+    options = ("--sentinel2", tmp_path, "--weights", "spatial-spectral", "--side", 160, "--output", picture, "--json")
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *map(str, options)], capture_output=True, text=True, check=False
     )

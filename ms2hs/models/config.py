@@ -181,7 +181,7 @@ PRESETS: dict[str, ModelConfig] = {
     # Ours: the network adds a correction to the prior. Tokens are measured bands, or patches of expected coefficients.
     "spectral": ModelConfig(*(1, 1), *(48, 2, 4), *(48, 1, 4), window=16, reach="place", **OURS),
     "spatial-spectral": ModelConfig(
-        *(8, 1, *(128, 3, 4), *(128, 1, 4)), measured=COEFFICIENTS, **(OURS | {"masking": (SENSORS,)})
+        *(8, 1, *(64, 2, 4), *(64, 1, 4)), measured=COEFFICIENTS, **(OURS | {"masking": (SENSORS,)})
     ),
 }
 

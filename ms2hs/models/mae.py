@@ -36,7 +36,7 @@ from ms2hs.models.layers import (
 )
 from ms2hs.models.masking import SENSORS
 from ms2hs.models.prior import SpectralPrior
-from ms2hs.models.prior_tensors import ERRORS, EVIDENCE, PriorOfBands, content_size, features
+from ms2hs.models.prior_tensors import ERRORS, EVIDENCE, LARGEST_ERROR, PriorOfBands, content_size, features
 from ms2hs.spectra.product_error import InputError
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
@@ -267,7 +267,7 @@ class SpectralMAE(nn.Module):
         for block in self.decoder[:-1]:
             x = block(x)
         x = self.decoder[-1](x, last=queries.shape[1])  # (window, source band, decoder width)
-        errors = expected + self.head(self.decoder_norm(x)).float()
+        errors = (expected + self.head(self.decoder_norm(x)).float()).clamp(-LARGEST_ERROR, LARGEST_ERROR)
         with torch.autocast(content.device.type, enabled=False):
             corrections = prior.errors.corrections(errors, *evidence)
         return corrections.view(windows, rows, cols, -1).permute(0, 3, 1, 2)

@@ -31,7 +31,7 @@ EFFECTIVE_BANDS = 4.0
 COMMON_STRENGTHS = (0.5, 4.0)  # of both, where errors of the source's bands that are common to a scene are estimated
 # Scatter of a source band's error at one reference, relative to a spectrum's scale: noise of 0.003 at a scale of 0.25.
 LOCAL_INPUT_NOISE = 0.012
-# Land covers in at most this share of some pixels are added separately: a product of all pixels would be mostly zeros.
+# Land covers in less than this share of pixels are added separately: in a product of all pixels most would be zeros.
 RARE = 0.125
 # OpenBLAS multiplies matrices of up to this many multiplications twice as fast where one side is a dozen bands.
 SMALL_PRODUCT = 1_000_000
@@ -95,7 +95,7 @@ class Posterior:
             shares = self.shares(reflectance)
             present = shares != 0
             number = present.sum(axis=1)
-            common = number > RARE * shares.shape[1]
+            common = number >= RARE * shares.shape[1]
             result = [Features(columns[common].ravel(), slice(None), _weighted(reflectance, shares[common]))]
             if (rare := ~common & (number > 0)).any():
                 some = np.flatnonzero(present[rare].any(axis=0))

@@ -46,8 +46,8 @@ PLACES_AGAINST = 1.0
 
 KINDS = {
     "clean": Kind(InputError()),
-    "noisy": Kind(TYPICAL_INPUT_ERROR, draws=2),
-    "sentinel2": Kind(input_error_named("sentinel2"), draws=2),
+    "noisy": Kind(TYPICAL_INPUT_ERROR, draws=8),
+    "sentinel2": Kind(input_error_named("sentinel2"), draws=8),
 }
 
 
@@ -120,10 +120,11 @@ def folds_of(places: Sequence[str], count: int, folder: Path) -> list[Fold]:
 
 def read_folds(folder: Path) -> list[Fold]:
     """The folds in a folder that `cross_fit` has written."""
-    networks = sorted(folder.glob("fold-*[0-9].safetensors"), key=lambda path: int(path.stem.removeprefix("fold-")))
+    priors = sorted(folder.glob("fold-*.prior.safetensors"))
+    settings = [load_weights(str(path)).card["settings"] for path in priors]
     return [
-        Fold(tuple(load_weights(str(path)).card["places"]), path, path.with_suffix(".prior.safetensors"))
-        for path in networks
+        Fold(tuple(own["leave_out"]), path.with_name(path.name.replace(".prior", "")), path)
+        for path, own in zip(priors, settings, strict=True)
     ]
 
 
@@ -321,8 +322,7 @@ def cross_fit(
         assert weights.network is not None  # noqa: S101  folds are networks
         share, sigma_scale = next(result.without_place[place] for place in fold.places if place in result.without_place)
         weights.network.set_share(share.astype(float))
-        card = {**weights.card, "places": list(fold.places)}
-        save_weights(weights.path, weights.prior, card, weights.network, sigma_scale=sigma_scale)
+        save_weights(weights.path, weights.prior, weights.card, weights.network, sigma_scale=sigma_scale)
     return result
 
 
