@@ -62,7 +62,8 @@ def test_pretraining_benchmark_compares_with_bare_layers():
     plain, ours = run("pretraining.py", "--preset", "dlr-ibm-spatial-spectral", "--preset", "spatial-spectral", *small)
     # 211 simulated bands in 27 groups, a quarter of them seen
     assert plain["tokens"] == {"encoder": [2, 7, 768], "decoder": [2, 7 + 27, 512]}
-    assert ours["tokens"] == {"encoder": [2, 1, 128], "decoder": [2, 1, 128]}  # one patch
+    # one patch, and a query for each of 12 bands
+    assert ours["tokens"] == {"encoder": [2, 1, 64], "decoder": [2, 1 + 12, 64]}
     for found in (plain, ours):
         assert set(found["seconds"]) == {"float32", "bfloat16", "bare, float32", "bare, bfloat16"}
         assert found["bare_over_step"]["float32"] > 0.2  # far below the usual: two rounds are noisy
