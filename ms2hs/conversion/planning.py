@@ -32,6 +32,8 @@ from ms2hs.spectra.spectral_grid import SpectralGrid
 
 # Largest strip of a local network: rows, and bytes in a wide scene; its rows are a multiple of STRIP_ROW_STEP.
 MAX_STRIP_ROWS, MAX_STRIP_BYTES, STRIP_ROW_STEP = 32, 64_000_000, 8
+# Memory of the libraries: of all conversions, and of torch with a network on a CPU.
+BASE_BYTES, TORCH_BYTES = 300_000_000, 300_000_000
 # Output pixels are at most this many times finer than the scene's.
 MAX_REFINEMENT = 10.0
 # The `site` that stands for passes over the scene.
@@ -176,6 +178,7 @@ class Plan:
         strip = rows * self.grid.width
         count = 3 + (3 + self.window_size // BLOCK if self.by_block and self.window_size else 0)
         strips = count * strip * len(self.scene.assets) * 4  # read ahead, waiting for corrections, converted, written
+        base = BASE_BYTES if self.weights.network is None else BASE_BYTES + TORCH_BYTES
         if not self.by_block:
             strips += strip * bands * (4 + 2 * 2)  # blended reflectance, and two strips of stored numbers
         return {
@@ -184,7 +187,7 @@ class Plan:
             "bands": bands,
             "output_bytes_uncompressed": files * bands * pixels * 2,
             "disk_bytes_peak": files * disk_bytes(self.grid, bands, self.output.parent),
-            "memory_bytes": strips + files * memory_bytes(self.grid, bands, strips=not self.by_block) + 300_000_000,
+            "memory_bytes": strips + files * memory_bytes(self.grid, bands, strips=not self.by_block) + base,
         }
 
 
