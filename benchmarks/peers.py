@@ -65,7 +65,8 @@ class Network(torch.nn.Module):
         if planned.weights.network is None:
             raise SystemExit(f"{options.model} is not a network; weights of a network are needed. Use another --model.")
         grids = planned.scene.spectral, planned.spectral
-        self.ours = Predictor(planned.weights.network, *grids, device_named(options.device))
+        device = device_named(options.device)
+        self.ours = Predictor(planned.weights.network, *grids, device, error=planned.input_error)
         self.window = LOCAL_WINDOW if self.ours.is_local else self.ours.window
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -193,7 +194,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.run:
         with contextlib.redirect_stdout(sys.stderr):
-            options = ConvertOptions(overwrite=True, model=args.model, device=args.device, input_error="none")
+            # a network of patch tokens corrects errors of the input; the loop adds no change of the prior by them
+            by_patch = (network := load_weights(args.model).network) is not None and network.config.by_patch
+            error = None if by_patch else "none"
+            options = ConvertOptions(overwrite=True, model=args.model, device=args.device, input_error=error)
             result = METHODS[args.run](args.folder / "scene.tif", args.folder / f"{args.run}.tif", options)
         print(json.dumps(result))
         return
