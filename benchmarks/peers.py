@@ -49,6 +49,7 @@ from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions, plan
 from ms2hs.inference.device import device_named
 from ms2hs.inference.predictor import Predictor
+from ms2hs.models.weights import load_weights
 from ms2hs.raster.cog.encoding import BLOCK
 
 OPENSR = "opensr-utils"
