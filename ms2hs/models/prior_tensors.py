@@ -27,10 +27,9 @@ LEAST_VARIANCE = 1e-4
 LARGEST_CONTENT = 10.0
 # For errors common to a window: factor on the variance between places, which few places underestimate; variance of a
 # place's mean that they do not explain; spectra of a window that count as independent; variance of a spectrum beyond
-# the factors within a place; share of the given errors' variance that remains after correction (of noise: after the
-# filter); and the largest
-# estimate, in standard deviations. Chosen on the places that they are scored on; half and twice of the first, third
-# and fifth change the RMSE by less than 1 %.
+# the factors within a place; share of the given errors' variance that remains after the correction, and after the
+# filter of the noise; and the largest estimate, in standard deviations. Chosen on the places that they are scored on;
+# half and twice of the first, third and fifth change the RMSE by less than 1 %.
 BETWEEN_PLACES, UNEXPLAINED, INDEPENDENT_SPECTRA, WITHIN_PLACE = 4.0, 3e-4, 2.0, 1e-4
 REMAINING, LARGEST_ERROR = 0.2, 3.0
 # Scales that bring common deviations of gain, offset and product to about 1; and values of a band's evidence.
