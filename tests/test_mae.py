@@ -235,13 +235,15 @@ def test_invalid_pixel_counts_as_the_mean_of_its_patch():
         torch.testing.assert_close(network(x, source, target, valid=valid), network(filled, source, target))
 
 
-def test_network_of_patches_is_the_prior_without_given_errors():
+@pytest.mark.parametrize("error", [None, InputError(pixel=0.01)])
+def test_network_of_patches_is_the_prior_without_common_errors(error):
     network = small("spatial-spectral")
     source, target = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
     x = window(12)
     with torch.no_grad():
-        made = network(x, network.band_view(source), network.band_view(target))[0].numpy()
-    np.testing.assert_allclose(made, network.prior.condition(source, target).reconstruct(x.numpy()[0]), atol=1e-5)
+        made = network(x, network.band_view(source, error), network.band_view(target))[0].numpy()
+    expected = network.prior.condition(source, target, error).reconstruct(x.numpy()[0])
+    np.testing.assert_allclose(made, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("error", "kind"), [(InputError(gain=0.05), 0), (InputError(offset=0.01), 1)])
