@@ -87,6 +87,18 @@ def test_finetune_recovers_a_planted_gain_and_offset(kind, network, given, tmp_p
         assert offset == pytest.approx(-OFFSET / GAIN, abs=0.002)
 
 
+def test_finetune_refits_the_prior_of_the_default_network(given, tmp_path):
+    given(product_pairs(5, GAIN, OFFSET), product_pairs(2, GAIN, OFFSET, seed=7))
+    made, linear = (finetune(asked(init), tmp_path / f"{init}.safetensors") for init in ("default", "linear"))
+    before, after, refitted = (load_weights(str(path)) for path in ("default", made.output, linear.output))
+    assert made.fit is None
+    assert "its spectral prior is refitted" in "".join(made.notes)
+    np.testing.assert_allclose(after.prior.factors, refitted.prior.factors)
+    assert after.network.prior is after.prior
+    stored, kept = before.network.state_dict(), after.network.state_dict()
+    assert all(torch.equal(stored[name], kept[name]) for name in stored)
+
+
 @pytest.mark.parametrize("kind", ["linear", "network"])
 def test_pairs_without_a_difference_give_no_correction(kind, network, given, tmp_path):
     init = network if kind == "network" else "linear"

@@ -95,8 +95,8 @@ def finetune(
     """Fit weights to pairs and write them; log and checkpoint go to `<output stem>.run/`.
 
     First a gain and an offset for each band of each product are fitted and stored beside the model; simulated sources
-    need none. Then the linear model is refitted in closed form, or the network is trained. Last the uncertainty is
-    calibrated on held-out scenes.
+    need none. Then the linear model is refitted in closed form, or the network is trained; of a network that corrects
+    errors of the input, the spectral prior is refitted. Last the uncertainty is calibrated on held-out scenes.
 
     Parameters
     ----------
@@ -120,10 +120,15 @@ def finetune(
     adjustments = adjustments_of(samples, add_note)
     weights = replace(weights, adjustments={**weights.adjustments, **adjustments})
     result = None
-    if weights.network is None:
+    network = weights.network
+    if network is None:
         weights = refitted(weights, samples)
+    elif network.config.by_patch and options.train != "none":
+        weights = refitted(weights, samples)
+        network.prior = weights.prior
+        add_note(f"{weights.name}: its spectral prior is refitted; the network corrects errors of the input, and stays")
     elif options.train != "none":
-        for name, parameter in weights.network.named_parameters():
+        for name, parameter in network.named_parameters():
             parameter.requires_grad_(name.startswith(TRAINED[options.train]))
         identity = {
             "init": weights.sha256,
@@ -134,13 +139,13 @@ def finetune(
             "adjustments": {sensor: dict(bands) for sensor, bands in weights.adjustments.items()},
         }
         result = fit(
-            *(weights.network, _task(weights, options, pairs), options.fit, output.with_suffix(".run")),
+            *(network, _task(weights, options, pairs), options.fit, output.with_suffix(".run")),
             identity=identity,
             resume=resume,
             overwrite=overwrite,
             progress=progress,
         )
-        weights.network.cpu().eval()
+        network.cpu().eval()
     digest, scenes = "", tuple(sorted({pair.scene for pair in held_out}))
     if result is None or result.first:
         weights = _calibrated(weights, held_out, options.fit.seed, add_note)

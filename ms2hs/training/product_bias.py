@@ -49,7 +49,7 @@ def _fit_band(name: str, samples: Sequence[Sample]) -> dict[str, tuple[float, fl
 
 
 def refitted(weights: Weights, samples: Sequence[Sample]) -> Weights:
-    """The linear model refitted to the spectra of these scenes, with the noise of their adjusted products."""
+    """The spectral prior refitted to the spectra of these scenes, with the noise of their adjusted products."""
     prior = weights.prior
     fine = prior.wavelength_nm.astype(float)
     scenes: dict[str, list[Float32Array]] = {}
