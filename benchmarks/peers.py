@@ -49,6 +49,7 @@ from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions, plan
 from ms2hs.inference.device import device_named
 from ms2hs.inference.predictor import Predictor
+from ms2hs.models.weights import load_weights
 from ms2hs.raster.cog.encoding import BLOCK
 
 OPENSR = "opensr-utils"
@@ -65,7 +66,8 @@ class Network(torch.nn.Module):
         if planned.weights.network is None:
             raise SystemExit(f"{options.model} is not a network; weights of a network are needed. Use another --model.")
         grids = planned.scene.spectral, planned.spectral
-        self.ours = Predictor(planned.weights.network, *grids, device_named(options.device))
+        device = device_named(options.device)
+        self.ours = Predictor(planned.weights.network, *grids, device, error=planned.input_error)
         self.window = LOCAL_WINDOW if self.ours.is_local else self.ours.window
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -193,7 +195,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.run:
         with contextlib.redirect_stdout(sys.stderr):
-            options = ConvertOptions(overwrite=True, model=args.model, device=args.device, input_error="none")
+            # a network of patch tokens corrects errors of the input; the loop adds no change of the prior by them
+            by_patch = (network := load_weights(args.model).network) is not None and network.config.by_patch
+            error = None if by_patch else "none"
+            options = ConvertOptions(overwrite=True, model=args.model, device=args.device, input_error=error)
             result = METHODS[args.run](args.folder / "scene.tif", args.folder / f"{args.run}.tif", options)
         print(json.dumps(result))
         return

@@ -75,10 +75,9 @@ class BareStacks(nn.Module):
         c = config
         sizes = {
             "encoder": (c.width, c.heads, c.depth),
-            "context": (c.width, c.heads, c.depth if c.context else 0),
             "decoder": (c.decoder_width, c.decoder_heads, c.decoder_depth),
         }
-        self.stacks = nn.ModuleDict({name: nn.Sequential(*_layers(*size)) for name, size in sizes.items() if size[2]})
+        self.stacks = nn.ModuleDict({name: nn.Sequential(*_layers(*size)) for name, size in sizes.items()})
 
     def forward(self, tokens: dict[str, Tensor]) -> Tensor:
         """A scalar to differentiate."""
@@ -98,8 +97,8 @@ def tokens_of(model: SpectralMAE, task: MaskedTask, batch: dict[str, Any], devic
     def note(name: str, _: nn.Module, given: tuple[Tensor, ...]) -> None:
         tokens[name] = torch.randn(given[0].shape, device=device)
 
-    stacks = {"encoder": model.encoder, "context": model.context, "decoder": model.decoder}
-    hooks = [stack[0].register_forward_pre_hook(partial(note, name)) for name, stack in stacks.items() if len(stack)]
+    stacks = {"encoder": model.encoder, "decoder": model.decoder}
+    hooks = [stack[0].register_forward_pre_hook(partial(note, name)) for name, stack in stacks.items()]
     with torch.no_grad():
         task.loss(model, batch, device)
     for hook in hooks:

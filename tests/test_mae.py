@@ -235,13 +235,15 @@ def test_invalid_pixel_counts_as_the_mean_of_its_patch():
         torch.testing.assert_close(network(x, source, target, valid=valid), network(filled, source, target))
 
 
-def test_network_of_patches_is_the_prior_without_given_errors():
+@pytest.mark.parametrize("error", [None, InputError(pixel=0.01)])
+def test_network_of_patches_is_the_prior_without_common_errors(error):
     network = small("spatial-spectral")
     source, target = load_sensor("sentinel2a").grid, load_sensor("enmap").grid
     x = window(12)
     with torch.no_grad():
-        made = network(x, network.band_view(source), network.band_view(target))[0].numpy()
-    np.testing.assert_allclose(made, network.prior.condition(source, target).reconstruct(x.numpy()[0]), atol=1e-5)
+        made = network(x, network.band_view(source, error), network.band_view(target))[0].numpy()
+    expected = network.prior.condition(source, target, error).reconstruct(x.numpy()[0])
+    np.testing.assert_allclose(made, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("error", "kind"), [(InputError(gain=0.05), 0), (InputError(offset=0.01), 1)])
@@ -322,6 +324,9 @@ def test_config_round_trips_through_a_header():
     for config in PRESETS.values():
         stored = {k: list(v) if isinstance(v, tuple) else v for k, v in config.to_dict().items()}
         assert ModelConfig.from_dict(stored) == config
+        assert ModelConfig.from_dict(stored | {"context": False}) == config  # of an earlier version
+    with pytest.raises(ValueError, match="unknown: context"):
+        ModelConfig.from_dict(stored | {"context": True})
 
 
 @pytest.mark.parametrize(
@@ -332,7 +337,6 @@ def test_config_round_trips_through_a_header():
         ({"width": 25}, "multiple"),
         ({"heads": 5}, "heads"),
         ({"patch": 3}, "multiple of patches"),
-        ({"context": True}, "reach"),
         ({"depth": 0}, "1 or more"),
         ({"hidden": (0.5, 1.0)}, "between 0 and 1"),
         ({"reach": "place", "masking": ("spatial",)}, "reach"),

@@ -393,13 +393,13 @@ CASES = {
     "NaN everywhere": (_unknown, "no pixel known in all bands"),
     "unknown scene": (_words("--leave-out", "elsewhere"), "unknown scene 'elsewhere'; known: place0, place1"),
     "all left out": (_words(*(w for i in range(4) for w in ("--leave-out", f"place{i}"))), "every scene is left out"),
-    "unknown setting": (_set("dept=2"), "unknown setting 'dept'; known: context, "),
+    "unknown setting": (_set("dept=2"), "unknown setting 'dept'; known: decoder_depth, "),
     "no number": (_set("depth=two"), "depth is 'two'; a whole number is needed"),
     "nothing": (_set("depth=0"), "depth is 0; 1 or more is needed"),
     "no heads": (_set("heads=0"), "with width=16, .*heads=0.* cannot be built"),
     "no patch": (_set("patch=0"), "cannot be built"),
     "heads that do not fit": (_set("heads=3"), "widths must be multiples of their numbers of heads"),
-    "truth": (_set("context=maybe"), "context is 'maybe'; true or false is needed"),
+    "truth": (_set("staged=maybe"), "staged is 'maybe'; true or false is needed"),
     "one share": (_set("hidden=0.5"), r"hidden is 0\.5; LOW,HIGH between 0 and 1"),
     "too large a share": (_set("hidden=0.5,1.5"), r"hidden is 0\.5,1\.5; LOW,HIGH between 0 and 1"),
     "word for a share": (_set("hidden=.5,most"), "hidden is 'most'; a number is needed"),
@@ -475,7 +475,7 @@ def test_only_the_first_process_prints_notes(tmp_path, monkeypatch):
 
 
 def test_two_processes_train_as_one(ms2hs, corpus, tmp_path):
-    # rank, context and rarely used parameters: where processes could differ
+    # rank, patch tokens and rarely used parameters: where processes could differ
     words = ["pretrain", *tiny("spatial-spectral"), "--data", corpus, *few(21, 4), "-o"]
     assert ms2hs(*words, tmp_path / "one.safetensors")[0] == 0
     process = start(

@@ -13,6 +13,8 @@ WINDOW = 128
 COEFFICIENTS = "coefficients"
 # Largest whole numbers of a configuration: published models have a fraction of each.
 MOST = {"patch": 64, "group": 1024, "width": 8192, "depth": 100, "heads": 256, "window": 1024, "rank": 1000}
+# Fields of earlier versions, with the value that has no effect.
+RETIRED = [("context", False)]
 MOST |= {f"decoder_{name}": MOST[name] for name in ("width", "depth", "heads")}
 
 
@@ -34,8 +36,6 @@ class ModelConfig:
     """Side of a window in training and conversion, in pixels; any multiple of `patch` works."""
     reach: str = "window"
     """Range of attention: all tokens of the `window`, or the tokens of the same patch (`place`)."""
-    context: bool = False
-    """With reach `place`: each patch has a summary token, and the summaries attend to each other over the window."""
     measured: str = "tokens"
     """Input of a source's bands: each as `tokens` of its own, `pasted` into the target bands that it covers, or as the
     prior's `coefficients`, one token for each patch."""
@@ -78,8 +78,6 @@ class ModelConfig:
         _require(self.window % self.patch == 0, problem)
         problem = f"hidden is {','.join(map(str, self.hidden))}; LOW,HIGH between 0 and 1 are needed"
         _require(0 < low <= high < 1, problem)
-        problem = "context connects patches that do not attend to each other; reach `place` is needed"
-        _require(self.per_patch or not self.context, problem)
         problem = f"a patch of {self.patch} pixels; with `coefficients`, a divisor of 256 is needed"
         _require(not self.by_patch or 256 % self.patch == 0, problem)
         problem = f"masking `{whole}` leaves hidden patches without a token; reach `window` is needed"
@@ -96,6 +94,7 @@ class ModelConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The configuration of a weights header; ValueError or TypeError where `values` do not make one."""
         known = {entry.name for entry in fields(cls)}
+        values = {name: value for name, value in values.items() if (name, value) not in RETIRED}
         if unknown := set(values) - known:
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
         tuples = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
@@ -138,7 +137,7 @@ class ModelConfig:
     @property
     def is_local(self) -> bool:
         """Whether a patch's result depends on that patch alone, so that windows need no overlap."""
-        return self.per_patch and not self.context
+        return self.per_patch
 
 
 TYPES: dict[str, type] = {

@@ -96,8 +96,6 @@ class SpectralMAE(nn.Module):
         self.spatial = SpatialPosition(c.positions, c.width, side)
         self.encoder = nn.ModuleList(Block(c.width, c.heads) for _ in range(c.depth))
         self.norm = nn.LayerNorm(c.width, eps=1e-6)
-        self.place = nn.Parameter(0.02 * torch.randn(c.width)) if c.context else None  # a patch's summary token
-        self.context = nn.ModuleList(Block(c.width, c.heads) for _ in range(c.depth if c.context else 0))
         self.to_decoder = nn.Linear(c.width, c.decoder_width)
         self.decoder = nn.ModuleList(Block(c.decoder_width, c.decoder_heads) for _ in range(c.decoder_depth))
         self.decoder_norm = nn.LayerNorm(c.decoder_width, eps=1e-6)
@@ -196,26 +194,10 @@ class SpectralMAE(nn.Module):
         if not c.per_patch:
             x = x + self.spatial(*side, x)[patch_index]
         sequences = x.flatten(0, 1)  # (window · sequence, token, width)
-        if self.place is not None:
-            sequences = self._with_context(sequences, self.place + self.spatial(*side, x), windows)
-        else:
-            for block in self.encoder:
-                sequences = block(sequences)
+        for block in self.encoder:
+            sequences = block(sequences)
         encoded = self.norm(sequences).view(windows, -1, *sequences.shape[1:])  # (window, sequence, token, width)
         return EncodedTokens(encoded, None if c.per_patch else patch_index, centre, width, group_index)
-
-    def _with_context(self, x: Tensor, summaries: Tensor, windows: int) -> Tensor:
-        """(window · patch, 1 + token, width): a summary token before each patch's tokens, shared over the window.
-
-        In each layer the tokens of a patch attend to each other and to their summary, then the summaries of a window
-        attend to each other.
-        """
-        x = torch.cat([summaries.repeat(windows, 1)[:, None], x], dim=1)
-        for block, context in zip(self.encoder, self.context, strict=True):
-            x = block(x)
-            shared = context(x[:, 0].view(windows, -1, x.shape[2]))  # (window, patch, width)
-            x = torch.cat([shared.flatten(0, 1)[:, None], x[:, 1:]], dim=1)
-        return x
 
     def decode(
         self, encoded: EncodedTokens, target: BandView, side: tuple[int, int], scaling: PriorScaling | None
@@ -226,8 +208,7 @@ class SpectralMAE(nn.Module):
         x = self.to_decoder(encoded.tokens)  # (window, sequence, token, width)
         spectral = self.decoder_spectral(encoded.centre_nm, encoded.width_nm)  # (group, width)
         spectral = spectral if encoded.groups is None else spectral[encoded.groups]
-        # the summary token of a patch has no spectral position
-        x = torch.cat([x[:, :, :1], x[:, :, 1:] + spectral], dim=2) if c.context else x + spectral
+        x = x + spectral
         size = bands if c.rank else c.group  # with a prior one query stands for the whole spectrum
         query = self.query + self.decoder_spectral(*target.groups(size))  # (group, width)
         # Queries start from the mean of their patch's visible tokens. With equal queries for all patches, networks

@@ -27,9 +27,9 @@ LEAST_VARIANCE = 1e-4
 LARGEST_CONTENT = 10.0
 # For errors common to a window: factor on the variance between places, which few places underestimate; variance of a
 # place's mean that they do not explain; spectra of a window that count as independent; variance of a spectrum beyond
-# the factors within a place; share of the given errors' variance that remains after correction; and the largest
-# estimate, in standard deviations. Chosen on the places that they are scored on; half and twice of the first, third
-# and fifth change the RMSE by less than 1 %.
+# the factors within a place; share of the given errors' variance that remains after the correction, and after the
+# filter of the noise; and the largest estimate, in standard deviations. Chosen on the places that they are scored on;
+# half and twice of the first, third and fifth change the RMSE by less than 1 %.
 BETWEEN_PLACES, UNEXPLAINED, INDEPENDENT_SPECTRA, WITHIN_PLACE = 4.0, 3e-4, 2.0, 1e-4
 REMAINING, LARGEST_ERROR = 0.2, 3.0
 # Scales that bring common deviations of gain, offset and product to about 1; and values of a band's evidence.
@@ -71,11 +71,12 @@ class CommonErrors(NamedTuple):
 
     @classmethod
     def of(cls, prior: SpectralPrior, source: BandView, device: torch.device, rank: int) -> Self | None:
-        """For a view of a source's bands; None without its errors, or without the covers or places of the prior."""
+        """For a view of a source's bands; None without common errors, or without the covers or places of the prior."""
         places, error, to_source = prior.places, source.error, source.response
         if places is None or prior.covers is None or to_source is None:
             return None
-        if not error or CoverShares.of(source.wavelength_nm) is None:
+        common = error.gain > 0 or error.offset > 0 or error.product is not None
+        if not common or CoverShares.of(source.wavelength_nm) is None:
             return None
         covers, bands = len(LAND), len(to_source)
         deviations = (places.between @ to_source.T).reshape(len(places.between), -1)
