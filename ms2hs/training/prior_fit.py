@@ -239,7 +239,7 @@ def pretrain_linear(
     Parameters
     ----------
     leave_out : places of scenes that are neither trained on nor calibrated on.
-    scores : scores of left-out scenes for the card, as benchmarks/leave_one_scene_out.py measures them.
+    scores : scores of left-out scenes for the card, as benchmarks/places.py measures them.
     overwrite : replace an existing file, though none of the folder.
 
     Raises
