@@ -39,7 +39,9 @@ COMMANDS = sorted({(block or span).strip() for block, span in COMMANDS})
 # Commands with DIR, a data folder, run on a few small cubes and, with the slow tests, on real data.
 REAL = [command for command in COMMANDS if "DIR" in shlex.split(command)]
 # Both convert with the network of the package; other commands without --model convert with the linear model.
-WITH_NETWORK = ("ms2hs convert scene.tif --target enmap", "ms2hs convert scene.tif --uncertainty")
+WITH_NETWORK = tuple(
+    f"ms2hs convert scene.tif --{option}" for option in ("target enmap", "uncertainty", "window-size 64")
+)
 
 
 def make_learning(folder):
