@@ -11,7 +11,7 @@ from test_predictor import SOURCE, TARGET, network_of
 
 from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.inference import patch_corrector
-from ms2hs.inference.patch_corrector import PatchCorrector, PatchNetwork
+from ms2hs.inference.patch_corrector import PatchCorrector, PatchNetwork, sampled_windows
 from ms2hs.inference.predictor import Predictor
 from ms2hs.models.layers import between_patches
 from ms2hs.models.prior import TYPICAL_INPUT_ERROR
@@ -121,12 +121,50 @@ def test_reconstruct_of_one_window_equals_the_network(shape):
     np.testing.assert_allclose(strips[:, valid], alone[:, valid], atol=1e-5)
 
 
+def pooled(network: PatchNetwork, reflectance, valid):
+    """The network with the common errors of a raster."""
+    windows = sampled_windows(*valid.shape, network.window)
+    return network.pooled(Rows(reflectance[:, *window.area], valid[window.area]) for window in windows)
+
+
+def test_pooled_errors_are_the_mean_of_the_windows_by_known_land():
+    network = predictor().patch_network
+    reflectance, valid = scene(16, 32, bad=0)
+    valid[:, 16:24] = False
+    halves = [Rows(reflectance[:, :, cols], valid[:, cols]) for cols in (slice(0, 16), slice(16, 32))]
+    alone = [network.pooled([half]).errors for half in halves]
+    assert (alone[0] - alone[1]).abs().max() > 1e-2
+    with torch.inference_mode():
+        found = [network.network.estimate(network.content(*half)[None], network.prior) for half in halves]
+    weights = [float(land) for _, land in found]
+    expected = (weights[0] * alone[0] + weights[1] * alone[1]) / sum(weights)
+    torch.testing.assert_close(network.pooled(halves).errors, expected)
+    assert weights[0] > weights[1] > 0
+    assert network.pooled([Rows(reflectance, valid & False)]) is network
+
+
+def test_pooled_corrections_do_not_depend_on_windows():
+    reflectance, valid = scene(70, 90)
+    network = pooled(predictor().patch_network, reflectance, valid)
+    wider = replace(network, window=48, overlap=16)
+    found = [corrections(one, reflectance, valid)[:, valid] for one in (network, wider)]
+    np.testing.assert_allclose(*found, atol=2e-5)
+    assert np.abs(found[0]).max() > 1e-2
+
+
+def test_sampled_windows_are_evenly_spaced_inside_the_raster():
+    windows = sampled_windows(100, 20, 32)
+    assert sorted({window.row for window in windows}) == [0, 17, 34, 51, 68]
+    assert {(window.col, window.height, window.width) for window in windows} == {(0, 32, 20)}
+
+
 def test_reconstruct_adds_the_blended_corrections_to_the_prior():
     applied = predictor()
     reflectance, valid = scene(40, 50)
     found = applied.reconstruct(reflectance, valid)
     posterior = replace(applied.network.prior.condition(SOURCE, TARGET), gain=applied.patch_network.prior.gain.numpy())
-    added = by_hand(applied.patch_network, reflectance, valid) * posterior.scale(reflectance)
+    network = pooled(applied.patch_network, reflectance, valid)
+    added = by_hand(network, reflectance, valid) * posterior.scale(reflectance)
     basis = applied.patch_network.prior.basis.numpy()
     expected = posterior.reconstruct(reflectance, valid) + np.tensordot(basis, added, 1)
     np.testing.assert_allclose(found[:, valid], expected[:, valid], atol=2e-5)

@@ -6,7 +6,7 @@
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -153,8 +153,13 @@ class _Models:
         if self.network is None:
             return LinearPipeline(planned, self.linear, reader, statistics)
         if patch_network := self.network.patch_network:
-            corrects = patch_network.prior.errors is not None
-            return LinearPipeline(planned, self.linear, reader, statistics, patch_network if corrects else None)
+            if patch_network.prior.errors is None:
+                return LinearPipeline(planned, self.linear, reader, statistics)
+            from ms2hs.inference.patch_corrector import sampled_windows  # noqa: PLC0415
+
+            windows = sampled_windows(planned.grid.height, planned.grid.width, patch_network.window)
+            pooled = patch_network.pooled(reader.reader.read_pixels(*astuple(window)) for window in windows)
+            return LinearPipeline(planned, self.linear, reader, statistics, pooled)
         return NetworkPipeline(planned, self.linear, reader, statistics, self.network, self.change)
 
 

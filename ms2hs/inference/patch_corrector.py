@@ -4,6 +4,8 @@ The network works at the resolution of patches: a strip of pixels becomes the co
 become corrections of the prior's coefficients, and overlapping windows are blended there, where a patch has `rank`
 values instead of its pixels times the target's bands. Corrections of pixels are interpolated between patches, so that
 neither patches nor windows leave an edge. Memory holds the strips that a row of windows spans.
+Errors of a product are common to a scene. They are estimated once, as the mean over windows all over the raster: the
+estimates of single windows differ by what grows there, and would leave a pattern of windows in the result.
 Tasks of equal shape run in threads of their own, each with one thread of torch: results do not depend on their number.
 """
 
@@ -11,9 +13,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -27,11 +29,13 @@ from ms2hs.inference.device import to_device
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior_tensors import PriorOfBands
 from ms2hs.raster.cog.block_compressor import processors
-from ms2hs.raster.tiling import Tiling
+from ms2hs.raster.tiling import Tiling, Window
 from ms2hs.spectra.spectral_grid import line_weights
 
 # Columns of pixels in one task, a multiple of every patch.
 TASK_COLS = 128
+# Windows in a row, and rows of windows, from which the errors that a raster has in common are estimated.
+SAMPLED_SIDE = 5
 # Patches in one call of the network.
 PATCHES_PER_CALL = {"cpu": 1 << 10, "cuda": 1 << 18, "mps": 1 << 15}
 
@@ -89,6 +93,8 @@ class PatchNetwork:
     overlap: int
     """Least number of pixels that neighbouring windows share, a multiple of the patch."""
     bfloat16: bool
+    errors: Tensor | None = None
+    """(source band, 3) of the whole raster, from `pooled`; None: each window's own."""
 
     @property
     def patch(self) -> int:
@@ -99,7 +105,44 @@ class PatchNetwork:
     def correct(self, content: Tensor) -> Tensor:
         """(window, rank, patch row, patch col) float32 corrections; see `SpectralMAE.correct`."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            return self.network.correct(content, self.prior).float()
+            return self.network.correct(content, self.prior, self.errors).float()
+
+    @torch.inference_mode()
+    def content(self, reflectance: Float32Array, valid: BoolArray) -> Tensor:
+        """(patch row, patch col, value) of pixels (source band, row, col) and (row, col), padded to whole patches."""
+        rows, cols = valid.shape
+        padding, usable = (0, -cols % self.patch, 0, -rows % self.patch), None
+        if any(padding) or not valid.all():
+            usable = F.pad(to_device(valid, self.device), padding)[None]
+        values = F.pad(to_device(reflectance, self.device), padding)[None]
+        return self.prior.content(values, self.patch, usable)[0]
+
+    def pooled(self, windows: Iterable[Strip]) -> Self:
+        """The network with the errors that these windows have in common: their mean, weighted by known land.
+
+        Itself where no errors are given, or no window has known land.
+        """
+        if self.prior.errors is None:
+            return self
+        with _single_threads(self.device) as pool:
+            parts = [*pool.map(self._estimate, windows)]
+        errors, land = (torch.stack(column) for column in zip(*parts, strict=True))
+        return replace(self, errors=torch.einsum("w,wbe->be", land / land.sum(), errors)) if land.any() else self
+
+    @torch.inference_mode()
+    def _estimate(self, window: Strip) -> tuple[Tensor, Tensor]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            errors, land = self.network.estimate(self.content(window.reflectance, window.valid)[None], self.prior)
+        return errors[0], land[0]
+
+
+def sampled_windows(height: int, width: int, side: int) -> list[Window]:
+    """Up to `SAMPLED_SIDE` squared windows of this side, evenly spaced over a raster."""
+    tops, lefts = (
+        sorted(set(np.linspace(0, max(0, length - side), SAMPLED_SIDE).astype(int).tolist()))
+        for length in (height, width)
+    )
+    return [Window(top, left, min(side, height - top), min(side, width - left)) for top in tops for left in lefts]
 
 
 class PatchCorrector:
@@ -145,16 +188,7 @@ class PatchCorrector:
 
     def _content_of(self, strip: Strip, cols: slice) -> Tensor:
         """(patch row, patch col, value) content of the patches of some columns."""
-        device = self._network.device
-        reflectance, valid = strip.reflectance[:, :, cols], strip.valid[:, cols]
-        rows, width = valid.shape
-        padding = (0, -width % self._patch, 0, -rows % self._patch)
-        usable = None
-        if any(padding) or not valid.all():
-            usable = F.pad(to_device(valid, device), padding)[None]
-        values = F.pad(to_device(reflectance, device), padding)[None]
-        with torch.inference_mode():
-            return self._network.prior.content(values, self._patch, usable)[0]
+        return self._network.content(strip.reflectance[:, :, cols], strip.valid[:, cols])
 
     def _predict(self, content: Tensor, each: Callable[..., Iterator[Tensor]]) -> None:
         """Predict and blend a row of windows; a window without a valid pixel corrects nothing."""

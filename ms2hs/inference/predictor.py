@@ -18,7 +18,7 @@ from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.inference.band_mapping import BandMapping
 from ms2hs.inference.blending import Blender
 from ms2hs.inference.device import free_bytes, native_bfloat16
-from ms2hs.inference.patch_corrector import PatchCorrector, PatchNetwork
+from ms2hs.inference.patch_corrector import PatchCorrector, PatchNetwork, sampled_windows
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.raster.tiling import Tiling
 from ms2hs.spectra.product_error import InputError
@@ -134,7 +134,12 @@ class Predictor:
             (top, _Rows(reflectance[:, top : top + STRIP_ROWS], valid[top : top + STRIP_ROWS]))
             for top in range(0, height, STRIP_ROWS)
         )
-        for top, rows, corrections in PatchCorrector(self.patch_network, height, width).run(strips):
+        parts = (
+            _Rows(reflectance[:, *window.area], valid[window.area])
+            for window in sampled_windows(height, width, self.window)
+        )
+        network = self.patch_network.pooled(parts)
+        for top, rows, corrections in PatchCorrector(network, height, width).run(strips):
             coefficients = corrections.between(top + np.arange(len(rows.valid)), np.arange(width))
             values = np.where(rows.valid, rows.reflectance, np.float32(0))
             tensors = (torch.from_numpy(array)[None].to(self.device) for array in (values, coefficients))

@@ -37,6 +37,7 @@ from ms2hs.models.layers import (
 from ms2hs.models.masking import SENSORS
 from ms2hs.models.prior import SpectralPrior
 from ms2hs.models.prior_tensors import ERRORS, EVIDENCE, LARGEST_ERROR, PriorOfBands, content_size, features
+from ms2hs.spectra.indices import LAND
 from ms2hs.spectra.product_error import InputError
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
@@ -242,7 +243,7 @@ class SpectralMAE(nn.Module):
         content = prior.content(values, c.patch, valid)
         return prior.corrected(values, between_patches(self.correct(content, prior).float(), c.patch))
 
-    def correct(self, content: Tensor, prior: PriorOfBands) -> Tensor:
+    def correct(self, content: Tensor, prior: PriorOfBands, errors: Tensor | None = None) -> Tensor:
         """(window, rank, patch row, patch col) corrections of the prior's coefficients, for spectra of scale 1.
 
         They are 0 without given errors: what a window adds to a pixel is the errors that its pixels have in common.
@@ -250,11 +251,24 @@ class SpectralMAE(nn.Module):
         Parameters
         ----------
         content : from `prior.content`; a patch whose last value is 0 is unknown.
+        errors : (source band, 3) from `estimate`, of the whole raster; None: each window's own.
         """
         windows, rows, cols, _ = content.shape
         if prior.errors is None:
             nothing = 0 * self.head.bias.sum()  # training stays possible
             return nothing.expand(windows, self.config.rank, rows, cols)
+        errors = self.estimate(content, prior)[0] if errors is None else errors.expand(windows, -1, -1)
+        with torch.autocast(content.device.type, enabled=False):
+            corrections = prior.errors.corrections(errors, *prior.split(content)[1:])
+        return corrections.view(windows, rows, cols, -1).permute(0, 3, 1, 2)
+
+    def estimate(self, content: Tensor, prior: PriorOfBands) -> tuple[Tensor, Tensor]:
+        """(window, source band, 3) errors that are common to each window, in units of `CommonErrors.deviation`.
+
+        Also (window,) the share of known land in each window, times its patches. `content` is as of `correct`.
+        """
+        assert prior.errors is not None  # noqa: S101  called only with given errors
+        _, rows, cols, _ = content.shape
         described, *evidence = prior.split(content)
         with torch.autocast(content.device.type, enabled=False):
             expected, features = prior.errors.estimate(*evidence)
@@ -268,9 +282,7 @@ class SpectralMAE(nn.Module):
             x = block(x)
         x = self.decoder[-1](x, last=queries.shape[1])  # (window, source band, decoder width)
         errors = (expected + self.head(self.decoder_norm(x)).float()).clamp(-LARGEST_ERROR, LARGEST_ERROR)
-        with torch.autocast(content.device.type, enabled=False):
-            corrections = prior.errors.corrections(errors, *evidence)
-        return corrections.view(windows, rows, cols, -1).permute(0, 3, 1, 2)
+        return errors, evidence[-1][..., -len(LAND) :].sum((1, 2))
 
     def _scaling(self, values: Tensor, source: BandView, target: BandView) -> PriorScaling:
         """The prior's expectation and scale, in float32 also under autocast."""

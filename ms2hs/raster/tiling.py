@@ -19,6 +19,11 @@ class Window:
     height: int
     width: int
 
+    @property
+    def area(self) -> tuple[slice, slice]:
+        """Its rows and columns, as an index."""
+        return slice(self.row, self.row + self.height), slice(self.col, self.col + self.width)
+
 
 @dataclass(frozen=True)
 class Tiling:
