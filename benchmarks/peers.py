@@ -34,6 +34,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,11 @@ from writer import peak_bytes
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions, plan
 from ms2hs.inference.device import device_named
+from ms2hs.inference.patch_corrector import sampled_windows
 from ms2hs.inference.predictor import Predictor
 from ms2hs.models.weights import load_weights
 from ms2hs.raster.cog.encoding import BLOCK
+from ms2hs.scenes.reader import SceneReader
 
 OPENSR = "opensr-utils"
 # Window size of local networks in the other implementations, in pixels.
@@ -69,6 +72,9 @@ class Network(torch.nn.Module):
         device = device_named(options.device)
         self.ours = Predictor(planned.weights.network, *grids, device, error=planned.input_error)
         self.window = LOCAL_WINDOW if self.ours.is_local else self.ours.window
+        windows = sampled_windows(planned.grid.height, planned.grid.width, self.ours.window)
+        with SceneReader(planned.scene, planned.grid) as reader:
+            self.ours.pool(reader.read_pixels(*astuple(window)) for window in windows)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """One window after the other, as `convert` does."""

@@ -129,6 +129,7 @@ class _Models:
         network = None
         if planned.weights.network is not None:
             from ms2hs.inference.device import device_named  # noqa: PLC0415  the linear model needs no torch
+            from ms2hs.inference.patch_corrector import sampled_windows  # noqa: PLC0415
             from ms2hs.inference.predictor import Predictor  # noqa: PLC0415
 
             # references and cubes of the site tell these errors better
@@ -137,6 +138,8 @@ class _Models:
             network = Predictor(planned.weights.network, *grids, *settings, error=known)
             if network.patch_network and known:
                 linear = replace(linear, gain=network.patch_network.prior.gain.cpu().numpy())
+                windows = sampled_windows(planned.grid.height, planned.grid.width, network.window)
+                network.pool(reader.read_pixels(*astuple(window)) for window in windows)
         unadapted = planned.weights.prior.condition(*grids) if network else linear
         _check_finite(planned, linear, network)
         if options.reference:
@@ -153,13 +156,8 @@ class _Models:
         if self.network is None:
             return LinearPipeline(planned, self.linear, reader, statistics)
         if patch_network := self.network.patch_network:
-            if patch_network.prior.errors is None:
-                return LinearPipeline(planned, self.linear, reader, statistics)
-            from ms2hs.inference.patch_corrector import sampled_windows  # noqa: PLC0415
-
-            windows = sampled_windows(planned.grid.height, planned.grid.width, patch_network.window)
-            pooled = patch_network.pooled(reader.reader.read_pixels(*astuple(window)) for window in windows)
-            return LinearPipeline(planned, self.linear, reader, statistics, pooled)
+            corrects = patch_network.prior.errors is not None
+            return LinearPipeline(planned, self.linear, reader, statistics, patch_network if corrects else None)
         return NetworkPipeline(planned, self.linear, reader, statistics, self.network, self.change)
 
 

@@ -6,7 +6,7 @@ A batch holds as many patches as `TOKENS_PER_BATCH` allows: few on a CPU, so tha
 limited by the free memory for their activations.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.inference.band_mapping import BandMapping
 from ms2hs.inference.blending import Blender
 from ms2hs.inference.device import free_bytes, native_bfloat16
-from ms2hs.inference.patch_corrector import PatchCorrector, PatchNetwork, sampled_windows
+from ms2hs.inference.patch_corrector import PatchCorrector, PatchNetwork, Strip, sampled_windows
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.raster.tiling import Tiling
 from ms2hs.spectra.product_error import InputError
@@ -92,6 +92,11 @@ class Predictor:
         self._output_order = None if is_sorted else torch.as_tensor(np.argsort(order), device=self.device)
         """(target band,) index into the network's output, which is sorted by wavelength; None: the same order."""
 
+    def pool(self, windows: Iterable[Strip]) -> None:
+        """Keep the errors that a raster has in common, from its `sampled_windows`, for a network of patch tokens."""
+        if self.patch_network:
+            self.patch_network = self.patch_network.pooled(windows)
+
     def reconstruct(self, reflectance: Float32Array, valid: BoolArray) -> Float32Array:
         """(target band, row, col) float32 of a raster of any size, NaN where not `valid`, blended as in `convert`.
 
@@ -102,7 +107,8 @@ class Predictor:
         """
         height, width = valid.shape
         result = np.empty((self.target_count, height, width), np.float32)
-        if not self.is_local and max(height, width) > self.window:
+        is_pooled = self.patch_network is not None and self.patch_network.errors is not None
+        if is_pooled or (not self.is_local and max(height, width) > self.window):
             parts = self._corrected(reflectance, valid) if self.patch_network else self._blended(reflectance, valid)
             for top, values in parts:
                 result[:, top : top + values.shape[1]] = values
@@ -134,11 +140,10 @@ class Predictor:
             (top, _Rows(reflectance[:, top : top + STRIP_ROWS], valid[top : top + STRIP_ROWS]))
             for top in range(0, height, STRIP_ROWS)
         )
-        parts = (
-            _Rows(reflectance[:, *window.area], valid[window.area])
-            for window in sampled_windows(height, width, self.window)
-        )
-        network = self.patch_network.pooled(parts)
+        network = self.patch_network
+        if network.errors is None:
+            windows = (window.area for window in sampled_windows(height, width, self.window))
+            network = network.pooled(_Rows(reflectance[:, *area], valid[area]) for area in windows)
         for top, rows, corrections in PatchCorrector(network, height, width).run(strips):
             coefficients = corrections.between(top + np.arange(len(rows.valid)), np.arange(width))
             values = np.where(rows.valid, rows.reflectance, np.float32(0))
