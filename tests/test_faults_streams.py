@@ -96,7 +96,7 @@ def stopped(running, number, *, group=False):
 def wait_until_signals_are_caught(running):
     """Python itself catches SIGINT only; before that a process ends as its interpreter does."""
     status = Path(f"/proc/{running.pid}/status")
-    while status.exists():
+    while running.poll() is None:  # also ends with a process that catches none
         caught = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt"))
         if int(caught.split()[1], 16) >> (signal.SIGHUP - 1) & 1:
             return
