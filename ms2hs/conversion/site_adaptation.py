@@ -25,6 +25,7 @@ from ms2hs.raster.cube import open_cube, spectral_of
 from ms2hs.raster.dataset import open_dataset, read_pixel_grid
 from ms2hs.raster.dates import day_of
 from ms2hs.raster.pixel_grid import PixelGrid, distance_km, pixel_at
+from ms2hs.raster.tiling import evenly_spaced
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.spectra.library import Library, by_pattern, interpolate_known, read_library
 from ms2hs.spectra.product_error import InputError
@@ -185,7 +186,7 @@ def _site_spectra(path: Path, pixels: int, wavelength_nm: FloatArray) -> Float32
         raise DataError(f"{path}: {len(grid)} bands; at most {MAX_BANDS} are used. Use a --site cube of fewer bands.")
     per_side = max(1, int(np.sqrt(pixels // SITE_WINDOW**2)))
     tops, lefts = (  # windows that do not overlap, but by a part of one
-        _evenly_spaced(max(0, side - SITE_WINDOW), min(per_side, -(-side // SITE_WINDOW))) for side in shape
+        evenly_spaced(max(0, side - SITE_WINDOW), min(per_side, -(-side // SITE_WINDOW))) for side in shape
     )
     height, width = (min(SITE_WINDOW, side) for side in shape)
     parts = [cube.read(top, left, height, width).reshape(len(grid), -1) for top in tops for left in lefts]
@@ -306,11 +307,6 @@ def _pixels_of_strips(reader: SceneReader, count: int) -> Float32Array:
     """(pixel, source band) reflectance of valid pixels, at most about `count`, from evenly spaced strips of a scene."""
     grid = reader.grid
     height = max(1, min(grid.height, count // grid.width // SEARCH_STRIPS))
-    strips = [reader.read(top, 0, height, grid.width) for top in _evenly_spaced(grid.height - height, SEARCH_STRIPS)]
+    strips = [reader.read(top, 0, height, grid.width) for top in evenly_spaced(grid.height - height, SEARCH_STRIPS)]
     pixels: Float32Array = np.concatenate([reflectance[:, valid] for reflectance, valid in strips], axis=1).T
     return pixels
-
-
-def _evenly_spaced(last: int, count: int) -> list[int]:
-    """At most `count` different integers from 0 to `last`."""
-    return sorted(set(np.linspace(0, last, count).astype(int).tolist()))

@@ -29,7 +29,7 @@ from ms2hs.inference.device import to_device
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.prior_tensors import PriorOfBands
 from ms2hs.raster.cog.block_compressor import processors
-from ms2hs.raster.tiling import Tiling, Window
+from ms2hs.raster.tiling import Tiling, Window, evenly_spaced
 from ms2hs.spectra.spectral_grid import line_weights
 
 # Columns of pixels in one task, a multiple of every patch.
@@ -138,10 +138,7 @@ class PatchNetwork:
 
 def sampled_windows(height: int, width: int, side: int) -> list[Window]:
     """Up to `SAMPLED_SIDE` squared windows of this side, evenly spaced over a raster."""
-    tops, lefts = (
-        sorted(set(np.linspace(0, max(0, length - side), SAMPLED_SIDE).astype(int).tolist()))
-        for length in (height, width)
-    )
+    tops, lefts = (evenly_spaced(max(0, length - side), SAMPLED_SIDE) for length in (height, width))
     return [Window(top, left, min(side, height - top), min(side, width - left)) for top in tops for left in lefts]
 
 

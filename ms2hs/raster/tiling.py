@@ -108,3 +108,8 @@ def _tapers(spans: list[tuple[int, int]]) -> list[Float32Array]:
     """One taper per span, over the pixels shared with its neighbours."""
     shared = [0, *(max(0, left[1] - right[0]) for left, right in pairwise(spans)), 0]
     return [taper(end - start, shared[i], shared[i + 1]) for i, (start, end) in enumerate(spans)]
+
+
+def evenly_spaced(last: int, count: int) -> list[int]:
+    """At most `count` different integers from 0 to `last`, ascending: first rows or columns of a sample of windows."""
+    return sorted(set(np.linspace(0, last, count).astype(int).tolist()))
