@@ -16,10 +16,12 @@ from ms2hs.files import NO_FILES, FileIds, write_bytes
 from ms2hs.models.prior import Posterior
 from ms2hs.progress import Progress
 from ms2hs.raster.cube import NODATA, SCALE
+from ms2hs.raster.cube_writer import cube_names
 from ms2hs.raster.dates import rfc3339
+from ms2hs.raster.formats import format_of
 from ms2hs.raster.pixel_grid import footprint, lonlat_bounds
 from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
-from ms2hs.scenes.stac_metadata import COG_TYPE, LANDSAT8_LAUNCH, PROJECTION_EXTENSION, projection_properties
+from ms2hs.scenes.stac_metadata import LANDSAT8_LAUNCH, PROJECTION_EXTENSION, projection_properties
 from ms2hs.spectra.spectral_grid import band_support
 
 EXTENSIONS = [
@@ -51,7 +53,8 @@ class ConversionResult:
     @property
     def paths(self) -> list[OutputPath]:
         """Every file, the cube first."""
-        return [path for path in (self.output, self.sigma, self.quicklook, self.item) if path]
+        cubes = [cube.with_name(name) for cube in (self.output, self.sigma) if cube for name in cube_names(cube)]
+        return [*cubes, self.quicklook, self.item]
 
     def beside(self, output: OutputPath) -> "ConversionResult":
         """The same result with its files beside another output."""
@@ -148,13 +151,14 @@ def write_item(path: Path, planned: Plan, result: ConversionResult, model: Poste
 
 def _assets(planned: Plan, result: ConversionResult, model: Posterior) -> dict[str, Any]:
     bands = _bands(planned, model)
+    media_type = format_of(planned.output).media_type
     assets = {
-        "data": _asset(result.output, COG_TYPE, "data") | {"bands": bands},
+        "data": _asset(result.output, media_type, "data") | {"bands": bands},
         "thumbnail": _asset(result.quicklook, "image/png", "thumbnail"),
     }
     if result.sigma:
         title = "Standard uncertainty: value ± 1.645 sigma is the calibrated 90 % interval"
-        assets["sigma"] = _asset(result.sigma, COG_TYPE, "uncertainty") | {"title": title, "bands": bands}
+        assets["sigma"] = _asset(result.sigma, media_type, "uncertainty") | {"title": title, "bands": bands}
     return assets
 
 
