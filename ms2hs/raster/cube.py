@@ -21,6 +21,8 @@ SCALE = 1e-4
 """Reflectance of one stored step."""
 NODATA = -32768
 """Stored number of an invalid pixel."""
+SUPPORT_TAG = "ms2hs_support"
+"""Tag of a band: its `Support`."""
 
 
 def open_cube(path: str | Path) -> xr.DataArray:
