@@ -22,7 +22,7 @@ from ms2hs.raster.formats import format_of
 from ms2hs.raster.pixel_grid import footprint, lonlat_bounds
 from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
 from ms2hs.scenes.stac_metadata import LANDSAT8_LAUNCH, PROJECTION_EXTENSION, projection_properties
-from ms2hs.spectra.spectral_grid import band_support
+from ms2hs.spectra.spectral_grid import SpectralGrid, Support, band_support
 
 EXTENSIONS = [
     "https://stac-extensions.github.io/eo/v2.0.0/schema.json",
@@ -118,6 +118,13 @@ def provenance(planned: Plan) -> dict[str, str]:
     return facts
 
 
+def supported_bands(planned: Plan, model: Posterior) -> SpectralGrid:
+    """The output bands with their support; bands that the prior `model` has never seen are inferred."""
+    support = band_support(planned.scene.spectral, planned.spectral)
+    known: list[Support] = [how if seen else "inferred" for how, seen in zip(support, model.known, strict=True)]
+    return replace(planned.spectral, support=tuple(known))
+
+
 def write_item(path: Path, planned: Plan, result: ConversionResult, model: Posterior) -> None:
     """Write the STAC 1.1 item of a result; `model` is the adapted spectral prior."""
     grid, bbox = planned.grid, lonlat_bounds(planned.grid)
@@ -167,8 +174,7 @@ def _asset(path: OutputPath, media_type: str, role: str) -> dict[str, Any]:
 
 
 def _bands(planned: Plan, model: Posterior) -> list[dict[str, Any]]:
-    grid = planned.spectral
-    support = band_support(planned.scene.spectral, grid)
+    grid = supported_bands(planned, model)
     return [
         {
             "name": name,
@@ -179,9 +185,7 @@ def _bands(planned: Plan, model: Posterior) -> list[dict[str, Any]]:
             "unit": "1",
             "raster:scale": SCALE,
             "raster:offset": 0,
-            "ms2hs:support": how if known else "inferred",
+            "ms2hs:support": support,
         }
-        for name, centre, width, how, known in zip(
-            grid.names, grid.wavelength_nm, grid.fwhm_nm, support, model.known, strict=True
-        )
+        for name, centre, width, support in zip(grid.names, grid.wavelength_nm, grid.fwhm_nm, grid.support, strict=True)
     ]

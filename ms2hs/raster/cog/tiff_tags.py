@@ -9,6 +9,7 @@ from rasterio.transform import Affine
 from ms2hs.arrays import FloatArray
 from ms2hs.raster.cog.encoding import Encoding
 from ms2hs.raster.cog.tiff_ifd import Directory, read_directory, with_tile_interleave
+from ms2hs.raster.cube import SUPPORT_TAG
 from ms2hs.raster.dataset import quietly
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM
@@ -65,6 +66,10 @@ def _label_spectral_bands(file: Any, spectral: SpectralGrid, scale: float | None
         file.set_band_description(i, f"{name} {centre:.1f} nm")
         micrometres = {"CENTRAL_WAVELENGTH_UM": f"{centre / 1000:.7g}", "FWHM_UM": f"{width / 1000:.7g}"}
         file.update_tags(i, ns="IMAGERY", **micrometres)
+        # ENVI's names in the default domain: gdal_translate and gdalwarp copy only this domain to new files
+        file.update_tags(i, wavelength=f"{centre:.7g}", wavelength_units="Nanometers", fwhm=f"{width:.7g}")
+    for i, support in enumerate(spectral.support, 1):
+        file.update_tags(i, **{SUPPORT_TAG: support})
     # bad band list of ENVI; GDAL copies it only from the default domain
     good = ", ".join("1" if is_good else "0" for is_good in spectral.good)
     file.update_tags(bbl=f"{{{good}}}")
