@@ -21,6 +21,7 @@ from xarray.core import indexing
 
 from ms2hs.arrays import Float32Array
 from ms2hs.errors import GridError, SceneError, UnknownName, input_errors
+from ms2hs.raster.cube_writer import sigma_name
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.header import declared_in, read_header
 from ms2hs.raster.pixel_grid import PixelGrid, lonlat_bounds, pixel_at
@@ -90,8 +91,7 @@ def open_cube(path: str | Path, chunks: Chunks | None = None) -> xr.Dataset:
 
 def sigma_beside(path: str | Path) -> Path:
     """The path of the uncertainty of a cube: `<stem>_sigma` with the same suffix."""
-    path = Path(path)
-    return path.with_name(f"{path.stem}_sigma{path.suffix}")
+    return Path(path).with_name(sigma_name(Path(path)))
 
 
 def pixel_grid_of(cube: xr.Dataset) -> PixelGrid:
