@@ -158,11 +158,17 @@ def _support_of(file: rasterio.DatasetReader, grid: SpectralGrid) -> tuple[Suppo
         return ()
 
 
+def pixels_path(path: str) -> str:
+    """The file that GDAL opens: of an ENVI header its image, if that exists; else the path itself."""
+    if Path(path).suffix.lower() != ENVI_HEADER:
+        return path
+    images = (Path(path).with_suffix(suffix) for suffix in ENVI_IMAGES)
+    return str(next((image for image in images if image.is_file()), path))
+
+
 def _open(path: str) -> xr.Dataset:
     """A cube without its uncertainty."""
-    if Path(path).suffix.lower() == ENVI_HEADER:  # GDAL opens the pixels
-        images = (Path(path).with_suffix(suffix) for suffix in ENVI_IMAGES)
-        path = str(next((image for image in images if image.is_file()), path))
+    path = pixels_path(path)
     with input_errors(path, SceneError):
         engine = ENGINES.get(Path(path).suffix.lower())
         cube = _open_store(path, engine) if engine and Path(path).exists() else _open_raster(path)
