@@ -36,7 +36,7 @@ class CommandGroup(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401  as Typer calls it
         super().__init__(**settings)
-        _add_shared_options(self)
+        _add_parameters(self, shared_options())
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  as Typer calls it
         """Run the command that was given."""
@@ -106,13 +106,13 @@ def main() -> None:
         raise SystemExit(known.exit_code) from None
 
 
-def _add_shared_options(group: TyperGroup) -> None:
-    """Give every command of a group the options that all have."""
+def _add_parameters(group: TyperGroup, parameters: list[Any]) -> None:
+    """Give every command of a group these parameters."""
     for command in group.commands.values():
         if isinstance(command, TyperGroup):
-            _add_shared_options(command)
+            _add_parameters(command, parameters)
         else:
-            command.params += shared_options()
+            command.params += parameters
 
 
 def _check_words(words: list[str]) -> None:

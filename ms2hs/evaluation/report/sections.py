@@ -23,7 +23,7 @@ from ms2hs.evaluation.report.summary import best_of
 from ms2hs.evaluation.results import Evaluation, Example, ExampleWindow, MethodScores
 
 # Most figures of a section, worst windows first, so that the page stays below 15 MB.
-MAX_EXAMPLES, MAX_WINDOWS, MAX_MAPS = 24, 16, 48
+MAX_EXAMPLES, MAX_WINDOWS, MAX_MAPS = 24, 12, 48
 
 
 @dataclass(frozen=True)
