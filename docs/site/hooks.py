@@ -1,0 +1,56 @@
+"""Pages that the build makes: the command line from the application, and copies of files above the docs folder.
+
+A page that loads something from elsewhere ends the build.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[2]
+# Pages that stand above the docs folder, where their readers look for them.
+COPIES = {"changelog.md": "CHANGELOG.md", "security.md": "SECURITY.md", "weights.md": "weights/README.md"}
+LINKS = {"../README.md": "index.md", "README.md": "index.md"} | {source: page for page, source in COPIES.items()}
+ELSEWHERE = re.compile(r"<(?:script|img|iframe)[^>]+src=\"?(?:https?:)?//|<link[^>]+stylesheet[^>]+href=\"?(?:https?:)?//")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that are no files of the docs folder."""
+    pages = {page: local_links((ROOT / source).read_text("utf-8")) for page, source in COPIES.items()}
+    for page, text in (pages | {"cli.md": command_line()}).items():
+        files.append(File.generated(config, page, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Point links at the copies."""
+    return local_links(markdown)
+
+
+def on_post_page(output: str, page: object, **_: object) -> str:
+    """Refuse a page that loads something from elsewhere."""
+    if found := ELSEWHERE.search(output):
+        raise PluginError(f"{page} loads from elsewhere: {found[0]}")
+    return output
+
+
+def local_links(text: str) -> str:
+    """Links between the files of the repository as links between pages."""
+
+    def local(found: re.Match[str]) -> str:
+        path = found[1].removeprefix("../").removeprefix("docs/")
+        return f"]({LINKS.get(path, path)}{found[2] or ''})"
+
+    return re.sub(r"\]\(((?!https?:)[^)#\s]+)(#[^)]*)?\)", local, text)
+
+
+def command_line() -> str:
+    """Every command with its options, written by Typer from the application; its examples as blocks."""
+    command = [sys.executable, "-m", "typer", "ms2hs.cli.app", "utils", "docs", "--name", "ms2hs"]
+    made = subprocess.run([*command, "--title", "Command line"], capture_output=True, text=True, check=True, cwd=ROOT)
+    return re.sub(r"^(ms2hs .+)$", r"    \1", made.stdout, flags=re.MULTILINE)
