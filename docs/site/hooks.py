@@ -11,6 +11,10 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+import ms2hs
+from ms2hs import errors
 
 ROOT = Path(__file__).parents[2]
 # Pages that stand above the docs folder, where their readers look for them.
@@ -27,12 +31,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_: object) -> str:
-    """Point links at the copies."""
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Point links at the copies; end the page of the Python API with the docstrings of the public names."""
+    if page.file.src_uri == "api.md":
+        names = sorted(set(ms2hs.__all__) - set(vars(errors)), key=lambda name: (name[0].isupper(), name))
+        markdown += "\n\n## Reference\n\n" + "\n\n".join(f"::: ms2hs.{name}" for name in names)
     return local_links(markdown)
 
 
-def on_post_page(output: str, page: object, **_: object) -> str:
+def on_post_page(output: str, page: Page, **_: object) -> str:
     """Refuse a page that loads something from elsewhere."""
     if found := ELSEWHERE.search(output):
         raise PluginError(f"{page} loads from elsewhere: {found[0]}")
