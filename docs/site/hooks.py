@@ -18,9 +18,16 @@ from ms2hs import errors
 
 ROOT = Path(__file__).parents[2]
 # Pages that stand above the docs folder, where their readers look for them.
-COPIES = {"changelog.md": "CHANGELOG.md", "security.md": "SECURITY.md", "weights.md": "weights/README.md"}
+COPIES = {
+    "changelog.md": "CHANGELOG.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "security.md": "SECURITY.md",
+    "weights.md": "weights/README.md",
+}
 LINKS = {"../README.md": "index.md", "README.md": "index.md"} | {source: page for page, source in COPIES.items()}
-ELSEWHERE = re.compile(r"<(?:script|img|iframe)[^>]+src=\"?(?:https?:)?//|<link[^>]+stylesheet[^>]+href=\"?(?:https?:)?//")
+ELSEWHERE = re.compile(
+    r"<(?:script|img|iframe)[^>]+src=\"?(?:https?:)?//|<link[^>]+stylesheet[^>]+href=\"?(?:https?:)?//"
+)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
