@@ -67,4 +67,5 @@ def command_line() -> str:
     """Every command with its options, written by Typer from the application; its examples as blocks."""
     command = [sys.executable, "-m", "typer", "ms2hs.cli.app", "utils", "docs", "--name", "ms2hs"]
     made = subprocess.run([*command, "--title", "Command line"], capture_output=True, text=True, check=True, cwd=ROOT)
-    return re.sub(r"^(ms2hs .+)$", r"    \1", made.stdout, flags=re.MULTILINE)
+    text = re.sub(r"\*\*Commands\*\*:\n\n(?:\* .+\n)+\n", "", made.stdout)  # cut short, and in the table of contents
+    return re.sub(r"^(ms2hs .+)$", r"    \1", text, flags=re.MULTILINE)
