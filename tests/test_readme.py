@@ -89,6 +89,8 @@ def world(tmp_path_factory, scene_path):
     shutil.copy(scene_path, folder / "scene.tif")
     asset = {"eo:bands": [{"name": name} for name in S2_BANDS], "href": "./scene.tif"}
     (folder / "item.json").write_text(json.dumps(planetary_computer("02.12") | {"assets": {"data": asset}}))
+    for name, recipe in re.findall(r'```toml title="(fields.+?)"\n(.*?)```', TEXT, re.DOTALL):
+        (folder / name).write_text(recipe)
     (folder / "june").mkdir()
     for name in ("a", "b"):
         write_raster(folder / "june" / f"{name}.tif", dn_of([LEAVES, SAND]), descriptions=S2_BANDS)
@@ -179,7 +181,7 @@ def assert_works(command, data, ms2hs, world, tmp_path, monkeypatch, request):
     assert code == 0, err
     assert out
     writes = {"convert", "example", "pretrain", "prepare", "finetune", "fetch"}
-    if words[0] in writes and not {"--dry-run", "--list", "--save"} & set(words):
+    if words[0] in writes and not {"--dry-run", "--help", "--json", "--list", "--save"} & set(words):
         there = {f"s3://bucket/{key}" for key in bucket.files()} if bucket else set()
         assert [line for line in out.splitlines() if line not in there and not Path(line).is_file()] == []
         assert len(there) == (len(out.splitlines()) if bucket else 0)
@@ -223,6 +225,16 @@ def test_python_example_works(code, world, tmp_path, monkeypatch):
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     exec(code, {})  # noqa: S102 - our own page
+
+
+def test_config_of_the_docs_works(ms2hs, world, tmp_path, monkeypatch):
+    (config,) = re.findall(r'```toml title="ms2hs.toml"\n(.*?)```', TEXT, re.DOTALL)
+    (tmp_path / "ms2hs.toml").write_text(config)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = ms2hs("convert", str(world / "scene.tif"), "--dry-run")
+    assert code == 0, err
+    assert "_emit.tif" in out
+    assert "target = 'emit'" in err
 
 
 @pytest.mark.parametrize(("path", "code"), re.findall(r'```python title="(.+?)"\n(.*?)```', TEXT, re.DOTALL))
