@@ -1,6 +1,7 @@
 """Notebooks as Markdown: text as it is, code with its outputs.
 
-A converter of the Jupyter project would bring forty packages and 600 kB of style sheets a page, and load scripts from elsewhere.
+The converter of the Jupyter project would bring forty packages and 600 kB of style sheets for each page, and would load
+scripts from elsewhere.
 """
 
 import json
