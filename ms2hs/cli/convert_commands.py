@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ms2hs.cli.messages import note, print_failed, print_waits
+from ms2hs.cli.messages import note, print_failed, print_log
 from ms2hs.cli.options import (
     BATCH,
+    DEVICES,
+    GSDS,
     INPUT,
     MODEL,
     OUTPUT,
@@ -24,6 +26,7 @@ from ms2hs.cli.options import (
     Overwrite,
     Quiet,
     Scale,
+    complete_input_error,
     complete_model,
     complete_source,
     complete_target,
@@ -88,6 +91,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
             metavar="METRES",
             help="Output pixel size in metres, or `native`.",
             show_default="30 for Sentinel-2 products, else the scene's own",
+            autocompletion=lambda: list(GSDS),
         ),
     ] = None,
     bbox: Annotated[BBox | None, REGION(parser=parse_bbox, metavar="W,S,E,N", help="Area in degrees.")] = None,
@@ -112,7 +116,12 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         MODEL(help="Shipped weights or a .safetensors file; `linear` is the fastest.", autocompletion=complete_model),
     ] = "default",
     device: Annotated[
-        str, MODEL(metavar="DEVICE", help="Device: `auto` (the fastest available), cpu, cuda, cuda:1, mps.")
+        str,
+        MODEL(
+            metavar="DEVICE",
+            help=f"Device: `auto` (the fastest available), {', '.join(DEVICES[1:])}.",
+            autocompletion=lambda: list(DEVICES),
+        ),
     ] = "auto",
     window_size: Annotated[
         int | None,
@@ -133,9 +142,10 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         Any,
         SITE(
             parser=parse_input_error,
-            metavar="none|sentinel2|GAIN,OFFSET,PIXEL",
-            help="Input uncertainty (1σ): as measured for Sentinel-2, or relative gain, offset, per-pixel noise.",
+            metavar="NAME|GAIN,OFFSET,PIXEL",
+            help="Input uncertainty (1σ): `none`, `sentinel2` as measured, or relative gain, offset, per-pixel noise.",
             show_default="sentinel2 for Sentinel-2 products, else none",
+            autocompletion=complete_input_error,
         ),
     ] = None,
     reference: Annotated[
@@ -147,6 +157,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
             metavar="PATH",
             help="Hyperspectral cube of the site, from any date, or a folder of cubes; repeatable. `auto` fetches EMIT "
             "and EnMAP passes.",
+            autocompletion=lambda: ["auto"],
         ),
     ] = None,
     site_date: Annotated[
@@ -205,7 +216,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     from ms2hs.spectra.product_error import InputError
 
     if not quiet:
-        print_waits()
+        print_log()
     if given(context, "device") and load_weights(model).network is None:
         refuse(context, ["device"], "the linear model always runs on the processor")
     options = ConvertOptions(

@@ -14,8 +14,6 @@ from ms2hs.errors import GridError, SceneError, WeightsError
 from ms2hs.files import NO_FILES, FileIds, check_space, file_name
 from ms2hs.models.config import MOST
 from ms2hs.models.weights import DEFAULT, Weights, load_weights
-from ms2hs.raster.cog.block_compressor import memory_bytes
-from ms2hs.raster.cog.block_store import disk_bytes
 from ms2hs.raster.cog.encoding import Compression, Encoding
 from ms2hs.raster.cube_writer import cube_path, sigma_name
 from ms2hs.raster.formats import format_of
@@ -185,7 +183,7 @@ class Plan:
     @property
     def requirements(self) -> dict[str, int]:
         """Rows in a strip, pixels, bands, and bytes of output, disk and memory."""
-        files = 2 if self.options.uncertainty else 1
+        files, output = 2 if self.options.uncertainty else 1, format_of(self.output)
         bands, rows, pixels = len(self.spectral), self.rows_per_strip, self.grid.height * self.grid.width
         strip = rows * self.grid.width
         count = 3 + (3 + self.window_size // self.block if self.by_block and self.window_size else 0)
@@ -193,13 +191,13 @@ class Plan:
         base = BASE_BYTES if self.weights.network is None else BASE_BYTES + TORCH_BYTES
         if not self.by_block:
             strips += strip * bands * (4 + 2 * 2)  # blended reflectance, and two strips of stored numbers
-        writers = memory_bytes(self.grid, bands, self.encoding, strips=not self.by_block)
+        writers = output.memory_bytes(self.grid, bands, self.encoding, strips=not self.by_block)
         return {
             "rows_at_a_time": rows,
             "pixels": pixels,
             "bands": bands,
             "output_bytes_uncompressed": files * bands * pixels * 2,
-            "disk_bytes_peak": files * disk_bytes(self.grid, bands, self.output.parent, self.encoding),
+            "disk_bytes_peak": files * output.disk_bytes(self.grid, bands, self.output.parent, self.encoding),
             "memory_bytes": strips + files * writers + base,
         }
 

@@ -25,7 +25,7 @@ from ms2hs.arrays import Float32Array
 from ms2hs.errors import GridError, SceneError, UnknownName, input_errors
 from ms2hs.raster.cube_writer import ENVI_HEADER, sigma_name
 from ms2hs.raster.dataset import open_dataset
-from ms2hs.raster.header import declared_in, read_header
+from ms2hs.raster.header import ENVI_DRIVER, declared_in, read_header
 from ms2hs.raster.pixel_grid import PixelGrid, lonlat_bounds, pixel_at
 from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM, load_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid, Support, band_support, grid_of, nearest_band
@@ -135,13 +135,25 @@ def spectral_of(file: rasterio.DatasetReader) -> SpectralGrid | None:
     return replace(grid, support=_support_of(file, grid))
 
 
+def tags_of(file: rasterio.DatasetReader) -> dict[str, str]:
+    """The tags of an open raster without the tags of bands; of an ENVI header only the tags of ms2hs."""
+    if file.driver == ENVI_DRIVER:
+        return {
+            key.upper(): text
+            for key, text in file.tags(ns="ENVI").items()
+            if key.startswith("ms2hs_") and key != SUPPORT_TAG
+        }
+    return {key: text for key, text in file.tags().items() if key.lower() not in COORDINATE_TAGS}
+
+
 def _support_of(file: rasterio.DatasetReader, grid: SpectralGrid) -> tuple[Support, ...]:
     """(band,) `Support`; empty if unknown."""
-    tags = [file.tags(band).get(SUPPORT_TAG) for band in file.indexes]
+    listed = (file.tags(ns="ENVI").get(SUPPORT_TAG) or "").strip("{} ").split(", ")
+    tags = listed if len(listed) == file.count else [file.tags(band).get(SUPPORT_TAG) for band in file.indexes]
     if set(tags) <= set(SUPPORTS):
         return cast("tuple[Support, ...]", tuple(tags))
     try:
-        return tuple(band_support(load_sensor(file.tags().get("MS2HS_SOURCE", "")).grid, grid))
+        return tuple(band_support(load_sensor(tags_of(file).get("MS2HS_SOURCE", "")).grid, grid))
     except UnknownName:
         return ()
 
@@ -168,7 +180,7 @@ def _open_raster(path: str) -> xr.Dataset:
                 "or wavelength. Add the tags, or open the file with rasterio."
             )
         pixels, affine = _LazyReflectance(file), file.transform
-        tags = {key: text for key, text in file.tags().items() if key.lower() not in COORDINATE_TAGS}
+        tags = tags_of(file)
         spatial_ref = {"crs_wkt": file.crs.to_wkt()} if file.crs else {}
     coords: dict[str, Any] = {
         "wavelength": ("wavelength", spectral.wavelength_nm, WAVELENGTH_ATTRS),

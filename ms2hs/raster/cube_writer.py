@@ -10,7 +10,6 @@ from ms2hs.remote.object_store import OutputPath
 
 # A cube in ENVI's format is two files: pixels, and a header of text.
 ENVI_PIXELS, ENVI_HEADER = ".dat", ".hdr"
-TIFF_SUFFIX = ".tif"
 
 BlockFiller = Callable[[slice, slice, DnArray], None]
 """Called with bands, columns and an array (band, row, col), into which it writes the stored numbers."""
@@ -79,6 +78,5 @@ def cube_names(cube: OutputPath) -> list[str]:
 
 
 def sigma_name(cube: OutputPath) -> str:
-    """The name of a cube's uncertainty, beside it in the same format: `x_sigma.tif` of `x.tif` and `x.tiff`."""
-    suffix = cube.name.removeprefix(cube.stem)
-    return f"{cube.stem}_sigma{TIFF_SUFFIX if suffix.lower() == '.tiff' else suffix}"
+    """The name of a cube's uncertainty, beside it in the same format: `x_sigma.tif` of `x.tif`."""
+    return f"{cube.stem}_sigma{cube.name.removeprefix(cube.stem)}"

@@ -60,9 +60,7 @@ class BlockCompressor:
         """
         self._threads = threads or processors()
         self._step, self._block = bands_per_task(bands, encoding.block, self._threads), encoding.block
-        self.ranges = [
-            TaskRange(*each) for each in product(_split(levels.width, encoding.block), _split(bands, self._step))
-        ]
+        self.ranges = task_ranges(levels.width, bands, encoding.block, self._threads)
         """The tasks of one row of blocks, in order."""
         self.stages: list[tuple[str, float]] = []
         """Seconds by stage; all threads append to the list."""
@@ -126,6 +124,12 @@ class BlockCompressor:
         compressed = [self._encoding.compress(numbers) for _, numbers in self._pyramid.add(bands, index, blocks)]
         self.stages.append(("compress", time.perf_counter() - began))
         return compressed
+
+
+def task_ranges(width: int, bands: int, block: int, threads: int) -> list[TaskRange]:
+    """The tasks of one row of blocks, in order: all bands of a column of blocks, then the next column."""
+    some_bands = _split(bands, bands_per_task(bands, block, threads))
+    return [TaskRange(*each) for each in product(_split(width, block), some_bands)]
 
 
 def bands_per_task(bands: int, block: int, threads: int) -> int:
