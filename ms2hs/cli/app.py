@@ -20,6 +20,7 @@ from ms2hs.cli import (
     info_commands,
     spectrum_commands,
     training_commands,
+    view_commands,
 )
 from ms2hs.cli.messages import print_error
 from ms2hs.cli.options import shared_options
@@ -60,6 +61,7 @@ app.command("info")(info_commands.info_command)
 app.command("example")(info_commands.example_command)
 app.command("index", epilog=spectrum_commands.INDEX_EPILOG)(spectrum_commands.index_command)
 app.command("spectrum", epilog=spectrum_commands.SPECTRUM_EPILOG)(spectrum_commands.spectrum_command)
+app.command("view", epilog=view_commands.EPILOG)(view_commands.view_command)
 app.command("prepare", epilog=data_commands.PREPARE_EPILOG)(data_commands.prepare_command)
 app.command("pairs", epilog=data_commands.PAIRS_EPILOG)(data_commands.pairs_command)
 app.command("pretrain", epilog=training_commands.PRETRAIN_EPILOG)(training_commands.pretrain_command)

@@ -17,6 +17,7 @@ import rasterio
 import xarray as xr
 from numpy.typing import NDArray
 from rasterio.crs import CRS
+from rasterio.enums import Resampling
 from rasterio.windows import Window
 from xarray.backends import BackendArray
 from xarray.core import indexing
@@ -91,6 +92,37 @@ def open_cube(path: str | Path, chunks: Chunks | None = None) -> xr.Dataset:
     return cube if chunks is None else cube.chunk(chunks)
 
 
+def read_coarse(
+    path: str, bands: Sequence[int], window: tuple[int, int, int, int], shape: tuple[int, int]
+) -> Float32Array:
+    """(band, row, col) values of a window of a cube file at a lower resolution: averages of the valid pixels.
+
+    Rasters are read from their overviews. Of Zarr and NetCDF files, whole blocks of pixels are averaged.
+
+    Parameters
+    ----------
+    window : row, column, height, width in pixels of the file.
+    shape : rows and columns of the result, at most height and width.
+
+    Raises
+    ------
+    SceneError : the file is missing or damaged.
+    """
+    row, col, height, width = window
+    if Path(path).suffix.lower() in ENGINES:
+        part = _open(path).reflectance[list(bands), row : row + height, col : col + width]
+        steps = {"y": -(-height // shape[0]), "x": -(-width // shape[1])}
+        return cast("Float32Array", part.load().coarsen(steps, boundary="pad").mean().values)
+    with input_errors(path, SceneError), open_dataset(_image_of(path)) as file:
+        dn = file.read(
+            [band + 1 for band in bands],
+            window=Window(col, row, width, height),
+            out_shape=(len(bands), *shape),
+            resampling=Resampling.average,
+        )
+        return _LazyReflectance(file).decode(dn, np.asarray(bands))
+
+
 def sigma_beside(path: str | Path) -> Path:
     """The path of a cube's uncertainty."""
     path = Path(path)
@@ -160,15 +192,21 @@ def _support_of(file: rasterio.DatasetReader, grid: SpectralGrid) -> tuple[Suppo
 
 def _open(path: str) -> xr.Dataset:
     """A cube without its uncertainty."""
-    if Path(path).suffix.lower() == ENVI_HEADER:  # GDAL opens the pixels
-        images = (Path(path).with_suffix(suffix) for suffix in ENVI_IMAGES)
-        path = str(next((image for image in images if image.is_file()), path))
+    path = _image_of(path)
     with input_errors(path, SceneError):
         engine = ENGINES.get(Path(path).suffix.lower())
         cube = _open_store(path, engine) if engine and Path(path).exists() else _open_raster(path)
     cube.reflectance.attrs = _attrs("surface reflectance")
     cube.reflectance.encoding["grid_mapping"] = "spatial_ref"
     return cube
+
+
+def _image_of(path: str) -> str:
+    """The image that an ENVI header describes; other paths as they are."""
+    if Path(path).suffix.lower() != ENVI_HEADER:
+        return path
+    images = (Path(path).with_suffix(suffix) for suffix in ENVI_IMAGES)
+    return str(next((image for image in images if image.is_file()), path))
 
 
 def _open_raster(path: str) -> xr.Dataset:
@@ -261,7 +299,10 @@ class _LazyReflectance(BackendArray):
         window = Window(left, top, int(cols.max()) - left + 1, int(rows.max()) - top + 1)
         with open_dataset(self._path) as file:
             dn = file.read([int(band) + 1 for band in bands], window=window)
-        dn = dn[:, rows - top][:, :, cols - left]
+        return self.decode(dn[:, rows - top][:, :, cols - left], bands)[result_key]
+
+    def decode(self, dn: NDArray[Any], bands: NDArray[np.intp]) -> Float32Array:
+        """(band, row, col) reflectance of stored numbers of these bands, NaN where invalid."""
         values = dn.astype(np.float32)
         values *= self._scales[bands, None, None]
         values += self._offsets[bands, None, None]
@@ -269,7 +310,7 @@ class _LazyReflectance(BackendArray):
             nodata = self._nodata[band]
             if nodata is not None and not np.isnan(nodata):
                 plane[stored == nodata] = np.nan
-        return cast("Float32Array", values[result_key])
+        return values
 
 
 @xr.register_dataset_accessor("ms2hs")  # type: ignore[no-untyped-call]
