@@ -19,6 +19,8 @@ from ms2hs.cli.options import (
     REGION,
     SITE,
     AsJson,
+    BlockSize,
+    Compress,
     DnOffset,
     Offset,
     Overwrite,
@@ -178,6 +180,8 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
             "--uncertainty", help="Write <output>_sigma.tif: value ± 1.645 σ is the 90 % interval.", show_default=False
         ),
     ] = False,
+    compress: Compress = None,
+    blocksize: BlockSize = None,
     overwrite: Overwrite = False,
     resume: Annotated[
         bool,
@@ -238,6 +242,8 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         site_date=site_date,
         site_limit=site_limit,
         adjust=adjustment,
+        compress=compress,
+        blocksize=blocksize,
         overwrite=overwrite,
         resume=resume,
     )

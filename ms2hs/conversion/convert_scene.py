@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ms2hs.conversion.metadata import ConversionResult, provenance, write_item
+from ms2hs.conversion.metadata import ConversionResult, provenance, supported_bands, write_item
 from ms2hs.conversion.pipeline import LinearPipeline, NetworkPipeline, Pipeline, StripReader
 from ms2hs.conversion.planning import AUTO, ConvertOptions, Plan, plan
 from ms2hs.conversion.site_adaptation import adapt_to_site, network_addition, references_in_scene
@@ -196,9 +196,17 @@ def _write_cubes(pipeline: Pipeline, staging: Staging, report: Progress) -> dict
     """Write the cube and its uncertainty, or the rows that an interrupted conversion left; returns seconds by stage."""
     planned, statistics, grid = pipeline.planned, pipeline.statistics, pipeline.planned.grid
     tags = {f"MS2HS_{name.upper()}": text for name, text in provenance(planned).items()}
+    spectral = supported_bands(planned, pipeline.model)
     writers = [
-        format_of(path)(staging.path(path.name), grid, planned.spectral, tags, home=staging.path(f"{path.stem}.blocks"))
-        for path in (planned.output, planned.sigma)
+        format_of(path).writer(
+            staging.path(path.name),
+            grid,
+            spectral,
+            tags,
+            encoding=replace(planned.encoding, quantity=quantity),
+            home=staging.path(f"{path.stem}.blocks"),
+        )
+        for quantity, path in (("reflectance", planned.output), ("sigma", planned.sigma))
         if path
     ]
     first_row, pending, state = staging.resume_point(writers, grid.height)
