@@ -16,6 +16,7 @@ from ms2hs.cli import (
     convert_commands,
     data_commands,
     evaluate_commands,
+    export_commands,
     fetch_commands,
     info_commands,
     spectrum_commands,
@@ -62,6 +63,7 @@ app.command("example")(info_commands.example_command)
 app.command("index", epilog=spectrum_commands.INDEX_EPILOG)(spectrum_commands.index_command)
 app.command("spectrum", epilog=spectrum_commands.SPECTRUM_EPILOG)(spectrum_commands.spectrum_command)
 app.command("view", epilog=view_commands.EPILOG)(view_commands.view_command)
+app.command("export", epilog=export_commands.EPILOG)(export_commands.export_command)
 app.command("prepare", epilog=data_commands.PREPARE_EPILOG)(data_commands.prepare_command)
 app.command("pairs", epilog=data_commands.PAIRS_EPILOG)(data_commands.pairs_command)
 app.command("pretrain", epilog=training_commands.PRETRAIN_EPILOG)(training_commands.pretrain_command)

@@ -10,14 +10,14 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from ms2hs.errors import Ms2hsError, OutputError
 from ms2hs.files import NO_FILES, FileIds, check_output, file_ids, place_files
 from ms2hs.raster.container import file_of
 from ms2hs.raster.cube_writer import cube_names, sigma_name
 from ms2hs.raster.dataset import REMOTE_PREFIXES, open_dataset
-from ms2hs.raster.formats import FORMATS
+from ms2hs.raster.formats import format_of
 from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
 from ms2hs.scenes.scene import Scene
 
@@ -84,12 +84,12 @@ def check_new_output(
     OutputError : a suffix that is not written; files exist and may not be replaced, or the folder cannot be written to.
     CredentialsError : the store refuses the credentials.
     """
-    if (suffix := PurePath(cube.name).suffix).lower() not in FORMATS:
+    names, output = result_names(cube, uncertainty=uncertainty), format_of(cube)
+    if resume and not output.is_resumable:
         raise OutputError(
-            f"{cube}: cubes are not written {f'as {suffix}' if suffix else 'without a suffix'}; {', '.join(FORMATS)} "
-            f"are allowed. Use for example -o {cube.stem or 'cube'}.tif, or an existing directory."
+            f"{cube}: {output.name} files are written anew after an interruption; --resume is allowed for a COG. Leave "
+            "--resume out, or convert to a .tif and use `ms2hs export`."
         )
-    names = result_names(cube, uncertainty=uncertainty)
     if isinstance(cube, RemotePath):
         if resume:
             raise OutputError(
