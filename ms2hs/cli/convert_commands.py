@@ -167,6 +167,13 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
             "--uncertainty", help="Write <output>_sigma.tif: value ± 1.645 σ is the 90 % interval.", show_default=False
         ),
     ] = False,
+    href_base: Annotated[
+        str | None,
+        OUTPUT(
+            metavar="URL", help="Folder of the files, for absolute addresses in the STAC item.", show_default="relative"
+        ),
+    ] = None,
+    collection: Annotated[str | None, OUTPUT(metavar="NAME", help="Collection of the STAC item.")] = None,
     overwrite: Overwrite = False,
     resume: Annotated[
         bool,
@@ -227,6 +234,8 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         site_date=site_date,
         site_limit=site_limit,
         adjust=adjustment,
+        href_base=href_base,
+        collection=collection,
         overwrite=overwrite,
         resume=resume,
     )

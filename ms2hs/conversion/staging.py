@@ -40,6 +40,7 @@ ENTRY_START = b'{"rows": '
 STAMP = re.compile(rb"[0-9a-f]{64}")
 # Options that do not change the pixels of a result; the provenance has the window's size.
 NO_CHOICES = {"overwrite", "resume", "force", "site_date", "site_limit", "site_notes", "window_size"}
+NO_CHOICES |= {"href_base", "collection"}
 BLOCK_FILE = re.compile(r"level\d+|cog")
 
 

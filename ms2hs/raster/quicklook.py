@@ -1,5 +1,6 @@
 """Quicklook images of cubes: PNG panels in natural colour and short-wave infrared."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import imagecodecs
@@ -25,7 +26,21 @@ STRETCH_PERCENT = (2.0, 98.0)
 STRETCH_PIXELS = 1 << 16
 
 
-def write_quicklook(cube_path: str | Path, png_path: str | Path) -> None:
+@dataclass(frozen=True)
+class Stretch:
+    """The bands and the contrast of a picture."""
+
+    bands: tuple[int, ...]
+    """0-based positions of red, green and blue."""
+    low: float
+    """Black, the same for the three bands, in the values that GDAL gives (stored number times scale)."""
+    high: float
+    """White."""
+    scale: float
+    """Scale that the file declares: a value is a stored number times it."""
+
+
+def write_quicklook(cube_path: str | Path, png_path: str | Path) -> Stretch:
     """Write a PNG with a natural-colour panel and beside it, or below for a wide cube, a short-wave infrared panel.
 
     A panel is omitted if one of its wavelengths has no band nearby. Without both, the image shows three bands spread
@@ -33,18 +48,24 @@ def write_quicklook(cube_path: str | Path, png_path: str | Path) -> None:
     bands so that hues are preserved. Invalid pixels are transparent. Pixels are read from the cube's overviews; an
     existing PNG is replaced.
 
+    Returns
+    -------
+    Bands and contrast of the first panel.
+
     Raises
     ------
     OutputError : the PNG cannot be written.
     """
     with open_dataset(str(cube_path)) as file:
-        panels = [_render(file, bands) for bands in _panel_bands(file)]
+        rendered = [_render(file, bands) for bands in _panel_bands(file)]
+    panels = [panel for panel, _ in rendered]
     axis = 2 if panels[0].shape[1] >= panels[0].shape[2] else 1
     gap = [4, *panels[0].shape[1:]]
     gap[axis] = GAP
     joined = np.concatenate([part for panel in panels for part in (np.zeros(gap, np.uint8), panel)][1:], axis)
     pixels = np.ascontiguousarray(np.moveaxis(joined, 0, -1))
     write_bytes(Path(png_path), bytes(imagecodecs.png_encode(pixels, level=2, filter=imagecodecs.PNG.FILTER.UP)))
+    return rendered[0][1]
 
 
 def _panel_bands(file: rasterio.DatasetReader) -> list[list[int]]:
@@ -65,8 +86,8 @@ def _spread(order: NDArray[np.intp]) -> list[int]:
     return [int(order[int(len(order) * share)]) for share in (5 / 6, 3 / 6, 1 / 6)]
 
 
-def _render(file: rasterio.DatasetReader, bands: list[int]) -> NDArray[np.uint8]:
-    """(4, row, col) red, green, blue, alpha of a panel."""
+def _render(file: rasterio.DatasetReader, bands: list[int]) -> tuple[NDArray[np.uint8], Stretch]:
+    """(4, row, col) red, green, blue, alpha of a panel, and its contrast."""
     factor = max(1, -(-max(file.shape) // LONG_SIDE))
     shape = (len(bands), *(-(-side // factor) for side in file.shape))
     dn = file.read([band + 1 for band in bands], out_shape=shape, resampling=Resampling.average)
@@ -75,6 +96,7 @@ def _render(file: rasterio.DatasetReader, bands: list[int]) -> NDArray[np.uint8]
     valid = np.all([np.isfinite(plane) & (plane != value) for plane, value in zip(dn, nodata, strict=True)], axis=0)
     values = dn * scales + offsets
     image = np.zeros((4, *shape[1:]), np.uint8)
+    low, high = np.float32(0), np.float32(1)
     if valid.any():
         positions = np.flatnonzero(valid)
         step = len(positions) // STRETCH_PIXELS | 1  # odd, so that the sample does not repeat a few columns
@@ -85,4 +107,4 @@ def _render(file: rasterio.DatasetReader, bands: list[int]) -> NDArray[np.uint8]
         np.clip(np.rint(values, out=values), 0, 255, out=values)
         np.copyto(image[:3], values, casting="unsafe", where=valid)
         image[3, valid] = 255
-    return image
+    return image, Stretch(tuple(bands), float(low), float(high), float(file.scales[bands[0]]))
