@@ -665,7 +665,7 @@ def test_formats_write_cubes_by_the_protocol(tmp_path, suffix):
     def fill(bands, cols, target):
         target[:] = cube[bands, 256:, cols]
 
-    with FORMATS[suffix](path, grid, SPECTRAL, TAGS) as writer:
+    with FORMATS[suffix].writer(path, grid, SPECTRAL, TAGS) as writer:
         assert writer.kept_rows == 0
         writer.write(0, cube[:, :256])
         writer.write_blocks(256, 44, fill)

@@ -18,6 +18,7 @@ from ms2hs.cli import (
     evaluate_commands,
     fetch_commands,
     info_commands,
+    spectrum_commands,
     training_commands,
 )
 from ms2hs.cli.messages import print_error
@@ -52,6 +53,7 @@ app.command("convert", epilog=convert_commands.EPILOG)(convert_commands.convert_
 app.command("fetch", epilog=fetch_commands.EPILOG)(fetch_commands.fetch_command)
 app.command("info")(info_commands.info_command)
 app.command("example")(info_commands.example_command)
+app.command("spectrum", epilog=spectrum_commands.SPECTRUM_EPILOG)(spectrum_commands.spectrum_command)
 app.command("prepare", epilog=data_commands.PREPARE_EPILOG)(data_commands.prepare_command)
 app.command("pairs", epilog=data_commands.PAIRS_EPILOG)(data_commands.pairs_command)
 app.command("pretrain", epilog=training_commands.PRETRAIN_EPILOG)(training_commands.pretrain_command)

@@ -17,6 +17,8 @@ from ms2hs.cli.options import (
     REGION,
     SITE,
     AsJson,
+    BlockSize,
+    Compress,
     DnOffset,
     Offset,
     Overwrite,
@@ -167,12 +169,9 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
             "--uncertainty", help="Write <output>_sigma.tif: value ± 1.645 σ is the 90 % interval.", show_default=False
         ),
     ] = False,
-    href_base: Annotated[
-        str | None,
-        OUTPUT(
-            metavar="URL", help="Folder of the files, for absolute addresses in the STAC item.", show_default="relative"
-        ),
-    ] = None,
+    compress: Compress = None,
+    blocksize: BlockSize = None,
+    href_base: Annotated[str | None, OUTPUT(metavar="URL", help="Make the item's links absolute, below URL.")] = None,
     collection: Annotated[str | None, OUTPUT(metavar="NAME", help="Collection of the STAC item.")] = None,
     overwrite: Overwrite = False,
     resume: Annotated[
@@ -234,6 +233,8 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         site_date=site_date,
         site_limit=site_limit,
         adjust=adjustment,
+        compress=compress,
+        blocksize=blocksize,
         href_base=href_base,
         collection=collection,
         overwrite=overwrite,

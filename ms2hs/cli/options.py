@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -107,6 +107,18 @@ def check_learning_rate(value: float) -> float:
 
 
 Overwrite = Annotated[bool, OUTPUT("--overwrite", help="Replace existing files.", show_default=False)]
+Compress = Annotated[
+    Literal["zstd", "deflate"] | None,
+    OUTPUT(help="Compression; old web readers know deflate only.", show_default="zstd"),
+]
+BlockSize = Annotated[
+    int | None,
+    OUTPUT(
+        metavar="64|128|256",
+        help="Side of a block, in pixels: small blocks give a spectrum faster.",
+        show_default="256",
+    ),
+]
 AsJson = Annotated[bool, OUTPUT("--json", help="Print JSON on stdout.", show_default=False)]
 Quiet = Annotated[bool, OUTPUT("-q", "--quiet", help="No progress bar and no notes.", show_default=False)]
 Seed = Annotated[int, DATA(min=0, help="Random seed.")]

@@ -194,8 +194,15 @@ def _write_cubes(pipeline: Pipeline, staging: Staging, report: Progress) -> dict
     tags = {f"MS2HS_{name.upper()}": text for name, text in provenance(planned).items()}
     spectral = supported_bands(planned, pipeline.model)
     writers = [
-        format_of(path)(staging.path(path.name), grid, spectral, tags, home=staging.path(f"{path.stem}.blocks"))
-        for path in (planned.output, planned.sigma)
+        format_of(path).writer(
+            staging.path(path.name),
+            grid,
+            spectral,
+            tags,
+            encoding=replace(planned.encoding, quantity=quantity),
+            home=staging.path(f"{path.stem}.blocks"),
+        )
+        for quantity, path in (("reflectance", planned.output), ("sigma", planned.sigma))
         if path
     ]
     first_row, pending, state = staging.resume_point(writers, grid.height)

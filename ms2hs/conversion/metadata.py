@@ -21,6 +21,8 @@ from ms2hs.files import read_json, write_bytes
 from ms2hs.models.prior import Posterior
 from ms2hs.raster.container import file_of
 from ms2hs.raster.cube import NODATA, SCALE
+from ms2hs.raster.cube_writer import cube_names
+from ms2hs.raster.formats import format_of
 from ms2hs.raster.pixel_grid import footprint, lonlat_bounds, pixel_size_m
 from ms2hs.raster.quicklook import Stretch
 from ms2hs.remote.client import MAX_DOCUMENT_BYTES
@@ -28,14 +30,7 @@ from ms2hs.remote.object_store import OutputPath
 from ms2hs.remote.url_policy import shown
 from ms2hs.scenes.recognition import platform_note
 from ms2hs.scenes.scene import CUSTOM, Scene
-from ms2hs.scenes.stac_metadata import (
-    COG_TYPE,
-    PROJECTION_EXTENSION,
-    parse_item,
-    projection_properties,
-    time_properties,
-    utc_now,
-)
+from ms2hs.scenes.stac_metadata import PROJECTION_EXTENSION, parse_item, projection_properties, time_properties, utc_now
 from ms2hs.spectra.sensors import COMMON_NAMES_NM, RGB_REACH_NM, load_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid, Support, band_support, nearest_band
 
@@ -120,7 +115,7 @@ def _source_properties(scene: Scene) -> dict[str, Any]:
 
 def _render(bands: SpectralGrid, stretch: Stretch) -> dict[str, Any]:
     """The quicklook's colours for tile servers, in stored numbers; `bidx` for servers that do not know `bands`."""
-    limits = [round(value / stretch.scale) for value in (stretch.low, stretch.high)]
+    limits = [round(value / SCALE) for value in (stretch.low, stretch.high)]
     return {
         "title": "Natural colour",
         "assets": ["data"],
@@ -191,20 +186,21 @@ def _catalogue_address(links: Iterable[dict[str, Any]]) -> str:
 
 
 def _assets(planned: Plan, result: ConversionResult, bands: SpectralGrid) -> dict[str, Any]:
-    def asset(path: OutputPath, media_type: str, role: str) -> dict[str, Any]:
-        return {"href": _href(planned, path.name), "type": media_type, "roles": [role]}
+    def asset(name: str, media_type: str, role: str) -> dict[str, Any]:
+        return {"href": _href(planned, name), "type": media_type, "roles": [role]}
 
-    assets = {
-        "data": asset(result.output, COG_TYPE, "data") | _bands(bands, common_names=True),
-        "thumbnail": asset(result.quicklook, "image/png", "thumbnail"),
-        "style": asset(result.style, "text/xml", "metadata") | {"title": "QGIS style: natural colour"},
-    }
+    def cube(key: str, path: OutputPath, role: str, bands: dict[str, Any]) -> dict[str, Any]:
+        name, *headers = cube_names(path)
+        header = {f"{key}-header": asset(one, "text/plain", "metadata") for one in headers}
+        return {key: asset(name, format_of(path).media_type, role) | bands} | header
+
+    assets = cube("data", result.output, "data", _bands(bands, common_names=True))
+    assets["thumbnail"] = asset(result.quicklook.name, "image/png", "thumbnail")
+    assets["style"] = asset(result.style.name, "text/xml", "metadata") | {"title": "QGIS style: natural colour"}
     if result.sigma:
         title = "Standard uncertainty: value ± 1.645 sigma is the calibrated 90 % interval"
-        names = tuple(f"{name}_sigma" for name in bands.names)
-        assets["sigma"] = (
-            asset(result.sigma, COG_TYPE, "uncertainty") | {"title": title} | _bands(replace(bands, names=names))
-        )
+        names = _bands(replace(bands, names=tuple(f"{name}_sigma" for name in bands.names)))
+        assets |= cube("sigma", result.sigma, "uncertainty", {"title": title} | names)
     return assets
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
 from ms2hs.files import write_bytes
-from ms2hs.raster.cube import spectral_of
+from ms2hs.raster.cube import STRETCH_PERCENT, spectral_of
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM
 from ms2hs.spectra.spectral_grid import nearest_band
@@ -21,7 +21,6 @@ LONG_SIDE = 1024
 GAP = 8
 # Red, green and blue of the second panel, sensitive to soil and minerals, dry matter, and leaves.
 SWIR_RGB_NM, SWIR_RGB_REACH_NM = (2200.0, 1650.0, 850.0), 60.0
-STRETCH_PERCENT = (2.0, 98.0)
 # At least this many valid pixels, evenly spaced, determine the percentiles of a larger panel.
 STRETCH_PIXELS = 1 << 16
 
@@ -33,11 +32,9 @@ class Stretch:
     bands: tuple[int, ...]
     """0-based positions of red, green and blue."""
     low: float
-    """Black, the same for the three bands, in the values that GDAL gives (stored number times scale)."""
+    """Reflectance of black, the same for the three bands."""
     high: float
-    """White."""
-    scale: float
-    """Scale that the file declares: a value is a stored number times it."""
+    """Reflectance of white."""
 
 
 def write_quicklook(cube_path: str | Path, png_path: str | Path) -> Stretch:
@@ -107,4 +104,4 @@ def _render(file: rasterio.DatasetReader, bands: list[int]) -> tuple[NDArray[np.
         np.clip(np.rint(values, out=values), 0, 255, out=values)
         np.copyto(image[:3], values, casting="unsafe", where=valid)
         image[3, valid] = 255
-    return image, Stretch(tuple(bands), float(low), float(high), float(file.scales[bands[0]]))
+    return image, Stretch(tuple(bands), float(low), float(high))

@@ -24,8 +24,6 @@ from ms2hs.scenes.recognition import (
 )
 from ms2hs.spectra.sensors import load_sensor
 
-COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
-"""Media type of a COG in STAC assets."""
 UNKNOWN_TIME = "ms2hs:datetime"
 """Property of an item of ms2hs whose `datetime` is not the time of acquisition, which is unknown."""
 PROJECTION_EXTENSION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"

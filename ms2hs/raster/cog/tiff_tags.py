@@ -7,7 +7,7 @@ from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
 from ms2hs.arrays import FloatArray
-from ms2hs.raster.cog.encoding import BLOCK, Encoding
+from ms2hs.raster.cog.encoding import Encoding
 from ms2hs.raster.cog.tiff_ifd import Directory, read_directory, with_tile_interleave
 from ms2hs.raster.cube import SUPPORT_TAG
 from ms2hs.raster.dataset import quietly
@@ -16,8 +16,16 @@ from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM
 from ms2hs.spectra.spectral_grid import SpectralGrid, nearest_band
 
 # One-pixel GeoTIFF with the layout of our blocks.
-PIXEL = {"driver": "GTiff", "height": 1, "width": 1, "BIGTIFF": "YES", "ENDIANNESS": "LITTLE", "SPARSE_OK": "TRUE"}
-BLOCKS = {"TILED": "YES", "BLOCKXSIZE": BLOCK, "BLOCKYSIZE": BLOCK, "INTERLEAVE": "BAND", "COMPRESS": "ZSTD"}
+PIXEL = {
+    "driver": "GTiff",
+    "height": 1,
+    "width": 1,
+    "BIGTIFF": "YES",
+    "ENDIANNESS": "LITTLE",
+    "SPARSE_OK": "TRUE",
+    "TILED": "YES",
+    "INTERLEAVE": "BAND",
+}
 
 
 class BandLabels(Protocol):
@@ -36,7 +44,8 @@ def image_directory(
     """The TIFF directory of a cube without size and blocks, read from a one-pixel file that GDAL writes."""
     georeference = {} if grid.transform == tuple(Affine.identity())[:6] else {"transform": Affine(*grid.transform)}
     numbers = {"dtype": encoding.dtype, "nodata": encoding.nodata, "PREDICTOR": encoding.predictor}
-    profile = PIXEL | BLOCKS | numbers | georeference | {"count": len(bands), "crs": grid.crs}
+    blocks = {"BLOCKXSIZE": encoding.block, "BLOCKYSIZE": encoding.block, "COMPRESS": encoding.compression.upper()}
+    profile = PIXEL | blocks | numbers | georeference | {"count": len(bands), "crs": grid.crs}
     with quietly(), MemoryFile() as memory:
         with memory.open(**profile) as file:
             file.update_tags(**tags)
