@@ -21,7 +21,7 @@ from ms2hs.progress import Progress
 from ms2hs.raster.container import file_of
 from ms2hs.raster.cube_writer import cube_names, sigma_name
 from ms2hs.raster.dataset import REMOTE_PREFIXES, open_dataset
-from ms2hs.raster.formats import FORMATS
+from ms2hs.raster.formats import FORMATS, format_of
 from ms2hs.raster.formats.qgis_style import STYLE_SUFFIX
 from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
 from ms2hs.scenes.scene import Scene
@@ -111,7 +111,12 @@ def check_new_output(
             f"{cube}: cubes are not written {f'as {suffix}' if suffix else 'without a suffix'}; {', '.join(FORMATS)} "
             f"are allowed. Use for example -o {cube.stem or 'cube'}.tif, or an existing directory."
         )
-    names = result_names(cube, uncertainty=uncertainty)
+    names, output = result_names(cube, uncertainty=uncertainty), format_of(cube)
+    if resume and not output.is_resumable:
+        raise OutputError(
+            f"{cube}: {output.name} files are written anew after an interruption; --resume is allowed for a COG. Leave "
+            "--resume out, or convert to a .tif and use `ms2hs export`."
+        )
     if isinstance(cube, RemotePath):
         if resume:
             raise OutputError(

@@ -14,7 +14,7 @@ from ms2hs.errors import CredentialsError, Ms2hsError, OutputError, UnknownName
 from ms2hs.progress import Progress
 from ms2hs.remote.url_policy import shown, without_secrets
 
-CUBE_SUFFIXES = (".tif", ".tiff")
+CUBE_SUFFIXES = (".tif", ".tiff", ".zarr", ".dat", ".hdr", ".nc")
 """Suffixes of a cube; all other remote paths are folders."""
 # Parts of the names of credential errors: the libraries of the stores have no common error class.
 CREDENTIAL_WORDS = ("credential", "token", "login", "auth")
