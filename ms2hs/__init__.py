@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ms2hs.api import convert, convert_all, evaluate, export, fetch, finetune, index, pretrain, search, spectrum
     from ms2hs.conversion.batch import BatchResult
     from ms2hs.conversion.dask_backend import Executor
-    from ms2hs.conversion.metadata import ConversionResult
     from ms2hs.conversion.planning import ConvertOptions, plan
+    from ms2hs.conversion.result_files import ConversionResult
     from ms2hs.datasets.cubes.packing import prepare
     from ms2hs.datasets.pairs.pairing import PairOptions, pair
     from ms2hs.errors import (
@@ -62,8 +62,8 @@ _HOMES = {
     ),
     "ms2hs.conversion.batch": ("BatchResult",),
     "ms2hs.conversion.dask_backend": ("Executor",),
-    "ms2hs.conversion.metadata": ("ConversionResult",),
     "ms2hs.conversion.planning": ("ConvertOptions", "plan"),
+    "ms2hs.conversion.result_files": ("ConversionResult",),
     "ms2hs.datasets.cubes.packing": ("prepare",),
     "ms2hs.datasets.pairs.pairing": ("PairOptions", "pair"),
     "ms2hs.errors": (
