@@ -166,7 +166,7 @@ def assert_works(command, data, ms2hs, world, tmp_path, monkeypatch, request):
 
 def _prepare_items(words, folder, request):
     """Items in files, and a server, for the commands that want them."""
-    if words[0] == "fetch":
+    if words[0] == "fetch" or "--date" in words:
         server = request.getfixturevalue("asked")
         if "--save" not in words:
             origin = {ORIGIN: {"provider": "earth-search", "url": server.root}}

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ms2hs.errors import DataError
+from ms2hs.remote.providers import DEFAULT_PROVIDER
 
 
 def panel(title: str) -> Callable[..., Any]:
@@ -114,6 +115,16 @@ Scale = Annotated[float | None, INPUT(help="Reflectance = stored × scale + offs
 Offset = Annotated[float | None, INPUT(help="Offset in reflectance, such as -0.1.", show_default="from metadata")]
 DnOffset = Annotated[
     float | None, INPUT(help="Added to stored integers instead, such as -1000.", show_default="from metadata")
+]
+
+# The search of `convert` without a scene.
+SearchDate = Annotated[str | None, REGION(metavar="DATE", help="Without a scene: day, month or range.")]
+SearchProvider = Annotated[
+    str | None,
+    REGION(help="Without a scene: STAC provider.", show_default=DEFAULT_PROVIDER, autocompletion=complete_provider),
+]
+SearchMaxCloud = Annotated[
+    float | None, REGION(metavar="PERCENT", help="Without a scene: largest cloud cover.", show_default="20")
 ]
 
 # Training: shared by pretrain and finetune.
