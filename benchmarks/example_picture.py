@@ -22,16 +22,16 @@ COLOURS = {"soil": "#c96f1f", "meadow": "#8aa81f", "forest": "#1d7a35", "water":
 NINETY_PERCENT = 1.645
 
 
-def draw_spectra(axes: Axes, scene: Path, cube: Path, sigma: Path) -> None:
+def draw_spectra(axes: Axes, scene: Path, cube: Path) -> None:
     """Spectra with 90 % intervals, and what the source measured as dots."""
-    predicted, deviation = ms2hs.open_cube(cube), ms2hs.open_cube(sigma)
-    nm = predicted.wavelength_nm.values
+    predicted = ms2hs.open_cube(cube)
+    nm = predicted.wavelength.values
     source = ms2hs.open_scene(str(scene)).spectral
     with rasterio.open(scene) as file:
         measured = file.read() * 1e-4
     for name, (row, col) in PIXELS.items():
-        spectrum = predicted[:, row, col].values
-        half = NINETY_PERCENT * deviation[:, row, col].values
+        spectrum = predicted.reflectance[:, row, col].values
+        half = NINETY_PERCENT * predicted.sigma[:, row, col].values
         gaps = np.flatnonzero(np.diff(nm) > 50) + 1
         nm_, low, high, line = (np.insert(v, gaps, np.nan) for v in (nm, spectrum - half, spectrum + half, spectrum))
         axes.fill_between(nm_, low, high, color=COLOURS[name], alpha=0.25, lw=0)
@@ -54,12 +54,12 @@ def main() -> None:
         result = ms2hs.convert(scene, output=Path(folder) / "cube.tif", options=options)
         figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), width_ratios=(1, 2), layout="constrained")
         picture = plt.imread(result.quicklook)
-        left.imshow(picture[: ms2hs.open_cube(result.output).shape[1]])
+        left.imshow(picture[: ms2hs.open_cube(result.output).sizes["y"]])
         for name, (row, col) in PIXELS.items():
             left.plot(col, row, "o", ms=7, color=COLOURS[name], mec="white")
         left.set_axis_off()
         left.set_title("the scene in natural colour", fontsize=10)
-        draw_spectra(right, scene, Path(result.output), Path(result.sigma))
+        draw_spectra(right, scene, Path(result.output))
         figure.savefig(output, dpi=110)
     print(output)
 

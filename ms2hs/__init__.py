@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ms2hs.spectra.product_error import InputError
     from ms2hs.spectra.sensors import load_sensor
     from ms2hs.training.engine.loop import FitSettings
+    from ms2hs.viewing.page import view
 
 # The module of every public name. A name is loaded on first use, so that importing the package costs nothing.
 _HOMES = {
@@ -67,6 +68,7 @@ _HOMES = {
     "ms2hs.spectra.product_error": ("InputError",),
     "ms2hs.spectra.sensors": ("load_sensor",),
     "ms2hs.training.engine.loop": ("FitSettings",),
+    "ms2hs.viewing.page": ("view",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 # Names of the release before, kept for one release.

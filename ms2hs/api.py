@@ -319,36 +319,25 @@ def evaluate(
     return evaluator.evaluate_pairs(models, pair_set.of_scenes(scenes), settings, progress)
 
 
-def spectrum(cube: str | Path, lon: float, lat: float) -> "xr.DataArray":
+def spectrum(cube: str | Path, lon: float, lat: float) -> "xr.Dataset":
     """The spectrum of the pixel at a location.
 
     Parameters
     ----------
-    cube : a raster that `open_cube` opens.
+    cube : a file that `open_cube` opens.
     lon, lat : degrees (WGS 84).
 
     Returns
     -------
-    (band,) float32 reflectance with the coordinates of `open_cube`.
+    `reflectance` and, if the file exists, `sigma` by `wavelength`, with the coordinates of `open_cube`.
 
     Raises
     ------
     SceneError : the file is not a cube, or the location lies outside it.
     """
-    from ms2hs.errors import SceneError
-    from ms2hs.raster.cube import open_cube
-    from ms2hs.raster.dataset import open_dataset, read_pixel_grid
-    from ms2hs.raster.pixel_grid import lonlat_bounds, pixel_at
+    from ms2hs.raster.cube import CubeAccessor, open_cube
 
-    pixels = open_cube(cube)
-    with open_dataset(str(cube)) as file:
-        grid = read_pixel_grid(file)
-    at = pixel_at(grid, lon, lat)
-    if at is None:
-        bounds = lonlat_bounds(grid)
-        allowed = f"W,S,E,N is {','.join(f'{degrees:.5f}' for degrees in bounds)}" if bounds else "a CRS is needed"
-        raise SceneError(f"{cube}: longitude {lon}, latitude {lat} is outside; {allowed}. Choose a location inside.")
-    return pixels[:, at[0], at[1]].load()
+    return CubeAccessor(open_cube(cube)).spectrum(lon, lat)
 
 
 def _request(

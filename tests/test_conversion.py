@@ -125,8 +125,8 @@ def test_item_has_assets_counts_and_residual(made):
 
 def test_vegetation_has_a_red_edge(made):
     cube = open_cube(made.output)
-    spectra = cube.values[:, ::7, ::7].reshape(202, -1)
-    nm = cube.wavelength_nm.values
+    spectra = cube.reflectance.values[:, ::7, ::7].reshape(202, -1)
+    nm = cube.wavelength.values
     red, nir = spectra[np.abs(nm - 670).argmin()], spectra[np.abs(nm - 860).argmin()]
     vegetation = spectra[:, (nir - red) / (nir + red) > 0.75].mean(axis=1)
     inside = (nm > 600) & (nm < 850)
@@ -237,16 +237,16 @@ def test_references_correct_a_constant_error(made, scene_path, tmp_path, placed)
     from rasterio.warp import transform
 
     cube = open_cube(made.output)
-    nm = cube.wavelength_nm.values
+    nm = cube.wavelength.values
     planted = 0.02 * np.exp(-0.5 * ((nm - 1150) / 60) ** 2)
     rows, cols = np.array([20, 60, 90, 150, 200, 30, 110, 170]), np.array([30, 80, 200, 100, 60, 260, 130, 40])
-    spectra = cube.values[:, rows, cols].T + planted
+    spectra = cube.reflectance.values[:, rows, cols].T + planted
     xs, ys = cube.x.values[cols], cube.y.values[rows]
     lon, lat = transform("EPSG:32633", "EPSG:4326", xs, ys)
     _write_references(tmp_path / "field.csv", zip(lon, lat, strict=True) if placed else [None] * 8, spectra, nm)
     better = convert(scene_path, "enmap", tmp_path, ConvertOptions(reference=tmp_path / "field.csv"))
     assert any("8 of 8" in note for note in better.notes)
-    shift = np.nanmean(open_cube(better.output).values - cube.values, axis=(1, 2))
+    shift = np.nanmean(open_cube(better.output).reflectance.values - cube.reflectance.values, axis=(1, 2))
     near = np.abs(nm - 1150).argmin()
     assert 0.5 * planted[near] < shift[near] < 1.3 * planted[near]  # the map scales it by brightness
     assert np.abs(shift[np.abs(nm - 1150) > 300]).max() < 0.005
@@ -258,10 +258,10 @@ def test_input_error_widens_the_uncertainty(made, scene_path, tmp_path):
         convert(scene_path, "enmap", tmp_path / f"{name}.tif", ConvertOptions(uncertainty=True, input_error=error))
         for name, error in errors.items()
     )
-    sigma = open_cube(plain.sigma).values
-    measured = open_cube(made.sigma).values  # the default for Sentinel-2
+    sigma = open_cube(plain.sigma).reflectance.values
+    measured = open_cube(made.sigma).reflectance.values  # the default for Sentinel-2
     assert np.nanmedian(measured / np.maximum(sigma, SCALE)) > 2
-    ratio = open_cube(wide.sigma).values / np.maximum(sigma, SCALE)
+    ratio = open_cube(wide.sigma).reflectance.values / np.maximum(sigma, SCALE)
     assert np.nanquantile(ratio, 1e-5) >= 0.95  # denoising also changes the brightness of pixels at edges
     assert np.nanmedian(ratio) > 1.2
     with rasterio.open(wide.output) as cube:
@@ -288,7 +288,7 @@ def test_noise_is_removed_first_however_the_scene_is_cut(networks, name, scene_p
 
 def measured(path, result):
     """A cube with the pixels of a result, as if a sensor had measured them."""
-    wavelengths = [{"CENTRAL_WAVELENGTH_UM": str(nm / 1000)} for nm in open_cube(result).wavelength_nm.values]
+    wavelengths = [{"CENTRAL_WAVELENGTH_UM": str(nm / 1000)} for nm in open_cube(result).wavelength.values]
     return write_raster(path, read(result), nodata=NODATA, band_tags={"IMAGERY": wavelengths})
 
 
@@ -297,7 +297,7 @@ def test_site_cube_adapts_the_prior(made, scene_path, tmp_path):
     better = convert(scene_path, "enmap", tmp_path, ConvertOptions(site=site))
     with rasterio.open(better.output) as cube:
         assert cube.tags()["MS2HS_SITE"] == "site.tif"
-    difference = open_cube(better.output).values - open_cube(made.output).values
+    difference = open_cube(better.output).reflectance.values - open_cube(made.output).reflectance.values
     assert np.nanmean(np.abs(difference)) < 0.01  # a site cube that agrees changes little
 
 
@@ -395,11 +395,13 @@ def test_references_correct_a_network(networks, scene_path, tmp_path):
     options = ConvertOptions(model=networks["spectral"], window=(0, 0, 60, 80))
     truth = open_cube(convert(scene_path, "enmap", tmp_path / "l.tif", replace(options, model="linear")).output)
     rows, cols = np.array([5, 20, 30, 40, 50, 55, 12, 35]), np.array([7, 20, 60, 30, 70, 10, 50, 45])
-    _write_references(tmp_path / "field.csv", [None] * 8, truth.values[:, rows, cols].T, truth.wavelength_nm.values)
-    plain = open_cube(convert(scene_path, "enmap", tmp_path / "a.tif", options).output).values
+    _write_references(
+        tmp_path / "field.csv", [None] * 8, truth.reflectance.values[:, rows, cols].T, truth.wavelength.values
+    )
+    plain = open_cube(convert(scene_path, "enmap", tmp_path / "a.tif", options).output).reflectance.values
     referenced = replace(options, reference=tmp_path / "field.csv")
-    better = open_cube(convert(scene_path, "enmap", tmp_path / "b.tif", referenced).output).values
-    errors = [float(np.nanmean((made - truth.values) ** 2)) for made in (plain, better)]
+    better = open_cube(convert(scene_path, "enmap", tmp_path / "b.tif", referenced).output).reflectance.values
+    errors = [float(np.nanmean((made - truth.reflectance.values) ** 2)) for made in (plain, better)]
     assert errors[1] < 0.5 * errors[0]
 
 
@@ -553,7 +555,7 @@ def test_real_vegetation_has_its_spectral_features(real_data, tmp_path):
     ):
         made = convert(real_data / "sentinel2" / f"{stem}.tif", "enmap", tmp_path, options)
         assert not any("+0.1" in note for note in made.notes)
-        spectra = open_cube(made.output).values.reshape(202, -1)
+        spectra = open_cube(made.output).reflectance.values.reshape(202, -1)
         red, nir = spectra[np.abs(nm - 670).argmin()], spectra[np.abs(nm - 860).argmin()]
         green = spectra[:, ((nir - red) / (nir + red) > 0.8) & (nir > 0.2)]
         assert green.shape[1] > 500

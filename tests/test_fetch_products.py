@@ -84,10 +84,10 @@ def check_equal(path, cube, box=BOX):
     row, col, height, width = window_in(grid_of(cube), box)
     expected = cube.read(row, col, height, width)
     found = open_cube(path)
-    np.testing.assert_array_equal(np.isnan(found.values), np.isnan(expected))
-    np.testing.assert_allclose(found.values, expected, atol=0.51e-4)
-    np.testing.assert_allclose(found.wavelength_nm, cube.grid.wavelength_nm, rtol=1e-6)
-    np.testing.assert_allclose(found.fwhm_nm, cube.grid.fwhm_nm, rtol=1e-6)
+    np.testing.assert_array_equal(np.isnan(found.reflectance.values), np.isnan(expected))
+    np.testing.assert_allclose(found.reflectance.values, expected, atol=0.51e-4)
+    np.testing.assert_allclose(found.wavelength, cube.grid.wavelength_nm, rtol=1e-6)
+    np.testing.assert_allclose(found.fwhm, cube.grid.fwhm_nm, rtol=1e-6)
     a, _, c, _, e, f = cube.transform
     np.testing.assert_allclose(found.x, c + a * (col + 0.5 + np.arange(width)), rtol=1e-12)
     np.testing.assert_allclose(found.y, f + e * (row + 0.5 + np.arange(height)), rtol=1e-12)
@@ -127,7 +127,7 @@ def test_fetched_cube_without_area_is_the_whole_granule(world, tmp_path):
     layout = Layout(rows=300, cols=40, bands=12, turn_degrees=0)
     (path,) = fetch_cubes([world.emit(NAME, layout)], None, tmp_path / "out", OPTIONS).paths
     cube = local_reader(tmp_path, layout)
-    np.testing.assert_allclose(open_cube(path).values, cube.read(0, 0, *cube.shape), atol=0.51e-4)
+    np.testing.assert_allclose(open_cube(path).reflectance.values, cube.read(0, 0, *cube.shape), atol=0.51e-4)
 
 
 def test_flags_are_chosen_by_name(tmp_path):
@@ -517,7 +517,7 @@ def test_gridded_granule_keeps_its_grid(world, tmp_path):
     (cube,) = fetch_cubes([item], None, tmp_path / "out", OPTIONS).paths
     found = open_cube(cube)
     expected = np.where(values == -9999, np.nan, values)[np.r_[0:2, 3:12]]
-    np.testing.assert_allclose(found.values, expected, atol=0.51e-4)
+    np.testing.assert_allclose(found.reflectance.values, expected, atol=0.51e-4)
     np.testing.assert_allclose(found.x[0], 10.3 + 0.00055 / 2, rtol=1e-9)
 
 

@@ -81,10 +81,10 @@ def test_a_spectrum_is_that_of_the_pixel_at_the_location(scene_path, tmp_path):
     from rasterio.warp import transform
 
     x, y = float(cube.x[col]), float(cube.y[row])
-    (lon,), (lat,) = transform(cube.attrs["crs"], "EPSG:4326", [x], [y])
+    (lon,), (lat,) = transform(cube.spatial_ref.attrs["crs_wkt"], "EPSG:4326", [x], [y])
     found = ms2hs.spectrum(result.output, lon, lat)
-    np.testing.assert_array_equal(found.values, cube.values[:, row, col])
-    assert found.wavelength_nm.size == 202
+    np.testing.assert_array_equal(found.reflectance.values, cube.reflectance.values[:, row, col])
+    assert found.wavelength.size == 202
     with pytest.raises(ms2hs.SceneError, match="outside"):
         ms2hs.spectrum(result.output, 0.0, 0.0)
 

@@ -83,11 +83,11 @@ def world(tmp_path_factory, scene_path):
     make_sentinel2_tif(folder / "multispectral", Site())
     pair([folder / "hyperspectral"], [folder / "multispectral"], folder / "paired")
     cube = open_cube(made.output)
-    wavelengths = [{"CENTRAL_WAVELENGTH_UM": str(nm / 1000)} for nm in cube.wavelength_nm.values]
-    values = np.where(np.isnan(cube.values), -1, cube.values).astype(np.float32)
+    wavelengths = [{"CENTRAL_WAVELENGTH_UM": str(nm / 1000)} for nm in cube.wavelength.values]
+    values = np.where(np.isnan(cube.reflectance.values), -1, cube.reflectance.values).astype(np.float32)
     write_raster(folder / "cube_of_the_same_place.tif", values, nodata=-1, band_tags={"IMAGERY": wavelengths})
-    nm = ",".join(f"{x:.1f}" for x in cube.wavelength_nm.values)
-    spectrum = ",".join(f"{x:.4f}" for x in cube.values[:, 40, 60])
+    nm = ",".join(f"{x:.1f}" for x in cube.wavelength.values)
+    spectrum = ",".join(f"{x:.4f}" for x in cube.reflectance.values[:, 40, 60])
     (folder / "field.csv").write_text(f"id,lon,lat,{nm}\nplot 1,,,{spectrum}\n")
     return folder
 

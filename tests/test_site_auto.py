@@ -166,7 +166,7 @@ def test_passes_are_sampled_and_named_in_the_result(world, scene, tmp_path):
     (cube,) = (tmp_path / "cache").rglob("*.tif")
     by_hand = ms2hs.convert(scene, "enmap", tmp_path / "hand.tif", replace(QUICK, site=cube)).output
     without = ms2hs.convert(scene, "enmap", tmp_path / "none.tif", replace(QUICK, site=None)).output
-    by_auto, by_hand, without = (open_cube(path).values for path in (result.output, by_hand, without))
+    by_auto, by_hand, without = (open_cube(path).reflectance.values for path in (result.output, by_hand, without))
     assert np.array_equal(by_auto, by_hand, equal_nan=True)
     assert not np.array_equal(by_auto, without, equal_nan=True)
 
@@ -175,11 +175,11 @@ def test_a_sample_holds_pixels_of_the_pass_and_its_facts(world, scene):
     name = world.add()
     (path,) = find(scene).cubes
     cube, source = open_cube(path), world.passes[name]
-    spectra = cube.values.reshape(len(EMIT_NM), -1).T
+    spectra = cube.reflectance.values.reshape(len(EMIT_NM), -1).T
     assert len(spectra) == PIXELS
     known = {tuple(row) for row in np.round(source.values.reshape(len(EMIT_NM), -1).T * 1e4).astype(int).tolist()}
     assert {tuple(row) for row in np.round(spectra * 1e4).astype(int).tolist()} <= known
-    assert np.allclose(cube.wavelength_nm, EMIT_NM)
+    assert np.allclose(cube.wavelength, EMIT_NM)
     west, south, east, north = map(float, cube.attrs["MS2HS_BBOX"].split(","))
     assert 10.28 < west < east < 10.36
     assert 46.0 < south < north < 46.07
@@ -492,7 +492,7 @@ def test_granules_are_sampled_through_a_faulty_server(granules, tmp_path):
     assert again == first
     assert sum(world.server.fault.drawn.values()) > 0
     (sample,) = again.cubes
-    spectra = np.round(open_cube(sample).values * 1e4).reshape(27, -1).T
+    spectra = np.round(open_cube(sample).reflectance.values * 1e4).reshape(27, -1).T
     spectra = spectra[np.isfinite(spectra).all(axis=1)]
     assert len(spectra) >= pass_samples.MIN_PIXELS
     write_granule(tmp_path / "whole", item["id"].removeprefix("EMIT_L2A_RFL_"))
@@ -523,7 +523,7 @@ def test_passes_of_both_products_are_sampled(granules, tmp_path, monkeypatch):
     assert site.note.count("pixels)") == 2
     assert ";" not in site.note
     (path,) = [path for path in site.cubes if path.name.startswith("ENMAP")]
-    spectra = open_cube(path).values.reshape(len(KEPT), -1).T
+    spectra = open_cube(path).reflectance.values.reshape(len(KEPT), -1).T
     known = {tuple(pixel) for pixel in dn[KEPT].reshape(len(KEPT), -1).T.tolist()}
     stored = np.round((spectra[np.isfinite(spectra).all(axis=1)] - OFFSET) / GAIN).astype(int)
     assert {tuple(pixel) for pixel in stored.tolist()} <= known

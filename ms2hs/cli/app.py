@@ -19,6 +19,7 @@ from ms2hs.cli import (
     fetch_commands,
     info_commands,
     training_commands,
+    view_commands,
 )
 from ms2hs.cli.messages import print_error
 from ms2hs.cli.parsers import join_numbers, name_evaluation
@@ -52,6 +53,7 @@ app.command("convert", epilog=convert_commands.EPILOG)(convert_commands.convert_
 app.command("fetch", epilog=fetch_commands.EPILOG)(fetch_commands.fetch_command)
 app.command("info")(info_commands.info_command)
 app.command("example")(info_commands.example_command)
+app.command("view", epilog=view_commands.EPILOG)(view_commands.view_command)
 app.command("prepare", epilog=data_commands.PREPARE_EPILOG)(data_commands.prepare_command)
 app.command("pairs", epilog=data_commands.PAIRS_EPILOG)(data_commands.pairs_command)
 app.command("pretrain", epilog=training_commands.PRETRAIN_EPILOG)(training_commands.pretrain_command)

@@ -1,6 +1,6 @@
 """Scores of a converted cube against a true cube on the same pixels. No model runs; only files are compared."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,8 @@ from ms2hs.evaluation.evaluator import SAME_BAND_NM, EvaluationSettings, random_
 from ms2hs.evaluation.examples import ExampleSelector
 from ms2hs.evaluation.metric_table import check_ssim_installed
 from ms2hs.evaluation.results import Evaluation
-from ms2hs.raster.cube import open_cube
+from ms2hs.raster.cube import open_cube, pixel_grid_of, spectral_grid_of
+from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.raster.tiling import Window
 from ms2hs.spectra.indices import cover
 from ms2hs.spectra.sensors import load_sensor
@@ -87,9 +88,9 @@ class _CubeAndTruth:
     """A converted cube, its uncertainty and the true cube, on one pixel grid."""
 
     name: str
-    cube: "xr.DataArray"
-    sigma: "xr.DataArray | None"
-    truth: "xr.DataArray"
+    cube: "xr.Dataset"
+    """With `sigma` if the file exists."""
+    truth: "xr.Dataset"
     grid: SpectralGrid
     """Of the converted cube, in ascending wavelength."""
     order: NDArray[np.intp]
@@ -108,20 +109,13 @@ class _CubeAndTruth:
         """Open the files; GridError if pixels or bands differ."""
         cube, truth = open_cube(path), open_cube(truth_path)
         _check_same_pixels(path, cube, truth_path, truth)
-        sigma_path = path.with_name(f"{path.stem}_sigma.tif")
-        sigma = open_cube(sigma_path) if sigma_path.is_file() else None
-        if sigma is not None and sigma.shape != cube.shape:
-            raise GridError(
-                f"{sigma_path} has {sigma.shape} bands, rows and columns; {path} has {cube.shape}. Remove the file, or "
-                "convert again with --uncertainty."
-            )
-        order = np.argsort(cube.wavelength_nm.values, kind="stable")
-        grid = _grid_of(cube).select(order)
+        order = np.argsort(cube.wavelength.values, kind="stable")
+        grid = spectral_grid_of(cube).select(order)
         good = np.flatnonzero(truth.good.values)
-        true_bands = good[np.argsort(truth.wavelength_nm.values[good], kind="stable")]
+        true_bands = good[np.argsort(truth.wavelength.values[good], kind="stable")]
         if not len(true_bands):
             raise GridError(f"{truth_path} marks all bands as bad (bbl); a good one is needed. Use another cube.")
-        to_grid = _weights_to(grid, _grid_of(truth).select(true_bands))
+        to_grid = _weights_to(grid, spectral_grid_of(truth).select(true_bands))
         if np.isnan(to_grid).all():
             low, high = grid.range_nm
             raise GridError(
@@ -130,22 +124,22 @@ class _CubeAndTruth:
             )
         source = _source(cube)
         measured = np.zeros(len(grid), bool) if source is None else pasted_bands(source, grid) >= 0
-        return cls(path.stem, cube, sigma, truth, grid, order, source or grid, measured, true_bands, to_grid)
+        return cls(path.stem, cube, truth, grid, order, source or grid, measured, true_bands, to_grid)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
-        return self.cube.shape[1], self.cube.shape[2]
+        return self.cube.sizes["y"], self.cube.sizes["x"]
 
     def read(self, window: Window) -> tuple[ScoredWindow, MethodOutput]:
         """A window of all cubes, with NaN as the measured values of the source."""
         part = {"y": slice(window.row, window.row + window.height), "x": slice(window.col, window.col + window.width)}
-        estimate = self.cube.isel(part).values[self.order]
-        truth = apply_responses(self.to_grid, self.truth.isel(part).values[self.true_bands])
+        estimate = self.cube.reflectance.isel(part).values[self.order]
+        truth = apply_responses(self.to_grid, self.truth.reflectance.isel(part).values[self.true_bands])
         truth[np.isnan(self.to_grid).any(axis=1)] = np.nan
         valid = np.isfinite(estimate).all(axis=0) & np.isfinite(truth).any(axis=0)
         measured = np.full((len(self.source), *valid.shape), np.nan, np.float32)
-        sigma = None if self.sigma is None else self.sigma.isel(part).values[self.order]
+        sigma = self.cube.sigma.isel(part).values[self.order] if "sigma" in self.cube else None
         title = window_title(self.name, window)
         values = ScoredWindow(self.name, title, measured, truth, valid, cover(truth, self.grid))
         return values, MethodOutput(estimate, sigma)
@@ -167,14 +161,7 @@ def _weights_to(grid: SpectralGrid, true_grid: SpectralGrid) -> Float32Array:
     return result
 
 
-def _grid_of(cube: "xr.DataArray") -> SpectralGrid:
-    names = tuple(str(name) for name in cube.band.values)
-    return SpectralGrid(
-        names, cube.wavelength_nm.values.astype(float), cube.fwhm_nm.values.astype(float), cube.good.values.astype(bool)
-    )
-
-
-def _source(cube: "xr.DataArray") -> SpectralGrid | None:
+def _source(cube: "xr.Dataset") -> SpectralGrid | None:
     """The bands of the sensor named in the file's tags; None without a known name."""
     try:
         return load_sensor(str(cube.attrs.get("MS2HS_SOURCE", ""))).grid
@@ -182,21 +169,20 @@ def _source(cube: "xr.DataArray") -> SpectralGrid | None:
         return None
 
 
-def _check_same_pixels(path: Path, cube: "xr.DataArray", truth_path: Path, truth: "xr.DataArray") -> None:
+def _check_same_pixels(path: Path, cube: "xr.Dataset", truth_path: Path, truth: "xr.Dataset") -> None:
     """GridError unless both cubes have the same pixel grid."""
-    transform = cube.attrs["transform"]
-    tolerance = MAX_CORNER_DISTANCE * max(abs(transform[0]), abs(transform[1]))
-    near = np.allclose(transform, truth.attrs["transform"], rtol=0, atol=tolerance)
-    if cube.shape[1:] == truth.shape[1:] and cube.attrs["crs"] == truth.attrs["crs"] and near:
+    grid, true_grid = pixel_grid_of(cube), pixel_grid_of(truth)
+    tolerance = MAX_CORNER_DISTANCE * max(abs(grid.transform[0]), abs(grid.transform[1]))
+    near = np.allclose(grid.transform, true_grid.transform, rtol=0, atol=tolerance)
+    if near and replace(grid, transform=true_grid.transform) == true_grid:
         return
     raise GridError(
-        f"{path} is {_describe_pixels(cube)}, {truth_path} is {_describe_pixels(truth)}; both must have the same "
+        f"{path} is {_describe_pixels(grid)}, {truth_path} is {_describe_pixels(true_grid)}; both must have the same "
         "pixels. Warp one onto the other (gdalwarp -t_srs -te -tr), and evaluate again."
     )
 
 
-def _describe_pixels(cube: "xr.DataArray") -> str:
-    a, b, c, d, e, f = cube.attrs["transform"]
-    rows, cols = cube.shape[1:]
-    crs = cube.attrs["crs"] or "without CRS"
-    return f"{rows}x{cols} pixels of {np.hypot(a, d):g}x{np.hypot(b, e):g} from {c:g}, {f:g} ({crs})"
+def _describe_pixels(grid: PixelGrid) -> str:
+    a, b, c, d, e, f = grid.transform
+    size = f"{np.hypot(a, d):g}x{np.hypot(b, e):g}"
+    return f"{grid.height}x{grid.width} pixels of {size} from {c:g}, {f:g} ({grid.crs or 'without CRS'})"

@@ -1,65 +1,144 @@
-"""Hyperspectral cubes opened as lazy xarray arrays with wavelength coordinates."""
+"""Hyperspectral cubes opened as lazy xarray datasets with wavelength coordinates.
+
+`open_cube` opens rasters of GDAL (COG, ENVI) and the Zarr and NetCDF files of ms2hs as the same dataset: `reflectance`,
+with `sigma` from the file beside the cube, on the coordinates `wavelength`, `y` and `x`. Zarr and NetCDF store this
+dataset; of a raster it is assembled from the tags. Pixels are read on access. The accessor `ms2hs` of the dataset has
+pictures and spectra.
+"""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import rasterio
 import xarray as xr
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
 from rasterio.windows import Window
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from ms2hs.arrays import Float32Array
-from ms2hs.errors import SceneError, input_errors
+from ms2hs.errors import GridError, SceneError, UnknownName, input_errors
 from ms2hs.raster.dataset import open_dataset
-from ms2hs.raster.header import read_header
-from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of
+from ms2hs.raster.header import declared_in, read_header
+from ms2hs.raster.pixel_grid import PixelGrid, lonlat_bounds, pixel_at
+from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM, load_sensor
+from ms2hs.spectra.spectral_grid import SpectralGrid, Support, band_support, grid_of, nearest_band
 
 SCALE = 1e-4
 """Reflectance of one stored step."""
 NODATA = -32768
 """Stored number of an invalid pixel."""
+DIMENSIONS = ("wavelength", "y", "x")
+SUPPORT_TAG = "ms2hs_support"
+"""Tag of a band: its `Support`."""
+SUPPORTS = get_args(Support)
+# Attributes of the coordinates: CF's standard name of wavelengths, and units.
+WAVELENGTH_ATTRS = {"units": "nm", "standard_name": "radiation_wavelength", "long_name": "wavelength"}
+FWHM_ATTRS = {"units": "nm", "long_name": "full width at half maximum"}
+# Tags that the coordinates hold.
+COORDINATE_TAGS = {"bbl", "wavelength", "wavelength_units", "fwhm", "band_names", "area_or_point"}
+# xarray's options by suffix; GDAL opens files of other suffixes.
+ENGINES: dict[str, dict[str, Any]] = {
+    ".zarr": {"engine": "zarr", "consolidated": False},
+    ".nc": {"engine": "h5netcdf"},
+}
+# Suffixes of the image that an ENVI header describes.
+ENVI_HEADER, ENVI_IMAGES = ".hdr", ("", ".dat", ".img", ".bsq", ".bil", ".bip", ".raw")
+STRETCH_PERCENT = (2.0, 98.0)
+MAX_RGB_SIDE = 1024
+Chunks = int | Literal["auto"] | Mapping[str, int | Literal["auto"]]
 
 
-def open_cube(path: str | Path) -> xr.DataArray:
-    """Reflectance of a cube as a lazy array. Pixels are read on access, for example by `cube.isel(x=7, y=9).values`.
+def open_cube(path: str | Path, chunks: Chunks | None = None) -> xr.Dataset:
+    """A cube as a lazy dataset. Pixels are read on access, for example by `cube.isel(x=7, y=9).load()`.
 
-    The file is a COG of ms2hs, or any raster of GDAL whose bands have wavelengths (see `spectral_of`). Stored numbers
-    become reflectance by its scale and offset. Integers without a scale use 1e-4.
+    The file is a COG, ENVI, Zarr or NetCDF file of ms2hs, or any raster of GDAL whose bands have wavelengths (see
+    `spectral_of`). Stored numbers become reflectance by the declared scale and offset; integers without them use 1e-4.
+
+    Parameters
+    ----------
+    chunks : dask chunks as in `xarray.Dataset.chunk`, such as {"y": 256, "x": 256}; None: no dask.
 
     Returns
     -------
-    (band, y, x) float32 reflectance, NaN where invalid. Coordinates: `band` (names), `wavelength_nm`, `fwhm_nm`,
-    `good`; `x`, `y` of pixel centres in CRS units unless the grid is rotated. Attributes: `crs` ("" if unknown),
-    `transform` (affine a to f), and the tags of the file.
+    Variables: `reflectance` (wavelength, y, x) float32, NaN where invalid; `sigma` likewise, the standard uncertainty,
+    if `<stem>_sigma` with the same suffix lies beside a local file. Coordinates by wavelength: `wavelength` and `fwhm`
+    in nm, in the order of the file; `band` (names), `good`, and `support` (`Support`) where the file states it or
+    names its source. `x`, `y`: pixel centres in CRS units unless the grid is rotated; `spatial_ref` with CRS and
+    geotransform. Attributes: the tags of the file. The accessor `ms2hs` has `rgb()` and `spectrum(lon, lat)`.
 
     Raises
     ------
-    SceneError : not a raster, or a raster with bands without a wavelength.
+    SceneError : not a raster, or a raster with bands without a wavelength. GridError : an uncertainty of another size.
     """
-    with input_errors(str(path), SceneError), open_dataset(str(path)) as file:
-        spectral = spectral_of(file)
-        pixels = _LazyReflectance(file)
-        affine = file.transform
-        attrs = file.tags() | {"crs": file.crs.to_string() if file.crs else "", "transform": tuple(affine)[:6]}
-    if spectral is None:
-        raise SceneError(
-            f"{path} has bands without a wavelength; every band needs a tag CENTRAL_WAVELENGTH_UM (domain IMAGERY) or "
-            "wavelength. Add the tags, or open the file with rasterio."
+    cube = _open(str(path))
+    sigma_path = sigma_beside(path)
+    if sigma_path.exists():
+        sigma = _open(str(sigma_path)).reflectance
+        if sigma.shape != cube.reflectance.shape:
+            raise GridError(
+                f"{sigma_path} has the shape {sigma.shape}; {cube.reflectance.shape}, the shape of {path}, is needed. "
+                "Remove the file, or convert again with --uncertainty."
+            )
+        cube["sigma"] = cube.reflectance.dims, sigma.variable._data, _attrs("standard uncertainty")  # noqa: SLF001
+        cube.sigma.encoding["grid_mapping"] = "spatial_ref"
+    return cube if chunks is None else cube.chunk(chunks)
+
+
+def read_coarse(
+    path: str, bands: Sequence[int], window: tuple[int, int, int, int], shape: tuple[int, int]
+) -> Float32Array:
+    """(band, row, col) values of a window of a cube file at a lower resolution: averages of the valid pixels.
+
+    Rasters are read from their overviews. Of Zarr and NetCDF files, whole blocks of pixels are averaged.
+
+    Parameters
+    ----------
+    window : row, column, height, width in pixels of the file.
+    shape : rows and columns of the result, at most height and width.
+
+    Raises
+    ------
+    SceneError : the file is missing or damaged.
+    """
+    row, col, height, width = window
+    if Path(path).suffix.lower() in ENGINES:
+        part = _open(path).reflectance[list(bands), row : row + height, col : col + width]
+        steps = {"y": -(-height // shape[0]), "x": -(-width // shape[1])}
+        return cast("Float32Array", part.load().coarsen(steps, boundary="pad").mean().values)
+    with input_errors(path, SceneError), open_dataset(_image_of(path)) as file:
+        dn = file.read(
+            [band + 1 for band in bands],
+            window=Window(col, row, width, height),
+            out_shape=(len(bands), *shape),
+            resampling=Resampling.average,
         )
-    coords: dict[str, Any] = {
-        "band": list(spectral.names),
-        "wavelength_nm": ("band", spectral.wavelength_nm, {"units": "nm", "standard_name": "radiation_wavelength"}),
-        "fwhm_nm": ("band", spectral.fwhm_nm, {"units": "nm"}),
-        "good": ("band", spectral.good),
-    }
-    if affine.b == affine.d == 0:
-        coords["y"] = affine.f + affine.e * (np.arange(pixels.shape[1]) + 0.5)
-        coords["x"] = affine.c + affine.a * (np.arange(pixels.shape[2]) + 0.5)
-    lazy = indexing.LazilyIndexedArray(pixels)
-    return xr.DataArray(cast("Any", lazy), coords, ("band", "y", "x"), "reflectance", attrs)
+        return _LazyReflectance(file).decode(dn, np.asarray(bands))
+
+
+def sigma_beside(path: str | Path) -> Path:
+    """The path of the uncertainty of a cube: `<stem>_sigma` with the same suffix."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}_sigma{path.suffix}")
+
+
+def pixel_grid_of(cube: xr.Dataset) -> PixelGrid:
+    """The pixel grid of an open cube, from its `spatial_ref`."""
+    attrs = cube.spatial_ref.attrs
+    c, a, b, f, d, e = map(float, attrs["GeoTransform"].split())
+    crs = CRS.from_wkt(attrs["crs_wkt"]).to_string() if attrs.get("crs_wkt") else None
+    return PixelGrid(crs, (a, b, c, d, e, f), cube.sizes["y"], cube.sizes["x"])
+
+
+def spectral_grid_of(cube: xr.Dataset) -> SpectralGrid:
+    """The bands of an open cube."""
+    names = tuple(map(str, cube.band.values))
+    return SpectralGrid(names, cube.wavelength.values, cube.fwhm.values, cube.good.values)
 
 
 def spectral_of(file: rasterio.DatasetReader) -> SpectralGrid | None:
@@ -83,6 +162,89 @@ def spectral_of(file: rasterio.DatasetReader) -> SpectralGrid | None:
     )
 
 
+def support_of(file: rasterio.DatasetReader, spectral: SpectralGrid) -> list[Support] | None:
+    """`Support` of each band: its tag, else computed from the source sensor that the tags name; None if unknown."""
+    tags = [file.tags(band).get(SUPPORT_TAG) for band in file.indexes]
+    if set(tags) <= set(SUPPORTS):
+        return cast("list[Support]", tags)
+    try:
+        return band_support(load_sensor(file.tags().get("MS2HS_SOURCE", "")).grid, spectral)
+    except UnknownName:
+        return None
+
+
+def _open(path: str) -> xr.Dataset:
+    """A cube without its uncertainty."""
+    path = _image_of(path)
+    with input_errors(path, SceneError):
+        engine = ENGINES.get(Path(path).suffix.lower())
+        cube = _open_store(path, engine) if engine and Path(path).exists() else _open_raster(path)
+    cube.reflectance.attrs = _attrs("surface reflectance")
+    cube.reflectance.encoding["grid_mapping"] = "spatial_ref"
+    return cube
+
+
+def _image_of(path: str) -> str:
+    """The image that an ENVI header describes; other paths as they are."""
+    if Path(path).suffix.lower() != ENVI_HEADER:
+        return path
+    images = (Path(path).with_suffix(suffix) for suffix in ENVI_IMAGES)
+    return str(next((image for image in images if image.is_file()), path))
+
+
+def _open_raster(path: str) -> xr.Dataset:
+    with open_dataset(path) as file:
+        spectral = spectral_of(file)
+        if spectral is None:
+            raise SceneError(
+                f"{path} has bands without a wavelength; every band needs a tag CENTRAL_WAVELENGTH_UM (domain IMAGERY) "
+                "or wavelength. Add the tags, or open the file with rasterio."
+            )
+        support, pixels, affine = support_of(file, spectral), _LazyReflectance(file), file.transform
+        tags = {key: text for key, text in file.tags().items() if key.lower() not in COORDINATE_TAGS}
+        spatial_ref = {"crs_wkt": file.crs.to_wkt()} if file.crs else {}
+    coords: dict[str, Any] = {
+        "wavelength": ("wavelength", spectral.wavelength_nm, WAVELENGTH_ATTRS),
+        "band": ("wavelength", _strings(spectral.names), {"long_name": "band name"}),
+        "fwhm": ("wavelength", spectral.fwhm_nm, FWHM_ATTRS),
+        "good": ("wavelength", spectral.good, {"long_name": "False where the sensor's products flag the band as bad"}),
+    }
+    if support:
+        coords["support"] = ("wavelength", _strings(support), {"long_name": "how the source supports the band"})
+    if affine.b == affine.d == 0:
+        coords["y"] = affine.f + affine.e * (np.arange(pixels.shape[1]) + 0.5)
+        coords["x"] = affine.c + affine.a * (np.arange(pixels.shape[2]) + 0.5)
+    geotransform = " ".join(f"{number:.17g}" for number in affine.to_gdal())
+    coords["spatial_ref"] = ((), 0, spatial_ref | {"GeoTransform": geotransform})
+    lazy = cast("Any", indexing.LazilyIndexedArray(pixels))
+    return xr.Dataset({"reflectance": (DIMENSIONS, lazy)}, coords, tags)
+
+
+def _open_store(path: str, engine: dict[str, Any]) -> xr.Dataset:
+    """A Zarr or NetCDF file of ms2hs, which holds the dataset; its cube is its variable with three dimensions."""
+    stored = xr.open_dataset(path, **engine, chunks=None, mask_and_scale=False)
+    names = [str(name) for name, variable in stored.data_vars.items() if variable.dims == DIMENSIONS]
+    if len(names) != 1 or not {"wavelength", "fwhm", "good", "band", "spatial_ref"} <= set(stored.variables):
+        raise SceneError(
+            f"{path} is not a cube of ms2hs; a variable ({', '.join(DIMENSIONS)}) and its coordinates are needed. Use "
+            "`ms2hs export` to write one."
+        )
+    attrs = stored[names[0]].attrs
+    attrs.update({key: np.float32(attrs[key]) for key in ("scale_factor", "add_offset") if key in attrs})  # not float64
+    cube = xr.decode_cf(stored).rename({names[0]: "reflectance"})
+    cube = cube.set_coords([name for name in cube.data_vars if name != "reflectance"])
+    return cube.assign_coords(good=cube.good.astype(bool))
+
+
+def _strings(texts: Sequence[str]) -> Any:  # noqa: ANN401 - an array of objects
+    """Texts of any length; Zarr v3 specifies no texts of fixed length."""
+    return np.array(texts, object)
+
+
+def _attrs(long_name: str) -> dict[str, str]:
+    return {"long_name": long_name, "units": "1"}
+
+
 class _LazyReflectance(BackendArray):
     """Reflectance of a raster. Every read opens the file, so that the array can be pickled and shared by threads."""
 
@@ -90,10 +252,16 @@ class _LazyReflectance(BackendArray):
         self.shape = (file.count, file.height, file.width)
         self.dtype = np.dtype(np.float32)
         self._path = file.name
+        declared = declared_in(file, file.indexes)
         integers = all(np.dtype(kind).kind in "iu" for kind in file.dtypes)
-        unscaled = set(file.scales) == {1.0} and set(file.offsets) == {0.0}
-        self._scales = np.array([SCALE] * file.count if integers and unscaled else file.scales, np.float32)
-        self._offsets = np.array(file.offsets, np.float32)
+        default = SCALE if integers and all(one.scale is one.offset is None for one in declared) else 1.0
+        self._scales = np.array([default if one.scale is None else one.scale for one in declared], np.float32)
+        self._offsets = np.array([one.offset or 0.0 for one in declared], np.float32)
+        if not np.isfinite([self._scales, self._offsets]).all():
+            raise SceneError(
+                f"{file.name}: {next(one.where for one in declared if one.where)} scale or offset is no number; "
+                "numbers are needed. Correct the tags."
+            )
         self._nodata = file.nodatavals
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:  # noqa: ANN401
@@ -110,7 +278,10 @@ class _LazyReflectance(BackendArray):
         window = Window(left, top, int(cols.max()) - left + 1, int(rows.max()) - top + 1)
         with open_dataset(self._path) as file:
             dn = file.read([int(band) + 1 for band in bands], window=window)
-        dn = dn[:, rows - top][:, :, cols - left]
+        return self.decode(dn[:, rows - top][:, :, cols - left], bands)[result_key]
+
+    def decode(self, dn: NDArray[Any], bands: NDArray[np.intp]) -> Float32Array:
+        """(band, row, col) reflectance of stored numbers of these bands, NaN where invalid."""
         values = dn.astype(np.float32)
         values *= self._scales[bands, None, None]
         values += self._offsets[bands, None, None]
@@ -118,4 +289,64 @@ class _LazyReflectance(BackendArray):
             nodata = self._nodata[band]
             if nodata is not None and not np.isnan(nodata):
                 plane[stored == nodata] = np.nan
-        return cast("Float32Array", values[result_key])
+        return values
+
+
+@xr.register_dataset_accessor("ms2hs")  # type: ignore[no-untyped-call]
+class CubeAccessor:
+    """`cube.ms2hs` of a dataset of `open_cube`: pictures and spectra."""
+
+    def __init__(self, cube: xr.Dataset) -> None:
+        self._cube = cube
+
+    def rgb(self, wavelengths_nm: tuple[float, float, float] = RGB_NM, side: int = MAX_RGB_SIDE) -> xr.DataArray:
+        """A picture of three bands, in natural colour by default: `cube.ms2hs.rgb().plot.imshow()`.
+
+        Parameters
+        ----------
+        wavelengths_nm : of red, green and blue.
+        side : longest side in pixels; of a larger cube every n-th pixel is read.
+
+        Returns
+        -------
+        (y, x, rgb) float32 from 0 to 1, NaN where invalid. The 2nd to 98th percentile of all three bands is stretched.
+
+        Raises
+        ------
+        SceneError : no band within 30 nm of a wavelength.
+        """
+        centres = self._cube.wavelength.values
+        bands = [nearest_band(centres, nm, RGB_REACH_NM) for nm in wavelengths_nm]
+        if None in bands:
+            raise SceneError(
+                f"no band within {RGB_REACH_NM:g} nm of {wavelengths_nm[bands.index(None)]:g} nm; the bands are at "
+                f"{centres.min():.0f}-{centres.max():.0f} nm. Choose other wavelengths."
+            )
+        step = max(1, -(-max(self._cube.sizes["y"], self._cube.sizes["x"]) // side))
+        part = self._cube.reflectance.isel(wavelength=bands, y=slice(None, None, step), x=slice(None, None, step))
+        picture = part.drop_vars("wavelength").rename(wavelength="rgb").transpose("y", "x", "rgb").load()
+        values = picture.values[np.isfinite(picture.values).all(axis=2)]
+        low, high = np.percentile(values, STRETCH_PERCENT).astype(np.float32) if values.size else (0, 1)
+        stretched: xr.DataArray = ((picture - low) / max(high - low, 1e-6)).clip(0, 1)
+        return stretched.rename("rgb")
+
+    def spectrum(self, lon: float, lat: float) -> xr.Dataset:
+        """The spectrum of the pixel at a location in degrees (WGS 84): `cube.ms2hs.spectrum(7.1, 46.2).reflectance`.
+
+        Returns
+        -------
+        The variables of the cube by `wavelength`, loaded; NaN at an invalid pixel.
+
+        Raises
+        ------
+        SceneError : the location lies outside the cube.
+        """
+        grid = pixel_grid_of(self._cube)
+        at = pixel_at(grid, lon, lat)
+        if at is None:
+            bounds = lonlat_bounds(grid)
+            allowed = f"W,S,E,N is {','.join(f'{degrees:.5f}' for degrees in bounds)}" if bounds else "a CRS is needed"
+            raise SceneError(
+                f"longitude {lon}, latitude {lat} is outside the cube; {allowed}. Choose a location inside."
+            )
+        return self._cube.isel(y=at[0], x=at[1]).load()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
 from ms2hs.files import write_bytes
-from ms2hs.raster.cube import spectral_of
+from ms2hs.raster.cube import STRETCH_PERCENT, spectral_of
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM
 from ms2hs.spectra.spectral_grid import nearest_band
@@ -20,7 +20,6 @@ LONG_SIDE = 1024
 GAP = 8
 # Red, green and blue of the second panel, sensitive to soil and minerals, dry matter, and leaves.
 SWIR_RGB_NM, SWIR_RGB_REACH_NM = (2200.0, 1650.0, 850.0), 60.0
-STRETCH_PERCENT = (2.0, 98.0)
 # At least this many valid pixels, evenly spaced, determine the percentiles of a larger panel.
 STRETCH_PIXELS = 1 << 16
 
