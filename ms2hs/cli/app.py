@@ -53,6 +53,7 @@ app.command("convert", epilog=convert_commands.EPILOG)(convert_commands.convert_
 app.command("fetch", epilog=fetch_commands.EPILOG)(fetch_commands.fetch_command)
 app.command("info")(info_commands.info_command)
 app.command("example")(info_commands.example_command)
+app.command("demo")(info_commands.demo_command)
 app.command("view", epilog=view_commands.EPILOG)(view_commands.view_command)
 app.command("prepare", epilog=data_commands.PREPARE_EPILOG)(data_commands.prepare_command)
 app.command("pairs", epilog=data_commands.PAIRS_EPILOG)(data_commands.pairs_command)
