@@ -7,7 +7,7 @@ from typing import Any
 
 from ms2hs.api import convert
 from ms2hs.conversion.metadata import ConversionResult
-from ms2hs.conversion.planning import ConvertOptions, cube_path
+from ms2hs.conversion.planning import ConvertOptions, output_path
 from ms2hs.conversion.result_files import check_new_output
 from ms2hs.errors import OutputError, QueryError
 from ms2hs.fetching.fetch_request import FetchRequest, plan_requests
@@ -81,7 +81,7 @@ def plan_place(
     sensor = load_sensor(target)
     load_weights(options.model)
     selected = select_clearest(search, to_fetch=to_fetch)
-    path = cube_path(output, selected.items[0]["id"], sensor.name)
+    path = output_path(output, selected.items[0]["id"], sensor.name)
     check_new_output(path, **{flag: getattr(options, flag) for flag in ("uncertainty", "overwrite", "resume")})
     folder = path.parent if isinstance(path, Path) else Path()
     fetching = FetchOptions() if options.gsd_m is None else FetchOptions(options.gsd_m)

@@ -217,7 +217,7 @@ def plan(
     if not isinstance(scene, Scene):
         scene = open_scene(str(scene), options.scene)
     grid = output_grid(scene, options)
-    path = cube_path(output, scene.id, sensor.name)
+    path = output_path(output, scene.id, sensor.name)
     inputs = input_files(scene, [*given, target, weights.path], options)
     flags = {flag: getattr(options, flag) for flag in ("uncertainty", "overwrite", "resume")}
     check_new_output(path, **flags, inputs=inputs)
@@ -279,7 +279,7 @@ def cube_name(scene_id: str, sensor_name: str) -> str:
     return f"{file_name(f'{scene_id}_{sensor_name}')}.tif"
 
 
-def cube_path(output: str | Path | None, scene_id: str, sensor_name: str) -> OutputPath:
+def output_path(output: str | Path | None, scene_id: str, sensor_name: str) -> OutputPath:
     """Path or address of the cube of a scene: `output`, or the usual name in that folder or the working directory."""
     name = cube_name(scene_id, sensor_name)
     path = parse_output(output or name)
