@@ -8,23 +8,32 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from ms2hs.cli.messages import note, print_failed, print_left_out, print_waits
+from ms2hs.cli.messages import note, print_failed, print_left_out, print_log
 from ms2hs.cli.options import (
     BATCH,
+    DEVICES,
+    GSDS,
     INPUT,
     MODEL,
     OUTPUT,
     REGION,
     SITE,
     AsJson,
+    BlockSize,
+    Compress,
     DnOffset,
     Offset,
     Overwrite,
     Quiet,
+    Reference,
     Scale,
     SearchDate,
     SearchMaxCloud,
     SearchProvider,
+    Site,
+    SiteDate,
+    SiteLimit,
+    complete_input_error,
     complete_model,
     complete_source,
     complete_target,
@@ -100,6 +109,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
             metavar="METRES",
             help="Output pixel size in metres, or `native`.",
             show_default="30 for Sentinel-2, else the scene's",
+            autocompletion=lambda: list(GSDS),
         ),
     ] = None,
     bbox: Annotated[BBox | None, REGION(parser=parse_bbox, metavar="W,S,E,N", help="Area in degrees.")] = None,
@@ -127,7 +137,12 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         MODEL(help="Shipped weights or a .safetensors file; `linear` is the fastest.", autocompletion=complete_model),
     ] = "default",
     device: Annotated[
-        str, MODEL(metavar="DEVICE", help="Device: `auto` (the fastest available), cpu, cuda, cuda:1, mps.")
+        str,
+        MODEL(
+            metavar="DEVICE",
+            help=f"Device: `auto` (the fastest available), {', '.join(DEVICES[1:])}.",
+            autocompletion=lambda: list(DEVICES),
+        ),
     ] = "auto",
     window_size: Annotated[
         int | None,
@@ -148,26 +163,16 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         Any,
         SITE(
             parser=parse_input_error,
-            metavar="none|sentinel2|GAIN,OFFSET,PIXEL",
-            help="Input uncertainty (1σ): as measured for Sentinel-2, or relative gain, offset, per-pixel noise.",
+            metavar="NAME|GAIN,OFFSET,PIXEL",
+            help="Input uncertainty (1σ): `none`, `sentinel2` as measured, or relative gain, offset, per-pixel noise.",
             show_default="sentinel2 for Sentinel-2 products, else none",
+            autocompletion=complete_input_error,
         ),
     ] = None,
-    reference: Annotated[
-        Path | None, SITE(help="Spectra measured in the scene: CSV of id,lon,lat,<nm>,… or an ENVI spectral library.")
-    ] = None,
-    site: Annotated[
-        list[str] | None,
-        SITE(
-            metavar="PATH",
-            help="Hyperspectral cube of the site, from any date, or a folder of cubes; repeatable. `auto` fetches EMIT "
-            "and EnMAP passes.",
-        ),
-    ] = None,
-    site_date: Annotated[
-        str | None, SITE(metavar="DATE", help="With auto: period of the passes, such as 2023.", show_default="any")
-    ] = None,
-    site_limit: Annotated[int, SITE(min=1, help="With auto: largest number of passes.")] = 3,
+    reference: Reference = None,
+    site: Site = None,
+    site_date: SiteDate = None,
+    site_limit: SiteLimit = 3,
     output: Annotated[
         str | None,
         OUTPUT(
@@ -184,6 +189,8 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
             "--uncertainty", help="Write <output>_sigma.tif: value ± 1.645 σ is the 90 % interval.", show_default=False
         ),
     ] = False,
+    compress: Compress = None,
+    blocksize: BlockSize = None,
     overwrite: Overwrite = False,
     resume: Annotated[
         bool,
@@ -214,7 +221,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     from ms2hs.spectra.product_error import InputError
 
     if not quiet:
-        print_waits()
+        print_log()
     _check_place(context)
     if given(context, "device") and load_weights(model).network is None:
         refuse(context, ["device"], "the linear model always runs on the processor")
@@ -241,6 +248,8 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         site_date=site_date,
         site_limit=site_limit,
         adjust=adjustment,
+        compress=compress,
+        blocksize=blocksize,
         overwrite=overwrite,
         resume=resume,
     )
