@@ -149,14 +149,14 @@ def test_correlation_equals_the_errors_of_drawn_spectra():
     to_source, to_target = (response_matrix(grid, prior.wavelength_nm) for grid in (source, SOME))
     found = posterior_correlation(prior, source, SOME, InputError())
     assert found.shape == (5, len(SOME), len(SOME))
-    for member, matrix in zip(prior.of_covers(source.wavelength_nm)[1], found, strict=True):
-        drawn = member.factors @ rng.standard_normal((member.factors.shape[1], 20_000))
+    for member, matrix in zip(prior.of_covers(source.wavelength_nm)[1][:2], found[:2], strict=True):
+        drawn = member.factors @ rng.standard_normal((member.factors.shape[1], 6000))
         drawn += np.sqrt(member.residual)[:, None] * rng.standard_normal(drawn.shape)
         noise = member.source_noise(source.wavelength_nm)[:, None] * rng.standard_normal((len(source), drawn.shape[1]))
         seen = member.between(to_source, to_source) + np.diag(member.source_noise(source.wavelength_nm) ** 2)
         gain = np.linalg.solve(seen, member.between(to_source, to_target)).T
         errors = to_target @ drawn - gain @ (to_source @ drawn + noise)
-        np.testing.assert_allclose(np.corrcoef(errors), matrix, atol=0.04)
+        np.testing.assert_allclose(np.corrcoef(errors), matrix, atol=0.06)
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_file_has_the_indices_then_their_uncertainty(cube, tmp_path):
     opened = open_cube(cube)
     reflectance, sigma = opened.reflectance.values.reshape(len(SOME), -1), opened.sigma.values.reshape(len(SOME), -1)
     correlation = correlation_of(opened)
-    assert "correlated as by the model linear from sentinel2a" in result.notes[0]
+    assert "correlated as in the model linear (source sentinel2a)" in result.notes[0]
     with rasterio.open(result.output) as file:
         assert file.descriptions == ("NDVI", "SR", "NDVI_sigma", "SR_sigma")
         assert file.tags(1)["formula"] == "(N-R)/(N+R)"
@@ -204,9 +204,10 @@ def test_file_has_the_indices_then_their_uncertainty(cube, tmp_path):
     ("changes", "reason"),
     [
         ({"MS2HS_SITE": "EMIT (2023-07-14)"}, "adapted to its site"),
-        ({"MS2HS_WEIGHTS_SHA256": "0"}, "no such weights"),
-        ({"MS2HS_SOURCE": "custom"}, "no known source"),
-        ({"MS2HS_INPUT_ERROR": "mine"}, "no known source"),
+        ({"MS2HS_WEIGHTS_SHA256": "0"}, "not those that the tags name"),
+        ({"MS2HS_SOURCE": "custom"}, "no known weights and source"),
+        ({"MS2HS_INPUT_ERROR": "mine"}, "unknown to the model"),
+        ({"MS2HS_MODEL": "/etc/passwd"}, "no known weights"),
     ],
 )
 def test_errors_are_independent_where_the_model_is_unknown(cube, changes, reason):

@@ -33,6 +33,7 @@ from ms2hs.models import weights
 from ms2hs.models.config import preset
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights, save_weights
+from ms2hs.raster.pixel_grid import position
 from ms2hs.remote.providers import PROVIDERS
 from ms2hs.scenes.stac_item import ORIGIN
 from ms2hs.spectra import sensors as known
@@ -111,6 +112,8 @@ def world(tmp_path_factory, scene_path):
     write_raster(folder / "cube_of_the_same_place.tif", values, nodata=-1, band_tags={"IMAGERY": wavelengths})
     nm = ",".join(f"{x:.1f}" for x in cube.wavelength.values)
     spectrum = ",".join(f"{x:.4f}" for x in cube.reflectance.values[:, 40, 60])
+    lon, lat = position(cube.spatial_ref.attrs["crs_wkt"], float(cube.x[60]), float(cube.y[40]))
+    (folder / "plots.csv").write_text(f"id,lon,lat\nplot 1,{lon},{lat}\n")
     (folder / "field.csv").write_text(f"id,lon,lat,{nm}\nplot 1,,,{spectrum}\n")
     return folder
 

@@ -23,12 +23,12 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from ms2hs.arrays import Float32Array
-from ms2hs.errors import GridError, SceneError, UnknownName, input_errors
+from ms2hs.errors import GridError, SceneError, input_errors
 from ms2hs.raster.cube_writer import ENVI_HEADER, sigma_name
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.header import ENVI_DRIVER, declared_in, read_header
 from ms2hs.raster.pixel_grid import PixelGrid, lonlat_bounds, pixel_at
-from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM, load_sensor
+from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM, load_sensor, sensor_names
 from ms2hs.spectra.spectral_grid import SpectralGrid, Support, band_support, grid_of, nearest_band
 
 SCALE = 1e-4
@@ -52,7 +52,8 @@ ENGINES: dict[str, dict[str, Any]] = {
 # Suffixes of the image that an ENVI header describes.
 ENVI_IMAGES = ("", ".dat", ".img", ".bsq", ".bil", ".bip", ".raw")
 STRETCH_PERCENT = (2.0, 98.0)
-MAX_RGB_SIDE = 1024
+# Longest side of a picture, and rows that are read at once, in pixels of the picture.
+MAX_RGB_SIDE, RGB_STRIP = 1024, 64
 Chunks = int | Literal["auto"] | Mapping[str, int | Literal["auto"]]
 
 
@@ -184,10 +185,8 @@ def _support_of(file: rasterio.DatasetReader, grid: SpectralGrid) -> tuple[Suppo
     tags = listed if len(listed) == file.count else [file.tags(band).get(SUPPORT_TAG) for band in file.indexes]
     if set(tags) <= set(SUPPORTS):
         return cast("tuple[Support, ...]", tuple(tags))
-    try:
-        return tuple(band_support(load_sensor(tags_of(file).get("MS2HS_SOURCE", "")).grid, grid))
-    except UnknownName:
-        return ()
+    source = tags_of(file).get("MS2HS_SOURCE")  # text of others: a name of the table, and never a path
+    return tuple(band_support(load_sensor(source).grid, grid)) if source in sensor_names("source") else ()
 
 
 def _open(path: str) -> xr.Dataset:
@@ -344,8 +343,10 @@ class CubeAccessor:
                 f"{centres.min():.0f}-{centres.max():.0f} nm. Choose other wavelengths."
             )
         step = max(1, -(-max(self._cube.sizes["y"], self._cube.sizes["x"]) // side))
-        part = self._cube.reflectance.isel(wavelength=bands, y=slice(None, None, step), x=slice(None, None, step))
-        picture = part.drop_vars("wavelength").rename(wavelength="rgb").transpose("y", "x", "rgb").load()
+        part = self._cube.reflectance.isel(wavelength=bands, x=slice(None, None, step))
+        rows = range(0, self._cube.sizes["y"], RGB_STRIP * step)  # all rows between the first and the last are read
+        strips = [part.isel(y=slice(row, row + RGB_STRIP * step, step)).load() for row in rows]
+        picture = xr.concat(strips, "y").drop_vars("wavelength").rename(wavelength="rgb").transpose("y", "x", "rgb")
         values = picture.values[np.isfinite(picture.values).all(axis=2)]
         low, high = np.percentile(values, STRETCH_PERCENT).astype(np.float32) if values.size else (0, 1)
         stretched: xr.DataArray = ((picture - low) / max(high - low, 1e-6)).clip(0, 1)
