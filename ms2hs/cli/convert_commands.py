@@ -191,6 +191,8 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     ] = False,
     compress: Compress = None,
     blocksize: BlockSize = None,
+    href_base: Annotated[str | None, OUTPUT(metavar="URL", help="Make the item's links absolute, below URL.")] = None,
+    collection: Annotated[str | None, OUTPUT(metavar="NAME", help="Collection of the STAC item.")] = None,
     overwrite: Overwrite = False,
     resume: Annotated[
         bool,
@@ -250,19 +252,19 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         adjust=adjustment,
         compress=compress,
         blocksize=blocksize,
+        href_base=href_base,
+        collection=collection,
         overwrite=overwrite,
         resume=resume,
     )
     printing = Printing(quiet, as_json, dry_run)
     if not scenes:
         search = SearchRequest(bbox, date=date, provider=provider, max_cloud=max_cloud)
-        options = replace(options, bbox=None)
-        _convert_place(search, target, output, options, printing)
+        _convert_place(search, target, output, replace(options, bbox=None), printing)
         return
     if len(scenes) > 1 or workers or scheduler or shard:
         refuse(context, ["dry_run"], "it plans one scene, without --workers, --scheduler and --shard")
-        executor = _executor(workers, scheduler)
-        _convert_batch(scenes, target, output, options, executor, shard, printing)
+        _convert_batch(scenes, target, output, options, _executor(workers, scheduler), shard, printing)
         return
     _convert_scene(scenes[0], target, output, options, printing)
 
