@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ms2hs.api import convert
-from ms2hs.conversion.metadata import ConversionResult
+from ms2hs.conversion.result_files import ConversionResult
 from ms2hs.conversion.planning import ConvertOptions, output_path
 from ms2hs.conversion.result_files import check_new_output
 from ms2hs.errors import OutputError, QueryError

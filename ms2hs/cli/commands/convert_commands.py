@@ -183,7 +183,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     ] = None,
     uncertainty: Annotated[
         bool,
-        OUTPUT("--uncertainty", help="Write <output>_sigma: value ± 1.645 σ is the 90 % interval.", show_default=False),
+        OUTPUT("--uncertainty", help="Write <output>_sigma; value ± 1.645 σ covers 90 %.", show_default=False),
     ] = False,
     compress: Compress = None,
     blocksize: BlockSize = None,
