@@ -235,10 +235,17 @@ def test_config_of_a_nested_command_and_of_others(ms2hs, folder):
 
 
 def test_config_that_does_not_apply_is_no_error(ms2hs, folder):
-    (folder / "ms2hs.toml").write_text('[finetune]\nsource = "hls_s30"\n')
-    code, _, err = ms2hs("finetune", "--pairs", "missing")
-    assert code == 1
-    assert "missing" in err.splitlines()[-1]
+    (folder / "ms2hs.toml").write_text("[fetch]\ngsd = 10\n")
+    code, _, err = ms2hs("fetch", "--list", "--items", "missing.json")
+    assert "missing.json" in err.splitlines()[-1]
+    assert "does not apply" not in err
+    code, _, err = ms2hs("fetch", "--list", "--items", "missing.json", "--gsd", 10)
+    assert (code, "--gsd does not apply" in err) == (2, True)
+
+
+def test_help_needs_no_config(ms2hs, folder):
+    (folder / "ms2hs.toml").write_text("[convert")
+    assert ms2hs("convert", "--help")[0] == 0
 
 
 CONFIGS = {
