@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ms2hs.api import convert
-from ms2hs.conversion.metadata import ConversionResult
 from ms2hs.conversion.planning import ConvertOptions, output_path
-from ms2hs.conversion.result_files import check_new_output
+from ms2hs.conversion.result_files import ConversionResult, check_new_output
 from ms2hs.errors import OutputError, QueryError
 from ms2hs.fetching.fetch_request import FetchRequest, plan_requests
 from ms2hs.fetching.fetcher import FetchOptions, fetch

@@ -124,6 +124,8 @@ def catalogue(tmp_path_factory):
     with StacServer() as server:
         folder, here = tmp_path_factory.mktemp("catalogue"), f"{server.root}/files/{{}}".format
         made = earth_search("sentinel-2-c1-l2a", "05.10", address=here)
+        ring = [[10.1, 45.9], [10.5, 45.9], [10.5, 46.2], [10.1, 46.2], [10.1, 45.9]]
+        made["geometry"]["coordinates"] = [ring]  # as large as the places of the commands; the pixels are a part
         serve(server, folder / "s2", made, S2_REFLECTANCE, 1000)
         serve(server, folder / "hls", hls("S30", "hls2-s30", here), S2_REFLECTANCE, 0)
         World(server, folder).emit()

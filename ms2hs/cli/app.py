@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ms2hs._version import __version__
-from ms2hs.cli import (
+from ms2hs.cli.commands import (
     convert_commands,
     data_commands,
     evaluate_commands,

@@ -120,14 +120,15 @@ def check_learning_rate(value: float) -> float:
 Overwrite = Annotated[bool, OUTPUT("--overwrite", help="Replace existing files.", show_default=False)]
 Compress = Annotated[
     Literal["zstd", "deflate"] | None,
-    OUTPUT(help="Compression; old web readers know deflate only.", show_default="zstd"),
+    OUTPUT(help="Old web readers need deflate.", show_default="zstd"),
 ]
 BlockSize = Annotated[
     int | None,
     OUTPUT(
         metavar="64|128|256",
-        help="Side of a block, in pixels: small blocks give a spectrum faster.",
+        help="Block side in pixels; small is fast for spectra.",
         show_default="256",
+        autocompletion=lambda: ["64", "128", "256"],
     ),
 ]
 AsJson = Annotated[bool, OUTPUT("--json", help="Print JSON on stdout.", show_default=False)]
@@ -152,9 +153,7 @@ Site = Annotated[
         autocompletion=lambda: ["auto"],
     ),
 ]
-SiteDate = Annotated[
-    str | None, SITE(metavar="DATE", help="With auto: period of the passes, such as 2023.", show_default="any")
-]
+SiteDate = Annotated[str | None, SITE(metavar="DATE", help="With auto: period of the passes.", show_default="any")]
 SiteLimit = Annotated[int, SITE(min=1, help="With auto: largest number of passes.")]
 
 # The search of `convert` without a scene.

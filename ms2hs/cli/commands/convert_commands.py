@@ -95,9 +95,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     scale: Scale = None,
     offset: Offset = None,
     dn_offset: DnOffset = None,
-    granule: Annotated[
-        str | None, INPUT(metavar="TILE", help="Tile, scene or day of a product with several, such as T33UUP.")
-    ] = None,
+    granule: Annotated[str | None, INPUT(metavar="TILE", help="Tile, scene or day of a product: T33UUP.")] = None,
     force: Annotated[
         bool, INPUT("--force", help="Convert although the reflectance is implausible.", show_default=False)
     ] = False,
@@ -149,7 +147,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         MODEL(
             min=1,
             metavar="PIXELS",
-            help="Side of a network's windows, a multiple of its patch; smaller windows need less memory.",
+            help="Side of a network's windows; smaller ones need less memory.",
             show_default="128",
         ),
     ] = None,
@@ -165,7 +163,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
             parser=parse_input_error,
             metavar="NAME|GAIN,OFFSET,PIXEL",
             help="Input uncertainty (1σ): `none`, `sentinel2` as measured, or relative gain, offset, per-pixel noise.",
-            show_default="sentinel2 for Sentinel-2 products, else none",
+            show_default="Sentinel-2: sentinel2",
             autocompletion=complete_input_error,
         ),
     ] = None,
@@ -179,15 +177,13 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
             "-o",
             "--output",
             metavar="PATH",
-            help="Output .tif, or a directory (required for several scenes), or s3://….",
+            help="Output .tif, .zarr, .hdr, .nc, a directory, or s3://….",
             show_default="<scene>_<target>.tif",
         ),
     ] = None,
     uncertainty: Annotated[
         bool,
-        OUTPUT(
-            "--uncertainty", help="Write <output>_sigma.tif: value ± 1.645 σ is the 90 % interval.", show_default=False
-        ),
+        OUTPUT("--uncertainty", help="Write <output>_sigma; value ± 1.645 σ covers 90 %.", show_default=False),
     ] = False,
     compress: Compress = None,
     blocksize: BlockSize = None,
@@ -198,7 +194,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         bool,
         OUTPUT(
             "--resume",
-            help="Resume an interrupted conversion; keep finished rows if this one is interrupted.",
+            help="Resume, and keep finished rows if interrupted again.",
             show_default=False,
         ),
     ] = False,
@@ -213,7 +209,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     ] = None,
     shard: Annotated[
         Shard | None,
-        BATCH(parser=parse_shard, metavar="I/N", help="Convert only the I-th of N equal shares of the sorted scenes."),
+        BATCH(parser=parse_shard, metavar="I/N", help="Convert only share I of N of the sorted scenes."),
     ] = None,
 ) -> None:
     """Convert multispectral scenes to hyperspectral COGs."""
@@ -260,13 +256,11 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     printing = Printing(quiet, as_json, dry_run)
     if not scenes:
         search = SearchRequest(bbox, date=date, provider=provider, max_cloud=max_cloud)
-        options = replace(options, bbox=None)
-        _convert_place(search, target, output, options, printing)
+        _convert_place(search, target, output, replace(options, bbox=None), printing)
         return
     if len(scenes) > 1 or workers or scheduler or shard:
         refuse(context, ["dry_run"], "it plans one scene, without --workers, --scheduler and --shard")
-        executor = _executor(workers, scheduler)
-        _convert_batch(scenes, target, output, options, executor, shard, printing)
+        _convert_batch(scenes, target, output, options, _executor(workers, scheduler), shard, printing)
         return
     _convert_scene(scenes[0], target, output, options, printing)
 
