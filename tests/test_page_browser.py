@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from cube_files import COLS, ROWS, WAVELENGTH_NM, make_cube, numbers_of
 
+import ms2hs
+from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.viewing.cube_layers import open_layers
 from ms2hs.viewing.page import view
 from ms2hs.viewing.server import CubeServer
@@ -20,7 +22,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 @pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium: MS2HS_BROWSER, or from the PATH. Without a browser the tests are skipped; in CI they fail."""
+    """A headless Chromium: MS2HS_BROWSER, or from the PATH. Without one the tests are skipped; in CI they fail."""
     path = os.environ.get("MS2HS_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         reason = f"no browser: none of {', '.join(NAMES)} is on the PATH. Install Chromium, or set MS2HS_BROWSER."
@@ -60,11 +62,11 @@ def click(page, row, col):
     page.locator("#picture").click(position=at)
 
 
-def drawn(page, entry=0, layers=1):
-    """(3, band) drawn reflectance, upper and lower end of the interval; of the kept spectrum at a position."""
-    columns = page.evaluate("chart.plot.data")[1:]
-    known = [value is not None for value in columns[3 * entry * layers]]
-    return np.array([[v for v, keep in zip(c, known, strict=True) if keep] for c in columns[3 * entry * layers :][:3]])
+def drawn(page, entry=0, columns=3):
+    """(3, band) drawn reflectance, upper and lower end of its interval, of a kept spectrum with this many columns."""
+    first = 1 + entry * columns
+    table = page.evaluate("([first]) => chart.plot.data.slice(first, first + 3)", [first])
+    return np.array([row for row in zip(*table, strict=True) if row[0] is not None], float).T
 
 
 def expected(path, row, col):
@@ -213,3 +215,17 @@ def test_served_page_shows_full_detail(browser, cube):
         finally:
             server.stop()
             thread.join()
+
+
+@pytest.mark.slow
+def test_page_draws_a_real_scene(browser, real_data, tmp_path):
+    scene = real_data / "sentinel2" / "ben_S2A_MSIL2A_20170617T113321_4_55.tif"
+    options = ConvertOptions(model="linear", uncertainty=True)
+    cube = ms2hs.convert(scene, output=tmp_path / "cube.tif", options=options).output
+    with opened(browser, view(cube, scene=scene)) as page:
+        clear(page)
+        for at in ((10, 100), (77, 33)):
+            click(page, *at)
+        np.testing.assert_allclose(drawn(page, 1, columns=4), expected(cube, 77, 33), atol=1e-12)
+        dots = page.evaluate("state.pixels[1].spectra[1].values")
+        np.testing.assert_array_equal(dots, np.rint(numbers_of(scene)[:, 77, 33]))

@@ -1,6 +1,7 @@
 """`ms2hs view`: a cube in a browser."""
 
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,10 @@ def view_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         list[str] | None,
         typer.Option(metavar="FILE", help="Second cube, or reference spectra (.csv, .sli, .npz). Repeatable."),
     ] = None,
+    scene: Annotated[
+        str | None,
+        typer.Option(metavar="SCENE", help="Scene that the cube was converted from; its values are shown as dots."),
+    ] = None,
     serve: Annotated[
         bool,
         OUTPUT("--serve", help="Serve the page on 127.0.0.1 instead; reads pixels on request.", show_default=False),
@@ -42,15 +47,16 @@ def view_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     say = (lambda _text: None) if quiet else note
     if not serve:
         refuse(context, ["port"], "the page is a file")
-        path = view(cube, output, compare or (), overwrite=overwrite, note=say)
+        path = view(cube, output, compare or (), scene=scene, overwrite=overwrite, note=say)
         typer.echo(path)
         if open_browser:
             webbrowser.open(path.resolve().as_uri())
         return
     refuse(context, ["output", "overwrite"], "--serve writes no file")
-    with CubeServer(cube, compare or (), port=port, note=say) as server:
+    with CubeServer(cube, compare or (), scene=scene, port=port, note=say) as server:
         typer.echo(server.url)
         if open_browser:
             webbrowser.open(server.url)
         say("Serving until Ctrl-C.")
-        server.run()
+        with suppress(KeyboardInterrupt):  # the way to end it
+            server.run()
