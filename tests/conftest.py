@@ -98,6 +98,15 @@ def _no_network(monkeypatch):
     allow_sockets(monkeypatch)
 
 
+@pytest.fixture(autouse=True)
+def _no_log_lines():
+    """Remove what a command with -v, or a command that shows waits, added to the logger."""
+    yield
+    logger = logging.getLogger("ms2hs")
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
+
+
 @pytest.fixture(scope="session")
 def scene_path(tmp_path_factory):
     """A synthetic Sentinel-2 scene of odd size, with a nodata edge."""

@@ -7,17 +7,20 @@ import sys
 import tempfile
 import tracemalloc
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from cog_rules import broken_rules
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rasterio.errors import NotGeoreferencedWarning
+from rasterio.vrt import WarpedVRT
 from rio_cogeo import cog_validate
 from test_overviews import naive_half
 
@@ -123,6 +126,44 @@ def test_writer_tags_every_band_with_its_wavelength(tmp_path):
             tags = file.tags(band, ns="IMAGERY")
             assert float(tags["CENTRAL_WAVELENGTH_UM"]) * 1000 == pytest.approx(centre, abs=1e-3)
             assert float(tags["FWHM_UM"]) * 1000 == pytest.approx(width, abs=1e-3)
+
+
+def default_tags(copy):
+    """Wavelength and FWHM in nm, and support, of each band by its tags in the default domain."""
+    with rasterio.open(copy) as file:
+        tags = [file.tags(band) for band in file.indexes]
+    assert {one["wavelength_units"] for one in tags} == {"Nanometers"}
+    return [(float(one["wavelength"]), float(one["fwhm"]), one["ms2hs_support"]) for one in tags]
+
+
+def warped(source, copy):
+    with rasterio.open(source) as file, WarpedVRT(file, crs="EPSG:4326") as view:
+        rasterio.shutil.copy(view, copy, driver="GTiff")
+
+
+COPIES = {
+    "rasterio copy": lambda source, copy: rasterio.shutil.copy(source, copy, driver="GTiff"),
+    "rasterio warp": warped,
+    "gdal_translate": lambda source, copy: gdal("gdal_translate", "-q", "-b", "3", "-b", "1", source, copy),
+    "gdalwarp": lambda source, copy: gdal("gdalwarp", "-q", "-t_srs", "EPSG:4326", source, copy),
+}
+
+
+def gdal(command, *arguments):
+    if shutil.which(command) is None:
+        pytest.skip(f"{command} is not installed")
+    subprocess.run([command, *arguments], check=True)
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_copies_keep_wavelengths_and_support(tmp_path, way):
+    spectral = replace(load_sensor("enmap").grid.select([3, 50, 200]), support=("interpolated", "measured", "inferred"))
+    source, copy = tmp_path / "cube.tif", tmp_path / "copy.tif"
+    write(source, utm(20, 20), cube_of(utm(20, 20), 3), spectral)
+    COPIES[way](source, copy)
+    rows = zip(spectral.wavelength_nm, spectral.fwhm_nm, spectral.support, strict=True)
+    expected = [(float(f"{centre:.7g}"), float(f"{width:.7g}"), support) for centre, width, support in rows]
+    assert default_tags(copy) == ([expected[2], expected[0]] if way == "gdal_translate" else expected)
 
 
 @pytest.mark.parametrize(
@@ -624,7 +665,7 @@ def test_formats_write_cubes_by_the_protocol(tmp_path, suffix):
     def fill(bands, cols, target):
         target[:] = cube[bands, 256:, cols]
 
-    with FORMATS[suffix](path, grid, SPECTRAL, TAGS) as writer:
+    with FORMATS[suffix].writer(path, grid, SPECTRAL, TAGS) as writer:
         assert writer.kept_rows == 0
         writer.write(0, cube[:, :256])
         writer.write_blocks(256, 44, fill)

@@ -12,6 +12,7 @@ from ms2hs.cli.app import app
 
 COMMANDS = [
     *("convert", "fetch", "info", "example", "prepare", "pairs", "pretrain", "finetune"),
+    *("index", "spectrum"),
     *("evaluate pairs", "evaluate corpus", "evaluate cube", "evaluate completion"),
 ]
 WITH_EXAMPLES = [command for command in COMMANDS if command not in {"info", "example"}]

@@ -1,11 +1,9 @@
 """Pyramid: overviews from blocks are means of the valid pixels, for every data type."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms2hs.raster.cog import overviews
 from ms2hs.raster.cog.encoding import REFLECTANCE
 from ms2hs.raster.cog.overviews import BlockIndex, Levels, Pyramid, halve
 from ms2hs.raster.cube import NODATA
@@ -62,13 +60,6 @@ def test_halve_does_not_overflow():
         assert (halve(np.full((2, 4), value, np.uint32), None) == value).all()
 
 
-@pytest.fixture
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(overviews, "BLOCK", 4)
-    monkeypatch.setattr(overviews, "HALF", 2)
-
-
-@pytest.mark.usefixtures("small_blocks")
 @given(
     height=st.integers(1, 70),
     width=st.integers(1, 70),
@@ -78,7 +69,7 @@ def small_blocks(monkeypatch):
 @settings(max_examples=80, deadline=None)
 def test_pyramid_equals_halving_the_whole_image(height, width, invalid, seed):
     rng = np.random.default_rng(seed)
-    bands, levels = 3, Levels(height, width)
+    bands, levels = 3, Levels(height, width, 4)
     numbers = random_numbers(rng, "int16", (bands, height, width), invalid)
     pyramid_of = Pyramid(levels, bands, REFLECTANCE)
     found, seen = [np.zeros((bands, *levels.shape(level)), np.int16) for level in range(levels.count)], []

@@ -18,13 +18,15 @@ from ms2hs.cli import (
     evaluate_commands,
     fetch_commands,
     info_commands,
+    spectrum_commands,
     training_commands,
     view_commands,
 )
 from ms2hs.cli.messages import print_error
+from ms2hs.cli.options import shared_options
 from ms2hs.cli.parsers import join_numbers, name_evaluation
-from ms2hs.cli.process import was_stopped
-from ms2hs.errors import Ms2hsError
+from ms2hs.cli.process import AFTER_CHECKPOINT, command_again, was_stopped
+from ms2hs.errors import Interrupted, Ms2hsError
 
 PACKAGE = str(Path(__file__).parents[1])
 MAX_ERROR_LETTERS = 400
@@ -32,6 +34,10 @@ MAX_ERROR_LETTERS = 400
 
 class CommandGroup(TyperGroup):
     """The commands. Errors of the system become messages here: Typer would call some of them `Aborted`."""
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401  as Typer calls it
+        super().__init__(**settings)
+        _add_shared_options(self)
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  as Typer calls it
         """Run the command that was given."""
@@ -53,6 +59,8 @@ app.command("convert", epilog=convert_commands.EPILOG)(convert_commands.convert_
 app.command("fetch", epilog=fetch_commands.EPILOG)(fetch_commands.fetch_command)
 app.command("info")(info_commands.info_command)
 app.command("example")(info_commands.example_command)
+app.command("index", epilog=spectrum_commands.INDEX_EPILOG)(spectrum_commands.index_command)
+app.command("spectrum", epilog=spectrum_commands.SPECTRUM_EPILOG)(spectrum_commands.spectrum_command)
 app.command("view", epilog=view_commands.EPILOG)(view_commands.view_command)
 app.command("prepare", epilog=data_commands.PREPARE_EPILOG)(data_commands.prepare_command)
 app.command("pairs", epilog=data_commands.PAIRS_EPILOG)(data_commands.pairs_command)
@@ -94,8 +102,20 @@ def main() -> None:
         if os.environ.get("MS2HS_TRACEBACK"):
             traceback.print_exception(error)
         known = error if isinstance(error, Ms2hsError) else unexpected(error)
+        if isinstance(known, Interrupted):
+            option = "" if "--cross-fit" in sys.argv else "--resume"
+            known = Interrupted(f"{known} {AFTER_CHECKPOINT} {command_again(sys.argv[1:], option)}")
         print_error(known)
         raise SystemExit(known.exit_code) from None
+
+
+def _add_shared_options(group: TyperGroup) -> None:
+    """Give every command of a group the options that all have."""
+    for command in group.commands.values():
+        if isinstance(command, TyperGroup):
+            _add_shared_options(command)
+        else:
+            command.params += shared_options()
 
 
 def _check_words(words: list[str]) -> None:

@@ -8,20 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ms2hs.cli.messages import note, print_failed, print_waits
+from ms2hs.cli.messages import note, print_failed, print_log
 from ms2hs.cli.options import (
     BATCH,
+    DEVICES,
+    GSDS,
     INPUT,
     MODEL,
     OUTPUT,
     REGION,
     SITE,
     AsJson,
+    BlockSize,
+    Compress,
     DnOffset,
     Offset,
     Overwrite,
     Quiet,
     Scale,
+    complete_input_error,
     complete_model,
     complete_source,
     complete_target,
@@ -86,6 +91,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
             metavar="METRES",
             help="Output pixel size in metres, or `native`.",
             show_default="30 for Sentinel-2 products, else the scene's own",
+            autocompletion=lambda: list(GSDS),
         ),
     ] = None,
     bbox: Annotated[BBox | None, REGION(parser=parse_bbox, metavar="W,S,E,N", help="Area in degrees.")] = None,
@@ -110,7 +116,12 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         MODEL(help="Shipped weights or a .safetensors file; `linear` is the fastest.", autocompletion=complete_model),
     ] = "default",
     device: Annotated[
-        str, MODEL(metavar="DEVICE", help="Device: `auto` (the fastest available), cpu, cuda, cuda:1, mps.")
+        str,
+        MODEL(
+            metavar="DEVICE",
+            help=f"Device: `auto` (the fastest available), {', '.join(DEVICES[1:])}.",
+            autocompletion=lambda: list(DEVICES),
+        ),
     ] = "auto",
     window_size: Annotated[
         int | None,
@@ -131,9 +142,10 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         Any,
         SITE(
             parser=parse_input_error,
-            metavar="none|sentinel2|GAIN,OFFSET,PIXEL",
-            help="Input uncertainty (1σ): as measured for Sentinel-2, or relative gain, offset, per-pixel noise.",
+            metavar="NAME|GAIN,OFFSET,PIXEL",
+            help="Input uncertainty (1σ): `none`, `sentinel2` as measured, or relative gain, offset, per-pixel noise.",
             show_default="sentinel2 for Sentinel-2 products, else none",
+            autocompletion=complete_input_error,
         ),
     ] = None,
     reference: Annotated[
@@ -145,6 +157,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
             metavar="PATH",
             help="Hyperspectral cube of the site, from any date, or a folder of cubes; repeatable. `auto` fetches EMIT "
             "and EnMAP passes.",
+            autocompletion=lambda: ["auto"],
         ),
     ] = None,
     site_date: Annotated[
@@ -167,6 +180,8 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
             "--uncertainty", help="Write <output>_sigma.tif: value ± 1.645 σ is the 90 % interval.", show_default=False
         ),
     ] = False,
+    compress: Compress = None,
+    blocksize: BlockSize = None,
     overwrite: Overwrite = False,
     resume: Annotated[
         bool,
@@ -201,7 +216,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     from ms2hs.spectra.product_error import InputError
 
     if not quiet:
-        print_waits()
+        print_log()
     if given(context, "device") and load_weights(model).network is None:
         refuse(context, ["device"], "the linear model always runs on the processor")
     options = ConvertOptions(
@@ -227,6 +242,8 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         site_date=site_date,
         site_limit=site_limit,
         adjust=adjustment,
+        compress=compress,
+        blocksize=blocksize,
         overwrite=overwrite,
         resume=resume,
     )

@@ -72,6 +72,25 @@ def parse_pixel_window(text: str) -> PixelWindow:
     return PixelWindow(*map(int, numbers))
 
 
+def parse_lonlat(text: str) -> tuple[float, float]:
+    """Parse LON,LAT in degrees."""
+    lon, lat = _numbers(text, "LON,LAT", "13.31,52.38")
+    if abs(lon) > 360 or abs(lat) > 90:
+        raise typer.BadParameter(
+            f"{text!r}: longitudes from -360 to 360 and latitudes from -90 to 90 degrees are allowed. Write for "
+            "example 13.31,52.38."
+        )
+    return lon, lat
+
+
+def parse_row_col(text: str) -> tuple[int, int]:
+    """Parse ROW,COL."""
+    row, col = _numbers(text, "ROW,COL", "40,60")
+    if not (row.is_integer() and col.is_integer()):
+        raise typer.BadParameter(f"{text!r}: whole numbers of pixels are needed. Write for example 40,60.")
+    return int(row), int(col)
+
+
 def parse_input_error(text: str) -> ErrorLevels | str:
     """Parse `none`, the name of measured errors, or GAIN,OFFSET,PIXEL; each is 0 or more, and below 1."""
     from ms2hs.spectra.product_error import error_table_names

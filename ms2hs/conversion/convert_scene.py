@@ -4,6 +4,7 @@
 (`pipeline`), writes quicklook and item, and moves or uploads the complete files.
 """
 
+import logging
 import time
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass, replace
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ms2hs.conversion.metadata import ConversionResult, provenance, write_item
+from ms2hs.conversion.metadata import ConversionResult, provenance, supported_bands, write_item
 from ms2hs.conversion.pipeline import LinearPipeline, NetworkPipeline, Pipeline, StripReader
 from ms2hs.conversion.planning import AUTO, ConvertOptions, Plan, plan
 from ms2hs.conversion.site_adaptation import adapt_to_site, network_addition, references_in_scene
@@ -33,6 +34,7 @@ from ms2hs.scenes.scene import Scene
 if TYPE_CHECKING:
     from ms2hs.inference.predictor import Predictor
 
+LOGGER = logging.getLogger(__name__)
 # Results beyond this are no reflectance, for any weights.
 LARGEST_REFLECTANCE = 100.0
 
@@ -85,6 +87,11 @@ def run(planned: Plan, progress: Progress | None = None) -> ConversionResult:
         residual = InputResidual(bands, planned.spectral)
         statistics = Statistics(bands, models.linear, residual, (grid.height, grid.width))
         pipeline = models.pipeline(planned, StripReader(planned, reader), statistics)
+        LOGGER.debug(
+            "plan: %d x %d pixels, %d bands, strips of %d rows, staged in %s, %s%s",
+            *(grid.width, grid.height, len(planned.spectral), planned.rows_per_strip, staging.folder),
+            *(type(pipeline).__name__, f", device {models.network.device}" if models.network else ""),
+        )
         seconds = _write_cubes(pipeline, staging, report)
         quicklook, item = planned.output.with_suffix(".png"), planned.output.with_suffix(".json")
         write_quicklook(staging.path(planned.output.name), staging.path(quicklook.name))
@@ -189,9 +196,17 @@ def _write_cubes(pipeline: Pipeline, staging: Staging, report: Progress) -> dict
     """Write the cube and its uncertainty, or the rows that an interrupted conversion left; returns seconds by stage."""
     planned, statistics, grid = pipeline.planned, pipeline.statistics, pipeline.planned.grid
     tags = {f"MS2HS_{name.upper()}": text for name, text in provenance(planned).items()}
+    spectral = supported_bands(planned, pipeline.model)
     writers = [
-        format_of(path)(staging.path(path.name), grid, planned.spectral, tags, home=staging.path(f"{path.stem}.blocks"))
-        for path in (planned.output, planned.sigma)
+        format_of(path).writer(
+            staging.path(path.name),
+            grid,
+            spectral,
+            tags,
+            encoding=replace(planned.encoding, quantity=quantity),
+            home=staging.path(f"{path.stem}.blocks"),
+        )
+        for quantity, path in (("reflectance", planned.output), ("sigma", planned.sigma))
         if path
     ]
     first_row, pending, state = staging.resume_point(writers, grid.height)
@@ -201,11 +216,16 @@ def _write_cubes(pipeline: Pipeline, staging: Staging, report: Progress) -> dict
             statistics.sample_rows(row, *pipeline.reader.read(Window(row, 0, 1, grid.width))[:2])
     if not pending:
         return {}
+
+    def record(rows: int) -> None:
+        staging.record(rows, statistics.state())
+        LOGGER.debug("rows 0-%d of %d converted and stored", rows - 1, grid.height)
+
     with pipeline.threads(), ExitStack() as stack:
         for writer in pending:
             stack.enter_context(writer.from_row(first_row))
         if first_row < grid.height:
-            pipeline.run(pending, first_row, lambda rows: staging.record(rows, statistics.state()), report)
+            pipeline.run(pending, first_row, record, report)
         if statistics.counts.valid == 0:
             raise SceneError(
                 f"{planned.scene.id}: no valid pixel in the requested part ({statistics.counts.invalid}); at least 1 "

@@ -16,11 +16,13 @@ from ms2hs.files import NO_FILES, FileIds, write_bytes
 from ms2hs.models.prior import Posterior
 from ms2hs.progress import Progress
 from ms2hs.raster.cube import NODATA, SCALE
+from ms2hs.raster.cube_writer import cube_names
 from ms2hs.raster.dates import rfc3339
+from ms2hs.raster.formats import format_of
 from ms2hs.raster.pixel_grid import footprint, lonlat_bounds
 from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
-from ms2hs.scenes.stac_metadata import COG_TYPE, LANDSAT8_LAUNCH, PROJECTION_EXTENSION, projection_properties
-from ms2hs.spectra.spectral_grid import band_support
+from ms2hs.scenes.stac_metadata import LANDSAT8_LAUNCH, PROJECTION_EXTENSION, projection_properties
+from ms2hs.spectra.spectral_grid import SpectralGrid, Support, band_support
 
 EXTENSIONS = [
     "https://stac-extensions.github.io/eo/v2.0.0/schema.json",
@@ -51,7 +53,8 @@ class ConversionResult:
     @property
     def paths(self) -> list[OutputPath]:
         """Every file, the cube first."""
-        return [path for path in (self.output, self.sigma, self.quicklook, self.item) if path]
+        cubes = [cube.with_name(name) for cube in (self.output, self.sigma) if cube for name in cube_names(cube)]
+        return [*cubes, self.quicklook, self.item]
 
     def beside(self, output: OutputPath) -> "ConversionResult":
         """The same result with its files beside another output."""
@@ -115,6 +118,13 @@ def provenance(planned: Plan) -> dict[str, str]:
     return facts
 
 
+def supported_bands(planned: Plan, model: Posterior) -> SpectralGrid:
+    """The output bands with their support; bands that the prior `model` has never seen are inferred."""
+    support = band_support(planned.scene.spectral, planned.spectral)
+    known: list[Support] = [how if seen else "inferred" for how, seen in zip(support, model.known, strict=True)]
+    return replace(planned.spectral, support=tuple(known))
+
+
 def write_item(path: Path, planned: Plan, result: ConversionResult, model: Posterior) -> None:
     """Write the STAC 1.1 item of a result; `model` is the adapted spectral prior."""
     grid, bbox = planned.grid, lonlat_bounds(planned.grid)
@@ -148,13 +158,14 @@ def write_item(path: Path, planned: Plan, result: ConversionResult, model: Poste
 
 def _assets(planned: Plan, result: ConversionResult, model: Posterior) -> dict[str, Any]:
     bands = _bands(planned, model)
+    media_type = format_of(planned.output).media_type
     assets = {
-        "data": _asset(result.output, COG_TYPE, "data") | {"bands": bands},
+        "data": _asset(result.output, media_type, "data") | {"bands": bands},
         "thumbnail": _asset(result.quicklook, "image/png", "thumbnail"),
     }
     if result.sigma:
         title = "Standard uncertainty: value ± 1.645 sigma is the calibrated 90 % interval"
-        assets["sigma"] = _asset(result.sigma, COG_TYPE, "uncertainty") | {"title": title, "bands": bands}
+        assets["sigma"] = _asset(result.sigma, media_type, "uncertainty") | {"title": title, "bands": bands}
     return assets
 
 
@@ -163,8 +174,7 @@ def _asset(path: OutputPath, media_type: str, role: str) -> dict[str, Any]:
 
 
 def _bands(planned: Plan, model: Posterior) -> list[dict[str, Any]]:
-    grid = planned.spectral
-    support = band_support(planned.scene.spectral, grid)
+    grid = supported_bands(planned, model)
     return [
         {
             "name": name,
@@ -175,9 +185,7 @@ def _bands(planned: Plan, model: Posterior) -> list[dict[str, Any]]:
             "unit": "1",
             "raster:scale": SCALE,
             "raster:offset": 0,
-            "ms2hs:support": how if known else "inferred",
+            "ms2hs:support": support,
         }
-        for name, centre, width, how, known in zip(
-            grid.names, grid.wavelength_nm, grid.fwhm_nm, support, model.known, strict=True
-        )
+        for name, centre, width, support in zip(grid.names, grid.wavelength_nm, grid.fwhm_nm, grid.support, strict=True)
     ]

@@ -2,13 +2,14 @@
 
 `StripReader` reads full-width strips, one strip ahead of its use: reflectance and validity, denoised if the noise is
 given. One of two pipelines converts each strip.
-`LinearPipeline` multiplies each 256×256 block by a matrix and quantises it in the thread that then compresses it. A
+`LinearPipeline` multiplies each block by a matrix and quantises it in the thread that then compresses it. A
 network of patch tokens adds columns to that matrix; it computes their factors for the next strip in the meantime.
 `NetworkPipeline` predicts, blends and quantises rows of windows on the network's device (`inference.tile_runner`); a
 GPU computes the next row while the finished strip is written.
 Both count the pixels of a strip, pass stored numbers to the writers, and record each finished row of blocks.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +30,7 @@ from ms2hs.models.denoising import REACH, denoise
 from ms2hs.models.posterior import Features, Posterior
 from ms2hs.progress import Progress
 from ms2hs.raster.cog.block_compressor import processors
-from ms2hs.raster.cog.encoding import BLOCK, quantise
+from ms2hs.raster.cog.encoding import quantise
 from ms2hs.raster.cube_writer import CubeWriter
 from ms2hs.raster.tiling import Tiling, Window
 from ms2hs.scenes.reader import Pixels, SceneReader
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ms2hs.inference.patch_corrector import PatchCorrections, PatchNetwork
     from ms2hs.inference.predictor import Predictor
 
+LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
 # Pixels that the linear model computes in one step: their bands stay in the processor's cache.
 PIXELS_PER_TASK = 1 << 14
@@ -75,7 +77,12 @@ class StripReader:
             rows = slice(above, above + window.height)
             denoised = denoise(pixels.reflectance, pixels.valid, noise)
             pixels = pixels._replace(reflectance=denoised).rows(rows)
-        self.seconds += time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        self.seconds += seconds
+        valid, last = np.count_nonzero(pixels.valid), window.row + window.height - 1
+        LOGGER.debug(
+            "read rows %d-%d: %d of %d pixels valid, %.2f s", window.row, last, valid, pixels.valid.size, seconds
+        )
         return pixels
 
 
@@ -105,7 +112,7 @@ class Pipeline:
         return nullcontext()
 
     def run(self, writers: list[CubeWriter], first_row: int, record: Record, report: Progress) -> None:
-        """Convert the rows from `first_row`, a multiple of BLOCK; `writers`: of the cube and of its sigma, if any."""
+        """Convert from `first_row`, the first of a row of blocks; `writers`: of the cube and of its sigma, if any."""
         raise NotImplementedError
 
 
@@ -123,30 +130,31 @@ class LinearPipeline(Pipeline):
 
     def run(self, writers: list[CubeWriter], first_row: int, record: Record, report: Progress) -> None:
         """Convert block by block (see `Pipeline.run`)."""
-        grid = self.planned.grid
+        grid, side = self.planned.grid, self.planned.block
         features = lru_cache(maxsize=processors() + 1)(self._features)  # all groups of bands need them, one by one
         models: list[Callable[[slice], BlockModel]] = [partial(self._values, features), self._sigma]
         for top, pixels, corrections in self._strips(first_row):
             self.statistics.sample_rows(top, pixels.reflectance, pixels.valid)
-            blocks = [_BlockPixels.at(pixels, top, left, corrections) for left in range(0, grid.width, BLOCK)]
+            lefts = range(0, grid.width, side)
+            blocks = {left: _BlockPixels.at(pixels, top, slice(left, left + side), corrections) for left in lefts}
             end = top + len(pixels.valid)
             for writer, model in zip(writers, models, strict=False):
                 writer.write_blocks(top, end - top, partial(_fill_block, blocks, model))
-            for block in blocks:
+            for block in blocks.values():
                 self._count(block)
             record(end)
             report("convert", end, grid.height)
 
     def _strips(self, first_row: int) -> "Iterator[tuple[int, Pixels, PatchCorrections | None]]":
         """First row, pixels and corrections, if any, of the rows of blocks from `first_row`."""
-        grid, corrector = self.planned.grid, None
+        grid, side, corrector = self.planned.grid, self.planned.block, None
         if self.network:
             from ms2hs.inference.patch_corrector import PatchCorrector  # noqa: PLC0415  the linear model needs no torch
 
             corrector = PatchCorrector(self.network, grid.height, grid.width, first_row)
-        begin = corrector.first_row // BLOCK * BLOCK if corrector else first_row
-        tops = range(begin, grid.height, BLOCK)
-        windows = [Window(top, 0, min(BLOCK, grid.height - top), grid.width) for top in tops]
+        begin = corrector.first_row // side * side if corrector else first_row
+        tops = range(begin, grid.height, side)
+        windows = [Window(top, 0, min(side, grid.height - top), grid.width) for top in tops]
         strips = ((window.row, pixels) for window, pixels in self.reader.read_ahead(windows))
         if corrector is None:
             return ((top, pixels, None) for top, pixels in strips)
@@ -234,12 +242,11 @@ class _BlockPixels:
     lock: Lock = field(default_factory=Lock)
 
     @classmethod
-    def at(cls, strip: Pixels, top: int, left: int, corrections: "PatchCorrections | None") -> "_BlockPixels":
-        """The block that begins at column `left`, of a strip that begins at row `top`."""
-        cols = slice(left, left + BLOCK)
+    def at(cls, strip: Pixels, top: int, cols: slice, corrections: "PatchCorrections | None") -> "_BlockPixels":
+        """The block of these columns, of a strip that begins at row `top`."""
         reflectance, valid, cause = strip.reflectance[:, :, cols], strip.valid[:, cols], strip.cause[:, cols]
         flat = reflectance.reshape(len(reflectance), -1), valid.reshape(-1), cause.reshape(-1)
-        return cls(*flat, valid.shape, (top, left), corrections)
+        return cls(*flat, valid.shape, (top, cols.start), corrections)
 
     @cached_property
     def steps(self) -> list[slice]:
@@ -255,10 +262,17 @@ class _BlockPixels:
 
 
 def _fill_block(
-    blocks: list[_BlockPixels], models: Callable[[slice], BlockModel], bands: slice, cols: slice, out: DnArray
+    blocks: dict[int, _BlockPixels],
+    models: Callable[[slice], BlockModel],
+    bands: slice,
+    cols: slice,
+    out: DnArray,
 ) -> None:
-    """Predict and quantise some bands of a block into `out`, (band, row, col), a few rows at a time."""
-    block, model = blocks[cols.start // BLOCK], models(bands)
+    """Predict and quantise some bands of a block into `out`, (band, row, col), a few rows at a time.
+
+    `blocks` : by first column.
+    """
+    block, model = blocks[cols.start], models(bands)
     width = block.shape[1]
     for number, step in enumerate(block.steps):
         rows = slice(step.start // width, step.stop // width)
@@ -310,12 +324,12 @@ class NetworkPipeline(Pipeline):
 
     def _write(self, writers: list[CubeWriter], strip: "StoredStrip", pixels: Pixels, record: Record) -> None:
         """Count and write a strip, cut at block boundaries: only whole rows of blocks are recorded."""
-        numbers, squares = strip.numbers, strip.squares
+        numbers, squares, side = strip.numbers, strip.squares, self.planned.block
         first, last = strip.row, strip.row + numbers.shape[1]
         finished = pixels.rows(slice(last - first))
         self.statistics.sample_rows(strip.row, finished.reflectance, finished.valid)
-        for row in (first, *range(-(-(first + 1) // BLOCK) * BLOCK, last, BLOCK)):
-            end = min((row // BLOCK + 1) * BLOCK, last)
+        for row in (first, *range(-(-(first + 1) // side) * side, last, side)):
+            end = min((row // side + 1) * side, last)
             rows = slice(row - first, end - first)
             measured, usable, cause = pixels.rows(rows)
             self.statistics.count_pixels(measured, cause)
@@ -323,7 +337,7 @@ class NetworkPipeline(Pipeline):
             writers[0].write(row, numbers[:, rows])
             for writer in writers[1:]:
                 writer.write(row, self._sigma(measured, usable))
-            if end % BLOCK == 0 or end == self.planned.grid.height:
+            if end % side == 0 or end == self.planned.grid.height:
                 record(end)
 
     def _sigma(self, reflectance: Float32Array, valid: BoolArray) -> NDArray[np.int16]:

@@ -1,26 +1,22 @@
 """Options of a conversion, and its plan: everything that is decided and checked before any pixel is read."""
 
 import os
-import re
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
 import numpy as np
 
-from ms2hs.conversion.result_files import check_new_output, sigma_name
+from ms2hs.conversion.result_files import check_new_output, input_files
 from ms2hs.conversion.site_adaptation import find_site_cubes
-from ms2hs.errors import GridError, Ms2hsError, SceneError, WeightsError
-from ms2hs.files import NO_FILES, FileIds, check_space, file_ids, file_name
+from ms2hs.errors import GridError, SceneError, WeightsError
+from ms2hs.files import NO_FILES, FileIds, check_space, file_name
 from ms2hs.models.config import MOST
 from ms2hs.models.weights import DEFAULT, Weights, load_weights
-from ms2hs.raster.cog.block_compressor import memory_bytes
-from ms2hs.raster.cog.block_store import disk_bytes
-from ms2hs.raster.cog.encoding import BLOCK
-from ms2hs.raster.container import file_of
-from ms2hs.raster.dataset import REMOTE_PREFIXES, open_dataset
+from ms2hs.raster.cog.encoding import Compression, Encoding
+from ms2hs.raster.cube_writer import cube_path, sigma_name
+from ms2hs.raster.formats import format_of
 from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m, subset
 from ms2hs.remote.object_store import OutputPath, RemotePath, parse_output
 from ms2hs.scenes.formats import open_scene
@@ -77,6 +73,10 @@ class ConvertOptions:
     the window of its training if that is larger."""
     uncertainty: bool = False
     """Also write `<stem>_sigma.tif`."""
+    compress: Compression | None = None
+    """Compression of the output; None: ZSTD for a COG."""
+    blocksize: int | None = None
+    """Height and width of a block of the output, one of `BLOCK_SIZES`; None: `BLOCK`."""
     reference: Path | None = None
     """Spectra measured in the scene."""
     site: tuple[Path, ...] | Literal["auto"] = ()
@@ -149,6 +149,16 @@ class Plan:
         return self.output.with_name(sigma_name(self.output)) if self.options.uncertainty else None
 
     @property
+    def encoding(self) -> Encoding:
+        """The stored numbers of the cube."""
+        return format_of(self.output).encoding(self.options.compress, self.options.blocksize)
+
+    @property
+    def block(self) -> int:
+        """Height and width of the blocks of the cube, in pixels."""
+        return self.encoding.block
+
+    @property
     def window_size(self) -> int | None:
         """Side of the windows of a network that looks beyond its patch, in pixels; None for other models."""
         if self.weights.network is None or self.weights.network.config.is_local:
@@ -164,7 +174,7 @@ class Plan:
     def rows_per_strip(self) -> int:
         """Rows that are read and converted together."""
         if self.by_block:
-            return BLOCK
+            return self.block
         if self.window_size:
             return self.window_size
         rows = MAX_STRIP_BYTES // (2 * len(self.spectral) * self.grid.width)
@@ -173,21 +183,22 @@ class Plan:
     @property
     def requirements(self) -> dict[str, int]:
         """Rows in a strip, pixels, bands, and bytes of output, disk and memory."""
-        files = 2 if self.options.uncertainty else 1
+        files, output = 2 if self.options.uncertainty else 1, format_of(self.output)
         bands, rows, pixels = len(self.spectral), self.rows_per_strip, self.grid.height * self.grid.width
         strip = rows * self.grid.width
-        count = 3 + (3 + self.window_size // BLOCK if self.by_block and self.window_size else 0)
+        count = 3 + (3 + self.window_size // self.block if self.by_block and self.window_size else 0)
         strips = count * strip * len(self.scene.assets) * 4  # read ahead, waiting for corrections, converted, written
         base = BASE_BYTES if self.weights.network is None else BASE_BYTES + TORCH_BYTES
         if not self.by_block:
             strips += strip * bands * (4 + 2 * 2)  # blended reflectance, and two strips of stored numbers
+        writers = output.memory_bytes(self.grid, bands, self.encoding, strips=not self.by_block)
         return {
             "rows_at_a_time": rows,
             "pixels": pixels,
             "bands": bands,
             "output_bytes_uncompressed": files * bands * pixels * 2,
-            "disk_bytes_peak": files * disk_bytes(self.grid, bands, self.output.parent),
-            "memory_bytes": strips + files * memory_bytes(self.grid, bands, strips=not self.by_block) + base,
+            "disk_bytes_peak": files * output.disk_bytes(self.grid, bands, self.output.parent, self.encoding),
+            "memory_bytes": strips + files * writers + base,
         }
 
 
@@ -220,8 +231,9 @@ def plan(
     name = cube_name(scene.id, sensor.name)
     path = parse_output(output or name)
     is_folder = not path.is_cube if isinstance(path, RemotePath) else path.is_dir()
-    path = path / name if is_folder else path
-    inputs = input_files(scene, [*given, target, weights.path], options)
+    path = cube_path(path / name if is_folder else path)
+    format_of(path).encoding(options.compress, options.blocksize)  # refuses what the format does not have
+    inputs = input_files(scene, [*given, target, weights.path, options.reference], options.site_cubes)
     flags = {flag: getattr(options, flag) for flag in ("uncertainty", "overwrite", "resume")}
     check_new_output(path, **flags, inputs=inputs)
     address, other_disk = None, "choose another disk"
@@ -280,27 +292,6 @@ def with_found_site(options: ConvertOptions, site: FoundSite) -> ConvertOptions:
 def cube_name(scene_id: str, sensor_name: str) -> str:
     """File name of the cube of a scene."""
     return f"{file_name(f'{scene_id}_{sensor_name}')}.tif"
-
-
-def input_files(scene: Scene, given: Iterable[str | Path], options: ConvertOptions) -> FileIds:
-    """The local files that a conversion reads: bands, also of a VRT, archives, `given` paths and references."""
-    site = [str(path) for path in options.site_cubes]
-    rasters = {asset.href for asset in (*scene.assets, *scene.quality)} | set(site)
-    files = [*given, *site, *([options.reference] if options.reference else [])]
-    return file_ids([*files, *(file for href in rasters for file in _raster_files(href))])
-
-
-def _raster_files(href: str) -> list[str]:
-    if href.startswith("/vsi"):  # a member of an archive: every part of its path may be the archive
-        path = Path(re.sub(r"^(?:/vsi\w+)+/", "", href).replace("{", "").replace("}", ""))
-        return [str(part) for part in (path, *path.parents)]
-    if href.startswith(REMOTE_PREFIXES):
-        return []
-    try:
-        with open_dataset(href) as dataset:
-            return [str(file_of(href)), *dataset.files]
-    except Ms2hsError:  # raised again where the file is read
-        return [str(file_of(href))]
 
 
 def _check_memory(planned: Plan) -> None:

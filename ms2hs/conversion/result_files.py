@@ -5,16 +5,21 @@ earlier attempt of the same conversion placed are known by their second names in
 """
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 
-from ms2hs.errors import OutputError
+from ms2hs.errors import Ms2hsError, OutputError
 from ms2hs.files import NO_FILES, FileIds, check_output, file_ids, place_files
+from ms2hs.raster.container import file_of
+from ms2hs.raster.cube_writer import cube_names, sigma_name
+from ms2hs.raster.dataset import REMOTE_PREFIXES, open_dataset
 from ms2hs.raster.formats import FORMATS
 from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
+from ms2hs.scenes.scene import Scene
 
 # Characters of an output's name in the name of a private folder.
 MAX_STEM = 100
@@ -25,20 +30,35 @@ def staging_folder(output: Path) -> Path:
     return output.with_name(f".{output.name}.part")
 
 
-def sigma_name(cube: OutputPath) -> str:
-    """File name of a cube's uncertainty."""
-    return f"{cube.stem}_sigma.tif"
-
-
 def result_names(cube: OutputPath, *, uncertainty: bool) -> list[str]:
     """File names of a result, the cube first."""
-    sigma = [sigma_name(cube)] if uncertainty else []
-    return [cube.name, *sigma, f"{cube.stem}.png", f"{cube.stem}.json"]
+    sigma = cube_names(cube.with_name(sigma_name(cube))) if uncertainty else []
+    return [*cube_names(cube), *sigma, f"{cube.stem}.png", f"{cube.stem}.json"]
 
 
 def is_complete(output: OutputPath) -> bool:
     """Whether a local output exists and no conversion to it was interrupted."""
     return isinstance(output, Path) and output.exists() and not os.path.lexists(staging_folder(output))
+
+
+def input_files(scene: Scene, given: Iterable[str | Path | None], site: Iterable[Path]) -> FileIds:
+    """The local files that a conversion reads: bands, also of a VRT, archives, `given` paths and cubes of the site."""
+    rasters = {asset.href for asset in (*scene.assets, *scene.quality)} | set(map(str, site))
+    files = [path for path in given if path is not None]
+    return file_ids([*files, *rasters, *(file for href in rasters for file in _raster_files(href))])
+
+
+def _raster_files(href: str) -> list[str]:
+    if href.startswith("/vsi"):  # a member of an archive: every part of its path may be the archive
+        path = Path(re.sub(r"^(?:/vsi\w+)+/", "", href).replace("{", "").replace("}", ""))
+        return [str(part) for part in (path, *path.parents)]
+    if href.startswith(REMOTE_PREFIXES):
+        return []
+    try:
+        with open_dataset(href) as dataset:
+            return [str(file_of(href)), *dataset.files]
+    except Ms2hsError:  # raised again where the file is read
+        return [str(file_of(href))]
 
 
 def check_new_output(

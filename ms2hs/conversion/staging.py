@@ -24,13 +24,12 @@ from ms2hs.conversion.result_files import (
     publish_files,
     refuse_link,
     result_names,
-    sigma_name,
     staging_folder,
 )
 from ms2hs.errors import OutputError
 from ms2hs.files import LOCK_NAME, NO_FILES, FileIds, check_output, file_ids, lock_folder, write_error
 from ms2hs.raster.container import file_of
-from ms2hs.raster.cube_writer import CubeWriter
+from ms2hs.raster.cube_writer import CubeWriter, sigma_name
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.scene import Scene
 from ms2hs.spectra.spectral_grid import SpectralGrid

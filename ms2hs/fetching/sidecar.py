@@ -18,11 +18,12 @@ from urllib.parse import quote
 from ms2hs._version import __version__
 from ms2hs.errors import OutputError
 from ms2hs.raster.cube import NODATA, SCALE
+from ms2hs.raster.formats import COG_TYPE
 from ms2hs.raster.pixel_grid import PixelGrid, footprint, lonlat_bounds
 from ms2hs.remote.url_policy import shown
 from ms2hs.scenes.scene import Scene
 from ms2hs.scenes.stac_item import ORIGIN
-from ms2hs.scenes.stac_metadata import COG_TYPE, LANDSAT8_LAUNCH, PROJECTION_EXTENSION, projection_properties
+from ms2hs.scenes.stac_metadata import LANDSAT8_LAUNCH, PROJECTION_EXTENSION, projection_properties
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
 EXTENSIONS = ["https://stac-extensions.github.io/file/v2.1.0/schema.json", PROJECTION_EXTENSION]

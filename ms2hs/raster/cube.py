@@ -8,6 +8,7 @@ pictures and spectra.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -23,8 +24,9 @@ from xarray.core import indexing
 
 from ms2hs.arrays import Float32Array
 from ms2hs.errors import GridError, SceneError, UnknownName, input_errors
+from ms2hs.raster.cube_writer import ENVI_HEADER, sigma_name
 from ms2hs.raster.dataset import open_dataset
-from ms2hs.raster.header import declared_in, read_header
+from ms2hs.raster.header import ENVI_DRIVER, declared_in, read_header
 from ms2hs.raster.pixel_grid import PixelGrid, lonlat_bounds, pixel_at
 from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM, load_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid, Support, band_support, grid_of, nearest_band
@@ -48,7 +50,7 @@ ENGINES: dict[str, dict[str, Any]] = {
     ".nc": {"engine": "h5netcdf"},
 }
 # Suffixes of the image that an ENVI header describes.
-ENVI_HEADER, ENVI_IMAGES = ".hdr", ("", ".dat", ".img", ".bsq", ".bil", ".bip", ".raw")
+ENVI_IMAGES = ("", ".dat", ".img", ".bsq", ".bil", ".bip", ".raw")
 STRETCH_PERCENT = (2.0, 98.0)
 MAX_RGB_SIDE = 1024
 Chunks = int | Literal["auto"] | Mapping[str, int | Literal["auto"]]
@@ -122,9 +124,9 @@ def read_window(
 
 
 def sigma_beside(path: str | Path) -> Path:
-    """The path of the uncertainty of a cube: `<stem>_sigma` with the same suffix."""
+    """The path of a cube's uncertainty."""
     path = Path(path)
-    return path.with_name(f"{path.stem}_sigma{path.suffix}")
+    return path.with_name(sigma_name(path))
 
 
 def pixel_grid_of(cube: xr.Dataset) -> PixelGrid:
@@ -138,13 +140,15 @@ def pixel_grid_of(cube: xr.Dataset) -> PixelGrid:
 def spectral_grid_of(cube: xr.Dataset) -> SpectralGrid:
     """The bands of an open cube."""
     names = tuple(map(str, cube.band.values))
-    return SpectralGrid(names, cube.wavelength.values, cube.fwhm.values, cube.good.values)
+    support = tuple(cube.support.values) if "support" in cube.coords else ()
+    return SpectralGrid(names, cube.wavelength.values, cube.fwhm.values, cube.good.values, support=support)
 
 
 def spectral_of(file: rasterio.DatasetReader) -> SpectralGrid | None:
-    """Wavelengths, widths, names and good flags of an open raster's bands; None if a band has no wavelength.
+    """Wavelengths, widths, names, good flags and support of an open raster's bands; None if a band has no wavelength.
 
-    The good flags come from the bad band list (`bbl`) of ENVI headers, which files of ms2hs have as a tag.
+    The good flags come from the bad band list (`bbl`) of ENVI headers, which files of ms2hs have as a tag. The support
+    comes from the bands' tags, else from the source sensor that the file's tags name.
     """
     header = read_header(file, file.name)
     wavelengths = [wavelength for wavelength in header.wavelengths if wavelength]
@@ -154,23 +158,36 @@ def spectral_of(file: rasterio.DatasetReader) -> SpectralGrid | None:
     grid = grid_of(np.array(centres), np.array(widths))
     names = tuple((description or "").split(" ")[0] for description in file.descriptions)
     flags = re.findall(r"\d+", header.tags.get("bbl", ""))
-    return SpectralGrid(
+    grid = SpectralGrid(
         names if all(names) and len(set(names)) == len(names) else grid.names,
         grid.wavelength_nm,
         grid.fwhm_nm,
         np.array([flag != "0" for flag in flags]) if len(flags) == len(grid) else grid.good,
     )
+    return replace(grid, support=_support_of(file, grid))
 
 
-def support_of(file: rasterio.DatasetReader, spectral: SpectralGrid) -> list[Support] | None:
-    """`Support` of each band: its tag, else computed from the source sensor that the tags name; None if unknown."""
-    tags = [file.tags(band).get(SUPPORT_TAG) for band in file.indexes]
+def tags_of(file: rasterio.DatasetReader) -> dict[str, str]:
+    """The tags of an open raster without the tags of bands; of an ENVI header only the tags of ms2hs."""
+    if file.driver == ENVI_DRIVER:
+        return {
+            key.upper(): text
+            for key, text in file.tags(ns="ENVI").items()
+            if key.startswith("ms2hs_") and key != SUPPORT_TAG
+        }
+    return {key: text for key, text in file.tags().items() if key.lower() not in COORDINATE_TAGS}
+
+
+def _support_of(file: rasterio.DatasetReader, grid: SpectralGrid) -> tuple[Support, ...]:
+    """(band,) `Support`; empty if unknown."""
+    listed = (file.tags(ns="ENVI").get(SUPPORT_TAG) or "").strip("{} ").split(", ")
+    tags = listed if len(listed) == file.count else [file.tags(band).get(SUPPORT_TAG) for band in file.indexes]
     if set(tags) <= set(SUPPORTS):
-        return cast("list[Support]", tags)
+        return cast("tuple[Support, ...]", tuple(tags))
     try:
-        return band_support(load_sensor(file.tags().get("MS2HS_SOURCE", "")).grid, spectral)
+        return tuple(band_support(load_sensor(tags_of(file).get("MS2HS_SOURCE", "")).grid, grid))
     except UnknownName:
-        return None
+        return ()
 
 
 def _open(path: str) -> xr.Dataset:
@@ -200,8 +217,8 @@ def _open_raster(path: str) -> xr.Dataset:
                 f"{path} has bands without a wavelength; every band needs a tag CENTRAL_WAVELENGTH_UM (domain IMAGERY) "
                 "or wavelength. Add the tags, or open the file with rasterio."
             )
-        support, pixels, affine = support_of(file, spectral), _LazyReflectance(file), file.transform
-        tags = {key: text for key, text in file.tags().items() if key.lower() not in COORDINATE_TAGS}
+        pixels, affine = _LazyReflectance(file), file.transform
+        tags = tags_of(file)
         spatial_ref = {"crs_wkt": file.crs.to_wkt()} if file.crs else {}
     coords: dict[str, Any] = {
         "wavelength": ("wavelength", spectral.wavelength_nm, WAVELENGTH_ATTRS),
@@ -209,8 +226,12 @@ def _open_raster(path: str) -> xr.Dataset:
         "fwhm": ("wavelength", spectral.fwhm_nm, FWHM_ATTRS),
         "good": ("wavelength", spectral.good, {"long_name": "False where the sensor's products flag the band as bad"}),
     }
-    if support:
-        coords["support"] = ("wavelength", _strings(support), {"long_name": "how the source supports the band"})
+    if spectral.support:
+        coords["support"] = (
+            "wavelength",
+            _strings(spectral.support),
+            {"long_name": "how the source supports the band"},
+        )
     if affine.b == affine.d == 0:
         coords["y"] = affine.f + affine.e * (np.arange(pixels.shape[1]) + 0.5)
         coords["x"] = affine.c + affine.a * (np.arange(pixels.shape[2]) + 0.5)
@@ -266,12 +287,12 @@ class _LazyReflectance(BackendArray):
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:  # noqa: ANN401
         """Reflectance of an xarray index."""
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
 
-    def _read(self, key: tuple[int | slice, ...]) -> Float32Array:
-        as_arrays = (part if isinstance(part, slice) else [part] for part in key)
+    def _read(self, key: tuple[int | slice | NDArray[np.integer], ...]) -> Float32Array:
+        as_arrays = ([part] if isinstance(part, int | np.integer) else part for part in key)
         bands, rows, cols = (np.arange(size)[part] for size, part in zip(self.shape, as_arrays, strict=True))
-        result_key = tuple(slice(None) if isinstance(part, slice) else 0 for part in key)
+        result_key = tuple(0 if isinstance(part, int | np.integer) else slice(None) for part in key)
         if not (bands.size and rows.size and cols.size):
             return np.empty((len(bands), len(rows), len(cols)), np.float32)[result_key]
         top, left = int(rows.min()), int(cols.min())

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from rasterio.io import DatasetReader
 
+ENVI_DRIVER = "ENVI"
+"""GDAL's name of the driver for ENVI files."""
 # Wavelengths without unit below this are micrometres: reflected sunlight spans 300 nm to 2.5 um.
 MAX_UM = 100.0
 # Longest text of a tag that is searched for names and numbers; wavelengths of 10,000 bands have fewer characters.
@@ -57,7 +59,10 @@ def read_header(dataset: DatasetReader, path: str) -> Header:
     """Tags, descriptions and wavelengths of an opened raster."""
     tags = {**_tags(dataset, 0, "IMAGERY"), **_tags(dataset, 0, "ENVI"), **_tags(dataset, 0, None)}
     from_lists = _listed_wavelengths(tags, dataset.count)
-    wavelengths = tuple(_band_wavelength(dataset, band) or from_lists[band - 1] for band in dataset.indexes)
+    from_bands = [_band_wavelength(dataset, band) for band in dataset.indexes]
+    if dataset.driver == ENVI_DRIVER:  # GDAL rounds the wavelengths of bands to nanometres, not those of the header
+        from_lists, from_bands = from_bands, from_lists
+    wavelengths = tuple(first or second for first, second in zip(from_bands, from_lists, strict=True))
     return Header(path, tags, dataset.descriptions, wavelengths)
 
 

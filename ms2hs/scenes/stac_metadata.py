@@ -24,8 +24,6 @@ from ms2hs.scenes.recognition import (
 )
 from ms2hs.spectra.sensors import load_sensor
 
-COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
-"""Media type of a COG in STAC assets."""
 PROJECTION_EXTENSION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
 # Launch of Landsat 8, the oldest source: the start of the interval of a scene without acquisition time.
 LANDSAT8_LAUNCH = "2013-02-11T00:00:00Z"

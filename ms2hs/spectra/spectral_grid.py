@@ -47,6 +47,8 @@ class SpectralGrid:
     """(band,) False where the sensor's products flag the band as bad (water vapour)."""
     response: Response | None = None
     """Tabulated response; None means a Gaussian of `fwhm_nm`."""
+    support: tuple[Support, ...] = ()
+    """(band,) how the source of a converted cube supports each band; empty if unknown."""
 
     def __post_init__(self) -> None:
         """Check the shapes and values; GridError if they disagree."""
@@ -57,6 +59,8 @@ class SpectralGrid:
                 raise GridError(f"{field} has shape {shape}; {(bands,)} is required. Check the table.")
         if self.response is not None and (rows := len(self.response.value)) != bands:
             raise GridError(f"the response has {rows} bands; {bands} are required, one row per band. Check the table.")
+        if self.support and len(self.support) != bands:
+            raise GridError(f"support has {len(self.support)} bands; {bands} are required. Check the table.")
         if len(set(self.names)) != bands:
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
             raise GridError(f"band names appear twice: {', '.join(twice)}; each must be unique. Rename them.")
@@ -80,7 +84,8 @@ class SpectralGrid:
         index = np.arange(len(self))[np.asarray(bands)]
         response = self.response and Response(self.response.wavelength_nm, self.response.value[index])
         names = tuple(self.names[i] for i in index)
-        return SpectralGrid(names, self.wavelength_nm[index], self.fwhm_nm[index], self.good[index], response)
+        support = tuple(self.support[i] for i in index) if self.support else ()
+        return SpectralGrid(names, self.wavelength_nm[index], self.fwhm_nm[index], self.good[index], response, support)
 
     def index(self, names: Sequence[str]) -> list[int]:
         """Positions of band names; GridError if a name is unknown."""

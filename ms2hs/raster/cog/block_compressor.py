@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ms2hs.arrays import DnArray
-from ms2hs.raster.cog.encoding import BLOCK, Encoding
+from ms2hs.raster.cog.encoding import REFLECTANCE, Encoding
 from ms2hs.raster.cog.overviews import BlockIndex, Levels, Pyramid
 from ms2hs.raster.pixel_grid import PixelGrid
 
 # The bands of a location are divided into at least TASKS_PER_THREAD tasks per thread, so that no thread idles, of at
-# most BANDS_PER_TASK bands, so that their blocks stay in the processor's cache.
-TASKS_PER_THREAD, BANDS_PER_TASK = 2, 16
+# most NUMBERS_PER_TASK numbers, so that their blocks stay in the processor's cache.
+TASKS_PER_THREAD, NUMBERS_PER_TASK = 2, 1 << 20
 # Tasks per thread that run or wait while finished tasks are written.
 PENDING_PER_THREAD = 4
 # Scratch memory of a thread for halving and compressing, as a multiple of one task's blocks.
@@ -59,8 +59,8 @@ class BlockCompressor:
         threads : None: one per processor.
         """
         self._threads = threads or processors()
-        self._step = bands_per_task(bands, self._threads)
-        self.ranges = [TaskRange(*each) for each in product(_split(levels.width, BLOCK), _split(bands, self._step))]
+        self._step, self._block = bands_per_task(bands, encoding.block, self._threads), encoding.block
+        self.ranges = task_ranges(levels.width, bands, encoding.block, self._threads)
         """The tasks of one row of blocks, in order."""
         self.stages: list[tuple[str, float]] = []
         """Seconds by stage; all threads append to the list."""
@@ -72,12 +72,17 @@ class BlockCompressor:
         self._pending: deque[tuple[Task, DnArray]] = deque()
 
     def buffer(self) -> DnArray:
-        """An array (band, BLOCK, BLOCK) for the numbers of one task, reused after the task."""
-        return self._free.pop() if self._free else np.empty((self._step, BLOCK, BLOCK), self._encoding.dtype)
+        """An array (band, row, col) for the numbers of one task, reused after the task."""
+        return (
+            self._free.pop() if self._free else np.empty((self._step, self._block, self._block), self._encoding.dtype)
+        )
 
     def submit(self, block_row: int, part: TaskRange, buffer: DnArray, fill: Callable[[], Any] | None = None) -> None:
         """Start a task, and pass on the results of finished tasks; `buffer` holds the numbers, or `fill` fills it."""
-        index, blocks = BlockIndex(0, block_row, part.cols.start // BLOCK), buffer[: part.bands.stop - part.bands.start]
+        index, blocks = (
+            BlockIndex(0, block_row, part.cols.start // self._block),
+            buffer[: part.bands.stop - part.bands.start],
+        )
         previous = self._previous.get(part.bands.start)
         task = self._pool.submit(self._compress, index, part.bands, blocks, fill, previous)
         self._previous[part.bands.start] = task
@@ -121,23 +126,30 @@ class BlockCompressor:
         return compressed
 
 
-def bands_per_task(bands: int, threads: int) -> int:
+def task_ranges(width: int, bands: int, block: int, threads: int) -> list[TaskRange]:
+    """The tasks of one row of blocks, in order: all bands of a column of blocks, then the next column."""
+    some_bands = _split(bands, bands_per_task(bands, block, threads))
+    return [TaskRange(*each) for each in product(_split(width, block), some_bands)]
+
+
+def bands_per_task(bands: int, block: int, threads: int) -> int:
     """Bands that one task compresses."""
-    return min(-(-bands // (TASKS_PER_THREAD * threads)), BANDS_PER_TASK)
+    return min(-(-bands // (TASKS_PER_THREAD * threads)), NUMBERS_PER_TASK // block**2)
 
 
-def memory_bytes(grid: PixelGrid, bands: int, *, strips: bool = True) -> int:
+def memory_bytes(grid: PixelGrid, bands: int, encoding: Encoding = REFLECTANCE, *, strips: bool = True) -> int:
     """Memory of a writer of int16, in bytes; grows with the height only by the number of overviews.
 
     `strips` : whether the writer receives strips, which wait until they fill a row of blocks.
     """
-    levels = Levels(grid.height, grid.width)
-    waiting = levels.blocks(0)[1] * BLOCK * BLOCK if strips else 0
+    block = encoding.block
+    levels = Levels(grid.height, grid.width, block)
+    waiting = levels.blocks(0)[1] * block * block if strips else 0
     widths = (levels.shape(level)[1] for level in range(1, levels.count))
-    overviews = sum((width + BLOCK // 2) * BLOCK // 2 for width in widths)
+    overviews = sum((width + block // 2) * block // 2 for width in widths)
     threads = processors()
     per_thread = 2 * PENDING_PER_THREAD + SCRATCH_FACTOR  # numbers and compressed blocks
-    tasks = per_thread * threads * bands_per_task(bands, threads) * BLOCK * BLOCK
+    tasks = per_thread * threads * bands_per_task(bands, block, threads) * block * block
     return 2 * (bands * (waiting + overviews) + tasks)
 
 

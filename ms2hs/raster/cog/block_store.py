@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms2hs.raster.cog.encoding import BLOCK, REFLECTANCE, Encoding
+from ms2hs.raster.cog.encoding import REFLECTANCE, Encoding
 from ms2hs.raster.cog.overviews import Levels
 from ms2hs.raster.pixel_grid import PixelGrid
 
@@ -41,7 +41,7 @@ INSERT_RANGE = 0x20  # FALLOC_FL_INSERT_RANGE of Linux
 # Large reads and writes make the kernel allocate large pages, which are scarce: in a virtual machine 311 MB took 1.25 s
 # in writes of 20 MB and 0.15 s in writes of 75 kB.
 COPY_BYTES = 1 << 16
-BLOCKS_PER_WRITE = 4
+PIXELS_PER_WRITE = 1 << 18
 
 
 class BlockStore:
@@ -69,9 +69,10 @@ class BlockStore:
 
     def append(self, level: int, blocks: Sequence[bytes]) -> None:
         """Append compressed blocks to a level: all bands of a location, then all bands of the next location."""
-        for first in range(0, len(blocks), BLOCKS_PER_WRITE):
+        step = PIXELS_PER_WRITE // self._levels.block**2
+        for first in range(0, len(blocks), step):
             pieces: list[bytes] = []
-            for block in blocks[first : first + BLOCKS_PER_WRITE]:
+            for block in blocks[first : first + step]:
                 pieces += (len(block).to_bytes(LEADER_BYTES, "little"), block, block[-TRAILER_BYTES:])
             _write(self._files[level], pieces)
         self._sizes[level].extend(map(len, blocks))
@@ -161,13 +162,13 @@ def disk_bytes(grid: PixelGrid, bands: int, folder: Path, encoding: Encoding = R
 
     An upper bound for incompressible data. Real scenes compress to about half of it.
     """
-    levels = Levels(grid.height, grid.width)
+    levels = Levels(grid.height, grid.width, encoding.block)
     max_copy = MAX_COPY_BYTES if _can_insert(folder) else sys.maxsize
     needed = 20_000 + ALIGNMENT_BYTES + 1000 * bands  # georeference, and tags of every band
     for level in range(levels.count):
         (height, width), (rows, cols) = levels.shape(level), levels.blocks(level)
         blocks = np.dtype(encoding.dtype).itemsize * height * width
-        blocks = bands * (blocks + rows * cols * (BLOCK * MAX_ROW_GROWTH_BYTES + FRAME_BYTES))
+        blocks = bands * (blocks + rows * cols * (encoding.block * MAX_ROW_GROWTH_BYTES + FRAME_BYTES))
         needed += bands * 12 * rows * cols + blocks + (min(blocks, max_copy) if level == 0 else blocks)
     return needed
 

@@ -4,7 +4,7 @@ import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import imagecodecs
 import numpy as np
@@ -14,8 +14,12 @@ from ms2hs.arrays import BoolArray, DnArray, Float32Array
 from ms2hs.raster.cube import NODATA, SCALE
 
 BLOCK = 256
-"""Height and width of a block, in pixels."""
-ZSTD_LEVEL = 1
+"""Height and width of a block, in pixels, unless an encoding has others."""
+BLOCK_SIZES = (64, 128, 256)
+Compression = Literal["zstd", "deflate"]
+"""ZSTD is smaller and faster; DEFLATE is read by every TIFF library, also by geotiff.js before version 3."""
+# Levels of compression, by which the writer keeps up with the model.
+ZSTD_LEVEL, DEFLATE_LEVEL = 1, 1
 # Buffer for one compressed block, as a multiple of its uncompressed size. Incompressible data grows by 1/256 and, in
 # small blocks, by some bytes.
 COMPRESS_BUFFER_FACTOR = 2
@@ -55,6 +59,11 @@ class Encoding:
     """Reflectance of one stored step; None: not written into the file."""
     averages: bool = True
     """Whether overviews are averages; else every second pixel, for example of quality classes."""
+    compression: Compression = "zstd"
+    block: int = BLOCK
+    """Height and width of a block, in pixels: one of `BLOCK_SIZES`."""
+    quantity: str = "reflectance"
+    """Name of the numbers, in formats that have one: `reflectance` or `sigma`."""
 
     @property
     def predictor(self) -> int:
@@ -67,15 +76,18 @@ class Encoding:
         differences: Any = scratch_array("differences", blocks.shape, blocks.dtype)
         encode(blocks, axis=-1, out=differences)
         buffer: Any = scratch_array("compressed", (COMPRESS_BUFFER_FACTOR * differences[:1].nbytes,), np.uint8)
+        if self.compression == "deflate":
+            return [bytes(imagecodecs.deflate_encode(block, level=DEFLATE_LEVEL, out=buffer)) for block in differences]
         return [bytes(imagecodecs.zstd_encode(block, level=ZSTD_LEVEL, out=buffer)) for block in differences]
 
     def decompress(self, blocks: Sequence[bytes]) -> DnArray:
-        """(band, BLOCK, BLOCK) stored numbers of compressed blocks."""
+        """(band, row, col) stored numbers of compressed blocks."""
+        expand = imagecodecs.deflate_decode if self.compression == "deflate" else imagecodecs.zstd_decode
         decode = imagecodecs.floatpred_decode if self.predictor == PREDICTOR_FLOAT else imagecodecs.delta_decode
         dtype = np.dtype(self.dtype)
-        numbers = np.empty((len(blocks), BLOCK, BLOCK), dtype)
+        numbers = np.empty((len(blocks), self.block, self.block), dtype)
         for block, plain in zip(blocks, numbers, strict=True):
-            differences: Any = np.frombuffer(imagecodecs.zstd_decode(block), dtype).reshape(BLOCK, BLOCK)
+            differences: Any = np.frombuffer(expand(block), dtype).reshape(self.block, self.block)
             plain[:] = decode(differences, axis=-1)
         return numbers
 

@@ -9,8 +9,6 @@ import numpy as np
 from ms2hs.arrays import BoolArray, DnArray
 from ms2hs.raster.cog.encoding import BLOCK, Encoding, scratch_array
 
-HALF = BLOCK // 2
-
 
 class BlockIndex(NamedTuple):
     """Position of a block: level (0 is the full size), row and column of blocks."""
@@ -26,12 +24,14 @@ class Levels:
 
     height: int
     width: int
+    block: int = BLOCK
+    """Height and width of a block, in pixels."""
 
     @property
     def count(self) -> int:
         """Number of levels: the image, and overviews until the long side is shorter than a block."""
         count = 1
-        while max(self.shape(count - 1)) >= BLOCK:
+        while max(self.shape(count - 1)) >= self.block:
             count += 1
         return count
 
@@ -42,7 +42,7 @@ class Levels:
     def blocks(self, level: int) -> tuple[int, int]:
         """Rows and columns of blocks."""
         height, width = self.shape(level)
-        return -(-height // BLOCK), -(-width // BLOCK)
+        return -(-height // self.block), -(-width // self.block)
 
     def rows_completed(self, level: int, block_rows: int) -> int:
         """Rows of blocks of a level that the first `block_rows` rows of full-size blocks complete."""
@@ -58,14 +58,14 @@ class Pyramid:
 
     def __init__(self, levels: Levels, bands: int, encoding: Encoding) -> None:
         self._levels, self._encoding = levels, encoding
-        overviews = range(1, levels.count)
-        self._upper = [np.empty((bands, HALF, levels.shape(level)[1]), encoding.dtype) for level in overviews]
-        self._left = [np.empty((bands, HALF, HALF), encoding.dtype) for _ in overviews]
+        overviews, half = range(1, levels.count), levels.block // 2
+        self._upper = [np.empty((bands, half, levels.shape(level)[1]), encoding.dtype) for level in overviews]
+        self._left = [np.empty((bands, half, half), encoding.dtype) for _ in overviews]
 
     def add(self, bands: slice, index: BlockIndex, blocks: DnArray) -> Iterator[tuple[BlockIndex, DnArray]]:
         """The blocks, padded beyond the image with its edge pixels, then the overview blocks that they complete.
 
-        `blocks` is (band, BLOCK, BLOCK) of `bands`; the indices of a band come in row-major order. Yielded arrays are
+        `blocks` is (band, row, col) of `bands`; the indices of a band come in row-major order. Yielded arrays are
         scratch memory, valid until the next iteration.
         """
         self._pad(index, blocks)
@@ -87,34 +87,34 @@ class Pyramid:
         return halve(blocks, self._encoding.nodata) if self._encoding.averages else blocks[..., ::2, ::2].copy()
 
     def _pad(self, index: BlockIndex, blocks: DnArray) -> None:
-        height, width = self._levels.shape(index.level)
-        rows, cols = height - index.row * BLOCK, width - index.col * BLOCK
-        if cols < BLOCK:
+        (height, width), block = self._levels.shape(index.level), self._levels.block
+        rows, cols = height - index.row * block, width - index.col * block
+        if cols < block:
             blocks[..., cols:] = blocks[..., cols - 1 : cols]
-        if rows < BLOCK:
+        if rows < block:
             blocks[:, rows:] = blocks[:, rows - 1 : rows]
 
     def _join(self, bands: slice, index: BlockIndex, quarters: DnArray) -> DnArray | None:
         """The blocks of the next level that these quarters complete; None while other quarters are missing."""
         upper, left = self._upper[index.level][bands], self._left[index.level][bands]
-        rows, cols = self._levels.blocks(index.level)
+        (rows, cols), block, half = self._levels.blocks(index.level), self._levels.block, self._levels.block // 2
         is_lower, is_right = index.row % 2 == 1, index.col % 2 == 1
-        first = index.col // 2 * BLOCK
+        first = index.col // 2 * block
         if not is_lower and index.row + 1 < rows:
-            target = upper[..., first + HALF * is_right :][..., :HALF]
+            target = upper[..., first + half * is_right :][..., :half]
             target[:] = quarters[..., : target.shape[-1]]
             return None
         if not is_right and index.col + 1 < cols:
             left[:] = quarters
             return None
-        whole = scratch_array("whole", (len(quarters), BLOCK, BLOCK), quarters.dtype)
+        whole = scratch_array("whole", (len(quarters), block, block), quarters.dtype)
         if is_lower:
-            above = upper[..., first : first + BLOCK]
-            whole[:, :HALF, : above.shape[-1]] = above
-        half = whole[:, HALF:] if is_lower else whole[:, :HALF]
+            above = upper[..., first : first + block]
+            whole[:, :half, : above.shape[-1]] = above
+        part = whole[:, half:] if is_lower else whole[:, :half]
         if is_right:
-            half[..., :HALF] = left
-        half[..., HALF * is_right :][..., :HALF] = quarters
+            part[..., :half] = left
+        part[..., half * is_right :][..., :half] = quarters
         return whole
 
 

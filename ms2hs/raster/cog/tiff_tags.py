@@ -7,16 +7,25 @@ from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
 from ms2hs.arrays import FloatArray
-from ms2hs.raster.cog.encoding import BLOCK, Encoding
+from ms2hs.raster.cog.encoding import Encoding
 from ms2hs.raster.cog.tiff_ifd import Directory, read_directory, with_tile_interleave
+from ms2hs.raster.cube import SUPPORT_TAG
 from ms2hs.raster.dataset import quietly
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM
 from ms2hs.spectra.spectral_grid import SpectralGrid, nearest_band
 
 # One-pixel GeoTIFF with the layout of our blocks.
-PIXEL = {"driver": "GTiff", "height": 1, "width": 1, "BIGTIFF": "YES", "ENDIANNESS": "LITTLE", "SPARSE_OK": "TRUE"}
-BLOCKS = {"TILED": "YES", "BLOCKXSIZE": BLOCK, "BLOCKYSIZE": BLOCK, "INTERLEAVE": "BAND", "COMPRESS": "ZSTD"}
+PIXEL = {
+    "driver": "GTiff",
+    "height": 1,
+    "width": 1,
+    "BIGTIFF": "YES",
+    "ENDIANNESS": "LITTLE",
+    "SPARSE_OK": "TRUE",
+    "TILED": "YES",
+    "INTERLEAVE": "BAND",
+}
 
 
 class BandLabels(Protocol):
@@ -35,7 +44,8 @@ def image_directory(
     """The TIFF directory of a cube without size and blocks, read from a one-pixel file that GDAL writes."""
     georeference = {} if grid.transform == tuple(Affine.identity())[:6] else {"transform": Affine(*grid.transform)}
     numbers = {"dtype": encoding.dtype, "nodata": encoding.nodata, "PREDICTOR": encoding.predictor}
-    profile = PIXEL | BLOCKS | numbers | georeference | {"count": len(bands), "crs": grid.crs}
+    blocks = {"BLOCKXSIZE": encoding.block, "BLOCKYSIZE": encoding.block, "COMPRESS": encoding.compression.upper()}
+    profile = PIXEL | blocks | numbers | georeference | {"count": len(bands), "crs": grid.crs}
     with quietly(), MemoryFile() as memory:
         with memory.open(**profile) as file:
             file.update_tags(**tags)
@@ -56,6 +66,10 @@ def _label_spectral_bands(file: Any, spectral: SpectralGrid, scale: float | None
         file.set_band_description(i, f"{name} {centre:.1f} nm")
         micrometres = {"CENTRAL_WAVELENGTH_UM": f"{centre / 1000:.7g}", "FWHM_UM": f"{width / 1000:.7g}"}
         file.update_tags(i, ns="IMAGERY", **micrometres)
+        # ENVI's names in the default domain: gdal_translate and gdalwarp copy only this domain to new files
+        file.update_tags(i, wavelength=f"{centre:.7g}", wavelength_units="Nanometers", fwhm=f"{width:.7g}")
+    for i, support in enumerate(spectral.support, 1):
+        file.update_tags(i, **{SUPPORT_TAG: support})
     # bad band list of ENVI; GDAL copies it only from the default domain
     good = ", ".join("1" if is_good else "0" for is_good in spectral.good)
     file.update_tags(bbl=f"{{{good}}}")

@@ -26,7 +26,7 @@ from ms2hs.errors import OutputError
 from ms2hs.files import check_output, check_space, move_into_place
 from ms2hs.raster.cog.block_compressor import BlockCompressor
 from ms2hs.raster.cog.block_store import BlockStore, disk_bytes, finished_block_rows
-from ms2hs.raster.cog.encoding import BLOCK, REFLECTANCE, Encoding
+from ms2hs.raster.cog.encoding import REFLECTANCE, Encoding
 from ms2hs.raster.cog.overviews import BlockIndex, Levels
 from ms2hs.raster.cog.tiff_ifd import Directory, overview_directory, pack, with_blocks
 from ms2hs.raster.cog.tiff_tags import BandLabels, image_directory
@@ -67,10 +67,10 @@ class CogWriter:
         home : working directory on the same disk, kept after an interruption, from which another writer of the same
             cube resumes (`from_row`); None: a temporary directory beside `path`.
         """
-        self.path = Path(path)
+        self.path, self.block = Path(path), encoding.block
         self._grid, self._bands, self._tags, self._encoding = grid, bands, tags, encoding
         self._threads, self._home = threads, home
-        self._levels = Levels(grid.height, grid.width)
+        self._levels = Levels(grid.height, grid.width, encoding.block)
         self._row = self._col = 0
         self._buffers: list[DnArray] = []
         self._stages: list[tuple[str, float]] = []
@@ -83,7 +83,7 @@ class CogWriter:
         if self._home is None or not self._home.is_dir():
             return 0
         block_rows = finished_block_rows(self._home, self._levels, len(self._bands), len(self._head()))
-        return min(block_rows * BLOCK, self._grid.height)
+        return min(block_rows * self.block, self._grid.height)
 
     def from_row(self, row: int) -> Self:
         """Resume an interrupted run at `row`; returns the writer.
@@ -92,8 +92,8 @@ class CogWriter:
         ------
         ValueError : `row` is larger than `kept_rows` or is not the first of a row of blocks.
         """
-        if row > self.kept_rows or (row % BLOCK and row != self._grid.height):
-            raise ValueError(f"row {row}; expected a multiple of {BLOCK} up to {self.kept_rows}")
+        if row > self.kept_rows or (row % self.block and row != self._grid.height):
+            raise ValueError(f"row {row}; expected a multiple of {self.block} up to {self.kept_rows}")
         self._row = row
         return self
 
@@ -101,7 +101,7 @@ class CogWriter:
         """Create or reopen the level files, and start the threads."""
         check_output(self.path, overwrite=True)
         check_space(self.path.parent, self._disk_bytes())
-        bands, block_rows = len(self._bands), -(-self._row // BLOCK)
+        bands, block_rows = len(self._bands), -(-self._row // self.block)
         with ExitStack() as stack, self._write_errors():
             self._store = BlockStore(self._make_folder(stack), self._levels, bands, len(self._head()), block_rows)
             stack.callback(self._store.close)
@@ -131,25 +131,25 @@ class CogWriter:
         self._check_order(row, rows)
         ranges, done = self._compressor.ranges, 0
         while done < rows:
-            first = self._row % BLOCK
-            part = values[:, done : done + BLOCK - first]
+            first = self._row % self.block
+            part = values[:, done : done + self.block - first]
             done, self._row = done + part.shape[1], self._row + part.shape[1]
             if first == 0:
                 self._buffers = [self._compressor.buffer() for _ in ranges]
             for buffer, (cols, some_bands) in zip(self._buffers, ranges, strict=True):
                 piece = part[some_bands, :, cols]
                 buffer[: len(piece), first : first + piece.shape[1], : piece.shape[2]] = piece
-            if self._row % BLOCK == 0 or self._row == self._grid.height:
+            if self._row % self.block == 0 or self._row == self._grid.height:
                 for buffer, task_range in zip(self._buffers, ranges, strict=True):
-                    self._compressor.submit((self._row - 1) // BLOCK, task_range, buffer)
+                    self._compressor.submit((self._row - 1) // self.block, task_range, buffer)
 
     def write_blocks(self, row: int, rows: int, fill: BlockFiller) -> None:
         """Append one row of blocks whose numbers the compressing threads compute.
 
         Parameters
         ----------
-        row : the first row, a multiple of BLOCK; it follows the last appended row.
-        rows : BLOCK, or all remaining rows.
+        row : the first row, a multiple of `block`; it follows the last appended row.
+        rows : `block`, or all remaining rows.
         fill : called once for each group of bands and each column of blocks, during this or a later call.
 
         Raises
@@ -157,22 +157,22 @@ class CogWriter:
         ValueError : rows out of order, or not a whole row of blocks.
         """
         self._check_order(row, rows)
-        if row % BLOCK or rows != min(BLOCK, self._grid.height - row):
+        if row % self.block or rows != min(self.block, self._grid.height - row):
             raise ValueError(f"rows {row} to {row + rows}; expected a whole row of blocks")
         self._row += rows
         for task_range in self._compressor.ranges:
             cols, bands = task_range
             buffer = self._compressor.buffer()
             target = buffer[: bands.stop - bands.start, :rows, : cols.stop - cols.start]
-            self._compressor.submit(row // BLOCK, task_range, buffer, partial(fill, bands, cols, target))
+            self._compressor.submit(row // self.block, task_range, buffer, partial(fill, bands, cols, target))
 
     def write_block(self, row: int, col: int, values: DnArray) -> None:
         """Append the blocks of all bands at one location: no row of blocks has to wait in memory.
 
         Parameters
         ----------
-        row, col : the first pixel, multiples of BLOCK; locations follow each other from left to right, then downwards.
-        values : (band, BLOCK, BLOCK) stored numbers; fewer rows or columns at the lower and right edge.
+        row, col : the first pixel, multiples of `block`; locations follow each other left to right, then downwards.
+        values : (band, `block`, `block`) stored numbers; fewer rows or columns at the lower and right edge.
 
         Raises
         ------
@@ -180,14 +180,14 @@ class CogWriter:
         """
         _, rows, cols = values.shape
         self._check_order(row, rows)
-        expected = len(self._bands), min(BLOCK, self._grid.height - row), min(BLOCK, self._grid.width - col)
-        if values.shape != expected or row % BLOCK or col != self._col:
+        expected = len(self._bands), min(self.block, self._grid.height - row), min(self.block, self._grid.width - col)
+        if values.shape != expected or row % self.block or col != self._col:
             raise ValueError(f"values {values.shape} at column {col}; expected {expected} at column {self._col}")
         for task_range in self._compressor.ranges:
             if task_range.cols.start == col:
                 buffer = self._compressor.buffer()
                 buffer[: task_range.bands.stop - task_range.bands.start, :rows, :cols] = values[task_range.bands]
-                self._compressor.submit(row // BLOCK, task_range, buffer)
+                self._compressor.submit(row // self.block, task_range, buffer)
         is_last = col + cols == self._grid.width
         self._row, self._col = (self._row + rows, 0) if is_last else (self._row, col + cols)
 
