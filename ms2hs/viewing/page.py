@@ -58,7 +58,7 @@ LONLAT_POINTS = 9
 # Side of the small picture in which the pixels that the page shows first are sought.
 EXAMPLE_SIDE = 128
 # They lie this share of the picture inside its edges, with scores between these quantiles; tries until one is valid.
-EXAMPLE_MARGIN, EXAMPLE_QUANTILES, EXAMPLE_TRIES = 0.1, (0.93, 0.98), 8
+EXAMPLE_MARGIN, EXAMPLE_QUANTILES, EXAMPLE_TRIES = 0.1, (0.97, 0.99), 8
 # Numbers that are read at a time, in float32: 256 MB.
 READ_VALUES = 64_000_000
 POLICY = (
@@ -251,7 +251,7 @@ def _examples(layer: Layer) -> list[tuple[int, int]]:
     places = places[(np.abs(places / shape - 0.5) < 0.5 - EXAMPLE_MARGIN).all(axis=1)]
     red, infrared, shortwave = planes[:, places[:, 0], places[:, 1]].astype(float)
     chosen: list[tuple[int, int]] = []
-    for score in ((infrared - red) / np.maximum(infrared + red, 1), red + shortwave, -infrared):
+    for score in ((infrared - red) / np.maximum(infrared + red, 1), red + shortwave - infrared, -infrared):
         high = places[np.argsort(score, kind="stable")[slice(*(int(q * len(places)) for q in EXAMPLE_QUANTILES))]]
         high = ((high + 0.5) * scale).astype(int)
         away = np.min([np.hypot(*(high - other).T) for other in [*chosen, (-grid.height, -grid.width)]], axis=0)
