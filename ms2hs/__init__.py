@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from ms2hs.evaluation.report.page import write_report
+    from ms2hs.places import convert_place
     from ms2hs.raster.cube import open_cube
     from ms2hs.scenes.formats import open_scene
     from ms2hs.spectra.product_error import InputError
@@ -61,6 +62,7 @@ _HOMES = {
         "WeightsError",
     ),
     "ms2hs.evaluation.report.page": ("write_report",),
+    "ms2hs.places": ("convert_place",),
     "ms2hs.raster.cube": ("open_cube",),
     "ms2hs.scenes.formats": ("open_scene",),
     "ms2hs.spectra.product_error": ("InputError",),

@@ -59,6 +59,7 @@ app.command("convert", epilog=convert_commands.EPILOG)(convert_commands.convert_
 app.command("fetch", epilog=fetch_commands.EPILOG)(fetch_commands.fetch_command)
 app.command("info")(info_commands.info_command)
 app.command("example")(info_commands.example_command)
+app.command("demo")(info_commands.demo_command)
 app.command("index", epilog=spectrum_commands.INDEX_EPILOG)(spectrum_commands.index_command)
 app.command("spectrum", epilog=spectrum_commands.SPECTRUM_EPILOG)(spectrum_commands.spectrum_command)
 app.command("view", epilog=view_commands.EPILOG)(view_commands.view_command)

@@ -15,6 +15,7 @@ import typer
 from ms2hs._version import __version__
 from ms2hs.cli.messages import print_log
 from ms2hs.cli.recipes import is_from_config, take_files
+from ms2hs.remote.providers import DEFAULT_PROVIDER
 
 
 def panel(title: str) -> Callable[..., Any]:
@@ -136,6 +137,34 @@ Scale = Annotated[float | None, INPUT(help="Reflectance = stored × scale + offs
 Offset = Annotated[float | None, INPUT(help="Offset in reflectance, such as -0.1.", show_default="from metadata")]
 DnOffset = Annotated[
     float | None, INPUT(help="Added to stored integers instead, such as -1000.", show_default="from metadata")
+]
+
+# Knowledge of the site of `convert`.
+Reference = Annotated[
+    Path | None, SITE(help="Spectra measured in the scene: CSV of id,lon,lat,<nm>,… or an ENVI spectral library.")
+]
+Site = Annotated[
+    list[str] | None,
+    SITE(
+        metavar="PATH",
+        help="Hyperspectral cube of the site, from any date, or a folder of cubes; repeatable. `auto` fetches EMIT "
+        "and EnMAP passes.",
+        autocompletion=lambda: ["auto"],
+    ),
+]
+SiteDate = Annotated[
+    str | None, SITE(metavar="DATE", help="With auto: period of the passes, such as 2023.", show_default="any")
+]
+SiteLimit = Annotated[int, SITE(min=1, help="With auto: largest number of passes.")]
+
+# The search of `convert` without a scene.
+SearchDate = Annotated[str | None, REGION(metavar="DATE", help="Without a scene: day, month or range.")]
+SearchProvider = Annotated[
+    str | None,
+    REGION(help="Without a scene: STAC provider.", show_default=DEFAULT_PROVIDER, autocompletion=complete_provider),
+]
+SearchMaxCloud = Annotated[
+    float | None, REGION(metavar="PERCENT", help="Without a scene: largest cloud cover.", show_default="20")
 ]
 
 # Training: shared by pretrain and finetune.
