@@ -151,6 +151,7 @@ def test_page_works_by_keyboard(page, cube):
     assert page.locator("#pixels tbody tr").count() == 0
 
 
+@pytest.mark.slow
 def test_page_works_by_touch_on_a_phone(browser, cube, tmp_path):
     options = {"has_touch": True, "is_mobile": True, "viewport": {"width": 390, "height": 844}}
     with opened(browser, view(cube, tmp_path / "page.html"), **options) as page:
@@ -169,8 +170,7 @@ def test_page_shows_any_band_and_keeps_names_as_text(browser, tmp_path):
     evil = "<img src=x onerror=document.title=1>"
     names = [f"{evil}{i}" for i in range(60)]
     cube = make_cube(tmp_path / f"{evil} $x.tif", names=names, MS2HS_MODEL="</script><script>document.title=2</script>")
-    page_path = view(cube)
-    with opened(browser, page_path) as page:
+    with opened(browser, view(cube, tmp_path / "page.html")) as page:
         page.get_by_role("button", name="One band").click()
         page.locator("#sliders input").press("End")
         page.wait_for_selector("#picture[data-bands='59']")
@@ -180,6 +180,7 @@ def test_page_shows_any_band_and_keeps_names_as_text(browser, tmp_path):
         assert "</script>" in page.locator("#facts").inner_text()
 
 
+@pytest.mark.slow
 def test_page_compares_cubes_and_references(browser, cube, tmp_path):
     other = make_cube(tmp_path / "other.tif", seed=1)
     (tmp_path / "field.csv").write_text("wavelength_nm,reflectance\n500,0.1\n900,0.4\n")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ms2hs.cli.messages import note
-from ms2hs.cli.options import OUTPUT, Overwrite, Quiet, example_epilog, refuse
+from ms2hs.cli.options import INPUT, OUTPUT, Overwrite, Quiet, example_epilog, refuse
 
 EPILOG = example_epilog(
     "ms2hs view cube.tif -o cube.html",
@@ -25,11 +25,11 @@ def view_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     ] = None,
     compare: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE", help="Second cube, or reference spectra (.csv, .sli, .npz). Repeatable."),
+        INPUT(metavar="FILE", help="Second cube, or reference spectra (.csv, .sli, .npz). Repeatable."),
     ] = None,
     scene: Annotated[
         str | None,
-        typer.Option(metavar="SCENE", help="Scene that the cube was converted from; its values are shown as dots."),
+        INPUT(metavar="SCENE", help="Scene that the cube was converted from; its values are shown as dots."),
     ] = None,
     serve: Annotated[
         bool,

@@ -425,7 +425,7 @@ function buildKey() {
   if (first.support.includes("inferred")) items.push(keyItem([box("var(--inferred)", 1)], "inferred: not measured by the source"));
   META.layers.slice(1).forEach((layer, i) => {
     const ring = ["circle", { cx: 13, cy: 6, r: 4, fill: "none", stroke: "currentColor", "stroke-width": 2 }];
-    items.push(keyItem([layer.are_dots ? ring : line(DASHES[i + 1] ?? DASHES[1])], layer.name));
+    items.push(keyItem([layer.are_dots ? ring : line(DASHES[i + 1] ?? DASHES[1])], layer.are_dots ? `measured (${layer.name})` : layer.name));
   });
   byId("key").replaceChildren(...items);
 }
