@@ -14,11 +14,11 @@ TYPE_CHECKING = False  # as in `typing`, whose import takes a third of the time 
 if TYPE_CHECKING:
     from typing import Any
 
-    from ms2hs.api import convert, convert_all, evaluate, fetch, finetune, index, pretrain, search, spectrum
+    from ms2hs.api import convert, convert_all, evaluate, export, fetch, finetune, index, pretrain, search, spectrum
     from ms2hs.conversion.batch import BatchResult
     from ms2hs.conversion.dask_backend import Executor
-    from ms2hs.conversion.metadata import ConversionResult
     from ms2hs.conversion.planning import ConvertOptions, plan
+    from ms2hs.conversion.result_files import ConversionResult
     from ms2hs.datasets.cubes.packing import prepare
     from ms2hs.datasets.pairs.pairing import PairOptions, pair
     from ms2hs.errors import (
@@ -49,11 +49,22 @@ if TYPE_CHECKING:
 
 # The module of every public name. A name is loaded on first use, so that importing the package costs nothing.
 _HOMES = {
-    "ms2hs.api": ("convert", "convert_all", "evaluate", "fetch", "finetune", "index", "pretrain", "search", "spectrum"),
+    "ms2hs.api": (
+        "convert",
+        "convert_all",
+        "evaluate",
+        "export",
+        "fetch",
+        "finetune",
+        "index",
+        "pretrain",
+        "search",
+        "spectrum",
+    ),
     "ms2hs.conversion.batch": ("BatchResult",),
     "ms2hs.conversion.dask_backend": ("Executor",),
-    "ms2hs.conversion.metadata": ("ConversionResult",),
     "ms2hs.conversion.planning": ("ConvertOptions", "plan"),
+    "ms2hs.conversion.result_files": ("ConversionResult",),
     "ms2hs.datasets.cubes.packing": ("prepare",),
     "ms2hs.datasets.pairs.pairing": ("PairOptions", "pair"),
     "ms2hs.errors": (

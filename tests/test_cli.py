@@ -17,8 +17,8 @@ from ms2hs.datasets.cubes.registry import FORMATS
 def test_convert_prints_the_paths(ms2hs, scene_path, tmp_path):
     code, out, err = ms2hs("convert", scene_path, "--target", "emit", "-o", tmp_path / "a.tif", "--uncertainty")
     assert code == 0, err
-    assert out.splitlines() == [str(tmp_path / name) for name in ("a.tif", "a_sigma.tif", "a.png", "a.json")]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.png", "a.tif", "a_sigma.tif"]
+    assert out.splitlines() == [str(tmp_path / name) for name in ("a.tif", "a_sigma.tif", "a.png", "a.qml", "a.json")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.png", "a.qml", "a.tif", "a_sigma.tif"]
     assert "sentinel2a to emit, model spatial-spectral" in err
 
 

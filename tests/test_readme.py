@@ -95,6 +95,7 @@ def world(tmp_path_factory, scene_path):
     for name in ("a", "b"):
         write_raster(folder / "june" / f"{name}.tif", dn_of([LEAVES, SAND]), descriptions=S2_BANDS)
     made = convert(folder / "scene.tif", "enmap", folder / "cube.tif", ConvertOptions(model="linear", uncertainty=True))
+    (folder / "linear.tif").symlink_to(made.output)
     made_safe = make_safe(folder)
     safes = set(re.findall(r"S2B_\S+?\.SAFE", " ".join(COMMANDS))) | {"scene.SAFE"}
     for name in safes - {made_safe.name}:

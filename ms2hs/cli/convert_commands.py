@@ -191,6 +191,8 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     ] = False,
     compress: Compress = None,
     blocksize: BlockSize = None,
+    href_base: Annotated[str | None, OUTPUT(metavar="URL", help="Make the item's links absolute, below URL.")] = None,
+    collection: Annotated[str | None, OUTPUT(metavar="NAME", help="Collection of the STAC item.")] = None,
     overwrite: Overwrite = False,
     resume: Annotated[
         bool,
@@ -250,6 +252,8 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         adjust=adjustment,
         compress=compress,
         blocksize=blocksize,
+        href_base=href_base,
+        collection=collection,
         overwrite=overwrite,
         resume=resume,
     )

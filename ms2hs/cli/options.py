@@ -228,7 +228,7 @@ def _take_shared(
 
 
 def shared_options() -> list[Any]:
-    """New parameters for one command: the options of every command."""
+    """The parameters of every command."""
     return [one for one in typer.main.get_command(_shared).params if one.name != "help"]
 
 

@@ -8,7 +8,7 @@ from typing import Final, Literal, Protocol
 
 import numpy as np
 
-from ms2hs.conversion.result_files import check_new_output, input_files
+from ms2hs.conversion.result_files import check_item_options, check_new_output, input_files
 from ms2hs.conversion.site_adaptation import find_site_cubes
 from ms2hs.errors import GridError, SceneError, WeightsError
 from ms2hs.files import NO_FILES, FileIds, check_space, file_name
@@ -93,16 +93,21 @@ class ConvertOptions:
     measured errors such as `sentinel2`; None: the measured errors of the sensor's products, if any."""
     adjust: bool = True
     """Apply the per-sensor gain and offset that the weights learned from pairs."""
+    href_base: str | None = None
+    """Web address or absolute path of the folder of the files, for absolute addresses in the item; None: relative."""
+    collection: str | None = None
+    """The STAC collection of the item."""
     overwrite: bool = False
     """Replace existing files."""
     resume: bool = False
     """Continue an interrupted conversion of the same inputs, and keep the finished part if this one is interrupted."""
 
     def __post_init__(self) -> None:
-        """Take a single path as a tuple."""
+        """Take a single path as a tuple, and check the texts for the item."""
         if self.site != AUTO:
             paths = [self.site] if isinstance(self.site, str | Path) else self.site or ()
             object.__setattr__(self, "site", tuple(map(Path, paths)))
+        check_item_options(self.href_base, self.collection)
 
     @property
     def site_cubes(self) -> tuple[Path, ...]:
@@ -137,6 +142,8 @@ class Plan:
     """Address to which the complete cube is uploaded; None: the cube stays at `output`."""
     inputs: FileIds = NO_FILES
     """The local files that are read: no output replaces them."""
+    is_temporary: bool = False
+    """Whether the files are moved from `output` to another folder, so that no relative link from them can be given."""
 
     @property
     def final_output(self) -> OutputPath:
