@@ -93,12 +93,12 @@ def open_cube(path: str | Path, chunks: Chunks | None = None) -> xr.Dataset:
     return cube if chunks is None else cube.chunk(chunks)
 
 
-def read_coarse(
+def read_window(
     path: str, bands: Sequence[int], window: tuple[int, int, int, int], shape: tuple[int, int]
 ) -> Float32Array:
-    """(band, row, col) values of a window of a cube file at a lower resolution: averages of the valid pixels.
+    """(band, row, col) values of a window of a cube file, at a lower resolution averages of the valid pixels.
 
-    Rasters are read from their overviews. Of Zarr and NetCDF files, whole blocks of pixels are averaged.
+    Averages come from the overviews of rasters; of Zarr and NetCDF files, whole blocks of pixels are averaged.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ const MOST_REFERENCES = 20;
 const PRESETS = [
   { name: "Natural colour", nm: [650, 550, 470], reach: 35 },
   { name: "Vegetation", nm: [865, 650, 550], reach: 35 },
-  { name: "Short-wave infrared", nm: [2200, 1650, 850], reach: 60 },
+  { name: "Short-wave IR", nm: [2200, 1650, 850], reach: 60 },
 ];
 const CHANNELS = ["Red", "Green", "Blue"];
 const CHANNEL_COLORS = ["#d9362b", "#2b8a3e", "#2f6fe0"];
@@ -106,9 +106,10 @@ function update() {
 function pixelRow(pixel) {
   const row = element("tr");
   const name = element("td");
-  name.append(element("span", pixel.slot + 1, { class: "badge", style: "" }));
+  name.append(element("span", pixel.slot + 1, { class: "badge" }));
   name.firstChild.style.background = `var(--c${pixel.slot + 1})`;
-  const place = element("td", `${pixelText(pixel.row, pixel.col)}${META.lonlat ? " · " : ""}${placeText(pixel.row, pixel.col)}`);
+  const place = element("td", pixelText(pixel.row, pixel.col));
+  place.append(element("div", placeText(pixel.row, pixel.col), { class: "readout" }));
   row.append(name, place, element("td"), element("td"));
   row.lastChild.append(removeButton(pixel, `Remove spectrum ${pixel.slot + 1}`));
   row.entry = pixel;
@@ -136,6 +137,15 @@ function valueText({ values, sigma }, band) {
   return fixed(values[band] / 10000, 4) + width;
 }
 
+/** Value of a layer's spectrum at a wavelength; of a scene only within its bands. */
+function layerText(spectrum, i, nm) {
+  const layer = META.layers[i];
+  const band = nearestBand(layer, nm);
+  if (layer.are_dots && Math.abs(layer.wavelength_nm[band] - nm) > layer.fwhm_nm[band] / 2) return "";
+  const name = layer.are_dots ? `${layer.names[band]} of ${layer.name}` : layer.name;
+  return valueText(spectrum, band) + (i ? ` (${name})` : "");
+}
+
 /** Show the values of all spectra at a wavelength; without one, at the first band of the picture. */
 function showWavelength(nm) {
   state.nm = nm;
@@ -149,10 +159,10 @@ function showWavelength(nm) {
   byId("value-head").textContent = `At ${fixed(layer.wavelength_nm[band], 0)} nm`;
   for (const row of byId("pixels").tBodies[0].rows) {
     const { spectra, nm: wavelengths, values } = row.entry;
-    const texts = spectra
-      ? spectra.map((spectrum, i) => valueText(spectrum, nearestBand(META.layers[i], at)))
-      : [values.length ? fixed(values[nearestIndex(wavelengths, at)], 4) : ""];
-    row.cells[2].textContent = texts.join(" | ");
+    const ofReference = () => [values.length ? fixed(values[nearestIndex(wavelengths, at)], 4) : ""];
+    const texts = spectra ? spectra.map((spectrum, i) => layerText(spectrum, i, at)) : ofReference();
+    const lines = texts.filter(Boolean).map((text) => element("div", text));
+    row.cells[2].replaceChildren(...lines);
   }
 }
 
@@ -343,6 +353,9 @@ function csvText() {
   return [head, ...[...lines, ...ofReferences].map((cells) => cells.map(csvCell).join(","))].join("\n") + "\n";
 }
 
+/** The text of a cell, its lines separated by dots. */
+const textOf = (cell) => [...cell.childNodes].map((part) => part.textContent).filter(Boolean).join(" · ");
+
 /** Picture, chart and list of the spectra as one image. */
 function pngCanvas() {
   const plot = chart.plot.ctx.canvas;
@@ -350,7 +363,7 @@ function pngCanvas() {
   const [gap, line] = [16 * ratio, 22 * ratio];
   const from = picture.canvas;
   const shown = { width: (from.width * plot.height) / from.height, height: plot.height };
-  const rows = [...byId("pixels").tBodies[0].rows].map((row) => [row.entry, [...row.cells].map((cell) => cell.textContent)]);
+  const rows = [...byId("pixels").tBodies[0].rows].map((row) => [row.entry, [...row.cells].map(textOf)]);
   const canvas = document.createElement("canvas");
   canvas.width = shown.width + plot.width + 3 * gap;
   canvas.height = plot.height + (rows.length + 2) * line + 2 * gap;
@@ -406,13 +419,13 @@ function buildKey() {
   const first = META.layers[0];
   const items = [];
   if (first.has_sigma) items.push(keyItem([box("currentColor", 0.25), line("")], "90 % interval (± 1.645 σ)"));
-  if (first.support.includes("measured")) {
+  if (first.support.includes("measured") && !META.layers.some((layer) => layer.are_dots)) {
     items.push(keyItem([line(""), ["circle", { cx: 13, cy: 6, r: 4, fill: "currentColor" }]], "band that the source measures"));
   }
   if (first.support.includes("inferred")) items.push(keyItem([box("var(--inferred)", 1)], "inferred: not measured by the source"));
   META.layers.slice(1).forEach((layer, i) => {
-    const dots = ["circle", { cx: 13, cy: 6, r: 4, fill: "currentColor" }];
-    items.push(keyItem([layer.is_dots ? dots : line(DASHES[i + 1] ?? DASHES[1])], layer.name));
+    const ring = ["circle", { cx: 13, cy: 6, r: 4, fill: "none", stroke: "currentColor", "stroke-width": 2 }];
+    items.push(keyItem([layer.are_dots ? ring : line(DASHES[i + 1] ?? DASHES[1])], layer.are_dots ? `measured (${layer.name})` : layer.name));
   });
   byId("key").replaceChildren(...items);
 }
@@ -459,8 +472,9 @@ async function start() {
   byId("footer").textContent = META.footer;
   byId("thinned").textContent = META.notice;
   byId("thinned").hidden = !META.notice;
-  byId("layer-label").hidden = META.layers.length < 2;
-  byId("layer").replaceChildren(...META.layers.map((layer, i) => element("option", layer.name, { value: i })));
+  const shown = META.layers.filter((layer) => !layer.are_dots);
+  byId("layer-label").hidden = shown.length < 2;
+  byId("layer").replaceChildren(...shown.map((layer, i) => element("option", layer.name, { value: i })));
   buildKey();
   wire();
   try {
