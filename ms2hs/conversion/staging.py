@@ -39,6 +39,7 @@ ENTRY_START = b'{"rows": '
 STAMP = re.compile(rb"[0-9a-f]{64}")
 # Options that do not change the pixels of a result; the provenance has the window's size.
 NO_CHOICES = {"overwrite", "resume", "force", "site_date", "site_limit", "site_notes", "window_size"}
+NO_CHOICES |= {"href_base", "collection"}
 # Files of a writer, by their path in its folder: of a COG, and of the other formats, which use the names of the result.
 BLOCK_FILE, STORE_FILE = re.compile(r"level\d+|cog"), re.compile(r"(\w+/)?zarr\.json|\w+/c(/\d+)*")
 

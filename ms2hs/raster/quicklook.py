@@ -1,5 +1,6 @@
 """Quicklook images of cubes: PNG panels in natural colour and short-wave infrared."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import imagecodecs
@@ -28,7 +29,19 @@ ROWS_PER_READ = 256
 STRETCH_PIXELS = 1 << 16
 
 
-def write_quicklook(cube_path: str | Path, png_path: str | Path) -> None:
+@dataclass(frozen=True)
+class Stretch:
+    """The bands and the contrast of a picture."""
+
+    bands: tuple[int, ...]
+    """0-based positions of red, green and blue."""
+    low: float
+    """Reflectance of black, the same for the three bands."""
+    high: float
+    """Reflectance of white."""
+
+
+def write_quicklook(cube_path: str | Path, png_path: str | Path) -> Stretch:
     """Write a PNG with a natural-colour panel and beside it, or below for a wide cube, a short-wave infrared panel.
 
     A panel is omitted if one of its wavelengths has no band nearby. Without both, the image shows three bands spread
@@ -36,23 +49,29 @@ def write_quicklook(cube_path: str | Path, png_path: str | Path) -> None:
     bands so that hues are preserved. Invalid pixels are transparent. Pixels are read from the cube's overviews, or
     averaged where the format has none; an existing PNG is replaced.
 
+    Returns
+    -------
+    Bands and contrast of the first panel.
+
     Raises
     ------
     OutputError : the PNG cannot be written.
     """
     if Path(cube_path).suffix.lower() in ENGINES:
         with open_cube(cube_path) as cube:
-            panels = [_render(_averages(cube, bands)) for bands in _panel_bands(spectral_grid_of(cube))]
+            rendered = [_render(_averages(cube, bands), bands) for bands in _panel_bands(spectral_grid_of(cube))]
     else:
         with open_dataset(str(cube_path)) as file:
             bands_of_panels = _panel_bands(spectral_of(file) or grid_of(np.linspace(1, 2, file.count)))
-            panels = [_render(_read(file, bands)) for bands in bands_of_panels]
+            rendered = [_render(_read(file, bands), bands) for bands in bands_of_panels]
+    panels = [panel for panel, _ in rendered]
     axis = 2 if panels[0].shape[1] >= panels[0].shape[2] else 1
     gap = [4, *panels[0].shape[1:]]
     gap[axis] = GAP
     joined = np.concatenate([part for panel in panels for part in (np.zeros(gap, np.uint8), panel)][1:], axis)
     pixels = np.ascontiguousarray(np.moveaxis(joined, 0, -1))
     write_bytes(Path(png_path), bytes(imagecodecs.png_encode(pixels, level=2, filter=imagecodecs.PNG.FILTER.UP)))
+    return rendered[0][1]
 
 
 def _panel_bands(spectral: SpectralGrid) -> list[list[int]]:
@@ -99,10 +118,11 @@ def _averages(cube: xr.Dataset, bands: list[int]) -> Float32Array:
     return np.concatenate(parts, axis=1)
 
 
-def _render(values: Float32Array) -> NDArray[np.uint8]:
-    """(4, row, col) red, green, blue, alpha of a panel of (band, row, col) reflectance."""
+def _render(values: Float32Array, bands: list[int]) -> tuple[NDArray[np.uint8], Stretch]:
+    """(4, row, col) red, green, blue, alpha of a panel of (band, row, col) reflectance, and its contrast."""
     valid = np.isfinite(values).all(axis=0)
     image = np.zeros((4, *valid.shape), np.uint8)
+    low, high = np.float32(0), np.float32(1)
     if valid.any():
         positions = np.flatnonzero(valid)
         step = len(positions) // STRETCH_PIXELS | 1  # odd, so that the sample does not repeat a few columns
@@ -113,4 +133,4 @@ def _render(values: Float32Array) -> NDArray[np.uint8]:
         np.clip(np.rint(values, out=values), 0, 255, out=values)
         np.copyto(image[:3], np.nan_to_num(values), casting="unsafe", where=valid)
         image[3, valid] = 255
-    return image
+    return image, Stretch(tuple(bands), float(low), float(high))

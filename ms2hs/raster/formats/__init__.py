@@ -86,7 +86,7 @@ ENVI = OutputFormat("ENVI", EnviWriter, "application/octet-stream")
 FORMATS: dict[str, OutputFormat] = {
     ".tif": COG,
     ".tiff": COG,
-    ".zarr": OutputFormat("Zarr", ZarrWriter, "application/vnd+zarr", ("zstd", "deflate")),
+    ".zarr": OutputFormat("Zarr", ZarrWriter, "application/vnd.zarr; version=3", ("zstd", "deflate")),
     ".dat": ENVI,
     ".hdr": ENVI,
     ".nc": OutputFormat("NetCDF", NetcdfWriter, "application/netcdf", ("deflate",)),
