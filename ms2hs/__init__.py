@@ -14,7 +14,7 @@ TYPE_CHECKING = False  # as in `typing`, whose import takes a third of the time 
 if TYPE_CHECKING:
     from typing import Any
 
-    from ms2hs.api import convert, convert_all, evaluate, fetch, finetune, pretrain, search, spectrum
+    from ms2hs.api import convert, convert_all, evaluate, export, fetch, finetune, pretrain, search, spectrum
     from ms2hs.conversion.batch import BatchResult
     from ms2hs.conversion.dask_backend import Executor
     from ms2hs.conversion.planning import ConvertOptions, plan
@@ -47,7 +47,17 @@ if TYPE_CHECKING:
 
 # The module of every public name. A name is loaded on first use, so that importing the package costs nothing.
 _HOMES = {
-    "ms2hs.api": ("convert", "convert_all", "evaluate", "fetch", "finetune", "pretrain", "search", "spectrum"),
+    "ms2hs.api": (
+        "convert",
+        "convert_all",
+        "evaluate",
+        "export",
+        "fetch",
+        "finetune",
+        "pretrain",
+        "search",
+        "spectrum",
+    ),
     "ms2hs.conversion.batch": ("BatchResult",),
     "ms2hs.conversion.dask_backend": ("Executor",),
     "ms2hs.conversion.planning": ("ConvertOptions", "plan"),

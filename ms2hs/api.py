@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ms2hs.training.engine.loop import FitSettings
     from ms2hs.training.finetuning import FinetuneResult
     from ms2hs.training.pretraining import PretrainResult
+    from ms2hs.viewing.format_export import Exported
 
 BBox = tuple[float, float, float, float]
 Item = dict[str, Any]
@@ -317,6 +318,35 @@ def evaluate(
     pair_set = simulated_pairs(Path(corpus), source, target, split) if corpus else open_pairs(Path(pairs or ""), split)
     settings = evaluator.EvaluationSettings(prior, windows, seed)
     return evaluator.evaluate_pairs(models, pair_set.of_scenes(scenes), settings, progress)
+
+
+def export(
+    cube: str | Path,
+    output: str | Path,
+    *,
+    compress: Literal["zstd", "deflate"] | None = None,
+    blocksize: int | None = None,
+    overwrite: bool = False,
+    progress: "Progress | None" = None,
+) -> "Exported":
+    """Write a cube, and its uncertainty if it lies beside the cube, in another format or with other blocks.
+
+    Parameters
+    ----------
+    cube : a cube that `open_cube` opens.
+    output : .zarr, .hdr or .dat (ENVI), .nc (NetCDF), or .tif (COG); its parent must exist.
+    compress, blocksize : as in `ConvertOptions`.
+    progress : called with the stage, the rows done and all rows.
+
+    Raises
+    ------
+    Ms2hsError : not a cube, or an output that cannot be written. No file is left then.
+    """
+    from ms2hs.viewing import format_export
+
+    return format_export.export(
+        cube, output, compress=compress, blocksize=blocksize, overwrite=overwrite, progress=progress
+    )
 
 
 def spectrum(cube: str | Path, lon: float, lat: float) -> "xr.Dataset":

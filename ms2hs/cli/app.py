@@ -16,6 +16,7 @@ from ms2hs.cli import (
     convert_commands,
     data_commands,
     evaluate_commands,
+    export_commands,
     fetch_commands,
     info_commands,
     spectrum_commands,
@@ -54,6 +55,7 @@ app.command("fetch", epilog=fetch_commands.EPILOG)(fetch_commands.fetch_command)
 app.command("info")(info_commands.info_command)
 app.command("example")(info_commands.example_command)
 app.command("spectrum", epilog=spectrum_commands.SPECTRUM_EPILOG)(spectrum_commands.spectrum_command)
+app.command("export", epilog=export_commands.EPILOG)(export_commands.export_command)
 app.command("prepare", epilog=data_commands.PREPARE_EPILOG)(data_commands.prepare_command)
 app.command("pairs", epilog=data_commands.PAIRS_EPILOG)(data_commands.pairs_command)
 app.command("pretrain", epilog=training_commands.PRETRAIN_EPILOG)(training_commands.pretrain_command)

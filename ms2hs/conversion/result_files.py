@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from ms2hs.conversion.statistics import Counts
 from ms2hs.errors import Ms2hsError, OutputError
@@ -21,7 +21,7 @@ from ms2hs.progress import Progress
 from ms2hs.raster.container import file_of
 from ms2hs.raster.cube_writer import cube_names, sigma_name
 from ms2hs.raster.dataset import REMOTE_PREFIXES, open_dataset
-from ms2hs.raster.formats import FORMATS, format_of
+from ms2hs.raster.formats import format_of
 from ms2hs.raster.formats.qgis_style import STYLE_SUFFIX
 from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
 from ms2hs.scenes.scene import Scene
@@ -106,11 +106,6 @@ def check_new_output(
     OutputError : a suffix that is not written; files exist and may not be replaced, or the folder cannot be written to.
     CredentialsError : the store refuses the credentials.
     """
-    if (suffix := PurePath(cube.name).suffix).lower() not in FORMATS:
-        raise OutputError(
-            f"{cube}: cubes are not written {f'as {suffix}' if suffix else 'without a suffix'}; {', '.join(FORMATS)} "
-            f"are allowed. Use for example -o {cube.stem or 'cube'}.tif, or an existing directory."
-        )
     names, output = result_names(cube, uncertainty=uncertainty), format_of(cube)
     if resume and not output.is_resumable:
         raise OutputError(
