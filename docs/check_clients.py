@@ -2,8 +2,8 @@
 
     ms2hs example OUT/example.tif
     ms2hs convert OUT/example.tif --model linear -o OUT/cube.tif
-    ms2hs convert OUT/example.tif --model linear --compress deflate -o OUT/deflate.tif
-    ms2hs convert OUT/example.tif --model linear -o OUT/cube_zarr.zarr      (and cube_envi.hdr, cube_netcdf.nc)
+    ms2hs export OUT/cube.tif OUT/cube.zarr                        (and OUT/cube.hdr, OUT/cube.nc)
+    ms2hs export OUT/cube.tif OUT/deflate.tif --compress deflate
     python docs/check_clients.py OUT --python CLIENTS/bin/python --python /usr/bin/python3 --node FOLDER
 
 Clients are not dependencies of ms2hs, and their versions contradict each other. Install them into environments of your
@@ -21,12 +21,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 SECONDS_PER_CHECK = 120
-NANOMETRES_PER_MICROMETRE = 1000
+# The files of an output.
+FILES = {
+    "cube": "cube.tif", "item": "cube.json", "quicklook": "cube.png", "zarr": "cube.zarr", "envi": "cube.hdr",
+    "netcdf": "cube.nc", "deflate": "deflate.tif",
+}  # fmt: skip
 
 
 class Unsuited(Exception):
@@ -39,7 +44,6 @@ class Case:
 
     cube: str
     item: str
-    style: str
     quicklook: str
     deflate: str
     envi: str
@@ -59,10 +63,10 @@ class Case:
     """1-based bands of natural colour."""
 
     def need(self, name: str) -> str:
-        """The path of a file; Unsuited if the folder has none."""
+        """The path of a file, or the address of a database; Unsuited if it is not given."""
         path = str(getattr(self, name))
         if not path:
-            raise Unsuited(f"no {name} in the folder")
+            raise Unsuited(f"not given: {FILES.get(name, f'--{name}')}")
         return path
 
     def check_spectrum(self, values: Iterable[Any], scale: float = 1.0) -> None:
@@ -349,7 +353,6 @@ console.log(JSON.stringify([Array.from(values, (band) => band[0]), wavelengths])
 
 def check_geotiff_js(case: Case, folder: Path, cube: str) -> tuple[str, str]:
     """geotiff.js in Node: the spectrum and the tags of bands."""
-    package = json.loads((folder / "node_modules/geotiff/package.json").read_text("utf-8"))
     words = ["node", "--input-type=module", "-e", GEOTIFF_JS, "--", case.need(cube), str(case.col), str(case.row)]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -358,7 +361,7 @@ def check_geotiff_js(case: Case, folder: Path, cube: str) -> tuple[str, str]:
     spectrum, wavelengths = json.loads(done.stdout)
     case.check_spectrum(spectrum)
     case.check_wavelengths(wavelengths)
-    return package["version"], "spectrum, wavelengths"
+    return "", "spectrum, wavelengths"
 
 
 Check = Callable[[Case], tuple[str, str]]
@@ -387,7 +390,8 @@ def run_here(name: str, check: Check, case: Case) -> dict[str, str]:
     try:
         found, says = check(case)
     except (ImportError, Unsuited) as error:
-        return {"client": name, "works": "not tried", "says": str(error)}
+        says = f"not installed ({error})" if isinstance(error, ImportError) else str(error)
+        return {"client": name, "works": "not tried", "says": says}
     except Exception as error:  # noqa: BLE001 - whatever a client raises is the result
         return {"client": name, "works": "no", "says": (f"{error}" or type(error).__name__).splitlines()[0][:200]}
     return {"client": f"{name} {found}".strip(), "works": "yes", "says": says}
@@ -423,9 +427,10 @@ def rows(case: Case, pythons: list[str], nodes: list[Path]) -> Iterator[dict[str
         if not tried:
             yield {"client": name, "works": "not tried", "says": found[0]["says"]}
     for node in nodes:
-        for cube in ("cube", "deflate"):
-            name = "geotiff.js" if cube == "cube" else "geotiff.js, --compress deflate"
-            yield run_here(name, lambda case, node=node, cube=cube: check_geotiff_js(case, node, cube), case)
+        package = json.loads((node / "node_modules/geotiff/package.json").read_text("utf-8"))
+        for cube, note in (("cube", ""), ("deflate", ", --compress deflate")):
+            check = partial(check_geotiff_js, folder=node, cube=cube)
+            yield run_here(f"geotiff.js {package['version']}{note}", check, case)
 
 
 def read_case(folder: Path, pgstac: str) -> Case:
@@ -433,38 +438,24 @@ def read_case(folder: Path, pgstac: str) -> Case:
     import rasterio
     from rasterio.warp import transform
 
-    def first(pattern: str) -> str:
-        names = sorted(str(path.absolute()) for path in folder.glob(pattern) if "_sigma" not in path.name)
-        return names[0] if names else ""
-
-    deflate = first("*deflate*.tif")
-    [cube, *_] = [
-        path
-        for path in sorted(folder.glob("*.tif"))
-        if path.with_suffix(".qml").is_file() and str(path.absolute()) != deflate
-    ]
-    with rasterio.open(cube) as file:
+    paths = {name: folder.absolute() / file for name, file in FILES.items()}
+    with rasterio.open(paths["cube"]) as file:
         row, col = file.height // 2, file.width // 2
         stored = file.read(window=((row, row + 1), (col, col + 1)))[:, 0, 0].tolist()
-        micrometres = [float(file.tags(band, ns="IMAGERY")["CENTRAL_WAVELENGTH_UM"]) for band in file.indexes]
+        wavelength_um = [float(file.tags(band, ns="IMAGERY")["CENTRAL_WAVELENGTH_UM"]) for band in file.indexes]
         [lon], [lat] = transform(file.crs, "EPSG:4326", *([axis] for axis in file.xy(row, col)))
         colours = [colour.name for colour in file.colorinterp]
-    beside = {
-        name: str(cube.with_suffix(suffix).absolute())
-        for name, suffix in (("item", ".json"), ("style", ".qml"), ("quicklook", ".png"))
-    }
-    stores = {
-        "envi": first("*.hdr"),
-        "zarr": first("*.zarr"),
-        "netcdf": first("*.nc"),
-        "deflate": deflate,
-        "pgstac": pgstac,
-    }
     return Case(
-        cube=str(cube.absolute()), **beside, **stores, row=row, col=col, lon=lon, lat=lat, stored=stored,
-        wavelength_nm=[value * NANOMETRES_PER_MICROMETRE for value in micrometres],
+        **{name: str(path) if path.exists() else "" for name, path in paths.items()},
+        pgstac=pgstac,
+        row=row,
+        col=col,
+        lon=lon,
+        lat=lat,
+        stored=stored,
+        wavelength_nm=[1000 * wavelength for wavelength in wavelength_um],
         rgb=[colours.index(colour) + 1 for colour in ("red", "green", "blue")],
-    )  # fmt: skip
+    )
 
 
 def main() -> None:
