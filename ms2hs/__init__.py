@@ -14,7 +14,7 @@ TYPE_CHECKING = False  # as in `typing`, whose import takes a third of the time 
 if TYPE_CHECKING:
     from typing import Any
 
-    from ms2hs.api import convert, convert_all, evaluate, export, fetch, finetune, index, pretrain, search, spectrum
+    from ms2hs.api import convert, convert_all, evaluate, fetch, finetune, index, pretrain, search, spectrum
     from ms2hs.conversion.batch import BatchResult
     from ms2hs.conversion.dask_backend import Executor
     from ms2hs.conversion.planning import ConvertOptions, plan
@@ -45,22 +45,12 @@ if TYPE_CHECKING:
     from ms2hs.spectra.product_error import InputError
     from ms2hs.spectra.sensors import load_sensor
     from ms2hs.training.engine.loop import FitSettings
+    from ms2hs.viewing.format_export import export
     from ms2hs.viewing.page import view
 
 # The module of every public name. A name is loaded on first use, so that importing the package costs nothing.
 _HOMES = {
-    "ms2hs.api": (
-        "convert",
-        "convert_all",
-        "evaluate",
-        "export",
-        "fetch",
-        "finetune",
-        "index",
-        "pretrain",
-        "search",
-        "spectrum",
-    ),
+    "ms2hs.api": ("convert", "convert_all", "evaluate", "fetch", "finetune", "index", "pretrain", "search", "spectrum"),
     "ms2hs.conversion.batch": ("BatchResult",),
     "ms2hs.conversion.dask_backend": ("Executor",),
     "ms2hs.conversion.planning": ("ConvertOptions", "plan"),
@@ -79,6 +69,7 @@ _HOMES = {
     "ms2hs.spectra.product_error": ("InputError",),
     "ms2hs.spectra.sensors": ("load_sensor",),
     "ms2hs.training.engine.loop": ("FitSettings",),
+    "ms2hs.viewing.format_export": ("export",),
     "ms2hs.viewing.page": ("view",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ms2hs.training.finetuning import FinetuneResult
     from ms2hs.training.pretraining import PretrainResult
     from ms2hs.viewing.band_indices import IndexResult
-    from ms2hs.viewing.format_export import Exported
 
 BBox = tuple[float, float, float, float]
 Item = dict[str, Any]
@@ -334,35 +333,6 @@ def index(
     from ms2hs.viewing.band_indices import write_indices
 
     return write_indices(cube, names, output, constants=constants, overwrite=overwrite, progress=progress)
-
-
-def export(
-    cube: str | Path,
-    output: str | Path,
-    *,
-    compress: Literal["zstd", "deflate"] | None = None,
-    blocksize: int | None = None,
-    overwrite: bool = False,
-    progress: "Progress | None" = None,
-) -> "Exported":
-    """Write a cube, and its uncertainty if it lies beside the cube, in another format or with other blocks.
-
-    Parameters
-    ----------
-    cube : a cube that `open_cube` opens.
-    output : .zarr, .hdr or .dat (ENVI), .nc (NetCDF), or .tif (COG); its parent must exist.
-    compress, blocksize : as in `ConvertOptions`.
-    progress : called with the stage, the rows done and all rows.
-
-    Raises
-    ------
-    Ms2hsError : not a cube, or an output that cannot be written. No file is left then.
-    """
-    from ms2hs.viewing import format_export
-
-    return format_export.export(
-        cube, output, compress=compress, blocksize=blocksize, overwrite=overwrite, progress=progress
-    )
 
 
 def spectrum(cube: str | Path, lon: float, lat: float) -> "xr.Dataset":
