@@ -41,7 +41,9 @@ function say(text) {
 
 function placeText(row, col) {
   const at = lonLat(row, col);
-  return at ? `${fixed(at[1], 5)}°, ${fixed(at[0], 5)}°` : "";
+  if (!at) return "";
+  const [lon, lat] = at.map((degrees) => `${Math.abs(degrees).toFixed(5)}°`);
+  return `${lat} ${at[1] < 0 ? "S" : "N"}, ${lon} ${at[0] < 0 ? "W" : "E"}`;
 }
 
 function pixelText(row, col) {
@@ -288,7 +290,7 @@ function drawScaleBar() {
   const bar = byId("scale-bar");
   bar.hidden = !META.pixel_m;
   if (bar.hidden || !picture.view) return;
-  const perMetre = picture.view.scale / picture.ratio / META.pixel_m;
+  const perMetre = picture.view.scaleX / picture.ratio / META.pixel_m;
   const most = 130 / perMetre;
   const power = 10 ** Math.floor(Math.log10(most));
   const metres = [5, 2, 1].map((times) => times * power).find((length) => length <= most);
@@ -298,26 +300,39 @@ function drawScaleBar() {
 
 // References and exports ---------------------------------------------------------------------------------------------
 
-/** Spectra of a text of two columns, wavelength and reflectance, or with columns of these names. */
-function parseReference(text, name) {
+/**
+ * Spectra of a text: two columns, wavelength and reflectance, or columns of these names. The column `id`, or those of
+ * the CSV that this page saves, separate spectra.
+ */
+function parseReferences(text, name) {
   const rows = text.split(/\r?\n/).map((line) => line.split(/[,;\t]/).map((cell) => cell.trim().replace(/^"|"$/g, "")));
   const head = rows[0].map((cell) => cell.toLowerCase());
-  const at = (start, otherwise) => Math.max(head.findIndex((cell) => cell.startsWith(start)), -1) === -1 ? otherwise : head.findIndex((cell) => cell.startsWith(start));
-  const [x, y] = [at("wavelength", 0), at("reflectance", 1)];
-  const points = rows.map((row) => [Number(row[x] || NaN), Number(row[y] || NaN)]).filter((point) => point.every(Number.isFinite));
-  if (points.length < 2) throw new Error(`${name}: two columns of numbers are needed, wavelength and reflectance.`);
-  points.sort((a, b) => a[0] - b[0]);
-  const factor = points.at(-1)[0] < 100 ? 1000 : 1; // micrometres
-  const highest = Math.max(...points.map((point) => point[1]));
-  if (highest > 2) throw new Error(`${name}: values up to ${highest}; reflectance from 0 to 1 is needed.`);
-  return { name, nm: points.map((point) => point[0] * factor), values: points.map((point) => point[1]) };
+  const column = (start) => head.findIndex((cell) => cell.startsWith(start));
+  const [x, y] = column("wavelength") < 0 ? [0, 1] : [column("wavelength"), column("reflectance")];
+  const keys = ["id", "spectrum", "cube"].map((one) => head.indexOf(one)).filter((at) => at >= 0);
+  const spectra = new Map();
+  for (const row of rows) {
+    const point = [x, y].map((at) => (row[at] ? Number(row[at]) : NaN));
+    if (!point.every(Number.isFinite)) continue;
+    const key = [name, ...keys.map((at) => row[at])].join(" ");
+    spectra.set(key, [...(spectra.get(key) ?? []), point]);
+  }
+  if (!spectra.size) throw new Error(`${name}: no numbers; two columns are needed, wavelength and reflectance.`);
+  return [...spectra].map(([key, points]) => {
+    points.sort((a, b) => a[0] - b[0]);
+    const factor = points.at(-1)[0] < 100 ? 1000 : 1; // micrometres
+    const highest = Math.max(...points.map((point) => point[1]));
+    if (highest > 2) throw new Error(`${key}: values up to ${highest}; reflectance from 0 to 1 is needed.`);
+    return { name: key, nm: points.map((point) => point[0] * factor), values: points.map((point) => point[1]) };
+  });
 }
 
 async function addReferences(files) {
   for (const file of files) {
     try {
-      if (state.references.length >= MOST_REFERENCES) throw new Error(`At most ${MOST_REFERENCES} references are shown.`);
-      state.references.push(parseReference(await file.text(), file.name));
+      const added = [...state.references, ...parseReferences(await file.text(), file.name)];
+      if (added.length > MOST_REFERENCES) throw new Error(`At most ${MOST_REFERENCES} references are shown.`);
+      state.references = added;
     } catch (error) {
       byId("wavelength").textContent = error.message;
       say(error.message);
@@ -480,7 +495,7 @@ async function start() {
   try {
     await source.load();
   } catch (error) {
-    byId("loading").textContent = `The cube cannot be read (${error.message}). Open the page in a browser of 2023 or later.`;
+    byId("loading").textContent = `The cube cannot be read (${error.message}). Open the page in a browser of 2024 or later.`;
     return;
   }
   showLayer(0);

@@ -22,6 +22,8 @@ HOST_NAMES = {HOST, "localhost"}
 MAX_SIDE = 4096
 """Largest side of a requested plane in pixels."""
 MAX_BANDS = 3
+# An idle connection is closed after this time.
+IDLE_S = 60
 HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -120,6 +122,7 @@ def _check_window(layer: Layer, window: tuple[int, ...]) -> None:
 def _handler(answers: dict[str, Callable[[dict[str, list[int]]], tuple[str, bytes]]]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        timeout = IDLE_S
 
         def do_GET(self) -> None:
             address = urlsplit(self.path)
