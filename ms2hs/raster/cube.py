@@ -114,7 +114,7 @@ def read_window(
         part = _open(path).reflectance[list(bands), row : row + height, col : col + width]
         steps = {"y": -(-height // shape[0]), "x": -(-width // shape[1])}
         return cast("Float32Array", part.load().coarsen(steps, boundary="pad").mean().values)
-    with input_errors(path, SceneError), open_dataset(pixels_path(path)) as file:
+    with input_errors(path, SceneError), open_dataset(image_of(path)) as file:
         dn = file.read(
             [band + 1 for band in bands],
             window=Window(col, row, width, height),
@@ -189,23 +189,23 @@ def _support_of(file: rasterio.DatasetReader, grid: SpectralGrid) -> tuple[Suppo
     return tuple(band_support(load_sensor(source).grid, grid)) if source in sensor_names("source") else ()
 
 
-def pixels_path(path: str) -> str:
-    """The file that GDAL opens: of an ENVI header its image, if that exists; else the path itself."""
-    if Path(path).suffix.lower() != ENVI_HEADER:
-        return path
-    images = (Path(path).with_suffix(suffix) for suffix in ENVI_IMAGES)
-    return str(next((image for image in images if image.is_file()), path))
-
-
 def _open(path: str) -> xr.Dataset:
     """A cube without its uncertainty."""
-    path = pixels_path(path)
+    path = image_of(path)
     with input_errors(path, SceneError):
         engine = ENGINES.get(Path(path).suffix.lower())
         cube = _open_store(path, engine) if engine and Path(path).exists() else _open_raster(path)
     cube.reflectance.attrs = _attrs("surface reflectance")
     cube.reflectance.encoding["grid_mapping"] = "spatial_ref"
     return cube
+
+
+def image_of(path: str) -> str:
+    """The image that an ENVI header describes; other paths as they are."""
+    if Path(path).suffix.lower() != ENVI_HEADER:
+        return path
+    images = (Path(path).with_suffix(suffix) for suffix in ENVI_IMAGES)
+    return str(next((image for image in images if image.is_file()), path))
 
 
 def _open_raster(path: str) -> xr.Dataset:

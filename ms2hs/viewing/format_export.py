@@ -29,9 +29,9 @@ from ms2hs.raster.cube import (
     ENGINES,
     NODATA,
     SCALE,
+    image_of,
     open_cube,
     pixel_grid_of,
-    pixels_path,
     sigma_beside,
     spectral_grid_of,
 )
@@ -98,7 +98,7 @@ def export(
         )
     path, encoding = target, format_of(target).encoding(compress, blocksize)
     opened = open_cube(cube)
-    sources = {"reflectance": pixels_path(str(cube)), "sigma": pixels_path(str(sigma_beside(cube)))}
+    sources = {"reflectance": image_of(str(cube)), "sigma": image_of(str(sigma_beside(cube)))}
     outputs = {"reflectance": path, "sigma": path.with_name(sigma_name(path))}
     if "sigma" not in opened:
         del sources["sigma"], outputs["sigma"]
