@@ -8,12 +8,10 @@ QUICK_TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 # Benchmarks measure, and kill loops depend on time: the slow tests run one after another.
 SLOW_TESTS := $(BIN)/python -m pytest -m slow
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint docs clean
 
 demo: $(VENV)/.plain
-	mkdir -p demo
-	$(BIN)/ms2hs example demo/example.tif --overwrite
-	$(BIN)/ms2hs convert demo/example.tif --target enmap -o demo/example_enmap.tif --overwrite
+	$(BIN)/ms2hs demo --overwrite
 
 test: $(VENV)/.test
 	$(QUICK_TESTS)
@@ -28,6 +26,10 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -f docs/site/mkdocs.yml
+	@echo "build/site/index.html"
+
 $(VENV)/.plain: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
@@ -35,6 +37,10 @@ $(VENV)/.plain: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.plain
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[all,test]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.plain
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
 	touch $@
 
 clean:

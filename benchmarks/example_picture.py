@@ -1,4 +1,4 @@
-"""Draw docs/images/example.png: the example scene, and spectra of three pixels beside the measured bands.
+"""Draw docs/images/example.png: the example scene, and spectra of four pixels beside the measured bands.
 
 Needs matplotlib: pip install 'ms2hs[report]'
 """
@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 import ms2hs
 from ms2hs.datasets.simulation.example_scene import write_example
 
-# (row, col) of a field, of forest and of the river.
-PIXELS = {"soil": (97, 112), "forest": (40, 60), "water": (164, 75)}
-COLOURS = {"soil": "#c96f1f", "forest": "#1d7a35", "water": "#1f5fa8"}
+# (row, col) of a bare field, of meadow, of forest and of a lake.
+PIXELS = {"soil": (211, 35), "meadow": (60, 120), "forest": (17, 95), "water": (200, 58)}
+COLOURS = {"soil": "#c96f1f", "meadow": "#8aa81f", "forest": "#1d7a35", "water": "#1f5fa8"}
 NINETY_PERCENT = 1.645
 
 

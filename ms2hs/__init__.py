@@ -14,7 +14,7 @@ TYPE_CHECKING = False  # as in `typing`, whose import takes a third of the time 
 if TYPE_CHECKING:
     from typing import Any
 
-    from ms2hs.api import convert, convert_all, evaluate, export, fetch, finetune, pretrain, search, spectrum
+    from ms2hs.api import convert, convert_all, evaluate, export, fetch, finetune, index, pretrain, search, spectrum
     from ms2hs.conversion.batch import BatchResult
     from ms2hs.conversion.dask_backend import Executor
     from ms2hs.conversion.planning import ConvertOptions, plan
@@ -39,11 +39,13 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from ms2hs.evaluation.report.page import write_report
+    from ms2hs.places import convert_place
     from ms2hs.raster.cube import open_cube
     from ms2hs.scenes.formats import open_scene
     from ms2hs.spectra.product_error import InputError
     from ms2hs.spectra.sensors import load_sensor
     from ms2hs.training.engine.loop import FitSettings
+    from ms2hs.viewing.page import view
 
 # The module of every public name. A name is loaded on first use, so that importing the package costs nothing.
 _HOMES = {
@@ -54,6 +56,7 @@ _HOMES = {
         "export",
         "fetch",
         "finetune",
+        "index",
         "pretrain",
         "search",
         "spectrum",
@@ -70,11 +73,13 @@ _HOMES = {
         "WeightsError",
     ),
     "ms2hs.evaluation.report.page": ("write_report",),
+    "ms2hs.places": ("convert_place",),
     "ms2hs.raster.cube": ("open_cube",),
     "ms2hs.scenes.formats": ("open_scene",),
     "ms2hs.spectra.product_error": ("InputError",),
     "ms2hs.spectra.sensors": ("load_sensor",),
     "ms2hs.training.engine.loop": ("FitSettings",),
+    "ms2hs.viewing.page": ("view",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 # Names of the release before, kept for one release.

@@ -1,7 +1,7 @@
 """The public verbs. Each is thin: the work is done in the package that the function imports when it runs."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ms2hs.training.engine.loop import FitSettings
     from ms2hs.training.finetuning import FinetuneResult
     from ms2hs.training.pretraining import PretrainResult
+    from ms2hs.viewing.band_indices import IndexResult
     from ms2hs.viewing.format_export import Exported
 
 BBox = tuple[float, float, float, float]
@@ -318,6 +319,21 @@ def evaluate(
     pair_set = simulated_pairs(Path(corpus), source, target, split) if corpus else open_pairs(Path(pairs or ""), split)
     settings = evaluator.EvaluationSettings(prior, windows, seed)
     return evaluator.evaluate_pairs(models, pair_set.of_scenes(scenes), settings, progress)
+
+
+def index(
+    cube: str | Path,
+    names: Sequence[str],
+    output: str | Path | None = None,
+    *,
+    constants: Mapping[str, float] | None = None,
+    overwrite: bool = False,
+    progress: "Progress | None" = None,
+) -> "IndexResult":
+    """Write spectral indices of a cube, such as ["NDVI", "CAI"], as a COG; parameters and errors of `write_indices`."""
+    from ms2hs.viewing.band_indices import write_indices
+
+    return write_indices(cube, names, output, constants=constants, overwrite=overwrite, progress=progress)
 
 
 def export(

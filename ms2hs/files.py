@@ -9,6 +9,7 @@ with `overwrite`, and never if it is an input: the two are compared by device an
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -23,8 +24,18 @@ from filelock import FileLock, Timeout
 
 from ms2hs.errors import OutputError
 
+LOGGER = logging.getLogger(__name__)
 MAX_NAME_BYTES = 150
 """Longest name of a scene: file systems allow 255 bytes, with suffixes and the names of temporary files."""
+
+
+# Names that Windows cannot hold: devices, also with a suffix; letters; and a dot or blank at the end
+# (learn.microsoft.com/windows/win32/fileio/naming-a-file).
+DEVICE = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[1-9\u00b9\u00b2\u00b3]) *(\..*)?", re.IGNORECASE | re.DOTALL
+)
+LETTERS = '< > : " | ? * \\'
+NO_NAME = re.compile(rf"[{re.escape(LETTERS.replace(' ', ''))}\x00-\x1f]")
 
 
 def file_name(text: str) -> str:
@@ -33,11 +44,34 @@ def file_name(text: str) -> str:
     A name that differs from its id ends in a part of the checksum of the id: different ids give different names.
     """
     name = re.sub(r"[^\w.+ (),@=~\u00a1-\U0010ffff-]", "_", text)
-    name = "".join(letter if letter.isprintable() else "_" for letter in name).lstrip(". ").rstrip()
+    name = _portable("".join(letter if letter.isprintable() else "_" for letter in name).lstrip(". "))
     if name and name == text and len(name.encode()) <= MAX_NAME_BYTES:
         return name
     checksum = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
     return f"{name.encode()[: MAX_NAME_BYTES - 9].decode(errors='ignore')}-{checksum}".lstrip("-")
+
+
+def _portable(name: str) -> str:
+    """The name, changed where Windows cannot hold it."""
+    name = NO_NAME.sub("_", name).rstrip(". ")
+    return f"_{name}" if DEVICE.fullmatch(name) else name
+
+
+def check_name(path: Path) -> None:
+    """Refuse the name of a new file or folder that Windows cannot hold: a result is copied to other systems.
+
+    Raises
+    ------
+    OutputError : a device such as NUL, also with a suffix; one of the letters `<>:"|?*` and backslash; or a dot or
+        blank at the end.
+    """
+    portable = _portable(path.name)
+    if path.name not in {"", "..", portable}:
+        raise OutputError(
+            f"{path}: Windows cannot hold the name {path.name!r}; names without {LETTERS}, without a dot or blank at "
+            "the end, and not of a device such as CON or NUL are allowed. Use for example "
+            f"{path.with_name(portable or 'cube')}."
+        )
 
 
 FileIds = frozenset[tuple[int, int]]
@@ -52,6 +86,7 @@ def read_json(path: Path, max_bytes: int) -> Any:  # noqa: ANN401 - any JSON
     """The JSON document in a file; OSError, ValueError or RecursionError if it cannot be read, or is too long."""
     with path.open("rb") as file:
         content = file.read(max_bytes + 1)
+    LOGGER.debug("read: %s, %s bytes", path, f"{len(content):,}")
     if len(content) > max_bytes:
         raise ValueError(f"more than {max_bytes / 1e6:.0f} MB")
     return json.loads(content)
@@ -89,10 +124,11 @@ def check_output(path: str | Path, *, overwrite: bool = False, inputs: FileIds =
 
     Raises
     ------
-    OutputError : the file exists and `overwrite` is False, or is an input, a device or a pipe; or its directory is
-        missing or not writable.
+    OutputError : the file exists and `overwrite` is False, or is an input, a device or a pipe; its directory is
+        missing or not writable; or Windows cannot hold its name.
     """
     path = Path(path)
+    check_name(path)
     folder = path.parent
     try:
         if path.is_dir() and not is_store(path):
@@ -230,6 +266,7 @@ def move_into_place(temporary: Path, path: Path, *, overwrite: bool = True, inpu
         temporary.replace(path)
     elif _link(temporary, path):
         temporary.unlink()
+    LOGGER.debug("written: %s%s", path, "" if path.is_dir() else f", {path.stat().st_size:,} bytes")
 
 
 def place_files(
@@ -262,6 +299,7 @@ def place_files(
                 placed.append((temporary, path))
                 _check_replaceable(path, overwrite=False, inputs=inputs)
                 _link(temporary, path)
+                LOGGER.debug("written: %s, %s bytes", path, f"{path.stat().st_size:,}")
     except BaseException:
         _take_back(placed)
         raise

@@ -279,7 +279,13 @@ def test_recipe_gives_options_and_the_command_line_wins(ms2hs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("nothing", "cannot be read"), ("colour = 1", "colour"), (None, "cannot be read")]
+    ("text", "said"),
+    [
+        ("nothing", "cannot be read"),
+        ("colour = 1", "colour"),
+        ('recipe = "other.toml"', "no option 'recipe'"),
+        (None, "cannot be read"),
+    ],
 )
 def test_bad_recipe_is_one_message(text, said, ms2hs, tmp_path):
     recipe = tmp_path / "bad.toml"

@@ -412,8 +412,8 @@ def test_total_of_a_fetch_is_steady():
 
 
 def test_progress_has_a_rate_when_steps_are_minutes_apart():
-    bar = _bar("bytes")
-    task = bar.add_task("fetch", total=10_000_000)
+    bar = _bar()
+    task = bar.add_task("fetch", total=10_000_000, unit="bytes")
     now = 0.0
     bar.get_time = lambda: now
     bar.start_task(task)

@@ -145,7 +145,7 @@ def test_signal_during_the_work_leaves_nothing(scenes, tmp_path, number):
     while not list(tmp_path.rglob("*.part")):
         assert running.poll() is None, running.communicate()
         time.sleep(0.01)
-    assert "Use --resume" in stopped(running, number)
+    assert "run: ms2hs convert --resume " in stopped(running, number)
     assert [path.name for path in tmp_path.rglob("*")] == ["tmp"]
 
 
@@ -157,7 +157,7 @@ def test_signal_with_resume_keeps_finished_rows_and_says_so(scenes, tmp_path):
     while not (journal.exists() and journal.stat().st_size):
         assert running.poll() is None, running.communicate()
         time.sleep(0.001)
-    assert "Run the same command again: it keeps complete results" in stopped(running, signal.SIGTERM)
+    assert "To continue after the finished rows, run: ms2hs convert " in stopped(running, signal.SIGTERM)
     assert journal.stat().st_size
     resumed = convert(scenes[1], "enmap", tmp_path / "x.tif", ConvertOptions(model="linear", resume=True))
     assert any("resuming an interrupted conversion at row" in note for note in resumed.notes)
@@ -220,18 +220,27 @@ def test_stream_never_raises_and_keeps_its_first_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "remedy"),
+    ("words", "end"),
     [
-        (["convert", "a.tif"], "Use --resume"),
-        (["convert", "a.tif", "--resume"], "it keeps complete results"),
-        (["fetch", "--date", "2024"], "it keeps complete scenes"),
-        (["pairs"], "Run the same command again."),
-        ([], "Run the same command again."),
+        (
+            ["convert", "a b.tif", "-q"],
+            "To keep the finished rows if it is stopped again, run: ms2hs convert --resume 'a b.tif' -q",
+        ),
+        (["convert", "a.tif", "--resume"], "To continue after the finished rows, run: ms2hs convert a.tif --resume"),
+        (["convert", "https://host/item?key=s"], "run: the same command with --resume"),
+        (["fetch", "--date", "2024"], "fetch the others, run: ms2hs fetch --date 2024"),
+        (["fetch", "--date", "2024", "--stac", "https://user:key@host/"], "run: the same command"),
+        (["evaluate", "pairs", "p"], "To start again, run: ms2hs evaluate pairs p"),
+        (
+            ["convert", *(f"scene{number}.tif" for number in range(100)), "-o", "x"],
+            "run: the same command with --resume",
+        ),
+        ([], "To start again, run: ms2hs"),
     ],
 )
-def test_stop_message_says_how_to_continue(monkeypatch, words, remedy):
+def test_stop_message_ends_with_the_command_that_continues(monkeypatch, words, end):
     monkeypatch.setattr(process, "_received", [(signal.SIGTERM, 0.0)])
-    assert remedy in process.stop_message(words)
+    assert process.stop_message(words).endswith(end)
 
 
 ERRORS = [

@@ -255,7 +255,7 @@ def test_interrupt_finishes_the_step_and_saves(tmp_path, unbroken, number):
         if done == 7:
             signal.raise_signal(number)
 
-    with pytest.raises(Interrupted, match=r"after step 8 of 20; .*checkpoint\.safetensors .* --resume"):
+    with pytest.raises(Interrupted, match=r"after step 8 of 20; .*checkpoint\.safetensors is complete"):
         learn(tmp_path, progress=interrupt)
     assert [signal.getsignal(one) for one in signals.SIGNALS] == handlers
     assert step_of(tmp_path) == 8
@@ -328,11 +328,14 @@ def test_fit_trains_in_a_thread(tmp_path, unbroken):
 
 def test_interrupt_ends_the_command_with_its_message(ms2hs, monkeypatch):
     def stop():
-        raise Interrupted("interrupted after step 8 of 20")
+        raise Interrupted("interrupted after step 8 of 20.")
 
     monkeypatch.setattr(app, "app", stop)
     code, _, err = ms2hs("pretrain")
-    assert (code, err) == (130, "ms2hs: interrupted after step 8 of 20\n")
+    said = "ms2hs: interrupted after step 8 of 20. To continue from the checkpoint, run: ms2hs pretrain"
+    assert (code, err) == (130, f"{said} --resume\n")
+    code, _, err = ms2hs("pretrain", "--cross-fit")  # which continues by itself
+    assert (code, err) == (130, f"{said} --cross-fit\n")
 
 
 def test_resume_rejects_a_checkpoint_of_another_configuration(unbroken):

@@ -245,7 +245,7 @@ def test_put_uploads_the_cube_last(memory_store, scene):
     memory_store.puts.clear()
     package.convert(scene, output="memory:///top/b/", options=QUICK, progress=lambda *step: steps.append(step))
     assert memory_store.puts == [f"scene_enmap{end}" for end in (".json", ".qml", ".png", ".tif")]
-    assert steps[-1][0] == "upload tif (MB)"
+    assert steps[-1][0] == "upload tif"
     assert steps[-1][1] <= steps[-1][2]
 
 

@@ -261,7 +261,9 @@ def test_resumed_run_gives_the_same_bytes(name, ms2hs, corpus, tmp_path):
         interrupt_after(patched, 5)
         code, out, err = ms2hs(*words, parts)
     assert (code, out) == (130, "")
-    assert re.fullmatch(r"ms2hs: interrupted after step 6 of 12; the checkpoint \S+ .* --resume to continue\.\n", err)
+    assert re.fullmatch(
+        r"ms2hs: interrupted after step 6 of 12; the checkpoint \S+ .* run: ms2hs pretrain --resume .*\n", err
+    )
     assert not parts.exists()
     code, _, err = ms2hs(*words, parts, "--resume")
     assert code == 0, err
@@ -279,7 +281,9 @@ def test_ctrl_c_saves_a_checkpoint_and_names_resume(corpus, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, ""), err
-    assert re.fullmatch(r"ms2hs: interrupted after step \d+ of 100000; the checkpoint .* --resume to continue\.\n", err)
+    assert re.fullmatch(
+        r"ms2hs: interrupted after step \d+ of 100000; the checkpoint .* run: ms2hs pretrain --resume .*\n", err
+    )
     assert not (tmp_path / "w.safetensors").exists()
 
 

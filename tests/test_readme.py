@@ -1,10 +1,15 @@
-"""The commands of README and docs work as written, and their links lead to files."""
+"""The commands of README and docs work as written, and their links lead to files.
+
+A command stands indented on a line of its own, or in back-ticks. A block of commands that cannot run here stands after
+a line in italics that begins with "Needs"; its commands are parsed only.
+"""
 
 import json
 import re
 import shlex
 import shutil
 import socket
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +23,9 @@ from stac_items import S2_REFLECTANCE, earth_search, hls, planetary_computer, se
 from stac_server import StacServer
 from stac_world import World
 from test_safe import make_safe
+from typer.main import get_command
 
+from ms2hs.cli.app import app
 from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.datasets.cubes.packing import prepare
 from ms2hs.datasets.pairs.pairing import pair
@@ -26,16 +33,27 @@ from ms2hs.models import weights
 from ms2hs.models.config import preset
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights, save_weights
+from ms2hs.raster.pixel_grid import position
 from ms2hs.remote.providers import PROVIDERS
 from ms2hs.scenes.stac_item import ORIGIN
 from ms2hs.spectra import sensors as known
 
 ROOT = Path(__file__).parent.parent
-PAGES = {path.relative_to(ROOT): path.read_text("utf-8") for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
+PAGE_FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]
+PAGES = {path.relative_to(ROOT): path.read_text("utf-8") for path in PAGE_FILES}
+TEXT = "\n".join(PAGES.values())
 README = PAGES[Path("README.md")]
-# Commands stand indented on lines of their own, or in back-ticks.
-COMMANDS = sorted(set(re.findall(r"^    (ms2hs .+)$|`(ms2hs [^`]+)`", "\n".join(PAGES.values()), re.MULTILINE)))
-COMMANDS = sorted({(block or span).strip() for block, span in COMMANDS})
+NEEDS = re.compile(r"^\*Needs .+\*\n\n((?:    .+\n)+)", re.MULTILINE)
+
+
+def commands_in(text):
+    """Commands on indented lines and in back-ticks."""
+    found = re.findall(r"^    (ms2hs .+)$|`(ms2hs [^`]+)`", text, re.MULTILINE)
+    return sorted({(block or span).strip() for block, span in found})
+
+
+COMMANDS = commands_in(NEEDS.sub("", TEXT))
+PARSED = commands_in("\n".join(NEEDS.findall(TEXT)))
 # Commands with DIR, a data folder, run on a few small cubes and, with the slow tests, on real data.
 REAL = [command for command in COMMANDS if "DIR" in shlex.split(command)]
 # Both convert with the network of the package; other commands without --model convert with the linear model.
@@ -70,10 +88,16 @@ def world(tmp_path_factory, scene_path):
 
     folder = tmp_path_factory.mktemp("world")
     shutil.copy(scene_path, folder / "scene.tif")
+    asset = {"eo:bands": [{"name": name} for name in S2_BANDS], "href": "./scene.tif"}
+    (folder / "item.json").write_text(json.dumps(planetary_computer("02.12") | {"assets": {"data": asset}}))
+    for name, recipe in re.findall(r'```toml title="(fields.+?)"\n(.*?)```', TEXT, re.DOTALL):
+        (folder / name).write_text(recipe)
     (folder / "june").mkdir()
     for name in ("a", "b"):
         write_raster(folder / "june" / f"{name}.tif", dn_of([LEAVES, SAND]), descriptions=S2_BANDS)
-    made = convert(folder / "scene.tif", "enmap", folder / "made.tif", ConvertOptions(model="linear"))
+    options = ConvertOptions(model="linear", uncertainty=True, window=(80, 40, 96, 96))
+    made = convert(folder / "scene.tif", "enmap", folder / "cube.tif", options)
+    (folder / "linear.tif").symlink_to(made.output)
     made_safe = make_safe(folder)
     safes = set(re.findall(r"S2B_\S+?\.SAFE", " ".join(COMMANDS))) | {"scene.SAFE"}
     for name in safes - {made_safe.name}:
@@ -88,6 +112,8 @@ def world(tmp_path_factory, scene_path):
     write_raster(folder / "cube_of_the_same_place.tif", values, nodata=-1, band_tags={"IMAGERY": wavelengths})
     nm = ",".join(f"{x:.1f}" for x in cube.wavelength.values)
     spectrum = ",".join(f"{x:.4f}" for x in cube.reflectance.values[:, 40, 60])
+    lon, lat = position(cube.spatial_ref.attrs["crs_wkt"], float(cube.x[60]), float(cube.y[40]))
+    (folder / "plots.csv").write_text(f"id,lon,lat\nplot 1,{lon},{lat}\n")
     (folder / "field.csv").write_text(f"id,lon,lat,{nm}\nplot 1,,,{spectrum}\n")
     return folder
 
@@ -98,6 +124,8 @@ def catalogue(tmp_path_factory):
     with StacServer() as server:
         folder, here = tmp_path_factory.mktemp("catalogue"), f"{server.root}/files/{{}}".format
         made = earth_search("sentinel-2-c1-l2a", "05.10", address=here)
+        ring = [[10.1, 45.9], [10.5, 45.9], [10.5, 46.2], [10.1, 46.2], [10.1, 45.9]]
+        made["geometry"]["coordinates"] = [ring]  # as large as the places of the commands; the pixels are a part
         serve(server, folder / "s2", made, S2_REFLECTANCE, 1000)
         serve(server, folder / "hls", hls("S30", "hls2-s30", here), S2_REFLECTANCE, 0)
         World(server, folder).emit()
@@ -115,11 +143,16 @@ def asked(catalogue, monkeypatch):
 
 
 def test_pages_show_every_command():
-    assert len(COMMANDS) >= 14
-    for command in ("convert", "info", "example", "pretrain", "prepare", "pairs", "finetune", "evaluate", "fetch"):
-        assert any(line.startswith(f"ms2hs {command}") for line in COMMANDS), command
+    for command in get_command(app).commands:
+        assert any(line.split()[1] == command for line in COMMANDS), command
     assert set(WITH_NETWORK) < set(COMMANDS)
     assert {command.split()[1] for command in REAL} == {"pretrain", "prepare", "finetune", "evaluate"}
+
+
+@pytest.mark.parametrize("command", PARSED)
+def test_command_that_cannot_run_here_is_parsed(command):
+    name, *words = shlex.split(command)[1:]
+    get_command(app).commands[name].make_context(name, words)
 
 
 @pytest.mark.slow
@@ -137,45 +170,52 @@ def test_command_works_as_written(command, ms2hs, world, tmp_path, monkeypatch, 
 
 def assert_works(command, data, ms2hs, world, tmp_path, monkeypatch, request):
     """Run a command in a folder with everything that it names; DIR is `data`."""
-    for path in world.iterdir():
-        (tmp_path / path.name).symlink_to(path)
     words = shlex.split(command)[1:]
+    _link_world(words, world, tmp_path)
     if "DIR" in words:
         words[words.index("DIR")] = str(data)
-    for output, name in (("example", "scene.tif"), ("pairs", "paired")):
-        if words[0] == output:
-            (tmp_path / name).unlink()
-    for option in ("-o", "--output"):
-        if option in words:
-            (tmp_path / words[words.index(option) + 1]).unlink(missing_ok=True)
-    _prepare_items(words, tmp_path, request)
+    if words[0] == "fetch" or (words[0] == "convert" and "--date" in words):
+        _serve_items(words, tmp_path, request)
     if "--bands" in words:  # for a file whose bands have no names
         _strip_names(world / "scene.tif", tmp_path / "scene.tif")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("webbrowser.open", lambda *_, **__: True)
+    monkeypatch.setattr("ms2hs.viewing.server.CubeServer.run", lambda _server: None)  # until Ctrl-C
+    monkeypatch.setattr("ms2hs.viewing.page.MAX_VALUES", 1_000_000)  # a thinned page takes less time
     words = [name for word in words for name in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
     bucket = request.getfixturevalue("bucket") if any(word.startswith("s3://bucket/") for word in words) else None
     code, out, err = ms2hs(*words)
     assert code == 0, err
     assert out
     writes = {"convert", "example", "pretrain", "prepare", "finetune", "fetch"}
-    if words[0] in writes and not {"--dry-run", "--list", "--save"} & set(words):
+    if words[0] in writes and not {"--dry-run", "--help", "--json", "--list", "--save"} & set(words):
         there = {f"s3://bucket/{key}" for key in bucket.files()} if bucket else set()
         assert [line for line in out.splitlines() if line not in there and not Path(line).is_file()] == []
         assert len(there) == (len(out.splitlines()) if bucket else 0)
 
 
-def _prepare_items(words, folder, request):
-    """Items in files, and a server, for the commands that want them."""
-    if words[0] == "fetch":
-        server = request.getfixturevalue("asked")
-        if "--save" not in words:
-            origin = {ORIGIN: {"provider": "earth-search", "url": server.root}}
-            scenes = [item | origin for item in server.items if not item["id"].startswith("EMIT")]
-            found = {"type": "FeatureCollection", "features": scenes}
-            (folder / "found.json").write_text(json.dumps(found))
-    if words[:2] == ["convert", "item.json"]:
-        asset = {"eo:bands": [{"name": name} for name in S2_BANDS], "href": "./scene.tif"}
-        (folder / "item.json").write_text(json.dumps(planetary_computer("02.12") | {"assets": {"data": asset}}))
+def _link_world(words, world, folder):
+    """Everything that a command names, but for its outputs; `cube` is also the result of `convert scene.tif`."""
+    for path in world.iterdir():
+        (folder / path.name).symlink_to(path)
+        if words[0] != "convert" and path.stem in {"cube", "cube_sigma"}:
+            (folder / path.name.replace("cube", "scene_enmap")).symlink_to(path)
+    for output, name in (("example", "scene.tif"), ("pairs", "paired")):
+        if words[0] == output:
+            (folder / name).unlink()
+    for option in ("-o", "--output"):
+        if option in words:
+            (folder / words[words.index(option) + 1]).unlink(missing_ok=True)
+
+
+def _serve_items(words, folder, request):
+    """A server, and the items that `fetch --save` leaves."""
+    server = request.getfixturevalue("asked")
+    if "--save" not in words:
+        origin = {ORIGIN: {"provider": "earth-search", "url": server.root}}
+        scenes = [item | origin for item in server.items if not item["id"].startswith("EMIT")]
+        found = {"type": "FeatureCollection", "features": scenes}
+        (folder / "found.json").write_text(json.dumps(found))
 
 
 def _strip_names(source, path):
@@ -186,20 +226,34 @@ def _strip_names(source, path):
         bare.write(dn)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
-def test_python_example_works(page, world, tmp_path, monkeypatch):
-    shutil.copy(world / "scene.tif", tmp_path / "scene.tif")
+@pytest.mark.parametrize("code", sorted(set(re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))))
+def test_python_example_works(code, world, tmp_path, monkeypatch):
+    for path in world.iterdir():
+        (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", PAGES[Path(page)], re.DOTALL)
-    names: dict[str, object] = {}
-    exec(code, names)  # noqa: S102 - our own page
-    assert names["result"].sigma.is_file()
-    assert names["spectrum"].shape == (202,)
+    exec(code, {})  # noqa: S102 - our own page
+
+
+def test_config_of_the_docs_works(ms2hs, world, tmp_path, monkeypatch):
+    (config,) = re.findall(r'```toml title="ms2hs.toml"\n(.*?)```', TEXT, re.DOTALL)
+    (tmp_path / "ms2hs.toml").write_text(config)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = ms2hs("convert", str(world / "scene.tif"), "--dry-run")
+    assert code == 0, err
+    assert "_emit.tif" in out
+    assert "target = 'emit'" in err
+
+
+@pytest.mark.parametrize(("path", "code"), re.findall(r'```python title="(.+?)"\n(.*?)```', TEXT, re.DOTALL))
+def test_quoted_code_stands_in_its_file(path, code):
+    def without_blanks(text):
+        return re.sub(r"\s", "", text)
+
+    assert without_blanks(code) in without_blanks((ROOT / path).read_text("utf-8"))
 
 
 def test_named_sensors_exist():
-    for page in PAGES.values():
-        assert set(re.findall(r"--source ([^\s`]+)", page)) <= set(known.sensor_names())
+    assert set(re.findall(r"--source ([^\s`]+)", TEXT)) <= set(known.sensor_names())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
@@ -208,16 +262,25 @@ def test_links_lead_to_files(page):
         assert link.startswith("https://") or (ROOT / page.parent / link).is_file(), link
 
 
-def test_benchmarks_of_the_docs_exist():
-    for script in re.findall(r"benchmarks/\w+\.py", "\n".join(PAGES.values())):
-        assert (ROOT / script).is_file(), script
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"^    python (benchmarks/.+)$", TEXT, re.MULTILINE))))
+def test_benchmark_of_the_docs_has_the_options(command):
+    script, *words = command.split()
+    assert {word for word in words if word.startswith("--") and word not in (ROOT / script).read_text("utf-8")} == set()
+
+
+def test_conda_recipe_has_the_dependencies():
+    recipe = (ROOT / "docs" / "conda" / "meta.yaml").read_text("utf-8").split("  run:\n")[1].split("\ntest:")[0]
+    found = set(recipe.replace("pytorch", "torch").replace(" ", "").split("\n"))
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    python = f"python{wanted['requires-python']}"
+    assert {line.removeprefix("-") for line in found if line} == {*wanted["dependencies"], python}
 
 
 def test_readme_has_at_most_150_lines():
     assert len(README.splitlines()) <= 150
 
 
-def test_make_has_the_two_commands():
+def test_make_has_the_commands():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"^    make (\w+)", README, re.MULTILINE):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    for target in re.findall(r"(?:^    |`)make ([\w-]+)", TEXT, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

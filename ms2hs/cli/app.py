@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ms2hs._version import __version__
-from ms2hs.cli import (
+from ms2hs.cli.commands import (
     convert_commands,
     data_commands,
     evaluate_commands,
@@ -21,11 +21,13 @@ from ms2hs.cli import (
     info_commands,
     spectrum_commands,
     training_commands,
+    view_commands,
 )
 from ms2hs.cli.messages import print_error
+from ms2hs.cli.options import shared_options
 from ms2hs.cli.parsers import join_numbers, name_evaluation
-from ms2hs.cli.process import was_stopped
-from ms2hs.errors import Ms2hsError
+from ms2hs.cli.process import AFTER_CHECKPOINT, command_again, was_stopped
+from ms2hs.errors import Interrupted, Ms2hsError
 
 PACKAGE = str(Path(__file__).parents[1])
 MAX_ERROR_LETTERS = 400
@@ -33,6 +35,10 @@ MAX_ERROR_LETTERS = 400
 
 class CommandGroup(TyperGroup):
     """The commands. Errors of the system become messages here: Typer would call some of them `Aborted`."""
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401  as Typer calls it
+        super().__init__(**settings)
+        _add_parameters(self, shared_options())
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  as Typer calls it
         """Run the command that was given."""
@@ -54,7 +60,10 @@ app.command("convert", epilog=convert_commands.EPILOG)(convert_commands.convert_
 app.command("fetch", epilog=fetch_commands.EPILOG)(fetch_commands.fetch_command)
 app.command("info")(info_commands.info_command)
 app.command("example")(info_commands.example_command)
+app.command("demo")(info_commands.demo_command)
+app.command("index", epilog=spectrum_commands.INDEX_EPILOG)(spectrum_commands.index_command)
 app.command("spectrum", epilog=spectrum_commands.SPECTRUM_EPILOG)(spectrum_commands.spectrum_command)
+app.command("view", epilog=view_commands.EPILOG)(view_commands.view_command)
 app.command("export", epilog=export_commands.EPILOG)(export_commands.export_command)
 app.command("prepare", epilog=data_commands.PREPARE_EPILOG)(data_commands.prepare_command)
 app.command("pairs", epilog=data_commands.PAIRS_EPILOG)(data_commands.pairs_command)
@@ -96,8 +105,20 @@ def main() -> None:
         if os.environ.get("MS2HS_TRACEBACK"):
             traceback.print_exception(error)
         known = error if isinstance(error, Ms2hsError) else unexpected(error)
+        if isinstance(known, Interrupted):
+            option = "" if "--cross-fit" in sys.argv else "--resume"
+            known = Interrupted(f"{known} {AFTER_CHECKPOINT} {command_again(sys.argv[1:], option)}")
         print_error(known)
         raise SystemExit(known.exit_code) from None
+
+
+def _add_parameters(group: TyperGroup, parameters: list[Any]) -> None:
+    """Give every command of a group these parameters."""
+    for command in group.commands.values():
+        if isinstance(command, TyperGroup):
+            _add_parameters(command, parameters)
+        else:
+            command.params += parameters
 
 
 def _check_words(words: list[str]) -> None:

@@ -1,10 +1,13 @@
-"""Lines on stderr, each with its kind in front: note, warning, failed, left out; and errors.
+"""Lines on stderr, each with its kind in front: note, warning, failed, left out, log; and errors.
 
 Messages may hold text of others: ids, tags, names of files, answers of servers. All of them pass `presentable`.
 """
 
 import logging
+import os
+import sys
 from collections.abc import Iterable
+from typing import Any
 
 import typer
 
@@ -33,42 +36,53 @@ def note(text: str) -> None:
     if text.startswith("warning: "):
         warn(text.removeprefix("warning: "))
     else:
-        typer.echo(f"note: {presentable(text)}", err=True)
+        _print("note", text)
 
 
 def warn(text: str) -> None:
     """Print a warning."""
-    typer.secho(f"warning: {presentable(text)}", err=True, fg="yellow")
+    _print("warning", text, fg="yellow")
 
 
 def print_failed(lines: Iterable[str]) -> None:
     """Print what failed, a line each."""
     for line in lines:
-        typer.secho(f"failed: {presentable(line)}", err=True, fg="red")
+        _print("failed", line, fg="red")
 
 
 def print_left_out(lines: Iterable[str]) -> None:
     """Print what was left out and why, a line each."""
     for line in lines:
-        typer.echo(f"left out: {presentable(line)}", err=True)
+        _print("left out", line)
 
 
 def print_error(error: Ms2hsError) -> None:
     """Print the message of an error."""
-    typer.secho(f"ms2hs: {presentable(str(error))}", fg="red", err=True)
+    _print("ms2hs", str(error), fg="red")
 
 
-class _WaitNotes(logging.Handler):
-    """Prints what the package logs, such as waits for a server, as notes."""
+def _print(kind: str, text: str, **style: Any) -> None:  # noqa: ANN401 - of `typer.style`
+    """Print a line on stderr, with colour only on a terminal that has it (https://no-color.org)."""
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    # Typer's own stream would write into a progress bar, which replaces `sys.stderr` while it is drawn.
+    typer.secho(f"{kind}: {presentable(text)}", file=sys.stderr, color=False if is_plain else None, **style)
+
+
+class _LogLines(logging.Handler):
+    """Prints what the package logs: waits for a server and other news as notes, details as lines `log: `."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one record."""
-        note(record.getMessage())
+        """Print one record; details with the seconds since the start, and the name of the logger."""
+        if record.levelno >= logging.INFO:
+            note(record.getMessage())
+        else:
+            _print("log", f"{record.relativeCreated / 1000:.2f} s {record.name}: {record.getMessage()}", dim=True)
 
 
-def print_waits() -> None:
-    """Print notes about waits for servers from now on."""
+def print_log(level: int = logging.INFO) -> None:
+    """Print what the package logs from now on: INFO as notes, also DEBUG as details."""
     logger = logging.getLogger("ms2hs")
-    if not any(isinstance(handler, _WaitNotes) for handler in logger.handlers):
-        logger.addHandler(_WaitNotes())
-        logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _LogLines) for handler in logger.handlers):
+        logger.addHandler(_LogLines())
+        logger.setLevel(level)
+    logger.setLevel(min(level, logger.level))

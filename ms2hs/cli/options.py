@@ -1,7 +1,9 @@
 """Options that several commands share, the panels of their help, and their shell completion."""
 
+import logging
 import math
-import tomllib
+import shlex
+import sys
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from functools import partial
@@ -10,7 +12,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ms2hs.errors import DataError
+from ms2hs._version import __version__
+from ms2hs.cli.messages import print_log
+from ms2hs.cli.recipes import is_from_config, take_files
+from ms2hs.remote.providers import DEFAULT_PROVIDER
 
 
 def panel(title: str) -> Callable[..., Any]:
@@ -20,6 +25,7 @@ def panel(title: str) -> Callable[..., Any]:
 
 INPUT, REGION, MODEL, SITE = panel("Input"), panel("Region and bands"), panel("Model"), panel("Site knowledge")
 DATA, TRAINING, OUTPUT, BATCH = panel("Data"), panel("Training"), panel("Output"), panel("Batch")
+GENERAL = panel("General")
 
 
 class Precision(StrEnum):
@@ -65,31 +71,36 @@ def complete_provider() -> list[str]:
     return list(PROVIDERS)
 
 
-def take_recipe(context: typer.Context, path: Path | None) -> Path | None:
-    """Use the values of a recipe for options that the command line does not give."""
-    if path is None:
-        return None
-    known = {option.lstrip("-"): one.name for one in context.command.params for option in one.opts if len(option) > 2}
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DataError(
-            f"{path}: cannot be read ({error}); a TOML file of options is needed. Check the path."
-        ) from error
-    if unknown := sorted(set(values) - set(known)):
-        raise DataError(
-            f"{path}: no option {unknown[0]!r}; {context.info_name} has {', '.join(sorted(known))}. Correct the recipe."
-        )
-    values = {known[name]: value for name, value in values.items()}
-    context.default_map = {**(context.default_map or {}), **values}
-    return path
+def complete_collection(context: typer.Context) -> list[str]:
+    """Names of the collections of the chosen STAC provider, or of all."""
+    from ms2hs.remote.providers import PROVIDERS
+
+    chosen = PROVIDERS.get(context.params.get("provider") or "")
+    return sorted({name for provider in ([chosen] if chosen else PROVIDERS.values()) for name in provider.rules})
+
+
+def complete_field() -> list[str]:
+    """Fields of a preset, each with the sign that its value follows."""
+    from ms2hs.models.config import ModelConfig
+
+    return [f"{name}=" for name in ModelConfig.__dataclass_fields__]
+
+
+def complete_input_error() -> list[str]:
+    """Names of input uncertainties."""
+    from ms2hs.spectra.product_error import error_table_names
+
+    return ["none", *error_table_names()]
+
+
+DEVICES, GSDS = ("auto", "cpu", "cuda", "cuda:1", "mps"), ("native", "10", "20", "30", "60")
 
 
 def given(context: typer.Context, parameter: str) -> bool:
-    """Whether the command line or a recipe gives a parameter."""
+    """Whether the command line or a recipe gives a parameter. A value of `ms2hs.toml` is a default."""
     source = context.get_parameter_source(parameter)
     is_given = source is not None and source.name in {"COMMANDLINE", "DEFAULT_MAP"}
-    return is_given and context.params[parameter] not in (None, [])
+    return is_given and not is_from_config(context, parameter) and context.params[parameter] not in (None, [])
 
 
 def refuse(context: typer.Context, parameters: Iterable[str], reason: str) -> None:
@@ -109,23 +120,50 @@ def check_learning_rate(value: float) -> float:
 Overwrite = Annotated[bool, OUTPUT("--overwrite", help="Replace existing files.", show_default=False)]
 Compress = Annotated[
     Literal["zstd", "deflate"] | None,
-    OUTPUT(help="Compression; old web readers know deflate only.", show_default="zstd"),
+    OUTPUT(help="Old web readers need deflate.", show_default="zstd"),
 ]
 BlockSize = Annotated[
     int | None,
     OUTPUT(
         metavar="64|128|256",
-        help="Side of a block, in pixels: small blocks give a spectrum faster.",
+        help="Block side in pixels; small is fast for spectra.",
         show_default="256",
+        autocompletion=lambda: ["64", "128", "256"],
     ),
 ]
 AsJson = Annotated[bool, OUTPUT("--json", help="Print JSON on stdout.", show_default=False)]
-Quiet = Annotated[bool, OUTPUT("-q", "--quiet", help="No progress bar and no notes.", show_default=False)]
+Quiet = Annotated[bool, GENERAL("-q", "--quiet", help="No progress bar and no notes.", show_default=False)]
 Seed = Annotated[int, DATA(min=0, help="Random seed.")]
 Scale = Annotated[float | None, INPUT(help="Reflectance = stored × scale + offset.", show_default="from metadata")]
 Offset = Annotated[float | None, INPUT(help="Offset in reflectance, such as -0.1.", show_default="from metadata")]
 DnOffset = Annotated[
     float | None, INPUT(help="Added to stored integers instead, such as -1000.", show_default="from metadata")
+]
+
+# Knowledge of the site of `convert`.
+Reference = Annotated[
+    Path | None, SITE(help="Spectra measured in the scene: CSV of id,lon,lat,<nm>,… or an ENVI spectral library.")
+]
+Site = Annotated[
+    list[str] | None,
+    SITE(
+        metavar="PATH",
+        help="Hyperspectral cube of the site, from any date, or a folder of cubes; repeatable. `auto` fetches EMIT "
+        "and EnMAP passes.",
+        autocompletion=lambda: ["auto"],
+    ),
+]
+SiteDate = Annotated[str | None, SITE(metavar="DATE", help="With auto: period of the passes.", show_default="any")]
+SiteLimit = Annotated[int, SITE(min=1, help="With auto: largest number of passes.")]
+
+# The search of `convert` without a scene.
+SearchDate = Annotated[str | None, REGION(metavar="DATE", help="Without a scene: day, month or range.")]
+SearchProvider = Annotated[
+    str | None,
+    REGION(help="Without a scene: STAC provider.", show_default=DEFAULT_PROVIDER, autocompletion=complete_provider),
+]
+SearchMaxCloud = Annotated[
+    float | None, REGION(metavar="PERCENT", help="Without a scene: largest cloud cover.", show_default="20")
 ]
 
 # Training: shared by pretrain and finetune.
@@ -141,13 +179,56 @@ TrainingPrecision = Annotated[
     Precision, TRAINING("--precision", help="Number format; `auto` is bfloat16 where the device supports it.")
 ]
 Device = Annotated[
-    str, TRAINING(metavar="DEVICE", help="Device: `auto` (the fastest available), cpu, cuda, cuda:1, mps.")
+    str,
+    TRAINING(
+        metavar="DEVICE",
+        help=f"Device: `auto` (the fastest available), {', '.join(DEVICES[1:])}.",
+        autocompletion=lambda: list(DEVICES),
+    ),
 ]
 Resume = Annotated[bool, TRAINING("--resume", help="Continue from the checkpoint in <stem>.run/.", show_default=False)]
-Recipe = Annotated[
-    Path | None,
-    TRAINING(is_eager=True, callback=take_recipe, help="TOML file of options; options on the command line win."),
-]
+
+
+def print_debug(context: typer.Context, wanted: bool) -> None:
+    """Print the log of this run."""
+    if wanted and not context.resilient_parsing:
+        print_log(logging.DEBUG)
+        logging.getLogger(__name__).debug("ms2hs %s: %s", __version__, shlex.join(sys.argv[1:]))
+
+
+_shared = typer.Typer(add_completion=False)
+
+
+@_shared.command()
+def _take_shared(
+    *,
+    verbose: Annotated[
+        bool,
+        GENERAL(
+            "-v",
+            "--verbose",
+            callback=print_debug,
+            expose_value=False,
+            help="Log requests, files, blocks and decisions on stderr.",
+            show_default=False,
+        ),
+    ] = False,
+    recipe: Annotated[
+        Path | None,
+        GENERAL(
+            is_eager=True,
+            callback=take_files,
+            expose_value=False,
+            help="TOML file of options; options on the command line win.",
+        ),
+    ] = None,
+) -> None:
+    """Options of every command, which act by their callbacks."""
+
+
+def shared_options() -> list[Any]:
+    """The parameters of every command."""
+    return [one for one in typer.main.get_command(_shared).params if one.name != "help"]
 
 
 def example_epilog(*commands: str) -> str:

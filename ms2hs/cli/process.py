@@ -7,6 +7,7 @@ closed or full loses messages and stops no work; a stdout that is full is report
 
 import errno
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -24,12 +25,15 @@ INTERRUPTED = 130
 _received: list[tuple[int, float]] = []
 """Signals with their times."""
 
-REMEDIES = {
-    "convert --resume": "Run the same command again: it keeps complete results and continues after the finished rows.",
-    "convert": "Use --resume to keep the finished rows of a conversion that is stopped, and to continue it.",
-    "fetch": "Run the same command again: it keeps complete scenes and fetches the others.",
+# What a repeated run does, by command, and the option that it needs.
+CONTINUATIONS = {
+    "convert": ("To keep the finished rows if it is stopped again, run:", "--resume"),
+    "convert --resume": ("To continue after the finished rows, run:", "--resume"),
+    "fetch": ("To keep complete scenes and fetch the others, run:", ""),
 }
-"""What to do after a stop, by command."""
+AFTER_CHECKPOINT = "To continue from the checkpoint, run:"
+# Longest command in a message.
+MAX_COMMAND = 400
 
 
 def run_process(start: Callable[[], None]) -> None:
@@ -78,10 +82,21 @@ def was_stopped() -> bool:
 def stop_message(words: Sequence[str]) -> str:
     """What was stopped, what is left, and how to continue; `words` follow the name of the program."""
     name = "Ctrl-C" if _received[0][0] == signal.SIGINT else signal.Signals(_received[0][0]).name
-    command = next((word for word in words if not word.startswith("-")), "")
-    key = f"{command} --resume" if "--resume" in words else command
-    remedy = REMEDIES.get(key) or REMEDIES.get(command) or "Run the same command again."
-    return f"stopped by {name}; complete files are kept, no incomplete file has a final name. {remedy}"
+    key = " ".join([*words[:1], *(["--resume"] if "--resume" in words else [])])
+    aim, option = CONTINUATIONS.get(key, CONTINUATIONS.get(words[0] if words else "", ("To start again, run:", "")))
+    return (
+        f"stopped by {name}; complete files are kept, no incomplete file has a final name. {aim} "
+        f"{command_again(words, option)}"
+    )
+
+
+def command_again(words: Sequence[str], option: str = "") -> str:
+    """The command with an option, to be typed again; only described if it is long, or has an address with secrets."""
+    added = [option] if option and option not in words else []
+    command = shlex.join(["ms2hs", *words[:1], *added, *words[1:]])
+    if len(command) > MAX_COMMAND or any("://" in word for word in words):
+        return f"the same command{' with ' * bool(added)}{option if added else ''}"
+    return command
 
 
 def _print_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -15,7 +15,7 @@ from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions, FoundSite, cube_name, output_grid, with_found_site
 from ms2hs.conversion.result_files import ConversionResult, check_new_output, input_files, result_names
 from ms2hs.errors import Ms2hsError, OutputError, PartlyDone, SceneError, UnknownName, failure
-from ms2hs.files import FileIds, file_ids
+from ms2hs.files import FileIds, check_name, file_ids
 from ms2hs.progress import Progress
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath, parse_output
@@ -132,6 +132,8 @@ def open_batch(
 def _create_folder(folder: OutputPath) -> OutputPath:
     if isinstance(folder, RemotePath):
         return ObjectStore(folder).folder
+    if not folder.exists():
+        check_name(folder)
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:

@@ -4,6 +4,7 @@
 (`pipeline`), writes quicklook and item, and moves or uploads the complete files.
 """
 
+import logging
 import time
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass, replace
@@ -35,6 +36,7 @@ from ms2hs.scenes.scene import Scene
 if TYPE_CHECKING:
     from ms2hs.inference.predictor import Predictor
 
+LOGGER = logging.getLogger(__name__)
 # Results beyond this are no reflectance, for any weights.
 LARGEST_REFLECTANCE = 100.0
 
@@ -87,6 +89,11 @@ def run(planned: Plan, progress: Progress | None = None) -> ConversionResult:
         residual = InputResidual(bands, planned.spectral)
         statistics = Statistics(bands, models.linear, residual, (grid.height, grid.width))
         pipeline = models.pipeline(planned, StripReader(planned, reader), statistics)
+        LOGGER.debug(
+            "plan: %d x %d pixels, %d bands, strips of %d rows, staged in %s, %s%s",
+            *(grid.width, grid.height, len(planned.spectral), planned.rows_per_strip, staging.folder),
+            *(type(pipeline).__name__, f", device {models.network.device}" if models.network else ""),
+        )
         seconds = _write_cubes(pipeline, staging, report)
         quicklook, style, item = map(planned.output.with_suffix, (".png", STYLE_SUFFIX, ".json"))
         stretch = write_quicklook(staging.path(planned.output.name), staging.path(quicklook.name))
@@ -212,11 +219,16 @@ def _write_cubes(pipeline: Pipeline, staging: Staging, report: Progress) -> dict
             statistics.sample_rows(row, *pipeline.reader.read(Window(row, 0, 1, grid.width))[:2])
     if not pending:
         return {}
+
+    def record(rows: int) -> None:
+        staging.record(rows, statistics.state())
+        LOGGER.debug("rows 0-%d of %d converted and stored", rows - 1, grid.height)
+
     with pipeline.threads(), ExitStack() as stack:
         for writer in pending:
             stack.enter_context(writer.from_row(first_row))
         if first_row < grid.height:
-            pipeline.run(pending, first_row, lambda rows: staging.record(rows, statistics.state()), report)
+            pipeline.run(pending, first_row, record, report)
         if statistics.counts.valid == 0:
             raise SceneError(
                 f"{planned.scene.id}: no valid pixel in the requested part ({statistics.counts.invalid}); at least 1 "

@@ -9,6 +9,7 @@ GPU computes the next row while the finished strip is written.
 Both count the pixels of a strip, pass stored numbers to the writers, and record each finished row of blocks.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ms2hs.inference.patch_corrector import PatchCorrections, PatchNetwork
     from ms2hs.inference.predictor import Predictor
 
+LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
 # Pixels that the linear model computes in one step: their bands stay in the processor's cache.
 PIXELS_PER_TASK = 1 << 14
@@ -75,7 +77,12 @@ class StripReader:
             rows = slice(above, above + window.height)
             denoised = denoise(pixels.reflectance, pixels.valid, noise)
             pixels = pixels._replace(reflectance=denoised).rows(rows)
-        self.seconds += time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        self.seconds += seconds
+        valid, last = np.count_nonzero(pixels.valid), window.row + window.height - 1
+        LOGGER.debug(
+            "read rows %d-%d: %d of %d pixels valid, %.2f s", window.row, last, valid, pixels.valid.size, seconds
+        )
         return pixels
 
 

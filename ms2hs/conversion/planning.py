@@ -235,10 +235,7 @@ def plan(
     if not isinstance(scene, Scene):
         scene = open_scene(str(scene), options.scene)
     grid = output_grid(scene, options)
-    name = cube_name(scene.id, sensor.name)
-    path = parse_output(output or name)
-    is_folder = not path.is_cube if isinstance(path, RemotePath) else path.is_dir()
-    path = cube_path(path / name if is_folder else path)
+    path = output_path(output, scene.id, sensor.name)
     format_of(path).encoding(options.compress, options.blocksize)  # refuses what the format does not have
     inputs = input_files(scene, [*given, target, weights.path, options.reference], options.site_cubes)
     flags = {flag: getattr(options, flag) for flag in ("uncertainty", "overwrite", "resume")}
@@ -299,6 +296,14 @@ def with_found_site(options: ConvertOptions, site: FoundSite) -> ConvertOptions:
 def cube_name(scene_id: str, sensor_name: str) -> str:
     """File name of the cube of a scene."""
     return f"{file_name(f'{scene_id}_{sensor_name}')}.tif"
+
+
+def output_path(output: str | Path | None, scene_id: str, sensor_name: str) -> OutputPath:
+    """Path or address of the cube of a scene: `output`, or the usual name in that folder or the working directory."""
+    name = cube_name(scene_id, sensor_name)
+    path = parse_output(output or name)
+    is_folder = not path.is_cube if isinstance(path, RemotePath) else path.is_dir()
+    return cube_path(path / name if is_folder else path)
 
 
 def _check_memory(planned: Plan) -> None:

@@ -6,6 +6,7 @@ stored in the file itself, of the needed type and in chunks of a bounded size. `
 which a part of a dataset is stored, so that a remote file can read them ahead.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import IOBase
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from ms2hs.errors import DataError, Ms2hsError
 
+LOGGER = logging.getLogger(__name__)
 Source = Path | IOBase
 """A path, or an open binary file with a `name`; a remote file (`remote.hdf5_handle`) raises its own error."""
 # Cache for the uncompressed chunks of an open dataset: one of an EMIT granule may have 15 MB.
@@ -55,6 +57,7 @@ def opened(source: Source, kind: str, needs: str) -> Iterator[Any]:
     cache = {"rdcc_nbytes": CHUNK_CACHE_BYTES, "rdcc_nslots": CHUNK_CACHE_SLOTS}
     # Without locks, which shared file systems often refuse; products are never written.
     with hdf5_errors(source, kind, needs), h5py.File(source, "r", locking=False, **cache) as file:
+        LOGGER.debug("opened: %s, %s file", name_of(source), kind)
         yield file
 
 

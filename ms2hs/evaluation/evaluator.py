@@ -5,6 +5,7 @@ every method is scored on the same random windows of up to 128 x 128 pixels. The
 windows; the scores of a method are means over scenes.
 """
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from ms2hs.raster.tiling import Tiling, Window
 from ms2hs.spectra.indices import cover
 from ms2hs.spectra.spectral_grid import pasted_bands
 
+LOGGER = logging.getLogger(__name__)
 # Largest height and width of a window, in pixels.
 MAX_WINDOW_PIXELS = 128
 # The centre of a band may differ by this between calibrations of its sensor.
@@ -153,6 +155,7 @@ class _Evaluator:
             except Ms2hsError as error:
                 self.left_out[pair.name] = str(error)
                 continue
+            LOGGER.debug("scored: %s, %d valid pixels", values.title, values.valid.sum())
             if values.valid.any():
                 self._score(values, pair)
                 scored += 1

@@ -24,7 +24,7 @@ from ms2hs.fetching.fetch_request import FetchRequest, Gsd, plan_requests
 from ms2hs.fetching.orbit_mosaic import write_mosaics
 from ms2hs.fetching.search_query import SearchArea
 from ms2hs.fetching.staged_scene import prepare_staging, remove_staging
-from ms2hs.files import check_space, lock_folder
+from ms2hs.files import check_name, check_space, lock_folder
 from ms2hs.progress import Progress
 from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m, window_in
 from ms2hs.remote.client import RetryPolicy, WebClient
@@ -143,6 +143,8 @@ def planned_requests(
 
 def make_folder(output: Path) -> None:
     """Create the folder if it does not exist; OutputError if that fails."""
+    if not output.exists():
+        check_name(output)
     try:
         output.mkdir(exist_ok=True)
     except OSError as error:

@@ -7,6 +7,7 @@ end the whole search.
 """
 
 import json
+import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,7 @@ from ms2hs.remote.url_policy import Access, shown, without_secrets
 from ms2hs.scenes.stac_item import ORIGIN, without_untrusted_origin
 from ms2hs.scenes.stac_metadata import Item, baseline, sensing_time, tile_of, valid_items
 
+LOGGER = logging.getLogger(__name__)
 PAGE_ITEMS = 100
 # Limit of items read before sorting; a search of a town and a month returns some tens.
 MAX_ITEMS = 2000
@@ -140,6 +142,11 @@ def search(query: StacQuery, left_out: list[str] | None = None, client: WebClien
             "--collection."
         )
     ordered = sorted(_newest_versions(matches), key=lambda scene: (*SORT_KEYS[query.sort](scene), scene.item["id"]))
+    LOGGER.debug(
+        "%s, %s, %s: %d scenes with at most %g %% cloud, %d in their newest version, the first %s taken, by %s",
+        *(query.provider.name, query.collection, query.period.text, len(matches), max_cloud, len(ordered)),
+        *(query.limit or len(ordered), query.sort),
+    )
     return ordered[: query.limit]
 
 

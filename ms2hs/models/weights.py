@@ -8,6 +8,7 @@ its correction of the prior. Both kinds may have the `adjustments` of products a
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from ms2hs.spectra.indices import COVERS, LAND
 if TYPE_CHECKING:
     from ms2hs.models.mae import SpectralMAE
 
+LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -158,7 +160,9 @@ def load_weights(name_or_path: str = LINEAR) -> Weights:
     """
     path = find_weights(name_or_path)
     with input_errors(str(path), WeightsError):
-        return _load(path)
+        weights = _load(path)
+    LOGGER.debug("weights: %s, %s, %g-%g nm, sha256 %s", path, weights.kind, *weights.range_nm, weights.sha256)
+    return weights
 
 
 def _load(path: Path) -> Weights:

@@ -17,17 +17,18 @@ import rasterio
 import xarray as xr
 from numpy.typing import NDArray
 from rasterio.crs import CRS
+from rasterio.enums import Resampling
 from rasterio.windows import Window
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from ms2hs.arrays import Float32Array
-from ms2hs.errors import GridError, SceneError, UnknownName, input_errors
+from ms2hs.errors import GridError, SceneError, input_errors
 from ms2hs.raster.cube_writer import ENVI_HEADER, sigma_name
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.header import ENVI_DRIVER, declared_in, read_header
 from ms2hs.raster.pixel_grid import PixelGrid, lonlat_bounds, pixel_at
-from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM, load_sensor
+from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM, load_sensor, sensor_names
 from ms2hs.spectra.spectral_grid import SpectralGrid, Support, band_support, grid_of, nearest_band
 
 SCALE = 1e-4
@@ -51,7 +52,8 @@ ENGINES: dict[str, dict[str, Any]] = {
 # Suffixes of the image that an ENVI header describes.
 ENVI_IMAGES = ("", ".dat", ".img", ".bsq", ".bil", ".bip", ".raw")
 STRETCH_PERCENT = (2.0, 98.0)
-MAX_RGB_SIDE = 1024
+# Longest side of a picture, and rows that are read at once, in pixels of the picture.
+MAX_RGB_SIDE, RGB_STRIP = 1024, 64
 Chunks = int | Literal["auto"] | Mapping[str, int | Literal["auto"]]
 
 
@@ -89,6 +91,37 @@ def open_cube(path: str | Path, chunks: Chunks | None = None) -> xr.Dataset:
         cube["sigma"] = cube.reflectance.dims, sigma.variable._data, _attrs("standard uncertainty")  # noqa: SLF001
         cube.sigma.encoding["grid_mapping"] = "spatial_ref"
     return cube if chunks is None else cube.chunk(chunks)
+
+
+def read_window(
+    path: str, bands: Sequence[int], window: tuple[int, int, int, int], shape: tuple[int, int]
+) -> Float32Array:
+    """(band, row, col) values of a window of a cube file, at a lower resolution averages of the valid pixels.
+
+    Averages come from the overviews of rasters; of Zarr and NetCDF files, whole blocks of pixels are averaged.
+
+    Parameters
+    ----------
+    window : row, column, height, width in pixels of the file.
+    shape : rows and columns of the result, at most height and width.
+
+    Raises
+    ------
+    SceneError : the file is missing or damaged.
+    """
+    row, col, height, width = window
+    if Path(path).suffix.lower() in ENGINES:
+        part = _open(path).reflectance[list(bands), row : row + height, col : col + width]
+        steps = {"y": -(-height // shape[0]), "x": -(-width // shape[1])}
+        return cast("Float32Array", part.load().coarsen(steps, boundary="pad").mean().values)
+    with input_errors(path, SceneError), open_dataset(pixels_path(path)) as file:
+        dn = file.read(
+            [band + 1 for band in bands],
+            window=Window(col, row, width, height),
+            out_shape=(len(bands), *shape),
+            resampling=Resampling.average,
+        )
+        return _LazyReflectance(file).decode(dn, np.asarray(bands))
 
 
 def sigma_beside(path: str | Path) -> Path:
@@ -152,17 +185,21 @@ def _support_of(file: rasterio.DatasetReader, grid: SpectralGrid) -> tuple[Suppo
     tags = listed if len(listed) == file.count else [file.tags(band).get(SUPPORT_TAG) for band in file.indexes]
     if set(tags) <= set(SUPPORTS):
         return cast("tuple[Support, ...]", tuple(tags))
-    try:
-        return tuple(band_support(load_sensor(tags_of(file).get("MS2HS_SOURCE", "")).grid, grid))
-    except UnknownName:
-        return ()
+    source = tags_of(file).get("MS2HS_SOURCE")  # text of others: a name of the table, and never a path
+    return tuple(band_support(load_sensor(source).grid, grid)) if source in sensor_names("source") else ()
+
+
+def pixels_path(path: str) -> str:
+    """The file that GDAL opens: of an ENVI header its image, if that exists; else the path itself."""
+    if Path(path).suffix.lower() != ENVI_HEADER:
+        return path
+    images = (Path(path).with_suffix(suffix) for suffix in ENVI_IMAGES)
+    return str(next((image for image in images if image.is_file()), path))
 
 
 def _open(path: str) -> xr.Dataset:
     """A cube without its uncertainty."""
-    if Path(path).suffix.lower() == ENVI_HEADER:  # GDAL opens the pixels
-        images = (Path(path).with_suffix(suffix) for suffix in ENVI_IMAGES)
-        path = str(next((image for image in images if image.is_file()), path))
+    path = pixels_path(path)
     with input_errors(path, SceneError):
         engine = ENGINES.get(Path(path).suffix.lower())
         cube = _open_store(path, engine) if engine and Path(path).exists() else _open_raster(path)
@@ -261,7 +298,10 @@ class _LazyReflectance(BackendArray):
         window = Window(left, top, int(cols.max()) - left + 1, int(rows.max()) - top + 1)
         with open_dataset(self._path) as file:
             dn = file.read([int(band) + 1 for band in bands], window=window)
-        dn = dn[:, rows - top][:, :, cols - left]
+        return self.decode(dn[:, rows - top][:, :, cols - left], bands)[result_key]
+
+    def decode(self, dn: NDArray[Any], bands: NDArray[np.intp]) -> Float32Array:
+        """(band, row, col) reflectance of stored numbers of these bands, NaN where invalid."""
         values = dn.astype(np.float32)
         values *= self._scales[bands, None, None]
         values += self._offsets[bands, None, None]
@@ -269,7 +309,7 @@ class _LazyReflectance(BackendArray):
             nodata = self._nodata[band]
             if nodata is not None and not np.isnan(nodata):
                 plane[stored == nodata] = np.nan
-        return cast("Float32Array", values[result_key])
+        return values
 
 
 @xr.register_dataset_accessor("ms2hs")  # type: ignore[no-untyped-call]
@@ -303,8 +343,10 @@ class CubeAccessor:
                 f"{centres.min():.0f}-{centres.max():.0f} nm. Choose other wavelengths."
             )
         step = max(1, -(-max(self._cube.sizes["y"], self._cube.sizes["x"]) // side))
-        part = self._cube.reflectance.isel(wavelength=bands, y=slice(None, None, step), x=slice(None, None, step))
-        picture = part.drop_vars("wavelength").rename(wavelength="rgb").transpose("y", "x", "rgb").load()
+        part = self._cube.reflectance.isel(wavelength=bands, x=slice(None, None, step))
+        rows = range(0, self._cube.sizes["y"], RGB_STRIP * step)  # all rows between the first and the last are read
+        strips = [part.isel(y=slice(row, row + RGB_STRIP * step, step)).load() for row in rows]
+        picture = xr.concat(strips, "y").drop_vars("wavelength").rename(wavelength="rgb").transpose("y", "x", "rgb")
         values = picture.values[np.isfinite(picture.values).all(axis=2)]
         low, high = np.percentile(values, STRETCH_PERCENT).astype(np.float32) if values.size else (0, 1)
         stretched: xr.DataArray = ((picture - low) / max(high - low, 1e-6)).clip(0, 1)

@@ -1,5 +1,6 @@
 """Raster files and URLs opened and read through GDAL, with errors that name the file and the band."""
 
+import logging
 import math
 import os
 import re
@@ -33,6 +34,7 @@ from ms2hs.remote.providers import access_to
 from ms2hs.remote.range_file import JP2_SIGNATURE, open_ranged, reading
 from ms2hs.remote.url_policy import shown, web_address, without_secrets
 
+LOGGER = logging.getLogger(__name__)
 # GDAL's block cache is 5 % of the memory by default. It must hold one row of blocks of every band: in a Sentinel-2
 # product, with blocks of 1024 rows, these take 165 MB.
 MAX_CACHE_BYTES = 192_000_000
@@ -100,6 +102,8 @@ def open_dataset(href: str) -> DatasetReader:
             f"{shown(href)}: names a file of overviews, {file[:200]!r}, which may be anywhere; overviews inside the "
             "file or in a file .ovr are allowed. Copy the file with `gdal_translate`, and use the copy."
         )
+    size, kind = f"{dataset.width} x {dataset.height} x {dataset.count}", dataset.dtypes[0] if dataset.count else "none"
+    LOGGER.debug("opened: %s, %s, %s %s, blocks of %d x %d", shown(href), dataset.driver, size, kind, width, height)
     return dataset
 
 

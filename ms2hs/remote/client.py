@@ -170,6 +170,7 @@ class WebClient:
                 result = self._attempt(request, read, attempt, fresh=is_refused)
             except TransientError as error:
                 reason = error
+                LOGGER.debug("%s: attempt %d of %d failed: %s", shown(address), number, attempts, reason)
             else:
                 self._given_up.discard(host)
                 return result
@@ -253,10 +254,12 @@ class WebClient:
         self, address: str, request: HttpRequest, read: Callable[[requests.Response], T], attempt: Attempt
     ) -> tuple[T, str]:
         """Send one attempt; returns `read(answer)` and the final address."""
+        method = "GET" if request.document is None else "POST"
         for _ in range(MAX_REDIRECTS):
             self._check_running()
+            began, received = time.monotonic(), attempt.received
             with self._session.request(
-                "GET" if request.document is None else "POST",
+                method,
                 address,
                 json=request.document,
                 headers={**request.headers, **request.access.headers(address)},
@@ -264,8 +267,15 @@ class WebClient:
                 allow_redirects=False,
                 timeout=(max(0.1, attempt.connect_s), self.retries.read_s),
             ) as response:
-                if response.status_code not in REDIRECT_STATUS:
-                    return self._read(response, read), address
+                try:
+                    if response.status_code not in REDIRECT_STATUS:
+                        return self._read(response, read), address
+                finally:
+                    LOGGER.debug(
+                        "%s %s %s: status %d, %s bytes, %.2f s",
+                        *(method, shown(address), request.headers.get("Range", "")),
+                        *(response.status_code, f"{attempt.received - received:,}", time.monotonic() - began),
+                    )
                 address = urljoin(address, response.headers.get("Location", ""))
             if request.access.is_login(address):
                 raise TransientError(f"redirect to the login at {host_of(address)}", is_refusal=True)

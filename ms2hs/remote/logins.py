@@ -6,6 +6,7 @@ and password, by a redirect to the file with a ticket, in exchange for which the
 go to the login page and cookies to the file's host only, over https.
 """
 
+import logging
 import netrc
 import os
 import re
@@ -25,6 +26,7 @@ from ms2hs.errors import CredentialsError, RemoteError
 from ms2hs.remote.client import MAX_REDIRECTS, REDIRECT_STATUS, REFUSED_STATUS, new_session
 from ms2hs.remote.url_policy import host_of, shown
 
+LOGGER = logging.getLogger(__name__)
 # A cookie as in a header: `session=…`, or several separated by semicolons.
 COOKIE = re.compile(r"[!-:<>-~]+=[!-~ ]+")
 MAX_PAGE_BYTES = 1_000_000
@@ -153,6 +155,7 @@ class CasLogin:
 
     def _log_in(self, address: str) -> CookieJar:
         """The cookies after a login for the file at this address."""
+        LOGGER.debug("login at %s for %s", self._page_host, address)
         login = stored_login(self._prefix, self._page_host)
         assert login is not None  # noqa: S101 - `check` was called
         if message := self._rejected.get(login):
@@ -206,6 +209,7 @@ class CasLogin:
                     allow_redirects=False,
                     timeout=(CONNECT_S, READ_S),
                 ) as response:
+                    LOGGER.debug("%s %s: status %d", method, shown(address), response.status_code)
                     if response.status_code not in REDIRECT_STATUS:
                         return _Page(address, response.status_code, response.raw.read(MAX_PAGE_BYTES, True))
                     target = response.headers.get("Location", "")

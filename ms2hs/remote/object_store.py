@@ -5,6 +5,7 @@ result is written to the local disk and uploaded when complete. `RemotePath` kee
 host and final slash, which `UPath` drops: "s3://bucket/x.tif/" is a folder, and printed paths must be usable.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,7 @@ from ms2hs.errors import CredentialsError, Ms2hsError, OutputError, UnknownName
 from ms2hs.progress import Progress
 from ms2hs.remote.url_policy import shown, without_secrets
 
+LOGGER = logging.getLogger(__name__)
 CUBE_SUFFIXES = (".tif", ".tiff", ".zarr", ".dat", ".hdr", ".nc")
 """Suffixes of a cube; all other remote paths are folders."""
 FOLDER_SUFFIX = ".zarr"
@@ -121,7 +123,7 @@ class ObjectStore:
 
         Parameters
         ----------
-        progress : called with the megabytes uploaded of a file, and the megabytes of the file.
+        progress : called with the bytes uploaded of a file, and the bytes of the file.
 
         Raises
         ------
@@ -137,6 +139,7 @@ class ObjectStore:
                         self._store.makedirs(f"{self._path}/{name.rpartition('/')[0]}", exist_ok=True)
                     started.append(name)
                     self._store.put_file(str(file), f"{self._path}/{name}", callback=_callback(file, progress))
+                    LOGGER.debug("uploaded: %s, %s bytes", shown(self.folder / name), f"{file.stat().st_size:,}")
             except BaseException:
                 for name in started:
                     if name != started[-1] or name not in self._existing:
@@ -179,8 +182,8 @@ def _callback(path: Path, progress: Progress | None) -> Any:  # noqa: ANN401 - f
 
     hooks: dict[str, Callable[..., None]] = {}
     if progress:
-        size, stage = path.stat().st_size, f"upload {path.suffix.lstrip('.')} (MB)"
-        hooks["progress"] = lambda _size, value, **_: progress(stage, value // 1_000_000, -(-size // 1_000_000))
+        size, stage = path.stat().st_size, f"upload {path.suffix.lstrip('.')}"
+        hooks["progress"] = lambda _size, value, **_: progress(stage, value, size)
     return Callback(hooks=hooks)
 
 

@@ -1,5 +1,6 @@
 """The formats of scenes. To add a format, add its functions and its line in `FORMATS`."""
 
+import logging
 import os
 import re
 import shlex
@@ -20,6 +21,7 @@ from ms2hs.scenes.safe import is_product, is_safe, open_safe
 from ms2hs.scenes.scene import CUSTOM, Scene, SceneOptions
 from ms2hs.scenes.stac_item import WEB, open_item
 
+LOGGER = logging.getLogger(__name__)
 RASTER_SUFFIXES = {".tif", ".tiff", ".zip", ".tar", ".jp2", ".vrt", ".nc"}
 ITEM_SUFFIXES = {".json", ".geojson"}
 
@@ -85,7 +87,12 @@ def open_scene(path: str, options: SceneOptions | None = None) -> Scene:
     SceneError : missing, unknown format, not surface reflectance, or without required bands.
     """
     with input_errors(shown(path), SceneError):
-        return _open(path, options or SceneOptions())
+        scene = _open(path, options or SceneOptions())
+    LOGGER.debug(
+        "scene: %s, source %s, %d bands, %d x %d pixels: %s",
+        *(scene.id, scene.source, len(scene.assets), scene.grid.width, scene.grid.height, scene.offset_rule),
+    )
+    return scene
 
 
 def _open(path: str, options: SceneOptions) -> Scene:

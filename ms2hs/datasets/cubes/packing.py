@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ms2hs.datasets.cubes.registry import Cube, open_cubes
 from ms2hs.datasets.cubes.shards import SHARD_NODATA, SHARD_SUFFIX, encode, write_shard
 from ms2hs.errors import DataError, OutputError
-from ms2hs.files import file_ids, files_in, move_into_place
+from ms2hs.files import check_name, file_ids, files_in, move_into_place
 from ms2hs.progress import Progress
 
 SHARD_BYTES = 256_000_000
@@ -109,6 +109,8 @@ def _check_directory(output: Path, *, overwrite: bool) -> list[Path]:
     """Create the directory, and list the shards in it that will be replaced."""
     if output.is_file() or not output.parent.is_dir():
         raise OutputError(f"{output}: cannot create this directory; its parent must exist. Use -o for another one.")
+    if not output.exists():
+        check_name(output)
     try:
         output.mkdir(exist_ok=True)
     except OSError as error:

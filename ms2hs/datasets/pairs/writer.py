@@ -17,7 +17,7 @@ from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.datasets.pairs.pair_set import HYPERSPECTRAL, MULTISPECTRAL, PAIRS_TABLE
 from ms2hs.datasets.pairs.pair_types import SENSOR_TAG
 from ms2hs.errors import OutputError
-from ms2hs.files import NO_FILES, FileIds, file_ids, files_in, move_into_place, write_bytes
+from ms2hs.files import NO_FILES, FileIds, check_name, file_ids, files_in, move_into_place, write_bytes
 from ms2hs.raster.cog.encoding import quantise
 from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.pixel_grid import PixelGrid
@@ -136,6 +136,8 @@ def check_folder(folder: Path, *, overwrite: bool, inputs: FileIds = NO_FILES) -
     `overwrite`.
     """
     parent = folder.absolute().parent
+    if not folder.exists():
+        check_name(folder)
     if folder.is_file() or not parent.is_dir():
         raise OutputError(f"{folder}: cannot create this directory; its parent must exist. Use -o for another one.")
     if not os.access(parent, os.W_OK | os.X_OK):

@@ -249,8 +249,7 @@ class Trainer:
                 progress(done, steps, result.loss)
             if result.stop and done < steps:
                 raise Interrupted(
-                    f"interrupted after step {done} of {steps}; the checkpoint {self.checkpoint} is complete. Run the "
-                    "same command with --resume to continue."
+                    f"interrupted after step {done} of {steps}; the checkpoint {self.checkpoint} is complete."
                 )
         return log.entries if log else []
 

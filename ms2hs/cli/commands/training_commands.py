@@ -20,13 +20,13 @@ from ms2hs.cli.options import (
     Overwrite,
     Precision,
     Quiet,
-    Recipe,
     Resume,
     Steps,
     TrainingPrecision,
     TrainingSeed,
     Window,
     Workers,
+    complete_field,
     complete_model,
     complete_preset,
     complete_source,
@@ -36,6 +36,7 @@ from ms2hs.cli.options import (
     refuse,
 )
 from ms2hs.cli.parsers import parse_fields
+from ms2hs.cli.recipes import option_files
 
 PRETRAIN_EPILOG = example_epilog(
     "ms2hs pretrain --preset spectral --data shards/ -o mine.safetensors",
@@ -80,7 +81,12 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     ],
     change: Annotated[
         list[str] | None,
-        MODEL("--set", metavar="FIELD=VALUE", help="Change a field of the preset: depth=2. Repeatable."),
+        MODEL(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Change a field of the preset: depth=2. Repeatable.",
+            autocompletion=complete_field,
+        ),
     ] = None,
     init: Annotated[Path | None, MODEL(help="Initial weights: of ms2hs, or a ViT with timm's names.")] = None,
     prior: Annotated[
@@ -116,7 +122,6 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     checkpoint_every: CheckpointEvery = 500,
     picture_every: Annotated[int, TRAINING(min=0, help="Steps between pictures in <stem>.run/; 0 draws none.")] = 0,
     resume: Resume = False,
-    recipe: Recipe = None,
     output: Annotated[
         Path | None,
         OUTPUT(
@@ -142,7 +147,7 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     else:
         refuse(context, ["folds"], "it needs --cross-fit")
     output = output or Path(f"{preset}.safetensors")
-    check_output(output, overwrite=overwrite, inputs=file_ids([recipe] if recipe else []))
+    check_output(output, overwrite=overwrite, inputs=file_ids(option_files(context)))
     if preset == "linear":
         from ms2hs.training.prior_fit import pretrain_linear
 
@@ -244,7 +249,6 @@ def finetune_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     device: Device = "auto",
     checkpoint_every: CheckpointEvery = 500,
     resume: Resume = False,
-    recipe: Recipe = None,
     output: Annotated[
         Path, OUTPUT("-o", "--output", help="Weights file; log and checkpoints go to <stem>.run/.")
     ] = Path("finetuned.safetensors"),
@@ -265,7 +269,7 @@ def finetune_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     options = [name for name in (*GRADIENT_OPTIONS, "train", "rehearse") if given(context, name)]
     if options and load_weights(init).network is None:
         refuse(context, options, f"{init} is a linear model, which is fitted in closed form")
-    check_output(output, overwrite=overwrite, inputs=file_ids([recipe] if recipe else []))
+    check_output(output, overwrite=overwrite, inputs=file_ids(option_files(context)))
     settings = finetuning.FinetuneOptions(
         init=init,
         pairs=pairs,

@@ -9,8 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ms2hs.cli.messages import note, print_failed, print_left_out, print_waits, warn
-from ms2hs.cli.options import INPUT, OUTPUT, AsJson, Overwrite, Quiet, complete_provider, example_epilog, panel, refuse
+from ms2hs.cli.messages import note, print_failed, print_left_out, print_log, warn
+from ms2hs.cli.options import (
+    GSDS,
+    INPUT,
+    OUTPUT,
+    AsJson,
+    Overwrite,
+    Quiet,
+    complete_collection,
+    complete_provider,
+    example_epilog,
+    panel,
+    refuse,
+)
 from ms2hs.cli.parsers import BBox, parse_bbox, parse_gsd
 from ms2hs.errors import NothingFound, PartlyDone
 from ms2hs.fetching.cubes.products import PRODUCTS
@@ -86,7 +98,13 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     stac: Annotated[str | None, SEARCH(metavar="URL", help="Another STAC API; needs --collection.")] = None,
     collection: Annotated[
         str | None,
-        SEARCH("-c", "--collection", help="STAC collection, such as hls2-s30.", show_default="the provider's first"),
+        SEARCH(
+            "-c",
+            "--collection",
+            help="STAC collection, such as hls2-s30.",
+            show_default="the provider's first",
+            autocompletion=complete_collection,
+        ),
     ] = None,
     max_cloud: Annotated[
         float | None, SEARCH(help="Largest cloud cover of a scene, in percent.", show_default="20")
@@ -100,7 +118,10 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     gsd: Annotated[  # noqa: ANN401 - a number or `native`, and Typer takes no union
         Any,
         OUTPUT(
-            parser=parse_gsd, metavar="METRES", help="Pixel size in metres, or `native`: one unchanged file a band."
+            parser=parse_gsd,
+            metavar="METRES",
+            help="Pixel size in metres, or `native`: one unchanged file a band.",
+            autocompletion=lambda: list(GSDS),
         ),
     ] = "30",
     mosaic: Annotated[
@@ -121,7 +142,7 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     from ms2hs.progress import progress_bar
 
     if not quiet:
-        print_waits()
+        print_log()
     _check_options(context)
     request = selection.SearchRequest(
         bbox, intersects, date, provider, stac, collection, max_cloud, limit, sort.value, items

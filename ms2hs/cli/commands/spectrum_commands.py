@@ -1,19 +1,25 @@
-"""`ms2hs spectrum`: spectra of a cube at some locations."""
+"""`ms2hs spectrum` and `ms2hs index`: numbers of a cube, at some locations and for all pixels."""
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ms2hs.cli.messages import note, print_left_out
 from ms2hs.cli.options import INPUT, OUTPUT, AsJson, Overwrite, Quiet, example_epilog
-from ms2hs.cli.parsers import parse_lonlat, parse_row_col
+from ms2hs.cli.parsers import is_number, parse_fields, parse_lonlat, parse_row_col
 
 SPECTRUM_EPILOG = example_epilog(
     "ms2hs spectrum cube.tif --at 13.31,52.38",
     "ms2hs spectrum cube.tif --row-col 40,60 --plot spectrum.png",
     "ms2hs spectrum cube.tif --points plots.csv --json",
+)
+
+INDEX_EPILOG = example_epilog(
+    "ms2hs index cube.tif NDVI CAI -o indices.tif",
+    "ms2hs index cube.tif SAVI --set L=0.5",
+    "ms2hs index --list",
 )
 
 
@@ -77,3 +83,63 @@ def spectrum_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
         raise PartlyDone(
             f"{len(left_out)} of {count} locations have no spectrum; the others are complete. Choose other locations."
         )
+
+
+def complete_index() -> list[str]:
+    """Names of spectral indices."""
+    from ms2hs.spectra.index_catalogue import indices_by_name
+
+    return list(indices_by_name())
+
+
+def index_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
+    cube: Annotated[
+        str | None,
+        typer.Argument(help="Cube that `convert` wrote, or any raster with wavelengths.", show_default=False),
+    ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME…", help="Index names.", autocompletion=complete_index, show_default=False),
+    ] = None,
+    list_names: Annotated[
+        bool, INPUT("--list", help="List names, formulas, wavelengths and sources.", show_default=False)
+    ] = False,
+    constants: Annotated[
+        list[str] | None, INPUT("--set", metavar="NAME=VALUE", help="Constant of a formula, such as L=0.5. Repeatable.")
+    ] = None,
+    output: Annotated[
+        Path | None, OUTPUT("-o", "--output", help="Output .tif.", show_default="<cube>_indices.tif")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write spectral indices of a cube as a COG, with uncertainty where the cube has one."""
+    from ms2hs.errors import visible
+    from ms2hs.progress import progress_bar
+    from ms2hs.spectra.index_catalogue import indices_by_name
+    from ms2hs.viewing.band_indices import write_indices
+
+    if list_names:
+        facts = [index.facts() for index in indices_by_name().values()]
+        lines = [visible(_line(fact)) for fact in facts]
+        typer.echo(json.dumps(facts, indent=1) if as_json else "\n".join(lines))
+        return
+    if cube is None or not names:
+        raise typer.BadParameter("no cube or no index; both are needed. Write for example cube.tif NDVI, or --list.")
+    fields = parse_fields(constants or [])
+    if wrong := [value for value in fields.values() if not is_number(value)]:
+        raise typer.BadParameter(f"--set with {wrong[0]!r}; a number is needed. Write for example --set L=0.5.")
+    numbers = {name: float(value) for name, value in fields.items()}
+    with progress_bar(shown=not quiet) as progress:
+        result = write_indices(cube, names, output, constants=numbers, overwrite=overwrite, progress=progress)
+    if not quiet:
+        for text in (*(text for facts in result.indices for text in facts["notes"]), *result.notes):
+            note(text)
+    typer.echo(json.dumps(result.to_json(), indent=1) if as_json else str(result.output))
+
+
+def _line(facts: dict[str, Any]) -> str:
+    """An index on one line: name, formula, wavelengths, source."""
+    wavelengths = ", ".join(f"{name} {nm}" for name, nm in facts["bands_nm"].items())
+    return f"{facts['name']:<14} {facts['formula']}  [{wavelengths} nm]  {facts['title']}. {facts['source']}"
