@@ -390,7 +390,7 @@ def run_here(name: str, check: Check, case: Case) -> dict[str, str]:
     try:
         found, says = check(case)
     except (ImportError, Unsuited) as error:
-        says = f"not installed ({error})" if isinstance(error, ImportError) else str(error)
+        says = "not installed" if isinstance(error, ImportError) else str(error)
         return {"client": name, "works": "not tried", "says": says}
     except Exception as error:  # noqa: BLE001 - whatever a client raises is the result
         return {"client": name, "works": "no", "says": (f"{error}" or type(error).__name__).splitlines()[0][:200]}
