@@ -150,10 +150,10 @@ def test_pages_show_every_command():
     assert {command.split()[1] for command in REAL} == {"pretrain", "prepare", "finetune", "evaluate"}
 
 
-@pytest.mark.parametrize("command", PARSED)
-def test_command_that_cannot_run_here_is_parsed(command):
-    name, *words = shlex.split(command)[1:]
-    get_command(app).commands[name].make_context(name, words)
+def test_commands_that_cannot_run_here_are_parsed():
+    for command in PARSED:
+        name, *words = shlex.split(command)[1:]
+        get_command(app).commands[name].make_context(name, words)
 
 
 @pytest.mark.slow
