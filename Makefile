@@ -11,9 +11,7 @@ SLOW_TESTS := $(BIN)/python -m pytest -m slow
 .PHONY: demo test test-all lint docs clean
 
 demo: $(VENV)/.plain
-	mkdir -p demo
-	$(BIN)/ms2hs example demo/example.tif --overwrite
-	$(BIN)/ms2hs convert demo/example.tif --target enmap -o demo/example_enmap.tif --overwrite
+	$(BIN)/ms2hs demo --overwrite
 
 test: $(VENV)/.test
 	$(QUICK_TESTS)

@@ -1,4 +1,4 @@
-"""Draw docs/images/example.png: the example scene, and spectra of three pixels beside the measured bands.
+"""Draw docs/images/example.png: the example scene, and spectra of four pixels beside the measured bands.
 
 Needs matplotlib: pip install 'ms2hs[report]'
 """

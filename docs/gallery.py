@@ -14,10 +14,18 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import rasterio
-from playwright.sync_api import sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+
+from ms2hs import open_cube
 
 PAGE = Path(__file__).with_name("gallery.md")
 PICTURES = PAGE.parent / "images" / "gallery"
+# Pictures that a command writes, and pages of which screenshots are taken, with their colour scheme.
+WRITTEN = {"quicklook.png": "scene_enmap.png", "spectrum.png": "spectrum.png"}
+PAGES = {"view.png": ("page.html", "light"), "compared.png": ("compared.html", "dark")}
+SIGMA_NM = (865, 1250)
+INDICES = ("NDVI", "red-edge position (nm)", "CAI")
 
 
 def main() -> None:
@@ -27,45 +35,43 @@ def main() -> None:
         folder = Path(name)
         for command in re.findall(r"^    ms2hs (.+)$", PAGE.read_text("utf-8"), re.MULTILINE):
             print("ms2hs", command, flush=True)
-            subprocess.run([sys.executable, "-m", "ms2hs.cli", *shlex.split(command)], cwd=folder, check=True)
-        shutil.copy(folder / "scene_enmap.png", PICTURES / "quicklook.png")
-        shutil.copy(folder / "spectrum.png", PICTURES / "spectrum.png")
-        sigma = {nearest_band(folder, 1250): "σ at 1250 nm"}
-        draw_maps(folder / "scene_enmap_sigma.tif", PICTURES / "sigma.png", sigma)
-        draw_maps(folder / "indices.tif", PICTURES / "indices.png", {1: "NDVI", 2: "red-edge position (nm)"})
-        take_screenshot(folder / "page.html", PICTURES / "view.png")
+            words = [sys.executable, "-m", "ms2hs.cli", *shlex.split(command)]
+            subprocess.run(words, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        for picture, source in WRITTEN.items():
+            shutil.copy(folder / source, PICTURES / picture)
+        sigma = open_cube(folder / "scene_enmap.tif").sigma.sel(wavelength=list(SIGMA_NM), method="nearest").values
+        draw_maps(dict(zip([f"σ at {nm} nm" for nm in SIGMA_NM], sigma, strict=True)), PICTURES / "sigma.png")
+        with rasterio.open(folder / "indices.tif") as file:
+            maps = file.read(range(1, len(INDICES) + 1), masked=True).filled(np.nan)
+        draw_maps(dict(zip(INDICES, maps, strict=True)), PICTURES / "indices.png")
+        with sync_playwright() as playwright:
+            path = shutil.which("chromium") or shutil.which("google-chrome")
+            browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+            for picture, (page, scheme) in PAGES.items():
+                take_screenshot(browser, folder / page, scheme, PICTURES / picture)
+            browser.close()
+    for path in PICTURES.glob("*.png"):  # 256 colours: a third of the bytes
+        Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-def nearest_band(folder: Path, wavelength_nm: float) -> int:
-    """The number of the band nearest to a wavelength."""
-    with rasterio.open(folder / "scene_enmap.tif") as cube:
-        centres = [float(cube.tags(band, ns="IMAGERY")["CENTRAL_WAVELENGTH_UM"]) for band in cube.indexes]
-    return int(np.argmin(np.abs(1000 * np.array(centres) - wavelength_nm))) + 1
-
-
-def draw_maps(raster: Path, picture: Path, titles: dict[int, str]) -> None:
-    """Draw bands of a raster side by side, from the 2nd to the 98th percentile of each."""
-    figure, axes = plt.subplots(1, len(titles), figsize=(5 * len(titles), 4), layout="constrained", squeeze=False)
-    with rasterio.open(raster) as file:
-        for axis, (band, title) in zip(axes[0], titles.items(), strict=True):
-            values = file.read(band, masked=True).astype(float).filled(np.nan) * file.scales[band - 1]
-            low, high = np.nanpercentile(values, (2, 98))
-            figure.colorbar(axis.imshow(values, vmin=low, vmax=high, interpolation="nearest"), ax=axis)
-            axis.set_title(title)
-            axis.set_axis_off()
+def draw_maps(maps: dict[str, np.ndarray], picture: Path) -> None:
+    """Draw maps (row, col) by title side by side, each from its 2nd to its 98th percentile."""
+    figure, axes = plt.subplots(1, len(maps), figsize=(4.5 * len(maps), 3), layout="constrained")
+    for axis, (title, values) in zip(axes, maps.items(), strict=True):
+        low, high = np.nanpercentile(values, (2, 98))
+        figure.colorbar(axis.imshow(values, vmin=low, vmax=high), ax=axis, shrink=0.8)
+        axis.set_title(title)
+        axis.set_axis_off()
     figure.savefig(picture, dpi=80)
 
 
-def take_screenshot(page_file: Path, picture: Path) -> None:
-    """The page with three pixels clicked."""
-    with sync_playwright() as playwright:
-        path = shutil.which("chromium") or shutil.which("google-chrome")
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 700})
-        page.goto(page_file.as_uri())
-        page.wait_for_timeout(1000)
-        page.screenshot(path=picture)
-        browser.close()
+def take_screenshot(browser: Browser, page_file: Path, scheme: str, picture: Path) -> None:
+    """The page of a cube, as it opens."""
+    page = browser.new_page(viewport={"width": 1200, "height": 840}, color_scheme=scheme)
+    page.goto(page_file.as_uri())
+    page.wait_for_selector("body[data-ready=yes]")
+    page.screenshot(path=picture)
+    page.close()
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ms2hs.api import convert, convert_all, evaluate, fetch, finetune, index, pretrain, search, spectrum
     from ms2hs.conversion.batch import BatchResult
     from ms2hs.conversion.dask_backend import Executor
-    from ms2hs.conversion.metadata import ConversionResult
     from ms2hs.conversion.planning import ConvertOptions, plan
+    from ms2hs.conversion.result_files import ConversionResult
     from ms2hs.datasets.cubes.packing import prepare
     from ms2hs.datasets.pairs.pairing import PairOptions, pair
     from ms2hs.errors import (
@@ -39,11 +39,13 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from ms2hs.evaluation.report.page import write_report
+    from ms2hs.places import convert_place
     from ms2hs.raster.cube import open_cube
     from ms2hs.scenes.formats import open_scene
     from ms2hs.spectra.product_error import InputError
     from ms2hs.spectra.sensors import load_sensor
     from ms2hs.training.engine.loop import FitSettings
+    from ms2hs.viewing.format_export import export
     from ms2hs.viewing.page import view
 
 # The module of every public name. A name is loaded on first use, so that importing the package costs nothing.
@@ -51,8 +53,8 @@ _HOMES = {
     "ms2hs.api": ("convert", "convert_all", "evaluate", "fetch", "finetune", "index", "pretrain", "search", "spectrum"),
     "ms2hs.conversion.batch": ("BatchResult",),
     "ms2hs.conversion.dask_backend": ("Executor",),
-    "ms2hs.conversion.metadata": ("ConversionResult",),
     "ms2hs.conversion.planning": ("ConvertOptions", "plan"),
+    "ms2hs.conversion.result_files": ("ConversionResult",),
     "ms2hs.datasets.cubes.packing": ("prepare",),
     "ms2hs.datasets.pairs.pairing": ("PairOptions", "pair"),
     "ms2hs.errors": (
@@ -61,11 +63,13 @@ _HOMES = {
         "WeightsError",
     ),
     "ms2hs.evaluation.report.page": ("write_report",),
+    "ms2hs.places": ("convert_place",),
     "ms2hs.raster.cube": ("open_cube",),
     "ms2hs.scenes.formats": ("open_scene",),
     "ms2hs.spectra.product_error": ("InputError",),
     "ms2hs.spectra.sensors": ("load_sensor",),
     "ms2hs.training.engine.loop": ("FitSettings",),
+    "ms2hs.viewing.format_export": ("export",),
     "ms2hs.viewing.page": ("view",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from ms2hs.conversion.batch import BatchResult
     from ms2hs.conversion.dask_backend import Executor
-    from ms2hs.conversion.metadata import ConversionResult
     from ms2hs.conversion.planning import ConvertOptions, Plan
+    from ms2hs.conversion.result_files import ConversionResult
     from ms2hs.evaluation.results import Evaluation
     from ms2hs.fetching.fetcher import FetchResult
     from ms2hs.fetching.selection import SearchRequest

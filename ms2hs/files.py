@@ -78,6 +78,8 @@ FileIds = frozenset[tuple[int, int]]
 """Identities of files: device and inode."""
 NO_FILES: FileIds = frozenset()
 LOCK_NAME = ".ms2hs.lock"
+ZARR_FILES = ("zarr.json", ".zgroup", ".zarray")
+"""Files of which one lies in every Zarr store."""
 
 
 def read_json(path: Path, max_bytes: int) -> Any:  # noqa: ANN401 - any JSON
@@ -107,11 +109,17 @@ def files_in(paths: Iterable[str | Path | None]) -> Iterator[Path]:
             yield from (inside for inside in path.rglob("*") if inside.is_file()) if path.is_dir() else [path]
 
 
+def is_store(path: Path) -> bool:
+    """Whether a folder is a Zarr store, which counts as one file."""
+    return path.is_dir() and any((path / name).is_file() for name in ZARR_FILES)
+
+
 def check_output(path: str | Path, *, overwrite: bool = False, inputs: FileIds = NO_FILES) -> None:
     """Refuse an output path that cannot be written to, before any work starts.
 
     Parameters
     ----------
+    path : of a file, or of a Zarr store.
     inputs : files that the output must not replace, also with `overwrite`.
 
     Raises
@@ -123,7 +131,7 @@ def check_output(path: str | Path, *, overwrite: bool = False, inputs: FileIds =
     check_name(path)
     folder = path.parent
     try:
-        if path.is_dir():
+        if path.is_dir() and not is_store(path):
             raise OutputError(f"{path} is a directory; a file is needed. Give a name such as {path / 'cube.tif'}.")
         if not folder.is_dir():
             raise OutputError(
@@ -148,7 +156,7 @@ def _check_replaceable(path: Path, *, overwrite: bool, inputs: FileIds) -> None:
     if path.exists():
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
             raise OutputError(f"{path} is a device or a pipe; outputs are regular files. Give another name.")
-        if file_ids([path]) & inputs:
+        if file_ids([path, *files_in([path])]) & inputs:
             raise OutputError(
                 f"{path} is an input of this command; an output never replaces an input. Give another name or "
                 "directory."
@@ -236,7 +244,8 @@ def move_into_place(temporary: Path, path: Path, *, overwrite: bool = True, inpu
 
     Parameters
     ----------
-    overwrite : replace an existing file; False: also a file that is created at the same moment stays.
+    overwrite : replace an existing file, or a Zarr store by a folder; False: also a file that is created at the same
+        moment stays.
     inputs : files that are not replaced, also with `overwrite`.
 
     Raises
@@ -244,7 +253,16 @@ def move_into_place(temporary: Path, path: Path, *, overwrite: bool = True, inpu
     OutputError : `path` exists and must not be replaced.
     """
     _check_replaceable(path, overwrite=overwrite or temporary.is_dir(), inputs=inputs)
-    if overwrite or temporary.is_dir():  # a folder replaces no file, and no folder that is not empty
+    if overwrite and temporary.is_dir() and is_store(path):
+        replaced = _temporary(path)
+        path.replace(replaced)
+        try:
+            temporary.replace(path)
+        except OSError:
+            replaced.replace(path)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
+    elif overwrite or temporary.is_dir():  # a folder replaces no file, and no folder that is not empty
         temporary.replace(path)
     elif _link(temporary, path):
         temporary.unlink()
@@ -298,13 +316,16 @@ def _take_back(placed: Sequence[tuple[Path, Path]]) -> None:
 
 
 def _link(temporary: Path, path: Path) -> bool:
-    """Give a file a second name that does not exist; False if the file system has no hard links: the file was renamed.
+    """Give a file a second name that does not exist; False if it was renamed: a folder, or without hard links.
 
     Raises
     ------
     OutputError : the name exists.
     """
     try:
+        if temporary.is_dir():  # replaces no file, and no folder that is not empty
+            temporary.rename(path)
+            return False
         try:
             path.hardlink_to(temporary)
         except FileExistsError:

@@ -9,6 +9,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 os.environ.update(ONE_THREAD)
 
 import logging
+import shutil
 import socket
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ LEAVES = (0.02, 0.025, 0.05, 0.03, 0.09, 0.27, 0.33, 0.35, 0.37, 0.38, 0.19, 0.0
 WATER = (0.04, 0.035, 0.03, 0.02, 0.015, 0.01, 0.01, 0.01, 0.008, 0.007, 0.004, 0.003)
 SAND = (0.13, 0.16, 0.23, 0.33, 0.36, 0.37, 0.38, 0.38, 0.39, 0.4, 0.48, 0.45)
 WEST, NORTH = 600_000.0, 5_100_000.0
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # The original, before a test replaces it.
 CONNECT = socket.socket.connect
 # By default, examples fail after 0.2 s, which any example may take while other tests run in parallel.
@@ -194,3 +196,17 @@ def ms2hs(monkeypatch, capsys):
         return code, out.out, out.err
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium: MS2HS_BROWSER, or from the PATH. Without a browser, tests are skipped; in CI they fail."""
+    path = os.environ.get("MS2HS_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        reason = f"no browser: none of {', '.join(BROWSERS)} is on the PATH. Install Chromium, or set MS2HS_BROWSER."
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()

@@ -17,8 +17,8 @@ from ms2hs.datasets.cubes.registry import FORMATS
 def test_convert_prints_the_paths(ms2hs, scene_path, tmp_path):
     code, out, err = ms2hs("convert", scene_path, "--target", "emit", "-o", tmp_path / "a.tif", "--uncertainty")
     assert code == 0, err
-    assert out.splitlines() == [str(tmp_path / name) for name in ("a.tif", "a_sigma.tif", "a.png", "a.json")]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.png", "a.tif", "a_sigma.tif"]
+    assert out.splitlines() == [str(tmp_path / name) for name in ("a.tif", "a_sigma.tif", "a.png", "a.qml", "a.json")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.png", "a.qml", "a.tif", "a_sigma.tif"]
     assert "sentinel2a to emit, model spatial-spectral" in err
 
 
@@ -279,7 +279,13 @@ def test_recipe_gives_options_and_the_command_line_wins(ms2hs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("nothing", "cannot be read"), ("colour = 1", "colour"), (None, "cannot be read")]
+    ("text", "said"),
+    [
+        ("nothing", "cannot be read"),
+        ("colour = 1", "colour"),
+        ('recipe = "other.toml"', "no option 'recipe'"),
+        (None, "cannot be read"),
+    ],
 )
 def test_bad_recipe_is_one_message(text, said, ms2hs, tmp_path):
     recipe = tmp_path / "bad.toml"

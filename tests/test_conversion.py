@@ -104,7 +104,7 @@ def test_item_has_assets_counts_and_residual(made):
     item = json.loads(made.item.read_text())
     assert item["stac_version"] == "1.1.0"
     assert {asset["href"] for asset in item["assets"].values()} == {
-        f"./{path.name}" for path in (made.output, made.sigma, made.quicklook)
+        f"./{path.name}" for path in (made.output, made.sigma, made.quicklook, made.style)
     }
     assert all((made.item.parent / asset["href"]).is_file() for asset in item["assets"].values())
     bands = item["assets"]["data"]["bands"]

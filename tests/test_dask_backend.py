@@ -64,7 +64,9 @@ def test_broken_scene_does_not_stop_the_others(ms2hs, tmp_path):
     code, out, err = ms2hs("convert", *scenes, "-o", tmp_path / "out", "--model", "linear", "--uncertainty")
     assert code == 5
     assert [Path(line).name for line in out.splitlines()] == [
-        f"s{number:02}_enmap{end}" for number in (0, 1, 2, 4, 5) for end in (".tif", "_sigma.tif", ".png", ".json")
+        f"s{number:02}_enmap{end}"
+        for number in (0, 1, 2, 4, 5)
+        for end in (".tif", "_sigma.tif", ".png", ".qml", ".json")
     ]
     assert all(Path(line).is_file() for line in out.splitlines())
     note, assumed, clouds, entry, summary, message = err.splitlines()
@@ -98,11 +100,12 @@ def test_workers_accept_relative_paths(ms2hs, scheduler, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = ms2hs("convert", "s00.tif", "--model", "linear", "--scheduler", scheduler)
     assert code == 0, err
-    assert out.splitlines() == ["s00_enmap.tif", "s00_enmap.png", "s00_enmap.json"]
+    assert out.splitlines() == ["s00_enmap.tif", "s00_enmap.png", "s00_enmap.qml", "s00_enmap.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "s00.tif",
         "s00_enmap.json",
         "s00_enmap.png",
+        "s00_enmap.qml",
         "s00_enmap.tif",
     ]
 
@@ -175,7 +178,7 @@ def test_interrupt_leaves_complete_outputs_only(tmp_path):
     assert errors.startswith("ms2hs: stopped by Ctrl-C; complete files are kept")
     stems = {path.stem for path in out.iterdir()}
     assert {path.name for path in out.iterdir()} == {
-        f"{stem}{end}" for stem in stems for end in (".tif", ".png", ".json")
+        f"{stem}{end}" for stem in stems for end in (".tif", ".png", ".qml", ".json")
     }
 
 

@@ -1,6 +1,7 @@
 """The example scene has the surfaces, the detail and the size that its users rely on."""
 
 import numpy as np
+import pytest
 import rasterio
 
 from ms2hs.datasets.simulation.example_scene import SURFACES, example_dn
@@ -47,6 +48,7 @@ def test_nodata_lies_beyond_the_edge_of_the_orbit(scene_path):
     assert (np.diff(valid.astype(int), axis=1) <= 0).all()  # nothing valid to the east of it
 
 
+@pytest.mark.slow
 def test_scene_is_the_same_each_time(scene_path):
     with rasterio.open(scene_path) as scene:
         np.testing.assert_array_equal(scene.read(), example_dn())

@@ -64,7 +64,7 @@ def test_convert_replaces_no_scene_under_any_name(ms2hs, scene, tmp_path, way):
     )
 
 
-@pytest.mark.parametrize("suffix", ["_sigma.tif", ".png", ".json"])
+@pytest.mark.parametrize("suffix", ["_sigma.tif", ".png", ".qml", ".json"])
 def test_every_file_of_a_result_is_compared_with_the_inputs(ms2hs, scene, tmp_path, suffix):
     """The scene stands where another file of the result would be written."""
     weights = tmp_path / "in" / f"x{suffix}"

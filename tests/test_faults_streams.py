@@ -55,7 +55,7 @@ def test_stream_that_cannot_be_written_loses_no_result(scenes, tmp_path, label):
     code, _, err = shell(script.format(scene=scenes[0]), tmp_path)
     assert code == expected, err
     assert (err.count("ms2hs: "), err[: len(message)]) == (bool(message), message)
-    made = {"convert": ["x.json", "x.png", "x.tif"], "example": ["x.tif"]}.get(script.split()[1], [])
+    made = {"convert": ["x.json", "x.png", "x.qml", "x.tif"], "example": ["x.tif"]}.get(script.split()[1], [])
     assert sorted(path.name for path in tmp_path.iterdir()) == made
 
 
@@ -161,7 +161,7 @@ def test_signal_with_resume_keeps_finished_rows_and_says_so(scenes, tmp_path):
     assert journal.stat().st_size
     resumed = convert(scenes[1], "enmap", tmp_path / "x.tif", ConvertOptions(model="linear", resume=True))
     assert any("resuming an interrupted conversion at row" in note for note in resumed.notes)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["tmp", "x.json", "x.png", "x.tif"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tmp", "x.json", "x.png", "x.qml", "x.tif"]
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from ms2hs.raster.dataset import read_pixel_grid
 from ms2hs.raster.pixel_grid import lonlat_bounds
 from ms2hs.scenes.formats import open_scene
 from ms2hs.scenes.reader import SceneReader
+from ms2hs.scenes.stac_metadata import UNKNOWN_TIME, sensing_time
 
 DN = dn_of([LEAVES, WATER, SAND])
 LOCAL = 'LOCAL_CS["site grid",UNIT["metre",1]]'
@@ -285,13 +286,21 @@ def test_geotiff_takes_the_time_of_tags_before_the_name(tmp_path, tags, time, is
     [
         ("2024-06-08T12:15:59+02:00", ("2024-06-08T10:15:59Z", None)),
         ("2024-06-08", (None, "2024-06-08T00:00:00Z")),
-        ("2024-13-08", (None, "2013-02-11T00:00:00Z")),
     ],
 )
 def test_convert_writes_valid_times(tmp_path, convert, date, expected):
     _, _, item, _ = convert(make(tmp_path / "scene.tif", tags={"ACQUISITION_DATE": date}))
     properties = item["properties"]
     assert (properties["datetime"], properties.get("start_datetime")) == expected
+
+
+def test_item_of_an_undated_scene_says_that_its_time_is_unknown(tmp_path, convert):
+    _, _, item, _ = convert(make(tmp_path / "scene.tif", tags={"ACQUISITION_DATE": "2024-13-08"}))
+    properties = item["properties"]
+    assert properties["datetime"] == properties["created"]
+    assert "unknown" in properties[UNKNOWN_TIME]
+    assert not {"start_datetime", "end_datetime"} & set(properties)
+    assert sensing_time(item) is None
 
 
 def test_convert_serially_reports_an_unexpected_error_and_continues(tmp_path, monkeypatch):

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 from ms2hs.cli.app import app
 
 COMMANDS = [
-    *("convert", "fetch", "info", "example", "prepare", "pairs", "pretrain", "finetune"),
+    *("convert", "fetch", "info", "example", "demo", "prepare", "pairs", "pretrain", "finetune"),
     *("index", "spectrum"),
     *("evaluate pairs", "evaluate corpus", "evaluate cube", "evaluate completion"),
 ]
-WITH_EXAMPLES = [command for command in COMMANDS if command not in {"info", "example"}]
+WITH_EXAMPLES = [command for command in COMMANDS if command not in {"info", "example", "demo"}]
 WIDTH = "100"
 SCREEN_LINES = 50
 

@@ -15,7 +15,7 @@ FLOORS = {
     **dict.fromkeys(("datasets", "datasets.cubes", "datasets.pairs", "datasets.simulation"), 5),
     **dict.fromkeys(("fetching", "fetching.cubes", "conversion"), 6),
     **dict.fromkeys(("training", "training.engine", "evaluation", "evaluation.report"), 6),
-    **dict.fromkeys(("viewing", "api", "cluster"), 7),
+    **dict.fromkeys(("viewing", "places", "api", "cluster"), 7),
     "cli": 8,
 }
 # Imports between packages of one floor: two data packages build on the cubes, and a sub-package belongs to its package.
@@ -30,6 +30,7 @@ BESIDE = {
     ("training", "training.engine"),
     ("evaluation.report", "evaluation"),
     ("api", "viewing"),
+    ("places", "api"),
     ("files", "errors"),
     ("progress", "errors"),
 }

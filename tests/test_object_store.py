@@ -22,7 +22,7 @@ from ms2hs.remote.object_store import ObjectStore, RemotePath, parse_output
 
 LINEAR = ("--model", "linear")
 QUICK = ConvertOptions(model="linear")
-ENDS = (".json", ".png", ".tif")
+ENDS = (".json", ".png", ".qml", ".tif")
 
 
 @pytest.fixture(autouse=True)
@@ -94,20 +94,20 @@ def test_convert_uploads_the_same_bytes_as_to_disk(ms2hs, bucket, scene, tmp_pat
     assert ms2hs(*words, tmp_path / "here.tif")[0] == 0
     code, out, err = ms2hs(*words, "s3://bucket/a/b/here.tif")
     assert code == 0, err
-    names = ["here.tif", "here_sigma.tif", "here.png", "here.json"]
+    names = ["here.tif", "here_sigma.tif", "here.png", "here.qml", "here.json"]
     assert out.splitlines() == [f"s3://bucket/a/b/{name}" for name in names]
     assert bucket.files() == sorted(f"a/b/{name}" for name in names)
-    for name in names[:3]:
+    for name in names[:4]:
         assert bucket.read(f"a/b/{name}") == (tmp_path / name).read_bytes()
     item = json.loads(bucket.read("a/b/here.json"))
-    assert {asset["href"] for asset in item["assets"].values()} == {f"./{name}" for name in names[:3]}
+    assert {asset["href"] for asset in item["assets"].values()} == {f"./{name}" for name in names[:4]}
     assert "scratch" not in json.dumps(item)
 
 
 @pytest.mark.parametrize("folder", ["s3://bucket", "s3://bucket/", "s3://bucket/a.b", "s3://bucket/x.tif/"])
 def test_remote_path_without_cube_suffix_is_a_folder(folder, bucket, scene):
     made = package.convert(scene, output=folder, options=QUICK)
-    assert made.paths == [f"{folder.rstrip('/')}/scene_enmap{end}" for end in (".tif", ".png", ".json")]
+    assert made.paths == [f"{folder.rstrip('/')}/scene_enmap{end}" for end in (".tif", ".png", ".qml", ".json")]
     assert [f"s3://bucket/{key}" for key in bucket.files()] == sorted(made.paths)
     assert made.seconds["whole"] >= made.seconds["place"] > 0
 
@@ -119,8 +119,8 @@ def test_json_and_dry_run_print_the_remote_path(ms2hs, bucket, scene):
     assert json.loads(out)["output"] == "s3://bucket/cubes/scene_enmap.tif"
     assert bucket.files() == []
     made = json.loads(ms2hs(*words)[1])
-    assert [made[name] for name in ("output", "quicklook", "item", "sigma")] == [
-        *(f"s3://bucket/cubes/scene_enmap{end}" for end in (".tif", ".png", ".json")),
+    assert [made[name] for name in ("output", "quicklook", "style", "item", "sigma")] == [
+        *(f"s3://bucket/cubes/scene_enmap{end}" for end in (".tif", ".png", ".qml", ".json")),
         None,
     ]
 
@@ -133,7 +133,7 @@ def test_several_scenes_upload_to_one_folder(more, ms2hs, bucket, tmp_path):
     code, out, err = ms2hs("convert", *scenes, *LINEAR, "-o", "s3://bucket/cubes", *more)
     assert code == 5
     assert out.splitlines() == [
-        f"s3://bucket/cubes/s{number}_enmap{end}" for number in (0, 2) for end in (".tif", ".png", ".json")
+        f"s3://bucket/cubes/s{number}_enmap{end}" for number in (0, 2) for end in (".tif", ".png", ".qml", ".json")
     ]
     assert bucket.files() == sorted([f"cubes/s{n}_enmap{end}" for n in (0, 2) for end in ENDS] + ["cubes/s9_enmap.tif"])
     assert "s1.tif" in err
@@ -151,7 +151,7 @@ def test_killed_workers_leave_no_temporary_files(scratch, bucket, tmp_path, monk
     (scratch / ".s0_enmap.cafe.abc").mkdir()
     assert convert_all(scenes, folder="s3://bucket/", options=QUICK, executor=Executor(workers=1)).failed == {}
     assert not (scratch / ".s0_enmap.cafe.abc").exists()
-    assert len(bucket.files()) == 3
+    assert len(bucket.files()) == 4
 
 
 @pytest.mark.parametrize("taken", ["scene_enmap.tif", "scene_enmap_sigma.tif", "scene_enmap.png", "scene_enmap.json"])
@@ -241,10 +241,10 @@ def test_unwritable_store_is_one_message_before_the_conversion(
 def test_put_uploads_the_cube_last(memory_store, scene):
     steps = []
     package.convert(scene, output="memory:///top/", options=ConvertOptions(model="linear", uncertainty=True))
-    assert memory_store.puts == [f"scene_enmap{end}" for end in (".json", ".png", "_sigma.tif", ".tif")]
+    assert memory_store.puts == [f"scene_enmap{end}" for end in (".json", ".qml", ".png", "_sigma.tif", ".tif")]
     memory_store.puts.clear()
     package.convert(scene, output="memory:///top/b/", options=QUICK, progress=lambda *step: steps.append(step))
-    assert memory_store.puts == [f"scene_enmap{end}" for end in (".json", ".png", ".tif")]
+    assert memory_store.puts == [f"scene_enmap{end}" for end in (".json", ".qml", ".png", ".tif")]
     assert steps[-1][0] == "upload tif"
     assert steps[-1][1] <= steps[-1][2]
 

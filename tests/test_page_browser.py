@@ -1,8 +1,6 @@
 """The page of a cube in a real browser: what it draws equals the file, and it requests nothing."""
 
 import csv
-import os
-import shutil
 from contextlib import contextmanager
 from threading import Thread
 
@@ -14,22 +12,6 @@ from cube_files import COLS, ROWS, WAVELENGTH_NM, make_cube, numbers_of
 from ms2hs.viewing.cube_layers import open_layers
 from ms2hs.viewing.page import view
 from ms2hs.viewing.server import CubeServer
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A headless Chromium: MS2HS_BROWSER, or from the PATH. Without a browser the tests are skipped; in CI they fail."""
-    path = os.environ.get("MS2HS_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        reason = f"no browser: none of {', '.join(NAMES)} is on the PATH. Install Chromium, or set MS2HS_BROWSER."
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def options_for(model, **more):
 def files_of(made):
     """The files of a conversion, without times and notes in the item."""
     item = json.loads(made.item.read_text())
-    for name in ("created", "ms2hs:seconds", "ms2hs:notes", "end_datetime"):
+    for name in ("created", "ms2hs:seconds", "ms2hs:notes", "datetime"):
         item["properties"].pop(name, None)
     return [path.read_bytes() for path in (made.output, made.sigma, made.quicklook)], item
 
@@ -140,7 +140,10 @@ def test_interruption_while_files_are_moved_resumes_with_the_same_files(tall, wh
     def stop_before_removing(_staging):
         raise Stop
 
-    left, names = staging_folder(tmp_path / "cube.tif"), {"cube.tif", "cube_sigma.tif", "cube.png", "cube.json"}
+    left, names = (
+        staging_folder(tmp_path / "cube.tif"),
+        {"cube.tif", "cube_sigma.tif", "cube.png", "cube.qml", "cube.json"},
+    )
     with monkeypatch.context() as patch, suppress(Stop):
         patch.setattr(Path, "hardlink_to", stop)
         patch.setattr("ms2hs.files._take_back", lambda _placed: None)  # a killed process takes nothing back
@@ -252,7 +255,7 @@ def test_killed_process_resumes_with_the_same_files(tmp_path):
     if not done:
         assert start(path, "--resume").wait() == 0
     assert killed > 0
-    for ending in (".tif", "_sigma.tif", ".png"):
+    for ending in (".tif", "_sigma.tif", ".png", ".qml"):
         assert (tmp_path / f"cube{ending}").read_bytes() == (tmp_path / f"whole{ending}").read_bytes()
     assert not staging_folder(path).exists()
 

@@ -12,10 +12,11 @@ import typer
 from typer.core import TyperGroup
 
 from ms2hs._version import __version__
-from ms2hs.cli import (
+from ms2hs.cli.commands import (
     convert_commands,
     data_commands,
     evaluate_commands,
+    export_commands,
     fetch_commands,
     info_commands,
     spectrum_commands,
@@ -37,7 +38,7 @@ class CommandGroup(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401  as Typer calls it
         super().__init__(**settings)
-        _add_shared_options(self)
+        _add_parameters(self, shared_options())
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  as Typer calls it
         """Run the command that was given."""
@@ -59,9 +60,11 @@ app.command("convert", epilog=convert_commands.EPILOG)(convert_commands.convert_
 app.command("fetch", epilog=fetch_commands.EPILOG)(fetch_commands.fetch_command)
 app.command("info")(info_commands.info_command)
 app.command("example")(info_commands.example_command)
+app.command("demo")(info_commands.demo_command)
 app.command("index", epilog=spectrum_commands.INDEX_EPILOG)(spectrum_commands.index_command)
 app.command("spectrum", epilog=spectrum_commands.SPECTRUM_EPILOG)(spectrum_commands.spectrum_command)
 app.command("view", epilog=view_commands.EPILOG)(view_commands.view_command)
+app.command("export", epilog=export_commands.EPILOG)(export_commands.export_command)
 app.command("prepare", epilog=data_commands.PREPARE_EPILOG)(data_commands.prepare_command)
 app.command("pairs", epilog=data_commands.PAIRS_EPILOG)(data_commands.pairs_command)
 app.command("pretrain", epilog=training_commands.PRETRAIN_EPILOG)(training_commands.pretrain_command)
@@ -109,13 +112,13 @@ def main() -> None:
         raise SystemExit(known.exit_code) from None
 
 
-def _add_shared_options(group: TyperGroup) -> None:
-    """Give every command of a group the options that all have."""
+def _add_parameters(group: TyperGroup, parameters: list[Any]) -> None:
+    """Give every command of a group these parameters."""
     for command in group.commands.values():
         if isinstance(command, TyperGroup):
-            _add_shared_options(command)
+            _add_parameters(command, parameters)
         else:
-            command.params += shared_options()
+            command.params += parameters
 
 
 def _check_words(words: list[str]) -> None:

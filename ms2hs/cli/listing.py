@@ -38,7 +38,7 @@ def entry(name: str) -> dict[str, Any]:
     if name in PRESETS:
         return {"name": name, **PRESETS[name].to_dict()}
     known = [*sensor_names("source"), *sensor_names("target"), *weights_names(), *PRESETS]
-    raise UnknownName.of("name", name, known, "Run `ms2hs info` for the list.")
+    raise UnknownName.of("name", name, list(dict.fromkeys(known)), "Run `ms2hs info` for the list.")
 
 
 def _summary(weights: Weights) -> str:

@@ -15,6 +15,7 @@ import typer
 from ms2hs._version import __version__
 from ms2hs.cli.messages import print_log
 from ms2hs.cli.recipes import is_from_config, take_files
+from ms2hs.remote.providers import DEFAULT_PROVIDER
 
 
 def panel(title: str) -> Callable[..., Any]:
@@ -119,14 +120,15 @@ def check_learning_rate(value: float) -> float:
 Overwrite = Annotated[bool, OUTPUT("--overwrite", help="Replace existing files.", show_default=False)]
 Compress = Annotated[
     Literal["zstd", "deflate"] | None,
-    OUTPUT(help="Compression; old web readers know deflate only.", show_default="zstd"),
+    OUTPUT(help="Old web readers need deflate.", show_default="zstd"),
 ]
 BlockSize = Annotated[
     int | None,
     OUTPUT(
         metavar="64|128|256",
-        help="Side of a block, in pixels: small blocks give a spectrum faster.",
+        help="Block side in pixels; small is fast for spectra.",
         show_default="256",
+        autocompletion=lambda: ["64", "128", "256"],
     ),
 ]
 AsJson = Annotated[bool, OUTPUT("--json", help="Print JSON on stdout.", show_default=False)]
@@ -136,6 +138,32 @@ Scale = Annotated[float | None, INPUT(help="Reflectance = stored × scale + offs
 Offset = Annotated[float | None, INPUT(help="Offset in reflectance, such as -0.1.", show_default="from metadata")]
 DnOffset = Annotated[
     float | None, INPUT(help="Added to stored integers instead, such as -1000.", show_default="from metadata")
+]
+
+# Knowledge of the site of `convert`.
+Reference = Annotated[
+    Path | None, SITE(help="Spectra measured in the scene: CSV of id,lon,lat,<nm>,… or an ENVI spectral library.")
+]
+Site = Annotated[
+    list[str] | None,
+    SITE(
+        metavar="PATH",
+        help="Hyperspectral cube of the site, from any date, or a folder of cubes; repeatable. `auto` fetches EMIT "
+        "and EnMAP passes.",
+        autocompletion=lambda: ["auto"],
+    ),
+]
+SiteDate = Annotated[str | None, SITE(metavar="DATE", help="With auto: period of the passes.", show_default="any")]
+SiteLimit = Annotated[int, SITE(min=1, help="With auto: largest number of passes.")]
+
+# The search of `convert` without a scene.
+SearchDate = Annotated[str | None, REGION(metavar="DATE", help="Without a scene: day, month or range.")]
+SearchProvider = Annotated[
+    str | None,
+    REGION(help="Without a scene: STAC provider.", show_default=DEFAULT_PROVIDER, autocompletion=complete_provider),
+]
+SearchMaxCloud = Annotated[
+    float | None, REGION(metavar="PERCENT", help="Without a scene: largest cloud cover.", show_default="20")
 ]
 
 # Training: shared by pretrain and finetune.
@@ -199,7 +227,7 @@ def _take_shared(
 
 
 def shared_options() -> list[Any]:
-    """New parameters for one command: the options of every command."""
+    """The parameters of every command."""
     return [one for one in typer.main.get_command(_shared).params if one.name != "help"]
 
 

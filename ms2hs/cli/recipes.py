@@ -56,6 +56,7 @@ def option_files(context: typer.Context) -> list[Path]:
 
 def _recipe_values(context: typer.Context, path: Path) -> dict[str, Any]:
     known = {name.lstrip("-"): one for one in context.command.params for name in one.opts if len(name) > 2}
+    del known["recipe"]
     return _by_parameter(context, path, _read(path), known)
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from ms2hs.conversion.convert_scene import convert
-from ms2hs.conversion.metadata import ConversionResult
 from ms2hs.conversion.planning import ConvertOptions, FoundSite, cube_name, output_grid, with_found_site
-from ms2hs.conversion.result_files import check_new_output, input_files, result_names
+from ms2hs.conversion.result_files import ConversionResult, check_new_output, input_files, result_names
 from ms2hs.errors import Ms2hsError, OutputError, PartlyDone, SceneError, UnknownName, failure
 from ms2hs.files import FileIds, check_name, file_ids
 from ms2hs.progress import Progress

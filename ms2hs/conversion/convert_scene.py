@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ms2hs.conversion.metadata import ConversionResult, provenance, supported_bands, write_item
+from ms2hs.conversion.metadata import provenance, supported_bands, write_item
 from ms2hs.conversion.pipeline import LinearPipeline, NetworkPipeline, Pipeline, StripReader
 from ms2hs.conversion.planning import AUTO, ConvertOptions, Plan, plan
+from ms2hs.conversion.result_files import ConversionResult
 from ms2hs.conversion.site_adaptation import adapt_to_site, network_addition, references_in_scene
 from ms2hs.conversion.staging import Staging, conversion_inputs
 from ms2hs.conversion.statistics import InputResidual, Statistics
@@ -25,6 +26,7 @@ from ms2hs.models.prior import Posterior
 from ms2hs.progress import Progress
 from ms2hs.raster.dataset import bounded_cache
 from ms2hs.raster.formats import format_of
+from ms2hs.raster.formats.qgis_style import STYLE_SUFFIX, write_style
 from ms2hs.raster.quicklook import write_quicklook
 from ms2hs.raster.tiling import Window
 from ms2hs.scenes.plausibility import offset_warnings
@@ -69,7 +71,7 @@ def run(planned: Plan, progress: Progress | None = None) -> ConversionResult:
         raise ValueError("the passes of `site` auto are not known; call ms2hs.convert, or give cubes")
     if planned.address:
         with TemporaryDirectory(prefix="ms2hs.") as folder:
-            local_plan = replace(planned, output=Path(folder) / planned.output.name, address=None)
+            local_plan = replace(planned, output=Path(folder) / planned.output.name, address=None, is_temporary=True)
             return run(local_plan, progress).moved(planned.address, progress, overwrite=planned.options.overwrite)
     began = time.perf_counter()
     report = progress or (lambda _stage, _done, _total: None)
@@ -93,16 +95,17 @@ def run(planned: Plan, progress: Progress | None = None) -> ConversionResult:
             *(type(pipeline).__name__, f", device {models.network.device}" if models.network else ""),
         )
         seconds = _write_cubes(pipeline, staging, report)
-        quicklook, item = planned.output.with_suffix(".png"), planned.output.with_suffix(".json")
-        write_quicklook(staging.path(planned.output.name), staging.path(quicklook.name))
+        quicklook, style, item = map(planned.output.with_suffix, (".png", STYLE_SUFFIX, ".json"))
+        stretch = write_quicklook(staging.path(planned.output.name), staging.path(quicklook.name))
+        write_style(staging.path(style.name), stretch)
         seconds["whole"] = time.perf_counter() - began
         counts, rmse = statistics.counts, statistics.residual_rmse
         warnings = *offset_warnings(scene, statistics.sample), *counts.warnings(*reader.impossible_range)
         notes = (*scene.notes, *warnings, *models.notes, *staging.notes)
         result = ConversionResult(
-            planned.output, quicklook, item, planned.sigma, counts, rmse, seconds, notes, scene.quality_note
+            planned.output, quicklook, style, item, planned.sigma, counts, rmse, seconds, notes, scene.quality_note
         )
-        write_item(staging.path(item.name), planned, result, models.linear)
+        write_item(staging.path(item.name), planned, result, models.linear, stretch)
         staging.publish(path.name for path in result.paths)
     return result
 

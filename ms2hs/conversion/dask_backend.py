@@ -35,9 +35,15 @@ from ms2hs.conversion.batch import (
     writable_jobs,
 )
 from ms2hs.conversion.convert_scene import run
-from ms2hs.conversion.metadata import ConversionResult
 from ms2hs.conversion.planning import AUTO, ConvertOptions, plan, with_site_cubes
-from ms2hs.conversion.result_files import MAX_STEM, is_complete, placed_by_run, private_folder, remove_private_folders
+from ms2hs.conversion.result_files import (
+    MAX_STEM,
+    ConversionResult,
+    is_complete,
+    placed_by_run,
+    private_folder,
+    remove_private_folders,
+)
 from ms2hs.errors import ClusterError, Ms2hsError
 from ms2hs.models.weights import load_weights
 from ms2hs.progress import Progress
@@ -362,7 +368,7 @@ def _convert_task(task: _Task) -> Outcome:
             if isinstance(output, RemotePath):
                 ObjectStore(output.parent)  # fails before the work if this worker cannot reach the store
             planned = plan(task.job.scene, task.target, folder / output.name, task.job.options)
-            result = run(planned)
+            result = run(replace(planned, is_temporary=True))
             # A store has no second names: files that an earlier attempt uploaded are replaced.
             overwrite = task.job.options.overwrite or isinstance(output, RemotePath)
             own = placed_by_run(output, task.run_id)

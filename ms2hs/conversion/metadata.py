@@ -1,97 +1,46 @@
-"""Provenance of a result: dataset tags of the cube, and the STAC item beside it."""
+"""Metadata of a result: its provenance, its bands, and the STAC item beside it.
+
+Bands stand twice in an item: `bands` of STAC 1.1, and `eo:bands` of the eo extension 1.1. odc-stac reads number, type
+and nodata of bands from the former, and takes names and common names from the latter only.
+"""
 
 import json
-import time
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 from ms2hs._version import __version__
 from ms2hs.conversion.planning import Plan
-from ms2hs.conversion.result_files import publish_files
+from ms2hs.conversion.result_files import ConversionResult
 from ms2hs.conversion.site_adaptation import site_text
-from ms2hs.conversion.statistics import Counts
-from ms2hs.files import NO_FILES, FileIds, write_bytes
+from ms2hs.errors import SceneError
+from ms2hs.files import read_json, write_bytes
 from ms2hs.models.prior import Posterior
-from ms2hs.progress import Progress
+from ms2hs.raster.container import file_of
 from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.cube_writer import cube_names
-from ms2hs.raster.dates import rfc3339
 from ms2hs.raster.formats import format_of
-from ms2hs.raster.pixel_grid import footprint, lonlat_bounds
-from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
-from ms2hs.scenes.stac_metadata import LANDSAT8_LAUNCH, PROJECTION_EXTENSION, projection_properties
-from ms2hs.spectra.spectral_grid import SpectralGrid, Support, band_support
+from ms2hs.raster.pixel_grid import footprint, lonlat_bounds, pixel_size_m
+from ms2hs.raster.quicklook import Stretch
+from ms2hs.remote.client import MAX_DOCUMENT_BYTES
+from ms2hs.remote.object_store import OutputPath
+from ms2hs.remote.url_policy import shown
+from ms2hs.scenes.recognition import platform_note
+from ms2hs.scenes.scene import CUSTOM, Scene
+from ms2hs.scenes.stac_metadata import PROJECTION_EXTENSION, parse_item, projection_properties, time_properties, utc_now
+from ms2hs.spectra.sensors import COMMON_NAMES_NM, RGB_REACH_NM, load_sensor
+from ms2hs.spectra.spectral_grid import SpectralGrid, Support, band_support, nearest_band
 
 EXTENSIONS = [
-    "https://stac-extensions.github.io/eo/v2.0.0/schema.json",
+    "https://stac-extensions.github.io/eo/v1.1.0/schema.json",
     PROJECTION_EXTENSION,
     "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
+    "https://stac-extensions.github.io/render/v2.0.0/schema.json",
 ]
-
-
-@dataclass(frozen=True)
-class ConversionResult:
-    """The files of a conversion (paths, or addresses in a store), with counts and seconds."""
-
-    output: OutputPath
-    """The cube."""
-    quicklook: OutputPath
-    item: OutputPath
-    """The STAC item with the provenance of the result."""
-    sigma: OutputPath | None
-    counts: Counts
-    residual: dict[str, float]
-    """RMSE in reflectance between input and result on the source's bands: `all`, and by band name."""
-    seconds: dict[str, float]
-    """Thread seconds of reading, model, compressing and storing (which overlap), finishing, and `whole`."""
-    notes: tuple[str, ...] = ()
-    clouds: str = ""
-    """Which quality layers remove what, or why clouds are kept."""
-
-    @property
-    def paths(self) -> list[OutputPath]:
-        """Every file, the cube first."""
-        cubes = [cube.with_name(name) for cube in (self.output, self.sigma) if cube for name in cube_names(cube)]
-        return [*cubes, self.quicklook, self.item]
-
-    def beside(self, output: OutputPath) -> "ConversionResult":
-        """The same result with its files beside another output."""
-        quicklook, item = (output.with_name(path.name) for path in (self.quicklook, self.item))
-        sigma = self.sigma and output.with_name(self.sigma.name)
-        return replace(self, output=output, quicklook=quicklook, item=item, sigma=sigma)
-
-    def moved(
-        self,
-        output: OutputPath,
-        progress: Progress | None = None,
-        *,
-        overwrite: bool,
-        inputs: FileIds = NO_FILES,
-        own: FileIds = NO_FILES,
-    ) -> "ConversionResult":
-        """Upload the files to an address, or move them on the same disk; the cube comes last.
-
-        Parameters
-        ----------
-        overwrite, inputs, own : as in `publish_files`.
-
-        Raises
-        ------
-        CredentialsError, OutputError : files exist, or the store refuses the files; none of them is left there.
-        """
-        began = time.perf_counter()
-        paths = [Path(path) for path in reversed(self.paths)]
-        if isinstance(output, RemotePath):
-            store = ObjectStore(output.parent)
-            store.check([path.name for path in paths], overwrite=overwrite)
-            store.put(paths, progress)
-        else:
-            publish_files(paths, output, overwrite=overwrite, inputs=inputs, own=own)
-        spent = time.perf_counter() - began
-        seconds = self.seconds | {"place": spent, "whole": self.seconds["whole"] + spent}
-        return replace(self.beside(output), seconds=seconds)
+GEOJSON_TYPE = "application/geo+json"
 
 
 def provenance(planned: Plan) -> dict[str, str]:
@@ -125,18 +74,15 @@ def supported_bands(planned: Plan, model: Posterior) -> SpectralGrid:
     return replace(planned.spectral, support=tuple(known))
 
 
-def write_item(path: Path, planned: Plan, result: ConversionResult, model: Posterior) -> None:
-    """Write the STAC 1.1 item of a result; `model` is the adapted spectral prior."""
-    grid, bbox = planned.grid, lonlat_bounds(planned.grid)
-    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    time = rfc3339(planned.scene.datetime)
-    properties: dict[str, Any] = {"datetime": time, "created": now}
-    if time is None:
-        properties |= {"start_datetime": LANDSAT8_LAUNCH, "end_datetime": now}
-    elif "T" not in time:
-        properties |= {"datetime": None, "start_datetime": f"{time}T00:00:00Z", "end_datetime": f"{time}T23:59:59Z"}
+def write_item(path: Path, planned: Plan, result: ConversionResult, model: Posterior, stretch: Stretch) -> None:
+    """Write the STAC 1.1 item of a result, with the support by the adapted prior, and the quicklook's contrast."""
+    grid, bbox, bands = planned.grid, lonlat_bounds(planned.grid), supported_bands(planned, model)
+    now = utc_now()
+    properties: dict[str, Any] = time_properties(planned.scene.datetime, now) | {"created": now}
+    properties |= _source_properties(planned.scene) | {"gsd": round(min(pixel_size_m(grid)), 3)}
     properties |= projection_properties(grid) | {f"ms2hs:{name}": text for name, text in provenance(planned).items()}
     properties |= {
+        "renders": {"natural": _render(bands, stretch)},
         "ms2hs:pixels": vars(result.counts),
         "ms2hs:measured_band_residual_rmse": result.residual,
         "ms2hs:seconds": {stage: round(value, 2) for stage, value in result.seconds.items()},
@@ -147,45 +93,130 @@ def write_item(path: Path, planned: Plan, result: ConversionResult, model: Poste
         "stac_version": "1.1.0",
         "stac_extensions": EXTENSIONS,
         "id": result.output.stem,
+        **({"collection": planned.options.collection} if planned.options.collection else {}),
         "geometry": footprint(grid),
         **({"bbox": list(bbox)} if bbox else {}),
         "properties": properties,
-        "links": [],
-        "assets": _assets(planned, result, model),
+        "links": list(_links(planned, result)),
+        "assets": _assets(planned, result, bands),
     }
     write_bytes(path, (json.dumps(item, indent=1) + "\n").encode())
 
 
-def _assets(planned: Plan, result: ConversionResult, model: Posterior) -> dict[str, Any]:
-    bands = _bands(planned, model)
-    media_type = format_of(planned.output).media_type
-    assets = {
-        "data": _asset(result.output, media_type, "data") | {"bands": bands},
-        "thumbnail": _asset(result.quicklook, "image/png", "thumbnail"),
+def _source_properties(scene: Scene) -> dict[str, Any]:
+    """Satellite and instruments of the input; no satellite if it is assumed."""
+    if scene.source == CUSTOM:
+        return {}
+    sensor = load_sensor(scene.source)
+    platform = "" if platform_note(scene.source) in scene.notes else sensor.platform
+    facts = {"platform": platform, "constellation": sensor.constellation, "instruments": list(sensor.instruments)}
+    return {name: value for name, value in facts.items() if value}
+
+
+def _render(bands: SpectralGrid, stretch: Stretch) -> dict[str, Any]:
+    """The quicklook's colours for tile servers, in stored numbers; `bidx` for servers that do not know `bands`."""
+    limits = [round(value / SCALE) for value in (stretch.low, stretch.high)]
+    return {
+        "title": "Natural colour",
+        "assets": ["data"],
+        "bands": [[bands.names[band] for band in stretch.bands]],
+        "bidx": [band + 1 for band in stretch.bands],
+        "rescale": [limits] * len(stretch.bands),
+        "nodata": NODATA,
+        "resampling": "nearest",
     }
+
+
+# ---- links and addresses --------------------------------------------------------------------------------------------
+
+
+def _href(planned: Plan, name: str) -> str:
+    """The address of a file of the result: relative to the item, or below `href_base`."""
+    base = planned.options.href_base
+    if base is None:
+        return f"./{name}"
+    return f"{base.rstrip('/')}/{quote(name) if '://' in base else name}"
+
+
+def _links(planned: Plan, result: ConversionResult) -> Iterator[dict[str, str]]:
+    """The item itself, its collection, and the item of the input and where that came from, as far as known."""
+    if planned.options.href_base:
+        yield {"rel": "self", "href": _href(planned, result.item.name), "type": GEOJSON_TYPE}
+    if planned.options.collection:
+        yield {"rel": "collection", "href": _href(planned, "collection.json"), "type": "application/json"}
+    local, web = _source_items(planned.scene)
+    if local and not planned.options.href_base and not planned.is_temporary:
+        relative = PurePath(os.path.relpath(local, planned.output.parent)).as_posix()
+        yield {"rel": "derived_from", "href": relative, "type": GEOJSON_TYPE}
+    elif web:
+        yield {"rel": "derived_from", "href": web, "type": GEOJSON_TYPE}
+    if web:
+        yield {"rel": "via", "href": web, "type": GEOJSON_TYPE}
+
+
+def _source_items(scene: Scene) -> tuple[Path | None, str]:
+    """The item of the input on this machine, and its address in a catalogue; None and empty if unknown.
+
+    `fetch` writes an item beside a scene, or into a folder of band files, which names the catalogue's item.
+    """
+    if "://" in scene.item:
+        return None, shown(scene.item)
+    file = file_of(scene.assets[0].href)
+    candidates = (
+        [Path(scene.item)] if scene.item else [file.with_suffix(".json"), file.parent / f"{file.parent.name}.json"]
+    )
+    for path in candidates:
+        try:
+            item = parse_item(read_json(path, MAX_DOCUMENT_BYTES))
+        except (OSError, ValueError, RecursionError, SceneError):
+            continue
+        names = {PurePath(urlsplit(str(asset.get("href"))).path).name for asset in item["assets"].values()}
+        if scene.item or file.name in names:
+            return path, _catalogue_address(item["links"])
+    return None, ""
+
+
+def _catalogue_address(links: Iterable[dict[str, Any]]) -> str:
+    addresses = {link.get("rel"): str(link.get("href")) for link in links}
+    address = addresses.get("derived_from") or addresses.get("self") or ""
+    return shown(address) if address.startswith(("https://", "http://")) else ""
+
+
+# ---- assets ---------------------------------------------------------------------------------------------------------
+
+
+def _assets(planned: Plan, result: ConversionResult, bands: SpectralGrid) -> dict[str, Any]:
+    def asset(name: str, media_type: str, role: str) -> dict[str, Any]:
+        return {"href": _href(planned, name), "type": media_type, "roles": [role]}
+
+    def cube(key: str, path: OutputPath, role: str, bands: dict[str, Any]) -> dict[str, Any]:
+        name, *headers = cube_names(path)
+        header = {f"{key}-header": asset(one, "text/plain", "metadata") for one in headers}
+        return {key: asset(name, format_of(path).media_type, role) | bands} | header
+
+    assets = cube("data", result.output, "data", _bands(bands, common_names=True))
+    assets["thumbnail"] = asset(result.quicklook.name, "image/png", "thumbnail")
+    assets["style"] = asset(result.style.name, "text/xml", "metadata") | {"title": "QGIS style: natural colour"}
     if result.sigma:
         title = "Standard uncertainty: value ± 1.645 sigma is the calibrated 90 % interval"
-        assets["sigma"] = _asset(result.sigma, media_type, "uncertainty") | {"title": title, "bands": bands}
+        names = _bands(replace(bands, names=tuple(f"{name}_sigma" for name in bands.names)))
+        assets |= cube("sigma", result.sigma, "uncertainty", {"title": title} | names)
     return assets
 
 
-def _asset(path: OutputPath, media_type: str, role: str) -> dict[str, Any]:
-    return {"href": f"./{path.name}", "type": media_type, "roles": [role]}
-
-
-def _bands(planned: Plan, model: Posterior) -> list[dict[str, Any]]:
-    grid = supported_bands(planned, model)
-    return [
-        {
-            "name": name,
-            "eo:center_wavelength": round(float(centre) / 1000, 7),
-            "eo:full_width_half_max": round(float(width) / 1000, 7),
-            "data_type": "int16",
-            "nodata": NODATA,
-            "unit": "1",
-            "raster:scale": SCALE,
-            "raster:offset": 0,
-            "ms2hs:support": support,
-        }
-        for name, centre, width, support in zip(grid.names, grid.wavelength_nm, grid.fwhm_nm, grid.support, strict=True)
-    ]
+def _bands(bands: SpectralGrid, *, common_names: bool = False) -> dict[str, list[dict[str, Any]]]:
+    """The bands of a file by STAC 1.1 and by the eo extension; a common name belongs to the nearest band only."""
+    common: dict[int | None, str] = {}
+    for name, centre in COMMON_NAMES_NM.items() if common_names else ():
+        common.setdefault(nearest_band(bands.wavelength_nm, centre, RGB_REACH_NM), name)
+    stored = {"data_type": "int16", "nodata": NODATA, "unit": "1", "raster:scale": SCALE, "raster:offset": 0}
+    core, eo = [], []
+    rows = zip(bands.names, bands.wavelength_nm, bands.fwhm_nm, bands.support, strict=True)
+    for band, (name, centre, width, support) in enumerate(rows):
+        facts = {"common_name": common[band]} if band in common else {}
+        facts |= {"center_wavelength": round(centre / 1000, 7), "full_width_half_max": round(width / 1000, 7)}
+        eo.append({"name": name} | facts)
+        core.append(
+            {"name": name} | {f"eo:{key}": value for key, value in facts.items()} | stored | {"ms2hs:support": support}
+        )
+    return {"bands": core, "eo:bands": eo}

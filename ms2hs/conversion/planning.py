@@ -8,7 +8,7 @@ from typing import Final, Literal, Protocol
 
 import numpy as np
 
-from ms2hs.conversion.result_files import check_new_output, input_files
+from ms2hs.conversion.result_files import check_item_options, check_new_output, input_files
 from ms2hs.conversion.site_adaptation import find_site_cubes
 from ms2hs.errors import GridError, SceneError, WeightsError
 from ms2hs.files import NO_FILES, FileIds, check_space, file_name
@@ -93,16 +93,21 @@ class ConvertOptions:
     measured errors such as `sentinel2`; None: the measured errors of the sensor's products, if any."""
     adjust: bool = True
     """Apply the per-sensor gain and offset that the weights learned from pairs."""
+    href_base: str | None = None
+    """Web address or absolute path of the folder of the files, for absolute addresses in the item; None: relative."""
+    collection: str | None = None
+    """The STAC collection of the item."""
     overwrite: bool = False
     """Replace existing files."""
     resume: bool = False
     """Continue an interrupted conversion of the same inputs, and keep the finished part if this one is interrupted."""
 
     def __post_init__(self) -> None:
-        """Take a single path as a tuple."""
+        """Take a single path as a tuple, and check the texts for the item."""
         if self.site != AUTO:
             paths = [self.site] if isinstance(self.site, str | Path) else self.site or ()
             object.__setattr__(self, "site", tuple(map(Path, paths)))
+        check_item_options(self.href_base, self.collection)
 
     @property
     def site_cubes(self) -> tuple[Path, ...]:
@@ -137,6 +142,8 @@ class Plan:
     """Address to which the complete cube is uploaded; None: the cube stays at `output`."""
     inputs: FileIds = NO_FILES
     """The local files that are read: no output replaces them."""
+    is_temporary: bool = False
+    """Whether the files are moved from `output` to another folder, so that no relative link from them can be given."""
 
     @property
     def final_output(self) -> OutputPath:
@@ -228,10 +235,7 @@ def plan(
     if not isinstance(scene, Scene):
         scene = open_scene(str(scene), options.scene)
     grid = output_grid(scene, options)
-    name = cube_name(scene.id, sensor.name)
-    path = parse_output(output or name)
-    is_folder = not path.is_cube if isinstance(path, RemotePath) else path.is_dir()
-    path = cube_path(path / name if is_folder else path)
+    path = output_path(output, scene.id, sensor.name)
     format_of(path).encoding(options.compress, options.blocksize)  # refuses what the format does not have
     inputs = input_files(scene, [*given, target, weights.path, options.reference], options.site_cubes)
     flags = {flag: getattr(options, flag) for flag in ("uncertainty", "overwrite", "resume")}
@@ -292,6 +296,14 @@ def with_found_site(options: ConvertOptions, site: FoundSite) -> ConvertOptions:
 def cube_name(scene_id: str, sensor_name: str) -> str:
     """File name of the cube of a scene."""
     return f"{file_name(f'{scene_id}_{sensor_name}')}.tif"
+
+
+def output_path(output: str | Path | None, scene_id: str, sensor_name: str) -> OutputPath:
+    """Path or address of the cube of a scene: `output`, or the usual name in that folder or the working directory."""
+    name = cube_name(scene_id, sensor_name)
+    path = parse_output(output or name)
+    is_folder = not path.is_cube if isinstance(path, RemotePath) else path.is_dir()
+    return cube_path(path / name if is_folder else path)
 
 
 def _check_memory(planned: Plan) -> None:

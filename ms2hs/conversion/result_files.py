@@ -8,19 +8,27 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePath
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from ms2hs.conversion.statistics import Counts
 from ms2hs.errors import Ms2hsError, OutputError
 from ms2hs.files import NO_FILES, FileIds, check_output, file_ids, place_files
+from ms2hs.progress import Progress
 from ms2hs.raster.container import file_of
 from ms2hs.raster.cube_writer import cube_names, sigma_name
 from ms2hs.raster.dataset import REMOTE_PREFIXES, open_dataset
-from ms2hs.raster.formats import FORMATS
+from ms2hs.raster.formats import format_of
+from ms2hs.raster.formats.qgis_style import STYLE_SUFFIX
 from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath
 from ms2hs.scenes.scene import Scene
 
+# Web addresses without user, query and fragment, and absolute paths: what `href_base` may be.
+HREF_BASE = re.compile(r"(?:https?|s3|gs|az|abfs)://[^\s?#@/][^\s?#@]*|/[^\x00-\x1f]*|[A-Za-z]:[/\\][^\x00-\x1f]*")
+COLLECTION = re.compile(r"[\w.-]+")
 # Characters of an output's name in the name of a private folder.
 MAX_STEM = 100
 
@@ -33,7 +41,7 @@ def staging_folder(output: Path) -> Path:
 def result_names(cube: OutputPath, *, uncertainty: bool) -> list[str]:
     """File names of a result, the cube first."""
     sigma = cube_names(cube.with_name(sigma_name(cube))) if uncertainty else []
-    return [*cube_names(cube), *sigma, f"{cube.stem}.png", f"{cube.stem}.json"]
+    return [*cube_names(cube), *sigma, *(f"{cube.stem}{suffix}" for suffix in (".png", STYLE_SUFFIX, ".json"))]
 
 
 def is_complete(output: OutputPath) -> bool:
@@ -61,6 +69,20 @@ def _raster_files(href: str) -> list[str]:
         return [str(file_of(href))]
 
 
+def check_item_options(href_base: str | None, collection: str | None) -> None:
+    """Check the texts that a user gives for the STAC item; OutputError for others than addresses and plain names."""
+    if href_base is not None and not HREF_BASE.fullmatch(href_base):
+        raise OutputError(
+            f"--href-base {href_base[:200]!r}: not the address of a folder; https://, s3:// or another store without "
+            "user and query, or an absolute path, are allowed. Leave it out for relative addresses."
+        )
+    if collection is not None and not COLLECTION.fullmatch(collection):
+        raise OutputError(
+            f"--collection {collection[:200]!r}: not the id of a collection; letters, digits and . _ - are allowed. "
+            "Use for example --collection cubes-2024."
+        )
+
+
 def check_new_output(
     cube: OutputPath,
     *,
@@ -84,12 +106,12 @@ def check_new_output(
     OutputError : a suffix that is not written; files exist and may not be replaced, or the folder cannot be written to.
     CredentialsError : the store refuses the credentials.
     """
-    if (suffix := PurePath(cube.name).suffix).lower() not in FORMATS:
+    names, output = result_names(cube, uncertainty=uncertainty), format_of(cube)
+    if resume and not output.is_resumable:
         raise OutputError(
-            f"{cube}: cubes are not written {f'as {suffix}' if suffix else 'without a suffix'}; {', '.join(FORMATS)} "
-            f"are allowed. Use for example -o {cube.stem or 'cube'}.tif, or an existing directory."
+            f"{cube}: {output.name} files are written anew after an interruption; --resume is allowed for a COG. Leave "
+            "--resume out, or convert to a .tif and use `ms2hs export`."
         )
-    names = result_names(cube, uncertainty=uncertainty)
     if isinstance(cube, RemotePath):
         if resume:
             raise OutputError(
@@ -185,3 +207,68 @@ def remove_private_folders(output: OutputPath, run_id: str, stem: str = "*") -> 
 
 def _private_parent(output: OutputPath) -> Path:
     return Path(tempfile.gettempdir()) if isinstance(output, RemotePath) else output.parent
+
+
+@dataclass(frozen=True)
+class ConversionResult:
+    """The files of a conversion (paths, or addresses in a store), with counts and seconds."""
+
+    output: OutputPath
+    """The cube."""
+    quicklook: OutputPath
+    style: OutputPath
+    """The style with which QGIS opens the cube in natural colour."""
+    item: OutputPath
+    """The STAC item with the provenance of the result."""
+    sigma: OutputPath | None
+    counts: Counts
+    residual: dict[str, float]
+    """RMSE in reflectance between input and result on the source's bands: `all`, and by band name."""
+    seconds: dict[str, float]
+    """Thread seconds of reading, model, compressing and storing (which overlap), finishing, and `whole`."""
+    notes: tuple[str, ...] = ()
+    clouds: str = ""
+    """Which quality layers remove what, or why clouds are kept."""
+
+    @property
+    def paths(self) -> list[OutputPath]:
+        """Every file, the cube first."""
+        cubes = [cube.with_name(name) for cube in (self.output, self.sigma) if cube for name in cube_names(cube)]
+        return [*cubes, self.quicklook, self.style, self.item]
+
+    def beside(self, output: OutputPath) -> "ConversionResult":
+        """The same result with its files beside another output."""
+        quicklook, style, item = (output.with_name(path.name) for path in (self.quicklook, self.style, self.item))
+        sigma = self.sigma and output.with_name(self.sigma.name)
+        return replace(self, output=output, quicklook=quicklook, style=style, item=item, sigma=sigma)
+
+    def moved(
+        self,
+        output: OutputPath,
+        progress: Progress | None = None,
+        *,
+        overwrite: bool,
+        inputs: FileIds = NO_FILES,
+        own: FileIds = NO_FILES,
+    ) -> "ConversionResult":
+        """Upload the files to an address, or move them on the same disk; the cube comes last.
+
+        Parameters
+        ----------
+        overwrite, inputs, own : as in `publish_files`.
+
+        Raises
+        ------
+        CredentialsError, OutputError : files exist, or the store refuses the files; none of them is left there.
+        """
+        began = time.perf_counter()
+        paths = [Path(path) for path in reversed(self.paths)]
+        if isinstance(output, RemotePath):
+            store = ObjectStore(output.parent)
+            store.check([path.name for path in paths], overwrite=overwrite)
+            store.put(paths, progress)
+        else:
+            publish_files(paths, output, overwrite=overwrite, inputs=inputs, own=own)
+        spent = time.perf_counter() - began
+        seconds = self.seconds | {"place": spent, "whole": self.seconds["whole"] + spent}
+        return replace(self.beside(output), seconds=seconds)

@@ -29,7 +29,7 @@ from ms2hs.conversion.result_files import (
 from ms2hs.errors import OutputError
 from ms2hs.files import LOCK_NAME, NO_FILES, FileIds, check_output, file_ids, lock_folder, write_error
 from ms2hs.raster.container import file_of
-from ms2hs.raster.cube_writer import CubeWriter, sigma_name
+from ms2hs.raster.cube_writer import CubeWriter
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.scene import Scene
 from ms2hs.spectra.spectral_grid import SpectralGrid
@@ -39,7 +39,9 @@ ENTRY_START = b'{"rows": '
 STAMP = re.compile(rb"[0-9a-f]{64}")
 # Options that do not change the pixels of a result; the provenance has the window's size.
 NO_CHOICES = {"overwrite", "resume", "force", "site_date", "site_limit", "site_notes", "window_size"}
-BLOCK_FILE = re.compile(r"level\d+|cog")
+NO_CHOICES |= {"href_base", "collection"}
+# Files of a writer, by their path in its folder: of a COG, and of the other formats, which use the names of the result.
+BLOCK_FILE, STORE_FILE = re.compile(r"level\d+|cog"), re.compile(r"(\w+/)?zarr\.json|\w+/c(/\d+)*")
 
 
 def conversion_inputs(
@@ -234,17 +236,22 @@ class Staging:
 
     def _is_own(self, path: Path) -> bool:
         """Whether ms2hs may have written a file or folder in the staging folder."""
+        names = set(result_names(self._output, uncertainty=True))
         if path.is_symlink():
             return False
+        if path.is_dir() and path.name in {f"{Path(name).stem}.blocks" for name in names}:
+            return all(
+                self._is_own(inside)
+                or (BLOCK_FILE.fullmatch(inside.name) and inside.is_file() and not inside.is_symlink())
+                for inside in path.iterdir()
+            )
         if path.is_dir():
-            is_named = path.name in {f"{self._output.stem}.blocks", f"{Path(sigma_name(self._output)).stem}.blocks"}
-            inside = list(path.iterdir()) if is_named else []
-            return is_named and all(
-                BLOCK_FILE.fullmatch(file.name) and file.is_file() and not file.is_symlink() for file in inside
+            files = [inside for inside in path.rglob("*") if inside.is_symlink() or not inside.is_dir()]
+            return path.name in names and all(
+                STORE_FILE.match(file.relative_to(path).as_posix()) and not file.is_symlink() for file in files
             )
         name = re.sub(r"^\.(.*)\.\d+\.part$", r"\1", path.name)  # of an atomic write
-        names = {"stamp", "journal.jsonl", LOCK_NAME, *result_names(self._output, uncertainty=True)}
-        return name in names and path.is_file()
+        return name in {"stamp", "journal.jsonl", LOCK_NAME, *names} and path.is_file()
 
     def _refuse_placed(self, placed: FileIds) -> None:
         """Refuse to start over where the interrupted conversion had moved files into place."""

@@ -47,7 +47,8 @@ class ExampleSelector:
     _worst: _Candidate | None = None
     _rmse: list[Float32Array] = field(default_factory=list)
     _scene_windows: list[ExampleWindow] = field(default_factory=list)
-    _typical_windows: list[ExampleWindow] = field(default_factory=list)
+    _typical_windows: list[list[ExampleWindow]] = field(default_factory=list)
+    """Of each scene those nearest to the median error, the nearest first: some may be among the worst of all."""
     _worst_windows: list[ExampleWindow] = field(default_factory=list)
 
     def add(self, window: ScoredWindow, outputs: Mapping[str, MethodOutput]) -> None:
@@ -65,31 +66,42 @@ class ExampleSelector:
             self._scene_windows.append(shown)
 
     def close_scene(self) -> None:
-        """Select the window of median error of the scene whose windows were added."""
+        """Select the windows of median error of the scene whose windows were added."""
         ranked = sorted(self._scene_windows, key=_by_size_and_rmse)
         ranked = [window for window in ranked if _is_large(window)] or ranked
         if ranked:
-            self._typical_windows.append(ranked[len(ranked) // 2])
+            places = sorted(range(len(ranked)), key=lambda place: abs(place - len(ranked) // 2))
+            self._typical_windows.append([ranked[place] for place in places[: WORST_WINDOWS + 1]])
         self._scene_windows = []
 
     def examples(self) -> tuple[Example, ...]:
-        """A typical pixel of each land cover, the pixel of median error, and the worst pixel."""
+        """A typical pixel of each land cover, the pixel of median error, and the worst pixel; each pixel once."""
         if self._worst is None:
             return ()
-        result = []
+        reasons: dict[str, list[str]] = {}
+        pixels_of: dict[str, _Candidate] = {}
+
+        def select(pixel: _Candidate, reason: str) -> None:
+            pixels_of[pixel.example.title] = pixel
+            reasons.setdefault(pixel.example.title, []).append(reason)
+
         for cover in [*COVERS, "unknown"]:
             if pixels := self._sampled.get(cover):
-                typical = _nearest(pixels, float(np.median([pixel.rmse for pixel in pixels])))
-                result.append(_titled(typical, f"typical of {cover}"))
+                select(_nearest(pixels, float(np.median([pixel.rmse for pixel in pixels]))), f"typical of {cover}")
         sampled = [pixel for pixels in self._sampled.values() for pixel in pixels]
-        median = float(np.median(np.concatenate(self._rmse)))
-        result.append(_titled(_nearest(sampled, median), f"median error of {self.method}"))
-        result.append(_titled(self._worst, f"worst of {self.method}"))
-        return tuple(result)
+        select(_nearest(sampled, float(np.median(np.concatenate(self._rmse)))), f"median error of {self.method}")
+        select(self._worst, f"worst of {self.method}")
+        return tuple(_titled(pixels_of[title], ", ".join(texts)) for title, texts in reasons.items())
 
     def windows(self) -> tuple[ExampleWindow, ...]:
-        """The worst windows, then the typical ones; small windows only if no window is large."""
-        result = [*(replace(window, is_worst=True) for window in self._worst_windows), *self._typical_windows]
+        """The worst windows, then a typical one of each scene; none twice. Small windows only if no window is large."""
+        others = [
+            [window for window in ranked if window not in self._worst_windows] for ranked in self._typical_windows
+        ]
+        result = [
+            *(replace(window, is_worst=True) for window in self._worst_windows),
+            *(ranked[0] for ranked in others if ranked),
+        ]
         return tuple([window for window in result if _is_large(window)] or result)
 
     def _sample(

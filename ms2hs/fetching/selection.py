@@ -9,13 +9,15 @@ from ms2hs.datasets.cubes.georeferenced import find_cubes
 from ms2hs.errors import NothingFound, QueryError, visible
 from ms2hs.fetching.footprints import coverage
 from ms2hs.fetching.search_query import SearchArea, parse_bbox, parse_period, read_geojson
-from ms2hs.fetching.stac_search import Candidate, StacQuery, read_items, search
+from ms2hs.fetching.stac_search import MAX_ITEMS, Candidate, StacQuery, read_items, search
 from ms2hs.files import file_name
 from ms2hs.raster.pixel_grid import lonlat_bounds
 from ms2hs.remote.providers import Provider, provider_named, provider_of
 from ms2hs.scenes.stac_metadata import Item
 
 DEFAULT_MAX_CLOUD, DEFAULT_LIMIT = 20.0, 10
+# Share of an area from which a footprint covers it; shares are accurate to about 1 %.
+COVERING = 0.99
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,25 @@ def search_provider(request: SearchRequest, provider: Provider, collection: str,
         provider.check_credentials()
     left_out: list[str] = []
     return Selection(tuple(search(query, left_out)), area, tuple(left_out))
+
+
+def select_clearest(request: SearchRequest, *, to_fetch: bool) -> Selection:
+    """The scene with the lowest cloud cover that covers the whole area of a request; the rest as in `select`.
+
+    Raises
+    ------
+    NothingFound : also if every scene covers only a part.
+    """
+    found = select(replace(request, limit=MAX_ITEMS, sort="cloud"), to_fetch=to_fetch)
+    clearest = next((candidate for candidate in found.candidates if candidate.coverage >= COVERING), None)
+    if clearest is None:
+        most = max(candidate.coverage for candidate in found.candidates)
+        raise NothingFound(
+            f"none of {len(found.candidates)} scenes covers the whole area, at most {100 * most:.0f} %; one that does "
+            "is needed. Give a smaller --bbox or a longer --date, or combine scenes with `ms2hs fetch … --mosaic` and "
+            "convert the result."
+        )
+    return replace(found, candidates=(clearest,))
 
 
 def _check_area(area: SearchArea | None) -> SearchArea:

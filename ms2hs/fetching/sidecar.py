@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -23,7 +23,7 @@ from ms2hs.raster.pixel_grid import PixelGrid, footprint, lonlat_bounds
 from ms2hs.remote.url_policy import shown
 from ms2hs.scenes.scene import Scene
 from ms2hs.scenes.stac_item import ORIGIN
-from ms2hs.scenes.stac_metadata import LANDSAT8_LAUNCH, PROJECTION_EXTENSION, projection_properties
+from ms2hs.scenes.stac_metadata import PROJECTION_EXTENSION, projection_properties, time_properties, utc_now
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
 EXTENSIONS = ["https://stac-extensions.github.io/file/v2.1.0/schema.json", PROJECTION_EXTENSION]
@@ -79,20 +79,13 @@ class Sidecar:
         }
         document = item | {
             **({"bbox": list(bbox), "geometry": footprint(self.grid)} if bbox else {}),
-            "properties": kept | self._times() | projection_properties(self.grid) | facts,
+            "properties": kept | time_properties(self.time, utc_now()) | projection_properties(self.grid) | facts,
             "links": self._links(),
             "assets": {keys.get(file.name, "data"): self._asset(file, keys) for file in files},
         }
         extensions = [*_extensions_in_use(item.get("stac_extensions"), json.dumps(document)), *EXTENSIONS]
         document["stac_extensions"] = list(dict.fromkeys(extensions))
         return (json.dumps(document, indent=1) + "\n").encode()
-
-    def _times(self) -> dict[str, Any]:
-        """The time of acquisition; for an unknown time the interval that STAC wants instead."""
-        if self.time is not None:
-            return {"datetime": self.time}
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        return {"datetime": None, "start_datetime": LANDSAT8_LAUNCH, "end_datetime": now}
 
     def _links(self) -> list[dict[str, Any]]:
         """The catalogue's item, and its collection, which STAC wants of an item that names one."""

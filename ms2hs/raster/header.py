@@ -60,7 +60,7 @@ def read_header(dataset: DatasetReader, path: str) -> Header:
     tags = {**_tags(dataset, 0, "IMAGERY"), **_tags(dataset, 0, "ENVI"), **_tags(dataset, 0, None)}
     from_lists = _listed_wavelengths(tags, dataset.count)
     from_bands = [_band_wavelength(dataset, band) for band in dataset.indexes]
-    if dataset.driver == ENVI_DRIVER:  # GDAL rounds the wavelengths of bands to nanometres, not those of the header
+    if dataset.driver == ENVI_DRIVER:  # GDAL rounds the wavelengths of bands to nanometres; the header has all digits
         from_lists, from_bands = from_bands, from_lists
     wavelengths = tuple(first or second for first, second in zip(from_bands, from_lists, strict=True))
     return Header(path, tags, dataset.descriptions, wavelengths)

@@ -16,8 +16,10 @@ from ms2hs.progress import Progress
 from ms2hs.remote.url_policy import shown, without_secrets
 
 LOGGER = logging.getLogger(__name__)
-CUBE_SUFFIXES = (".tif", ".tiff")
+CUBE_SUFFIXES = (".tif", ".tiff", ".zarr", ".dat", ".hdr", ".nc")
 """Suffixes of a cube; all other remote paths are folders."""
+FOLDER_SUFFIX = ".zarr"
+"""Suffix of a cube that is a folder of files."""
 # Parts of the names of credential errors: the libraries of the stores have no common error class.
 CREDENTIAL_WORDS = ("credential", "token", "login", "auth")
 
@@ -101,8 +103,13 @@ class ObjectStore:
         self._existing = {str(name).rstrip("/").rpartition("/")[2] for name in listed}
 
     def check(self, names: Iterable[str], *, overwrite: bool = False) -> None:
-        """Refuse names that exist, unless `overwrite` is True; OutputError names the first."""
+        """Refuse names that exist, unless `overwrite` is True, and Zarr stores always; OutputError names the first."""
         existing = [name for name in names if name in self._existing]
+        if stores := [name for name in existing if name.lower().endswith(FOLDER_SUFFIX)]:
+            raise OutputError(
+                f"{shown(self.folder / stores[0])} exists; a Zarr store in an object store is not replaced, since its "
+                "old chunks would remain. Delete it first, or give another name."
+            )
         if existing and not overwrite:
             raise OutputError(
                 f"{shown(self.folder / existing[0])} exists; it is replaced only on request. Use --overwrite, or give "
@@ -110,7 +117,7 @@ class ObjectStore:
             )
 
     def put(self, paths: Sequence[Path], progress: Progress | None = None) -> None:
-        """Upload files under their names, in this order; if one fails, none remains.
+        """Upload files, and folders of files, under their names, in this order; if one fails, none remains.
 
         An upload to a store such as S3 is atomic: a file that is replaced stays unchanged until its upload is complete.
 
@@ -127,16 +134,26 @@ class ObjectStore:
             try:
                 if not self._exists:
                     self._store.makedirs(self._path, exist_ok=True)
-                for path in paths:
-                    started.append(path.name)
-                    self._store.put_file(str(path), f"{self._path}/{path.name}", callback=_callback(path, progress))
-                    LOGGER.debug("uploaded: %s, %s bytes", shown(self.folder / path.name), f"{path.stat().st_size:,}")
+                for name, file in (found for path in paths for found in _files_of(path)):
+                    if "/" in name:
+                        self._store.makedirs(f"{self._path}/{name.rpartition('/')[0]}", exist_ok=True)
+                    started.append(name)
+                    self._store.put_file(str(file), f"{self._path}/{name}", callback=_callback(file, progress))
+                    LOGGER.debug("uploaded: %s, %s bytes", shown(self.folder / name), f"{file.stat().st_size:,}")
             except BaseException:
                 for name in started:
                     if name != started[-1] or name not in self._existing:
                         with suppress(Exception):  # the first error is raised; the file may not exist
                             self._store.rm_file(f"{self._path}/{name}")
                 raise
+
+
+def _files_of(path: Path) -> list[tuple[str, Path]]:
+    """Names and paths of a file, or of the files in a folder: its own metadata last, so that it is complete then."""
+    if not path.is_dir():
+        return [(path.name, path)]
+    files = sorted((file for file in path.rglob("*") if file.is_file()), key=lambda file: (file.parent == path, file))
+    return [(file.relative_to(path.parent).as_posix(), file) for file in files]
 
 
 def _open_store(folder: RemotePath) -> tuple[Any, str]:

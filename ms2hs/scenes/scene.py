@@ -60,6 +60,8 @@ class Scene:
     """Time or day of acquisition, ISO 8601, if known."""
     working_gsd_m: float | None = None
     """Default ground sampling of the conversion in m; None means the scene's own grid."""
+    item: str = ""
+    """Path or address of the STAC item that the scene was opened from; empty without one."""
     notes: tuple[str, ...] = ()
     """Assumptions and warnings for the user, one sentence each."""
 

@@ -103,8 +103,10 @@ def open_item(path: str, options: SceneOptions | None = None) -> Scene:
         raise SceneError(f"{shown(path)}: {error}") from error
     if is_web:
         item.pop(ORIGIN, None)  # only the search of ms2hs may set the origin
-        return scene_of(item, path, options)
-    return scene_of(*_with_local_paths(without_untrusted_origin(item), Path(path).parent), options)
+        scene = scene_of(item, path, options)
+    else:
+        scene = scene_of(*_with_local_paths(without_untrusted_origin(item), Path(path).parent), options)
+    return replace(scene, item=path)
 
 
 def _with_local_paths(item: Item, folder: Path) -> tuple[Item, str | None]:

@@ -24,9 +24,9 @@ from ms2hs.scenes.recognition import (
 )
 from ms2hs.spectra.sensors import load_sensor
 
+UNKNOWN_TIME = "ms2hs:datetime"
+"""Property of an item of ms2hs whose `datetime` is not the time of acquisition, which is unknown."""
 PROJECTION_EXTENSION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
-# Launch of Landsat 8, the oldest source: the start of the interval of a scene without acquisition time.
-LANDSAT8_LAUNCH = "2013-02-11T00:00:00Z"
 Item = dict[str, Any]
 # Properties with the product's name, which contains its level and, as `_N0510_`, its processing baseline.
 PRODUCT_NAME_KEYS = ("s2:product_uri", "sentinel:product_id", "s2:datatake_id", "eopf:datatake_id")
@@ -307,7 +307,8 @@ def scene_name(item: Item) -> str:
 
 def sensing_time(item: Item) -> str | None:
     """The time of acquisition, ISO 8601 in UTC; None if unknown."""
-    text = item["properties"].get("datetime") or item["properties"].get("start_datetime")
+    properties = item["properties"]
+    text = None if UNKNOWN_TIME in properties else properties.get("datetime") or properties.get("start_datetime")
     if not text:
         return None
     time = datetime.fromisoformat(text)
@@ -374,3 +375,21 @@ def projection_properties(grid: PixelGrid) -> dict[str, Any]:
     if grid.crs:
         properties["proj:code" if grid.crs.startswith("EPSG:") else "proj:wkt2"] = grid.crs
     return properties
+
+
+def time_properties(time: str | None, created: str) -> dict[str, Any]:
+    """The time properties of the items that ms2hs writes: an instant, or the interval of a day.
+
+    STAC requires a time, and allows null only with an interval. Without a known time, the item has the time at which it
+    was `created`, and says so: an interval of years would be found by every search.
+    """
+    if time is None:
+        return {"datetime": created, UNKNOWN_TIME: "acquisition time unknown: datetime is the time of processing"}
+    if "T" not in time:
+        return {"datetime": None, "start_datetime": f"{time}T00:00:00Z", "end_datetime": f"{time}T23:59:59Z"}
+    return {"datetime": time}
+
+
+def utc_now() -> str:
+    """The time now, as STAC writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

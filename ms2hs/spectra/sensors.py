@@ -27,6 +27,11 @@ RANGE_NM = (370.0, 2510.0)
 # Red, green and blue of natural colour in nm, and the largest distance of a band from them.
 RGB_NM = (650.0, 550.0, 470.0)
 RGB_REACH_NM = 30.0
+# Wavelengths in nm of STAC's common names of bands (eo extension 1.1); red, green and blue as in natural colour.
+COMMON_NAMES_NM = dict(zip(("red", "green", "blue"), RGB_NM, strict=True)) | {
+    "coastal": 443.0, "rededge": 705.0, "nir": 830.0, "nir08": 865.0, "nir09": 945.0, "cirrus": 1375.0,
+    "swir16": 1610.0, "swir22": 2190.0,
+}  # fmt: skip
 # Limits of a user's table: its bytes, its bands (a TIFF holds 65535), and the width of a band in nm.
 MAX_TABLE_BYTES, MAX_BANDS, WIDTHS_NM = 2_000_000, 4096, (0.1, 1000.0)
 # The regular expression of a table without this key: matches nothing.
@@ -80,6 +85,10 @@ class Sensor:
     """Table in `tables/errors/` with the measured errors of its products, which conversions assume; empty without."""
     item_rule: str = "declared"
     """Key in `scenes.radiometry.ITEM_RULES` for STAC items of unknown archives."""
+    platform: str = ""
+    """The satellite by its name in STAC items; empty for products of several satellites."""
+    constellation: str = ""
+    instruments: tuple[str, ...] = ()
 
 
 def _band(text: str) -> tuple[str, float, float]:
@@ -93,6 +102,8 @@ KEYS: dict[str, Callable[[str], Any]] = USER_KEYS | {
     **dict.fromkeys(("working_gsd_m", "scale", "offset", "nodata"), float),
     **dict.fromkeys(("product_pattern", "platform_pattern", "collection_pattern", "family_pattern"), re.compile),
     **dict.fromkeys(("family", "quality", "dtype", "item_rule", "product_error"), str),
+    **dict.fromkeys(("platform", "constellation"), str),
+    "instruments": lambda text: tuple(text.split()),
     "min_bands": int,
     "toa_band": _band,
 }

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from ms2hs._version import __version__
 from ms2hs.arrays import FloatArray
 from ms2hs.errors import DataError, GridError, UnknownName, input_errors
-from ms2hs.files import check_output, file_ids, write_bytes
+from ms2hs.files import check_output, file_ids, file_name, write_bytes
 from ms2hs.raster.cube import NODATA
 from ms2hs.raster.pixel_grid import WGS84, pixel_size_m
 from ms2hs.spectra.library import read_library
@@ -90,7 +90,7 @@ def view(
     SceneError : not a cube. DataError : references that cannot be read. OutputError : the page exists, or cannot be
     written.
     """
-    path = Path(output) if output else Path(cube).with_suffix(".html")
+    path = Path(output) if output else Path(cube).with_name(f"{file_name(Path(cube).stem)}.html")
     inputs = file_ids([cube, *compare])
     check_output(path, overwrite=overwrite, inputs=inputs)
     layers, references = open_inputs(cube, compare, note)

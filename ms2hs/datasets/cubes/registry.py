@@ -4,6 +4,7 @@ To add a format, write a function that finds its files in a folder and one that 
 A cube is opened by its header and read by window.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,8 @@ from ms2hs.datasets.cubes.shards import find_shards, open_shard
 from ms2hs.datasets.cubes.tanager import find_tanager, open_tanager
 from ms2hs.errors import DataError, GridError, UnknownName, input_errors
 from ms2hs.spectra.spectral_grid import SpectralGrid
+
+LOGGER = logging.getLogger(__name__)
 
 
 class SceneData(Protocol):
@@ -141,6 +144,7 @@ def open_cubes(folder: Path, split: str | None = None) -> list[Cube]:
         raise DataError(f"{folder} {content}; known: {formats}. Give another folder, or download the data.")
     if twice := sorted({first.name for first, second in pairwise(cubes) if first.name == second.name}):
         raise DataError(f"{folder}: more than one cube is named {', '.join(twice[:3])}. Remove the copies.")
+    LOGGER.debug("opened: %s, %d cubes of format %s", folder, len(cubes), data_format.name)
     return cubes if split is None else _select_split(folder, cubes, split)
 
 

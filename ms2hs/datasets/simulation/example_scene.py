@@ -60,7 +60,7 @@ def write_example(path: Path, *, overwrite: bool = False) -> Path:
     grid = load_sensor("sentinel2a").grid
     dn = example_dn()
     profile = {"driver": "GTiff", "dtype": "uint16", "nodata": 0, "crs": "EPSG:32633"}
-    shape = {"count": len(dn), "height": SCENE_HEIGHT, "width": SCENE_WIDTH}
+    shape = dict(zip(("count", "height", "width"), dn.shape, strict=True))
     transform = Affine(10, 0, 384000, 0, -10, 5806000)
     with MemoryFile() as memory:
         with memory.open(**profile, **shape, transform=transform, compress="deflate", predictor=2) as scene:

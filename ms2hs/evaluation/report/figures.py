@@ -71,9 +71,7 @@ def draw_curves(evaluation: Evaluation, styles: Styles) -> Figure:
     for axes, field in ((panels[0], "rmse"), (panels[1], "sam")):
         values = np.concatenate([getattr(curve, field) for curve in curves.values()])
         _make_logarithmic(axes, axes.yaxis, axes.set_ylim, values)
-    kinds = {row.method: row.kind for row in evaluation.rows}
-    best = [curve.bias for method, curve in curves.items() if kinds.get(method) != "baseline"]
-    limit = _largest(best or [curve.bias for curve in curves.values()])
+    limit = bias_limit(evaluation)
     panels[2].set_ylim(-limit, limit)
     panels[2].axhline(0, color=AXIS, linewidth=0.8)
     for axes, label in zip(panels, ("RMSE (reflectance)", "SAM within ±100 nm (°)", "bias (reflectance)"), strict=True):
@@ -110,13 +108,25 @@ def draw_example(example: Example, evaluation: Evaluation, shown: str, styles: S
     lower.axhline(0, color=INK, linewidth=1.2)
     for method, values in example.predicted.items():
         draw_line(lower, nm, np.asarray(values, float) - example.truth, styles[method].line)
-    error = predicted - example.truth
-    limit = _largest([error] if half_interval is None else [error, half_interval])
+    limit = error_limit(example, shown)
     lower.set(ylim=(-limit, limit), xlabel="wavelength (nm)", ylabel="error (reflectance)")
     upper.set(ylim=_reflectance_limits([example.truth, predicted, example.measured]), ylabel="reflectance")
     figure.align_ylabels()
     _add_legend(figure, handles | _band_marks())
     return figure
+
+
+def bias_limit(evaluation: Evaluation) -> float:
+    """End of the axis of the bias: it fits the prior and the models, or without these the baselines."""
+    kinds = {row.method: row.kind for row in evaluation.rows}
+    best = [curve.bias for method, curve in evaluation.curves.items() if kinds.get(method) != "baseline"]
+    return _largest(best or [curve.bias for curve in evaluation.curves.values()])
+
+
+def error_limit(example: Example, shown: str) -> float:
+    """End of the axis of the errors of a pixel: it fits the method `shown`, and its interval."""
+    error = np.asarray(example.predicted[shown], float) - example.truth
+    return _largest([error, NORMAL_90 * example.sigma[shown]] if shown in example.sigma else [error])
 
 
 def draw_bands(window: ExampleWindow) -> Figure:

@@ -9,12 +9,21 @@ from matplotlib.figure import Figure
 
 from ms2hs.arrays import FloatArray
 from ms2hs.evaluation.report import figures
+from ms2hs.evaluation.report.chart_data import (
+    csv_uri,
+    curves_chart,
+    curves_csv,
+    example_chart,
+    example_csv,
+    reliability_csv,
+)
 from ms2hs.evaluation.report.figure_style import LineStyle, data_uri, report_style, styles_of
+from ms2hs.evaluation.report.numbers import csv_of
 from ms2hs.evaluation.report.summary import best_of
 from ms2hs.evaluation.results import Evaluation, Example, ExampleWindow, MethodScores
 
 # Most figures of a section, worst windows first, so that the page stays below 15 MB.
-MAX_EXAMPLES, MAX_WINDOWS, MAX_MAPS = 24, 16, 48
+MAX_EXAMPLES, MAX_WINDOWS, MAX_MAPS = 24, 12, 48
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,10 @@ class ReportFigure:
     """A short mark beside the title."""
     items: tuple[str, ...] = ()
     """A numbered list below the caption."""
+    chart: str = ""
+    """JSON of `chart_data` for a chart with values under the pointer; empty for a picture only."""
+    csv: str = ""
+    """The values as a table, for a link."""
 
 
 @dataclass(frozen=True)
@@ -44,38 +57,45 @@ class Section:
     figures: tuple[ReportFigure, ...]
     is_paired: bool = False
     """Whether two figures stand side by side if the page is wide enough."""
+    has_arrays: bool = False
+    """Whether the data are arrays in the file beside the page."""
 
 
 def draw_sections(evaluation: Evaluation) -> list[Section]:
     """The sections for which the evaluation has data."""
     styles = styles_of(evaluation.rows)
-    windows = sorted(evaluation.windows, key=lambda window: (not window.is_worst, -window.rmse))
+    windows = ordered_windows(evaluation)
     maps = windows[:MAX_MAPS]
     with report_style():
         sections = [
-            Section("methods", "Methods side by side", "", tuple(_overview(evaluation.rows, styles))),
+            Section("methods", "Methods side by side", "", tuple(_overview(evaluation, styles))),
             Section("wavelengths", "Error by wavelength", "", tuple(_curves(evaluation, styles))),
             _examples(evaluation, styles),
             _bands(windows),
-            Section("maps", "Maps of error", _shown_of(windows, maps).strip(), tuple(_maps(maps))),
+            Section("maps", "Maps of error", _shown_of(windows, maps).strip(), tuple(_maps(maps)), has_arrays=True),
             Section("reliability", "Reliability of the intervals", "", tuple(_reliability(evaluation, styles)), True),
         ]
     return [section for section in sections if section.figures]
+
+
+def ordered_windows(evaluation: Evaluation) -> list[ExampleWindow]:
+    """The windows in the order of the page: the worst first, numbered from 1."""
+    return sorted(evaluation.windows, key=lambda window: (not window.is_worst, -window.rmse))
 
 
 def _figure(figure: Figure, alt: str, caption: str, **more: Any) -> ReportFigure:  # noqa: ANN401  other fields
     return ReportFigure(data_uri(figure), round(figure.get_figwidth() * 72), alt, caption, **more)
 
 
-def _overview(rows: Sequence[MethodScores], styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:
-    if shown := [row for row in rows if np.isfinite(row.overall["rmse"])]:
+def _overview(evaluation: Evaluation, styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:
+    if shown := [row for row in evaluation.rows if np.isfinite(row.overall["rmse"])]:
         alt = "RMSE by method: " + ", ".join(f"{row.method} {row.overall['rmse']:.4f}" for row in shown)
         caption = (
             "RMSE of each method. Dot: mean over scenes; bar: 90 % bootstrap interval over scenes; ticks: scenes; "
             "vertical line: the prior. Intervals overlap where scenes differ, even if one method is better in every "
             "scene."
         )
-        yield _figure(figures.draw_overview(shown, styles), alt, caption)
+        yield _figure(figures.draw_overview(shown, styles), alt, caption, csv=csv_uri(csv_of(evaluation)))
 
 
 def _curves(evaluation: Evaluation, styles: Mapping[str, LineStyle]) -> Iterator[ReportFigure]:
@@ -88,14 +108,17 @@ def _curves(evaluation: Evaluation, styles: Mapping[str, LineStyle]) -> Iterator
             "bias (reconstructed minus true) fits the prior and the models; baselines may leave it. Lines break where "
             "the target has no bands (water vapour) or the truth is unknown."
         )
-        yield _figure(figures.draw_curves(evaluation, styles), alt, caption)
+        data = {"chart": curves_chart(evaluation, styles), "csv": csv_uri(curves_csv(evaluation))}
+        yield _figure(figures.draw_curves(evaluation, styles), alt, caption, **data)
 
 
 def _examples(evaluation: Evaluation, styles: Mapping[str, LineStyle]) -> Section:
     examples = [example for example in evaluation.examples if example.predicted][:MAX_EXAMPLES]
     lead = (
         "Above: reflectance, true and predicted by the best method that has an interval. Below: every method minus the "
-        "truth; the axis fits the method above, and lines of other methods may leave it."
+        "truth; the axis fits the method above, and lines of other methods may leave it. Grey ranges are not measured; "
+        "bars at the top are the bands of the source. Charts show values under the pointer, or with the arrow keys; "
+        "drag to zoom, double-click to show all."
     )
     drawn = tuple(_example(example, evaluation, styles) for example in examples)
     return Section("spectra", "Spectra of single pixels", lead + _shown_of(evaluation.examples, examples), drawn, True)
@@ -110,6 +133,8 @@ def _example(example: Example, evaluation: Evaluation, styles: Mapping[str, Line
         f"Spectrum of one pixel, true and predicted by {shown}, with the errors of all methods. RMSE: {errors}",
         f"Spectrum, true and predicted by {shown}{interval}. RMSE of this pixel: {errors}.",
         title=example.title,
+        chart=example_chart(example, evaluation, shown, styles),
+        csv=csv_uri(example_csv(example, evaluation)),
     )
 
 
@@ -128,7 +153,7 @@ def _bands(windows: Sequence[ExampleWindow]) -> Section:
         "Worst windows first."
     )
     drawn = tuple(_window(window, number) for number, window in enumerate(shown, 1))
-    return Section("bands", "Bands, true and reconstructed", lead + _shown_of(windows, shown), drawn, True)
+    return Section("bands", "Bands, true and reconstructed", lead + _shown_of(windows, shown), drawn, True, True)
 
 
 def _window(window: ExampleWindow, number: int) -> ReportFigure:
@@ -170,7 +195,9 @@ def _reliability(evaluation: Evaluation, styles: Mapping[str, LineStyle]) -> Ite
             "Share of true values inside the intervals, by nominal share. On the diagonal the intervals are right; "
             "below, they are too narrow; above, too wide."
         )
-        yield _figure(figures.draw_reliability(evaluation, styles), alt, caption)
+        yield _figure(
+            figures.draw_reliability(evaluation, styles), alt, caption, csv=csv_uri(reliability_csv(evaluation))
+        )
 
 
 def _shown_of(available: Sequence[object], shown: Sequence[object]) -> str:

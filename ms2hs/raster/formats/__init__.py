@@ -86,7 +86,7 @@ ENVI = OutputFormat("ENVI", EnviWriter, "application/octet-stream")
 FORMATS: dict[str, OutputFormat] = {
     ".tif": COG,
     ".tiff": COG,
-    ".zarr": OutputFormat("Zarr", ZarrWriter, "application/vnd+zarr", ("zstd", "deflate")),
+    ".zarr": OutputFormat("Zarr", ZarrWriter, "application/vnd.zarr; version=3", ("zstd", "deflate")),
     ".dat": ENVI,
     ".hdr": ENVI,
     ".nc": OutputFormat("NetCDF", NetcdfWriter, "application/netcdf", ("deflate",)),
@@ -95,5 +95,11 @@ FORMATS: dict[str, OutputFormat] = {
 
 
 def format_of(path: OutputPath) -> OutputFormat:
-    """The format for the suffix of an output path; a COG for any other suffix."""
-    return FORMATS.get(PurePath(path.name).suffix.lower(), COG)
+    """The format for the suffix of an output path; OutputError for any other suffix."""
+    suffix = PurePath(path.name).suffix
+    if suffix.lower() not in FORMATS:
+        raise OutputError(
+            f"{path}: cubes are not written {f'as {suffix}' if suffix else 'without a suffix'}; {', '.join(FORMATS)} "
+            f"are allowed. Use for example -o {path.stem or 'cube'}.tif, or an existing directory."
+        )
+    return FORMATS[suffix.lower()]

@@ -7,7 +7,6 @@ filters shuffle and DEFLATE, which every reader of NetCDF has, and are passed to
 from itertools import product
 from typing import Any
 
-import h5netcdf
 import h5py
 import imagecodecs
 import numpy as np
@@ -28,6 +27,8 @@ class NetcdfWriter(StripWriter):
 
     def begin(self) -> None:
         """Create the file with its coordinates, and the variable without chunks."""
+        import h5netcdf  # noqa: PLC0415  slow to load, and other formats need it not
+
         path, block = self.work(self.path.name), self.encoding.block
         sizes = dict(zip(DIMENSIONS, (len(self.bands), self.grid.height, self.grid.width), strict=True))
         self._chunk = tuple(

@@ -9,10 +9,7 @@ import re
 import warnings
 from typing import Any, Literal
 
-import zarr
 from rasterio.crs import CRS
-from zarr.codecs import BloscCodec
-from zarr.errors import ZarrUserWarning
 
 from ms2hs.arrays import DnArray
 from ms2hs.raster.cube import DIMENSIONS
@@ -35,6 +32,9 @@ class ZarrWriter(StripWriter):
 
     def begin(self) -> None:
         """Create the store with its coordinates, and the array without chunks."""
+        import zarr  # noqa: PLC0415  slow to load, and other formats need it not
+        from zarr.codecs import BloscCodec  # noqa: PLC0415
+
         attributes = {"Conventions": CONVENTIONS, **self.tags, **_geozarr(self.grid)}
         group = zarr.open_group(self.work(self.path.name), mode="w", zarr_format=3, attributes=attributes)
         for name, (dimensions, values, attrs) in coordinates(self.grid, self.bands).items():
@@ -60,11 +60,16 @@ class ZarrWriter(StripWriter):
 
     def store(self, row: int, values: DnArray) -> None:
         """Write a row of shards; zarr compresses in threads."""
+        import zarr  # noqa: PLC0415
+
         with zarr.config.set({"async.concurrency": self.threads}):
             self._array[:, row : row + values.shape[1]] = values
 
     def end(self) -> None:
         """Copy the metadata of all arrays to one place, so that a store is opened with one request."""
+        import zarr  # noqa: PLC0415
+        from zarr.errors import ZarrUserWarning  # noqa: PLC0415
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ZarrUserWarning)  # not in the specification yet; readers may ignore it
             zarr.consolidate_metadata(self.work(self.path.name), zarr_format=3)

@@ -2,13 +2,13 @@
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from ms2hs.cli.messages import note, print_failed, print_log
+from ms2hs.cli.messages import note, print_failed, print_left_out, print_log
 from ms2hs.cli.options import (
     BATCH,
     DEVICES,
@@ -25,7 +25,14 @@ from ms2hs.cli.options import (
     Offset,
     Overwrite,
     Quiet,
+    Reference,
     Scale,
+    SearchDate,
+    SearchMaxCloud,
+    SearchProvider,
+    Site,
+    SiteDate,
+    SiteLimit,
     complete_input_error,
     complete_model,
     complete_source,
@@ -51,22 +58,33 @@ from ms2hs.cli.parsers import (
 if TYPE_CHECKING:
     from ms2hs.conversion.dask_backend import Executor
     from ms2hs.conversion.planning import ConvertOptions
+    from ms2hs.fetching.selection import SearchRequest
 
 EPILOG = example_epilog(
     "ms2hs convert scene.tif --target enmap",
-    "ms2hs convert S2B_….SAFE --target emit --uncertainty -o cubes/",
+    "ms2hs convert --bbox 7.1,46.2,7.3,46.4 --date 2024-06 --uncertainty",
     "ms2hs convert june/*.tif --model linear --workers 2 -o cubes/",
 )
+
+
+class Printing(NamedTuple):
+    """What the command prints, and whether it only plans."""
+
+    quiet: bool
+    as_json: bool
+    dry_run: bool
 
 
 def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     context: typer.Context,
     scenes: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            help="GeoTIFF, .SAFE, folder or archive of band files, or STAC item (file or URL). Several are a batch."
+            help="GeoTIFF, .SAFE, folder or archive of band files, or STAC item (file or URL). Several are a batch. "
+            "None: fetch a scene of --bbox and --date.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     source: Annotated[
         str | None, INPUT(help="Sensor of the scene.", show_default="from metadata", autocompletion=complete_source)
     ] = None,
@@ -77,9 +95,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     scale: Scale = None,
     offset: Offset = None,
     dn_offset: DnOffset = None,
-    granule: Annotated[
-        str | None, INPUT(metavar="TILE", help="Tile, scene or day of a product with several, such as T33UUP.")
-    ] = None,
+    granule: Annotated[str | None, INPUT(metavar="TILE", help="Tile, scene or day of a product: T33UUP.")] = None,
     force: Annotated[
         bool, INPUT("--force", help="Convert although the reflectance is implausible.", show_default=False)
     ] = False,
@@ -90,11 +106,14 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
             parser=parse_gsd,
             metavar="METRES",
             help="Output pixel size in metres, or `native`.",
-            show_default="30 for Sentinel-2 products, else the scene's own",
+            show_default="30 for Sentinel-2, else the scene's",
             autocompletion=lambda: list(GSDS),
         ),
     ] = None,
     bbox: Annotated[BBox | None, REGION(parser=parse_bbox, metavar="W,S,E,N", help="Area in degrees.")] = None,
+    date: SearchDate = None,
+    provider: SearchProvider = None,
+    max_cloud: SearchMaxCloud = None,
     window: Annotated[
         PixelWindow | None,
         REGION(parser=parse_pixel_window, metavar="ROW,COL,HEIGHT,WIDTH", help="Area in output pixels."),
@@ -128,7 +147,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         MODEL(
             min=1,
             metavar="PIXELS",
-            help="Side of a network's windows, a multiple of its patch; smaller windows need less memory.",
+            help="Side of a network's windows; smaller ones need less memory.",
             show_default="128",
         ),
     ] = None,
@@ -144,50 +163,38 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
             parser=parse_input_error,
             metavar="NAME|GAIN,OFFSET,PIXEL",
             help="Input uncertainty (1σ): `none`, `sentinel2` as measured, or relative gain, offset, per-pixel noise.",
-            show_default="sentinel2 for Sentinel-2 products, else none",
+            show_default="Sentinel-2: sentinel2",
             autocompletion=complete_input_error,
         ),
     ] = None,
-    reference: Annotated[
-        Path | None, SITE(help="Spectra measured in the scene: CSV of id,lon,lat,<nm>,… or an ENVI spectral library.")
-    ] = None,
-    site: Annotated[
-        list[str] | None,
-        SITE(
-            metavar="PATH",
-            help="Hyperspectral cube of the site, from any date, or a folder of cubes; repeatable. `auto` fetches EMIT "
-            "and EnMAP passes.",
-            autocompletion=lambda: ["auto"],
-        ),
-    ] = None,
-    site_date: Annotated[
-        str | None, SITE(metavar="DATE", help="With auto: period of the passes, such as 2023.", show_default="any")
-    ] = None,
-    site_limit: Annotated[int, SITE(min=1, help="With auto: largest number of passes.")] = 3,
+    reference: Reference = None,
+    site: Site = None,
+    site_date: SiteDate = None,
+    site_limit: SiteLimit = 3,
     output: Annotated[
         str | None,
         OUTPUT(
             "-o",
             "--output",
             metavar="PATH",
-            help="Output .tif, or a directory (required for several scenes), or s3://….",
+            help="Output .tif, .zarr, .hdr, .nc, a directory, or s3://….",
             show_default="<scene>_<target>.tif",
         ),
     ] = None,
     uncertainty: Annotated[
         bool,
-        OUTPUT(
-            "--uncertainty", help="Write <output>_sigma.tif: value ± 1.645 σ is the 90 % interval.", show_default=False
-        ),
+        OUTPUT("--uncertainty", help="Write <output>_sigma; value ± 1.645 σ covers 90 %.", show_default=False),
     ] = False,
     compress: Compress = None,
     blocksize: BlockSize = None,
+    href_base: Annotated[str | None, OUTPUT(metavar="URL", help="Make the item's links absolute, below URL.")] = None,
+    collection: Annotated[str | None, OUTPUT(metavar="NAME", help="Collection of the STAC item.")] = None,
     overwrite: Overwrite = False,
     resume: Annotated[
         bool,
         OUTPUT(
             "--resume",
-            help="Resume an interrupted conversion; keep finished rows if this one is interrupted.",
+            help="Resume, and keep finished rows if interrupted again.",
             show_default=False,
         ),
     ] = False,
@@ -202,21 +209,18 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     ] = None,
     shard: Annotated[
         Shard | None,
-        BATCH(parser=parse_shard, metavar="I/N", help="Convert only the I-th of N equal shares of the sorted scenes."),
+        BATCH(parser=parse_shard, metavar="I/N", help="Convert only share I of N of the sorted scenes."),
     ] = None,
 ) -> None:
     """Convert multispectral scenes to hyperspectral COGs."""
-    from ms2hs.api import with_site
-    from ms2hs.cli import listing
-    from ms2hs.conversion.convert_scene import run
-    from ms2hs.conversion.planning import ConvertOptions, plan
-    from ms2hs.conversion.scene_contract import contract
+    from ms2hs.conversion.planning import ConvertOptions
+    from ms2hs.fetching.selection import SearchRequest
     from ms2hs.models.weights import load_weights
-    from ms2hs.progress import progress_bar
     from ms2hs.spectra.product_error import InputError
 
     if not quiet:
         print_log()
+    _check_place(context)
     if given(context, "device") and load_weights(model).network is None:
         refuse(context, ["device"], "the linear model always runs on the processor")
     options = ConvertOptions(
@@ -244,33 +248,97 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         adjust=adjustment,
         compress=compress,
         blocksize=blocksize,
+        href_base=href_base,
+        collection=collection,
         overwrite=overwrite,
         resume=resume,
     )
+    printing = Printing(quiet, as_json, dry_run)
+    if not scenes:
+        search = SearchRequest(bbox, date=date, provider=provider, max_cloud=max_cloud)
+        _convert_place(search, target, output, replace(options, bbox=None), printing)
+        return
     if len(scenes) > 1 or workers or scheduler or shard:
         refuse(context, ["dry_run"], "it plans one scene, without --workers, --scheduler and --shard")
-        executor = _executor(workers, scheduler)
-        _convert_batch(scenes, target, output, options, executor, shard, quiet=quiet, as_json=as_json)
+        _convert_batch(scenes, target, output, options, _executor(workers, scheduler), shard, printing)
         return
-    planned = plan(scenes[0], target, output, options)
-    with progress_bar(shown=not quiet, unit="passes") as progress:
-        planned = with_site(planned, to_fetch=not dry_run, progress=progress)
-    if dry_run:
+    _convert_scene(scenes[0], target, output, options, printing)
+
+
+def _convert_scene(
+    scene: str,
+    target: str,
+    output: str | None,
+    options: "ConvertOptions",
+    printing: Printing,
+    *,
+    place: dict[str, Any] | None = None,
+) -> None:
+    """Convert one scene; `place` holds the facts of a search, for --json."""
+    from ms2hs.api import with_site
+    from ms2hs.cli import listing
+    from ms2hs.conversion.convert_scene import run
+    from ms2hs.conversion.planning import plan
+    from ms2hs.conversion.scene_contract import contract
+    from ms2hs.progress import progress_bar
+
+    planned = plan(scene, target, output, options)
+    with progress_bar(shown=not printing.quiet, unit="passes") as progress:
+        planned = with_site(planned, to_fetch=not printing.dry_run, progress=progress)
+    if printing.dry_run:
         facts = contract(planned)
-        typer.echo(json.dumps(facts, indent=1) if as_json else listing.contract_text(facts))
+        typer.echo(json.dumps(facts, indent=1) if printing.as_json else listing.contract_text(facts))
         return
-    if not quiet:
+    if not printing.quiet:
         note(f"{planned.scene.source} to {planned.target}, model {planned.weights.name}: {planned.scene.offset_rule}")
-    with progress_bar(shown=not quiet) as progress:
+    with progress_bar(shown=not printing.quiet) as progress:
         result = run(planned, progress)
-    if not quiet:
+    if not printing.quiet:
         for text in result.notes:
             note(text)
         note(f"{result.counts.summary()}; {result.clouds}; {result.seconds['whole']:.1f} s")
-    if as_json:
-        typer.echo(json.dumps(asdict(result), indent=1, default=str))
+    if printing.as_json:
+        typer.echo(json.dumps(asdict(result) | (place or {}), indent=1, default=str))
     else:
         typer.echo("\n".join(str(path) for path in result.paths))
+
+
+def _convert_place(
+    search: "SearchRequest", target: str, output: str | None, options: "ConvertOptions", printing: Printing
+) -> None:
+    """Fetch the clearest scene of an area and a date, and convert it."""
+    from ms2hs.cli import listing
+    from ms2hs.places import plan_place
+    from ms2hs.progress import progress_bar
+
+    place = plan_place(search, target, output, options, to_fetch=not printing.dry_run)
+    if not printing.quiet:
+        print_left_out(place.selected.left_out)
+        note(place.note)
+    if printing.dry_run:
+        facts = place.facts | {"target": target, "model": options.model, "output": str(place.output)}
+        typer.echo(json.dumps(facts, indent=1) if printing.as_json else listing.text(facts))
+        return
+    with progress_bar(shown=not printing.quiet, unit="bytes") as progress:
+        scene = str(place.fetch(progress))
+    _convert_scene(scene, target, str(place.output), place.options, printing, place=place.facts)
+
+
+def _check_place(context: typer.Context) -> None:
+    """Refuse options that do not apply to a given scene, or to a scene that is searched."""
+    if context.params["scenes"]:
+        refuse(context, ["date", "provider", "max_cloud"], "the scene is given, and --bbox crops it")
+        return
+    if context.params["bbox"] is None:
+        raise typer.BadParameter(
+            "no scene and no place: a scene, or --bbox and --date, is needed. Use for example scene.tif, or --bbox "
+            "7.1,46.2,7.3,46.4 --date 2024-06."
+        )
+    of_file = ["source", "bands", "scale", "offset", "dn_offset", "granule"]
+    refuse(context, of_file, "the scene is searched, and its product is known")
+    refuse(
+        context, ["window", "workers", "scheduler", "shard"], "without a scene, the whole area of --bbox is converted"
+    )
 
 
 def _site(context: typer.Context, values: list[str]) -> tuple[Path, ...] | Literal["auto"]:
@@ -303,26 +371,24 @@ def _convert_batch(  # noqa: PLR0917 - called once, with all that the command ha
     options: "ConvertOptions",
     executor: "Executor | None",
     shard: Shard | None,
-    *,
-    quiet: bool,
-    as_json: bool,
+    printing: Printing,
 ) -> None:
     """Convert several scenes. A failing scene does not stop the others; failures are listed at the end."""
     from ms2hs.api import convert_all
     from ms2hs.progress import progress_bar
 
     start = time.perf_counter()
-    with progress_bar(shown=not quiet, unit="scenes") as progress:
+    with progress_bar(shown=not printing.quiet, unit="scenes") as progress:
         batch = convert_all(scenes, target, folder, options, executor=executor, shard=shard, progress=progress)
-    if not quiet:
+    if not printing.quiet:
         for text in batch.notes:
             note(text)
     print_failed(batch.failed.values())
-    if not quiet:
+    if not printing.quiet:
         count = len(batch.made) + len(batch.failed) + len(batch.there)
         kept = f", {len(batch.there)} already existed" if batch.there else ""
         note(f"{len(batch.made)} of {count} scenes converted{kept}; {time.perf_counter() - start:.1f} s")
-    if as_json:
+    if printing.as_json:
         typer.echo(json.dumps(asdict(batch), indent=1, default=str))
     elif batch.made or batch.there:
         paths = [*batch.there.values(), *(path for one in batch.made.values() for path in one.paths)]

@@ -43,7 +43,7 @@ Prior = Annotated[
 Split = Annotated[str | None, DATA(help="Use only splits/<split>.csv: test, hard/test.")]
 Scenes = Annotated[list[str] | None, DATA("--scene", help="Use only this scene. Repeatable.")]
 Windows = Annotated[int, DATA(min=1, help="Largest number of windows of a scene.")]
-Report = Annotated[Path | None, OUTPUT(help="Write an HTML report, and <stem>.csv and <stem>.json.")]
+Report = Annotated[Path | None, OUTPUT(help="Write an HTML report, and <stem>.csv, <stem>.json and <stem>.npz.")]
 
 
 @app.command(
@@ -194,7 +194,7 @@ def _report_writer(
     if report is None:
         return lambda _evaluation: []
     from ms2hs.evaluation.report import numbers
-    from ms2hs.evaluation.report.page import check_report, write_report
+    from ms2hs.evaluation.report.page import ARRAYS_SUFFIX, check_report, write_report
     from ms2hs.files import check_output, file_ids, files_in
 
     check_report()
@@ -203,12 +203,13 @@ def _report_writer(
             f"--report {report} is no HTML file; {', '.join(REPORT_SUFFIXES)} are allowed. Use --report report.html."
         )
     protected = file_ids(files_in(inputs))
-    for path in (report, report.with_suffix(".csv"), report.with_suffix(".json")):
+    for path in (report, *(report.with_suffix(suffix) for suffix in (".csv", ".json", ARRAYS_SUFFIX))):
         check_output(path, overwrite=overwrite, inputs=protected)
 
     def write(evaluation: "Evaluation") -> list[Path]:
         page = write_report(evaluation, report, overwrite=overwrite, inputs=protected)
-        return [page, *numbers.write_numbers(evaluation, report, overwrite=overwrite, inputs=protected)]
+        arrays = [report.with_suffix(ARRAYS_SUFFIX)] if evaluation.windows else []
+        return [page, *arrays, *numbers.write_numbers(evaluation, report, overwrite=overwrite, inputs=protected)]
 
     return write
 
