@@ -93,12 +93,12 @@ def open_cube(path: str | Path, chunks: Chunks | None = None) -> xr.Dataset:
     return cube if chunks is None else cube.chunk(chunks)
 
 
-def read_coarse(
+def read_window(
     path: str, bands: Sequence[int], window: tuple[int, int, int, int], shape: tuple[int, int]
 ) -> Float32Array:
-    """(band, row, col) values of a window of a cube file at a lower resolution: averages of the valid pixels.
+    """(band, row, col) values of a window of a cube file, at a lower resolution averages of the valid pixels.
 
-    Rasters are read from their overviews. Of Zarr and NetCDF files, whole blocks of pixels are averaged.
+    Averages come from the overviews of rasters; of Zarr and NetCDF files, whole blocks of pixels are averaged.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def read_coarse(
         part = _open(path).reflectance[list(bands), row : row + height, col : col + width]
         steps = {"y": -(-height // shape[0]), "x": -(-width // shape[1])}
         return cast("Float32Array", part.load().coarsen(steps, boundary="pad").mean().values)
-    with input_errors(path, SceneError), open_dataset(_image_of(path)) as file:
+    with input_errors(path, SceneError), open_dataset(image_of(path)) as file:
         dn = file.read(
             [band + 1 for band in bands],
             window=Window(col, row, width, height),
@@ -191,7 +191,7 @@ def _support_of(file: rasterio.DatasetReader, grid: SpectralGrid) -> tuple[Suppo
 
 def _open(path: str) -> xr.Dataset:
     """A cube without its uncertainty."""
-    path = _image_of(path)
+    path = image_of(path)
     with input_errors(path, SceneError):
         engine = ENGINES.get(Path(path).suffix.lower())
         cube = _open_store(path, engine) if engine and Path(path).exists() else _open_raster(path)
@@ -200,7 +200,7 @@ def _open(path: str) -> xr.Dataset:
     return cube
 
 
-def _image_of(path: str) -> str:
+def image_of(path: str) -> str:
     """The image that an ENVI header describes; other paths as they are."""
     if Path(path).suffix.lower() != ENVI_HEADER:
         return path

@@ -6,7 +6,7 @@ const MOST_REFERENCES = 20;
 const PRESETS = [
   { name: "Natural colour", nm: [650, 550, 470], reach: 35 },
   { name: "Vegetation", nm: [865, 650, 550], reach: 35 },
-  { name: "Short-wave infrared", nm: [2200, 1650, 850], reach: 60 },
+  { name: "Short-wave IR", nm: [2200, 1650, 850], reach: 60 },
 ];
 const CHANNELS = ["Red", "Green", "Blue"];
 const CHANNEL_COLORS = ["#d9362b", "#2b8a3e", "#2f6fe0"];
@@ -41,7 +41,9 @@ function say(text) {
 
 function placeText(row, col) {
   const at = lonLat(row, col);
-  return at ? `${fixed(at[1], 5)}°, ${fixed(at[0], 5)}°` : "";
+  if (!at) return "";
+  const [lon, lat] = at.map((degrees) => `${Math.abs(degrees).toFixed(5)}°`);
+  return `${lat} ${at[1] < 0 ? "S" : "N"}, ${lon} ${at[0] < 0 ? "W" : "E"}`;
 }
 
 function pixelText(row, col) {
@@ -106,9 +108,10 @@ function update() {
 function pixelRow(pixel) {
   const row = element("tr");
   const name = element("td");
-  name.append(element("span", pixel.slot + 1, { class: "badge", style: "" }));
+  name.append(element("span", pixel.slot + 1, { class: "badge" }));
   name.firstChild.style.background = `var(--c${pixel.slot + 1})`;
-  const place = element("td", `${pixelText(pixel.row, pixel.col)}${META.lonlat ? " · " : ""}${placeText(pixel.row, pixel.col)}`);
+  const place = element("td", pixelText(pixel.row, pixel.col));
+  place.append(element("div", placeText(pixel.row, pixel.col), { class: "readout" }));
   row.append(name, place, element("td"), element("td"));
   row.lastChild.append(removeButton(pixel, `Remove spectrum ${pixel.slot + 1}`));
   row.entry = pixel;
@@ -136,6 +139,15 @@ function valueText({ values, sigma }, band) {
   return fixed(values[band] / 10000, 4) + width;
 }
 
+/** Value of a layer's spectrum at a wavelength; of a scene only within its bands. */
+function layerText(spectrum, i, nm) {
+  const layer = META.layers[i];
+  const band = nearestBand(layer, nm);
+  if (layer.are_dots && Math.abs(layer.wavelength_nm[band] - nm) > layer.fwhm_nm[band] / 2) return "";
+  const name = layer.are_dots ? `${layer.names[band]} of ${layer.name}` : layer.name;
+  return valueText(spectrum, band) + (i ? ` (${name})` : "");
+}
+
 /** Show the values of all spectra at a wavelength; without one, at the first band of the picture. */
 function showWavelength(nm) {
   state.nm = nm;
@@ -149,10 +161,10 @@ function showWavelength(nm) {
   byId("value-head").textContent = `At ${fixed(layer.wavelength_nm[band], 0)} nm`;
   for (const row of byId("pixels").tBodies[0].rows) {
     const { spectra, nm: wavelengths, values } = row.entry;
-    const texts = spectra
-      ? spectra.map((spectrum, i) => valueText(spectrum, nearestBand(META.layers[i], at)))
-      : [values.length ? fixed(values[nearestIndex(wavelengths, at)], 4) : ""];
-    row.cells[2].textContent = texts.join(" | ");
+    const ofReference = () => [values.length ? fixed(values[nearestIndex(wavelengths, at)], 4) : ""];
+    const texts = spectra ? spectra.map((spectrum, i) => layerText(spectrum, i, at)) : ofReference();
+    const lines = texts.filter(Boolean).map((text) => element("div", text));
+    row.cells[2].replaceChildren(...lines);
   }
 }
 
@@ -278,7 +290,7 @@ function drawScaleBar() {
   const bar = byId("scale-bar");
   bar.hidden = !META.pixel_m;
   if (bar.hidden || !picture.view) return;
-  const perMetre = picture.view.scale / picture.ratio / META.pixel_m;
+  const perMetre = picture.view.scaleX / picture.ratio / META.pixel_m;
   const most = 130 / perMetre;
   const power = 10 ** Math.floor(Math.log10(most));
   const metres = [5, 2, 1].map((times) => times * power).find((length) => length <= most);
@@ -288,26 +300,39 @@ function drawScaleBar() {
 
 // References and exports ---------------------------------------------------------------------------------------------
 
-/** Spectra of a text of two columns, wavelength and reflectance, or with columns of these names. */
-function parseReference(text, name) {
+/**
+ * Spectra of a text: two columns, wavelength and reflectance, or columns of these names. The column `id`, or those of
+ * the CSV that this page saves, separate spectra.
+ */
+function parseReferences(text, name) {
   const rows = text.split(/\r?\n/).map((line) => line.split(/[,;\t]/).map((cell) => cell.trim().replace(/^"|"$/g, "")));
   const head = rows[0].map((cell) => cell.toLowerCase());
-  const at = (start, otherwise) => Math.max(head.findIndex((cell) => cell.startsWith(start)), -1) === -1 ? otherwise : head.findIndex((cell) => cell.startsWith(start));
-  const [x, y] = [at("wavelength", 0), at("reflectance", 1)];
-  const points = rows.map((row) => [Number(row[x] || NaN), Number(row[y] || NaN)]).filter((point) => point.every(Number.isFinite));
-  if (points.length < 2) throw new Error(`${name}: two columns of numbers are needed, wavelength and reflectance.`);
-  points.sort((a, b) => a[0] - b[0]);
-  const factor = points.at(-1)[0] < 100 ? 1000 : 1; // micrometres
-  const highest = Math.max(...points.map((point) => point[1]));
-  if (highest > 2) throw new Error(`${name}: values up to ${highest}; reflectance from 0 to 1 is needed.`);
-  return { name, nm: points.map((point) => point[0] * factor), values: points.map((point) => point[1]) };
+  const column = (start) => head.findIndex((cell) => cell.startsWith(start));
+  const [x, y] = column("wavelength") < 0 ? [0, 1] : [column("wavelength"), column("reflectance")];
+  const keys = ["id", "spectrum", "cube"].map((one) => head.indexOf(one)).filter((at) => at >= 0);
+  const spectra = new Map();
+  for (const row of rows) {
+    const point = [x, y].map((at) => (row[at] ? Number(row[at]) : NaN));
+    if (!point.every(Number.isFinite)) continue;
+    const key = [name, ...keys.map((at) => row[at])].join(" ");
+    spectra.set(key, [...(spectra.get(key) ?? []), point]);
+  }
+  if (!spectra.size) throw new Error(`${name}: no numbers; two columns are needed, wavelength and reflectance.`);
+  return [...spectra].map(([key, points]) => {
+    points.sort((a, b) => a[0] - b[0]);
+    const factor = points.at(-1)[0] < 100 ? 1000 : 1; // micrometres
+    const highest = Math.max(...points.map((point) => point[1]));
+    if (highest > 2) throw new Error(`${key}: values up to ${highest}; reflectance from 0 to 1 is needed.`);
+    return { name: key, nm: points.map((point) => point[0] * factor), values: points.map((point) => point[1]) };
+  });
 }
 
 async function addReferences(files) {
   for (const file of files) {
     try {
-      if (state.references.length >= MOST_REFERENCES) throw new Error(`At most ${MOST_REFERENCES} references are shown.`);
-      state.references.push(parseReference(await file.text(), file.name));
+      const added = [...state.references, ...parseReferences(await file.text(), file.name)];
+      if (added.length > MOST_REFERENCES) throw new Error(`At most ${MOST_REFERENCES} references are shown.`);
+      state.references = added;
     } catch (error) {
       byId("wavelength").textContent = error.message;
       say(error.message);
@@ -343,6 +368,9 @@ function csvText() {
   return [head, ...[...lines, ...ofReferences].map((cells) => cells.map(csvCell).join(","))].join("\n") + "\n";
 }
 
+/** The text of a cell, its lines separated by dots. */
+const textOf = (cell) => [...cell.childNodes].map((part) => part.textContent).filter(Boolean).join(" · ");
+
 /** Picture, chart and list of the spectra as one image. */
 function pngCanvas() {
   const plot = chart.plot.ctx.canvas;
@@ -350,7 +378,7 @@ function pngCanvas() {
   const [gap, line] = [16 * ratio, 22 * ratio];
   const from = picture.canvas;
   const shown = { width: (from.width * plot.height) / from.height, height: plot.height };
-  const rows = [...byId("pixels").tBodies[0].rows].map((row) => [row.entry, [...row.cells].map((cell) => cell.textContent)]);
+  const rows = [...byId("pixels").tBodies[0].rows].map((row) => [row.entry, [...row.cells].map(textOf)]);
   const canvas = document.createElement("canvas");
   canvas.width = shown.width + plot.width + 3 * gap;
   canvas.height = plot.height + (rows.length + 2) * line + 2 * gap;
@@ -406,13 +434,13 @@ function buildKey() {
   const first = META.layers[0];
   const items = [];
   if (first.has_sigma) items.push(keyItem([box("currentColor", 0.25), line("")], "90 % interval (± 1.645 σ)"));
-  if (first.support.includes("measured")) {
+  if (first.support.includes("measured") && !META.layers.some((layer) => layer.are_dots)) {
     items.push(keyItem([line(""), ["circle", { cx: 13, cy: 6, r: 4, fill: "currentColor" }]], "band that the source measures"));
   }
   if (first.support.includes("inferred")) items.push(keyItem([box("var(--inferred)", 1)], "inferred: not measured by the source"));
   META.layers.slice(1).forEach((layer, i) => {
-    const dots = ["circle", { cx: 13, cy: 6, r: 4, fill: "currentColor" }];
-    items.push(keyItem([layer.is_dots ? dots : line(DASHES[i + 1] ?? DASHES[1])], layer.name));
+    const ring = ["circle", { cx: 13, cy: 6, r: 4, fill: "none", stroke: "currentColor", "stroke-width": 2 }];
+    items.push(keyItem([layer.are_dots ? ring : line(DASHES[i + 1] ?? DASHES[1])], layer.are_dots ? `measured (${layer.name})` : layer.name));
   });
   byId("key").replaceChildren(...items);
 }
@@ -459,14 +487,15 @@ async function start() {
   byId("footer").textContent = META.footer;
   byId("thinned").textContent = META.notice;
   byId("thinned").hidden = !META.notice;
-  byId("layer-label").hidden = META.layers.length < 2;
-  byId("layer").replaceChildren(...META.layers.map((layer, i) => element("option", layer.name, { value: i })));
+  const shown = META.layers.filter((layer) => !layer.are_dots);
+  byId("layer-label").hidden = shown.length < 2;
+  byId("layer").replaceChildren(...shown.map((layer, i) => element("option", layer.name, { value: i })));
   buildKey();
   wire();
   try {
     await source.load();
   } catch (error) {
-    byId("loading").textContent = `The cube cannot be read (${error.message}). Open the page in a browser of 2023 or later.`;
+    byId("loading").textContent = `The cube cannot be read (${error.message}). Open the page in a browser of 2024 or later.`;
     return;
   }
   showLayer(0);
