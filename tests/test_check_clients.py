@@ -22,13 +22,14 @@ def clients():
     return module
 
 
-@pytest.fixture
-def case(clients, tmp_path):
+@pytest.fixture(scope="module")
+def case(clients, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("output")
     bands = load_sensor("enmap").grid
     grid = PixelGrid("EPSG:32633", (30.0, 0.0, 390_000.0, 0.0, -30.0, 5_820_000.0), 8, 9)
-    with CogWriter(tmp_path / "cube.tif", grid, replace(bands, support=("inferred",) * len(bands)), {}) as writer:
+    with CogWriter(folder / "cube.tif", grid, replace(bands, support=("inferred",) * len(bands)), {}) as writer:
         writer.write(0, np.arange(len(bands) * 72, dtype=np.int16).reshape(-1, 8, 9))
-    return clients.read_case(tmp_path, "")
+    return clients.read_case(folder, "")
 
 
 def test_client_that_reads_the_file_works(clients, case):

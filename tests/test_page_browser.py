@@ -72,8 +72,7 @@ def page(browser, cube):
 
 def clear(page):
     """Remove all spectra."""
-    if page.locator("#clear").is_visible():
-        page.locator("#clear").click()
+    page.locator("#clear").click()
     page.locator("#zoom-fit").click()
 
 

@@ -54,6 +54,8 @@ ENVI_IMAGES = ("", ".dat", ".img", ".bsq", ".bil", ".bip", ".raw")
 STRETCH_PERCENT = (2.0, 98.0)
 # Longest side of a picture, and rows that are read at once, in pixels of the picture.
 MAX_RGB_SIDE, RGB_STRIP = 1024, 64
+# Rows of a format without overviews that are averaged at once: whole rows of its blocks.
+ROWS_PER_READ = 256
 Chunks = int | Literal["auto"] | Mapping[str, int | Literal["auto"]]
 
 
@@ -111,9 +113,12 @@ def read_window(
     """
     row, col, height, width = window
     if Path(path).suffix.lower() in ENGINES:
-        part = _open(path).reflectance[list(bands), row : row + height, col : col + width]
         steps = {"y": -(-height // shape[0]), "x": -(-width // shape[1])}
-        return cast("Float32Array", part.load().coarsen(steps, boundary="pad").mean().values)
+        with _open(path) as cube:
+            part = cube.reflectance[list(bands), row : row + height, col : col + width]
+            rows = steps["y"] * max(1, ROWS_PER_READ // steps["y"])
+            strips = (part[:, top : top + rows].load() for top in range(0, height, rows))
+            return np.concatenate([strip.coarsen(steps, boundary="pad").mean().values for strip in strips], axis=1)
     with input_errors(path, SceneError), open_dataset(image_of(path)) as file:
         dn = file.read(
             [band + 1 for band in bands],

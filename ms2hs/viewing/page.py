@@ -53,7 +53,7 @@ DEFLATE_LEVEL = 6  # 7 takes twice the time for 3 % less
 # Suffixes of files with reference spectra; every other file is a cube.
 REFERENCE_SUFFIXES = {".csv", ".sli", ".npz"}
 STYLES, PLOTS = ("uPlot.min.css", "view.css"), "uPlot.iife.min.js"
-SCRIPTS = ("view_data.js", "view_picture.js", "view_chart.js", "view.js")
+SCRIPTS = ("view_data.js", "view_picture.js", "view_chart.js", "view_exchange.js", "view.js")
 # Points per side between which the page interpolates longitude and latitude.
 LONLAT_POINTS = 9
 # Side of the small picture in which the pixels that the page shows first are sought.
