@@ -103,12 +103,18 @@ class RangeServer(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
+class ManyConnections(ThreadingHTTPServer):
+    """A server on which GDAL may open a connection for each block at once."""
+
+    request_queue_size = 1024
+
+
 @contextmanager
 def served(path: Path) -> Iterator[tuple[str, list[int]]]:
     """The address of a file, and the sizes of the delivered ranges."""
     sizes: list[int] = []
     handler = type("Handler", (RangeServer,), {"path_on_disk": path, "served": sizes})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with ManyConnections(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/{path.name}", sizes
         server.shutdown()

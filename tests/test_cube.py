@@ -58,7 +58,7 @@ def part(size):
     return whole | slices | st.lists(whole, min_size=1, max_size=5)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(band=part(BANDS), y=part(40), x=part(50))
 def test_indexing_equals_indexing_the_whole_array(written, band, y, x):
     path, expected = written

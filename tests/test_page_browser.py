@@ -8,7 +8,10 @@ import imagecodecs
 import numpy as np
 import pytest
 from cube_files import COLS, ROWS, WAVELENGTH_NM, make_cube, numbers_of
+from rasterio import Affine
 
+import ms2hs
+from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.viewing.cube_layers import open_layers
 from ms2hs.viewing.page import view
 from ms2hs.viewing.server import CubeServer
@@ -35,18 +38,18 @@ def opened(browser, address, **options):
 def click(page, row, col):
     """Click the centre of a pixel of the picture."""
     at = page.evaluate(
-        "([row, col]) => { const {scale, x, y} = picture.view, ratio = picture.ratio;"
-        "return {x: (x + (col + 0.5) * scale) / ratio, y: (y + (row + 0.5) * scale) / ratio}; }",
+        "([row, col]) => { const {scale, scaleX, x, y} = picture.view, ratio = picture.ratio;"
+        "return {x: (x + (col + 0.5) * scaleX) / ratio, y: (y + (row + 0.5) * scale) / ratio}; }",
         [row, col],
     )
     page.locator("#picture").click(position=at)
 
 
-def drawn(page, entry=0, layers=1):
-    """(3, band) drawn reflectance, upper and lower end of the interval; of the kept spectrum at a position."""
-    columns = page.evaluate("chart.plot.data")[1:]
-    known = [value is not None for value in columns[3 * entry * layers]]
-    return np.array([[v for v, keep in zip(c, known, strict=True) if keep] for c in columns[3 * entry * layers :][:3]])
+def drawn(page, entry=0, columns=3):
+    """(3, band) drawn reflectance, upper and lower end of its interval, of a kept spectrum with this many columns."""
+    first = 1 + entry * columns
+    table = page.evaluate("([first]) => chart.plot.data.slice(first, first + 3)", [first])
+    return np.array([row for row in zip(*table, strict=True) if row[0] is not None], float).T
 
 
 def expected(path, row, col):
@@ -69,8 +72,7 @@ def page(browser, cube):
 
 def clear(page):
     """Remove all spectra."""
-    if page.locator("#clear").is_visible():
-        page.locator("#clear").click()
+    page.locator("#clear").click()
     page.locator("#zoom-fit").click()
 
 
@@ -131,6 +133,7 @@ def test_page_works_by_keyboard(page, cube):
     assert page.locator("#pixels tbody tr").count() == 0
 
 
+@pytest.mark.slow
 def test_page_works_by_touch_on_a_phone(browser, cube, tmp_path):
     options = {"has_touch": True, "is_mobile": True, "viewport": {"width": 390, "height": 844}}
     with opened(browser, view(cube, tmp_path / "page.html"), **options) as page:
@@ -146,11 +149,16 @@ def test_page_works_by_touch_on_a_phone(browser, cube, tmp_path):
 
 
 def test_page_shows_any_band_and_keeps_names_as_text(browser, tmp_path):
+    # pixels are half as high as wide, and the page has a name and tags that would be markup
     evil = "<img src=x onerror=document.title=1>"
     names = [f"{evil}{i}" for i in range(60)]
-    cube = make_cube(tmp_path / f"{evil} $x.tif", names=names, MS2HS_MODEL="</script><script>document.title=2</script>")
-    page_path = view(cube)
-    with opened(browser, page_path) as page:
+    cube = make_cube(
+        tmp_path / f"{evil} $x.tif",
+        names=names,
+        model="</script><script>document.title=2</script>",
+        transform=Affine(20, 0, 6e5, 0, -10, 5.1e6),
+    )
+    with opened(browser, view(cube, tmp_path / "page.html")) as page:
         page.get_by_role("button", name="One band").click()
         page.locator("#sliders input").press("End")
         page.wait_for_selector("#picture[data-bands='59']")
@@ -158,8 +166,17 @@ def test_page_shows_any_band_and_keeps_names_as_text(browser, tmp_path):
         assert page.title() == cube.name
         assert page.locator("img").count() == 0
         assert "</script>" in page.locator("#facts").inner_text()
+        clear(page)
+        click(page, 20, 31)
+        np.testing.assert_allclose(drawn(page), expected(cube, 20, 31), atol=1e-12)
+        with page.expect_download() as download:
+            page.locator("#save-csv").click()
+        page.locator("#reference-file").set_input_files(download.value.path())
+        page.wait_for_selector("#pixels tbody tr:nth-child(2)")
+        np.testing.assert_allclose(page.evaluate("state.references[0].values"), expected(cube, 20, 31)[0])
 
 
+@pytest.mark.slow
 def test_page_compares_cubes_and_references(browser, cube, tmp_path):
     other = make_cube(tmp_path / "other.tif", seed=1)
     (tmp_path / "field.csv").write_text("wavelength_nm,reflectance\n500,0.1\n900,0.4\n")
@@ -195,3 +212,17 @@ def test_served_page_shows_full_detail(browser, cube):
         finally:
             server.stop()
             thread.join()
+
+
+@pytest.mark.slow
+def test_page_draws_a_real_scene(browser, real_data, tmp_path):
+    scene = real_data / "sentinel2" / "ben_S2A_MSIL2A_20170617T113321_4_55.tif"
+    options = ConvertOptions(model="linear", uncertainty=True)
+    cube = ms2hs.convert(scene, output=tmp_path / "cube.tif", options=options).output
+    with opened(browser, view(cube, scene=scene)) as page:
+        clear(page)
+        for at in ((10, 100), (77, 33)):
+            click(page, *at)
+        np.testing.assert_allclose(drawn(page, 1, columns=4), expected(cube, 77, 33), atol=1e-12)
+        dots = page.evaluate("state.pixels[1].spectra[1].values")
+        np.testing.assert_array_equal(dots, np.rint(numbers_of(scene)[:, 77, 33]))

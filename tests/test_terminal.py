@@ -240,7 +240,7 @@ def test_config_that_does_not_apply_is_no_error(ms2hs, folder):
     assert "missing.json" in err.splitlines()[-1]
     assert "does not apply" not in err
     code, _, err = ms2hs("fetch", "--list", "--items", "missing.json", "--gsd", 10)
-    assert (code, "--gsd does not apply" in err) == (2, True)
+    assert (code, "gsd" in err) == (2, True)
 
 
 def test_help_needs_no_config(ms2hs, folder):

@@ -1,4 +1,4 @@
-"""Pages that the build makes: the command line from the application, and copies of files above the docs folder.
+"""Pages that the build makes: the command line, the notebook, and copies of files above the docs folder.
 
 A page that loads something from elsewhere ends the build.
 """
@@ -16,6 +16,9 @@ from mkdocs.structure.pages import Page
 import ms2hs
 from ms2hs import errors
 
+sys.path.insert(0, str(Path(__file__).parent))
+from notebooks import notebook_text
+
 ROOT = Path(__file__).parents[2]
 # Pages that stand above the docs folder, where their readers look for them.
 COPIES = {
@@ -24,7 +27,8 @@ COPIES = {
     "security.md": "SECURITY.md",
     "weights.md": "weights/README.md",
 }
-LINKS = {"../README.md": "index.md", "README.md": "index.md"} | {source: page for page, source in COPIES.items()}
+NOTEBOOK = "notebook.ipynb"
+LINKS = {"README.md": "index.md", NOTEBOOK: "notebook.md"} | {source: page for page, source in COPIES.items()}
 ELSEWHERE = re.compile(
     r"<(?:script|img|iframe)[^>]+src=\"?(?:https?:)?//|<link[^>]+stylesheet[^>]+href=\"?(?:https?:)?//"
 )
@@ -33,7 +37,8 @@ ELSEWHERE = re.compile(
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are no files of the docs folder."""
     pages = {page: local_links((ROOT / source).read_text("utf-8")) for page, source in COPIES.items()}
-    for page, text in (pages | {"cli.md": command_line()}).items():
+    made = {"cli.md": command_line(), "notebook.md": notebook_text(ROOT / "docs" / NOTEBOOK)}
+    for page, text in (pages | made).items():
         files.append(File.generated(config, page, content=text))
     return files
 

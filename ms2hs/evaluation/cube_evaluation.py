@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.datasets.cubes.spectra_npz import covered_bands, view_matrix
 from ms2hs.datasets.pairs.pair_types import apply_responses
-from ms2hs.errors import DataError, GridError, UnknownName
+from ms2hs.errors import DataError, GridError
 from ms2hs.evaluation.accumulators import LEVELS, TargetBands
 from ms2hs.evaluation.aggregation import Aggregator, MethodInfo, MethodOutput, ScoredWindow
 from ms2hs.evaluation.evaluator import SAME_BAND_NM, EvaluationSettings, random_windows, window_title
@@ -22,7 +22,7 @@ from ms2hs.raster.cube import open_cube, pixel_grid_of, spectral_grid_of
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.raster.tiling import Window
 from ms2hs.spectra.indices import cover
-from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.spectra.spectral_grid import SpectralGrid, pasted_bands
 
 if TYPE_CHECKING:
@@ -163,10 +163,8 @@ def _weights_to(grid: SpectralGrid, true_grid: SpectralGrid) -> Float32Array:
 
 def _source(cube: "xr.Dataset") -> SpectralGrid | None:
     """The bands of the sensor named in the file's tags; None without a known name."""
-    try:
-        return load_sensor(str(cube.attrs.get("MS2HS_SOURCE", ""))).grid
-    except UnknownName:
-        return None
+    source = cube.attrs.get("MS2HS_SOURCE")
+    return load_sensor(source).grid if source in sensor_names("source") else None
 
 
 def _check_same_pixels(path: Path, cube: "xr.Dataset", truth_path: Path, truth: "xr.Dataset") -> None:

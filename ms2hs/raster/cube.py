@@ -23,12 +23,12 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from ms2hs.arrays import Float32Array
-from ms2hs.errors import GridError, SceneError, UnknownName, input_errors
+from ms2hs.errors import GridError, SceneError, input_errors
 from ms2hs.raster.cube_writer import ENVI_HEADER, sigma_name
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.header import ENVI_DRIVER, declared_in, read_header
 from ms2hs.raster.pixel_grid import PixelGrid, lonlat_bounds, pixel_at
-from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM, load_sensor
+from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM, load_sensor, sensor_names
 from ms2hs.spectra.spectral_grid import SpectralGrid, Support, band_support, grid_of, nearest_band
 
 SCALE = 1e-4
@@ -52,7 +52,10 @@ ENGINES: dict[str, dict[str, Any]] = {
 # Suffixes of the image that an ENVI header describes.
 ENVI_IMAGES = ("", ".dat", ".img", ".bsq", ".bil", ".bip", ".raw")
 STRETCH_PERCENT = (2.0, 98.0)
-MAX_RGB_SIDE = 1024
+# Longest side of a picture, and rows that are read at once, in pixels of the picture.
+MAX_RGB_SIDE, RGB_STRIP = 1024, 64
+# Rows of a format without overviews that are averaged at once: whole rows of its blocks.
+ROWS_PER_READ = 256
 Chunks = int | Literal["auto"] | Mapping[str, int | Literal["auto"]]
 
 
@@ -92,12 +95,12 @@ def open_cube(path: str | Path, chunks: Chunks | None = None) -> xr.Dataset:
     return cube if chunks is None else cube.chunk(chunks)
 
 
-def read_coarse(
+def read_window(
     path: str, bands: Sequence[int], window: tuple[int, int, int, int], shape: tuple[int, int]
 ) -> Float32Array:
-    """(band, row, col) values of a window of a cube file at a lower resolution: averages of the valid pixels.
+    """(band, row, col) values of a window of a cube file, at a lower resolution averages of the valid pixels.
 
-    Rasters are read from their overviews. Of Zarr and NetCDF files, whole blocks of pixels are averaged.
+    Averages come from the overviews of rasters; of Zarr and NetCDF files, whole blocks of pixels are averaged.
 
     Parameters
     ----------
@@ -110,10 +113,13 @@ def read_coarse(
     """
     row, col, height, width = window
     if Path(path).suffix.lower() in ENGINES:
-        part = _open(path).reflectance[list(bands), row : row + height, col : col + width]
         steps = {"y": -(-height // shape[0]), "x": -(-width // shape[1])}
-        return cast("Float32Array", part.load().coarsen(steps, boundary="pad").mean().values)
-    with input_errors(path, SceneError), open_dataset(_image_of(path)) as file:
+        with _open(path) as cube:
+            part = cube.reflectance[list(bands), row : row + height, col : col + width]
+            rows = steps["y"] * max(1, ROWS_PER_READ // steps["y"])
+            strips = (part[:, top : top + rows].load() for top in range(0, height, rows))
+            return np.concatenate([strip.coarsen(steps, boundary="pad").mean().values for strip in strips], axis=1)
+    with input_errors(path, SceneError), open_dataset(image_of(path)) as file:
         dn = file.read(
             [band + 1 for band in bands],
             window=Window(col, row, width, height),
@@ -184,15 +190,13 @@ def _support_of(file: rasterio.DatasetReader, grid: SpectralGrid) -> tuple[Suppo
     tags = listed if len(listed) == file.count else [file.tags(band).get(SUPPORT_TAG) for band in file.indexes]
     if set(tags) <= set(SUPPORTS):
         return cast("tuple[Support, ...]", tuple(tags))
-    try:
-        return tuple(band_support(load_sensor(tags_of(file).get("MS2HS_SOURCE", "")).grid, grid))
-    except UnknownName:
-        return ()
+    source = tags_of(file).get("MS2HS_SOURCE")  # text of others: a name of the table, and never a path
+    return tuple(band_support(load_sensor(source).grid, grid)) if source in sensor_names("source") else ()
 
 
 def _open(path: str) -> xr.Dataset:
     """A cube without its uncertainty."""
-    path = _image_of(path)
+    path = image_of(path)
     with input_errors(path, SceneError):
         engine = ENGINES.get(Path(path).suffix.lower())
         cube = _open_store(path, engine) if engine and Path(path).exists() else _open_raster(path)
@@ -201,7 +205,7 @@ def _open(path: str) -> xr.Dataset:
     return cube
 
 
-def _image_of(path: str) -> str:
+def image_of(path: str) -> str:
     """The image that an ENVI header describes; other paths as they are."""
     if Path(path).suffix.lower() != ENVI_HEADER:
         return path
@@ -344,8 +348,10 @@ class CubeAccessor:
                 f"{centres.min():.0f}-{centres.max():.0f} nm. Choose other wavelengths."
             )
         step = max(1, -(-max(self._cube.sizes["y"], self._cube.sizes["x"]) // side))
-        part = self._cube.reflectance.isel(wavelength=bands, y=slice(None, None, step), x=slice(None, None, step))
-        picture = part.drop_vars("wavelength").rename(wavelength="rgb").transpose("y", "x", "rgb").load()
+        part = self._cube.reflectance.isel(wavelength=bands, x=slice(None, None, step))
+        rows = range(0, self._cube.sizes["y"], RGB_STRIP * step)  # all rows between the first and the last are read
+        strips = [part.isel(y=slice(row, row + RGB_STRIP * step, step)).load() for row in rows]
+        picture = xr.concat(strips, "y").drop_vars("wavelength").rename(wavelength="rgb").transpose("y", "x", "rgb")
         values = picture.values[np.isfinite(picture.values).all(axis=2)]
         low, high = np.percentile(values, STRETCH_PERCENT).astype(np.float32) if values.size else (0, 1)
         stretched: xr.DataArray = ((picture - low) / max(high - low, 1e-6)).clip(0, 1)

@@ -5,14 +5,11 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
-import rasterio
-import xarray as xr
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
 
 from ms2hs.arrays import Float32Array
 from ms2hs.files import write_bytes
-from ms2hs.raster.cube import ENGINES, STRETCH_PERCENT, open_cube, spectral_grid_of, spectral_of
+from ms2hs.raster.cube import ENGINES, STRETCH_PERCENT, open_cube, read_window, spectral_grid_of, spectral_of
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM
 from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of, nearest_band
@@ -23,8 +20,6 @@ LONG_SIDE = 1024
 GAP = 8
 # Red, green and blue of the second panel, sensitive to soil and minerals, dry matter, and leaves.
 SWIR_RGB_NM, SWIR_RGB_REACH_NM = (2200.0, 1650.0, 850.0), 60.0
-# Rows of a format without overviews that are read at once: whole rows of its blocks.
-ROWS_PER_READ = 256
 # At least this many valid pixels, evenly spaced, determine the percentiles of a larger panel.
 STRETCH_PIXELS = 1 << 16
 
@@ -57,13 +52,11 @@ def write_quicklook(cube_path: str | Path, png_path: str | Path) -> Stretch:
     ------
     OutputError : the PNG cannot be written.
     """
-    if Path(cube_path).suffix.lower() in ENGINES:
-        with open_cube(cube_path) as cube:
-            rendered = [_render(_averages(cube, bands), bands) for bands in _panel_bands(spectral_grid_of(cube))]
-    else:
-        with open_dataset(str(cube_path)) as file:
-            bands_of_panels = _panel_bands(spectral_of(file) or grid_of(np.linspace(1, 2, file.count)))
-            rendered = [_render(_read(file, bands), bands) for bands in bands_of_panels]
+    path = str(cube_path)
+    spectral, (height, width) = _bands_and_size(path)
+    factor = max(1, -(-max(height, width) // LONG_SIDE))
+    window, shape = (0, 0, height, width), (-(-height // factor), -(-width // factor))
+    rendered = [_render(read_window(path, bands, window, shape), bands) for bands in _panel_bands(spectral)]
     panels = [panel for panel, _ in rendered]
     axis = 2 if panels[0].shape[1] >= panels[0].shape[2] else 1
     gap = [4, *panels[0].shape[1:]]
@@ -72,6 +65,15 @@ def write_quicklook(cube_path: str | Path, png_path: str | Path) -> Stretch:
     pixels = np.ascontiguousarray(np.moveaxis(joined, 0, -1))
     write_bytes(Path(png_path), bytes(imagecodecs.png_encode(pixels, level=2, filter=imagecodecs.PNG.FILTER.UP)))
     return rendered[0][1]
+
+
+def _bands_and_size(path: str) -> tuple[SpectralGrid, tuple[int, int]]:
+    """The bands of a cube, with invented wavelengths if a band has none, and its rows and columns."""
+    if Path(path).suffix.lower() in ENGINES:
+        with open_cube(path) as cube:
+            return spectral_grid_of(cube), (cube.sizes["y"], cube.sizes["x"])
+    with open_dataset(path) as file:
+        return spectral_of(file) or grid_of(np.linspace(1, 2, file.count)), file.shape
 
 
 def _panel_bands(spectral: SpectralGrid) -> list[list[int]]:
@@ -87,35 +89,6 @@ def _panel_bands(spectral: SpectralGrid) -> list[list[int]]:
 
 def _spread(order: NDArray[np.intp]) -> list[int]:
     return [int(order[int(len(order) * share)]) for share in (5 / 6, 3 / 6, 1 / 6)]
-
-
-def _read(file: rasterio.DatasetReader, bands: list[int]) -> Float32Array:
-    """(band, row, col) reflectance of a raster, reduced to LONG_SIDE by its overviews; NaN where invalid."""
-    factor = max(1, -(-max(file.shape) // LONG_SIDE))
-    shape = (len(bands), *(-(-side // factor) for side in file.shape))
-    dn = file.read([band + 1 for band in bands], out_shape=shape, resampling=Resampling.average)
-    scales, offsets = (np.array(of_file, np.float32)[bands, None, None] for of_file in (file.scales, file.offsets))
-    nodata = [file.nodatavals[band] for band in bands]
-    values: Float32Array = dn * scales + offsets
-    for plane, stored, value in zip(values, dn, nodata, strict=True):
-        plane[stored == value] = np.nan
-    return values
-
-
-def _averages(cube: xr.Dataset, bands: list[int]) -> Float32Array:
-    """(band, row, col) reflectance, averaged over squares of pixels to LONG_SIDE, some rows at a time."""
-    height, width = cube.sizes["y"], cube.sizes["x"]
-    factor = max(1, -(-max(height, width) // LONG_SIDE))
-    step, parts = factor * max(1, ROWS_PER_READ // factor), []
-    for top in range(0, height, step):
-        values = cube.reflectance[bands, top : top + step].values
-        padding = (0, 0), (0, -values.shape[1] % factor), (0, -width % factor)
-        squares = np.pad(values, padding, constant_values=np.nan)
-        squares = squares.reshape(len(bands), squares.shape[1] // factor, factor, -1, factor)
-        counts = np.isfinite(squares).sum(axis=(2, 4), dtype=np.float32)
-        sums = np.nansum(squares, axis=(2, 4))
-        parts.append(np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0))
-    return np.concatenate(parts, axis=1)
 
 
 def _render(values: Float32Array, bands: list[int]) -> tuple[NDArray[np.uint8], Stretch]:

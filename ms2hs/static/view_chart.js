@@ -92,7 +92,13 @@ class SpectrumChart {
 
   table() {
     const preview = { layer: 0, values: this.preview && this.preview.values };
-    return uPlot.join([...this.entries, preview].map((entry) => this.columns(entry)));
+    const table = uPlot.join([...this.entries, preview].map((entry) => this.columns(entry)));
+    for (const column of table.slice(1)) {
+      // a gap reaches over the wavelengths of other spectra inside it, where join leaves undefined
+      for (let i = 1; i < column.length; i++) if (column[i] === undefined && column[i - 1] === null) column[i] = null;
+      for (let i = column.length; i-- > 1; ) if (column[i - 1] === undefined && column[i] === null) column[i - 1] = null;
+    }
+    return table;
   }
 
   /** From 0, or the lowest value, to the next tenth above the highest; of dark spectra, to the next twentieth. */
@@ -120,7 +126,8 @@ class SpectrumChart {
     for (const entry of this.entries) {
       const first = series.length;
       const line = { stroke: entry.color, width: 2, dash: DASHES[entry.layer ?? 2] ?? DASHES[1] };
-      series.push({ ...line, points: this.dots(entry) });
+      const isLine = !META.layers[entry.layer]?.are_dots;
+      series.push({ ...line, points: this.dots(entry), ...(isLine ? {} : { paths: () => null }) });
       if (this.columns(entry).length === 4) {
         const edge = { stroke: "transparent", width: 0, points: { show: false } };
         series.push(edge, { ...edge });
@@ -159,13 +166,14 @@ class SpectrumChart {
     this.plot.over.addEventListener("dblclick", () => this.fit());
   }
 
-  /** Dots at the bands that the source has measured. */
+  /** Dots at the values of the scene; without one, at the bands that the source measures. */
   dots(entry) {
-    if (entry.nm || META.layers[entry.layer].is_dots) return entry.nm ? { show: false } : { show: true, size: 7, fill: entry.color };
-    const support = META.layers[entry.layer].support;
-    const measured = new Set(this.axes[entry.layer].filter(({ band }) => support[band] === "measured").map(({ nm }) => nm));
-    const indices = (plot) => plot.data[0].flatMap((nm, i) => (measured.has(nm) ? [i] : []));
-    return { show: true, size: 5, width: 1, fill: entry.color, filter: indices };
+    if (META.layers[entry.layer]?.are_dots) return { show: true, size: 8, width: 2, fill: themeColor("--panel") };
+    if (entry.layer !== 0 || META.layers.some((layer) => layer.are_dots)) return { show: false };
+    const { support } = META.layers[0];
+    const measured = new Set(this.axes[0].filter(({ band }) => support[band] === "measured").map(({ nm }) => nm));
+    const filter = (plot) => plot.data[0].flatMap((nm, i) => (measured.has(nm) ? [i] : []));
+    return { show: true, size: 5, width: 1, fill: entry.color, filter };
   }
 
   fit() {

@@ -17,7 +17,7 @@ from rasterio.warp import transform
 
 from ms2hs.arrays import Float32Array, FloatArray
 from ms2hs.errors import SceneError
-from ms2hs.raster.cube import NODATA, SCALE, open_cube, pixel_grid_of, read_coarse, sigma_beside, spectral_grid_of
+from ms2hs.raster.cube import NODATA, SCALE, open_cube, pixel_grid_of, read_window, sigma_beside, spectral_grid_of
 from ms2hs.raster.pixel_grid import UNKNOWN_POSITION, WGS84, PixelGrid
 from ms2hs.spectra.spectral_grid import SpectralGrid, line_weights
 
@@ -40,6 +40,8 @@ class CubeLayer:
     spectral: SpectralGrid
     support: tuple[str, ...]
     """(band,) `Support` of each band, empty texts where unknown."""
+    are_dots: Literal[False] = False
+    """Whether the page draws dots instead of a line."""
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -62,7 +64,7 @@ class CubeLayer:
         """
         shape = shape or window[2:]
         if self.grid == self.own_grid or self.grid.crs is None:
-            return _stored(self._read_own(kind, bands, window, shape))
+            return stored(self._read_own(kind, bands, window, shape))
         rows, cols = self._own_positions(window, shape)
         inside = (rows >= 0) & (rows < self.own_grid.height) & (cols >= 0) & (cols < self.own_grid.width)
         values = np.full((len(bands), *shape), NODATA, np.int16)
@@ -72,17 +74,13 @@ class CubeLayer:
             height, width = int(rows.max()) - top + 1, int(cols.max()) - left + 1
             steps = max(1, height // shape[0]), max(1, width // shape[1])
             coarse = -(-height // steps[0]), -(-width // steps[1])
-            part = _stored(self._read_own(kind, bands, (top, left, height, width), coarse))
+            part = stored(self._read_own(kind, bands, (top, left, height, width), coarse))
             values[:, inside] = part[:, (rows - top) * coarse[0] // height, (cols - left) * coarse[1] // width]
         return values
 
     def _read_own(self, kind: Kind, bands: Sequence[int], window: PixelWindow, shape: tuple[int, int]) -> Float32Array:
-        row, col, height, width = window
-        if shape != (height, width):
-            path = self.path if kind == "reflectance" else str(sigma_beside(self.path))
-            return read_coarse(path, bands, window, shape)
-        part = self.cube[kind].isel(wavelength=list(bands), y=slice(row, row + height), x=slice(col, col + width))
-        return np.asarray(part.values, np.float32)
+        path = self.path if kind == "reflectance" else str(sigma_beside(self.path))
+        return read_window(path, bands, window, shape)
 
     def _own_positions(self, window: PixelWindow, shape: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
         """(row, col) rows and columns in the cube's own grid of the pixel centres of a window, NaN where unknown."""
@@ -143,7 +141,7 @@ def _check_place(layer: CubeLayer, first: str) -> None:
         raise SceneError(f"{layer.path} shows no place of {first}; a common area is needed. Choose another cube.")
 
 
-def _stored(values: Float32Array) -> Int16Array:
+def stored(values: Float32Array) -> Int16Array:
     """Reflectance as int16 in steps of 1e-4."""
     steps = np.rint(values / np.float32(SCALE))
     return np.where(np.isfinite(steps), np.clip(steps, NODATA + 1, -NODATA - 1), NODATA).astype(np.int16)

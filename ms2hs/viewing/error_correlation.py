@@ -7,19 +7,20 @@ Elsewhere errors count as independent, and a note says so.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
 from ms2hs.arrays import Float32Array, FloatArray
-from ms2hs.errors import GridError, UnknownName, WeightsError
+from ms2hs.errors import GridError, UnknownName
 from ms2hs.models.prior import SpectralPrior, assumed_variance
-from ms2hs.models.weights import load_weights
+from ms2hs.models.weights import load_weights, weights_names
 from ms2hs.raster.cube import spectral_grid_of
 from ms2hs.spectra.indices import CoverShares
 from ms2hs.spectra.product_error import InputError, input_error_named
-from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
 LEVEL = re.compile(r"(gain|offset|pixel) ([0-9.e+-]+)")
@@ -47,27 +48,35 @@ class ErrorCorrelation:
 def correlation_of(cube: xr.Dataset) -> ErrorCorrelation:
     """The correlation of the errors of an open cube's bands; the unit matrix where it is unknown."""
     target = spectral_grid_of(cube)
-    tags = {key: str(text) for key, text in cube.attrs.items()}
-    reason = next((f"the cube was adapted to its site ({tag})" for tag in SITE_TAGS if tag in tags), "")
+    matrices, text = _model_correlation({key: str(value) for key, value in cube.attrs.items()}, target)
+    if matrices is None:
+        return ErrorCorrelation(np.eye(len(target))[None], None, f"errors of bands count as independent: {text}")
+    covers = CoverShares.of(target.wavelength_nm) if len(matrices) > 1 else None
+    if covers is None:
+        matrices = matrices.mean(axis=0, keepdims=True)
+    return ErrorCorrelation(matrices, covers, f"errors of bands are correlated as in the model {text}")
+
+
+def _model_correlation(tags: Mapping[str, str], target: SpectralGrid) -> tuple[FloatArray | None, str]:
+    """(cover, band, band) correlation, and the name of the model; or None, and why it is unknown.
+
+    Tags are text of others: their names are looked up in tables and never used as paths.
+    """
+    name, source = tags.get("MS2HS_MODEL", ""), tags.get("MS2HS_SOURCE", "")
+    if any(tag in tags for tag in SITE_TAGS):
+        return None, "the cube was adapted to its site"
+    if name not in weights_names() or source not in sensor_names("source"):
+        return None, "the tags name no known weights and source"
+    weights = load_weights(name)
+    prior = weights.calibrated_prior
+    if prior is None or weights.sha256 != tags.get("MS2HS_WEIGHTS_SHA256"):
+        return None, f"the installed weights {name} are not those that the tags name"
     try:
-        if not reason:
-            weights = load_weights(tags.get("MS2HS_MODEL", ""))
-            source = load_sensor(tags.get("MS2HS_SOURCE", "")).grid
-            error = _input_error(tags.get("MS2HS_INPUT_ERROR", ""))
-            prior = weights.calibrated_prior
-            if weights.sha256 != tags.get("MS2HS_WEIGHTS_SHA256") or prior is None:
-                reason = "this installation has no such weights"
-            else:
-                matrices = posterior_correlation(prior, source, target, error)
-                covers = CoverShares.of(target.wavelength_nm) if len(matrices) > 1 else None
-                if covers is None:
-                    matrices = matrices.mean(axis=0, keepdims=True)
-                note = f"errors of bands are correlated as by the model {weights.name} from {tags['MS2HS_SOURCE']}"
-                return ErrorCorrelation(matrices, covers, note)
-    except (UnknownName, WeightsError, GridError):
-        reason = "the tags name no known source and weights"
-    note = f"errors of bands count as independent: {reason}"
-    return ErrorCorrelation(np.eye(len(target))[None], None, note)
+        error = _input_error(tags.get("MS2HS_INPUT_ERROR", ""))
+        matrices = posterior_correlation(prior, load_sensor(source).grid, target, error)
+    except (UnknownName, GridError):
+        return None, "bands or input errors are unknown to the model"
+    return matrices, f"{name} (source {source})"
 
 
 def posterior_correlation(

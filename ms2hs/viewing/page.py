@@ -32,11 +32,15 @@ from ms2hs.errors import DataError, GridError, UnknownName, input_errors
 from ms2hs.files import check_output, file_ids, file_name, write_bytes
 from ms2hs.raster.cube import NODATA
 from ms2hs.raster.pixel_grid import WGS84, pixel_size_m
+from ms2hs.remote.url_policy import shown
+from ms2hs.scenes.formats import open_scene
 from ms2hs.spectra.library import read_library
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import nearest_band
 from ms2hs.viewing.cube_layers import CubeLayer, Int16Array, Kind, open_layers, positions
+from ms2hs.viewing.scene_layer import SceneLayer
 
+Layer = CubeLayer | SceneLayer
 MAX_VALUES = 20_000_000
 """Numbers of an embedded cube, such as 314 x 314 pixels of 202 bands: a browser holds them twice, with sigma."""
 MAX_PAGE_BYTES = 15_000_000
@@ -45,17 +49,17 @@ MAX_REFERENCES = 20
 # A band is predicted from this many bands before it, with coefficients in steps of 1 / COEFFICIENT_STEPS that are
 # fitted to every FIT_STEP-th pixel. Products and sums are whole numbers below 2^53: exact here and in the page.
 PREDICTORS, COEFFICIENT_STEPS, MAX_COEFFICIENT, FIT_STEP = 8, 1 << 16, 1 << 21, 7
-DEFLATE_LEVEL = 7
+DEFLATE_LEVEL = 6  # 7 takes twice the time for 3 % less
 # Suffixes of files with reference spectra; every other file is a cube.
 REFERENCE_SUFFIXES = {".csv", ".sli", ".npz"}
 STYLES, PLOTS = ("uPlot.min.css", "view.css"), "uPlot.iife.min.js"
-SCRIPTS = ("view_data.js", "view_picture.js", "view_chart.js", "view.js")
+SCRIPTS = ("view_data.js", "view_picture.js", "view_chart.js", "view_exchange.js", "view.js")
 # Points per side between which the page interpolates longitude and latitude.
 LONLAT_POINTS = 9
 # Side of the small picture in which the pixels that the page shows first are sought.
 EXAMPLE_SIDE = 128
 # They lie this share of the picture inside its edges, with scores between these quantiles; tries until one is valid.
-EXAMPLE_MARGIN, EXAMPLE_QUANTILES, EXAMPLE_TRIES = 0.1, (0.93, 0.98), 8
+EXAMPLE_MARGIN, EXAMPLE_QUANTILES, EXAMPLE_TRIES = 0.1, (0.97, 0.99), 8
 # Numbers that are read at a time, in float32: 256 MB.
 READ_VALUES = 64_000_000
 POLICY = (
@@ -69,6 +73,7 @@ def view(
     output: str | Path | None = None,
     compare: Sequence[str | Path] = (),
     *,
+    scene: str | Path | None = None,
     overwrite: bool = False,
     note: Callable[[str], None] = lambda _text: None,
 ) -> Path:
@@ -77,8 +82,9 @@ def view(
     Parameters
     ----------
     cube : a file that `open_cube` opens.
-    output : HTML file; None: the name of the cube with the suffix .html.
+    output : HTML file; None: the name of the cube with the suffix .html, beside the cube.
     compare : further cubes, or files of reference spectra (see `read_references`).
+    scene : the scene that the cube was converted from, whose values the page shows as dots.
     note : called with each note, such as thinning of a large cube.
 
     Returns
@@ -90,10 +96,11 @@ def view(
     SceneError : not a cube. DataError : references that cannot be read. OutputError : the page exists, or cannot be
     written.
     """
-    path = Path(output) if output else Path(cube).with_name(f"{file_name(Path(cube).stem)}.html")
-    inputs = file_ids([cube, *compare])
+    folder = Path(cube).parent if Path(cube).exists() else Path()  # of an address: here
+    path = Path(output) if output else folder / f"{file_name(Path(shown(str(cube))).stem)}.html"
+    inputs = file_ids([cube, *compare, *([scene] if scene else [])])
     check_output(path, overwrite=overwrite, inputs=inputs)
-    layers, references = open_inputs(cube, compare, note)
+    layers, references = open_inputs(cube, compare, scene, note)
     step = 1
     while (content := embedded_page(layers, references, step)) is None:
         step *= 2
@@ -104,18 +111,20 @@ def view(
 
 
 def open_inputs(
-    cube: str | Path, compare: Sequence[str | Path], note: Callable[[str], None]
-) -> tuple[list[CubeLayer], list[dict[str, Any]]]:
-    """The cubes of a page, and the reference spectra as the page takes them; errors as in `view`."""
+    cube: str | Path, compare: Sequence[str | Path], scene: str | Path | None, note: Callable[[str], None]
+) -> tuple[list[Layer], list[dict[str, Any]]]:
+    """The layers of a page, and the reference spectra as the page takes them; errors as in `view`."""
     tables = [path for path in compare if Path(path).suffix.lower() in REFERENCE_SUFFIXES]
-    layers = open_layers([cube, *(path for path in compare if path not in tables)])
+    layers: list[Layer] = [*open_layers([cube, *(path for path in compare if path not in tables)])]
+    if scene is not None:
+        layers.append(SceneLayer(open_scene(str(scene)), str(scene), layers[0].grid))
     references = [reference for path in tables for reference in read_references(Path(path))]
     if len(references) > MAX_REFERENCES:
         note(f"{len(references)} reference spectra; the page shows the first {MAX_REFERENCES}.")
     return layers, references[:MAX_REFERENCES]
 
 
-def embedded_page(layers: Sequence[CubeLayer], references: Sequence[dict[str, Any]], step: int) -> bytes | None:
+def embedded_page(layers: Sequence[Layer], references: Sequence[dict[str, Any]], step: int) -> bytes | None:
     """The page with averages of `step` x `step` pixels inside; None if it is too large."""
     grid = layers[0].grid
     shape = -(-grid.height // step), -(-grid.width // step)
@@ -133,7 +142,7 @@ def embedded_page(layers: Sequence[CubeLayer], references: Sequence[dict[str, An
     return content if len(content) <= MAX_PAGE_BYTES * len(layers) else None
 
 
-def served_page(layers: Sequence[CubeLayer], references: Sequence[dict[str, Any]], address: str) -> bytes:
+def served_page(layers: Sequence[Layer], references: Sequence[dict[str, Any]], address: str) -> bytes:
     """The page that requests windows and spectra from a server at the path `address`."""
     footer = f"ms2hs {__version__} · The page requests pixels from this computer only."
     about = {"step": 1, "served": address, "notice": "", "footer": footer}
@@ -154,9 +163,13 @@ def read_references(path: Path) -> list[dict[str, Any]]:
         with input_errors(str(path), DataError), path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             if {"wavelength_nm", "reflectance"} <= set(rows.fieldnames or ()):
-                cells = [(row["wavelength_nm"], row["reflectance"]) for row in rows]
-                nm, values = np.array([list(map(float, cell)) for cell in cells if all(cell)]).reshape(-1, 2).T
-                return _references([path.stem], nm, values[None])
+                points: dict[str, list[tuple[float, float]]] = {}
+                for row in rows:
+                    if row["reflectance"]:
+                        point = float(row["wavelength_nm"]), float(row["reflectance"])
+                        points.setdefault(row.get("id") or path.stem, []).append(point)
+                columns = {name: np.array(of_spectrum).T for name, of_spectrum in points.items()}
+                return [one for name, (nm, values) in columns.items() for one in _references([name], nm, values[None])]
     library = read_library(path)
     return _references(library.ids, library.wavelength_nm, library.reflectance)
 
@@ -170,27 +183,29 @@ def _references(names: Sequence[str], nm: FloatArray, spectra: NDArray[Any]) -> 
     ]
 
 
-def _meta(layers: Sequence[CubeLayer], references: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _meta(layers: Sequence[Layer], references: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What the page must know besides the pixels."""
     grid = layers[0].grid
     return {
-        "title": Path(layers[0].path).name,
-        "stem": Path(layers[0].path).stem,
+        "title": _name(layers[0]),
+        "stem": Path(_name(layers[0])).stem,
         "facts": _facts(layers[0]),
         "height": grid.height,
         "width": grid.width,
         "pixel_m": pixel_size_m(grid)[1] if grid.crs else None,
+        "aspect": pixel_size_m(grid)[1] / pixel_size_m(grid)[0],
         "lonlat": _lonlat(layers[0]),
         "examples": _examples(layers[0]),
         "references": list(references),
         "layers": [
             {
-                "name": Path(layer.path).name,
+                "name": _name(layer),
                 "names": layer.spectral.names,
                 "wavelength_nm": layer.spectral.wavelength_nm.round(4).tolist(),
                 "fwhm_nm": layer.spectral.fwhm_nm.round(4).tolist(),
                 "good": layer.spectral.good.tolist(),
                 "support": layer.support,
+                "are_dots": layer.are_dots,
                 "has_sigma": "sigma" in layer.kinds,
                 "coefficients": {},
             }
@@ -199,9 +214,14 @@ def _meta(layers: Sequence[CubeLayer], references: Sequence[dict[str, Any]]) -> 
     }
 
 
-def _facts(layer: CubeLayer) -> list[tuple[str, str]]:
+def _name(layer: Layer) -> str:
+    """The file name of a layer, of an address without secrets."""
+    return Path(shown(layer.path)).name
+
+
+def _facts(layer: Layer) -> list[tuple[str, str]]:
     """Facts below the title: label and text."""
-    tags, nm = layer.cube.attrs, layer.spectral.wavelength_nm
+    tags, nm = layer.cube.attrs if isinstance(layer, CubeLayer) else {}, layer.spectral.wavelength_nm
     sensors = [_short_title(str(tags.get(f"MS2HS_{role}", ""))) for role in ("SOURCE", "TARGET")]
     size = f" of {pixel_size_m(layer.grid)[1]:.4g} m" if layer.grid.crs else ""
     facts = [
@@ -222,7 +242,7 @@ def _short_title(sensor: str) -> str:
         return Path(sensor).stem
 
 
-def _lonlat(layer: CubeLayer) -> list[list[list[float]]] | None:
+def _lonlat(layer: Layer) -> list[list[list[float]]] | None:
     """(LONLAT_POINTS, LONLAT_POINTS, 2) degrees at evenly spaced corners of pixels; None without a position."""
     grid = layer.grid
     if grid.crs is None:
@@ -232,7 +252,7 @@ def _lonlat(layer: CubeLayer) -> list[list[list[float]]] | None:
     return lonlat.round(8).tolist() if np.isfinite(lonlat).all() else None
 
 
-def _examples(layer: CubeLayer) -> list[tuple[int, int]]:
+def _examples(layer: Layer) -> list[tuple[int, int]]:
     """Row and column of three unlike pixels, far from each other: green leaves, bright soil, and a dark surface."""
     grid = layer.grid
     bands = [nearest_band(layer.spectral.wavelength_nm, nm, math.inf) or 0 for nm in (665.0, 865.0, 1650.0)]
@@ -243,7 +263,7 @@ def _examples(layer: CubeLayer) -> list[tuple[int, int]]:
     places = places[(np.abs(places / shape - 0.5) < 0.5 - EXAMPLE_MARGIN).all(axis=1)]
     red, infrared, shortwave = planes[:, places[:, 0], places[:, 1]].astype(float)
     chosen: list[tuple[int, int]] = []
-    for score in ((infrared - red) / np.maximum(infrared + red, 1), red + shortwave, -infrared):
+    for score in ((infrared - red) / np.maximum(infrared + red, 1), red + shortwave - infrared, -infrared):
         high = places[np.argsort(score, kind="stable")[slice(*(int(q * len(places)) for q in EXAMPLE_QUANTILES))]]
         high = ((high + 0.5) * scale).astype(int)
         away = np.min([np.hypot(*(high - other).T) for other in [*chosen, (-grid.height, -grid.width)]], axis=0)
@@ -254,14 +274,14 @@ def _examples(layer: CubeLayer) -> list[tuple[int, int]]:
     return chosen
 
 
-def _thinning(layer: CubeLayer, step: int) -> str:
+def _thinning(layer: Layer, step: int) -> str:
     return (
         f"The cube of {layer.grid.width} × {layer.grid.height} pixels is too large for one page: the page shows "
         f"averages of {step} × {step} pixels. Use `ms2hs view --serve` to see every pixel."
     )
 
 
-def _read_all(layer: CubeLayer, kind: Kind, shape: tuple[int, int]) -> Int16Array:
+def _read_all(layer: Layer, kind: Kind, shape: tuple[int, int]) -> Int16Array:
     """(band, row, col) all bands at a resolution, read in groups that fit into memory."""
     grid, bands = layer.grid, len(layer.spectral)
     size = max(1, READ_VALUES // (grid.height * grid.width))

@@ -15,14 +15,15 @@ from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 from ms2hs.errors import Ms2hsError, OutputError, QueryError, reason
-from ms2hs.viewing.cube_layers import CubeLayer
-from ms2hs.viewing.page import open_inputs, served_page
+from ms2hs.viewing.page import Layer, open_inputs, served_page
 
 HOST = "127.0.0.1"
 HOST_NAMES = {HOST, "localhost"}
 MAX_SIDE = 4096
 """Largest side of a requested plane in pixels."""
 MAX_BANDS = 3
+# An idle connection is closed after this time.
+IDLE_S = 60
 HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -39,11 +40,12 @@ class CubeServer:
         cube: str | Path,
         compare: Sequence[str | Path] = (),
         *,
+        scene: str | Path | None = None,
         port: int = 0,
         note: Callable[[str], None] = lambda _text: None,
     ) -> None:
         """Open the cubes and the port; 0 is a free port. Errors as in `view`; OutputError: the port is in use."""
-        self._layers, references = open_inputs(cube, compare, note)
+        self._layers, references = open_inputs(cube, compare, scene, note)
         key = f"/{secrets.token_urlsafe(12)}/"
         self._answers = {
             key: lambda _query: (HTML, served_page(self._layers, references, key)),
@@ -93,7 +95,7 @@ class CubeServer:
         spectra = [layer.read(kind, range(len(layer.spectral)), window) for kind in layer.kinds]
         return BYTES, b"".join(values.astype("<i2").tobytes() for values in spectra)
 
-    def _layer(self, query: dict[str, list[int]]) -> CubeLayer:
+    def _layer(self, query: dict[str, list[int]]) -> Layer:
         number: int = _numbers(query, "layer")[0]
         _check(0 <= number < len(self._layers), "layer")
         return self._layers[number]
@@ -110,7 +112,7 @@ def _check(is_right: bool, name: str) -> None:
         raise QueryError(f"{name}: out of range, or missing; the numbers of the page are allowed. Reload the page.")
 
 
-def _check_window(layer: CubeLayer, window: tuple[int, ...]) -> None:
+def _check_window(layer: Layer, window: tuple[int, ...]) -> None:
     row, col, height, width = window
     grid = layer.grid
     _check(row >= 0 and height >= 1 and row + height <= grid.height, "row, height")
@@ -120,6 +122,7 @@ def _check_window(layer: CubeLayer, window: tuple[int, ...]) -> None:
 def _handler(answers: dict[str, Callable[[dict[str, list[int]]], tuple[str, bytes]]]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        timeout = IDLE_S
 
         def do_GET(self) -> None:
             address = urlsplit(self.path)

@@ -73,7 +73,7 @@ def demo_command(
     options = ConvertOptions(uncertainty=True, input_error="none", overwrite=overwrite)  # the scene is simulated
     with progress_bar(shown=not quiet) as progress:
         result = convert(scene, "enmap", folder / "example_enmap.tif", options, progress)
-    page = view(result.output, folder / "example.html", overwrite=overwrite)
+    page = view(result.output, folder / "example.html", scene=scene, overwrite=overwrite)
     typer.echo("\n".join(map(str, (scene, *result.paths, page))))
     if not quiet:
         note(f"{time.perf_counter() - began:.0f} s; a click on the picture in {page} shows the pixel's spectrum")

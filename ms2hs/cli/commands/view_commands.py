@@ -1,13 +1,14 @@
 """`ms2hs view`: a cube in a browser."""
 
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ms2hs.cli.messages import note
-from ms2hs.cli.options import OUTPUT, Overwrite, Quiet, example_epilog, refuse
+from ms2hs.cli.options import INPUT, OUTPUT, Overwrite, Quiet, example_epilog, refuse
 
 EPILOG = example_epilog(
     "ms2hs view cube.tif -o cube.html",
@@ -24,7 +25,11 @@ def view_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     ] = None,
     compare: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE", help="Second cube, or reference spectra (.csv, .sli, .npz). Repeatable."),
+        INPUT(metavar="FILE", help="Second cube, or reference spectra (.csv, .sli, .npz). Repeatable."),
+    ] = None,
+    scene: Annotated[
+        str | None,
+        INPUT(metavar="SCENE", help="Scene that the cube was converted from; its values are shown as dots."),
     ] = None,
     serve: Annotated[
         bool,
@@ -42,15 +47,16 @@ def view_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     say = (lambda _text: None) if quiet else note
     if not serve:
         refuse(context, ["port"], "the page is a file")
-        path = view(cube, output, compare or (), overwrite=overwrite, note=say)
+        path = view(cube, output, compare or (), scene=scene, overwrite=overwrite, note=say)
         typer.echo(path)
         if open_browser:
             webbrowser.open(path.resolve().as_uri())
         return
     refuse(context, ["output", "overwrite"], "--serve writes no file")
-    with CubeServer(cube, compare or (), port=port, note=say) as server:
+    with CubeServer(cube, compare or (), scene=scene, port=port, note=say) as server:
         typer.echo(server.url)
         if open_browser:
             webbrowser.open(server.url)
         say("Serving until Ctrl-C.")
-        server.run()
+        with suppress(KeyboardInterrupt):  # the way to end it
+            server.run()
