@@ -55,9 +55,9 @@ def read(path):
 
 @pytest.mark.slow
 def test_demo_takes_less_than_a_minute(ms2hs, tmp_path, opened):
-    began = time.perf_counter()
+    began = time.process_time()  # of all threads: other processes do not count
     assert_demo_works(ms2hs, tmp_path / "demo", opened)
-    assert time.perf_counter() - began < 60
+    assert time.process_time() - began < 60
     with rasterio.open(tmp_path / "demo" / "example_enmap.tif") as cube:
         assert "spatial-spectral" in cube.tags()["MS2HS_MODEL"]
 
