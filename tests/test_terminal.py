@@ -279,7 +279,9 @@ def test_bad_config_is_one_message(label, ms2hs, small_scene, folder):
 
 
 def test_config_holds_no_option_that_runs_replaces_or_logs_in():
-    risky = re.compile(r"URL|tcp://|\bprocesses\b|server|provider|Replace|although|login|fetches|torch|Fetch cubes")
+    risky = re.compile(
+        r"URL|tcp://|\bprocesses\b|server|provider|Replace|although|login|fetches|torch|Fetch cubes|the browser"
+    )
     for command in COMMANDS:
         for name, parameter in options(command).items():
             if risky.search(f"{parameter.help} {parameter.metavar}"):

@@ -20,7 +20,7 @@ MAX_BYTES = 100_000
 # Options that replace files, skip a check, start processes or compilers, contact servers, or may use a login.
 NOT_IN_CONFIG = frozenset(
     {
-        *("overwrite", "force", "workers", "scheduler", "compile", "serve"),
+        *("overwrite", "force", "workers", "scheduler", "compile", "serve", "open"),
         *("stac", "items", "provider", "product", "collection", "site", "recipe"),
     }
 )

@@ -6,6 +6,7 @@ name (a web page elsewhere could otherwise point its own name at 127.0.0.1 and r
 a random key, which other users of this computer do not know.
 """
 
+import logging
 import secrets
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -17,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 from ms2hs.errors import Ms2hsError, OutputError, QueryError, reason
 from ms2hs.viewing.page import Layer, open_inputs, served_page
 
+LOGGER = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 HOST_NAMES = {HOST, "localhost"}
 MAX_SIDE = 4096
@@ -147,7 +149,8 @@ def _handler(answers: dict[str, Callable[[dict[str, list[int]]], tuple[str, byte
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, *_arguments: Any) -> None:  # noqa: ANN401
-            """Print nothing for a request."""
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401  as http.server calls it
+            """Log a request."""
+            LOGGER.debug(format, *args)
 
     return Handler
