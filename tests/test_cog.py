@@ -30,11 +30,10 @@ from ms2hs.files import check_output, check_space
 from ms2hs.raster.cog import block_store, encoding, writer
 from ms2hs.raster.cog.block_compressor import memory_bytes
 from ms2hs.raster.cog.block_store import BlockStore, disk_bytes
-from ms2hs.raster.cog.encoding import Encoding, quantise
+from ms2hs.raster.cog.encoding import BLOCK_SIZES, Encoding, quantise
 from ms2hs.raster.cog.overviews import Levels
 from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.cube import NODATA, SCALE
-from ms2hs.raster.formats import FORMATS
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import grid_of
@@ -220,6 +219,33 @@ class Labels:
     def write_to(self, file):
         file.descriptions = ("B02", "SCL")
         file.scales = (SCALE, 1.0)
+
+
+@pytest.mark.parametrize("compression", ["zstd", "deflate"])
+@pytest.mark.parametrize("block", BLOCK_SIZES)
+def test_block_size_and_compression_change_no_number(tmp_path, block, compression):
+    """Also where an interrupted writer resumes: it expands the blocks that its overviews need."""
+    grid, path = utm(333, 270), tmp_path / "cube.tif"
+    cube = cube_of(grid, len(SPECTRAL))
+    code = Encoding(block=block, compression=compression)
+    with (
+        suppress(KeyboardInterrupt),
+        CogWriter(path, grid, SPECTRAL, TAGS, encoding=code, home=tmp_path / "a") as first,
+    ):
+        first.write(0, cube[:, :290])
+        raise KeyboardInterrupt
+    again = CogWriter(path, grid, SPECTRAL, TAGS, encoding=code, home=tmp_path / "a")
+    assert again.kept_rows == 290 // block * block
+    with again.from_row(again.kept_rows) as writer:
+        writer.write(again.kept_rows, cube[:, again.kept_rows :])
+    assert broken_rules(path) == []
+    with rasterio.open(path) as file:
+        assert np.array_equal(file.read(), cube)
+        assert file.profile["compress"] == compression
+        assert set(file.block_shapes) == {(block, block)}
+        assert file.overviews(1) == [2**level for level in range(1, Levels(grid.height, grid.width, block).count)]
+    with rasterio.open(path, overview_level=0) as file:
+        assert np.array_equal(file.read(), naive_half(cube, NODATA))
 
 
 def test_writer_accepts_bands_without_wavelength(tmp_path):
@@ -655,27 +681,6 @@ def test_writer_joins_where_the_file_system_refuses_to_copy_ranges(tmp_path, mon
     write(tmp_path / "cube.tif", grid, cube)
     assert len(calls) > done
     assert (tmp_path / "cube.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
-
-
-@pytest.mark.parametrize("suffix", [".tif", ".tiff"])
-def test_formats_write_cubes_by_the_protocol(tmp_path, suffix):
-    grid, path = utm(300, 270), tmp_path / f"cube{suffix}"
-    cube = cube_of(grid, len(SPECTRAL))
-
-    def fill(bands, cols, target):
-        target[:] = cube[bands, 256:, cols]
-
-    with FORMATS[suffix].writer(path, grid, SPECTRAL, TAGS) as writer:
-        assert writer.kept_rows == 0
-        writer.write(0, cube[:, :256])
-        writer.write_blocks(256, 44, fill)
-        writer.wait()
-        assert not path.exists()
-        writer.finish()
-        assert path.exists()
-    assert writer.seconds.keys() == {"model", "compress", "store", "finish"}
-    with rasterio.open(path) as file:
-        assert np.array_equal(file.read(), cube)
 
 
 def test_kept_rows_counts_complete_rows_of_blocks(tmp_path):

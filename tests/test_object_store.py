@@ -355,3 +355,16 @@ def test_object_store_raises_package_errors(monkeypatch, memory_store):
     with pytest.raises(CredentialsError, match="expired"):
         ObjectStore(RemotePath("memory:///top/"))
     assert os.environ["TMPDIR"]
+
+
+def test_a_zarr_store_is_uploaded_with_its_metadata_last_and_never_replaced(tmp_path, scene_path, memory_store):
+    address, options = "memory://top/a.zarr", ConvertOptions(model="linear", window=(0, 0, 9, 9))
+    package.convert(scene_path, "enmap", address, options)
+    files = sorted(path for path in memory_store.store if path.startswith("/top/a.zarr/"))
+    assert "/top/a.zarr/zarr.json" in files
+    assert "/top/a.zarr/reflectance/c/0/0/0" in files
+    assert memory_store.puts[-1] == "zarr.json"
+    memory_store().get("/top/a.zarr", str(tmp_path / "back.zarr"), recursive=True)
+    assert package.open_cube(tmp_path / "back.zarr").reflectance.shape == (202, 9, 9)
+    with pytest.raises(OutputError, match="old chunks would remain"):
+        package.convert(scene_path, "enmap", address, ConvertOptions(model="linear", overwrite=True))

@@ -18,7 +18,7 @@ from ms2hs.errors import Ms2hsError, OutputError, PartlyDone, SceneError, Unknow
 from ms2hs.files import FileIds, check_name, file_ids
 from ms2hs.progress import Progress
 from ms2hs.raster.pixel_grid import PixelGrid
-from ms2hs.remote.object_store import ObjectStore, OutputPath, RemotePath, parse_output
+from ms2hs.remote.object_store import CUBE_SUFFIXES, ObjectStore, OutputPath, RemotePath, parse_output
 from ms2hs.scenes.formats import open_scene
 from ms2hs.spectra.sensors import load_sensor
 
@@ -134,6 +134,11 @@ def _create_folder(folder: OutputPath) -> OutputPath:
         return ObjectStore(folder).folder
     if not folder.exists():
         check_name(folder)
+        if folder.name.lower().endswith(CUBE_SUFFIXES):
+            raise OutputError(
+                f"{folder} is the name of a cube; several scenes need a directory. Use -o with a name such as "
+                f"{folder.stem or 'cubes'}/."
+            )
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:

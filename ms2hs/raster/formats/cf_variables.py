@@ -59,16 +59,15 @@ def coordinates(grid: PixelGrid, bands: SpectralGrid) -> dict[str, CfVariable]:
     return variables
 
 
-def variable_attributes(encoding: Encoding) -> dict[str, Any]:
+def variable_attributes(encoding: Encoding, bands: SpectralGrid) -> dict[str, Any]:
     """The attributes of the variable with the numbers, besides `_FillValue`."""
-    coordinate_names = "fwhm good band"
     return {
         "long_name": LONG_NAMES[encoding.quantity],
         "units": "1",
         "scale_factor": encoding.scale,
         "add_offset": 0.0,
         "grid_mapping": SPATIAL_REF,
-        "coordinates": coordinate_names,
+        "coordinates": "fwhm good band" + (" support" if bands.support else ""),
     }
 
 

@@ -50,7 +50,7 @@ class NetcdfWriter(StripWriter):
                 compression="gzip",
                 compression_opts=LEVEL,
             )
-            numbers.attrs.update(variable_attributes(self.encoding))
+            numbers.attrs.update(variable_attributes(self.encoding, self.bands))
         self._file = h5py.File(path, "r+")
 
     def store(self, row: int, values: DnArray) -> None:

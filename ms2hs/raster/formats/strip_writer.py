@@ -19,7 +19,7 @@ import numpy as np
 
 from ms2hs.arrays import DnArray
 from ms2hs.errors import OutputError
-from ms2hs.files import check_space, move_into_place, write_error
+from ms2hs.files import check_output, check_space, move_into_place, write_error
 from ms2hs.raster.cog.block_compressor import processors, task_ranges
 from ms2hs.raster.cog.encoding import REFLECTANCE, Encoding
 from ms2hs.raster.cube_writer import BlockFiller, cube_names
@@ -99,6 +99,7 @@ class StripWriter:
 
     def __enter__(self) -> Self:
         """Create the working files, and start the threads."""
+        check_output(self.path, overwrite=True)
         check_space(self.path.parent, disk_bytes(self.grid, len(self.bands), self.path.parent, self.encoding))
         with ExitStack() as stack, self._write_errors():
             self._folder = self._make_folder()

@@ -55,7 +55,7 @@ class ZarrWriter(StripWriter):
             compressors=[BloscCodec(cname=CODECS[self.encoding.compression], clevel=LEVEL, shuffle="shuffle")],
             fill_value=self.encoding.nodata,
             dimension_names=DIMENSIONS,
-            attributes={**variable_attributes(self.encoding), "_FillValue": self.encoding.nodata},
+            attributes={**variable_attributes(self.encoding, self.bands), "_FillValue": self.encoding.nodata},
         )
 
     def store(self, row: int, values: DnArray) -> None:
