@@ -23,7 +23,7 @@ def main() -> None:
     browser_path = os.environ.get("MS2HS_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 760}, color_scheme=given.theme)
+        page = browser.new_page(viewport={"width": 1280, "height": 784}, color_scheme=given.theme)
         page.goto(given.page.resolve().as_uri())
         page.wait_for_selector("body[data-ready=yes]")
         page.mouse.move(600, 5)  # away from the chart and the picture

@@ -15,15 +15,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import rasterio
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import sync_playwright
 
 from ms2hs import open_cube
 
 PAGE = Path(__file__).with_name("gallery.md")
 PICTURES = PAGE.parent / "images" / "gallery"
-# Pictures that a command writes, and pages of which screenshots are taken, with their colour scheme.
+# Pictures that a command writes, and the page of which a screenshot is taken.
 WRITTEN = {"quicklook.png": "scene_enmap.png", "spectrum.png": "spectrum.png"}
-PAGES = {"view.png": ("page.html", "light"), "compared.png": ("compared.html", "dark")}
 SIGMA_NM = (865, 1250)
 INDICES = ("NDVI", "red-edge position (nm)", "CAI")
 
@@ -44,14 +43,11 @@ def main() -> None:
         with rasterio.open(folder / "indices.tif") as file:
             maps = file.read(range(1, len(INDICES) + 1), masked=True).filled(np.nan)
         draw_maps(dict(zip(INDICES, maps, strict=True)), PICTURES / "indices.png")
-        with sync_playwright() as playwright:
-            path = shutil.which("chromium") or shutil.which("google-chrome")
-            browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-            for picture, (page, scheme) in PAGES.items():
-                take_screenshot(browser, folder / page, scheme, PICTURES / picture)
-            browser.close()
+        take_screenshot(folder / "compared.html", PICTURES / "compared.png")
     for path in PICTURES.glob("*.png"):  # 256 colours: a third of the bytes
-        Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+        image = Image.open(path).convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def draw_maps(maps: dict[str, np.ndarray], picture: Path) -> None:
@@ -65,13 +61,16 @@ def draw_maps(maps: dict[str, np.ndarray], picture: Path) -> None:
     figure.savefig(picture, dpi=80)
 
 
-def take_screenshot(browser: Browser, page_file: Path, scheme: str, picture: Path) -> None:
-    """The page of a cube, as it opens."""
-    page = browser.new_page(viewport={"width": 1200, "height": 840}, color_scheme=scheme)
-    page.goto(page_file.as_uri())
-    page.wait_for_selector("body[data-ready=yes]")
-    page.screenshot(path=picture)
-    page.close()
+def take_screenshot(page_file: Path, picture: Path) -> None:
+    """The page of two cubes, as it opens, in dark colours."""
+    with sync_playwright() as playwright:
+        path = shutil.which("chromium") or shutil.which("google-chrome")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 840}, color_scheme="dark")
+        page.goto(page_file.as_uri())
+        page.wait_for_selector("body[data-ready=yes]")
+        page.screenshot(path=picture)
+        browser.close()
 
 
 if __name__ == "__main__":

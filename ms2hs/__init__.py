@@ -50,17 +50,7 @@ if TYPE_CHECKING:
 
 # The module of every public name. A name is loaded on first use, so that importing the package costs nothing.
 _HOMES = {
-    "ms2hs.api": (
-        "convert",
-        "convert_all",
-        "evaluate",
-        "fetch",
-        "finetune",
-        "index",
-        "pretrain",
-        "search",
-        "spectrum",
-    ),
+    "ms2hs.api": ("convert", "convert_all", "evaluate", "fetch", "finetune", "index", "pretrain", "search", "spectrum"),
     "ms2hs.conversion.batch": ("BatchResult",),
     "ms2hs.conversion.dask_backend": ("Executor",),
     "ms2hs.conversion.planning": ("ConvertOptions", "plan"),

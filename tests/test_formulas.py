@@ -1,5 +1,7 @@
 """Formulas of indices: values and derivatives are those of autograd, and nothing but arithmetic is accepted."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ EXPRESSIONS = st.recursive(
     LEAVES,
     lambda inner: st.one_of(
         st.builds("({}{}{})".format, inner, st.sampled_from(["+", "-", "*", "/"]), inner),
-        st.builds("({})**{}".format, inner, st.sampled_from(["2", "0.5", "a", "-1"])),
+        st.builds("({})**{}".format, inner, st.sampled_from(["2", "0.5", "1.3", "-1"])),
         st.builds("{}({})".format, st.sampled_from(sorted(FUNCTIONS)), inner),
         st.builds("(-{})".format, inner),
     ),
@@ -28,8 +30,9 @@ def by_autograd(text, values):
     functions = {
         name: lambda x, name=name: getattr(torch, name)(torch.as_tensor(x, dtype=torch.float64)) for name in FUNCTIONS
     }
+    text = re.sub(r"(?<![\w.])(\d+\.?\d*)", r"number(\1)", text)  # else 1 / 0 and (-2)**0.5 would be Python's
+    functions["number"] = lambda x: torch.tensor(x, dtype=torch.float64)
     value = eval(text, {"__builtins__": {}}, tensors | functions)  # noqa: S307 - written by the test
-    value = torch.as_tensor(value, dtype=torch.float64)
     if value.requires_grad:
         value.sum().backward()
     return value.detach().numpy(), {name: tensor.grad for name, tensor in tensors.items()}
@@ -52,6 +55,12 @@ def check_equal(text, values):
 @given(text=EXPRESSIONS, numbers=st.lists(st.floats(0.1, 2), min_size=3, max_size=3))
 def test_values_and_derivatives_equal_autograd(text, numbers):
     check_equal(text, dict(zip("abc", numbers, strict=True)))
+
+
+@settings(deadline=None, max_examples=30)
+@given(base=st.floats(0.1, 2), exponent=st.floats(-2, 2))
+def test_derivative_by_an_exponent_equals_autograd(base, exponent):
+    check_equal("a**b", {"a": base, "b": exponent})
 
 
 def test_derivatives_of_the_catalogue_equal_autograd():

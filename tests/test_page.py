@@ -105,6 +105,23 @@ def test_second_cube_is_read_at_the_nearest_pixels_of_the_first(tmp_path):
     assert (read != expected).mean() < 0.01  # pixels whose centres lie on an edge
 
 
+@pytest.mark.parametrize("suffix", [".zarr", ".nc", ".hdr"])
+def test_layer_reads_every_format_alike(tmp_path, suffix):
+    cube = make_cube(tmp_path / "cube.tif")
+    copy = ms2hs.export(cube, tmp_path / f"copy{suffix}").output
+    layers = open_layers([cube, copy])
+    for window, shape in (((2, 3, 8, 12), None), ((0, 0, ROWS, 40), (ROWS // 4, 10))):
+        first, second = (layer.read("reflectance", [3, 40], window, shape) for layer in layers)
+        assert np.abs(first.astype(int) - second).max() <= (shape is not None)
+    assert layers[1].support == layers[0].support
+
+
+def test_page_of_a_cube_without_position_has_no_coordinates(tmp_path):
+    cube = make_cube(tmp_path / "cube.tif", crs=None, transform=Affine(3, 0, 0, 0, -1, 0))
+    meta = meta_of(ms2hs.view(cube))
+    assert (meta["lonlat"], meta["pixel_m"], meta["aspect"]) == (None, None, 3)
+
+
 def test_scene_is_a_layer_of_its_measured_values(s2_tif, tmp_path):
     converted = ms2hs.convert(s2_tif, output=tmp_path / "cube.tif", options=ConvertOptions(model="linear"))
     layers, _ = page.open_inputs(converted.output, [], s2_tif, print)
@@ -133,6 +150,11 @@ def test_references_have_known_values_in_ascending_order(tmp_path):
     assert page.read_references(tmp_path / "many.csv") == [
         {"name": "leaf", "nm": [500, 900], "values": [0.1, 0.4]},
         {"name": "soil", "nm": [900], "values": [0.3]},
+    ]
+    (tmp_path / "points.csv").write_text("id,wavelength_nm,reflectance\na,500,0.1\nb,500,0.2\na,600,0.3\n")
+    assert page.read_references(tmp_path / "points.csv") == [
+        {"name": "a", "nm": [500, 600], "values": [0.1, 0.3]},
+        {"name": "b", "nm": [500], "values": [0.2]},
     ]
     (tmp_path / "bad.csv").write_text("wavelength_nm,reflectance\n500,high\n")
     with pytest.raises(DataError, match=r"bad\.csv"):

@@ -8,6 +8,7 @@ import imagecodecs
 import numpy as np
 import pytest
 from cube_files import COLS, ROWS, WAVELENGTH_NM, make_cube, numbers_of
+from rasterio import Affine
 
 import ms2hs
 from ms2hs.conversion.planning import ConvertOptions
@@ -37,8 +38,8 @@ def opened(browser, address, **options):
 def click(page, row, col):
     """Click the centre of a pixel of the picture."""
     at = page.evaluate(
-        "([row, col]) => { const {scale, x, y} = picture.view, ratio = picture.ratio;"
-        "return {x: (x + (col + 0.5) * scale) / ratio, y: (y + (row + 0.5) * scale) / ratio}; }",
+        "([row, col]) => { const {scale, scaleX, x, y} = picture.view, ratio = picture.ratio;"
+        "return {x: (x + (col + 0.5) * scaleX) / ratio, y: (y + (row + 0.5) * scale) / ratio}; }",
         [row, col],
     )
     page.locator("#picture").click(position=at)
@@ -71,8 +72,7 @@ def page(browser, cube):
 
 def clear(page):
     """Remove all spectra."""
-    if page.locator("#clear").is_visible():
-        page.locator("#clear").click()
+    page.locator("#clear").click()
     page.locator("#zoom-fit").click()
 
 
@@ -149,9 +149,15 @@ def test_page_works_by_touch_on_a_phone(browser, cube, tmp_path):
 
 
 def test_page_shows_any_band_and_keeps_names_as_text(browser, tmp_path):
+    # pixels are half as high as wide, and the page has a name and tags that would be markup
     evil = "<img src=x onerror=document.title=1>"
     names = [f"{evil}{i}" for i in range(60)]
-    cube = make_cube(tmp_path / f"{evil} $x.tif", names=names, MS2HS_MODEL="</script><script>document.title=2</script>")
+    cube = make_cube(
+        tmp_path / f"{evil} $x.tif",
+        names=names,
+        model="</script><script>document.title=2</script>",
+        transform=Affine(20, 0, 6e5, 0, -10, 5.1e6),
+    )
     with opened(browser, view(cube, tmp_path / "page.html")) as page:
         page.get_by_role("button", name="One band").click()
         page.locator("#sliders input").press("End")
@@ -160,6 +166,14 @@ def test_page_shows_any_band_and_keeps_names_as_text(browser, tmp_path):
         assert page.title() == cube.name
         assert page.locator("img").count() == 0
         assert "</script>" in page.locator("#facts").inner_text()
+        clear(page)
+        click(page, 20, 31)
+        np.testing.assert_allclose(drawn(page), expected(cube, 20, 31), atol=1e-12)
+        with page.expect_download() as download:
+            page.locator("#save-csv").click()
+        page.locator("#reference-file").set_input_files(download.value.path())
+        page.wait_for_selector("#pixels tbody tr:nth-child(2)")
+        np.testing.assert_allclose(page.evaluate("state.references[0].values"), expected(cube, 20, 31)[0])
 
 
 @pytest.mark.slow

@@ -56,7 +56,13 @@ def _provider(server, monkeypatch):
 def test_clearest_covering_scene_is_fetched_and_converted(ms2hs, tmp_path):
     code, out, err = ms2hs(*words_of(PLACE, "--uncertainty", "-o", tmp_path / "cube.tif"))
     assert code == 0, err
-    assert [Path(line).name for line in out.split()] == ["cube.tif", "cube_sigma.tif", "cube.png", "cube.json"]
+    assert [Path(line).name for line in out.split()] == [
+        "cube.tif",
+        "cube_sigma.tif",
+        "cube.png",
+        "cube.qml",
+        "cube.json",
+    ]
     scene = tmp_path / f"{CLEAREST}.tif"
     (chosen,) = [line for line in err.splitlines() if "clearest" in line]
     for fact in (CLEAREST, "2024-06-02 10:20", "3.0 %", "100 %", str(scene)):

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 from ms2hs.errors import OutputError
 from ms2hs.evaluation.report import page as report
 from ms2hs.evaluation.report import sections
+from ms2hs.evaluation.report.chart_data import curves_csv, example_csv
+from ms2hs.evaluation.report.numbers import csv_of
 from ms2hs.evaluation.report.page import render, write_report
 from ms2hs.evaluation.report.sections import MAX_EXAMPLES, MAX_MAPS, MAX_WINDOWS, draw_sections
 
@@ -148,6 +151,17 @@ def test_every_figure_has_caption_and_alternative_text(page):
         assert len(image["attrs"]["alt"]) > 30
     for table in page.of("table"):
         assert [part for part in table["parts"] if part["tag"] == "th" and part["attrs"].get("scope") == "col"]
+
+
+def test_figures_but_images_of_windows_link_their_table(text):
+    links = re.findall(r'href="data:text/csv;charset=utf-8,([^"]*)" download="figure-(\d).csv"', text)
+    tables = {number: unquote(table) for table, number in links}
+    assert list(tables) == ["1", "2", "3", "4", "9"]
+    evaluation = evaluation_of()
+    assert tables["1"] == csv_of(evaluation)
+    assert tables["2"] == curves_csv(evaluation)
+    assert tables["3"] == example_csv(evaluation.examples[0], evaluation)
+    assert ".npz" not in text
 
 
 def test_colours_are_defined_for_light_dark_and_print(text):

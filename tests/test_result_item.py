@@ -1,6 +1,7 @@
 """The STAC item and the QGIS style beside a cube: bands, colours, links and addresses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -12,22 +13,24 @@ import rasterio
 from conftest import LEAVES, S2_BANDS, SAND, dn_of, write_raster
 from pystac.extensions.eo import EOExtension
 from pystac.extensions.render import RenderExtension
+from stac_items import planetary_computer
 from test_faults_items import check_item_is_valid
 
+from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.errors import OutputError
+from ms2hs.scenes.formats import open_scene
 from ms2hs.spectra.sensors import COMMON_NAMES_NM, load_sensor
 from ms2hs.spectra.spectral_grid import band_support
 
 CATALOGUE = "https://stac.example.com/collections/s2/items/S2A_1"
+LINEAR = ConvertOptions(model="linear", force=True, overwrite=True, wavelengths_nm=((640.0, 660.0),))
 BASE = "https://data.example.com/cubes/"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A scene as `fetch` writes it, with the item that names the catalogue's, and its cube with uncertainty."""
-    from ms2hs.conversion.convert_scene import convert
-
     folder = tmp_path_factory.mktemp("item")
     (folder / "scenes").mkdir()
     scene = folder / "scenes" / "S2A_1.tif"
@@ -90,7 +93,9 @@ def test_item_names_satellite_and_size_of_pixels(item):
 
 def test_item_names_no_satellite_that_is_assumed(tmp_path, ms2hs):
     scene = write_raster(tmp_path / "scene.tif", dn_of([LEAVES]), descriptions=S2_BANDS)
-    assert ms2hs("convert", scene, "--model", "linear", "-q", "-o", tmp_path / "x.tif")[0] == 0
+    assert (
+        ms2hs("convert", scene, "--model", "linear", "--wavelengths", "640-660", "-q", "-o", tmp_path / "x.tif")[0] == 0
+    )
     properties = json.loads((tmp_path / "x.json").read_text())["properties"]
     assert "platform" not in properties
     assert properties["instruments"] == ["msi"]
@@ -102,8 +107,32 @@ def test_item_links_to_the_item_of_its_input(item, folder):
     assert (folder / links["derived_from"]).is_file()
 
 
+@pytest.mark.parametrize("source", ["local item", f"{CATALOGUE}?token=secret"])
+def test_item_links_to_the_item_that_the_scene_was_opened_from(folder, source):
+    asset = {"eo:bands": [{"name": name} for name in S2_BANDS], "href": "./S2A_1.tif"}
+    links = [{"rel": "self", "href": CATALOGUE}]
+    path = folder / "scenes" / "item.json"
+    path.write_text(json.dumps(planetary_computer("02.12") | {"links": links, "assets": {"data": asset}}))
+    scene = open_scene(str(path))
+    made = convert(scene if source == "local item" else replace(scene, item=source), "enmap", folder, LINEAR)
+    links = {link["rel"]: link["href"] for link in json.loads(made.item.read_text())["links"]}
+    assert links == {"derived_from": "scenes/item.json" if source == "local item" else CATALOGUE, "via": CATALOGUE}
+
+
 def test_absolute_addresses_begin_with_href_base(folder, tmp_path, ms2hs):
-    words = ("--model", "linear", "--href-base", BASE, "--collection", "cubes", "-q", "-o", tmp_path / "x.tif")
+    words = (
+        "--model",
+        "linear",
+        "--wavelengths",
+        "640-660",
+        "--href-base",
+        BASE,
+        "--collection",
+        "cubes",
+        "-q",
+        "-o",
+        tmp_path / "x.tif",
+    )
     code, _, err = ms2hs("convert", folder / "scenes" / "S2A_1.tif", *words)
     assert code == 0, err
     item = json.loads((tmp_path / "x.json").read_text())
@@ -115,6 +144,15 @@ def test_absolute_addresses_begin_with_href_base(folder, tmp_path, ms2hs):
     )
     hrefs = {Path(asset["href"]).name: asset["href"] for asset in item["assets"].values()}
     assert hrefs == {f"x{suffix}": f"{BASE}x{suffix}" for suffix in (".tif", ".png", ".qml")}
+
+
+def test_item_names_the_files_of_envi(folder, tmp_path):
+    made = convert(folder / "scenes" / "S2A_1.tif", "enmap", tmp_path / "x.hdr", LINEAR)
+    assets = json.loads(made.item.read_text())["assets"].values()
+    assert {Path(asset["href"]).name: asset["type"] for asset in assets} == {
+        "x.dat": "application/octet-stream", "x.hdr": "text/plain", "x.png": "image/png", "x.qml": "text/xml",
+    }  # fmt: skip
+    assert all((tmp_path / asset["href"]).is_file() for asset in assets)
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,7 @@ def test_config_that_does_not_apply_is_no_error(ms2hs, folder):
     assert "missing.json" in err.splitlines()[-1]
     assert "does not apply" not in err
     code, _, err = ms2hs("fetch", "--list", "--items", "missing.json", "--gsd", 10)
-    assert (code, "--gsd does not apply" in err) == (2, True)
+    assert (code, "gsd" in err) == (2, True)
 
 
 def test_help_needs_no_config(ms2hs, folder):
@@ -279,7 +279,9 @@ def test_bad_config_is_one_message(label, ms2hs, small_scene, folder):
 
 
 def test_config_holds_no_option_that_runs_replaces_or_logs_in():
-    risky = re.compile(r"URL|tcp://|\bprocesses\b|server|provider|Replace|although|login|fetches|torch|Fetch cubes")
+    risky = re.compile(
+        r"URL|tcp://|\bprocesses\b|server|provider|Replace|although|login|fetches|torch|Fetch cubes|the browser"
+    )
     for command in COMMANDS:
         for name, parameter in options(command).items():
             if risky.search(f"{parameter.help} {parameter.metavar}"):

@@ -17,7 +17,7 @@ import ms2hs
 from ms2hs import errors
 
 sys.path.insert(0, str(Path(__file__).parent))
-from notebooks import notebook_text  # noqa: E402 - MkDocs loads this file alone
+from notebooks import notebook_text
 
 ROOT = Path(__file__).parents[2]
 # Pages that stand above the docs folder, where their readers look for them.

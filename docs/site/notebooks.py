@@ -31,5 +31,7 @@ def _output(data: dict[str, Any], output: dict[str, Any]) -> str:
     if "image/png" in data:
         return f'<img alt="output" src="data:image/png;base64,{"".join(data["image/png"]).strip()}">'
     if "text/html" in data:
-        return f'<div class="output">\n{"".join(data["text/html"])}\n</div>'
+        html = "".join(data["text/html"]).replace(":root", ":host")
+        # A shadow root keeps the styles of the page and of the output apart.
+        return f'<div class="output"><template shadowrootmode="open">\n{html}\n</template></div>'
     return f"```text\n{''.join(data.get('text/plain') or output.get('text', ''))}\n```"

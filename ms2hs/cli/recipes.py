@@ -20,7 +20,7 @@ MAX_BYTES = 100_000
 # Options that replace files, skip a check, start processes or compilers, contact servers, or may use a login.
 NOT_IN_CONFIG = frozenset(
     {
-        *("overwrite", "force", "workers", "scheduler", "compile", "serve"),
+        *("overwrite", "force", "workers", "scheduler", "compile", "serve", "open"),
         *("stac", "items", "provider", "product", "collection", "site", "recipe"),
     }
 )
@@ -36,7 +36,7 @@ def take_files(context: typer.Context, recipe: Path | None) -> None:
     """
     if context.resilient_parsing:  # for shell completion
         return
-    config = _config_values(context, Path(CONFIG)) if Path(CONFIG).exists() else {}
+    config = _config_values(context, Path(CONFIG)) if Path(CONFIG).is_file() else {}
     given = _recipe_values(context, recipe) if recipe else {}
     context.default_map = config | given
     context.meta[_CONFIG_NAMES] = set(config) - set(given)

@@ -79,7 +79,8 @@ def write_item(path: Path, planned: Plan, result: ConversionResult, model: Poste
     grid, bbox, bands = planned.grid, lonlat_bounds(planned.grid), supported_bands(planned, model)
     now = utc_now()
     properties: dict[str, Any] = time_properties(planned.scene.datetime, now) | {"created": now}
-    properties |= _source_properties(planned.scene) | {"gsd": round(min(pixel_size_m(grid)), 3)}
+    properties |= _source_properties(planned.scene)
+    properties |= {"gsd": round(min(pixel_size_m(grid)), 3)} if grid.crs else {}
     properties |= projection_properties(grid) | {f"ms2hs:{name}": text for name, text in provenance(planned).items()}
     properties |= {
         "renders": {"natural": _render(bands, stretch)},

@@ -76,8 +76,11 @@ class Formula:
         values : numbers or arrays of one shape for every name. Divisions by 0 and logarithms of negative numbers give
             infinity or NaN, without a warning.
         """
+        numbers = {
+            name: np.asarray(value, float)[()] for name, value in values.items()
+        }  # numbers of Python would raise
         with np.errstate(all="ignore"):
-            return _evaluate(self._tree, values, by)
+            return _evaluate(self._tree, numbers, by)
 
 
 def _check(node: ast.AST, depth: int) -> None:
@@ -109,7 +112,7 @@ def _evaluate(node: Any, values: Mapping[str, Number], by: Collection[str]) -> D
         return Dual(values[node.id], {node.id: 1.0} if node.id in by else {})
     if isinstance(node, ast.Constant):
         number: Any = node.value
-        return Dual(float(number), {})
+        return Dual(np.float64(number), {})
     if isinstance(node, ast.UnaryOp):
         operand = _evaluate(node.operand, values, by)
         sign = -1.0 if isinstance(node.op, ast.USub) else 1.0

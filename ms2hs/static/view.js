@@ -1,5 +1,5 @@
 "use strict";
-// The page: kept pixels, controls, references, and exports.
+// The page: kept pixels, controls, and the wiring of picture and chart.
 
 const SLOTS = 8;
 const MOST_REFERENCES = 20;
@@ -41,7 +41,9 @@ function say(text) {
 
 function placeText(row, col) {
   const at = lonLat(row, col);
-  return at ? `${fixed(at[1], 5)}°, ${fixed(at[0], 5)}°` : "";
+  if (!at) return "";
+  const [lon, lat] = at.map((degrees) => `${Math.abs(degrees).toFixed(5)}°`);
+  return `${lat} ${at[1] < 0 ? "S" : "N"}, ${lon} ${at[0] < 0 ? "W" : "E"}`;
 }
 
 function pixelText(row, col) {
@@ -288,114 +290,12 @@ function drawScaleBar() {
   const bar = byId("scale-bar");
   bar.hidden = !META.pixel_m;
   if (bar.hidden || !picture.view) return;
-  const perMetre = picture.view.scale / picture.ratio / META.pixel_m;
+  const perMetre = picture.view.scaleX / picture.ratio / META.pixel_m;
   const most = 130 / perMetre;
   const power = 10 ** Math.floor(Math.log10(most));
   const metres = [5, 2, 1].map((times) => times * power).find((length) => length <= most);
   bar.firstElementChild.style.width = `${metres * perMetre}px`;
   bar.firstElementChild.textContent = metres >= 1000 ? `${metres / 1000} km` : `${metres} m`;
-}
-
-// References and exports ---------------------------------------------------------------------------------------------
-
-/** Spectra of a text of two columns, wavelength and reflectance, or with columns of these names. */
-function parseReference(text, name) {
-  const rows = text.split(/\r?\n/).map((line) => line.split(/[,;\t]/).map((cell) => cell.trim().replace(/^"|"$/g, "")));
-  const head = rows[0].map((cell) => cell.toLowerCase());
-  const at = (start, otherwise) => Math.max(head.findIndex((cell) => cell.startsWith(start)), -1) === -1 ? otherwise : head.findIndex((cell) => cell.startsWith(start));
-  const [x, y] = [at("wavelength", 0), at("reflectance", 1)];
-  const points = rows.map((row) => [Number(row[x] || NaN), Number(row[y] || NaN)]).filter((point) => point.every(Number.isFinite));
-  if (points.length < 2) throw new Error(`${name}: two columns of numbers are needed, wavelength and reflectance.`);
-  points.sort((a, b) => a[0] - b[0]);
-  const factor = points.at(-1)[0] < 100 ? 1000 : 1; // micrometres
-  const highest = Math.max(...points.map((point) => point[1]));
-  if (highest > 2) throw new Error(`${name}: values up to ${highest}; reflectance from 0 to 1 is needed.`);
-  return { name, nm: points.map((point) => point[0] * factor), values: points.map((point) => point[1]) };
-}
-
-async function addReferences(files) {
-  for (const file of files) {
-    try {
-      if (state.references.length >= MOST_REFERENCES) throw new Error(`At most ${MOST_REFERENCES} references are shown.`);
-      state.references.push(parseReference(await file.text(), file.name));
-    } catch (error) {
-      byId("wavelength").textContent = error.message;
-      say(error.message);
-      return;
-    }
-  }
-  update();
-}
-
-const csvCell = (value) => {
-  const text = value === null || value === undefined ? "" : String(value);
-  const safe = /^[=+@]/.test(text) ? `'${text}` : text; // no formula for spreadsheets
-  return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
-};
-
-/** One row a band and spectrum; the last columns are as `ms2hs spectrum` prints them. */
-function csvText() {
-  const head = "spectrum,cube,row,col,lon,lat,band,wavelength_nm,fwhm_nm,reflectance,sigma,support,good";
-  const lines = state.pixels.flatMap((pixel) =>
-    pixel.spectra.flatMap(({ values, sigma }, i) => {
-      const layer = META.layers[i];
-      const at = lonLat(pixel.row, pixel.col)?.map((degrees) => degrees.toFixed(7)) ?? ["", ""];
-      return layer.order.map((band) => [
-        pixel.slot + 1, layer.name, pixel.row, pixel.col, ...at, layer.names[band], layer.wavelength_nm[band],
-        layer.fwhm_nm[band], reflectance(values[band]), sigma ? reflectance(sigma[band]) : null, layer.support[band],
-        layer.good[band] ? 1 : 0,
-      ]);
-    }),
-  );
-  const ofReferences = state.references.flatMap(({ name, nm, values }) =>
-    nm.map((wavelength, i) => [name, "", "", "", "", "", "", wavelength, "", values[i], "", "", ""]),
-  );
-  return [head, ...[...lines, ...ofReferences].map((cells) => cells.map(csvCell).join(","))].join("\n") + "\n";
-}
-
-/** The text of a cell, its lines separated by dots. */
-const textOf = (cell) => [...cell.childNodes].map((part) => part.textContent).filter(Boolean).join(" · ");
-
-/** Picture, chart and list of the spectra as one image. */
-function pngCanvas() {
-  const plot = chart.plot.ctx.canvas;
-  const ratio = devicePixelRatio || 1;
-  const [gap, line] = [16 * ratio, 22 * ratio];
-  const from = picture.canvas;
-  const shown = { width: (from.width * plot.height) / from.height, height: plot.height };
-  const rows = [...byId("pixels").tBodies[0].rows].map((row) => [row.entry, [...row.cells].map(textOf)]);
-  const canvas = document.createElement("canvas");
-  canvas.width = shown.width + plot.width + 3 * gap;
-  canvas.height = plot.height + (rows.length + 2) * line + 2 * gap;
-  const context = canvas.getContext("2d");
-  context.fillStyle = themeColor("--panel");
-  context.fillRect(0, 0, canvas.width, canvas.height);
-  context.textBaseline = "middle";
-  const write = (text, x, y, color, weight = 400) => {
-    context.font = `${weight} ${13 * ratio}px system-ui, sans-serif`;
-    context.fillStyle = color;
-    context.fillText(text, x, y, canvas.width - x - gap);
-  };
-  const text = themeColor("--text");
-  write(META.title, gap, gap + line / 2, text, 600);
-  context.fillStyle = themeColor("--stage");
-  context.fillRect(gap, gap + line, shown.width, shown.height);
-  context.drawImage(from, gap, gap + line, shown.width, shown.height);
-  context.drawImage(plot, shown.width + 2 * gap, gap + line);
-  rows.forEach(([entry, [name, place, value]], i) => {
-    const y = gap + line * 1.5 + plot.height + (i + 0.8) * line;
-    const heading = byId("value-head").textContent;
-    write(entry.slot === undefined ? "– –" : name, gap, y, entry.slot === undefined ? text : colorOf(entry), 600);
-    write(`${place} · ${heading}: ${value}`, gap + 2 * line, y, text);
-  });
-  return canvas;
-}
-
-function save(blob, suffix) {
-  const link = element("a", "", { download: `${META.stem}_spectra.${suffix}` });
-  link.href = URL.createObjectURL(blob);
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
 // The page -----------------------------------------------------------------------------------------------------------
@@ -480,7 +380,7 @@ async function start() {
   try {
     await source.load();
   } catch (error) {
-    byId("loading").textContent = `The cube cannot be read (${error.message}). Open the page in a browser of 2023 or later.`;
+    byId("loading").textContent = `The cube cannot be read (${error.message}). Open the page in a browser of 2024 or later.`;
     return;
   }
   showLayer(0);

@@ -3,7 +3,6 @@
 // Stored numbers are int16: reflectance in steps of 1e-4, NODATA where a pixel has no value.
 
 const META = JSON.parse(document.getElementById("meta").textContent);
-const STEP = 1e-4;
 const NODATA = -32768;
 
 /** Reflectance of a stored number, null without a value. */

@@ -1,5 +1,6 @@
 "use strict";
 // The picture: one band in grey or three bands in colour, with zoom, a cursor, and the kept pixels.
+// `view` has the position of the cube's corner on the canvas, and the size of a pixel: `scale` high, `scaleX` wide.
 
 const STRETCH = [0.02, 0.98];
 const MOST_ZOOM = 48;
@@ -60,11 +61,15 @@ class Picture {
     else this.draw();
   }
 
+  viewOf(scale, x, y) {
+    return { scale, scaleX: scale * META.aspect, x, y };
+  }
+
   /** Show the whole picture. */
   fit() {
     const { width, height } = this.canvas;
-    const scale = Math.min(width / META.width, height / META.height);
-    this.view = { scale, x: (width - META.width * scale) / 2, y: (height - META.height * scale) / 2 };
+    const scale = Math.min(width / META.width / META.aspect, height / META.height);
+    this.view = this.viewOf(scale, (width - META.width * META.aspect * scale) / 2, (height - META.height * scale) / 2);
     this.fitScale = scale;
     this.isFitted = true;
     this.draw();
@@ -76,14 +81,16 @@ class Picture {
     const most = Math.max(MOST_ZOOM * this.ratio, this.fitScale);
     const scale = Math.min(Math.max(this.view.scale * factor, this.fitScale), most);
     const change = scale / this.view.scale;
-    this.view = { scale, x: x - (x - this.view.x) * change, y: y - (y - this.view.y) * change };
+    this.view = this.viewOf(scale, x - (x - this.view.x) * change, y - (y - this.view.y) * change);
     this.settle();
   }
 
   /** Keep the picture on the canvas, and draw it. */
   settle() {
-    for (const [axis, size, pixels] of [["x", this.canvas.width, META.width], ["y", this.canvas.height, META.height]]) {
-      const room = size - pixels * this.view.scale;
+    const { scale, scaleX } = this.view;
+    const extents = [["x", this.canvas.width, META.width * scaleX], ["y", this.canvas.height, META.height * scale]];
+    for (const [axis, size, extent] of extents) {
+      const room = size - extent;
       this.view[axis] = room >= 0 ? room / 2 : Math.min(0, Math.max(room, this.view[axis]));
     }
     this.isFitted = this.view.scale <= this.fitScale * 1.001;
@@ -95,7 +102,7 @@ class Picture {
   wantDetail() {
     clearTimeout(this.timer);
     if (!this.base || !META.served) return;
-    if (this.view.scale <= (this.base.cols / META.width) * 1.01 || this.base.cols >= META.width) return;
+    if (this.view.scale <= (this.base.rows / META.height) * 1.01 || this.base.rows >= META.height) return;
     this.timer = setTimeout(async () => {
       const [row, col] = this.pixelAt(0, 0).map((value) => Math.max(0, value));
       const [bottom, right] = this.pixelAt(this.canvas.width, this.canvas.height);
@@ -113,13 +120,13 @@ class Picture {
     if (!this.base || !this.view) return;
     this.canvas.style.touchAction = this.isFitted ? "pan-y" : "none"; // a finger scrolls the page, or moves the picture
     const context = this.canvas.getContext("2d");
-    const { scale, x, y } = this.view;
+    const { scale, scaleX, x, y } = this.view;
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     for (const part of [this.base, this.detail]) {
       if (!part) continue;
       context.imageSmoothingEnabled = scale * (part.width / part.cols) < 1;
-      const size = [part.width * scale, part.height * scale];
-      context.drawImage(part.surface, x + part.col * scale, y + part.row * scale, ...size);
+      const size = [part.width * scaleX, part.height * scale];
+      context.drawImage(part.surface, x + part.col * scaleX, y + part.row * scale, ...size);
     }
     this.drawCursor(context);
     for (const marker of this.markers) this.drawMarker(context, marker);
@@ -128,21 +135,20 @@ class Picture {
 
   drawCursor(context) {
     if (!this.cursor) return;
-    const { scale, x, y } = this.view;
-    const step = META.step;
-    const [row, col] = this.cursor.map((value) => Math.floor(value / step) * step);
-    const size = Math.max(step * scale, 7 * this.ratio);
-    const left = x + (col + step / 2) * scale - size / 2;
-    const top = y + (row + step / 2) * scale - size / 2;
-    for (const [color, width] of [["#000", 3], ["#fff", 1.4]]) {
-      Object.assign(context, { strokeStyle: color, lineWidth: width * this.ratio });
-      context.strokeRect(left, top, size, size);
+    const { scale, scaleX, x, y } = this.view;
+    const [row, col] = this.cursor.map((value) => Math.floor(value / META.step) * META.step);
+    const [width, height] = [scaleX, scale].map((size) => Math.max(META.step * size, 7 * this.ratio));
+    const left = x + (col + META.step / 2) * scaleX - width / 2;
+    const top = y + (row + META.step / 2) * scale - height / 2;
+    for (const [color, lineWidth] of [["#000", 3], ["#fff", 1.4]]) {
+      Object.assign(context, { strokeStyle: color, lineWidth: lineWidth * this.ratio });
+      context.strokeRect(left, top, width, height);
     }
   }
 
   drawMarker(context, { row, col, color, text }) {
-    const { scale, x, y } = this.view;
-    const [at, down] = [x + (col + 0.5) * scale, y + (row + 0.5) * scale];
+    const { scale, scaleX, x, y } = this.view;
+    const [at, down] = [x + (col + META.step / 2) * scaleX, y + (row + META.step / 2) * scale];
     const radius = 9 * this.ratio;
     context.beginPath();
     context.arc(at, down, radius, 0, 2 * Math.PI);
@@ -158,7 +164,7 @@ class Picture {
 
   /** Row and column at a point of the canvas; they may lie outside the cube. */
   pixelAt(x, y) {
-    return [Math.floor((y - this.view.y) / this.view.scale), Math.floor((x - this.view.x) / this.view.scale)];
+    return [Math.floor((y - this.view.y) / this.view.scale), Math.floor((x - this.view.x) / this.view.scaleX)];
   }
 
   pixelOf(event) {
@@ -239,9 +245,9 @@ class Picture {
   }
 
   bringIntoView(row, col) {
-    const { scale, x, y } = this.view;
+    const { scale, scaleX, x, y } = this.view;
     const margin = 24 * this.ratio;
-    const at = { x: x + (col + 0.5) * scale, y: y + (row + 0.5) * scale };
+    const at = { x: x + (col + 0.5) * scaleX, y: y + (row + 0.5) * scale };
     for (const [axis, size] of [["x", this.canvas.width], ["y", this.canvas.height]]) {
       this.view[axis] += Math.max(0, margin - at[axis]) - Math.max(0, at[axis] - size + margin);
     }

@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from ms2hs.arrays import BoolArray, FloatArray
-from ms2hs.errors import UnknownName
+from ms2hs.errors import OutputError, UnknownName
 from ms2hs.files import check_output, file_ids
 from ms2hs.progress import Progress
 from ms2hs.raster.cog.encoding import Encoding
@@ -27,7 +27,9 @@ from ms2hs.spectra.spectral_grid import SpectralGrid
 from ms2hs.viewing.error_correlation import ErrorCorrelation, correlation_of
 
 ENCODING = Encoding(dtype="float32", nodata=float("nan"), scale=None)
-SIGMA_SUFFIX = "_sigma"
+SIGMA_SUFFIX, TIFF_SUFFIXES = "_sigma", (".tif", ".tiff")
+# Tags of the cube that its indices have too: the provenance.
+TAG_PREFIX = "MS2HS_"
 # From the weakest support of a band to the strongest; unknown support comes first.
 SUPPORT_ORDER = ("", "inferred", "interpolated", "measured")
 
@@ -127,7 +129,7 @@ def write_indices(
     Parameters
     ----------
     names : of the catalogue (`ms2hs index --list`).
-    output : .tif; None: `<stem>_indices.tif` beside the cube.
+    output : .tif; None: `<stem>_indices.tif` in the current folder.
     constants : by name, instead of the catalogue's defaults, such as {"L": 0.5}.
 
     Raises
@@ -141,7 +143,9 @@ def write_indices(
     cube = open_cube(cube_path)
     grid = spectral_grid_of(cube)
     on_all = [BandIndex.of(index, grid) for index in with_constants(found, constants or {})]
-    path = Path(output) if output else Path(cube_path).with_name(f"{Path(cube_path).stem}_indices.tif")
+    path = Path(output or f"{Path(cube_path).stem}_indices.tif")
+    if path.suffix.lower() not in TIFF_SUFFIXES:
+        raise OutputError(f"{path}: indices are written as GeoTIFF; the suffix .tif is needed. Use {path.stem}.tif.")
     inputs = file_ids([cube_path, sigma_beside(cube_path)])
     check_output(path, overwrite=overwrite, inputs=inputs)
     used = np.flatnonzero(np.any([one.weights.any(axis=0) for one in on_all], axis=0) | _bands_of_covers(grid))
@@ -151,7 +155,8 @@ def write_indices(
     without = "the cube has no uncertainty; `ms2hs convert --uncertainty` writes it"
     notes = (correlation.note if correlation else without,)
     labels = _Labels(chosen, has_sigma=correlation is not None)
-    tags = {key: str(text) for key, text in cube.attrs.items()} | {"MS2HS_INDEX_NOTE": "; ".join(notes)}
+    tags = {key: str(text) for key, text in cube.attrs.items() if key.startswith(TAG_PREFIX)}
+    tags["MS2HS_INDEX_NOTE"] = "; ".join(notes)
     with CogWriter(path, pixel_grid_of(cube), labels, tags, encoding=ENCODING) as writer:
         _write_blocks(writer, part, chosen, correlation, progress)
     return IndexResult(path, tuple(one.facts(grid) for one in on_all), notes)

@@ -32,6 +32,7 @@ from ms2hs.errors import DataError, GridError, UnknownName, input_errors
 from ms2hs.files import check_output, file_ids, file_name, write_bytes
 from ms2hs.raster.cube import NODATA
 from ms2hs.raster.pixel_grid import WGS84, pixel_size_m
+from ms2hs.remote.url_policy import shown
 from ms2hs.scenes.formats import open_scene
 from ms2hs.spectra.library import read_library
 from ms2hs.spectra.sensors import load_sensor
@@ -52,7 +53,7 @@ DEFLATE_LEVEL = 6  # 7 takes twice the time for 3 % less
 # Suffixes of files with reference spectra; every other file is a cube.
 REFERENCE_SUFFIXES = {".csv", ".sli", ".npz"}
 STYLES, PLOTS = ("uPlot.min.css", "view.css"), "uPlot.iife.min.js"
-SCRIPTS = ("view_data.js", "view_picture.js", "view_chart.js", "view.js")
+SCRIPTS = ("view_data.js", "view_picture.js", "view_chart.js", "view_exchange.js", "view.js")
 # Points per side between which the page interpolates longitude and latitude.
 LONLAT_POINTS = 9
 # Side of the small picture in which the pixels that the page shows first are sought.
@@ -81,7 +82,7 @@ def view(
     Parameters
     ----------
     cube : a file that `open_cube` opens.
-    output : HTML file; None: the name of the cube with the suffix .html.
+    output : HTML file; None: the name of the cube with the suffix .html, beside the cube.
     compare : further cubes, or files of reference spectra (see `read_references`).
     scene : the scene that the cube was converted from, whose values the page shows as dots.
     note : called with each note, such as thinning of a large cube.
@@ -95,7 +96,8 @@ def view(
     SceneError : not a cube. DataError : references that cannot be read. OutputError : the page exists, or cannot be
     written.
     """
-    path = Path(output) if output else Path(cube).with_name(f"{file_name(Path(cube).stem)}.html")
+    folder = Path(cube).parent if Path(cube).exists() else Path()  # of an address: here
+    path = Path(output) if output else folder / f"{file_name(Path(shown(str(cube))).stem)}.html"
     inputs = file_ids([cube, *compare, *([scene] if scene else [])])
     check_output(path, overwrite=overwrite, inputs=inputs)
     layers, references = open_inputs(cube, compare, scene, note)
@@ -161,9 +163,13 @@ def read_references(path: Path) -> list[dict[str, Any]]:
         with input_errors(str(path), DataError), path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             if {"wavelength_nm", "reflectance"} <= set(rows.fieldnames or ()):
-                cells = [(row["wavelength_nm"], row["reflectance"]) for row in rows]
-                nm, values = np.array([list(map(float, cell)) for cell in cells if all(cell)]).reshape(-1, 2).T
-                return _references([path.stem], nm, values[None])
+                points: dict[str, list[tuple[float, float]]] = {}
+                for row in rows:
+                    if row["reflectance"]:
+                        point = float(row["wavelength_nm"]), float(row["reflectance"])
+                        points.setdefault(row.get("id") or path.stem, []).append(point)
+                columns = {name: np.array(of_spectrum).T for name, of_spectrum in points.items()}
+                return [one for name, (nm, values) in columns.items() for one in _references([name], nm, values[None])]
     library = read_library(path)
     return _references(library.ids, library.wavelength_nm, library.reflectance)
 
@@ -181,18 +187,19 @@ def _meta(layers: Sequence[Layer], references: Sequence[dict[str, Any]]) -> dict
     """What the page must know besides the pixels."""
     grid = layers[0].grid
     return {
-        "title": Path(layers[0].path).name,
-        "stem": Path(layers[0].path).stem,
+        "title": _name(layers[0]),
+        "stem": Path(_name(layers[0])).stem,
         "facts": _facts(layers[0]),
         "height": grid.height,
         "width": grid.width,
         "pixel_m": pixel_size_m(grid)[1] if grid.crs else None,
+        "aspect": pixel_size_m(grid)[1] / pixel_size_m(grid)[0],
         "lonlat": _lonlat(layers[0]),
         "examples": _examples(layers[0]),
         "references": list(references),
         "layers": [
             {
-                "name": Path(layer.path).name,
+                "name": _name(layer),
                 "names": layer.spectral.names,
                 "wavelength_nm": layer.spectral.wavelength_nm.round(4).tolist(),
                 "fwhm_nm": layer.spectral.fwhm_nm.round(4).tolist(),
@@ -205,6 +212,11 @@ def _meta(layers: Sequence[Layer], references: Sequence[dict[str, Any]]) -> dict
             for layer in layers
         ],
     }
+
+
+def _name(layer: Layer) -> str:
+    """The file name of a layer, of an address without secrets."""
+    return Path(shown(layer.path)).name
 
 
 def _facts(layer: Layer) -> list[tuple[str, str]]:

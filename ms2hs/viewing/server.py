@@ -6,6 +6,7 @@ name (a web page elsewhere could otherwise point its own name at 127.0.0.1 and r
 a random key, which other users of this computer do not know.
 """
 
+import logging
 import secrets
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -17,11 +18,14 @@ from urllib.parse import parse_qs, urlsplit
 from ms2hs.errors import Ms2hsError, OutputError, QueryError, reason
 from ms2hs.viewing.page import Layer, open_inputs, served_page
 
+LOGGER = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 HOST_NAMES = {HOST, "localhost"}
 MAX_SIDE = 4096
 """Largest side of a requested plane in pixels."""
 MAX_BANDS = 3
+# An idle connection is closed after this time.
+IDLE_S = 60
 HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -120,6 +124,7 @@ def _check_window(layer: Layer, window: tuple[int, ...]) -> None:
 def _handler(answers: dict[str, Callable[[dict[str, list[int]]], tuple[str, bytes]]]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        timeout = IDLE_S
 
         def do_GET(self) -> None:
             address = urlsplit(self.path)
@@ -144,7 +149,8 @@ def _handler(answers: dict[str, Callable[[dict[str, list[int]]], tuple[str, byte
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, *_arguments: Any) -> None:  # noqa: ANN401
-            """Print nothing for a request."""
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401  as http.server calls it
+            """Log a request."""
+            LOGGER.debug(format, *args)
 
     return Handler

@@ -45,7 +45,7 @@ def spectrum_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     from ms2hs.raster.cube import open_cube, pixel_grid_of
     from ms2hs.viewing.locations import Pixel, Point, check_pixels, find_pixels, read_points
     from ms2hs.viewing.spectrum_at import csv_text, json_facts, read_spectra
-    from ms2hs.viewing.spectrum_plot import check_plot, draw_spectra
+    from ms2hs.viewing.spectrum_plot import MAX_SPECTRA, check_plot, draw_spectra
 
     if not (at or row_col or points):
         raise typer.BadParameter(
@@ -78,6 +78,8 @@ def spectrum_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
         json.dumps(json_facts(spectra), indent=1) if as_json else csv_text(spectra, with_id=count > 1), nl=as_json
     )
     if plot:
+        if not quiet and spectra.sizes["point"] > MAX_SPECTRA:
+            note(f"{plot} shows the first {MAX_SPECTRA} of {spectra.sizes['point']} spectra")
         write_bytes(plot, draw_spectra(spectra, Path(cube).name), overwrite=overwrite, inputs=inputs)
     if left_out:
         raise PartlyDone(
