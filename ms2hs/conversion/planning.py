@@ -76,7 +76,7 @@ class ConvertOptions:
     compress: Compression | None = None
     """Compression of the output; None: ZSTD for a COG."""
     blocksize: int | None = None
-    """Height and width of a block of the output, one of `BLOCK_SIZES`; None: 128 for a COG, 64 for Zarr and NetCDF."""
+    """Height and width of a block of the output, one of `BLOCK_SIZES`; None: 128."""
     reference: Path | None = None
     """Spectra measured in the scene."""
     site: tuple[Path, ...] | Literal["auto"] = ()
