@@ -34,7 +34,7 @@ SPECTRAL = replace(
     good=np.arange(BANDS) != 3,
     support=("measured", "interpolated", "inferred") * 6,
 )
-TAGS = {"MS2HS_SYNTHETIC": "YES", "MS2HS_SCENE": "a {scene} = 1, β"}
+TAGS = {"MS2HS_SYNTHETIC": "YES", "MS2HS_SCENE": "a {scene} = 1, β", "LINES": "7"}
 UTM = PixelGrid("EPSG:32633", (30.0, 0.0, 500_000.0, 0.0, -30.0, 5_000_000.0), 140, 90)
 WITHOUT_LEVELS = [".dat", ".zarr", ".nc"]
 EVERY = [".tif", *WITHOUT_LEVELS]
