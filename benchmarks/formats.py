@@ -17,13 +17,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
+import xarray as xr
 from conversion import settle, shape_of, write_scene
+from rasterio.windows import Window
 
-from ms2hs.raster.cube import open_cube
+from ms2hs.raster.cube import ENGINES
 from ms2hs.raster.cube_writer import cube_names
 
 NAMES = ("cube.tif", "cube.zarr", "cube.dat", "cube.nc")
@@ -71,12 +75,18 @@ def run(step: str, source: Path, output: Path) -> dict[str, float]:
     return {**json.loads(done.stdout), "file_bytes": sum(file.stat().st_size for file in cube if file.is_file())}
 
 
-def are_equal(one: Path, other: Path) -> bool:
-    """Whether two cubes have the same reflectance, and the same invalid pixels, everywhere."""
-    with open_cube(one) as first, open_cube(other) as second:
-        parts = (slice(top, top + ROWS) for top in range(0, first.sizes["y"], ROWS))
-        pairs = ((first.reflectance[:, rows].values, second.reflectance[:, rows].values) for rows in parts)
-        return first.sizes == second.sizes and all(np.array_equal(*pair, equal_nan=True) for pair in pairs)
+def are_equal(cog: Path, cube: Path) -> bool:
+    """Whether a cube has the stored numbers of its COG everywhere."""
+    with ExitStack() as stack:
+        file = stack.enter_context(rasterio.open(cog))
+        windows = [Window(0, top, file.width, min(ROWS, file.height - top)) for top in range(0, file.height, ROWS)]
+        if cube.suffix in ENGINES:
+            stored = stack.enter_context(xr.open_dataset(cube, **ENGINES[cube.suffix], mask_and_scale=False))
+            found = (stored.reflectance[:, slice(*window.toranges()[0])].values for window in windows)
+        else:
+            other = stack.enter_context(rasterio.open(cube))
+            found = (other.read(window=window) for window in windows)
+        return all(np.array_equal(file.read(window=one), two) for one, two in zip(windows, found, strict=True))
 
 
 def measure(scene: Path, folder: Path, repeat: int) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ INT16 = 2
 """ENVI's number of the data type."""
 # Fields of a georeference in a header that GDAL writes.
 GEOREFERENCE = re.compile(r"^(map info|projection info|coordinate system string) = .*$", re.MULTILINE)
-# Tags of ms2hs: those of others could be fields of a header.
+# Tags of ms2hs: other tags may have the names of fields.
 OWN_TAG = re.compile(r"MS2HS_\w+")
 # Characters with a meaning in a header.
 SPECIAL = re.compile(r"[{}\r\n=]")
