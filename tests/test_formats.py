@@ -293,6 +293,9 @@ def test_convert_replaces_no_folder_that_is_no_store(scene_path, tmp_path):
     with pytest.raises(OutputError, match="several scenes need a directory"):
         ms2hs.convert_all([scene_path, scene_path], "enmap", tmp_path / "many.zarr", options)
     assert (tmp_path / "cube.zarr" / "letter.txt").exists()
+    (tmp_path / "file.zarr").write_text("of the user")
+    with pytest.raises(OutputError, match="is a file"):
+        ms2hs.convert(scene_path, "enmap", tmp_path / "file.zarr", options)
     (tmp_path / "cube.hdr").write_text("of the user")
     with pytest.raises(OutputError, match=r"cube\.hdr exists"):
         ms2hs.convert(scene_path, "enmap", tmp_path / "cube.dat", ConvertOptions(model="linear"))
