@@ -45,7 +45,9 @@ def main() -> None:
         draw_maps(dict(zip(INDICES, maps, strict=True)), PICTURES / "indices.png")
         take_screenshot(folder / "compared.html", PICTURES / "compared.png")
     for path in PICTURES.glob("*.png"):  # 256 colours: a third of the bytes
-        Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+        image = Image.open(path).convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def draw_maps(maps: dict[str, np.ndarray], picture: Path) -> None:
@@ -64,7 +66,7 @@ def take_screenshot(page_file: Path, picture: Path) -> None:
     with sync_playwright() as playwright:
         path = shutil.which("chromium") or shutil.which("google-chrome")
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 840}, color_scheme="dark")
+        page = browser.new_page(viewport={"width": 1280, "height": 840}, color_scheme="dark")
         page.goto(page_file.as_uri())
         page.wait_for_selector("body[data-ready=yes]")
         page.screenshot(path=picture)
