@@ -154,7 +154,7 @@ def measure(scene: Path, folder: Path, repeat: int) -> list[dict[str, Any]]:
             if turn == 0:
                 reads[kind] = measure_reads(output)
     return [
-        {"compress": kind[0], "blocksize": kind[1], "runs": found, "reads": reads[kind]}
+        {"codec": kind[0], "blocksize": kind[1], "runs": found, "reads": reads[kind]}
         | {name: statistics.median(run[name] for run in found) for name in found[0]}
         for kind, found in runs.items()
     ]
@@ -169,7 +169,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         facts = [row["reads"][name] for name in reads]
         numbers = [f"{row['whole']:.1f}", f"{row['peak_bytes'] / 1e9:.2f}", f"{row['file_bytes'] / 1e9:.2f}"]
         cells = [f"{one['megabytes']:.1f} ({one['requests']:.0f})" for one in facts]
-        lines.append([row["compress"], str(row["blocksize"]), *numbers, *cells])
+        lines.append([row["codec"], str(row["blocksize"]), *numbers, *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

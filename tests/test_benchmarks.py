@@ -57,6 +57,29 @@ def test_writer_benchmark_compares_with_gdal(tmp_path):
 
 
 @pytest.mark.slow
+def test_block_size_benchmark_counts_bytes_and_requests(tmp_path):
+    rows = run("block_size.py", "--size", 300, "--repeat", 1, "--folder", tmp_path)["rows"]
+    assert {(row["codec"], row["blocksize"]) for row in rows} == {
+        (codec, size) for codec in ("zstd", "deflate") for size in (64, 128, 256)
+    }
+    for row in rows:
+        spectrum = row["reads"]["gdal spectrum"]
+        assert 0 < spectrum["megabytes"] * 1e6 < row["file_bytes"]
+        assert spectrum["requests"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_formats_benchmark_compares_the_numbers(tmp_path):
+    rows = run("formats.py", "--size", 150, "--folder", tmp_path)["rows"]
+    assert [(row["format"], row["equal"]) for row in rows] == [
+        (suffix, True) for suffix in (".tif", ".zarr", ".dat", ".nc")
+    ]
+    assert all(0 < row["export peak_bytes"] < 1.2e9 for row in rows)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_pretraining_benchmark_compares_with_bare_layers():
     small = ("--window", 8, "--batch", 2, "--steps", 2, "--threads", 1, "--device", "cpu", "--eager")
     plain, ours = run("pretraining.py", "--preset", "dlr-ibm-spatial-spectral", "--preset", "spatial-spectral", *small)

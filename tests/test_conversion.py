@@ -153,7 +153,7 @@ def test_cube_does_not_depend_on_pixels_per_task(made, scene_path, tmp_path, mon
 
 def test_cube_does_not_depend_on_threads(scene_path, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "PIXELS_PER_TASK", 1000)
-    monkeypatch.setattr(block_compressor, "NUMBERS_PER_TASK", 1 << 20)
+    monkeypatch.setattr(block_compressor, "BANDS_PER_TASK", 16)
     found = []
     for threads in (1, 5):
         monkeypatch.setattr(block_compressor, "processors", lambda threads=threads: threads)

@@ -188,10 +188,10 @@ def assert_works(command, data, ms2hs, world, tmp_path, monkeypatch, request):
     code, out, err = ms2hs(*words)
     assert code == 0, err
     assert out
-    writes = {"convert", "example", "pretrain", "prepare", "finetune", "fetch"}
+    writes = {"convert", "example", "export", "pretrain", "prepare", "finetune", "fetch"}
     if words[0] in writes and not {"--dry-run", "--help", "--json", "--list", "--save"} & set(words):
         there = {f"s3://bucket/{key}" for key in bucket.files()} if bucket else set()
-        assert [line for line in out.splitlines() if line not in there and not Path(line).is_file()] == []
+        assert [line for line in out.splitlines() if line not in there and not Path(line).exists()] == []
         assert len(there) == (len(out.splitlines()) if bucket else 0)
 
 

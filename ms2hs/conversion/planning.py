@@ -76,7 +76,7 @@ class ConvertOptions:
     compress: Compression | None = None
     """Compression of the output; None: ZSTD for a COG."""
     blocksize: int | None = None
-    """Height and width of a block of the output, one of `BLOCK_SIZES`; None: `BLOCK`."""
+    """Height and width of a block of the output, one of `BLOCK_SIZES`; None: 128 for a COG, 64 for Zarr and NetCDF."""
     reference: Path | None = None
     """Spectra measured in the scene."""
     site: tuple[Path, ...] | Literal["auto"] = ()
@@ -162,8 +162,8 @@ class Plan:
 
     @property
     def block(self) -> int:
-        """Height and width of the blocks of the cube, in pixels."""
-        return self.encoding.block
+        """Height and width of the blocks that the model computes, in pixels: those that the writer requests."""
+        return max(self.encoding.block, format_of(self.output).strip)
 
     @property
     def window_size(self) -> int | None:

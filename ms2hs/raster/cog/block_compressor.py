@@ -22,8 +22,8 @@ from ms2hs.raster.cog.overviews import BlockIndex, Levels, Pyramid
 from ms2hs.raster.pixel_grid import PixelGrid
 
 # The bands of a location are divided into at least TASKS_PER_THREAD tasks per thread, so that no thread idles, of at
-# most NUMBERS_PER_TASK numbers, so that their blocks stay in the processor's cache.
-TASKS_PER_THREAD, NUMBERS_PER_TASK = 2, 1 << 20
+# most BANDS_PER_TASK bands, so that their blocks stay in the processor's cache. Tasks of small blocks have more bands.
+TASKS_PER_THREAD, BANDS_PER_TASK, NUMBERS_PER_TASK = 2, 16, 1 << 18
 # Tasks per thread that run or wait while finished tasks are written.
 PENDING_PER_THREAD = 4
 # Scratch memory of a thread for halving and compressing, as a multiple of one task's blocks.
@@ -134,7 +134,8 @@ def task_ranges(width: int, bands: int, block: int, threads: int) -> list[TaskRa
 
 def bands_per_task(bands: int, block: int, threads: int) -> int:
     """Bands that one task compresses."""
-    return min(-(-bands // (TASKS_PER_THREAD * threads)), NUMBERS_PER_TASK // block**2)
+    most = max(BANDS_PER_TASK, NUMBERS_PER_TASK // block**2)
+    return min(-(-bands // (TASKS_PER_THREAD * threads)), most)
 
 
 def memory_bytes(grid: PixelGrid, bands: int, encoding: Encoding = REFLECTANCE, *, strips: bool = True) -> int:

@@ -10,7 +10,7 @@ from pathlib import PurePath
 
 from ms2hs.errors import OutputError
 from ms2hs.raster.cog import block_compressor, block_store
-from ms2hs.raster.cog.encoding import BLOCK, BLOCK_SIZES, Compression, Encoding
+from ms2hs.raster.cog.encoding import BLOCK_SIZES, Compression, Encoding
 from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.cube_writer import CubeFormat
 from ms2hs.raster.formats import strip_writer
@@ -21,8 +21,8 @@ from ms2hs.remote.object_store import OutputPath
 
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 """Media type of a COG in STAC assets."""
-STRIP_BLOCK = 64
-"""Height and width of a block in formats without overviews."""
+COG_BLOCK, CHUNK = 128, 64
+"""Height and width of a block of a COG, and of a chunk in formats without overviews: see docs/outputs.md."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,10 @@ class OutputFormat:
     """Of the asset in a STAC item."""
     compressions: tuple[Compression, ...] = ()
     """Allowed compressions, the default first; none: the numbers are stored as they are, without blocks."""
-    block: int = STRIP_BLOCK
-    """Height and width of a block by default, or rows of a strip in a format without blocks."""
+    block: int = CHUNK
+    """Height and width of a block by default, in pixels."""
+    strip: int = strip_writer.STRIP
+    """Least height of the strips of a writer, in pixels."""
     is_resumable: bool = False
     """Whether an interrupted writer can be continued."""
     disk_bytes: Callable[..., int] = strip_writer.disk_bytes
@@ -77,7 +79,8 @@ COG = OutputFormat(
     CogWriter,
     COG_TYPE,
     ("zstd", "deflate"),
-    BLOCK,
+    COG_BLOCK,
+    strip=0,
     is_resumable=True,
     disk_bytes=block_store.disk_bytes,
     memory_bytes=block_compressor.memory_bytes,

@@ -30,6 +30,8 @@ INT16 = 2
 """ENVI's number of the data type."""
 # Fields of a georeference in a header that GDAL writes.
 GEOREFERENCE = re.compile(r"^(map info|projection info|coordinate system string) = .*$", re.MULTILINE)
+# Tags of ms2hs: other tags may have the names of fields.
+OWN_TAG = re.compile(r"MS2HS_\w+")
 # Characters with a meaning in a header.
 SPECIAL = re.compile(r"[{}\r\n=]")
 
@@ -88,7 +90,8 @@ class EnviWriter(StripWriter):
             fields["default bands"] = _list(int(band) + 1 for band in rgb if band is not None)
         if bands.support:
             fields["ms2hs_support"] = _list(bands.support)
-        fields |= {name.lower(): _text(text) for name, text in self.tags.items()}
+        own_tags = {name.lower(): _text(text) for name, text in self.tags.items() if OWN_TAG.fullmatch(name)}
+        fields |= {name: text for name, text in own_tags.items() if name not in fields}
         lines = ["ENVI", *(f"{name} = {value}" for name, value in fields.items()), *_georeference(self.grid)]
         return "\n".join(lines) + "\n"
 

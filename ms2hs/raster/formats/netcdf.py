@@ -54,22 +54,21 @@ class NetcdfWriter(StripWriter):
         self._file = h5py.File(path, "r+")
 
     def store(self, row: int, values: DnArray) -> None:
-        """Compress the chunks of a row of blocks in threads, and write them."""
+        """Compress the chunks of a strip in threads, and write them."""
         assert self._file is not None  # noqa: S101 - `begin` opened the file
         variable = self._file[self.encoding.quantity].id
-        bands, _, side = self._chunk
-        corners = [*product(range(0, len(values), bands), range(0, values.shape[2], side))]
+        corners = [*product(*(range(0, size, side) for size, side in zip(values.shape, self._chunk, strict=True)))]
 
-        def compress(corner: tuple[int, int]) -> bytes:
-            band, col = corner
-            part = values[band : band + bands, :, col : col + side]
+        def compress(corner: tuple[int, ...]) -> bytes:
+            bounds = zip(corner, self._chunk, strict=True)
+            part = values[tuple(slice(first, first + side) for first, side in bounds)]
             chunk = np.full(self._chunk, self.encoding.nodata, values.dtype)
             chunk[: part.shape[0], : part.shape[1], : part.shape[2]] = part
             shuffled: Any = imagecodecs.byteshuffle_encode(chunk.reshape(-1))
             return bytes(imagecodecs.deflate_encode(shuffled, level=LEVEL))
 
-        for (band, col), compressed in zip(corners, self.pool.map(compress, corners), strict=True):
-            variable.write_direct_chunk((band, row, col), compressed)
+        for (band, below, col), compressed in zip(corners, self.pool.map(compress, corners), strict=True):
+            variable.write_direct_chunk((band, row + below, col), compressed)
 
     def close(self) -> None:
         """Close the file."""

@@ -26,6 +26,8 @@ from ms2hs.raster.cube_writer import BlockFiller, cube_names
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
+STRIP = 128
+"""Least height of a strip, in pixels: the blocks of the model, as of a COG, and not the chunks of the file."""
 # Disk space of a cube as a multiple of its numbers, for compressed data that grows; and of coordinates and metadata.
 GROWTH, METADATA_BYTES = 1.01, 2_000_000
 # Memory of a strip that is being stored, as a multiple of its numbers: the numbers, and their compressed copies.
@@ -54,7 +56,7 @@ class StripWriter:
         home: Path | None = None,
     ) -> None:
         """Prepare a writer; no file is created yet. Parameters as of `CogWriter`; `home` is emptied."""
-        self.path, self.block = Path(path), encoding.block
+        self.path, self.block = Path(path), max(encoding.block, STRIP)
         self.grid, self.bands, self.tags, self.encoding = grid, bands, tags, encoding
         self.threads, self._home = threads or processors(), home
         self._row = 0
@@ -209,4 +211,4 @@ def disk_bytes(grid: PixelGrid, bands: int, _folder: Path, encoding: Encoding = 
 def memory_bytes(grid: PixelGrid, bands: int, encoding: Encoding = REFLECTANCE, *, strips: bool = True) -> int:
     """Memory of a writer, in bytes, whatever the height; `strips` as in `cog.block_compressor.memory_bytes`."""
     del strips  # one strip waits in either case
-    return STRIP_COPIES * 2 * bands * encoding.block * grid.width
+    return STRIP_COPIES * 2 * bands * max(encoding.block, STRIP) * grid.width

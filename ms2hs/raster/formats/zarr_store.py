@@ -1,6 +1,6 @@
 """Zarr v3 stores: a folder with one sharded array (wavelength, y, x), and the coordinates of `open_cube`.
 
-A shard, one file, holds all bands of a part of a row of blocks. A chunk within it has a few bands of one block: a
+A shard, one file, holds all bands of a part of a strip. A chunk within it has a few bands of some pixels: a
 spectrum and a picture of three bands both read a small part of a shard. The store follows the CF conventions for
 coordinates and packed numbers, and GeoZarr's conventions `proj` and `spatial` (v0.1) for CRS and geotransform.
 """
@@ -45,7 +45,7 @@ class ZarrWriter(StripWriter):
             array[...] = values
         block, bands = self.encoding.block, len(self.bands)
         chunk = min(BANDS_PER_CHUNK, bands), block, block
-        shard = -(-bands // chunk[0]) * chunk[0], block, SHARD_COLS
+        shard = -(-bands // chunk[0]) * chunk[0], self.block, SHARD_COLS
         self._array = group.create_array(
             self.encoding.quantity,
             shape=(bands, self.grid.height, self.grid.width),
