@@ -11,6 +11,7 @@ import shutil
 import socket
 import tomllib
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from ms2hs.models import weights
 from ms2hs.models.config import preset
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights, save_weights
+from ms2hs.raster.cube import sigma_beside
 from ms2hs.raster.pixel_grid import position
 from ms2hs.remote.providers import PROVIDERS
 from ms2hs.scenes.stac_item import ORIGIN
@@ -86,6 +88,7 @@ def world(tmp_path_factory, scene_path):
     """A folder with everything that the README's commands name."""
     from ms2hs.conversion.convert_scene import convert
     from ms2hs.raster.cube import open_cube
+    from ms2hs.viewing.format_export import export
 
     folder = tmp_path_factory.mktemp("world")
     shutil.copy(scene_path, folder / "scene.tif")
@@ -99,6 +102,7 @@ def world(tmp_path_factory, scene_path):
     options = ConvertOptions(model="linear", uncertainty=True, window=(80, 40, 96, 96))
     made = convert(folder / "scene.tif", "enmap", folder / "cube.tif", options)
     (folder / "linear.tif").symlink_to(made.output)
+    export(made.output, folder / "cube.zarr")
     made_safe = make_safe(folder)
     safes = set(re.findall(r"S2B_\S+?\.SAFE", " ".join(COMMANDS))) | {"scene.SAFE"}
     for name in safes - {made_safe.name}:
@@ -201,12 +205,11 @@ def _link_world(words, world, folder):
         (folder / path.name).symlink_to(path)
         if words[0] != "convert" and path.stem in {"cube", "cube_sigma"}:
             (folder / path.name.replace("cube", "scene_enmap")).symlink_to(path)
-    for output, name in (("example", "scene.tif"), ("pairs", "paired")):
-        if words[0] == output:
-            (folder / name).unlink()
-    for option in ("-o", "--output"):
-        if option in words:
-            (folder / words[words.index(option) + 1]).unlink(missing_ok=True)
+    outputs = {"example": words[1:2], "export": words[2:3]}.get(words[0], [])
+    outputs += [name for option, name in pairwise(words) if option in {"-o", "--output"}]
+    for name in outputs:
+        for path in (folder / name, sigma_beside(folder / name)):
+            path.unlink(missing_ok=True)
 
 
 def _serve_items(words, folder, request):
@@ -229,8 +232,8 @@ def _strip_names(source, path):
 
 @pytest.mark.parametrize("code", sorted(set(re.findall(r"```python\n(.*?)```", RUNNING, re.DOTALL))))
 def test_python_example_works(code, world, tmp_path, monkeypatch):
-    for path in world.iterdir():
-        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.setattr(weights, "BEST_FIRST", ("linear",))
+    _link_world(["convert" if "ms2hs.convert(" in code else "look"], world, tmp_path)
     monkeypatch.chdir(tmp_path)
     exec(code, {})  # noqa: S102 - our own page
 

@@ -15,7 +15,8 @@ WORDS = (
 )
 PATTERN = re.compile(rf"\b({'|'.join(WORDS)})\b", re.IGNORECASE)
 MODULES = sorted(path for path in (ROOT / "ms2hs").rglob("*.py") if "_weights" not in path.parts)
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "weights" / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+NAMES = ("CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "weights/README.md")
+PAGES = [*(ROOT / name for name in NAMES), *sorted(ROOT.glob("docs/*.md"))]
 
 
 def text_of(module: Path) -> str:
