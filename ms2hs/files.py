@@ -78,6 +78,8 @@ FileIds = frozenset[tuple[int, int]]
 """Identities of files: device and inode."""
 NO_FILES: FileIds = frozenset()
 LOCK_NAME = ".ms2hs.lock"
+STORE_SUFFIX = ".zarr"
+"""Suffix of a Zarr store, a folder that counts as one file."""
 ZARR_FILES = ("zarr.json", ".zgroup", ".zarray")
 """Files of which one lies in every Zarr store."""
 
@@ -131,8 +133,10 @@ def check_output(path: str | Path, *, overwrite: bool = False, inputs: FileIds =
     check_name(path)
     folder = path.parent
     try:
-        if path.is_dir() and not is_store(path):
+        if path.is_dir() and not (path.suffix.lower() == STORE_SUFFIX and is_store(path)):
             raise OutputError(f"{path} is a directory; a file is needed. Give a name such as {path / 'cube.tif'}.")
+        if path.suffix.lower() == STORE_SUFFIX and path.is_file():
+            raise OutputError(f"{path} is a file; a Zarr store is a directory. Remove it, or give another name.")
         if not folder.is_dir():
             raise OutputError(
                 f"there is no directory {folder}; an existing one is needed. Create it, or choose another."

@@ -127,7 +127,7 @@ BlockSize = Annotated[
     OUTPUT(
         metavar="64|128|256",
         help="Block side in pixels; small is fast for spectra.",
-        show_default="128; 64 for Zarr and NetCDF",
+        show_default="128",
         autocompletion=lambda: ["64", "128", "256"],
     ),
 ]

@@ -11,14 +11,14 @@ import numpy as np
 from ms2hs.conversion.result_files import check_item_options, check_new_output, input_files
 from ms2hs.conversion.site_adaptation import find_site_cubes
 from ms2hs.errors import GridError, SceneError, WeightsError
-from ms2hs.files import NO_FILES, FileIds, check_space, file_name
+from ms2hs.files import NO_FILES, STORE_SUFFIX, FileIds, check_space, file_name
 from ms2hs.models.config import MOST
 from ms2hs.models.weights import DEFAULT, Weights, load_weights
 from ms2hs.raster.cog.encoding import Compression, Encoding
 from ms2hs.raster.cube_writer import cube_path, sigma_name
 from ms2hs.raster.formats import format_of
 from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m, subset
-from ms2hs.remote.object_store import FOLDER_SUFFIX, OutputPath, RemotePath, parse_output
+from ms2hs.remote.object_store import OutputPath, RemotePath, parse_output
 from ms2hs.scenes.formats import open_scene
 from ms2hs.scenes.plausibility import check_reflectance
 from ms2hs.scenes.scene import CUSTOM, Scene, SceneOptions, working_grid
@@ -76,7 +76,7 @@ class ConvertOptions:
     compress: Compression | None = None
     """Compression of the output; None: ZSTD for a COG."""
     blocksize: int | None = None
-    """Height and width of a block of the output, one of `BLOCK_SIZES`; None: 128 for a COG, 64 for Zarr and NetCDF."""
+    """Height and width of a block of the output, one of `BLOCK_SIZES`; None: 128."""
     reference: Path | None = None
     """Spectra measured in the scene."""
     site: tuple[Path, ...] | Literal["auto"] = ()
@@ -302,7 +302,7 @@ def output_path(output: str | Path | None, scene_id: str, sensor_name: str) -> O
     """Path or address of the cube of a scene: `output`, or the usual name in that folder or the working directory."""
     name = cube_name(scene_id, sensor_name)
     path = parse_output(output or name)
-    is_store = path.name.lower().endswith(FOLDER_SUFFIX)
+    is_store = path.name.lower().endswith(STORE_SUFFIX)
     is_folder = not path.is_cube if isinstance(path, RemotePath) else path.is_dir() and not is_store
     return cube_path(path / name if is_folder else path)
 

@@ -12,14 +12,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ms2hs.errors import CredentialsError, Ms2hsError, OutputError, UnknownName
+from ms2hs.files import STORE_SUFFIX
 from ms2hs.progress import Progress
 from ms2hs.remote.url_policy import shown, without_secrets
 
 LOGGER = logging.getLogger(__name__)
 CUBE_SUFFIXES = (".tif", ".tiff", ".zarr", ".dat", ".hdr", ".nc")
 """Suffixes of a cube; all other remote paths are folders."""
-FOLDER_SUFFIX = ".zarr"
-"""Suffix of a cube that is a folder of files."""
 # Parts of the names of credential errors: the libraries of the stores have no common error class.
 CREDENTIAL_WORDS = ("credential", "token", "login", "auth")
 
@@ -105,7 +104,7 @@ class ObjectStore:
     def check(self, names: Iterable[str], *, overwrite: bool = False) -> None:
         """Refuse names that exist, unless `overwrite` is True, and Zarr stores always; OutputError names the first."""
         existing = [name for name in names if name in self._existing]
-        if stores := [name for name in existing if name.lower().endswith(FOLDER_SUFFIX)]:
+        if stores := [name for name in existing if name.lower().endswith(STORE_SUFFIX)]:
             raise OutputError(
                 f"{shown(self.folder / stores[0])} exists; a Zarr store in an object store is not replaced, since its "
                 "old chunks would remain. Delete it first, or give another name."

@@ -21,8 +21,8 @@ from ms2hs.remote.object_store import OutputPath
 
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 """Media type of a COG in STAC assets."""
-COG_BLOCK, CHUNK = 128, 64
-"""Height and width of a block of a COG, and of a chunk in formats without overviews: see docs/outputs.md."""
+DEFAULT_BLOCK = 128
+"""Height and width of a block in all formats, as measured in docs/outputs.md."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,6 @@ class OutputFormat:
     """Of the asset in a STAC item."""
     compressions: tuple[Compression, ...] = ()
     """Allowed compressions, the default first; none: the numbers are stored as they are, without blocks."""
-    block: int = CHUNK
-    """Height and width of a block by default, in pixels."""
     strip: int = strip_writer.STRIP
     """Least height of the strips of a writer, in pixels."""
     is_resumable: bool = False
@@ -59,7 +57,7 @@ class OutputFormat:
                     f"{self.name} files hold plain numbers; compression and block size do not apply. Leave --compress "
                     "and --blocksize out, or use another format."
                 )
-            return Encoding(block=self.block)
+            return Encoding(block=DEFAULT_BLOCK)
         if compression and compression not in self.compressions:
             allowed = ", ".join(self.compressions)
             raise OutputError(
@@ -69,9 +67,9 @@ class OutputFormat:
         if block and block not in BLOCK_SIZES:
             sizes = ", ".join(map(str, BLOCK_SIZES))
             raise OutputError(
-                f"--blocksize {block}: not a block size; {sizes} are allowed. Use --blocksize {self.block}."
+                f"--blocksize {block}: not a block size; {sizes} are allowed. Use --blocksize {DEFAULT_BLOCK}."
             )
-        return Encoding(compression=compression or self.compressions[0], block=block or self.block)
+        return Encoding(compression=compression or self.compressions[0], block=block or DEFAULT_BLOCK)
 
 
 COG = OutputFormat(
@@ -79,7 +77,6 @@ COG = OutputFormat(
     CogWriter,
     COG_TYPE,
     ("zstd", "deflate"),
-    COG_BLOCK,
     strip=0,
     is_resumable=True,
     disk_bytes=block_store.disk_bytes,

@@ -16,7 +16,7 @@ from ms2hs.raster.cube import DIMENSIONS
 from ms2hs.raster.formats.cf_variables import CONVENTIONS, coordinates, variable_attributes
 from ms2hs.raster.formats.strip_writer import StripWriter
 
-BANDS_PER_CHUNK = 16
+BANDS_PER_CHUNK = 8
 LEVEL = 1
 
 

@@ -17,7 +17,9 @@ from ms2hs.raster.formats.cf_variables import CONVENTIONS, coordinates, variable
 from ms2hs.raster.formats.strip_writer import StripWriter
 from ms2hs.raster.pixel_grid import PixelGrid
 
-BANDS_PER_CHUNK, SHARD_COLS = 16, 1024
+BANDS_PER_CHUNK, SHARD_COLS = 8, 1024
+# Chunks that zarr compresses at once, for each thread of the writer: it also waits for files.
+TASKS_PER_THREAD = 4
 # Blosc's names of the compressions; bytes of equal weight are stored together, which halves the time of DEFLATE.
 CODECS: dict[str, Literal["zstd", "zlib"]] = {"zstd": "zstd", "deflate": "zlib"}
 LEVEL = 1
@@ -62,7 +64,7 @@ class ZarrWriter(StripWriter):
         """Write a row of shards; zarr compresses in threads."""
         import zarr  # noqa: PLC0415
 
-        with zarr.config.set({"async.concurrency": self.threads}):
+        with zarr.config.set({"async.concurrency": TASKS_PER_THREAD * self.threads}):
             self._array[:, row : row + values.shape[1]] = values
 
     def end(self) -> None:
