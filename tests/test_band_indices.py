@@ -236,6 +236,18 @@ def test_inferred_bands_are_named():
     assert not BandIndex.of(find_index("NDVI"), converted).notes
 
 
+def test_difference_within_one_band_of_the_source_is_inferred():
+    source = load_sensor("sentinel2a").grid
+    converted = replace(ENMAP, support=tuple(band_support(source, ENMAP)))
+    clay = BandIndex.of(find_index("Clay2200"), converted, source)
+    assert clay.support == "inferred"
+    assert clay.notes == (
+        "Clay2200: R2135, R2205, R2245 lie in one band of the source (B12): their difference is inferred",
+    )
+    ndvi = BandIndex.of(find_index("NDVI"), converted, source)
+    assert (ndvi.support, ndvi.notes) == (BandIndex.of(find_index("NDVI"), converted).support, ())
+
+
 def test_index_command_writes_lists_and_reports(cube, tmp_path, ms2hs):
     output = tmp_path / "out.tif"
     code, out, err = ms2hs("index", cube, "SAVI", "--set", "L=0.5", "-o", output, "--json")

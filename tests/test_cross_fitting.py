@@ -96,6 +96,7 @@ def test_folds_deal_places_in_turn(tmp_path):
     assert [fold.places for fold in folds_of(names[:3], 6, tmp_path)] == [("p00",), ("p01",), ("p02",)]
 
 
+@pytest.mark.slow
 def test_network_is_trained_without_the_places_of_each_fold_and_gets_a_share(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(cross_fitting, "PriorSettings", lambda: replace(SETTINGS, step_nm=5))
     kinds = {name: kind._replace(draws=1) for name, kind in cross_fitting.KINDS.items()}

@@ -431,7 +431,8 @@ def test_bfloat16_keeps_float32_parameters(tmp_path):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("rare_every", [pytest.param(0, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("rare_every", [0, 3])
 def test_two_processes_train_as_one(tmp_path, rare_every):
     alone, together = tmp_path / "alone", tmp_path / "together"
     settings = replace(SETTINGS, checkpoint_every=500)

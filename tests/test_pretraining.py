@@ -478,6 +478,7 @@ def test_only_the_first_process_prints_notes(tmp_path, monkeypatch):
     assert len(made.notes) == 1
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(ms2hs, corpus, tmp_path):
     # rank, patch tokens and rarely used parameters: where processes could differ
     words = ["pretrain", *tiny("spatial-spectral"), "--data", corpus, *few(21, 4), "-o"]

@@ -23,7 +23,8 @@ from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.cube import SUPPORT_TAG, open_cube, pixel_grid_of, sigma_beside, spectral_grid_of
 from ms2hs.spectra.index_catalogue import SpectralIndex, band_weights, find_index, range_text, with_constants
 from ms2hs.spectra.indices import CoverShares
-from ms2hs.spectra.spectral_grid import SpectralGrid
+from ms2hs.spectra.sensors import load_sensor, sensor_names
+from ms2hs.spectra.spectral_grid import SpectralGrid, pasted_bands
 from ms2hs.viewing.error_correlation import ErrorCorrelation, correlation_of
 
 ENCODING = Encoding(dtype="float32", nodata=float("nan"), scale=None)
@@ -48,8 +49,8 @@ class BandIndex:
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, index: SpectralIndex, grid: SpectralGrid) -> "BandIndex":
-        """The index on these bands; GridError if it needs others."""
+    def of(cls, index: SpectralIndex, grid: SpectralGrid, source: SpectralGrid | None = None) -> "BandIndex":
+        """The index on these bands, which were predicted from the bands of `source`; GridError if it needs others."""
         weights = band_weights(index, grid)
         centres = dict(zip(index.bands, weights @ grid.wavelength_nm, strict=True))
         values = dict(index.constants) | {name: float(centres[band]) for name, band in index.wavelengths.items()}
@@ -58,6 +59,9 @@ class BandIndex:
             used = [grid.support[band] for band in np.flatnonzero(weights.any(axis=0))]
             support = min(used, key=SUPPORT_ORDER.index)
             notes = _support_notes(index, weights, grid)
+        if source and (shared := _shared_bands(index, weights, grid, source)):
+            support = "inferred"
+            notes += shared
         if index.constants:
             defaults = ", ".join(f"{name} = {number:g}" for name, number in index.constants.items())
             notes.append(f"{index.name}: computed with {defaults}; --set changes them")
@@ -142,7 +146,9 @@ def write_indices(
         raise UnknownName("no name of an index; one is needed. Run `ms2hs index --list` for the names.")
     cube = open_cube(cube_path)
     grid = spectral_grid_of(cube)
-    on_all = [BandIndex.of(index, grid) for index in with_constants(found, constants or {})]
+    sensor = str(cube.attrs.get("MS2HS_SOURCE"))
+    source = load_sensor(sensor).grid if sensor in sensor_names("source") else None
+    on_all = [BandIndex.of(index, grid, source) for index in with_constants(found, constants or {})]
     path = Path(output or f"{Path(cube_path).stem}_indices.tif")
     if path.suffix.lower() not in TIFF_SUFFIXES:
         raise OutputError(f"{path}: indices are written as GeoTIFF; the suffix .tif is needed. Use {path.stem}.tif.")
@@ -222,3 +228,17 @@ def _support_notes(index: SpectralIndex, weights: FloatArray, grid: SpectralGrid
             if (count := supports.count(kind)) and (kind == "inferred" or len(supports) == 1):
                 texts.append(f"{name} at {range_text(band_range)} nm ({count} of {len(supports)} bands)")
     return [f"{index.name}: rests on {kind} bands: {', '.join(texts)}" for kind, texts in parts.items() if texts]
+
+
+def _shared_bands(index: SpectralIndex, weights: FloatArray, grid: SpectralGrid, source: SpectralGrid) -> list[str]:
+    """Notes on reflectances that one band of the source measures together: their difference is not measured."""
+    measured_by = pasted_bands(source, grid)
+    names: dict[frozenset[int], list[str]] = {}
+    for name, row in zip(index.bands, weights, strict=True):
+        names.setdefault(frozenset(measured_by[row > 0].tolist()) - {-1}, []).append(name)
+    return [
+        f"{index.name}: {', '.join(sorted(together))} lie in one band of the source "
+        f"({source.names[next(iter(bands))]}): their difference is inferred"
+        for bands, together in names.items()
+        if len(bands) == 1 and len(together) > 1
+    ]
