@@ -14,39 +14,47 @@ TYPE_CHECKING = False  # as in `typing`, whose import takes a third of the time 
 if TYPE_CHECKING:
     from typing import Any
 
-    from ms2hs.api import convert, convert_all, evaluate, fetch, finetune, index, pretrain, search, spectrum
-    from ms2hs.conversion.batch import BatchResult
-    from ms2hs.conversion.dask_backend import Executor
-    from ms2hs.conversion.planning import ConvertOptions, plan
-    from ms2hs.conversion.result_files import ConversionResult
-    from ms2hs.datasets.cubes.packing import prepare
-    from ms2hs.datasets.pairs.pairing import PairOptions, pair
-    from ms2hs.errors import (
-        AddressError,
-        ClusterError,
-        CredentialsError,
-        DataError,
-        GridError,
-        Interrupted,
-        Ms2hsError,
-        NothingFound,
-        OutputError,
-        PartlyDone,
-        QueryError,
-        RemoteError,
-        SceneError,
-        UnknownName,
-        WeightsError,
-    )
-    from ms2hs.evaluation.report.page import write_report
-    from ms2hs.places import convert_place
-    from ms2hs.raster.cube import open_cube
-    from ms2hs.scenes.formats import open_scene
-    from ms2hs.spectra.product_error import InputError
-    from ms2hs.spectra.sensors import load_sensor
-    from ms2hs.training.engine.loop import FitSettings
-    from ms2hs.viewing.format_export import export
-    from ms2hs.viewing.page import view
+    from ms2hs.api import convert as convert
+    from ms2hs.api import convert_all as convert_all
+    from ms2hs.api import evaluate as evaluate
+    from ms2hs.api import fetch as fetch
+    from ms2hs.api import finetune as finetune
+    from ms2hs.api import index as index
+    from ms2hs.api import pretrain as pretrain
+    from ms2hs.api import search as search
+    from ms2hs.api import spectrum as spectrum
+    from ms2hs.conversion.batch import BatchResult as BatchResult
+    from ms2hs.conversion.dask_backend import Executor as Executor
+    from ms2hs.conversion.planning import ConvertOptions as ConvertOptions
+    from ms2hs.conversion.planning import plan as plan
+    from ms2hs.conversion.result_files import ConversionResult as ConversionResult
+    from ms2hs.datasets.cubes.packing import prepare as prepare
+    from ms2hs.datasets.pairs.pairing import PairOptions as PairOptions
+    from ms2hs.datasets.pairs.pairing import pair as pair
+    from ms2hs.errors import AddressError as AddressError
+    from ms2hs.errors import ClusterError as ClusterError
+    from ms2hs.errors import CredentialsError as CredentialsError
+    from ms2hs.errors import DataError as DataError
+    from ms2hs.errors import GridError as GridError
+    from ms2hs.errors import Interrupted as Interrupted
+    from ms2hs.errors import Ms2hsError as Ms2hsError
+    from ms2hs.errors import NothingFound as NothingFound
+    from ms2hs.errors import OutputError as OutputError
+    from ms2hs.errors import PartlyDone as PartlyDone
+    from ms2hs.errors import QueryError as QueryError
+    from ms2hs.errors import RemoteError as RemoteError
+    from ms2hs.errors import SceneError as SceneError
+    from ms2hs.errors import UnknownName as UnknownName
+    from ms2hs.errors import WeightsError as WeightsError
+    from ms2hs.evaluation.report.page import write_report as write_report
+    from ms2hs.places import convert_place as convert_place
+    from ms2hs.raster.cube import open_cube as open_cube
+    from ms2hs.scenes.formats import open_scene as open_scene
+    from ms2hs.spectra.product_error import InputError as InputError
+    from ms2hs.spectra.sensors import load_sensor as load_sensor
+    from ms2hs.training.engine.loop import FitSettings as FitSettings
+    from ms2hs.viewing.format_export import export as export
+    from ms2hs.viewing.page import view as view
 
 # The module of every public name. A name is loaded on first use, so that importing the package costs nothing.
 _HOMES = {
