@@ -1,13 +1,14 @@
 # docker build -t ms2hs . && docker run --rm -v "$PWD:/data" --user "$(id -u):$(id -g)" ms2hs convert scene.tif
-# torch is its CPU build. The second stage has no cache and no build tool, and does not run as root.
+# For the small CPU build of torch, give the address of PyTorch's index of CPU wheels: --build-arg PIP_EXTRA_INDEX_URL=…
+# The second stage has no cache and no build tool, and does not run as root.
 FROM python:3.12-slim AS build
 WORKDIR /src
+ARG PIP_EXTRA_INDEX_URL
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY ms2hs ms2hs
 COPY weights weights
 RUN python -m venv /opt/ms2hs \
-    && /opt/ms2hs/bin/pip install --no-cache-dir -c constraints.txt '.[dask,remote,vector]' \
-        --extra-index-url https://download.pytorch.org/whl/cpu
+    && /opt/ms2hs/bin/pip install --no-cache-dir -c constraints.txt '.[dask,remote,vector]'
 
 FROM python:3.12-slim
 # rasterio's wheel links to the system's libexpat.
