@@ -36,7 +36,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(ms2hs, scene_path, tmp_path)
     assert code == 0
     assert facts["bands"] == 202
     assert facts["output_bytes_uncompressed"] == 202 * 230 * 310 * 2
-    assert facts["rows_at_a_time"] == 256  # a row of blocks
+    assert facts["rows_at_a_time"] == 128  # a row of blocks
     assert list(tmp_path.iterdir()) == []
     assert "disk_bytes_peak: " in ms2hs("convert", scene_path, "-o", tmp_path, "--dry-run")[1]
 
