@@ -235,10 +235,10 @@ def _shared_bands(index: SpectralIndex, weights: FloatArray, grid: SpectralGrid,
     measured_by = pasted_bands(source, grid)
     names: dict[frozenset[int], list[str]] = {}
     for name, row in zip(index.bands, weights, strict=True):
-        names.setdefault(frozenset(measured_by[row > 0].tolist()) - {-1}, []).append(name)
+        names.setdefault(frozenset(measured_by[row > 0].tolist()), []).append(name)
     return [
         f"{index.name}: {', '.join(sorted(together))} lie in one band of the source "
         f"({source.names[next(iter(bands))]}): their difference is inferred"
         for bands, together in names.items()
-        if len(bands) == 1 and len(together) > 1
+        if len(bands) == 1 and -1 not in bands and len(together) > 1
     ]
