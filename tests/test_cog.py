@@ -494,7 +494,7 @@ ENCODINGS = st.sampled_from([
     rows=st.integers(1, 300),
     seed=st.integers(0, 999),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_every_level_of_every_encoding_has_the_expected_numbers(shape, bands, encoding, rows, seed):
     bands = max(1, min(bands, 1_500_000 // (shape[0] * shape[1])))
     rng = np.random.default_rng(seed)

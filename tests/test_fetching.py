@@ -303,6 +303,7 @@ def blocks_under(content, bounds):
         return sum(int(file.get_tag_item(f"BLOCK_SIZE_{x}_{y}", "TIFF", bidx=1)) for x in cols for y in rows)
 
 
+@pytest.mark.slow
 def test_fetch_of_fifty_scenes_survives_faults(server, tmp_path):
     world = World(server, tmp_path / "making", 1200)
     items = [world.sentinel2(f"S2A_32TNT_20240601_{k}_L2A", seed=k % 7) for k in range(50)]

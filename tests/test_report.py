@@ -277,6 +277,7 @@ def test_sections_say_how_many_figures_are_shown(monkeypatch):
     assert "3 of 6 are shown" in found["maps"].lead
 
 
+@pytest.mark.slow
 def test_largest_page_is_below_15_mb(tmp_path):
     kinds = KINDS | {f"model {number}": "model" for number in range(4)}
     sizes = SIZES | {f"model {number}": 1.0 + number for number in range(4)}

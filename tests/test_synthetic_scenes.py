@@ -340,6 +340,7 @@ def test_simulate_has_the_power_spectrum_of_land():
     assert np.all((found > -3.2) & (found < -1.9)), found
 
 
+@pytest.mark.slow
 def test_simulate_has_the_power_spectrum_of_real_scenes(real_data):
     windows = find_textures(real_data)
     rng = np.random.default_rng(0)
