@@ -1,4 +1,4 @@
-"""Formulas of indices: values and derivatives are those of autograd, and nothing but arithmetic is accepted."""
+"""Formulas of indices: values and derivatives equal the results of autograd, and nothing but arithmetic is accepted."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The example notebook runs, and its stored outputs are those of its cells."""
+"""The example notebook runs, and its cells give the stored outputs."""
 
 import importlib.util
 import json

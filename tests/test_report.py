@@ -114,7 +114,7 @@ def assert_loads_nothing(text):
 
 
 def assert_runs_only_its_scripts(page):
-    """The scripts are those of `ms2hs/static`, and the policy allows these by their checksums."""
+    """The page runs the scripts of `ms2hs/static` only; the policy allows them by their checksums."""
     scripts = [element["text"] for element in page.of("script")]
     own = [(files("ms2hs") / "static" / name).read_text(encoding="utf-8") for name in report.SCRIPTS]
     assert scripts in (own, [])

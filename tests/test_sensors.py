@@ -14,7 +14,7 @@ from ms2hs.scenes.quality import QUALITY_LAYERS
 from ms2hs.scenes.radiometry import ITEM_RULES
 from ms2hs.scenes.stac_item import scene_of
 from ms2hs.spectra import sensors
-from ms2hs.spectra.sensors import RANGE_NM, load_sensor, sensor_names
+from ms2hs.spectra.sensors import RANGE_NM, load_sensor, sensor_names, shipped_sensor
 
 BANDS = {
     "sentinel2a": 12,
@@ -130,3 +130,13 @@ def test_source_tables_name_known_rules_and_quality_layers():
         assert sensor.quality in {"", *QUALITY_LAYERS}
         assert 1 < sensor.min_bands <= len(sensor.grid)
         assert set(sensor.common_names.values()) == set(sensor.grid.names)
+
+
+def test_shipped_sensor_reads_tables_only(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("center_nm,fwhm_nm\n500,10\n600,10\n")
+    assert len(load_sensor(str(path)).grid) == 2
+    assert shipped_sensor(str(path)) is None
+    assert shipped_sensor("../tables/enmap") is None
+    assert shipped_sensor("enmap") is load_sensor("enmap")
+    assert shipped_sensor("enmap", "source") is None

@@ -28,7 +28,7 @@ from ms2hs.raster.cube_writer import ENVI_HEADER, sigma_name
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.header import ENVI_DRIVER, declared_in, read_header
 from ms2hs.raster.pixel_grid import PixelGrid, lonlat_bounds, pixel_at
-from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM, load_sensor, sensor_names
+from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM, shipped_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid, Support, band_support, grid_of, nearest_band
 
 SCALE = 1e-4
@@ -193,8 +193,8 @@ def _support_of(file: rasterio.DatasetReader, grid: SpectralGrid) -> tuple[Suppo
     tags = listed if len(listed) == file.count else [file.tags(band).get(SUPPORT_TAG) for band in file.indexes]
     if set(tags) <= set(SUPPORTS):
         return cast("tuple[Support, ...]", tuple(tags))
-    source = tags_of(file).get("MS2HS_SOURCE")  # text of others: a name of the table, and never a path
-    return tuple(band_support(load_sensor(source).grid, grid)) if source in sensor_names("source") else ()
+    source = shipped_sensor(tags_of(file).get("MS2HS_SOURCE", ""), "source")
+    return tuple(band_support(source.grid, grid)) if source else ()
 
 
 def _open(path: str) -> xr.Dataset:

@@ -134,6 +134,14 @@ def load_sensor(name: str) -> Sensor:
         return _read(path)
 
 
+def shipped_sensor(name: str, role: str | None = None) -> Sensor | None:
+    """The shipped sensor of this name and role; None for any other name.
+
+    For names in files, which are text of others: they are looked up in the tables and never used as paths.
+    """
+    return load_sensor(name) if name in sensor_names(role) else None
+
+
 def _read(path: Path) -> Sensor:
     try:
         return _parsed(path, _read_text(path))

@@ -23,7 +23,7 @@ from ms2hs.raster.cog.writer import CogWriter
 from ms2hs.raster.cube import SUPPORT_TAG, open_cube, pixel_grid_of, sigma_beside, spectral_grid_of
 from ms2hs.spectra.index_catalogue import SpectralIndex, band_weights, find_index, range_text, with_constants
 from ms2hs.spectra.indices import CoverShares
-from ms2hs.spectra.sensors import load_sensor, sensor_names
+from ms2hs.spectra.sensors import shipped_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid, pasted_bands
 from ms2hs.viewing.error_correlation import ErrorCorrelation, correlation_of
 
@@ -146,8 +146,8 @@ def write_indices(
         raise UnknownName("no name of an index; one is needed. Run `ms2hs index --list` for the names.")
     cube = open_cube(cube_path)
     grid = spectral_grid_of(cube)
-    sensor = str(cube.attrs.get("MS2HS_SOURCE"))
-    source = load_sensor(sensor).grid if sensor in sensor_names("source") else None
+    sensor = shipped_sensor(str(cube.attrs.get("MS2HS_SOURCE")), "source")
+    source = sensor.grid if sensor else None
     on_all = [BandIndex.of(index, grid, source) for index in with_constants(found, constants or {})]
     path = Path(output or f"{Path(cube_path).stem}_indices.tif")
     if path.suffix.lower() not in TIFF_SUFFIXES:

@@ -20,7 +20,7 @@ from ms2hs.models.weights import load_weights, weights_names
 from ms2hs.raster.cube import spectral_grid_of
 from ms2hs.spectra.indices import CoverShares
 from ms2hs.spectra.product_error import InputError, input_error_named
-from ms2hs.spectra.sensors import load_sensor, sensor_names
+from ms2hs.spectra.sensors import shipped_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
 LEVEL = re.compile(r"(gain|offset|pixel) ([0-9.e+-]+)")
@@ -62,10 +62,10 @@ def _model_correlation(tags: Mapping[str, str], target: SpectralGrid) -> tuple[F
 
     Tags are text of others: their names are looked up in tables and never used as paths.
     """
-    name, source = tags.get("MS2HS_MODEL", ""), tags.get("MS2HS_SOURCE", "")
+    name, source = tags.get("MS2HS_MODEL", ""), shipped_sensor(tags.get("MS2HS_SOURCE", ""), "source")
     if any(tag in tags for tag in SITE_TAGS):
         return None, "the cube was adapted to its site"
-    if name not in weights_names() or source not in sensor_names("source"):
+    if name not in weights_names() or source is None:
         return None, "the tags name no known weights and source"
     weights = load_weights(name)
     prior = weights.calibrated_prior
@@ -73,10 +73,10 @@ def _model_correlation(tags: Mapping[str, str], target: SpectralGrid) -> tuple[F
         return None, f"the installed weights {name} are not those that the tags name"
     try:
         error = _input_error(tags.get("MS2HS_INPUT_ERROR", ""))
-        matrices = posterior_correlation(prior, load_sensor(source).grid, target, error)
+        matrices = posterior_correlation(prior, source.grid, target, error)
     except (UnknownName, GridError):
         return None, "bands or input errors are unknown to the model"
-    return matrices, f"{name} (source {source})"
+    return matrices, f"{name} (source {source.name})"
 
 
 def posterior_correlation(

@@ -28,14 +28,14 @@ from numpy.typing import NDArray
 
 from ms2hs._version import __version__
 from ms2hs.arrays import FloatArray
-from ms2hs.errors import DataError, GridError, UnknownName, input_errors
+from ms2hs.errors import DataError, input_errors
 from ms2hs.files import check_output, file_ids, file_name, write_bytes
 from ms2hs.raster.cube import NODATA
 from ms2hs.raster.pixel_grid import WGS84, pixel_size_m
 from ms2hs.remote.url_policy import shown
 from ms2hs.scenes.formats import open_scene
 from ms2hs.spectra.library import read_library
-from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.sensors import shipped_sensor
 from ms2hs.spectra.spectral_grid import nearest_band
 from ms2hs.viewing.cube_layers import CubeLayer, Int16Array, Kind, open_layers, positions
 from ms2hs.viewing.scene_layer import SceneLayer
@@ -236,10 +236,8 @@ def _facts(layer: Layer) -> list[tuple[str, str]]:
 
 def _short_title(sensor: str) -> str:
     """The instrument of a sensor's title; a user's sensor has the name of its file."""
-    try:
-        return load_sensor(sensor).title.split(",")[0].split(" level")[0]
-    except (UnknownName, GridError):
-        return Path(sensor).stem
+    known = shipped_sensor(sensor)
+    return known.title.split(",")[0].split(" level")[0] if known else Path(sensor).stem
 
 
 def _lonlat(layer: Layer) -> list[list[list[float]]] | None:
