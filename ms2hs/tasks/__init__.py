@@ -1,0 +1,1 @@
+"""Tasks with labels: features of frozen encoders, fine-tuned heads, and maps."""

@@ -1,0 +1,1 @@
+"""Readers of labelled data, and splits of labelled samples."""
