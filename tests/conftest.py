@@ -9,6 +9,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 os.environ.update(ONE_THREAD)
 
 import logging
+import re
 import shutil
 import socket
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.session
 from hypothesis import settings
 from rasterio import Affine
 
@@ -32,8 +34,10 @@ WATER = (0.04, 0.035, 0.03, 0.02, 0.015, 0.01, 0.01, 0.01, 0.008, 0.007, 0.004, 
 SAND = (0.13, 0.16, 0.23, 0.33, 0.36, 0.37, 0.38, 0.38, 0.39, 0.4, 0.48, 0.45)
 WEST, NORTH = 600_000.0, 5_100_000.0
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-# The original, before a test replaces it.
-CONNECT = socket.socket.connect
+# The originals, before a test replaces them.
+CONNECT, RESOLVE = socket.socket.connect, socket.getaddrinfo
+# rasterio creates a session of boto3, which takes 15 ms, whenever it opens a file; no test reads S3 through GDAL.
+rasterio.session.boto3 = None
 # By default, examples fail after 0.2 s, which any example may take while other tests run in parallel.
 settings.register_profile("parallel", deadline=None)
 settings.load_profile("parallel")
@@ -85,14 +89,20 @@ def s2_tif(tmp_path: Path) -> Path:
 
 
 def allow_sockets(monkeypatch: pytest.MonkeyPatch, *prefixes: str) -> None:
-    """Refuse connections to all other addresses; local sockets between processes stay allowed."""
+    """Refuse connections to all other addresses, and names; local sockets between processes stay allowed."""
 
     def refuse(self, address):
         if self.family != socket.AF_UNIX and not str(address[0]).startswith(prefixes):
             raise AssertionError(f"a test tried to reach {address}")
         return CONNECT(self, address)
 
+    def resolve(host, *args, **options):
+        if host and host != "localhost" and not re.fullmatch(r"[0-9.]+|[0-9a-f:]*:[0-9a-f:.]*", str(host)):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")  # a name server may take seconds
+        return RESOLVE(host, *args, **options)
+
     monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """The layout of the package: floors, sizes, and who may import what. Read from the source, nothing is loaded."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,10 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+NAMES = {name_of(module) for module in MODULES}
+
+
+@cache
 def imports(path: Path) -> list[str]:
     """Every module that a file imports, also inside functions."""
     found = []
@@ -107,8 +112,7 @@ def imports(path: Path) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             inside = [f"{node.module}.{alias.name}" for alias in node.names]
-            known = {name_of(module) for module in MODULES}
-            found += [name if name in known else node.module for name in inside]
+            found += [name if name in NAMES else node.module for name in inside]
     return found
 
 

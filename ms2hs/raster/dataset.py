@@ -23,6 +23,7 @@ from rasterio.enums import ColorInterp, Interleaving, MaskFlags, Resampling
 from rasterio.env import getenv, hasenv
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
+from rasterio.session import DummySession
 from rasterio.windows import Window
 
 from ms2hs.arrays import BoolArray
@@ -34,6 +35,7 @@ from ms2hs.remote.providers import access_to
 from ms2hs.remote.range_file import JP2_SIGNATURE, open_ranged, reading
 from ms2hs.remote.url_policy import shown, web_address, without_secrets
 
+# GDAL environments get a `DummySession`: otherwise rasterio creates a session of boto3, if installed, which takes 15 ms.
 LOGGER = logging.getLogger(__name__)
 # GDAL's block cache is 5 % of the memory by default. It must hold one row of blocks of every band: in a Sentinel-2
 # product, with blocks of 1024 rows, these take 165 MB.
@@ -80,7 +82,7 @@ def open_dataset(href: str) -> DatasetReader:
             if (address := web_address(href)) is not None:
                 dataset = open_ranged(client.DEFAULT_CLIENT, address, access_to(address))
             else:
-                with rasterio.Env():  # rasterio.open takes one driver only
+                with rasterio.Env(DummySession()):  # rasterio.open takes one driver only
                     dataset = DatasetReader(href, driver=drivers_of(href) if is_local else DRIVERS)
     except FILE_ERRORS as error:
         raise SceneError(
@@ -112,7 +114,8 @@ def bounded_cache(width: int, bands: int) -> Iterator[None]:
     """Limit GDAL's block cache to the need of a read from top to bottom, unless the user has set GDAL_CACHEMAX."""
     needed = min(MAX_CACHE_BYTES, CACHE_BYTES_PER_COLUMN * width * bands)
     is_set = "GDAL_CACHEMAX" in os.environ or (hasenv() and "GDAL_CACHEMAX" in getenv())
-    with rasterio.Env(**({} if is_set else {"GDAL_CACHEMAX": needed})):  # in bytes here, unlike in the environment
+    options = {} if is_set else {"GDAL_CACHEMAX": needed}  # in bytes here, unlike in the environment
+    with rasterio.Env(DummySession(), **options):
         yield
 
 

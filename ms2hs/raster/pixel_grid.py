@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
+from rasterio.session import DummySession
 from rasterio.warp import transform
 
 from ms2hs.arrays import FloatArray
@@ -221,7 +222,7 @@ def _pixels(grid: PixelGrid, lon: FloatArray, lat: FloatArray) -> Iterator[tuple
 
 def _project(source: str, target: str, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Positions in another CRS, infinite where it has none."""
-    with rasterio.Env():  # without one, GDAL prints its errors
+    with rasterio.Env(DummySession()):  # without one, GDAL prints its errors
         try:
             projected = np.array(transform(source, target, x.tolist(), y.tolist()), float)
         except UNKNOWN_POSITION:

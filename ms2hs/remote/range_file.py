@@ -18,6 +18,7 @@ import rasterio
 from rasterio.abc import MultiByteRangeResourceContainer
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
+from rasterio.session import DummySession
 
 from ms2hs.errors import Ms2hsError, RemoteError, SceneError
 from ms2hs.remote.byte_cache import ByteCache, KeptBytes
@@ -289,7 +290,7 @@ def open_ranged(client: WebClient, address: str, access: Access, kept: Path | No
     driver = gdal_driver(file.cached(0, len(JP2_SIGNATURE)) or b"", file.name)
     name = PurePosixPath(urlsplit(address).path).name or "raster.tif"
     try:
-        with GDAL_LOCK, rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+        with GDAL_LOCK, rasterio.Env(DummySession(), GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
             dataset = rasterio.open(f"/{name}", driver=driver, opener=_SingleFile(name, file))
     except RasterioError as error:
         raise file.error or _unreadable(file.name, error) from None
@@ -317,7 +318,7 @@ def reading(dataset: DatasetReader) -> Iterator[None]:
         yield
         return
     try:
-        with rasterio.Env(GDAL_NUM_THREADS="1"):
+        with rasterio.Env(DummySession(), GDAL_NUM_THREADS="1"):
             yield
     except RasterioError as error:
         raise file.error or _unreadable(file.name, error) from None
