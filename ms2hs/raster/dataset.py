@@ -35,7 +35,7 @@ from ms2hs.remote.providers import access_to
 from ms2hs.remote.range_file import JP2_SIGNATURE, open_ranged, reading
 from ms2hs.remote.url_policy import shown, web_address, without_secrets
 
-# GDAL environments get a `DummySession`: otherwise rasterio creates a session of boto3, if installed, which takes 15 ms.
+# GDAL environments get a `DummySession`: otherwise rasterio creates a session of boto3, if installed, in 15 ms.
 LOGGER = logging.getLogger(__name__)
 # GDAL's block cache is 5 % of the memory by default. It must hold one row of blocks of every band: in a Sentinel-2
 # product, with blocks of 1024 rows, these take 165 MB.
