@@ -4,9 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 # One process for each processor; a process without work takes over tests of another one.
-QUICK_TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow"
-# Benchmarks measure, and kill loops depend on time: the slow tests run one after another.
-SLOW_TESTS := $(BIN)/python -m pytest -m slow
+TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test test-all lint docs clean
 
@@ -14,12 +12,12 @@ demo: $(VENV)/.plain
 	$(BIN)/ms2hs demo --overwrite
 
 test: $(VENV)/.test
-	$(QUICK_TESTS)
+	$(TESTS) -m "not slow"
 	@echo "The slow tests did not run. \`make test-all\` runs all tests."
 
 test-all: $(VENV)/.test
-	$(QUICK_TESTS)
-	$(SLOW_TESTS)
+	$(TESTS) -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

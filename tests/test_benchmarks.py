@@ -196,6 +196,7 @@ def test_every_place_of_the_data_counts_and_is_compared_with_its_own_prior(monke
     assert "one map to default, clean" in table
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_scaling_benchmark_reports_the_speed_up(tmp_path):
     small = ("--scenes", 2, "--size", 64, "--workers", 1, "--repeat", 1, "--folder", tmp_path)

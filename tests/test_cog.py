@@ -604,7 +604,10 @@ def insert_space(file, size):
     return True
 
 
-@pytest.mark.parametrize("way", ["copied in the kernel", "copied by reading and writing", "inserted"])
+@pytest.mark.parametrize(
+    "way",
+    ["copied in the kernel", "copied by reading and writing", pytest.param("inserted", marks=pytest.mark.slow)],
+)
 def test_writer_resumes_after_an_interruption_while_joining(tmp_path, monkeypatch, way):
     """Interruptions before and after every step of the join: level files stay complete until the COG is renamed."""
     grid = utm(1100, 300)

@@ -135,6 +135,7 @@ class Killer(threading.Thread):
             return False
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_killed_worker_costs_one_retry(tmp_path):
     scenes = make_scenes(tmp_path / "in", 5)
@@ -160,6 +161,7 @@ def test_killed_worker_costs_one_retry(tmp_path):
     assert killer.done_before == {path: path.stat().st_mtime_ns for path in killer.done_before}
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_interrupt_leaves_complete_outputs_only(tmp_path):
     scenes = make_scenes(tmp_path / "in", 3, (400, 500))
@@ -192,7 +194,10 @@ def fail(_task):
 
 @pytest.mark.parametrize(
     ("instead", "said"),
-    [(end_process, "every process that tried"), (fail, "RuntimeError: out of memory; an unexpected error")],
+    [
+        pytest.param(end_process, "every process that tried", marks=pytest.mark.slow),
+        (fail, "RuntimeError: out of memory; an unexpected error"),
+    ],
 )
 def test_unexpected_errors_of_workers_are_reported(instead, said, scheduler, tmp_path, monkeypatch):
     monkeypatch.setattr(dask_backend, "_convert_task", instead)
@@ -290,6 +295,7 @@ def test_conflicting_options_are_usage_errors(ms2hs, scene_path, more):
     assert (code, out) == (2, "")
 
 
+@pytest.mark.slow
 def test_unreachable_scheduler_is_reported_soon(ms2hs, tmp_path, monkeypatch):
     monkeypatch.setattr(dask_backend, "CONNECT_S", 2)
     scenes = make_scenes(tmp_path / "in", 2)

@@ -53,6 +53,7 @@ def read(path):
         return scene.read()
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_demo_takes_less_than_a_minute(ms2hs, tmp_path, opened):
     began = time.process_time()  # of all threads: other processes do not count

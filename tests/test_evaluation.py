@@ -588,6 +588,7 @@ def test_cubes_that_do_not_fit_give_one_clear_message(cubes, ms2hs):
         evaluate_cube(good, good)
 
 
+@pytest.mark.slow
 def test_prior_scores_best_on_real_cubes(real_data):
     # it was estimated from these scenes among others: this says that the numbers make sense, not how good it is
     target = load_sensor("enmap").grid

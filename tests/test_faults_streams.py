@@ -164,6 +164,7 @@ def test_signal_with_resume_keeps_finished_rows_and_says_so(scenes, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tmp", "x.json", "x.png", "x.qml", "x.tif"]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("group", [False, True])
 def test_signal_while_workers_start_leaves_nothing(scenes, tmp_path, group):
@@ -177,6 +178,7 @@ def test_signal_while_workers_start_leaves_nothing(scenes, tmp_path, group):
     assert [path.name for path in tmp_path.rglob("*")] == ["tmp"]
 
 
+@pytest.mark.slow
 def test_workers_are_capped_and_closed_to_others(scenes, tmp_path, monkeypatch):
     """One scene starts one process whatever --workers is; a client without its key is refused."""
     import distributed

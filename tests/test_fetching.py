@@ -326,6 +326,7 @@ fetch(json.loads(Path(sys.argv[1]).read_text()), None, Path(sys.argv[2]), FetchO
 """
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_fetch_resumes_after_a_kill_with_the_same_files(server, tmp_path):
     world = World(server, tmp_path / "making", 1200)
@@ -350,6 +351,7 @@ def test_fetch_resumes_after_a_kill_with_the_same_files(server, tmp_path):
     assert result.kept or sum(seen) > 0
 
 
+@pytest.mark.slow
 def test_fetch_locks_its_folder(server, tmp_path):
     world = World(server, tmp_path / "making", 1200)
     items = [world.sentinel2(f"S2A_32TNT_20240601_{k}_L2A", seed=k) for k in range(2)]

@@ -263,6 +263,7 @@ def test_interrupt_finishes_the_step_and_saves(tmp_path, unbroken, number):
     assert_same_run(tmp_path, unbroken)
 
 
+@pytest.mark.slow
 def test_terminal_interrupt_does_not_break_workers(tmp_path, unbroken):
     process = launch(tmp_path, dropout=0.2, log_every=1, checkpoint_every=5, workers=2, task={"pause_s": 0.1})
     wait_for(tmp_path / CHECKPOINT, process)

@@ -125,7 +125,7 @@ def test_json_and_dry_run_print_the_remote_path(ms2hs, bucket, scene):
     ]
 
 
-@pytest.mark.parametrize("more", [[], ["--workers", "2"]])
+@pytest.mark.parametrize("more", [[], pytest.param(["--workers", "2"], marks=pytest.mark.slow)])
 def test_several_scenes_upload_to_one_folder(more, ms2hs, bucket, tmp_path):
     scenes = make_scenes(tmp_path / "in", 3)
     break_scene(scenes[1])
@@ -144,6 +144,7 @@ def test_several_scenes_upload_to_one_folder(more, ms2hs, bucket, tmp_path):
     assert "s3://bucket/cubes/s2_enmap.tif exists; " in again[2]
 
 
+@pytest.mark.slow
 def test_killed_workers_leave_no_temporary_files(scratch, bucket, tmp_path, monkeypatch):
     """Leftover folders of a killed worker are removed."""
     scenes = make_scenes(tmp_path / "in", 1)

@@ -271,6 +271,7 @@ def test_resumed_run_gives_the_same_bytes(name, ms2hs, corpus, tmp_path):
     assert [entry["step"] for entry in log_of(parts)] == [1, 10, 12]
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_a_checkpoint_and_names_resume(corpus, tmp_path):
     words = [*tiny("spectral"), "--data", corpus, *few(100_000), "--checkpoint-every", 2]
     process = start("-m", "ms2hs.cli", "pretrain", *words, "-o", tmp_path / "w.safetensors")

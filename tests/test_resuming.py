@@ -219,6 +219,7 @@ def test_changed_options_start_over(tall, tmp_path, monkeypatch):
 RUN = "import sys; from ms2hs.cli.app import main; sys.argv[0] = 'ms2hs'; main()"
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
 def test_killed_process_resumes_with_the_same_files(tmp_path):
