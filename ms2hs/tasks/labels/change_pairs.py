@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
 
 from ms2hs.datasets.multispectral import open_sensor_raster
-from ms2hs.errors import DataError
-from ms2hs.raster.dataset import open_dataset, read_bands
+from ms2hs.errors import DataError, input_errors
+from ms2hs.raster.dataset import quietly
 from ms2hs.scenes.recognition import DEFAULT_SOURCE
 from ms2hs.tasks.labels.image_folders import check_bands
 from ms2hs.tasks.labels.label_options import LabelOptions
@@ -104,6 +105,7 @@ def open_change_pairs(options: LabelOptions, task: str) -> LabelSet:
 
 def _changes(path: Path) -> NDArray[Any]:
     """(row, col) 1 where a map says that a pixel changed, else 0."""
-    with open_dataset(str(path)) as file:
-        stored = read_bands(file, [1])[0]
+    driver = "PNG" if path.suffix == ".png" else "GTiff"
+    with input_errors(str(path), DataError), quietly(), rasterio.open(path, driver=driver) as file:
+        stored = file.read(1)
     return np.asarray(stored > (1 if path.suffix == ".tif" else 0), np.int8)

@@ -119,7 +119,8 @@ def places_of(paths: Sequence[Path]) -> NDArray[np.str_]:
     for number, path in enumerate(paths):
         with open_dataset(str(path)) as file:
             if file.crs is not None:
-                x, y = file.transform * (file.width / 2, file.height / 2)
+                a, b, c, d, e, f = tuple(file.transform)[:6]
+                x, y = c + (a * file.width + b * file.height) / 2, f + (d * file.width + e * file.height) / 2
                 centres.setdefault(file.crs.to_string(), []).append((number, x, y))
     cells = np.full(len(paths), "", "U24")
     for crs, points in centres.items():
