@@ -32,6 +32,8 @@ ENCODER_PARTS = frozenset({"embed", "embed_band", "unseen", "spectral", "spatial
 class TaskEncoder(nn.Module):
     """The encoder of one network for one set of bands."""
 
+    _bands: Tensor
+
     def __init__(
         self, network: SpectralMAE, grid: SpectralGrid, sensor: str | None, range_nm: tuple[float, float]
     ) -> None:
