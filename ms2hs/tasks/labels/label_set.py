@@ -6,7 +6,7 @@ so that a data set of any size can be opened. Labels are held in memory.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from ms2hs.arrays import Float32Array
 from ms2hs.datasets.cubes.registry import Cube
 from ms2hs.spectra.spectral_grid import SpectralGrid
+from ms2hs.tasks.labels.label_options import Task
 
-TASKS = ("classification", "multilabel", "segmentation", "regression", "change")
+TASKS = get_args(Task)
 # Row of a sample that is a whole image.
 WHOLE = -1
 
@@ -50,6 +51,8 @@ class LabelSet:
     """(sample,) `train`, `val`, `test` or empty, where the data set gives a split."""
     isolated: bool = False
     """Whether pixels have no neighbours in their image (points): a window then repeats the pixel."""
+    notes: tuple[str, ...] = ()
+    """What the user must know about the data: assumed scales, classes left out, processing levels."""
 
     def __len__(self) -> int:
         """Number of samples."""
