@@ -7,12 +7,12 @@ Windows are read and used in batches; only the features of all samples are held 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.datasets.cubes.registry import Cube
@@ -31,18 +31,10 @@ from ms2hs.tasks.task_encoder import TaskEncoder
 
 # Bytes of the windows of a batch, and most windows in it.
 BATCH_BYTES, MOST_WINDOWS = 1 << 26, 256
-# Patches beside the patch of a pixel, on each side, that an encoder sees whose tokens attend to other patches.
-CONTEXT_PATCHES = 1
 
 Cells = Callable[[Float32Array, BoolArray], Float32Array]
 """From (window, band, row, col) reflectance, 0 where not valid, and (window, row, col) valid to (window, value, row of
 cells, column of cells)."""
-
-
-class Pool(Protocol):
-    """Makes one feature vector of the cells of a window; see `middle_or_mean`."""
-
-    def __call__(self, cells: Float32Array, known: Float32Array, *, whole: bool) -> Float32Array: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +43,13 @@ class Extractor:
 
     cells: Cells
     patch: int = 1
-    """Side of a cell in pixels; windows have a multiple of it."""
+    """Side of a cell in pixels."""
     side: int = 1
-    """Side in pixels of the window around a pixel: an odd number of cells."""
-    pool: "Pool" = field(default_factory=lambda: middle_or_mean)
+    """Side in pixels of the window around a pixel."""
+    bands: slice | NDArray[np.intp] = slice(None)
+    """Positions of the bands that it uses."""
+    has_spread: bool = False
+    """Whether the feature is mean and standard deviation over all cells, also of a pixel's window."""
 
 
 def raw_bands() -> Extractor:
@@ -64,7 +59,7 @@ def raw_bands() -> Extractor:
 
 def surroundings(side: int) -> Extractor:
     """The mean and standard deviation of the bands in a window, without any model."""
-    return Extractor(lambda reflectance, _valid: reflectance, side=side, pool=mean_and_spread)
+    return Extractor(lambda reflectance, _valid: reflectance, side=side, has_spread=True)
 
 
 def prior_coefficients(prior: SpectralPrior, grid: SpectralGrid) -> Extractor:
@@ -72,6 +67,7 @@ def prior_coefficients(prior: SpectralPrior, grid: SpectralGrid) -> Extractor:
 
     E[z|x] = Fᵀ R_sᵀ (R_s Σ R_sᵀ + N)⁻¹ x, with one Σ for all land covers, as in `models.prior_tensors`.
     """
+    bands, grid = _known_bands(prior, grid)
     to_source = response_matrix(grid, prior.wavelength_nm)
     noise = np.diag(np.square(prior.source_noise(grid.wavelength_nm)))
     seen = prior.between(to_source, to_source) + noise
@@ -83,50 +79,91 @@ def prior_coefficients(prior: SpectralPrior, grid: SpectralGrid) -> Extractor:
         coefficients = np.einsum("kb,nbrc->nkrc", gain, reflectance / scale)
         return np.concatenate([np.log(scale), coefficients], axis=1).astype(np.float32)
 
-    return Extractor(cells)
+    return Extractor(cells, bands=bands)
 
 
 def prior_cube(prior: SpectralPrior, grid: SpectralGrid, target: SpectralGrid) -> Extractor:
     """The cube that `convert` computes with the linear model."""
+    bands, grid = _known_bands(prior, grid)
     posterior = prior.condition(grid, target)
 
     def cells(reflectance: Float32Array, _valid: BoolArray) -> Float32Array:
         return posterior.reconstruct(reflectance.swapaxes(0, 1)).swapaxes(0, 1)
 
-    return Extractor(cells)
+    return Extractor(cells, bands=bands)
 
 
 def network_cube(weights: Weights, grid: SpectralGrid, target: SpectralGrid) -> Extractor:
     """The cube that `convert` computes with a network, of input without errors."""
     assert weights.network is not None  # noqa: S101  called only for networks
+    bands, grid = _known_bands(weights.prior, grid)
     predictor = Predictor(weights.network, grid, target)
-    config = weights.network.config
 
     def cells(reflectance: Float32Array, valid: BoolArray) -> Float32Array:
-        predicted = predictor.reconstruct_tensor(torch.from_numpy(reflectance), torch.from_numpy(valid))
-        return predicted.numpy()
+        predicted: Float32Array = predictor.reconstruct_tensor(*map(torch.from_numpy, (reflectance, valid))).numpy()
+        return predicted
 
-    return Extractor(cells, side=context_side(config.patch, is_local=config.is_local))
+    return Extractor(cells, side=predictor.patch, bands=bands)
 
 
-def encoder_tokens(encoder: TaskEncoder, *, is_local: bool) -> Extractor:
+def encoder_tokens(encoder: TaskEncoder) -> Extractor:
     """The tokens of a frozen encoder, one for each patch."""
     encoder.eval()
 
     @torch.inference_mode()
     def cells(reflectance: Float32Array, valid: BoolArray) -> Float32Array:
-        tokens = encoder(torch.from_numpy(reflectance), torch.from_numpy(valid))
-        return tokens.permute(0, 3, 1, 2).float().numpy()
+        tokens: Tensor = encoder(*map(torch.from_numpy, (reflectance, valid)))
+        values: Float32Array = tokens.permute(0, 3, 1, 2).float().numpy()
+        return values
 
-    return Extractor(cells, encoder.patch, context_side(encoder.patch, is_local=is_local))
-
-
-def context_side(patch: int, *, is_local: bool) -> int:
-    """Side in pixels of the window around a pixel whose patch is in the middle."""
-    return patch if is_local else patch * (1 + 2 * CONTEXT_PATCHES)
+    return Extractor(cells, encoder.patch, encoder.patch)
 
 
-def middle_or_mean(cells: Float32Array, known: Float32Array, *, whole: bool) -> Float32Array:
+def _known_bands(prior: SpectralPrior, grid: SpectralGrid) -> tuple[NDArray[np.intp], SpectralGrid]:
+    """The bands with centres at wavelengths of the prior."""
+    low, high = prior.wavelength_nm[0], prior.wavelength_nm[-1]
+    bands = np.flatnonzero((grid.wavelength_nm >= low) & (grid.wavelength_nm <= high))
+    return bands, grid.select(bands)
+
+
+def extract(
+    label_set: LabelSet,
+    samples: NDArray[np.intp],
+    extractors: Mapping[str, Extractor],
+    progress: Progress | None = None,
+) -> tuple[dict[str, Float32Array], BoolArray]:
+    """(sample, value) of each extractor, and (sample,) whether a sample has reflectance in every band.
+
+    The reflectance must be known at the pixel, or somewhere in the image of each date; otherwise the values are 0.
+
+    Raises
+    ------
+    Ms2hsError : an image cannot be read.
+    """
+    parts: dict[str, list[Float32Array]] = {name: [] for name in extractors}
+    dates, usable, done = len(label_set.images[0]), [], 0
+    whole = label_set.whole_images
+    for windows in _batches(label_set, samples, max(extractor.side for extractor in extractors.values())):
+        pixels = windows if whole else middle(windows, 1)
+        finite = np.isfinite(pixels).all(axis=1).reshape(len(pixels), -1)  # (window, pixel)
+        is_known = np.asarray(finite.any(axis=1).reshape(-1, dates).all(axis=1))
+        for name, extractor in extractors.items():
+            values = windows if whole else middle(windows, extractor.side)
+            valid = np.asarray(np.isfinite(values).all(axis=1))
+            reflectance = np.where(valid[:, None], values, np.float32(0))[:, extractor.bands]
+            cells = extractor.cells(reflectance, valid)
+            known = known_share(valid, extractor.patch)
+            features = _mean_and_spread(cells, known) if extractor.has_spread else pooled(cells, known, whole=whole)
+            joined = _joined(features.reshape(-1, dates, features.shape[1]))
+            parts[name].append(np.where(is_known[:, None], joined, np.float32(0)))
+        usable.append(is_known)
+        done += len(is_known)
+        if progress:
+            progress("features", done, len(samples))
+    return {name: np.concatenate(batches) for name, batches in parts.items()}, np.concatenate(usable)
+
+
+def pooled(cells: Float32Array, known: Float32Array, *, whole: bool) -> Float32Array:
     """(window, value) of the cell in the middle, or of whole images the mean weighted by the known share of each cell.
 
     Parameters
@@ -136,54 +173,16 @@ def middle_or_mean(cells: Float32Array, known: Float32Array, *, whole: bool) -> 
     """
     if not whole:
         return cells[:, :, cells.shape[2] // 2, cells.shape[3] // 2]
-    mean: Float32Array = np.einsum("nvrc,nrc->nv", cells, known) / known.sum(axis=(1, 2))[:, None]
+    weight = known / np.maximum(known.sum(axis=(1, 2), keepdims=True), np.float32(1e-6))
+    mean: Float32Array = np.einsum("nvrc,nrc->nv", cells, weight)
     return mean
 
 
-def mean_and_spread(cells: Float32Array, known: Float32Array, *, whole: bool) -> Float32Array:
-    """(window, 2 · value) mean and standard deviation over the known cells; arguments as of `middle_or_mean`."""
-    del whole
-    mean = middle_or_mean(cells, known, whole=True)
-    variance = middle_or_mean(np.square(cells - mean[:, :, None, None]), known, whole=True)
+def _mean_and_spread(cells: Float32Array, known: Float32Array) -> Float32Array:
+    """(window, 2 · value) mean and standard deviation over the known cells; arguments as of `pooled`."""
+    mean = pooled(cells, known, whole=True)
+    variance = pooled(np.square(cells - mean[:, :, None, None]), known, whole=True)
     return np.concatenate([mean, np.sqrt(variance)], axis=1)
-
-
-def usable_samples(label_set: LabelSet) -> NDArray[np.intp]:
-    """Samples with reflectance in every band: at the pixel, or somewhere in the image of every date."""
-    usable = [
-        bool(np.isfinite(label_set.read(sample, 1)).all(axis=1).any(axis=(1, 2)).all())
-        for sample in range(len(label_set))
-    ]
-    return np.flatnonzero(usable)
-
-
-def extract(
-    label_set: LabelSet,
-    samples: NDArray[np.intp],
-    extractors: Mapping[str, Extractor],
-    progress: Progress | None = None,
-) -> dict[str, Float32Array]:
-    """(sample, value) of each extractor.
-
-    Raises
-    ------
-    Ms2hsError : an image cannot be read.
-    """
-    parts: dict[str, list[Float32Array]] = {name: [] for name in extractors}
-    dates, done = len(label_set.images[0]), 0
-    whole = label_set.whole_images
-    for windows in _batches(label_set, samples, max(extractor.side for extractor in extractors.values())):
-        for name, extractor in extractors.items():
-            values = windows if whole else _middle(windows, extractor.side)
-            valid = np.isfinite(values).all(axis=1)
-            pixels = np.where(valid[:, None], values, np.float32(0))
-            cells = extractor.cells(pixels, valid)
-            pooled = extractor.pool(cells, _known_share(valid, extractor.patch), whole=whole)
-            parts[name].append(_joined(pooled.reshape(-1, dates, pooled.shape[1])))
-        done += len(windows) // dates
-        if progress:
-            progress("features", done, len(samples))
-    return {name: np.concatenate(batches) for name, batches in parts.items()}
 
 
 def _batches(label_set: LabelSet, samples: NDArray[np.intp], side: int) -> Iterator[Float32Array]:
@@ -200,13 +199,13 @@ def _batches(label_set: LabelSet, samples: NDArray[np.intp], side: int) -> Itera
         yield np.concatenate(batch)
 
 
-def _middle(windows: Float32Array, side: int) -> Float32Array:
+def middle(windows: Float32Array, side: int) -> Float32Array:
     """The part of windows of any side around the pixel at `side // 2` of each."""
     start = windows.shape[2] // 2 - side // 2
     return windows[:, :, start : start + side, start : start + side]
 
 
-def _known_share(valid: BoolArray, patch: int) -> Float32Array:
+def known_share(valid: BoolArray, patch: int) -> Float32Array:
     """(window, row of cells, column of cells) share of valid pixels in each cell; pixels beyond the edge are not."""
     rows, cols = valid.shape[1:]
     padded = np.pad(valid, ((0, 0), (0, -rows % patch), (0, -cols % patch)))
@@ -267,8 +266,8 @@ def simulated(label_set: LabelSet, sensor: str) -> LabelSet:
     order = order[covered_bands(own, known.select(order))]
     if len(order) < 2:
         raise DataError(
-            f"{label_set.name}: its bands at {own[0]:.0f}-{own[-1]:.0f} nm cover {len(order)} of the {len(known)} bands "
-            f"of {sensor}; 2 or more are needed. Use --source with another sensor, or leave it out."
+            f"{label_set.name}: its bands at {own[0]:.0f}-{own[-1]:.0f} nm cover {len(order)} of {len(known)} bands of "
+            f"{sensor}; 2 or more are needed. Use --source with another sensor, or leave it out."
         )
     grid = known.select(order)
     weights = view_matrix(grid, own).astype(np.float32)
