@@ -46,8 +46,8 @@ class Extractor:
     """Side of a cell in pixels."""
     side: int = 1
     """Side in pixels of the window around a pixel."""
-    bands: slice | NDArray[np.intp] = slice(None)
-    """Positions of the bands that it uses."""
+    bands: NDArray[np.intp] | None = None
+    """Positions of the bands that it uses; None: all."""
     has_spread: bool = False
     """Whether the feature is mean and standard deviation over all cells, also of a pixel's window."""
 
@@ -57,7 +57,7 @@ def raw_bands() -> Extractor:
     return Extractor(lambda reflectance, _valid: reflectance)
 
 
-def surroundings(side: int) -> Extractor:
+def mean_and_spread(side: int) -> Extractor:
     """The mean and standard deviation of the bands in a window, without any model."""
     return Extractor(lambda reflectance, _valid: reflectance, side=side, has_spread=True)
 
@@ -150,10 +150,12 @@ def extract(
         for name, extractor in extractors.items():
             values = windows if whole else middle(windows, extractor.side)
             valid = np.asarray(np.isfinite(values).all(axis=1))
-            reflectance = np.where(valid[:, None], values, np.float32(0))[:, extractor.bands]
+            reflectance = np.where(valid[:, None], values, np.float32(0))
+            if extractor.bands is not None:
+                reflectance = reflectance[:, extractor.bands]
             cells = extractor.cells(reflectance, valid)
             known = known_share(valid, extractor.patch)
-            features = _mean_and_spread(cells, known) if extractor.has_spread else pooled(cells, known, whole=whole)
+            features = _spread_of(cells, known) if extractor.has_spread else pooled(cells, known, whole=whole)
             joined = _joined(features.reshape(-1, dates, features.shape[1]))
             parts[name].append(np.where(is_known[:, None], joined, np.float32(0)))
         usable.append(is_known)
@@ -178,7 +180,7 @@ def pooled(cells: Float32Array, known: Float32Array, *, whole: bool) -> Float32A
     return mean
 
 
-def _mean_and_spread(cells: Float32Array, known: Float32Array) -> Float32Array:
+def _spread_of(cells: Float32Array, known: Float32Array) -> Float32Array:
     """(window, 2 · value) mean and standard deviation over the known cells; arguments as of `pooled`."""
     mean = pooled(cells, known, whole=True)
     variance = pooled(np.square(cells - mean[:, :, None, None]), known, whole=True)

@@ -111,3 +111,9 @@ def main_score(task: str) -> str:
 def score_all(task: str, truth: Labels, predicted: Prediction) -> dict[str, float]:
     """Every score of a task; NaN where undefined."""
     return {key: score.compute(truth, predicted) for key, score in scores_of(task).items()}
+
+
+def confusion(truth: Labels, predicted: Labels, classes: int) -> NDArray[np.intp]:
+    """(true class, predicted class) number of samples."""
+    counts: NDArray[np.intp] = metrics.confusion_matrix(truth, predicted, labels=np.arange(classes))
+    return counts
