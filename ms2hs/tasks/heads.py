@@ -19,11 +19,11 @@ from ms2hs.arrays import Float32Array
 from ms2hs.tasks.label_scores import SCORES, Labels, Prediction, main_score
 
 # Strengths of the L2 regularisation of standardised features, the strongest first: of equal scores the first is taken.
-STRENGTHS = (1e3, 1e2, 1e1, 1.0, 1e-1, 1e-2)
+STRENGTHS = (1e2, 1e1, 1.0, 1e-1, 1e-2)
 # Strength where the samples do not allow cross-validation.
 DEFAULT_STRENGTH = 1.0
 FOLDS = 3
-MAX_ITERATIONS = 300
+MAX_ITERATIONS, TOLERANCE = 300, 1e-3
 
 Positions = NDArray[np.intp]
 
@@ -93,7 +93,7 @@ def _pipeline(task: str, strength: float) -> Pipeline:
         return make_pipeline(StandardScaler(), Ridge(alpha=strength))
     # changed pixels are rare: without weights every pixel would be unchanged
     weights = "balanced" if task == "change" else None
-    model = LogisticRegression(C=1 / strength, max_iter=MAX_ITERATIONS, class_weight=weights)
+    model = LogisticRegression(C=1 / strength, max_iter=MAX_ITERATIONS, tol=TOLERANCE, class_weight=weights)
     return make_pipeline(StandardScaler(), OneVsRestClassifier(model) if task == "multilabel" else model)
 
 

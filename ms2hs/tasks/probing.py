@@ -157,8 +157,8 @@ def probe_samples(
     parts, known = extract(label_set, chosen, plan.extractors, progress)
     if not known.any():
         raise DataError(
-            f"{label_set.name}: none of {len(chosen)} samples has known reflectance in all bands; some are needed. Check "
-            "nodata and the scale of the images."
+            f"{label_set.name}: none of {len(chosen)} samples has known reflectance in all bands; some are needed. "
+            "Check nodata and the scale of the images."
         )
     notes = [*label_set.notes, *plan.notes]
     if len(chosen) < total:
