@@ -14,9 +14,17 @@ import numpy as np
 
 from ms2hs.errors import DataError, UnknownName, input_errors
 from ms2hs.tasks.labels.label_options import LabelOptions
+from ms2hs.tasks.labels.label_rasters import (
+    is_abundances,
+    is_label_raster,
+    open_abundances,
+    open_label_raster,
+    open_mat_labels,
+)
 from ms2hs.tasks.labels.label_set import TASKS, LabelSet
 from ms2hs.tasks.labels.label_values import drop_classes, select
 from ms2hs.tasks.labels.labelled_spectra import is_labelled_spectra, open_labelled_spectra
+from ms2hs.tasks.labels.mat_file import is_mat
 
 
 class LabelFormat(NamedTuple):
@@ -41,6 +49,27 @@ FORMATS = (
         ("classification", "regression"),
         is_labelled_spectra,
         open_labelled_spectra,
+    ),
+    LabelFormat(
+        "abundances",
+        "*.npz with abundance (quantity, row, col) and dn, or the name of their cube",
+        ("regression", "segmentation"),
+        is_abundances,
+        open_abundances,
+    ),
+    LabelFormat(
+        "MATLAB labels",
+        "*.mat with an array of classes (row, col) or abundances, and --scene",
+        ("segmentation", "regression"),
+        is_mat,
+        open_mat_labels,
+    ),
+    LabelFormat(
+        "class rasters",
+        "*.tif or *.hdr on the grid of --scene",
+        ("segmentation", "regression"),
+        is_label_raster,
+        open_label_raster,
     ),
 )
 

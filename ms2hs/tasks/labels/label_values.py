@@ -86,9 +86,12 @@ def matched(values: NDArray[Any], pattern: re.Pattern[str] | None) -> NDArray[An
 
 def block_names(image: NDArray[np.intp], row: NDArray[np.intp], col: NDArray[np.intp], side: int) -> NDArray[np.str_]:
     """(sample,) name of the square block of an image in which each pixel lies."""
-    parts = np.stack([image, row // side, col // side], axis=1)
-    blocks, index = np.unique(parts, axis=0, return_inverse=True)
-    return np.array(["-".join(map(str, block)) for block in blocks.tolist()])[index.ravel()]
+    if not len(image):
+        return np.array([], "U1")
+    shape = (int(image.max()) + 1, int(row.max()) // side + 1, int(col.max()) // side + 1)
+    blocks, index = np.unique(np.ravel_multi_index((image, row // side, col // side), shape), return_inverse=True)
+    names = ["-".join(map(str, block)) for block in zip(*np.unravel_index(blocks, shape), strict=True)]
+    return np.array(names)[index]
 
 
 def select(label_set: LabelSet, keep: BoolArray) -> LabelSet:
