@@ -14,6 +14,7 @@ import numpy as np
 
 from ms2hs.errors import DataError, UnknownName, input_errors
 from ms2hs.tasks.labels.label_options import LabelOptions
+from ms2hs.tasks.labels.label_points import is_point_table, open_label_points
 from ms2hs.tasks.labels.label_rasters import (
     is_abundances,
     is_label_raster,
@@ -70,6 +71,13 @@ FORMATS = (
         ("segmentation", "regression"),
         is_label_raster,
         open_label_raster,
+    ),
+    LabelFormat(
+        "points",
+        "*.csv with lon, lat and a column of labels, or *.gpkg, inside --scene",
+        ("segmentation", "regression"),
+        is_point_table,
+        open_label_points,
     ),
 )
 

@@ -31,8 +31,8 @@ NUMERIC = {"double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", 
 SAMPLED_STEP = 7
 AVIRIS = Path(__file__).parent / "tables" / "aviris_1997.csv"
 RADIANCE = (
-    "the values are at-sensor radiance, not reflectance: bands can be compared with each other, but a pretrained "
-    "encoder expects reflectance"
+    "the values are at-sensor radiance, not reflectance: a head on the raw bands is valid, but a pretrained encoder "
+    "expects reflectance"
 )
 
 
@@ -244,7 +244,7 @@ def _wavelengths(
     channels = [number - 1 for low, high in (known.aviris if known else ()) for number in range(low, high + 1)]
     if source is None and known and len(channels) == bands:
         centre, width = np.loadtxt(AVIRIS, delimiter=",", skiprows=4, usecols=(1, 2))[channels].T
-        note = "wavelengths are those of AVIRIS in 1997, within 10 nm; --source takes a CSV of others"
+        note = "the wavelengths are the calibration of AVIRIS of 1997, within 10 nm; --source takes a CSV of others"
         return centre, width, (f"{known.title}: {note}",)
     if source is None:
         raise DataError(

@@ -154,7 +154,7 @@ def _group_sides(
 
 
 def _assigned(counts: NDArray[np.intp], order: NDArray[np.intp], shares: NDArray[np.float64]) -> NDArray[np.intp]:
-    """(group,) index into `SIDES`.
+    """(group,) index into `SIDES`; validation gets at least one group that training can spare.
 
     Parameters
     ----------
@@ -176,6 +176,10 @@ def _assigned(counts: NDArray[np.intp], order: NDArray[np.intp], shares: NDArray
         side[number] = chosen
         lacking[chosen] -= counts[number]
         room[chosen] -= sizes[number]
+    if shares[1] and not (side == 1).any():
+        total = counts[side == 0].sum(axis=0)
+        spare = np.flatnonzero((side == 0) & ((counts < total) | (counts == 0)).all(axis=1))
+        side[spare[sizes[spare].argsort(kind="stable")[:1]]] = 1
     return side
 
 
