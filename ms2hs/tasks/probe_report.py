@@ -106,7 +106,7 @@ def difference(result: ProbeResult, share: float, first: ProbeRow, second: Probe
 
 def share_text(share: float) -> str:
     """A share in per cent."""
-    return f"{100 * share:g} %"
+    return f"{100 * share:g}\u00a0%"
 
 
 def score_tables(result: ProbeResult) -> list[ScoreTable]:
