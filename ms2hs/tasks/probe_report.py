@@ -77,17 +77,17 @@ def _finding(result: ProbeResult, share: float, raw: ProbeRow) -> str:
     best = best_row(result, share, "encoder")
     top = best_row(result, share)
     gain, spread = difference(result, share, best, raw)
-    verdict = f"{best.name} beats raw bands" if gain > spread else "no encoder beats raw bands"
+    verdict = f"the {best.name} beats raw bands" if gain > spread else "no encoder beats raw bands"
     if 0 < gain <= spread:
         verdict += " by more than the spread over seeds"
     beside = (
         f"more than the spread over seeds, {spread:.3f}" if abs(gain) > spread else f"spread over seeds {spread:.3f}"
     )
     if math.isnan(spread):
-        verdict, beside = f"{best.name} {'beats' if gain > 0 else 'does not beat'} raw bands", "one seed"
+        verdict, beside = f"the {best.name} {'beats' if gain > 0 else 'does not beat'} raw bands", "one seed"
     values = f"{best.of_share(share, key)[0]:.3f} of {best.name}, {raw.of_share(share, key)[0]:.3f} of raw bands"
     labels = f"{share_text(share)} of the labels ({result.shares[share]:,})"
-    parts = [f"With {labels} {verdict}: {SCORES[key].heading} {values}, difference {gain:+.3f} ({beside})."]
+    parts = [f"With {labels}, {verdict}: {SCORES[key].heading} {values}, difference {gain:+.3f} ({beside})."]
     random = [row for row in result.rows if row.kind == "random" and row.model == best.model]
     if random:
         gain, spread = difference(result, share, best, random[0])
