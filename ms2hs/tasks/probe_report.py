@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ms2hs.evaluation.report.page import typeset
 from ms2hs.evaluation.report.tables import ScoreTable, TableCell, TableRow
 from ms2hs.files import NO_FILES, FileIds, write_bytes
 from ms2hs.tasks.label_scores import SCORES, main_score, scores_of
-from ms2hs.tasks.probing import RAW, ProbeResult, ProbeRow, mean_and_deviation
+from ms2hs.tasks.probing import RAW, WITH_ENCODER, ProbeResult, ProbeRow, mean_and_deviation
 
 TEMPLATE = Path(__file__).with_name("probe.html")
 PAGE_SUFFIXES = (".html", ".htm")
@@ -38,22 +39,22 @@ def check_probe_page() -> None:
         )
 
 
-def best_row(result: ProbeResult, share: float, kind: str | None = None) -> ProbeRow:
-    """The row of a kind, or of all, with the best mean of the main score at a share."""
+def best_row(result: ProbeResult, share: float, kinds: Sequence[str] = ()) -> ProbeRow:
+    """The row of some kinds, or of all, with the best mean of the main score at a share."""
     key = main_score(result.task)
 
     def mean(row: ProbeRow) -> float:
         value = row.of_share(share, key)[0]
         return -math.inf if math.isnan(value) else value
 
-    return max((row for row in result.rows if kind in {None, row.kind}), key=mean)
+    return max((row for row in result.rows if not kinds or row.kind in kinds), key=mean)
 
 
 def findings(result: ProbeResult) -> list[str]:
     """Sentences about the split, and for each share about the best encoder beside raw bands and a random encoder."""
     raw = next(row for row in result.rows if row.name == RAW)
     sentences = [split_in_words(result)]
-    if not any(row.kind == "encoder" for row in result.rows):
+    if not any(row.kind in WITH_ENCODER for row in result.rows):
         return [*sentences, "No model has an encoder for these bands; a network is needed with --model."]
     return [*sentences, *(_finding(result, share, raw) for share in result.shares)]
 
@@ -74,7 +75,7 @@ def split_in_words(result: ProbeResult) -> str:
 def _finding(result: ProbeResult, share: float, raw: ProbeRow) -> str:
     """Whether the best encoder beats raw bands at a share of the labels."""
     key = main_score(result.task)
-    best = best_row(result, share, "encoder")
+    best = best_row(result, share, WITH_ENCODER)
     top = best_row(result, share)
     gain, spread = difference(result, share, best, raw)
     verdict = f"the {best.name} beats raw bands" if gain > spread else "no encoder beats raw bands"
@@ -88,8 +89,8 @@ def _finding(result: ProbeResult, share: float, raw: ProbeRow) -> str:
     values = f"{best.of_share(share, key)[0]:.3f} of {best.name}, {raw.of_share(share, key)[0]:.3f} of raw bands"
     labels = f"{share_text(share)} of the labels ({result.shares[share]:,})"
     parts = [f"With {labels}, {verdict}: {SCORES[key].heading} {values}, difference {gain:+.3f} ({beside})."]
-    random = [row for row in result.rows if row.kind == "random" and row.model == best.model]
-    if random:
+    random = [row for row in result.rows if (row.kind, row.model) == ("random", best.model)]
+    if random and best.kind == "encoder":
         gain, spread = difference(result, share, best, random[0])
         parts.append(f"Training changes this encoder's score by {gain:+.3f} (spread {spread:.3f}).")
     if top not in {best, raw}:
@@ -203,8 +204,8 @@ def render(result: ProbeResult) -> str:
     environment.filters["typeset"] = typeset
     share = max(result.shares)
     raw = next(row for row in result.rows if row.name == RAW)
-    has_encoder = any(row.kind == "encoder" for row in result.rows)
-    shown = [best_row(result, share, "encoder"), raw] if has_encoder else [raw]
+    has_encoder = any(row.kind in WITH_ENCODER for row in result.rows)
+    shown = [best_row(result, share, WITH_ENCODER), raw] if has_encoder else [raw]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         result=result,
         version=__version__,

@@ -37,6 +37,8 @@ MOST_MULTISPECTRAL = 30
 RAW, RAW_SPREAD = "raw bands", "raw bands, mean and spread"
 # Kinds of encoders, in words.
 KINDS = {"random": "random encoder", "encoder": "encoder"}
+# Kinds of rows that use a trained encoder.
+WITH_ENCODER = ("encoder", "both")
 # Tasks whose samples have one class each.
 ONE_CLASS = ("classification", "segmentation", "change")
 
@@ -65,7 +67,7 @@ class ProbeRow:
 
     name: str
     kind: str
-    """`raw`, `cube`, `coefficients`, `random` or `encoder`."""
+    """`raw`, `cube`, `coefficients`, `random`, `encoder`, or `both` for the encoder with raw bands."""
     model: str
     """Name of the weights; empty without a model."""
     size: int
@@ -273,7 +275,7 @@ def feature_plan(label_set: LabelSet, weights: Sequence[Weights], target: str) -
         name = f"{KINDS[kind]} of {of}"
         plan.add(name, kind, of, features.encoder_tokens(encoder))
         if kind == "encoder" and encoder.patch > 1:
-            plan.columns.append(Column(f"{name} + {RAW}", kind, of, (name, RAW)))
+            plan.columns.append(Column(f"{name} + {RAW}", "both", of, (name, RAW)))
     return plan
 
 
