@@ -80,12 +80,12 @@ class TaskEncoder(nn.Module):
     @classmethod
     def of(cls, weights: Weights, grid: SpectralGrid, sensor: str | None = None) -> Self:
         """The encoder of weights; WeightsError for a linear model, GridError as in the constructor."""
-        return cls(_network_of(weights), grid, sensor, weights.range_nm)
+        return cls(network_of(weights), grid, sensor, weights.range_nm)
 
     @classmethod
     def random(cls, weights: Weights, grid: SpectralGrid, sensor: str | None = None, seed: int = 0) -> Self:
         """The same architecture with random parameters, as before any training; errors as of `of`."""
-        config = _network_of(weights).config
+        config = network_of(weights).config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(SpectralMAE(config, weights.prior).eval(), grid, sensor, weights.range_nm)
@@ -130,7 +130,8 @@ class TaskEncoder(nn.Module):
         return mean_by_patch(encoded.tokens[:, 0], encoded.patches[:, 0], side[0] * side[1])
 
 
-def _network_of(weights: Weights) -> SpectralMAE:
+def network_of(weights: Weights) -> SpectralMAE:
+    """The network of weights; WeightsError for a linear model."""
     if weights.network is None:
         needed = "weights of a masked autoencoder are needed. Use --model spatial-spectral, or train a preset."
         raise WeightsError(f"{weights.name}: a linear model has no encoder; {needed}")
