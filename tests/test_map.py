@@ -3,8 +3,8 @@
 import json
 import sys
 import tracemalloc
-from dataclasses import dataclass, replace
-from types import SimpleNamespace
+from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -16,16 +16,17 @@ from rio_cogeo.cogeo import cog_validate
 from test_faults_items import check_item_is_valid
 
 from ms2hs.errors import GridError, OutputError, SceneError, WeightsError
+from ms2hs.models.config import PRESETS
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import SceneOptions
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import grid_of
-from ms2hs.tasks import mapping
-from ms2hs.tasks.map_legend import COVER_COLOURS, QUALITATIVE, Legend, class_colours
-from ms2hs.tasks.mapping import WINDOW, MapOptions, plan, run
+from ms2hs.tasks.maps import mapping
+from ms2hs.tasks.maps.map_legend import COVER_COLOURS, QUALITATIVE, Legend, class_colours
+from ms2hs.tasks.maps.map_model import MapModel, windows_of
+from ms2hs.tasks.maps.mapping import MapOptions, plan, run
 
 DRAW = mapping._draw
-FACTS = {"model": "tuned", "weights_sha256": "ab" * 32}
 BANDS = ("B02", "B03", "B04", "B08", "B11")
 SPECTRA = np.array([[spectrum[S2_BANDS.index(band)] for band in BANDS] for spectrum in (LEAVES, WATER, SAND)])
 
@@ -36,47 +37,40 @@ def _no_pictures(monkeypatch):
     monkeypatch.setattr(mapping, "_draw", lambda *_: None)
 
 
-@dataclass(frozen=True)
-class Rule:
-    """Probabilities of classes by the distance to their spectra, for each pixel alone."""
-
-    classes: tuple = ("broadleaf forest", "water", 'dunes <&"\n')
-    task: str = "segmentation"
-    grid: object = load_sensor("sentinel2a").grid.select(load_sensor("sentinel2a").grid.index(BANDS))
-    sensor: str | None = "sentinel2a"
-    patch: int = 1
-
-    def predict(self, reflectance, valid):
-        assert reflectance.shape[-2:] == valid.shape
-        distance = ((reflectance - SPECTRA[:, :, None, None]) ** 2).sum(axis=1)
-        likelihood = np.exp(-100 * distance)
-        return (likelihood / likelihood.sum(axis=0)).astype(np.float32)
+def likelihood(reflectance, valid):
+    """Probabilities of classes by the distance to their spectra."""
+    assert reflectance.shape[-2:] == valid.shape
+    distance = ((reflectance - SPECTRA[:, :, None, None]) ** 2).sum(axis=1)
+    likely = np.exp(-100 * distance)
+    return (likely / likely.sum(axis=0)).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Values(Rule):
-    """Two quantities of each pixel: near infrared and red."""
-
-    classes: tuple = ("leaf area", "chlorophyll µg")
-    task: str = "regression"
-
-    def predict(self, reflectance, valid):
-        del valid
-        return reflectance[[3, 2]] * np.float32(1000)
-
-
-@dataclass(frozen=True)
-class Change(Rule):
+def is_brighter(reflectance, _valid):
     """Change is a brighter near infrared after than before."""
+    before, after = reflectance[:, 3]
+    changed = (after > before + 0.1).astype(np.float32)
+    return np.stack([1 - changed, changed])
 
-    classes: tuple = ("unchanged", "changed")
-    task: str = "change"
 
-    def predict(self, reflectance, valid):
-        del valid
-        before, after = reflectance[:, 3]
-        changed = (after > before + 0.1).astype(np.float32)
-        return np.stack([1 - changed, changed])
+RULE = MapModel(
+    name="tuned",
+    path=Path("tuned.safetensors"),
+    sha256="ab" * 32,
+    task="segmentation",
+    classes=("broadleaf forest", "water", 'dunes <&"\n'),
+    grid=load_sensor("sentinel2a").grid.select(load_sensor("sentinel2a").grid.index(BANDS)),
+    sensor="sentinel2a",
+    side=64,
+    overlap=0,
+    predict=likelihood,
+)
+VALUES = replace(
+    RULE,
+    task="regression",
+    classes=("leaf area", "chlorophyll µg"),
+    predict=lambda reflectance, _: 1000 * reflectance[[3, 2]],
+)
+CHANGE = replace(RULE, task="change", classes=("unchanged", "changed"), predict=is_brighter)
 
 
 def scene_of(path, shape=(40, 50), **options):
@@ -87,7 +81,7 @@ def scene_of(path, shape=(40, 50), **options):
 
 
 def mapped(path, model=None, output=None, after=(), **options):
-    planned = plan([path, *after], model or Rule(), FACTS, output or path.with_name("map.tif"), MapOptions(**options))
+    planned = plan([path, *after], model or RULE, output or path.with_name("map.tif"), MapOptions(**options))
     return run(planned)
 
 
@@ -118,7 +112,7 @@ def test_map_is_a_valid_cog_with_colours_and_provenance(made):
         assert file.nodata == 0
         colours = [file.colormap(1)[value] for value in range(4)]
         tags = file.tags()
-    legend = Legend.of(Rule().classes)
+    legend = Legend.of(RULE.classes)
     assert [colour[:3] for colour in colours[1:]] == [tuple(rgb) for rgb in legend.rgb[1:].tolist()]
     assert colours[0][3] == 0
     assert (
@@ -172,10 +166,10 @@ def test_pictures_show_the_colours_of_the_table(made, tmp_path, monkeypatch):
     from matplotlib.image import imread
 
     image = np.round(imread(made.output.with_suffix(".png"))[..., :3] * 255).astype(int)
-    shown = {tuple(pixel) for pixel in image.reshape(-1, 3).tolist()}
-    assert {tuple(rgb) for rgb in Legend.of(Rule().classes).rgb.tolist()} <= shown
+    shown = set(np.unique(image @ [65536, 256, 1]))
+    assert set(Legend.of(RULE.classes).rgb.astype(int) @ [65536, 256, 1]) <= shown
     monkeypatch.setattr(mapping, "_draw", DRAW)
-    values = mapped(scene_of(tmp_path / "scene.tif"), Values())
+    values = mapped(scene_of(tmp_path / "scene.tif"), VALUES)
     assert [path.suffix for path in values.paths] == [".tif", ".png", ".json"]
 
 
@@ -191,7 +185,7 @@ def test_map_without_matplotlib_says_how_to_get_the_picture(tmp_path, monkeypatc
 
 def test_regression_writes_a_band_for_each_quantity(tmp_path):
     path = scene_of(tmp_path / "scene.tif")
-    result = mapped(path, Values())
+    result = mapped(path, VALUES)
     with rasterio.open(result.output) as file:
         assert file.descriptions == ("leaf area", "chlorophyll µg")
         values = file.read()
@@ -199,11 +193,11 @@ def test_regression_writes_a_band_for_each_quantity(tmp_path):
     np.testing.assert_allclose(values[0, 4:] / 1000, read(path)[7, 4:] / 1e4, rtol=1e-6)
     assert np.isnan(values[:, 3]).all()
     with pytest.raises(SceneError, match="Leave --probability out"):
-        mapped(path, Values(), tmp_path / "other.tif", probability="best")
+        mapped(path, VALUES, tmp_path / "other.tif", probability="best")
 
 
 def test_labels_that_exclude_nothing_are_written_as_probabilities(tmp_path):
-    result = mapped(scene_of(tmp_path / "scene.tif"), Rule(task="multilabel"))
+    result = mapped(scene_of(tmp_path / "scene.tif"), replace(RULE, task="multilabel"))
     with rasterio.open(result.output) as file:
         assert (file.count, file.dtypes[0], file.scales[0]) == (3, "int16", 1e-4)
 
@@ -211,41 +205,36 @@ def test_labels_that_exclude_nothing_are_written_as_probabilities(tmp_path):
 def test_change_maps_take_two_scenes_on_one_grid(tmp_path):
     before = write_raster(tmp_path / "a.tif", dn_of([WATER, WATER]), descriptions=S2_BANDS)
     after = write_raster(tmp_path / "b.tif", dn_of([WATER, LEAVES]), descriptions=S2_BANDS)
-    result = mapped(before, Change(), tmp_path, after=[after])
+    result = mapped(before, CHANGE, tmp_path, after=[after])
     assert result.output.name == "a_b_change.tif"
     np.testing.assert_array_equal(read(result.output)[0], np.tile([1, 2], (24, 15)))
     other = write_raster(tmp_path / "c.tif", dn_of([WATER, LEAVES], (25, 30)), descriptions=S2_BANDS)
     with pytest.raises(GridError, match="25 x 30 pixels of 10 x 10.*one grid.*gdalwarp"):
-        mapped(before, Change(), after=[other])
+        mapped(before, CHANGE, after=[other])
     with pytest.raises(SceneError, match="1 scene for a model of change; 2 are needed"):
-        mapped(before, Change())
+        mapped(before, CHANGE)
     with pytest.raises(SceneError, match="2 scenes for a model of segmentation; 1 is needed"):
         mapped(before, after=[after])
 
 
 def test_windows_that_agree_leave_no_seams(tmp_path):
-    """The rule is the same for windows of patches, which overlap and are blended."""
-    path = scene_of(tmp_path / "scene.tif", (WINDOW + 75, 2 * WINDOW + 9))
-    alone = mapped(path, Rule(), tmp_path / "alone.tif", probability="all")
-    patches = mapped(path, Rule(patch=8), tmp_path / "patches.tif", probability="all")
-    assert plan([path], Rule(patch=8), FACTS, tmp_path / "x.tif").tiling.overlap > 0
-    np.testing.assert_array_equal(read(alone.output), read(patches.output))
-    difference = read(tmp_path / "alone_probability.tif") - read(tmp_path / "patches_probability.tif")
+    path = scene_of(tmp_path / "scene.tif", (139, 201))
+    alone = mapped(path, RULE, tmp_path / "alone.tif", probability="all")
+    blended = mapped(path, replace(RULE, overlap=16), tmp_path / "blended.tif", probability="all")
+    np.testing.assert_array_equal(read(alone.output), read(blended.output))
+    difference = read(tmp_path / "alone_probability.tif") - read(tmp_path / "blended_probability.tif")
     assert abs(difference).max() <= 1
 
 
-def test_each_window_is_of_whole_patches_or_ends_at_the_edge():
-    for patch in (1, 3, 8, 16, 64):
-        side = plan_of_patch(patch).tiling.size
-        assert side % patch == 0
-
-
-def plan_of_patch(patch):
-    from ms2hs.raster.pixel_grid import PixelGrid
-    from ms2hs.tasks.mapping import MapPlan
-
-    grid = PixelGrid(None, (1.0, 0.0, 0.0, 0.0, -1.0, 0.0), 300, 300)
-    return MapPlan((), grid, None, SimpleNamespace(patch=patch), {}, MapOptions())
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("image_side", [0, 64, 120])
+def test_windows_are_of_whole_patches_and_share_what_a_pixel_depends_on(name, image_side):
+    config = PRESETS[name]
+    side, overlap = windows_of(config, image_side)
+    assert side % config.patch == 0
+    assert overlap < side
+    assert overlap >= image_side
+    assert overlap >= config.patch or config.patch == 1
 
 
 def test_memory_does_not_depend_on_the_height(tmp_path, monkeypatch):
@@ -259,12 +248,12 @@ def test_memory_does_not_depend_on_the_height(tmp_path, monkeypatch):
     monkeypatch.setattr(SceneReader, "read_pixels", counted)
     for name, rows in (("first", 512), ("short", 512), ("tall", 1536)):
         path = scene_of(tmp_path / f"{name}.tif", (rows, 64))
-        planned = plan([path], Rule(), FACTS, tmp_path / f"{name}_map.tif")
+        planned = plan([path], RULE, tmp_path / f"{name}_map.tif")
         tracemalloc.start()
         run(planned)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert most_rows == WINDOW
+    assert most_rows == RULE.side
     assert peaks[2] < 1.3 * peaks[1]  # a second thread reads ahead: the peak varies a little
 
 
@@ -283,13 +272,12 @@ def test_files_are_replaced_only_on_request(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_interrupted_map_leaves_no_file(tmp_path, error):
-    class Stopped(Rule):
-        def predict(self, *_):
-            raise error
+    def stop(*_):
+        raise error
 
     path = scene_of(tmp_path / "scene.tif")
     with pytest.raises(error):
-        mapped(path, Stopped())
+        mapped(path, replace(RULE, predict=stop))
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -318,7 +306,7 @@ def test_scene_of_the_same_family_is_matched_by_name(tmp_path):
 def test_scene_of_another_sensor_is_refused(tmp_path, changes, message):
     path = scene_of(tmp_path / "scene.tif", tags={"SPACECRAFT_NAME": "Sentinel-2A"})
     with pytest.raises(SceneError, match=message):
-        mapped(path, replace(Rule(), **changes))
+        mapped(path, replace(RULE, **changes))
 
 
 def test_scene_without_a_band_of_the_model_is_refused(tmp_path):
@@ -342,7 +330,7 @@ def hyperspectral(path, shift_nm=0.0):
 def test_hyperspectral_scene_is_matched_by_wavelength(tmp_path, shift_nm, fits):
     used = grid_of(np.array([550.0, 600.0, 650.0, 850.0, 870.0]), np.full(5, 10.0))
     path = hyperspectral(tmp_path / "cube.tif", shift_nm)
-    model = replace(Values(), sensor=None, grid=used)
+    model = replace(VALUES, sensor=None, grid=used)
     if not fits:
         with pytest.raises(SceneError, match="lacks 3 of 5 bands of the model, 550 nm, 600 nm, 650 nm; all are needed"):
             mapped(path, model)
@@ -372,4 +360,4 @@ def test_land_covers_take_their_colours():
 
 def test_more_classes_than_8_bits_hold_are_refused(tmp_path):
     with pytest.raises(WeightsError, match="256 classes; a map of 8 bits holds at most 255"):
-        mapped(scene_of(tmp_path / "scene.tif"), Rule(classes=tuple(map(str, range(256)))))
+        mapped(scene_of(tmp_path / "scene.tif"), replace(RULE, classes=tuple(map(str, range(256)))))
