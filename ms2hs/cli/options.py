@@ -17,6 +17,7 @@ from ms2hs.cli.messages import print_log
 from ms2hs.cli.parsers import BBox, PixelWindow, parse_bbox, parse_pixel_window
 from ms2hs.cli.recipes import is_from_config, take_files
 from ms2hs.remote.providers import DEFAULT_PROVIDER
+from ms2hs.tasks.labels.label_options import SplitKind, Task
 
 
 def panel(title: str) -> Callable[..., Any]:
@@ -25,6 +26,7 @@ def panel(title: str) -> Callable[..., Any]:
 
 
 INPUT, REGION, MODEL, SITE = panel("Input"), panel("Region and bands"), panel("Model"), panel("Site knowledge")
+LABELS = panel("Labels")
 DATA, TRAINING, OUTPUT, BATCH = panel("Data"), panel("Training"), panel("Output"), panel("Batch")
 GENERAL = panel("General")
 
@@ -213,6 +215,42 @@ Device = Annotated[
     ),
 ]
 Resume = Annotated[bool, TRAINING("--resume", help="Continue from the checkpoint in <stem>.run/.", show_default=False)]
+
+# Labels: shared by probe and finetune.
+LabelPath = Annotated[Path, typer.Argument(metavar="LABELS", help="Labelled data: a file, a folder or a pattern.")]
+LabelTask = Annotated[Task | None, LABELS("--task", help="What to predict.", show_default="from the data")]
+LabelScene = Annotated[Path | None, LABELS("--scene", help="Image of a label raster, a .mat or points.")]
+LabelSource = Annotated[
+    str | None,
+    LABELS(
+        "--source",
+        help="Sensor of the images, or a CSV of center_nm,fwhm_nm.",
+        show_default="from the files",
+        autocompletion=complete_source,
+    ),
+]
+LabelScale = Annotated[
+    float | None, LABELS("--scale", help="Reflectance = stored × scale.", show_default="from the files")
+]
+LabelVariable = Annotated[
+    list[str] | None, LABELS("--variable", help="Array of a .mat with the labels, or with the cube. Repeatable.")
+]
+LabelKey = Annotated[
+    str | None,
+    LABELS(metavar="KEY[~PATTERN]", help="Array or column of the labels, or its part that matches a pattern."),
+]
+GroupKey = Annotated[
+    str | None,
+    LABELS(metavar="KEY[~PATTERN]", help="Array or column whose values a split keeps on one side."),
+]
+DropClass = Annotated[list[str] | None, LABELS("--drop", metavar="CLASS", help="Class that is left out. Repeatable.")]
+LabelSplit = Annotated[
+    SplitKind,
+    LABELS("--split", help="By place, block or group; as the data set gives it; or by pixel, which is optimistic."),
+]
+LabelBlock = Annotated[
+    int, LABELS("--block", min=1, help="Side in pixels of the blocks of an image that a split keeps on one side.")
+]
 
 
 def print_debug(context: typer.Context, wanted: bool) -> None:

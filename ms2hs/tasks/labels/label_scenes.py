@@ -1,0 +1,100 @@
+"""The one image on which a label raster, abundances or points lie, and its labelled pixels as samples."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms2hs.datasets.cubes.npz import open_npz
+from ms2hs.datasets.cubes.raster_cube import open_raster
+from ms2hs.datasets.cubes.registry import Cube
+from ms2hs.errors import DataError
+from ms2hs.tasks.labels.label_options import LabelOptions
+from ms2hs.tasks.labels.label_set import LabelSet
+from ms2hs.tasks.labels.label_values import block_names
+from ms2hs.tasks.labels.mat_file import open_mat_cube
+
+# More labelled pixels are thinned to a regular grid: a label needs about 100 bytes.
+MAX_PIXELS = 4_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class LabelScene:
+    """The image of labels."""
+
+    cube: Cube
+    sensor: str | None
+    notes: tuple[str, ...] = ()
+
+
+def open_label_scene(path: Path, options: LabelOptions) -> LabelScene:
+    """The image in a file: `.npz`, `.mat`, a hyperspectral raster, or a multispectral raster of a source sensor.
+
+    Raises
+    ------
+    DataError : missing, of another format, or nothing says the wavelengths of its bands.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file; the image of the labels is needed. Check the path.")
+    if path.suffix.lower() == ".npz":
+        cubes = open_npz(path)
+        if len(cubes) != 1:
+            raise DataError(f"{path}: {len(cubes)} images; one is needed. Give an .npz with dn (row, col, band).")
+        return LabelScene(cubes[0], None)
+    if path.suffix.lower() == ".mat":
+        cube, notes = open_mat_cube(path, options)
+        return LabelScene(cube, None, notes)
+    if options.source is None:
+        try:
+            return LabelScene(open_raster(path), None)
+        except DataError as error:
+            if "without wavelengths" not in str(error):
+                raise
+    raise DataError(f"{path}: multispectral images are not read yet. Give a raster with wavelengths.")
+
+
+def pixel_labels(
+    options: LabelOptions, task: str, classes: tuple[str, ...], scene: LabelScene, values: NDArray[Any]
+) -> LabelSet:
+    """The labelled pixels of an image; blocks are the groups.
+
+    Parameters
+    ----------
+    values : (row, col) index of the class, -1 = unlabelled; or (row, col, quantity), NaN = unknown.
+
+    Raises
+    ------
+    DataError : the image has another shape.
+    """
+    name, block = options.path.stem, options.block
+    if values.shape[:2] != scene.cube.shape:
+        rows, cols = scene.cube.shape
+        raise DataError(
+            f"{name}: {values.shape[0]} x {values.shape[1]} labels (rows x columns); the image {scene.cube.name} has "
+            f"{rows} x {cols} pixels, and both need one grid. Cut or resample the labels, or give their image."
+        )
+    labelled = values >= 0 if values.ndim == 2 else np.isfinite(values).all(axis=2)
+    notes = scene.notes
+    step = int(np.ceil(np.sqrt(labelled.sum() / MAX_PIXELS))) or 1
+    if step > 1:
+        labelled &= (np.add.outer(np.arange(len(values)) % step, np.arange(values.shape[1]) % step)) == 0
+        notes = (*notes, f"{name}: one labelled pixel of each {step} x {step} is used")
+    row, col = np.nonzero(labelled)
+    image = np.zeros(len(row), np.intp)
+    return LabelSet(
+        name=name,
+        task=task,
+        classes=classes,
+        grid=scene.cube.grid,
+        sensor=scene.sensor,
+        images=[(scene.cube,)],
+        image=image,
+        row=row,
+        col=col,
+        labels=values[row, col],
+        groups=block_names(image, row, col, block),
+        grouped_by=f"block of {block} pixels",
+        notes=notes,
+    )

@@ -1,0 +1,260 @@
+"""Arrays and cubes in MATLAB files: version 7.2 and older by SciPy, version 7.3 (HDF5) by h5py.
+
+A file is listed without reading its arrays. The array that is taken is the one named with --variable, else the only one
+of the needed number of dimensions. Scenes of `KNOWN` say what their values and classes are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms2hs.arrays import Float32Array, FloatArray
+from ms2hs.datasets.cubes.plausibility import check_window, reflectance_of, usable_bands
+from ms2hs.datasets.hdf5_file import opened, stored_dataset
+from ms2hs.errors import DataError, input_errors
+from ms2hs.spectra.library import MAX_ARRAY_BYTES, MAX_REFLECTANCE
+from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.spectral_grid import SpectralGrid
+from ms2hs.tasks.labels.label_options import LabelOptions
+
+HDF5_MAGIC = b"\x89HDF"
+# Offset of the HDF5 signature in a MATLAB file: its own header comes first.
+HDF5_OFFSETS = (0, 512)
+# Class names of MATLAB in which numbers are stored.
+NUMERIC = {"double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
+SAMPLED_STEP = 7
+AVIRIS = Path(__file__).parent / "tables" / "aviris_1997.csv"
+RADIANCE = (
+    "the values are at-sensor radiance, not reflectance: bands can be compared with each other, but a pretrained "
+    "encoder expects reflectance"
+)
+
+
+class KnownScene(NamedTuple):
+    """What is known about a published scene, by the name of its variable."""
+
+    title: str
+    aviris: tuple[tuple[int, int], ...] = ()
+    """Ranges of AVIRIS channels (1 to 224, both ends included) in the order of the bands; empty if not known."""
+    note: str = ""
+
+
+# Removed channels and units: www.ehu.eus/ccwintco/index.php/Hyperspectral_Remote_Sensing_Scenes; Indian Pines also
+# engineering.purdue.edu/~biehl/MultiSpec/aviris_documentation.html (its 220 channels are AVIRIS channels 5 to 224).
+KNOWN = {
+    "indian_pines": KnownScene("Indian Pines", ((5, 224),), RADIANCE),
+    "indian_pines_corrected": KnownScene("Indian Pines", ((5, 107), (113, 153), (168, 223)), RADIANCE),
+    "salinas": KnownScene("Salinas", ((1, 224),), RADIANCE),
+    "salinas_corrected": KnownScene("Salinas", ((1, 107), (113, 153), (168, 223)), RADIANCE),
+    "salinasa_corrected": KnownScene("Salinas-A", ((1, 107), (113, 153), (168, 223)), RADIANCE),
+    "ksc": KnownScene("Kennedy Space Center", (), RADIANCE),
+    "pavia": KnownScene("Pavia Centre"),
+    "paviau": KnownScene("Pavia University"),
+}
+# Classes 1, 2, ... of the published label arrays; 0 is unlabelled. The published order of Pavia Centre does not fit its
+# counts, so that its classes keep their numbers.
+_SALINAS = (
+    *("Brocoli_green_weeds_1", "Brocoli_green_weeds_2", "Fallow", "Fallow_rough_plow", "Fallow_smooth", "Stubble"),
+    *("Celery", "Grapes_untrained", "Soil_vinyard_develop", "Corn_senesced_green_weeds", "Lettuce_romaine_4wk"),
+    *("Lettuce_romaine_5wk", "Lettuce_romaine_6wk", "Lettuce_romaine_7wk", "Vinyard_untrained"),
+    "Vinyard_vertical_trellis",
+)
+CLASS_NAMES = {
+    "indian_pines_gt": (
+        *("Alfalfa", "Corn-notill", "Corn-mintill", "Corn", "Grass-pasture", "Grass-trees", "Grass-pasture-mowed"),
+        *("Hay-windrowed", "Oats", "Soybean-notill", "Soybean-mintill", "Soybean-clean", "Wheat", "Woods"),
+        *("Buildings-Grass-Trees-Drives", "Stone-Steel-Towers"),
+    ),
+    "salinas_gt": _SALINAS,
+    "paviau_gt": (
+        *("Asphalt", "Meadows", "Gravel", "Trees", "Painted metal sheets", "Bare Soil", "Bitumen"),
+        *("Self-Blocking Bricks", "Shadows"),
+    ),
+    "ksc_gt": (
+        *("Scrub", "Willow swamp", "Cabbage palm hammock", "Cabbage palm/oak hammock", "Slash pine"),
+        *("Oak/broadleaf hammock", "Hardwood swamp", "Graminoid marsh", "Spartina marsh", "Cattail marsh"),
+        *("Salt marsh", "Mud flats", "Water"),
+    ),
+}
+
+
+class MatArray(NamedTuple):
+    """An array of numbers in a file, not read."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    """As in MATLAB: (row, col, band) for a cube."""
+
+
+@dataclass(frozen=True, eq=False)
+class MatCube:
+    """A cube (row, col, band) in a MATLAB file. A window of version 7.3 is read alone, else the array is kept."""
+
+    name: str
+    scene: str
+    array: MatArray
+    grid: SpectralGrid
+    order: NDArray[np.intp]
+    """(band,) position in the file of each band of `grid`."""
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        rows, cols, _ = self.array.shape
+        return rows, cols
+
+    def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
+        """(band, row, col) reflectance of a window, NaN where unknown. DataError if the file cannot be read."""
+        check_window(self.shape, row, col, height, width)
+        stored = read_mat(self.array, (row, col, height, width))
+        return reflectance_of(np.moveaxis(stored, 2, 0), self.scale)[self.order]
+
+
+def is_mat(path: Path) -> bool:
+    """Whether the path is a MATLAB file, by its name."""
+    return path.suffix.lower() == ".mat"
+
+
+def mat_arrays(path: Path) -> list[MatArray]:
+    """The arrays of numbers with two or three dimensions in a file; none are read.
+
+    Raises
+    ------
+    DataError : the file is missing or damaged, or SciPy is not installed.
+    """
+    if _is_hdf5(path):
+        with opened(path, "MATLAB 7.3", "arrays of numbers") as file:
+            listed = [(name, tuple(reversed(node.shape))) for name, node in file.items() if hasattr(node, "dtype")]
+            return [MatArray(path, name, shape) for name, shape in listed if len(shape) in {2, 3}]
+    check_scipy_installed()
+    from scipy.io import whosmat  # noqa: PLC0415  comes with ms2hs[tasks]
+
+    with input_errors(str(path), DataError):
+        return [
+            MatArray(path, name, tuple(shape))
+            for name, shape, kind in whosmat(path)
+            if len(shape) in {2, 3} and kind in NUMERIC
+        ]
+
+
+def check_scipy_installed() -> None:
+    """DataError unless SciPy, which reads MATLAB files, is installed."""
+    if find_spec("scipy") is None:
+        raise DataError("SciPy is not installed; .mat files need it. `pip install 'ms2hs[tasks]'` brings it.")
+
+
+def find_array(path: Path, dimensions: int, wanted: Sequence[str], what: str) -> MatArray:
+    """The array named in `wanted`, else the only one with this number of dimensions.
+
+    Raises
+    ------
+    DataError : no such array, or several.
+    """
+    arrays = mat_arrays(path)
+    fitting = [array for array in arrays if len(array.shape) == dimensions]
+    named = [array for array in fitting if array.name in wanted]
+    if len(named) == 1 or (not named and len(fitting) == 1 and not _names_in(arrays, wanted)):
+        return (named or fitting)[0]
+    listed = ", ".join(f"{array.name} {array.shape}" for array in arrays) or "none"
+    raise DataError(
+        f"{path}: {len(named or fitting)} arrays may be the {what}; arrays there are {listed}, and one of {dimensions} "
+        "dimensions is needed. Name it with --variable."
+    )
+
+
+def _names_in(arrays: Sequence[MatArray], wanted: Sequence[str]) -> bool:
+    return any(array.name in wanted for array in arrays)
+
+
+def read_mat(array: MatArray, window: tuple[int, int, int, int] | None = None) -> NDArray[Any]:
+    """The values of an array, in the order of MATLAB.
+
+    Parameters
+    ----------
+    window : row, col, height and width of a part.
+    """
+    row, col, height, width = window or (0, 0, *array.shape[:2])
+    if _is_hdf5(array.path):
+        with opened(array.path, "MATLAB 7.3", array.name) as file:
+            part = stored_dataset(file, array.name)[..., col : col + width, row : row + height]
+        return np.asarray(part).T
+    return _loaded(array.path, array.name)[row : row + height, col : col + width]
+
+
+@lru_cache(maxsize=4)
+def _loaded(path: Path, name: str) -> NDArray[Any]:
+    from scipy.io import loadmat  # noqa: PLC0415
+
+    with input_errors(str(path), DataError):
+        return np.asarray(loadmat(path, variable_names=[name])[name])
+
+
+def _is_hdf5(path: Path) -> bool:
+    with input_errors(str(path), DataError), path.open("rb") as file:
+        start = file.read(HDF5_OFFSETS[-1] + len(HDF5_MAGIC))
+    return any(start[offset:].startswith(HDF5_MAGIC) for offset in HDF5_OFFSETS)
+
+
+def open_mat_cube(path: Path, options: LabelOptions) -> tuple[MatCube, tuple[str, ...]]:
+    """The cube in a MATLAB file, and notes about its values and wavelengths.
+
+    Raises
+    ------
+    DataError : no single cube, no wavelengths, or values that are no reflectance.
+    """
+    array = find_array(path, 3, options.variables, "cube")
+    known = KNOWN.get(array.name.lower())
+    size = int(np.prod(array.shape)) * 8
+    if size > MAX_ARRAY_BYTES and not _is_hdf5(path):
+        raise DataError(
+            f"{path}: {array.name} {array.shape} takes up to {size / 1e9:.1f} GB; at most {MAX_ARRAY_BYTES / 1e9:g} GB "
+            "are read. Save it with -v7.3, or cut it."
+        )
+    centre, width, notes = _wavelengths(array, options.source, known)
+    grid, order = usable_bands(path, centre, width)
+    sample = read_mat(array)[::SAMPLED_STEP, ::SAMPLED_STEP]
+    scale = options.scale or (1e-4 if sample.dtype.kind in "iu" else 1.0)
+    values = np.asarray(sample, float) * scale
+    high = float(np.nanquantile(values, 0.99))
+    if not 0 < high <= MAX_REFLECTANCE:
+        raise DataError(
+            f"{path}: {array.name} x {scale:g} has the 99th percentile {high:.3g}; reflectance is above 0 and at most "
+            f"{MAX_REFLECTANCE:g}. Give the factor with --scale, such as --scale {scale / high:.1g}."
+        )
+    if options.scale is None:
+        notes = (*notes, f"{array.name}: reflectance = stored x {scale:g}, as nothing else is declared")
+    if known and known.note:
+        notes = (*notes, f"{known.title}: {known.note}")
+    return MatCube(array.name, path.stem, array, grid, order, scale), notes
+
+
+def _wavelengths(
+    array: MatArray, source: str | None, known: KnownScene | None
+) -> tuple[FloatArray, FloatArray, tuple[str, ...]]:
+    """Centre and width in nm of each band of a cube: of `source`, else of the AVIRIS channels that are known."""
+    bands = array.shape[2]
+    channels = [number - 1 for low, high in (known.aviris if known else ()) for number in range(low, high + 1)]
+    if source is None and known and len(channels) == bands:
+        centre, width = np.loadtxt(AVIRIS, delimiter=",", skiprows=4, usecols=(1, 2))[channels].T
+        note = "wavelengths are those of AVIRIS in 1997, within 10 nm; --source takes a CSV of others"
+        return centre, width, (f"{known.title}: {note}",)
+    if source is None:
+        raise DataError(
+            f"{array.path}: nothing says the wavelengths of the {bands} bands of {array.name}; MATLAB files hold none. "
+            "Give --source with a CSV of center_nm,fwhm_nm, one row for each band."
+        )
+    grid = load_sensor(source).grid
+    if len(grid) != bands:
+        raise DataError(
+            f"{array.path}: {array.name} has {bands} bands, and {source} has {len(grid)}; they must agree. Give "
+            "--source with a CSV of center_nm,fwhm_nm, one row for each band."
+        )
+    return grid.wavelength_nm, grid.fwhm_nm, ()
