@@ -2,7 +2,7 @@
 
 A class whose name has a word of land cover takes the colour of this cover. Any other class takes the colour of
 `QUALITATIVE` that differs most from the colours in use, group after group, and after these a colour of a regular grid.
-Each class has a colour of its own; more than about 20 classes can no longer be told apart by colour alone.
+Each class has a colour of its own; colours alone no longer distinguish more than about 20 classes.
 """
 
 import warnings
@@ -90,12 +90,12 @@ def class_colours(names: Sequence[str]) -> list[str]:
         fitting = (colour for words, colour in COVER_COLOURS if any(word in name.lower() for word in words))
         if (found := next((colour for colour in fitting if colour not in colours.values()), None)) is not None:
             colours[index] = found
-    groups = [list(group) for group in QUALITATIVE]
-    groups.append(["#{:02x}{:02x}{:02x}".format(*levels) for levels in product(LEVELS, repeat=3)])
+    groups = [*QUALITATIVE, ["#{:02x}{:02x}{:02x}".format(*levels) for levels in product(LEVELS, repeat=3)]]
     for index in range(len(names)):
         if index not in colours:
-            groups = [kept for group in groups if (kept := [one for one in group if one not in colours.values()])]
-            colours[index] = _farthest(groups[0], list(colours.values()))
+            used = set(colours.values())
+            free = next(left for group in groups if (left := [colour for colour in group if colour not in used]))
+            colours[index] = _farthest(free, list(colours.values()))
     return [colours[index] for index in range(len(names))]
 
 
@@ -208,5 +208,13 @@ def _draw_scale(panel: "Axes", width_m: float) -> None:
     length_m = float(max(step * power for step in (1, 2, 5) if step * power <= width_m / 4))
     text = f"{length_m / 1000:g} km" if length_m >= 1000 else f"{length_m:g} m"
     share = length_m / width_m
-    panel.plot([0, share], [-0.02, -0.02], color="#1b1d1f", lw=3, transform=panel.transAxes, clip_on=False)
+    panel.plot(
+        [0, share],
+        [-0.02, -0.02],
+        color="#1b1d1f",
+        lw=3,
+        solid_capstyle="butt",
+        transform=panel.transAxes,
+        clip_on=False,
+    )
     panel.text(share + 0.01, -0.02, text, transform=panel.transAxes, va="center")

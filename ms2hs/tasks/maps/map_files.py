@@ -31,11 +31,13 @@ from ms2hs.raster.formats.qgis_style import STYLE_SUFFIX
 from ms2hs.raster.pixel_grid import PixelGrid, footprint, lonlat_bounds, pixel_size_m
 from ms2hs.scenes.scene import Scene
 from ms2hs.scenes.stac_metadata import PROJECTION_EXTENSION, projection_properties, time_properties, utc_now
-from ms2hs.tasks.map_legend import NODATA_CLASS, Legend
+from ms2hs.tasks.maps.map_legend import NODATA_CLASS, Legend
 
 TABLE_SUFFIX = ".aux.xml"
 """Added to the whole name of a raster: GDAL's auxiliary file."""
 BLOCK = 512
+# Classes that the summary names.
+MAX_NAMED = 5
 # Columns of the attribute table: name, GDAL's type of the values (GDALRATFieldType) and usage (GDALRATFieldUsage).
 INTEGER, TEXT = 0, 2
 COLUMNS = (
@@ -97,6 +99,15 @@ class MapResult:
     """Pixels with a class or value."""
     seconds: float
     notes: tuple[str, ...]
+
+    def summary(self) -> str:
+        """One line: the share of valid pixels, the largest classes and the time."""
+        total = max(self.valid, 1)
+        largest = sorted(self.counts, key=self.counts.__getitem__, reverse=True)[:MAX_NAMED]
+        shares = ", ".join(f"{name} {self.counts[name] / total:.1%}" for name in largest)
+        more = f" and {len(self.counts) - MAX_NAMED} more classes" if len(self.counts) > MAX_NAMED else ""
+        parts = [f"{self.valid / self.pixels:.1%} of {self.pixels} pixels valid", *filter(None, [shares + more])]
+        return "; ".join([*parts, f"{self.seconds:.1f} s"])
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values."""

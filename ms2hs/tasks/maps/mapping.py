@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -37,8 +37,7 @@ from ms2hs.scenes.formats import open_scene
 from ms2hs.scenes.plausibility import check_reflectance
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import Scene, SceneOptions
-from ms2hs.spectra.spectral_grid import SpectralGrid
-from ms2hs.tasks.map_files import (
+from ms2hs.tasks.maps.map_files import (
     CLASSES,
     PROBABILITIES,
     TABLE_SUFFIX,
@@ -51,31 +50,12 @@ from ms2hs.tasks.map_files import (
     write_item,
     write_table,
 )
-from ms2hs.tasks.map_legend import LONG_SIDE, Legend, draw_classes, draw_values
-from ms2hs.tasks.scene_bands import select_bands
+from ms2hs.tasks.maps.map_legend import LONG_SIDE, Legend, draw_classes, draw_values
+from ms2hs.tasks.maps.map_model import MapModel
+from ms2hs.tasks.maps.scene_bands import select_bands
 
-# Side of a window in pixels, and pixels that neighbours share, as in a conversion.
-WINDOW, OVERLAP = 128, 32
 EXTRA = "no quicklook is drawn: matplotlib is not installed. Install it with: pip install 'ms2hs[tasks]'"
 Probability = Literal["best", "all"]
-
-
-class MapModel(Protocol):
-    """A model of a task, as `run` needs it."""
-
-    task: str
-    """One of `label_set.TASKS`."""
-    classes: tuple[str, ...]
-    """Names of the classes, or of the quantities."""
-    grid: SpectralGrid
-    """The bands that it needs."""
-    sensor: str | None
-    """Name of the sensor of the bands; None: known by wavelength only."""
-    patch: int
-    """Side of the patch that it predicts together, in pixels; windows of one pixel need no overlap."""
-
-    def predict(self, reflectance: Float32Array, valid: BoolArray) -> Float32Array:
-        """(class or quantity, row, col) probabilities or values of ([date,] band, row, col) reflectance."""
 
 
 @dataclass(frozen=True)
@@ -130,11 +110,8 @@ class MapPlan:
 
     @property
     def tiling(self) -> Tiling:
-        """The windows of the prediction: of whole patches; without overlap if each pixel is predicted alone."""
-        patch = self.model.patch
-        side = max(WINDOW // patch, 2) * patch
-        overlap = 0 if patch == 1 else min(max(OVERLAP, patch), side - 1)
-        return Tiling(self.grid.height, self.grid.width, side, overlap)
+        """The windows of the prediction."""
+        return Tiling(self.grid.height, self.grid.width, self.model.side, self.model.overlap)
 
     @property
     def names(self) -> list[str]:
@@ -164,10 +141,34 @@ KINDS = {
 """By task."""
 
 
+def map_scene(
+    *scenes: str | Path,
+    model: str | Path,
+    output: str | Path | None = None,
+    options: MapOptions | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> MapResult:
+    """Map classes or values of a scene by a tuned model, as a COG with quicklook and STAC item.
+
+    Parameters
+    ----------
+    scenes : one scene, as for `convert`, or a GeoTIFF or ENVI cube with wavelengths; before and after for a change map.
+    model : weights with the head of a task, as `ms2hs finetune --labels` writes them.
+    output : output .tif, or a directory.
+    options : everything else, such as `MapOptions(probability="best")`.
+    progress : called with the stage, the rows done and all rows.
+
+    Raises
+    ------
+    Ms2hsError : bad input, or an output that cannot be written. No file is left then.
+    """
+    return run(plan(scenes, MapModel.load(model, device), output, options), progress)
+
+
 def plan(
     scenes: Sequence[str | Path],
     model: MapModel,
-    facts: Mapping[str, str],
     output: str | Path | None = None,
     options: MapOptions | None = None,
 ) -> MapPlan:
@@ -176,7 +177,6 @@ def plan(
     Parameters
     ----------
     scenes : one path or address for `open_scene`; before and after for a model of change.
-    facts : `model` (its name), `weights_sha256` and `path` of the model.
     output : path of the COG. A directory, or None for the working directory, gives `<scene>_classes.tif` there.
 
     Raises
@@ -205,7 +205,7 @@ def plan(
     name = file_name("_".join([*(scene.id for scene in opened), kind.noun]))
     path = folder / f"{name}.tif" if folder.is_dir() else folder
     check_tiff(path)
-    ids = [input_files(scene, [str(given), facts.get("path")], ()) for scene, given in zip(opened, scenes, strict=True)]
+    ids = [input_files(scene, [given, model.path], ()) for scene, given in zip(opened, scenes, strict=True)]
     warned = [
         replace(scene, notes=(*scene.notes, *check_reflectance(scene, grid, force=options.force)))
         for scene, grid in zip(opened, grids, strict=True)
@@ -215,8 +215,8 @@ def plan(
         "task": model.task,
         "scene": ", ".join(scene.id for scene in opened),
         "source": opened[0].source,
-        "model": facts["model"],
-        "weights_sha256": facts["weights_sha256"],
+        "model": model.name,
+        "weights_sha256": model.sha256,
         "offset_rule": "; ".join(dict.fromkeys(scene.offset_rule for scene in opened)),
     }
     planned = MapPlan(tuple(warned), grids[0], path, model, provenance, options, frozenset().union(*ids))
