@@ -72,7 +72,7 @@ class TaskEncoder(nn.Module):
             target = load_sensor(PASTED_INTO).grid
             target = target.select(np.argsort(target.wavelength_nm, kind="stable"))
             self._mapping = BandMapping(config, source, target)
-            order, source = order[self._mapping.bands], target
+            source = target
         self._group = config.group if config.measured == "pasted" else 1
         self._view = network.band_view(source, error)
         self.register_buffer("_bands", torch.from_numpy(order), persistent=False)
@@ -106,8 +106,10 @@ class TaskEncoder(nn.Module):
         """
         rows, cols = reflectance.shape[2:]
         padding = (0, -cols % self.patch, 0, -rows % self.patch)
+        bands = reflectance[:, self._bands]
+        bands = bands if self._mapping is None else self._mapping.paste(bands)
         valid = F.pad(valid, padding)
-        values = fill_invalid(F.pad(reflectance[:, self._bands], padding), valid, self.patch)
+        values = fill_invalid(F.pad(bands, padding), valid, self.patch)
         side = values.shape[2] // self.patch, values.shape[3] // self.patch
         tokens = self._patch_tokens(values, valid) if self.network.config.by_patch else self._pooled(values, side)
         return tokens.view(len(values), *side, self.width)
