@@ -311,6 +311,8 @@ CASES = {
     "wrong task": (lambda folder: spectra(folder, task="change"), "--task classification or regression"),
     "wrong key": (lambda folder: spectra(folder, label_key="kind"), "--label-key"),
     "wrong group": (lambda folder: spectra(folder, group_key="place"), "--group-key"),
+    "unused option": (lambda folder: spectra(folder, variables=("gt",)), "--variable was given"),
+    "scale of a raster": (lambda folder: replace(raster(folder, classes_on_grid()), scale=0.1), "Leave --scale out"),
     "missing file": (lambda folder: other(folder, "none.npz"), "no such file"),
     "unknown format": (lambda folder: other(folder, "a.txt", b"x"), "known: labelled spectra"),
     "damaged": (lambda folder: other(folder, "a.npz", b"no archive"), "cannot be read"),

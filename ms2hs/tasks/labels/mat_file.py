@@ -236,13 +236,14 @@ def open_mat_cube(path: Path, options: LabelOptions) -> tuple[MatCube, str | Non
     grid, order = usable_bands(path, centre, width)
     height, width_px = min(rows, SAMPLED_SIDE), min(cols, SAMPLED_SIDE)
     sample = _bands_first(array, (rows, cols), ((rows - height) // 2, (cols - width_px) // 2, height, width_px))
-    scale = options.scale or (1e-4 if sample.dtype.kind in "iu" else 1.0)
+    declared = 1e-4 if sample.dtype.kind in "iu" else 1.0
+    scale = declared if options.scale is None else options.scale
     values = np.asarray(sample, float) * scale
     high = float(np.nanquantile(values, 0.99))
     if not 0 < high <= MAX_REFLECTANCE:
         raise DataError(
             f"{path}: {array.name} x {scale:g} has the 99th percentile {high:.3g}; reflectance is above 0 and at most "
-            f"{MAX_REFLECTANCE:g}. Give the factor with --scale, such as --scale {scale / high:.1g}."
+            f"{MAX_REFLECTANCE:g}. Give the factor that the source of the file documents with --scale."
         )
     if options.scale is None:
         notes = (*notes, f"{array.name}: reflectance = stored x {scale:g}, as nothing else is declared")
