@@ -265,12 +265,15 @@ def _find_cube(path: Path, options: LabelOptions) -> tuple[MatArray, tuple[int, 
     return array, (array.shape[0], array.shape[1])
 
 
+_held = lru_cache(maxsize=2)(read_mat)
+
+
 def _bands_first(array: MatArray, shape: tuple[int, int], window: tuple[int, int, int, int]) -> NDArray[Any]:
     """(band, row, col) stored numbers of a window of a cube of this shape."""
     if len(array.shape) == 3:
         return np.moveaxis(read_mat(array, window), 2, 0)
     row, col, height, width = window
-    return read_mat(array).reshape(-1, *shape[::-1]).swapaxes(1, 2)[:, row : row + height, col : col + width]
+    return _held(array).reshape(-1, *shape[::-1]).swapaxes(1, 2)[:, row : row + height, col : col + width]
 
 
 def _wavelengths(
