@@ -1,8 +1,9 @@
 """The one image on which a label raster, abundances or points lie, and its labelled pixels as samples."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,11 @@ from numpy.typing import NDArray
 from ms2hs.datasets.cubes.npz import open_npz
 from ms2hs.datasets.cubes.raster_cube import open_raster
 from ms2hs.datasets.cubes.registry import Cube
+from ms2hs.datasets.multispectral import open_sensor_raster
 from ms2hs.errors import DataError
+from ms2hs.raster.cube import spectral_of
+from ms2hs.raster.dataset import open_dataset
+from ms2hs.spectra.sensors import load_sensor
 from ms2hs.tasks.labels.label_options import LabelOptions
 from ms2hs.tasks.labels.label_set import LabelSet
 from ms2hs.tasks.labels.label_values import block_names
@@ -18,6 +23,9 @@ from ms2hs.tasks.labels.mat_file import open_mat_cube
 
 # More labelled pixels are thinned to a regular grid: a label needs about 100 bytes.
 MAX_PIXELS = 4_000_000
+# A raster of a multispectral sensor may hold this many bands more than the sensor's table: B10, and quality layers. One
+# with still more is hyperspectral, and a probe simulates the sensor from it.
+MULTISPECTRAL_BANDS, MAX_EXTRA_BANDS = 13, 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +34,12 @@ class LabelScene:
 
     cube: Cube
     sensor: str | None
+    """Name of the source sensor, or the CSV of its bands, where `--source` is needed to read the image."""
     notes: tuple[str, ...] = ()
 
 
 def open_label_scene(path: Path, options: LabelOptions) -> LabelScene:
-    """The image in a file: `.npz`, `.mat`, a hyperspectral raster, or a multispectral raster of a source sensor.
+    """The image in a file: `.npz`, `.mat`, a raster with wavelengths, or a multispectral raster of a source sensor.
 
     Raises
     ------
@@ -44,15 +53,19 @@ def open_label_scene(path: Path, options: LabelOptions) -> LabelScene:
             raise DataError(f"{path}: {len(cubes)} images; one is needed. Give an .npz with dn (row, col, band).")
         return LabelScene(cubes[0], None)
     if path.suffix.lower() == ".mat":
-        cube, notes = open_mat_cube(path, options)
-        return LabelScene(cube, None, notes)
-    if options.source is None:
+        return LabelScene(*open_mat_cube(path, options))
+    bands = len(load_sensor(options.source).grid) if options.source else MULTISPECTRAL_BANDS
+    with open_dataset(str(path)) as file:
+        has_wavelengths, count = spectral_of(file) is not None, file.count
+    if not (has_wavelengths and count > bands + MAX_EXTRA_BANDS):
         try:
-            return LabelScene(open_raster(path), None)
-        except DataError as error:
-            if "without wavelengths" not in str(error):
+            image = open_sensor_raster(path, options.source)
+        except DataError:
+            if options.source or not has_wavelengths:
                 raise
-    raise DataError(f"{path}: multispectral images are not read yet. Give a raster with wavelengths.")
+        else:
+            return LabelScene(image, image.sensor, image.notes)
+    return LabelScene(open_raster(path), None)
 
 
 def pixel_labels(
@@ -75,14 +88,7 @@ def pixel_labels(
             f"{name}: {values.shape[0]} x {values.shape[1]} labels (rows x columns); the image {scene.cube.name} has "
             f"{rows} x {cols} pixels, and both need one grid. Cut or resample the labels, or give their image."
         )
-    labelled = values >= 0 if values.ndim == 2 else np.isfinite(values).all(axis=2)
-    notes = scene.notes
-    step = int(np.ceil(np.sqrt(labelled.sum() / MAX_PIXELS))) or 1
-    if step > 1:
-        labelled &= (np.add.outer(np.arange(len(values)) % step, np.arange(values.shape[1]) % step)) == 0
-        notes = (*notes, f"{name}: one labelled pixel of each {step} x {step} is used")
-    row, col = np.nonzero(labelled)
-    image = np.zeros(len(row), np.intp)
+    image, row, col, labels, thinned = labelled_pixels([values])
     return LabelSet(
         name=name,
         task=task,
@@ -93,8 +99,36 @@ def pixel_labels(
         image=image,
         row=row,
         col=col,
-        labels=values[row, col],
+        labels=labels,
         groups=block_names(image, row, col, block),
         grouped_by=f"block of {block} pixels",
-        notes=notes,
+        notes=(*scene.notes, *thinned),
     )
+
+
+class Pixels(NamedTuple):
+    """Labelled pixels of images."""
+
+    image: NDArray[np.intp]
+    row: NDArray[np.intp]
+    col: NDArray[np.intp]
+    labels: NDArray[Any]
+    notes: tuple[str, ...]
+
+
+def labelled_pixels(values: Sequence[NDArray[Any]]) -> Pixels:
+    """The labelled pixels of images, thinned to a regular grid where there are more than `MAX_PIXELS`.
+
+    Parameters
+    ----------
+    values : for each image (row, col) index of the class, -1 = unlabelled; or (row, col, quantity), NaN = unknown.
+    """
+    labelled = [image >= 0 if image.ndim == 2 else np.isfinite(image).all(axis=2) for image in values]
+    total = sum(int(pixels.sum()) for pixels in labelled)
+    step = int(np.ceil(np.sqrt(total / MAX_PIXELS))) or 1
+    places = [np.nonzero(pixels[::step, ::step]) for pixels in labelled]
+    row, col = (np.concatenate([place[axis] for place in places]) * step for axis in (0, 1))
+    image = np.repeat(np.arange(len(values)), [len(place[0]) for place in places])
+    labels = np.concatenate([one[::step, ::step][place] for one, place in zip(values, places, strict=True)])
+    notes = (f"{total} pixels are labelled: one of each {step} x {step} is used",) if step > 1 else ()
+    return Pixels(image, row, col, labels, notes)

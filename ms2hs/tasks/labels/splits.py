@@ -1,8 +1,8 @@
 """Splits of labelled samples into training, validation and test, and shares of the training samples.
 
-Groups are assigned one by one, those of the rarest class first, each to the side that lacks most samples of that class.
-The order within a class is random, so that seeds give different splits; if a class is missing on a side, other orders
-are tried, and last the order by size, which puts a class on both sides wherever it has two groups of its own.
+Groups are assigned one by one, the groups of the rarest class first, each to the side that lacks most samples of that
+class. The order within a class is random, so that seeds give different splits; if a class is missing on a side, other
+orders are tried, and last the order by size, which puts a class on both sides wherever it has two groups of its own.
 """
 
 from dataclasses import dataclass
@@ -59,14 +59,15 @@ def split(label_set: LabelSet, seed: int = 0, *, guard: int = 0) -> Split:
     if guard and not label_set.isolated and not label_set.whole_images:
         side = _guarded(label_set, side, guard)
     train, val, test = (np.flatnonzero(side == number) for number in range(3))
-    for name, members in zip(SIDES, (train, val, test), strict=True):
+    for name, members in (("train", train), ("test", test), ("val", val)):
+        if name == "val":
+            _check_classes(label_set, train, test, by)
         if not len(members):
             raise DataError(
                 f"{label_set.name}: no sample is left for {name} of {len(label_set)} samples in "
                 f"{len(np.unique(label_set.groups))} groups ({by}); at least 3 groups are needed. Add data, give "
                 "smaller blocks with --block, or use --split random, which is optimistic."
             )
-    _check_classes(label_set, train, test, by)
     return Split(train, val, test, by)
 
 
