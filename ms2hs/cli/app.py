@@ -19,6 +19,7 @@ from ms2hs.cli.commands import (
     export_commands,
     fetch_commands,
     info_commands,
+    map_commands,
     probe_commands,
     spectrum_commands,
     training_commands,
@@ -71,6 +72,7 @@ app.command("prepare", epilog=data_commands.PREPARE_EPILOG)(data_commands.prepar
 app.command("pairs", epilog=data_commands.PAIRS_EPILOG)(data_commands.pairs_command)
 app.command("pretrain", epilog=training_commands.PRETRAIN_EPILOG)(training_commands.pretrain_command)
 app.command("finetune", epilog=training_commands.FINETUNE_EPILOG)(training_commands.finetune_command)
+app.command("map", epilog=map_commands.EPILOG)(map_commands.map_command)
 app.add_typer(evaluate_commands.app, name="evaluate")
 
 

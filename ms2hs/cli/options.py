@@ -14,6 +14,7 @@ import typer
 
 from ms2hs._version import __version__
 from ms2hs.cli.messages import print_log
+from ms2hs.cli.parsers import BBox, PixelWindow, parse_bbox, parse_pixel_window
 from ms2hs.cli.recipes import is_from_config, take_files
 from ms2hs.remote.providers import DEFAULT_PROVIDER
 from ms2hs.tasks.labels.label_options import SplitKind, Task
@@ -112,9 +113,9 @@ def refuse(context: typer.Context, parameters: Iterable[str], reason: str) -> No
         raise typer.BadParameter(f"{', '.join(wrong)} does not apply: {reason}. Leave {wrong[0]} out.")
 
 
-def check_learning_rate(value: float) -> float:
+def check_learning_rate(value: float | None) -> float | None:
     """Refuse a learning rate that is not above 0."""
-    if not 0 < value < math.inf:
+    if value is not None and not 0 < value < math.inf:
         raise typer.BadParameter(f"{value} is not a learning rate; a number above 0 is needed. Write for example 1e-3.")
     return value
 
@@ -136,6 +137,31 @@ BlockSize = Annotated[
 AsJson = Annotated[bool, OUTPUT("--json", help="Print JSON on stdout.", show_default=False)]
 Quiet = Annotated[bool, GENERAL("-q", "--quiet", help="No progress bar and no notes.", show_default=False)]
 Seed = Annotated[int, DATA(min=0, help="Random seed.")]
+
+# The scene and its part: shared by convert and map.
+Source = Annotated[
+    str | None, INPUT(help="Sensor of the scene.", show_default="from metadata", autocompletion=complete_source)
+]
+BandNames = Annotated[
+    str | None,
+    INPUT(metavar="B02,B03,…", help="Band names in file order; - skips a band.", show_default="from metadata"),
+]
+Granule = Annotated[str | None, INPUT(metavar="TILE", help="Tile, scene or day of a product: T33UUP.")]
+Force = Annotated[bool, INPUT("--force", help="Continue although the reflectance is implausible.", show_default=False)]
+Quality = Annotated[bool, INPUT("--quality/--no-quality", help="Leave out cloud and cloud shadow.")]
+Area = Annotated[BBox | None, REGION(parser=parse_bbox, metavar="W,S,E,N", help="Area in degrees.")]
+AreaPixels = Annotated[
+    PixelWindow | None,
+    REGION(parser=parse_pixel_window, metavar="ROW,COL,HEIGHT,WIDTH", help="Area in output pixels."),
+]
+ModelDevice = Annotated[
+    str,
+    MODEL(
+        metavar="DEVICE",
+        help=f"Device: `auto` (the fastest available), {', '.join(DEVICES[1:])}.",
+        autocompletion=lambda: list(DEVICES),
+    ),
+]
 Scale = Annotated[float | None, INPUT(help="Reflectance = stored × scale + offset.", show_default="from metadata")]
 Offset = Annotated[float | None, INPUT(help="Offset in reflectance, such as -0.1.", show_default="from metadata")]
 DnOffset = Annotated[
@@ -177,6 +203,7 @@ LearningRate = Annotated[float, TRAINING("--lr", callback=check_learning_rate, h
 TrainingSeed = Annotated[int, TRAINING("--seed", min=0, help="Random seed; equal seeds give equal weights.")]
 Workers = Annotated[int, TRAINING(min=0, max=64, help="Loader processes; 0 loads in the training process.")]
 CheckpointEvery = Annotated[int, TRAINING(min=1, help="Steps between checkpoints.")]
+PictureEvery = Annotated[int, TRAINING(min=0, help="Steps between pictures in <stem>.run/; 0 draws none.")]
 TrainingPrecision = Annotated[
     Precision, TRAINING("--precision", help="Number format; `auto` is bfloat16 where the device supports it.")
 ]

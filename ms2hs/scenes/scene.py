@@ -1,7 +1,7 @@
 """A scene without its pixels: the files of its bands, its pixel grid, and the scale and offset of stored numbers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -74,6 +74,11 @@ class Scene:
             return SpectralGrid(tuple(names), centres, widths, np.ones(len(names), bool))
         sensor = load_sensor(self.source)
         return sensor.grid.select(sensor.grid.index(names))
+
+    def select(self, index: Sequence[int]) -> "Scene":
+        """The scene with only the bands at these positions, in this order."""
+        nm, fwhm = (tuple(values[i] for i in index) if values else () for values in (self.wavelength_nm, self.fwhm_nm))
+        return replace(self, assets=tuple(self.assets[i] for i in index), wavelength_nm=nm, fwhm_nm=fwhm)
 
     def adjusted(self, lines: Mapping[str, tuple[float, float]]) -> "Scene":
         """The scene with reflectance `gain * reflectance + offset` in each band named in `lines`.

@@ -82,7 +82,11 @@ class LabelSet:
         if self.isolated:
             pixel = np.stack([cube.read(row, col, 1, 1) for cube in cubes])
             return np.broadcast_to(pixel, (*pixel.shape[:2], side, side))
-        return np.stack([_around(cube, row - side // 2, col - side // 2, side) for cube in cubes])
+        return self.window(int(self.image[sample]), row - side // 2, col - side // 2, side)
+
+    def window(self, image: int, top: int, left: int, side: int) -> Float32Array:
+        """(date, band, side, side) reflectance of a window of an image, NaN where unknown or outside the image."""
+        return np.stack([_around(cube, top, left, side) for cube in self.images[image]])
 
 
 def _around(cube: Cube, row: int, col: int, side: int) -> Float32Array:
