@@ -20,7 +20,7 @@ from ms2hs.tasks import features
 from ms2hs.tasks.heads import LinearHead, Training, inner_folds
 from ms2hs.tasks.label_scores import Prediction, score_all
 from ms2hs.tasks.labels.label_set import WHOLE, LabelSet
-from ms2hs.tasks.probe_report import findings, render
+from ms2hs.tasks.probe_report import findings, render, score_tables
 from ms2hs.tasks.probing import ProbeOptions, feature_plan, probe_samples
 from ms2hs.tasks.task_encoder import TaskEncoder
 
@@ -317,3 +317,24 @@ def test_models_that_cannot_use_the_bands_have_no_row():
     assert any("spatial-spectral has no row" in note for note in plan.notes)
     assert not any("spatial-spectral" in column.name for column in plan.columns)
     assert {column.kind for column in plan.columns} == {"raw", "cube", "coefficients", "random", "encoder", "both"}
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression", "change"])
+def test_every_task_has_its_table_and_page(task):
+    random, grid = np.random.default_rng(12), grid_of(np.array([500.0, 850]))
+    values = random.uniform(0.1, 0.5, (40, 2 if task == "change" else 1, 2, 1, 1)).astype(np.float32)
+    first = values[:, 0, :, 0, 0]
+    labels = {
+        "multilabel": first > 0.3,
+        "regression": first * [1, -2] + 1,
+        "change": (np.abs(values[:, -1, :, 0, 0] - first).sum(axis=1) > 0.25).astype(int),
+    }
+    label_set = images_of(values, labels[task], grid, task)
+    label_set = replace(label_set, row=np.zeros(40, int), col=np.zeros(40, int))
+    result = probe_samples(label_set, [], replace(ONE_SEED, seeds=2))
+    table = score_tables(result)[0]
+    main = {"multilabel": "mAP", "regression": "R²", "change": "F1"}[task]
+    assert table.title.startswith(main)
+    assert float(table.rows[0].cells[1].text.split(" ±")[0]) > 0.85
+    assert (result.rows[0].confusion is None) == (task != "change")
+    assert main in render(result)
