@@ -173,7 +173,8 @@ def probe_samples(
         )
     notes = [*label_set.notes, *plan.notes]
     if len(chosen) < total:
-        notes.append(f"{len(chosen):,} of {total:,} samples were drawn at random, stratified by class")
+        how = "at random" if label_set.task == "regression" else "at random, the same share of each class"
+        notes.append(f"{len(chosen):,} of {total:,} samples were drawn {how}")
     if not known.all():
         notes.append(f"{(~known).sum():,} samples are left out: their reflectance is not known in all bands")
     used = select(label_set, np.isin(np.arange(total), chosen[known]))
@@ -265,6 +266,7 @@ def feature_plan(label_set: LabelSet, weights: Sequence[Weights], target: str) -
     if not is_multispectral:
         plan.add_components()
         plan.notes.append(f"{len(grid)} bands are hyperspectral: a converted cube would only resample them")
+    plan.add(f"{RAW}, scaled", "raw", "", features.scaled_bands())
     if label_set.whole_images or (side > 1 and not label_set.isolated):
         plan.add(RAW_SPREAD, "raw", "", features.mean_and_spread(side))
         plan.columns[-1] = Column(RAW_SPREAD, "raw", "", (RAW, RAW_SPREAD))
