@@ -30,7 +30,7 @@ from ms2hs.tasks.labels.label_set import LabelSet
 from ms2hs.tasks.task_encoder import TaskEncoder
 
 # Bytes of the windows of a batch, and most windows in it.
-BATCH_BYTES, MOST_WINDOWS = 1 << 26, 256
+BATCH_BYTES, MOST_WINDOWS = 1 << 24, 256
 # Mean reflectance below which spectra count as equally bright.
 DARK = 0.01
 
