@@ -39,17 +39,17 @@ def _no_pictures(monkeypatch):
 
 def likelihood(reflectance, valid):
     """Probabilities of classes by the distance to their spectra."""
-    assert reflectance.shape[-2:] == valid.shape
-    distance = ((reflectance - SPECTRA[:, :, None, None]) ** 2).sum(axis=1)
+    assert reflectance[:, 0, 0].shape == valid.shape
+    distance = ((reflectance - SPECTRA[:, :, None, None]) ** 2).sum(axis=2)
     likely = np.exp(-100 * distance)
-    return (likely / likely.sum(axis=0)).astype(np.float32)
+    return (likely / likely.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def is_brighter(reflectance, _valid):
     """Change is a brighter near infrared after than before."""
-    before, after = reflectance[:, 3]
+    before, after = np.moveaxis(reflectance[:, :, 3], 1, 0)
     changed = (after > before + 0.1).astype(np.float32)
-    return np.stack([1 - changed, changed])
+    return np.stack([1 - changed, changed], axis=1)
 
 
 RULE = MapModel(
@@ -62,13 +62,14 @@ RULE = MapModel(
     sensor="sentinel2a",
     side=64,
     overlap=0,
+    batch=2,
     predict=likelihood,
 )
 VALUES = replace(
     RULE,
     task="regression",
     classes=("leaf area", "chlorophyll µg"),
-    predict=lambda reflectance, _: 1000 * reflectance[[3, 2]],
+    predict=lambda reflectance, _: 1000 * reflectance[:, 0, [3, 2]],
 )
 CHANGE = replace(RULE, task="change", classes=("unchanged", "changed"), predict=is_brighter)
 
@@ -227,14 +228,15 @@ def test_windows_that_agree_leave_no_seams(tmp_path):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("image_side", [0, 64, 120])
-def test_windows_are_of_whole_patches_and_share_what_a_pixel_depends_on(name, image_side):
+@pytest.mark.parametrize("whole_images", [False, True])
+@pytest.mark.parametrize("patches", [1, 8])
+def test_windows_are_of_whole_patches_and_share_what_a_pixel_depends_on(name, patches, whole_images):
     config = PRESETS[name]
-    side, overlap = windows_of(config, image_side)
+    side, overlap = windows_of(config, patches * config.patch, whole_images=whole_images)
     assert side % config.patch == 0
     assert overlap < side
-    assert overlap >= image_side
-    assert overlap >= config.patch or config.patch == 1
+    assert not whole_images or overlap >= patches * config.patch
+    assert overlap or (config.patch == 1 and config.is_local)
 
 
 def test_memory_does_not_depend_on_the_height(tmp_path, monkeypatch):

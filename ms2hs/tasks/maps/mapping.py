@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -302,6 +303,7 @@ def _write_rasters(planned: MapPlan, folder: Path, report: Progress) -> tuple[ND
         names = [f"probability of {name}" for name in classes] if chosen == "all" else ["probability"]
         writers.append(make(folder / planned.probability.name, names=names, stored=PROBABILITIES))
     with ExitStack() as stack:
+        stack.enter_context(bounded_cache(planned.grid.width, len(planned.model.grid) * len(planned.scenes)))
         for writer in writers:
             stack.enter_context(writer)
         for row, predicted, valid in _strips(planned):
@@ -328,27 +330,33 @@ def _strips(planned: MapPlan) -> Iterator[tuple[int, Float32Array, BoolArray]]:
     blender = Blender(tiling, len(model.classes), torch.device("cpu"))
     ends = [*(top for top, _ in tiling.rows[1:]), tiling.height]  # rows before these are finished
     with ExitStack() as stack:
-        stack.enter_context(bounded_cache(planned.grid.width, len(model.grid) * len(planned.scenes)))
         readers = [stack.enter_context(SceneReader(scene, planned.grid)) for scene in planned.scenes]
         rows = one_ahead(_read(readers, top, bottom, planned.grid.width) for top, bottom in tiling.rows)
         for index, (reflectance, valid) in enumerate(rows):
             blender.begin_row(index)
-            for col, (left, right) in enumerate(tiling.cols):
-                usable = valid[:, left:right]
-                if usable.any():
-                    predicted = model.predict(reflectance[..., left:right], usable)
-                    blender.add([col], torch.from_numpy(predicted)[None])
+            for cols in _batches(tiling, valid, model.batch):
+                areas = [slice(*tiling.cols[col]) for col in cols]
+                windows = np.stack([reflectance[..., area] for area in areas])
+                predicted = model.predict(windows, np.stack([valid[:, area] for area in areas]))
+                blender.add(cols, torch.from_numpy(predicted))
             top = tiling.rows[index][0]
             finished = slice(0, ends[index] - top)
             yield top, blender.mean(finished).numpy(), valid[finished]
 
 
+def _batches(tiling: Tiling, valid: BoolArray, size: int) -> Iterator[list[int]]:
+    """Positions of the windows of a row that have a valid pixel, in batches of at most `size` windows of one width."""
+    cols = [col for col, (left, right) in enumerate(tiling.cols) if valid[:, left:right].any()]
+    for _, same in groupby(cols, lambda col: tiling.cols[col][1] - tiling.cols[col][0]):
+        row = list(same)
+        yield from (row[first : first + size] for first in range(0, len(row), size))
+
+
 def _read(readers: Sequence[SceneReader], top: int, bottom: int, width: int) -> tuple[Float32Array, BoolArray]:
-    """([date,] band, row, col) reflectance of full rows, and where every date is valid."""
+    """(date, band, row, col) reflectance of full rows, and where every date is valid."""
     pixels = [reader.read_pixels(top, 0, bottom - top, width) for reader in readers]
     valid = np.logical_and.reduce([one.valid for one in pixels])
-    reflectance = pixels[0].reflectance if len(pixels) == 1 else np.stack([one.reflectance for one in pixels])
-    return reflectance, valid
+    return np.stack([one.reflectance for one in pixels]), valid
 
 
 def _draw(planned: MapPlan, folder: Path, counts: NDArray[np.int64]) -> None:
