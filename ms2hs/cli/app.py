@@ -20,6 +20,7 @@ from ms2hs.cli.commands import (
     fetch_commands,
     info_commands,
     map_commands,
+    probe_commands,
     spectrum_commands,
     training_commands,
     view_commands,
@@ -66,6 +67,7 @@ app.command("index", epilog=spectrum_commands.INDEX_EPILOG)(spectrum_commands.in
 app.command("spectrum", epilog=spectrum_commands.SPECTRUM_EPILOG)(spectrum_commands.spectrum_command)
 app.command("view", epilog=view_commands.EPILOG)(view_commands.view_command)
 app.command("export", epilog=export_commands.EPILOG)(export_commands.export_command)
+app.command("probe", epilog=probe_commands.PROBE_EPILOG)(probe_commands.probe_command)
 app.command("prepare", epilog=data_commands.PREPARE_EPILOG)(data_commands.prepare_command)
 app.command("pairs", epilog=data_commands.PAIRS_EPILOG)(data_commands.pairs_command)
 app.command("pretrain", epilog=training_commands.PRETRAIN_EPILOG)(training_commands.pretrain_command)

@@ -113,9 +113,9 @@ def refuse(context: typer.Context, parameters: Iterable[str], reason: str) -> No
         raise typer.BadParameter(f"{', '.join(wrong)} does not apply: {reason}. Leave {wrong[0]} out.")
 
 
-def check_learning_rate(value: float) -> float:
+def check_learning_rate(value: float | None) -> float | None:
     """Refuse a learning rate that is not above 0."""
-    if not 0 < value < math.inf:
+    if value is not None and not 0 < value < math.inf:
         raise typer.BadParameter(f"{value} is not a learning rate; a number above 0 is needed. Write for example 1e-3.")
     return value
 
@@ -203,6 +203,7 @@ LearningRate = Annotated[float, TRAINING("--lr", callback=check_learning_rate, h
 TrainingSeed = Annotated[int, TRAINING("--seed", min=0, help="Random seed; equal seeds give equal weights.")]
 Workers = Annotated[int, TRAINING(min=0, max=64, help="Loader processes; 0 loads in the training process.")]
 CheckpointEvery = Annotated[int, TRAINING(min=1, help="Steps between checkpoints.")]
+PictureEvery = Annotated[int, TRAINING(min=0, help="Steps between pictures in <stem>.run/; 0 draws none.")]
 TrainingPrecision = Annotated[
     Precision, TRAINING("--precision", help="Number format; `auto` is bfloat16 where the device supports it.")
 ]

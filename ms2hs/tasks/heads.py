@@ -6,9 +6,12 @@ fold, by the main score of the task. The rule is the same for every feature, and
 """
 
 import warnings
+from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 from sklearn.multiclass import OneVsRestClassifier
@@ -28,49 +31,78 @@ MAX_ITERATIONS, TOLERANCE = 300, 1e-3
 Positions = NDArray[np.intp]
 
 
+class Training(NamedTuple):
+    """Samples with labels."""
+
+    features: Float32Array
+    """(sample, value), finite."""
+    labels: Labels
+    """As `LabelSet.labels`; of a classification with at least two classes."""
+    groups: NDArray[np.str_]
+    """(sample,) names of what a fold keeps together."""
+
+    def part(self, positions: Positions) -> "Training":
+        """Some of the samples."""
+        return Training(self.features[positions], self.labels[positions], self.groups[positions])
+
+
+@dataclass(frozen=True)
 class LinearHead:
     """A fitted head."""
 
-    def __init__(self, task: str, model: Pipeline, strength: float) -> None:
-        self.task, self._model = task, model
-        self.strength = strength
-        """The chosen strength of the regularisation."""
+    task: str
+    model: Pipeline
+    strength: float
+    """Strength of the regularisation."""
 
     @classmethod
-    def fit(
-        cls, task: str, features: Float32Array, labels: Labels, groups: NDArray[np.str_], seed: int = 0
-    ) -> "LinearHead":
+    def fit(cls, task: str, samples: Training, *, components: int = 0, seed: int = 0) -> Self:
         """Choose the regularisation, and fit to all samples.
 
         Parameters
         ----------
-        features : (sample, value), finite.
-        labels : as `LabelSet.labels`; of a classification with at least two classes.
-        groups : (sample,) names of what a fold keeps together.
+        components : most principal components of the standardised features that the head sees; 0: all features.
         """
-        folds = inner_folds(task, labels, groups, seed)
+        folds = inner_folds(task, samples, seed)
+        strength = DEFAULT_STRENGTH
+        if folds:
+            scores = [
+                [cls._of(task, samples.part(train), s, components).score(samples.part(val)) for s in STRENGTHS]
+                for train, val in folds
+            ]
+            mean = np.nan_to_num(np.mean(scores, axis=0), nan=-np.inf)
+            strength = STRENGTHS[int(mean.argmax())]
+        return cls._of(task, samples, strength, components)
+
+    @classmethod
+    def _of(cls, task: str, samples: Training, strength: float, components: int) -> Self:
+        """A head with this regularisation."""
+        parts = [StandardScaler()]
+        if components:
+            parts.append(PCA(min(components, *samples.features.shape), svd_solver="full"))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # fits that stop early, and folds without a class
-            if not folds:
-                model = _pipeline(task, DEFAULT_STRENGTH).fit(features, labels)
-                return cls(task, model, DEFAULT_STRENGTH)
-            mean = np.mean([[_score(task, s, features, labels, fold) for s in STRENGTHS] for fold in folds], axis=0)
-            strength = STRENGTHS[int(np.argmax(np.nan_to_num(mean, nan=-np.inf)))]
-            return cls(task, _pipeline(task, strength).fit(features, labels), strength)
+            warnings.simplefilter("ignore")  # fits that end before they converge, and labels that no sample has
+            model = make_pipeline(*parts, _estimator(task, strength)).fit(samples.features, samples.labels)
+        return cls(task, model, strength)
 
     def predict(self, features: Float32Array) -> Prediction:
         """The labels of samples (sample, value)."""
-        labels = self._model.predict(features)
+        labels = self.model.predict(features)
         if self.task == "multilabel":
-            return Prediction(labels.astype(bool), self._model.decision_function(features))
+            return Prediction(labels.astype(bool), self.model.decision_function(features))
         return Prediction(labels)
 
+    def score(self, samples: Training) -> float:
+        """The main score of the task; NaN where undefined."""
+        return SCORES[main_score(self.task)].compute(samples.labels, self.predict(samples.features))
 
-def inner_folds(task: str, labels: Labels, groups: NDArray[np.str_], seed: int) -> list[tuple[Positions, Positions]]:
+
+def inner_folds(task: str, samples: Training, seed: int) -> list[tuple[Positions, Positions]]:
     """Positions of training and validation samples of each fold; empty where no fold is possible.
 
     Whole groups lie in one fold, unless a class has only one group: then samples of one group lie in several folds.
     """
+    labels, groups = samples.labels, samples.groups
     rows = np.zeros((len(labels), 1))
     if task in {"multilabel", "regression"}:
         number = min(FOLDS, len(np.unique(groups)))
@@ -87,20 +119,10 @@ def inner_folds(task: str, labels: Labels, groups: NDArray[np.str_], seed: int) 
     return list(StratifiedKFold(number, shuffle=True, random_state=seed).split(rows, labels)) if number > 1 else []
 
 
-def _pipeline(task: str, strength: float) -> Pipeline:
-    """A head of one regularisation, not fitted."""
+def _estimator(task: str, strength: float) -> Ridge | LogisticRegression | OneVsRestClassifier:
     if task == "regression":
-        return make_pipeline(StandardScaler(), Ridge(alpha=strength))
+        return Ridge(alpha=strength)
     # changed pixels are rare: without weights every pixel would be unchanged
     weights = "balanced" if task == "change" else None
     model = LogisticRegression(C=1 / strength, max_iter=MAX_ITERATIONS, tol=TOLERANCE, class_weight=weights)
-    return make_pipeline(StandardScaler(), OneVsRestClassifier(model) if task == "multilabel" else model)
-
-
-def _score(
-    task: str, strength: float, features: Float32Array, labels: Labels, fold: tuple[Positions, Positions]
-) -> float:
-    """The main score of a fold's validation samples."""
-    train, val = fold
-    head = LinearHead(task, _pipeline(task, strength).fit(features[train], labels[train]), strength)
-    return SCORES[main_score(task)].compute(labels[val], head.predict(features[val]))
+    return OneVsRestClassifier(model) if task == "multilabel" else model

@@ -37,6 +37,8 @@ MOST_MULTISPECTRAL = 30
 RAW, RAW_SPREAD = "raw bands", "raw bands, mean and spread"
 # Kinds of encoders, in words.
 KINDS = {"random": "random encoder", "encoder": "encoder"}
+# Kinds of rows that use a trained encoder.
+WITH_ENCODER = ("encoder", "both")
 # Tasks whose samples have one class each.
 ONE_CLASS = ("classification", "segmentation", "change")
 
@@ -65,7 +67,7 @@ class ProbeRow:
 
     name: str
     kind: str
-    """`raw`, `cube`, `coefficients`, `random` or `encoder`."""
+    """`raw`, `cube`, `coefficients`, `random`, `encoder`, or `both` for the encoder with raw bands."""
     model: str
     """Name of the weights; empty without a model."""
     size: int
@@ -273,7 +275,7 @@ def feature_plan(label_set: LabelSet, weights: Sequence[Weights], target: str) -
         name = f"{KINDS[kind]} of {of}"
         plan.add(name, kind, of, features.encoder_tokens(encoder))
         if kind == "encoder" and encoder.patch > 1:
-            plan.columns.append(Column(f"{name} + {RAW}", kind, of, (name, RAW)))
+            plan.columns.append(Column(f"{name} + {RAW}", "both", of, (name, RAW)))
     return plan
 
 
@@ -333,28 +335,24 @@ def _draw(label_set: LabelSet, options: ProbeOptions, guard: int) -> _Draws:
 
 def _scored(column: Column, features: Float32Array, label_set: LabelSet, draws: _Draws) -> ProbeRow:
     """The scores of a feature (sample, value) over all shares and seeds."""
-    from sklearn.decomposition import PCA  # noqa: PLC0415  comes with ms2hs[tasks]
-
-    from ms2hs.tasks.heads import LinearHead  # noqa: PLC0415  scikit-learn, likewise
+    from ms2hs.tasks.heads import LinearHead, Training  # noqa: PLC0415  scikit-learn, which comes with ms2hs[tasks]
     from ms2hs.tasks.label_scores import confusion, score_all  # noqa: PLC0415  likewise
 
     scores: dict[float, dict[str, tuple[float, ...]]] = {share: {} for share in draws.train}
     matrix, largest = None, max(draws.train)
+    samples = Training(features, label_set.labels, label_set.groups)
     for seed, part in enumerate(draws.splits):
-        values = features
-        if column.components:
-            count = min(column.components, len(part.train), features.shape[1])
-            values = PCA(count, random_state=0).fit(features[part.train]).transform(features)
+        truth = label_set.labels[part.test]
         for share, drawn in draws.train.items():
-            train, truth = drawn[seed], label_set.labels[part.test]
-            head = LinearHead.fit(label_set.task, values[train], label_set.labels[train], label_set.groups[train], seed)
-            predicted = head.predict(values[part.test])
+            head = LinearHead.fit(label_set.task, samples.part(drawn[seed]), components=column.components, seed=seed)
+            predicted = head.predict(features[part.test])
             for key, score in score_all(label_set.task, truth, predicted).items():
                 scores[share][key] = (*scores[share].get(key, ()), score)
             if share == largest and label_set.task in ONE_CLASS:
                 counts = confusion(truth, predicted.labels, len(label_set.classes))
                 matrix = counts if matrix is None else matrix + counts
-    return ProbeRow(column.name, column.kind, column.model, values.shape[1], scores, matrix)
+    size = min(column.components or features.shape[1], features.shape[1])
+    return ProbeRow(column.name, column.kind, column.model, size, scores, matrix)
 
 
 def _counts(label_set: LabelSet) -> dict[str, tuple[float, float]]:

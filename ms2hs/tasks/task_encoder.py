@@ -72,7 +72,7 @@ class TaskEncoder(nn.Module):
             target = load_sensor(PASTED_INTO).grid
             target = target.select(np.argsort(target.wavelength_nm, kind="stable"))
             self._mapping = BandMapping(config, source, target)
-            order, source = order[self._mapping.bands], target
+            source = target
         self._group = config.group if config.measured == "pasted" else 1
         self._view = network.band_view(source, error)
         self.register_buffer("_bands", torch.from_numpy(order), persistent=False)
@@ -80,12 +80,12 @@ class TaskEncoder(nn.Module):
     @classmethod
     def of(cls, weights: Weights, grid: SpectralGrid, sensor: str | None = None) -> Self:
         """The encoder of weights; WeightsError for a linear model, GridError as in the constructor."""
-        return cls(_network_of(weights), grid, sensor, weights.range_nm)
+        return cls(network_of(weights), grid, sensor, weights.range_nm)
 
     @classmethod
     def random(cls, weights: Weights, grid: SpectralGrid, sensor: str | None = None, seed: int = 0) -> Self:
         """The same architecture with random parameters, as before any training; errors as of `of`."""
-        config = _network_of(weights).config
+        config = network_of(weights).config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(SpectralMAE(config, weights.prior).eval(), grid, sensor, weights.range_nm)
@@ -106,8 +106,10 @@ class TaskEncoder(nn.Module):
         """
         rows, cols = reflectance.shape[2:]
         padding = (0, -cols % self.patch, 0, -rows % self.patch)
+        bands = reflectance[:, self._bands]
+        bands = bands if self._mapping is None else self._mapping.paste(bands)
         valid = F.pad(valid, padding)
-        values = fill_invalid(F.pad(reflectance[:, self._bands], padding), valid, self.patch)
+        values = fill_invalid(F.pad(bands, padding), valid, self.patch)
         side = values.shape[2] // self.patch, values.shape[3] // self.patch
         tokens = self._patch_tokens(values, valid) if self.network.config.by_patch else self._pooled(values, side)
         return tokens.view(len(values), *side, self.width)
@@ -130,7 +132,8 @@ class TaskEncoder(nn.Module):
         return mean_by_patch(encoded.tokens[:, 0], encoded.patches[:, 0], side[0] * side[1])
 
 
-def _network_of(weights: Weights) -> SpectralMAE:
+def network_of(weights: Weights) -> SpectralMAE:
+    """The network of weights; WeightsError for a linear model."""
     if weights.network is None:
         needed = "weights of a masked autoencoder are needed. Use --model spatial-spectral, or train a preset."
         raise WeightsError(f"{weights.name}: a linear model has no encoder; {needed}")

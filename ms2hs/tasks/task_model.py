@@ -3,7 +3,7 @@
 The head is one linear layer on features of the encoder. Samples that are images have the mean of their patches. Pixels
 have the features of the patches around them, interpolated between patch centres, and beside them the pixel's own bands
 where a patch has more than one pixel, so that maps are sharp. For a change the features are those of the first date, of
-the second, and their difference.
+the second, and their absolute difference, which no linear layer could compute.
 """
 
 import copy
@@ -192,6 +192,21 @@ class TaskModel(nn.Module):
         return self.facts.classes
 
     @property
+    def grid(self) -> SpectralGrid:
+        """The input's bands."""
+        return self.facts.grid
+
+    @property
+    def sensor(self) -> str | None:
+        """Name of the sensor of the bands; None: known by wavelength only."""
+        return self.facts.sensor
+
+    @property
+    def patch(self) -> int:
+        """Side of the encoder's patches, in pixels."""
+        return self.encoder.patch
+
+    @property
     def device(self) -> torch.device:
         """The device of the parameters."""
         return self.head.weight.device
@@ -222,7 +237,7 @@ class TaskModel(nn.Module):
         """
         dates = [self._of_date(values[:, date], valid) for date in range(values.shape[1])]
         if self.task == "change":
-            dates.append((dates[1][0] - dates[0][0], dates[1][1] - dates[0][1]))
+            dates.append(((dates[1][0] - dates[0][0]).abs(), (dates[1][1] - dates[0][1]).abs()))
         tokens, own = (torch.cat(parts, dim=1) for parts in zip(*dates, strict=True))
         return tokens, own
 

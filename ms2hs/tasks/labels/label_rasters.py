@@ -23,9 +23,9 @@ from ms2hs.tasks.labels.label_scenes import LabelScene, open_label_scene, pixel_
 from ms2hs.tasks.labels.label_set import LabelSet
 from ms2hs.tasks.labels.label_values import class_indices
 from ms2hs.tasks.labels.labelled_spectra import array_names
-from ms2hs.tasks.labels.mat_file import CLASS_NAMES, MatArray, find_array, mat_arrays, read_mat
+from ms2hs.tasks.labels.mat_file import CLASS_NAMES, MatArray, check_variables, find_array, is_mat, mat_arrays, read_mat
 
-RASTER_SUFFIXES = {".tif", ".tiff", ".hdr", ".img", ".dat", ".bsq", ".bil", ".bip", ".vrt", ".png"}
+RASTER_SUFFIXES = {".tif", ".tiff", ".hdr", ".img", ".dat", ".bsq", ".bil", ".bip"}
 MAX_XML_BYTES = 10_000_000
 UNNAMED = re.compile(r"(un(classified|labell?ed|defined|known)|background|no ?data)?", re.IGNORECASE)
 
@@ -79,6 +79,7 @@ def open_mat_labels(options: LabelOptions, task: str) -> LabelSet:
     DataError : no such array or several, another shape than the image, or no wavelengths.
     """
     path = options.path
+    check_variables([one for one in (path, options.scene) if one and is_mat(one)], options.variables)
     classes = [array for array in mat_arrays(path) if len(array.shape) == 2 and min(array.shape) > 1]
     if options.scene is None and not any(len(array.shape) == 3 for array in mat_arrays(path)):
         raise DataError(f"{path}: holds labels without their image; the cube is needed. Give its file with --scene.")

@@ -13,7 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ms2hs.errors import DataError, UnknownName, input_errors
+from ms2hs.tasks.labels.big_earth_net import is_big_earth_net, open_big_earth_net
+from ms2hs.tasks.labels.change_pairs import is_change_pairs, open_change_pairs
+from ms2hs.tasks.labels.image_folders import is_image_folder, open_image_folder
 from ms2hs.tasks.labels.label_options import LabelOptions
+from ms2hs.tasks.labels.label_points import is_point_table, open_label_points
 from ms2hs.tasks.labels.label_rasters import (
     is_abundances,
     is_label_raster,
@@ -70,6 +74,34 @@ FORMATS = (
         ("segmentation", "regression"),
         is_label_raster,
         open_label_raster,
+    ),
+    LabelFormat(
+        "points",
+        "*.csv with lon, lat and a column of labels, or *.gpkg, inside --scene",
+        ("segmentation", "regression"),
+        is_point_table,
+        open_label_points,
+    ),
+    LabelFormat(
+        "BigEarthNet",
+        "<patch>/<patch>_B02.tif with <patch>_labels_metadata.json, or metadata.parquet and BigEarthNet-S2/",
+        ("multilabel",),
+        is_big_earth_net,
+        open_big_earth_net,
+    ),
+    LabelFormat(
+        "OSCD",
+        "<city>/imgs_1_rect/, <city>/imgs_2_rect/ and <city>/cm/cm.png",
+        ("change",),
+        is_change_pairs,
+        open_change_pairs,
+    ),
+    LabelFormat(
+        "images by class",
+        "<class>/<image>.tif, such as EuroSAT",
+        ("classification",),
+        is_image_folder,
+        open_image_folder,
     ),
 )
 

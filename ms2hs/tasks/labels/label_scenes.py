@@ -1,8 +1,9 @@
 """The one image on which a label raster, abundances or points lie, and its labelled pixels as samples."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from ms2hs.datasets.cubes.npz import open_npz
 from ms2hs.datasets.cubes.raster_cube import open_raster
 from ms2hs.datasets.cubes.registry import Cube
+from ms2hs.datasets.multispectral import open_sensor_raster
 from ms2hs.errors import DataError
 from ms2hs.tasks.labels.label_options import LabelOptions
 from ms2hs.tasks.labels.label_set import LabelSet
@@ -52,7 +54,8 @@ def open_label_scene(path: Path, options: LabelOptions) -> LabelScene:
         except DataError as error:
             if "without wavelengths" not in str(error):
                 raise
-    raise DataError(f"{path}: multispectral images are not read yet. Give a raster with wavelengths.")
+    image = open_sensor_raster(path, options.source)
+    return LabelScene(image, image.options.source, image.notes)
 
 
 def pixel_labels(
@@ -75,14 +78,7 @@ def pixel_labels(
             f"{name}: {values.shape[0]} x {values.shape[1]} labels (rows x columns); the image {scene.cube.name} has "
             f"{rows} x {cols} pixels, and both need one grid. Cut or resample the labels, or give their image."
         )
-    labelled = values >= 0 if values.ndim == 2 else np.isfinite(values).all(axis=2)
-    notes = scene.notes
-    step = int(np.ceil(np.sqrt(labelled.sum() / MAX_PIXELS))) or 1
-    if step > 1:
-        labelled &= (np.add.outer(np.arange(len(values)) % step, np.arange(values.shape[1]) % step)) == 0
-        notes = (*notes, f"{name}: one labelled pixel of each {step} x {step} is used")
-    row, col = np.nonzero(labelled)
-    image = np.zeros(len(row), np.intp)
+    image, row, col, labels, thinned = labelled_pixels([values])
     return LabelSet(
         name=name,
         task=task,
@@ -93,8 +89,36 @@ def pixel_labels(
         image=image,
         row=row,
         col=col,
-        labels=values[row, col],
+        labels=labels,
         groups=block_names(image, row, col, block),
         grouped_by=f"block of {block} pixels",
-        notes=notes,
+        notes=(*scene.notes, *thinned),
     )
+
+
+class Pixels(NamedTuple):
+    """Labelled pixels of images."""
+
+    image: NDArray[np.intp]
+    row: NDArray[np.intp]
+    col: NDArray[np.intp]
+    labels: NDArray[Any]
+    notes: tuple[str, ...]
+
+
+def labelled_pixels(values: Sequence[NDArray[Any]]) -> Pixels:
+    """The labelled pixels of images, thinned to a regular grid where there are more than `MAX_PIXELS`.
+
+    Parameters
+    ----------
+    values : for each image (row, col) index of the class, -1 = unlabelled; or (row, col, quantity), NaN = unknown.
+    """
+    labelled = [image >= 0 if image.ndim == 2 else np.isfinite(image).all(axis=2) for image in values]
+    total = sum(int(pixels.sum()) for pixels in labelled)
+    step = int(np.ceil(np.sqrt(total / MAX_PIXELS))) or 1
+    places = [np.nonzero(pixels[::step, ::step]) for pixels in labelled]
+    row, col = (np.concatenate([place[axis] for place in places]) * step for axis in (0, 1))
+    image = np.repeat(np.arange(len(values)), [len(place[0]) for place in places])
+    labels = np.concatenate([one[::step, ::step][place] for one, place in zip(values, places, strict=True)])
+    notes = (f"{total} pixels are labelled: one of each {step} x {step} is used",) if step > 1 else ()
+    return Pixels(image, row, col, labels, notes)

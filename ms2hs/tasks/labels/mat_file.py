@@ -31,8 +31,8 @@ NUMERIC = {"double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", 
 SAMPLED_STEP = 7
 AVIRIS = Path(__file__).parent / "tables" / "aviris_1997.csv"
 RADIANCE = (
-    "the values are at-sensor radiance, not reflectance: bands can be compared with each other, but a pretrained "
-    "encoder expects reflectance"
+    "the values are at-sensor radiance, not reflectance: a head on the raw bands is valid, but a pretrained encoder "
+    "expects reflectance"
 )
 
 
@@ -161,17 +161,25 @@ def find_array(path: Path, dimensions: int, wanted: Sequence[str], what: str) ->
     arrays = mat_arrays(path)
     fitting = [array for array in arrays if len(array.shape) == dimensions]
     named = [array for array in fitting if array.name in wanted]
-    if len(named) == 1 or (not named and len(fitting) == 1 and not _names_in(arrays, wanted)):
+    if len(named) == 1 or (not named and len(fitting) == 1):
         return (named or fitting)[0]
-    listed = ", ".join(f"{array.name} {array.shape}" for array in arrays) or "none"
     raise DataError(
-        f"{path}: {len(named or fitting)} arrays may be the {what}; arrays there are {listed}, and one of {dimensions} "
-        "dimensions is needed. Name it with --variable."
+        f"{path}: {len(named or fitting)} arrays may be the {what}; arrays there are {_listed(arrays)}, and one of "
+        f"{dimensions} dimensions is needed. Name it with --variable."
     )
 
 
-def _names_in(arrays: Sequence[MatArray], wanted: Sequence[str]) -> bool:
-    return any(array.name in wanted for array in arrays)
+def check_variables(paths: Sequence[Path], wanted: Sequence[str]) -> None:
+    """DataError if none of these files has an array that is named with --variable."""
+    arrays = [array for path in paths for array in mat_arrays(path)]
+    if absent := [name for name in wanted if name not in {array.name for array in arrays}]:
+        raise DataError(
+            f"{paths[0]}: no array {absent[0]!r}; arrays there are {_listed(arrays)}. Use their names with --variable."
+        )
+
+
+def _listed(arrays: Sequence[MatArray]) -> str:
+    return ", ".join(f"{array.name} {array.shape}" for array in arrays) or "none"
 
 
 def read_mat(array: MatArray, window: tuple[int, int, int, int] | None = None) -> NDArray[Any]:
@@ -244,7 +252,7 @@ def _wavelengths(
     channels = [number - 1 for low, high in (known.aviris if known else ()) for number in range(low, high + 1)]
     if source is None and known and len(channels) == bands:
         centre, width = np.loadtxt(AVIRIS, delimiter=",", skiprows=4, usecols=(1, 2))[channels].T
-        note = "wavelengths are those of AVIRIS in 1997, within 10 nm; --source takes a CSV of others"
+        note = "the wavelengths are the calibration of AVIRIS of 1997, within 10 nm; --source takes a CSV of others"
         return centre, width, (f"{known.title}: {note}",)
     if source is None:
         raise DataError(

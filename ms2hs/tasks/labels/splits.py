@@ -59,14 +59,15 @@ def split(label_set: LabelSet, seed: int = 0, *, guard: int = 0) -> Split:
     if guard and not label_set.isolated and not label_set.whole_images:
         side = _guarded(label_set, side, guard)
     train, val, test = (np.flatnonzero(side == number) for number in range(3))
-    for name, members in zip(SIDES, (train, val, test), strict=True):
+    for name, members in (("train", train), ("test", test), ("val", val)):
+        if name == "val":
+            _check_classes(label_set, train, test, by)
         if not len(members):
             raise DataError(
                 f"{label_set.name}: no sample is left for {name} of {len(label_set)} samples in "
                 f"{len(np.unique(label_set.groups))} groups ({by}); at least 3 groups are needed. Add data, give "
                 "smaller blocks with --block, or use --split random, which is optimistic."
             )
-    _check_classes(label_set, train, test, by)
     return Split(train, val, test, by)
 
 
@@ -154,7 +155,7 @@ def _group_sides(
 
 
 def _assigned(counts: NDArray[np.intp], order: NDArray[np.intp], shares: NDArray[np.float64]) -> NDArray[np.intp]:
-    """(group,) index into `SIDES`.
+    """(group,) index into `SIDES`; validation gets at least one group that training can spare.
 
     Parameters
     ----------
@@ -176,6 +177,10 @@ def _assigned(counts: NDArray[np.intp], order: NDArray[np.intp], shares: NDArray
         side[number] = chosen
         lacking[chosen] -= counts[number]
         room[chosen] -= sizes[number]
+    if shares[1] and not (side == 1).any():
+        total = counts[side == 0].sum(axis=0)
+        spare = np.flatnonzero((side == 0) & ((counts < total) | (counts == 0)).all(axis=1))
+        side[spare[sizes[spare].argsort(kind="stable")[:1]]] = 1
     return side
 
 
