@@ -14,9 +14,11 @@ import rasterio
 from conftest import LEAVES, S2_BANDS, SAND, WATER, dn_of, write_raster
 from rio_cogeo.cogeo import cog_validate
 from test_faults_items import check_item_is_valid
+from test_task_model import facts_of, model_of
 
 from ms2hs.errors import GridError, OutputError, SceneError, WeightsError
 from ms2hs.models.config import PRESETS
+from ms2hs.scenes.formats import open_scene
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import SceneOptions
 from ms2hs.spectra.sensors import load_sensor
@@ -25,6 +27,8 @@ from ms2hs.tasks.maps import mapping
 from ms2hs.tasks.maps.map_legend import COVER_COLOURS, QUALITATIVE, Legend, class_colours
 from ms2hs.tasks.maps.map_model import MapModel, windows_of
 from ms2hs.tasks.maps.mapping import MapOptions, plan, run
+from ms2hs.tasks.maps.scene_bands import select_bands
+from ms2hs.tasks.task_model import TaskModel
 
 DRAW = mapping._draw
 BANDS = ("B02", "B03", "B04", "B08", "B11")
@@ -363,3 +367,42 @@ def test_land_covers_take_their_colours():
 def test_more_classes_than_8_bits_hold_are_refused(tmp_path):
     with pytest.raises(WeightsError, match="256 classes; a map of 8 bits holds at most 255"):
         mapped(scene_of(tmp_path / "scene.tif"), replace(RULE, classes=tuple(map(str, range(256)))))
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """Weights of a small network with a random head of three classes."""
+    path = tmp_path_factory.mktemp("tuned") / "tuned.safetensors"
+    weights, model = model_of("spectral", facts_of(sensor="sentinel2a"))
+    model.save(path, weights, {})
+    return path
+
+
+def test_map_equals_the_prediction_of_the_model(tuned, tmp_path):
+    path = scene_of(tmp_path / "scene.tif", (37, 70))
+    model = MapModel.load(tuned, "cpu")
+    result = mapped(path, model)
+    scene = select_bands(open_scene(str(path)), model.grid, model.sensor)
+    with SceneReader(scene, scene.grid) as reader:
+        pixels = reader.read_pixels(0, 0, 37, 70)
+    expected = TaskModel.load(tuned).predict(pixels.reflectance, pixels.valid)
+    classes = np.where(pixels.valid, np.nan_to_num(expected).argmax(axis=0) + 1, 0)
+    np.testing.assert_array_equal(read(result.output)[0], classes)
+
+
+def test_command_maps_a_scene(tuned, tmp_path, ms2hs):
+    scene_of(tmp_path / "scene.tif")
+    code, out, err = ms2hs("map", tmp_path / "scene.tif", "--model", tuned, "-o", tmp_path, "--probability", "best")
+    assert code == 0, err
+    names = [f"scene_classes{suffix}" for suffix in (".tif", ".tif.aux.xml", ".qml", "_probability.tif", ".json")]
+    assert out.split() == [str(tmp_path / name) for name in names]
+    assert "97.5% of 2000 pixels valid" in err
+    code, out, _ = ms2hs("map", tmp_path / "scene.tif", "--model", tuned, "-o", tmp_path / "b.tif", "--json", "-q")
+    assert sum(json.loads(out)["counts"].values()) == 1950
+
+
+def test_weights_without_a_head_are_refused(tmp_path, ms2hs):
+    code, _, err = ms2hs("map", scene_of(tmp_path / "scene.tif"), "--model", "linear", "-o", tmp_path / "map.tif")
+    assert code == 1
+    assert "without the head of a task" in err
+    assert "finetune --labels" in err
