@@ -8,10 +8,11 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
-from conftest import NORTH, WEST, write_raster
+from conftest import LEAVES, NORTH, WEST, write_raster
 from rasterio.warp import transform
 
 from ms2hs.errors import DataError, UnknownName
+from ms2hs.spectra.sensors import load_sensor
 from ms2hs.tasks.labels.label_options import LabelOptions
 from ms2hs.tasks.labels.label_reader import open_labels
 from ms2hs.tasks.labels.splits import split
@@ -150,9 +151,18 @@ def test_class_raster_has_its_names_and_unlabelled_pixels(tmp_path, suffix):
     found = open_labels(LabelOptions(labels, scene=scene, block=8))
     assert (found.task, found.classes, len(found)) == ("segmentation", ("oak", "pine"), (classes > 0).sum())
     check_pixels(found, dn, np.array(["", "oak", "pine"])[classes])
+    assert open_labels(LabelOptions(labels, scene=scene, source="sentinel2a")).sensor is None  # a probe simulates it
     parts = split(found)
     assert parts.by == "block of 8 pixels"
     assert not set(found.groups[parts.train]) & set(found.groups[parts.test])
+
+
+def test_class_raster_lies_on_a_multispectral_scene(tmp_path, s2_tif):
+    classes = np.zeros((1, 24, 30), np.uint8)
+    classes[0, :, ::3], classes[0, :, 1::3] = 1, 2
+    found = open_labels(LabelOptions(write_raster(tmp_path / "classes.tif", classes), scene=s2_tif))
+    assert (found.sensor, found.grid.names, len(found)) == ("sentinel2a", load_sensor("sentinel2a").grid.names, 24 * 20)
+    np.testing.assert_allclose(found.read(0, 1)[0, :, 0, 0], np.array(LEAVES) * 0.9, atol=1e-4)
 
 
 def test_class_raster_counts_class_0_where_another_nodata_is_declared(tmp_path):
@@ -194,12 +204,13 @@ def test_mat_cube_without_known_bands_needs_a_table(tmp_path):
     table = tmp_path / "bands.csv"
     with table.open("w", newline="") as file:
         csv.writer(file).writerows([("center_nm", "fwhm_nm"), *((nm, 20) for nm in WAVELENGTH_NM)])
-    with pytest.raises(DataError, match=r"wavelengths of the 20 bands of paviaU.*--source with a CSV"):
+    with pytest.raises(DataError, match=r"paviaU has 20 bands.*hold no wavelengths.*--source with a CSV"):
         open_labels(LabelOptions(tmp_path / "a.mat"))
     options = LabelOptions(tmp_path / "a.mat", source=str(table), block=4)
     with pytest.raises(DataError, match=r"2 arrays may be the classes.*--variable"):
         open_labels(options)
     found = open_labels(LabelOptions(tmp_path / "a.mat", source=str(table), variables=("truth",)))
+    assert found.sensor == str(table)
     check_pixels(found, dn, classes.astype(str))
 
 

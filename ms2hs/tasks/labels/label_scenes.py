@@ -13,6 +13,9 @@ from ms2hs.datasets.cubes.raster_cube import open_raster
 from ms2hs.datasets.cubes.registry import Cube
 from ms2hs.datasets.multispectral import open_sensor_raster
 from ms2hs.errors import DataError
+from ms2hs.raster.cube import spectral_of
+from ms2hs.raster.dataset import open_dataset
+from ms2hs.spectra.sensors import load_sensor
 from ms2hs.tasks.labels.label_options import LabelOptions
 from ms2hs.tasks.labels.label_set import LabelSet
 from ms2hs.tasks.labels.label_values import block_names
@@ -20,6 +23,9 @@ from ms2hs.tasks.labels.mat_file import open_mat_cube
 
 # More labelled pixels are thinned to a regular grid: a label needs about 100 bytes.
 MAX_PIXELS = 4_000_000
+# A raster of a multispectral sensor may hold this many bands more than the sensor's table: B10, and quality layers. One
+# with still more is hyperspectral, and a probe simulates the sensor from it.
+MAX_EXTRA_BANDS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +34,12 @@ class LabelScene:
 
     cube: Cube
     sensor: str | None
+    """Name of the source sensor, or the CSV of its bands, where `--source` is needed to read the image."""
     notes: tuple[str, ...] = ()
 
 
 def open_label_scene(path: Path, options: LabelOptions) -> LabelScene:
-    """The image in a file: `.npz`, `.mat`, a hyperspectral raster, or a multispectral raster of a source sensor.
+    """The image in a file: `.npz`, `.mat`, a raster with wavelengths, or a multispectral raster of a source sensor.
 
     Raises
     ------
@@ -46,14 +53,12 @@ def open_label_scene(path: Path, options: LabelOptions) -> LabelScene:
             raise DataError(f"{path}: {len(cubes)} images; one is needed. Give an .npz with dn (row, col, band).")
         return LabelScene(cubes[0], None)
     if path.suffix.lower() == ".mat":
-        cube, notes = open_mat_cube(path, options)
-        return LabelScene(cube, None, notes)
-    if options.source is None:
-        try:
-            return LabelScene(open_raster(path), None)
-        except DataError as error:
-            if "without wavelengths" not in str(error):
-                raise
+        return LabelScene(*open_mat_cube(path, options))
+    bands = len(load_sensor(options.source).grid) if options.source else 0
+    with open_dataset(str(path)) as file:
+        is_spectral = spectral_of(file) is not None and file.count > bands + MAX_EXTRA_BANDS
+    if is_spectral:
+        return LabelScene(open_raster(path), None)
     image = open_sensor_raster(path, options.source)
     return LabelScene(image, image.options.source, image.notes)
 

@@ -211,8 +211,8 @@ def _is_hdf5(path: Path) -> bool:
     return any(start[offset:].startswith(HDF5_MAGIC) for offset in HDF5_OFFSETS)
 
 
-def open_mat_cube(path: Path, options: LabelOptions) -> tuple[MatCube, tuple[str, ...]]:
-    """The cube in a MATLAB file, and notes about its values and wavelengths.
+def open_mat_cube(path: Path, options: LabelOptions) -> tuple[MatCube, str | None, tuple[str, ...]]:
+    """The cube in a MATLAB file, the sensor or CSV of its bands if one was used, and notes about its values.
 
     Raises
     ------
@@ -226,7 +226,7 @@ def open_mat_cube(path: Path, options: LabelOptions) -> tuple[MatCube, tuple[str
             f"{path}: {array.name} {array.shape} takes up to {size / 1e9:.1f} GB; at most {MAX_ARRAY_BYTES / 1e9:g} GB "
             "are read. Save it with -v7.3, or cut it."
         )
-    centre, width, notes = _wavelengths(array, options.source, known)
+    centre, width, sensor, notes = _wavelengths(array, options.source, known)
     grid, order = usable_bands(path, centre, width)
     sample = read_mat(array)[::SAMPLED_STEP, ::SAMPLED_STEP]
     scale = options.scale or (1e-4 if sample.dtype.kind in "iu" else 1.0)
@@ -241,28 +241,27 @@ def open_mat_cube(path: Path, options: LabelOptions) -> tuple[MatCube, tuple[str
         notes = (*notes, f"{array.name}: reflectance = stored x {scale:g}, as nothing else is declared")
     if known and known.note:
         notes = (*notes, f"{known.title}: {known.note}")
-    return MatCube(array.name, path.stem, array, grid, order, scale), notes
+    return MatCube(array.name, path.stem, array, grid, order, scale), sensor, notes
 
 
 def _wavelengths(
     array: MatArray, source: str | None, known: KnownScene | None
-) -> tuple[FloatArray, FloatArray, tuple[str, ...]]:
-    """Centre and width in nm of each band of a cube: of `source`, else of the AVIRIS channels that are known."""
+) -> tuple[FloatArray, FloatArray, str | None, tuple[str, ...]]:
+    """Centre and width in nm of each band of a cube, their sensor, and a note.
+
+    They are the bands of `source` where it has as many, else the AVIRIS channels of a known scene.
+    """
     bands = array.shape[2]
+    grid = load_sensor(source).grid if source else None
+    if grid is not None and len(grid) == bands:
+        return grid.wavelength_nm, grid.fwhm_nm, source, ()
     channels = [number - 1 for low, high in (known.aviris if known else ()) for number in range(low, high + 1)]
-    if source is None and known and len(channels) == bands:
+    if known and len(channels) == bands:
         centre, width = np.loadtxt(AVIRIS, delimiter=",", skiprows=4, usecols=(1, 2))[channels].T
         note = "the wavelengths are the calibration of AVIRIS of 1997, within 10 nm; --source takes a CSV of others"
-        return centre, width, (f"{known.title}: {note}",)
-    if source is None:
-        raise DataError(
-            f"{array.path}: nothing says the wavelengths of the {bands} bands of {array.name}; MATLAB files hold none. "
-            "Give --source with a CSV of center_nm,fwhm_nm, one row for each band."
-        )
-    grid = load_sensor(source).grid
-    if len(grid) != bands:
-        raise DataError(
-            f"{array.path}: {array.name} has {bands} bands, and {source} has {len(grid)}; they must agree. Give "
-            "--source with a CSV of center_nm,fwhm_nm, one row for each band."
-        )
-    return grid.wavelength_nm, grid.fwhm_nm, ()
+        return centre, width, None, (f"{known.title}: {note}",)
+    found = f"{source} has {len(grid)}" if grid is not None else "MATLAB files hold no wavelengths"
+    raise DataError(
+        f"{array.path}: {array.name} has {bands} bands, and {found}; the wavelength of each band is needed. Give "
+        "--source with a CSV of center_nm,fwhm_nm, one row for each band."
+    )

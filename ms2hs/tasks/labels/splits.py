@@ -1,8 +1,8 @@
 """Splits of labelled samples into training, validation and test, and shares of the training samples.
 
-Groups are assigned one by one, those of the rarest class first, each to the side that lacks most samples of that class.
-The order within a class is random, so that seeds give different splits; if a class is missing on a side, other orders
-are tried, and last the order by size, which puts a class on both sides wherever it has two groups of its own.
+Groups are assigned one by one, the groups of the rarest class first, each to the side that lacks most samples of that
+class. The order within a class is random, so that seeds give different splits; if a class is missing on a side, other
+orders are tried, and last the order by size, which puts a class on both sides wherever it has two groups of its own.
 """
 
 from dataclasses import dataclass
