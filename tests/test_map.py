@@ -348,6 +348,16 @@ def test_hyperspectral_scene_is_matched_by_wavelength(tmp_path, shift_nm, fits):
     np.testing.assert_allclose(read(result.output)[0], 1000 * np.linspace(0.05, 0.4, 40)[band], rtol=1e-5)
 
 
+def test_envi_cube_is_mapped(tmp_path):
+    path = write_raster(tmp_path / "cube.dat", np.full((40, 6, 8), 2000, np.int16), driver="ENVI")
+    listed = ", ".join(map(str, range(500, 900, 10)))
+    header = path.with_suffix(".hdr")
+    header.write_text(f"{header.read_text()}wavelength units = Nanometers\nwavelength = {{{listed}}}\n")
+    grid = grid_of(np.array([550.0, 600.0, 650.0, 850.0, 870.0]), np.full(5, 10.0))
+    result = mapped(path, replace(VALUES, sensor=None, grid=grid), tmp_path / "map.tif")
+    np.testing.assert_allclose(read(result.output), 200, rtol=1e-6)
+
+
 @pytest.mark.parametrize("count", [1, 2, 9, 30, 255])
 def test_colours_of_classes_differ(count):
     assert len(set(class_colours([f"type {i}" if i else "forest" for i in range(count)]))) == count
