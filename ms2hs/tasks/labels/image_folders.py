@@ -68,13 +68,12 @@ def open_image_folder(options: LabelOptions, task: str) -> LabelSet:
     if given is None and options.split != "random":
         groups, grouped_by = _groups(options, cubes, files)
     whole = np.full(len(cubes), WHOLE)
-    source = getattr(getattr(cubes[0], "options", None), "source", None)
     return LabelSet(
         name=options.path.resolve().name,
         task=task,
         classes=classes,
         grid=cubes[0].grid,
-        sensor=source,
+        sensor=getattr(cubes[0], "sensor", None),
         images=[(cube,) for cube in cubes],
         image=np.arange(len(cubes)),
         row=whole,

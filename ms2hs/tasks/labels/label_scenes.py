@@ -25,7 +25,7 @@ from ms2hs.tasks.labels.mat_file import open_mat_cube
 MAX_PIXELS = 4_000_000
 # A raster of a multispectral sensor may hold this many bands more than the sensor's table: B10, and quality layers. One
 # with still more is hyperspectral, and a probe simulates the sensor from it.
-MAX_EXTRA_BANDS = 5
+MULTISPECTRAL_BANDS, MAX_EXTRA_BANDS = 13, 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +54,18 @@ def open_label_scene(path: Path, options: LabelOptions) -> LabelScene:
         return LabelScene(cubes[0], None)
     if path.suffix.lower() == ".mat":
         return LabelScene(*open_mat_cube(path, options))
-    bands = len(load_sensor(options.source).grid) if options.source else 0
+    bands = len(load_sensor(options.source).grid) if options.source else MULTISPECTRAL_BANDS
     with open_dataset(str(path)) as file:
-        is_spectral = spectral_of(file) is not None and file.count > bands + MAX_EXTRA_BANDS
-    if is_spectral:
-        return LabelScene(open_raster(path), None)
-    image = open_sensor_raster(path, options.source)
-    return LabelScene(image, image.options.source, image.notes)
+        has_wavelengths, count = spectral_of(file) is not None, file.count
+    if not (has_wavelengths and count > bands + MAX_EXTRA_BANDS):
+        try:
+            image = open_sensor_raster(path, options.source)
+        except DataError:
+            if options.source or not has_wavelengths:
+                raise
+        else:
+            return LabelScene(image, image.sensor, image.notes)
+    return LabelScene(open_raster(path), None)
 
 
 def pixel_labels(

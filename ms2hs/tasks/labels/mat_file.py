@@ -57,8 +57,8 @@ KNOWN = {
     "pavia": KnownScene("Pavia Centre"),
     "paviau": KnownScene("Pavia University"),
 }
-# Classes 1, 2, ... of the published label arrays; 0 is unlabelled. The published order of Pavia Centre does not fit its
-# counts, so that its classes keep their numbers.
+# Classes 1, 2, ... of the published label arrays; 0 is unlabelled. Sources disagree about the order of the names of
+# Pavia Centre, so that its classes keep their numbers.
 _SALINAS = (
     *("Brocoli_green_weeds_1", "Brocoli_green_weeds_2", "Fallow", "Fallow_rough_plow", "Fallow_smooth", "Stubble"),
     *("Celery", "Grapes_untrained", "Soil_vinyard_develop", "Corn_senesced_green_weeds", "Lettuce_romaine_4wk"),
