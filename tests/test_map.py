@@ -1,6 +1,10 @@
 """Maps of scenes by a stub of a tuned model: a rule for each pixel, whose maps are known."""
 
 import json
+import os
+import re
+import shutil
+import subprocess
 import sys
 import tracemalloc
 from dataclasses import replace
@@ -158,6 +162,46 @@ def test_names_of_classes_stand_in_table_style_and_item(made):
     assert [one["color_hint"] for one in classes[1:]] == [
         entry.get("color")[1:].upper() for entry in style.iter("paletteEntry")
     ]
+
+
+@pytest.mark.slow
+def test_gdal_shows_names_colours_and_counts(made):
+    if shutil.which("gdalinfo") is None:
+        pytest.skip("no gdalinfo on the PATH")
+    run = subprocess.run(["gdalinfo", "-json", made.output], capture_output=True, text=True, check=True)
+    report = json.loads(run.stdout)
+    assert report["metadata"]["IMAGE_STRUCTURE"]["LAYOUT"] == "COG"
+    (band,) = report["bands"]
+    assert band["colorInterpretation"] == "Palette"
+    assert band["colorTable"]["entries"][2][:3] == Legend.of(RULE.classes).rgb[2].tolist()
+    text = subprocess.run(["gdalinfo", made.output], capture_output=True, text=True, check=True).stdout
+    assert re.search(r"Categories:\s+0:\s+1: broadleaf forest\s+2: water", text)
+    assert re.search(r"<F>2</F>\s*<F>663</F>\s*<F>water</F>", text)
+
+
+@pytest.mark.slow
+def test_qgis_shows_the_names_of_classes(made):
+    """By its style, and without a style by the names in GDAL's auxiliary file."""
+    python = shutil.which("python3", path=os.defpath) or ""  # QGIS belongs to the system's Python
+    run = subprocess.run([python, "-c", IN_QGIS, made.output], capture_output=True, text=True, check=False)
+    if "No module named 'qgis'" in run.stderr:
+        pytest.skip("QGIS is not installed")
+    legend = Legend.of(RULE.classes)
+    expected = [[value, *pair] for value, pair in enumerate(zip(legend.names, legend.colours, strict=True), 1)]
+    assert json.loads(run.stdout) == {"type": "paletted", "style": expected, "own": expected}, run.stderr
+
+
+IN_QGIS = """
+import json, os, sys
+os.environ["QT_QPA_PLATFORM"] = "offscreen"
+from qgis.core import QgsApplication, QgsPalettedRasterRenderer, QgsRasterLayer
+app = QgsApplication([], False)
+app.initQgis()
+layer = QgsRasterLayer(sys.argv[1], "map")
+own = QgsPalettedRasterRenderer.colorTableToClassData(layer.dataProvider().colorTable(1))
+rows = [[[int(one.value), one.label, one.color.name()] for one in part] for part in (layer.renderer().classes(), own)]
+print(json.dumps({"type": layer.renderer().type(), "style": rows[0], "own": rows[1][1:4]}))
+"""
 
 
 def test_item_is_valid(made):
