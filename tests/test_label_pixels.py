@@ -143,6 +143,7 @@ def test_class_raster_has_its_names_and_unlabelled_pixels(tmp_path, suffix):
     if suffix == "img":
         header = tmp_path / "classes.hdr"
         header.write_text(header.read_text() + "classes = 3\nclass names = {Unclassified, oak, pine}\n")
+        labels = header
     else:
         (tmp_path / "classes.tif.aux.xml").write_text(
             "<PAMDataset><PAMRasterBand band='1'><CategoryNames><Category></Category><Category>oak</Category>"

@@ -7,13 +7,16 @@ col) shares of endmembers; for segmentation the class of a pixel is its largest 
 
 import re
 from pathlib import Path, PurePosixPath
+from shlex import quote
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 
 from ms2hs.errors import DataError, input_errors, visible
+from ms2hs.raster.cube import image_of
 from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
 from ms2hs.raster.header import read_header
 from ms2hs.raster.pixel_grid import PixelGrid
@@ -47,7 +50,7 @@ def open_label_raster(options: LabelOptions, task: str) -> LabelSet:
     ------
     DataError : no --scene, another grid than the scene, several bands of classes, or classes without a name.
     """
-    path = options.path
+    path = Path(image_of(str(options.path)))
     scene = _scene(options)
     with open_dataset(str(path)) as file:
         grid, nodata = read_pixel_grid(file), file.nodata
@@ -111,6 +114,7 @@ def open_abundances(options: LabelOptions, task: str) -> LabelSet:
 
 
 def _scene(options: LabelOptions) -> LabelScene:
+    """The image of a raster of labels."""
     if options.scene is None:
         raise DataError(f"{options.path}: a raster of labels needs its image on the same grid. Give it with --scene.")
     return open_label_scene(options.scene, options)
@@ -120,7 +124,7 @@ def _segmentation(
     options: LabelOptions, scene: LabelScene, values: NDArray[Any], names: tuple[str, ...], unlabelled: float | None
 ) -> LabelSet:
     """The labelled pixels of (row, col) numbers of classes."""
-    numbers = np.where(values == unlabelled, -1, values.astype(np.float64) if values.dtype.kind == "u" else values)
+    numbers = np.where(values == unlabelled, -1, values.astype(np.int64) if values.dtype.kind in "biu" else values)
     classes, index = class_indices(str(options.path), numbers.ravel(), names)
     return pixel_labels(options, "segmentation", classes, scene, index.reshape(values.shape))
 
@@ -175,11 +179,13 @@ def _check_grid(path: Path, labels: PixelGrid, scene: LabelScene) -> None:
         return
     size = max(abs(number) for number in image.transform[:2])
     corners = np.abs(np.subtract(labels.bounds, image.bounds)).max() / size
-    if labels.crs != image.crs or corners > 0.5:
+    if CRS.from_user_input(labels.crs) != CRS.from_user_input(image.crs) or corners > 0.5:
+        extent = " ".join(f"{number:.12g}" for number in image.bounds)
+        warp = f"gdalwarp -r near -t_srs {quote(image.crs)} -te {extent} -ts {image.width} {image.height}"
         raise DataError(
             f"{path}: lies on another grid than {file} ({labels.crs}, {labels.width} x {labels.height} pixels, and "
-            f"{image.crs}, {image.width} x {image.height}); labels and image need one grid. Warp the labels with "
-            f"`gdalwarp -t_srs {image.crs} -r near` to the grid of the image."
+            f"{image.crs}, {image.width} x {image.height}); labels and image need one grid. Warp the labels "
+            f"with `{warp}`."
         )
 
 

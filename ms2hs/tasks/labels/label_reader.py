@@ -27,8 +27,9 @@ from ms2hs.tasks.labels.label_rasters import (
 )
 from ms2hs.tasks.labels.label_set import TASKS, LabelSet
 from ms2hs.tasks.labels.label_values import drop_classes, select
-from ms2hs.tasks.labels.labelled_spectra import is_labelled_spectra, open_labelled_spectra
+from ms2hs.tasks.labels.labelled_spectra import is_labelled_spectra, is_pattern, open_labelled_spectra
 from ms2hs.tasks.labels.mat_file import is_mat
+from ms2hs.tasks.labels.splits import OPTIMISTIC
 
 
 class LabelFormat(NamedTuple):
@@ -118,7 +119,7 @@ def open_labels(options: LabelOptions) -> LabelSet:
     path = Path(options.path)
     if options.task is not None and options.task not in TASKS:
         raise UnknownName.of("task", options.task, list(TASKS), "Use one of these.")
-    if not path.exists() and not any(sign in path.name for sign in "*?["):
+    if not path.exists() and not is_pattern(path):
         raise DataError(f"{path}: no such file or folder; labelled data are needed. Check the path.")
     with input_errors(str(path), DataError):
         label_format = next((one for one in FORMATS if one.fits(path)), None)
@@ -153,7 +154,7 @@ def _checked(options: LabelOptions, label_set: LabelSet) -> LabelSet:
         )
     if options.split == "random":
         every = np.arange(len(label_set)).astype(str)
-        return replace(label_set, groups=every, grouped_by="pixel", given_split=None)
+        return replace(label_set, groups=every, grouped_by=OPTIMISTIC, given_split=None)
     if options.split == "given" and label_set.given_split is None:
         raise DataError(f"{path}: no split is given with the data; use --split groups, or --split random.")
     if label_set.given_split is None and not label_set.grouped_by:

@@ -13,7 +13,7 @@ from ms2hs.datasets.cubes.raster_cube import open_raster
 from ms2hs.datasets.cubes.registry import Cube
 from ms2hs.datasets.multispectral import open_sensor_raster
 from ms2hs.errors import DataError
-from ms2hs.raster.cube import spectral_of
+from ms2hs.raster.cube import image_of, spectral_of
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.tasks.labels.label_options import LabelOptions
@@ -23,8 +23,7 @@ from ms2hs.tasks.labels.mat_file import open_mat_cube
 
 # More labelled pixels are thinned to a regular grid: a label needs about 100 bytes.
 MAX_PIXELS = 4_000_000
-# A raster of a multispectral sensor may hold this many bands more than the sensor's table: B10, and quality layers. One
-# with still more is hyperspectral, and a probe simulates the sensor from it.
+# A raster of a multispectral sensor may hold some bands more than the sensor's table: B10, and quality layers.
 MULTISPECTRAL_BANDS, MAX_EXTRA_BANDS = 13, 5
 
 
@@ -47,6 +46,7 @@ def open_label_scene(path: Path, options: LabelOptions) -> LabelScene:
     """
     if not path.exists():
         raise DataError(f"{path}: no such file; the image of the labels is needed. Check the path.")
+    path = Path(image_of(str(path)))
     if path.suffix.lower() == ".npz":
         cubes = open_npz(path)
         if len(cubes) != 1:
@@ -54,18 +54,25 @@ def open_label_scene(path: Path, options: LabelOptions) -> LabelScene:
         return LabelScene(cubes[0], None)
     if path.suffix.lower() == ".mat":
         return LabelScene(*open_mat_cube(path, options))
-    bands = len(load_sensor(options.source).grid) if options.source else MULTISPECTRAL_BANDS
-    with open_dataset(str(path)) as file:
-        has_wavelengths, count = spectral_of(file) is not None, file.count
-    if not (has_wavelengths and count > bands + MAX_EXTRA_BANDS):
+    if not is_hyperspectral(path, options.source):
         try:
             image = open_sensor_raster(path, options.source)
-        except DataError:
-            if options.source or not has_wavelengths:
+        except DataError as error:
+            if options.source or "--source" not in str(error):
                 raise
         else:
             return LabelScene(image, image.sensor, image.notes)
     return LabelScene(open_raster(path), None)
+
+
+def is_hyperspectral(path: Path, source: str | None) -> bool:
+    """Whether a raster has wavelengths, and more bands than a multispectral sensor: the source, where one is named.
+
+    A probe simulates the source from such an image.
+    """
+    bands = len(load_sensor(source).grid) if source else MULTISPECTRAL_BANDS
+    with open_dataset(str(path)) as file:
+        return spectral_of(file) is not None and file.count > bands + MAX_EXTRA_BANDS
 
 
 def pixel_labels(
