@@ -331,6 +331,13 @@ def test_interrupted_map_leaves_no_file(tmp_path, error):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_model_that_overflows_is_refused(tmp_path):
+    broken = replace(RULE, predict=lambda *window: likelihood(*window) / np.float32(0) * 0)
+    with np.errstate(all="ignore"), pytest.raises(WeightsError, match="not a finite number"):
+        mapped(scene_of(tmp_path / "scene.tif"), broken)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_map_without_a_valid_pixel_is_refused(tmp_path):
     with pytest.raises(SceneError, match="no valid pixel"):
         mapped(scene_of(tmp_path / "scene.tif"), window=(3, 0, 1, 50))

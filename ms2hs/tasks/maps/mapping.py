@@ -9,7 +9,7 @@ probabilities. All files are written in a private folder beside the output, and 
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -26,7 +26,7 @@ from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.conversion.pipeline import one_ahead
 from ms2hs.conversion.planning import ConvertOptions, output_grid
 from ms2hs.conversion.result_files import input_files, publish_files
-from ms2hs.errors import GridError, SceneError
+from ms2hs.errors import GridError, SceneError, WeightsError
 from ms2hs.files import NO_FILES, FileIds, check_output, check_space, file_name
 from ms2hs.inference.blending import Blender
 from ms2hs.progress import Progress
@@ -306,8 +306,13 @@ def _write_rasters(planned: MapPlan, folder: Path, report: Progress) -> tuple[ND
         stack.enter_context(bounded_cache(planned.grid.width, len(planned.model.grid) * len(planned.scenes)))
         for writer in writers:
             stack.enter_context(writer)
-        for row, predicted, valid in _strips(planned):
+        for row, predicted, valid in stack.enter_context(closing(_strips(planned))):
             valid_count += int(valid.sum())
+            if not np.isfinite(predicted).all(axis=0)[valid].all():
+                raise WeightsError(
+                    f"{planned.model.path}: the prediction of a valid pixel is not a finite number; finite weights are "
+                    "needed. Train the head again with `ms2hs finetune --labels LABELS`."
+                )
             if legend:
                 best = predicted.argmax(axis=0)
                 counts += np.bincount(best[valid], minlength=len(classes))
