@@ -308,7 +308,7 @@ def _write_rasters(planned: MapPlan, folder: Path, report: Progress) -> tuple[ND
             stack.enter_context(writer)
         for row, predicted, valid in stack.enter_context(closing(_strips(planned))):
             valid_count += int(valid.sum())
-            if not np.isfinite(predicted).all(axis=0)[valid].all():
+            if not np.isfinite(predicted[:, valid]).all():
                 raise WeightsError(
                     f"{planned.model.path}: the prediction of a valid pixel is not a finite number; finite weights are "
                     "needed. Train the head again with `ms2hs finetune --labels LABELS`."
