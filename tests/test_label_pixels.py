@@ -190,12 +190,12 @@ def test_mat_files_are_read_as_they_are_distributed(tmp_path, version):
     )
     assert found.classes == ("Alfalfa", "Corn-notill")
     assert any("radiance, not reflectance" in note for note in found.notes)
-    assert any("within 10 nm" in note for note in found.notes)
-    assert found.grid.wavelength_nm[[0, -1]].tolist() == [409.21, 2496.9]
+    assert any("within 3 nm" in note for note in found.notes)
+    assert found.grid.wavelength_nm[[0, -1]].tolist() == [400.02, 2489.11]
     assert not ((found.grid.wavelength_nm > 1360) & (found.grid.wavelength_nm < 1405)).any()
     sample = len(found) // 2
     row, col = found.row[sample], found.col[sample]
-    # AVIRIS channels 5 to 107 and so on; two detectors overlap, and bands are in ascending wavelength.
+    # Two detectors overlap, and bands are in ascending wavelength.
     np.testing.assert_allclose(np.sort(found.read(sample, 1)[0, :, 0, 0]), np.sort(dn[row, col] * 1e-4), rtol=1e-6)
 
 
