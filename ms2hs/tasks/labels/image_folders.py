@@ -19,7 +19,7 @@ from ms2hs.errors import DataError
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.pixel_grid import UNKNOWN_POSITION, WGS84
 from ms2hs.tasks.labels.label_options import LabelOptions
-from ms2hs.tasks.labels.label_scenes import is_hyperspectral
+from ms2hs.tasks.labels.label_scenes import is_hyperspectral, sensor_of
 from ms2hs.tasks.labels.label_set import WHOLE, LabelSet
 from ms2hs.tasks.labels.label_values import class_indices, keyed, matched
 from ms2hs.tasks.labels.splits import SIDES
@@ -91,7 +91,7 @@ def open_image_folder(options: LabelOptions, task: str) -> LabelSet:
         task=task,
         classes=classes,
         grid=cubes[0].grid,
-        sensor=getattr(cubes[0], "sensor", None),
+        sensor=sensor_of(cubes[0]),
         images=[(cube,) for cube in cubes],
         image=np.arange(len(cubes)),
         row=whole,
