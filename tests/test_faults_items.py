@@ -270,7 +270,9 @@ def test_command_line_prints_no_control_characters(on_disk, ms2hs, field):
 # ---- items that ms2hs writes ----------------------------------------------------------------------------------------
 
 # By prefix: the extension, and the rule of each field that ms2hs writes.
-EXTENSIONS = {"proj": "projection", "eo": "eo", "raster": "raster", "file": "file"}
+EXTENSIONS = {
+    "proj": "projection", "eo": "eo", "raster": "raster", "file": "file", "classification": "classification",
+}  # fmt: skip
 FIELDS = {
     "proj:code": lambda value: re.fullmatch(r"[A-Z]+:.+", value),
     "proj:wkt2": lambda value: isinstance(value, str),
@@ -281,6 +283,12 @@ FIELDS = {
     "eo:center_wavelength": lambda value: value > 0,
     "eo:full_width_half_max": lambda value: value > 0,
     "eo:cloud_cover": lambda value: 0 <= value <= 100,
+    "classification:classes": lambda value: all(
+        type(one["value"]) is int
+        and re.fullmatch(r"[0-9A-Za-z_-]+", one["name"])
+        and re.fullmatch(r"[0-9A-F]{6}", one.get("color_hint", "000000"))
+        for one in value
+    ),
     "raster:scale": lambda value: isinstance(value, float | int),
     "raster:offset": lambda value: isinstance(value, float | int),
 }

@@ -16,7 +16,7 @@ FLOORS = {
     **dict.fromkeys(("datasets", "datasets.cubes", "datasets.pairs", "datasets.simulation"), 5),
     **dict.fromkeys(("fetching", "fetching.cubes", "conversion"), 6),
     **dict.fromkeys(("training", "training.engine", "evaluation", "evaluation.report"), 6),
-    **dict.fromkeys(("viewing", "tasks", "tasks.labels", "places", "api", "cluster"), 7),
+    **dict.fromkeys(("viewing", "tasks", "tasks.labels", "tasks.maps", "places", "api", "cluster"), 7),
     "cli": 8,
 }
 # Imports between packages of one floor: two data packages build on the cubes, and a sub-package belongs to its package.
@@ -31,6 +31,7 @@ BESIDE = {
     ("training", "training.engine"),
     ("evaluation.report", "evaluation"),
     ("tasks", "tasks.labels"),
+    ("tasks.maps", "tasks"),
     ("api", "viewing"),
     ("api", "tasks"),
     ("places", "api"),
@@ -51,6 +52,7 @@ LIBRARIES = {
         "viewing",
         "tasks",
         "tasks.labels",
+        "tasks.maps",
         "scenes",
         "fetching",
         "fetching.cubes",
@@ -74,14 +76,16 @@ LIBRARIES = {
     "requests": {"remote", "fetching"},
     "urllib3": {"remote"},
     "h5py": {"datasets", "datasets.cubes", "raster.formats", "tasks.labels"},
-    "matplotlib": {"training", "evaluation.report", "viewing", "tasks"},
+    "matplotlib": {"training", "evaluation.report", "viewing", "tasks", "tasks.maps"},
     "jinja2": {"evaluation.report", "viewing", "tasks"},
     "safetensors": {"models", "datasets.cubes", "training.engine"},
     "skimage": {"spectra", "datasets.pairs"},
     "prosail": {"datasets.simulation"},
     "dask": {"conversion"},
     "distributed": {"conversion"},
-    "torch": {"models", "inference", "training", "training.engine", "conversion", "evaluation", "tasks"},
+    "torch": {
+        *("models", "inference", "training", "training.engine", "conversion", "evaluation", "tasks", "tasks.maps"),
+    },
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_weights" not in path.parts)
 

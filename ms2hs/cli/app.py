@@ -19,6 +19,8 @@ from ms2hs.cli.commands import (
     export_commands,
     fetch_commands,
     info_commands,
+    map_commands,
+    probe_commands,
     spectrum_commands,
     training_commands,
     view_commands,
@@ -65,10 +67,12 @@ app.command("index", epilog=spectrum_commands.INDEX_EPILOG)(spectrum_commands.in
 app.command("spectrum", epilog=spectrum_commands.SPECTRUM_EPILOG)(spectrum_commands.spectrum_command)
 app.command("view", epilog=view_commands.EPILOG)(view_commands.view_command)
 app.command("export", epilog=export_commands.EPILOG)(export_commands.export_command)
+app.command("probe", epilog=probe_commands.PROBE_EPILOG)(probe_commands.probe_command)
 app.command("prepare", epilog=data_commands.PREPARE_EPILOG)(data_commands.prepare_command)
 app.command("pairs", epilog=data_commands.PAIRS_EPILOG)(data_commands.pairs_command)
 app.command("pretrain", epilog=training_commands.PRETRAIN_EPILOG)(training_commands.pretrain_command)
 app.command("finetune", epilog=training_commands.FINETUNE_EPILOG)(training_commands.finetune_command)
+app.command("map", epilog=map_commands.EPILOG)(map_commands.map_command)
 app.add_typer(evaluate_commands.app, name="evaluate")
 
 

@@ -14,8 +14,10 @@ import typer
 
 from ms2hs._version import __version__
 from ms2hs.cli.messages import print_log
+from ms2hs.cli.parsers import BBox, PixelWindow, parse_bbox, parse_pixel_window
 from ms2hs.cli.recipes import is_from_config, take_files
 from ms2hs.remote.providers import DEFAULT_PROVIDER
+from ms2hs.tasks.labels.label_options import SplitKind, Task
 
 
 def panel(title: str) -> Callable[..., Any]:
@@ -24,6 +26,7 @@ def panel(title: str) -> Callable[..., Any]:
 
 
 INPUT, REGION, MODEL, SITE = panel("Input"), panel("Region and bands"), panel("Model"), panel("Site knowledge")
+LABELS = panel("Labels")
 DATA, TRAINING, OUTPUT, BATCH = panel("Data"), panel("Training"), panel("Output"), panel("Batch")
 GENERAL = panel("General")
 
@@ -110,9 +113,9 @@ def refuse(context: typer.Context, parameters: Iterable[str], reason: str) -> No
         raise typer.BadParameter(f"{', '.join(wrong)} does not apply: {reason}. Leave {wrong[0]} out.")
 
 
-def check_learning_rate(value: float) -> float:
+def check_learning_rate(value: float | None) -> float | None:
     """Refuse a learning rate that is not above 0."""
-    if not 0 < value < math.inf:
+    if value is not None and not 0 < value < math.inf:
         raise typer.BadParameter(f"{value} is not a learning rate; a number above 0 is needed. Write for example 1e-3.")
     return value
 
@@ -134,6 +137,31 @@ BlockSize = Annotated[
 AsJson = Annotated[bool, OUTPUT("--json", help="Print JSON on stdout.", show_default=False)]
 Quiet = Annotated[bool, GENERAL("-q", "--quiet", help="No progress bar and no notes.", show_default=False)]
 Seed = Annotated[int, DATA(min=0, help="Random seed.")]
+
+# The scene and its part: shared by convert and map.
+Source = Annotated[
+    str | None, INPUT(help="Sensor of the scene.", show_default="from metadata", autocompletion=complete_source)
+]
+BandNames = Annotated[
+    str | None,
+    INPUT(metavar="B02,B03,…", help="Band names in file order; - skips a band.", show_default="from metadata"),
+]
+Granule = Annotated[str | None, INPUT(metavar="TILE", help="Tile, scene or day of a product: T33UUP.")]
+Force = Annotated[bool, INPUT("--force", help="Continue although the reflectance is implausible.", show_default=False)]
+Quality = Annotated[bool, INPUT("--quality/--no-quality", help="Leave out cloud and cloud shadow.")]
+Area = Annotated[BBox | None, REGION(parser=parse_bbox, metavar="W,S,E,N", help="Area in degrees.")]
+AreaPixels = Annotated[
+    PixelWindow | None,
+    REGION(parser=parse_pixel_window, metavar="ROW,COL,HEIGHT,WIDTH", help="Area in output pixels."),
+]
+ModelDevice = Annotated[
+    str,
+    MODEL(
+        metavar="DEVICE",
+        help=f"Device: `auto` (the fastest available), {', '.join(DEVICES[1:])}.",
+        autocompletion=lambda: list(DEVICES),
+    ),
+]
 Scale = Annotated[float | None, INPUT(help="Reflectance = stored × scale + offset.", show_default="from metadata")]
 Offset = Annotated[float | None, INPUT(help="Offset in reflectance, such as -0.1.", show_default="from metadata")]
 DnOffset = Annotated[
@@ -175,6 +203,7 @@ LearningRate = Annotated[float, TRAINING("--lr", callback=check_learning_rate, h
 TrainingSeed = Annotated[int, TRAINING("--seed", min=0, help="Random seed; equal seeds give equal weights.")]
 Workers = Annotated[int, TRAINING(min=0, max=64, help="Loader processes; 0 loads in the training process.")]
 CheckpointEvery = Annotated[int, TRAINING(min=1, help="Steps between checkpoints.")]
+PictureEvery = Annotated[int, TRAINING(min=0, help="Steps between pictures in <stem>.run/; 0 draws none.")]
 TrainingPrecision = Annotated[
     Precision, TRAINING("--precision", help="Number format; `auto` is bfloat16 where the device supports it.")
 ]
@@ -187,6 +216,42 @@ Device = Annotated[
     ),
 ]
 Resume = Annotated[bool, TRAINING("--resume", help="Continue from the checkpoint in <stem>.run/.", show_default=False)]
+
+# Labels: shared by probe and finetune.
+LabelPath = Annotated[Path, typer.Argument(metavar="LABELS", help="Labelled data: a file, a folder or a pattern.")]
+LabelTask = Annotated[Task | None, LABELS("--task", help="What to predict.", show_default="from the data")]
+LabelScene = Annotated[Path | None, LABELS("--scene", help="Image of a label raster, a .mat or points.")]
+LabelSource = Annotated[
+    str | None,
+    LABELS(
+        "--source",
+        help="Sensor or CSV of the bands; simulated from hyperspectral images.",
+        show_default="from the files",
+        autocompletion=complete_source,
+    ),
+]
+LabelScale = Annotated[
+    float | None, LABELS("--scale", help="Reflectance = stored × scale.", show_default="from the files")
+]
+LabelVariable = Annotated[
+    list[str] | None, LABELS("--variable", help="Array of a .mat with the labels, or with the cube. Repeatable.")
+]
+LabelKey = Annotated[
+    str | None,
+    LABELS(metavar="KEY[~PATTERN]", help="Array or column of the labels, or its part that matches a pattern."),
+]
+GroupKey = Annotated[
+    str | None,
+    LABELS(metavar="KEY[~PATTERN]", help="Array or column whose values a split keeps on one side."),
+]
+DropClass = Annotated[list[str] | None, LABELS("--drop", metavar="CLASS", help="Class that is left out. Repeatable.")]
+LabelSplit = Annotated[
+    SplitKind,
+    LABELS("--split", help="By place, block or group; as the data set gives it; or by pixel, which is optimistic."),
+]
+LabelBlock = Annotated[
+    int, LABELS("--block", min=1, help="Side in pixels of the blocks of an image that a split keeps on one side.")
+]
 
 
 def print_debug(context: typer.Context, wanted: bool) -> None:

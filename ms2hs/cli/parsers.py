@@ -122,6 +122,14 @@ def parse_ranges(text: str) -> Ranges:
     return Ranges(ranges)
 
 
+def parse_shares(text: str) -> tuple[float, ...]:
+    """Parse SHARE,SHARE,…, each above 0 and at most 1."""
+    shares = tuple(float(part) if is_number(part) else 0.0 for part in text.split(","))
+    if not all(0 < share <= 1 for share in shares):
+        raise typer.BadParameter(f"{text!r}: shares above 0 and up to 1 are needed. Write for example 0.01,0.1,1.")
+    return shares
+
+
 def parse_gsd(text: str) -> float | Literal["native"]:
     """Parse a pixel size in metres, or `native`."""
     if text == "native":

@@ -61,7 +61,7 @@ class StripReader:
 
     def read_ahead(self, windows: list[Window]) -> Iterator[tuple[Window, Pixels]]:
         """Each window with its pixels."""
-        return _one_ahead((window, self.read(window)) for window in windows)
+        return one_ahead((window, self.read(window)) for window in windows)
 
     def read(self, window: Window) -> Pixels:
         """The pixels of a window."""
@@ -86,7 +86,7 @@ class StripReader:
         return pixels
 
 
-def _one_ahead(items: Iterator[T]) -> Iterator[T]:
+def one_ahead(items: Iterator[T]) -> Iterator[T]:
     """The items, each computed in a thread while the item before is used."""
     with ThreadPoolExecutor(1, "ahead") as thread:
         pending = thread.submit(next, items, None)
@@ -158,7 +158,7 @@ class LinearPipeline(Pipeline):
         strips = ((window.row, pixels) for window, pixels in self.reader.read_ahead(windows))
         if corrector is None:
             return ((top, pixels, None) for top, pixels in strips)
-        return _one_ahead(corrector.run(strips))
+        return one_ahead(corrector.run(strips))
 
     def _features(self, block: "_BlockPixels") -> list[list[Features]]:
         """Of each step of a block."""

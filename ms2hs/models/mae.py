@@ -20,7 +20,7 @@ import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor, nn
 
 from ms2hs.arrays import FloatArray
-from ms2hs.models.config import ModelConfig
+from ms2hs.models.config import TARGETS, ModelConfig
 from ms2hs.models.layers import (
     BandView,
     Block,
@@ -41,7 +41,7 @@ from ms2hs.spectra.indices import LAND
 from ms2hs.spectra.product_error import InputError
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
-# Without a prior, reflectance of land is scaled to about -1 … 1: (x - MIDDLE) / SPREAD.
+# Without a prior, the reflectance of land in tokens is scaled to about -1 … 1: (x - MIDDLE) / SPREAD.
 MIDDLE, SPREAD = 0.25, 0.25
 
 
@@ -157,7 +157,7 @@ class SpectralMAE(nn.Module):
         group = self.config.group if target is None else 1
         target = source if target is None else target
         values = reflectance if valid is None else fill_invalid(reflectance, valid, self.config.patch)
-        scaling = self._scaling(values, source, target) if self.prior is not None else None
+        scaling = self.scaling(values, source, target) if self.prior is not None else None
         encoded = self.encode(values, source, visible, scaling, group)
         rows, cols = (size // self.config.patch for size in reflectance.shape[2:])
         return self.decode(encoded, target, (rows, cols), scaling)
@@ -228,7 +228,8 @@ class SpectralMAE(nn.Module):
         output = self.head(self.decoder_norm(x)).view(windows, side[0] * side[1], -1)  # (window, patch, group · value)
         if scaling is None:
             values = output.view(*output.shape[:2], -1, c.group * c.patch**2)  # (window, patch, group, value)
-            return (SPREAD * unpatchify(values, side, c.patch, c.group) + MIDDLE)[:, :bands]
+            middle, spread, _ = TARGETS[c.targets]
+            return (spread * unpatchify(values, side, c.patch, c.group) + middle)[:, :bands]
         values = output.view(*output.shape[:2], c.patch**2, c.rank).transpose(2, 3)  # (window, patch, rank, pixel)
         image = unpatchify(values.flatten(2)[:, :, None], side, c.patch, c.rank).float()  # (window, rank, row, col)
         image = smoothed(image * per_pixel(scaling.scale, side, c.patch), c.patch)
@@ -268,23 +269,33 @@ class SpectralMAE(nn.Module):
         Also (window,) the share of known land in each window, times its patches. `content` is as of `correct`.
         """
         assert prior.errors is not None  # noqa: S101  called only with given errors
-        _, rows, cols, _ = content.shape
         described, *evidence = prior.split(content)
         with torch.autocast(content.device.type, enabled=False):
             expected, features = prior.errors.estimate(*evidence)
-        known = described[..., -1:].flatten(1, 2) > 0  # (window, patch, 1)
-        x = torch.where(known, self.embed(described.flatten(1, 2)), self.unseen) + self.spatial(rows, cols, content)
-        for block in self.encoder:
-            x = block(x)
         queries = self.embed_evidence(features) + self.decoder_spectral(*prior.errors.bands)
-        x = torch.cat([self.to_decoder(self.norm(x)), queries], dim=1)
+        x = torch.cat([self.to_decoder(self.encode_patches(described)), queries], dim=1)
         for block in self.decoder[:-1]:
             x = block(x)
         x = self.decoder[-1](x, last=queries.shape[1])  # (window, source band, decoder width)
         errors = (expected + self.head(self.decoder_norm(x)).float()).clamp(-LARGEST_ERROR, LARGEST_ERROR)
         return errors, evidence[-1][..., -len(LAND) :].sum((1, 2))
 
-    def _scaling(self, values: Tensor, source: BandView, target: BandView) -> PriorScaling:
+    def encode_patches(self, described: Tensor) -> Tensor:
+        """(window, patch, width) encoded patches of a network of `coefficients`.
+
+        Parameters
+        ----------
+        described : (window, patch row, patch col, `content_size`) from `PriorOfBands.split`.
+        """
+        flat = described.flatten(1, 2)  # (window, patch, content)
+        x = torch.where(flat[..., -1:] > 0, self.embed(flat), self.unseen)
+        x = x + self.spatial(*described.shape[1:3], described)
+        for block in self.encoder:
+            x = block(x)
+        encoded: Tensor = self.norm(x)
+        return encoded
+
+    def scaling(self, values: Tensor, source: BandView, target: BandView) -> PriorScaling:
         """The prior's expectation and scale, in float32 also under autocast."""
         prior = self.prior_between(source, target, values.device)
         with torch.autocast(values.device.type, enabled=False):

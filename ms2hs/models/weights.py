@@ -3,7 +3,9 @@
 The header's metadata has `format` (version of this layout), `kind`, and `card` (JSON: data, command and scores of the
 training). Kind `linear` is the spectral prior. Kind `mae` is a masked autoencoder: its parameters as `network.…`, its
 prior as `prior.…`, its configuration as `config`, and once it is calibrated `sigma_scale`, and `share`, the factor on
-its correction of the prior. Both kinds may have the `adjustments` of products as JSON.
+its correction of the prior. Both kinds may have the `adjustments` of products as JSON. A network with the head of a
+task has the `task` as JSON, the arrays `task.head.…`, and `task.encoder.…` where the encoder was tuned too: conversions
+use the network as it was before.
 """
 
 import hashlib
@@ -12,7 +14,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +42,7 @@ LINEAR, NETWORK = "linear", "mae"
 DEFAULT, BEST_FIRST = "default", ("spatial-spectral", LINEAR)
 NETWORK_PREFIX, PRIOR_PREFIX = "network.", "prior."
 SIGMA_SCALE, SHARE = "sigma_scale", "share"
+TASK_PREFIX = "task."
 SUFFIX = ".safetensors"
 PACKAGE = Path(__file__).parents[1]
 # Folders that are searched by name: the checkout's, then the wheel's.
@@ -82,6 +85,15 @@ MAX_WAVELENGTHS = 5000
 GAINS, MAX_OFFSET = (0.1, 10.0), 1.0
 
 
+class TaskPart(NamedTuple):
+    """The head of a task."""
+
+    facts: Mapping[str, Any]
+    """The task, its classes and its bands; text of a file, which `tasks.task_model` checks."""
+    arrays: Mapping[str, NDArray[np.generic]]
+    """`head.weight` (output, feature), `head.bias` (output,), and `encoder.NAME` the encoder's tuned parameters."""
+
+
 @dataclass(frozen=True, eq=False)
 class Weights:
     """A model read from a file, and its header."""
@@ -104,6 +116,8 @@ class Weights:
     """(wavelength,) for a network: replaces `prior.sigma_scale` in its uncertainty; None: not calibrated."""
     adjustments: Mapping[str, Adjustment] = field(default_factory=dict)
     """By sensor: the correction of its products, fitted to pairs."""
+    task: "TaskPart | None" = None
+    """The task that a head was trained for."""
 
     @property
     def calibrated_prior(self) -> SpectralPrior | None:
@@ -195,7 +209,9 @@ def _load(path: Path) -> Weights:
     range_nm = float(prior.wavelength_nm[0]), float(prior.wavelength_nm[-1])
     card = _header_value(path, header, "card", dict)
     adjustments = _header_value(path, header, "adjustments", _adjustments)
-    return Weights(path.stem, path, header["kind"], prior, digest, range_nm, network, card, sigma_scale, adjustments)
+    facts = _header_value(path, header, "task", dict)
+    others = card, sigma_scale, adjustments, _task(path, facts, _part(arrays, TASK_PREFIX), network)
+    return Weights(path.stem, path, header["kind"], prior, digest, range_nm, network, *others)
 
 
 def _by_wavelength(path: Path, name: str, arrays: Arrays, prior: SpectralPrior) -> Float32Array | None:
@@ -250,6 +266,7 @@ def save_weights(
     *,
     sigma_scale: Float32Array | None = None,
     adjustments: Mapping[str, Adjustment] | None = None,
+    task: TaskPart | None = None,
     overwrite: bool = True,
     inputs: FileIds = NO_FILES,
 ) -> str:
@@ -258,7 +275,7 @@ def save_weights(
     Parameters
     ----------
     prior : the model, or the prior of the network.
-    sigma_scale, adjustments : as in `Weights`.
+    sigma_scale, adjustments, task : as in `Weights`.
     overwrite, inputs : as in `files.move_into_place`.
 
     Raises
@@ -284,6 +301,9 @@ def save_weights(
                 arrays[name] = np.ascontiguousarray(array, np.float32)
     if adjustments:
         metadata["adjustments"] = json.dumps(adjustments, sort_keys=True)
+    if task:
+        metadata["task"] = json.dumps(task.facts, sort_keys=True)
+        arrays |= {TASK_PREFIX + name: np.ascontiguousarray(array, np.float32) for name, array in task.arrays.items()}
     content = save(arrays, metadata)
     # safetensors writes metadata in no fixed order: sort the keys of the header
     end = 8 + int.from_bytes(content[:8], "little")
@@ -350,7 +370,29 @@ def _network(path: Path, config: ModelConfig, arrays: Arrays, prior: SpectralPri
         extra = f"{len(unknown)} unknown ({', '.join(unknown[:3])})"
         raise _error(path, f"{absent} and {extra}; the arrays of its configuration are needed")
     for name, array in arrays.items():
-        if array.shape != needed[name] or array.dtype != np.float32 or not np.isfinite(array.astype(float)).all():
-            raise _error(path, f"{name} is {array.dtype} {array.shape}; finite float32 {needed[name]} is needed")
+        _check_array(path, name, array, needed[name])
     network.load_state_dict({name: torch.from_numpy(np.array(array, np.float32)) for name, array in arrays.items()})
     return network.eval()
+
+
+def _task(path: Path, facts: Mapping[str, Any], arrays: Arrays, network: "SpectralMAE | None") -> TaskPart | None:
+    """The head of a task, with every array checked against the network."""
+    if not (facts or arrays):
+        return None
+    weight = arrays.get("head.weight", np.zeros(0))
+    if network is None or not facts or weight.ndim != 2:
+        raise _error(path, "half a head of a task; a network, a header `task` and head.weight (2 axes) are needed")
+    needed = {f"encoder.{name}": tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    needed |= {"head.weight": weight.shape, "head.bias": weight.shape[:1]}
+    for name in arrays.keys() | {"head.bias"}:
+        if name not in arrays or name not in needed:
+            problem = f"{'no' if name in needed else 'an unknown'} array {TASK_PREFIX + name!r}"
+            raise _error(path, f"{problem}; head.weight, head.bias and arrays of the encoder are allowed")
+        _check_array(path, TASK_PREFIX + name, arrays[name], needed[name])
+    return TaskPart(facts, arrays)
+
+
+def _check_array(path: Path, name: str, array: NDArray[np.generic], shape: tuple[int, ...]) -> None:
+    """WeightsError unless an array is finite float32 of this shape."""
+    if array.shape != shape or array.dtype != np.float32 or not np.isfinite(array.astype(float)).all():
+        raise _error(path, f"{name} is {array.dtype} {array.shape}; finite float32 {shape} is needed")

@@ -1,6 +1,7 @@
 """Pixel grids of rasters: CRS, affine transform and shape, and their position on the Earth."""
 
 import math
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -35,6 +36,8 @@ MAX_COORDINATE = 1e12
 # Length of a degree of latitude.
 KM_PER_DEGREE = 111.2
 WGS84 = "EPSG:4326"
+# WKB: type number of a point, without the flag of a third dimension.
+WKB_POINT, WKB_FLAGS = 1, 0x1FFFFFFF
 # rasterio raises some errors of PROJ without wrapping them.
 UNKNOWN_POSITION = (RasterioError, CRSError, CPLE_BaseError, ValueError, OverflowError)
 
@@ -234,6 +237,15 @@ def position(crs: str, x: float, y: float) -> tuple[float, float]:
     """Longitude and latitude of a point of a CRS; infinite if it has none."""
     (lon,), (lat,) = _project(crs, WGS84, np.array([x]), np.array([y]))
     return float(lon), float(lat)
+
+
+def wkb_point(shape: bytes | None) -> tuple[float, float] | None:
+    """Coordinates of a point in WKB (OGC 06-103r4, 8.2: byte order, type, x, y); None for another geometry."""
+    order = "<" if shape and shape[0] else ">"
+    if not shape or (struct.unpack_from(f"{order}I", shape, 1)[0] & WKB_FLAGS) % 1000 != WKB_POINT:
+        return None
+    x, y = struct.unpack_from(f"{order}dd", shape, 5)
+    return float(x), float(y)
 
 
 def pixel_at(grid: PixelGrid, lon: float, lat: float) -> tuple[int, int] | None:

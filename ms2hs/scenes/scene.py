@@ -1,7 +1,7 @@
 """A scene without its pixels: the files of its bands, its pixel grid, and the scale and offset of stored numbers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -75,6 +75,11 @@ class Scene:
         sensor = load_sensor(self.source)
         return sensor.grid.select(sensor.grid.index(names))
 
+    def select(self, index: Sequence[int]) -> "Scene":
+        """The scene with only the bands at these positions, in this order."""
+        nm, fwhm = (tuple(values[i] for i in index) if values else () for values in (self.wavelength_nm, self.fwhm_nm))
+        return replace(self, assets=tuple(self.assets[i] for i in index), wavelength_nm=nm, fwhm_nm=fwhm)
+
     def adjusted(self, lines: Mapping[str, tuple[float, float]]) -> "Scene":
         """The scene with reflectance `gain * reflectance + offset` in each band named in `lines`.
 
@@ -106,6 +111,8 @@ class SceneOptions:
     """False keeps cloud, shadow and cirrus as valid pixels."""
     granule: str | None = None
     """The tile or granule to use of a product with several, such as `T33UUP`."""
+    level_1c: bool = False
+    """True accepts a folder of level 1C, top of atmosphere, and ignores the band that only level 1C has."""
 
     @property
     def has_offset(self) -> bool:

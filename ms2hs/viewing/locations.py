@@ -2,19 +2,16 @@
 
 import csv
 import math
-import struct
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 from ms2hs.errors import DataError, input_errors
-from ms2hs.raster.pixel_grid import WGS84, PixelGrid, lonlat_bounds, pixel_at, position
+from ms2hs.raster.pixel_grid import WGS84, PixelGrid, lonlat_bounds, pixel_at, position, wkb_point
 
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb")
 MAX_POINTS = 10_000
-# WKB: type number of a point, without the flag of a third dimension.
-WKB_POINT, WKB_FLAGS = 1, 0x1FFFFFFF
 
 
 class Point(NamedTuple):
@@ -122,17 +119,11 @@ def _read_vector(path: Path) -> list[Point]:
     names = next((fields[i] for i, name in enumerate(meta["fields"]) if name.lower() in {"id", "name"}), None)
     points = []
     for number, shape in enumerate(shapes):
-        lon, lat = position(meta["crs"] or WGS84, *_coordinates(path, shape))
+        if (point := wkb_point(shape)) is None:
+            raise DataError(
+                f"{path}: has a geometry that is no point; points are needed. Use the centres of the areas."
+            )
+        lon, lat = position(meta["crs"] or WGS84, *point)
         name = "" if names is None or names[number] is None else str(names[number])
         points.append(Point(name or str(number + 1), lon, lat))
     return points
-
-
-def _coordinates(path: Path, shape: bytes | None) -> tuple[float, float]:
-    """Coordinates of a point in WKB (OGC 06-103r4, 8.2): byte order, type, x, y."""
-    order = "<" if shape and shape[0] else ">"
-    kind = struct.unpack_from(f"{order}I", shape, 1)[0] & WKB_FLAGS if shape else 0
-    if shape is None or kind % 1000 != WKB_POINT:
-        raise DataError(f"{path}: has a geometry that is no point; points are needed. Use the centres of the areas.")
-    x, y = struct.unpack_from(f"{order}dd", shape, 5)
-    return float(x), float(y)

@@ -11,19 +11,24 @@ import typer
 from ms2hs.cli.messages import note, print_failed, print_left_out, print_log
 from ms2hs.cli.options import (
     BATCH,
-    DEVICES,
     GSDS,
-    INPUT,
     MODEL,
     OUTPUT,
     REGION,
     SITE,
+    Area,
+    AreaPixels,
     AsJson,
+    BandNames,
     BlockSize,
     Compress,
     DnOffset,
+    Force,
+    Granule,
+    ModelDevice,
     Offset,
     Overwrite,
+    Quality,
     Quiet,
     Reference,
     Scale,
@@ -33,24 +38,20 @@ from ms2hs.cli.options import (
     Site,
     SiteDate,
     SiteLimit,
+    Source,
     complete_input_error,
     complete_model,
-    complete_source,
     complete_target,
     example_epilog,
     given,
     refuse,
 )
 from ms2hs.cli.parsers import (
-    BBox,
     ErrorLevels,
-    PixelWindow,
     Ranges,
     Shard,
-    parse_bbox,
     parse_gsd,
     parse_input_error,
-    parse_pixel_window,
     parse_ranges,
     parse_shard,
 )
@@ -85,21 +86,14 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
             show_default=False,
         ),
     ] = None,
-    source: Annotated[
-        str | None, INPUT(help="Sensor of the scene.", show_default="from metadata", autocompletion=complete_source)
-    ] = None,
-    bands: Annotated[
-        str | None,
-        INPUT(metavar="B02,B03,…", help="Band names in file order; - skips a band.", show_default="from metadata"),
-    ] = None,
+    source: Source = None,
+    bands: BandNames = None,
     scale: Scale = None,
     offset: Offset = None,
     dn_offset: DnOffset = None,
-    granule: Annotated[str | None, INPUT(metavar="TILE", help="Tile, scene or day of a product: T33UUP.")] = None,
-    force: Annotated[
-        bool, INPUT("--force", help="Convert although the reflectance is implausible.", show_default=False)
-    ] = False,
-    quality: Annotated[bool, INPUT("--quality/--no-quality", help="Leave out cloud and cloud shadow.")] = True,
+    granule: Granule = None,
+    force: Force = False,
+    quality: Quality = True,
     gsd: Annotated[  # noqa: ANN401 - a number or `native`, and Typer takes no union
         Any,
         REGION(
@@ -110,14 +104,11 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
             autocompletion=lambda: list(GSDS),
         ),
     ] = None,
-    bbox: Annotated[BBox | None, REGION(parser=parse_bbox, metavar="W,S,E,N", help="Area in degrees.")] = None,
+    bbox: Area = None,
     date: SearchDate = None,
     provider: SearchProvider = None,
     max_cloud: SearchMaxCloud = None,
-    window: Annotated[
-        PixelWindow | None,
-        REGION(parser=parse_pixel_window, metavar="ROW,COL,HEIGHT,WIDTH", help="Area in output pixels."),
-    ] = None,
+    window: AreaPixels = None,
     wavelengths: Annotated[
         Ranges | None,
         REGION(
@@ -134,14 +125,7 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         str,
         MODEL(help="Shipped weights or a .safetensors file; `linear` is the fastest.", autocompletion=complete_model),
     ] = "default",
-    device: Annotated[
-        str,
-        MODEL(
-            metavar="DEVICE",
-            help=f"Device: `auto` (the fastest available), {', '.join(DEVICES[1:])}.",
-            autocompletion=lambda: list(DEVICES),
-        ),
-    ] = "auto",
+    device: ModelDevice = "auto",
     window_size: Annotated[
         int | None,
         MODEL(

@@ -1,23 +1,35 @@
 """`ms2hs pretrain` and `ms2hs finetune`: weights of the user's own."""
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ms2hs.cli.messages import note
 from ms2hs.cli.options import (
     DATA,
+    LABELS,
     MODEL,
     OUTPUT,
     TRAINING,
     BatchSize,
     CheckpointEvery,
     Device,
+    DropClass,
+    GroupKey,
+    LabelBlock,
+    LabelKey,
+    LabelScale,
+    LabelScene,
+    LabelSplit,
+    LabelTask,
+    LabelVariable,
     LearningRate,
     LeaveOut,
     Overwrite,
+    PictureEvery,
     Precision,
     Quiet,
     Resume,
@@ -26,6 +38,7 @@ from ms2hs.cli.options import (
     TrainingSeed,
     Window,
     Workers,
+    check_learning_rate,
     complete_field,
     complete_model,
     complete_preset,
@@ -37,6 +50,7 @@ from ms2hs.cli.options import (
 )
 from ms2hs.cli.parsers import parse_fields
 from ms2hs.cli.recipes import option_files
+from ms2hs.tasks.labels.label_options import BLOCK
 
 PRETRAIN_EPILOG = example_epilog(
     "ms2hs pretrain --preset spectral --data shards/ -o mine.safetensors",
@@ -47,15 +61,20 @@ FINETUNE_EPILOG = example_epilog(
     "ms2hs finetune --pairs pairs/ --init spatial-spectral -o tuned.safetensors",
     "ms2hs finetune --corpus cubes/ --source hls_s30 --init spectral",
     "ms2hs finetune --pairs pairs/ --init spectral --train decoder --hold-out scene1",
+    "ms2hs finetune --labels crowns.npz --task classification --init spectral -o species.safetensors",
 )
 # What gradient descent needs, and what a model in closed form has no use for.
 GRADIENT_OPTIONS = (
-    *("steps", "batch", "lr", "workers", "checkpoint_every", "precision", "device", "resume", "window"),
+    *("steps", "batch", "lr", "workers", "checkpoint_every", "picture_every", "precision", "device", "resume"),
+    "window",
 )
 PRETRAIN_NETWORK_OPTIONS = (
     *GRADIENT_OPTIONS,
-    *("seed", "split", "simulated", "init", "prior", "change", "picture_every", "cross_fit", "folds", "compiled"),
+    *("seed", "split", "simulated", "init", "prior", "change", "cross_fit", "folds", "compiled"),
 )
+# Options of `finetune` for labels, and for pairs.
+LABEL_OPTIONS = (*("task", "scene", "scale", "variable", "label_key", "group_key", "drop", "split", "block"),)
+PAIR_OPTIONS = ("target", "leave_out", "hold_out", "rehearse")
 
 
 class Part(StrEnum):
@@ -120,7 +139,7 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
         int, TRAINING(min=2, help="With --cross-fit: number of folds, each with a training of its own.")
     ] = 6,
     checkpoint_every: CheckpointEvery = 500,
-    picture_every: Annotated[int, TRAINING(min=0, help="Steps between pictures in <stem>.run/; 0 draws none.")] = 0,
+    picture_every: PictureEvery = 0,
     resume: Resume = False,
     output: Annotated[
         Path | None,
@@ -204,9 +223,26 @@ def finetune_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     context: typer.Context,
     pairs: Annotated[Path | None, DATA(help="Folder of pairs, as `ms2hs pairs` writes it.")] = None,
     corpus: Annotated[Path | None, DATA(help="Folder of cubes, instead; the source is simulated from them.")] = None,
+    labels: Annotated[
+        Path | None, LABELS(help="Labelled data, instead: a file, a folder or a pattern. A head is trained for them.")
+    ] = None,
+    task: LabelTask = None,
+    scene: LabelScene = None,
+    scale: LabelScale = None,
+    variable: LabelVariable = None,
+    label_key: LabelKey = None,
+    group_key: GroupKey = None,
+    drop: DropClass = None,
+    split: LabelSplit = "groups",
+    block: LabelBlock = BLOCK,
     source: Annotated[
-        str, DATA(help="With --corpus: simulated source sensor.", autocompletion=complete_source)
-    ] = "sentinel2a",
+        str | None,
+        DATA(
+            help="With --corpus: simulated source sensor. With --labels: sensor of the images.",
+            show_default="sentinel2a; with --labels from the files",
+            autocompletion=complete_source,
+        ),
+    ] = None,
     target: Annotated[
         str | None,
         DATA(
@@ -226,28 +262,46 @@ def finetune_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
         ),
     ] = None,
     init: Annotated[
-        str,
+        str | None,
         MODEL(
             "--init",
             "--model",
             help="Initial weights: a shipped name or a .safetensors file.",
+            show_default="linear; with --labels default",
             autocompletion=complete_model,
         ),
-    ] = "linear",
-    train: Annotated[Part, MODEL(help="Part of the network that is trained.")] = Part.all,
+    ] = None,
+    train: Annotated[
+        Part | None,
+        MODEL(
+            help="Part of the network that is trained; with --labels head, or all: head and encoder.",
+            show_default="all; with --labels head",
+        ),
+    ] = None,
     rehearse: Annotated[
         float,
         TRAINING(min=0, max=0.9, help="Share of the steps on simulated scenes, which keeps what the network knows."),
     ] = 0.2,
     window: Window = None,
     steps: Steps = 300,
-    batch: BatchSize = 8,
-    lr: LearningRate = 1e-4,
+    batch: Annotated[
+        int | None,
+        TRAINING(min=1, help="Windows a step, over all processes.", show_default="8; with --labels 32"),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        TRAINING(
+            callback=check_learning_rate,
+            help="Peak learning rate.",
+            show_default="1e-4; with --labels 1e-2; with --train all 1e-3",
+        ),
+    ] = None,
     seed: TrainingSeed = 0,
     workers: Workers = 0,
     precision: TrainingPrecision = Precision.auto,
     device: Device = "auto",
     checkpoint_every: CheckpointEvery = 500,
+    picture_every: PictureEvery = 0,
     resume: Resume = False,
     output: Annotated[
         Path, OUTPUT("-o", "--output", help="Weights file; log and checkpoints go to <stem>.run/.")
@@ -255,52 +309,77 @@ def finetune_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fit weights to pairs of scenes, and calibrate their uncertainty."""
-    if (pairs is None) == (corpus is None):
-        raise typer.BadParameter("one source of pairs is needed. Use either --pairs DIR, or --corpus DIR of cubes.")
-    if corpus is None:
+    """Fit weights to pairs of scenes and calibrate their uncertainty, or train a head on labels."""
+    if [pairs, corpus, labels].count(None) != 2:
+        raise typer.BadParameter(
+            "one source of pairs or labels is needed. Use either --pairs DIR, or --corpus DIR of cubes, or --labels "
+            "LABELS."
+        )
+    if labels is not None:
+        refuse(context, PAIR_OPTIONS, "it needs --pairs DIR or --corpus DIR")
+    else:
+        refuse(context, LABEL_OPTIONS, "it needs --labels LABELS")
+    if pairs is not None:
         refuse(context, ["source", "target"], "pairs have their own bands; it needs --corpus DIR")
     from ms2hs.files import check_output, file_ids
-    from ms2hs.models.weights import load_weights
+    from ms2hs.models.weights import DEFAULT, LINEAR, load_weights
     from ms2hs.progress import fit_bar
     from ms2hs.training import finetuning
     from ms2hs.training.engine.loop import FitSettings
 
+    init = init or (DEFAULT if labels else LINEAR)
+    part = train.value if train else ("head" if labels else "all")
     options = [name for name in (*GRADIENT_OPTIONS, "train", "rehearse") if given(context, name)]
-    if options and load_weights(init).network is None:
+    if options and not labels and load_weights(init).network is None:
         refuse(context, options, f"{init} is a linear model, which is fitted in closed form")
     check_output(output, overwrite=overwrite, inputs=file_ids(option_files(context)))
-    settings = finetuning.FinetuneOptions(
-        init=init,
-        pairs=pairs,
-        corpus=corpus,
-        source=source,
-        target=target,
-        leave_out=tuple(leave_out or ()),
-        hold_out=tuple(hold_out or ()),
-        train=train.value,
-        rehearse=rehearse,
-        window=window,
-        fit=FitSettings(
-            steps=steps,
-            batch=batch,
-            lr=lr,
-            seed=seed,
-            workers=workers,
-            checkpoint_every=checkpoint_every,
-            precision=precision.value,
-            device=device,
-        ),
+    fit = FitSettings(
+        steps=steps,
+        batch=batch or (32 if labels else 8),
+        lr=lr or (1e-4 if not labels else 1e-2 if part == "head" else 1e-3),
+        seed=seed,
+        workers=workers,
+        checkpoint_every=checkpoint_every,
+        picture_every=picture_every,
+        precision=precision.value,
+        device=device,
     )
-    with fit_bar(shown=not quiet) as progress:
-        result = finetuning.finetune(
-            settings,
-            output,
-            resume=resume,
-            overwrite=overwrite,
-            progress=progress,
-            note=None if quiet else note,
+    run: Any
+    if labels:
+        from ms2hs.tasks import tuning
+        from ms2hs.tasks.labels.label_options import LabelOptions
+
+        of_labels = LabelOptions(
+            path=labels,
+            task=task,
+            scene=scene,
+            source=source,
+            scale=scale,
+            variables=tuple(variable or ()),
+            label_key=label_key,
+            group_key=group_key,
+            drop=tuple(drop or ()),
+            split=split,
+            block=block,
         )
+        run = partial(tuning.tune, tuning.TuneOptions(of_labels, init, part, window, fit))
+    else:
+        settings = finetuning.FinetuneOptions(
+            init=init,
+            pairs=pairs,
+            corpus=corpus,
+            source=source or "sentinel2a",
+            target=target,
+            leave_out=tuple(leave_out or ()),
+            hold_out=tuple(hold_out or ()),
+            train=part,
+            rehearse=rehearse,
+            window=window,
+            fit=fit,
+        )
+        run = partial(finetuning.finetune, settings)
+    with fit_bar(shown=not quiet) as progress:
+        result = run(output, resume=resume, overwrite=overwrite, progress=progress, note=None if quiet else note)
     if result.sha256:
         if not quiet:
             note(f"sha256 {result.sha256}")

@@ -40,7 +40,12 @@ def print_completion(rows: Sequence[CompletionScores]) -> None:
     columns = [train_mse, *(METRICS[key] for key in ("mse", "masked_mse", "unmasked_mse", "ssim"))]
     cells = ((row.model, tuple(TableCell(column.text(getattr(row, column.key))) for column in columns)) for row in rows)
     table = ScoreTable("", headings_of(columns), tuple(TableRow(*row) for row in cells), "model")
-    _print([_rich_table(table), Text("Reflectance of 0-1; SSIM with data range 1. Masked: hidden bands.")])
+    print_tables([table], ["Reflectance of 0-1; SSIM with data range 1. Masked: hidden bands."])
+
+
+def print_tables(tables: Iterable[ScoreTable], lines: Iterable[str]) -> None:
+    """Print tables, and lines of text below them; rows that lose are red."""
+    _print([*map(_rich_table, tables), *map(Text, lines)])
 
 
 def _print(parts: Iterable[RenderableType]) -> None:

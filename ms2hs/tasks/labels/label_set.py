@@ -6,7 +6,7 @@ so that a data set of any size can be opened. Labels are held in memory.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from ms2hs.arrays import Float32Array
 from ms2hs.datasets.cubes.registry import Cube
 from ms2hs.spectra.spectral_grid import SpectralGrid
+from ms2hs.tasks.labels.label_options import Task
 
-TASKS = ("classification", "multilabel", "segmentation", "regression", "change")
+TASKS = get_args(Task)
 # Row of a sample that is a whole image.
 WHOLE = -1
 
@@ -32,7 +33,7 @@ class LabelSet:
     grid: SpectralGrid
     """The usable bands of the images, in ascending wavelength."""
     sensor: str | None
-    """Name of the source sensor; None: the bands are known by wavelength only."""
+    """Name of the source sensor, or the CSV of its bands; None: the bands are known by wavelength only."""
     images: Sequence[tuple[Cube, ...]]
     """One cube for each image; two, before and after, for `change`."""
     image: NDArray[np.intp]
@@ -50,6 +51,8 @@ class LabelSet:
     """(sample,) `train`, `val`, `test` or empty, where the data set gives a split."""
     isolated: bool = False
     """Whether pixels have no neighbours in their image (points): a window then repeats the pixel."""
+    notes: tuple[str, ...] = ()
+    """What the user must know about the data: assumed scales, classes left out, processing levels."""
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -79,7 +82,11 @@ class LabelSet:
         if self.isolated:
             pixel = np.stack([cube.read(row, col, 1, 1) for cube in cubes])
             return np.broadcast_to(pixel, (*pixel.shape[:2], side, side))
-        return np.stack([_around(cube, row - side // 2, col - side // 2, side) for cube in cubes])
+        return self.window(int(self.image[sample]), row - side // 2, col - side // 2, side)
+
+    def window(self, image: int, top: int, left: int, side: int) -> Float32Array:
+        """(date, band, side, side) reflectance of a window of an image, NaN where unknown or outside the image."""
+        return np.stack([_around(cube, top, left, side) for cube in self.images[image]])
 
 
 def _around(cube: Cube, row: int, col: int, side: int) -> Float32Array:

@@ -1,7 +1,8 @@
 """Checkpoints: the complete state of a training run in one safetensors file. Loading runs no code.
 
-Arrays are `model/<name>`, `average/<name>` and `adam/<quantity>/<name>`, with the names of the model's state dict. The
-header holds `format`, `kind` = checkpoint, `step` (steps taken) and `identity` (JSON: model, data and settings).
+Arrays are `model/<name>`, `average/<name>` and `adam/<quantity>/<name>`, with the names of the model's state dict, and
+`best/<name>` where a run was scored. The header holds `format`, `kind` = checkpoint, `step` (steps taken), `identity`
+(JSON: model, data and settings) and `best` (JSON: step and score).
 """
 
 import json
@@ -36,6 +37,8 @@ def save_checkpoint(path: Path, state: TrainingState, step: int, identity: Mappi
     OutputError : the file cannot be written; the previous checkpoint stays.
     """
     header = {"format": FORMAT, "kind": KIND, "step": str(step), "identity": json.dumps(identity, sort_keys=True)}
+    if state.best.parameters:
+        header["best"] = json.dumps([state.best.step, state.best.score])
     arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in _state(state).items()}
     hint = "continue from the last checkpoint with --resume; a checkpoint is about four times as large as the weights"
     with atomic_write(path, errors=(SafetensorError,), hint=hint) as temporary:
@@ -60,6 +63,8 @@ def restore_checkpoint(path: Path, state: TrainingState, identity: Mapping[str, 
     header, arrays = _read(path)
     try:
         step, stored = int(header["step"]), json.loads(header["identity"])
+        best_step, best_score = json.loads(header.get("best", "[0, -Infinity]"))
+        state.best.step, state.best.score = int(best_step), float(best_score)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _unreadable(path, f"its header lacks a step or an identity: {error}") from error
     current = json.loads(json.dumps(identity))
@@ -95,6 +100,7 @@ def _state(state: TrainingState) -> dict[str, Tensor]:
     """Every array of the state, by its name in the file."""
     arrays = {f"model/{name}": tensor for name, tensor in state.model.state_dict().items()}
     arrays |= {f"average/{name}": tensor for name, tensor in state.averaged.module.state_dict().items()}
+    arrays |= {f"best/{name}": tensor for name, tensor in state.best.parameters.items()}
     for name, parameter in state.model.named_parameters():
         for quantity, tensor in state.optimizer.state.get(parameter, {}).items():
             arrays[f"adam/{quantity}/{name}"] = tensor
@@ -104,6 +110,9 @@ def _state(state: TrainingState) -> dict[str, Tensor]:
 def _misfits(arrays: Mapping[str, Tensor], state: TrainingState) -> list[str]:
     """Arrays of the file that do not match the model, or are missing or unknown."""
     expected = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in _state(state).items()}
+    if any(name.startswith("best/") for name in arrays):
+        averaged = {name: one for name, one in expected.items() if name.startswith("average/")}
+        expected |= {name.replace("average/", "best/", 1): one for name, one in averaged.items()}
     stored = {name: (tuple(t.shape), t.dtype) for name, t in arrays.items() if not name.startswith("adam/")}
     for name, parameter in state.model.named_parameters():
         for quantity in ("exp_avg", "exp_avg_sq"):
@@ -133,6 +142,7 @@ def _load(state: TrainingState, arrays: Mapping[str, Tensor], step: int) -> None
     state.model.load_state_dict(under("model/"))
     state.averaged.module.load_state_dict(under("average/"))
     state.averaged.n_averaged.fill_(step)
+    state.best.parameters = under("best/")
     names = {parameter: name for name, parameter in state.model.named_parameters()}
     optimizer = state.optimizer.state_dict()
     ordered = [names[parameter] for group in state.optimizer.param_groups for parameter in group["params"]]

@@ -23,6 +23,7 @@ from ms2hs.inference.device import native_bfloat16
 from ms2hs.progress import FitProgress
 from ms2hs.training.engine.checkpointing import CHECKPOINT, restore_checkpoint, save_checkpoint
 from ms2hs.training.engine.distributed import Processes, joined
+from ms2hs.training.engine.early_stopping import Best, EarlyStopping
 from ms2hs.training.engine.loader import Batch, batches
 from ms2hs.training.engine.optim import TrainingState, initial_state, learning_rate
 from ms2hs.training.engine.run_log import Clock, Entry, RunLog
@@ -121,6 +122,8 @@ class FitResult:
     steps: int
     first: bool
     """Whether this is the process that writes results."""
+    best: Best
+    """The best score of a run with early stopping."""
 
 
 def fit(
@@ -133,8 +136,9 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     progress: FitProgress | None = None,
+    early_stopping: EarlyStopping | None = None,
 ) -> FitResult:
-    """Train the model, and leave it with the moving average of its parameters.
+    """Train the model, and leave it with the moving average of its parameters, or the best average that was scored.
 
     `folder` gets log.jsonl, checkpoint.safetensors and pictures (step0000500.png). Under `torchrun` every process calls
     this function, and all must see the folder.
@@ -145,6 +149,7 @@ def fit(
         checkpoint with another identity is refused.
     resume : continue from the folder's checkpoint.
     overwrite : start again where the folder has a checkpoint; ignored with `resume`.
+    early_stopping : score the run between steps, and end it without a better score; None: take all steps.
 
     Raises
     ------
@@ -157,11 +162,12 @@ def fit(
     with joined(settings.device) as processes, stop_requests() as stop_requested, torch.random.fork_rng(processes.gpus):
         model.to(processes.device)
         state = initial_state(model, settings.weight_decay, settings.ema)
-        trainer = Trainer(task, settings, folder, {**identity, "fit": settings.identity()}, processes, state)
+        facts = {**identity, "fit": settings.identity()}
+        trainer = Trainer(task, settings, folder, facts, processes, state, early_stopping)
         history = trainer.train(trainer.start(resume=resume, overwrite=overwrite), stop_requested, progress)
-        model.load_state_dict(state.averaged.module.state_dict())
+        model.load_state_dict(state.best.parameters or state.averaged.module.state_dict())
         del trainer  # and its references to the process group
-    return FitResult(tuple(history), settings.steps, processes.first)
+    return FitResult(tuple(history), settings.steps, processes.first, state.best)
 
 
 @dataclass(frozen=True)
@@ -187,6 +193,7 @@ class Trainer:
     identity: dict[str, Any]
     processes: Processes
     state: TrainingState
+    early_stopping: EarlyStopping | None = None
 
     def __post_init__(self) -> None:
         shared = self.processes.shared(self.state.model)
@@ -232,22 +239,27 @@ class Trainer:
         pictures = processes.first and self._can_save_pictures()
         clock = Clock(start, log.elapsed_s if log else 0.0)
         load = partial(self.task.batch, rank=processes.rank, world=processes.world)
-        for done, batch in enumerate(batches(load, range(start, steps), self.settings.workers), start + 1):
+        left = range(start, start if self._has_ended(start) else steps)
+        for done, batch in enumerate(batches(load, left, self.settings.workers), start + 1):
             result = self.step(done - 1, batch, stop=stop_requested())
             if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
                 raise self._not_finite(done, result)
-            if done in {1, steps} or done % self.settings.log_every == 0:
-                entry = self._entry(done, result) | clock.read(done, self.settings.batch)
+            score = self._score(done)
+            if done in {1, steps} or done % self.settings.log_every == 0 or score:
+                entry = self._entry(done, result) | score | clock.read(done, self.settings.batch)
                 if log:
                     log.add(entry)
-            if result.stop or done == steps or done % self.settings.checkpoint_every == 0:
+            has_ended = done == steps or self._has_ended(done)
+            if result.stop or has_ended or done % self.settings.checkpoint_every == 0:
                 self._save(done)
             if pictures and done % self.settings.picture_every == 0:
                 with torch.no_grad():
                     self.task.save_picture(self.state.averaged.module, self.folder / f"step{done:07d}.png")
             if processes.first and progress:
                 progress(done, steps, result.loss)
-            if result.stop and done < steps:
+            if has_ended:
+                break
+            if result.stop:
                 raise Interrupted(
                     f"interrupted after step {done} of {steps}; the checkpoint {self.checkpoint} is complete."
                 )
@@ -272,6 +284,22 @@ class Trainer:
         averaged.update_parameters(model)
         total, count, stops, length = torch.cat([shared, norm.detach()[None]]).tolist()
         return _StepResult(total / count if count else math.nan, count, length, stops > 0, loss.parts)
+
+    def _score(self, done: int) -> dict[str, float | None]:
+        """The score of the averaged model after this step, for the log; empty in steps without a score."""
+        early, model = self.early_stopping, self.state.averaged.module
+        if early is None or (done % early.every and done != self.settings.steps):
+            return {}
+        with torch.no_grad():  # the first process decides for all
+            own = early.score(model) if self.processes.first else 0.0
+        score = float(self.processes.total(torch.tensor(own, dtype=torch.float32, device=self.processes.device)))
+        self.state.best.update(done, score, model)
+        return {"score": score if math.isfinite(score) else None}
+
+    def _has_ended(self, done: int) -> bool:
+        """Whether the best score is so many steps old that the run ends."""
+        early = self.early_stopping
+        return early is not None and done % early.every == 0 and done - self.state.best.step >= early.patience
 
     def _entry(self, done: int, result: _StepResult) -> dict[str, float | None]:
         entry: dict[str, float | None] = {"step": done, "loss": result.loss}

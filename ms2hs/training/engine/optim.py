@@ -1,12 +1,14 @@
 """The optimizer: AdamW, its learning rate and weight decay, and the moving average of the parameters."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ms2hs.training.engine.early_stopping import Best
 
 # Betas of AdamW for masked autoencoders (He et al. 2022, arXiv 2111.06377, table 8).
 BETAS = (0.9, 0.95)
@@ -22,6 +24,7 @@ class TrainingState:
     averaged: AveragedModel
     """The moving average of the model's parameters."""
     optimizer: torch.optim.AdamW
+    best: Best = field(default_factory=Best)
 
 
 def initial_state(model: nn.Module, weight_decay: float, ema: float) -> TrainingState:
