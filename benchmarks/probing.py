@@ -18,7 +18,7 @@ from ms2hs.evaluation.report.numbers import json_values
 from ms2hs.tasks.label_scores import SCORES, main_score
 from ms2hs.tasks.labels.label_options import LabelOptions
 from ms2hs.tasks.probe_report import explanations, findings
-from ms2hs.tasks.probing import ProbeOptions, ProbeResult, probe_labels
+from ms2hs.tasks.probing import ProbeOptions, ProbeResult, probe
 
 MODELS = ("linear", "spectral", "spatial-spectral")
 SOURCE = "sentinel2a"
@@ -67,7 +67,7 @@ def main() -> None:
             labels = replace(SETS[name], path=arguments.data / SETS[name].path, source=source)
             title = f"{name} as {source}" if source else name
             try:
-                results[title] = probe_labels(labels, options)
+                results[title] = probe(labels, options)
             except Ms2hsError as error:
                 print(f"\n## {title}: {error}")
                 continue

@@ -60,6 +60,7 @@ def test_info_lists_every_data_format(ms2hs):
     lines = ms2hs("info")[1].partition("data_formats:\n")[2].splitlines()
     assert [line.split("  ", 2)[1] for line in lines] == list(listed)
     assert all(line.endswith(f"  {layout}") for line, layout in zip(lines, listed.values(), strict=True))
+    assert "class rasters" in json.loads(ms2hs("info", "--json")[1])["label_formats"]
 
 
 def test_example_writes_a_scene(ms2hs, tmp_path):

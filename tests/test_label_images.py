@@ -102,6 +102,15 @@ def test_images_of_any_sensor_have_groups_by_name(tmp_path):
     assert found.read(0, 1).shape == (1, len(names), 8, 8)
 
 
+def test_hyperspectral_images_by_class_have_no_sensor(tmp_path):
+    tags = [{"CENTRAL_WAVELENGTH_UM": f"{nm / 1000}", "FWHM_UM": "0.02"} for nm in range(450, 950, 25)]
+    for number, kind in enumerate(("crop", "town")):
+        dn = np.random.default_rng(number).integers(500, 4000, (20, 8, 8)).astype(np.uint16)
+        write_raster(tmp_path / kind / f"{kind}_1.tif", dn, scale=1e-4, band_tags={"IMAGERY": tags})
+    found = open_labels(LabelOptions(tmp_path, source="sentinel2a"))
+    assert (found.sensor, len(found.grid)) == (None, 20)  # a probe simulates the source
+
+
 def patch(folder, name, labels=None, tile="T33UUP"):
     """A patch of BigEarthNet: bands of 10, 20 and 60 m; with the labels of version 1."""
     for band in BANDS:

@@ -8,10 +8,11 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
-from conftest import NORTH, WEST, write_raster
+from conftest import LEAVES, NORTH, WEST, write_raster
 from rasterio.warp import transform
 
 from ms2hs.errors import DataError, UnknownName
+from ms2hs.spectra.sensors import load_sensor
 from ms2hs.tasks.labels.label_options import LabelOptions
 from ms2hs.tasks.labels.label_reader import open_labels
 from ms2hs.tasks.labels.splits import split
@@ -142,6 +143,7 @@ def test_class_raster_has_its_names_and_unlabelled_pixels(tmp_path, suffix):
     if suffix == "img":
         header = tmp_path / "classes.hdr"
         header.write_text(header.read_text() + "classes = 3\nclass names = {Unclassified, oak, pine}\n")
+        labels = header
     else:
         (tmp_path / "classes.tif.aux.xml").write_text(
             "<PAMDataset><PAMRasterBand band='1'><CategoryNames><Category></Category><Category>oak</Category>"
@@ -150,9 +152,18 @@ def test_class_raster_has_its_names_and_unlabelled_pixels(tmp_path, suffix):
     found = open_labels(LabelOptions(labels, scene=scene, block=8))
     assert (found.task, found.classes, len(found)) == ("segmentation", ("oak", "pine"), (classes > 0).sum())
     check_pixels(found, dn, np.array(["", "oak", "pine"])[classes])
+    assert open_labels(LabelOptions(labels, scene=scene, source="sentinel2a")).sensor is None  # a probe simulates it
     parts = split(found)
     assert parts.by == "block of 8 pixels"
     assert not set(found.groups[parts.train]) & set(found.groups[parts.test])
+
+
+def test_class_raster_lies_on_a_multispectral_scene(tmp_path, s2_tif):
+    classes = np.zeros((1, 24, 30), np.uint8)
+    classes[0, :, ::3], classes[0, :, 1::3] = 1, 2
+    found = open_labels(LabelOptions(write_raster(tmp_path / "classes.tif", classes), scene=s2_tif))
+    assert (found.sensor, found.grid.names, len(found)) == ("sentinel2a", load_sensor("sentinel2a").grid.names, 24 * 20)
+    np.testing.assert_allclose(found.read(0, 1)[0, :, 0, 0], np.array(LEAVES) * 0.9, atol=1e-4)
 
 
 def test_class_raster_counts_class_0_where_another_nodata_is_declared(tmp_path):
@@ -194,12 +205,13 @@ def test_mat_cube_without_known_bands_needs_a_table(tmp_path):
     table = tmp_path / "bands.csv"
     with table.open("w", newline="") as file:
         csv.writer(file).writerows([("center_nm", "fwhm_nm"), *((nm, 20) for nm in WAVELENGTH_NM)])
-    with pytest.raises(DataError, match=r"wavelengths of the 20 bands of paviaU.*--source with a CSV"):
+    with pytest.raises(DataError, match=r"paviaU has 20 bands.*hold no wavelengths.*--source with a CSV"):
         open_labels(LabelOptions(tmp_path / "a.mat"))
     options = LabelOptions(tmp_path / "a.mat", source=str(table), block=4)
-    with pytest.raises(DataError, match=r"2 arrays may be the classes.*--variable"):
+    with pytest.raises(DataError, match=r"2 arrays may be the array of classes.*--variable"):
         open_labels(options)
     found = open_labels(LabelOptions(tmp_path / "a.mat", source=str(table), variables=("truth",)))
+    assert found.sensor == str(table)
     check_pixels(found, dn, classes.astype(str))
 
 
@@ -209,6 +221,13 @@ def test_mat_abundances_of_pixels_column_by_column(tmp_path):
     scipy.io.savemat(tmp_path / "end3.mat", {"A": abundance.transpose(2, 1, 0).reshape(3, -1), "M": np.ones((200, 3))})
     found = open_labels(LabelOptions(tmp_path / "end3.mat", scene=tmp_path / "scene.mat", task="regression"))
     np.testing.assert_allclose(found.labels, abundance[found.row, found.col], rtol=1e-6)
+    flat = {"Y": dn.transpose(2, 1, 0).reshape(200, -1), "nRow": ROWS, "nCol": COLS, "maxValue": 5000}
+    scipy.io.savemat(tmp_path / "scene_R200.mat", flat)
+    table = tmp_path / "bands.csv"
+    table.write_text("center_nm,fwhm_nm\n" + "".join(f"{400 + 10 * band},10\n" for band in range(200)))
+    options = LabelOptions(tmp_path / "end3.mat", scene=tmp_path / "scene_R200.mat", source=str(table))
+    found = open_labels(options)
+    check_pixels(found, dn, np.array(found.classes)[abundance.argmax(axis=2)])
 
 
 def lonlat(row, col):
@@ -292,6 +311,8 @@ CASES = {
     "wrong task": (lambda folder: spectra(folder, task="change"), "--task classification or regression"),
     "wrong key": (lambda folder: spectra(folder, label_key="kind"), "--label-key"),
     "wrong group": (lambda folder: spectra(folder, group_key="place"), "--group-key"),
+    "unused option": (lambda folder: spectra(folder, variables=("gt",)), "--variable was given"),
+    "scale of a raster": (lambda folder: replace(raster(folder, classes_on_grid()), scale=0.1), "Leave --scale out"),
     "missing file": (lambda folder: other(folder, "none.npz"), "no such file"),
     "unknown format": (lambda folder: other(folder, "a.txt", b"x"), "known: labelled spectra"),
     "damaged": (lambda folder: other(folder, "a.npz", b"no archive"), "cannot be read"),

@@ -105,6 +105,8 @@ def test_guard_removes_training_pixels_whose_window_reaches_another_side():
     for inner, outer in ((parts.train, parts.val), (parts.train, parts.test), (parts.val, parts.test)):
         distance = np.maximum(np.abs(row[inner][:, None] - row[outer]), np.abs(col[inner][:, None] - col[outer]))
         assert distance.min() > 2
+    optimistic = replace(label_set, groups=np.arange(1600).astype(str), grouped_by="pixel")
+    assert len(split(optimistic, 0, guard=2).train) == pytest.approx(960, abs=2)
     whole = replace(label_set, row=np.full(1600, WHOLE))
     assert len(split(whole, 0, guard=2).train) == len(split(label_set, 0).train) > len(parts.train)
 

@@ -11,14 +11,16 @@ KINDS = {"linear": "spectral prior, in closed form", "mae": "masked autoencoder"
 
 
 def entries() -> dict[str, Any]:
-    """All sources, targets, weights, presets and data formats by name, with a summary of each."""
+    """All sources, targets, weights, presets, and formats of labels and data by name, with a summary of each."""
     from ms2hs.datasets.cubes.registry import FORMATS
+    from ms2hs.tasks.labels.label_reader import FORMATS as LABEL_FORMATS
 
     return {
         "sources": {name: load_sensor(name).title for name in sensor_names("source")},
         "targets": {name: load_sensor(name).title for name in sensor_names("target")},
         "weights": {name: _summary(load_weights(name)) for name in weights_names()},
         "presets": {name: _preset_summary(config) for name, config in PRESETS.items()},
+        "label_formats": {label_format.name: label_format.layout for label_format in LABEL_FORMATS},
         "data_formats": {data_format.name: data_format.layout for data_format in FORMATS},
     }
 

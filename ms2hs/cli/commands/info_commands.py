@@ -35,7 +35,7 @@ def info_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List sensors, targets, weights, presets and data formats, or describe one."""
+    """List sensors, targets, weights, presets, and formats of labels and data, or describe one."""
     from ms2hs.cli import listing
 
     found = listing.entry(name) if name else listing.entries()

@@ -5,7 +5,7 @@ EuroSAT's own split is random by image, so that it is used only by name (`--spli
 (`eurosat-spatial-train.txt`) is used wherever it lies beside the images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,12 @@ from ms2hs.errors import DataError
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.pixel_grid import UNKNOWN_POSITION, WGS84
 from ms2hs.tasks.labels.label_options import LabelOptions
+from ms2hs.tasks.labels.label_scenes import is_hyperspectral
 from ms2hs.tasks.labels.label_set import WHOLE, LabelSet
 from ms2hs.tasks.labels.label_values import class_indices, keyed, matched
 from ms2hs.tasks.labels.splits import SIDES
 
-IMAGE_SUFFIXES = {".tif", ".tiff", ".jp2", ".hdr"}
+IMAGE_SUFFIXES = {".tif", ".tiff", ".jp2", ".img", ".dat", ".bsq", ".bil", ".bip"}
 # EuroSAT's archives nest the folders of classes up to seven deep.
 MAX_DEPTH = 8
 CELL_DEGREES = 0.25
@@ -39,13 +40,17 @@ def class_root(path: Path, depth: int = MAX_DEPTH) -> Path | None:
         return None
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     classes = [folder for folder in folders if _has_images(folder)]
-    if len(classes) >= 2 and len(classes) == len(folders):
+    if len(classes) >= 2:
         return path
     return next((root for folder in folders if (root := class_root(folder, depth - 1))), None)
 
 
 def _has_images(folder: Path) -> bool:
-    return any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.iterdir())
+    return next(_images(folder), None) is not None
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    return (file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def open_image_folder(options: LabelOptions, task: str) -> LabelSet:
@@ -58,7 +63,9 @@ def open_image_folder(options: LabelOptions, task: str) -> LabelSet:
     root = class_root(options.path)
     if root is None:
         raise DataError(f"{options.path}: no folders of images by class; <class>/<image>.tif is needed.")
-    cubes = [cube for cube in open_cubes(root, source=options.source) if "/" in cube.name]
+    first = next(file for folder in sorted(root.iterdir()) if folder.is_dir() for file in _images(folder))
+    source = None if is_hyperspectral(first, options.source) else options.source
+    cubes = [cube for cube in open_cubes(root, source=source) if "/" in cube.name]
     names = np.array([cube.name.split("/")[0] for cube in cubes])
     files = np.array([cube.name.rsplit("/", 1)[1] for cube in cubes])
     check_bands(options.path, cubes)
@@ -68,13 +75,12 @@ def open_image_folder(options: LabelOptions, task: str) -> LabelSet:
     if given is None and options.split != "random":
         groups, grouped_by = _groups(options, cubes, files)
     whole = np.full(len(cubes), WHOLE)
-    source = getattr(getattr(cubes[0], "options", None), "source", None)
     return LabelSet(
         name=options.path.resolve().name,
         task=task,
         classes=classes,
         grid=cubes[0].grid,
-        sensor=source,
+        sensor=getattr(cubes[0], "sensor", None),
         images=[(cube,) for cube in cubes],
         image=np.arange(len(cubes)),
         row=whole,

@@ -6,14 +6,18 @@ col) shares of endmembers; for segmentation the class of a pixel is its largest 
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from shlex import quote
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 
 from ms2hs.errors import DataError, input_errors, visible
+from ms2hs.raster.cube import image_of
 from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
 from ms2hs.raster.header import read_header
 from ms2hs.raster.pixel_grid import PixelGrid
@@ -23,7 +27,15 @@ from ms2hs.tasks.labels.label_scenes import LabelScene, open_label_scene, pixel_
 from ms2hs.tasks.labels.label_set import LabelSet
 from ms2hs.tasks.labels.label_values import class_indices
 from ms2hs.tasks.labels.labelled_spectra import array_names
-from ms2hs.tasks.labels.mat_file import CLASS_NAMES, MatArray, check_variables, find_array, is_mat, mat_arrays, read_mat
+from ms2hs.tasks.labels.mat_file import (
+    CLASS_NAMES,
+    MatArray,
+    check_variables,
+    find_classes,
+    is_mat,
+    mat_arrays,
+    read_mat,
+)
 
 RASTER_SUFFIXES = {".tif", ".tiff", ".hdr", ".img", ".dat", ".bsq", ".bil", ".bip"}
 MAX_XML_BYTES = 10_000_000
@@ -47,7 +59,7 @@ def open_label_raster(options: LabelOptions, task: str) -> LabelSet:
     ------
     DataError : no --scene, another grid than the scene, several bands of classes, or classes without a name.
     """
-    path = options.path
+    path = Path(image_of(str(options.path)))
     scene = _scene(options)
     with open_dataset(str(path)) as file:
         grid, nodata = read_pixel_grid(file), file.nodata
@@ -71,8 +83,8 @@ def open_label_raster(options: LabelOptions, task: str) -> LabelSet:
 def open_mat_labels(options: LabelOptions, task: str) -> LabelSet:
     """The labelled pixels of an array (row, col) of classes, or (row, col, quantity) of abundances.
 
-    The image is another file, `options.scene`, or an array with three dimensions in the same file. Abundances may also
-    be (quantity, pixel), with the pixels column by column.
+    The image is another file, `options.scene`, or a cube in the same file. Abundances may also be (quantity, pixel),
+    with the pixels column by column.
 
     Raises
     ------
@@ -80,14 +92,15 @@ def open_mat_labels(options: LabelOptions, task: str) -> LabelSet:
     """
     path = options.path
     check_variables([one for one in (path, options.scene) if one and is_mat(one)], options.variables)
-    classes = [array for array in mat_arrays(path) if len(array.shape) == 2 and min(array.shape) > 1]
-    if options.scene is None and not any(len(array.shape) == 3 for array in mat_arrays(path)):
+    inside = mat_arrays(path)
+    if options.scene is None and not any(len(array.shape) == 3 or array.name == "nRow" for array in inside):
         raise DataError(f"{path}: holds labels without their image; the cube is needed. Give its file with --scene.")
     scene = open_label_scene(options.scene or path, options)
-    rows, cols = scene.cube.shape
-    if task == "regression" or not classes:
-        return _of_quantities(options, task, scene, _abundances(path, options, rows, cols), ())
-    array = find_array(path, 2, options.variables, "classes")
+    shape = scene.cube.shape
+    has_classes = any(array.shape == shape for array in inside)
+    if task == "regression" or (not has_classes and _shares(inside, shape)):
+        return _of_quantities(options, task, scene, _abundances(path, options, inside, shape), ())
+    array = find_classes(path, shape, options.variables)
     names = CLASS_NAMES.get(array.name.lower(), ())
     return _segmentation(options, scene, read_mat(array), ("", *names) if names else (), 0)
 
@@ -111,6 +124,7 @@ def open_abundances(options: LabelOptions, task: str) -> LabelSet:
 
 
 def _scene(options: LabelOptions) -> LabelScene:
+    """The image of a raster of labels."""
     if options.scene is None:
         raise DataError(f"{options.path}: a raster of labels needs its image on the same grid. Give it with --scene.")
     return open_label_scene(options.scene, options)
@@ -120,7 +134,7 @@ def _segmentation(
     options: LabelOptions, scene: LabelScene, values: NDArray[Any], names: tuple[str, ...], unlabelled: float | None
 ) -> LabelSet:
     """The labelled pixels of (row, col) numbers of classes."""
-    numbers = np.where(values == unlabelled, -1, values.astype(np.float64) if values.dtype.kind == "u" else values)
+    numbers = np.where(values == unlabelled, -1, values.astype(np.int64) if values.dtype.kind in "biu" else values)
     classes, index = class_indices(str(options.path), numbers.ravel(), names)
     return pixel_labels(options, "segmentation", classes, scene, index.reshape(values.shape))
 
@@ -137,19 +151,23 @@ def _of_quantities(
     return pixel_labels(options, task, classes, scene, np.where(known, values.argmax(axis=2), -1))
 
 
-def _abundances(path: Path, options: LabelOptions, rows: int, cols: int) -> NDArray[Any]:
-    """(row, col, quantity) abundances of an array with this order, or (quantity, pixel) column by column."""
-    fitting = [array for array in mat_arrays(path) if not options.variables or array.name in options.variables]
-    maps = [array for array in fitting if len(array.shape) == 3 and array.shape[:2] == (rows, cols)]
-    lists = [array for array in fitting if len(array.shape) == 2 and array.shape[1] == rows * cols]
-    found: list[MatArray] = [*maps, *lists]
+def _shares(arrays: Sequence[MatArray], shape: tuple[int, int]) -> list[MatArray]:
+    """The arrays that may be abundances of an image: (row, col, quantity), or (quantity, pixel)."""
+    pixels = shape[0] * shape[1]
+    maps = [array for array in arrays if len(array.shape) == 3 and array.shape[:2] == shape]
+    return [*maps, *(array for array in arrays if len(array.shape) == 2 and array.shape[1] == pixels)]
+
+
+def _abundances(path: Path, options: LabelOptions, arrays: Sequence[MatArray], shape: tuple[int, int]) -> NDArray[Any]:
+    """(row, col, quantity) abundances; pixels of a list run column by column."""
+    found = [array for array in _shares(arrays, shape) if not options.variables or array.name in options.variables]
     if len(found) != 1:
         raise DataError(
-            f"{path}: {len(found)} arrays may be the abundances; one of {rows} x {cols} x quantities or quantities x "
-            f"{rows * cols} is needed. Name it with --variable."
+            f"{path}: {len(found)} arrays may be the abundances; one of {shape[0]} x {shape[1]} x quantities or "
+            f"quantities x {shape[0] * shape[1]} is needed. Name it with --variable."
         )
     values = read_mat(found[0])
-    return values if values.ndim == 3 else values.reshape(-1, cols, rows).transpose(2, 1, 0)
+    return values if values.ndim == 3 else values.reshape(-1, *shape[::-1]).transpose(2, 1, 0)
 
 
 def _named_cube(path: Path, name: str) -> Path:
@@ -175,11 +193,13 @@ def _check_grid(path: Path, labels: PixelGrid, scene: LabelScene) -> None:
         return
     size = max(abs(number) for number in image.transform[:2])
     corners = np.abs(np.subtract(labels.bounds, image.bounds)).max() / size
-    if labels.crs != image.crs or corners > 0.5:
+    if CRS.from_user_input(labels.crs) != CRS.from_user_input(image.crs) or corners > 0.5:
+        extent = " ".join(f"{number:.12g}" for number in image.bounds)
+        warp = f"gdalwarp -r near -t_srs {quote(image.crs)} -te {extent} -ts {image.width} {image.height}"
         raise DataError(
             f"{path}: lies on another grid than {file} ({labels.crs}, {labels.width} x {labels.height} pixels, and "
-            f"{image.crs}, {image.width} x {image.height}); labels and image need one grid. Warp the labels with "
-            f"`gdalwarp -t_srs {image.crs} -r near` to the grid of the image."
+            f"{image.crs}, {image.width} x {image.height}); labels and image need one grid. Warp the labels "
+            f"with `{warp}`."
         )
 
 

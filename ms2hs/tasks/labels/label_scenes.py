@@ -13,6 +13,9 @@ from ms2hs.datasets.cubes.raster_cube import open_raster
 from ms2hs.datasets.cubes.registry import Cube
 from ms2hs.datasets.multispectral import open_sensor_raster
 from ms2hs.errors import DataError
+from ms2hs.raster.cube import image_of, spectral_of
+from ms2hs.raster.dataset import open_dataset
+from ms2hs.spectra.sensors import load_sensor
 from ms2hs.tasks.labels.label_options import LabelOptions
 from ms2hs.tasks.labels.label_set import LabelSet
 from ms2hs.tasks.labels.label_values import block_names
@@ -20,6 +23,8 @@ from ms2hs.tasks.labels.mat_file import open_mat_cube
 
 # More labelled pixels are thinned to a regular grid: a label needs about 100 bytes.
 MAX_PIXELS = 4_000_000
+# A raster of a multispectral sensor may hold some bands more than the sensor's table: B10, and quality layers.
+MULTISPECTRAL_BANDS, MAX_EXTRA_BANDS = 13, 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +33,12 @@ class LabelScene:
 
     cube: Cube
     sensor: str | None
+    """Name of the source sensor, or the CSV of its bands, where `--source` is needed to read the image."""
     notes: tuple[str, ...] = ()
 
 
 def open_label_scene(path: Path, options: LabelOptions) -> LabelScene:
-    """The image in a file: `.npz`, `.mat`, a hyperspectral raster, or a multispectral raster of a source sensor.
+    """The image in a file: `.npz`, `.mat`, a raster with wavelengths, or a multispectral raster of a source sensor.
 
     Raises
     ------
@@ -40,22 +46,38 @@ def open_label_scene(path: Path, options: LabelOptions) -> LabelScene:
     """
     if not path.exists():
         raise DataError(f"{path}: no such file; the image of the labels is needed. Check the path.")
+    path = Path(image_of(str(path)))
+    if options.scale is not None and path.suffix.lower() != ".mat":
+        raise DataError(
+            f"{path}: --scale {options.scale:g} was given, and this format declares its own scale; only .mat files "
+            "need one. Leave --scale out, or correct the scale in the file."
+        )
     if path.suffix.lower() == ".npz":
         cubes = open_npz(path)
         if len(cubes) != 1:
             raise DataError(f"{path}: {len(cubes)} images; one is needed. Give an .npz with dn (row, col, band).")
         return LabelScene(cubes[0], None)
     if path.suffix.lower() == ".mat":
-        cube, notes = open_mat_cube(path, options)
-        return LabelScene(cube, None, notes)
-    if options.source is None:
+        return LabelScene(*open_mat_cube(path, options))
+    if not is_hyperspectral(path, options.source):
         try:
-            return LabelScene(open_raster(path), None)
+            image = open_sensor_raster(path, options.source)
         except DataError as error:
-            if "without wavelengths" not in str(error):
+            if options.source or "--source" not in str(error):
                 raise
-    image = open_sensor_raster(path, options.source)
-    return LabelScene(image, image.options.source, image.notes)
+        else:
+            return LabelScene(image, image.sensor, image.notes)
+    return LabelScene(open_raster(path), None)
+
+
+def is_hyperspectral(path: Path, source: str | None) -> bool:
+    """Whether a raster has wavelengths, and more bands than a multispectral sensor: the source, where one is named.
+
+    A probe simulates the source from such an image.
+    """
+    bands = len(load_sensor(source).grid) if source else MULTISPECTRAL_BANDS
+    with open_dataset(str(path)) as file:
+        return spectral_of(file) is not None and file.count > bands + MAX_EXTRA_BANDS
 
 
 def pixel_labels(

@@ -33,7 +33,7 @@ class LabelSet:
     grid: SpectralGrid
     """The usable bands of the images, in ascending wavelength."""
     sensor: str | None
-    """Name of the source sensor; None: the bands are known by wavelength only."""
+    """Name of the source sensor, or the CSV of its bands; None: the bands are known by wavelength only."""
     images: Sequence[tuple[Cube, ...]]
     """One cube for each image; two, before and after, for `change`."""
     image: NDArray[np.intp]

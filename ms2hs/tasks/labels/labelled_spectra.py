@@ -63,6 +63,11 @@ def _reflectance(path: Path) -> Float32Array:
     return reflectance_of(dn, float(arrays["scale"]), nodata=float(arrays["nodata"]))
 
 
+def is_pattern(path: Path) -> bool:
+    """Whether the name of a path stands for several files."""
+    return any(sign in path.name for sign in "*?[")
+
+
 def is_labelled_spectra(path: Path) -> bool:
     """Whether the path is an `.npz`, or a pattern of several, without abundances."""
     return path.suffix.lower() == ".npz" and "abundance" not in array_names(_files(path)[0])
@@ -126,7 +131,7 @@ class _File:
 
 
 def _files(path: Path) -> list[Path]:
-    if not any(sign in path.name for sign in "*?["):
+    if path.exists() or not is_pattern(path):
         return [path]
     found = sorted(path.parent.glob(path.name))
     if not found:

@@ -1,8 +1,8 @@
 """Splits of labelled samples into training, validation and test, and shares of the training samples.
 
-Groups are assigned one by one, those of the rarest class first, each to the side that lacks most samples of that class.
-The order within a class is random, so that seeds give different splits; if a class is missing on a side, other orders
-are tried, and last the order by size, which puts a class on both sides wherever it has two groups of its own.
+Groups are assigned one by one, the groups of the rarest class first, each to the side that lacks most samples of that
+class. The order within a class is random, so that seeds give different splits; if a class is missing on a side, other
+orders are tried, and last the order by size, which puts a class on both sides wherever it has two groups of its own.
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ from ms2hs.errors import DataError
 from ms2hs.tasks.labels.label_set import LabelSet
 
 SIDES = ("train", "val", "test")
+# What a random split keeps together.
+OPTIMISTIC = "pixel"
 # Shares of the samples.
 SHARES = np.array([0.6, 0.1, 0.3])
 # Share of the training samples that becomes the validation set where a data set gives none.
@@ -37,7 +39,7 @@ class Split:
     @property
     def optimistic(self) -> bool:
         """Whether neighbours of training samples are in the test set."""
-        return self.by == "pixel"
+        return self.by == OPTIMISTIC
 
 
 def split(label_set: LabelSet, seed: int = 0, *, guard: int = 0) -> Split:
@@ -46,7 +48,8 @@ def split(label_set: LabelSet, seed: int = 0, *, guard: int = 0) -> Split:
     Parameters
     ----------
     guard : distance in pixels, for features of windows around pixels. Training samples that are nearer to a validation
-        or test pixel are left out, and validation samples that are nearer to a test pixel.
+        or test pixel are left out, and validation samples that are nearer to a test pixel. Unused by an optimistic
+        split, where hardly any sample would be left.
 
     Raises
     ------
@@ -56,7 +59,8 @@ def split(label_set: LabelSet, seed: int = 0, *, guard: int = 0) -> Split:
         side, by = _group_sides(label_set, np.arange(len(label_set)), SHARES, seed), label_set.grouped_by
     else:
         side, by = _given_sides(label_set, label_set.given_split, seed), "given"
-    if guard and not label_set.isolated and not label_set.whole_images:
+    has_neighbours = not (label_set.isolated or label_set.whole_images or by == OPTIMISTIC)
+    if guard and has_neighbours:
         side = _guarded(label_set, side, guard)
     train, val, test = (np.flatnonzero(side == number) for number in range(3))
     for name, members in (("train", train), ("test", test), ("val", val)):
