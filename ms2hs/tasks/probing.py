@@ -40,8 +40,6 @@ RAW, RAW_SPREAD = "raw bands", "raw bands, mean and spread"
 KINDS = {"random": "random encoder", "encoder": "encoder"}
 # Kinds of rows that use a trained encoder.
 WITH_ENCODER = ("encoder", "both")
-# Tasks whose samples have one class each.
-ONE_CLASS = ("classification", "segmentation", "change")
 
 
 @dataclass(frozen=True)
@@ -350,7 +348,7 @@ def _draw(label_set: LabelSet, options: ProbeOptions, guard: int) -> _Draws:
 def _scored(column: Column, features: Float32Array, label_set: LabelSet, draws: _Draws) -> ProbeRow:
     """The scores of a feature (sample, value) over all shares and seeds."""
     from ms2hs.tasks.heads import LinearHead, Training  # noqa: PLC0415  scikit-learn, which comes with ms2hs[tasks]
-    from ms2hs.tasks.label_scores import confusion, score_all  # noqa: PLC0415  likewise
+    from ms2hs.tasks.label_scores import ONE_CLASS, confusion, score_all  # noqa: PLC0415  likewise
 
     scores: dict[float, dict[str, tuple[float, ...]]] = {share: {} for share in draws.train}
     matrix, largest = None, max(draws.train)
