@@ -3,8 +3,9 @@
     python benchmarks/probing.py --data DIR [--set NAME ...] [--seeds 5] [--samples 1000] [--json FILE]
 
 Each set is probed with its own bands and as Sentinel-2A, simulated without errors. A set is split by the place, plot,
-crown or block of its samples; where each class has one group only, by pixel, which is optimistic. `NOTES` says which
-classes are left out. All sets take some 40 minutes on a core.
+crown or block of its samples; where each class has one group only, by pixel, which is optimistic. Crowns by species
+have one crown a species, except pines: only their genus is split by crown. Left out are species with one pixel
+(QUGE2), genera with one crown (ARVI4, CEMOG), a site with two plots (KM), and crowns without a label (jerc).
 """
 
 import argparse
