@@ -39,6 +39,7 @@ from ms2hs.raster.pixel_grid import position
 from ms2hs.remote.providers import PROVIDERS
 from ms2hs.scenes.stac_item import ORIGIN
 from ms2hs.spectra import sensors as known
+from ms2hs.tasks.task_model import TaskFacts, TaskModel
 
 ROOT = Path(__file__).parent.parent
 PAGE_FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]
@@ -59,6 +60,8 @@ COMMANDS = commands_in(RUNNING)
 PARSED = commands_in("\n".join(NEEDS.findall(TEXT)))
 # Commands with DIR, a data folder, run on a few small cubes and, with the slow tests, on real data.
 REAL = [command for command in COMMANDS if "DIR" in shlex.split(command)]
+# The profile of a raster beside its values.
+RASTER = ("driver", "width", "height", "count", "dtype", "nodata", "crs", "transform")
 # Both convert with the network of the package; other commands without --model convert with the linear model.
 WITH_NETWORK = tuple(
     f"ms2hs convert scene.tif --{option}" for option in ("target enmap", "uncertainty", "window-size 64")
@@ -81,6 +84,24 @@ def make_learning(folder):
     prior = load_weights("linear").prior
     for name in ("mine", "tuned"):
         save_weights(folder / f"{name}.safetensors", prior, {}, SpectralMAE(preset("spectral"), prior))
+
+
+def make_labels(folder):
+    """Classes of some pixels of the scene, weights with heads for them and for change, and the scene on two dates."""
+    with rasterio.open(folder / "scene.tif") as scene:
+        profile, dn = scene.profile | {"count": 1, "dtype": "uint8", "nodata": 0}, scene.read([4, 8])
+    classes = np.where(dn[1] > 2 * dn[0].astype(int), 1, 2).astype(np.uint8)
+    classes[64:] = classes[:, 64:] = 0
+    with rasterio.open(folder / "land_cover.tif", "w", **{key: profile[key] for key in RASTER}) as raster:
+        raster.write(classes, 1)
+    sentinel2 = known.load_sensor("sentinel2a").grid
+    grid = sentinel2.select(np.argsort(sentinel2.wavelength_nm))
+    weights_of_head = load_weights(str(folder / "mine.safetensors"))
+    for name, task in (("land", "segmentation"), ("change", "change")):
+        facts = TaskFacts(task, ("plants", "ground"), whole_images=False, side=8, sensor="sentinel2a", grid=grid)
+        TaskModel.of(weights_of_head, facts).save(folder / f"{name}.safetensors", weights_of_head, {})
+    for name in ("before.tif", "after.tif"):
+        shutil.copy(folder / "scene.tif", folder / name)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +129,7 @@ def world(tmp_path_factory, scene_path):
     for name in safes - {made_safe.name}:
         shutil.copytree(made_safe, folder / name)
     make_learning(folder)
+    make_labels(folder)
     make_enmap(folder / "hyperspectral", Site())
     make_sentinel2_tif(folder / "multispectral", Site())
     pair([folder / "hyperspectral"], [folder / "multispectral"], folder / "paired")
@@ -192,7 +214,7 @@ def assert_works(command, data, ms2hs, world, tmp_path, monkeypatch, request):
     code, out, err = ms2hs(*words)
     assert code == 0, err
     assert out
-    writes = {"convert", "example", "export", "pretrain", "prepare", "finetune", "fetch"}
+    writes = {"convert", "example", "export", "map", "pretrain", "prepare", "finetune", "fetch"}
     if words[0] in writes and not {"--dry-run", "--help", "--json", "--list", "--save"} & set(words):
         there = {f"s3://bucket/{key}" for key in bucket.files()} if bucket else set()
         assert [line for line in out.splitlines() if line not in there and not Path(line).exists()] == []

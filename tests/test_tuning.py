@@ -60,7 +60,7 @@ def test_head_learns_a_separable_toy(task, score, network, given, tmp_path):
     labels = given(label_set(task))
     made = tune(asked(network), tmp_path / "tuned.safetensors")
     assert made.scores["test"][score] > 0.85
-    assert made.scores["test"]["samples"] == len(split(labels, 0, guard=1).test)
+    assert made.scores["test"]["samples"] == len(split(labels, 0, guard=0).test)
     model = TaskModel.load(made.output)
     assert (model.task, model.classes, model.sensor) == (task, labels.classes, None)
     card = load_weights(str(made.output)).card
@@ -116,7 +116,7 @@ def test_resumed_run_equals_an_uninterrupted_run(train, network, given, tmp_path
 def test_best_parameters_on_the_validation_samples_are_kept(network, given, tmp_path):
     labels = given(label_set("segmentation"))
     wrong = labels.labels.copy()
-    val = split(labels, 0, guard=1).val
+    val = split(labels, 0, guard=0).val
     wrong[val] = (wrong[val] + 1) % 3  # every step makes these worse
     given(replace(labels, labels=wrong))
     made = tune(asked(network), tmp_path / "tuned.safetensors")

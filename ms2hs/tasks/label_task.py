@@ -1,4 +1,4 @@
-"""The training task of a head: windows with labelled pixels, or labelled images, their loss, and pictures of them.
+"""The training task of a head: windows with labelled pixels, or labelled images, and their loss.
 
 A window lies at random around a labelled pixel; the pixels of all training samples in it count, and other pixels do
 not. Windows and images are turned and mirrored at random. Samples are drawn as often as they occur: classes have no
@@ -18,14 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ms2hs.arrays import BoolArray, Float32Array
-from ms2hs.files import atomic_write
-from ms2hs.spectra.sensors import RGB_NM
 from ms2hs.tasks.labels.label_set import LabelSet
 from ms2hs.training.draws import TRIES, StepDraws, no_known_pixel
 from ms2hs.training.engine.loop import Loss
 
-# Windows of a picture, and the percentiles of an image that are black and white.
-PICTURED, PERCENT = 4, (1, 99)
+# Windows of a picture.
+PICTURED = 4
 
 
 def _cross_entropy(outputs: Tensor, truth: Tensor, _deviation: Tensor) -> Tensor:
@@ -239,47 +237,9 @@ class LabelTask:
 
     def save_picture(self, model: nn.Module, path: Path) -> None:
         """Write a PNG of windows of the first batch: an image, its labels, and what the model predicts."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  comes with ms2hs[tasks]
-        from matplotlib.figure import Figure  # noqa: PLC0415
+        from ms2hs.tasks.label_plot import plot_windows  # noqa: PLC0415  matplotlib comes with ms2hs[tasks]
 
         batch = {name: part[:PICTURED] for name, part in self.batch(0).items()}
         device = next(model.parameters()).device
-        outputs = model(*(torch.from_numpy(batch[name]).to(device) for name in ("values", "valid"))).float().cpu()
-        labels = self.windows.labels
-        figure = Figure(figsize=(9, 3 * len(outputs)), layout="constrained")
-        panels = figure.subplots(len(outputs), 3, squeeze=False)
-        for row, axes in enumerate(panels):
-            axes[0].imshow(_composite(batch["values"][row, -1], batch["valid"][row], labels))
-            known, truth, output = batch["labelled"][row], batch["truth"][row], outputs[row].numpy()
-            for panel, image, place in zip(axes[1:], (truth, output), (known, True), strict=True):
-                self._show(panel, image, np.broadcast_to(place, known.shape))
-        for panel, title in zip(panels[0], ("image", "labels", "predicted"), strict=True):
-            panel.set_title(title)
-        for panel in panels.flat:
-            panel.set(xticks=[], yticks=[])
-        hint = "train without figures, and continue from the last checkpoint with --resume"
-        with atomic_write(path, hint=hint) as temporary:
-            FigureCanvasAgg(figure).print_png(temporary)
-
-    def _show(self, panel: Any, image: Float32Array, shown: BoolArray) -> None:  # noqa: ANN401  matplotlib has no types
-        """One image of labels or outputs (…, row, col): classes as colours, or the first of several numbers."""
-        labels = self.windows.labels
-        has_classes = labels.task not in {"regression", "multilabel"}
-        first = image.argmax(axis=0) if has_classes and len(image) > 1 else image[0]
-        if labels.whole_images:
-            panel.text(0.5, 0.5, labels.classes[int(first[0, 0])] if has_classes else f"{first[0, 0]:.3g}", ha="center")
-            panel.set_axis_off()
-            return
-        quantity = self.windows.labels.labels[self.windows.samples].reshape(len(self.windows.samples), -1)[:, 0]
-        low, high = (0, max(len(labels.classes) - 1, 1)) if has_classes else (quantity.min(), quantity.max())
-        values = np.where(shown, first, np.nan)
-        panel.imshow(values, vmin=low, vmax=high, cmap="tab20" if has_classes else "viridis", interpolation="nearest")
-
-
-def _composite(values: Float32Array, valid: BoolArray, labels: LabelSet) -> Float32Array:
-    """(row, col, 3) an image of three bands near natural colour, or of the nearest bands there are."""
-    bands = [int(np.abs(labels.grid.wavelength_nm - nm).argmin()) for nm in RGB_NM]
-    image = np.where(valid, values[bands], np.nan)
-    low, high = np.nanpercentile(image, PERCENT) if valid.any() else (0.0, 1.0)
-    stretched = np.nan_to_num((image - low) / max(high - low, 1e-3), nan=1.0).clip(0, 1)
-    return np.moveaxis(stretched, 0, -1).astype(np.float32)
+        outputs = model(*(torch.from_numpy(batch[name]).to(device) for name in ("values", "valid")))
+        plot_windows(batch, outputs.float().cpu().numpy(), self.windows.labels, path)

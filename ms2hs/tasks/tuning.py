@@ -112,7 +112,7 @@ def tune(
         add_note(text)
     config = network_of(weights).config
     side = _window_side(label_set, config, options.window)
-    sides = split(label_set, options.fit.seed, guard=config.patch)
+    sides = split(label_set, options.fit.seed, guard=config.patch // 2)
     model = TaskModel.of(weights, TaskFacts.of(label_set, side))
     trained = model.encoder.encoder_parameters() if options.train == "all" else {}
     for name, parameter in model.encoder.network.named_parameters():
