@@ -78,13 +78,13 @@ def pretrain(args: argparse.Namespace, name: str) -> None:
         )
 
 
-def with_rule(args: argparse.Namespace, name: str, uncovered: str) -> Path:
-    """Path of a pretrained network with this rule for uncovered bands."""
-    output: Path = args.output / f"{name}-{uncovered}.safetensors"
+def with_earlier_rule(args: argparse.Namespace, name: str) -> Path:
+    """Path of a pretrained network that repeats the nearest covered band."""
+    output: Path = args.output / f"{name}-nearest.safetensors"
     if not output.exists():
         weights = load_weights(str(args.output / f"{name}.safetensors"))
         assert weights.network is not None  # noqa: S101  trained by `pretrain`
-        weights.network.config = replace(weights.network.config, uncovered=uncovered)
+        weights.network.config = replace(weights.network.config, uncovered=NEAREST)
         save_weights(output, weights.prior, weights.card, weights.network)
     return output
 
@@ -151,7 +151,7 @@ def main() -> None:
         tuned = list(jobs.map(lambda one: tune(args, *one), wanted))
     for view in VIEWS:
         models = [path for (_, own, _), path in zip(wanted, tuned, strict=True) if own == view]
-        models += [with_rule(args, name, NEAREST) for name in names if name in PASTED]
+        models += [with_earlier_rule(args, name) for name in names if name in PASTED]
         show(view, score(args, view, models))
 
 
