@@ -1,6 +1,10 @@
 """Maps of scenes by a stub of a tuned model: a rule for each pixel, whose maps are known."""
 
 import json
+import os
+import re
+import shutil
+import subprocess
 import sys
 import tracemalloc
 from dataclasses import replace
@@ -14,9 +18,11 @@ import rasterio
 from conftest import LEAVES, S2_BANDS, SAND, WATER, dn_of, write_raster
 from rio_cogeo.cogeo import cog_validate
 from test_faults_items import check_item_is_valid
+from test_task_model import facts_of, model_of
 
 from ms2hs.errors import GridError, OutputError, SceneError, WeightsError
 from ms2hs.models.config import PRESETS
+from ms2hs.scenes.formats import open_scene
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import SceneOptions
 from ms2hs.spectra.sensors import load_sensor
@@ -25,6 +31,8 @@ from ms2hs.tasks.maps import mapping
 from ms2hs.tasks.maps.map_legend import COVER_COLOURS, QUALITATIVE, Legend, class_colours
 from ms2hs.tasks.maps.map_model import MapModel, windows_of
 from ms2hs.tasks.maps.mapping import MapOptions, plan, run
+from ms2hs.tasks.maps.scene_bands import select_bands
+from ms2hs.tasks.task_model import TaskModel
 
 DRAW = mapping._draw
 BANDS = ("B02", "B03", "B04", "B08", "B11")
@@ -39,17 +47,17 @@ def _no_pictures(monkeypatch):
 
 def likelihood(reflectance, valid):
     """Probabilities of classes by the distance to their spectra."""
-    assert reflectance.shape[-2:] == valid.shape
-    distance = ((reflectance - SPECTRA[:, :, None, None]) ** 2).sum(axis=1)
+    assert reflectance[:, 0, 0].shape == valid.shape
+    distance = ((reflectance - SPECTRA[:, :, None, None]) ** 2).sum(axis=2)
     likely = np.exp(-100 * distance)
-    return (likely / likely.sum(axis=0)).astype(np.float32)
+    return (likely / likely.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def is_brighter(reflectance, _valid):
     """Change is a brighter near infrared after than before."""
-    before, after = reflectance[:, 3]
+    before, after = np.moveaxis(reflectance[:, :, 3], 1, 0)
     changed = (after > before + 0.1).astype(np.float32)
-    return np.stack([1 - changed, changed])
+    return np.stack([1 - changed, changed], axis=1)
 
 
 RULE = MapModel(
@@ -62,13 +70,14 @@ RULE = MapModel(
     sensor="sentinel2a",
     side=64,
     overlap=0,
+    batch=2,
     predict=likelihood,
 )
 VALUES = replace(
     RULE,
     task="regression",
     classes=("leaf area", "chlorophyll µg"),
-    predict=lambda reflectance, _: 1000 * reflectance[[3, 2]],
+    predict=lambda reflectance, _: 1000 * reflectance[:, 0, [3, 2]],
 )
 CHANGE = replace(RULE, task="change", classes=("unchanged", "changed"), predict=is_brighter)
 
@@ -155,6 +164,46 @@ def test_names_of_classes_stand_in_table_style_and_item(made):
     ]
 
 
+@pytest.mark.slow
+def test_gdal_shows_names_colours_and_counts(made):
+    if shutil.which("gdalinfo") is None:
+        pytest.skip("no gdalinfo on the PATH")
+    run = subprocess.run(["gdalinfo", "-json", made.output], capture_output=True, text=True, check=True)
+    report = json.loads(run.stdout)
+    assert report["metadata"]["IMAGE_STRUCTURE"]["LAYOUT"] == "COG"
+    (band,) = report["bands"]
+    assert band["colorInterpretation"] == "Palette"
+    assert band["colorTable"]["entries"][2][:3] == Legend.of(RULE.classes).rgb[2].tolist()
+    text = subprocess.run(["gdalinfo", made.output], capture_output=True, text=True, check=True).stdout
+    assert re.search(r"Categories:\s+0:\s+1: broadleaf forest\s+2: water", text)
+    assert re.search(r"<F>2</F>\s*<F>663</F>\s*<F>water</F>", text)
+
+
+@pytest.mark.slow
+def test_qgis_shows_the_names_of_classes(made):
+    """By its style, and without a style by the names in GDAL's auxiliary file."""
+    python = shutil.which("python3", path=os.defpath) or ""  # QGIS belongs to the system's Python
+    run = subprocess.run([python, "-c", IN_QGIS, made.output], capture_output=True, text=True, check=False)
+    if "No module named 'qgis'" in run.stderr:
+        pytest.skip("QGIS is not installed")
+    legend = Legend.of(RULE.classes)
+    expected = [[value, *pair] for value, pair in enumerate(zip(legend.names, legend.colours, strict=True), 1)]
+    assert json.loads(run.stdout) == {"type": "paletted", "style": expected, "own": expected}, run.stderr
+
+
+IN_QGIS = """
+import json, os, sys
+os.environ["QT_QPA_PLATFORM"] = "offscreen"
+from qgis.core import QgsApplication, QgsPalettedRasterRenderer, QgsRasterLayer
+app = QgsApplication([], False)
+app.initQgis()
+layer = QgsRasterLayer(sys.argv[1], "map")
+own = QgsPalettedRasterRenderer.colorTableToClassData(layer.dataProvider().colorTable(1))
+rows = [[[int(one.value), one.label, one.color.name()] for one in part] for part in (layer.renderer().classes(), own)]
+print(json.dumps({"type": layer.renderer().type(), "style": rows[0], "own": rows[1][1:4]}))
+"""
+
+
 def test_item_is_valid(made):
     check_item_is_valid(made.output.with_suffix(".json"))
     item = pystac.Item.from_file(str(made.output.with_suffix(".json")))
@@ -227,14 +276,15 @@ def test_windows_that_agree_leave_no_seams(tmp_path):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("image_side", [0, 64, 120])
-def test_windows_are_of_whole_patches_and_share_what_a_pixel_depends_on(name, image_side):
+@pytest.mark.parametrize("whole_images", [False, True])
+@pytest.mark.parametrize("patches", [1, 8])
+def test_windows_are_of_whole_patches_and_share_what_a_pixel_depends_on(name, patches, whole_images):
     config = PRESETS[name]
-    side, overlap = windows_of(config, image_side)
+    side, overlap = windows_of(config, patches * config.patch, whole_images=whole_images)
     assert side % config.patch == 0
     assert overlap < side
-    assert overlap >= image_side
-    assert overlap >= config.patch or config.patch == 1
+    assert not whole_images or overlap >= patches * config.patch
+    assert overlap or (config.patch == 1 and config.is_local)
 
 
 def test_memory_does_not_depend_on_the_height(tmp_path, monkeypatch):
@@ -279,6 +329,13 @@ def test_interrupted_map_leaves_no_file(tmp_path, error):
     with pytest.raises(error):
         mapped(path, replace(RULE, predict=stop))
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_model_that_overflows_is_refused(tmp_path):
+    broken = replace(RULE, predict=lambda *window: likelihood(*window) / np.float32(0) * 0)
+    with np.errstate(all="ignore"), pytest.raises(WeightsError, match="not a finite number"):
+        mapped(scene_of(tmp_path / "scene.tif"), broken)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_map_without_a_valid_pixel_is_refused(tmp_path):
@@ -342,6 +399,16 @@ def test_hyperspectral_scene_is_matched_by_wavelength(tmp_path, shift_nm, fits):
     np.testing.assert_allclose(read(result.output)[0], 1000 * np.linspace(0.05, 0.4, 40)[band], rtol=1e-5)
 
 
+def test_envi_cube_is_mapped(tmp_path):
+    path = write_raster(tmp_path / "cube.dat", np.full((40, 6, 8), 2000, np.int16), driver="ENVI")
+    listed = ", ".join(map(str, range(500, 900, 10)))
+    header = path.with_suffix(".hdr")
+    header.write_text(f"{header.read_text()}wavelength units = Nanometers\nwavelength = {{{listed}}}\n")
+    grid = grid_of(np.array([550.0, 600.0, 650.0, 850.0, 870.0]), np.full(5, 10.0))
+    result = mapped(path, replace(VALUES, sensor=None, grid=grid), tmp_path / "map.tif")
+    np.testing.assert_allclose(read(result.output), 200, rtol=1e-6)
+
+
 @pytest.mark.parametrize("count", [1, 2, 9, 30, 255])
 def test_colours_of_classes_differ(count):
     assert len(set(class_colours([f"type {i}" if i else "forest" for i in range(count)]))) == count
@@ -361,3 +428,42 @@ def test_land_covers_take_their_colours():
 def test_more_classes_than_8_bits_hold_are_refused(tmp_path):
     with pytest.raises(WeightsError, match="256 classes; a map of 8 bits holds at most 255"):
         mapped(scene_of(tmp_path / "scene.tif"), replace(RULE, classes=tuple(map(str, range(256)))))
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """Weights of a small network with a random head of three classes."""
+    path = tmp_path_factory.mktemp("tuned") / "tuned.safetensors"
+    weights, model = model_of("spectral", facts_of(sensor="sentinel2a"))
+    model.save(path, weights, {})
+    return path
+
+
+def test_map_equals_the_prediction_of_the_model(tuned, tmp_path):
+    path = scene_of(tmp_path / "scene.tif", (37, 70))
+    model = MapModel.load(tuned, "cpu")
+    result = mapped(path, model)
+    scene = select_bands(open_scene(str(path)), model.grid, model.sensor)
+    with SceneReader(scene, scene.grid) as reader:
+        pixels = reader.read_pixels(0, 0, 37, 70)
+    expected = TaskModel.load(tuned).predict(pixels.reflectance, pixels.valid)
+    classes = np.where(pixels.valid, np.nan_to_num(expected).argmax(axis=0) + 1, 0)
+    np.testing.assert_array_equal(read(result.output)[0], classes)
+
+
+def test_command_maps_a_scene(tuned, tmp_path, ms2hs):
+    scene_of(tmp_path / "scene.tif")
+    code, out, err = ms2hs("map", tmp_path / "scene.tif", "--model", tuned, "-o", tmp_path, "--probability", "best")
+    assert code == 0, err
+    names = [f"scene_classes{suffix}" for suffix in (".tif", ".tif.aux.xml", ".qml", "_probability.tif", ".json")]
+    assert out.split() == [str(tmp_path / name) for name in names]
+    assert "97.5% of 2000 pixels valid" in err
+    code, out, _ = ms2hs("map", tmp_path / "scene.tif", "--model", tuned, "-o", tmp_path / "b.tif", "--json", "-q")
+    assert sum(json.loads(out)["counts"].values()) == 1950
+
+
+def test_weights_without_a_head_are_refused(tmp_path, ms2hs):
+    code, _, err = ms2hs("map", scene_of(tmp_path / "scene.tif"), "--model", "linear", "-o", tmp_path / "map.tif")
+    assert code == 1
+    assert "without the head of a task" in err
+    assert "finetune --labels" in err

@@ -272,23 +272,34 @@ class TaskModel(nn.Module):
         weight = self.head.weight * self.output_deviation[:, None] / self.feature_deviation
         return weight, self.head.bias * self.output_deviation + self.output_mean - weight @ self.feature_mean
 
-    @torch.inference_mode()
     def predict(self, reflectance: Float32Array, valid: BoolArray) -> Float32Array:
-        """(class or quantity, row, col) probabilities or values of each pixel, NaN where not valid.
-
-        For a head that was trained on images, a pixel has the result of an image of the training's size around it.
+        """(class or quantity, row, col) probabilities or values of each pixel of one window: see `predict_windows`.
 
         Parameters
         ----------
         reflectance : (band, row, col), with the bands of `facts.grid`; (date, band, row, col) for a change.
         valid : (row, col).
         """
+        values = reflectance[None] if reflectance.ndim == 4 else reflectance[None, None]
+        result: Float32Array = self.predict_windows(values, valid[None])[0]
+        return result
+
+    @torch.inference_mode()
+    def predict_windows(self, reflectance: Float32Array, valid: BoolArray) -> Float32Array:
+        """(window, class or quantity, row, col) probabilities or values of each pixel, NaN where not valid.
+
+        For a head that was trained on images, a pixel has the result of an image of the training's size around it.
+
+        Parameters
+        ----------
+        reflectance : (window, date, band, row, col), with the bands of `facts.grid`; two dates for a change.
+        valid : (window, row, col).
+        """
         values = torch.from_numpy(np.ascontiguousarray(reflectance, np.float32)).to(self.device)
-        values = values[None] if values.ndim == 4 else values[None, None]
-        known = torch.from_numpy(np.ascontiguousarray(valid)).to(self.device)[None]
+        known = torch.from_numpy(np.ascontiguousarray(valid)).to(self.device)
         outputs = self._sliding(values[:, 0], known) if self.facts.whole_images else self(values, known)
-        result: Float32Array = ACTIVATIONS[self.task](outputs.float())[0].cpu().numpy()
-        return np.where(valid, result, np.float32(np.nan))
+        result: Float32Array = ACTIVATIONS[self.task](outputs.float()).cpu().numpy()
+        return np.where(valid[:, None], result, np.float32(np.nan))
 
     def _of_date(self, reflectance: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """The features of one date."""

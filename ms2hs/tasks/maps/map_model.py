@@ -8,6 +8,7 @@ from typing import Self
 
 from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.inference.device import device_named
+from ms2hs.inference.predictor import TOKENS_PER_BATCH
 from ms2hs.models.config import ModelConfig
 from ms2hs.models.weights import find_weights
 from ms2hs.spectra.spectral_grid import SpectralGrid
@@ -37,9 +38,11 @@ class MapModel:
     """Side of a window in pixels."""
     overlap: int
     """Pixels that neighbouring windows share; 0: each pixel is predicted alone."""
+    batch: int
+    """Windows that are predicted together."""
     predict: Callable[[Float32Array, BoolArray], Float32Array]
-    """(class or quantity, row, col) probabilities or values, by ([date,] band, row, col) reflectance and (row, col)
-    validity of a window; any value where not valid."""
+    """(window, class or quantity, row, col) probabilities or values, by (window, date, band, row, col) reflectance and
+    (window, row, col) validity; any value where not valid."""
 
     @classmethod
     def load(cls, name_or_path: str | Path, device: str = "auto") -> Self:
@@ -50,23 +53,30 @@ class MapModel:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         facts, config = model.facts, model.encoder.network.config
+        side, overlap = windows_of(config, facts.side, whole_images=facts.whole_images)
+        tokens = (side // config.patch) ** 2 * (1 if config.by_patch else len(facts.grid))
         return cls(
-            *(path.stem, path, digest, model.task, model.classes, facts.grid, facts.sensor),
-            *windows_of(config, facts.side if facts.whole_images else 0),
-            model.predict,
+            *(path.stem, path, digest, model.task, model.classes, facts.grid, facts.sensor, side, overlap),
+            batch=max(1, TOKENS_PER_BATCH[model.device.type] // tokens),
+            predict=model.predict_windows,
         )
 
 
-def windows_of(config: ModelConfig, image_side: int) -> tuple[int, int]:
+def windows_of(config: ModelConfig, training_side: int, *, whole_images: bool) -> tuple[int, int]:
     """Side and overlap of the windows of a map, in pixels.
 
-    A head of images averages the features of an image's size around each pixel (`image_side`; 0 for other heads), and
-    other heads interpolate between patches: neighbours share these.
+    A network that mixes patches sees windows as large as in the training of the head: its features depend on all of a
+    window. A head of images averages the features of an image's size around each pixel, and other heads interpolate
+    between patches: neighbours share these.
+
+    Parameters
+    ----------
+    training_side : longest side of the images, or side of the windows, of the training.
     """
-    patch, (side, overlap) = config.patch, config.windows()
+    patch = config.patch
+    if whole_images:
+        side = max(config.windows()[0], -(-2 * training_side // patch) * patch)
+        return side, max(side // 4, training_side)
     if config.is_local:
-        side, overlap = max(LOCAL_WINDOW // patch, 2) * patch, patch if patch > 1 else 0
-    if image_side:
-        overlap = max(overlap, image_side)
-        side = max(side, -(-2 * image_side // patch) * patch)
-    return side, overlap
+        return max(LOCAL_WINDOW // patch, 2) * patch, patch if patch > 1 else 0
+    return training_side, training_side // 4

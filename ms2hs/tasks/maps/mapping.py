@@ -9,9 +9,10 @@ probabilities. All files are written in a private folder beside the output, and 
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -25,7 +26,7 @@ from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.conversion.pipeline import one_ahead
 from ms2hs.conversion.planning import ConvertOptions, output_grid
 from ms2hs.conversion.result_files import input_files, publish_files
-from ms2hs.errors import GridError, SceneError
+from ms2hs.errors import GridError, SceneError, WeightsError
 from ms2hs.files import NO_FILES, FileIds, check_output, check_space, file_name
 from ms2hs.inference.blending import Blender
 from ms2hs.progress import Progress
@@ -302,10 +303,16 @@ def _write_rasters(planned: MapPlan, folder: Path, report: Progress) -> tuple[ND
         names = [f"probability of {name}" for name in classes] if chosen == "all" else ["probability"]
         writers.append(make(folder / planned.probability.name, names=names, stored=PROBABILITIES))
     with ExitStack() as stack:
+        stack.enter_context(bounded_cache(planned.grid.width, len(planned.model.grid) * len(planned.scenes)))
         for writer in writers:
             stack.enter_context(writer)
-        for row, predicted, valid in _strips(planned):
+        for row, predicted, valid in stack.enter_context(closing(_strips(planned))):
             valid_count += int(valid.sum())
+            if not np.isfinite(predicted[:, valid]).all():
+                raise WeightsError(
+                    f"{planned.model.path}: the prediction of a valid pixel is not a finite number; finite weights are "
+                    "needed. Train the head again with `ms2hs finetune --labels LABELS`."
+                )
             if legend:
                 best = predicted.argmax(axis=0)
                 counts += np.bincount(best[valid], minlength=len(classes))
@@ -328,27 +335,33 @@ def _strips(planned: MapPlan) -> Iterator[tuple[int, Float32Array, BoolArray]]:
     blender = Blender(tiling, len(model.classes), torch.device("cpu"))
     ends = [*(top for top, _ in tiling.rows[1:]), tiling.height]  # rows before these are finished
     with ExitStack() as stack:
-        stack.enter_context(bounded_cache(planned.grid.width, len(model.grid) * len(planned.scenes)))
         readers = [stack.enter_context(SceneReader(scene, planned.grid)) for scene in planned.scenes]
         rows = one_ahead(_read(readers, top, bottom, planned.grid.width) for top, bottom in tiling.rows)
         for index, (reflectance, valid) in enumerate(rows):
             blender.begin_row(index)
-            for col, (left, right) in enumerate(tiling.cols):
-                usable = valid[:, left:right]
-                if usable.any():
-                    predicted = model.predict(reflectance[..., left:right], usable)
-                    blender.add([col], torch.from_numpy(predicted)[None])
+            for cols in _batches(tiling, valid, model.batch):
+                areas = [slice(*tiling.cols[col]) for col in cols]
+                windows = np.stack([reflectance[..., area] for area in areas])
+                predicted = model.predict(windows, np.stack([valid[:, area] for area in areas]))
+                blender.add(cols, torch.from_numpy(predicted))
             top = tiling.rows[index][0]
             finished = slice(0, ends[index] - top)
             yield top, blender.mean(finished).numpy(), valid[finished]
 
 
+def _batches(tiling: Tiling, valid: BoolArray, size: int) -> Iterator[list[int]]:
+    """Positions of the windows of a row that have a valid pixel, in batches of at most `size` windows of one width."""
+    cols = [col for col, (left, right) in enumerate(tiling.cols) if valid[:, left:right].any()]
+    for _, same in groupby(cols, lambda col: tiling.cols[col][1] - tiling.cols[col][0]):
+        row = list(same)
+        yield from (row[first : first + size] for first in range(0, len(row), size))
+
+
 def _read(readers: Sequence[SceneReader], top: int, bottom: int, width: int) -> tuple[Float32Array, BoolArray]:
-    """([date,] band, row, col) reflectance of full rows, and where every date is valid."""
+    """(date, band, row, col) reflectance of full rows, and where every date is valid."""
     pixels = [reader.read_pixels(top, 0, bottom - top, width) for reader in readers]
     valid = np.logical_and.reduce([one.valid for one in pixels])
-    reflectance = pixels[0].reflectance if len(pixels) == 1 else np.stack([one.reflectance for one in pixels])
-    return reflectance, valid
+    return np.stack([one.reflectance for one in pixels]), valid
 
 
 def _draw(planned: MapPlan, folder: Path, counts: NDArray[np.int64]) -> None:
