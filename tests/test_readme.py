@@ -87,7 +87,7 @@ def make_learning(folder):
 
 
 def make_labels(folder):
-    """Classes of some pixels of the scene, and weights with a head for them."""
+    """Classes of some pixels of the scene, weights with heads for them and for change, and the scene on two dates."""
     with rasterio.open(folder / "scene.tif") as scene:
         profile, dn = scene.profile | {"count": 1, "dtype": "uint8", "nodata": 0}, scene.read([4, 8])
     classes = np.where(dn[1] > 2 * dn[0].astype(int), 1, 2).astype(np.uint8)
@@ -96,9 +96,12 @@ def make_labels(folder):
         raster.write(classes, 1)
     sentinel2 = known.load_sensor("sentinel2a").grid
     grid = sentinel2.select(np.argsort(sentinel2.wavelength_nm))
-    facts = TaskFacts("segmentation", ("plants", "ground"), whole_images=False, side=8, sensor="sentinel2a", grid=grid)
     weights_of_head = load_weights(str(folder / "mine.safetensors"))
-    TaskModel.of(weights_of_head, facts).save(folder / "land.safetensors", weights_of_head, {})
+    for name, task in (("land", "segmentation"), ("change", "change")):
+        facts = TaskFacts(task, ("plants", "ground"), whole_images=False, side=8, sensor="sentinel2a", grid=grid)
+        TaskModel.of(weights_of_head, facts).save(folder / f"{name}.safetensors", weights_of_head, {})
+    for name in ("before.tif", "after.tif"):
+        shutil.copy(folder / "scene.tif", folder / name)
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +214,7 @@ def assert_works(command, data, ms2hs, world, tmp_path, monkeypatch, request):
     code, out, err = ms2hs(*words)
     assert code == 0, err
     assert out
-    writes = {"convert", "example", "export", "pretrain", "prepare", "finetune", "fetch"}
+    writes = {"convert", "example", "export", "map", "pretrain", "prepare", "finetune", "fetch"}
     if words[0] in writes and not {"--dry-run", "--help", "--json", "--list", "--save"} & set(words):
         there = {f"s3://bucket/{key}" for key in bucket.files()} if bucket else set()
         assert [line for line in out.splitlines() if line not in there and not Path(line).exists()] == []

@@ -8,7 +8,7 @@ probabilities. All files are written in a private folder beside the output, and 
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -329,7 +329,7 @@ def _write_rasters(planned: MapPlan, folder: Path, report: Progress) -> tuple[ND
     return counts, valid_count
 
 
-def _strips(planned: MapPlan) -> Iterator[tuple[int, Float32Array, BoolArray]]:
+def _strips(planned: MapPlan) -> Generator[tuple[int, Float32Array, BoolArray]]:
     """First row, (class or quantity, row, col) predictions and validity of each strip of finished rows."""
     tiling, model = planned.tiling, planned.model
     blender = Blender(tiling, len(model.classes), torch.device("cpu"))
