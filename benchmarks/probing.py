@@ -3,8 +3,9 @@
     python benchmarks/probing.py --data DIR [--set NAME ...] [--seeds 5] [--samples 1000] [--json FILE]
 
 Each set is probed with its own bands and as Sentinel-2A, simulated without errors. A set is split by the place, plot,
-crown or block of its samples; where each class has one group only, by pixel, which is optimistic. `NOTES` says which
-classes are left out. All sets take some 40 minutes on a core.
+crown or block of its samples; where each class has one group only, by pixel, which is optimistic. Crowns by species
+have one crown a species, except pines: only their genus is split by crown. Left out are species with one pixel
+(QUGE2), genera with one crown (ARVI4, CEMOG), a site with two plots (KM), and crowns without a label (jerc).
 """
 
 import argparse
@@ -18,7 +19,7 @@ from ms2hs.evaluation.report.numbers import json_values
 from ms2hs.tasks.label_scores import SCORES, main_score
 from ms2hs.tasks.labels.label_options import LabelOptions
 from ms2hs.tasks.probe_report import explanations, findings
-from ms2hs.tasks.probing import ProbeOptions, ProbeResult, probe_labels
+from ms2hs.tasks.probing import ProbeOptions, ProbeResult, probe
 
 MODELS = ("linear", "spectral", "spatial-spectral")
 SOURCE = "sentinel2a"
@@ -67,7 +68,7 @@ def main() -> None:
             labels = replace(SETS[name], path=arguments.data / SETS[name].path, source=source)
             title = f"{name} as {source}" if source else name
             try:
-                results[title] = probe_labels(labels, options)
+                results[title] = probe(labels, options)
             except Ms2hsError as error:
                 print(f"\n## {title}: {error}")
                 continue

@@ -52,8 +52,11 @@ if TYPE_CHECKING:
     from ms2hs.scenes.formats import open_scene as open_scene
     from ms2hs.spectra.product_error import InputError as InputError
     from ms2hs.spectra.sensors import load_sensor as load_sensor
+    from ms2hs.tasks.labels.label_options import LabelOptions as LabelOptions
     from ms2hs.tasks.maps.mapping import MapOptions as MapOptions
     from ms2hs.tasks.maps.mapping import map_scene as map_scene
+    from ms2hs.tasks.probing import ProbeOptions as ProbeOptions
+    from ms2hs.tasks.probing import probe as probe
     from ms2hs.training.engine.loop import FitSettings as FitSettings
     from ms2hs.viewing.format_export import export as export
     from ms2hs.viewing.page import view as view
@@ -78,7 +81,9 @@ _HOMES = {
     "ms2hs.scenes.formats": ("open_scene",),
     "ms2hs.spectra.product_error": ("InputError",),
     "ms2hs.spectra.sensors": ("load_sensor",),
+    "ms2hs.tasks.labels.label_options": ("LabelOptions",),
     "ms2hs.tasks.maps.mapping": ("MapOptions", "map_scene"),
+    "ms2hs.tasks.probing": ("ProbeOptions", "probe"),
     "ms2hs.training.engine.loop": ("FitSettings",),
     "ms2hs.viewing.format_export": ("export",),
     "ms2hs.viewing.page": ("view",),

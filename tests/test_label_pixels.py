@@ -208,7 +208,7 @@ def test_mat_cube_without_known_bands_needs_a_table(tmp_path):
     with pytest.raises(DataError, match=r"paviaU has 20 bands.*hold no wavelengths.*--source with a CSV"):
         open_labels(LabelOptions(tmp_path / "a.mat"))
     options = LabelOptions(tmp_path / "a.mat", source=str(table), block=4)
-    with pytest.raises(DataError, match=r"2 arrays may be the classes.*--variable"):
+    with pytest.raises(DataError, match=r"2 arrays may be the array of classes.*--variable"):
         open_labels(options)
     found = open_labels(LabelOptions(tmp_path / "a.mat", source=str(table), variables=("truth",)))
     assert found.sensor == str(table)
@@ -221,6 +221,13 @@ def test_mat_abundances_of_pixels_column_by_column(tmp_path):
     scipy.io.savemat(tmp_path / "end3.mat", {"A": abundance.transpose(2, 1, 0).reshape(3, -1), "M": np.ones((200, 3))})
     found = open_labels(LabelOptions(tmp_path / "end3.mat", scene=tmp_path / "scene.mat", task="regression"))
     np.testing.assert_allclose(found.labels, abundance[found.row, found.col], rtol=1e-6)
+    flat = {"Y": dn.transpose(2, 1, 0).reshape(200, -1), "nRow": ROWS, "nCol": COLS, "maxValue": 5000}
+    scipy.io.savemat(tmp_path / "scene_R200.mat", flat)
+    table = tmp_path / "bands.csv"
+    table.write_text("center_nm,fwhm_nm\n" + "".join(f"{400 + 10 * band},10\n" for band in range(200)))
+    options = LabelOptions(tmp_path / "end3.mat", scene=tmp_path / "scene_R200.mat", source=str(table))
+    found = open_labels(options)
+    check_pixels(found, dn, np.array(found.classes)[abundance.argmax(axis=2)])
 
 
 def lonlat(row, col):
@@ -304,6 +311,8 @@ CASES = {
     "wrong task": (lambda folder: spectra(folder, task="change"), "--task classification or regression"),
     "wrong key": (lambda folder: spectra(folder, label_key="kind"), "--label-key"),
     "wrong group": (lambda folder: spectra(folder, group_key="place"), "--group-key"),
+    "unused option": (lambda folder: spectra(folder, variables=("gt",)), "--variable was given"),
+    "scale of a raster": (lambda folder: replace(raster(folder, classes_on_grid()), scale=0.1), "Leave --scale out"),
     "missing file": (lambda folder: other(folder, "none.npz"), "no such file"),
     "unknown format": (lambda folder: other(folder, "a.txt", b"x"), "known: labelled spectra"),
     "damaged": (lambda folder: other(folder, "a.npz", b"no archive"), "cannot be read"),

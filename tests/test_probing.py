@@ -1,5 +1,7 @@
 """Probes: heads and scores beside their definitions, features, and toys where the encoder or raw bands must win."""
 
+import csv
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 from cubes_of_arrays import ArrayCube
 
 from ms2hs.datasets.pairs.pair_types import SimulatedPair
-from ms2hs.errors import DataError
+from ms2hs.errors import DataError, GridError
 from ms2hs.models.config import ModelConfig
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights
@@ -17,9 +19,10 @@ from ms2hs.spectra.spectral_grid import grid_of
 from ms2hs.tasks import features
 from ms2hs.tasks.heads import LinearHead, Training, inner_folds
 from ms2hs.tasks.label_scores import Prediction, score_all
+from ms2hs.tasks.labels.label_options import LabelOptions
 from ms2hs.tasks.labels.label_set import WHOLE, LabelSet
-from ms2hs.tasks.probe_report import findings, render
-from ms2hs.tasks.probing import ProbeOptions, probe_samples
+from ms2hs.tasks.probe_report import findings, render, score_tables
+from ms2hs.tasks.probing import ProbeOptions, feature_plan, probe, probe_samples
 from ms2hs.tasks.task_encoder import TaskEncoder
 
 LINEAR, NETWORK = load_weights("linear"), load_weights("spatial-spectral")
@@ -208,9 +211,9 @@ def test_encoder_wins_where_classes_differ_by_their_pattern():
     """Stripes along rows or columns: each pixel, the mean and the spread are alike, only the arrangement differs."""
     random, grid = np.random.default_rng(8), grid_of(np.array([500.0, 600, 850, 1600]))
     stripes = 0.25 + 0.15 * np.broadcast_to(np.arange(16) // 2 % 2, (16, 16))
-    labels = np.arange(60) % 2
+    labels = np.arange(40) % 2
     images = np.stack([stripes.T if label else stripes for label in labels])[:, None, None]
-    images = images * random.uniform(0.8, 1.2, (60, 1, 4, 1, 1)) + random.normal(size=(60, 1, 4, 16, 16)) * 0.01
+    images = images * random.uniform(0.8, 1.2, (40, 1, 4, 1, 1)) + random.normal(size=(40, 1, 4, 16, 16)) * 0.01
     result = probe_samples(images_of(images.astype(np.float32), labels, grid), [small_network()], ONE_SEED)
     scores = scores_by_name(result)
     assert scores["encoder of small"] == 1
@@ -246,3 +249,110 @@ def prior_spectra(grid, random, count):
     posterior = prior.condition(prior.grid.select(np.arange(2, len(prior.grid) - 2)), grid)
     spectra = prior.factors @ prior.sample[random.integers(len(prior.sample), size=count)].T
     return (posterior.reconstruct(spectra[2:-2].astype(np.float32)) * random.uniform(0.2, 0.3, count)).T
+
+
+def crowns(path, count=60, species=("<oak>", "pine")):
+    """A file of labelled spectra of two species, five pixels a crown."""
+    random, grid = np.random.default_rng(10), grid_of(np.arange(400.0, 2450, 25))
+    labels = np.arange(count) // 5 % 2
+    values = prior_spectra(grid, random, count) * (
+        1 + 0.5 * np.where(labels, 1, -1)[:, None] * (grid.wavelength_nm > 1000)
+    )
+    np.savez(
+        path, dn=np.round(values * 1e4).astype(np.int16), scale=1e-4, nodata=-32768, wavelength_nm=grid.wavelength_nm,
+        label=np.array(species)[labels], individual=np.array([f"crown {number // 5}" for number in range(count)])
+    )  # fmt: skip
+    return path
+
+
+def test_command_writes_the_table_the_page_and_numbers(ms2hs, tmp_path):
+    words = ("probe", crowns(tmp_path / "crowns.npz"), "--source", "sentinel2a", "--model", "linear", "--seeds", 1)
+    page = tmp_path / "probe.html"
+    code, out, err = ms2hs(*words, "--share", "0.02,1", "-o", page)
+    assert code == 0, err
+    assert "split by individual" in out
+    assert "cube by the prior, PCA-30" in out
+    assert "No model has an encoder" in out
+    assert "2\u00a0% is empty: crowns: 2 % of 35 training samples are 1" in out
+    text = page.read_text("utf-8")
+    assert "&lt;oak&gt;" in text
+    assert "<oak>" not in text
+    assert "http:" not in text
+    rows = list(csv.DictReader(page.with_suffix(".csv").read_text("utf-8").splitlines()))
+    numbers = json.loads(page.with_suffix(".json").read_text("utf-8"))
+    assert {row["feature"] for row in rows} == {row["name"] for row in numbers["rows"]}
+    raw = next(row for row in numbers["rows"] if row["name"] == "raw bands")
+    cell = next(row for row in rows if (row["feature"], row["share"], row["score"]) == ("raw bands", "1.0", "accuracy"))
+    assert float(cell["mean"]) == pytest.approx(np.mean(raw["scores"]["1.0"]["accuracy"]))
+    assert np.sum(raw["confusion"]) == numbers["sizes"][1]
+    assert numbers["optimistic"] is False
+    code, _, err = ms2hs(*words, "-o", page)
+    assert code == 1
+    assert "--overwrite" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--share", "0.01"), "1 % of 35 training samples are 0"),
+        (("--share", "10"), "shares above 0 and up to 1"),
+        (("-o", "page.txt"), "is no HTML file"),
+        (("--model", "spectra"), "unknown weights"),
+    ],
+)
+def test_bad_options_get_one_message(ms2hs, tmp_path, words, message):
+    code, out, err = ms2hs("probe", crowns(tmp_path / "crowns.npz"), "--model", "linear", *words)
+    assert code != 0
+    assert not out
+    assert message in " ".join(err.split())
+
+
+def test_models_that_cannot_use_the_bands_have_no_row():
+    grid = grid_of(np.linspace(450, 700, 12))
+    random = np.random.default_rng(11)
+    label_set = points_of(prior_spectra(grid, random, 30), np.arange(30) % 2, grid)
+    with pytest.raises(GridError, match="spatial-spectral: bands of 450-700 nm"):
+        probe_samples(label_set, [NETWORK], ONE_SEED)
+    plan = feature_plan(label_set, [small_network(), NETWORK], "enmap")
+    assert any("spatial-spectral has no row" in note for note in plan.notes)
+    assert not any("spatial-spectral" in column.name for column in plan.columns)
+    assert {column.kind for column in plan.columns} == {"raw", "cube", "coefficients", "random", "encoder", "both"}
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_heads_of_one_label_keep_its_axis(task):
+    x = np.random.default_rng(13).normal(size=(30, 2)).astype(np.float32)
+    truth = x[:, :1] > 0 if task == "multilabel" else x[:, :1]
+    found = LinearHead.fit(task, Training(x, truth, np.arange(30).astype(str))).predict(x)
+    assert found.labels.shape == truth.shape
+    assert next(iter(score_all(task, truth, found).values())) > 0.95
+
+
+@pytest.mark.slow
+def test_real_crowns_are_probed(real_data):
+    labels = LabelOptions(real_data / "points" / "neon_osbs_crowns.npz", split="random", source="sentinel2a")
+    result = probe(replace(labels, drop=("QUGE2",)), replace(ONE_SEED, models=("spectral",)))
+    assert result.optimistic
+    assert "optimistic" in findings(result)[0]
+    assert scores_by_name(result)["raw bands"] > 0.9
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression", "change"])
+def test_every_task_has_its_table_and_page(task):
+    random, grid = np.random.default_rng(12), grid_of(np.array([500.0, 850]))
+    values = random.uniform(0.1, 0.5, (40, 2 if task == "change" else 1, 2, 1, 1)).astype(np.float32)
+    first = values[:, 0, :, 0, 0]
+    labels = {
+        "multilabel": first > 0.3,
+        "regression": first * [1, -2] + 1,
+        "change": (np.abs(values[:, -1, :, 0, 0] - first).sum(axis=1) > 0.25).astype(int),
+    }
+    label_set = images_of(values, labels[task], grid, task)
+    label_set = replace(label_set, row=np.zeros(40, int), col=np.zeros(40, int))
+    result = probe_samples(label_set, [], ONE_SEED)
+    table = score_tables(result)[0]
+    main = {"multilabel": "mAP", "regression": "R²", "change": "F1"}[task]
+    assert table.title.startswith(main)
+    assert float(table.rows[0].cells[1].text.split(" ±")[0]) > 0.85
+    assert (result.rows[0].confusion is None) == (task != "change")
+    assert main in render(result)

@@ -225,7 +225,7 @@ LabelSource = Annotated[
     str | None,
     LABELS(
         "--source",
-        help="Sensor of the images, or a CSV of center_nm,fwhm_nm.",
+        help="Sensor or CSV of the bands; simulated from hyperspectral images.",
         show_default="from the files",
         autocompletion=complete_source,
     ),

@@ -30,7 +30,9 @@ from ms2hs.tasks.labels.label_set import LabelSet
 from ms2hs.tasks.task_encoder import TaskEncoder
 
 # Bytes of the windows of a batch, and most windows in it.
-BATCH_BYTES, MOST_WINDOWS = 1 << 26, 256
+BATCH_BYTES, MOST_WINDOWS = 1 << 24, 256
+# Mean reflectance below which spectra count as equally bright.
+DARK = 0.01
 
 Cells = Callable[[Float32Array, BoolArray], Float32Array]
 """From (window, band, row, col) reflectance, 0 where not valid, and (window, row, col) valid to (window, value, row of
@@ -55,6 +57,16 @@ class Extractor:
 def raw_bands() -> Extractor:
     """The reflectance of a pixel, or the mean of an image."""
     return Extractor(lambda reflectance, _valid: reflectance)
+
+
+def scaled_bands() -> Extractor:
+    """The logarithm of the mean over bands, and the bands divided by it: shape and brightness without any model."""
+
+    def cells(reflectance: Float32Array, _valid: BoolArray) -> Float32Array:
+        scale = scale_of(reflectance.mean(axis=1, keepdims=True), DARK)
+        return np.concatenate([np.log(scale), reflectance / scale], axis=1).astype(np.float32)
+
+    return Extractor(cells)
 
 
 def mean_and_spread(side: int) -> Extractor:

@@ -85,7 +85,7 @@ def probe_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     from ms2hs.files import NO_FILES, check_output, file_ids, files_in
     from ms2hs.progress import progress_bar
     from ms2hs.tasks.labels.label_options import LabelOptions
-    from ms2hs.tasks.probing import ProbeOptions, check_probe_installed, probe_labels
+    from ms2hs.tasks.probing import ProbeOptions, check_probe_installed, probe
 
     options = LabelOptions(
         labels, task, scene, source, scale, tuple(variable or ()), label_key, group_key, tuple(drop or ()), split, block
@@ -114,7 +114,7 @@ def probe_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
         for path in (output, output.with_suffix(".csv"), output.with_suffix(".json")):
             check_output(path, overwrite=overwrite, inputs=protected)
     with progress_bar(shown=not quiet, unit="samples") as progress:
-        result = probe_labels(options, settings, progress)
+        result = probe(options, settings, progress)
     if as_json:
         typer.echo(json.dumps(probe_json(result), indent=1))
     else:

@@ -5,6 +5,8 @@ changed) or `cm/<city>-cm.tif` (2 = changed), in another folder. Cities are the 
 published lists, say which are for training and which for the test.
 """
 
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,13 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
-from ms2hs.datasets.multispectral import open_sensor_raster
+from ms2hs.arrays import Float32Array
+from ms2hs.datasets.cubes.plausibility import check_window
+from ms2hs.datasets.multispectral import SensorCube, open_sensor_raster
 from ms2hs.errors import DataError, input_errors
 from ms2hs.raster.dataset import quietly
 from ms2hs.scenes.recognition import DEFAULT_SOURCE
+from ms2hs.spectra.spectral_grid import SpectralGrid
 from ms2hs.tasks.labels.image_folders import check_bands
 from ms2hs.tasks.labels.label_options import LabelOptions
 from ms2hs.tasks.labels.label_scenes import labelled_pixels
@@ -32,6 +37,44 @@ TEST = (
     *("brasilia", "montpellier", "norcia", "rio", "saclay_w", "valencia", "dubai", "lasvegas", "milano", "chongqing"),
 )
 SIDE_OF_CITY = dict.fromkeys(TRAIN, "train") | dict.fromkeys(TEST, "test")
+
+
+@dataclass(frozen=True, eq=False)
+class HeldCube:
+    """An image of a city, kept in memory while its windows are read: its bands are a file each."""
+
+    cube: SensorCube
+
+    @property
+    def name(self) -> str:
+        """Name of the image."""
+        return self.cube.name
+
+    @property
+    def scene(self) -> str:
+        """Name of the scene."""
+        return self.cube.scene
+
+    @property
+    def grid(self) -> SpectralGrid:
+        """The bands in ascending wavelength."""
+        return self.cube.grid
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.cube.shape
+
+    def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
+        """(band, row, col) reflectance of a window, NaN where unknown. Errors as of `SensorCube.read`."""
+        check_window(self.shape, row, col, height, width)
+        return _whole(self.cube)[:, row : row + height, col : col + width]
+
+
+# Both dates of two cities: an image has about 600 x 600 pixels.
+@lru_cache(maxsize=4)
+def _whole(cube: SensorCube) -> Float32Array:
+    return cube.read(0, 0, *cube.shape)
 
 
 def is_change_pairs(path: Path) -> bool:
@@ -72,7 +115,7 @@ def open_change_pairs(options: LabelOptions, task: str) -> LabelSet:
             "city; both are needed. Unpack the images and the labels of OSCD into one folder."
         )
     names = sorted(cities.keys() & maps.keys())
-    pairs = [tuple(open_sensor_raster(cities[city] / date, source) for date in DATES) for city in names]
+    pairs = [tuple(HeldCube(open_sensor_raster(cities[city] / date, source)) for date in DATES) for city in names]
     check_bands(path, [cube for pair in pairs for cube in pair])
     values = [_changes(maps[city][0]) for city in names]
     for city, pair, change in zip(names, pairs, values, strict=True):
@@ -99,7 +142,7 @@ def open_change_pairs(options: LabelOptions, task: str) -> LabelSet:
         groups=np.array(names)[pixels.image],
         grouped_by="city",
         given_split=sides[pixels.image] if sides.any() and options.split != "random" else None,
-        notes=(*pairs[0][0].notes, *pixels.notes, *notes),
+        notes=(*pairs[0][0].cube.notes, *pixels.notes, *notes),
     )
 
 

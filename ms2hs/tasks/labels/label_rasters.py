@@ -6,6 +6,7 @@ col) shares of endmembers; for segmentation the class of a pixel is its largest 
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from shlex import quote
 from typing import Any
@@ -26,7 +27,15 @@ from ms2hs.tasks.labels.label_scenes import LabelScene, open_label_scene, pixel_
 from ms2hs.tasks.labels.label_set import LabelSet
 from ms2hs.tasks.labels.label_values import class_indices
 from ms2hs.tasks.labels.labelled_spectra import array_names
-from ms2hs.tasks.labels.mat_file import CLASS_NAMES, MatArray, check_variables, find_array, is_mat, mat_arrays, read_mat
+from ms2hs.tasks.labels.mat_file import (
+    CLASS_NAMES,
+    MatArray,
+    check_variables,
+    find_classes,
+    is_mat,
+    mat_arrays,
+    read_mat,
+)
 
 RASTER_SUFFIXES = {".tif", ".tiff", ".hdr", ".img", ".dat", ".bsq", ".bil", ".bip"}
 MAX_XML_BYTES = 10_000_000
@@ -74,8 +83,8 @@ def open_label_raster(options: LabelOptions, task: str) -> LabelSet:
 def open_mat_labels(options: LabelOptions, task: str) -> LabelSet:
     """The labelled pixels of an array (row, col) of classes, or (row, col, quantity) of abundances.
 
-    The image is another file, `options.scene`, or an array with three dimensions in the same file. Abundances may also
-    be (quantity, pixel), with the pixels column by column.
+    The image is another file, `options.scene`, or a cube in the same file. Abundances may also be (quantity, pixel),
+    with the pixels column by column.
 
     Raises
     ------
@@ -83,14 +92,15 @@ def open_mat_labels(options: LabelOptions, task: str) -> LabelSet:
     """
     path = options.path
     check_variables([one for one in (path, options.scene) if one and is_mat(one)], options.variables)
-    classes = [array for array in mat_arrays(path) if len(array.shape) == 2 and min(array.shape) > 1]
-    if options.scene is None and not any(len(array.shape) == 3 for array in mat_arrays(path)):
+    inside = mat_arrays(path)
+    if options.scene is None and not any(len(array.shape) == 3 or array.name == "nRow" for array in inside):
         raise DataError(f"{path}: holds labels without their image; the cube is needed. Give its file with --scene.")
     scene = open_label_scene(options.scene or path, options)
-    rows, cols = scene.cube.shape
-    if task == "regression" or not classes:
-        return _of_quantities(options, task, scene, _abundances(path, options, rows, cols), ())
-    array = find_array(path, 2, options.variables, "classes")
+    shape = scene.cube.shape
+    has_classes = any(array.shape == shape for array in inside)
+    if task == "regression" or (not has_classes and _shares(inside, shape)):
+        return _of_quantities(options, task, scene, _abundances(path, options, inside, shape), ())
+    array = find_classes(path, shape, options.variables)
     names = CLASS_NAMES.get(array.name.lower(), ())
     return _segmentation(options, scene, read_mat(array), ("", *names) if names else (), 0)
 
@@ -141,19 +151,23 @@ def _of_quantities(
     return pixel_labels(options, task, classes, scene, np.where(known, values.argmax(axis=2), -1))
 
 
-def _abundances(path: Path, options: LabelOptions, rows: int, cols: int) -> NDArray[Any]:
-    """(row, col, quantity) abundances of an array with this order, or (quantity, pixel) column by column."""
-    fitting = [array for array in mat_arrays(path) if not options.variables or array.name in options.variables]
-    maps = [array for array in fitting if len(array.shape) == 3 and array.shape[:2] == (rows, cols)]
-    lists = [array for array in fitting if len(array.shape) == 2 and array.shape[1] == rows * cols]
-    found: list[MatArray] = [*maps, *lists]
+def _shares(arrays: Sequence[MatArray], shape: tuple[int, int]) -> list[MatArray]:
+    """The arrays that may be abundances of an image: (row, col, quantity), or (quantity, pixel)."""
+    pixels = shape[0] * shape[1]
+    maps = [array for array in arrays if len(array.shape) == 3 and array.shape[:2] == shape]
+    return [*maps, *(array for array in arrays if len(array.shape) == 2 and array.shape[1] == pixels)]
+
+
+def _abundances(path: Path, options: LabelOptions, arrays: Sequence[MatArray], shape: tuple[int, int]) -> NDArray[Any]:
+    """(row, col, quantity) abundances; pixels of a list run column by column."""
+    found = [array for array in _shares(arrays, shape) if not options.variables or array.name in options.variables]
     if len(found) != 1:
         raise DataError(
-            f"{path}: {len(found)} arrays may be the abundances; one of {rows} x {cols} x quantities or quantities x "
-            f"{rows * cols} is needed. Name it with --variable."
+            f"{path}: {len(found)} arrays may be the abundances; one of {shape[0]} x {shape[1]} x quantities or "
+            f"quantities x {shape[0] * shape[1]} is needed. Name it with --variable."
         )
     values = read_mat(found[0])
-    return values if values.ndim == 3 else values.reshape(-1, cols, rows).transpose(2, 1, 0)
+    return values if values.ndim == 3 else values.reshape(-1, *shape[::-1]).transpose(2, 1, 0)
 
 
 def _named_cube(path: Path, name: str) -> Path:

@@ -40,18 +40,29 @@ class LabelFormat(NamedTuple):
     """Pattern of its files, for messages, help and docs."""
     tasks: tuple[str, ...]
     """The tasks that it has labels for; the first is the default."""
+    options: tuple[str, ...]
+    """The fields of `OPTIONS` that it uses; others are refused."""
     fits: Callable[[Path], bool]
     """Whether a path has this format; only files that exist are given, and patterns."""
     open: Callable[[LabelOptions, str], LabelSet]
     """The labelled samples for a task."""
 
 
+# Options that not every format uses, by their field in `LabelOptions`.
+OPTIONS = {
+    "scene": "--scene",
+    "scale": "--scale",
+    "variables": "--variable",
+    "label_key": "--label-key",
+    "group_key": "--group-key",
+}
 # Tried in this order.
 FORMATS = (
     LabelFormat(
         "labelled spectra",
         "*.npz with dn or reflectance (spectrum, band) and an array of labels",
         ("classification", "regression"),
+        ("label_key", "group_key"),
         is_labelled_spectra,
         open_labelled_spectra,
     ),
@@ -59,6 +70,7 @@ FORMATS = (
         "abundances",
         "*.npz with abundance (quantity, row, col) and dn, or the name of their cube",
         ("regression", "segmentation"),
+        ("scene", "scale", "variables"),
         is_abundances,
         open_abundances,
     ),
@@ -66,6 +78,7 @@ FORMATS = (
         "MATLAB labels",
         "*.mat with an array of classes (row, col) or abundances, and --scene",
         ("segmentation", "regression"),
+        ("scene", "scale", "variables"),
         is_mat,
         open_mat_labels,
     ),
@@ -73,6 +86,7 @@ FORMATS = (
         "class rasters",
         "*.tif or *.hdr on the grid of --scene",
         ("segmentation", "regression"),
+        ("scene", "scale", "variables"),
         is_label_raster,
         open_label_raster,
     ),
@@ -80,6 +94,7 @@ FORMATS = (
         "points",
         "*.csv with lon, lat and a column of labels, or *.gpkg, inside --scene",
         ("segmentation", "regression"),
+        ("scene", "label_key", "group_key"),
         is_point_table,
         open_label_points,
     ),
@@ -87,6 +102,7 @@ FORMATS = (
         "BigEarthNet",
         "<patch>/<patch>_B02.tif with <patch>_labels_metadata.json, or metadata.parquet and BigEarthNet-S2/",
         ("multilabel",),
+        (),
         is_big_earth_net,
         open_big_earth_net,
     ),
@@ -94,6 +110,7 @@ FORMATS = (
         "OSCD",
         "<city>/imgs_1_rect/, <city>/imgs_2_rect/ and <city>/cm/cm.png",
         ("change",),
+        (),
         is_change_pairs,
         open_change_pairs,
     ),
@@ -101,6 +118,7 @@ FORMATS = (
         "images by class",
         "<class>/<image>.tif, such as EuroSAT",
         ("classification",),
+        ("group_key",),
         is_image_folder,
         open_image_folder,
     ),
@@ -131,6 +149,14 @@ def open_labels(options: LabelOptions) -> LabelSet:
             raise DataError(
                 f"{path}: {label_format.name} have no labels for {task}; --task {' or '.join(label_format.tasks)} is "
                 "possible. Use one of these."
+            )
+        unused = [
+            name for field, name in OPTIONS.items() if field not in label_format.options and getattr(options, field)
+        ]
+        if unused:
+            raise DataError(
+                f"{path}: {unused[0]} was given, which {label_format.name} do not use; an option is never ignored. "
+                "Leave it out."
             )
         return _checked(options, label_format.open(options, task))
 

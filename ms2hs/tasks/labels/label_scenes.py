@@ -47,6 +47,11 @@ def open_label_scene(path: Path, options: LabelOptions) -> LabelScene:
     if not path.exists():
         raise DataError(f"{path}: no such file; the image of the labels is needed. Check the path.")
     path = Path(image_of(str(path)))
+    if options.scale is not None and path.suffix.lower() != ".mat":
+        raise DataError(
+            f"{path}: --scale {options.scale:g} was given, and this format declares its own scale; only .mat files "
+            "need one. Leave --scale out, or correct the scale in the file."
+        )
     if path.suffix.lower() == ".npz":
         cubes = open_npz(path)
         if len(cubes) != 1:

@@ -4,6 +4,7 @@ A file is listed without reading its arrays. The array that is taken is the one 
 of the needed number of dimensions. Scenes of `KNOWN` say what their values and classes are.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,7 +29,9 @@ HDF5_MAGIC = b"\x89HDF"
 HDF5_OFFSETS = (0, 512)
 # Class names of MATLAB in which numbers are stored.
 NUMERIC = {"double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
-SAMPLED_STEP = 7
+# Side in pixels of the window in the middle of a cube that shows whether the values can be reflectance.
+SAMPLED_SIDE = 128
+MAX_ITEM_BYTES = 8
 AVIRIS = Path(__file__).parent / "tables" / "aviris_1997.csv"
 RADIANCE = (
     "the values are at-sensor radiance, not reflectance: a head on the raw bands is valid, but a pretrained encoder "
@@ -95,7 +98,10 @@ class MatArray(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class MatCube:
-    """A cube (row, col, band) in a MATLAB file. A window of version 7.3 is read alone, else the array is kept."""
+    """A cube (row, col, band) in a MATLAB file. A window of version 7.3 is read alone, else the array is kept.
+
+    Cubes of unmixing are (band, pixel), with the pixels column by column, and `nRow` and `nCol` beside them.
+    """
 
     name: str
     scene: str
@@ -104,18 +110,13 @@ class MatCube:
     order: NDArray[np.intp]
     """(band,) position in the file of each band of `grid`."""
     scale: float
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
-        rows, cols, _ = self.array.shape
-        return rows, cols
+    shape: tuple[int, int]
+    """Rows and columns."""
 
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """(band, row, col) reflectance of a window, NaN where unknown. DataError if the file cannot be read."""
         check_window(self.shape, row, col, height, width)
-        stored = read_mat(self.array, (row, col, height, width))
-        return reflectance_of(np.moveaxis(stored, 2, 0), self.scale)[self.order]
+        return reflectance_of(_bands_first(self.array, self.shape, (row, col, height, width)), self.scale)[self.order]
 
 
 def is_mat(path: Path) -> bool:
@@ -151,21 +152,25 @@ def check_scipy_installed() -> None:
         raise DataError("SciPy is not installed; .mat files need it. `pip install 'ms2hs[tasks]'` brings it.")
 
 
-def find_array(path: Path, dimensions: int, wanted: Sequence[str], what: str) -> MatArray:
-    """The array named in `wanted`, else the only one with this number of dimensions.
+def find_classes(path: Path, shape: tuple[int, int], wanted: Sequence[str]) -> MatArray:
+    """The array of classes: named in `wanted`, else the only one with the shape of the image, or of any shape.
 
     Raises
     ------
     DataError : no such array, or several.
     """
-    arrays = mat_arrays(path)
-    fitting = [array for array in arrays if len(array.shape) == dimensions]
-    named = [array for array in fitting if array.name in wanted]
-    if len(named) == 1 or (not named and len(fitting) == 1):
-        return (named or fitting)[0]
+    flat = [array for array in mat_arrays(path) if len(array.shape) == 2 and min(array.shape) > 1]
+    return _only(path, [array for array in flat if array.shape == shape] or flat, wanted, "array of classes (row, col)")
+
+
+def _only(path: Path, fitting: Sequence[MatArray], wanted: Sequence[str], what: str) -> MatArray:
+    """The one of these arrays that --variable names, or the only one."""
+    found = [array for array in fitting if array.name in wanted] or fitting
+    if len(found) == 1:
+        return found[0]
     raise DataError(
-        f"{path}: {len(named or fitting)} arrays may be the {what}; arrays there are {_listed(arrays)}, and one of "
-        f"{dimensions} dimensions is needed. Name it with --variable."
+        f"{path}: {len(found)} arrays may be the {what}; arrays there are {_listed(mat_arrays(path))}, and one is "
+        "needed. Name it with --variable."
     )
 
 
@@ -190,7 +195,14 @@ def read_mat(array: MatArray, window: tuple[int, int, int, int] | None = None) -
     window : row, col, height and width of a part.
     """
     row, col, height, width = window or (0, 0, *array.shape[:2])
-    if _is_hdf5(array.path):
+    is_hdf5 = _is_hdf5(array.path)
+    size = math.prod((height, width, *array.shape[2:]) if is_hdf5 else array.shape) * MAX_ITEM_BYTES
+    if size > MAX_ARRAY_BYTES:
+        raise DataError(
+            f"{array.path}: {array.name} {array.shape} takes up to {size / 1e9:.1f} GB; at most "
+            f"{MAX_ARRAY_BYTES / 1e9:g} GB are read. Save it with -v7.3, or cut it."
+        )
+    if is_hdf5:
         with opened(array.path, "MATLAB 7.3", array.name) as file:
             part = stored_dataset(file, array.name)[..., col : col + width, row : row + height]
         return np.asarray(part).T
@@ -218,30 +230,50 @@ def open_mat_cube(path: Path, options: LabelOptions) -> tuple[MatCube, str | Non
     ------
     DataError : no single cube, no wavelengths, or values that are no reflectance.
     """
-    array = find_array(path, 3, options.variables, "cube")
+    array, (rows, cols) = _find_cube(path, options)
     known = KNOWN.get(array.name.lower())
-    size = int(np.prod(array.shape)) * 8
-    if size > MAX_ARRAY_BYTES and not _is_hdf5(path):
-        raise DataError(
-            f"{path}: {array.name} {array.shape} takes up to {size / 1e9:.1f} GB; at most {MAX_ARRAY_BYTES / 1e9:g} GB "
-            "are read. Save it with -v7.3, or cut it."
-        )
     centre, width, sensor, notes = _wavelengths(array, options.source, known)
     grid, order = usable_bands(path, centre, width)
-    sample = read_mat(array)[::SAMPLED_STEP, ::SAMPLED_STEP]
-    scale = options.scale or (1e-4 if sample.dtype.kind in "iu" else 1.0)
+    height, width_px = min(rows, SAMPLED_SIDE), min(cols, SAMPLED_SIDE)
+    sample = _bands_first(array, (rows, cols), ((rows - height) // 2, (cols - width_px) // 2, height, width_px))
+    declared = 1e-4 if sample.dtype.kind in "iu" else 1.0
+    scale = declared if options.scale is None else options.scale
     values = np.asarray(sample, float) * scale
     high = float(np.nanquantile(values, 0.99))
     if not 0 < high <= MAX_REFLECTANCE:
         raise DataError(
             f"{path}: {array.name} x {scale:g} has the 99th percentile {high:.3g}; reflectance is above 0 and at most "
-            f"{MAX_REFLECTANCE:g}. Give the factor with --scale, such as --scale {scale / high:.1g}."
+            f"{MAX_REFLECTANCE:g}. Give the factor that the source of the file documents with --scale."
         )
     if options.scale is None:
         notes = (*notes, f"{array.name}: reflectance = stored x {scale:g}, as nothing else is declared")
     if known and known.note:
         notes = (*notes, f"{known.title}: {known.note}")
-    return MatCube(array.name, path.stem, array, grid, order, scale), sensor, notes
+    return MatCube(array.name, path.stem, array, grid, order, scale, (rows, cols)), sensor, notes
+
+
+def _find_cube(path: Path, options: LabelOptions) -> tuple[MatArray, tuple[int, int]]:
+    """The array of the cube, and its rows and columns."""
+    arrays = {array.name: array for array in mat_arrays(path)}
+    if {"nRow", "nCol"} <= arrays.keys() and not any(len(array.shape) == 3 for array in arrays.values()):
+        rows, cols = (int(read_mat(arrays[name]).flat[0]) for name in ("nRow", "nCol"))
+        flat = [array for array in arrays.values() if array.shape[1] == rows * cols and array.shape[0] > 1]
+        return _only(path, flat, options.variables, f"cube (band, pixel) with {rows} x {cols} pixels"), (rows, cols)
+    array = _only(
+        path, [array for array in arrays.values() if len(array.shape) == 3], options.variables, "cube (row, col, band)"
+    )
+    return array, (array.shape[0], array.shape[1])
+
+
+_held = lru_cache(maxsize=2)(read_mat)
+
+
+def _bands_first(array: MatArray, shape: tuple[int, int], window: tuple[int, int, int, int]) -> NDArray[Any]:
+    """(band, row, col) stored numbers of a window of a cube of this shape."""
+    if len(array.shape) == 3:
+        return np.moveaxis(read_mat(array, window), 2, 0)
+    row, col, height, width = window
+    return _held(array).reshape(-1, *shape[::-1]).swapaxes(1, 2)[:, row : row + height, col : col + width]
 
 
 def _wavelengths(
@@ -251,7 +283,7 @@ def _wavelengths(
 
     They are the bands of `source` where it has as many, else the AVIRIS channels of a known scene.
     """
-    bands = array.shape[2]
+    bands = array.shape[2] if len(array.shape) == 3 else array.shape[0]
     grid = load_sensor(source).grid if source else None
     if grid is not None and len(grid) == bands:
         return grid.wavelength_nm, grid.fwhm_nm, source, ()
