@@ -96,9 +96,10 @@ def make_labels(folder):
         raster.write(classes, 1)
     sentinel2 = known.load_sensor("sentinel2a").grid
     grid = sentinel2.select(np.argsort(sentinel2.wavelength_nm))
-    weights_of_head = load_weights(str(folder / "mine.safetensors"))
+    linear = load_weights("linear")  # a network of coefficients maps quickly
+    weights_of_head = replace(linear, network=SpectralMAE(preset("spatial-spectral"), linear.prior))
     for name, task in (("land", "segmentation"), ("change", "change")):
-        facts = TaskFacts(task, ("plants", "ground"), whole_images=False, side=8, sensor="sentinel2a", grid=grid)
+        facts = TaskFacts(task, ("plants", "ground"), whole_images=False, side=32, sensor="sentinel2a", grid=grid)
         TaskModel.of(weights_of_head, facts).save(folder / f"{name}.safetensors", weights_of_head, {})
     for name in ("before.tif", "after.tif"):
         shutil.copy(folder / "scene.tif", folder / name)
