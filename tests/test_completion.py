@@ -65,13 +65,13 @@ def options_of(corpus, **changes):
 def windows(monkeypatch):
     """A list that receives the windows of each completion."""
     seen = []
-    make = completion._windows
+    make = completion.completion_windows
 
     def spy(options):
         seen.append(make(options))
         return seen[-1]
 
-    monkeypatch.setattr(completion, "_windows", spy)
+    monkeypatch.setattr(completion, "completion_windows", spy)
     return seen
 
 
@@ -145,15 +145,15 @@ def test_baselines_are_mean_and_interpolation(corpus, windows):
 @pytest.mark.parametrize(("name", "group"), [("dlr-ibm-spectral", 8), ("dlr-ibm-spatial-spectral", 8), ("s2mae", 4)])
 def test_network_sees_only_visible_bands(name, group, corpus, tmp_path):
     weights = load_weights(make_weights(tmp_path / "w.safetensors", name, shake=0.02, patch=4, group=group))
-    (window, *_) = completion._windows(options_of(corpus))
-    made = completion._completed(weights, window)
+    (window, *_) = completion.completion_windows(options_of(corpus))
+    made = completion.completed(weights, window)
     assert made.shape == window.truth.shape
     other = replace(window, truth=np.where(window.hidden[:, None, None], 7, window.truth).astype(np.float32))
-    np.testing.assert_array_equal(completion._completed(weights, other), made)
+    np.testing.assert_array_equal(completion.completed(weights, other), made)
     seen = np.flatnonzero(~window.hidden)[0]
     changed = window.truth.copy()
     changed[seen] += 0.1
-    assert np.abs(completion._completed(weights, replace(window, truth=changed)) - made).max() > 1e-5
+    assert np.abs(completion.completed(weights, replace(window, truth=changed)) - made).max() > 1e-5
 
 
 def test_windows_that_patches_do_not_divide_are_completed(tmp_path):
@@ -167,7 +167,7 @@ def test_windows_that_patches_do_not_divide_are_completed(tmp_path):
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.75, 0.9])
 def test_windows_hide_the_share_of_groups(share, corpus):
     groups = -(-BANDS // GROUP)
-    hidden = [window.hidden for window in completion._windows(options_of(corpus, hidden=share))]
+    hidden = [window.hidden for window in completion.completion_windows(options_of(corpus, hidden=share))]
     for bands in hidden:
         by_group = np.append(bands, np.full(-BANDS % GROUP, bands[-1])).reshape(-1, GROUP)
         assert (by_group == by_group[:, :1]).all()

@@ -157,26 +157,28 @@ def pretrain_stages(
         for stage in stages:
             prior = load_weights(stage.prior).prior
             _cubes(stage, _config(stage, prior), prior, lambda _: None)
+        folder.mkdir(exist_ok=True)
+    _, add_note = collect_notes(note)
     total, before = sum(stage.fit.steps for stage in stages), 0
-    continues = resume and len(stages) > 1
+    resumes = resume
     for number, (stage, path) in enumerate(zip(chained, paths, strict=True), 1):
-        if continues and path != output and _is_complete(path, stage):
+        if resumes and path != output and _is_complete(path, stage):
             before += stage.fit.steps
             continue
-        if note and len(stages) > 1:
-            note(f"stage {number} of {len(stages)}: {', '.join(map(str, stage.data)) or 'simulated scenes'}")
-        has_checkpoint = (path.with_suffix(".run") / CHECKPOINT).is_file()
+        if len(stages) > 1:
+            add_note(f"stage {number} of {len(stages)}: {', '.join(map(str, stage.data)) or 'simulated scenes'}")
+            resumes = resumes and (path.with_suffix(".run") / CHECKPOINT).is_file()
         result = pretrain(
             *(stage, path),
-            resume=has_checkpoint if continues else resume,
-            overwrite=overwrite or path != output,
+            resume=resumes,
+            overwrite=overwrite or (resume and len(stages) > 1),
             progress=progress and _shifted(progress, before, total),
             note=note,
         )
         with joined(stage.fit.device) as processes:
             processes.wait()  # the first process has written the weights
         before += stage.fit.steps
-        continues = False
+        resumes = False  # the next stage starts from other weights than its checkpoint
     return result
 
 
