@@ -463,7 +463,7 @@ def test_geotiff_bands_are_sorted_by_wavelength(tmp_path):
         (lambda folder: (folder / "notes.txt").write_text("-"), "holds no cubes of a known format"),
         (
             lambda folder: [write_raster(folder / f"{n}.tif", stored(n)) for n in (202, 224)],
-            r"202\.tif: 202 bands without wavelengths.*names of a sensor.*--source",
+            r"rasters without wavelengths .*202\.tif",
         ),
         (
             lambda folder: [
@@ -504,7 +504,7 @@ def test_open_cubes_reports_unusable_folders(tmp_path, make, said):
 
 def test_open_cubes_lists_every_format(tmp_path):
     with pytest.raises(DataError) as raised:
-        open_cubes(tmp_path)
+        open_cubes(tmp_path, multispectral=True)
     assert [known for known in FORMATS if f"{known.name} ({known.layout})" not in str(raised.value)] == []
 
 

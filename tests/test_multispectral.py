@@ -13,6 +13,7 @@ from conftest import write_raster
 from cubes_of_arrays import smooth_cubes
 from test_pretraining import SIZES, assert_clear, few, log_of, make_corpus, settings_of, tiny
 
+from ms2hs.datasets.cubes.packing import prepare
 from ms2hs.datasets.cubes.registry import open_cubes
 from ms2hs.datasets.multispectral import ORDERS, SensorCube, open_sensor_cubes, open_sensor_raster
 from ms2hs.errors import DataError, UnknownName
@@ -51,6 +52,10 @@ def make_bigearthnet(folder, patches, labels=None, shape=12):
     return folder
 
 
+def images_in(folder, source=None):
+    return open_cubes(folder, source=source, multispectral=True)
+
+
 def check_bands(cube, names=BANDS):
     """Each band has the numbers of its name, in ascending wavelength."""
     assert cube.grid.names == tuple(names)
@@ -62,7 +67,7 @@ def check_bands(cube, names=BANDS):
 def test_bigearthnet_2_is_read_at_10_m_by_tile(tmp_path):
     product = "S2B_MSIL2A_20170613T101031_N9999_R022_T33UUP"
     make_bigearthnet(tmp_path, [f"{product}/{product}_26_57", f"{product}/{product}_26_58"])
-    cubes = open_cubes(tmp_path)
+    cubes = images_in(tmp_path)
     assert [cube.name for cube in cubes] == [f"{product}/{product}_26_57", f"{product}/{product}_26_58"]
     assert {cube.scene for cube in cubes} == {"T33UUP"}
     assert cubes[0].shape == (12, 12)
@@ -76,10 +81,10 @@ def test_bigearthnet_1_has_its_tile_in_the_labels(tmp_path):
     patch = "S2A_MSIL2A_20170613T101031_0_45"
     source = {"tile_source": "S2A_MSIL1C_20170613T101031_N0205_R022_T33UUP_20170613T101608.SAFE"}
     make_bigearthnet(tmp_path, [patch], source)
-    (cube,) = open_cubes(tmp_path)
+    (cube,) = images_in(tmp_path)
     assert (cube.name, cube.scene) == (patch, "T33UUP")
     (tmp_path / patch / f"{patch}_labels_metadata.json").unlink()
-    assert open_cubes(tmp_path)[0].scene == "S2A_MSIL2A_20170613T101031"
+    assert images_in(tmp_path)[0].scene == "S2A_MSIL2A_20170613T101031"
 
 
 def test_bigearthnet_patch_with_a_missing_band_is_an_error(tmp_path):
@@ -101,7 +106,7 @@ def test_bigearthnet_patch_with_a_missing_band_is_an_error(tmp_path):
 @pytest.mark.parametrize("source", [None, "sentinel2b"])
 def test_level_1c_data_sets_lose_b10_and_are_noted(tmp_path, name, order, scene, source):
     write_raster(tmp_path / name, dn_of(order))
-    (cube,) = open_cubes(tmp_path, source=source)
+    (cube,) = images_in(tmp_path, source=source)
     check_bands(cube)
     assert (cube.scene, cube.name) == (scene, name.removesuffix(".tif"))
     assert cube.options.source == (source or "sentinel2a")
@@ -113,7 +118,7 @@ def test_fmow_images_that_failed_to_download_are_left_out(tmp_path):
     for image in (1, 2):
         write_raster(tmp_path / f"val/barn/barn_7/barn_7_{image}.tif", dn_of(ORDERS[1])[: 13 if image == 1 else 1])
     (tmp_path / "val.csv").write_text("category,location_id,image_id,timestamp\nbarn,7,1,2017-05-04T00:00:00Z\n")
-    assert [cube.name for cube in open_cubes(tmp_path)] == ["val/barn/barn_7/barn_7_1"]
+    assert [cube.name for cube in images_in(tmp_path)] == ["val/barn/barn_7/barn_7_1"]
 
 
 def test_band_names_give_a_sensor_in_any_order(tmp_path):
@@ -124,7 +129,7 @@ def test_band_names_give_a_sensor_in_any_order(tmp_path):
     write_raster(tmp_path / "site" / "a.tif", dn, descriptions=names, nodata=0)
     write_raster(tmp_path / "b.tif", dn_of(BANDS), descriptions=BANDS)
     write_raster(tmp_path / "height.tif", dn_of(BANDS[:1]))
-    b, site = open_cubes(tmp_path)
+    b, site = images_in(tmp_path)
     assert isinstance(site, SensorCube)
     assert [(cube.name, cube.scene) for cube in (b, site)] == [("b", "b"), ("site/a", "site")]
     check_bands(site)
@@ -141,7 +146,7 @@ def test_offset_of_the_file_is_applied(tmp_path):
 def test_folder_of_level_1c_bands_is_read_without_b10(tmp_path):
     for name in ORDERS[1]:
         write_raster(tmp_path / "paris" / "imgs_1_rect" / f"{name}.tif", dn_of([name]))
-    (cube,) = open_cubes(tmp_path, source="sentinel2a")
+    (cube,) = images_in(tmp_path, source="sentinel2a")
     assert cube.scene == "paris"
     check_bands(cube)
     assert LEVEL_1C_NOTE in cube.notes
@@ -158,7 +163,7 @@ def test_named_level_1c_is_read_without_b10(tmp_path):
 def test_another_sensor(tmp_path):
     names = load_sensor("landsat8").grid.names
     dn = np.stack([np.full((12, 12), value, np.uint16) for value in np.linspace(8000, 14000, len(names))])
-    (cube,) = open_cubes(write_raster(tmp_path / "a.tif", dn, descriptions=names).parent, source="landsat8")
+    (cube,) = images_in(write_raster(tmp_path / "a.tif", dn, descriptions=names).parent, source="landsat8")
     np.testing.assert_allclose(whole(cube)[0], 8000 * 2.75e-5 - 0.2, atol=1e-5)
 
 
@@ -166,7 +171,7 @@ def test_another_sensor(tmp_path):
 def test_unnamed_bands_are_refused_with_a_remedy(tmp_path, source):
     write_raster(tmp_path / "a.tif", dn_of(BANDS[:10]))
     with pytest.raises(DataError, match="--source") as error:
-        open_cubes(tmp_path, source=source)
+        images_in(tmp_path, source=source)
     assert "--bands" not in str(error.value)
 
 
@@ -189,7 +194,21 @@ def test_unknown_source_and_single_band_are_refused(tmp_path):
     with pytest.raises(DataError, match="one band"):
         open_sensor_raster(path, "sentinel2a")
     with pytest.raises(DataError, match="no cubes"):
-        open_cubes(tmp_path, source="sentinel2a")
+        images_in(tmp_path, source="sentinel2a")
+
+
+def test_commands_that_need_spectra_refuse_images(tmp_path):
+    write_raster(tmp_path / "b.tif", dn_of(BANDS), descriptions=BANDS)
+    with pytest.raises(DataError, match=r"without wavelengths .*b\.tif\).*pretrain --source"):
+        open_cubes(tmp_path)
+
+
+def test_images_are_packed_into_shards(tmp_path):
+    write_raster(tmp_path / "b.tif", dn_of(BANDS), descriptions=BANDS)
+    prepare(tmp_path, tmp_path / "shards", source="sentinel2c")
+    (cube,) = open_cubes(tmp_path / "shards")
+    np.testing.assert_allclose(whole(cube)[:, 0, 0], dn_of(BANDS)[:, 0, 0] * 1e-4)
+    np.testing.assert_allclose(cube.grid.wavelength_nm, load_sensor("sentinel2c").grid.wavelength_nm)
 
 
 # Pretraining on such images

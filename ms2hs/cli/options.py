@@ -166,6 +166,12 @@ SearchMaxCloud = Annotated[
     float | None, REGION(metavar="PERCENT", help="Without a scene: largest cloud cover.", show_default="20")
 ]
 
+# Data sets: shared by pretrain and prepare.
+ImageSource = Annotated[
+    str | None,
+    DATA(help="Sensor of multispectral images.", show_default="from metadata", autocompletion=complete_source),
+]
+
 # Training: shared by pretrain and finetune.
 LeaveOut = Annotated[list[str] | None, DATA(metavar="SCENE", help="Scene that is not used at all. Repeatable.")]
 Window = Annotated[int | None, TRAINING(min=1, help="Training window size, in pixels.", show_default="the preset's")]

@@ -92,7 +92,7 @@ def complete_cubes(models: Sequence[str], options: CompletionOptions) -> list[Co
 def completion_windows(options: CompletionOptions) -> list[CompletionWindow]:
     """Random windows of the cubes, of which groups of bands are hidden; errors as of `complete_cubes`."""
     rng = np.random.default_rng(options.seed)
-    cubes = open_cubes(options.corpus, options.split)
+    cubes = open_cubes(options.corpus, options.split, multispectral=True)
     check_scenes(cubes, options.scenes, "Use one of the known scenes.")
     cubes = [cube for cube in cubes if not options.scenes or cube.scene in options.scenes]
     windows: list[CompletionWindow] = []

@@ -235,8 +235,12 @@ def _text(value: Any) -> str:  # noqa: ANN401  a field of a configuration
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
+def _opened(folder: Path, options: PretrainOptions) -> list[Cube]:
+    return open_cubes(folder, options.split, options.source, multispectral=True)
+
+
 def _cubes(options: PretrainOptions, config: ModelConfig, prior: SpectralPrior, note: Note) -> list[Cube]:
-    cubes = [cube for folder in options.data for cube in open_cubes(folder, options.split, options.source)]
+    cubes = [cube for folder in options.data for cube in _opened(folder, options)]
     check_scenes(cubes, options.leave_out, "Give names of these scenes to --leave-out.")
     cubes = [cube for cube in cubes if cube.scene not in options.leave_out]
     count = options.simulated or (0 if cubes else SIMULATED_SCENES)

@@ -141,7 +141,6 @@ def evaluate_cube_command(  # noqa: PLR0917 - one parameter an option, as Typer 
     epilog=example_epilog(
         "ms2hs evaluate completion cubes/ --model spatial-spectral",
         "ms2hs evaluate completion cubes/ --model spectral --hidden 0.5 --windows 128",
-        "ms2hs evaluate completion cubes/ --model mine.safetensors --split easy/test --json",
         "ms2hs evaluate completion cubes/ --model s2mae.safetensors --ratio 0.5,0.75,0.9,0.95 -o panel.png",
     ),
 )

@@ -17,6 +17,7 @@ from ms2hs.cli.options import (
     BatchSize,
     CheckpointEvery,
     Device,
+    ImageSource,
     LearningRate,
     LeaveOut,
     Overwrite,
@@ -45,8 +46,7 @@ if TYPE_CHECKING:
 
 PRETRAIN_EPILOG = example_epilog(
     "ms2hs pretrain --preset spectral --data shards/ -o mine.safetensors",
-    "ms2hs pretrain --preset linear --data spectra/ -o prior.safetensors",
-    "ms2hs pretrain --preset s2mae --data bigearthnet/ --source sentinel2a -o first.safetensors",
+    "ms2hs pretrain --preset s2mae --data eurosat/ --source sentinel2a -o first.safetensors",
     "torchrun --nproc-per-node 4 -m ms2hs.cli pretrain --preset spatial-spectral --data shards/ --batch 64",
 )
 FINETUNE_EPILOG = example_epilog(
@@ -116,14 +116,7 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     data: Annotated[
         list[Path] | None, DATA(help="Folder of cubes or shards. Repeatable.", show_default="simulated scenes")
     ] = None,
-    source: Annotated[
-        str | None,
-        DATA(
-            help="Sensor of multispectral images in --data.",
-            show_default="from metadata",
-            autocompletion=complete_source,
-        ),
-    ] = None,
+    source: ImageSource = None,
     split: Annotated[str | None, DATA(help="Use only the cubes of splits/<split>.csv, such as hard/train.")] = None,
     leave_out: LeaveOut = None,
     simulated: Annotated[int, DATA(min=0, help="Number of simulated scenes added to the data.")] = 0,

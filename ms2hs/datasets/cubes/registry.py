@@ -75,6 +75,8 @@ class DataFormat(NamedTuple):
     """Files of the format in a folder; none if the folder has another format."""
     open: CubeOpener
     """The cubes in these files of the folder."""
+    multispectral: bool = False
+    """Whether the cubes are images of a multispectral sensor, which show no spectra."""
 
 
 def _one_by_one(open_file: Callable[[Path], Sequence[Cube]]) -> CubeOpener:
@@ -134,6 +136,7 @@ FORMATS = (
         "<patch>/<patch>_B02.tif, <class>/<class>_1.tif, <location>/<location>_1.tif",
         _find_sensor_data,
         _open_sensor_cubes,
+        multispectral=True,
     ),
     DataFormat("GeoTIFF or ENVI cubes", "*.tif or *.hdr with wavelengths", find_rasters, open_rasters),
     DataFormat(
@@ -141,6 +144,7 @@ FORMATS = (
         SENSOR_LAYOUT,
         find_rasters,
         _open_sensor_cubes,
+        multispectral=True,
     ),
 )
 
@@ -150,7 +154,9 @@ MAX_LISTED_SCENES = 20
 FILE_SUFFIXES = {".tif", ".tiff", ".npy", ".npz", ".nc", ".hdr", ".img", ".dat", ".bsq", ".bil", ".bip"}
 
 
-def open_cubes(folder: Path, split: str | None = None, source: str | None = None) -> list[Cube]:
+def open_cubes(
+    folder: Path, split: str | None = None, source: str | None = None, *, multispectral: bool = False
+) -> list[Cube]:
     """Every cube of a folder, sorted by name.
 
     Parameters
@@ -161,6 +167,7 @@ def open_cubes(folder: Path, split: str | None = None, source: str | None = None
         sides; prefer `hard`.)
     source : name of the sensor of multispectral images, which the folder then holds; None: any format, and the files
         name their sensor.
+    multispectral : whether the caller takes images of a multispectral sensor, too.
 
     Raises
     ------
@@ -173,16 +180,23 @@ def open_cubes(folder: Path, split: str | None = None, source: str | None = None
     nested = folder / "hyspecnet-11k"
     folder = nested if nested.is_dir() else folder
     cubes: list[Cube] = []
-    formats = FORMATS if source is None else (_format_of_sensor(source),)
+    known = FORMATS if source is None else [_format_of_sensor(source)]
+    formats = [data_format for data_format in known if multispectral or not data_format.multispectral]
     for data_format in formats:
         if paths := data_format.find(folder):
             cubes = sorted(data_format.open(folder, paths), key=lambda cube: cube.name)
         if cubes:
             break
     else:
+        if not multispectral and (rasters := find_rasters(folder)):
+            raise DataError(
+                f"{folder}: rasters without wavelengths (the first: {min(rasters)}); each band needs a wavelength tag. "
+                "Write the tags, or give the folder of a known data set. (Images of a multispectral sensor are for "
+                "`ms2hs pretrain --source`.)"
+            )
         content = "is empty" if not any(folder.iterdir()) else "holds no cubes of a known format"
-        known = "; ".join(f"{data_format.name} ({data_format.layout})" for data_format in formats)
-        raise DataError(f"{folder} {content}; known: {known}. Give another folder, or download the data.")
+        listed = "; ".join(f"{data_format.name} ({data_format.layout})" for data_format in formats)
+        raise DataError(f"{folder} {content}; known: {listed}. Give another folder, or download the data.")
     if twice := sorted({first.name for first, second in pairwise(cubes) if first.name == second.name}):
         raise DataError(f"{folder}: more than one cube is named {', '.join(twice[:3])}. Remove the copies.")
     LOGGER.debug("opened: %s, %d cubes of format %s", folder, len(cubes), data_format.name)
