@@ -104,8 +104,9 @@ def test_bigearthnet_patch_with_a_missing_band_is_an_error(tmp_path):
     ids=["EuroSAT", "fMoW-Sentinel"],
 )
 @pytest.mark.parametrize("source", [None, "sentinel2b"])
-def test_level_1c_data_sets_lose_b10_and_are_noted(tmp_path, name, order, scene, source):
-    write_raster(tmp_path / name, dn_of(order))
+@pytest.mark.parametrize("named", [False, True])
+def test_level_1c_data_sets_lose_b10_and_are_noted(tmp_path, name, order, scene, source, named):
+    write_raster(tmp_path / name, dn_of(order), descriptions=order if named else ())
     (cube,) = images_in(tmp_path, source=source)
     check_bands(cube)
     assert (cube.scene, cube.name) == (scene, name.removesuffix(".tif"))
