@@ -9,6 +9,8 @@ STEP = 0.000542232520256367
 FLAG_NAMES = {
     1: ("Cloud flag", "Cirrus flag", "Water flag", "Spacecraft Flag", "Dilated Cloud Flag", "AOD550", "H2O (g cm-2)",
         "Aggregate Flag"),
+    2: ("Cloud Flag", "Cirrus Flag", "Water Flag", "Spacecraft Flag", "Dilated Cloud Flag", "AOD550", "H2O (g cm-2)",
+        "Aggregate Flag", "SpecTf-Cloud Probability", "SpecTf-Cloud Flag", "SpecTf-Buffer Distance"),
     3: ("Cloud Flag", "Cirrus Flag", "Water Flag", "Dilated Cloud Flag", "SpecTf-Cloud Probability",
         "SpecTf-Cloud Flag", "SpecTf-Buffer Distance"),
 }  # fmt: skip

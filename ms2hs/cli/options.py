@@ -189,10 +189,11 @@ Device = Annotated[
 Resume = Annotated[bool, TRAINING("--resume", help="Continue from the checkpoint in <stem>.run/.", show_default=False)]
 
 
-def print_debug(context: typer.Context, wanted: bool) -> None:
-    """Print the log of this run."""
-    if wanted and not context.resilient_parsing:
-        print_log(logging.DEBUG)
+def print_run_log(context: typer.Context, wanted: bool) -> None:
+    """Print the notes that are logged in this run, unless --quiet is given, and its whole log if that is wanted."""
+    if not context.resilient_parsing:
+        is_quiet = context.params.get("quiet")  # options that are not given follow the others
+        print_log(logging.DEBUG if wanted else logging.WARNING if is_quiet else logging.INFO)
         logging.getLogger(__name__).debug("ms2hs %s: %s", __version__, shlex.join(sys.argv[1:]))
 
 
@@ -207,7 +208,7 @@ def _take_shared(
         GENERAL(
             "-v",
             "--verbose",
-            callback=print_debug,
+            callback=print_run_log,
             expose_value=False,
             help="Log requests, files, blocks and decisions on stderr.",
             show_default=False,
