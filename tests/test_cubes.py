@@ -577,7 +577,14 @@ def test_geotiff_bands_are_sorted_by_wavelength(tmp_path):
         (lambda folder: (folder / "notes.txt").write_text("-"), "holds no cubes of a known format"),
         (
             lambda folder: [write_raster(folder / f"{n}.tif", stored(n)) for n in (202, 224)],
-            "2 of 2 rasters have no wavelengths, and 202, 224 bands",
+            r"202\.tif: 202 bands without wavelengths.*names of a sensor.*--source",
+        ),
+        (
+            lambda folder: [
+                write_raster(folder / "a.tif", stored(202)),
+                write_raster(folder / "b.tif", stored(2), band_tags=wavelength_tags([500, 600])),
+            ],
+            "1 of 2 rasters have no wavelengths, and 202 bands",
         ),
         (
             lambda folder: write_raster(

@@ -132,10 +132,10 @@ def find_rasters(folder: Path) -> list[Path]:
 
 
 def open_rasters(folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
-    """Rasters whose bands carry wavelengths; rasters of one band are skipped.
+    """Rasters whose bands carry wavelengths; empty if none does. Rasters of one band are skipped.
 
-    A scene is a subfolder of the folder, or a file in the folder itself. DataError for rasters without wavelengths and
-    outputs of a conversion, SceneError for unreadable files.
+    A scene is a subfolder of the folder, or a file in the folder itself. DataError for rasters with and rasters without
+    wavelengths in one folder, and for outputs of a conversion, SceneError for unreadable files.
     """
     from ms2hs.raster.dataset import open_dataset
 
@@ -149,12 +149,12 @@ def open_rasters(folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
                 counts[path] = file.count
             else:
                 cubes.append(cube)
-    if counts:
+    if counts and cubes:
         numbers = ", ".join(str(count) for count in sorted(set(counts.values())))
         raise DataError(
             f"{folder}: {len(counts)} of {len(counts) + len(cubes)} rasters have no wavelengths, and {numbers} bands "
-            f"(the first: {min(counts)}); each band needs a wavelength tag. Write the tags, remove the files, or give "
-            "the folder of a known data set."
+            f"(the first: {min(counts)}); each band needs a wavelength tag. Write the tags, or put the images of a "
+            "multispectral sensor into another folder."
         )
     return cubes
 

@@ -91,6 +91,32 @@ def _one_by_one(open_file: Callable[[Path], Sequence[Cube]]) -> CubeOpener:
     return open_all
 
 
+SENSOR_LAYOUT = "*.tif whose band names give a sensor, or a *.tif for each band"
+
+
+def _find_sensor_data(folder: Path) -> list[Path]:
+    from ms2hs.datasets.multispectral import layout_of
+
+    return [folder] if layout_of(folder) else []
+
+
+def _open_sensor_cubes(folder: Path, _paths: Sequence[Path]) -> Sequence[Cube]:
+    from ms2hs.datasets.multispectral import open_sensor_cubes
+
+    return open_sensor_cubes(folder)
+
+
+def _format_of_sensor(source: str) -> DataFormat:
+    from ms2hs.datasets.multispectral import open_sensor_cubes
+
+    return DataFormat(
+        f"images of {source}",
+        SENSOR_LAYOUT,
+        lambda folder: [folder],
+        lambda folder, _: open_sensor_cubes(folder, source),
+    )
+
+
 # Tried in this order; the first format that has cubes is taken. Other files may lie beside them, such as the quality
 # layers of a product.
 FORMATS = (
@@ -103,7 +129,19 @@ FORMATS = (
     ),
     DataFormat("Tanager products", "*_sr_hdf5.h5", find_tanager, _one_by_one(lambda path: [open_tanager(path)])),
     DataFormat("NumPy cubes", "*.npz with dn, scale, nodata, wavelength_nm", find_npz, _one_by_one(open_npz)),
+    DataFormat(
+        "BigEarthNet, EuroSAT, fMoW-Sentinel",
+        "<patch>/<patch>_B02.tif, <class>/<class>_1.tif, <location>/<location>_1.tif",
+        _find_sensor_data,
+        _open_sensor_cubes,
+    ),
     DataFormat("GeoTIFF or ENVI cubes", "*.tif or *.hdr with wavelengths", find_rasters, open_rasters),
+    DataFormat(
+        "multispectral images (--source names their sensor)",
+        SENSOR_LAYOUT,
+        find_rasters,
+        _open_sensor_cubes,
+    ),
 )
 
 MAX_LISTED_SCENES = 20
@@ -114,7 +152,7 @@ SPLIT_SUFFIXES = (".csv", ".txt")
 FILE_SUFFIXES = {".tif", ".tiff", ".npy", ".npz", ".nc", ".hdr", ".img", ".dat", ".bsq", ".bil", ".bip"}
 
 
-def open_cubes(folder: Path, split: str | None = None, *, noted: bool = True) -> list[Cube]:
+def open_cubes(folder: Path, split: str | None = None, source: str | None = None, *, noted: bool = True) -> list[Cube]:
     """Every cube of a folder, sorted by name.
 
     Parameters
@@ -123,6 +161,8 @@ def open_cubes(folder: Path, split: str | None = None, *, noted: bool = True) ->
     split : a list in the folder's `splits/`, without its suffix (`SPLIT_SUFFIXES`): `easy/train` or `hard/val` for
         HySpecNet-11k, `enmap_nlcd/train` for SpectralEarth. Each line is the path of a cube within the folder. (The
         `easy` splits of HySpecNet-11k have patches of one tile on both sides; prefer `hard`.)
+    source : name of the sensor of multispectral images, which the folder then holds; None: any format, and the files
+        name their sensor.
     noted : log a note if cubes lack flag layers.
 
     Raises
@@ -136,15 +176,16 @@ def open_cubes(folder: Path, split: str | None = None, *, noted: bool = True) ->
     nested = folder / "hyspecnet-11k"
     folder = nested if nested.is_dir() else folder
     cubes: list[Cube] = []
-    for data_format in FORMATS:
+    formats = FORMATS if source is None else (_format_of_sensor(source),)
+    for data_format in formats:
         if paths := data_format.find(folder):
             cubes = sorted(data_format.open(folder, paths), key=lambda cube: cube.name)
         if cubes:
             break
     else:
         content = "is empty" if not any(folder.iterdir()) else "holds no cubes of a known format"
-        formats = "; ".join(f"{data_format.name} ({data_format.layout})" for data_format in FORMATS)
-        raise DataError(f"{folder} {content}; known: {formats}. Give another folder, or download the data.")
+        known = "; ".join(f"{data_format.name} ({data_format.layout})" for data_format in formats)
+        raise DataError(f"{folder} {content}; known: {known}. Give another folder, or download the data.")
     if twice := sorted({first.name for first, second in pairwise(cubes) if first.name == second.name}):
         raise DataError(f"{folder}: more than one cube is named {', '.join(twice[:3])}. Remove the copies.")
     LOGGER.debug("opened: %s, %d cubes of format %s", folder, len(cubes), data_format.name)
