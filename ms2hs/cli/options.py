@@ -134,6 +134,7 @@ BlockSize = Annotated[
 AsJson = Annotated[bool, OUTPUT("--json", help="Print JSON on stdout.", show_default=False)]
 Quiet = Annotated[bool, GENERAL("-q", "--quiet", help="No progress bar and no notes.", show_default=False)]
 Seed = Annotated[int, DATA(min=0, help="Random seed.")]
+Split = Annotated[str | None, DATA(help="Use only what splits/<split>.csv or .txt lists, such as hard/train.")]
 Scale = Annotated[float | None, INPUT(help="Reflectance = stored × scale + offset.", show_default="from metadata")]
 Offset = Annotated[float | None, INPUT(help="Offset in reflectance, such as -0.1.", show_default="from metadata")]
 DnOffset = Annotated[

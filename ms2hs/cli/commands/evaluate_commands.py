@@ -17,6 +17,7 @@ from ms2hs.cli.options import (
     Overwrite,
     Quiet,
     Seed,
+    Split,
     complete_model,
     complete_source,
     complete_target,
@@ -40,7 +41,6 @@ Models = Annotated[
 Prior = Annotated[
     str, MODEL(help="Weights of the prior to beat, not trained on these scenes.", autocompletion=complete_model)
 ]
-Split = Annotated[str | None, DATA(help="Use only splits/<split>.csv: test, hard/test.")]
 Scenes = Annotated[list[str] | None, DATA("--scene", help="Use only this scene. Repeatable.")]
 Windows = Annotated[int, DATA(min=1, help="Largest number of windows of a scene.")]
 Report = Annotated[Path | None, OUTPUT(help="Write an HTML report, and <stem>.csv, <stem>.json and <stem>.npz.")]
