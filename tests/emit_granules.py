@@ -83,7 +83,7 @@ def _write(paths, layout, seed, flags):
             file.create_dataset(variable, data=values, fillvalue=-9999.0, **options)
             bands = file.create_group("sensor_band_parameters")
             if variable == "reflectance":
-                bands["wavelengths"] = np.linspace(381.0, 2493.0, layout.bands).astype(np.float32)
+                bands["wavelengths"] = np.linspace(410.0, 2493.0, layout.bands).astype(np.float32)
                 bands["fwhm"] = np.full(layout.bands, 8.5, np.float32)
                 bands["good_wavelengths"] = good
             else:
