@@ -22,6 +22,7 @@ from ms2hs.evaluation.metric_table import check_ssim_installed, known_mean
 from ms2hs.evaluation.results import CompletionScores
 from ms2hs.models.masking import hide, visible_index
 from ms2hs.models.weights import Weights, load_weights
+from ms2hs.progress import Progress
 from ms2hs.spectra.metrics import ssim
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
@@ -58,12 +59,15 @@ class _CompletionWindow:
     """(band,)."""
 
 
-def complete_cubes(models: Sequence[str], options: CompletionOptions) -> list[CompletionScores]:
+def complete_cubes(
+    models: Sequence[str], options: CompletionOptions, progress: Progress | None = None
+) -> list[CompletionScores]:
     """Scores of two baselines and of each model, on the same windows.
 
     Parameters
     ----------
     models : names of shipped weights, or paths.
+    progress : called after each window of each method.
 
     Raises
     ------
@@ -73,10 +77,9 @@ def complete_cubes(models: Sequence[str], options: CompletionOptions) -> list[Co
     check_ssim_installed()
     weights = [load_weights(model) for model in models]
     windows = _windows(options)
-    scores = [_score("mean spectrum", float("nan"), _mean_spectrum, windows)]
-    scores.append(_score("interpolation", float("nan"), _interpolated, windows))
-    scores += [_score(model.name, training_mse(model), partial(_completed, model), windows) for model in weights]
-    return scores
+    methods = [("mean spectrum", float("nan"), _mean_spectrum), ("interpolation", float("nan"), _interpolated)]
+    methods += [(model.name, training_mse(model), partial(_completed, model)) for model in weights]
+    return [_score(*method, windows, progress) for method in methods]
 
 
 def _windows(options: CompletionOptions) -> list[_CompletionWindow]:
@@ -162,14 +165,17 @@ def _score(
     train_mse: float,
     predict: Callable[[_CompletionWindow], Float32Array],
     windows: Sequence[_CompletionWindow],
+    progress: Progress | None,
 ) -> CompletionScores:
     hidden, visible = np.zeros((2, 2))  # sum of squared errors, number of values
     similarities = []
-    for window in windows:
+    for done, window in enumerate(windows, 1):
         estimate = predict(window)
         squares = np.square(estimate.astype(float) - window.truth)[:, window.valid].sum(axis=1)
         for total, bands in ((hidden, window.hidden), (visible, ~window.hidden)):
             total[:] += squares[bands].sum(), bands.sum() * window.valid.sum()
         similarities.append(ssim(estimate, window.truth, window.valid))
+        if progress:
+            progress(name, done, len(windows))
     mse, masked_mse, unmasked_mse = (total[0] / total[1] for total in (visible + hidden, hidden, visible))
     return CompletionScores(name, train_mse, mse, masked_mse, unmasked_mse, known_mean(similarities))

@@ -125,12 +125,16 @@ def evaluate_cube_command(  # noqa: PLR0917 - one parameter an option, as Typer 
     report: Report = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Score a finished conversion beside its truth."""
     from ms2hs.evaluation.cube_evaluation import evaluate_cube
+    from ms2hs.progress import progress_bar
 
     write = _report_writer(report, [cube, cube.with_suffix(".json"), truth, prior], overwrite=overwrite)
-    _print(evaluate_cube(cube, truth, _settings(prior, windows, seed)), write, as_json=as_json)
+    with progress_bar(shown=not quiet, unit="windows") as progress:
+        evaluation = evaluate_cube(cube, truth, _settings(prior, windows, seed), progress)
+    _print(evaluation, write, as_json=as_json)
 
 
 @app.command(
@@ -151,15 +155,18 @@ def evaluate_completion_command(  # noqa: PLR0917 - one parameter an option, as 
     size: Annotated[int, DATA(min=7, help="Window size, in pixels.")] = 64,
     seed: Seed = 0,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Score how models complete cubes of which bands are hidden."""
     from ms2hs.evaluation.completion import CompletionOptions, complete_cubes
     from ms2hs.evaluation.report import numbers, terminal
+    from ms2hs.progress import progress_bar
 
     if not 0 < hidden < 1:
         raise typer.BadParameter(f"{hidden} is not a share; above 0 and below 1 is needed. Use --hidden 0.75.")
     options = CompletionOptions(folder, split, tuple(scene or ()), hidden, windows, size, seed)
-    scores = complete_cubes(model or ["linear"], options)
+    with progress_bar(shown=not quiet, unit="windows") as progress:
+        scores = complete_cubes(model or ["linear"], options, progress)
     if as_json:
         typer.echo(json.dumps(numbers.json_values(scores), indent=1))
     else:
