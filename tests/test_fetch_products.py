@@ -112,7 +112,13 @@ def test_fetched_cube_equals_the_local_reader(world, tmp_path, layout):
     assert cog_validate(path)[0]
     expected = check_equal(path, local_reader(tmp_path, layout))
     assert 0.3 < np.isfinite(expected).mean() < 0.99
-    properties = json.loads(path.with_suffix(".json").read_text())["properties"]
+    written = json.loads(path.with_suffix(".json").read_text())
+    properties, (asset,) = written["properties"], written["assets"].values()
+    wavelength_nm = open_cube(path).wavelength.values
+    for prefix, bands in (("eo:", asset["bands"]), ("", asset["eo:bands"])):
+        centres_nm = [band[f"{prefix}center_wavelength"] * 1e3 for band in bands]
+        np.testing.assert_allclose(centres_nm, wavelength_nm, atol=1e-3)
+    assert {"eo/v1.1.0", "raster/v2.0.0"} <= {"/".join(name.split("/")[3:5]) for name in written["stac_extensions"]}
     assert properties["ms2hs:known_pixels"] == np.isfinite(expected).any(axis=0).sum()
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [path.with_suffix(".json").name, path.name]
     with rasterio.open(path) as file:
