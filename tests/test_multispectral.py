@@ -2,16 +2,24 @@
 
 import json
 import pickle
+import re
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import write_raster
+from cubes_of_arrays import smooth_cubes
+from test_pretraining import SIZES, assert_clear, few, log_of, make_corpus, settings_of, tiny
 
 from ms2hs.datasets.cubes.registry import open_cubes
 from ms2hs.datasets.multispectral import ORDERS, SensorCube, open_sensor_cubes, open_sensor_raster
 from ms2hs.errors import DataError, UnknownName
+from ms2hs.models.weights import load_weights
 from ms2hs.scenes.recognition import LEVEL_1C_NOTE
 from ms2hs.spectra.sensors import load_sensor
+from ms2hs.training.pretraining import PretrainOptions, pretrain
 
 BANDS = load_sensor("sentinel2a").grid.names
 # Vegetation, in ten-thousandths; B10 is black.
@@ -182,3 +190,128 @@ def test_unknown_source_and_single_band_are_refused(tmp_path):
         open_sensor_raster(path, "sentinel2a")
     with pytest.raises(DataError, match="no cubes"):
         open_cubes(tmp_path, source="sentinel2a")
+
+
+# Pretraining on such images
+
+
+IMAGES = ["image0", "image1", "image2", "image3"]
+
+
+def make_images(folder, count=4, side=16):
+    """Sentinel-2 images of the spectra of `smooth_cubes`."""
+    centres = load_sensor("sentinel2a").grid.wavelength_nm
+    for number, cube in enumerate(smooth_cubes(count, side=side, seed=3)):
+        bands = np.apply_along_axis(partial(np.interp, centres, cube.grid.wavelength_nm), 0, cube.values)
+        write_raster(folder / f"image{number}.tif", np.rint(bands * 1e4).astype(np.uint16), descriptions=BANDS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def spectra(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("spectra"), bands=41, count=2)
+
+
+@pytest.mark.parametrize("name", ["s2mae", "general", "dlr-ibm-spectral", "dlr-ibm-spatial-spectral"])
+def test_presets_train_on_sentinel2(name, images, ms2hs, tmp_path):
+    output = tmp_path / "w.safetensors"
+    code, _, err = ms2hs("pretrain", *tiny(name), "--data", images, *few(1), "-o", output)
+    assert code == 0, err
+    assert "taken as sentinel2a" in err
+    assert load_weights(str(output)).card["trained_on"] == IMAGES
+
+
+@pytest.mark.parametrize("name", ["spectral", "spatial-spectral"])
+def test_presets_of_whole_spectra_are_refused(name, images, ms2hs):
+    code, _, err = ms2hs("pretrain", *tiny(name), "--data", images, "--source", "sentinel2a", *few(1))
+    assert_clear(code, err, "12 bands.*--preset s2mae")
+
+
+def test_groups_too_large_for_twelve_bands_are_refused(images, ms2hs, tmp_path):
+    words = [*tiny("dlr-ibm-spectral", group=16), "--data", images, "--source", "sentinel2b", *few(1)]
+    assert_clear(*ms2hs("pretrain", *words, "-o", tmp_path / "w.safetensors")[::2], "1 groups of bands.*--set")
+
+
+SMALL = SIZES | {"window": 16, "group": 1}
+RECIPE = """
+preset = "s2mae"
+batch = 4
+precision = "float32"
+device = "cpu"
+set = {sizes}
+
+[[stage]]
+data = '{images}'
+source = "sentinel2b"
+steps = 120
+lr = 3e-3
+
+[[stage]]
+data = '{spectra}'
+window = 8
+steps = 3
+"""
+
+
+@pytest.mark.slow
+def test_stages_continue_on_other_bands_and_resume(images, spectra, ms2hs, tmp_path):
+    sizes = json.dumps([f"{name}={value}" for name, value in SMALL.items()])
+    recipe = tmp_path / "stages.toml"
+    recipe.write_text(RECIPE.format(sizes=sizes, images=images, spectra=spectra))
+    output, first = tmp_path / "w.safetensors", tmp_path / "w.run" / "stage-1.safetensors"
+    code, out, err = ms2hs("pretrain", "--recipe", recipe, "-o", output)
+    assert code == 0, err
+    assert out == f"{output}\n"
+    assert re.findall(r"stage (\d of \d): (\S+)", err) == [("1 of 2", str(images)), ("2 of 2", str(spectra))]
+    card = load_weights(str(output)).card
+    assert card["trained_on"] == ["place0", "place1"]
+    assert card["continues"]["trained_on"] == IMAGES
+    assert [card["continues"]["settings"][name] for name in ("source", "window")] == ["sentinel2b", None]
+
+    # the last stage starts from the parameters of the first, where its loss is lower than that of random parameters
+    options = PretrainOptions("s2mae", (spectra,), window=8, changes=SMALL, fit=settings_of(batch=4))
+    pretrain(replace(options, init=first), tmp_path / "again.safetensors")
+    pretrain(options, tmp_path / "scratch.safetensors")
+    continued, again, scratch = (log_of(tmp_path / f"{name}.safetensors")[0] for name in ("w", "again", "scratch"))
+    assert continued["loss"] == again["loss"] < scratch["loss"]
+
+    expected, kept = output.read_bytes(), first.stat().st_mtime_ns
+    output.unlink()
+    assert_clear(*ms2hs("pretrain", "--recipe", recipe, "-o", output)[::2], r"stage-1\.safetensors exists")
+    code, _, err = ms2hs("pretrain", "--recipe", recipe, "-o", output, "--resume")
+    assert (code, output.read_bytes(), first.stat().st_mtime_ns) == (0, expected, kept)
+    assert "stage 1" not in err
+    other = ["pretrain", "--recipe", recipe, "-o", output, "--steps", 2, "--overwrite"]
+    assert_clear(*ms2hs(*other, "--resume")[::2], r"fit\.steps is 120 in the checkpoint, 2 now")
+    code, _, err = ms2hs(*other)
+    assert code == 0, err  # the command line wins in both stages
+    assert [entry["step"] for entry in (*log_of(first), *log_of(output))] == [1, 2, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('preset = "s2mae"\nstage = 3', r"stage is 3; options below lines \[\[stage\]\]"),
+        ('preset = "s2mae"\n[[stage]]\ninit = "w"', "no option 'init'; a stage has"),
+        ('preset = "linear"\n[[stage]]\nsteps = 3', "no linear model"),
+        ('preset = "s2mae"\n[[stage]]\nsteps = 0', "steps"),
+        ('preset = "s2mae"\n[[stage]]\nsimulated = 2\n[[stage]]\ndata = "absent"', "absent: no such folder"),
+    ],
+)
+def test_bad_stages_are_one_message(text, said, ms2hs, tmp_path):
+    recipe = tmp_path / "bad.toml"
+    recipe.write_text(text)
+    code, _, err = ms2hs("pretrain", "--recipe", recipe, "-o", tmp_path / "w.safetensors")
+    assert code != 0
+    assert re.search(said, err)
+
+
+def test_shipped_progressive_recipe_is_valid(ms2hs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = Path(__file__).parents[1] / "weights" / "recipes" / "s2mae-progressive.toml"
+    assert_clear(*ms2hs("pretrain", "--recipe", recipe)[::2], "fmow-sentinel/train: no such folder")
