@@ -40,14 +40,14 @@ def complete_source() -> list[str]:
     """Names of source sensors."""
     from ms2hs.spectra.sensors import sensor_names
 
-    return sensor_names("source")
+    return [*sensor_names("source"), *sensor_names("camera")]
 
 
 def complete_target() -> list[str]:
     """Names of target sensors."""
     from ms2hs.spectra.sensors import sensor_names
 
-    return sensor_names("target")
+    return [*sensor_names("target"), *sensor_names("camera")]
 
 
 def complete_model() -> list[str]:

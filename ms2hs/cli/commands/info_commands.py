@@ -25,7 +25,7 @@ from ms2hs.cli.options import (
 
 def complete_name() -> list[str]:
     """Every name that `info` describes."""
-    return [*complete_source(), *complete_target(), *complete_model(), *complete_preset()]
+    return [*dict.fromkeys((*complete_source(), *complete_target(), *complete_model(), *complete_preset()))]
 
 
 def info_command(
