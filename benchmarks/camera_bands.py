@@ -33,7 +33,7 @@ SETS = {
     "prairie": ("specdal_prairie",),
     "tundra canopies": ("ngee_arctic_canopy",),
     "tree leaves": ("pef_maine_tree_leaves",),
-    "soils, 58 countries": ("earthlib_icraf_soils",),
+    "soils, 572 sites": ("earthlib_icraf_soils",),
     "soils, Israel": ("ssl_israel_soils",),
     "rocks": ("hylite_rock_fenix",),
 }
