@@ -36,18 +36,25 @@ class Precision(StrEnum):
     bfloat16 = "bfloat16"
 
 
+def complete_camera() -> list[str]:
+    """Names of cameras."""
+    from ms2hs.spectra.sensors import sensor_names
+
+    return sensor_names("camera")
+
+
 def complete_source() -> list[str]:
     """Names of source sensors."""
     from ms2hs.spectra.sensors import sensor_names
 
-    return sensor_names("source")
+    return [*sensor_names("source"), *complete_camera()]
 
 
 def complete_target() -> list[str]:
     """Names of target sensors."""
     from ms2hs.spectra.sensors import sensor_names
 
-    return sensor_names("target")
+    return [*sensor_names("target"), *complete_camera()]
 
 
 def complete_model() -> list[str]:

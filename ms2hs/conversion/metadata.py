@@ -28,7 +28,7 @@ from ms2hs.scenes.recognition import platform_note
 from ms2hs.scenes.scene import CUSTOM, Scene
 from ms2hs.scenes.stac_item import cube_bands
 from ms2hs.scenes.stac_metadata import PROJECTION_EXTENSION, parse_item, projection_properties, time_properties, utc_now
-from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM, load_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid, Support, band_support
 
 EXTENSIONS = [
@@ -114,8 +114,10 @@ def _source_properties(scene: Scene) -> dict[str, Any]:
 def _render(bands: SpectralGrid, stretch: Stretch) -> dict[str, Any]:
     """The quicklook's colours for tile servers, in stored numbers; `bidx` for servers that do not know `bands`."""
     limits = [round(value / SCALE) for value in (stretch.low, stretch.high)]
+    colours = zip(bands.wavelength_nm[list(stretch.bands)], RGB_NM, strict=False)
+    is_natural = all(abs(shown_nm - colour_nm) <= RGB_REACH_NM for shown_nm, colour_nm in colours)
     return {
-        "title": "Natural colour",
+        "title": "Natural colour" if is_natural else "False colour",
         "assets": ["data"],
         "bands": [[bands.names[band] for band in stretch.bands]],
         "bidx": [band + 1 for band in stretch.bands],

@@ -130,7 +130,8 @@ class _CubeAndTruth:
                 "Use another true cube."
             )
         source = _source(cube)
-        measured = np.zeros(len(grid), bool) if source is None else pasted_bands(source, grid) >= 0
+        supported = np.array(grid.support or [""] * len(grid)) == "measured"  # of a camera, which is no known sensor
+        measured = supported if source is None else pasted_bands(source, grid) >= 0
         return cls(path.stem, cube, truth, grid, order, source or grid, measured, true_bands, to_grid)
 
     @property

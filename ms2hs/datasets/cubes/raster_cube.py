@@ -134,13 +134,18 @@ def find_rasters(folder: Path) -> list[Path]:
 def open_rasters(folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
     """Rasters whose bands carry wavelengths; empty if none does. Rasters of one band are skipped.
 
-    A scene is a subfolder of the folder, or a file in the folder itself. DataError for rasters with and rasters without
-    wavelengths in one folder, and for outputs of a conversion, SceneError for unreadable files.
+    A scene is a subfolder of the folder, or a file in the folder itself. Raw counts of a camera are skipped beside its
+    reflectance. DataError for rasters with and rasters without wavelengths in one folder, and for outputs of a
+    conversion, SceneError for unreadable files and for raw counts alone.
     """
     from ms2hs.raster.dataset import open_dataset
+    from ms2hs.scenes.recognition import is_raw_capture, raw_capture_error
 
     cubes, counts = [], {}
-    for path in paths:
+    finished = [path for path in paths if not is_raw_capture(path)]
+    if paths and not finished:
+        raise raw_capture_error(paths[0])
+    for path in finished:
         with open_dataset(str(path)) as file:
             if file.count == 1:
                 continue
