@@ -141,7 +141,6 @@ BlockSize = Annotated[
 AsJson = Annotated[bool, OUTPUT("--json", help="Print JSON on stdout.", show_default=False)]
 Quiet = Annotated[bool, GENERAL("-q", "--quiet", help="No progress bar and no notes.", show_default=False)]
 Seed = Annotated[int, DATA(min=0, help="Random seed.")]
-Split = Annotated[str | None, DATA(help="Use only what splits/<split>.csv or .txt lists, such as hard/train.")]
 Scale = Annotated[float | None, INPUT(help="Reflectance = stored × scale + offset.", show_default="from metadata")]
 Offset = Annotated[float | None, INPUT(help="Offset in reflectance, such as -0.1.", show_default="from metadata")]
 DnOffset = Annotated[
@@ -175,6 +174,7 @@ SearchMaxCloud = Annotated[
 ]
 
 # Training: shared by pretrain and finetune.
+Split = Annotated[str | None, DATA(help="Use only what splits/<split>.csv or .txt lists, such as hard/train.")]
 LeaveOut = Annotated[list[str] | None, DATA(metavar="SCENE", help="Scene that is not used at all. Repeatable.")]
 Window = Annotated[int | None, TRAINING(min=1, help="Training window size, in pixels.", show_default="the preset's")]
 Steps = Annotated[int, TRAINING(min=1, help="Optimizer steps (length of the cosine schedule).")]
