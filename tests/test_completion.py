@@ -78,8 +78,11 @@ def windows(monkeypatch):
 
 
 def test_mse_is_the_weighted_mean_of_hidden_and_visible_mse(corpus, network, windows):
-    rows = complete_cubes(["linear", network], options_of(corpus))
+    calls = []
+    rows = complete_cubes(["linear", network], options_of(corpus), lambda *call: calls.append(call))
     (seen,) = windows
+    assert calls[-1] == ("shaken", len(seen), len(seen))
+    assert len(calls) == 4 * len(seen)
     hidden = sum(window.hidden.sum() * window.valid.sum() for window in seen)
     everything = sum(len(window.hidden) * window.valid.sum() for window in seen)
     assert 0 < hidden < everything

@@ -11,12 +11,13 @@ KINDS = {"linear": "spectral prior, in closed form", "mae": "masked autoencoder"
 
 
 def entries() -> dict[str, Any]:
-    """All sources, targets, weights, presets and data formats by name, with a summary of each."""
+    """All sources, targets, cameras, weights, presets and data formats by name, with a summary of each."""
     from ms2hs.datasets.cubes.registry import FORMATS
 
     return {
         "sources": {name: load_sensor(name).title for name in sensor_names("source")},
         "targets": {name: load_sensor(name).title for name in sensor_names("target")},
+        "cameras": {name: f"source and target: {load_sensor(name).title}" for name in sensor_names("camera")},
         "weights": {name: _summary(load_weights(name)) for name in weights_names()},
         "presets": {name: _preset_summary(config) for name, config in PRESETS.items()},
         "data_formats": {data_format.name: data_format.layout for data_format in FORMATS},
@@ -37,7 +38,7 @@ def entry(name: str) -> dict[str, Any]:
         return _sensor(load_sensor(name))
     if name in PRESETS:
         return {"name": name, **PRESETS[name].to_dict()}
-    known = [*sensor_names("source"), *sensor_names("target"), *weights_names(), *PRESETS]
+    known = [*sensor_names(), *weights_names(), *PRESETS]
     raise UnknownName.of("name", name, list(dict.fromkeys(known)), "Run `ms2hs info` for the list.")
 
 

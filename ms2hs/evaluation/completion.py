@@ -22,6 +22,7 @@ from ms2hs.evaluation.metric_table import check_ssim_installed, known_mean
 from ms2hs.evaluation.results import CompletionScores
 from ms2hs.models.masking import hide, visible_index
 from ms2hs.models.weights import Weights, load_weights
+from ms2hs.progress import Progress
 from ms2hs.spectra.metrics import ssim
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
@@ -68,12 +69,15 @@ class CompletionWindow:
         return np.broadcast_to(hidden, self.truth.shape)
 
 
-def complete_cubes(models: Sequence[str], options: CompletionOptions) -> list[CompletionScores]:
+def complete_cubes(
+    models: Sequence[str], options: CompletionOptions, progress: Progress | None = None
+) -> list[CompletionScores]:
     """Scores of two baselines and of each model, on the same windows.
 
     Parameters
     ----------
     models : names of shipped weights, or paths.
+    progress : called after each window of each method.
 
     Raises
     ------
@@ -83,10 +87,9 @@ def complete_cubes(models: Sequence[str], options: CompletionOptions) -> list[Co
     check_ssim_installed()
     weights = [load_weights(model) for model in models]
     windows = completion_windows(options)
-    scores = [score_windows("mean spectrum", float("nan"), mean_spectrum, windows)]
-    scores.append(score_windows("interpolation", float("nan"), interpolated_window, windows))
-    scores += [score_windows(model.name, training_mse(model), partial(completed, model), windows) for model in weights]
-    return scores
+    methods = [("mean spectrum", float("nan"), mean_spectrum), ("interpolation", float("nan"), interpolated_window)]
+    methods += [(model.name, training_mse(model), partial(completed, model)) for model in weights]
+    return [score_windows(*method, windows, progress) for method in methods]
 
 
 def completion_windows(options: CompletionOptions) -> list[CompletionWindow]:
@@ -189,16 +192,19 @@ def score_windows(
     train_mse: float,
     predict: Callable[[CompletionWindow], Float32Array],
     windows: Sequence[CompletionWindow],
+    progress: Progress | None = None,
 ) -> CompletionScores:
     """The scores of the predictions (band, row, col) of some windows."""
     hidden, visible = np.zeros((2, 2))  # sum of squared errors, number of values
     similarities = []
-    for window in windows:
+    for done, window in enumerate(windows, 1):
         estimate = predict(window)
         squares = np.square(estimate.astype(float) - window.truth)[:, window.valid]  # (band, pixel)
         is_hidden = window.hidden_values[:, window.valid]
         for total, part in ((hidden, is_hidden), (visible, ~is_hidden)):
             total[:] += squares[part].sum(), part.sum()
         similarities.append(ssim(estimate, window.truth, window.valid))
+        if progress:
+            progress(name, done, len(windows))
     mse, masked_mse, unmasked_mse = (total[0] / total[1] for total in (visible + hidden, hidden, visible))
     return CompletionScores(name, train_mse, mse, masked_mse, unmasked_mse, known_mean(similarities))

@@ -28,6 +28,7 @@ from ms2hs.evaluation.metric_table import check_ssim_installed
 from ms2hs.evaluation.results import RatioScores
 from ms2hs.models.masking import STRATEGIES, hide
 from ms2hs.models.weights import Weights, load_weights
+from ms2hs.progress import Progress
 
 
 class Masking(NamedTuple):
@@ -102,7 +103,7 @@ class RatioPanel:
 
 
 def complete_at_ratios(
-    models: Sequence[str], options: CompletionOptions, ratios: Sequence[float]
+    models: Sequence[str], options: CompletionOptions, ratios: Sequence[float], progress: Progress | None = None
 ) -> tuple[list[RatioScores], list[RatioPanel]]:
     """Scores of models and baselines at each ratio, and one window of each model; `options.hidden` is not used.
 
@@ -110,6 +111,7 @@ def complete_at_ratios(
     ----------
     models : names of shipped weights, or paths.
     ratios : shares of the tokens that are hidden, above 0 and below 1.
+    progress : called after each ratio.
 
     Raises
     ------
@@ -123,7 +125,7 @@ def complete_at_ratios(
     scores: list[RatioScores] = []
     panels: dict[str, list[RatioExample]] = {model.name: [] for model in weights}
     nan = float("nan")
-    for ratio in ratios:
+    for done, ratio in enumerate(ratios, 1):
         for masking in dict.fromkeys(maskings.values()):
             rngs = [np.random.default_rng([options.seed, number]) for number in range(len(windows))]
             own = [masking.applied(window, ratio, rng) for window, rng in zip(windows, rngs, strict=True)]
@@ -133,6 +135,8 @@ def complete_at_ratios(
                 rows.append(score_windows(model.name, training_mse(model), partial(completed, model), own))
                 panels[model.name].append(_example(ratio, own[shown], completed(model, own[shown])))
             scores += [RatioScores(**vars(row), ratio=ratio, masking=str(masking)) for row in rows]
+        if progress:
+            progress("ratios", done, len(ratios))
     window = windows[shown]
     return scores, [
         RatioPanel(name, str(maskings[name]), window.grid.wavelength_nm, window.truth, window.valid, tuple(examples))

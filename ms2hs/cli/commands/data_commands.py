@@ -19,6 +19,7 @@ from ms2hs.cli.options import (
     Quiet,
     Scale,
     Seed,
+    Split,
     example_epilog,
 )
 
@@ -43,7 +44,7 @@ def prepare_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
         OUTPUT("-o", "--output", help="Directory for the shards; created if missing."),
     ],
     window: Annotated[int, DATA(min=1, help="Window size, in pixels.")] = 128,
-    split: Annotated[str | None, DATA(help="Use only the cubes listed in splits/<split>.csv.")] = None,
+    split: Split = None,
     source: ImageSource = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,

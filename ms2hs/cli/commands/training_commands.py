@@ -24,6 +24,7 @@ from ms2hs.cli.options import (
     Precision,
     Quiet,
     Resume,
+    Split,
     Steps,
     TrainingPrecision,
     TrainingSeed,
@@ -117,7 +118,7 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
         list[Path] | None, DATA(help="Folder of cubes or shards. Repeatable.", show_default="simulated scenes")
     ] = None,
     source: ImageSource = None,
-    split: Annotated[str | None, DATA(help="Use only the cubes of splits/<split>.csv, such as hard/train.")] = None,
+    split: Split = None,
     leave_out: LeaveOut = None,
     simulated: Annotated[int, DATA(min=0, help="Number of simulated scenes added to the data.")] = 0,
     window: Window = None,

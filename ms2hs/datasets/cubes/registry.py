@@ -150,24 +150,32 @@ FORMATS = (
 
 MAX_LISTED_SCENES = 20
 
+# Suffixes of the lists of splits; SpectralEarth's are `.txt`, with one path a line.
+SPLIT_SUFFIXES = (".csv", ".txt")
 # Suffixes that lists of a split may add to the name of a cube.
 FILE_SUFFIXES = {".tif", ".tiff", ".npy", ".npz", ".nc", ".hdr", ".img", ".dat", ".bsq", ".bil", ".bip"}
 
 
 def open_cubes(
-    folder: Path, split: str | None = None, source: str | None = None, *, multispectral: bool = False
+    folder: Path,
+    split: str | None = None,
+    source: str | None = None,
+    *,
+    multispectral: bool = False,
+    noted: bool = True,
 ) -> list[Cube]:
     """Every cube of a folder, sorted by name.
 
     Parameters
     ----------
     folder : in one of `FORMATS`, or with a folder `hyspecnet-11k` inside.
-    split : a list in the folder's `splits/`, without `.csv`: `easy/train` or `hard/val` for HySpecNet-11k. Each line is
-        the path of a cube within the folder. (The `easy` splits of HySpecNet-11k have patches of one tile on both
-        sides; prefer `hard`.)
+    split : a list in the folder's `splits/`, without its suffix (`SPLIT_SUFFIXES`): `easy/train` or `hard/val` for
+        HySpecNet-11k, `enmap_nlcd/train` for SpectralEarth. Each line is the path of a cube within the folder. (The
+        `easy` splits of HySpecNet-11k have patches of one tile on both sides; prefer `hard`.)
     source : name of the sensor of multispectral images, which the folder then holds; None: any format, and the files
         name their sensor.
     multispectral : whether the caller takes images of a multispectral sensor, too.
+    noted : log a note if cubes lack flag layers.
 
     Raises
     ------
@@ -200,7 +208,22 @@ def open_cubes(
     if twice := sorted({first.name for first, second in pairwise(cubes) if first.name == second.name}):
         raise DataError(f"{folder}: more than one cube is named {', '.join(twice[:3])}. Remove the copies.")
     LOGGER.debug("opened: %s, %d cubes of format %s", folder, len(cubes), data_format.name)
-    return cubes if split is None else _select_split(folder, cubes, split)
+    cubes = cubes if split is None else _select_split(folder, cubes, split)
+    if noted:
+        note_missing_flags(cubes)
+    return cubes
+
+
+def note_missing_flags(cubes: Sequence[Cube]) -> None:
+    """Log how many cubes lack flag layers of their product, whose clouds are thus kept."""
+    missing = [(cube.name, names) for cube in cubes if (names := getattr(cube, "missing_flags", ()))]
+    if missing:
+        name, layers = missing[0]
+        LOGGER.info(
+            "%d of %d cubes lack flag layers, so pixels that these would hide are kept, such as clouds (the first: %s "
+            "lacks %s)",
+            *(len(missing), len(cubes), name, ", ".join(layers)),
+        )
 
 
 def _select_split(folder: Path, cubes: list[Cube], split: str) -> list[Cube]:
@@ -209,7 +232,7 @@ def _select_split(folder: Path, cubes: list[Cube], split: str) -> list[Cube]:
     missing = sorted(wanted - {cube.name for cube in chosen})
     if missing or not wanted:
         raise DataError(
-            f"{folder}: {len(missing)} of {len(wanted)} cubes in splits/{split}.csv are missing (the first: "
+            f"{folder}: {len(missing)} of {len(wanted)} cubes in the split {split} are missing (the first: "
             f"{missing[0] if missing else 'the list is empty'}); a split needs all its cubes. Download the rest, or "
             "shorten the list."
         )
@@ -217,11 +240,12 @@ def _select_split(folder: Path, cubes: list[Cube], split: str) -> list[Cube]:
 
 
 def read_split(folder: Path, split: str, item: str) -> list[str]:
-    """The first field of each line of `splits/<split>.csv` that is not empty; DataError if the file is missing."""
+    """The first field of each line of `splits/<split>.csv` or `.txt` that is not empty; DataError if it is missing."""
     splits = folder / "splits"
-    path = splits / f"{split}.csv"
-    if not path.is_file():
-        known = sorted(path.relative_to(splits).with_suffix("").as_posix() for path in splits.glob("**/*.csv"))
+    path = next((path for suffix in SPLIT_SUFFIXES if (path := splits / f"{split}{suffix}").is_file()), None)
+    if path is None:
+        lists = (path.relative_to(splits) for suffix in SPLIT_SUFFIXES for path in splits.glob(f"**/*{suffix}"))
+        known = sorted(path.with_suffix("").as_posix() for path in lists)
         raise DataError(
             f"{folder}: no split {split!r}; known: {', '.join(known) or 'none (no splits/*.csv)'}. Give a known split, "
             f"or none to take every {item}."
