@@ -38,7 +38,7 @@ FEW_PLACES_NOTE = (
     "another --prior, or estimate one from more places"
 )
 # Fields of a configuration that describe the training and not the network.
-TRAINING_FIELDS = {"masking", "staged", "hidden", "unit_targets", "measured"}
+TRAINING_FIELDS = {"masking", "staged", "hidden", "measured", "uncovered"}
 
 
 @dataclass(frozen=True)
