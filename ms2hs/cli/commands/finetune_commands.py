@@ -51,7 +51,6 @@ from ms2hs.tasks.labels.label_options import BLOCK
 FINETUNE_EPILOG = example_epilog(
     "ms2hs finetune --pairs pairs/ --init spatial-spectral -o tuned.safetensors",
     "ms2hs finetune --corpus cubes/ --source hls_s30 --init spectral",
-    "ms2hs finetune --pairs pairs/ --init spectral --train decoder --hold-out scene1",
     "ms2hs finetune --labels crowns.npz --task classification --init spectral -o species.safetensors",
 )
 # Options of `finetune` for labels, and for pairs.
