@@ -35,7 +35,7 @@ from ms2hs.scenes.recognition import (
     source_named_in,
     source_of_file,
 )
-from ms2hs.scenes.scene import CUSTOM, Scene, SceneOptions
+from ms2hs.scenes.scene import Scene, SceneOptions
 from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
@@ -69,12 +69,6 @@ class SensorCube:
     """The sensor's bands in ascending wavelength."""
     notes: tuple[str, ...] = ()
     """Assumptions about the image, for the user."""
-
-    @property
-    def sensor(self) -> str | None:
-        """Name of the source sensor; None: its bands are known by wavelength only."""
-        source = self.options.source or self._image.source
-        return None if source == CUSTOM else source
 
     @cached_property
     def shape(self) -> tuple[int, int]:
