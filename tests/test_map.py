@@ -257,6 +257,8 @@ def test_change_maps_take_two_scenes_on_one_grid(tmp_path):
     result = mapped(before, CHANGE, tmp_path, after=[after])
     assert result.output.name == "a_b_change.tif"
     np.testing.assert_array_equal(read(result.output)[0], np.tile([1, 2], (24, 15)))
+    rounded = write_raster(tmp_path / "d.tif", dn_of([WATER, LEAVES]), 10.000001, descriptions=S2_BANDS)
+    assert mapped(before, CHANGE, tmp_path, after=[rounded]).valid == 720
     other = write_raster(tmp_path / "c.tif", dn_of([WATER, LEAVES], (25, 30)), descriptions=S2_BANDS)
     with pytest.raises(GridError, match="25 x 30 pixels of 10 x 10.*one grid.*gdalwarp"):
         mapped(before, CHANGE, after=[other])

@@ -56,6 +56,8 @@ from ms2hs.tasks.maps.map_model import MapModel
 from ms2hs.tasks.maps.scene_bands import select_bands
 
 EXTRA = "no quicklook is drawn: matplotlib is not installed. Install it with: pip install 'ms2hs[tasks]'"
+# Largest distance of the corners of two scenes of a change map, in pixels: less is rounding.
+MAX_SHIFT = 0.01
 Probability = Literal["best", "all"]
 
 
@@ -230,7 +232,10 @@ def plan(
 def _check_same_grid(scenes: Sequence[Scene], grids: Sequence[PixelGrid]) -> None:
     """Refuse scenes on different grids: a shift of one pixel looks like change."""
     for scene, grid in zip(scenes[1:], grids[1:], strict=True):
-        if grid != grids[0]:
+        pixel = abs(grid.transform[0]) + abs(grid.transform[3])
+        shift = np.abs(np.subtract(grid.bounds, grids[0].bounds)).max() / pixel
+        same_shape = (grid.crs, grid.height, grid.width) == (grids[0].crs, grids[0].height, grids[0].width)
+        if not same_shape or shift > MAX_SHIFT:
             raise GridError(
                 f"{scene.id} has {_grid_text(grid)}, and {scenes[0].id} has {_grid_text(grids[0])}; scenes of a change "
                 "map lie on one grid. Warp one to the grid of the other, such as with gdalwarp -te and -ts."
