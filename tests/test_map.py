@@ -346,6 +346,13 @@ def test_map_without_a_valid_pixel_is_refused(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_scene_with_an_offset_that_nobody_declares_is_warned_about(tmp_path):
+    dn = dn_of([LEAVES, WATER, SAND], (80, 80)) + np.uint16(1000)
+    path = write_raster(tmp_path / "scene.tif", dn, descriptions=S2_BANDS)
+    result = mapped(path, scene=SceneOptions(scale=1e-4, offset=0.0))
+    assert "seems to contain a constant of +0.1" in " ".join(result.notes)
+
+
 def test_scene_of_the_same_family_is_matched_by_name(tmp_path):
     path = scene_of(tmp_path / "scene.tif")
     result = mapped(path, scene=SceneOptions(source="sentinel2b"))
