@@ -15,10 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ms2hs.errors import Ms2hsError
-from ms2hs.evaluation.report.numbers import json_values
 from ms2hs.tasks.label_scores import SCORES, main_score
 from ms2hs.tasks.labels.label_options import LabelOptions
-from ms2hs.tasks.probe_report import explanations, findings
+from ms2hs.tasks.probe_report import explanations, findings, probe_json
 from ms2hs.tasks.probing import ProbeOptions, ProbeResult, probe
 
 MODELS = ("linear", "spectral", "spatial-spectral")
@@ -74,7 +73,9 @@ def main() -> None:
                 continue
             show(title, results[title])
             if arguments.json:
-                arguments.json.write_text(json.dumps(json_values(results), indent=1), encoding="utf-8")
+                arguments.json.write_text(
+                    json.dumps({key: probe_json(one) for key, one in results.items()}, indent=1), encoding="utf-8"
+                )
 
 
 if __name__ == "__main__":

@@ -190,12 +190,12 @@ def test_mat_files_are_read_as_they_are_distributed(tmp_path, version):
     )
     assert found.classes == ("Alfalfa", "Corn-notill")
     assert any("radiance, not reflectance" in note for note in found.notes)
-    assert any("within 10 nm" in note for note in found.notes)
-    assert found.grid.wavelength_nm[[0, -1]].tolist() == [409.21, 2496.9]
+    assert any("within 3 nm" in note for note in found.notes)
+    assert found.grid.wavelength_nm[[0, -1]].tolist() == [400.02, 2489.11]
     assert not ((found.grid.wavelength_nm > 1360) & (found.grid.wavelength_nm < 1405)).any()
     sample = len(found) // 2
     row, col = found.row[sample], found.col[sample]
-    # AVIRIS channels 5 to 107 and so on; two detectors overlap, and bands are in ascending wavelength.
+    # Two detectors overlap, and bands are in ascending wavelength.
     np.testing.assert_allclose(np.sort(found.read(sample, 1)[0, :, 0, 0]), np.sort(dn[row, col] * 1e-4), rtol=1e-6)
 
 
@@ -300,6 +300,11 @@ def points_elsewhere(folder):
     return other(folder, "a.csv", b"lon,lat,label\n100,10,a\n101,10,b\n", scene=scene)
 
 
+def scene_without_bands(folder):
+    scene = write_raster(folder / "plain.tif", np.moveaxis(dn_cube(), 2, 0)[:6].astype(np.uint16))
+    return replace(raster(folder, classes_on_grid()), scene=scene)
+
+
 CASES = {
     "other grid": (lambda folder: raster(folder, classes_on_grid(), gsd_m=20), "lies on another grid"),
     "other shape": (lambda folder: raster(folder, classes_on_grid()[1:], crs=None), "23 x 20 labels"),
@@ -313,6 +318,7 @@ CASES = {
     "wrong group": (lambda folder: spectra(folder, group_key="place"), "--group-key"),
     "unused option": (lambda folder: spectra(folder, variables=("gt",)), "--variable was given"),
     "scale of a raster": (lambda folder: replace(raster(folder, classes_on_grid()), scale=0.1), "Leave --scale out"),
+    "scene without bands": (scene_without_bands, "--source"),
     "missing file": (lambda folder: other(folder, "none.npz"), "no such file"),
     "unknown format": (lambda folder: other(folder, "a.txt", b"x"), "known: labelled spectra"),
     "damaged": (lambda folder: other(folder, "a.npz", b"no archive"), "cannot be read"),

@@ -32,7 +32,7 @@ NUMERIC = {"double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", 
 # Side in pixels of the window in the middle of a cube that shows whether the values can be reflectance.
 SAMPLED_SIDE = 128
 MAX_ITEM_BYTES = 8
-AVIRIS = Path(__file__).parent / "tables" / "aviris_1997.csv"
+TABLES = Path(__file__).parent / "tables"
 RADIANCE = (
     "the values are at-sensor radiance, not reflectance: a head on the raw bands is valid, but a pretrained encoder "
     "expects reflectance"
@@ -43,20 +43,27 @@ class KnownScene(NamedTuple):
     """What is known about a published scene, by the name of its variable."""
 
     title: str
-    aviris: tuple[tuple[int, int], ...] = ()
-    """Ranges of AVIRIS channels (1 to 224, both ends included) in the order of the bands; empty if not known."""
     note: str = ""
+    table: str = ""
+    """Table of channels in `TABLES`; empty if the bands are not known."""
+    channels: tuple[tuple[int, int], ...] = ()
+    """Ranges of channels of the table (from 1, both ends included) in the order of the bands."""
+    accuracy: str = ""
 
 
-# Removed channels and units: www.ehu.eus/ccwintco/index.php/Hyperspectral_Remote_Sensing_Scenes; Indian Pines also
-# engineering.purdue.edu/~biehl/MultiSpec/aviris_documentation.html (its 220 channels are AVIRIS channels 5 to 224).
+# Removed channels and units: www.ehu.eus/ccwintco/index.php/Hyperspectral_Remote_Sensing_Scenes.
+_1992 = ("aviris_1992", "the calibration of AVIRIS of 1992, within 3 nm")
+_1997 = ("aviris_1997", "the calibration of AVIRIS of 1997, which differs by up to 10 nm from 1998")
+_SALINAS_CHANNELS = ((1, 107), (113, 153), (168, 223))
 KNOWN = {
-    "indian_pines": KnownScene("Indian Pines", ((5, 224),), RADIANCE),
-    "indian_pines_corrected": KnownScene("Indian Pines", ((5, 107), (113, 153), (168, 223)), RADIANCE),
-    "salinas": KnownScene("Salinas", ((1, 224),), RADIANCE),
-    "salinas_corrected": KnownScene("Salinas", ((1, 107), (113, 153), (168, 223)), RADIANCE),
-    "salinasa_corrected": KnownScene("Salinas-A", ((1, 107), (113, 153), (168, 223)), RADIANCE),
-    "ksc": KnownScene("Kennedy Space Center", (), RADIANCE),
+    "indian_pines": KnownScene("Indian Pines", RADIANCE, _1992[0], ((1, 220),), _1992[1]),
+    "indian_pines_corrected": KnownScene(
+        "Indian Pines", RADIANCE, _1992[0], ((1, 103), (109, 149), (164, 219)), _1992[1]
+    ),
+    "salinas": KnownScene("Salinas", RADIANCE, _1997[0], ((1, 224),), _1997[1]),
+    "salinas_corrected": KnownScene("Salinas", RADIANCE, _1997[0], _SALINAS_CHANNELS, _1997[1]),
+    "salinasa_corrected": KnownScene("Salinas-A", RADIANCE, _1997[0], _SALINAS_CHANNELS, _1997[1]),
+    "ksc": KnownScene("Kennedy Space Center", RADIANCE),
     "pavia": KnownScene("Pavia Centre"),
     "paviau": KnownScene("Pavia University"),
 }
@@ -281,17 +288,18 @@ def _wavelengths(
 ) -> tuple[FloatArray, FloatArray, str | None, tuple[str, ...]]:
     """Centre and width in nm of each band of a cube, their sensor, and a note.
 
-    They are the bands of `source` where it has as many, else the AVIRIS channels of a known scene.
+    They are the bands of `source` where it has as many, else the channels of a known scene.
     """
     bands = array.shape[2] if len(array.shape) == 3 else array.shape[0]
     grid = load_sensor(source).grid if source else None
     if grid is not None and len(grid) == bands:
         return grid.wavelength_nm, grid.fwhm_nm, source, ()
-    channels = [number - 1 for low, high in (known.aviris if known else ()) for number in range(low, high + 1)]
+    channels = [number - 1 for low, high in (known.channels if known else ()) for number in range(low, high + 1)]
     if known and len(channels) == bands:
-        centre, width = np.loadtxt(AVIRIS, delimiter=",", skiprows=4, usecols=(1, 2))[channels].T
-        note = "the wavelengths are the calibration of AVIRIS of 1997, within 10 nm; --source takes a CSV of others"
-        return centre, width, None, (f"{known.title}: {note}",)
+        table = TABLES / f"{known.table}.csv"
+        centre, width = np.loadtxt(table, delimiter=",", skiprows=4, usecols=(1, 2))[channels].T
+        note = f"{known.title}: the wavelengths are {known.accuracy}; --source takes a CSV of others"
+        return centre, width, None, (note,)
     found = f"{source} has {len(grid)}" if grid is not None else "MATLAB files hold no wavelengths"
     raise DataError(
         f"{array.path}: {array.name} has {bands} bands, and {found}; the wavelength of each band is needed. Give "
