@@ -1,12 +1,12 @@
-"""Draw docs/images/example_map.png: a class map of the example scene, by a head trained on 60 pixels of each class.
+"""Draw docs/images/example_map.png: a class map of the example scene, by a head trained on a few pixels of each class.
 
     python benchmarks/example_map.py [--folder DIR] [--init spatial-spectral] [--train head] [--steps 300]
         [--window 32]
 
 The example's land is drawn, so that the cover of every pixel is known. Blocks of 32 pixels alternate like the squares
-of a chessboard: the black ones hold 60 labelled pixels of each class, and accuracy is measured on the pixels of one
-cover in the white ones. Prints the accuracy of the map, and of logistic regression on the bands of the labelled pixels.
-Needs: pip install 'ms2hs[tasks]'
+of a chessboard. The black ones hold up to 60 labelled pixels of each class; accuracy is measured on the pixels of one
+cover in the white ones. Prints the accuracy of the map, and of logistic regression on the bands of the same training
+pixels. Needs: pip install 'ms2hs[tasks]'
 """
 
 import argparse
@@ -29,6 +29,8 @@ from ms2hs.datasets.simulation.example_land import FINE, draw_land
 from ms2hs.datasets.simulation.example_scene import SCENE_HEIGHT, SCENE_WIDTH, SURFACES, write_example
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.tasks.labels.label_options import LabelOptions
+from ms2hs.tasks.labels.label_reader import open_labels
+from ms2hs.tasks.labels.splits import split
 from ms2hs.tasks.maps.map_files import CLASSES, TABLE_SUFFIX, MapWriter, write_table
 from ms2hs.tasks.maps.map_legend import Legend
 from ms2hs.tasks.tuning import TuneOptions, tune
@@ -47,6 +49,8 @@ COVERS = {
 # Above this share of soil a sub-pixel counts as bare soil; above this share of one cover a pixel counts as pure.
 BARE, PURE = 0.5, 0.99
 LABELS_PER_CLASS, BLOCK = 60, 32
+# Labels this near to the other side of the split are not trained on: half a patch.
+GUARD = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +129,9 @@ def main() -> None:
             mapped = file.read(1).astype(int) - 1
         with rasterio.open(path) as file:
             bands = np.moveaxis(file.read(), 0, -1) * 1e-4
-        at = labels > 0
+        label_set = open_labels(options.labels)
+        train = split(label_set, options.fit.seed, guard=GUARD).train
+        at = label_set.row[train], label_set.col[train]
         raw = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(bands[at], labels[at] - 1)
         tested = truth.pure & truth.held_out & (mapped >= 0)
         for name, found in (("map", mapped[tested]), ("logistic regression on bands", raw.predict(bands[tested]))):

@@ -19,9 +19,10 @@ from ms2hs.spectra.spectral_grid import grid_of
 from ms2hs.tasks import features
 from ms2hs.tasks.heads import LinearHead, Training, inner_folds
 from ms2hs.tasks.label_scores import Prediction, score_all
+from ms2hs.tasks.labels.label_options import LabelOptions
 from ms2hs.tasks.labels.label_set import WHOLE, LabelSet
 from ms2hs.tasks.probe_report import findings, render, score_tables
-from ms2hs.tasks.probing import ProbeOptions, feature_plan, probe_samples
+from ms2hs.tasks.probing import ProbeOptions, feature_plan, probe, probe_samples
 from ms2hs.tasks.task_encoder import TaskEncoder
 
 LINEAR, NETWORK = load_weights("linear"), load_weights("spatial-spectral")
@@ -316,6 +317,24 @@ def test_models_that_cannot_use_the_bands_have_no_row():
     assert any("spatial-spectral has no row" in note for note in plan.notes)
     assert not any("spatial-spectral" in column.name for column in plan.columns)
     assert {column.kind for column in plan.columns} == {"raw", "cube", "coefficients", "random", "encoder", "both"}
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_heads_of_one_label_keep_its_axis(task):
+    x = np.random.default_rng(13).normal(size=(30, 2)).astype(np.float32)
+    truth = x[:, :1] > 0 if task == "multilabel" else x[:, :1]
+    found = LinearHead.fit(task, Training(x, truth, np.arange(30).astype(str))).predict(x)
+    assert found.labels.shape == truth.shape
+    assert next(iter(score_all(task, truth, found).values())) > 0.95
+
+
+@pytest.mark.slow
+def test_real_crowns_are_probed(real_data):
+    labels = LabelOptions(real_data / "points" / "neon_osbs_crowns.npz", split="random", source="sentinel2a")
+    result = probe(replace(labels, drop=("QUGE2",)), replace(ONE_SEED, models=("spectral",)))
+    assert result.optimistic
+    assert "optimistic" in findings(result)[0]
+    assert scores_by_name(result)["raw bands"] > 0.9
 
 
 @pytest.mark.parametrize("task", ["multilabel", "regression", "change"])

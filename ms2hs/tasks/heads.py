@@ -19,7 +19,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ms2hs.arrays import Float32Array
-from ms2hs.tasks.label_scores import SCORES, Labels, Prediction, main_score
+from ms2hs.tasks.label_scores import ONE_CLASS, SCORES, Labels, Prediction, main_score
 
 # Strengths of the L2 regularisation of standardised features, the strongest first: of equal scores the first is taken.
 STRENGTHS = (1e2, 1e1, 1.0, 1e-1, 1e-2)
@@ -88,9 +88,12 @@ class LinearHead:
     def predict(self, features: Float32Array) -> Prediction:
         """The labels of samples (sample, value)."""
         labels = self.model.predict(features)
-        if self.task == "multilabel":
-            return Prediction(labels.astype(bool), self.model.decision_function(features))
-        return Prediction(labels)
+        if self.task in ONE_CLASS:
+            return Prediction(labels)
+        labels = labels.reshape(len(features), -1)  # a single label or quantity has one axis
+        if self.task == "regression":
+            return Prediction(labels)
+        return Prediction(labels.astype(bool), self.model.decision_function(features).reshape(labels.shape))
 
     def score(self, samples: Training) -> float:
         """The main score of the task; NaN where undefined."""

@@ -70,6 +70,8 @@ def _r2(truth: Labels, predicted: Prediction) -> float:
     return float(metrics.r2_score(truth[:, varies], predicted.labels[:, varies]))
 
 
+# Tasks whose samples have one class each.
+ONE_CLASS = ("classification", "segmentation", "change")
 SCORES = {
     "miou": LabelScore(
         "mIoU",

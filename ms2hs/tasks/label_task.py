@@ -197,6 +197,16 @@ class LabelTask:
         deviation = np.atleast_1d(self.windows.labels.labels[self.windows.samples].astype(np.float32).std(axis=0))
         return np.where(deviation > 0, deviation, np.float32(1))
 
+    @property
+    def constant(self) -> Float32Array:
+        """(output,) of a model that ignores its input: the frequency of each class, or the mean."""
+        labels, chosen = self.windows.labels, self.windows.labels.labels[self.windows.samples]
+        if labels.task == "regression":
+            return np.asarray(chosen.mean(axis=0), np.float32)
+        if labels.task == "multilabel":
+            return np.asarray(chosen.mean(axis=0) - 0.5, np.float32)
+        return np.bincount(chosen, minlength=len(labels.classes)).astype(np.float32)
+
     def loss(self, model: nn.Module, batch: Mapping[str, Any], device: torch.device) -> Loss:
         """The loss of `LOSSES`, over labelled pixels or images."""
         parts = (torch.as_tensor(batch[name]).to(device, non_blocking=True) for name in LabelledWindow._fields)

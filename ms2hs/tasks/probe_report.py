@@ -92,7 +92,7 @@ def _finding(result: ProbeResult, share: float, raw: ProbeRow) -> str:
     random = [row for row in result.rows if (row.kind, row.model) == ("random", best.model)]
     if random and best.kind == "encoder":
         gain, spread = difference(result, share, best, random[0])
-        parts.append(f"Training changes this encoder's score by {gain:+.3f} (spread {spread:.3f}).")
+        parts.append(f"Pretraining changes the score of this encoder by {gain:+.3f} (spread {spread:.3f}).")
     if top not in {best, raw}:
         parts.append(f"The best feature is {top.name} with {top.of_share(share, key)[0]:.3f}.")
     return " ".join(parts)

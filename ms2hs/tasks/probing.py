@@ -7,7 +7,7 @@ regularisation is chosen within the share, so that 1 % of the labels means 1 %.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,8 +40,6 @@ RAW, RAW_SPREAD = "raw bands", "raw bands, mean and spread"
 KINDS = {"random": "random encoder", "encoder": "encoder"}
 # Kinds of rows that use a trained encoder.
 WITH_ENCODER = ("encoder", "both")
-# Tasks whose samples have one class each.
-ONE_CLASS = ("classification", "segmentation", "change")
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ def probe(
     check_probe_installed()
     from ms2hs.tasks.features import simulated  # noqa: PLC0415  torch
 
-    weights = [load_weights(model) for model in options.models]
+    weights = [load_weights(model) for model in dict.fromkeys(options.models)]
     label_set = open_labels(labels)
     if labels.source and labels.source != label_set.sensor:
         label_set = simulated(label_set, labels.source)
@@ -161,6 +159,8 @@ def probe_samples(
     from ms2hs.tasks.features import extract  # noqa: PLC0415  torch
 
     _check_options(options)
+    names = [model.name for model in weights]
+    weights = [m if names.count(m.name) == 1 else replace(m, name=str(m.path)) for m in weights]
     plan, total = feature_plan(label_set, weights, options.target), len(label_set)
     chosen = np.arange(total)
     if total > options.samples:
@@ -269,7 +269,8 @@ def feature_plan(label_set: LabelSet, weights: Sequence[Weights], target: str) -
     plan.add(f"{RAW}, scaled", "raw", "", features.scaled_bands())
     if label_set.whole_images or (side > 1 and not label_set.isolated):
         plan.add(RAW_SPREAD, "raw", "", features.mean_and_spread(side))
-        plan.columns[-1] = Column(RAW_SPREAD, "raw", "", (RAW, RAW_SPREAD))
+        if not label_set.whole_images:
+            plan.columns[-1] = Column(RAW_SPREAD, "raw", "", (RAW, RAW_SPREAD))
     priors = _distinct_priors(weights)
     for model in priors:
         prior, suffix = model.prior, f" of {model.name}" if len(priors) > 1 else ""
@@ -347,7 +348,7 @@ def _draw(label_set: LabelSet, options: ProbeOptions, guard: int) -> _Draws:
 def _scored(column: Column, features: Float32Array, label_set: LabelSet, draws: _Draws) -> ProbeRow:
     """The scores of a feature (sample, value) over all shares and seeds."""
     from ms2hs.tasks.heads import LinearHead, Training  # noqa: PLC0415  scikit-learn, which comes with ms2hs[tasks]
-    from ms2hs.tasks.label_scores import confusion, score_all  # noqa: PLC0415  likewise
+    from ms2hs.tasks.label_scores import ONE_CLASS, confusion, score_all  # noqa: PLC0415  likewise
 
     scores: dict[float, dict[str, tuple[float, ...]]] = {share: {} for share in draws.train}
     matrix, largest = None, max(draws.train)

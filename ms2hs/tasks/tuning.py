@@ -39,6 +39,8 @@ from ms2hs.training.model_card import command_line
 TRAINED = ("head", "all")
 # Sides of the split that are scored.
 SIDES = {"val": "validation", "test": "test"}
+# End of the name of the score that the most frequent class, or the mean, has for every sample.
+CONSTANT = "_of_constant"
 # A run is scored this often, and ends after so many scores without a better one. Windows that a score uses at most.
 SCORES, PATIENCE, MAX_SCORED = 20, 5, 256
 # Least side of the windows around pixels for a network that sees its own patch only, in pixels.
@@ -110,6 +112,8 @@ def tune(
         label_set = simulated(label_set, labels.source)
     for text in label_set.notes:
         add_note(text)
+    if weights.task:
+        add_note(f"{weights.name}: training starts from its network, without the head that it has for another task")
     config = network_of(weights).config
     side = _window_side(label_set, config, options.window)
     sides = split(label_set, options.fit.seed, guard=config.patch // 2)
@@ -143,6 +147,8 @@ def tune(
         found = "; ".join(_in_words(name, scores[side]) for side, name in SIDES.items())
         optimistic = ", which is optimistic: neighbours are on both sides" if sides.optimistic else ""
         add_note(f"{label_set.task}: {found}; split by {sides.by}{optimistic}")
+        if warning := _not_better(scores["test"]):
+            add_note(warning)
         counts = {name: len(getattr(sides, name)) for name in ("train", *SIDES)}
         outcome = {
             "split": {"by": sides.by, "optimistic": sides.optimistic, **counts},
@@ -175,7 +181,7 @@ def _window_side(labels: LabelSet, config: ModelConfig, window: int | None) -> i
 
 
 def _standardise(model: TaskModel, task: LabelTask) -> None:
-    """Scale features by their mean and deviation over some batches, and quantities by those of the labels."""
+    """Scale features by their mean and deviation over some batches, and quantities by the labels'."""
     parts: tuple[list[Tensor], list[Tensor]] = ([], [])
     with torch.no_grad():
         for step in range(STANDARD_BATCHES):
@@ -214,7 +220,7 @@ def _digest(labels: LabelSet, sides: Split) -> str:
 
 
 def _scores(model: TaskModel, task: LabelTask, windows: LabelledWindows) -> dict[str, float | None]:
-    """The scores of the task, and the number of samples; None where undefined."""
+    """The scores of the task, the main one of a constant answer too, and the number of samples; None = undefined."""
     from ms2hs.tasks.label_scores import score_all  # noqa: PLC0415  scikit-learn comes with ms2hs[tasks]
 
     with torch.inference_mode():
@@ -222,8 +228,24 @@ def _scores(model: TaskModel, task: LabelTask, windows: LabelledWindows) -> dict
     if not len(truth):
         return {"samples": 0}
     found = score_all(model.task, *_as_labels(model.task, truth, outputs))
+    constant = np.broadcast_to(task.constant, outputs.shape)
+    main, of_constant = next(iter(score_all(model.task, *_as_labels(model.task, truth, constant)).items()))
+    found |= {f"{main}{CONSTANT}": of_constant}
     scores = {name: value if math.isfinite(value) else None for name, value in found.items()}
     return {**scores, "samples": len(truth)}
+
+
+def _not_better(scores: Mapping[str, float | None]) -> str:
+    """A sentence where the model is not better than a constant answer; else empty."""
+    for name, constant in scores.items():
+        own = scores.get(name.removesuffix(CONSTANT)) if name.endswith(CONSTANT) else None
+        if own is not None and constant is not None and own <= constant:
+            key = name.removesuffix(CONSTANT)
+            return (
+                f"the model is not better than a constant answer on the test samples ({key} {own:.3f} and "
+                f"{constant:.3f}): add labels or places, or compare with `ms2hs probe`"
+            )
+    return ""
 
 
 def _as_labels(task: str, truth: Float32Array, outputs: Float32Array) -> tuple[Any, Any]:
@@ -248,7 +270,8 @@ def _end_of(result: FitResult) -> str:
 
 def _in_words(name: str, scores: Mapping[str, float | None]) -> str:
     """The scores of one side, in words."""
-    known = [f"{key} {value:.3f}" for key, value in scores.items() if value is not None and key != "samples"]
+    own = {key: value for key, value in scores.items() if key != "samples" and not key.endswith(CONSTANT)}
+    known = [f"{key} {value:.3f}" for key, value in own.items() if value is not None]
     return f"{name} {', '.join(known) or 'undefined'} ({scores['samples']:g} samples)"
 
 

@@ -110,6 +110,8 @@ def finetune(
     check_output(output, overwrite=overwrite, inputs=inputs)
     notes, add_note = collect_notes(note)
     weights = load_weights(options.init)
+    if weights.task:
+        add_note(f"{weights.name}: the head of its task is left out; it belongs to the network before this training")
     pairs, held_out = _split_pairs(options, add_note)
     samples = sample_pixels(pairs, options.fit.seed)
     if not samples:

@@ -13,8 +13,9 @@ from ms2hs.datasets.cubes.raster_cube import open_raster
 from ms2hs.datasets.cubes.registry import Cube
 from ms2hs.datasets.multispectral import open_sensor_raster
 from ms2hs.errors import DataError
-from ms2hs.raster.cube import image_of, spectral_of
+from ms2hs.raster.cube import spectral_of
 from ms2hs.raster.dataset import open_dataset
+from ms2hs.raster.header import image_of
 from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.tasks.labels.label_options import LabelOptions
 from ms2hs.tasks.labels.label_set import LabelSet
