@@ -4,9 +4,9 @@
         [--window 32]
 
 The example's land is drawn, so that the cover of every pixel is known. Blocks of 32 pixels alternate like the squares
-of a chessboard: the black ones hold up to 60 labelled pixels of each class, and accuracy is measured on the pixels of one
-cover in the white ones. Prints the accuracy of the map, and of logistic regression on the bands of the same
-training pixels. Needs: pip install 'ms2hs[tasks]'
+of a chessboard. The black ones hold up to 60 labelled pixels of each class; accuracy is measured on the pixels of one
+cover in the white ones. Prints the accuracy of the map, and of logistic regression on the bands of the same training
+pixels. Needs: pip install 'ms2hs[tasks]'
 """
 
 import argparse

@@ -300,6 +300,11 @@ def points_elsewhere(folder):
     return other(folder, "a.csv", b"lon,lat,label\n100,10,a\n101,10,b\n", scene=scene)
 
 
+def scene_without_bands(folder):
+    scene = write_raster(folder / "plain.tif", np.moveaxis(dn_cube(), 2, 0)[:6].astype(np.uint16))
+    return replace(raster(folder, classes_on_grid()), scene=scene)
+
+
 CASES = {
     "other grid": (lambda folder: raster(folder, classes_on_grid(), gsd_m=20), "lies on another grid"),
     "other shape": (lambda folder: raster(folder, classes_on_grid()[1:], crs=None), "23 x 20 labels"),
@@ -313,6 +318,7 @@ CASES = {
     "wrong group": (lambda folder: spectra(folder, group_key="place"), "--group-key"),
     "unused option": (lambda folder: spectra(folder, variables=("gt",)), "--variable was given"),
     "scale of a raster": (lambda folder: replace(raster(folder, classes_on_grid()), scale=0.1), "Leave --scale out"),
+    "scene without bands": (scene_without_bands, "--source"),
     "missing file": (lambda folder: other(folder, "none.npz"), "no such file"),
     "unknown format": (lambda folder: other(folder, "a.txt", b"x"), "known: labelled spectra"),
     "damaged": (lambda folder: other(folder, "a.npz", b"no archive"), "cannot be read"),

@@ -14,7 +14,8 @@ from ms2hs.tasks.label_task import LabelledWindows, LabelTask
 from ms2hs.tasks.task_model import TaskFacts, TaskModel
 
 CPU = torch.device("cpu")
-TASKS = ("classification", "multilabel", "segmentation", "regression", "change")
+OTHERS = ("classification", "multilabel", "regression", "change")
+TASKS = ("segmentation", *OTHERS)
 
 
 def windows_of(task, samples=None, side=8, **fields):
@@ -116,7 +117,7 @@ def test_isolated_pixels_count_once_in_a_window_that_repeats_them():
     assert window.truth[0, 2, 2] == windows.labels.labels[windows.samples[5]]
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["segmentation", *(pytest.param(task, marks=pytest.mark.slow) for task in OTHERS)])
 def test_picture_shows_labels_beside_predictions(task, tmp_path):
     windows = windows_of(task, side=side_of(task))
     with torch.no_grad():

@@ -257,6 +257,8 @@ def test_change_maps_take_two_scenes_on_one_grid(tmp_path):
     result = mapped(before, CHANGE, tmp_path, after=[after])
     assert result.output.name == "a_b_change.tif"
     np.testing.assert_array_equal(read(result.output)[0], np.tile([1, 2], (24, 15)))
+    rounded = write_raster(tmp_path / "d.tif", dn_of([WATER, LEAVES]), 10.000001, descriptions=S2_BANDS)
+    assert mapped(before, CHANGE, tmp_path, after=[rounded]).valid == 720
     other = write_raster(tmp_path / "c.tif", dn_of([WATER, LEAVES], (25, 30)), descriptions=S2_BANDS)
     with pytest.raises(GridError, match="25 x 30 pixels of 10 x 10.*one grid.*gdalwarp"):
         mapped(before, CHANGE, after=[other])
@@ -342,6 +344,13 @@ def test_map_without_a_valid_pixel_is_refused(tmp_path):
     with pytest.raises(SceneError, match="no valid pixel"):
         mapped(scene_of(tmp_path / "scene.tif"), window=(3, 0, 1, 50))
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_scene_with_an_offset_that_nobody_declares_is_warned_about(tmp_path):
+    dn = dn_of([LEAVES, WATER, SAND], (80, 80)) + np.uint16(1000)
+    path = write_raster(tmp_path / "scene.tif", dn, descriptions=S2_BANDS)
+    result = mapped(path, scene=SceneOptions(scale=1e-4, offset=0.0))
+    assert "seems to contain a constant of +0.1" in " ".join(result.notes)
 
 
 def test_scene_of_the_same_family_is_matched_by_name(tmp_path):

@@ -30,6 +30,7 @@ from ms2hs.cli.app import app
 from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.datasets.cubes.packing import prepare
 from ms2hs.datasets.pairs.pairing import pair
+from ms2hs.datasets.simulation.bench_scene import write_bench
 from ms2hs.models import weights
 from ms2hs.models.config import preset
 from ms2hs.models.mae import SpectralMAE
@@ -96,9 +97,10 @@ def make_labels(folder):
         raster.write(classes, 1)
     sentinel2 = known.load_sensor("sentinel2a").grid
     grid = sentinel2.select(np.argsort(sentinel2.wavelength_nm))
-    weights_of_head = load_weights(str(folder / "mine.safetensors"))
+    linear = load_weights("linear")  # a network of coefficients maps quickly
+    weights_of_head = replace(linear, network=SpectralMAE(preset("spatial-spectral"), linear.prior))
     for name, task in (("land", "segmentation"), ("change", "change")):
-        facts = TaskFacts(task, ("plants", "ground"), whole_images=False, side=8, sensor="sentinel2a", grid=grid)
+        facts = TaskFacts(task, ("plants", "ground"), whole_images=False, side=32, sensor="sentinel2a", grid=grid)
         TaskModel.of(weights_of_head, facts).save(folder / f"{name}.safetensors", weights_of_head, {})
     for name in ("before.tif", "after.tif"):
         shutil.copy(folder / "scene.tif", folder / name)
@@ -139,6 +141,9 @@ def world(tmp_path_factory, scene_path):
     write_raster(folder / "cube_of_the_same_place.tif", values, nodata=-1, band_tags={"IMAGERY": wavelengths})
     nm = ",".join(f"{x:.1f}" for x in cube.wavelength.values)
     spectrum = ",".join(f"{x:.4f}" for x in cube.reflectance.values[:, 40, 60])
+    for name, camera in (("bench", "specim-iq"), ("bench_fx17", "specim-fx17")):
+        write_bench(folder / f"{name}.dat", camera)
+    convert(folder / "bench.dat", "specim-fx17", folder / "bench_specim-fx17.tif", ConvertOptions(model="linear"))
     lon, lat = position(cube.spatial_ref.attrs["crs_wkt"], float(cube.x[60]), float(cube.y[40]))
     (folder / "plots.csv").write_text(f"id,lon,lat\nplot 1,{lon},{lat}\n")
     (folder / "field.csv").write_text(f"id,lon,lat,{nm}\nplot 1,,,{spectrum}\n")
@@ -230,7 +235,7 @@ def _link_world(words, world, folder):
     outputs = {"example": words[1:2], "export": words[2:3]}.get(words[0], [])
     outputs += [name for option, name in pairwise(words) if option in {"-o", "--output"}]
     for name in outputs:
-        for path in (folder / name, sigma_beside(folder / name)):
+        for path in (folder / name, sigma_beside(folder / name), (folder / name).with_suffix(".hdr")):
             path.unlink(missing_ok=True)
 
 

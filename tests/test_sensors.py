@@ -31,12 +31,16 @@ BANDS = {
     "prisma": 233,
     "desis": 235,
     "tanager": 426,
+    "specim-iq": 204,
+    "specim-fx10": 224,
+    "specim-fx17": 224,
+    "asd-fieldspec": 615,
 }
 
 
 def test_sensor_names_list_each_sensor_once():
     assert sensor_names() == sorted(BANDS)
-    assert sorted(sensor_names("source") + sensor_names("target")) == sorted(BANDS)
+    assert sorted(name for role in ("source", "target", "camera") for name in sensor_names(role)) == sorted(BANDS)
 
 
 @pytest.mark.parametrize("name", sorted(BANDS))
@@ -98,7 +102,7 @@ def test_load_sensor_reports_errors_in_a_table(tmp_path, text, words):
 
 
 def test_load_sensor_lists_known_sensors():
-    with pytest.raises(UnknownName, match="unknown sensor 'hyperion'; known: desis, emit"):
+    with pytest.raises(UnknownName, match="unknown sensor 'hyperion'; known: asd-fieldspec, desis"):
         load_sensor("hyperion")
 
 

@@ -78,6 +78,19 @@ def test_features_are_the_mean_of_the_visible_tokens_of_a_patch(name):
             torch.testing.assert_close(features[window, patch], of_patch.mean(0), rtol=1e-4, atol=1e-5)
 
 
+def test_network_pretrained_on_a_sensor_has_its_bands_in_groups():
+    grid = BANDS["sentinel2a"].select(np.argsort(BANDS["sentinel2a"].wavelength_nm))
+    weights = weights_of("s2mae")
+    pretrained = replace(weights, card={"settings": {"source": "sentinel2a"}})
+    values, valid = windows_of(grid)
+    with torch.inference_mode():
+        features = TaskEncoder.of(pretrained, grid, "sentinel2a")(values, valid)
+        torch.testing.assert_close(features, TaskEncoder.of(weights, grid)(values, valid))  # known by wavelength
+        assert (features - TaskEncoder.of(weights, grid, "sentinel2a")(values, valid)).abs().max() > 1e-3
+        odd = replace(weights, card={"settings": ["source"]})
+        assert TaskEncoder.of(odd, grid, "sentinel2a")(values, valid).shape == features.shape
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_gradient_reaches_the_encoder_and_not_the_decoder(name):
     encoder = TaskEncoder.of(weights_of(name), HYPERSPECTRAL)

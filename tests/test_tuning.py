@@ -52,8 +52,8 @@ def asked(network, fit=FEW, **others):
         pytest.param("classification", "accuracy", marks=pytest.mark.slow),
         pytest.param("multilabel", "map", marks=pytest.mark.slow),
         ("segmentation", "accuracy"),
-        ("regression", "r2"),
-        ("change", "f1"),
+        pytest.param("regression", "r2", marks=pytest.mark.slow),
+        pytest.param("change", "f1", marks=pytest.mark.slow),
     ],
 )
 def test_head_learns_a_separable_toy(task, score, network, given, tmp_path):

@@ -18,6 +18,7 @@ from ms2hs.cli.commands import (
     evaluate_commands,
     export_commands,
     fetch_commands,
+    finetune_commands,
     info_commands,
     map_commands,
     probe_commands,
@@ -71,7 +72,7 @@ app.command("probe", epilog=probe_commands.PROBE_EPILOG)(probe_commands.probe_co
 app.command("prepare", epilog=data_commands.PREPARE_EPILOG)(data_commands.prepare_command)
 app.command("pairs", epilog=data_commands.PAIRS_EPILOG)(data_commands.pairs_command)
 app.command("pretrain", epilog=training_commands.PRETRAIN_EPILOG)(training_commands.pretrain_command)
-app.command("finetune", epilog=training_commands.FINETUNE_EPILOG)(training_commands.finetune_command)
+app.command("finetune", epilog=finetune_commands.FINETUNE_EPILOG)(finetune_commands.finetune_command)
 app.command("map", epilog=map_commands.EPILOG)(map_commands.map_command)
 app.add_typer(evaluate_commands.app, name="evaluate")
 

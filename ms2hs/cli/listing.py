@@ -11,13 +11,14 @@ KINDS = {"linear": "spectral prior, in closed form", "mae": "masked autoencoder"
 
 
 def entries() -> dict[str, Any]:
-    """All sources, targets, weights, presets, and formats of labels and data by name, with a summary of each."""
+    """All sensors, weights, presets, and formats of labels and data by name, with a summary of each."""
     from ms2hs.datasets.cubes.registry import FORMATS
     from ms2hs.tasks.labels.label_reader import FORMATS as LABEL_FORMATS
 
     return {
         "sources": {name: load_sensor(name).title for name in sensor_names("source")},
         "targets": {name: load_sensor(name).title for name in sensor_names("target")},
+        "cameras": {name: f"source and target: {load_sensor(name).title}" for name in sensor_names("camera")},
         "weights": {name: _summary(load_weights(name)) for name in weights_names()},
         "presets": {name: _preset_summary(config) for name, config in PRESETS.items()},
         "label_formats": {label_format.name: label_format.layout for label_format in LABEL_FORMATS},
@@ -39,7 +40,7 @@ def entry(name: str) -> dict[str, Any]:
         return _sensor(load_sensor(name))
     if name in PRESETS:
         return {"name": name, **PRESETS[name].to_dict()}
-    known = [*sensor_names("source"), *sensor_names("target"), *weights_names(), *PRESETS]
+    known = [*sensor_names(), *weights_names(), *PRESETS]
     raise UnknownName.of("name", name, list(dict.fromkeys(known)), "Run `ms2hs info` for the list.")
 
 

@@ -32,6 +32,7 @@ from ms2hs.raster.tiling import Window
 from ms2hs.scenes.plausibility import offset_warnings
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import Scene
+from ms2hs.spectra.indices import CoverShares
 
 if TYPE_CHECKING:
     from ms2hs.inference.predictor import Predictor
@@ -110,6 +111,12 @@ def run(planned: Plan, progress: Progress | None = None) -> ConversionResult:
     return result
 
 
+NO_COVERS = (
+    "The source lacks green, red, near infrared or 1610 nm: one map serves all land covers. The 90 % intervals are "
+    "calibrated for sources with these bands, and hold fewer values here."
+)
+
+
 @dataclass(frozen=True)
 class _Models:
     """The models of one conversion, adapted to its scene."""
@@ -129,6 +136,8 @@ class _Models:
         options, grids = planned.options, (planned.scene.spectral, planned.spectral)
         prior = planned.weights.calibrated_prior or planned.weights.prior
         notes, site = list(options.site_notes), list[Path]()
+        if prior.covers is not None and CoverShares.of(grids[0].wavelength_nm) is None:
+            notes.append(NO_COVERS)
         try:
             linear = prior.condition(*grids, planned.input_error)
             if options.site_cubes:

@@ -84,6 +84,8 @@ class InputResidual:
         half = source.fwhm_nm / 2
         low, high = target.range_nm
         inside = (source.wavelength_nm - half >= low) & (source.wavelength_nm + half <= high)
+        centres = target.wavelength_nm  # a wide band of the target's edge may reach beyond the centre of the source's
+        inside &= (source.wavelength_nm >= centres.min()) & (source.wavelength_nm <= centres.max())
         self.bands = np.flatnonzero(inside)
         """(k,) source bands within the wavelengths of the target."""
         self.source_count = len(source)

@@ -35,7 +35,7 @@ from ms2hs.scenes.recognition import (
     source_named_in,
     source_of_file,
 )
-from ms2hs.scenes.scene import CUSTOM, Scene, SceneOptions
+from ms2hs.scenes.scene import Scene, SceneOptions
 from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
@@ -69,12 +69,6 @@ class SensorCube:
     """The sensor's bands in ascending wavelength."""
     notes: tuple[str, ...] = ()
     """Assumptions about the image, for the user."""
-
-    @property
-    def sensor(self) -> str | None:
-        """Name of the source sensor; None: its bands are known by wavelength only."""
-        source = self.options.source or self._image.source
-        return None if source == CUSTOM else source
 
     @cached_property
     def shape(self) -> tuple[int, int]:
@@ -112,7 +106,7 @@ class Layout(NamedTuple):
     scene: Callable[[Path, re.Match[str]], str]
     """The place of an image, which a split keeps on one side."""
     level_1c: bool = False
-    """Whether its files have the 13 bands of level 1C, without names."""
+    """Whether its files have the 13 bands of level 1C."""
     by_folder: bool = False
     """Whether an image is a folder with a file for each band."""
     has_tables: bool = False
@@ -149,7 +143,7 @@ def layout_of(folder: Path) -> Layout | None:
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix() if TIFF.search(path.name) else ""
         layout = next((layout for layout in LAYOUTS if layout.pattern.fullmatch(name)), None)
-        if layout is not None and (not layout.level_1c or _is_unnamed_level_1c(path)):
+        if layout is not None and (not layout.level_1c or _has_bands_of_level_1c(path)):
             return layout
     return None
 
@@ -206,7 +200,7 @@ def _of_layout(folder: Path, layout: Layout, sensor: str | None) -> list[SensorC
     paths = sorted(found.keys() - (_unlisted(found) if layout.has_tables else set()))
     options = SceneOptions(level_1c=layout.level_1c)
     notes: tuple[str, ...] = ()
-    if layout.level_1c:
+    if layout.level_1c and paths:
         options, notes = replace(options, bands=_ordered_bands(folder, paths)), (LEVEL_1C_NOTE,)
     cubes = []
     for path in paths:
@@ -274,10 +268,29 @@ def _bands_of_level_1c(path: Path, header: Header, sensor: str | None) -> tuple[
             "wavelength tag or a name such as B02. Write them into the files, or give the sensor with --source, such "
             "as --source sentinel2a."
         )
-    toa = load_sensor(source).toa_band
-    if toa and toa[0] in names and "B8A" in names:
-        return tuple(SKIP if name in {None, toa[0]} else str(name) for name in names)
-    return _ordered_bands(path, [path]) if sensor and toa and _is_unnamed_level_1c(path) else None
+    if load_sensor(source).toa_band is None:
+        return None
+    return _without_b10(names) or (_ordered_bands(path, [path]) if sensor and _is_unnamed(header) else None)
+
+
+def _has_bands_of_level_1c(path: Path) -> bool:
+    """Whether a file has the 13 bands of level 1C, by their names or without names."""
+    with open_dataset(str(path)) as file:
+        header = read_header(file, str(path))
+    names = name_bands(header.descriptions, DEFAULT_SOURCE)
+    return len(names) == len(ORDERS[0]) and (_is_unnamed(header) or _without_b10(names) is not None)
+
+
+def _is_unnamed(header: Header) -> bool:
+    """Whether a file has 13 bands without names and wavelengths."""
+    return len(header.descriptions) == len(ORDERS[0]) and not any((*header.descriptions, *header.wavelengths))
+
+
+def _without_b10(names: Sequence[str | None]) -> tuple[str, ...] | None:
+    """The names of bands of level 1C, `-` for B10 and bands without a name; None for bands of other products."""
+    if not {"B10", "B8A"} <= set(names):
+        return None
+    return tuple(SKIP if name in {None, "B10"} else str(name) for name in names)
 
 
 def _scene(path: Path, options: SceneOptions) -> Scene:
@@ -295,18 +308,15 @@ def _ascending(grid: SpectralGrid) -> SpectralGrid:
     return grid.select(np.argsort(grid.wavelength_nm, kind="stable"))
 
 
-def _is_unnamed_level_1c(path: Path) -> bool:
-    """Whether a file has 13 bands without names and wavelengths."""
-    with open_dataset(str(path)) as file:
-        header = read_header(file, str(path))
-    return len(header.descriptions) == len(ORDERS[0]) and not any((*header.descriptions, *header.wavelengths))
-
-
 def _ordered_bands(where: Path, paths: Sequence[Path]) -> tuple[str, ...]:
-    """The names of 13 bands in file order, `-` for B10: of `ORDERS` the one whose B10 is the darkest band of a sample.
+    """The names of the 13 bands of files of level 1C, `-` for B10.
 
-    DataError if the darkest band is B10 in neither.
+    Files without names have the order of `ORDERS` whose B10 is the darkest band of a sample; DataError if none has.
     """
+    with open_dataset(str(paths[0])) as file:
+        names = name_bands(file.descriptions, DEFAULT_SOURCE)
+    if named := _without_b10(names):
+        return named
     medians = []
     for path in _spread(paths):
         with open_dataset(str(path)) as file:

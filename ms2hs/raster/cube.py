@@ -24,9 +24,9 @@ from xarray.core import indexing
 
 from ms2hs.arrays import Float32Array
 from ms2hs.errors import GridError, SceneError, input_errors
-from ms2hs.raster.cube_writer import ENVI_HEADER, sigma_name
+from ms2hs.raster.cube_writer import sigma_name
 from ms2hs.raster.dataset import open_dataset
-from ms2hs.raster.header import ENVI_DRIVER, declared_in, read_header
+from ms2hs.raster.header import ENVI_DRIVER, declared_in, image_of, read_header
 from ms2hs.raster.pixel_grid import PixelGrid, lonlat_bounds, pixel_at
 from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM, shipped_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid, Support, band_support, grid_of, nearest_band
@@ -50,7 +50,6 @@ ENGINES: dict[str, dict[str, Any]] = {
     ".nc": {"engine": "h5netcdf"},
 }
 # Suffixes of the image that an ENVI header describes.
-ENVI_IMAGES = ("", ".dat", ".img", ".bsq", ".bil", ".bip", ".raw")
 STRETCH_PERCENT = (2.0, 98.0)
 # Longest side of a picture, and rows that are read at once, in pixels of the picture.
 MAX_RGB_SIDE, RGB_STRIP = 1024, 64
@@ -206,14 +205,6 @@ def _open(path: str) -> xr.Dataset:
     cube.reflectance.attrs = _attrs("surface reflectance")
     cube.reflectance.encoding["grid_mapping"] = "spatial_ref"
     return cube
-
-
-def image_of(path: str) -> str:
-    """The image that an ENVI header describes; other paths as they are."""
-    if Path(path).suffix.lower() != ENVI_HEADER:
-        return path
-    images = (Path(path).with_suffix(suffix) for suffix in ENVI_IMAGES)
-    return str(next((image for image in images if image.is_file()), path))
 
 
 def _open_raster(path: str) -> xr.Dataset:

@@ -3,12 +3,18 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rasterio.io import DatasetReader
 
+from ms2hs.raster.cube_writer import ENVI_HEADER
+from ms2hs.spectra.sensors import camera_of
+
 ENVI_DRIVER = "ENVI"
 """GDAL's name of the driver for ENVI files."""
+# Suffixes of the image that an ENVI header describes.
+ENVI_IMAGES = ("", ".dat", ".img", ".bsq", ".bil", ".bip", ".raw")
 # Wavelengths without unit below this are micrometres: reflected sunlight spans 300 nm to 2.5 um.
 MAX_UM = 100.0
 # Longest text of a tag that is searched for names and numbers; wavelengths of 10,000 bands have fewer characters.
@@ -39,6 +45,8 @@ class Header:
     """(band,)"""
     wavelengths: tuple[Wavelength | None, ...]
     """(band,)"""
+    camera: str = ""
+    """The camera whose nominal widths the wavelengths have, since the file has none; empty otherwise."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,14 @@ class Declared:
     """Data type of the stored numbers; empty if unknown."""
 
 
+def image_of(path: str) -> str:
+    """The image that an ENVI header describes; other paths as they are."""
+    if Path(path).suffix.lower() != ENVI_HEADER:
+        return path
+    images = (Path(path).with_suffix(suffix) for suffix in ENVI_IMAGES)
+    return str(next((image for image in images if image.is_file()), path))
+
+
 def read_header(dataset: DatasetReader, path: str) -> Header:
     """Tags, descriptions and wavelengths of an opened raster."""
     tags = {**_tags(dataset, 0, "IMAGERY"), **_tags(dataset, 0, "ENVI"), **_tags(dataset, 0, None)}
@@ -63,7 +79,18 @@ def read_header(dataset: DatasetReader, path: str) -> Header:
     if dataset.driver == ENVI_DRIVER:  # GDAL rounds the wavelengths of bands to nanometres; the header has all digits
         from_lists, from_bands = from_bands, from_lists
     wavelengths = tuple(first or second for first, second in zip(from_bands, from_lists, strict=True))
-    return Header(path, tags, dataset.descriptions, wavelengths)
+    return _with_camera_widths(Header(path, tags, dataset.descriptions, wavelengths))
+
+
+def _with_camera_widths(header: Header) -> Header:
+    """The header with the widths of a camera if its file has the camera's bands, and no widths."""
+    bands = [band for band in header.wavelengths if band is not None and band.fwhm_nm is None]
+    camera = camera_of([band.centre_nm for band in bands]) if 0 < len(bands) == len(header.wavelengths) else None
+    if camera is None:
+        return header
+    widths = zip(bands, camera.grid.fwhm_nm.tolist(), strict=True)
+    wavelengths = tuple(replace(band, fwhm_nm=width) for band, width in widths)
+    return replace(header, wavelengths=wavelengths, camera=camera.name)
 
 
 def _tags(dataset: DatasetReader, band: int, domain: str | None) -> dict[str, str]:

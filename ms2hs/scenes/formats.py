@@ -12,14 +12,16 @@ from urllib.parse import urlsplit
 from ms2hs.errors import SceneError, input_errors
 from ms2hs.raster.container import ARCHIVE_SUFFIXES, archive_names, list_rasters
 from ms2hs.raster.dataset import REMOTE_PREFIXES
+from ms2hs.raster.header import image_of
 from ms2hs.remote.providers import owner_of
 from ms2hs.remote.url_policy import shown
 from ms2hs.scenes.band_files import SUBFOLDERS, band_scenes, is_band_files, open_band_files
 from ms2hs.scenes.geotiff import open_geotiff
-from ms2hs.scenes.recognition import SEN2LIKE_NAME
+from ms2hs.scenes.recognition import REFLECTANCE_CUBES, SEN2LIKE_NAME
 from ms2hs.scenes.safe import is_product, is_safe, open_safe
 from ms2hs.scenes.scene import CUSTOM, Scene, SceneOptions
 from ms2hs.scenes.stac_item import WEB, open_item
+from ms2hs.spectra.sensors import sensor_names
 
 LOGGER = logging.getLogger(__name__)
 RASTER_SUFFIXES = {".tif", ".tiff", ".zip", ".tar", ".jp2", ".vrt", ".nc"}
@@ -36,12 +38,28 @@ class SceneFormat:
     open: Callable[[str, SceneOptions], Scene]
 
 
+def is_capture(path: Path) -> bool:
+    """Whether a path is the folder of one capture of a camera, with its reflectance."""
+    return len([*path.glob(REFLECTANCE_CUBES)]) == 1
+
+
+def open_capture(path: str, options: SceneOptions) -> Scene:
+    """The reflectance in the folder of a capture. Errors as of `open_geotiff`."""
+    (header,) = Path(path).glob(REFLECTANCE_CUBES)
+    return open_geotiff(image_of(str(header)), options)
+
+
 # The first format that matches is used.
 FORMATS = (
     SceneFormat("a STAC item", lambda path: is_item(str(path)), open_item),
     SceneFormat("a .SAFE folder or its zip", is_safe, open_safe),
     SceneFormat("a folder, zip, tar or NetCDF file with one raster per band", is_band_files, open_band_files),
-    SceneFormat("a GeoTIFF", lambda path: path.is_file() and path.suffix.lower() not in ARCHIVE_SUFFIXES, open_geotiff),
+    SceneFormat("the folder of a camera with results/REFLECTANCE_*", is_capture, open_capture),
+    SceneFormat(
+        "a GeoTIFF or ENVI file",
+        lambda path: path.is_file() and path.suffix.lower() not in ARCHIVE_SUFFIXES,
+        open_geotiff,
+    ),
 )
 
 
@@ -98,6 +116,7 @@ def open_scene(path: str, options: SceneOptions | None = None) -> Scene:
 def _open(path: str, options: SceneOptions) -> Scene:
     if path.startswith(WEB) and is_item(path):
         return open_item(path, options)
+    path = image_of(path)
     if path.startswith("s3://") and owner_of(urlsplit(path).netloc) is None:
         path = f"/vsis3/{path[5:]}"  # GDAL uses the user's own keys and settings
     place = Path(path)
@@ -110,6 +129,11 @@ def _open(path: str, options: SceneOptions) -> Scene:
         kind = next((kind for kind in FORMATS if kind.matches(place)), None)
     if kind is None:
         return _open_inner(place, options)
+    if options.source in sensor_names("camera") and kind.open not in {open_capture, open_geotiff}:
+        raise SceneError(
+            f"{path}: is {kind.title}, and {options.source} is a camera; one file with all bands is required. Leave "
+            "--source out, or give the file of the camera."
+        )
     return kind.open(path, options)
 
 

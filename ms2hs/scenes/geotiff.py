@@ -11,7 +11,7 @@ from rasterio.io import DatasetReader
 from ms2hs.errors import SceneError
 from ms2hs.raster.dataset import ALPHA, alpha_bands, georeference_note, open_dataset, read_pixel_grid
 from ms2hs.raster.dates import acquisition_time
-from ms2hs.raster.header import Header, declared_in, read_header
+from ms2hs.raster.header import Header, Wavelength, declared_in, read_header
 from ms2hs.scenes.bands import (
     SKIP,
     canonical,
@@ -30,11 +30,13 @@ from ms2hs.scenes.quality import Candidate, QualityChoice, choose_layers, layer_
 from ms2hs.scenes.radiometry import RadiometricRule, rules_of_raster
 from ms2hs.scenes.recognition import DEFAULT_SOURCE, baseline_of_file, platform_note, refuse_unsuitable, source_of_file
 from ms2hs.scenes.scene import CUSTOM, Asset, Scene, SceneOptions
-from ms2hs.spectra.sensors import RANGE_NM, load_sensor
+from ms2hs.spectra.sensors import RANGE_NM, Sensor, load_sensor, sensor_names
 from ms2hs.spectra.spectral_grid import SpectralGrid, grid_of
 
 # With fewer bands of a custom sensor, most of the spectrum is unknown.
 MIN_CUSTOM_BANDS = 4
+# With more bands of unknown wavelength, a file is no multispectral scene with a few layers.
+MOST_UNKNOWN_BANDS = 40
 # Files of FORCE: reflectance, and the quality layer beside it.
 FORCE_FILE = re.compile(r"(.*)_BOA\.(tif|dat)", re.IGNORECASE)
 
@@ -60,6 +62,8 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
         header = read_header(dataset, path)
         refuse_unsuitable(header)
         known = options.source or source_of_file(header)
+        if known in sensor_names("camera"):
+            header, known = _of_camera(header, load_sensor(known)), CUSTOM
         source, names = _identify_bands(header, known, options.bands)
         index = [i for i, name in enumerate(names) if name is not None]
         chosen = [name for name in names if name is not None]
@@ -89,6 +93,24 @@ def open_geotiff(path: str, options: SceneOptions) -> Scene:
                 [*_doubts(header, source, names, options, is_known=known is not None), *time_notes, *rule.notes],
             ),
         )
+
+
+def _of_camera(header: Header, camera: Sensor) -> Header:
+    """The header with the camera's nominal wavelengths, or with its widths, if the file has none."""
+    nominal, count = camera.grid, len(header.wavelengths)
+    known = [band for band in header.wavelengths if band is not None]
+    if not known and count != len(nominal):
+        raise SceneError(
+            f"{header.path}: {count} bands without wavelengths; {camera.name} has {len(nominal)}. Write the centres in "
+            "nm into the header, as `wavelength = {...}`."
+        )
+    centres = [band.centre_nm for band in known] if len(known) == count else nominal.wavelength_nm.tolist()
+    widths = [band.fwhm_nm for band in known]
+    if known and (len(known) < count or None not in widths):
+        return header
+    widths = np.interp(centres, nominal.wavelength_nm, nominal.fwhm_nm).tolist()
+    wavelengths = tuple(Wavelength(centre, width) for centre, width in zip(centres, widths, strict=True))
+    return replace(header, wavelengths=wavelengths, camera=camera.name)
 
 
 def _labelled(assets: Sequence[Asset], header: Header) -> tuple[Asset, ...]:
@@ -153,6 +175,12 @@ def _identify_bands(header: Header, known: str | None, bands: tuple[str, ...] | 
             f"{header.path}: --bands has {len(bands)} names for {len(header.descriptions)} bands; one name per band in "
             f"file order is required. Use `{SKIP}` for a band to skip."
         )
+    if bands is None and len(header.descriptions) > MOST_UNKNOWN_BANDS and not any(header.wavelengths):
+        raise SceneError(
+            f"{header.path}: {len(header.descriptions)} bands without wavelengths; a hyperspectral cube requires "
+            "one for each band. Write `wavelength = {...}` in nm into its ENVI header, or name the camera: --source "
+            f"{' or '.join(sensor_names('camera'))}."
+        )
     if source == CUSTOM:
         own = ["" for _ in header.descriptions] if bands is None else [None if name == SKIP else name for name in bands]
         return CUSTOM, _custom_names(header, own)
@@ -216,6 +244,8 @@ def _rule(
 def _notes(header: Header, dataset: DatasetReader, used: Sequence[int], notes: Sequence[str]) -> tuple[str, ...]:
     notes = list(notes)
     notes += filter(None, [georeference_note(dataset)])
+    if header.camera:
+        notes.append(f"Wavelengths or widths that the file lacks are nominal, of {header.camera}.")
     alpha = {band - 1 for band in alpha_bands(dataset)}
     unused = [
         f"{i + 1} ({text})" if text else str(i + 1)

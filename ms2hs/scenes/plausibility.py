@@ -44,8 +44,8 @@ MIN_SHARE_FILL = 0.05
 MIN_PIXELS = 16
 # Share of pixels below 0 from which on a scene is suspect.
 MAX_SHARE_BELOW_ZERO = 0.05
-# A pixel below this in a band is negative: more than noise and errors of atmospheric correction over water.
-NEGATIVE = -0.02
+# A pixel is negative if this share of its bands (one of a multispectral sensor) is below this: more than noise.
+NEGATIVE, MIN_SHARE_BANDS = -0.02, 1 / 12
 # Scales and offsets in use: reflectance, ten-thousandths, percent, thousandths, 16 and 8 bits; Landsat Collection 2;
 # Sentinel-2 from baseline 04.00 on.
 SCALES_IN_USE = (1.0, DN_SCALE, 0.01, 0.001, 1 / 65535)
@@ -156,7 +156,7 @@ def offset_warnings(scene: Scene, pixels: Float32Array) -> tuple[str, ...]:
     if not pixels.size:
         return ()
     warnings = []
-    if (negative := _share_below_zero(pixels)) > MAX_SHARE_BELOW_ZERO:
+    if (negative := _share_below(0, pixels)) > MAX_SHARE_BELOW_ZERO:
         warnings.append(
             f"{negative:.0%} of the valid pixels have negative reflectance ({scene.offset_rule}); at most 5 % are "
             "usual, on water and in shadow." + _offset_advice(scene, pixels, ADDED_REFLECTANCE)
@@ -169,15 +169,16 @@ def offset_warnings(scene: Scene, pixels: Float32Array) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def _share_below_zero(pixels: FloatArray) -> float:
-    return float((pixels < 0).any(axis=0).mean())
+def _share_below(limit: float, pixels: FloatArray) -> float:
+    """Share of the pixels (band, pixel) with `MIN_SHARE_BANDS` of the bands below a limit."""
+    return float(((pixels < limit).mean(axis=0) >= MIN_SHARE_BANDS).mean())
 
 
 def _offset_advice(scene: Scene, pixels: Float32Array, change: float) -> str:
     """The options that change the offset, if the bands have one rule and the sample is plausible afterwards."""
     changed = pixels + np.float32(change)
     is_wrong = (
-        _share_below_zero(changed) > MAX_SHARE_BELOW_ZERO
+        _share_below(0, changed) > MAX_SHARE_BELOW_ZERO
         or bool(added_constant(changed, scene.spectral.wavelength_nm))
         or bool(fit_of(changed, scene.spectral).problem)
     )
@@ -216,7 +217,7 @@ def fit_of(reflectance: FloatArray, grid: SpectralGrid) -> Fit:
     if reflectance.shape[1] < MIN_PIXELS:
         return Fit("", 0.0)
     top = reflectance.max(axis=0)
-    negative = float((reflectance < NEGATIVE).any(axis=0).mean())
+    negative = _share_below(NEGATIVE, reflectance)
     problems, dark, misfit, water = [], [], 0.0, 0.0
     if negative > 0.5:
         problems.append(f"{negative:.0%} of the pixels have negative reflectance")

@@ -35,6 +35,9 @@ LEVEL_1C_NOTE = (
 )
 # Sen2Like adjusts scenes of several sensors to one (level 2H) and mixes their pixels (2F).
 SEN2LIKE_NAME = re.compile(r"(?<![A-Z0-9])(?:S2._MSIL2[FH]|L2[FH]_T\d{2}[A-Z]{3})_", re.IGNORECASE)
+# Raw counts of a camera and of its white and dark reference, and the reflectance that its software computes from them,
+# in the folder of a capture.
+REFERENCE_FILES, REFLECTANCE_CUBES = ("WHITEREF_", "DARKREF_"), "results/REFLECTANCE_*.hdr"
 LEVEL_KEY = re.compile(r"level|data_type|product_type")
 # Missions without a sensor's table, in file names, descriptions of bands and tags with these keys.
 MISSION_KEY = re.compile(r"platform|spacecraft|satellite|mission|sensor")
@@ -46,6 +49,20 @@ OTHER_MISSIONS = {
     "MODIS": re.compile(r"(?i)(?<![A-Z0-9])(M[OYC]D\d\d\w*|sur_refl_b\d\d|MODIS)(?![A-Z0-9])"),
     "VIIRS": re.compile(r"(?i)(?<![A-Z0-9])(V(NP|J1)\d\d\w*|VIIRS)(?![A-Z0-9])"),
 }
+
+
+def is_raw_capture(path: Path) -> bool:
+    """Whether a file holds raw counts of a camera: a white or dark reference, or the image that lies beside one."""
+    beside = any((path.parent / f"{start}{path.stem}.hdr").is_file() for start in REFERENCE_FILES)
+    return beside or path.name.upper().startswith(REFERENCE_FILES)
+
+
+def raw_capture_error(path: str | Path) -> SceneError:
+    """The error for raw counts of a camera."""
+    return SceneError(
+        f"{path}: holds raw counts of a camera, with white and dark references; reflectance is required. Use "
+        "REFLECTANCE_*.dat, or write (counts - dark) / (white - dark) times the panel's reflectance as an ENVI file."
+    )
 
 
 def platform_note(source: str) -> str:
@@ -103,12 +120,14 @@ def has_offset(baseline: str) -> bool:
 
 
 def refuse_unsuitable(header: Header) -> None:
-    """Refuse top-of-atmosphere files, files of missions without a table, and files written by ms2hs.
+    """Refuse top-of-atmosphere files, raw counts, files of missions without a table, and files written by ms2hs.
 
     Level and mission are read from the file's name, its tags and the descriptions of its bands. The mission does not
     matter if the bands have wavelengths.
     """
     path, name, tags = header.path, Path(header.path).name, header.tags
+    if is_raw_capture(Path(path)):
+        raise raw_capture_error(path)
     own, texts = (name, *filter(None, header.descriptions)), (name, *tags.values())
     if found := next(filter(SEN2LIKE_NAME.search, own), None):
         raise SceneError(

@@ -98,7 +98,7 @@ class SceneOptions:
     """The user's options for a scene; None means that the file's metadata decide."""
 
     source: str | None = None
-    """Name of the sensor, or `custom` for bands identified by their wavelengths only."""
+    """Name of the sensor, or `custom` for bands identified by their wavelengths only; a camera's are, too."""
     bands: tuple[str, ...] | None = None
     """For a GeoTIFF the name of each band in file order, `-` for a band to skip; for a product the bands to use."""
     scale: float | None = None
@@ -139,7 +139,7 @@ class SceneOptions:
                 f"both --offset {self.offset:g} and --dn-offset {self.dn_offset:g}; one is allowed. Use --offset, in "
                 "reflectance."
             )
-        known = [*sensor_names("source"), CUSTOM]
+        known = [*sensor_names("source"), *sensor_names("camera"), CUSTOM]
         if self.source is not None and self.source not in known:
             raise UnknownName.of("source", self.source, known, "Use one of these with --source.")
 

@@ -1,5 +1,9 @@
 """Sensors by name: a table of bands in `tables/` for each, and published spectral responses in `tables/responses/`.
 
+A sensor is a `source` of multispectral scenes, a `target` to convert to, or a `camera` on a bench, tripod or cart: a
+hyperspectral sensor that is both. Cubes of a camera are known by the wavelengths in their own files; its table is
+nominal, for conversions to its bands and for files without wavelengths or widths.
+
 To add a sensor, add its table `tables/NAME.csv`: comment lines `# key: value`, then one row per band. Every table has
 the keys `title`, `role`, `gsd_m` and `source`, and the columns `band,center_nm,fwhm_nm,good`. The table of a source
 also says how its products are recognised and stored: its other keys are fields of `Sensor`, and the column
@@ -10,7 +14,7 @@ sensor names.
 
 import csv
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,13 +38,15 @@ COMMON_NAMES_NM = dict(zip(("red", "green", "blue"), RGB_NM, strict=True)) | {
 }  # fmt: skip
 # Limits of a user's table: its bytes, its bands (a TIFF holds 65535), and the width of a band in nm.
 MAX_TABLE_BYTES, MAX_BANDS, WIDTHS_NM = 2_000_000, 4096, (0.1, 1000.0)
+# Largest distance in nm between a band of a camera and its nominal centre: cameras of one model differ by a few nm.
+MAX_CAMERA_SHIFT_NM = 5.0
 # The regular expression of a table without this key: matches nothing.
 NEVER = re.compile("(?!)")
 
 
 @dataclass(frozen=True, eq=False)
 class Sensor:
-    """A sensor with known bands: a source of multispectral scenes, or a target to convert to."""
+    """A sensor with known bands: a source of scenes, a target to convert to, or both."""
 
     name: str
     citation: str
@@ -53,7 +59,7 @@ class Sensor:
     title: str
     """One line for users."""
     role: str = "target"
-    """`source` (multispectral) or `target` (hyperspectral)."""
+    """`source` (multispectral), `target` (hyperspectral) or `camera` (hyperspectral, both)."""
     gsd_m: float = 30.0
     """Finest ground sampling distance of its products, in m."""
     working_gsd_m: float | None = None
@@ -110,7 +116,7 @@ KEYS: dict[str, Callable[[str], Any]] = USER_KEYS | {
 
 
 def sensor_names(role: str | None = None) -> list[str]:
-    """Names of the sensors in `tables/`, of one `role` or of both."""
+    """Names of the sensors in `tables/`, of one `role` or of all."""
     names = sorted(path.stem for path in TABLES.glob("*.csv"))
     return [name for name in names if role is None or load_sensor(name).role == role]
 
@@ -140,6 +146,15 @@ def shipped_sensor(name: str, role: str | None = None) -> Sensor | None:
     For names in files, which are text of others: they are looked up in the tables and never used as paths.
     """
     return load_sensor(name) if name in sensor_names(role) else None
+
+
+def camera_of(wavelength_nm: Sequence[float]) -> Sensor | None:
+    """The camera with as many bands, each within `MAX_CAMERA_SHIFT_NM` of these centres; None without one."""
+    for camera in map(load_sensor, sensor_names("camera")):
+        nominal = camera.grid.wavelength_nm
+        if len(nominal) == len(wavelength_nm) and np.abs(nominal - wavelength_nm).max() <= MAX_CAMERA_SHIFT_NM:
+            return camera
+    return None
 
 
 def _read(path: Path) -> Sensor:

@@ -199,7 +199,7 @@ class LabelTask:
 
     @property
     def constant(self) -> Float32Array:
-        """(output,) of a model that ignores its input: frequencies of classes above those of others, or means."""
+        """(output,) of a model that ignores its input: the frequency of each class, or the mean."""
         labels, chosen = self.windows.labels, self.windows.labels.labels[self.windows.samples]
         if labels.task == "regression":
             return np.asarray(chosen.mean(axis=0), np.float32)

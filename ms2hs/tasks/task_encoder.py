@@ -1,9 +1,10 @@
 """The encoder of a masked autoencoder as a module: from reflectance of any bands to one feature vector for each patch.
 
 Each configuration gets its bands as in training. Bands are tokens of their own where the network was trained with such
-tokens; the bands of a multispectral sensor are pasted into a hyperspectral grid, of which only the covered groups are
-visible, where the network was trained on groups; other bands are cut into groups. A network of the prior's coefficients
-has one token for each patch. All bands are visible, and the tokens of a patch are averaged.
+tokens. A network of groups has the bands in groups; the bands of a multispectral sensor are pasted into a hyperspectral
+grid first, of which only the covered groups are visible, unless the network was pretrained on this sensor's images. A
+network of the prior's coefficients has one token for each patch. All bands are visible, and the tokens of a patch are
+averaged.
 """
 
 from typing import Self
@@ -34,13 +35,13 @@ class TaskEncoder(nn.Module):
 
     _bands: Tensor
 
-    def __init__(
-        self, network: SpectralMAE, grid: SpectralGrid, sensor: str | None, range_nm: tuple[float, float]
-    ) -> None:
-        """Use the bands of `grid` inside `range_nm`, which may be in any order.
+    def __init__(self, weights: Weights, network: SpectralMAE, grid: SpectralGrid, sensor: str | None) -> None:
+        """Use the bands of `grid`, in any order, that lie inside the model's wavelengths.
 
         Parameters
         ----------
+        weights : the model, whose card says on which sensor's images it was pretrained.
+        network : the model's network, or a network of the same configuration.
         sensor : name of the sensor of the bands; None: they are known by wavelength only.
 
         Raises
@@ -48,7 +49,7 @@ class TaskEncoder(nn.Module):
         GridError : no band in the range; or bands that the network cannot use.
         """
         super().__init__()
-        config = network.config
+        config, range_nm = network.config, weights.range_nm
         self.network, self.patch, self.width = network, config.patch, config.width
         order = np.argsort(grid.wavelength_nm, kind="stable")
         nm = grid.wavelength_nm[order]
@@ -68,7 +69,9 @@ class TaskEncoder(nn.Module):
             product = multispectral.product_error if multispectral else ""
             error = input_error_named(product) if product else TYPICAL_INPUT_ERROR
         self._mapping = None
-        if config.measured == "pasted" and multispectral:
+        settings = weights.card.get("settings")
+        pretrained_on = settings.get("source") if isinstance(settings, dict) else None
+        if config.measured == "pasted" and multispectral and multispectral.name != pretrained_on:
             target = load_sensor(PASTED_INTO).grid
             target = target.select(np.argsort(target.wavelength_nm, kind="stable"))
             self._mapping = BandMapping(config, source, target)
@@ -80,7 +83,7 @@ class TaskEncoder(nn.Module):
     @classmethod
     def of(cls, weights: Weights, grid: SpectralGrid, sensor: str | None = None) -> Self:
         """The encoder of weights; WeightsError for a linear model, GridError as in the constructor."""
-        return cls(network_of(weights), grid, sensor, weights.range_nm)
+        return cls(weights, network_of(weights), grid, sensor)
 
     @classmethod
     def random(cls, weights: Weights, grid: SpectralGrid, sensor: str | None = None, seed: int = 0) -> Self:
@@ -88,7 +91,7 @@ class TaskEncoder(nn.Module):
         config = network_of(weights).config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(SpectralMAE(config, weights.prior).eval(), grid, sensor, weights.range_nm)
+            return cls(weights, SpectralMAE(config, weights.prior).eval(), grid, sensor)
 
     def encoder_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters of the encoder by their names in the network, without the decoder's."""

@@ -2,8 +2,8 @@
 
 The head is one linear layer on features of the encoder. Samples that are images have the mean of their patches. Pixels
 have the features of the patches around them, interpolated between patch centres, and beside them the pixel's own bands
-where a patch has more than one pixel, so that maps are sharp. For a change the features are those of the first date, of
-the second, and their absolute difference, which no linear layer could compute.
+where a patch has more than one pixel, so that maps are sharp. A change has the features of both dates, and their
+absolute difference, which no linear layer could compute.
 """
 
 import copy

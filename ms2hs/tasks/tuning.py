@@ -181,7 +181,7 @@ def _window_side(labels: LabelSet, config: ModelConfig, window: int | None) -> i
 
 
 def _standardise(model: TaskModel, task: LabelTask) -> None:
-    """Scale features by their mean and deviation over some batches, and quantities by those of the labels."""
+    """Scale features by their mean and deviation over some batches, and quantities by the labels'."""
     parts: tuple[list[Tensor], list[Tensor]] = ([], [])
     with torch.no_grad():
         for step in range(STANDARD_BATCHES):

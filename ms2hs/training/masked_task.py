@@ -149,7 +149,7 @@ class MaskedTask(TrainingLoss):
         if self.config.by_patch:
             raise DataError(
                 f"a cube of {low:.0f}-{high:.0f} nm; green, red, near infrared and 1610 nm are needed to find the land "
-                "cover. Leave this cube out, or train another preset."
+                "cover. Leave this cube out, or train another preset: spectral, dlr-ibm-spectral, s2mae or general."
             )
         return self._some_bands(truth, target, draws)
 

@@ -29,7 +29,6 @@ from ms2hs.raster.cube import (
     ENGINES,
     NODATA,
     SCALE,
-    image_of,
     open_cube,
     pixel_grid_of,
     sigma_beside,
@@ -38,6 +37,7 @@ from ms2hs.raster.cube import (
 from ms2hs.raster.cube_writer import cube_names, cube_path, sigma_name
 from ms2hs.raster.dataset import open_dataset, read_bands
 from ms2hs.raster.formats import format_of
+from ms2hs.raster.header import image_of
 from ms2hs.remote.object_store import RemotePath, parse_output
 
 # Columns that a thread reads at once, and rows of a strip: whole blocks of the largest size. A strip of a wide cube has

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from ms2hs.cli.messages import note, print_failed, print_left_out, print_log
+from ms2hs.cli.messages import note, print_failed, print_left_out
 from ms2hs.cli.options import (
     BATCH,
     GSDS,
@@ -202,8 +202,6 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     from ms2hs.models.weights import load_weights
     from ms2hs.spectra.product_error import InputError
 
-    if not quiet:
-        print_log()
     _check_place(context)
     if given(context, "device") and load_weights(model).network is None:
         refuse(context, ["device"], "the linear model always runs on the processor")

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 import webbrowser
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,16 +17,25 @@ from ms2hs.cli.options import (
     AsJson,
     Overwrite,
     Quiet,
+    complete_camera,
     complete_model,
     complete_preset,
     complete_source,
     complete_target,
+    refuse,
 )
 
 
 def complete_name() -> list[str]:
     """Every name that `info` describes."""
-    return [*complete_source(), *complete_target(), *complete_model(), *complete_preset()]
+    return [*dict.fromkeys((*complete_source(), *complete_target(), *complete_model(), *complete_preset()))]
+
+
+class ExampleKind(StrEnum):
+    """What `example` writes."""
+
+    scene = "scene"
+    bench = "bench"
 
 
 def info_command(
@@ -43,13 +53,23 @@ def info_command(
 
 
 def example_command(
-    path: Annotated[Path, typer.Argument(help="Output GeoTIFF.")] = Path("example.tif"),
+    context: typer.Context,
+    path: Annotated[Path | None, typer.Argument(help="Output file.", show_default="example.tif, or bench.dat")] = None,
+    kind: Annotated[
+        ExampleKind, typer.Option(help="A Sentinel-2 scene, or a bench with leaves and soil below a camera.")
+    ] = ExampleKind.scene,
+    camera: Annotated[str, typer.Option(help="Camera above the bench.", autocompletion=complete_camera)] = "specim-iq",
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a small simulated Sentinel-2 scene."""
+    """Write a small simulated Sentinel-2 scene, or the cube of a camera above a bench."""
+    from ms2hs.datasets.simulation.bench_scene import write_bench
     from ms2hs.datasets.simulation.example_scene import write_example
 
-    typer.echo(write_example(path, overwrite=overwrite))
+    if kind is ExampleKind.bench:
+        typer.echo(write_bench(path or Path("bench.dat"), camera, overwrite=overwrite))
+    else:
+        refuse(context, ["camera"], "it is for --kind bench")
+        typer.echo(write_example(path or Path("example.tif"), overwrite=overwrite))
 
 
 def demo_command(

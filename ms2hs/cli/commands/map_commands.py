@@ -31,7 +31,7 @@ from ms2hs.cli.parsers import parse_gsd
 
 EPILOG = example_epilog(
     "ms2hs map scene.tif --model tuned.safetensors",
-    "ms2hs map scene.tif --model tuned.safetensors --probability best -o maps/",
+    "ms2hs map scene.tif --model tuned.safetensors --probability best -o map.tif",
     "ms2hs map before.tif after.tif --model change.safetensors",
 )
 

@@ -42,13 +42,26 @@ class PairSet:
 def simulated_pairs(corpus: Path, source: str, target: str | None, split: str | None = None) -> PairSet:
     """Pairs of a simulated source sensor and the bands of `target`, from a folder of cubes.
 
-    `target` is a sensor or a CSV; None = each cube's own bands. Errors as in `open_cubes` and `load_sensor`.
+    `target` is a sensor or a CSV; None = each cube's own bands. Cubes without the source's wavelengths are left out;
+    DataError if no cube has them. Other errors as in `open_cubes` and `load_sensor`.
     """
     load_sensor(source)
     grid = None if target is None else load_sensor(target).grid
     title = f"simulated {source} to {target or 'the own bands'}, from {corpus}"
-    pairs = [SimulatedPair(cube, source, grid) for cube in open_cubes(corpus, split)]
-    return PairSet(title if split is None else f"{title}, split {split}", pairs)
+    pairs, left_out = list[Pair](), dict[str, str]()
+    for cube in open_cubes(corpus, split):
+        pair = SimulatedPair(cube, source, grid)
+        if lacking := pair.unknown_source_bands:
+            low, high = cube.grid.wavelength_nm[[0, -1]]
+            left_out[cube.name] = (
+                f"{cube.name} has {low:.0f}-{high:.0f} nm; the source {source} measures {len(lacking)} bands outside "
+                f"({', '.join(lacking[:3])}). Use cubes with its wavelengths, or another --source"
+            )
+        else:
+            pairs.append(pair)
+    if not pairs:
+        raise DataError(f"{corpus}: {source} cannot be simulated from any cube. {next(iter(left_out.values()))}.")
+    return PairSet(title if split is None else f"{title}, split {split}", pairs, left_out)
 
 
 def open_pairs(folder: Path, split: str | None = None) -> PairSet:

@@ -15,6 +15,7 @@ from ms2hs.datasets.cubes.spectra_npz import covered_bands, view_matrix
 from ms2hs.errors import DataError
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.scenes.scene import Scene, SceneOptions
+from ms2hs.spectra.library import MAX_STEP_NM
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
@@ -86,6 +87,13 @@ class SimulatedPair:
     def target(self) -> SpectralGrid:
         """The target bands."""
         return self.target_grid or self.cube.grid
+
+    @property
+    def unknown_source_bands(self) -> list[str]:
+        """Names of the source bands that cannot be simulated: their centre lies beyond the cube's bands."""
+        nm = self.cube.grid.wavelength_nm
+        beyond = (self.source.wavelength_nm < nm[0] - MAX_STEP_NM) | (self.source.wavelength_nm > nm[-1] + MAX_STEP_NM)
+        return [name for name, outside in zip(self.source.names, beyond, strict=True) if outside]
 
     @cached_property
     def _views(self) -> tuple[Float32Array, Float32Array | None]:

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from ms2hs.errors import DataError, input_errors, visible
-from ms2hs.raster.cube import image_of
 from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
-from ms2hs.raster.header import read_header
+from ms2hs.raster.header import image_of, read_header
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.library import load_npz
 from ms2hs.tasks.labels.label_options import LabelOptions

@@ -135,6 +135,7 @@ def open_labels(options: LabelOptions) -> LabelSet:
     UnknownName : the task, sensor or a class is unknown.
     """
     path = Path(options.path)
+    options = replace(options, path=path, scene=None if options.scene is None else Path(options.scene))
     if options.task is not None and options.task not in TASKS:
         raise UnknownName.of("task", options.task, list(TASKS), "Use one of these.")
     if not path.exists() and not is_pattern(path):
@@ -150,9 +151,8 @@ def open_labels(options: LabelOptions) -> LabelSet:
                 f"{path}: {label_format.name} have no labels for {task}; --task {' or '.join(label_format.tasks)} is "
                 "possible. Use one of these."
             )
-        unused = [
-            name for field, name in OPTIONS.items() if field not in label_format.options and getattr(options, field)
-        ]
+        given = [field for field in OPTIONS if getattr(options, field) not in {None, ()}]
+        unused = [OPTIONS[field] for field in given if field not in label_format.options]
         if unused:
             raise DataError(
                 f"{path}: {unused[0]} was given, which {label_format.name} do not use; an option is never ignored. "

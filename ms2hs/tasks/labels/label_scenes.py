@@ -13,9 +13,10 @@ from ms2hs.datasets.cubes.raster_cube import open_raster
 from ms2hs.datasets.cubes.registry import Cube
 from ms2hs.datasets.multispectral import open_sensor_raster
 from ms2hs.errors import DataError
-from ms2hs.raster.cube import image_of, spectral_of
+from ms2hs.raster.cube import spectral_of
 from ms2hs.raster.dataset import open_dataset
-from ms2hs.spectra.sensors import load_sensor
+from ms2hs.raster.header import image_of
+from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.tasks.labels.label_options import LabelOptions
 from ms2hs.tasks.labels.label_set import LabelSet
 from ms2hs.tasks.labels.label_values import block_names
@@ -62,12 +63,29 @@ def open_label_scene(path: Path, options: LabelOptions) -> LabelScene:
     if not is_hyperspectral(path, options.source):
         try:
             image = open_sensor_raster(path, options.source)
-        except DataError as error:
-            if options.source or "--source" not in str(error):
+        except DataError:
+            if options.source or not has_wavelengths(path):
                 raise
         else:
-            return LabelScene(image, image.sensor, image.notes)
+            return LabelScene(image, sensor_of(image), image.notes)
     return LabelScene(open_raster(path), None)
+
+
+def sensor_of(cube: Cube) -> str | None:
+    """Name of the source sensor whose bands an image has; None: they are known by wavelength only."""
+    for name in sensor_names("source"):
+        grid = load_sensor(name).grid
+        if set(cube.grid.names) <= set(grid.names):
+            own = grid.wavelength_nm[grid.index(cube.grid.names)]
+            if np.array_equal(own, cube.grid.wavelength_nm):
+                return name
+    return None
+
+
+def has_wavelengths(path: Path, more_than: int = 0) -> bool:
+    """Whether the bands of a raster have wavelengths, and are more than a number."""
+    with open_dataset(str(path)) as file:
+        return file.count > more_than and spectral_of(file) is not None
 
 
 def is_hyperspectral(path: Path, source: str | None) -> bool:
@@ -76,8 +94,7 @@ def is_hyperspectral(path: Path, source: str | None) -> bool:
     A probe simulates the source from such an image.
     """
     bands = len(load_sensor(source).grid) if source else MULTISPECTRAL_BANDS
-    with open_dataset(str(path)) as file:
-        return spectral_of(file) is not None and file.count > bands + MAX_EXTRA_BANDS
+    return has_wavelengths(path, more_than=bands + MAX_EXTRA_BANDS)
 
 
 def pixel_labels(

@@ -69,8 +69,8 @@ def split(label_set: LabelSet, seed: int = 0, *, guard: int = 0) -> Split:
         if not len(members):
             raise DataError(
                 f"{label_set.name}: no sample is left for {name} of {len(label_set)} samples in "
-                f"{len(np.unique(label_set.groups))} groups ({by}); at least 3 groups are needed. Add data, give "
-                "smaller blocks with --block, or use --split random, which is optimistic."
+                f"{len(np.unique(label_set.groups))} groups ({by}); each side needs a group, and training and test one "
+                "of each class. Add data, give smaller blocks with --block, or use --split random, which is optimistic."
             )
     return Split(train, val, test, by)
 

@@ -35,9 +35,9 @@ from ms2hs.raster.formats.qgis_style import STYLE_SUFFIX
 from ms2hs.raster.pixel_grid import PixelGrid, pixel_size_m
 from ms2hs.raster.tiling import Tiling
 from ms2hs.scenes.formats import open_scene
-from ms2hs.scenes.plausibility import check_reflectance
+from ms2hs.scenes.plausibility import check_reflectance, offset_warnings, stored_sample
 from ms2hs.scenes.reader import SceneReader
-from ms2hs.scenes.scene import Scene, SceneOptions
+from ms2hs.scenes.scene import CUSTOM, Scene, SceneOptions
 from ms2hs.tasks.maps.map_files import (
     CLASSES,
     PROBABILITIES,
@@ -56,6 +56,8 @@ from ms2hs.tasks.maps.map_model import MapModel
 from ms2hs.tasks.maps.scene_bands import select_bands
 
 EXTRA = "no quicklook is drawn: matplotlib is not installed. Install it with: pip install 'ms2hs[tasks]'"
+# Largest distance of the corners of two scenes of a change map, in pixels: less is rounding.
+MAX_SHIFT = 0.01
 Probability = Literal["best", "all"]
 
 
@@ -198,7 +200,8 @@ def plan(
         )
     if kind.stored is CLASSES:
         Legend.of(model.classes)
-    opened = [select_bands(open_scene(str(scene), options.scene), model.grid, model.sensor) for scene in scenes]
+    whole = [open_scene(str(scene), options.scene) for scene in scenes]
+    opened = [select_bands(scene, model.grid, model.sensor) for scene in whole]
     region = ConvertOptions(gsd_m=options.gsd_m, bbox=options.bbox, window=options.window)
     grids = [output_grid(scene, region) for scene in opened]
     _check_same_grid(opened, grids)
@@ -207,9 +210,11 @@ def plan(
     path = folder / f"{name}.tif" if folder.is_dir() else folder
     check_tiff(path)
     ids = [input_files(scene, [given, model.path], ()) for scene, given in zip(opened, scenes, strict=True)]
-    warned = [
-        replace(scene, notes=(*scene.notes, *check_reflectance(scene, grid, force=options.force)))
-        for scene, grid in zip(opened, grids, strict=True)
+    warned = [  # bands of a cube may be empty, and all bands of a sensor show more
+        replace(
+            used, notes=(*used.notes, *_doubts(used if used.source == CUSTOM else scene, grid, force=options.force))
+        )
+        for scene, used, grid in zip(whole, opened, grids, strict=True)
     ]
     provenance = {
         "version": __version__,
@@ -227,10 +232,21 @@ def plan(
     return planned
 
 
+def _doubts(scene: Scene, grid: PixelGrid, *, force: bool) -> tuple[str, ...]:
+    """Warnings about scale and offset, by a sample of the pixels; SceneError where they cannot be right."""
+    warnings = check_reflectance(scene, grid, force=force)
+    scale, offset = (np.array([getattr(asset, key) for asset in scene.assets]) for key in ("dn_scale", "dn_offset"))
+    sample = (stored_sample(scene.assets, grid) + offset[:, None]) * scale[:, None]
+    return (*warnings, *offset_warnings(scene, sample.astype(np.float32)))
+
+
 def _check_same_grid(scenes: Sequence[Scene], grids: Sequence[PixelGrid]) -> None:
     """Refuse scenes on different grids: a shift of one pixel looks like change."""
     for scene, grid in zip(scenes[1:], grids[1:], strict=True):
-        if grid != grids[0]:
+        pixel = abs(grid.transform[0]) + abs(grid.transform[3])
+        shift = np.abs(np.subtract(grid.bounds, grids[0].bounds)).max() / pixel
+        same_shape = (grid.crs, grid.height, grid.width) == (grids[0].crs, grids[0].height, grids[0].width)
+        if not same_shape or shift > MAX_SHIFT:
             raise GridError(
                 f"{scene.id} has {_grid_text(grid)}, and {scenes[0].id} has {_grid_text(grids[0])}; scenes of a change "
                 "map lie on one grid. Warp one to the grid of the other, such as with gdalwarp -te and -ts."
