@@ -22,7 +22,7 @@ from ms2hs.files import check_output, file_ids, files_in
 from ms2hs.models.config import ModelConfig
 from ms2hs.models.weights import DEFAULT, Weights, load_weights
 from ms2hs.progress import FitProgress
-from ms2hs.tasks.features import simulated
+from ms2hs.tasks.sample_features import simulated
 from ms2hs.tasks.label_task import LabelledWindows, LabelTask
 from ms2hs.tasks.labels.label_options import LabelOptions
 from ms2hs.tasks.labels.label_reader import open_labels
