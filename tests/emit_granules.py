@@ -9,6 +9,8 @@ STEP = 0.000542232520256367
 FLAG_NAMES = {
     1: ("Cloud flag", "Cirrus flag", "Water flag", "Spacecraft Flag", "Dilated Cloud Flag", "AOD550", "H2O (g cm-2)",
         "Aggregate Flag"),
+    2: ("Cloud Flag", "Cirrus Flag", "Water Flag", "Spacecraft Flag", "Dilated Cloud Flag", "AOD550", "H2O (g cm-2)",
+        "Aggregate Flag", "SpecTf-Cloud Probability", "SpecTf-Cloud Flag", "SpecTf-Buffer Distance"),
     3: ("Cloud Flag", "Cirrus Flag", "Water Flag", "Dilated Cloud Flag", "SpecTf-Cloud Probability",
         "SpecTf-Cloud Flag", "SpecTf-Buffer Distance"),
 }  # fmt: skip
@@ -81,7 +83,7 @@ def _write(paths, layout, seed, flags):
             file.create_dataset(variable, data=values, fillvalue=-9999.0, **options)
             bands = file.create_group("sensor_band_parameters")
             if variable == "reflectance":
-                bands["wavelengths"] = np.linspace(381.0, 2493.0, layout.bands).astype(np.float32)
+                bands["wavelengths"] = np.linspace(410.0, 2493.0, layout.bands).astype(np.float32)
                 bands["fwhm"] = np.full(layout.bands, 8.5, np.float32)
                 bands["good_wavelengths"] = good
             else:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from ms2hs.datasets.cubes.registry import open_cubes
 from ms2hs.errors import DataError
 from ms2hs.evaluation import completion, metric_table
 from ms2hs.evaluation.completion import GROUP, CompletionOptions, complete_cubes
+from ms2hs.evaluation.masked_completion import Masking
 from ms2hs.evaluation.report.numbers import json_values
 from ms2hs.evaluation.report.terminal import print_completion
 from ms2hs.models.config import preset
@@ -65,19 +67,22 @@ def options_of(corpus, **changes):
 def windows(monkeypatch):
     """A list that receives the windows of each completion."""
     seen = []
-    make = completion._windows
+    make = completion.completion_windows
 
     def spy(options):
         seen.append(make(options))
         return seen[-1]
 
-    monkeypatch.setattr(completion, "_windows", spy)
+    monkeypatch.setattr(completion, "completion_windows", spy)
     return seen
 
 
 def test_mse_is_the_weighted_mean_of_hidden_and_visible_mse(corpus, network, windows):
-    rows = complete_cubes(["linear", network], options_of(corpus))
+    calls = []
+    rows = complete_cubes(["linear", network], options_of(corpus), lambda *call: calls.append(call))
     (seen,) = windows
+    assert calls[-1] == ("shaken", len(seen), len(seen))
+    assert len(calls) == 4 * len(seen)
     hidden = sum(window.hidden.sum() * window.valid.sum() for window in seen)
     everything = sum(len(window.hidden) * window.valid.sum() for window in seen)
     assert 0 < hidden < everything
@@ -145,15 +150,15 @@ def test_baselines_are_mean_and_interpolation(corpus, windows):
 @pytest.mark.parametrize(("name", "group"), [("dlr-ibm-spectral", 8), ("dlr-ibm-spatial-spectral", 8), ("s2mae", 4)])
 def test_network_sees_only_visible_bands(name, group, corpus, tmp_path):
     weights = load_weights(make_weights(tmp_path / "w.safetensors", name, shake=0.02, patch=4, group=group))
-    (window, *_) = completion._windows(options_of(corpus))
-    made = completion._completed(weights, window)
+    (window, *_) = completion.completion_windows(options_of(corpus))
+    made = completion.completed(weights, window)
     assert made.shape == window.truth.shape
     other = replace(window, truth=np.where(window.hidden[:, None, None], 7, window.truth).astype(np.float32))
-    np.testing.assert_array_equal(completion._completed(weights, other), made)
+    np.testing.assert_array_equal(completion.completed(weights, other), made)
     seen = np.flatnonzero(~window.hidden)[0]
     changed = window.truth.copy()
     changed[seen] += 0.1
-    assert np.abs(completion._completed(weights, replace(window, truth=changed)) - made).max() > 1e-5
+    assert np.abs(completion.completed(weights, replace(window, truth=changed)) - made).max() > 1e-5
 
 
 def test_windows_that_patches_do_not_divide_are_completed(tmp_path):
@@ -167,7 +172,7 @@ def test_windows_that_patches_do_not_divide_are_completed(tmp_path):
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.75, 0.9])
 def test_windows_hide_the_share_of_groups(share, corpus):
     groups = -(-BANDS // GROUP)
-    hidden = [window.hidden for window in completion._windows(options_of(corpus, hidden=share))]
+    hidden = [window.hidden for window in completion.completion_windows(options_of(corpus, hidden=share))]
     for bands in hidden:
         by_group = np.append(bands, np.full(-BANDS % GROUP, bands[-1])).reshape(-1, GROUP)
         assert (by_group == by_group[:, :1]).all()
@@ -330,3 +335,79 @@ def test_prior_completes_real_cubes_best(real_data):
     mean, between, prior = complete_cubes(["linear"], CompletionOptions(real_data, windows=12, size=32))
     assert prior.masked_mse < min(between.masked_mse, mean.masked_mse)
     assert prior.ssim > 0.8
+
+
+# Completion at several ratios
+
+
+def test_each_model_loses_its_own_tokens(corpus, tmp_path):
+    (window, *_) = completion.completion_windows(options_of(corpus))
+    cases = (
+        ("s2mae", {"patch": 4, "group": 4}, "spatial-spectral, 4 x 4 pixels by 4 bands", 9 * 15),
+        ("dlr-ibm-spectral", {"patch": 4}, "spectral, 8 bands", 8),
+        ("dlr-ibm-spatial-spectral", {}, "spatial-spectral, 8 x 8 pixels by 8 bands", 4 * 8),
+        ("general", {"patch": 4}, "spatial-spectral, 4 x 4 pixels by 1 band", 9 * 60),
+        ("spectral", {}, "spectral, 1 band", 60),
+    )
+    for name, changes, words, tokens in cases:
+        weights = load_weights(make_weights(tmp_path / f"{name}.safetensors", name, shake=0.02, **changes))
+        masking = Masking.of(weights)
+        assert str(masking) == words
+        own = masking.applied(window, 0.75, np.random.default_rng(0))
+        hidden = own.hidden_values
+        blocks = hidden[:: masking.group, :: masking.patch, :: masking.patch]
+        blocks = blocks if masking.patch > 1 else blocks[:, :1, :1]
+        assert blocks.sum() == round(0.75 * tokens)
+        repeated = (
+            blocks.repeat(masking.group, 0).repeat(masking.patch, 1).repeat(masking.patch, 2)[:BANDS, :SIDE, :SIDE]
+        )
+        np.testing.assert_array_equal(hidden, np.broadcast_to(repeated, hidden.shape))
+        made = completion.completed(weights, own)
+        changed = replace(own, truth=np.where(hidden, 7, own.truth).astype(np.float32))
+        np.testing.assert_array_equal(completion.completed(weights, changed), made)  # hidden values are not seen
+
+
+def test_interpolation_of_cubes_uses_the_visible_bands_of_each_patch():
+    nm = np.array([500.0, 600.0, 700.0])
+    truth = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+    hidden = np.zeros((3, 2, 2), bool)
+    hidden[1, 0, 0] = hidden[:, 1, 1] = True
+    valid = np.array([[True, True], [False, True]])
+    window = completion.CompletionWindow(truth, valid, grid_of(nm, np.full(3, 10.0)), hidden)
+    made = completion.interpolated_window(window)
+    np.testing.assert_allclose(made[:, 0], truth[:, 0])  # 4 lies between 0 and 8
+    np.testing.assert_allclose(made[:, 1, 1], [0.5, 5, 8.5])  # no visible band: means of the valid visible pixels
+
+
+def test_command_scores_and_draws_ratios(corpus, network, ms2hs, tmp_path):
+    path = tmp_path / "panel.png"
+    words = ["evaluate", "--corpus", corpus, "--ratio", "0.9,0.5", "--size", SIDE, "--windows", 2, "--model", network]
+    code, out, err = ms2hs(*words, "-o", path, "--json")
+    assert (code, err) == (0, f"{path}\n")
+    rows = json.loads(out)
+    assert [(row["ratio"], row["model"]) for row in rows] == [
+        (ratio, model) for ratio in (0.5, 0.9) for model in ("mean spectrum", "interpolation", "shaken")
+    ]
+    assert {row["masking"] for row in rows} == {"spatial-spectral, 8 x 8 pixels by 8 bands"}
+    assert rows[1]["masked_mse"] < rows[4]["masked_mse"]
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    code, out, _ = ms2hs(*words, "--report", path, "--overwrite")
+    assert code == 0
+    assert "50% hidden (spatial-spectral, 8 x 8 pixels by 8 bands)" in out
+    assert out.endswith(f"{path}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--ratio", "0.5", "--hidden", "0.75"], "--hidden does not apply: --ratio gives the hidden shares"),
+        (["-o", "panel.png"], "-o does not apply: the picture needs --ratio"),
+        (["--ratio", "0.5,1"], "'0.5,1' are not shares"),
+        (["--ratio", "half"], "'half' are not shares"),
+        (["--ratio", "0.5", "-o", "panel.jpg"], "panel.jpg is no PNG file"),
+    ],
+)
+def test_contradicting_ratio_options_are_refused(words, said, corpus, ms2hs):
+    code, _, err = ms2hs("evaluate", "completion", corpus, *words)
+    assert code == 2
+    assert re.search(said, " ".join(err.replace("│", " ").split()))

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,18 @@ def whole(cube):
     return cube.read(0, 0, *cube.shape)
 
 
+FLAGS = ("QL_QUALITY_CLOUD", "QL_QUALITY_CLOUDSHADOW", "QL_QUALITY_CIRRUS", "QL_QUALITY_CLASSES", "QL_PIXELMASK")
+
+
+def write_flags(folder, product, ending, bands, marks=(), names=FLAGS):
+    """The flag layers of an EnMAP product of 6 x 5 pixels; `marks` are (layer, band, row, col, number)."""
+    layers = {name: np.zeros((bands if name == "QL_PIXELMASK" else 1, 6, 5), np.uint8) for name in names}
+    for name, *place, number in marks:
+        layers.setdefault(name, np.zeros((1, 6, 5), np.uint8))[tuple(place)] = number
+    for name, values in layers.items():
+        write_raster(folder / f"{product}-{name}{ending}", values)
+
+
 # HySpecNet-11k and SpectralEarth
 
 
@@ -55,7 +68,7 @@ def make_hyspecnet(folder, patches=("Y00010128_X00010128", "Y01380265_X04330560"
     for number, (tile, patch) in enumerate((tile, f"{tile}-{patch}") for tile in tiles for patch in patches):
         place = folder / "patches" / tile / patch
         write_raster(place / f"{patch}-SPECTRAL_IMAGE.TIF", stored(224, seed=number), nodata=-32768)
-        write_raster(place / f"{patch}-QL_QUALITY_CLOUD.TIF", np.ones((1, 6, 5), np.uint8))
+        write_flags(place, patch, ".TIF", 224)
         lines.append(f"{tile}/{patch}/{patch}-DATA.npy")
     for kind in ("easy", "hard"):
         for part, names in (("train", lines[:1]), ("val", lines[1:2]), ("test", lines[2:])):
@@ -81,6 +94,74 @@ def test_hyspecnet_reads_the_202_documented_bands(tmp_path):
     np.testing.assert_allclose(values, expected, rtol=1e-6)
     np.testing.assert_array_equal(cube.grid.wavelength_nm, ENMAP.wavelength_nm[[band - 1 for band in KEPT]])
     assert cube.scene == TILE
+
+
+# Marks of each layer, and whether the pixel becomes unknown: in all bands, or in one.
+MARKS = [
+    ("QL_QUALITY_CLOUD", 0, 1, "all"), ("QL_QUALITY_CLOUD", 0, 255, "all"), ("QL_QUALITY_CLOUDSHADOW", 0, 1, "all"),
+    ("QL_QUALITY_CIRRUS", 0, 1, "all"), ("QL_QUALITY_CIRRUS", 0, 2, "all"), ("QL_QUALITY_CIRRUS", 0, 3, "all"),
+    ("QL_QUALITY_CLASSES", 0, 1, "none"), ("QL_QUALITY_CLASSES", 0, 2, "none"), ("QL_QUALITY_CLASSES", 0, 3, "all"),
+    ("QL_QUALITY_SNOW", 0, 1, "none"), ("QL_QUALITY_HAZE", 0, 1, "none"), ("QL_QUALITY_TESTFLAGS", 0, 7, "none"),
+    ("QL_PIXELMASK", 9, 1, "band"), ("QL_PIXELMASK", 9, 255, "band"), ("QL_PIXELMASK", 130, 1, "none"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", [".TIF", ".tif", "_COG.TIF"])
+def test_hyspecnet_pixels_under_flags_are_unknown(tmp_path, ending):
+    folder = make_hyspecnet(tmp_path)
+    image = min(folder.rglob("*SPECTRAL_IMAGE.TIF"))
+    for path in image.parent.glob("*-QL_*"):
+        path.unlink()
+    places = [(1 + i // 5, i % 5) for i in range(len(MARKS))]
+    product = image.name.removesuffix("-SPECTRAL_IMAGE.TIF")
+    marks = [(name, band, *at, number) for (name, band, number, _), at in zip(MARKS, places, strict=True)]
+    write_flags(image.parent, product, ending, 224, marks)
+    expected = stored(224)[[band - 1 for band in KEPT]] * np.float32(1e-4)
+    for (_, band, _, hidden), (row, col) in zip(MARKS, places, strict=True):
+        if hidden != "none":
+            expected[slice(None) if hidden == "all" else band, row, col] = np.nan
+    np.testing.assert_allclose(open_cubes(folder)[0].read(1, 0, 5, 4), expected[:, 1:, :4], rtol=1e-6)
+
+
+def test_enmap_defects_are_unknown_in_their_bands(tmp_path):
+    make_enmap(tmp_path)
+    write_flags(tmp_path, PRODUCT, ".TIF", 14, [("QL_PIXELMASK", 4, 2, 3, 1), ("QL_QUALITY_CIRRUS", 0, 5, 4, 3)])
+    unknown = np.isnan(whole(open_enmap(tmp_path)))
+    unknown[:, 0, 0] = False  # nodata in the image
+    # Of the 14 bands, 904 nm of VNIR and two without data or in water vapour are left out.
+    assert [tuple(place) for place in np.argwhere(unknown) if place[1] == 2] == [(3, 2, 3)]
+    assert unknown[:, 5, 4].all()
+    assert unknown.sum() == 1 + 8
+    # An average is unknown where one of its three bands is.
+    averaged = np.isnan(whole(open_enmap(tmp_path, "average")))
+    assert averaged[:, 2, 3].tolist() == [nm == 912 for nm in (800, 890, 902, 912, 921, 994, 1010, 2200)]
+
+
+def test_open_cubes_notes_cubes_without_flags(tmp_path, caplog):
+    caplog.set_level("INFO")
+    folder = make_hyspecnet(tmp_path)
+    open_cubes(folder)
+    assert not caplog.records
+    for path in folder.rglob("*Y0138*-QL_QUALITY_C[IL]*"):
+        path.unlink()
+    open_cubes(folder)
+    (record,) = caplog.records
+    said = f"1 of 2 cubes lack flag layers, .*the first: {TILE}-Y01380265_X04330560 lacks QL_QUALITY_CLOUD, .*CLASSES"
+    assert re.match(said, record.getMessage())
+
+
+def test_flags_of_other_pixels_are_refused(tmp_path):
+    folder = make_hyspecnet(tmp_path)
+    (image, cloud, defects) = (min(folder.rglob(f"*{name}.TIF")) for name in ("_IMAGE", "_CLOUD", "_PIXELMASK"))
+    write_raster(defects, np.zeros((2, 6, 5), np.uint8))
+    with pytest.raises(DataError, match=rf"{defects.name}: 2 bands of \(6, 5\) pixels; 224 of \(6, 5\) are needed"):
+        whole(open_cubes(folder)[0])
+    write_raster(cloud, np.zeros((1, 6, 9), np.uint8))
+    with pytest.raises(DataError, match=rf"{cloud.name}: 1 bands of \(6, 9\) pixels; .*as in {image.name}"):
+        whole(open_cubes(folder)[0])
+    cloud.write_bytes(b"II*")
+    with pytest.raises(Ms2hsError, match=f"{cloud.name}: not a raster"):
+        whole(open_cubes(folder)[0])
 
 
 def test_enmap_grid_ascends_in_wavelength():
@@ -109,7 +190,7 @@ def test_hyspecnet_missing_patches_are_counted_in_one_error(tmp_path):
     folder = make_hyspecnet(tmp_path, tiles=(TILE, TILE.replace("_001_", "_002_")))
     listing = folder / "splits" / "easy" / "train.csv"
     listing.write_text("a/a-1/a-1-DATA.npy\na/a-2/a-2-DATA.npy\n" + listing.read_text())
-    with pytest.raises(DataError, match=r"2 of 3 cubes in splits/easy/train\.csv are missing \(the first: a-1\)"):
+    with pytest.raises(DataError, match=r"2 of 3 cubes in the split easy/train are missing \(the first: a-1\)"):
         open_cubes(folder, "easy/train")
     for path in list(folder.rglob("*X00010128-SPECTRAL_IMAGE.TIF")):
         path.unlink()
@@ -142,6 +223,12 @@ def test_spectral_earth_scene_is_the_location(tmp_path):
     assert [cube.scene for cube in cubes] == ["0000823", "0000823", "0000900"]
     np.testing.assert_allclose(whole(cubes[0]), stored(202, seed=4138) * 1e-4, rtol=1e-6)
     assert [cube.name for cube in open_cubes(tmp_path, "train")] == ["0000823/04138", "0000900/04138"]
+    # The lists in the repository of SpectralEarth: one path a line, without `enmap/`.
+    (tmp_path / "splits" / "enmap_nlcd").mkdir()
+    (tmp_path / "splits" / "enmap_nlcd" / "val.txt").write_text("0000823/04139.tif\n0000900/04138.tif")
+    assert [cube.name for cube in open_cubes(tmp_path, "enmap_nlcd/val")] == ["0000823/04139", "0000900/04138"]
+    with pytest.raises(DataError, match="no split 'val'; known: enmap_nlcd/val, train"):
+        open_cubes(tmp_path, "val")
 
 
 # EMIT
@@ -154,7 +241,7 @@ def make_emit(folder, flipped=False, build="010619", orientation="as seen on gro
     """
     bands = 30
     rng = np.random.default_rng(0)
-    wavelength = np.linspace(381.0, 2493.0, bands).astype(np.float32)
+    wavelength = np.linspace(410.0, 2493.0, bands).astype(np.float32)
     good = np.ones(bands, np.uint8)
     good[10:13] = 0
     row, col = np.indices((rows, cols))
@@ -273,6 +360,33 @@ def test_emit_mask_flags_make_pixels_unknown(tmp_path, layer, unknown):
     assert np.isnan(values[:, 1, 1]).all() == bool(unknown)
 
 
+def test_emit_granule_has_the_240_bands_of_the_table(tmp_path):
+    full, path = load_sensor("emit-285").grid, tmp_path / f"EMIT_L2A_RFL_{GRANULE}.nc"
+    with h5py.File(path, "w") as file:
+        file["reflectance"] = np.linspace(0.1, 0.4, 285, dtype=np.float32) + np.zeros((2, 3, 1), np.float32)
+        file["sensor_band_parameters/wavelengths"] = full.wavelength_nm
+        file["sensor_band_parameters/fwhm"] = full.fwhm_nm
+        file["sensor_band_parameters/good_wavelengths"] = full.good.astype(np.uint8)
+        file["location/lon"] = np.zeros((2, 3))
+    cube = open_emit(path)
+    np.testing.assert_array_equal(cube.grid.wavelength_nm, load_sensor("emit").grid.wavelength_nm)
+    position = np.searchsorted(full.wavelength_nm, cube.grid.wavelength_nm)
+    np.testing.assert_allclose(whole(cube)[:, 1, 2], np.linspace(0.1, 0.4, 285)[position], rtol=1e-6)
+
+
+def test_emit_takes_the_newest_flags_of_the_granule(tmp_path, caplog):
+    """From version 2 on, flags are a product of their own, with a version of its own."""
+    caplog.set_level("INFO")
+    first = make_emit(tmp_path)[0]
+    assert open_emit(first).flags is None
+    open_cubes(tmp_path)
+    assert "1 of 1 cubes lack flag layers" in caplog.text
+    for version, time in (("001", "20230530T092122"), ("002", "20230530T092122"), ("003", "20230530T092133")):
+        with h5py.File(tmp_path / f"EMIT_L2A_MASK_{version}_{time}_2315006_042.nc", "w") as file:
+            file["mask"] = np.zeros((20, 70, 11), np.float32)
+    assert open_emit(first).flags.name == "EMIT_L2A_MASK_002_20230530T092122_2315006_042.nc"
+
+
 def test_emit_refuses_foreign_flags_and_damaged_granules(tmp_path):
     path = make_emit(tmp_path, flags=np.zeros((9, 9, 8)))[0]
     with pytest.raises(DataError, match="belongs to another granule"):
@@ -328,7 +442,7 @@ def make_enmap(folder, suffix=".TIF", metadata="-METADATA.XML", image="-SPECTRAL
     dn[:, 0, 0] = -32768
     write_raster(folder / f"{name}{image}{suffix}", dn, nodata=-32768)
     (folder / f"{name}{metadata}").write_text(text)
-    write_raster(folder / f"{name}-QL_QUALITY_CLOUD{suffix}", np.ones((1, 6, 5), np.uint8))
+    write_flags(folder, name, suffix, len(WAVELENGTH))
     return dn
 
 
@@ -463,7 +577,14 @@ def test_geotiff_bands_are_sorted_by_wavelength(tmp_path):
         (lambda folder: (folder / "notes.txt").write_text("-"), "holds no cubes of a known format"),
         (
             lambda folder: [write_raster(folder / f"{n}.tif", stored(n)) for n in (202, 224)],
-            "2 of 2 rasters have no wavelengths, and 202, 224 bands",
+            r"rasters without wavelengths .*202\.tif",
+        ),
+        (
+            lambda folder: [
+                write_raster(folder / "a.tif", stored(202)),
+                write_raster(folder / "b.tif", stored(2), band_tags=wavelength_tags([500, 600])),
+            ],
+            "1 of 2 rasters have no wavelengths, and 202 bands",
         ),
         (
             lambda folder: write_raster(
@@ -497,7 +618,7 @@ def test_open_cubes_reports_unusable_folders(tmp_path, make, said):
 
 def test_open_cubes_lists_every_format(tmp_path):
     with pytest.raises(DataError) as raised:
-        open_cubes(tmp_path)
+        open_cubes(tmp_path, multispectral=True)
     assert [known for known in FORMATS if f"{known.name} ({known.layout})" not in str(raised.value)] == []
 
 

@@ -537,7 +537,9 @@ def test_constant_error_of_a_cube_is_its_bias(cubes, capsys):
     write_cube(
         folder / "made_sigma.tif", np.where(np.arange(200) < 100, 0.011, 0.013)[:, None, None] + 0 * values, cube.grid
     )
-    evaluation = evaluate_cube(made, truth)
+    calls = []
+    evaluation = evaluate_cube(made, truth, progress=lambda *call: calls.append(call))
+    assert calls == [("windows", 1, 1)]
     scores = evaluation.rows[0].overall
     assert scores["bias"] == pytest.approx(0.02, abs=1e-6)
     assert scores["rmse"] == pytest.approx(0.02, abs=1e-6)

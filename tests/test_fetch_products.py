@@ -112,7 +112,13 @@ def test_fetched_cube_equals_the_local_reader(world, tmp_path, layout):
     assert cog_validate(path)[0]
     expected = check_equal(path, local_reader(tmp_path, layout))
     assert 0.3 < np.isfinite(expected).mean() < 0.99
-    properties = json.loads(path.with_suffix(".json").read_text())["properties"]
+    written = json.loads(path.with_suffix(".json").read_text())
+    properties, (asset,) = written["properties"], written["assets"].values()
+    wavelength_nm = open_cube(path).wavelength.values
+    for prefix, bands in (("eo:", asset["bands"]), ("", asset["eo:bands"])):
+        centres_nm = [band[f"{prefix}center_wavelength"] * 1e3 for band in bands]
+        np.testing.assert_allclose(centres_nm, wavelength_nm, atol=1e-3)
+    assert {"eo/v1.1.0", "raster/v2.0.0"} <= {"/".join(name.split("/")[3:5]) for name in written["stac_extensions"]}
     assert properties["ms2hs:known_pixels"] == np.isfinite(expected).any(axis=0).sum()
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [path.with_suffix(".json").name, path.name]
     with rasterio.open(path) as file:
@@ -501,7 +507,7 @@ def write_gridded(path, values, west=10.3, north=46.0, step=0.00055):
         file.create_dataset("reflectance", data=values, fillvalue=-9999.0, chunks=(4, 16, 16), compression="gzip")
         file["lon"] = west + step * (np.arange(width) + 0.5)
         file["lat"] = north - step * (np.arange(height) + 0.5)
-        file["sensor_band_parameters/wavelengths"] = np.linspace(381, 2493, bands).astype(np.float32)
+        file["sensor_band_parameters/wavelengths"] = np.linspace(410, 2493, bands).astype(np.float32)
         file["sensor_band_parameters/fwhm"] = np.full(bands, 8.5, np.float32)
         file["sensor_band_parameters/good_wavelengths"] = np.array([1, 1, 0] + [1] * (bands - 3), np.uint8)
 
@@ -657,10 +663,11 @@ def test_flag_names_behind_a_link_are_not_opened(tmp_path):
     assert open_emit(granule).flag_layers == (0, 1, 3, 4)
 
 
-def test_flags_that_are_nan_hide_a_pixel(tmp_path):
+@pytest.mark.parametrize("number", [np.nan, -9999])  # version 2 has nodata where clouds were cut off on board
+def test_flags_without_a_number_hide_a_pixel(tmp_path, number):
     granule, flags = write_granule(tmp_path, NAME)
     with h5py.File(flags, "r+") as file:
-        file["mask"][5, 6, 0] = np.nan
+        file["mask"][5, 6, 0] = number
     values = open_emit(granule).read(5, 5, 1, 3)
     assert np.isnan(values[:, 0, 1]).all()
     assert np.isfinite(values[:, 0, [0, 2]]).all()

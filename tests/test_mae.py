@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
 
 from ms2hs.errors import UnknownName
-from ms2hs.models.config import PRESETS, ModelConfig, preset
+from ms2hs.models.config import PRESETS, TARGETS, ModelConfig, preset
 from ms2hs.models.layers import BandView, patchify, unpatchify
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.masking import hide, visible_index
@@ -320,6 +320,40 @@ def test_learnt_positions_follow_wavelength_and_not_band_number():
     torch.testing.assert_close(fine[1], (fine[0] + fine[2]) / 2, atol=0.05, rtol=0.1)
 
 
+@pytest.mark.parametrize("positions", ["sin-cos", "spatial-spectral-sin-cos"])
+def test_fixed_positions_have_no_parameters_and_distinguish_tokens(positions):
+    network = small("s2mae", positions=positions)
+    assert not [name for name, _ in network.named_parameters() if name.startswith(("spectral", "spatial"))]
+    spectral = network.spectral(np.linspace(400.0, 2500.0, 50), np.full(50, 10.0))
+    spatial = network.spatial(4, 4, spectral)
+    tokens = (spectral[:, None] + spatial).flatten(0, 1)
+    assert torch.pdist(tokens).min() > 1e-3
+    shared = ((spectral.abs().max(dim=0)[0] > 0) & (spatial.abs().max(dim=0)[0] > 0)).any()
+    assert shared == (positions == "sin-cos")
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+def test_output_is_reflectance_with_every_scale_of_the_targets(targets):
+    network = small("s2mae", targets=targets)
+    middle, spread, limits = TARGETS[targets]
+    view = network.band_view(load_sensor("enmap").grid)
+    with torch.no_grad():
+        network.head.weight.zero_()
+        network.head.bias.fill_(1.0)
+        output = network(torch.rand(1, 202, 8, 8), view)
+    torch.testing.assert_close(output, torch.full_like(output, middle + spread))
+    if targets == "signed":
+        assert (middle - spread, middle + spread) == limits
+
+
+def test_config_of_an_earlier_version_keeps_its_targets():
+    stored = {name: value for name, value in preset("s2mae").to_dict().items() if name not in {"targets", "uncovered"}}
+    assert ModelConfig.from_dict(stored | {"unit_targets": True}) == preset("s2mae")
+    assert ModelConfig.from_dict(stored | {"unit_targets": False}).targets == "reflectance"
+    with pytest.raises(ValueError, match="unknown: unit_targets"):
+        ModelConfig.from_dict(stored | {"unit_targets": 3})
+
+
 def test_config_round_trips_through_a_header():
     for config in PRESETS.values():
         stored = {k: list(v) if isinstance(v, tuple) else v for k, v in config.to_dict().items()}
@@ -341,6 +375,10 @@ def test_config_round_trips_through_a_header():
         ({"hidden": (0.5, 1.0)}, "between 0 and 1"),
         ({"reach": "place", "masking": ("spatial",)}, "reach"),
         ({"rank": 8, "masking": ("spatial",)}, "prior"),
+        ({"rank": 8, "targets": "signed"}, "prior"),
+        ({"targets": "percent"}, "reflectance, unit, signed"),
+        ({"positions": "random"}, "spatial-spectral-sin-cos"),
+        ({"uncovered": "zero"}, "nearest, neutral"),
         ({"measured": "coefficients"}, "rank above 0"),
         ({"measured": "coefficients", "rank": 8, "masking": ("spectral",), "reach": "place"}, "reach"),
         ({"measured": "coefficients", "rank": 8, "masking": ("spectral",), "patch": 12, "window": 120}, "256"),

@@ -10,7 +10,7 @@ from cubes_of_arrays import ArrayCube, smooth_cubes
 
 from ms2hs.datasets.simulation.sensor_errors import SensorErrors
 from ms2hs.errors import DataError
-from ms2hs.models.config import preset
+from ms2hs.models.config import TARGETS, preset
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights
 from ms2hs.spectra.spectral_grid import pasted_bands, response_matrix
@@ -67,9 +67,7 @@ def test_loss_over_all_is_the_weighted_sum_of_hidden_and_seen(name):
         assert counts["seen"] > 0
         if not config.rank:
             output = task.reconstruct(network, batch, CPU)
-            mse = (
-                output - torch.from_numpy(batch["truth"]).clamp(*((0, 1) if config.unit_targets else (None, 9)))
-            ).square()
+            mse = (output - torch.from_numpy(batch["truth"]).clamp(*(TARGETS[config.targets][2] or (None, 9)))).square()
             assert float((loss.total / loss.count).detach()) == pytest.approx(float(mse.mean().detach()), rel=1e-4)
             assert float(loss.total.detach()) == pytest.approx(sums["all"], rel=1e-5)
 
@@ -124,8 +122,9 @@ def test_stages_follow_one_another():
     assert [task.batch(step)["strategy"] for step in range(10)] == ["spatial"] * 5 + ["spatial-spectral"] * 5
 
 
-def test_unit_targets_are_clipped():
-    config = config_of("s2mae")
+@pytest.mark.parametrize("targets", ["unit", "signed"])
+def test_targets_are_clipped(targets):
+    config = config_of("s2mae", targets=targets)
     bright = [replace_values(cube, lambda values: 10 * values) for cube in smooth_cubes(1)]
     task = MaskedTask(config, bright, 2, 10)
     batch = task.batch(0)
@@ -133,6 +132,31 @@ def test_unit_targets_are_clipped():
     output = torch.from_numpy(batch["truth"]).clamp(0, 1)
     loss_of = MaskedTask.loss.__get__(_Fixed(task, output))
     assert float(loss_of(None, batch, CPU).total) == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"positions": positions} for positions in ("sin-cos", "spatial-spectral-sin-cos", "learnt", "fourier")),
+        *({"decoder_depth": depth} for depth in (2, 4, 8)),
+        *({"patch": patch, "window": 32} for patch in (8, 16)),
+        *({"hidden": (share, share)} for share in (0.25, 0.5, 0.75, 0.9)),
+        *({"targets": targets} for targets in TARGETS),
+    ],
+    ids=str,
+)
+def test_ablation_trains(changes):
+    task = MaskedTask(config_of("s2mae", **changes), smooth_cubes(2), 2, 10)
+    network = network_of(task.config)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    for step in range(2):
+        loss = task.loss(network, task.batch(step), CPU)
+        optimizer.zero_grad()
+        (loss.total / loss.count).backward()
+        optimizer.step()
+    assert torch.isfinite(loss.total)
+    assert all(not torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
 
 
 class _Fixed:

@@ -44,6 +44,23 @@ def test_share_of_hidden_tokens_is_exact_to_one_token(shape, seed):
     assert abs(hidden[0].sum() - share * total) <= 1
 
 
+@given(st.sampled_from(["spectral", "spatial", "place-spectral"]), st.integers(5, 30), st.floats(0.2, 0.8))
+def test_share_of_hidden_tokens_holds_on_average(strategy, count, share):
+    rng = np.random.default_rng(count)
+    draws = [hide(strategy, (2, count, count), share, rng) for _ in range(60)]
+    counts = np.array([drawn.sum(axis=(1, 2)) / count for drawn in draws])
+    assert (counts[:, 0] == counts[:, 1]).all()
+    assert set(counts[:, 0]) <= {np.floor(share * count), np.ceil(share * count)}
+    assert abs(counts.mean() - share * count) < 5 * 0.5 / np.sqrt(len(draws))
+
+
+def test_spectral_masking_of_30_groups_hides_75_percent_on_average():
+    rng = np.random.default_rng(0)
+    shares = [hide("spectral", (4, 16, 30), 0.75, rng).mean() for _ in range(400)]
+    assert set(np.round(shares, 6)) == {round(22 / 30, 6), round(23 / 30, 6)}
+    assert np.mean(shares) == pytest.approx(0.75, abs=0.004)
+
+
 @given(st.sampled_from(sorted(STRATEGIES)), SHAPES, st.floats(0.1, 0.9))
 def test_visible_index_lists_the_visible_tokens(strategy, shape, share):
     hidden = hide(strategy, shape, share, np.random.default_rng(0))

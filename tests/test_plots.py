@@ -75,6 +75,9 @@ def test_picture_distinguishes_hidden_and_seen(drawn):
         points = axes.lines[2]
         np.testing.assert_array_equal(points.get_xdata(), nm[seen])
         np.testing.assert_array_equal(points.get_ydata(), batch["truth"][window, seen, row, col])
+        spans = np.array([(span.get_x(), span.get_x() + span.get_width()) for span in axes.patches]).reshape(-1, 2)
+        inside = ((spans[:, :1] <= nm) & (nm <= spans[:, 1:])).any(axis=0)
+        np.testing.assert_array_equal(inside, ~seen)
     assert any(partly)  # by chance a whole patch may be hidden
     assert share_of_colour(path, HIDDEN) > 0.03
 
@@ -108,7 +111,7 @@ def test_picture_has_legends_units_and_unknown_pixels(drawn):
     batch = batch_of("dlr-ibm-spectral", cubes=cubes)
     path, figure = drawn(batch)
     spectra, pictures = figure.subfigs
-    assert [text.get_text() for text in spectra.legends[0].get_texts()] == ["true", "reconstructed", "seen"]
+    assert [text.get_text() for text in spectra.legends[0].get_texts()] == ["true", "reconstructed", "seen", "hidden"]
     assert [text.get_text() for text in pictures.legends[0].get_texts()] == ["hidden", "not known"]
     assert not any(axes.get_legend() for axes in figure.axes)
     for axes in spectra.axes:

@@ -8,11 +8,11 @@ import torch
 
 from ms2hs.errors import GridError, UnknownName
 from ms2hs.inference import predictor
-from ms2hs.inference.band_mapping import _fill_groups
+from ms2hs.inference.band_mapping import BandMapping, _fill_groups
 from ms2hs.inference.device import device_named
 from ms2hs.inference.predictor import TOKENS_PER_BATCH, Predictor
 from ms2hs.models.config import preset
-from ms2hs.models.mae import SpectralMAE
+from ms2hs.models.mae import MIDDLE, SpectralMAE
 from ms2hs.models.weights import load_weights
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import grid_of, pasted_bands
@@ -120,6 +120,25 @@ def test_frozen_model_sees_only_mapped_bands():
     other = x.copy()
     other[unused] = 0.9
     np.testing.assert_array_equal(applied.reconstruct(x, valid), applied.reconstruct(other, valid))
+
+
+@pytest.mark.parametrize(("sensor", "target", "covered"), [("sentinel2a", "enmap", 76), ("hls_s30", "emit", 77)])
+@pytest.mark.parametrize("name", ["dlr-ibm-spectral", "dlr-ibm-spatial-spectral"])
+def test_exact_rule_shows_the_covered_bands_only(name, sensor, target, covered):
+    source, grid = load_sensor(sensor).grid, load_sensor(target).grid
+    pasted = pasted_bands(source, grid)
+    reflectance = 0.3 + 0.5 * torch.rand(2, len(source), 8, 8)
+    exact, filled = (
+        BandMapping(replace(preset(name), uncovered=uncovered), source, grid) for uncovered in ("neutral", "nearest")
+    )
+    shown = exact.paste(reflectance)
+    is_shown = (shown != MIDDLE).all(dim=(0, 2, 3)).numpy()
+    np.testing.assert_array_equal(is_shown, pasted >= 0)
+    assert is_shown.sum() == covered
+    torch.testing.assert_close(shown[:, is_shown], reflectance[:, pasted[is_shown]])
+    torch.testing.assert_close(filled.paste(reflectance)[:, is_shown], shown[:, is_shown])
+    assert (filled.paste(reflectance) != MIDDLE).all()
+    np.testing.assert_array_equal(exact.visible(8, 8), filled.visible(8, 8))
 
 
 def test_predictor_refuses_target_without_mapped_band():

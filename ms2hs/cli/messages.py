@@ -74,7 +74,8 @@ class _LogLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record; details with the seconds since the start, and the name of the logger."""
         if record.levelno >= logging.INFO:
-            note(record.getMessage())
+            if os.environ.get("RANK", "0") == "0":  # the first process of torchrun
+                note(record.getMessage())
         else:
             _print("log", f"{record.relativeCreated / 1000:.2f} s {record.name}: {record.getMessage()}", dim=True)
 
@@ -84,5 +85,4 @@ def print_log(level: int = logging.INFO) -> None:
     logger = logging.getLogger("ms2hs")
     if not any(isinstance(handler, _LogLines) for handler in logger.handlers):
         logger.addHandler(_LogLines())
-        logger.setLevel(level)
-    logger.setLevel(min(level, logger.level))
+    logger.setLevel(level)

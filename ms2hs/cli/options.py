@@ -173,7 +173,14 @@ SearchMaxCloud = Annotated[
     float | None, REGION(metavar="PERCENT", help="Without a scene: largest cloud cover.", show_default="20")
 ]
 
+# Data sets: shared by pretrain and prepare.
+ImageSource = Annotated[
+    str | None,
+    DATA(help="Sensor of multispectral images.", show_default="from metadata", autocompletion=complete_source),
+]
+
 # Training: shared by pretrain and finetune.
+Split = Annotated[str | None, DATA(help="Use only what splits/<split>.csv or .txt lists, such as hard/train.")]
 LeaveOut = Annotated[list[str] | None, DATA(metavar="SCENE", help="Scene that is not used at all. Repeatable.")]
 Window = Annotated[int | None, TRAINING(min=1, help="Training window size, in pixels.", show_default="the preset's")]
 Steps = Annotated[int, TRAINING(min=1, help="Optimizer steps (length of the cosine schedule).")]
@@ -196,10 +203,11 @@ Device = Annotated[
 Resume = Annotated[bool, TRAINING("--resume", help="Continue from the checkpoint in <stem>.run/.", show_default=False)]
 
 
-def print_debug(context: typer.Context, wanted: bool) -> None:
-    """Print the log of this run."""
-    if wanted and not context.resilient_parsing:
-        print_log(logging.DEBUG)
+def print_run_log(context: typer.Context, wanted: bool) -> None:
+    """Print the notes that are logged in this run, unless --quiet is given, and its whole log if that is wanted."""
+    if not context.resilient_parsing:
+        is_quiet = context.params.get("quiet")  # options that are not given follow the others
+        print_log(logging.DEBUG if wanted else logging.WARNING if is_quiet else logging.INFO)
         logging.getLogger(__name__).debug("ms2hs %s: %s", __version__, shlex.join(sys.argv[1:]))
 
 
@@ -214,7 +222,7 @@ def _take_shared(
         GENERAL(
             "-v",
             "--verbose",
-            callback=print_debug,
+            callback=print_run_log,
             expose_value=False,
             help="Log requests, files, blocks and decisions on stderr.",
             show_default=False,

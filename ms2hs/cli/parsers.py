@@ -150,6 +150,19 @@ def parse_fields(pairs: Sequence[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
+def parse_shares(text: str) -> list[float]:
+    """Different shares above 0 and below 1, separated by commas, in ascending order."""
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        shares = [math.nan]
+    if not all(0 < share < 1 for share in shares):
+        raise typer.BadParameter(
+            f"{text!r} are not shares; numbers above 0 and below 1 are needed. Write for example 0.5,0.75,0.9,0.95."
+        )
+    return sorted(set(shares))
+
+
 def _numbers(text: str, names: str, example: str) -> Any:  # noqa: ANN401 - unpacked into a tuple of known length
     parts, count = text.split(","), names.count(",") + 1
     if len(parts) != count or not all(map(is_number, parts)):
@@ -184,7 +197,10 @@ EVALUATIONS = {"--cube": "cube", "--pairs": "pairs", "--corpus": "corpus"}
 
 
 def name_evaluation(arguments: Sequence[str]) -> list[str]:
-    """`evaluate --pairs DIR` as `evaluate pairs DIR`: both are allowed; `--corpus DIR --hidden` is a completion."""
+    """`evaluate --pairs DIR` as `evaluate pairs DIR`: both are allowed.
+
+    `--corpus DIR` with `--hidden` or `--ratio` is a completion.
+    """
     words = list(arguments)
     if words[:1] != ["evaluate"] or not words[1:] or not words[1].startswith("-"):
         return words
@@ -195,6 +211,6 @@ def name_evaluation(arguments: Sequence[str]) -> list[str]:
                 continue
             value, rest = (value, words[at + 1 :]) if equals else (words[at + 1], words[at + 2 :])
             rest = words[1:at] + rest
-            is_completion = any(one.partition("=")[0] == "--hidden" for one in rest)
+            is_completion = any(one.partition("=")[0] in {"--hidden", "--ratio"} for one in rest)
             return ["evaluate", "completion" if kind == "corpus" and is_completion else kind, value, *rest]
     return words

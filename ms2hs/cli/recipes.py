@@ -4,6 +4,8 @@ The command line wins over the recipe, and the recipe over `ms2hs.toml`. The use
 one command, and may hold its arguments. `ms2hs.toml` has a table for each command, such as [convert] or
 [evaluate.corpus]. It may be part of a downloaded folder. A note therefore lists what it gives, its paths must stay in
 its folder, and it has no addresses and none of the options in NOT_IN_CONFIG.
+
+A recipe of `pretrain` may have tables [[stage]]: trainings that follow one another, each with options of its own.
 """
 
 import tomllib
@@ -24,7 +26,14 @@ NOT_IN_CONFIG = frozenset(
         *("stac", "items", "provider", "product", "collection", "site", "recipe"),
     }
 )
-_CONFIG_NAMES, _FILES = "ms2hs.config_names", "ms2hs.option_files"
+# Options that a [[stage]] may have, by command.
+STAGE_OPTIONS = {
+    "pretrain": (
+        *("data", "source", "split", "leave-out", "simulated", "set"),
+        *("window", "steps", "batch", "lr", "seed", "workers", "checkpoint-every", "picture-every"),
+    )
+}
+_CONFIG_NAMES, _FILES, _STAGES = "ms2hs.config_names", "ms2hs.option_files", "ms2hs.stages"
 
 
 def take_files(context: typer.Context, recipe: Path | None) -> None:
@@ -57,7 +66,30 @@ def option_files(context: typer.Context) -> list[Path]:
 def _recipe_values(context: typer.Context, path: Path) -> dict[str, Any]:
     known = {name.lstrip("-"): one for one in context.command.params for name in one.opts if len(name) > 2}
     del known["recipe"]
-    return _by_parameter(context, path, _read(path), known)
+    table = _read(path)
+    if allowed := STAGE_OPTIONS.get(str(context.info_name)):
+        stages = table.pop("stage", [])
+        if not (isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages)):
+            raise DataError(
+                f"{path}: stage is {stages!r}; options below lines [[stage]], one for each training, are needed. "
+                "Correct the file."
+            )
+        of_stages = {name: known[name] for name in allowed}
+        context.meta[_STAGES] = [_by_parameter("a stage", path, stage, of_stages) for stage in stages]
+    return _by_parameter(str(context.info_name), path, table, known)
+
+
+def stages_of(context: typer.Context) -> list[dict[str, Any]]:
+    """The values of each [[stage]] of a recipe, by parameter, without the values that the command line gives."""
+    own = {
+        one.name: one
+        for one in context.command.params
+        if getattr(context.get_parameter_source(one.name or ""), "name", "") != "COMMANDLINE"
+    }
+    return [
+        {name: own[name].process_value(context, value) for name, value in stage.items() if name in own}
+        for stage in context.meta.get(_STAGES, [])
+    ]
 
 
 def _config_values(context: typer.Context, path: Path) -> dict[str, Any]:
@@ -80,7 +112,7 @@ def _config_values(context: typer.Context, path: Path) -> dict[str, Any]:
         return {}
     options = {name: one for one in context.command.params for name in one.opts if name.startswith("--")}
     known = {name.lstrip("-"): one for name, one in options.items()}
-    values = _by_parameter(context, path, table, known)
+    values = _by_parameter(str(context.info_name), path, table, known)
     for name, value in table.items():
         for text in map(str, value if isinstance(value, list) else [value]):
             if name in NOT_IN_CONFIG or "://" in text or not _is_inside(text):
@@ -107,13 +139,10 @@ def _read(path: Path) -> dict[str, Any]:
     return table
 
 
-def _by_parameter(context: typer.Context, path: Path, table: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-    """The values by parameter, as the command line would give them."""
-    command = context.info_name
+def _by_parameter(owner: str, path: Path, table: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """The values by parameter, as the command line would give them; `owner` is the command, or `a stage`."""
     if unknown := sorted(set(table) - set(known)):
-        raise DataError(
-            f"{path}: no option {unknown[0]!r}; {command} has {', '.join(sorted(known))}. Correct the file."
-        )
+        raise DataError(f"{path}: no option {unknown[0]!r}; {owner} has {', '.join(sorted(known))}. Correct the file.")
     if wrong := [name for name, value in table.items() if isinstance(value, dict)]:
         raise DataError(
             f"{path}: {wrong[0]!r} is a table; a number, a text, true, false or a list is needed. Correct the file."

@@ -1,8 +1,4 @@
-"""Metadata of a result: its provenance, its bands, and the STAC item beside it.
-
-Bands stand twice in an item: `bands` of STAC 1.1, and `eo:bands` of the eo extension 1.1. odc-stac reads number, type
-and nodata of bands from the former, and takes names and common names from the latter only.
-"""
+"""Metadata of a result: its provenance, and the STAC item beside it."""
 
 import json
 import os
@@ -30,9 +26,10 @@ from ms2hs.remote.object_store import OutputPath
 from ms2hs.remote.url_policy import shown
 from ms2hs.scenes.recognition import platform_note
 from ms2hs.scenes.scene import CUSTOM, Scene
+from ms2hs.scenes.stac_item import cube_bands
 from ms2hs.scenes.stac_metadata import PROJECTION_EXTENSION, parse_item, projection_properties, time_properties, utc_now
-from ms2hs.spectra.sensors import COMMON_NAMES_NM, RGB_NM, RGB_REACH_NM, load_sensor
-from ms2hs.spectra.spectral_grid import SpectralGrid, Support, band_support, nearest_band
+from ms2hs.spectra.sensors import RGB_NM, RGB_REACH_NM, load_sensor
+from ms2hs.spectra.spectral_grid import SpectralGrid, Support, band_support
 
 EXTENSIONS = [
     "https://stac-extensions.github.io/eo/v1.1.0/schema.json",
@@ -197,29 +194,11 @@ def _assets(planned: Plan, result: ConversionResult, bands: SpectralGrid) -> dic
         header = {f"{key}-header": asset(one, "text/plain", "metadata") for one in headers}
         return {key: asset(name, format_of(path).media_type, role) | bands} | header
 
-    assets = cube("data", result.output, "data", _bands(bands, common_names=True))
+    assets = cube("data", result.output, "data", cube_bands(bands, common_names=True))
     assets["thumbnail"] = asset(result.quicklook.name, "image/png", "thumbnail")
     assets["style"] = asset(result.style.name, "text/xml", "metadata") | {"title": "QGIS style: natural colour"}
     if result.sigma:
         title = "Standard uncertainty: value ± 1.645 sigma is the calibrated 90 % interval"
-        names = _bands(replace(bands, names=tuple(f"{name}_sigma" for name in bands.names)))
+        names = cube_bands(replace(bands, names=tuple(f"{name}_sigma" for name in bands.names)))
         assets |= cube("sigma", result.sigma, "uncertainty", {"title": title} | names)
     return assets
-
-
-def _bands(bands: SpectralGrid, *, common_names: bool = False) -> dict[str, list[dict[str, Any]]]:
-    """The bands of a file by STAC 1.1 and by the eo extension; a common name belongs to the nearest band only."""
-    common: dict[int | None, str] = {}
-    for name, centre in COMMON_NAMES_NM.items() if common_names else ():
-        common.setdefault(nearest_band(bands.wavelength_nm, centre, RGB_REACH_NM), name)
-    stored = {"data_type": "int16", "nodata": NODATA, "unit": "1", "raster:scale": SCALE, "raster:offset": 0}
-    core, eo = [], []
-    rows = zip(bands.names, bands.wavelength_nm, bands.fwhm_nm, bands.support, strict=True)
-    for band, (name, centre, width, support) in enumerate(rows):
-        facts = {"common_name": common[band]} if band in common else {}
-        facts |= {"center_wavelength": round(centre / 1000, 7), "full_width_half_max": round(width / 1000, 7)}
-        eo.append({"name": name} | facts)
-        core.append(
-            {"name": name} | {f"eo:{key}": value for key, value in facts.items()} | stored | {"ms2hs:support": support}
-        )
-    return {"bands": core, "eo:bands": eo}

@@ -18,6 +18,7 @@ from ms2hs.evaluation.evaluator import SAME_BAND_NM, EvaluationSettings, random_
 from ms2hs.evaluation.examples import ExampleSelector
 from ms2hs.evaluation.metric_table import check_ssim_installed
 from ms2hs.evaluation.results import Evaluation
+from ms2hs.progress import Progress
 from ms2hs.raster.cube import open_cube, pixel_grid_of, spectral_grid_of
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.raster.tiling import Window
@@ -34,7 +35,9 @@ MAX_CORNER_DISTANCE = 0.01
 SAME_WIDTH = 0.1
 
 
-def evaluate_cube(cube: Path, truth: Path, settings: EvaluationSettings | None = None) -> Evaluation:
+def evaluate_cube(
+    cube: Path, truth: Path, settings: EvaluationSettings | None = None, progress: Progress | None = None
+) -> Evaluation:
     """Scores of a converted cube, and of its uncertainty if the file exists, against a true cube on the same pixels.
 
     The spectra of the truth are converted to the bands of the cube by their spectral responses. A pixel counts if it
@@ -43,6 +46,7 @@ def evaluate_cube(cube: Path, truth: Path, settings: EvaluationSettings | None =
     Parameters
     ----------
     cube, truth : rasters with wavelengths; the uncertainty is read from `<stem of cube>_sigma.tif`.
+    progress : called after each window.
 
     Raises
     ------
@@ -56,11 +60,14 @@ def evaluate_cube(cube: Path, truth: Path, settings: EvaluationSettings | None =
     aggregator = Aggregator(TargetBands(opened.grid, opened.measured), [MethodInfo(name, "model")], settings.windows)
     rng = np.random.default_rng(settings.seed)
     selector = ExampleSelector(name, opened.grid, rng)
-    windows = (opened.read(window) for window in random_windows(opened.shape, rng))
+    places = random_windows(opened.shape, rng)
+    windows = (opened.read(window) for window in places)
     usable = ((window, output) for window, output in windows if window.valid.any())
-    for window, output in islice(usable, settings.windows):
+    for done, (window, output) in enumerate(islice(usable, settings.windows), 1):
         aggregator.add(window, {name: output})
         selector.add(window, {name: output})
+        if progress:
+            progress("windows", done, min(settings.windows, len(places)))
     if not aggregator.pixels:
         raise DataError(f"{cube} and {truth} have no known pixel in common; one is needed. Use another true cube.")
     aggregator.close_scene(name)

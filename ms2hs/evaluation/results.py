@@ -55,6 +55,16 @@ class CompletionScores:
     """Mean over windows; data range 1 (`spectra.metrics.ssim`)."""
 
 
+@dataclass(frozen=True)
+class RatioScores(CompletionScores):
+    """Scores of one model at one ratio of hidden tokens."""
+
+    ratio: float
+    """Share of the tokens that are hidden."""
+    masking: str
+    """Strategy and size of the tokens, in words."""
+
+
 @dataclass(frozen=True, eq=False)
 class Curve:
     """Errors of one method by wavelength, mean over scenes; NaN where the truth is unknown in every scene."""

@@ -17,12 +17,11 @@ from urllib.parse import quote
 
 from ms2hs._version import __version__
 from ms2hs.errors import OutputError
-from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.formats import COG_TYPE
 from ms2hs.raster.pixel_grid import PixelGrid, footprint, lonlat_bounds
 from ms2hs.remote.url_policy import shown
 from ms2hs.scenes.scene import Scene
-from ms2hs.scenes.stac_item import ORIGIN
+from ms2hs.scenes.stac_item import ORIGIN, cube_bands
 from ms2hs.scenes.stac_metadata import PROJECTION_EXTENSION, projection_properties, time_properties, utc_now
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
@@ -102,23 +101,8 @@ class Sidecar:
         original = self.item.get("assets", {}).get(keys.get(file.name, ""), {})
         kept = {name: value for name, value in original.items() if not name.startswith(("proj:", "file:", "alternate"))}
         facts = {"href": f"./{file.name}", "type": COG_TYPE, "roles": original.get("roles", ["data"])}
-        facts |= {"bands": cube_bands(self.spectral)} if self.spectral else {}
+        facts |= cube_bands(self.spectral, common_names=True) if self.spectral else {}
         return kept | facts | {"file:size": file.stat().st_size, "file:checksum": checksum(file)}
-
-
-def cube_bands(spectral: SpectralGrid) -> list[dict[str, Any]]:
-    """The bands of a cube in the form of STAC 1.1."""
-    return [
-        {
-            "name": name,
-            "eo:center_wavelength": round(float(centre) / 1000, 7),
-            "eo:full_width_half_max": round(float(width) / 1000, 7),
-            "data_type": "int16",
-            "nodata": NODATA,
-            "raster:scale": SCALE,
-        }
-        for name, centre, width in zip(spectral.names, spectral.wavelength_nm, spectral.fwhm_nm, strict=True)
-    ]
 
 
 def _extensions_in_use(extensions: Any, text: str) -> list[str]:  # noqa: ANN401 - any JSON
@@ -126,9 +110,9 @@ def _extensions_in_use(extensions: Any, text: str) -> list[str]:  # noqa: ANN401
     names = [name for name in extensions if isinstance(name, str)] if isinstance(extensions, list) else []
     unused = ["projection", *(name for name, field in ASSET_EXTENSIONS.items() if f'"{field}' not in text)]
     names = [name for name in names if not any(f"/{one}/" in name for one in unused)]
-    version = "v1.1.0" if "eo:bands" in text or "raster:bands" in text else "v2.0.0"
     missing = [one for one in ("eo", "raster") if one not in unused and not any(f"/{one}/" in name for name in names)]
-    return names + [f"https://stac-extensions.github.io/{one}/{version}/schema.json" for one in missing]
+    versions = {one: "v1.1.0" if f"{one}:bands" in text else "v2.0.0" for one in missing}
+    return names + [f"https://stac-extensions.github.io/{one}/{versions[one]}/schema.json" for one in missing]
 
 
 def _is_utc(text: Any) -> bool:  # noqa: ANN401 - any JSON

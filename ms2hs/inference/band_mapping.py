@@ -1,12 +1,20 @@
-"""Pasting of source bands into target bands, for models that do not take source bands as tokens of their own."""
+"""Pasting of source bands into target bands, for models that do not take source bands as tokens of their own.
+
+A source band is pasted into each target band of which it covers 60 % (arXiv 2502.19451). A token holds a group of
+target bands: it is visible if any of its bands is covered. Its other bands are hidden by their value, the middle of
+reflectance, or repeat the nearest covered band of the group: `ModelConfig.uncovered`.
+"""
 
 from typing import Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ms2hs.errors import GridError
-from ms2hs.models.config import ModelConfig
+from ms2hs.models.config import NEUTRAL, ModelConfig
+from ms2hs.models.mae import MIDDLE
 from ms2hs.models.masking import hide_unseen, visible_index
 from ms2hs.spectra.spectral_grid import SpectralGrid, pasted_bands
 
@@ -23,13 +31,23 @@ class BandMapping:
                 "none of the source's bands covers 60 % of a target band; a model with pasted bands needs at least one "
                 "such band. Choose another target, or use --model linear."
             )
-        self.bands = np.maximum(_fill_groups(pasted_bands(source, target), config.group), 0)
+        covered = pasted_bands(source, target)
+        self.bands = np.maximum(_fill_groups(covered, config.group), 0)
         """(target band,) index of the source band to paste there; any index where the group is hidden."""
+        self.neutral = np.flatnonzero(covered < 0) if config.uncovered == NEUTRAL else np.empty(0, np.intp)
+        """(band,) positions of the target bands that are set to the middle of reflectance."""
 
     @classmethod
     def of(cls, config: ModelConfig, source: SpectralGrid, target: SpectralGrid) -> Self | None:
         """The mapping, or None for models that take source bands as tokens of their own."""
         return cls(config, source, target) if config.measured == "pasted" else None
+
+    def paste(self, reflectance: Tensor) -> Tensor:
+        """(window, target band, row, col) of the source's bands (window, source band, row, col)."""
+        bands, neutral = (  # asynchronous copies keep the device busy
+            torch.from_numpy(index).to(reflectance.device, non_blocking=True) for index in (self.bands, self.neutral)
+        )
+        return reflectance[:, bands].index_fill_(1, neutral, MIDDLE)
 
     def visible(self, rows: int, cols: int) -> NDArray[np.int64]:
         """(1, sequence, token) positions of the visible tokens of a window of these pixels."""

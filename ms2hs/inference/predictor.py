@@ -217,10 +217,7 @@ class Predictor:
     def _forward(self, reflectance: Tensor, valid: Tensor | None) -> Tensor:
         if self._band_mapping is None:
             return self.network(reflectance, self._source, self._target, valid=valid)  # type: ignore[no-any-return]
-        # asynchronous copies keep the device busy
-        index, visible = (
-            torch.from_numpy(array).to(reflectance.device, non_blocking=True)
-            for array in (self._band_mapping.bands, self._band_mapping.visible(*reflectance.shape[2:]))
-        )
-        mapped, visible = reflectance[:, index], visible.expand(len(reflectance), -1, -1)
-        return self.network(mapped, self._target, visible=visible, valid=valid)  # type: ignore[no-any-return]
+        pasted = self._band_mapping.paste(reflectance)
+        visible = torch.from_numpy(self._band_mapping.visible(*reflectance.shape[2:]))
+        visible = visible.to(reflectance.device, non_blocking=True).expand(len(reflectance), -1, -1)
+        return self.network(pasted, self._target, visible=visible, valid=valid)  # type: ignore[no-any-return]

@@ -13,8 +13,22 @@ WINDOW = 128
 COEFFICIENTS = "coefficients"
 # Largest whole numbers of a configuration: published models have a fraction of each.
 MOST = {"patch": 64, "group": 1024, "width": 8192, "depth": 100, "heads": 256, "window": 1024, "rank": 1000}
-# Fields of earlier versions, with the value that has no effect.
-RETIRED = [("context", False)]
+# Target bands of a visible token that no source band covers.
+NEAREST, NEUTRAL = "nearest", "neutral"
+# Fixed sinusoids of wavelength, row and column, added or side by side.
+SIN_COS, SEPARATE_SIN_COS = "sin-cos", "spatial-spectral-sin-cos"
+# Training target and output of a network without a prior: value = middle + spread · output, and limits of the target.
+TARGETS: dict[str, tuple[float, float, tuple[float, float] | None]] = {
+    "reflectance": (0.25, 0.25, None),
+    "unit": (0.25, 0.25, (0.0, 1.0)),
+    "signed": (0.5, 0.5, (0.0, 1.0)),
+}
+# Fields of earlier versions with their values, and the fields of today.
+RETIRED: list[tuple[str, bool, dict[str, Any]]] = [
+    ("context", False, {}),
+    ("unit_targets", False, {}),
+    ("unit_targets", True, {"targets": "unit"}),
+]
 MOST |= {f"decoder_{name}": MOST[name] for name in ("width", "depth", "heads")}
 
 
@@ -39,8 +53,13 @@ class ModelConfig:
     measured: str = "tokens"
     """Input of a source's bands: each as `tokens` of its own, `pasted` into the target bands that it covers, or as the
     prior's `coefficients`, one token for each patch."""
+    uncovered: str = NEAREST
+    """Value of `pasted` bands that no source band covers, in a visible token: `nearest`, the value of the nearest
+    covered band of the token; `neutral`, the middle of reflectance, which hides them."""
     positions: str = "fourier"
-    """`fourier`: computed from wavelength and patch position; `learnt`: separable tables over both."""
+    """`fourier`: a learned projection of sinusoids of wavelength and width, and sinusoids of row and column; `learnt`:
+    separable tables; `sin-cos`: fixed sinusoids of all, added; `spatial-spectral-sin-cos`: fixed, half of the width for
+    row and column, half for the wavelength."""
     rank: int = 0
     """Directions of the spectral prior that the network adds to the prior's expectation; 0: plain reflectance."""
     masking: tuple[str, ...] = ("spectral",)
@@ -49,14 +68,17 @@ class ModelConfig:
     """Whether the strategies follow one another in training; otherwise each step draws one."""
     hidden: tuple[float, float] = (0.75, 0.75)
     """Range that the share of hidden tokens is drawn from."""
-    unit_targets: bool = False
-    """Clip the training target to 0-1."""
+    targets: str = "reflectance"
+    """Training target, of `TARGETS`: `reflectance` as it is; `unit`, clipped to 0-1; `signed`, clipped and scaled to
+    -1 … 1. The output is reflectance with each."""
 
     def __post_init__(self) -> None:
         """ValueError for a configuration that cannot be built or trained."""
         _allow("reach", self.reach, ("window", "place"))
         _allow("measured", self.measured, ("tokens", "pasted", COEFFICIENTS))
-        _allow("positions", self.positions, ("fourier", "learnt"))
+        _allow("uncovered", self.uncovered, (NEAREST, NEUTRAL))
+        _allow("positions", self.positions, ("fourier", "learnt", SIN_COS, SEPARATE_SIN_COS))
+        _allow("targets", self.targets, tuple(TARGETS))
         for name in self.masking:
             _allow("masking", name, (*STRATEGIES, SENSORS))
         for name, value in self.to_dict().items():
@@ -78,6 +100,8 @@ class ModelConfig:
         _require(self.window % self.patch == 0, problem)
         problem = f"hidden is {','.join(map(str, self.hidden))}; LOW,HIGH between 0 and 1 are needed"
         _require(0 < low <= high < 1, problem)
+        problem = "targets `signed` scale the output, which a prior (rank above 0) gives; use `reflectance` or `unit`"
+        _require(not (self.rank and self.targets == "signed"), problem)
         problem = f"a patch of {self.patch} pixels; with `coefficients`, a divisor of 256 is needed"
         _require(not self.by_patch or 256 % self.patch == 0, problem)
         problem = f"masking `{whole}` leaves hidden patches without a token; reach `window` is needed"
@@ -94,7 +118,11 @@ class ModelConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The configuration of a weights header; ValueError or TypeError where `values` do not make one."""
         known = {entry.name for entry in fields(cls)}
-        values = {name: value for name, value in values.items() if (name, value) not in RETIRED}
+        values = dict(values)
+        for name, value, today in RETIRED:
+            if name in values and values[name] == value:
+                del values[name]
+                values |= today
         if unknown := set(values) - known:
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
         tuples = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
@@ -160,9 +188,11 @@ OURS: dict[str, Any] = {"rank": 32, "masking": (SENSORS, "spectral"), "hidden": 
 # (patch, group), then (width, depth, heads) of the encoder and of the decoder.
 PRESETS: dict[str, ModelConfig] = {
     # arXiv 2502.19451. p and s are not published; 8 by 8 by 8 values fit into a width of 768.
-    "dlr-ibm-spectral": ModelConfig(*(8, 8), *(768, 4, 8), *(512, 2, 8), reach="place", measured="pasted"),
+    "dlr-ibm-spectral": ModelConfig(
+        *(8, 8), *(768, 4, 8), *(512, 2, 8), reach="place", measured="pasted", uncovered=NEUTRAL
+    ),
     "dlr-ibm-spatial-spectral": ModelConfig(
-        *(8, 8), *(768, 4, 8), *(512, 2, 8), measured="pasted", masking=("spatial-spectral",)
+        *(8, 8), *(768, 4, 8), *(512, 2, 8), measured="pasted", uncovered=NEUTRAL, masking=("spatial-spectral",)
     ),
     # S2MAE, CVPR 2024: cubes, 90 % hidden, learnt separable positions, four decoder blocks, targets in 0-1.
     "s2mae": ModelConfig(
@@ -172,7 +202,7 @@ PRESETS: dict[str, ModelConfig] = {
         positions="learnt",
         masking=("spatial-spectral",),
         hidden=(0.9, 0.9),
-        unit_targets=True,
+        targets="unit",
     ),
     # arXiv 2503.01628: channels by wavelength and bandwidth; spatial, then spatial-spectral masking; starts from a ViT.
     "general": ModelConfig(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ms2hs.arrays import FloatArray
+from ms2hs.models.config import SEPARATE_SIN_COS, SIN_COS
 from ms2hs.spectra.product_error import InputError
 from ms2hs.spectra.spectral_grid import line_weights
 
@@ -20,6 +21,8 @@ from ms2hs.spectra.spectral_grid import line_weights
 # width, in octaves.
 WAVELENGTH_PERIODS_NM = np.geomspace(8000.0, 16.0, 24)
 WIDTH_PERIODS = np.geomspace(16.0, 2.0, 4)
+# Amplitude of the fixed sinusoids.
+AMPLITUDE = 0.5
 # Wavelengths of the entries of a learnt spectral position; in between it is linear.
 KNOTS_NM = np.arange(370.0, 2511.0, 20.0)
 
@@ -112,11 +115,21 @@ def fourier(wavelength_nm: FloatArray, width_nm: FloatArray) -> FloatArray:
     return np.concatenate([np.sin(2 * np.pi * angles), np.cos(2 * np.pi * angles)], axis=1)
 
 
+def spatial_width(positions: str, width: int) -> int:
+    """Features of a position that stand for row and column; the others stand for the wavelength, or 0: they share."""
+    return width // 8 * 4 if positions == SEPARATE_SIN_COS else width
+
+
 class SpectralPosition(nn.Module):
     """Spectral position of tokens, from (band,) wavelengths and widths in nm."""
 
+    amplitude: Tensor
+
     def __init__(self, positions: str, width: int) -> None:
         super().__init__()
+        self.width, self.skipped = width, spatial_width(positions, width) % width
+        if positions in {SIN_COS, SEPARATE_SIN_COS}:
+            self.register_buffer("amplitude", torch.tensor(AMPLITUDE), persistent=False)
         self.learnt = nn.Parameter(0.02 * torch.randn(len(KNOTS_NM), width)) if positions == "learnt" else None
         features = 2 * (len(WAVELENGTH_PERIODS_NM) + len(WIDTH_PERIODS))
         self.encoded = nn.Linear(features, width) if positions == "fourier" else None
@@ -127,8 +140,13 @@ class SpectralPosition(nn.Module):
             features = _like(self.encoded.weight, fourier(wavelength_nm, width_nm))
             encoded: Tensor = self.encoded(features)
             return encoded
-        assert self.learnt is not None  # noqa: S101  either table or encoding exists
-        return _like(self.learnt, line_weights(wavelength_nm, KNOTS_NM)) @ self.learnt
+        if self.learnt is not None:
+            return _like(self.learnt, line_weights(wavelength_nm, KNOTS_NM)) @ self.learnt
+        longest, *_, shortest = WAVELENGTH_PERIODS_NM
+        periods_nm = np.geomspace(longest, shortest, (self.width - self.skipped) // 2)
+        angles = 2 * np.pi * wavelength_nm[:, None] / periods_nm
+        fixed = self.amplitude * _like(self.amplitude, np.concatenate([np.sin(angles), np.cos(angles)], axis=1))
+        return F.pad(fixed, (self.skipped, 0))
 
 
 class SpatialPosition(nn.Module):
@@ -136,7 +154,7 @@ class SpatialPosition(nn.Module):
 
     def __init__(self, positions: str, width: int, side: int) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.used = width, spatial_width(positions, width)
         self.rows = nn.Parameter(0.02 * torch.randn(side, width)) if positions == "learnt" else None
         self.cols = nn.Parameter(0.02 * torch.randn(side, width)) if positions == "learnt" else None
 
@@ -145,15 +163,16 @@ class SpatialPosition(nn.Module):
         if self.rows is not None and self.cols is not None:
             down, across = _stretch(self.rows, rows), _stretch(self.cols, cols)
             return (down[:, None] + across[None]).flatten(0, 1)
-        periods = np.geomspace(4.0, 400.0, self.width // 4)
-        shape = (rows, cols, self.width // 4)
+        periods = np.geomspace(4.0, 400.0, self.used // 4)
+        shape = (rows, cols, self.used // 4)
         angles = [2 * np.pi * np.arange(count)[:, None] / periods for count in (rows, cols)]
         parts = [
             np.broadcast_to(part, shape)
             for angle in (angles[0][:, None], angles[1][None])
             for part in (np.sin(angle), np.cos(angle))
         ]
-        return 0.5 * _like(like, np.concatenate(parts, axis=-1).reshape(rows * cols, self.width))
+        fixed = AMPLITUDE * _like(like, np.concatenate(parts, axis=-1).reshape(rows * cols, self.used))
+        return F.pad(fixed, (0, self.width - self.used))
 
 
 def _stretch(table: Tensor, count: int) -> Tensor:

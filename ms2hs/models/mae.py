@@ -20,7 +20,7 @@ import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor, nn
 
 from ms2hs.arrays import FloatArray
-from ms2hs.models.config import ModelConfig
+from ms2hs.models.config import TARGETS, ModelConfig
 from ms2hs.models.layers import (
     BandView,
     Block,
@@ -41,7 +41,7 @@ from ms2hs.spectra.indices import LAND
 from ms2hs.spectra.product_error import InputError
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
-# Without a prior, reflectance of land is scaled to about -1 … 1: (x - MIDDLE) / SPREAD.
+# Without a prior, the reflectance of land in tokens is scaled to about -1 … 1: (x - MIDDLE) / SPREAD.
 MIDDLE, SPREAD = 0.25, 0.25
 
 
@@ -228,7 +228,8 @@ class SpectralMAE(nn.Module):
         output = self.head(self.decoder_norm(x)).view(windows, side[0] * side[1], -1)  # (window, patch, group · value)
         if scaling is None:
             values = output.view(*output.shape[:2], -1, c.group * c.patch**2)  # (window, patch, group, value)
-            return (SPREAD * unpatchify(values, side, c.patch, c.group) + MIDDLE)[:, :bands]
+            middle, spread, _ = TARGETS[c.targets]
+            return (spread * unpatchify(values, side, c.patch, c.group) + middle)[:, :bands]
         values = output.view(*output.shape[:2], c.patch**2, c.rank).transpose(2, 3)  # (window, patch, rank, pixel)
         image = unpatchify(values.flatten(2)[:, :, None], side, c.patch, c.rank).float()  # (window, rank, row, col)
         image = smoothed(image * per_pixel(scaling.scale, side, c.patch), c.patch)

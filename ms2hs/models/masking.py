@@ -1,9 +1,11 @@
 """Masking strategies: which tokens the encoder does not see.
 
 The tokens of a window form a table of patches (p by p pixels) by groups (s bands). A strategy draws the hidden tokens
-from a random generator: equally many in each window, at least one, and never all.
+from a random generator: equally many in each window, at least one, and never all. A share that gives no whole number of
+tokens is rounded up or down at random, so that it holds on average.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,9 +107,9 @@ def visible_index(hidden: BoolArray, *, per_patch: bool) -> NDArray[np.int64]:
 
 
 def _choose(count: int, draws: int, share: float, rng: np.random.Generator) -> BoolArray:
-    """(draw, count) with round(share * count) True in each row, at least one and never all."""
+    """(draw, count) with equally many True in each row, on average share * count; at least one and never all."""
     if count < 2:
         raise ValueError("a single token cannot be both visible and hidden; use smaller patches or groups")
-    chosen = min(max(round(share * count), 1), count - 1)
+    chosen = min(max(math.floor(share * count + rng.random()), 1), count - 1)
     rank = rng.random((draws, count)).argsort(axis=1).argsort(axis=1)
     return rank < chosen

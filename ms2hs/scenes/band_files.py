@@ -38,6 +38,7 @@ from ms2hs.scenes.quality import QUALITY_NAME, Candidate, QualityChoice, choose_
 from ms2hs.scenes.radiometry import RadiometricRule, rule_of_hls, rules_of_raster
 from ms2hs.scenes.recognition import (
     DEFAULT_SOURCE,
+    LEVEL_1C_NOTE,
     baseline_of_file,
     level_1c_error,
     platform_note,
@@ -260,6 +261,7 @@ def _scene(path: str, container: Path, title: str, files: list[BandFile], option
     quality = _quality(files, source) if options.quality else QualityChoice((), "clouds are kept: --no-quality")
     missing = [] if options.bands else [name for name in sensor.grid.names if name not in names]
     notes += [*_notes(texts, bands, missing, rule), *rule.notes]
+    notes += [LEVEL_1C_NOTE] if sensor.toa_band is not None and sensor.toa_band[0] in available else []
     return Scene(
         id=title,
         source=source,
@@ -338,7 +340,7 @@ def _band_names(
     # S30's B09 and B10 and L30's B09 are top of atmosphere, and L30's B10 and B11 thermal. The sensors' tables do not
     # contain these bands, so their files are ignored.
     sensor = load_sensor(source)
-    if sensor.toa_band is not None and sensor.toa_band[0] in available:
+    if sensor.toa_band is not None and sensor.toa_band[0] in available and not options.level_1c:
         raise level_1c_error(path, available[sensor.toa_band[0]].raster.name)
     requested: Sequence[str] | None = options.bands
     if requested is None:

@@ -30,6 +30,9 @@ BASELINE_IN_NAME = re.compile(r"_N(\d\d)\.?(\d\d)(?![0-9])")
 BASELINE = re.compile(r"0?(\d\d?)\.(\d\d)")
 # ESA adds 1000 from this baseline on. Sen2Cor outside ESA writes baseline 99.99 and adds nothing.
 FIRST_BASELINE_WITH_OFFSET, FIRST_LOCAL_BASELINE = 4.0, 99.0
+LEVEL_1C_NOTE = (
+    "The images are level 1C, top of atmosphere: no surface reflectance. Haze brightens the bands of short wavelengths."
+)
 # Sen2Like adjusts scenes of several sensors to one (level 2H) and mixes their pixels (2F).
 SEN2LIKE_NAME = re.compile(r"(?<![A-Z0-9])(?:S2._MSIL2[FH]|L2[FH]_T\d{2}[A-Z]{3})_", re.IGNORECASE)
 # Raw counts of a camera and of its white and dark reference, and the reflectance that its software computes from them,

@@ -106,6 +106,8 @@ class SceneOptions:
     """False keeps cloud, shadow and cirrus as valid pixels."""
     granule: str | None = None
     """The tile or granule to use of a product with several, such as `T33UUP`."""
+    level_1c: bool = False
+    """True accepts a folder of level 1C, top of atmosphere, and ignores the band that only level 1C has."""
 
     @property
     def has_offset(self) -> bool:

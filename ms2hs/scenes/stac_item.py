@@ -1,13 +1,19 @@
-"""An item of a STAC catalogue as a scene: the files of its bands, and the meaning of their numbers."""
+"""An item of a STAC catalogue as a scene: the files of its bands, and the meaning of their numbers; bands of a cube.
+
+The bands of a cube stand twice in an item: `bands` of STAC 1.1, and `eo:bands` of the eo extension 1.1. odc-stac reads
+number, type and nodata of bands from the former, and takes names and common names from the latter only.
+"""
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from ms2hs.errors import SceneError
 from ms2hs.files import read_json
+from ms2hs.raster.cube import NODATA, SCALE
 from ms2hs.raster.dataset import open_dataset, read_pixel_grid
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.remote.client import DOCUMENT_ATTEMPTS, MAX_DOCUMENT_BYTES, HttpRequest, read_document
@@ -30,7 +36,8 @@ from ms2hs.scenes.stac_metadata import (
     sensing_time,
     source_of,
 )
-from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.sensors import COMMON_NAMES_NM, RGB_REACH_NM, load_sensor
+from ms2hs.spectra.spectral_grid import SpectralGrid, nearest_band
 
 ORIGIN = "ms2hs:from"
 """Field that the search adds to an item, with its server: `{"provider": name, "url": address}`."""
@@ -221,3 +228,22 @@ def _contradiction(item: Item, band: Band, grid: PixelGrid) -> str | None:
     if not found:
         return None
     return f"The item declares {' and '.join(found)} for its asset {band.key}: the pixels are placed by the file."
+
+
+def cube_bands(bands: SpectralGrid, *, common_names: bool = False) -> dict[str, list[dict[str, Any]]]:
+    """The bands of a cube as fields of its asset; a common name belongs to the nearest band only."""
+    common: dict[int | None, str] = {}
+    for name, centre in COMMON_NAMES_NM.items() if common_names else ():
+        common.setdefault(nearest_band(bands.wavelength_nm, centre, RGB_REACH_NM), name)
+    stored = {"data_type": "int16", "nodata": NODATA, "unit": "1", "raster:scale": SCALE, "raster:offset": 0}
+    core, eo = [], []
+    for band, (name, centre, width) in enumerate(zip(bands.names, bands.wavelength_nm, bands.fwhm_nm, strict=True)):
+        facts: dict[str, Any] = {"common_name": common[band]} if band in common else {}
+        facts |= {
+            "center_wavelength": round(float(centre) / 1000, 7),
+            "full_width_half_max": round(float(width) / 1000, 7),
+        }
+        support = {"ms2hs:support": bands.support[band]} if bands.support else {}
+        core.append({"name": name} | {f"eo:{key}": value for key, value in facts.items()} | stored | support)
+        eo.append({"name": name} | facts)
+    return {"bands": core, "eo:bands": eo}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ms2hs.models.config import ModelConfig
+from ms2hs.models.config import TARGETS, ModelConfig
 from ms2hs.models.layers import BandView
 from ms2hs.models.mae import SpectralMAE
 from ms2hs.spectra.product_error import InputError
@@ -41,7 +41,8 @@ class TrainingLoss:
     def loss(self, model: nn.Module, batch: Mapping[str, Any], device: torch.device) -> Loss:
         """Squared error over all bands of valid pixels; relative to brightness for a model with a prior."""
         truth, valid = (torch.as_tensor(batch[name]).to(device, non_blocking=True) for name in ("truth", "valid"))
-        wanted = truth.clamp(0, 1) if self.config.unit_targets else truth
+        limits = TARGETS[self.config.targets][2]
+        wanted = truth.clamp(*limits) if limits else truth
         squares = (self.reconstruct(model, batch, device, valid).float() - wanted).square()
         known = valid[:, None].to(squares.dtype)
         weight = known

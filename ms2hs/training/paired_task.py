@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
 from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.datasets.cubes.window_sampling import known_bands, read_windows
@@ -80,7 +81,8 @@ class PairedTask(TrainingLoss):
         mapping = BandMapping.of(self.config, source, target)
         if mapping:
             visible = mapping.visible(*values.shape[2:]).repeat(len(values), axis=0)
-            batch |= {"source": None, "values": values[:, mapping.bands], "visible": visible}
+            pasted = mapping.paste(torch.from_numpy(values)).numpy()
+            batch |= {"source": None, "values": pasted, "visible": visible}
         return batch
 
     def _windows(

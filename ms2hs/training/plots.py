@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.files import atomic_write
+from ms2hs.spectra.spectral_grid import SpectralGrid
 
 # Wavelengths of the bands to plot: red, leaf water and short-wave infrared.
 PLOTTED_NM = (650.0, 1200.0, 2200.0)
@@ -21,7 +22,9 @@ GAP_NM = 60.0
 # Range of the difference, in reflectance, and percentiles of an image that are black and white.
 DIFFERENCE = 0.05
 PERCENT = (1, 99)
-HIDDEN, UNKNOWN = "cornflowerblue", "wheat"
+# Hidden values are grey, as in Figure 2 of arXiv 2502.19451, so no image is.
+HIDDEN, UNKNOWN = "lightgrey", "navajowhite"
+IMAGE_COLOURS = "viridis"
 COLUMNS = ("seen", "true", "reconstructed", "difference")
 
 
@@ -55,12 +58,15 @@ def _plot_spectra(figure: Any, batch: Mapping[str, Any], output: Float32Array) -
         _plot_line(axes, nm, truth[window, :, row, col], color="black", label="true")
         _plot_line(axes, nm, output[window, :, row, col], color="tab:red", label="reconstructed")
         axes.plot(*_seen(batch, window, row, col), ".", color="tab:blue", markersize=5, label="seen")
+        for low, high in _ranges(batch["target"], _hidden(batch, window)[:, row, col]):
+            axes.axvspan(low, high, color=HIDDEN, linewidth=0, zorder=0)
         axes.set(xlabel="wavelength (nm)", ylabel="reflectance", title=f"window {window}, row {row}, column {col}")
         axes.grid(alpha=0.3)
     for axes in panels[len(pixels) :]:
         axes.set_axis_off()
     if pixels:
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        handles = [*figure.axes[0].get_legend_handles_labels()[0], Patch(color=HIDDEN, label="hidden")]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4)
 
 
 def _plot_bands(figure: Any, batch: Mapping[str, Any], output: Float32Array) -> None:  # noqa: ANN401
@@ -71,8 +77,8 @@ def _plot_bands(figure: Any, batch: Mapping[str, Any], output: Float32Array) -> 
         band = int(np.abs(nm - shown_nm).argmin())
         true, reconstructed = (np.where(valid, image[0, band], np.nan) for image in (batch["truth"], output))
         low, high = np.nanpercentile(true, PERCENT) if valid.any() else (0, 1)
-        greys = {"vmin": low, "vmax": max(high, low + 1e-3), "cmap": "gray", "interpolation": "nearest"}
-        images = [axes.imshow(image, **greys) for axes, image in zip(panels, (true, true, reconstructed), strict=False)]
+        style = {"vmin": low, "vmax": max(high, low + 1e-3), "cmap": IMAGE_COLOURS, "interpolation": "nearest"}
+        images = [axes.imshow(image, **style) for axes, image in zip(panels, (true, true, reconstructed), strict=False)]
         panels[0].imshow(np.where(hidden[band], 1.0, np.nan), cmap=ListedColormap([HIDDEN]), interpolation="nearest")
         difference = panels[3].imshow(
             reconstructed - true, vmin=-DIFFERENCE, vmax=DIFFERENCE, cmap="RdBu_r", interpolation="nearest"
@@ -104,6 +110,20 @@ def _seen(batch: Mapping[str, Any], window: int, row: int, col: int) -> tuple[Fl
         return (batch["source"].wavelength_nm if batch["source"] else nm[batch["bands"]]), values
     seen = ~_hidden(batch, window)[:, row, col]
     return nm[seen], values[seen]
+
+
+def _ranges(grid: SpectralGrid, hidden: BoolArray) -> list[tuple[float, float]]:
+    """Wavelengths, low and high in nm, of each run of hidden bands; a gap between bands ends a run."""
+    nm = grid.wavelength_nm
+    if not hidden.any():
+        return []
+    middles = (nm[:-1] + nm[1:]) / 2
+    low, high = np.append(nm[0] - grid.fwhm_nm[0] / 2, middles), np.append(middles, nm[-1] + grid.fwhm_nm[-1] / 2)
+    gaps = np.flatnonzero(np.diff(nm) > GAP_NM)
+    high[gaps], low[gaps + 1] = nm[gaps], nm[gaps + 1]
+    index = np.flatnonzero(hidden)
+    runs = np.split(index, np.flatnonzero((np.diff(index) > 1) | (low[index[1:]] > high[index[:-1]])) + 1)
+    return [(float(low[run[0]]), float(high[run[-1]])) for run in runs]
 
 
 def _hidden(batch: Mapping[str, Any], window: int) -> BoolArray:

@@ -1,5 +1,6 @@
 """`ms2hs pretrain`: a masked autoencoder trained on cubes, or on simulated scenes where no data are given."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from ms2hs.models.prior import SpectralPrior
 from ms2hs.models.vit_init import is_vit, load_vit
 from ms2hs.models.weights import LINEAR, load_weights, save_weights
 from ms2hs.progress import FitProgress
-from ms2hs.training.engine.distributed import Note, collect_notes
+from ms2hs.training.engine.checkpointing import CHECKPOINT
+from ms2hs.training.engine.distributed import Note, collect_notes, joined
 from ms2hs.training.engine.loop import FitResult, FitSettings, fit
 from ms2hs.training.masked_task import MaskedTask
 from ms2hs.training.model_card import MAX_NAMED, command_line, named_scenes, training_scores
@@ -25,6 +27,8 @@ from ms2hs.training.model_card import MAX_NAMED, command_line, named_scenes, tra
 # Scenes to simulate where no data are given, and their smallest side in pixels: smaller scenes have no shapes.
 SIMULATED_SCENES = 2000
 MIN_SIMULATED_SIDE = 32
+# Presets with a prior predict spectra; cubes with fewer bands, as of a multispectral sensor, show none.
+MIN_BANDS_OF_SPECTRUM = 20
 NO_DATA_NOTE = (
     "training on simulated scenes; real scenes give better weights: HySpecNet-11k (hyspecnet.rsim.berlin, 11,483 "
     "patches of EnMAP, CC0), SpectralEarth (EnMAP, geoservice.dlr.de), EMIT L2A (EMITL2ARFL, search.earthdata.nasa.gov)"
@@ -34,7 +38,7 @@ FEW_PLACES_NOTE = (
     "another --prior, or estimate one from more places"
 )
 # Fields of a configuration that describe the training and not the network.
-TRAINING_FIELDS = {"masking", "staged", "hidden", "unit_targets", "measured"}
+TRAINING_FIELDS = {"masking", "staged", "hidden", "measured", "uncovered"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class PretrainOptions:
     preset: str
     data: tuple[Path, ...] = ()
     """Folders of cubes; none: simulated scenes."""
+    source: str | None = None
+    """Sensor of multispectral images in `data`; None: the files name it."""
     split: str | None = None
     """A list in the folders' `splits/`, such as `hard/train`."""
     leave_out: tuple[str, ...] = ()
@@ -101,11 +107,12 @@ def pretrain(
     network, prior = _initial_network(config, basis.prior, options, add_note)
     if config.by_patch and prior.places is None:
         add_note(FEW_PLACES_NOTE)
-    cubes = _cubes(options, options.window or config.window, prior, add_note)
+    cubes = _cubes(options, config, prior, add_note)
     task = MaskedTask(config, cubes, options.fit.batch, options.fit.steps, options.fit.seed, options.window)
     identity = {
         "config": config.to_dict(),
         "window": options.window,
+        "source": options.source,
         "scenes": [len(cubes), *sorted({cube.scene for cube in cubes})[:MAX_NAMED]],
         "init": str(options.init),
         "prior": basis.sha256,
@@ -122,6 +129,67 @@ def pretrain(
         card = _card(options, cubes, result, output)
         digest = save_weights(output, prior, card, network.cpu(), overwrite=overwrite, inputs=inputs)
     return PretrainResult(output, digest, result, tuple(notes))
+
+
+def pretrain_stages(
+    stages: Sequence[PretrainOptions],
+    output: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: FitProgress | None = None,
+    note: Note | None = None,
+) -> PretrainResult:
+    """Train one stage after the other, each from the weights of the stage before; the last stage writes `output`.
+
+    The weights of the others go to `<output stem>.run/stage-1.safetensors`. A stage starts with the learning rate of a
+    new training. The data of all stages are opened before the first starts. Arguments and errors as of `pretrain`.
+
+    Parameters
+    ----------
+    resume : keep the complete stages with the same settings, and continue the stage that was interrupted.
+    """
+    folder = output.with_suffix(".run")
+    paths = [*(folder / f"stage-{number}.safetensors" for number in range(1, len(stages))), output]
+    chained = [stages[0], *(replace(stage, init=path) for stage, path in zip(stages[1:], paths, strict=False))]
+    if len(stages) > 1:
+        check_output(output, overwrite=overwrite)
+        for stage in stages:
+            prior = load_weights(stage.prior).prior
+            _cubes(stage, _config(stage, prior), prior, lambda _: None)
+        folder.mkdir(exist_ok=True)
+    _, add_note = collect_notes(note)
+    total, before = sum(stage.fit.steps for stage in stages), 0
+    resumes = resume
+    for number, (stage, path) in enumerate(zip(chained, paths, strict=True), 1):
+        if resumes and path != output and _is_complete(path, stage):
+            before += stage.fit.steps
+            continue
+        if len(stages) > 1:
+            add_note(f"stage {number} of {len(stages)}: {', '.join(map(str, stage.data)) or 'simulated scenes'}")
+            resumes = resumes and (path.with_suffix(".run") / CHECKPOINT).is_file()
+        result = pretrain(
+            *(stage, path),
+            resume=resumes,
+            overwrite=overwrite or (resume and len(stages) > 1),
+            progress=progress and _shifted(progress, before, total),
+            note=note,
+        )
+        with joined(stage.fit.device) as processes:
+            processes.wait()  # the first process has written the weights
+        before += stage.fit.steps
+        resumes = False  # the next stage starts from other weights than its checkpoint
+    return result
+
+
+def _is_complete(path: Path, stage: PretrainOptions) -> bool:
+    """Whether the weights of a stage exist, trained with these settings."""
+    return path.is_file() and load_weights(str(path)).card.get("settings") == json.loads(json.dumps(settings_of(stage)))
+
+
+def _shifted(progress: FitProgress, before: int, total: int) -> FitProgress:
+    """Progress of a stage, as progress of all stages."""
+    return lambda step, _, loss: progress(before + step, total, loss)
 
 
 def _config(options: PretrainOptions, prior: SpectralPrior) -> ModelConfig:
@@ -167,8 +235,12 @@ def _text(value: Any) -> str:  # noqa: ANN401  a field of a configuration
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
-def _cubes(options: PretrainOptions, window: int, prior: SpectralPrior, note: Note) -> list[Cube]:
-    cubes = [cube for folder in options.data for cube in open_cubes(folder, options.split)]
+def _opened(folder: Path, options: PretrainOptions) -> list[Cube]:
+    return open_cubes(folder, options.split, options.source, multispectral=True)
+
+
+def _cubes(options: PretrainOptions, config: ModelConfig, prior: SpectralPrior, note: Note) -> list[Cube]:
+    cubes = [cube for folder in options.data for cube in _opened(folder, options)]
     check_scenes(cubes, options.leave_out, "Give names of these scenes to --leave-out.")
     cubes = [cube for cube in cubes if cube.scene not in options.leave_out]
     count = options.simulated or (0 if cubes else SIMULATED_SCENES)
@@ -177,8 +249,16 @@ def _cubes(options: PretrainOptions, window: int, prior: SpectralPrior, note: No
     elif not cubes:
         needed = "training needs at least one. Leave out fewer scenes."
         raise DataError(f"{', '.join(map(str, options.data))}: every scene is left out; {needed}")
+    if config.rank and (few := [cube for cube in cubes if len(cube.grid) < MIN_BANDS_OF_SPECTRUM]):
+        raise DataError(
+            f"{few[0].name}: {len(few[0].grid)} bands; preset {options.preset} learns whole spectra from the bands of "
+            f"a sensor, and needs {MIN_BANDS_OF_SPECTRUM} bands or more. For multispectral images use --preset s2mae, "
+            "general, dlr-ibm-spectral or dlr-ibm-spatial-spectral."
+        )
+    for text in dict.fromkeys(text for cube in cubes for text in getattr(cube, "notes", ())):
+        note(text)
     if count:
-        side = max(window, MIN_SIMULATED_SIDE)
+        side = max(options.window or config.window, MIN_SIMULATED_SIDE)
         cubes += simulated_cubes(count, options.fit.seed, prior=prior, shape=(side, side))
     return cubes
 
@@ -225,6 +305,9 @@ def settings_of(options: PretrainOptions) -> dict[str, Any]:
         "preset": options.preset,
         "window": options.window,
         "changes": options.changes,
+        "data": [folder.name for folder in options.data],
+        "source": options.source,
+        "split": options.split,
         "simulated": options.simulated,
         "init": options.init.name if options.init else None,
         "prior": Path(options.prior).name,
@@ -241,15 +324,20 @@ def _card(options: PretrainOptions, cubes: Sequence[Cube], result: FitResult, ou
         *(("--data", folder.resolve().name) for folder in options.data),
         *(("--leave-out", scene) for scene in options.leave_out),
         *(("--set", f"{name}={_text(value)}") for name, value in options.changes.items()),
+        ("--source", options.source),
         ("--split", options.split),
         ("--simulated", options.simulated or None),
         ("--init", options.init.name if options.init else None),
         ("--prior", None if options.prior == LINEAR else Path(options.prior).name),
         ("--window", options.window),
     ]
-    return {
+    card = {
         "command": command_line("pretrain", words, options.fit, output),
         "settings": settings_of(options),
         "trained_on": named_scenes(cube.scene for cube in real) + simulated,
         "scores": training_scores(result),
     }
+    if options.init is None or is_vit(options.init):
+        return card
+    first = load_weights(str(options.init)).card
+    return card | {"continues": {name: first.get(name) for name in ("command", "settings", "trained_on", "continues")}}

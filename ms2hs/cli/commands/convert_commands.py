@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from ms2hs.cli.commands.spectrum_commands import convert_points
-from ms2hs.cli.messages import note, print_failed, print_left_out, print_log
+from ms2hs.cli.messages import note, print_failed, print_left_out
 from ms2hs.cli.options import (
     BATCH,
     DEVICES,
@@ -221,8 +221,6 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
 
     if convert_points(context):
         return
-    if not quiet:
-        print_log()
     _check_place(context)
     if given(context, "device") and load_weights(model).network is None:
         refuse(context, ["device"], "the linear model always runs on the processor")

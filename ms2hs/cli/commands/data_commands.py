@@ -13,18 +13,20 @@ from ms2hs.cli.options import (
     OUTPUT,
     AsJson,
     DnOffset,
+    ImageSource,
     Offset,
     Overwrite,
     Quiet,
     Scale,
     Seed,
+    Split,
     example_epilog,
 )
 
 PREPARE_EPILOG = example_epilog(
     "ms2hs prepare HySpecNet-11k/ -o shards/",
     "ms2hs prepare HySpecNet-11k/ -o shards/train --split easy/train",
-    "ms2hs prepare granules/ -o shards/ --window 64",
+    "ms2hs prepare BigEarthNet-S2/ -o shards/ --window 64",
 )
 PAIRS_EPILOG = example_epilog(
     "ms2hs pairs enmap/ --scenes scenes/ -o pairs/",
@@ -35,23 +37,24 @@ PAIRS_EPILOG = example_epilog(
 
 def prepare_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     folder: Annotated[
-        Path, typer.Argument(help="Folder of hyperspectral cubes, in a data format that `ms2hs info` lists.")
+        Path, typer.Argument(help="Folder of cubes or images, in a data format that `ms2hs info` lists.")
     ],
     output: Annotated[
         Path,
         OUTPUT("-o", "--output", help="Directory for the shards; created if missing."),
     ],
     window: Annotated[int, DATA(min=1, help="Window size, in pixels.")] = 128,
-    split: Annotated[str | None, DATA(help="Use only the cubes listed in splits/<split>.csv.")] = None,
+    split: Split = None,
+    source: ImageSource = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Pack hyperspectral cubes into shards for training."""
+    """Pack hyperspectral cubes or multispectral images into shards for training."""
     from ms2hs.datasets.cubes import packing
     from ms2hs.progress import progress_bar
 
     with progress_bar(shown=not quiet) as progress:
-        result = packing.prepare(folder, output, window, progress, split, overwrite=overwrite)
+        result = packing.prepare(folder, output, window, progress, split, source=source, overwrite=overwrite)
     if not quiet:
         note(
             f"{result.windows} windows in {len(result.paths)} shards; {result.left_out} with less than "

@@ -17,14 +17,18 @@ from ms2hs.cli.options import (
     Overwrite,
     Quiet,
     Seed,
+    Split,
     complete_model,
     complete_source,
     complete_target,
     example_epilog,
+    refuse,
 )
+from ms2hs.cli.parsers import parse_shares
 
 if TYPE_CHECKING:
     from ms2hs.datasets.pairs.pair_set import PairSet
+    from ms2hs.evaluation.completion import CompletionOptions
     from ms2hs.evaluation.evaluator import EvaluationSettings
     from ms2hs.evaluation.results import Evaluation
 
@@ -40,7 +44,6 @@ Models = Annotated[
 Prior = Annotated[
     str, MODEL(help="Weights of the prior to beat, not trained on these scenes.", autocompletion=complete_model)
 ]
-Split = Annotated[str | None, DATA(help="Use only splits/<split>.csv: test, hard/test.")]
 Scenes = Annotated[list[str] | None, DATA("--scene", help="Use only this scene. Repeatable.")]
 Windows = Annotated[int, DATA(min=1, help="Largest number of windows of a scene.")]
 Report = Annotated[Path | None, OUTPUT(help="Write an HTML report, and <stem>.csv, <stem>.json and <stem>.npz.")]
@@ -125,12 +128,16 @@ def evaluate_cube_command(  # noqa: PLR0917 - one parameter an option, as Typer 
     report: Report = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Score a finished conversion beside its truth."""
     from ms2hs.evaluation.cube_evaluation import evaluate_cube
+    from ms2hs.progress import progress_bar
 
     write = _report_writer(report, [cube, cube.with_suffix(".json"), truth, prior], overwrite=overwrite)
-    _print(evaluate_cube(cube, truth, _settings(prior, windows, seed)), write, as_json=as_json)
+    with progress_bar(shown=not quiet, unit="windows") as progress:
+        evaluation = evaluate_cube(cube, truth, _settings(prior, windows, seed), progress)
+    _print(evaluation, write, as_json=as_json)
 
 
 @app.command(
@@ -138,10 +145,11 @@ def evaluate_cube_command(  # noqa: PLR0917 - one parameter an option, as Typer 
     epilog=example_epilog(
         "ms2hs evaluate completion cubes/ --model spatial-spectral",
         "ms2hs evaluate completion cubes/ --model spectral --hidden 0.5 --windows 128",
-        "ms2hs evaluate completion cubes/ --model mine.safetensors --split easy/test --json",
+        "ms2hs evaluate completion cubes/ --model s2mae.safetensors --ratio 0.5,0.75,0.9,0.95 -o panel.png",
     ),
 )
 def evaluate_completion_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Folder of hyperspectral cubes.")],
     model: Models = None,
     hidden: Annotated[float, DATA(help="Hidden share of the groups of 8 bands, between 0 and 1.")] = 0.75,
@@ -150,20 +158,82 @@ def evaluate_completion_command(  # noqa: PLR0917 - one parameter an option, as 
     windows: Annotated[int, DATA(min=1, help="Number of windows.")] = 64,
     size: Annotated[int, DATA(min=7, help="Window size, in pixels.")] = 64,
     seed: Seed = 0,
+    ratio: Annotated[
+        str | None,
+        DATA(
+            metavar="R,R,…",
+            help="Hidden shares of each model's own tokens instead of --hidden, such as 0.5,0.75,0.9,0.95; draws a "
+            "window at each.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        OUTPUT("-o", "--output", "--report", help="With --ratio: PNG of a window.", show_default="completion.png"),
+    ] = None,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Score how models complete cubes of which bands are hidden."""
     from ms2hs.evaluation.completion import CompletionOptions, complete_cubes
     from ms2hs.evaluation.report import numbers, terminal
+    from ms2hs.progress import progress_bar
 
+    if ratio is not None:
+        refuse(context, ["hidden"], "--ratio gives the hidden shares")
+        options = CompletionOptions(folder, split, tuple(scene or ()), windows=windows, size=size, seed=seed)
+        path = output or Path("completion.png")
+        _complete_at_ratios(
+            *(model or ["linear"], options, parse_shares(ratio), path),
+            overwrite=overwrite,
+            as_json=as_json,
+            quiet=quiet,
+        )
+        return
+    refuse(context, ["output", "overwrite"], "the picture needs --ratio")
     if not 0 < hidden < 1:
         raise typer.BadParameter(f"{hidden} is not a share; above 0 and below 1 is needed. Use --hidden 0.75.")
     options = CompletionOptions(folder, split, tuple(scene or ()), hidden, windows, size, seed)
-    scores = complete_cubes(model or ["linear"], options)
+    with progress_bar(shown=not quiet, unit="windows") as progress:
+        scores = complete_cubes(model or ["linear"], options, progress)
     if as_json:
         typer.echo(json.dumps(numbers.json_values(scores), indent=1))
     else:
         terminal.print_completion(scores)
+
+
+def _complete_at_ratios(
+    models: list[str],
+    options: "CompletionOptions",
+    ratios: list[float],
+    path: Path,
+    *,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Score and draw the completion at some ratios."""
+    from ms2hs.evaluation.masked_completion import complete_at_ratios
+    from ms2hs.evaluation.report import numbers, terminal
+    from ms2hs.evaluation.report.page import check_report
+    from ms2hs.files import check_output, file_ids, files_in
+    from ms2hs.progress import progress_bar
+
+    check_report()
+    from ms2hs.evaluation.report.completion_figure import draw_panels
+
+    inputs = file_ids(files_in([options.corpus, *models]))
+    check_output(path, overwrite=overwrite, inputs=inputs)
+    if path.suffix.lower() != ".png":
+        raise typer.BadParameter(f"-o {path} is no PNG file; the picture is one. Use -o completion.png.")
+    with progress_bar(shown=not quiet, unit="ratios") as progress:
+        scores, panels = complete_at_ratios(models, options, ratios, progress)
+    draw_panels(panels, path, overwrite=overwrite, inputs=inputs)
+    if as_json:
+        typer.echo(json.dumps(numbers.json_values(scores), indent=1))
+    else:
+        terminal.print_ratios(scores)
+    typer.echo(path, err=as_json)
 
 
 def _settings(prior: str, windows: int, seed: int) -> "EvaluationSettings":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ms2hs.cli.messages import note, print_failed, print_left_out, print_log, warn
+from ms2hs.cli.messages import note, print_failed, print_left_out, warn
 from ms2hs.cli.options import (
     GSDS,
     INPUT,
@@ -141,8 +141,6 @@ def fetch_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it
     from ms2hs.files import check_output, file_ids, files_in
     from ms2hs.progress import progress_bar
 
-    if not quiet:
-        print_log()
     _check_options(context)
     request = selection.SearchRequest(
         bbox, intersects, date, provider, stac, collection, max_cloud, limit, sort.value, items

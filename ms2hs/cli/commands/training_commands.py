@@ -1,8 +1,10 @@
 """`ms2hs pretrain` and `ms2hs finetune`: weights of the user's own."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,12 +17,14 @@ from ms2hs.cli.options import (
     BatchSize,
     CheckpointEvery,
     Device,
+    ImageSource,
     LearningRate,
     LeaveOut,
     Overwrite,
     Precision,
     Quiet,
     Resume,
+    Split,
     Steps,
     TrainingPrecision,
     TrainingSeed,
@@ -36,11 +40,14 @@ from ms2hs.cli.options import (
     refuse,
 )
 from ms2hs.cli.parsers import parse_fields
-from ms2hs.cli.recipes import option_files
+from ms2hs.cli.recipes import option_files, stages_of
+
+if TYPE_CHECKING:
+    from ms2hs.training.pretraining import PretrainOptions
 
 PRETRAIN_EPILOG = example_epilog(
     "ms2hs pretrain --preset spectral --data shards/ -o mine.safetensors",
-    "ms2hs pretrain --preset linear --data spectra/ -o prior.safetensors",
+    "ms2hs pretrain --preset s2mae --data eurosat/ --source sentinel2a -o first.safetensors",
     "torchrun --nproc-per-node 4 -m ms2hs.cli pretrain --preset spatial-spectral --data shards/ --batch 64",
 )
 FINETUNE_EPILOG = example_epilog(
@@ -54,8 +61,23 @@ GRADIENT_OPTIONS = (
 )
 PRETRAIN_NETWORK_OPTIONS = (
     *GRADIENT_OPTIONS,
-    *("seed", "split", "simulated", "init", "prior", "change", "picture_every", "cross_fit", "folds", "compiled"),
+    *(
+        "seed",
+        "source",
+        "split",
+        "simulated",
+        "init",
+        "prior",
+        "change",
+        "picture_every",
+        "cross_fit",
+        "folds",
+        "compiled",
+    ),
 )
+# Parameters of a [[stage]] that are fields of `PretrainOptions` and of its `FitSettings`.
+STAGE_FIELDS = ("source", "split", "simulated", "window")
+STAGE_FIT_FIELDS = ("steps", "batch", "lr", "seed", "workers", "checkpoint_every", "picture_every")
 
 
 class Part(StrEnum):
@@ -95,7 +117,8 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     data: Annotated[
         list[Path] | None, DATA(help="Folder of cubes or shards. Repeatable.", show_default="simulated scenes")
     ] = None,
-    split: Annotated[str | None, DATA(help="Use only the cubes of splits/<split>.csv, such as hard/train.")] = None,
+    source: ImageSource = None,
+    split: Split = None,
     leave_out: LeaveOut = None,
     simulated: Annotated[int, DATA(min=0, help="Number of simulated scenes added to the data.")] = 0,
     window: Window = None,
@@ -134,14 +157,20 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train weights on hyperspectral data, also under torchrun on several GPUs."""
+    """Train weights on hyperspectral or multispectral data, also under torchrun on several GPUs."""
     from ms2hs.files import check_output, file_ids
     from ms2hs.progress import fit_bar
 
     if preset == "linear":
         refuse(context, PRETRAIN_NETWORK_OPTIONS, "the linear model is estimated in closed form from one folder")
-    if not data:
-        refuse(context, ["split", "leave_out"], "it needs --data DIR")
+    stages = stages_of(context)
+    if stages and (preset == "linear" or cross_fit):
+        raise typer.BadParameter(
+            "a recipe with [[stage]] trains one network after another; without --cross-fit, and no linear model. Leave "
+            "the stages out, or give another --preset."
+        )
+    if not data and not stages:
+        refuse(context, ["source", "split", "leave_out"], "it needs --data DIR")
     if cross_fit:
         refuse(context, ["resume"], "--cross-fit continues by itself")
     else:
@@ -162,6 +191,7 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
     settings = pretraining.PretrainOptions(
         preset=preset,
         data=tuple(data or ()),
+        source=source,
         split=split,
         leave_out=tuple(leave_out or ()),
         simulated=simulated,
@@ -190,14 +220,28 @@ def pretrain_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
             pretrain_cross_fitted(settings, output, folds, overwrite=overwrite, progress=progress, note=notes)
         typer.echo(output)
         return
+    trainings = [_staged(settings, stage) for stage in stages] or [settings]
     with fit_bar(shown=not quiet) as progress:
-        result = pretraining.pretrain(
-            settings, output, resume=resume, overwrite=overwrite, progress=progress, note=notes
+        result = pretraining.pretrain_stages(
+            trainings, output, resume=resume, overwrite=overwrite, progress=progress, note=notes
         )
     if result.fit.first:
         if not quiet:
             note(f"sha256 {result.sha256}")
         typer.echo(result.output)
+
+
+def _staged(settings: "PretrainOptions", stage: Mapping[str, Any]) -> "PretrainOptions":
+    """The settings of a [[stage]], whose values are given by parameter of the command."""
+    own = {name: value for name, value in stage.items() if name in STAGE_FIELDS}
+    if "data" in stage:
+        own["data"] = tuple(map(Path, stage["data"]))
+    if "leave_out" in stage:
+        own["leave_out"] = tuple(stage["leave_out"])
+    if "change" in stage:
+        own["changes"] = settings.changes | parse_fields(list(stage["change"]))
+    fit = {name: value for name, value in stage.items() if name in STAGE_FIT_FIELDS}
+    return replace(settings, **own, fit=replace(settings.fit, **fit))
 
 
 def finetune_command(  # noqa: PLR0917 - one parameter an option, as Typer wants it

@@ -7,9 +7,8 @@ holds 0 outside the swath. In granules of software build 010613 (May 2023) it is
 cloud (`GriddedCube`). A granule is a path, or an open binary file object, such as a remote file.
 """
 
-import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,18 +18,16 @@ from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.datasets.cubes.plausibility import check_window, reflectance_of, usable_bands
+from ms2hs.datasets.emit_flags import KIND, flag_layers, flags_beside
 from ms2hs.datasets.hdf5_file import Source, band_runs, hdf5_errors, name_of, opened, stored_dataset, stored_table
 from ms2hs.errors import DataError
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
 PATTERN = "EMIT_L2A_RFL_*.nc"
-KIND, NEEDS = "EMIT L2A", "reflectance, sensor_band_parameters and location"
+NEEDS = "reflectance, sensor_band_parameters and location"
 EMIT_NODATA = -9999.0
-# Layers of the MASK file that make a pixel unknown, by their names in `mask_bands`: cloud, cirrus, spacecraft, dilated
-# cloud, SpecTf cloud. Water is a surface, and the aggregate flag contains it.
-UNKNOWN_FLAG = re.compile(r"(?=.*(cloud|cirrus|spacecraft)).*flag", re.IGNORECASE)
-# Their positions in files without `mask_bands` (user guide of EMITL2ARFL.001).
-UNKNOWN_FLAGS = (0, 1, 3, 4)
+# Shorter waves, of the first four bands, are left out as in the table `emit` and in arXiv 2502.19451: 240 bands remain.
+FIRST_NM = 407.0
 # Side in pixels of the blocks that are orthorectified at once: large, so that each chunk of the sensor is decoded once.
 ORTHO_BLOCK = 1024
 FLIPPED_BUILD = "010613"
@@ -83,6 +80,11 @@ class EmitCube:
         with self.opened() as files:
             return self.read_open(files, np.s_[row : row + height, col : col + width])
 
+    @property
+    def missing_flags(self) -> tuple[str, ...]:
+        """The MASK file, if the granule lacks it."""
+        return () if self.flags else ("EMIT_L2A_MASK",)
+
     @contextmanager
     def opened(self) -> Iterator[EmitFiles]:
         """The open files of the granule, for several reads."""
@@ -107,7 +109,8 @@ class EmitCube:
             return np.zeros([side.stop - side.start for side in window], np.bool_)
         with hdf5_errors(self.flags, KIND, "flags"):
             layers = files.mask[*window, : max(self.flag_layers) + 1]
-        return np.asarray((~(layers[..., self.flag_layers] <= 0.5)).any(axis=-1))  # a flag of NaN too
+        # NaN and nodata are flags too: version 2 has nodata where clouds were cut off on board.
+        return np.asarray((~(np.abs(layers[..., self.flag_layers]) <= 0.5)).any(axis=-1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +160,11 @@ class OrthoCube:
     is_direction_measured: bool
     """Whether longitudes and latitudes tell `flipped`; else the software build does."""
     crs: str = "EPSG:4326"
+
+    @property
+    def missing_flags(self) -> tuple[str, ...]:
+        """As in `EmitCube`."""
+        return self.sensor_cube.missing_flags
 
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """(band, row, col) reflectance of a window, NaN where unknown, read in blocks.
@@ -240,10 +248,10 @@ def find_granules(folder: Path) -> list[Path]:
 
 
 def open_emit(source: Source, flags: Source | None = None) -> EmitCube | GriddedCube:
-    """An L2A reflectance granule with its good bands; no pixel is read.
+    """An L2A reflectance granule with its good bands from FIRST_NM on; no pixel is read.
 
-    `flags` is the MASK file of a granule; None: the file beside a path, if it exists. Errors as in
-    `hdf5_file.opened`.
+    `flags` is the MASK file of a granule; None: the newest file of the granule beside a path, if one exists. Errors as
+    in `hdf5_file.opened`.
     """
     with opened(source, KIND, NEEDS) as file:
         names = "wavelengths", "fwhm", "good_wavelengths"
@@ -257,14 +265,12 @@ def open_emit(source: Source, flags: Source | None = None) -> EmitCube | Gridded
                 "numbers by row, column and band are needed. The file is damaged: download it again."
             )
         transform = _transform_of_axes(file, shape[1:]) if is_gridded else None
-    grid, order = usable_bands(name_of(source), centre, width, good > 0.5)
+    grid, order = usable_bands(name_of(source), centre, width, (good > 0.5) & (centre >= FIRST_NM))
     name = PurePosixPath(name_of(source)).stem.removeprefix("EMIT_L2A_RFL_")
     if transform is not None:
         return GriddedCube(name, name, source, grid, shape[1:], order, transform)
-    if isinstance(source, Path):
-        beside = source.with_name(source.name.replace("_RFL_", "_MASK_"))
-        flags = beside if flags is None and beside != source and beside.is_file() else flags
-    layers = _flag_layers(flags, shape[:2]) if flags else ()
+    flags = flags or (flags_beside(source) if isinstance(source, Path) else None)
+    layers = flag_layers(flags, shape[:2]) if flags else ()
     return EmitCube(name, name, source, grid, shape[:2], order, flags, layers)
 
 
@@ -311,24 +317,6 @@ def _transform_of_axes(file: Any, shape: tuple[int, int]) -> Transform:  # noqa:
         ends += [(centres[-1] - centres[0]) / (size - 1), centres[0]]
     a, lon, e, lat = (float(number) for number in ends)
     return a, 0.0, lon - a / 2, 0.0, e, lat - e / 2
-
-
-def _flag_layers(flags: Source, shape: tuple[int, int]) -> tuple[int, ...]:
-    """Positions in a MASK file of the flags that make a pixel unknown."""
-    with opened(flags, KIND, "flags") as file:
-        stored = stored_dataset(file, "mask").shape
-        names: list[str] = []
-        with suppress(KeyError):
-            texts = stored_table(file, "sensor_band_parameters/mask_bands", is_text=True).ravel().tolist()
-            names = [text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in texts]
-    layers = tuple(at for at, name in enumerate(names) if UNKNOWN_FLAG.fullmatch(name)) if names else UNKNOWN_FLAGS
-    if len(stored) != 3 or stored[:2] != shape or not layers or stored[2] <= max(layers):
-        raise DataError(
-            f"{name_of(flags)}: flags of shape {stored} with the names {', '.join(names) or 'of version 1'}; "
-            f"{shape} and flags of cloud are needed. The file belongs to another granule or is damaged: download it "
-            "again, or remove it."
-        )
-    return layers
 
 
 def open_tables(file: Any) -> tuple[Any, Any]:  # noqa: ANN401

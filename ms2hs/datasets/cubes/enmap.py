@@ -1,7 +1,7 @@
-"""EnMAP L2A products: bands from METADATA.XML, and the choice of bands where the two detectors overlap.
+"""EnMAP L2A products: bands from METADATA.XML, the choice of bands where the two detectors overlap, and flag layers.
 
 The bands of the image are in ascending wavelength, so the bands of both detectors alternate at 902-993 nm. There the
-detectors disagree by 0.01-0.02, which would show as a sawtooth in the spectrum.
+detectors disagree by 0.01-0.02, which would show as a sawtooth in the spectrum. Files beside the image flag pixels.
 """
 
 import re
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.datasets.cubes.plausibility import usable_bands
-from ms2hs.datasets.cubes.raster_cube import RasterCube, ReflectanceEncoding
+from ms2hs.datasets.cubes.raster_cube import FlagLayer, RasterCube, ReflectanceEncoding
 from ms2hs.errors import DataError, UnknownName
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid
@@ -26,6 +26,15 @@ ENMAP_TILE = re.compile(r"DT\d+_\d{8}T\d{6}Z_\d{3}")
 OVERLAPS = ("swir", "vnir", "keep", "average")
 ENMAP_IMAGE = "-SPECTRAL_IMAGE"
 ENMAP_NODATA = -32768
+# Layers beside the image, and their numbers that show the surface; 255 is background in each. Cloud and shadow are 1,
+# cirrus is 1 to 3 (thin, medium, thick). Classes are 0 none, 1 land, 2 water, 3 background. Haze and snow do not hide
+# the surface. Sources: flags of the EnMAP reader of ESA's SNAP, and the values of HySpecNet-11k's layers in the
+# community catalogue of Earth Engine.
+CLOUD_LAYERS = ("QL_QUALITY_CLOUD", "QL_QUALITY_CLOUDSHADOW", "QL_QUALITY_CIRRUS")
+SURFACE_LAYERS = {**dict.fromkeys(CLOUD_LAYERS, (0,)), "QL_QUALITY_CLASSES": (0, 1, 2)}
+# Defective pixels of the detectors, 1, in a band for each band of the image.
+DEFECT_LAYER = "QL_PIXELMASK"
+TIFF_ENDINGS = (".TIF", ".tif", "_COG.TIF", "_COG.tif")
 # The statistics of a band without data.
 EMPTY_MEAN, EMPTY_STD = -1_000_000.0, 0.0
 
@@ -87,6 +96,19 @@ class AveragedCube(RasterCube):
         return np.asarray((values[self.bands] + line) / 2, np.float32)
 
 
+def find_flags(image: Path) -> tuple[FlagLayer, ...]:
+    """The flag layers of an image `…-SPECTRAL_IMAGE….TIF`, beside it."""
+    product, ending = re.split(ENMAP_IMAGE, image.name, maxsplit=1, flags=re.IGNORECASE)
+
+    def layer(name: str, surface: tuple[int, ...], *, by_band: bool = False) -> FlagLayer:
+        # As a rule, all files of a product end alike.
+        paths = (image.with_name(f"{product}-{name}{end}") for end in (ending, *TIFF_ENDINGS))
+        return FlagLayer(name, next(filter(Path.is_file, paths), None), surface, by_band)
+
+    flags = [layer(name, surface) for name, surface in SURFACE_LAYERS.items()]
+    return (*flags, layer(DEFECT_LAYER, (0,), by_band=True))
+
+
 def find_products(folder: Path) -> list[Path]:
     """METADATA.XML of every L2A product under the folder."""
     return [path for path in sorted(folder.rglob("*")) if ENMAP_METADATA.fullmatch(path.name)]
@@ -114,7 +136,8 @@ def open_enmap(path: Path, overlap: str = "swir") -> RasterCube:
     match = ENMAP_METADATA.fullmatch(metadata.name)
     name = match[1] if match else metadata.stem
     tile = ENMAP_TILE.search(name)
-    cube = RasterCube(name, tile[0] if tile else name, _image(metadata, name), grid, encoding)
+    image = _image(metadata, name)
+    cube = RasterCube(name, tile[0] if tile else name, image, grid, encoding, flags=find_flags(image))
     return _averaged(cube, bands, order) if overlap == "average" else cube
 
 
@@ -128,7 +151,8 @@ def _averaged(cube: RasterCube, bands: EnmapBands, order: NDArray[np.intp]) -> A
     below, above = (np.where(between, side, chosen) for side in (below, above))
     weight: Float32Array = np.where(between, share, 0).astype(np.float32)
     grid = cube.grid.select(chosen)
-    return AveragedCube(cube.name, cube.scene, cube.path, grid, cube.encoding, chosen, below, above, weight)
+    facts = cube.name, cube.scene, cube.path, grid, cube.encoding
+    return AveragedCube(*facts, chosen, below, above, weight, flags=cube.flags)
 
 
 def _metadata(path: Path) -> Path:

@@ -1,6 +1,5 @@
 """Hyperspectral cubes with a pixel grid on the ground and a day, which pairs and `ms2hs fetch --for` start from."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -9,24 +8,17 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-import numpy as np
-from rasterio.windows import Window
-
 from ms2hs.arrays import Float32Array
 from ms2hs.datasets.cubes.emit import GriddedCube, OrthoCube, find_granules, open_emit, orthorectify
 from ms2hs.datasets.cubes.enmap import ENMAP_IMAGE, ENMAP_METADATA, find_products, open_enmap
 from ms2hs.datasets.cubes.raster_cube import RasterCube, find_rasters, open_raster
-from ms2hs.datasets.cubes.registry import Cube, open_cubes
+from ms2hs.datasets.cubes.registry import Cube, note_missing_flags, open_cubes
 from ms2hs.datasets.cubes.tanager import GriddedTanager, find_tanager, open_tanager
 from ms2hs.errors import DataError, Ms2hsError, failure
-from ms2hs.raster.dataset import open_dataset, read_bands, read_pixel_grid
+from ms2hs.raster.dataset import open_dataset, read_pixel_grid
 from ms2hs.raster.dates import day_of
 from ms2hs.raster.header import read_header
 from ms2hs.raster.pixel_grid import PixelGrid
-
-# Layers of EnMAP L2A products in which any value but 0 hides the ground: cloud and cloud shadow are 1, cirrus is 1 to 3
-# (thin, medium, thick), background is 255. Haze and snow do not hide the ground.
-CLOUD_LAYERS = ("QL_QUALITY_CLOUD", "QL_QUALITY_CLOUDSHADOW", "QL_QUALITY_CIRRUS")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +30,6 @@ class GeoreferencedCube:
     """Of `cube.shape`, with a CRS."""
     day: date
     """UTC."""
-    flags: tuple[Path, ...] = ()
-    """Cloud layers on the pixel grid; a value other than 0 hides the ground."""
 
     @property
     def name(self) -> str:
@@ -47,15 +37,8 @@ class GeoreferencedCube:
         return self.cube.name
 
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
-        """(band, row, col) reflectance, NaN where unknown or under cloud, cloud shadow or cirrus.
-
-        EMIT cubes apply their own flags. Errors as in `Cube.read`.
-        """
-        values = self.cube.read(row, col, height, width)
-        for path in self.flags:
-            with open_dataset(str(path)) as file:
-                values[:, read_bands(file, [1], Window(col, row, width, height))[0] != 0] = np.nan
-        return values
+        """(band, row, col) reflectance, NaN where unknown or flagged. Errors as in `Cube.read`."""
+        return self.cube.read(row, col, height, width)
 
 
 def find_cubes(paths: Sequence[Path], left_out: dict[str, str]) -> list[GeoreferencedCube]:
@@ -85,7 +68,9 @@ def find_cubes(paths: Sequence[Path], left_out: dict[str, str]) -> list[Georefer
                 left_out[cube.name] = failure(cube.name, error)
             else:  # a product may be given twice
                 cubes_by_key[cube.name, georeferenced.pixel_grid, georeferenced.day] = georeferenced
-    return sorted(cubes_by_key.values(), key=lambda cube: (cube.name, cube.pixel_grid.bounds))
+    found = sorted(cubes_by_key.values(), key=lambda cube: (cube.name, cube.pixel_grid.bounds))
+    note_missing_flags([georeferenced.cube for georeferenced in found])
+    return found
 
 
 def _openers(path: Path) -> list[tuple[str, Callable[[], Sequence[Cube]]]]:
@@ -97,7 +82,7 @@ def _openers(path: Path) -> list[tuple[str, Callable[[], Sequence[Cube]]]]:
     products = sorted([*find_granules(path), *find_products(path), *find_tanager(path)])
     if not products:
         try:
-            cubes = open_cubes(path)
+            cubes = open_cubes(path, noted=False)
         except Ms2hsError as error:
             products = find_rasters(path)
             if not products:
@@ -142,8 +127,7 @@ def _georeferenced(cube: Cube) -> GeoreferencedCube:
         )
     names = (cube.name.split("/")[-1], cube.path.name, cube.path.parent.name)
     day = day_of(names, _metadata_tags(cube.path) | tags)
-    flags = _find_flags(cube.path, (pixel_grid.height, pixel_grid.width))
-    return GeoreferencedCube(cube, pixel_grid, _check_day(cube.name, day), flags)
+    return GeoreferencedCube(cube, pixel_grid, _check_day(cube.name, day))
 
 
 def _check_day(name: str, day: date | None) -> date:
@@ -165,20 +149,3 @@ def _metadata_tags(image: Path) -> dict[str, str]:
         return {"start_time": ET.parse(metadata).findtext(".//temporalCoverage/startTime", "")}  # noqa: S314
     except ET.ParseError:
         return {}
-
-
-def _find_flags(image: Path, shape: tuple[int, int]) -> tuple[Path, ...]:
-    """The cloud layers beside an EnMAP image."""
-    product, is_enmap, _ = image.name.partition(ENMAP_IMAGE)
-    if not is_enmap:
-        return ()
-    pattern = re.compile(rf"{re.escape(product)}-({'|'.join(CLOUD_LAYERS)})(_COG)?\.tiff?", re.IGNORECASE)
-    paths = tuple(path for path in sorted(image.parent.iterdir()) if pattern.fullmatch(path.name))
-    for path in paths:
-        with open_dataset(str(path)) as file:
-            if file.shape != shape:
-                raise DataError(
-                    f"{path}: {file.shape} pixels; {shape} are needed, as in {image.name}. The file belongs to another "
-                    "product or is damaged: download it again, or remove it."
-                )
-    return paths

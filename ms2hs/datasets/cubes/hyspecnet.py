@@ -1,9 +1,9 @@
 """Data sets of EnMAP patches whose files carry no wavelengths: HySpecNet-11k and SpectralEarth.
 
-Both are level-2A surface reflectance in ten-thousandths, in ascending wavelength, 128 x 128 pixels of 30 m. The table
-`enmap-224` marks the 202 of 224 bands that HySpecNet-11k keeps; the files do not, since only some of the dropped bands
-are empty. Two public tables are wrong: one lists the bands in detector order, another drops 0-based 145-151 instead of
-160-166.
+Both are level-2A surface reflectance in ten-thousandths, in ascending wavelength, 128 x 128 pixels of 30 m. Patches of
+HySpecNet-11k have the flag layers of EnMAP products; SpectralEarth has none. The table `enmap-224` marks the 202 of 224
+bands that HySpecNet-11k keeps; the files do not, since only some of the dropped bands are empty. Two public tables are
+wrong: one lists the bands in detector order, another drops 0-based 145-151 instead of 160-166.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ms2hs.datasets.cubes.enmap import ENMAP_IMAGE, ENMAP_NODATA
+from ms2hs.datasets.cubes.enmap import ENMAP_IMAGE, ENMAP_NODATA, find_flags
 from ms2hs.datasets.cubes.raster_cube import TIFF_SUFFIXES, RasterCube, ReflectanceEncoding
 from ms2hs.errors import DataError
 from ms2hs.spectra.sensors import load_sensor
@@ -37,7 +37,7 @@ def open_hyspecnet(folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
         if image is None:
             missing.append(patch.name)
         else:
-            cubes.append(RasterCube(patch.name, patch.parent.name, image, grid, encoding))
+            cubes.append(RasterCube(patch.name, patch.parent.name, image, grid, encoding, flags=find_flags(image)))
     if missing:
         raise DataError(
             f"{folder}: {len(missing)} of {len(paths)} patches have no {ENMAP_IMAGE[1:]}.TIF (the first: "

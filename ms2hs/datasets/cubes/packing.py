@@ -53,6 +53,7 @@ def prepare(
     progress: Progress | None = None,
     split: str | None = None,
     *,
+    source: str | None = None,
     overwrite: bool = False,
 ) -> PackingResult:
     """Pack the cubes of a folder into shards.
@@ -62,7 +63,7 @@ def prepare(
 
     Parameters
     ----------
-    folder, split : as in `open_cubes`.
+    folder, split, source : as in `open_cubes`; images of a multispectral sensor are packed, too.
     output : directory for the shards; created if its parent exists.
     window : side in pixels.
     overwrite : replace existing shards.
@@ -74,7 +75,7 @@ def prepare(
     """
     if window < 1:
         raise ValueError(f"window {window} is below 1")
-    cubes = open_cubes(folder, split)
+    cubes = open_cubes(folder, split, source, multispectral=True)
     is_new = not output.exists()
     old_paths = _check_directory(output, overwrite=overwrite)
     if old_paths and file_ids(old_paths) & file_ids(files_in([folder])):

@@ -1,22 +1,23 @@
-"""Cubes in GeoTIFF and ENVI files, opened and read through GDAL window by window."""
+"""Cubes in GeoTIFF and ENVI files, opened and read through GDAL window by window, and the flag layers beside them."""
 
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ms2hs.arrays import Float32Array, FloatArray
+from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.datasets.cubes.plausibility import check_window, reflectance_of, usable_bands
 from ms2hs.errors import DataError, SceneError
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
+    from rasterio.windows import Window
 
     from ms2hs.raster.header import Header
 
@@ -42,6 +43,19 @@ class ReflectanceEncoding:
     nodata: float | None
 
 
+@dataclass(frozen=True)
+class FlagLayer:
+    """A raster on the pixels of a cube that says which values show the surface."""
+
+    name: str
+    path: Path | None
+    """None: the product lacks the layer."""
+    surface: tuple[int, ...]
+    """Numbers of the pixels that show the surface; all others hide it."""
+    by_band: bool
+    """Whether the layer has a band for each band of the cube's file, or one for all."""
+
+
 @dataclass(frozen=True, eq=False)
 class RasterCube:
     """A cube in one raster file, opened for each read: it pickles, and processes and threads can share it."""
@@ -51,6 +65,12 @@ class RasterCube:
     path: Path
     grid: SpectralGrid
     encoding: ReflectanceEncoding
+    flags: tuple[FlagLayer, ...] = field(default=(), kw_only=True)
+
+    @property
+    def missing_flags(self) -> tuple[str, ...]:
+        """Names of the flag layers that the product lacks."""
+        return tuple(layer.name for layer in self.flags if layer.path is None)
 
     @cached_property
     def shape(self) -> tuple[int, int]:
@@ -59,18 +79,37 @@ class RasterCube:
             return file.height, file.width
 
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
-        """(band, row, col) reflectance of a window, NaN where unknown.
+        """(band, row, col) reflectance of a window, NaN where unknown or flagged.
 
-        SceneError or DataError if the file is missing or damaged, or has another number of bands.
+        SceneError or DataError if the file or a flag layer is missing or damaged, or has another number of bands.
         """
         from rasterio.windows import Window
 
         from ms2hs.raster.dataset import read_bands
 
         with self._opened() as file:
-            check_window((file.height, file.width), row, col, height, width)
-            dn = read_bands(file, self.encoding.bands, Window(col, row, width, height))
-        return reflectance_of(dn, self.encoding.scale, self.encoding.offset, self.encoding.nodata)
+            check_window(file.shape, row, col, height, width)
+            window, shape = Window(col, row, width, height), file.shape
+            dn = read_bands(file, self.encoding.bands, window)
+        values = reflectance_of(dn, self.encoding.scale, self.encoding.offset, self.encoding.nodata)
+        for layer in self.flags:
+            if layer.path is not None:
+                np.copyto(values, np.nan, where=~self._read_surface(layer, layer.path, shape, window))
+        return values
+
+    def _read_surface(self, layer: FlagLayer, path: Path, shape: tuple[int, int], window: "Window") -> BoolArray:
+        """(band or 1, row, col) True where a flag layer shows the surface; `shape` is needed."""
+        from ms2hs.raster.dataset import open_dataset, read_bands
+
+        count = self.encoding.count if layer.by_band else 1
+        with open_dataset(str(path)) as file:
+            if (file.count, *file.shape) != (count, *shape):
+                raise DataError(
+                    f"{path}: {file.count} bands of {file.shape} pixels; {count} of {shape} are needed, as in "
+                    f"{self.path.name}. The file belongs to another product or is damaged: get it again, or remove it."
+                )
+            numbers = read_bands(file, self.encoding.bands if layer.by_band else [1], window)
+        return np.isin(numbers, layer.surface)
 
     @contextmanager
     def _opened(self) -> Iterator["DatasetReader"]:
@@ -93,11 +132,11 @@ def find_rasters(folder: Path) -> list[Path]:
 
 
 def open_rasters(folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
-    """Rasters whose bands carry wavelengths; rasters of one band are skipped.
+    """Rasters whose bands carry wavelengths; empty if none does. Rasters of one band are skipped.
 
     A scene is a subfolder of the folder, or a file in the folder itself. Raw counts of a camera are skipped beside its
-    reflectance. DataError for rasters without wavelengths and outputs of a conversion, SceneError for unreadable files
-    and for raw counts alone.
+    reflectance. DataError for rasters with and rasters without wavelengths in one folder, and for outputs of a
+    conversion, SceneError for unreadable files and for raw counts alone.
     """
     from ms2hs.raster.dataset import open_dataset
     from ms2hs.scenes.recognition import is_raw_capture, raw_capture_error
@@ -115,12 +154,12 @@ def open_rasters(folder: Path, paths: Sequence[Path]) -> list[RasterCube]:
                 counts[path] = file.count
             else:
                 cubes.append(cube)
-    if counts:
+    if counts and cubes:
         numbers = ", ".join(str(count) for count in sorted(set(counts.values())))
         raise DataError(
             f"{folder}: {len(counts)} of {len(counts) + len(cubes)} rasters have no wavelengths, and {numbers} bands "
-            f"(the first: {min(counts)}); each band needs a wavelength tag. Write the tags, remove the files, or give "
-            "the folder of a known data set."
+            f"(the first: {min(counts)}); each band needs a wavelength tag. Write the tags, or put the images of a "
+            "multispectral sensor into another folder."
         )
     return cubes
 

@@ -75,6 +75,8 @@ class DataFormat(NamedTuple):
     """Files of the format in a folder; none if the folder has another format."""
     open: CubeOpener
     """The cubes in these files of the folder."""
+    multispectral: bool = False
+    """Whether the cubes are images of a multispectral sensor, which show no spectra."""
 
 
 def _one_by_one(open_file: Callable[[Path], Sequence[Cube]]) -> CubeOpener:
@@ -91,6 +93,32 @@ def _one_by_one(open_file: Callable[[Path], Sequence[Cube]]) -> CubeOpener:
     return open_all
 
 
+SENSOR_LAYOUT = "*.tif whose band names give a sensor, or a *.tif for each band"
+
+
+def _find_sensor_data(folder: Path) -> list[Path]:
+    from ms2hs.datasets.multispectral import layout_of
+
+    return [folder] if layout_of(folder) else []
+
+
+def _open_sensor_cubes(folder: Path, _paths: Sequence[Path]) -> Sequence[Cube]:
+    from ms2hs.datasets.multispectral import open_sensor_cubes
+
+    return open_sensor_cubes(folder)
+
+
+def _format_of_sensor(source: str) -> DataFormat:
+    from ms2hs.datasets.multispectral import open_sensor_cubes
+
+    return DataFormat(
+        f"images of {source}",
+        SENSOR_LAYOUT,
+        lambda folder: [folder],
+        lambda folder, _: open_sensor_cubes(folder, source),
+    )
+
+
 # Tried in this order; the first format that has cubes is taken. Other files may lie beside them, such as the quality
 # layers of a product.
 FORMATS = (
@@ -103,7 +131,21 @@ FORMATS = (
     ),
     DataFormat("Tanager products", "*_sr_hdf5.h5", find_tanager, _one_by_one(lambda path: [open_tanager(path)])),
     DataFormat("NumPy cubes", "*.npz with dn, scale, nodata, wavelength_nm", find_npz, _one_by_one(open_npz)),
+    DataFormat(
+        "BigEarthNet, EuroSAT, fMoW-Sentinel",
+        "<patch>/<patch>_B02.tif, <class>/<class>_1.tif, <location>/<location>_1.tif",
+        _find_sensor_data,
+        _open_sensor_cubes,
+        multispectral=True,
+    ),
     DataFormat("GeoTIFF or ENVI cubes", "*.tif or *.hdr with wavelengths", find_rasters, open_rasters),
+    DataFormat(
+        "multispectral images (--source names their sensor)",
+        SENSOR_LAYOUT,
+        find_rasters,
+        _open_sensor_cubes,
+        multispectral=True,
+    ),
     DataFormat(
         "spectral libraries", "*.csv of id,lon,lat,nm,…, *.npz or *.sli", find_libraries, _one_by_one(open_library)
     ),
@@ -111,19 +153,32 @@ FORMATS = (
 
 MAX_LISTED_SCENES = 20
 
+# Suffixes of the lists of splits; SpectralEarth's are `.txt`, with one path a line.
+SPLIT_SUFFIXES = (".csv", ".txt")
 # Suffixes that lists of a split may add to the name of a cube.
 FILE_SUFFIXES = {".tif", ".tiff", ".npy", ".npz", ".nc", ".hdr", ".img", ".dat", ".bsq", ".bil", ".bip"}
 
 
-def open_cubes(folder: Path, split: str | None = None) -> list[Cube]:
+def open_cubes(
+    folder: Path,
+    split: str | None = None,
+    source: str | None = None,
+    *,
+    multispectral: bool = False,
+    noted: bool = True,
+) -> list[Cube]:
     """Every cube of a folder, sorted by name.
 
     Parameters
     ----------
     folder : in one of `FORMATS`, or with a folder `hyspecnet-11k` inside.
-    split : a list in the folder's `splits/`, without `.csv`: `easy/train` or `hard/val` for HySpecNet-11k. Each line is
-        the path of a cube within the folder. (The `easy` splits of HySpecNet-11k have patches of one tile on both
-        sides; prefer `hard`.)
+    split : a list in the folder's `splits/`, without its suffix (`SPLIT_SUFFIXES`): `easy/train` or `hard/val` for
+        HySpecNet-11k, `enmap_nlcd/train` for SpectralEarth. Each line is the path of a cube within the folder. (The
+        `easy` splits of HySpecNet-11k have patches of one tile on both sides; prefer `hard`.)
+    source : name of the sensor of multispectral images, which the folder then holds; None: any format, and the files
+        name their sensor.
+    multispectral : whether the caller takes images of a multispectral sensor, too.
+    noted : log a note if cubes lack flag layers.
 
     Raises
     ------
@@ -136,19 +191,42 @@ def open_cubes(folder: Path, split: str | None = None) -> list[Cube]:
     nested = folder / "hyspecnet-11k"
     folder = nested if nested.is_dir() else folder
     cubes: list[Cube] = []
-    for data_format in FORMATS:
+    known = FORMATS if source is None else [_format_of_sensor(source)]
+    formats = [data_format for data_format in known if multispectral or not data_format.multispectral]
+    for data_format in formats:
         if paths := data_format.find(folder):
             cubes = sorted(data_format.open(folder, paths), key=lambda cube: cube.name)
         if cubes:
             break
     else:
+        if not multispectral and (rasters := find_rasters(folder)):
+            raise DataError(
+                f"{folder}: rasters without wavelengths (the first: {min(rasters)}); each band needs a wavelength tag. "
+                "Write the tags, or give the folder of a known data set. (Images of a multispectral sensor are for "
+                "`ms2hs pretrain --source`.)"
+            )
         content = "is empty" if not any(folder.iterdir()) else "holds no cubes of a known format"
-        formats = "; ".join(f"{data_format.name} ({data_format.layout})" for data_format in FORMATS)
-        raise DataError(f"{folder} {content}; known: {formats}. Give another folder, or download the data.")
+        listed = "; ".join(f"{data_format.name} ({data_format.layout})" for data_format in formats)
+        raise DataError(f"{folder} {content}; known: {listed}. Give another folder, or download the data.")
     if twice := sorted({first.name for first, second in pairwise(cubes) if first.name == second.name}):
         raise DataError(f"{folder}: more than one cube is named {', '.join(twice[:3])}. Remove the copies.")
     LOGGER.debug("opened: %s, %d cubes of format %s", folder, len(cubes), data_format.name)
-    return cubes if split is None else _select_split(folder, cubes, split)
+    cubes = cubes if split is None else _select_split(folder, cubes, split)
+    if noted:
+        note_missing_flags(cubes)
+    return cubes
+
+
+def note_missing_flags(cubes: Sequence[Cube]) -> None:
+    """Log how many cubes lack flag layers of their product, whose clouds are thus kept."""
+    missing = [(cube.name, names) for cube in cubes if (names := getattr(cube, "missing_flags", ()))]
+    if missing:
+        name, layers = missing[0]
+        LOGGER.info(
+            "%d of %d cubes lack flag layers, so pixels that these would hide are kept, such as clouds (the first: %s "
+            "lacks %s)",
+            *(len(missing), len(cubes), name, ", ".join(layers)),
+        )
 
 
 def _select_split(folder: Path, cubes: list[Cube], split: str) -> list[Cube]:
@@ -157,7 +235,7 @@ def _select_split(folder: Path, cubes: list[Cube], split: str) -> list[Cube]:
     missing = sorted(wanted - {cube.name for cube in chosen})
     if missing or not wanted:
         raise DataError(
-            f"{folder}: {len(missing)} of {len(wanted)} cubes in splits/{split}.csv are missing (the first: "
+            f"{folder}: {len(missing)} of {len(wanted)} cubes in the split {split} are missing (the first: "
             f"{missing[0] if missing else 'the list is empty'}); a split needs all its cubes. Download the rest, or "
             "shorten the list."
         )
@@ -165,11 +243,12 @@ def _select_split(folder: Path, cubes: list[Cube], split: str) -> list[Cube]:
 
 
 def read_split(folder: Path, split: str, item: str) -> list[str]:
-    """The first field of each line of `splits/<split>.csv` that is not empty; DataError if the file is missing."""
+    """The first field of each line of `splits/<split>.csv` or `.txt` that is not empty; DataError if it is missing."""
     splits = folder / "splits"
-    path = splits / f"{split}.csv"
-    if not path.is_file():
-        known = sorted(path.relative_to(splits).with_suffix("").as_posix() for path in splits.glob("**/*.csv"))
+    path = next((path for suffix in SPLIT_SUFFIXES if (path := splits / f"{split}{suffix}").is_file()), None)
+    if path is None:
+        lists = (path.relative_to(splits) for suffix in SPLIT_SUFFIXES for path in splits.glob(f"**/*{suffix}"))
+        known = sorted(path.with_suffix("").as_posix() for path in lists)
         raise DataError(
             f"{folder}: no split {split!r}; known: {', '.join(known) or 'none (no splits/*.csv)'}. Give a known split, "
             f"or none to take every {item}."

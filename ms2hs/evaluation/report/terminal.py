@@ -19,7 +19,7 @@ from ms2hs.evaluation.report.tables import (
     overall_tables,
     scene_table,
 )
-from ms2hs.evaluation.results import CompletionScores, Evaluation
+from ms2hs.evaluation.results import CompletionScores, Evaluation, RatioScores
 
 # Line width where stdout is not a terminal: no table is folded.
 FILE_WIDTH = 10_000
@@ -27,6 +27,7 @@ MAX_LEFT_OUT = 10
 # The name column and longer words of headings fold in a narrow terminal.
 MIN_NAME_WIDTH, MAX_WORD_WIDTH = 10, 13
 LOSER_STYLE = "red"
+COMPLETION_UNITS = "Reflectance of 0-1; SSIM with data range 1. Masked: hidden bands."
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -34,13 +35,24 @@ def print_evaluation(evaluation: Evaluation) -> None:
     _print(_evaluation_text(evaluation))
 
 
+def print_ratios(rows: Sequence[RatioScores]) -> None:
+    """Print the scores of completed cubes at each ratio and masking."""
+    for ratio, masking in dict.fromkeys((row.ratio, row.masking) for row in rows):
+        own = [row for row in rows if (row.ratio, row.masking) == (ratio, masking)]
+        _print([_completion_table(f"{ratio:.0%} hidden ({masking})", own)])
+    _print([Text(COMPLETION_UNITS)])
+
+
 def print_completion(rows: Sequence[CompletionScores]) -> None:
     """Print the scores of completed cubes, one line per model."""
+    _print([_completion_table("", rows), Text(COMPLETION_UNITS)])
+
+
+def _completion_table(title: str, rows: Sequence[CompletionScores]) -> Table:
     train_mse = next(column for column in METHOD_COLUMNS if column.key == "train_mse")
     columns = [train_mse, *(METRICS[key] for key in ("mse", "masked_mse", "unmasked_mse", "ssim"))]
     cells = ((row.model, tuple(TableCell(column.text(getattr(row, column.key))) for column in columns)) for row in rows)
-    table = ScoreTable("", headings_of(columns), tuple(TableRow(*row) for row in cells), "model")
-    _print([_rich_table(table), Text("Reflectance of 0-1; SSIM with data range 1. Masked: hidden bands.")])
+    return _rich_table(ScoreTable(title, headings_of(columns), tuple(TableRow(*row) for row in cells), "model"))
 
 
 def _print(parts: Iterable[RenderableType]) -> None:

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from ms2hs.arrays import Float32Array
 from ms2hs.datasets.cubes.emit import (
-    KIND,
     NEEDS,
     EmitCube,
     GriddedCube,
@@ -25,6 +24,7 @@ from ms2hs.datasets.cubes.emit import (
     orthorectify,
     table_grid,
 )
+from ms2hs.datasets.emit_flags import KIND, TIME
 from ms2hs.datasets.hdf5_file import Source, band_runs, name_of, opened, stored_dataset, stored_ranges
 from ms2hs.errors import RemoteError, SceneError
 from ms2hs.fetching.cubes.item_files import addresses_of, open_source
@@ -38,7 +38,6 @@ from ms2hs.scenes.stac_metadata import Item, parse_item
 
 # The collections of flags of granules of version 2, the newest first.
 FLAGS_VERSIONS = ("003", "002")
-TIME = re.compile(r"\d{8}T\d{6}")
 GRANULE = re.compile(r"EMIT_L2A_RFL_.+\.nc")
 FLAGS = re.compile(r"EMIT_L2A_MASK_.+\.nc")
 # Flags and tables without chunks have small gaps between the rows of a window. Requests take longer than these.

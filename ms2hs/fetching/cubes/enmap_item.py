@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from ms2hs.arrays import Float32Array
-from ms2hs.datasets.cubes.enmap import ENMAP_IMAGE, ENMAP_METADATA, parse_bands
-from ms2hs.datasets.cubes.georeferenced import CLOUD_LAYERS
+from ms2hs.datasets.cubes.enmap import CLOUD_LAYERS, ENMAP_IMAGE, ENMAP_METADATA, parse_bands
 from ms2hs.datasets.cubes.plausibility import check_window, reflectance_of
 from ms2hs.errors import SceneError
 from ms2hs.fetching.cubes.item_files import addresses_of, file_name_of, kept_path

@@ -52,8 +52,8 @@ MIN_CLEAR, MAX_READ = 0.1, 3
 JOBS = 8
 Window = tuple[int, int, int, int]
 """Row, column, height, width."""
-# Changes with the layout of a sample, so that samples of other versions are fetched again.
-LAYOUT = 1
+# Changes with the layout and the bands of a sample, so that samples of other versions are fetched again.
+LAYOUT = 2
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from ms2hs.raster.cog.block_compressor import BlockCompressor
 from ms2hs.raster.cog.block_store import BlockStore, disk_bytes, finished_block_rows
 from ms2hs.raster.cog.encoding import REFLECTANCE, Encoding
 from ms2hs.raster.cog.overviews import BlockIndex, Levels
+from ms2hs.raster.cog.row_writer import RowWriter
 from ms2hs.raster.cog.tiff_ifd import Directory, overview_directory, pack, with_blocks
 from ms2hs.raster.cog.tiff_tags import BandLabels, image_directory
 from ms2hs.raster.cube_writer import BlockFiller
@@ -38,7 +39,7 @@ from ms2hs.spectra.spectral_grid import SpectralGrid
 WRITE_ERRORS = (RasterioError, CPLE_BaseError, OSError)
 
 
-class CogWriter:
+class CogWriter(RowWriter[SpectralGrid | BandLabels]):
     """Writes a cube as a COG, from the first row to the last; implements `CubeWriter`.
 
     Raises
@@ -67,23 +68,20 @@ class CogWriter:
         home : working directory on the same disk, kept after an interruption, from which another writer of the same
             cube resumes (`from_row`); None: a temporary directory beside `path`.
         """
-        self.path, self.block = Path(path), encoding.block
-        self._grid, self._bands, self._tags, self._encoding = grid, bands, tags, encoding
+        super().__init__(path, grid, bands, tags, encoding=encoding, block=encoding.block)
         self._threads, self._home = threads, home
         self._levels = Levels(grid.height, grid.width, encoding.block)
-        self._row = self._col = 0
+        self._col = 0
         self._buffers: list[DnArray] = []
         self._stages: list[tuple[str, float]] = []
-        self._is_finished = False
-        self._stack = ExitStack()
 
     @cached_property
     def kept_rows(self) -> int:
         """Rows in `home`, left by an interrupted writer of the same cube."""
         if self._home is None or not self._home.is_dir():
             return 0
-        block_rows = finished_block_rows(self._home, self._levels, len(self._bands), len(self._head()))
-        return min(block_rows * self.block, self._grid.height)
+        block_rows = finished_block_rows(self._home, self._levels, len(self.bands), len(self._head()))
+        return min(block_rows * self.block, self.grid.height)
 
     def from_row(self, row: int) -> Self:
         """Resume an interrupted run at `row`; returns the writer.
@@ -92,7 +90,7 @@ class CogWriter:
         ------
         ValueError : `row` is larger than `kept_rows` or is not the first of a row of blocks.
         """
-        if row > self.kept_rows or (row % self.block and row != self._grid.height):
+        if row > self.kept_rows or (row % self.block and row != self.grid.height):
             raise ValueError(f"row {row}; expected a multiple of {self.block} up to {self.kept_rows}")
         self._row = row
         return self
@@ -101,11 +99,11 @@ class CogWriter:
         """Create or reopen the level files, and start the threads."""
         check_output(self.path, overwrite=True)
         check_space(self.path.parent, self._disk_bytes())
-        bands, block_rows = len(self._bands), -(-self._row // self.block)
+        bands, block_rows = len(self.bands), -(-self._row // self.block)
         with ExitStack() as stack, self._write_errors():
             self._store = BlockStore(self._make_folder(stack), self._levels, bands, len(self._head()), block_rows)
             stack.callback(self._store.close)
-            self._compressor = BlockCompressor(self._levels, bands, self._encoding, self._append, self._threads)
+            self._compressor = BlockCompressor(self._levels, bands, self.encoding, self._append, self._threads)
             stack.callback(self._compressor.close)
             self._stages = self._compressor.stages
             self._restore_overviews(block_rows)
@@ -124,22 +122,14 @@ class CogWriter:
         ------
         ValueError : rows out of order, or another shape or data type.
         """
-        bands, rows, width = values.shape
-        if values.dtype != self._encoding.dtype or (bands, width) != (len(self._bands), self._grid.width):
-            expected = f"{self._encoding.dtype} ({len(self._bands)}, rows, {self._grid.width})"
-            raise ValueError(f"values are {values.dtype} {values.shape}; expected {expected}")
-        self._check_order(row, rows)
-        ranges, done = self._compressor.ranges, 0
-        while done < rows:
-            first = self._row % self.block
-            part = values[:, done : done + self.block - first]
-            done, self._row = done + part.shape[1], self._row + part.shape[1]
+        ranges = self._compressor.ranges
+        for first, part in self._parts(row, values):
             if first == 0:
                 self._buffers = [self._compressor.buffer() for _ in ranges]
             for buffer, (cols, some_bands) in zip(self._buffers, ranges, strict=True):
                 piece = part[some_bands, :, cols]
                 buffer[: len(piece), first : first + piece.shape[1], : piece.shape[2]] = piece
-            if self._row % self.block == 0 or self._row == self._grid.height:
+            if self._ends_blocks:
                 for buffer, task_range in zip(self._buffers, ranges, strict=True):
                     self._compressor.submit((self._row - 1) // self.block, task_range, buffer)
 
@@ -156,10 +146,7 @@ class CogWriter:
         ------
         ValueError : rows out of order, or not a whole row of blocks.
         """
-        self._check_order(row, rows)
-        if row % self.block or rows != min(self.block, self._grid.height - row):
-            raise ValueError(f"rows {row} to {row + rows}; expected a whole row of blocks")
-        self._row += rows
+        self._append_blocks(row, rows)
         for task_range in self._compressor.ranges:
             cols, bands = task_range
             buffer = self._compressor.buffer()
@@ -180,7 +167,7 @@ class CogWriter:
         """
         _, rows, cols = values.shape
         self._check_order(row, rows)
-        expected = len(self._bands), min(self.block, self._grid.height - row), min(self.block, self._grid.width - col)
+        expected = len(self.bands), min(self.block, self.grid.height - row), min(self.block, self.grid.width - col)
         if values.shape != expected or row % self.block or col != self._col:
             raise ValueError(f"values {values.shape} at column {col}; expected {expected} at column {self._col}")
         for task_range in self._compressor.ranges:
@@ -188,7 +175,7 @@ class CogWriter:
                 buffer = self._compressor.buffer()
                 buffer[: task_range.bands.stop - task_range.bands.start, :rows, :cols] = values[task_range.bands]
                 self._compressor.submit(row // self.block, task_range, buffer)
-        is_last = col + cols == self._grid.width
+        is_last = col + cols == self.grid.width
         self._row, self._col = (self._row + rows, 0) if is_last else (self._row, col + cols)
 
     def wait(self) -> None:
@@ -202,8 +189,7 @@ class CogWriter:
         ------
         ValueError : rows are missing.
         """
-        if self._row != self._grid.height:
-            raise ValueError(f"{self._row} of {self._grid.height} rows were written")
+        self._check_complete()
         self.wait()
         began = time.perf_counter()
         with self._write_errors():
@@ -232,7 +218,7 @@ class CogWriter:
                     self.wait()
 
     def _disk_bytes(self) -> int:
-        return disk_bytes(self._grid, len(self._bands), self.path.parent, self._encoding)
+        return disk_bytes(self.grid, len(self.bands), self.path.parent, self.encoding)
 
     def _make_folder(self, stack: ExitStack) -> Path:
         if self._home is not None:
@@ -250,23 +236,19 @@ class CogWriter:
                 for col in range(cols):
                     self._compressor.restore(BlockIndex(level, row, col), self._store.read(level, row * cols + col))
 
-    def _check_order(self, row: int, rows: int) -> None:
-        if row != self._row or row + rows > self._grid.height:
-            raise ValueError(f"rows {row} to {row + rows} of {self._grid.height}; row {self._row} is next")
-
     def _append(self, level: int, blocks: list[bytes]) -> None:
         with self._write_errors():
             self._store.append(level, blocks)
 
     @cached_property
     def _image(self) -> Directory:
-        return image_directory(self._grid, self._bands, self._tags, self._encoding)
+        return image_directory(self.grid, self.bands, self.tags, self.encoding)
 
     def _head(self, store: BlockStore | None = None) -> bytes:
         """The file up to its first block; without a store the same length, with zeros for offsets and sizes."""
         directories = []
         for level in range(self._levels.count):
-            zeros = np.zeros(len(self._bands) * math.prod(self._levels.blocks(level)))
+            zeros = np.zeros(len(self.bands) * math.prod(self._levels.blocks(level)))
             blocks = (store.offsets(level), store.sizes(level)) if store else (zeros, zeros)
             directory = overview_directory(self._image) if level else self._image
             directories.append(with_blocks(directory, self._levels.shape(level), *blocks))

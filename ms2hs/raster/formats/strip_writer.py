@@ -22,6 +22,7 @@ from ms2hs.errors import OutputError
 from ms2hs.files import check_output, check_space, move_into_place, write_error
 from ms2hs.raster.cog.block_compressor import processors, task_ranges
 from ms2hs.raster.cog.encoding import REFLECTANCE, Encoding
+from ms2hs.raster.cog.row_writer import RowWriter
 from ms2hs.raster.cube_writer import BlockFiller, cube_names
 from ms2hs.raster.pixel_grid import PixelGrid
 from ms2hs.spectra.spectral_grid import SpectralGrid
@@ -34,7 +35,7 @@ GROWTH, METADATA_BYTES = 1.01, 2_000_000
 STRIP_COPIES = 3
 
 
-class StripWriter:
+class StripWriter(RowWriter[SpectralGrid]):
     """Writes a cube strip by strip; implements `CubeWriter` for the formats that derive from it.
 
     A format implements `begin`, `store` and `end`, which write to `self.work(name)`, where `name` is in `cube_names`.
@@ -56,14 +57,10 @@ class StripWriter:
         home: Path | None = None,
     ) -> None:
         """Prepare a writer; no file is created yet. Parameters as of `CogWriter`; `home` is emptied."""
-        self.path, self.block = Path(path), max(encoding.block, STRIP)
-        self.grid, self.bands, self.tags, self.encoding = grid, bands, tags, encoding
+        super().__init__(path, grid, bands, tags, encoding=encoding, block=max(encoding.block, STRIP))
         self.threads, self._home = threads or processors(), home
-        self._row = 0
-        self._is_finished = False
         self._strip: DnArray | None = None
         self._stages = dict.fromkeys(("model", "store", "finish"), 0.0)
-        self._stack = ExitStack()
 
     def begin(self) -> None:
         """Create the files."""
@@ -114,35 +111,23 @@ class StripWriter:
 
     def write(self, row: int, values: DnArray) -> None:
         """Append rows; parameters and errors as of `CogWriter.write`."""
-        bands, rows, width = values.shape
-        if values.dtype != self.encoding.dtype or (bands, width) != (len(self.bands), self.grid.width):
-            expected = f"{self.encoding.dtype} ({len(self.bands)}, rows, {self.grid.width})"
-            raise ValueError(f"values are {values.dtype} {values.shape}; expected {expected}")
-        self._check_order(row, rows)
-        done = 0
-        while done < rows:
-            first = self._row % self.block
-            part = values[:, done : done + self.block - first]
-            done, self._row = done + part.shape[1], self._row + part.shape[1]
-            is_whole = part.shape[1] == self.block or (first == 0 and self._row == self.grid.height)
+        for first, part in self._parts(row, values):
+            is_whole = first == 0 and self._ends_blocks
             strip = part if is_whole else self._buffer()
             if not is_whole:
                 strip[:, first : first + part.shape[1]] = part
-            if self._row % self.block == 0 or self._row == self.grid.height:
+            if self._ends_blocks:
                 self._store(strip[:, : (self._row - 1) % self.block + 1])
 
     def write_blocks(self, row: int, rows: int, fill: BlockFiller) -> None:
         """Append one row of blocks that threads compute; parameters and errors as of `CogWriter.write_blocks`."""
-        self._check_order(row, rows)
-        if row % self.block or rows != min(self.block, self.grid.height - row):
-            raise ValueError(f"rows {row} to {row + rows}; expected a whole row of blocks")
+        self._append_blocks(row, rows)
         began = time.perf_counter()
         strip = self._buffer()[:, :rows]
         ranges = task_ranges(self.grid.width, len(self.bands), self.block, self.threads)
         for done in [self.pool.submit(fill, bands, cols, strip[bands, :, cols]) for cols, bands in ranges]:
             done.result()
         self._stages["model"] += time.perf_counter() - began
-        self._row += rows
         self._store(strip)
 
     def wait(self) -> None:
@@ -150,8 +135,7 @@ class StripWriter:
 
     def finish(self) -> None:
         """Complete the files and rename them, the cube last; ValueError if rows are missing."""
-        if self._row != self.grid.height:
-            raise ValueError(f"{self._row} of {self.grid.height} rows were written")
+        self._check_complete()
         began = time.perf_counter()
         with self._write_errors():
             self.end()
@@ -180,10 +164,6 @@ class StripWriter:
             rows = min(self.block, self.grid.height)
             self._strip = np.empty((len(self.bands), rows, self.grid.width), self.encoding.dtype)
         return self._strip
-
-    def _check_order(self, row: int, rows: int) -> None:
-        if row != self._row or row + rows > self.grid.height:
-            raise ValueError(f"rows {row} to {row + rows} of {self.grid.height}; row {self._row} is next")
 
     def _make_folder(self) -> Path:
         if self._home is None:
