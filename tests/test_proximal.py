@@ -204,7 +204,9 @@ def test_info_lists_cameras_as_sources_and_targets(ms2hs, monkeypatch):
     listed = json.loads(ms2hs("info", "--json")[1])["cameras"]
     assert list(listed) == ["asd-fieldspec", "specim-fx10", "specim-fx17", "specim-iq"]
     assert all(text.startswith("source and target: ") for text in listed.values())
-    assert json.loads(ms2hs("info", "specim-iq", "--json")[1])["role"] == "camera"
+    described = json.loads(ms2hs("info", "specim-iq", "--json")[1])
+    assert described["role"] == "camera"
+    assert "gsd_m" not in described  # a camera has no ground sampling of its own
 
 
 def write_spectra(path, nm, spectra):
