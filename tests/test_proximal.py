@@ -12,6 +12,7 @@ from conftest import S2_BANDS, dn_of, write_raster
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.datasets.cubes.registry import open_cubes
+from ms2hs.datasets.cubes.spectra_npz import view_matrix
 from ms2hs.datasets.pairs.pair_set import simulated_pairs
 from ms2hs.datasets.simulation.bench_scene import LEAVES, bench_reflectance, bench_spectra
 from ms2hs.errors import DataError, SceneError
@@ -22,6 +23,7 @@ from ms2hs.scenes.formats import open_scene
 from ms2hs.scenes.plausibility import check_reflectance, offset_warnings
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import SceneOptions
+from ms2hs.spectra.library import read_library
 from ms2hs.spectra.sensors import camera_of, load_sensor, sensor_names
 
 SHAPE = (12, 14)
@@ -207,6 +209,60 @@ def test_info_lists_cameras_as_sources_and_targets(ms2hs, monkeypatch):
     assert list(listed) == ["asd-fieldspec", "specim-fx10", "specim-fx17", "specim-iq"]
     assert all(text.startswith("source and target: ") for text in listed.values())
     assert json.loads(ms2hs("info", "specim-iq", "--json")[1])["role"] == "camera"
+
+
+def write_spectra(path, nm, spectra):
+    """A CSV of spectra (spectrum, band); NaN becomes an empty value."""
+    rows = [",".join("" if np.isnan(value) else f"{value:.5f}" for value in row) for row in spectra]
+    lines = [f"id,lon,lat,{','.join(f'{x:g}' for x in nm)}", *(f"plot {i},,,{row}" for i, row in enumerate(rows))]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def field_spectra():
+    """Wavelengths in steps of 1 nm, and spectra of the bench's objects as a field spectrometer stores them."""
+    nm = np.arange(400.0, 2501.0)
+    return nm, np.array(list(bench_spectra().values()))
+
+
+def test_spectra_of_points_are_converted_to_a_csv_that_is_read_again(ms2hs, tmp_path):
+    nm, spectra = field_spectra()
+    spectra[0, (nm > 1340) & (nm < 1440)] = np.nan
+    spectra[1] = np.nan
+    path, made = write_spectra(tmp_path / "field.csv", nm, spectra), tmp_path / "iq.csv"
+    code, out, err = ms2hs("convert", str(path), "--target", "specim-iq", "--uncertainty", "-o", str(made))
+    assert (code, out) == (0, f"{made}\n{tmp_path / 'iq_sigma.csv'}\n")
+    assert "plot 1: too few known bands" in err
+    library, sigma = read_library(made), read_library(tmp_path / "iq_sigma.csv")
+    assert library.ids == tuple(f"plot {i}" for i in range(len(spectra)))
+    grid = load_sensor("specim-iq").grid
+    inside = (grid.wavelength_nm > 410) & (grid.wavelength_nm < 990)
+    rows = [i for i in range(len(spectra)) if i != 1]
+    truth = np.nan_to_num(spectra[rows]) @ view_matrix(grid, nm).T
+    np.testing.assert_allclose(library.reflectance[rows][:, inside], truth[:, inside], atol=0.02)
+    assert np.isnan(library.reflectance[1]).all()
+    assert (sigma.reflectance[rows] > 0).all()
+    code, _, err = ms2hs("convert", str(path), "--target", "specim-iq", "--gsd", "10", "-o", str(made), "--overwrite")
+    assert (code, "--gsd does not apply" in err) == (2, True)
+    code, _, err = ms2hs("convert", str(path), "-o", str(tmp_path / "a.tif"))
+    assert (code, ".csv is required for spectra" in err) == (1, True)
+
+
+def test_spectral_libraries_alone_are_cubes(tmp_path):
+    nm, spectra = field_spectra()
+    write_spectra(tmp_path / "field.csv", nm, spectra)
+    (tmp_path / "places.csv").write_text("file,place\nfield.csv,here\n")
+    np.savez(
+        tmp_path / "iq.npz", reflectance=spectra[:, :204], wavelength_nm=load_sensor("specim-iq").grid.wavelength_nm
+    )
+    field, iq = open_cubes(tmp_path)
+    assert [cube.scene for cube in (field, iq)] == ["field", "iq"]
+    assert set(iq.grid.fwhm_nm) == {7.0}
+    assert 580 < len(field.grid) < 615  # in the bands of a field spectrometer, not 2101 of 1 nm
+    values = field.read(0, 0, *field.shape)
+    board = np.isclose(values[0], 0.03, atol=1e-4)
+    assert board.sum() == 1
+    np.testing.assert_allclose(values[:, board][:, 0], 0.03, atol=1e-4)
 
 
 @pytest.mark.slow
