@@ -215,6 +215,7 @@ def test_images_are_packed_into_shards(tmp_path):
 # Pretraining on such images
 
 
+DLR_IBM = ("dlr-ibm-spectral", "dlr-ibm-spatial-spectral")
 IMAGES = ["image0", "image1", "image2", "image3"]
 
 
@@ -237,7 +238,9 @@ def spectra(tmp_path_factory):
     return make_corpus(tmp_path_factory.mktemp("spectra"), bands=41, count=2)
 
 
-@pytest.mark.parametrize("name", ["s2mae", "general", "dlr-ibm-spectral", "dlr-ibm-spatial-spectral"])
+@pytest.mark.parametrize(
+    "name", ["s2mae", *(pytest.param(name, marks=pytest.mark.slow) for name in ("general", *DLR_IBM))]
+)
 def test_presets_train_on_sentinel2(name, images, ms2hs, tmp_path):
     output = tmp_path / "w.safetensors"
     code, _, err = ms2hs("pretrain", *tiny(name), "--data", images, *few(1), "-o", output)
