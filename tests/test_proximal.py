@@ -154,14 +154,8 @@ def test_convert_between_cameras_marks_what_was_not_seen(tmp_path, source, targe
     sigma = made.sigma.values.mean(axis=(1, 2))
     assert sigma[unseen].mean() > 3 * sigma[seen].mean()
     assert not unseen[np.abs(made.wavelength.values - 970) < 10].any()
-
-
-def test_evaluation_of_a_cube_knows_the_bands_that_a_camera_measured(tmp_path):
-    path = write_envi(tmp_path / "a.dat", board("specim-iq"), load_sensor("specim-iq").grid.wavelength_nm)
-    result = convert(path, "specim-fx17", tmp_path / "made.tif", ConvertOptions(model="linear"))
-    truth = write_envi(tmp_path / "b.dat", board("specim-fx17"), load_sensor("specim-fx17").grid.wavelength_nm)
-    opened = _CubeAndTruth.open(result.output, truth)
-    np.testing.assert_array_equal(opened.measured, (open_cube(result.output).support == "measured").values)
+    truth = write_envi(tmp_path / "truth.dat", board(target), load_sensor(target).grid.wavelength_nm)
+    np.testing.assert_array_equal(_CubeAndTruth.open(result.output, truth).measured, seen)
 
 
 def test_source_that_a_corpus_does_not_cover_is_not_simulated(tmp_path):
@@ -226,7 +220,7 @@ def field_spectra():
 
 
 def test_spectra_of_points_are_converted_to_a_csv_that_is_read_again(ms2hs, tmp_path):
-    nm, spectra = field_spectra()
+    nm, spectra = (values[..., ::10] for values in field_spectra())
     spectra[0, (nm > 1340) & (nm < 1440)] = np.nan
     spectra[1] = np.nan
     path, made = write_spectra(tmp_path / "field.csv", nm, spectra), tmp_path / "iq.csv"
@@ -239,7 +233,7 @@ def test_spectra_of_points_are_converted_to_a_csv_that_is_read_again(ms2hs, tmp_
     inside = (grid.wavelength_nm > 410) & (grid.wavelength_nm < 990)
     rows = [i for i in range(len(spectra)) if i != 1]
     truth = np.nan_to_num(spectra[rows]) @ view_matrix(grid, nm).T
-    np.testing.assert_allclose(library.reflectance[rows][:, inside], truth[:, inside], atol=0.02)
+    np.testing.assert_allclose(library.reflectance[rows][:, inside], truth[:, inside], atol=0.03)  # from steps of 10 nm
     assert np.isnan(library.reflectance[1]).all()
     assert (sigma.reflectance[rows] > 0).all()
     code, _, err = ms2hs("convert", str(path), "--target", "specim-iq", "--gsd", "10", "-o", str(made), "--overwrite")
@@ -269,7 +263,8 @@ def test_spectral_libraries_alone_are_cubes(tmp_path):
 @pytest.mark.parametrize("preset", ["dlr-ibm-spectral", "spatial-spectral"])
 def test_presets_train_on_captures_or_name_others(ms2hs, tmp_path, preset):
     write_capture(tmp_path / "data")
-    small = ["--set", "width=48", "--set", "decoder_width=48"] if preset == "dlr-ibm-spectral" else []
+    sizes = ("width=8", "decoder_width=8", "heads=1", "decoder_heads=1", "depth=1", "decoder_depth=1")
+    small = [word for size in sizes for word in ("--set", size)] if preset == "dlr-ibm-spectral" else []
     words = ["--data", str(tmp_path / "data"), "--steps", "1", "--batch", "1", "--window", "8", "--device", "cpu"]
     code, _, err = ms2hs("pretrain", "--preset", preset, *words, *small, "-o", str(tmp_path / "made.safetensors"), "-q")
     if preset == "spatial-spectral":

@@ -133,7 +133,7 @@ def spectra_of(name: str, library: Library) -> SpectraFile:
 
 
 def at_resolution(spectra: SpectraFile) -> SpectraFile:
-    """Spectra with more than `MOST_BANDS` bands in those of a field spectrometer that they cover; others as they are.
+    """Spectra with more than `MOST_BANDS` bands in the covered bands of a field spectrometer; others as they are.
 
     Such files are interpolated to steps of 1 nm: neighbours are one measurement, not several.
     """
