@@ -1,5 +1,6 @@
 """Cubes of cameras on a bench or tripod: tables, files without place, plausibility, conversion, the bench."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ms2hs.datasets.pairs.pair_set import simulated_pairs
 from ms2hs.datasets.simulation.bench_scene import LEAVES, bench_reflectance, bench_spectra
 from ms2hs.errors import DataError, SceneError
 from ms2hs.evaluation.cube_evaluation import _CubeAndTruth
+from ms2hs.models.weights import load_weights
 from ms2hs.raster.cube import open_cube
 from ms2hs.raster.dataset import quietly
 from ms2hs.scenes.formats import open_scene
@@ -202,7 +204,9 @@ def test_info_lists_cameras_as_sources_and_targets(ms2hs, monkeypatch):
     listed = json.loads(ms2hs("info", "--json")[1])["cameras"]
     assert list(listed) == ["asd-fieldspec", "specim-fx10", "specim-fx17", "specim-iq"]
     assert all(text.startswith("source and target: ") for text in listed.values())
-    assert json.loads(ms2hs("info", "specim-iq", "--json")[1])["role"] == "camera"
+    described = json.loads(ms2hs("info", "specim-iq", "--json")[1])
+    assert described["role"] == "camera"
+    assert "gsd_m" not in described  # a camera has no ground sampling of its own
 
 
 def write_spectra(path, nm, spectra):
@@ -257,6 +261,20 @@ def test_spectral_libraries_alone_are_cubes(tmp_path):
     board = np.isclose(values[0], 0.03, atol=1e-4)
     assert board.sum() == 1
     np.testing.assert_allclose(values[:, board][:, 0], 0.03, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_benchmark_scores_the_bands_that_a_camera_cannot_see(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    camera_bands = importlib.import_module("camera_bands")
+    nm, spectra = field_spectra()
+    (tmp_path / "spectra").mkdir()
+    np.savez(tmp_path / "spectra" / "pef_maine_tree_leaves.npz", reflectance=spectra[-4:], wavelength_nm=nm)
+    prior = load_weights("linear").prior
+    found = camera_bands.scores(prior, tmp_path, "specim-iq", "specim-fx17")
+    assert list(found) == ["tree leaves"]
+    assert found["tree leaves"]["spectra"] == 4
+    assert found["tree leaves"]["linear"] < 0.5 * found["tree leaves"]["mean_spectrum"]
 
 
 @pytest.mark.slow
