@@ -16,7 +16,7 @@ from ms2hs.models.mae import SpectralMAE
 from ms2hs.models.weights import load_weights
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import grid_of
-from ms2hs.tasks import features
+from ms2hs.tasks import sample_features as features
 from ms2hs.tasks.heads import LinearHead, Training, inner_folds
 from ms2hs.tasks.label_scores import Prediction, score_all
 from ms2hs.tasks.labels.label_options import LabelOptions

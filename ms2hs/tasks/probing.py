@@ -28,7 +28,7 @@ from ms2hs.tasks.labels.label_values import select
 from ms2hs.tasks.labels.splits import Split, split, subsample
 
 if TYPE_CHECKING:
-    from ms2hs.tasks.features import Extractor
+    from ms2hs.tasks.sample_features import Extractor
     from ms2hs.tasks.task_encoder import TaskEncoder
 
 # Principal components of features with many bands.
@@ -137,7 +137,7 @@ def probe(
     labels = labels if isinstance(labels, LabelOptions) else LabelOptions(Path(labels))
     options = options or ProbeOptions()
     check_probe_installed()
-    from ms2hs.tasks.features import simulated  # noqa: PLC0415  torch
+    from ms2hs.tasks.sample_features import simulated  # noqa: PLC0415  torch
 
     weights = [load_weights(model) for model in dict.fromkeys(options.models)]
     label_set = open_labels(labels)
@@ -156,7 +156,7 @@ def probe_samples(
     DataError : no sample with known reflectance; no possible split; every share is too small.
     GridError : none of the networks can use the bands.
     """
-    from ms2hs.tasks.features import extract  # noqa: PLC0415  torch
+    from ms2hs.tasks.sample_features import extract  # noqa: PLC0415  torch
 
     _check_options(options)
     names = [model.name for model in weights]
@@ -255,7 +255,7 @@ def feature_plan(label_set: LabelSet, weights: Sequence[Weights], target: str) -
     A converted cube has a row only for multispectral input. Hyperspectral input would only be resampled: there the
     principal components of its own bands have the row.
     """
-    from ms2hs.tasks import features  # noqa: PLC0415  torch
+    from ms2hs.tasks import sample_features as features  # noqa: PLC0415  torch
 
     grid, to, plan = label_set.grid, load_sensor(target).grid, FeaturePlan()
     networks = [model for model in weights if model.network is not None]

@@ -22,13 +22,13 @@ from ms2hs.files import check_output, file_ids, files_in
 from ms2hs.models.config import ModelConfig
 from ms2hs.models.weights import DEFAULT, Weights, load_weights
 from ms2hs.progress import FitProgress
-from ms2hs.tasks.features import simulated
 from ms2hs.tasks.label_task import LabelledWindows, LabelTask
 from ms2hs.tasks.labels.label_options import LabelOptions
 from ms2hs.tasks.labels.label_reader import open_labels
 from ms2hs.tasks.labels.label_set import LabelSet
 from ms2hs.tasks.labels.splits import Split, split
 from ms2hs.tasks.probing import check_probe_installed
+from ms2hs.tasks.sample_features import simulated
 from ms2hs.tasks.task_encoder import network_of
 from ms2hs.tasks.task_model import TaskFacts, TaskModel
 from ms2hs.training.engine.distributed import Note, collect_notes

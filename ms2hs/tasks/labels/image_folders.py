@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.warp import transform
 
-from ms2hs.datasets.cubes.registry import Cube, open_cubes
+from ms2hs.datasets.cubes.raster_cube import find_rasters, open_rasters
+from ms2hs.datasets.cubes.registry import Cube
+from ms2hs.datasets.multispectral import open_sensor_cubes
 from ms2hs.errors import DataError
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.pixel_grid import UNKNOWN_POSITION, WGS84
 from ms2hs.tasks.labels.label_options import LabelOptions
-from ms2hs.tasks.labels.label_scenes import is_hyperspectral
+from ms2hs.tasks.labels.label_scenes import is_hyperspectral, sensor_of
 from ms2hs.tasks.labels.label_set import WHOLE, LabelSet
 from ms2hs.tasks.labels.label_values import class_indices, keyed, matched
 from ms2hs.tasks.labels.splits import SIDES
@@ -64,8 +66,17 @@ def open_image_folder(options: LabelOptions, task: str) -> LabelSet:
     if root is None:
         raise DataError(f"{options.path}: no folders of images by class; <class>/<image>.tif is needed.")
     first = next(file for folder in sorted(root.iterdir()) if folder.is_dir() for file in _images(folder))
-    source = None if is_hyperspectral(first, options.source) else options.source
-    cubes = [cube for cube in open_cubes(root, source=source) if "/" in cube.name]
+    opened: Sequence[Cube]
+    if is_hyperspectral(first, options.source):
+        opened = open_rasters(root, find_rasters(root))
+    else:
+        opened = open_sensor_cubes(root, options.source)
+    cubes = sorted((cube for cube in opened if "/" in cube.name), key=lambda cube: cube.name)
+    if not cubes:
+        raise DataError(
+            f"{options.path}: the images have no bands of a known sensor, and no wavelengths; one of both is needed. "
+            "Name the sensor with --source."
+        )
     names = np.array([cube.name.split("/")[0] for cube in cubes])
     files = np.array([cube.name.rsplit("/", 1)[1] for cube in cubes])
     check_bands(options.path, cubes)
@@ -80,7 +91,7 @@ def open_image_folder(options: LabelOptions, task: str) -> LabelSet:
         task=task,
         classes=classes,
         grid=cubes[0].grid,
-        sensor=getattr(cubes[0], "sensor", None),
+        sensor=sensor_of(cubes[0]),
         images=[(cube,) for cube in cubes],
         image=np.arange(len(cubes)),
         row=whole,

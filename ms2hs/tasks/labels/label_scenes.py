@@ -16,7 +16,7 @@ from ms2hs.errors import DataError
 from ms2hs.raster.cube import spectral_of
 from ms2hs.raster.dataset import open_dataset
 from ms2hs.raster.header import image_of
-from ms2hs.spectra.sensors import load_sensor
+from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.tasks.labels.label_options import LabelOptions
 from ms2hs.tasks.labels.label_set import LabelSet
 from ms2hs.tasks.labels.label_values import block_names
@@ -67,8 +67,19 @@ def open_label_scene(path: Path, options: LabelOptions) -> LabelScene:
             if options.source or not has_wavelengths(path):
                 raise
         else:
-            return LabelScene(image, image.sensor, image.notes)
+            return LabelScene(image, sensor_of(image), image.notes)
     return LabelScene(open_raster(path), None)
+
+
+def sensor_of(cube: Cube) -> str | None:
+    """Name of the source sensor whose bands an image has; None: they are known by wavelength only."""
+    for name in sensor_names("source"):
+        grid = load_sensor(name).grid
+        if set(cube.grid.names) <= set(grid.names):
+            own = grid.wavelength_nm[grid.index(cube.grid.names)]
+            if np.array_equal(own, cube.grid.wavelength_nm):
+                return name
+    return None
 
 
 def has_wavelengths(path: Path, more_than: int = 0) -> bool:
