@@ -33,7 +33,7 @@ def options(command):
 FREE_TEXTS = {
     *("bands", "granule", "shard", "scheduler", "bbox", "window", "wavelengths", "site_date"),  # of one scene or run
     *("date", "near", "stac", "split", "scene", "leave_out", "hold_out", "output"),
-    *("at", "row_col", "constants", "href_base", "convert collection"),
+    *("at", "row_col", "constants", "href_base", "convert collection", "ratio"),
 }
 
 

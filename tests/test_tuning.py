@@ -139,6 +139,19 @@ def test_model_that_learns_nothing_is_said_to(network, given, tmp_path):
     assert "not better than a constant answer on the test samples (r2" in made.notes[-1]
 
 
+@pytest.mark.slow
+def test_training_from_weights_with_a_head_starts_from_their_network(network, given, tmp_path):
+    given(label_set("segmentation"))
+    few = replace(FEW, steps=3)
+    first = tune(asked(network, train="all", fit=few), tmp_path / "first.safetensors")
+    second, same = (
+        tune(asked(init, fit=few), tmp_path / f"{name}.safetensors")
+        for name, init in (("second", first.output), ("same", network))
+    )
+    assert "without the head that it has for another task" in second.notes[0]
+    assert second.scores == same.scores
+
+
 def test_unusable_options_are_refused(network, given, tmp_path):
     with pytest.raises(UnknownName, match="decoder is trained on pairs"):
         asked(network, train="decoder")

@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -35,7 +35,7 @@ from ms2hs.scenes.recognition import (
     source_named_in,
     source_of_file,
 )
-from ms2hs.scenes.scene import Scene, SceneOptions
+from ms2hs.scenes.scene import CUSTOM, Scene, SceneOptions
 from ms2hs.spectra.sensors import load_sensor, sensor_names
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
@@ -49,6 +49,8 @@ ORDERS = (
 )
 # Images, and pixels on a side of each, that show the order of the bands and whether the values can be reflectance.
 SAMPLED_IMAGES, SAMPLED_SIDE = 16, 64
+# Images that a process remembers without their pixels.
+OPEN_IMAGES = 1000
 MAX_METADATA_BYTES = 1_000_000
 NAMES_REMEDY = (
     "Use files with all bands, named (B02, B8A) in the descriptions of the bands or the names of the files, or give "
@@ -73,7 +75,8 @@ class SensorCube:
     @cached_property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of the finest band."""
-        return self._image.grid.height, self._image.grid.width
+        grid = self._opened().grid
+        return grid.height, grid.width
 
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """(band, row, col) reflectance of a window, NaN where unknown.
@@ -81,18 +84,20 @@ class SensorCube:
         SceneError or DataError if a file is missing or damaged, or the image has other bands than its data set;
         ValueError for a window beyond the image.
         """
-        with SceneReader(self._image, self._image.grid) as reader:
+        image = self._opened()
+        with SceneReader(image, image.grid) as reader:
             values, valid = reader.read(row, col, height, width)
         values[:, ~valid] = np.nan
-        return values[self._image.spectral.index(self.grid.names)]
+        names = [asset.name for asset in image.assets]
+        return values[[names.index(name) for name in self.grid.names]]
 
-    @cached_property
-    def _image(self) -> Scene:
-        image = _scene(self.path, self.options)
-        if set(image.spectral.names) != set(self.grid.names):
+    def _opened(self) -> Scene:
+        image = _remembered_scene(self.path, self.options)
+        names = [asset.name for asset in image.assets]
+        if set(names) != set(self.grid.names):
             raise DataError(
-                f"{self.path}: bands {', '.join(image.spectral.names)}; the data set has {', '.join(self.grid.names)}, "
-                "which each of its images needs. Remove the image, or download it again."
+                f"{self.path}: bands {', '.join(names)}; the data set has {', '.join(self.grid.names)}, which each of "
+                "its images needs. Remove the image, or download it again."
             )
         return image
 
@@ -213,7 +218,7 @@ def _of_layout(folder: Path, layout: Layout, sensor: str | None) -> list[SensorC
                 scene=layout.scene(path, found[path]),
                 path=image,
                 options=replace(options, source=source),
-                grid=_ascending(load_sensor(source).grid),
+                grid=_grid_of(source, load_sensor(source).grid.names),
                 notes=notes if named else (*notes, platform_note(source)),
             )
         )
@@ -251,7 +256,9 @@ def _open(path: Path, sensor: str | None, folder: Path) -> SensorCube | None:
     relative = path.relative_to(folder)
     place = relative.parts[0] if len(relative.parts) > 1 else scene.id
     name = (relative.parent / scene.id).as_posix()
-    return SensorCube(name, place, path, options, _ascending(scene.spectral), (*notes, *scene.notes))
+    names = tuple(asset.name for asset in scene.assets)
+    grid = _ascending(scene.spectral) if scene.source == CUSTOM else _grid_of(scene.source, names)
+    return SensorCube(name, place, path, options, grid, (*notes, *scene.notes))
 
 
 def _bands_of_level_1c(path: Path, header: Header, sensor: str | None) -> tuple[str, ...] | None:
@@ -304,6 +311,16 @@ def _scene(path: Path, options: SceneOptions) -> Scene:
         raise DataError(text) from error
 
 
+_remembered_scene = lru_cache(maxsize=OPEN_IMAGES)(_scene)
+
+
+@cache
+def _grid_of(source: str, names: tuple[str, ...]) -> SpectralGrid:
+    """Bands of a sensor in ascending wavelength; the images of a data set share it, since its responses are large."""
+    grid = load_sensor(source).grid
+    return _ascending(grid.select(grid.index(names)))
+
+
 def _ascending(grid: SpectralGrid) -> SpectralGrid:
     return grid.select(np.argsort(grid.wavelength_nm, kind="stable"))
 
@@ -341,7 +358,7 @@ def _check_reflectance(where: Path, cubes: Sequence[SensorCube]) -> None:
         window = cube.read((cube.shape[0] - height) // 2, (cube.shape[1] - width) // 2, height, width)
         pixels.append(window[:, np.isfinite(window).all(axis=0)])
     if pixels and (problem := fit_of(np.concatenate(pixels, axis=1), alike[0].grid).problem):
-        rule = alike[0]._image.offset_rule  # noqa: SLF001
+        rule = _scene(alike[0].path, alike[0].options).offset_rule
         raise DataError(
             f"{where}: {problem} ({rule}); reflectance is needed, so the scale or offset is wrong. Write both into the "
             "files, such as `gdal_edit.py -scale 0.0001 -offset 0 FILE`."

@@ -6,6 +6,7 @@ the best parameters are kept; the test part is scored once, at the end. A conver
 
 import hashlib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +20,7 @@ from torch import Tensor
 from ms2hs.arrays import Float32Array
 from ms2hs.errors import DataError, UnknownName
 from ms2hs.files import check_output, file_ids, files_in
+from ms2hs.inference.device import device_named
 from ms2hs.models.config import ModelConfig
 from ms2hs.models.weights import DEFAULT, Weights, load_weights
 from ms2hs.progress import FitProgress
@@ -122,6 +124,7 @@ def tune(
     for name, parameter in model.encoder.network.named_parameters():
         parameter.requires_grad_(name in trained)
     task = LabelTask(LabelledWindows(label_set, sides.train, side), options.fit.batch, options.fit.seed)
+    model.to(device_named(options.fit.device, int(os.environ.get("LOCAL_RANK", "0"))))
     _standardise(model, task)
     held = {name: LabelledWindows(label_set, getattr(sides, name), side) for name in SIDES}
     result = fit(
@@ -138,7 +141,7 @@ def tune(
         progress=progress,
         early_stopping=_early_stopping(task, held["val"], options.fit),
     )
-    model.cpu().eval()
+    model.eval()
     digest, scores = "", {}
     if result.first:
         model.fold()
@@ -186,7 +189,7 @@ def _standardise(model: TaskModel, task: LabelTask) -> None:
     with torch.no_grad():
         for step in range(STANDARD_BATCHES):
             batch = task.batch(step)
-            values, valid = (torch.from_numpy(batch[name]) for name in ("values", "valid"))
+            values, valid = (torch.from_numpy(batch[name]).to(model.device) for name in ("values", "valid"))
             tokens, own = model.features(values, valid)
             parts[0].append(tokens.movedim(1, -1).flatten(0, 2))
             parts[1].append(own.movedim(1, -1)[valid])
