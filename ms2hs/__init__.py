@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ms2hs.conversion.dask_backend import Executor as Executor
     from ms2hs.conversion.planning import ConvertOptions as ConvertOptions
     from ms2hs.conversion.planning import plan as plan
+    from ms2hs.conversion.point_spectra import convert_spectra as convert_spectra
     from ms2hs.conversion.result_files import ConversionResult as ConversionResult
     from ms2hs.datasets.cubes.packing import prepare as prepare
     from ms2hs.datasets.pairs.pairing import PairOptions as PairOptions
@@ -62,6 +63,7 @@ _HOMES = {
     "ms2hs.conversion.batch": ("BatchResult",),
     "ms2hs.conversion.dask_backend": ("Executor",),
     "ms2hs.conversion.planning": ("ConvertOptions", "plan"),
+    "ms2hs.conversion.point_spectra": ("convert_spectra",),
     "ms2hs.conversion.result_files": ("ConversionResult",),
     "ms2hs.datasets.cubes.packing": ("prepare",),
     "ms2hs.datasets.pairs.pairing": ("PairOptions", "pair"),

@@ -104,7 +104,7 @@ def _unnamed_bands(folder, _scene):
 
 
 def _unknown_target(_folder, scene):
-    return [scene, "--target", "hyperion"], "unknown sensor 'hyperion'; known: desis, emit"
+    return [scene, "--target", "hyperion"], "unknown sensor 'hyperion'; known: asd-fieldspec, desis"
 
 
 def _target_outside(folder, scene):

@@ -1,5 +1,6 @@
 """Cubes of cameras on a bench or tripod: tables, files without place, plausibility, conversion, the bench."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -12,16 +13,19 @@ from conftest import S2_BANDS, dn_of, write_raster
 from ms2hs.conversion.convert_scene import convert
 from ms2hs.conversion.planning import ConvertOptions
 from ms2hs.datasets.cubes.registry import open_cubes
+from ms2hs.datasets.cubes.spectra_npz import view_matrix
 from ms2hs.datasets.pairs.pair_set import simulated_pairs
 from ms2hs.datasets.simulation.bench_scene import LEAVES, bench_reflectance, bench_spectra
 from ms2hs.errors import DataError, SceneError
 from ms2hs.evaluation.cube_evaluation import _CubeAndTruth
+from ms2hs.models.weights import load_weights
 from ms2hs.raster.cube import open_cube
 from ms2hs.raster.dataset import quietly
 from ms2hs.scenes.formats import open_scene
 from ms2hs.scenes.plausibility import check_reflectance, offset_warnings
 from ms2hs.scenes.reader import SceneReader
 from ms2hs.scenes.scene import SceneOptions
+from ms2hs.spectra.library import read_library
 from ms2hs.spectra.sensors import camera_of, load_sensor, sensor_names
 
 SHAPE = (12, 14)
@@ -152,14 +156,8 @@ def test_convert_between_cameras_marks_what_was_not_seen(tmp_path, source, targe
     sigma = made.sigma.values.mean(axis=(1, 2))
     assert sigma[unseen].mean() > 3 * sigma[seen].mean()
     assert not unseen[np.abs(made.wavelength.values - 970) < 10].any()
-
-
-def test_evaluation_of_a_cube_knows_the_bands_that_a_camera_measured(tmp_path):
-    path = write_envi(tmp_path / "a.dat", board("specim-iq"), load_sensor("specim-iq").grid.wavelength_nm)
-    result = convert(path, "specim-fx17", tmp_path / "made.tif", ConvertOptions(model="linear"))
-    truth = write_envi(tmp_path / "b.dat", board("specim-fx17"), load_sensor("specim-fx17").grid.wavelength_nm)
-    opened = _CubeAndTruth.open(result.output, truth)
-    np.testing.assert_array_equal(opened.measured, (open_cube(result.output).support == "measured").values)
+    truth = write_envi(tmp_path / "truth.dat", board(target), load_sensor(target).grid.wavelength_nm)
+    np.testing.assert_array_equal(_CubeAndTruth.open(result.output, truth).measured, seen)
 
 
 def test_source_that_a_corpus_does_not_cover_is_not_simulated(tmp_path):
@@ -206,14 +204,85 @@ def test_info_lists_cameras_as_sources_and_targets(ms2hs, monkeypatch):
     listed = json.loads(ms2hs("info", "--json")[1])["cameras"]
     assert list(listed) == ["asd-fieldspec", "specim-fx10", "specim-fx17", "specim-iq"]
     assert all(text.startswith("source and target: ") for text in listed.values())
-    assert json.loads(ms2hs("info", "specim-iq", "--json")[1])["role"] == "camera"
+    described = json.loads(ms2hs("info", "specim-iq", "--json")[1])
+    assert described["role"] == "camera"
+    assert "gsd_m" not in described  # a camera has no ground sampling of its own
+
+
+def write_spectra(path, nm, spectra):
+    """A CSV of spectra (spectrum, band); NaN becomes an empty value."""
+    rows = [",".join("" if np.isnan(value) else f"{value:.5f}" for value in row) for row in spectra]
+    lines = [f"id,lon,lat,{','.join(f'{x:g}' for x in nm)}", *(f"plot {i},,,{row}" for i, row in enumerate(rows))]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def field_spectra():
+    """Wavelengths in steps of 1 nm, and spectra of the bench's objects as a field spectrometer stores them."""
+    nm = np.arange(400.0, 2501.0)
+    return nm, np.array(list(bench_spectra().values()))
+
+
+def test_spectra_of_points_are_converted_to_a_csv_that_is_read_again(ms2hs, tmp_path):
+    nm, spectra = (values[..., ::10] for values in field_spectra())
+    spectra[0, (nm > 1340) & (nm < 1440)] = np.nan
+    spectra[1] = np.nan
+    path, made = write_spectra(tmp_path / "field.csv", nm, spectra), tmp_path / "iq.csv"
+    code, out, err = ms2hs("convert", str(path), "--target", "specim-iq", "--uncertainty", "-o", str(made))
+    assert (code, out) == (0, f"{made}\n{tmp_path / 'iq_sigma.csv'}\n")
+    assert "plot 1: too few known bands" in err
+    library, sigma = read_library(made), read_library(tmp_path / "iq_sigma.csv")
+    assert library.ids == tuple(f"plot {i}" for i in range(len(spectra)))
+    grid = load_sensor("specim-iq").grid
+    inside = (grid.wavelength_nm > 410) & (grid.wavelength_nm < 990)
+    rows = [i for i in range(len(spectra)) if i != 1]
+    truth = np.nan_to_num(spectra[rows]) @ view_matrix(grid, nm).T
+    np.testing.assert_allclose(library.reflectance[rows][:, inside], truth[:, inside], atol=0.03)  # from steps of 10 nm
+    assert np.isnan(library.reflectance[1]).all()
+    assert (sigma.reflectance[rows] > 0).all()
+    code, _, err = ms2hs("convert", str(path), "--target", "specim-iq", "--gsd", "10", "-o", str(made), "--overwrite")
+    assert (code, "--gsd does not apply" in err) == (2, True)
+    code, _, err = ms2hs("convert", str(path), "-o", str(tmp_path / "a.tif"))
+    assert (code, ".csv is required for spectra" in err) == (1, True)
+
+
+def test_spectral_libraries_alone_are_cubes(tmp_path):
+    nm, spectra = field_spectra()
+    write_spectra(tmp_path / "field.csv", nm, spectra)
+    (tmp_path / "places.csv").write_text("file,place\nfield.csv,here\n")
+    np.savez(
+        tmp_path / "iq.npz", reflectance=spectra[:, :204], wavelength_nm=load_sensor("specim-iq").grid.wavelength_nm
+    )
+    field, iq = open_cubes(tmp_path)
+    assert [cube.scene for cube in (field, iq)] == ["field", "iq"]
+    assert set(iq.grid.fwhm_nm) == {7.0}
+    assert 580 < len(field.grid) < 615  # in the bands of a field spectrometer, not 2101 of 1 nm
+    values = field.read(0, 0, *field.shape)
+    board = np.isclose(values[0], 0.03, atol=1e-4)
+    assert board.sum() == 1
+    np.testing.assert_allclose(values[:, board][:, 0], 0.03, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_benchmark_scores_the_bands_that_a_camera_cannot_see(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    camera_bands = importlib.import_module("camera_bands")
+    nm, spectra = field_spectra()
+    (tmp_path / "spectra").mkdir()
+    np.savez(tmp_path / "spectra" / "pef_maine_tree_leaves.npz", reflectance=spectra[-4:], wavelength_nm=nm)
+    prior = load_weights("linear").prior
+    found = camera_bands.scores(prior, tmp_path, "specim-iq", "specim-fx17")
+    assert list(found) == ["tree leaves"]
+    assert found["tree leaves"]["spectra"] == 4
+    assert found["tree leaves"]["linear"] < 0.5 * found["tree leaves"]["mean_spectrum"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["dlr-ibm-spectral", "spatial-spectral"])
 def test_presets_train_on_captures_or_name_others(ms2hs, tmp_path, preset):
     write_capture(tmp_path / "data")
-    small = ["--set", "width=48", "--set", "decoder_width=48"] if preset == "dlr-ibm-spectral" else []
+    sizes = ("width=8", "decoder_width=8", "heads=1", "decoder_heads=1", "depth=1", "decoder_depth=1")
+    small = [word for size in sizes for word in ("--set", size)] if preset == "dlr-ibm-spectral" else []
     words = ["--data", str(tmp_path / "data"), "--steps", "1", "--batch", "1", "--window", "8", "--device", "cpu"]
     code, _, err = ms2hs("pretrain", "--preset", preset, *words, *small, "-o", str(tmp_path / "made.safetensors"), "-q")
     if preset == "spatial-spectral":

@@ -120,7 +120,9 @@ def world(tmp_path_factory, scene_path):
     spectrum = ",".join(f"{x:.4f}" for x in cube.reflectance.values[:, 40, 60])
     for name, camera in (("bench", "specim-iq"), ("bench_fx17", "specim-fx17")):
         write_bench(folder / f"{name}.dat", camera)
-    convert(folder / "bench.dat", "specim-fx17", folder / "bench_specim-fx17.tif", ConvertOptions(model="linear"))
+    alone = tmp_path_factory.mktemp("bench") / "bench_specim-fx17.tif"  # without the files beside it
+    convert(folder / "bench.dat", "specim-fx17", alone, ConvertOptions(model="linear"))
+    shutil.copy(alone, folder)
     lon, lat = position(cube.spatial_ref.attrs["crs_wkt"], float(cube.x[60]), float(cube.y[40]))
     (folder / "plots.csv").write_text(f"id,lon,lat\nplot 1,{lon},{lat}\n")
     (folder / "field.csv").write_text(f"id,lon,lat,{nm}\nplot 1,,,{spectrum}\n")

@@ -67,7 +67,7 @@ def _sensor(sensor: Sensor) -> dict[str, Any]:
         "name": sensor.name,
         "title": sensor.title,
         "role": sensor.role,
-        "gsd_m": sensor.gsd_m,
+        **({} if sensor.role == "camera" else {"gsd_m": sensor.gsd_m}),
         "citation": sensor.citation,
         "bands": {
             name: f"{centre:.1f} nm, FWHM {width:.1f} nm{'' if good else ' (bad band)'}"

@@ -5,11 +5,11 @@ hyperspectral sensor that is both. Cubes of a camera are known by the wavelength
 nominal, for conversions to its bands and for files without wavelengths or widths.
 
 To add a sensor, add its table `tables/NAME.csv`: comment lines `# key: value`, then one row per band. Every table has
-the keys `title`, `role`, `gsd_m` and `source`, and the columns `band,center_nm,fwhm_nm,good`. The table of a source
-also says how its products are recognised and stored: its other keys are fields of `Sensor`, and the column
-`common_names` holds the bands' other names, the first as in STAC. Lower-case letters and digits only; `nir?` marks a
-name that some tools use for this band and others for another one. Other modules read these fields instead of comparing
-sensor names.
+the keys `title`, `role`, `gsd_m` (not of a camera) and `source`, and the columns `band,center_nm,fwhm_nm,good`. The
+table of a source also says how its products are recognised and stored: its other keys are fields of `Sensor`, and the
+column `common_names` holds the bands' other names, the first as in STAC. Lower-case letters and digits only; `nir?`
+marks a name that some tools use for this band and others for another one. Other modules read these fields instead of
+comparing sensor names.
 """
 
 import csv

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
+from ms2hs.cli.commands.spectrum_commands import convert_points
 from ms2hs.cli.messages import note, print_failed, print_left_out
 from ms2hs.cli.options import (
     BATCH,
@@ -80,8 +81,8 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     scenes: Annotated[
         list[str] | None,
         typer.Argument(
-            help="GeoTIFF, .SAFE, folder or archive of band files, or STAC item (file or URL). Several are a batch. "
-            "None: fetch a scene of --bbox and --date.",
+            help="GeoTIFF, ENVI, .SAFE, folder or archive of band files, STAC item (file or URL), or spectra of points "
+            "(.csv). Several scenes are a batch. None: fetch a scene of --bbox and --date.",
             show_default=False,
         ),
     ] = None,
@@ -218,6 +219,8 @@ def convert_command(  # noqa: PLR0917 - one parameter an option, as Typer wants 
     from ms2hs.models.weights import load_weights
     from ms2hs.spectra.product_error import InputError
 
+    if convert_points(context):
+        return
     _check_place(context)
     if given(context, "device") and load_weights(model).network is None:
         refuse(context, ["device"], "the linear model always runs on the processor")

@@ -168,7 +168,7 @@ def evaluate_completion_command(  # noqa: PLR0917 - one parameter an option, as 
     ] = None,
     output: Annotated[
         Path | None,
-        OUTPUT("-o", "--output", "--report", help="With --ratio: PNG of a window.", show_default="completion.png"),
+        OUTPUT("--report", "-o", "--output", help="With --ratio: PNG of a window.", show_default="completion.png"),
     ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,

@@ -1,13 +1,14 @@
-"""`ms2hs spectrum` and `ms2hs index`: numbers of a cube, at some locations and for all pixels."""
+"""`ms2hs spectrum` and `ms2hs index`: numbers of a cube, at locations and for all pixels; `convert` of points."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ms2hs.cli.messages import note, print_left_out
-from ms2hs.cli.options import INPUT, OUTPUT, AsJson, Overwrite, Quiet, example_epilog
+from ms2hs.cli.options import INPUT, OUTPUT, AsJson, Overwrite, Quiet, example_epilog, given, refuse
 from ms2hs.cli.parsers import is_number, parse_fields, parse_lonlat, parse_row_col
 
 SPECTRUM_EPILOG = example_epilog(
@@ -85,6 +86,30 @@ def spectrum_command(  # noqa: PLR0917 - one parameter an option, as Typer wants
         raise PartlyDone(
             f"{len(left_out)} of {count} locations have no spectrum; the others are complete. Choose other locations."
         )
+
+
+def convert_points(context: typer.Context) -> bool:
+    """`ms2hs convert` for spectra of points; False, and nothing done, if the first scene is no such file."""
+    from ms2hs.conversion.point_spectra import convert_spectra, is_spectra
+
+    if not is_spectra(next(iter(context.params["scenes"] or ()), "")):
+        return False
+    allowed = {"scenes", "target", "model", "output", "uncertainty", "overwrite", "as_json", "quiet"}
+    refuse(context, sorted(set(context.params) - allowed), "the input is spectra of points, not a scene")
+    options = context.params
+    first, *others = options["scenes"]
+    if others:
+        raise typer.BadParameter(f"{first} is spectra of points, which are converted alone. Leave {others[0]} out.")
+    model = options["model"] if given(context, "model") else "linear"
+    output = Path(options["output"]) if options["output"] else None
+    flags = {name: options[name] for name in ("uncertainty", "overwrite")}
+    result = convert_spectra(Path(first), options["target"], output, model=model, **flags)
+    if not options["quiet"]:
+        note(f"{result.spectra} spectra, {result.unlike} unlike the training data; each converted alone by the prior")
+    print_left_out(f"{name}: too few known bands" for name in result.left_out)
+    facts = asdict(result) | {"output": str(result.output), "sigma": result.sigma and str(result.sigma)}
+    typer.echo(json.dumps(facts, indent=1) if options["as_json"] else "\n".join(map(str, result.paths)))
+    return True
 
 
 def complete_index() -> list[str]:

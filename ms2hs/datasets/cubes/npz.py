@@ -1,9 +1,11 @@
-"""Cubes in `.npz` files (layout: `spectra_npz`). A window cannot be read on its own, so a process keeps whole files.
+"""Cubes in `.npz` files (layout: `spectra_npz`), and spectral libraries as cubes.
 
-Points and plots have no neighbours in the file. They become one image, in which neighbours are alike as on the ground:
-sorted by their first principal component into columns, and within a column by the second.
+A window cannot be read on its own, so a process keeps whole files. Points, plots and libraries have no neighbours in
+the file. They become one image, in which neighbours are alike as on the ground: sorted by their first principal
+component into columns, and within a column by the second.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,11 +15,19 @@ from numpy.typing import NDArray
 
 from ms2hs.arrays import Float32Array, FloatArray
 from ms2hs.datasets.cubes.plausibility import check_window, usable_bands
-from ms2hs.datasets.cubes.spectra_npz import PARTS, SpectraFile, read_places
-from ms2hs.spectra.library import load_npz
+from ms2hs.datasets.cubes.spectra_npz import PARTS, SpectraFile, at_resolution, read_places, spectra_of
+from ms2hs.spectra.library import load_npz, read_library
 from ms2hs.spectra.spectral_grid import SpectralGrid
 
-_read_cached = lru_cache(maxsize=64)(read_places)
+# The columns that a CSV of spectra begins with; other tables lie beside cubes.
+LIBRARY_START, MAX_START, LIBRARY_SUFFIXES = "id,lon,lat,", 40, (".csv", ".npz", ".sli")
+
+
+@lru_cache(maxsize=64)
+def _read_cached(path: Path) -> list[SpectraFile]:
+    """The spectra of a file by place; a CSV or an ENVI library is one place."""
+    parts = read_places(path) if path.suffix.lower() == ".npz" else [spectra_of(path.stem, read_library(path))]
+    return [at_resolution(part) if part.is_library else part for part in parts]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +71,28 @@ def open_npz(path: Path) -> list[NpzCube]:
         return []
     arrays = load_npz(path)
     grid, _ = usable_bands(path, arrays["wavelength_nm"], arrays.get("fwhm_nm"), arrays.get("good"))
+    return _cubes(path, parts, grid)
+
+
+def find_libraries(folder: Path) -> list[Path]:
+    """Every spectral library in the folder itself."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in LIBRARY_SUFFIXES and path.is_file())
+    return [path for path in paths if path.suffix.lower() != ".csv" or _begins_as_library(path)]
+
+
+def open_library(path: Path) -> list[NpzCube]:
+    """The spectra of a library as cubes, one for each place; DataError if the file cannot be read."""
+    parts = _read_cached(path)
+    grid, _ = usable_bands(path, parts[0].wavelength_nm, parts[0].fwhm_nm)
+    return _cubes(path, parts, grid)
+
+
+def _begins_as_library(path: Path) -> bool:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return file.readline(MAX_START).replace(" ", "").lower().startswith(LIBRARY_START)
+
+
+def _cubes(path: Path, parts: Sequence[SpectraFile], grid: SpectralGrid) -> list[NpzCube]:
     names = [path.stem] if len(parts) == 1 else [f"{path.stem}/{part.place}" for part in parts]
     return [
         NpzCube(name, part.place, path, number, grid, _layout(part))

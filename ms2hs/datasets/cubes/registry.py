@@ -16,7 +16,7 @@ from ms2hs.arrays import Float32Array
 from ms2hs.datasets.cubes.emit import find_granules, open_emit
 from ms2hs.datasets.cubes.enmap import find_products, open_enmap
 from ms2hs.datasets.cubes.hyspecnet import find_hyspecnet, find_spectral_earth, open_hyspecnet, open_spectral_earth
-from ms2hs.datasets.cubes.npz import find_npz, open_npz
+from ms2hs.datasets.cubes.npz import find_libraries, find_npz, open_library, open_npz
 from ms2hs.datasets.cubes.raster_cube import find_rasters, open_rasters
 from ms2hs.datasets.cubes.shards import find_shards, open_shard
 from ms2hs.datasets.cubes.tanager import find_tanager, open_tanager
@@ -145,6 +145,9 @@ FORMATS = (
         find_rasters,
         _open_sensor_cubes,
         multispectral=True,
+    ),
+    DataFormat(
+        "spectral libraries", "*.csv of id,lon,lat,nm,…, *.npz or *.sli", find_libraries, _one_by_one(open_library)
     ),
 )
 

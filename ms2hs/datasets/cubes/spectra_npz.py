@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from ms2hs.arrays import BoolArray, Float32Array, FloatArray
 from ms2hs.datasets.cubes.plausibility import reflectance_of
 from ms2hs.errors import DataError
-from ms2hs.spectra.library import MAX_STEP_NM, library_of, load_npz
+from ms2hs.spectra.library import MAX_STEP_NM, Library, library_of, load_npz
+from ms2hs.spectra.sensors import camera_of, load_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
 
 
@@ -40,8 +41,12 @@ class SpectraFile:
     """(spectrum,) class of surface, if the file has them."""
     is_library: bool = False
     """True for spectra that were measured one by one, False for pixels of a scene."""
+    fwhm_nm: FloatArray | None = None
+    """(band,) widths of a library's bands in nm; None if unknown."""
 
 
+# Libraries with more bands are brought to the bands of this sensor.
+MOST_BANDS, FIELD_SPECTROMETER = 1000, "asd-fieldspec"
 # Folders of images, points of scenes, and libraries.
 PARTS = ("hyperspectral", "points", "spectra")
 
@@ -115,10 +120,30 @@ def _listed_place(path: Path) -> str | None:
 
 
 def _read_library(path: Path, arrays: dict[str, NDArray[Any]]) -> SpectraFile:
-    library = library_of(path, arrays)
+    return spectra_of(path.stem, library_of(path, arrays))
+
+
+def spectra_of(name: str, library: Library) -> SpectraFile:
+    """The spectra of a library in ascending wavelength, as one place; with a camera's bands, its nominal widths."""
     order = np.argsort(library.wavelength_nm, kind="stable")
     wavelength, reflectance = library.wavelength_nm[order], library.reflectance[:, order]
-    return SpectraFile(path.stem, "", wavelength, reflectance, (len(reflectance),), library.classes, is_library=True)
+    camera = camera_of(wavelength.tolist())
+    widths, shape = camera.grid.fwhm_nm if camera else None, (len(reflectance),)
+    return SpectraFile(name, name, wavelength, reflectance, shape, library.classes, is_library=True, fwhm_nm=widths)
+
+
+def at_resolution(spectra: SpectraFile) -> SpectraFile:
+    """Spectra with more than `MOST_BANDS` bands in the covered bands of a field spectrometer; others as they are.
+
+    Such files are interpolated to steps of 1 nm: neighbours are one measurement, not several.
+    """
+    if len(spectra.wavelength_nm) <= MOST_BANDS:
+        return spectra
+    grid = load_sensor(FIELD_SPECTROMETER).grid
+    values, known = spectra_on(spectra, grid)
+    return replace(
+        spectra, wavelength_nm=grid.wavelength_nm[known], reflectance=values[:, known], fwhm_nm=grid.fwhm_nm[known]
+    )
 
 
 def _read_cube(path: Path, arrays: dict[str, NDArray[Any]]) -> SpectraFile:
