@@ -401,7 +401,7 @@ def test_command_scores_and_draws_ratios(corpus, network, ms2hs, tmp_path, capsy
     ("words", "said"),
     [
         (["--ratio", "0.5", "--hidden", "0.75"], "--hidden does not apply: --ratio gives the hidden shares"),
-        (["-o", "panel.png"], "-o does not apply: the picture needs --ratio"),
+        (["-o", "panel.png"], "--report does not apply: the picture needs --ratio"),
         (["--ratio", "0.5,1"], "'0.5,1' are not shares"),
         (["--ratio", "half"], "'half' are not shares"),
         (["--ratio", "0.5", "-o", "panel.jpg"], "panel.jpg is no PNG file"),

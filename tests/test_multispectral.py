@@ -16,6 +16,7 @@ from test_pretraining import SIZES, assert_clear, few, log_of, make_corpus, sett
 from ms2hs.datasets.cubes.packing import prepare
 from ms2hs.datasets.cubes.registry import open_cubes
 from ms2hs.datasets.multispectral import ORDERS, SensorCube, open_sensor_cubes, open_sensor_raster
+from ms2hs.datasets.pairs.pair_set import simulated_pairs
 from ms2hs.errors import DataError, UnknownName
 from ms2hs.models.weights import load_weights
 from ms2hs.scenes.recognition import LEVEL_1C_NOTE
@@ -210,6 +211,8 @@ def test_images_are_packed_into_shards(tmp_path):
     (cube,) = open_cubes(tmp_path / "shards")
     np.testing.assert_allclose(whole(cube)[:, 0, 0], dn_of(BANDS)[:, 0, 0] * 1e-4)
     np.testing.assert_allclose(cube.grid.wavelength_nm, load_sensor("sentinel2c").grid.wavelength_nm)
+    with pytest.raises(DataError, match="12 bands; the bands of a sensor are simulated from spectra"):
+        simulated_pairs(tmp_path / "shards", "sentinel2a", "enmap")
 
 
 # Pretraining on such images

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ms2hs.datasets.cubes.registry import Cube, check_scenes, open_cubes
+from ms2hs.datasets.cubes.registry import Cube, check_scenes, check_spectra, open_cubes
 from ms2hs.datasets.simulation.synthetic_scenes import SimulatedCube, simulated_cubes
 from ms2hs.errors import DataError, UnknownName, WeightsError
 from ms2hs.files import check_output, file_ids, files_in
@@ -27,8 +27,6 @@ from ms2hs.training.model_card import MAX_NAMED, command_line, named_scenes, tra
 # Scenes to simulate where no data are given, and their smallest side in pixels: smaller scenes have no shapes.
 SIMULATED_SCENES = 2000
 MIN_SIMULATED_SIDE = 32
-# Presets with a prior predict spectra; cubes with fewer bands, as of a multispectral sensor, show none.
-MIN_BANDS_OF_SPECTRUM = 20
 NO_DATA_NOTE = (
     "training on simulated scenes; real scenes give better weights: HySpecNet-11k (hyspecnet.rsim.berlin, 11,483 "
     "patches of EnMAP, CC0), SpectralEarth (EnMAP, geoservice.dlr.de), EMIT L2A (EMITL2ARFL, search.earthdata.nasa.gov)"
@@ -249,12 +247,10 @@ def _cubes(options: PretrainOptions, config: ModelConfig, prior: SpectralPrior, 
     elif not cubes:
         needed = "training needs at least one. Leave out fewer scenes."
         raise DataError(f"{', '.join(map(str, options.data))}: every scene is left out; {needed}")
-    if config.rank and (few := [cube for cube in cubes if len(cube.grid) < MIN_BANDS_OF_SPECTRUM]):
-        raise DataError(
-            f"{few[0].name}: {len(few[0].grid)} bands; preset {options.preset} learns whole spectra from the bands of "
-            f"a sensor, and needs {MIN_BANDS_OF_SPECTRUM} bands or more. For multispectral images use --preset s2mae, "
-            "general, dlr-ibm-spectral or dlr-ibm-spatial-spectral."
-        )
+    if config.rank:
+        needs = f"preset {options.preset} learns whole spectra from the bands of a sensor"
+        remedy = "For multispectral images use --preset s2mae, general, dlr-ibm-spectral or dlr-ibm-spatial-spectral."
+        check_spectra(cubes, needs, remedy)
     for text in dict.fromkeys(text for cube in cubes for text in getattr(cube, "notes", ())):
         note(text)
     if count:

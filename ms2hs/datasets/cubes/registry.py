@@ -152,6 +152,8 @@ FORMATS = (
 )
 
 MAX_LISTED_SCENES = 20
+# Cubes with fewer bands, such as shards of a multispectral sensor, show no spectra.
+MIN_BANDS_OF_SPECTRUM = 20
 
 # Suffixes of the lists of splits; SpectralEarth's are `.txt`, with one path a line.
 SPLIT_SUFFIXES = (".csv", ".txt")
@@ -264,6 +266,14 @@ def _name_in_split(line: str) -> str:
         return path.name.removesuffix("-DATA.npy")
     bare = path.with_suffix("") if path.suffix.lower() in FILE_SUFFIXES else path
     return str(bare).removeprefix("enmap/").removeprefix("EMIT_L2A_RFL_")
+
+
+def check_spectra(cubes: Sequence[Cube], needs: str, remedy: str) -> None:
+    """DataError for a cube with fewer than `MIN_BANDS_OF_SPECTRUM` bands; `needs` says who needs spectra."""
+    if few := next((cube for cube in cubes if len(cube.grid) < MIN_BANDS_OF_SPECTRUM), None):
+        raise DataError(
+            f"{few.name}: {len(few.grid)} bands; {needs}, so that {MIN_BANDS_OF_SPECTRUM} or more are needed. {remedy}"
+        )
 
 
 def check_scenes(cubes: Sequence[SceneData], wanted: Sequence[str], hint: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Self
 
 from ms2hs.datasets.cubes.raster_cube import TIFF_SUFFIXES
-from ms2hs.datasets.cubes.registry import check_scenes, open_cubes, read_split
+from ms2hs.datasets.cubes.registry import check_scenes, check_spectra, open_cubes, read_split
 from ms2hs.datasets.pairs.pair_types import Pair, SimulatedPair, StoredPair, open_pair
 from ms2hs.errors import DataError, Ms2hsError
 from ms2hs.spectra.sensors import load_sensor
@@ -49,7 +49,9 @@ def simulated_pairs(corpus: Path, source: str, target: str | None, split: str | 
     grid = None if target is None else load_sensor(target).grid
     title = f"simulated {source} to {target or 'the own bands'}, from {corpus}"
     pairs, left_out = list[Pair](), dict[str, str]()
-    for cube in open_cubes(corpus, split):
+    cubes = open_cubes(corpus, split)
+    check_spectra(cubes, "the bands of a sensor are simulated from spectra", "Use a folder of hyperspectral cubes.")
+    for cube in cubes:
         pair = SimulatedPair(cube, source, grid)
         if lacking := pair.unknown_source_bands:
             low, high = cube.grid.wavelength_nm[[0, -1]]
