@@ -12,7 +12,7 @@ from ms2hs.cli.app import app
 
 COMMANDS = [
     *("convert", "fetch", "info", "example", "demo", "prepare", "pairs", "pretrain", "finetune"),
-    *("index", "map", "spectrum"),
+    *("index", "map", "probe", "spectrum"),
     *("evaluate pairs", "evaluate corpus", "evaluate cube", "evaluate completion"),
 ]
 WITH_EXAMPLES = [command for command in COMMANDS if command not in {"info", "example", "demo"}]

@@ -32,8 +32,11 @@ def options(command):
 
 FREE_TEXTS = {
     *("bands", "granule", "shard", "scheduler", "bbox", "window", "wavelengths", "site_date"),  # of one scene or run
-    *("date", "near", "stac", "split", "scene", "leave_out", "hold_out", "output"),
+    *("date", "near", "stac", "scene", "leave_out", "hold_out", "output"),
     *("at", "row_col", "constants", "href_base", "convert collection", "ratio"),
+    *(f"{command} split" for command in ("evaluate pairs", "evaluate corpus", "evaluate completion")),
+    *("prepare split", "pretrain split"),
+    *("variable", "label_key", "group_key", "drop", "share", "map model"),  # of labels
 }
 
 
