@@ -1,6 +1,6 @@
 """The second table of arXiv 2502.19451 on public scenes: frozen and fine-tuned networks, and all baselines.
 
-    python benchmarks/second_table.py --data DIR --output DIR [--steps 750] [--tune-steps 100] [--jobs 2]
+    python benchmarks/second_table.py --data DIR --output DIR [--steps 750] [--tune-steps 75] [--jobs 2]
 
 Trains a prior and networks without six scenes, fine-tunes them for Sentinel-2A to EnMAP and HLS S30 to EMIT on pairs
 simulated from the training scenes, calibrates them on three of the six scenes, and scores them on the other three.
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--network", action="append", choices=list(NETWORKS), help="all, if not given")
     parser.add_argument("--steps", type=int, default=750)
-    parser.add_argument("--tune-steps", type=int, default=100)
+    parser.add_argument("--tune-steps", type=int, default=75)
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
