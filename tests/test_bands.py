@@ -216,13 +216,18 @@ def test_first_names_of_landsat_are_refused_with_both_readings(tmp_path):
 
 @pytest.mark.parametrize(
     "texts",
-    ["Coastal Blue Green Yellow Red RedEdge NIR1 NIR2", "blue green red nir", "SWIR " * 200],
+    ["Coastal Blue Green Yellow Red RedEdge NIR1 NIR2", "blue green red nir"],
 )
 def test_sensors_with_few_bands_are_refused_without_a_proposal(tmp_path, texts):
     with pytest.raises(
         SceneError, match=r"at least 10 of .* are required.*(Use a file with the missing bands|--bands)"
     ):
         open_scene(write(tmp_path / "x.tif", words(texts)))
+
+
+def test_many_bands_without_wavelengths_are_refused_as_a_cube(tmp_path):
+    with pytest.raises(SceneError, match=r"200 bands without wavelengths.*--source asd-fieldspec"):
+        open_scene(write(tmp_path / "x.tif", words("SWIR " * 200)))
 
 
 @pytest.mark.parametrize("extra", [["Red", "Green"], ["B02_20m", "SCL", "B8A_20m"]])
