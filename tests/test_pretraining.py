@@ -501,6 +501,22 @@ def test_two_processes_train_as_one(ms2hs, corpus, tmp_path):
         torch.testing.assert_close(array, begun[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+@pytest.mark.slow
+def test_two_processes_train_stages(corpus, tmp_path):
+    recipe = tmp_path / "stages.toml"
+    stage = f'[[stage]]\ndata = "{corpus}"\n'
+    recipe.write_text(f'preset = "spectral"\n{stage}steps = 2\n{stage}steps = 3\n')
+    output = tmp_path / "w.safetensors"
+    process = start(
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "ms2hs.cli", "pretrain",
+        "--recipe", recipe, "--batch", 2, "--device", "cpu", "-o", output,
+    )  # fmt: skip
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    steps = [log_of(path)[-1]["step"] for path in (tmp_path / "w.run" / "stage-1.safetensors", output)]
+    assert steps == [2, 3]
+
+
 def test_shards_train_without_rasterio(corpus, tmp_path):
     prepare(corpus, tmp_path / "shards")
     words = ["pretrain", *tiny("spatial-spectral"), "--data", tmp_path / "shards", *few(2)]

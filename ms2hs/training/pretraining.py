@@ -147,36 +147,35 @@ def pretrain_stages(
     ----------
     resume : keep the complete stages with the same settings, and continue the stage that was interrupted.
     """
+    if len(stages) == 1:
+        return pretrain(stages[0], output, resume=resume, overwrite=overwrite, progress=progress, note=note)
     folder = output.with_suffix(".run")
     paths = [*(folder / f"stage-{number}.safetensors" for number in range(1, len(stages))), output]
     chained = [stages[0], *(replace(stage, init=path) for stage, path in zip(stages[1:], paths, strict=False))]
-    if len(stages) > 1:
-        check_output(output, overwrite=overwrite)
-        for stage in stages:
-            prior = load_weights(stage.prior).prior
-            _cubes(stage, _config(stage, prior), prior, lambda _: None)
-        folder.mkdir(exist_ok=True)
+    check_output(output, overwrite=overwrite)
+    for stage in stages:
+        prior = load_weights(stage.prior).prior
+        _cubes(stage, _config(stage, prior), prior, lambda _: None)
+    folder.mkdir(exist_ok=True)
     _, add_note = collect_notes(note)
     total, before = sum(stage.fit.steps for stage in stages), 0
     resumes = resume
-    for number, (stage, path) in enumerate(zip(chained, paths, strict=True), 1):
-        if resumes and path != output and _is_complete(path, stage):
-            before += stage.fit.steps
-            continue
-        if len(stages) > 1:
+    with joined(stages[0].fit.device) as processes:
+        for number, (stage, path) in enumerate(zip(chained, paths, strict=True), 1):
+            if resumes and path != output and _is_complete(path, stage):
+                before += stage.fit.steps
+                continue
             add_note(f"stage {number} of {len(stages)}: {', '.join(map(str, stage.data)) or 'simulated scenes'}")
-            resumes = resumes and (path.with_suffix(".run") / CHECKPOINT).is_file()
-        result = pretrain(
-            *(stage, path),
-            resume=resumes,
-            overwrite=overwrite or (resume and len(stages) > 1),
-            progress=progress and _shifted(progress, before, total),
-            note=note,
-        )
-        with joined(stage.fit.device) as processes:
+            result = pretrain(
+                *(stage, path),
+                resume=resumes and (path.with_suffix(".run") / CHECKPOINT).is_file(),
+                overwrite=overwrite or resume,
+                progress=progress and _shifted(progress, before, total),
+                note=note,
+            )
             processes.wait()  # the first process has written the weights
-        before += stage.fit.steps
-        resumes = False  # the next stage starts from other weights than its checkpoint
+            before += stage.fit.steps
+            resumes = False  # the next stage starts from other weights than its checkpoint
     return result
 
 

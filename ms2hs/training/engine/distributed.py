@@ -67,13 +67,16 @@ class Processes:
 
 @contextmanager
 def joined(device: str = "auto") -> Iterator[Processes]:
-    """Join the processes of `torchrun` (RANK, LOCAL_RANK, WORLD_SIZE), or run as a single process; leave at the end."""
+    """Join the processes of `torchrun` (RANK, LOCAL_RANK, WORLD_SIZE), or run as a single process; leave at the end.
+
+    Within another `joined` nothing is joined or left: processes that join a second group may wait for ever.
+    """
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     own = device_named(device, int(os.environ.get("LOCAL_RANK", "0")))
     if own.type == "cuda":
         torch.cuda.set_device(own)
-    if world == 1:
-        yield Processes(0, 1, own)
+    if world == 1 or distributed.is_initialized():
+        yield Processes(rank, world, own)
         return
     distributed.init_process_group("nccl" if own.type == "cuda" else "gloo")
     try:
