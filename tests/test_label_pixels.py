@@ -67,7 +67,7 @@ def test_pattern_of_files_is_one_set_with_groups_by_file(tmp_path):
     found = open_labels(LabelOptions(tmp_path / "x_*.npz"))
     assert sorted(set(found.groups)) == ["x_1/F1", "x_1/F2", "x_2/F1", "x_2/F2"]
     assert len(found.images) == 2
-    assert "1 files without labels are left out" in found.notes
+    assert "files left out, since they have no labels: 1" in found.notes
 
 
 def test_part_of_a_text_can_be_label_or_group(tmp_path):

@@ -116,7 +116,7 @@ def open_labelled_spectra(options: LabelOptions, task: str) -> LabelSet:
         groups=np.concatenate(groups),
         grouped_by=" or ".join(sorted(keys)) if all(keys) else "",
         isolated=True,
-        notes=(f"{left_out} files without labels are left out",) if left_out else (),
+        notes=(f"files left out, since they have no labels: {left_out}",) if left_out else (),
     )
 
 
