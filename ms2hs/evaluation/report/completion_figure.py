@@ -47,7 +47,7 @@ def draw_panels(
 def _draw(figure: Any, panel: RatioPanel) -> None:  # noqa: ANN401  matplotlib has no types
     bands = [int(np.abs(panel.wavelength_nm - nm).argmin()) for nm in FALSE_COLOUR_NM]
     colours = ", ".join(f"{panel.wavelength_nm[band]:.0f}" for band in bands)
-    figure.suptitle(f"{panel.model}: {panel.masking}; bands {colours} nm")
+    figure.suptitle(f"{panel.model}\n{panel.masking}\nbands {colours} nm", fontsize=11)
     truth = np.where(panel.valid, panel.truth[bands], np.nan)
     limits = np.nanpercentile(truth, PERCENT, axis=(1, 2)) if panel.valid.any() else np.array([[0.0] * 3, [1.0] * 3])
     row, col = _varied_pixel(panel)
