@@ -1,6 +1,6 @@
 """Staging: files move into place when complete, and only the same conversion resumes."""
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -48,6 +48,18 @@ def test_staging_folder_is_removed_unless_work_can_be_resumed(tmp_path, error):
     assert not list(tmp_path.iterdir())
     interrupt(tmp_path / "cube.tif", resume=True, error=error)
     assert [file.name for file in tmp_path.iterdir()] == [".cube.tif.part"]
+
+
+def test_staging_folder_is_removed_after_a_signal_at_its_creation(tmp_path, monkeypatch):
+    def stopped(_stack):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(ExitStack, "pop_all", stopped)
+        Staging(tmp_path / "cube.tif", {}, resume=True).__enter__()
+    assert list(tmp_path.iterdir()) == []
+    with Staging(tmp_path / "cube.tif", {}, resume=False) as staging:
+        assert staging.folder.is_dir()
 
 
 def test_states_skip_an_incomplete_line_of_the_journal(tmp_path):

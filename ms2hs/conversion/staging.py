@@ -11,6 +11,7 @@ of the journal has a digest; a damaged journal or stamp means that the conversio
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -107,6 +108,7 @@ class Staging:
         ------
         OutputError : the folder cannot be created, holds other files, or another process holds the lock.
         """
+        is_new = not os.path.lexists(self.folder)
         try:
             refuse_link(self._output)
             self.folder.mkdir(exist_ok=True)
@@ -115,15 +117,20 @@ class Staging:
                 stack.enter_context(lock_folder(self.folder))
                 try:
                     self._begin()
+                    self._stack = stack.pop_all()
                 except BaseException:
                     if not self._has_rows():
                         self._remove_folder()
+                    self._stack.close()
                     raise
-                self._stack = stack.pop_all()
         except OSError as error:
             raise OutputError(
                 f"{self.folder} cannot be created ({error}); results are staged there. Use a writable directory."
             ) from error
+        except KeyboardInterrupt:  # a signal may arrive between any two lines, also before the lock is held
+            if is_new:
+                self._remove_folder()
+            raise
         finally:
             with suppress(OSError):
                 self.folder.rmdir()  # an empty folder, after an error
