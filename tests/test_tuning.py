@@ -12,7 +12,7 @@ from test_masked_task import config_of, network_of
 
 from ms2hs.errors import DataError, UnknownName, WeightsError
 from ms2hs.models.weights import load_weights, save_weights
-from ms2hs.tasks import tuning
+from ms2hs.tasks import sample_features, tuning
 from ms2hs.tasks.label_task import LabelTask
 from ms2hs.tasks.labels.label_options import LabelOptions
 from ms2hs.tasks.labels.splits import split
@@ -36,7 +36,7 @@ def given(monkeypatch):
     """Labels in memory instead of a file."""
 
     def give(labels):
-        monkeypatch.setattr(tuning, "open_labels", lambda _options: labels)
+        monkeypatch.setattr(sample_features, "open_labels", lambda _options: labels)
         return labels
 
     return give

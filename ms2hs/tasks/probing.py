@@ -22,7 +22,6 @@ from ms2hs.progress import Progress
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid
 from ms2hs.tasks.labels.label_options import LabelOptions
-from ms2hs.tasks.labels.label_reader import open_labels
 from ms2hs.tasks.labels.label_set import LabelSet
 from ms2hs.tasks.labels.label_values import select
 from ms2hs.tasks.labels.splits import Split, split, subsample
@@ -132,18 +131,15 @@ def probe(
 
     Raises
     ------
-    Ms2hsError : errors of `load_weights`, `open_labels`, `simulated` and `probe_samples`; scikit-learn is missing.
+    Ms2hsError : errors of `load_weights`, `open_samples` and `probe_samples`; scikit-learn is missing.
     """
     labels = labels if isinstance(labels, LabelOptions) else LabelOptions(Path(labels))
     options = options or ProbeOptions()
     check_probe_installed()
-    from ms2hs.tasks.sample_features import simulated  # noqa: PLC0415  torch
+    from ms2hs.tasks.sample_features import open_samples  # noqa: PLC0415  torch
 
     weights = [load_weights(model) for model in dict.fromkeys(options.models)]
-    label_set = open_labels(labels)
-    if labels.source and labels.source != label_set.sensor:
-        label_set = simulated(label_set, labels.source)
-    return probe_samples(label_set, weights, options, progress)
+    return probe_samples(open_samples(labels), weights, options, progress)
 
 
 def probe_samples(

@@ -26,6 +26,8 @@ from ms2hs.models.weights import Weights
 from ms2hs.progress import Progress
 from ms2hs.spectra.sensors import load_sensor
 from ms2hs.spectra.spectral_grid import SpectralGrid, response_matrix
+from ms2hs.tasks.labels.label_options import LabelOptions
+from ms2hs.tasks.labels.label_reader import open_labels
 from ms2hs.tasks.labels.label_set import LabelSet
 from ms2hs.tasks.task_encoder import TaskEncoder
 
@@ -264,6 +266,17 @@ class SimulatedCube:
     def read(self, row: int, col: int, height: int, width: int) -> Float32Array:
         """(band, row, col) reflectance of a window; errors as of `Cube.read`."""
         return apply_responses(self.weights, self.cube.read(row, col, height, width))
+
+
+def open_samples(options: LabelOptions) -> LabelSet:
+    """Labelled samples; the bands of a `source` that is not the sensor of the images are simulated.
+
+    Errors as of `open_labels` and `simulated`.
+    """
+    label_set = open_labels(options)
+    if options.source and options.source != label_set.sensor:
+        label_set = simulated(label_set, options.source)
+    return label_set
 
 
 def simulated(label_set: LabelSet, sensor: str) -> LabelSet:

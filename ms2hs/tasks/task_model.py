@@ -124,13 +124,17 @@ class TaskModel(nn.Module):
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
+        """The model of a file of weights with a head; errors as of `load_weights` and `tuned`."""
+        return cls.tuned(load_weights(str(path)))
+
+    @classmethod
+    def tuned(cls, weights: Weights) -> Self:
         """The model of weights with a head, in evaluation mode on the CPU.
 
         Raises
         ------
-        UnknownName, WeightsError : as of `load_weights`; weights without a head; a header or arrays that do not fit.
+        WeightsError : weights without a head; a header or arrays that do not fit.
         """
-        weights = load_weights(str(path))
         if weights.task is None:
             raise WeightsError(
                 f"{weights.path}: weights without the head of a task; weights with a head are needed. Train one with "

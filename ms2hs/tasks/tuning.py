@@ -26,11 +26,10 @@ from ms2hs.models.weights import DEFAULT, Weights, load_weights
 from ms2hs.progress import FitProgress
 from ms2hs.tasks.label_task import LabelledWindows, LabelTask
 from ms2hs.tasks.labels.label_options import LabelOptions
-from ms2hs.tasks.labels.label_reader import open_labels
 from ms2hs.tasks.labels.label_set import LabelSet
 from ms2hs.tasks.labels.splits import Split, split
 from ms2hs.tasks.probing import check_probe_installed
-from ms2hs.tasks.sample_features import simulated
+from ms2hs.tasks.sample_features import open_samples
 from ms2hs.tasks.task_encoder import network_of
 from ms2hs.tasks.task_model import TaskFacts, TaskModel
 from ms2hs.training.engine.distributed import Note, collect_notes
@@ -109,9 +108,7 @@ def tune(
     check_output(output, overwrite=overwrite, inputs=inputs)
     notes, add_note = collect_notes(note)
     weights = load_weights(options.init)
-    label_set = open_labels(labels)
-    if labels.source and labels.source != label_set.sensor:
-        label_set = simulated(label_set, labels.source)
+    label_set = open_samples(labels)
     for text in label_set.notes:
         add_note(text)
     if weights.task:

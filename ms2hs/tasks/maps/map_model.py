@@ -1,6 +1,5 @@
 """A tuned model as a map needs it: its bands, its classes, and the windows in which it predicts."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from ms2hs.arrays import BoolArray, Float32Array
 from ms2hs.inference.device import device_named
 from ms2hs.inference.predictor import TOKENS_PER_BATCH
 from ms2hs.models.config import ModelConfig
-from ms2hs.models.weights import find_weights
+from ms2hs.models.weights import load_weights
 from ms2hs.spectra.spectral_grid import SpectralGrid
 from ms2hs.tasks.task_model import TaskModel
 
@@ -47,16 +46,16 @@ class MapModel:
     @classmethod
     def load(cls, name_or_path: str | Path, device: str = "auto") -> Self:
         """The model of weights with a head; errors as of `TaskModel.load` and `device_named`."""
-        path = find_weights(str(name_or_path))
-        model = TaskModel.load(path)
+        weights = load_weights(str(name_or_path))
+        model = TaskModel.tuned(weights)
         model.to(device_named(device))
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         facts, config = model.facts, model.encoder.network.config
         side, overlap = windows_of(config, facts.side, whole_images=facts.whole_images)
         tokens = (side // config.patch) ** 2 * (1 if config.by_patch else len(facts.grid))
         return cls(
-            *(path.stem, path, digest, model.task, model.classes, facts.grid, facts.sensor, side, overlap),
+            *(weights.name, weights.path, weights.sha256, model.task, model.classes, facts.grid, facts.sensor),
+            side,
+            overlap,
             batch=max(1, TOKENS_PER_BATCH[model.device.type] // tokens),
             predict=model.predict_windows,
         )
